@@ -1,0 +1,81 @@
+# Needs only make and Python >= 3.11. Every target makes what it needs, once:
+# the stamps in .venv remember what is installed for this pyproject.toml.
+#
+#   make demo         audit a genuinely trained adapter
+#   make test         the test suite
+#   make lint         ruff, mypy, import contracts, generated docs
+#   make conformance  slow runs against other libraries
+#   make docs         regenerate what is generated: docs/ and the README's output block
+#   make clean        remove .venv and caches
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint format conformance docs clean
+
+# The first interpreter that is new enough; `make PYTHON=/path/to/python test` overrides it.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+  if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then echo $$p; exit; fi; done)
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+
+help:
+	@sed -n '4,9s/^# *//p' Makefile
+
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { echo "error: no Python >= 3.11 found"; echo; \
+	  echo "hint: install one, or run make PYTHON=/path/to/python3.12"; exit 1; } >&2
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) cannot make a virtual environment"; echo; \
+	  echo "hint: on Debian and Ubuntu: apt install python3-venv"; exit 1; } >&2
+	@$(PIP) "pip>=25.1"  # the first pip that reads dependency groups
+	@touch $@
+
+$(VENV)/.core: pyproject.toml $(VENV)/.made
+	@echo "installing gradience (core) into $(VENV)"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml $(VENV)/.made
+	@echo "installing gradience with the test libraries into $(VENV) (PyTorch: this takes a while, once)"
+	@$(PIP) -e ".[bench]" --group test
+	@touch $@ $(VENV)/.core
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.test
+	@echo "installing the linters into $(VENV)"
+	@$(PIP) -e ".[bench]" --group dev
+	@touch $@
+
+$(VENV)/.conformance: pyproject.toml $(VENV)/.test
+	@echo "installing the conformance libraries into $(VENV)"
+	@$(PIP) -e ".[demo]" --group conformance
+	@touch $@
+
+demo: $(VENV)/.core
+	@$(VENV)/bin/gradience demo
+
+test: $(VENV)/.test
+	$(PY) -m pytest $(ARGS)
+
+lint: $(VENV)/.dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
+	$(PY) scripts/generate_docs.py --check
+	$(PY) scripts/update_readme.py --check
+
+format: $(VENV)/.dev
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+conformance: $(VENV)/.conformance
+	$(PY) -m pytest -m conformance $(ARGS)
+
+docs: $(VENV)/.core
+	$(PY) scripts/generate_docs.py
+	$(PY) scripts/update_readme.py
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,62 @@
+"""Gradience: did a LoRA adapter use the rank that was paid for?
+
+Public names are imported on first use (PEP 562), so that `import gradience` costs nothing and
+never loads numpy, pydantic or torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradience.errors import (
+        GradienceError,
+        IncompleteError,
+        InputError,
+        LockedError,
+        MissingExtra,
+        NetworkError,
+        OutputError,
+        UsageError,
+    )
+
+__version__ = "0.1.0"
+
+# Public name -> the module it lives in. A new public name is one line here, one above, one in __all__.
+_HOME = {
+    "GradienceError": "gradience.errors",
+    "IncompleteError": "gradience.errors",
+    "InputError": "gradience.errors",
+    "LockedError": "gradience.errors",
+    "MissingExtra": "gradience.errors",
+    "NetworkError": "gradience.errors",
+    "OutputError": "gradience.errors",
+    "UsageError": "gradience.errors",
+}
+
+__all__ = [
+    "GradienceError",
+    "IncompleteError",
+    "InputError",
+    "LockedError",
+    "MissingExtra",
+    "NetworkError",
+    "OutputError",
+    "UsageError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The public name `name`, imported from the module it lives in."""
+    try:
+        home = _HOME[name]
+    except KeyError:
+        raise AttributeError(f"module 'gradience' has no attribute {name!r}") from None
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

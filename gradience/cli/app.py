@@ -1,0 +1,127 @@
+"""The `gradience` command: its verbs, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from gradience.cli.console import show_error
+from gradience.cli.env import env
+from gradience.cli.exit_codes import ExitCode
+from gradience.cli.schema import schema
+from gradience.errors import GradienceError
+
+
+class PipeClosed(Exception):
+    """Whoever read our output stopped reading."""
+
+
+class Verbs(TyperGroup):
+    """A group that keeps a closed pipe apart from other failures (typer alone makes it exit 1)."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise PipeClosed from error
+        return result
+
+
+app = typer.Typer(
+    name="gradience",
+    cls=Verbs,
+    no_args_is_help=True,
+    rich_markup_mode=None,  # plain help: readable everywhere, and rich is not imported for it
+    pretty_exceptions_enable=False,  # a bug shows its ordinary traceback
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+# One line a verb, in the order of `gradience --help`.
+app.command()(env)
+app.command()(schema)
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        from gradience import __version__
+
+        print(f"gradience {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and stop."),
+    ] = False,
+) -> None:
+    """Did a LoRA adapter use the rank that was paid for?
+
+    Results go to stdout, everything else to stderr. Exit codes: docs/exit_codes.md.
+    """
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; a bug raises.
+
+    arguments: without the program's name; those of the process when None.
+    A verb returns nothing, or its exit code.
+    """
+    try:
+        code = app(args=arguments, prog_name="gradience", standalone_mode=False)
+        sys.stdout.flush()
+    except GradienceError as error:
+        show_error(str(error), error.hint)
+        return error.exit_code
+    except typer.TyperException as error:
+        return _usage(error)
+    except (PipeClosed, BrokenPipeError):
+        _drop_stdout()
+        return ExitCode.PIPE_CLOSED
+    except OSError as error:
+        _drop_stdout()
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        show_error(f"{where}{error.strerror or error}", "check the path, its permissions and the free space")
+        return ExitCode.OUTPUT
+    except (KeyboardInterrupt, typer.Abort):
+        return ExitCode.INTERRUPTED
+    return code if isinstance(code, int) else ExitCode.DONE
+
+
+def _usage(error: typer.TyperException) -> int:
+    """A wrong command line: what is wrong, and where the right one is described."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "gradience"
+    show_error(error.format_message().rstrip("."), f"{path} --help")
+    return ExitCode.USAGE
+
+
+def _drop_stdout() -> None:
+    """Send what is still buffered to nowhere, so that the interpreter does not fail on it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    """SIGTERM as an exception, so that temporary files are removed on the way out."""
+    raise SystemExit(int(ExitCode.TERMINATED))
+
+
+def main() -> NoReturn:
+    """Entry point of the console script."""
+    signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        # A narrow locale must not turn a result into a traceback: σ becomes \u03c3 there.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.exit(int(run()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""`gradience env`: what a bug report needs, and nothing that identifies a person or a machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+HUB_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+
+def env(
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Print versions, platform, CPU, BLAS threads and installed extras, to paste into a bug report."""
+    facts = environment()
+    if json:
+        import json as json_module
+
+        print(json_module.dumps(facts, indent=2, ensure_ascii=False))
+        return
+    print(environment_text(facts))
+
+
+def environment() -> dict[str, Any]:
+    """Facts about this installation. No paths, no host name, no user name."""
+    import platform
+
+    from gradience import __version__
+
+    return {
+        "gradience": __version__,
+        "python": platform.python_version(),
+        "implementation": platform.python_implementation(),
+        "platform": platform.platform(),
+        "cpu": {"model": cpu_model(), "count": os.cpu_count(), "usable": usable_cpus()},
+        "blas": blas_libraries(),
+        "variables": {
+            name: os.environ[name] for name in (*THREAD_VARIABLES, *HUB_VARIABLES) if name in os.environ
+        },
+        "core": installed_versions(requirements_by_extra().get("", [])),
+        "extras": {
+            extra: installed_versions(names) for extra, names in requirements_by_extra().items() if extra
+        },
+    }
+
+
+def environment_text(facts: dict[str, Any]) -> str:
+    """The facts as lines for a person."""
+    cpu = facts["cpu"]
+    lines = [
+        f"gradience   {facts['gradience']}",
+        f"python      {facts['python']} ({facts['implementation']})",
+        f"platform    {facts['platform']}",
+        f"cpu         {cpu['model'] or 'unknown model'}, {cpu['usable']} of {cpu['count']} usable",
+    ]
+    lines += [f"blas        {blas_line(library)}" for library in facts["blas"]]
+    lines += [f"variable    {name}={value}" for name, value in facts["variables"].items()]
+    lines.append(f"core        {versions_line(facts['core'])}")
+    for extra, versions in facts["extras"].items():
+        missing = [name for name, version in versions.items() if version is None]
+        state = f"not installed (missing: {', '.join(missing)})" if missing else versions_line(versions)
+        lines.append(f"extra       {extra}: {state}")
+    return "\n".join(lines)
+
+
+def versions_line(versions: dict[str, str | None]) -> str:
+    return ", ".join(f"{name} {version or 'missing'}" for name, version in versions.items())
+
+
+def blas_line(library: dict[str, Any]) -> str:
+    kernel = f", {library['architecture']} kernels" if library["architecture"] else ""
+    return f"{library['library']} {library['version'] or ''}, {library['threads']} threads{kernel}".replace(
+        " ,", ","
+    )
+
+
+def blas_libraries() -> list[dict[str, Any]]:
+    """The linear algebra libraries that numpy loads, with their number of threads."""
+    import numpy as np  # noqa: F401  (loads its BLAS, which is what is looked at)
+    from threadpoolctl import threadpool_info
+
+    return [
+        {
+            "library": library["internal_api"],
+            "version": library["version"],
+            "threads": library["num_threads"],
+            "architecture": library.get("architecture"),
+        }
+        for library in threadpool_info()
+    ]
+
+
+def cpu_model() -> str | None:
+    """The processor's name as the system tells it."""
+    import platform
+
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        return platform.processor() or None
+    found = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", text, flags=re.MULTILINE)
+    return found[1] if found else platform.processor() or None
+
+
+def usable_cpus() -> int | None:
+    """CPUs this process may run on; fewer than the machine has inside many containers."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def requirements_by_extra() -> dict[str, list[str]]:
+    """Names of the required packages, by extra ("" is the core), in the order of pyproject.toml.
+
+    An extra that includes another (`gradience[hf]`) lists the packages of both.
+    """
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        lines = requires("gradience") or []
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return {}
+    grouped: dict[str, list[str]] = {}
+    for line in lines:
+        requirement, _, marker = line.partition(";")
+        extra = re.search(r"""extra\s*==\s*["']([^"']+)["']""", marker)
+        name = re.match(r"[A-Za-z0-9._-]+(\[[^\]]*\])?", requirement.strip())
+        if name:
+            grouped.setdefault(extra[1] if extra else "", []).append(name[0])
+    return {extra: _expand(names, grouped) for extra, names in grouped.items()}
+
+
+def _expand(names: list[str], grouped: dict[str, list[str]]) -> list[str]:
+    """`names` with `gradience[x]` replaced by what x requires."""
+    flat: list[str] = []
+    for name in names:
+        included = re.fullmatch(r"gradience\[([^\]]+)\]", name)
+        flat += _expand(grouped.get(included[1], []), grouped) if included else [name]
+    return flat
+
+
+def installed_versions(names: list[str]) -> dict[str, str | None]:
+    """Version of each package, or None; nothing is imported."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions: dict[str, str | None] = {}
+    for name in names:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return versions

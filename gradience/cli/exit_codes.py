@@ -1,0 +1,30 @@
+"""Exit codes of every verb. docs/exit_codes.md is generated from this table."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the shell sees. With several inputs the highest code wins."""
+
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> ExitCode:
+        member = int.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+    DONE = 0, "Done, or the gate passed (PASS)."
+    GATE_FAILED = 1, "A gate failed (FAIL, an error finding, a verification mismatch)."
+    USAGE = 2, "The command makes no sense: unknown option, missing extra, output exists without `--force`."
+    INPUT = 3, "The input cannot be used, or is refused for a stated reason."
+    INCOMPLETE = 4, "There is a result, but parts of it could not be made."
+    OUTPUT = 5, "The disk or the permissions do not allow the result to be read or written."
+    LOCKED = 6, "Another run is writing to the same output."
+    NETWORK = 7, "The network or the authorisation failed, or the hub does not have it."
+    INCONCLUSIVE = 8, "The evidence decides neither way (INCONCLUSIVE, UNDERTRAINED)."
+    INTERRUPTED = 130, "Stopped by Ctrl-C (128 + SIGINT)."
+    PIPE_CLOSED = 141, "Whoever read the output stopped reading (128 + SIGPIPE); nothing is printed."
+    TERMINATED = 143, "Stopped by SIGTERM (128 + SIGTERM)."
