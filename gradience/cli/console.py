@@ -38,8 +38,15 @@ def wants_colour(stream: TextIO) -> bool:
 
 def show_error(message: str, hint: str = "") -> None:
     """`error: …`, an empty line and `hint: …` on stderr."""
-    start, label, end = (RED, BOLD, RESET) if wants_colour(sys.stderr) else ("", "", "")
-    lines = [f"{label}{start}error:{end} {printable(message)}"]
+    parts = [_labelled("error:", RED + BOLD, message)]
     if hint:
-        lines += ["", f"{label}hint:{end} {printable(hint)}"]
-    print("\n".join(lines), file=sys.stderr, flush=True)
+        parts.append(_labelled("hint:", BOLD, hint))
+    print("\n\n".join(parts), file=sys.stderr, flush=True)
+
+
+def _labelled(label: str, style: str, text: str) -> str:
+    """`label text`; further lines are indented, so that a name with a newline cannot pose as a line of ours."""
+    body = printable(text).replace("\n", "\n" + " " * (len(label) + 1))
+    if wants_colour(sys.stderr):
+        label = f"{style}{label}{RESET}"
+    return f"{label} {body}"
