@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradience.artifacts.audit import AuditReport
+    from gradience.audit import audit_adapter
     from gradience.errors import (
         GradienceError,
         IncompleteError,
@@ -25,6 +27,7 @@ __version__ = "0.1.0"
 
 # Public name -> the module it lives in. A new public name is one line here, one above, one in __all__.
 _HOME = {
+    "AuditReport": "gradience.artifacts.audit",
     "GradienceError": "gradience.errors",
     "IncompleteError": "gradience.errors",
     "InputError": "gradience.errors",
@@ -33,9 +36,11 @@ _HOME = {
     "NetworkError": "gradience.errors",
     "OutputError": "gradience.errors",
     "UsageError": "gradience.errors",
+    "audit_adapter": "gradience.audit",
 }
 
 __all__ = [
+    "AuditReport",
     "GradienceError",
     "IncompleteError",
     "InputError",
@@ -44,6 +49,7 @@ __all__ = [
     "NetworkError",
     "OutputError",
     "UsageError",
+    "audit_adapter",
 ]
 
 
