@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gradience.artifacts.base import ROW_CONFIG, Artifact, Float12, Part
+from gradience.artifacts.base import ROW_CONFIG, Artifact, Float12, Part, visible_json
 
 if TYPE_CHECKING:
     import pandas
@@ -317,7 +317,7 @@ class AuditReport(Artifact):
         yield before + '"layers":['
         adapter: TypeAdapter[Any] = TypeAdapter(LayerAudit)
         for index, layer in enumerate(self.layers):
-            yield ("," if index else "") + adapter.dump_json(layer).decode()
+            yield ("," if index else "") + visible_json(adapter.dump_json(layer).decode())
         yield "]" + after
 
     def _repr_html_(self) -> str:

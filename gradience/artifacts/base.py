@@ -7,6 +7,7 @@ more digits would promise more than is true and would make equal results look di
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
@@ -74,8 +75,8 @@ class Artifact(Part):
             raise _invalid(path, cls.schema_id, error) from None
 
     def to_json(self, indent: int | None = 2) -> str:
-        """The artifact as strict JSON text."""
-        return self.model_dump_json(indent=indent)
+        """The artifact as strict JSON text, safe to print (see `visible_json`)."""
+        return visible_json(self.model_dump_json(indent=indent))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the artifact to `path`: temporary file, fsync, rename.
@@ -83,6 +84,26 @@ class Artifact(Part):
         Raises OutputError when the disk or the permissions refuse.
         """
         return write_whole(Path(path), [self.to_json().encode() + b"\n"])
+
+
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7e]")
+
+
+def visible_json(text: str) -> str:
+    r"""JSON text of the same value in which no character steers a terminal: `\u009b` in place of the control itself.
+
+    Names come from strangers. pydantic escapes what JSON demands; controls above U+007E, bidirectional
+    overrides and the like are left to us. Outside ASCII a JSON text has characters only inside its strings,
+    where an escape means the same as the character; letters of any script stay readable.
+    """
+    return _BEYOND_ASCII.sub(_escaped_unless_visible, text)
+
+
+def _escaped_unless_visible(match: re.Match[str]) -> str:
+    if match[0].isprintable():
+        return match[0]
+    units = match[0].encode("utf-16-be")
+    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
 
 
 def _invalid(path: Path, schema_id: str, error: ValidationError) -> InputError:

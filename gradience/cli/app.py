@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from gradience.cli.audit import audit
 from gradience.cli.console import show_error
 from gradience.cli.env import env
 from gradience.cli.exit_codes import ExitCode
@@ -58,6 +59,7 @@ app = typer.Typer(
 )
 
 # One line a verb, in the order of `gradience --help`.
+app.command()(audit)
 app.command()(env)
 app.command()(schema)
 

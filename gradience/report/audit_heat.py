@@ -1,0 +1,181 @@
+"""The map of an adapter: kinds of modules down, transformer layers across, one sign a module.
+
+The sign is the share of its rank that a module needs, in eighths. Names of layers and modules are a stranger's:
+any architecture's naming works, and no naming can make the map larger than its limits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from gradience.artifacts.audit import AuditReport, LayerAudit
+from gradience.report.audit_facts import k_of
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+ABSENT, UNTRAINED, BROKEN = "·", "○", "✗"
+LEGEND = f"{BLOCKS[0]} 1/8 of r … {BLOCKS[-1]} all of it"
+MAX_KINDS = 12
+"""Most rows of one map: the kinds with the most parameters."""
+MAX_SPAN = 1024
+"""Most layers drawn with their gaps; a stack with larger numbers is drawn without gaps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One place of the map: a sign, and its level 1 … 8 (0 where there is no measure)."""
+
+    sign: str
+    level: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HeatRow:
+    """One kind of module across the layers of its stack."""
+
+    label: str
+    cells: tuple[Cell, ...]
+    k_median: float | None
+    r: tuple[int, ...]
+    """Distinct ranks of its modules, ascending."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeatMap:
+    """One stack of layers, such as `model.layers`."""
+
+    stack: str
+    indices: tuple[int, ...]
+    """Layer index at the left edge of each column."""
+    per_column: int
+    """Layers in one column: 1, or more where the stack is wider than the screen."""
+    rows: tuple[HeatRow, ...]
+    hidden: int
+    """Kinds of modules that are not drawn, because there are too many."""
+    energy: tuple[Cell, ...]
+    """Share of Σ‖ΔW‖² of each column, in eighths of the largest; empty where the scale is unknown."""
+
+
+def heat_maps(report: AuditReport, width: int) -> list[HeatMap]:
+    """One map a stack, largest first, at most `width` columns wide."""
+    stacks: dict[str, list[LayerAudit]] = {}
+    for layer in report.layers:
+        if layer.layer is not None and layer.layer_index is not None:
+            stacks.setdefault(stack_of(layer), []).append(layer)
+    ordered = sorted(stacks.items(), key=lambda item: (-len(item[1]), item[0]))
+    return [_map(stack, layers, k_of(report), width) for stack, layers in ordered]
+
+
+def outside(report: AuditReport) -> list[LayerAudit]:
+    """Modules that belong to no layer, such as `lm_head`."""
+    return [layer for layer in report.layers if layer.layer is None or layer.layer_index is None]
+
+
+def stack_of(layer: LayerAudit) -> str:
+    """`model.layers` for `model.layers.7`."""
+    return (layer.layer or "").rpartition(".")[0]
+
+
+def _map(
+    stack: str, layers: Sequence[LayerAudit], k: Callable[[LayerAudit], int | None], width: int
+) -> HeatMap:
+    indices = _span({layer.layer_index for layer in layers if layer.layer_index is not None})
+    per_column = math.ceil(len(indices) / width)
+    column = {index: position // per_column for position, index in enumerate(indices)}
+    number = math.ceil(len(indices) / per_column)
+
+    kinds: dict[str, list[LayerAudit]] = {}
+    for layer in layers:
+        kinds.setdefault(layer.family, []).append(layer)
+    weights = {kind: sum(layer.params for layer in members) for kind, members in kinds.items()}
+    heaviest = sorted(kinds, key=lambda kind: (-weights[kind], kind))[:MAX_KINDS]
+    drawn = {kind: members for kind, members in kinds.items() if kind in heaviest}
+    labels = short_labels(list(drawn))
+    rows = []
+    for kind, members in drawn.items():
+        places: list[list[LayerAudit]] = [[] for _ in range(number)]
+        for layer in members:
+            places[column[layer.layer_index or 0]].append(layer)
+        measured = [value for layer in members if layer.status == "ok" and (value := k(layer)) is not None]
+        rows.append(
+            HeatRow(
+                labels[kind],
+                tuple(cell(place, k) for place in places),
+                median(measured) if measured else None,
+                tuple(sorted({layer.r for layer in members})),
+            )
+        )
+    energy = _energy(layers, column, number)
+    return HeatMap(
+        stack, tuple(indices[::per_column]), per_column, tuple(rows), len(kinds) - len(drawn), energy
+    )
+
+
+def _span(found: set[int]) -> list[int]:
+    """Layer indices from first to last, gaps included unless they are absurd."""
+    low, high = min(found), max(found)
+    return list(range(low, high + 1)) if high - low < MAX_SPAN else sorted(found)
+
+
+def cell(place: Iterable[LayerAudit], k: Callable[[LayerAudit], int | None]) -> Cell:
+    """The sign of one place: the median of k/r where it holds several modules; trouble shows before numbers."""
+    layers = list(place)
+    if not layers:
+        return Cell(ABSENT)
+    if any(layer.status in ("nonfinite", "unsupported") for layer in layers):
+        return Cell(BROKEN)
+    shares = [value / layer.r for layer in layers if (value := k(layer)) is not None]
+    if not shares:
+        return Cell(UNTRAINED)
+    return block(median(shares))
+
+
+def block(share: float) -> Cell:
+    """The block for a share in (0, 1]: the first eighth that covers it."""
+    level = min(8, max(1, math.ceil(8 * share - 1e-9)))
+    return Cell(BLOCKS[level - 1], level)
+
+
+def _energy(layers: Iterable[LayerAudit], column: dict[int, int], number: int) -> tuple[Cell, ...]:
+    sums = [0.0] * number
+    known = False
+    for layer in layers:
+        if layer.fro_norm is not None and layer.layer_index is not None:
+            # hypot-style scaling is not needed for a picture, but overflow must not break it.
+            sums[column[layer.layer_index]] += min(layer.fro_norm, 1e150) ** 2
+            known = True
+    top = max(sums, default=0.0)
+    if not known or top == 0.0:
+        return ()
+    return tuple(block(value / top) if value else Cell(ABSENT) for value in sums)
+
+
+def short_labels(kinds: Sequence[str]) -> dict[str, str]:
+    """The shortest ends of dotted names that still differ: `q_proj`, or `attn.c_proj` beside `mlp.c_proj`."""
+    labels = {}
+    for kind in kinds:
+        parts = kind.split(".")
+        for length in range(1, len(parts) + 1):
+            label = ".".join(parts[-length:])
+            rivals = sum(1 for other in kinds if other == label or other.endswith(f".{label}"))
+            if rivals == 1:
+                break
+        labels[kind] = label
+    return labels
+
+
+def ruler(heat: HeatMap) -> str:
+    """Layer numbers above the columns, as many as fit without touching; the last column is always numbered."""
+    length = len(heat.indices)
+    text = [" "] * (length + 8)
+    last = str(heat.indices[-1])
+    last_at = max(0, length - len(last)) if length > len(last) else 0
+    step = next((step for step in (1, 2, 4, 5, 8, 10, 16, 20) if step >= len(last) + 1), 20)
+    for position in range(0, length, step):
+        label = str(heat.indices[position])
+        if position + len(label) < last_at:
+            text[position : position + len(label)] = label
+    text[last_at : last_at + len(last)] = last
+    return "".join(text).rstrip()
