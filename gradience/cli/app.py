@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from gradience.cli.audit import audit
+from gradience.cli.audit import audit
 from gradience.cli.console import show_error
 from gradience.cli.env import env
 from gradience.cli.exit_codes import ExitCode
@@ -60,8 +61,9 @@ app = typer.Typer(
 
 # One line a verb, in the order of `gradience --help`.
 app.command()(audit)
-app.command()(env)
+app.command()(audit)
 app.command()(schema)
+app.command()(env)
 
 
 def show_version(wanted: bool) -> None:
