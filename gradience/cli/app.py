@@ -14,8 +14,8 @@ import typer
 from typer.core import TyperGroup
 
 from gradience.cli.audit import audit
-from gradience.cli.audit import audit
 from gradience.cli.console import show_error
+from gradience.cli.demo import demo
 from gradience.cli.env import env
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.schema import schema
@@ -61,7 +61,9 @@ app = typer.Typer(
 
 # One line a verb, in the order of `gradience --help`.
 app.command()(audit)
+app.command()(demo)
 app.command()(audit)
+app.command()(demo)
 app.command()(schema)
 app.command()(env)
 
