@@ -62,8 +62,6 @@ app = typer.Typer(
 # One line a verb, in the order of `gradience --help`.
 app.command()(audit)
 app.command()(demo)
-app.command()(audit)
-app.command()(demo)
 app.command()(schema)
 app.command()(env)
 
