@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from gradience.artifacts.audit import AuditReport, LayerAudit
 from gradience.report.audit_document import audit_html, audit_markdown
 from gradience.report.audit_facts import (
-    HYPOTHESIS,
     Note,
     UseRow,
+    caveat,
     decision_sentence,
     fullest,
     gain_sentence,
@@ -31,7 +31,7 @@ from gradience.report.audit_facts import (
 from gradience.report.audit_heat import BLOCKS, Cell, HeatMap, heat_maps, outside, ruler
 from gradience.report.names import display_name, display_sentence
 from gradience.report.numbers import count, number_range, percent, plural, sig, size, trimmed
-from gradience.report.terminal import Line, Span, columns, fit, line, paragraph, render
+from gradience.report.terminal import Line, Span, columns, fit, line, line_cells, paragraph, render
 
 __all__ = ["audit_html", "audit_markdown", "audit_text"]
 
@@ -65,7 +65,7 @@ def audit_text(
         use_lines(report, width),
         plan_lines(report, width),
         where_lines(report, width, top_wasteful),
-        caveat_lines(width),
+        caveat_lines(report, width),
     ]
     lines: list[Line] = []
     for section in sections:
@@ -93,7 +93,7 @@ def trust_lines(report: AuditReport, width: int, all_notes: bool) -> list[Line]:
     shown = notes if all_notes else notes[:SHOWN_NOTES]
     lines = [heading("Can I trust it?")]
     for note in shown:
-        lines += note_lines(note, width, with_hint=all_notes)
+        lines += note_lines(note, width, with_hint=all_notes or note.mark == "error")
     if len(notes) > len(shown):
         rest = f"{plural(len(notes) - len(shown), 'more finding')}: --layers or --json"
         lines.append(line("  ", Span("…", "dim"), " ", Span(rest, "dim")))
@@ -121,7 +121,7 @@ def use_lines(report: AuditReport, width: int) -> list[Line]:
     digits = measure_digits(report)
     title = Span("How much of the rank is used?", "heading")
     scale = f"░ r = {top}"
-    head = [title, Span("█ median", "dim"), Span("▓ p90", "dim"), Span("▒ max", "dim"), Span(scale, "dim")]
+    head = [title, Span("█ median", "bar1"), Span("▓ p90", "bar2"), Span("▒ max", "bar3"), Span(scale, "dim")]
     bar = BAR + width - MIN_WIDTH
     table = [[meaning(row.label), *use_numbers(row, digits), *use_bar(row, top, bar)] for row in rows]
     widths = (34, 8, 6, 6)
@@ -155,9 +155,9 @@ def use_bar(row: UseRow, top: int, length: int) -> Line:
     ends = [max(1, round(length * min(1.0, value / top))) for value in (row.median, row.p90, row.largest)]
     median, p90, largest = ends[0], max(ends[0], ends[1]), max(ends)
     return [
-        Span("█" * median, "good"),
-        Span("▓" * (p90 - median), "warn"),
-        Span("▒" * (largest - p90), "bad"),
+        Span("█" * median, "bar1"),
+        Span("▓" * (p90 - median), "bar2"),
+        Span("▒" * (largest - p90), "bar3"),
         Span("░" * (length - largest), "dim"),
     ]
 
@@ -194,13 +194,13 @@ def plan_lines(report: AuditReport, width: int) -> list[Line]:
 def where_lines(report: AuditReport, width: int, top_wasteful: int) -> list[Line]:
     """The map, where the energy is, and the modules at both ends."""
     lines: list[Line] = []
-    maps = heat_maps(report, width - LABEL - 12)
+    maps, hidden = heat_maps(report, width - LABEL - 26)
     signs = {cell.sign for heat in maps for row in heat.rows for cell in row.cells}
     if maps:
         legend = [Span(f"  {k_label(tau(report))} / r in eighths ", "dim")]
         legend += [Span(block, f"heat{level}") for level, block in enumerate(BLOCKS, start=1)]
         legend += [Span(f"  {sign} {word}", "dim") for sign, word in SIGN_WORDS.items() if sign in signs]
-        lines += [line(Span("Where?", "heading"), *legend), *map_lines(report, maps)]
+        lines += [line(Span("Where?", "heading"), *legend), *map_lines(report, maps, hidden)]
     elif report.layers:
         lines.append(heading("Where?"))
     lines += outside_lines(report, width)
@@ -211,20 +211,18 @@ def where_lines(report: AuditReport, width: int, top_wasteful: int) -> list[Line
 
 LABEL = 16
 SIGN_WORDS = {"·": "none", "○": "untrained", "✗": "not measured"}
-SHOWN_MAPS, SHOWN_OUTSIDE = 2, 3
+SHOWN_OUTSIDE = 3
 
 
-def map_lines(report: AuditReport, maps: Sequence[HeatMap]) -> list[Line]:
+def map_lines(report: AuditReport, maps: Sequence[HeatMap], hidden: int) -> list[Line]:
     """The maps of the largest stacks of layers."""
     uniform = len({layer.r for layer in report.layers}) == 1
     lines: list[Line] = []
-    for heat in maps[:SHOWN_MAPS]:
+    for heat in maps:
         title = heat.stack if len(maps) > 1 else "layer"
-        lines += one_map(heat, title, k_label(tau(report)), uniform)
-    if len(maps) > SHOWN_MAPS:
-        lines.append(
-            line(Span(f"  … {plural(len(maps) - SHOWN_MAPS, 'more stack')} of layers: --layers", "dim"))
-        )
+        lines += one_map(heat, title, uniform)
+    if hidden:
+        lines.append(line(Span(f"  … {plural(hidden, 'more stack')} of layers: --layers", "dim")))
     return lines
 
 
@@ -244,33 +242,38 @@ def outside_lines(report: AuditReport, width: int) -> list[Line]:
     return lines
 
 
-def one_map(heat: HeatMap, title: str, k_name: str, uniform: bool) -> list[Line]:
-    """Ruler, one row a kind of module with its median, and the energy of each layer.
+def one_map(heat: HeatMap, title: str, uniform: bool) -> list[Line]:
+    """Ruler, one row a kind of module with its median and largest energy rank, and the energy of each layer.
 
     uniform: all modules have the same rank, so that it need not be said in each row.
     """
-    wide = len(heat.indices)
+    wide = max(len(ruler(heat)), len(heat.indices) * heat.cell_width)
 
     def head(text: str) -> str:
         return f"  {fit(display_name(text), LABEL):<{LABEL}} "
 
-    lines = [line(Span(f"{head(title)}{ruler(heat):<{wide}}  {k_name:>5}", "dim"))]
+    lines = [line(Span(f"{head(title)}{ruler(heat):<{wide}}  median   max", "dim"))]
     for row in heat.rows:
         rank = "" if uniform else f" of {number_range(row.r)}"
-        lines.append(line(head(row.label), *cell_spans(row.cells), f"  {trimmed(row.k_median):>5}{rank}"))
+        number = f"  {trimmed(row.k_median):>6}  {trimmed(row.k_largest):>4}{rank}"
+        lines.append(line(head(row.label), *pad_line(cell_spans(row.cells, heat.cell_width), wide), number))
     if heat.hidden:
         lines.append(line(Span(f"  … {plural(heat.hidden, 'more kind')} of modules: --layers", "dim")))
     if heat.energy:
-        lines.append(
-            line(Span(head("energy ‖ΔW‖²"), "dim"), *(Span(cell.sign, "dim") for cell in heat.energy))
-        )
+        signs = "".join(cell.sign * heat.cell_width for cell in heat.energy)
+        lines.append(line(Span(head("energy ‖ΔW‖²") + signs, "dim")))
     if heat.per_column > 1:
         lines.append(line(Span(f"{head('')}{heat.per_column} layers a column", "dim")))
     return lines
 
 
-def cell_spans(cells: Iterable[Cell]) -> Line:
-    return [Span(cell.sign, f"heat{cell.level}" if cell.level else "dim") for cell in cells]
+def cell_spans(cells: Iterable[Cell], width: int) -> Line:
+    """Each sign drawn `width` times, in the colour of its level."""
+    return [Span(cell.sign * width, f"heat{cell.level}" if cell.level else "dim") for cell in cells]
+
+
+def pad_line(spans: Line, width: int) -> Line:
+    return [*spans, Span(" " * max(0, width - line_cells(spans)))]
 
 
 def extreme_lines(report: AuditReport, width: int, top_wasteful: int) -> list[Line]:
@@ -296,12 +299,12 @@ def extreme_lines(report: AuditReport, width: int, top_wasteful: int) -> list[Li
 # ---------------------------------------------------------------- what it does not show, and the layers
 
 
-def caveat_lines(width: int) -> list[Line]:
+def caveat_lines(report: AuditReport, width: int) -> list[Line]:
     """The limits, and what to do next."""
     following = "--layers · --suggest-per-layer (a LoraConfig to copy) · --json"
     return [
         heading("What does this not show?"),
-        *paragraph(HYPOTHESIS, width),
+        *paragraph(caveat(report), width),
         line("  Next: ", Span(following, "dim")),
     ]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from gradience.artifacts.audit import AuditReport
 from gradience.report.audit_facts import (
-    HYPOTHESIS,
+    caveat,
     decision_sentence,
     fullest,
     gain_sentence,
@@ -68,7 +68,7 @@ def audit_markdown(report: AuditReport) -> str:
         ]
         gain = gain_sentence(report)
         parts += [markdown_text(gain) + "."] if gain else []
-    parts += ["### What does this not show?", markdown_text(HYPOTHESIS)]
+    parts += ["### What does this not show?", markdown_text(caveat(report))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -155,7 +155,7 @@ def audit_html(report: AuditReport) -> str:
     if extremes:
         where = ("", "module", "r", label, "stable rank", "spare parameters")
         parts.append(html_table("Where", where, extremes))
-    parts.append(f"<p>{html_text(HYPOTHESIS)}</p>")
+    parts.append(f"<p>{html_text(caveat(report))}</p>")
     return f'<div class="gradience-audit">{"".join(parts)}</div>'
 
 

@@ -27,7 +27,12 @@ HYPOTHESIS = (
     "Quality. Weight energy is a crude guide to it: each rank above is a hypothesis until "
     "an adapter of that rank was evaluated on the task, over several seeds."
 )
-"""What no audit shows, said on every face."""
+NO_QUALITY = "Quality. An audit measures weights, not answers."
+
+
+def caveat(report: AuditReport) -> str:
+    """What no audit shows, said on every face."""
+    return HYPOTHESIS if report.suggestions else NO_QUALITY
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,10 +370,11 @@ def gain_sentence(report: AuditReport) -> str:
     gain = report.gain
     if gain is None or not gain.per_layer:
         return ""
-    parts = [f"‖ΔW‖_F {sig(gain.fro_norm_total)}", f"largest ‖ΔW‖₂ {sig(gain.sigma_max)}"]
+    parts = [f"‖ΔW‖_F {sig(gain.fro_norm_total)}", f"‖ΔW‖₂ ≤ {sig(gain.sigma_max)}"]
     if len(gain.per_layer) > 1:
         top = max(gain.per_layer, key=lambda layer: layer.share)
-        parts += [f"{short_layer(report, top.layer)} holds {percent(top.share)}", f"HHI {sig(gain.hhi, 2)}"]
+        parts.append(f"{short_layer(report, top.layer)} has {percent(top.share)} of the energy")
+        parts.append(f"HHI {sig(gain.hhi, 2)}")
     return " · ".join(parts)
 
 

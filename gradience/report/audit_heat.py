@@ -7,7 +7,7 @@ any architecture's naming works, and no naming can make the map larger than its 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -16,9 +16,14 @@ from gradience.report.audit_facts import k_of
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 ABSENT, UNTRAINED, BROKEN = "·", "○", "✗"
-LEGEND = f"{BLOCKS[0]} 1/8 of r … {BLOCKS[-1]} all of it"
 MAX_KINDS = 12
-"""Most rows of one map: the kinds with the most parameters."""
+"""Most rows of all maps together: the kinds with the most parameters are drawn."""
+MAX_MAPS = 2
+"""Most stacks that are drawn."""
+WIDE = 36
+"""Columns that a map of few layers is stretched to, each layer to MAX_CELL at most."""
+MAX_CELL = 4
+MODULE_TYPES = ("attn", "mlp", "embedding", "other")
 MAX_SPAN = 1024
 """Most layers drawn with their gaps; a stack with larger numbers is drawn without gaps."""
 
@@ -38,6 +43,7 @@ class HeatRow:
     label: str
     cells: tuple[Cell, ...]
     k_median: float | None
+    k_largest: int | None
     r: tuple[int, ...]
     """Distinct ranks of its modules, ascending."""
 
@@ -51,6 +57,8 @@ class HeatMap:
     """Layer index at the left edge of each column."""
     per_column: int
     """Layers in one column: 1, or more where the stack is wider than the screen."""
+    cell_width: int
+    """Signs that draw one column: more than 1 where there are few layers."""
     rows: tuple[HeatRow, ...]
     hidden: int
     """Kinds of modules that are not drawn, because there are too many."""
@@ -58,14 +66,15 @@ class HeatMap:
     """Share of Σ‖ΔW‖² of each column, in eighths of the largest; empty where the scale is unknown."""
 
 
-def heat_maps(report: AuditReport, width: int) -> list[HeatMap]:
-    """One map a stack, largest first, at most `width` columns wide."""
+def heat_maps(report: AuditReport, width: int) -> tuple[list[HeatMap], int]:
+    """Maps of the largest stacks, at most `width` columns wide, and how many stacks are left out."""
     stacks: dict[str, list[LayerAudit]] = {}
     for layer in report.layers:
         if layer.layer is not None and layer.layer_index is not None:
             stacks.setdefault(stack_of(layer), []).append(layer)
-    ordered = sorted(stacks.items(), key=lambda item: (-len(item[1]), item[0]))
-    return [_map(stack, layers, k_of(report), width) for stack, layers in ordered]
+    largest = sorted(stacks, key=lambda stack: (-len(stacks[stack]), stack))[:MAX_MAPS]
+    maps = [_map(stack, stacks[stack], k_of(report), width, MAX_KINDS // len(largest)) for stack in largest]
+    return maps, len(stacks) - len(maps)
 
 
 def outside(report: AuditReport) -> list[LayerAudit]:
@@ -79,38 +88,51 @@ def stack_of(layer: LayerAudit) -> str:
 
 
 def _map(
-    stack: str, layers: Sequence[LayerAudit], k: Callable[[LayerAudit], int | None], width: int
+    stack: str, layers: Sequence[LayerAudit], k: Callable[[LayerAudit], int | None], width: int, most: int
 ) -> HeatMap:
     indices = _span({layer.layer_index for layer in layers if layer.layer_index is not None})
     per_column = math.ceil(len(indices) / width)
     column = {index: position // per_column for position, index in enumerate(indices)}
     number = math.ceil(len(indices) / per_column)
-
     kinds: dict[str, list[LayerAudit]] = {}
     for layer in layers:
         kinds.setdefault(layer.family, []).append(layer)
-    weights = {kind: sum(layer.params for layer in members) for kind, members in kinds.items()}
-    heaviest = sorted(kinds, key=lambda kind: (-weights[kind], kind))[:MAX_KINDS]
-    drawn = {kind: members for kind, members in kinds.items() if kind in heaviest}
-    labels = short_labels(list(drawn))
-    rows = []
-    for kind, members in drawn.items():
-        places: list[list[LayerAudit]] = [[] for _ in range(number)]
-        for layer in members:
-            places[column[layer.layer_index or 0]].append(layer)
-        measured = [value for layer in members if layer.status == "ok" and (value := k(layer)) is not None]
-        rows.append(
-            HeatRow(
-                labels[kind],
-                tuple(cell(place, k) for place in places),
-                median(measured) if measured else None,
-                tuple(sorted({layer.r for layer in members})),
-            )
-        )
-    energy = _energy(layers, column, number)
+    drawn = _drawn(kinds, most)
+    labels = short_labels(drawn)
     return HeatMap(
-        stack, tuple(indices[::per_column]), per_column, tuple(rows), len(kinds) - len(drawn), energy
+        stack,
+        tuple(indices[::per_column]),
+        per_column,
+        max(1, min(MAX_CELL, WIDE // number)),
+        tuple(_row(labels[kind], kinds[kind], k, column, number) for kind in drawn),
+        len(kinds) - len(drawn),
+        _energy(layers, column, number),
     )
+
+
+def _drawn(kinds: Mapping[str, Sequence[LayerAudit]], most: int) -> list[str]:
+    """The kinds with the most parameters; attention before MLP, else in the order of the file."""
+    weights = {kind: sum(layer.params for layer in members) for kind, members in kinds.items()}
+    heaviest = sorted(kinds, key=lambda kind: (-weights[kind], kind))[:most]
+    kept = [kind for kind in kinds if kind in heaviest]
+    return sorted(kept, key=lambda kind: MODULE_TYPES.index(kinds[kind][0].module_type))
+
+
+def _row(
+    label: str,
+    members: Sequence[LayerAudit],
+    k: Callable[[LayerAudit], int | None],
+    column: Mapping[int, int],
+    number: int,
+) -> HeatRow:
+    places: list[list[LayerAudit]] = [[] for _ in range(number)]
+    for layer in members:
+        places[column[layer.layer_index or 0]].append(layer)
+    measured = [value for layer in members if layer.status == "ok" and (value := k(layer)) is not None]
+    signs = tuple(cell(place, k) for place in places)
+    typical = median(measured) if measured else None
+    ranks = tuple(sorted({layer.r for layer in members}))
+    return HeatRow(label, signs, typical, max(measured, default=None), ranks)
 
 
 def _span(found: set[int]) -> list[int]:
@@ -168,14 +190,14 @@ def short_labels(kinds: Sequence[str]) -> dict[str, str]:
 
 def ruler(heat: HeatMap) -> str:
     """Layer numbers above the columns, as many as fit without touching; the last column is always numbered."""
-    length = len(heat.indices)
-    text = [" "] * (length + 8)
+    length = len(heat.indices) * heat.cell_width
     last = str(heat.indices[-1])
-    last_at = max(0, length - len(last)) if length > len(last) else 0
-    step = next((step for step in (1, 2, 4, 5, 8, 10, 16, 20) if step >= len(last) + 1), 20)
-    for position in range(0, length, step):
-        label = str(heat.indices[position])
-        if position + len(label) < last_at:
-            text[position : position + len(label)] = label
-    text[last_at : last_at + len(last)] = last
-    return "".join(text).rstrip()
+    last_at = max(0, length - max(len(last), heat.cell_width))
+    step = next(step for step in (1, 2, 4, 5, 8, 10, 16, 20, 40) if step * heat.cell_width > len(last))
+    text = [" "] * (last_at + len(last))
+    for position in range(0, len(heat.indices) - 1, step):
+        label, start = str(heat.indices[position]), position * heat.cell_width
+        if start + len(label) < last_at:
+            text[start : start + len(label)] = label
+    text[last_at:] = last
+    return "".join(text)

@@ -6,7 +6,7 @@ from gradience.artifacts.audit import AuditReport, LayerAudit
 from gradience.report.audit_facts import k_label, k_of, measure_digits, module_name, tau
 from gradience.report.names import display_name
 from gradience.report.numbers import percent, sig
-from gradience.report.terminal import Line, Span, columns, fit, line, render
+from gradience.report.terminal import Line, Span, columns, columns_width, fit, line, render
 
 MIN_NAME = 20
 STANDARD = (0.90, 0.95, 0.99)
@@ -25,9 +25,7 @@ def layer_lines(report: AuditReport, width: int | None) -> list[Line]:
     own = [] if tau(report) in STANDARD else [k_label(tau(report))]
     head = ["r", *own, *map(k_label, STANDARD), "stable", "effect.", "util.", "‖ΔW‖_F", ""]
     rows = [layer_numbers(report, layer, digits, with_own=bool(own)) for layer in report.layers]
-    used = sum(
-        max(len(row[i].text) for row in [*rows, [Span(text) for text in head]]) + 1 for i in range(len(head))
-    )
+    used = columns_width([head, *rows], gap=1)
     names = [display_name(module_name(layer)) for layer in report.layers]
     if width is not None:
         names = [fit(name, max(MIN_NAME, width - used)) for name in names]

@@ -27,7 +27,7 @@ def lora_config_source(report: AuditReport) -> str | None:
     arguments += [f"lora_alpha={per.lora_alpha!r},"] if per.lora_alpha is not None else []
     arguments += ["use_rslora=True,"] if adapter.use_rslora else []
     arguments += ["use_dora=True,"] if adapter.use_dora else []
-    arguments += [f"task_type={adapter.task_type!a},"] if adapter.task_type else []
+    arguments += [f"task_type={_literal(adapter.task_type)},"] if adapter.task_type else []
     arguments += _list("target_modules", plain)
     arguments += _list("target_parameters", stacked) if stacked else []
     arguments += _dict("rank_pattern", per.rank_pattern)
@@ -56,8 +56,14 @@ def _saving(report: AuditReport) -> str:
 
 
 def _list(name: str, items: Iterable[str]) -> list[str]:
-    return [f"{name}=[", *(f"    {item!a}," for item in items), "],"]
+    return [f"{name}=[", *(f"    {_literal(item)}," for item in items), "],"]
 
 
 def _dict(name: str, items: Mapping[str, int | float]) -> list[str]:
-    return [f"{name}={{", *(f"    {key!a}: {value!r}," for key, value in items.items()), "},"]
+    return [f"{name}={{", *(f"    {_literal(key)}: {value!r}," for key, value in items.items()), "},"]
+
+
+def _literal(text: str) -> str:
+    """An ASCII string literal of Python, in double quotes where that needs no further escape."""
+    literal = ascii(text)
+    return f'"{literal[1:-1]}"' if literal[0] == "'" and '"' not in literal else literal

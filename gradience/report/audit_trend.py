@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from gradience.artifacts.audit import AuditReport, LayerAudit
 from gradience.ranks import percentile
@@ -18,8 +18,8 @@ from gradience.report.audit_facts import (
     trained_layers,
 )
 from gradience.report.names import display_name, display_sentence
-from gradience.report.numbers import MISSING, count, number_range, percent, plural, sig, trimmed
-from gradience.report.terminal import Line, Span, columns, fit, line, paragraph, render
+from gradience.report.numbers import MISSING, count, number_range, percent, sig, trimmed
+from gradience.report.terminal import Line, Span, columns, columns_width, fit, line, paragraph, render
 
 MIN_WIDTH = 80
 BAR = 8
@@ -42,49 +42,52 @@ def trend_text(
 
     width None: names in full, for a file or a pipe.
     """
-    lines = [*title_lines(reports), [], *trend_lines(reports, width)]
+    threshold = shared_tau(reports)
+    lines = [*title_lines(reports, threshold), [], *trend_lines(reports, threshold, width)]
     notes = note_lines(reports, width)
     lines += [[], *notes] if notes else []
-    lines += [[], *module_lines(reports, width)] if layers else []
+    lines += [[], *module_lines(reports, threshold, width)] if layers else []
     return render(lines, color=color)
 
 
-def title_lines(reports: Sequence[AuditReport]) -> list[Line]:
+def title_lines(reports: Sequence[AuditReport], threshold: float) -> list[Line]:
     """How many, where, and what the columns are."""
     folder = common_folder([report.adapter.path for report in reports])
     where = f" in {display_name(folder)}" if folder else ""
-    label = k_label(tau(reports[0]))
+    label = k_label(threshold)
     return [
         line(Span(f"{count(len(reports))} adapters{where}", "strong")),
-        line(
-            Span(f"{label} and stable rank are medians; same k: modules with the {label} of the last", "dim")
-        ),
+        line(Span(f"{label}, stable rank: medians over trained modules; bars: █ median, ▓ p90, ░ r", "dim")),
+        line(Span(f"suggested: from median / from p90; same k: modules with the {label} of the last", "dim")),
     ]
 
 
-def trend_lines(reports: Sequence[AuditReport], width: int | None) -> list[Line]:
+def trend_lines(reports: Sequence[AuditReport], threshold: float, width: int | None) -> list[Line]:
     """The table itself, and the change from the first to the last."""
-    label = k_label(tau(reports[0]))
-    head = ["r", label, "p90", f"{label} / r", "stable", "‖ΔW‖_F", "suggested", "same k", ""]
+    label = k_label(threshold)
+    head = [
+        Span(text, "dim")
+        for text in ("r", label, "p90", f"{label} / r", "stable", "‖ΔW‖_F", "suggested", "same k")
+    ]
+    rows = [head, *(trend_row(report, reports[-1], threshold) for report in reports)]
+    change = change_row(reports[0], reports[-1], threshold)
+    rows += [change] if any(cell.text for cell in change) else []
     names = short_names([report.adapter.path for report in reports])
-    rows = [trend_row(report, reports[-1]) for report in reports]
-    change = change_row(reports[0], reports[-1])
-    room = max(map(len, names)) if width is None else max(12, width - 2 - 66)
-    table = [[Span(text, "dim") for text in ("", *head)]]
-    table += [[Span(fit(name, room), "name"), *row] for name, row in zip(names, rows, strict=True)]
-    table.append([Span("first to last", "dim"), *change])
+    if width is not None:
+        names = [fit(name, max(12, width - 2 - columns_width(rows, gap=2))) for name in names]
+    labels = [Span(""), *(Span(name, "name") for name in names), Span("first to last", "dim")]
+    table = [[name, *row] for name, row in zip(labels, rows, strict=False)]
     return columns(table, "<>>><>>>><", gap=2)
 
 
-def trend_row(report: AuditReport, last: AuditReport) -> list[Span]:
+def trend_row(report: AuditReport, last: AuditReport, threshold: float) -> list[Span]:
     """The columns after the name."""
-    ks = energy_ranks(report)
+    ks = energy_ranks(report, threshold)
     digits = measure_digits(report)
     top = max((layer.r for layer in report.layers), default=1)
     median, p90 = (percentile(ks.values(), 0.5), percentile(ks.values(), 0.9)) if ks else (None, None)
-    flags = [
-        f"{len(found)} {severity}" for severity in ("error", "warning") if (found := of(report, severity))
-    ]
+    counts = {"✗": len(of(report, "error")), "!": len(of(report, "warning"))}
+    flags = " ".join(f"{mark}{number}" for mark, number in counts.items() if number)
     return [
         Span(number_range(layer.r for layer in report.layers)),
         Span(trimmed(median), "strong"),
@@ -93,14 +96,14 @@ def trend_row(report: AuditReport, last: AuditReport) -> list[Span]:
         Span(sig(report.stable_rank_median, digits)),
         Span(sig(report.gain.fro_norm_total if report.gain else None)),
         Span(suggested(report)),
-        Span(percent(agreement(report, last)) if report is not last else ""),
-        Span(", ".join(flags), "warn"),
+        Span(percent(agreement(ks, energy_ranks(last, threshold))) if report is not last else ""),
+        Span(flags, "warn"),
     ]
 
 
 def of(report: AuditReport, severity: str) -> list[str]:
-    """Codes of the findings of one severity."""
-    return [finding.code for finding in report.findings if finding.severity == severity]
+    """Messages of the findings of one severity."""
+    return [finding.message for finding in report.findings if finding.severity == severity]
 
 
 def small_bar(median: float | None, p90: float | None, top: int) -> Span:
@@ -109,7 +112,7 @@ def small_bar(median: float | None, p90: float | None, top: int) -> Span:
         return Span("")
     low = max(1, round(BAR * median / top))
     high = max(low, round(BAR * p90 / top))
-    return Span("█" * low + "▓" * (high - low) + "░" * (BAR - high))
+    return Span("█" * low + "▓" * (high - low) + "░" * (BAR - high), "bar1")
 
 
 def suggested(report: AuditReport) -> str:
@@ -118,22 +121,32 @@ def suggested(report: AuditReport) -> str:
     return f"{plan.median.rank} / {plan.p90.rank}" if plan else MISSING
 
 
-def energy_ranks(report: AuditReport) -> dict[str, int]:
-    """Energy rank of each trained module, by name."""
-    k = k_of(report)
+def shared_tau(reports: Sequence[AuditReport]) -> float:
+    """The threshold of the suggestions; all reports of one table were made with the same."""
+    return next((tau(report) for report in reports if report.suggestions), 0.90)
+
+
+def energy_ranks(report: AuditReport, threshold: float) -> dict[str, int]:
+    """Energy rank of each trained module at `threshold`, by name; empty where the report does not tell it."""
+    standard: dict[float, Callable[[LayerAudit], int | None]] = {
+        0.90: lambda layer: layer.energy_rank_90,
+        0.95: lambda layer: layer.energy_rank_95,
+        0.99: lambda layer: layer.energy_rank_99,
+    }
+    known = report.suggestions is not None and report.suggestions.tau == threshold
+    k = k_of(report) if known else standard.get(threshold, lambda layer: None)
     return {module_name(layer): value for layer in trained_layers(report) if (value := k(layer)) is not None}
 
 
-def agreement(report: AuditReport, last: AuditReport) -> float | None:
-    """Share of the modules that both have and that have the same energy rank in both."""
-    mine, its = energy_ranks(report), energy_ranks(last)
+def agreement(mine: Mapping[str, int], its: Mapping[str, int]) -> float | None:
+    """Share of the modules in both that have the same energy rank in both."""
     shared = [name for name in mine if name in its]
     return sum(mine[name] == its[name] for name in shared) / len(shared) if shared else None
 
 
-def change_row(first: AuditReport, last: AuditReport) -> list[Span]:
+def change_row(first: AuditReport, last: AuditReport, threshold: float) -> list[Span]:
     """Differences of ranks, ratio of norms."""
-    before, after = energy_ranks(first), energy_ranks(last)
+    before, after = energy_ranks(first, threshold), energy_ranks(last, threshold)
     medians = [percentile(ks.values(), 0.5) if ks else None for ks in (before, after)]
     p90s = [percentile(ks.values(), 0.9) if ks else None for ks in (before, after)]
     digits = min(measure_digits(first), measure_digits(last))
@@ -196,21 +209,25 @@ def note_lines(reports: Sequence[AuditReport], width: int | None) -> list[Line]:
         missing = incompleteness(report)
         if missing:
             note("✗", "bad", f"{name}: incomplete: {missing}")
-        for code in of(report, "error"):
-            note("✗", "bad", f"{name}: {code}")
+        for message in () if missing else of(report, "error"):
+            note("✗", "bad", f"{name}: {message}")
         digest = report.adapter.sha256
         if digest in first_with:
             note("!", "warn", f"{name} has the same bytes as {first_with[digest]}: no second measurement")
         first_with.setdefault(digest, name)
     different = sum(found != modules[-1] for found in modules)
     if different:
-        note("!", "warn", f"{plural(different, 'adapter')} do not have the same modules as the last one")
+        note(
+            "!",
+            "warn",
+            f"{count(different)} of {count(len(reports))} do not have the modules of the last one",
+        )
     return lines
 
 
-def module_lines(reports: Sequence[AuditReport], width: int | None) -> list[Line]:
+def module_lines(reports: Sequence[AuditReport], threshold: float, width: int | None) -> list[Line]:
     """Each module's energy rank in each adapter, numbered in the order of the table above."""
-    ks = [energy_ranks(report) for report in reports]
+    ks = [energy_ranks(report, threshold) for report in reports]
     layers: dict[str, LayerAudit] = {}
     for report in reports:
         for layer in report.layers:
@@ -219,11 +236,10 @@ def module_lines(reports: Sequence[AuditReport], width: int | None) -> list[Line
     rows = [
         [str(layer.r), *(str(found.get(name, MISSING)) for found in ks)] for name, layer in layers.items()
     ]
-    used = sum(max(4, *(len(row[i]) for row in rows)) + 1 for i in range(len(reports) + 1))
     names = [display_name(name) for name in layers]
     if width is not None:
-        names = [fit(name, max(20, width - used)) for name in names]
+        names = [fit(name, max(20, width - columns_width([head[1:], *rows], gap=1))) for name in names]
     table: list[list[str | Span]] = [list(head)]
     table += [[Span(name, "name"), *row] for name, row in zip(names, rows, strict=True)]
-    title = line(Span(f"{k_label(tau(reports[0]))} of each module", "strong"))
+    title = line(Span(f"{k_label(threshold)} of each module", "strong"))
     return [title, *columns(table, "<" + ">" * (len(reports) + 1), indent=0, gap=1)]

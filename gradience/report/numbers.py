@@ -13,14 +13,14 @@ MISSING = "–"
 def sig(value: float | None, digits: int = DIGITS) -> str:
     """`value` with `digits` significant digits; large ones in full up to 99,999, then as a power of ten.
 
-    1.8734 -> 1.87, 0.020311 -> 0.0203, 1234.5 -> 1234, 3.2e-9 -> 3.2e-9, None -> a dash.
+    1.8734 -> 1.87, 0.020311 -> 0.0203, 1234.5 -> 1234, 0.00018 -> 1.80e-4, None -> a dash.
     """
     if value is None:
         return MISSING
     if value == 0:
         return "0"
     exponent = math.floor(math.log10(abs(value)))
-    if not -4 <= exponent < 5:
+    if not -3 <= exponent < 5:
         return f"{value:.{digits - 1}e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
     return f"{value:.{max(0, digits - 1 - exponent)}f}"
 

@@ -22,6 +22,10 @@ STYLES = {
     "warn": "yellow",
     "bad": "bold red",
     "info": "blue",
+    # Bars: one hue, the nearer to the typical module the stronger.
+    "bar1": "color(37)",
+    "bar2": "color(31)",
+    "bar3": "color(24)",
     # From nothing to all of the rank, mid tones that hold on light and on dark backgrounds.
     "heat1": "color(26)",
     "heat2": "color(32)",
@@ -79,8 +83,15 @@ def pad(span: Span, width: int, align: str) -> Line:
     return [span, blanks] if align == "<" else [blanks, span]
 
 
+Cell = str | Span
+
+
+def text_of(cell: Cell) -> str:
+    return cell if isinstance(cell, str) else cell.text
+
+
 def columns(
-    rows: Sequence[Sequence[str | Span]],
+    rows: Sequence[Sequence[Cell]],
     align: str,
     *,
     indent: int = 2,
@@ -88,19 +99,24 @@ def columns(
     widths: Sequence[int] = (),
 ) -> list[Line]:
     """Rows as aligned columns. align: one `<` or `>` a column; widths: smallest width of each column."""
-    spans = [[Span(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
     wide = [
-        max([cells(row[i].text) for row in spans if i < len(row)] + list(widths[i : i + 1]), default=0)
+        max([cells(text_of(row[i])) for row in rows if i < len(row)] + list(widths[i : i + 1]), default=0)
         for i in range(len(align))
     ]
     lines = []
-    for row in spans:
+    for row in rows:
         out: Line = [Span(" " * indent)]
         for i, cell in enumerate(row):
             out += [Span(" " * gap)] if i else []
-            out += pad(cell, wide[i], align[i])
+            out += pad(cell if isinstance(cell, Span) else Span(cell), wide[i], align[i])
         lines.append(strip_end(out))
     return lines
+
+
+def columns_width(rows: Sequence[Sequence[Cell]], *, gap: int) -> int:
+    """What `columns` needs for these cells, with a gap before each: the room that is not left for a first column."""
+    number = max(map(len, rows), default=0)
+    return sum(gap + max(cells(text_of(row[i])) for row in rows if i < len(row)) for i in range(number))
 
 
 def strip_end(spans: Line) -> Line:
@@ -181,7 +197,8 @@ def render(lines: Iterable[Line], *, color: bool) -> str:
 
 _ASCII = str.maketrans(
     {
-        **{block: str(level) for level, block in enumerate("▁▂▃▄▅▆▇█", start=1)},
+        **{block: str(level) for level, block in enumerate("▁▂▃▄▅▆▇", start=1)},
+        "█": "#",
         "▓": "=",
         "▒": "-",
         "░": ".",
@@ -206,8 +223,9 @@ _ASCII = str.maketrans(
         "≥": ">",
         "±": "~",
         "²": "2",
-        "▏": "|",
-        "▕": "|",
+        "₁": "1",
+        "₂": "2",
+        "′": "'",
     }
 )
 
