@@ -20,6 +20,7 @@ class Note(NamedTuple):
     params: int
 
 
+LORA_BIAS_REASON = "bias of lora_B (lora_bias)"
 _HEADS = (
     "classifier",
     "score",
@@ -43,7 +44,7 @@ def _known_reason(key: Key, config: PeftConfig | None) -> str | None:
     if key.role == "magnitude":
         return "DoRA magnitude"
     if key.role == "lora_bias":
-        return "bias of lora_B (lora_bias)"
+        return LORA_BIAS_REASON
     if parts[-1] in ("trainable_tokens_delta", "trainable_tokens_original"):
         return "trained rows of an embedding (trainable_token_indices)"
     if parts[-2:] == ["base_layer", "bias"]:
