@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gradience.adapters.inventory import DORA_REASON
 from gradience.adapters.peft import Adapter, LoadedPair, LoraPair, open_adapter, word_blocks
 from gradience.artifacts.comparison import ComparisonReport, Independence, ModuleComparison, Replicates
 from gradience.blas import one_blas_thread, processors
@@ -111,7 +112,7 @@ def _count(rows: Sequence[ModuleComparison], presence: str) -> int:
 def _notes(left: Adapter, right: Adapter) -> tuple[str, ...]:
     notes = []
     for label, adapter in (("A", left), ("B", right)):
-        if any(note.reason == "DoRA magnitude" for note in adapter.other):
+        if any(note.reason == DORA_REASON for note in adapter.other):
             notes.append(f"{label} is a DoRA adapter: compared is s·B·A, not the magnitudes")
         if adapter.unaudited:
             notes.append(

@@ -147,10 +147,11 @@ def _modules(report: AuditReport) -> list[Module]:
     biased = {
         parse_key(note.tensor).module for note in report.coverage.other if note.reason == LORA_BIAS_REASON
     }
-    return [_module(name, rows, biased=name in biased) for name, rows in grouped.items()]
+    keep = report.adapter.use_dora  # without its factors a DoRA layer would lose its magnitude as well
+    return [_module(name, rows, floor=int(keep or name in biased)) for name, rows in grouped.items()]
 
 
-def _module(name: str, rows: Sequence[LayerAudit], *, biased: bool) -> Module:
+def _module(name: str, rows: Sequence[LayerAudit], *, floor: int) -> Module:
     first = rows[0]
     spectra = tuple(_spectrum(row) for row in rows)
     energies = np.zeros(first.r)
@@ -163,7 +164,7 @@ def _module(name: str, rows: Sequence[LayerAudit], *, biased: bool) -> Module:
         experts=len(rows),
         energies=energies,
         spectra=spectra,
-        floor=1 if stacked or biased else 0,
+        floor=1 if stacked else floor,
         fixed="block-diagonal B of a grouped convolution" if first.groups > 1 else "",
     )
 

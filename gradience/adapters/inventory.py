@@ -20,6 +20,7 @@ class Note(NamedTuple):
     params: int
 
 
+DORA_REASON = "DoRA magnitude"
 LORA_BIAS_REASON = "bias of lora_B (lora_bias)"
 _HEADS = (
     "classifier",
@@ -42,7 +43,7 @@ def describe_other(name: str, key: Key, entry: TensorEntry, config: PeftConfig |
 def _known_reason(key: Key, config: PeftConfig | None) -> str | None:
     parts = key.module.split(".")
     if key.role == "magnitude":
-        return "DoRA magnitude"
+        return DORA_REASON
     if key.role == "lora_bias":
         return LORA_BIAS_REASON
     if parts[-1] in ("trainable_tokens_delta", "trainable_tokens_original"):
