@@ -27,13 +27,14 @@ def main() -> None:
         floor = str(Path(__file__).with_name("audit_floor.py"))
         costs = compare(
             {
-                "floor": [sys.executable, floor, str(weights)],
+                "floor, as one writes it down": [sys.executable, floor, str(weights), "--plain"],
+                "floor, as well as we can": [sys.executable, floor, str(weights)],
                 "gradience audit --json": [sys.executable, "-m", "gradience", "audit", str(folder), "--json"],
             },
             options.runs,
         )
         print(f"Mistral-7B shapes, r = {options.rank}, {weights.stat().st_size / 1e6:.0f} MB; {machine()}\n")
-        print(table(costs, "floor"))
+        print(table(costs, "floor, as one writes it down"))
 
 
 if __name__ == "__main__":

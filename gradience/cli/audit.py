@@ -88,7 +88,7 @@ def audit(
 
       gradience audit run/checkpoint-*
     """
-    from gradience.report.audit_trend import natural_key
+    from gradience.adapters.locate import natural_key
 
     paths = sorted([*(adapters or []), *([peft_dir] if peft_dir else [])], key=natural_key)
     _check_usage(paths, layers, top_wasteful, suggest_per_layer, json, output, force=force)

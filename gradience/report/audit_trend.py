@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 from gradience.artifacts.audit import AuditReport, LayerAudit
@@ -23,12 +22,6 @@ from gradience.report.terminal import Line, Span, columns, columns_width, fit, l
 
 MIN_WIDTH = 80
 BAR = 6
-
-
-def natural_key(path: str) -> list[tuple[int, int, str]]:
-    """Sort key that reads runs of digits as numbers: checkpoint-200 before checkpoint-1000."""
-    parts = re.split(r"([0-9]{1,18})", path)
-    return [(0, int(part), part) if i % 2 else (1, 0, part) for i, part in enumerate(parts)]
 
 
 def trend_text(

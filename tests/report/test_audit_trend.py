@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+from gradience.adapters.locate import natural_key
 from gradience.artifacts.audit import Finding
 from gradience.report.audit_trend import (
     agreement,
     common_folder,
     difference,
-    natural_key,
     short_names,
     trend_text,
 )
