@@ -21,6 +21,10 @@ RANDOM_MIN_RANK = 4
 """Below this rank a trained and a random spectrum cannot be told apart."""
 SATURATED_SHARE = 0.85
 """k@90 / r from which a module uses nearly all of its rank (random factors: 0.88 to 1)."""
+COARSE_BOUND = 1e-3
+"""error_bound from which a reader must know: the printed digits are no longer true."""
+CLASSIFIER_HEADS = ("classifier", "score")
+"""PEFT 0.21 adds both to modules_to_save of every classifier (peft_model.py); a model has one of them."""
 DEAD_RATIO = 1e-3
 """‖ΔW‖_F below this fraction of the family's median: the module hardly moved."""
 DIVERGED_NORM = 1e3
@@ -267,6 +271,9 @@ def _saved_parts(facts: Facts) -> Iterator[Finding]:
     absent = [
         name for name in config.modules_to_save if not any(name in tensor.split(".") for tensor in tensors)
     ]
+    heads = [name for name in CLASSIFIER_HEADS if name in config.modules_to_save]
+    if config.task_type in ("SEQ_CLS", "TOKEN_CLS") and set(heads) - set(absent):
+        absent = [name for name in absent if name not in heads]
     if absent:
         yield Finding(
             code="saved-module-missing",
@@ -315,6 +322,28 @@ def _nonfinite(facts: Facts) -> Iterator[Finding]:
             message=facts.nonfinite[0] + more,
             hint="the training diverged, or the save overflowed fp16: this adapter is broken",
         )
+
+
+def _cancellation(facts: Facts) -> Iterator[Finding]:
+    """Factors that cancel: ‖A‖·‖B‖ is so much larger than ‖BA‖ that their rounding shows."""
+    lost = [layer.name for layer in facts.layers if layer.status == "unsupported"]
+    yield from _many(
+        "cancelled",
+        "error",
+        lost,
+        "cannot be measured: A and B cancel, and what is left of B·A is below their rounding",
+        "two opposite adapters concatenated? such a module does nothing measurable",
+        total=len(facts.layers),
+    )
+    coarse = [layer.name for layer in facts.layers if (layer.error_bound or 0.0) > COARSE_BOUND]
+    yield from _many(
+        "imprecise",
+        "warning",
+        [name for name in coarse if name not in set(lost)],
+        f"are known to less than {COARSE_BOUND:.1%}: A and B nearly cancel",
+        "see error_bound and eta of the modules",
+        total=len(facts.layers),
+    )
 
 
 def _untrained(facts: Facts) -> Iterator[Finding]:
@@ -470,6 +499,7 @@ def _coarse_storage(facts: Facts) -> Iterator[Finding]:
 
 RULES: tuple[Rule, ...] = (
     _nonfinite,
+    _cancellation,
     _initialisation,
     _variant,
     _untrained,
