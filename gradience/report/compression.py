@@ -22,8 +22,8 @@ from gradience.report.terminal import Cell, Line, Span, columns, fit, line, para
 WIDTH = 80
 WORST = 5
 """Modules that lose most, listed on the screen."""
-VERDICT_STYLES = {"loads": "good", "wrong scale": "bad", "refuses": "bad", "unknown": "dim"}
-VERDICT_MARKS = {"loads": "✓", "wrong scale": "✗", "refuses": "✗", "unknown": "?"}
+VERDICT_STYLES = {"loads": "good", "wrong scale": "bad", "wrong meaning": "bad", "refuses": "bad", "unknown": "dim"}
+VERDICT_MARKS = {"loads": "✓", "wrong scale": "✗", "wrong meaning": "✗", "refuses": "✗", "unknown": "?"}
 
 
 class FamilyRow(NamedTuple):
