@@ -22,7 +22,7 @@ import numpy as np
 
 from gradience.adapters.config import PeftConfig, read_config
 from gradience.adapters.dtypes import DType, FloatArray, Raw, decode
-from gradience.adapters.inventory import Note, describe_other, refuse_foreign
+from gradience.adapters.inventory import Note, describe_other, no_factors, refuse_foreign
 from gradience.adapters.keys import Ghost, Key, choose_adapter, parse_key
 from gradience.adapters.locate import Location, locate
 from gradience.adapters.tensors import TensorEntry, TensorFile
@@ -191,6 +191,8 @@ def open_adapter(path: Path, *, adapter: str | None = None) -> Adapter:
         opened = Adapter(location, config, files, name, stack=stack.pop_all())
         try:
             _sort_tensors(opened, tensors, keys)
+            if not opened.pairs and not opened.unaudited:
+                raise no_factors(location.path, entries)
         except BaseException:
             opened.stack.close()
             raise
