@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gradience.artifacts.audit import AuditReport
+    from gradience.artifacts.comparison import ComparisonReport
+    from gradience.artifacts.compression import CompressionPlan, CompressionReport
     from gradience.audit import audit_adapter
+    from gradience.compare import compare_adapters
+    from gradience.compress import compress_adapter
     from gradience.errors import (
         GradienceError,
         IncompleteError,
@@ -22,12 +26,16 @@ if TYPE_CHECKING:
         OutputError,
         UsageError,
     )
+    from gradience.plan import plan_compression
 
 __version__ = "0.1.0"
 
 # Public name -> the module it lives in. A new public name is one line here, one above, one in __all__.
 _HOME = {
     "AuditReport": "gradience.artifacts.audit",
+    "ComparisonReport": "gradience.artifacts.comparison",
+    "CompressionPlan": "gradience.artifacts.compression",
+    "CompressionReport": "gradience.artifacts.compression",
     "GradienceError": "gradience.errors",
     "IncompleteError": "gradience.errors",
     "InputError": "gradience.errors",
@@ -37,10 +45,16 @@ _HOME = {
     "OutputError": "gradience.errors",
     "UsageError": "gradience.errors",
     "audit_adapter": "gradience.audit",
+    "compare_adapters": "gradience.compare",
+    "compress_adapter": "gradience.compress",
+    "plan_compression": "gradience.plan",
 }
 
 __all__ = [
     "AuditReport",
+    "ComparisonReport",
+    "CompressionPlan",
+    "CompressionReport",
     "GradienceError",
     "IncompleteError",
     "InputError",
@@ -50,6 +64,9 @@ __all__ = [
     "OutputError",
     "UsageError",
     "audit_adapter",
+    "compare_adapters",
+    "compress_adapter",
+    "plan_compression",
 ]
 
 

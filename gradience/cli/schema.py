@@ -12,9 +12,17 @@ class ArtifactName(StrEnum):
     """The artifacts that have a schema. A new one is a line here, a line in MODELS, and `make docs`."""
 
     AUDIT = "audit"
+    COMPRESSION = "compression"
+    COMPRESSION_PLAN = "compression_plan"
+    COMPARISON = "comparison"
 
 
-MODELS = {ArtifactName.AUDIT: ("gradience.artifacts.audit", "AuditReport")}
+MODELS = {
+    ArtifactName.AUDIT: ("gradience.artifacts.audit", "AuditReport"),
+    ArtifactName.COMPRESSION: ("gradience.artifacts.compression", "CompressionReport"),
+    ArtifactName.COMPRESSION_PLAN: ("gradience.artifacts.compression", "CompressionPlan"),
+    ArtifactName.COMPARISON: ("gradience.artifacts.comparison", "ComparisonReport"),
+}
 """Where the model of each artifact lives; imported when asked for."""
 
 
