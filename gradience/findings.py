@@ -12,6 +12,7 @@ from statistics import median
 from typing import NamedTuple
 
 from gradience.adapters.config import PeftConfig
+from gradience.adapters.experts import guessed_orders
 from gradience.adapters.inventory import DORA_REASON, Note
 from gradience.adapters.keys import parse_key
 from gradience.artifacts.audit import Finding, LayerAudit, Severity
@@ -232,6 +233,17 @@ def _targets(facts: Facts) -> Iterator[Finding]:
             severity="warning",
             message=f"targets that no module of the file matches: {_names(missing, 6)}",
             hint="a typo in target_modules means that those modules were never trained",
+        )
+    guessed = guessed_orders(config)
+    if guessed:
+        yield Finding(
+            code="parameter-order",
+            severity="warning",
+            message=(
+                f"several parameters of one module are targeted ({_names(guessed)}); the file does not say which "
+                "tensor belongs to which: named in alphabetical order"
+            ),
+            hint="compare the shapes; rank_pattern and alpha_pattern may be assigned to the wrong one of them",
         )
     for label, table in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
         for key, reason in table.skipped.items():
