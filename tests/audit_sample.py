@@ -219,7 +219,7 @@ def suggestions(rows: Sequence[LayerAudit], tau: float, grid: Sequence[int]) -> 
     def uniform(q: float) -> Suggestion:
         evidence = ranks.percentile(ks, q)
         rank, decided = ranks.round_up(evidence, grid, ceiling=top)
-        params = ranks.total_params(sizes, rank)
+        params = sum(size.params(min(rank, size.rank)) for size in sizes)
         return Suggestion(
             unrounded=evidence,
             rank=rank,
