@@ -10,6 +10,7 @@ from typing import Any
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.dtypes import DTYPES, DType
 from gradience.adapters.encodings import Encoded, Target, encode_modules
+from gradience.adapters.experts import guessed_orders
 from gradience.adapters.inventory import DORA_REASON, LORA_BIAS_REASON, Note
 from gradience.adapters.keys import parse_key
 from gradience.adapters.locate import natural_key
@@ -54,6 +55,7 @@ def make_recipe(
     encoded = encode_modules(_targets(opened, plan), encoding)
     jobs, dropped = _jobs(opened, plan, encoded, dtype)
     _refuse_folded_bias(opened, jobs, own)
+    _refuse_guesses(config, jobs)
     if base is not None:
         jobs = _with_magnitudes(opened, jobs, base, own, transposed=config.fan_in_fan_out)
     carried, stripped = _carried(own, strip)
@@ -220,6 +222,19 @@ def _refuse_folded_bias(opened: Adapter, jobs: Iterable[Job], own: Iterable[Note
             )
 
 
+def _refuse_guesses(config: PeftConfig, jobs: Sequence[Job]) -> None:
+    """Two parameters of one module that may be each other: only one rank and scale for both cannot mix them up."""
+    guessed = tuple(guessed_orders(config))
+    doubtful = [job for job in jobs if _ends_with(job.pair.module, guessed)]
+    if len({(job.stored_rank, job.written_scale) for job in doubtful}) > 1:
+        raise InputError(
+            f"{config.path}: which tensors belong to {' and which to '.join(guessed[:2])} is a guess, and they would "
+            "get different ranks or scales",
+            code="parameter-order",
+            hint="--rank K --encoding uniform gives all of them the same",
+        )
+
+
 def _with_magnitudes(
     opened: Adapter, jobs: Sequence[Job], base: BaseWeights, own: Iterable[Note], *, transposed: bool
 ) -> list[Job]:
@@ -283,7 +298,11 @@ def _exactly(names: Sequence[str], dropped: Sequence[str]) -> list[str] | str:
 
 
 def _is_parameter(config: PeftConfig, pair: LoraPair) -> bool:
-    return any(pair.module == name or pair.module.endswith(f".{name}") for name in config.target_parameters)
+    return _ends_with(pair.module, config.target_parameters)
+
+
+def _ends_with(module: str, names: Iterable[str]) -> bool:
+    return any(module == name or module.endswith(f".{name}") for name in names)
 
 
 def _carried(own: Iterable[Note], strip: Sequence[str]) -> tuple[list[str], list[str]]:
