@@ -353,7 +353,7 @@ def _nonfinite(facts: Facts) -> Iterator[Finding]:
 
 def _cancellation(facts: Facts) -> Iterator[Finding]:
     """Factors that cancel: ‖A‖·‖B‖ is so much larger than ‖BA‖ that their rounding shows."""
-    lost = [layer.name for layer in facts.layers if layer.status == "unsupported"]
+    lost = [layer.label for layer in facts.layers if layer.status == "unsupported"]
     yield from _many(
         "cancelled",
         "error",
@@ -362,7 +362,7 @@ def _cancellation(facts: Facts) -> Iterator[Finding]:
         "two opposite adapters concatenated? such a module does nothing measurable",
         total=len(facts.layers),
     )
-    coarse = [layer.name for layer in facts.layers if (layer.error_bound or 0.0) > COARSE_BOUND]
+    coarse = [layer.label for layer in facts.layers if (layer.error_bound or 0.0) > COARSE_BOUND]
     yield from _many(
         "imprecise",
         "warning",
@@ -374,7 +374,7 @@ def _cancellation(facts: Facts) -> Iterator[Finding]:
 
 
 def _untrained(facts: Facts) -> Iterator[Finding]:
-    names = [layer.name for layer in facts.layers if layer.status == "untrained"]
+    names = [layer.label for layer in facts.layers if layer.status == "untrained"]
     if not names:
         return
     if len(names) == len(facts.layers):
@@ -397,7 +397,7 @@ def _untrained(facts: Facts) -> Iterator[Finding]:
 
 def _random(facts: Facts) -> Iterator[Finding]:
     able = [layer for layer in facts.layers if layer.null_position is not None and layer.r >= RANDOM_MIN_RANK]
-    names = [layer.name for layer in able if (layer.null_position or 0.0) >= RANDOM_POSITION]
+    names = [layer.label for layer in able if (layer.null_position or 0.0) >= RANDOM_POSITION]
     if names and len(names) == len(able):
         yield Finding(
             code="looks-random",
@@ -418,7 +418,7 @@ def _random(facts: Facts) -> Iterator[Finding]:
 
 def _saturated(facts: Facts) -> Iterator[Finding]:
     names = [
-        layer.name
+        layer.label
         for layer in facts.layers
         if layer.energy_rank_90 is not None
         and layer.r >= 2
@@ -436,7 +436,7 @@ def _saturated(facts: Facts) -> Iterator[Finding]:
 
 
 def _shape_ceiling(facts: Facts) -> Iterator[Finding]:
-    names = [layer.name for layer in facts.layers if layer.r > min(layer.shape)]
+    names = [layer.label for layer in facts.layers if layer.r > min(layer.shape)]
     yield from _many(
         "rank-above-shape",
         "warning",
@@ -455,7 +455,7 @@ def _families(layers: Sequence[LayerAudit]) -> dict[str, list[LayerAudit]]:
 
 
 def _norms(facts: Facts) -> Iterator[Finding]:
-    diverged = [layer.name for layer in facts.layers if (layer.fro_norm or 0.0) >= DIVERGED_NORM]
+    diverged = [layer.label for layer in facts.layers if (layer.fro_norm or 0.0) >= DIVERGED_NORM]
     yield from _many(
         "diverged-norm",
         "warning",
@@ -469,10 +469,10 @@ def _norms(facts: Facts) -> Iterator[Finding]:
         for layer in members:
             norm = layer.fro_norm or 0.0
             if norm < DEAD_RATIO * typical:
-                weak.append(layer.name)
+                weak.append(layer.label)
             top_share = 1 / layer.stable_rank if layer.stable_rank else 0.0
             if layer.r > 1 and top_share >= SPIKE_SHARE and norm >= SPIKE_RATIO * typical:
-                spikes.append(layer.name)
+                spikes.append(layer.label)
     yield from _many(
         "nearly-dead",
         "warning",
@@ -501,7 +501,7 @@ def _outliers(facts: Facts) -> Iterator[Finding]:
             # The spread is at least 5 %: in a family of near-equals a small difference is no outlier.
             limit = OUTLIER_DEVIATIONS * max(spread, 0.05)
             names += [
-                layer.name for layer, item in zip(members, values, strict=True) if abs(item - center) > limit
+                layer.label for layer, item in zip(members, values, strict=True) if abs(item - center) > limit
             ]
     yield from _many(
         "family-outlier",

@@ -177,6 +177,7 @@ def report(
         ),
         n_layers=len(rows),
         n_trained=len(trained),
+        tau=tau,
         **measures,
         suggested_r_global_median=plan.median.rank if plan else None,
         suggested_r_global_90=plan.p90.rank if plan else None,
