@@ -281,6 +281,8 @@ def _make_pair(
         return "B without A: half of a LoRA pair is missing"
     a = Factor(names_A[0], *tensors[names_A[0]])
     b = Factor(names_B[0], *tensors[names_B[0]])
+    if a.entry.shape[:1] == (0,) and len(a.entry.shape) > 1 and b.entry.shape[1:2] == (0,):
+        return f"rank 0: A is {list(a.entry.shape)}, B is {list(b.entry.shape)}"
     for factor in (a, b):
         if 0 in factor.entry.shape:
             return (
@@ -297,6 +299,8 @@ def _make_pair(
         parameter = wrapped_parameter(config, module, depth, deepest, a.entry.shape[0])
         if parameter is not None:
             return _expert_pair(config, parameter, a, b)
+    if deepest:
+        return "one of several wrappers of one module (base_layer), which target_parameters must tell apart"
     return _plain_pair(config, module, "embedding" if embedding else "linear", a, b)
 
 
