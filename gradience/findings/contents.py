@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from gradience.adapters.experts import guessed_orders
-from gradience.adapters.keys import parse_key
+from gradience.adapters.keys import parse_key, path_ends
 from gradience.artifacts.audit import Finding
 from gradience.findings.facts import Facts, count, listed, many
 
@@ -54,7 +54,7 @@ def targets(facts: Facts) -> Iterator[Finding]:
         parse_key(note.tensor).module for note in facts.unaudited
     }
     targets = config.target_modules if isinstance(config.target_modules, tuple) else ()
-    ends = _ends(modules)
+    ends = {end for module in modules for end in path_ends(module)}
     missing = [target for target in (*targets, *config.target_parameters) if target not in ends]
     if missing and targets != ("all-linear",):
         yield Finding(
@@ -89,18 +89,6 @@ def targets(facts: Facts) -> Iterator[Finding]:
                 message=f"{label} keys that match no module: {listed([key[:80] for key in table.unmatched])}",
                 hint="PEFT ignores them; a key must match the end of a module's name",
             )
-
-
-def _ends(names: Iterable[str]) -> set[str]:
-    """Every name, and what stands behind each of its dots: what a list of target_modules may say (PEFT's rule)."""
-    ends: set[str] = set()
-    for name in names:
-        ends.add(name)
-        dot = name.find(".")
-        while dot >= 0:
-            ends.add(name[dot + 1 :])
-            dot = name.find(".", dot + 1)
-    return ends
 
 
 def _stretches(names: Iterable[str], lengths: set[int]) -> set[str]:
