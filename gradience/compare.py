@@ -291,7 +291,7 @@ def _factor_cosine(joint: FloatArray, rank: int) -> float | None:
 def _total(parts: Sequence[_Energies]) -> _Energies:
     """The sums, in units of the largest exponent: squares of small norms do not vanish."""
     top = max((part.exponent for part in parts if part.a or part.b), default=0)
-    units = [with_exponent(1.0, 2 * (part.exponent - top)) for part in parts]
+    units = [with_exponent(1.0, min(0, 2 * (part.exponent - top))) for part in parts]  # above top all is 0
 
     def total(name: str) -> float:
         return math.fsum(getattr(part, name) * unit for part, unit in zip(parts, units, strict=True))
