@@ -91,12 +91,14 @@ def test_nan(bad, tmp_path):
     assert error.code == "non-finite"
 
 
-def test_no_alpha(tmp_path):
+def test_a_config_without_alpha_means_the_default_of_peft(tmp_path):
     folder = write(tmp_path / "in", FACTORS)
     config = json.loads((folder / "adapter_config.json").read_text())
     del config["lora_alpha"]
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    assert refused(folder, tmp_path).code == "no-alpha"
+    report = compress(folder, tmp_path / "out")
+    assert {row.scale for row in report.modules} == {8 / 4}
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["lora_alpha"] == 4
 
 
 def test_no_config(tmp_path):
