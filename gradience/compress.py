@@ -11,7 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,15 +81,12 @@ def compress_adapter(
     source, target = Path(adapter), Path(output)
     watch = Stopwatch(command)
     check_output(target, source, force=force)
+    choices = {"encoding": encoding, "dtype": dtype, "strip": strip}
     with (
-        open_adapter(source, adapter=adapter_name) as opened,
+        _prepared(source, plan, base_model, adapter_name, **choices) as (opened, fields, recipe),
         one_blas_thread(),
         ThreadPoolExecutor(workers or processors()) as pool,
-        ExitStack() as stack,
     ):
-        config, fields = require_config(opened)
-        base = stack.enter_context(BaseWeights.open(Path(base_model))) if base_model is not None else None
-        recipe = make_recipe(opened, config, plan, encoding=encoding, dtype=dtype, strip=strip, base=base)
         digest = pool.submit(opened.sha256)
         new_fields = merged_fields(fields, recipe.fields)
         with whole_folder(target, force=force) as folder:
@@ -124,6 +121,38 @@ def compress_adapter(
             for name, text in (documents(report) if documents else {}).items():
                 write_whole(folder / name, [text.encode()])
     return report
+
+
+def rehearse_compression(
+    adapter: str | os.PathLike[str],
+    plan: CompressionPlan,
+    *,
+    encoding: Encoding | None = None,
+    dtype: str | None = None,
+    strip: Sequence[str] = (),
+    base_model: str | os.PathLike[str] | None = None,
+    adapter_name: str | None = None,
+) -> None:
+    """Raise what `compress_adapter` would raise before it writes; reads the headers alone."""
+    choices = {"encoding": encoding, "dtype": dtype, "strip": strip}
+    with _prepared(Path(adapter), plan, base_model, adapter_name, **choices):
+        pass
+
+
+@contextmanager
+def _prepared(
+    source: Path,
+    plan: CompressionPlan,
+    base_model: str | os.PathLike[str] | None,
+    adapter_name: str | None,
+    **choices: Any,
+) -> Iterator[tuple[Adapter, Mapping[str, Any], Recipe]]:
+    """The adapter, open; the fields of its config; and what is to be written."""
+    with ExitStack() as stack:
+        opened = stack.enter_context(open_adapter(source, adapter=adapter_name))
+        config, fields = require_config(opened)
+        base = stack.enter_context(BaseWeights.open(Path(base_model))) if base_model is not None else None
+        yield opened, fields, make_recipe(opened, config, plan, base=base, **choices)
 
 
 # ---------------------------------------------------------------- writing
