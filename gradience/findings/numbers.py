@@ -203,11 +203,13 @@ def outliers(facts: Facts) -> Iterator[Finding]:
 
 
 def coarse_storage(facts: Facts) -> Iterator[Finding]:
-    coarse = sorted({layer.dtype for layer in facts.layers if layer.dtype.startswith("F8")})
+    rows = [layer for layer in facts.layers if layer.dtype.startswith("F8")]
+    coarse = sorted({layer.dtype for layer in rows})
+    worst = max((layer.storage_error or 0.0 for layer in rows), default=0.0)
     if coarse:
         yield Finding(
             code="coarse-storage",
             severity="info",
-            message=f"stored as {', '.join(coarse)}: rounding alone moves the stable rank by about 0.2 %",
-            hint="two or three digits of the figures mean something",
+            message=f"stored as {', '.join(coarse)}: rounding alone may move the stable rank by up to {worst:.1%}",
+            hint="small entries are gone in these types; audit the adapter as it was before the conversion",
         )
