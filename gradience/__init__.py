@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         OutputError,
         UsageError,
     )
-    from gradience.plan import plan_compression
+    from gradience.plan import ToBudget, ToEnergy, ToRank, ToRanks, ToSuggestion, plan_compression
 
 __version__ = "0.1.0"
 
@@ -43,6 +43,11 @@ _HOME = {
     "MissingExtra": "gradience.errors",
     "NetworkError": "gradience.errors",
     "OutputError": "gradience.errors",
+    "ToBudget": "gradience.plan",
+    "ToEnergy": "gradience.plan",
+    "ToRank": "gradience.plan",
+    "ToRanks": "gradience.plan",
+    "ToSuggestion": "gradience.plan",
     "UsageError": "gradience.errors",
     "audit_adapter": "gradience.audit",
     "compare_adapters": "gradience.compare",
@@ -62,6 +67,11 @@ __all__ = [
     "MissingExtra",
     "NetworkError",
     "OutputError",
+    "ToBudget",
+    "ToEnergy",
+    "ToRank",
+    "ToRanks",
+    "ToSuggestion",
     "UsageError",
     "audit_adapter",
     "compare_adapters",

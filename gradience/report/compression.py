@@ -148,7 +148,7 @@ def runtime_lines(report: CompressionReport, width: int) -> list[Line]:
     """Who loads this file with the right meaning, and how that is known."""
     lines = [heading("Who loads it with the right meaning?")]
     for section in sections(report.runtimes):
-        lines += paragraph(display_sentence(section.title), width, style="dim")
+        lines += paragraph(display_sentence(f"{section.title}:"), width, style="dim")
         for group in section.groups:
             lines += group_lines(group, width, ran=section.ran)
     return lines

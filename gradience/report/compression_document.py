@@ -59,7 +59,7 @@ def _parts(report: CompressionReport) -> Iterator[str]:
         yield f"{markdown_text(said)}."
     yield "## Who loads it with the right meaning?"
     for section in sections(report.runtimes):
-        yield f"Known {markdown_text('by a ' if section.ran else '')}{markdown_text(section.title)}:"
+        yield f"Known {markdown_text(section.title)}:"
         yield "\n".join(f"- {markdown_text(group.sentence)}" for group in section.groups)
     yield "## Where?"
     yield _families(report)

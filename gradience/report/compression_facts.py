@@ -218,7 +218,11 @@ def worst(modules: Iterable[Module], number: int) -> list[Module]:
 def left_as_they_are(plan: CompressionPlan) -> list[str]:
     """Modules that keep their rank whatever was asked, by reason."""
     by_reason = Counter(module.fixed for module in plan.modules if module.fixed)
-    return [f"{plural(number, 'module')} left as they are: {reason}" for reason, number in by_reason.items()]
+    keeps = {1: "1 module keeps its rank"}
+    return [
+        f"{keeps.get(number, f'{count(number)} modules keep their rank')}: {reason}"
+        for reason, number in by_reason.items()
+    ]
 
 
 def nothing_truncated(modules: Iterable[Module]) -> str:

@@ -37,7 +37,7 @@ def module_table(modules: Sequence[Module]) -> list[list[Cell]]:
     written = any(isinstance(module, ModuleResult) for module in modules)
     layers = any(isinstance(module, ModuleResult) and module.output_error is not None for module in modules)
     on_disk = padded(modules)
-    titles = ["rank", *(["disk"] if on_disk else []), "kept", "predicted", *(["stored"] if written else [])]
+    titles = ["rank", *(["disk"] if on_disk else []), "kept", "pred.", *(["stored"] if written else [])]
     titles += [*(["DoRA layer"] if layers else []), "params", "bytes"]
     rows: list[list[Cell]] = [list(titles)]
     for module in modules:

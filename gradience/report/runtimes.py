@@ -15,7 +15,7 @@ SEEN = {
     "wrong scale": ("loads it with a wrong scale, silently", "load it with a wrong scale, silently"),
     "wrong meaning": ("loads it and silently leaves out", "load it and silently leave out"),
     "refuses": ("refuses", "refuse"),
-    "unknown": ("is not known", "are not known"),
+    "unknown": ("is unclear", "are unclear"),
 }
 """What was run, in words: of one runtime, of several."""
 READ = {
@@ -23,7 +23,7 @@ READ = {
     "wrong scale": ("should load it with a wrong scale, silently",) * 2,
     "wrong meaning": ("should load it and silently leave out",) * 2,
     "refuses": ("should refuse",) * 2,
-    "unknown": ("is not known", "are not known"),
+    "unknown": ("is unclear", "are unclear"),
 }
 """What was read in the source."""
 
@@ -52,7 +52,7 @@ def sections(runtimes: Iterable[RuntimeVerdict]) -> list[Section]:
     found = []
     if ran:
         pages = dict.fromkeys(item.basis.removeprefix(RUN).partition("#")[0] for item in ran)
-        found.append(Section(f"run ({', '.join(pages)})", True, _groups(ran, SEEN)))
+        found.append(Section(f"by our runs ({', '.join(pages)})", True, _groups(ran, SEEN)))
     if read:
         found.append(Section("by the source of that version, not run", False, _groups(read, READ)))
     return found
