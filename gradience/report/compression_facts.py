@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import median
@@ -12,6 +13,7 @@ from gradience.adapters.encodings import Target, encode_modules
 from gradience.adapters.keys import family_of
 from gradience.artifacts.compression import CompressionPlan, CompressionReport, ModulePlan, ModuleResult
 from gradience.report.numbers import count, number_range, percent, plural, sig, size, trimmed
+from gradience.spectra import GRAM_TOLERANCE
 
 Module = ModulePlan | ModuleResult
 
@@ -19,8 +21,8 @@ QUALITY = (
     "Quality. A small error in the weights does not prove equal answers, and weight energy says little about which "
     "module matters: evaluate the smaller adapter beside the original, on the task."
 )
-CERTAIN_ERROR = 1e-4
-"""Predicted errors come from energies known to 1e-8 (spectra.GRAM_TOLERANCE); the error is the root of what is lost."""
+CERTAIN_ERROR = math.sqrt(GRAM_TOLERANCE)
+"""A predicted error is the root of an energy that is lost, and energies are known to GRAM_TOLERANCE at worst."""
 SHOWN_RANKS = 6
 """Different ranks that are counted one by one."""
 ENCODINGS = {
