@@ -189,6 +189,12 @@ def _compare_both(a: LoraPair, b: LoraPair) -> tuple[list[ModuleComparison], _En
     return rows, _total(parts)
 
 
+def relative_difference(a: LoraPair, b: LoraPair) -> float | None:
+    """‖ΔW_a − ΔW_b‖_F/‖ΔW_a‖_F of two modules of the same shape, over all experts; None where ΔW_a is 0."""
+    _, energies = _compare_both(a, b)
+    return math.sqrt(energies.difference / energies.a) if energies.a else None
+
+
 def _compare_expert(
     loaded_a: LoadedPair, loaded_b: LoadedPair, expert: int
 ) -> tuple[ModuleComparison, _Energies]:

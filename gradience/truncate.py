@@ -149,6 +149,15 @@ def norm_from_grams(gram_A: Core, gram_B: Core) -> float:
     return with_exponent(math.sqrt(energy), gram_A.exponent + gram_B.exponent)
 
 
+def cancellation(gram_A: Core, gram_B: Core, norm: float) -> float:
+    """‖A‖_F·‖B‖_F/‖B·A‖_F, at least 1; `norm` is ‖B·A‖_F. Infinite where nothing is left of the product."""
+    sizes = math.sqrt(float(gram_A.matrix.trace()) * float(gram_B.matrix.trace()))
+    whole = with_exponent(sizes, gram_A.exponent + gram_B.exponent)
+    if not whole:
+        return 1.0
+    return max(1.0, whole / norm) if norm else math.inf
+
+
 def with_exponent(value: float, exponent: int) -> float:
     """value · 2^exponent: infinite or 0 where float64 ends (math.ldexp would raise)."""
     with np.errstate(over="ignore", under="ignore"):

@@ -19,6 +19,7 @@ from gradience.artifacts.compression import CompressionReport
 from gradience.compress import compress_adapter
 from gradience.errors import InputError, UsageError
 from gradience.plan import ToBudget, ToEnergy, ToRank, plan_compression
+from gradience.rewrite import write_module
 
 ENCODINGS = ("uniform", "patterns", "padded", "folded")
 few = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
@@ -231,6 +232,15 @@ def test_coarse_types_report_what_they_lose(dtype, tmp_path):
     error = np.linalg.norm(before - after) / np.linalg.norm(before)
     assert report.measured_error == pytest.approx(error, rel=1e-9)
     assert report.measured_error > report.predicted_error
+    assert report.warnings == ()
+
+
+def test_rounding_that_loses_more_than_the_rank_is_said(tmp_path):
+    folder = write(tmp_path / "in", random_factors(1, (6, 30, 20), decay=0.1))
+    report = compress(folder, tmp_path / "out", ToRank(4), dtype="F8_E5M2")
+    (warning,) = report.warnings
+    assert "rounding to the storage type loses more" in warning
+    assert not compress(folder, tmp_path / "wide", ToRank(4), dtype="F32").warnings
 
 
 @pytest.mark.parametrize(
@@ -383,6 +393,30 @@ def test_nothing_to_do_changes_nothing(tmp_path):
 
 
 # ---------------------------------------------------------------- the report
+
+
+@pytest.mark.parametrize("slip", ["wrong module", "other scale", "sign", "noise"])
+def test_the_result_is_checked_before_it_is_put_in_place(slip, tmp_path, monkeypatch):
+    """A bug in writing must not become somebody's adapter."""
+    folder = write(tmp_path / "in", random_factors(0, (8, 10, 12), (8, 10, 12)))
+    made = []
+
+    def wrong(job):
+        written = write_module(job)
+        made.append(written)
+        words = np.frombuffer(written.data_B, dtype=np.float32)
+        broken = {
+            "wrong module": made[0].data_B,
+            "other scale": (words * np.float32(1.01)).tobytes(),
+            "sign": (-words).tobytes(),
+            "noise": (words + np.float32(0.1)).tobytes(),
+        }
+        return written._replace(data_B=broken[slip])
+
+    monkeypatch.setattr("gradience.compress.write_module", wrong)
+    with pytest.raises(AssertionError, match="the error is"):
+        compress(folder, tmp_path / "out", ToRank(2), workers=1)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
 
 
 def test_the_report_is_a_file_beside_the_weights(tmp_path):
