@@ -316,7 +316,7 @@ def test_what_is_called_a_run_of_vllm_is_in_the_record(recorded):
     runtime = next(row for row in RUNTIMES if row.version == "0.32.0")
     assert recorded["versions"]["vllm"] == runtime.version
     assert all(case["as_expected"] for case in recorded["cases"])
-    outcome = {case["case"]: case["vllm"] for case in recorded["cases"]}
+    outcome = {case["case"]: case["outcome"] for case in recorded["cases"]}
     assert {name: outcome[name] for name in runtime.ran} == dict.fromkeys(runtime.ran, "equal")
     rules = {rule: name for name, rule in FEATURES.items()}
     for rule in runtime.ran_refusals:

@@ -147,7 +147,7 @@ RUNTIMES: tuple[Runtime, ...] = (
     ),
     Runtime(
         "llama.cpp converter",
-        "0b03ada",
+        "0c1e570",
         gguf_scale,
         refuses=(rules.dora, rules.saved_modules, rules.bias, rules.lora_bias, rules.token_rows),
         not_known=(rules.experts, rules.convolution, *rules.VARIANTS),

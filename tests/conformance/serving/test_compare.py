@@ -2,7 +2,7 @@
 
 import pytest
 
-from conformance.vllm.compare import MOVES, TOLERANCE, compare, furthest
+from conformance.serving.compare import MOVES, TOLERANCE, compare, furthest
 
 BASE = [[-1.0, -2.0], [-3.0, -0.5]]
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import peft
 from peft import PeftModel
 
-from conformance.vllm import model
-from conformance.vllm.model import LINEAR, copy_adapter, make_adapter
+from conformance.serving import model
+from conformance.serving.model import LINEAR, copy_adapter, make_adapter
 from gradience.adapters.patterns import anchored_key
 from gradience.artifacts.compression import Encoding
 from gradience.audit import audit_adapter
@@ -81,7 +81,11 @@ class Made:
 
 @dataclass(frozen=True)
 class Case:
-    """One adapter. refusal: a part of what vLLM must say when it refuses it; empty where it must load it."""
+    """One adapter.
+
+    max_lora_rank: what vLLM is started with.   refusal: a part of what vLLM must say when it refuses the adapter; empty
+    where it must load it.   claimed: only the config says what it is, the tensors are plain: for refusals alone.
+    """
 
     id: str
     what: str
@@ -89,6 +93,7 @@ class Case:
     make: Callable[[Workshop, Path], Made]
     max_lora_rank: int = 8
     refusal: str = ""
+    claimed: bool = False
 
 
 # ---------------------------------------------------------------- written by gradience compress
@@ -211,7 +216,7 @@ REFUSED = (
         refusal="modules_to_save",
     ),
     Case("lora_bias", "lora_bias", "refused", partial(_trained, {"lora_bias": True}), refusal="lora_bias"),
-    Case("bias", "bias: all", "refused", partial(_claimed, {"bias": "all"}), refusal="bias is not supported"),
+    Case("bias", "bias: all", "refused", partial(_trained, {"bias": "all"}), refusal="bias is not supported"),
     Case(
         "token rows",
         "trainable_token_indices",
@@ -233,6 +238,7 @@ REFUSED = (
         "refused",
         partial(_claimed, {"init_lora_weights": "pissa"}),
         refusal="pissa",
+        claimed=True,
     ),
     Case(
         "aLoRA",
@@ -240,6 +246,7 @@ REFUSED = (
         "refused",
         partial(_claimed, {"alora_invocation_tokens": [1, 2]}),
         refusal="aLoRA",
+        claimed=True,
     ),
     Case(
         "layer_replication",
@@ -247,6 +254,7 @@ REFUSED = (
         "refused",
         partial(_claimed, {"layer_replication": [[0, 2]]}),
         refusal="layer_replication",
+        claimed=True,
     ),
 )
 

@@ -1,6 +1,6 @@
 """Runs inside the environment of vLLM (it imports neither gradience nor PEFT): what does vLLM make of each adapter?
 
-    python serve.py request.json answer.json
+    python serve_vllm.py request.json answer.json
 
 The request names the base model, one `max_lora_rank`, prompts as token ids, and adapters. The answer holds, for
 the base and for each adapter, the log-probability of every next token after each prompt, or the text of the
