@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -22,25 +24,37 @@ class PipeClosed(Exception):
     """Whoever read our output stopped reading."""
 
 
-class Verbs(TyperGroup):
-    """A group that keeps a closed pipe apart from other failures (typer alone makes it exit 1)."""
+@contextmanager
+def _closed_pipe_apart() -> Iterator[None]:
+    """Keep a closed pipe apart from other failures: typer alone would turn it into exit code 1."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise PipeClosed from error
 
-    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        try:
-            result = super().invoke(ctx)
+
+class Verbs(TyperGroup):
+    """The root command. Options such as `--help` print while the context is made, verbs when invoked."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _closed_pipe_apart():
+            context = super().make_context(*args, **kwargs)
             sys.stdout.flush()
-        except BrokenPipeError as error:
-            raise PipeClosed from error
+        return context
+
+    def invoke(self, *args: Any) -> Any:
+        with _closed_pipe_apart():
+            result = super().invoke(*args)
+            sys.stdout.flush()
         return result
 
 
 app = typer.Typer(
     name="gradience",
     cls=Verbs,
-    no_args_is_help=True,
     rich_markup_mode=None,  # plain help: readable everywhere, and rich is not imported for it
     pretty_exceptions_enable=False,  # a bug shows its ordinary traceback
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 # One line a verb, in the order of `gradience --help`.
@@ -56,8 +70,9 @@ def show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def root(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and stop."),
@@ -65,8 +80,11 @@ def root(
 ) -> None:
     """Did a LoRA adapter use the rank that was paid for?
 
-    Results go to stdout, everything else to stderr. Exit codes: docs/exit_codes.md.
+    Results go to stdout, everything else to stderr.
     """
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(ExitCode.USAGE)
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -83,11 +101,9 @@ def run(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except typer.TyperException as error:
         return _usage(error)
-    except (PipeClosed, BrokenPipeError):
-        _drop_stdout()
+    except PipeClosed:
         return ExitCode.PIPE_CLOSED
     except OSError as error:
-        _drop_stdout()
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         show_error(f"{where}{error.strerror or error}", "check the path, its permissions and the free space")
         return ExitCode.OUTPUT
@@ -100,13 +116,8 @@ def _usage(error: typer.TyperException) -> int:
     """A wrong command line: what is wrong, and where the right one is described."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "gradience"
-    show_error(error.format_message().rstrip("."), f"{path} --help")
+    show_error(error.format_message().rstrip("."), f"see {path} --help")
     return ExitCode.USAGE
-
-
-def _drop_stdout() -> None:
-    """Send what is still buffered to nowhere, so that the interpreter does not fail on it at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
@@ -120,7 +131,11 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         # A narrow locale must not turn a result into a traceback: σ becomes \u03c3 there.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    sys.exit(int(run()))
+    code = run()
+    if code in (ExitCode.OUTPUT, ExitCode.PIPE_CLOSED):
+        # What is still buffered cannot be written either; without this the interpreter would fail on it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(int(code))
 
 
 if __name__ == "__main__":

@@ -1,34 +1,19 @@
-"""What goes to the terminal besides results: errors, hints, colour. No rich here, it would cost start-up time."""
+"""What goes to the terminal besides results: errors, hints, and the decision about colour.
+
+No rich here: it would cost start-up time.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-import unicodedata
 from typing import TextIO
 
 RED, BOLD, RESET = "\x1b[31m", "\x1b[1m", "\x1b[0m"
 
-_KEPT = {"\n", "\t"}
-_UNSAFE_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-"""Control, format (bidirectional overrides), surrogate, private, unassigned, line separators."""
-
-
-def printable(text: str) -> str:
-    r"""`text` with everything that could steer a terminal written out, as in `\x1b[31m`.
-
-    Names of files, modules and tensors come from strangers; newlines and tabs are kept.
-    """
-    return "".join(
-        character
-        if character in _KEPT or unicodedata.category(character) not in _UNSAFE_CATEGORIES
-        else character.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for character in text
-    )
-
 
 def wants_colour(stream: TextIO) -> bool:
-    """True where colour helps: NO_COLOR (https://no-color.org) and FORCE_COLOR first, then a real terminal."""
+    """True where colour helps: NO_COLOR (no-color.org) first, then FORCE_COLOR, then a real terminal."""
     if os.environ.get("NO_COLOR"):
         return False
     if os.environ.get("FORCE_COLOR"):
@@ -38,8 +23,20 @@ def wants_colour(stream: TextIO) -> bool:
 
 def show_error(message: str, hint: str = "") -> None:
     """`error: …`, an empty line and `hint: …` on stderr."""
-    start, label, end = (RED, BOLD, RESET) if wants_colour(sys.stderr) else ("", "", "")
-    lines = [f"{label}{start}error:{end} {printable(message)}"]
+    parts = [_labelled("error:", RED + BOLD, message)]
     if hint:
-        lines += ["", f"{label}hint:{end} {printable(hint)}"]
-    print("\n".join(lines), file=sys.stderr, flush=True)
+        parts.append(_labelled("hint:", BOLD, hint))
+    print("\n\n".join(parts), file=sys.stderr, flush=True)
+
+
+def _labelled(label: str, style: str, text: str) -> str:
+    """`label text`, every character of the text visible.
+
+    Further lines are indented, so that a name with a newline in it cannot pose as a line of ours.
+    """
+    from gradience.report.names import printable
+
+    lines = [printable(line.replace("\t", "    ")) for line in text.split("\n")]
+    body = ("\n" + " " * (len(label) + 1)).join(lines)
+    shown = f"{style}{label}{RESET}" if wants_colour(sys.stderr) else label
+    return f"{shown} {body}"

@@ -1,0 +1,19 @@
+"""Generated text inside hand-written Markdown: everything between a pair of markers is replaced."""
+
+from __future__ import annotations
+
+import re
+
+
+def replace_block(text: str, name: str, content: str) -> str:
+    """`text` with what lies between `<!-- NAME -->` and `<!-- /NAME -->` replaced by `content`.
+
+    Raises ValueError unless there is exactly one such pair.
+    """
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", flags=re.DOTALL)
+    block = f"{start}\n{content.strip()}\n{end}"
+    replaced, count = pattern.subn(lambda _: block, text)
+    if count != 1:
+        raise ValueError(f"expected one block {start} … {end}, found {count}")
+    return replaced

@@ -1,0 +1,68 @@
+"""Write the documents that are generated from the code, or check that they are current.
+
+python scripts/generate_docs.py           write
+python scripts/generate_docs.py --check   exit 1 and name the files that are out of date
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from artifact_reference import artifact_reference
+from blocks import replace_block
+from cli_reference import cli_reference
+
+from gradience.cli.exit_codes import ExitCode
+from gradience.cli.schema import ArtifactName, schema_text
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+def exit_code_table() -> str:
+    """The exit codes as a Markdown table."""
+    return "| code | meaning |\n|---|---|\n" + "\n".join(
+        f"| {int(code)} | {code.meaning} |" for code in ExitCode
+    )
+
+
+def documents() -> dict[Path, str]:
+    """Every generated file and its text."""
+    exit_codes = DOCS / "exit_codes.md"
+    schema = schema_text(ArtifactName.AUDIT)
+    return {
+        DOCS / "cli.md": cli_reference(),
+        DOCS / "audit_json.md": artifact_reference(json.loads(schema)),
+        DOCS / "schemas" / "audit.schema.json": schema,
+        exit_codes: replace_block(exit_codes.read_text(encoding="utf-8"), "exit-codes", exit_code_table()),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 when a file is out of date"
+    )
+    check = parser.parse_args().check
+    outdated = [
+        (path, text)
+        for path, text in documents().items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+    for path, text in outdated:
+        print(f"{'out of date' if check else 'wrote'}: {path.relative_to(DOCS.parent)}")
+        if not check:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    if check and outdated:
+        print("run: make docs", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""How the command ends: exit code, what is on stdout, what is on stderr."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gradience import errors
+from gradience.cli.exit_codes import ExitCode
+
+ROOT = Path(__file__).resolve().parents[2]
+
+EXTRA_VERB = """
+import sys, time
+from gradience import errors
+from gradience.cli import app
+@app.app.command()
+def extra() -> None:
+    {body}
+sys.argv = ["gradience", "extra"]
+app.main()
+"""
+
+
+def gradience(*arguments, **options):
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.run(
+        [sys.executable, "-m", "gradience", *arguments], text=True, timeout=60, check=False, **options
+    )
+
+
+def extra_verb(body, **options):
+    """The real command line with one more verb that does `body`."""
+    return subprocess.run(
+        [sys.executable, "-c", EXTRA_VERB.format(body=body)],
+        capture_output=True, text=True, timeout=60, check=False, **options,
+    )  # fmt: skip
+
+
+def error_classes(base=errors.GradienceError):
+    for cls in base.__subclasses__():
+        yield cls
+        yield from error_classes(cls)
+
+
+@pytest.mark.parametrize("cls", list(error_classes()), ids=lambda cls: cls.__name__)
+def test_every_error_ends_with_its_own_documented_code(cls):
+    done = extra_verb(f"raise errors.{cls.__name__}('adapter.bin: a pickle', code='c', hint='convert it')")
+    assert done.returncode == cls.exit_code == ExitCode(cls.exit_code)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert done.stderr == "error: adapter.bin: a pickle\n\nhint: convert it\n"
+
+
+def test_an_error_without_a_hint_is_one_line():
+    assert extra_verb("raise errors.InputError('bad', code='c')").stderr == "error: bad\n"
+
+
+def test_a_verb_may_return_its_code():
+    assert extra_verb("return 8").returncode == ExitCode.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (["--loud"], "No such option: --loud", "see gradience --help"),
+        (["env", "--jsn"], "No such option: --jsn", "see gradience env --help"),
+        (["audti"], "No such command 'audti'", "see gradience --help"),
+        (["schema"], "Missing argument", "see gradience schema --help"),
+        (["schema", "nonsense"], "nonsense", "see gradience schema --help"),
+    ],
+    ids=["option", "option-of-a-verb", "verb", "missing-argument", "bad-value"],
+)
+def test_a_wrong_command_line_says_where_the_right_one_is(arguments, message, hint):
+    done = gradience(*arguments)
+    assert done.returncode == ExitCode.USAGE
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.endswith(f"\n\nhint: {hint}\n")
+
+
+def test_no_verb_shows_the_help_and_is_a_usage_error():
+    done = gradience()
+    assert done.returncode == ExitCode.USAGE
+    assert done.stdout == ""
+    assert done.stderr == gradience("--help").stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["env"], ["schema", "audit"]], ids=" ".join)
+def test_a_full_disk_is_an_output_error(arguments):
+    with open("/dev/full", "w") as full:
+        done = gradience(*arguments, stdout=full)
+    assert done.returncode == ExitCode.OUTPUT
+    assert done.stderr == (
+        "error: No space left on device\n\nhint: check the path, its permissions and the free space\n"
+    )
+
+
+def test_an_operating_system_error_names_its_file(tmp_path):
+    done = extra_verb(f"open({str(tmp_path / 'absent' / 'file')!r})")
+    assert done.returncode == ExitCode.OUTPUT
+    assert done.stderr.startswith(f"error: {tmp_path}/absent/file: No such file or directory\n")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["env"], ["schema", "audit"]], ids=" ".join)
+def test_a_closed_pipe_is_quiet(arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = gradience(*arguments, stdout=writer)
+    os.close(writer)
+    assert done.returncode == ExitCode.PIPE_CLOSED
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, ExitCode.INTERRUPTED), (signal.SIGTERM, ExitCode.TERMINATED)],
+    ids=["SIGINT", "SIGTERM"],
+)
+def test_a_signal_ends_the_command_and_cleans_up(tmp_path, number, code):
+    # Python starts with SIGINT ignored when its parent ignores it; the verb begins once the file is there.
+    begun, cleaned = tmp_path / "begun", tmp_path / "cleaned"
+    body = (
+        f"\n    try:\n        open({str(begun)!r}, 'w').close(); time.sleep(60)"
+        f"\n    finally:\n        open({str(cleaned)!r}, 'w').close()"
+    )
+    restored = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", restored + EXTRA_VERB.format(body=body)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 30
+        while not begun.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stdout, stderr) == (code, "", "")
+    assert cleaned.exists()
+
+
+def test_a_bug_keeps_its_traceback():
+    done = extra_verb("return [][1]")
+    assert done.returncode == 1
+    assert "Traceback (most recent call last)" in done.stderr
+    assert done.stderr.endswith("IndexError: list index out of range\n")
+
+
+# --- names from strangers, colour, narrow terminals -------------------------------------------------
+
+
+def test_names_in_errors_cannot_steer_the_terminal():
+    done = extra_verb(r"raise errors.InputError('a\x1b[2Jb\u202ec\nhint: run this', code='c', hint='x\x07y')")
+    assert done.stderr == "error: a\\x1b[2Jb\\u202ec\n       hint: run this\n\nhint: x\\x07y\n"
+
+
+@pytest.mark.parametrize(
+    ("variables", "coloured"),
+    [({}, False), ({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False)],
+    ids=["no-terminal", "forced", "NO_COLOR-wins"],
+)
+def test_colour(variables, coloured):
+    done = extra_verb("raise errors.InputError('bad', code='c')", env={**os.environ, **variables})
+    assert ("\x1b[31m" in done.stderr) is coloured
+
+
+@pytest.mark.parametrize(("term", "coloured"), [("xterm", True), ("dumb", False)])
+def test_colour_on_a_terminal(term, coloured):
+    master, slave = os.openpty()
+    subprocess.run(
+        [sys.executable, "-m", "gradience", "--loud"],
+        stderr=slave, env={**os.environ, "TERM": term}, timeout=60, check=False,
+    )  # fmt: skip
+    os.close(slave)
+    shown = os.read(master, 4096)
+    os.close(master)
+    assert b"No such option" in shown
+    assert (b"\x1b[" in shown) is coloured
+
+
+def test_an_ascii_terminal_gets_escapes_instead_of_a_traceback():
+    done = extra_verb("print('σ₁')", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stdout) == (0, "\\u03c3\\u2081\n")

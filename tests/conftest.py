@@ -1,0 +1,21 @@
+"""One environment for every test: offline, one BLAS thread, the same random examples every time in CI."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything loads numpy or torch: their thread pools read these once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = "1"
+# What a developer's shell may hold, and what would change the output under test.
+for variable in ("NO_COLOR", "FORCE_COLOR", "COLUMNS"):
+    os.environ.pop(variable, None)
+
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+settings.register_profile("local", deadline=None)
+settings.register_profile(
+    "ci", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("ci" if os.environ.get("CI") else "local")

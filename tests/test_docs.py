@@ -1,0 +1,97 @@
+"""Generated documents say what the code says. (`make lint` compares them byte for byte.)"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from gradience.artifacts.audit import AuditReport
+from gradience.artifacts.base import json_schema
+from gradience.cli.app import app
+from gradience.cli.exit_codes import ExitCode
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+
+
+def commands(command=None, path="gradience"):
+    command = command or typer.main.get_command(app)
+    yield path, command
+    for name, child in getattr(command, "commands", {}).items():
+        yield from commands(child, f"{path} {name}")
+
+
+@pytest.mark.parametrize(
+    ("path", "command"), list(commands()), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_every_command_and_option_has_help_and_is_in_the_reference(path, command):
+    section = (
+        (DOCS / "cli.md").read_text(encoding="utf-8").partition(f"\n## {path}\n")[2].partition("\n## ")[0]
+    )
+    assert section, f"docs/cli.md has no section {path}: run make docs"
+    assert command.help
+    for param in command.params:
+        assert param.help, f"{path}: {param.name} has no help"
+        for name in [*param.opts, *param.secondary_opts]:
+            assert name in section, f"docs/cli.md does not know {path} {name}: run make docs"
+
+
+def test_the_reference_has_no_command_that_is_gone():
+    headings = re.findall(
+        r"^## (gradience.*)$", (DOCS / "cli.md").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    assert headings == [path for path, _ in commands()]
+
+
+def test_the_committed_schema_is_that_of_the_model():
+    committed = json.loads((DOCS / "schemas" / "audit.schema.json").read_text(encoding="utf-8"))
+    assert committed == json.loads(json.dumps(json_schema(AuditReport)))
+
+
+def test_every_key_of_the_artifact_is_in_its_reference():
+    schema = json_schema(AuditReport)
+    reference = (DOCS / "audit_json.md").read_text(encoding="utf-8")
+    sections = {"The file": schema, **schema["$defs"]}
+    for title, model in sections.items():
+        section = reference.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+        assert re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE) == list(model["properties"])
+
+
+def test_every_exit_code_is_documented():
+    text = (DOCS / "exit_codes.md").read_text(encoding="utf-8")
+    assert [int(code) for code in re.findall(r"^\| (\d+) \|", text, flags=re.MULTILINE)] == list(ExitCode)
+
+
+def test_links_between_documents_lead_somewhere():
+    broken = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+        if "://" not in target and not (page.parent / target).exists()
+    ]
+    assert not broken
+
+
+def test_check_mode_notices_an_outdated_file(tmp_path):
+    """The check that CI relies on can fail."""
+    copy = tmp_path / "repository"
+    for name in ("scripts", "docs"):
+        (copy / name).mkdir(parents=True)
+        subprocess.run(["cp", "-r", f"{ROOT / name}/.", str(copy / name)], check=True)
+    page = copy / "docs" / "cli.md"
+    page.write_text(page.read_text(encoding="utf-8") + "edited by hand\n", encoding="utf-8")
+    script = str(copy / "scripts" / "generate_docs.py")
+    check = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert check.returncode == 1
+    assert "out of date: docs/cli.md" in check.stdout
+    subprocess.run([sys.executable, script], check=True, capture_output=True)
+    assert (
+        subprocess.run([sys.executable, script, "--check"], check=False, capture_output=True).returncode == 0
+    )
+    assert "edited by hand" not in page.read_text(encoding="utf-8")

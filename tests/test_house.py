@@ -1,0 +1,161 @@
+"""The house: light imports, an honest test configuration, one table of exit codes."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gradience
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate"}
+SLOW_TO_IMPORT = {"numpy", "scipy", "pydantic", "rich", "huggingface_hub", "pandas", *HEAVY}
+
+
+def modules_after(code: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has loaded after running `code`."""
+    probe = (
+        f"import sys\n{code}\nprint(*sorted({{m.partition('.')[0] for m in sys.modules}}), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import gradience",
+        "import gradience; gradience.GradienceError",
+        "from gradience.cli.app import run; assert run(['--help']) == 0",
+        "from gradience.cli.app import run; assert run(['--version']) == 0",
+    ],
+    ids=["import", "errors", "help", "version"],
+)
+def test_starting_loads_nothing_slow(code):
+    assert not modules_after(code) & SLOW_TO_IMPORT
+
+
+def test_help_of_a_verb_loads_nothing_slow():
+    loaded = modules_after("from gradience.cli.app import run; assert run(['schema', '--help']) == 0")
+    assert not loaded & (SLOW_TO_IMPORT - {"pydantic"})  # typer itself asks pydantic about arguments
+
+
+@pytest.mark.parametrize("arguments", [["env"], ["env", "--json"], ["schema", "audit"]], ids=" ".join)
+def test_verbs_of_the_core_never_load_torch(arguments):
+    loaded = modules_after(f"from gradience.cli.app import run; assert run({arguments!r}) == 0")
+    assert "gradience" in loaded
+    assert not loaded & HEAVY
+
+
+def test_every_public_name_never_loads_torch():
+    assert not modules_after("import gradience; [getattr(gradience, n) for n in gradience.__all__]") & HEAVY
+
+
+# --- the public surface ---------------------------------------------------------------------------
+
+
+def names_for_type_checkers() -> dict[str, str]:
+    """Public name -> home, as `gradience/__init__.py` tells type checkers."""
+    tree = ast.parse(Path(gradience.__file__).read_text(encoding="utf-8"))
+    block = next(n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
+    return {
+        alias.asname or alias.name: str(node.module)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+def test_public_names_are_sorted_and_say_the_same_three_times():
+    assert gradience.__all__ == sorted(gradience._HOME)
+    assert names_for_type_checkers() == gradience._HOME
+
+
+@pytest.mark.parametrize("name", gradience.__all__)
+def test_public_name_resolves_and_is_documented(name):
+    value = getattr(gradience, name)
+    assert value.__module__.startswith(gradience._HOME[name])
+    assert value.__doc__
+    assert name in dir(gradience)
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'audit_adaptor'"):
+        _ = gradience.audit_adaptor
+
+
+def test_version_is_the_installed_one():
+    from importlib.metadata import version
+
+    assert gradience.__version__ == version("gradience")
+    assert f"\nversion: {gradience.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+# --- the test configuration itself ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        ("import pytest\n@pytest.mark.bogus\ndef test_it(): pass\n", "'bogus' not found in `markers`"),
+        (
+            "import warnings\ndef test_it(): warnings.warn('old', DeprecationWarning)\n",
+            "DeprecationWarning: old",
+        ),
+        ("import pytest\n@pytest.mark.xfail\ndef test_it(): pass\n", "XPASS(strict)"),
+    ],
+    ids=["unknown-marker", "warning", "unexpected-pass"],
+)
+def test_what_pytest_must_not_let_through(tmp_path, body, complaint):
+    (tmp_path / "test_it.py").write_text(body)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path),
+         "-p", "no:cacheprovider", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert complaint in done.stdout
+
+
+# --- what `gradience env` says --------------------------------------------------------------------
+
+
+def test_env_names_versions_and_extras_but_nobody():
+    import getpass
+    import platform
+
+    import numpy as np
+
+    done = subprocess.run(
+        [sys.executable, "-m", "gradience", "env", "--json"], capture_output=True, text=True, check=True
+    )
+    facts = json.loads(done.stdout)
+    assert facts["gradience"] == gradience.__version__
+    assert facts["core"]["numpy"] == np.__version__
+    assert {"hf", "bench", "demo"} <= set(facts["extras"])
+    assert facts["extras"]["hf"].items() <= facts["extras"]["bench"].items()
+    assert facts["blas"][0]["threads"] == 1  # conftest.py asks for one
+    assert facts["variables"]["OMP_NUM_THREADS"] == "1"
+    assert platform.node() not in done.stdout.replace(facts["platform"], "")
+    assert f"/{getpass.getuser()}" not in done.stdout
+    assert str(ROOT) not in done.stdout
+
+
+def test_env_for_people_names_what_an_extra_lacks():
+    from gradience.cli.env import environment_text, installed_versions
+
+    facts = {
+        "gradience": "0.1.0", "python": "3.11", "implementation": "CPython", "platform": "Linux", "blas": [],
+        "cpu": {"model": None, "count": 2, "usable": 1}, "variables": {}, "core": {"numpy": "2.0"},
+        "extras": {"x": installed_versions(["numpy", "no-such-package-anywhere"])},
+    }  # fmt: skip
+    text = environment_text(facts)
+    assert "extra       x: not installed (missing: no-such-package-anywhere)" in text
+    assert "unknown model, 1 of 2 usable" in text
