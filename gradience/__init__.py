@@ -10,6 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradience.artifacts.audit import AuditReport
+    from gradience.audit import audit_adapter
+    from gradience.callback import GradienceCallback
     from gradience.errors import (
         GradienceError,
         IncompleteError,
@@ -20,11 +23,15 @@ if TYPE_CHECKING:
         OutputError,
         UsageError,
     )
+    from gradience.telemetry import TelemetryReader, TelemetryWriter
+    from gradience.tracking import SpectralTracker
 
 __version__ = "0.1.0"
 
 # Public name -> the module it lives in. A new public name is one line here, one above, one in __all__.
 _HOME = {
+    "AuditReport": "gradience.artifacts.audit",
+    "GradienceCallback": "gradience.callback",
     "GradienceError": "gradience.errors",
     "IncompleteError": "gradience.errors",
     "InputError": "gradience.errors",
@@ -32,10 +39,16 @@ _HOME = {
     "MissingExtra": "gradience.errors",
     "NetworkError": "gradience.errors",
     "OutputError": "gradience.errors",
+    "SpectralTracker": "gradience.tracking",
+    "TelemetryReader": "gradience.telemetry",
+    "TelemetryWriter": "gradience.telemetry",
     "UsageError": "gradience.errors",
+    "audit_adapter": "gradience.audit",
 }
 
 __all__ = [
+    "AuditReport",
+    "GradienceCallback",
     "GradienceError",
     "IncompleteError",
     "InputError",
@@ -43,7 +56,11 @@ __all__ = [
     "MissingExtra",
     "NetworkError",
     "OutputError",
+    "SpectralTracker",
+    "TelemetryReader",
+    "TelemetryWriter",
     "UsageError",
+    "audit_adapter",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,7 +41,7 @@ def contexts(command: Any, parent: Any = None) -> Iterator[Any]:
 def _section(context: Any) -> str:
     path, command = context.command_path, context.command
     usage = command.get_usage(context).removeprefix("Usage: ")
-    blocks = [f"## {path}", f"```\n{usage}\n```", inspect.cleandoc(command.help)]
+    blocks = [f"## {path}", f"```\n{usage}\n```", _prose(command.help)]
     records = [record for param in command.get_params(context) if (record := param.get_help_record(context))]
     blocks.append(
         "| | |\n|---|---|\n" + "\n".join(f"| `{_cell(names)}` | {_cell(text)} |" for names, text in records)
@@ -49,6 +50,11 @@ def _section(context: Any) -> str:
     if children:
         blocks.append("\n".join(f"- [{child}](#{child.replace(' ', '-')})" for child in children))
     return "\n" + "\n\n".join(blocks) + "\n"
+
+
+def _prose(text: str) -> str:
+    """Help as Markdown: its indented lines are commands, and become a code block."""
+    return re.sub(r"^  (?=\S)", "    ", inspect.cleandoc(text), flags=re.MULTILINE)
 
 
 def _cell(text: str) -> str:

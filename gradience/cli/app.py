@@ -13,7 +13,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from gradience.cli.audit import audit
 from gradience.cli.console import show_error
+from gradience.cli.demo import demo
 from gradience.cli.env import env
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.schema import schema
@@ -58,8 +60,10 @@ app = typer.Typer(
 )
 
 # One line a verb, in the order of `gradience --help`.
-app.command()(env)
+app.command()(audit)
+app.command()(demo)
 app.command()(schema)
+app.command()(env)
 
 
 def show_version(wanted: bool) -> None:

@@ -1,0 +1,1 @@
+"""An adapter on disk <-> LoRA modules, one module in memory at a time."""

@@ -1,0 +1,233 @@
+"""`adapter_config.json` of PEFT, read strictly: a value of the wrong type is an error that names the field.
+
+Unknown fields are normal (other versions of PEFT) and ignored. Nothing in the file is imported, opened or run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gradience.adapters import strict_json
+from gradience.adapters.files import read_small, refuse_disguise
+from gradience.adapters.patterns import PatternTable
+from gradience.errors import InputError
+
+MAX_CONFIG_BYTES = 16 * 2**20
+"""An explicit rank and alpha for 50,000 modules needs about 10 MB."""
+MAX_RANK = 65536
+
+OTHER_METHODS: Mapping[str, str] = {
+    "ADALORA": "AdaLoRA: the update is B·diag(E)·A with pruned directions, not s·B·A",
+    "LOHA": "LoHa: the update is a Hadamard product of two low-rank products",
+    "LOKR": "LoKr: the update is a Kronecker product",
+    "IA3": "IA3: learned rescalings, there is no low-rank update",
+    "VERA": "VeRA: shared random factors with learned vectors",
+    "OFT": "OFT: an orthogonal transform of the weights",
+    "BOFT": "BOFT: an orthogonal transform of the weights",
+    "PROMPT_TUNING": "prompt tuning: there are no weight updates",
+    "P_TUNING": "p-tuning: there are no weight updates",
+    "PREFIX_TUNING": "prefix tuning: there are no weight updates",
+}
+
+
+@dataclass(frozen=True)
+class PeftConfig:
+    """What the audit needs of a LoRA config, in PEFT's own names and with PEFT's defaults."""
+
+    path: Path
+    fields: Mapping[str, Any]
+    """The whole file as it was."""
+    r: int | None = None
+    lora_alpha: float | None = None
+    rank_pattern: PatternTable = field(default_factory=lambda: PatternTable({}))
+    alpha_pattern: PatternTable = field(default_factory=lambda: PatternTable({}))
+    use_rslora: bool = False
+    use_dora: bool = False
+    fan_in_fan_out: bool = False
+    bias: str = "none"
+    init: str = "true"
+    target_modules: tuple[str, ...] | str | None = None
+    target_parameters: tuple[str, ...] = ()
+    modules_to_save: tuple[str, ...] = ()
+    layers_to_transform: tuple[int, ...] = ()
+    base_model: str | None = None
+    task_type: str | None = None
+    peft_type: str | None = None
+    peft_version: str | None = None
+
+    def rank_of(self, name: str) -> int | None:
+        """The rank that the config gives the module `name` (PEFT's rule: the first pattern that matches)."""
+        found = self.rank_pattern.lookup(name)
+        return self.r if found is None else int(found)
+
+    def alpha_of(self, name: str) -> float | None:
+        """The α that the config gives the module `name`."""
+        found = self.alpha_pattern.lookup(name)
+        return self.lora_alpha if found is None else float(found)
+
+    def scale(self, alpha: float | None, rank: int) -> float | None:
+        """s = α/r, or α/√r with rsLoRA (PEFT 0.21, tuners/lora/layer.py, `update_layer`)."""
+        if alpha is None:
+            return None
+        return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
+
+
+def read_config(path: Path, *, root: Path | None = None) -> PeftConfig:
+    """Read an adapter_config.json.
+
+    Raises InputError: not-found, lfs-pointer, html-page, bad-encoding, bad-json, bad-config, mlx-adapter,
+    adapterhub-adapter, other-method.
+    """
+    text = read_small(path, MAX_CONFIG_BYTES, root=root)
+    refuse_disguise(path, text[:1024])
+    fields = strict_json.loads(text, path, path.name)
+    if not isinstance(fields, dict):
+        raise _bad(path, "it is not a JSON object")
+    _refuse_other_tools(path, fields)
+    reader = _Fields(path, fields)
+    peft_type = reader.text("peft_type")
+    if peft_type is not None and peft_type.upper() != "LORA":
+        what = OTHER_METHODS.get(peft_type.upper(), f"the PEFT method {peft_type!r}")
+        raise InputError(
+            f"{path}: {what}",
+            code="other-method",
+            hint="only LoRA adapters have the spectrum that is audited here",
+        )
+    return PeftConfig(
+        path=path,
+        fields=fields,
+        r=reader.count("r"),
+        lora_alpha=reader.number("lora_alpha"),
+        rank_pattern=PatternTable(reader.pattern("rank_pattern", ranks=True)),
+        alpha_pattern=PatternTable(reader.pattern("alpha_pattern", ranks=False)),
+        use_rslora=reader.flag("use_rslora"),
+        use_dora=reader.flag("use_dora"),
+        fan_in_fan_out=reader.flag("fan_in_fan_out"),
+        bias=reader.text("bias") or "none",
+        init=reader.init(),
+        target_modules=reader.targets(),
+        target_parameters=reader.names("target_parameters"),
+        modules_to_save=reader.names("modules_to_save"),
+        layers_to_transform=reader.indices("layers_to_transform"),
+        base_model=reader.text("base_model_name_or_path"),
+        task_type=reader.text("task_type"),
+        peft_type=peft_type,
+        peft_version=reader.text("peft_version"),
+    )
+
+
+def _refuse_other_tools(path: Path, fields: Mapping[str, Any]) -> None:
+    if "fine_tune_type" in fields or "lora_parameters" in fields:
+        raise InputError(
+            f"{path}: an MLX-LM adapter (fine_tune_type, lora_parameters), not a PEFT one",
+            code="mlx-adapter",
+            hint="MLX adapters are not read yet: convert it to PEFT format, or audit the PEFT original",
+        )
+    if "config" in fields and "model_class" in fields and "peft_type" not in fields:
+        raise InputError(
+            f"{path}: an adapter of the AdapterHub library, not a PEFT one",
+            code="adapterhub-adapter",
+            hint="only PEFT LoRA adapters are read",
+        )
+
+
+def _bad(path: Path, what: str) -> InputError:
+    return InputError(f"{path}: {what}", code="bad-config", hint="save the adapter again with PEFT")
+
+
+class _Fields:
+    """Typed access to the fields of one config."""
+
+    def __init__(self, path: Path, fields: Mapping[str, Any]) -> None:
+        self._path = path
+        self._fields = fields
+
+    def _refuse(self, name: str, wanted: str) -> InputError:
+        return _bad(self._path, f"{name} is {str(self._fields[name])[:80]!r}, not {wanted}")
+
+    def text(self, name: str) -> str | None:
+        value = self._fields.get(name)
+        if value is not None and not isinstance(value, str):
+            raise self._refuse(name, "text")
+        return value
+
+    def flag(self, name: str) -> bool:
+        value = self._fields.get(name)
+        if value is None:
+            return False
+        if not isinstance(value, bool):
+            raise self._refuse(name, "true or false")
+        return value
+
+    def count(self, name: str) -> int | None:
+        value = self._fields.get(name)
+        if value is None:
+            return None
+        if not _is_rank(value):
+            raise self._refuse(name, f"an integer from 1 to {MAX_RANK}")
+        return int(value)
+
+    def number(self, name: str) -> float | None:
+        value = self._fields.get(name)
+        if value is None:
+            return None
+        if not _is_number(value):
+            raise self._refuse(name, "a finite number")
+        return float(value)
+
+    def pattern(self, name: str, *, ranks: bool) -> dict[str, float]:
+        value = self._fields.get(name)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise self._refuse(name, "a map from module names to numbers")
+        for key, number in value.items():
+            if not (_is_rank(number) if ranks else _is_number(number)):
+                wanted = f"an integer from 1 to {MAX_RANK}" if ranks else "a finite number"
+                raise _bad(self._path, f"{name}[{key[:80]!r}] is {str(number)[:80]!r}, not {wanted}")
+        return dict(value)
+
+    def names(self, name: str) -> tuple[str, ...]:
+        value = self._fields.get(name)
+        if value is None:
+            return ()
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self._refuse(name, "a list of names")
+        return tuple(dict.fromkeys(value))
+
+    def indices(self, name: str) -> tuple[int, ...]:
+        value = self._fields.get(name)
+        if value is None:
+            return ()
+        items = value if isinstance(value, list) else [value]
+        if not all(isinstance(item, int) and not isinstance(item, bool) for item in items):
+            raise self._refuse(name, "a layer index or a list of them")
+        return tuple(items)
+
+    def targets(self) -> tuple[str, ...] | str | None:
+        value = self._fields.get("target_modules")
+        if value is None or isinstance(value, str):
+            return value
+        return self.names("target_modules")
+
+    def init(self) -> str:
+        value = self._fields.get("init_lora_weights", True)
+        if value is None:
+            return "true"
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        if not isinstance(value, str):
+            raise self._refuse("init_lora_weights", "true, false or the name of an initialisation")
+        return value
+
+
+def _is_rank(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_RANK
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,157 @@
+"""Opening a stranger's file: regular files only, inside their folder, and named for what they really are."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from pathlib import Path
+
+from gradience.errors import InputError
+
+_LFS = b"version https://git-lfs.github.com/spec/"
+_MAGICS: tuple[tuple[bytes, str], ...] = (
+    (b"GGUF", "a GGUF file"),
+    (b"PK\x03\x04", "a zip archive (what torch.save writes)"),
+    (b"\x80\x02", "a Python pickle"),
+    (b"\x80\x03", "a Python pickle"),
+    (b"\x80\x04", "a Python pickle"),
+    (b"\x80\x05", "a Python pickle"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"\x28\xb5\x2f\xfd", "a zstandard archive"),
+    (b"\x93NUMPY", "a numpy array"),
+    (b"\x89HDF", "an HDF5 file"),
+)
+
+
+def open_regular(path: Path, *, root: Path | None = None) -> int:
+    """A read-only descriptor of a regular file. Never blocks on a FIFO or a device.
+
+    root: the folder that the file must stay in after symbolic links are resolved. The layout of the
+    Hugging Face cache (`snapshots/<commit>/file` -> `../../blobs/<digest>`) is the one exception.
+    Raises InputError: not-found, not-a-file, symlink-outside, unreadable.
+    """
+    if root is not None:
+        _refuse_escape(path, root)
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            raise InputError(f"{path}: no such file", code="not-found", hint="check the path") from None
+        raise InputError(
+            f"{path}: cannot be opened: {error.strerror}",
+            code="unreadable",
+            hint="check the permissions of the file and of its folder",
+        ) from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise InputError(
+            f"{path}: not a regular file (a folder, pipe, socket or device)",
+            code="not-a-file",
+            hint="point at the adapter's folder or at its .safetensors file",
+        )
+    return handle
+
+
+def _refuse_escape(path: Path, root: Path) -> None:
+    target, home = path.resolve(), root.resolve()
+    if target.is_relative_to(home):
+        return
+    blobs = home.parent.parent / "blobs"
+    if home.parent.name == "snapshots" and target.parent == blobs:
+        return
+    raise InputError(
+        f"{path}: a symbolic link that leaves the adapter's folder (to {target})",
+        code="symlink-outside",
+        hint="copy the file into the folder, or point at the place where the files really are",
+    )
+
+
+def pread(handle: int, size: int, offset: int, path: Path) -> bytearray:
+    """Exactly `size` bytes at `offset`. A positioned read: a file that shrinks is an error here, not a crash.
+
+    Raises InputError (code truncated, unreadable).
+    """
+    buffer = bytearray(size)
+    view = memoryview(buffer)
+    done = 0
+    while done < size:
+        try:
+            count = os.preadv(handle, [view[done:]], offset + done)
+        except OSError as error:
+            raise InputError(
+                f"{path}: reading failed: {error.strerror}", code="unreadable", hint="check the disk"
+            ) from None
+        if count == 0:
+            raise truncated(path, expected=offset + size, found=offset + done)
+        done += count
+    return buffer
+
+
+def truncated(path: Path, *, expected: int, found: int) -> InputError:
+    """The error for a file that ends too early."""
+    return InputError(
+        f"{path}: truncated: {expected:,} bytes expected, {found:,} found",
+        code="truncated",
+        hint="download or copy it again; `hf cache verify` checks a cached download",
+    )
+
+
+def read_small(path: Path, limit: int, *, root: Path | None = None) -> bytes:
+    """A whole small file. Raises InputError (also code too-large)."""
+    handle = open_regular(path, root=root)
+    try:
+        size = os.fstat(handle).st_size
+        if size > limit:
+            raise InputError(
+                f"{path}: {size:,} bytes, more than the {limit:,} that such a file may have",
+                code="too-large",
+                hint="this is not the file it seems to be",
+            )
+        return bytes(pread(handle, size, 0, path))
+    finally:
+        os.close(handle)
+
+
+def refuse_disguise(path: Path, head: bytes) -> None:
+    """Raise InputError when `head` (the first bytes) shows that the file is something else than its name says.
+
+    Codes: empty-file, lfs-pointer, html-page, wrong-format.
+    """
+    if not head:
+        raise InputError(
+            f"{path}: the file is empty", code="empty-file", hint="download or save the adapter again"
+        )
+    if head.startswith(_LFS):
+        size = re.search(rb"^size (\d{1,19})$", head, re.MULTILINE)
+        real = f" of a file of {int(size[1]):,} bytes" if size else ""
+        raise InputError(
+            f"{path}: a Git LFS pointer{real}, not the file itself",
+            code="lfs-pointer",
+            hint="run `git lfs pull` in the repository, or download it with `hf download`",
+        )
+    start = head[:512].lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise InputError(
+            f"{path}: a web page, not the file itself (a download that ended on an error or login page)",
+            code="html-page",
+            hint="download it again with `hf download`, logged in if the repository is gated",
+        )
+    for magic, what in _MAGICS:
+        if head.startswith(magic):
+            raise InputError(f"{path}: this is {what}", code="wrong-format", hint=_hint_for(what))
+
+
+def _hint_for(what: str) -> str:
+    if "pickle" in what or "zip" in what:
+        return PICKLE_HINT
+    if "GGUF" in what:
+        return "audit the PEFT adapter that the GGUF file was converted from"
+    return "point at the .safetensors file"
+
+
+PICKLE_HINT = (
+    "pickle files can run code, so they are not opened here; load the adapter with PEFT where you trust it "
+    "and save it again: PeftModel.from_pretrained(base, folder).save_pretrained(new, safe_serialization=True)"
+)

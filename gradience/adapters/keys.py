@@ -1,0 +1,154 @@
+"""Tensor names of a PEFT adapter -> what each tensor is.
+
+The same factor appears as `base_model.model.<module>.lora_A.weight` (saved), `<module>.lora_A.<adapter>.weight`
+(dumped from a live model), and with the wrappers of torch.compile, FSDP, DDP or checkpointing in its path.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Role = Literal["A", "B", "embedding_A", "embedding_B", "magnitude", "lora_bias", "other"]
+
+_FACTORS: dict[str, Role] = {
+    "lora_A": "A",
+    "lora_B": "B",
+    "lora_embedding_A": "embedding_A",
+    "lora_embedding_B": "embedding_B",
+    "lora_magnitude_vector": "magnitude",
+}
+_WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
+
+
+class Key(NamedTuple):
+    """One tensor name, understood.
+
+    module: path inside the base model without wrappers, prefixes, ghosts and `base_layer`.
+    adapter: the adapter's name where the key carries one.
+    depth: number of `base_layer` at the end of the path (nested wrappers of `target_parameters`).
+    ghost: the key lies under `original_module` or `modules_to_save`: a copy that PEFT keeps of a module.
+    """
+
+    role: Role
+    module: str
+    adapter: str | None = None
+    depth: int = 0
+    ghost: bool = False
+
+
+def parse_key(name: str) -> Key:
+    """What the tensor called `name` is. Never fails: what is not understood has the role `other`."""
+    parts = [part for part in name.split(".") if part not in _WRAPPERS]
+    while parts[:1] == ["module"]:
+        parts = parts[1:]
+    if parts[:2] == ["base_model", "model"]:
+        parts = parts[2:]
+    for index, part in enumerate(parts):
+        role = _FACTORS.get(part)
+        if role is not None:
+            return _factor(role, parts[:index], parts[index + 1 :]) or Key("other", ".".join(parts))
+    return Key("other", ".".join(parts))
+
+
+def _factor(role: Role, path: list[str], tail: list[str]) -> Key | None:
+    if role == "B" and tail[-1:] == ["bias"]:
+        role, tail = "lora_bias", tail[:-1]
+    elif tail[-1:] == ["weight"]:
+        tail = tail[:-1]
+    elif role in ("A", "B"):
+        return None
+    if len(tail) > 1 or not path:
+        return None
+    path, ghost = _without_ghosts(path)
+    depth = 0
+    while path[-1:] == ["base_layer"]:
+        path, depth = path[:-1], depth + 1
+    return Key(role, ".".join(path), tail[0] if tail else None, depth, ghost)
+
+
+def _without_ghosts(path: list[str]) -> tuple[list[str], bool]:
+    for marker in ("original_module", "modules_to_save"):
+        if marker in path[1:]:
+            index = path.index(marker, 1)
+            # `modules_to_save.<adapter>` in a live model, `modules_to_save` alone once saved.
+            rest = path[index + 1 :]
+            if marker == "modules_to_save":
+                rest = rest[1:]
+            return path[:index] + rest, True
+    return path, False
+
+
+# fmt: off
+_ATTENTION = frozenset((
+    "q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "query", "key", "value", "query_key_value",
+    "c_attn", "q", "k", "v", "o", "qkv", "to_q", "to_k", "to_v", "to_out", "out_proj", "q_lin", "k_lin",
+    "v_lin", "out_lin", "wq", "wk", "wv", "wo", "w_qkv", "wqkv", "in_proj_qkv", "in_proj_weight",
+    "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "add_q_proj", "add_k_proj", "add_v_proj",
+    "to_add_out", "attn_out",
+))
+_MLP = frozenset((
+    "gate_proj", "up_proj", "down_proj", "gate_up_proj", "fc1", "fc2", "fc_in", "fc_out", "c_fc", "w1",
+    "w2", "w3", "wi", "wi_0", "wi_1", "lin1", "lin2", "dense_h_to_4h", "dense_4h_to_h", "ff_proj",
+    "ff_out", "linear_fc1", "linear_fc2", "linear1", "linear2", "experts", "gate", "router", "up", "down",
+    "mlp", "ffn",
+))
+_EMBEDDING = frozenset((
+    "embed_tokens", "wte", "wpe", "word_embeddings", "position_embeddings", "token_type_embeddings",
+    "tok_embeddings", "embed_positions", "shared", "lm_head", "embed_out", "embedding", "embeddings",
+))
+# fmt: on
+_ATTENTION_PARENTS = ("attn", "attention", "crossattention", "encdecattention")
+_MLP_PARENTS = (
+    "mlp",
+    "ffn",
+    "feed_forward",
+    "feedforward",
+    "densereludense",
+    "expert",
+    "moe",
+    "ff",
+    "intermediate",
+)
+
+
+def module_type(name: str, *, embedding: bool = False) -> Literal["attn", "mlp", "embedding", "other"]:
+    """attn, mlp, embedding or other, from the module's path.
+
+    The last name decides where it is unambiguous; otherwise the nearest parent that is an attention or MLP
+    block (BERT's `attention.output.dense` against `output.dense`, GPT-2's `attn.c_proj` against `mlp.c_proj`).
+    """
+    parts = name.lower().split(".")
+    if embedding or parts[-1] in _EMBEDDING:
+        return "embedding"
+    if parts[-1] in _ATTENTION and not any(part.startswith(_MLP_PARENTS) for part in parts[-2:-1]):
+        return "attn"
+    if parts[-1] in _MLP:
+        return "mlp"
+    for part in reversed(parts[:-1]):
+        if any(parent in part for parent in _ATTENTION_PARENTS):
+            return "attn"
+        if part.startswith(_MLP_PARENTS):
+            return "mlp"
+    # BERT's feed-forward output is `encoder.layer.N.output.dense`: an `output` right under the layer.
+    if len(parts) >= 3 and parts[-2] == "output" and parts[-3].isdigit():
+        return "mlp"
+    return "other"
+
+
+def layer_of(name: str) -> tuple[str, int] | tuple[None, None]:
+    """The transformer layer of a module: path up to its first number, and that number.
+
+    `model.layers.11.self_attn.q_proj` -> (`model.layers.11`, 11); T5's encoder and decoder stay apart.
+    """
+    parts = name.split(".")
+    for index, part in enumerate(parts[:-1]):
+        if part.isascii() and part.isdigit() and index > 0:
+            return ".".join(parts[: index + 1]), int(part[:18])
+    return None, None
+
+
+def family_of(name: str) -> str:
+    """What the module is called in every layer: its path behind the layer, with expert numbers taken out."""
+    layer, _ = layer_of(name)
+    rest = name[len(layer) + 1 :] if layer else name
+    return ".".join("*" if part.isdigit() else part for part in rest.split("."))

@@ -1,0 +1,397 @@
+"""A PEFT adapter: its LoRA modules with rank, α and scale as PEFT reads them, and what else the file holds.
+
+Semantics: PEFT 0.21, tuners/lora/layer.py and model.py. The truth about a rank is the tensor's shape.
+Shapes on disk: linear A (r, n), B (m, r); embedding A (r, vocabulary), B (dim, r); convolution A (r, in, k…),
+B (m, r/groups, 1…); experts stacked by `target_parameters` A (E·r, n) with the expert first, B (m, r·E) with the
+expert last. Factors are handed out as tall float64 blocks, see `spectra`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, NamedTuple, Self
+
+import numpy as np
+
+from gradience.adapters.config import PeftConfig, read_config
+from gradience.adapters.dtypes import DType, FloatArray, Raw, decode
+from gradience.adapters.inventory import Note, describe_other, refuse_foreign
+from gradience.adapters.keys import Key, parse_key
+from gradience.adapters.locate import Location, locate
+from gradience.adapters.tensors import TensorEntry, TensorFile
+from gradience.errors import InputError
+from gradience.spectra import Blocks
+
+Kind = Literal["linear", "embedding", "conv", "expert"]
+BLOCK_ELEMENTS = 2**17
+"""Elements of one decoded block: 1 MB of float64, which stays in a core's cache."""
+
+
+class Factor(NamedTuple):
+    """One stored factor: its tensor and where it lies."""
+
+    tensor: str
+    file: TensorFile
+    entry: TensorEntry
+
+
+@dataclass(frozen=True, slots=True)
+class LoraPair:
+    """The two tensors of one LoRA module (of all its experts, where they are stacked).
+
+    rank: inner dimension, per expert.   rows, columns: m and n of ΔW (per expert).
+    parameter: for `target_parameters` the parameter's name, where it is known.
+    """
+
+    module: str
+    kind: Kind
+    a: Factor
+    b: Factor
+    rank: int
+    rows: int
+    columns: int
+    experts: int = 1
+    groups: int = 1
+    declared_rank: int | None = None
+    alpha: float | None = None
+    scale: float | None = None
+
+    @property
+    def params(self) -> int:
+        """Parameters of both tensors."""
+        return self.a.entry.params + self.b.entry.params
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of both tensors."""
+        return self.a.entry.size + self.b.entry.size
+
+    def load(self) -> LoadedPair:
+        """Read both tensors. Raises InputError (truncated, unreadable)."""
+        return LoadedPair(self, self.a.file.read_raw(self.a.tensor), self.b.file.read_raw(self.b.tensor))
+
+
+class LoadedPair(NamedTuple):
+    """The stored words of one pair, decoded block by block when asked."""
+
+    pair: LoraPair
+    raw_A: Raw
+    raw_B: Raw
+
+    def words_A(self, expert: int = 0) -> Raw:
+        """Aᵀ of one expert, (n, r), as stored words (a view)."""
+        rank = self.pair.rank
+        flat = self.raw_A.reshape(self.raw_A.shape[0], -1)
+        return flat[expert * rank : (expert + 1) * rank].T
+
+    def words_B(self, expert: int = 0) -> Raw:
+        """B of one expert, (m, r), as stored words (a view, but for grouped convolutions)."""
+        pair = self.pair
+        if pair.kind == "expert":
+            return self.raw_B.reshape(pair.rows, pair.rank, pair.experts)[:, :, expert]
+        flat = self.raw_B.reshape(self.raw_B.shape[0], -1)
+        return flat if pair.groups == 1 else _spread_groups(flat, pair.groups)
+
+    def blocks_A(self, expert: int = 0) -> Blocks:
+        """Blocks of Aᵀ, (k, r) float64."""
+        return _blocks(self.words_A(expert), self.pair.a.entry.dtype)
+
+    def blocks_B(self, expert: int = 0) -> Blocks:
+        """Blocks of B, (k, r) float64."""
+        return _blocks(self.words_B(expert), self.pair.b.entry.dtype)
+
+
+def _blocks(words: Raw, dtype: DType) -> Blocks:
+    height = max(4 * words.shape[1], BLOCK_ELEMENTS // words.shape[1])
+
+    def blocks() -> Iterator[FloatArray]:
+        for start in range(0, words.shape[0], height):
+            yield decode(words[start : start + height], dtype)
+
+    return blocks
+
+
+def _spread_groups(flat: Raw, groups: int) -> Raw:
+    """B of a grouped convolution, (m, r/groups), as the (m, r) matrix that it is: zero outside its blocks."""
+    rows, width = flat.shape
+    spread = np.zeros((rows, width * groups), dtype=flat.dtype)
+    for group in range(groups):
+        part = slice(group * rows // groups, (group + 1) * rows // groups)
+        spread[part, group * width : (group + 1) * width] = flat[part]
+    return spread
+
+
+@dataclass
+class Adapter:
+    """An open adapter. Use as a context manager.
+
+    pairs: the LoRA modules, in the order of the data.
+    other: tensors that are understood and no low-rank update.   unaudited: the rest, with reasons.
+    """
+
+    location: Location
+    config: PeftConfig | None
+    files: Sequence[TensorFile]
+    adapter_name: str | None
+    pairs: list[LoraPair] = field(default_factory=list)
+    other: list[Note] = field(default_factory=list)
+    unaudited: list[Note] = field(default_factory=list)
+    ghosts: list[str] = field(default_factory=list)
+    stack: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stack.close()
+
+    @property
+    def bytes(self) -> int:
+        """Size of the weights on disk."""
+        return sum(file.size for file in self.files)
+
+    def entries(self) -> Iterator[tuple[str, TensorEntry]]:
+        """All tensors."""
+        for file in self.files:
+            yield from file.entries.items()
+
+    def sha256(self) -> str:
+        """Digest of the file; of the shards' digests, where there are several."""
+        digests = [file.sha256() for file in self.files]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def open_adapter(path: Path, *, adapter: str | None = None) -> Adapter:
+    """Open the adapter at `path` and sort its tensors. Close it with `with`.
+
+    Raises InputError (see `locate`, `config`, `tensors`, `inventory`).
+    """
+    location = locate(path, adapter=adapter)
+    config = read_config(location.config, root=location.root) if location.config else None
+    with ExitStack() as stack:
+        files = [stack.enter_context(TensorFile.open(file, root=location.root)) for file in location.weights]
+        _check_shards(location, files)
+        tensors = {name: (file, entry) for file in files for name, entry in file.entries.items()}
+        refuse_foreign(location.path, tensors, files[0].metadata, has_config=config is not None)
+        keys = {name: parse_key(name) for name in tensors}
+        name = _choose_adapter(location.path, keys, adapter)
+        opened = Adapter(location, config, files, name, stack=stack.pop_all())
+        try:
+            _sort_tensors(opened, tensors, keys)
+        except BaseException:
+            opened.stack.close()
+            raise
+        return opened
+
+
+def _check_shards(location: Location, files: Sequence[TensorFile]) -> None:
+    if location.shard_of is None:
+        return
+    where = {name: file.path.name for file in files for name in file.entries}
+    total = sum(len(file.entries) for file in files)
+    wrong = [name for name, shard in location.shard_of.items() if where.get(name) != shard]
+    extra = where.keys() - location.shard_of.keys()
+    if wrong or extra or total != len(where):
+        culprit = (wrong or sorted(extra) or ["?"])[0]
+        raise InputError(
+            f"{location.path}: the index and the shards disagree about tensor {culprit[:120]!r}",
+            code="bad-index",
+            hint="every tensor must lie in exactly the shard that the index names: download the adapter again",
+        )
+
+
+def _choose_adapter(path: Path, keys: Mapping[str, Key], wanted: str | None) -> str | None:
+    names = sorted({key.adapter for key in keys.values() if key.adapter is not None and key.role != "other"})
+    if wanted is not None and wanted in names:
+        return wanted
+    if wanted is not None and names:
+        raise InputError(
+            f"{path}: holds no adapter called {wanted!r}; it holds {', '.join(names[:8])}",
+            code="no-such-adapter",
+            hint=f"--adapter {names[0]}",
+        )
+    if wanted is not None:
+        raise InputError(
+            f"{path}: its tensors carry no adapter name, so there is no {wanted!r} to choose",
+            code="no-such-adapter",
+            hint="leave --adapter out",
+        )
+    if len(names) > 1:
+        raise InputError(
+            f"{path}: one file holds {len(names)} adapters: {', '.join(names[:8])}",
+            code="several-adapters",
+            hint=f"name one with --adapter {names[0]}",
+        )
+    return names[0] if names else None
+
+
+Tensors = Mapping[str, tuple[TensorFile, TensorEntry]]
+
+
+def _sort_tensors(adapter: Adapter, tensors: Tensors, keys: Mapping[str, Key]) -> None:
+    """Every tensor into pairs, other or unaudited: coverage adds up to the file."""
+    slots: dict[tuple[str, int, bool], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name, key in keys.items():
+        _, entry = tensors[name]
+        if key.role in ("A", "B", "embedding_A", "embedding_B"):
+            if key.adapter is not None and key.adapter != adapter.adapter_name:
+                adapter.other.append(Note(name, f"another adapter ({key.adapter})", entry.params))
+                continue
+            slots[key.module, key.depth, key.ghost][key.role].append(name)
+        else:
+            note, known = describe_other(name, key, entry, adapter.config)
+            (adapter.other if known else adapter.unaudited).append(note)
+    depths = _parameter_depths(slots)
+    for (module, depth, ghost), roles in slots.items():
+        names = [name for group in roles.values() for name in group]
+        if ghost and (module, depth, False) in slots:
+            adapter.ghosts.extend(names)
+            adapter.other.extend(
+                Note(name, "ghost copy of a module", tensors[name][1].params) for name in names
+            )
+            continue
+        made = _make_pair(adapter.config, module, depth, depths[module], roles, tensors)
+        if isinstance(made, str):
+            adapter.unaudited.extend(Note(name, made, tensors[name][1].params) for name in names)
+        else:
+            adapter.pairs.append(made)
+    adapter.pairs.sort(key=lambda pair: (pair.a.file.path.name, min(pair.a.entry.start, pair.b.entry.start)))
+
+
+def _parameter_depths(slots: Mapping[tuple[str, int, bool], object]) -> dict[str, int]:
+    """Module -> largest nesting depth of its wrappers (see `_parameter_name`)."""
+    deepest: dict[str, int] = defaultdict(int)
+    for module, depth, _ in slots:
+        deepest[module] = max(deepest[module], depth)
+    return deepest
+
+
+def _make_pair(
+    config: PeftConfig | None,
+    module: str,
+    depth: int,
+    deepest: int,
+    roles: Mapping[str, list[str]],
+    tensors: Tensors,
+) -> LoraPair | str:
+    """The pair, or the reason why there is none."""
+    embedding = "embedding_A" in roles or "embedding_B" in roles
+    side_A, side_B = ("embedding_A", "embedding_B") if embedding else ("A", "B")
+    names_A, names_B = roles.get(side_A, []), roles.get(side_B, [])
+    if len(names_A) > 1 or len(names_B) > 1 or set(roles) - {side_A, side_B}:
+        return "several tensors claim to be the same factor"
+    if not names_B:
+        return "A without B: half of a LoRA pair is missing"
+    if not names_A:
+        return "B without A: half of a LoRA pair is missing"
+    a = Factor(names_A[0], *tensors[names_A[0]])
+    b = Factor(names_B[0], *tensors[names_B[0]])
+    for factor in (a, b):
+        if 0 in factor.entry.shape:
+            return (
+                "empty tensor (0 elements): saved under DeepSpeed ZeRO-3 without gathering the weights "
+                "(set stage3_gather_16bit_weights_on_model_save and save again)"
+            )
+        if factor.entry.dtype.raw is None:
+            return f"stored as {factor.entry.dtype.name}, which is no type for LoRA factors"
+        if len(factor.entry.shape) < 2:
+            return f"a factor with {len(factor.entry.shape)} dimension(s): flattened or sharded, the shape is lost"
+    if config is not None and config.fields.get("enable_lora") is not None:
+        return "MergedLinear of PEFT before 0.4 (enable_lora): block-diagonal factors"
+    if config is not None and config.target_parameters:
+        parameter = _parameter_name(config, module, depth, deepest)
+        if parameter is not None:
+            return _expert_pair(config, parameter, a, b)
+    return _plain_pair(config, module, "embedding" if embedding else "linear", a, b)
+
+
+def _plain_pair(config: PeftConfig | None, module: str, kind: Kind, a: Factor, b: Factor) -> LoraPair | str:
+    rank, rows, groups = a.entry.shape[0], b.entry.shape[0], 1
+    inner = math.prod(b.entry.shape[1:])
+    if len(a.entry.shape) > 2:
+        kind = "conv"
+        if any(side != 1 for side in b.entry.shape[2:]):
+            return f"convolution with a B of shape {list(b.entry.shape)}: a B kernel larger than 1 is unknown"
+        if inner and rank % inner == 0 and rows % (rank // inner) == 0:
+            groups = rank // inner
+    if inner * groups != rank:
+        return f"inner dimensions differ: A is {list(a.entry.shape)}, B is {list(b.entry.shape)}"
+    return _scaled(config, module, kind, a, b, rank, rows, math.prod(a.entry.shape[1:]), groups=groups)
+
+
+def _expert_pair(config: PeftConfig, parameter: str, a: Factor, b: Factor) -> LoraPair | str:
+    """E is not in the file: the rank must come from the config, and must divide both tensors."""
+    rank = config.rank_of(parameter)
+    stacked = a.entry.shape[0]
+    if rank is None:
+        return "stacked experts need the rank from the config, which has none"
+    if len(a.entry.shape) != 2 or len(b.entry.shape) != 2 or b.entry.shape[1] != stacked:
+        return f"inner dimensions differ: A is {list(a.entry.shape)}, B is {list(b.entry.shape)}"
+    if stacked % rank:
+        return f"stacked experts: {stacked} rows of A are no multiple of the rank {rank} in the config"
+    kind: Kind = "expert" if stacked > rank else "linear"
+    rows, columns = b.entry.shape[0], a.entry.shape[1]
+    return _scaled(config, parameter, kind, a, b, rank, rows, columns, experts=stacked // rank)
+
+
+def _scaled(
+    config: PeftConfig | None,
+    module: str,
+    kind: Kind,
+    a: Factor,
+    b: Factor,
+    rank: int,
+    rows: int,
+    columns: int,
+    *,
+    experts: int = 1,
+    groups: int = 1,
+) -> LoraPair:
+    declared = config.rank_of(module) if config else None
+    alpha = config.alpha_of(module) if config else None
+    scale = config.scale(alpha, rank) if config else None
+    return LoraPair(module, kind, a, b, rank, rows, columns, experts, groups, declared, alpha, scale)
+
+
+_KNOWN_ORDER = (
+    "gate_up_proj",
+    "gate_up_proj_bias",
+    "up_proj",
+    "down_proj",
+    "w1",
+    "w2",
+    "w3",
+    "weight",
+    "bias",
+)
+"""Order in which models define the parameters of an expert block; PEFT wraps them in that order."""
+
+
+def _parameter_name(config: PeftConfig, module: str, depth: int, deepest: int) -> str | None:
+    """`<module>.<parameter>` for a wrapper of `target_parameters`, or None for an ordinary module.
+
+    PEFT nests one wrapper per parameter, in the order in which the model defines them: the first one is the
+    innermost and its key has the most `base_layer`. The key does not carry the parameter's name.
+    """
+    names = []
+    for target in config.target_parameters:
+        owner, _, parameter = target.rpartition(".")
+        if not owner or module == owner or module.endswith("." + owner):
+            names.append(parameter)
+    names = sorted(
+        dict.fromkeys(names),
+        key=lambda name: (_KNOWN_ORDER.index(name) if name in _KNOWN_ORDER else len(_KNOWN_ORDER), name),
+    )
+    position = deepest - depth
+    if not names or position >= len(names):
+        return None
+    return f"{module}.{names[position]}"

@@ -1,0 +1,242 @@
+"""A strict, streaming reader and an atomic writer of safetensors files.
+
+Stricter than the reference: duplicate keys are refused as well (two readers could see different weights),
+and nothing is mapped into memory, since a mapped file that shrinks kills the process.
+
+Format: 8 bytes little-endian header length, a JSON header {name: {dtype, shape, data_offsets}}, the data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from gradience.adapters import strict_json
+from gradience.adapters.dtypes import DTYPES, DType, Raw
+from gradience.adapters.files import open_regular, pread, refuse_disguise, truncated
+from gradience.errors import InputError
+
+MAX_HEADER_BYTES = 64 * 2**20
+"""100,000 tensors need about 12 MB; the reference implementation allows 100 MB."""
+MAX_DIMENSIONS = 8
+HASH_BLOCK = 4 * 2**20
+
+
+class TensorEntry(NamedTuple):
+    """Where one tensor lies."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+    start: int
+    """First byte, counted from the beginning of the file."""
+    size: int
+    """Bytes."""
+
+    @property
+    def params(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+class _RawEntry(NamedTuple):
+    dtype: Any
+    shape: Any
+    offsets: Any
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """An open safetensors file. Use as a context manager; reading is safe from several threads.
+
+    entries: name -> TensorEntry, in the order of the data.
+    metadata: the header's `__metadata__`.
+    """
+
+    path: Path
+    handle: int
+    size: int
+    entries: Mapping[str, TensorEntry]
+    metadata: Mapping[str, str]
+    header_size: int
+
+    @classmethod
+    def open(cls, path: Path, *, root: Path | None = None) -> TensorFile:
+        """Open and check the whole header.
+
+        Raises InputError with the codes of `files.open_regular` and `files.refuse_disguise`, and truncated,
+        header-too-large, bad-json, bad-encoding, bad-header, unknown-dtype, bad-offsets.
+        """
+        handle = open_regular(path, root=root)
+        try:
+            return cls._check(path, handle)
+        except BaseException:
+            os.close(handle)
+            raise
+
+    @classmethod
+    def _check(cls, path: Path, handle: int) -> TensorFile:
+        size = os.fstat(handle).st_size
+        refuse_disguise(path, bytes(pread(handle, min(size, 1024), 0, path)))
+        if size < 8:
+            raise truncated(path, expected=8, found=size)
+        length = int.from_bytes(pread(handle, 8, 0, path), "little")
+        if length > MAX_HEADER_BYTES:
+            raise InputError(
+                f"{path}: its first 8 bytes announce a header of {length:,} bytes "
+                f"(at most {MAX_HEADER_BYTES:,} are read): not a safetensors file, or a broken one",
+                code="header-too-large",
+                hint="download or save the adapter again",
+            )
+        if 8 + length > size:
+            raise truncated(path, expected=8 + length, found=size)
+        text = bytes(pread(handle, length, 8, path))
+        header = strict_json.loads(text, path, "header", convert=_compact)
+        if not isinstance(header, dict):
+            raise _bad_header(path, "the header is not a JSON object")
+        metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+            raise _bad_header(path, "__metadata__ is not a map from text to text")
+        entries = {name: _entry(path, name, raw, 8 + length) for name, raw in header.items()}
+        entries = dict(sorted(entries.items(), key=lambda item: (item[1].start, item[1].size)))
+        _check_cover(path, entries, start=8 + length, end=size)
+        return cls(path, handle, size, entries, metadata, length)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self.handle)
+
+    def read_bytes(self, name: str) -> bytearray:
+        """The stored bytes of one tensor. Raises InputError (truncated, unreadable)."""
+        entry = self.entries[name]
+        return pread(self.handle, entry.size, entry.start, self.path)
+
+    def read_raw(self, name: str) -> Raw:
+        """The stored words of one tensor in its shape, as numpy type `dtype.raw` (decode with dtypes.decode).
+
+        Raises InputError (truncated, unreadable), ValueError for a type that has no numpy words.
+        """
+        entry = self.entries[name]
+        if entry.dtype.raw is None:
+            raise ValueError(f"{entry.dtype.name} has no decoder")
+        return np.frombuffer(self.read_bytes(name), dtype=entry.dtype.raw).reshape(entry.shape)
+
+    def sha256(self) -> str:
+        """Digest of the whole file."""
+        digest = hashlib.sha256()
+        for start in range(0, self.size, HASH_BLOCK):
+            digest.update(pread(self.handle, min(HASH_BLOCK, self.size - start), start, self.path))
+        return digest.hexdigest()
+
+
+def _compact(item: dict[str, Any]) -> Any:
+    """A tensor's description as a tuple: a third of the memory of a dict, which counts at 100,000 tensors."""
+    if item.keys() == {"dtype", "shape", "data_offsets"}:
+        return _RawEntry(item["dtype"], item["shape"], item["data_offsets"])
+    return item
+
+
+def _bad_header(path: Path, what: str) -> InputError:
+    return InputError(f"{path}: {what}", code="bad-header", hint="download or save the adapter again")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _entry(path: Path, name: str, raw: Any, data_start: int) -> TensorEntry:
+    shown = f"tensor {name[:200]!r}"
+    if not isinstance(raw, _RawEntry):
+        raise _bad_header(path, f"{shown} lacks dtype, shape or data_offsets, or has more than these")
+    dtype = DTYPES.get(raw.dtype) if isinstance(raw.dtype, str) else None
+    if dtype is None:
+        raise InputError(
+            f"{path}: {shown} has the unknown type {str(raw.dtype)[:40]!r}",
+            code="unknown-dtype",
+            hint=f"known types: {', '.join(DTYPES)}",
+        )
+    shape = raw.shape
+    if not isinstance(shape, list) or not all(_is_count(side) for side in shape):
+        raise _bad_header(path, f"{shown} has a shape that is no list of counts")
+    if len(shape) > MAX_DIMENSIONS:
+        raise _bad_header(path, f"{shown} has {len(shape)} dimensions (at most {MAX_DIMENSIONS} are read)")
+    offsets = raw.offsets
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(value) for value in offsets):
+        raise _bad_header(path, f"{shown} has data_offsets that are no pair of counts")
+    bits = math.prod(shape) * dtype.bits
+    size = offsets[1] - offsets[0]
+    if bits % 8 or size != bits // 8:
+        raise InputError(
+            f"{path}: {shown} occupies {size:,} bytes, its shape {shape} of {dtype.name} needs {bits // 8:,}",
+            code="bad-offsets",
+            hint="download or save the adapter again",
+        )
+    return TensorEntry(dtype, tuple(shape), data_start + offsets[0], size)
+
+
+def _check_cover(path: Path, entries: Mapping[str, TensorEntry], *, start: int, end: int) -> None:
+    """Every byte of the data belongs to exactly one tensor."""
+    position = start
+    for name, entry in entries.items():
+        if entry.start != position:
+            what = "overlap" if entry.start < position else "leave a gap"
+            raise InputError(
+                f"{path}: the tensors {what} at byte {min(entry.start, position):,} (tensor {name[:200]!r})",
+                code="bad-offsets",
+                hint="two readers could see different weights: download or save the adapter again",
+            )
+        position += entry.size
+    if position > end:
+        raise truncated(path, expected=position, found=end)
+    if position < end:
+        raise InputError(
+            f"{path}: {end - position:,} bytes behind the last tensor belong to none",
+            code="bad-offsets",
+            hint="two readers could see different weights: download or save the adapter again",
+        )
+
+
+class NewTensor(NamedTuple):
+    """A tensor to be written: its type, its shape, and the bytes when they are asked for."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def header_bytes(tensors: Mapping[str, NewTensor], metadata: Mapping[str, str]) -> bytes:
+    """The 8-byte length and the header for `tensors` laid one after the other, padded to 8 bytes with spaces."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    position = 0
+    for name, tensor in tensors.items():
+        size = math.prod(tensor.shape) * DTYPES[tensor.dtype].bits // 8
+        header[name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [position, position + size],
+        }
+        position += size
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def layout(tensors: Mapping[str, NewTensor]) -> dict[str, NewTensor]:
+    """The order that the reference implementation writes: wider types first (alignment), then names."""
+    return dict(sorted(tensors.items(), key=lambda item: (-DTYPES[item[1].dtype].bits, item[0])))
+
+
+def data_order(entries: Mapping[str, TensorEntry]) -> Iterator[str]:
+    """Names in the order of the data."""
+    yield from sorted(entries, key=lambda name: entries[name].start)

@@ -1,0 +1,167 @@
+"""What every artifact shares: frozen, strict, versioned by name, written whole.
+
+Floats are stored with 12 significant digits: the last bits differ between CPU kernels, so that
+more digits would promise more than is true and would make equal results look different.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self, cast
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from gradience.errors import InputError, OutputError
+
+SIGNIFICANT_DIGITS = 12
+
+
+def round_significant(value: float) -> float:
+    """`value` with 12 significant digits."""
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+
+
+Float12 = Annotated[float, AfterValidator(round_significant)]
+"""A float that is stored with 12 significant digits."""
+
+ROW_CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+"""The rules of the rows inside an artifact (pydantic dataclasses with slots: an adapter may have 50,000 modules)."""
+
+
+class Part(BaseModel):
+    """A block inside an artifact: frozen, no unknown keys, no NaN."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+    )
+
+
+class Artifact(Part):
+    """A file of its own: read with validation, written whole or not at all.
+
+    A subclass has a field `schema` (a literal such as `gradience.audit/1`) and names it in `schema_id`.
+    """
+
+    schema_id: ClassVar[str]
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Self:
+        """Read and validate the artifact at `path`.
+
+        Raises InputError (code `artifact-missing`, `artifact-invalid` or `artifact-version`).
+        """
+        path = Path(path)
+        try:
+            text = path.read_bytes()
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot read this {cls.schema_id} file: {error.strerror}",
+                code="artifact-missing",
+                hint="check the path",
+            ) from None
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise _invalid(path, cls.schema_id, error) from None
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """The artifact as strict JSON text, safe to print (see `visible_json`)."""
+        return visible_json(self.model_dump_json(indent=indent))
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the artifact to `path`: temporary file, fsync, rename.
+
+        Raises OutputError when the disk or the permissions refuse.
+        """
+        return write_whole(Path(path), [self.to_json().encode() + b"\n"])
+
+
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7e]")
+
+
+def visible_json(text: str) -> str:
+    r"""JSON text of the same value in which no character steers a terminal: `\u009b` in place of the control itself.
+
+    Names come from strangers. pydantic escapes what JSON demands; controls above U+007E, bidirectional
+    overrides and the like are left to us. Outside ASCII a JSON text has characters only inside its strings,
+    where an escape means the same as the character; letters of any script stay readable.
+    """
+    return _BEYOND_ASCII.sub(_escaped_unless_visible, text)
+
+
+def _escaped_unless_visible(match: re.Match[str]) -> str:
+    if match[0].isprintable():
+        return match[0]
+    units = match[0].encode("utf-16-be")
+    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
+
+
+def _invalid(path: Path, schema_id: str, error: ValidationError) -> InputError:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    if first["loc"] == ("schema",):
+        return InputError(
+            f"{path}: this is not {schema_id} but {first['input']!r}",
+            code="artifact-version",
+            hint="read it with the version of Gradience that wrote it, or name the right file",
+        )
+    return InputError(
+        f"{path}: not a valid {schema_id} file: {where}: {first['msg']}",
+        code="artifact-invalid",
+        hint="make the file again: artifacts are never edited by hand",
+    )
+
+
+def write_whole(path: Path, chunks: Iterable[bytes]) -> Path:
+    """Write `chunks` to `path` so that the file is either the old one or the complete new one.
+
+    The temporary file lies in the same folder (a rename is atomic only within one file system);
+    file and folder are synced. Raises OutputError (code `write-failed`).
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        try:
+            with open(scratch, "xb") as file:
+                for chunk in chunks:
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot write: {error.strerror or error}",
+            code="write-failed",
+            hint="check the folder, its permissions and the free space",
+        ) from None
+    return path
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable (a no-op where folders cannot be opened)."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def json_schema(artifact: type[Artifact]) -> dict[str, Any]:
+    """The JSON Schema of an artifact, as committed under docs/schemas/."""
+    schema = artifact.model_json_schema(by_alias=True, mode="serialization")
+    return cast("dict[str, Any]", {"$id": artifact.schema_id, **schema})

@@ -1,0 +1,283 @@
+"""`gradience audit`: how much of the rank that was paid for does an adapter use?"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gradience.cli.console import show_error, wants_colour
+from gradience.cli.progress import ProgressBar
+from gradience.errors import GradienceError, IncompleteError, UsageError
+
+if TYPE_CHECKING:
+    from gradience.artifacts.audit import AuditReport
+
+
+def audit(
+    adapters: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="ADAPTER...",
+            help="Folder of save_pretrained(), Trainer checkpoint or .safetensors file; several give one table.",
+            show_default=False,
+        ),
+    ] = None,
+    peft_dir: Annotated[
+        str | None, typer.Option("--peft-dir", metavar="DIR", help="Another way to name an adapter.")
+    ] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option(
+            "--adapter", metavar="NAME", help="Which adapter, where a folder or a file holds several."
+        ),
+    ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Show every module and every finding.")] = False,
+    top_wasteful: Annotated[
+        int | None,
+        typer.Option(
+            "--top-wasteful", metavar="N", min=0, help="List the N modules with most spare rank (default 3)."
+        ),
+    ] = None,
+    suggest_per_layer: Annotated[
+        bool,
+        typer.Option("--suggest-per-layer", help="Print only the suggested ranks, as a LoraConfig to copy."),
+    ] = False,
+    tau: Annotated[
+        float,
+        typer.Option(
+            "--tau", metavar="T", help="Share of the energy that a suggested rank holds, in (0, 1]."
+        ),
+    ] = 0.90,
+    allowed_ranks: Annotated[
+        str | None,
+        typer.Option(
+            "--allowed-ranks",
+            metavar="R,R...",
+            help="Ranks that may be suggested, such as 4,8,16 (default: powers of 2)",
+        ),
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print audit.json instead of the report, one line an adapter.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write audit.json to FILE.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Let --output replace a file.")] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", "-q", help="No report and no progress: errors, --json and --output only."),
+    ] = False,
+) -> int:
+    """Measure how much of its rank a LoRA adapter uses, and suggest smaller ranks.
+
+    Reads the adapter alone: no base model, no GPU, no PyTorch. The exit code is 4 where a part could not be
+    measured or nothing was trained.
+
+    Examples:
+
+      gradience audit ./my_adapter
+
+      gradience audit --peft-dir ./my_adapter --layers
+
+      gradience audit run/checkpoint-*
+    """
+    from gradience.report.audit_trend import natural_key
+
+    paths = sorted([*(adapters or []), *([peft_dir] if peft_dir else [])], key=natural_key)
+    _check_usage(paths, layers, top_wasteful, suggest_per_layer, json, output, force=force)
+    grid = _grid(allowed_ranks)
+
+    def measure(path: str, label: str) -> AuditReport:
+        from gradience.audit import audit_adapter
+
+        with ProgressBar(label, quiet=quiet) as progress:
+            return audit_adapter(
+                path, adapter=adapter, tau=tau, grid=grid, progress=progress, command=_command()
+            )
+
+    if len(paths) > 1:
+        return _several(paths, measure, layers=layers, json=json, quiet=quiet)
+    report = measure(paths[0], paths[0])
+    if output:
+        report.save(output)
+    if json:
+        _print_json(report)
+    elif suggest_per_layer:
+        _print_config(report)
+    elif not quiet:
+        _print_screen(report, layers=layers, top_wasteful=top_wasteful)
+    incomplete = _incomplete(report)
+    if incomplete:
+        raise incomplete
+    return 0
+
+
+def _several(
+    paths: Sequence[str],
+    measure: Callable[[str, str], AuditReport],
+    *,
+    layers: bool,
+    json: bool,
+    quiet: bool,
+) -> int:
+    """Audit each path; an error is told and the others go on. Returns the highest exit code.
+
+    With `json` each report is printed as soon as it is there, and not kept.
+    """
+    from gradience.report.audit_trend import trend_text
+
+    reports: list[AuditReport] = []
+    troubles: list[GradienceError] = []
+    for number, path in enumerate(paths, start=1):
+        try:
+            report = measure(path, f"{path} ({number} of {len(paths)})")
+        except GradienceError as error:
+            show_error(str(error), error.hint)
+            troubles.append(error)
+            continue
+        incomplete = _incomplete(report)
+        troubles += [incomplete] if incomplete else []
+        if json:
+            _print_json(report)
+            if incomplete:
+                show_error(str(incomplete), incomplete.hint)
+        else:
+            reports.append(report)
+    if reports and not quiet:
+        _print_text(trend_text(reports, width=_width(), color=wants_colour(sys.stdout), layers=layers))
+    if not json:
+        for trouble in troubles:
+            if isinstance(trouble, IncompleteError):
+                show_error(str(trouble), trouble.hint)
+    return max((trouble.exit_code for trouble in troubles), default=0)
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def _check_usage(
+    paths: Sequence[str],
+    layers: bool,
+    top_wasteful: int | None,
+    suggest_per_layer: bool,
+    json: bool,
+    output: Path | None,
+    *,
+    force: bool,
+) -> None:
+    """Refuse what makes no sense together, before any work is done. Raises UsageError."""
+    if not paths:
+        raise UsageError("no adapter given", code="no-adapter", hint="gradience audit ./my_adapter")
+    one_only = {
+        "--output": output is not None,
+        "--suggest-per-layer": suggest_per_layer and not json,
+        "--top-wasteful": top_wasteful is not None and not json,
+    }
+    for option, given in one_only.items():
+        if given and len(paths) > 1:
+            raise UsageError(
+                f"{option} is for one adapter, {len(paths)} are given",
+                code="one-adapter",
+                hint="name one of them; --json prints one JSON object a line for all",
+            )
+    if suggest_per_layer and not json and (layers or top_wasteful is not None):
+        raise UsageError(
+            "--suggest-per-layer prints a LoraConfig and nothing else",
+            code="config-only",
+            hint="leave out --layers and --top-wasteful",
+        )
+    if output is not None and not force and os.path.lexists(output):
+        raise UsageError(f"{output} exists", code="output-exists", hint="--force replaces it")
+
+
+def _grid(text: str | None) -> tuple[int, ...] | None:
+    """`4,8,16` as ranks. Raises UsageError."""
+    if text is None:
+        return None
+    from gradience.ranks import parse_grid
+
+    try:
+        return parse_grid(text)
+    except ValueError as error:
+        raise UsageError(
+            f"--allowed-ranks: {error}", code="bad-grid", hint="--allowed-ranks 4,8,16"
+        ) from None
+
+
+def _command() -> str:
+    """The command as it could be typed again; bytes that are no UTF-8 written out."""
+    line = shlex.join(["gradience", *sys.argv[1:]])
+    return os.fsencode(line).decode("utf-8", "backslashreplace")
+
+
+# ---------------------------------------------------------------- printing
+
+
+def _print_json(report: AuditReport) -> None:
+    """The artifact on one line, written as it is made: no second copy of 50,000 modules in memory."""
+    for chunk in report.json_chunks():
+        sys.stdout.write(chunk)
+    sys.stdout.write("\n")
+
+
+def _print_screen(report: AuditReport, *, layers: bool, top_wasteful: int | None) -> None:
+    from gradience.report.audit import SHOWN_WASTEFUL, audit_text
+    from gradience.report.audit_layers import layers_text
+
+    color = wants_colour(sys.stdout)
+    most = SHOWN_WASTEFUL if top_wasteful is None else top_wasteful
+    screen = audit_text(report, width=_width() or 0, color=color, top_wasteful=most, all_notes=layers)
+    _print_text(screen)
+    if layers:
+        _print_text("\n" + layers_text(report, width=_width(), color=color))
+
+
+def _print_config(report: AuditReport) -> None:
+    """The LoraConfig. Raises IncompleteError where no rank is suggested."""
+    from gradience.report.audit_plan import lora_config_source
+
+    source = lora_config_source(report)
+    if source is None:
+        raise _incomplete(report) or IncompleteError(
+            f"{report.adapter.path}: no rank is suggested from this adapter",
+            code="no-suggestion",
+            hint=f"gradience audit {shlex.quote(report.adapter.path)} tells why",
+        )
+    _print_text(source)
+
+
+def _print_text(text: str) -> None:
+    """On stdout; in plain ASCII where its encoding cannot hold the signs we draw with."""
+    from gradience.report.terminal import ascii_look
+
+    try:
+        "█▁✓σ".encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        text = ascii_look(text)
+    sys.stdout.write(text)
+
+
+def _width() -> int | None:
+    """Columns of the terminal; None where the output goes to a file or a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _incomplete(report: AuditReport) -> IncompleteError | None:
+    """What the exit code 4 is for, or None."""
+    from gradience.report.audit_facts import incompleteness
+
+    reason = incompleteness(report)
+    if reason is None:
+        return None
+    return IncompleteError(
+        f"{report.adapter.path}: incomplete: {reason}",
+        code="incomplete-audit",
+        hint="--layers and --json list each module with its status, and every finding",
+    )

@@ -1,0 +1,91 @@
+"""Errors a user can act on, and the exit code of each. Everything else is a bug and keeps its traceback.
+
+GradienceError
+  UsageError        the command or the arguments make no sense together          exit 2
+  InputError        the input cannot be used, or is refused                      exit 3
+  IncompleteError   a result exists but parts of it could not be made            exit 4
+  OutputError       the disk or the permissions do not allow the result          exit 5
+  LockedError       another run is writing to the same output                    exit 6
+  NetworkError      the network or the authorisation failed                      exit 7
+  MissingExtra      an optional dependency is not installed                      exit 2
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import ClassVar
+
+
+class GradienceError(Exception):
+    """Base class.
+
+    `code` is stable and short (`lfs-pointer`), for scripts and for the documentation.
+    `hint`, when given, says what to do next.
+    """
+
+    exit_code: ClassVar[int] = 3
+
+    def __init__(self, message: str, *, code: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.hint = hint
+
+
+class UsageError(GradienceError):
+    """The command or its arguments make no sense together."""
+
+    exit_code = 2
+
+
+class InputError(GradienceError):
+    """The input cannot be used as it stands, or is refused for a stated reason."""
+
+    exit_code = 3
+
+
+class IncompleteError(GradienceError):
+    """A result was made, but parts of it are missing."""
+
+    exit_code = 4
+
+
+class OutputError(GradienceError):
+    """The disk or the permissions do not allow the result to be written."""
+
+    exit_code = 5
+
+
+class LockedError(GradienceError):
+    """Another run holds the output."""
+
+    exit_code = 6
+
+
+class NetworkError(GradienceError):
+    """The network or the authorisation failed."""
+
+    exit_code = 7
+
+
+class MissingExtra(GradienceError):
+    """An optional dependency is not installed."""
+
+    exit_code = 2
+
+
+def require(module: str, *, extra: str) -> ModuleType:
+    """Import an optional dependency, or say which extra brings it.
+
+    A dependency that is installed but broken keeps its own traceback.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.split(".", maxsplit=1)[0]:
+            raise
+        raise MissingExtra(
+            f"{module} is not installed",
+            code="missing-extra",
+            hint=f'pip install "gradience[{extra}]"',
+        ) from None

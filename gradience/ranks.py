@@ -1,0 +1,88 @@
+"""Measured ranks -> suggested ranks, and what an adapter costs at a rank. Pure.
+
+The grid never argues an adapter down: evidence is rounded up, and the ceiling is the allocated rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+DEFAULT_GRID: tuple[int, ...] = tuple(2**i for i in range(17))
+"""Allowed ranks 1, 2, 4 … 65536: the ranks that people train and servers allocate."""
+
+VLLM_MAX_LORA_RANKS: tuple[int, ...] = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM accepts as max_lora_rank (config/lora.py, seen in 0.32.0): serving memory comes in these steps."""
+
+DecidedBy = Literal["evidence", "grid", "cap"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleSize:
+    """What counts for the cost of one LoRA module: r·(m + n) parameters."""
+
+    rank: int
+    rows: int
+    columns: int
+    itemsize: float = 2.0
+
+    def params(self, rank: int) -> int:
+        """Parameters of A and B at `rank`."""
+        return rank * (self.rows + self.columns)
+
+    def bytes(self, rank: int) -> int:
+        """Bytes of A and B at `rank` in the storage type of today."""
+        return round(self.params(rank) * self.itemsize)
+
+
+def round_up(evidence: float, grid: Sequence[int], *, ceiling: int) -> tuple[int, DecidedBy]:
+    """Smallest rank of `grid` that covers `evidence`, never above `ceiling`, and what decided.
+
+    Needing 58 of 64 suggests 64; needing 20 of 24 on a grid of powers of two suggests 24 (the cap).
+    """
+    for rank in sorted(grid):
+        if evidence <= rank <= ceiling:
+            return rank, "evidence" if rank == math.ceil(evidence) else "grid"
+    return ceiling, "cap"
+
+
+def percentile(values: Iterable[float], q: float) -> float:
+    """Percentile with linear interpolation between order statistics (Hyndman & Fan type 7). q in [0, 1].
+
+    Raises ValueError for no values.
+    """
+    ordered = sorted(values)
+    if not ordered:
+        raise ValueError("a percentile needs at least one value")
+    position = (len(ordered) - 1) * q
+    low = math.floor(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+
+def total_params(modules: Iterable[ModuleSize], rank: int) -> int:
+    """LoRA parameters when every module has `rank`, or its own where that is smaller."""
+    return sum(module.params(min(rank, module.rank)) for module in modules)
+
+
+def total_bytes(modules: Iterable[ModuleSize], rank: int) -> int:
+    """Bytes for the same."""
+    return sum(module.bytes(min(rank, module.rank)) for module in modules)
+
+
+def max_lora_rank_step(rank: int) -> int | None:
+    """The smallest max_lora_rank that vLLM permits and that holds `rank`; None above the largest."""
+    return next((step for step in VLLM_MAX_LORA_RANKS if rank <= step), None)
+
+
+def parse_grid(text: str) -> tuple[int, ...]:
+    """`"4,8,16"` -> (4, 8, 16), sorted and unique. Raises ValueError with a readable reason."""
+    try:
+        grid = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        raise ValueError(f"allowed ranks are integers separated by commas, not {text!r}") from None
+    if grid[0] < 1:
+        raise ValueError("an allowed rank is at least 1")
+    return tuple(grid)

@@ -1,0 +1,385 @@
+"""What the screen, the Markdown and the HTML of an audit all say. Pure functions of AuditReport, no styling."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gradience.artifacts.audit import AuditReport, Finding, LayerAudit, TensorNote
+from gradience.ranks import percentile
+from gradience.report.numbers import (
+    DIGITS,
+    count,
+    digits_for,
+    number_range,
+    percent,
+    plural,
+    sig,
+    size,
+    trimmed,
+)
+
+Mark = Literal["good", "info", "warning", "error"]
+
+HYPOTHESIS = (
+    "Quality. Weight energy is a crude guide to it: each rank above is a hypothesis until "
+    "an adapter of that rank was evaluated on the task, over several seeds."
+)
+NO_QUALITY = "Quality. An audit measures weights, not answers."
+
+
+def caveat(report: AuditReport) -> str:
+    """What no audit shows, said on every face."""
+    return HYPOTHESIS if report.suggestions else NO_QUALITY
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One statement about how far the report can be trusted."""
+
+    mark: Mark
+    text: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UseRow:
+    """One measure over the trained modules."""
+
+    label: str
+    median: float
+    p90: float
+    largest: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRow:
+    """One suggestion, or what the adapter has now."""
+
+    label: str
+    evidence: str
+    rank: str
+    params: int
+    bytes: int
+    reduction: float | None
+    max_lora_rank: int | None
+
+
+# ---------------------------------------------------------------- can I trust it?
+
+
+def incompleteness(report: AuditReport) -> str | None:
+    """Why the result is incomplete, in one sentence; None where it is complete.
+
+    Incomplete means: some tensor or module could not be measured, or nothing at all was trained.
+    """
+    statuses = Counter(layer.status for layer in report.layers)
+    parts = []
+    if statuses["nonfinite"]:
+        parts.append(f"{_of(statuses['nonfinite'], report.n_layers)} hold NaN or infinity")
+    if statuses["unsupported"]:
+        parts.append(f"{_of(statuses['unsupported'], report.n_layers)} could not be measured")
+    if report.coverage.unaudited:
+        unaudited = report.coverage.unaudited
+        parts.append(
+            f"{plural(len(unaudited), 'tensor')} ({count(report.coverage.unaudited_params)} parameters) "
+            f"could not be audited: {_reasons(unaudited)}"
+        )
+    if report.n_layers and statuses["untrained"] == report.n_layers:
+        modules = "the one module is" if report.n_layers == 1 else f"all {count(report.n_layers)} modules are"
+        parts.append(f"{modules} untrained (ΔW = 0): there is nothing to measure")
+    return "; ".join(parts) or None
+
+
+def trust_notes(report: AuditReport) -> list[Note]:
+    """Coverage, precision, and every finding that a person should see first; errors before warnings."""
+    notes = [_coverage_note(report)]
+    if report.coverage.other:
+        notes.append(
+            Note(
+                "info",
+                f"{count(report.coverage.other_params)} parameters in {plural(len(report.coverage.other), 'tensor')} "
+                f"are no low-rank update and are counted apart: {_reasons(report.coverage.other)}",
+            )
+        )
+    if report.n_trained:
+        notes.append(_precision_note(report))
+    return [*notes, *finding_notes(report.findings)]
+
+
+def _coverage_note(report: AuditReport) -> Note:
+    missing = incompleteness(report)
+    if missing:
+        return Note("error", f"incomplete: {missing}")
+    modules, tensors = count(report.n_layers), count(report.coverage.tensors)
+    return Note("good", f"complete: all {modules} modules measured, all {tensors} tensors accounted for")
+
+
+def _precision_note(report: AuditReport) -> Note:
+    trained = trained_layers(report)
+    worst = max(layer.error_bound or 0.0 for layer in trained)
+    storage = max(layer.storage_error or 0.0 for layer in trained)
+    parts = [f"exact to {sig(worst, 1)}"]
+    if storage:
+        parts.append(f"{number_types(report)} storage moves the stable rank by up to {sig(storage, 1)}")
+    borderline = sum(layer.borderline for layer in trained)
+    if borderline:
+        parts.append(f"in {plural(borderline, 'module')} k could be one more or less (knife edge)")
+    return Note("good", "; ".join(parts))
+
+
+def finding_notes(findings: Sequence[Finding]) -> list[Note]:
+    """One note for each kind of finding, worst first; what repeats is counted, and its first case is told."""
+    order: dict[str, Mark] = {"error": "error", "warning": "warning", "info": "info"}
+    notes = []
+    for severity, mark in order.items():
+        groups: dict[str, list[Finding]] = {}
+        for finding in findings:
+            if finding.severity == severity:
+                groups.setdefault(finding.code, []).append(finding)
+        notes += [_finding_note(mark, code, group) for code, group in groups.items()]
+    return notes
+
+
+def _finding_note(mark: Mark, code: str, group: list[Finding]) -> Note:
+    first = group[0]
+    more = f" (and {count(len(group) - 1)} more like this)" if len(group) > 1 else ""
+    return Note(mark, f"{code}: {_located(first)}{more}", first.hint)
+
+
+def _located(finding: Finding) -> str:
+    """The message, led by the module's name unless it says it itself."""
+    if finding.module and finding.module not in finding.message:
+        return f"{finding.module}: {finding.message}"
+    return finding.message
+
+
+def _reasons(notes: Iterable[TensorNote], most: int = 2) -> str:
+    """The most frequent reasons, with how many tensors each has."""
+    reasons = Counter(note.reason for note in notes)
+    ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{reason} ({count(number)})" for reason, number in ranked[:most]]
+    rest = len(ranked) - most
+    return ", ".join(shown) + (f" and {plural(rest, 'other reason')}" if rest > 0 else "")
+
+
+def _of(part: int, whole: int) -> str:
+    return f"{count(part)} of {plural(whole, 'module')}"
+
+
+# ---------------------------------------------------------------- what it is
+
+
+def headline(report: AuditReport) -> str:
+    """Kind of adapter, rank, α and scale, base model."""
+    adapter = report.adapter
+    kind = "PEFT LoRA" if adapter.format == "peft" else f"LoRA from a single {adapter.format} file"
+    if adapter.use_dora:
+        kind += " (DoRA: magnitudes are not part of this)"
+    parts = [kind, f"r {number_range(layer.r for layer in report.layers)}", alpha_and_scale(report)]
+    parts.append(f"base {adapter.base_model}" if adapter.base_model else "base model not named")
+    return " · ".join(parts)
+
+
+def alpha_and_scale(report: AuditReport) -> str:
+    """`α 128, s = α/r = 2`; says so where the file does not tell."""
+    alphas = [layer.alpha for layer in report.layers if layer.alpha is not None]
+    scales = [layer.scale for layer in report.layers if layer.scale is not None]
+    if not alphas or not scales:
+        return "α unknown"
+    rule = "α/√r" if report.adapter.use_rslora else "α/r"
+    return f"α {number_range(alphas)}, s = {rule} = {number_range(scales)}"
+
+
+def inventory(report: AuditReport) -> str:
+    """Modules, parameters, bytes, storage type, digest."""
+    parts = [
+        plural(report.n_layers, "module"),
+        f"{count(report.total_lora_params)} LoRA parameters",
+        f"{size(report.adapter.bytes)} {number_types(report)}",
+        f"sha256 {report.adapter.sha256[:12]}",
+    ]
+    return " · ".join(parts)
+
+
+def number_types(report: AuditReport) -> str:
+    """Storage types in lower case, `bf16` or `f16+f32`."""
+    return "+".join(sorted({part.lower() for dtype in report.adapter.dtypes for part in dtype.split("+")}))
+
+
+def module_name(layer: LayerAudit) -> str:
+    """The module's path; with the expert's number where one tensor stacks several."""
+    return layer.name if layer.expert is None else f"{layer.name}[{layer.expert}]"
+
+
+# ---------------------------------------------------------------- how much of the rank is used?
+
+
+def trained_layers(report: AuditReport) -> list[LayerAudit]:
+    """The modules that means and percentiles are over."""
+    return [layer for layer in report.layers if layer.status == "ok"]
+
+
+def tau(report: AuditReport) -> float:
+    """The energy threshold of this report's suggestions; 0.90 where it makes none."""
+    return report.suggestions.tau if report.suggestions else 0.90
+
+
+def k_label(threshold: float) -> str:
+    """`k@90` for 0.90, `k@97.5` for 0.975."""
+    return f"k@{100 * threshold:.6g}"
+
+
+def k_of(report: AuditReport) -> Callable[[LayerAudit], int | None]:
+    """The energy rank of a module at this report's threshold."""
+    if report.suggestions:
+        return lambda layer: layer.energy_rank_tau
+    return lambda layer: layer.energy_rank_90
+
+
+def use_rows(report: AuditReport) -> list[UseRow]:
+    """Energy ranks (the report's own threshold first) and stable rank over the trained modules."""
+    layers = trained_layers(report)
+    own = k_label(tau(report))
+    measures: dict[str, Callable[[LayerAudit], float | None]] = {own: k_of(report)}
+    for label, measure in (
+        ("k@90", lambda layer: layer.energy_rank_90),
+        ("k@95", lambda layer: layer.energy_rank_95),
+        ("k@99", lambda layer: layer.energy_rank_99),
+    ):
+        measures.setdefault(label, measure)
+    measures["stable rank"] = lambda layer: layer.stable_rank
+    rows = (_use_row(label, measure, layers) for label, measure in measures.items())
+    return [row for row in rows if row is not None]
+
+
+def _use_row(
+    label: str, measure: Callable[[LayerAudit], float | None], layers: Iterable[LayerAudit]
+) -> UseRow | None:
+    values = [value for layer in layers if (value := measure(layer)) is not None]
+    if not values:
+        return None
+    return UseRow(label, percentile(values, 0.5), percentile(values, 0.9), max(values))
+
+
+def measure_digits(report: AuditReport) -> int:
+    """Digits that storage rounding leaves in a measure."""
+    worst = max((layer.storage_error or 0.0 for layer in trained_layers(report)), default=0.0)
+    return min(DIGITS, digits_for(worst))
+
+
+def use_sentence(report: AuditReport) -> str:
+    """Utilization, and the two figures that do not mostly measure 1/r."""
+    parts = [f"utilization (stable rank/r) {percent(report.utilization_median)}"]
+    if report.rank_use_median is not None:
+        parts.append(f"(stable rank − 1)/(r − 1) {percent(report.rank_use_median)}")
+    if report.null_position_median is not None:
+        position = sig(report.null_position_median, min(2, measure_digits(report)))
+        parts.append(f"between one direction (0) and random factors (1): {position}")
+    return "medians: " + "; ".join(parts)
+
+
+# ---------------------------------------------------------------- what ranks are suggested?
+
+
+def plan_rows(report: AuditReport) -> list[PlanRow]:
+    """Now, the two uniform ranks and the per-layer one; empty where no suggestion may be made."""
+    plan = report.suggestions
+    if plan is None:
+        return []
+    now = PlanRow(
+        "now",
+        "",
+        number_range(layer.r for layer in report.layers),
+        report.total_lora_params,
+        lora_bytes(report),
+        None,
+        plan.current_max_lora_rank,
+    )
+    uniform = [
+        PlanRow(label, trimmed(s.unrounded), str(s.rank), s.params, s.bytes, s.reduction, s.max_lora_rank)
+        for label, s in (("uniform_median", plan.median), ("uniform_p90", plan.p90))
+    ]
+    per = plan.per_layer
+    ranks = number_range(per.rank_pattern.values())
+    per_layer = PlanRow("per_layer", "each", ranks, per.params, per.bytes, per.reduction, per.max_lora_rank)
+    return [now, *uniform, per_layer]
+
+
+def lora_bytes(report: AuditReport) -> int:
+    """Bytes of the audited factors as stored."""
+    return sum(layer.bytes for layer in report.layers)
+
+
+def decision_sentence(report: AuditReport) -> str:
+    """How each uniform rank came from its evidence: as measured, rounded up to the grid, or at the cap."""
+    plan = report.suggestions
+    if plan is None:
+        return ""
+    words = {
+        "evidence": "as measured",
+        "grid": f"the grid decided ({shown_grid(plan.grid)})",
+        "cap": "the cap decided, the rank it has",
+    }
+    chosen = {"median": plan.median, "p90": plan.p90}
+    said = {name: f"{name} {trimmed(s.unrounded)} → {s.rank}" for name, s in chosen.items()}
+    if plan.median.decided_by == plan.p90.decided_by:
+        return f"{said['median']}, {said['p90']}: {words[plan.median.decided_by]}"
+    return "; ".join(f"{said[name]}: {words[s.decided_by]}" for name, s in chosen.items())
+
+
+def shown_grid(grid: Sequence[int], most: int = 5) -> str:
+    """`1, 2, 4 … 64`: all allowed ranks, or the ends of a long list."""
+    if len(grid) <= most:
+        return ", ".join(map(str, grid))
+    return f"{', '.join(map(str, grid[:3]))} … {grid[-1]}"
+
+
+# ---------------------------------------------------------------- where?
+
+
+def spare_params(report: AuditReport, layer: LayerAudit) -> int:
+    """Parameters of the directions beyond the energy rank."""
+    k = k_of(report)(layer)
+    return 0 if k is None else layer.params // layer.r * (layer.r - k)
+
+
+def wasteful(report: AuditReport, number: int) -> list[LayerAudit]:
+    """Trained modules with the most parameters beyond their energy rank."""
+    ranked = sorted(
+        trained_layers(report),
+        key=lambda layer: (-spare_params(report, layer), layer.stable_rank or 0.0, module_name(layer)),
+    )
+    return ranked[:number]
+
+
+def fullest(report: AuditReport, number: int) -> list[LayerAudit]:
+    """Trained modules whose energy rank is nearest to r: there a smaller rank costs most."""
+    k = k_of(report)
+    ranked = sorted(
+        trained_layers(report),
+        key=lambda layer: (-(k(layer) or 0) / layer.r, -(layer.stable_rank or 0.0), module_name(layer)),
+    )
+    return ranked[:number]
+
+
+def gain_sentence(report: AuditReport) -> str:
+    """How large the update is and where it sits; empty where the scale is unknown."""
+    gain = report.gain
+    if gain is None or not gain.per_layer:
+        return ""
+    parts = [f"‖ΔW‖_F {sig(gain.fro_norm_total)}", f"‖ΔW‖₂ ≤ {sig(gain.sigma_max)}"]
+    if len(gain.per_layer) > 1:
+        top = max(gain.per_layer, key=lambda layer: layer.share)
+        parts.append(f"{short_layer(report, top.layer)} has {percent(top.share)} of the energy")
+        parts.append(f"HHI {sig(gain.hhi, 2)}")
+    return " · ".join(parts)
+
+
+def short_layer(report: AuditReport, layer: str) -> str:
+    """`layer 31` where all layers are of one stack, else the path."""
+    stacks = {row.layer.rpartition(".")[0] for row in report.layers if row.layer}
+    stack, _, number = layer.rpartition(".")
+    return f"layer {number}" if stacks == {stack} else layer

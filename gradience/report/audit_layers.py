@@ -1,0 +1,56 @@
+"""`audit.json` -> every module, one row each, and every finding in full: what `--layers` shows."""
+
+from __future__ import annotations
+
+from gradience.artifacts.audit import AuditReport, LayerAudit
+from gradience.report.audit_facts import k_label, k_of, measure_digits, module_name, tau
+from gradience.report.names import display_name
+from gradience.report.numbers import percent, sig
+from gradience.report.terminal import Line, Span, columns, columns_width, fit, line, render
+
+MIN_NAME = 20
+STANDARD = (0.90, 0.95, 0.99)
+BORDERLINE = "±"
+FOOTNOTE = f"{BORDERLINE} a threshold is so near that an energy rank could be one more or less"
+
+
+def layers_text(report: AuditReport, *, width: int | None = None, color: bool = False) -> str:
+    """The table of modules. width None: names in full, for a file or a pipe."""
+    return render(layer_lines(report, width), color=color)
+
+
+def layer_lines(report: AuditReport, width: int | None) -> list[Line]:
+    """A head, one line a module, and what ± means where it occurs."""
+    digits = measure_digits(report)
+    own = [] if tau(report) in STANDARD else [k_label(tau(report))]
+    head = ["r", *own, *map(k_label, STANDARD), "stable", "effect.", "util.", "‖ΔW‖_F", ""]
+    rows = [layer_numbers(report, layer, digits, with_own=bool(own)) for layer in report.layers]
+    used = columns_width([head, *rows], gap=1)
+    names = [display_name(module_name(layer)) for layer in report.layers]
+    if width is not None:
+        names = [fit(name, max(MIN_NAME, width - used)) for name in names]
+    table = [[Span(text, "dim") for text in ("module", *head)]]
+    table += [[Span(name, "name"), *row] for name, row in zip(names, rows, strict=True)]
+    lines = columns(table, "<" + ">" * len(head), indent=0, gap=1)
+    if any(layer.borderline for layer in report.layers):
+        lines.append(line(Span(FOOTNOTE, "dim")))
+    return lines
+
+
+def layer_numbers(report: AuditReport, layer: LayerAudit, digits: int, *, with_own: bool) -> list[Span]:
+    """The columns after the name; a module without measures says why in their place."""
+    if layer.status != "ok":
+        style = "warn" if layer.status == "untrained" else "bad"
+        return [Span(str(layer.r)), *[Span("")] * (6 + with_own), Span(layer.status, style), Span("")]
+    ranks = [layer.energy_rank_90, layer.energy_rank_95, layer.energy_rank_99]
+    if with_own:
+        ranks.insert(0, k_of(report)(layer))
+    return [
+        Span(str(layer.r)),
+        *(Span(str(k)) for k in ranks),
+        Span(sig(layer.stable_rank, digits)),
+        Span(sig(layer.effective_rank, digits)),
+        Span(percent(layer.utilization)),
+        Span(sig(layer.fro_norm, digits)),
+        Span(BORDERLINE if layer.borderline else "", "warn"),
+    ]

@@ -1,0 +1,93 @@
+r"""Names of files, modules and tensors come from strangers: here they become safe to show, for every sink.
+
+A name may hold terminal escapes, C1 controls, bidirectional overrides, newlines, markup or HTML. First every
+character that is not plainly visible is written out (`\x1b`, `\u202e`), then the sink adds its own escape.
+JSON keeps names as they are: artifacts escape such characters the way JSON does it.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+
+MAX_NAME = 200
+"""Characters of a name that are shown; the rest is cut out of the middle."""
+MAX_SENTENCE = 600
+"""Characters of a message that are shown: messages contain names."""
+
+# Letters and marks by category, but nothing to see: fillers, joiners, variation selectors
+# (the Default_Ignorable_Code_Point property of Unicode, as far as str.isprintable() lets it through).
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+# Structure, HTML, math, and what renderers turn into links by themselves (addresses, mentions; `k@90` is neither).
+_MARKDOWN_ACTIVE = re.compile(r"[\\`*{}\[\]#|~$^!<>&]|(?<!\bk)@|@(?!\d)|://|(?<=www)\.")
+_PLAIN_NAME = re.compile(r"[\w.\-/ …]+")
+
+
+def printable(text: str) -> str:
+    r"""`text` with every character that is not plainly visible written out, as in `\x1b` or `\u202e`.
+
+    That is what `str.isprintable()` rejects (controls, newlines, format and bidirectional characters,
+    surrogates, private and unassigned code points, odd spaces), and the invisible letters it lets through.
+    """
+    if text.isprintable() and (text.isascii() or not _INVISIBLE.search(text)):
+        return text
+    return "".join(_visible(character) for character in text)
+
+
+def _visible(character: str) -> str:
+    if character.isprintable() and not _INVISIBLE.match(character):
+        return character
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def display_name(name: str, limit: int = MAX_NAME) -> str:
+    """A name, safe for a terminal: visible characters only, at most `limit` of them.
+
+    Where it is longer, the middle is left out: module names differ at their ends.
+    """
+    if len(name) > 4 * limit:  # escaping never makes text shorter: no need to escape megabytes
+        name = name[: 2 * limit] + name[-2 * limit :]
+    shown = printable(name)
+    if len(shown) <= limit:
+        return shown
+    head = limit // 2
+    return shown[:head] + "…" + shown[head + 1 - limit :]
+
+
+def display_sentence(text: str) -> str:
+    """A message that contains names, safe for a terminal."""
+    return display_name(text, MAX_SENTENCE)
+
+
+def markdown_text(text: str) -> str:
+    """Text for a Markdown paragraph or table cell: nothing in it is markup, HTML, a link or a cell border.
+
+    Character references never count as structure in CommonMark, not even in a table, so they are used for
+    all that could; only the harmless underscore gets a backslash, to keep the source readable.
+    """
+    return _MARKDOWN_ACTIVE.sub(_reference, display_sentence(text)).replace("_", "\\_")
+
+
+def markdown_name(name: str) -> str:
+    """A name as inline code where its characters allow it, else as escaped text."""
+    shown = display_name(name)
+    return f"`{shown}`" if _PLAIN_NAME.fullmatch(shown) else markdown_text(shown)
+
+
+def _reference(match: re.Match[str]) -> str:
+    return "".join(f"&#{ord(character)};" for character in match[0])
+
+
+def html_text(text: str) -> str:
+    """Text for HTML, also inside a quoted attribute."""
+    return html.escape(display_sentence(text), quote=True)
+
+
+def html_name(name: str) -> str:
+    """A name for HTML, kept apart from the direction of the text around it."""
+    return f"<bdi>{html.escape(display_name(name), quote=True)}</bdi>"

@@ -1,0 +1,276 @@
+"""Reports made by hand: spectra that a formula gives, in the shapes of real models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean, median
+from typing import Any
+
+import numpy as np
+
+from gradience import ranks, spectra
+from gradience.adapters.keys import family_of
+from gradience.artifacts.audit import (
+    AdapterInfo,
+    AuditReport,
+    Coverage,
+    Finding,
+    Gain,
+    LayerAudit,
+    LayerGain,
+    PerLayer,
+    RunInfo,
+    Suggestion,
+    Suggestions,
+    TensorNote,
+    TypeSummary,
+)
+
+MISTRAL = {
+    "self_attn.q_proj": (4096, 4096),
+    "self_attn.k_proj": (1024, 4096),
+    "self_attn.v_proj": (1024, 4096),
+    "self_attn.o_proj": (4096, 4096),
+    "mlp.gate_proj": (14336, 4096),
+    "mlp.up_proj": (14336, 4096),
+    "mlp.down_proj": (4096, 14336),
+}
+"""[m, n] of the seven projections of Mistral-7B."""
+TAU = 0.90
+
+
+def power_law(r: int, exponent: float, size: float = 1.0) -> np.ndarray:
+    """σ_i = size · i^-exponent."""
+    return size * np.arange(1, r + 1, dtype=np.float64) ** -exponent
+
+
+def row(
+    name: str,
+    sigma: np.ndarray | None,
+    *,
+    r: int,
+    shape: tuple[int, int],
+    layer: str | None = None,
+    index: int | None = None,
+    alpha: float | None = 128.0,
+    scale: float | None = 2.0,
+    status: str = "ok",
+    tau: float = TAU,
+    **more: Any,
+) -> LayerAudit:
+    """One module with the measures of `sigma`."""
+    m, n = shape
+    facts: dict[str, Any] = {
+        "name": name,
+        "module_type": "mlp" if "mlp" in name else "attn" if "attn" in name else "other",
+        "family": family_of(name),
+        "layer": layer,
+        "layer_index": index,
+        "kind": "linear",
+        "r": r,
+        "declared_r": r,
+        "alpha": alpha,
+        "scale": scale,
+        "shape": shape,
+        "params": r * (m + n),
+        "bytes": 2 * r * (m + n),
+        "dtype": "BF16",
+        "status": status,
+    }
+    if sigma is not None:
+        stable, null = spectra.stable_rank(sigma), spectra.null_stable_rank(r, m, n)
+        facts |= {
+            "stable_rank": stable,
+            "effective_rank": spectra.effective_rank(sigma),
+            "utilization": stable / r,
+            "rank_use": (stable - 1) / (r - 1) if r > 1 else None,
+            "null_stable_rank": null,
+            "null_position": (stable - 1) / (null - 1) if r > 1 else None,
+            "energy_rank_90": spectra.energy_rank(sigma, 0.90),
+            "energy_rank_95": spectra.energy_rank(sigma, 0.95),
+            "energy_rank_99": spectra.energy_rank(sigma, 0.99),
+            "energy_rank_tau": spectra.energy_rank(sigma, tau),
+            "energy_margin": spectra.energy_margin(sigma, (0.90, 0.95, 0.99)),
+            "sigma_max": float(sigma[0]) if scale else None,
+            "fro_norm": float(np.linalg.norm(sigma)) if scale else None,
+            "singular_values": tuple(map(float, sigma)),
+            "method": "gram",
+            "eta": 1.3,
+            "error_bound": 3.1e-13,
+            "storage_error": 7.4e-5,
+        }
+    return LayerAudit(**(facts | more))
+
+
+def mistral_rows(layers: int = 32, r: int = 64) -> list[LayerAudit]:
+    """Sharper spectra in early layers and in k and v, flatter ones in the MLP and in late layers."""
+    kinds = list(MISTRAL.items())
+    return [
+        row(
+            f"model.layers.{i}.{kind}",
+            power_law(r, 1.5 - 0.9 * i / layers - 0.05 * j, size=0.4 + 0.05 * i + 0.1 * j),
+            r=r,
+            shape=shape,
+            layer=f"model.layers.{i}",
+            index=i,
+        )
+        for i in range(layers)
+        for j, (kind, shape) in enumerate(kinds)
+    ]
+
+
+def report(
+    rows: Sequence[LayerAudit],
+    *,
+    path: str = "./my-adapter",
+    findings: Iterable[Finding] = (),
+    other: Sequence[TensorNote] = (),
+    unaudited: Sequence[TensorNote] = (),
+    suggest: bool = True,
+    tau: float = TAU,
+    grid: Sequence[int] = ranks.DEFAULT_GRID,
+    adapter: dict[str, Any] | None = None,
+) -> AuditReport:
+    """The report over `rows`, with totals that agree with them."""
+    params = sum(layer.params for layer in rows)
+    trained = [layer for layer in rows if layer.status == "ok"]
+    other_params, lost = sum(note.params for note in other), sum(note.params for note in unaudited)
+    measures: dict[str, Any] = {}
+    for name, key in (("stable_rank", "stable_rank"), ("utilization", "utilization")):
+        if trained:
+            measures[f"{key}_mean"] = fmean(getattr(layer, name) for layer in trained)
+            measures[f"{key}_median"] = median(getattr(layer, name) for layer in trained)
+    for percent in (90, 95, 99):
+        if trained:
+            ks = [getattr(layer, f"energy_rank_{percent}") for layer in trained]
+            measures[f"energy_rank_{percent}_p50"] = ranks.percentile(ks, 0.5)
+            measures[f"energy_rank_{percent}_p90"] = ranks.percentile(ks, 0.9)
+    for name in ("rank_use", "null_position"):
+        values = [v for layer in trained if (v := getattr(layer, name)) is not None]
+        measures[f"{name}_median"] = median(values) if values else None
+    plan = suggestions(rows, tau, grid) if suggest and trained else None
+    info = {
+        "path": path,
+        "format": "peft",
+        "sha256": "3f9a1c0de27b" + "0" * 52,
+        "bytes": sum(layer.bytes for layer in rows) + 2 * (other_params + lost) + 4096,
+        "dtypes": ("BF16",),
+        "base_model": "mistralai/Mistral-7B-v0.1",
+        "r": rows[0].r if rows else None,
+        "lora_alpha": 128.0,
+        "task_type": "CAUSAL_LM",
+        "peft_type": "LORA",
+        "peft_version": "0.18.0",
+    } | (adapter or {})
+    return AuditReport(
+        adapter=AdapterInfo(**info),
+        total_lora_params=params,
+        coverage=Coverage(
+            tensors=2 * len(rows) + len(other) + len(unaudited),
+            params=params + other_params + lost,
+            audited_params=params,
+            other_params=other_params,
+            unaudited_params=lost,
+            other=tuple(other),
+            unaudited=tuple(unaudited),
+        ),
+        n_layers=len(rows),
+        n_trained=len(trained),
+        **measures,
+        suggested_r_global_median=plan.median.rank if plan else None,
+        suggested_r_global_90=plan.p90.rank if plan else None,
+        suggestions=plan,
+        by_type={
+            kind: TypeSummary(
+                n_layers=sum(layer.module_type == kind for layer in rows),
+                params=sum(layer.params for layer in rows if layer.module_type == kind),
+                stable_rank_mean=None,
+                utilization_mean=None,
+                energy_rank_90_p50=None,
+                energy_rank_90_p90=None,
+            )
+            for kind in sorted({layer.module_type for layer in rows})
+        },
+        gain=gain(trained),
+        evidence={"weight_energy": "energy of the singular values of each module's update"},
+        layers=tuple(rows),
+        findings=tuple(findings),
+        run=RunInfo(
+            gradience_version="0.1.0",
+            command="gradience audit ./my-adapter",
+            started="2026-01-02T03:04:05Z",
+            seconds=1.5,
+            python="3.11.7",
+            numpy="2.4.6",
+            platform="linux",
+            cpu_count=2,
+        ),
+    )
+
+
+def suggestions(rows: Sequence[LayerAudit], tau: float, grid: Sequence[int]) -> Suggestions:
+    """By the rules of gradience.ranks."""
+    top = max(layer.r for layer in rows)
+    sizes = [ranks.ModuleSize(layer.r, *layer.shape) for layer in rows]
+    ks = [layer.energy_rank_tau for layer in rows if layer.status == "ok"]
+    now = sum(size.params(size.rank) for size in sizes)
+
+    def uniform(q: float) -> Suggestion:
+        evidence = ranks.percentile(ks, q)
+        rank, decided = ranks.round_up(evidence, grid, ceiling=top)
+        params = ranks.total_params(sizes, rank)
+        return Suggestion(
+            unrounded=evidence,
+            rank=rank,
+            params=params,
+            bytes=2 * params,
+            reduction=1 - params / now,
+            decided_by=decided,
+            max_lora_rank=ranks.max_lora_rank_step(rank),
+        )
+
+    pattern = {
+        layer.name: ranks.round_up(layer.energy_rank_tau or 1, grid, ceiling=layer.r)[0] for layer in rows
+    }
+    params = sum(size.params(rank) for size, rank in zip(sizes, pattern.values(), strict=True))
+    keys = {name: "^" + name.replace(".", r"\.") + "$" for name in pattern}
+    return Suggestions(
+        tau=tau,
+        grid=tuple(rank for rank in grid if rank <= top) or (min(grid),),
+        current_max_rank=top,
+        current_max_lora_rank=ranks.max_lora_rank_step(top),
+        median=uniform(0.5),
+        p90=uniform(0.9),
+        per_layer=PerLayer(
+            rank_pattern={keys[name]: rank for name, rank in pattern.items()},
+            alpha_pattern={keys[name]: 2.0 * rank for name, rank in pattern.items()},
+            r=max(pattern.values()),
+            lora_alpha=2.0 * max(pattern.values()),
+            params=params,
+            bytes=2 * params,
+            reduction=1 - params / now,
+            max_lora_rank=ranks.max_lora_rank_step(max(pattern.values())),
+        ),
+    )
+
+
+def gain(trained: Sequence[LayerAudit]) -> Gain | None:
+    """Energy by layer, from the norms of the rows."""
+    known = [layer for layer in trained if layer.fro_norm is not None]
+    if not known:
+        return None
+    energy: dict[str, float] = {}
+    for layer in known:
+        key = layer.layer or "(outside the layers)"
+        energy[key] = energy.get(key, 0.0) + layer.fro_norm**2
+    total = sum(energy.values())
+    ranked = sorted(known, key=lambda layer: -layer.fro_norm)
+    top = ranked[: max(1, len(known) // 10)]
+    return Gain(
+        fro_norm_total=total**0.5,
+        sigma_max=max(layer.sigma_max for layer in known),
+        per_layer=tuple(LayerGain(layer=key, energy=e, share=e / total) for key, e in energy.items()),
+        top_modules=tuple(layer.name for layer in ranked[:10]),
+        top_modules_share=sum(layer.fro_norm**2 for layer in top) / total,
+        hhi=sum((e / total) ** 2 for e in energy.values()),
+    )
