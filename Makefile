@@ -53,6 +53,7 @@ $(VENV)/.conformance: pyproject.toml $(VENV)/.test
 
 demo: $(VENV)/.core
 	@$(VENV)/bin/gradience demo
+	@echo; echo "In this clone, gradience is $(VENV)/bin/gradience."
 
 test: $(VENV)/.test
 	$(PY) -m pytest $(ARGS)

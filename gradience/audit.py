@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import platform
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradience import __version__, ranks, spectra
+from gradience import ranks, spectra
 from gradience.adapters.inventory import Note
 from gradience.adapters.keys import family_of, layer_of, module_type
 from gradience.adapters.peft import Adapter, Factor, LoadedPair, LoraPair, open_adapter
@@ -26,13 +23,13 @@ from gradience.artifacts.audit import (
     Gain,
     LayerAudit,
     LayerGain,
-    RunInfo,
     TensorNote,
     TypeSummary,
 )
-from gradience.blas import one_blas_thread
+from gradience.blas import one_blas_thread, processors
 from gradience.errors import UsageError
 from gradience.findings import Facts, blocks_suggestions, find
+from gradience.provenance import Stopwatch
 from gradience.suggest import suggest
 
 DEFAULT_TAU = 0.90
@@ -79,9 +76,9 @@ def audit_adapter(
         raise UsageError(
             "allowed ranks are integers from 1", code="bad-grid", hint="--allowed-ranks 4,8,16,32"
         )
-    started, clock = datetime.now(UTC), time.perf_counter()
+    watch = Stopwatch(command)
     with open_adapter(Path(path), adapter=adapter) as opened:
-        digest, measured = _measure_all(opened, tau, workers or _processors(), progress)
+        digest, measured = _measure_all(opened, tau, workers or processors(), progress)
         layers = tuple(row for item in measured for row in item.rows)
         facts = Facts(
             layers=layers,
@@ -91,11 +88,7 @@ def audit_adapter(
             ghosts=opened.ghosts,
             nonfinite=[sentence for item in measured for sentence in item.nonfinite],
         )
-        return _assemble(opened, digest, facts, tau=tau, grid=grid, run=_run_info(command, started, clock))
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return _assemble(opened, digest, facts, tau=tau, grid=grid, watch=watch)
 
 
 def _measure_all(
@@ -146,6 +139,7 @@ def _fixed_part(pair: LoraPair, expert: int | None) -> dict[str, Any]:
         "layer_index": index,
         "kind": pair.kind,
         "expert": expert,
+        "groups": pair.groups,
         "r": pair.rank,
         "declared_r": pair.declared_rank,
         "alpha": pair.alpha,
@@ -208,7 +202,7 @@ def _nonfinite_sentence(factor: Factor, loaded: LoadedPair) -> str | None:
 
 
 def _assemble(
-    opened: Adapter, digest: str, facts: Facts, *, tau: float, grid: Sequence[int], run: RunInfo
+    opened: Adapter, digest: str, facts: Facts, *, tau: float, grid: Sequence[int], watch: Stopwatch
 ) -> AuditReport:
     layers = facts.layers
     findings = find(facts)
@@ -232,7 +226,7 @@ def _assemble(
         evidence=_evidence(tau, has_suggestions=suggestions is not None),
         layers=tuple(layers),
         findings=findings,
-        run=run,
+        run=watch.run_info(),
     )
 
 
@@ -372,16 +366,3 @@ def _evidence(tau: float, *, has_suggestions: bool) -> dict[str, str]:
             "what the directions do to the model's output. A hypothesis to test, not a promise"
         )
     }
-
-
-def _run_info(command: str, started: datetime, clock: float) -> RunInfo:
-    return RunInfo(
-        gradience_version=__version__,
-        command=command,
-        started=started.isoformat(timespec="seconds"),
-        seconds=round(time.perf_counter() - clock, 3),
-        python=platform.python_version(),
-        numpy=np.__version__,
-        platform=platform.platform(),
-        cpu_count=os.cpu_count() or 1,
-    )

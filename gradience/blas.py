@@ -6,6 +6,7 @@ Many small products gain nothing from several BLAS threads, and on a busy machin
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,3 +18,8 @@ def one_blas_thread() -> Iterator[None]:
     """Limit BLAS to one thread inside the block, and restore what was set before."""
     with threadpool_limits(limits=1, user_api="blas"):
         yield
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -12,7 +12,7 @@ from statistics import median
 from typing import NamedTuple
 
 from gradience.adapters.config import PeftConfig
-from gradience.adapters.inventory import Note
+from gradience.adapters.inventory import DORA_REASON, Note
 from gradience.artifacts.audit import Finding, LayerAudit, Severity
 
 RANDOM_POSITION = 0.85
@@ -154,7 +154,7 @@ def _variant(facts: Facts) -> Iterator[Finding]:
 
 
 def _dora(facts: Facts) -> Iterator[Finding]:
-    magnitudes = sum(note.reason == "DoRA magnitude" for note in facts.other)
+    magnitudes = sum(note.reason == DORA_REASON for note in facts.other)
     declared = bool(facts.config and facts.config.use_dora)
     if magnitudes:
         yield Finding(

@@ -16,7 +16,7 @@ from blocks import replace_block
 from cli_reference import cli_reference
 
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.schema import ArtifactName, schema_text
+from gradience.cli.schema import MODELS, schema_text
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -31,13 +31,15 @@ def exit_code_table() -> str:
 def documents() -> dict[Path, str]:
     """Every generated file and its text."""
     exit_codes = DOCS / "exit_codes.md"
-    schema = schema_text(ArtifactName.AUDIT)
-    return {
+    files = {
         DOCS / "cli.md": cli_reference(),
-        DOCS / "audit_json.md": artifact_reference(json.loads(schema)),
-        DOCS / "schemas" / "audit.schema.json": schema,
         exit_codes: replace_block(exit_codes.read_text(encoding="utf-8"), "exit-codes", exit_code_table()),
     }
+    for name, (module, _) in MODELS.items():
+        schema = schema_text(name)
+        files[DOCS / "schemas" / f"{name}.schema.json"] = schema
+        files[DOCS / f"{name}_json.md"] = artifact_reference(name, module, json.loads(schema))
+    return files
 
 
 def main() -> int:

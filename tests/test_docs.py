@@ -39,7 +39,8 @@ def test_every_command_and_option_has_help_and_is_in_the_reference(path, command
     assert command.help
     for param in command.params:
         assert param.help, f"{path}: {param.name} has no help"
-        for name in [*param.opts, *param.secondary_opts]:
+        is_argument = param.param_type_name == "argument"
+        for name in [param.metavar or param.name] if is_argument else [*param.opts, *param.secondary_opts]:
             assert name in section, f"docs/cli.md does not know {path} {name}: run make docs"
 
 

@@ -70,6 +70,40 @@ def decode(raw: Raw, dtype: DType) -> FloatArray:
     return _DECODERS[dtype.name](raw)
 
 
+def encode(values: FloatArray, dtype: DType) -> Raw:
+    """float64 -> stored words, rounded to nearest (ties to even). Values beyond the range become infinite or NaN."""
+    with np.errstate(over="ignore"):
+        if dtype.name == "BF16":
+            return _to_bf16(values)
+        if dtype.bits == 8:
+            return _to_fp8(values, _DECODERS[dtype.name](np.arange(256, dtype=np.uint8)))
+        return values.astype(dtype.raw)
+
+
+def _to_bf16(values: FloatArray) -> Raw:
+    words = values.astype(np.float32).view(np.uint32)
+    half = np.uint32(0x7FFF) + ((words >> np.uint32(16)) & np.uint32(1))
+    rounded: Raw = ((words + half) >> np.uint32(16)).astype(np.uint16)
+    return rounded
+
+
+def _to_fp8(values: FloatArray, table: FloatArray) -> Raw:
+    """The code of the nearest finite value; out of range: the NaN of the type."""
+    codes = np.flatnonzero(np.isfinite(table))
+    codes = codes[np.argsort(table[codes], kind="stable")]
+    ladder, first = np.unique(table[codes], return_index=True)
+    codes = codes[first]
+    above = np.clip(np.searchsorted(ladder, values), 1, len(ladder) - 1)
+    low, high = ladder[above - 1], ladder[above]
+    even_low = codes[above - 1] % 2 == 0
+    take_low = (values - low < high - values) | ((values - low == high - values) & even_low)
+    found = np.where(take_low, codes[above - 1], codes[above])
+    beyond = ~(np.abs(values) <= np.max(ladder))
+    found[beyond] = np.flatnonzero(np.isnan(table))[0]
+    words: Raw = found.astype(np.uint8)
+    return words
+
+
 def _native(raw: Raw) -> FloatArray:
     return raw.astype(np.float64)
 

@@ -20,6 +20,8 @@ class Note(NamedTuple):
     params: int
 
 
+DORA_REASON = "DoRA magnitude"
+LORA_BIAS_REASON = "bias of lora_B (lora_bias)"
 _HEADS = (
     "classifier",
     "score",
@@ -41,9 +43,9 @@ def describe_other(name: str, key: Key, entry: TensorEntry, config: PeftConfig |
 def _known_reason(key: Key, config: PeftConfig | None) -> str | None:
     parts = key.module.split(".")
     if key.role == "magnitude":
-        return "DoRA magnitude"
+        return DORA_REASON
     if key.role == "lora_bias":
-        return "bias of lora_B (lora_bias)"
+        return LORA_BIAS_REASON
     if parts[-1] in ("trainable_tokens_delta", "trainable_tokens_original"):
         return "trained rows of an embedding (trainable_token_indices)"
     if parts[-2:] == ["base_layer", "bias"]:

@@ -118,7 +118,7 @@ def adapter_folders(folder: Path) -> list[Path]:
     return sorted(set(found), key=natural_key)
 
 
-def natural_key(path: Path) -> list[tuple[int, int | str]]:
+def natural_key(path: Path | str) -> list[tuple[int, int | str]]:
     """Sort key under which checkpoint-200 comes before checkpoint-1000."""
     parts: list[tuple[int, int | str]] = []
     digits = ""

@@ -101,15 +101,16 @@ class LoadedPair(NamedTuple):
 
     def blocks_A(self, expert: int = 0) -> Blocks:
         """Blocks of Aᵀ, (k, r) float64."""
-        return _blocks(self.words_A(expert), self.pair.a.entry.dtype)
+        return word_blocks(self.words_A(expert), self.pair.a.entry.dtype)
 
     def blocks_B(self, expert: int = 0) -> Blocks:
         """Blocks of B, (k, r) float64."""
-        return _blocks(self.words_B(expert), self.pair.b.entry.dtype)
+        return word_blocks(self.words_B(expert), self.pair.b.entry.dtype)
 
 
-def _blocks(words: Raw, dtype: DType) -> Blocks:
-    height = max(4 * words.shape[1], BLOCK_ELEMENTS // words.shape[1])
+def word_blocks(words: Raw, dtype: DType, height: int | None = None) -> Blocks:
+    """Decoded blocks of a factor stored as (rows, r) words; `height` rows each, where it matters."""
+    height = height or max(4 * words.shape[1], BLOCK_ELEMENTS // words.shape[1])
 
     def blocks() -> Iterator[FloatArray]:
         for start in range(0, words.shape[0], height):

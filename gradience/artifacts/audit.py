@@ -92,6 +92,8 @@ class LayerAudit:
     kind: Kind
     expert: int | None = None
     """Index of the expert, where one tensor stacks several."""
+    groups: int = 1
+    """Groups of a grouped convolution (its B is block-diagonal)."""
     r: int
     """Allocated rank: the inner dimension of the tensors."""
     declared_r: int | None = None
@@ -258,7 +260,7 @@ class AuditReport(Artifact):
 
     schema_id: ClassVar[str] = "gradience.audit/1"
 
-    schema_: Literal["gradience.audit/1"] = Field("gradience.audit/1", alias="schema")
+    schema_: Literal["gradience.audit/1"] = Field(default="gradience.audit/1", alias="schema")
     adapter: AdapterInfo
     total_lora_params: int
     """Parameters of the audited A and B factors."""

@@ -7,7 +7,6 @@ This is the one place of the package where catching everything is right.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import logging
@@ -90,6 +89,7 @@ class GradienceCallback(TrainerCallback):
         self._redaction = redaction
         self._off = False
         self._trained = False
+        self._left: weakref.finalize[..., GradienceCallback] | None = None
         self._run_id: str | None = None
         self._run: TelemetryWriter | None = None
         self._reset()
@@ -133,7 +133,7 @@ class GradienceCallback(TrainerCallback):
         self._language = is_language_model(model)
         self._step_at_clock = state.global_step
         self._training = True
-        atexit.register(_finish_at_exit, weakref.ref(self))
+        self._left = weakref.finalize(self, _record_left_run, run)
         if self._spectra_every:
             self._start_tracking(model, state.global_step)
         names = args.report_to if self._sink_names is None else self._sink_names
@@ -291,6 +291,8 @@ class GradienceCallback(TrainerCallback):
 
     def _finish(self, status: RunStatus, reason: str | None, *, step: int | None, **facts: Any) -> None:
         self._training = False
+        if self._left is not None:
+            self._left.detach()
         for sink in self._sinks.values():
             sink.close()
         if self._run is not None:
@@ -303,6 +305,8 @@ class GradienceCallback(TrainerCallback):
     def _switch_off(self, where: str) -> None:
         """One warning with the traceback of what happened; from here on every hook returns at once."""
         self._off, self._training = True, False
+        if self._left is not None:
+            self._left.detach()
         logger.warning(
             "Gradience switched itself off in %s; training goes on without telemetry", where, exc_info=True
         )
@@ -312,15 +316,18 @@ class GradienceCallback(TrainerCallback):
                 run.close()
 
 
-def _finish_at_exit(reference: weakref.ref[GradienceCallback]) -> None:
-    """The interpreter ends in the middle of a training: record how. (SIGKILL and SIGTERM never get here.)"""
-    callback = reference()
-    if callback is None or not callback._training:
-        return
+def _record_left_run(run: TelemetryWriter) -> None:
+    """The process ends, or forgets the callback, in the middle of a training: record how.
+
+    (SIGKILL and SIGTERM never get here.) Holds the writer alone, so that no model is kept alive for it.
+    """
     error = type(sys.last_exc) if hasattr(sys, "last_exc") else getattr(sys, "last_type", None)
-    status = status_of(error) if error else RunStatus.INTERRUPTED
     try:
-        callback._finish(status, error.__name__ if error else "the process ended", step=None)
+        run.end(
+            status_of(error) if error else RunStatus.INTERRUPTED,
+            reason=error.__name__ if error else "the process ended",
+        )
+        run.close()
     except Exception:  # the process is ending: its own exit code matters more
         logger.warning("Gradience could not record the end of the run", exc_info=True)
 

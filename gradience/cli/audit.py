@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gradience.cli.console import show_error, wants_colour
+from gradience.cli.output import command_line, print_text, terminal_width
 from gradience.cli.progress import ProgressBar
 from gradience.errors import GradienceError, IncompleteError, UsageError
 
@@ -88,7 +88,7 @@ def audit(
 
       gradience audit run/checkpoint-*
     """
-    from gradience.report.audit_trend import natural_key
+    from gradience.adapters.locate import natural_key
 
     paths = sorted([*(adapters or []), *([peft_dir] if peft_dir else [])], key=natural_key)
     _check_usage(paths, layers, top_wasteful, suggest_per_layer, json, output, force=force)
@@ -99,7 +99,7 @@ def audit(
 
         with ProgressBar(label, quiet=quiet) as progress:
             return audit_adapter(
-                path, adapter=adapter, tau=tau, grid=grid, progress=progress, command=_command()
+                path, adapter=adapter, tau=tau, grid=grid, progress=progress, command=command_line()
             )
 
     if len(paths) > 1:
@@ -151,7 +151,7 @@ def _several(
         else:
             reports.append(report)
     if reports and not quiet:
-        _print_text(trend_text(reports, width=_width(), color=wants_colour(sys.stdout), layers=layers))
+        print_text(trend_text(reports, width=terminal_width(), color=wants_colour(sys.stdout), layers=layers))
     if not json:
         for trouble in troubles:
             if isinstance(trouble, IncompleteError):
@@ -211,12 +211,6 @@ def _grid(text: str | None) -> tuple[int, ...] | None:
         ) from None
 
 
-def _command() -> str:
-    """The command as it could be typed again; bytes that are no UTF-8 written out."""
-    line = shlex.join(["gradience", *sys.argv[1:]])
-    return os.fsencode(line).decode("utf-8", "backslashreplace")
-
-
 # ---------------------------------------------------------------- printing
 
 
@@ -233,10 +227,10 @@ def _print_screen(report: AuditReport, *, layers: bool, top_wasteful: int | None
 
     color = wants_colour(sys.stdout)
     most = SHOWN_WASTEFUL if top_wasteful is None else top_wasteful
-    screen = audit_text(report, width=_width() or 0, color=color, top_wasteful=most, all_notes=layers)
-    _print_text(screen)
+    screen = audit_text(report, width=terminal_width() or 0, color=color, top_wasteful=most, all_notes=layers)
+    print_text(screen)
     if layers:
-        _print_text("\n" + layers_text(report, width=_width(), color=color))
+        print_text("\n" + layers_text(report, width=terminal_width(), color=color))
 
 
 def _print_config(report: AuditReport) -> None:
@@ -250,23 +244,7 @@ def _print_config(report: AuditReport) -> None:
             code="no-suggestion",
             hint=f"gradience audit {shlex.quote(report.adapter.path)} tells why",
         )
-    _print_text(source)
-
-
-def _print_text(text: str) -> None:
-    """On stdout; in plain ASCII where its encoding cannot hold the signs we draw with."""
-    from gradience.report.terminal import ascii_look
-
-    try:
-        "█▁✓σ".encode(sys.stdout.encoding)
-    except UnicodeEncodeError:
-        text = ascii_look(text)
-    sys.stdout.write(text)
-
-
-def _width() -> int | None:
-    """Columns of the terminal; None where the output goes to a file or a pipe."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print_text(source)
 
 
 def _incomplete(report: AuditReport) -> IncompleteError | None:

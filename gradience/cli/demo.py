@@ -10,11 +10,11 @@ EXAMPLE = "minilm-reviews-r8"
 NEXT = """\
 
 What next?
-  gradience audit {path} --layers               every module
-  gradience audit {path} --suggest-per-layer    a LoraConfig to copy
-  gradience audit ./your_adapter               your own: a PEFT folder or a .safetensors file
-How the adapter was trained, and what it scores: {path}/README.md
-What the numbers mean: docs/guide.md, docs/measures.md; what they do not show: docs/limitations.md
+  your own     gradience audit ./your_adapter
+  each module  gradience audit {path} --layers
+  a config     gradience audit ./your_adapter --suggest-per-layer
+  the numbers  docs/guide.md, docs/measures.md, docs/limitations.md
+  the example  {path}/README.md
 """
 
 

@@ -31,7 +31,17 @@ from gradience.report.audit_facts import (
 from gradience.report.audit_heat import BLOCKS, Cell, HeatMap, heat_maps, outside, ruler
 from gradience.report.names import display_name, display_sentence
 from gradience.report.numbers import count, number_range, percent, plural, sig, size, trimmed
-from gradience.report.terminal import Line, Span, columns, fit, line, line_cells, paragraph, render
+from gradience.report.terminal import (
+    Line,
+    Span,
+    columns,
+    columns_width,
+    fit,
+    line,
+    line_cells,
+    paragraph,
+    render,
+)
 
 __all__ = ["audit_html", "audit_markdown", "audit_text"]
 
@@ -40,7 +50,8 @@ MIN_WIDTH, MAX_WIDTH = 80, 100
 SHOWN_NOTES = 6
 """Findings on the first screen; the rest is counted, and shown with the layers."""
 SHOWN_WASTEFUL, SHOWN_FULLEST = 3, 2
-BAR = 20
+MEANING, BAR = 34, 20
+"""Columns of a measure's name and of its bar, in 80."""
 MARKS = {"good": "✓", "info": "·", "warning": "!", "error": "✗"}
 MARK_STYLES = {"good": "good", "info": "dim", "warning": "warn", "error": "bad"}
 
@@ -120,12 +131,12 @@ def use_lines(report: AuditReport, width: int) -> list[Line]:
     top = max(layer.r for layer in report.layers)
     digits = measure_digits(report)
     title = Span("How much of the rank is used?", "heading")
-    scale = f"░ r = {top}"
+    scale = f"░ r = {top}" if all(layer.r == top for layer in report.layers) else f"░ r ≤ {top}"
     head = [title, Span("█ median", "bar1"), Span("▓ p90", "bar2"), Span("▒ max", "bar3"), Span(scale, "dim")]
     bar = BAR + width - MIN_WIDTH
     table = [[meaning(row.label), *use_numbers(row, digits), *use_bar(row, top, bar)] for row in rows]
-    widths = (34, 8, 6, 6)
-    lines = columns([head], "<>>><", indent=0, gap=1, widths=(36, *widths[1:]))
+    widths = (MEANING, 8, 6, 6)
+    lines = columns([head], "<>>><", indent=0, gap=1, widths=(MEANING + 2, *widths[1:]))
     for row in table:
         numbers = columns([row[:4]], "<>>>", gap=1, widths=widths)[0]
         lines.append([*numbers, Span(" "), *row[4:]])
@@ -134,9 +145,10 @@ def use_lines(report: AuditReport, width: int) -> list[Line]:
 
 def meaning(label: str) -> Span:
     """What a measure counts."""
-    if label.startswith("k@"):
-        return Span(f"{label}  directions for {label[2:]} % energy")
-    return Span("stable rank  Σσ²/σ₁²")
+    if not label.startswith("k@"):
+        return Span("stable rank  Σσ²/σ₁²")
+    long = f"{label}  directions for {label[2:]} % energy"
+    return Span(long if len(long) <= MEANING else f"{label}  directions")
 
 
 def use_numbers(row: UseRow, digits: int) -> list[Span]:
@@ -278,22 +290,25 @@ def pad_line(spans: Line, width: int) -> Line:
 
 def extreme_lines(report: AuditReport, width: int, top_wasteful: int) -> list[Line]:
     """Modules with most spare rank, then the fullest ones."""
-    spare, full = wasteful(report, top_wasteful), fullest(report, SHOWN_FULLEST)
+    spare = wasteful(report, top_wasteful)
+    full = [layer for layer in fullest(report, SHOWN_FULLEST) if layer not in spare]
     if not spare and not full:
         return []
-    label = k_label(tau(report))
-    room = width - 49
     digits = measure_digits(report)
 
-    def row(where: str, layer: LayerAudit) -> list[str | Span]:
-        k = str(k_of(report)(layer))
-        name = Span(fit(display_name(module_name(layer)), room), "name")
-        spare = count(spare_params(report, layer))
-        return [Span(where, "dim"), name, str(layer.r), k, sig(layer.stable_rank, digits), spare]
+    def numbers(layer: LayerAudit) -> list[str | Span]:
+        k, unused = k_of(report)(layer), spare_params(report, layer)
+        return [str(layer.r), str(k), sig(layer.stable_rank, digits), count(unused)]
 
-    head = [Span(text, "dim") for text in ("", "module", "r", label, "stable rank", "spare params")]
-    rows = [row("spare", layer) for layer in spare] + [row("full", layer) for layer in full]
-    return columns([head, *rows], "<<>>>>", widths=(5, room, 4, 5, 11, 12))
+    titles = ("r", k_label(tau(report)), "stable", "spare params")
+    right: list[list[str | Span]] = [[Span(text, "dim") for text in titles]]
+    right += map(numbers, [*spare, *full])
+    room = width - columns_width(right, gap=2) - 9
+    left = [[Span(""), Span("module", "dim")]]
+    for where, layers in (("spare", spare), ("full", full)):
+        names = (fit(display_name(module_name(layer)), room) for layer in layers)
+        left += [[Span(where, "dim"), Span(name, "name")] for name in names]
+    return columns([[*a, *b] for a, b in zip(left, right, strict=True)], "<<>>>>", widths=(5, room))
 
 
 # ---------------------------------------------------------------- what it does not show, and the layers
@@ -301,7 +316,8 @@ def extreme_lines(report: AuditReport, width: int, top_wasteful: int) -> list[Li
 
 def caveat_lines(report: AuditReport, width: int) -> list[Line]:
     """The limits, and what to do next."""
-    following = "--layers · --suggest-per-layer (a LoraConfig to copy) · --json"
+    config = "--suggest-per-layer (a LoraConfig to copy) · " if report.suggestions else ""
+    following = f"--layers · {config}--json"
     return [
         heading("What does this not show?"),
         *paragraph(caveat(report), width),

@@ -94,19 +94,19 @@ def incompleteness(report: AuditReport) -> str | None:
 
 
 def trust_notes(report: AuditReport) -> list[Note]:
-    """Coverage, precision, and every finding that a person should see first; errors before warnings."""
-    notes = [_coverage_note(report)]
-    if report.coverage.other:
-        notes.append(
-            Note(
-                "info",
-                f"{count(report.coverage.other_params)} parameters in {plural(len(report.coverage.other), 'tensor')} "
-                f"are no low-rank update and are counted apart: {_reasons(report.coverage.other)}",
-            )
-        )
+    """Coverage, errors, warnings, precision, and what is merely good to know, in this order."""
+    found = finding_notes(report.findings)
+    notes = [_coverage_note(report), *(note for note in found if note.mark != "info")]
     if report.n_trained:
         notes.append(_precision_note(report))
-    return [*notes, *finding_notes(report.findings)]
+    other = report.coverage.other
+    if other:
+        text = (
+            f"{count(report.coverage.other_params)} parameters in {plural(len(other), 'tensor')} "
+            f"are no low-rank update and are counted apart: {_reasons(other)}"
+        )
+        notes.append(Note("info", text))
+    return [*notes, *(note for note in found if note.mark == "info")]
 
 
 def _coverage_note(report: AuditReport) -> Note:
@@ -240,16 +240,15 @@ def k_of(report: AuditReport) -> Callable[[LayerAudit], int | None]:
 
 
 def use_rows(report: AuditReport) -> list[UseRow]:
-    """Energy ranks (the report's own threshold first) and stable rank over the trained modules."""
+    """Energy ranks, the report's own threshold among them, and stable rank over the trained modules."""
     layers = trained_layers(report)
-    own = k_label(tau(report))
-    measures: dict[str, Callable[[LayerAudit], float | None]] = {own: k_of(report)}
-    for label, measure in (
-        ("k@90", lambda layer: layer.energy_rank_90),
-        ("k@95", lambda layer: layer.energy_rank_95),
-        ("k@99", lambda layer: layer.energy_rank_99),
-    ):
-        measures.setdefault(label, measure)
+    at: dict[float, Callable[[LayerAudit], float | None]] = {
+        tau(report): k_of(report),
+        0.90: lambda layer: layer.energy_rank_90,
+        0.95: lambda layer: layer.energy_rank_95,
+        0.99: lambda layer: layer.energy_rank_99,
+    }
+    measures = {k_label(threshold): at[threshold] for threshold in sorted(at)}
     measures["stable rank"] = lambda layer: layer.stable_rank
     rows = (_use_row(label, measure, layers) for label, measure in measures.items())
     return [row for row in rows if row is not None]
@@ -347,9 +346,11 @@ def spare_params(report: AuditReport, layer: LayerAudit) -> int:
 
 
 def wasteful(report: AuditReport, number: int) -> list[LayerAudit]:
-    """Trained modules with the most parameters beyond their energy rank."""
+    """Trained modules with the most parameters beyond their energy rank; none where nothing may be suggested."""
+    if report.suggestions is None:
+        return []
     ranked = sorted(
-        trained_layers(report),
+        (layer for layer in trained_layers(report) if spare_params(report, layer) > 0),
         key=lambda layer: (-spare_params(report, layer), layer.stable_rank or 0.0, module_name(layer)),
     )
     return ranked[:number]
@@ -357,6 +358,8 @@ def wasteful(report: AuditReport, number: int) -> list[LayerAudit]:
 
 def fullest(report: AuditReport, number: int) -> list[LayerAudit]:
     """Trained modules whose energy rank is nearest to r: there a smaller rank costs most."""
+    if report.suggestions is None:
+        return []
     k = k_of(report)
     ranked = sorted(
         trained_layers(report),
@@ -370,7 +373,8 @@ def gain_sentence(report: AuditReport) -> str:
     gain = report.gain
     if gain is None or not gain.per_layer:
         return ""
-    parts = [f"‖ΔW‖_F {sig(gain.fro_norm_total)}", f"‖ΔW‖₂ ≤ {sig(gain.sigma_max)}"]
+    digits = measure_digits(report)
+    parts = [f"‖ΔW‖_F {sig(gain.fro_norm_total, digits)}", f"‖ΔW‖₂ ≤ {sig(gain.sigma_max, digits)}"]
     if len(gain.per_layer) > 1:
         top = max(gain.per_layer, key=lambda layer: layer.share)
         parts.append(f"{short_layer(report, top.layer)} has {percent(top.share)} of the energy")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 from gradience.artifacts.audit import AuditReport, LayerAudit
@@ -22,13 +21,7 @@ from gradience.report.numbers import MISSING, count, number_range, percent, sig,
 from gradience.report.terminal import Line, Span, columns, columns_width, fit, line, paragraph, render
 
 MIN_WIDTH = 80
-BAR = 8
-
-
-def natural_key(path: str) -> list[tuple[int, int, str]]:
-    """Sort key that reads runs of digits as numbers: checkpoint-200 before checkpoint-1000."""
-    parts = re.split(r"([0-9]{1,18})", path)
-    return [(0, int(part), part) if i % 2 else (1, 0, part) for i, part in enumerate(parts)]
+BAR = 6
 
 
 def trend_text(
@@ -58,7 +51,7 @@ def title_lines(reports: Sequence[AuditReport], threshold: float) -> list[Line]:
     return [
         line(Span(f"{count(len(reports))} adapters{where}", "strong")),
         line(Span(f"{label}, stable rank: medians over trained modules; bars: █ median, ▓ p90, ░ r", "dim")),
-        line(Span(f"suggested: from median / from p90; same k: modules with the {label} of the last", "dim")),
+        line(Span(f"suggest: from median / from p90; same k: modules with the {label} of the last", "dim")),
     ]
 
 
@@ -67,7 +60,7 @@ def trend_lines(reports: Sequence[AuditReport], threshold: float, width: int | N
     label = k_label(threshold)
     head = [
         Span(text, "dim")
-        for text in ("r", label, "p90", f"{label} / r", "stable", "‖ΔW‖_F", "suggested", "same k")
+        for text in ("r", label, "p90", f"{label}/r", "stable", "‖ΔW‖_F", "suggest", "same k")
     ]
     rows = [head, *(trend_row(report, reports[-1], threshold) for report in reports)]
     change = change_row(reports[0], reports[-1], threshold)
@@ -94,7 +87,7 @@ def trend_row(report: AuditReport, last: AuditReport, threshold: float) -> list[
         Span(trimmed(p90)),
         small_bar(median, p90, top),
         Span(sig(report.stable_rank_median, digits)),
-        Span(sig(report.gain.fro_norm_total if report.gain else None)),
+        Span(sig(report.gain.fro_norm_total if report.gain else None, digits)),
         Span(suggested(report)),
         Span(percent(agreement(ks, energy_ranks(last, threshold))) if report is not last else ""),
         Span(flags, "warn"),
@@ -151,7 +144,7 @@ def change_row(first: AuditReport, last: AuditReport, threshold: float) -> list[
     p90s = [percentile(ks.values(), 0.9) if ks else None for ks in (before, after)]
     digits = min(measure_digits(first), measure_digits(last))
     norms = [report.gain.fro_norm_total if report.gain else 0.0 for report in (first, last)]
-    ratio = f"× {sig(norms[1] / norms[0])}" if norms[0] and norms[1] else ""
+    ratio = f"× {sig(norms[1] / norms[0], digits)}" if norms[0] and norms[1] else ""
     cells = [
         "",
         difference(medians[0], medians[1], 4),

@@ -11,14 +11,15 @@ MISSING = "–"
 
 
 def sig(value: float | None, digits: int = DIGITS) -> str:
-    """`value` with `digits` significant digits; large ones in full up to 99,999, then as a power of ten.
+    """`value` with `digits` significant digits; outside 0.001 … 99,999 as a power of ten.
 
-    1.8734 -> 1.87, 0.020311 -> 0.0203, 1234.5 -> 1234, 0.00018 -> 1.80e-4, None -> a dash.
+    1.8734 -> 1.87, 0.020311 -> 0.0203, 1234.5 -> 1230, 0.00018 -> 1.80e-4, None -> a dash.
     """
     if value is None:
         return MISSING
     if value == 0:
         return "0"
+    value = float(f"{value:.{digits - 1}e}")  # 9.996 is 10.0, not 10.00
     exponent = math.floor(math.log10(abs(value)))
     if not -3 <= exponent < 5:
         return f"{value:.{digits - 1}e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")

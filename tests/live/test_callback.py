@@ -185,7 +185,8 @@ def test_a_nan_loss_is_recorded(tmp_path):
     run.train()
     steps = records(tmp_path / "run.jsonl", "train_step")
     assert all(math.isnan(r.number("loss")) for r in steps[1:])
-    assert "NaN" not in (tmp_path / "run.jsonl").read_text()
+    for line in (tmp_path / "run.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)
     assert [r.text("code") for r in records(tmp_path / "run.jsonl", "alert")] == ["nonfinite-weights"]
 
 

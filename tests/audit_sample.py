@@ -130,6 +130,7 @@ def report(
     tau: float = TAU,
     grid: Sequence[int] = ranks.DEFAULT_GRID,
     adapter: dict[str, Any] | None = None,
+    with_gain: bool = True,
 ) -> AuditReport:
     """The report over `rows`, with totals that agree with them."""
     params = sum(layer.params for layer in rows)
@@ -191,7 +192,7 @@ def report(
             )
             for kind in sorted({layer.module_type for layer in rows})
         },
-        gain=gain(trained),
+        gain=gain(trained) if with_gain else None,
         evidence={"weight_energy": "energy of the singular values of each module's update"},
         layers=tuple(rows),
         findings=tuple(findings),
@@ -229,10 +230,11 @@ def suggestions(rows: Sequence[LayerAudit], tau: float, grid: Sequence[int]) -> 
             max_lora_rank=ranks.max_lora_rank_step(rank),
         )
 
-    pattern = {
-        layer.name: ranks.round_up(layer.energy_rank_tau or 1, grid, ceiling=layer.r)[0] for layer in rows
-    }
-    params = sum(size.params(rank) for size, rank in zip(sizes, pattern.values(), strict=True))
+    pattern: dict[str, int] = {}
+    for layer in rows:  # the experts of one tensor share a rank
+        rank = ranks.round_up(layer.energy_rank_tau or 1, grid, ceiling=layer.r)[0]
+        pattern[layer.name] = max(rank, pattern.get(layer.name, 0))
+    params = sum(size.params(pattern[layer.name]) for layer, size in zip(rows, sizes, strict=True))
     keys = {name: "^" + name.replace(".", r"\.") + "$" for name in pattern}
     return Suggestions(
         tau=tau,

@@ -1,0 +1,88 @@
+"""Adapters of real shapes with made-up weights, for measuring speed and memory. Never for judging quality.
+
+The factors are trained-like (A as PEFT initialises it, B with a decaying spectrum), so that the audit takes
+the route that it takes on real adapters.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from gradience.adapters.tensors import NewTensor, header_bytes, layout
+
+MISTRAL_7B = {
+    "self_attn.q_proj": (4096, 4096),
+    "self_attn.k_proj": (1024, 4096),
+    "self_attn.v_proj": (1024, 4096),
+    "self_attn.o_proj": (4096, 4096),
+    "mlp.gate_proj": (14336, 4096),
+    "mlp.up_proj": (14336, 4096),
+    "mlp.down_proj": (4096, 14336),
+}
+LLAMA_70B = {
+    "self_attn.q_proj": (8192, 8192),
+    "self_attn.k_proj": (1024, 8192),
+    "self_attn.v_proj": (1024, 8192),
+    "self_attn.o_proj": (8192, 8192),
+    "mlp.gate_proj": (28672, 8192),
+    "mlp.up_proj": (28672, 8192),
+    "mlp.down_proj": (8192, 28672),
+}
+"""Module -> (m, n) of ΔW."""
+
+
+def module_shapes(shapes: dict[str, tuple[int, int]], layers: int) -> dict[str, tuple[int, int]]:
+    """Full module names for `layers` transformer layers."""
+    return {
+        f"model.layers.{layer}.{name}": shape for layer in range(layers) for name, shape in shapes.items()
+    }
+
+
+def write_adapter(folder: Path, modules: dict[str, tuple[int, int]], rank: int, *, seed: int = 0) -> Path:
+    """A PEFT adapter folder in bf16 (α = 2r). Written tensor by tensor, so that any size fits in memory."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, NewTensor] = {}
+    for name, (rows, columns) in modules.items():
+        tensors[f"base_model.model.{name}.lora_A.weight"] = NewTensor("BF16", (rank, columns))
+        tensors[f"base_model.model.{name}.lora_B.weight"] = NewTensor("BF16", (rows, rank))
+    ordered = layout(tensors)
+    generator = np.random.default_rng(seed)
+    with open(folder / "adapter_model.safetensors", "wb") as file:
+        file.write(header_bytes(ordered, {"format": "pt"}))
+        for name, tensor in ordered.items():
+            file.write(_to_bf16(_factor(generator, name, tensor.shape)).tobytes())
+    targets = sorted({name.rsplit(".", 1)[-1] for name in modules})
+    config = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": 2 * rank,
+        "target_modules": targets,
+        "task_type": "CAUSAL_LM",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def _factor(generator: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    values = generator.standard_normal(shape, dtype=np.float32)
+    if ".lora_A." in name:
+        return values / np.float32(math.sqrt(3 * shape[1]))
+    decay = np.arange(1, shape[1] + 1, dtype=np.float32) ** np.float32(-0.8)
+    return values * decay * np.float32(0.01)
+
+
+def _to_bf16(values: np.ndarray) -> np.ndarray:
+    """Round to nearest even."""
+    words = values.view(np.uint32)
+    return ((words + np.uint32(0x7FFF) + ((words >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
+
+
+def small_modules(count: int, side: int = 32) -> Iterator[tuple[str, tuple[int, int]]]:
+    """`count` small modules, as a mixture of many experts has them."""
+    for index in range(count):
+        yield f"model.layers.{index // 512}.mlp.experts.{index % 512}.w1", (side, side)

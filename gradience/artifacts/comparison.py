@@ -1,0 +1,79 @@
+"""`gradience compare --json`: two adapters, module by module."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from gradience.artifacts.audit import RunInfo
+from gradience.artifacts.base import ROW_CONFIG, Artifact, Float12, Part
+
+Presence = Literal["both", "only-a", "only-b", "shapes-differ"]
+Independence = Literal["independent", "same-start", "near-copies", "not-comparable"]
+
+
+@dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+class ModuleComparison:
+    """One module (or one expert of a stacked one) in both adapters. ΔW includes the scale."""
+
+    name: str
+    expert: int | None = None
+    presence: Presence
+    r_a: int | None = None
+    r_b: int | None = None
+    norm_a: Float12 | None = None
+    """‖ΔW_a‖_F."""
+    norm_b: Float12 | None = None
+    relative_difference: Float12 | None = None
+    """‖ΔW_a − ΔW_b‖_F/‖ΔW_a‖_F; null where ΔW_a is 0."""
+    cosine: Float12 | None = None
+    """⟨ΔW_a, ΔW_b⟩/(‖ΔW_a‖‖ΔW_b‖)."""
+    kept_energy: Float12 | None = None
+    """‖P_b ΔW_a Q_b‖²/‖ΔW_a‖², P_b and Q_b projecting on the column and row space of ΔW_b."""
+    compared_dimensions: int | None = None
+    """k: the smaller of both energy ranks k@90; the overlaps are of the k leading directions."""
+    left_overlap: Float12 | None = None
+    """Mean squared cosine of the principal angles between the leading output directions: 1 same, 0 orthogonal."""
+    right_overlap: Float12 | None = None
+    """The same for the leading input directions."""
+    largest_angle: Float12 | None = None
+    """Largest principal angle of both sides, in degrees."""
+    cosine_A: Float12 | None = None
+    """Cosine between the stored A factors, where their shapes agree."""
+    cosine_B: Float12 | None = None
+
+
+class Replicates(Part):
+    """Are these two runs independent? Factors of independent runs are nearly orthogonal (random A)."""
+
+    verdict: Independence
+    cosine_A_median: Float12 | None
+    cosine_B_median: Float12 | None
+    reason: str
+
+
+class ComparisonReport(Artifact):
+    """Two adapters, module by module and overall."""
+
+    schema_id: ClassVar[str] = "gradience.comparison/1"
+
+    schema_: Literal["gradience.comparison/1"] = Field(default="gradience.comparison/1", alias="schema")
+    path_a: str
+    sha256_a: str
+    path_b: str
+    sha256_b: str
+    n_both: int
+    n_only_a: int
+    n_only_b: int
+    n_shapes_differ: int
+    relative_difference: Float12 | None
+    """√(Σ‖ΔW_a − ΔW_b‖²/Σ‖ΔW_a‖²) over all modules; one that a side lacks counts as 0 there."""
+    cosine: Float12 | None
+    kept_energy: Float12 | None
+    """Share of the energy of A inside B's column and row spaces, over all modules."""
+    replicates: Replicates
+    modules: tuple[ModuleComparison, ...]
+    notes: tuple[str, ...]
+    run: RunInfo

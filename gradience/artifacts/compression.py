@@ -1,0 +1,147 @@
+"""The plan of a compression, and `compression_report.json`: what was written, and exactly what was lost."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from gradience.artifacts.audit import RunInfo
+from gradience.artifacts.base import ROW_CONFIG, Artifact, Float12, Part
+
+Encoding = Literal["uniform", "patterns", "padded", "folded"]
+Verdict = Literal["loads", "wrong scale", "refuses", "unknown"]
+
+
+@dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+class ModulePlan:
+    """What is to become of one LoRA module (all experts of a stacked tensor share one rank)."""
+
+    name: str
+    old_rank: int
+    new_rank: int
+    """0: the module is left out."""
+    old_params: int
+    new_params: int
+    old_bytes: int
+    new_bytes: int
+    kept_energy: Float12 | None
+    """Σσ² kept / Σσ²; null for an untrained module."""
+    predicted_error: Float12 | None
+    """‖ΔW − ΔW′‖_F/‖ΔW‖_F before storage rounding; null for an untrained module."""
+    norm: Float12 | None
+    """‖ΔW‖_F; null where α is unknown."""
+    fixed: str = ""
+    """Why the module keeps its rank whatever the criterion says; empty otherwise."""
+
+
+class CompressionPlan(Artifact):
+    """Ranks for every module, and what they are predicted to cost: a pure function of an audit and a criterion."""
+
+    schema_id: ClassVar[str] = "gradience.compression_plan/1"
+
+    schema_: Literal["gradience.compression_plan/1"] = Field(default="gradience.compression_plan/1", alias="schema")
+    adapter_path: str
+    adapter_sha256: str
+    criterion: str
+    """In words, e.g. `energy ≥ 0.9 per module, ranks from 1, 2, 4, 8`."""
+    modules: tuple[ModulePlan, ...]
+    old_params: int
+    new_params: int
+    old_bytes: int
+    new_bytes: int
+    reduction: Float12
+    """1 − new_params / old_params (LoRA factors only)."""
+    kept_energy: Float12
+    """Σ over modules of the kept ‖ΔW‖_F² / Σ‖ΔW‖_F² (of ‖B·A‖_F² where α is unknown)."""
+    predicted_error: Float12
+    """√(1 − kept_energy)."""
+    max_rank: int
+    old_max_lora_rank: int | None
+    """vLLM's permitted max_lora_rank that the adapter needs now."""
+    new_max_lora_rank: int | None
+
+
+@dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+class ModuleResult:
+    """One module as written."""
+
+    name: str
+    old_rank: int
+    new_rank: int
+    stored_rank: int
+    """Rank on disk: larger than new_rank where the encoding pads with zeros."""
+    scale: Float12
+    """s, the same before and after."""
+    folded: Float12
+    """Factor that B absorbed because the config cannot say this scale; 1 where none was needed."""
+    dtype: str
+    unchanged: bool
+    """True where both factors were copied byte for byte."""
+    kept_energy: Float12 | None
+    predicted_error: Float12 | None
+    measured_error: Float12 | None
+    """‖ΔW − ΔW′‖_F/‖ΔW‖_F of the factors as stored; null for an untrained module."""
+    output_error: Float12 | None = None
+    """DoRA only: ‖W′ − W″‖_F/‖W′ − W‖_F of the whole layers, magnitude and base weight included."""
+    old_params: int
+    new_params: int
+    old_bytes: int
+    new_bytes: int
+    method: Literal["gram", "qr", "copy", "dropped"]
+
+
+class RuntimeVerdict(Part):
+    """Does a runtime load this file with the right meaning?"""
+
+    runtime: str
+    version: str
+    verdict: Verdict
+    basis: str
+    """`run: …` where a run is recorded, otherwise `by source of version …, not run`."""
+    why: str
+
+
+class CompressionReport(Artifact):
+    """`compression_report.json`."""
+
+    schema_id: ClassVar[str] = "gradience.compression/1"
+
+    schema_: Literal["gradience.compression/1"] = Field(default="gradience.compression/1", alias="schema")
+    source_path: str
+    source_sha256: str
+    output_path: str
+    output_sha256: str
+    criterion: str
+    encoding: Encoding
+    encoding_reason: str
+    modules: tuple[ModuleResult, ...]
+    dropped: tuple[str, ...]
+    """Modules at rank 0: left out of the file, and of the targets in the config."""
+    kept_energy: Float12
+    predicted_error: Float12
+    """For the whole adapter: √(Σ‖ΔW − ΔW′‖² / Σ‖ΔW‖²) in exact arithmetic."""
+    measured_error: Float12
+    """The same for the factors as stored."""
+    old_params: int
+    new_params: int
+    """LoRA parameters on disk (with the zeros of a padded encoding)."""
+    reduction: Float12
+    old_bytes: int
+    """Size of the weight files."""
+    new_bytes: int
+    old_max_lora_rank: int | None
+    new_max_lora_rank: int | None
+    carried_tensors: int
+    """Tensors copied byte for byte beside the factors."""
+    stripped: tuple[str, ...] = ()
+    """Tensors dropped on request."""
+    carried_files: tuple[str, ...]
+    left_out_files: tuple[str, ...]
+    """Files of the source that are not in the output, because they describe the old weights."""
+    config_changes: dict[str, str]
+    """Field of adapter_config.json -> `old -> new`, shortened."""
+    runtimes: tuple[RuntimeVerdict, ...]
+    warnings: tuple[str, ...] = ()
+    run: RunInfo

@@ -1,0 +1,30 @@
+"""What every verb needs to print a result: the text, the width, the command as it was typed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+
+
+def command_line() -> str:
+    """The command as it could be typed again; bytes that are no UTF-8 written out."""
+    line = shlex.join(["gradience", *sys.argv[1:]])
+    return os.fsencode(line).decode("utf-8", "backslashreplace")
+
+
+def print_text(text: str) -> None:
+    """On stdout; in plain ASCII where its encoding cannot hold the signs we draw with."""
+    from gradience.report.terminal import ascii_look
+
+    try:
+        "█▁✓σ".encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        text = ascii_look(text)
+    sys.stdout.write(text)
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal; None where the output goes to a file or a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

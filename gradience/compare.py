@@ -1,0 +1,287 @@
+"""Two adapters, module by module: how far apart are the updates, do their directions overlap, are they independent?
+
+Both products live in the joint column space of [B_a, B_b] and the joint row space of [A_a; A_b]. One QR of each joint
+factor turns them into two small dense matrices, and everything asked about ΔW_a and ΔW_b is asked about those:
+exact (no squares that cancel), and ΔW is never formed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+
+from gradience.adapters.inventory import DORA_REASON
+from gradience.adapters.peft import Adapter, LoadedPair, LoraPair, open_adapter, word_blocks
+from gradience.artifacts.comparison import ComparisonReport, Independence, ModuleComparison, Replicates
+from gradience.blas import one_blas_thread, processors
+from gradience.errors import InputError
+from gradience.provenance import Stopwatch
+from gradience.spectra import EPS, Blocks, Core, FloatArray, NonFiniteFactor, energy_rank, triangle
+from gradience.truncate import joined
+
+Progress = Callable[[int, int], None]
+INDEPENDENT_COSINE = 0.2
+"""|cosine| of factors below which runs count as independent: random factors have about 1/√(r·n) < 0.05."""
+COPY_COSINE = 0.9
+"""|cosine| of both factors above which one run is nearly a copy of the other (warm starts of strangers: 0.998)."""
+
+
+class _Energies(NamedTuple):
+    """What the totals need of one module: squares of norms and the inner product."""
+
+    a: float
+    b: float
+    inner: float
+    difference: float
+    kept: float
+
+
+def compare_adapters(
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    *,
+    adapter_a: str | None = None,
+    adapter_b: str | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    command: str = "",
+) -> ComparisonReport:
+    """Compare the adapters at `a` and `b`; `a` is the reference of relative differences and kept energy.
+
+    Raises InputError when one cannot be read, holds NaN or infinity, or has no known scale.
+    """
+    watch = Stopwatch(command)
+    with (
+        open_adapter(Path(a), adapter=adapter_a) as left,
+        open_adapter(Path(b), adapter=adapter_b) as right,
+        one_blas_thread(),
+        ThreadPoolExecutor(workers or processors()) as pool,
+    ):
+        digests = [pool.submit(left.sha256), pool.submit(right.sha256)]
+        pairs_a = _by_name(left)
+        pairs_b = _by_name(right)
+        names = list(dict.fromkeys([*pairs_a, *pairs_b]))
+        compared = []
+        for item in pool.map(lambda name: _compare(pairs_a.get(name), pairs_b.get(name)), names):
+            compared.append(item)
+            if progress:
+                progress(len(compared), len(names))
+        rows = tuple(row for rows, _ in compared for row in rows)
+        totals = _total([energies for _, energies in compared])
+        return ComparisonReport(
+            path_a=str(left.location.path),
+            sha256_a=digests[0].result(),
+            path_b=str(right.location.path),
+            sha256_b=digests[1].result(),
+            n_both=_count(rows, "both"),
+            n_only_a=_count(rows, "only-a"),
+            n_only_b=_count(rows, "only-b"),
+            n_shapes_differ=_count(rows, "shapes-differ"),
+            relative_difference=math.sqrt(totals.difference / totals.a) if totals.a else None,
+            cosine=_cosine(totals.inner, totals.a, totals.b),
+            kept_energy=min(1.0, totals.kept / totals.a) if totals.a else None,
+            replicates=_replicates(rows),
+            modules=rows,
+            notes=_notes(left, right),
+            run=watch.run_info(),
+        )
+
+
+def _by_name(adapter: Adapter) -> dict[str, LoraPair]:
+    for pair in adapter.pairs:
+        if pair.scale is None:
+            raise InputError(
+                f"{adapter.location.path}: without lora_alpha the scale is unknown, so updates cannot be compared",
+                code="no-alpha",
+                hint="put the adapter_config.json beside the weights",
+            )
+    return {pair.module: pair for pair in adapter.pairs}
+
+
+def _count(rows: Sequence[ModuleComparison], presence: str) -> int:
+    return sum(row.presence == presence for row in rows)
+
+
+def _notes(left: Adapter, right: Adapter) -> tuple[str, ...]:
+    notes = []
+    for label, adapter in (("A", left), ("B", right)):
+        if any(note.reason == DORA_REASON for note in adapter.other):
+            notes.append(f"{label} is a DoRA adapter: compared is s·B·A, not the magnitudes")
+        if adapter.unaudited:
+            notes.append(
+                f"{label} holds {len(adapter.unaudited)} tensors that were not understood and not compared"
+            )
+    return tuple(notes)
+
+
+# ---------------------------------------------------------------- one module
+
+
+def _compare(a: LoraPair | None, b: LoraPair | None) -> tuple[list[ModuleComparison], _Energies]:
+    if a is not None and b is not None:
+        if (a.rows, a.columns, a.experts) == (b.rows, b.columns, b.experts):
+            return _compare_both(a, b)
+        row = ModuleComparison(name=a.module, presence="shapes-differ", r_a=a.rank, r_b=b.rank)
+        return [row], _Energies(0.0, 0.0, 0.0, 0.0, 0.0)
+    pair = a or b
+    assert pair is not None
+    norm = math.hypot(*(_alone(pair, expert) for expert in range(pair.experts)))
+    if a is not None:
+        row = ModuleComparison(name=pair.module, presence="only-a", r_a=pair.rank, norm_a=norm)
+        return [row], _Energies(norm**2, 0.0, 0.0, norm**2, 0.0)
+    row = ModuleComparison(name=pair.module, presence="only-b", r_b=pair.rank, norm_b=norm)
+    return [row], _Energies(0.0, norm**2, 0.0, norm**2, 0.0)
+
+
+def _alone(pair: LoraPair, expert: int) -> float:
+    loaded = pair.load()
+    core_A, core_B = _triangles(pair, loaded.blocks_A(expert), loaded.blocks_B(expert))
+    norm = float(np.linalg.norm(core_B.matrix @ core_A.matrix.T))
+    return abs(pair.scale or 0.0) * math.ldexp(norm, core_A.exponent + core_B.exponent)
+
+
+def _triangles(pair: LoraPair, blocks_A: Blocks, blocks_B: Blocks) -> tuple[Core, Core]:
+    try:
+        return triangle(blocks_A), triangle(blocks_B)
+    except NonFiniteFactor:
+        raise InputError(
+            f"{pair.a.file.path}: {pair.module} holds NaN or infinity, here or in the other adapter",
+            code="non-finite",
+            hint="`gradience audit` says where; a broken adapter cannot be compared",
+        ) from None
+
+
+def _compare_both(a: LoraPair, b: LoraPair) -> tuple[list[ModuleComparison], _Energies]:
+    loaded_a, loaded_b = a.load(), b.load()
+    rows, parts = [], []
+    for expert in range(a.experts):
+        row, energies = _compare_expert(loaded_a, loaded_b, expert)
+        rows.append(row)
+        parts.append(energies)
+    return rows, _total(parts)
+
+
+def _compare_expert(
+    loaded_a: LoadedPair, loaded_b: LoadedPair, expert: int
+) -> tuple[ModuleComparison, _Energies]:
+    a, b = loaded_a.pair, loaded_b.pair
+    height = max(4 * (a.rank + b.rank), 1024)
+
+    joint_A, joint_B = _triangles(
+        a,
+        joined(
+            word_blocks(loaded_a.words_A(expert), a.a.entry.dtype, height),
+            word_blocks(loaded_b.words_A(expert), b.a.entry.dtype, height),
+        ),
+        joined(
+            word_blocks(loaded_a.words_B(expert), a.b.entry.dtype, height),
+            word_blocks(loaded_b.words_B(expert), b.b.entry.dtype, height),
+        ),
+    )
+    x, y = joint_B.matrix, joint_A.matrix
+    exponent = joint_A.exponent + joint_B.exponent
+    update_a = np.ldexp((a.scale or 0.0) * x[:, : a.rank] @ y[:, : a.rank].T, exponent)
+    update_b = np.ldexp((b.scale or 0.0) * x[:, a.rank :] @ y[:, a.rank :].T, exponent)
+    return _describe(a, b, expert, update_a, update_b, x, y)
+
+
+def _describe(
+    a: LoraPair,
+    b: LoraPair,
+    expert: int,
+    update_a: FloatArray,
+    update_b: FloatArray,
+    x: FloatArray,
+    y: FloatArray,
+) -> tuple[ModuleComparison, _Energies]:
+    energy_a, energy_b = float(np.square(update_a).sum()), float(np.square(update_b).sum())
+    inner = float((update_a * update_b).sum())
+    difference = float(np.square(update_a - update_b).sum())
+    left_a, values_a, right_a = np.linalg.svd(update_a)
+    left_b, values_b, right_b = np.linalg.svd(update_b)
+    kept = 0.0
+    dimensions: int | None = None
+    overlaps: tuple[float | None, float | None] = (None, None)
+    angle: float | None = None
+    if energy_a and energy_b:
+        count = int((values_b > 64 * EPS * values_b[0]).sum())
+        kept = float(np.square(left_b[:, :count].T @ update_a @ right_b[:count].T).sum())
+        dimensions = min(energy_rank(values_a, 0.90), energy_rank(values_b, 0.90))
+        cosines = [
+            np.linalg.svd(left_a[:, :dimensions].T @ left_b[:, :dimensions], compute_uv=False).clip(max=1.0),
+            np.linalg.svd(right_a[:dimensions] @ right_b[:dimensions].T, compute_uv=False).clip(max=1.0),
+        ]
+        overlaps = (float(np.square(cosines[0]).mean()), float(np.square(cosines[1]).mean()))
+        angle = math.degrees(math.acos(float(min(cosines[0][-1], cosines[1][-1]))))
+    same_shape = a.rank == b.rank
+    row = ModuleComparison(
+        name=a.module,
+        expert=expert if a.kind == "expert" else None,
+        presence="both",
+        r_a=a.rank,
+        r_b=b.rank,
+        norm_a=math.sqrt(energy_a),
+        norm_b=math.sqrt(energy_b),
+        relative_difference=math.sqrt(difference / energy_a) if energy_a else None,
+        cosine=_cosine(inner, energy_a, energy_b),
+        kept_energy=min(1.0, kept / energy_a) if energy_a and energy_b else None,
+        compared_dimensions=dimensions,
+        left_overlap=overlaps[0],
+        right_overlap=overlaps[1],
+        largest_angle=angle,
+        cosine_A=_factor_cosine(y, a.rank) if same_shape else None,
+        cosine_B=_factor_cosine(x, a.rank) if same_shape else None,
+    )
+    return row, _Energies(energy_a, energy_b, inner, difference, kept)
+
+
+def _cosine(inner: float, energy_a: float, energy_b: float) -> float | None:
+    if not energy_a or not energy_b:
+        return None
+    return max(-1.0, min(1.0, inner / math.sqrt(energy_a) / math.sqrt(energy_b)))
+
+
+def _factor_cosine(joint: FloatArray, rank: int) -> float | None:
+    first, second = joint[:, :rank], joint[:, rank:]
+    return _cosine(
+        float((first * second).sum()), float(np.square(first).sum()), float(np.square(second).sum())
+    )
+
+
+def _total(parts: Sequence[_Energies]) -> _Energies:
+    return _Energies(*(math.fsum(values) for values in zip(*parts, strict=True)))
+
+
+# ---------------------------------------------------------------- are the runs independent?
+
+
+def _replicates(rows: Sequence[ModuleComparison]) -> Replicates:
+    cosines_A = [abs(row.cosine_A) for row in rows if row.cosine_A is not None]
+    cosines_B = [abs(row.cosine_B) for row in rows if row.cosine_B is not None]
+    if not cosines_A or not cosines_B:
+        return Replicates(
+            verdict="not-comparable",
+            cosine_A_median=None,
+            cosine_B_median=None,
+            reason="no module has trained factors of the same shapes in both adapters",
+        )
+    typical_A, typical_B = median(cosines_A), median(cosines_B)
+    updates = median([abs(row.cosine) for row in rows if row.cosine is not None] or [0.0])
+    verdict: Independence
+    if updates > COPY_COSINE:
+        verdict, reason = "near-copies", "the updates themselves point the same way"
+    elif typical_A > COPY_COSINE and typical_B > COPY_COSINE:
+        verdict, reason = "near-copies", "both factors point the same way: one run was started from the other"
+    elif max(typical_A, typical_B) > INDEPENDENT_COSINE:
+        verdict = "same-start"
+        reason = "one factor points the same way: the runs share their start (seed, or a frozen A)"
+    else:
+        verdict, reason = "independent", "the factors are nearly orthogonal, as random starts make them"
+    return Replicates(verdict=verdict, cosine_A_median=typical_A, cosine_B_median=typical_B, reason=reason)

@@ -1,0 +1,140 @@
+"""DoRA layers: W′ = m·V/‖V‖ row by row, with V = W + s·B·A. What a smaller B·A does to them depends on W.
+
+The magnitude m is kept. What is measured is the whole layer, W′ as PEFT applies it (0.21, tuners/lora/dora.py), for
+linear layers: with the base weight at hand, in blocks of rows, one layer at a time.
+Source: Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation", arXiv 2402.09353.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from gradience.adapters import strict_json
+from gradience.adapters.dtypes import FloatArray, decode
+from gradience.adapters.files import read_small
+from gradience.adapters.tensors import TensorFile
+from gradience.errors import InputError
+
+ROWS = 512
+"""Rows of W in memory at a time, in float64."""
+_INDEX = "model.safetensors.index.json"
+
+
+@dataclass
+class BaseWeights:
+    """The weights of a base model on disk, found by module name. Use as a context manager."""
+
+    folder: Path
+    files: Mapping[str, TensorFile]
+    """Tensor name -> the open file that holds it."""
+    stack: ExitStack
+
+    @classmethod
+    def open(cls, folder: Path) -> BaseWeights:
+        """Open a folder with model.safetensors or its shards.
+
+        Raises InputError (no-base-weights, and the codes of the reader).
+        """
+        if (folder / _INDEX).exists():
+            index = folder / _INDEX
+            content = strict_json.loads(read_small(index, 64 * 2**20, root=folder), index, index.name)
+            names = sorted({str(name) for name in content.get("weight_map", {}).values()})
+        else:
+            names = sorted(path.name for path in folder.glob("*.safetensors")) if folder.is_dir() else []
+        if not names or any(Path(name).name != name for name in names):
+            raise InputError(
+                f"{folder}: no base weights here (model.safetensors, or shards with an index)",
+                code="no-base-weights",
+                hint="--base-model names the folder of the base model that the adapter was trained on",
+            )
+        with ExitStack() as stack:
+            opened = [stack.enter_context(TensorFile.open(folder / name, root=folder)) for name in names]
+            files = {name: file for file in opened for name in file.entries}
+            return cls(folder, files, stack.pop_all())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stack.close()
+
+    def weight(self, module: str, shape: tuple[int, int], *, transposed: bool) -> FloatArray:
+        """W of a module as (m, n) float64. Raises InputError (base-mismatch, base-quantised)."""
+        name = self._find(module)
+        file = self.files[name]
+        entry = file.entries[name]
+        if entry.dtype.raw is None:
+            raise InputError(
+                f"{self.folder}: {name} is stored as {entry.dtype.name}: a quantised base",
+                code="base-quantised",
+                hint="give the folder of the unquantised model",
+            )
+        stored = decode(file.read_raw(name), entry.dtype)
+        weight = stored.T if transposed else stored
+        if weight.shape != shape:
+            raise InputError(
+                f"{self.folder}: {name} is {list(weight.shape)}, the adapter's module {module} needs {list(shape)}",
+                code="base-mismatch",
+                hint="this is not the base model that the adapter was trained on",
+            )
+        return weight
+
+    def _find(self, module: str) -> str:
+        """The tensor of a module: models saved with or without their head differ by a prefix."""
+        parts = module.split(".")
+        for start in range(len(parts)):
+            name = ".".join(parts[start:]) + ".weight"
+            if name in self.files:
+                return name
+        ending = f".{module}.weight"
+        found = [name for name in self.files if name.endswith(ending)]
+        if len(found) == 1:
+            return found[0]
+        raise InputError(
+            f"{self.folder}: has no weight for the module {module}",
+            code="base-mismatch",
+            hint="this is not the base model that the adapter was trained on",
+        )
+
+
+def output_error(
+    weight: FloatArray,
+    magnitude: FloatArray,
+    old: tuple[FloatArray, FloatArray],
+    new: tuple[FloatArray, FloatArray],
+) -> float:
+    """‖W′ − W″‖_F/‖W′ − W‖_F: what the smaller update changes, relative to what the adapter does.
+
+    weight: (m, n).   magnitude: (m,).   old, new: (s·B, A) with shapes (m, r), (r, n).
+    """
+    lost = done = 0.0
+    for start in range(0, weight.shape[0], ROWS):
+        rows = slice(start, start + ROWS)
+        before = _layer(weight[rows], magnitude[rows], old[0][rows], old[1])
+        after = _layer(weight[rows], magnitude[rows], new[0][rows], new[1])
+        lost += float(np.square(before - after).sum())
+        done += float(np.square(before - weight[rows]).sum())
+    return math.sqrt(lost / done) if done else 0.0
+
+
+def _layer(weight: FloatArray, magnitude: FloatArray, scaled_B: FloatArray, a: FloatArray) -> FloatArray:
+    direction = weight + scaled_B @ a
+    lengths = np.linalg.norm(direction, axis=1)
+    lengths[lengths == 0] = 1.0
+    layer: FloatArray = (magnitude / lengths)[:, None] * direction
+    return layer
+
+
+def stacked(blocks: Iterable[FloatArray]) -> FloatArray:
+    """All blocks of a factor as one array."""
+    return np.concatenate(list(blocks))

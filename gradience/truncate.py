@@ -1,0 +1,130 @@
+"""The best smaller factors of B·A, and the distance between two products, in r-space. numpy only, no I/O.
+
+Shapes as in `spectra`: A (r, n), B (m, r); factors come as tall float64 blocks (k, r) of Aᵀ and of B.
+ΔW is never formed: all that is decided is decided on r x r matrices, and the new factors are small linear
+maps of the old ones, A′ = T_A·A and B′ = B·T_B.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from gradience.spectra import (
+    EPS,
+    GRAM_TOLERANCE,
+    Blocks,
+    Core,
+    FloatArray,
+    Method,
+    gram,
+    spectrum_from_grams,
+    triangle,
+)
+
+MAX_CONDITION = 1e6
+"""Largest condition number of A for which the gram route inverts its Cholesky factor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """Maps that turn A and B into the factors of the best rank-k approximation of B·A, balanced.
+
+    map_A: (k, r), A′ = map_A·A.   map_B: (r, k), B′ = B·map_B.   A′A′ᵀ = B′ᵀB′ = diag(σ₁ … σ_k).
+    values: all singular values of B·A, descending, as values · 2^exponent.
+    gram_A, gram_B: AAᵀ and BᵀB, found on the way.
+    """
+
+    map_A: FloatArray
+    map_B: FloatArray
+    values: FloatArray
+    exponent: int
+    method: Method
+    gram_A: Core
+    gram_B: Core
+
+
+def truncation(blocks_A: Blocks, blocks_B: Blocks, rank: int) -> Truncation:
+    """Best rank-`rank` approximation of B·A in the Frobenius and the spectral norm (Eckart & Young 1936).
+
+    Where B·A has a lower rank than asked for, the surplus rows and columns of the maps are 0.
+    Raises NonFiniteFactor.
+    """
+    gram_A, gram_B = gram(blocks_A), gram(blocks_B)
+    found = spectrum_from_grams(gram_A, gram_B)
+    if found is not None and found.error_bound <= GRAM_TOLERANCE and found.values[0] > 0:
+        maps = _from_grams(gram_A, gram_B, rank)
+        if maps is not None:
+            return _truncation(maps, gram_A, gram_B, rank, "gram")
+    maps = _from_triangles(triangle(blocks_A), triangle(blocks_B), rank)
+    return _truncation(maps, gram_A, gram_B, rank, "qr")
+
+
+class _Maps(NamedTuple):
+    """Maps of the normalised factors, the singular values of their product, and their exponents."""
+
+    map_A: FloatArray
+    map_B: FloatArray
+    values: FloatArray
+    exponent_A: int
+    exponent_B: int
+
+
+def _from_grams(gram_A: Core, gram_B: Core, rank: int) -> _Maps | None:
+    """With AAᵀ = LLᵀ and Lᵀ(BᵀB)L = WΛWᵀ: σ² = Λ, A′ = σ^½WᵀL⁻¹·A, B′ = B·LWσ^{−½}."""
+    lower = np.linalg.cholesky(gram_A.matrix)
+    if np.linalg.cond(lower) > MAX_CONDITION:
+        return None
+    energies, vectors = np.linalg.eigh(lower.T @ gram_B.matrix @ lower)
+    values = np.sqrt(energies[::-1].clip(min=0.0))
+    root, inverse_root = _roots(values, rank)
+    kept = vectors[:, ::-1][:, : len(root)]
+    map_A = np.linalg.solve(lower.T, kept * root).T
+    return _Maps(map_A, lower @ (kept * inverse_root), values, gram_A.exponent, gram_B.exponent)
+
+
+def _from_triangles(triangle_A: Core, triangle_B: Core, rank: int) -> _Maps:
+    """With R_B·R_Aᵀ = UΣVᵀ: A′ = Σ^{−½}UᵀR_B·A and B′ = B·R_AᵀVΣ^{−½}; no inverse of a triangle is needed."""
+    left, values, right = np.linalg.svd(triangle_B.matrix @ triangle_A.matrix.T)
+    root, inverse_root = _roots(values, rank)
+    map_A = (left[:, : len(root)] * inverse_root).T @ triangle_B.matrix
+    map_B = triangle_A.matrix.T @ (right[: len(root)].T * inverse_root)
+    return _Maps(map_A, map_B, values, triangle_A.exponent, triangle_B.exponent)
+
+
+def _roots(values: FloatArray, rank: int) -> tuple[FloatArray, FloatArray]:
+    """√σ and 1/√σ of the leading values; 0 and 0 where σ is only rounding noise."""
+    kept = values[:rank]
+    real = kept > 8 * EPS * (values[0] if len(values) else 0.0)
+    root = np.where(real, np.sqrt(kept), 0.0)
+    return root, np.divide(1.0, root, out=np.zeros_like(root), where=real)
+
+
+def _truncation(maps: _Maps, gram_A: Core, gram_B: Core, rank: int, method: Method) -> Truncation:
+    """Undo the powers of two that were taken out of the factors, and pad to `rank` with zeros."""
+    shift = 2.0 ** ((maps.exponent_B - maps.exponent_A) / 2)
+    short = rank - maps.map_A.shape[0]
+    map_A = np.pad(maps.map_A * shift, ((0, short), (0, 0)))
+    map_B = np.pad(maps.map_B / shift, ((0, 0), (0, short)))
+    # The exponents of the two routes may differ by one: the values keep theirs.
+    return Truncation(map_A, map_B, maps.values, maps.exponent_A + maps.exponent_B, method, gram_A, gram_B)
+
+
+def joined(left: Blocks, right: Blocks, left_scale: float = 1.0, right_scale: float = 1.0) -> Blocks:
+    """Blocks of [left_scale·X, right_scale·Y]; both factors must come in blocks of the same heights."""
+
+    def blocks() -> Iterator[FloatArray]:
+        for first, second in zip(left(), right(), strict=True):
+            yield np.hstack([left_scale * first, right_scale * second])
+
+    return blocks
+
+
+def frobenius(triangle_A: Core, triangle_B: Core) -> float:
+    """‖B·A‖_F from the R factors of Aᵀ and B: accurate also where the product nearly cancels."""
+    core = triangle_B.matrix @ triangle_A.matrix.T
+    return math.ldexp(float(np.linalg.norm(core)), triangle_A.exponent + triangle_B.exponent)

@@ -1,0 +1,112 @@
+"""Examples get their role from their content: stable, disjoint, without duplicates."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradience.bench.tasks import reviews
+from gradience.bench.tasks.examples import PER_10_000, ROLES, canonical, content_id, prepare, role_of
+from gradience.errors import InputError
+
+NAMES = ("negative", "positive")
+
+
+def rows(count: int) -> list[tuple[str, int]]:
+    return [(f"A film about number {number}.", number % 2) for number in range(count)]
+
+
+def test_the_split_is_what_it_was_when_the_adapters_were_trained() -> None:
+    # Change this and every published score is about other sentences.
+    expected = {
+        "Touché!": ("7d54967d1806e859", "train"),
+        "A film about number 4.": ("0ec3074ce717d49a", "dev"),
+        "A film about number 2.": ("571b143c379652b0", "confirm"),
+    }
+    assert {text: (content_id(text), role_of(content_id(text))) for text in expected} == expected
+
+
+def test_roles_do_not_depend_on_order_or_on_the_other_rows() -> None:
+    whole = prepare(rows(500), NAMES)
+    shuffled = rows(500)
+    random.Random(0).shuffle(shuffled)
+    assert prepare(shuffled, NAMES).items == whole.items
+    role = {example.id: example.role for example in whole.items}
+    assert all(example.role == role[example.id] for example in prepare(rows(100), NAMES).items)
+
+
+def test_roles_are_disjoint_complete_and_of_the_stated_size() -> None:
+    examples = prepare(rows(20_000), NAMES)
+    by_role = {role: {example.id for example in examples.of(role)} for role in ROLES}
+    assert sum(len(ids) for ids in by_role.values()) == len(set().union(*by_role.values())) == 20_000
+    for role, ids in by_role.items():
+        assert abs(len(ids) - 2 * PER_10_000[role]) < 300  # more than four standard deviations
+    assert sum(PER_10_000.values()) == 10_000
+
+
+@pytest.mark.parametrize(
+    "other", ["a  FILM about number 3", "“A film, about number 3!”", "Á film about númber 3"]
+)
+def test_spellings_of_one_text_are_one_example(other: str) -> None:
+    examples = prepare([("A film about number 3.", 1), (other, 1), ("Another film.", 0)], NAMES)
+    assert [example.text for example in examples.items if example.label] == ["A film about number 3."]
+    assert examples.counts == {"rows": 3, "duplicates": 1, "conflicts": 0}
+
+
+def test_a_text_with_two_labels_is_left_out_and_counted() -> None:
+    examples = prepare([("Fine.", 1), ("fine", 0), ("FINE!", 1), ("Good.", 1)], NAMES)
+    assert [example.text for example in examples.items] == ["Good."]
+    assert examples.counts == {"rows": 4, "duplicates": 0, "conflicts": 3}
+
+
+def test_texts_without_letters_stay_apart() -> None:
+    assert len(prepare([(":-)", 1), (":-(", 0)], NAMES).items) == 2
+
+
+@given(st.text())
+def test_the_canonical_form_is_stable(text: str) -> None:
+    assert canonical(canonical(text)) == canonical(text)
+
+
+def test_the_fingerprint_sees_text_label_and_role() -> None:
+    fingerprint = prepare(rows(50), NAMES).fingerprint("train")
+    assert prepare(rows(50), NAMES).fingerprint("train") == fingerprint
+    assert prepare(rows(50), NAMES).fingerprint("dev") != fingerprint
+    assert prepare([(text, 1 - label) for text, label in rows(50)], NAMES).fingerprint("train") != fingerprint
+    assert (
+        prepare([(text.upper(), label) for text, label in rows(50)], NAMES).fingerprint("train")
+        != fingerprint
+    )
+
+
+def test_reviews_are_read_with_their_labels_and_the_neutral_ones_counted(tmp_path: Path) -> None:
+    path = tmp_path / "reviews.txt"
+    lines = [
+        "1\t2.5\tA joy from start to end.",
+        "2\t-0.51\tDull.",
+        "3\t0.5\tA film.",
+        "4\t-1\tdull",
+        "5\t3\tTouché!",
+    ]
+    path.write_bytes(("\r\n".join(lines) + "\r\n").encode())
+    examples = reviews.load(path)
+    assert {(example.text, example.label) for example in examples.items} == {
+        ("A joy from start to end.", 1),
+        ("Dull.", 0),
+        ("Touché!", 1),
+    }
+    assert examples.counts == {"rows": 5, "duplicates": 1, "conflicts": 0, "neutral": 1}
+    assert examples.label_names[1] == "positive"
+
+
+@pytest.mark.parametrize("line", ["1\t2.5", "1\tgood\tA film.", "<html>", ""])
+def test_a_line_that_is_no_review_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "reviews.txt"
+    path.write_text(f"1\t2.5\tGood.\n{line}\n3\t1\tFine.\n", encoding="utf-8")
+    with pytest.raises(InputError, match="line 2") as caught:
+        reviews.load(path)
+    assert caught.value.code == "task-row"

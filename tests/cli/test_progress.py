@@ -1,0 +1,71 @@
+"""The progress bar: only on a terminal, only after a second, and gone at the end."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+WORK = """
+from gradience.cli import progress
+progress.PATIENCE_SECONDS = {patience}
+with progress.ProgressBar({label!r}, quiet={quiet}) as bar:
+    for done in range(1, 8):
+        bar(done, 7)
+print("result")
+"""
+
+
+def on_a_terminal(code):
+    """What a process writes to stderr when that is a terminal."""
+    pty = pytest.importorskip("pty")
+    master, slave = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"}
+    done = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=slave, env=environment
+    )
+    os.close(slave)
+    output = b""
+    while True:
+        try:
+            chunk = os.read(master, 65536)
+        except OSError:  # Linux reports the closed end of a pseudo-terminal like this
+            break
+        if not chunk:
+            break
+        output += chunk
+    os.close(master)
+    assert done.communicate(timeout=60)[0] == b"result\n"
+    assert done.returncode == 0
+    return output.decode()
+
+
+def test_it_shows_how_far_it_is_and_removes_itself():
+    drawn = on_a_terminal(WORK.format(patience=0, label="checkpoint-200", quiet=False))
+    assert "checkpoint-200" in drawn
+    assert "7/7" in drawn
+    assert drawn.rstrip("\r\n").endswith("\x1b[2K")  # the line is erased
+
+
+@pytest.mark.parametrize(("patience", "quiet"), [(60, False), (0, True)], ids=["short-work", "quiet"])
+def test_it_is_silent_where_it_should_be(patience, quiet):
+    assert on_a_terminal(WORK.format(patience=patience, label="x", quiet=quiet)) == ""
+
+
+def test_it_is_silent_in_a_pipe():
+    code = WORK.format(patience=0, label="x", quiet=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert (done.stdout, done.stderr) == ("result\n", "")
+
+
+@pytest.mark.parametrize("label", ["[bold]x[/]", "a[/]b", "{task.id}", "{", "a\x1b[2Jb", "a\nb", "x" * 500])
+def test_a_label_is_text(label):
+    drawn = on_a_terminal(WORK.format(patience=0, label=label, quiet=False))
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn)
+    assert "\x1b[2J" not in drawn
+    assert label[:10].replace("\x1b", "\\x1b").replace("\n", "\\x0a") in plain

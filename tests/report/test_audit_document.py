@@ -1,0 +1,94 @@
+"""Markdown and HTML say what the screen says."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from golden import assert_golden
+from test_audit_text import CASES, EACH, mistral, refused
+
+from gradience.report.audit_document import audit_html, audit_markdown
+from gradience.report.audit_facts import caveat, plan_rows, trust_notes
+from gradience.report.names import markdown_text
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@EACH
+def test_golden_markdown(make):
+    name = next(name for name, case in CASES.items() if case is make)
+    assert_golden(GOLDEN / f"{name}.md", audit_markdown(make()))
+
+
+@EACH
+def test_markdown_tables_are_whole(make):
+    tables = re.findall(r"(?:^\|.*\n)+", audit_markdown(make()), flags=re.MULTILINE)
+    assert tables
+    for table in tables:
+        assert len({line.count(" |") for line in table.splitlines()}) == 1
+        assert re.fullmatch(r"\|( ---:? \|)+", table.splitlines()[1])
+
+
+@EACH
+def test_markdown_says_every_note_and_the_caveat(make):
+    text = audit_markdown(make())
+    assert all(markdown_text(note.text) in text for note in trust_notes(make()))
+    assert markdown_text(caveat(make())) in text
+
+
+class Reader(HTMLParser):
+    """Cells by row, and whether every tag is closed in its order."""
+
+    def __init__(self):
+        super().__init__(convert_charrefs=True)
+        self.open, self.rows, self.text = [], [], ""
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "br":
+            return
+        self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+
+@EACH
+def test_html_is_well_formed_and_holds_the_plan(make):
+    reader = Reader()
+    reader.feed(audit_html(make()))
+    assert reader.open == []
+    for row in plan_rows(make()):
+        assert [row.label, row.evidence, row.rank] in [cells[:3] for cells in reader.rows]
+    assert caveat(make()) in reader.text
+
+
+@EACH
+def test_html_loads_nothing_and_runs_nothing(make):
+    assert not re.search(r"<(script|style|img|link|iframe)|src=|href=|on\w+=|url\(", audit_html(make()))
+
+
+def test_html_is_small():
+    assert len(audit_html(mistral())) < 10_000
+
+
+def test_the_report_shows_itself_in_a_notebook():
+    assert mistral()._repr_html_() == audit_html(mistral())
+
+
+@pytest.mark.parametrize("face", [audit_markdown, audit_html])
+def test_no_rank_is_suggested_where_none_may_be(face):
+    text = face(refused())
+    assert "uniform" not in text
+    assert "hypothesis" not in text

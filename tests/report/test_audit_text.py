@@ -1,0 +1,229 @@
+"""The screen: golden files, its size, and the order of its answers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from audit_sample import mistral_rows, power_law, report, row
+from golden import assert_golden
+from rich.cells import cell_len
+
+from gradience.artifacts.audit import Finding, TensorNote
+from gradience.report.audit import audit_text
+from gradience.report.audit_facts import HYPOTHESIS, incompleteness, trust_notes
+from gradience.report.audit_layers import layers_text
+
+GOLDEN = Path(__file__).parent / "golden"
+
+SATURATED = Finding(
+    code="saturated",
+    severity="warning",
+    module="model.layers.31.mlp.down_proj",
+    message="2 of 224 modules use nearly all of their rank (k@90 near r): model.layers.31.mlp.down_proj, "
+    "model.layers.30.mlp.down_proj",
+    hint="the rank may be too small for them; a larger probe would tell",
+)
+
+
+def mistral():
+    return report(mistral_rows(), findings=[SATURATED])
+
+
+def small():
+    """Everything unusual at once: ranks that differ, a head, saved modules, an untrained module, knife edges, fp8."""
+    fp8 = {"dtype": "F8_E4M3", "storage_error": 2e-3}
+    rows = [
+        row(
+            f"bert.encoder.layer.{i}.attention.self.{kind}",
+            power_law(r, 0.5 + 0.2 * i),
+            r=r,
+            shape=(384, 384),
+            layer=f"bert.encoder.layer.{i}",
+            index=i,
+            alpha=16.0,
+            scale=16.0 / r,
+            borderline=i == 1,
+            tau=0.95,
+            **fp8,
+        )
+        for i in range(6)
+        for kind, r in (("query", 8), ("value", 16))
+    ]
+    name = "bert.encoder.layer.5.output.dense"
+    rows.append(
+        row(
+            name,
+            None,
+            r=8,
+            shape=(384, 1536),
+            status="untrained",
+            layer="bert.encoder.layer.5",
+            index=5,
+            scale=2.0,
+        )
+    )
+    rows.append(
+        row("classifier", power_law(2, 0.3), r=2, shape=(2, 384), alpha=16.0, scale=8.0, tau=0.95, **fp8)
+    )
+    head = [
+        TensorNote(
+            tensor="classifier.modules_to_save.weight", reason="saved whole (modules_to_save)", params=768
+        ),
+        TensorNote(
+            tensor="classifier.modules_to_save.bias", reason="saved whole (modules_to_save)", params=2
+        ),
+        TensorNote(tensor="bert.pooler.dense.bias", reason="LoRA bias", params=384),
+    ]
+    findings = [
+        Finding(code="untrained", severity="warning", module=name, message=f"1 module is untrained: {name}"),
+        Finding(
+            code="coarse-storage",
+            severity="info",
+            message="stored as F8_E4M3",
+            hint="two digits mean something",
+        ),
+    ]
+    words = {"path": "runs/sst2/adapter", "base_model": None, "lora_alpha": 16.0, "dtypes": ("F8_E4M3",)}
+    return report(rows, findings=findings, other=head, adapter=words, grid=(4, 8, 12, 16), tau=0.95)
+
+
+def refused():
+    """Nothing may be suggested: B·A is not the update, and part of it is not even numbers."""
+    shape = {"r": 4, "shape": (96, 32), "alpha": None, "scale": None}
+    rows = [row(f"h.{i}.attn.c_attn", power_law(4, 0.1), layer=f"h.{i}", index=i, **shape) for i in range(3)]
+    rows.append(row("h.3.attn.c_attn", None, layer="h.3", index=3, status="nonfinite", **shape))
+    lost = [TensorNote(tensor="h.3.mlp.lora_E", reason="unknown tensor", params=4)]
+    findings = [
+        Finding(
+            code="init-not-update",
+            severity="error",
+            message="initialised with pissa: B·A contains the change of the base weights",
+            hint="save it with path_initial_model_for_weight_conversion and audit that",
+        ),
+        Finding(
+            code="non-finite", severity="error", module="h.3.attn.c_attn", message="12 of 384 values are NaN"
+        ),
+    ]
+    return report(
+        rows,
+        unaudited=lost,
+        findings=findings,
+        suggest=False,
+        adapter={"format": "safetensors", "bytes": 4096},
+    )
+
+
+CASES = {"mistral-7b": mistral, "small-mixed": small, "refused": refused}
+EACH = pytest.mark.parametrize("make", list(CASES.values()), ids=list(CASES))
+
+
+@EACH
+def test_golden_screen(make):
+    name = next(name for name, case in CASES.items() if case is make)
+    assert_golden(GOLDEN / f"{name}.txt", audit_text(make()))
+
+
+@EACH
+def test_golden_layers(make):
+    name = next(name for name, case in CASES.items() if case is make)
+    text = audit_text(make(), all_notes=True) + "\n" + layers_text(make(), width=80)
+    if make is not mistral:
+        assert_golden(GOLDEN / f"{name}-layers.txt", text)
+    else:
+        assert len(layers_text(make()).splitlines()) == 1 + 224
+
+
+@EACH
+@pytest.mark.parametrize("width", [20, 80, 90, 100, 250])
+def test_no_line_is_wider_than_the_screen(make, width):
+    room = max(80, min(width, 100))
+    assert max(map(cell_len, audit_text(make(), width=width, all_notes=True).splitlines())) <= room
+    assert max(map(cell_len, layers_text(make(), width=max(80, width)).splitlines())) <= max(80, width)
+
+
+@EACH
+def test_no_blank_at_the_end_of_a_line(make):
+    assert not re.search(r"[ \t]+$", audit_text(make()) + layers_text(make(), width=80), flags=re.MULTILINE)
+
+
+def test_a_7b_adapter_fits_on_one_screen():
+    assert len(audit_text(report(mistral_rows())).splitlines()) <= 46
+
+
+@EACH
+def test_the_questions_come_in_their_order(make):
+    text = audit_text(make())
+    questions = re.findall(r"^[A-Z][^.?]*\?", text, flags=re.MULTILINE)
+    asked = ["Can I trust it?", "How much of the rank is used?", "What ranks are suggested?", "Where?"]
+    assert questions == [*asked, "What does this not show?"]
+
+
+def test_errors_come_before_warnings_and_both_before_good_news():
+    marks = [note.mark for note in trust_notes(refused())] + [note.mark for note in trust_notes(small())]
+    assert marks == ["error", "error", "error", "good", "good", "warning", "good", "info", "info"]
+
+
+def test_a_suggestion_is_called_a_hypothesis():
+    assert "hypothesis" in HYPOTHESIS
+    assert "hypothesis" in " ".join(audit_text(mistral()).split())
+    assert "hypothesis" not in audit_text(refused())
+
+
+def test_more_findings_than_fit_are_counted_and_shown_with_layers():
+    findings = [
+        Finding(code=f"code-{i}", severity="warning", message=f"trouble {i}", hint=f"way {i}")
+        for i in range(12)
+    ]
+    found = report(mistral_rows(2), findings=findings)
+    assert "8 more findings: --layers or --json" in audit_text(found)
+    assert all(f"trouble {i}" in audit_text(found, all_notes=True) for i in range(12))
+    assert all(f"way {i}" in audit_text(found, all_notes=True) for i in range(12))
+
+
+def test_top_wasteful_lists_the_modules_with_most_spare_parameters():
+    found = mistral()
+    lines = audit_text(found, top_wasteful=20).splitlines()
+    listed = [line.split()[1] for line in lines if line.startswith("  spare")]
+    spare = {layer.name: (layer.r - layer.energy_rank_90) * sum(layer.shape) for layer in found.layers}
+    assert len(listed) == 20
+    assert [spare[name] for name in listed] == sorted(spare.values(), reverse=True)[:20]
+    assert "\n  spare" not in audit_text(found, top_wasteful=0)
+
+
+def test_fp8_shows_fewer_digits():
+    line = next(line for line in audit_text(small()).splitlines() if line.startswith("  stable rank"))
+    assert re.findall(r"\d+(?:\.\d+)?", line.partition("σ₁²")[2]) == ["1.7", "2.6", "3.4"]
+
+
+def test_it_is_deterministic():
+    assert audit_text(mistral(), color=True) == audit_text(mistral(), color=True)
+
+
+@pytest.mark.parametrize(
+    ("status", "others", "words"),
+    [
+        ("ok", 1, None),
+        ("untrained", 1, None),
+        ("untrained", 0, "the one module is untrained"),
+        ("nonfinite", 1, "1 of 2 modules hold NaN or infinity"),
+        ("unsupported", 1, "1 of 2 modules could not be measured"),
+    ],
+)
+def test_incompleteness(status, others, words):
+    rows = [row("a", power_law(4, 1.0) if status == "ok" else None, r=4, shape=(8, 8), status=status)]
+    rows += [row("b", power_law(4, 1.0), r=4, shape=(8, 8))] * others
+    reason = incompleteness(report(rows))
+    assert reason is None if words is None else words in reason
+
+
+def test_an_adapter_of_one_module_of_rank_one():
+    text = audit_text(report([row("lm_head", power_law(1, 1.0), r=1, shape=(10, 4))]))
+    assert "k@90 1 of 1" in text
+    assert max(map(cell_len, text.splitlines())) <= 80
+
+
+def test_a_scale_that_is_unknown_is_said():
+    assert "α unknown" in audit_text(refused())
+    assert "‖ΔW‖_F" not in audit_text(refused())

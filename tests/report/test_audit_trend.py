@@ -1,0 +1,137 @@
+"""Several adapters in one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from audit_sample import power_law, report, row
+from golden import assert_golden
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from gradience.adapters.locate import natural_key
+from gradience.artifacts.audit import Finding
+from gradience.report.audit_trend import (
+    agreement,
+    common_folder,
+    difference,
+    short_names,
+    trend_text,
+)
+
+GOLDEN = Path(__file__).parent / "golden"
+KINDS = ("self_attn.q_proj", "self_attn.v_proj")
+
+
+def checkpoint(step, exponent, size, *, status="ok", findings=(), modules=4, **more):
+    """An adapter of eight modules; larger exponents give sharper spectra."""
+    rows = [
+        row(
+            f"model.layers.{i}.{kind}",
+            power_law(16, exponent + 0.1 * i, size) if status == "ok" else None,
+            r=16,
+            shape=(64, 48),
+            layer=f"model.layers.{i}",
+            index=i,
+            status=status,
+        )
+        for i in range(modules)
+        for kind in KINDS
+    ]
+    digest = f"{step:064x}"
+    adapter = {"sha256": digest} | more.pop("adapter", {})
+    return report(rows, path=f"run/checkpoint-{step}", findings=findings, adapter=adapter, **more)
+
+
+def run():
+    odd = Finding(code="saturated", severity="warning", message="2 of 8 modules use nearly all of their rank")
+    return [checkpoint(200, 0.4, 0.1, findings=[odd]), checkpoint(400, 0.6, 0.3), checkpoint(1000, 0.8, 0.5)]
+
+
+def test_golden_table():
+    assert_golden(GOLDEN / "trend.txt", trend_text(run(), layers=True))
+
+
+def test_golden_table_with_trouble():
+    wrong = Finding(code="init-not-update", severity="error", message="initialised with pissa")
+    reports = [
+        *run(),
+        checkpoint(1100, 0, 0, status="untrained"),
+        checkpoint(1200, 0.8, 0.5, adapter={"sha256": f"{1000:064x}"}),
+        checkpoint(1300, 0.7, 0.5, findings=[wrong], suggest=False, modules=3),
+    ]
+    assert_golden(GOLDEN / "trend-trouble.txt", trend_text(reports))
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_it_fits_its_width(width):
+    reports = [checkpoint(10**20 + i, 0.5, 0.1) for i in range(3)]
+    assert max(map(cell_len, trend_text(reports, width=width, layers=True).splitlines())) <= width
+
+
+def test_names_are_whole_where_there_is_no_width():
+    text = trend_text([checkpoint(10**50, 0.5, 0.1), checkpoint(10**50 + 1, 0.5, 0.1)], width=None)
+    assert f"checkpoint-{10**50 + 1}" in text
+
+
+def test_checkpoints_sort_by_number():
+    names = ["run/checkpoint-1000", "run/checkpoint-200", "run/checkpoint-1000/b", "a", "run10/x", "run9/x"]
+    assert sorted(names, key=natural_key) == [
+        "a", "run9/x", "run10/x", "run/checkpoint-200", "run/checkpoint-1000", "run/checkpoint-1000/b",
+    ]  # fmt: skip
+
+
+@given(
+    st.lists(st.text(max_size=20), max_size=8).flatmap(
+        lambda names: st.tuples(st.just(names), st.permutations(names))
+    )
+)
+def test_any_names_have_one_order(both):
+    names, shuffled = both
+    assert sorted(names, key=natural_key) == sorted(shuffled, key=natural_key)
+
+
+def test_agreement_is_over_the_modules_in_both():
+    assert agreement({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 3, "d": 3}) == 0.5
+    assert agreement({"a": 1}, {"b": 1}) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "digits", "shown"),
+    [
+        (5.5, 5.0, 4, "−0.5"),
+        (2.0, 4.0, 4, "+2"),
+        (10.0, 20.0, 4, "+10"),
+        (3.0, 3.0, 4, "0"),
+        (2.9312, 3.1049, 3, "+0.17"),
+        (2.93, 2.9304, 3, "0"),
+        (100.0, 90.0, 1, "−10"),
+        (None, 1.0, 3, ""),
+    ],
+)
+def test_difference(before, after, digits, shown):
+    assert difference(before, after, digits) == shown
+
+
+@pytest.mark.parametrize(
+    ("paths", "folder", "names"),
+    [
+        (["run/c-1", "run/c-2"], "run", ["c-1", "c-2"]),
+        (["/a/x/one", "/a/y/two"], "/a", ["x/one", "y/two"]),
+        (["one", "two"], "", ["one", "two"]),
+        (["/a/one", "two"], "", ["/a/one", "two"]),
+    ],
+)
+def test_names_are_short(paths, folder, names):
+    assert common_folder(paths) == folder
+    assert short_names(paths) == names
+
+
+def test_a_threshold_of_its_own_is_used_throughout():
+    rows = [row("a.0.q", power_law(8, 0.5), r=8, shape=(9, 9), layer="a.0", index=0, tau=0.5)]
+    text = trend_text([report(rows, tau=0.5), report(rows, tau=0.5)])
+    assert rows[0].energy_rank_tau != rows[0].energy_rank_90
+    assert "k@50" in text
+    assert f"  {rows[0].energy_rank_tau} " in text.splitlines()[5]

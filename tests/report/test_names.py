@@ -1,0 +1,278 @@
+"""Names from strangers x every sink: nothing steers a terminal, nothing becomes markup, nothing is lost in JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from audit_sample import power_law, report, row
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradience.artifacts.audit import AuditReport, Finding, TensorNote
+from gradience.report.audit import audit_text
+from gradience.report.audit_document import audit_html, audit_markdown
+from gradience.report.audit_layers import layers_text
+from gradience.report.audit_plan import lora_config_source
+from gradience.report.audit_trend import trend_text
+from gradience.report.names import MAX_NAME, display_name, html_name, markdown_name, markdown_text, printable
+
+HOSTILE = {
+    "colour": "\x1b[31mred",
+    "clear-screen": "a\x1b[2J\x1b[Hb",
+    "hyperlink": "\x1b]8;;https://evil.example\x1b\\click\x1b]8;;\x1b\\",
+    "title": "\x1b]0;owned\x07",
+    "paste": "\x1b[?2004h",
+    "dcs": "\x1bP+q544e\x1b\\",
+    "c1-csi": "\x9b31mred",
+    "c1-osc": "\x9d0;x\x9c",
+    "c1-nel": "a\x85b",
+    "nul": "a\x00b",
+    "bell": "a\x07b",
+    "backspace": "safe\x08\x08\x08\x08evil",
+    "delete": "a\x7fb",
+    "carriage-return": "harmless\rerror: gone",
+    "newline": "a\nerror: forged",
+    "crlf": "a\r\nb",
+    "tab": "a\tb",
+    "vertical-tab": "a\x0bb",
+    "form-feed": "a\x0cb",
+    "shift-out": "a\x0eb",
+    "line-separator": "a\u2028b",
+    "paragraph-separator": "a\u2029b",
+    "bidi-override": "a\u202egpj.exe",
+    "bidi-embedding": "a\u202bb\u202c",
+    "bidi-isolate": "a\u2067b\u2069",
+    "bidi-mark": "a\u200fb\u200e",
+    "arabic-mark": "a\u061cb",
+    "zero-width-space": "q\u200b_proj",
+    "zero-width-joiner": "q\u200d_proj",
+    "word-joiner": "q\u2060_proj",
+    "bom": "\ufeffq_proj",
+    "soft-hyphen": "q\u00ad_proj",
+    "no-break-space": "q\u00a0proj",
+    "ideographic-space": "q\u3000proj",
+    "hangul-filler": "q\u3164proj",
+    "halfwidth-filler": "q\uffa0proj",
+    "braille-blank": "q\u2800proj",
+    "grapheme-joiner": "q\u034fproj",
+    "variation-selector": "q\ufe0fproj",
+    "supplement-selector": "q\U000e0100proj",
+    "tag-characters": "q\U000e0041\U000e007fproj",
+    "private-use": "q\ue000proj",
+    "noncharacter": "q\ufffeproj",
+    "interlinear": "q\ufff9a\ufffab\ufffb",
+    "musical-control": "q\U0001d173proj",
+    "rich-markup": "[bold red]x[/]",
+    "rich-close": "a[/]b",
+    "rich-link": "[link=https://evil.example]x[/link]",
+    "rich-emoji": ":skull:",
+    "script": "<script>alert(1)</script>",
+    "img": "<img src=x onerror=alert(1)>",
+    "attribute": "\" onmouseover=\"alert(1)",
+    "single-quote": "' onload='x",
+    "comment": "--><!-- x",
+    "entity": "&lt;b&gt;&amp;",
+    "closing": "</td></tr></table><h1>owned",
+    "style": "</style><style>*{display:none}",
+    "pipe": "a|b|c",
+    "escaped-pipe": "a\\|b",
+    "backtick": "`code`",
+    "backticks": "a``b```c",
+    "md-link": "[x](https://evil.example)",
+    "md-image": "![x](https://evil.example/p.png)",
+    "md-bare-link": "https://evil.example/x",
+    "md-www": "www.evil.example",
+    "md-mention": "@everyone",
+    "md-heading": "# owned",
+    "md-emphasis": "**a** _b_ ~~c~~",
+    "md-math": "$\\href{x}{y}$",
+    "formula": "=HYPERLINK(\"https://evil.example\")",
+    "percent": "%s %n {0} {self}",
+    "python": "'], r=1, x=__import__('os').system('id') #",
+    "backslash": "C:\\new\\table",
+    "regex": "(a+)+$",
+    "long": "x" * 5000,
+    "long-escapes": "\x1b" * 5000,
+    "cjk": "模型.层" * 60,
+    "combining": "a" + "\u0301" * 300,
+    "emoji": "🧠" * 120,
+}  # fmt: skip
+NAMES = pytest.mark.parametrize("name", list(HOSTILE.values()), ids=list(HOSTILE))
+
+
+def hostile_report(name):
+    """A report in which everything that a stranger can write is `name`."""
+    rows = [
+        row(name, power_law(8, 1.0), r=8, shape=(64, 32), layer=f"{name}.0", index=0, family=name),
+        row(f"{name}.b", power_law(8, 0.2), r=8, shape=(64, 32), borderline=True),
+        row(f"{name}.c", None, r=8, shape=(64, 32), status="nonfinite"),
+    ]
+    note = TensorNote(tensor=name, reason=name, params=7)
+    finding = Finding(code="odd", severity="warning", module=name, message=f"see {name}", hint=name)
+    words = {"base_model": name, "task_type": name, "peft_version": name, "adapter_name": name, "init": name}
+    return report(rows, path=name, findings=[finding], other=[note], unaudited=[note], adapter=words)
+
+
+def steering(text, allowed=""):
+    """Characters of `text` that are not plainly visible."""
+    return {c for c in text if not c.isprintable() and c not in allowed}
+
+
+def test_there_are_enough_hostile_names():
+    assert len(HOSTILE) >= 60
+    assert len(set(HOSTILE.values())) == len(HOSTILE)
+
+
+@NAMES
+def test_display_name_is_visible_and_short(name):
+    shown = display_name(name)
+    assert shown.isprintable()
+    assert len(shown) <= MAX_NAME
+    assert shown
+
+
+@NAMES
+@pytest.mark.parametrize("width", [80, 100])
+def test_text_has_no_control_character_and_no_forged_line(name, width):
+    text = audit_text(hostile_report(name), width=width, all_notes=True)
+    plain = audit_text(hostile_report("plain"), width=width, all_notes=True)
+    assert not steering(text, "\n")
+    headings = [line for line in plain.splitlines() if line and not line.startswith(" ")][3:]
+    assert [line for line in text.splitlines() if line in headings] == headings
+    assert not any(line.startswith("error:") for line in text.splitlines())
+
+
+@NAMES
+def test_colour_adds_nothing_but_colour(name):
+    found = hostile_report(name)
+    coloured = (
+        audit_text(found, color=True)
+        + layers_text(found, color=True)
+        + trend_text([found, found], color=True)
+    )
+    plain = audit_text(found) + layers_text(found) + trend_text([found, found])
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
+    assert not steering(plain, "\n")
+
+
+@NAMES
+def test_markdown_has_no_markup_of_the_stranger(name):
+    text = audit_markdown(hostile_report(name))
+    assert not steering(text, "\n")
+    outside = re.sub(r"`[\w.\-/ …]+`", "", text)
+    assert not re.search(r"[<>]|\]\(|!\[|https?://|www\.|~~|\$|`", outside)
+    assert not re.search(r"(?<!\bk)@", outside)
+    plain = audit_markdown(hostile_report("plain"))
+    assert [line for line in text.splitlines() if line.startswith("#")][1:] == [
+        line for line in plain.splitlines() if line.startswith("#")
+    ][1:]
+    # Every row of a table has as many cells as with a harmless name.
+    cells = [
+        [line.count("|") for line in side.splitlines() if line.startswith("|")] for side in (text, plain)
+    ]
+    assert cells[0] == cells[1]
+
+
+class Tags(HTMLParser):
+    """Start and end tags, attributes, and the text between them."""
+
+    def __init__(self):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.text = [], ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, attrs))
+
+    def handle_endtag(self, tag):
+        self.tags.append(tag)
+
+    def handle_comment(self, data):
+        raise AssertionError(f"a comment: {data}")
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def parsed(html):
+    parser = Tags()
+    parser.feed(html)
+    parser.close()
+    return parser
+
+
+@NAMES
+def test_html_has_our_tags_only(name):
+    html = audit_html(hostile_report(name))
+    assert not steering(html)
+    found, plain = parsed(html), parsed(audit_html(hostile_report("plain")))
+    assert found.tags == plain.tags
+    assert display_name(name) in found.text
+
+
+@NAMES
+def test_json_keeps_the_name_and_steers_nothing(name):
+    found = hostile_report(name)
+    for text in (found.to_json(), "".join(found.json_chunks())):
+        assert not steering(text, "\n")
+        assert json.loads(text)["layers"][0]["name"] == name
+        assert AuditReport.model_validate_json(text) == found
+
+
+@NAMES
+def test_the_lora_config_stays_inside_its_strings(name):
+    found = hostile_report(name)
+    source = lora_config_source(found)
+    assert not steering(source, "\n")
+    made = {}
+
+    def LoraConfig(**arguments):
+        made.update(arguments)
+
+    code = compile(source.replace("from peft import LoraConfig\n", ""), "config", "exec")
+    exec(code, {"LoraConfig": LoraConfig, "__builtins__": {}})
+    assert made["target_modules"] == [name, f"{name}.b", f"{name}.c"]
+    assert made["rank_pattern"] == found.rank_pattern()
+    assert made["task_type"] == name
+
+
+@NAMES
+def test_tables_keep_their_columns(name):
+    found = hostile_report(name)
+    for text in (layers_text(found, width=80), trend_text([found, found], width=80)):
+        assert not steering(text, "\n")
+    assert len(layers_text(found, width=80).splitlines()) == 1 + 3 + 1
+
+
+@given(st.text(max_size=300))
+def test_printable_is_idempotent_and_visible(text):
+    shown = printable(text)
+    assert shown.isprintable()
+    assert printable(shown) == shown
+    assert len(shown) >= len(text)
+
+
+@given(st.text(max_size=600))
+def test_every_sink_takes_any_text(text):
+    assert len(display_name(text)) <= MAX_NAME
+    assert not re.search(r"[<>|`\n]", markdown_text(text))
+    assert "|" not in markdown_name(text)
+    assert not re.search(r"[<>\"]", html_name(text).removeprefix("<bdi>").removesuffix("</bdi>"))
+
+
+@given(st.text(st.characters(codec="ascii", exclude_categories=["C"]), max_size=MAX_NAME))
+def test_an_ordinary_name_is_shown_as_it_is(name):
+    assert display_name(name) == name
+
+
+def test_a_long_name_keeps_both_ends():
+    shown = display_name("model." + "x" * 1000 + ".q_proj")
+    assert shown.startswith("model.")
+    assert shown.endswith(".q_proj")
+    assert "…" in shown
+
+
+def test_surrogates_of_undecodable_paths_are_written_out():
+    assert display_name("caf\udce9") == "caf\\udce9"
