@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -113,10 +114,11 @@ def measure_pair(pair: LoraPair, tau: float) -> Measured:
     """Rows of one pair: one, or one per expert. Raises InputError when the file cannot be read."""
     loaded = pair.load()
     rows, nonfinite = [], []
+    wide = pair.rank > min(pair.rows, pair.columns)
     for expert in range(pair.experts):
         fixed = _fixed_part(pair, expert if pair.kind == "expert" else None)
         try:
-            found = spectra.spectrum(loaded.blocks_A(expert), loaded.blocks_B(expert))
+            found = spectra.spectrum(loaded.blocks_A(expert), loaded.blocks_B(expert), wide=wide)
         except spectra.NonFiniteFactor:
             nonfinite += [
                 sentence for factor in (pair.a, pair.b) if (sentence := _nonfinite_sentence(factor, loaded))
@@ -153,6 +155,11 @@ def _fixed_part(pair: LoraPair, expert: int | None) -> dict[str, Any]:
 
 def _row(pair: LoraPair, found: spectra.Spectrum, tau: float, fixed: dict[str, Any]) -> LayerAudit:
     values = found.values
+    if found.error_bound >= 1:
+        bound = found.error_bound if math.isfinite(found.error_bound) else None
+        return LayerAudit(
+            status="unsupported", method=found.method, eta=found.eta, error_bound=bound, **fixed
+        )
     if values[0] == 0.0:
         return LayerAudit(status="untrained", method=found.method, **fixed)
     stable = spectra.stable_rank(values)
@@ -161,7 +168,9 @@ def _row(pair: LoraPair, found: spectra.Spectrum, tau: float, fixed: dict[str, A
     margin = spectra.energy_margin(values, (*TAUS, tau))
     k90, k95, k99, k_tau = (spectra.energy_rank(values, threshold) for threshold in (*TAUS, tau))
     sigma = found.scaled(1.0 if pair.scale is None else pair.scale)
-    known = pair.scale is not None and bool(np.isfinite(sigma).all())
+    # σ₁·√(stable rank) and not a sum of squares, which leaves the range of float64 at half the exponent.
+    fro_norm = float(sigma[0]) * math.sqrt(stable)
+    known = pair.scale is not None and math.isfinite(fro_norm)
     return LayerAudit(
         status="ok",
         stable_rank=stable,
@@ -175,9 +184,9 @@ def _row(pair: LoraPair, found: spectra.Spectrum, tau: float, fixed: dict[str, A
         energy_rank_99=k99,
         energy_rank_tau=k_tau,
         energy_margin=margin,
-        borderline=margin <= max(storage, found.energy_error, spectra.ENERGY_SLACK),
+        borderline=margin <= storage + found.energy_error + spectra.ENERGY_SLACK,
         sigma_max=float(sigma[0]) if known else None,
-        fro_norm=float(np.linalg.norm(sigma)) if known else None,
+        fro_norm=fro_norm if known else None,
         singular_values=tuple(sigma.tolist()) if np.isfinite(sigma).all() else (),
         method=found.method,
         eta=found.eta,
@@ -233,7 +242,8 @@ def _assemble(
 def _adapter_info(opened: Adapter, digest: str, layers: Sequence[LayerAudit]) -> AdapterInfo:
     config = opened.config
     common: dict[str, Any] = {
-        "path": str(opened.location.path),
+        # A path may hold bytes that are no UTF-8; JSON may not.
+        "path": os.fsencode(opened.location.path).decode("utf-8", "backslashreplace"),
         "sha256": digest,
         "bytes": opened.bytes,
         "dtypes": tuple(sorted({layer.dtype for layer in layers})),
@@ -341,12 +351,12 @@ def _gain(trained: Sequence[LayerAudit]) -> Gain | None:
     shares = {name: energy / total for name, energy in per_layer.items()}
     ordered = sorted(zip(norms, energies, strict=True), key=lambda item: -item[1])
     top = ordered[: max(1, round(len(ordered) / 10))]
-    unit = peak * peak
+    largest = float(np.finfo(np.float64).max)
     return Gain(
-        fro_norm_total=peak * total**0.5,
+        fro_norm_total=min(peak * total**0.5, largest),
         sigma_max=max(layer.sigma_max or 0.0 for layer in trained),
         per_layer=tuple(
-            LayerGain(layer=name, energy=min(per_layer[name] * unit, np.finfo(np.float64).max), share=share)
+            LayerGain(layer=name, energy=min(per_layer[name] * peak * peak, largest), share=share)
             for name, share in shares.items()
         ),
         top_modules=tuple(

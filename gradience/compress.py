@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -36,6 +36,7 @@ from gradience.adapters.writer import (
     whole_folder,
     write_config,
 )
+from gradience.artifacts.base import write_whole
 from gradience.artifacts.compression import (
     CompressionPlan,
     CompressionReport,
@@ -118,6 +119,7 @@ def compress_adapter(
     adapter_name: str | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    documents: Callable[[CompressionReport], Mapping[str, str]] | None = None,
     command: str = "",
 ) -> CompressionReport:
     """Write the adapter at `adapter`, at the ranks of `plan`, to the folder `output`.
@@ -127,6 +129,7 @@ def compress_adapter(
     base_model: folder of the base model's safetensors, needed for DoRA alone.
     strip: parts of tensor names; tensors beside the factors that have one are dropped.
     force: replace an adapter folder that is there.
+    documents: makes further files of the folder (name -> text) from the report, such as its Markdown.
 
     Returns the report, which also lies in the folder. Raises InputError where the adapter cannot be compressed,
     UsageError for arguments that make no sense, OutputError when the disk refuses. Nothing is left half-written.
@@ -185,6 +188,8 @@ def compress_adapter(
             )
             _check_written(folder, jobs, output_digest)
             report.save(folder / REPORT)
+            for name, text in (documents(report) if documents else {}).items():
+                write_whole(folder / name, [text.encode()])
     return report
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.inventory import DORA_REASON, Note
+from gradience.adapters.keys import parse_key
 from gradience.artifacts.audit import Finding, LayerAudit, Severity
 
 RANDOM_POSITION = 0.85
@@ -21,6 +22,10 @@ RANDOM_MIN_RANK = 4
 """Below this rank a trained and a random spectrum cannot be told apart."""
 SATURATED_SHARE = 0.85
 """k@90 / r from which a module uses nearly all of its rank (random factors: 0.88 to 1)."""
+COARSE_BOUND = 1e-3
+"""error_bound from which a reader must know: the printed digits are no longer true."""
+CLASSIFIER_HEADS = ("classifier", "score")
+"""PEFT 0.21 adds both to modules_to_save of every classifier (peft_model.py); a model has one of them."""
 DEAD_RATIO = 1e-3
 """‖ΔW‖_F below this fraction of the family's median: the module hardly moved."""
 DIVERGED_NORM = 1e3
@@ -166,7 +171,7 @@ def _dora(facts: Facts) -> Iterator[Finding]:
             ),
             hint="judge a smaller rank by outputs; truncation keeps the magnitudes only where the base is at hand",
         )
-    if declared != bool(magnitudes):
+    if facts.config and declared != bool(magnitudes):
         found = "no magnitude vectors" if declared else "magnitude vectors"
         yield Finding(
             code="config-disagrees",
@@ -186,12 +191,6 @@ def _no_config(facts: Facts) -> Iterator[Finding]:
             severity="warning",
             message="no adapter_config.json: α (and so every norm), initialisation and variant are unknown",
             hint="put the adapter_config.json beside the weights",
-        )
-    elif facts.config.lora_alpha is None:
-        yield Finding(
-            code="no-alpha",
-            severity="warning",
-            message="the config has no lora_alpha: the scale is unknown, so there are no norms",
         )
     elif any(layer.scale == 0 for layer in facts.layers):
         yield Finding(
@@ -221,13 +220,12 @@ def _targets(facts: Facts) -> Iterator[Finding]:
     config = facts.config
     if config is None:
         return
-    names = {layer.name for layer in facts.layers} | {note.tensor for note in facts.unaudited}
+    modules = {layer.name for layer in facts.layers} | {
+        parse_key(note.tensor).module for note in facts.unaudited
+    }
     targets = config.target_modules if isinstance(config.target_modules, tuple) else ()
-    missing = [
-        target
-        for target in (*targets, *config.target_parameters)
-        if not any(name == target or name.endswith(f".{target}") or f".{target}." in name for name in names)
-    ]
+    ends = _ends(modules)
+    missing = [target for target in (*targets, *config.target_parameters) if target not in ends]
     if missing and targets != ("all-linear",):
         yield Finding(
             code="target-unmatched",
@@ -252,6 +250,28 @@ def _targets(facts: Facts) -> Iterator[Finding]:
             )
 
 
+def _ends(names: Iterable[str]) -> set[str]:
+    """Every name, and what stands behind each of its dots: what a list of target_modules may say (PEFT's rule)."""
+    ends: set[str] = set()
+    for name in names:
+        ends.add(name)
+        dot = name.find(".")
+        while dot >= 0:
+            ends.add(name[dot + 1 :])
+            dot = name.find(".", dot + 1)
+    return ends
+
+
+def _stretches(names: Iterable[str], lengths: set[int]) -> set[str]:
+    """All stretches of so many parts of the dotted names. A set, because both lists may be long."""
+    found: set[str] = set()
+    for name in names if lengths else ():
+        parts = name.split(".")
+        for length in lengths:
+            found.update(".".join(parts[start : start + length]) for start in range(len(parts) - length + 1))
+    return found
+
+
 def _saved_parts(facts: Facts) -> Iterator[Finding]:
     config = facts.config
     if config is None:
@@ -264,9 +284,11 @@ def _saved_parts(facts: Facts) -> Iterator[Finding]:
             message=f"the config says bias={config.bias!r}, the file holds none: it may not be the whole trained model",
             hint="save it again with PEFT's save_pretrained",
         )
-    absent = [
-        name for name in config.modules_to_save if not any(name in tensor.split(".") for tensor in tensors)
-    ]
+    held = _stretches(tensors, {name.count(".") + 1 for name in config.modules_to_save})
+    absent = [name for name in config.modules_to_save if name not in held]
+    heads = [name for name in CLASSIFIER_HEADS if name in config.modules_to_save]
+    if config.task_type in ("SEQ_CLS", "TOKEN_CLS") and set(heads) - set(absent):
+        absent = [name for name in absent if name not in heads]
     if absent:
         yield Finding(
             code="saved-module-missing",
@@ -315,6 +337,28 @@ def _nonfinite(facts: Facts) -> Iterator[Finding]:
             message=facts.nonfinite[0] + more,
             hint="the training diverged, or the save overflowed fp16: this adapter is broken",
         )
+
+
+def _cancellation(facts: Facts) -> Iterator[Finding]:
+    """Factors that cancel: ‖A‖·‖B‖ is so much larger than ‖BA‖ that their rounding shows."""
+    lost = [layer.name for layer in facts.layers if layer.status == "unsupported"]
+    yield from _many(
+        "cancelled",
+        "error",
+        lost,
+        "cannot be measured: A and B cancel, and what is left of B·A is below their rounding",
+        "two opposite adapters concatenated? such a module does nothing measurable",
+        total=len(facts.layers),
+    )
+    coarse = [layer.name for layer in facts.layers if (layer.error_bound or 0.0) > COARSE_BOUND]
+    yield from _many(
+        "imprecise",
+        "warning",
+        [name for name in coarse if name not in set(lost)],
+        f"are known to less than {COARSE_BOUND:.1%}: A and B nearly cancel",
+        "see error_bound and eta of the modules",
+        total=len(facts.layers),
+    )
 
 
 def _untrained(facts: Facts) -> Iterator[Finding]:
@@ -470,6 +514,7 @@ def _coarse_storage(facts: Facts) -> Iterator[Finding]:
 
 RULES: tuple[Rule, ...] = (
     _nonfinite,
+    _cancellation,
     _initialisation,
     _variant,
     _untrained,

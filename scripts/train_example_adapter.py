@@ -30,6 +30,8 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
 from gradience.bench.archives import sha256_of
@@ -187,12 +189,12 @@ def head_only(preset: Preset, base: Path, tokenizer: Any, data: Examples) -> dic
     unseen = classify(features, tokenizer, [example.text for example in dev], **settings)
     labels = [example.label for example in train]
     converged = [
-        LogisticRegression(C=strength, max_iter=10_000).fit(seen, labels).predict(unseen)
+        make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=10_000)).fit(seen, labels)
         for strength in (0.01, 0.1, 1.0, 10.0, 100.0)
     ]
     return {
         "same recipe": int((logits.argmax(axis=1) == truth).sum()),
-        "converged": max(int((answers == truth).sum()) for answers in converged),
+        "converged": max(int((head.predict(unseen) == truth).sum()) for head in converged),
     }
 
 

@@ -5,6 +5,7 @@ Unknown fields are normal (other versions of PEFT) and ignored. Nothing in the f
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,10 @@ from gradience.errors import InputError
 MAX_CONFIG_BYTES = 16 * 2**20
 """An explicit rank and alpha for 50,000 modules needs about 10 MB."""
 MAX_RANK = 65536
+MAX_ALPHA = 1e12
+"""Absolute value; strangers' configs had up to 1e5. Larger ones would leave the range of float64 when squared."""
+DEFAULT_RANK = DEFAULT_ALPHA = 8
+"""PEFT's own, for configs that leave them out."""
 
 OTHER_METHODS: Mapping[str, str] = {
     "ADALORA": "AdaLoRA: the update is B·diag(E)·A with pruned directions, not s·B·A",
@@ -60,14 +65,21 @@ class PeftConfig:
     peft_version: str | None = None
 
     def rank_of(self, name: str) -> int | None:
-        """The rank that the config gives the module `name` (PEFT's rule: the first pattern that matches)."""
-        found = self.rank_pattern.lookup(name)
-        return self.r if found is None else int(found)
+        """The rank that the config gives the module `name` (PEFT's rule: the first pattern that matches).
+
+        None where it is not known: without r, or behind a pattern that was not evaluated.
+        """
+        value, certain = self.rank_pattern.lookup(name)
+        if value is None:
+            return self.r if certain else None
+        return int(value)
 
     def alpha_of(self, name: str) -> float | None:
-        """The α that the config gives the module `name`."""
-        found = self.alpha_pattern.lookup(name)
-        return self.lora_alpha if found is None else float(found)
+        """The α that the config gives the module `name`; None where it is not known, as in `rank_of`."""
+        value, certain = self.alpha_pattern.lookup(name)
+        if value is None:
+            return self.lora_alpha if certain else None
+        return float(value)
 
     def scale(self, alpha: float | None, rank: int) -> float | None:
         """s = α/r, or α/√r with rsLoRA (PEFT 0.21, tuners/lora/layer.py, `update_layer`)."""
@@ -80,7 +92,7 @@ def read_config(path: Path, *, root: Path | None = None) -> PeftConfig:
     """Read an adapter_config.json.
 
     Raises InputError: not-found, lfs-pointer, html-page, bad-encoding, bad-json, bad-config, mlx-adapter,
-    adapterhub-adapter, other-method.
+    adapterhub-adapter, other-method, not-peft-config.
     """
     text = read_small(path, MAX_CONFIG_BYTES, root=root)
     refuse_disguise(path, text[:1024])
@@ -97,11 +109,17 @@ def read_config(path: Path, *, root: Path | None = None) -> PeftConfig:
             code="other-method",
             hint="only LoRA adapters have the spectrum that is audited here",
         )
+    if peft_type is None and not {"r", "lora_alpha"} & fields.keys():
+        raise InputError(
+            f"{path}: not a config of PEFT: it has neither peft_type nor r and lora_alpha (it begins {_shown(fields)})",
+            code="not-peft-config",
+            hint="put the adapter's own adapter_config.json here; without any, the weights are audited alone",
+        )
     return PeftConfig(
         path=path,
         fields=fields,
-        r=reader.count("r"),
-        lora_alpha=reader.number("lora_alpha"),
+        r=reader.count("r", DEFAULT_RANK),
+        lora_alpha=reader.number("lora_alpha", DEFAULT_ALPHA),
         rank_pattern=PatternTable(reader.pattern("rank_pattern", ranks=True)),
         alpha_pattern=PatternTable(reader.pattern("alpha_pattern", ranks=False)),
         use_rslora=reader.flag("use_rslora"),
@@ -139,6 +157,9 @@ def _bad(path: Path, what: str) -> InputError:
     return InputError(f"{path}: {what}", code="bad-config", hint="save the adapter again with PEFT")
 
 
+_A_NUMBER = f"a number of at most {MAX_ALPHA:g}"
+
+
 class _Fields:
     """Typed access to the fields of one config."""
 
@@ -147,7 +168,7 @@ class _Fields:
         self._fields = fields
 
     def _refuse(self, name: str, wanted: str) -> InputError:
-        return _bad(self._path, f"{name} is {str(self._fields[name])[:80]!r}, not {wanted}")
+        return _bad(self._path, f"{name} is {_shown(self._fields[name])}, not {wanted}")
 
     def text(self, name: str) -> str | None:
         value = self._fields.get(name)
@@ -163,20 +184,16 @@ class _Fields:
             raise self._refuse(name, "true or false")
         return value
 
-    def count(self, name: str) -> int | None:
-        value = self._fields.get(name)
-        if value is None:
-            return None
+    def count(self, name: str, default: int) -> int:
+        value = self._fields.get(name, default)
         if not _is_rank(value):
             raise self._refuse(name, f"an integer from 1 to {MAX_RANK}")
         return int(value)
 
-    def number(self, name: str) -> float | None:
-        value = self._fields.get(name)
-        if value is None:
-            return None
+    def number(self, name: str, default: float) -> float:
+        value = self._fields.get(name, default)
         if not _is_number(value):
-            raise self._refuse(name, "a finite number")
+            raise self._refuse(name, _A_NUMBER)
         return float(value)
 
     def pattern(self, name: str, *, ranks: bool) -> dict[str, float]:
@@ -187,8 +204,8 @@ class _Fields:
             raise self._refuse(name, "a map from module names to numbers")
         for key, number in value.items():
             if not (_is_rank(number) if ranks else _is_number(number)):
-                wanted = f"an integer from 1 to {MAX_RANK}" if ranks else "a finite number"
-                raise _bad(self._path, f"{name}[{key[:80]!r}] is {str(number)[:80]!r}, not {wanted}")
+                wanted = f"an integer from 1 to {MAX_RANK}" if ranks else _A_NUMBER
+                raise _bad(self._path, f"{name}[{_shown(key)}] is {_shown(number)}, not {wanted}")
         return dict(value)
 
     def names(self, name: str) -> tuple[str, ...]:
@@ -225,9 +242,14 @@ class _Fields:
         return value
 
 
+def _shown(value: Any) -> str:
+    """A value as it stands in the file."""
+    return json.dumps(value, ensure_ascii=False)[:80]
+
+
 def _is_rank(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_RANK
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_ALPHA

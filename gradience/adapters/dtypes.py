@@ -67,7 +67,8 @@ DTYPES: dict[str, DType] = {dtype.name: dtype for dtype in _TABLE}
 
 def decode(raw: Raw, dtype: DType) -> FloatArray:
     """Stored words -> float64, exactly. `raw` has the numpy type `dtype.raw`; any shape."""
-    return _DECODERS[dtype.name](raw)
+    with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN, and no reason to warn on stderr
+        return _DECODERS[dtype.name](raw)
 
 
 def encode(values: FloatArray, dtype: DType) -> Raw:

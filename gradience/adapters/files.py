@@ -11,18 +11,31 @@ from pathlib import Path
 from gradience.errors import InputError
 
 _LFS = b"version https://git-lfs.github.com/spec/"
-_MAGICS: tuple[tuple[bytes, str], ...] = (
-    (b"GGUF", "a GGUF file"),
-    (b"PK\x03\x04", "a zip archive (what torch.save writes)"),
-    (b"\x80\x02", "a Python pickle"),
-    (b"\x80\x03", "a Python pickle"),
-    (b"\x80\x04", "a Python pickle"),
-    (b"\x80\x05", "a Python pickle"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"\x28\xb5\x2f\xfd", "a zstandard archive"),
-    (b"\x93NUMPY", "a numpy array"),
-    (b"\x89HDF", "an HDF5 file"),
+_BOM = b"\xef\xbb\xbf"
+PICKLE_HINT = (
+    "pickle files can run code, so they are not opened here; load the adapter with PEFT where you trust it "
+    "and save it again: PeftModel.from_pretrained(base, folder).save_pretrained(new, safe_serialization=True)"
 )
+GGUF_HINT = "audit the PEFT adapter that the GGUF file was converted from"
+_ARCHIVE = "unpack it, and point at the adapter's folder"
+_OTHER = "point at the .safetensors file"
+_MAGICS: tuple[tuple[bytes, str, str], ...] = (
+    (b"GGUF", "a GGUF file", GGUF_HINT),
+    (b"PK\x03\x04", "a zip archive (what torch.save writes)", PICKLE_HINT),
+    (b"\x80\x02", "a Python pickle", PICKLE_HINT),
+    (b"\x80\x03", "a Python pickle", PICKLE_HINT),
+    (b"\x80\x04", "a Python pickle", PICKLE_HINT),
+    (b"\x80\x05", "a Python pickle", PICKLE_HINT),
+    (b"\x1f\x8b", "a gzip archive", _ARCHIVE),
+    (b"BZh", "a bzip2 archive", _ARCHIVE),
+    (b"\xfd7zXZ", "an xz archive", _ARCHIVE),
+    (b"7z\xbc\xaf", "a 7z archive", _ARCHIVE),
+    (b"\x28\xb5\x2f\xfd", "a zstandard archive", _ARCHIVE),
+    (b"\x93NUMPY", "a numpy array", _OTHER),
+    (b"\x89HDF", "an HDF5 file", _OTHER),
+)
+_TAR = slice(257, 262)
+"""Where a tar archive has its magic bytes, `ustar`."""
 
 
 def open_regular(path: Path, *, root: Path | None = None) -> int:
@@ -37,34 +50,63 @@ def open_regular(path: Path, *, root: Path | None = None) -> int:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            raise InputError(f"{path}: no such file", code="not-found", hint="check the path") from None
-        raise InputError(
-            f"{path}: cannot be opened: {error.strerror}",
-            code="unreadable",
-            hint="check the permissions of the file and of its folder",
-        ) from None
+        raise cannot_open(path, error) from None
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise InputError(
-            f"{path}: not a regular file (a folder, pipe, socket or device)",
-            code="not-a-file",
-            hint="point at the adapter's folder or at its .safetensors file",
-        )
+        raise _not_a_file(path)
     return handle
 
 
+def cannot_open(path: Path, error: OSError) -> InputError:
+    """What a failed `open` or `stat` of `path` means to a person: not-found, not-a-file or unreadable."""
+    if error.errno in (errno.ENOENT, errno.ENOTDIR) and path.is_symlink():
+        return InputError(
+            f"{path}: a symbolic link to {os.readlink(path)}, which does not exist",
+            code="not-found",
+            hint="a cache that was cleaned or a folder that was copied without its targets: download it again",
+        )
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+        return InputError(f"{path}: no such file or folder", code="not-found", hint="check the path")
+    if error.errno == errno.ELOOP:
+        return InputError(
+            f"{path}: symbolic links that lead in a circle",
+            code="not-found",
+            hint="replace the link by the file",
+        )
+    if error.errno == errno.ENXIO:  # a socket
+        return _not_a_file(path)
+    return InputError(
+        f"{path}: cannot be opened: {error.strerror}",
+        code="unreadable",
+        hint="check the permissions of the file and of its folder",
+    )
+
+
+def _not_a_file(path: Path) -> InputError:
+    return InputError(
+        f"{path}: not a regular file (a folder, pipe, socket or device)",
+        code="not-a-file",
+        hint="point at the adapter's folder or at its .safetensors file",
+    )
+
+
 def _refuse_escape(path: Path, root: Path) -> None:
-    target, home = path.resolve(), root.resolve()
-    if target.is_relative_to(home):
-        return
-    blobs = home.parent.parent / "blobs"
-    if home.parent.name == "snapshots" and target.parent == blobs:
+    # Not Path.resolve(): before Python 3.13 it raises RuntimeError on links that lead in a circle.
+    target, home = Path(os.path.realpath(path)), Path(os.path.realpath(root))
+    if target.is_relative_to(home) or _in_hub_cache(target, home):
         return
     raise InputError(
         f"{path}: a symbolic link that leaves the adapter's folder (to {target})",
         code="symlink-outside",
         hint="copy the file into the folder, or point at the place where the files really are",
+    )
+
+
+def _in_hub_cache(target: Path, home: Path) -> bool:
+    """Whether `home` is (in) a `snapshots/<commit>` folder and `target` lies in the `blobs` beside `snapshots`."""
+    return any(
+        snapshot.parent.name == "snapshots" and target.parent == snapshot.parent.parent / "blobs"
+        for snapshot in (home, *home.parents)
     )
 
 
@@ -114,10 +156,10 @@ def read_small(path: Path, limit: int, *, root: Path | None = None) -> bytes:
         os.close(handle)
 
 
-def refuse_disguise(path: Path, head: bytes) -> None:
-    """Raise InputError when `head` (the first bytes) shows that the file is something else than its name says.
+def refuse_placeholder(path: Path, head: bytes) -> None:
+    """Raise InputError when `head` (the first bytes) shows that this only stands in the place of a file.
 
-    Codes: empty-file, lfs-pointer, html-page, wrong-format.
+    Codes: empty-file, lfs-pointer, html-page.
     """
     if not head:
         raise InputError(
@@ -131,27 +173,35 @@ def refuse_disguise(path: Path, head: bytes) -> None:
             code="lfs-pointer",
             hint="run `git lfs pull` in the repository, or download it with `hf download`",
         )
-    start = head[:512].lstrip().lower()
+    start = head.removeprefix(_BOM).lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         raise InputError(
             f"{path}: a web page, not the file itself (a download that ended on an error or login page)",
             code="html-page",
             hint="download it again with `hf download`, logged in if the repository is gated",
         )
-    for magic, what in _MAGICS:
-        if head.startswith(magic):
-            raise InputError(f"{path}: this is {what}", code="wrong-format", hint=_hint_for(what))
 
 
-def _hint_for(what: str) -> str:
-    if "pickle" in what or "zip" in what:
-        return PICKLE_HINT
-    if "GGUF" in what:
-        return "audit the PEFT adapter that the GGUF file was converted from"
-    return "point at the .safetensors file"
+def refuse_disguise(path: Path, head: bytes) -> None:
+    """Raise InputError when `head` shows that the file is something else than its name says.
+
+    Codes: those of `refuse_placeholder`, and wrong-format.
+    """
+    refuse_placeholder(path, head)
+    found = [(what, hint) for magic, what, hint in _MAGICS if head.startswith(magic)]
+    if head[_TAR] == b"ustar":
+        found.append(("a tar archive", _ARCHIVE))
+    for what, hint in found:
+        raise InputError(f"{path}: this is {what}", code="wrong-format", hint=hint)
 
 
-PICKLE_HINT = (
-    "pickle files can run code, so they are not opened here; load the adapter with PEFT where you trust it "
-    "and save it again: PeftModel.from_pretrained(base, folder).save_pretrained(new, safe_serialization=True)"
-)
+def refuse_text(path: Path, head: bytes) -> None:
+    """Raise InputError (code wrong-format) when `head` begins a JSON text in the place of weights."""
+    start = head.removeprefix(_BOM).lstrip()
+    if start.startswith((b"{", b"[")) and b"\0" not in start:
+        shown = start[:60].decode("utf-8", "replace")
+        raise InputError(
+            f"{path}: a JSON text, not weights (it begins {shown!r}: the error message of a server, or a config?)",
+            code="wrong-format",
+            hint="download the weights again, and look at what the server answers",
+        )

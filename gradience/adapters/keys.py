@@ -6,8 +6,13 @@ The same factor appears as `base_model.model.<module>.lora_A.weight` (saved), `<
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal, NamedTuple
 
+from gradience.errors import InputError
+
+Ghost = Literal["", "modules_to_save", "original_module"]
 Role = Literal["A", "B", "embedding_A", "embedding_B", "magnitude", "lora_bias", "other"]
 
 _FACTORS: dict[str, Role] = {
@@ -26,14 +31,15 @@ class Key(NamedTuple):
     module: path inside the base model without wrappers, prefixes, ghosts and `base_layer`.
     adapter: the adapter's name where the key carries one.
     depth: number of `base_layer` at the end of the path (nested wrappers of `target_parameters`).
-    ghost: the key lies under `original_module` or `modules_to_save`: a copy that PEFT keeps of a module.
+    ghost: the key lies under `modules_to_save` (the trained copy) or `original_module` (the untrained one):
+    copies that PEFT keeps of a module; empty for the module itself.
     """
 
     role: Role
     module: str
     adapter: str | None = None
     depth: int = 0
-    ghost: bool = False
+    ghost: Ghost = ""
 
 
 def parse_key(name: str) -> Key:
@@ -59,23 +65,55 @@ def _factor(role: Role, path: list[str], tail: list[str]) -> Key | None:
         return None
     if len(tail) > 1 or not path:
         return None
-    path, ghost = _without_ghosts(path)
+    adapter = tail[0] if tail else None
+    path, ghost = _without_ghosts(path, adapter)
     depth = 0
     while path[-1:] == ["base_layer"]:
         path, depth = path[:-1], depth + 1
-    return Key(role, ".".join(path), tail[0] if tail else None, depth, ghost)
+    return Key(role, ".".join(path), adapter, depth, ghost)
 
 
-def _without_ghosts(path: list[str]) -> tuple[list[str], bool]:
-    for marker in ("original_module", "modules_to_save"):
+def _without_ghosts(path: list[str], adapter: str | None) -> tuple[list[str], Ghost]:
+    markers: tuple[Ghost, ...] = ("original_module", "modules_to_save")
+    for marker in markers:
         if marker in path[1:]:
             index = path.index(marker, 1)
-            # `modules_to_save.<adapter>` in a live model, `modules_to_save` alone once saved.
             rest = path[index + 1 :]
-            if marker == "modules_to_save":
+            # `modules_to_save.<adapter>` in a live model; a save drops the adapter's name.
+            if marker == "modules_to_save" and rest and rest[0] in (adapter, "default"):
                 rest = rest[1:]
-            return path[:index] + rest, True
-    return path, False
+            return path[:index] + rest, marker
+    return path, ""
+
+
+def choose_adapter(path: Path, keys: Iterable[Key], wanted: str | None) -> str | None:
+    """The adapter whose factors are read: the `wanted` one, the only one, or None where keys carry no name.
+
+    Raises InputError: several-adapters, no-such-adapter.
+    """
+    names = sorted({key.adapter for key in keys if key.adapter is not None and key.role != "other"})
+    listed = ", ".join(name[:80] for name in names[:8])
+    if wanted is None:
+        if len(names) > 1:
+            raise InputError(
+                f"{path}: one file holds {len(names)} adapters: {listed}",
+                code="several-adapters",
+                hint=f"name one with --adapter {names[0]}",
+            )
+        return names[0] if names else None
+    if not names:
+        raise InputError(
+            f"{path}: its tensors carry no adapter name, so there is no {wanted!r} to choose",
+            code="no-such-adapter",
+            hint="leave --adapter out",
+        )
+    if wanted not in names:
+        raise InputError(
+            f"{path}: holds no adapter called {wanted!r}; it holds {listed}",
+            code="no-such-adapter",
+            hint=f"--adapter {names[0]}",
+        )
+    return wanted
 
 
 # fmt: off

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
 
 from gradience.adapters import strict_json
-from gradience.adapters.files import PICKLE_HINT, read_small, refuse_disguise
+from gradience.adapters.files import (
+    GGUF_HINT,
+    PICKLE_HINT,
+    cannot_open,
+    open_regular,
+    pread,
+    read_small,
+    refuse_disguise,
+    refuse_placeholder,
+)
 from gradience.errors import InputError
 
 WEIGHTS = "adapter_model.safetensors"
@@ -16,6 +27,8 @@ INDEX = "adapter_model.safetensors.index.json"
 CONFIG = "adapter_config.json"
 PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
 MAX_INDEX_BYTES = 64 * 2**20
+MLX_HINT = "MLX adapters are not read yet: convert it to PEFT format, or audit the PEFT original"
+DIFFUSERS_HINT = "diffusers adapters are not read yet: load it with diffusers and save the PEFT adapter"
 LISTED = 8
 """Names shown in a message before it says how many more there are."""
 
@@ -32,6 +45,8 @@ class Location:
     """None where there is no adapter_config.json beside the weights."""
     shard_of: dict[str, str] | None = None
     """Tensor -> shard file name, where an index says so."""
+    sub_folder: bool = False
+    """The adapter that was asked for by name is a sub-folder of `root`."""
 
 
 def locate(path: Path, *, adapter: str | None = None) -> Location:
@@ -41,70 +56,88 @@ def locate(path: Path, *, adapter: str | None = None) -> Location:
     Raises InputError: not-found, not-a-file, several-adapters, no-such-adapter, pickle, full-model,
     mlx-adapter, gguf, diffusers, not-an-adapter, bad-index and those of `files`.
     """
-    if not path.exists():
-        raise InputError(
-            f"{path}: no such file or folder",
-            code="not-found",
-            hint="check the path; an adapter on a hub must be downloaded first (`hf download REPO --local-dir DIR`)",
-        )
-    if path.is_dir():
+    if _is_folder(path):
         return _in_folder(path, adapter)
-    return _single_file(path)
+    return _single_file(path, adapter)
 
 
-def _single_file(path: Path) -> Location:
+def _is_folder(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError as error:
+        refusal = cannot_open(path, error)
+        if refusal.code == "not-found" and not path.is_symlink():
+            refusal.hint += (
+                "; an adapter on a hub must be downloaded first (`hf download REPO --local-dir DIR`)"
+            )
+        raise refusal from None
+
+
+def _single_file(path: Path, adapter: str | None) -> Location:
     name = path.name.lower()
     if name.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt")):
         raise _pickle(path)
     if name == CONFIG:
-        return locate(path.parent)
+        return _in_folder(path.parent, adapter)
     if name == INDEX:
         return _sharded(path.parent, path)
     if name.endswith(".npz"):
         raise InputError(
             f"{path}: a numpy archive (old MLX adapters look like this), not a PEFT adapter",
             code="mlx-adapter",
-            hint="MLX adapters are not read yet: audit the PEFT original",
+            hint=MLX_HINT,
         )
-    config = path.parent / CONFIG
-    return Location(path, path.parent, (path,), config if config.exists() or config.is_symlink() else None)
+    return Location(path, path.parent, (path,), _config_in(path.parent))
+
+
+def _config_in(folder: Path) -> Path | None:
+    config = folder / CONFIG
+    return config if _present(config) else None
 
 
 def _in_folder(folder: Path, adapter: str | None) -> Location:
-    if (
-        adapter is not None
-        and (folder / adapter).is_dir()
-        and "/" not in adapter
-        and adapter not in (".", "..")
-    ):
-        return _in_folder(folder / adapter, None)
-    config = folder / CONFIG
-    has_config = config.exists() or config.is_symlink()
+    if adapter is not None and _names_a_folder(folder, adapter):
+        chosen = _in_folder(folder / adapter, None)
+        # The outer folder stays the limit for links: the inner one may be a link out of it.
+        return replace(chosen, root=folder, sub_folder=True)
     if _present(folder / INDEX) and not _present(folder / WEIGHTS):
         return _sharded(folder, folder / INDEX)
     if _present(folder / WEIGHTS):
-        return Location(folder, folder, (folder / WEIGHTS,), config if has_config else None)
+        return Location(folder, folder, (folder / WEIGHTS,), _config_in(folder))
     nested = adapter_folders(folder)
     if nested:
-        names = [str(found.relative_to(folder)) for found in nested]
-        if adapter is not None:
-            raise InputError(
-                f"{folder}: holds no adapter called {adapter!r}; it holds {_listed(names)}",
-                code="no-such-adapter",
-                hint=f"--adapter {names[0]}",
-            )
-        if len(nested) == 1:
-            raise InputError(
-                f"{folder}: the adapter lies one folder deeper, in {names[0]}",
-                code="several-adapters",
-                hint=f"point at {nested[0]}",
-            )
-        raise InputError(
-            f"{folder}: holds {len(names)} adapters: {_listed(names)}",
-            code="several-adapters",
-            hint=f"name one with --adapter {names[0]}, or point at several folders to compare them",
+        raise _nested(folder, [str(found.relative_to(folder)) for found in nested], adapter)
+    raise _something_else(folder)
+
+
+def _names_a_folder(folder: Path, adapter: str) -> bool:
+    parts = PurePath(adapter)
+    return (
+        not parts.is_absolute()
+        and ".." not in parts.parts
+        and parts.parts != ()
+        and (folder / parts).is_dir()
+    )
+
+
+def _nested(folder: Path, names: list[str], adapter: str | None) -> InputError:
+    if adapter is not None:
+        return InputError(
+            f"{folder}: holds no adapter called {adapter!r}; it holds {_listed(names)}",
+            code="no-such-adapter",
+            hint=f"--adapter {names[0]}",
         )
-    raise _something_else(folder, has_config=has_config)
+    if len(names) == 1:
+        return InputError(
+            f"{folder}: the adapter lies deeper, in {names[0]}",
+            code="several-adapters",
+            hint=f"point at {folder / names[0]}",
+        )
+    return InputError(
+        f"{folder}: holds {len(names)} adapters: {_listed(names)}",
+        code="several-adapters",
+        hint=f"name one with --adapter {names[0]}, or point at several folders to compare them",
+    )
 
 
 def adapter_folders(folder: Path) -> list[Path]:
@@ -135,47 +168,53 @@ def natural_key(path: Path | str) -> list[tuple[int, int | str]]:
 
 def _present(path: Path) -> bool:
     """There under this name, even as a dangling link (which then is reported as one)."""
-    return path.exists() or path.is_symlink()
+    return os.path.lexists(path)
 
 
 def _pickle(path: Path) -> InputError:
+    """The refusal of a pickle file, or of the Git LFS pointer or web page that often lies in its place."""
+    handle = open_regular(path)
+    try:
+        size = os.fstat(handle).st_size
+        refuse_placeholder(path, bytes(pread(handle, min(size, 1024), 0, path)))
+    finally:
+        os.close(handle)
     return InputError(f"{path}: a pickle file (torch.save)", code="pickle", hint=PICKLE_HINT)
 
 
-def _something_else(folder: Path, *, has_config: bool) -> InputError:
-    names = sorted(entry.name for entry in folder.iterdir())
+def _something_else(folder: Path) -> InputError:
+    """The refusal of a folder without adapter weights, named for what the folder holds instead."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        return cannot_open(folder, error)
     for pickle in PICKLES:
         if pickle in names:
             return _pickle(folder / pickle)
-    suffixes = {Path(name).suffix for name in names}
     if "adapters.safetensors" in names or "adapters.npz" in names:
         return InputError(
             f"{folder}: an MLX-LM adapter (adapters.safetensors), not a PEFT one",
             code="mlx-adapter",
-            hint="MLX adapters are not read yet: convert it to PEFT format, or audit the PEFT original",
+            hint=MLX_HINT,
         )
-    if ".gguf" in suffixes:
-        return InputError(
-            f"{folder}: holds GGUF files, no PEFT adapter",
-            code="wrong-format",
-            hint="audit the PEFT adapter that the GGUF file was converted from",
-        )
+    if any(name.endswith(".gguf") for name in names):
+        return InputError(f"{folder}: holds GGUF files, no PEFT adapter", code="wrong-format", hint=GGUF_HINT)
     if "pytorch_lora_weights.safetensors" in names or "pytorch_lora_weights.bin" in names:
         return InputError(
             f"{folder}: a diffusers LoRA (pytorch_lora_weights), not a PEFT folder",
             code="diffusers-adapter",
-            hint="diffusers adapters are not read yet: load it with diffusers and save the PEFT adapter",
+            hint=DIFFUSERS_HINT,
         )
-    model = {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"} & set(names)
-    if model and not has_config:
+    model = {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"}.intersection(names)
+    if model and CONFIG not in names:
         return InputError(
-            f"{folder}: a full model ({sorted(model)[0]}), not a LoRA adapter",
+            f"{folder}: a full model ({min(model)}), not a LoRA adapter",
             code="full-model",
             hint=f"an adapter folder holds {CONFIG} and {WEIGHTS}",
         )
     if not names:
         return InputError(f"{folder}: the folder is empty", code="not-an-adapter", hint="check the path")
-    what = f"{CONFIG} but no {WEIGHTS}" if has_config else f"neither {WEIGHTS} nor {CONFIG}"
+    what = f"{CONFIG} but no {WEIGHTS}" if CONFIG in names else f"neither {WEIGHTS} nor {CONFIG}"
     return InputError(
         f"{folder}: no adapter here: the folder holds {what} (found: {_listed(names)})",
         code="not-an-adapter",
@@ -197,14 +236,21 @@ def _sharded(folder: Path, index: Path) -> Location:
     if not isinstance(shard_of, dict) or not shard_of:
         raise _bad_index(index, "it has no weight_map")
     for name, shard in shard_of.items():
-        if not isinstance(shard, str) or not shard.endswith(".safetensors") or Path(shard).name != shard:
+        if not isinstance(shard, str) or not _is_shard_name(shard):
             shown = json.dumps(shard)[:80]
             raise _bad_index(
                 index, f"tensor {name[:80]!r} lies in {shown}, which is no file name in this folder"
             )
     shards = tuple(folder / shard for shard in sorted(set(shard_of.values())))
-    config = folder / CONFIG
-    return Location(folder, folder, shards, config if _present(config) else None, shard_of)
+    for shard in shards:
+        if not _present(shard):
+            raise _bad_index(index, f"the shard {shard.name[:80]!r} that it names is not there")
+    return Location(folder, folder, shards, _config_in(folder), shard_of)
+
+
+def _is_shard_name(name: str) -> bool:
+    """A file name in the folder: no path, and nothing that no file name holds."""
+    return name.endswith(".safetensors") and os.path.basename(name) == name and "\0" not in name
 
 
 def _bad_index(index: Path, what: str) -> InputError:

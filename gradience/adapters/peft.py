@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +22,8 @@ import numpy as np
 
 from gradience.adapters.config import PeftConfig, read_config
 from gradience.adapters.dtypes import DType, FloatArray, Raw, decode
-from gradience.adapters.inventory import Note, describe_other, refuse_foreign
-from gradience.adapters.keys import Key, parse_key
+from gradience.adapters.inventory import Note, describe_other, no_factors, refuse_foreign
+from gradience.adapters.keys import Ghost, Key, choose_adapter, parse_key
 from gradience.adapters.locate import Location, locate
 from gradience.adapters.tensors import TensorEntry, TensorFile
 from gradience.errors import InputError
@@ -32,6 +32,8 @@ from gradience.spectra import Blocks
 Kind = Literal["linear", "embedding", "conv", "expert"]
 BLOCK_ELEMENTS = 2**17
 """Elements of one decoded block: 1 MB of float64, which stays in a core's cache."""
+BLOCK_ROWS = 4096
+"""Rows of one block at most: long sums lose digits (see `spectra`)."""
 
 
 class Factor(NamedTuple):
@@ -110,7 +112,7 @@ class LoadedPair(NamedTuple):
 
 def word_blocks(words: Raw, dtype: DType, height: int | None = None) -> Blocks:
     """Decoded blocks of a factor stored as (rows, r) words; `height` rows each, where it matters."""
-    height = height or max(4 * words.shape[1], BLOCK_ELEMENTS // words.shape[1])
+    height = height or max(4 * words.shape[1], min(BLOCK_ROWS, BLOCK_ELEMENTS // words.shape[1]))
 
     def blocks() -> Iterator[FloatArray]:
         for start in range(0, words.shape[0], height):
@@ -182,12 +184,15 @@ def open_adapter(path: Path, *, adapter: str | None = None) -> Adapter:
         files = [stack.enter_context(TensorFile.open(file, root=location.root)) for file in location.weights]
         _check_shards(location, files)
         tensors = {name: (file, entry) for file in files for name, entry in file.entries.items()}
-        refuse_foreign(location.path, tensors, files[0].metadata, has_config=config is not None)
+        entries = {name: entry for name, (_, entry) in tensors.items()}
+        refuse_foreign(location.path, entries, files[0].metadata, has_config=config is not None)
         keys = {name: parse_key(name) for name in tensors}
-        name = _choose_adapter(location.path, keys, adapter)
+        name = choose_adapter(location.path, keys.values(), None if location.sub_folder else adapter)
         opened = Adapter(location, config, files, name, stack=stack.pop_all())
         try:
             _sort_tensors(opened, tensors, keys)
+            if not opened.pairs and not opened.unaudited:
+                raise no_factors(location.path, entries)
         except BaseException:
             opened.stack.close()
             raise
@@ -210,43 +215,20 @@ def _check_shards(location: Location, files: Sequence[TensorFile]) -> None:
         )
 
 
-def _choose_adapter(path: Path, keys: Mapping[str, Key], wanted: str | None) -> str | None:
-    names = sorted({key.adapter for key in keys.values() if key.adapter is not None and key.role != "other"})
-    if wanted is not None and wanted in names:
-        return wanted
-    if wanted is not None and names:
-        raise InputError(
-            f"{path}: holds no adapter called {wanted!r}; it holds {', '.join(names[:8])}",
-            code="no-such-adapter",
-            hint=f"--adapter {names[0]}",
-        )
-    if wanted is not None:
-        raise InputError(
-            f"{path}: its tensors carry no adapter name, so there is no {wanted!r} to choose",
-            code="no-such-adapter",
-            hint="leave --adapter out",
-        )
-    if len(names) > 1:
-        raise InputError(
-            f"{path}: one file holds {len(names)} adapters: {', '.join(names[:8])}",
-            code="several-adapters",
-            hint=f"name one with --adapter {names[0]}",
-        )
-    return names[0] if names else None
-
-
 Tensors = Mapping[str, tuple[TensorFile, TensorEntry]]
+Slot = tuple[str, int, Ghost]
+"""Module, nesting depth, and whether it is a copy: one pair of factors."""
+_GHOSTS: tuple[Ghost, ...] = ("", "modules_to_save", "original_module")
 
 
 def _sort_tensors(adapter: Adapter, tensors: Tensors, keys: Mapping[str, Key]) -> None:
     """Every tensor into pairs, other or unaudited: coverage adds up to the file."""
-    slots: dict[tuple[str, int, bool], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    slots: dict[Slot, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, key in keys.items():
         _, entry = tensors[name]
-        if key.role in ("A", "B", "embedding_A", "embedding_B"):
-            if key.adapter is not None and key.adapter != adapter.adapter_name:
-                adapter.other.append(Note(name, f"another adapter ({key.adapter})", entry.params))
-                continue
+        if key.adapter is not None and key.adapter != adapter.adapter_name:
+            adapter.other.append(Note(name, f"another adapter ({key.adapter})", entry.params))
+        elif key.role in ("A", "B", "embedding_A", "embedding_B"):
             slots[key.module, key.depth, key.ghost][key.role].append(name)
         else:
             note, known = describe_other(name, key, entry, adapter.config)
@@ -254,7 +236,9 @@ def _sort_tensors(adapter: Adapter, tensors: Tensors, keys: Mapping[str, Key]) -
     depths = _parameter_depths(slots)
     for (module, depth, ghost), roles in slots.items():
         names = [name for group in roles.values() for name in group]
-        if ghost and (module, depth, False) in slots:
+        # The module itself is read if it is there, else the copy that was trained, else the one that was not.
+        better = _GHOSTS[: _GHOSTS.index(ghost)]
+        if any((module, depth, other) in slots for other in better):
             adapter.ghosts.extend(names)
             adapter.other.extend(
                 Note(name, "ghost copy of a module", tensors[name][1].params) for name in names
@@ -268,7 +252,7 @@ def _sort_tensors(adapter: Adapter, tensors: Tensors, keys: Mapping[str, Key]) -
     adapter.pairs.sort(key=lambda pair: (pair.a.file.path.name, min(pair.a.entry.start, pair.b.entry.start)))
 
 
-def _parameter_depths(slots: Mapping[tuple[str, int, bool], object]) -> dict[str, int]:
+def _parameter_depths(slots: Iterable[Slot]) -> dict[str, int]:
     """Module -> largest nesting depth of its wrappers (see `_parameter_name`)."""
     deepest: dict[str, int] = defaultdict(int)
     for module, depth, _ in slots:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from gradience.errors import InputError
 
-MAX_INTEGER_DIGITS = 20
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""Begins half of a character beyond the first 65,536, as JSON escapes it; alone it is no text."""
+_BOM = b"\xef\xbb\xbf"
 
 
 class _Refused(ValueError):
@@ -34,13 +37,17 @@ def loads(
             raise _Refused(f"the key {twice[:200]!r} stands twice, and two readers could take different ones")
         return convert(found) if convert else found
 
-    try:
-        return json.loads(
-            text.decode("utf-8"),
-            object_pairs_hook=pairs,
-            parse_constant=_refuse_constant,
-            parse_int=_bounded_int,
+    if text.startswith(_BOM):
+        raise InputError(
+            f"{path}: the {what} begins with a byte order mark, which JSON may not have",
+            code="bad-encoding",
+            hint="save it again as UTF-8 without a byte order mark",
         )
+    try:
+        parsed = json.loads(text.decode("utf-8"), object_pairs_hook=pairs, parse_constant=_refuse_constant)
+        if _HALF.search(text):
+            _refuse_half_characters(parsed)
+        return parsed
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}: the {what} is not UTF-8 (byte {error.start})",
@@ -61,13 +68,20 @@ def loads(
         raise InputError(
             f"{path}: the {what} is not strict JSON: {error}", code="bad-json", hint="save it again with PEFT"
         ) from None
+    except ValueError:  # Python's own limit on the digits of an integer, which `json` hands through
+        raise InputError(
+            f"{path}: the {what} holds an integer of thousands of digits",
+            code="bad-json",
+            hint="save it again with PEFT",
+        ) from None
 
 
 def _refuse_constant(text: str) -> NoReturn:
     raise _Refused(f"{text} is no JSON number")
 
 
-def _bounded_int(text: str) -> int:
-    if len(text) > MAX_INTEGER_DIGITS:
-        raise _Refused(f"an integer of {len(text)} digits")
-    return int(text)
+def _refuse_half_characters(parsed: Any) -> None:
+    try:
+        json.dumps(parsed, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise _Refused("a text holds half of a character (a lone surrogate)") from None

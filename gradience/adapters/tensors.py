@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,11 +22,14 @@ import numpy as np
 
 from gradience.adapters import strict_json
 from gradience.adapters.dtypes import DTYPES, DType, Raw
-from gradience.adapters.files import open_regular, pread, refuse_disguise, truncated
+from gradience.adapters.files import open_regular, pread, refuse_disguise, refuse_text, truncated
 from gradience.errors import InputError
 
-MAX_HEADER_BYTES = 64 * 2**20
+MAX_HEADER_BYTES = 32 * 2**20
 """100,000 tensors need about 12 MB; the reference implementation allows 100 MB."""
+MAX_TENSORS = 200_000
+MAX_NAME = 1024
+"""Characters; real names have fewer than 200."""
 MAX_DIMENSIONS = 8
 HASH_BLOCK = 4 * 2**20
 
@@ -85,10 +88,14 @@ class TensorFile:
     @classmethod
     def _check(cls, path: Path, handle: int) -> TensorFile:
         size = os.fstat(handle).st_size
-        refuse_disguise(path, bytes(pread(handle, min(size, 1024), 0, path)))
+        head = bytes(pread(handle, min(size, 1024), 0, path))
+        length = int.from_bytes(head[:8], "little")
+        # Only where this cannot be a header: lengths such as 640 look like the first bytes of a pickle.
+        if head[8:9] != b"{" or length > MAX_HEADER_BYTES:
+            refuse_disguise(path, head)
+            refuse_text(path, head)
         if size < 8:
             raise truncated(path, expected=8, found=size)
-        length = int.from_bytes(pread(handle, 8, 0, path), "little")
         if length > MAX_HEADER_BYTES:
             raise InputError(
                 f"{path}: its first 8 bytes announce a header of {length:,} bytes "
@@ -98,8 +105,12 @@ class TensorFile:
             )
         if 8 + length > size:
             raise truncated(path, expected=8 + length, found=size)
+        if head[8:9] != b"{" or length == 0:
+            raise _bad_header(
+                path, "its header does not begin with {: not a safetensors file, or a broken one"
+            )
         text = bytes(pread(handle, length, 8, path))
-        header = strict_json.loads(text, path, "header", convert=_compact)
+        header = strict_json.loads(text, path, "header", convert=_compact(path))
         if not isinstance(header, dict):
             raise _bad_header(path, "the header is not a JSON object")
         metadata = header.pop("__metadata__", {})
@@ -141,11 +152,23 @@ class TensorFile:
         return digest.hexdigest()
 
 
-def _compact(item: dict[str, Any]) -> Any:
-    """A tensor's description as a tuple: a third of the memory of a dict, which counts at 100,000 tensors."""
-    if item.keys() == {"dtype", "shape", "data_offsets"}:
-        return _RawEntry(item["dtype"], item["shape"], item["data_offsets"])
-    return item
+def _compact(path: Path) -> Callable[[dict[str, Any]], Any]:
+    """Makes a tensor's description a tuple: a third of the memory of a dict, which counts at 100,000 tensors.
+
+    It stops at `MAX_TENSORS`, before a hostile header of empty objects has filled the memory.
+    """
+    objects = 0
+
+    def convert(item: dict[str, Any]) -> Any:
+        nonlocal objects
+        objects += 1
+        if objects > MAX_TENSORS + 2:  # the metadata and the header itself
+            raise _bad_header(path, f"more than {MAX_TENSORS:,} tensors, which is as many as are read")
+        if item.keys() == {"dtype", "shape", "data_offsets"}:
+            return _RawEntry(item["dtype"], item["shape"], item["data_offsets"])
+        return item
+
+    return convert
 
 
 def _bad_header(path: Path, what: str) -> InputError:
@@ -158,6 +181,10 @@ def _is_count(value: Any) -> bool:
 
 def _entry(path: Path, name: str, raw: Any, data_start: int) -> TensorEntry:
     shown = f"tensor {name[:200]!r}"
+    if len(name) > MAX_NAME:
+        raise _bad_header(
+            path, f"{shown}… has a name of {len(name):,} characters (at most {MAX_NAME:,} are read)"
+        )
     if not isinstance(raw, _RawEntry):
         raise _bad_header(path, f"{shown} lacks dtype, shape or data_offsets, or has more than these")
     dtype = DTYPES.get(raw.dtype) if isinstance(raw.dtype, str) else None
@@ -168,10 +195,10 @@ def _entry(path: Path, name: str, raw: Any, data_start: int) -> TensorEntry:
             hint=f"known types: {', '.join(DTYPES)}",
         )
     shape = raw.shape
+    if isinstance(shape, list) and len(shape) > MAX_DIMENSIONS:
+        raise _bad_header(path, f"{shown} has {len(shape):,} dimensions (at most {MAX_DIMENSIONS} are read)")
     if not isinstance(shape, list) or not all(_is_count(side) for side in shape):
         raise _bad_header(path, f"{shown} has a shape that is no list of counts")
-    if len(shape) > MAX_DIMENSIONS:
-        raise _bad_header(path, f"{shown} has {len(shape)} dimensions (at most {MAX_DIMENSIONS} are read)")
     offsets = raw.offsets
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(value) for value in offsets):
         raise _bad_header(path, f"{shown} has data_offsets that are no pair of counts")

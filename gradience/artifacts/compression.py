@@ -11,7 +11,7 @@ from gradience.artifacts.audit import RunInfo
 from gradience.artifacts.base import ROW_CONFIG, Artifact, Float12, Part
 
 Encoding = Literal["uniform", "patterns", "padded", "folded"]
-Verdict = Literal["loads", "wrong scale", "refuses", "unknown"]
+Verdict = Literal["loads", "wrong scale", "wrong meaning", "refuses", "unknown"]
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)

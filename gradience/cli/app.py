@@ -14,6 +14,8 @@ import typer
 from typer.core import TyperGroup
 
 from gradience.cli.audit import audit
+from gradience.cli.compare import compare
+from gradience.cli.compress import compress
 from gradience.cli.console import show_error
 from gradience.cli.demo import demo
 from gradience.cli.env import env
@@ -61,6 +63,8 @@ app = typer.Typer(
 
 # One line a verb, in the order of `gradience --help`.
 app.command()(audit)
+app.command()(compress)
+app.command()(compare)
 app.command()(demo)
 app.command()(schema)
 app.command()(env)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gradience.cli.console import show_error, wants_colour
+from gradience.cli.options import allowed_ranks_of
 from gradience.cli.output import command_line, print_text, terminal_width
 from gradience.cli.progress import ProgressBar
 from gradience.errors import GradienceError, IncompleteError, UsageError
@@ -92,7 +93,7 @@ def audit(
 
     paths = sorted([*(adapters or []), *([peft_dir] if peft_dir else [])], key=natural_key)
     _check_usage(paths, layers, top_wasteful, suggest_per_layer, json, output, force=force)
-    grid = _grid(allowed_ranks)
+    grid = allowed_ranks_of(allowed_ranks)
 
     def measure(path: str, label: str) -> AuditReport:
         from gradience.audit import audit_adapter
@@ -195,20 +196,6 @@ def _check_usage(
         )
     if output is not None and not force and os.path.lexists(output):
         raise UsageError(f"{output} exists", code="output-exists", hint="--force replaces it")
-
-
-def _grid(text: str | None) -> tuple[int, ...] | None:
-    """`4,8,16` as ranks. Raises UsageError."""
-    if text is None:
-        return None
-    from gradience.ranks import parse_grid
-
-    try:
-        return parse_grid(text)
-    except ValueError as error:
-        raise UsageError(
-            f"--allowed-ranks: {error}", code="bad-grid", hint="--allowed-ranks 4,8,16"
-        ) from None
 
 
 # ---------------------------------------------------------------- printing

@@ -221,7 +221,7 @@ def where_lines(report: AuditReport, width: int, top_wasteful: int) -> list[Line
     return [*lines, *extreme_lines(report, width, top_wasteful)]
 
 
-LABEL = 16
+LABEL = 18
 SIGN_WORDS = {"·": "none", "○": "untrained", "✗": "not measured"}
 SHOWN_OUTSIDE = 3
 

@@ -121,7 +121,7 @@ def _precision_note(report: AuditReport) -> Note:
     trained = trained_layers(report)
     worst = max(layer.error_bound or 0.0 for layer in trained)
     storage = max(layer.storage_error or 0.0 for layer in trained)
-    parts = [f"exact to {sig(worst, 1)}"]
+    parts = [f"numbers exact to {sig(worst, 1)}"]
     if storage:
         parts.append(f"{number_types(report)} storage moves the stable rank by up to {sig(storage, 1)}")
     borderline = sum(layer.borderline for layer in trained)
@@ -179,7 +179,7 @@ def headline(report: AuditReport) -> str:
     if adapter.use_dora:
         kind += " (DoRA: magnitudes are not part of this)"
     parts = [kind, f"r {number_range(layer.r for layer in report.layers)}", alpha_and_scale(report)]
-    parts.append(f"base {adapter.base_model}" if adapter.base_model else "base model not named")
+    parts.append(f"on {adapter.base_model}" if adapter.base_model else "base model not named")
     return " · ".join(parts)
 
 

@@ -1,0 +1,51 @@
+"""`gradience compare`: two adapters, module by module."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gradience.cli.console import wants_colour
+from gradience.cli.output import command_line, print_text, terminal_width
+from gradience.cli.progress import ProgressBar
+
+
+def compare(
+    a: Annotated[
+        Path, typer.Argument(metavar="A", help="The reference: an adapter folder or .safetensors file.")
+    ],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The adapter that is compared with it.")],
+    adapter_a: Annotated[
+        str | None, typer.Option("--adapter-a", metavar="NAME", help="Which adapter, where A holds several.")
+    ] = None,
+    adapter_b: Annotated[
+        str | None, typer.Option("--adapter-b", metavar="NAME", help="Which adapter, where B holds several.")
+    ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Show every module.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report and no progress.")] = False,
+) -> None:
+    """Compare two adapters: how far apart are the updates, do their directions overlap, are the runs independent?
+
+    Examples:
+
+      gradience compare ./my_adapter ./smaller
+
+      gradience compare ./seed42 ./seed123 --layers
+    """
+    from gradience.compare import compare_adapters
+    from gradience.report.comparison import comparison_text
+
+    with ProgressBar(f"comparing {a}", quiet=quiet) as progress:
+        report = compare_adapters(
+            a, b, adapter_a=adapter_a, adapter_b=adapter_b, progress=progress, command=command_line()
+        )
+    if json:
+        sys.stdout.write(report.to_json(None) + "\n")
+    elif not quiet:
+        print_text(
+            comparison_text(report, width=terminal_width(), color=wants_colour(sys.stdout), layers=layers)
+        )

@@ -1,0 +1,213 @@
+"""`gradience compress`: write the smaller adapter, and say exactly what was lost."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gradience.cli.console import wants_colour
+from gradience.cli.options import allowed_ranks_of
+from gradience.cli.output import command_line, print_text, terminal_width
+from gradience.cli.progress import ProgressBar
+from gradience.errors import UsageError
+
+if TYPE_CHECKING:
+    from gradience.plan import Criterion
+
+ENCODINGS = ("uniform", "patterns", "padded", "folded")
+SUGGESTIONS = ("median", "p90", "per-layer")
+
+
+def compress(
+    adapter: Annotated[
+        Path,
+        typer.Argument(metavar="ADAPTER", help="Folder of save_pretrained(), or a .safetensors file in one."),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder of the smaller adapter.")
+    ] = None,
+    rank: Annotated[int | None, typer.Option("--rank", metavar="K", help="Every module to rank K.")] = None,
+    energy: Annotated[
+        float | None,
+        typer.Option(
+            "--energy", metavar="T", help="Every module to the smallest rank that holds T of its energy."
+        ),
+    ] = None,
+    suggested: Annotated[
+        str | None,
+        typer.Option(
+            "--suggested", metavar="WHICH", help="What the audit suggests: median, p90 or per-layer."
+        ),
+    ] = None,
+    reduction: Annotated[
+        float | None,
+        typer.Option(
+            "--reduction", metavar="F", help="Save this share of the LoRA parameters, allocated over modules."
+        ),
+    ] = None,
+    max_params: Annotated[
+        int | None,
+        typer.Option("--max-params", metavar="N", help="At most N LoRA parameters, allocated over modules."),
+    ] = None,
+    max_bytes: Annotated[
+        int | None,
+        typer.Option("--max-bytes", metavar="N", help="At most N bytes of LoRA factors, allocated."),
+    ] = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option(
+            "--max-error", metavar="E", help="Relative error of the whole adapter at most E, allocated."
+        ),
+    ] = None,
+    allowed_ranks: Annotated[
+        str | None,
+        typer.Option("--allowed-ranks", metavar="R,R...", help="Ranks that modules may get, such as 4,8,16."),
+    ] = None,
+    multiple_of: Annotated[
+        int | None,
+        typer.Option("--multiple-of", metavar="N", help="Ranks that modules may get: multiples of N."),
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(
+            "--encoding",
+            metavar="HOW",
+            help="uniform, patterns, padded or folded (default: uniform where ranks and scales agree, else patterns).",
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", metavar="TYPE", help="Storage type: BF16, F16, F32 … (default: as it is)."),
+    ] = None,
+    strip: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--strip", metavar="PART", help="Drop the other tensors with PART in their name; may be repeated."
+        ),
+    ] = None,
+    base_model: Annotated[
+        Path | None,
+        typer.Option("--base-model", metavar="DIR", help="Weights of the base model; only DoRA needs them."),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--adapter", metavar="NAME", help="Which adapter, where a folder or a file holds several."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the report (or the plan) as JSON.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an adapter folder that is there.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report and no progress.")] = False,
+) -> None:
+    """Write a smaller adapter that means the same, and say exactly what was lost.
+
+    Nothing is trained and no base model is read: every module gets the best approximation of its new rank. Give
+    exactly one of --rank, --energy, --suggested, --reduction, --max-params, --max-bytes, --max-error.
+
+    Examples:
+
+      gradience compress ./my_adapter --rank 16 --output ./smaller
+
+      gradience compress ./my_adapter --reduction 0.5 --allowed-ranks 4,8,16,32 --dry-run
+    """
+    criterion = _criterion(rank, energy, suggested, reduction, max_params, max_bytes, max_error)
+    grid = allowed_ranks_of(allowed_ranks)
+    _check(encoding, output, dry_run=dry_run)
+    if output is not None and not dry_run:
+        from gradience.adapters.writer import check_output
+
+        check_output(output, adapter if adapter.is_dir() else adapter.parent, force=force)
+    from gradience.audit import audit_adapter
+    from gradience.plan import plan_compression
+
+    with ProgressBar(f"measuring {adapter}", quiet=quiet) as progress:
+        audited = audit_adapter(adapter, adapter=name, progress=progress, command=command_line())
+    plan = plan_compression(audited, criterion, allowed_ranks=grid, multiple_of=multiple_of)
+    if dry_run:
+        from gradience.report.compression import plan_text
+
+        text = plan_text(plan, width=terminal_width(), color=wants_colour(sys.stdout))
+        _show(plan.to_json(None) + "\n" if json else text, quiet=quiet and not json)
+        return
+    assert output is not None
+    from gradience.compress import compress_adapter
+    from gradience.report.compression import compression_text
+    from gradience.report.compression_document import compression_markdown
+
+    with ProgressBar(f"writing {output}", quiet=quiet) as progress:
+        report = compress_adapter(
+            adapter,
+            plan,
+            output,
+            encoding=encoding,  # type: ignore[arg-type]  # checked above
+            dtype=dtype,
+            strip=strip or (),
+            base_model=base_model,
+            force=force,
+            adapter_name=name,
+            progress=progress,
+            command=command_line(),
+            documents=lambda made: {"compression_report.md": compression_markdown(made)},
+        )
+    text = compression_text(report, width=terminal_width(), color=wants_colour(sys.stdout))
+    _show(report.to_json(None) + "\n" if json else text, quiet=quiet and not json)
+
+
+def _show(text: str, *, quiet: bool) -> None:
+    if not quiet:
+        print_text(text)
+
+
+def _criterion(
+    rank: int | None,
+    energy: float | None,
+    suggested: str | None,
+    reduction: float | None,
+    max_params: int | None,
+    max_bytes: int | None,
+    max_error: float | None,
+) -> Criterion:
+    """The one criterion that was given. Raises UsageError for none or several."""
+    from gradience.plan import ToBudget, ToEnergy, ToRank, ToSuggestion
+
+    given = {
+        "--rank": rank,
+        "--energy": energy,
+        "--suggested": suggested,
+        "--reduction": reduction,
+        "--max-params": max_params,
+        "--max-bytes": max_bytes,
+        "--max-error": max_error,
+    }
+    names = [option for option, value in given.items() if value is not None]
+    if len(names) != 1:
+        what = f"{' and '.join(names)} say several things" if names else "nothing says how small"
+        raise UsageError(what, code="several-criteria", hint=f"give exactly one of {', '.join(given)}")
+    if rank is not None:
+        return ToRank(rank)
+    if energy is not None:
+        return ToEnergy(energy)
+    if suggested is not None:
+        if suggested not in SUGGESTIONS:
+            raise UsageError(
+                f"--suggested {suggested!r} is unknown",
+                code="bad-suggestion",
+                hint=f"one of {', '.join(SUGGESTIONS)}",
+            )
+        return ToSuggestion(suggested)  # type: ignore[arg-type]  # checked above
+    return ToBudget(reduction, max_params, max_bytes, max_error)
+
+
+def _check(encoding: str | None, output: Path | None, *, dry_run: bool) -> None:
+    if encoding is not None and encoding not in ENCODINGS:
+        raise UsageError(
+            f"--encoding {encoding!r} is unknown", code="bad-encoding", hint=f"one of {', '.join(ENCODINGS)}"
+        )
+    if output is None and not dry_run:
+        raise UsageError(
+            "no --output given", code="no-output", hint="--output DIR, or --dry-run to see the plan"
+        )

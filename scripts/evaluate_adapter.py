@@ -1,0 +1,88 @@
+"""Evaluate LoRA adapters of MiniLM-L6 on the held-out movie-review sentences, on one loaded base.
+
+    python scripts/evaluate_adapter.py ADAPTER [ADAPTER ...] --output DIR
+
+Every adapter answers the same sentences in the same batches. One file of records per adapter is written to
+DIR, and the table that is printed is counted from these records; KL and flips are against the first adapter.
+Needs the extra `bench` and, the first time, the network (86 MB from the package index).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from gradience.artifacts.records import ClassificationRecord, ExamplesRun, write_records
+from gradience.bench.assets import minilm
+from gradience.bench.tasks import reviews
+from gradience.errors import GradienceError
+from gradience.inference import Classifier, accuracy, diverge
+
+Evaluation = tuple[ExamplesRun, Sequence[ClassificationRecord]]
+
+
+def names_of(adapters: Sequence[Path]) -> list[str]:
+    """A name for each folder: its own, with a number where two are called the same."""
+    names: list[str] = []
+    for adapter in adapters:
+        name = adapter.resolve().name
+        taken = sum(other == name or other.startswith(f"{name}~") for other in names)
+        names.append(f"{name}~{taken + 1}" if taken else name)
+    return names
+
+
+def table(evaluations: Sequence[Evaluation]) -> str:
+    """One line for each adapter: right answers, and what changed against the first."""
+    lines = [f"{'adapter':32} {'right':>12} {'accuracy':>9} {'KL x 1000':>15} {'flips':>6} {'lost/won':>9}"]
+    for evaluation in evaluations:
+        score, change = accuracy(evaluation[1]), diverge(evaluations[0], evaluation)
+        lines.append(
+            f"{evaluation[0].adapter:32} {score.correct:>5} of {score.n:<3} {score.value:>8.2%}"
+            f" {1000 * change.kl_mean:>8.2f} ± {1000 * change.kl_standard_error:<4.2f} {change.flips:>6}"
+            f" {change.only_a_right:>5}/{change.only_b_right}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("adapters", nargs="+", type=Path, metavar="ADAPTER")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the records")
+    parser.add_argument("--role", choices=["dev", "confirm"], default="dev")
+    parser.add_argument("--head-only", action="store_true", help="each adapter once more with its LoRA off")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    os.environ["HF_HUB_OFFLINE"] = "1"  # everything comes from the package index
+    torch.set_num_threads(arguments.threads)
+    try:
+        examples = reviews.load().of(arguments.role)
+        judge = Classifier.load(minilm(), labels=2)
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        evaluations: list[Evaluation] = []
+        for name, adapter in zip(names_of(arguments.adapters), arguments.adapters, strict=True):
+            judge.add(name, adapter)
+            for lora in (True, False) if arguments.head_only else (True,):
+                run, records = judge.evaluate(name, examples, lora=lora)
+                if not lora:
+                    run = run.model_copy(update={"adapter": f"{name}, head only"})
+                suffix = "" if lora else ".head-only"
+                write_records(
+                    arguments.output / f"{name}{suffix}.{arguments.role}.records.jsonl", run, records
+                )
+                evaluations.append((run, records))
+    except GradienceError as error:
+        print(f"error: {error}\nhint: {error.hint}", file=sys.stderr)
+        return error.exit_code
+    print(table(evaluations))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""The real thing: the package index, the real model, the real sentences, and the example trained again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from gradience.bench import assets
+from gradience.bench.tasks import reviews
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+pytestmark = pytest.mark.conformance
+
+
+def test_the_sentences_are_the_ones_the_adapters_were_trained_on() -> None:
+    examples = reviews.load()
+    assert examples.counts == {"rows": 10_605, "duplicates": 2, "conflicts": 0, "neutral": 562}
+    assert Counter(example.role for example in examples.items) == {
+        "train": 5659,
+        "dev": 2196,
+        "confirm": 2186,
+    }
+    assert examples.fingerprint("train").startswith("17bee1c45b3ad5b7")
+    assert examples.fingerprint("dev").startswith("7cf1250c7229185c")
+
+
+def test_smollm2_is_converted_once_and_completes_a_sentence() -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    pytest.importorskip("gguf", reason="needs the extra `demo`")
+    folder = assets.smollm2()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    prompt = tokenizer("The capital of France is", return_tensors="pt")
+    answer = model.generate(**prompt, max_new_tokens=2, do_sample=False)
+    assert tokenizer.decode(answer[0]).startswith("The capital of France is Paris")
+
+
+def test_the_example_adapter_can_be_trained_again() -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "scripts/train_example_adapter.py", "--check"],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=3600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
