@@ -122,13 +122,13 @@ PLANS = {
         arguments={"max_steps": 200, "learning_rate": 2e-3, **EVALUATED},
     ),
     "diverging": Plan(
-        "the learning rate is a hundred times too high, and nobody evaluates",
+        "the learning rate climbs until it is a hundred times too high, and nobody evaluates",
         sentences,
         targets=ALL_LINEAR,
         arguments={
             "max_steps": 80,
             "learning_rate": 0.1,
-            "lr_scheduler_type": "constant",
+            "warmup_steps": 70,
             "max_grad_norm": 0.0,
         },
     ),

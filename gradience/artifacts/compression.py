@@ -41,7 +41,9 @@ class CompressionPlan(Artifact):
 
     schema_id: ClassVar[str] = "gradience.compression_plan/1"
 
-    schema_: Literal["gradience.compression_plan/1"] = Field(default="gradience.compression_plan/1", alias="schema")
+    schema_: Literal["gradience.compression_plan/1"] = Field(
+        default="gradience.compression_plan/1", alias="schema"
+    )
     adapter_path: str
     adapter_sha256: str
     criterion: str

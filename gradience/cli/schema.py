@@ -12,9 +12,15 @@ class ArtifactName(StrEnum):
     """The artifacts that have a schema. A new one is a line here, a line in MODELS, and `make docs`."""
 
     AUDIT = "audit"
+    MONITOR = "monitor"
+    CHECK = "check"
 
 
-MODELS = {ArtifactName.AUDIT: ("gradience.artifacts.audit", "AuditReport")}
+MODELS = {
+    ArtifactName.AUDIT: ("gradience.artifacts.audit", "AuditReport"),
+    ArtifactName.MONITOR: ("gradience.artifacts.monitor", "MonitorReport"),
+    ArtifactName.CHECK: ("gradience.artifacts.check", "CheckReport"),
+}
 """Where the model of each artifact lives; imported when asked for."""
 
 

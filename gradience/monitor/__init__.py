@@ -17,7 +17,7 @@ from gradience.monitor.rule import DEFAULT_GAP_THRESHOLD, Options
 from gradience.monitor.rules import RULES
 from gradience.telemetry import Record, TelemetryReader
 
-__all__ = ["RULES", "Options", "RunLog", "monitor_runs"]
+__all__ = ["RULES", "Options", "RunLog", "monitor_runs", "report_of"]
 
 
 class RunLog:
@@ -31,6 +31,11 @@ class RunLog:
         self._reader = TelemetryReader(path)
         self._facts: RunFacts | None = None
         self._ids: set[str] = set()
+
+    @property
+    def records(self) -> int:
+        """Records of the last run that were read so far."""
+        return self._facts.records if self._facts else 0
 
     def update(self, *, follow: bool = False) -> None:
         """Read what is there; with `follow` only what was finished since the last time."""

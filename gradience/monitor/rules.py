@@ -30,6 +30,11 @@ def nonfinite(facts: RunFacts, setup: RunSetup, options: Options) -> Finding | N
     for what, series in (("loss", facts.loss), ("gradient norm", facts.grad_norm)):
         if series.nonfinite:
             found += evidence(f"first NaN or infinite {what}", str(series.last), series.first_nonfinite_step)
+    for name, split in facts.splits.items():
+        if split.losses.nonfinite:
+            found += evidence(
+                f"first NaN loss on {name}", str(split.losses.last), split.losses.first_nonfinite_step
+            )
     if facts.nonfinite_modules:
         step = facts.last_spectra.step if facts.last_spectra else None
         found += evidence("LoRA modules with NaN or infinity", facts.nonfinite_modules, step)
