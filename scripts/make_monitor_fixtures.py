@@ -1,6 +1,6 @@
 """Train the runs that monitor's tests read: real models, real sentences, and what goes wrong in practice.
 
-python scripts/make_monitor_fixtures.py                 all of them (about ten minutes on two cores)
+python scripts/make_monitor_fixtures.py                 all of them (a quarter of an hour on two quiet cores)
 python scripts/make_monitor_fixtures.py good diverging  some of them
 python scripts/make_monitor_fixtures.py --list          what each of them is
 
@@ -75,7 +75,7 @@ def sentences(plan: Plan) -> tuple[Any, Any, Any, Any]:
             for example in examples.of(role)[:number]
         ]
 
-    train_rows, eval_rows = rows("train", plan.rows), rows("dev", 256)
+    train_rows, eval_rows = rows("train", plan.rows), rows("dev", 128)
     if plan.missing_label:
         for row in train_rows + eval_rows:
             row["labels"] = 2.0 * row["labels"] - 1.0
@@ -102,8 +102,8 @@ def arithmetic(plan: Plan) -> tuple[Any, Any, Any, Any]:
             "labels": [-100] * len(question) + answer,
         }
 
-    rows = [row() for _ in range(plan.rows + 128)]
-    return model, rows[128:], rows[:128], DataCollatorForSeq2Seq(tokenizer)
+    rows = [row() for _ in range(plan.rows + 64)]
+    return model, rows[64:], rows[:64], DataCollatorForSeq2Seq(tokenizer)
 
 
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 25}
@@ -115,11 +115,11 @@ PLANS = {
         arguments={"max_steps": 150, "learning_rate": 1e-3, **EVALUATED},
     ),
     "overfitting": Plan(
-        "96 sentences over and over: the training loss vanishes, the evaluation loss rises",
+        "64 sentences over and over: the training loss vanishes, the evaluation loss rises",
         sentences,
-        rows=96,
+        rows=64,
         targets=ALL_LINEAR,
-        arguments={"max_steps": 200, "learning_rate": 2e-3, **EVALUATED},
+        arguments={"max_steps": 120, "learning_rate": 2e-3, **EVALUATED},
     ),
     "diverging": Plan(
         "the learning rate climbs until it is a hundred times too high, and nobody evaluates",
@@ -139,7 +139,7 @@ PLANS = {
         alpha=4,
         targets=ALL_LINEAR,
         arguments={
-            "max_steps": 100,
+            "max_steps": 60,
             "learning_rate": 1e-3,
             "per_device_train_batch_size": 8,
             **EVALUATED,
@@ -153,7 +153,7 @@ PLANS = {
         alpha=32,
         targets=ALL_LINEAR,
         arguments={
-            "max_steps": 100,
+            "max_steps": 60,
             "learning_rate": 1e-3,
             "per_device_train_batch_size": 8,
             **EVALUATED,
@@ -176,7 +176,7 @@ PLANS = {
     "slow": Plan(
         "the learning rate of a full fine-tuning run, a hundred times too low for LoRA: nothing happens",
         sentences,
-        arguments={"max_steps": 100, "learning_rate": 1e-6, "lr_scheduler_type": "constant", **EVALUATED},
+        arguments={"max_steps": 80, "learning_rate": 1e-6, "lr_scheduler_type": "constant", **EVALUATED},
     ),
 }
 

@@ -65,8 +65,8 @@ def _finding(finding: CheckFinding, width: int, verbose: bool) -> list[Line]:
         first=[Span(mark, style), Span(" ")],
         indent=2,
     )
-    lines += paragraph(f"found    {display_sentence(finding.seen)}", width, indent=4)
-    lines += paragraph(f"advised  {display_sentence(finding.advised)}", width, indent=4)
+    lines += paragraph(f"found: {display_sentence(finding.seen)}", width, indent=4)
+    lines += paragraph(f"advised: {display_sentence(finding.advised)}", width, indent=4)
     lines += paragraph(display_sentence(finding.reason), width, indent=4, style="dim")
     if verbose:
         lines += paragraph(f"source: {display_sentence(finding.source)}", width, indent=4, style="dim")
