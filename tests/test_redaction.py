@@ -9,6 +9,8 @@ from gradience.telemetry import Redaction, TelemetryReader, TelemetryWriter
 HIDDEN = {
     "prompt": ("prompt", "Summarise this letter", "data"),
     "messages": ("messages", [{"role": "user", "content": "hello"}], "data"),
+    "nested": ("inputs", {"row": {"a": "secret words"}}, None),
+    "token ids": ("input_ids", [1, 2, 3], "data"),
     "token by name": ("hub_token", "short", "secret"),
     "api key by name": ("openai_api_key", "short", "secret"),
     "token by form": ("notes", "use hf_AbCdEfGhIjKlMnOpQrStUvWx please", "secret"),
@@ -29,6 +31,7 @@ KEPT = {
     "number called tokens": ("num_tokens", 1234),
     "pad token": ("pad_token_id", 0),
     "a number in a data field": ("labels", 2),
+    "measures of a module called query": ("by_family", {"attention.self.query": {"modules": 6, "r": 2.5}}),
     "url": ("dataset", "https://example.org/data"),
     "sentence": ("notes", "second try with a smaller rank"),
 }
@@ -43,7 +46,8 @@ def written(tmp_path, redaction, **payload):
 @pytest.mark.parametrize(("field", "value", "reason"), HIDDEN.values(), ids=HIDDEN)
 def test_hidden(tmp_path, field, value, reason):
     mark = written(tmp_path, Redaction(), **{field: value})[field]
-    assert mark.startswith(f"[REDACTED {reason}")
+    assert reason is None or mark.startswith(f"[REDACTED {reason}")
+    assert "secret words" not in str(mark)
     assert str(value) not in (tmp_path / "run.jsonl").read_text()
 
 

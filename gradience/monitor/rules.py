@@ -275,7 +275,7 @@ def untrained_modules(facts: RunFacts, setup: RunSetup, options: Options) -> Fin
 
 def rank_too_small(facts: RunFacts, setup: RunSetup, options: Options) -> Finding | None:
     """At least half of the modules need nearly all of their rank, and the picture has settled."""
-    point = _settled_point(facts, setup)
+    point = _settled_point(facts, setup, options)
     if point is None or not too_small(point):
         return None
     count = len(point.saturated())
@@ -291,7 +291,7 @@ def rank_too_small(facts: RunFacts, setup: RunSetup, options: Options) -> Findin
 
 def rank_too_large(facts: RunFacts, setup: RunSetup, options: Options) -> Finding | None:
     """Nine modules of ten hold 90 % of their energy in a quarter of their rank, and the picture has settled."""
-    point = _settled_point(facts, setup)
+    point = _settled_point(facts, setup, options)
     if point is None or not too_large(point):
         return None
     needed = point.needed_quantile(0.9) or 1.0
@@ -310,9 +310,11 @@ def _doubled_alpha(setup: RunSetup) -> str:
     return f"{2 * setup.alpha:g} (same α/r)" if setup.alpha else "twice the old one"
 
 
-def _settled_point(facts: RunFacts, setup: RunSetup) -> RankPoint | None:
-    """The last measurement, if k@90 stands still and means ΔW (it does not where B·A starts away from zero)."""
+def _settled_point(facts: RunFacts, setup: RunSetup, options: Options) -> RankPoint | None:
+    """The last measurement, where it can be judged: k@90 stands still, B·A is ΔW, and the run did not break."""
     if not facts.recent or facts.modules.get("starts_at_zero") is False:
+        return None
+    if nonfinite(facts, setup, options) or divergence(facts, setup, options):
         return None
     return facts.recent[-1] if settled_since(facts.recent) is not None else None
 

@@ -19,7 +19,7 @@ from gradience.artifacts.monitor import (
 from gradience.report.charts import area, sparkline
 from gradience.report.names import display_name, display_sentence
 from gradience.report.numbers import MISSING, count, plural, sig, trimmed
-from gradience.report.terminal import Line, Span, columns, line, paragraph, render
+from gradience.report.terminal import Line, Span, columns, fit, line, paragraph, render
 
 MIN_WIDTH, MAX_WIDTH = 60, 100
 MARKS = {"info": ("·", "info"), "warning": ("!", "warn"), "error": ("✗", "bad")}
@@ -60,7 +60,7 @@ def _table(runs: Iterable[RunReport]) -> list[Line]:
         split = next(iter(run.evaluations.values()), None)
         rows.append(
             [
-                Span(display_name(run.file, 28), "name"),
+                Span(fit(display_name(run.file), 24), "name"),
                 Span(*OUTCOMES[run.outcome]),
                 _number(run.last_step),
                 duration(run.seconds),
@@ -82,8 +82,8 @@ def _rank_cell(use: RankUse | None) -> str:
 
 def _alert_counts(alerts: Iterable[Alert]) -> str:
     severities = [alert.severity for alert in alerts]
-    parts = [plural(severities.count(name), name) for name in ("error", "warning") if name in severities]
-    return ", ".join(parts) or "none"
+    marks = [f"{MARKS[name][0]}{severities.count(name)}" for name in ("error", "warning") if name in severities]
+    return " ".join(marks) or "none"
 
 
 # ------------------------------------------------------------------ one run

@@ -64,21 +64,27 @@ class Redaction:
         """`payload` with what must not be recorded replaced by a mark."""
         if not self.enabled:
             return dict(payload)
-        return {str(key): self._value(value, str(key)) for key, value in payload.items()}
+        return {str(key): self._value(value, str(key), data=False) for key, value in payload.items()}
 
-    def _value(self, value: object, at: str) -> object:
+    def _value(self, value: object, at: str, *, data: bool) -> object:
+        """`data`: a field above this one holds what a model was shown or said. Numbers are kept even there:
+        a mapping from module names (BERT has one called `query`) to measures must survive."""
         field = at.rsplit(".", 1)[-1]
         if at in self.allow or field in self.allow:
             return value
+        data = data or field in DATA_FIELDS
         if isinstance(value, str):
-            return self._text(value, field)
-        if field in DATA_FIELDS and not isinstance(value, (bool, int, float, type(None))):
-            return f"[REDACTED data field {field}]"
+            return f"[REDACTED data len={len(value)}]" if data else self._text(value, field)
         if isinstance(value, Mapping):
-            return {self._name(str(key)): self._value(item, f"{at}.{key}") for key, item in value.items()}
+            return {
+                self._name(str(key)): self._value(item, f"{at}.{key}", data=data)
+                for key, item in value.items()
+            }
         if isinstance(value, (list, tuple, set, frozenset)):
+            if data:
+                return f"[REDACTED data len={len(value)}]"
             items = sorted(value, key=str) if isinstance(value, (set, frozenset)) else value
-            return [self._value(item, at) for item in items]
+            return [self._value(item, at, data=False) for item in items]
         return value
 
     def _name(self, key: str) -> str:
@@ -96,8 +102,6 @@ def reason_to_redact(text: str, field: str, max_chars: int) -> str | None:
     """Why a string is not recorded; None if it is."""
     if SECRET_FIELDS.search(field):
         return "secret"
-    if field in DATA_FIELDS:
-        return "data"
     if len(text) > max_chars:
         return "long"
     if "\n" in text:

@@ -133,7 +133,7 @@ def test_what_is_an_error_here_is_refused_by_peft(code):
     LoraConfig(**accepted)
 
 
-@pytest.mark.filterwarnings("ignore:.*eva_config.*:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*eva.*:UserWarning")
 @pytest.mark.parametrize(
     "name", ["true", "gaussian", "eva", "olora", "pissa", "pissa_niter_4", "orthogonal", "nonsense"]
 )
