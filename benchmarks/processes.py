@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
-import time
+import sys
 from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
@@ -19,18 +18,29 @@ class Cost(NamedTuple):
     peak_mb: float
 
 
-def run_once(command: Sequence[str], env: dict[str, str] | None = None) -> Cost:
+_LAUNCHER = """
+import os, sys, time
+start = time.perf_counter()
+child = os.fork()
+if child == 0:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.execvp(sys.argv[1], sys.argv[1:])
+_, status, usage = os.wait4(child, 0)
+wall = time.perf_counter() - start
+print(os.waitstatus_to_exitcode(status), wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+"""
+"""Linux counts the memory of the process that forked into the peak of its child, so a small process must do it."""
+
+
+def run_once(command: Sequence[str]) -> Cost:
     """Run `command`, its output thrown away. Raises CalledProcessError when it fails."""
-    before = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, **(env or {})})
-    _, errors = process.stderr.read() if process.stderr else b"", b""
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - before
-    code = os.waitstatus_to_exitcode(status)
-    process.returncode = code
-    if code:
-        raise subprocess.CalledProcessError(code, command, stderr=errors)
-    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    launched = subprocess.run(
+        [sys.executable, "-S", "-E", "-c", _LAUNCHER, *command], capture_output=True, text=True, check=True
+    )
+    code, wall, cpu, peak = launched.stdout.split()
+    if code != "0":
+        raise subprocess.CalledProcessError(int(code), command, stderr=launched.stderr)
+    return Cost(float(wall), float(cpu), float(peak))
 
 
 def compare(commands: dict[str, Sequence[str]], runs: int = 5) -> dict[str, Cost]:
@@ -41,7 +51,9 @@ def compare(commands: dict[str, Sequence[str]], runs: int = 5) -> dict[str, Cost
             cost = run_once(command)
             if number:
                 rounds[name].append(cost)
-    return {name: Cost(*(median(values) for values in zip(*costs, strict=True))) for name, costs in rounds.items()}
+    return {
+        name: Cost(*(median(values) for values in zip(*costs, strict=True))) for name, costs in rounds.items()
+    }
 
 
 def table(costs: dict[str, Cost], base: str) -> str:
@@ -57,4 +69,4 @@ def machine() -> str:
     """One line about the machine, for the table's caption."""
     with open("/proc/cpuinfo") as file:
         model = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "?")
-    return f"{os.cpu_count()} cores, {model}, load {os.getloadavg()[0]:.1f}, page {resource.getpagesize()}"
+    return f"{os.cpu_count()} cores, {model}, load {os.getloadavg()[0]:.1f}"

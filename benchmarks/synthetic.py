@@ -79,7 +79,9 @@ def _factor(generator: np.random.Generator, name: str, shape: tuple[int, ...]) -
 def _to_bf16(values: np.ndarray) -> np.ndarray:
     """Round to nearest even."""
     words = values.view(np.uint32)
-    return ((words + np.uint32(0x7FFF) + ((words >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
+    return ((words + np.uint32(0x7FFF) + ((words >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(
+        np.uint16
+    )
 
 
 def small_modules(count: int, side: int = 32) -> Iterator[tuple[str, tuple[int, int]]]:

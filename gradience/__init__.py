@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gradience.artifacts.audit import AuditReport
+    from gradience.artifacts.comparison import ComparisonReport
+    from gradience.artifacts.compression import CompressionPlan, CompressionReport
     from gradience.audit import audit_adapter
     from gradience.callback import GradienceCallback
+    from gradience.compare import compare_adapters
+    from gradience.compress import compress_adapter
     from gradience.errors import (
         GradienceError,
         IncompleteError,
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
         OutputError,
         UsageError,
     )
+    from gradience.plan import plan_compression
     from gradience.telemetry import TelemetryReader, TelemetryWriter
     from gradience.tracking import SpectralTracker
 
@@ -31,6 +36,9 @@ __version__ = "0.1.0"
 # Public name -> the module it lives in. A new public name is one line here, one above, one in __all__.
 _HOME = {
     "AuditReport": "gradience.artifacts.audit",
+    "ComparisonReport": "gradience.artifacts.comparison",
+    "CompressionPlan": "gradience.artifacts.compression",
+    "CompressionReport": "gradience.artifacts.compression",
     "GradienceCallback": "gradience.callback",
     "GradienceError": "gradience.errors",
     "IncompleteError": "gradience.errors",
@@ -44,10 +52,16 @@ _HOME = {
     "TelemetryWriter": "gradience.telemetry",
     "UsageError": "gradience.errors",
     "audit_adapter": "gradience.audit",
+    "compare_adapters": "gradience.compare",
+    "compress_adapter": "gradience.compress",
+    "plan_compression": "gradience.plan",
 }
 
 __all__ = [
     "AuditReport",
+    "ComparisonReport",
+    "CompressionPlan",
+    "CompressionReport",
     "GradienceCallback",
     "GradienceError",
     "IncompleteError",
@@ -61,6 +75,9 @@ __all__ = [
     "TelemetryWriter",
     "UsageError",
     "audit_adapter",
+    "compare_adapters",
+    "compress_adapter",
+    "plan_compression",
 ]
 
 

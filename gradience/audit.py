@@ -226,6 +226,7 @@ def _assemble(
         coverage=_coverage(opened),
         n_layers=len(layers),
         n_trained=len(trained),
+        tau=tau,
         **_summary(trained),
         suggested_r_global_median=suggestions.median.rank if suggestions else None,
         suggested_r_global_90=suggestions.p90.rank if suggestions else None,
@@ -338,7 +339,7 @@ def _gain(trained: Sequence[LayerAudit]) -> Gain | None:
     """Norms and where the energy sits; None where some scale is unknown or everything is 0."""
     if not trained or any(layer.fro_norm is None for layer in trained):
         return None
-    norms = {(layer.name, layer.expert): layer.fro_norm or 0.0 for layer in trained}
+    norms = {layer.label: layer.fro_norm or 0.0 for layer in trained}
     peak = max(norms.values())
     if peak == 0.0:
         return None
@@ -359,9 +360,7 @@ def _gain(trained: Sequence[LayerAudit]) -> Gain | None:
             LayerGain(layer=name, energy=min(per_layer[name] * peak * peak, largest), share=share)
             for name, share in shares.items()
         ),
-        top_modules=tuple(
-            name if expert is None else f"{name}[{expert}]" for (name, expert), _ in ordered[:10]
-        ),
+        top_modules=tuple(name for name, _ in ordered[:10]),
         top_modules_share=sum(energy for _, energy in top) / total,
         hhi=sum(share * share for share in shares.values()),
     )

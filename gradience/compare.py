@@ -24,7 +24,7 @@ from gradience.blas import one_blas_thread, processors
 from gradience.errors import InputError
 from gradience.provenance import Stopwatch
 from gradience.spectra import EPS, Blocks, Core, FloatArray, NonFiniteFactor, energy_rank, triangle
-from gradience.truncate import joined
+from gradience.truncate import frobenius, joined
 
 Progress = Callable[[int, int], None]
 INDEPENDENT_COSINE = 0.2
@@ -143,8 +143,19 @@ def _compare(a: LoraPair | None, b: LoraPair | None) -> tuple[list[ModuleCompari
 def _alone(pair: LoraPair, expert: int) -> float:
     loaded = pair.load()
     core_A, core_B = _triangles(pair, loaded.blocks_A(expert), loaded.blocks_B(expert))
-    norm = float(np.linalg.norm(core_B.matrix @ core_A.matrix.T))
-    return abs(pair.scale or 0.0) * math.ldexp(norm, core_A.exponent + core_B.exponent)
+    norm = abs(pair.scale or 0.0) * frobenius(core_A, core_B)
+    _require_finite(pair, norm**2)
+    return norm
+
+
+def _require_finite(pair: LoraPair, energy: float) -> None:
+    if not math.isfinite(energy):
+        raise InputError(
+            f"{pair.a.file.path}: the squared norm of {pair.module} is beyond double precision, here or in the other "
+            "adapter",
+            code="overflow",
+            hint="divide its factors by a power of two and multiply alpha by it",
+        )
 
 
 def _triangles(pair: LoraPair, blocks_A: Blocks, blocks_B: Blocks) -> tuple[Core, Core]:
@@ -187,8 +198,10 @@ def _compare_expert(
     )
     x, y = joint_B.matrix, joint_A.matrix
     exponent = joint_A.exponent + joint_B.exponent
-    update_a = np.ldexp((a.scale or 0.0) * x[:, : a.rank] @ y[:, : a.rank].T, exponent)
-    update_b = np.ldexp((b.scale or 0.0) * x[:, a.rank :] @ y[:, a.rank :].T, exponent)
+    with np.errstate(over="ignore", under="ignore"):
+        update_a = np.ldexp((a.scale or 0.0) * x[:, : a.rank] @ y[:, : a.rank].T, exponent)
+        update_b = np.ldexp((b.scale or 0.0) * x[:, a.rank :] @ y[:, a.rank :].T, exponent)
+        _require_finite(a, float(np.square(update_a).sum() + np.square(update_b).sum()))
     return _describe(a, b, expert, update_a, update_b, x, y)
 
 
@@ -263,20 +276,17 @@ def _total(parts: Sequence[_Energies]) -> _Energies:
 
 
 def _replicates(rows: Sequence[ModuleComparison]) -> Replicates:
+    updates = [abs(row.cosine) for row in rows if row.cosine is not None]
     cosines_A = [abs(row.cosine_A) for row in rows if row.cosine_A is not None]
     cosines_B = [abs(row.cosine_B) for row in rows if row.cosine_B is not None]
-    if not cosines_A or not cosines_B:
-        return Replicates(
-            verdict="not-comparable",
-            cosine_A_median=None,
-            cosine_B_median=None,
-            reason="no module has trained factors of the same shapes in both adapters",
-        )
-    typical_A, typical_B = median(cosines_A), median(cosines_B)
-    updates = median([abs(row.cosine) for row in rows if row.cosine is not None] or [0.0])
+    typical_A = median(cosines_A) if cosines_A else None
+    typical_B = median(cosines_B) if cosines_B else None
     verdict: Independence
-    if updates > COPY_COSINE:
+    if updates and median(updates) > COPY_COSINE:
         verdict, reason = "near-copies", "the updates themselves point the same way"
+    elif typical_A is None or typical_B is None:
+        verdict = "not-comparable"
+        reason = "no module has trained factors of the same shapes in both adapters"
     elif typical_A > COPY_COSINE and typical_B > COPY_COSINE:
         verdict, reason = "near-copies", "both factors point the same way: one run was started from the other"
     elif max(typical_A, typical_B) > INDEPENDENT_COSINE:

@@ -8,7 +8,7 @@ Source: Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation", arXiv 2402.09
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,17 @@ from typing import Self
 import numpy as np
 
 from gradience.adapters import strict_json
-from gradience.adapters.dtypes import FloatArray, decode
-from gradience.adapters.files import read_small
-from gradience.adapters.tensors import TensorFile
+from gradience.adapters.dtypes import FloatArray, Raw, decode
+from gradience.adapters.files import pread, read_small
+from gradience.adapters.tensors import TensorEntry, TensorFile
 from gradience.errors import InputError
 
+Rows = Callable[[slice], FloatArray]
+"""Some rows of W, in float64."""
 ROWS = 512
-"""Rows of W in memory at a time, in float64."""
+"""Rows of W in memory at a time."""
+_PACKED = ("qweight", "weight_packed", "weight.absmax", "weight_scale", "qzeros")
+"""Ends of tensor names that stand for a quantised weight."""
 _INDEX = "model.safetensors.index.json"
 
 
@@ -46,7 +50,8 @@ class BaseWeights:
         if (folder / _INDEX).exists():
             index = folder / _INDEX
             content = strict_json.loads(read_small(index, 64 * 2**20, root=folder), index, index.name)
-            names = sorted({str(name) for name in content.get("weight_map", {}).values()})
+            shards = content.get("weight_map") if isinstance(content, dict) else None
+            names = sorted({str(name) for name in shards.values()}) if isinstance(shards, dict) else []
         else:
             names = sorted(path.name for path in folder.glob("*.safetensors")) if folder.is_dir() else []
         if not names or any(Path(name).name != name for name in names):
@@ -68,26 +73,34 @@ class BaseWeights:
     ) -> None:
         self.stack.close()
 
-    def weight(self, module: str, shape: tuple[int, int], *, transposed: bool) -> FloatArray:
-        """W of a module as (m, n) float64. Raises InputError (base-mismatch, base-quantised)."""
+    def weight(self, module: str, shape: tuple[int, int], *, transposed: bool) -> Rows:
+        """W of a module, (m, n), read some rows at a time (whole where it is stored transposed).
+
+        Raises InputError (base-mismatch, base-quantised).
+        """
         name = self._find(module)
         file = self.files[name]
         entry = file.entries[name]
-        if entry.dtype.raw is None:
+        if entry.dtype.raw is None or entry.dtype.bits == 8:
+            raise self._quantised(f"{name} is stored as {entry.dtype.name}")
+        stored = entry.shape[::-1] if transposed else entry.shape
+        if stored != shape:
             raise InputError(
-                f"{self.folder}: {name} is stored as {entry.dtype.name}: a quantised base",
-                code="base-quantised",
-                hint="give the folder of the unquantised model",
-            )
-        stored = decode(file.read_raw(name), entry.dtype)
-        weight = stored.T if transposed else stored
-        if weight.shape != shape:
-            raise InputError(
-                f"{self.folder}: {name} is {list(weight.shape)}, the adapter's module {module} needs {list(shape)}",
+                f"{self.folder}: {name} is {list(stored)}, the adapter's module {module} needs {list(shape)}",
                 code="base-mismatch",
                 hint="this is not the base model that the adapter was trained on",
             )
-        return weight
+        if transposed:
+            words = file.read_raw(name).T
+            return lambda rows: decode(words[rows], entry.dtype)
+        return lambda rows: decode(_read_rows(file, entry, rows), entry.dtype)
+
+    def _quantised(self, what: str) -> InputError:
+        return InputError(
+            f"{self.folder}: {what}: a quantised base",
+            code="base-quantised",
+            hint="give the folder of the unquantised model",
+        )
 
     def _find(self, module: str) -> str:
         """The tensor of a module: models saved with or without their head differ by a prefix."""
@@ -100,6 +113,8 @@ class BaseWeights:
         found = [name for name in self.files if name.endswith(ending)]
         if len(found) == 1:
             return found[0]
+        if any(f".{name}".endswith(f".{module}.{ending}") for name in self.files for ending in _PACKED):
+            raise self._quantised(f"the weight of {module} is packed")
         raise InputError(
             f"{self.folder}: has no weight for the module {module}",
             code="base-mismatch",
@@ -107,23 +122,31 @@ class BaseWeights:
         )
 
 
+def _read_rows(file: TensorFile, entry: TensorEntry, rows: slice) -> Raw:
+    start, stop, _ = rows.indices(entry.shape[0])
+    width = entry.size // entry.shape[0]
+    data = pread(file.handle, (stop - start) * width, entry.start + start * width, file.path)
+    return np.frombuffer(data, dtype=entry.dtype.raw).reshape(stop - start, entry.shape[1])
+
+
 def output_error(
-    weight: FloatArray,
+    weight: Rows,
     magnitude: FloatArray,
     old: tuple[FloatArray, FloatArray],
     new: tuple[FloatArray, FloatArray],
 ) -> float:
     """‖W′ − W″‖_F/‖W′ − W‖_F: what the smaller update changes, relative to what the adapter does.
 
-    weight: (m, n).   magnitude: (m,).   old, new: (s·B, A) with shapes (m, r), (r, n).
+    weight: W, (m, n), by rows.   magnitude: (m,).   old, new: (s·B, A) with shapes (m, r), (r, n).
     """
     lost = done = 0.0
-    for start in range(0, weight.shape[0], ROWS):
+    for start in range(0, len(magnitude), ROWS):
         rows = slice(start, start + ROWS)
-        before = _layer(weight[rows], magnitude[rows], old[0][rows], old[1])
-        after = _layer(weight[rows], magnitude[rows], new[0][rows], new[1])
+        base = weight(rows)
+        before = _layer(base, magnitude[rows], old[0][rows], old[1])
+        after = _layer(base, magnitude[rows], new[0][rows], new[1])
         lost += float(np.square(before - after).sum())
-        done += float(np.square(before - weight[rows]).sum())
+        done += float(np.square(before - base).sum())
     return math.sqrt(lost / done) if done else 0.0
 
 
@@ -133,8 +156,3 @@ def _layer(weight: FloatArray, magnitude: FloatArray, scaled_B: FloatArray, a: F
     lengths[lengths == 0] = 1.0
     layer: FloatArray = (magnitude / lengths)[:, None] * direction
     return layer
-
-
-def stacked(blocks: Iterable[FloatArray]) -> FloatArray:
-    """All blocks of a factor as one array."""
-    return np.concatenate(list(blocks))

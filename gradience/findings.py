@@ -12,6 +12,7 @@ from statistics import median
 from typing import NamedTuple
 
 from gradience.adapters.config import PeftConfig
+from gradience.adapters.experts import guessed_orders
 from gradience.adapters.inventory import DORA_REASON, Note
 from gradience.adapters.keys import parse_key
 from gradience.artifacts.audit import Finding, LayerAudit, Severity
@@ -233,6 +234,17 @@ def _targets(facts: Facts) -> Iterator[Finding]:
             message=f"targets that no module of the file matches: {_names(missing, 6)}",
             hint="a typo in target_modules means that those modules were never trained",
         )
+    guessed = guessed_orders(config)
+    if guessed:
+        yield Finding(
+            code="parameter-order",
+            severity="warning",
+            message=(
+                f"several parameters of one module are targeted ({_names(guessed)}); the file does not say which "
+                "tensor belongs to which: named in alphabetical order"
+            ),
+            hint="compare the shapes; rank_pattern and alpha_pattern may be assigned to the wrong one of them",
+        )
     for label, table in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
         for key, reason in table.skipped.items():
             yield Finding(
@@ -341,7 +353,7 @@ def _nonfinite(facts: Facts) -> Iterator[Finding]:
 
 def _cancellation(facts: Facts) -> Iterator[Finding]:
     """Factors that cancel: ‖A‖·‖B‖ is so much larger than ‖BA‖ that their rounding shows."""
-    lost = [layer.name for layer in facts.layers if layer.status == "unsupported"]
+    lost = [layer.label for layer in facts.layers if layer.status == "unsupported"]
     yield from _many(
         "cancelled",
         "error",
@@ -350,7 +362,7 @@ def _cancellation(facts: Facts) -> Iterator[Finding]:
         "two opposite adapters concatenated? such a module does nothing measurable",
         total=len(facts.layers),
     )
-    coarse = [layer.name for layer in facts.layers if (layer.error_bound or 0.0) > COARSE_BOUND]
+    coarse = [layer.label for layer in facts.layers if (layer.error_bound or 0.0) > COARSE_BOUND]
     yield from _many(
         "imprecise",
         "warning",
@@ -362,7 +374,7 @@ def _cancellation(facts: Facts) -> Iterator[Finding]:
 
 
 def _untrained(facts: Facts) -> Iterator[Finding]:
-    names = [layer.name for layer in facts.layers if layer.status == "untrained"]
+    names = [layer.label for layer in facts.layers if layer.status == "untrained"]
     if not names:
         return
     if len(names) == len(facts.layers):
@@ -385,7 +397,7 @@ def _untrained(facts: Facts) -> Iterator[Finding]:
 
 def _random(facts: Facts) -> Iterator[Finding]:
     able = [layer for layer in facts.layers if layer.null_position is not None and layer.r >= RANDOM_MIN_RANK]
-    names = [layer.name for layer in able if (layer.null_position or 0.0) >= RANDOM_POSITION]
+    names = [layer.label for layer in able if (layer.null_position or 0.0) >= RANDOM_POSITION]
     if names and len(names) == len(able):
         yield Finding(
             code="looks-random",
@@ -406,7 +418,7 @@ def _random(facts: Facts) -> Iterator[Finding]:
 
 def _saturated(facts: Facts) -> Iterator[Finding]:
     names = [
-        layer.name
+        layer.label
         for layer in facts.layers
         if layer.energy_rank_90 is not None
         and layer.r >= 2
@@ -424,7 +436,7 @@ def _saturated(facts: Facts) -> Iterator[Finding]:
 
 
 def _shape_ceiling(facts: Facts) -> Iterator[Finding]:
-    names = [layer.name for layer in facts.layers if layer.r > min(layer.shape)]
+    names = [layer.label for layer in facts.layers if layer.r > min(layer.shape)]
     yield from _many(
         "rank-above-shape",
         "warning",
@@ -443,7 +455,7 @@ def _families(layers: Sequence[LayerAudit]) -> dict[str, list[LayerAudit]]:
 
 
 def _norms(facts: Facts) -> Iterator[Finding]:
-    diverged = [layer.name for layer in facts.layers if (layer.fro_norm or 0.0) >= DIVERGED_NORM]
+    diverged = [layer.label for layer in facts.layers if (layer.fro_norm or 0.0) >= DIVERGED_NORM]
     yield from _many(
         "diverged-norm",
         "warning",
@@ -457,10 +469,10 @@ def _norms(facts: Facts) -> Iterator[Finding]:
         for layer in members:
             norm = layer.fro_norm or 0.0
             if norm < DEAD_RATIO * typical:
-                weak.append(layer.name)
+                weak.append(layer.label)
             top_share = 1 / layer.stable_rank if layer.stable_rank else 0.0
             if layer.r > 1 and top_share >= SPIKE_SHARE and norm >= SPIKE_RATIO * typical:
-                spikes.append(layer.name)
+                spikes.append(layer.label)
     yield from _many(
         "nearly-dead",
         "warning",
@@ -489,7 +501,7 @@ def _outliers(facts: Facts) -> Iterator[Finding]:
             # The spread is at least 5 %: in a family of near-equals a small difference is no outlier.
             limit = OUTLIER_DEVIATIONS * max(spread, 0.05)
             names += [
-                layer.name for layer, item in zip(members, values, strict=True) if abs(item - center) > limit
+                layer.label for layer, item in zip(members, values, strict=True) if abs(item - center) > limit
             ]
     yield from _many(
         "family-outlier",

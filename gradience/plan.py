@@ -1,31 +1,26 @@
 """An audit and a criterion -> a rank for every module. Pure: another way of scoring components is another room.
 
 Components of a module are taken in the order of their singular values, so that a plan is a number of leading
-components per module. Over several modules they compete by energy per parameter (σ²/(m + n)): with steps of equal
-or growing size that density never rises along a module, which makes the greedy choice the best one per budget.
+components per module. Over several modules they compete by energy per parameter (σ²/(m + n)), see `allocate`.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
-import numpy as np
-
 from gradience import ranks
-from gradience.adapters.inventory import LORA_BIAS_REASON
-from gradience.adapters.keys import parse_key
 from gradience.adapters.patterns import anchored_key
-from gradience.artifacts.audit import AuditReport, LayerAudit
+from gradience.allocate import Item, cover, fill, start_cost
+from gradience.artifacts.audit import AuditReport
 from gradience.artifacts.compression import CompressionPlan, ModulePlan
+from gradience.components import Module, modules_of
 from gradience.errors import InputError, UsageError
 from gradience.findings import BLOCKING
-from gradience.ranks import ModuleSize
-from gradience.spectra import ENERGY_SLACK, FloatArray
+from gradience.spectra import energy_rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +61,6 @@ class ToBudget:
 Criterion = ToRank | ToEnergy | ToSuggestion | ToBudget
 
 
-@dataclass(frozen=True, slots=True)
-class Module:
-    """One module as the allocation sees it.
-
-    energies: (r,) σ² of its components, summed over experts, in units of ‖ΔW‖² (with s where it is known).
-    floor: smallest rank it may get.   fixed: why it must keep its rank.
-    """
-
-    name: str
-    size: ModuleSize
-    experts: int
-    energies: FloatArray
-    spectra: tuple[FloatArray, ...]
-    floor: int
-    fixed: str
-
-    @property
-    def cost(self) -> int:
-        """Parameters of one component."""
-        return self.experts * (self.size.rows + self.size.columns)
-
-
 def plan_compression(
     report: AuditReport,
     criterion: Criterion,
@@ -97,27 +70,25 @@ def plan_compression(
 ) -> CompressionPlan:
     """Ranks for every module of an audited adapter.
 
-    allowed_ranks: every rank is one of these (or the module's own where none fits below it).
-    multiple_of: every rank is a multiple of it (or the module's own).
+    allowed_ranks: every rank is one of these, or the module's own.
+    multiple_of: every rank is a multiple of it, or the module's own.
 
     Raises InputError where the adapter must not be truncated (B·A is not the update, NaN, missing modules),
-    UsageError for a criterion that makes no sense.
+    UsageError for a criterion that makes no sense or a budget that cannot be met.
     """
     _refuse(report)
-    modules = _modules(report)
     ladder = _ladder(allowed_ranks, multiple_of)
+    peak = max((value for layer in report.layers for value in layer.singular_values[:1]), default=0.0)
+    modules = modules_of(report, peak or 1.0)
     chosen = _choose(report, modules, criterion, ladder)
-    chosen = {
-        module.name: module.size.rank if module.fixed else max(module.floor, chosen[module.name])
-        for module in modules
-    }
+    chosen |= {module.name: module.rank for module in modules if module.fixed}
     if not any(chosen.values()):
         raise UsageError(
             "this budget leaves no component of any module",
             code="empty-plan",
-            hint="allow more parameters, or a larger error",
+            hint="allow more parameters, or a smaller error",
         )
-    return _describe(report, modules, chosen, _words(criterion, allowed_ranks, multiple_of))
+    return _describe(report, modules, chosen, _words(criterion, allowed_ranks, multiple_of), peak or 1.0)
 
 
 def _refuse(report: AuditReport) -> None:
@@ -137,40 +108,6 @@ def _refuse(report: AuditReport) -> None:
         )
     if not report.layers:
         raise InputError(f"{path}: has no LoRA modules", code="no-lora-tensors", hint="nothing to compress")
-
-
-def _modules(report: AuditReport) -> list[Module]:
-    """The rows of the audit, grouped: experts of a stacked tensor share one rank."""
-    grouped: dict[str, list[LayerAudit]] = defaultdict(list)
-    for layer in report.layers:
-        grouped[layer.name].append(layer)
-    biased = {
-        parse_key(note.tensor).module for note in report.coverage.other if note.reason == LORA_BIAS_REASON
-    }
-    keep = report.adapter.use_dora  # without its factors a DoRA layer would lose its magnitude as well
-    return [_module(name, rows, floor=int(keep or name in biased)) for name, rows in grouped.items()]
-
-
-def _module(name: str, rows: Sequence[LayerAudit], *, floor: int) -> Module:
-    first = rows[0]
-    spectra = tuple(_spectrum(row) for row in rows)
-    energies = np.zeros(first.r)
-    for values in spectra:
-        energies[: len(values)] += np.square(values)
-    stacked = first.kind == "expert"
-    return Module(
-        name=name,
-        size=ModuleSize(first.r, first.shape[0], first.shape[1], first.bytes / first.params),
-        experts=len(rows),
-        energies=energies,
-        spectra=spectra,
-        floor=1 if stacked else floor,
-        fixed="block-diagonal B of a grouped convolution" if first.groups > 1 else "",
-    )
-
-
-def _spectrum(layer: LayerAudit) -> FloatArray:
-    return np.asarray(layer.singular_values, dtype=np.float64)
 
 
 # ---------------------------------------------------------------- which ranks are allowed
@@ -214,15 +151,11 @@ def _choose(
         case ToRank(rank):
             if rank < 1:
                 raise UsageError(f"a rank of {rank} makes no sense", code="bad-rank", hint="--rank 16")
-            return {
-                module.name: _up(min(rank, module.size.rank), ladder(module.size.rank)) for module in modules
-            }
+            return {module.name: _up(min(rank, module.rank), ladder(module.rank)) for module in modules}
         case ToEnergy(tau):
             if not 0 < tau <= 1:
                 raise UsageError(f"energy is {tau}, not in (0, 1]", code="bad-tau", hint="--energy 0.95")
-            return {
-                module.name: _up(_energy_rank(module, tau), ladder(module.size.rank)) for module in modules
-            }
+            return {module.name: _up(_energy_rank(module, tau), ladder(module.rank)) for module in modules}
         case ToSuggestion(which):
             return _suggested(report, modules, which, ladder)
         case ToBudget():
@@ -231,13 +164,8 @@ def _choose(
 
 def _energy_rank(module: Module, tau: float) -> int:
     """Over experts the largest; 1 for an untrained module."""
-    needed = 1
-    for values in module.spectra:
-        total = float(np.square(values).sum())
-        if total > 0:
-            held = np.square(values).cumsum() / total
-            needed = max(needed, int((held < tau - ENERGY_SLACK).sum()) + 1)
-    return min(needed, module.size.rank)
+    needed = [energy_rank(values, tau) for values in module.spectra if values.any()]
+    return max(needed, default=1)
 
 
 def _suggested(report: AuditReport, modules: Sequence[Module], which: str, ladder: Ladder) -> dict[str, int]:
@@ -254,88 +182,78 @@ def _suggested(report: AuditReport, modules: Sequence[Module], which: str, ladde
         }
     else:
         rank = found.median.rank if which == "median" else found.p90.rank
-        ranks_of = {module.name: min(rank, module.size.rank) for module in modules}
-    return {module.name: _up(ranks_of[module.name], ladder(module.size.rank)) for module in modules}
+        ranks_of = {module.name: min(rank, module.rank) for module in modules}
+    return {module.name: _up(ranks_of[module.name], ladder(module.rank)) for module in modules}
 
 
 def _allocate(modules: Sequence[Module], budget: ToBudget, ladder: Ladder) -> dict[str, int]:
-    """Steps of all modules in the order of energy per parameter, until the limit is reached."""
-    limits = (budget.reduction, budget.max_params, budget.max_bytes, budget.max_error)
-    if sum(value is not None for value in limits) != 1:
+    given = [name for name in _BUDGETS if getattr(budget, name) is not None]
+    if len(given) != 1:
         raise UsageError(
-            "a budget is exactly one of reduction, max_params, max_bytes, max_error",
+            f"a budget is exactly one of {', '.join(_BUDGETS)}",
             code="several-criteria",
             hint="give one criterion",
         )
-    chosen = {module.name: module.size.rank if module.fixed else module.floor for module in modules}
-    used = {
-        "params": float(sum(module.cost * chosen[module.name] for module in modules)),
-        "bytes": sum(module.cost * module.size.itemsize * chosen[module.name] for module in modules),
-    }
-    unit, limit = _limit(modules, budget)
-    lost = sum(float(module.energies[chosen[module.name] :].sum()) for module in modules)
-    total = sum(float(module.energies.sum()) for module in modules)
-    allowed_loss = (budget.max_error or 0.0) ** 2 * total
-    heap: list[tuple[float, int, int]] = []
-    for index, module in enumerate(modules):
-        if not module.fixed:
-            _push(heap, index, module, chosen[module.name], ladder)
-    while heap and not (unit == "error" and lost <= allowed_loss):
-        _, index, target = heapq.heappop(heap)
-        module = modules[index]
-        step = target - chosen[module.name]
-        price = step * module.cost * (module.size.itemsize if unit == "bytes" else 1.0)
-        if unit != "error" and used[unit] + price > limit:
-            continue  # nothing larger of this module fits either; cheaper modules still may
-        if unit != "error":
-            used[unit] += price
-        lost -= float(module.energies[chosen[module.name] : target].sum())
-        chosen[module.name] = target
-        _push(heap, index, module, target, ladder)
-    return chosen
-
-
-def _push(heap: list[tuple[float, int, int]], index: int, module: Module, rank: int, ladder: Ladder) -> None:
-    """The next step of a module, keyed by its energy per parameter; none where no energy is left."""
-    target = next((step for step in ladder(module.size.rank) if step > rank), None)
-    if target is None:
-        return
-    gain = float(module.energies[rank:target].sum())
-    if gain > 0:
-        heapq.heappush(heap, (-gain / (module.cost * (target - rank)), index, target))
-
-
-def _limit(modules: Sequence[Module], budget: ToBudget) -> tuple[str, float]:
-    if budget.reduction is not None:
-        if not 0 <= budget.reduction < 1:
-            raise UsageError(
-                f"a reduction of {budget.reduction} is not in [0, 1)",
-                code="bad-budget",
-                hint="--reduction 0.5",
-            )
-        now = sum(module.cost * module.size.rank for module in modules)
-        return "params", now * (1 - budget.reduction)
+    _check_budget(given[0], getattr(budget, given[0]))
     if budget.max_error is not None:
-        if not 0 <= budget.max_error < 1:
-            raise UsageError(
-                f"an error of {budget.max_error} is not in [0, 1)", code="bad-budget", hint="--max-error 0.1"
-            )
-        return "error", math.inf
-    limit = budget.max_params if budget.max_params is not None else budget.max_bytes
-    if limit is None or limit < 1:
-        raise UsageError("a budget is at least 1", code="bad-budget", hint="--max-params 1000000")
-    return ("params" if budget.max_params is not None else "bytes"), float(limit)
+        items = [_item(module, module.cost, ladder) for module in modules]
+        total = sum(float(module.energies.sum()) for module in modules)
+        return cover(items, budget.max_error**2 * total)
+    if budget.max_bytes is not None:
+        items = [_item(module, module.stored_cost, ladder) for module in modules]
+        limit, unit = budget.max_bytes, "bytes"
+    else:
+        items = [_item(module, module.cost, ladder) for module in modules]
+        limit, unit = _params_limit(modules, budget), "parameters"
+    if start_cost(items) > limit:
+        raise UsageError(
+            f"this budget of {limit:,} {unit} cannot be met: modules that must stay need {start_cost(items):,}",
+            code="bad-budget",
+            hint="`gradience compress --dry-run --rank 1` shows the smallest plan",
+        )
+    return fill(items, limit)
+
+
+def _item(module: Module, cost: int, ladder: Ladder) -> Item:
+    if module.fixed:
+        return Item(module.name, module.energies, cost, module.rank, ())
+    steps = ladder(module.rank)
+    return Item(module.name, module.energies, cost, steps[0] if module.stays else 0, steps)
+
+
+_BUDGETS = ("reduction", "max_params", "max_bytes", "max_error")
+
+
+def _check_budget(name: str, value: float) -> None:
+    if name in ("max_params", "max_bytes"):
+        if value < 1:
+            raise UsageError("a budget is at least 1", code="bad-budget", hint="--max-params 1000000")
+    elif not 0 <= value < 1:
+        what = "a reduction" if name == "reduction" else "an error"
+        raise UsageError(
+            f"{what} of {value} is not in [0, 1)",
+            code="bad-budget",
+            hint="--reduction 0.5" if name == "reduction" else "--max-error 0.1",
+        )
+
+
+def _params_limit(modules: Sequence[Module], budget: ToBudget) -> int:
+    if budget.max_params is not None:
+        return budget.max_params
+    # As it was typed: in binary, 10 % of 1,000 parameters are 99.99999999999998.
+    kept = 1 - Fraction(str(budget.reduction))
+    return math.floor(sum(module.params for module in modules) * kept)
 
 
 # ---------------------------------------------------------------- description
 
 
 def _describe(
-    report: AuditReport, modules: Sequence[Module], chosen: dict[str, int], criterion: str
+    report: AuditReport, modules: Sequence[Module], chosen: dict[str, int], criterion: str, peak: float
 ) -> CompressionPlan:
-    rows = tuple(_row(report, module, chosen[module.name]) for module in modules)
-    total = sum(float(module.energies.sum()) for module in modules)
-    lost = sum(float(module.energies[chosen[module.name] :][::-1].sum()) for module in modules)
+    rows = tuple(_row(module, chosen[module.name], peak) for module in modules)
+    total = math.fsum(float(module.energies[::-1].sum()) for module in modules)
+    lost = math.fsum(float(module.energies[chosen[module.name] :][::-1].sum()) for module in modules)
     old_params = sum(row.old_params for row in rows)
     new_params = sum(row.new_params for row in rows)
     largest = max(chosen.values())
@@ -352,26 +270,26 @@ def _describe(
         kept_energy=1 - lost / total if total else 1.0,
         predicted_error=math.sqrt(lost / total) if total else 0.0,
         max_rank=largest,
-        old_max_lora_rank=ranks.max_lora_rank_step(max(module.size.rank for module in modules)),
+        old_max_lora_rank=ranks.max_lora_rank_step(max(module.rank for module in modules)),
         new_max_lora_rank=ranks.max_lora_rank_step(largest),
     )
 
 
-def _row(report: AuditReport, module: Module, rank: int) -> ModulePlan:
+def _row(module: Module, rank: int, peak: float) -> ModulePlan:
     total = float(module.energies[::-1].sum())
     lost = float(module.energies[rank:][::-1].sum())
-    size = module.size
     return ModulePlan(
         name=module.name,
-        old_rank=size.rank,
+        old_rank=module.rank,
         new_rank=rank,
-        old_params=module.experts * size.params(size.rank),
-        new_params=module.experts * size.params(rank),
-        old_bytes=module.experts * size.bytes(size.rank),
-        new_bytes=module.experts * size.bytes(rank),
+        old_params=module.params,
+        new_params=module.cost * rank,
+        old_bytes=module.bytes,
+        new_bytes=module.stored_cost * rank,
         kept_energy=1 - lost / total if total else None,
         predicted_error=math.sqrt(lost / total) if total else None,
-        norm=math.sqrt(total) if report.gain is not None or total == 0 else None,
+        norm=None if module.scale is None else peak * math.sqrt(total),
+        scale=module.scale,
         fixed=module.fixed,
     )
 

@@ -21,16 +21,18 @@ DecidedBy = Literal["evidence", "grid", "cap"]
 
 @dataclass(frozen=True, slots=True)
 class ModuleSize:
-    """What counts for the cost of one LoRA module: r·(m + n) parameters."""
+    """What counts for the cost of one LoRA module: r·(m/groups + n) parameters."""
 
     rank: int
     rows: int
     columns: int
     itemsize: float = 2.0
+    groups: int = 1
+    """Of a grouped convolution, whose B holds m·r/groups values."""
 
     def params(self, rank: int) -> int:
         """Parameters of A and B at `rank`."""
-        return rank * (self.rows + self.columns)
+        return rank * (self.rows // self.groups + self.columns)
 
     def bytes(self, rank: int) -> int:
         """Bytes of A and B at `rank` in the storage type of today."""
@@ -60,16 +62,6 @@ def percentile(values: Iterable[float], q: float) -> float:
     low = math.floor(position)
     high = min(low + 1, len(ordered) - 1)
     return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
-
-
-def total_params(modules: Iterable[ModuleSize], rank: int) -> int:
-    """LoRA parameters when every module has `rank`, or its own where that is smaller."""
-    return sum(module.params(min(rank, module.rank)) for module in modules)
-
-
-def total_bytes(modules: Iterable[ModuleSize], rank: int) -> int:
-    """Bytes for the same."""
-    return sum(module.bytes(min(rank, module.rank)) for module in modules)
 
 
 def max_lora_rank_step(rank: int) -> int | None:

@@ -33,8 +33,10 @@ Blocks = Callable[[], Iterable[FloatArray]]
 Method = Literal["gram", "qr"]
 
 EPS = float(np.finfo(np.float64).eps)
-GRAM_TOLERANCE = 1e-8
-"""Largest relative error of a measure that the gram route may have; storage in fp32 alone costs more."""
+GRAM_TOLERANCE = 1e-7
+"""Largest bound of a measure's relative error that the gram route may have: a thousandth of what storage in bf16 costs.
+
+At 1e-8 modules of r = 512 took the other route, 16 times slower (benchmarks/audit_cost.py)."""
 ENERGY_SLACK = 1e-9
 """An energy within this distance of a threshold counts as reaching it: ten equal σ hold 90 % in nine."""
 

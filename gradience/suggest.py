@@ -20,8 +20,9 @@ class ModuleEvidence(NamedTuple):
     evidence: int | None
     """The largest energy rank of its experts; None for an untrained module."""
     alpha: float | None
-    measured: bool
-    """False where the module could not be measured: it keeps its rank."""
+    keeps_rank: bool
+    """True where the module could not be measured, or is a grouped convolution: PEFT needs a multiple of its groups,
+    and an energy rank says nothing about the rank of each group."""
 
 
 def collect(layers: Iterable[LayerAudit]) -> list[ModuleEvidence]:
@@ -37,11 +38,11 @@ def collect(layers: Iterable[LayerAudit]) -> list[ModuleEvidence]:
         modules.append(
             ModuleEvidence(
                 name,
-                ranks.ModuleSize(first.r, first.shape[0], first.shape[1], itemsize),
+                ranks.ModuleSize(first.r, first.shape[0], first.shape[1], itemsize, first.groups),
                 len(rows),
                 max(found) if found else None,
                 first.alpha,
-                measured=all(row.status in ("ok", "untrained") for row in rows),
+                keeps_rank=first.groups > 1 or any(row.status not in ("ok", "untrained") for row in rows),
             )
         )
     return modules
@@ -71,7 +72,10 @@ def _uniform(
     modules: Sequence[ModuleEvidence], unrounded: float, grid: Sequence[int], largest: int
 ) -> Suggestion:
     rank, decided_by = ranks.round_up(unrounded, grid, ceiling=largest)
-    chosen = {module.name: min(rank, module.size.rank) for module in modules}
+    chosen = {
+        module.name: module.size.rank if module.keeps_rank else min(rank, module.size.rank)
+        for module in modules
+    }
     params, stored = cost(modules, chosen)
     return Suggestion(
         unrounded=unrounded,
@@ -87,7 +91,7 @@ def _uniform(
 def per_layer(modules: Sequence[ModuleEvidence], *, grid: Sequence[int], use_rslora: bool) -> PerLayer:
     """An explicit rank for every module, and the α that leaves its scale alone.
 
-    An untrained module gets the smallest rank of the grid; one that could not be measured keeps its own.
+    An untrained module gets the smallest rank of the grid; one that `keeps_rank` its own.
     """
     chosen = {module.name: _rank_for(module, grid) for module in modules}
     alphas = {
@@ -110,7 +114,7 @@ def per_layer(modules: Sequence[ModuleEvidence], *, grid: Sequence[int], use_rsl
 
 
 def _rank_for(module: ModuleEvidence, grid: Sequence[int]) -> int:
-    if not module.measured:
+    if module.keeps_rank:
         return module.size.rank
     evidence = module.evidence if module.evidence is not None else min(grid)
     return ranks.round_up(evidence, grid, ceiling=module.size.rank)[0]

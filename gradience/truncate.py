@@ -26,8 +26,11 @@ from gradience.spectra import (
     triangle,
 )
 
-MAX_CONDITION = 1e6
-"""Largest condition number of A for which the gram route inverts its Cholesky factor."""
+MAX_CONDITION = 1e4
+"""Largest condition number κ of A for which the gram route inverts its Cholesky factor.
+
+The basis it makes of A's rows is orthonormal to ε·κ² only, and the truncation optimal to as much.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +54,17 @@ class Truncation:
 def truncation(blocks_A: Blocks, blocks_B: Blocks, rank: int) -> Truncation:
     """Best rank-`rank` approximation of B·A in the Frobenius and the spectral norm (Eckart & Young 1936).
 
-    Where B·A has a lower rank than asked for, the surplus rows and columns of the maps are 0.
+    Where B·A has a lower rank than asked for, the surplus rows and columns of the maps are 0. Where a factor is 0
+    (nothing was trained), the leading components are kept as they are, so that training can go on.
     Raises NonFiniteFactor.
     """
     gram_A, gram_B = gram(blocks_A), gram(blocks_B)
-    found = spectrum_from_grams(gram_A, gram_B)
+    if not gram_A.matrix.any() or not gram_B.matrix.any():
+        leading = np.eye(rank, gram_A.matrix.shape[0])
+        return Truncation(leading, leading.T, np.zeros(rank), 0, "gram", gram_A, gram_B)
+    # A factor with more columns than rows has a singular Gram matrix, which rounding can hide from Cholesky.
+    wide = gram_A.matrix.shape[0] > min(gram_A.rows, gram_B.rows)
+    found = None if wide else spectrum_from_grams(gram_A, gram_B)
     if found is not None and found.error_bound <= GRAM_TOLERANCE and found.values[0] > 0:
         maps = _from_grams(gram_A, gram_B, rank)
         if maps is not None:
@@ -106,7 +115,7 @@ def _roots(values: FloatArray, rank: int) -> tuple[FloatArray, FloatArray]:
 
 def _truncation(maps: _Maps, gram_A: Core, gram_B: Core, rank: int, method: Method) -> Truncation:
     """Undo the powers of two that were taken out of the factors, and pad to `rank` with zeros."""
-    shift = 2.0 ** ((maps.exponent_B - maps.exponent_A) / 2)
+    shift = 2.0 ** ((maps.exponent_B - maps.exponent_A) / 2)  # √2 is no harm: only the product must be exact
     short = rank - maps.map_A.shape[0]
     map_A = np.pad(maps.map_A * shift, ((0, short), (0, 0)))
     map_B = np.pad(maps.map_B / shift, ((0, 0), (0, short)))
@@ -127,4 +136,16 @@ def joined(left: Blocks, right: Blocks, left_scale: float = 1.0, right_scale: fl
 def frobenius(triangle_A: Core, triangle_B: Core) -> float:
     """‖B·A‖_F from the R factors of Aᵀ and B: accurate also where the product nearly cancels."""
     core = triangle_B.matrix @ triangle_A.matrix.T
-    return math.ldexp(float(np.linalg.norm(core)), triangle_A.exponent + triangle_B.exponent)
+    return with_exponent(float(np.linalg.norm(core)), triangle_A.exponent + triangle_B.exponent)
+
+
+def norm_from_grams(gram_A: Core, gram_B: Core) -> float:
+    """‖B·A‖_F = √tr(AAᵀ·BᵀB): cheaper, and right where the factors do not cancel."""
+    energy = max(0.0, float((gram_A.matrix * gram_B.matrix).sum()))
+    return with_exponent(math.sqrt(energy), gram_A.exponent + gram_B.exponent)
+
+
+def with_exponent(value: float, exponent: int) -> float:
+    """value · 2^exponent: infinite or 0 where float64 ends (math.ldexp would raise)."""
+    with np.errstate(over="ignore", under="ignore"):
+        return float(np.ldexp(value, exponent))

@@ -177,6 +177,7 @@ def report(
         ),
         n_layers=len(rows),
         n_trained=len(trained),
+        tau=tau,
         **measures,
         suggested_r_global_median=plan.median.rank if plan else None,
         suggested_r_global_90=plan.p90.rank if plan else None,
@@ -219,7 +220,7 @@ def suggestions(rows: Sequence[LayerAudit], tau: float, grid: Sequence[int]) -> 
     def uniform(q: float) -> Suggestion:
         evidence = ranks.percentile(ks, q)
         rank, decided = ranks.round_up(evidence, grid, ceiling=top)
-        params = ranks.total_params(sizes, rank)
+        params = sum(size.params(min(rank, size.rank)) for size in sizes)
         return Suggestion(
             unrounded=evidence,
             rank=rank,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import gradience
+from gradience.cli.demo import example_adapter
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate"}
@@ -45,7 +46,18 @@ def test_help_of_a_verb_loads_nothing_slow():
     assert not loaded & (SLOW_TO_IMPORT - {"pydantic"})  # typer itself asks pydantic about arguments
 
 
-@pytest.mark.parametrize("arguments", [["env"], ["env", "--json"], ["schema", "audit"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["env"],
+        ["env", "--json"],
+        ["schema", "audit"],
+        ["demo"],
+        ["audit", str(example_adapter()), "--layers"],
+        ["audit", str(example_adapter()), "--json"],
+    ],
+    ids=lambda arguments: f"{arguments[0]} {arguments[-1]}",
+)
 def test_verbs_of_the_core_never_load_torch(arguments):
     loaded = modules_after(f"from gradience.cli.app import run; assert run({arguments!r}) == 0")
     assert "gradience" in loaded

@@ -1,8 +1,8 @@
 """Ranks and scales -> what adapter_config.json says, and what B must absorb because it cannot. Pure.
 
-Four ways to write an adapter whose modules have ranks r′ and scales s (adapter_formats: E1, E2, E4 and folding):
+Four ways to write an adapter whose modules have ranks r′ and scales s:
 uniform   one r, one α, no patterns: understood everywhere.
-patterns  rank_pattern and alpha_pattern for every module, r = the largest rank: PEFT, and vLLM from 0.32.
+patterns  rank_pattern and alpha_pattern for the modules that differ, r = the largest rank: PEFT, and vLLM from 0.32.
 padded    every module padded with zeros to the largest rank, then as uniform: loads everywhere, saves no memory.
 folded    s multiplied into B, α = rank, so that every runtime computes a scale of 1.
 `use_rslora` is always written false; α is s·r′, which keeps the scale.
@@ -10,6 +10,7 @@ folded    s multiplied into B, α = rank, so that every runtime computes a scale
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -34,7 +35,7 @@ class Encoded:
     """How to write the modules.
 
     fields: changes of adapter_config.json.   stored_rank: module -> rank on disk.
-    fold: module -> factor for B (1.0: none).
+    fold: module -> factor for B (1.0: none).   scale: module -> scale that the fields give it; s = fold · scale.
     """
 
     encoding: Encoding
@@ -42,13 +43,14 @@ class Encoded:
     fields: Mapping[str, Any]
     stored_rank: Mapping[str, int]
     fold: Mapping[str, float]
+    scale: Mapping[str, float]
 
 
 def encode_modules(targets: Sequence[Target], encoding: Encoding | None) -> Encoded:
     """Choose (`None`) or apply an encoding. `targets` is not empty."""
-    largest = max(targets, key=lambda target: target.rank)
-    equal_ranks = all(target.rank == largest.rank for target in targets)
-    equal_scales = all(_same(target.scale, largest.scale) for target in targets)
+    largest = max(target.rank for target in targets)
+    equal_ranks = all(target.rank == largest for target in targets)
+    equal_scales = all(_same(target.scale, targets[0].scale) for target in targets)
     if encoding is None:
         encoding = "uniform" if equal_ranks and equal_scales else "patterns"
         reason = (
@@ -84,18 +86,26 @@ def alpha_for(scale: float, rank: int) -> int | float:
     return round(alpha) if _same(alpha, round(alpha)) else alpha
 
 
-def _one_alpha(targets: Sequence[Target], largest: Target, encoding: Encoding, reason: str) -> Encoded:
-    """One α for all: modules with another scale than the largest's fold the ratio into B."""
-    alpha = alpha_for(largest.scale, largest.rank)
-    fold = {target.name: _ratio(target.scale, largest.scale) for target in targets}
+def _commonest_scale(targets: Sequence[Target]) -> float:
+    """The scale of most modules, the first among equals; 0 only where there is no other."""
+    counts = Counter(target.scale for target in targets if target.scale)
+    return counts.most_common(1)[0][0] if counts else 0.0
+
+
+def _one_alpha(targets: Sequence[Target], largest: int, encoding: Encoding, reason: str) -> Encoded:
+    """One α for all: modules with another scale than the commonest fold the ratio into B."""
+    alpha = alpha_for(_commonest_scale(targets), largest)
+    written = alpha / largest
+    fold = {target.name: _ratio(target.scale, written) for target in targets}
     if any(value != 1.0 for value in fold.values()):
         reason += "; scales differ, so the ratio is folded into B"
     return Encoded(
         encoding,
         reason,
-        _fields(largest.rank, alpha),
-        {target.name: largest.rank for target in targets},
+        _fields(largest, alpha),
+        {target.name: largest for target in targets},
         fold,
+        {target.name: written for target in targets},
     )
 
 
@@ -103,22 +113,30 @@ def _ratio(scale: float, written: float) -> float:
     return 1.0 if _same(scale, written) else scale / written
 
 
-def _folded(targets: Sequence[Target], largest: Target, reason: str) -> Encoded:
-    ranks = {target.name: target.rank for target in targets}
-    fields = _fields(largest.rank, largest.rank)
-    if any(rank != largest.rank for rank in ranks.values()):
-        pattern = {anchored_key(name): rank for name, rank in ranks.items()}
-        fields |= {"rank_pattern": pattern, "alpha_pattern": dict(pattern)}
+def _folded(targets: Sequence[Target], largest: int, reason: str) -> Encoded:
+    fields = _fields(largest, largest)
+    pattern = {anchored_key(target.name): target.rank for target in targets if target.rank != largest}
+    fields |= {"rank_pattern": pattern, "alpha_pattern": dict(pattern)}
     return Encoded(
-        "folded", reason, fields, ranks, {target.name: _ratio(target.scale, 1.0) for target in targets}
+        "folded",
+        reason,
+        fields,
+        {target.name: target.rank for target in targets},
+        {target.name: _ratio(target.scale, 1.0) for target in targets},
+        {target.name: 1.0 for target in targets},
     )
 
 
-def _patterns(targets: Sequence[Target], largest: Target, reason: str) -> Encoded:
-    fields = _fields(largest.rank, alpha_for(largest.scale, largest.rank))
-    fields["rank_pattern"] = {anchored_key(target.name): target.rank for target in targets}
+def _patterns(targets: Sequence[Target], largest: int, reason: str) -> Encoded:
+    """What the global r and α say already gets no entry: PEFT warns of keys for `target_parameters`."""
+    alphas = {target.name: alpha_for(target.scale, target.rank) for target in targets}
+    common = _commonest_scale([target for target in targets if target.rank == largest])
+    fields = _fields(largest, alpha_for(common, largest))
+    fields["rank_pattern"] = {
+        anchored_key(target.name): target.rank for target in targets if target.rank != largest
+    }
     fields["alpha_pattern"] = {
-        anchored_key(target.name): alpha_for(target.scale, target.rank) for target in targets
+        anchored_key(name): alpha for name, alpha in alphas.items() if alpha != fields["lora_alpha"]
     }
     return Encoded(
         "patterns",
@@ -126,6 +144,7 @@ def _patterns(targets: Sequence[Target], largest: Target, reason: str) -> Encode
         fields,
         {target.name: target.rank for target in targets},
         {target.name: 1.0 for target in targets},
+        {target.name: alphas[target.name] / target.rank for target in targets},
     )
 
 

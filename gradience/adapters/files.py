@@ -59,7 +59,7 @@ def open_regular(path: Path, *, root: Path | None = None) -> int:
 
 def cannot_open(path: Path, error: OSError) -> InputError:
     """What a failed `open` or `stat` of `path` means to a person: not-found, not-a-file or unreadable."""
-    if error.errno in (errno.ENOENT, errno.ENOTDIR) and path.is_symlink():
+    if error.errno in (errno.ENOENT, errno.ENOTDIR) and os.path.islink(path):
         return InputError(
             f"{path}: a symbolic link to {os.readlink(path)}, which does not exist",
             code="not-found",

@@ -119,7 +119,7 @@ def choose_adapter(path: Path, keys: Iterable[Key], wanted: str | None) -> str |
 # fmt: off
 _ATTENTION = frozenset((
     "q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "query", "key", "value", "query_key_value",
-    "c_attn", "q", "k", "v", "o", "qkv", "to_q", "to_k", "to_v", "to_out", "out_proj", "q_lin", "k_lin",
+    "c_attn", "q", "k", "v", "o", "qkv", "to_q", "to_k", "to_v", "to_out", "q_lin", "k_lin",
     "v_lin", "out_lin", "wq", "wk", "wv", "wo", "w_qkv", "wqkv", "in_proj_qkv", "in_proj_weight",
     "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "add_q_proj", "add_k_proj", "add_v_proj",
     "to_add_out", "attn_out",
@@ -127,7 +127,7 @@ _ATTENTION = frozenset((
 _MLP = frozenset((
     "gate_proj", "up_proj", "down_proj", "gate_up_proj", "fc1", "fc2", "fc_in", "fc_out", "c_fc", "w1",
     "w2", "w3", "wi", "wi_0", "wi_1", "lin1", "lin2", "dense_h_to_4h", "dense_4h_to_h", "ff_proj",
-    "ff_out", "linear_fc1", "linear_fc2", "linear1", "linear2", "experts", "gate", "router", "up", "down",
+    "ff_out", "linear_fc1", "linear_fc2", "linear1", "linear2", "proj_mlp", "experts", "gate", "router", "up", "down",
     "mlp", "ffn",
 ))
 _EMBEDDING = frozenset((
@@ -153,7 +153,8 @@ def module_type(name: str, *, embedding: bool = False) -> Literal["attn", "mlp",
     """attn, mlp, embedding or other, from the module's path.
 
     The last name decides where it is unambiguous; otherwise the nearest parent that is an attention or MLP
-    block (BERT's `attention.output.dense` against `output.dense`, GPT-2's `attn.c_proj` against `mlp.c_proj`).
+    block (BERT's `attention.output.dense` against `output.dense`, GPT-2's `attn.c_proj` against `mlp.c_proj`,
+    OPT's `self_attn.out_proj` against the `out_proj` of Mamba's mixers and of RoBERTa's classifier).
     """
     parts = name.lower().split(".")
     if embedding or parts[-1] in _EMBEDDING:

@@ -66,7 +66,7 @@ def _is_folder(path: Path) -> bool:
         return stat.S_ISDIR(os.stat(path).st_mode)
     except OSError as error:
         refusal = cannot_open(path, error)
-        if refusal.code == "not-found" and not path.is_symlink():
+        if refusal.code == "not-found" and not os.path.islink(path):
             refusal.hint += (
                 "; an adapter on a hub must be downloaded first (`hf download REPO --local-dir DIR`)"
             )

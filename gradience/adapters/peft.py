@@ -22,6 +22,7 @@ import numpy as np
 
 from gradience.adapters.config import PeftConfig, read_config
 from gradience.adapters.dtypes import DType, FloatArray, Raw, decode
+from gradience.adapters.experts import wrapped_parameter
 from gradience.adapters.inventory import Note, describe_other, no_factors, refuse_foreign
 from gradience.adapters.keys import Ghost, Key, choose_adapter, parse_key
 from gradience.adapters.locate import Location, locate
@@ -253,7 +254,7 @@ def _sort_tensors(adapter: Adapter, tensors: Tensors, keys: Mapping[str, Key]) -
 
 
 def _parameter_depths(slots: Iterable[Slot]) -> dict[str, int]:
-    """Module -> largest nesting depth of its wrappers (see `_parameter_name`)."""
+    """Module -> largest nesting depth of its wrappers (see `experts`)."""
     deepest: dict[str, int] = defaultdict(int)
     for module, depth, _ in slots:
         deepest[module] = max(deepest[module], depth)
@@ -280,6 +281,8 @@ def _make_pair(
         return "B without A: half of a LoRA pair is missing"
     a = Factor(names_A[0], *tensors[names_A[0]])
     b = Factor(names_B[0], *tensors[names_B[0]])
+    if a.entry.shape[:1] == (0,) and len(a.entry.shape) > 1 and b.entry.shape[1:2] == (0,):
+        return f"rank 0: A is {list(a.entry.shape)}, B is {list(b.entry.shape)}"
     for factor in (a, b):
         if 0 in factor.entry.shape:
             return (
@@ -293,9 +296,11 @@ def _make_pair(
     if config is not None and config.fields.get("enable_lora") is not None:
         return "MergedLinear of PEFT before 0.4 (enable_lora): block-diagonal factors"
     if config is not None and config.target_parameters:
-        parameter = _parameter_name(config, module, depth, deepest)
+        parameter = wrapped_parameter(config, module, depth, deepest, a.entry.shape[0])
         if parameter is not None:
             return _expert_pair(config, parameter, a, b)
+    if deepest:
+        return "one of several wrappers of one module (base_layer), which target_parameters must tell apart"
     return _plain_pair(config, module, "embedding" if embedding else "linear", a, b)
 
 
@@ -345,38 +350,3 @@ def _scaled(
     alpha = config.alpha_of(module) if config else None
     scale = config.scale(alpha, rank) if config else None
     return LoraPair(module, kind, a, b, rank, rows, columns, experts, groups, declared, alpha, scale)
-
-
-_KNOWN_ORDER = (
-    "gate_up_proj",
-    "gate_up_proj_bias",
-    "up_proj",
-    "down_proj",
-    "w1",
-    "w2",
-    "w3",
-    "weight",
-    "bias",
-)
-"""Order in which models define the parameters of an expert block; PEFT wraps them in that order."""
-
-
-def _parameter_name(config: PeftConfig, module: str, depth: int, deepest: int) -> str | None:
-    """`<module>.<parameter>` for a wrapper of `target_parameters`, or None for an ordinary module.
-
-    PEFT nests one wrapper per parameter, in the order in which the model defines them: the first one is the
-    innermost and its key has the most `base_layer`. The key does not carry the parameter's name.
-    """
-    names = []
-    for target in config.target_parameters:
-        owner, _, parameter = target.rpartition(".")
-        if not owner or module == owner or module.endswith("." + owner):
-            names.append(parameter)
-    names = sorted(
-        dict.fromkeys(names),
-        key=lambda name: (_KNOWN_ORDER.index(name) if name in _KNOWN_ORDER else len(_KNOWN_ORDER), name),
-    )
-    position = deepest - depth
-    if not names or position >= len(names):
-        return None
-    return f"{module}.{names[position]}"

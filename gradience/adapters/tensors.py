@@ -8,11 +8,13 @@ Format: 8 bytes little-endian header length, a JSON header {name: {dtype, shape,
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -109,16 +111,8 @@ class TensorFile:
             raise _bad_header(
                 path, "its header does not begin with {: not a safetensors file, or a broken one"
             )
-        text = bytes(pread(handle, length, 8, path))
-        header = strict_json.loads(text, path, "header", convert=_compact(path))
-        if not isinstance(header, dict):
-            raise _bad_header(path, "the header is not a JSON object")
-        metadata = header.pop("__metadata__", {})
-        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-            raise _bad_header(path, "__metadata__ is not a map from text to text")
-        entries = {name: _entry(path, name, raw, 8 + length) for name, raw in header.items()}
-        entries = dict(sorted(entries.items(), key=lambda item: (item[1].start, item[1].size)))
-        _check_cover(path, entries, start=8 + length, end=size)
+        with _no_collection():
+            entries, metadata = _read_header(path, bytes(pread(handle, length, 8, path)), size)
         return cls(path, handle, size, entries, metadata, length)
 
     def __enter__(self) -> Self:
@@ -152,6 +146,36 @@ class TensorFile:
         return digest.hexdigest()
 
 
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection for a while: 100,000 tensors are as many new objects, all of them needed.
+
+    Looking through them again and again takes two thirds of the time (0.9 s against 0.3 s).
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _read_header(path: Path, text: bytes, size: int) -> tuple[dict[str, TensorEntry], Mapping[str, str]]:
+    """Tensors in the order of the data, and the metadata."""
+    header = strict_json.loads(text, path, "header", convert=_compact(path))
+    if not isinstance(header, dict):
+        raise _bad_header(path, "the header is not a JSON object that describes tensors")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _bad_header(path, "__metadata__ is not a map from text to text")
+    data = 8 + len(text)
+    entries = {name: _entry(path, name, raw, data) for name, raw in header.items()}
+    entries = dict(sorted(entries.items(), key=lambda item: (item[1].start, item[1].size)))
+    _check_cover(path, entries, start=data, end=size)
+    return entries, metadata
+
+
 def _compact(path: Path) -> Callable[[dict[str, Any]], Any]:
     """Makes a tensor's description a tuple: a third of the memory of a dict, which counts at 100,000 tensors.
 
@@ -176,41 +200,48 @@ def _bad_header(path: Path, what: str) -> InputError:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+    return type(value) is int and 0 <= value < 2**63  # not isinstance: true and false are ints as well
 
 
 def _entry(path: Path, name: str, raw: Any, data_start: int) -> TensorEntry:
-    shown = f"tensor {name[:200]!r}"
     if len(name) > MAX_NAME:
-        raise _bad_header(
-            path, f"{shown}… has a name of {len(name):,} characters (at most {MAX_NAME:,} are read)"
+        raise _bad_tensor(
+            path, name, f"has a name of {len(name):,} characters (at most {MAX_NAME:,} are read)"
         )
     if not isinstance(raw, _RawEntry):
-        raise _bad_header(path, f"{shown} lacks dtype, shape or data_offsets, or has more than these")
+        raise _bad_tensor(path, name, "lacks dtype, shape or data_offsets, or has more than these")
     dtype = DTYPES.get(raw.dtype) if isinstance(raw.dtype, str) else None
     if dtype is None:
         raise InputError(
-            f"{path}: {shown} has the unknown type {str(raw.dtype)[:40]!r}",
+            f"{path}: {_shown(name)} has the unknown type {str(raw.dtype)[:40]!r}",
             code="unknown-dtype",
             hint=f"known types: {', '.join(DTYPES)}",
         )
     shape = raw.shape
     if isinstance(shape, list) and len(shape) > MAX_DIMENSIONS:
-        raise _bad_header(path, f"{shown} has {len(shape):,} dimensions (at most {MAX_DIMENSIONS} are read)")
-    if not isinstance(shape, list) or not all(_is_count(side) for side in shape):
-        raise _bad_header(path, f"{shown} has a shape that is no list of counts")
+        raise _bad_tensor(path, name, f"has {len(shape):,} dimensions (at most {MAX_DIMENSIONS} are read)")
+    if not isinstance(shape, list) or not all(map(_is_count, shape)):
+        raise _bad_tensor(path, name, "has a shape that is no list of counts")
     offsets = raw.offsets
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(value) for value in offsets):
-        raise _bad_header(path, f"{shown} has data_offsets that are no pair of counts")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):
+        raise _bad_tensor(path, name, "has data_offsets that are no pair of counts")
     bits = math.prod(shape) * dtype.bits
     size = offsets[1] - offsets[0]
     if bits % 8 or size != bits // 8:
         raise InputError(
-            f"{path}: {shown} occupies {size:,} bytes, its shape {shape} of {dtype.name} needs {bits // 8:,}",
+            f"{path}: {_shown(name)} occupies {size:,} bytes, its shape {shape} of {dtype.name} needs {bits / 8:,.15g}",
             code="bad-offsets",
             hint="download or save the adapter again",
         )
     return TensorEntry(dtype, tuple(shape), data_start + offsets[0], size)
+
+
+def _shown(name: str) -> str:
+    return f"tensor {name[:200]!r}"
+
+
+def _bad_tensor(path: Path, name: str, what: str) -> InputError:
+    return _bad_header(path, f"{_shown(name)} {what}")
 
 
 def _check_cover(path: Path, entries: Mapping[str, TensorEntry], *, start: int, end: int) -> None:

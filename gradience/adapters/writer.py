@@ -1,35 +1,34 @@
-"""Writing an adapter folder: whole or not at all, tensor by tensor, with everything else carried over.
-
-The folder is built beside its place under a temporary name and renamed when it is complete and on the disk.
-"""
+"""Writing an adapter's files: tensor by tensor, the config changed where it must be, everything else carried over."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import secrets
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
+from gradience.adapters.config import PeftConfig
 from gradience.adapters.files import open_regular, pread
-from gradience.adapters.locate import CONFIG, INDEX, PICKLES, WEIGHTS
+from gradience.adapters.locate import CONFIG, INDEX, PICKLES, WEIGHTS, Location
+from gradience.adapters.peft import Adapter
 from gradience.adapters.tensors import NewTensor, header_bytes, layout
-from gradience.artifacts.base import sync_folder, write_whole
-from gradience.errors import InputError, OutputError, UsageError
+from gradience.artifacts.base import write_whole
+from gradience.errors import InputError
 
 COPY_BLOCK = 4 * 2**20
 TRAINING_STATE = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "training_args.bin")
 """Files of a Trainer checkpoint that belong to weights of the old shapes."""
+REPORTS = ("compression_report.json", "compression_report.md")
 
 
 class WeightsWriter:
     """Writes one safetensors file: the header first, then every tensor in the order of `names`.
 
-    sha256: digest of what was written, once closed.
+    Use as a context manager; `close` makes the promise that everything is on the disk.
+    size, sha256: of what was written.
     """
 
     def __init__(self, path: Path, tensors: Mapping[str, NewTensor], metadata: Mapping[str, str]) -> None:
@@ -37,150 +36,124 @@ class WeightsWriter:
         self.names: tuple[str, ...] = tuple(ordered)
         self.size = 0
         self._digest = hashlib.sha256()
-        self._file = open(path, "xb", buffering=2**20)  # noqa: SIM115 (close and abandon close it)
-        self._write(header_bytes(ordered, metadata))
+        self._file = open(path, "xb", buffering=0)  # noqa: SIM115 (__exit__ closes it)
+        self._head = header_bytes(ordered, metadata)
+
+    def __enter__(self) -> Self:
+        self.put(self._head)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
 
     def put(self, data: bytes | bytearray | memoryview) -> None:
-        """The bytes of the next tensor."""
-        self._write(data)
-
-    def _write(self, data: bytes | bytearray | memoryview) -> None:
-        self._file.write(data)
-        self._digest.update(data)
-        self.size += len(data)
+        """The next bytes of the next tensor. Raises OSError."""
+        view = memoryview(data)
+        self._digest.update(view)
+        self.size += len(view)
+        while view:
+            view = view[self._file.write(view) :]
 
     def close(self) -> str:
-        """Flush to the disk; the digest."""
-        self._file.flush()
+        """Everything on the disk; the digest. Raises OSError."""
         os.fsync(self._file.fileno())
         self._file.close()
         return self._digest.hexdigest()
 
-    def abandon(self) -> None:
-        """Close without a promise."""
-        self._file.close()
+
+# ---------------------------------------------------------------- the other files
 
 
-def check_output(output: Path, source: Path, *, force: bool) -> None:
-    """Refuse an output that exists, or that would destroy something.
+def carry_files(location: Location, target: Path) -> tuple[list[str], list[str]]:
+    """Copy the files beside the weights of an adapter; names of the copied ones and of those left out.
 
-    Raises UsageError (output-exists, output-is-input, not-ours).
-    """
-    if output.exists():
-        there, here = output.resolve(), source.resolve()
-        if there == here or there in here.parents or here in there.parents:
-            raise UsageError(
-                f"{output}: the output and the adapter itself overlap",
-                code="output-is-input",
-                hint="choose another --output",
-            )
-        if not force:
-            raise UsageError(
-                f"{output}: exists already",
-                code="output-exists",
-                hint="choose another --output, or replace it with --force",
-            )
-        if not output.is_dir() or (any(output.iterdir()) and not (output / CONFIG).exists()):
-            raise UsageError(
-                f"{output}: not an adapter folder, so --force does not replace it",
-                code="not-ours",
-                hint="choose another --output",
-            )
-
-
-@contextmanager
-def whole_folder(output: Path) -> Iterator[Path]:
-    """A fresh folder that takes the place of `output` when the block ends well, and vanishes when it does not.
-
-    Raises OutputError (code write-failed) for what the disk or the permissions refuse.
-    """
-    scratch = output.with_name(f".{output.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        scratch.mkdir()
-        try:
-            yield scratch
-            sync_folder(scratch)
-            _put_in_place(scratch, output)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        sync_folder(output.parent)
-    except OSError as error:
-        raise OutputError(
-            f"{output}: cannot write: {error.strerror or error}",
-            code="write-failed",
-            hint="check the folder, its permissions and the free space",
-        ) from None
-
-
-def _put_in_place(scratch: Path, output: Path) -> None:
-    if not output.exists():
-        scratch.rename(output)
-        return
-    aside = output.with_name(f".{output.name}.{secrets.token_hex(4)}.old")
-    output.rename(aside)
-    try:
-        scratch.rename(output)
-    except OSError:
-        aside.rename(output)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def carry_files(source: Path, target: Path) -> tuple[list[str], list[str]]:
-    """Copy the files beside the weights; names of the copied ones and of those left out.
-
-    Left out are the weights and the config (written anew), pickles and training state of the old shapes,
-    reports of an earlier compression, sub-folders and hidden files.
+    Neither: the weights and the config, which are written anew. Left out are pickles and training state of the
+    old shapes, reports of an earlier compression, sub-folders, hidden files, pipes, and links that lead elsewhere.
+    Raises InputError for a file that cannot be read.
     """
     carried, left = [], []
-    for entry in sorted(source.iterdir()):
-        name = entry.name
-        if name in (WEIGHTS, INDEX, CONFIG) or (
-            name.startswith("adapter_model") and name.endswith(".safetensors")
-        ):
+    folder = location.weights[0].parent
+    anew = {CONFIG, INDEX, WEIGHTS, *(path.name for path in location.weights)}
+    for entry in sorted(folder.iterdir()):
+        if entry.name in anew:
             continue
-        if (
-            entry.is_dir()
-            or name.startswith(".")
-            or name in PICKLES
-            or name in TRAINING_STATE
-            or name in REPORTS
-        ):
-            left.append(name + "/" if entry.is_dir() else name)
-        elif name.startswith("rng_state"):
-            left.append(name)
+        if _carries(entry) and _copy(entry, target / entry.name, root=location.root):
+            carried.append(entry.name)
         else:
-            _copy(entry, target / name, root=source)
-            carried.append(name)
+            left.append(entry.name + "/" if entry.is_dir() else entry.name)
     return carried, left
 
 
-REPORTS = ("compression_report.json", "compression_report.md")
+def _carries(entry: Path) -> bool:
+    name = entry.name
+    return entry.is_file() and not (
+        name.startswith((".", "rng_state"))
+        or name in PICKLES
+        or name in TRAINING_STATE
+        or name in REPORTS
+        or (name.startswith("adapter_model") and name.endswith((".safetensors", ".safetensors.index.json")))
+    )
 
 
-def _copy(source: Path, target: Path, *, root: Path) -> None:
-    handle = open_regular(source, root=root)
+def _copy(source: Path, target: Path, *, root: Path) -> bool:
+    """False for a link that leads out of `root`."""
+    try:
+        handle = open_regular(source, root=root)
+    except InputError as error:
+        if error.code == "symlink-outside":
+            return False
+        raise
     try:
         size = os.fstat(handle).st_size
         with open(target, "xb") as file:
             for start in range(0, size, COPY_BLOCK):
                 file.write(pread(handle, min(COPY_BLOCK, size - start), start, source))
+            file.flush()
+            os.fsync(file.fileno())
     finally:
         os.close(handle)
+    return True
+
+
+# ---------------------------------------------------------------- adapter_config.json
+
+
+def require_config(opened: Adapter) -> tuple[PeftConfig, Mapping[str, Any]]:
+    """The config and its fields. Raises InputError (code no-config) where there is no config."""
+    if opened.config is None:
+        raise InputError(
+            f"{opened.location.path}: no adapter_config.json beside the weights: without α no smaller adapter "
+            "can be written",
+            code="no-config",
+            hint="put the adapter_config.json beside the weights",
+        )
+    return opened.config, opened.config.fields
+
+
+def merged_fields(old: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields in their order, with `changes`. An absent or empty field stays so where nothing else is meant."""
+    changed = {name: value for name, value in changes.items() if value or old.get(name)}
+    return {**old, **{name: value for name, value in changed.items() if not _equal(old.get(name), value)}}
+
+
+def _equal(old: Any, new: Any) -> bool:
+    """The same value of the same type: a written α of 16.0 becomes 16, which every runtime reads."""
+    return type(old) is type(new) and bool(old == new)
 
 
 def write_config(path: Path, fields: Mapping[str, Any]) -> None:
-    """Write an adapter_config.json as PEFT does: two spaces, fields in their order."""
-    write_whole(path, [json.dumps(fields, indent=2, ensure_ascii=False).encode() + b"\n"])
+    """Write an adapter_config.json as PEFT does: ASCII, two spaces, fields in their order."""
+    write_whole(path, [json.dumps(fields, indent=2).encode() + b"\n"])
 
 
 def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
     """Field -> `old -> new`, both shortened, for what differs."""
     return {
-        name: f"{_short(old.get(name))} -> {_short(new.get(name))}"
-        for name in {**old, **new}
-        if old.get(name) != new.get(name)
+        name: f"{_short(old.get(name))} -> {_short(value)}"
+        for name, value in new.items()
+        if old.get(name) != value
     }
 
 
@@ -189,14 +162,3 @@ def _short(value: Any) -> str:
     if isinstance(value, dict | list) and len(text) > 60:
         return f"{len(value)} entries"
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def require_config(fields: Mapping[str, Any] | None, path: Path) -> Mapping[str, Any]:
-    """The config's fields. Raises InputError (code no-config) where there is no config."""
-    if fields is None:
-        raise InputError(
-            f"{path}: no adapter_config.json beside the weights: without α no smaller adapter can be written",
-            code="no-config",
-            hint="put the adapter_config.json beside the weights",
-        )
-    return fields

@@ -85,7 +85,8 @@ class LayerAudit:
     """Path inside the base model, e.g. `model.layers.0.self_attn.q_proj`."""
     module_type: ModuleType
     family: str
-    """Last part of the name, e.g. `q_proj`: modules of one family are compared with each other."""
+    """The path behind the layer, e.g. `self_attn.q_proj`, expert numbers as `*`: what the module is called in every
+    layer. Modules of one family are compared with each other."""
     layer: str | None
     """Path of the transformer layer it belongs to, e.g. `model.layers.0`; null outside the layers."""
     layer_index: int | None
@@ -124,7 +125,7 @@ class LayerAudit:
     energy_rank_95: int | None = None
     energy_rank_99: int | None = None
     energy_rank_tau: int | None = None
-    """The same at the threshold that the suggestions rest on (`suggestions.tau`)."""
+    """The same at the threshold `tau` of the report."""
     energy_margin: Float12 | None = None
     """Smallest distance between a threshold and the energy held just below or at its rank."""
     borderline: bool = False
@@ -143,6 +144,11 @@ class LayerAudit:
     """Relative error of stable rank, effective rank and σ₁ in exact arithmetic terms (storage rounding apart)."""
     storage_error: Float12 | None = None
     """Relative change of the stable rank that rounding the factors to their storage type may cause."""
+
+    @property
+    def label(self) -> str:
+        """The name; with the expert's number where one tensor stacks several: `…experts.down_proj[3]`."""
+        return self.name if self.expert is None else f"{self.name}[{self.expert}]"
 
 
 class Finding(Part):
@@ -193,7 +199,7 @@ class Suggestions(Part):
     """Hypotheses about smaller ranks. They rest on the energy of the weights, which is crude evidence."""
 
     tau: float
-    """Energy threshold used."""
+    """Energy threshold used: the `tau` of the report."""
     grid: tuple[int, ...]
     """Allowed ranks."""
     current_max_rank: int
@@ -269,6 +275,8 @@ class AuditReport(Artifact):
     """LoRA modules (each expert of a stacked tensor counts)."""
     n_trained: int
     """Modules with a measurable update: the ones that means and percentiles are over."""
+    tau: float
+    """Energy threshold of `energy_rank_tau`, which the suggestions rest on."""
     stable_rank_mean: Float12 | None = None
     stable_rank_median: Float12 | None = None
     stable_rank_weighted_mean: Float12 | None = None

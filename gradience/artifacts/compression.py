@@ -32,6 +32,8 @@ class ModulePlan:
     """‖ΔW − ΔW′‖_F/‖ΔW‖_F before storage rounding; null for an untrained module."""
     norm: Float12 | None
     """‖ΔW‖_F; null where α is unknown."""
+    scale: Float12 | None = None
+    """s, which stays what it is; null where α is unknown."""
     fixed: str = ""
     """Why the module keeps its rank whatever the criterion says; empty otherwise."""
 

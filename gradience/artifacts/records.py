@@ -22,7 +22,7 @@ SCHEMA = "gradience.records/1"
 class ExamplesRun(Part):
     """The first line: what answered, and everything that can move an answer."""
 
-    schema_: Literal["gradience.records/1"] = Field(SCHEMA, alias="schema")
+    schema_: Literal["gradience.records/1"] = Field(default="gradience.records/1", alias="schema")
     kind: Literal["classification"] = "classification"
     adapter: str
     """The name it was evaluated under."""

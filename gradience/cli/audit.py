@@ -25,7 +25,7 @@ def audit(
     adapters: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="ADAPTER...",
+            metavar="ADAPTER",
             help="Folder of save_pretrained(), Trainer checkpoint or .safetensors file; several give one table.",
             show_default=False,
         ),

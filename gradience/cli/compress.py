@@ -118,9 +118,9 @@ def compress(
     grid = allowed_ranks_of(allowed_ranks)
     _check(encoding, output, dry_run=dry_run)
     if output is not None and not dry_run:
-        from gradience.adapters.writer import check_output
+        from gradience.adapters.folder import check_output
 
-        check_output(output, adapter if adapter.is_dir() else adapter.parent, force=force)
+        check_output(output, adapter, force=force)
     from gradience.audit import audit_adapter
     from gradience.plan import plan_compression
 

@@ -12,12 +12,18 @@ class ArtifactName(StrEnum):
     """The artifacts that have a schema. A new one is a line here, a line in MODELS, and `make docs`."""
 
     AUDIT = "audit"
+    COMPRESSION = "compression"
+    COMPRESSION_PLAN = "compression_plan"
+    COMPARISON = "comparison"
     MONITOR = "monitor"
     CHECK = "check"
 
 
 MODELS = {
     ArtifactName.AUDIT: ("gradience.artifacts.audit", "AuditReport"),
+    ArtifactName.COMPRESSION: ("gradience.artifacts.compression", "CompressionReport"),
+    ArtifactName.COMPRESSION_PLAN: ("gradience.artifacts.compression", "CompressionPlan"),
+    ArtifactName.COMPARISON: ("gradience.artifacts.comparison", "ComparisonReport"),
     ArtifactName.MONITOR: ("gradience.artifacts.monitor", "MonitorReport"),
     ArtifactName.CHECK: ("gradience.artifacts.check", "CheckReport"),
 }

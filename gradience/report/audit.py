@@ -17,12 +17,9 @@ from gradience.report.audit_facts import (
     headline,
     inventory,
     k_label,
-    k_of,
     measure_digits,
-    module_name,
     plan_rows,
     spare_params,
-    tau,
     trust_notes,
     use_rows,
     use_sentence,
@@ -190,7 +187,7 @@ def plan_lines(report: AuditReport, width: int) -> list[Line]:
     table: list[list[str | Span]] = [list(head)]
     for row in rows:
         label = f"  {row.label:<16}"
-        evidence = f"{k_label(tau(report))} {row.evidence}" if row.evidence else ""
+        evidence = f"{k_label(report.tau)} {row.evidence}" if row.evidence else ""
         saved = Span("" if row.reduction is None else percent(row.reduction), "good" if row.reduction else "")
         step = "over 512" if row.max_lora_rank is None else str(row.max_lora_rank)
         table.append(
@@ -209,7 +206,7 @@ def where_lines(report: AuditReport, width: int, top_wasteful: int) -> list[Line
     maps, hidden = heat_maps(report, width - LABEL - 26)
     signs = {cell.sign for heat in maps for row in heat.rows for cell in row.cells}
     if maps:
-        legend = [Span(f"  {k_label(tau(report))} / r in eighths ", "dim")]
+        legend = [Span(f"  {k_label(report.tau)} / r in eighths ", "dim")]
         legend += [Span(block, f"heat{level}") for level, block in enumerate(BLOCKS, start=1)]
         legend += [Span(f"  {sign} {word}", "dim") for sign, word in SIGN_WORDS.items() if sign in signs]
         lines += [line(Span("Where?", "heading"), *legend), *map_lines(report, maps, hidden)]
@@ -240,12 +237,16 @@ def map_lines(report: AuditReport, maps: Sequence[HeatMap], hidden: int) -> list
 
 def outside_lines(report: AuditReport, width: int) -> list[Line]:
     """Modules that belong to no layer, such as `lm_head`."""
-    k, label = k_of(report), k_label(tau(report))
+    label = k_label(report.tau)
     rest = outside(report)
     lines = []
     for layer in rest[:SHOWN_OUTSIDE]:
-        name = Span(fit(display_name(module_name(layer)), width - 30), "name")
-        said = f"{label} {k(layer)} of {layer.r}" if k(layer) is not None else layer.status
+        name = Span(fit(display_name(layer.label), width - 30), "name")
+        said = (
+            f"{label} {layer.energy_rank_tau} of {layer.r}"
+            if layer.energy_rank_tau is not None
+            else layer.status
+        )
         lines.append(line("  ", name, f"  {said}"))
     if len(rest) > SHOWN_OUTSIDE:
         lines.append(
@@ -297,16 +298,16 @@ def extreme_lines(report: AuditReport, width: int, top_wasteful: int) -> list[Li
     digits = measure_digits(report)
 
     def numbers(layer: LayerAudit) -> list[str | Span]:
-        k, unused = k_of(report)(layer), spare_params(report, layer)
+        k, unused = layer.energy_rank_tau, spare_params(report, layer)
         return [str(layer.r), str(k), sig(layer.stable_rank, digits), count(unused)]
 
-    titles = ("r", k_label(tau(report)), "stable", "spare params")
+    titles = ("r", k_label(report.tau), "stable", "spare params")
     right: list[list[str | Span]] = [[Span(text, "dim") for text in titles]]
     right += map(numbers, [*spare, *full])
     room = width - columns_width(right, gap=2) - 9
     left = [[Span(""), Span("module", "dim")]]
     for where, layers in (("spare", spare), ("full", full)):
-        names = (fit(display_name(module_name(layer)), room) for layer in layers)
+        names = (fit(display_name(layer.label), room) for layer in layers)
         left += [[Span(where, "dim"), Span(name, "name")] for name in names]
     return columns([[*a, *b] for a, b in zip(left, right, strict=True)], "<<>>>>", widths=(5, room))
 

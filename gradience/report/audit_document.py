@@ -13,12 +13,9 @@ from gradience.report.audit_facts import (
     headline,
     inventory,
     k_label,
-    k_of,
     measure_digits,
-    module_name,
     plan_rows,
     spare_params,
-    tau,
     trust_notes,
     use_rows,
     use_sentence,
@@ -34,7 +31,7 @@ MARK_WORDS = {"good": "ok", "info": "note", "warning": "**warning**", "error": "
 
 def audit_markdown(report: AuditReport) -> str:
     """The report as GitHub-flavoured Markdown. Everything that came from the adapter is escaped."""
-    label = k_label(tau(report))
+    label = k_label(report.tau)
     parts = [
         f"## Audit of {markdown_name(report.adapter.path)}",
         f"{markdown_text(headline(report))}  \n{markdown_text(inventory(report))}",
@@ -114,14 +111,14 @@ def plan_table(report: AuditReport) -> list[tuple[str, ...]]:
 
 def extreme_table(report: AuditReport) -> list[tuple[str, ...]]:
     """Both ends: modules with most spare rank, and the fullest ones. Names are not escaped yet."""
-    k, digits = k_of(report), measure_digits(report)
+    digits = measure_digits(report)
     ends = (("most spare rank", wasteful(report, LISTED)), ("fullest", fullest(report, LISTED)))
     return [
         (
             where if position == 0 else "",
-            module_name(layer),
+            layer.label,
             str(layer.r),
-            str(k(layer)),
+            str(layer.energy_rank_tau),
             sig(layer.stable_rank, digits),
             count(spare_params(report, layer)),
         )
@@ -135,7 +132,7 @@ def extreme_table(report: AuditReport) -> list[tuple[str, ...]]:
 
 def audit_html(report: AuditReport) -> str:
     """A few small tables for a notebook: no script, no remote resource, colours of the page around it."""
-    label = html_text(k_label(tau(report)))
+    label = html_text(k_label(report.tau))
     notes = "".join(f"<li>{_html_mark(note.mark)}{html_text(note.text)}</li>" for note in trust_notes(report))
     parts = [
         f"<strong>{html_name(report.adapter.path)}</strong><br>",

@@ -209,11 +209,6 @@ def number_types(report: AuditReport) -> str:
     return "+".join(sorted({part.lower() for dtype in report.adapter.dtypes for part in dtype.split("+")}))
 
 
-def module_name(layer: LayerAudit) -> str:
-    """The module's path; with the expert's number where one tensor stacks several."""
-    return layer.name if layer.expert is None else f"{layer.name}[{layer.expert}]"
-
-
 # ---------------------------------------------------------------- how much of the rank is used?
 
 
@@ -222,28 +217,16 @@ def trained_layers(report: AuditReport) -> list[LayerAudit]:
     return [layer for layer in report.layers if layer.status == "ok"]
 
 
-def tau(report: AuditReport) -> float:
-    """The energy threshold of this report's suggestions; 0.90 where it makes none."""
-    return report.suggestions.tau if report.suggestions else 0.90
-
-
 def k_label(threshold: float) -> str:
     """`k@90` for 0.90, `k@97.5` for 0.975."""
     return f"k@{100 * threshold:.6g}"
-
-
-def k_of(report: AuditReport) -> Callable[[LayerAudit], int | None]:
-    """The energy rank of a module at this report's threshold."""
-    if report.suggestions:
-        return lambda layer: layer.energy_rank_tau
-    return lambda layer: layer.energy_rank_90
 
 
 def use_rows(report: AuditReport) -> list[UseRow]:
     """Energy ranks, the report's own threshold among them, and stable rank over the trained modules."""
     layers = trained_layers(report)
     at: dict[float, Callable[[LayerAudit], float | None]] = {
-        tau(report): k_of(report),
+        report.tau: lambda layer: layer.energy_rank_tau,
         0.90: lambda layer: layer.energy_rank_90,
         0.95: lambda layer: layer.energy_rank_95,
         0.99: lambda layer: layer.energy_rank_99,
@@ -341,7 +324,7 @@ def shown_grid(grid: Sequence[int], most: int = 5) -> str:
 
 def spare_params(report: AuditReport, layer: LayerAudit) -> int:
     """Parameters of the directions beyond the energy rank."""
-    k = k_of(report)(layer)
+    k = layer.energy_rank_tau
     return 0 if k is None else layer.params // layer.r * (layer.r - k)
 
 
@@ -351,7 +334,7 @@ def wasteful(report: AuditReport, number: int) -> list[LayerAudit]:
         return []
     ranked = sorted(
         (layer for layer in trained_layers(report) if spare_params(report, layer) > 0),
-        key=lambda layer: (-spare_params(report, layer), layer.stable_rank or 0.0, module_name(layer)),
+        key=lambda layer: (-spare_params(report, layer), layer.stable_rank or 0.0, layer.label),
     )
     return ranked[:number]
 
@@ -360,10 +343,9 @@ def fullest(report: AuditReport, number: int) -> list[LayerAudit]:
     """Trained modules whose energy rank is nearest to r: there a smaller rank costs most."""
     if report.suggestions is None:
         return []
-    k = k_of(report)
     ranked = sorted(
         trained_layers(report),
-        key=lambda layer: (-(k(layer) or 0) / layer.r, -(layer.stable_rank or 0.0), module_name(layer)),
+        key=lambda layer: (-(layer.energy_rank_tau or 0) / layer.r, -(layer.stable_rank or 0.0), layer.label),
     )
     return ranked[:number]
 

@@ -7,12 +7,11 @@ any architecture's naming works, and no naming can make the map larger than its 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from gradience.artifacts.audit import AuditReport, LayerAudit
-from gradience.report.audit_facts import k_of
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 ABSENT, UNTRAINED, BROKEN = "·", "○", "✗"
@@ -73,7 +72,7 @@ def heat_maps(report: AuditReport, width: int) -> tuple[list[HeatMap], int]:
         if layer.layer is not None and layer.layer_index is not None:
             stacks.setdefault(stack_of(layer), []).append(layer)
     largest = sorted(stacks, key=lambda stack: (-len(stacks[stack]), stack))[:MAX_MAPS]
-    maps = [_map(stack, stacks[stack], k_of(report), width, MAX_KINDS // len(largest)) for stack in largest]
+    maps = [_map(stack, stacks[stack], width, MAX_KINDS // len(largest)) for stack in largest]
     return maps, len(stacks) - len(maps)
 
 
@@ -87,9 +86,7 @@ def stack_of(layer: LayerAudit) -> str:
     return (layer.layer or "").rpartition(".")[0]
 
 
-def _map(
-    stack: str, layers: Sequence[LayerAudit], k: Callable[[LayerAudit], int | None], width: int, most: int
-) -> HeatMap:
+def _map(stack: str, layers: Sequence[LayerAudit], width: int, most: int) -> HeatMap:
     indices = _span({layer.layer_index for layer in layers if layer.layer_index is not None})
     per_column = math.ceil(len(indices) / width)
     column = {index: position // per_column for position, index in enumerate(indices)}
@@ -104,7 +101,7 @@ def _map(
         tuple(indices[::per_column]),
         per_column,
         max(1, min(MAX_CELL, WIDE // number)),
-        tuple(_row(labels[kind], kinds[kind], k, column, number) for kind in drawn),
+        tuple(_row(labels[kind], kinds[kind], column, number) for kind in drawn),
         len(kinds) - len(drawn),
         _energy(layers, column, number),
     )
@@ -118,18 +115,12 @@ def _drawn(kinds: Mapping[str, Sequence[LayerAudit]], most: int) -> list[str]:
     return sorted(kept, key=lambda kind: MODULE_TYPES.index(kinds[kind][0].module_type))
 
 
-def _row(
-    label: str,
-    members: Sequence[LayerAudit],
-    k: Callable[[LayerAudit], int | None],
-    column: Mapping[int, int],
-    number: int,
-) -> HeatRow:
+def _row(label: str, members: Sequence[LayerAudit], column: Mapping[int, int], number: int) -> HeatRow:
     places: list[list[LayerAudit]] = [[] for _ in range(number)]
     for layer in members:
         places[column[layer.layer_index or 0]].append(layer)
-    measured = [value for layer in members if layer.status == "ok" and (value := k(layer)) is not None]
-    signs = tuple(cell(place, k) for place in places)
+    measured = [k for layer in members if layer.status == "ok" and (k := layer.energy_rank_tau) is not None]
+    signs = tuple(cell(place) for place in places)
     typical = median(measured) if measured else None
     ranks = tuple(sorted({layer.r for layer in members}))
     return HeatRow(label, signs, typical, max(measured, default=None), ranks)
@@ -141,14 +132,14 @@ def _span(found: set[int]) -> list[int]:
     return list(range(low, high + 1)) if high - low < MAX_SPAN else sorted(found)
 
 
-def cell(place: Iterable[LayerAudit], k: Callable[[LayerAudit], int | None]) -> Cell:
+def cell(place: Iterable[LayerAudit]) -> Cell:
     """The sign of one place: the median of k/r where it holds several modules; trouble shows before numbers."""
     layers = list(place)
     if not layers:
         return Cell(ABSENT)
     if any(layer.status in ("nonfinite", "unsupported") for layer in layers):
         return Cell(BROKEN)
-    shares = [value / layer.r for layer in layers if (value := k(layer)) is not None]
+    shares = [k / layer.r for layer in layers if (k := layer.energy_rank_tau) is not None]
     if not shares:
         return Cell(UNTRAINED)
     return block(median(shares))

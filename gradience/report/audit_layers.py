@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gradience.artifacts.audit import AuditReport, LayerAudit
-from gradience.report.audit_facts import k_label, k_of, measure_digits, module_name, tau
+from gradience.report.audit_facts import k_label, measure_digits
 from gradience.report.names import display_name
 from gradience.report.numbers import percent, sig
 from gradience.report.terminal import Line, Span, columns, columns_width, fit, line, render
@@ -22,11 +22,11 @@ def layers_text(report: AuditReport, *, width: int | None = None, color: bool = 
 def layer_lines(report: AuditReport, width: int | None) -> list[Line]:
     """A head, one line a module, and what ± means where it occurs."""
     digits = measure_digits(report)
-    own = [] if tau(report) in STANDARD else [k_label(tau(report))]
+    own = [] if report.tau in STANDARD else [k_label(report.tau)]
     head = ["r", *own, *map(k_label, STANDARD), "stable", "effect.", "util.", "‖ΔW‖_F", ""]
     rows = [layer_numbers(report, layer, digits, with_own=bool(own)) for layer in report.layers]
     used = columns_width([head, *rows], gap=1)
-    names = [display_name(module_name(layer)) for layer in report.layers]
+    names = [display_name(layer.label) for layer in report.layers]
     if width is not None:
         names = [fit(name, max(MIN_NAME, width - used)) for name in names]
     table = [[Span(text, "dim") for text in ("module", *head)]]
@@ -44,7 +44,7 @@ def layer_numbers(report: AuditReport, layer: LayerAudit, digits: int, *, with_o
         return [Span(str(layer.r)), *[Span("")] * (6 + with_own), Span(layer.status, style), Span("")]
     ranks = [layer.energy_rank_90, layer.energy_rank_95, layer.energy_rank_99]
     if with_own:
-        ranks.insert(0, k_of(report)(layer))
+        ranks.insert(0, layer.energy_rank_tau)
     return [
         Span(str(layer.r)),
         *(Span(str(k)) for k in ranks),

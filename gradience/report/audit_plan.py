@@ -42,6 +42,10 @@ def lora_config_source(report: AuditReport) -> str | None:
         "It rests on the energy of the weights: a hypothesis, to be evaluated on the task.",
         alpha,
     ]
+    if stacked:
+        comments.append(
+            "PEFT 0.21 warns that it ignored the keys of target_parameters, and applies them all the same."
+        )
     lines = [*(f"# {comment}" for comment in comments), "from peft import LoraConfig", ""]
     lines += ["config = LoraConfig(", *(f"    {argument}" for argument in arguments), ")"]
     return "\n".join(lines) + "\n"

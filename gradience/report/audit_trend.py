@@ -10,10 +10,7 @@ from gradience.ranks import percentile
 from gradience.report.audit_facts import (
     incompleteness,
     k_label,
-    k_of,
     measure_digits,
-    module_name,
-    tau,
     trained_layers,
 )
 from gradience.report.names import display_name, display_sentence
@@ -115,8 +112,9 @@ def suggested(report: AuditReport) -> str:
 
 
 def shared_tau(reports: Sequence[AuditReport]) -> float:
-    """The threshold of the suggestions; all reports of one table were made with the same."""
-    return next((tau(report) for report in reports if report.suggestions), 0.90)
+    """The threshold of all reports; 0.90, which every report knows, where they differ."""
+    found = {report.tau for report in reports}
+    return found.pop() if len(found) == 1 else 0.90
 
 
 def energy_ranks(report: AuditReport, threshold: float) -> dict[str, int]:
@@ -126,9 +124,11 @@ def energy_ranks(report: AuditReport, threshold: float) -> dict[str, int]:
         0.95: lambda layer: layer.energy_rank_95,
         0.99: lambda layer: layer.energy_rank_99,
     }
-    known = report.suggestions is not None and report.suggestions.tau == threshold
-    k = k_of(report) if known else standard.get(threshold, lambda layer: None)
-    return {module_name(layer): value for layer in trained_layers(report) if (value := k(layer)) is not None}
+    standard[report.tau] = lambda layer: layer.energy_rank_tau
+    k = standard.get(threshold)
+    if k is None:
+        return {}
+    return {layer.label: value for layer in trained_layers(report) if (value := k(layer)) is not None}
 
 
 def agreement(mine: Mapping[str, int], its: Mapping[str, int]) -> float | None:
@@ -191,7 +191,7 @@ def note_lines(reports: Sequence[AuditReport], width: int | None) -> list[Line]:
     """Incomplete audits, files that are one and the same, and adapters that do not have the same modules."""
     names = short_names([report.adapter.path for report in reports])
     first_with: dict[str, str] = {}
-    modules = [frozenset(module_name(layer) for layer in report.layers) for report in reports]
+    modules = [frozenset(layer.label for layer in report.layers) for report in reports]
     lines: list[Line] = []
 
     def note(mark: str, style: str, text: str) -> None:
@@ -224,7 +224,7 @@ def module_lines(reports: Sequence[AuditReport], threshold: float, width: int | 
     layers: dict[str, LayerAudit] = {}
     for report in reports:
         for layer in report.layers:
-            layers.setdefault(module_name(layer), layer)
+            layers.setdefault(layer.label, layer)
     head = [Span(text, "dim") for text in ("module", "r", *(f"#{i}" for i in range(1, len(reports) + 1)))]
     rows = [
         [str(layer.r), *(str(found.get(name, MISSING)) for found in ks)] for name, layer in layers.items()

@@ -211,6 +211,59 @@ def test_the_printed_config_is_applied_by_peft_to_exactly_these_modules(run_fold
     assert trained == report.suggestions.per_layer.params
 
 
+# PEFT 0.21 looks for the keys of target_parameters among the target_modules, says that they were ignored, and applies
+# them all the same: this test sees the ranks and scales that it made.
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys did not match:RuntimeWarning")
+def test_the_printed_config_fits_stacked_experts(tmp_path):
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    def base():
+        return MixtralForCausalLM(
+            MixtralConfig(
+                hidden_size=32,
+                intermediate_size=48,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                vocab_size=64,
+                num_local_experts=4,
+            )
+        )
+
+    def shapes(model):
+        return {
+            name: (module.r["default"], module.scaling["default"])
+            for name, module in model.named_modules()
+            if hasattr(module, "lora_A")
+        }
+
+    torch.manual_seed(0)
+    lora = LoraConfig(
+        r=8,
+        lora_alpha=16,
+        target_modules=["q_proj"],
+        target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(base(), lora)
+    with torch.no_grad():  # sharp spectra: direction i is worth 1/i²
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+                parameter.div_(1 + torch.arange(parameter.shape[1]).remainder(8) ** 2)
+    model.save_pretrained(tmp_path / "moe")
+    done = audit(tmp_path / "moe", "--suggest-per-layer")
+    assert (done.returncode, done.stderr) == (0, "")
+    made = {}
+    exec(done.stdout, made)
+    smaller = shapes(get_peft_model(base(), made["config"]))
+    assert smaller.keys() == shapes(model).keys()
+    assert {scale for _, scale in smaller.values()} == {2.0}
+    assert max(rank for rank, _ in smaller.values()) < 8
+
+
 # ---------------------------------------------------------------- streams, colour, encodings
 
 

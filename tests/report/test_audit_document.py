@@ -10,6 +10,8 @@ import pytest
 from golden import assert_golden
 from test_audit_text import CASES, EACH, mistral, refused
 
+from gradience.audit import audit_adapter
+from gradience.cli.demo import example_adapter
 from gradience.report.audit_document import audit_html, audit_markdown
 from gradience.report.audit_facts import caveat, plan_rows, trust_notes
 from gradience.report.names import markdown_text
@@ -21,6 +23,12 @@ GOLDEN = Path(__file__).parent / "golden"
 def test_golden_markdown(make):
     name = next(name for name, case in CASES.items() if case is make)
     assert_golden(GOLDEN / f"{name}.md", audit_markdown(make()))
+
+
+def test_golden_markdown_of_the_bundled_adapter(monkeypatch):
+    monkeypatch.chdir(example_adapter().parents[2])
+    report = audit_adapter("gradience/examples/minilm-reviews-r8")
+    assert_golden(GOLDEN / "minilm-reviews-r8.md", audit_markdown(report))
 
 
 @EACH

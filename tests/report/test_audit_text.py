@@ -227,3 +227,10 @@ def test_an_adapter_of_one_module_of_rank_one():
 def test_a_scale_that_is_unknown_is_said():
     assert "α unknown" in audit_text(refused())
     assert "‖ΔW‖_F" not in audit_text(refused())
+
+
+def test_the_threshold_is_known_where_no_rank_is_suggested():
+    rows = [row("a", power_law(8, 0.5), r=8, shape=(32, 16), tau=0.6)]
+    text = audit_text(report(rows, suggest=False, tau=0.6))
+    assert "k@60  directions for 60 % energy" in text
+    assert "k@60 3 of 8" in text

@@ -1,0 +1,151 @@
+"""An output folder that is there whole or not at all.
+
+It is built beside its place under a temporary name, synced, and renamed. While it is built it is locked, so that the
+next run can tell the remains of a killed one (`.<name>.<random>.tmp`, `.<name>.<random>.old`) from the work of a
+living one, and removes them.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gradience.adapters.locate import CONFIG
+from gradience.artifacts.base import sync_folder
+from gradience.errors import OutputError, UsageError
+
+_FULL = (errno.EEXIST, errno.ENOTEMPTY)
+_OURS = re.compile(r"\.[0-9a-f]{8}\.(tmp|old)")
+
+
+def check_output(output: Path, source: Path, *, force: bool) -> None:
+    """Refuse an output that exists, or that would lie in or over the adapter at `source`.
+
+    source: the adapter's folder, or a file in it.
+    Raises UsageError (output-exists, output-is-input, not-ours), OutputError (write-failed).
+    """
+    try:
+        there, here = output.resolve(), source.resolve()
+        here = here.parent if here.is_file() else here
+        _finish_interrupted(there)
+        if there == here or there in here.parents or here in there.parents:
+            raise UsageError(
+                f"{output}: the output and the adapter itself overlap",
+                code="output-is-input",
+                hint="choose another --output",
+            )
+        if not os.path.lexists(there):
+            return
+        if not force:
+            raise _exists(output)
+        if not there.is_dir() or (any(there.iterdir()) and not (there / CONFIG).exists()):
+            raise UsageError(
+                f"{output}: not an adapter folder, so --force does not replace it",
+                code="not-ours",
+                hint="choose another --output",
+            )
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise _cannot_write(output, error) from None
+
+
+def _exists(output: Path) -> UsageError:
+    return UsageError(
+        f"{output}: exists already",
+        code="output-exists",
+        hint="choose another --output, or replace it with --force",
+    )
+
+
+def _cannot_write(output: Path, error: OSError | RuntimeError) -> OutputError:
+    return OutputError(
+        f"{output}: cannot write: {getattr(error, 'strerror', None) or error}",
+        code="write-failed",
+        hint="check the folder, its permissions and the free space",
+    )
+
+
+@contextmanager
+def whole_folder(output: Path, *, force: bool) -> Iterator[Path]:
+    """A fresh folder that takes the place of `output` when the block ends well, and vanishes when it does not.
+
+    force: replace what is there. Without it, a folder that has come into being meanwhile is left alone.
+    Raises OutputError (code write-failed) for what the disk or the permissions refuse, UsageError (output-exists).
+    """
+    try:
+        place = output.resolve()  # a link stays a link: what it points at is replaced
+        place.parent.mkdir(parents=True, exist_ok=True)
+        scratch = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
+        scratch.mkdir()
+        lock = os.open(scratch, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield scratch
+            sync_folder(scratch)
+            _put_in_place(scratch, place, force=force)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            os.close(lock)
+        sync_folder(place.parent)
+    except OSError as error:
+        if error.errno in _FULL and not force:
+            raise _exists(output) from None
+        raise _cannot_write(output, error) from None
+
+
+def _put_in_place(scratch: Path, place: Path, *, force: bool) -> None:
+    if not force or not place.exists():
+        scratch.rename(place)  # fails where a folder with files has come into being
+        return
+    aside = place.with_name(f".{place.name}.{secrets.token_hex(4)}.old")
+    place.rename(aside)
+    try:
+        scratch.rename(place)
+    except OSError:
+        aside.rename(place)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _finish_interrupted(place: Path) -> None:
+    """Clear away what killed runs left beside `place`; if one died between its two renames, put the old folder back.
+
+    While another run is at work on the same place, nothing is touched.
+    """
+    if not place.parent.is_dir():
+        return
+    rests = [
+        entry
+        for entry in sorted(place.parent.iterdir())
+        if _OURS.fullmatch(entry.name.removeprefix(f".{place.name}"))
+        and entry.name.startswith(f".{place.name}.")
+    ]
+    if not all(_is_abandoned(rest) for rest in rests):
+        return
+    for rest in rests:
+        if rest.suffix == ".old" and not os.path.lexists(place):
+            rest.rename(place)
+        else:
+            shutil.rmtree(rest, ignore_errors=True)
+
+
+def _is_abandoned(scratch: Path) -> bool:
+    """True where no living process holds the lock."""
+    try:
+        handle = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(handle)

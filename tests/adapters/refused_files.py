@@ -1,0 +1,340 @@
+"""Weights that are no safetensors file, or a broken one."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tarfile
+import zipfile
+from pathlib import Path
+
+import factory
+from factory import WEIGHTS, Stored, adapter, container, described, modules, safetensors, zeros
+from refusals import Cases
+
+CASES = Cases()
+refused = CASES.refused
+A, B = f"{factory.PREFIX}q_proj.lora_A.weight", f"{factory.PREFIX}q_proj.lora_B.weight"
+AGAIN = "download or save the adapter again"
+
+
+def weights(folder: Path, content: bytes) -> Path:
+    return adapter(folder, content)
+
+
+def one_tensor(folder: Path, entry: object, data: bytes = b"\0" * 16) -> Path:
+    """A file whose header describes one tensor as `entry`."""
+    return weights(folder, container({A: entry}, data))
+
+
+def pair() -> dict[str, Stored]:
+    return {A: zeros(2, 4), B: zeros(4, 2)}
+
+
+# ---------------------------------------------------------------- something else under this name
+
+
+@refused(WEIGHTS, "Git LFS pointer", "13,600,000 bytes", hint=("git lfs pull", "hf download"))
+def lfs_pointer(folder):
+    return weights(folder, factory.lfs_pointer())
+
+
+@refused(WEIGHTS, "web page", hint=("hf download", "logged in"))
+def html_page(folder):
+    return weights(folder, b"\n<!DOCTYPE html><html><title>Sign in</title></html>" + b" " * 3000)
+
+
+@refused(WEIGHTS, "web page", hint="hf download")
+def html_page_behind_a_byte_order_mark(folder):
+    return weights(folder, b"\xef\xbb\xbf<html><body>404</body></html>")
+
+
+@refused(WEIGHTS, "web page", hint="hf download")
+def xml_error_of_an_object_store(folder):
+    return weights(folder, b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>')
+
+
+@refused(WEIGHTS, "JSON text", "Repository not found", hint="what the server answers")
+def json_error_page(folder):
+    return weights(folder, json.dumps({"error": "Repository not found", "code": 404}).encode())
+
+
+@refused(WEIGHTS, "zip archive", "torch.save", hint=("pickle files can run code", "safe_serialization=True"))
+def zip_of_torch_save(folder):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("adapter/data.pkl", factory.pickled(2))
+    return weights(folder, content.getvalue())
+
+
+@refused(WEIGHTS, "Python pickle", hint=("can run code", "save_pretrained"))
+def pickle_of_protocol_2(folder):
+    return weights(folder, factory.pickled(2))
+
+
+@refused(WEIGHTS, "Python pickle", hint="can run code")
+def pickle_of_protocol_4(folder):
+    return weights(folder, factory.pickled(4))
+
+
+@refused(WEIGHTS, "gzip archive", hint="unpack it")
+def gzip_archive(folder):
+    return weights(folder, gzip.compress(safetensors(modules())))
+
+
+@refused(WEIGHTS, "tar archive", hint="unpack it")
+def tar_archive(folder):
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        member = tarfile.TarInfo("adapter_model.safetensors")
+        member.size = 64
+        archive.addfile(member, io.BytesIO(bytes(64)))
+    return weights(folder, content.getvalue())
+
+
+@refused(WEIGHTS, "GGUF file", hint="PEFT adapter that the GGUF file was converted from")
+def gguf_under_the_name_of_safetensors(folder):
+    return weights(folder, b"GGUF" + (3).to_bytes(4, "little") + bytes(100))
+
+
+@refused(WEIGHTS, "numpy array", hint=".safetensors file")
+def numpy_array(folder):
+    return weights(folder, b"\x93NUMPY\x01\0" + bytes(200))
+
+
+# ---------------------------------------------------------------- cut off
+
+
+@refused(WEIGHTS, "empty", hint=AGAIN)
+def empty_file(folder):
+    return weights(folder, b"")
+
+
+@refused(WEIGHTS, "truncated", "8 bytes expected", "7 found", hint="hf cache verify")
+def seven_bytes(folder):
+    return weights(folder, bytes(7))
+
+
+@refused(WEIGHTS, "truncated", "bytes expected", hint="download or copy it again")
+def truncated_inside_the_header(folder):
+    return weights(folder, safetensors(modules())[:100])
+
+
+@refused(WEIGHTS, "truncated", "bytes expected", hint="download or copy it again")
+def truncated_inside_the_data(folder):
+    return weights(folder, safetensors(modules())[:-1])
+
+
+@refused(WEIGHTS, "truncated", "648 bytes expected", hint="download or copy it again")
+def truncated_with_a_header_length_that_looks_like_a_pickle(folder):
+    # 640 is 0x0280: the file begins with the bytes of a pickle of protocol 2, and is none.
+    return weights(folder, (640).to_bytes(8, "little") + b'{"' + b" " * 500)
+
+
+@refused(WEIGHTS, "header does not begin with {", hint=AGAIN)
+def eight_zero_bytes(folder):
+    return weights(folder, bytes(8))
+
+
+@refused(WEIGHTS, "header does not begin with {", hint=AGAIN)
+def all_zero_bytes(folder):
+    return weights(folder, bytes(4096))
+
+
+# ---------------------------------------------------------------- the header
+
+
+@refused(WEIGHTS, "announce a header of", "not a safetensors file", hint=AGAIN)
+def header_too_large(folder):
+    return weights(folder, container(b"{}", bytes(100), length=2**63))
+
+
+@refused(WEIGHTS, "announce a header of 33,554,433 bytes", hint=AGAIN)
+def header_one_byte_too_large(folder):
+    return weights(folder, container(b"{}", bytes(100), length=32 * 2**20 + 1))
+
+
+@refused(WEIGHTS, "more than 200,000 tensors", hint=AGAIN)
+def too_many_tensors(folder):
+    entry = b'"%06x":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
+    return weights(folder, container(b"{" + b",".join(entry % i for i in range(200_010)) + b"}"))
+
+
+@refused(WEIGHTS, "header is not valid JSON", "column", hint="download or save it again")
+def header_not_json(folder):
+    return weights(folder, container(b"{'single': quotes}"))
+
+
+@refused(WEIGHTS, "header is not valid JSON", hint="download or save it again")
+def header_with_a_second_object_behind_it(folder):
+    return weights(folder, container(b"{} {}"))
+
+
+@refused(WEIGHTS, "header is not UTF-8", hint="UTF-8")
+def header_not_utf8(folder):
+    return weights(folder, container(b'{"\xff\xfe": 1}'))
+
+
+@refused(WEIGHTS, "header does not begin with {", hint=AGAIN)
+def header_with_a_byte_order_mark(folder):
+    return weights(folder, container(b"\xef\xbb\xbf{}"))
+
+
+@refused(WEIGHTS, "header does not begin with {", hint=AGAIN)
+def header_behind_a_space(folder):
+    return weights(folder, container(b" {}"))
+
+
+@refused(WEIGHTS, "header does not begin with {", hint=AGAIN)
+def header_that_is_a_list(folder):
+    return weights(folder, container([1, 2, 3]))
+
+
+@refused(WEIGHTS, "nested too deeply", hint="not an adapter's file")
+def header_nested_100000_deep(folder):
+    return weights(folder, container(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"))
+
+
+@refused(WEIGHTS, "NaN is no JSON number", hint="PEFT")
+def header_with_nan(folder):
+    return weights(folder, container(b'{"a": NaN}'))
+
+
+@refused(WEIGHTS, "thousands of digits", hint="PEFT")
+def header_with_an_integer_of_5000_digits(folder):
+    return weights(folder, container(b'{"a": ' + b"9" * 5000 + b"}"))
+
+
+@refused(WEIGHTS, "half of a character", hint="PEFT")
+def header_with_a_lone_surrogate(folder):
+    entry = b'"\\ud800": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}'
+    return weights(folder, container(b"{" + entry + b"}"))
+
+
+@refused(WEIGHTS, "stands twice", "lora_A", "two readers could take different ones", hint="PEFT")
+def the_same_tensor_twice(folder):
+    first, second = (json.dumps({A: described({A: zeros(2, 2)})[A]})[1:-1] for _ in range(2))
+    return weights(folder, container(f"{{{first},{second}}}".encode(), bytes(16)))
+
+
+@refused(WEIGHTS, "__metadata__ is not a map from text to text", hint=AGAIN)
+def metadata_with_a_number(folder):
+    return weights(folder, safetensors(pair(), {"rank": 4}))
+
+
+@refused(WEIGHTS, "__metadata__ is not a map from text to text", hint=AGAIN)
+def metadata_that_is_a_list(folder):
+    return weights(folder, safetensors(pair(), ["pt"]))
+
+
+# ---------------------------------------------------------------- one tensor's description
+
+
+@refused(WEIGHTS, A, "lacks dtype, shape or data_offsets", hint=AGAIN)
+def tensor_without_offsets(folder):
+    return one_tensor(folder, {"dtype": "F32", "shape": [2, 2]})
+
+
+@refused(WEIGHTS, A, "or has more than these", hint=AGAIN)
+def tensor_with_a_field_too_many(folder):
+    return one_tensor(folder, {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16], "strides": [1, 2]})
+
+
+@refused(WEIGHTS, A, "lacks dtype, shape or data_offsets", hint=AGAIN)
+def tensor_described_by_a_text(folder):
+    return one_tensor(folder, "F32")
+
+
+@refused(WEIGHTS, A, "unknown type 'Q4_K'", hint=("known types", "BF16"))
+def unknown_type(folder):
+    return one_tensor(folder, {"dtype": "Q4_K", "shape": [2, 2], "data_offsets": [0, 16]})
+
+
+@refused(WEIGHTS, A, "unknown type", hint="known types")
+def type_that_is_a_list(folder):
+    return one_tensor(folder, {"dtype": ["F32"], "shape": [2, 2], "data_offsets": [0, 16]})
+
+
+@refused(WEIGHTS, A, "16 bytes", "needs 24", hint=AGAIN)
+def size_that_does_not_fit_the_shape(folder):
+    return one_tensor(folder, {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 16]})
+
+
+@refused(WEIGHTS, A, "occupies", hint=AGAIN)
+def shape_whose_product_leaves_64_bits(folder):
+    return one_tensor(folder, {"dtype": "F32", "shape": [2**32, 2**32], "data_offsets": [0, 16]})
+
+
+@refused(WEIGHTS, A, "occupies", hint=AGAIN)
+def four_bit_tensor_with_half_a_byte(folder):
+    return one_tensor(folder, {"dtype": "F4", "shape": [31], "data_offsets": [0, 16]})
+
+
+@refused(WEIGHTS, A, "shape that is no list of counts", hint=AGAIN)
+def negative_shape(folder):
+    return one_tensor(folder, {"dtype": "F32", "shape": [-2, -2], "data_offsets": [0, 16]})
+
+
+@refused(WEIGHTS, A, "shape that is no list of counts", hint=AGAIN)
+def shape_with_a_fraction(folder):
+    return one_tensor(folder, {"dtype": "F32", "shape": [2.0, 2], "data_offsets": [0, 16]})
+
+
+@refused(WEIGHTS, A, "shape that is no list of counts", hint=AGAIN)
+def shape_of_truth_values(folder):
+    return one_tensor(folder, {"dtype": "F32", "shape": [True, 4], "data_offsets": [0, 16]})
+
+
+@refused(WEIGHTS, A, "9 dimensions", hint=AGAIN)
+def nine_dimensions(folder):
+    return one_tensor(folder, {"dtype": "F32", "shape": [1] * 8 + [4], "data_offsets": [0, 16]})
+
+
+@refused(WEIGHTS, A, "data_offsets that are no pair of counts", hint=AGAIN)
+def three_offsets(folder):
+    return one_tensor(folder, {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 8, 16]})
+
+
+@refused(WEIGHTS, A, "occupies -16 bytes", hint=AGAIN)
+def offsets_the_wrong_way_round(folder):
+    return one_tensor(folder, {"dtype": "F32", "shape": [2, 2], "data_offsets": [16, 0]})
+
+
+@refused(WEIGHTS, "name of 5,0", "1,024", hint=AGAIN)
+def name_of_5000_characters(folder):
+    return weights(folder, safetensors({"x." * 2500 + "lora_A.weight": zeros(2, 2)}))
+
+
+# ---------------------------------------------------------------- where the tensors lie
+
+
+@refused(WEIGHTS, "overlap", B, hint="two readers could see different weights")
+def overlapping_tensors(folder):
+    header = described(pair())
+    header[B]["data_offsets"] = [16, 48]
+    return weights(folder, container(header, bytes(48)))
+
+
+@refused(WEIGHTS, "overlap", hint="two readers could see different weights")
+def two_names_for_the_same_bytes(folder):
+    header = described(pair())
+    header[B]["data_offsets"] = [0, 32]
+    return weights(folder, container(header, bytes(32)))
+
+
+@refused(WEIGHTS, "leave a gap", B, hint="two readers could see different weights")
+def gap_between_tensors(folder):
+    header = described(pair())
+    header[B]["data_offsets"] = [40, 72]
+    return weights(folder, container(header, bytes(72)))
+
+
+@refused(WEIGHTS, "leave a gap", hint="two readers could see different weights")
+def gap_before_the_first_tensor(folder):
+    return one_tensor(folder, {"dtype": "F32", "shape": [2, 2], "data_offsets": [8, 24]}, bytes(24))
+
+
+@refused(WEIGHTS, "5 bytes behind the last tensor", hint="two readers could see different weights")
+def trailing_bytes(folder):
+    return weights(folder, safetensors(pair()) + b"extra")

@@ -1,0 +1,360 @@
+"""Paths, folders, links, pipes, shards and names that cannot be followed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import factory
+from factory import CONFIG, INDEX, WEIGHTS, adapter, factors, modules, safetensors, sharded
+from refusals import Cases
+
+CASES = Cases()
+refused = CASES.refused
+FIRST, SECOND = "adapter_model-00001-of-00002.safetensors", "adapter_model-00002-of-00002.safetensors"
+
+
+def in_two(folder: Path, index: object = None) -> Path:
+    return sharded(folder, {FIRST: factors("a.q_proj"), SECOND: factors("b.q_proj")}, index)
+
+
+def pointing(folder: Path, **changes: str) -> Path:
+    """Two shards, and an index that says `changes` about the factors of `a.q_proj` (A, B)."""
+    where = dict.fromkeys(factors("a.q_proj"), FIRST) | dict.fromkeys(factors("b.q_proj"), SECOND)
+    for side, shard in changes.items():
+        where[f"{factory.PREFIX}a.q_proj.lora_{side}.weight"] = shard
+    return in_two(folder, {"weight_map": where})
+
+
+# ---------------------------------------------------------------- paths
+
+
+@refused("absent", "no such file or folder", hint=("check the path", "hf download"))
+def absent(folder):
+    return folder / "absent"
+
+
+@refused("org/some-adapter", "no such file or folder", hint="adapter on a hub must be downloaded first")
+def name_on_a_hub(folder):
+    return Path("org/some-adapter")
+
+
+@refused("below", "no such file or folder", hint="check the path")
+def path_below_a_file(folder):
+    return adapter(folder) / WEIGHTS / "below"
+
+
+@refused("xxx", "no such file or folder", hint="check the path")
+def path_of_5000_characters(folder):
+    return folder / ("x" * 5000)
+
+
+@refused("empty_folder", "the folder is empty", hint="check the path")
+def empty_folder(folder):
+    return folder
+
+
+@refused(
+    "folder_with_other_files", "neither adapter_model.safetensors nor", "notes.txt", hint="save_pretrained()"
+)
+def folder_with_other_files(folder):
+    (folder / "notes.txt").write_text("nothing")
+    return folder
+
+
+@refused(WEIGHTS, "not a regular file", hint="point at the adapter's folder")
+def fifo_as_weights(folder):
+    path = adapter(folder) / WEIGHTS
+    path.unlink()
+    os.mkfifo(path)
+    return folder
+
+
+@refused(CONFIG, "not a regular file", hint="point at")
+def fifo_as_config(folder):
+    path = adapter(folder) / CONFIG
+    path.unlink()
+    os.mkfifo(path)
+    return folder
+
+
+@refused("pipe.safetensors", "not a regular file", hint="point at")
+def fifo_by_name(folder):
+    os.mkfifo(folder / "pipe.safetensors")
+    return folder / "pipe.safetensors"
+
+
+@refused("/dev/zero", "not a regular file", hint="point at")
+def device(folder):
+    return Path("/dev/zero")
+
+
+@refused(WEIGHTS, "not a regular file (a folder", hint="point at")
+def folder_as_weights(folder):
+    path = adapter(folder) / WEIGHTS
+    path.unlink()
+    path.mkdir()
+    return folder
+
+
+@refused(CONFIG, "not a regular file (a folder", hint="point at")
+def folder_as_config(folder):
+    path = adapter(folder) / CONFIG
+    path.unlink()
+    path.mkdir()
+    return folder
+
+
+# ---------------------------------------------------------------- links
+
+
+@refused(
+    WEIGHTS, "symbolic link that leaves the adapter's folder", "outside.safetensors", hint="copy the file"
+)
+def weights_linked_from_outside(folder):
+    inner = adapter(folder / "adapter")
+    (inner / WEIGHTS).rename(folder / "outside.safetensors")
+    (inner / WEIGHTS).symlink_to("../outside.safetensors")
+    return inner
+
+
+@refused(CONFIG, "symbolic link that leaves the adapter's folder", hint="copy the file")
+def config_linked_from_outside(folder):
+    inner = adapter(folder / "adapter")
+    (inner / CONFIG).unlink()
+    (inner / CONFIG).symlink_to("/etc/passwd")
+    return inner
+
+
+@refused(WEIGHTS, "symbolic link that leaves the adapter's folder", hint="copy the file")
+def device_behind_a_link(folder):
+    inner = adapter(folder / "adapter")
+    (inner / WEIGHTS).unlink()
+    (inner / WEIGHTS).symlink_to("/dev/zero")
+    return inner
+
+
+@refused(WEIGHTS, "symbolic link that leaves the adapter's folder", hint="copy the file")
+def link_to_a_blobs_folder_that_is_no_cache(folder):
+    inner = adapter(folder / "adapter" / "snapshot")
+    (folder / "blobs").mkdir()
+    (inner / WEIGHTS).rename(folder / "blobs" / "digest")
+    (inner / WEIGHTS).symlink_to("../../blobs/digest")
+    return inner
+
+
+@refused(CONFIG, "symbolic link that leaves", hint="copy the file", options=("--adapter", "inner"))
+def adapter_by_name_that_is_a_link_out_of_the_folder(folder):
+    adapter(folder / "elsewhere")
+    (folder / "run").mkdir()
+    (folder / "run" / "inner").symlink_to("../elsewhere")
+    return folder / "run"
+
+
+@refused(WEIGHTS, "symbolic link to gone.safetensors, which does not exist", hint="download it again")
+def dangling_link_as_weights(folder):
+    path = adapter(folder) / WEIGHTS
+    path.unlink()
+    path.symlink_to("gone.safetensors")
+    return folder
+
+
+@refused(CONFIG, "symbolic link to gone.json, which does not exist", hint="download it again")
+def dangling_link_as_config(folder):
+    path = adapter(folder) / CONFIG
+    path.unlink()
+    path.symlink_to("gone.json")
+    return folder
+
+
+@refused("dangling", "symbolic link to", "which does not exist", hint="download it again")
+def dangling_link_as_folder(folder):
+    (folder / "dangling").symlink_to("gone")
+    return folder / "dangling"
+
+
+@refused(WEIGHTS, "lead in a circle", hint="replace the link")
+def links_in_a_circle(folder):
+    path = adapter(folder) / WEIGHTS
+    path.unlink()
+    path.symlink_to("other")
+    (folder / "other").symlink_to(WEIGHTS)
+    return folder
+
+
+# ---------------------------------------------------------------- several adapters
+
+
+@refused("run", "holds 3 adapters", "checkpoint-9, checkpoint-10", hint="--adapter checkpoint-9")
+def several_adapters_in_a_folder(folder):
+    for step in (10, 9, 100):
+        adapter(folder / "run" / f"checkpoint-{step}")
+    return folder / "run"
+
+
+@refused("outer", "deeper, in inner/adapter", hint="inner/adapter")
+def adapter_two_folders_deeper(folder):
+    adapter(folder / "outer" / "inner" / "adapter")
+    return folder / "outer"
+
+
+@refused("run", "no adapter called 'checkpoint-7'", "checkpoint-5", hint="--adapter checkpoint-5",
+         options=("--adapter", "checkpoint-7"))  # fmt: skip
+def wrong_name_in_a_folder(folder):
+    adapter(folder / "run" / "checkpoint-5")
+    return folder / "run"
+
+
+@refused("run", "no adapter called '../secret'", hint="--adapter one", options=("--adapter", "../secret"))
+def name_that_leads_out_of_the_folder(folder):
+    adapter(folder / "secret")
+    adapter(folder / "run" / "one")
+    return folder / "run"
+
+
+def two_in_one_file(folder: Path) -> Path:
+    tensors = {}
+    for name in ("ranking", "reward"):
+        for key, tensor in modules(1, seed=len(name)).items():
+            tensors[key.replace(".weight", f".{name}.weight")] = tensor
+    (folder / "dump.safetensors").write_bytes(safetensors(tensors))
+    return folder / "dump.safetensors"
+
+
+@refused("dump.safetensors", "one file holds 2 adapters: ranking, reward", hint="--adapter ranking")
+def several_adapters_in_a_file(folder):
+    return two_in_one_file(folder)
+
+
+@refused("dump.safetensors", "no adapter called 'policy'", "ranking, reward", hint="--adapter ranking",
+         options=("--adapter", "policy"))  # fmt: skip
+def wrong_name_in_a_file(folder):
+    return two_in_one_file(folder)
+
+
+@refused("named_although_there_is_one", "carry no adapter name", "'policy'", hint="leave --adapter out",
+         options=("--adapter", "policy"))  # fmt: skip
+def named_although_there_is_one(folder):
+    return adapter(folder)
+
+
+# ---------------------------------------------------------------- shards
+
+
+@refused(INDEX, "Git LFS pointer", hint="git lfs pull")
+def lfs_pointer_as_index(folder):
+    (in_two(folder) / INDEX).write_bytes(factory.lfs_pointer())
+    return folder
+
+
+@refused(INDEX, "it has no weight_map", hint="download or save the adapter again")
+def index_without_a_map(folder):
+    return in_two(folder, {"metadata": {}})
+
+
+@refused(INDEX, "it has no weight_map", hint="download or save the adapter again")
+def index_that_is_a_list(folder):
+    return in_two(folder, [FIRST, SECOND])
+
+
+@refused(INDEX, "lora_A", '"../outside.safetensors", which is no file name in this folder', hint="again")
+def shard_outside_the_folder(folder):
+    return pointing(folder, A="../outside.safetensors")
+
+
+@refused(INDEX, '"/etc/passwd", which is no file name', hint="again")
+def shard_with_an_absolute_path(folder):
+    return pointing(folder, A="/etc/passwd")
+
+
+@refused(INDEX, "\\u0000", "which is no file name", hint="again")
+def shard_name_with_a_zero_byte(folder):
+    return pointing(folder, A="a\0.safetensors")
+
+
+@refused(INDEX, "7, which is no file name", hint="again")
+def shard_that_is_a_number(folder):
+    return in_two(folder, {"weight_map": {"a": 7}})
+
+
+@refused(INDEX, SECOND, "is not there", hint="download or save the adapter again")
+def missing_shard(folder):
+    (in_two(folder) / SECOND).unlink()
+    return folder
+
+
+@refused("tensor_in_the_wrong_shard", "index and the shards disagree", "a.q_proj.lora_B", hint="download")
+def tensor_in_the_wrong_shard(folder):
+    return pointing(folder, B=SECOND)
+
+
+@refused("tensor_that_no_shard_has", "disagree about tensor 'phantom'", hint="exactly the shard")
+def tensor_that_no_shard_has(folder):
+    where = dict.fromkeys(factors("a.q_proj"), FIRST) | dict.fromkeys(factors("b.q_proj"), SECOND)
+    return in_two(folder, {"weight_map": where | {"phantom": FIRST}})
+
+
+@refused(
+    "tensor_that_the_index_forgets", "disagree about tensor", "b.q_proj.lora_A", hint="exactly the shard"
+)
+def tensor_that_the_index_forgets(folder):
+    where = dict.fromkeys(factors("a.q_proj"), FIRST) | {f"{factory.PREFIX}b.q_proj.lora_B.weight": SECOND}
+    return in_two(folder, {"weight_map": where})
+
+
+@refused("tensor_in_two_shards", "disagree about tensor", hint="exactly the shard")
+def tensor_in_two_shards(folder):
+    both = factors("a.q_proj") | factors("b.q_proj")
+    return sharded(folder, {FIRST: factors("a.q_proj") | factors("c.q_proj"), SECOND: both})
+
+
+@refused(SECOND, "truncated", hint="download or copy it again")
+def truncated_shard(folder):
+    path = in_two(folder) / SECOND
+    os.truncate(path, path.stat().st_size - 4)
+    return folder
+
+
+@refused(SECOND, "symbolic link that leaves", hint="copy the file")
+def shard_linked_from_outside(folder):
+    inner = in_two(folder / "adapter")
+    shutil.move(inner / SECOND, folder / "outside.safetensors")
+    (inner / SECOND).symlink_to("../outside.safetensors")
+    return inner
+
+
+# ---------------------------------------------------------------- names that want to be more than names
+
+
+@refused("a\\x1b[2J\\u202eb[/]<script>", "no such file or folder", hint="check the path")
+def hostile_path(folder):
+    return folder / "a\x1b[2J\u202eb[/]<script>"
+
+
+@refused("x\n       error: forged", "no such file or folder", hint="check the path")
+def path_that_forges_a_line(folder):
+    return folder / "x\nerror: forged"
+
+
+@refused("bytes\\udcff", "no such file or folder", hint="check the path")
+def path_that_is_no_utf8(folder):
+    return folder / os.fsdecode(b"bytes\xff")
+
+
+@refused(WEIGHTS, "tensor 'q\\x1b[31m[bold]<b>\\u202e'", "unknown type", hint="known types")
+def hostile_tensor_name(folder):
+    entry = {"dtype": "X", "shape": [0], "data_offsets": [0, 0]}
+    return adapter(folder, factory.container({"q\x1b[31m[bold]<b>\u202e": entry}))
+
+
+@refused(CONFIG, "the PEFT method", "\\x1b", hint="only LoRA")
+def hostile_method_name(folder):
+    return adapter(folder, settings=factory.config(peft_type="X\x1b[2J"))
+
+
+@refused("several", "\\x1b[2Jx", hint="--adapter")
+def hostile_folder_names(folder):
+    for name in ("\x1b[2Jx", "y"):
+        adapter(folder / "several" / name)
+    return folder / "several"

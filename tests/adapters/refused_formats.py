@@ -1,0 +1,268 @@
+"""Adapters of other tools and methods, and files that are no adapters: named for what they are."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import factory
+import numpy as np
+from factory import CONFIG, WEIGHTS, Stored, adapter, safetensors, zeros
+from refusals import Cases
+
+CASES = Cases()
+refused = CASES.refused
+MODULE = "model.layers.0.self_attn.q_proj"
+
+
+def file(folder: Path, name: str, content: bytes | dict[str, Stored], metadata: object = None) -> Path:
+    """A single file and nothing beside it."""
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else safetensors(content, metadata))
+    return path
+
+
+def named(**shapes: tuple[int, ...]) -> dict[str, Stored]:
+    return {name: zeros(*shape) for name, shape in shapes.items()}
+
+
+# ---------------------------------------------------------------- pickles
+
+
+@refused("adapter_model.bin", "pickle", hint=("can run code", "safe_serialization=True"))
+def folder_with_bin(folder):
+    (folder / CONFIG).write_text(json.dumps(factory.config()))
+    (folder / "adapter_model.bin").write_bytes(factory.pickled(2))
+    return folder
+
+
+@refused("adapter_model.bin", "Git LFS pointer", hint="git lfs pull")
+def folder_with_an_lfs_pointer_as_bin(folder):
+    (folder / CONFIG).write_text(json.dumps(factory.config()))
+    (folder / "adapter_model.bin").write_bytes(factory.lfs_pointer())
+    return folder
+
+
+@refused("adapter_model.pt", "pickle", hint="can run code")
+def folder_with_pt(folder):
+    (folder / "adapter_model.pt").write_bytes(factory.pickled(2))
+    return folder
+
+
+@refused("adapter_model.pth", "pickle", hint="can run code")
+def folder_with_pth(folder):
+    (folder / "adapter_model.pth").write_bytes(factory.pickled(2))
+    return folder
+
+
+@refused("weights.ckpt", "pickle", hint="can run code")
+def single_ckpt(folder):
+    return file(folder, "weights.ckpt", factory.pickled(4))
+
+
+@refused("lora.pt", "pickle", hint="can run code")
+def single_pt(folder):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("lora/data.pkl", factory.pickled(2))
+    return file(folder, "lora.pt", content.getvalue())
+
+
+# ---------------------------------------------------------------- GGUF and MLX
+
+
+@refused("adapter.gguf", "GGUF file", hint="converted from")
+def gguf_file(folder):
+    return file(folder, "adapter.gguf", b"GGUF" + bytes(100))
+
+
+@refused("gguf_folder", "holds GGUF files", hint="converted from")
+def gguf_folder(folder):
+    (folder / "adapter.gguf").write_bytes(b"GGUF" + bytes(100))
+    return folder
+
+
+@refused("mlx_folder", "MLX-LM adapter", hint="audit the PEFT original")
+def mlx_folder(folder):
+    tensors = {f"{MODULE}.lora_a": zeros(16, 4), f"{MODULE}.lora_b": zeros(4, 12)}
+    (folder / "adapters.safetensors").write_bytes(safetensors(tensors))
+    (folder / CONFIG).write_text('{"fine_tune_type": "lora"}')
+    return folder
+
+
+@refused("0000100_adapters.safetensors", "MLX-LM adapter (lora_a, lora_b)", hint="convert it to PEFT")
+def mlx_checkpoint_file(folder):
+    tensors = {f"{MODULE}.lora_a": zeros(16, 4), f"{MODULE}.lora_b": zeros(4, 12)}
+    return file(folder, "0000100_adapters.safetensors", tensors)
+
+
+@refused("adapters.npz", "numpy archive", "MLX", hint="audit the PEFT original")
+def mlx_npz(folder):
+    content = io.BytesIO()
+    np.savez(content, **{f"{MODULE}.lora_a": np.zeros((16, 4))})
+    return file(folder, "adapters.npz", content.getvalue())
+
+
+# ---------------------------------------------------------------- image models
+
+
+@refused("style.safetensors", "kohya LoRA", hint="convert it to PEFT")
+def kohya_file(folder):
+    name = "lora_unet_down_blocks_0_attentions_0_proj_in"
+    tensors = {f"{name}.alpha": zeros(), f"{name}.lora_down.weight": zeros(4, 8, 1, 1)}
+    tensors[f"{name}.lora_up.weight"] = zeros(8, 4, 1, 1)
+    return file(folder, "style.safetensors", tensors, {"ss_network_dim": "4"})
+
+
+@refused("lokr.safetensors", "LoKr", hint="only LoRA in PEFT's format")
+def kohya_lokr(folder):
+    name = "lora_unet_input_blocks_1_1_proj_in"
+    shapes = {f"{name}.lokr_w1": (4, 4), f"{name}.lokr_w2_a": (8, 2), f"{name}.lokr_w2_b": (2, 8)}
+    return file(folder, "lokr.safetensors", named(**shapes) | {f"{name}.alpha": zeros()})
+
+
+@refused("loha.safetensors", "LoHa", hint="only LoRA in PEFT's format")
+def kohya_loha(folder):
+    sides = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+    return file(folder, "loha.safetensors", {f"lora_te_text_model.{side}": zeros(4, 4) for side in sides})
+
+
+@refused("diffusers_folder", "diffusers LoRA", "pytorch_lora_weights", hint="save the PEFT adapter")
+def diffusers_folder(folder):
+    file(folder, "pytorch_lora_weights.safetensors", {"unet.a.lora_A.weight": zeros(4, 8)})
+    return folder
+
+
+@refused("pytorch_lora_weights.safetensors", "diffusers LoRA", "unet.", hint="save the PEFT adapter")
+def diffusers_file(folder):
+    name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    tensors = {f"{name}.lora_A.weight": zeros(4, 8), f"{name}.lora_B.weight": zeros(8, 4)}
+    return file(folder, "pytorch_lora_weights.safetensors", tensors)
+
+
+@refused("flux.safetensors", "diffusers LoRA", hint="save the PEFT adapter")
+def diffusers_transformer(folder):
+    name = "transformer.single_transformer_blocks.3.attn.to_q"
+    tensors = {f"{name}.lora_A.weight": zeros(4, 8), f"{name}.lora_B.weight": zeros(8, 4)}
+    return file(folder, "flux.safetensors", tensors)
+
+
+@refused("new.safetensors", "diffusers LoRA", hint="save the PEFT adapter")
+def diffusers_with_its_config_in_the_header(folder):
+    tensors = {"blocks.0.to_q.lora_A.weight": zeros(4, 8), "blocks.0.to_q.lora_B.weight": zeros(8, 4)}
+    return file(folder, "new.safetensors", tensors, {"lora_adapter_metadata": '{"transformer.r": 4}'})
+
+
+@refused("pytorch_lora_weights.safetensors", "diffusers LoRA", "processor", hint="save the PEFT adapter")
+def diffusers_attention_processors(folder):
+    name = "mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora"
+    tensors = {f"{name}.down.weight": zeros(4, 8), f"{name}.up.weight": zeros(8, 4)}
+    return file(folder, "pytorch_lora_weights.safetensors", tensors)
+
+
+@refused("old.safetensors", "old diffusers LoRA", "lora.down", hint="save the PEFT adapter")
+def diffusers_lora_layers(folder):
+    tensors = {"blocks.0.to_q.lora.down.weight": zeros(4, 8), "blocks.0.to_q.lora.up.weight": zeros(8, 4)}
+    return file(folder, "old.safetensors", tensors)
+
+
+# ---------------------------------------------------------------- other trainers of language models
+
+
+@refused("adapter_0.safetensors", "torchtune adapter", hint="convert it to PEFT")
+def torchtune_file(folder):
+    name = "layers.0.attn.q_proj"
+    tensors = {f"{name}.lora_a.weight": zeros(4, 16), f"{name}.lora_b.weight": zeros(12, 4)}
+    return file(folder, "adapter_0.safetensors", tensors)
+
+
+@refused("megatron.safetensors", "Megatron-Bridge or NeMo", hint="with the bridge")
+def megatron_file(folder):
+    name = "decoder.layers.0.self_attention.linear_qkv.adapter"
+    tensors = {f"{name}.linear_in.weight": zeros(4, 16), f"{name}.linear_out.weight": zeros(12, 4)}
+    return file(folder, "megatron.safetensors", tensors)
+
+
+@refused(str(WEIGHTS), "AdaLoRA tensors (lora_E)", hint="only LoRA in PEFT's format")
+def adalora_tensors_under_a_lora_config(folder):
+    name = f"{factory.PREFIX}{MODULE}"
+    tensors = named(**{f"{name}.lora_A": (12, 16), f"{name}.lora_B": (12, 12), f"{name}.lora_E": (12, 1)})
+    return adapter(folder, tensors) / WEIGHTS
+
+
+@refused("ia3_tensors", "IA3", hint="only LoRA in PEFT's format")
+def ia3_tensors(folder):
+    return adapter(folder, {f"{factory.PREFIX}{MODULE}.ia3_l": zeros(12, 1)})
+
+
+@refused("vera_tensors", "VeRA", hint="only LoRA in PEFT's format")
+def vera_tensors(folder):
+    name = f"{factory.PREFIX}{MODULE}"
+    return adapter(folder, named(**{f"{name}.vera_lambda_b": (12,), f"{name}.vera_lambda_d": (4,)}))
+
+
+@refused("oft_tensors", "OFT", hint="only LoRA in PEFT's format")
+def oft_tensors(folder):
+    return adapter(folder, {f"{factory.PREFIX}{MODULE}.oft_R.weight": zeros(4, 6)})
+
+
+@refused("unilora_tensors", "UniLoRA", hint="only LoRA in PEFT's format")
+def unilora_tensors(folder):
+    return adapter(folder, {f"{factory.PREFIX}{MODULE}.unilora_indices_A": zeros(4, 6)})
+
+
+@refused("prompt_tuning_tensors", "prompt tuning", hint="only LoRA in PEFT's format")
+def prompt_tuning_tensors(folder):
+    return adapter(folder, {"prompt_embeddings": zeros(8, 16)})
+
+
+# ---------------------------------------------------------------- no adapter at all
+
+
+@refused("full_model_folder", "a full model (model.safetensors)", hint="an adapter folder holds")
+def full_model_folder(folder):
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    file(folder, "model.safetensors", {"model.embed_tokens.weight": zeros(16, 8)})
+    return folder
+
+
+@refused("full_pickled_model_folder", "a full model (pytorch_model.bin)", hint="an adapter folder holds")
+def full_pickled_model_folder(folder):
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "pytorch_model.bin").write_bytes(factory.pickled(2))
+    return folder
+
+
+@refused("model.safetensors", "a full model?", hint="point at the adapter's folder")
+def full_model_file(folder):
+    tensors = {"model.embed_tokens.weight": zeros(16, 8), "model.norm.weight": zeros(8)}
+    return file(folder, "model.safetensors", tensors)
+
+
+@refused("only_a_config", "adapter_config.json but no adapter_model.safetensors", hint="save_pretrained()")
+def only_a_config(folder):
+    (folder / CONFIG).write_text(json.dumps(factory.config()))
+    return folder
+
+
+@refused("home_made", "no LoRA factors among its 4 tensors", "w_a_000", hint="PEFT writes keys")
+def home_made(folder):
+    return adapter(folder, named(w_a_000=(4, 16), w_b_000=(12, 4), w_a_001=(4, 16), w_b_001=(12, 4)))
+
+
+@refused("scalars.safetensors", "606 of them single numbers", hint="a save that lost the weights")
+def scalars(folder):
+    return file(folder, "scalars.safetensors", {f"layer.{i}.weight": zeros() for i in range(606)})
+
+
+@refused("no_tensors_at_all", "no tensors at all", hint=("ZeRO-3", "gather"))
+def no_tensors_at_all(folder):
+    # The 40 bytes that a ZeRO-3 save leaves: a header with metadata and nothing else.
+    return adapter(folder, safetensors({}, {"format": "pt"}))
+
+
+@refused("only_the_bias_of_lora_B", "no LoRA factors among its 1 tensors", hint="lost the weights")
+def only_the_bias_of_lora_B(folder):
+    return adapter(folder, {f"{factory.PREFIX}{MODULE}.lora_B.bias": zeros(12)})

@@ -1,0 +1,423 @@
+"""The audit against PEFT itself: for every kind of module, ΔW from PEFT's own layer and a dense SVD of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from peft_models import (
+    Convolutions,
+    Mixture,
+    Saved,
+    bert,
+    fill,
+    gpt2,
+    gpt_oss,
+    llama,
+    mixtral,
+    peft_updates,
+    qwen_moe,
+    save,
+    t5,
+)
+from safetensors.torch import save_file
+
+from gradience import audit_adapter, spectra
+
+
+def check(saved: Saved, **options: Any):
+    """Rows equal PEFT's ΔW, and coverage adds up to the file. Returns the report."""
+    report = audit_adapter(saved.path, **options)
+    check_rows(report, saved.updates)
+    coverage = report.coverage
+    assert coverage.audited_params + coverage.other_params + coverage.unaudited_params == coverage.params
+    assert coverage.unaudited == ()
+    return report
+
+
+def check_rows(report, updates) -> None:
+    rows = {(row.name, row.expert): row for row in report.layers}
+    assert rows.keys() == updates.keys()
+    assert len(rows) == len(report.layers) == report.n_layers
+    for key, delta in updates.items():
+        row = rows[key]
+        dense = np.linalg.svd(delta, compute_uv=False)
+        assert row.status == "ok"
+        assert row.shape == delta.shape
+        count = min(row.r, *delta.shape)
+        assert len(row.singular_values) == count
+        assert row.singular_values == pytest.approx(dense[:count], rel=1e-9, abs=1e-10 * dense[0])
+        assert (dense[count:] <= 1e-12 * dense[0]).all()
+        assert row.sigma_max == pytest.approx(np.linalg.norm(delta, 2), rel=1e-10)
+        assert row.fro_norm == pytest.approx(np.linalg.norm(delta), rel=1e-10)
+        assert row.stable_rank == pytest.approx(np.linalg.norm(delta) ** 2 / dense[0] ** 2, rel=1e-10)
+        if row.energy_margin > 1e-9:
+            held = np.square(dense).cumsum() / np.square(dense).sum()
+            for tau, found in (
+                (0.90, row.energy_rank_90),
+                (0.95, row.energy_rank_95),
+                (0.99, row.energy_rank_99),
+            ):
+                assert found == int((held < tau).sum()) + 1
+
+
+def config(**options: Any) -> LoraConfig:
+    return LoraConfig(**({"r": 4, "lora_alpha": 6} | options))
+
+
+LINEAR = ["q_proj", "down_proj"]
+
+# name -> (model, config, kind of its modules, what `coverage.other` holds: reason -> tensors)
+KINDS: dict[str, tuple[Any, LoraConfig, set[str], dict[str, int]]] = {
+    "llama": (llama, config(target_modules="all-linear", r=8), {"linear"}, {}),
+    "bert": (
+        bert,
+        config(target_modules=["query", "value", "dense"], task_type="SEQ_CLS"),
+        {"linear"},
+        {"module trained and saved whole (modules_to_save)": 2},
+    ),
+    "gpt2-conv1d": (
+        gpt2,
+        config(target_modules=["c_attn", "c_fc", "c_proj"], fan_in_fan_out=True),
+        {"linear"},
+        {},
+    ),
+    "t5": (t5, config(target_modules=["q", "v", "wi", "wo"], task_type="SEQ_2_SEQ_LM"), {"linear"}, {}),
+    "embedding": (
+        gpt2,
+        config(target_modules=["wte", "c_attn"], fan_in_fan_out=True),
+        {"embedding", "linear"},
+        {},
+    ),
+    "convolutions": (Convolutions, config(target_modules=["three", "one", "line", "solid"]), {"conv"}, {}),
+    "grouped": (Convolutions, config(target_modules=["grouped", "depthwise"], r=4), {"conv"}, {}),
+    "wide": (Convolutions, config(target_modules=["three", "one", "solid"], r=32), {"conv"}, {}),
+    "experts-one": (
+        mixtral,
+        config(target_modules=["q_proj"], target_parameters=["mlp.experts.gate_up_proj"]),
+        {"expert", "linear"},
+        {},
+    ),
+    "experts-two": (
+        mixtral,
+        config(target_modules=[], target_parameters=["mlp.experts.down_proj", "mlp.experts.gate_up_proj"]),
+        {"expert"},
+        {},
+    ),
+    "experts-bare-names": (
+        qwen_moe,
+        config(target_modules=[], target_parameters=["gate_up_proj", "down_proj"]),
+        {"expert"},
+        {},
+    ),
+    "experts-bare-names-beside-modules": (
+        mixtral,
+        config(target_modules=["q_proj", "v_proj"], target_parameters=["gate_up_proj"]),
+        {"expert", "linear"},
+        {},
+    ),
+    "experts-bare-names-beside-an-expression": (
+        mixtral,
+        config(target_modules=r".*\.[qv]_proj", target_parameters=["down_proj", "gate_up_proj"]),
+        {"expert", "linear"},
+        {},
+    ),
+    "experts-and-router": (
+        qwen_moe,
+        config(target_modules=["gate_proj"], target_parameters=["experts.down_proj", "mlp.gate.weight"]),
+        {"expert", "linear"},
+        {},
+    ),
+    "experts-unswapped": (
+        gpt_oss,
+        config(target_modules=["v_proj"], target_parameters=["experts.down_proj", "experts.gate_up_proj"]),
+        {"expert", "linear"},
+        {},
+    ),
+    "experts-with-biases": (
+        gpt_oss,
+        config(
+            target_modules=[],
+            target_parameters=[
+                "experts.gate_up_proj",
+                "experts.gate_up_proj_bias",
+                "experts.down_proj",
+                "experts.down_proj_bias",
+            ],
+            r=2,
+        ),
+        {"expert", "linear"},
+        {},
+    ),
+    "experts-rank-pattern": (
+        mixtral,
+        config(
+            target_modules=[],
+            target_parameters=["experts.down_proj", "experts.gate_up_proj"],
+            rank_pattern={"experts.down_proj": 2, r"layers\.1\.mlp\.experts\.gate_up_proj": 3},
+            alpha_pattern={"gate_up_proj": 5},
+        ),
+        {"expert"},
+        {},
+    ),
+    "rslora": (llama, config(target_modules=LINEAR, use_rslora=True, r=5), {"linear"}, {}),
+    "patterns": (
+        lambda: llama(12),
+        config(
+            target_modules=["q_proj", "v_proj", "down_proj"],
+            rank_pattern={
+                r"layers\.1\.self_attn\.q_proj": 7,
+                "v_proj": 2,
+                r".*\.(5|11)\.mlp\..*": 3,
+                "down_proj": 6,
+            },
+            alpha_pattern={
+                r"^model\.layers\.11\.self_attn\.q_proj": 32,
+                r"layers.1.*q_proj": 12,
+                "v_proj": 1.5,
+            },
+            use_rslora=True,
+        ),
+        {"linear"},
+        {},
+    ),
+    "dora": (llama, config(target_modules=LINEAR, use_dora=True), {"linear"}, {"DoRA magnitude": 4}),
+    "dora-embedding": (
+        gpt2,
+        config(target_modules=["wte", "c_attn"], fan_in_fan_out=True, use_dora=True),
+        {"linear", "embedding"},
+        {"DoRA magnitude": 3},
+    ),
+    "dora-convolutions": (
+        Convolutions,
+        config(target_modules=["three", "line", "solid"], use_dora=True),
+        {"conv"},
+        {"DoRA magnitude": 3},
+    ),
+    "lora-bias": (
+        bert,
+        config(target_modules=["query", "value"], lora_bias=True),
+        {"linear"},
+        {"bias of lora_B (lora_bias)": 4},
+    ),
+    "modules-to-save": (
+        llama,
+        config(target_modules=LINEAR, modules_to_save=["lm_head", "input_layernorm"]),
+        {"linear"},
+        {"module trained and saved whole (modules_to_save)": 3},
+    ),
+    "bias-lora-only": (
+        bert,
+        config(target_modules=["query"], bias="lora_only"),
+        {"linear"},
+        {"bias of the base layer": 2},
+    ),
+    "token-rows": (
+        llama,
+        config(target_modules=LINEAR, trainable_token_indices=[3, 7, 11]),
+        {"linear"},
+        {"trained rows of an embedding (trainable_token_indices)": 1},
+    ),
+    "layers-to-transform": (
+        lambda: llama(4),
+        config(target_modules=LINEAR, layers_to_transform=[1, 3]),
+        {"linear"},
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_module(kind, tmp_path):
+    make, made, kinds, others = KINDS[kind]
+    saved = save(make(), made, tmp_path)
+    report = check(saved)
+    assert {row.kind for row in report.layers} == kinds
+    found: dict[str, int] = {}
+    for note in report.coverage.other:
+        found[note.reason] = found.get(note.reason, 0) + 1
+    assert found == others
+    tensors = saved.tensors
+    assert report.coverage.tensors == len(tensors)
+    assert report.coverage.params == sum(tensor.size for tensor in tensors.values())
+    assert all(row.r == row.declared_r for row in report.layers)
+    codes = {finding.code for finding in report.findings}
+    assert not codes & {
+        "rank-disagrees",
+        "config-disagrees",
+        "target-unmatched",
+        "pattern-unmatched",
+        "unaudited",
+    }
+    if kind.startswith("dora"):
+        assert "dora" in codes
+
+
+def test_three_parameters_of_one_module(tmp_path):
+    """Nested wrappers, in the order of the model: w1, v1, w2."""
+    targets = ["experts.v1", "experts.w1", "experts.w2"]
+    saved = save(Mixture("w1", "v1", "w2"), config(target_modules=[], target_parameters=targets), tmp_path)
+    report = check(saved)
+    assert "parameter-order" not in {finding.code for finding in report.findings}
+
+
+def test_an_order_that_cannot_be_known_is_said(tmp_path):
+    targets = ["experts.zeta", "experts.alpha"]
+    save(Mixture("zeta", "alpha"), config(target_modules=[], target_parameters=targets), tmp_path)
+    report = audit_adapter(tmp_path)
+    (finding,) = [finding for finding in report.findings if finding.code == "parameter-order"]
+    assert "experts.alpha" in finding.message
+    assert report.coverage.unaudited == ()
+
+
+# ---------------------------------------------------------------- ways of saving
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("make", "targets"), [(llama, LINEAR), (gpt2, ["wte", "c_attn"])], ids=["llama", "gpt2"]
+)
+def test_storage_types(dtype, make, targets, tmp_path):
+    saved = save(make(), config(target_modules=targets, fan_in_fan_out=make is gpt2), tmp_path, dtype=dtype)
+    report = check(saved)
+    name = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}[dtype]
+    assert report.adapter.dtypes == (name,)
+
+
+def test_stacked_experts_in_bf16(tmp_path):
+    made = config(target_modules=[], target_parameters=["experts.down_proj", "experts.gate_up_proj"])
+    check(save(mixtral(), made, tmp_path, dtype=torch.bfloat16))
+
+
+def test_embedding_saved_whole_beside_its_lora(tmp_path):
+    """`save_embedding_layers` writes the base matrix too: counted, and no update."""
+    saved = save(
+        llama(), config(target_modules=["embed_tokens", "q_proj"]), tmp_path, save_embedding_layers=True
+    )
+    report = check(saved)
+    (note,) = [note for note in report.coverage.other if "embed_tokens" in note.tensor]
+    assert note.params == 48 * 16
+    assert sum(row.kind == "embedding" for row in report.layers) == 1
+
+
+def test_tied_embeddings(tmp_path):
+    base = llama()
+    base.config.tie_word_embeddings = True
+    base.tie_weights()
+    saved = save(base, config(target_modules=["embed_tokens", "q_proj"], ensure_weight_tying=True), tmp_path)
+    check(saved)
+
+
+def test_replicated_layers_are_modules_of_their_own(tmp_path):
+    saved = save(llama(2), config(target_modules=LINEAR, layer_replication=[[0, 2], [0, 2]]), tmp_path)
+    report = check(saved)
+    assert {row.layer_index for row in report.layers} == {0, 1, 2, 3}
+
+
+def test_a_named_adapter_lies_in_a_folder_of_its_own(tmp_path):
+    saved = save(llama(), config(target_modules=LINEAR), tmp_path, adapter="style")
+    report = check(saved, adapter="style")
+    assert report.adapter.path.endswith("style")
+
+
+def test_two_adapters_saved_together(tmp_path):
+    model = get_peft_model(llama(), config(target_modules=LINEAR))
+    model.add_adapter("second", config(target_modules=["v_proj"], r=3, use_rslora=True))
+    torch.manual_seed(1)
+    fill(model)
+    model.save_pretrained(tmp_path)
+    model.double()
+    check_rows(audit_adapter(tmp_path / "second"), peft_updates(model, "second"))
+    check_rows(audit_adapter(tmp_path, adapter="second"), peft_updates(model, "second"))
+    # The default adapter lies in the folder itself, its sibling in a sub-folder.
+    updates = {key: delta for key, delta in peft_updates(model).items() if "v_proj" not in key[0]}
+    check_rows(audit_adapter(tmp_path), updates)
+
+
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module.", "_fsdp_wrapped_module."])
+def test_tensors_dumped_from_a_live_model(prefix, tmp_path):
+    """`model.state_dict()` keeps the adapter's name in the keys; compile, DDP and FSDP put theirs in front."""
+    saved = save(llama(), config(target_modules=LINEAR), tmp_path / "saved")
+    state = {name: tensor for name, tensor in saved.model.state_dict().items() if "lora_" in name}
+    folder = tmp_path / "dumped"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_bytes((saved.path / "adapter_config.json").read_bytes())
+    save_file(
+        {prefix + name: tensor.contiguous() for name, tensor in state.items()},
+        folder / "adapter_model.safetensors",
+    )
+    report = check(Saved(folder, saved.model, saved.updates))
+    assert report.adapter.adapter_name == "default"
+
+
+def test_factors_in_two_types(tmp_path):
+    """Nothing forbids bf16 beside fp32; what is read is what is stored."""
+
+    def mixed(model):
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.data = parameter.data.to(torch.bfloat16)
+
+    report = check(save(llama(), config(target_modules=LINEAR), tmp_path, prepare=mixed))
+    assert report.adapter.dtypes == ("BF16+F32",)
+
+
+# ---------------------------------------------------------------- combinations made by PEFT
+
+
+def combined(tmp_path, weights, **options):
+    model = get_peft_model(llama(), config(target_modules=LINEAR))
+    model.add_adapter("second", config(target_modules=LINEAR, r=4, lora_alpha=6))
+    torch.manual_seed(2)
+    fill(model)
+    if options.pop("opposed", False):
+        state = dict(model.named_parameters())
+        for name, parameter in state.items():
+            if ".second." in name:
+                parameter.data.copy_(state[name.replace(".second.", ".default.")].data)
+    model.add_weighted_adapter(["default", "second"], weights, "merged", **options)
+    model.save_pretrained(tmp_path, selected_adapters=["merged"])
+    return Saved(tmp_path / "merged", model.double(), peft_updates(model, "merged"))
+
+
+@pytest.mark.parametrize("combination", ["cat", "linear", "svd"])
+def test_weighted_combinations(combination, tmp_path):
+    report = check(combined(tmp_path, [0.7, -0.3], combination_type=combination))
+    assert {row.r for row in report.layers} == {8 if combination == "cat" else 4}
+
+
+def test_an_adapter_minus_itself_cannot_be_measured(tmp_path):
+    """What is left is rounding: a status and a finding, never a stable rank."""
+    saved = combined(tmp_path, [1.0, -1.0], combination_type="cat", opposed=True)
+    report = audit_adapter(saved.path)
+    assert {row.status for row in report.layers} == {"unsupported"}
+    assert all(row.stable_rank is None and row.error_bound >= 1 for row in report.layers)
+    assert "cancelled" in {finding.code for finding in report.findings}
+    assert report.suggestions is None
+
+
+# ---------------------------------------------------------------- numbers at the ends
+
+
+def test_updates_beyond_the_range_of_squares(tmp_path):
+    """σ of 1e200: norms are reported, and nothing overflows on the way to shares and totals."""
+
+    def huge(model):
+        for name, parameter in model.named_parameters():
+            if "lora_A" in name and "layers.0" in name:
+                parameter.data.mul_(1e200)
+
+    saved = save(llama(), config(target_modules=LINEAR), tmp_path, dtype=torch.float64, prepare=huge)
+    report = audit_adapter(tmp_path)
+    rows = {row.name: row for row in report.layers}
+    for (name, _), delta in saved.updates.items():
+        size = 1e200 if "layers.0" in name else 1.0
+        assert rows[name].fro_norm == pytest.approx(np.linalg.norm(delta / size) * size, rel=1e-10)
+        assert rows[name].stable_rank == pytest.approx(
+            spectra.stable_rank(np.linalg.svd(delta / size, compute_uv=False)), rel=1e-10
+        )
+    assert [layer.share for layer in report.gain.per_layer] == [1.0, 0.0]
+    assert "diverged-norm" in {finding.code for finding in report.findings}

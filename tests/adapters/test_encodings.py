@@ -1,0 +1,151 @@
+"""Encodings: whatever is written, PEFT's rule reads the rank on disk, and fold times scale is the scale that was."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradience.adapters.encodings import Target, alpha_for, encode_modules
+
+ENCODINGS = ("uniform", "patterns", "padded", "folded")
+
+scales = st.one_of(
+    st.sampled_from(
+        [2.0, 1.0, 0.5, 0.25, 32.0, 16 / 7, 9 / 6, 16 / math.sqrt(8), 0.031, -2.0, 0.0, 1e-30, 1e30]
+    ),
+    st.floats(-1e3, 1e3, allow_subnormal=False),
+)
+names = st.from_regex(r"\Amodel\.layers\.[0-9]{1,2}\.(self_attn\.)?[a-z]_proj(-[x+*])?\Z")
+
+
+@st.composite
+def target_lists(draw):
+    found = draw(st.lists(names, min_size=1, max_size=7, unique=True))
+    ranks = draw(st.sampled_from([st.just(4), st.integers(1, 600)]))
+    shared = draw(st.sampled_from([st.just(draw(scales)), scales]))
+    return [Target(name, draw(ranks), draw(shared)) for name in found]
+
+
+def peft_reads(fields: dict, name: str) -> tuple[int, float]:
+    """Rank and scale by PEFT's own rule, spelled out: the first key that matches wins, then the global value."""
+    values = {}
+    for field, default in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha")):
+        hits = (value for key, value in fields[field].items() if re.match(rf"(.*\.)?({key})$", name))
+        values[default] = next(hits, fields[default])
+    assert fields["use_rslora"] is False
+    return values["r"], values["lora_alpha"] / values["r"]
+
+
+@given(target_lists(), st.sampled_from([None, *ENCODINGS]))
+def test_rank_and_scale_are_kept(targets, encoding):
+    made = encode_modules(targets, encoding)
+    for name, rank, scale in targets:
+        read_rank, read_scale = peft_reads(dict(made.fields), name)
+        assert read_rank == made.stored_rank[name] >= rank
+        assert read_scale == made.scale[name]
+        assert made.fold[name] * read_scale == pytest.approx(scale, rel=1e-12, abs=0)
+
+
+@given(target_lists(), st.sampled_from([None, *ENCODINGS]))
+def test_what_an_encoding_is(targets, encoding):
+    made = encode_modules(targets, encoding)
+    fields = made.fields
+    largest = max(target.rank for target in targets)
+    assert fields["r"] == largest
+    equal_ranks = len({target.rank for target in targets}) == 1
+    match made.encoding:
+        case "uniform" | "padded":
+            assert not fields["rank_pattern"]
+            assert not fields["alpha_pattern"]
+            assert set(made.stored_rank.values()) == {largest}
+            assert equal_ranks or made.encoding == "padded"
+        case "patterns":
+            assert set(made.fold.values()) == {1.0}
+            assert made.stored_rank == {target.name: target.rank for target in targets}
+        case "folded":
+            assert set(made.scale.values()) == {1.0}
+            assert made.stored_rank == {target.name: target.rank for target in targets}
+            assert fields["alpha_pattern"] == fields["rank_pattern"]
+    if encoding is not None:
+        assert made.encoding == encoding or (encoding, made.encoding) == ("uniform", "padded")
+    elif not equal_ranks:
+        assert made.encoding == "patterns"
+    assert made.reason
+
+
+@given(st.integers(1, 512), st.integers(1, 512), st.integers(1, 4096))
+def test_alpha_is_an_integer_where_it_can_be(old, new, alpha):
+    """s = α/r is a rounded quotient, so s·r′ misses integers by a bit or two."""
+    found = alpha_for(alpha / old, new)
+    if (alpha * new) % old == 0:
+        assert found == alpha * new // old
+        assert isinstance(found, int)
+    else:
+        assert isinstance(found, float)
+    assert found / new == pytest.approx(alpha / old, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "rank", "new", "expected"),
+    [(16, 64, 4, 8), (16, 16, 4, 16), (32, 256, 16, 32), (16, 8, 8, 16 * math.sqrt(8))],
+)
+def test_alpha_of_rslora(alpha, rank, new, expected):
+    """α/√r where √r is whole, or where r′ brings it back."""
+    found = alpha_for(alpha / math.sqrt(rank), new)
+    assert found == pytest.approx(expected, rel=1e-15)
+    assert isinstance(found, int) == (expected == int(expected))
+
+
+@given(target_lists())
+def test_folds_of_powers_of_two_are_exact(targets):
+    powers = [target._replace(scale=math.ldexp(1.0, index - 3)) for index, target in enumerate(targets)]
+    for encoding in ("folded", "padded"):
+        for name, fold in encode_modules(powers, encoding).fold.items():
+            assert math.frexp(fold)[0] == 0.5, (name, fold)
+
+
+def test_the_commonest_scale_is_written():
+    """As few modules as possible are touched."""
+    targets = [Target("a", 8, 4.0), Target("b", 8, 2.0), Target("c", 8, 2.0), Target("d", 8, 0.0)]
+    made = encode_modules(targets, "uniform")
+    assert made.fields["lora_alpha"] == 16
+    assert dict(made.fold) == {"a": 2.0, "b": 1.0, "c": 1.0, "d": 0.0}
+    assert "folded" in made.reason
+
+
+def test_patterns_name_what_differs_and_nothing_else():
+    targets = [
+        Target("m.0.q", 16, 2.0),
+        Target("m.1.q", 16, 2.0),
+        Target("m.10.q", 4, 2.0),
+        Target("m.2.q", 16, 1.0),
+    ]
+    made = encode_modules(targets, None)
+    assert made.encoding == "patterns"
+    assert made.fields == {
+        "r": 16,
+        "lora_alpha": 32,
+        "use_rslora": False,
+        "rank_pattern": {r"^m\.10\.q": 4},
+        "alpha_pattern": {r"^m\.10\.q": 8, r"^m\.2\.q": 16},
+    }
+    assert made.reason == "ranks and scales differ between modules"
+
+
+def test_all_scales_zero():
+    made = encode_modules([Target("a", 4, 0.0), Target("b", 4, 0.0)], None)
+    assert made.encoding == "uniform"
+    assert made.fields["lora_alpha"] == 0
+    assert dict(made.fold) == {"a": 1.0, "b": 1.0}
+    folded = encode_modules([Target("a", 4, 0.0)], "folded")
+    assert (folded.fold["a"], folded.fields["lora_alpha"]) == (0.0, 4)
+
+
+def test_uniform_with_different_ranks_is_padded_and_says_so():
+    made = encode_modules([Target("a", 4, 1.0), Target("b", 2, 1.0)], "uniform")
+    assert made.encoding == "padded"
+    assert "zeros" in made.reason

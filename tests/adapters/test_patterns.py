@@ -1,0 +1,196 @@
+"""rank_pattern and alpha_pattern: PEFT's own rule, and no way for a stranger's expression to hang the process."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from gradience.adapters.patterns import BUDGET_SECONDS, Found, PatternTable, anchored_key
+
+PARTS = st.sampled_from(
+    [
+        "model",
+        "layers",
+        "0",
+        "1",
+        "11",
+        "self_attn",
+        "q_proj",
+        "qxproj",
+        "v_proj",
+        "mlp",
+        "a-b",
+        "to_out",
+        "x y",
+        "é",
+    ]
+)
+NAMES = st.lists(PARTS, min_size=1, max_size=5).map(".".join)
+ATOMS = st.one_of(
+    PARTS,
+    st.sampled_from(
+        [".", r"\.", "^", "$", "|", "(", ")", "(?:", ".*", ".+", r"\d+", "[01]", "[^.]", "?", "+", "*", "{2}", "{1,2}",
+         "(?=q)", "(?!q)", r"\b", r"\w*", "(?P<l>", r"\Z", "(?i:Q_PROJ)", r"\1", "-", "_", "q", "1"]
+    ),
+)  # fmt: skip
+KEYS = st.one_of(
+    NAMES,
+    NAMES.map(re.escape),
+    NAMES.map(anchored_key),
+    NAMES.map(lambda name: name + "$"),
+    st.tuples(NAMES, NAMES).map("|".join),
+    NAMES.map(lambda name: f"({name})"),
+    st.lists(ATOMS, max_size=7).map("".join),
+)
+
+
+def peft_rule(entries, name):
+    """What PEFT does with the entries: its own function, then its own look-up."""
+    from peft.utils.other import get_pattern_key
+
+    return entries.get(get_pattern_key(entries.keys(), name))
+
+
+def is_expression(key):
+    try:
+        re.compile(rf"(.*\.)?({key})$")
+    except re.error:
+        return False
+    return True
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _peft_imported():
+    """Importing it takes seconds, which no example should be blamed for."""
+    import peft.utils.other  # noqa: F401
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@settings(max_examples=600)
+@given(st.dictionaries(KEYS.filter(is_expression), st.integers(1, 64), max_size=5), NAMES)
+@example({"q.proj": 1}, "model.qxproj")
+@example({"1": 2}, "layers.11")
+@example({"^q_proj": 2}, "model.q_proj")
+@example({"q_proj)|(v_proj": 3}, "model.q_proj.x")
+@example({"": 3}, "q_proj")
+@example({"a|": 3}, "model.")
+@example({"q_proj": 3, ".*": 4}, "model.v_proj")
+@example({".*": 4, "q_proj": 3}, "model.q_proj")
+def test_the_rule_of_peft(entries, name):
+    table = PatternTable(entries)
+    found = table.lookup(name)
+    if found.certain:
+        assert found.value == peft_rule(entries, name)
+    else:
+        assert table.skipped
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@given(
+    st.dictionaries(st.text("ab.\n\\^$ ", max_size=6).filter(is_expression), st.integers(1, 9), max_size=4),
+    st.text("ab.\n ", min_size=1, max_size=8),
+)
+@example({"a": 1}, "a\n")
+@example({"a": 1}, "b\nb.a")
+@example({"a\\\n": 1}, "a\n")
+@example({"^a": 1}, "a\n")
+@example({"a\\.b": 1}, "x.a.b\n")
+def test_the_rule_of_peft_with_line_breaks_and_anchors(entries, name):
+    found = PatternTable(entries).lookup(name)
+    assert not found.certain or found.value == peft_rule(entries, name)
+
+
+@given(st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12), NAMES)
+def test_an_anchored_key_applies_to_its_module_alone(name, other):
+    entries = {anchored_key(name): 5}
+    assert peft_rule(entries, name) == 5
+    assert PatternTable(entries).lookup(name) == Found(5)
+    expected = peft_rule(entries, other)
+    assert PatternTable(entries).lookup(other) == Found(expected)
+    if not name.startswith(other):  # `$` also matches before a line break at the end
+        assert expected is None
+
+
+def test_plain_names_never_reach_an_expression(monkeypatch):
+    monkeypatch.setattr(PatternTable, "_compile", lambda *_: pytest.fail("compiled"))
+    entries = {"q_proj": 1, r"layers\.1": 2, "^model$": 3, anchored_key("model.layers.1.mlp.up-proj"): 4}
+    table = PatternTable(entries)
+    names = [
+        "model.layers.1.q_proj",
+        "model.layers.1",
+        "model.layers.11",
+        "model",
+        "model.layers.1.mlp.up-proj",
+    ]
+    assert [table.lookup(name).value for name in names] == [1, 2, None, 3, 4]
+
+
+def test_keys_that_applied_to_nothing():
+    table = PatternTable({"q_proj": 1, "v_proj": 2, "k.*": 3})
+    table.lookup("a.q_proj")
+    assert table.unmatched == ["v_proj", "k.*"]
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["(a+)+$", "(a|a)*b", "(.*a){25}b", r"(a*)*\.b", "((a+)(a+))+x", "(a|aa)+$b"],
+)
+def test_an_expression_that_would_run_for_years_is_given_up(key):
+    table = PatternTable({key: 8})
+    started = time.process_time()
+    names = [f"layers.{i}." + "a" * 60 + "!" for i in range(50)]
+    found = [table.lookup(name) for name in names]
+    assert time.process_time() - started < BUDGET_SECONDS + 0.5
+    if table.skipped:
+        assert "more than 1 s" in table.skipped[key]
+        assert not found[-1].certain
+    else:  # the engine is cleverer than the bomb
+        assert all(item.certain for item in found)
+
+
+def test_bombs_share_one_budget():
+    table = PatternTable({f"(.*a){{25}}b{i}": 8 for i in range(300)})
+    started = time.process_time()
+    for layer in range(100):
+        table.lookup(f"layers.{layer}." + "a" * 200)
+    assert time.process_time() - started < BUDGET_SECONDS + 0.5
+    assert table.skipped
+
+
+def test_a_value_behind_a_key_that_was_not_evaluated_is_unknown():
+    table = PatternTable({"q_proj": 2, "(": 4, "v_proj": 8})
+    assert table.lookup("a.q_proj") == Found(2)
+    assert table.lookup("a.v_proj") == Found(None, certain=False)
+    assert "not a regular expression" in table.skipped["("]
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("(q", "not a regular expression"),
+        ("*", "not a regular expression"),
+        ("(?i)q", "not a regular expression"),
+        (r"\p{L}", "not a regular expression"),
+        ("(?<=a*)b", "not a regular expression"),
+        ("[a-", "not a regular expression"),
+        ("(?:" + "x" * 600 + ")", "longer than 512"),
+        ("(?:q_prox){e<=1}", "two engines"),
+        ("[[:alpha:]]", "two engines"),
+    ],
+)
+def test_keys_that_are_not_evaluated(key, reason):
+    table = PatternTable({key: 4})
+    assert table.lookup("model.q_proj") == Found(None, certain=False)
+    assert reason in table.skipped[key]
+
+
+def test_many_plain_keys_and_modules_take_no_time():
+    names = [f"model.layers.{i}.mlp.experts.{j}.up_proj" for i in range(60) for j in range(256)]
+    table = PatternTable({anchored_key(name): 1 + i % 64 for i, name in enumerate(names)} | {"up_proj": 3})
+    started = time.process_time()
+    assert [table.lookup(name).value for name in names] == [1 + i % 64 for i in range(len(names))]
+    assert time.process_time() - started < 1.0

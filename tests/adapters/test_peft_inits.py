@@ -1,0 +1,142 @@
+"""Initialisations by PEFT itself: where B·A is not the learned update, the audit says so and suggests nothing."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import pytest
+import torch
+from peft import EvaConfig, LoraConfig, get_peft_model
+from peft.tuners.lora.config import CordaConfig, LoraGAConfig
+from peft.tuners.lora.corda import preprocess_corda
+from peft.tuners.lora.loraga import preprocess_loraga
+from peft_models import fill, llama
+
+from gradience import audit_adapter
+
+TARGETS = ["q_proj", "down_proj"]
+TOKENS = torch.arange(24).reshape(2, 12)
+
+
+def config(**options) -> LoraConfig:
+    return LoraConfig(target_modules=TARGETS, r=4, lora_alpha=8, **options)
+
+
+def plain(base, made):
+    return get_peft_model(base, made)
+
+
+def corda(base, made):
+    preprocess_corda(base, made, run_model=lambda: base(TOKENS[:1]))
+    return get_peft_model(base, made)
+
+
+def lora_ga(base, made):
+    preprocess_loraga(base, made, lambda: base(TOKENS, labels=TOKENS).loss.backward())
+    return get_peft_model(base, made)
+
+
+def saved(made, path, make=plain, *, trained=True):
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = make(llama(), made)
+        if trained:
+            for name, parameter in model.named_parameters():
+                if "lora_" in name:
+                    parameter.data.add_(0.01 * torch.randn(parameter.shape))
+        model.save_pretrained(path)
+    return audit_adapter(path)
+
+
+def codes(report):
+    return {finding.code for finding in report.findings}
+
+
+CHANGED_BASE = {
+    "pissa": (config(init_lora_weights="pissa"), plain),
+    "pissa-fast": (config(init_lora_weights="pissa_niter_4"), plain),
+    "olora": (config(init_lora_weights="olora"), plain),
+    "corda": (config(init_lora_weights="corda", corda_config=CordaConfig()), corda),
+    "lora-ga": (config(init_lora_weights="lora_ga", lora_ga_config=LoraGAConfig()), lora_ga),
+}
+
+
+@pytest.mark.parametrize("init", CHANGED_BASE)
+@pytest.mark.parametrize("trained", [False, True], ids=["fresh", "trained"])
+def test_a_base_that_was_changed_at_the_start(init, trained, tmp_path):
+    made, make = CHANGED_BASE[init]
+    report = saved(made, tmp_path, make, trained=trained)
+    (finding,) = [finding for finding in report.findings if finding.code == "init-not-update"]
+    assert finding.severity == "error"
+    # The spectra are there, and are those of B·A: even a fresh adapter is far from 0.
+    assert all(row.status == "ok" for row in report.layers)
+    assert report.suggestions is None
+    assert report.suggested_r_global_median is None
+    assert report.suggested_r_global_90 is None
+    assert report.rank_pattern() == {}
+    assert report.evidence == {}
+
+
+def test_loftq(tmp_path):
+    """LoftQ itself needs bitsandbytes; what it leaves in a saved adapter is this flag."""
+    saved(config(), tmp_path)
+    path = tmp_path / "adapter_config.json"
+    fields = json.loads(path.read_text()) | {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}}
+    path.write_text(json.dumps(fields))
+    report = audit_adapter(tmp_path)
+    assert "init-not-update" in codes(report)
+    assert report.suggestions is None
+
+
+@pytest.mark.parametrize("init", ["orthogonal", False])
+def test_noise_from_the_start(init, tmp_path):
+    report = saved(config(init_lora_weights=init), tmp_path)
+    assert "init-noise" in codes(report)
+    assert report.suggestions is None
+
+
+@pytest.mark.parametrize("init", [True, "gaussian"])
+def test_ordinary_initialisations_start_from_no_update(init, tmp_path):
+    fresh = saved(config(init_lora_weights=init), tmp_path / "fresh", trained=False)
+    assert {row.status for row in fresh.layers} == {"untrained"}
+    assert "untrained" in codes(fresh)
+    assert fresh.suggestions is None
+    trained = saved(config(init_lora_weights=init), tmp_path / "trained")
+    assert trained.suggestions is not None
+    assert not {code for code in codes(trained) if code.startswith("init-")}
+
+
+def test_eva_starts_from_no_update(tmp_path):
+    """A from the data, B = 0."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = get_peft_model(llama(), config(init_lora_weights="eva", eva_config=EvaConfig()))
+    fill(model)
+    model.save_pretrained(tmp_path)
+    report = audit_adapter(tmp_path)
+    assert not {code for code in codes(report) if code.startswith("init-")}
+    assert report.suggestions is not None
+
+
+def test_pissa_converted_to_plain_lora_is_an_update_again(tmp_path):
+    """`path_initial_model_for_weight_conversion` writes the difference, at twice the rank."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = get_peft_model(llama(), config(init_lora_weights="pissa"))
+        model.peft_config["default"].init_lora_weights = True
+        model.save_pretrained(tmp_path / "start")
+        model.peft_config["default"].init_lora_weights = "pissa"
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.data.add_(0.01 * torch.randn(parameter.shape))
+        model.save_pretrained(
+            tmp_path / "converted", path_initial_model_for_weight_conversion=str(tmp_path / "start")
+        )
+    report = audit_adapter(tmp_path / "converted")
+    assert {row.r for row in report.layers} == {8}
+    assert not {code for code in codes(report) if code.startswith("init-")}
+    assert report.suggestions is not None

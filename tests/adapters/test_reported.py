@@ -1,0 +1,489 @@
+"""Unusual input that can be audited in full (exit code 0), and what the report then says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from audited import audit
+from factory import (
+    CONFIG,
+    INDEX,
+    PREFIX,
+    WEIGHTS,
+    Stored,
+    adapter,
+    config,
+    factors,
+    modules,
+    safetensors,
+    sharded,
+    stored,
+    zeros,
+)
+
+from gradience.cli.app import run
+
+Q = "model.layers.0.self_attn.q_proj"
+
+
+def ones(*shape):
+    return stored(np.ones(shape, np.float32))
+
+
+# ---------------------------------------------------------------- where an adapter may lie
+
+
+def good(outcome, layers=4):
+    assert outcome.code == 0
+    assert outcome.err == ""
+    assert outcome.statuses == ["ok"] * layers
+    assert outcome.report["adapter"]["format"] == "peft"
+    return outcome
+
+
+def test_a_folder_its_weights_and_its_config_are_the_same_adapter(tmp_path, capsys):
+    folder = adapter(tmp_path)
+    first, second, third = (
+        good(audit(capsys, path)).report for path in (folder, folder / WEIGHTS, folder / CONFIG)
+    )
+    assert first["layers"] == second["layers"] == third["layers"]
+    assert first["adapter"]["sha256"] == second["adapter"]["sha256"]
+
+
+def test_a_trainer_checkpoint(tmp_path, capsys):
+    folder = adapter(tmp_path / "checkpoint-100")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"):
+        (folder / name).write_bytes(b"\x80\x02not opened")
+    (folder / "trainer_state.json").write_text("version https://git-lfs.github.com/spec/v1")
+    good(audit(capsys, folder))
+
+
+@pytest.mark.parametrize("name", ["checkpoint-200", "stage/two"])
+def test_an_adapter_by_the_name_of_its_folder(name, tmp_path, capsys):
+    adapter(tmp_path / "checkpoint-100", modules(seed=1))
+    adapter(tmp_path / "stage" / "two", modules(seed=2))
+    expected = good(audit(capsys, adapter(tmp_path / name, modules(seed=3)))).report
+    found = good(audit(capsys, tmp_path, "--adapter", name)).report
+    assert found["layers"] == expected["layers"]
+
+
+def test_an_adapter_of_a_dump_by_its_name(tmp_path, capsys):
+    def named(adapter_name, seed):
+        return {
+            key.replace(".weight", f".{adapter_name}.weight"): tensor
+            for key, tensor in modules(seed=seed).items()
+        }
+
+    both = {**named("a", 1), **named("b", 2), f"{PREFIX}{Q}.lora_magnitude_vector.a.weight": ones(12)}
+    for name, seed in (("a", 1), ("b", 2)):
+        expected = good(audit(capsys, adapter(tmp_path / name, modules(seed=seed)))).report
+        outcome = good(audit(capsys, adapter(tmp_path / "both", both), "--adapter", name))
+        assert outcome.report["layers"] == expected["layers"]
+        assert outcome.report["adapter"]["adapter_name"] == name
+        other = [reason for reason in outcome.other.values() if reason.startswith("another adapter")]
+        assert len(other) == (8 if name == "a" else 9)
+        # The magnitude of an adapter that is not read says nothing about the one that is.
+        assert ("dora" in outcome.codes) == (name == "a")
+
+
+def test_the_layout_of_the_hub_cache(tmp_path, capsys):
+    plain = good(audit(capsys, adapter(tmp_path / "plain"))).report
+    cache = tmp_path / "models--org--name"
+    for inner in ("", "checkpoint-10"):
+        snapshot = cache / "snapshots" / "0123abc" / inner
+        snapshot.mkdir(parents=True)
+        (cache / "blobs").mkdir(exist_ok=True)
+        for name in (WEIGHTS, CONFIG):
+            (cache / "blobs" / name[:9]).write_bytes((tmp_path / "plain" / name).read_bytes())
+            (snapshot / name).symlink_to(os.path.relpath(cache / "blobs" / name[:9], snapshot))
+        assert good(audit(capsys, snapshot)).report["layers"] == plain["layers"]
+
+
+def test_links_that_stay_inside_and_a_folder_that_is_a_link(tmp_path, capsys):
+    folder = adapter(tmp_path / "real")
+    (folder / WEIGHTS).rename(folder / "weights.bin2")
+    (folder / WEIGHTS).symlink_to("weights.bin2")
+    (tmp_path / "link").symlink_to("real")
+    good(audit(capsys, folder))
+    good(audit(capsys, tmp_path / "link"))
+
+
+def test_shards_are_one_adapter(tmp_path, capsys):
+    whole = good(audit(capsys, adapter(tmp_path / "whole"))).report
+    names = list(modules())
+    first, second = "adapter_model-00001-of-00002.safetensors", "adapter_model-00002-of-00002.safetensors"
+    # The two factors of one module lie in different shards.
+    shards = {first: names[:3], second: names[3:]}
+    folder = sharded(
+        tmp_path / "shards",
+        {shard: {name: modules()[name] for name in part} for shard, part in shards.items()},
+    )
+    for path in (folder, folder / INDEX):
+        found = good(audit(capsys, path)).report
+        assert found["layers"] == whole["layers"]
+        assert found["adapter"]["bytes"] == sum((folder / shard).stat().st_size for shard in shards)
+
+
+def test_weights_in_one_file_win_over_an_index(tmp_path, capsys):
+    folder = adapter(tmp_path)
+    (folder / INDEX).write_text("{}")
+    good(audit(capsys, folder))
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["", "base_model.model.", "_orig_mod.base_model.model.", "base_model.model._orig_mod.",
+     "_fsdp_wrapped_module.base_model.model.", "module.base_model.model."],
+)  # fmt: skip
+def test_prefixes_change_nothing(prefix, tmp_path, capsys):
+    plain = good(audit(capsys, adapter(tmp_path / "plain"))).report
+    tensors = {prefix + name.removeprefix(PREFIX): tensor for name, tensor in modules().items()}
+    assert good(audit(capsys, adapter(tmp_path / "other", tensors))).report["layers"] == plain["layers"]
+
+
+def test_gpt2_without_prefix_and_config_is_no_diffusers_adapter(tmp_path, capsys):
+    tensors = {
+        name.removeprefix(PREFIX): tensor for name, tensor in factors("transformer.h.0.attn.c_attn").items()
+    }
+    path = tmp_path / "gpt2.safetensors"
+    path.write_bytes(safetensors(tensors))
+    outcome = audit(capsys, path)
+    assert outcome.code == 0
+    assert outcome.report["layers"][0]["name"] == "transformer.h.0.attn.c_attn"
+
+
+# ---------------------------------------------------------------- configs
+
+
+def test_without_a_config_everything_that_needs_no_scale_is_there(tmp_path, capsys):
+    folder = adapter(tmp_path)
+    known = audit(capsys, folder).report
+    (folder / CONFIG).unlink()
+    outcome = audit(capsys, folder)
+    assert outcome.code == 0
+    assert outcome.finding("no-config")["severity"] == "warning"
+    assert "dora" not in outcome.codes
+    for layer, before in zip(outcome.report["layers"], known["layers"], strict=True):
+        assert layer["alpha"] is layer["scale"] is layer["fro_norm"] is layer["sigma_max"] is None
+        for measure in ("stable_rank", "effective_rank", "utilization", "energy_rank_90", "r"):
+            assert layer[measure] == before[measure]
+    assert outcome.report["gain"] is None
+    assert outcome.report["suggestions"]["per_layer"]["alpha_pattern"] == {}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"use_rslora": None, "use_dora": None, "fan_in_fan_out": None, "bias": None, "modules_to_save": None,
+         "rank_pattern": None, "alpha_pattern": None, "enable_lora": None, "layers_to_transform": None},
+        {"field_of_a_later_peft": {"a": [1]}, "auto_mapping": {"parent_library": "os"}, "runtime_config": {}},
+        {"base_model_name_or_path": None, "task_type": None},
+        {"base_model_name_or_path": "C:\\Models\\größe\\模型"},
+        {"target_modules": ["q_proj", "q_proj", "v_proj"]},
+        {"target_modules": ".*(q|v)_proj"},
+        {"lora_alpha": 8.0},
+        {"layers_to_transform": [0, 1]},
+        {"peft_type": None},
+    ],
+    ids=["nulls", "unknown", "no-base", "foreign-base", "twice", "expression", "float-alpha", "layers", "no-type"],
+)  # fmt: skip
+def test_unusual_configs_are_fine(fields, tmp_path, capsys):
+    plain = good(audit(capsys, adapter(tmp_path / "plain"))).report
+    outcome = good(audit(capsys, adapter(tmp_path / "other", settings=config(**fields))))
+    assert outcome.report["layers"] == plain["layers"]
+    assert outcome.codes == {finding["code"] for finding in plain["findings"]}
+
+
+def test_r_and_alpha_that_are_left_out_are_those_of_peft(tmp_path, capsys):
+    peft = pytest.importorskip("peft")
+    settings = config()
+    del settings["r"], settings["lora_alpha"]
+    outcome = audit(capsys, adapter(tmp_path, modules(r=8), settings))
+    assert outcome.code == 0
+    assert (outcome.report["adapter"]["r"], outcome.report["adapter"]["lora_alpha"]) == (8, 8)
+    assert (peft.LoraConfig().r, peft.LoraConfig().lora_alpha) == (8, 8)
+    assert "rank-disagrees" not in outcome.codes
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "says"),
+    [
+        (
+            {"r": 8},
+            "rank-disagrees",
+            "4 modules with another rank than the config says (tensors 4, config 8)",
+        ),
+        ({"rank_pattern": {"v_proj": 2}}, "rank-disagrees", "2 modules"),
+        (
+            {"rank_pattern": {"k_proj": 2}},
+            "pattern-unmatched",
+            "rank_pattern keys that match no module: k_proj",
+        ),
+        ({"alpha_pattern": {"layers.1": 2}}, "pattern-unmatched", "alpha_pattern keys"),
+        ({"alpha_pattern": {"(q_proj": 2}}, "pattern-skipped", "not a regular expression"),
+        ({"target_modules": ["q_proj", "V"]}, "target-unmatched", "no module of the file matches: V"),
+        ({"target_modules": ["q_proj", "proj"]}, "target-unmatched", "no module of the file matches: proj"),
+        ({"bias": "lora_only"}, "bias-missing", "bias='lora_only'"),
+        ({"modules_to_save": ["score"]}, "saved-module-missing", "score"),
+        ({"use_dora": True}, "config-disagrees", "use_dora=true, the file holds no magnitude vectors"),
+        ({"lora_alpha": 0}, "zero-scale", "multiplied by 0"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init-not-update", "pissa_niter_4"),
+        ({"init_lora_weights": "loftq"}, "init-not-update", "LoftQ"),
+        ({"init_lora_weights": False}, "init-noise", "random non-zero factors"),
+        ({"init_lora_weights": "orthogonal"}, "init-noise", "orthogonal factors"),
+        ({"init_lora_weights": "new_idea"}, "init-unknown", "new_idea"),
+        ({"use_qalora": True}, "variant-not-update", "QA-LoRA"),
+        ({"alora_invocation_tokens": [1, 2]}, "activated-lora", "after its invocation tokens"),
+    ],
+    ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
+)
+def test_what_a_config_gives_away(fields, code, says, tmp_path, capsys):
+    outcome = audit(capsys, adapter(tmp_path, settings=config(**fields)))
+    assert outcome.code == 0
+    assert says in outcome.finding(code)["message"]
+    assert code not in audit(capsys, adapter(tmp_path / "plain")).codes
+    withheld = code in ("init-not-update", "init-noise", "variant-not-update")
+    assert (outcome.report["suggestions"] is None) == withheld
+
+
+def test_many_target_names_take_no_time(tmp_path, capsys):
+    names = [f"model.layers.{i}.mlp.experts.{j}.up_proj" for i in range(100) for j in range(300)]
+    started = time.monotonic()
+    settings = config(target_modules=names, modules_to_save=names)
+    outcome = audit(capsys, adapter(tmp_path, modules(50), settings))
+    assert time.monotonic() - started < 5
+    assert "and 29994 more" in outcome.finding("target-unmatched")["message"]
+
+
+@pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern"])
+def test_an_expression_that_would_run_for_years(field, tmp_path):
+    # 40 keys, each slow for each module, in the command as a user runs it.
+    bombs = {f"(a|aa)+$b{i}": 8 for i in range(40)}
+    name = "layers.0." + "a" * 60
+    folder = adapter(tmp_path, factors(name), config(**{field: bombs, "target_modules": ["a" * 60]}))
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "gradience", "audit", "--json", folder],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert time.monotonic() - started < 20  # 1 s of processor time, on a machine that may be busy
+    report = json.loads(done.stdout)
+    skipped = [finding for finding in report["findings"] if finding["code"] == "pattern-skipped"]
+    assert "more than 1 s" in skipped[0]["message"]
+    assert skipped[0]["severity"] == "error"
+    (layer,) = report["layers"]
+    if field == "alpha_pattern":
+        # What stands behind a key that was not evaluated is not guessed.
+        assert layer["alpha"] is layer["scale"] is layer["fro_norm"] is None
+    else:
+        assert (layer["r"], layer["declared_r"], layer["alpha"]) == (4, None, 8)
+
+
+# ---------------------------------------------------------------- tensors beside the factors
+
+
+BESIDE = {
+    "head": ({"base_model.model.score.weight": ones(3, 16)}, {}, "head or embedding"),
+    "saved-module": ({"base_model.model.norm.weight": ones(16)}, {"modules_to_save": ["norm"]}, "modules_to_save"),
+    "saved-by-path": ({"base_model.model.a.norm.weight": ones(16)}, {"modules_to_save": ["a.norm"]}, "modules_to_save"),
+    "live-saved-module": ({"base_model.model.norm.modules_to_save.default.weight": ones(16)}, {}, "modules_to_save"),
+    "live-original": ({"base_model.model.norm.original_module.weight": ones(16)}, {}, "copy of the untrained module"),
+    "base-bias": ({f"{PREFIX}{Q}.base_layer.bias": ones(12)}, {"bias": "lora_only"}, "bias of the base layer"),
+    "base-weight": ({f"{PREFIX}{Q}.base_layer.weight": ones(12, 16)}, {}, "weight of the base model"),
+    "bias": ({"base_model.model.norm.bias": ones(16)}, {"bias": "all"}, "bias"),
+    "lora-bias": ({f"{PREFIX}{Q}.lora_B.bias": ones(12)}, {"lora_bias": True}, "bias of lora_B"),
+    "dora": ({f"{PREFIX}{Q}.lora_magnitude_vector": ones(12)}, {"use_dora": True}, "DoRA magnitude"),
+    "tokens": (
+        {"base_model.model.embed_tokens.token_adapter.trainable_tokens_delta": ones(2, 16)},
+        {"trainable_token_indices": [0, 1]},
+        "trained rows of an embedding",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("tensors", "fields", "reason"), BESIDE.values(), ids=BESIDE)
+def test_what_is_no_factor_is_counted_apart(tensors, fields, reason, tmp_path, capsys):
+    plain = audit(capsys, adapter(tmp_path / "plain")).report
+    outcome = good(audit(capsys, adapter(tmp_path / "more", modules() | tensors, config(**fields))))
+    assert outcome.report["layers"] == plain["layers"]
+    assert outcome.report["total_lora_params"] == plain["total_lora_params"]
+    assert list(outcome.other) == list(tensors)
+    assert all(reason in text for text in outcome.other.values())
+    assert not outcome.codes & {"bias-missing", "saved-module-missing", "config-disagrees"}
+
+
+def test_dora_is_said(tmp_path, capsys):
+    magnitude = {f"{PREFIX}{Q}.lora_magnitude_vector": ones(12)}
+    outcome = audit(capsys, adapter(tmp_path / "declared", modules() | magnitude, config(use_dora=True)))
+    assert "ΔW is not s·B·A alone" in outcome.finding("dora")["message"]
+    outcome = audit(capsys, adapter(tmp_path / "silent", modules() | magnitude))
+    assert (
+        "use_dora=false, the file holds magnitude vectors" in outcome.finding("config-disagrees")["message"]
+    )
+    (tmp_path / "silent" / CONFIG).unlink()
+    assert "config-disagrees" not in audit(capsys, tmp_path / "silent").codes
+
+
+def ghosts(name, *places, nested=""):
+    """Factors of `name` (its sub-module `nested`) under each of the places where PEFT keeps copies."""
+    return {
+        key.replace(f"{name}.", f"{name}.{place}{nested}", 1): tensor
+        for index, place in enumerate(places)
+        for key, tensor in factors(name, seed=index).items()
+    }
+
+
+@pytest.mark.parametrize("nested", ["", "dense."], ids=["module", "nested"])
+@pytest.mark.parametrize(
+    ("places", "read"),
+    [
+        (("", "modules_to_save.", "original_module."), 0),
+        (("modules_to_save.", ""), 1),
+        (("original_module.", "modules_to_save."), 1),
+        (("original_module.",), 0),
+    ],
+    ids=["all", "two", "without-the-module", "only-the-original"],
+)
+def test_copies_of_a_module_count_once(places, read, nested, tmp_path, capsys):
+    """A LoRA on a head that PEFT saved as well: three times the same factors in one file."""
+    tensors = modules() | ghosts("classifier", *places, nested=nested)
+    outcome = audit(capsys, adapter(tmp_path / "copies", tensors))
+    assert outcome.code == 0
+    name = f"classifier.{nested}".rstrip(".")
+    assert [layer["name"] for layer in outcome.report["layers"]].count(name) == 1
+    assert len(outcome.report["layers"]) == 5
+    copies = [tensor for tensor, reason in outcome.other.items() if reason == "ghost copy of a module"]
+    assert len(copies) == 2 * (len(places) - 1)
+    assert ("ghost-copies" in outcome.codes) == (len(places) > 1)
+    # Which of the copies is read shows in its numbers.
+    alone = audit(capsys, adapter(tmp_path / "alone", ghosts("classifier", *places[: read + 1])
+                                  if read == 0 else factors("classifier", seed=read)))  # fmt: skip
+    found = next(layer for layer in outcome.report["layers"] if layer["name"] == name)
+    assert found["singular_values"] == alone.report["layers"][0]["singular_values"]
+
+
+def test_a_rank_that_the_shape_cannot_use(tmp_path, capsys):
+    outcome = audit(capsys, adapter(tmp_path, modules(r=20, m=6, n=16), config(r=20)))
+    assert outcome.code == 0
+    assert "above what their shape can use" in outcome.finding("rank-above-shape")["message"]
+    layer = outcome.report["layers"][0]
+    assert layer["r"] == 20
+    assert len(layer["singular_values"]) == 6
+    assert max(outcome.report["suggestions"]["per_layer"]["rank_pattern"].values()) <= 8
+
+
+@pytest.mark.parametrize("alpha", [1e12, -1e12, 1e-300])
+def test_extreme_scales(alpha, tmp_path, capsys):
+    outcome = audit(capsys, adapter(tmp_path, settings=config(lora_alpha=alpha)))
+    assert outcome.code == 0
+    assert outcome.statuses == ["ok"] * 4
+
+
+@pytest.mark.parametrize("size", [1e-160, 1e-30, 1e30, 1e150, 1e300])
+def test_extreme_factors(size, tmp_path, capsys):
+    tensors = {}
+    for name, tensor in modules().items():
+        values = np.frombuffer(tensor.data, np.float32).reshape(tensor.shape).astype(np.float64)
+        tensors[name] = stored(values * size)
+    plain = audit(capsys, adapter(tmp_path / "plain")).report
+    outcome = audit(capsys, adapter(tmp_path / "scaled", tensors))
+    assert outcome.code == 0
+    for layer, before in zip(outcome.report["layers"], plain["layers"], strict=True):
+        assert layer["stable_rank"] == pytest.approx(before["stable_rank"], rel=1e-9)
+        assert layer["energy_rank_90"] == before["energy_rank_90"]
+
+
+# ---------------------------------------------------------------- names
+
+
+HOSTILE = [
+    "\x1b[31mred\x1b[2J",
+    "\x9b31m",
+    "\x1b]8;;http://x\x07link\x1b]8;;\x07",
+    "a\u202eb\u2066c",
+    "nul\0byte",
+    "line\nerror: forged\r\ttab",
+    "[bold red]markup[/bold red][/]",
+    "<script>alert(1)</script>",
+    "=cmd|' /C calc'!A0",
+    "| a | b |`x`",
+    "\u3164\ufeff\u200b",
+    "..",
+    "日本語",
+]
+
+
+@pytest.mark.parametrize("options", [(), ("--layers",), ("--json",), ("--suggest-per-layer",)], ids=str)
+def test_hostile_names_cannot_steer_a_terminal(options, tmp_path, capsys):
+    tensors = modules()
+    for index, name in enumerate(HOSTILE):
+        tensors |= factors(f"model.layers.{index}.{name}")
+        tensors[f"{name}.weight"] = zeros(2)
+    tensors |= {f"{PREFIX}{name}.lora_A.weight": Stored("I8", (2, 2), bytes(4)) for name in HOSTILE}
+    settings = config(
+        base_model_name_or_path=HOSTILE[0], target_modules=HOSTILE, modules_to_save=HOSTILE,
+        rank_pattern=dict.fromkeys(HOSTILE, 4), init_lora_weights=HOSTILE[1], task_type=HOSTILE[2],
+        peft_version=HOSTILE[3],
+    )  # fmt: skip
+    folder = adapter(tmp_path / "x\x1b[2J\u202ey", tensors, settings)
+    assert run(["audit", str(folder), *options]) == 4
+    out, err = capsys.readouterr()
+    steering = [c for c in out + err if c not in "\n" and unicodedata.category(c) in ("Cc", "Cf", "Cs")]
+    assert not steering
+    assert not any(line.startswith("error: forged") for line in (out + err).splitlines())
+    if options == ("--json",):
+        names = {layer["name"] for layer in json.loads(out)["layers"]}
+        assert {f"model.layers.{index}.{name}" for index, name in enumerate(HOSTILE)} <= names
+
+
+def test_a_path_that_is_no_utf8(tmp_path, capsys):
+    folder = adapter(tmp_path / os.fsdecode(b"bytes\xff\xfe"))
+    outcome = good(audit(capsys, folder))
+    assert outcome.report["adapter"]["path"].endswith("bytes\\xff\\xfe")
+
+
+# ---------------------------------------------------------------- permissions
+
+
+@pytest.fixture
+def public_folder():
+    """A folder that everybody may enter; that of pytest is its owner's alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize(
+    ("target", "named"),
+    [(WEIGHTS, WEIGHTS), (CONFIG, CONFIG), (".", "adapter")],
+    ids=["weights", "config", "folder"],
+)
+def test_somebody_who_may_not_read(target, named, public_folder):
+    folder = adapter(public_folder / "adapter")
+    (folder / target).chmod(0)
+    program = (
+        "import os, sys\n"
+        "from gradience.cli.app import run\n"
+        "from gradience.audit import audit_adapter\n"  # all is imported while the sources can be read
+        "if os.geteuid() == 0:  # root may read everything\n"
+        "    os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        f"sys.exit(int(run(['audit', {str(folder)!r}])))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    (folder / target).chmod(0o755)
+    assert done.returncode == 3
+    assert done.stdout == ""
+    assert f"{named}: cannot be opened: Permission denied" in done.stderr
+    assert "hint: check the permissions" in done.stderr

@@ -1,0 +1,518 @@
+"""Adapters that are unlike most: storage types, DoRA, grouped convolutions, names that end alike, ranks too large."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft_models import (
+    Convolutions,
+    Mixture,
+    bert,
+    fill,
+    gpt2,
+    llama,
+    mixtral,
+    peft_updates,
+    save,
+    stored_tensors,
+)
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from gradience import audit_adapter
+from gradience.compress import compress_adapter
+from gradience.errors import InputError, UsageError
+from gradience.plan import ToBudget, ToRank, plan_compression
+
+LINEAR = ["q_proj", "v_proj", "down_proj"]
+
+
+def config(**options: object) -> LoraConfig:
+    return LoraConfig(**({"r": 6, "lora_alpha": 9} | options))
+
+
+def compress(folder: Path, output: Path, criterion, **options):
+    audited = audit_adapter(folder, adapter=options.get("adapter_name"))
+    return compress_adapter(folder, plan_compression(audited, criterion), output, **options)
+
+
+def load(base: nn.Module, folder: Path) -> PeftModel:
+    """The adapter in float64; PEFT's warnings are errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings(
+            "ignore", message="`is_gradient_checkpointing` is deprecated"
+        )  # PEFT asks for it
+        return PeftModel.from_pretrained(base.double(), folder).eval()
+
+
+def relative(before: dict, after: dict) -> dict[str, float]:
+    return {
+        name: float(np.linalg.norm(update - after[name, expert]) / np.linalg.norm(update))
+        for (name, expert), update in before.items()
+    }
+
+
+# ---------------------------------------------------------------- storage types
+
+
+@pytest.mark.parametrize("encoding", ["uniform", "folded"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_the_error_is_that_of_the_rounded_factors(dtype, encoding, tmp_path):
+    saved = save(llama(), config(target_modules=LINEAR), tmp_path / "in", dtype=dtype)
+    report = compress(tmp_path / "in", tmp_path / "out", ToRank(3), encoding=encoding)
+    errors = relative(saved.updates, peft_updates(load(llama(), tmp_path / "out")))
+    for row in report.modules:
+        assert row.measured_error == pytest.approx(errors[row.name], rel=1e-8)
+        assert row.measured_error >= row.predicted_error * (1 - 1e-9)
+        assert row.measured_error == pytest.approx(row.predicted_error, rel=0.01)
+    before, after = (load_file(tmp_path / place / "adapter_model.safetensors") for place in ("in", "out"))
+    assert (
+        {tensor.dtype for tensor in after.values()} == {tensor.dtype for tensor in before.values()} == {dtype}
+    )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "digits"), [("BF16", 2**-8), ("F16", 2**-11), ("F32", 2**-24), ("F64", 0.0)]
+)
+def test_another_storage_type_on_request(wanted, digits, tmp_path):
+    saved = save(llama(), config(target_modules=LINEAR), tmp_path / "in")
+    report = compress(tmp_path / "in", tmp_path / "out", ToRank(64), dtype=wanted)
+    assert {row.dtype for row in report.modules} == {wanted}
+    errors = relative(saved.updates, peft_updates(load(llama(), tmp_path / "out")))
+    for row in report.modules:
+        assert row.measured_error == pytest.approx(errors[row.name], rel=1e-6, abs=1e-15)
+        assert digits / 8 <= row.measured_error <= 2 * digits or row.measured_error == 0 == digits % 2**-24
+    itemsize = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8}[wanted]
+    assert sum(row.new_bytes for row in report.modules) == itemsize * report.new_params
+
+
+def test_factors_in_two_types_keep_them(tmp_path):
+    def mixed(model):
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.data = parameter.data.to(torch.bfloat16)
+
+    saved = save(llama(), config(target_modules=LINEAR), tmp_path / "in", prepare=mixed)
+    report = compress(tmp_path / "in", tmp_path / "out", ToRank(2))
+    assert {row.dtype for row in report.modules} == {"BF16+F32"}
+    tensors = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert {(("lora_A" in name), tensor.dtype) for name, tensor in tensors.items()} == {
+        (True, torch.float32),
+        (False, torch.bfloat16),
+    }
+    errors = relative(saved.updates, peft_updates(load(llama(), tmp_path / "out")))
+    for row in report.modules:
+        assert row.measured_error == pytest.approx(errors[row.name], rel=1e-8)
+    assert {row.name.split(".")[-1]: row.new_bytes for row in report.modules} == {
+        "q_proj": 2 * (16 * 4 + 16 * 2),
+        "v_proj": 2 * (16 * 4 + 8 * 2),
+        "down_proj": 2 * (24 * 4 + 16 * 2),
+    }
+
+
+# ---------------------------------------------------------------- shapes
+
+
+def test_ranks_beyond_the_shape_lose_nothing_above_it(tmp_path):
+    """r = 20 on a 16 x 8 matrix: eight components hold everything, whatever rank is asked for."""
+    saved = save(llama(), config(target_modules=["k_proj"], r=20), tmp_path / "in", dtype=torch.float64)
+    report = compress(tmp_path / "in", tmp_path / "out", ToRank(10))
+    errors = relative(saved.updates, peft_updates(load(llama(), tmp_path / "out")))
+    assert max(errors.values()) < 1e-13
+    assert all(row.measured_error < 1e-13 and row.method == "qr" for row in report.modules)
+    assert all(row.predicted_error == 0.0 for row in report.modules)
+    for tensor in stored_tensors(tmp_path / "out").values():
+        assert np.isfinite(tensor).all()
+
+
+def test_an_untrained_module_stays_trainable(tmp_path):
+    """Its A is cut, not zeroed: with both factors 0 no gradient would ever reach them."""
+
+    def untrain(model):
+        for name, parameter in model.named_parameters():
+            if "layers.1" in name and "lora_B" in name:
+                parameter.data.zero_()
+
+    save(llama(), config(target_modules=LINEAR), tmp_path / "in", prepare=untrain)
+    report = compress(tmp_path / "in", tmp_path / "out", ToRank(2))
+    tensors, before = stored_tensors(tmp_path / "out"), stored_tensors(tmp_path / "in")
+    for row in report.modules:
+        a, b = (tensors[f"base_model.model.{row.name}.lora_{side}.weight"] for side in "AB")
+        if "layers.1" in row.name:
+            assert row.measured_error is row.predicted_error is None
+            assert not b.any()
+            assert np.array_equal(a, before[f"base_model.model.{row.name}.lora_A.weight"][:2])
+    budget = ToBudget(reduction=0.5)
+    report = compress(tmp_path / "in", tmp_path / "budget", budget)
+    assert {row.name for row in report.modules if row.new_rank == 0} >= {
+        row.name for row in report.modules if "layers.1" in row.name
+    }
+    load(llama(), tmp_path / "budget")
+
+
+def test_convolutions_of_every_kind(tmp_path):
+    made = config(target_modules=["three", "one", "line", "solid"])
+    saved = save(Convolutions(), made, tmp_path / "in", dtype=torch.float64)
+    report = compress(tmp_path / "in", tmp_path / "out", ToRank(3))
+    errors = relative(saved.updates, peft_updates(load(Convolutions(), tmp_path / "out")))
+    for row in report.modules:
+        assert row.measured_error == pytest.approx(errors[row.name], rel=1e-9)
+
+
+GROUPED = ["grouped", "depthwise", "three"]
+
+
+def test_grouped_convolutions_keep_their_rank(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        saved = save(
+            Convolutions(), config(target_modules=GROUPED, r=8), tmp_path / "in", dtype=torch.float64
+        )
+        report = compress(tmp_path / "in", tmp_path / "out", ToRank(2))
+        after = peft_updates(PeftModel.from_pretrained(Convolutions().double(), tmp_path / "out"))
+    errors = relative(saved.updates, after)
+    rows = {row.name: row for row in report.modules}
+    assert {name: row.new_rank for name, row in rows.items()} == {"grouped": 8, "depthwise": 8, "three": 2}
+    assert rows["grouped"].unchanged
+    assert errors["grouped"] == errors["depthwise"] == 0.0
+    assert errors["three"] == pytest.approx(rows["three"].measured_error, rel=1e-9)
+    assert rows["grouped"].old_params == rows["grouped"].new_params
+
+
+def test_grouped_convolutions_can_be_folded_and_recoded(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        saved = save(
+            Convolutions(), config(target_modules=GROUPED, r=8), tmp_path / "in", dtype=torch.float64
+        )
+        report = compress(tmp_path / "in", tmp_path / "out", ToRank(2), encoding="folded", dtype="F32")
+        after = peft_updates(PeftModel.from_pretrained(Convolutions().double(), tmp_path / "out"))
+    errors = relative(saved.updates, after)
+    for row in report.modules:
+        assert row.measured_error == pytest.approx(errors[row.name], rel=1e-6)
+        assert row.folded == 9 / 8
+
+
+def test_grouped_convolutions_cannot_be_padded(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = config(target_modules=GROUPED, r=8, rank_pattern={"three": 16})
+        save(Convolutions(), made, tmp_path / "in")
+    with pytest.raises(InputError) as refusal:
+        compress(tmp_path / "in", tmp_path / "out", ToRank(12), encoding="padded")
+    assert refusal.value.code == "block-diagonal"
+    compress(tmp_path / "in", tmp_path / "out", ToRank(12), encoding="patterns")
+
+
+# ---------------------------------------------------------------- names
+
+
+class Alike(nn.Module):
+    """`fc` ends the name of `block.fc`: as a target, the one hits the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.ModuleDict({"fc": nn.Linear(8, 8)})
+        self.fc = nn.Linear(8, 8)
+
+
+def test_a_target_that_ends_the_name_of_a_dropped_module(tmp_path):
+    def small(model):
+        for name, parameter in model.named_parameters():
+            if "block.fc.lora_B" in name:
+                parameter.data.mul_(1e-3)
+
+    save(Alike(), config(target_modules=["fc"], r=2), tmp_path / "in", prepare=small)
+    report = compress(tmp_path / "in", tmp_path / "out", ToBudget(max_params=32))
+    assert report.dropped == ("block.fc",)
+    assert peft_updates(load(Alike(), tmp_path / "out")).keys() == {("fc", None)}
+
+
+def test_two_parameters_with_different_ranks(tmp_path):
+    """PEFT warns of pattern keys for parameters, and applies them: the result loads and means the same."""
+    targets = ["experts.down_proj", "experts.gate_up_proj"]
+    made = config(
+        target_modules=[],
+        target_parameters=targets,
+        rank_pattern={"experts.down_proj": 3},
+        alpha_pattern={"gate_up_proj": 5},
+    )
+    saved = save(mixtral(), made, tmp_path / "in", dtype=torch.float64)
+    report = compress(tmp_path / "in", tmp_path / "out", ToRank(64), encoding="folded")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*did not match any targeted module.*")
+        after = peft_updates(PeftModel.from_pretrained(mixtral().double(), tmp_path / "out"))
+    assert max(relative(saved.updates, after).values()) < 1e-14
+    assert {row.new_rank for row in report.modules} == {3, 6}
+
+
+def test_an_order_of_parameters_that_is_a_guess(tmp_path):
+    """Uniform ranks cannot mix them up; others could, so they are refused."""
+    targets = ["experts.zeta", "experts.alpha"]
+    saved = save(
+        Mixture("zeta", "alpha"), config(target_modules=[], target_parameters=targets), tmp_path / "in"
+    )
+    compress(tmp_path / "in", tmp_path / "out", ToRank(2))
+    after = peft_updates(load(Mixture("zeta", "alpha"), tmp_path / "out"))
+    assert after.keys() == saved.updates.keys()
+    plan = plan_compression(audit_adapter(tmp_path / "in"), ToRank(2))
+    rows = (plan.modules[0], plan.modules[1].__class__(**{**_fields(plan.modules[1]), "new_rank": 3}))
+    with pytest.raises(InputError) as refusal:
+        compress_adapter(tmp_path / "in", plan.model_copy(update={"modules": rows}), tmp_path / "other")
+    assert refusal.value.code == "parameter-order"
+
+
+def _fields(row) -> dict:
+    return {name: getattr(row, name) for name in row.__dataclass_fields__}
+
+
+@pytest.mark.parametrize("criterion", [ToRank(2), ToBudget(reduction=0.6)], ids=str)
+def test_replicated_layers(criterion, tmp_path):
+    made = config(target_modules=LINEAR, layer_replication=[[0, 2], [0, 2]])
+    saved = save(llama(2), made, tmp_path / "in", dtype=torch.float64)
+    report = compress(tmp_path / "in", tmp_path / "out", criterion)
+    after = peft_updates(load(llama(2), tmp_path / "out"))
+    rows = {row.name: row for row in report.modules if row.new_rank}
+    assert {name for name, _ in after} == set(rows)
+    for (name, _), update in after.items():
+        before = saved.updates[name, None]
+        error = np.linalg.norm(before - update) / np.linalg.norm(before)
+        assert error == pytest.approx(rows[name].measured_error, rel=1e-9)
+
+
+def test_tied_factors_are_refused(tmp_path):
+    base = llama()
+    base.config.tie_word_embeddings = True
+    base.tie_weights()
+    save(base, config(target_modules=["embed_tokens", "q_proj"], ensure_weight_tying=True), tmp_path / "in")
+    with pytest.raises(InputError) as refusal:
+        compress(tmp_path / "in", tmp_path / "out", ToRank(2))
+    assert refusal.value.code == "tied-factors"
+
+
+@pytest.mark.parametrize("chosen", ["style", "second"])
+def test_one_of_two_adapters_in_a_file(chosen, tmp_path):
+    """The others' tensors are left out and named."""
+    save(llama(), config(target_modules=LINEAR), tmp_path / "in")
+    tensors = load_file(tmp_path / "in" / "adapter_model.safetensors")
+    both = {
+        name.replace(".weight", f".{label}.weight"): tensor.clone() * factor
+        for label, factor in (("style", 1.0), ("second", 2.0))
+        for name, tensor in tensors.items()
+    }
+    save_file(both, tmp_path / "in" / "adapter_model.safetensors")
+    report = compress(tmp_path / "in", tmp_path / "out", ToRank(2), adapter_name=chosen)
+    after = stored_tensors(tmp_path / "out")
+    assert all(f".{chosen}.weight" in name for name in after)
+    assert len(after) == len(tensors)
+    assert len(report.stripped) == len(tensors)
+    assert not any(f".{chosen}." in name for name in report.stripped)
+
+
+def test_an_adapter_in_a_sub_folder(tmp_path):
+    save(llama(), config(target_modules=LINEAR), tmp_path / "in", adapter="style")
+    (tmp_path / "in" / "notes.txt").write_text("outer")
+    (tmp_path / "in" / "style" / "notes.txt").write_text("inner")
+    compress(tmp_path / "in", tmp_path / "out", ToRank(2), adapter_name="style")
+    load(llama(), tmp_path / "out")
+    assert (tmp_path / "out" / "notes.txt").read_text() == "inner"
+
+
+def test_shards_become_one_file(tmp_path):
+    saved = save(llama(), config(target_modules=LINEAR), tmp_path / "in", dtype=torch.float64)
+    tensors = load_file(tmp_path / "in" / "adapter_model.safetensors")
+    names = sorted(tensors)
+    half = len(names) // 2 + 1  # a pair of factors is torn apart
+    shards = {"part-1.safetensors": names[:half], "adapter_model-2-of-2.safetensors": names[half:]}
+    for shard, members in shards.items():
+        save_file({name: tensors[name] for name in members}, tmp_path / "in" / shard)
+    index = {"weight_map": {name: shard for shard, members in shards.items() for name in members}}
+    (tmp_path / "in" / "adapter_model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "in" / "adapter_model.safetensors").unlink()
+    report = compress(tmp_path / "in", tmp_path / "out", ToRank(2))
+    assert {entry.name for entry in (tmp_path / "out").iterdir()} == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "compression_report.json",
+    }
+    errors = relative(saved.updates, peft_updates(load(llama(), tmp_path / "out")))
+    for row in report.modules:
+        assert row.measured_error == pytest.approx(errors[row.name], rel=1e-9)
+
+
+# ---------------------------------------------------------------- DoRA
+
+
+def dora(base, folder: Path, **options) -> tuple[Path, Path]:
+    """A DoRA adapter and its base model on disk."""
+    base.save_pretrained(folder / "base")
+    save(base, config(**({"target_modules": LINEAR, "use_dora": True} | options)), folder / "in")
+    return folder / "in", folder / "base"
+
+
+def layers(model: PeftModel) -> dict[str, torch.Tensor]:
+    """W′ of every DoRA layer, by letting PEFT merge them."""
+    return {
+        name: module.weight.detach().clone()
+        for name, module in model.merge_and_unload().named_modules()
+        if hasattr(module, "weight") and module.weight is not None
+    }
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (llama, {}),
+        (gpt2, {"target_modules": ["c_attn", "c_fc", "c_proj"], "fan_in_fan_out": True}),
+        (bert, {"target_modules": ["query", "dense"]}),
+    ],
+    ids=["llama", "gpt2", "bert-prefixed"],
+)
+@pytest.mark.parametrize("encoding", ["uniform", "folded"])
+def test_dora_with_its_base(make, options, encoding, tmp_path):
+    torch.manual_seed(7)
+    base = make()
+    adapter, weights = dora(base, tmp_path, **options)
+    report = compress(adapter, tmp_path / "out", ToRank(2), encoding=encoding, base_model=weights)
+
+    def fresh():
+        torch.manual_seed(7)
+        return make()
+
+    plain = {
+        name: module.weight.detach().double()
+        for name, module in fresh().named_modules()
+        if hasattr(module, "weight")
+    }
+    before, after = layers(load(fresh(), adapter)), layers(load(fresh(), tmp_path / "out"))
+    for row in report.modules:
+        lost = torch.linalg.norm(before[row.name] - after[row.name])
+        done = torch.linalg.norm(before[row.name] - plain[row.name])
+        assert row.output_error == pytest.approx(float(lost / done), rel=1e-5)
+        assert 0 < row.output_error < 1
+    stored, kept = stored_tensors(adapter), stored_tensors(tmp_path / "out")
+    magnitudes = [name for name in stored if "magnitude" in name]
+    assert magnitudes
+    assert all(np.array_equal(stored[name], kept[name]) for name in magnitudes)
+
+
+def test_dora_at_full_rank_changes_nothing(tmp_path):
+    adapter, weights = dora(llama(), tmp_path)
+    report = compress(adapter, tmp_path / "out", ToRank(64), base_model=weights)
+    assert all(row.output_error == row.measured_error == 0.0 for row in report.modules)
+
+
+def test_dora_never_loses_a_module(tmp_path):
+    adapter, weights = dora(llama(), tmp_path)
+    report = compress(adapter, tmp_path / "out", ToBudget(reduction=0.8), base_model=weights)
+    assert min(row.new_rank for row in report.modules) == 1
+    load(llama(), tmp_path / "out")
+
+
+def refused(adapter: Path, output: Path, **options) -> InputError:
+    with pytest.raises(InputError) as refusal:
+        compress(adapter, output, ToRank(2), **options)
+    return refusal.value
+
+
+def test_dora_refusals(tmp_path):
+    adapter, weights = dora(llama(), tmp_path)
+    out = tmp_path / "out"
+    error = refused(adapter, out)
+    assert error.code == "dora"
+    assert "--base-model" in error.hint
+    assert refused(adapter, out, base_model=tmp_path / "nowhere").code == "no-base-weights"
+    other = tmp_path / "other"
+    torch.manual_seed(7)
+    bert().save_pretrained(other)
+    assert refused(adapter, out, base_model=other).code == "base-mismatch"
+    shutil.rmtree(other)
+    tensors = load_file(weights / "model.safetensors")
+    other.mkdir()
+    wrong = {name: tensor.T.contiguous() if "down" in name else tensor for name, tensor in tensors.items()}
+    save_file(wrong, other / "model.safetensors")
+    assert refused(adapter, out, base_model=other).code == "base-mismatch"
+    packed = {name: tensor.to(torch.uint8) if "proj" in name else tensor for name, tensor in tensors.items()}
+    save_file(packed, other / "model.safetensors")
+    assert refused(adapter, out, base_model=other).code == "base-quantised"
+    gptq = {name.replace("proj.weight", "proj.qweight"): tensor for name, tensor in tensors.items()}
+    save_file(gptq, other / "model.safetensors")
+    assert refused(adapter, out, base_model=other).code == "base-quantised"
+    (other / "model.safetensors.index.json").write_text("[]")
+    assert refused(adapter, out, base_model=other).code == "no-base-weights"
+    assert not out.exists()
+
+
+def test_dora_on_a_sharded_base(tmp_path):
+    torch.manual_seed(7)
+    base = llama()
+    base.save_pretrained(tmp_path / "shards", max_shard_size="8KB")
+    assert (tmp_path / "shards" / "model.safetensors.index.json").exists()
+    adapter, weights = dora(base, tmp_path)
+    one = compress(adapter, tmp_path / "one", ToRank(2), base_model=weights)
+    many = compress(adapter, tmp_path / "many", ToRank(2), base_model=tmp_path / "shards")
+    assert [row.output_error for row in one.modules] == [row.output_error for row in many.modules]
+
+
+def test_a_base_that_is_not_needed_is_a_mistake(tmp_path):
+    base = llama()
+    base.save_pretrained(tmp_path / "base")
+    save(base, config(target_modules=LINEAR), tmp_path / "in")
+    with pytest.raises(UsageError) as refusal:
+        compress(tmp_path / "in", tmp_path / "out", ToRank(2), base_model=tmp_path / "base")
+    assert refusal.value.code == "base-unused"
+
+
+def test_dora_of_embeddings_and_convolutions_is_refused(tmp_path):
+    base = gpt2()
+    made = {"target_modules": ["wte", "c_attn"], "fan_in_fan_out": True}
+    adapter, weights = dora(base, tmp_path, **made)
+    assert refused(adapter, tmp_path / "out", base_model=weights).code == "dora"
+
+
+# ---------------------------------------------------------------- merged adapters
+
+
+def test_a_sum_of_two_adapters_is_found_out(tmp_path):
+    """Concatenated adapters have rank 2r on paper; four components hold what the original two shared."""
+    model = get_peft_model(llama(), config(target_modules=LINEAR, r=4))
+    model.add_adapter("second", config(target_modules=LINEAR, r=4))
+    fill(model)
+    state = dict(model.named_parameters())
+    for name, parameter in state.items():
+        if ".second." in name:
+            parameter.data.copy_(state[name.replace(".second.", ".default.")].data)
+    model.add_weighted_adapter(["default", "second"], [0.5, 0.5], "sum", combination_type="cat")
+    model.save_pretrained(tmp_path, selected_adapters=["sum"])
+    report = compress(tmp_path / "sum", tmp_path / "out", ToRank(4))
+    assert {row.old_rank for row in report.modules} == {8}
+    assert report.measured_error < 1e-6
+    assert report.predicted_error < 1e-7
+
+
+def test_modules_whose_factors_cancel_are_kept_as_they_are(tmp_path):
+    model = get_peft_model(llama(), config(target_modules=LINEAR, r=4))
+    model.add_adapter("second", config(target_modules=LINEAR, r=4))
+    fill(model)
+    state = dict(model.named_parameters())
+    for name, parameter in state.items():
+        if ".second." in name and "q_proj" in name:
+            parameter.data.copy_(state[name.replace(".second.", ".default.")].data)
+    model.add_weighted_adapter(["default", "second"], [1.0, -1.0], "none", combination_type="cat")
+    model.save_pretrained(tmp_path, selected_adapters=["none"])
+    report = compress(tmp_path / "none", tmp_path / "out", ToBudget(reduction=0.4))
+    rows = {row.name: row for row in report.modules}
+    cancelled = {name for name in rows if "q_proj" in name}
+    assert all(rows[name].unchanged for name in cancelled)
+    assert all(rows[name].new_rank < 8 for name in rows.keys() - cancelled)
+    assert math.isfinite(report.measured_error)

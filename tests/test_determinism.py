@@ -1,0 +1,93 @@
+"""The same adapter gives the same bytes, on any number of workers and of BLAS threads; only `run` may differ."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from gradience import audit_adapter
+
+PROGRAM = """
+import json, sys
+from gradience import audit_adapter
+report = json.loads(audit_adapter(sys.argv[1], workers=int(sys.argv[2])).to_json())
+print(report.pop("run")["cpu_count"] > 0)
+print(json.dumps(report))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Modules large enough that BLAS would spread them over threads; both routes; an untrained one."""
+    folder = tmp_path_factory.mktemp("adapter")
+    rng = np.random.default_rng(0)
+    tensors = {}
+    for index, (m, n, r) in enumerate([(1500, 1100, 48), (700, 2100, 16), (900, 900, 64), (64, 5000, 8)] * 3):
+        prefix = f"base_model.model.model.layers.{index // 4}.block{index % 4}.proj"
+        A, B = rng.standard_normal((r, n)), rng.standard_normal((m, r)) * 0.8 ** np.arange(r)
+        if index % 4 == 1:
+            A[-1] = A[0] + 1e-6 * A[-1]
+            B[:, -1] = -B[:, 0]
+        if index == 7:
+            B[:] = 0
+        tensors[f"{prefix}.lora_A.weight"] = A.astype(np.float32)
+        tensors[f"{prefix}.lora_B.weight"] = B.astype(np.float16 if index % 2 else np.float32)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {
+        "peft_type": "LORA",
+        "r": 8,
+        "lora_alpha": 16,
+        "target_modules": ["proj"],
+        "rank_pattern": {"block0.proj": 48, "block1.proj": 16, "block2.proj": 64},
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def without_run(report) -> str:
+    fields = json.loads(report.to_json())
+    del fields["run"]
+    return json.dumps(fields)
+
+
+@pytest.fixture(scope="module")
+def reference(folder):
+    return without_run(audit_adapter(folder, workers=1))
+
+
+def test_the_adapter_exercises_both_routes(folder):
+    report = audit_adapter(folder)
+    assert {row.method for row in report.layers} == {"gram", "qr"}
+    assert {row.status for row in report.layers} == {"ok", "untrained"}
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 13])
+def test_any_number_of_workers(folder, reference, workers):
+    assert without_run(audit_adapter(folder, workers=workers)) == reference
+
+
+@pytest.mark.parametrize(("threads", "workers"), [(1, 1), (2, 2), (4, 4), (3, 1)])
+def test_any_number_of_blas_threads(folder, reference, threads, workers):
+    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_DEFAULT_NUM_THREADS")
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(folder), str(workers)],
+        env=os.environ | dict.fromkeys(names, str(threads)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stderr == ""
+    assert result.stdout == f"True\n{reference}\n"
+
+
+def test_progress_and_repetition_change_nothing(folder, reference):
+    seen = []
+    report = audit_adapter(folder, workers=2, progress=lambda done, total: seen.append((done, total)))
+    assert without_run(report) == reference
+    assert seen == [(done, 12) for done in range(1, 13)]

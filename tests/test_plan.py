@@ -1,0 +1,525 @@
+"""Plans: every criterion, budgets against brute force, the grid, what stays and what is refused."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from audit_sample import mistral_rows, power_law, report, row
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradience.allocate import Item, cover, fill, start_cost
+from gradience.artifacts.audit import Finding, TensorNote
+from gradience.artifacts.compression import CompressionPlan
+from gradience.errors import GradienceError, InputError, UsageError
+from gradience.plan import ToBudget, ToEnergy, ToRank, ToSuggestion, plan_compression
+from gradience.ranks import DEFAULT_GRID
+from gradience.suggest import suggest
+
+ROUNDING = 1e-11
+"""Artifacts keep 12 digits."""
+
+
+def ranks_of(plan: CompressionPlan) -> dict[str, int]:
+    return {module.name: module.new_rank for module in plan.modules}
+
+
+def small_report(*spectra: list[float], shapes=((8, 8), (8, 24), (40, 8)), **more):
+    rows = [
+        row(f"model.layers.{i}.attn.q_proj", np.array(sigma), r=len(sigma), shape=shapes[i % len(shapes)])
+        for i, sigma in enumerate(spectra)
+    ]
+    return report(rows, with_gain=False, **more)
+
+
+# ---------------------------------------------------------------- the allocation itself
+
+worths = st.lists(st.floats(0, 100), min_size=1, max_size=4).map(lambda values: sorted(values, reverse=True))
+
+
+@st.composite
+def item_lists(draw, equal_costs: bool = False):
+    cost = draw(st.integers(1, 9))
+    items = []
+    for index, worth in enumerate(draw(st.lists(worths, min_size=1, max_size=4))):
+        steps = range(1, len(worth) + 1)
+        if not equal_costs:
+            cost = draw(st.integers(1, 9))
+            steps = sorted({*draw(st.sets(st.sampled_from(range(1, len(worth) + 1)))), len(worth)})
+        start = draw(st.sampled_from([0, steps[0]]))
+        items.append(Item(f"m{index}", np.array(worth), cost, start, steps))
+    return items
+
+
+def worth_of(items, chosen) -> float:
+    return math.fsum(float(item.worth[: chosen[item.name]].sum()) for item in items)
+
+
+def loss_of(items, chosen) -> float:
+    """Of what is left out: not a difference of sums, which would hide small worths."""
+    return math.fsum(worth for item in items for worth in item.worth[chosen[item.name] :])
+
+
+def cost_of(items, chosen) -> int:
+    return sum(item.cost * chosen[item.name] for item in items)
+
+
+def every_choice(items):
+    choices = [sorted({item.start, *(step for step in item.steps if step > item.start)}) for item in items]
+    for ranks in itertools.product(*choices):
+        yield dict(zip((item.name for item in items), ranks, strict=True))
+
+
+def best(items, limit: int) -> float:
+    return max(worth_of(items, chosen) for chosen in every_choice(items) if cost_of(items, chosen) <= limit)
+
+
+@given(item_lists(), st.integers(0, 150))
+def test_a_budget_is_kept_and_nearly_the_best(items, limit):
+    limit = max(limit, start_cost(items))
+    chosen = fill(items, limit)
+    assert cost_of(items, chosen) <= limit
+    assert all(chosen[item.name] in {item.start, *item.steps} for item in items)
+    steps = [
+        float(item.worth[low:high].sum())
+        for item in items
+        for low, high in itertools.pairwise(sorted({item.start, *(s for s in item.steps if s > item.start)}))
+    ]
+    optimum = best(items, limit)
+    assert worth_of(items, chosen) >= optimum - max(steps, default=0.0) - 1e-9
+    # What it spends, it spends best where nothing was skipped on the way.
+    if cost_of(items, fill(items, 10**9)) <= limit:
+        assert worth_of(items, chosen) == pytest.approx(optimum)
+
+
+@given(item_lists(equal_costs=True), st.integers(0, 60))
+def test_with_equal_costs_the_budget_is_the_best(items, limit):
+    limit = max(limit, start_cost(items))
+    assert worth_of(items, fill(items, limit)) == pytest.approx(best(items, limit))
+
+
+@given(item_lists(), st.integers(0, 120), st.integers(0, 40))
+def test_a_larger_budget_never_keeps_less(items, limit, more):
+    limit = max(limit, start_cost(items))
+    small, large = fill(items, limit), fill(items, limit + more)
+    assert worth_of(items, large) >= worth_of(items, small) - 1e-9
+
+
+@given(item_lists(), st.floats(0, 300))
+def test_a_loss_is_kept_and_its_price_is_the_best_for_what_it_keeps(items, allowed):
+    chosen = cover(items, allowed)
+    assert loss_of(items, chosen) <= allowed * (1 + 1e-12)
+    cost = cost_of(items, chosen)
+    assert worth_of(items, chosen) == pytest.approx(best(items, cost))
+
+
+@given(item_lists(equal_costs=True), st.floats(0, 300))
+def test_with_equal_costs_the_fewest_components_are_kept(items, allowed):
+    chosen = cover(items, allowed)
+    cheapest = min(
+        cost_of(items, choice) for choice in every_choice(items) if loss_of(items, choice) <= allowed
+    )
+    assert cost_of(items, chosen) <= cheapest
+
+
+@given(item_lists(), st.floats(0, 300), st.floats(0, 300))
+def test_a_larger_loss_never_costs_more(items, one, other):
+    small, large = sorted((one, other))
+    assert cost_of(items, cover(items, large)) <= cost_of(items, cover(items, small))
+
+
+@given(item_lists(), st.integers(0, 150), st.randoms())
+def test_the_order_of_modules_decides_nothing(items, limit, random):
+    limit = max(limit, start_cost(items))
+    shuffled = random.sample(items, len(items))
+    assert fill(shuffled, limit) == fill(items, limit)
+    assert cover(shuffled, limit) == cover(items, limit)
+
+
+def test_scores_that_rise_keep_their_components_in_order():
+    """Another way of scoring need not fall along a module; a plan is still a number of leading components."""
+    items = [Item("a", np.array([1.0, 50.0]), 1, 0, [1, 2]), Item("b", np.array([2.0]), 1, 0, [1])]
+    assert fill(items, 1) == {"a": 0, "b": 1}
+    assert fill(items, 3) == {"a": 2, "b": 1}
+
+
+# ---------------------------------------------------------------- criteria
+
+
+@pytest.mark.parametrize(
+    ("criterion", "options", "expected"),
+    [
+        (ToRank(2), {}, [2, 2, 1]),
+        (ToRank(9), {}, [4, 3, 1]),
+        (ToRank(3), {"multiple_of": 2}, [4, 3, 1]),
+        (ToRank(2), {"allowed_ranks": [3]}, [3, 3, 1]),
+        (ToEnergy(0.5), {}, [1, 2, 1]),
+        (ToEnergy(0.9), {}, [2, 3, 1]),
+        (ToEnergy(0.9), {"allowed_ranks": [1, 4]}, [4, 3, 1]),
+        (ToEnergy(1.0), {}, [4, 3, 1]),
+    ],
+    ids=str,
+)
+def test_ranks_of_a_criterion(criterion, options, expected):
+    made = small_report([4.0, 2.0, 1.0, 0.5], [1.0, 1.0, 1.0], [3.0])
+    assert list(ranks_of(plan_compression(made, criterion, **options)).values()) == expected
+
+
+@pytest.mark.parametrize("which", ["median", "p90", "per-layer"])
+def test_what_the_audit_suggests(which):
+    rows = mistral_rows(4)
+    found = suggest(rows, tau=0.9, grid=DEFAULT_GRID, use_rslora=False)
+    made = report(rows).model_copy(update={"suggestions": found})
+    plan = plan_compression(made, ToSuggestion(which))
+    if which == "per-layer":
+        assert list(ranks_of(plan).values()) == list(found.per_layer.rank_pattern.values())
+        assert plan.new_params == found.per_layer.params
+    else:
+        chosen = found.median if which == "median" else found.p90
+        assert set(ranks_of(plan).values()) == {chosen.rank}
+        assert plan.new_params == chosen.params
+        assert plan.reduction == pytest.approx(chosen.reduction)
+
+
+spectra_lists = st.lists(
+    st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=6).map(lambda values: sorted(values, reverse=True)),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(spectra_lists, st.integers(1, 7))
+def test_figures_of_a_plan(spectra, rank):
+    plan = plan_compression(small_report(*spectra), ToRank(rank))
+    kept = sum(float(np.square(values[:rank]).sum()) for values in spectra)
+    total = sum(float(np.square(values).sum()) for values in spectra)
+    assert plan.kept_energy == pytest.approx(kept / total, rel=ROUNDING)
+    assert plan.kept_energy + plan.predicted_error**2 == pytest.approx(1.0, abs=ROUNDING)
+    for module, values in zip(plan.modules, spectra, strict=True):
+        assert module.kept_energy + module.predicted_error**2 == pytest.approx(1.0, abs=ROUNDING)
+        assert module.norm == pytest.approx(float(np.linalg.norm(values)), rel=1e-10)
+        assert module.new_rank == min(rank, module.old_rank)
+        assert module.new_params * module.old_rank == module.old_params * module.new_rank
+        assert module.new_bytes == 2 * module.new_params
+    assert plan.new_params == sum(module.new_params for module in plan.modules)
+    assert plan.reduction == pytest.approx(1 - plan.new_params / plan.old_params)
+
+
+@given(spectra_lists, st.floats(0, 0.999))
+def test_the_error_asked_for_is_met(spectra, allowed):
+    plan = plan_or_empty(small_report(*spectra), ToBudget(max_error=allowed))
+    if plan is not None:
+        assert plan.predicted_error <= allowed * (1 + ROUNDING)
+        energies = [
+            float(np.square(values[module.new_rank :]).sum())
+            for module, values in zip(plan.modules, spectra, strict=True)
+        ]
+        total = sum(float(np.square(values).sum()) for values in spectra)
+        assert sum(energies) <= allowed**2 * total * (1 + 1e-9)
+
+
+def plan_or_empty(made, criterion, **options) -> CompressionPlan | None:
+    try:
+        return plan_compression(made, criterion, **options)
+    except UsageError as error:
+        if error.code != "empty-plan":
+            raise
+        return None
+
+
+grids = st.one_of(
+    st.none().map(lambda _: {}),
+    st.sets(st.integers(1, 6), min_size=1, max_size=3).map(lambda grid: {"allowed_ranks": sorted(grid)}),
+    st.integers(1, 4).map(lambda step: {"multiple_of": step}),
+)
+
+
+@given(spectra_lists, st.floats(0, 0.99), grids)
+def test_budgets_are_never_exceeded_and_grids_respected(spectra, reduction, grid):
+    made = small_report(*spectra)
+    full = sum(layer.params for layer in made.layers)
+    for criterion, limit in (
+        (ToBudget(reduction=reduction), full * (1 - reduction)),
+        (ToBudget(max_params=max(1, int(full * 0.6))), full * 0.6),
+        (ToBudget(max_bytes=max(1, int(full * 0.8))), full * 0.4),
+    ):
+        plan = plan_or_empty(made, criterion, **grid)
+        if plan is None:
+            continue
+        assert plan.new_params <= limit
+        for module in plan.modules:
+            allowed = grid.get("allowed_ranks")
+            step = grid.get("multiple_of", 1)
+            assert (
+                module.new_rank in (0, module.old_rank)
+                or (allowed is None and module.new_rank % step == 0)
+                or (allowed is not None and module.new_rank in allowed)
+            )
+
+
+@pytest.mark.parametrize(("reduction", "params"), [("0.9", 100), ("0.7", 300), ("0.1", 900), ("0.3", 700)])
+def test_decimal_shares_are_exact(reduction, params):
+    """In binary, 1 − 0.9 leaves 99.99999999999998 of 1,000 parameters, and one component too few."""
+    made = small_report([4.0, 3.0, 2.0, 1.0, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05], shapes=((50, 50),))
+    assert plan_compression(made, ToBudget(reduction=float(reduction))).new_params == params
+
+
+def test_components_compete_over_modules():
+    """By energy per parameter; what does not fit makes room for what does."""
+    made = small_report([3.0, 0.5], [3.0, 0.1], shapes=((10, 10), (100, 100)))
+    plan = plan_compression(made, ToBudget(max_params=220))
+    assert list(ranks_of(plan).values()) == [1, 1]
+    plan = plan_compression(made, ToBudget(max_params=200))
+    assert list(ranks_of(plan).values()) == [2, 0]
+
+
+def test_scales_far_from_one():
+    """Squares of 1e-200 are 0 in float64: the plan is made from ratios."""
+    sigma = np.array([4.0, 2.0, 1.0])
+    plain = plan_compression(small_report(list(sigma), list(sigma / 3)), ToBudget(reduction=0.5))
+    for size in (1e-200, 1e150):
+        moved = plan_compression(
+            small_report(list(sigma * size), list(sigma / 3 * size)), ToBudget(reduction=0.5)
+        )
+        assert ranks_of(moved) == ranks_of(plain)
+        assert moved.kept_energy == pytest.approx(plain.kept_energy)
+        assert moved.modules[0].norm == pytest.approx(plain.modules[0].norm * size)
+
+
+# ---------------------------------------------------------------- what stays
+
+
+def test_untrained_modules():
+    rows = [
+        row("model.layers.0.attn.q", np.array([2.0, 1.0, 0.5, 0.1]), r=4, shape=(8, 8)),
+        row("model.layers.1.attn.q", None, r=4, shape=(8, 8), status="untrained"),
+    ]
+    made = report(rows, with_gain=False)
+    assert list(ranks_of(plan_compression(made, ToEnergy(0.9))).values()) == [2, 1]
+    assert list(ranks_of(plan_compression(made, ToBudget(reduction=0.5))).values()) == [4, 0]
+    untrained = plan_compression(made, ToRank(2)).modules[1]
+    assert (untrained.kept_energy, untrained.predicted_error, untrained.norm) == (None, None, 0.0)
+
+
+def test_nothing_was_trained():
+    made = report([row("a.q", None, r=4, shape=(8, 8), status="untrained")], with_gain=False, suggest=False)
+    assert plan_compression(made, ToRank(2)).kept_energy == 1.0
+    with pytest.raises(UsageError) as refusal:
+        plan_compression(made, ToBudget(reduction=0.5))
+    assert refusal.value.code == "empty-plan"
+
+
+@pytest.mark.parametrize(
+    ("tensor", "reason"),
+    [
+        ("base_model.model.m.0.q.lora_magnitude_vector", "DoRA magnitude"),
+        ("base_model.model.m.0.q.lora_B.bias", "bias of lora_B (lora_bias)"),
+        ("base_model.model.m.0.q.base_layer.bias", "bias of the base layer"),
+        ("base_model.model.m.0.q.base_layer.weight", "weight of the base model saved beside the adapter"),
+        ("base_model.model.m.0.q.token_adapter.trainable_tokens_delta", "trained rows of an embedding"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("grid", "least"), [({}, 1), ({"allowed_ranks": [2, 4]}, 2), ({"multiple_of": 3}, 3)]
+)
+def test_modules_with_other_tensors_are_never_left_out(tensor, reason, grid, least):
+    rows = [
+        row("m.0.q", np.array([1e-6, 1e-7, 1e-8, 1e-9]), r=4, shape=(8, 8)),
+        row("m.1.q", np.array([4.0, 3.0, 2.0, 1.0]), r=4, shape=(8, 8)),
+        row("m.1.qq", np.array([1e-6, 1e-7, 1e-8, 1e-9]), r=4, shape=(8, 8)),
+    ]
+    made = report(rows, with_gain=False, other=[TensorNote(tensor=tensor, reason=reason, params=8)])
+    plan = plan_compression(made, ToBudget(max_params=(4 + least) * 16), **grid)
+    assert ranks_of(plan) == {"m.0.q": least, "m.1.q": 4, "m.1.qq": 0}
+
+
+def test_tensors_of_another_adapter_keep_nothing():
+    rows = [
+        row("m.0.q", np.array([1e-6, 1e-7]), r=2, shape=(8, 8)),
+        row("m.1.q", np.array([4.0, 3.0]), r=2, shape=(8, 8)),
+    ]
+    note = TensorNote(
+        tensor="base_model.model.m.0.q.lora_A.other.weight", reason="another adapter (other)", params=16
+    )
+    made = report(rows, with_gain=False, other=[note], adapter={"adapter_name": "mine"})
+    assert ranks_of(plan_compression(made, ToBudget(reduction=0.5))) == {"m.0.q": 0, "m.1.q": 2}
+
+
+def test_experts_share_a_rank_and_stay():
+    spectra = ([4.0, 1.0, 0.1], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0])
+    rows = [
+        row("m.experts.down", np.array(sigma) if any(sigma) else None, r=3, shape=(8, 8), kind="expert",
+            expert=index, status="ok" if any(sigma) else "untrained")
+        for index, sigma in enumerate(spectra)
+    ]  # fmt: skip
+    made = report([*rows, row("m.q", np.array([9.0]), r=1, shape=(8, 8))], with_gain=False)
+    plan = plan_compression(made, ToEnergy(0.9))
+    assert ranks_of(plan) == {"m.experts.down": 3, "m.q": 1}
+    (experts, _) = plan.modules
+    assert experts.old_params == 3 * 3 * 16
+    assert ranks_of(plan_compression(made, ToBudget(max_params=3 * 16 + 16))) == {
+        "m.experts.down": 1,
+        "m.q": 1,
+    }
+    cut = plan_compression(made, ToRank(1)).modules[0]
+    assert cut.kept_energy == pytest.approx((16 + 1) / (16 + 1 + 0.01 + 3))
+    assert cut.new_params == 3 * 16
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"groups": 2, "kind": "conv"}, "grouped"),
+        ({"status": "unsupported", "singular_values": ()}, "cancel"),
+    ],
+)
+@pytest.mark.parametrize("criterion", [ToRank(1), ToEnergy(0.1), ToBudget(reduction=0.3)], ids=str)
+def test_modules_that_keep_their_rank(changes, reason, criterion):
+    rows = [
+        replace(row("m.0", np.array([1.0, 0.1]), r=2, shape=(8, 8)), **changes),
+        row("m.1", np.array([4.0, 3.0, 0.2]), r=3, shape=(8, 8)),
+    ]
+    plan = plan_compression(report(rows, with_gain=False), criterion)
+    assert plan.modules[0].new_rank == 2
+    assert reason in plan.modules[0].fixed
+    assert plan.modules[1].fixed == ""
+    assert plan.modules[0].new_params == plan.modules[0].old_params
+
+
+def test_a_ghosted_module_keeps_its_rank():
+    rows = [
+        row("score", np.array([1.0, 0.1]), r=2, shape=(8, 8)),
+        row("q", np.array([4.0, 3.0]), r=2, shape=(8, 8)),
+    ]
+    note = TensorNote(
+        tensor="base_model.model.score.original_module.lora_A.weight",
+        reason="ghost copy of a module",
+        params=16,
+    )
+    assert ranks_of(plan_compression(report(rows, with_gain=False, other=[note]), ToRank(1))) == {
+        "score": 2,
+        "q": 1,
+    }
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize("code", ["init-not-update", "init-noise", "variant-not-update", "non-finite"])
+def test_updates_that_are_not_b_times_a(code):
+    finding = Finding(code=code, severity="error", message="B·A is not the update", hint="say so")
+    with pytest.raises(InputError) as refusal:
+        plan_compression(small_report([2.0, 1.0], findings=[finding]), ToRank(1))
+    assert refusal.value.code == code
+    assert "./my-adapter" in str(refusal.value)
+    assert refusal.value.hint == "say so"
+
+
+def test_tensors_that_were_not_understood():
+    note = TensorNote(tensor="strange", reason="unknown tensor", params=3)
+    with pytest.raises(InputError, match="1 tensors were not understood, the first is strange"):
+        plan_compression(small_report([2.0, 1.0], unaudited=[note]), ToRank(1))
+
+
+def test_a_norm_beyond_double_precision():
+    layer = replace(row("m.0", np.array([1.0]), r=1, shape=(8, 8)), singular_values=())
+    with pytest.raises(InputError) as refusal:
+        plan_compression(report([layer], with_gain=False), ToRank(1))
+    assert refusal.value.code == "overflow"
+
+
+def test_no_suggestion_to_follow():
+    with pytest.raises(InputError) as refusal:
+        plan_compression(small_report([2.0, 1.0], suggest=False), ToSuggestion("p90"))
+    assert refusal.value.code == "no-suggestion"
+
+
+@pytest.mark.parametrize(
+    ("criterion", "options", "code"),
+    [
+        (ToRank(0), {}, "bad-rank"),
+        (ToRank(-4), {}, "bad-rank"),
+        (ToEnergy(0.0), {}, "bad-tau"),
+        (ToEnergy(1.1), {}, "bad-tau"),
+        (ToEnergy(math.nan), {}, "bad-tau"),
+        (ToBudget(), {}, "several-criteria"),
+        (ToBudget(reduction=0.5, max_params=10), {}, "several-criteria"),
+        (ToBudget(max_bytes=10, max_error=0.1), {}, "several-criteria"),
+        (ToBudget(reduction=1.0), {}, "bad-budget"),
+        (ToBudget(reduction=-0.1), {}, "bad-budget"),
+        (ToBudget(reduction=math.nan), {}, "bad-budget"),
+        (ToBudget(max_params=0), {}, "bad-budget"),
+        (ToBudget(max_bytes=-1), {}, "bad-budget"),
+        (ToBudget(max_error=1.0), {}, "bad-budget"),
+        (ToBudget(max_error=-0.1), {}, "bad-budget"),
+        (ToBudget(max_params=15), {}, "empty-plan"),
+        (ToRank(2), {"allowed_ranks": [], }, "bad-grid"),
+        (ToRank(2), {"allowed_ranks": [0, 4]}, "bad-grid"),
+        (ToRank(2), {"multiple_of": 0}, "bad-grid"),
+        (ToRank(2), {"multiple_of": 2, "allowed_ranks": [2]}, "two-grids"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_criteria_that_make_no_sense(criterion, options, code):
+    made = small_report([1.0], shapes=((8, 8),))
+    with pytest.raises(GradienceError) as refusal:
+        plan_compression(made, criterion, **options)
+    assert refusal.value.code == code
+    assert refusal.value.exit_code == 2
+    assert refusal.value.hint
+
+
+@pytest.mark.parametrize(
+    "budget", [ToBudget(max_params=31), ToBudget(max_bytes=63), ToBudget(reduction=0.8)], ids=str
+)
+def test_a_budget_below_what_must_stay(budget):
+    """Two DoRA modules keep one component each: 32 parameters."""
+    made = small_report(
+        [2.0, 1.0, 1.0, 1.0], [2.0, 1.0, 1.0, 1.0], shapes=((8, 8),), adapter={"use_dora": True}
+    )
+    with pytest.raises(UsageError, match=r"cannot be met: modules that must stay need (32|64)") as refusal:
+        plan_compression(made, budget)
+    assert refusal.value.code == "bad-budget"
+
+
+# ---------------------------------------------------------------- the file
+
+
+def test_a_plan_is_a_file(tmp_path):
+    plan = plan_compression(report(mistral_rows(2)), ToBudget(reduction=0.5), multiple_of=8)
+    assert CompressionPlan.read(plan.save(tmp_path / "plan.json")) == plan
+    assert "0.5 of the parameters saved" in plan.criterion
+    assert "multiple of 8" in plan.criterion
+    assert (plan.old_max_lora_rank, plan.new_max_lora_rank) == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "words"),
+    [
+        (ToRank(8), "rank 8"),
+        (ToEnergy(0.95), "energy at least 0.95 in every module"),
+        (ToSuggestion("p90"), "suggested (p90)"),
+        (ToBudget(max_params=123456), "at most 123,456 parameters"),
+        (ToBudget(max_bytes=123456), "at most 123,456 bytes"),
+        (ToBudget(max_error=0.1), "relative error at most 0.1"),
+    ],
+    ids=str,
+)
+def test_a_plan_says_what_it_follows(criterion, words):
+    assert plan_compression(report(mistral_rows(1)), criterion).criterion.startswith(words)
+
+
+def test_a_large_adapter_is_planned_in_a_moment():
+    """20,000 modules of rank 8: the allocation is a sort, not a search."""
+    layer = row("m.0", power_law(8, 0.7), r=8, shape=(32, 32))
+    rows = [replace(layer, name=f"model.layers.{i}.q") for i in range(20_000)]
+    made = report(rows[:2], with_gain=False, suggest=False).model_copy(update={"layers": tuple(rows)})
+    start = time.process_time()
+    plan = plan_compression(made, ToBudget(reduction=0.5))
+    assert plan.new_params <= plan.old_params / 2
+    assert time.process_time() - start < 10

@@ -1,0 +1,98 @@
+"""Evidence is rounded up, never argued down, and never above what was allocated."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradience import ranks
+from gradience.ranks import ModuleSize, max_lora_rank_step, parse_grid, percentile, round_up
+
+grids = st.lists(st.integers(1, 1024), min_size=1, max_size=12)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "ceiling", "expected"),
+    [
+        (1, 64, (1, "evidence")),
+        (16, 64, (16, "evidence")),
+        (17, 64, (32, "grid")),
+        (16.1, 64, (32, "grid")),
+        (58, 64, (64, "grid")),
+        (3.5, 64, (4, "evidence")),
+        (20, 24, (24, "cap")),
+        (24, 24, (24, "cap")),
+        (5, 6, (6, "cap")),
+        (2, 2, (2, "evidence")),
+        (1, 1, (1, "evidence")),
+    ],
+)
+def test_worked_examples_on_powers_of_two(evidence, ceiling, expected):
+    assert round_up(evidence, ranks.DEFAULT_GRID, ceiling=ceiling) == expected
+
+
+def test_a_grid_that_starts_above_the_allocated_rank_changes_nothing():
+    assert round_up(3, (128, 256), ceiling=64) == (64, "cap")
+
+
+@given(st.floats(1, 512), grids, st.integers(1, 512))
+def test_rounding_covers_the_evidence_with_the_smallest_allowed_rank(evidence, grid, ceiling):
+    evidence = min(evidence, float(ceiling))
+    rank, decided_by = round_up(evidence, grid, ceiling=ceiling)
+    assert evidence <= rank <= ceiling
+    smaller = [allowed for allowed in grid if evidence <= allowed < rank]
+    assert not smaller
+    assert (decided_by == "cap") == (rank == ceiling and rank not in [a for a in grid if a >= evidence])
+    assert (decided_by == "evidence") == (decided_by != "cap" and rank == math.ceil(evidence))
+
+
+@given(st.floats(1, 256), st.floats(1, 256), grids)
+def test_more_evidence_never_suggests_less(one, other, grid):
+    low, high = sorted((one, other))
+    assert round_up(low, grid, ceiling=256)[0] <= round_up(high, grid, ceiling=256)[0]
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40), st.floats(0, 1))
+def test_percentile_is_that_of_numpy(values, q):
+    expected = float(np.percentile(values, 100 * q, method="linear"))
+    assert percentile(values, q) == pytest.approx(expected, rel=1e-9, abs=1e-6)
+
+
+@pytest.mark.parametrize(("q", "expected"), [(0, 1), (0.5, 2.5), (0.9, 3.7), (1, 4)])
+def test_percentile_interpolates_between_neighbours(q, expected):
+    assert percentile([4, 1, 3, 2], q) == pytest.approx(expected)
+
+
+def test_a_percentile_of_nothing_is_an_error():
+    with pytest.raises(ValueError, match="at least one value"):
+        percentile([], 0.5)
+
+
+def test_what_a_module_costs():
+    projection = ModuleSize(rank=64, rows=4096, columns=4096)
+    assert projection.params(64) == 524_288
+    assert projection.bytes(16) == 262_144
+    assert ModuleSize(8, 16, 9, itemsize=4, groups=4).params(8) == 8 * 9 + 16 * 2
+
+
+@pytest.mark.parametrize(
+    ("rank", "step"),
+    [(1, 1), (2, 8), (8, 8), (9, 16), (48, 64), (129, 256), (257, 320), (321, 512), (512, 512), (513, None)],
+)
+def test_the_step_that_vllm_permits(rank, step):
+    assert max_lora_rank_step(rank) == step
+
+
+@pytest.mark.parametrize(("text", "grid"), [("8", (8,)), ("16,4,8,4", (4, 8, 16)), (" 1, 2 ", (1, 2))])
+def test_grids(text, grid):
+    assert parse_grid(text) == grid
+
+
+@pytest.mark.parametrize("text", ["", "8,", "0,4", "-2", "4.5", "a", "4;8"])
+def test_no_grids(text):
+    with pytest.raises(ValueError, match="allowed rank"):
+        parse_grid(text)

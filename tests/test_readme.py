@@ -1,0 +1,92 @@
+"""What README and guide show is what happens: output, commands and Python, run here."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from gradience.cli.app import app
+from gradience.cli.demo import example_adapter
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "docs" / "guide.md"]
+
+
+def blocks(page, *languages):
+    fenced = re.findall(
+        r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
+    return [text for language, text in fenced if language in languages]
+
+
+def shown_commands():
+    """Every `gradience …` line of a code block, and of what the demo says to do next."""
+    for page in PAGES:
+        for block in blocks(page, "", "text"):
+            for line in block.splitlines():
+                command = re.search(r"(?:^|\$ |\s{2}|\.venv/bin/)gradience (.*)", line)
+                if command:
+                    yield pytest.param(
+                        re.split(r"\s{2,}|\s[#>]|\s\|\|", command[1])[0], id=f"{page.name}: {command[1]}"
+                    )
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with the adapters that the pages speak of."""
+    for name in ("my_adapter", "your_adapter", "run/checkpoint-100", "run/checkpoint-200"):
+        shutil.copytree(example_adapter(), tmp_path / name)
+    shutil.copytree(example_adapter(), tmp_path / example_adapter().relative_to(ROOT))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_readme_shows_what_the_demo_prints():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "update_readme.py"), "--check"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize("command", list(shown_commands()))
+def test_a_shown_command_works(command, folder):
+    words = [
+        str(path)
+        for word in shlex.split(command)
+        for path in (sorted(folder.glob(word)) if "*" in word else [word])
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "gradience", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param(block, id=f"{page.name}-{n}")
+        for page in PAGES
+        for n, block in enumerate(blocks(page, "python"))
+    ],
+)
+def test_shown_python_works(source, folder):
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "audit.json").exists()
+
+
+def test_the_pages_mention_no_verb_that_is_not_there():
+    verbs = set(typer.main.get_command(app).commands)
+    mentioned = {
+        v for page in PAGES for v in re.findall(r"`gradience ([a-z]+)", page.read_text(encoding="utf-8"))
+    }
+    assert mentioned <= verbs

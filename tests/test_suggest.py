@@ -1,0 +1,191 @@
+"""Suggestions: what they rest on, what they save, and that a rank is never confounded with a scale."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradience import ranks
+from gradience.artifacts.audit import LayerAudit
+from gradience.ranks import DEFAULT_GRID, max_lora_rank_step
+from gradience.suggest import scaled_alpha, suggest
+
+
+def row(
+    name: str,
+    k: int | None,
+    *,
+    r: int = 64,
+    shape: tuple[int, int] = (32, 96),
+    alpha: float | None = 128.0,
+    status: str | None = None,
+    groups: int = 1,
+    **more: Any,
+) -> LayerAudit:
+    """A module that needs `k` directions; None is untrained."""
+    params = r * (shape[0] // groups + shape[1])
+    return LayerAudit(
+        name=name,
+        module_type="other",
+        family=name,
+        layer=None,
+        layer_index=None,
+        kind="linear",
+        r=r,
+        alpha=alpha,
+        scale=None if alpha is None else alpha / r,
+        shape=shape,
+        params=params,
+        bytes=2 * params,
+        dtype="BF16",
+        status=status or ("ok" if k else "untrained"),
+        energy_rank_tau=k,
+        groups=groups,
+        **more,
+    )
+
+
+def suggested(rows, grid=DEFAULT_GRID, *, use_rslora=False):
+    return suggest(rows, tau=0.9, grid=grid, use_rslora=use_rslora)
+
+
+def by_name(pattern):
+    return {re.sub(r"\\(.)", r"\1", key[1:]): value for key, value in pattern.items()}
+
+
+def test_median_and_percentile_over_trained_modules():
+    found = suggested([row("a", 3), row("b", 4), row("c", 5), row("d", 22), row("dead", None)])
+    assert found.median.unrounded == 4.5
+    assert (found.median.rank, found.median.decided_by) == (8, "grid")
+    assert found.p90.unrounded == pytest.approx(16.9)
+    assert (found.p90.rank, found.p90.decided_by) == (32, "grid")
+
+
+def test_what_a_uniform_rank_costs():
+    found = suggested([row("a", 8), row("small", 2, r=4, shape=(10, 10))])
+    # Rank 8 for `a`; `small` has no more than its 4.
+    assert found.p90.rank == 8
+    assert found.p90.params == 8 * (32 + 96) + 4 * 20
+    assert found.p90.bytes == 2 * found.p90.params
+    assert found.p90.reduction == pytest.approx(1 - found.p90.params / (64 * 128 + 4 * 20))
+    assert (found.current_max_rank, found.current_max_lora_rank, found.p90.max_lora_rank) == (64, 64, 8)
+
+
+def test_the_cap_is_named():
+    found = suggested([row("a", 20, r=24)])
+    assert (found.p90.rank, found.p90.decided_by, found.p90.reduction) == (24, "cap", 0)
+
+
+def test_every_module_has_an_explicit_rank():
+    found = suggested(
+        [
+            row("model.layers.1.q", 3),
+            row("model.layers.11.q", 40),
+            row("dead", None),
+            row("broken", None, status="nonfinite"),
+        ]
+    )
+    assert by_name(found.per_layer.rank_pattern) == {
+        "model.layers.1.q": 4,
+        "model.layers.11.q": 64,
+        "dead": 1,
+        "broken": 64,
+    }
+    assert found.per_layer.r == 64
+    assert found.per_layer.lora_alpha == 128
+    assert found.per_layer.params == (4 + 64 + 1 + 64) * 128
+
+
+def test_an_untrained_module_gets_the_smallest_rank_of_the_grid():
+    found = suggested([row("a", 3), row("dead", None)], grid=(4, 8))
+    assert by_name(found.per_layer.rank_pattern) == {"a": 4, "dead": 4}
+
+
+def test_stacked_experts_share_a_rank_that_suffices_for_each():
+    rows = [row("experts", k, expert=index) for index, k in enumerate((2, 7, None))]
+    found = suggested(rows)
+    assert by_name(found.per_layer.rank_pattern) == {"experts": 8}
+    assert found.per_layer.params == 3 * 8 * 128
+    assert found.per_layer.reduction == pytest.approx(1 - 8 / 64)
+
+
+def test_a_grouped_convolution_keeps_its_rank():
+    """PEFT demands a rank that its groups divide."""
+    found = suggested([row("conv", 2, r=8, shape=(16, 36), groups=4), row("a", 2, r=8)], grid=(1, 2))
+    assert by_name(found.per_layer.rank_pattern) == {"conv": 8, "a": 2}
+    assert found.per_layer.params == 8 * (4 + 36) + 2 * 128
+    assert found.p90.params == found.per_layer.params
+
+
+def test_nothing_is_suggested_where_nothing_was_trained():
+    assert suggested([row("a", None), row("b", None, status="nonfinite")]) is None
+
+
+def test_without_alpha_there_are_ranks_and_no_alphas():
+    found = suggested([row("a", 3, alpha=None)])
+    assert found.per_layer.rank_pattern
+    assert found.per_layer.alpha_pattern == {}
+    assert found.per_layer.lora_alpha is None
+
+
+@pytest.mark.parametrize(
+    ("alpha", "rank", "new", "rslora", "expected"),
+    [
+        (128, 64, 8, False, 16),
+        (16, 8, 3, False, 6),
+        (1, 8, 3, False, 0.375),
+        (16, 64, 16, True, 8),
+        (16, 8, 4, True, 16 / math.sqrt(2)),
+    ],
+)
+def test_alpha_for_a_new_rank(alpha, rank, new, rslora, expected):
+    found = scaled_alpha(alpha, rank, new, use_rslora=rslora)
+    assert found == pytest.approx(expected)
+    assert isinstance(found, int) == float(expected).is_integer()
+
+
+@given(st.floats(1e-3, 1e5), st.integers(1, 512), st.integers(1, 512), st.booleans())
+def test_the_scale_stays_what_it_was(alpha, rank, new, rslora):
+    def scale(alpha, rank):
+        return alpha / math.sqrt(rank) if rslora else alpha / rank
+
+    assert scale(scaled_alpha(alpha, rank, new, use_rslora=rslora), new) == pytest.approx(scale(alpha, rank))
+
+
+modules = st.lists(
+    st.tuples(st.integers(1, 64), st.none() | st.integers(1, 64), st.integers(1, 9), st.integers(1, 9)),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(modules, st.lists(st.integers(1, 80), min_size=1, max_size=6), st.booleans())
+def test_never_above_what_is_there_and_never_below_the_evidence(modules, grid, rslora):
+    rows = [
+        row(f"m{index}", None if k is None else min(k, r), r=r, shape=(m, n))
+        for index, (r, k, m, n) in enumerate(modules)
+    ]
+    found = suggested(rows, grid=tuple(grid), use_rslora=rslora)
+    if found is None:
+        assert all(layer.energy_rank_tau is None for layer in rows)
+        return
+    pattern = by_name(found.per_layer.rank_pattern)
+    assert pattern.keys() == {layer.name for layer in rows}
+    for layer in rows:
+        assert (layer.energy_rank_tau or 1) <= pattern[layer.name] <= layer.r
+    total = sum(layer.params for layer in rows)
+    for suggestion in (found.median, found.p90):
+        assert suggestion.unrounded <= suggestion.rank <= max(layer.r for layer in rows)
+        assert suggestion.reduction == pytest.approx(1 - suggestion.params / total)
+        assert suggestion.max_lora_rank == max_lora_rank_step(suggestion.rank)
+    assert found.median.rank <= found.p90.rank
+    assert found.median.unrounded == ranks.percentile(
+        [layer.energy_rank_tau for layer in rows if layer.energy_rank_tau], 0.5
+    )
+    assert found.per_layer.params == sum(pattern[layer.name] * sum(layer.shape) for layer in rows)
+    assert found.per_layer.r == max(pattern.values())

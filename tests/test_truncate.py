@@ -1,0 +1,183 @@
+"""The best smaller factors, against dense SVDs: optimal, balanced, whatever the scale and the conditioning."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradience.spectra import NonFiniteFactor, array_blocks, gram, triangle
+from gradience.truncate import frobenius, joined, norm_from_grams, truncation, with_exponent
+
+
+def factors(
+    seed: int, rank: int, rows: int, columns: int, decay: float = 0.7
+) -> tuple[np.ndarray, np.ndarray]:
+    """A (r, n) and B (m, r), B's columns falling."""
+    generator = np.random.default_rng(seed)
+    a = generator.standard_normal((rank, columns))
+    return a, generator.standard_normal((rows, rank)) * decay ** np.arange(rank)
+
+
+def cut(a: np.ndarray, b: np.ndarray, rank: int, block: int = 64):
+    """The truncation, and the new factors."""
+    found = truncation(array_blocks(np.ascontiguousarray(a.T), block), array_blocks(b, block), rank)
+    return found, found.map_A @ a, b @ found.map_B
+
+
+def least(a: np.ndarray, b: np.ndarray, rank: int) -> float:
+    """‖ΔW − ΔW_k‖ by a dense SVD."""
+    return float(np.linalg.norm(np.linalg.svd(b @ a, compute_uv=False)[rank:]))
+
+
+shapes = st.tuples(st.integers(1, 9), st.integers(1, 40), st.integers(1, 40))
+seeds = st.integers(0, 2**32 - 1)
+
+
+@given(seeds, shapes, st.data())
+def test_optimal_and_balanced(seed, shape, data):
+    a, b = factors(seed, *shape)
+    rank = data.draw(st.integers(1, shape[0]))
+    found, new_a, new_b = cut(a, b, rank)
+    norm = np.linalg.norm(b @ a)
+    assert new_a.shape == (rank, shape[2])
+    assert new_b.shape == (shape[1], rank)
+    assert np.linalg.norm(b @ a - new_b @ new_a) == pytest.approx(
+        least(a, b, rank), rel=1e-7, abs=1e-7 * norm
+    )
+    dense = np.linalg.svd(b @ a, compute_uv=False)
+    kept = np.diag(np.append(dense, np.zeros(rank))[:rank])
+    assert np.allclose(new_a @ new_a.T, kept, atol=1e-6 * dense[0])
+    assert np.allclose(new_b.T @ new_b, kept, atol=1e-6 * dense[0])
+    values = np.ldexp(found.values, found.exponent)
+    count = min(len(values), len(dense))
+    assert values[:count] == pytest.approx(dense[:count], rel=1e-6, abs=1e-7 * dense[0])
+
+
+@given(seeds, st.integers(2, 8), st.integers(1, 8), st.integers(-400, 400), st.integers(-400, 400))
+def test_scales_do_not_matter(seed, rank, keep, exponent_a, exponent_b):
+    """Powers of two in either factor come out in both new ones, half each, to the last bit of the product."""
+    a, b = factors(seed, rank, 30, 20)
+    keep = min(keep, rank)
+    _, plain_a, plain_b = cut(a, b, keep)
+    _, new_a, new_b = cut(np.ldexp(a, exponent_a), np.ldexp(b, exponent_b), keep)
+    half = (exponent_a + exponent_b) / 2
+    back_a, back_b = (np.ldexp(new, -math.floor(half)) for new in (new_a, new_b))
+    product = back_b @ back_a / 2 ** (2 * (half - math.floor(half)))
+    assert product == pytest.approx(plain_b @ plain_a, rel=1e-9, abs=1e-12 * np.abs(plain_b @ plain_a).max())
+    assert np.linalg.norm(back_a) == pytest.approx(np.linalg.norm(back_b), rel=1e-6)
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e4, 1e6, 1e9, 1e12])
+@pytest.mark.parametrize("which", ["A", "B", "both"])
+def test_ill_conditioned_factors(condition, which):
+    """The route changes, the result does not: what is lost stays within 1e-7 of the least."""
+    generator = np.random.default_rng(1)
+    graded = condition ** -np.linspace(0, 1, 8)
+    left, right = (np.linalg.qr(generator.standard_normal((8, 8)))[0] for _ in range(2))
+    a, b = generator.standard_normal((8, 50)), generator.standard_normal((60, 8))
+    if which != "B":
+        a = left * graded @ right @ a
+    if which != "A":
+        b = b @ left * graded @ right
+    for rank in range(1, 9):
+        _, new_a, new_b = cut(a, b, rank)
+        norm = np.linalg.norm(b @ a)
+        lost = np.linalg.norm(b @ a - new_b @ new_a)
+        assert lost <= least(a, b, rank) * (1 + 1e-7) + 1e-14 * norm
+
+
+def test_gram_and_qr_routes_are_both_taken():
+    a, b = factors(0, 6, 40, 30)
+    assert cut(a, b, 3)[0].method == "gram"
+    a[5] = a[4] + 1e-9 * a[5]
+    assert cut(a, b, 3)[0].method == "qr"
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(4, 30), (30, 4), (4, 4)])
+def test_more_rank_than_the_shape_allows(rows, columns):
+    """A wide factor has a singular Gram matrix, which rounding can hide: no directions are made of noise."""
+    a, b = factors(3, 12, rows, columns, decay=1.0)
+    for rank in (1, 4, 7, 12):
+        found, new_a, new_b = cut(a, b, rank)
+        assert found.method == "qr"
+        assert np.linalg.norm(b @ a - new_b @ new_a) == pytest.approx(least(a, b, rank), abs=1e-12)
+        assert not new_a[4:].any()
+        assert not new_b[:, 4:].any()
+
+
+@given(seeds, st.integers(1, 5), st.integers(6, 9))
+def test_components_that_are_not_there_become_zero(seed, true_rank, rank):
+    a, b = factors(seed, rank, 25, 20, decay=1.0)
+    b[:, true_rank:] = b[:, :true_rank] @ np.ones((true_rank, rank - true_rank))
+    a[true_rank:] = a[:1]
+    _, new_a, new_b = cut(a, b, rank)
+    assert np.linalg.norm(b @ a - new_b @ new_a) < 1e-12 * np.linalg.norm(b @ a)
+    assert np.linalg.matrix_rank(new_b @ new_a, tol=1e-10 * np.linalg.norm(b @ a)) <= true_rank
+    assert np.isfinite(new_a).all()
+    assert np.isfinite(new_b).all()
+
+
+@pytest.mark.parametrize("zero", ["A", "B", "both"])
+def test_a_factor_of_zeros_leaves_the_other_as_it_is(zero):
+    a, b = factors(0, 5, 12, 10)
+    a = a * (zero == "B")
+    b = b * (zero == "A")
+    found, new_a, new_b = cut(a, b, 2)
+    assert np.array_equal(new_a, a[:2])
+    assert np.array_equal(new_b, b[:, :2])
+    assert not found.values.any()
+
+
+def test_factors_without_a_common_direction():
+    """B·A = 0 although neither is: the truncation is 0."""
+    a, b = factors(0, 4, 12, 10)
+    a[:2], b[:, 2:] = 0, 0
+    _, new_a, new_b = cut(a, b, 3)
+    assert not (new_b @ new_a).any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("side", ["A", "B"])
+def test_no_number_is_made_of_nan(bad, side):
+    a, b = factors(0, 4, 12, 10)
+    (a if side == "A" else b)[1, 1] = bad
+    with pytest.raises(NonFiniteFactor):
+        cut(a, b, 2)
+
+
+# ---------------------------------------------------------------- norms
+
+
+@given(seeds, shapes, st.integers(-300, 300))
+def test_norms_of_products(seed, shape, exponent):
+    a, b = factors(seed, *shape)
+    b = np.ldexp(b, exponent)
+    norm = np.linalg.norm(np.ldexp(b, -exponent) @ a)
+    tall = array_blocks(np.ascontiguousarray(a.T), 16), array_blocks(b, 16)
+    assert math.ldexp(frobenius(*map(triangle, tall)), -exponent) == pytest.approx(norm, rel=1e-12)
+    assert math.ldexp(norm_from_grams(*map(gram, tall)), -exponent) == pytest.approx(norm, rel=1e-6)
+
+
+@given(seeds, st.integers(1, 6), st.sampled_from([1e-3, 1e-8, 1e-13]))
+def test_small_differences_by_joining(seed, rank, size):
+    """‖B·A − B′·A′‖ for factors that nearly agree: to 1e-16 of the norm, as the QR route promises."""
+    a, b = factors(seed, rank, 30, 20)
+    moved = b + size * np.random.default_rng(seed + 1).standard_normal(b.shape)
+    tall = np.ascontiguousarray(a.T)
+    left = joined(array_blocks(tall, 16), array_blocks(tall, 16))
+    right = joined(array_blocks(b, 16), array_blocks(moved, 16), right_scale=-1.0)
+    expected = np.linalg.norm((b - moved) @ a)
+    assert frobenius(triangle(left), triangle(right)) == pytest.approx(
+        expected, rel=1e-9, abs=3e-15 * np.linalg.norm(b) * np.linalg.norm(a)
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "exponent", "expected"), [(0.5, 3, 4.0), (0.75, 1100, math.inf), (0.5, -1100, 0.0)]
+)
+def test_exponents_beyond_float64(value, exponent, expected):
+    assert with_exponent(value, exponent) == expected
