@@ -85,3 +85,24 @@ def test_follow_prints_again_and_ends_with_the_run(tmp_path):
     assert time.monotonic() - started < 30
     assert first["runs"][0]["outcome"] == "unfinished"
     assert json.loads(rest.splitlines()[-1])["runs"][0]["last_step"] == 2
+
+
+def test_an_audit_is_appended_to_the_run_and_shown(tmp_path, capsys):
+    from tests.live.tiny import give_random_factors, lora_llama
+
+    give_random_factors(lora_llama()).save_pretrained(tmp_path / "adapter")
+    path = tmp_path / "run.jsonl"
+    path.write_bytes((RUNS / "crashed.jsonl").read_bytes())
+    last = path.read_text().splitlines()[-1]
+    assert run(["audit", str(tmp_path / "adapter"), "--append", str(path), "--quiet"]) == 0
+    record = json.loads(path.read_text().splitlines()[-1])
+    assert (record["event"], record["kind"]) == ("metrics", "lora_audit")
+    assert record["run_id"] == json.loads(last)["run_id"]
+    assert record["metrics"]["n_layers"] == 14
+    assert record["metrics"]["suggested_r_global_90"] >= 1
+    capsys.readouterr()
+    run(["monitor", str(path)])
+    out = capsys.readouterr().out
+    assert "Audits" in out
+    assert f"suggests rank {record['metrics']['suggested_r_global_90']}" in out
+    assert run(["audit", str(tmp_path / "adapter"), "--append", str(tmp_path / "none.jsonl")]) == 2
