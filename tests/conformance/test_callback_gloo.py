@@ -29,6 +29,9 @@ run.train(resume_from_checkpoint=str(folder / "checkpoint-3") if len(sys.argv) >
 if run.is_world_process_zero():
     losses = [entry["loss"] for entry in run.state.log_history if "loss" in entry]
     (folder / "losses.json").write_text(json.dumps([losses, run.args.world_size]))
+import torch.distributed
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
 """
 
 

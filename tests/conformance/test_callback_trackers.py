@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
+import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,25 +60,42 @@ def test_wandb_offline(tmp_path, monkeypatch):
     found = train(tmp_path, "wandb")
     wandb.finish()
     (log,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    deadline = time.monotonic() + 60  # its service process writes the end of the log after finish() returns
+    while len(wandb_history(log, TAG)) < len(found) and time.monotonic() < deadline:
+        time.sleep(0.5)
     assert wandb_history(log, TAG) == pytest.approx(found)
 
 
 def wandb_history(log, tag):
-    """Step -> value from the binary log of an offline run."""
-    import json
-
+    """Step -> value from the binary log of an offline run: protobuf records in LevelDB's log format."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
-    store, found = DataStore(), {}
-    store.open_for_scan(str(log))
-    while data := store.scan_data():
+    found = {}
+    for data in leveldb_records(log.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
         if tag in items:
             found[int(json.loads(items["train/global_step"]))] = json.loads(items[tag])
     return found
+
+
+def leveldb_records(data, block=32768, header=7):
+    """Payloads of a LevelDB log whose file header is 7 bytes: (crc, length, kind) before every fragment."""
+    position, parts = header, []
+    while position + header <= len(data):
+        room = block - position % block
+        if room < header:
+            position += room
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        if kind == 0:
+            return
+        parts.append(data[position + header : position + header + length])
+        position += header + length
+        if kind in (1, 4):  # the whole record, or its last fragment
+            yield b"".join(parts)
+            parts = []
 
 
 def test_mlflow_file_store(tmp_path, monkeypatch):
@@ -91,6 +111,7 @@ def test_mlflow_file_store(tmp_path, monkeypatch):
 
 TRACKIO = """
 import sys
+import time
 from pathlib import Path
 from gradience.callback import GradienceCallback
 from tests.live.tiny import trainer
@@ -116,8 +137,6 @@ def test_trackio(tmp_path):
     logs = subprocess.run(
         [sys.executable, "-c", read], env=environment, capture_output=True, text=True, check=True
     ).stdout
-    import json
-
     rows = [row for row in json.loads(logs.splitlines()[-1]) if TAG in row]
     assert {int(row["train/global_step"]): row[TAG] for row in rows} == pytest.approx(
         measured(tmp_path / "out")
