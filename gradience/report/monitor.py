@@ -31,6 +31,8 @@ OUTCOMES = {
     "unfinished": ("no end recorded", "warn"),
 }
 SPARK = 32
+TIMING = ("runtime", "samples_per_second", "steps_per_second", "epoch", "model_preparation_time")
+"""What the Trainer reports about an evaluation itself."""
 
 
 def monitor_text(
@@ -82,7 +84,9 @@ def _rank_cell(use: RankUse | None) -> str:
 
 def _alert_counts(alerts: Iterable[Alert]) -> str:
     severities = [alert.severity for alert in alerts]
-    marks = [f"{MARKS[name][0]}{severities.count(name)}" for name in ("error", "warning") if name in severities]
+    marks = [
+        f"{MARKS[name][0]}{severities.count(name)}" for name in ("error", "warning") if name in severities
+    ]
     return " ".join(marks) or "none"
 
 
@@ -224,7 +228,7 @@ def _evaluation_cells(point: EvaluationPoint, verbose: bool) -> list[str]:
     shown = [
         f"{display_name(key, 24)} {sig(value)}"
         for key, value in point.metrics.items()
-        if verbose or key in ("accuracy", "f1", "exact_match", "mean_token_accuracy")
+        if (verbose and key not in TIMING) or key in ("accuracy", "f1", "exact_match", "mean_token_accuracy")
     ]
     return cells + shown[:6]
 

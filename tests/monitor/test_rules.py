@@ -16,14 +16,15 @@ CASES = {
     "run-error": (["crashed"], ["good", "nan"]),
     "nonfinite": (["nan"], ["good", "overfitting", "diverging", "small_rank"]),
     "divergence": (["diverging"], ["good", "overfitting", "slow", "arithmetic"]),
-    "gradient-explosion": (["exploding"], ["good", "overfitting", "slow", "arithmetic"]),
+    "loss-explosion": (["exploding", "diverging"], ["good", "overfitting", "slow", "arithmetic"]),
+    "gradient-explosion": (["overfitting"], ["good", "diverging", "slow", "arithmetic"]),
     "overfitting": (["overfitting"], ["good", "slow", "arithmetic"]),
     "memorization-gap": (["overfitting"], ["good", "slow"]),
     "learning-rate": (["slow", "diverging"], ["good", "overfitting", "small_rank"]),
     "no-evaluation": (["diverging"], ["good", "nan"]),
     "untrained-modules": (["slow"], ["good", "arithmetic"]),
     "rank-too-small": (["small_rank"], ["good", "large_rank"]),
-    "rank-too-large": (["large_rank"], ["small_rank", "diverging"]),
+    "rank-too-large": (["large_rank"], ["small_rank", "diverging", "exploding"]),
     "plateau": (["slow"], ["good", "overfitting", "arithmetic"]),
 }
 
