@@ -62,7 +62,7 @@ def _table(runs: Iterable[RunReport]) -> list[Line]:
         split = next(iter(run.evaluations.values()), None)
         rows.append(
             [
-                Span(fit(display_name(run.file), 24), "name"),
+                Span(fit(display_name(run.file), 20), "name"),
                 Span(*OUTCOMES[run.outcome]),
                 _number(run.last_step),
                 duration(run.seconds),
