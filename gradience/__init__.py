@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         OutputError,
         UsageError,
     )
-    from gradience.plan import plan_compression
+    from gradience.plan import ToBudget, ToEnergy, ToRank, ToRanks, ToSuggestion, plan_compression
     from gradience.telemetry import TelemetryReader, TelemetryWriter
     from gradience.tracking import SpectralTracker
 
@@ -50,6 +50,11 @@ _HOME = {
     "SpectralTracker": "gradience.tracking",
     "TelemetryReader": "gradience.telemetry",
     "TelemetryWriter": "gradience.telemetry",
+    "ToBudget": "gradience.plan",
+    "ToEnergy": "gradience.plan",
+    "ToRank": "gradience.plan",
+    "ToRanks": "gradience.plan",
+    "ToSuggestion": "gradience.plan",
     "UsageError": "gradience.errors",
     "audit_adapter": "gradience.audit",
     "compare_adapters": "gradience.compare",
@@ -73,6 +78,11 @@ __all__ = [
     "SpectralTracker",
     "TelemetryReader",
     "TelemetryWriter",
+    "ToBudget",
+    "ToEnergy",
+    "ToRank",
+    "ToRanks",
+    "ToSuggestion",
     "UsageError",
     "audit_adapter",
     "compare_adapters",

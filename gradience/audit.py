@@ -35,8 +35,12 @@ from gradience.suggest import suggest
 
 DEFAULT_TAU = 0.90
 TAUS = (0.90, 0.95, 0.99)
-STORAGE_SHARE = 1 / 16
-"""Change of the stable rank per unit roundoff of the storage type. Measured: 1/28 at most; see docs/measures.md."""
+STORAGE_SHARE = 4.0
+"""Relative change of the stable rank in unit roundoffs of the storage type over √min(m, n).
+
+Rounding errors of the entries average out over the rows. Measured: 3.9 at most in normal ranges; see docs/measures.md
+and benchmarks/storage_rounding.py.
+"""
 
 Progress = Callable[[int, int], None]
 """Called with (modules done, modules in all)."""
@@ -164,7 +168,7 @@ def _row(pair: LoraPair, found: spectra.Spectrum, tau: float, fixed: dict[str, A
         return LayerAudit(status="untrained", method=found.method, **fixed)
     stable = spectra.stable_rank(values)
     null = spectra.null_stable_rank(pair.rank, pair.rows, pair.columns)
-    storage = STORAGE_SHARE * max(pair.a.entry.dtype.unit_roundoff, pair.b.entry.dtype.unit_roundoff)
+    storage = _storage_error(pair, found)
     margin = spectra.energy_margin(values, (*TAUS, tau))
     k90, k95, k99, k_tau = (spectra.energy_rank(values, threshold) for threshold in (*TAUS, tau))
     sigma = found.scaled(1.0 if pair.scale is None else pair.scale)
@@ -194,6 +198,22 @@ def _row(pair: LoraPair, found: spectra.Spectrum, tau: float, fixed: dict[str, A
         storage_error=storage,
         **fixed,
     )
+
+
+def _storage_error(pair: LoraPair, found: spectra.Spectrum) -> float:
+    """What rounding the factors to their storage type may have done to the stable rank (relative, at most 1).
+
+    Where entries are as small as the type's smallest value (fp8), they were rounded to a fixed step, and whole
+    directions may be gone. A typical figure and no bound: it assumes that no single entry dominates.
+    """
+    rounding, steps = [], []
+    for factor, size in zip((pair.a, pair.b), found.rms, strict=True):
+        dtype = factor.entry.dtype
+        steps.append(min(1.0, dtype.smallest / (2 * size)) if size > 0 else 1.0)
+        rounding.append(dtype.unit_roundoff + steps[-1])
+    average = STORAGE_SHARE * max(rounding) / math.sqrt(min(pair.rows, pair.columns))
+    # The energy that the errors themselves add, and the energy that is gone, do not average out.
+    return min(1.0, average + max(rounding) ** 2 + max(steps) ** 2)
 
 
 def _nonfinite_sentence(factor: Factor, loaded: LoadedPair) -> str | None:

@@ -24,7 +24,7 @@ from gradience.blas import one_blas_thread, processors
 from gradience.errors import InputError
 from gradience.provenance import Stopwatch
 from gradience.spectra import EPS, Blocks, Core, FloatArray, NonFiniteFactor, energy_rank, triangle
-from gradience.truncate import frobenius, joined
+from gradience.truncate import joined, with_exponent
 
 Progress = Callable[[int, int], None]
 INDEPENDENT_COSINE = 0.2
@@ -34,13 +34,14 @@ COPY_COSINE = 0.9
 
 
 class _Energies(NamedTuple):
-    """What the totals need of one module: squares of norms and the inner product."""
+    """What the totals need of one module: squares of norms and the inner product, each times 4^exponent."""
 
-    a: float
-    b: float
-    inner: float
-    difference: float
-    kept: float
+    a: float = 0.0
+    b: float = 0.0
+    inner: float = 0.0
+    difference: float = 0.0
+    kept: float = 0.0
+    exponent: int = 0
 
 
 def compare_adapters(
@@ -129,33 +130,42 @@ def _compare(a: LoraPair | None, b: LoraPair | None) -> tuple[list[ModuleCompari
         if (a.rows, a.columns, a.experts) == (b.rows, b.columns, b.experts):
             return _compare_both(a, b)
         row = ModuleComparison(name=a.module, presence="shapes-differ", r_a=a.rank, r_b=b.rank)
-        return [row], _Energies(0.0, 0.0, 0.0, 0.0, 0.0)
+        return [row], _Energies()
     pair = a or b
     assert pair is not None
-    norm = math.hypot(*(_alone(pair, expert) for expert in range(pair.experts)))
+    size, exponent = _alone(pair)
+    norm = _norm(pair, size, exponent)
     if a is not None:
         row = ModuleComparison(name=pair.module, presence="only-a", r_a=pair.rank, norm_a=norm)
-        return [row], _Energies(norm**2, 0.0, 0.0, norm**2, 0.0)
+        return [row], _Energies(a=size**2, difference=size**2, exponent=exponent)
     row = ModuleComparison(name=pair.module, presence="only-b", r_b=pair.rank, norm_b=norm)
-    return [row], _Energies(0.0, norm**2, 0.0, norm**2, 0.0)
+    return [row], _Energies(b=size**2, difference=size**2, exponent=exponent)
 
 
-def _alone(pair: LoraPair, expert: int) -> float:
+def _alone(pair: LoraPair) -> tuple[float, int]:
+    """‖ΔW‖_F over all experts, as value · 2^exponent."""
     loaded = pair.load()
-    core_A, core_B = _triangles(pair, loaded.blocks_A(expert), loaded.blocks_B(expert))
-    norm = abs(pair.scale or 0.0) * frobenius(core_A, core_B)
-    _require_finite(pair, norm**2)
-    return norm
+    cores = [
+        _triangles(pair, loaded.blocks_A(expert), loaded.blocks_B(expert)) for expert in range(pair.experts)
+    ]
+    exponents = [core_A.exponent + core_B.exponent for core_A, core_B in cores]
+    top = max(exponents)
+    sizes = [
+        with_exponent(float(np.linalg.norm(core_B.matrix @ core_A.matrix.T)), exponent - top)
+        for (core_A, core_B), exponent in zip(cores, exponents, strict=True)
+    ]
+    return abs(pair.scale or 0.0) * math.hypot(*sizes), top
 
 
-def _require_finite(pair: LoraPair, energy: float) -> None:
-    if not math.isfinite(energy):
+def _norm(pair: LoraPair, size: float, exponent: int) -> float:
+    norm = with_exponent(size, exponent)
+    if not math.isfinite(norm):
         raise InputError(
-            f"{pair.a.file.path}: the squared norm of {pair.module} is beyond double precision, here or in the other "
-            "adapter",
+            f"{pair.a.file.path}: the norm of {pair.module} is beyond double precision",
             code="overflow",
             hint="divide its factors by a power of two and multiply alpha by it",
         )
+    return norm
 
 
 def _triangles(pair: LoraPair, blocks_A: Blocks, blocks_B: Blocks) -> tuple[Core, Core]:
@@ -179,6 +189,12 @@ def _compare_both(a: LoraPair, b: LoraPair) -> tuple[list[ModuleComparison], _En
     return rows, _total(parts)
 
 
+def relative_difference(a: LoraPair, b: LoraPair) -> float | None:
+    """‖ΔW_a − ΔW_b‖_F/‖ΔW_a‖_F of two modules of the same shape, over all experts; None where ΔW_a is 0."""
+    _, energies = _compare_both(a, b)
+    return math.sqrt(energies.difference / energies.a) if energies.a else None
+
+
 def _compare_expert(
     loaded_a: LoadedPair, loaded_b: LoadedPair, expert: int
 ) -> tuple[ModuleComparison, _Energies]:
@@ -197,12 +213,21 @@ def _compare_expert(
         ),
     )
     x, y = joint_B.matrix, joint_A.matrix
-    exponent = joint_A.exponent + joint_B.exponent
-    with np.errstate(over="ignore", under="ignore"):
-        update_a = np.ldexp((a.scale or 0.0) * x[:, : a.rank] @ y[:, : a.rank].T, exponent)
-        update_b = np.ldexp((b.scale or 0.0) * x[:, a.rank :] @ y[:, a.rank :].T, exponent)
-        _require_finite(a, float(np.square(update_a).sum() + np.square(update_b).sum()))
-    return _describe(a, b, expert, update_a, update_b, x, y)
+    update_a = (a.scale or 0.0) * x[:, : a.rank] @ y[:, : a.rank].T
+    update_b = (b.scale or 0.0) * x[:, a.rank :] @ y[:, a.rank :].T
+    if _identical(loaded_a, loaded_b):
+        update_b = update_a  # equal words give equal updates, not ones that agree to rounding
+    return _describe(a, b, expert, update_a, update_b, x, y, joint_A.exponent + joint_B.exponent)
+
+
+def _identical(a: LoadedPair, b: LoadedPair) -> bool:
+    return (
+        a.pair.scale == b.pair.scale
+        and a.pair.a.entry.dtype == b.pair.a.entry.dtype
+        and a.pair.b.entry.dtype == b.pair.b.entry.dtype
+        and np.array_equal(a.raw_A, b.raw_A)
+        and np.array_equal(a.raw_B, b.raw_B)
+    )
 
 
 def _describe(
@@ -213,6 +238,7 @@ def _describe(
     update_b: FloatArray,
     x: FloatArray,
     y: FloatArray,
+    exponent: int,
 ) -> tuple[ModuleComparison, _Energies]:
     energy_a, energy_b = float(np.square(update_a).sum()), float(np.square(update_b).sum())
     inner = float((update_a * update_b).sum())
@@ -240,8 +266,8 @@ def _describe(
         presence="both",
         r_a=a.rank,
         r_b=b.rank,
-        norm_a=math.sqrt(energy_a),
-        norm_b=math.sqrt(energy_b),
+        norm_a=_norm(a, math.sqrt(energy_a), exponent),
+        norm_b=_norm(b, math.sqrt(energy_b), exponent),
         relative_difference=math.sqrt(difference / energy_a) if energy_a else None,
         cosine=_cosine(inner, energy_a, energy_b),
         kept_energy=min(1.0, kept / energy_a) if energy_a and energy_b else None,
@@ -252,7 +278,7 @@ def _describe(
         cosine_A=_factor_cosine(y, a.rank) if same_shape else None,
         cosine_B=_factor_cosine(x, a.rank) if same_shape else None,
     )
-    return row, _Energies(energy_a, energy_b, inner, difference, kept)
+    return row, _Energies(energy_a, energy_b, inner, difference, kept, exponent)
 
 
 def _cosine(inner: float, energy_a: float, energy_b: float) -> float | None:
@@ -269,7 +295,14 @@ def _factor_cosine(joint: FloatArray, rank: int) -> float | None:
 
 
 def _total(parts: Sequence[_Energies]) -> _Energies:
-    return _Energies(*(math.fsum(values) for values in zip(*parts, strict=True)))
+    """The sums, in units of the largest exponent: squares of small norms do not vanish."""
+    top = max((part.exponent for part in parts if part.a or part.b), default=0)
+    units = [with_exponent(1.0, min(0, 2 * (part.exponent - top))) for part in parts]  # above top all is 0
+
+    def total(name: str) -> float:
+        return math.fsum(getattr(part, name) * unit for part, unit in zip(parts, units, strict=True))
+
+    return _Energies(total("a"), total("b"), total("inner"), total("difference"), total("kept"), top)
 
 
 # ---------------------------------------------------------------- are the runs independent?

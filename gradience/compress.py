@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from gradience import ranks
 from gradience.adapters.files import pread
 from gradience.adapters.folder import check_output, whole_folder
 from gradience.adapters.locate import CONFIG, WEIGHTS
+from gradience.adapters.patterns import anchored_key
 from gradience.adapters.peft import Adapter, LoraPair, open_adapter
 from gradience.adapters.tensors import NewTensor, TensorFile
 from gradience.adapters.writer import (
@@ -40,6 +41,7 @@ from gradience.artifacts.compression import (
     ModuleResult,
 )
 from gradience.blas import one_blas_thread, processors
+from gradience.compare import relative_difference
 from gradience.dora import BaseWeights
 from gradience.provenance import Stopwatch
 from gradience.recipe import Recipe, another_adapter, make_recipe
@@ -48,6 +50,10 @@ from gradience.runtimes import verdicts
 
 Progress = Callable[[int, int], None]
 REPORT = "compression_report.json"
+CHECKED_PARAMS = 2**20
+"""Parameters of the modules whose errors are measured twice: all of a small adapter, a few modules of a large one."""
+ROUNDING_SHOWS = 0.01
+"""Relative error from which a loss by rounding alone is worth a warning."""
 
 
 def compress_adapter(
@@ -81,15 +87,12 @@ def compress_adapter(
     source, target = Path(adapter), Path(output)
     watch = Stopwatch(command)
     check_output(target, source, force=force)
+    choices = {"encoding": encoding, "dtype": dtype, "strip": strip}
     with (
-        open_adapter(source, adapter=adapter_name) as opened,
+        _prepared(source, plan, base_model, adapter_name, **choices) as (opened, fields, recipe),
         one_blas_thread(),
         ThreadPoolExecutor(workers or processors()) as pool,
-        ExitStack() as stack,
     ):
-        config, fields = require_config(opened)
-        base = stack.enter_context(BaseWeights.open(Path(base_model))) if base_model is not None else None
-        recipe = make_recipe(opened, config, plan, encoding=encoding, dtype=dtype, strip=strip, base=base)
         digest = pool.submit(opened.sha256)
         new_fields = merged_fields(fields, recipe.fields)
         with whole_folder(target, force=force) as folder:
@@ -100,7 +103,8 @@ def compress_adapter(
                 )
             write_config(folder / CONFIG, new_fields)
             carried_files, left_out = carry_files(opened.location, folder)
-            _check_written(folder, recipe.jobs, weights.size)
+            _check_written(folder, recipe.jobs, weights)
+            results = _results(opened, plan, recipe, weights.modules)
             report = CompressionReport(
                 source_path=_shown(opened.location.path),
                 source_sha256=digest.result(),
@@ -109,7 +113,7 @@ def compress_adapter(
                 criterion=plan.criterion,
                 encoding=recipe.encoded.encoding,
                 encoding_reason=recipe.encoded.reason,
-                **_results(opened, plan, recipe, weights.modules),
+                **results,
                 old_bytes=opened.bytes,
                 new_bytes=weights.size,
                 carried_tensors=len(recipe.carried),
@@ -118,12 +122,45 @@ def compress_adapter(
                 left_out_files=tuple(left_out),
                 config_changes=changed_fields(fields, new_fields),
                 runtimes=verdicts(new_fields, _written_modules(recipe.jobs)),
+                warnings=tuple(_warnings(plan, recipe, results)),
                 run=watch.run_info(),
             )
             report.save(folder / REPORT)
             for name, text in (documents(report) if documents else {}).items():
                 write_whole(folder / name, [text.encode()])
     return report
+
+
+def rehearse_compression(
+    adapter: str | os.PathLike[str],
+    plan: CompressionPlan,
+    *,
+    encoding: Encoding | None = None,
+    dtype: str | None = None,
+    strip: Sequence[str] = (),
+    base_model: str | os.PathLike[str] | None = None,
+    adapter_name: str | None = None,
+) -> None:
+    """Raise what `compress_adapter` would raise before it writes; reads the headers alone."""
+    choices = {"encoding": encoding, "dtype": dtype, "strip": strip}
+    with _prepared(Path(adapter), plan, base_model, adapter_name, **choices):
+        pass
+
+
+@contextmanager
+def _prepared(
+    source: Path,
+    plan: CompressionPlan,
+    base_model: str | os.PathLike[str] | None,
+    adapter_name: str | None,
+    **choices: Any,
+) -> Iterator[tuple[Adapter, Mapping[str, Any], Recipe]]:
+    """The adapter, open; the fields of its config; and what is to be written."""
+    with ExitStack() as stack:
+        opened = stack.enter_context(open_adapter(source, adapter=adapter_name))
+        config, fields = require_config(opened)
+        base = stack.enter_context(BaseWeights.open(Path(base_model))) if base_model is not None else None
+        yield opened, fields, make_recipe(opened, config, plan, base=base, **choices)
 
 
 # ---------------------------------------------------------------- writing
@@ -203,10 +240,13 @@ def _ahead(pool: ThreadPoolExecutor, jobs: Sequence[Job], window: int) -> Iterat
             future.cancel()
 
 
-def _check_written(folder: Path, jobs: Sequence[Job], size: int) -> None:
-    """Read the result back as PEFT would: every module has its rank and its scale. A failure is a bug."""
+def _check_written(folder: Path, jobs: Sequence[Job], weights: _Weights) -> None:
+    """Read the result back as PEFT would: every module has its rank and its scale, and the error that was reported.
+
+    The errors are measured again by another route (`compare`), up to CHECKED_PARAMS. A failure is a bug.
+    """
     with open_adapter(folder) as written:
-        assert written.bytes == size, "the written file is not what was meant"
+        assert written.bytes == weights.size, "the written file is not what was meant"
         found = {pair.module: pair for pair in written.pairs}
         assert found.keys() == {job.pair.module for job in jobs}, (
             "the written modules are not those of the plan"
@@ -220,6 +260,34 @@ def _check_written(folder: Path, jobs: Sequence[Job], size: int) -> None:
             assert math.isclose(pair.scale * job.fold, job.scale, rel_tol=1e-12), (
                 f"{pair.module}: wrong scale"
             )
+        checked = 0
+        for job in sorted(jobs, key=lambda job: job.pair.params):
+            checked += job.pair.params
+            if checked > CHECKED_PARAMS:
+                break
+            error = relative_difference(job.pair, found[job.pair.module])
+            made = weights.modules[job.pair.module]
+            noise = 1e-8 + 1e-13 * made.cancellation
+            assert math.isclose(error or 0.0, made.error or 0.0, rel_tol=1e-6, abs_tol=noise), (
+                f"{job.pair.module}: the error is {error}, not {made.error}"
+            )
+
+
+def _warnings(plan: CompressionPlan, recipe: Recipe, results: Mapping[str, Any]) -> list[str]:
+    """What a reader of the report should know."""
+    found = []
+    kept = Counter(module.fixed for module in plan.modules if module.fixed)
+    found += [f"{count} modules keep their rank: {reason}" for reason, count in kept.items()]
+    keys = {**recipe.encoded.fields["rank_pattern"], **recipe.encoded.fields["alpha_pattern"]}
+    if any(anchored_key(job.pair.module) in keys for job in recipe.jobs if job.parameter):
+        found.append("PEFT 0.21 says that pattern keys of target_parameters match nothing, and applies them")
+    rounding = math.sqrt(max(0.0, results["measured_error"] ** 2 - results["predicted_error"] ** 2))
+    if rounding > max(results["predicted_error"], ROUNDING_SHOWS):
+        found.append(
+            f"rounding to the storage type loses more ({rounding:.2g}) than the smaller rank does: "
+            "a wider --dtype keeps more"
+        )
+    return found
 
 
 # ---------------------------------------------------------------- the report

@@ -7,7 +7,7 @@ components per module. Over several modules they compete by energy per parameter
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -58,7 +58,16 @@ class ToBudget:
     max_error: float | None = None
 
 
-Criterion = ToRank | ToEnergy | ToSuggestion | ToBudget
+@dataclass(frozen=True, slots=True)
+class ToRanks:
+    """A rank chosen for every module by name, 0 to leave it out. words: what the plan says it follows."""
+
+    ranks: Mapping[str, int]
+    words: str = "a rank given for each module"
+
+
+Criterion = ToRank | ToEnergy | ToSuggestion | ToBudget | ToRanks
+EDITED = ", then edited"
 
 
 def plan_compression(
@@ -77,6 +86,12 @@ def plan_compression(
     UsageError for a criterion that makes no sense or a budget that cannot be met.
     """
     _refuse(report)
+    if isinstance(criterion, ToRanks) and (allowed_ranks is not None or multiple_of is not None):
+        raise UsageError(
+            "every module's rank is given, so there is nothing for --allowed-ranks or --multiple-of to round",
+            code="two-grids",
+            hint="leave them out",
+        )
     ladder = _ladder(allowed_ranks, multiple_of)
     peak = max((value for layer in report.layers for value in layer.singular_values[:1]), default=0.0)
     modules = modules_of(report, peak or 1.0)
@@ -89,6 +104,23 @@ def plan_compression(
             hint="allow more parameters, or a smaller error",
         )
     return _describe(report, modules, chosen, _words(criterion, allowed_ranks, multiple_of), peak or 1.0)
+
+
+def ranks_of_plan(plan: CompressionPlan, report: AuditReport) -> ToRanks:
+    """The ranks of an earlier plan, which may have been edited: everything else in it is worked out anew.
+
+    Raises UsageError (plan-mismatch) where the plan was made for other weights than the audited ones.
+    """
+    if plan.adapter_sha256 != report.adapter.sha256:
+        raise UsageError(
+            f"{report.adapter.path}: the plan was made for another adapter (sha256 {plan.adapter_sha256[:12]} there, "
+            f"{report.adapter.sha256[:12]} here)",
+            code="plan-mismatch",
+            hint="make a plan for this adapter with --dry-run --json",
+        )
+    edited = any(row.new_params * row.old_rank != row.old_params * row.new_rank for row in plan.modules)
+    words = plan.criterion.removesuffix(EDITED) + EDITED if edited else plan.criterion
+    return ToRanks({row.name: row.new_rank for row in plan.modules}, words)
 
 
 def _refuse(report: AuditReport) -> None:
@@ -160,6 +192,34 @@ def _choose(
             return _suggested(report, modules, which, ladder)
         case ToBudget():
             return _allocate(modules, criterion, ladder)
+        case ToRanks(given):
+            return _given(modules, given)
+
+
+def _given(modules: Sequence[Module], given: Mapping[str, int]) -> dict[str, int]:
+    names = {module.name for module in modules}
+    odd = sorted(names ^ given.keys())
+    if odd:
+        what = "has no rank in the plan" if odd[0] in names else "is in the plan, not in the adapter"
+        raise UsageError(
+            f"{odd[0]} {what} ({len(odd)} such modules)",
+            code="plan-mismatch",
+            hint="give a rank for every module of the adapter, and for no other",
+        )
+    for module in modules:
+        rank = given[module.name]
+        if not 0 <= rank <= module.rank:
+            why = f"it has rank {module.rank}, and no other can be made than 0 to {module.rank}"
+        elif module.fixed and rank != module.rank:
+            why = f"it keeps its rank {module.rank} ({module.fixed})"
+        elif rank == 0 and module.stays:
+            why = "it cannot be left out: other tensors or experts need it"
+        else:
+            continue
+        raise UsageError(
+            f"rank {rank} for {module.name}: {why}", code="bad-rank", hint="correct its new_rank in the plan"
+        )
+    return dict(given)
 
 
 def _energy_rank(module: Module, tau: float) -> int:
@@ -302,6 +362,8 @@ def _words(criterion: Criterion, allowed: Sequence[int] | None, multiple_of: int
             text = f"energy at least {tau:.6g} in every module"
         case ToSuggestion(which):
             text = f"suggested ({which})"
+        case ToRanks(words=words):
+            text = words
         case ToBudget(reduction, max_params, max_bytes, max_error):
             if reduction is not None:
                 text = f"{reduction:.6g} of the parameters saved, allocated by energy per parameter"

@@ -53,7 +53,7 @@ def make_recipe(
     _check_plan(plan, opened)
     own, foreign = _notes(opened)
     encoded = encode_modules(_targets(opened, plan), encoding)
-    jobs, dropped = _jobs(opened, plan, encoded, dtype)
+    jobs, dropped = _jobs(opened, config, plan, encoded, dtype)
     _refuse_folded_bias(opened, jobs, own)
     _refuse_guesses(config, jobs)
     if base is not None:
@@ -163,7 +163,7 @@ def _targets(opened: Adapter, plan: CompressionPlan) -> list[Target]:
 
 
 def _jobs(
-    opened: Adapter, plan: CompressionPlan, encoded: Encoded, dtype: str | None
+    opened: Adapter, config: PeftConfig, plan: CompressionPlan, encoded: Encoded, dtype: str | None
 ) -> tuple[list[Job], list[LoraPair]]:
     plans = {module.name: module for module in plan.modules}
     ghosts = {parse_key(name).module for name in opened.ghosts}
@@ -181,6 +181,7 @@ def _jobs(
             encoded.scale[pair.module],
             _storage(pair.a.entry.dtype, dtype),
             _storage(pair.b.entry.dtype, dtype),
+            parameter=_ends_with(pair.module, config.target_parameters),
         )
         if pair.groups > 1 and (not job.keeps_rank or job.stored_rank != pair.rank):
             raise InputError(
@@ -268,14 +269,16 @@ def _target_fields(config: PeftConfig, jobs: Sequence[Job], dropped: Sequence[Lo
     """Explicit targets where modules are left out, so that PEFT recreates nothing."""
     if not dropped:
         return {}
-    parameter = next((pair.module for pair in dropped if _is_parameter(config, pair)), None)
+    parameter = next(
+        (pair.module for pair in dropped if _ends_with(pair.module, config.target_parameters)), None
+    )
     if parameter is not None:
         raise InputError(
             f"{config.path}: the plan leaves out {parameter}, a parameter that target_parameters wraps",
             code="parameter-dropped",
             hint="--rank and --energy keep every module",
         )
-    names = [job.pair.module for job in jobs if not _is_parameter(config, job.pair)]
+    names = [job.pair.module for job in jobs if not job.parameter]
     names.sort(key=lambda name: (natural_key(name), name))
     fields: dict[str, Any] = {"target_modules": _exactly(names, [pair.module for pair in dropped])}
     for name in ("exclude_modules", "layers_to_transform", "layers_pattern"):
@@ -295,10 +298,6 @@ def _exactly(names: Sequence[str], dropped: Sequence[str]) -> list[str] | str:
         if any(".".join(parts[start:]) in endings for start in range(len(parts))):
             return f"(?:{'|'.join(re.escape(kept) for kept in names)})"
     return list(names)
-
-
-def _is_parameter(config: PeftConfig, pair: LoraPair) -> bool:
-    return _ends_with(pair.module, config.target_parameters)
 
 
 def _ends_with(module: str, names: Iterable[str]) -> bool:

@@ -18,11 +18,21 @@ from gradience.artifacts.compression import ModulePlan
 from gradience.dora import BaseWeights, output_error
 from gradience.errors import InputError
 from gradience.spectra import Blocks, gram, triangle
-from gradience.truncate import Truncation, frobenius, joined, norm_from_grams, truncation, with_exponent
+from gradience.truncate import (
+    Truncation,
+    cancellation,
+    frobenius,
+    joined,
+    norm_from_grams,
+    truncation,
+    with_exponent,
+)
 
 Method = Literal["gram", "qr", "copy"]
 TINY_ERROR = 1e-4
 """Relative error below which the squares of a difference cancel too much (1e-15 of the norm): QR measures it again."""
+CANCELLED = 1e3
+"""‖A‖·‖B‖/‖B·A‖ from which Gram products are no longer good for a norm: their rounding grows with its square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +41,7 @@ class Job:
 
     stored_rank: rank on disk, larger than the plan's where zeros fill it up.
     fold: what B is multiplied by.   written_scale: what the config will say; s = fold · written_scale.
+    parameter: the module is a parameter that `target_parameters` wraps.
     magnitude, base, transposed: DoRA only (transposed: W is stored as (n, m)).
     """
 
@@ -41,6 +52,7 @@ class Job:
     written_scale: float
     dtype_A: DType
     dtype_B: DType
+    parameter: bool = False
     magnitude: Factor | None = None
     base: BaseWeights | None = None
     transposed: bool = False
@@ -85,6 +97,8 @@ class Written(NamedTuple):
     norm: float
     """‖ΔW‖_F."""
     method: Method
+    cancellation: float = 1.0
+    """Largest ‖A‖_F‖B‖_F/‖B·A‖_F of its experts: how much larger than the update the rounding of its factors shows."""
     output_error: float | None = None
     """DoRA only: see `dora.output_error`."""
 
@@ -97,6 +111,7 @@ class _Expert(NamedTuple):
     lost: float
     norm: float
     method: Method
+    cancellation: float
 
 
 def write_module(job: Job) -> Written:
@@ -125,6 +140,7 @@ def write_module(job: Job) -> Written:
         lost / norm if norm else None,
         norm,
         next((part.method for part in parts if part.method == "qr"), parts[0].method),
+        max(part.cancellation for part in parts),
         _dora_error(job, loaded, parts[0]) if job.magnitude else None,
     )
 
@@ -170,10 +186,20 @@ def _converted(job: Job, words: Raw, dtype: DType, factor: float, wanted: DType)
 
 
 def _compared(job: Job, loaded: LoadedPair, made: LoadedPair, expert: int) -> _Expert:
-    gram_A, gram_B = gram(loaded.blocks_A(expert)), gram(loaded.blocks_B(expert))
-    norm = abs(job.scale) * norm_from_grams(gram_A, gram_B)
+    blocks_A, blocks_B = loaded.blocks_A(expert), loaded.blocks_B(expert)
+    gram_A, gram_B = gram(blocks_A), gram(blocks_B)
+    norm = norm_from_grams(gram_A, gram_B)
+    if cancellation(gram_A, gram_B, norm) > CANCELLED:
+        norm = frobenius(triangle(blocks_A), triangle(blocks_B))
     lost = 0.0 if made is loaded else _rounding(job, loaded, made, expert)
-    return _Expert(made.words_A(expert), made.words_B(expert), lost, norm, "copy")
+    return _Expert(
+        made.words_A(expert),
+        made.words_B(expert),
+        lost,
+        abs(job.scale) * norm,
+        "copy",
+        cancellation(gram_A, gram_B, norm),
+    )
 
 
 def _rounding(job: Job, loaded: LoadedPair, made: LoadedPair, expert: int) -> float:
@@ -215,11 +241,13 @@ def _truncated(job: Job, loaded: LoadedPair, expert: int) -> _Expert:
     found = truncation(blocks_A, blocks_B, job.plan.new_rank)
     new_A = _stored(job, blocks_A, found.map_A.T, job.dtype_A)
     new_B = _stored(job, blocks_B, found.map_B * job.fold, job.dtype_B)
-    norm = abs(job.scale) * with_exponent(float(np.linalg.norm(found.values)), found.exponent)
+    size = with_exponent(float(np.linalg.norm(found.values)), found.exponent)
+    norm = abs(job.scale) * size
+    cancelled = cancellation(found.gram_A, found.gram_B, size)
     lost = _distance(job, found, new_A, new_B)
-    if not lost > TINY_ERROR * norm:
+    if cancelled > CANCELLED or not lost > TINY_ERROR * norm:
         lost = _exact_distance(job, loaded, expert, new_A.words, new_B.words)
-    return _Expert(new_A.words, new_B.words, lost, norm, found.method)
+    return _Expert(new_A.words, new_B.words, lost, norm, found.method, cancelled)
 
 
 def _stored(job: Job, blocks: Blocks, mapping: FloatArray, dtype: DType) -> _Stored:

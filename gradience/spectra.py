@@ -68,6 +68,7 @@ class Spectrum:
     error_bound: relative error of stable rank, effective rank and σ₁. From 1 on nothing is known: what is left of
     B·A is smaller than the rounding of its factors. Infinite where even that underflows.
     energy_error: absolute error of an energy fraction Σ_{i≤k}σ²/Σσ².
+    rms: root mean square of the entries of A and of B; it tells how much storage rounding matters.
     """
 
     values: FloatArray
@@ -76,6 +77,7 @@ class Spectrum:
     eta: float
     error_bound: float
     energy_error: float
+    rms: tuple[float, float] = (0.0, 0.0)
 
     def scaled(self, scale: float = 1.0) -> FloatArray:
         """|scale|·σ as plain floats (0 or inf where float64 ends)."""
@@ -202,7 +204,9 @@ def spectrum_from_grams(gram_A: Core, gram_B: Core) -> Spectrum | None:
     unit = values / values[0]
     with np.errstate(divide="ignore"):
         errors = np.minimum(math.sqrt(relative), relative / unit)
-    return _finish(values, exponent, "gram", eta, errors, energy_error=2 * count * relative)
+    norms = math.sqrt(gram_A.matrix.trace()), math.sqrt(gram_B.matrix.trace())
+    rms = _entry_size(gram_A, norms[0]), _entry_size(gram_B, norms[1])
+    return _finish(values, exponent, "gram", eta, errors, 2 * count * relative, rms)
 
 
 def spectrum_from_triangles(triangle_A: Core, triangle_B: Core) -> Spectrum:
@@ -221,11 +225,18 @@ def spectrum_from_triangles(triangle_A: Core, triangle_B: Core) -> Spectrum:
     relative = _triangle_rounding(triangle_A) * eta
     errors = np.full(len(values), relative)
     exponent = triangle_A.exponent + triangle_B.exponent
-    return _finish(values, exponent, "qr", eta, errors, energy_error=4 * count * relative)
+    sizes = np.linalg.norm(triangle_A.matrix), np.linalg.norm(triangle_B.matrix)
+    rms = _entry_size(triangle_A, float(sizes[0])), _entry_size(triangle_B, float(sizes[1]))
+    return _finish(values, exponent, "qr", eta, errors, 4 * count * relative, rms)
 
 
 def _singular_values(core: FloatArray) -> FloatArray:
     return np.asarray(np.linalg.svd(core, compute_uv=False), dtype=np.float64)
+
+
+def _entry_size(factor: Core, norm: float) -> float:
+    """Root mean square of a factor's entries, from the Frobenius norm of what it was reduced to."""
+    return math.ldexp(norm / math.sqrt(factor.rows * factor.matrix.shape[1]), factor.exponent)
 
 
 def _norm_bound(gram_matrix: FloatArray) -> float:
@@ -256,6 +267,7 @@ def _finish(
     eta: float,
     errors: FloatArray,
     energy_error: float,
+    rms: tuple[float, float],
 ) -> Spectrum:
     """Normalise to values[0] in [0.5, 1) and turn errors of σ (in units of σ₁) into one bound for the measures."""
     shift = math.frexp(float(values[0]))[1]
@@ -265,7 +277,7 @@ def _finish(
         energy_error / stable_rank(values) + 2 * float(errors[0]),
         _entropy_error(values / values[0], errors),
     )
-    return Spectrum(values, exponent + shift, method, eta, bound, min(1.0, energy_error))
+    return Spectrum(values, exponent + shift, method, eta, bound, min(1.0, energy_error), rms)
 
 
 def _entropy_error(unit: FloatArray, errors: FloatArray) -> float:

@@ -27,7 +27,7 @@ from gradience.spectra import (
 )
 
 MAX_CONDITION = 1e4
-"""Largest condition number κ of A for which the gram route inverts its Cholesky factor.
+"""Largest (bound on the) condition number κ of A for which the gram route inverts its Cholesky factor.
 
 The basis it makes of A's rows is orthonormal to ε·κ² only, and the truncation optimal to as much.
 """
@@ -86,14 +86,17 @@ class _Maps(NamedTuple):
 def _from_grams(gram_A: Core, gram_B: Core, rank: int) -> _Maps | None:
     """With AAᵀ = LLᵀ and Lᵀ(BᵀB)L = WΛWᵀ: σ² = Λ, A′ = σ^½WᵀL⁻¹·A, B′ = B·LWσ^{−½}."""
     lower = np.linalg.cholesky(gram_A.matrix)
-    if np.linalg.cond(lower) > MAX_CONDITION:
+    inverse = np.linalg.inv(lower)
+    # Of the Frobenius norms, which bound the condition number from above and need no singular values.
+    if np.linalg.norm(lower) * np.linalg.norm(inverse) > MAX_CONDITION:
         return None
     energies, vectors = np.linalg.eigh(lower.T @ gram_B.matrix @ lower)
     values = np.sqrt(energies[::-1].clip(min=0.0))
     root, inverse_root = _roots(values, rank)
     kept = vectors[:, ::-1][:, : len(root)]
-    map_A = np.linalg.solve(lower.T, kept * root).T
-    return _Maps(map_A, lower @ (kept * inverse_root), values, gram_A.exponent, gram_B.exponent)
+    return _Maps(
+        (kept * root).T @ inverse, lower @ (kept * inverse_root), values, gram_A.exponent, gram_B.exponent
+    )
 
 
 def _from_triangles(triangle_A: Core, triangle_B: Core, rank: int) -> _Maps:
@@ -116,9 +119,10 @@ def _roots(values: FloatArray, rank: int) -> tuple[FloatArray, FloatArray]:
 def _truncation(maps: _Maps, gram_A: Core, gram_B: Core, rank: int, method: Method) -> Truncation:
     """Undo the powers of two that were taken out of the factors, and pad to `rank` with zeros."""
     shift = 2.0 ** ((maps.exponent_B - maps.exponent_A) / 2)  # √2 is no harm: only the product must be exact
-    short = rank - maps.map_A.shape[0]
-    map_A = np.pad(maps.map_A * shift, ((0, short), (0, 0)))
-    map_B = np.pad(maps.map_B / shift, ((0, 0), (0, short)))
+    map_A, map_B = maps.map_A * shift, maps.map_B / shift
+    short = rank - map_A.shape[0]
+    if short:
+        map_A, map_B = np.pad(map_A, ((0, short), (0, 0))), np.pad(map_B, ((0, 0), (0, short)))
     # The exponents of the two routes may differ by one: the values keep theirs.
     return Truncation(map_A, map_B, maps.values, maps.exponent_A + maps.exponent_B, method, gram_A, gram_B)
 
@@ -143,6 +147,15 @@ def norm_from_grams(gram_A: Core, gram_B: Core) -> float:
     """‖B·A‖_F = √tr(AAᵀ·BᵀB): cheaper, and right where the factors do not cancel."""
     energy = max(0.0, float((gram_A.matrix * gram_B.matrix).sum()))
     return with_exponent(math.sqrt(energy), gram_A.exponent + gram_B.exponent)
+
+
+def cancellation(gram_A: Core, gram_B: Core, norm: float) -> float:
+    """‖A‖_F·‖B‖_F/‖B·A‖_F, at least 1; `norm` is ‖B·A‖_F. Infinite where nothing is left of the product."""
+    sizes = math.sqrt(float(gram_A.matrix.trace()) * float(gram_B.matrix.trace()))
+    whole = with_exponent(sizes, gram_A.exponent + gram_B.exponent)
+    if not whole:
+        return 1.0
+    return max(1.0, whole / norm) if norm else math.inf
 
 
 def with_exponent(value: float, exponent: int) -> float:

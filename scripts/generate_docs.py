@@ -14,6 +14,7 @@ from pathlib import Path
 from artifact_reference import artifact_reference
 from blocks import replace_block
 from cli_reference import cli_reference
+from runtime_table import runtime_table
 
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.schema import MODELS, schema_text
@@ -31,8 +32,10 @@ def exit_code_table() -> str:
 def documents() -> dict[Path, str]:
     """Every generated file and its text."""
     exit_codes = DOCS / "exit_codes.md"
+    runtimes = DOCS / "runtimes.md"
     files = {
         DOCS / "cli.md": cli_reference(),
+        runtimes: replace_block(runtimes.read_text(encoding="utf-8"), "encodings", runtime_table()),
         exit_codes: replace_block(exit_codes.read_text(encoding="utf-8"), "exit-codes", exit_code_table()),
     }
     for name, (module, _) in MODELS.items():

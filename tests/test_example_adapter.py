@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import json
 import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -38,13 +40,39 @@ def test_record_card_and_weights_are_of_one_run(record: dict[str, Any]) -> None:
     assert log[-1]["loss"] < log[0]["loss"]
 
 
-def test_the_card_is_what_the_script_writes_from_the_record(
-    record: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(ROOT / "scripts")
-    script = importlib.import_module("train_example_adapter")
+    return importlib.import_module("train_example_adapter")
+
+
+def test_the_card_is_what_the_script_writes_from_the_record(
+    record: dict[str, Any], script: ModuleType
+) -> None:
     assert (FOLDER / "README.md").read_text(encoding="utf-8") == script.model_card(record)
     assert record["preset"] == json.loads(json.dumps(script.asdict(script.PRESETS["r8"])))
+
+
+@pytest.mark.parametrize(
+    ("weights", "correct", "gate", "accepted"),
+    [
+        ("same", 0, True, True),  # the same bytes need no scores
+        ("other", 0, True, True),
+        ("other", -43, True, True),
+        ("other", 43, True, True),
+        ("other", -44, True, False),  # 2 points of 2,196 are 43.9 sentences
+        ("other", 0, False, False),
+    ],
+)
+def test_a_repeated_run_is_accepted_by_its_bytes_or_else_by_its_scores(
+    record: dict[str, Any], script: ModuleType, weights: str, correct: int, gate: bool, accepted: bool
+) -> None:
+    again = copy.deepcopy(record)
+    again["dev"]["stored_adapter"] += correct
+    again["passed_gate"] = gate
+    if weights == "other":
+        again["weights_sha256"] = "0" * 64
+    assert script.check(again, record) is accepted
 
 
 def test_it_passed_its_gate_against_both_controls(record: dict[str, Any]) -> None:

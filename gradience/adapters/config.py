@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,20 @@ class PeftConfig:
     task_type: str | None = None
     peft_type: str | None = None
     peft_version: str | None = None
+
+    @cached_property
+    def target_names(self) -> frozenset[str]:
+        """`target_modules` where it is a list: a name applies to every module whose path ends with it."""
+        return frozenset(self.target_modules if isinstance(self.target_modules, tuple) else ())
+
+    @cached_property
+    def parameters_by_owner(self) -> Mapping[str, list[str]]:
+        """`target_parameters` as owner -> parameters; the owner is empty for a target without a dot."""
+        owners: dict[str, list[str]] = {}
+        for target in self.target_parameters:
+            owner, _, parameter = target.rpartition(".")
+            owners.setdefault(owner, []).append(parameter)
+        return owners
 
     def rank_of(self, name: str) -> int | None:
         """The rank that the config gives the module `name` (PEFT's rule: the first pattern that matches).

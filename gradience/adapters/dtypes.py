@@ -23,13 +23,15 @@ class DType:
 
     name: as in a safetensors header.   bits: size of one element.
     raw: numpy type of the stored words, or None where the project cannot decode it as a factor.
-    unit_roundoff: largest relative error of storing a real number in it.
+    unit_roundoff: largest relative error of storing a real number of its normal range.
+    smallest: smallest positive value; below the normal range it is the distance of neighbours.
     """
 
     name: str
     bits: int
     raw: str | None = None
     unit_roundoff: float = 0.0
+    smallest: float = 0.0
 
     @property
     def itemsize(self) -> float:
@@ -38,14 +40,14 @@ class DType:
 
 
 _TABLE = (
-    DType("F64", 64, "<f8", 2.0**-53),
-    DType("F32", 32, "<f4", 2.0**-24),
-    DType("F16", 16, "<f2", 2.0**-11),
-    DType("BF16", 16, "<u2", 2.0**-8),
-    DType("F8_E4M3", 8, "u1", 2.0**-4),
-    DType("F8_E5M2", 8, "u1", 2.0**-3),
-    DType("F8_E4M3FNUZ", 8, "u1", 2.0**-4),
-    DType("F8_E5M2FNUZ", 8, "u1", 2.0**-3),
+    DType("F64", 64, "<f8", 2.0**-53, 2.0**-1074),
+    DType("F32", 32, "<f4", 2.0**-24, 2.0**-149),
+    DType("F16", 16, "<f2", 2.0**-11, 2.0**-24),
+    DType("BF16", 16, "<u2", 2.0**-8, 2.0**-133),
+    DType("F8_E4M3", 8, "u1", 2.0**-4, 2.0**-9),
+    DType("F8_E5M2", 8, "u1", 2.0**-3, 2.0**-16),
+    DType("F8_E4M3FNUZ", 8, "u1", 2.0**-4, 2.0**-10),
+    DType("F8_E5M2FNUZ", 8, "u1", 2.0**-3, 2.0**-17),
     # Understood as storage (heads, indices, quantised base weights), never as LoRA factors.
     DType("F8_E8M0", 8),
     DType("F6_E2M3", 6),

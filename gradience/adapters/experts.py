@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from gradience.adapters.config import PeftConfig
+from gradience.adapters.keys import path_ends
 
 _KNOWN_ORDER = (
     "gate_up_proj",
@@ -37,15 +38,13 @@ def wrapped_parameter(config: PeftConfig, module: str, depth: int, deepest: int,
     A target without an owner (`gate_up_proj`) fits every module: then `target_modules`, or a rank that leaves room
     for one expert only, say that the module is an ordinary one. PEFT allows no module to be both.
     """
-    names, owned = [], False
-    for target in config.target_parameters:
-        owner, _, parameter = target.rpartition(".")
-        if not owner or module == owner or module.endswith("." + owner):
-            names.append(parameter)
-            owned |= bool(owner)
+    owners = config.parameters_by_owner
+    ends = path_ends(module)
+    names = [parameter for owner in ("", *ends) for parameter in owners.get(owner, ())]
+    owned = any(owner in owners for owner in ends)
     modules = config.target_modules
     if isinstance(modules, tuple):
-        if any(module == name or module.endswith("." + name) for name in modules):
+        if not config.target_names.isdisjoint(ends):
             return None
     elif modules is not None and not owned and stacked == config.rank_of(module):
         return None

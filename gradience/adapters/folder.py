@@ -14,14 +14,13 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gradience.adapters.locate import CONFIG
 from gradience.artifacts.base import sync_folder
 from gradience.errors import OutputError, UsageError
 
-_FULL = (errno.EEXIST, errno.ENOTEMPTY)
 _OURS = re.compile(r"\.[0-9a-f]{8}\.(tmp|old)")
 
 
@@ -85,24 +84,34 @@ def whole_folder(output: Path, *, force: bool) -> Iterator[Path]:
         scratch.mkdir()
         lock = os.open(scratch, os.O_RDONLY)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            with suppress(OSError):  # a file system without locks: then nothing is ever taken for abandoned
+                fcntl.flock(lock, fcntl.LOCK_EX)
             yield scratch
             sync_folder(scratch)
-            _put_in_place(scratch, place, force=force)
+            if force and place.exists():
+                _swap(scratch, place)
+            else:
+                _rename_unless_there(scratch, place, output)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
             os.close(lock)
         sync_folder(place.parent)
     except OSError as error:
-        if error.errno in _FULL and not force:
-            raise _exists(output) from None
         raise _cannot_write(output, error) from None
 
 
-def _put_in_place(scratch: Path, place: Path, *, force: bool) -> None:
-    if not force or not place.exists():
-        scratch.rename(place)  # fails where a folder with files has come into being
-        return
+def _rename_unless_there(scratch: Path, place: Path, output: Path) -> None:
+    """The check before the work may be long ago; a folder with files makes a rename fail."""
+    try:
+        scratch.rename(place)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise _exists(output) from None
+        raise
+
+
+def _swap(scratch: Path, place: Path) -> None:
+    """`scratch` takes the place, the old folder vanishes. A kill between the renames is mended by the next run."""
     aside = place.with_name(f".{place.name}.{secrets.token_hex(4)}.old")
     place.rename(aside)
     try:

@@ -67,6 +67,7 @@ def _known_reason(key: Key, config: PeftConfig | None) -> str | None:
 _LORA_HINT = "only LoRA in PEFT's format is audited: export it as a PEFT adapter if its tool can"
 _CONVERT_HINT = "this format is not read yet: convert it to PEFT format first"
 _DIFFUSERS_HINT = "diffusers adapters are not read yet: load it with diffusers and save the PEFT adapter"
+_DIFFUSERS_PARTS = ("to_q_lora", "to_k_lora", "to_v_lora", "to_out_lora", "lora_linear_layer")
 _OTHER_METHODS: Mapping[str, str] = {
     "hada_": "LoHa (a Hadamard product of two low-rank products)",
     "lokr_": "LoKr (a Kronecker product)",
@@ -131,7 +132,7 @@ def _from_diffusers(
     names: Iterable[str], parts: set[str], metadata: Mapping[str, str], *, has_config: bool
 ) -> bool:
     """Keys of today's diffusers, of its attention processors (`to_q_lora`), or its config in the header."""
-    if "lora_adapter_metadata" in metadata or parts.intersection(("processor", "lora_linear_layer")):
+    if "lora_adapter_metadata" in metadata or parts.intersection(_DIFFUSERS_PARTS):
         return True
     if has_config:
         return False

@@ -86,6 +86,16 @@ def _without_ghosts(path: list[str], adapter: str | None) -> tuple[list[str], Gh
     return path, ""
 
 
+def path_ends(name: str) -> list[str]:
+    """The name and what stands behind each of its dots: what a list of target_modules may say (PEFT's rule)."""
+    ends = [name]
+    dot = name.find(".")
+    while dot >= 0:
+        ends.append(name[dot + 1 :])
+        dot = name.find(".", dot + 1)
+    return ends
+
+
 def choose_adapter(path: Path, keys: Iterable[Key], wanted: str | None) -> str | None:
     """The adapter whose factors are read: the `wanted` one, the only one, or None where keys carry no name.
 

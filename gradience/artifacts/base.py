@@ -53,6 +53,8 @@ class Artifact(Part):
     """
 
     schema_id: ClassVar[str]
+    repair: ClassVar[str] = "make the file again: artifacts are never edited by hand"
+    """What to do about a file that is not valid."""
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:
@@ -72,7 +74,7 @@ class Artifact(Part):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            raise _invalid(path, cls.schema_id, error) from None
+            raise _invalid(path, cls, error) from None
 
     def to_json(self, indent: int | None = 2) -> str:
         """The artifact as strict JSON text, safe to print (see `visible_json`)."""
@@ -99,26 +101,33 @@ def visible_json(text: str) -> str:
     return _BEYOND_ASCII.sub(_escaped_unless_visible, text)
 
 
+def ascii_json(text: str) -> str:
+    r"""JSON text of the same value in ASCII: `\u03c3` for σ, a pair of surrogates beyond the first plane."""
+    return _BEYOND_ASCII.sub(_escaped, text)
+
+
 def _escaped_unless_visible(match: re.Match[str]) -> str:
-    if match[0].isprintable():
-        return match[0]
+    return match[0] if match[0].isprintable() else _escaped(match)
+
+
+def _escaped(match: re.Match[str]) -> str:
     units = match[0].encode("utf-16-be")
     return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
 
 
-def _invalid(path: Path, schema_id: str, error: ValidationError) -> InputError:
+def _invalid(path: Path, artifact: type[Artifact], error: ValidationError) -> InputError:
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "the file"
     if first["loc"] == ("schema",):
         return InputError(
-            f"{path}: this is not {schema_id} but {first['input']!r}",
+            f"{path}: this is not {artifact.schema_id} but {first['input']!r}",
             code="artifact-version",
             hint="read it with the version of Gradience that wrote it, or name the right file",
         )
     return InputError(
-        f"{path}: not a valid {schema_id} file: {where}: {first['msg']}",
+        f"{path}: not a valid {artifact.schema_id} file: {where}: {first['msg']}",
         code="artifact-invalid",
-        hint="make the file again: artifacts are never edited by hand",
+        hint=artifact.repair,
     )
 
 

@@ -42,6 +42,7 @@ class CompressionPlan(Artifact):
     """Ranks for every module, and what they are predicted to cost: a pure function of an audit and a criterion."""
 
     schema_id: ClassVar[str] = "gradience.compression_plan/1"
+    repair: ClassVar[str] = "make it again with gradience compress --dry-run --json, and edit new_rank alone"
 
     schema_: Literal["gradience.compression_plan/1"] = Field(
         default="gradience.compression_plan/1", alias="schema"

@@ -13,7 +13,7 @@ import typer
 
 from gradience.cli.console import show_error, wants_colour
 from gradience.cli.options import allowed_ranks_of
-from gradience.cli.output import command_line, print_text, terminal_width
+from gradience.cli.output import command_line, print_json, print_text, terminal_width
 from gradience.cli.progress import ProgressBar
 from gradience.errors import GradienceError, IncompleteError, UsageError
 
@@ -115,7 +115,7 @@ def audit(
     if append:
         _append(report, append)
     if json:
-        _print_json(report)
+        print_json(report.json_chunks())
     elif suggest_per_layer:
         _print_config(report)
     elif not quiet:
@@ -152,7 +152,7 @@ def _several(
         incomplete = _incomplete(report)
         troubles += [incomplete] if incomplete else []
         if json:
-            _print_json(report)
+            print_json(report.json_chunks())
             if incomplete:
                 show_error(str(incomplete), incomplete.hint)
         else:
@@ -229,13 +229,6 @@ def _append(report: AuditReport, run: Path) -> None:
 
 
 # ---------------------------------------------------------------- printing
-
-
-def _print_json(report: AuditReport) -> None:
-    """The artifact on one line, written as it is made: no second copy of 50,000 modules in memory."""
-    for chunk in report.json_chunks():
-        sys.stdout.write(chunk)
-    sys.stdout.write("\n")
 
 
 def _print_screen(report: AuditReport, *, layers: bool, top_wasteful: int | None) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gradience.cli.console import wants_colour
-from gradience.cli.output import command_line, print_text, terminal_width
+from gradience.cli.output import command_line, print_json, print_text, terminal_width
 from gradience.cli.progress import ProgressBar
 
 
@@ -44,7 +44,7 @@ def compare(
             a, b, adapter_a=adapter_a, adapter_b=adapter_b, progress=progress, command=command_line()
         )
     if json:
-        sys.stdout.write(report.to_json(None) + "\n")
+        print_json([report.to_json(None)])
     elif not quiet:
         print_text(
             comparison_text(report, width=terminal_width(), color=wants_colour(sys.stdout), layers=layers)

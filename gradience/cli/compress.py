@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gradience.cli.console import wants_colour
 from gradience.cli.options import allowed_ranks_of
-from gradience.cli.output import command_line, print_text, terminal_width
+from gradience.cli.output import command_line, print_json, print_text, terminal_width
 from gradience.cli.progress import ProgressBar
 from gradience.errors import UsageError
 
 if TYPE_CHECKING:
+    from gradience.artifacts.audit import AuditReport
+    from gradience.artifacts.compression import CompressionPlan, CompressionReport
     from gradience.plan import Criterion
 
 ENCODINGS = ("uniform", "patterns", "padded", "folded")
@@ -41,6 +44,10 @@ def compress(
         typer.Option(
             "--suggested", metavar="WHICH", help="What the audit suggests: median, p90 or per-layer."
         ),
+    ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option("--plan", metavar="FILE", help="The ranks of a plan that --dry-run --json printed."),
     ] = None,
     reduction: Annotated[
         float | None,
@@ -99,6 +106,7 @@ def compress(
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Show every module.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report (or the plan) as JSON.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an adapter folder that is there.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report and no progress.")] = False,
@@ -106,7 +114,7 @@ def compress(
     """Write a smaller adapter that means the same, and say exactly what was lost.
 
     Nothing is trained and no base model is read: every module gets the best approximation of its new rank. Give
-    exactly one of --rank, --energy, --suggested, --reduction, --max-params, --max-bytes, --max-error.
+    exactly one of --rank, --energy, --suggested, --reduction, --max-params, --max-bytes, --max-error, --plan.
 
     Examples:
 
@@ -114,7 +122,17 @@ def compress(
 
       gradience compress ./my_adapter --reduction 0.5 --allowed-ranks 4,8,16,32 --dry-run
     """
-    criterion = _criterion(rank, energy, suggested, reduction, max_params, max_bytes, max_error)
+    wanted = {
+        "--rank": rank,
+        "--energy": energy,
+        "--suggested": suggested,
+        "--reduction": reduction,
+        "--max-params": max_params,
+        "--max-bytes": max_bytes,
+        "--max-error": max_error,
+        "--plan": plan,
+    }
+    criterion_of = _criterion(wanted)
     grid = allowed_ranks_of(allowed_ranks)
     _check(encoding, output, dry_run=dry_run)
     if output is not None and not dry_run:
@@ -126,80 +144,68 @@ def compress(
 
     with ProgressBar(f"measuring {adapter}", quiet=quiet) as progress:
         audited = audit_adapter(adapter, adapter=name, progress=progress, command=command_line())
-    plan = plan_compression(audited, criterion, allowed_ranks=grid, multiple_of=multiple_of)
+    made = plan_compression(audited, criterion_of(audited), allowed_ranks=grid, multiple_of=multiple_of)
+    how: dict[str, Any] = {
+        "encoding": encoding,
+        "dtype": dtype,
+        "strip": strip or (),
+        "base_model": base_model,
+        "adapter_name": name,
+    }
     if dry_run:
-        from gradience.report.compression import plan_text
+        from gradience.compress import rehearse_compression
 
-        text = plan_text(plan, width=terminal_width(), color=wants_colour(sys.stdout))
-        _show(plan.to_json(None) + "\n" if json else text, quiet=quiet and not json)
+        rehearse_compression(adapter, made, **how)
+        _show(made, layers=layers, json=json, quiet=quiet)
         return
     assert output is not None
     from gradience.compress import compress_adapter
-    from gradience.report.compression import compression_text
-    from gradience.report.compression_document import compression_markdown
+    from gradience.report.compression import compression_markdown
 
     with ProgressBar(f"writing {output}", quiet=quiet) as progress:
         report = compress_adapter(
             adapter,
-            plan,
+            made,
             output,
-            encoding=encoding,  # type: ignore[arg-type]  # checked above
-            dtype=dtype,
-            strip=strip or (),
-            base_model=base_model,
+            **how,
             force=force,
-            adapter_name=name,
             progress=progress,
             command=command_line(),
-            documents=lambda made: {"compression_report.md": compression_markdown(made)},
+            documents=lambda report: {"compression_report.md": compression_markdown(report)},
         )
-    text = compression_text(report, width=terminal_width(), color=wants_colour(sys.stdout))
-    _show(report.to_json(None) + "\n" if json else text, quiet=quiet and not json)
+    _show(report, layers=layers, json=json, quiet=quiet)
 
 
-def _show(text: str, *, quiet: bool) -> None:
-    if not quiet:
-        print_text(text)
+# ---------------------------------------------------------------- the command line
 
 
-def _criterion(
-    rank: int | None,
-    energy: float | None,
-    suggested: str | None,
-    reduction: float | None,
-    max_params: int | None,
-    max_bytes: int | None,
-    max_error: float | None,
-) -> Criterion:
-    """The one criterion that was given. Raises UsageError for none or several."""
-    from gradience.plan import ToBudget, ToEnergy, ToRank, ToSuggestion
+def _criterion(wanted: Mapping[str, Any]) -> Callable[[AuditReport], Criterion]:
+    """The one criterion that was given, which for a plan depends on the audit.
 
-    given = {
-        "--rank": rank,
-        "--energy": energy,
-        "--suggested": suggested,
-        "--reduction": reduction,
-        "--max-params": max_params,
-        "--max-bytes": max_bytes,
-        "--max-error": max_error,
-    }
-    names = [option for option, value in given.items() if value is not None]
+    Raises UsageError for none or several, InputError for a plan that cannot be read.
+    """
+    from gradience.plan import ToBudget, ToEnergy, ToRank, ToSuggestion, ranks_of_plan
+
+    names = [option for option, value in wanted.items() if value is not None]
     if len(names) != 1:
         what = f"{' and '.join(names)} say several things" if names else "nothing says how small"
-        raise UsageError(what, code="several-criteria", hint=f"give exactly one of {', '.join(given)}")
-    if rank is not None:
-        return ToRank(rank)
-    if energy is not None:
-        return ToEnergy(energy)
-    if suggested is not None:
-        if suggested not in SUGGESTIONS:
-            raise UsageError(
-                f"--suggested {suggested!r} is unknown",
-                code="bad-suggestion",
-                hint=f"one of {', '.join(SUGGESTIONS)}",
-            )
-        return ToSuggestion(suggested)  # type: ignore[arg-type]  # checked above
-    return ToBudget(reduction, max_params, max_bytes, max_error)
+        raise UsageError(what, code="several-criteria", hint=f"give exactly one of {', '.join(wanted)}")
+    option, value = names[0], wanted[names[0]]
+    if option == "--plan":
+        from gradience.artifacts.compression import CompressionPlan
+
+        plan = CompressionPlan.read(value)
+        return lambda report: ranks_of_plan(plan, report)
+    if option == "--suggested" and value not in SUGGESTIONS:
+        raise UsageError(
+            f"--suggested {value!r} is unknown",
+            code="bad-suggestion",
+            hint=f"one of {', '.join(SUGGESTIONS)}",
+        )
+    simple = {"--rank": ToRank, "--energy": ToEnergy, "--suggested": ToSuggestion}
+    if option in simple:
+        return lambda report: simple[option](value)
+    return lambda report: ToBudget(**{option.removeprefix("--").replace("-", "_"): value})
 
 
 def _check(encoding: str | None, output: Path | None, *, dry_run: bool) -> None:
@@ -211,3 +217,26 @@ def _check(encoding: str | None, output: Path | None, *, dry_run: bool) -> None:
         raise UsageError(
             "no --output given", code="no-output", hint="--output DIR, or --dry-run to see the plan"
         )
+
+
+# ---------------------------------------------------------------- printing
+
+
+def _show(made: CompressionPlan | CompressionReport, *, layers: bool, json: bool, quiet: bool) -> None:
+    """The artifact as JSON, or the screen that is made from it."""
+    from gradience.artifacts.compression import CompressionPlan
+    from gradience.report.compression import compression_text, plan_text
+    from gradience.report.compression_layers import module_rows_text
+
+    if json:
+        print_json([made.to_json(None)])
+        return
+    if quiet:
+        return
+    width, color = terminal_width(), wants_colour(sys.stdout)
+    if isinstance(made, CompressionPlan):
+        print_text(plan_text(made, width=width, color=color))
+    else:
+        print_text(compression_text(made, width=width, color=color))
+    if layers:
+        print_text("\n" + module_rows_text(made, width=width, color=color))

@@ -13,6 +13,7 @@ What next?
   your own     gradience audit ./your_adapter
   each module  gradience audit {path} --layers
   a config     gradience audit ./your_adapter --suggest-per-layer
+  smaller      gradience compress ./your_adapter --rank 8 --output ./smaller
   the numbers  docs/guide.md, docs/measures.md, docs/limitations.md
   the example  {path}/README.md
 """

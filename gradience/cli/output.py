@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Iterable
 
 
 def command_line() -> str:
@@ -23,6 +24,23 @@ def print_text(text: str) -> None:
     except UnicodeEncodeError:
         text = ascii_look(text)
     sys.stdout.write(text)
+
+
+def print_json(chunks: Iterable[str]) -> None:
+    """JSON on one line of stdout, written as it is made: no second copy of 50,000 modules in memory.
+
+    Where the encoding of stdout cannot hold a character, it is written as JSON escapes it.
+    """
+    from gradience.artifacts.base import ascii_json
+
+    encoding = sys.stdout.encoding
+    for chunk in chunks:
+        try:
+            chunk.encode(encoding)
+        except UnicodeEncodeError:
+            chunk = ascii_json(chunk)
+        sys.stdout.write(chunk)
+    sys.stdout.write("\n")
 
 
 def terminal_width() -> int | None:

@@ -21,6 +21,7 @@ from gradience.report.audit_facts import (
     use_sentence,
     wasteful,
 )
+from gradience.report.markdown import escaped, markdown_table
 from gradience.report.names import html_name, html_text, markdown_name, markdown_text
 from gradience.report.numbers import count, percent, sig, size, trimmed
 
@@ -67,16 +68,6 @@ def audit_markdown(report: AuditReport) -> str:
         parts += [markdown_text(gain) + "."] if gain else []
     parts += ["### What does this not show?", markdown_text(caveat(report))]
     return "\n\n".join(parts) + "\n"
-
-
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], align: str) -> str:
-    """A pipe table; the cells are escaped already."""
-    rule = ["---:" if side == ">" else "---" for side in align]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
-
-
-def escaped(rows: Iterable[Sequence[str]]) -> list[list[str]]:
-    return [[markdown_text(cell) for cell in row] for row in rows]
 
 
 # ---------------------------------------------------------------- the tables, as plain strings

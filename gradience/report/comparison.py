@@ -1,119 +1,215 @@
-"""A comparison of two adapters -> the screen."""
+"""A comparison of two adapters -> the screen. It answers: how far apart are the updates, are the runs independent,
+where do they differ, and what this does not show."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
 
 from gradience.adapters.keys import family_of
 from gradience.artifacts.comparison import ComparisonReport, ModuleComparison
 from gradience.report.names import display_name, display_sentence
-from gradience.report.numbers import number_range, percent, sig
-from gradience.report.terminal import Cell, Line, Span, columns, fit, line, paragraph, render
+from gradience.report.numbers import MISSING, count, number_range, percent, plural, sig
+from gradience.report.terminal import (
+    Cell,
+    Line,
+    Span,
+    columns,
+    columns_width,
+    fit,
+    line,
+    paragraph,
+    render,
+)
 
-WIDTH = 80
+MIN_WIDTH, MAX_WIDTH = 80, 100
+LABEL, VALUE = 12, 8
+SHOWN_FAMILIES, SHOWN_FURTHEST, SHOWN_NAMES = 12, 5, 3
+MIN_NAME = 20
 PRESENCE = {"only-a": "only in A", "only-b": "only in B", "shapes-differ": "shapes differ"}
 VERDICTS = {
-    "independent": ("✓", "good", "independent runs"),
-    "same-start": ("!", "warn", "not independent: the same start"),
-    "near-copies": ("!", "warn", "not independent: nearly the same adapter"),
-    "not-comparable": ("·", "dim", "independence cannot be told"),
+    "independent": ("✓", "good", "yes"),
+    "same-start": ("!", "warn", "no, they share their start"),
+    "near-copies": ("!", "warn", "no, they are nearly the same"),
+    "not-comparable": ("?", "dim", "that cannot be told"),
 }
+HEAD = ("rank", "difference", "cosine", "kept", "overlap", "angle")
+LEGEND = (
+    "kept: energy of A inside the directions of B; overlap: mean squared cosine between the leading directions "
+    "(k@90 of the smaller), on the output and the input side; angle: the largest principal angle"
+)
+QUALITY = "Whether both answer alike: directions of equal energy can matter very differently to a task. Evaluate both."
 
 
 def comparison_text(
     report: ComparisonReport, *, width: int | None = None, color: bool = False, layers: bool = False
 ) -> str:
-    """Totals, independence, one row a family; with `layers` one row a module."""
-    width = max(WIDTH, min(width or WIDTH, 100))
-    mark, style, words = VERDICTS[report.replicates.verdict]
-    cosines = ""
-    if report.replicates.cosine_A_median is not None:
-        cosines = (
-            f" (median |cosine| of A {sig(report.replicates.cosine_A_median, 2)}, "
-            f"of B {sig(report.replicates.cosine_B_median, 2)})"
-        )
-    lines: list[Line] = [
-        line(Span("A  ", "dim"), Span(fit(display_name(report.path_a), width - 3), "strong")),
-        line(Span("B  ", "dim"), Span(fit(display_name(report.path_b), width - 3), "strong")),
-        *paragraph(matching(report), width, indent=0, style="dim"),
-        [],
-        line("  difference   ", Span(sig(report.relative_difference), "strong"), "  ‖ΔW_A − ΔW_B‖/‖ΔW_A‖"),
-        line("  cosine       ", Span(sig(report.cosine), "strong"), "  between the two updates"),
-        line(
-            "  kept energy  ",
-            Span(percent(report.kept_energy), "strong"),
-            "  of A inside the directions of B",
-        ),
-        *paragraph(
-            f"{words}: {report.replicates.reason}{cosines}",
-            width,
-            first=[Span("  "), Span(mark, style), Span(" ")],
-            indent=4,
-        ),
-        [],
+    """The screen; with `layers`, also one row a module. width None: names of modules in full, for a file or a pipe."""
+    room = max(MIN_WIDTH, min(width or MIN_WIDTH, MAX_WIDTH))
+    parts = [
+        title_lines(report, room),
+        distance_lines(report, room),
+        independence_lines(report, room),
+        where_lines(report, room),
+        [line(Span("What does this not show?", "heading")), *paragraph(QUALITY, room)],
     ]
-    lines += module_lines(report.modules, width) if layers else family_lines(report.modules)
+    parts += [module_lines(report.modules, width)] if layers else []
+    return render([spans for part in parts for spans in [*part, []]][:-1], color=color)
+
+
+def title_lines(report: ComparisonReport, width: int) -> list[Line]:
+    """Both adapters, how many modules could be compared, and what stands in the way of more."""
+    lines: list[Line] = []
+    for label, path, digest in (("A", report.path_a, report.sha256_a), ("B", report.path_b, report.sha256_b)):
+        tail = f"  sha256 {digest[:12]}"
+        name = fit(display_name(path), width - 3 - len(tail))
+        lines.append(line(Span(f"{label}  ", "dim"), Span(name, "strong"), Span(tail, "dim")))
+    lines += paragraph(matching(report), width, indent=0)
     for note in report.notes:
-        lines += paragraph(display_sentence(note), width, first=[Span("  ! ", "warn")], indent=4)
-    return render(lines, color=color)
+        lines += paragraph(display_sentence(note), width, first=[Span("! ", "warn")], indent=2)
+    return lines
 
 
 def matching(report: ComparisonReport) -> str:
     """How many modules could be compared."""
-    parts = [f"{report.n_both} modules in both"]
-    parts += [f"{report.n_only_a} only in A"] if report.n_only_a else []
-    parts += [f"{report.n_only_b} only in B"] if report.n_only_b else []
-    parts += [f"{report.n_shapes_differ} with different shapes"] if report.n_shapes_differ else []
+    parts = [f"{plural(report.n_both, 'module')} in both"]
+    parts += [f"{count(report.n_only_a)} only in A"] if report.n_only_a else []
+    parts += [f"{count(report.n_only_b)} only in B"] if report.n_only_b else []
+    parts += [f"{count(report.n_shapes_differ)} with different shapes"] if report.n_shapes_differ else []
     return " · ".join(parts)
 
 
-HEAD = ("rank", "difference", "cosine", "kept", "overlap", "angle")
-LEGEND = (
-    "overlap: mean squared cosine between the leading directions (k@90 of the smaller), output and input side; "
-    "angle: the largest principal angle."
-)
+def distance_lines(report: ComparisonReport, width: int) -> list[Line]:
+    """The three figures over all modules; one that a side lacks counts as 0 there."""
+    rows = [
+        ("difference", sig(report.relative_difference), "‖ΔW_A − ΔW_B‖/‖ΔW_A‖ over all modules"),
+        ("cosine", sig(report.cosine), "between the updates: 1 same direction, 0 orthogonal"),
+        ("kept energy", percent(report.kept_energy), "of A inside the directions of B"),
+    ]
+    lines = [line(Span("How far apart are the updates?", "heading"))]
+    for label, value, meaning in rows:
+        first = [Span(f"  {label:<{LABEL}}"), Span(f"{value:>{VALUE}}", "strong"), Span("  ")]
+        lines += paragraph(meaning, width, first=first, indent=LABEL + VALUE + 4)
+    return lines
 
 
-def family_lines(modules: Sequence[ModuleComparison]) -> list[Line]:
-    """Medians by family."""
+def independence_lines(report: ComparisonReport, width: int) -> list[Line]:
+    """Are these replicates of one experiment?"""
+    found = report.replicates
+    mark, style, words = VERDICTS[found.verdict]
+    cosines = ""
+    if found.cosine_A_median is not None and found.cosine_B_median is not None:
+        cosines = (
+            f" (median |cosine| between the factors: A {sig(found.cosine_A_median, 2)}, "
+            f"B {sig(found.cosine_B_median, 2)})"
+        )
+    return [
+        line(Span("Are they independent runs?", "heading")),
+        *paragraph(
+            display_sentence(f"{words}: {found.reason}{cosines}"),
+            width,
+            first=[Span("  "), Span(mark, style), Span(" ")],
+            indent=4,
+        ),
+    ]
+
+
+# ---------------------------------------------------------------- where?
+
+
+def where_lines(report: ComparisonReport, width: int) -> list[Line]:
+    """Medians by family, the modules that are furthest apart, and those that could not be compared."""
+    lines = [*family_lines(report.modules, width), *furthest_lines(report.modules, width)]
+    lines += paragraph(LEGEND, width, style="dim") if report.n_both else []
+    for presence, words in PRESENCE.items():
+        names = [module.name for module in report.modules if module.presence == presence]
+        if names:
+            rest = f" and {count(len(names) - SHOWN_NAMES)} more" if len(names) > SHOWN_NAMES else ""
+            shown = ", ".join(display_name(name) for name in names[:SHOWN_NAMES])
+            lines += paragraph(f"{words}: {shown}{rest}", width)
+    return lines
+
+
+def family_lines(modules: Iterable[ModuleComparison], width: int) -> list[Line]:
+    """One row a family, the largest families first where there are too many."""
     grouped: dict[str, list[ModuleComparison]] = defaultdict(list)
     for module in modules:
         grouped[family_of(module.name)].append(module)
-    table: list[list[Cell]] = [[Span("modules (medians)", "heading"), *(Span(text, "dim") for text in HEAD)]]
-    for family, members in grouped.items():
-        table.append([fit(f"{display_name(family)} × {len(members)}", 30), *cells_of(members)])
-    return [*columns(table, "<>>>>>>"), *paragraph(LEGEND, WIDTH, style="dim")]
+    largest = sorted(grouped, key=lambda family: (-len(grouped[family]), family))[:SHOWN_FAMILIES]
+    shown = [family for family in grouped if family in set(largest)]
+    right: list[list[Cell]] = [[Span(""), *(Span(text, "dim") for text in HEAD)]]
+    for family in shown:
+        right.append([Span(f"× {count(len(grouped[family]))}", "dim"), *cells_of(grouped[family])])
+    room = width - columns_width(right, gap=1)
+    names = [
+        Span("Where?  medians", "heading"),
+        *(Span(f"  {fit(display_name(family), room - 2)}") for family in shown),
+    ]
+    lines = columns(
+        [[name, *row] for name, row in zip(names, right, strict=True)], "<>>>>>>>", indent=0, gap=1
+    )
+    hidden = len(grouped) - len(shown)
+    if hidden:
+        lines.append(line(Span(f"  … {plural(hidden, 'more kind')} of modules: --layers", "dim")))
+    return lines
 
 
-def module_lines(modules: Sequence[ModuleComparison], width: int) -> list[Line]:
+def furthest_lines(modules: Iterable[ModuleComparison], width: int) -> list[Line]:
+    """The modules that differ most, where there is a choice."""
+    able = [module for module in modules if module.relative_difference]
+    if len(able) < 2:
+        return []
+    ranked = sorted(able, key=lambda module: (-(module.relative_difference or 0.0), label_of(module)))
+    found = ranked[:SHOWN_FURTHEST]
+    right: list[list[Cell]] = [[Span(text, "dim") for text in HEAD[:4]]]
+    right += [cells_of([module])[:4] for module in found]
+    room = width - 2 - columns_width(right, gap=2)
+    names = [Span("differ most", "dim")]
+    names += [Span(fit(display_name(label_of(module)), room), "name") for module in found]
+    return columns([[name, *row] for name, row in zip(names, right, strict=True)], "<>>>>")
+
+
+def module_lines(modules: Sequence[ModuleComparison], width: int | None) -> list[Line]:
     """One row a module."""
-    table: list[list[Cell]] = [[Span("module", "heading"), *(Span(text, "dim") for text in HEAD)]]
+    rows: list[list[Cell]] = [[Span(text, "dim") for text in HEAD]]
     for module in modules:
-        name = module.name if module.expert is None else f"{module.name}[{module.expert}]"
-        shown = Span(fit(display_name(name), width - 50), "name")
-        if module.presence == "both":
-            table.append([shown, *cells_of([module])])
-        else:
-            table.append([shown, PRESENCE[module.presence]])
-    return [*columns(table, "<>>>>>>"), *paragraph(LEGEND, width, style="dim")]
+        rows.append(
+            cells_of([module]) if module.presence == "both" else [Span(PRESENCE[module.presence], "warn")]
+        )
+    used = columns_width(rows, gap=1)
+    names = [display_name(label_of(module)) for module in modules]
+    if width is not None:
+        names = [fit(name, max(MIN_NAME, width - used)) for name in names]
+    first = [Span("module", "dim"), *(Span(name, "name") for name in names)]
+    table = [[name, *row] for name, row in zip(first, rows, strict=True)]
+    return columns(table, "<>>>>>>", indent=0, gap=1)
+
+
+def label_of(module: ModuleComparison) -> str:
+    """The name; with the expert's number where one tensor stacks several."""
+    return module.name if module.expert is None else f"{module.name}[{module.expert}]"
 
 
 def cells_of(members: Sequence[ModuleComparison]) -> list[Cell]:
     """Ranks, and the medians of what was compared."""
-    ranks_a = number_range(module.r_a for module in members if module.r_a is not None)
-    ranks_b = number_range(module.r_b for module in members if module.r_b is not None)
     left, right = middle(members, "left_overlap"), middle(members, "right_overlap")
     angle = middle(members, "largest_angle")
     return [
-        ranks_a if ranks_a == ranks_b else f"{ranks_a} : {ranks_b}",
+        ranks_of(members),
         sig(middle(members, "relative_difference")),
         sig(middle(members, "cosine")),
         percent(middle(members, "kept_energy")),
-        f"{sig(left, 2)} {sig(right, 2)}",
-        "–" if angle is None else f"{angle:.0f}°",
+        MISSING if left is None else f"{left:.2f} {right:.2f}",
+        MISSING if angle is None else f"{angle:.0f}°",
     ]
+
+
+def ranks_of(members: Sequence[ModuleComparison]) -> str:
+    """`8`, `8 : 1–2` for A and B, or the ranks of the one that has the module."""
+    ranks_a = number_range(module.r_a for module in members if module.r_a is not None)
+    ranks_b = number_range(module.r_b for module in members if module.r_b is not None)
+    return ranks_a if ranks_a == ranks_b else f"{ranks_a} : {ranks_b}"
 
 
 def middle(members: Sequence[ModuleComparison], name: str) -> float | None:

@@ -62,12 +62,14 @@ def _scaled(number: float, base: int, units: tuple[str, ...]) -> str:
 
 
 def percent(fraction: float | None) -> str:
-    """75 %, 4.2 %, 0.03 %: two digits, three above 10 % where it matters."""
+    """75.0 %, 4.2 %, 0.03 %: two digits, three above 10 %; what is not quite all is never 100 %."""
     if fraction is None:
         return MISSING
     value = 100 * fraction
     if value == 0:
         return "0 %"
+    if 99.95 <= value < 100 - 1e-9:
+        return "over 99.9 %"
     if abs(value) >= 99.95:
         return f"{value:.0f} %"
     return f"{value:.1f} %" if abs(value) >= 1 else f"{sig(value, 2)} %"

@@ -34,6 +34,11 @@ def wrong_scale(scale: Scale, adapter: Written) -> str:
     return f"{len(wrong)} of {len(adapter.modules)} modules; {first.name} gets {used:.4g}, not {meant:.4g}"
 
 
+def unclear_patterns(adapter: Written) -> str:
+    """A key that might apply to a module was not evaluated (see `adapters.patterns`)."""
+    return "" if adapter.certain else "a key of rank_pattern or alpha_pattern could not be evaluated"
+
+
 # ---------------------------------------------------------------- features
 
 

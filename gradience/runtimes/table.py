@@ -28,8 +28,8 @@ class Runtime:
 
     refuses: it says no.   leaves_out: it loads, and a part has no effect.   misreads: it loads, with another scale
     than `scale` says.   not_known: neither run nor read closely enough.   advice: what to mind when it loads.
-    record: section of docs/runtimes.md with our runs, empty where there are none.   ran: the features (see
-    `verdict.features`) that these runs cover.
+    record: where our runs are, empty where there are none.   ran: the features (see `verdict.FEATURES`) of adapters
+    that were run.   ran_refusals: the rules of `refuses` that were seen at work.
     """
 
     name: str
@@ -42,10 +42,29 @@ class Runtime:
     advice: Rule = nothing
     record: str = ""
     ran: frozenset[str] = frozenset()
+    ran_refusals: tuple[Rule, ...] = ()
 
 
 RUNTIMES: tuple[Runtime, ...] = (
-    Runtime("PEFT", "0.21.2", peft_scale, refuses=(rules.rank_mismatch,)),
+    Runtime(
+        "PEFT",
+        "0.21.2",
+        peft_scale,
+        refuses=(rules.rank_mismatch,),
+        record="docs/runtimes.md#peft",
+        ran=frozenset(
+            {
+                "DoRA",
+                "lora_bias",
+                "bias",
+                "token rows",
+                "modules_to_save",
+                "embedding",
+                "convolution",
+                "experts",
+            }
+        ),
+    ),
     Runtime(
         "PEFT hotswap",
         "0.21.2",
@@ -62,6 +81,8 @@ RUNTIMES: tuple[Runtime, ...] = (
             *rules.VARIANTS,
         ),
         advice=rules.swapped_settings,
+        record="docs/runtimes.md#peft",
+        ran_refusals=(rules.swapped_alpha,),
     ),
     Runtime(
         "vLLM",
@@ -78,6 +99,18 @@ RUNTIMES: tuple[Runtime, ...] = (
         ),
         not_known=(rules.experts, rules.convolution),
         advice=rules.vllm_step,
+        record="docs/runtimes.md#vllm",
+        ran=frozenset({"embedding"}),
+        ran_refusals=(
+            rules.dora,
+            rules.vllm_saved,
+            rules.lora_bias,
+            rules.bias,
+            rules.token_rows,
+            rules.changed_base,
+            rules.alora,
+            rules.replication,
+        ),
     ),
     Runtime(
         "vLLM",
@@ -114,7 +147,7 @@ RUNTIMES: tuple[Runtime, ...] = (
     ),
     Runtime(
         "llama.cpp converter",
-        "0b03ada",
+        "0c1e570",
         gguf_scale,
         refuses=(rules.dora, rules.saved_modules, rules.bias, rules.lora_bias, rules.token_rows),
         not_known=(rules.experts, rules.convolution, *rules.VARIANTS),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -43,30 +43,31 @@ def verdicts(
 
 def judge(runtime: Runtime, adapter: Written) -> RuntimeVerdict:
     """The verdict of one runtime."""
-    verdict, why = _worst(runtime, adapter)
+    verdict, reasons = _worst(runtime, adapter)
     return RuntimeVerdict(
         runtime=runtime.name,
         version=runtime.version,
         verdict=verdict,
-        basis=_basis(runtime, adapter),
-        why=why,
+        basis=_basis(runtime, adapter, verdict, [rule for rule, _ in reasons]),
+        why="; ".join(why for _, why in reasons),
     )
 
 
-def _worst(runtime: Runtime, adapter: Written) -> tuple[Verdict, str]:
-    if not adapter.certain:
-        return "unknown", "a key of rank_pattern or alpha_pattern could not be evaluated"
+def _worst(runtime: Runtime, adapter: Written) -> tuple[Verdict, list[tuple[Rule, str]]]:
+    """The worst verdict, and the rules that say so, each with its words."""
     groups: tuple[tuple[Verdict, tuple[Rule, ...]], ...] = (
+        ("unknown", (rules.unclear_patterns,)),
         ("refuses", runtime.refuses),
         ("wrong meaning", runtime.leaves_out),
         ("wrong scale", (*runtime.misreads, partial(rules.wrong_scale, runtime.scale))),
         ("unknown", runtime.not_known),
+        ("loads", (runtime.advice,)),
     )
     for verdict, group in groups:
-        reasons = [why for rule in group if (why := rule(adapter))]
+        reasons = [(rule, why) for rule in group if (why := rule(adapter))]
         if reasons:
-            return verdict, "; ".join(reasons)
-    return "loads", runtime.advice(adapter)
+            return verdict, reasons
+    return "loads", []
 
 
 def features(adapter: Written) -> frozenset[str]:
@@ -74,8 +75,10 @@ def features(adapter: Written) -> frozenset[str]:
     return frozenset(name for name, rule in FEATURES.items() if rule(adapter))
 
 
-def _basis(runtime: Runtime, adapter: Written) -> str:
-    """A run, where recorded runs cover everything that the adapter uses."""
-    if runtime.record and features(adapter) <= runtime.ran:
-        return f"run: {runtime.record}"
-    return f"by source of version {runtime.version}, not run"
+def _basis(runtime: Runtime, adapter: Written, verdict: Verdict, reasons: Sequence[Rule]) -> str:
+    """A run where one was recorded: of such a refusal, or of adapters with everything that this one uses."""
+    if verdict == "refuses":
+        ran = any(rule in runtime.ran_refusals for rule in reasons)
+    else:
+        ran = verdict != "unknown" and bool(runtime.record) and features(adapter) <= runtime.ran
+    return f"run: {runtime.record}" if ran else f"by source of version {runtime.version}, not run"

@@ -40,6 +40,11 @@ def lfs_pointer(folder):
     return weights(folder, factory.lfs_pointer())
 
 
+@refused(WEIGHTS, "Git LFS pointer, not the file itself", hint="git lfs pull")
+def lfs_pointer_without_its_size(folder):
+    return weights(folder, factory.lfs_pointer().partition(b"\nsize")[0])
+
+
 @refused(WEIGHTS, "web page", hint=("hf download", "logged in"))
 def html_page(folder):
     return weights(folder, b"\n<!DOCTYPE html><html><title>Sign in</title></html>" + b" " * 3000)
@@ -113,7 +118,7 @@ def empty_file(folder):
 
 @refused(WEIGHTS, "truncated", "8 bytes expected", "7 found", hint="hf cache verify")
 def seven_bytes(folder):
-    return weights(folder, bytes(7))
+    return weights(folder, b"\xff" * 7)
 
 
 @refused(WEIGHTS, "truncated", "bytes expected", hint="download or copy it again")
@@ -124,6 +129,11 @@ def truncated_inside_the_header(folder):
 @refused(WEIGHTS, "truncated", "bytes expected", hint="download or copy it again")
 def truncated_inside_the_data(folder):
     return weights(folder, safetensors(modules())[:-1])
+
+
+@refused(WEIGHTS, "truncated", "bytes expected", hint="download or copy it again")
+def truncated_inside_a_tensor_that_is_not_audited(folder):
+    return weights(folder, safetensors(modules() | {"base_model.model.score.weight": zeros(3, 16)})[:-1])
 
 
 @refused(WEIGHTS, "truncated", "648 bytes expected", hint="download or copy it again")
@@ -226,6 +236,11 @@ def metadata_with_a_number(folder):
 @refused(WEIGHTS, "__metadata__ is not a map from text to text", hint=AGAIN)
 def metadata_that_is_a_list(folder):
     return weights(folder, safetensors(pair(), ["pt"]))
+
+
+@refused(WEIGHTS, "the header is not a JSON object that describes tensors", hint=AGAIN)
+def header_that_is_the_description_of_one_tensor(folder):
+    return weights(folder, container({"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}, bytes(4)))
 
 
 # ---------------------------------------------------------------- one tensor's description

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from pathlib import Path
 
 import factory
@@ -83,6 +84,14 @@ def fifo_as_config(folder):
 def fifo_by_name(folder):
     os.mkfifo(folder / "pipe.safetensors")
     return folder / "pipe.safetensors"
+
+
+@refused(WEIGHTS, "not a regular file", hint="point at the adapter's folder")
+def socket_as_weights(folder):
+    path = adapter(folder) / WEIGHTS
+    path.unlink()
+    os.mknod(path, stat.S_IFSOCK | 0o600)
+    return folder
 
 
 @refused("/dev/zero", "not a regular file", hint="point at")

@@ -71,6 +71,7 @@ def test_the_unit_roundoff_is_that_of_the_type(name):
     found = decode(all_codes(name)[0], DTYPES[name])
     successor = found[found > 1].min()
     assert DTYPES[name].unit_roundoff == (successor - 1) / 2
+    assert DTYPES[name].smallest == found[found > 0].min()
 
 
 @pytest.mark.parametrize("shape", [(256,), (16, 16), (4, 8, 8)])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from audited import audit
-from factory import PREFIX, Stored, adapter, config, factors, modules, stored, zeros
+from factory import PREFIX, WEIGHTS, Stored, adapter, config, factors, modules, stored, zeros
 
+import gradience.audit
 from gradience.cli.app import run
 
 Q0, V1 = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.v_proj"
@@ -194,6 +197,27 @@ def test_some_modules_untrained_is_a_finding(tmp_path, capsys):
     # They get the smallest rank, and the median does not see them.
     ranks = outcome.report["suggestions"]["per_layer"]["rank_pattern"]
     assert [rank for key, rank in ranks.items() if "v_proj" in key] == [1, 1]
+
+
+# ---------------------------------------------------------------- while it is read
+
+
+def test_weights_that_shrink_during_the_audit(tmp_path, capsys, monkeypatch):
+    """A download that is replaced, a disk that fills: the read ends early, and no number is made of it."""
+    folder = adapter(tmp_path)
+    opening = gradience.audit.open_adapter
+
+    def opened_and_cut(*arguments, **options):
+        opened = opening(*arguments, **options)
+        os.truncate(folder / WEIGHTS, (folder / WEIGHTS).stat().st_size - 1)
+        return opened
+
+    monkeypatch.setattr(gradience.audit, "open_adapter", opened_and_cut)
+    assert run(["audit", str(folder)]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"{WEIGHTS}: truncated: " in err
+    assert "hint: download or copy it again" in err
 
 
 # ---------------------------------------------------------------- several adapters

@@ -124,6 +124,30 @@ def test_layer_1_is_not_layer_11(tmp_path):
     assert large == {"model.layers.1.self_attn.q_proj"}
 
 
+class Lookalikes(nn.Module):
+    """Names that an unescaped dot cannot tell apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.ModuleDict({"a": nn.ModuleDict({"proj": nn.Linear(12, 10)})})
+        self.block_a = nn.ModuleDict({"proj": nn.Linear(12, 10)})
+
+
+def test_a_dot_is_a_dot(tmp_path):
+    """`block.a.proj` and `block_a.proj`: as a regular expression the first name matches the second as well."""
+
+    def only_one(model):
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name and "block_a" not in name:
+                parameter.data[:, 1:] = 0
+
+    made = LoraConfig(target_modules=["proj"], r=8)
+    save(Lookalikes(), made, tmp_path, prepare=only_one)
+    after = apply(audit_adapter(tmp_path, tau=0.999), Lookalikes(), made)
+    assert {name for name, (rank, _) in after.items() if rank == 1} == {"block.a.proj"}
+    assert after["block_a.proj"][0] > 1
+
+
 def test_a_uniform_suggestion_fits_the_config_as_it_is(tmp_path):
     made = LoraConfig(target_modules=["q_proj", "down_proj"], r=8, lora_alpha=12)
     save(llama(), made, tmp_path, prepare=uneven)

@@ -161,6 +161,15 @@ def test_gpt2_without_prefix_and_config_is_no_diffusers_adapter(tmp_path, capsys
     assert outcome.report["layers"][0]["name"] == "transformer.h.0.attn.c_attn"
 
 
+@pytest.mark.parametrize(
+    "name", ["processor.q_proj", "ia3_like.q_proj", "unet.q_proj", "miss_block.lora.down"]
+)
+def test_modules_whose_names_remind_of_other_formats(name, tmp_path, capsys):
+    outcome = audit(capsys, adapter(tmp_path, factors(name)))
+    assert outcome.code == 0
+    assert [layer["name"] for layer in outcome.report["layers"]] == [name]
+
+
 # ---------------------------------------------------------------- configs
 
 

@@ -169,6 +169,13 @@ def test_what_the_reference_writes_is_read(tensors, metadata):
         assert ours(Path(folder) / "a.safetensors", content) == theirs(content)
 
 
+def test_a_type_without_a_decoder_is_never_guessed(tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(file_bytes({"a": Stored("I8", (2,), b"\1\2")}))
+    with TensorFile.open(path) as file, pytest.raises(ValueError, match="I8 has no decoder"):
+        file.read_raw("a")
+
+
 # ---------------------------------------------------------------- while it is read
 
 

@@ -214,12 +214,17 @@ def unexpected(messages: list[str], known: list[str], report: CompressionReport)
     ]
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("name", CASES)
+written = [
+    (name, encoding)
+    for name, case in CASES.items()
+    for encoding in ENCODINGS
+    if encoding not in (case.refused or {})
+]
+
+
+@pytest.mark.parametrize(("name", "encoding"), written)
 def test_full_rank_means_the_same(name, encoding, originals, tmp_path):
     case, folder, known, updates, expected = originals(name)
-    if encoding in (case.refused or {}):
-        pytest.skip("refused, see below")
     report = compress(folder, tmp_path / "out", ToRank(64), encoding=encoding)
     model, messages = load(case, tmp_path / "out")
     assert unexpected(messages, known, report) == []
@@ -231,26 +236,21 @@ def test_full_rank_means_the_same(name, encoding, originals, tmp_path):
         assert row.measured_error < 1e-15
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "encoding"), written)
 def test_smaller_ranks_lose_what_the_report_says_and_no_more_than_they_must(
     name, encoding, originals, tmp_path
 ):
     case, folder, known, updates, expected = originals(name)
-    if encoding in (case.refused or {}):
-        pytest.skip("refused, see below")
     report = compress(folder, tmp_path / "out", ToRank(2), encoding=encoding)
     check(case, report, tmp_path / "out", known, updates)
     model, _ = load(case, tmp_path / "out")
     assert not torch.allclose(outputs(model), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("name", [name for name in CASES if "bias" not in name])
+@pytest.mark.parametrize("encoding", ["patterns", "padded"])
+@pytest.mark.parametrize("name", [name for name in CASES if "bias" not in name and name != "router"])
 def test_modules_left_out_are_not_missed(name, encoding, originals, tmp_path):
     case, folder, known, updates, _ = originals(name)
-    if any(module.endswith("gate.weight") for module, _ in updates):
-        pytest.skip("a wrapped parameter that is no stack of experts is refused at rank 0")
     full = plan_compression(audit_adapter(folder), ToRank(64))
     # Room for what has to stay (stacks of experts, an embedding saved with its base weight), and one component more.
     costs = {row.name: row.old_params // row.old_rank for row in full.modules}

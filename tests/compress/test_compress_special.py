@@ -183,6 +183,7 @@ def test_grouped_convolutions_keep_their_rank(tmp_path):
     rows = {row.name: row for row in report.modules}
     assert {name: row.new_rank for name, row in rows.items()} == {"grouped": 8, "depthwise": 8, "three": 2}
     assert rows["grouped"].unchanged
+    assert report.warnings == ("2 modules keep their rank: block-diagonal B of a grouped convolution",)
     assert errors["grouped"] == errors["depthwise"] == 0.0
     assert errors["three"] == pytest.approx(rows["three"].measured_error, rel=1e-9)
     assert rows["grouped"].old_params == rows["grouped"].new_params
@@ -253,6 +254,7 @@ def test_two_parameters_with_different_ranks(tmp_path):
         after = peft_updates(PeftModel.from_pretrained(mixtral().double(), tmp_path / "out"))
     assert max(relative(saved.updates, after).values()) < 1e-14
     assert {row.new_rank for row in report.modules} == {3, 6}
+    assert any("target_parameters" in warning for warning in report.warnings)
 
 
 def test_an_order_of_parameters_that_is_a_guess(tmp_path):
@@ -516,3 +518,32 @@ def test_modules_whose_factors_cancel_are_kept_as_they_are(tmp_path):
     assert all(rows[name].unchanged for name in cancelled)
     assert all(rows[name].new_rank < 8 for name in rows.keys() - cancelled)
     assert math.isfinite(report.measured_error)
+    # Opposite factors are rounded alike: in another type, too, nothing is left of them.
+    report = compress(tmp_path / "none", tmp_path / "recoded", ToRank(64), dtype="BF16")
+    errors = {row.name: row.measured_error for row in report.modules}
+    assert not any(errors[name] for name in cancelled)
+    assert all(errors[name] < 0.01 for name in errors.keys() - cancelled)
+
+
+@pytest.mark.parametrize("left", [1e-3, 1e-6, 1e-9, 1e-12])
+@pytest.mark.parametrize("rank", [2, 8])
+def test_modules_whose_factors_nearly_cancel(left, rank, tmp_path):
+    """B·A = C·(1 + ε) − C·1, as opposed adapters leave it: small, and still measured."""
+    saved = save(llama(), config(target_modules=["q_proj"], r=8), tmp_path / "in", dtype=torch.float64)
+    tensors = load_file(tmp_path / "in" / "adapter_model.safetensors")
+    for name, tensor in tensors.items():
+        if "lora_A" in name:
+            tensor[4:] = tensor[:4] * (1 + left * torch.randn(4, 1, dtype=torch.float64))
+        else:
+            tensor[:, 4:] = -tensor[:, :4]
+    save_file(tensors, tmp_path / "in" / "adapter_model.safetensors")
+    report = compress(tmp_path / "in", tmp_path / "out", ToRank(rank), encoding="folded")
+    before, after = (
+        peft_updates(load(llama(), tmp_path / "in")),
+        peft_updates(load(llama(), tmp_path / "out")),
+    )
+    for row in report.modules:
+        lost = np.linalg.norm(before[row.name, None] - after[row.name, None])
+        error = lost / np.linalg.norm(before[row.name, None])
+        assert row.measured_error == pytest.approx(error, rel=1e-2, abs=1e-14 / left)
+    assert saved.updates.keys() == before.keys()

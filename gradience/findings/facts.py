@@ -1,0 +1,52 @@
+"""What the rules look at, and how they say it: one finding per code and cause, with a count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from gradience.adapters.config import PeftConfig
+from gradience.adapters.inventory import Note
+from gradience.artifacts.audit import Finding, LayerAudit, Severity
+
+
+class Facts(NamedTuple):
+    """All that the rules look at."""
+
+    layers: Sequence[LayerAudit]
+    config: PeftConfig | None
+    other: Sequence[Note]
+    unaudited: Sequence[Note]
+    ghosts: Sequence[str]
+    nonfinite: Sequence[str]
+    """One sentence per factor with NaN or infinity."""
+
+
+Rule = Callable[[Facts], Iterator[Finding]]
+
+
+def listed(names: Sequence[str], shown: int = 3) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def count(number: int, what: str) -> str:
+    """`1 tensor`, `2 tensors`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def many(
+    code: str, severity: Severity, names: Sequence[str], message: str, hint: str, total: int | None = None
+) -> Iterator[Finding]:
+    """One finding for all modules in `names`, if there are any."""
+    if names:
+        part = f" of {total}" if total is not None else ""
+        head = f"{len(names)}{part} modules" if len(names) > 1 or total else "1 module"
+        yield Finding(
+            code=code,
+            severity=severity,
+            module=names[0],
+            message=f"{head} {message}: {listed(names)}",
+            hint=hint,
+        )

@@ -1,0 +1,486 @@
+"""Output folders: whole or not at all, never over something else, and everything beside the weights carried over."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from factory import adapter, config, modules, sharded
+
+from gradience.adapters import folder as folders
+from gradience.adapters.folder import check_output, whole_folder
+from gradience.adapters.locate import locate
+from gradience.adapters.peft import open_adapter
+from gradience.adapters.tensors import NewTensor, TensorFile
+from gradience.adapters.writer import (
+    WeightsWriter,
+    carry_files,
+    changed_fields,
+    merged_fields,
+    require_config,
+    write_config,
+)
+from gradience.errors import GradienceError, InputError, OutputError, UsageError
+
+ROOT = os.geteuid() == 0
+
+
+def names(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir()}
+
+
+def fill(folder: Path, text: str = "new") -> None:
+    (folder / "adapter_config.json").write_text(text)
+
+
+def write(out: Path, work: Callable[[Path], None], *, force: bool) -> None:
+    with whole_folder(out, force=force) as scratch:
+        work(scratch)
+
+
+# ---------------------------------------------------------------- a folder, whole or not at all
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path):
+    out = tmp_path / "deep" / "er" / "out"
+    with whole_folder(out, force=False) as scratch:
+        fill(scratch)
+        assert not out.exists()
+        assert scratch.parent == out.parent
+    assert (out / "adapter_config.json").read_text() == "new"
+    assert names(out.parent) == {"out"}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError, SystemExit])
+@pytest.mark.parametrize("force", [False, True])
+def test_a_failure_leaves_nothing_new_and_all_that_was(error, force, tmp_path):
+    out = tmp_path / "out"
+    if force:
+        out.mkdir()
+        fill(out, "old")
+
+    def fail(scratch: Path) -> None:
+        fill(scratch)
+        raise error
+
+    with pytest.raises(OutputError if error is OSError else error):
+        write(out, fail, force=force)
+    assert names(tmp_path) == ({"out"} if force else set())
+    assert not force or (out / "adapter_config.json").read_text() == "old"
+
+
+def test_force_replaces_the_whole_folder(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    fill(out, "old")
+    (out / "left_over.bin").write_bytes(b"1")
+    with whole_folder(out, force=True) as scratch:
+        fill(scratch)
+        assert (out / "adapter_config.json").read_text() == "old"
+    assert names(out) == {"adapter_config.json"}
+    assert names(tmp_path) == {"out"}
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path):
+    real = tmp_path / "disk" / "real"
+    real.mkdir(parents=True)
+    fill(real, "old")
+    (tmp_path / "out").symlink_to(real)
+    with whole_folder(tmp_path / "out", force=True) as scratch:
+        fill(scratch)
+    assert (tmp_path / "out").is_symlink()
+    assert (real / "adapter_config.json").read_text() == "new"
+    assert names(tmp_path / "disk") == {"real"}
+
+
+def test_a_folder_that_came_into_being_meanwhile_is_left_alone(tmp_path):
+    out = tmp_path / "out"
+
+    def overtaken(scratch: Path) -> None:
+        fill(scratch)
+        out.mkdir()
+        fill(out, "somebody else")
+
+    with pytest.raises(UsageError) as refusal:
+        write(out, overtaken, force=False)
+    assert refusal.value.code == "output-exists"
+    assert (out / "adapter_config.json").read_text() == "somebody else"
+    assert names(tmp_path) == {"out"}
+
+
+def test_a_failed_swap_puts_the_old_folder_back(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    fill(out, "old")
+    rename, calls = Path.rename, []
+
+    def second_fails(self, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", second_fails)
+    with pytest.raises(OutputError, match="No space left"), whole_folder(out, force=True) as scratch:
+        fill(scratch)
+    assert (out / "adapter_config.json").read_text() == "old"
+    assert names(tmp_path) == {"out"}
+
+
+@pytest.mark.parametrize("place", ["file/out", "/proc/nowhere/out", "x" * 250])
+def test_places_that_cannot_be_written(place, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError) as refusal:
+        write(tmp_path / place, fill, force=False)
+    assert (refusal.value.code, refusal.value.exit_code) == ("write-failed", 5)
+    assert place in str(refusal.value)
+    assert refusal.value.hint
+    assert names(tmp_path) == {"file"}
+
+
+@pytest.mark.skipif(ROOT, reason="root may write everywhere")
+def test_a_read_only_folder(tmp_path):
+    tmp_path.chmod(0o555)
+    try:
+        with pytest.raises(OutputError, match="Permission denied"):
+            write(tmp_path / "out", fill, force=False)
+    finally:
+        tmp_path.chmod(0o755)
+
+
+# ---------------------------------------------------------------- what killed runs left
+
+
+def killed(parent: Path, name: str, suffix: str) -> Path:
+    rest = parent / f".{name}.0123abcd.{suffix}"
+    rest.mkdir()
+    fill(rest, suffix)
+    return rest
+
+
+def test_remains_are_cleared_away(tmp_path):
+    killed(tmp_path, "out", "tmp")
+    other = killed(tmp_path, "another", "tmp")
+    similar = tmp_path / ".out.notes.tmp"
+    similar.mkdir()
+    check_output(tmp_path / "out", tmp_path / "in", force=False)
+    assert names(tmp_path) == {other.name, similar.name}
+
+
+def test_a_run_that_died_between_its_renames_is_undone(tmp_path):
+    killed(tmp_path, "out", "old")
+    killed(tmp_path, "out", "tmp")
+    with pytest.raises(UsageError) as refusal:
+        check_output(tmp_path / "out", tmp_path / "in", force=False)
+    assert refusal.value.code == "output-exists"
+    assert (tmp_path / "out" / "adapter_config.json").read_text() == "old"
+    assert names(tmp_path) == {"out"}
+
+
+def test_the_old_folder_of_a_finished_swap_is_removed(tmp_path):
+    killed(tmp_path, "out", "old")
+    (tmp_path / "out").mkdir()
+    fill(tmp_path / "out")
+    check_output(tmp_path / "out", tmp_path / "in", force=True)
+    assert names(tmp_path) == {"out"}
+    assert (tmp_path / "out" / "adapter_config.json").read_text() == "new"
+
+
+def test_the_work_of_a_living_run_is_not_touched(tmp_path):
+    out = tmp_path / "out"
+    killed(tmp_path, "out", "old")
+    with whole_folder(out, force=False) as scratch:
+        fill(scratch)
+        check_output(out, tmp_path / "in", force=False)
+        assert names(scratch) == {"adapter_config.json"}
+        assert not out.exists()
+    assert (out / "adapter_config.json").read_text() == "new"
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def unsupported(handle, operation):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(folders.fcntl, "flock", unsupported)
+    rest = killed(tmp_path, "out", "tmp")
+    check_output(tmp_path / "out", tmp_path / "in", force=False)
+    with whole_folder(tmp_path / "out", force=False) as scratch:
+        fill(scratch)
+    assert names(tmp_path) == {"out", rest.name}
+
+
+def test_two_runs_at_once_give_one_whole_folder(tmp_path):
+    out, results = tmp_path / "out", []
+
+    def work(text):
+        try:
+            with whole_folder(out, force=False) as scratch:
+                fill(scratch, text)
+                barrier.wait(10)
+            results.append(text)
+        except UsageError as error:
+            results.append(error.code)
+
+    barrier = threading.Barrier(2)
+    threads = [threading.Thread(target=work, args=(text,)) for text in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    winner = (out / "adapter_config.json").read_text()
+    assert sorted(results) == sorted([winner, "output-exists"])
+    assert names(tmp_path) == {"out"}
+
+
+# ---------------------------------------------------------------- where the output may be
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+    "out",
+    [
+        "in",
+        "in/",
+        "in/../in",
+        "in/small",
+        "in/deep/er",
+        ".",
+        "..",
+        "link",
+        "link/small",
+        "in/adapter_config.json",
+    ],
+)
+def test_output_in_or_over_the_input(out, force, tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    source = adapter(root / "in")
+    (root / "link").symlink_to(source)
+    monkeypatch.chdir(root)
+    for given in (Path("in"), source, Path("in/adapter_model.safetensors")):
+        with pytest.raises(UsageError) as refusal:
+            check_output(Path(out), given, force=force)
+        assert refusal.value.code == "output-is-input"
+    assert len(names(source)) == 2
+
+
+def test_output_beside_the_input(tmp_path, monkeypatch):
+    adapter(tmp_path / "in")
+    monkeypatch.chdir(tmp_path / "in")
+    check_output(Path("../in-small"), Path("."), force=False)
+    check_output(Path("../in-small"), Path("adapter_model.safetensors"), force=False)
+
+
+def test_an_existing_output_needs_force(tmp_path):
+    source = adapter(tmp_path / "in")
+    out = adapter(tmp_path / "out")
+    with pytest.raises(UsageError, match="exists already") as refusal:
+        check_output(out, source, force=False)
+    assert refusal.value.exit_code == 2
+    assert "--force" in refusal.value.hint
+    check_output(out, source, force=True)
+
+
+@pytest.mark.parametrize("what", ["a folder of something else", "a file", "a pipe", "a dangling link"])
+def test_force_does_not_replace_strangers(what, tmp_path):
+    out = tmp_path / "out"
+    if what == "a folder of something else":
+        out.mkdir()
+        (out / "thesis.tex").write_text("years of work")
+    elif what == "a file":
+        out.write_text("")
+    elif what == "a pipe":
+        os.mkfifo(out)
+    else:
+        out.symlink_to(tmp_path / "nowhere")
+        check_output(out, tmp_path / "in", force=False)  # its target is free
+        return
+    for force, code in ((False, "output-exists"), (True, "not-ours")):
+        with pytest.raises(UsageError) as refusal:
+            check_output(out, tmp_path / "in", force=force)
+        assert refusal.value.code == code
+
+
+def test_an_empty_folder_may_be_replaced_by_force(tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UsageError):
+        check_output(tmp_path / "out", tmp_path / "in", force=False)
+    check_output(tmp_path / "out", tmp_path / "in", force=True)
+
+
+def test_links_in_a_circle(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(OutputError):
+        check_output(tmp_path / "a" / "out", tmp_path / "in", force=False)
+
+
+# ---------------------------------------------------------------- the weights
+
+
+def test_weights_tensor_by_tensor(tmp_path):
+    tensors = {"b": NewTensor("F32", (2, 3)), "a": NewTensor("BF16", (4,)), "c": NewTensor("F32", (0,))}
+    with WeightsWriter(tmp_path / "w", tensors, {"format": "pt"}) as writer:
+        assert writer.names == ("b", "c", "a")
+        writer.put(bytes(range(10)))
+        writer.put(memoryview(bytes(range(10, 24))))
+        writer.put(b"")
+        writer.put(bytearray(8))
+        digest = writer.close()
+    with TensorFile.open(tmp_path / "w") as file:
+        assert file.sha256() == digest
+        assert file.size == writer.size == (tmp_path / "w").stat().st_size
+        assert bytes(file.read_bytes("b")) == bytes(range(24))
+        assert file.entries["a"].shape == (4,)
+        assert file.metadata == {"format": "pt"}
+
+
+def test_a_writer_that_fails_closes_its_file(tmp_path):
+    with pytest.raises(ZeroDivisionError), WeightsWriter(tmp_path / "w", {}, {}) as writer:
+        raise ZeroDivisionError
+    with pytest.raises(ValueError, match="closed"):
+        writer.put(b"1")
+
+
+# ---------------------------------------------------------------- the other files
+
+
+def test_files_beside_the_weights(tmp_path):
+    source = adapter(tmp_path / "in")
+    carried = {
+        "README.md": "# card",
+        "tokenizer.json": "{}",
+        "tokenizer_config.json": "{}",
+        "special_tokens_map.json": "{}",
+        "chat_template.jinja": "{{ x }}",
+        "trainer_state.json": "{}",
+        "value_head.safetensors": "other weights",
+        "notes für später.txt": "ü",
+        "empty": "",
+    }
+    left = {
+        "optimizer.pt": "",
+        "scheduler.pt": "",
+        "training_args.bin": "",
+        "rng_state.pth": "",
+        "rng_state_0.pth": "",
+        "adapter_model.bin": "",
+        "compression_report.json": "{}",
+        "compression_report.md": "",
+        ".gitattributes": "",
+    }
+    for name, text in (carried | left).items():
+        (source / name).write_text(text)
+    (source / "big.bin").write_bytes(bytes(range(256)) * 40_000)
+    (source / "runs").mkdir()
+    (source / "runs" / "events").write_text("")
+    os.mkfifo(source / "pipe")
+    (source / "gone").symlink_to(source / "nothing")
+    (source / "inside").symlink_to(source / "README.md")
+    (tmp_path / "secret").write_text("elsewhere")
+    (source / "outside").symlink_to(tmp_path / "secret")
+    target = tmp_path / "out"
+    target.mkdir()
+    found, missing = carry_files(locate(source), target)
+    assert set(found) == names(target) == {*carried, "big.bin", "inside"}
+    assert set(missing) == {*left, "runs/", "pipe", "gone", "outside"}
+    assert found == sorted(found)
+    for name in found:
+        assert (target / name).read_bytes() == (source / name).read_bytes()
+        assert stat.S_ISREG((target / name).lstat().st_mode)
+
+
+def test_shards_and_oddly_named_weights_are_not_carried(tmp_path):
+    tensors = modules()
+    half = len(tensors) // 2
+    items = list(tensors.items())
+    shards = {"part-1.safetensors": dict(items[:half]), "part-2.safetensors": dict(items[half:])}
+    source = sharded(tmp_path / "in", shards)
+    (tmp_path / "out").mkdir()
+    assert carry_files(locate(source), tmp_path / "out") == ([], [])
+    (adapter(tmp_path / "one") / "adapter_model.safetensors").rename(tmp_path / "one" / "mine.safetensors")
+    assert carry_files(locate(tmp_path / "one" / "mine.safetensors"), tmp_path / "out") == ([], [])
+
+
+def test_a_snapshot_of_the_hub_cache(tmp_path):
+    """Its files are links to blobs beside the snapshots: they are carried as files."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "abc"
+    source = adapter(tmp_path / "plain")
+    (source / "README.md").write_text("# card")
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    for index, entry in enumerate(sorted(source.iterdir())):
+        entry.rename(blobs / str(index))
+        (snapshot / entry.name).symlink_to(f"../../blobs/{index}")
+    (tmp_path / "out").mkdir()
+    assert carry_files(locate(snapshot), tmp_path / "out") == (["README.md"], [])
+    assert not (tmp_path / "out" / "README.md").is_symlink()
+
+
+@pytest.mark.skipif(ROOT, reason="root may read everything")
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path):
+    source = adapter(tmp_path / "in")
+    (source / "README.md").write_text("")
+    (source / "README.md").chmod(0)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match=r"README\.md"):
+        carry_files(locate(source), tmp_path / "out")
+
+
+# ---------------------------------------------------------------- the config
+
+
+@pytest.mark.parametrize(
+    ("old", "changes", "expected"),
+    [
+        ({"r": 8, "x": 1}, {"r": 4}, {"r": 4, "x": 1}),
+        ({"r": 8}, {"use_rslora": False, "rank_pattern": {}}, {"r": 8}),
+        ({"use_rslora": True}, {"use_rslora": False}, {"use_rslora": False}),
+        ({"rank_pattern": None, "use_rslora": None}, {"rank_pattern": {}, "use_rslora": False},
+         {"rank_pattern": None, "use_rslora": None}),
+        ({"rank_pattern": {"q": 8}}, {"rank_pattern": {}}, {"rank_pattern": {}}),
+        ({}, {"rank_pattern": {"q": 8}}, {"rank_pattern": {"q": 8}}),
+        ({"lora_alpha": 16.0}, {"lora_alpha": 16}, {"lora_alpha": 16}),
+        ({"lora_alpha": 16}, {"lora_alpha": 0}, {"lora_alpha": 0}),
+        ({"target_modules": "all-linear"}, {"target_modules": []}, {"target_modules": []}),
+        ({"exclude_modules": ["x"]}, {"exclude_modules": None}, {"exclude_modules": None}),
+    ],
+)  # fmt: skip
+def test_fields_change_where_they_must(old, changes, expected):
+    merged = merged_fields(old, changes)
+    assert merged == expected
+    assert [type(value) for value in merged.values()] == [type(value) for value in expected.values()]
+    assert list(merged)[: len(old)] == list(old)
+
+
+def test_config_is_written_as_json_that_every_tool_reads(tmp_path):
+    fields = config(note="☃ ü \u2028", layers=[1, 2], alpha=1e-5)
+    write_config(tmp_path / "adapter_config.json", fields)
+    text = (tmp_path / "adapter_config.json").read_bytes()
+    assert text.isascii()
+    assert text.endswith(b"}\n")
+    assert json.loads(text) == fields
+    assert text.splitlines()[1].startswith(b'  "')
+
+
+def test_changes_are_listed_short():
+    old = {"r": 8, "lora_alpha": 16.0, "rank_pattern": {}, "target_modules": ["q"], "same": [1]}
+    new = {"r": 4, "lora_alpha": 16, "rank_pattern": {f"m.{i}": 1 for i in range(99)}, "target_modules": "x" * 99,
+           "same": [1]}  # fmt: skip
+    assert changed_fields(old, new) == {
+        "r": "8 -> 4",
+        "rank_pattern": "{} -> 99 entries",
+        "target_modules": '["q"] -> "' + "x" * 56 + "...",
+    }
+
+
+def test_without_a_config_nothing_is_written(tmp_path):
+    source = adapter(tmp_path / "in")
+    (source / "adapter_config.json").unlink()
+    with open_adapter(source) as opened, pytest.raises(GradienceError) as refusal:
+        require_config(opened)
+    assert refusal.value.code == "no-config"

@@ -1,0 +1,380 @@
+"""`gradience compress`, as a user runs it: real processes for what streams and files hold, the rest in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+
+from gradience.artifacts.compression import CompressionPlan, CompressionReport
+from gradience.cli.app import run
+from gradience.cli.demo import example_adapter
+from gradience.cli.schema import ArtifactName, schema_text
+from gradience.report.compression import compression_text, plan_text
+from gradience.report.compression_document import compression_markdown
+from gradience.report.compression_layers import module_rows_text
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+def gradience(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "gradience", *map(str, arguments)],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def fits_the_schema(text, name):
+    committed = json.loads((DOCS / "schemas" / f"{name}.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(json.loads(text), committed)
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(example_adapter(), tmp_path / "adapter"))
+
+
+def everything(folder):
+    """All files below a folder, with their bytes."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refused(capsys, tmp_path, *arguments):
+    """Code and stderr of a command that must neither print a result nor write or change anything."""
+    before = everything(tmp_path)
+    code = run(["compress", *map(str, arguments)])
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert everything(tmp_path) == before
+    assert re.match(r"error: .+\n\nhint: .+\n$", captured.err, flags=re.DOTALL)
+    return code, captured.err
+
+
+# ---------------------------------------------------------------- a smaller adapter
+
+
+def test_the_report_on_disk_is_the_report_on_the_screen(adapter, tmp_path):
+    output = tmp_path / "smaller"
+    done = gradience("compress", adapter, "--rank", "4", "--output", output, "--layers")
+    assert (done.returncode, done.stderr) == (0, "")
+    report = CompressionReport.read(output / "compression_report.json")
+    assert done.stdout == compression_text(report) + "\n" + module_rows_text(report)
+    assert (output / "compression_report.md").read_text(encoding="utf-8") == compression_markdown(report)
+    assert report.run.command == f"gradience compress {adapter} --rank 4 --output {output} --layers"
+    assert {path.name for path in output.iterdir()} >= {
+        WEIGHTS,
+        CONFIG,
+        "README.md",
+        "compression_report.json",
+    }
+    assert json.loads((output / CONFIG).read_text())["r"] == 4
+    assert (output / WEIGHTS).stat().st_size == report.new_bytes < report.old_bytes
+
+
+def test_json_is_one_line_that_fits_the_committed_schema(adapter, tmp_path):
+    output = tmp_path / "smaller"
+    done = gradience(
+        "compress", adapter, "--max-error", "0.2", "-o", output, "--json", PYTHONIOENCODING="ascii"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.isascii()
+    assert done.stdout.count("\n") == 1
+    fits_the_schema(done.stdout, "compression")
+    assert json.loads(done.stdout) == json.loads(
+        (output / "compression_report.json").read_text(encoding="utf-8")
+    )
+    report = CompressionReport.model_validate_json(done.stdout)
+    assert report.predicted_error <= 0.2
+    assert report.encoding == "patterns"
+
+
+def test_a_dry_run_writes_nothing_and_its_plan_can_be_edited_and_applied(adapter, tmp_path, capsys):
+    before = everything(tmp_path)
+    done = gradience("compress", adapter, "--reduction", "0.6", "--multiple-of", "2", "--dry-run", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert everything(tmp_path) == before
+    fits_the_schema(done.stdout, "compression_plan")
+    plan = CompressionPlan.model_validate_json(done.stdout)
+    assert plan.reduction >= 0.6
+
+    path = tmp_path / "plan.json"
+    path.write_text(done.stdout, encoding="utf-8")
+    assert run(["compress", str(adapter), "--plan", str(path), "-o", str(tmp_path / "as-planned")]) == 0
+    made = CompressionReport.read(tmp_path / "as-planned" / "compression_report.json")
+    assert made.criterion == plan.criterion
+    assert [row.new_rank for row in made.modules] == [row.new_rank for row in plan.modules]
+
+    edited = json.loads(done.stdout)
+    edited["modules"][0]["new_rank"] = 0
+    edited["modules"][1]["new_rank"] = 7
+    path.write_text(json.dumps(edited), encoding="utf-8")
+    capsys.readouterr()
+    assert run(["compress", str(adapter), "--plan", str(path), "--dry-run", "--json"]) == 0
+    again = CompressionPlan.model_validate_json(capsys.readouterr().out)
+    first, second = again.modules[:2]
+    # Everything but the ranks is worked out anew: the file still holds the old figures.
+    assert (first.new_rank, first.new_params, first.predicted_error) == (0, 0, 1.0)
+    assert (second.new_rank, second.new_params) == (7, second.old_params // 8 * 7)
+    assert again.criterion == f"{plan.criterion}, then edited"
+    assert again.new_params == sum(row.new_params for row in again.modules)
+    assert run(["compress", str(adapter), "--plan", str(path), "-o", str(tmp_path / "edited")]) == 0
+    written = CompressionReport.read(tmp_path / "edited" / "compression_report.json")
+    assert written.dropped == (first.name,)
+    assert written.predicted_error == again.predicted_error != plan.predicted_error
+
+
+def test_the_screen_of_a_dry_run_is_made_from_its_json(adapter, capsys):
+    arguments = ["compress", str(adapter), "--energy", "0.9", "--dry-run"]
+    assert run(arguments) == 0
+    text = capsys.readouterr().out
+    assert run([*arguments, "--json"]) == 0
+    plan = CompressionPlan.model_validate_json(capsys.readouterr().out)
+    assert text == plan_text(plan)
+    assert run([*arguments, "--layers"]) == 0
+    assert capsys.readouterr().out == text + "\n" + module_rows_text(plan)
+
+
+def test_quiet_says_nothing_when_all_is_well(adapter, tmp_path, capsys):
+    assert run(["compress", str(adapter), "--rank", "2", "-o", str(tmp_path / "out"), "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert (tmp_path / "out" / WEIGHTS).exists()
+
+
+@pytest.mark.parametrize("encoding", ["uniform", "patterns", "padded", "folded"])
+def test_every_encoding_is_named_on_the_screen(encoding, adapter, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert run(["compress", str(adapter), "--rank", "3", "--encoding", encoding, "-o", str(output)]) == 0
+    assert f"  encoding  {encoding} (asked for)" in capsys.readouterr().out
+
+
+def test_other_storage_types_and_stripped_tensors(adapter, tmp_path, capsys):
+    arguments = ["compress", str(adapter), "--rank", "4", "-o", str(tmp_path / "out")]
+    assert run([*arguments, "--dtype", "f32", "--strip", "classifier"]) == 0
+    text = capsys.readouterr().out
+    assert "stored as f32" in text
+    assert "2 tensors stripped: base_model.model.classifier.bias" in text
+
+
+def test_force_replaces_an_adapter_and_nothing_else(adapter, tmp_path, capsys):
+    output = tmp_path / "out"
+    arguments = ["compress", str(adapter), "--output", str(output)]
+    assert run([*arguments, "--rank", "4"]) == 0
+    first = (output / WEIGHTS).read_bytes()
+    capsys.readouterr()
+    code, error = refused(capsys, tmp_path, *arguments[1:], "--rank", "2")
+    assert code == 2
+    assert "--force" in error
+    assert run([*arguments, "--rank", "2", "--force"]) == 0
+    assert (output / WEIGHTS).read_bytes() != first
+    capsys.readouterr()
+    other = tmp_path / "precious"
+    other.mkdir()
+    (other / "thesis.tex").write_text("\\begin{document}")
+    code, error = refused(capsys, tmp_path, adapter, "--rank", "2", "--force", "-o", other)
+    assert code == 2
+    assert "not an adapter folder" in error
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_on_a_terminal_it_is_coloured_fits_and_leaves_no_progress_behind(adapter, tmp_path):
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 80, 0, 0))
+    # Half the patience: on a busy machine the bar may be drawn, and must be gone at the end.
+    code = "from gradience.cli import app, progress; progress.PATIENCE_SECONDS = 0.0; app.main()"
+    arguments = ["compress", str(adapter), "--rank", "4", "--layers", "-o", str(tmp_path / "out")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdout=slave, stderr=slave, env={**os.environ, "TERM": "xterm-256color"},
+    )  # fmt: skip
+    os.close(slave)
+    output = b""
+    while True:
+        try:
+            chunk = os.read(master, 65536)
+        except OSError:  # Linux reports the closed end of a pseudo-terminal like this
+            break
+        if not chunk:
+            break
+        output += chunk
+    os.close(master)
+    assert process.wait(timeout=120) == 0
+    text = output.decode().replace("\r\n", "\n")
+    drawn, _, screen = text.rpartition("\x1b[2K")  # the bar's last sign erases its line
+    assert "measuring" in drawn
+    assert "writing" in drawn
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen)
+    assert "\x1b[" in screen
+    assert "\x1b" not in plain
+    assert max(map(len, plain.splitlines())) <= 80
+    report = CompressionReport.read(tmp_path / "out" / "compression_report.json")
+    expected = compression_text(report, width=80) + "\n" + module_rows_text(report, width=80)
+    assert plain.strip().endswith(expected.strip())
+
+
+def test_it_never_loads_torch(adapter, tmp_path):
+    code = (
+        "import sys; from gradience.cli.app import run; "
+        f"assert run(['compress', {str(adapter)!r}, '--rank', '4', '-o', {str(tmp_path / 'out')!r}, '-q']) == 0; "
+        f"assert run(['compare', {str(adapter)!r}, {str(tmp_path / 'out')!r}, '-q']) == 0; "
+        "print(*sorted({m.partition('.')[0] for m in sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert not {"torch", "transformers", "peft", "pandas", "scipy", "rich"} & set(done.stdout.split())
+
+
+# ---------------------------------------------------------------- what makes no sense: exit code 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["A", "-o", "out"], "nothing says how small"),
+        (["A", "-o", "out", "--rank", "4", "--energy", "0.9"], "--rank and --energy"),
+        (["A", "-o", "out", "--max-params", "9", "--max-bytes", "9", "--max-error", ".1"], "say several things"),
+        (["A", "--rank", "4"], "no --output"),
+        (["A", "-o", "out", "--rank", "x"], "--rank"),
+        (["A", "-o", "out", "--rank", "0"], "a rank of 0"),
+        (["A", "-o", "out", "--energy", "1.5"], "energy is 1.5"),
+        (["A", "-o", "out", "--energy", "nan"], "energy is nan"),
+        (["A", "-o", "out", "--reduction", "1"], "a reduction of 1.0"),
+        (["A", "-o", "out", "--max-error", "-1"], "an error of -1.0"),
+        (["A", "-o", "out", "--max-params", "5"], "leaves no component"),
+        (["A", "-o", "out", "--suggested", "mean"], "'mean' is unknown"),
+        (["A", "-o", "out", "--rank", "4", "--encoding", "zip"], "'zip' is unknown"),
+        (["A", "-o", "out", "--rank", "4", "--dtype", "float33"], "'float33'"),
+        (["A", "-o", "out", "--rank", "4", "--strip", "nonsense"], "--strip 'nonsense' matches no tensor"),
+        (["A", "-o", "out", "--rank", "4", "--base-model", "base"], "not a DoRA adapter"),
+        (["A", "-o", "out", "--rank", "4", "--allowed-ranks", "4,x"], "--allowed-ranks"),
+        (["A", "-o", "out", "--rank", "4", "--allowed-ranks", "4", "--multiple-of", "2"], "two things"),
+        (["A", "-o", "A", "--rank", "4"], "overlap"),
+        (["A", "-o", "A/smaller", "--rank", "4"], "overlap"),
+        (["A", "-o", ".", "--rank", "4", "--force"], "overlap"),
+        (["A", "-o", "A", "--rank", "4", "--force"], "overlap"),
+        (["A", "--dry-run", "--rank", "4", "--dtype", "float33"], "'float33'"),
+        (["A", "--dry-run", "--rank", "4", "--strip", "nonsense"], "matches no tensor"),
+        (["A", "--dry-run", "--rank", "4", "--base-model", "base"], "not a DoRA adapter"),
+        (["A", "-o", "out", "--plan", "plan.json", "--multiple-of", "2"], "--multiple-of"),
+        (["A", "-o", "out", "--plan", "plan.json", "--rank", "2"], "--rank and --plan"),
+        (["A", "-o", "out", "--plan", "another.json"], "made for another adapter"),
+        (["A", "-o", "out", "--plan", "too-high.json"], "rank 9 for"),
+        (["A", "-o", "out", "--plan", "fewer.json"], "has no rank in the plan"),
+        (["A", "-o", "out", "--plan", "more.json"], "not in the adapter"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_usage(arguments, words, adapter, tmp_path, monkeypatch, capsys, plans):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    base_weights(tmp_path / "base" / "model.safetensors")
+    code, error = refused(
+        capsys, tmp_path, *(word.replace("A", "adapter") if word[0] == "A" else word for word in arguments)
+    )
+    assert code == 2
+    assert words in error
+
+
+def base_weights(path):
+    from safetensors.numpy import save_file
+
+    save_file({"w.weight": np.zeros((2, 2), np.float32)}, path)
+
+
+@pytest.fixture
+def plans(adapter, tmp_path, capsys):
+    """A plan of the adapter, and plans that do not fit it."""
+    assert run(["compress", str(adapter), "--rank", "4", "--dry-run", "--json"]) == 0
+    good = json.loads(capsys.readouterr().out)
+    variants = {
+        name: json.loads(json.dumps(good)) for name in ("plan", "another", "too-high", "fewer", "more")
+    }
+    variants["another"]["adapter_sha256"] = "0" * 64
+    variants["too-high"]["modules"][3]["new_rank"] = 9
+    variants["fewer"]["modules"].pop()
+    variants["more"]["modules"].append(good["modules"][0] | {"name": "lm_head"})
+    for name, content in variants.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+# ---------------------------------------------------------------- what is refused: exit code 3
+
+
+def change(adapter, **fields):
+    path = adapter / CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry-run"])
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"init_lora_weights": "pissa"}, "initialised with pissa"),
+        ({"use_qalora": True}, "QA-LoRA"),
+        ({"use_dora": True}, "DoRA"),
+        ({"lora_alpha": None}, "alpha"),
+        ({"peft_type": "ADALORA"}, "AdaLoRA"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_refusals(fields, words, dry, adapter, tmp_path, capsys):
+    change(adapter, **fields)
+    code, error = refused(capsys, tmp_path, adapter, "--rank", "2", "-o", tmp_path / "out", *dry)
+    assert code == 3
+    assert words in error
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "cannot read"),
+        ("{", "not a valid gradience.compression_plan/1"),
+        ('{"schema": "gradience.audit/1"}', "not gradience.compression_plan/1 but"),
+    ],
+    ids=["missing", "broken", "audit"],
+)
+def test_a_plan_that_is_no_plan(content, words, adapter, tmp_path, capsys):
+    path = tmp_path / "plan.json"
+    if content is not None:
+        path.write_text(content)
+    code, error = refused(capsys, tmp_path, adapter, "--plan", path, "-o", tmp_path / "out")
+    assert code == 3
+    assert words in error
+
+
+def test_an_adapter_that_is_not_there(tmp_path, capsys):
+    code, error = refused(capsys, tmp_path, tmp_path / "absent", "--rank", "2", "-o", tmp_path / "out")
+    assert code == 3
+    assert "absent" in error
+
+
+def test_the_schema_verb_knows_both_artifacts():
+    for name in (ArtifactName.COMPRESSION, ArtifactName.COMPRESSION_PLAN):
+        assert json.loads(schema_text(name))["$id"].startswith("gradience.compression")
+
+
+def test_a_disk_that_does_not_take_it(adapter, tmp_path, capsys):
+    (tmp_path / "file").write_text("not a folder")
+    code, error = refused(capsys, tmp_path, adapter, "--rank", "2", "-o", tmp_path / "file" / "out")
+    assert code == 5
+    assert "file/out: cannot write" in error

@@ -1,0 +1,334 @@
+"""Two adapters: every figure against dense numpy and scipy, and the verdict on whether two runs are independent."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from factory import PREFIX, Stored
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from samples import random_factors, read, tensor, updates, write
+from scipy.linalg import subspace_angles
+
+from gradience import audit_adapter
+from gradience.artifacts.comparison import ComparisonReport
+from gradience.compare import compare_adapters
+from gradience.compress import compress_adapter
+from gradience.errors import InputError
+from gradience.plan import ToBudget, ToRank, plan_compression
+
+few = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+shapes = st.lists(
+    st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(3, 14), st.integers(3, 14)),
+    min_size=1,
+    max_size=3,
+)
+
+
+def two(folder: Path, seed: int, sides, *, shared: float = 0.6, dtype: str = "F64") -> tuple[Path, Path]:
+    """Two adapters of the given (r_a, r_b, m, n) that have directions in common."""
+    a = random_factors(seed, *((r, m, n) for r, _, m, n in sides))
+    b = random_factors(seed + 1, *((r, m, n) for _, r, m, n in sides))
+    mixed = {}
+    for name, (down, up) in b.items():
+        count = min(down.shape[0], a[name][0].shape[0])
+        down, up = down.copy(), up.copy()
+        down[:count] = (1 - shared) * down[:count] + shared * a[name][0][:count]
+        up[:, :count] = (1 - shared) * up[:, :count] + shared * a[name][1][:, :count]
+        mixed[name] = (down, up)
+    return write(folder / "a", a, dtype=dtype, lora_alpha=3), write(
+        folder / "b", mixed, dtype=dtype, lora_alpha=5
+    )
+
+
+def leading(update: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    left, _, right = np.linalg.svd(update)
+    return left[:, :count], right[:count].T
+
+
+def energy_rank(update: np.ndarray, tau: float = 0.9) -> int:
+    energies = np.square(np.linalg.svd(update, compute_uv=False)).cumsum()
+    return int((energies / energies[-1] < tau - 1e-9).sum()) + 1
+
+
+@few
+@given(st.integers(0, 10_000), shapes, st.sampled_from([0.0, 0.6, 0.95, 1.0]))
+def test_every_figure_against_dense_matrices(tmp_path, seed, sides, shared):
+    a, b = two(tmp_path, seed, sides, shared=shared)
+    report = compare_adapters(a, b)
+    left, right = updates(a), updates(b)
+    difference = inner = kept_total = 0.0
+    for row in report.modules:
+        x, y = left[row.name], right[row.name]
+        assert row.norm_a == pytest.approx(np.linalg.norm(x), rel=1e-11)
+        assert row.norm_b == pytest.approx(np.linalg.norm(y), rel=1e-11)
+        assert row.relative_difference == pytest.approx(
+            np.linalg.norm(x - y) / np.linalg.norm(x), rel=1e-9, abs=1e-13
+        )
+        assert row.cosine == pytest.approx((x * y).sum() / np.linalg.norm(x) / np.linalg.norm(y), abs=1e-12)
+        rank = np.linalg.matrix_rank(y, tol=1e-11 * np.linalg.norm(y, 2))
+        columns, rows = leading(y, rank)
+        kept = np.square(columns.T @ x @ rows).sum() / np.square(x).sum()
+        assert row.kept_energy == pytest.approx(kept, rel=1e-6, abs=1e-12)
+        count = min(energy_rank(x), energy_rank(y))
+        assert row.compared_dimensions == count
+        (left_x, right_x), (left_y, right_y) = leading(x, count), leading(y, count)
+        angles = subspace_angles(left_x, left_y), subspace_angles(right_x, right_y)
+        assert row.left_overlap == pytest.approx(np.square(np.cos(angles[0])).mean(), abs=1e-6)
+        assert row.right_overlap == pytest.approx(np.square(np.cos(angles[1])).mean(), abs=1e-6)
+        # cos⁻¹ near 1: an error of 1e-15 in the cosine is 5e-8 rad.
+        assert row.largest_angle == pytest.approx(
+            math.degrees(max(angle.max() for angle in angles)), abs=1e-3
+        )
+        difference += np.square(x - y).sum()
+        inner += (x * y).sum()
+        kept_total += kept * np.square(x).sum()
+    energy_a = sum(np.square(update).sum() for update in left.values())
+    energy_b = sum(np.square(update).sum() for update in right.values())
+    assert report.relative_difference == pytest.approx(math.sqrt(difference / energy_a), rel=1e-9, abs=1e-13)
+    assert report.cosine == pytest.approx(inner / math.sqrt(energy_a * energy_b), abs=1e-12)
+    assert report.kept_energy == pytest.approx(kept_total / energy_a, rel=1e-6, abs=1e-12)
+
+
+def test_factor_cosines(tmp_path):
+    a = random_factors(0, (4, 10, 12))
+    (name,) = a
+    down, up = a[name]
+    moved = {name: (down + 0.3 * np.random.default_rng(5).standard_normal(down.shape), -2 * up)}
+    report = compare_adapters(
+        write(tmp_path / "a", a, dtype="F64"), write(tmp_path / "b", moved, dtype="F64")
+    )
+    (row,) = report.modules
+    other = moved[name][0]
+    assert row.cosine_A == pytest.approx(
+        (down * other).sum() / np.linalg.norm(down) / np.linalg.norm(other), abs=1e-12
+    )
+    assert row.cosine_B == pytest.approx(-1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+def test_an_adapter_and_itself(dtype, tmp_path):
+    a = write(tmp_path / "a", random_factors(0, (6, 40, 30), (3, 12, 9)), dtype=dtype)
+    report = compare_adapters(a, a)
+    assert report.relative_difference == 0.0
+    assert report.cosine == report.kept_energy == 1.0
+    assert all(row.left_overlap == pytest.approx(1) and row.largest_angle < 1e-3 for row in report.modules)
+    assert report.sha256_a == report.sha256_b
+    assert report.replicates.verdict == "near-copies"
+
+
+def test_small_differences_are_not_lost(tmp_path):
+    """A difference of 1e-10 in double precision: squares of norms would drown it."""
+    a = random_factors(0, (4, 20, 30))
+    (name,) = a
+    down, up = a[name]
+    change = np.random.default_rng(3).standard_normal(up.shape)
+    b = {name: (down, up + 1e-10 * change)}
+    report = compare_adapters(write(tmp_path / "a", a, dtype="F64"), write(tmp_path / "b", b, dtype="F64"))
+    expected = np.linalg.norm((b[name][1] - up) @ down) / np.linalg.norm(up @ down)
+    assert report.relative_difference == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("encoding", ["uniform", "patterns", "padded", "folded"])
+@pytest.mark.parametrize("criterion", [ToRank(2), ToBudget(reduction=0.7)], ids=str)
+def test_it_confirms_what_compress_reports(criterion, encoding, tmp_path):
+    folder = write(
+        tmp_path / "in", random_factors(0, (6, 40, 30), (8, 12, 9), (5, 9, 9)), dtype="BF16", lora_alpha=5
+    )
+    plan = plan_compression(audit_adapter(folder), criterion)
+    made = compress_adapter(folder, plan, tmp_path / "out", encoding=encoding)
+    report = compare_adapters(folder, tmp_path / "out")
+    assert report.relative_difference == pytest.approx(made.measured_error, rel=1e-9)
+    rows = {row.name: row for row in report.modules}
+    for module in made.modules:
+        row = rows[module.name]
+        if module.new_rank == 0:
+            assert row.presence == "only-a"
+            continue
+        assert row.relative_difference == pytest.approx(module.measured_error, rel=1e-9)
+        assert row.kept_energy == pytest.approx(module.kept_energy, rel=1e-3)
+    assert (report.n_both, report.n_only_a) == (len(made.modules) - len(made.dropped), len(made.dropped))
+
+
+# ---------------------------------------------------------------- what one of them lacks
+
+
+def test_modules_that_one_side_lacks(tmp_path):
+    factors = random_factors(0, (4, 10, 12), (4, 9, 9), (4, 8, 9))
+    names = list(factors)
+    a = write(tmp_path / "a", {name: factors[name] for name in names[:2]}, dtype="F64")
+    b = write(tmp_path / "b", {name: factors[name] for name in names[1:]}, dtype="F64")
+    report = compare_adapters(a, b)
+    assert [(row.name, row.presence) for row in report.modules] == [
+        (names[0], "only-a"),
+        (names[1], "both"),
+        (names[2], "only-b"),
+    ]
+    left, right = updates(a), updates(b)
+    energy = {name: np.square(update).sum() for name, update in (left | right).items()}
+    expected = math.sqrt((energy[names[0]] + energy[names[2]]) / (energy[names[0]] + energy[names[1]]))
+    assert report.relative_difference == pytest.approx(expected)
+    assert report.kept_energy == pytest.approx(energy[names[1]] / (energy[names[0]] + energy[names[1]]))
+    assert report.modules[0].norm_a == pytest.approx(math.sqrt(energy[names[0]]))
+    assert report.modules[2].norm_b == pytest.approx(math.sqrt(energy[names[2]]))
+    assert (report.n_both, report.n_only_a, report.n_only_b) == (1, 1, 1)
+
+
+def test_modules_of_other_shapes(tmp_path):
+    a = write(tmp_path / "a", random_factors(0, (4, 10, 12)))
+    b = write(tmp_path / "b", random_factors(0, (4, 10, 13)))
+    report = compare_adapters(a, b)
+    assert report.n_shapes_differ == 1
+    assert report.modules[0].cosine is None
+    assert report.relative_difference is None
+    assert report.replicates.verdict == "not-comparable"
+
+
+def test_untrained_modules(tmp_path):
+    a = random_factors(0, (4, 10, 12), (4, 9, 9))
+    first, second = a
+    b = {first: (a[first][0], 0 * a[first][1]), second: a[second]}
+    report = compare_adapters(write(tmp_path / "a", a), write(tmp_path / "b", b))
+    untrained, same = report.modules
+    assert untrained.relative_difference == 1.0
+    assert untrained.cosine is untrained.kept_energy is untrained.cosine_B is None
+    assert untrained.cosine_A == pytest.approx(1.0)
+    assert same.relative_difference == 0.0
+    backwards = compare_adapters(tmp_path / "b", tmp_path / "a")
+    assert backwards.modules[0].relative_difference is None
+    assert backwards.relative_difference > 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_is_refused_with_the_module_named(bad, tmp_path):
+    factors = random_factors(0, (4, 10, 12), (4, 9, 9))
+    good = write(tmp_path / "a", factors)
+    name = list(factors)[1]
+    factors[name][0][1, 1] = bad
+    broken = write(tmp_path / "b", factors)
+    for pair in ((good, broken), (broken, good)):
+        with pytest.raises(InputError, match=name.replace(".", r"\.")) as refusal:
+            compare_adapters(*pair)
+        assert refusal.value.code == "non-finite"
+
+
+def test_an_unknown_scale_is_refused(tmp_path):
+    a = write(tmp_path / "a", random_factors(0, (4, 10, 12)))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "adapter_model.safetensors").write_bytes((a / "adapter_model.safetensors").read_bytes())
+    with pytest.raises(InputError) as refusal:
+        compare_adapters(a, tmp_path / "b")
+    assert refusal.value.code == "no-alpha"
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e-100, 1e100, 1e200])
+def test_sizes_far_from_one(size, tmp_path):
+    sides = [(4, 3, 10, 12)]
+    a, b = two(tmp_path, 0, sides)
+    plain = compare_adapters(a, b)
+    (name,) = updates(a)
+    for folder in (a, b):
+        down, up = factors_in(folder)[name]
+        write(folder, {name: (down, up * size)}, dtype="F64", lora_alpha=3 if folder == a else 5)
+    moved = compare_adapters(a, b)
+    assert moved.relative_difference == pytest.approx(plain.relative_difference)
+    assert moved.cosine == pytest.approx(plain.cosine)
+    assert moved.modules[0].kept_energy == pytest.approx(plain.modules[0].kept_energy)
+    assert moved.modules[0].norm_a == pytest.approx(plain.modules[0].norm_a * size)
+
+
+def factors_in(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    tensors = read(folder)
+    return {
+        name.removeprefix(PREFIX).removesuffix(".lora_A.weight"): (
+            array,
+            tensors[name.replace("lora_A", "lora_B")],
+        )
+        for name, array in tensors.items()
+        if "lora_A" in name
+    }
+
+
+def test_a_norm_beyond_float64_is_said(tmp_path):
+    factors = {name: (a * 1e154, b * 1e154) for name, (a, b) in random_factors(0, (4, 10, 12)).items()}
+    folder = write(tmp_path / "a", factors, dtype="F64")
+    with pytest.raises(InputError) as refusal:
+        compare_adapters(folder, folder)
+    assert refusal.value.code == "overflow"
+
+
+# ---------------------------------------------------------------- are two runs independent?
+
+
+def run(seed: int, start: int, *, trained: float = 1.0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """A trained adapter: A moves a little from its random start, B is learned from the data that `seed` shuffles."""
+    begin, learn = np.random.default_rng(start), np.random.default_rng([seed, 1])
+    return {
+        f"model.layers.{i}.q_proj": (
+            begin.standard_normal((8, 64)) + 0.3 * learn.standard_normal((8, 64)),
+            trained * learn.standard_normal((48, 8)),
+        )
+        for i in range(6)
+    }
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "verdict"),
+    [
+        (run(1, 1), run(2, 2), "independent"),
+        (run(1, 1), run(2, 1), "same-start"),
+        (run(1, 1), {k: (a + 0.02, b * 1.01) for k, (a, b) in run(1, 1).items()}, "near-copies"),
+        (run(1, 1), {k: (-a, -b) for k, (a, b) in run(1, 1).items()}, "near-copies"),
+        (run(1, 1), {k: (a[::-1], b[:, ::-1]) for k, (a, b) in run(1, 1).items()}, "near-copies"),
+        (run(1, 1), run(2, 2, trained=0.0), "not-comparable"),
+    ],
+    ids=["seeds-and-data", "same-seed", "warm-start", "signs-turned", "components-permuted", "untrained"],
+)
+def test_verdicts(one, other, verdict, tmp_path):
+    report = compare_adapters(write(tmp_path / "a", one), write(tmp_path / "b", other))
+    assert report.replicates.verdict == verdict
+    assert report.replicates.reason
+    if verdict == "same-start":
+        assert report.replicates.cosine_A_median > 0.8
+        assert report.replicates.cosine_B_median < 0.2
+
+
+def test_ranks_that_differ_cannot_say_much_but_copies_show(tmp_path):
+    folder = write(tmp_path / "a", run(1, 1))
+    compress_adapter(folder, plan_compression(audit_adapter(folder), ToRank(7)), tmp_path / "b")
+    assert compare_adapters(folder, tmp_path / "b").replicates.verdict == "near-copies"
+    other = {name: (a[:5], b[:, :5]) for name, (a, b) in run(2, 2).items()}
+    assert compare_adapters(folder, write(tmp_path / "c", other)).replicates.verdict == "not-comparable"
+
+
+# ---------------------------------------------------------------- the file
+
+
+def test_threads_and_sides(tmp_path):
+    a, b = two(tmp_path, 1, [(4, 3, 10, 12), (2, 5, 9, 9), (4, 4, 11, 7)])
+    reports = [compare_adapters(a, b, workers=workers) for workers in (1, 2, 5)]
+    assert reports[0].modules == reports[1].modules == reports[2].modules
+    assert compare_adapters(b, a).cosine == pytest.approx(reports[0].cosine)
+    saved = reports[0].save(tmp_path / "comparison.json")
+    assert ComparisonReport.read(saved) == reports[0]
+
+
+def test_notes_on_what_was_not_compared(tmp_path):
+    (name,) = random_factors(0, (4, 10, 12))
+    extra = {f"{PREFIX}{name}.lora_magnitude_vector": tensor(np.ones(10), "F32")}
+    a = write(tmp_path / "a", random_factors(0, (4, 10, 12)), extra=extra, use_dora=True)
+    strange = {f"{PREFIX}strange.matrix": Stored("F32", (1,), bytes(4))}
+    b = write(tmp_path / "b", random_factors(1, (4, 10, 12)), extra=strange)
+    report = compare_adapters(a, b)
+    assert any("DoRA" in note for note in report.notes)
+    assert any("not understood" in note for note in report.notes)
+
+
+def test_progress(tmp_path):
+    a, b = two(tmp_path, 1, [(4, 3, 10, 12), (2, 5, 9, 9)])
+    seen = []
+    compare_adapters(a, b, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 2), (2, 2)]

@@ -1,0 +1,218 @@
+"""Real processes: killed at every stage, out of space, racing each other. There is no output or a complete one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from samples import random_factors, write
+
+from gradience import audit_adapter
+from gradience.compress import compress_adapter
+from gradience.plan import ToRank, plan_compression
+
+KILL = """
+import os, signal, sys
+from gradience.cli.app import run
+
+def kill_at(where, call):
+    place, _, name = where.rpartition(".")
+    module, _, owner = place.partition(":")
+    target = __import__(module, fromlist=["x"])
+    if owner:
+        target = getattr(target, owner)
+    original, count = getattr(target, name), [0]
+    def counted(*args, **options):
+        count[0] += 1
+        if count[0] == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **options)
+    setattr(target, name, counted)
+
+kill_at(sys.argv[1], int(sys.argv[2]))
+sys.exit(run(sys.argv[3:]))
+"""
+
+WRITER = "gradience.adapters.writer:WeightsWriter"
+POINTS = {
+    "before the header": (f"{WRITER}.put", 1),
+    "in the middle of the weights": (f"{WRITER}.put", 4),
+    "before the weights are on the disk": (f"{WRITER}.close", 1),
+    "before the config": ("gradience.compress.write_config", 1),
+    "before the other files": ("gradience.compress.carry_files", 1),
+    "before the check": ("gradience.compress._check_written", 1),
+    "before the report": ("gradience.artifacts.base:Artifact.save", 1),
+    "before the Markdown": ("gradience.compress.write_whole", 1),
+    "before the folder is synced": ("gradience.adapters.folder.sync_folder", 1),
+    "before the rename": ("gradience.adapters.folder:Path.rename", 1),
+    "after the rename": ("gradience.adapters.folder.sync_folder", 2),
+}
+SWAP_POINTS = POINTS | {
+    "between the renames": ("gradience.adapters.folder:Path.rename", 2),
+    "before the old folder is removed": ("gradience.adapters.folder:shutil.rmtree", 1),
+}
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+
+
+def arguments(folder: Path, out: Path, *more: str) -> list[str]:
+    return ["compress", str(folder), "--rank", "2", "--output", str(out), "--quiet", *more]
+
+
+def killed_at(point: tuple[str, int], folder: Path, out: Path, *more: str) -> int:
+    where, call = point
+    command = [sys.executable, "-c", KILL, where, str(call), *arguments(folder, out, *more)]
+    return subprocess.run(command, env=environment(), capture_output=True, timeout=60).returncode
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Everything that does not hold a time or a path."""
+    return {
+        entry.name: entry.read_bytes()
+        for entry in folder.iterdir()
+        if not entry.name.startswith("compression_")
+    }
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    """An adapter, and what the run leaves when nobody kills it."""
+    root = tmp_path_factory.mktemp("case")
+    folder = write(root / "in", random_factors(0, *[(6, 20, 30)] * 4))
+    (folder / "README.md").write_text("# card")
+    compress_adapter(folder, plan_compression(audit_adapter(folder), ToRank(2)), root / "reference")
+    return folder, content(root / "reference")
+
+
+def finish(folder: Path, out: Path, expected: dict[str, bytes]) -> None:
+    """The next run succeeds, and clears away what was left."""
+    plan = plan_compression(audit_adapter(folder), ToRank(2))
+    compress_adapter(folder, plan, out, force=True)
+    assert content(out) == expected
+    assert [entry.name for entry in out.parent.iterdir()] == [out.name]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_while_writing(point, case, tmp_path):
+    folder, expected = case
+    out = tmp_path / "out"
+    assert killed_at(POINTS[point], folder, out) == -signal.SIGKILL
+    assert out.exists() == (point == "after the rename")
+    if out.exists():
+        assert content(out) == expected
+    finish(folder, out, expected)
+
+
+@pytest.mark.parametrize("point", ["in the middle of the weights", "before the rename", "between the renames",
+                                   "before the old folder is removed", "after the rename"])  # fmt: skip
+def test_killed_while_replacing(point, case, tmp_path):
+    folder, expected = case
+    out = tmp_path / "out"
+    write(out, random_factors(1, (3, 5, 5)))
+    old = content(out)
+    assert killed_at(SWAP_POINTS[point], folder, out, "--force") == -signal.SIGKILL
+    if out.exists():
+        assert content(out) in (old, expected)
+    else:
+        assert point == "between the renames"
+        # The next run puts the old folder back before it does anything else.
+        refused = subprocess.run(
+            [sys.executable, "-m", "gradience", *arguments(folder, out)],
+            env=environment(),
+            capture_output=True,
+        )
+        assert refused.returncode == 2
+        assert content(out) == old
+    finish(folder, out, expected)
+
+
+LIMITED = """
+import resource, sys
+from gradience.cli.app import run
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+sys.exit(run(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("limit", [0, 100, 1500, 2500])
+@pytest.mark.parametrize("force", [False, True])
+def test_no_room(limit, force, case, tmp_path):
+    """In the header, in the weights, in the report: exit 5, a sentence, and all that was there is there."""
+    folder, _ = case
+    out = tmp_path / "out"
+    if force:
+        write(out, random_factors(1, (3, 5, 5)))
+    old = content(out) if force else None
+    options = ["--force"] if force else []
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(limit), *arguments(folder, out, *options)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 5, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "File too large" in done.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == (["out"] if force else [])
+    assert not force or content(out) == old
+
+
+def test_interrupted_by_the_keyboard(case, tmp_path):
+    """Ctrl-C is no crash: nothing is left, exit 130."""
+    folder, _ = case
+    script = KILL.replace("os.kill(os.getpid(), signal.SIGKILL)", "signal.raise_signal(signal.SIGINT)")
+    done = subprocess.run(
+        [sys.executable, "-c", script, f"{WRITER}.put", "4", *arguments(folder, tmp_path / "out")],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_in_a_module_leaves_nothing(case, tmp_path):
+    """The factors of the last module do not fit: exit 3 after others have been written."""
+    factors = random_factors(0, *[(6, 20, 30)] * 4)
+    last = list(factors)[-1]
+    factors[last] = tuple(array * 1e6 for array in factors[last])
+    folder = write(tmp_path / "in", factors)
+    done = subprocess.run(
+        [sys.executable, "-m", "gradience", *arguments(folder, tmp_path / "out", "--dtype", "F16")],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 3
+    assert last in done.stderr.replace("\n", "")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
+
+
+def test_the_input_changed_since_it_was_planned(case, tmp_path):
+    folder = write(tmp_path / "in", random_factors(0, (6, 20, 30)))
+    plan = plan_compression(audit_adapter(folder), ToRank(2))
+    from gradience.errors import UsageError
+
+    for changed in (
+        lambda: write(folder, random_factors(1, (6, 20, 30))),
+        lambda: write(folder, random_factors(0, (5, 20, 30))),
+        lambda: write(folder, random_factors(0, (6, 20, 30), (6, 20, 30))),
+        lambda: write(folder, random_factors(0, (6, 20, 30)), lora_alpha=99),
+    ):
+        changed()
+        with pytest.raises(UsageError) as refusal:
+            compress_adapter(folder, plan, tmp_path / "out")
+        assert refusal.value.code == "plan-mismatch"
+        assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
+    assert json.loads((folder / "adapter_config.json").read_text())["lora_alpha"] == 99

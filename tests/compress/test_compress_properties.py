@@ -1,0 +1,455 @@
+"""What holds for every adapter: nothing but the rank changes, twice is once, order and threads decide nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from factory import Stored
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from samples import random_factors, read, tensor, updates, write
+
+from gradience import audit_adapter
+from gradience.artifacts.compression import CompressionReport
+from gradience.compress import compress_adapter
+from gradience.errors import InputError, UsageError
+from gradience.plan import ToBudget, ToEnergy, ToRank, plan_compression
+from gradience.rewrite import write_module
+
+ENCODINGS = ("uniform", "patterns", "padded", "folded")
+few = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+
+
+def compress(folder: Path, output: Path, criterion, **options) -> CompressionReport:
+    return compress_adapter(folder, plan_compression(audit_adapter(folder), criterion), output, **options)
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {
+        name: (folder / name).read_bytes() for name in ("adapter_model.safetensors", "adapter_config.json")
+    }
+
+
+shape_lists = st.lists(
+    st.tuples(st.integers(1, 9), st.integers(2, 30), st.integers(2, 30)), min_size=1, max_size=4
+)
+seeds = st.integers(0, 2**32 - 1)
+
+
+@few
+@given(
+    seeds,
+    shape_lists,
+    st.integers(1, 10),
+    st.sampled_from(ENCODINGS),
+    st.sampled_from(["F64", "F32", "F16", "BF16"]),
+)
+def test_the_report_is_what_lies_on_the_disk(seed, shapes, rank, encoding, dtype):
+    with TemporaryDirectory() as name:
+        folder = write(Path(name) / "in", random_factors(seed, *shapes), dtype=dtype, lora_alpha=5)
+        report = compress(folder, Path(name) / "out", ToRank(rank), encoding=encoding)
+        before, after = updates(folder), updates(Path(name) / "out")
+        lost = total = 0.0
+        for row in report.modules:
+            size = np.linalg.norm(before[row.name])
+            error = np.linalg.norm(before[row.name] - after[row.name]) / size
+            dense = np.linalg.svd(before[row.name], compute_uv=False)
+            best = np.linalg.norm(dense[row.new_rank :]) / size
+            assert row.measured_error == pytest.approx(error, rel=1e-6, abs=1e-13)
+            assert row.predicted_error == pytest.approx(best, rel=1e-6, abs=2e-8)
+            digits = {"F64": 1e-13, "F32": 1e-6, "F16": 4e-3, "BF16": 4e-2}[dtype]
+            assert best * (1 - 1e-9) - 1e-13 <= error <= best + digits
+            lost, total = lost + (error * size) ** 2, total + size**2
+        assert report.measured_error == pytest.approx(math.sqrt(lost / total), rel=1e-6, abs=1e-13)
+        written = read(Path(name) / "out")
+        assert report.new_params == sum(array.size for array in written.values())
+        assert report.new_bytes == (Path(name) / "out" / "adapter_model.safetensors").stat().st_size
+
+
+@few
+@given(
+    seeds,
+    shape_lists,
+    st.integers(1, 8),
+    st.integers(1, 8),
+    st.sampled_from(ENCODINGS),
+    st.sampled_from(ENCODINGS),
+)
+def test_twice_is_once(seed, shapes, one, other, first, second):
+    """To rank 8 and then to 3 is to 3."""
+    small, large = sorted((one, other))
+    with TemporaryDirectory() as name:
+        root = Path(name)
+        folder = write(root / "in", random_factors(seed, *shapes), dtype="F64", lora_alpha=7)
+        compress(folder, root / "large", ToRank(large), encoding=first)
+        compress(root / "large", root / "twice", ToRank(small), encoding=second)
+        compress(folder, root / "once", ToRank(small), encoding=second)
+        twice, once = updates(root / "twice"), updates(root / "once")
+        dense = updates(folder)
+        for module, update in once.items():
+            values = np.linalg.svd(dense[module], compute_uv=False)
+            # Where two singular values nearly agree, either direction may be kept.
+            gap = values[small - 1] - values[small] if small < len(values) else values[0]
+            tolerance = 1e-9 * values[0] ** 2 / max(gap, 1e-300)
+            assert np.linalg.norm(update - twice[module]) <= tolerance + 1e-12 * values[0]
+
+
+@few
+@given(seeds, st.permutations(range(4)), st.sampled_from(ENCODINGS))
+def test_the_order_in_the_file_decides_nothing(seed, order, encoding):
+    shapes = [(6, 12, 10), (4, 9, 11), (6, 12, 10), (5, 8, 14)]
+    criterion = ToBudget(reduction=0.5)
+    with TemporaryDirectory() as name:
+        root = Path(name)
+        factors = random_factors(seed, *shapes)
+        one = write(root / "one", factors)
+        other = write(root / "other", factors, order=list(order))
+        compress(one, root / "a", criterion, encoding=encoding)
+        compress(other, root / "b", criterion, encoding=encoding)
+        assert bytes_of(root / "a") == bytes_of(root / "b")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_the_number_of_threads_decides_nothing(encoding, tmp_path):
+    folder = write(tmp_path / "in", random_factors(3, *[(16, 300, 200), (16, 200, 500)] * 6), dtype="BF16")
+    reports = [
+        compress(folder, tmp_path / str(workers), ToEnergy(0.8), encoding=encoding, workers=workers)
+        for workers in (1, 2, 7)
+    ]
+    assert bytes_of(tmp_path / "1") == bytes_of(tmp_path / "2") == bytes_of(tmp_path / "7")
+    assert reports[0].modules == reports[1].modules == reports[2].modules
+
+
+@few
+@given(seeds, shape_lists, st.floats(0.3, 0.99), st.sampled_from(ENCODINGS))
+def test_a_compressed_adapter_audits_to_the_spectrum_that_was_predicted(seed, shapes, tau, encoding):
+    with TemporaryDirectory() as name:
+        root = Path(name)
+        folder = write(root / "in", random_factors(seed, *shapes), dtype="F64", lora_alpha=3)
+        report = compress(folder, root / "out", ToEnergy(tau), encoding=encoding)
+        before = {layer.name: layer for layer in audit_adapter(folder).layers}
+        after = {layer.name: layer for layer in audit_adapter(root / "out").layers}
+        assert after.keys() == before.keys()
+        for row in report.modules:
+            kept = before[row.name].singular_values[: row.new_rank]
+            found = after[row.name].singular_values[: row.new_rank]
+            assert found == pytest.approx(kept, rel=1e-9, abs=1e-7 * kept[0])
+            assert after[row.name].scale * row.folded == pytest.approx(row.scale, rel=1e-11)
+            assert after[row.name].r == row.stored_rank
+            assert row.kept_energy >= tau - 1e-9
+            assert row.kept_energy + row.predicted_error**2 == pytest.approx(1, abs=1e-11)
+
+
+@few
+@given(seeds, shape_lists, st.floats(0.01, 0.9))
+def test_the_error_asked_for_is_met_on_the_disk(seed, shapes, allowed):
+    with TemporaryDirectory() as name:
+        root = Path(name)
+        folder = write(root / "in", random_factors(seed, *shapes), dtype="F64")
+        report = compress(folder, root / "out", ToBudget(max_error=allowed))
+        before, after = updates(folder), updates(root / "out")
+        lost = sum(np.square(update - after.get(module, 0.0)).sum() for module, update in before.items())
+        assert math.sqrt(lost / sum(np.square(update).sum() for update in before.values())) <= allowed * (
+            1 + 1e-9
+        )
+        assert set(report.dropped) == before.keys() - after.keys()
+
+
+# ---------------------------------------------------------------- scales
+
+
+@pytest.mark.parametrize("alpha", [1, 3, 0.5, 16, 2.5, -4, 1e-3, 100_000, 7.3])
+@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_scales_are_kept(alpha, rslora, encoding, tmp_path):
+    factors = random_factors(0, (6, 10, 12), (3, 8, 9))
+    folder = write(tmp_path / "in", factors, dtype="F64", lora_alpha=alpha, use_rslora=rslora)
+    report = compress(folder, tmp_path / "out", ToRank(64), encoding=encoding)
+    before, after = updates(folder), updates(tmp_path / "out")
+    for row in report.modules:
+        rank = factors[row.name][0].shape[0]
+        assert row.scale == pytest.approx(alpha / (rank**0.5 if rslora else rank), rel=1e-11)
+        difference = np.linalg.norm(before[row.name] - after[row.name])
+        assert difference <= 1e-12 * np.linalg.norm(before[row.name])
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert not config["use_rslora"]
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F8_E4M3", "F8_E5M2", "F32"])
+@pytest.mark.parametrize("encoding", ["folded", "padded"])
+def test_folding_a_power_of_two_is_exact(dtype, encoding, tmp_path):
+    """At full rank no bit is lost, whatever the type: A keeps its words, B's exponents move."""
+    factors = {
+        name: tuple(np.sign(array) * (0.5 + np.abs(array) % 1.5) for array in pair)  # no subnormals in 8 bits
+        for name, pair in random_factors(0, (4, 10, 12), (4, 8, 9), decay=1.0).items()
+    }
+    alphas = {r"^model\.layers\.0\.q_proj": 16, r"^model\.layers\.1\.q_proj": 2}
+    folder = write(tmp_path / "in", factors, dtype=dtype, alpha_pattern=alphas)
+    report = compress(folder, tmp_path / "out", ToRank(4), encoding=encoding)
+    assert {row.measured_error for row in report.modules} == {0.0}
+    before, after = updates(folder), updates(tmp_path / "out")
+    for module, update in before.items():
+        assert np.array_equal(update, after[module])
+    assert any(row.folded != 1.0 for row in report.modules)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_scale_of_zero(encoding, tmp_path):
+    """α = 0 switches a module off; it stays off."""
+    factors = random_factors(0, (4, 10, 12), (4, 8, 9))
+    alphas = {r"^model\.layers\.0\.q_proj": 0}
+    folder = write(tmp_path / "in", factors, alpha_pattern=alphas)
+    report = compress(folder, tmp_path / "out", ToRank(2), encoding=encoding)
+    after = updates(tmp_path / "out")
+    off, on = report.modules
+    assert not after[off.name].any()
+    assert after[on.name].any()
+    assert off.measured_error is off.predicted_error is None
+    assert on.measured_error > 0
+
+
+def test_all_scales_zero(tmp_path):
+    folder = write(tmp_path / "in", random_factors(0, (4, 10, 12)), lora_alpha=0)
+    compress(folder, tmp_path / "out", ToRank(2))
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["lora_alpha"] == 0
+
+
+# ---------------------------------------------------------------- storage
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "BF16", "F16"])
+def test_coarse_types_report_what_they_lose(dtype, tmp_path):
+    factors = random_factors(1, (6, 30, 20), decay=0.8)
+    folder = write(tmp_path / "in", factors, dtype=dtype)
+    report = compress(folder, tmp_path / "out", ToRank(3))
+    (module,) = updates(folder)
+    before, after = updates(folder)[module], updates(tmp_path / "out")[module]
+    error = np.linalg.norm(before - after) / np.linalg.norm(before)
+    assert report.measured_error == pytest.approx(error, rel=1e-9)
+    assert report.measured_error > report.predicted_error
+    assert report.warnings == ()
+
+
+def test_rounding_that_loses_more_than_the_rank_is_said(tmp_path):
+    folder = write(tmp_path / "in", random_factors(1, (6, 30, 20), decay=0.1))
+    report = compress(folder, tmp_path / "out", ToRank(4), dtype="F8_E5M2")
+    (warning,) = report.warnings
+    assert "rounding to the storage type loses more" in warning
+    assert not compress(folder, tmp_path / "wide", ToRank(4), dtype="F32").warnings
+
+
+@pytest.mark.parametrize(
+    ("dtype_A", "dtype_B"), [("F32", "BF16"), ("F16", "F64"), ("F8_E4M3", "F32"), ("BF16", "F16")]
+)
+def test_two_types_in_one_pair(dtype_A, dtype_B, tmp_path):
+    factors = random_factors(2, (6, 30, 20), (5, 9, 9))
+    folder = write(tmp_path / "in", factors, dtype=dtype_A, dtype_B=dtype_B)
+    report = compress(folder, tmp_path / "out", ToRank(3), encoding="folded")
+    before, after = updates(folder), updates(tmp_path / "out")
+    for row in report.modules:
+        error = np.linalg.norm(before[row.name] - after[row.name]) / np.linalg.norm(before[row.name])
+        assert row.measured_error == pytest.approx(error, rel=1e-9)
+        assert row.dtype == "+".join(sorted((dtype_A, dtype_B)))
+    plan = plan_compression(audit_adapter(folder), ToRank(3))
+    assert [row.new_bytes for row in plan.modules] == [row.new_bytes for row in report.modules]
+
+
+@pytest.mark.parametrize("size", [1e-150, 1e-60, 1e60, 1e150])
+def test_sizes_far_from_one(size, tmp_path):
+    """Double-precision factors whose squares leave float64: the same relative errors."""
+    factors = random_factors(2, (6, 30, 20))
+    plain = compress(write(tmp_path / "in", factors, dtype="F64"), tmp_path / "out", ToRank(3))
+    moved = {name: (a, b * size) for name, (a, b) in factors.items()}
+    report = compress(write(tmp_path / "in2", moved, dtype="F64"), tmp_path / "out2", ToRank(3))
+    assert report.measured_error == pytest.approx(plain.measured_error, rel=1e-9)
+    assert report.predicted_error == pytest.approx(plain.predicted_error, rel=1e-9)
+    assert all(np.isfinite(array).all() for array in read(tmp_path / "out2").values())
+
+
+def test_factors_that_do_not_fit_are_refused(tmp_path):
+    """fp16 ends at 65,504: balanced factors of a large update do not fit, and infinity is no weight."""
+    factors = {name: (a * 1e6, b * 1e6) for name, (a, b) in random_factors(0, (4, 10, 12)).items()}
+    folder = write(tmp_path / "in", factors, dtype="F32")
+    for rank in (2, 4):
+        with pytest.raises(InputError, match="do not fit into F16") as refusal:
+            compress(folder, tmp_path / "out", ToRank(rank), dtype="F16")
+        assert refusal.value.code == "overflow"
+        assert "layers.0.q_proj" in str(refusal.value)
+        assert "--dtype BF16" in refusal.value.hint
+    assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
+    compress(folder, tmp_path / "out", ToRank(2), dtype="BF16")
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])
+def test_factors_that_do_not_fit_into_eight_bits(dtype, tmp_path):
+    factors = {name: (a * 1e6, b * 1e6) for name, (a, b) in random_factors(0, (4, 10, 12)).items()}
+    with pytest.raises(InputError, match="do not fit"):
+        compress(write(tmp_path / "in", factors), tmp_path / "out", ToRank(2), dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["I8", "F4", "float", ""])
+def test_unknown_storage_types(dtype, tmp_path):
+    folder = write(tmp_path / "in", random_factors(0, (4, 10, 12)))
+    with pytest.raises(UsageError) as refusal:
+        compress(folder, tmp_path / "out", ToRank(2), dtype=dtype)
+    assert refusal.value.code == "bad-dtype"
+    assert "BF16" in refusal.value.hint
+
+
+# ---------------------------------------------------------------- everything else, byte for byte
+
+
+def test_other_tensors_are_copied(tmp_path):
+    """Heads, biases, quantised leftovers: in their types, in the order of the reference implementation."""
+    extra = {
+        "base_model.model.score.weight": tensor(np.random.default_rng(0).standard_normal((3, 700)), "BF16"),
+        "base_model.model.lm_head.weight": Stored("I8", (1500, 1000), bytes(range(250)) * 6000),
+        "base_model.model.model.layers.0.mlp.bias": tensor(np.arange(5.0), "F64"),
+        "base_model.model.embed_tokens.weight": tensor(np.arange(6.0).reshape(2, 3), "F8_E4M3"),
+        "base_model.model.score.bias": Stored("F16", (0,), b""),
+    }
+    folder = write(tmp_path / "in", random_factors(0, (4, 10, 12), (4, 8, 9)), extra=extra)
+    report = compress(folder, tmp_path / "out", ToBudget(reduction=0.7))
+    data = (tmp_path / "out" / "adapter_model.safetensors").read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    assert header.pop("__metadata__") == {"format": "pt"}
+    assert start % 8 == 0
+    for name, stored in extra.items():
+        begin, end = header[name]["data_offsets"]
+        assert data[start + begin : start + end] == stored.data
+        assert (header[name]["dtype"], tuple(header[name]["shape"])) == (stored.dtype, tuple(stored.shape))
+    assert report.carried_tensors == len(extra)
+    widths = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I8": 1, "F8_E4M3": 1}
+    order = sorted(header, key=lambda name: (-widths[header[name]["dtype"]], name))
+    assert order == list(header)
+
+
+def test_the_reference_reads_what_is_written(tmp_path):
+    from safetensors.numpy import load_file
+
+    folder = write(tmp_path / "in", random_factors(0, (4, 10, 12), (4, 8, 9)))
+    compress(folder, tmp_path / "out", ToRank(2))
+    ours, theirs = read(tmp_path / "out"), load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_strip_drops_what_is_named(tmp_path):
+    extra = {
+        f"base_model.model.{name}.weight": tensor(np.ones((2, 2)), "F32")
+        for name in ("score", "lm_head", "embed_tokens")
+    }
+    folder = write(tmp_path / "in", random_factors(0, (4, 10, 12)), extra=extra)
+    report = compress(folder, tmp_path / "out", ToRank(2), strip=["score", "embed"])
+    assert report.stripped == ("base_model.model.embed_tokens.weight", "base_model.model.score.weight")
+    assert report.carried_tensors == 1
+    assert len(read(tmp_path / "out")) == 3
+
+
+@pytest.mark.parametrize("part", ["nothing", "lora_A", ""])
+def test_strip_never_means_factors(part, tmp_path):
+    extra = {"base_model.model.score.weight": tensor(np.ones((2, 2)), "F32")}
+    folder = write(tmp_path / "in", random_factors(0, (4, 10, 12)), extra=extra)
+    with pytest.raises(UsageError) as refusal:
+        compress(folder, tmp_path / "out", ToRank(2), strip=["score", part])
+    assert refusal.value.code == "strip-unmatched"
+
+
+def test_the_config_keeps_its_fields_and_their_order(tmp_path):
+    fields = {
+        "zeta": {"nested": [1, 2.50, "ü", None]},
+        "lora_dropout": 0.05,
+        "use_rslora": False,
+        "rank_pattern": None,
+        "alpha": "unknown",
+        "big": 12345678901234567890,
+        "text": "snow ☃ and \x7f",
+    }
+    folder = write(tmp_path / "in", random_factors(0, (8, 10, 12)), **fields)
+    before = json.loads((folder / "adapter_config.json").read_text())
+    compress(folder, tmp_path / "out", ToRank(2))
+    text = (tmp_path / "out" / "adapter_config.json").read_text()
+    after = json.loads(text)
+    assert list(after) == list(before)
+    assert after == before | {"r": 2, "lora_alpha": 4}
+    assert text.isascii()
+
+
+def test_nothing_to_do_changes_nothing(tmp_path):
+    folder = write(tmp_path / "in", random_factors(0, (4, 10, 12), (4, 8, 9)), lora_alpha=6.0)
+    report = compress(folder, tmp_path / "out", ToRank(4))
+    assert all(row.unchanged and row.method == "copy" for row in report.modules)
+    before, after = read(folder), read(tmp_path / "out")
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert report.config_changes == {}
+    # 6.0 becomes 6: the same α, in the form that every runtime reads.
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["lora_alpha"] == 6
+
+
+# ---------------------------------------------------------------- the report
+
+
+@pytest.mark.parametrize("slip", ["wrong module", "other scale", "sign", "noise"])
+def test_the_result_is_checked_before_it_is_put_in_place(slip, tmp_path, monkeypatch):
+    """A bug in writing must not become somebody's adapter."""
+    folder = write(tmp_path / "in", random_factors(0, (8, 10, 12), (8, 10, 12)))
+    made = []
+
+    def wrong(job):
+        written = write_module(job)
+        made.append(written)
+        words = np.frombuffer(written.data_B, dtype=np.float32)
+        broken = {
+            "wrong module": made[0].data_B,
+            "other scale": (words * np.float32(1.01)).tobytes(),
+            "sign": (-words).tobytes(),
+            "noise": (words + np.float32(0.1)).tobytes(),
+        }
+        return written._replace(data_B=broken[slip])
+
+    monkeypatch.setattr("gradience.compress.write_module", wrong)
+    with pytest.raises(AssertionError, match="the error is"):
+        compress(folder, tmp_path / "out", ToRank(2), workers=1)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
+
+
+def test_the_report_is_a_file_beside_the_weights(tmp_path):
+    import hashlib
+
+    folder = write(tmp_path / "in", random_factors(0, (8, 10, 12), (6, 9, 9)))
+    report = compress(folder, tmp_path / "out", ToRank(4), command="gradience compress …")
+    assert CompressionReport.read(tmp_path / "out" / "compression_report.json") == report
+    weights = tmp_path / "out" / "adapter_model.safetensors"
+    assert report.output_sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
+    source = folder / "adapter_model.safetensors"
+    assert report.source_sha256 == hashlib.sha256(source.read_bytes()).hexdigest()
+    assert report.old_bytes == source.stat().st_size
+    assert report.run.command == "gradience compress …"
+    assert (report.old_max_lora_rank, report.new_max_lora_rank) == (8, 8)
+    assert report.runtimes
+    assert report.reduction == pytest.approx(1 - report.new_params / report.old_params)
+
+
+def test_documents_are_written_with_the_rest(tmp_path):
+    folder = write(tmp_path / "in", random_factors(0, (8, 10, 12)))
+    plan = plan_compression(audit_adapter(folder), ToRank(2))
+    compress_adapter(
+        folder,
+        plan,
+        tmp_path / "out",
+        documents=lambda made: {"notes.md": f"rank {made.modules[0].new_rank}"},
+    )
+    assert (tmp_path / "out" / "notes.md").read_text() == "rank 2"
+
+
+def test_progress_counts_every_module(tmp_path):
+    folder = write(tmp_path / "in", random_factors(0, (8, 10, 12), (8, 10, 12), (8, 10, 12)))
+    seen = []
+    compress(folder, tmp_path / "out", ToRank(2), progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]

@@ -1,0 +1,201 @@
+"""What is refused, with the reason and the next step; nothing is written then."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from factory import PREFIX, Stored
+from samples import random_factors, read, tensor, tensors_of, write
+
+from gradience import audit_adapter
+from gradience.compress import compress_adapter
+from gradience.errors import GradienceError, InputError, UsageError
+from gradience.plan import ToBudget, ToRank, plan_compression
+
+FACTORS = random_factors(0, (4, 10, 12), (4, 9, 9))
+FIRST = next(iter(FACTORS))
+
+
+def compress(folder: Path, output: Path, criterion=None, **options):
+    plan = plan_compression(audit_adapter(folder), criterion or ToRank(2))
+    return compress_adapter(folder, plan, output, **options)
+
+
+def refused(folder: Path, tmp_path: Path, **options) -> GradienceError:
+    before = set(tmp_path.iterdir())
+    with pytest.raises(GradienceError) as refusal:
+        compress(folder, tmp_path / "out", **options)
+    assert set(tmp_path.iterdir()) == before
+    error = refusal.value
+    assert str(folder) in str(error)
+    assert error.hint
+    return error
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        *[
+            ({"init_lora_weights": init}, "init-not-update")
+            for init in ("pissa", "pissa_niter_16", "olora", "corda", "lora_ga", "loftq")
+        ],
+        ({"init_lora_weights": "orthogonal"}, "init-noise"),
+        ({"init_lora_weights": False}, "init-noise"),
+        ({"use_qalora": True}, "variant-not-update"),
+        ({"use_bdlora": {"groups": 2}}, "variant-not-update"),
+        ({"kasa_config": {"beta": 0.1}}, "variant-not-update"),
+        ({"peft_type": "ADALORA"}, "other-method"),
+        ({"peft_type": "LOHA"}, "other-method"),
+        ({"peft_type": "IA3"}, "other-method"),
+        ({"enable_lora": [True, False]}, "unaudited"),
+        ({"use_dora": True}, "dora"),
+        ({"r": "8"}, "bad-config"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_adapters_whose_update_is_something_else(fields, code, tmp_path):
+    error = refused(write(tmp_path / "in", FACTORS, **fields), tmp_path)
+    assert isinstance(error, InputError)
+    assert error.code == code
+
+
+@pytest.mark.parametrize("init", [True, None, "gaussian", "eva", "mica"])
+def test_initialisations_that_start_from_nothing_are_kept(init, tmp_path):
+    compress(write(tmp_path / "in", FACTORS, init_lora_weights=init), tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["init_lora_weights"] is init or config["init_lora_weights"] == init
+
+
+@pytest.mark.parametrize(
+    ("extra", "code"),
+    [
+        ({f"{PREFIX}strange": Stored("F32", (2,), bytes(8))}, "unaudited"),
+        ({f"{PREFIX}model.layers.9.q_proj.lora_A.weight": tensor(np.ones((4, 5)), "F32")}, "unaudited"),
+        ({f"{PREFIX}{FIRST}.lora_magnitude_vector": tensor(np.ones(10), "F32")}, "dora"),
+        ({f"{PREFIX}{FIRST}.lora_E": tensor(np.ones((4, 1)), "F32")}, "other-method"),
+    ],
+    ids=["unknown tensor", "half a pair", "magnitude without use_dora", "AdaLoRA's diagonal"],
+)
+def test_tensors_that_a_smaller_adapter_could_not_keep(extra, code, tmp_path):
+    assert refused(write(tmp_path / "in", FACTORS, extra=extra), tmp_path).code == code
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan(bad, tmp_path):
+    factors = {name: (a.copy(), b) for name, (a, b) in FACTORS.items()}
+    factors[FIRST][0][0, 0] = bad
+    error = refused(write(tmp_path / "in", factors), tmp_path)
+    assert error.code == "non-finite"
+
+
+def test_a_config_without_alpha_means_the_default_of_peft(tmp_path):
+    folder = write(tmp_path / "in", FACTORS)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    del config["lora_alpha"]
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    report = compress(folder, tmp_path / "out")
+    assert {row.scale for row in report.modules} == {8 / 4}
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["lora_alpha"] == 4
+
+
+def test_no_config(tmp_path):
+    folder = write(tmp_path / "in", FACTORS)
+    (folder / "adapter_config.json").unlink()
+    assert refused(folder, tmp_path).code == "no-config"
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(InputError) as refusal:
+        compress_adapter(tmp_path / "gone", any_plan(tmp_path), tmp_path / "out")
+    assert refusal.value.code == "not-found"
+
+
+def any_plan(tmp_path: Path):
+    folder = write(tmp_path / "planned", FACTORS)
+    return plan_compression(audit_adapter(folder), ToRank(2))
+
+
+def test_a_plan_that_leaves_nothing(tmp_path):
+    folder = write(tmp_path / "in", FACTORS)
+    plan = plan_compression(audit_adapter(folder), ToRank(1))
+    rows = tuple(
+        type(row)(**{**{name: getattr(row, name) for name in row.__dataclass_fields__}, "new_rank": 0})
+        for row in plan.modules
+    )
+    with pytest.raises(UsageError) as refusal:
+        compress_adapter(folder, plan.model_copy(update={"modules": rows}), tmp_path / "out")
+    assert refusal.value.code == "empty-plan"
+
+
+@pytest.mark.parametrize("rank", [-1, 5, 100])
+def test_a_plan_that_was_edited(rank, tmp_path):
+    folder = write(tmp_path / "in", FACTORS)
+    plan = plan_compression(audit_adapter(folder), ToRank(2))
+    row = plan.modules[0]
+    edited = type(row)(
+        **{**{name: getattr(row, name) for name in row.__dataclass_fields__}, "new_rank": rank}
+    )
+    with pytest.raises(UsageError) as refusal:
+        compress_adapter(
+            folder, plan.model_copy(update={"modules": (edited, *plan.modules[1:])}), tmp_path / "out"
+        )
+    assert refusal.value.code == "plan-mismatch"
+
+
+def test_plans_survive_their_file(tmp_path):
+    from gradience.artifacts.compression import CompressionPlan
+
+    folder = write(tmp_path / "in", FACTORS, lora_alpha=7.3)
+    plan = plan_compression(audit_adapter(folder), ToRank(2))
+    again = CompressionPlan.read(plan.save(tmp_path / "plan.json"))
+    compress_adapter(folder, again, tmp_path / "out")
+
+
+def test_output_exists(tmp_path):
+    folder = write(tmp_path / "in", FACTORS)
+    plan = plan_compression(audit_adapter(folder), ToRank(2))
+    compress_adapter(folder, plan, tmp_path / "out")
+    before = (tmp_path / "out" / "adapter_model.safetensors").read_bytes()
+    plan = plan_compression(audit_adapter(folder), ToRank(1))
+    with pytest.raises(UsageError) as refusal:
+        compress_adapter(folder, plan, tmp_path / "out")
+    assert refusal.value.code == "output-exists"
+    assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == before
+    compress_adapter(folder, plan, tmp_path / "out", force=True)
+    assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() != before
+    with pytest.raises(UsageError) as refusal:
+        compress_adapter(folder, plan, folder / "small", force=True)
+    assert refusal.value.code == "output-is-input"
+
+
+# ---------------------------------------------------------------- copies that PEFT keeps
+
+
+def with_ghosts(tmp_path: Path) -> Path:
+    """LoRA on a head that PEFT also saved: the same factors again, under another name."""
+    ghosts = {
+        name.replace(".lora_", ".original_module.lora_"): stored
+        for name, stored in tensors_of({FIRST: FACTORS[FIRST]}).items()
+    }
+    return write(tmp_path / "in", FACTORS, extra=ghosts, modules_to_save=["q_proj"])
+
+
+def test_a_module_with_copies_is_left_as_it_is(tmp_path):
+    folder = with_ghosts(tmp_path)
+    for criterion in (ToRank(2), ToBudget(reduction=0.3)):
+        report = compress(folder, tmp_path / "out", criterion, force=True)
+        rows = {row.name: row for row in report.modules}
+        assert rows[FIRST].unchanged
+        assert all(row.new_rank < 4 for name, row in rows.items() if name != FIRST)
+    before, after = read(folder), read(tmp_path / "out")
+    assert all(np.array_equal(before[name], after[name]) for name in before if FIRST in name)
+
+
+@pytest.mark.parametrize("options", [{"encoding": "folded"}, {"dtype": "BF16"}], ids=str)
+def test_a_module_with_copies_cannot_be_changed(options, tmp_path):
+    error = refused(with_ghosts(tmp_path), tmp_path, **options)
+    assert error.code == "ghost-copies"
+    assert "patterns" in error.hint

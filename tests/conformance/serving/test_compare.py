@@ -1,0 +1,56 @@
+"""The comparison must not let through what it exists to catch."""
+
+import pytest
+
+from conformance.serving.compare import MOVES, TOLERANCE, compare, furthest
+
+BASE = [[-1.0, -2.0], [-3.0, -0.5]]
+
+
+def shifted(by):
+    return [[value + by for value in row] for row in BASE]
+
+
+@pytest.mark.parametrize(
+    ("peft", "served", "outcome"),
+    [
+        (shifted(1.0), shifted(1.0 + TOLERANCE / 2), "equal"),
+        (shifted(1.0), shifted(1.0 + 2 * TOLERANCE), "differs"),
+        (shifted(1.0), shifted(0.5), "differs"),
+        (shifted(1.0), BASE, "no effect"),
+        (shifted(MOVES / 2), shifted(MOVES / 2), "void"),
+        (BASE, BASE, "void"),
+        (None, shifted(1.0), "void"),
+    ],
+    ids=[
+        "within-tolerance",
+        "just-outside",
+        "half-the-scale",
+        "left-out-silently",
+        "hardly-moves-the-base",
+        "does-not-move-the-base",
+        "nothing-to-compare-with",
+    ],
+)
+def test_outcomes(peft, served, outcome):
+    assert compare(peft=peft, base=BASE, served=served).outcome == outcome
+
+
+def test_a_refusal_keeps_its_words():
+    found = compare(peft=shifted(1.0), base=BASE, served=None, refusal="ValueError: no")
+    assert (found.outcome, found.refusal, found.difference) == ("refused", "ValueError: no", None)
+
+
+def test_one_wrong_token_of_one_prompt_is_enough():
+    served = shifted(1.0)
+    served[1][0] += 0.01
+    found = compare(peft=shifted(1.0), base=BASE, served=served)
+    assert (found.outcome, found.difference) == ("differs", pytest.approx(0.01))
+
+
+@pytest.mark.parametrize(
+    "other", [[[-1.0, -2.0]], [[-1.0], [-3.0]]], ids=["a-prompt-missing", "a-token-missing"]
+)
+def test_answers_of_another_shape_are_an_error(other):
+    with pytest.raises(ValueError, match="zip"):
+        furthest(BASE, other)

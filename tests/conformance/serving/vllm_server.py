@@ -1,0 +1,54 @@
+"""vLLM, in a process of its environment for each max_lora_rank."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from conformance.serving import model
+from conformance.serving.cases import Workshop
+from conformance.serving.served import Asked, Reply, Served, run, say
+
+SERVE = Path(__file__).with_name("serve_vllm.py")
+
+
+@dataclass(frozen=True)
+class Vllm:
+    """python: the interpreter of vLLM's environment."""
+
+    python: Path
+    name: str = "vLLM"
+    slug: str = "vllm"
+    table: str = "vLLM 0.32.0"
+
+    def refuses_here(self, asked: Asked) -> bool:
+        """It is started with a max_lora_rank below the adapter's rank."""
+        return max(module.rank for module in asked.modules) > asked.case.max_lora_rank
+
+    def serve(self, shop: Workshop, asked: Sequence[Asked]) -> Served:
+        """One process per max_lora_rank."""
+        parts = [
+            self._serve(shop, [item for item in asked if item.case.max_lora_rank == rank], rank)
+            for rank in sorted({item.case.max_lora_rank for item in asked})
+        ]
+        replies = {case: reply for part in parts for case, reply in part.replies.items()}
+        return Served(tuple(base for part in parts for base in part.bases), replies, parts[0].versions)
+
+    def _serve(self, shop: Workshop, asked: Sequence[Asked], rank: int) -> Served:
+        request, answer = shop.root / f"request-{rank}.json", shop.root / f"answer-{rank}.json"
+        content = {
+            "base": str(shop.base),
+            "max_lora_rank": rank,
+            "max_model_len": model.MAX_TOKENS,
+            "prompts": model.PROMPTS,
+            "adapters": [{"id": item.case.id, "path": str(item.made.path)} for item in asked],
+        }
+        request.write_text(json.dumps(content), encoding="utf-8")
+        say(f"vLLM, max_lora_rank {rank}: {len(asked)} adapters")
+        # -P: the folder of serve_vllm.py must not come before vLLM's own packages.
+        run(self.python, "-P", SERVE, request, answer)
+        found = json.loads(answer.read_text(encoding="utf-8"))
+        replies = {row["id"]: Reply(row.get("logprobs"), row.get("refusal", "")) for row in found["adapters"]}
+        return Served((found["base"],), replies, found["versions"])

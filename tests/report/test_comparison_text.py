@@ -1,0 +1,134 @@
+"""The screen of a comparison: golden files, its size, and what it must say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from audit_sample import MISTRAL
+from compression_sample import alone, compared, comparison
+from golden import assert_golden
+from rich.cells import cell_len
+
+from gradience.artifacts.comparison import Replicates
+from gradience.report.comparison import comparison_text
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def seeds():
+    """Two seeds of a 7B adapter: independent."""
+    return comparison(compared(f"model.layers.{i}.{kind}", 60 + i % 7) for i in range(32) for kind in MISTRAL)
+
+
+def smaller():
+    """An adapter and a smaller one made from it, which left modules out."""
+    rows = [
+        compared(f"h.{i}.attn.c_attn", 2.0 * i, r_b=2 + i, cosine_A=None, cosine_B=None) for i in range(3)
+    ]
+    rows += [alone(f"h.{i}.mlp.c_fc", "only-a") for i in range(5)]
+    near = Replicates(
+        verdict="near-copies",
+        cosine_A_median=None,
+        cosine_B_median=None,
+        reason="the updates themselves point the same way",
+    )
+    return comparison(rows, replicates=near, path_b="./smaller")
+
+
+def unlike():
+    """Hardly anything to compare: one untrained module in both, others on one side, or of other shapes."""
+    figures = (
+        "relative_difference",
+        "cosine",
+        "kept_energy",
+        "left_overlap",
+        "right_overlap",
+        "largest_angle",
+    )
+    nothing = dict.fromkeys((*figures, "cosine_A", "cosine_B", "compared_dimensions"))
+    rows = [
+        compared("mlp.experts.down_proj", 0, expert=3, norm_a=0.0, norm_b=0.0, **nothing),
+        alone("lm_head", "only-b", 4),
+        alone("embed", "shapes-differ", 16),
+    ]
+    cannot = Replicates(
+        verdict="not-comparable",
+        cosine_A_median=None,
+        cosine_B_median=None,
+        reason="no module has trained factors of the same shapes in both adapters",
+    )
+    note = "A is a DoRA adapter: compared is s·B·A, not the magnitudes"
+    return comparison(rows, replicates=cannot, notes=(note,))
+
+
+CASES = {"compared-seeds": seeds, "compared-smaller": smaller, "compared-unlike": unlike}
+EACH = pytest.mark.parametrize("name", list(CASES))
+
+
+@EACH
+def test_golden_screen(name):
+    assert_golden(
+        GOLDEN / f"{name}.txt", comparison_text(CASES[name](), width=80, layers=name != "compared-seeds")
+    )
+
+
+@EACH
+@pytest.mark.parametrize("width", [20, 80, 90, 100, 250])
+def test_no_line_is_wider_than_the_screen(name, width):
+    text = comparison_text(CASES[name](), width=width, layers=True)
+    assert max(map(cell_len, text.splitlines())) <= max(80, width)
+    assert not re.search(r"[ \t]+$", text, flags=re.MULTILINE)
+
+
+@EACH
+def test_colour_adds_nothing_but_colour(name):
+    coloured = comparison_text(CASES[name](), color=True, layers=True)
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == comparison_text(CASES[name](), layers=True)
+
+
+@EACH
+def test_the_questions_come_in_their_order(name):
+    assert re.findall(r"^[A-Z][^.?\n]*\?", comparison_text(CASES[name]()), flags=re.MULTILINE) == [
+        "How far apart are the updates?",
+        "Are they independent runs?",
+        "Where?",
+        "What does this not show?",
+    ]
+
+
+def test_a_7b_comparison_fits_on_one_screen():
+    assert len(comparison_text(seeds()).splitlines()) <= 46
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        ("independent", "✓ yes: "),
+        ("same-start", "! no, they share their start: "),
+        ("near-copies", "! no, they are nearly the same: "),
+        ("not-comparable", "? that cannot be told: "),
+    ],
+)
+def test_independence(verdict, words):
+    found = Replicates(verdict=verdict, cosine_A_median=0.5, cosine_B_median=0.25, reason="because")
+    text = comparison_text(comparison([compared("a", 30)], replicates=found))
+    assert f"  {words}because (median |cosine| between the factors: A 0.50, B 0.25)" in " ".join(
+        text.split("\n")
+    ).replace("     ", " ")
+
+
+def test_the_modules_furthest_apart_come_first():
+    lines = comparison_text(seeds()).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("  differ most"))
+    shown = [float(line.split()[2]) for line in lines[start + 1 : start + 6]]
+    everything = sorted((round(module.relative_difference, 2) for module in seeds().modules), reverse=True)
+    assert shown == everything[:5]
+
+
+def test_names_are_whole_where_there_is_no_width():
+    name = "model." + "x" * 120 + ".q_proj"
+    text = comparison_text(comparison([compared(name, 10)]), layers=True)
+    assert name in text
+    assert name not in comparison_text(comparison([compared(name, 10)]), width=80, layers=True)

@@ -1,0 +1,265 @@
+"""The screens and the Markdown of a plan and of a compression: golden files, their size, and what they must say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import compression_sample as sample
+import pytest
+from compression_sample import mistral, plan, planned, report, verdict, written
+from golden import assert_golden
+from rich.cells import cell_len
+
+from gradience.report.compression import compression_text, plan_text
+from gradience.report.compression_document import LISTED_MODULES, compression_markdown
+from gradience.report.compression_facts import QUALITY, predicted, saved, worst
+from gradience.report.compression_layers import module_rows_text
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def uniform_plan():
+    return plan([planned(*row) for row in mistral()])
+
+
+def budget_plan():
+    """Ranks that differ, a module that keeps its rank, one that is left out, one that was never trained."""
+    rows = [planned(*row) for row in mistral(2, new=None)]
+    rows.append(planned("model.conv", 8, 8, (32, 24), fixed="block-diagonal B of a grouped convolution"))
+    rows += [planned(f"model.layers.{i}.extra.proj", 8, 0, (32, 32), 0.4) for i in range(5)]
+    rows.append(planned("lm_head", 4, 1, (100, 16), None))
+    return plan(rows, criterion="0.5 of the parameters saved, allocated by energy per parameter")
+
+
+def unknown_scale():
+    return plan([planned(*row, scale=None, norm=None) for row in mistral(1, new=64)], criterion="rank 64")
+
+
+def uniform_report():
+    return report([written(*row) for row in mistral()])
+
+
+def padded_report():
+    """All that is unusual when LoRA is written."""
+    rows = [
+        written(*row, stored=24, folded=1.0 + 0.5 * (i % 2)) for i, row in enumerate(mistral(2, new=None))
+    ]
+    rows += [written(f"model.layers.{i}.extra.proj", 8, 0, (32, 32), 0.4) for i in range(5)]
+    rows.append(written("lm_head", 4, 4, (100, 16), None, dtype="F32"))
+    return report(
+        rows,
+        criterion="0.5 of the parameters saved, allocated by energy per parameter",
+        encoding="padded",
+        encoding_reason="asked for; scales differ, so the ratio is folded into B",
+        carried_tensors=3,
+        carried_files=("README.md", "tokenizer.json"),
+        left_out_files=("optimizer.pt", "rng_state.pth", "scheduler.pt", "logs/"),
+        stripped=("base_model.model.lm_head.base_layer.weight",),
+        warnings=("the README describes the adapter as it was",),
+        config_changes={
+            "r": "64 -> 24",
+            "rank_pattern": '{"q_proj": 32} -> {}',
+            "target_modules": '["q_proj", "v_proj", "o_proj"] -> 14 entries',
+            "layers_pattern": '"' + "x" * 50 + "... -> null",
+        },
+    )
+
+
+def dora_report():
+    rows = [
+        written(
+            f"model.layers.{i}.self_attn.{kind}",
+            6,
+            3,
+            (16, 16),
+            0.8,
+            dtype="F32",
+            output_error=0.1 + 0.01 * i,
+        )
+        for i in range(3)
+        for kind in ("q_proj", "v_proj")
+    ]
+    return report(rows, config_changes={}, carried_files=(), runtimes=(verdict("X", "1", "refuses", "DoRA"),))
+
+
+def nothing_report():
+    """The rank that was asked for is no smaller: everything is a copy, nothing else was there."""
+    rows = [written(*row) for row in mistral(1, new=64)]
+    return report(
+        rows, criterion="rank 64", config_changes={}, carried_files=(), runtimes=sample.RUNTIMES[:2]
+    )
+
+
+PLANS = {"plan-7b": uniform_plan, "plan-budget": budget_plan, "plan-unknown-scale": unknown_scale}
+REPORTS = {
+    "compressed-7b": uniform_report,
+    "compressed-padded": padded_report,
+    "compressed-dora": dora_report,
+    "compressed-nothing": nothing_report,
+}
+EACH_PLAN = pytest.mark.parametrize("name", list(PLANS))
+EACH_REPORT = pytest.mark.parametrize("name", list(REPORTS))
+
+
+def screens(width=80, color=False):
+    """Every screen, with its table of modules, by name."""
+    made = {name: (plan_text, make()) for name, make in PLANS.items()}
+    made |= {name: (compression_text, make()) for name, make in REPORTS.items()}
+    return {
+        name: face(found, width=width, color=color) + module_rows_text(found, width=width, color=color)
+        for name, (face, found) in made.items()
+    }
+
+
+@EACH_PLAN
+def test_golden_plan(name):
+    assert_golden(GOLDEN / f"{name}.txt", plan_text(PLANS[name]()))
+
+
+@EACH_REPORT
+def test_golden_report(name):
+    assert_golden(GOLDEN / f"{name}.txt", compression_text(REPORTS[name]()))
+    assert_golden(GOLDEN / f"{name}.md", compression_markdown(REPORTS[name]()))
+
+
+@pytest.mark.parametrize("name", ["compressed-padded", "compressed-dora"])
+def test_golden_modules(name):
+    assert_golden(GOLDEN / f"{name}-layers.txt", module_rows_text(REPORTS[name](), width=80))
+
+
+@pytest.mark.parametrize("width", [20, 80, 90, 100, 250])
+def test_no_line_is_wider_than_the_screen(width):
+    for text in screens(width).values():
+        assert max(map(cell_len, text.splitlines())) <= max(80, width)
+        assert not re.search(r"[ \t]+$", text, flags=re.MULTILINE)
+
+
+def test_colour_adds_nothing_but_colour():
+    coloured = screens(color=True)
+    assert {name: re.sub(r"\x1b\[[0-9;]*m", "", text) for name, text in coloured.items()} == screens()
+
+
+def test_a_7b_adapter_fits_on_one_screen():
+    assert len(plan_text(uniform_plan()).splitlines()) <= 46
+    assert len(compression_text(uniform_report()).splitlines()) <= 56
+
+
+@EACH_REPORT
+def test_the_questions_come_in_their_order(name):
+    asked = [
+        "What is saved?",
+        "What is lost?",
+        "Who loads it with the right meaning?",
+        "Where?",
+        "How was it written?",
+        "What does this not show?",
+    ]
+    made = REPORTS[name]()
+    assert re.findall(r"^[A-Z][^.?\n]*\?", compression_text(made), flags=re.MULTILINE) == asked
+    assert re.findall(r"^## ([A-Z].*\?)$", compression_markdown(made), flags=re.MULTILINE) == asked
+
+
+@EACH_PLAN
+def test_a_plan_says_that_it_is_none_of_it_done(name):
+    text = plan_text(PLANS[name]())
+    assert "Nothing was written." in " ".join(text.splitlines()[:4])
+    assert re.findall(r"^[A-Z][^.?\n]*\?", text, flags=re.MULTILINE)[:3] == [
+        "What would be saved?",
+        "What would be lost?",
+        "Where?",
+    ]
+
+
+def test_every_face_says_what_it_does_not_show():
+    words = QUALITY.split()[:12]
+    for text in [*screens().values(), *(compression_markdown(make()) for make in REPORTS.values())]:
+        assert " ".join(words) in " ".join(text.split())
+
+
+# ---------------------------------------------------------------- who loads it?
+
+
+def test_only_a_run_is_told_as_fact():
+    text = " ".join(compression_text(uniform_report()).split())
+    ran, _, read = text.partition("by the source of that version, not run")
+    assert "✓ PEFT 0.21.2 loads" in ran
+    assert "by our runs (docs/runtimes.md):" in ran
+    assert "· SGLang 0.5.23, TensorRT-LLM 007e181 should load" in read
+    assert "✓" not in read
+    assert " loads" not in read.partition("Where?")[0]
+
+
+def test_runtimes_with_one_reason_are_one_sentence():
+    text = " ".join(compression_text(uniform_report()).split())
+    reason = "modules trained and saved whole (modules_to_save)"
+    assert text.count(reason) == 1
+    assert f"✗ vLLM before 0.31, llama.cpp converter 0b03ada should refuse: {reason}" in text
+
+
+def test_a_silently_wrong_scale_comes_before_a_refusal():
+    text = compression_text(uniform_report())
+    assert text.index("LoRAX a7394ba should load it with a wrong scale, silently") < text.index(
+        "should refuse"
+    )
+
+
+# ---------------------------------------------------------------- figures
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"), [(0.0, "0"), (3e-9, "under 3e-4"), (4e-4, "4.00e-4"), (0.1234, "0.123"), (None, "–")]
+)
+def test_a_predicted_error_is_no_smaller_than_it_can_be_known(error, shown):
+    assert predicted(error) == shown
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [(8, 4, "50.0 % saved"), (8, 9, "12.5 % more"), (8, 8, "the same"), (100_000, 1, "over 99.9 % saved")],
+)
+def test_saved(before, after, words):
+    assert saved(before, after) == words
+
+
+def test_who_loses_most_comes_first_and_rounding_is_no_loss():
+    rows = uniform_report().modules
+    found = worst(rows, 5)
+    assert [row.measured_error for row in found] == sorted(
+        (row.measured_error for row in rows), reverse=True
+    )[:5]
+    assert worst(nothing_report().modules, 5) == []
+
+
+def test_zeros_of_a_padded_adapter_are_counted():
+    made = padded_report()
+    zeros = sum((24 - row.new_rank) * row.new_params // 24 for row in made.modules if row.stored_rank == 24)
+    assert zeros > 0
+    assert f"{zeros / 1e6:.1f} M of the parameters are zeros" in compression_text(made)
+
+
+def test_many_kinds_of_modules_are_counted_not_listed():
+    made = report([written(f"model.layers.0.block_{i}.proj", 8, 2, (16, 16 + i)) for i in range(30)])
+    text = compression_text(made)
+    assert "… 18 more kinds of modules: --layers" in text
+    assert "block_29" in text
+    assert "block_3.proj" not in text.partition("loses most")[0]
+    assert compression_markdown(made).count("| `block_") == 30
+
+
+def test_markdown_lists_every_module_until_there_are_too_many():
+    few = compression_markdown(uniform_report())
+    assert few.partition("## Every module")[2].count("\n| `model.layers.") == 224
+    many = report([written(f"model.layers.0.e.{i}", 4, 2, (8, 8)) for i in range(LISTED_MODULES + 5)])
+    text = compression_markdown(many)
+    assert text.count("\n| `model.layers.0.e.") == LISTED_MODULES + 10  # with those that lose most
+    assert "5 more modules are in `compression_report.json`" in text
+
+
+@EACH_REPORT
+def test_markdown_tables_are_whole(name):
+    tables = re.findall(r"(?:^\|.*\n)+", compression_markdown(REPORTS[name]()), flags=re.MULTILINE)
+    assert len(tables) >= 3
+    for table in tables:
+        assert len({line.count(" |") for line in table.splitlines()}) == 1
+        assert re.fullmatch(r"\|( ---:? \|)+", table.splitlines()[1])

@@ -1,0 +1,79 @@
+"""The commands and the Python of the guides on compress and compare, run in the order in which a reader would."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gradience.cli.app import run
+from gradience.cli.demo import example_adapter
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+GUIDES = ["compressing.md", "comparing.md"]
+
+
+def blocks(page, wanted):
+    text = (DOCS / page).read_text(encoding="utf-8")
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    return [block for language, block in fenced if language == wanted]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with the adapters that the pages speak of."""
+    names = ["my_adapter", "seed42", "seed123"]
+    for name in names:
+        shutil.copytree(example_adapter(), tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_the_commands_work_one_after_the_other(page, folder, capsys):
+    if page == "comparing.md":
+        assert run(shlex.split("compress my_adapter --rank 4 --output smaller --quiet")) == 0
+    lines = [line for block in blocks(page, "") for line in block.splitlines()]
+    assert len(lines) >= 3
+    for line in lines:
+        program, *words = shlex.split(line)
+        assert program == "gradience"
+        words, _, target = (words[:-2], ">", words[-1]) if ">" in words else (words, "", "")
+        assert run(words) == 0, line
+        printed = capsys.readouterr()
+        assert printed.out
+        assert not printed.err
+        if target:
+            (folder / target).write_text(printed.out, encoding="utf-8")
+    written = set(re.findall(r"--output (\w+)", "\n".join(lines)))
+    assert all((folder / name / "compression_report.md").exists() for name in written)
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_the_python_works(page, folder):
+    if page == "comparing.md":
+        assert run(shlex.split("compress my_adapter --rank 4 --output smaller --quiet")) == 0
+    sources = blocks(page, "python")
+    assert sources
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(sources)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "bert.encoder.layer.0" in done.stdout
+
+
+def test_every_option_of_the_guide_exists_and_every_option_is_in_it():
+    from typer.main import get_command
+
+    from gradience.cli.app import app
+
+    text = (DOCS / "compressing.md").read_text(encoding="utf-8")
+    compress = get_command(app).commands["compress"]
+    options = {option for param in compress.params for option in param.opts if option.startswith("--")}
+    assert set(re.findall(r"--[a-z][a-z-]+", text)) <= options
+    assert options - set(re.findall(r"--[a-z][a-z-]+", text)) == {"--adapter", "--quiet"}
