@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gradience.artifacts.comparison import ComparisonReport
     from gradience.artifacts.compression import CompressionPlan, CompressionReport
     from gradience.audit import audit_adapter
+    from gradience.callback import GradienceCallback
     from gradience.compare import compare_adapters
     from gradience.compress import compress_adapter
     from gradience.errors import (
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
         UsageError,
     )
     from gradience.plan import ToBudget, ToEnergy, ToRank, ToRanks, ToSuggestion, plan_compression
+    from gradience.telemetry import TelemetryReader, TelemetryWriter
+    from gradience.tracking import SpectralTracker
 
 __version__ = "0.1.0"
 
@@ -36,6 +39,7 @@ _HOME = {
     "ComparisonReport": "gradience.artifacts.comparison",
     "CompressionPlan": "gradience.artifacts.compression",
     "CompressionReport": "gradience.artifacts.compression",
+    "GradienceCallback": "gradience.callback",
     "GradienceError": "gradience.errors",
     "IncompleteError": "gradience.errors",
     "InputError": "gradience.errors",
@@ -43,6 +47,9 @@ _HOME = {
     "MissingExtra": "gradience.errors",
     "NetworkError": "gradience.errors",
     "OutputError": "gradience.errors",
+    "SpectralTracker": "gradience.tracking",
+    "TelemetryReader": "gradience.telemetry",
+    "TelemetryWriter": "gradience.telemetry",
     "ToBudget": "gradience.plan",
     "ToEnergy": "gradience.plan",
     "ToRank": "gradience.plan",
@@ -60,6 +67,7 @@ __all__ = [
     "ComparisonReport",
     "CompressionPlan",
     "CompressionReport",
+    "GradienceCallback",
     "GradienceError",
     "IncompleteError",
     "InputError",
@@ -67,6 +75,9 @@ __all__ = [
     "MissingExtra",
     "NetworkError",
     "OutputError",
+    "SpectralTracker",
+    "TelemetryReader",
+    "TelemetryWriter",
     "ToBudget",
     "ToEnergy",
     "ToRank",

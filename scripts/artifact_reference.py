@@ -37,6 +37,15 @@ report.stable_rank_mean, report.layers[0].name
         "The compression plan",
         "What `gradience compress --dry-run --json` prints: the ranks, and what they are predicted to cost.",
     ),
+    "monitor": (
+        "The report on runs",
+        "What `gradience monitor --json` prints: one report for all files, one block a run. How to read it:"
+        " [monitor.md](monitor.md).",
+    ),
+    "check": (
+        "The report on a configuration",
+        "What `gradience check --json` prints. The rules: [check.md](check.md).",
+    ),
     "comparison": ("The comparison", "What `gradience compare A B --json` prints."),
 }
 """Name of the artifact -> title of its page, and what it says first."""

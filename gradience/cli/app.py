@@ -14,12 +14,14 @@ import typer
 from typer.core import TyperGroup
 
 from gradience.cli.audit import audit
+from gradience.cli.check import check
 from gradience.cli.compare import compare
 from gradience.cli.compress import compress
 from gradience.cli.console import show_error
 from gradience.cli.demo import demo
 from gradience.cli.env import env
 from gradience.cli.exit_codes import ExitCode
+from gradience.cli.monitor import monitor
 from gradience.cli.schema import schema
 from gradience.errors import GradienceError
 
@@ -65,6 +67,8 @@ app = typer.Typer(
 app.command()(audit)
 app.command()(compress)
 app.command()(compare)
+app.command()(monitor)
+app.command()(check)
 app.command()(demo)
 app.command()(schema)
 app.command()(env)

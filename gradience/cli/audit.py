@@ -70,6 +70,10 @@ def audit(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write audit.json to FILE.")
     ] = None,
+    append: Annotated[
+        Path | None,
+        typer.Option("--append", metavar="RUN", help="Add a summary to the run.jsonl of its training."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Let --output replace a file.")] = False,
     quiet: Annotated[
         bool,
@@ -92,7 +96,7 @@ def audit(
     from gradience.adapters.locate import natural_key
 
     paths = sorted([*(adapters or []), *([peft_dir] if peft_dir else [])], key=natural_key)
-    _check_usage(paths, layers, top_wasteful, suggest_per_layer, json, output, force=force)
+    _check_usage(paths, layers, top_wasteful, suggest_per_layer, json, output, append, force=force)
     grid = allowed_ranks_of(allowed_ranks)
 
     def measure(path: str, label: str) -> AuditReport:
@@ -108,6 +112,8 @@ def audit(
     report = measure(paths[0], paths[0])
     if output:
         report.save(output)
+    if append:
+        _append(report, append)
     if json:
         print_json(report.json_chunks())
     elif suggest_per_layer:
@@ -170,6 +176,7 @@ def _check_usage(
     suggest_per_layer: bool,
     json: bool,
     output: Path | None,
+    append: Path | None,
     *,
     force: bool,
 ) -> None:
@@ -178,6 +185,7 @@ def _check_usage(
         raise UsageError("no adapter given", code="no-adapter", hint="gradience audit ./my_adapter")
     one_only = {
         "--output": output is not None,
+        "--append": append is not None,
         "--suggest-per-layer": suggest_per_layer and not json,
         "--top-wasteful": top_wasteful is not None and not json,
     }
@@ -196,6 +204,28 @@ def _check_usage(
         )
     if output is not None and not force and os.path.lexists(output):
         raise UsageError(f"{output} exists", code="output-exists", hint="--force replaces it")
+    if append is not None and not append.is_file():
+        raise UsageError(
+            f"{append}: no such file to append to",
+            code="no-run",
+            hint="give the run.jsonl that GradienceCallback wrote",
+        )
+
+
+def _append(report: AuditReport, run: Path) -> None:
+    """A `metrics` record of kind `lora_audit` under the id and the last step of the run."""
+    from gradience.telemetry import TelemetryWriter, last_position
+
+    run_id, step = last_position(run) or (None, None)
+    single = {name: value for name, value in report if isinstance(value, (int, float)) or value is None}
+    types = {name: summary.model_dump() for name, summary in report.by_type.items()}
+    writer = TelemetryWriter(run, run_id=run_id)
+    try:
+        writer.metrics(
+            "lora_audit", step, {**single, "by_type": types, "adapter_sha256": report.adapter.sha256}
+        )
+    finally:
+        writer.close()
 
 
 # ---------------------------------------------------------------- printing

@@ -15,6 +15,8 @@ class ArtifactName(StrEnum):
     COMPRESSION = "compression"
     COMPRESSION_PLAN = "compression_plan"
     COMPARISON = "comparison"
+    MONITOR = "monitor"
+    CHECK = "check"
 
 
 MODELS = {
@@ -22,6 +24,8 @@ MODELS = {
     ArtifactName.COMPRESSION: ("gradience.artifacts.compression", "CompressionReport"),
     ArtifactName.COMPRESSION_PLAN: ("gradience.artifacts.compression", "CompressionPlan"),
     ArtifactName.COMPARISON: ("gradience.artifacts.comparison", "ComparisonReport"),
+    ArtifactName.MONITOR: ("gradience.artifacts.monitor", "MonitorReport"),
+    ArtifactName.CHECK: ("gradience.artifacts.check", "CheckReport"),
 }
 """Where the model of each artifact lives; imported when asked for."""
 

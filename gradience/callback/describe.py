@@ -1,0 +1,145 @@
+"""How a run is set up, as plain values for `run_start`: names, numbers and switches, no data and no text.
+
+An allow-list: only the fields named here are recorded. docs/telemetry.md lists them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from transformers import TrainerState, TrainingArguments
+
+LANGUAGE_TASKS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
+LANGUAGE_CLASSES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSeq2SeqLM")
+
+QLORA_MEANING = (
+    "The adapter is trained and measured in its own precision. The base below it is rounded to {bits} bits:"
+    " part of ΔW repairs that rounding, so ranks measured here hold for this quantised base, and the adapter"
+    " is a different model on the unquantised one."
+)
+
+
+def describe_run(args: TrainingArguments, state: TrainerState, model: nn.Module) -> dict[str, Any]:
+    """The `config` of `run_start`."""
+    base = describe_base(model)
+    return {
+        "model_name": base["name"],
+        "dataset_name": None,
+        "task_profile": task_type(model),
+        "optimizer": {
+            "name": str(getattr(args.optim, "value", args.optim)),
+            "lr": args.learning_rate,
+            "weight_decay": args.weight_decay,
+            "betas": [args.adam_beta1, args.adam_beta2],
+            "eps": args.adam_epsilon,
+        },
+        "lora": describe_lora(model),
+        "training": describe_training(args, state),
+        "base": base,
+    }
+
+
+def describe_training(args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
+    """Schedule, batch, precision and what is logged and evaluated when."""
+    return {
+        "seed": args.seed,
+        "batch_size": args.per_device_train_batch_size,
+        "gradient_accumulation": args.gradient_accumulation_steps,
+        "world_size": args.world_size,
+        "effective_batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "max_steps": state.max_steps,
+        "epochs": args.num_train_epochs,
+        "dtype": "bf16" if args.bf16 else "fp16" if args.fp16 else None,
+        "schedule": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
+        "warmup_steps": args.get_warmup_steps(state.max_steps),
+        "max_grad_norm": args.max_grad_norm,
+        "gradient_checkpointing": bool(
+            getattr(args, "activation_checkpointing", False) or getattr(args, "gradient_checkpointing", False)
+        ),
+        "logging_steps": args.logging_steps,
+        "evaluation": str(getattr(args.eval_strategy, "value", args.eval_strategy)),
+        "logging_nan_inf_filter": args.logging_nan_inf_filter,
+    }
+
+
+def describe_lora(model: nn.Module) -> dict[str, Any] | None:
+    """The LoRA config of the adapter that trains; None for a model without PEFT."""
+    configs: Mapping[str, Any] | None = getattr(model, "peft_config", None)
+    if not configs:
+        return None
+    active = getattr(model, "active_adapter", None)
+    name = active if isinstance(active, str) and active in configs else next(iter(configs))
+    config = configs[name]
+    r, alpha = getattr(config, "r", None), getattr(config, "lora_alpha", None)
+    rslora = bool(getattr(config, "use_rslora", False))
+    targets = getattr(config, "target_modules", None)
+    return {
+        "adapter": name,
+        "peft_type": str(getattr(config.peft_type, "value", config.peft_type)),
+        "r": r,
+        "alpha": alpha,
+        "alpha_over_r": alpha / r if r and alpha is not None else None,
+        "scale": alpha / (math.sqrt(r) if rslora else r) if r and alpha is not None else None,
+        "target_modules": sorted(targets) if isinstance(targets, (set, list, tuple)) else targets,
+        "dropout": getattr(config, "lora_dropout", None),
+        "bias": getattr(config, "bias", None),
+        "use_rslora": rslora,
+        "use_dora": bool(getattr(config, "use_dora", False)),
+        "init": str(getattr(config, "init_lora_weights", True)),
+        "rank_pattern": dict(getattr(config, "rank_pattern", None) or {}),
+        "alpha_pattern": dict(getattr(config, "alpha_pattern", None) or {}),
+        "modules_to_save": list(getattr(config, "modules_to_save", None) or []),
+        "trainable_params": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }
+
+
+def describe_base(model: nn.Module) -> dict[str, Any]:
+    """The model below the adapter, and whether it is quantised."""
+    config = getattr(model, "config", None)
+    read = config.get if isinstance(config, dict) else lambda key, default=None: getattr(config, key, default)
+    dtype = read("dtype")
+    return {
+        "name": read("_name_or_path") or read("model_type"),
+        "model_type": read("model_type"),
+        "hidden_size": read("hidden_size"),
+        "layers": read("num_hidden_layers"),
+        "dtype": str(dtype).removeprefix("torch.") if dtype is not None else None,
+        "params": sum(p.numel() for p in model.parameters()),
+        "quantization": describe_quantization(read("quantization_config")),
+    }
+
+
+def describe_quantization(config: Any) -> dict[str, Any] | None:
+    """Method and bits of a quantised base, and what that means for reading the spectra."""
+    if config is None:
+        return None
+    values: Mapping[str, Any] = config if isinstance(config, Mapping) else config.to_dict()
+    method = values.get("quant_method")
+    bits = 4 if values.get("load_in_4bit") else 8 if values.get("load_in_8bit") else values.get("bits")
+    return {
+        "name": "QLoRA" if bits == 4 else "LoRA on a quantised base",
+        "method": str(getattr(method, "value", method)),
+        "bits": bits,
+        "type": values.get("bnb_4bit_quant_type"),
+        "double": values.get("bnb_4bit_use_double_quant"),
+        "meaning": QLORA_MEANING.format(bits=bits if bits is not None else "fewer"),
+    }
+
+
+def task_type(model: nn.Module) -> str | None:
+    """PEFT's task type, e.g. CAUSAL_LM; None where nobody set one."""
+    configs: Mapping[str, Any] = getattr(model, "peft_config", None) or {}
+    return next(
+        (str(getattr(c.task_type, "value", c.task_type)) for c in configs.values() if c.task_type), None
+    )
+
+
+def is_language_model(model: nn.Module) -> bool:
+    """Whether exp(loss) is a perplexity."""
+    if (task := task_type(model)) is not None:
+        return task in LANGUAGE_TASKS
+    get_base = getattr(model, "get_base_model", None)
+    return type(get_base() if get_base else model).__name__.endswith(LANGUAGE_CLASSES)

@@ -1,0 +1,115 @@
+"""Configuration files -> CheckReport: what is wrong, unusual or refused, before anything is trained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from gradience.artifacts.check import CheckFinding, CheckReport, SettingsRead, SourceFile
+from gradience.check.base import read_base
+from gradience.check.dialects import dialect_of, read_settings
+from gradience.check.files import adapter_config_in, read_mapping, training_config_in
+from gradience.check.rule import Context, NotApplicable, Problem, Rule
+from gradience.check.rules_refusals import REFUSAL_RULES
+from gradience.check.rules_training import TRAINING_RULES
+from gradience.check.settings import Settings
+from gradience.errors import UsageError
+
+__all__ = ["RULES", "TASKS", "check_configs"]
+
+RULES = (*REFUSAL_RULES, *TRAINING_RULES)
+TASKS = ("classification", "generation", "reasoning", "rl")
+SEVERITY_ORDER = ("error", "warning", "info")
+
+PathLike = str | os.PathLike[str]
+
+
+def check_configs(
+    *,
+    peft: PathLike | None = None,
+    training: PathLike | None = None,
+    peft_dir: PathLike | None = None,
+    training_dir: PathLike | None = None,
+    task: str | None = None,
+    base_config: PathLike | None = None,
+    completion_tokens: int | None = None,
+) -> CheckReport:
+    """Read the files and judge them. At least one of the first four is needed.
+
+    peft, peft_dir          an adapter configuration, as a file or in its folder
+    training, training_dir  a training configuration; one file may hold both (TRL, Axolotl, ...)
+    task                    one of TASKS
+    base_config             config.json of the base model, or its folder
+    completion_tokens       tokens that are trained on, for the rule on capacity
+
+    Raises UsageError (nothing-to-check, unknown-task) and InputError (see `gradience.check.files`).
+    """
+    if task is not None and task not in TASKS:
+        raise UsageError(f"no task {task!r}", code="unknown-task", hint=f"one of {', '.join(TASKS)}")
+    paths = [Path(path) for path in (peft, training) if path is not None]
+    if peft_dir is not None:
+        paths.insert(0, adapter_config_in(Path(peft_dir)))
+    if training_dir is not None:
+        paths.append(training_config_in(Path(training_dir)))
+    if not paths:
+        raise UsageError(
+            "nothing to check",
+            code="nothing-to-check",
+            hint="gradience check --peft adapter_config.json --training config.yaml",
+        )
+    settings, files = Settings(), []
+    for path in paths:
+        values = read_mapping(path)
+        dialect = dialect_of(values, path)
+        files.append(SourceFile(path=str(path), dialect=dialect))
+        settings = settings.filled_from(read_settings(values, dialect, path))
+    base = read_base(Path(base_config)) if base_config is not None else None
+    return judge(Context(settings, task, base, completion_tokens), files)
+
+
+def judge(context: Context, files: list[SourceFile]) -> CheckReport:
+    """What every rule says, errors first."""
+    from gradience import __version__
+
+    findings: list[CheckFinding] = []
+    passed: list[str] = []
+    silent: list[str] = []
+    for rule in RULES:
+        try:
+            problems = rule.check(context)
+        except NotApplicable:
+            silent.append(rule.code)
+            continue
+        findings += [_finding(rule, problem, context.settings.where) for problem in problems]
+        if not problems:
+            passed.append(rule.code)
+    findings.sort(key=lambda finding: SEVERITY_ORDER.index(finding.severity))
+    settings = context.settings
+    known = {name: getattr(settings, name) for name in SettingsRead.model_fields if hasattr(settings, name)}
+    return CheckReport(
+        gradience_version=__version__,
+        task=context.task,
+        files=tuple(files),
+        settings=SettingsRead(**known, effective_batch_size=settings.effective_batch),
+        lora_params=context.base.lora_params(settings.r, settings.target_modules)
+        if context.base and settings.r
+        else None,
+        findings=tuple(findings),
+        passed=tuple(passed),
+        not_applicable=tuple(silent),
+    )
+
+
+def _finding(rule: Rule, problem: Problem, where: Mapping[str, str]) -> CheckFinding:
+    return CheckFinding(
+        code=rule.code,
+        severity=rule.severity,
+        field=problem.field,
+        where=where.get(problem.field),
+        seen=problem.seen,
+        advised=problem.advised,
+        message=problem.message,
+        reason=problem.reason,
+        source=rule.source,
+    )

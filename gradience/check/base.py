@@ -1,0 +1,71 @@
+"""The base model's config.json: its width, and how many parameters LoRA adds to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradience.check.files import read_mapping
+
+FAMILIES = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "phi3",
+    "olmo2",
+    "smollm3",
+)
+"""Model types whose layers are q, k, v, o and a gated MLP of the shapes below."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaseShape:
+    """What a rule may need of the base model."""
+
+    model_type: str | None
+    hidden_size: int | None
+    projections: Mapping[str, tuple[int, int]]
+    """(in, out) of each linear layer of one transformer layer; empty for model types we do not know."""
+    layers: int
+
+    def lora_params(self, r: int, targets: tuple[str, ...] | str | None) -> int | None:
+        """Σ r·(in + out) over the targeted modules; None where it cannot be known."""
+        if not self.projections or targets is None or (isinstance(targets, str) and targets != "all-linear"):
+            return None
+        chosen = self.projections if isinstance(targets, str) else targets
+        if any(name not in self.projections for name in chosen):
+            return None
+        return self.layers * sum(r * sum(self.projections[name]) for name in set(chosen))
+
+
+def read_base(path: Path) -> BaseShape:
+    """Shapes from a config.json, or from the folder that holds it. Raises InputError as `read_mapping` does."""
+    config = read_mapping(path / "config.json" if path.is_dir() else path)
+    model_type = config.get("model_type")
+    hidden, inner = _positive(config, "hidden_size"), _positive(config, "intermediate_size")
+    heads, layers = _positive(config, "num_attention_heads"), _positive(config, "num_hidden_layers")
+    projections: dict[str, tuple[int, int]] = {}
+    if model_type in FAMILIES and hidden and inner and heads and layers:
+        head = _positive(config, "head_dim") or hidden // heads
+        kv = (_positive(config, "num_key_value_heads") or heads) * head
+        projections = {
+            "q_proj": (hidden, heads * head),
+            "k_proj": (hidden, kv),
+            "v_proj": (hidden, kv),
+            "o_proj": (heads * head, hidden),
+            "gate_proj": (hidden, inner),
+            "up_proj": (hidden, inner),
+            "down_proj": (inner, hidden),
+        }
+    return BaseShape(model_type if isinstance(model_type, str) else None, hidden, projections, layers or 0)
+
+
+def _positive(config: Mapping[str, Any], key: str) -> int | None:
+    value = config.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

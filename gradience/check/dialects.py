@@ -1,0 +1,281 @@
+"""What each tool calls a setting. A dialect is a table: their key -> our name and how to read the value.
+
+Key names were read in the sources of peft 0.21.2, transformers 5.24, trl 1.16, axolotl 0.19.0,
+llamafactory 0.9.5 and unsloth 2026.10.9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gradience.check import values as v
+from gradience.check.settings import Settings
+from gradience.errors import InputError
+
+Table = Mapping[str, tuple[str, Callable[[Any], Any]]]
+
+PEFT: Table = {
+    "base_model_name_or_path": ("base_model", v.text),
+    "peft_type": ("peft_type", v.text),
+    "task_type": ("task_type", v.text),
+    "r": ("r", v.integer),
+    "lora_alpha": ("alpha", v.number),
+    "lora_dropout": ("dropout", v.number),
+    "target_modules": ("target_modules", v.targets),
+    "target_parameters": ("target_parameters", v.given),
+    "use_rslora": ("use_rslora", v.flag),
+    "use_dora": ("use_dora", v.flag),
+    "init_lora_weights": ("init", v.init),
+    "bias": ("bias", v.text),
+    "lora_bias": ("lora_bias", v.flag),
+    "modules_to_save": ("modules_to_save", v.names),
+    "rank_pattern": ("rank_pattern", v.pattern),
+    "alpha_pattern": ("alpha_pattern", v.pattern),
+    "layers_to_transform": ("layers_to_transform", v.given),
+    "layers_pattern": ("layers_pattern", v.given),
+    "loftq_config": ("loftq_config", v.given),
+    "megatron_config": ("megatron", v.given),
+}
+
+TRAINER: Table = {
+    "learning_rate": ("learning_rate", v.number),
+    "optim": ("optimizer", v.text),
+    "lr_scheduler_type": ("schedule", v.text),
+    "weight_decay": ("weight_decay", v.number),
+    "max_grad_norm": ("max_grad_norm", v.number),
+    "per_device_train_batch_size": ("batch_size", v.integer),
+    "gradient_accumulation_steps": ("accumulation", v.integer),
+    "num_train_epochs": ("epochs", v.number),
+    "max_steps": ("max_steps", v.integer),
+    "eval_strategy": ("evaluation", v.strategy),
+    "save_strategy": ("saving", v.strategy),
+    "eval_steps": ("eval_steps", v.number),
+    "save_steps": ("save_steps", v.number),
+    "load_best_model_at_end": ("load_best", v.flag),
+}
+
+TRL: Table = {
+    **TRAINER,
+    "model_name_or_path": ("base_model", v.text),
+    "lora_r": ("r", v.integer),
+    "lora_alpha": ("alpha", v.number),
+    "lora_dropout": ("dropout", v.number),
+    "lora_target_modules": ("target_modules", v.targets),
+    "lora_target_parameters": ("target_parameters", v.given),
+    "lora_modules_to_save": ("modules_to_save", v.names),
+    "lora_task_type": ("task_type", v.text),
+    "use_rslora": ("use_rslora", v.flag),
+    "use_dora": ("use_dora", v.flag),
+}
+
+AXOLOTL: Table = {
+    "base_model": ("base_model", v.text),
+    "lora_r": ("r", v.integer),
+    "lora_alpha": ("alpha", v.number),
+    "lora_dropout": ("dropout", v.number),
+    "lora_target_modules": ("target_modules", v.targets),
+    "lora_target_parameters": ("target_parameters", v.given),
+    "lora_modules_to_save": ("modules_to_save", v.names),
+    "lora_rank_pattern": ("rank_pattern", v.pattern),
+    "lora_alpha_pattern": ("alpha_pattern", v.pattern),
+    "peft_layers_to_transform": ("layers_to_transform", v.given),
+    "peft_layers_pattern": ("layers_pattern", v.given),
+    "peft_use_dora": ("use_dora", v.flag),
+    "peft_use_rslora": ("use_rslora", v.flag),
+    "peft_init_lora_weights": ("init", v.init),
+    "learning_rate": ("learning_rate", v.number),
+    "optimizer": ("optimizer", v.text),
+    "lr_scheduler": ("schedule", v.text),
+    "weight_decay": ("weight_decay", v.number),
+    "max_grad_norm": ("max_grad_norm", v.number),
+    "micro_batch_size": ("batch_size", v.integer),
+    "gradient_accumulation_steps": ("accumulation", v.integer),
+    "num_epochs": ("epochs", v.number),
+    "max_steps": ("max_steps", v.integer),
+    "load_best_model_at_end": ("load_best", v.flag),
+    "train_on_inputs": ("prompt_loss", v.flag),
+}
+
+LLAMA_FACTORY: Table = {
+    **TRAINER,
+    "model_name_or_path": ("base_model", v.text),
+    "lora_rank": ("r", v.integer),
+    "lora_alpha": ("alpha", v.number),
+    "lora_dropout": ("dropout", v.number),
+    "lora_target": ("target_modules", v.targets_or_names),
+    "additional_target": ("modules_to_save", v.names),
+    "use_rslora": ("use_rslora", v.flag),
+    "use_dora": ("use_dora", v.flag),
+    "quantization_bit": ("quantized_bits", v.integer),
+    "train_on_prompt": ("prompt_loss", v.flag),
+}
+
+UNSLOTH: Table = {
+    "model": ("base_model", v.text),
+    "lora.lora_r": ("r", v.integer),
+    "lora.lora_alpha": ("alpha", v.number),
+    "lora.lora_dropout": ("dropout", v.number),
+    "lora.target_modules": ("target_modules", v.targets_or_names),
+    "lora.use_rslora": ("use_rslora", v.flag),
+    "lora.use_dora": ("use_dora", v.flag),
+    "training.learning_rate": ("learning_rate", v.number),
+    "training.weight_decay": ("weight_decay", v.number),
+    "training.batch_size": ("batch_size", v.integer),
+    "training.gradient_accumulation_steps": ("accumulation", v.integer),
+    "training.num_epochs": ("epochs", v.number),
+}
+
+TABLES = {
+    "peft": PEFT,
+    "trainer": TRAINER,
+    "trl": TRL,
+    "axolotl": AXOLOTL,
+    "llama-factory": LLAMA_FACTORY,
+    "unsloth": UNSLOTH,
+}
+
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "trl": {"r": 16, "alpha": 32.0, "dropout": 0.05},
+    "llama-factory": {"r": 8, "target_modules": "all-linear"},
+    "unsloth": {"r": 64, "alpha": 16.0, "learning_rate": 2e-4, "quantized_bits": 4},
+}
+"""What a tool takes where nothing is written and it matters to a rule."""
+
+REMOVED_IN_TRANSFORMERS_5 = (
+    "evaluation_strategy",
+    "no_cuda",
+    "warmup_ratio",
+    "overwrite_output_dir",
+    "logging_dir",
+    "save_safetensors",
+    "group_by_length",
+    "include_inputs_for_metrics",
+)
+"""Arguments that `TrainingArguments` of transformers 5 does not take any more (tested against 5.24)."""
+
+
+def dialect_of(values: Mapping[str, Any], path: Path) -> str:
+    """Which tool wrote this. Raises InputError (config-unknown)."""
+    keys = values.keys()
+    if "peft_type" in keys or {"r", "lora_alpha"} <= keys or {"r", "target_modules"} <= keys:
+        return "peft"
+    if isinstance(values.get("lora"), Mapping) and isinstance(values.get("training"), Mapping):
+        return "unsloth"
+    if "finetuning_type" in keys or "lora_rank" in keys or ("stage" in keys and "template" in keys):
+        return "llama-factory"
+    if "adapter" in keys or "micro_batch_size" in keys or "lora_target_linear" in keys:
+        return "axolotl"
+    if "use_peft" in keys or any(key.startswith("lora_") for key in keys):
+        return "trl"
+    if any(key in TRAINER or key in REMOVED_IN_TRANSFORMERS_5 for key in keys):
+        return "trainer"
+    raise InputError(
+        f"{path}: not a configuration that check knows",
+        code="config-unknown",
+        hint="PEFT's adapter_config.json, Trainer arguments, or YAML of TRL, Axolotl, LLaMA-Factory or Unsloth",
+    )
+
+
+def read_settings(values: Mapping[str, Any], dialect: str, path: Path) -> Settings:
+    """The settings of one file in our vocabulary; values of the wrong kind are kept as unreadable."""
+    found: dict[str, Any] = {}
+    where: dict[str, str] = {}
+    unreadable: list[tuple[str, str, str]] = []
+    for key, (name, read) in TABLES[dialect].items():
+        value = _at(values, key)
+        if value is None:
+            continue
+        try:
+            found[name] = read(value)
+        except v.Unreadable as error:
+            unreadable.append((name, repr(value)[:80], str(error)))
+        where[name] = f"{path.name}: {key}"
+    broken = {name for name, _, _ in unreadable}
+    for name, default in DEFAULTS.get(dialect, {}).items():
+        if name not in broken:
+            found.setdefault(name, default)
+    found |= {name: value for name, value in _special(values, dialect).items() if value is not None}
+    if dialect == "llama-factory" and "alpha" not in found and "alpha" not in broken:
+        found["alpha"] = 2.0 * found.get("r", 8)
+    removed = (
+        tuple(key for key in REMOVED_IN_TRANSFORMERS_5 if key in values)
+        if dialect in ("trainer", "trl")
+        else ()
+    )
+    return Settings(**found, removed=removed, unreadable=tuple(unreadable), where=where)
+
+
+def _at(values: Mapping[str, Any], key: str) -> Any:
+    """The value under a dotted key."""
+    value: Any = values
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _special(values: Mapping[str, Any], dialect: str) -> dict[str, Any]:
+    """What takes more than one key to know."""
+    return {
+        "peft": _nothing,
+        "trainer": _precision,
+        "trl": _trl,
+        "axolotl": _axolotl,
+        "llama-factory": _llama_factory,
+        "unsloth": _unsloth,
+    }[dialect](values)
+
+
+def _nothing(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {}
+
+
+def _precision(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "precision": "bf16" if values.get("bf16") is True else "fp16" if values.get("fp16") is True else None
+    }
+
+
+def _bits(values: Mapping[str, Any]) -> int | None:
+    return 4 if values.get("load_in_4bit") is True else 8 if values.get("load_in_8bit") is True else None
+
+
+def _trl(values: Mapping[str, Any]) -> dict[str, Any]:
+    only = values.get("completion_only_loss")
+    return {
+        **_precision(values),
+        "quantized_bits": _bits(values),
+        "prompt_loss": not only if isinstance(only, bool) else None,
+    }
+
+
+def _axolotl(values: Mapping[str, Any]) -> dict[str, Any]:
+    linear = values.get("lora_target_linear") is True
+    held_out = values.get("val_set_size") or values.get("test_datasets")
+    known = {"evaluation": "steps" if held_out else "no"}
+    if linear and values.get("lora_target_modules") is None:
+        known["target_modules"] = "all-linear"
+    bits = 4 if values.get("adapter") == "qlora" else _bits(values)
+    return {**_precision(values), **known, "quantized_bits": bits}
+
+
+def _llama_factory(values: Mapping[str, Any]) -> dict[str, Any]:
+    init = "pissa" if values.get("pissa_init") is True else None
+    return {**_precision(values), "init": init}
+
+
+def _unsloth(values: Mapping[str, Any]) -> dict[str, Any]:
+    training = values.get("training")
+    training = training if isinstance(training, Mapping) else {}
+    steps = training.get("max_steps")
+    only = training.get("train_on_completions")
+    lora = values.get("lora")
+    loftq = isinstance(lora, Mapping) and lora.get("use_loftq") is True
+    return {
+        "quantized_bits": None if training.get("load_in_4bit") is not False else 16,
+        "max_steps": steps if isinstance(steps, int) and steps > 0 else None,
+        "prompt_loss": not only if isinstance(only, bool) else None,
+        "init": "loftq" if loftq else None,
+        "loftq_config": True if loftq else None,
+    }

@@ -1,0 +1,139 @@
+"""Reading a configuration from JSON or YAML that strangers wrote: bounded, plain values only, nothing executed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gradience.adapters.strict_json import loads
+from gradience.errors import InputError
+
+MAX_BYTES = 1_000_000
+MAX_ALIASES = 100
+"""A configuration has a handful of anchors; thousands of aliases are a bomb."""
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle")
+
+TRAINING_NAMES = (
+    "training_args.json",
+    "training_args.yaml",
+    "training_args.yml",
+    "config.yaml",
+    "config.yml",
+    "axolotl.yaml",
+    "axolotl.yml",
+    "llamaboard_config.yaml",
+    "train.yaml",
+    "train.yml",
+)
+"""What a training folder may call its configuration, in the order of looking."""
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that counts aliases, refuses duplicate keys and reads 1e-4 as a number, as YAML 1.2 does."""
+
+    aliases = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            self.aliases += 1
+            if self.aliases > MAX_ALIASES:
+                raise yaml.YAMLError(f"more than {MAX_ALIASES} aliases")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen and name != "<<":
+                raise yaml.YAMLError(f"the key {name[:80]!r} stands twice (line {key.start_mark.line + 1})")
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)$"),
+    list("-+0123456789."),
+)
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a .json, .yaml or .yml file.
+
+    Raises InputError: config-not-found, config-pickle, config-too-large, bad-json, bad-yaml, config-not-a-mapping.
+    """
+    if path.suffix.lower() in PICKLES:
+        raise _pickle(path)
+    if not path.is_file():
+        raise InputError(
+            f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}",
+            code="config-not-found",
+            hint="--peft-dir and --training-dir take folders, --peft and --training take files",
+        )
+    text = path.read_bytes()
+    if len(text) > MAX_BYTES:
+        raise InputError(
+            f"{path}: {len(text):,} bytes are too many for a configuration",
+            code="config-too-large",
+            hint="name the configuration file itself",
+        )
+    value = loads(text, path, "configuration") if path.suffix.lower() == ".json" else _yaml(text, path)
+    if not isinstance(value, Mapping):
+        raise InputError(
+            f"{path}: holds no mapping of settings",
+            code="config-not-a-mapping",
+            hint="a configuration consists of `key: value` lines",
+        )
+    return {str(key): item for key, item in value.items()}
+
+
+def _yaml(text: bytes, path: Path) -> Any:
+    try:
+        loader = _Loader(text.decode("utf-8"))
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path}: cannot be read as YAML: {what[:200]}", code="bad-yaml", hint="see the line it names"
+        ) from None
+
+
+def adapter_config_in(folder: Path) -> Path:
+    """`adapter_config.json` of an adapter folder. Raises InputError (config-not-found)."""
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        raise InputError(
+            f"{folder}: no adapter_config.json in it",
+            code="config-not-found",
+            hint="--peft-dir is a folder that save_pretrained() wrote; --peft takes a file of any name",
+        )
+    return path
+
+
+def training_config_in(folder: Path) -> Path:
+    """The configuration of a training folder. Raises InputError (config-not-found, config-pickle)."""
+    found = next((folder / name for name in TRAINING_NAMES if (folder / name).is_file()), None)
+    if found is not None:
+        return found
+    if (folder / "training_args.bin").is_file():
+        raise _pickle(folder / "training_args.bin")
+    raise InputError(
+        f"{folder}: no configuration of a training in it",
+        code="config-not-found",
+        hint=f"looked for {', '.join(TRAINING_NAMES[:4])} …; --training takes a file of any name",
+    )
+
+
+def _pickle(path: Path) -> InputError:
+    return InputError(
+        f"{path}: a pickle, which runs code when it is opened, so it is not opened",
+        code="config-pickle",
+        hint='write the settings as JSON: open("training_args.json", "w").write(args.to_json_string())',
+    )

@@ -1,0 +1,88 @@
+"""Single values as files have them: typed, or named as unreadable with what they should be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
+
+
+class Unreadable(ValueError):
+    """The value is of the wrong kind; the message says what it should be."""
+
+
+def text(value: Any) -> str:
+    if isinstance(value, (str, bool, int, float)):
+        return str(value)
+    raise Unreadable("a word")
+
+
+def integer(value: Any) -> int:
+    """16 and 16.0, not true, not "16"."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not float(value).is_integer():
+        raise Unreadable("a whole number")
+    return int(value)
+
+
+def number(value: Any) -> float:
+    """A finite number; "2e-4" as a string is what YAML 1.1 makes of 2e-4, and is taken."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise Unreadable("a number") from None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise Unreadable("a number")
+    return float(value)
+
+
+def flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise Unreadable("true or false")
+
+
+def given(value: Any) -> bool:
+    """Whether anything is set at all."""
+    return bool(value)
+
+
+def names(value: Any) -> tuple[str, ...]:
+    """A list of names, or names between commas."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise Unreadable("a list of names")
+
+
+def targets(value: Any) -> tuple[str, ...] | str:
+    """A list of names, or one string: a regular expression or `all-linear`."""
+    return value if isinstance(value, str) else names(value)
+
+
+def targets_or_names(value: Any) -> tuple[str, ...] | str:
+    """As `targets`, where a plain string holds names between commas."""
+    if isinstance(value, str) and value in ("all", "all-linear"):
+        return "all-linear"
+    return names(value)
+
+
+def pattern(value: Any) -> Mapping[str, Any]:
+    if isinstance(value, Mapping):
+        return {str(key): item for key, item in value.items()}
+    raise Unreadable("a mapping of module patterns to numbers")
+
+
+def init(value: Any) -> str:
+    """`init_lora_weights`: a switch or a name."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return text(value)
+
+
+def strategy(value: Any) -> str:
+    """`no`, `steps`, `epoch`; YAML 1.1 reads `no` as false."""
+    return "no" if value is False else text(value).lower()

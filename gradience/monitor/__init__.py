@@ -1,0 +1,86 @@
+"""run.jsonl -> MonitorReport: what happened, and what to do about it.
+
+The file is read once, in constant memory. Where it holds several runs, the last one is reported.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from gradience.artifacts.monitor import MonitorReport, RunReport
+from gradience.errors import InputError
+from gradience.monitor.assemble import run_report
+from gradience.monitor.facts import RunFacts
+from gradience.monitor.rule import DEFAULT_GAP_THRESHOLD, Options
+from gradience.monitor.rules import RULES
+from gradience.telemetry import Record, TelemetryReader
+
+__all__ = ["RULES", "Options", "RunLog", "monitor_runs", "report_of"]
+
+
+class RunLog:
+    """One file, read to its present end; call `update` again while the run goes on.
+
+    Raises InputError (`run-not-found`, `run-not-a-file`; `run-empty` from `report`).
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._reader = TelemetryReader(path)
+        self._facts: RunFacts | None = None
+        self._ids: set[str] = set()
+
+    @property
+    def records(self) -> int:
+        """Records of the last run that were read so far."""
+        return self._facts.records if self._facts else 0
+
+    def update(self, *, follow: bool = False) -> None:
+        """Read what is there; with `follow` only what was finished since the last time."""
+        for record in self._reader.poll() if follow else self._reader:
+            self._add(record)
+
+    def _add(self, record: Record) -> None:
+        if self._facts is None or (record.run_id != self._facts.run_id and record.run_id):
+            self._facts = RunFacts(record.run_id)
+            if len(self._ids) < 10_000:
+                self._ids.add(record.run_id)
+        self._facts.add(record)
+
+    def report(self, options: Options) -> RunReport:
+        """The last run of the file."""
+        if self._facts is None:
+            raise InputError(
+                f"{self.path}: no telemetry record in it",
+                code="run-empty",
+                hint="give the run.jsonl that GradienceCallback or TelemetryWriter wrote",
+            )
+        return run_report(str(self.path), self._facts, self._reader, len(self._ids), options)
+
+
+def monitor_runs(
+    paths: Iterable[str | os.PathLike[str]], *, gap_threshold: float = DEFAULT_GAP_THRESHOLD
+) -> MonitorReport:
+    """Read the runs at `paths` and judge each of them.
+
+    gap_threshold: exp(evaluation loss − training loss) from which a gap is an alert.
+    Raises InputError when a file is missing or holds no record.
+    """
+    options = Options(gap_threshold=gap_threshold)
+    logs = [RunLog(path) for path in paths]
+    for log in logs:
+        log.update()
+    return report_of(logs, options)
+
+
+def report_of(logs: Iterable[RunLog], options: Options) -> MonitorReport:
+    """The artifact for logs that were read."""
+    from gradience import __version__
+
+    return MonitorReport(
+        gradience_version=__version__,
+        gap_threshold=options.gap_threshold,
+        runs=tuple(log.report(options) for log in logs),
+    )

@@ -1,0 +1,267 @@
+"""Facts -> RunReport: nothing is decided here, everything is laid out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from gradience.artifacts.monitor import (
+    Alert,
+    Curve,
+    CurvePoint,
+    EvaluationPoint,
+    Evidence,
+    FamilyUse,
+    Outcome,
+    RankUse,
+    RankUsePoint,
+    ReadNote,
+    Recommendation,
+    RunReport,
+    Setup,
+    Severity,
+    SplitReport,
+)
+from gradience.monitor.facts import Evaluation, RunFacts, Split
+from gradience.monitor.rule import Options
+from gradience.monitor.rules import judge
+from gradience.monitor.series import Series
+from gradience.monitor.setup import RunSetup, read_setup
+from gradience.rankuse import settled_since
+from gradience.telemetry import Record, TelemetryReader
+from gradience.telemetry.records import Json
+
+SEVERITIES: Mapping[str, Severity] = {
+    "info": "info",
+    "warning": "warning",
+    "error": "error",
+    "critical": "error",
+}
+LIVE_SIGNALS = {"rank-settled", "rank-too-small", "rank-too-large", "nonfinite-weights"}
+"""What the tracker said while the run went on. The rules judge the same at the end, so it is not repeated."""
+USE_KEYS = (
+    "energy_rank_90_p50",
+    "energy_rank_90_p90",
+    "stable_rank_median",
+    "utilization_median",
+    "fro_norm",
+)
+AUDIT_KEYS = (
+    "stable_rank_mean",
+    "stable_rank_median",
+    "utilization_mean",
+    "energy_rank_90_p50",
+    "energy_rank_90_p90",
+    "suggested_r_global_median",
+    "suggested_r_global_90",
+    "n_layers",
+    "total_lora_params",
+)
+
+
+def run_report(
+    file: str, facts: RunFacts, reader: TelemetryReader, runs_in_file: int, options: Options
+) -> RunReport:
+    """Everything that is known about one run."""
+    setup = read_setup(facts.config)
+    alerts, recommendations = judge(facts, setup, options)
+    said = {alert.code for alert in alerts} | LIVE_SIGNALS
+    outcome, reason = _outcome(facts)
+    return RunReport(
+        file=file,
+        run_id=facts.run_id,
+        runs_in_file=runs_in_file,
+        records=facts.records,
+        read_notes=_read_notes(reader),
+        outcome=outcome,
+        outcome_reason=reason,
+        last_step=facts.last_step,
+        resumed_from=tuple(facts.resumed_from),
+        started=facts.started,
+        seconds=facts.seconds,
+        samples_per_second=facts.speed.median(),
+        setup=_setup(setup),
+        loss=_curve(facts.loss),
+        grad_norm=_curve(facts.grad_norm),
+        learning_rate=_curve(facts.lr),
+        evaluations={name: _split(split) for name, split in facts.splits.items()},
+        rank_use=_rank_use(facts),
+        audits=tuple(_audit(record) for record in facts.audits),
+        alerts=tuple(alerts + [a for a in map(_recorded_alert, facts.alerts) if a.code not in said]),
+        recommendations=tuple(recommendations + _recorded_recommendations(facts)),
+        notes=tuple(_notes(facts, setup)),
+    )
+
+
+def _outcome(facts: RunFacts) -> tuple[Outcome, str | None]:
+    if facts.end is None:
+        return "unfinished", "no end is recorded: the run is still going on, or its process was killed"
+    status, reason = facts.end.text("status"), facts.end.text("reason")
+    if status == "error":
+        return "error", reason
+    if status in ("aborted", "interrupted"):
+        return "interrupted", reason
+    return ("stopped-early", reason) if reason and reason.startswith("stopped at") else ("ok", reason)
+
+
+def _read_notes(reader: TelemetryReader) -> tuple[ReadNote, ...]:
+    notes = []
+    for code, count in sorted(reader.issue_counts.items()):
+        first = next((issue for issue in reader.issues if issue.code == code), None)
+        notes.append(
+            ReadNote(
+                code=code,
+                count=count,
+                first_line=first.line if first else 0,
+                message=first.message if first else "",
+            )
+        )
+    return tuple(notes)
+
+
+def _setup(setup: RunSetup) -> Setup:
+    return Setup(**{name: getattr(setup, name) for name in Setup.model_fields})
+
+
+def _curve(series: Series) -> Curve:
+    low, high = series.lowest, series.highest
+    finite_last = series.last is not None and math.isfinite(series.last)
+    return Curve(
+        count=series.count,
+        nonfinite=series.nonfinite,
+        first_nonfinite_step=series.first_nonfinite_step,
+        first=series.first,
+        last=series.last if finite_last else None,
+        low=low.low if low else None,
+        low_step=low.low_step if low else None,
+        high=high.high if high else None,
+        high_step=high.high_step if high else None,
+        points=tuple(
+            CurvePoint(step=b.last_step, mean=b.mean, low=b.low, high=b.high) for b in series.buckets
+        ),
+    )
+
+
+def _split(split: Split) -> SplitReport:
+    return SplitReport(
+        count=split.count,
+        best=_evaluation(split.best),
+        last=_evaluation(split.last),
+        loss=_curve(split.losses),
+    )
+
+
+def _evaluation(evaluation: Evaluation | None) -> EvaluationPoint | None:
+    if evaluation is None:
+        return None
+    loss, train_loss = _finite(evaluation.loss), _finite(evaluation.train_loss)
+    shown = ("loss", "ppl", "perplexity", "train_loss", "gap")
+    return EvaluationPoint(
+        step=evaluation.step,
+        loss=loss,
+        perplexity=_finite(evaluation.metrics.get("ppl", evaluation.metrics.get("perplexity"))),
+        train_loss=train_loss,
+        gap=loss - train_loss if loss is not None and train_loss is not None else None,
+        metrics={k: v for k, v in evaluation.metrics.items() if k not in shown and math.isfinite(v)},
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _rank_use(facts: RunFacts) -> RankUse | None:
+    last = facts.last_spectra
+    if last is None:
+        return None
+    points = facts.spectra if facts.spectra[-1:] == [last] else [*facts.spectra, last]
+    unmeasured, ranks = facts.modules.get("unmeasured"), facts.modules.get("r")
+    return RankUse(
+        modules=int(last.summary.get("modules", 0)),
+        unmeasured=len(unmeasured) if isinstance(unmeasured, Mapping) else 0,
+        max_rank=max((r for r in ranks if isinstance(r, int)), default=None)
+        if isinstance(ranks, list)
+        else None,
+        untrained=int(last.summary.get("untrained", 0)),
+        nonfinite=int(last.summary.get("nonfinite", 0)),
+        settled_since=settled_since(facts.recent),
+        points=tuple(RankUsePoint(step=point.step, **_use(point.summary)) for point in points),
+        families={
+            name: FamilyUse(modules=int(_count(values)), **_use(values))
+            for name, values in facts.families.items()
+            if isinstance(values, Mapping)
+        },
+    )
+
+
+def _count(values: Mapping[str, Json]) -> float:
+    value = values.get("modules")
+    return value if isinstance(value, (int, float)) else 0
+
+
+def _use(values: Mapping[str, float] | Mapping[str, Json]) -> dict[str, float | None]:
+    found = {key: values.get(key) for key in USE_KEYS}
+    return {key: float(value) if isinstance(value, (int, float)) else None for key, value in found.items()}
+
+
+def _audit(record: Record) -> dict[str, float | str | None]:
+    metrics = record.mapping("metrics")
+    row: dict[str, float | str | None] = {"step": record.step}
+    for key in AUDIT_KEYS:
+        value = metrics.get(key)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            row[key] = float(value)
+    return row
+
+
+def _recorded_alert(record: Record) -> Alert:
+    context = record.mapping("context")
+    return Alert(
+        code=record.text("code") or "unnamed",
+        severity=SEVERITIES.get(record.text("severity") or "", "warning"),
+        message=record.text("message") or "",
+        evidence=tuple(
+            Evidence(what=key, value=value, step=record.step)
+            for key, value in context.items()
+            if isinstance(value, (int, float, str)) and not isinstance(value, bool)
+        ),
+        confidence="medium",
+        source="recorded",
+    )
+
+
+def _recorded_recommendations(facts: RunFacts) -> list[Recommendation]:
+    found = []
+    for record in facts.recommendations:
+        items = record.data.get("recommendations")
+        for item in items if isinstance(items, list) else []:
+            if isinstance(item, Mapping):
+                action = item.get("action") or item.get("message") or item.get("title")
+                reason = item.get("reason") or item.get("rationale")
+                found.append(
+                    Recommendation(
+                        action=str(action or "(not said)"),
+                        reason=str(reason or "(not said)"),
+                        because="recorded",
+                        confidence="low",
+                    )
+                )
+    return found
+
+
+def _notes(facts: RunFacts, setup: RunSetup) -> list[str]:
+    notes = []
+    if setup.quantization_meaning:
+        notes.append(f"{setup.quantization}: {setup.quantization_meaning}")
+    if facts.modules.get("starts_at_zero") is False:
+        notes.append(
+            f"The factors were initialised with {setup.init or 'something other than zero'}: B·A is not yet ΔW,"
+            " so use of rank is shown but not judged."
+        )
+    if setup.nan_filter and not facts.loss.nonfinite:
+        notes.append(
+            "logging_nan_inf_filter is on: the Trainer leaves single NaN losses out of the logged mean."
+        )
+    if facts.not_kept:
+        notes.append(f"{facts.not_kept} more recorded alerts, recommendations or splits are not shown.")
+    return notes

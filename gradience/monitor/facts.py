@@ -1,0 +1,209 @@
+"""From records to facts about one run, in memory that does not grow with the file."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gradience.monitor.series import Series
+from gradience.rankuse import SETTLED_INTERVALS, RankPoint
+from gradience.telemetry import Record
+from gradience.telemetry.records import Json
+
+MAX_POINTS = 256
+MAX_KEPT = 50
+"""Recorded alerts and recommendations that are kept; the rest is counted."""
+MAX_SPLITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One evaluation on one split."""
+
+    step: int
+    loss: float | None
+    train_loss: float | None
+    """Mean training loss since the evaluation before."""
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class SpectraPoint:
+    """The summary of one `lora_spectra` record."""
+
+    step: int
+    summary: Mapping[str, float]
+
+
+@dataclass(slots=True)
+class Split:
+    """All evaluations on one split."""
+
+    losses: Series = field(default_factory=Series)
+    last: Evaluation | None = None
+    best: Evaluation | None = None
+    """The one with the smallest loss."""
+    count: int = 0
+
+
+@dataclass(slots=True)
+class RunFacts:
+    """What a run's records say. Feed records in the order of the file."""
+
+    run_id: str
+    records: int = 0
+    config: Mapping[str, Json] = field(default_factory=dict)
+    meta: Mapping[str, Json] = field(default_factory=dict)
+    started: float | None = None
+    seconds: float | None = None
+    """Monotonic seconds of the parts of the run, added up."""
+    last_step: int | None = None
+    resumed_from: list[int] = field(default_factory=list)
+    end: Record | None = None
+    loss: Series = field(default_factory=Series)
+    grad_norm: Series = field(default_factory=Series)
+    lr: Series = field(default_factory=Series)
+    speed: Series = field(default_factory=Series)
+    splits: dict[str, Split] = field(default_factory=dict)
+    modules: Mapping[str, Json] = field(default_factory=dict)
+    """The last `lora_modules` record."""
+    spectra: list[SpectraPoint] = field(default_factory=list)
+    """Measurements over time; every second, fourth … one of them in a long run."""
+    last_spectra: SpectraPoint | None = None
+    recent: deque[RankPoint] = field(default_factory=lambda: deque(maxlen=SETTLED_INTERVALS + 1))
+    families: Mapping[str, Json] = field(default_factory=dict)
+    """`by_family` of the last spectra."""
+    nonfinite_modules: int = 0
+    audits: list[Record] = field(default_factory=list)
+    alerts: list[Record] = field(default_factory=list)
+    recommendations: list[Record] = field(default_factory=list)
+    not_kept: int = 0
+    _spectra_seen: int = 0
+    _spectra_stride: int = 1
+    _seconds_before: float = 0.0
+
+    def add(self, record: Record) -> None:
+        """Take one record in."""
+        self.records += 1
+        if record.step is not None and (self.last_step is None or record.step > self.last_step):
+            self.last_step = record.step
+        elapsed = record.data.get("elapsed_s")
+        if isinstance(elapsed, (int, float)):
+            self.seconds = self._seconds_before + elapsed
+        event = record.event
+        if event == "train_step":
+            self._train_step(record)
+        elif event == "eval":
+            self._evaluation(record)
+        elif event == "metrics":
+            self._metrics(record)
+        elif event == "run_start":
+            self._start(record)
+        elif event == "run_end":
+            self.end = record
+        elif event == "alert":
+            self._keep(self.alerts, record)
+        elif event == "recommendation":
+            self._keep(self.recommendations, record)
+
+    def _keep(self, kept: list[Record], record: Record) -> None:
+        if len(kept) < MAX_KEPT:
+            kept.append(record)
+        else:
+            self.not_kept += 1
+
+    def _start(self, record: Record) -> None:
+        self.config, self.meta = record.mapping("config"), record.mapping("meta")
+        self.started = self.started if self.started is not None else record.ts
+        self.end = None
+        self._seconds_before = self.seconds or 0.0
+        step = record.data.get("resumed_from_step")
+        if isinstance(step, int):
+            self.resumed_from.append(step)
+            self._forget_after(step)
+
+    def _forget_after(self, step: int) -> None:
+        """What the run did after its checkpoint is done again, and written again."""
+        for series in (self.loss, self.grad_norm, self.lr, self.speed):
+            series.drop_after(step)
+        self.spectra = [point for point in self.spectra if point.step <= step]
+        self.last_spectra = self.spectra[-1] if self.spectra else None
+        self.recent.clear()
+        self.last_step = step
+        for split in self.splits.values():
+            split.losses.drop_after(step)
+            if split.last is not None and split.last.step > step:
+                split.last = None
+            if split.best is not None and split.best.step > step:
+                split.best = None
+
+    def _train_step(self, record: Record) -> None:
+        step = record.step if record.step is not None else self.records
+        for series, key in ((self.loss, "loss"), (self.grad_norm, "grad_norm"), (self.lr, "lr")):
+            value = record.number(key)
+            if value is not None:
+                series.add(step, value)
+        speed = record.data.get("samples_per_second")
+        if isinstance(speed, (int, float)):
+            self.speed.add(step, speed)
+
+    def _evaluation(self, record: Record) -> None:
+        name = record.text("split") or "eval"
+        if name not in self.splits and len(self.splits) == MAX_SPLITS:
+            self.not_kept += 1
+            return
+        split = self.splits.setdefault(name, Split())
+        split.count += 1
+        found = {key: record.number("metrics", key) for key in record.mapping("metrics")}
+        metrics = {key: value for key, value in found.items() if value is not None}
+        step = record.step if record.step is not None else self.last_step or 0
+        train_loss = metrics.get("train_loss", self.loss.last)
+        evaluation = Evaluation(step, metrics.get("loss"), train_loss, metrics)
+        split.last = evaluation
+        if evaluation.loss is not None:
+            split.losses.add(step, evaluation.loss)
+            if split.best is None or split.best.loss is None or evaluation.loss < split.best.loss:
+                split.best = evaluation
+
+    def _metrics(self, record: Record) -> None:
+        kind = record.text("kind")
+        if kind == "lora_modules":
+            self.modules = record.mapping("metrics")
+            self.recent.clear()
+        elif kind == "lora_spectra":
+            self._measurement(record)
+        elif kind == "lora_audit":
+            self._keep(self.audits, record)
+
+    def _measurement(self, record: Record) -> None:
+        metrics = record.mapping("metrics")
+        step = record.step if record.step is not None else self.last_step or 0
+        summary = metrics.get("summary")
+        if not isinstance(summary, Mapping):
+            return
+        numbers = {key: float(value) for key, value in summary.items() if isinstance(value, (int, float))}
+        self.nonfinite_modules = int(numbers.get("nonfinite", 0))
+        self.last_spectra = SpectraPoint(step, numbers)
+        if self._spectra_seen % self._spectra_stride == 0:
+            self.spectra.append(self.last_spectra)
+            if len(self.spectra) > MAX_POINTS:
+                del self.spectra[1::2]
+                self._spectra_stride *= 2
+        self._spectra_seen += 1
+        families = metrics.get("by_family")
+        self.families = families if isinstance(families, Mapping) else {}
+        point = rank_point(step, self.modules.get("r"), metrics.get("energy_rank_90"))
+        if point is not None:
+            self.recent.append(point)
+
+
+def rank_point(step: int, ranks: Json, needed: Json) -> RankPoint | None:
+    """Allocated and needed ranks of one measurement; None where the columns do not fit together."""
+    if not isinstance(ranks, list) or not isinstance(needed, list) or len(ranks) != len(needed):
+        return None
+    if not ranks or not all(isinstance(r, int) and r > 0 for r in ranks):
+        return None
+    if not all(k is None or isinstance(k, int) for k in needed):
+        return None
+    return RankPoint(step, tuple(ranks), tuple(needed))

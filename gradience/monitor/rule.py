@@ -1,0 +1,50 @@
+"""What a rule is, and what it may say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gradience.artifacts.monitor import Confidence, Evidence, Severity
+from gradience.monitor.facts import RunFacts
+from gradience.monitor.setup import RunSetup
+
+DEFAULT_GAP_THRESHOLD = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user may set."""
+
+    gap_threshold: float = DEFAULT_GAP_THRESHOLD
+    """Ratio of evaluation to training perplexity from which a gap is an alert: exp(eval loss − train loss)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one rule says."""
+
+    message: str
+    evidence: tuple[Evidence, ...]
+    confidence: Confidence
+    action: str = ""
+    """What to do; empty where nothing follows."""
+    reason: str = ""
+
+
+Check = Callable[[RunFacts, RunSetup, Options], Finding | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule, its name and weight, and where it comes from."""
+
+    code: str
+    severity: Severity
+    source: str
+    check: Check
+
+
+def evidence(what: str, value: float | str | None, step: int | None = None) -> tuple[Evidence, ...]:
+    """One piece of evidence; none where there is no value."""
+    return () if value is None else (Evidence(what=what, value=value, step=step),)

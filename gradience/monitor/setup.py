@@ -1,0 +1,91 @@
+"""The configuration that a run recorded, read without trusting it: missing and odd values become None."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gradience.telemetry.records import Json
+
+ADAM_FAMILY = ("adam", "lion", "schedule_free", "ademamix", "came")
+
+
+@dataclass(frozen=True, slots=True)
+class RunSetup:
+    """What rules and reports need of the configuration."""
+
+    model: str | None = None
+    task: str | None = None
+    r: int | None = None
+    alpha: float | None = None
+    scale: float | None = None
+    rslora: bool = False
+    init: str | None = None
+    learning_rate: float | None = None
+    optimizer: str | None = None
+    schedule: str | None = None
+    effective_batch_size: int | None = None
+    max_steps: int | None = None
+    precision: str | None = None
+    quantization: str | None = None
+    quantization_meaning: str | None = None
+    trainable_params: int | None = None
+    hidden_size: int | None = None
+    nan_filter: bool = False
+    notes: str | None = None
+
+    @property
+    def is_adam(self) -> bool:
+        """Whether the optimizer normalises its steps as Adam does (the default where nothing is said)."""
+        return self.optimizer is None or any(name in self.optimizer.lower() for name in ADAM_FAMILY)
+
+
+def read_setup(config: Mapping[str, Json]) -> RunSetup:
+    """The setup in the `config` of a `run_start`; the public predecessor's files have fewer fields."""
+    lora, training = _block(config, "lora"), _block(config, "training")
+    optimizer, base = _block(config, "optimizer"), _block(config, "base")
+    quantization = _block(base, "quantization")
+    batch = _integer(training, "effective_batch_size")
+    if batch is None and (size := _integer(training, "batch_size")):
+        batch = size * (_integer(training, "gradient_accumulation") or 1)
+    return RunSetup(
+        model=_text(config, "model_name") or _text(config, "model"),
+        task=_text(config, "task_profile"),
+        r=_integer(lora, "r"),
+        alpha=_number(lora, "alpha"),
+        scale=_number(lora, "scale"),
+        rslora=lora.get("use_rslora") is True,
+        init=_text(lora, "init"),
+        learning_rate=_number(optimizer, "lr"),
+        optimizer=_text(optimizer, "name"),
+        schedule=_text(training, "schedule"),
+        effective_batch_size=batch,
+        max_steps=_integer(training, "max_steps"),
+        precision=_text(training, "dtype") or _text(base, "dtype"),
+        quantization=_text(quantization, "name"),
+        quantization_meaning=_text(quantization, "meaning"),
+        trainable_params=_integer(lora, "trainable_params"),
+        hidden_size=_integer(base, "hidden_size"),
+        nan_filter=training.get("logging_nan_inf_filter") is True,
+        notes=_text(config, "notes"),
+    )
+
+
+def _block(values: Mapping[str, Json], key: str) -> Mapping[str, Json]:
+    value = values.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _text(values: Mapping[str, Json], key: str) -> str | None:
+    value = values.get(key)
+    return value if isinstance(value, str) and value else None
+
+
+def _number(values: Mapping[str, Json], key: str) -> float | None:
+    value = values.get(key)
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _integer(values: Mapping[str, Json], key: str) -> int | None:
+    value = values.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

@@ -1,0 +1,93 @@
+"""What a series of live spectra says about the rank: settled, too small, far too large. Pure, no numpy.
+
+The tracker asks while training goes on, monitor asks when it reads run.jsonl; both get the same answer.
+
+Thresholds come from 122 real adapters by strangers and from repeated runs on one task
+(docs/monitor.md, "Where the thresholds come from"): k@90 of a module is reproducible to within 1 between
+seeds, a settled picture keeps it to within 1, and trained adapters of rank 8 or more practically never
+need 7/8 of their rank, while a rank that is too small for its task is needed to the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gradience.ranks import percentile
+
+SETTLED_INTERVALS = 3
+"""Consecutive intervals without movement that count as settled."""
+SETTLED_SHARE = 0.9
+"""Share of modules whose k@90 must have stayed within 1 over all of them."""
+SATURATED_AT = 7 / 8
+"""A module is saturated when 90 % of its energy needs at least this share of its rank."""
+SATURATED_SHARE = 0.5
+"""Share of trained modules that must be saturated before the rank is called too small."""
+UNUSED_AT = 1 / 4
+"""The rank is far too large when nine modules of ten need at most this share of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankPoint:
+    """One measurement: what every module had and needed. The order of modules is the same in a series.
+
+    ranks   allocated ranks
+    needed  k@90 of each module; None where there is no spectrum (untrained, NaN)
+    """
+
+    step: int
+    ranks: tuple[int, ...]
+    needed: tuple[int | None, ...]
+
+    @property
+    def measured(self) -> list[tuple[int, int]]:
+        """(rank, k@90) of the modules that have a spectrum."""
+        return [(r, k) for r, k in zip(self.ranks, self.needed, strict=True) if k is not None]
+
+    def needed_quantile(self, q: float) -> float | None:
+        """Quantile of k@90 over modules; None where nothing was measured."""
+        found = [k for _, k in self.measured]
+        return percentile(found, q) if found else None
+
+    def used_quantile(self, q: float) -> float | None:
+        """Quantile of k@90 / r over modules."""
+        found = [k / r for r, k in self.measured]
+        return percentile(found, q) if found else None
+
+    def saturated(self) -> list[int]:
+        """Indices of the modules that need (nearly) all of their rank. Rank 1 cannot be judged."""
+        return [
+            i
+            for i, (r, k) in enumerate(zip(self.ranks, self.needed, strict=True))
+            if k is not None and r > 1 and k >= math.ceil(SATURATED_AT * r)
+        ]
+
+
+def settled_since(points: Iterable[RankPoint]) -> int | None:
+    """The step since which the picture stands still, or None while it moves.
+
+    Only the last SETTLED_INTERVALS intervals are looked at: the answer is the oldest step of them.
+    """
+    window = list(points)[-(SETTLED_INTERVALS + 1) :]
+    if len(window) <= SETTLED_INTERVALS:
+        return None
+    columns = list(zip(*(point.needed for point in window), strict=True))
+    known = [[k for k in column if k is not None] for column in columns]
+    whole = [column for column in known if len(column) == len(window)]
+    if not whole or len(whole) < SETTLED_SHARE * len(columns):
+        return None
+    steady = sum(max(column) - min(column) <= 1 for column in whole)
+    return window[0].step if steady >= SETTLED_SHARE * len(whole) else None
+
+
+def too_small(point: RankPoint) -> bool:
+    """Whether at least half of the trained modules need nearly all of their rank."""
+    trained = len(point.measured)
+    return trained > 0 and len(point.saturated()) >= SATURATED_SHARE * trained
+
+
+def too_large(point: RankPoint) -> bool:
+    """Whether nine modules of ten need at most a quarter of their rank, and the rank is above 2."""
+    share = point.used_quantile(0.9)
+    return share is not None and max(point.ranks) > 2 and share <= UNUSED_AT

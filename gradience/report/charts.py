@@ -1,0 +1,58 @@
+"""Small charts made of characters: an area of a few rows, and a line of blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from gradience.report.numbers import sig
+from gradience.report.terminal import Line, Span
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+LOG_FROM = 50.0
+"""A series whose largest value is so many times its smallest is drawn on a logarithmic axis."""
+
+
+def resample(values: Sequence[float], width: int) -> list[float]:
+    """At most `width` means of neighbours, in order."""
+    n = len(values)
+    if n <= width:
+        return list(values)
+    edges = [round(i * n / width) for i in range(width + 1)]
+    return [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """One row of blocks, lowest to highest; a flat series is a row of low blocks."""
+    shown = resample(values, width)
+    if not shown:
+        return ""
+    low, high = min(shown), max(shown)
+    span = high - low
+    return "".join(BLOCKS[round(7 * (value - low) / span)] if span > 0 else BLOCKS[0] for value in shown)
+
+
+def area(values: Sequence[float], first: int, last: int, *, width: int, height: int = 6) -> list[Line]:
+    """Rows of an area chart with its axes: values over steps `first` … `last`."""
+    label = 9
+    shown = resample(values, width - label - 3)
+    if not shown:
+        return []
+    low, high = min(shown), max(shown)
+    logarithmic = low > 0 and high / low >= LOG_FROM
+    levels = [math.log(value) for value in shown] if logarithmic else shown
+    floor, span = min(levels), max(levels) - min(levels)
+    eighths = [1 + round((8 * height - 1) * (value - floor) / span) if span > 0 else 1 for value in levels]
+    rows: list[Line] = []
+    for row in range(height - 1, -1, -1):
+        text = {height - 1: sig(high), 0: sig(low)}.get(row, "")
+        cells = "".join(_cell(eighth - 8 * row) for eighth in eighths)
+        rows.append([Span(f"{text:>{label}} ", "dim"), Span("▏", "dim"), Span(cells.rstrip(), "info")])
+    axis = f"{first}" + f"{last:>{max(len(shown) - len(str(first)), 0)}}"
+    rows.append([Span(" " * (label + 2)), Span(axis + (" (log scale)" if logarithmic else ""), "dim")])
+    return rows
+
+
+def _cell(eighths: int) -> str:
+    return " " if eighths <= 0 else BLOCKS[min(eighths, 8) - 1]

@@ -1,0 +1,23 @@
+"""run.jsonl: what happened in a training run, one JSON object a line.
+
+`TelemetryWriter` appends, `TelemetryReader` reads. Both work in any training loop and need
+nothing but the standard library. The format is described in docs/telemetry.md.
+"""
+
+from gradience.telemetry.reader import ReadIssue, TelemetryReader, last_position
+from gradience.telemetry.records import EVENTS, SCHEMA, Record
+from gradience.telemetry.redaction import DEFAULT_REDACTION, Redaction
+from gradience.telemetry.writer import RunStatus, TelemetryWriter
+
+__all__ = [
+    "DEFAULT_REDACTION",
+    "EVENTS",
+    "SCHEMA",
+    "ReadIssue",
+    "Record",
+    "Redaction",
+    "RunStatus",
+    "TelemetryReader",
+    "TelemetryWriter",
+    "last_position",
+]

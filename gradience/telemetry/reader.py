@@ -1,0 +1,195 @@
+"""Reading run.jsonl, in constant memory, whatever state a crash left it in.
+
+A line that cannot be read is skipped, counted and said; it never hides the lines around it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from gradience.errors import InputError
+from gradience.telemetry.records import ENVELOPE, SCHEMA, Json, Record
+
+MAX_LINE_BYTES = 8 * 2**20
+"""A longer line is no telemetry; it is skipped without being held in memory."""
+
+TAIL_BYTES = 2**16
+KEPT_ISSUES = 20
+
+_DECODER = json.JSONDecoder()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadIssue:
+    """A line that was skipped, or accepted although it breaks a rule.
+
+    code   torn-line, not-json, not-an-object, no-event, line-too-long, other-schema
+    """
+
+    line: int
+    code: str
+    message: str
+
+
+class TelemetryReader:
+    """Reads one run.jsonl; iterate it as often as you like.
+
+    After an iteration `issues` holds the first twenty lines that could not be read and
+    `issue_counts` how many there were of each kind. `poll()` reads on from where the last poll
+    ended, for a run that is still being written.
+
+    Raises InputError (code `run-not-found`, `run-not-a-file`) when iteration starts.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.issues: list[ReadIssue] = []
+        self.issue_counts: Counter[str] = Counter()
+        self._offset = 0
+        self._lines = 0
+
+    def __iter__(self) -> Iterator[Record]:
+        """Every record of the file as it is now, the unfinished last line included if it reads."""
+        self.issues, self.issue_counts = [], Counter()
+        with self._open() as file:
+            for number, line in enumerate(_lines(file), 1):
+                if record := self._record(line, number):
+                    yield record
+
+    def poll(self) -> Iterator[Record]:
+        """Records that were finished since the last poll; a line without newline has to wait.
+
+        A file that became shorter was replaced, and is read from its start.
+        """
+        with self._open() as file:
+            if os.fstat(file.fileno()).st_size < self._offset:
+                self._offset, self._lines = 0, 0
+            file.seek(self._offset)
+            for line in _lines(file):
+                if not line.finished:
+                    return
+                self._offset += line.length
+                self._lines += 1
+                if record := self._record(line, self._lines):
+                    yield record
+
+    def _open(self) -> BinaryIO:
+        if not self.path.exists():
+            raise InputError(
+                f"{self.path}: no such file",
+                code="run-not-found",
+                hint="GradienceCallback writes run.jsonl into the Trainer's output_dir",
+            )
+        if not self.path.is_file():
+            raise InputError(
+                f"{self.path}: not a regular file",
+                code="run-not-a-file",
+                hint=f"try {self.path / 'run.jsonl'}" if self.path.is_dir() else "",
+            )
+        return self.path.open("rb")
+
+    def _record(self, line: _Line, number: int) -> Record | None:
+        text = line.start.strip()
+        if not text:
+            return None
+        if line.length > MAX_LINE_BYTES:
+            self._note(number, "line-too-long", f"more than {MAX_LINE_BYTES} bytes")
+            return None
+        try:
+            value = _DECODER.decode(text.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            if line.finished:
+                self._note(number, "not-json", f"not JSON: {type(error).__name__}")
+                return None
+            self._note(number, "torn-line", "the last line was cut off")
+            return None
+        if not isinstance(value, dict):
+            self._note(number, "not-an-object", "JSON, but not an object")
+            return None
+        event = value.get("event")
+        if not isinstance(event, str):
+            self._note(number, "no-event", "no `event`")
+            return None
+        if value.get("schema") != SCHEMA:
+            self._note(number, "other-schema", f"schema is not {SCHEMA}")
+        return _to_record(event, value, number)
+
+    def _note(self, line: int, code: str, message: str) -> None:
+        self.issue_counts[code] += 1
+        if len(self.issues) < KEPT_ISSUES:
+            self.issues.append(ReadIssue(line, code, message))
+
+
+def _to_record(event: str, value: dict[str, Json], line: int) -> Record:
+    run_id, step, ts = value.get("run_id"), value.get("step"), value.get("ts")
+    for key in ENVELOPE:
+        value.pop(key, None)
+    return Record(
+        event=event,
+        run_id=run_id if isinstance(run_id, str) else "",
+        step=step if isinstance(step, int) and not isinstance(step, bool) else None,
+        ts=float(ts) if isinstance(ts, (int, float)) and not isinstance(ts, bool) else None,
+        line=line,
+        data=value,
+    )
+
+
+class _Line(NamedTuple):
+    start: bytes
+    """The whole line, or its first bytes where it is too long."""
+    length: int
+    finished: bool
+    """Whether its newline is there."""
+
+
+def _lines(file: BinaryIO) -> Iterator[_Line]:
+    """Lines of the file, none of them held beyond MAX_LINE_BYTES."""
+    while start := file.readline(MAX_LINE_BYTES + 1):
+        length, finished = len(start), start.endswith(b"\n")
+        while not finished and (rest := file.readline(MAX_LINE_BYTES)):
+            length, finished = length + len(rest), rest.endswith(b"\n")
+        yield _Line(start, length, finished)
+
+
+def last_position(path: str | os.PathLike[str]) -> tuple[str, int | None] | None:
+    """The run id of the file's last record and the last step seen near its end.
+
+    For whoever appends to a finished run (an audit) or goes on with one (a resume). Reads the last
+    64 kB only, or the whole file where that is not enough. None: no file, or no record in it.
+    """
+    file_path = Path(path)
+    if not file_path.is_file():
+        return None
+    size = file_path.stat().st_size
+    for window in (TAIL_BYTES, size):
+        with file_path.open("rb") as file:
+            file.seek(max(0, size - window))
+            lines = file.read(min(window, size)).split(b"\n")
+        found = _last_of(lines)
+        if found is not None and (found[1] is not None or window >= size):
+            return found
+    return None
+
+
+def _last_of(lines: list[bytes]) -> tuple[str, int | None] | None:
+    run_id: str | None = None
+    for line in reversed(lines):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if not isinstance(value, dict) or not isinstance(value.get("run_id"), str):
+            continue
+        if run_id is None:
+            run_id = value["run_id"]
+        elif value["run_id"] != run_id:
+            return run_id, None
+        if isinstance(value.get("step"), int):
+            return run_id, value["step"]
+    return None if run_id is None else (run_id, None)

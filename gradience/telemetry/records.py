@@ -1,0 +1,110 @@
+"""The shape of one line of run.jsonl, and the step from Python values to strict JSON and back.
+
+The envelope (`schema`, `ts`, `run_id`, `event`, `step`) and the seven events are those of the
+public predecessor, so its files read as well. What an event carries lies beside the envelope.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+SCHEMA = "gradience.vnext.telemetry/v1"
+"""The schema id. It changes when a required field changes its meaning, and only then."""
+
+EVENTS = (
+    "run_start",
+    "train_step",
+    "eval",
+    "metrics",
+    "alert",
+    "recommendation",
+    "run_end",
+)
+
+ENVELOPE = ("schema", "ts", "run_id", "event", "step")
+
+NONFINITE = "nonfinite"
+"""The key that says which fields of a line were NaN or infinite: `{"loss": "nan"}`."""
+
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line that was read.
+
+    `ts` is a wall-clock label in seconds since 1970, or None; durations are in `data`
+    (`elapsed_s`, from a monotonic clock). `line` counts from 1.
+    """
+
+    event: str
+    run_id: str
+    step: int | None
+    ts: float | None
+    line: int
+    data: dict[str, Json] = field(repr=False)
+
+    def number(self, *keys: str) -> float | None:
+        """The number under a path of keys, NaN and infinity restored; None where there is none.
+
+        `record.number("metrics", "loss")` reads `{"metrics": {"loss": 0.7}}`.
+        """
+        value: Json = self.data
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        marks = self.data.get(NONFINITE)
+        mark = marks.get(".".join(keys)) if isinstance(marks, Mapping) else None
+        return float(mark) if mark in ("nan", "inf", "-inf") else None
+
+    def text(self, key: str) -> str | None:
+        """The string under `key`; None where there is none."""
+        value = self.data.get(key)
+        return value if isinstance(value, str) else None
+
+    def mapping(self, key: str) -> Mapping[str, Json]:
+        """The object under `key`; empty where there is none."""
+        value = self.data.get(key)
+        return value if isinstance(value, Mapping) else {}
+
+
+def strict(value: object, *, at: str = "", marks: dict[str, str] | None = None) -> Json:
+    """`value` as something that every JSON reader accepts.
+
+    NaN and infinity become null and are named in `marks` by their dotted path. What JSON cannot
+    hold is written as its type's name, because a log line must never raise in a training loop,
+    and never hold the text of an object nobody looked at.
+    """
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
+        if marks is not None:
+            marks[at] = "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
+        return None
+    if isinstance(value, Mapping):
+        return {
+            str(key): strict(item, at=f"{at}.{key}" if at else str(key), marks=marks)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [strict(item, at=f"{at}.{i}", marks=marks) for i, item in enumerate(value)]
+    if isinstance(value, (set, frozenset)):
+        return strict(sorted(value, key=str), at=at, marks=marks)
+    return f"<{type(value).__name__}>"
+
+
+def encode(envelope: Mapping[str, object], payload: Mapping[str, object]) -> bytes:
+    """One line, newline included, in strict JSON and plain ASCII."""
+    marks: dict[str, str] = {}
+    body = strict({**envelope, **payload}, marks=marks)
+    assert isinstance(body, dict)  # a mapping goes in, so a mapping comes out
+    if marks:
+        body[NONFINITE] = marks
+    return json.dumps(body, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"

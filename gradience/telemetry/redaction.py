@@ -1,0 +1,136 @@
+"""What never reaches run.jsonl unless it is asked for.
+
+A log of a training run is read by colleagues, attached to issues and kept for years. So strings
+that look like data (prompts, completions), like secrets (access tokens) or that carry a person's
+name (home folders, e-mail addresses) are replaced by a mark that says what was there and how long
+it was. Numbers are always kept. The rules are deliberately plain: a length, a list of field names,
+and a few patterns with bounded work.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+DATA_FIELDS = frozenset(
+    {
+        "answer", "completion", "content", "example", "examples", "generation", "input", "inputs",
+        "input_ids", "instruction", "label_text", "labels", "messages", "output_text",
+        "prediction_text", "prompt", "prompts", "query", "question", "reference", "response",
+        "sample", "samples", "system_prompt", "text", "texts",
+    }
+)  # fmt: skip
+"""Fields that hold what a model was shown or said."""
+
+SECRET_FIELDS = re.compile(
+    r"(^|_)(api_?key|auth|authorization|bearer|credentials?|hub_token|passw(or)?d|secret|"
+    r"access_?token|token)$",
+    re.IGNORECASE,
+)
+"""Fields that hold something that opens a door. `num_tokens` and `pad_token_id` are none."""
+
+SECRET_VALUES = re.compile(
+    r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|"
+    r"github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}|xox[abprs]-[A-Za-z0-9-]{10,}|"
+    r"A(KIA|SIA)[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{30,}|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.)"
+)
+"""Prefixes that the issuers of tokens use so that scanners find them."""
+
+URL_LOGIN = re.compile(r"^[a-z][a-z0-9+.-]{0,20}://[^/\s@]{1,256}@", re.IGNORECASE)
+EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63}){1,4}")
+PATH = re.compile(r"^(~|/|\\\\|[A-Za-z]:[\\/]|file://)")
+OPAQUE = re.compile(r"^(?=.*[0-9])(?=.*[A-Za-z])[A-Za-z0-9+/_=-]{32,}$")
+"""A long run of letters and digits without a space: a key far more often than a name."""
+
+HEX_DIGEST = re.compile(r"^(sha256:)?[0-9a-f]{40}([0-9a-f]{24})?$")
+UUID = re.compile(r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
+
+
+@dataclass(frozen=True, slots=True)
+class Redaction:
+    """Which strings are kept.
+
+    max_chars   longer strings are replaced
+    allow       fields whose strings are kept whatever they hold (dotted path or last part)
+    enabled     False keeps everything: for your own disk only
+    """
+
+    max_chars: int = 256
+    allow: frozenset[str] = frozenset()
+    enabled: bool = True
+
+    def clean(self, payload: Mapping[str, object]) -> dict[str, object]:
+        """`payload` with what must not be recorded replaced by a mark."""
+        if not self.enabled:
+            return dict(payload)
+        return {str(key): self._value(value, str(key), data=False) for key, value in payload.items()}
+
+    def _value(self, value: object, at: str, *, data: bool) -> object:
+        """`data`: a field above this one holds what a model was shown or said. Numbers are kept even there:
+        a mapping from module names (BERT has one called `query`) to measures must survive."""
+        field = at.rsplit(".", 1)[-1]
+        if at in self.allow or field in self.allow:
+            return value
+        data = data or field in DATA_FIELDS
+        if isinstance(value, str):
+            return f"[REDACTED data len={len(value)}]" if data else self._text(value, field)
+        if isinstance(value, Mapping):
+            return {
+                self._name(str(key)): self._value(item, f"{at}.{key}", data=data)
+                for key, item in value.items()
+            }
+        if isinstance(value, (list, tuple, set, frozenset)):
+            if data:
+                return f"[REDACTED data len={len(value)}]"
+            items = sorted(value, key=str) if isinstance(value, (set, frozenset)) else value
+            return [self._value(item, at, data=False) for item in items]
+        return value
+
+    def _name(self, key: str) -> str:
+        """Keys are names, but a mapping keyed by prompts has been seen."""
+        return key if len(key) <= self.max_chars else f"[REDACTED name len={len(key)}]"
+
+    def _text(self, text: str, field: str) -> str:
+        reason = reason_to_redact(text, field, self.max_chars)
+        if reason:
+            return f"[REDACTED {reason} len={len(text)}]"
+        return short_path(text) if PATH.match(text) else text
+
+
+def reason_to_redact(text: str, field: str, max_chars: int) -> str | None:
+    """Why a string is not recorded; None if it is."""
+    if SECRET_FIELDS.search(field):
+        return "secret"
+    if len(text) > max_chars:
+        return "long"
+    if "\n" in text:
+        return "text"
+    if SECRET_VALUES.search(text) or URL_LOGIN.match(text):
+        return "secret"
+    if EMAIL.search(text):
+        return "e-mail"
+    if OPAQUE.match(text) and not (HEX_DIGEST.match(text) or UUID.match(text)):
+        return None if _is_module_or_model(text) else "opaque"
+    return None
+
+
+def _is_module_or_model(text: str) -> bool:
+    """A name made of words (`TinyLlama_v1-chat-finetune-2024-experiment`), not of noise."""
+    words = re.split(r"[/_=+-]+", text)
+    return max(len(word) for word in words) < 20
+
+
+def short_path(text: str) -> str:
+    """An absolute path without the folders above its last part, which often name a person.
+
+    `/home/alice/models/mistral` -> `[path]/mistral`; a home folder itself -> `[path]`.
+    """
+    parts = [part for part in re.split(r"[\\/]+", text) if part]
+    above = [part.casefold() for part in parts[:-1]]
+    if not above or above[-1] in ("home", "users", "file:"):
+        return "[path]"
+    return f"[path]/{parts[-1]}"
+
+
+DEFAULT_REDACTION = Redaction()

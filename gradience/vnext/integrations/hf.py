@@ -1,0 +1,5 @@
+"""`from gradience.vnext.integrations.hf import GradienceCallback`: the published name of the callback."""
+
+from gradience.callback import GradienceCallback
+
+__all__ = ["GradienceCallback"]

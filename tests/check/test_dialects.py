@@ -1,0 +1,148 @@
+"""Six kinds of files, one vocabulary. What each library calls a setting is asked of the library itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from peft import LoraConfig
+from transformers import TrainingArguments
+
+from gradience.check import check_configs, dialects
+from gradience.errors import InputError
+
+CONFIGS = Path(__file__).parent / "configs"
+
+READ = {
+    "trl": {
+        "r": 32, "alpha": 16, "target_modules": ("q_proj", "v_proj"), "learning_rate": 2e-4,
+        "effective_batch_size": 16, "evaluation": "steps", "precision": "bf16", "quantized_bits": None,
+    },
+    "axolotl": {
+        "r": 32, "alpha": 16, "target_modules": "all-linear", "quantized_bits": 4, "learning_rate": 2e-4,
+        "effective_batch_size": 8, "evaluation": "steps", "optimizer": "adamw_bnb_8bit",
+    },
+    "llama_factory": {
+        "r": 8, "alpha": 16, "target_modules": "all-linear", "learning_rate": 1e-4, "epochs": 3,
+        "effective_batch_size": 8, "evaluation": "steps",
+    },
+    "unsloth": {
+        "r": 24, "alpha": 24, "target_modules": ("q_proj", "k_proj", "v_proj", "o_proj"), "quantized_bits": 4,
+        "learning_rate": 2e-4, "effective_batch_size": 8, "evaluation": None,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_each_tool_writes(name):
+    report = check_configs(training=CONFIGS / f"{name}.yaml")
+    assert report.files[0].dialect == name.replace("_", "-")
+    for key, value in READ[name].items():
+        assert getattr(report.settings, key) == value, key
+
+
+def test_what_peft_writes(tmp_path):
+    config = LoraConfig(
+        r=16, lora_alpha=32, target_modules=["q_proj", "up_proj"], use_rslora=True, task_type="CAUSAL_LM"
+    )
+    config.save_pretrained(tmp_path)
+    report = check_configs(peft_dir=tmp_path)
+    assert report.files[0].dialect == "peft"
+    assert (report.settings.r, report.settings.alpha, report.settings.scale) == (16, 32, 8)
+    assert set(report.settings.target_modules) == {"q_proj", "up_proj"}
+    assert not [finding for finding in report.findings if finding.severity == "error"]
+
+
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+def test_what_the_trainer_writes(tmp_path, suffix):
+    """JSON is YAML, so the same text serves both."""
+    args = TrainingArguments(
+        output_dir="x", learning_rate=2e-4, num_train_epochs=2, eval_strategy="epoch", use_cpu=True
+    )
+    path = tmp_path / f"training_args.{suffix}"
+    path.write_text(args.to_json_string())
+    report = check_configs(training_dir=tmp_path)
+    assert report.files[0].dialect == "trainer"
+    assert (report.settings.learning_rate, report.settings.epochs) == (2e-4, 2)
+    assert report.settings.evaluation == "epoch"
+    assert not [finding for finding in report.findings if finding.severity == "error"]
+
+
+def test_the_keys_are_those_of_the_libraries():
+    assert set(dialects.PEFT) <= {field.name for field in dataclasses.fields(LoraConfig)}
+    trainer = {field.name for field in dataclasses.fields(TrainingArguments)}
+    assert set(dialects.TRAINER) <= trainer
+    assert not set(dialects.REMOVED_IN_TRANSFORMERS_5) & trainer
+
+
+def test_two_files_complete_each_other_and_the_adapter_comes_first(tmp_path):
+    LoraConfig(r=4, lora_alpha=8).save_pretrained(tmp_path)
+    report = check_configs(peft_dir=tmp_path, training=CONFIGS / "trl.yaml")
+    assert [file.dialect for file in report.files] == ["peft", "trl"]
+    assert (report.settings.r, report.settings.learning_rate) == (4, 2e-4)
+
+
+BAD = {
+    "pickle": ("training_args.bin", b"\x80\x04", "config-pickle"),
+    "missing": ("nowhere.yaml", None, "config-not-found"),
+    "not a mapping": ("list.yaml", b"- 1\n- 2\n", "config-not-a-mapping"),
+    "unknown": ("other.yaml", b"colour: blue\n", "config-unknown"),
+    "broken yaml": ("x.yaml", b"a: [1\n", "bad-yaml"),
+    "code in yaml": ("x.yaml", b"learning_rate: !!python/object/apply:os.system ['true']\n", "bad-yaml"),
+    "duplicate key in yaml": ("x.yaml", b"lora_r: 8\nlora_r: 16\n", "bad-yaml"),
+    "duplicate key in json": ("x.json", b'{"r": 8, "r": 16}', "bad-json"),
+    "nan in json": ("x.json", b'{"r": 8, "lora_alpha": NaN}', "bad-json"),
+    "too large": ("x.yaml", b"#" * 1_000_001, "config-too-large"),
+    "alias bomb": (
+        "x.yaml",
+        b"a: &a [x]\n" + b"b: [" + b"*a, " * 200 + b"]\n",
+        "bad-yaml",
+    ),
+    "deep": ("x.json", b"[" * 100_000, "bad-json"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "code"), BAD.values(), ids=BAD)
+def test_what_cannot_be_read_is_refused_with_a_code(tmp_path, name, content, code):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        check_configs(training=path)
+    assert error.value.code == code
+
+
+def test_a_folder_with_only_the_pickle_says_so(tmp_path):
+    (tmp_path / "training_args.bin").write_bytes(b"\x80\x04")
+    with pytest.raises(InputError) as error:
+        check_configs(training_dir=tmp_path)
+    assert error.value.code == "config-pickle"
+    assert "to_json_string" in error.value.hint
+
+
+def test_floats_of_yaml_1_1_are_numbers(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("use_peft: true\nlearning_rate: 1e-4\nmax_grad_norm: '0.3'\n")
+    report = check_configs(training=path)
+    assert report.settings.learning_rate == 1e-4
+    assert not [f for f in report.findings if f.code == "unreadable-value"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("r", "16"),
+        ("r", True),
+        ("r", 16.5),
+        ("lora_alpha", "big"),
+        ("use_dora", "yes"),
+        ("rank_pattern", [1]),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_an_error_finding(tmp_path, key, value):
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({"peft_type": "LORA", "r": 8, "lora_alpha": 16, key: value}))
+    codes = {finding.code for finding in check_configs(peft=path).findings}
+    assert "unreadable-value" in codes

@@ -1,0 +1,196 @@
+"""Every rule of check: one configuration where it speaks, one where it must not, and PEFT itself as the judge."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from peft import LoraConfig
+from transformers import TrainingArguments
+
+from gradience.check import RULES, check_configs
+
+PEFT = {
+    "peft_type": "LORA",
+    "r": 16,
+    "lora_alpha": 32,
+    "target_modules": ["q_proj", "up_proj"],
+    "task_type": "CAUSAL_LM",
+}
+TRAIN = {"learning_rate": 3e-4, "per_device_train_batch_size": 16, "eval_strategy": "steps", "bf16": True}
+LLAMA = {
+    "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
+}  # fmt: skip
+ALL = {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]}
+
+# code -> (where it speaks, where it is silent); each is (peft, training, options)
+CASES = {
+    "unreadable-value": (({"r": "16"}, {}, {}), ({}, {}, {})),
+    "impossible-number": (({"r": 0}, {}, {}), ({}, {}, {})),
+    "layers-with-regex": (
+        ({"target_modules": ".*q_proj", "layers_to_transform": [0]}, {}, {}),
+        ({"layers_to_transform": [0]}, {}, {}),
+    ),
+    "pattern-without-layers": (
+        ({"layers_pattern": "layers"}, {}, {}),
+        ({"layers_pattern": "layers", "layers_to_transform": [0]}, {}, {}),
+    ),
+    "initialisation": (
+        ({"init_lora_weights": "pisssa"}, {}, {}),
+        ({"init_lora_weights": "pissa_niter_4"}, {}, {}),
+    ),
+    "dora": (({"use_dora": True, "lora_bias": True}, {}, {}), ({"use_dora": True}, {}, {})),
+    "lora-bias": (({"lora_bias": True, "init_lora_weights": "pissa"}, {}, {}), ({"lora_bias": True}, {}, {})),
+    "removed-argument": (({}, {"warmup_ratio": 0.1}, {}), ({}, {"warmup_steps": 0.1}, {})),
+    "best-model": (
+        ({}, {"load_best_model_at_end": True, "save_strategy": "epoch"}, {}),
+        ({}, {"load_best_model_at_end": True, "save_strategy": "steps"}, {}),
+    ),
+    "task-type": (
+        ({"task_type": None}, {}, {"task": "classification"}),
+        ({"task_type": "SEQ_CLS"}, {}, {"task": "classification"}),
+    ),
+    "serving-rank": (({"r": 24}, {}, {}), ({"r": 64}, {}, {})),
+    "serving-features": (({"use_dora": True}, {}, {}), ({}, {}, {})),
+    "attention-only": (({"target_modules": ["q_proj", "v_proj"]}, {}, {}), ({}, {}, {})),
+    "learning-rate": (({}, {"learning_rate": 1e-6}, {}), ({}, {"learning_rate": 2e-4}, {})),
+    "scale": (({"r": 8, "lora_alpha": 256}, {}, {}), ({}, {}, {})),
+    "rslora-at-high-rank": (({"r": 256}, {}, {}), ({"r": 256, "use_rslora": True}, {}, {})),
+    "pattern-scale": (
+        ({"rank_pattern": {"q_proj": 4}}, {}, {}),
+        ({"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"q_proj": 8}}, {}, {}),
+    ),
+    "capacity": (
+        ({"r": 1, **ALL}, {}, {"base": LLAMA, "completion_tokens": 50_000_000}),
+        ({"r": 64, **ALL}, {}, {"base": LLAMA, "completion_tokens": 1_000_000}),
+    ),
+    "rank-for-rl": (({"r": 128}, {}, {"task": "rl"}), ({"r": 8}, {}, {"task": "rl"})),
+    "large-batch": (({}, {"gradient_accumulation_steps": 64}, {}), ({}, {}, {})),
+    "many-epochs": (
+        ({}, {"num_train_epochs": 10, "eval_strategy": "no"}, {}),
+        ({}, {"num_train_epochs": 10}, {}),
+    ),
+    "no-evaluation": (({}, {"eval_strategy": "no"}, {}), ({}, {}, {})),
+    "prompt-loss": (
+        ({}, {"use_peft": True, "completion_only_loss": False}, {}),
+        ({}, {"use_peft": True, "completion_only_loss": True}, {}),
+    ),
+    "precision": (({}, {"bf16": False, "fp16": True}, {}), ({}, {}, {})),
+    "quantised-base": (({}, {"use_peft": True, "load_in_4bit": True}, {}), ({}, {"use_peft": True}, {})),
+}
+
+
+def codes(tmp_path, peft, training, options):
+    (tmp_path / "adapter_config.json").write_text(json.dumps(PEFT | peft))
+    (tmp_path / "training_args.json").write_text(json.dumps(TRAIN | training))
+    options = dict(options)
+    base = options.pop("base", None)
+    if base:
+        (tmp_path / "config.json").write_text(json.dumps(base))
+        options["base_config"] = tmp_path / "config.json"
+    report = check_configs(peft_dir=tmp_path, training_dir=tmp_path, **options)
+    assert type(report).read(report.save(tmp_path / "check.json")) == report
+    return report, {finding.code for finding in report.findings}
+
+
+def test_every_rule_has_its_two_cases():
+    assert [rule.code for rule in RULES] == list(CASES)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
+def test_it_speaks_where_it_should(tmp_path, rule):
+    report, found = codes(tmp_path, *CASES[rule.code][0])
+    assert rule.code in found
+    finding = next(f for f in report.findings if f.code == rule.code)
+    assert finding.severity == rule.severity
+    assert all((finding.seen, finding.advised, finding.message, finding.reason, finding.source))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
+def test_it_is_silent_where_it_must_be(tmp_path, rule):
+    report, found = codes(tmp_path, *CASES[rule.code][1])
+    assert rule.code not in found
+    assert rule.code in (*report.passed, *report.not_applicable)
+
+
+def test_a_sound_configuration_has_no_finding(tmp_path):
+    report, found = codes(tmp_path, {}, {}, {})
+    assert found == set()
+    assert len(report.passed) + len(report.not_applicable) == len(RULES)
+
+
+REFUSED_BY_PEFT = ["layers-with-regex", "pattern-without-layers", "dora", "lora-bias"]
+
+
+@pytest.mark.parametrize("code", REFUSED_BY_PEFT)
+def test_what_is_an_error_here_is_refused_by_peft(code):
+    refused, accepted = (
+        {key: value for key, value in (PEFT | case[0]).items() if key != "peft_type"} for case in CASES[code]
+    )
+    with pytest.raises(ValueError, match=r"."):
+        LoraConfig(**refused)
+    LoraConfig(**accepted)
+
+
+@pytest.mark.filterwarnings("ignore:.*eva.*:UserWarning")
+@pytest.mark.parametrize(
+    "name", ["true", "gaussian", "eva", "olora", "pissa", "pissa_niter_4", "orthogonal", "nonsense"]
+)
+def test_initialisations_are_those_that_peft_knows(name):
+    from torch import nn
+
+    from gradience.check.rules_refusals import INITS
+
+    config = LoraConfig(r=2, target_modules=["0"], init_lora_weights=True if name == "true" else name)
+    known = name in INITS or name.startswith("pissa_niter_")
+    try:
+        from peft import get_peft_model
+
+        get_peft_model(nn.Sequential(nn.Linear(8, 8)), config)
+    except (ValueError, KeyError):
+        assert not known
+    else:
+        assert known
+
+
+def test_removed_arguments_are_refused_by_transformers():
+    from gradience.check.dialects import REMOVED_IN_TRANSFORMERS_5
+
+    for key in REMOVED_IN_TRANSFORMERS_5:
+        with pytest.raises(TypeError, match=key):
+            TrainingArguments(output_dir="x", **{key: "no"})
+
+
+@pytest.mark.parametrize("case", CASES["best-model"], ids=["refused", "accepted"])
+def test_best_model_is_refused_by_transformers(case):
+    settings = {**TRAIN, **case[1], "output_dir": "x", "use_cpu": True, "bf16": False, "eval_steps": 500}
+    if case is CASES["best-model"][0]:
+        with pytest.raises(ValueError, match="load_best_model_at_end"):
+            TrainingArguments(**settings)
+    else:
+        TrainingArguments(**settings)
+
+
+def test_parameters_are_counted_as_peft_counts_them(tmp_path):
+    from peft import get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    small = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "vocab_size": 32,
+        "head_dim": 24,
+    }
+    config = LlamaConfig(**LLAMA | small | {"num_attention_heads": 4, "num_key_value_heads": 2})
+    config.save_pretrained(tmp_path / "base")
+    model = get_peft_model(
+        LlamaForCausalLM(config), LoraConfig(r=3, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    (tmp_path / "a.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 3, "target_modules": "all-linear"})
+    )
+    report = check_configs(peft=tmp_path / "a.json", base_config=tmp_path / "base")
+    assert report.lora_params == trainable

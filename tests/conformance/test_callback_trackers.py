@@ -1,0 +1,169 @@
+"""The four trackers, really installed: what the callback measured is read back from each store."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gradience.callback import GradienceCallback
+from gradience.telemetry import TelemetryReader
+from tests.live.tiny import trainer
+
+pytestmark = [pytest.mark.conformance, pytest.mark.filterwarnings("ignore")]
+
+TAG = "gradience/energy_rank_90_p90"
+
+
+def measured(folder):
+    """Step -> k@90 of nine modules in ten, as run.jsonl has it."""
+    return {
+        record.step: record.mapping("metrics")["summary"]["energy_rank_90_p90"]
+        for record in TelemetryReader(folder / "run.jsonl")
+        if record.text("kind") == "lora_spectra"
+    }
+
+
+def train(folder, tracker):
+    run = trainer(folder, callbacks=[GradienceCallback(spectra_every=3)], report_to=[tracker], max_steps=8)
+    run.train()
+    found = measured(folder)
+    assert sorted(found) == [3, 6, 8]
+    return found
+
+
+def test_tensorboard(tmp_path):
+    importlib.import_module("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = train(tmp_path, "tensorboard")
+    (folder,) = tmp_path.glob("runs/*/gradience")
+    events = EventAccumulator(str(folder)).Reload()
+    assert {event.step: event.value for event in events.Scalars(TAG)} == pytest.approx(found)
+    # The Trainer's own scalars are where they were.
+    own = EventAccumulator(str(folder.parent)).Reload()
+    assert len(own.Scalars("train/loss")) == 8
+
+
+def test_wandb_offline(tmp_path, monkeypatch):
+    wandb = importlib.import_module("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    found = train(tmp_path, "wandb")
+    wandb.finish()
+    (log,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    deadline = time.monotonic() + 60  # its service process writes the end of the log after finish() returns
+    while len(wandb_history(log, TAG)) < len(found) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert wandb_history(log, TAG) == pytest.approx(found)
+
+
+def wandb_history(log, tag):
+    """Step -> value from the binary log of an offline run: protobuf records in LevelDB's log format."""
+    from wandb.proto import wandb_internal_pb2
+
+    found = {}
+    for data in leveldb_records(log.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
+        if tag in items:
+            found[int(json.loads(items["train/global_step"]))] = json.loads(items[tag])
+    return found
+
+
+def leveldb_records(data, block=32768, header=7):
+    """Payloads of a LevelDB log whose file header is 7 bytes: (crc, length, kind) before every fragment."""
+    position, parts = header, []
+    while position + header <= len(data):
+        room = block - position % block
+        if room < header:
+            position += room
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        if kind == 0:
+            return
+        parts.append(data[position + header : position + header + length])
+        position += header + length
+        if kind in (1, 4):  # the whole record, or its last fragment
+            yield b"".join(parts)
+            parts = []
+
+
+def test_mlflow_file_store(tmp_path, monkeypatch):
+    mlflow = importlib.import_module("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri((tmp_path / "store").as_uri())
+    found = train(tmp_path, "mlflow")
+    (run,) = mlflow.search_runs(output_format="list")
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, TAG)
+    assert {point.step: point.value for point in history} == pytest.approx(found)
+    assert "loss" in run.data.metrics  # the Trainer's own
+
+
+TRACKIO = """
+import sys
+import time
+from pathlib import Path
+from gradience.callback import GradienceCallback
+from tests.live.tiny import trainer
+trainer(Path(sys.argv[1]), callbacks=[GradienceCallback(spectra_every=3)], report_to=["trackio"], max_steps=8,
+        project="conformance", run_name="one").train()
+"""
+
+
+def test_trackio(tmp_path):
+    importlib.import_module("trackio")
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "store"), "HF_HUB_OFFLINE": "1"}
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", TRACKIO, str(tmp_path / "out")], env=environment, cwd=root, capture_output=True,
+        text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "no longer reports" not in done.stderr
+    read = (
+        "import json; from trackio.sqlite_storage import SQLiteStorage as S;"
+        "print(json.dumps(S.get_logs('conformance', 'one'), default=str))"
+    )
+    logs = subprocess.run(
+        [sys.executable, "-c", read], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    rows = [row for row in json.loads(logs.splitlines()[-1]) if TAG in row]
+    assert {int(row["train/global_step"]): row[TAG] for row in rows} == pytest.approx(
+        measured(tmp_path / "out")
+    )
+
+
+def test_nothing_is_imported_that_the_run_does_not_report_to(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from gradience.callback import GradienceCallback;"
+        "from tests.live.tiny import trainer;"
+        "trainer(Path(sys.argv[1]), callbacks=[GradienceCallback(spectra_every=1)], max_steps=2).train();"
+        "found = {'tensorboard', 'wandb', 'mlflow', 'trackio'} & set(sys.modules); sys.exit(str(found) if found else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+
+
+def test_a_tracker_that_fails_is_left_out_and_the_file_goes_on(tmp_path, monkeypatch, caplog):
+    from gradience.callback import sinks
+
+    importlib.import_module("tensorboard")
+
+    def fail(self, values, step):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(sinks.TensorBoardSink, "send", fail)
+    train(tmp_path, "tensorboard")
+    assert sum("no longer reports to tensorboard" in record.message for record in caplog.records) == 1

@@ -1,0 +1,9 @@
+"""What the libraries under these tests warn about themselves."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_itemcollected(item):
+    item.add_marker(pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"))

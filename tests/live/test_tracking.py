@@ -1,0 +1,211 @@
+"""Live spectra agree with dense algebra on the factors, whatever wraps the model, and change nothing."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from gradience.errors import InputError
+from gradience.tracking import LoraPair, SpectralTracker, find_pairs
+from tests.live.tiny import give_random_factors, lora_llama
+
+
+def dense(pair):
+    """Measures of scale·B·A from its full SVD in float64."""
+    A = pair.A.detach().double().flatten(1).numpy()
+    B = pair.B.detach().double().flatten(1).numpy()
+    sigma = np.linalg.svd(pair.scale * B @ A, compute_uv=False)
+    energy = np.cumsum(sigma**2) / np.sum(sigma**2)
+    return {
+        "stable_rank": np.sum(sigma**2) / sigma[0] ** 2,
+        "energy_rank_90": int((energy < 0.9 - 1e-9).sum()) + 1,
+        "fro_norm": np.linalg.norm(sigma),
+        "sigma_max": sigma[0],
+    }
+
+
+def assert_agrees(module, pair, rel=1e-4):
+    want = dense(pair)
+    assert module.status == "ok"
+    assert module.energy_rank_90 == want["energy_rank_90"]
+    for key in ("stable_rank", "fro_norm", "sigma_max"):
+        assert getattr(module, key) == pytest.approx(want[key], rel=rel)
+
+
+VARIANTS = {
+    "plain": {},
+    "rslora": {"use_rslora": True},
+    "patterns": {"rank_pattern": {"q_proj": 3}, "alpha_pattern": {"layers.1.mlp.up_proj": 5}},
+    "embedding": {"target_modules": ["q_proj", "embed_tokens"]},
+    "dora": {"use_dora": True},
+    "regex": {"target_modules": r".*layers\.0.*_proj"},
+}
+
+
+@pytest.mark.parametrize("lora", VARIANTS.values(), ids=VARIANTS)
+def test_agrees_with_a_dense_svd(lora):
+    tracker = SpectralTracker(give_random_factors(lora_llama(**lora)))
+    snapshot = tracker.measure(0)
+    assert len(snapshot.modules) == len(tracker.pairs) > 0
+    for module, pair in zip(snapshot.modules, tracker.pairs, strict=True):
+        assert_agrees(module, pair)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_agrees_in_every_storage_type(dtype):
+    model = give_random_factors(lora_llama()).to(dtype)
+    tracker = SpectralTracker(model)
+    for module, pair in zip(tracker.measure(0).modules, tracker.pairs, strict=True):
+        assert_agrees(module, pair)
+
+
+@pytest.mark.parametrize(("scale_A", "scale_B"), [(1e-25, 1e-12), (1e18, 1e18), (1e-20, 1e20)])
+def test_a_scale_beyond_float32_products_takes_the_exact_way(scale_A, scale_B):
+    A, B = torch.randn(4, 30) * scale_A, torch.randn(20, 4) * scale_B
+    pair = LoraPair("x", A, B, 2.0)
+    assert_agrees(SpectralTracker.from_pairs([pair]).measure(0).modules[0], pair)
+
+
+def test_factors_that_cancel_take_the_exact_way():
+    """η is large: float32 Gram products would be off by far more than 1e-4."""
+    torch.manual_seed(0)
+    gauge = torch.diag(torch.tensor([1.0, 1e-2, 1e-4, 1e-6], dtype=torch.float64))
+    A = gauge @ torch.randn(4, 30, dtype=torch.float64)
+    B = torch.randn(20, 4, dtype=torch.float64) @ torch.linalg.inv(gauge)
+    pair = LoraPair("x", A, B, 1.0)
+    assert_agrees(SpectralTracker.from_pairs([pair]).measure(0).modules[0], pair)
+
+
+def test_convolutions():
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv1d(16, 8, 3))
+    model = give_random_factors(get_peft_model(net, LoraConfig(r=4, target_modules=["0", "2"])))
+    tracker = SpectralTracker(model)
+    for module, pair in zip(tracker.measure(0).modules, tracker.pairs, strict=True):
+        assert_agrees(module, pair)
+
+
+def test_untrained_and_nonfinite_are_statuses_not_numbers():
+    model = lora_llama()
+    fresh = SpectralTracker(model).measure(0)
+    assert {module.status for module in fresh.modules} == {"untrained"}
+    assert fresh.summary()["stable_rank_median"] is None
+    give_random_factors(model)
+    tracker = SpectralTracker(model)
+    with torch.no_grad():
+        tracker.pairs[3].B[0, 0] = torch.nan
+        tracker.pairs[4].A[0, 0] = torch.inf
+    snapshot = tracker.measure(1)
+    assert [m.status for m in snapshot.modules[:6]] == ["ok"] * 3 + ["nonfinite"] * 2 + ["ok"]
+    assert [signal.code for signal in tracker.new_signals()] == ["nonfinite-weights"]
+    assert tracker.new_signals() == []
+    json.dumps(snapshot.to_metrics(), allow_nan=False)
+
+
+def test_measuring_touches_neither_parameters_nor_random_state_nor_precision():
+    model = give_random_factors(lora_llama())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(11)
+    random_state = torch.get_rng_state()
+    numpy_state = np.random.get_state()[1].copy()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        tracker = SpectralTracker(model)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            snapshot = tracker.measure(0)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    for module, pair in zip(snapshot.modules, tracker.pairs, strict=True):
+        assert_agrees(module, pair)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_names_are_those_of_the_base_model_under_wrappers_too():
+    model = lora_llama(target_modules=["q_proj"])
+    names = [pair.name for pair in find_pairs(model)[0]]
+    assert names == ["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"]
+
+    class Wrapper(nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+    assert [pair.name for pair in find_pairs(Wrapper(model))[0]] == names
+    assert SpectralTracker(Wrapper(model)).starts_at_zero
+
+
+def test_the_adapter_that_trains_is_measured():
+    model = lora_llama(target_modules=["q_proj"])
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    assert {pair.rank for pair in SpectralTracker(model).pairs} == {8}
+    model.set_adapter("second")
+    assert {pair.rank for pair in SpectralTracker(model).pairs} == {2}
+    assert {pair.rank for pair in SpectralTracker(model, adapter="default").pairs} == {8}
+
+
+def test_nothing_to_measure_is_an_error_with_a_reason():
+    from peft import AdaLoraConfig
+
+    with pytest.raises(InputError, match="no LoRA module"):
+        SpectralTracker(nn.Linear(2, 2))
+    model = get_peft_model(
+        nn.Sequential(nn.Linear(8, 8)), AdaLoraConfig(target_modules=["0"], total_step=10, tinit=1, tfinal=2)
+    )
+    with pytest.raises(InputError, match="AdaLoRA"):
+        SpectralTracker(model)
+
+
+def test_pissa_does_not_start_at_zero_so_its_rank_is_not_judged():
+    tracker = SpectralTracker(lora_llama(init_lora_weights="pissa"))
+    assert not tracker.starts_at_zero
+    for step in range(6):
+        tracker.measure(step)
+    assert tracker.new_signals() == []
+
+
+def shaped(needed, rank=8):
+    """A pair whose ΔW needs exactly `needed` equal directions for 90 % of its energy."""
+    sigma = torch.zeros(rank)
+    sigma[:needed] = 1.0
+    return LoraPair(
+        f"model.layers.{needed}.mlp.up_proj", torch.eye(rank, 16), torch.eye(16, rank) * sigma, 1.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("needed", "codes"),
+    [
+        ([1, 1, 2, 2], ["rank-settled", "rank-too-large"]),
+        ([8, 8, 8, 1], ["rank-settled", "rank-too-small"]),
+        ([4, 4, 4, 4], ["rank-settled"]),
+    ],
+    ids=["far-too-large", "too-small", "neither"],
+)
+def test_signals_come_once_and_only_when_settled(needed, codes):
+    tracker = SpectralTracker.from_pairs([shaped(k) for k in needed])
+    for step in (10, 20, 30):
+        tracker.measure(step)
+        assert tracker.new_signals() == []
+    tracker.measure(40)
+    assert [signal.code for signal in tracker.new_signals()] == codes
+    tracker.measure(50)
+    assert tracker.new_signals() == []
+
+
+def test_a_moving_picture_is_not_settled():
+    pairs = [shaped(1), shaped(1)]
+    tracker = SpectralTracker.from_pairs(pairs)
+    for step in range(6):
+        pairs[0].B.copy_(torch.eye(16, 8) * (torch.arange(8) <= step))
+        pairs[1].B.copy_(torch.eye(16, 8) * (torch.arange(8) <= step))
+        assert tracker.measure(step).moved == (None if step == 0 else 2)
+    assert tracker.new_signals() == []

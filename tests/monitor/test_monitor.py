@@ -1,0 +1,237 @@
+"""What monitor makes of files: resumed runs, several runs, the predecessor's files, very long ones."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gradience.artifacts.monitor import MonitorReport
+from gradience.errors import InputError
+from gradience.monitor import Options, RunLog, monitor_runs, report_of
+from gradience.report.monitor import duration, monitor_text
+from gradience.telemetry import RunStatus, TelemetryWriter
+
+RUNS = Path(__file__).parent / "runs"
+
+
+def write(path, losses, *, run_id="r", start=None, resumed=None, status=RunStatus.OK, evals=(), every=1):
+    """A run log by the public writer: losses per step, evaluations as (step, loss)."""
+    run = TelemetryWriter(path, run_id=run_id)
+    run.start({"lora": {"r": 8, "alpha": 16}}, resumed_from_step=resumed)
+    for i, loss in enumerate(losses, 1):
+        step = (start or 0) + i * every
+        run.train_step(step, loss=loss, lr=1e-3, grad_norm=1.0)
+        for at, value in evals:
+            if at == step:
+                run.eval(step, {"loss": value})
+    if status is not None:
+        run.end(status, step=(start or 0) + len(losses) * every)
+    run.close()
+    return path
+
+
+def only(path, **options):
+    return monitor_runs([path], **options).runs[0]
+
+
+def test_the_report_reads_back(tmp_path):
+    report = monitor_runs(sorted(RUNS.glob("*.jsonl")))
+    assert MonitorReport.read(report.save(tmp_path / "monitor.json")) == report
+
+
+def test_a_resumed_run_is_one_run_without_the_steps_that_were_done_twice(tmp_path):
+    path = tmp_path / "run.jsonl"
+    write(path, [5, 4, 9, 9], status=None)  # killed after step 4, checkpoint at step 2
+    write(path, [3, 2], start=2, resumed=2)
+    run = only(path)
+    assert [(p.step, p.mean) for p in run.loss.points] == [(1, 5), (2, 4), (3, 3), (4, 2)]
+    assert (run.outcome, run.resumed_from, run.last_step, run.runs_in_file) == ("ok", (2,), 4, 1)
+
+
+def test_the_last_of_several_runs_in_a_file_is_reported(tmp_path):
+    path = tmp_path / "run.jsonl"
+    write(path, [1.0], run_id="a")
+    write(path, [2.0, 3.0], run_id="b")
+    run = only(path)
+    assert (run.run_id, run.runs_in_file, run.loss.count) == ("b", 2, 2)
+    assert "last of 2 runs" in monitor_text(monitor_runs([path]))
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        (RunStatus.OK, "ok"),
+        (RunStatus.INTERRUPTED, "interrupted"),
+        (RunStatus.ERROR, "error"),
+        (None, "unfinished"),
+    ],
+)
+def test_outcomes(tmp_path, status, outcome):
+    assert only(write(tmp_path / "run.jsonl", [1.0], status=status)).outcome == outcome
+
+
+def test_a_torn_line_is_skipped_and_said(tmp_path):
+    path = write(tmp_path / "run.jsonl", [1.0, 0.9])
+    path.write_bytes(path.read_bytes()[:-20])
+    run = only(path)
+    assert (run.loss.count, run.outcome) == (2, "unfinished")
+    assert [(note.code, note.count) for note in run.read_notes] == [("torn-line", 1)]
+    assert "the last line was cut off" in monitor_text(monitor_runs([path]))
+
+
+def test_the_threshold_of_the_gap_is_the_users(tmp_path):
+    losses = [1.0] * 10
+    path = write(tmp_path / "run.jsonl", losses, evals=[(10, 1.5)])
+    assert [a.code for a in only(path).alerts] == ["memorization-gap"]  # exp(0.5) = 1.65
+    assert only(path, gap_threshold=1.7).alerts == ()
+
+
+def test_an_audit_that_was_appended_is_shown(tmp_path):
+    path = write(tmp_path / "run.jsonl", [1.0])
+    with TelemetryWriter(path, run_id="r") as run:
+        run.metrics("lora_audit", 1, {"stable_rank_mean": 2.5, "suggested_r_global_90": 4, "text": "x"})
+    report = only(path)
+    assert report.audits == ({"step": 1, "stable_rank_mean": 2.5, "suggested_r_global_90": 4},)
+    assert "suggests rank 4" in monitor_text(monitor_runs([path]))
+
+
+PREDECESSOR = [
+    {"event": "run_start", "step": None, "config": {"model_name": "distilbert", "optimizer": {"lr": 5e-5},
+     "lora": {"r": 32, "alpha": 32.0}, "training": {"batch_size": 8, "gradient_accumulation": 2}}, "meta": {}},
+    {"event": "train_step", "step": 10, "loss": 0.6865, "lr": 4.91e-05, "grad_norm": 1.46, "epoch": 0.04},
+    {"event": "train_step", "step": 100, "epoch": 0.4},
+    {"event": "eval", "step": 100, "split": "eval", "metrics": {"loss": 0.51, "accuracy": 0.81}},
+    {"event": "alert", "step": 100, "severity": "critical", "code": "guard_abort", "message": "m", "context": {}},
+    {"event": "recommendation", "step": 100, "recommendations": [{"action": "lower_lr", "confidence": 0.8}]},
+    {"event": "run_end", "step": None, "status": "aborted"},
+]  # fmt: skip
+
+
+def test_a_file_of_the_public_predecessor(tmp_path):
+    path = tmp_path / "run.jsonl"
+    envelope = {"schema": "gradience.vnext.telemetry/v1", "ts": 1768400325.6, "run_id": "f8"}
+    path.write_text("".join(json.dumps(envelope | record) + "\n" for record in PREDECESSOR))
+    run = only(path)
+    assert (run.setup.model, run.setup.r, run.setup.effective_batch_size) == ("distilbert", 32, 16)
+    assert run.outcome == "interrupted"
+    assert run.evaluations["eval"].last.metrics == {"accuracy": 0.81}
+    recorded = [a for a in run.alerts if a.source == "recorded"]
+    assert [(a.code, a.severity) for a in recorded] == [("guard_abort", "error")]
+    assert run.recommendations[-1].action == "lower_lr"
+
+
+HOSTILE = {
+    "config is a list": {"event": "run_start", "config": [1]},
+    "config of odd values": {
+        "event": "run_start",
+        "config": {"lora": {"r": "x", "alpha": True}, "training": 3},
+    },
+    "step is a word": {"event": "train_step", "step": "x", "loss": 1.0},
+    "loss is a word": {"event": "train_step", "step": 1, "loss": "1"},
+    "metrics is a list": {"event": "eval", "metrics": [1]},
+    "metrics of words": {"event": "eval", "split": 3, "metrics": {"loss": "x"}},
+    "ragged columns": {"event": "metrics", "kind": "lora_spectra", "metrics": {"energy_rank_90": [1, "x"]}},
+    "summary is a word": {"event": "metrics", "kind": "lora_spectra", "metrics": {"summary": "x"}},
+    "alert without anything": {"event": "alert"},
+    "recommendation of a word": {"event": "recommendation", "recommendations": "x"},
+    "unknown event": {"event": "\x1b[31m"},
+    "end of a number": {"event": "run_end", "status": 3},
+}
+
+
+@pytest.mark.parametrize("record", HOSTILE.values(), ids=HOSTILE)
+def test_odd_records_are_no_crash(tmp_path, record):
+    path = tmp_path / "run.jsonl"
+    lines = (RUNS / "nan.jsonl").read_text().splitlines()
+    middle = json.dumps(
+        {"schema": "gradience.vnext.telemetry/v1", "run_id": json.loads(lines[0])["run_id"]} | record
+    )
+    path.write_text("\n".join([*lines[:10], middle, *lines[10:]]))
+    monitor_text(monitor_runs([path]), verbose=True)
+
+
+def test_names_from_strangers_cannot_steer_the_terminal(tmp_path):
+    path = tmp_path / "run.jsonl"
+    with TelemetryWriter(path) as run:
+        run.start({"model_name": "\x1b[2Jmodel", "notes": "[bold]\u202e"})
+        run.eval(1, {"loss": 1.0, "\x1b]8;;x": 1.0}, split="\x1b[31m")
+        run.alert("\x9b31m", "\x1b[2J", context={"\x1b": "\x1b"})
+        run.recommendation({"action": "\x1b[2J", "reason": "\x07"}, step=1)
+    text = monitor_text(monitor_runs([path]), verbose=True)
+    assert not {"\x1b", "\x9b", "\x07", "\u202e"} & set(text)
+
+
+def test_nothing_in_the_file(tmp_path):
+    path = tmp_path / "run.jsonl"
+    path.write_text("\n")
+    with pytest.raises(InputError) as error:
+        monitor_runs([path])
+    assert error.value.code == "run-empty"
+
+
+def test_following_sees_what_is_added(tmp_path):
+    path = tmp_path / "run.jsonl"
+    log = RunLog(write(path, [3.0], status=None))
+    log.update(follow=True)
+    assert report_of([log], Options()).runs[0].outcome == "unfinished"
+    write(path, [2.0], start=1, resumed=1)
+    log.update(follow=True)
+    run = report_of([log], Options()).runs[0]
+    assert (run.outcome, run.loss.count, run.loss.last) == ("ok", 2, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(None, "–"), (0.04, "0.040 s"), (59.4, "59 s"), (126, "2 min 6 s"), (11520, "3 h 12 min")],
+)
+def test_durations(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_the_screen_fits_and_needs_no_colour():
+    report = monitor_runs(sorted(RUNS.glob("*.jsonl")))
+    for width in (None, 80, 200):
+        plain = monitor_text(report, width=width, verbose=True)
+        assert "\x1b" not in plain
+        assert max(map(len, plain.splitlines())) <= 120
+    assert "\x1b[" in monitor_text(report, color=True)
+
+
+MEASURE = """
+import sys, time
+from pathlib import Path
+from gradience.monitor import monitor_runs
+started = time.process_time()
+run = monitor_runs([sys.argv[1]]).runs[0]
+# Not getrusage: its peak includes what the parent held when it forked.
+peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+print(run.loss.count, time.process_time() - started, int(peak.split()[1]) / 1024)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory from Linux")
+@pytest.mark.slow
+def test_a_million_lines_are_read_in_seconds_and_in_constant_memory(tmp_path):
+    path = tmp_path / "run.jsonl"
+    head = '{"schema":"gradience.vnext.telemetry/v1","ts":1795568975.626,"run_id":"r","event":"train_step","step":'
+    with path.open("w") as file:
+        for i in range(1_000_000):
+            file.write(
+                f'{head}{i},"loss":{2 / (1 + i / 1e5):.6f},"grad_norm":1.5,"lr":0.005,"elapsed_s":{i / 50}}}\n'
+            )
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(path)], capture_output=True, text=True, check=True
+    )
+    count, seconds, megabytes = map(float, done.stdout.split())
+    assert count == 1_000_000
+    assert seconds < 30  # 6 s of processor time on the machine it was written on
+    assert megabytes < 150
+
+
+def test_monitor_needs_neither_numpy_nor_torch():
+    code = "import sys, gradience.monitor, gradience.report.monitor as m; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,62 @@
+"""A bounded series tells the same about a short and a long run."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradience.monitor.series import MAX_BUCKETS, Series
+
+values = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=3000)
+
+
+def filled(numbers):
+    series = Series()
+    for step, value in enumerate(numbers):
+        series.add(step, value)
+    return series
+
+
+@given(values)
+def test_extremes_and_count_are_exact_and_memory_is_bounded(numbers):
+    series = filled(numbers)
+    assert len(series.buckets) <= MAX_BUCKETS
+    assert series.count == len(numbers)
+    assert series.lowest.low == min(numbers)
+    assert series.highest.high == max(numbers)
+    assert numbers[series.lowest.low_step] == min(numbers)
+    assert numbers[series.highest.high_step] == max(numbers)
+    assert series.last == numbers[-1]
+    assert series.level(0, 1) == pytest.approx(sum(numbers) / len(numbers), rel=1e-9, abs=1e-3)
+
+
+@given(values)
+def test_buckets_are_in_order_and_cover_every_step_once(numbers):
+    buckets = filled(numbers).buckets
+    assert [b.first_step for b in buckets] == [0, *(b.last_step + 1 for b in buckets[:-1])]
+    assert buckets[-1].last_step == len(numbers) - 1
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_counted_and_left_out(bad):
+    series = filled([1.0, bad, 3.0, bad])
+    assert (series.count, series.nonfinite, series.first_nonfinite_step) == (2, 2, 1)
+    assert series.level(0, 1) == 2.0
+    assert not math.isfinite(series.last)
+
+
+def test_dropping_what_a_resumed_run_writes_again():
+    series = filled([3.0, 2.0, math.nan, 1.0])
+    series.drop_after(1)
+    assert (series.count, series.nonfinite, series.last, series.last_step) == (2, 0, 2.0, 1)
+    series.add(2, 1.5)
+    assert [b.mean for b in series.buckets] == [3.0, 2.0, 1.5]
+
+
+def test_nothing():
+    series = Series()
+    assert (series.first, series.lowest, series.level(0, 1), series.median()) == (None, None, None, None)
+    series.drop_after(3)

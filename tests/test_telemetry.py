@@ -1,0 +1,335 @@
+"""run.jsonl: what is written reads back, in strict JSON, whatever happens to the writer."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradience.errors import InputError
+from gradience.telemetry import SCHEMA, RunStatus, TelemetryReader, TelemetryWriter, last_position
+from gradience.telemetry.reader import MAX_LINE_BYTES
+
+
+def strict_lines(path):
+    """Every line of the file, with NaN and Infinity refused as jq and JavaScript refuse them."""
+
+    def refuse(token):
+        raise AssertionError(f"{token} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+
+
+def test_every_event_has_the_envelope_and_reads_back(tmp_path):
+    path = tmp_path / "deep" / "run.jsonl"
+    with TelemetryWriter(path, run_id="r1") as run:
+        run.start({"lora": {"r": 16}}, meta={"framework": "plain"})
+        run.train_step(10, loss=0.5, lr=1e-4)
+        run.eval(10, {"loss": 0.7, "accuracy": 0.9}, split="eval")
+        run.metrics("lora_spectra", 10, {"stable_rank": [1.0, 2.0]})
+        run.alert("x", "message", severity="info", step=10)
+        run.recommendation({"action": "a", "reason": "b"}, step=10)
+    for line in strict_lines(path):
+        assert line["schema"] == SCHEMA
+        assert line["run_id"] == "r1"
+        assert {"ts", "event", "step"} <= line.keys()
+    records = list(TelemetryReader(path))
+    assert [record.event for record in records] == [
+        "run_start", "train_step", "eval", "metrics", "alert", "recommendation", "run_end",
+    ]  # fmt: skip
+    assert records[1].number("loss") == 0.5
+    assert records[2].number("metrics", "accuracy") == 0.9
+    assert records[-1].text("status") == "ok"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
+def test_a_nonfinite_number_is_recorded_and_the_file_stays_json(tmp_path, value):
+    path = tmp_path / "run.jsonl"
+    with TelemetryWriter(path) as run:
+        run.train_step(1, loss=value, grad_norm=2.0)
+        run.eval(1, {"loss": value})
+    step, evaluation = strict_lines(path)[:2]
+    assert step["loss"] is None
+    assert step["nonfinite"] == {"loss": str(value)}
+    assert evaluation["nonfinite"] == {"metrics.loss": str(value)}
+    read = list(TelemetryReader(path))
+    assert read[0].number("loss") == pytest.approx(value, nan_ok=True)
+    assert read[1].number("metrics", "loss") == pytest.approx(value, nan_ok=True)
+    assert read[0].number("grad_norm") == 2.0
+
+
+def test_an_object_that_json_cannot_hold_is_named_not_printed(tmp_path):
+    class Prompt:
+        def __repr__(self):
+            raise AssertionError("nobody may look")
+
+    with TelemetryWriter(tmp_path / "run.jsonl") as run:
+        run.write("metrics", 1, kind="x", metrics={"thing": Prompt()})
+    assert next(iter(TelemetryReader(run.path))).mapping("metrics") == {"thing": "<Prompt>"}
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(payload=st.dictionaries(st.text(), json_values, max_size=5))
+def test_any_payload_is_one_strict_line(tmp_path_factory, payload):
+    path = tmp_path_factory.mktemp("any") / "run.jsonl"
+    payload = {f"p_{key}": value for key, value in payload.items()}
+    with TelemetryWriter(path) as run:
+        run.write("metrics", 1, **payload)
+    assert len(strict_lines(path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(None, "ok"), (KeyboardInterrupt, "interrupted"), (SystemExit, "interrupted"), (ValueError, "error")],
+)
+def test_the_context_manager_says_how_the_run_ended(tmp_path, error, status):
+    path = tmp_path / "run.jsonl"
+    try:
+        with TelemetryWriter(path):
+            if error:
+                raise error
+    except (KeyboardInterrupt, SystemExit, ValueError):
+        pass
+    end = strict_lines(path)[-1]
+    assert (end["event"], end["status"]) == ("run_end", status)
+    assert end.get("reason") == (error.__name__ if error else None)
+
+
+def test_end_is_written_once_and_nothing_after_close(tmp_path):
+    run = TelemetryWriter(tmp_path / "run.jsonl")
+    run.end(RunStatus.OK)
+    run.end(RunStatus.ERROR)
+    run.close()
+    run.close()
+    with pytest.raises(ValueError, match="closed"):
+        run.train_step(1, loss=1.0)
+    assert [line["event"] for line in strict_lines(run.path)] == ["run_end"]
+
+
+def test_payload_cannot_forge_the_envelope(tmp_path):
+    with (
+        TelemetryWriter(tmp_path / "run.jsonl") as run,
+        pytest.raises(ValueError, match="run_id"),
+    ):
+        run.write("alert", 1, run_id="someone else")
+
+
+def test_reopening_appends(tmp_path):
+    path = tmp_path / "run.jsonl"
+    with TelemetryWriter(path, run_id="a") as run:
+        run.train_step(1, loss=1.0)
+    with TelemetryWriter(path, run_id="a") as run:
+        run.start({}, resumed_from_step=1)
+    events = [line["event"] for line in strict_lines(path)]
+    assert events == ["train_step", "run_end", "run_start", "run_end"]
+
+
+# ------------------------------------------------------------------ crashes
+
+
+@pytest.mark.parametrize("cut", [1, 5, 40])
+def test_a_torn_last_line_is_skipped_said_and_closed_by_the_next_writer(tmp_path, cut):
+    path = tmp_path / "run.jsonl"
+    with TelemetryWriter(path) as run:
+        run.train_step(1, loss=1.0)
+        run.train_step(2, loss=0.9)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    reader = TelemetryReader(path)
+    survivors = [record.event for record in reader]
+    # A file that lacks only its last newline lost nothing.
+    assert survivors == ["train_step"] * 2 + (["run_end"] if cut == 1 else [])
+    assert dict(reader.issue_counts) == ({} if cut == 1 else {"torn-line": 1})
+    with TelemetryWriter(path) as run:
+        run.train_step(3, loss=0.8)
+    assert [r.step for r in reader if r.event == "train_step"] == [1, 2, 3]
+    assert dict(reader.issue_counts) == ({} if cut == 1 else {"not-json": 1})
+
+
+WRITES_FOR_EVER = """
+import sys
+from gradience.telemetry import TelemetryWriter
+run = TelemetryWriter(sys.argv[1])
+step = 0
+while True:
+    step += 1
+    run.metrics("lora_spectra", step, {"values": list(range(step % 3000))})
+"""
+
+
+@pytest.mark.parametrize("attempt", range(4))
+def test_kill_9_loses_at_most_the_last_line(tmp_path, attempt):
+    path = tmp_path / "run.jsonl"
+    child = subprocess.Popen([sys.executable, "-c", WRITES_FOR_EVER, str(path)])
+    while not path.exists() or path.stat().st_size < 200_000:
+        time.sleep(0.01)
+    time.sleep(0.003 * attempt)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    reader = TelemetryReader(path)
+    steps = [record.step for record in reader]
+    assert steps == list(range(1, len(steps) + 1))
+    assert sum(reader.issue_counts.values()) <= 1
+    assert set(reader.issue_counts) <= {"torn-line"}
+
+
+WRITES_SOME = """
+import sys
+from gradience.telemetry import TelemetryWriter
+run = TelemetryWriter(sys.argv[1], run_id=sys.argv[2])
+for step in range(300):
+    run.metrics("big", step, {"values": [step] * (1 + step * 7 % 4000)})
+"""
+
+
+def test_three_writers_on_one_file_do_not_mix_lines(tmp_path):
+    path = tmp_path / "run.jsonl"
+    children = [subprocess.Popen([sys.executable, "-c", WRITES_SOME, str(path), f"w{i}"]) for i in range(3)]
+    assert [child.wait() for child in children] == [0, 0, 0]
+    reader = TelemetryReader(path)
+    steps = {"w0": [], "w1": [], "w2": []}
+    for record in reader:
+        steps[record.run_id].append(record.step)
+    assert all(seen == list(range(300)) for seen in steps.values())
+    assert not reader.issue_counts
+
+
+def test_a_short_write_raises_and_the_next_line_is_whole(tmp_path, monkeypatch):
+    run = TelemetryWriter(tmp_path / "run.jsonl")
+    real = os.write
+    monkeypatch.setattr("os.write", lambda fd, data: real(fd, data[:17]))
+    with pytest.raises(OSError, match="wrote 17 of"):
+        run.train_step(1, loss=1.0)
+    monkeypatch.undo()
+    run.train_step(2, loss=0.9)
+    reader = TelemetryReader(run.path)
+    assert [record.step for record in reader] == [2]
+    assert dict(reader.issue_counts) == {"not-json": 1}
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_is_an_oserror():
+    run = TelemetryWriter("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        run.train_step(1, loss=1.0)
+    run.close()
+
+
+# ------------------------------------------------------------------ reading
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        (b"nonsense\n", "not-json"),
+        (b"[1, 2]\n", "not-an-object"),
+        (b'{"schema": "s"}\n', "no-event"),
+        (b"\xff\xfe\n", "not-json"),
+        (b"[" * 100_000 + b"\n", "not-json"),
+        (b'{"x": "' + b"a" * MAX_LINE_BYTES + b'"}\n', "line-too-long"),
+        (b'{"event": "alert", "schema": "someone.else/v9"}\n', "other-schema"),
+    ],
+    ids=["text", "array", "no-event", "not-utf8", "deep", "long", "schema"],
+)
+def test_a_bad_line_never_hides_its_neighbours(tmp_path, line, code):
+    good = b'{"schema":"gradience.vnext.telemetry/v1","ts":1,"run_id":"r","event":"train_step","step":1}\n'
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(good + line + good)
+    reader = TelemetryReader(path)
+    assert sum(record.event == "train_step" for record in reader) == 2
+    assert dict(reader.issue_counts) == {code: 1}
+    assert reader.issues[0].line == 2
+    assert sum(record.event == "train_step" for record in reader.poll()) == 2
+
+
+PREDECESSOR = [
+    '{"schema": "gradience.vnext.telemetry/v1", "ts": 1768400324.3, "run_id": "f8", "event": "run_start",'
+    ' "step": null, "config": {"model_name": "m", "lora": {"r": 32, "alpha": 32.0}}, "meta": {}}',
+    '{"schema": "gradience.vnext.telemetry/v1", "ts": 1768400325.6, "run_id": "f8", "event": "train_step",'
+    ' "step": 10, "loss": NaN, "lr": 4.9e-05, "grad_norm": Infinity, "epoch": 0.04}',
+    '{"schema": "gradience.vnext.telemetry/v1", "ts": 1768400332.4, "run_id": "f8", "event": "train_step",'
+    ' "step": 100, "epoch": 0.4}',
+    '{"schema": "gradience.vnext.telemetry/v1", "ts": 1768400408.5, "run_id": "f8", "event": "run_end",'
+    ' "step": null, "status": "aborted"}',
+]
+
+
+def test_files_of_the_public_predecessor_read(tmp_path):
+    """Their envelope and field names, bare NaN tokens included, which strict JSON does not have."""
+    path = tmp_path / "run.jsonl"
+    path.write_text("\n".join(PREDECESSOR))
+    reader = TelemetryReader(path)
+    records = list(reader)
+    assert [record.event for record in records] == ["run_start", "train_step", "train_step", "run_end"]
+    assert math.isnan(records[1].number("loss"))
+    assert records[1].number("grad_norm") == math.inf
+    assert not reader.issue_counts
+
+
+def test_poll_reads_on_and_waits_for_unfinished_lines(tmp_path):
+    path = tmp_path / "run.jsonl"
+    run = TelemetryWriter(path)
+    run.train_step(1, loss=1.0)
+    reader = TelemetryReader(path)
+    assert [record.step for record in reader.poll()] == [1]
+    assert list(reader.poll()) == []
+    with path.open("ab") as file:
+        file.write(b'{"event": "train_step", "schema": "gradience.vnext.telemetry/v1", "step": 2')
+    assert list(reader.poll()) == []
+    with path.open("ab") as file:
+        file.write(b"}\n")
+    assert [record.step for record in reader.poll()] == [2]
+    path.write_bytes(b"")
+    run.train_step(7, loss=1.0)
+    assert [record.step for record in reader.poll()] == [7]
+    assert not reader.issue_counts
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("missing.jsonl", "run-not-found"), (".", "run-not-a-file")], ids=["missing", "folder"]
+)
+def test_what_is_no_file_is_said(tmp_path, name, code):
+    with pytest.raises(InputError) as error:
+        list(TelemetryReader(tmp_path / name))
+    assert error.value.code == code
+
+
+def test_last_position(tmp_path):
+    path = tmp_path / "run.jsonl"
+    assert last_position(path) is None
+    path.write_bytes(b"")
+    assert last_position(path) is None
+    with TelemetryWriter(path, run_id="old") as run:
+        run.train_step(5, loss=1.0)
+    with TelemetryWriter(path, run_id="new") as run:
+        run.start({})
+        run.train_step(30, loss=1.0)
+        run.metrics("wide", None, {"values": list(range(40_000))})
+    assert last_position(path) == ("new", 30)
+    path.write_bytes(path.read_bytes()[:-9])
+    assert last_position(path) == ("new", 30)
+    with TelemetryWriter(path, run_id="third"):
+        pass
+    assert last_position(path) == ("third", None)
+
+
+def test_neither_numpy_nor_torch_is_imported():
+    code = (
+        "import sys, gradience.telemetry;"
+        "sys.exit(bool({'numpy', 'torch', 'pydantic', 'transformers'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
