@@ -6,7 +6,7 @@ Each adapter (of MiniLM-L6 on the movie reviews: the bundled one, and the r = 32
 scripts/train_example_adapter.py makes) is compressed with `gradience compress` at uniform ranks, and everything answers
 the same sentences in the same batches on one loaded base. Two controls: the adapter written again at full rank (the A/A
 floor: what rewriting alone changes), and random directions in place of the leading ones. Records of every example go
-to DIR.
+to DIR; answers that are there already are not asked for again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from gradience.artifacts.records import ClassificationRecord, ExamplesRun, write_records
+from gradience.artifacts.records import ClassificationRecord, ExamplesRun, read_records, write_records
 from gradience.audit import audit_adapter
 from gradience.bench.assets import minilm
 from gradience.bench.tasks import reviews
@@ -58,23 +58,25 @@ class Outcome(NamedTuple):
     kl_error: float
 
 
-def variants(adapter: Path, output: Path) -> Iterator[Variant]:
-    """The A/A floor, truncations at each rank, a budget at the parameters of rank 4, and random directions."""
+def variants(adapter: Path, output: Path, controls: Container[int]) -> Iterator[Variant]:
+    """The A/A floor and truncations at each rank; at the ranks of `controls` also a budget and random directions."""
     report = audit_adapter(adapter)
     largest = max(layer.r for layer in report.layers)
     folder = output / "full-rank, folded"
     made = compress_adapter(
-        adapter, plan_compression(report, ToRank(largest)), folder, encoding="folded", dtype="F32"
+        adapter, plan_compression(report, ToRank(largest)), folder, encoding="folded", dtype="F32", force=True
     )
     yield Variant("rewritten", largest, folder, 1.0, made.measured_error)
     for rank in [rank for rank in RANKS if rank < largest]:
         plan = plan_compression(report, ToRank(rank))
         folder = output / f"svd-{rank}"
-        made = compress_adapter(adapter, plan, folder)
+        made = compress_adapter(adapter, plan, folder, force=True)
         yield Variant("svd", rank, folder, made.kept_energy, made.measured_error)
+        if rank not in controls:
+            continue
         plan = plan_compression(report, ToBudget(max_params=plan.new_params))
         folder = output / f"budget-{rank}"
-        made = compress_adapter(adapter, plan, folder)
+        made = compress_adapter(adapter, plan, folder, force=True)
         yield Variant(
             "svd, same parameters allocated by σ²", rank, folder, made.kept_energy, made.measured_error
         )
@@ -83,7 +85,7 @@ def variants(adapter: Path, output: Path) -> Iterator[Variant]:
 
 def random_directions(adapter: Path, pattern: Path, folder: Path, rank: int) -> Variant:
     """The update projected on `rank` random directions between the factors: a control that must do badly."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     config = json.loads((pattern / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config))
     from safetensors.torch import load_file as load_torch
@@ -108,7 +110,9 @@ def random_directions(adapter: Path, pattern: Path, folder: Path, rank: int) -> 
     return Variant("random directions", rank, folder, kept / total, (max(0.0, 1 - kept / total)) ** 0.5)
 
 
-def measure(judge: Classifier, adapter: Path, output: Path, role: str) -> tuple[Outcome, list[Outcome]]:
+def measure(
+    judge: Classifier, adapter: Path, output: Path, role: str, controls: Container[int]
+) -> tuple[Outcome, list[Outcome]]:
     """The original and all variants of one adapter."""
     examples = reviews.load().of(role)  # type: ignore[arg-type]
     name = adapter.resolve().name
@@ -116,7 +120,7 @@ def measure(judge: Classifier, adapter: Path, output: Path, role: str) -> tuple[
     original = Variant("original", max(layer.r for layer in audit_adapter(adapter).layers), adapter, 1.0, 0.0)
     base = evaluate(judge, name, original, examples, output)
     outcomes = []
-    for number, variant in enumerate(variants(adapter, output)):
+    for number, variant in enumerate(variants(adapter, output, controls)):
         answers = evaluate(judge, f"{name}-{number}", variant, examples, output)
         outcomes.append(outcome(variant, base, answers))
         print(f"{name}: {variant.label} r={variant.rank}: {outcomes[-1].right}", file=sys.stderr)
@@ -126,12 +130,16 @@ def measure(judge: Classifier, adapter: Path, output: Path, role: str) -> tuple[
 def evaluate(
     judge: Classifier, name: str, variant: Variant, examples: tuple[reviews.Example, ...], output: Path
 ) -> tuple[ExamplesRun, list[ClassificationRecord]]:
-    judge.add(name, variant.folder)
-    run, records = judge.evaluate(name, examples)
     slug = f"{variant.label.split(',')[0].replace(' ', '-')}-{variant.rank}"
     if variant.label.startswith("svd,"):
         slug = f"budget-{variant.rank}"
-    write_records(output / f"{slug}.records.jsonl", run, records)
+    path = output / f"{slug}.records.jsonl"
+    if path.exists():
+        run, kept = read_records(path)
+        return run, list(kept)
+    judge.add(name, variant.folder)
+    run, records = judge.evaluate(name, examples)
+    write_records(path, run, records)
     return run, list(records)
 
 
@@ -211,12 +219,21 @@ def main() -> None:
     parser.add_argument("adapters", nargs="+", type=Path, metavar="ADAPTER")
     parser.add_argument("--output", type=Path, required=True, help="folder for adapters and records")
     parser.add_argument("--role", choices=["dev", "confirm"], default="confirm")
+    parser.add_argument(
+        "--controls", default=",".join(map(str, RANKS)), help="ranks at which the controls run too"
+    )
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     judge = Classifier.load(minilm(), labels=2)
     results = {
-        adapter.resolve().name: measure(judge, adapter, options.output / adapter.resolve().name, options.role)
+        adapter.resolve().name: measure(
+            judge,
+            adapter,
+            options.output / adapter.resolve().name,
+            options.role,
+            [int(rank) for rank in options.controls.split(",")],
+        )
         for adapter in options.adapters
     }
     print("\n\n".join(table(name, *result) for name, result in results.items()))

@@ -10,7 +10,7 @@ Two routes lead to the singular values.
         relative error ε in the products changes every σ² by at most ε·η²·σ₁², with
         η = ‖A‖₂‖B‖₂/σ₁ (Weyl's inequality): harmless for the large σ, a floor of √ε·η·σ₁ for the small.
 `qr`    σ are the singular values of R_B·R_Aᵀ with A = (Q_A R_A)ᵀ, B = Q_B R_B (Chan, TOMS 8(1), 1982).
-        Slower by about three, and every σ is right to about ε·η·σ₁.
+        Several times slower, and every σ is right to about ε·η·σ₁.
 
 The gram route is taken where its own bound on the measures stays below `GRAM_TOLERANCE`; otherwise qr.
 """

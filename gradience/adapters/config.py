@@ -59,7 +59,6 @@ class PeftConfig:
     target_modules: tuple[str, ...] | str | None = None
     target_parameters: tuple[str, ...] = ()
     modules_to_save: tuple[str, ...] = ()
-    layers_to_transform: tuple[int, ...] = ()
     base_model: str | None = None
     task_type: str | None = None
     peft_type: str | None = None
@@ -145,7 +144,6 @@ def read_config(path: Path, *, root: Path | None = None) -> PeftConfig:
         target_modules=reader.targets(),
         target_parameters=reader.names("target_parameters"),
         modules_to_save=reader.names("modules_to_save"),
-        layers_to_transform=reader.indices("layers_to_transform"),
         base_model=reader.text("base_model_name_or_path"),
         task_type=reader.text("task_type"),
         peft_type=peft_type,
@@ -230,15 +228,6 @@ class _Fields:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise self._refuse(name, "a list of names")
         return tuple(dict.fromkeys(value))
-
-    def indices(self, name: str) -> tuple[int, ...]:
-        value = self._fields.get(name)
-        if value is None:
-            return ()
-        items = value if isinstance(value, list) else [value]
-        if not all(isinstance(item, int) and not isinstance(item, bool) for item in items):
-            raise self._refuse(name, "a layer index or a list of them")
-        return tuple(items)
 
     def targets(self) -> tuple[str, ...] | str | None:
         value = self._fields.get("target_modules")

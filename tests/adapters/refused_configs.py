@@ -264,8 +264,3 @@ def initialisation_that_is_a_number(folder):
 @refused(CONFIG, "peft_type is", "not text", hint=SAVE)
 def peft_type_that_is_a_list(folder):
     return setting(folder, peft_type=["LORA"])
-
-
-@refused(CONFIG, "layers_to_transform is", "not a layer index or a list of them", hint=SAVE)
-def layers_to_transform_as_text(folder):
-    return setting(folder, layers_to_transform="0-11")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -193,7 +194,8 @@ def test_without_a_config_everything_that_needs_no_scale_is_there(tmp_path, caps
     "fields",
     [
         {"use_rslora": None, "use_dora": None, "fan_in_fan_out": None, "bias": None, "modules_to_save": None,
-         "rank_pattern": None, "alpha_pattern": None, "enable_lora": None, "layers_to_transform": None},
+         "rank_pattern": None, "alpha_pattern": None, "enable_lora": None, "init_lora_weights": None,
+         "layers_to_transform": None},
         {"field_of_a_later_peft": {"a": [1]}, "auto_mapping": {"parent_library": "os"}, "runtime_config": {}},
         {"base_model_name_or_path": None, "task_type": None},
         {"base_model_name_or_path": "C:\\Models\\größe\\模型"},
@@ -262,6 +264,26 @@ def test_what_a_config_gives_away(fields, code, says, tmp_path, capsys):
     assert code not in audit(capsys, adapter(tmp_path / "plain")).codes
     withheld = code in ("init-not-update", "init-noise", "variant-not-update")
     assert (outcome.report["suggestions"] is None) == withheld
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_the_scale_follows_the_patterns(rslora, tmp_path, capsys):
+    tensors = modules(names=("q_proj",)) | modules(names=("v_proj",), r=9)
+    settings = config(
+        rank_pattern={"v_proj": 9},
+        alpha_pattern={r"layers\.1\.self_attn\.v_proj": 3, "v_proj": 6, "layers.0.self_attn.q_proj": 2},
+        use_rslora=rslora,
+    )
+    outcome = good(audit(capsys, adapter(tmp_path, tensors, settings)))
+    found = {layer["name"]: (layer["declared_r"], layer["alpha"]) for layer in outcome.report["layers"]}
+    layers = "model.layers"
+    assert found == {
+        f"{layers}.0.self_attn.q_proj": (4, 2), f"{layers}.1.self_attn.q_proj": (4, 8),
+        f"{layers}.0.self_attn.v_proj": (9, 6), f"{layers}.1.self_attn.v_proj": (9, 3),
+    }  # fmt: skip
+    for layer in outcome.report["layers"]:
+        size = math.sqrt(layer["r"]) if rslora else layer["r"]
+        assert layer["scale"] == pytest.approx(layer["alpha"] / size, rel=1e-11)
 
 
 def test_many_target_names_take_no_time(tmp_path, capsys):
