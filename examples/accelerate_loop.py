@@ -24,7 +24,8 @@ def main(out: Path) -> None:
     base = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
     model = get_peft_model(base, LoraConfig(r=8, lora_alpha=16, target_modules=["0", "2"]))
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-2)
-    rows = TensorDataset(torch.randn(256, 16), torch.randint(0, 4, (256,)))
+    inputs = torch.randn(256, 16)
+    rows = TensorDataset(inputs, inputs[:, :4].argmax(1))
     model, optimizer, loader = accelerator.prepare(
         model, optimizer, DataLoader(rows, batch_size=32, shuffle=True)
     )

@@ -19,7 +19,8 @@ def main(out: Path) -> None:
     torch.manual_seed(0)
     base = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
     model = get_peft_model(base, LoraConfig(r=8, lora_alpha=16, target_modules=["0", "2"]))
-    inputs, labels = torch.randn(256, 16), torch.randint(0, 4, (256,))
+    inputs = torch.randn(256, 16)
+    labels = inputs[:, :4].argmax(1)
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-2)
 
     tracker = SpectralTracker(model)

@@ -195,11 +195,11 @@ PLANS = {
         arguments={"max_steps": 100, "learning_rate": 1e-6, "lr_scheduler_type": "constant", **EVALUATED},
     ),
     "large_rank": Plan(
-        "rank 64 on query and value for a task that needs a few directions",
+        "rank 128 on query and value for a task that needs a few directions",
         sentences,
-        r=64,
-        alpha=128,
-        arguments={"max_steps": 300, "learning_rate": 1e-3, **EVALUATED},
+        r=128,
+        alpha=256,
+        arguments={"max_steps": 200, "learning_rate": 1e-3, **EVALUATED},
     ),
     "crashed": Plan(
         "one label is 7 and there are two classes: the training ends with an exception",
