@@ -151,6 +151,9 @@ RUNTIMES: tuple[Runtime, ...] = (
         gguf_scale,
         refuses=(rules.dora, rules.saved_modules, rules.bias, rules.lora_bias, rules.token_rows),
         not_known=(rules.experts, rules.convolution, *rules.VARIANTS),
+        record="docs/runtimes.md#llamacpp",
+        ran=frozenset({"embedding"}),
+        ran_refusals=(rules.dora, rules.saved_modules, rules.lora_bias, rules.token_rows),
     ),
     Runtime(
         "TensorRT-LLM",

@@ -216,7 +216,14 @@ REFUSED = (
         refusal="modules_to_save",
     ),
     Case("lora_bias", "lora_bias", "refused", partial(_trained, {"lora_bias": True}), refusal="lora_bias"),
-    Case("bias", "bias: all", "refused", partial(_trained, {"bias": "all"}), refusal="bias is not supported"),
+    Case(
+        "bias",
+        "bias: all",
+        "refused",
+        partial(_claimed, {"bias": "all"}),  # a Llama has no biases to train
+        refusal="bias is not supported",
+        claimed=True,
+    ),
     Case(
         "token rows",
         "trainable_token_indices",

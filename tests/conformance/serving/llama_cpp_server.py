@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -60,7 +61,14 @@ class LlamaCpp:
         run(self.python, "-P", SERVE, request, answer)
         found = json.loads(answer.read_text(encoding="utf-8"))
         replies = {row["id"]: Reply(row.get("logprobs"), row.get("refusal", "")) for row in found["adapters"]}
-        return Served((found["base"],), refused | replies, found["versions"])
+        versions = {**found["versions"], "llama.cpp": self._commit()}
+        return Served((found["base"],), refused | replies, versions)
+
+    def _commit(self) -> str:
+        """The commit of llama.cpp, from the change log of the package around it: the newest is the first."""
+        log = (self.source.parent.parent / "CHANGELOG.md").read_text(encoding="utf-8")
+        found = re.search(r"ggml-org/llama\.cpp@([0-9a-f]+)", log)
+        return found[1] if found else "unknown"
 
     def _convert(self, shop: Workshop, adapter: Path, out: Path) -> str:
         """The last thing that the converter says when it refuses the adapter; empty when it writes one."""
@@ -75,5 +83,5 @@ class LlamaCpp:
         )
         if done.returncode == 0:
             return ""
-        said = [line for line in done.stdout.splitlines() if "rror" in line] or done.stdout.splitlines()
-        return said[0].strip()
+        lines = done.stdout.splitlines()
+        return next((line for line in lines if "error" in line.lower()), lines[-1]).strip()

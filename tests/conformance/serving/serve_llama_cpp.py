@@ -59,6 +59,7 @@ def one_prompt(model: Any, prompt: list[int], length: int, adapter: Any) -> list
     params.n_ctx = length
     params.n_threads = params.n_threads_batch = 1
     params.type_k = params.type_v = F32
+    params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED  # it computes in float16
     context = llama_cpp.llama_init_from_model(model, params)
     if adapter is not None:
         adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter)
