@@ -13,6 +13,7 @@ import sys
 
 import pytest
 import torch
+from transformers import BitsAndBytesConfig
 
 from gradience.audit import audit_adapter
 from gradience.callback import GradienceCallback, hooks
@@ -200,9 +201,14 @@ def test_a_model_without_lora_is_recorded_without_spectra(tmp_path):
     assert found[-1].text("status") == "ok"
 
 
-def test_qlora_is_named_with_its_meaning(tmp_path):
+@pytest.mark.parametrize(
+    "config",
+    [{"quant_method": "bitsandbytes", "load_in_4bit": True}, BitsAndBytesConfig(load_in_4bit=True)],
+    ids=["as loaded from a file", "as given to from_pretrained"],
+)
+def test_qlora_is_named_with_its_meaning(tmp_path, config):
     model = lora_llama()
-    model.config.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    model.config.quantization_config = config
     described = hooks.describe_run(trainer(tmp_path).args, trainer(tmp_path).state, model)
     quantization = described["base"]["quantization"]
     assert quantization["name"] == "QLoRA"
