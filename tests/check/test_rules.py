@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from peft import LoraConfig
@@ -112,6 +113,12 @@ def test_it_is_silent_where_it_must_be(tmp_path, rule):
     report, found = codes(tmp_path, *CASES[rule.code][1])
     assert rule.code not in found
     assert rule.code in (*report.passed, *report.not_applicable)
+
+
+def test_the_page_tells_of_every_rule_with_its_severity():
+    page = (Path(__file__).parents[2] / "docs" / "check.md").read_text(encoding="utf-8")
+    for rule in RULES:
+        assert f"| `{rule.code}` | {rule.severity} |" in page
 
 
 def test_a_sound_configuration_has_no_finding(tmp_path):

@@ -13,6 +13,7 @@ import sys
 
 import pytest
 import torch
+from transformers import BitsAndBytesConfig
 
 from gradience.audit import audit_adapter
 from gradience.callback import GradienceCallback, hooks
@@ -200,9 +201,14 @@ def test_a_model_without_lora_is_recorded_without_spectra(tmp_path):
     assert found[-1].text("status") == "ok"
 
 
-def test_qlora_is_named_with_its_meaning(tmp_path):
+@pytest.mark.parametrize(
+    "config",
+    [{"quant_method": "bitsandbytes", "load_in_4bit": True}, BitsAndBytesConfig(load_in_4bit=True)],
+    ids=["as loaded from a file", "as given to from_pretrained"],
+)
+def test_qlora_is_named_with_its_meaning(tmp_path, config):
     model = lora_llama()
-    model.config.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    model.config.quantization_config = config
     described = hooks.describe_run(trainer(tmp_path).args, trainer(tmp_path).state, model)
     quantization = described["base"]["quantization"]
     assert quantization["name"] == "QLoRA"
@@ -389,6 +395,38 @@ def test_how_a_process_ended_is_recorded_where_it_can_be(tmp_path, act, code, st
     ends = [(r.text("status"), r.text("reason")) for r in found if r.event == "run_end"]
     assert ends == ([(status, reason)] if status else [])
     assert "private text" not in (tmp_path / "run.jsonl").read_text()
+
+
+JIT = """
+import os, signal, sys, time
+from pathlib import Path
+from transformers import TrainerCallback
+from gradience import GradienceCallback
+from tests.live.tiny import trainer
+
+class Terminate(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if state.global_step >= 3:
+            time.sleep(0.5)
+
+trainer(Path(sys.argv[1]), callbacks=[GradienceCallback(spectra_every=2), Terminate()], max_steps=40,
+        enable_jit_checkpoint=True).train()
+"""
+
+
+@pytest.mark.slow
+def test_sigterm_with_just_in_time_checkpoints_is_an_early_stop(tmp_path):
+    """The Trainer has its own handler then: it saves, stops and calls on_train_end."""
+    done = subprocess.run(
+        [sys.executable, "-c", JIT, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    (end,) = records(tmp_path / "run.jsonl", "run_end")
+    assert end.text("status") == "ok", done.stderr[-500:]
+    assert end.text("reason") == f"stopped at step {end.step} of 40"
+    assert list(tmp_path.glob("checkpoint-*/adapter_model.safetensors"))
+    assert not _read_issues(tmp_path / "run.jsonl")
 
 
 def test_the_published_names_are_one_class():

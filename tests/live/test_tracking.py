@@ -172,6 +172,17 @@ def test_pissa_does_not_start_at_zero_so_its_rank_is_not_judged():
     assert tracker.new_signals() == []
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_agrees_on_a_gpu_with_tf32_switched_on_around_it():
+    pairs = [LoraPair("x", torch.randn(16, 4096, device="cuda"), torch.randn(4096, 16, device="cuda"), 0.5)]
+    torch.set_float32_matmul_precision("high")
+    try:
+        module = SpectralTracker.from_pairs(pairs).measure(0).modules[0]
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert_agrees(module, LoraPair("x", pairs[0].A.cpu(), pairs[0].B.cpu(), 0.5))
+
+
 def shaped(needed, rank=8):
     """A pair whose ΔW needs exactly `needed` equal directions for 90 % of its energy."""
     sigma = torch.zeros(rank)

@@ -55,6 +55,12 @@ def test_it_is_silent_where_it_must_be(rule):
         assert rule.code not in {alert.code for alert in report(name).alerts}, name
 
 
+def test_the_page_tells_of_every_rule_with_its_severity():
+    page = (Path(__file__).parents[2] / "docs" / "monitor.md").read_text(encoding="utf-8")
+    for rule in RULES:
+        assert f"| `{rule.code}` | {rule.severity} |" in page
+
+
 def test_a_good_run_has_no_alert():
     run = report("good")
     assert [(a.code, a.severity) for a in run.alerts if a.severity != "info"] == []
