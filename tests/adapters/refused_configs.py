@@ -236,12 +236,12 @@ def rank_pattern_with_text(folder):
     return setting(folder, rank_pattern={"q_proj": "4"})
 
 
-@refused(CONFIG, 'rank_pattern["q_proj"] is 0', hint=SAVE)
+@refused(CONFIG, 'rank_pattern["q_proj"] is 0', RANK, hint=SAVE)
 def rank_pattern_with_zero(folder):
     return setting(folder, rank_pattern={"q_proj": 0})
 
 
-@refused(CONFIG, 'alpha_pattern["q_proj"] is null', hint=SAVE)
+@refused(CONFIG, 'alpha_pattern["q_proj"] is null', "not a number of at most 1e+12", hint=SAVE)
 def alpha_pattern_with_null(folder):
     return setting(folder, alpha_pattern={"q_proj": None})
 

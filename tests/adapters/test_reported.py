@@ -271,7 +271,7 @@ def test_the_scale_follows_the_patterns(rslora, tmp_path, capsys):
     tensors = modules(names=("q_proj",)) | modules(names=("v_proj",), r=9)
     settings = config(
         rank_pattern={"v_proj": 9},
-        alpha_pattern={r"layers\.1\.self_attn\.v_proj": 3, "v_proj": 6, "layers.0.self_attn.q_proj": 2},
+        alpha_pattern={r"layers\.1\.self_attn\.v_proj": 2.5, "v_proj": 6, "layers.0.self_attn.q_proj": 2},
         use_rslora=rslora,
     )
     outcome = good(audit(capsys, adapter(tmp_path, tensors, settings)))
@@ -279,7 +279,7 @@ def test_the_scale_follows_the_patterns(rslora, tmp_path, capsys):
     layers = "model.layers"
     assert found == {
         f"{layers}.0.self_attn.q_proj": (4, 2), f"{layers}.1.self_attn.q_proj": (4, 8),
-        f"{layers}.0.self_attn.v_proj": (9, 6), f"{layers}.1.self_attn.v_proj": (9, 3),
+        f"{layers}.0.self_attn.v_proj": (9, 6), f"{layers}.1.self_attn.v_proj": (9, 2.5),
     }  # fmt: skip
     for layer in outcome.report["layers"]:
         size = math.sqrt(layer["r"]) if rslora else layer["r"]
