@@ -102,7 +102,7 @@ $(LLAMA)/.$(LLAMA_VERSION): | $(VENV)/.made
 	@$(LLAMA)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --no-build-isolation \
 	  --no-binary :all: --dest $(LLAMA)/source "llama-cpp-python==$(LLAMA_VERSION)"
 	@tar -xzf $(LLAMA_SOURCE).tar.gz -C $(LLAMA)/source
-	@$(LLAMA)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation ./$(LLAMA_SOURCE)
+	@$(LLAMA)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation $(abspath $(LLAMA_SOURCE))
 	@touch $@
 
 conformance-llama-cpp: $(VENV)/.test $(LLAMA)/.$(LLAMA_VERSION)
