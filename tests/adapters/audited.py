@@ -60,3 +60,12 @@ def assert_adds_up(report: dict[str, Any]) -> None:
     assert len(named) == len(set(named))
     modules = {layer["name"] for layer in report["layers"]}
     assert len(named) + 2 * len(modules) == coverage["tensors"]
+
+
+def good(outcome: Outcome, layers: int = 4) -> Outcome:
+    """`outcome`, which must be that of an adapter measured in full."""
+    assert outcome.code == 0
+    assert outcome.err == ""
+    assert outcome.statuses == ["ok"] * layers
+    assert outcome.report["adapter"]["format"] == "peft"
+    return outcome

@@ -1,0 +1,147 @@
+"""Where an adapter may lie, and under which prefixes and names its tensors: each is the same adapter."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from audited import audit, good
+from factory import (
+    CONFIG,
+    INDEX,
+    PREFIX,
+    WEIGHTS,
+    adapter,
+    factors,
+    modules,
+    safetensors,
+    sharded,
+    stored,
+)
+
+Q = "model.layers.0.self_attn.q_proj"
+
+
+def ones(*shape):
+    return stored(np.ones(shape, np.float32))
+
+
+def test_a_folder_its_weights_and_its_config_are_the_same_adapter(tmp_path, capsys):
+    folder = adapter(tmp_path)
+    first, second, third = (
+        good(audit(capsys, path)).report for path in (folder, folder / WEIGHTS, folder / CONFIG)
+    )
+    assert first["layers"] == second["layers"] == third["layers"]
+    assert first["adapter"]["sha256"] == second["adapter"]["sha256"]
+
+
+def test_a_trainer_checkpoint(tmp_path, capsys):
+    folder = adapter(tmp_path / "checkpoint-100")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"):
+        (folder / name).write_bytes(b"\x80\x02not opened")
+    (folder / "trainer_state.json").write_text("version https://git-lfs.github.com/spec/v1")
+    good(audit(capsys, folder))
+
+
+@pytest.mark.parametrize("name", ["checkpoint-200", "stage/two"])
+def test_an_adapter_by_the_name_of_its_folder(name, tmp_path, capsys):
+    adapter(tmp_path / "checkpoint-100", modules(seed=1))
+    adapter(tmp_path / "stage" / "two", modules(seed=2))
+    expected = good(audit(capsys, adapter(tmp_path / name, modules(seed=3)))).report
+    found = good(audit(capsys, tmp_path, "--adapter", name)).report
+    assert found["layers"] == expected["layers"]
+
+
+def test_an_adapter_of_a_dump_by_its_name(tmp_path, capsys):
+    def named(adapter_name, seed):
+        return {
+            key.replace(".weight", f".{adapter_name}.weight"): tensor
+            for key, tensor in modules(seed=seed).items()
+        }
+
+    both = {**named("a", 1), **named("b", 2), f"{PREFIX}{Q}.lora_magnitude_vector.a.weight": ones(12)}
+    for name, seed in (("a", 1), ("b", 2)):
+        expected = good(audit(capsys, adapter(tmp_path / name, modules(seed=seed)))).report
+        outcome = good(audit(capsys, adapter(tmp_path / "both", both), "--adapter", name))
+        assert outcome.report["layers"] == expected["layers"]
+        assert outcome.report["adapter"]["adapter_name"] == name
+        other = [reason for reason in outcome.other.values() if reason.startswith("another adapter")]
+        assert len(other) == (8 if name == "a" else 9)
+        # The magnitude of an adapter that is not read says nothing about the one that is.
+        assert ("dora" in outcome.codes) == (name == "a")
+
+
+def test_the_layout_of_the_hub_cache(tmp_path, capsys):
+    plain = good(audit(capsys, adapter(tmp_path / "plain"))).report
+    cache = tmp_path / "models--org--name"
+    for inner in ("", "checkpoint-10"):
+        snapshot = cache / "snapshots" / "0123abc" / inner
+        snapshot.mkdir(parents=True)
+        (cache / "blobs").mkdir(exist_ok=True)
+        for name in (WEIGHTS, CONFIG):
+            (cache / "blobs" / name[:9]).write_bytes((tmp_path / "plain" / name).read_bytes())
+            (snapshot / name).symlink_to(os.path.relpath(cache / "blobs" / name[:9], snapshot))
+        assert good(audit(capsys, snapshot)).report["layers"] == plain["layers"]
+
+
+def test_links_that_stay_inside_and_a_folder_that_is_a_link(tmp_path, capsys):
+    folder = adapter(tmp_path / "real")
+    (folder / WEIGHTS).rename(folder / "weights.bin2")
+    (folder / WEIGHTS).symlink_to("weights.bin2")
+    (tmp_path / "link").symlink_to("real")
+    good(audit(capsys, folder))
+    good(audit(capsys, tmp_path / "link"))
+
+
+def test_shards_are_one_adapter(tmp_path, capsys):
+    whole = good(audit(capsys, adapter(tmp_path / "whole"))).report
+    names = list(modules())
+    first, second = "adapter_model-00001-of-00002.safetensors", "adapter_model-00002-of-00002.safetensors"
+    # The two factors of one module lie in different shards.
+    shards = {first: names[:3], second: names[3:]}
+    folder = sharded(
+        tmp_path / "shards",
+        {shard: {name: modules()[name] for name in part} for shard, part in shards.items()},
+    )
+    for path in (folder, folder / INDEX):
+        found = good(audit(capsys, path)).report
+        assert found["layers"] == whole["layers"]
+        assert found["adapter"]["bytes"] == sum((folder / shard).stat().st_size for shard in shards)
+
+
+def test_weights_in_one_file_win_over_an_index(tmp_path, capsys):
+    folder = adapter(tmp_path)
+    (folder / INDEX).write_text("{}")
+    good(audit(capsys, folder))
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["", "base_model.model.", "_orig_mod.base_model.model.", "base_model.model._orig_mod.",
+     "_fsdp_wrapped_module.base_model.model.", "module.base_model.model."],
+)  # fmt: skip
+def test_prefixes_change_nothing(prefix, tmp_path, capsys):
+    plain = good(audit(capsys, adapter(tmp_path / "plain"))).report
+    tensors = {prefix + name.removeprefix(PREFIX): tensor for name, tensor in modules().items()}
+    assert good(audit(capsys, adapter(tmp_path / "other", tensors))).report["layers"] == plain["layers"]
+
+
+def test_gpt2_without_prefix_and_config_is_no_diffusers_adapter(tmp_path, capsys):
+    tensors = {
+        name.removeprefix(PREFIX): tensor for name, tensor in factors("transformer.h.0.attn.c_attn").items()
+    }
+    path = tmp_path / "gpt2.safetensors"
+    path.write_bytes(safetensors(tensors))
+    outcome = audit(capsys, path)
+    assert outcome.code == 0
+    assert outcome.report["layers"][0]["name"] == "transformer.h.0.attn.c_attn"
+
+
+@pytest.mark.parametrize(
+    "name", ["processor.q_proj", "ia3_like.q_proj", "unet.q_proj", "miss_block.lora.down"]
+)
+def test_modules_whose_names_remind_of_other_formats(name, tmp_path, capsys):
+    outcome = audit(capsys, adapter(tmp_path, factors(name)))
+    assert outcome.code == 0
+    assert [layer["name"] for layer in outcome.report["layers"]] == [name]
