@@ -202,6 +202,13 @@ def several_adapters_in_a_folder(folder):
     return folder / "run"
 
 
+@refused("many", "holds 12 adapters", "checkpoint-8 and 4 more", hint="--adapter checkpoint-1")
+def many_adapters_in_a_folder(folder):
+    for step in range(1, 13):
+        adapter(folder / "many" / f"checkpoint-{step}")
+    return folder / "many"
+
+
 @refused("outer", "deeper, in inner/adapter", hint="inner/adapter")
 def adapter_two_folders_deeper(folder):
     adapter(folder / "outer" / "inner" / "adapter")

@@ -247,7 +247,7 @@ def only_a_config(folder):
     return folder
 
 
-@refused("home_made", "no LoRA factors among its 4 tensors", "w_a_000", hint="PEFT writes keys")
+@refused("home_made", "no LoRA factors among its 4 tensors (the first is 'w_a_000')", hint="PEFT writes keys")
 def home_made(folder):
     return adapter(folder, named(w_a_000=(4, 16), w_b_000=(12, 4), w_a_001=(4, 16), w_b_001=(12, 4)))
 

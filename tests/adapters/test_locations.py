@@ -142,6 +142,8 @@ def test_gpt2_without_prefix_and_config_is_no_diffusers_adapter(tmp_path, capsys
     "name", ["processor.q_proj", "ia3_like.q_proj", "unet.q_proj", "miss_block.lora.down"]
 )
 def test_modules_whose_names_remind_of_other_formats(name, tmp_path, capsys):
-    outcome = audit(capsys, adapter(tmp_path, factors(name)))
-    assert outcome.code == 0
-    assert [layer["name"] for layer in outcome.report["layers"]] == [name]
+    for prefix in (PREFIX, ""):
+        tensors = {prefix + key.removeprefix(PREFIX): tensor for key, tensor in factors(name).items()}
+        outcome = audit(capsys, adapter(tmp_path, tensors))
+        assert outcome.code == 0
+        assert [layer["name"] for layer in outcome.report["layers"]] == [name]
