@@ -73,6 +73,7 @@ def _peft_imported():
 @settings(max_examples=600)
 @given(st.dictionaries(KEYS.filter(is_expression), st.integers(1, 64), max_size=5), NAMES)
 @example({"q.proj": 1}, "model.qxproj")
+@example({"a+b": 3}, "a+b")  # matches nothing as an expression: PEFT then takes the name as it is
 @example({"1": 2}, "layers.11")
 @example({"^q_proj": 2}, "model.q_proj")
 @example({"q_proj)|(v_proj": 3}, "model.q_proj.x")
