@@ -14,6 +14,7 @@ from pathlib import Path
 from artifact_reference import artifact_reference
 from blocks import replace_block
 from cli_reference import cli_reference
+from error_table import error_table
 from runtime_table import runtime_table
 
 from gradience.cli.exit_codes import ExitCode
@@ -36,7 +37,11 @@ def documents() -> dict[Path, str]:
     files = {
         DOCS / "cli.md": cli_reference(),
         runtimes: replace_block(runtimes.read_text(encoding="utf-8"), "encodings", runtime_table()),
-        exit_codes: replace_block(exit_codes.read_text(encoding="utf-8"), "exit-codes", exit_code_table()),
+        exit_codes: replace_block(
+            replace_block(exit_codes.read_text(encoding="utf-8"), "exit-codes", exit_code_table()),
+            "error-codes",
+            error_table(),
+        ),
     }
     for name, (module, _) in MODELS.items():
         schema = schema_text(name)
