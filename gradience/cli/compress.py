@@ -211,7 +211,9 @@ def _criterion(wanted: Mapping[str, Any]) -> Callable[[AuditReport], Criterion]:
 def _check(encoding: str | None, output: Path | None, *, dry_run: bool) -> None:
     if encoding is not None and encoding not in ENCODINGS:
         raise UsageError(
-            f"--encoding {encoding!r} is unknown", code="unknown-encoding", hint=f"one of {', '.join(ENCODINGS)}"
+            f"--encoding {encoding!r} is unknown",
+            code="unknown-encoding",
+            hint=f"one of {', '.join(ENCODINGS)}",
         )
     if output is None and not dry_run:
         raise UsageError(
