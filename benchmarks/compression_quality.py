@@ -114,7 +114,7 @@ def measure(
     judge: Classifier, adapter: Path, output: Path, role: str, controls: Container[int]
 ) -> tuple[Outcome, list[Outcome]]:
     """The original and all variants of one adapter."""
-    examples = reviews.load().of(role)  # type: ignore[arg-type]
+    examples = reviews.load().examples.of(role)  # type: ignore[arg-type]
     name = adapter.resolve().name
     output.mkdir(parents=True, exist_ok=True)
     original = Variant("original", max(layer.r for layer in audit_adapter(adapter).layers), adapter, 1.0, 0.0)
@@ -128,7 +128,7 @@ def measure(
 
 
 def evaluate(
-    judge: Classifier, name: str, variant: Variant, examples: tuple[reviews.Example, ...], output: Path
+    judge: Classifier, name: str, variant: Variant, examples: tuple[reviews.Labelled, ...], output: Path
 ) -> tuple[ExamplesRun, list[ClassificationRecord]]:
     slug = f"{variant.label.split(',')[0].replace(' ', '-')}-{variant.rank}"
     if variant.label.startswith("svd,"):

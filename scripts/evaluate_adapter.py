@@ -62,7 +62,7 @@ def main() -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"  # everything comes from the package index
     torch.set_num_threads(arguments.threads)
     try:
-        examples = reviews.load().of(arguments.role)
+        examples = reviews.load().examples.of(arguments.role)
         judge = Classifier.load(minilm(), labels=2)
         arguments.output.mkdir(parents=True, exist_ok=True)
         evaluations: list[Evaluation] = []

@@ -76,7 +76,7 @@ def sentences(plan: Plan) -> tuple[Any, Any, Any, Any]:
     for name, parameter in model.named_parameters():
         if plan.frozen and plan.frozen in name:
             parameter.requires_grad_(False)
-    examples = reviews.load()
+    examples = reviews.load().examples
 
     def rows(role: Any, number: int) -> list[dict[str, Any]]:
         return [

@@ -37,7 +37,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_
 from gradience.bench.archives import sha256_of
 from gradience.bench.assets import MINILM, REVIEWS, minilm
 from gradience.bench.tasks import reviews
-from gradience.bench.tasks.examples import Example, Examples
+from gradience.bench.tasks.examples import Examples, Labelled
 from gradience.errors import GradienceError
 from gradience.inference import Classifier, accuracy, classify
 
@@ -114,7 +114,7 @@ def seeded_model(preset: Preset, base: Path) -> Any:
     return get_peft_model(model, config)
 
 
-def batches(preset: Preset, train: Sequence[Example]) -> Iterator[list[Example]]:
+def batches(preset: Preset, train: Sequence[Labelled]) -> Iterator[list[Labelled]]:
     """Batches in an order with a random stream of its own, so that nothing else can shift it."""
     generator = torch.Generator().manual_seed(preset.seed)
     while True:
@@ -124,7 +124,7 @@ def batches(preset: Preset, train: Sequence[Example]) -> Iterator[list[Example]]
 
 
 def fit(
-    model: Any, tokenizer: Any, train: Sequence[Example], preset: Preset, *, label: str
+    model: Any, tokenizer: Any, train: Sequence[Labelled], preset: Preset, *, label: str
 ) -> list[dict[str, float]]:
     """Train what requires a gradient in `model`; returns one row of log (means) for every `LOG_EVERY` steps."""
     set_seed(preset.seed)  # the dropout stream starts at the same place whatever was made before
@@ -167,7 +167,7 @@ def fit(
     return log
 
 
-def head_only(preset: Preset, base: Path, tokenizer: Any, data: Examples) -> dict[str, int]:
+def head_only(preset: Preset, base: Path, tokenizer: Any, data: Examples[Labelled]) -> dict[str, int]:
     """The controls: how many dev sentences a head alone gets right, without any ΔW.
 
     `same recipe`: same start, batches, steps and rate as the adapter, with the LoRA frozen at B = 0.
@@ -219,7 +219,7 @@ def train(preset: Preset, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(preset.threads)
     torch.use_deterministic_algorithms(True)
     base = minilm()
-    data = reviews.load()
+    data = reviews.load().examples
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = seeded_model(preset, base)
     log = fit(model, tokenizer, data.of("train"), preset, label=f"LoRA {preset.name}")

@@ -10,10 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradience.bench.tasks import reviews
-from gradience.bench.tasks.examples import PER_10_000, ROLES, canonical, content_id, prepare, role_of
+from gradience.bench.tasks.examples import (
+    PER_10_000,
+    ROLES,
+    Examples,
+    Labelled,
+    canonical,
+    content_id,
+    role_of,
+)
+from gradience.bench.tasks.examples import prepare as prepare_items
 from gradience.errors import InputError
 
-NAMES = ("negative", "positive")
+
+def prepare(rows: list[tuple[str, int]]) -> Examples[Labelled]:
+    """Examples from rows of (text, label), with the roles that their identities give them."""
+    return prepare_items(
+        Labelled(content_id(text), text, label, role_of(content_id(text))) for text, label in rows
+    )
 
 
 def rows(count: int) -> list[tuple[str, int]]:
@@ -31,16 +45,16 @@ def test_the_split_is_what_it_was_when_the_adapters_were_trained() -> None:
 
 
 def test_roles_do_not_depend_on_order_or_on_the_other_rows() -> None:
-    whole = prepare(rows(500), NAMES)
+    whole = prepare(rows(500))
     shuffled = rows(500)
     random.Random(0).shuffle(shuffled)
-    assert prepare(shuffled, NAMES).items == whole.items
+    assert prepare(shuffled).items == whole.items
     role = {example.id: example.role for example in whole.items}
-    assert all(example.role == role[example.id] for example in prepare(rows(100), NAMES).items)
+    assert all(example.role == role[example.id] for example in prepare(rows(100)).items)
 
 
 def test_roles_are_disjoint_complete_and_of_the_stated_size() -> None:
-    examples = prepare(rows(20_000), NAMES)
+    examples = prepare(rows(20_000))
     by_role = {role: {example.id for example in examples.of(role)} for role in ROLES}
     assert sum(len(ids) for ids in by_role.values()) == len(set().union(*by_role.values())) == 20_000
     for role, ids in by_role.items():
@@ -52,19 +66,19 @@ def test_roles_are_disjoint_complete_and_of_the_stated_size() -> None:
     "other", ["a  FILM about number 3", "“A film, about number 3!”", "Á film about númber 3"]
 )
 def test_spellings_of_one_text_are_one_example(other: str) -> None:
-    examples = prepare([("A film about number 3.", 1), (other, 1), ("Another film.", 0)], NAMES)
+    examples = prepare([("A film about number 3.", 1), (other, 1), ("Another film.", 0)])
     assert [example.text for example in examples.items if example.label] == ["A film about number 3."]
     assert examples.counts == {"rows": 3, "duplicates": 1, "conflicts": 0}
 
 
 def test_a_text_with_two_labels_is_left_out_and_counted() -> None:
-    examples = prepare([("Fine.", 1), ("fine", 0), ("FINE!", 1), ("Good.", 1)], NAMES)
+    examples = prepare([("Fine.", 1), ("fine", 0), ("FINE!", 1), ("Good.", 1)])
     assert [example.text for example in examples.items] == ["Good."]
     assert examples.counts == {"rows": 4, "duplicates": 0, "conflicts": 3}
 
 
 def test_texts_without_letters_stay_apart() -> None:
-    assert len(prepare([(":-)", 1), (":-(", 0)], NAMES).items) == 2
+    assert len(prepare([(":-)", 1), (":-(", 0)]).items) == 2
 
 
 @given(st.text())
@@ -73,14 +87,11 @@ def test_the_canonical_form_is_stable(text: str) -> None:
 
 
 def test_the_fingerprint_sees_text_label_and_role() -> None:
-    fingerprint = prepare(rows(50), NAMES).fingerprint("train")
-    assert prepare(rows(50), NAMES).fingerprint("train") == fingerprint
-    assert prepare(rows(50), NAMES).fingerprint("dev") != fingerprint
-    assert prepare([(text, 1 - label) for text, label in rows(50)], NAMES).fingerprint("train") != fingerprint
-    assert (
-        prepare([(text.upper(), label) for text, label in rows(50)], NAMES).fingerprint("train")
-        != fingerprint
-    )
+    fingerprint = prepare(rows(50)).fingerprint("train")
+    assert prepare(rows(50)).fingerprint("train") == fingerprint
+    assert prepare(rows(50)).fingerprint("dev") != fingerprint
+    assert prepare([(text, 1 - label) for text, label in rows(50)]).fingerprint("train") != fingerprint
+    assert prepare([(text.upper(), label) for text, label in rows(50)]).fingerprint("train") != fingerprint
 
 
 def test_reviews_are_read_with_their_labels_and_the_neutral_ones_counted(tmp_path: Path) -> None:
@@ -93,14 +104,15 @@ def test_reviews_are_read_with_their_labels_and_the_neutral_ones_counted(tmp_pat
         "5\t3\tTouché!",
     ]
     path.write_bytes(("\r\n".join(lines) + "\r\n").encode())
-    examples = reviews.load(path)
+    task = reviews.load(path)
+    examples = task.examples
     assert {(example.text, example.label) for example in examples.items} == {
         ("A joy from start to end.", 1),
         ("Dull.", 0),
         ("Touché!", 1),
     }
     assert examples.counts == {"rows": 5, "duplicates": 1, "conflicts": 0, "neutral": 1}
-    assert examples.label_names[1] == "positive"
+    assert task.label_names[1] == "positive"
 
 
 @pytest.mark.parametrize("line", ["1\t2.5", "1\tgood\tA film.", "<html>", ""])

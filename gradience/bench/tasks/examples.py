@@ -1,17 +1,19 @@
-"""Labelled text, made ready once for every task: deduplicated, identified, and given a role by its content.
+"""The examples of a task: deduplicated, identified by their content, and given a role.
 
-The role of an example depends on its text alone. So it is the same on every machine, in every order of
-rows and in every subset of the data; and two spellings of one sentence can never stand on both sides.
+An identity depends on the text alone. So it is the same on every machine, in every order of rows and in every
+subset of the data; and two spellings of one text can never stand on both sides of a split. Data without
+official splits get their roles from the identities; data that have splits keep them (`prepare_splits`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from typing import Generic, Literal, TypeVar, get_args
 
 Role = Literal["train", "dev", "confirm"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -21,34 +23,58 @@ PER_10_000: Mapping[Role, int] = {"train": 5600, "dev": 2200, "confirm": 2200}
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """One labelled text. `id` is the first 16 hexadecimal digits of the sha256 of `canonical(text)`."""
+class Labelled:
+    """One text (or pair of texts) and its label, an index into the task's label names."""
 
     id: str
+    """The first 16 hexadecimal digits of the sha256 of what is `canonical` of its text."""
     text: str
     label: int
     role: Role
+    text_pair: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Examples:
+class Question:
+    """One prompt, the response that is trained, and the answer that a response must contain."""
+
+    id: str
+    """The first 16 hexadecimal digits of the sha256 of what is `canonical` of its prompt."""
+    prompt: str
+    response: str
+    """What follows the prompt in training, its leading space included; the end token is added behind it."""
+    answer: str
+    """The gold answer, as the task's filters extract it from `response`."""
+    role: Role
+
+
+Item = TypeVar("Item", Labelled, Question)
+
+
+@dataclass(frozen=True, slots=True)
+class Examples(Generic[Item]):
     """The examples of one task, in an order that depends on their content alone, and what was left out."""
 
-    items: tuple[Example, ...]
-    label_names: tuple[str, ...]
+    items: tuple[Item, ...]
     counts: Mapping[str, int]
-    """rows, duplicates (later spellings of a kept text), conflicts (rows of texts with more than one label)."""
+    """rows, duplicates (later spellings of a kept text), conflicts (rows of texts with more than one label or
+    answer); a task adds what else it left out."""
 
-    def of(self, role: Role) -> tuple[Example, ...]:
-        """The examples that have `role`."""
-        return tuple(example for example in self.items if example.role == role)
+    def of(self, role: Role, limit: int | None = None) -> tuple[Item, ...]:
+        """The examples that have `role`; with `limit` the first so many, in an order that is as good as random."""
+        return tuple(item for item in self.items if item.role == role)[:limit]
 
-    def fingerprint(self, role: Role) -> str:
-        """sha256 over ids, texts and labels of one role: equal if and only if the split is the same."""
-        digest = hashlib.sha256()
-        for example in self.of(role):
-            digest.update(f"{example.id}\t{example.label}\t{example.text}\n".encode())
-        return digest.hexdigest()
+    def fingerprint(self, role: Role, limit: int | None = None) -> str:
+        """`fingerprint` of the examples of one role."""
+        return fingerprint(self.of(role, limit))
+
+
+def fingerprint(items: Sequence[Labelled] | Sequence[Question]) -> str:
+    """sha256 over everything in `items`, in their order: equal if and only if the examples are the same."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(json.dumps(astuple(item), ensure_ascii=False).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def canonical(text: str) -> str:
@@ -58,9 +84,12 @@ def canonical(text: str) -> str:
     return " ".join(kept.split()) or " ".join(text.split())
 
 
-def content_id(text: str) -> str:
-    """The identity of a text: the first 16 hexadecimal digits of the sha256 of its canonical form."""
-    return hashlib.sha256(canonical(text).encode()).hexdigest()[:16]
+def content_id(text: str, *, exact: bool = False) -> str:
+    """The identity of a text: the first 16 hexadecimal digits of the sha256 of its canonical form.
+
+    `exact` takes the text as it is: where signs matter, as in `3 - 4` and `3 + 4`.
+    """
+    return hashlib.sha256((text if exact else canonical(text)).encode()).hexdigest()[:16]
 
 
 def role_of(example_id: str) -> Role:
@@ -73,26 +102,34 @@ def role_of(example_id: str) -> Role:
     raise AssertionError("the shares of the roles do not add up to 10,000")
 
 
-def prepare(rows: Iterable[tuple[str, int]], label_names: tuple[str, ...]) -> Examples:
-    """Examples from rows of (text, label).
+def prepare(items: Iterable[Item]) -> Examples[Item]:
+    """Examples without duplicates, ordered by identity; the roles that the items bring are kept.
 
-    The first spelling of a text is kept. A text that occurs with different labels is left out altogether.
+    The first spelling of a text is kept, and its role with it: give the split that must stay whole first.
+    A text that occurs with different labels or answers is left out altogether.
     """
     counts: Counter[str] = Counter(rows=0, duplicates=0, conflicts=0)
-    kept: dict[str, tuple[str, int]] = {}
+    kept: dict[str, Item] = {}
     seen: Counter[str] = Counter()
     conflicting: set[str] = set()
-    for text, label in rows:
-        key = content_id(text)
+    for item in items:
         counts["rows"] += 1
-        seen[key] += 1
-        if kept.setdefault(key, (text, label))[1] != label:
-            conflicting.add(key)
+        seen[item.id] += 1
+        if _truth(kept.setdefault(item.id, item)) != _truth(item):
+            conflicting.add(item.id)
     counts["conflicts"] = sum(seen[key] for key in conflicting)
     counts["duplicates"] = sum(seen[key] - 1 for key in kept if key not in conflicting)
-    items = tuple(
-        Example(key, text, label, role_of(key))
-        for key, (text, label) in sorted(kept.items())
-        if key not in conflicting
+    return Examples(tuple(kept[key] for key in sorted(kept) if key not in conflicting), dict(counts))
+
+
+def hold_out(examples: Examples[Item], dev: int) -> Examples[Item]:
+    """The same examples with the first `dev` of the training examples made dev: for data without such a split."""
+    chosen = {item.id for item in examples.of("train", dev)}
+    return replace(
+        examples,
+        items=tuple(replace(item, role="dev") if item.id in chosen else item for item in examples.items),
     )
-    return Examples(items, label_names, dict(counts))
+
+
+def _truth(item: Labelled | Question) -> int | str:
+    return item.label if isinstance(item, Labelled) else item.answer

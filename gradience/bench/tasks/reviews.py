@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from gradience.bench.assets import review_sentences
-from gradience.bench.tasks.examples import Examples, prepare
+from gradience.bench.assets import REVIEWS, review_sentences
+from gradience.bench.tasks.base import ClassificationTask
+from gradience.bench.tasks.examples import Labelled, content_id, prepare, role_of
 from gradience.errors import InputError
 
 LABEL_NAMES = ("negative", "positive")
@@ -19,14 +20,19 @@ NEUTRAL = 0.5
 """A sentence whose mean rating lies within ±0.5 has no clear label and is left out."""
 
 
-def load(path: Path | None = None) -> Examples:
+def load(path: Path | None = None) -> ClassificationTask:
     """The labelled sentences of the file at `path` (tab-separated: id, mean rating, text); by default the asset.
 
     `counts` also holds `neutral`, the rows without a clear label.
     Raises InputError (`task-row`) for a line that is not such a row.
     """
+    source = (
+        {"file": str(path)}
+        if path
+        else {"release": REVIEWS.release.filename, "sha256": REVIEWS.release.sha256}
+    )
     path = path or review_sentences()
-    rows: list[tuple[str, int]] = []
+    rows: list[Labelled] = []
     neutral = 0
     for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), start=1):
         try:
@@ -41,6 +47,10 @@ def load(path: Path | None = None) -> Examples:
         if abs(rating) <= NEUTRAL:
             neutral += 1
         else:
-            rows.append((text.strip(), int(rating > 0)))
-    examples = prepare(rows, LABEL_NAMES)
-    return replace(examples, counts={**examples.counts, "rows": len(rows) + neutral, "neutral": neutral})
+            key = content_id(text)
+            rows.append(Labelled(key, text.strip(), int(rating > 0), role_of(key)))
+    examples = prepare(rows)
+    counts = {**examples.counts, "rows": len(rows) + neutral, "neutral": neutral}
+    return ClassificationTask(
+        name="reviews", examples=replace(examples, counts=counts), label_names=LABEL_NAMES, source=source
+    )

@@ -1,0 +1,98 @@
+"""What a run is told about model, adapter and training: typed, strict, in the words that users know.
+
+The names of the public predecessor's configs and of transformers 4 are accepted where they mean the same.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Settings(BaseModel):
+    """A section of a config: frozen, no unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True
+    )
+
+
+class ModelSettings(Settings):
+    """The base model and how it is loaded."""
+
+    name: str
+    """A hub name, a folder, or `embedded:minilm` or `embedded:smollm2` (from the package index)."""
+    type: Literal["seqcls", "causal_lm"] = "seqcls"
+    revision: str | None = None
+    """A commit of the hub's repository."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", validation_alias=AliasChoices("dtype", "torch_dtype")
+    )
+    """Of the frozen weights. LoRA factors are trained in float32. `auto` is what the checkpoint says."""
+    quantization: Literal["nf4"] | None = None
+    """`nf4`: the base in 4 bits through bitsandbytes (QLoRA)."""
+    gradient_checkpointing: bool = False
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = None
+
+
+class LoraSettings(Settings):
+    """The probe's adapter."""
+
+    probe_r: Positive
+    alpha: Annotated[float, Field(gt=0)]
+    dropout: Share = 0.0
+    target_modules: list[str] | str = "all-linear"
+    use_rslora: bool = False
+    use_dora: bool = False
+    modules_to_save: list[str] | None = None
+
+
+class TrainSettings(Settings):
+    """The recipe. Either `max_steps` or `epochs`."""
+
+    max_steps: Positive | None = None
+    epochs: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, validation_alias=AliasChoices("epochs", "num_train_epochs")
+    )
+    lr: Annotated[float, Field(gt=0)] = Field(validation_alias=AliasChoices("lr", "learning_rate"))
+    lr_scheduler_type: str = "linear"
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    warmup_ratio: Share | None = None
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    optim: str = "adamw_torch"
+    per_device_train_batch_size: Positive = 16
+    gradient_accumulation_steps: Positive = 1
+    per_device_eval_batch_size: Positive = 64
+    max_length: Positive = 512
+    """Tokens of an example. A longer text to label is cut; a longer question with its answer is left out of
+    training, since half an answer teaches nothing. Both are counted."""
+    bf16: bool = False
+    """Mixed precision: autocast to bfloat16."""
+    logging_steps: Positive = 10
+    save_steps: Positive | None = None
+    """Checkpoints, to resume from; removed when the training is done. By default none."""
+    train_samples: Positive | None = None
+    eval_samples: Positive | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name_each(cls, data: Any) -> Any:
+        for pair in (("lr", "learning_rate"), ("epochs", "num_train_epochs")):
+            if isinstance(data, dict) and all(name in data for name in pair):
+                raise ValueError(
+                    f"`{pair[0]}` and `{pair[1]}` are two names of one setting: give one of them"
+                )
+        return data
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainSettings:
+        if (self.max_steps is None) == (self.epochs is None):
+            raise ValueError("give either `max_steps` or `epochs`")
+        if self.warmup_steps is not None and self.warmup_ratio is not None:
+            raise ValueError("give either `warmup_steps` or `warmup_ratio`")
+        return self
