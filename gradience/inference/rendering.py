@@ -1,0 +1,52 @@
+"""A prompt and its response as token ids: one rule, shared by training, scoring and generation. Needs no torch.
+
+Whoever trains on other ids than those that are asked for later measures the difference between the two.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradience.errors import InputError
+
+
+def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
+    """The ids of `prompt` with the special tokens that the tokenizer puts before it, and nothing behind it.
+
+    Some tokenizers close every text with the end token; a model would have nothing left to say.
+    Raises InputError (`no-end-token`).
+    """
+    end = end_token(tokenizer)
+    ids = _ids(tokenizer, prompt, special=True)
+    # A lone end token is the beginning: some tokenizers have one token for both.
+    closed = len(ids) > 1 and ids[-1] == end and _ids(tokenizer, prompt, special=False)[-1:] != [end]
+    return ids[:-1] if closed else ids
+
+
+def encode_pair(tokenizer: Any, prompt: str, response: str) -> tuple[list[int], list[int]]:
+    """Ids of the prompt, as `encode_prompt` has them, and ids of the response with the end token behind them.
+
+    Prompt and response are tokenised as one text, so that the response begins as the model would begin it. Where
+    the two melt into one token at the seam, the response is tokenised by itself.
+    Raises InputError (`no-end-token`).
+    """
+    before, whole = encode_prompt(tokenizer, prompt), encode_prompt(tokenizer, prompt + response)
+    joined = whole[: len(before)] == before
+    answer = whole[len(before) :] if joined else _ids(tokenizer, response, special=False)
+    return before, [*answer, end_token(tokenizer)]
+
+
+def end_token(tokenizer: Any) -> int:
+    """The id of the end token. Raises InputError (`no-end-token`) when the tokenizer has none."""
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            f"{tokenizer.name_or_path or 'the tokenizer'}: has no end token, so no response could ever end",
+            code="no-end-token",
+            hint="set tokenizer.eos_token to the token that closes a response",
+        )
+    return int(tokenizer.eos_token_id)
+
+
+def _ids(tokenizer: Any, text: str, *, special: bool) -> list[int]:
+    # verbose=False: no warning about texts that are longer than the model; who feeds it decides that.
+    return list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
