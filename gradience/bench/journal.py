@@ -1,0 +1,64 @@
+"""What an unfinished training was started from, so that only the same training goes on with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from gradience.artifacts.base import write_whole
+from gradience.errors import InputError
+
+
+class Started(BaseModel):
+    """The file's content."""
+
+    call: str
+    """Digest of everything that the training depends on."""
+    first_batch: str
+    resumed: list[int] = []
+
+
+class Journal:
+    """Written when the first step is done, read when the training is taken up again."""
+
+    def __init__(self, path: Path, call: Mapping[str, Any]) -> None:
+        """Raises InputError (`other-training`) when `path` was written by a training that was asked for otherwise."""
+        self.path = path
+        self.call = hashlib.sha256(json.dumps(call, sort_keys=True, default=str).encode()).hexdigest()
+        self.started = self._read()
+        if self.started and self.started.call != self.call:
+            raise InputError(
+                f"{path.parent}: holds another training, begun with other settings, data or versions",
+                code="other-training",
+                hint="give an empty folder, or delete this one",
+            )
+
+    def begin(self, first_batch: str) -> None:
+        """The first step from a fresh start is done."""
+        self._write(Started(call=self.call, first_batch=first_batch))
+
+    def resume(self, step: int) -> None:
+        """The training goes on from a checkpoint."""
+        if self.started is not None:
+            self._write(self.started.model_copy(update={"resumed": [*self.started.resumed, step]}))
+
+    def _write(self, started: Started) -> None:
+        self.started = started
+        write_whole(self.path, [started.model_dump_json().encode()])
+
+    def _read(self) -> Started | None:
+        try:
+            return Started.model_validate_json(self.path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            raise InputError(
+                f"{self.path}: not what a training writes: {error.errors(include_url=False)[0]['msg']}",
+                code="other-training",
+                hint="delete the folder and train again",
+            ) from None

@@ -1,0 +1,186 @@
+"""The base model of a run: found, loaded as the settings say, seeded where something is drawn, identified.
+
+The one place of Bench that loads a base: training and evaluation get the same weights in the same precision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gradience.bench import assets
+from gradience.bench.archives import sha256_of
+from gradience.bench.settings import ModelSettings
+from gradience.errors import InputError, NetworkError, UsageError, require
+
+EMBEDDED: dict[str, tuple[Callable[[], Path], str]] = {
+    "embedded:minilm": (assets.minilm, "sentence-transformers/all-MiniLM-L6-v2"),
+    "embedded:smollm2": (assets.smollm2, "HuggingFaceTB/SmolLM2-135M-Instruct"),
+}
+"""What a config may name without a hub: the folder of the weights, and what the adapter says it belongs to."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A loaded base model."""
+
+    model: Any
+    tokenizer: Any
+    name: str
+    """What an adapter records as its base."""
+    fingerprint: str
+    """The commit on the hub, or sha256 over the hashes of the weights' files."""
+    dtype: str
+    device: str
+    quantization: str | None
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """`auto`: a GPU where there is one. Raises UsageError (`no-device`) for a device that this machine lacks."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if device == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    chosen = torch.device(device)
+    if not {"cpu": True, "cuda": cuda, "mps": mps}.get(chosen.type, False):
+        raise UsageError(
+            f"runtime.device is {device}, and this machine has none",
+            code="no-device",
+            hint="use cpu or auto; `gradience env` says what torch sees",
+        )
+    return chosen
+
+
+def load_tokenizer(settings: ModelSettings) -> Any:
+    """The base's tokenizer, with a padding token (the end token where it has none of its own)."""
+    from transformers import AutoTokenizer
+
+    source = locate(settings)
+    tokenizer = _from_hub(AutoTokenizer, source, revision=settings.revision)
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise InputError(
+                f"{settings.name}: its tokenizer has neither a padding nor an end token",
+                code="no-pad-token",
+                hint="set pad_token in its tokenizer_config.json",
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(
+    settings: ModelSettings, *, labels: int | None = None, seed: int = 0, device: str = "auto"
+) -> Base:
+    """Load the base: a sequence classifier with `labels` labels, or a causal language model when None.
+
+    `seed` is set before the model is made, since a classifier's head is drawn then.
+    Raises InputError or NetworkError when it cannot be had, MissingExtra without bitsandbytes for `nf4`.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, set_seed
+
+    where = choose_device(device)
+    tokenizer = load_tokenizer(settings)
+    arguments: dict[str, Any] = {"dtype": DTYPES[settings.dtype], "revision": settings.revision}
+    if settings.attn_implementation:
+        arguments["attn_implementation"] = settings.attn_implementation
+    if settings.quantization:
+        arguments |= {"quantization_config": _four_bits(), "device_map": {"": where}}
+    set_seed(seed)
+    source = locate(settings)
+    if labels is None:
+        model = _from_hub(AutoModelForCausalLM, source, **arguments)
+    else:
+        model = _from_hub(AutoModelForSequenceClassification, source, num_labels=labels, **arguments)
+        model.config.pad_token_id = tokenizer.pad_token_id
+    if not settings.quantization:
+        model.to(where)
+    return Base(
+        model=model,
+        tokenizer=tokenizer,
+        name=EMBEDDED[settings.name][1] if settings.name in EMBEDDED else settings.name,
+        fingerprint=getattr(model.config, "_commit_hash", None) or _weights_digest(Path(source)),
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(where),
+        quantization=settings.quantization,
+    )
+
+
+def locate(settings: ModelSettings) -> str:
+    """What `from_pretrained` is given: a folder, or a hub name. Fetches an embedded model."""
+    if settings.name in EMBEDDED:
+        return str(EMBEDDED[settings.name][0]())
+    if settings.name.startswith("embedded:"):
+        raise UsageError(
+            f"model.name: there is no {settings.name}",
+            code="unknown-model",
+            hint=f"embedded are {', '.join(EMBEDDED)}",
+        )
+    return settings.name
+
+
+def _from_hub(factory: Any, source: str, **arguments: Any) -> Any:
+    """`from_pretrained` with one clear message when there is nothing to load."""
+    arguments = {key: value for key, value in arguments.items() if value is not None}
+    try:
+        with quiet():
+            return factory.from_pretrained(source, trust_remote_code=False, **arguments)
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # a missing file, an unknown name, no network; no tokenizer in the folder
+        first = str(error).strip().split("\n", maxsplit=1)[0]
+        if Path(source).exists():
+            raise InputError(
+                f"{source}: cannot load this model: {first}",
+                code="model-unreadable",
+                hint="the folder needs config.json, *.safetensors and the tokenizer's files",
+            ) from error
+        raise NetworkError(
+            f"{source}: no such folder, and it cannot be had from the hub: {first}",
+            code="model-unavailable",
+            hint="check the name and the network; for a gated model accept its terms and run `hf auth login`",
+        ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' bars and its table of newly drawn weights: a head is meant to be new here."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _four_bits() -> Any:
+    """QLoRA (Dettmers et al. 2023): NF4, the block constants quantised too, products in bfloat16."""
+    require("bitsandbytes", extra="qlora")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def _weights_digest(folder: Path) -> str:
+    """sha256 over names and hashes of the safetensors files of `folder`."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(f"{path.name} {sha256_of(path)}\n".encode())
+    return digest.hexdigest()

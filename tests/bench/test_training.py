@@ -1,0 +1,417 @@
+"""Training: seeded before anything is drawn, the loss on answers, resumable to the bit. Real Trainer, tiny models."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from tiny_bench import bert, llama, sentences, sums, tokenizer
+
+from gradience import audit_adapter
+from gradience.artifacts.training import TrainingReport
+from gradience.bench import training
+from gradience.bench.batches import Collator, encode_labelled, encode_questions
+from gradience.bench.checkpoints import MARK, complete_checkpoints, remove_incomplete
+from gradience.bench.seeds import STREAMS, stream
+from gradience.bench.settings import ModelSettings, TrainSettings
+from gradience.bench.training import train
+from gradience.errors import GradienceError, InputError, NetworkError, UsageError
+
+LORA: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
+BERT_LORA: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["query", "value"]}
+
+
+@pytest.fixture(scope="module")
+def causal(tmp_path_factory: pytest.TempPathFactory) -> ModelSettings:
+    return ModelSettings(name=str(llama(tmp_path_factory.mktemp("llama"))), type="causal_lm")
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> ModelSettings:
+    return ModelSettings(name=str(bert(tmp_path_factory.mktemp("bert"))))
+
+
+def recipe(**changes: Any) -> TrainSettings:
+    values = {
+        "max_steps": 6,
+        "lr": 5e-3,
+        "per_device_train_batch_size": 4,
+        "logging_steps": 2,
+        "max_length": 16,
+    }
+    return TrainSettings(**{**values, **changes})
+
+
+def run(model: ModelSettings, output: Path, **changes: Any) -> TrainingReport:
+    kind = model.type == "causal_lm"
+    arguments: dict[str, Any] = {
+        "lora": LORA if kind else BERT_LORA,
+        "recipe": recipe(),
+        "seed": 42,
+        **changes,
+    }
+    return train(sums() if kind else sentences(), model=model, output=output, device="cpu", **arguments)
+
+
+def weights(output: Path) -> bytes:
+    return (output / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+# ------------------------------------------------------------------ what is trained
+
+
+def test_the_labels_that_reach_the_model_are_the_answer_and_the_end_token(
+    causal: ModelSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    wrap = training._wrap
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        network = wrap(*args, **kwargs)
+        network.register_forward_pre_hook(
+            lambda _, __, inputs: seen.append(
+                (inputs["input_ids"], inputs["labels"], inputs["attention_mask"])
+            ),
+            with_kwargs=True,
+        )
+        return network
+
+    monkeypatch.setattr(training, "_wrap", watched)
+    run(causal, tmp_path)
+    read = tokenizer()
+    answers = {item.prompt: item.answer for item in sums().examples.items}
+    assert len(seen) == 6
+    lengths = set()
+    for ids, labels, mask in seen:
+        for row_ids, row_labels, row_mask in zip(ids, labels, mask, strict=True):
+            trained = row_labels[row_labels != -100]
+            lengths.add(int(row_mask.sum()))
+            prompt = read.decode(row_ids[(row_labels == -100) & (row_mask == 1)])
+            assert read.decode(trained) == f"{answers[prompt]} [END]"
+            assert (row_labels[row_mask == 0] == -100).all()
+            assert (row_ids[row_labels != -100] == trained).all()
+    assert len(lengths) > 3  # batches of unequal rows
+
+
+def test_a_question_too_long_is_left_out_and_counted_not_cut(causal: ModelSettings, tmp_path: Path) -> None:
+    report = run(causal, tmp_path, recipe=recipe(max_length=8))
+    lengths = [len(item.prompt.split()) + 2 for item in sums().examples.of("train")]
+    assert report.examples.left_out == sum(length > 8 for length in lengths) > 0
+    assert report.examples.n == sum(length <= 8 for length in lengths)
+    assert report.examples.tokens == sum(length for length in lengths if length <= 8)
+
+
+def test_a_text_too_long_is_cut_and_counted() -> None:
+    encoded = encode_labelled(tokenizer(), sentences().examples.of("train"), 3)
+    texts = [item.text.split() for item in sentences().examples.of("train")]
+    assert encoded.truncated == sum(len(words) > 3 for words in texts) > 0
+    assert max(len(row["input_ids"]) for row in encoded.features) == 3
+
+
+def test_pairs_of_texts_are_encoded_as_pairs() -> None:
+    from dataclasses import replace
+
+    items = [replace(item, text_pair="a plot") for item in sentences().examples.items[:2]]
+    rows = encode_labelled(tokenizer(), items, 16).features
+    decoded = [tokenizer().decode(row["input_ids"]) for row in rows]
+    assert decoded == [f"{item.text} a plot" for item in items]
+
+
+def test_padding_is_on_the_right_and_ignored() -> None:
+    rows = encode_questions(tokenizer(), sums().examples.items[:8], 16).features
+    batch = Collator(tokenizer())(rows)
+    for place, row in enumerate(rows):
+        length = len(row["input_ids"])
+        assert batch["input_ids"][place, :length].tolist() == row["input_ids"]
+        assert batch["labels"][place, length:].tolist() == [-100] * (batch["labels"].shape[1] - length)
+        assert batch["attention_mask"][place].sum() == length
+
+
+# ------------------------------------------------------------------ seeds
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(
+    causal: ModelSettings, tmp_path: Path
+) -> None:
+    first, again, other = (
+        run(causal, tmp_path / name, seed=seed) for name, seed in (("a", 42), ("b", 42), ("c", 43))
+    )
+    assert weights(tmp_path / "a") == weights(tmp_path / "b") != weights(tmp_path / "c")
+    assert first.adapter_sha256 == again.adapter_sha256
+    assert first.start == again.start
+    assert first.start.initial_adapter_sha256 != other.start.initial_adapter_sha256
+    assert first.start.first_batch_sha256 != other.start.first_batch_sha256
+    config = [(tmp_path / name / "adapter" / "adapter_config.json").read_bytes() for name in "ab"]
+    assert config[0] == config[1]
+
+
+def test_another_rank_moves_neither_the_head_nor_the_order_of_the_data(
+    classifier: ModelSettings, tmp_path: Path
+) -> None:
+    still = recipe(lr=1e-30)  # nothing moves: what is stored is what was drawn
+    small = run(classifier, tmp_path / "4", recipe=still)
+    large = run(classifier, tmp_path / "8", recipe=still, lora={**BERT_LORA, "r": 8, "lora_alpha": 16})
+    assert small.start.first_batch_sha256 == large.start.first_batch_sha256
+    heads = [
+        {name: value for name, value in load_file(path / "adapter" / "adapter_model.safetensors").items()
+         if "classifier" in name}
+        for path in (tmp_path / "4", tmp_path / "8")
+    ]  # fmt: skip
+    assert heads[0]
+    for name, value in heads[0].items():
+        torch.testing.assert_close(heads[1][name], value, rtol=0, atol=1e-25)
+
+
+def test_streams_are_apart() -> None:
+    drawn = {stream(seed, name) for seed in range(100) for name in STREAMS}
+    assert len(drawn) == 400
+    assert all(0 <= value < 2**31 for value in drawn)
+    assert stream(42, "lora") == 1521067201  # change this and no published adapter can be trained again
+
+
+# ------------------------------------------------------------------ what comes out
+
+
+def test_the_adapter_is_peft_s_and_the_report_says_what_it_is(causal: ModelSettings, tmp_path: Path) -> None:
+    patterns = {
+        "rank_pattern": {"model.layers.0.self_attn.q_proj": 2},
+        "alpha_pattern": {"model.layers.0.self_attn.q_proj": 4},
+    }
+    report = run(causal, tmp_path, lora={**LORA, **patterns})
+    audit = audit_adapter(tmp_path / "adapter")
+    ranks = {layer.name.removeprefix("base_model.model."): (layer.r, layer.scale) for layer in audit.layers}
+    assert ranks["model.layers.0.self_attn.q_proj"] == (2, 2.0)
+    assert ranks["model.layers.1.self_attn.q_proj"] == (4, 2.0)
+    assert report.lora_params == audit.total_lora_params
+    assert report.other_params == 0
+    assert report.steps == report.planned_steps == 6
+    assert report.loss is not None
+    assert not report.diverged
+    assert not list(tmp_path.glob("checkpoints*"))
+    loaded = PeftModel.from_pretrained(
+        training.load_base(causal, device="cpu").model, str(tmp_path / "adapter")
+    )
+    assert sum(p.numel() for n, p in loaded.named_parameters() if "lora_" in n) == report.lora_params
+    assert json.loads((tmp_path / "run.jsonl").read_text().splitlines()[0])["event"] == "run_start"
+
+
+def test_it_learns(classifier: ModelSettings, tmp_path: Path) -> None:
+    everywhere = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
+    report = run(classifier, tmp_path, lora=everywhere, recipe=recipe(max_steps=150, lr=3e-3))
+    assert report.loss is not None
+    assert report.loss < 0.1  # log 2 is what a coin has
+    assert report.other_params > 0
+
+
+def test_with_the_head_alone_every_b_stays_zero(classifier: ModelSettings, tmp_path: Path) -> None:
+    run(classifier, tmp_path, trained="head", recipe=recipe(max_steps=60, lr=2e-2))
+    tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert all((value == 0).all() for name, value in tensors.items() if "lora_B" in name)
+    assert any((value != 0).any() for name, value in tensors.items() if "classifier" in name)
+
+
+def test_a_loss_that_is_no_number_ends_the_training_there(causal: ModelSettings, tmp_path: Path) -> None:
+    everywhere = {**LORA, "target_modules": "all-linear"}
+    report = run(causal, tmp_path, lora=everywhere, recipe=recipe(lr=1e30, max_steps=50, max_grad_norm=0))
+    assert report.diverged
+    assert report.loss is None
+    assert report.steps < 50
+
+
+def test_checkpointing_of_gradients_changes_nothing_but_memory(causal: ModelSettings, tmp_path: Path) -> None:
+    run(causal, tmp_path / "plain")
+    run(causal.model_copy(update={"gradient_checkpointing": True}), tmp_path / "saved")
+    plain, saved = (
+        load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("plain", "saved")
+    )
+    for name, value in plain.items():
+        torch.testing.assert_close(saved[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_accumulation_is_the_same_batch_in_parts(causal: ModelSettings, tmp_path: Path) -> None:
+    run(causal, tmp_path / "whole", recipe=recipe(per_device_train_batch_size=4))
+    run(
+        causal,
+        tmp_path / "parts",
+        recipe=recipe(per_device_train_batch_size=2, gradient_accumulation_steps=2),
+    )
+    whole, parts = (
+        load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("whole", "parts")
+    )
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_bfloat16_bases_get_factors_in_float32(causal: ModelSettings, tmp_path: Path) -> None:
+    report = run(causal.model_copy(update={"dtype": "bfloat16"}), tmp_path)
+    assert report.dtype == "bfloat16"
+    tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert {value.dtype for value in tensors.values()} == {torch.float32}
+
+
+def test_epochs_and_a_share_of_warm_up(causal: ModelSettings, tmp_path: Path) -> None:
+    report = run(causal, tmp_path, recipe=recipe(max_steps=None, epochs=2, warmup_ratio=0.1))
+    assert report.steps == report.planned_steps == 2 * 15  # 60 train examples in batches of 4
+
+
+# ------------------------------------------------------------------ errors
+
+
+def test_a_finished_training_is_not_repeated_and_not_mistaken_for_another(
+    causal: ModelSettings, tmp_path: Path
+) -> None:
+    done = run(causal, tmp_path)
+    before = (tmp_path / "training.json").stat().st_mtime_ns
+    assert run(causal, tmp_path) == done
+    assert (tmp_path / "training.json").stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="its seed differ") as caught:
+        run(causal, tmp_path, seed=43)
+    assert caught.value.code == "other-training"
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "code"),
+    [
+        ({"name": "embedded:nothing"}, UsageError, "unknown-model"),
+        ({"name": "no/such-model-anywhere"}, NetworkError, "model-unavailable"),
+        ({"name": "empty folder"}, InputError, "model-unreadable"),
+    ],
+    ids=["no such embedded model", "neither a folder nor on the hub", "a folder without a model"],
+)
+def test_a_base_that_cannot_be_had(
+    settings: dict[str, str], error: type[GradienceError], code: str, tmp_path: Path
+) -> None:
+    if settings["name"] == "empty folder":
+        settings = {"name": str(tmp_path)}
+    with pytest.raises(error) as caught:
+        run(ModelSettings(**settings, type="causal_lm"), tmp_path / "out")
+    assert caught.value.code == code
+    assert caught.value.hint
+
+
+def test_a_task_that_the_model_cannot_do(causal: ModelSettings, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="needs seqcls") as caught:
+        train(
+            sentences(),
+            model=causal,
+            lora=LORA,
+            recipe=recipe(),
+            seed=1,
+            output=tmp_path / "out",
+            device="cpu",
+        )
+    assert caught.value.code == "task-model"
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_fits(causal: ModelSettings, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="60 of them longer than 2 tokens") as caught:
+        run(causal, tmp_path, recipe=recipe(max_length=2))
+    assert caught.value.code == "no-examples"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_steps": None}, "either `max_steps` or `epochs`"),
+        ({"epochs": 1}, "either `max_steps` or `epochs`"),
+        ({"warmup_steps": 3, "warmup_ratio": 0.1}, "either `warmup_steps` or `warmup_ratio`"),
+        ({"learning_rate": 1e-3}, "two names of one setting"),
+        ({"lr": 0}, "greater than 0"),
+        ({"lrr": 1}, "Extra inputs"),
+    ],
+    ids=["no length", "two lengths", "two warm-ups", "two rates", "no rate", "unknown key"],
+)
+def test_recipes_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        recipe(**changes)
+
+
+# ------------------------------------------------------------------ killed and resumed
+
+SLOW = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_training import recipe, run
+from gradience.bench.settings import ModelSettings
+run(
+    ModelSettings(name={base!r}, type="causal_lm"), Path(sys.argv[1]),
+    recipe=recipe(max_steps=40, save_steps=1), on_step=lambda done, planned: time.sleep(0.03),
+)
+"""
+
+
+def start(base: str, output: Path) -> subprocess.Popen[bytes]:
+    program = SLOW.format(tests=str(Path(__file__).parent), base=base)
+    return subprocess.Popen(
+        [sys.executable, "-c", program, str(output)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stderr=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.slow
+def test_killed_at_random_steps_it_ends_with_the_same_bytes(causal: ModelSettings, tmp_path: Path) -> None:
+    assert start(causal.name, tmp_path / "whole").wait(300) == 0
+    dice = random.Random(os.environ.get("CI") and 5)
+    output, kills = tmp_path / "killed", 0
+    for _ in range(3):
+        process = start(causal.name, output)
+        deadline = time.monotonic() + 120
+        known = set(complete_checkpoints(output / "checkpoints"))
+        while not set(complete_checkpoints(output / "checkpoints")) - known and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(dice.uniform(0, 0.3))
+        kills += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert start(causal.name, output).wait(300) == 0
+    assert kills > 0
+    assert weights(output) == weights(tmp_path / "whole")
+    whole, killed = (TrainingReport.read(tmp_path / name / "training.json") for name in ("whole", "killed"))
+    assert killed.start == whole.start
+    assert killed.loss == whole.loss
+    assert len(killed.resumed_from) >= kills
+    assert whole.resumed_from == []
+
+
+def test_a_checkpoint_without_its_mark_is_none(tmp_path: Path) -> None:
+    for step, complete in ((5, True), (10, True), (15, False)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if complete:
+            (folder / MARK).touch()
+    assert [path.name for path in complete_checkpoints(tmp_path)] == ["checkpoint-5", "checkpoint-10"]
+    remove_incomplete(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-5"]
+
+
+def test_an_unfinished_training_is_not_continued_with_other_settings(
+    causal: ModelSettings, tmp_path: Path
+) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, planned: int) -> None:
+        if done == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(causal, tmp_path, recipe=recipe(save_steps=1), on_step=stop)
+    with pytest.raises(InputError, match="begun with other settings") as caught:
+        run(causal, tmp_path, recipe=recipe(save_steps=1, lr=1e-3))
+    assert caught.value.code == "other-training"
+    assert run(causal, tmp_path, recipe=recipe(save_steps=1)).resumed_from == [2]

@@ -1,0 +1,99 @@
+"""A base folder with real, tiny, random models and a word-level tokenizer, and tasks that they can learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
+
+from gradience.bench.tasks.base import ClassificationTask, GenerationTask
+from gradience.bench.tasks.examples import Examples, Labelled, Question, Role, content_id, prepare
+
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[END]",
+    "good",
+    "bad",
+    "a",
+    "film",
+    "plot",
+    "very",
+    "is",
+    "=",
+    *map(str, range(20)),
+]
+ROLES: tuple[Role, ...] = ("train", "train", "train", "dev", "confirm")
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word."""
+    made = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]", eos_token="[END]"
+    )
+
+
+def bert(folder: Path) -> Path:
+    """A classifier's base of two layers, without a head."""
+    set_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    # A hundred times the usual variance: with so few numbers the words would hardly differ.
+    config = BertConfig(vocab_size=len(WORDS), num_labels=2, initializer_range=0.2, **shape)
+    model = BertForSequenceClassification(config)
+    model.bert.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def llama(folder: Path, **changes: int) -> Path:
+    """A causal model of two layers."""
+    set_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": len(WORDS)}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    config = LlamaConfig(
+        **{**shape, **heads, "pad_token_id": 0, "eos_token_id": 2, "bos_token_id": None, **changes}
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def sentences(count: int = 60) -> ClassificationTask:
+    """Good or bad: the first word says it, and BERT's pooler looks at the first token."""
+    items = [
+        Labelled(
+            id=content_id(str(place)),
+            text=("good" if place % 2 else "bad") + " film" + " very" * (place % 4),
+            label=place % 2,
+            role=ROLES[place % 5],
+        )
+        for place in range(count)
+    ]
+    return ClassificationTask(name="sentences", examples=prepare(items), label_names=("bad", "good"))
+
+
+def sums(count: int = 100) -> GenerationTask:
+    """`3 4 = ` -> ` 7`, with one, two or three terms."""
+    items = []
+    for place in range(count):
+        terms = [place % 7, place % 5, place % 3][: 1 + place % 3]
+        prompt = f"{' '.join(map(str, terms))} is" + " very" * (place % 4) + " ="
+        key = content_id(f"{place} {prompt}", exact=True)
+        items.append(Question(key, prompt, f" {sum(terms)}", str(sum(terms)), ROLES[place % 5]))
+    return GenerationTask(
+        name="sums",
+        examples=Examples(tuple(sorted(items, key=lambda item: item.id)), {"rows": count}),
+        filters={"first": lambda output: (output.split() or [None])[0]},
+        same=lambda extracted, gold: extracted == gold,
+        max_new_tokens=4,
+    )
