@@ -77,7 +77,8 @@ def train(
     `lora` are arguments of PEFT's LoraConfig, a full `rank_pattern` and `alpha_pattern` among them. With
     `trained="head"` the LoRA stays at B = 0: the control that says what a classifier's head is worth alone.
     A call whose process was killed goes on from the last complete checkpoint in `output` (`recipe.save_steps`);
-    a call that had finished returns its report. Several processes (accelerate launch, torchrun) share the batch. `output` holds `run.jsonl` too, the telemetry.
+    a call that had finished returns its report. Several processes (torchrun, accelerate launch) share the batch.
+    `output` holds `run.jsonl` too, the telemetry.
 
     Raises InputError or NetworkError when the base cannot be loaded, InputError when `output` holds another
     training (`other-training`), UsageError when task and model do not fit together (`task-model`).

@@ -1,0 +1,33 @@
+"""`manifest.json`: the last file of a finished stage of Bench, and so the proof that it is finished."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from gradience.artifacts.base import Artifact, Float12, Part
+
+
+class StageFile(Part):
+    """One file of a stage."""
+
+    sha256: str
+    bytes: int
+
+
+class StageManifest(Artifact):
+    """What a stage was made from, and what it made."""
+
+    schema_id: ClassVar[str] = "gradience.stage/1"
+    schema_: Literal["gradience.stage/1"] = Field(default="gradience.stage/1", alias="schema")
+    stage: str
+    key: str
+    """sha256 over the stage's name, its version and everything that it depends on."""
+    files: dict[str, StageFile]
+    """Path inside the stage's folder -> what it holds."""
+    seconds: Float12
+    """Of the process that finished it; what an interrupted one had done before is not in it."""
+    peak_memory_bytes: int | None
+    """On a GPU, what torch had allocated at most during the stage; on a CPU, the largest resident size of the
+    process until its end."""

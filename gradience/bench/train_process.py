@@ -1,0 +1,66 @@
+"""A training in processes of its own, one for each GPU: `torchrun -m gradience.bench.train_process ORDER.json`.
+
+The Trainer finds the other processes through accelerate, which reads what torchrun (or `accelerate launch`) says.
+Everything the training needs stands in one JSON file; everything it makes lies in its output folder.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel
+
+from gradience.bench import tasks
+from gradience.bench.settings import ModelSettings, TrainSettings
+from gradience.bench.training import train
+from gradience.errors import IncompleteError
+
+
+class Order(BaseModel):
+    """The arguments of `train`, as a file."""
+
+    profile: str
+    options: dict[str, Any]
+    model: ModelSettings
+    lora: dict[str, Any]
+    recipe: TrainSettings
+    seed: int
+    trained: Literal["lora", "head"] = "lora"
+    device: str = "auto"
+    output: Path
+
+    def carry_out(self) -> None:
+        """Train."""
+        arguments = {name: getattr(self, name) for name in type(self).model_fields}
+        task = tasks.load(arguments.pop("profile"), arguments.pop("options"))
+        train(task, **arguments)
+
+
+def launch(order: Order, processes: int) -> None:
+    """Carry out `order` in so many processes, and wait for them. Their output goes to stderr.
+
+    Raises IncompleteError (`training-failed`) when they fail; what they said stands above it.
+    """
+    path = order.output.with_name(f"{order.output.name}.order.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(order.model_dump_json(indent=2), encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node", str(processes), "-m", "gradience.bench.train_process", str(path)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
+    if done.returncode:
+        raise IncompleteError(
+            f"{order.output}: the training in {processes} processes ended with exit code {done.returncode}",
+            code="training-failed",
+            hint="its own message stands above; run again to go on from the last checkpoint",
+        )
+    path.unlink()
+
+
+if __name__ == "__main__":
+    Order.model_validate_json(Path(sys.argv[1]).read_bytes()).carry_out()
+    if torch.distributed.is_initialized():  # else the first process to leave takes the others down
+        torch.distributed.destroy_process_group()
