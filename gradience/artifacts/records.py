@@ -1,15 +1,16 @@
 """`*.records.jsonl`: one line for every example that was evaluated, below one line that says how.
 
-Scores are counts over these lines, so that anybody can count again. Two files may be compared example by
-example only when their headers agree on everything but the adapter (`ExamplesRun.same_run_as`).
+Scores are counts over these lines, so that anybody can count again (`count`). Two files may be compared example
+by example only when their headers agree on everything but the adapter (`ExamplesRun.same_run_as`).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, overload
 
 from pydantic import Field, ValidationError
 
@@ -18,43 +19,69 @@ from gradience.errors import InputError
 
 SCHEMA = "gradience.records/1"
 
+Kind = Literal["classification", "generation", "scores"]
+StopReason = Literal["eos", "stop_string", "length"]
+
 
 class ExamplesRun(Part):
     """The first line: what answered, and everything that can move an answer."""
 
     schema_: Literal["gradience.records/1"] = Field(default="gradience.records/1", alias="schema")
-    kind: Literal["classification"] = "classification"
-    adapter: str
-    """The name it was evaluated under."""
-    adapter_sha256: str
+    kind: Kind
+    adapter: str | None
+    """The name it was evaluated under; null for the base model alone."""
+    adapter_sha256: str | None
     """Digest of its weights file."""
-    base: str
-    """The base model's name or folder, as it was loaded."""
+    adapter_config_sha256: str | None
+    """Digest of its configuration, which holds the scale."""
     lora: bool = True
     """False: the adapter's head alone, on the base's own features (ΔW = 0)."""
+    reference: str | None = None
+    """Scores: the adapter that KL and flips are measured against."""
+    reference_sha256: str | None = None
+    """Digest of the reference's weights file."""
+    base: str
+    """The base model's name or folder, as it was loaded."""
+    base_sha256: str
+    """Digest of the name, shape, dtype and 16 values of each parameter of the base, its head apart."""
+    tokenizer_sha256: str
+    """Digest of the tokenizer's vocabulary, rules and special tokens."""
+    quantization: str | None = None
+    """How the base's weights are packed, such as `bitsandbytes nf4`."""
     dtype: str
-    """The base's dtype, as torch names it."""
-    batch_size: int
-    max_length: int
-    """Tokens of a text that were read; what is longer is cut."""
+    """The base's dtype, as torch names it. LoRA factors are computed in float32 unless the base is float64."""
+    attention: str | None
+    """The implementation of attention, as transformers names it."""
+    device: str
     threads: int
     versions: dict[str, str]
-    """torch, transformers, peft."""
+    """gradience, torch, transformers, peft, tokenizers."""
+    batch_size: int
+    max_length: int | None
+    """Tokens that an example may have, its answer included; what is longer is cut. Null: no limit is known."""
+    max_new_tokens: int | None = None
+    """Generation: tokens of an output at most."""
+    stop: tuple[str, ...] = ()
+    """Generation: an output ends before the first of these."""
+    filters: tuple[str, ...] = ()
+    """Generation: names of the ways of finding the answer. The first decides."""
+    examples_sha256: str
+    """Digest of the examples, in their order."""
     n: int
     """How many examples follow."""
 
     def same_run_as(self, other: ExamplesRun) -> bool:
         """Whether the two differ in the adapter alone."""
-        adapter = {"adapter", "adapter_sha256", "lora"}
+        adapter = {"adapter", "adapter_sha256", "adapter_config_sha256", "lora"}
         return self.model_dump(exclude=adapter) == other.model_dump(exclude=adapter)
 
 
 class ClassificationRecord(Part):
-    """One example and the answer to it."""
+    """One text and the label it was given."""
 
     id: str
     text_sha256: str
-    """Digest of the text exactly as it was given to the tokenizer."""
+    """Digest of the text exactly as it was given to the tokenizer; a pair is joined by U+0000."""
     label: int
     predicted: int
     correct: bool
@@ -63,17 +90,122 @@ class ClassificationRecord(Part):
     """Whether the text was longer than `max_length` tokens."""
 
 
-def write_records(path: Path, run: ExamplesRun, records: Sequence[ClassificationRecord]) -> Path:
+class GenerationRecord(Part):
+    """One prompt and what was written behind it."""
+
+    id: str
+    prompt_sha256: str
+    """Digest of the prompt exactly as it was given to the tokenizer."""
+    answer: str
+    """The gold answer."""
+    output: str
+    """What was generated, without the end token and up to the first stop string."""
+    n_tokens: int
+    """Tokens that were generated, the end token or those of the stop string included."""
+    stopped_by: StopReason
+    """`length`: cut off at `max_new_tokens`."""
+    answers: dict[str, str | None]
+    """Name of a filter -> the answer it finds in the output; null when it finds none."""
+    extracted: str | None
+    """What the first filter finds."""
+    correct: bool
+    truncated: bool
+    """Whether the prompt was too long and lost its beginning."""
+
+
+class ScoreRecord(Part):
+    """One prompt with its response: how likely the model finds it, token by token, with the right tokens before."""
+
+    id: str
+    prompt_sha256: str
+    response_sha256: str
+    loglikelihood: Float12
+    """Sum over the tokens of the response and the end token, in nats."""
+    n_tokens: int
+    """How many tokens that is."""
+    exact: bool
+    """Whether each of them is the most likely one."""
+    kl: Float12 | None = None
+    """KL(reference ‖ adapter) summed over the same positions, in nats; null without a reference."""
+    flips: int | None = None
+    """Positions at which another token is the most likely one; null without a reference."""
+    truncated: bool
+    """Whether the prompt was too long and lost its beginning."""
+
+    @property
+    def correct(self) -> bool:
+        """Another name of `exact`, so that every kind of record has it."""
+        return self.exact
+
+
+Record = ClassificationRecord | GenerationRecord | ScoreRecord
+R = TypeVar("R", bound=Record)
+
+RECORD_TYPES: Mapping[Kind, type[Record]] = {
+    "classification": ClassificationRecord,
+    "generation": GenerationRecord,
+    "scores": ScoreRecord,
+}
+
+
+class Evaluation(NamedTuple, Generic[R]):
+    """What a file of records holds, in the order of the examples."""
+
+    run: ExamplesRun
+    records: tuple[R, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What can be counted over records. 0 where a kind of record does not know the thing."""
+
+    n: int
+    correct: int
+    cut_off: int
+    """Outputs that ended at `max_new_tokens`."""
+    no_answer: int
+    """Outputs in which the first filter found no answer."""
+    truncated: int
+    """Examples that were too long and were cut."""
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right answers (NaN for no examples)."""
+        return self.correct / self.n if self.n else float("nan")
+
+
+def count(records: Iterable[Record]) -> Counts:
+    """The counts of `records`, of whatever kind."""
+    rows = list(records)
+    outputs = [row for row in rows if isinstance(row, GenerationRecord)]
+    return Counts(
+        n=len(rows),
+        correct=sum(row.correct for row in rows),
+        cut_off=sum(row.stopped_by == "length" for row in outputs),
+        no_answer=sum(row.extracted is None for row in outputs),
+        truncated=sum(row.truncated for row in rows),
+    )
+
+
+def write_records(path: Path, run: ExamplesRun, records: Sequence[Record]) -> Path:
     """Write header and records to `path`, whole or not at all. Raises OutputError (`write-failed`)."""
-    lines = [run.model_dump_json(), *(record.model_dump_json() for record in records)]
-    return write_whole(path, [line.encode() + b"\n" for line in lines])
+    return write_whole(path, [line(run), *(line(record) for record in records)])
 
 
-def read_records(path: str | os.PathLike[str]) -> tuple[ExamplesRun, tuple[ClassificationRecord, ...]]:
-    """Header and records of the file at `path`.
+def line(part: ExamplesRun | Record) -> bytes:
+    """One line of the file, its end included."""
+    return part.model_dump_json().encode() + b"\n"
+
+
+@overload
+def read_records(path: str | os.PathLike[str]) -> Evaluation[Any]: ...
+@overload
+def read_records(path: str | os.PathLike[str], expected: type[R]) -> Evaluation[R]: ...
+def read_records(path: str | os.PathLike[str], expected: type[R] | None = None) -> Evaluation[Any]:
+    """Header and records of the file at `path`; with `expected`, records of this type only.
 
     Raises InputError: `artifact-missing` when it cannot be read, `artifact-invalid` when a line is not what
-    it should be or when there are more or fewer records than the header says.
+    it should be, when there are more or fewer records than the header says, or when they are of another kind.
     """
     path = Path(path)
     try:
@@ -89,14 +221,17 @@ def read_records(path: str | os.PathLike[str]) -> tuple[ExamplesRun, tuple[Class
     records = []
     try:
         run = ExamplesRun.model_validate_json(lines[0])
-        for line in rows:
+        record_type = RECORD_TYPES[run.kind]
+        for row in rows:
             number += 1
-            records.append(ClassificationRecord.model_validate_json(line))
+            records.append(record_type.model_validate_json(row))
     except ValidationError as error:
         raise _invalid(path, f"line {number}: {error.errors(include_url=False)[0]['msg']}") from None
     if len(records) != run.n:
         raise _invalid(path, f"{len(records)} records, and the first line says {run.n}")
-    return run, tuple(records)
+    if expected is not None and record_type is not expected:
+        raise _invalid(path, f"its records are of the kind {run.kind}")
+    return Evaluation(run, tuple(records))
 
 
 def _invalid(path: Path, why: str) -> InputError:
