@@ -24,12 +24,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from gradience.artifacts.records import ClassificationRecord, ExamplesRun, read_records, write_records
+from gradience.artifacts.records import ClassificationRecord, Evaluation, count
 from gradience.audit import audit_adapter
 from gradience.bench.assets import minilm
 from gradience.bench.tasks import reviews
 from gradience.compress import compress_adapter
-from gradience.inference import Classifier, accuracy, diverge
+from gradience.inference import Session, diverge, evaluate_classification
 from gradience.plan import ToBudget, ToRank, plan_compression
 
 RANKS = (16, 8, 4, 2, 1)
@@ -111,44 +111,43 @@ def random_directions(adapter: Path, pattern: Path, folder: Path, rank: int) -> 
 
 
 def measure(
-    judge: Classifier, adapter: Path, output: Path, role: str, controls: Container[int]
+    session: Session, adapter: Path, output: Path, role: str, controls: Container[int]
 ) -> tuple[Outcome, list[Outcome]]:
     """The original and all variants of one adapter."""
     examples = reviews.load().examples.of(role)  # type: ignore[arg-type]
     name = adapter.resolve().name
     output.mkdir(parents=True, exist_ok=True)
     original = Variant("original", max(layer.r for layer in audit_adapter(adapter).layers), adapter, 1.0, 0.0)
-    base = evaluate(judge, name, original, examples, output)
+    base = evaluate(session, name, original, examples, output)
     outcomes = []
     for number, variant in enumerate(variants(adapter, output, controls)):
-        answers = evaluate(judge, f"{name}-{number}", variant, examples, output)
+        answers = evaluate(session, f"{name}-{number}", variant, examples, output)
         outcomes.append(outcome(variant, base, answers))
         print(f"{name}: {variant.label} r={variant.rank}: {outcomes[-1].right}", file=sys.stderr)
     return outcome(original, base, base), outcomes
 
 
 def evaluate(
-    judge: Classifier, name: str, variant: Variant, examples: tuple[reviews.Labelled, ...], output: Path
-) -> tuple[ExamplesRun, list[ClassificationRecord]]:
+    session: Session, name: str, variant: Variant, examples: tuple[reviews.Labelled, ...], output: Path
+) -> Evaluation[ClassificationRecord]:
     slug = f"{variant.label.split(',')[0].replace(' ', '-')}-{variant.rank}"
     if variant.label.startswith("svd,"):
         slug = f"budget-{variant.rank}"
-    path = output / f"{slug}.records.jsonl"
-    if path.exists():
-        run, kept = read_records(path)
-        return run, list(kept)
-    judge.add(name, variant.folder)
-    run, records = judge.evaluate(name, examples)
-    write_records(path, run, records)
-    return run, list(records)
+    session.add(name, variant.folder)
+    evaluation = evaluate_classification(session, name, examples, path=output / f"{slug}.records.jsonl")
+    session.remove(name)
+    return evaluation
 
 
 def outcome(
     variant: Variant,
-    base: tuple[ExamplesRun, list[ClassificationRecord]],
-    answers: tuple[ExamplesRun, list[ClassificationRecord]],
+    base: Evaluation[ClassificationRecord],
+    answers: Evaluation[ClassificationRecord],
 ) -> Outcome:
-    score, change = accuracy(answers[1]), diverge(base, answers)
+    score, change = count(answers.records), diverge(base, answers)
+    assert change.flips is not None
+    assert change.kl_mean is not None
+    assert change.kl_standard_error is not None
     return Outcome(
         variant,
         score.correct,
@@ -225,10 +224,10 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
-    judge = Classifier.load(minilm(), labels=2)
+    session = Session.load(minilm(), labels=2)
     results = {
         adapter.resolve().name: measure(
-            judge,
+            session,
             adapter,
             options.output / adapter.resolve().name,
             options.role,

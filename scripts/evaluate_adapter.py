@@ -17,13 +17,11 @@ from pathlib import Path
 
 import torch
 
-from gradience.artifacts.records import ClassificationRecord, ExamplesRun, write_records
+from gradience.artifacts.records import ClassificationRecord, Evaluation, count
 from gradience.bench.assets import minilm
 from gradience.bench.tasks import reviews
 from gradience.errors import GradienceError
-from gradience.inference import Classifier, accuracy, diverge
-
-Evaluation = tuple[ExamplesRun, Sequence[ClassificationRecord]]
+from gradience.inference import Session, diverge, evaluate_classification
 
 
 def names_of(adapters: Sequence[Path]) -> list[str]:
@@ -36,13 +34,18 @@ def names_of(adapters: Sequence[Path]) -> list[str]:
     return names
 
 
-def table(evaluations: Sequence[Evaluation]) -> str:
+def label(evaluation: Evaluation[ClassificationRecord]) -> str:
+    """What the first column says."""
+    return f"{evaluation.run.adapter}{'' if evaluation.run.lora else ', head only'}"
+
+
+def table(evaluations: Sequence[Evaluation[ClassificationRecord]]) -> str:
     """One line for each adapter: right answers, and what changed against the first."""
     lines = [f"{'adapter':32} {'right':>12} {'accuracy':>9} {'KL x 1000':>15} {'flips':>6} {'lost/won':>9}"]
     for evaluation in evaluations:
-        score, change = accuracy(evaluation[1]), diverge(evaluations[0], evaluation)
+        score, change = count(evaluation.records), diverge(evaluations[0], evaluation)
         lines.append(
-            f"{evaluation[0].adapter:32} {score.correct:>5} of {score.n:<3} {score.value:>8.2%}"
+            f"{label(evaluation):32} {score.correct:>5} of {score.n:<3} {score.accuracy:>8.2%}"
             f" {1000 * change.kl_mean:>8.2f} ± {1000 * change.kl_standard_error:<4.2f} {change.flips:>6}"
             f" {change.only_a_right:>5}/{change.only_b_right}"
         )
@@ -63,20 +66,15 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
     try:
         examples = reviews.load().examples.of(arguments.role)
-        judge = Classifier.load(minilm(), labels=2)
+        session = Session.load(minilm(), labels=2)
         arguments.output.mkdir(parents=True, exist_ok=True)
-        evaluations: list[Evaluation] = []
+        evaluations: list[Evaluation[ClassificationRecord]] = []
         for name, adapter in zip(names_of(arguments.adapters), arguments.adapters, strict=True):
-            judge.add(name, adapter)
+            session.add(name, adapter)
             for lora in (True, False) if arguments.head_only else (True,):
-                run, records = judge.evaluate(name, examples, lora=lora)
-                if not lora:
-                    run = run.model_copy(update={"adapter": f"{name}, head only"})
                 suffix = "" if lora else ".head-only"
-                write_records(
-                    arguments.output / f"{name}{suffix}.{arguments.role}.records.jsonl", run, records
-                )
-                evaluations.append((run, records))
+                path = arguments.output / f"{name}{suffix}.{arguments.role}.records.jsonl"
+                evaluations.append(evaluate_classification(session, name, examples, lora=lora, path=path))
     except GradienceError as error:
         print(f"error: {error}\nhint: {error.hint}", file=sys.stderr)
         return error.exit_code

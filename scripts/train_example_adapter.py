@@ -34,12 +34,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
+from gradience.artifacts.records import count
 from gradience.bench.archives import sha256_of
 from gradience.bench.assets import MINILM, REVIEWS, minilm
 from gradience.bench.tasks import reviews
 from gradience.bench.tasks.examples import Examples, Labelled
 from gradience.errors import GradienceError
-from gradience.inference import Classifier, accuracy, classify
+from gradience.inference import Session, classify, evaluate_classification
 
 BUNDLED = Path(__file__).resolve().parent.parent / "gradience" / "examples" / "minilm-reviews-r8"
 BASE_NAME = "sentence-transformers/all-MiniLM-L6-v2"
@@ -227,14 +228,17 @@ def train(preset: Preset, folder: Path) -> dict[str, Any]:
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
     dev = data.of("dev")
-    judge = Classifier.load(base, labels=2, max_length=preset.max_length)
-    judge.add("stored", folder)
-    records = judge.evaluate("stored", dev)[1]
-    stored = accuracy(records)
-    its_head = accuracy(judge.evaluate("stored", dev, lora=False)[1])
+    session = Session.load(base, labels=2)
+    session.add("stored", folder)
+    stored, its_head = (
+        count(
+            evaluate_classification(session, "stored", dev, lora=lora, max_length=preset.max_length).records
+        )
+        for lora in (True, False)
+    )
     controls = head_only(preset, base, tokenizer, data)
     gain = (stored.correct - max(controls.values())) / len(dev)
-    passed = stored.value >= preset.minimum_accuracy and gain >= preset.minimum_gain
+    passed = stored.accuracy >= preset.minimum_accuracy and gain >= preset.minimum_gain
     (folder / "training_log.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in log), encoding="utf-8"
     )
@@ -253,7 +257,7 @@ def train(preset: Preset, folder: Path) -> dict[str, Any]:
             "counts": dict(data.counts),
             "sizes": {role: len(data.of(role)) for role in ("train", "dev", "confirm")},
             "fingerprints": {role: data.fingerprint(role) for role in ("train", "dev")},
-            "truncated_dev": sum(record.truncated for record in records),
+            "truncated_dev": stored.truncated,
             "release": f"{REVIEWS.release.name} {REVIEWS.release.version}",
             "release_sha256": REVIEWS.release.sha256,
         },

@@ -1,0 +1,152 @@
+"""Records that survive a kill: every batch is on the disk before the next one begins.
+
+`NAME.part` beside the file that is made holds the header and the records of the batches that are complete, in the
+order in which they were answered. An evaluation that is run again with the same header goes on behind them;
+since batches depend on the examples alone, it ends with the same bytes as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Generic
+
+from pydantic import ValidationError
+
+from gradience.artifacts.base import write_whole
+from gradience.artifacts.records import (
+    RECORD_TYPES,
+    Evaluation,
+    ExamplesRun,
+    R,
+    line,
+    read_records,
+    write_records,
+)
+from gradience.errors import InputError, OutputError
+
+OnBlock = Callable[[int, int], None]
+"""Called with (batches that are done, batches in all)."""
+
+
+class Blocks(Generic[R]):
+    """The records of one adapter, batch by batch; in memory alone when there is no path."""
+
+    def __init__(
+        self, run: ExamplesRun, ids: Sequence[str], batches: Sequence[Sequence[int]], path: Path | None
+    ) -> None:
+        """Take up what is complete at `path` or in its `.part`, where the header is the same in every byte."""
+        self.run, self.ids, self.batches, self.path = run, ids, batches, path
+        self.done: list[list[R]] = []
+        self.finished = False
+        if path is not None:
+            with _refusals(path):
+                self._take_up(path)
+
+    @property
+    def part(self) -> Path | None:
+        """Where the complete batches lie until all are."""
+        return None if self.path is None else self.path.with_name(f"{self.path.name}.part")
+
+    def keep(self, blocks: int) -> None:
+        """Forget all but the first `blocks` batches: what another adapter of the same evaluation lacks."""
+        if self.finished and blocks == len(self.batches):
+            return
+        self.done, self.finished = self.done[:blocks], False
+        if self.part is not None:
+            with _refusals(self.part):
+                self.part.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self.part, [line(self.run), *map(line, chain(*self.done))])
+
+    def append(self, records: Sequence[R]) -> None:
+        """Add the next batch, and have it on the disk."""
+        self.done.append(list(records))
+        if self.part is not None:
+            with _refusals(self.part):
+                _append(self.part, b"".join(map(line, records)))
+
+    def finish(self) -> Evaluation[R]:
+        """All records in the order of the examples; the file is written whole and its `.part` removed."""
+        ordered = dict(zip(chain(*self.batches), chain(*self.done), strict=True))
+        evaluation = Evaluation(self.run, tuple(ordered[place] for place in range(len(self.ids))))
+        if self.path is not None and self.part is not None:
+            if not self.finished:
+                write_records(self.path, *evaluation)
+            with _refusals(self.part):
+                self.part.unlink(missing_ok=True)
+        return evaluation
+
+    def _take_up(self, path: Path) -> None:
+        whole: Evaluation[R] | None = _readable(path) if path.exists() else None
+        if whole is not None and whole.run == self.run:  # which says that the examples are the same, too
+            self.done = [[whole.records[place] for place in batch] for batch in self.batches]
+            self.finished = True
+        elif self.part is not None and self.part.exists():
+            self.done = list(self._complete(self.part.read_bytes()))
+
+    def _complete(self, content: bytes) -> Iterator[list[R]]:
+        """The batches in `content` whose every record is there, is whole and answers the right example."""
+        # What stands behind the last end of line was cut while it was written.
+        header, *rows = content.split(b"\n")[:-1] or [b""]
+        if header + b"\n" != line(self.run):
+            return
+        for batch in self.batches:
+            some, rows = rows[: len(batch)], rows[len(batch) :]
+            try:
+                records = [RECORD_TYPES[self.run.kind].model_validate_json(row) for row in some]
+            except ValidationError:
+                return
+            if [record.id for record in records] != [self.ids[place] for place in batch]:
+                return
+            yield records  # type: ignore[misc]  # the header says which kind R is
+
+
+def answer_blocks(
+    files: Sequence[Blocks[R]],
+    answer: Callable[[Sequence[int]], Sequence[Sequence[R]]],
+    on_block: OnBlock | None = None,
+) -> list[Evaluation[R]]:
+    """Answer the batches that are missing in any of `files`, which have the same batches.
+
+    answer: places of the examples in a batch -> the records for each of the files.
+    """
+    batches = files[0].batches
+    first = min(len(file.done) for file in files)
+    for file in files:
+        file.keep(first)
+    for done in range(first, len(batches)):
+        for file, records in zip(files, answer(batches[done]), strict=True):
+            file.append(records)
+        if on_block is not None:
+            on_block(done + 1, len(batches))
+    return [file.finish() for file in files]
+
+
+def _readable(path: Path) -> Evaluation[R] | None:
+    """What is at `path`, or None for something else, which the evaluation then replaces."""
+    try:
+        return read_records(path)
+    except InputError:
+        return None
+
+
+def _append(path: Path, lines: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot write: {error.strerror or error}",
+            code="write-failed",
+            hint="check the folder, its permissions and the free space",
+        ) from None

@@ -1,0 +1,132 @@
+"""Two adapters on the same examples, from their records alone. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradience.artifacts.records import (
+    ClassificationRecord,
+    ExamplesRun,
+    GenerationRecord,
+    Record,
+    ScoreRecord,
+)
+from gradience.errors import UsageError
+
+T = TypeVar("T", bound=Record)
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """Adapter B against adapter A on the same examples."""
+
+    n: int
+    both_right: int
+    only_a_right: int
+    only_b_right: int
+    both_wrong: int
+    flips: int | None
+    """Examples with another predicted label, another extracted answer (none at all counts as an answer), or,
+    for scores, another most likely token at one position or more."""
+    kl_mean: float | None
+    """Mean over examples of KL(A ‖ B) in nats: of the labels, or summed over the tokens of a response."""
+    kl_standard_error: float | None
+    """Sample standard deviation over examples, divided by √n; None for a single example."""
+    loglikelihood_gain: float | None
+    """Scores: mean over examples of log-likelihood under B − under A, in nats.
+
+    What the kind of records does not tell is None. Scores tell KL and flips only when A was B's reference."""
+
+    @property
+    def correctness_flips(self) -> int:
+        """Examples that one of the two got right and the other did not."""
+        return self.only_a_right + self.only_b_right
+
+
+def diverge(a: tuple[ExamplesRun, Sequence[T]], b: tuple[ExamplesRun, Sequence[T]]) -> Divergence:
+    """What changes when adapter B answers instead of adapter A.
+
+    Raises UsageError (`not-paired`) when the two were not evaluated on the same examples in the same way.
+    """
+    (run_a, records_a), (run_b, records_b) = a, b
+    _refuse_unpaired(run_a, records_a, run_b, records_b)
+    rows = list(zip(records_a, records_b, strict=True))
+    flips, kl, gain = _changes(run_a, run_b, rows)
+    right = [(x.correct, y.correct) for x, y in rows]
+    return Divergence(
+        n=len(rows),
+        both_right=right.count((True, True)),
+        only_a_right=right.count((True, False)),
+        only_b_right=right.count((False, True)),
+        both_wrong=right.count((False, False)),
+        flips=flips,
+        kl_mean=None if kl is None else float(kl.mean()),
+        kl_standard_error=None if kl is None or len(kl) < 2 else float(kl.std(ddof=1) / np.sqrt(len(kl))),
+        loglikelihood_gain=gain,
+    )
+
+
+def _changes(
+    run_a: ExamplesRun, run_b: ExamplesRun, rows: Sequence[tuple[Record, Record]]
+) -> tuple[int | None, NDArray[np.float64] | None, float | None]:
+    """Flips, KL of each example, mean gain in log-likelihood: what this kind of records tells of them."""
+    if run_a.kind == "classification":
+        labels = [
+            (x, y)
+            for x, y in rows
+            if isinstance(x, ClassificationRecord) and isinstance(y, ClassificationRecord)
+        ]
+        kl = kl_divergence(np.array([x.logits for x, _ in labels]), np.array([y.logits for _, y in labels]))
+        return sum(x.predicted != y.predicted for x, y in labels), kl, None
+    if run_a.kind == "generation":
+        outputs = [
+            (x, y) for x, y in rows if isinstance(x, GenerationRecord) and isinstance(y, GenerationRecord)
+        ]
+        return sum(x.extracted != y.extracted for x, y in outputs), None, None
+    scores = [(x, y) for x, y in rows if isinstance(x, ScoreRecord) and isinstance(y, ScoreRecord)]
+    gain = float(np.mean([y.loglikelihood - x.loglikelihood for x, y in scores]))
+    if run_b.reference is None or (run_b.reference, run_b.reference_sha256) != (
+        run_a.adapter,
+        run_a.adapter_sha256,
+    ):
+        return None, None, gain
+    return sum(bool(y.flips) for _, y in scores), np.array([y.kl for _, y in scores], dtype=np.float64), gain
+
+
+def _refuse_unpaired(
+    run_a: ExamplesRun, records_a: Sequence[Record], run_b: ExamplesRun, records_b: Sequence[Record]
+) -> None:
+    same_examples = [_example(r) for r in records_a] == [_example(r) for r in records_b]
+    if same_examples and run_a.same_run_as(run_b):
+        return
+    raise UsageError(
+        f"{run_a.adapter} and {run_b.adapter} cannot be compared:"
+        f" {'their settings' if same_examples else 'their examples'} differ",
+        code="not-paired",
+        hint="evaluate both on the same examples with the same base, batch size, dtype, threads and versions",
+    )
+
+
+def _example(record: Record) -> tuple[str | int, ...]:
+    """What two records of the same example have in common."""
+    if isinstance(record, ClassificationRecord):
+        return record.id, record.text_sha256, record.label
+    if isinstance(record, GenerationRecord):
+        return record.id, record.prompt_sha256, record.answer
+    return record.id, record.prompt_sha256, record.response_sha256
+
+
+def kl_divergence(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """KL(softmax(a) ‖ softmax(b)) of each row, in nats: (examples, labels) twice -> (examples,), float64."""
+    log_a, log_b = _log_softmax(a), _log_softmax(b)
+    return np.asarray((np.exp(log_a) * (log_a - log_b)).sum(axis=1))
+
+
+def _log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))

@@ -1,0 +1,235 @@
+"""One loaded base model and any number of LoRA adapters, switched by name without loading anything again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self
+
+import torch
+
+from gradience.errors import InputError, UsageError
+from gradience.inference.identity import AdapterIdentity, base_facts
+
+CHANGES_THE_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga", "mica")
+"""Initialisations (`init_lora_weights`) with which PEFT takes something out of the base's weights when it loads."""
+
+
+class Session:
+    """A causal language model or a sequence classifier of transformers, with adapters of PEFT.
+
+    Factors are held in float32 whatever the base's dtype is (PEFT's default), the same for every adapter.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, untrained: Iterable[str] = ()) -> None:
+        """Use a model that is loaded already, quantised or not.
+
+        untrained: names of parameters that the checkpoint did not hold. Every adapter must bring them.
+        """
+        from peft import PeftModel
+
+        if isinstance(model, PeftModel):
+            raise UsageError(
+                "the model has an adapter already",
+                code="not-a-base",
+                hint="pass the base, then add the adapter",
+            )
+        self.base, self.tokenizer = model.eval(), tokenizer
+        self.untrained = frozenset(untrained)
+        self.facts = base_facts(model, tokenizer)
+        """What the header of every record file says about the base."""
+        self._peft: Any = None
+        self._adapters: dict[str, AdapterIdentity] = {}
+        self._keys: dict[str, str] = {}
+        self._added = 0
+
+    @classmethod
+    def load(
+        cls,
+        base: Path | str,
+        *,
+        labels: int | None = None,
+        dtype: torch.dtype | str = torch.float32,
+        **arguments: Any,
+    ) -> Self:
+        """Load the base once: with `labels` a sequence classifier, else a causal language model.
+
+        base: a folder or a hub name. arguments: more for `from_pretrained`, such as `revision`, `device_map`,
+        `attn_implementation` or `quantization_config`.
+        """
+        from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+        kind: Any = AutoModelForCausalLM
+        if labels is not None:
+            kind, arguments = AutoModelForSequenceClassification, {**arguments, "num_labels": labels}
+        model, report = kind.from_pretrained(base, dtype=dtype, output_loading_info=True, **arguments)
+        tokenizer = AutoTokenizer.from_pretrained(base, revision=arguments.get("revision"))
+        if labels is not None and tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+            model.config.pad_token_id = tokenizer.pad_token_id
+        return cls(model, tokenizer, untrained=report["missing_keys"])
+
+    @property
+    def adapters(self) -> Mapping[str, AdapterIdentity]:
+        """Name -> folder and digests of each adapter that is loaded."""
+        return MappingProxyType(self._adapters)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the base is a classifier (else it is a causal language model)."""
+        return not self.base.can_generate()
+
+    def add(self, name: str, folder: Path | str) -> None:
+        """Load the PEFT adapter in `folder` beside those already there.
+
+        Raises UsageError (`adapter-name`: the name is taken) and InputError: `no-such-adapter`, `other-method`
+        (not LoRA), `adapter-changes-base` (it would change what the other adapters stand on), `no-head` (it
+        lacks a part that the base has no trained weights for: its outputs would be noise), `adapter-misfit`.
+        """
+        from peft import PeftConfig
+
+        if name in self._adapters:
+            raise UsageError(f"there is already an adapter called {name!r}", code="adapter-name")
+        folder = Path(folder)
+        identity = AdapterIdentity.of(folder)
+        config = PeftConfig.from_pretrained(str(folder))
+        _refuse_what_cannot_share(config, folder)
+        self._refuse_without_head(config, folder)
+        self._added += 1
+        # A name of our own: PEFT looks for names inside the keys of tensors, and torch forbids dots in them.
+        key = f"gradience{self._added}x"
+        try:
+            misfits = self._load(key, folder, config)
+        except (ValueError, RuntimeError) as error:  # no such modules; other shapes
+            misfits = [str(error)]
+        if misfits:
+            self._unload(key)
+            raise InputError(
+                f"{folder}: does not fit this base model: {misfits[0]}",
+                code="adapter-misfit",
+                hint=f"load the base that it was trained on ({config.base_model_name_or_path or 'not named in it'})",
+            )
+        self._adapters[name], self._keys[name] = identity, key
+
+    def remove(self, name: str) -> None:
+        """Forget the adapter `name` and free its memory."""
+        self._unload(self._key(name))
+        del self._adapters[name], self._keys[name]
+
+    @contextmanager
+    def using(self, name: str | None, *, lora: bool = True) -> Iterator[Any]:
+        """The model as the adapter `name` makes it; None is the base alone.
+
+        With `lora=False` only what the adapter brings besides LoRA, its head, is used: ΔW = 0.
+        Raises UsageError (`adapter-name`: there is none of this name) and InputError (`no-head`: None was given,
+        and parts of the base are untrained).
+        """
+        if name is None:
+            with self._base_alone() as model:
+                yield model
+            return
+        key = self._key(name)
+        self._peft.set_adapter(key)
+        if lora:
+            yield self._peft
+        else:
+            with _without_lora(self._peft):
+                yield self._peft
+
+    @contextmanager
+    def _base_alone(self) -> Iterator[Any]:
+        if self.untrained:
+            raise InputError(
+                f"{self.facts['base']}: {_few(self.untrained)} untrained: without an adapter its outputs are noise",
+                code="no-head",
+                hint="name an adapter; lora=False uses its head alone",
+            )
+        if self._peft is None:
+            yield self.base
+        else:
+            with self._peft.disable_adapter():
+                yield self._peft
+
+    def _key(self, name: str) -> str:
+        if name not in self._keys:
+            raise UsageError(f"there is no adapter called {name!r}", code="adapter-name")
+        return self._keys[name]
+
+    def _load(self, key: str, folder: Path, config: Any) -> list[str]:
+        """Have PEFT load the adapter; returns what is missing from the file or has no place in the model."""
+        from peft import get_peft_model
+
+        if self._peft is None:
+            config.inference_mode, config.base_model_name_or_path = True, None
+            self._peft = get_peft_model(self.base, config, adapter_name=key)
+        result = self._peft.load_adapter(str(folder), adapter_name=key)
+        self._peft.eval()
+        return [
+            *(f"no tensor for {name}" for name in result.missing_keys),
+            *(f"no place for the tensor {name}" for name in result.unexpected_keys),
+        ]
+
+    def _unload(self, key: str) -> None:
+        if self._peft is None or key not in self._peft.peft_config:
+            return
+        others = [other for other in self._peft.peft_config if other != key]
+        if others:
+            self._peft.set_adapter(others[0])  # deleting the active one makes PEFT warn
+            self._peft.delete_adapter(key)
+        else:
+            self.base, self._peft = self._peft.unload(), None
+
+    def _refuse_without_head(self, config: Any, folder: Path) -> None:
+        brought = set(config.modules_to_save or ())
+        lacking = [name for name in self.untrained if not brought & set(name.split("."))]
+        headless = self.classifies and not brought and config.task_type != "SEQ_CLS"
+        if lacking or headless:
+            raise InputError(
+                f"{folder}: holds no weights for {_few(lacking)}"
+                if lacking
+                else f"{folder}: holds no classification head",
+                code="no-head",
+                hint='train with task_type="SEQ_CLS" and name in modules_to_save what else the base lacks',
+            )
+
+
+def _few(names: Iterable[str]) -> str:
+    first, *more = sorted(names)
+    return f"{first} and {len(more)} more" if more else first
+
+
+def _refuse_what_cannot_share(config: Any, folder: Path) -> None:
+    if config.peft_type != "LORA":
+        raise InputError(
+            f"{folder}: a {config.peft_type} adapter, not LoRA",
+            code="other-method",
+            hint="only LoRA is evaluated",
+        )
+    start = str(config.init_lora_weights).lower()
+    reason = f"bias={config.bias!r}" if config.bias != "none" else ""
+    if start.startswith(CHANGES_THE_BASE):
+        reason = f"init_lora_weights={start!r}"
+    if reason:
+        raise InputError(
+            f"{folder}: {reason} changes the base's own weights, on which the other adapters stand",
+            code="adapter-changes-base",
+            hint="train with bias='none'; PEFT saves other initialisations as plain LoRA with"
+            " path_initial_model_for_weight_conversion",
+        )
+
+
+@contextmanager
+def _without_lora(model: Any) -> Iterator[None]:
+    """Turn every LoRA layer off and leave trained heads on. (PEFT's disable_adapter takes the heads away too.)"""
+    from peft.tuners.lora import LoraLayer
+
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    try:
+        for layer in layers:
+            layer.enable_adapters(False)
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
