@@ -46,6 +46,14 @@ report.stable_rank_mean, report.layers[0].name
         "The report on a configuration",
         "What `gradience check --json` prints. The rules: [check.md](check.md).",
     ),
+    "training": (
+        "`training.json`",
+        "What a training writes beside its adapter: from which start, on what, and how it ended. [training.md](training.md)",
+    ),
+    "stage": (
+        "`manifest.json`",
+        "The last file of a finished stage of Bench: what it holds, and from what it was made.",
+    ),
     "comparison": ("The comparison", "What `gradience compare A B --json` prints."),
 }
 """Name of the artifact -> title of its page, and what it says first."""
@@ -114,5 +122,6 @@ def type_text(field: dict[str, Any]) -> str:
     if field.get("type") == "array":
         return f"list of {type_text(field['items'])}"
     if field.get("type") == "object":
-        return f"map to {type_text(field['additionalProperties'])}"
-    return str(field["type"])
+        values = field["additionalProperties"]
+        return "map" if values is True else f"map to {type_text(values)}"
+    return str(field.get("type", "any JSON value"))

@@ -17,6 +17,8 @@ class ArtifactName(StrEnum):
     COMPARISON = "comparison"
     MONITOR = "monitor"
     CHECK = "check"
+    TRAINING = "training"
+    STAGE = "stage"
 
 
 MODELS = {
@@ -26,6 +28,8 @@ MODELS = {
     ArtifactName.COMPARISON: ("gradience.artifacts.comparison", "ComparisonReport"),
     ArtifactName.MONITOR: ("gradience.artifacts.monitor", "MonitorReport"),
     ArtifactName.CHECK: ("gradience.artifacts.check", "CheckReport"),
+    ArtifactName.TRAINING: ("gradience.artifacts.training", "TrainingReport"),
+    ArtifactName.STAGE: ("gradience.artifacts.stage", "StageManifest"),
 }
 """Where the model of each artifact lives; imported when asked for."""
 
