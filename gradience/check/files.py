@@ -81,7 +81,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
             code="config-too-large",
             hint="name the configuration file itself",
         )
-    value = loads(text, path, "configuration") if path.suffix.lower() == ".json" else _yaml(text, path)
+    value = loads(text, path, "configuration") if path.suffix.lower() == ".json" else parse_yaml(text, path)
     if not isinstance(value, Mapping):
         raise InputError(
             f"{path}: holds no mapping of settings",
@@ -91,7 +91,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return {str(key): item for key, item in value.items()}
 
 
-def _yaml(text: bytes, path: Path) -> Any:
+def parse_yaml(text: bytes, path: str | Path) -> Any:
+    """The value in a YAML text, from the place that `path` names. Raises InputError (bad-yaml)."""
     try:
         loader = _Loader(text.decode("utf-8"))
         try:

@@ -1,0 +1,64 @@
+"""`bench_plan.json`: what a Bench run is going to compare, on what, and what will decide. Written before training."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from gradience.artifacts.base import Artifact, Part
+from gradience.artifacts.exact import Exact
+
+Arm = Literal["retrain", "truncate", "control"]
+Role = Literal["train", "dev", "confirm"]
+Share = Annotated[Exact, Field(ge=0, le=1)]
+
+
+class Policy(Part):
+    """When is a smaller adapter safe? Counted in questions; every bound is inclusive."""
+
+    tolerance: Share = Fraction("0.025")
+    """A seed passes when it loses at most this share of the questions, net: `lost − won ≤ ⌊tolerance · n⌋`."""
+    floor: Share = Fraction("0.025")
+    """No seed may lose more than this share, whatever the others do: worst Δ ≥ −floor."""
+    pass_rate: Share = Fraction("0.67")
+    """Share of the planned seeds that must pass. With three seeds, 0.67 means all three: two are 66.7 %."""
+
+
+class DataSplit(Part):
+    """The examples of one role."""
+
+    role: Role
+    n: int
+    sha256: str
+    """Over identities, texts and answers, in their order."""
+
+
+class BenchPlan(Artifact):
+    """What was decided before anything was trained. Every later artifact carries its digest."""
+
+    schema_id: ClassVar[str] = "gradience.bench_plan/1"
+
+    schema_: Literal["gradience.bench_plan/1"] = Field(default="gradience.bench_plan/1", alias="schema")
+    config_digest: str
+    """sha256 of the whole config, as canonical JSON."""
+    protocol_digest: str
+    """The same without seeds and machine: equal for runs that may be counted together."""
+    smoke: bool
+    """Shortened, to see that everything works: no evidence."""
+    model: str
+    task: str
+    seeds: tuple[int, ...]
+    splits: tuple[DataSplit, ...]
+    """Train, and the role that is evaluated (`eval_role`)."""
+    eval_role: Literal["dev", "confirm"]
+    tests: tuple[str, ...]
+    """The variants that are compared with the probe, in the order of testing."""
+    controls: tuple[str, ...]
+    """Compared as well, as a measure of the measurement; nothing is claimed of them."""
+    policy: Policy
+    margin: Share
+    """Largest loss that still counts as none: the margin of the non-inferiority tests."""
+    alpha: Share
+    """One-sided error of each of those tests."""

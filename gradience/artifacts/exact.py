@@ -1,0 +1,52 @@
+"""Numbers that a verdict hangs on: kept exactly as they were written, never as binary floats.
+
+0.025 is not a binary number: `Fraction(0.025)` is a little more, and `(k - 5) / 200 - k / 200 < -0.025` is true for
+119 of the 196 possible k. So a threshold is read from its decimal text.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from fractions import Fraction
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+PLACES = 18
+"""Decimal places at most: `1e999999999` would fill the memory."""
+_NUMBER = re.compile(
+    r"([-+]?\d{1,30})/(\d{1,30})|[-+]?(?=\.?\d)\d{0,30}\.?\d{0,30}([eE][-+]?\d{1,3})?", re.ASCII
+)
+
+
+def as_written(value: Any) -> Fraction:
+    """0.025, "0.025", "2/3" or 1 as the fraction that was written. Raises ValueError for anything else."""
+    if isinstance(value, Fraction):
+        return value
+    text = str(value).strip()
+    if isinstance(value, bool) or not isinstance(value, int | float | str) or not _NUMBER.fullmatch(text):
+        raise ValueError(f"{value!r} is not a number such as 0.025 or 2/3")
+    if "/" in text and not int(text.partition("/")[2]):
+        raise ValueError(f"{value!r} divides by zero")
+    found = Fraction(text)
+    if found and not Fraction(1, 10**PLACES) <= abs(found) <= 10**PLACES:
+        raise ValueError(f"{value!r} is too large or too small")
+    return found
+
+
+def exact_text(value: Fraction) -> str:
+    """`0.025` where a decimal says it exactly, else `2/3`."""
+    places = next((k for k in range(PLACES + 1) if (value * 10**k).denominator == 1), None)
+    if places is None:
+        return f"{value.numerator}/{value.denominator}"
+    return format(Decimal(int(value * 10**places)).scaleb(-places), "f")
+
+
+Exact = Annotated[
+    Fraction,
+    BeforeValidator(as_written),
+    PlainSerializer(exact_text, return_type=str),
+    WithJsonSchema({"type": "string"}),
+]
+"""A number that is stored as text and read back as exactly the same fraction."""

@@ -1,0 +1,194 @@
+"""The safety policy: counts of questions in, a verdict and its reasons out. Exact: integers and fractions only.
+
+won: questions that the probe gets wrong and the variant right. lost: the reverse. n: all questions.
+A seed passes when `lost − won ≤ ⌊tolerance · n⌋`. A variant passes when enough of the planned seeds pass and no
+seed lies below the floor. What did not yield a number is never dropped: a seed that is missing or ended in an
+error is a failed seed; a seed whose probe did not train is no evidence, so that nothing can be concluded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from gradience.artifacts.bench_plan import Policy
+from gradience.artifacts.exact import exact_text
+
+Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "UNDERTRAINED", "SKIPPED", "ERROR"]
+"""FAIL: shown to be worse than the policy allows, or not shown on every planned seed. INCONCLUSIVE: some seeds
+say nothing. UNDERTRAINED: the probe did not reach its gate. SKIPPED: not run, for a stated reason."""
+
+NO_EVIDENCE: tuple[Status, ...] = ("UNDERTRAINED", "SKIPPED", "INCONCLUSIVE")
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A status, and the reasons in words."""
+
+    status: Status
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SeedOutcome:
+    """What one planned seed says about one variant: counts, or a status that says why there are none."""
+
+    seed: int
+    status: Status = "PASS"
+    """Read only where there are no counts: with counts, they decide."""
+    n: int = 0
+    lost: int = 0
+    won: int = 0
+    why: str = ""
+
+    @property
+    def delta(self) -> Fraction | None:
+        """Variant − probe, as a share of the questions; None without counts."""
+        return Fraction(self.won - self.lost, self.n) if self.n else None
+
+
+# ---------------------------------------------------------------- one seed
+
+
+def allowed_losses(n: int, tolerance: Fraction) -> int:
+    """Questions that may be lost, net, of `n`: 5 of 200, 32 of 1,319 at 0.025."""
+    return math.floor(tolerance * n)
+
+
+def passes(n: int, lost: int, won: int, tolerance: Fraction) -> bool:
+    """Whether the variant loses at most `tolerance` of `n` questions, net. Exactly at the bound is a pass."""
+    return lost - won <= allowed_losses(n, tolerance)
+
+
+def gate_passed(correct: int, n: int, minimum: Fraction) -> bool:
+    """Whether a probe with `correct` of `n` right reaches its gate. Of no questions, none does."""
+    return n > 0 and correct >= minimum * n
+
+
+def judge_seed(n: int, lost: int, won: int, policy: Policy) -> Judgement:
+    """PASS or FAIL of one variant on one seed."""
+    allowed = allowed_losses(n, policy.tolerance)
+    passed = passes(n, lost, won, policy.tolerance)
+    bound = f"at most {allowed:,} of {n:,} ({percent(policy.tolerance)}) may be lost"
+    if lost == won:
+        change = "as many right as the probe"
+    else:
+        change = f"{abs(lost - won):,} {'fewer' if lost > won else 'more'} right than the probe"
+    reason = f"{change} (lost {lost:,}, won {won:,}); {bound}"
+    return Judgement("PASS" if passed else "FAIL", (reason,))
+
+
+# ---------------------------------------------------------------- all seeds
+
+
+def judge(outcomes: Sequence[SeedOutcome], planned: Sequence[int], policy: Policy) -> Judgement:
+    """The verdict on one variant over the planned seeds; a planned seed without an outcome is a failed one.
+
+    Raises ValueError for outcomes of one seed twice, or of a seed that was not planned.
+    """
+    by_seed = {outcome.seed: outcome for outcome in outcomes}
+    if len(by_seed) < len(outcomes) or not by_seed.keys() <= set(planned) or not planned:
+        raise ValueError("one outcome a seed, of planned seeds only")
+    rows = [by_seed.get(seed, SeedOutcome(seed, "ERROR", why="no result")) for seed in planned]
+    if all(row.n == 0 and row.status == "SKIPPED" for row in rows):
+        return Judgement("SKIPPED", tuple(dict.fromkeys(row.why for row in rows if row.why)))
+    missing = [_without_result(row) for row in rows if row.delta is None]
+    failures = [*_rate_failure(rows, policy), *_floor_failure(rows, policy)]
+    if any(row.n == 0 and row.status in NO_EVIDENCE for row in rows):
+        return Judgement("INCONCLUSIVE", (*missing, *_already_lost(rows, policy)))
+    if failures:
+        return Judgement("FAIL", (*failures, *missing))
+    worst = min(row.delta for row in rows if row.delta is not None)
+    rate = f"{passing(rows, policy)} of {len(rows)} seeds pass, worst Δ {points(worst)}"
+    return Judgement("PASS", (rate,))
+
+
+def passing(rows: Iterable[SeedOutcome], policy: Policy) -> int:
+    """Seeds that pass."""
+    return sum(row.n > 0 and passes(row.n, row.lost, row.won, policy.tolerance) for row in rows)
+
+
+def _rate_failure(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
+    rate = Fraction(passing(rows, policy), len(rows))
+    if rate >= policy.pass_rate:
+        return []
+    found = f"{passing(rows, policy)} of {len(rows)} seeds pass"
+    return [f"{found}: {percent(rate)} is below {percent(policy.pass_rate)}"]
+
+
+def _floor_failure(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
+    """A seed below the floor, or one of which it cannot be shown that it is not."""
+    below = [row for row in rows if row.n and not passes(row.n, row.lost, row.won, policy.floor)]
+    if below:
+        worst = min(below, key=lambda row: Fraction(row.won - row.lost, row.n))
+        allowed = allowed_losses(worst.n, policy.floor)
+        found = f"seed {worst.seed} loses {worst.lost - worst.won:,} of {worst.n:,} questions, net"
+        return [f"{found}: the floor of {percent(policy.floor)} allows {allowed:,}"]
+    errors = [row.seed for row in rows if row.n == 0 and row.status not in NO_EVIDENCE]
+    return (
+        [f"seed {errors[0]} has no result, so it cannot be shown that it keeps the floor"] if errors else []
+    )
+
+
+def _without_result(row: SeedOutcome) -> str:
+    why = f" ({row.why})" if row.why else ""
+    if row.status in NO_EVIDENCE:
+        return f"seed {row.seed} is {row.status}{why}: it is no evidence"
+    return f"seed {row.seed} has no result{why}: it counts as failed"
+
+
+def _already_lost(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
+    """Said beside INCONCLUSIVE: what the other seeds have decided already."""
+    best = [
+        SeedOutcome(row.seed, n=1) if row.n == 0 and row.status in NO_EVIDENCE else row for row in rows
+    ]  # as if every seed without evidence had been a perfect one
+    failures = [*_rate_failure(best, policy), *_floor_failure(best, policy)]
+    return [f"it cannot become a PASS: even if these seeds passed, {why}" for why in failures]
+
+
+def overall(statuses: Iterable[Status]) -> Status:
+    """One status for a run from those of its variants (controls left out): is there a smaller adapter as good?
+
+    An ERROR is shown whatever else was found. Otherwise one PASS is enough.
+    """
+    found = set(statuses)
+    order: tuple[Status, ...] = ("ERROR", "PASS", "FAIL", "INCONCLUSIVE", "UNDERTRAINED")
+    return next((status for status in order if status in found), "SKIPPED")
+
+
+# ---------------------------------------------------------------- the policy in words
+
+
+def policy_notes(policy: Policy, seeds: int, n: int | None = None) -> tuple[str, ...]:
+    """What the thresholds mean in counts, and which of them decides nothing."""
+    notes = []
+    if n is not None:
+        allowed = allowed_losses(n, policy.tolerance)
+        notes.append(f"{percent(policy.tolerance)} of {n:,} questions: at most {allowed:,} may be lost, net")
+    needed = math.ceil(policy.pass_rate * seeds)
+    below = Fraction(needed - 1, seeds)
+    why = f" ({needed - 1} of {seeds} is {percent(below)})" if needed > 0 else ""
+    notes.append(f"at least {percent(policy.pass_rate)} of {seeds} means {needed} of {seeds}{why}")
+    if policy.floor <= policy.tolerance:
+        notes.append(
+            "the pass rate decides nothing: no seed may fall below the floor, "
+            "and a seed that keeps the floor passes"
+        )
+    return tuple(notes)
+
+
+def percent(value: Fraction) -> str:
+    """`2.5 %`, `67 %`, `66.7 %`: exact where one decimal says it, else rounded to one."""
+    tenths = value * 1000
+    rounded = Fraction(round(tenths), 10)
+    return f"{exact_text(rounded)} %"
+
+
+def points(delta: Fraction) -> str:
+    """A difference in percentage points with its sign: `−2.50`, `+0.15`, `0.00`."""
+    hundredths = round(delta * 10_000)
+    sign = "−" if hundredths < 0 else "+" if hundredths > 0 else ""
+    return f"{sign}{abs(hundredths) // 100}.{abs(hundredths) % 100:02d} points"

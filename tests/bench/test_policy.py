@@ -1,0 +1,170 @@
+"""The safety policy, in counts. The boundary cases are those that a reader would argue about."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradience.artifacts.bench_plan import Policy
+from gradience.bench.policy import (
+    SeedOutcome,
+    allowed_losses,
+    gate_passed,
+    judge,
+    judge_seed,
+    overall,
+    passes,
+    policy_notes,
+)
+
+TOLERANCE = Fraction("0.025")
+SEEDS = (42, 123, 456)
+
+
+@pytest.mark.parametrize(
+    ("n", "allowed"), [(200, 5), (500, 12), (600, 15), (872, 21), (1319, 32), (2000, 50), (39, 0), (40, 1)]
+)
+def test_the_tolerance_in_questions(n, allowed):
+    assert allowed_losses(n, TOLERANCE) == allowed
+    assert passes(n, allowed, 0, TOLERANCE)
+    assert not passes(n, allowed + 1, 0, TOLERANCE)
+
+
+@pytest.mark.parametrize("probe", range(5, 45))
+def test_five_of_200_below_any_probe_pass_and_six_do_not(probe):
+    """In floats, (k − 5)/200 − k/200 ≥ −0.025 holds for only half of these."""
+    assert judge_seed(200, lost=5, won=0, policy=Policy()).status == "PASS"
+    assert judge_seed(200, lost=probe, won=probe - 5, policy=Policy()).status == "PASS"
+    assert judge_seed(200, lost=probe, won=probe - 6 if probe > 5 else 0, policy=Policy()).status == (
+        "FAIL" if probe > 5 else "PASS"
+    )
+
+
+def test_floats_would_be_wrong_for_119_of_196_probe_counts():
+    """What the predecessor computes, and the exact rule on the same counts."""
+    wrong = [k for k in range(5, 201) if (k - 5) / 200 - k / 200 < -0.025]
+    assert len(wrong) == 119
+    assert all(passes(200, 5, 0, TOLERANCE) for _ in wrong)
+    assert 0.26 - 0.285 >= -0.025 > 0.765 - 0.79  # the two cases that its own records hold
+
+
+@given(n=st.integers(1, 5000), lost=st.integers(0, 5000), won=st.integers(0, 5000), k=st.integers(0, 1000))
+def test_the_rule_is_the_exact_comparison_of_shares(n, lost, won, k):
+    tolerance = Fraction(k, 1000)
+    assert passes(n, lost, won, tolerance) == (Fraction(won - lost, n) >= -tolerance)
+
+
+def counts(*net, n=200, seeds=SEEDS):
+    """Outcomes with so many questions more right than the probe; a text in place of a number is a status."""
+    return [
+        SeedOutcome(seed, gained, why="reason") if isinstance(gained, str)
+        else SeedOutcome(seed, n=n, lost=max(0, -gained), won=max(0, gained))
+        for seed, gained in zip(seeds, net, strict=False)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("net", "status", "said"),
+    [
+        ((-5, 0, 2), "PASS", "3 of 3 seeds pass, worst Δ −2.50 points"),
+        ((-5, -5, -5), "PASS", "3 of 3"),
+        ((-6, 0, 2), "FAIL", "2 of 3 seeds pass: 66.7 % is below 67 %"),
+        ((-6, 0, 2), "FAIL", "seed 42 loses 6 of 200 questions, net: the floor of 2.5 % allows 5"),
+        ((0, 2), "FAIL", "seed 456 has no result"),
+        ((0, 2, "ERROR"), "FAIL", "seed 456 has no result (reason): it counts as failed"),
+        ((0, 2, "UNDERTRAINED"), "INCONCLUSIVE", "seed 456 is UNDERTRAINED (reason): it is no evidence"),
+        ((0, -9, "UNDERTRAINED"), "INCONCLUSIVE", "it cannot become a PASS: even if these seeds passed"),
+        ((0, 0, "SKIPPED"), "INCONCLUSIVE", "seed 456 is SKIPPED"),
+        (("SKIPPED",) * 3, "SKIPPED", "reason"),
+        (("ERROR",) * 3, "FAIL", "0 of 3 seeds pass: 0 % is below 67 %"),
+    ],
+    ids=str,
+)
+def test_three_seeds(net, status, said):
+    judgement = judge(counts(*net), SEEDS, Policy())
+    assert judgement.status == status
+    assert said in "; ".join(judgement.reasons)
+
+
+def test_two_of_three_is_enough_only_where_two_thirds_are_asked_for_and_the_floor_is_wider():
+    lenient = Policy(pass_rate="2/3", floor="0.05")
+    assert judge(counts(-6, 0, 0), SEEDS, lenient).status == "PASS"
+    assert judge(counts(-11, 0, 0), SEEDS, lenient).status == "FAIL"
+    assert judge(counts(-6, 0, 0), SEEDS, Policy(floor="0.05")).status == "FAIL"
+
+
+def test_a_failed_run_is_not_dropped_even_where_enough_others_pass():
+    """Three of four seeds are 75 %, but nobody has seen that the fourth keeps the floor."""
+    seeds = (1, 2, 3, 4)
+    judgement = judge(counts(0, 0, 0, "ERROR", seeds=seeds), seeds, Policy())
+    assert judgement.status == "FAIL"
+    assert "cannot be shown that it keeps the floor" in judgement.reasons[0]
+
+
+@given(net=st.lists(st.integers(-60, 60), min_size=1, max_size=6), more=st.integers(0, 60))
+def test_a_better_seed_never_turns_a_pass_into_a_fail(net, more):
+    seeds = tuple(range(len(net)))
+    if judge(counts(*net, seeds=seeds), seeds, Policy()).status == "PASS":
+        better = [net[0] + more, *net[1:]]
+        assert judge(counts(*better, seeds=seeds), seeds, Policy()).status == "PASS"
+
+
+@given(net=st.lists(st.integers(-60, 60), min_size=1, max_size=6), n=st.sampled_from([200, 500, 872, 1319]))
+def test_with_the_floor_at_the_tolerance_the_policy_is_the_worst_seed(net, n):
+    seeds = tuple(range(len(net)))
+    expected = "PASS" if min(net) * 40 >= -n else "FAIL"
+    assert judge(counts(*net, n=n, seeds=seeds), seeds, Policy()).status == expected
+
+
+def test_outcomes_of_seeds_that_were_not_planned_or_of_one_seed_twice_are_a_bug():
+    for outcomes in (counts(0, 0, seeds=(1, 1)), counts(0, seeds=(9,))):
+        with pytest.raises(ValueError, match="one outcome a seed"):
+            judge(outcomes, (1, 2), Policy())
+
+
+def test_the_gate_is_exact_and_inclusive():
+    assert gate_passed(150, 200, Fraction("0.75"))
+    assert not gate_passed(149, 200, Fraction("0.75"))
+    assert not gate_passed(0, 0, Fraction(0))
+
+
+def test_the_policy_in_words():
+    notes = policy_notes(Policy(), seeds=3, n=1319)
+    assert notes[0] == "2.5 % of 1,319 questions: at most 32 may be lost, net"
+    assert notes[1] == "at least 67 % of 3 means 3 of 3 (2 of 3 is 66.7 %)"
+    assert notes[2].startswith("the pass rate decides nothing")
+    assert len(policy_notes(Policy(floor="0.05"), seeds=5)) == 1
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [
+        (["FAIL", "PASS", "SKIPPED"], "PASS"),
+        (["PASS", "ERROR"], "ERROR"),
+        (["FAIL", "INCONCLUSIVE"], "FAIL"),
+        (["UNDERTRAINED"] * 2, "UNDERTRAINED"),
+        (["SKIPPED", "INCONCLUSIVE"], "INCONCLUSIVE"),
+        ([], "SKIPPED"),
+    ],
+    ids=str,
+)
+def test_one_status_for_a_run(statuses, expected):
+    assert overall(statuses) == expected
+
+
+@pytest.mark.parametrize("text", ["0.025", "1/40", 0.025, Fraction(1, 40), "25e-3"], ids=repr)
+def test_thresholds_are_what_was_written(text):
+    assert Policy(tolerance=text).tolerance == Fraction(1, 40)
+    assert Policy(tolerance=text).model_dump(mode="json")["tolerance"] == "0.025"
+    assert Policy.model_validate_json(Policy(pass_rate="2/3").model_dump_json()).pass_rate == Fraction(2, 3)
+
+
+@pytest.mark.parametrize(
+    "text", ["1e9999999999", "1/0", "x", True, None, float("nan"), -0.1, 2, [1]], ids=repr
+)
+def test_other_thresholds_are_refused(text):
+    with pytest.raises(ValueError, match="tolerance"):
+        Policy(tolerance=text)
