@@ -41,6 +41,8 @@ class Base:
     dtype: str
     device: str
     quantization: str | None
+    untrained: frozenset[str] = frozenset()
+    """Parameters that the checkpoint did not hold: a fresh head."""
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -87,7 +89,11 @@ def load_base(
 
     where = choose_device(device)
     tokenizer = load_tokenizer(settings)
-    arguments: dict[str, Any] = {"dtype": DTYPES[settings.dtype], "revision": settings.revision}
+    arguments: dict[str, Any] = {
+        "output_loading_info": True,
+        "dtype": DTYPES[settings.dtype],
+        "revision": settings.revision,
+    }
     if settings.attn_implementation:
         arguments["attn_implementation"] = settings.attn_implementation
     if settings.quantization:
@@ -95,9 +101,9 @@ def load_base(
     set_seed(seed)
     source = locate(settings)
     if labels is None:
-        model = _from_hub(AutoModelForCausalLM, source, **arguments)
+        model, loaded = _from_hub(AutoModelForCausalLM, source, **arguments)
     else:
-        model = _from_hub(AutoModelForSequenceClassification, source, num_labels=labels, **arguments)
+        model, loaded = _from_hub(AutoModelForSequenceClassification, source, num_labels=labels, **arguments)
         model.config.pad_token_id = tokenizer.pad_token_id
     if not settings.quantization:
         model.to(where)
@@ -109,6 +115,7 @@ def load_base(
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(where),
         quantization=settings.quantization,
+        untrained=frozenset(loaded["missing_keys"]),
     )
 
 

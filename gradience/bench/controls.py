@@ -1,0 +1,53 @@
+"""The control that must do badly: the probe's update in directions drawn by lot, at the rank of a truncation."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+from safetensors.torch import load_file
+
+from gradience.errors import UsageError
+
+
+def random_directions(probe: Path, truncated: Path, output: Path, *, seed: int) -> None:
+    """Write to `output` what `truncated` would be if its directions had been drawn instead of chosen.
+
+    In each module B·A becomes (B·Q)(Qᵀ·A) with Q (r, k) random and orthonormal, k the rank that `truncated` has
+    there: a projection of the update on k random directions of the r that lie between its factors. Config, scale
+    and all other tensors are those of `truncated`. Raises UsageError (`control-kind`) for an adapter whose
+    factors are not plain matrices.
+    """
+    old, new = (load_file(folder / "adapter_model.safetensors") for folder in (probe, truncated))
+    tensors = {name: tensor.float().numpy() for name, tensor in new.items()}
+    draw = np.random.default_rng(seed)
+    for name in sorted(name for name in tensors if ".lora_A." in name):
+        other = name.replace(".lora_A.", ".lora_B.")
+        a, b = old[name].double().numpy(), old[other].double().numpy()
+        if a.ndim != 2 or "lora_magnitude_vector" in "".join(new):
+            raise UsageError(
+                f"{probe}: {name} is not a plain LoRA matrix: there is no random direction to project on",
+                code="control-kind",
+                hint="leave random_directions out of compression.controls",
+            )
+        basis = np.linalg.qr(draw.standard_normal((a.shape[0], tensors[name].shape[0])))[0]
+        tensors[name] = np.ascontiguousarray(basis.T @ a, dtype=np.float32)
+        tensors[other] = np.ascontiguousarray(b @ basis, dtype=np.float32)
+    output.mkdir(parents=True, exist_ok=True)
+    shutil.copy(truncated / "adapter_config.json", output)
+    save_file(tensors, output / "adapter_model.safetensors", {"format": "pt"})
+    _check_scale(probe, truncated)
+
+
+def _check_scale(probe: Path, truncated: Path) -> None:
+    """The truncation must apply its factors with the probe's scale, or the control would mean something else."""
+    from gradience.audit import audit_adapter
+
+    scales = [
+        {layer.name: layer.scale for layer in audit_adapter(folder).layers} for folder in (probe, truncated)
+    ]
+    moved = [name for name, scale in scales[1].items() if not np.isclose(scale, scales[0][name], rtol=1e-12)]
+    assert not moved, f"{truncated}: {moved[0]} has another scale ({json.dumps(scales[1][moved[0]])})"
