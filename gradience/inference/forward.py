@@ -37,18 +37,20 @@ def next_logits(model: Any, ids: Tensor, mask: Tensor, cache: Any = None) -> tup
 
     ids: (batch, new). mask: (batch, old + new), 0 where a row is padded on its left.
     """
-    inputs = {"input_ids": ids, "attention_mask": mask, "past_key_values": cache, "use_cache": True}
-    if takes_positions(model):
-        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        inputs["position_ids"] = positions[:, -ids.shape[1] :]
+    taken = _parameters(model)
+    # A late transformers 5 calls the cache `cache`; before, it was `past_key_values`.
+    name = "cache" if "cache" in taken else "past_key_values"
+    inputs = {"input_ids": ids, "attention_mask": mask, name: cache, "use_cache": True}
+    if "position_ids" in taken:  # a model with ALiBi has none
+        inputs["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     out = logits_at(model, lambda hidden: hidden[:, -1], **inputs)
-    return out.logits, out.past_key_values
+    return out.logits, getattr(out, name)
 
 
-def takes_positions(model: Any) -> bool:
-    """Whether positions can be told (a model with ALiBi takes none)."""
+def _parameters(model: Any) -> frozenset[str]:
+    """What the forward of the model can be told, below PEFT's own, which takes anything."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return "position_ids" in inspect.signature(inner.forward).parameters
+    return frozenset(inspect.signature(inner.forward).parameters)
 
 
 def padded(rows: Sequence[list[int]], *, fill: int, left: bool, device: Any) -> tuple[Tensor, Tensor]:

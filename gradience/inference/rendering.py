@@ -19,8 +19,10 @@ def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
     end = end_token(tokenizer)
     ids = _ids(tokenizer, prompt, special=True)
     # A lone end token is the beginning: some tokenizers have one token for both.
-    closed = len(ids) > 1 and ids[-1] == end and _ids(tokenizer, prompt, special=False)[-1:] != [end]
-    return ids[:-1] if closed else ids
+    if len(ids) < 2 or ids[-1] != end:
+        return ids
+    plain = _ids(tokenizer, prompt, special=False)  # which may end with the end token, spelled out in the prompt
+    return ids[:-1] if ids[-1 - len(plain) : -1] == plain else ids
 
 
 def encode_pair(tokenizer: Any, prompt: str, response: str) -> tuple[list[int], list[int]]:

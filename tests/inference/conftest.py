@@ -1,0 +1,31 @@
+"""One tiny causal base with adapters of every kind that may share it."""
+
+from __future__ import annotations
+
+import pytest
+from tiny_models import letters_tokenizer, llama, llama_adapter
+
+from gradience.inference import Session
+
+KINDS = {
+    "plain": {},
+    "dora": {"use_dora": True},
+    "rslora": {"use_rslora": True, "r": 8},
+    "with_head": {"modules_to_save": ["lm_head"]},
+}
+
+
+@pytest.fixture(scope="session")
+def adapter_folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("adapters")
+    return {
+        name: llama_adapter(root / name, seed, **kind) for seed, (name, kind) in enumerate(KINDS.items(), 1)
+    }
+
+
+@pytest.fixture
+def session(adapter_folders):
+    session = Session(llama(), letters_tokenizer())
+    for name, folder in adapter_folders.items():
+        session.add(name, folder)
+    return session

@@ -1,0 +1,153 @@
+"""Likelihoods and KL of responses, against a naive loop over prefixes and scipy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import log_softmax, rel_entr
+from tiny_models import Sum, letters_tokenizer, llama, sums, varied_end
+
+from gradience.artifacts.records import ScoreRecord, count, read_records
+from gradience.errors import InputError, UsageError
+from gradience.inference import Session, diverge, encode_pair, evaluate_scores, generate, scoring
+
+EXAMPLES = sums(20)
+
+
+def distributions(session, name, example):
+    """Log-probabilities after each prefix, one forward pass without padding for each: (tokens, vocabulary)."""
+    prompt, response = encode_pair(session.tokenizer, example.prompt, example.response)
+    rows = []
+    with session.using(name) as model, torch.no_grad():
+        for place in range(len(response)):
+            logits = model(input_ids=torch.tensor([prompt + response[:place]])).logits[0, -1]
+            rows.append(log_softmax(logits.double().numpy()))
+    return np.array(rows), response
+
+
+@pytest.mark.parametrize("name", [None, "plain", "dora", "rslora", "with_head"])
+def test_likelihoods_are_those_of_the_naive_loop(session, name):
+    run, records = evaluate_scores(session, [name], EXAMPLES, batch_size=6)[name]
+    assert (run.kind, run.adapter, run.reference) == ("scores", name, None)
+    for record, example in zip(records, EXAMPLES, strict=True):
+        logs, response = distributions(session, name, example)
+        assert record.id == example.id
+        assert record.n_tokens == len(response) == len(example.response) + 1
+        assert record.loglikelihood == pytest.approx(logs[np.arange(len(response)), response].sum(), abs=1e-4)
+        assert record.exact == (logs.argmax(axis=1).tolist() == response)
+        assert record.kl is record.flips is None
+
+
+def test_kl_and_flips_are_scipys(session):
+    names = ["dora", "plain", None]
+    evaluations = evaluate_scores(session, names, EXAMPLES, reference="plain", batch_size=6)
+    assert list(evaluations) == names
+    for name in names:
+        for record, example in zip(evaluations[name].records, EXAMPLES, strict=True):
+            told, own = distributions(session, "plain", example)[0], distributions(session, name, example)[0]
+            assert record.kl == pytest.approx(rel_entr(np.exp(told), np.exp(own)).sum(), abs=1e-4)
+            assert record.flips == (told.argmax(axis=1) != own.argmax(axis=1)).sum()
+    assert {(record.kl, record.flips) for record in evaluations["plain"].records} == {(0.0, 0)}
+
+
+def test_one_pass_for_the_reference_and_one_for_each_adapter(session):
+    calls = []
+    handle = session.base.get_input_embeddings().register_forward_hook(
+        lambda _module, arguments, _output: calls.append(arguments[0].shape)
+    )
+    evaluate_scores(
+        session, ["plain", "dora", "rslora"], EXAMPLES, reference="plain", batch_size=20, allow_inert=True
+    )
+    handle.remove()
+    assert len(calls) == 3
+    assert len(set(calls)) == 1
+
+
+def test_logits_are_made_for_the_tokens_of_responses_alone(session):
+    seen = []
+    handle = session.base.get_output_embeddings().register_forward_hook(
+        lambda _module, arguments, _output: seen.append((arguments[0].shape, arguments[0].is_contiguous()))
+    )
+    evaluate_scores(session, [None], EXAMPLES, batch_size=20)
+    handle.remove()
+    assert seen == [((sum(len(example.response) + 1 for example in EXAMPLES), 32), True)]
+
+
+def test_a_few_rows_at_a_time_give_the_same(monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    own, told = torch.randn(50, 11, generator=draw), torch.randn(50, 11, generator=draw)
+    targets = torch.randint(0, 11, (50,), generator=draw)
+    whole = scoring.measure(own, targets, told)
+    monkeypatch.setattr(scoring, "CHUNK", 33)
+    for once, pieces in zip(whole, scoring.measure(own, targets, told), strict=True):
+        assert torch.equal(once, pieces)
+
+
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_what_a_model_does_behind_its_head_still_happens(cap):
+    from transformers import Gemma2Config, Gemma2ForCausalLM, set_seed
+
+    set_seed(0)
+    size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "initializer_range": 0.5}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 46}
+    model = Gemma2ForCausalLM(Gemma2Config(**size, **heads, final_logit_softcapping=cap, pad_token_id=0))
+    session = Session(model, letters_tokenizer())
+    for record, example in zip(
+        evaluate_scores(session, [None], EXAMPLES)[None].records, EXAMPLES, strict=True
+    ):
+        logs, response = distributions(session, None, example)
+        assert record.loglikelihood == pytest.approx(logs[np.arange(len(response)), response].sum(), abs=1e-4)
+
+
+def test_exact_is_what_greedy_generation_would_write():
+    """Of responses that the model writes itself, those that end are exact; with one letter changed they are not."""
+    base = llama()
+    tokenizer = letters_tokenizer(eos=varied_end(base, [e.prompt for e in EXAMPLES], 12))
+    outputs = generate(base, tokenizer, [e.prompt for e in EXAMPLES], max_new_tokens=12)
+    ended = [
+        (e, o.text)
+        for e, o in zip(EXAMPLES, outputs, strict=True)
+        if o.stopped_by == "eos" and o.text and "<" not in o.text
+    ]
+    assert len(ended) >= 3
+    session = Session(base, tokenizer)
+    own = [Sum(example.id, example.prompt, text, "") for example, text in ended]
+    changed = [
+        Sum(example.id, example.prompt, "#" + text[1:], "") for example, text in ended if text[0] != "#"
+    ]
+    assert count(evaluate_scores(session, [None], own)[None].records).correct == len(own)
+    assert count(evaluate_scores(session, [None], changed)[None].records).correct == 0
+
+
+def test_prompts_lose_their_beginning_responses_nothing(session):
+    records = evaluate_scores(session, ["plain"], EXAMPLES, max_length=16)["plain"].records
+    assert [r.truncated for r in records] == [len(e.prompt) + len(e.response) + 1 > 16 for e in EXAMPLES]
+    assert 0 < count(records).truncated < len(EXAMPLES)
+    with pytest.raises(InputError) as caught:
+        evaluate_scores(session, ["plain"], EXAMPLES, max_length=4)
+    assert caught.value.code == "response-too-long"
+
+
+def test_scores_of_two_adapters_are_compared(session, tmp_path):
+    names = ["plain", "dora"]
+    paths = {name: tmp_path / f"{name}.records.jsonl" for name in names}
+    plain, dora = evaluate_scores(session, names, EXAMPLES, reference="plain", paths=paths).values()
+    assert read_records(paths["dora"], ScoreRecord) == dora
+    change = diverge(plain, dora)
+    assert change.kl_mean == pytest.approx(np.mean([record.kl for record in dora.records]))
+    assert change.flips == sum(record.flips > 0 for record in dora.records) > 0
+    gains = [y.loglikelihood - x.loglikelihood for x, y in zip(plain.records, dora.records, strict=True)]
+    assert change.loglikelihood_gain == pytest.approx(np.mean(gains))
+    assert diverge(plain, plain).kl_mean == 0
+    backward = diverge(dora, plain)  # KL(dora ‖ plain) was not measured
+    assert (backward.kl_mean, backward.flips) == (None, None)
+    assert backward.loglikelihood_gain == pytest.approx(-change.loglikelihood_gain)
+
+
+def test_a_classifier_scores_nothing():
+    from tiny_models import bert, words_tokenizer
+
+    with pytest.raises(UsageError) as caught:
+        evaluate_scores(Session(bert(), words_tokenizer()), [None], EXAMPLES)
+    assert caught.value.code == "wrong-model"
