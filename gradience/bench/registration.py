@@ -1,0 +1,36 @@
+"""What is decided before training, written down: the config and the data -> `bench_plan.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from gradience.artifacts.bench_plan import BenchPlan, DataSplit
+from gradience.bench.config import BenchConfig, canonical_digest
+from gradience.bench.variants import variant_names
+
+ALPHA = Fraction("0.05")
+
+
+def register(config: BenchConfig, task: str, splits: Sequence[DataSplit]) -> BenchPlan:
+    """The plan of a run on these examples. task: its name, as the task says it."""
+    return BenchPlan(
+        config_digest=config.digest(),
+        protocol_digest=config.protocol_digest(),
+        smoke=config.smoke,
+        model=config.model.name,
+        task=task,
+        seeds=config.seeds,
+        splits=tuple(splits),
+        eval_role=config.task.eval_role,
+        tests=variant_names(config.compression),
+        controls=config.compression.controls,
+        policy=config.policy,
+        margin=config.policy.tolerance,
+        alpha=ALPHA,
+    )
+
+
+def plan_digest(plan: BenchPlan) -> str:
+    """sha256 of all of it, which later artifacts carry."""
+    return canonical_digest(plan.model_dump(mode="json"))

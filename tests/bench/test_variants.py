@@ -1,0 +1,238 @@
+"""From an audit to the adapters that are compared: every module explicit, the scale held, nothing run twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from audit_sample import mistral_rows, report, row
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradience.bench.config import BenchConfig
+from gradience.bench.registration import plan_digest, register
+from gradience.bench.variants import NO_COMPRESSION, plan_variants, variant_names
+from gradience.errors import UsageError
+
+
+def config(**compression):
+    return BenchConfig.model_validate(
+        {
+            "model": {"name": "m", "type": compression.pop("type", "seqcls")},
+            "task": {"profile": "t"},
+            "lora": {"probe_r": 32, "alpha": 64},
+            "train": {"lr": 1e-4, "max_steps": 10},
+            "compression": {"arms": ["retrain"], "controls": []} | compression,
+        }
+    )
+
+
+def spread(k: int, r: int) -> np.ndarray:
+    """r singular values of which k hold 0.9 of the energy (with a little room)."""
+    sigma = np.full(r, 1e-3)
+    sigma[:k] = 1.0
+    return sigma
+
+
+def audited(*ks: int | None, r: int = 32, shape=(64, 48), rslora: bool = False, **more):
+    rows = [
+        row(
+            f"layers.{i}.q_proj", None if k is None else spread(k, r), r=r, shape=shape, alpha=64.0,
+            scale=2.0, status="untrained" if k is None else "ok",
+        )
+        for i, k in enumerate(ks)
+    ]  # fmt: skip
+    return report(rows, adapter={"use_rslora": rslora}, **more)
+
+
+def planned(found, **compression):
+    return {variant.name: variant for variant in plan_variants(found, config(**compression), seed=42)}
+
+
+def test_the_announced_variants():
+    made = planned(audited(3, 3, 3, 3, 9))
+    assert set(made) == {"uniform_median", "uniform_p90", "per_layer"}
+    assert set(made["uniform_median"].ranks.values()) == {4}
+    assert set(made["uniform_p90"].ranks.values()) == {8}  # 6.6, linearly interpolated
+    assert list(made["per_layer"].ranks.values()) == [4, 4, 4, 4, 16]
+    assert made["uniform_p90"].evidence == (
+        "90th percentile of the directions that hold 0.9 of the energy: 6.6, rounded up to an allowed rank"
+    )
+    assert all(variant.is_made for variant in made.values())
+
+
+def test_every_module_has_its_rank_even_where_it_equals_the_most_frequent_one():
+    """The predecessor left those out of the pattern, and PEFT gave them the probe's rank."""
+    arguments = planned(audited(3, 3, 3, 3, 9))["per_layer"].lora_arguments()
+    assert list(arguments["rank_pattern"].values()) == [4, 4, 4, 4, 16]
+    assert arguments["r"] == 16
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_peft_makes_what_was_planned_with_the_scale_of_the_probe(rslora):
+    import peft
+    import torch
+
+    class Layer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q_proj = torch.nn.Linear(48, 64)
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.ModuleList(Layer() for _ in range(12))  # layers.1 and layers.11 end alike
+
+    found = audited(*[3] * 9, 9, 17, 1, rslora=rslora)
+    scale = 64 / (32**0.5 if rslora else 32)
+    for name, variant in planned(found, variants=["uniform_median", "per_layer", "uniform_r7"]).items():
+        peft_config = peft.LoraConfig(
+            target_modules=["q_proj"], use_rslora=rslora, **variant.lora_arguments()
+        )
+        model = peft.get_peft_model(Model(), peft_config)
+        made = {
+            path.removeprefix("base_model.model."): module
+            for path, module in model.named_modules()
+            if isinstance(module, peft.tuners.lora.LoraLayer)
+        }
+        assert {path: module.r["default"] for path, module in made.items()} == variant.ranks, name
+        assert [module.scaling["default"] for module in made.values()] == pytest.approx([scale] * 12)
+        trained = sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)
+        assert trained == variant.lora_params
+
+
+def test_ranks_are_never_rounded_down_and_never_above_the_probe():
+    """The predecessor: nearest allowed rank (20 -> 16 of 8, 16, 24 …), and nothing above 32."""
+    assert set(planned(audited(20, 20), allowed_ranks=[8, 16, 24])["uniform_median"].ranks.values()) == {24}
+    wide = audited(58, 58, r=64)
+    assert planned(wide)["uniform_median"].skipped == NO_COMPRESSION
+    assert planned(wide)["uniform_median"].same_as == "probe"
+    assert set(planned(audited(58, 58, r=128))["per_layer"].ranks.values()) == {64}
+    assert planned(audited(6, 6, r=6), allowed_ranks=[8])["per_layer"].same_as == "probe"
+
+
+def test_equal_configurations_are_one_run():
+    made = planned(audited(3, 3, 4), arms=["retrain", "truncate"])
+    assert made["uniform_median"].same_as is None
+    assert made["uniform_p90"].same_as == "uniform_median"
+    assert made["per_layer"].same_as == "uniform_median"
+    assert made["uniform_median.truncate"].same_as is None  # made in another way
+    assert made["uniform_p90.truncate"].same_as == "uniform_median.truncate"
+
+
+def test_a_stated_rank_needs_no_suggestion():
+    made = planned(audited(None, None), variants=["uniform_r4", "uniform_median", "uniform_r64"])
+    assert set(made["uniform_r4"].ranks.values()) == {4}
+    assert made["uniform_median"].skipped == "the audit suggests no rank for this adapter"
+    assert made["uniform_r64"].skipped == NO_COMPRESSION
+
+
+def test_an_untrained_module_gets_the_smallest_rank_and_is_not_evidence():
+    made = planned(audited(None, 8, 8))
+    assert list(made["per_layer"].ranks.values()) == [1, 8, 8]
+    assert made["uniform_median"].evidence.endswith("energy: 8")
+
+
+def test_retraining_can_be_limited():
+    compression = {"arms": ["retrain", "truncate"], "retrain": ["uniform_p90"]}
+    names = variant_names(config(**compression).compression)
+    assert names == ("uniform_median.truncate", "uniform_p90", "uniform_p90.truncate", "per_layer.truncate")
+    assert tuple(planned(audited(3, 3, 3, 9), **compression)) == names
+
+
+def test_the_audit_must_have_the_energy_of_the_config():
+    with pytest.raises(UsageError, match=r"audited at an energy of 0\.9, and the config says 0\.95"):
+        planned(audited(3, 3), energy=0.95)
+
+
+# ---------------------------------------------------------------- controls
+
+
+@given(
+    ks=st.lists(st.integers(1, 32), min_size=1, max_size=24),
+    wide=st.lists(st.integers(1, 32), max_size=24),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_shuffled_ranks_cost_the_same_and_really_differ(ks, wide, seed):
+    rows = [
+        row(f"{name}.{i}", spread(k, 32), r=32, shape=shape, alpha=64.0)
+        for name, shape, found in (("q", (64, 48), ks), ("up", (256, 64), wide))
+        for i, k in enumerate(found)
+    ]
+    asked = config(variants=["per_layer"], controls=["per_layer_shuffled"])
+    per_layer, control = plan_variants(report(rows), asked, seed)
+    best = sum(
+        2 * (len(group) - most) if 2 * most > len(group) else len(group)
+        for group in (per_layer_ranks(per_layer, "q"), per_layer_ranks(per_layer, "up"))
+        if group
+        for most in [max(Counter(group).values())]
+    )
+    if control.skipped:
+        assert control.skipped.startswith("impossible")
+        assert 2 * best < len(rows)
+        return
+    changed = sum(control.ranks[name] != rank for name, rank in per_layer.ranks.items())
+    assert changed == best
+    assert control.lora_params == per_layer.lora_params
+    assert Counter(control.ranks.values()) == Counter(per_layer.ranks.values())
+
+
+def per_layer_ranks(variant, name):
+    return [rank for module, rank in variant.ranks.items() if module.startswith(f"{name}.")]
+
+
+def test_the_shuffle_depends_on_the_seed_alone():
+    found = audited(*range(1, 21))
+    asked = config(controls=["per_layer_shuffled"])
+    first, again, other = (plan_variants(found, asked, seed)[-1].ranks for seed in (42, 42, 123))
+    assert first == again
+    assert first != other
+
+
+def test_the_controls():
+    made = planned(
+        audited(*[3] * 6, *[9] * 6),
+        arms=["retrain", "truncate"],
+        controls=["per_layer_shuffled", "random_directions", "head_only", "aa"],
+    )
+    assert {v.name: (v.arm, v.made_by) for v in made.values() if v.arm == "control"} == {
+        "per_layer_shuffled": ("control", "retrain"),
+        "per_layer_shuffled.truncate": ("control", "truncate"),
+        "random_directions": ("control", "random_directions"),
+        "head_only": ("control", "head_only"),
+        "aa": ("control", "rewrite"),
+    }
+    assert made["random_directions"].ranks == made["uniform_median"].ranks
+    assert set(made["aa"].ranks.values()) == {32}
+    assert made["aa"].is_made
+    assert made["aa"].reduction == 0
+    assert made["head_only"].lora_params == 0
+    assert made["head_only"].reduction == 1
+    assert not made["head_only"].alphas
+
+
+def test_controls_that_cannot_be_made_say_why():
+    wide = audited(32, 32)
+    made = planned(wide, controls=["per_layer_shuffled", "random_directions"])
+    assert made["per_layer_shuffled"].skipped.startswith("impossible")
+    assert made["random_directions"].skipped == NO_COMPRESSION
+    none = planned(audited(None, None), controls=["per_layer_shuffled", "random_directions"])
+    assert none["per_layer_shuffled"].skipped == none["random_directions"].skipped
+    stated = planned(audited(3, 3), variants=["per_layer", "uniform_r2"], controls=["random_directions"])
+    assert set(stated["random_directions"].ranks.values()) == {2}
+
+
+def test_mistral_shapes():
+    made = planned(report(mistral_rows()), type="causal_lm", variants=["uniform_r32", "per_layer"])
+    assert made["uniform_r32"].reduction == 0.5
+    assert made["uniform_r32"].probe_params == 167_772_160
+    assert len(made["per_layer"].lora_arguments()["rank_pattern"]) == 224
+
+
+def test_what_was_decided_is_written_down_before():
+    plan = register(config(arms=["retrain", "truncate"]), "reviews", [])
+    assert plan.tests[:2] == ("uniform_median", "uniform_median.truncate")
+    assert plan.margin == plan.policy.tolerance
+    assert plan_digest(plan) != plan_digest(plan.model_copy(update={"task": "other"}))
+    assert type(plan).model_validate_json(plan.to_json()) == plan
