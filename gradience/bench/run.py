@@ -1,0 +1,336 @@
+"""One seed of Bench: train the probe, hold it against its gate, audit it, make the variants, evaluate them all.
+
+Each thing that takes time is a stage (stages.py), so a run that was killed goes on where it was, and the result is
+computed from what the stages left: nothing is remembered that is not on the disk. What fails is a result too: a
+variant that could not be made is an ERROR with its traceback in the log, and the others go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from gradience import __version__
+from gradience.artifacts.audit import AuditReport
+from gradience.artifacts.records import Evaluation, count, read_records
+from gradience.artifacts.stage import StageManifest
+from gradience.artifacts.training import TrainingReport
+from gradience.audit import audit_adapter
+from gradience.bench.config import BenchConfig
+from gradience.bench.controls import random_directions
+from gradience.bench.judge import Judge
+from gradience.bench.policy import gate_passed
+from gradience.bench.seeds import STREAMS, stream
+from gradience.bench.stages import MANIFEST, Stages
+from gradience.bench.tasks.base import ClassificationTask, Task
+from gradience.bench.train_process import Order, launch
+from gradience.bench.training import ADAPTER, REPORT, lora_arguments, peak_memory, train, versions
+from gradience.bench.variants import PlannedVariant, plan_variants
+from gradience.compress import compress_adapter
+from gradience.errors import GradienceError, OutputError
+from gradience.plan import ToRanks, plan_compression
+
+logger = logging.getLogger("gradience.bench")
+
+ANSWERS, SCORES, AUDIT = "answers.records.jsonl", "scores.records.jsonl", "audit.json"
+PROBE = "probe"
+
+
+class Watcher(Protocol):
+    """Who is told how far the run is."""
+
+    def stage(self, name: str, number: int, of: int) -> None:
+        """A stage begins; `of` is what is known so far."""
+
+    def step(self, done: int, total: int) -> None:
+        """Within the stage."""
+
+
+class Silent:
+    """Nobody."""
+
+    def stage(self, name: str, number: int, of: int) -> None:
+        """Nothing."""
+
+    def step(self, done: int, total: int) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An adapter on disk, and the facts about it that outlive its weights."""
+
+    name: str
+    folder: Path
+    """PEFT's folder."""
+    sha256: str
+    bytes: int
+    lora: bool = True
+    """False: its head alone is used."""
+    training: TrainingReport | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one planned variant."""
+
+    planned: PlannedVariant
+    made: Made | None = None
+    answers: Evaluation[Any] | None = None
+    scores: Evaluation[Any] | None = None
+    manifests: list[StageManifest] = field(default_factory=list)
+    error: str = ""
+    """The last line of the traceback of what stopped it."""
+
+
+@dataclass(slots=True)
+class SeedFacts:
+    """Everything that a seed yielded: what bench.json is made from."""
+
+    config: BenchConfig
+    seed: int
+    probe: Outcome | None = None
+    """Without answers when its training diverged."""
+    gate_passed: bool = False
+    audit: AuditReport | None = None
+    outcomes: list[Outcome] = field(default_factory=list)
+    error: str = ""
+    """What stopped the probe or its audit."""
+
+
+class SeedRun:
+    """The stages of one seed, in order."""
+
+    def __init__(
+        self, config: BenchConfig, task: Task, seed: int, folder: Path, watcher: Watcher | None = None
+    ) -> None:
+        """`folder` gets a folder for every stage."""
+        self.config, self.task, self.seed, self.folder = config, task, seed, folder
+        self.watcher = watcher or Silent()
+        self.stages = Stages(folder, peak=self._peak)
+        self.items = task.examples.of(
+            config.task.eval_role, config.task.eval_samples or config.train.eval_samples
+        )
+        self.judge = Judge(
+            task,
+            config.model,
+            self.items,
+            batch_size=config.train.per_device_eval_batch_size,
+            max_length=config.train.max_length,
+            max_new_tokens=config.task.generation.max_new_tokens,
+            device=config.runtime.device,
+            on_block=self.watcher.step,
+        )
+        self.number = 0
+        self.known = 3  # train, evaluate, audit
+
+    def run(self) -> SeedFacts:
+        """All stages. What fails stands in the facts; only a kill or a refusal to begin leaves it early."""
+        facts = SeedFacts(self.config, self.seed)
+        try:
+            facts.probe = self._probe()
+            if facts.probe.answers is None or not self._passes_gate(facts.probe.answers):
+                return facts
+            facts.gate_passed = True
+            facts.audit = self._audit(facts.probe)
+        except GradienceError:  # the user can act on it: no result, but a message and an exit code
+            raise
+        except Exception as error:  # noqa: BLE001  (the boundary of a seed: a failed probe is a result)
+            facts.error = self._failed(PROBE, error)
+            return facts
+        finally:
+            self.judge.close()
+        facts.outcomes = self._variants(facts.probe, facts.audit)
+        return facts
+
+    # ------------------------------------------------------------ the probe
+
+    def _probe(self) -> Outcome:
+        planned = PlannedVariant(name=PROBE, arm="retrain", made_by="retrain")
+        outcome = Outcome(planned)
+        outcome.made = self._train(outcome, lora_arguments(self.config.lora))
+        assert outcome.made.training is not None
+        if not outcome.made.training.diverged:  # what has diverged answers nothing
+            self._evaluate(outcome, None)
+        return outcome
+
+    def _passes_gate(self, answers: Evaluation[Any]) -> bool:
+        found = count(answers.records)
+        return gate_passed(found.correct, found.n, self.config.gate())
+
+    def _audit(self, probe: Outcome) -> AuditReport:
+        assert probe.made is not None
+        adapter = probe.made.folder
+        depends = {
+            "adapter": probe.made.sha256,
+            "energy": self.config.compression.energy,
+            "gradience": __version__,
+        }
+
+        def make(folder: Path) -> None:
+            audit_adapter(adapter, tau=self.config.compression.energy).save(folder / AUDIT)
+
+        return AuditReport.read(self._stage("audit", depends, make) / AUDIT)
+
+    # ------------------------------------------------------------ the variants
+
+    def _variants(self, probe: Outcome, audit: AuditReport) -> list[Outcome]:
+        outcomes = [Outcome(planned) for planned in plan_variants(audit, self.config, self.seed)]
+        due = [outcome for outcome in outcomes if outcome.planned.is_made]
+        self.known += sum(2 if outcome.planned.made_by != "head_only" else 1 for outcome in due)
+        cut = [outcome for outcome in due if outcome.planned.made_by != "retrain"]
+        trained = [outcome for outcome in due if outcome.planned.made_by == "retrain"]
+        for outcome in cut:  # while the base is loaded
+            self._attempt(outcome, self._cut, probe, audit)
+            self._attempt(outcome, self._evaluate, probe)
+        self.judge.close()
+        for outcome in trained:
+            self._attempt(outcome, self._retrain)
+        for outcome in trained:
+            self._attempt(outcome, self._evaluate, probe)
+        self.judge.close()
+        return outcomes
+
+    def _attempt(self, outcome: Outcome, step: Any, *arguments: Any) -> None:
+        """One step of a variant; after an error its later steps are not tried."""
+        if outcome.error:
+            return
+        try:
+            step(outcome, *arguments)
+        except OutputError:  # a full disk stops the others as well
+            raise
+        except Exception as error:  # noqa: BLE001  (the boundary of a variant: the others go on)
+            outcome.error = self._failed(outcome.planned.name, error)
+
+    def _retrain(self, outcome: Outcome) -> None:
+        arguments = lora_arguments(self.config.lora) | outcome.planned.lora_arguments()
+        outcome.made = self._train(outcome, arguments)
+
+    def _cut(self, outcome: Outcome, probe: Outcome, audit: AuditReport) -> None:
+        """Make a smaller adapter from the probe itself."""
+        assert probe.made is not None
+        planned, source = outcome.planned, probe.made
+        if planned.made_by == "head_only":
+            outcome.made = Made(planned.name, source.folder, source.sha256, 0, lora=False)
+            return
+        depends = {
+            "adapter": source.sha256,
+            "ranks": planned.ranks,
+            "made_by": planned.made_by,
+            "seed": self.seed,
+        }
+
+        def make(folder: Path) -> None:
+            target = folder / ADAPTER
+            if planned.made_by == "random_directions":
+                truncated = folder / "truncated"
+                self._truncate(source.folder, audit, planned.ranks, truncated)
+                random_directions(source.folder, truncated, target, seed=self.seed)
+            else:
+                self._truncate(source.folder, audit, planned.ranks, target)
+
+        folder = self._stage(f"{planned.name}/adapter", depends, make)
+        weights = StageManifest.read(folder / MANIFEST).files[f"{ADAPTER}/adapter_model.safetensors"]
+        outcome.made = Made(planned.name, folder / ADAPTER, weights.sha256, weights.bytes)
+        outcome.manifests.append(StageManifest.read(folder / MANIFEST))
+
+    @staticmethod
+    def _truncate(adapter: Path, audit: AuditReport, ranks: Mapping[str, int], target: Path) -> None:
+        plan = plan_compression(audit, ToRanks(ranks, "the ranks of a Bench variant"))
+        compress_adapter(adapter, plan, target, force=True)
+
+    # ------------------------------------------------------------ training and evaluating
+
+    def _train(self, outcome: Outcome, lora: Mapping[str, Any]) -> Made:
+        config, name = self.config, outcome.planned.name
+        data = self.task.examples.fingerprint("train", config.train.train_samples)
+        recipe = config.train.model_dump(mode="json")
+        model = config.model.model_dump(mode="json")
+        depends = {"model": model, "lora": dict(lora), "recipe": recipe, "seed": self.seed, "data": data}
+        depends |= {"versions": versions(), "threads": torch.get_num_threads()}
+
+        def make(folder: Path) -> None:
+            arguments: dict[str, Any] = {"model": config.model, "lora": dict(lora), "recipe": config.train}
+            arguments |= {"seed": self.seed, "device": config.runtime.device, "output": folder}
+            if config.runtime.processes > 1:
+                order = Order(profile=config.task.profile, options=dict(config.task.options), **arguments)
+                launch(order, config.runtime.processes)
+            else:
+                train(self.task, **arguments, on_step=self.watcher.step)
+
+        folder = self._stage(f"{name}/train", depends, make)
+        report, manifest = TrainingReport.read(folder / REPORT), StageManifest.read(folder / MANIFEST)
+        outcome.manifests.append(manifest)
+        size = manifest.files[f"{ADAPTER}/adapter_model.safetensors"].bytes
+        return Made(name, folder / ADAPTER, report.adapter_sha256, size, training=report)
+
+    def _evaluate(self, outcome: Outcome, probe: Outcome | None) -> None:
+        """Records of the variant's answers, and for a causal model of its closeness to the probe."""
+        assert outcome.made is not None
+        made, inert = outcome.made, outcome.planned.arm == "control"
+        reference = probe.made if probe else None
+        depends = {
+            "adapter": made.sha256,
+            "lora": made.lora,
+            "model": self.config.model.model_dump(mode="json"),
+            "data": self.task.examples.fingerprint(self.config.task.eval_role, len(self.items)),
+            "settings": self.judge.settings,
+            "versions": versions(),
+            "reference": reference.sha256 if reference else None,
+        }
+
+        def make(folder: Path) -> None:
+            self.judge.answers(made.name, made.folder, folder / ANSWERS, lora=made.lora, allow_inert=inert)
+            if reference is not None and not isinstance(self.task, ClassificationTask):
+                self.judge.closeness(
+                    made.name,
+                    made.folder,
+                    folder / SCORES,
+                    reference=(reference.name, reference.folder),
+                    allow_inert=inert,
+                )
+            if reference is not None:
+                self.judge.forget(made.name)
+
+        folder = self._stage(f"{made.name}/eval", depends, make)
+        outcome.answers = read_records(folder / ANSWERS)
+        if (folder / SCORES).is_file():
+            outcome.scores = read_records(folder / SCORES)
+        outcome.manifests.append(StageManifest.read(folder / MANIFEST))
+
+    # ------------------------------------------------------------ around them
+
+    def _stage(self, name: str, depends: Mapping[str, Any], make: Any) -> Path:
+        self.number += 1
+        self.watcher.stage(name, self.number, max(self.known, self.number))
+        logger.info("seed %d: %s", self.seed, name)
+        return self.stages.done(name, depends, make)
+
+    def _peak(self) -> int | None:
+        device = (
+            "cuda" if torch.cuda.is_available() and self.config.runtime.device in ("auto", "cuda") else "cpu"
+        )
+        return peak_memory(device)
+
+    def _failed(self, name: str, error: Exception) -> str:
+        logger.error("seed %d: %s failed\n%s", self.seed, name, traceback.format_exc())
+        return f"{type(error).__name__}: {error}".split("\n", maxsplit=1)[0]
+
+
+def starts(seed: int) -> Mapping[str, int]:
+    """The seed of every random stream of a run."""
+    return {name: stream(seed, name) for name in STREAMS}
+
+
+def remove_weights(outcomes: Sequence[Outcome]) -> None:
+    """Delete the weights of adapters that are evaluated; configs, reports and records stay."""
+    for outcome in outcomes:
+        if outcome.made is not None:
+            for path in (outcome.made.folder.parent).rglob("adapter_model.safetensors"):
+                path.unlink()
