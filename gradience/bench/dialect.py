@@ -238,8 +238,6 @@ def _dataset(source: _Source) -> None:
     if VALUES["task.profile"].get(given, given) != profile:
         source.refuse(f"`task.dataset: {name}` belongs to the profile {profile}, not to {given}")
     source.put("task.profile", profile, "task.dataset")
-    if profile == "gsm8k" and source.holds("task.subset"):
-        _without_effect(source, "task.subset", "there is one GSM8K", ("main",))
 
 
 def _number_of_seeds(source: _Source) -> None:

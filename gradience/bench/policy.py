@@ -12,14 +12,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
 
+from gradience.artifacts.bench import Status
 from gradience.artifacts.bench_plan import Policy
 from gradience.artifacts.exact import exact_text
-
-Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "UNDERTRAINED", "SKIPPED", "ERROR"]
-"""FAIL: shown to be worse than the policy allows, or not shown on every planned seed. INCONCLUSIVE: some seeds
-say nothing. UNDERTRAINED: the probe did not reach its gate. SKIPPED: not run, for a stated reason."""
 
 NO_EVIDENCE: tuple[Status, ...] = ("UNDERTRAINED", "SKIPPED", "INCONCLUSIVE")
 

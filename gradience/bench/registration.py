@@ -7,13 +7,14 @@ from fractions import Fraction
 
 from gradience.artifacts.bench_plan import BenchPlan, DataSplit
 from gradience.bench.config import BenchConfig, canonical_digest
-from gradience.bench.variants import variant_names
+from gradience.bench.variants import asked_for
 
 ALPHA = Fraction("0.05")
 
 
 def register(config: BenchConfig, task: str, splits: Sequence[DataSplit]) -> BenchPlan:
     """The plan of a run on these examples. task: its name, as the task says it."""
+    asked = asked_for(config.compression)
     return BenchPlan(
         config_digest=config.digest(),
         protocol_digest=config.protocol_digest(),
@@ -23,8 +24,8 @@ def register(config: BenchConfig, task: str, splits: Sequence[DataSplit]) -> Ben
         seeds=config.seeds,
         splits=tuple(splits),
         eval_role=config.task.eval_role,
-        tests=variant_names(config.compression),
-        controls=config.compression.controls,
+        tests=tuple(one.name for one in asked if one.arm != "control"),
+        controls=tuple(one.name for one in asked if one.arm == "control"),
         policy=config.policy,
         margin=config.policy.tolerance,
         alpha=ALPHA,

@@ -9,27 +9,23 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic import Field
 
 from gradience.adapters.patterns import anchored_key
 from gradience.artifacts.audit import AuditReport, Suggestion, Suggestions
 from gradience.artifacts.base import Part
+from gradience.artifacts.bench import Making
 from gradience.artifacts.bench_plan import Arm
 from gradience.bench.config import BenchConfig
-from gradience.bench.sections import CompressionSettings
+from gradience.bench.sections import CompressionSettings, Control, MadeBy
 from gradience.errors import UsageError
 from gradience.suggest import ModuleEvidence, collect, cost, scaled_alpha, suggest
 
-Making = Literal["retrain", "truncate", "random_directions", "head_only", "rewrite"]
-"""How an adapter comes to be. `random_directions`: the probe's factors kept in directions drawn by lot.
-`head_only`: ΔW = 0, the head trained alone. `rewrite`: truncation to the full rank, so that only rounding differs."""
-
 PROBE = "probe"
 NO_COMPRESSION = "no compression: every module keeps its rank"
-NO_SUGGESTION = "the audit suggests no rank for this adapter"
 
 Ranks = Mapping[str, int]
 
@@ -92,18 +88,34 @@ def plan_variants(report: AuditReport, config: BenchConfig, seed: int) -> tuple[
             code="plan-mismatch",
             hint="audit the probe again",
         )
-    planner = _Planner(report, config.compression, has_head=config.model.type == "seqcls", seed=seed)
-    return _once_each([*planner.variants(), *planner.controls()], planner.own)
+    planner = _Planner(report, config, seed)
+    return _once_each([planner.planned(one) for one in asked_for(config.compression)], planner.own)
 
 
-def variant_names(compression: CompressionSettings) -> tuple[str, ...]:
-    """The names of all variants that are compared, known before anything is trained."""
-    return tuple(
-        _named(variant, arm)
+def asked_for(compression: CompressionSettings) -> tuple[PlannedVariant, ...]:
+    """All that is going to be compared, as far as it is known before the audit: names, not ranks."""
+    variants = [
+        PlannedVariant(name=_named(variant, arm), arm=arm, made_by=arm)
         for variant in compression.variants
-        for arm in compression.arms
-        if arm != "retrain" or compression.is_retrained(variant)
-    )
+        for arm in _arms(compression, variant)
+    ]
+    shuffled = [
+        PlannedVariant(name=_named("per_layer_shuffled", arm), arm="control", made_by=arm)
+        for arm in _arms(compression, "per_layer")
+    ]
+    controls: dict[Control, list[PlannedVariant]] = {
+        "per_layer_shuffled": shuffled,
+        "random_directions": [
+            PlannedVariant(name="random_directions", arm="control", made_by="random_directions")
+        ],
+        "head_only": [PlannedVariant(name="head_only", arm="control", made_by="head_only")],
+        "aa": [PlannedVariant(name="aa", arm="control", made_by="rewrite")],
+    }
+    return (*variants, *(one for name in compression.controls for one in controls[name]))
+
+
+def _arms(compression: CompressionSettings, variant: str) -> list[MadeBy]:
+    return [arm for arm in compression.arms if arm != "retrain" or compression.is_retrained(variant)]
 
 
 def _named(variant: str, making: str) -> str:
@@ -111,38 +123,74 @@ def _named(variant: str, making: str) -> str:
 
 
 class _Planner:
-    """One audit, and what was asked of it."""
+    """One audit, and the ranks that it gives to whatever is asked for."""
 
-    def __init__(self, report: AuditReport, asked: CompressionSettings, *, has_head: bool, seed: int) -> None:
-        self.asked, self.has_head, self.seed = asked, has_head, seed
+    def __init__(self, report: AuditReport, config: BenchConfig, seed: int) -> None:
+        self.config, self.seed = config, seed
         self.modules = collect(report.layers)
         self.own = {module.name: module.size.rank for module in self.modules}
         self.rslora = report.adapter.use_rslora
         self.suggestions: Suggestions | None = None
         if report.suggestions is not None:  # where the audit made none, none is made here
             self.suggestions = suggest(
-                report.layers, tau=report.tau, grid=asked.allowed_ranks, use_rslora=self.rslora
+                report.layers,
+                tau=report.tau,
+                grid=config.compression.allowed_ranks,
+                use_rslora=self.rslora,
             )
 
-    def variants(self) -> Iterator[PlannedVariant]:
-        for variant in self.asked.variants:
-            for arm in self.asked.arms:
-                if arm == "truncate" or self.asked.is_retrained(variant):
-                    yield self.variant(variant, arm)
+    def planned(self, asked: PlannedVariant) -> PlannedVariant:
+        """The same with its ranks, or with the reason why it is not made."""
+        try:
+            ranks, evidence = self.ranks_of(asked)
+        except _NotMade as reason:
+            return asked.model_copy(update={"skipped": str(reason)})
+        alphas = {
+            module.name: scaled_alpha(
+                module.alpha, module.size.rank, ranks[module.name], use_rslora=self.rslora
+            )
+            for module in self.modules
+            if module.alpha is not None and ranks[module.name]
+        }
+        return asked.model_copy(
+            update={
+                "ranks": dict(ranks),
+                "alphas": alphas,
+                "lora_params": cost(self.modules, dict(ranks))[0],
+                "probe_params": cost(self.modules, self.own)[0],
+                "evidence": evidence,
+            }
+        )
 
-    def variant(self, variant: str, making: Literal["retrain", "truncate"]) -> PlannedVariant:
-        name = _named(variant, making)
-        found = self.ranks_of(variant)
-        if found is None:
-            return PlannedVariant(name=name, arm=making, made_by=making, skipped=NO_SUGGESTION)
-        return self.planned(name, making, making, *found)
+    def ranks_of(self, asked: PlannedVariant) -> tuple[Ranks, str]:
+        """The ranks, and what they rest on. Raises _NotMade."""
+        match asked.name.partition(".")[0]:
+            case "aa":
+                return self.own, "the probe, written again"
+            case "head_only":
+                if self.config.model.type != "seqcls":
+                    raise _NotMade("the model has no head to train")
+                return dict.fromkeys(self.own, 0), "no LoRA"
+            case "random_directions":
+                variant = self.random_variant()
+                ranks = self.variant_ranks(variant)[0]
+                if ranks == self.own:
+                    raise _NotMade(NO_COMPRESSION)
+                return ranks, f"the ranks of {variant}"
+            case "per_layer_shuffled":
+                shuffled = shuffled_ranks(self.modules, self.variant_ranks("per_layer")[0], self.seed)
+                if shuffled is None:
+                    raise _NotMade("impossible: too few modules of one shape differ in rank")
+                return shuffled, "the ranks of per_layer on other modules"
+            case variant:
+                return self.variant_ranks(variant)
 
-    def ranks_of(self, variant: str) -> tuple[Ranks, str] | None:
-        """The ranks, and what they rest on; None without a suggestion."""
+    def variant_ranks(self, variant: str) -> tuple[Ranks, str]:
+        """The same for what is not a control."""
         if variant.startswith("uniform_r"):
             return self.uniform(int(variant.removeprefix("uniform_r"))), "as asked for"
         if self.suggestions is None:
-            return None
+            raise _NotMade("the audit suggests no rank for this adapter")
         tau = f"{self.suggestions.tau:g}"
         if variant == "per_layer":
             pattern = self.suggestions.per_layer.rank_pattern
@@ -159,78 +207,14 @@ class _Planner:
             for module in self.modules
         }
 
-    def planned(self, name: str, arm: Arm, made_by: Making, ranks: Ranks, evidence: str) -> PlannedVariant:
-        alphas = {
-            module.name: scaled_alpha(
-                module.alpha, module.size.rank, ranks[module.name], use_rslora=self.rslora
-            )
-            for module in self.modules
-            if module.alpha is not None and ranks[module.name]
-        }
-        return PlannedVariant(
-            name=name,
-            arm=arm,
-            made_by=made_by,
-            ranks=dict(ranks),
-            alphas=alphas,
-            lora_params=cost(self.modules, dict(ranks))[0],
-            probe_params=cost(self.modules, self.own)[0],
-            evidence=evidence,
-        )
+    def random_variant(self) -> str:
+        """The uniform variant whose size random directions get."""
+        uniform = [name for name in self.config.compression.variants if name.startswith("uniform")]
+        return "uniform_median" if "uniform_median" in uniform or not uniform else uniform[0]
 
-    # ------------------------------------------------------------ controls
 
-    def controls(self) -> Iterator[PlannedVariant]:
-        for control in self.asked.controls:
-            match control:
-                case "per_layer_shuffled":
-                    yield from self.shuffled()
-                case "random_directions":
-                    yield self.random_directions()
-                case "head_only":
-                    yield self.head_only()
-                case "aa":
-                    yield self.planned("aa", "control", "rewrite", self.own, "the probe, written again")
-
-    def shuffled(self) -> Iterator[PlannedVariant]:
-        """The ranks of per_layer on other modules: does it matter where they are?"""
-        for making in self.asked.arms:
-            if making == "retrain" and not self.asked.is_retrained("per_layer"):
-                continue
-            name = _named("per_layer_shuffled", making)
-            found = self.ranks_of("per_layer")
-            ranks = None if found is None else shuffled_ranks(self.modules, found[0], self.seed)
-            if ranks is None:
-                why = (
-                    NO_SUGGESTION
-                    if found is None
-                    else "impossible: too few modules of one shape differ in rank"
-                )
-                yield PlannedVariant(name=name, arm="control", made_by=making, skipped=why)
-            else:
-                yield self.planned(name, "control", making, ranks, "the ranks of per_layer on other modules")
-
-    def random_directions(self) -> PlannedVariant:
-        """The size of a uniform variant without its directions: do the leading ones matter?"""
-        uniform = [name for name in self.asked.variants if name.startswith("uniform")]
-        variant = "uniform_median" if "uniform_median" in uniform or not uniform else uniform[0]
-        found = self.ranks_of(variant)
-        if found is None or found[0] == self.own:
-            why = NO_SUGGESTION if found is None else NO_COMPRESSION
-            return PlannedVariant(
-                name="random_directions", arm="control", made_by="random_directions", skipped=why
-            )
-        return self.planned(
-            "random_directions", "control", "random_directions", found[0], f"the ranks of {variant}"
-        )
-
-    def head_only(self) -> PlannedVariant:
-        """How much of the probe's score is its head's?"""
-        if not self.has_head:
-            return PlannedVariant(
-                name="head_only", arm="control", made_by="head_only", skipped="the model has no head to train"
-            )
-        return self.planned("head_only", "control", "head_only", dict.fromkeys(self.own, 0), "no LoRA")
+class _NotMade(Exception):
+    """Why a variant is not made."""
 
 
 def _suggested(word: str, tau: str, chosen: Suggestion) -> str:

@@ -86,7 +86,7 @@ def test_a_config_of_the_predecessor(write):
     config = load_config(write(PREDECESSOR))
     assert config.model.dtype == "bfloat16"
     assert config.task.profile == "gsm8k"
-    assert config.task.options == {}
+    assert config.task.options == {"subset": "main"}
     assert config.task.eval_samples == 500
     assert config.task.generation.max_new_tokens == 128
     assert config.gate() == Fraction(15, 100)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gradience.bench.config import BenchConfig
 from gradience.bench.registration import plan_digest, register
-from gradience.bench.variants import NO_COMPRESSION, plan_variants, variant_names
+from gradience.bench.variants import NO_COMPRESSION, asked_for, plan_variants
 from gradience.errors import UsageError
 
 
@@ -136,7 +136,7 @@ def test_an_untrained_module_gets_the_smallest_rank_and_is_not_evidence():
 
 def test_retraining_can_be_limited():
     compression = {"arms": ["retrain", "truncate"], "retrain": ["uniform_p90"]}
-    names = variant_names(config(**compression).compression)
+    names = tuple(one.name for one in asked_for(config(**compression).compression))
     assert names == ("uniform_median.truncate", "uniform_p90", "uniform_p90.truncate", "per_layer.truncate")
     assert tuple(planned(audited(3, 3, 3, 9), **compression)) == names
 

@@ -1,0 +1,269 @@
+"""`bench.json`: one seed. The probe, what its audit says, and every smaller adapter against it, in counts.
+
+A comparison is paired: the same questions, question by question. Everything that a verdict hangs on is an integer
+here, and the records that the counts were made from are named with their digests, so that anybody can count again.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from gradience.artifacts.audit import RunInfo
+from gradience.artifacts.base import Artifact, Float12, Part, round_significant
+from gradience.artifacts.bench_plan import Arm, DataSplit, Policy, Share
+
+Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "UNDERTRAINED", "SKIPPED", "ERROR"]
+"""FAIL: worse than the policy allows, or not shown on every planned seed. INCONCLUSIVE: some seeds say nothing.
+UNDERTRAINED: the probe did not reach its gate. SKIPPED: not made, for a stated reason."""
+Making = Literal["retrain", "truncate", "random_directions", "head_only", "rewrite"]
+"""How an adapter comes to be. `random_directions`: the probe's factors kept in directions drawn by lot.
+`head_only`: ΔW = 0, a head alone. `rewrite`: truncation to the full rank: only rounding differs."""
+
+
+class BenchData(Part):
+    """Which examples were trained and asked."""
+
+    task: str
+    source: dict[str, str]
+    """Where they come from: names, versions, digests."""
+    splits: tuple[DataSplit, ...]
+    """As they were used: trained, and evaluated."""
+    eval_role: Literal["dev", "confirm"]
+    counts: dict[str, int]
+    """Rows read, duplicates and conflicts left out, and whatever else the task counts."""
+
+
+class BenchEnvironment(Part):
+    """What can move a number in its last digits."""
+
+    device: str
+    """`cpu`, or the name of the accelerator."""
+    dtype: str
+    quantization: str | None = None
+    threads: int
+    processes: int = 1
+    versions: dict[str, str]
+
+
+class TrainingFacts(Part):
+    """How one training went."""
+
+    steps: int
+    planned_steps: int
+    loss: Float12 | None
+    """Of the last logging interval."""
+    diverged: bool
+    tokens: int
+    """Of one pass over the examples, without padding."""
+    seconds: Float12
+    peak_memory_bytes: int | None
+    initial_adapter_sha256: str
+    """Over everything trainable before the first step: two seeds that share it are one run."""
+    first_batch_sha256: str
+
+
+class Gate(Part):
+    """What the probe must reach before anything is concluded from it."""
+
+    min_value: Share
+    passed: bool
+
+
+class Measures(Part):
+    """What was measured of one adapter."""
+
+    lora_params: int
+    """Parameters of its LoRA factors, counted in the file."""
+    other_params: int
+    """Other parameters in the file: a classifier's head."""
+    bytes: int
+    adapter_sha256: str
+    n: int
+    """Questions asked."""
+    correct: int
+    score: Float12
+    """correct / n."""
+    metrics: dict[str, Float12] = Field(default_factory=dict)
+    """What else the task reports: F1, another way of finding the answer."""
+    cut_off: int = 0
+    """Answers that ended at `max_new_tokens`."""
+    failed_extractions: int = 0
+    """Outputs in which no answer was found; they count as wrong."""
+    truncated: int = 0
+    """Questions that were too long and were cut."""
+    records: str
+    """File with one line a question, relative to this file."""
+    records_sha256: str
+    training: TrainingFacts | None = None
+    """Null where nothing was trained: a truncation."""
+    seconds: Float12
+    """Making and evaluating it."""
+    peak_memory_bytes: int | None = None
+
+    @model_validator(mode="after")
+    def _score_is_the_share(self) -> Measures:
+        if not 0 <= self.correct <= self.n or not self.n:
+            raise ValueError(f"{self.correct} right of {self.n}")
+        if self.score != round_significant(self.correct / self.n):
+            raise ValueError(f"score {self.score} is not {self.correct}/{self.n}")
+        return self
+
+
+class Probe(Measures):
+    """The adapter at the full rank."""
+
+    rank: int
+    gate: Gate
+
+
+class AuditSummary(Part):
+    """The audit of the probe in short; audit.json lies beside it."""
+
+    suggested_r_global_median: int | None
+    suggested_r_global_90: int | None
+    energy_rank_90_p50: Float12 | None
+    energy_rank_90_p90: Float12 | None
+    stable_rank_mean: Float12 | None
+    effective_rank_mean: Float12 | None
+    utilization_mean: Float12 | None
+
+
+class Pairs(Part):
+    """The questions by who has them right. Their sum is n."""
+
+    both_right: int
+    only_probe_right: int
+    """Lost by the variant."""
+    only_variant_right: int
+    """Won by the variant."""
+    both_wrong: int
+
+    @property
+    def n(self) -> int:
+        return self.both_right + self.only_probe_right + self.only_variant_right + self.both_wrong
+
+    @property
+    def delta(self) -> Fraction:
+        """Variant − probe, as a share of the questions."""
+        return Fraction(self.only_variant_right - self.only_probe_right, self.n)
+
+    @property
+    def delta_exact(self) -> str:
+        """The same as it was counted, not reduced: `-5/200`."""
+        return f"{self.only_variant_right - self.only_probe_right}/{self.n}"
+
+
+class Closeness(Part):
+    """How far its outputs are from the probe's, whether right or wrong."""
+
+    kl_mean: Float12
+    """KL(probe ‖ variant) in nats, summed over an answer's tokens, mean over questions."""
+    kl_standard_error: Float12 | None
+    flips: int
+    """Questions that get another label; in free text, tokens of the gold answer that get another most likely one."""
+
+
+class RankSummary(Part):
+    """The ranks of its modules."""
+
+    smallest: int
+    median: Float12
+    largest: int
+    modules: int
+
+
+class VariantResult(Part):
+    """One smaller adapter, or control, against the probe of this seed."""
+
+    name: str
+    """`uniform_median`; `uniform_median.truncate`."""
+    arm: Arm
+    made_by: Making
+    status: Status
+    """PASS and FAIL: what the policy's tolerance says of the counts of this one seed."""
+    reasons: tuple[str, ...] = ()
+    """In words."""
+    same_as: str | None = None
+    """The variant whose numbers these are: it has the same ranks and is made in the same way. `probe`: no rank is
+    smaller than the probe's."""
+    evidence: str = ""
+    """What the ranks rest on, before rounding."""
+    ranks: RankSummary | None = None
+    planned_lora_params: int | None = None
+    """From shapes and ranks. Equal to `lora_params`, or this is an ERROR."""
+    reduction: Float12 | None = None
+    """1 − planned_lora_params / the probe's: LoRA factors only, no head in either."""
+    measures: Measures | None = None
+    pairs: Pairs | None = None
+    delta: Float12 | None = None
+    """Variant − probe, as a share of the questions."""
+    delta_exact: str | None = None
+    """The same in questions: `-5/200`."""
+    closeness: Closeness | None = None
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> VariantResult:
+        if (self.pairs is None) != (self.measures is None) and self.status != "ERROR":
+            raise ValueError(f"{self.name}: counts of pairs and measures belong together")
+        if self.pairs is None or self.measures is None:
+            return self
+        if self.pairs.n != self.measures.n:
+            raise ValueError(f"{self.name}: {self.pairs.n} pairs and {self.measures.n} questions")
+        if self.pairs.both_right + self.pairs.only_variant_right != self.measures.correct:
+            raise ValueError(f"{self.name}: pairs and `correct` disagree")
+        if self.delta_exact != self.pairs.delta_exact:
+            raise ValueError(f"{self.name}: delta_exact is not {self.pairs.delta_exact}")
+        return self
+
+
+class Best(Part):
+    """The smallest adapter that passes, controls and duplicates left out."""
+
+    name: str
+    lora_params: int
+    reduction: Float12
+
+
+class Bench(Artifact):
+    """`bench.json`."""
+
+    schema_id: ClassVar[str] = "gradience.bench/1"
+
+    schema_: Literal["gradience.bench/1"] = Field(default="gradience.bench/1", alias="schema")
+    smoke: bool
+    """Shortened, to see that everything works: no evidence, whatever the verdicts say."""
+    status: Status
+    """ERROR if something ended in one; else PASS if a variant passes."""
+    reasons: tuple[str, ...] = ()
+    seed: int
+    seeds: tuple[int, ...]
+    """All seeds that were planned together."""
+    model: str
+    model_type: Literal["seqcls", "causal_lm"]
+    base_params: int | None
+    """Parameters of the base model."""
+    base_fingerprint: str
+    """The commit on the hub, or a digest of the weights' files."""
+    config: dict[str, Any]
+    config_digest: str
+    protocol_digest: str
+    plan_digest: str
+    """Of bench_plan.json, which was written before anything was trained."""
+    policy: Policy
+    data: BenchData
+    environment: BenchEnvironment
+    probe: Probe | None
+    """Null where it ended in an ERROR."""
+    audit: AuditSummary | None
+    """Null where the probe did not reach its gate: nothing is suggested from such a probe."""
+    variants: tuple[VariantResult, ...]
+    best: Best | None
+    notes: tuple[str, ...] = ()
+    run: RunInfo
+
+    def variant(self, name: str) -> VariantResult | None:
+        """The variant of this name."""
+        return next((found for found in self.variants if found.name == name), None)

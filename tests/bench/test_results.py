@@ -1,0 +1,111 @@
+"""From what a seed yielded to bench.json: counts that agree, and nothing that disappears."""
+
+from __future__ import annotations
+
+import pytest
+from bench_sample import bench, config, pairs, probe_of, three_seeds, variant_measures
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from gradience.artifacts.bench import Bench
+from gradience.bench.results import gate_sentence, measured, paired
+from gradience.bench.variants import plan_variants
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1))
+def test_pairs_are_counted(answers):
+    probe, variant = [a for a, _ in answers], [b for _, b in answers]
+    found = paired(probe, variant)
+    assert found.n == len(answers)
+    assert found.both_right + found.only_probe_right == sum(probe)
+    assert found.both_right + found.only_variant_right == sum(variant)
+    assert found.delta * found.n == sum(variant) - sum(probe)
+
+
+def test_unequal_records_are_not_paired():
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        paired([True], [True, False])
+
+
+def test_a_seed_round_trips_and_has_a_status():
+    for made in three_seeds():
+        assert Bench.model_validate_json(made.to_json()) == made
+        assert made.status == "PASS"
+    first = three_seeds()[0]
+    median = first.variant("uniform_median")
+    assert median.delta_exact == "-5/200"
+    assert median.status == "PASS"  # exactly at the bound
+    assert first.variant("per_layer").delta == 0.035
+    assert first.best.reduction == max(v.reduction for v in first.variants if v.same_as is None)
+
+
+def test_another_number_of_parameters_than_planned_is_an_error():
+    """The predecessor's per_layer was never what its report said: 7 of 7 stored runs."""
+    from bench_sample import REPORT
+
+    planned = next(v for v in plan_variants(REPORT, config(), 42) if v.name == "per_layer")
+    counted = pairs(200, 57, 0, 0)
+    wrong = variant_measures(planned, 42, counted, lora_params=planned.lora_params + 1536)
+    result = measured(planned, wrong, counted, config().policy)
+    assert result.status == "ERROR"
+    assert "LoRA parameters, and" in result.reasons[0]
+
+
+def test_counts_that_disagree_are_no_artifact():
+    good = bench(42).variants[0].model_dump(by_alias=True)
+    for change in (
+        {"delta_exact": "-1/200"},
+        {"pairs": None},
+        {"pairs": {**good["pairs"], "both_wrong": 0}},
+        {"measures": {**good["measures"], "correct": 56}},
+        {"measures": {**good["measures"], "score": 0.5}},
+    ):
+        with pytest.raises(ValidationError):
+            type(bench(42).variants[0]).model_validate(good | change)
+
+
+def test_a_probe_below_its_gate_makes_everything_undertrained():
+    made = bench(42, correct=19)
+    assert made.status == "UNDERTRAINED"
+    assert made.audit is None
+    assert made.best is None
+    assert {v.status for v in made.variants} == {"UNDERTRAINED"}
+    assert made.variants[0].reasons == ("the probe has 19 of 200 right (9.5 %); its gate is 10 %",)
+    assert [v.name for v in made.variants] == [v.name for v in bench(42).variants]
+    assert bench(42, correct=20).status == "PASS"  # exactly at the gate
+
+
+def test_a_probe_that_diverged_says_so():
+    facts = probe_of(1, correct=19, n=200, gate="0.10").training.model_copy(update={"diverged": True})
+    assert gate_sentence(probe_of(1, correct=19, n=200, gate="0.1", training=facts)).startswith(
+        "the training diverged"
+    )
+
+
+def test_what_failed_is_a_result():
+    made = bench(42, {"per_layer": "OutOfMemoryError: 80 GB"})
+    assert made.status == "ERROR"
+    assert made.variant("per_layer").reasons == ("OutOfMemoryError: 80 GB",)
+    assert "per_layer" in made.reasons[0]
+    none = bench(42, probe_error="ValueError: no such column")
+    assert none.status == "ERROR"
+    assert {v.status for v in none.variants} == {"ERROR"}
+
+
+def test_a_seed_without_a_variant_that_passes_fails_and_says_why():
+    names = [v.name for v in bench(42).variants if v.arm != "control"]
+    made = bench(42, dict.fromkeys(names, (20, 0)))
+    assert made.status == "FAIL"
+    assert "20 fewer right than the probe (lost 20, won 0)" in made.reasons[0]
+    assert made.best is None
+
+
+def test_a_repeated_variant_has_the_numbers_of_the_first():
+    asked = config(compression={"variants": ["uniform_r8", "uniform_median"], "arms": ["retrain"]})
+    made = bench(42, {"uniform_r8": (3, 1)}, asked=asked)
+    first, second = made.variants[:2]
+    assert second.same_as == "uniform_r8"
+    assert second.pairs == first.pairs
+    assert second.reasons[0] == "the same adapter as uniform_r8"
+    assert made.best.name == "uniform_r8"

@@ -1,0 +1,209 @@
+"""Bench results made by hand: small runs whose counts a reader can check in the head."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+from audit_sample import mistral_rows, report
+
+from gradience.artifacts.audit import RunInfo
+from gradience.artifacts.bench import (
+    Bench,
+    BenchData,
+    BenchEnvironment,
+    Closeness,
+    Gate,
+    Measures,
+    Pairs,
+    Probe,
+    TrainingFacts,
+)
+from gradience.artifacts.bench_plan import DataSplit
+from gradience.bench.config import BenchConfig
+from gradience.bench.policy import gate_passed
+from gradience.bench.registration import plan_digest, register
+from gradience.bench.results import (
+    best_of,
+    failed,
+    measured,
+    repeated,
+    skipped,
+    status_of,
+    summary,
+    undertrained,
+    without_probe,
+)
+from gradience.bench.variants import PlannedVariant, plan_variants
+
+MISTRAL = {
+    "model": {"name": "mistralai/Mistral-7B-v0.1", "type": "causal_lm"},
+    "task": {"profile": "gsm8k"},
+    "lora": {"probe_r": 64, "alpha": 128},
+    "train": {"lr": 1e-4, "max_steps": 1200},
+    "compression": {"controls": ["per_layer_shuffled", "aa"]},
+    "seeds": [42, 123, 456],
+}
+REPORT = report(mistral_rows())
+RUN = RunInfo(
+    gradience_version="0.1.0",
+    command="gradience bench run",
+    started="2026-01-02T03:04:05+00:00",
+    seconds=1234.5,
+    python="3.11.7",
+    numpy="2.4.6",
+    platform="linux",
+    cpu_count=2,
+)
+
+
+def config(**sections: Any) -> BenchConfig:
+    """The published run's, with sections in place of its own."""
+    return BenchConfig.model_validate(MISTRAL | sections)
+
+
+def pairs(n: int, probe: int, lost: int, won: int) -> Pairs:
+    return Pairs(
+        both_right=probe - lost,
+        only_probe_right=lost,
+        only_variant_right=won,
+        both_wrong=n - probe - won,
+    )
+
+
+def training(seed: int, name: str) -> TrainingFacts:
+    return TrainingFacts(
+        steps=1200,
+        planned_steps=1200,
+        loss=0.4321,
+        diverged=False,
+        tokens=1_500_000,
+        seconds=600.0,
+        peak_memory_bytes=40_000_000_000,
+        initial_adapter_sha256=f"{name}-init-{seed}",
+        first_batch_sha256=f"batch-{seed}",
+    )
+
+
+def probe_of(seed: int, *, correct: int, n: int, gate: str, rank: int = 64, **more: Any) -> Probe:
+    facts: dict[str, Any] = {
+        "lora_params": REPORT.total_lora_params,
+        "other_params": 0,
+        "bytes": 335_600_000,
+        "adapter_sha256": f"probe-{seed}",
+        "n": n,
+        "correct": correct,
+        "score": correct / n,
+        "records": "probe/eval/answers.records.jsonl",
+        "records_sha256": f"records-{seed}",
+        "training": training(seed, "probe"),
+        "seconds": 640.0,
+        "rank": rank,
+        "gate": Gate(min_value=gate, passed=gate_passed(correct, n, Fraction(gate))),
+    }  # fmt: skip
+    return Probe(**(facts | more))
+
+
+def variant_measures(planned: PlannedVariant, seed: int, found: Pairs, **more: Any) -> Measures:
+    facts: dict[str, Any] = {
+        "lora_params": planned.lora_params,
+        "other_params": 0,
+        "bytes": 2 * planned.lora_params,
+        "adapter_sha256": f"{planned.name}-{seed}",
+        "n": found.n,
+        "correct": found.both_right + found.only_variant_right,
+        "score": (found.both_right + found.only_variant_right) / found.n,
+        "records": f"{planned.name}/eval/answers.records.jsonl",
+        "records_sha256": f"records-{planned.name}-{seed}",
+        "training": training(seed, planned.name) if planned.made_by == "retrain" else None,
+        "seconds": 640.0 if planned.made_by == "retrain" else 31.0,
+    }
+    return Measures(**(facts | more))
+
+
+def bench(
+    seed: int,
+    changes: dict[str, tuple[int, int] | str] | None = None,
+    *,
+    correct: int = 57,
+    n: int = 200,
+    gate: str = "0.10",
+    asked: BenchConfig | None = None,
+    probe_error: str = "",
+    **more: Any,
+) -> Bench:
+    """One seed. changes: name of a variant -> (lost, won), or the error it ended in; (0, 0) where not named."""
+    asked = asked or config()
+    probe = None if probe_error else probe_of(seed, correct=correct, n=n, gate=gate)
+    splits = (
+        DataSplit(role="train", n=7473, sha256="t" * 64),
+        DataSplit(role="confirm", n=n, sha256="c" * 64),
+    )
+    found: Any = []
+    if probe is None:
+        found = without_probe(asked, probe_error)
+    elif not probe.gate.passed:
+        found = undertrained(asked, probe)
+    else:
+        for planned in plan_variants(REPORT, asked, seed):
+            change = (changes or {}).get(planned.name, (0, 0))
+            if planned.skipped:
+                found.append(skipped(planned))
+            elif planned.same_as:
+                found.append(repeated(planned, found))
+            elif isinstance(change, str):
+                found.append(failed(planned, change))
+            else:
+                counted = pairs(n, correct, *change)
+                close = Closeness(kl_mean=0.0123, kl_standard_error=0.0011, flips=31)
+                measures = variant_measures(planned, seed, counted)
+                found.append(measured(planned, measures, counted, asked.policy, close))
+    status, reasons = status_of(tuple(found))
+    facts: dict[str, Any] = {
+        "smoke": asked.smoke,
+        "status": status,
+        "reasons": reasons,
+        "seed": seed,
+        "seeds": asked.seeds,
+        "model": asked.model.name,
+        "model_type": asked.model.type,
+        "base_params": 7_241_732_096,
+        "base_fingerprint": "7231864981174d9bee8c7687c24c8344414eae6b",
+        "config": asked.model_dump(mode="json"),
+        "config_digest": asked.digest(),
+        "protocol_digest": asked.protocol_digest(),
+        "plan_digest": plan_digest(register(asked, "gsm8k", splits)),
+        "policy": asked.policy,
+        "data": BenchData(
+            task="gsm8k",
+            source={"dataset": "openai/gsm8k"},
+            splits=splits,
+            eval_role=asked.task.eval_role,
+            counts={"rows": 8792, "duplicates": 0, "conflicts": 0},
+        ),
+        "environment": BenchEnvironment(
+            device="NVIDIA H100 80GB HBM3",
+            dtype="bfloat16",
+            threads=1,
+            versions={"torch": "2.13.0", "transformers": "5.24.0", "peft": "0.21.2"},
+        ),
+        "probe": probe,
+        "audit": summary(REPORT) if probe is not None and probe.gate.passed else None,
+        "variants": tuple(found),
+        "best": best_of(tuple(found)),
+        "run": RUN,
+    }
+    return Bench(**(facts | more))
+
+
+PUBLISHED: dict[int, tuple[int, dict[str, tuple[int, int] | str]]] = {
+    42: (54, {"uniform_median": (13, 8), "per_layer": (9, 16), "per_layer_shuffled": (14, 6), "aa": (1, 2)}),
+    123: (57, {"uniform_median": (8, 10), "per_layer": (11, 7), "per_layer_shuffled": (9, 9), "aa": (0, 0)}),
+    456: (60, {"uniform_median": (9, 11), "per_layer": (7, 20), "per_layer_shuffled": (8, 8), "aa": (2, 1)}),
+}
+"""Seed -> right answers of the probe, and (lost, won): invented counts with the published probe scores at n = 200."""
+
+
+def three_seeds(**more: Any) -> list[Bench]:
+    """Three seeds with the published probe scores."""
+    return [bench(seed, changes, correct=correct, **more) for seed, (correct, changes) in PUBLISHED.items()]
