@@ -23,10 +23,11 @@ class Session:
     Factors are held in float32 whatever the base's dtype is (PEFT's default), the same for every adapter.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, untrained: Iterable[str] = ()) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, untrained: Iterable[str] | None = None) -> None:
         """Use a model that is loaded already, quantised or not.
 
-        untrained: names of parameters that the checkpoint did not hold. Every adapter must bring them.
+        untrained: names of parameters that the checkpoint did not hold; every adapter must bring them. None: it is not
+        known, so that an adapter of a classifier must bring some head.
         """
         from peft import PeftModel
 
@@ -37,7 +38,8 @@ class Session:
                 hint="pass the base, then add the adapter",
             )
         self.base, self.tokenizer = model.eval(), tokenizer
-        self.untrained = frozenset(untrained)
+        self.untrained = frozenset(untrained or ())
+        self._head_unknown = untrained is None and self.classifies
         self.facts = base_facts(model, tokenizer)
         """What the header of every record file says about the base."""
         self._peft: Any = None
@@ -97,6 +99,8 @@ class Session:
         config = PeftConfig.from_pretrained(str(folder))
         _refuse_what_cannot_share(config, folder)
         self._refuse_without_head(config, folder)
+        trained_on = config.base_model_name_or_path
+        self._refuse_other_weights(config, folder)
         self._added += 1
         # A name of our own: PEFT looks for names inside the keys of tensors, and torch forbids dots in them.
         key = f"gradience{self._added}x"
@@ -107,9 +111,10 @@ class Session:
         if misfits:
             self._unload(key)
             raise InputError(
-                f"{folder}: does not fit this base model: {misfits[0]}",
+                f"{folder}: does not fit this base model and its other adapters: {misfits[0]}",
                 code="adapter-misfit",
-                hint=f"load the base that it was trained on ({config.base_model_name_or_path or 'not named in it'})",
+                hint=f"load the base that it was trained on ({trained_on or 'it names none'}); an adapter that trains"
+                " a module as a whole and one with LoRA on the same module need a base each",
             )
         self._adapters[name], self._keys[name] = identity, key
 
@@ -172,20 +177,39 @@ class Session:
         ]
 
     def _unload(self, key: str) -> None:
-        if self._peft is None or key not in self._peft.peft_config:
-            return
-        others = [other for other in self._peft.peft_config if other != key]
+        """Take the adapter away, whole or half loaded."""
+        from peft.tuners.lora import LoraLayer
+
+        others = [] if self._peft is None else [other for other in self._peft.peft_config if other != key]
         if others:
-            self._peft.set_adapter(others[0])  # deleting the active one makes PEFT warn
-            self._peft.delete_adapter(key)
+            self._peft.set_adapter(others[0])  # PEFT warns about deleting the active one
+            if key in self._peft.peft_config:
+                self._peft.delete_adapter(key)
+            for layer in self._peft.modules():  # what PEFT leaves behind when it fails half-way
+                if isinstance(layer, LoraLayer) and key in layer.r:
+                    layer.delete_adapter(key)
         else:
-            self.base, self._peft = self._peft.unload(), None
+            self._peft = None
+            _unwrap(self.base)
+
+    def _refuse_other_weights(self, config: Any, folder: Path) -> None:
+        """PEFT may store embeddings of the base beside LoRA on them, and loading overwrites the base with them."""
+        from safetensors import safe_open
+
+        own = {_original(name): tensor for name, tensor in self.base.named_parameters()}
+        trained = _trained_whole(config)
+        with safe_open(str(folder / "adapter_model.safetensors"), framework="pt") as file:
+            for stored in file.keys():  # noqa: SIM118 -- a safetensors file is no mapping
+                name = _original(stored.removeprefix("base_model.model."))
+                if name not in own or trained & set(name.split(".")):
+                    continue
+                if not torch.equal(file.get_tensor(stored).to(own[name]), own[name]):
+                    raise _changes_the_base(folder, f"its own {name}")
 
     def _refuse_without_head(self, config: Any, folder: Path) -> None:
-        brought = set(config.modules_to_save or ())
+        brought = _trained_whole(config)
         lacking = [name for name in self.untrained if not brought & set(name.split("."))]
-        headless = self.classifies and not brought and config.task_type != "SEQ_CLS"
-        if lacking or headless:
+        if lacking or (self._head_unknown and not brought):
             raise InputError(
                 f"{folder}: holds no weights for {_few(lacking)}"
                 if lacking
@@ -193,6 +217,21 @@ class Session:
                 code="no-head",
                 hint='train with task_type="SEQ_CLS" and name in modules_to_save what else the base lacks',
             )
+
+
+def _unwrap(base: Any) -> None:
+    """Put the base's own modules back in their places. (PEFT's unload would leave a trained head in.)"""
+    from peft.tuners.lora import LoraLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    for parent in list(base.modules()):
+        for name, layer in parent.named_children():
+            if isinstance(layer, LoraLayer):
+                setattr(parent, name, layer.get_base_layer())
+            elif isinstance(layer, AuxiliaryTrainingWrapper):
+                setattr(parent, name, layer.original_module)
+    if hasattr(base, "peft_config"):
+        del base.peft_config
 
 
 def _few(names: Iterable[str]) -> str:
@@ -208,16 +247,32 @@ def _refuse_what_cannot_share(config: Any, folder: Path) -> None:
             hint="only LoRA is evaluated",
         )
     start = str(config.init_lora_weights).lower()
-    reason = f"bias={config.bias!r}" if config.bias != "none" else ""
+    if config.bias != "none":
+        raise _changes_the_base(folder, f"bias={config.bias!r}")
     if start.startswith(CHANGES_THE_BASE):
-        reason = f"init_lora_weights={start!r}"
-    if reason:
-        raise InputError(
-            f"{folder}: {reason} changes the base's own weights, on which the other adapters stand",
-            code="adapter-changes-base",
-            hint="train with bias='none'; PEFT saves other initialisations as plain LoRA with"
-            " path_initial_model_for_weight_conversion",
-        )
+        raise _changes_the_base(folder, f"init_lora_weights={start!r}")
+
+
+def _changes_the_base(folder: Path, what: str) -> InputError:
+    return InputError(
+        f"{folder}: {what} would change the base's weights, on which the other adapters stand",
+        code="adapter-changes-base",
+        hint="train with bias='none'; PEFT saves other initialisations as plain LoRA with"
+        " path_initial_model_for_weight_conversion",
+    )
+
+
+def _trained_whole(config: Any) -> set[str]:
+    """Names of the modules that the adapter brings besides LoRA; PEFT adds the head of a classifier by itself."""
+    return {
+        *(config.modules_to_save or ()),
+        *(("classifier", "score") if config.task_type == "SEQ_CLS" else ()),
+    }
+
+
+def _original(name: str) -> str:
+    """The name of a parameter of the base before PEFT wrapped its module."""
+    return name.replace(".base_layer.", ".").replace(".original_module.", ".")
 
 
 @contextmanager

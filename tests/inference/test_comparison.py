@@ -1,0 +1,205 @@
+"""Records on the disk, and what changes between two of them: from hand-made records alone."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from gradience.artifacts.records import (
+    ClassificationRecord,
+    ExamplesRun,
+    GenerationRecord,
+    ScoreRecord,
+    count,
+    read_records,
+    write_records,
+)
+from gradience.errors import InputError, UsageError
+from gradience.inference import diverge, kl_divergence
+
+SHA = "0" * 64
+YES, NO = (0.0, 1.0), (1.0, 0.0)
+
+
+def run(kind="classification", adapter="a", n=7, **changed):
+    return ExamplesRun(
+        **{
+            "kind": kind, "adapter": adapter, "adapter_sha256": SHA, "adapter_config_sha256": SHA,
+            "base": "tiny", "base_sha256": SHA, "tokenizer_sha256": SHA, "dtype": "float32", "attention": "sdpa",
+            "device": "cpu", "threads": 1, "versions": {"torch": "2"}, "batch_size": 8, "max_length": 6,
+            "examples_sha256": SHA, "n": n, **changed,
+        }
+    )  # fmt: skip
+
+
+def labelled(number, label, logits, **changed):
+    predicted = int(logits[1] > logits[0])
+    row = {"id": str(number), "text_sha256": SHA, "label": label, "predicted": predicted, "logits": logits}
+    return ClassificationRecord(**{**row, "correct": predicted == label, "truncated": False, **changed})
+
+
+def written(number, extracted, answer="7", **changed):
+    row = {
+        "id": str(number),
+        "prompt_sha256": SHA,
+        "answer": answer,
+        "output": f" {extracted}",
+        "n_tokens": 3,
+    }
+    found = {"stopped_by": "eos", "answers": {"first": extracted}, "extracted": extracted}
+    return GenerationRecord(**{**row, **found, "correct": extracted == answer, "truncated": False, **changed})
+
+
+def scored(number, loglikelihood, exact, kl=None, flips=None):
+    return ScoreRecord(
+        id=str(number), prompt_sha256=SHA, response_sha256=SHA, loglikelihood=loglikelihood, n_tokens=2,
+        exact=exact, kl=kl, flips=flips, truncated=False,
+    )  # fmt: skip
+
+
+def labels(answers):
+    return [labelled(number, label, logits) for number, (logits, label) in enumerate(answers)]
+
+
+def test_kl_against_the_definition():
+    a, b = np.array([[0.0, math.log(3)], [1000.0, 0.0]]), np.array([[0.0, 0.0], [1000.0, 0.0]])
+    expected = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
+    np.testing.assert_allclose(kl_divergence(a, b), [expected, 0.0], atol=1e-15)
+    np.testing.assert_allclose(kl_divergence(a + 7, b - 3), kl_divergence(a, b), atol=1e-15)
+
+
+def test_every_cell_of_two_classifiers_is_counted():
+    first = [(YES, 1), (YES, 1), (YES, 1), (NO, 1), (NO, 1), (NO, 1), (NO, 0)]
+    second = [(YES, 1), (NO, 1), (NO, 1), (YES, 1), (NO, 1), (NO, 1), (NO, 0)]
+    found = diverge((run(), labels(first)), (run(adapter="b"), labels(second)))
+    assert (found.n, found.flips, found.correctness_flips) == (7, 3, 3)
+    assert (found.both_right, found.only_a_right, found.only_b_right, found.both_wrong) == (2, 2, 1, 2)
+    per_flip = math.tanh(0.5)  # KL between softmax(0, 1) and softmax(1, 0)
+    assert found.kl_mean == pytest.approx(3 * per_flip / 7)
+    spread = np.std([0, per_flip, per_flip, per_flip, 0, 0, 0], ddof=1) / math.sqrt(7)
+    assert found.kl_standard_error == pytest.approx(spread)
+    assert found.loglikelihood_gain is None
+    assert diverge((run(), labels(first)), (run(), labels(first))).kl_mean == 0
+
+
+def test_two_writers_differ_in_answers_and_in_being_right():
+    first = [written(0, "7"), written(1, "7"), written(2, "8"), written(3, None), written(4, None)]
+    second = [written(0, "7"), written(1, "9"), written(2, "9"), written(3, "7"), written(4, None)]
+    found = diverge((run("generation"), first), (run("generation", "b"), second))
+    assert (found.both_right, found.only_a_right, found.only_b_right, found.both_wrong) == (1, 1, 1, 2)
+    assert (found.flips, found.correctness_flips) == (3, 2)
+    assert found.kl_mean is found.kl_standard_error is found.loglikelihood_gain is None
+
+
+def test_scores_tell_kl_only_against_their_reference():
+    first = [scored(0, -1.0, True, 0.0, 0), scored(1, -2.0, False, 0.0, 0)]
+    second = [scored(0, -1.5, True, 0.25, 0), scored(1, -1.0, True, 0.75, 2)]
+    reference = {"reference": "a", "reference_sha256": SHA}
+    a, b = (run("scores", "a", **reference), first), (run("scores", "b", **reference), second)
+    found = diverge(a, b)
+    assert (found.kl_mean, found.flips, found.loglikelihood_gain) == (0.5, 1, 0.25)
+    assert (found.both_right, found.only_b_right) == (1, 1)
+    assert diverge(b, a).kl_mean is None
+    other = (run("scores", "a", **{**reference, "reference_sha256": "1" * 64}), first)
+    with pytest.raises(UsageError):
+        diverge(other, b)
+
+
+def test_a_single_example_has_no_standard_error():
+    found = diverge((run(), labels([(YES, 1)])), (run(), labels([(NO, 1)])))
+    assert (found.n, found.kl_standard_error) == (1, None)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"batch_size": 4}, {"dtype": "bfloat16"}, {"threads": 99}, {"max_length": 7}, {"base_sha256": "1" * 64},
+        {"device": "gpu"}, {"versions": {"torch": "3"}}, {"quantization": "nf4"}, {"attention": "eager"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_was_not_evaluated_alike_is_not_compared(changed):
+    rows = labels([(YES, 1), (NO, 1)])
+    with pytest.raises(UsageError, match="settings") as caught:
+        diverge((run(), rows), (run(adapter="b", **changed), rows))
+    assert caught.value.code == "not-paired"
+
+
+def test_other_examples_are_not_compared():
+    rows = labels([(YES, 1), (NO, 1)])
+    for others in (
+        rows[::-1],
+        rows[:1],
+        [rows[0], labelled(1, 0, NO)],
+        [rows[0], labelled(1, 1, NO, text_sha256="1")],
+    ):
+        with pytest.raises(UsageError, match="examples"):
+            diverge((run(), rows), (run(adapter="b"), others))
+
+
+def test_counts_of_every_kind():
+    rows = [
+        written(0, "7", stopped_by="stop_string"), written(1, None, stopped_by="length"),
+        written(2, "8", truncated=True), written(3, None, stopped_by="length"),
+    ]  # fmt: skip
+    counts = count(rows)
+    assert (counts.n, counts.correct, counts.cut_off, counts.no_answer, counts.truncated) == (4, 1, 2, 2, 1)
+    assert counts.accuracy == 0.25
+    assert count([scored(0, -1.0, True), scored(1, -2.0, False)]).correct == 1
+    assert math.isnan(count([]).accuracy)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "other"),
+    [
+        ("classification", labels([(YES, 1), (NO, 1)]), GenerationRecord),
+        ("generation", [written(0, "é\n\u2028"), written(1, None)], ScoreRecord),
+        ("scores", [scored(0, -1.25, True), scored(1, -1 / 3, False, 0.1, 1)], ClassificationRecord),
+    ],
+)
+def test_records_survive_the_disk_and_damage_is_named(tmp_path, kind, rows, other):
+    header = run(kind, n=2)
+    path = write_records(tmp_path / "a.records.jsonl", header, rows)
+    assert read_records(path) == read_records(path, type(rows[0])) == (header, tuple(rows))
+    assert write_records(tmp_path / "again", *read_records(path)).read_bytes() == path.read_bytes()
+    assert path.read_text().startswith('{"schema":"gradience.records/1"')
+    with pytest.raises(InputError, match=kind):
+        read_records(path, other)
+
+    lines = path.read_bytes().splitlines(keepends=True)
+    for damaged, where in [
+        (b"".join(lines[:-1]), "1 records, and the first line says 2"),
+        (b"".join(lines)[:-20], "line 3"),
+        (b"", "line 1"),
+        (b"".join(lines[1:]), "line 1"),
+    ]:
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=where) as caught:
+            read_records(path)
+        assert caught.value.code == "artifact-invalid"
+    with pytest.raises(InputError) as missing:
+        read_records(tmp_path / "none.jsonl")
+    assert missing.value.code == "artifact-missing"
+
+
+def test_prompts_are_rendered_and_records_compared_without_torch():
+    code = (
+        "import sys\n"
+        "from gradience.inference import diverge, encode_pair, fixed_batches, kl_divergence\n"
+        "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_public_names_resolve():
+    import gradience.inference as room
+
+    assert room.__all__ == sorted(room._HOME)
+    for name in room.__all__:
+        assert getattr(room, name).__doc__
+    with pytest.raises(AttributeError):
+        _ = room.Classifier

@@ -1,0 +1,217 @@
+"""A killed evaluation goes on where it stopped and ends with the bytes of one that was left alone."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from evaluate_all import evaluate_all
+from tiny_models import bert_adapter, letters_tokenizer, llama, llama_adapter, sums
+
+from gradience.artifacts.records import read_records
+from gradience.errors import OutputError
+from gradience.inference import Session, evaluate_generation, evaluate_scores
+
+ASK = {"filters": {"all": str.strip}, "same": str.__eq__, "max_new_tokens": 8, "batch_size": 3}
+BATCHES = 10
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory):
+    root = tmp_path_factory.mktemp("adapters")
+    bert_adapter(root / "a", 1)
+    llama_adapter(root / "plain", 1)
+    llama_adapter(root / "dora", 2, use_dora=True)
+    return root
+
+
+@pytest.fixture
+def session(adapters):
+    session = Session(llama(), letters_tokenizer())
+    for name in ("plain", "dora"):
+        session.add(name, adapters / name)
+    return session
+
+
+class Stopped(Exception):
+    """What ends an evaluation in these tests."""
+
+
+def stop_after(blocks):
+    def on_block(done, _total):
+        if done == blocks:
+            raise Stopped
+
+    return on_block
+
+
+def answer(session, path, *, name="plain", on_block=None, **options):
+    return evaluate_generation(session, name, sums(30), path=path, on_block=on_block, **{**ASK, **options})
+
+
+def progress_of(session, path, **options):
+    seen = []
+    answer(session, path, on_block=lambda *progress: seen.append(progress), **options)
+    return [done for done, total in seen if total == BATCHES]
+
+
+def stopped_at(session, path, blocks):
+    with pytest.raises(Stopped):
+        answer(session, path, on_block=stop_after(blocks))
+    return path.with_name(f"{path.name}.part")
+
+
+@pytest.mark.parametrize("blocks", [1, 4, BATCHES])
+def test_it_goes_on_behind_the_last_complete_batch(session, tmp_path, blocks):
+    answer(session, tmp_path / "whole")
+    part = stopped_at(session, tmp_path / "stopped", blocks)
+    assert len(part.read_bytes().splitlines()) == 1 + 3 * blocks
+    assert not (tmp_path / "stopped").exists()
+    assert progress_of(session, tmp_path / "stopped") == list(range(blocks + 1, BATCHES + 1))
+    assert (tmp_path / "stopped").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert not part.exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "kept"),
+    [
+        (lambda content: content[:-1], 3),
+        (lambda content: content[:-30], 3),
+        (lambda content: content + b'{"id": "00', 4),
+        (lambda content: content + b"\0" * 100 + b"\n", 4),
+        (lambda content: b"".join(content.splitlines(keepends=True)[:-1]), 3),
+        (lambda content: content.splitlines(keepends=True)[0], 0),
+        (lambda content: content.splitlines(keepends=True)[0][:-1], 0),
+        (lambda content: b"", 0),
+        (lambda content: b"\n", 0),
+    ],
+    ids=["no end", "torn", "begun", "zeros", "short", "header", "half a header", "empty", "blank"],
+)
+def test_what_was_cut_while_it_was_written_is_answered_again(session, tmp_path, damage, kept):
+    answer(session, tmp_path / "whole")
+    part = stopped_at(session, tmp_path / "stopped", 4)
+    part.write_bytes(damage(part.read_bytes()))
+    assert progress_of(session, tmp_path / "stopped") == list(range(kept + 1, BATCHES + 1))
+    assert (tmp_path / "stopped").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "changed", [{"name": "dora"}, {"max_new_tokens": 7}, {"stop": ["x"]}, {"max_length": 99}]
+)
+def test_another_header_starts_anew(session, tmp_path, changed):
+    stopped_at(session, tmp_path / "a", 4)
+    assert progress_of(session, tmp_path / "a", **changed) == list(range(1, BATCHES + 1))
+    assert progress_of(session, tmp_path / "a") == list(range(1, BATCHES + 1))
+
+
+def test_what_is_answered_is_not_asked_again(session, tmp_path):
+    first = answer(session, tmp_path / "a")
+    written = (tmp_path / "a").stat().st_mtime_ns
+    assert progress_of(session, tmp_path / "a") == []
+    assert answer(session, tmp_path / "a") == first
+    assert (tmp_path / "a").stat().st_mtime_ns == written
+    (tmp_path / "a").write_bytes((tmp_path / "a").read_bytes()[:-9])
+    assert len(progress_of(session, tmp_path / "a")) == BATCHES
+
+
+def test_scores_go_on_where_the_slowest_of_the_adapters_is(session, tmp_path):
+    names = ["plain", "dora"]
+
+    def paths(folder):
+        return {name: tmp_path / folder / name for name in names}
+
+    def score(folder, on_block=None):
+        return evaluate_scores(
+            session, names, sums(30), reference="plain", batch_size=3, paths=paths(folder), on_block=on_block
+        )
+
+    whole = score("whole")
+    with pytest.raises(Stopped):
+        score("stopped", stop_after(6))
+    lagging = tmp_path / "stopped" / "dora.part"
+    lagging.write_bytes(b"".join(lagging.read_bytes().splitlines(keepends=True)[: 1 + 3 * 4]))
+    seen = []
+    assert score("stopped", lambda done, _: seen.append(done)) == whole
+    assert seen == list(range(5, BATCHES + 1))
+    (tmp_path / "stopped" / "plain").unlink()
+    assert score("stopped") == whole
+    for name in names:
+        assert paths("stopped")[name].read_bytes() == paths("whole")[name].read_bytes()
+    assert sorted(file.name for file in (tmp_path / "stopped").iterdir()) == ["dora", "plain"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_folder_that_refuses_is_an_output_error(session, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError) as caught:
+        answer(session, tmp_path / "a")
+    assert caught.value.code == "write-failed"
+
+
+def test_a_path_below_a_file_is_an_output_error(session, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError) as caught:
+        answer(session, tmp_path / "file" / "a")
+    assert caught.value.code == "write-failed"
+
+
+# --- a real process, really killed ----------------------------------------------------------------
+
+
+class Process:
+    """`evaluate_all.py` at work; `blocks` counts what it has answered."""
+
+    def __init__(self, adapters, output):
+        script = Path(__file__).with_name("evaluate_all.py")
+        self.process = subprocess.Popen(
+            [sys.executable, str(script), str(adapters), str(output)], stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        self.process.stdout.readline()  # the models are made
+        self.blocks = 0
+        self.reader = threading.Thread(target=self.count)
+        self.reader.start()
+
+    def count(self):
+        self.blocks = sum(1 for _ in self.process.stdout)
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        return self.wait()
+
+    def wait(self):
+        code = self.process.wait()
+        self.reader.join()
+        self.process.stdout.close()
+        return code
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(adapters, tmp_path):
+    started = time.monotonic()
+    evaluate_all(adapters, tmp_path / "whole")
+    seconds = time.monotonic() - started
+    draw, output = random.Random(0), tmp_path / "killed"
+    kills = answered = 0
+    while kills < 5:
+        process = Process(adapters, output)
+        time.sleep(draw.uniform(0.02, seconds / 4))
+        kills += process.kill() == -signal.SIGKILL
+        answered += process.blocks
+    last = Process(adapters, output)
+    assert last.wait() == 0
+    for file in (tmp_path / "whole").iterdir():
+        assert (output / file.name).read_bytes() == file.read_bytes()
+        assert read_records(file).run.n in (60, 100)
+    assert sorted(file.name for file in output.iterdir()) == sorted(
+        f.name for f in (tmp_path / "whole").iterdir()
+    )
+    batches = 34 + 20 + 34
+    assert batches - kills <= answered + last.blocks <= batches  # a kill costs the batch in hand, no more

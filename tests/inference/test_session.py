@@ -1,0 +1,348 @@
+"""One base, adapters that come and go: nothing that one of them does is seen by another."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from tiny_models import (
+    bert,
+    bert_adapter,
+    letters_tokenizer,
+    llama,
+    llama_adapter,
+    sentences,
+    sums,
+    trained,
+    words_tokenizer,
+)
+from transformers import AutoModelForCausalLM, DistilBertConfig, DistilBertModel, LlamaConfig
+
+from gradience.artifacts.records import ExamplesRun
+from gradience.errors import InputError, UsageError
+from gradience.inference import (
+    Session,
+    evaluate_classification,
+    evaluate_generation,
+    evaluate_scores,
+    generate,
+)
+
+IDS = torch.arange(12)[None]
+ASK = {"filters": {"all": str}, "same": str.__eq__, "max_new_tokens": 4}
+
+
+def logits(session, name):
+    with session.using(name) as model, torch.no_grad():
+        return model(input_ids=IDS).logits
+
+
+def edit_config(folder, **changes):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return folder
+
+
+def edit_tensors(folder, change):
+    path = folder / "adapter_model.safetensors"
+    save_file(change(load_file(path)), path, {"format": "pt"})
+    return folder
+
+
+def test_adapters_and_base_are_switched_without_a_trace(session, adapter_folders):
+    untouched = llama()(input_ids=IDS).logits
+    for name in [None, "plain", "dora", None, "with_head", "rslora", None]:
+        alone = llama() if name is None else PeftModel.from_pretrained(llama(), str(adapter_folders[name]))
+        assert torch.equal(logits(session, name), alone.eval()(input_ids=IDS).logits)
+    assert torch.equal(logits(session, None), untouched)
+
+
+def test_an_adapter_on_the_head_itself(tmp_path):
+    folder = llama_adapter(tmp_path / "a", 1, target_modules=["q_proj", "lm_head"])
+    session = Session(llama(), letters_tokenizer())
+    session.add("a", folder)
+    alone = PeftModel.from_pretrained(llama(), str(folder)).eval()
+    prompts = [example.prompt for example in sums(9)]
+    with session.using("a") as model:
+        found = generate(model, session.tokenizer, prompts, max_new_tokens=5)
+    assert found == generate(alone, session.tokenizer, prompts, max_new_tokens=5, batch_size=1)
+
+
+def test_removed_adapters_leave_the_others_and_the_base_as_they_were(session, adapter_folders):
+    expected = {name: logits(session, name) for name in [None, *adapter_folders]}
+    size = sum(parameter.numel() for parameter in llama().parameters())
+    for name in adapter_folders:
+        session.remove(name)
+        del expected[name]
+        for other, values in expected.items():
+            assert torch.equal(logits(session, other), values)
+        with pytest.raises(UsageError):
+            logits(session, name)
+    assert sum(parameter.numel() for parameter in session.base.parameters()) == size
+    session.add("plain", adapter_folders["plain"])
+    assert not torch.equal(logits(session, "plain"), expected[None])
+
+
+@pytest.mark.parametrize("name", ["svd-8 (0.5)", "a.b", "lora_A", "default", "weight", "/"])
+def test_any_name_will_do(adapter_folders, name):
+    session = Session(llama(), letters_tokenizer())
+    session.add(name, adapter_folders["plain"])
+    session.add("other", adapter_folders["dora"])
+    alone = PeftModel.from_pretrained(llama(), str(adapter_folders["plain"])).eval()
+    assert torch.equal(logits(session, name), alone(input_ids=IDS).logits)
+
+
+def test_names_are_used_once_and_known(session, adapter_folders):
+    with pytest.raises(UsageError, match="plain"):
+        session.add("plain", adapter_folders["dora"])
+    for use in (lambda: logits(session, "nobody"), lambda: session.remove("nobody")):
+        with pytest.raises(UsageError, match="nobody"):
+            use()
+    with pytest.raises(UsageError):
+        logits(Session(llama(), letters_tokenizer()), "nobody")
+
+
+def test_factors_stay_in_float32_on_a_bfloat16_base(adapter_folders, tmp_path):
+    bf16 = llama().to(torch.bfloat16)
+    session = Session(bf16, letters_tokenizer())
+    half = edit_tensors(
+        shutil.copytree(adapter_folders["plain"], tmp_path / "half"),
+        lambda tensors: {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()},
+    )
+    session.add("single", adapter_folders["plain"])
+    session.add("half", half)
+    session.add("dora", adapter_folders["dora"])
+    dtypes = {p.dtype for name, p in session.base.named_parameters() if "lora_" in name}
+    assert dtypes == {torch.float32}
+    run = evaluate_generation(session, "half", sums(3), **ASK).run
+    assert run.dtype == "bfloat16"
+
+
+def test_a_base_is_loaded_from_a_folder(tmp_path, adapter_folders):
+    llama().save_pretrained(tmp_path / "base")
+    letters_tokenizer().save_pretrained(tmp_path / "base")
+    session = Session.load(tmp_path / "base")
+    assert not session.untrained
+    session.add("plain", adapter_folders["plain"])
+    expected = Session(llama(), letters_tokenizer())
+    expected.add("plain", adapter_folders["plain"])
+    assert torch.equal(logits(session, "plain"), logits(expected, "plain"))
+    assert Session.load(tmp_path / "base", dtype="bfloat16").facts["dtype"] == "bfloat16"
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+def test_what_the_base_lacks_the_adapter_must_bring(tmp_path):
+    """DistilBERT's classifier has two layers, and PEFT saves only the second one by itself."""
+    shape = {"dim": 16, "hidden_dim": 24, "n_layers": 1, "n_heads": 2, "vocab_size": 12}
+    DistilBertModel(DistilBertConfig(**shape)).save_pretrained(tmp_path / "base")
+    words_tokenizer().save_pretrained(tmp_path / "base")
+    session = Session.load(tmp_path / "base", labels=2)
+    for name, modules in [("half", None), ("whole", ["pre_classifier", "classifier"])]:
+        model = Session.load(tmp_path / "base", labels=2).base
+        config = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["q_lin"], modules_to_save=modules)
+        trained(get_peft_model(model, config), 1).save_pretrained(tmp_path / name)
+    with pytest.raises(InputError, match="pre_classifier") as caught:
+        session.add("half", tmp_path / "half")
+    assert caught.value.code == "no-head"
+    session.add("whole", tmp_path / "whole")
+    assert len(evaluate_classification(session, "whole", sentences(5)).records) == 5
+    with pytest.raises(InputError) as caught:
+        evaluate_classification(session, None, sentences(5))
+    assert caught.value.code == "no-head"
+
+
+def test_a_classifier_needs_a_head_unless_the_base_has_a_trained_one(tmp_path):
+    headless = bert_adapter(tmp_path / "headless", 3, task=None)
+    with pytest.raises(InputError) as caught:
+        Session(bert(), words_tokenizer()).add("headless", headless)
+    assert caught.value.code == "no-head"
+    tuned = Session(bert(), words_tokenizer(), untrained=[])
+    tuned.add("headless", headless)
+    own = evaluate_classification(tuned, None, sentences(9))
+    assert own.records != evaluate_classification(tuned, "headless", sentences(9)).records
+
+
+def drop_one(tensors):
+    tensors.pop(next(iter(tensors)))
+    return tensors
+
+
+def add_one(tensors):
+    return {**tensors, "base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight": torch.ones(4, 32)}
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first", "beside others"])
+@pytest.mark.parametrize(
+    ("change", "tensors", "options", "code"),
+    [
+        ({}, drop_one, {}, "adapter-misfit"),
+        ({}, add_one, {}, "adapter-misfit"),
+        ({}, None, {"hidden_size": 16}, "adapter-misfit"),
+        ({"target_modules": ["nowhere"]}, None, {}, "adapter-misfit"),
+        ({"target_modules": ["q_proj", "act_fn"]}, None, {}, "adapter-misfit"),
+        ({"init_lora_weights": "pissa_niter_4"}, None, {}, "adapter-changes-base"),
+        ({"init_lora_weights": "olora"}, None, {}, "adapter-changes-base"),
+        ({"bias": "all"}, None, {}, "adapter-changes-base"),
+    ],
+    ids=["tensor missing", "tensor too many", "shapes", "no module", "no linear", "pissa", "olora", "bias"],
+)
+def test_what_does_not_fit_is_refused_and_leaves_no_trace(
+    tmp_path, adapter_folders, change, tensors, options, code, first
+):
+    folder = edit_config(llama_adapter(tmp_path / "bad", 3, base=llama(**options)), **change)
+    if tensors is not None:
+        edit_tensors(folder, tensors)
+    session = Session(llama(), letters_tokenizer())
+    if not first:
+        session.add("dora", adapter_folders["dora"])
+    with pytest.raises(InputError, match="bad") as caught:
+        session.add("bad", folder)
+    assert (caught.value.code, bool(caught.value.hint)) == (code, True)
+    assert "bad" not in session.adapters
+    session.add("plain", adapter_folders["plain"])
+    alone = PeftModel.from_pretrained(llama(), str(adapter_folders["plain"])).eval()
+    assert torch.equal(logits(session, "plain"), alone(input_ids=IDS).logits)
+    assert torch.equal(logits(session, None), llama()(input_ids=IDS).logits)
+    kept = sum("lora_A" in name for name, _ in session.base.named_parameters())
+    assert kept == (6 if first else 12)
+
+
+def test_embeddings_beside_lora_must_be_those_of_the_base(tmp_path):
+    """PEFT stores the embeddings beside LoRA on them, and would load them into the base."""
+    config = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["lm_head"])
+    model = trained(get_peft_model(llama(), config), 1)
+    for name in ("same", "other"):
+        model.save_pretrained(tmp_path / name, save_embedding_layers=True)
+        with torch.no_grad():
+            model.get_base_model().lm_head.base_layer.weight[0, 0] += 1
+    session = Session(llama(), letters_tokenizer())
+    session.add("same", tmp_path / "same")
+    with pytest.raises(InputError, match=r"lm_head\.weight") as caught:
+        session.add("other", tmp_path / "other")
+    assert caught.value.code == "adapter-changes-base"
+    assert torch.equal(logits(session, None), llama()(input_ids=IDS).logits)
+
+
+def test_other_methods_and_empty_folders(tmp_path):
+    from peft import IA3Config
+
+    session = Session(llama(), letters_tokenizer())
+    config = IA3Config(target_modules=["q_proj"], feedforward_modules=[], task_type="CAUSAL_LM")
+    get_peft_model(llama(), config).save_pretrained(tmp_path / "ia3")
+    with pytest.raises(InputError) as caught:
+        session.add("ia3", tmp_path / "ia3")
+    assert caught.value.code == "other-method"
+    with pytest.raises(InputError) as caught:
+        session.add("nothing", tmp_path)
+    assert caught.value.code == "no-such-adapter"
+
+
+def test_a_model_with_an_adapter_is_no_base(adapter_folders):
+    with pytest.raises(UsageError) as caught:
+        Session(PeftModel.from_pretrained(llama(), str(adapter_folders["plain"])), letters_tokenizer())
+    assert caught.value.code == "not-a-base"
+
+
+@pytest.mark.parametrize(
+    "kind", [{}, {"use_dora": True}, {"use_rslora": True}], ids=["lora", "dora", "rslora"]
+)
+def test_a_causal_adapter_that_changes_nothing_is_an_error(tmp_path, session, kind):
+    session.add("untrained", llama_adapter(tmp_path / "untrained", 3, B=False, **kind))
+    for evaluate in (
+        lambda **options: evaluate_generation(session, "untrained", sums(9), **ASK, **options),
+        lambda **options: evaluate_scores(session, ["plain", "untrained"], sums(9), **options)["untrained"],
+        lambda **options: evaluate_scores(session, ["plain"], sums(9), reference="untrained", **options)[
+            "plain"
+        ],
+    ):
+        with pytest.raises(InputError, match="untrained") as caught:
+            evaluate()
+        assert caught.value.code == "adapter-inert"
+        assert evaluate(allow_inert=True).run.n == 9
+
+
+# --- the header -----------------------------------------------------------------------------------
+
+
+def header(session, name="plain", **options):
+    return evaluate_generation(session, name, sums(4), **{**ASK, **options}).run
+
+
+def test_the_header_says_who_answered_and_how(session, adapter_folders):
+    import hashlib
+
+    run = header(session, stop=["\n"], batch_size=3)
+    weights = (adapter_folders["plain"] / "adapter_model.safetensors").read_bytes()
+    assert run.adapter_sha256 == hashlib.sha256(weights).hexdigest()
+    assert (run.adapter, run.kind, run.dtype, run.threads) == ("plain", "generation", "float32", 1)
+    assert (run.stop, run.batch_size, run.quantization, run.attention) == (("\n",), 3, None, "sdpa")
+    assert run.device.startswith("cpu ")
+    assert set(run.versions) == {"gradience", "torch", "transformers", "peft", "tokenizers"}
+    assert run.same_run_as(header(session, "dora", stop=["\n"], batch_size=3))
+
+
+def test_what_can_move_an_answer_moves_the_header(session, adapter_folders):
+    run = header(session)
+    for changed in ({"batch_size": 5}, {"max_new_tokens": 5}, {"stop": ["x"]}, {"max_length": 99}):
+        assert not run.same_run_as(header(session, **changed))
+    other_base = Session(llama(seed=1), letters_tokenizer())
+    other_tokenizer = Session(llama(), letters_tokenizer(bos=True))
+    half = Session(llama().to(torch.bfloat16), letters_tokenizer())
+    eager = Session(
+        AutoModelForCausalLM.from_config(llama().config, attn_implementation="eager"), letters_tokenizer()
+    )
+    for changed, field in [
+        (other_base, "base_sha256"), (other_tokenizer, "tokenizer_sha256"), (half, "dtype"), (eager, "attention"),
+    ]:  # fmt: skip
+        changed.add("plain", adapter_folders["plain"])
+        assert getattr(header(changed), field) != getattr(run, field)
+        assert not header(changed).same_run_as(run)
+
+
+def test_a_scale_is_part_of_an_adapters_identity(session, adapter_folders, tmp_path):
+    doubled = edit_config(shutil.copytree(adapter_folders["plain"], tmp_path / "doubled"), lora_alpha=99)
+    session.add("doubled", doubled)
+    run, other = header(session), header(session, "doubled")
+    assert run.adapter_sha256 == other.adapter_sha256
+    assert run.adapter_config_sha256 != other.adapter_config_sha256
+
+
+def test_identities_do_not_depend_on_what_was_done_before(session):
+    session.tokenizer(["a", "abcd"], truncation=True, max_length=2)
+    assert Session(llama(), session.tokenizer).facts == session.facts
+
+
+def test_a_classifiers_identity_leaves_out_its_random_head(tmp_path):
+    bert().bert.save_pretrained(tmp_path / "base")
+    words_tokenizer().save_pretrained(tmp_path / "base")
+    first, second = (Session.load(tmp_path / "base", labels=2) for _ in range(2))
+    assert not np.array_equal(first.base.classifier.weight.detach(), second.base.classifier.weight.detach())
+    assert first.facts == second.facts
+
+
+def test_a_packed_base_is_named():
+    from gradience.inference.identity import quantization_of
+
+    packed = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    for facts, name in [
+        (packed, "bitsandbytes nf4"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bitsandbytes int8"),
+        ({"quant_method": "gptq", "bits": 4}, "gptq"),
+    ]:
+        assert quantization_of(LlamaConfig(quantization_config=facts)) == name
+
+
+def test_the_header_names_every_setting_that_must_agree():
+    assert set(ExamplesRun.model_fields) == {
+        *("schema_", "kind", "adapter", "adapter_sha256", "adapter_config_sha256", "lora"),
+        *("reference", "reference_sha256", "base", "base_sha256", "tokenizer_sha256", "quantization"),
+        *("dtype", "attention", "device", "threads", "versions"),
+        *("batch_size", "max_length", "max_new_tokens", "stop", "filters", "examples_sha256", "n"),
+    }
