@@ -45,6 +45,7 @@ class TrainingReport(Artifact):
     base: str
     base_fingerprint: str
     """The commit on the hub, or sha256 over the hashes of the weights' files."""
+    base_params: int
     dtype: str
     quantization: str | None
     device: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import shutil
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
+from gradience.audit import audit_adapter
 from gradience.errors import UsageError
 
 
@@ -44,10 +45,9 @@ def random_directions(probe: Path, truncated: Path, output: Path, *, seed: int) 
 
 def _check_scale(probe: Path, truncated: Path) -> None:
     """The truncation must apply its factors with the probe's scale, or the control would mean something else."""
-    from gradience.audit import audit_adapter
-
-    scales = [
-        {layer.name: layer.scale for layer in audit_adapter(folder).layers} for folder in (probe, truncated)
-    ]
-    moved = [name for name, scale in scales[1].items() if not np.isclose(scale, scales[0][name], rtol=1e-12)]
-    assert not moved, f"{truncated}: {moved[0]} has another scale ({json.dumps(scales[1][moved[0]])})"
+    before, after = (
+        {layer.name: layer.scale or 0.0 for layer in audit_adapter(folder).layers}
+        for folder in (probe, truncated)
+    )
+    moved = [name for name, scale in after.items() if not math.isclose(scale, before[name], rel_tol=1e-12)]
+    assert not moved, f"{truncated}: {moved[0]} has another scale"

@@ -38,6 +38,8 @@ class Base:
     """What an adapter records as its base."""
     fingerprint: str
     """The commit on the hub, or sha256 over the hashes of the weights' files."""
+    parameters: int
+    """Of the base, a fresh head included; of packed weights those that they stand for."""
     dtype: str
     device: str
     quantization: str | None
@@ -112,6 +114,7 @@ def load_base(
         tokenizer=tokenizer,
         name=EMBEDDED[settings.name][1] if settings.name in EMBEDDED else settings.name,
         fingerprint=getattr(model.config, "_commit_hash", None) or _weights_digest(Path(source)),
+        parameters=int(model.num_parameters()),
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(where),
         quantization=settings.quantization,
@@ -162,14 +165,14 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         logging.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _four_bits() -> Any:

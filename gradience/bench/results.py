@@ -93,6 +93,13 @@ def undertrained(config: BenchConfig, probe: Probe) -> Results:
     return _without(config, "UNDERTRAINED", gate_sentence(probe))
 
 
+def diverged(config: BenchConfig, step: int) -> Results:
+    """All variants of a run whose probe's loss was no number any more: there was nothing to evaluate."""
+    return _without(
+        config, "UNDERTRAINED", f"the probe's training diverged at step {step}: its loss was no number"
+    )
+
+
 def without_probe(config: BenchConfig, error: str) -> Results:
     """All variants of a run whose probe ended in an error."""
     return _without(config, "ERROR", f"there is no probe: {error}")

@@ -7,10 +7,12 @@ variant that could not be made is an ERROR with its traceback in the log, and th
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +20,7 @@ import torch
 
 from gradience import __version__
 from gradience.artifacts.audit import AuditReport
+from gradience.artifacts.base import write_whole
 from gradience.artifacts.records import Evaluation, count, read_records
 from gradience.artifacts.stage import StageManifest
 from gradience.artifacts.training import TrainingReport
@@ -26,7 +29,6 @@ from gradience.bench.config import BenchConfig
 from gradience.bench.controls import random_directions
 from gradience.bench.judge import Judge
 from gradience.bench.policy import gate_passed
-from gradience.bench.seeds import STREAMS, stream
 from gradience.bench.stages import MANIFEST, Stages
 from gradience.bench.tasks.base import ClassificationTask, Task
 from gradience.bench.train_process import Order, launch
@@ -39,6 +41,7 @@ from gradience.plan import ToRanks, plan_compression
 logger = logging.getLogger("gradience.bench")
 
 ANSWERS, SCORES, AUDIT = "answers.records.jsonl", "scores.records.jsonl", "audit.json"
+WEIGHTS, SIZES = f"{ADAPTER}/adapter_model.safetensors", "parameters.json"
 PROBE = "probe"
 
 
@@ -71,6 +74,9 @@ class Made:
     """PEFT's folder."""
     sha256: str
     bytes: int
+    lora_params: int
+    other_params: int
+    """A classifier's head."""
     lora: bool = True
     """False: its head alone is used."""
     training: TrainingReport | None = None
@@ -114,9 +120,7 @@ class SeedRun:
         self.config, self.task, self.seed, self.folder = config, task, seed, folder
         self.watcher = watcher or Silent()
         self.stages = Stages(folder, peak=self._peak)
-        self.items = task.examples.of(
-            config.task.eval_role, config.task.eval_samples or config.train.eval_samples
-        )
+        self.items = task.examples.of(config.task.eval_role, config.task.eval_samples)
         self.judge = Judge(
             task,
             config.model,
@@ -217,7 +221,7 @@ class SeedRun:
         assert probe.made is not None
         planned, source = outcome.planned, probe.made
         if planned.made_by == "head_only":
-            outcome.made = Made(planned.name, source.folder, source.sha256, 0, lora=False)
+            outcome.made = replace(source, name=planned.name, lora_params=0, lora=False, training=None)
             return
         depends = {
             "adapter": source.sha256,
@@ -234,11 +238,14 @@ class SeedRun:
                 random_directions(source.folder, truncated, target, seed=self.seed)
             else:
                 self._truncate(source.folder, audit, planned.ranks, target)
+            write_whole(folder / SIZES, [json.dumps(parameters_of(target)).encode()])
 
         folder = self._stage(f"{planned.name}/adapter", depends, make)
-        weights = StageManifest.read(folder / MANIFEST).files[f"{ADAPTER}/adapter_model.safetensors"]
-        outcome.made = Made(planned.name, folder / ADAPTER, weights.sha256, weights.bytes)
-        outcome.manifests.append(StageManifest.read(folder / MANIFEST))
+        manifest = StageManifest.read(folder / MANIFEST)
+        weights = manifest.files[WEIGHTS]
+        sizes = json.loads((folder / SIZES).read_bytes())
+        outcome.made = Made(planned.name, folder / ADAPTER, weights.sha256, weights.bytes, *sizes)
+        outcome.manifests.append(manifest)
 
     @staticmethod
     def _truncate(adapter: Path, audit: AuditReport, ranks: Mapping[str, int], target: Path) -> None:
@@ -267,8 +274,9 @@ class SeedRun:
         folder = self._stage(f"{name}/train", depends, make)
         report, manifest = TrainingReport.read(folder / REPORT), StageManifest.read(folder / MANIFEST)
         outcome.manifests.append(manifest)
-        size = manifest.files[f"{ADAPTER}/adapter_model.safetensors"].bytes
-        return Made(name, folder / ADAPTER, report.adapter_sha256, size, training=report)
+        weights = manifest.files[WEIGHTS]
+        sizes = (report.lora_params, report.other_params)
+        return Made(name, folder / ADAPTER, weights.sha256, weights.bytes, *sizes, training=report)
 
     def _evaluate(self, outcome: Outcome, probe: Outcome | None) -> None:
         """Records of the variant's answers, and for a causal model of its closeness to the probe."""
@@ -323,9 +331,19 @@ class SeedRun:
         return f"{type(error).__name__}: {error}".split("\n", maxsplit=1)[0]
 
 
-def starts(seed: int) -> Mapping[str, int]:
-    """The seed of every random stream of a run."""
-    return {name: stream(seed, name) for name in STREAMS}
+def parameters_of(adapter: Path) -> tuple[int, int]:
+    """Parameters in an adapter's file: of LoRA factors, and of everything else."""
+    from safetensors import safe_open
+
+    lora = other = 0
+    with safe_open(adapter / "adapter_model.safetensors", framework="np") as file:
+        for name in file.keys():  # noqa: SIM118  (no dict)
+            size = math.prod(file.get_slice(name).get_shape())
+            if "lora_" in name:
+                lora += size
+            else:
+                other += size
+    return lora, other
 
 
 def remove_weights(outcomes: Sequence[Outcome]) -> None:

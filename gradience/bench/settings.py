@@ -77,7 +77,7 @@ class TrainSettings(Settings):
     save_steps: Positive | None = None
     """Checkpoints, to resume from; removed when the training is done. By default none."""
     train_samples: Positive | None = None
-    eval_samples: Positive | None = None
+    """The first so many of the train examples; their order is as good as random. By default all."""
 
     @model_validator(mode="before")
     @classmethod

@@ -124,6 +124,7 @@ def train(
         TrainingReport(
             base=base.name,
             base_fingerprint=base.fingerprint,
+            base_params=base.parameters,
             dtype=base.dtype,
             quantization=base.quantization,
             device=base.device,

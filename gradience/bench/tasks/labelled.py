@@ -36,16 +36,17 @@ class Read:
 def read(table: Table, columns: Columns, role: Role | None) -> Iterator[Read]:
     """The rows of `table`. Raises InputError (`task-column`, `task-text`, `task-label`)."""
     for row in table.rows:
+        text = row.text(columns.text)
         pair = row.text(columns.text_pair) if columns.text_pair else None
         label = _label(row, columns.label, table.label_names.get(columns.label, ()))
-        yield Read(row.place, row.text(columns.text), pair, label, role)
+        yield Read(row.place, text, pair, label, role)
 
 
 def label_names(rows: Iterable[Read]) -> tuple[str, ...]:
     """The different labels in `rows`: numbers by size, otherwise by the alphabet."""
     labels = {row.label for row in rows}
     if all(_is_whole(label) for label in labels):
-        return tuple(sorted(labels, key=int))
+        return tuple(sorted(labels, key=lambda label: (int(label), label)))
     return tuple(sorted(labels))
 
 
@@ -77,7 +78,8 @@ def _indices(rows: Sequence[Read], names: Sequence[str]) -> Mapping[str, int]:
     if len(names) == 2:
         by_place |= {word: place for place, words in enumerate(_FALSE_TRUE) for word in words}
     found = {row.label for row in rows}
-    reading = by_name if found & by_name.keys() or not found <= by_place.keys() else by_place
+    places = found & by_place.keys() and not found & by_name.keys()
+    reading = by_place if places else by_name
     for row in rows:
         if row.label not in reading:
             near = difflib.get_close_matches(row.label, names, n=1)

@@ -23,6 +23,8 @@ def score(metric: Metric, labels: Sequence[int], predictions: Sequence[int]) -> 
     if metric == "accuracy":
         return float(sklearn.accuracy_score(labels, predictions))
     if metric == "matthews":
+        if len(set(labels)) == 1 or len(set(predictions)) == 1:
+            return 0.0  # scikit-learn says the same, with a warning
         return float(sklearn.matthews_corrcoef(labels, predictions))
     if not {*labels, *predictions} <= {0, 1}:
         raise ValueError("f1 is that of label 1 against label 0: there are other labels")

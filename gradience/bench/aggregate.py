@@ -1,0 +1,366 @@
+"""The seeds of one protocol -> `bench_aggregate.json`. Pure, but for the functions that read and write.
+
+Only independent runs of one protocol may be counted together: another model, other data, another recipe, a seed
+twice, a shortened run, or two runs that began at the same point are refused. A planned seed that is not there is a
+failed seed; it is never left out of a denominator.
+
+`python -m gradience.bench.aggregate DIR… --output DIR` is `gradience bench aggregate`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from gradience.artifacts.audit import RunInfo
+from gradience.artifacts.bench import Bench, Status, VariantResult
+from gradience.artifacts.bench_aggregate import (
+    BenchAggregate,
+    BestVariant,
+    SeedRow,
+    Spread,
+    VariantSeed,
+    VariantSummary,
+)
+from gradience.bench.policy import SeedOutcome, judge, overall, passing, policy_notes
+from gradience.errors import InputError, UsageError
+from gradience.provenance import Stopwatch
+
+BENCH, AGGREGATE, DOCUMENT = "bench.json", "bench_aggregate.json", "bench_aggregate.md"
+NOISE = (
+    "counts have a noise floor: two trainings that differ in the seed alone, and even one adapter written twice, "
+    "differ in some answers. The control aa and the range of the probe say how much here"
+)
+NOT_PROTOCOL = ("seeds", "runtime", "run_type", "bench_version")
+
+
+# ---------------------------------------------------------------- reading
+
+
+def find_benches(folders: Sequence[Path]) -> list[Path]:
+    """`DIR/bench.json`, or `DIR/seed_*/bench.json`, of every folder; a file is taken as it is.
+
+    Raises InputError (bench-not-found) for a folder that has none, UsageError for no folder at all.
+    """
+    if not folders:
+        raise UsageError("nothing to aggregate", code="bench-not-found", hint="name the folders of the runs")
+    found: list[Path] = []
+    for folder in folders:
+        here = folder if folder.is_file() else folder / BENCH
+        several = sorted(folder.glob(f"seed_*/{BENCH}"))
+        if here.is_file():
+            found.append(here)
+        elif several:
+            found += several
+        else:
+            raise InputError(
+                f"{folder}: no {BENCH} in it, and none in {folder / 'seed_*'}",
+                code="bench-not-found",
+                hint="name folders that `gradience bench run` has finished",
+            )
+    return found
+
+
+def aggregate_folders(folders: Sequence[Path], *, command: str = "") -> BenchAggregate:
+    """Read and aggregate the runs in `folders`. Raises what `find_benches`, `Bench.read` and `aggregate` raise."""
+    watch = Stopwatch(command)
+    paths = find_benches(folders)
+    return aggregate(
+        [Bench.read(path) for path in paths], [str(path) for path in paths], run=watch.run_info()
+    )
+
+
+# ---------------------------------------------------------------- what may be counted together
+
+
+def check_together(benches: Sequence[Bench], sources: Sequence[str]) -> None:
+    """Raises InputError (bench-smoke, bench-repeated, bench-mismatch, bench-not-independent)."""
+    for bench, source in zip(benches, sources, strict=True):
+        if bench.smoke:
+            raise InputError(
+                f"{source}: a smoke run is no evidence",
+                code="bench-smoke",
+                hint="run the config without --smoke",
+            )
+    for (a, here), (b, there) in combinations(zip(benches, sources, strict=True), 2):
+        if a.seed == b.seed:
+            raise InputError(
+                f"{there}: seed {b.seed} is in {here} already: one run would be counted twice",
+                code="bench-repeated",
+                hint="give every seed once",
+            )
+        difference = _difference(a, b)
+        if difference:
+            raise InputError(
+                f"{there}: not the same protocol as {here}: {difference}",
+                code="bench-mismatch",
+                hint="seeds are counted together only when nothing but the seed differs",
+            )
+        same = _same_start(a, b)
+        if same:
+            raise InputError(
+                f"{there}: not independent of {here}: {same} although the seeds differ",
+                code="bench-not-independent",
+                hint="these are one run under two names: train again, from a seed that is really set",
+            )
+
+
+def _difference(a: Bench, b: Bench) -> str:
+    """The first thing in which two runs may not differ, in words; empty where they agree."""
+    named = [
+        ("model", a.model, b.model),
+        ("base weights", a.base_fingerprint, b.base_fingerprint),
+        ("task", a.data.task, b.data.task),
+        ("data", a.data.splits, b.data.splits),
+        ("evaluated role", a.data.eval_role, b.data.eval_role),
+        ("policy", a.policy, b.policy),
+    ]
+    for what, left, right in named:
+        if left != right:
+            short = f"{left} there, {right} here" if isinstance(left, str) else "the contents differ"
+            return f"another {what} ({short})"
+    if a.protocol_digest != b.protocol_digest:
+        left, right = dict(_flat(a.config)), dict(_flat(b.config))
+        keys = [key for key in sorted({*left, *right}) if left.get(key) != right.get(key)]
+        keys = [key for key in keys if key.partition(".")[0] not in NOT_PROTOCOL]
+        if keys:
+            return f"`{keys[0]}` is {left.get(keys[0])} there, {right.get(keys[0])} here"
+        return "another protocol digest"
+    return ""
+
+
+def _flat(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            yield from _flat(item, f"{before}{key}.")
+        else:
+            yield before + key, item
+
+
+def _same_start(a: Bench, b: Bench) -> str:
+    """Which beginning two seeds have in common, in words; empty where none."""
+    starts = [_starts(bench) for bench in (a, b)]
+    for name in starts[0].keys() & starts[1].keys():
+        (adapter, batch), (other_adapter, other_batch) = starts[0][name], starts[1][name]
+        if adapter == other_adapter:
+            return f"{name} started from the same initial adapter"
+        if batch == other_batch:
+            return f"{name} began with the same first batch"
+    return ""
+
+
+def _starts(bench: Bench) -> dict[str, tuple[str, str]]:
+    """Name of a trained adapter -> hashes of its initial weights and of its first batch."""
+    trained = {"probe": bench.probe} | {
+        result.name: result.measures for result in bench.variants if result.same_as is None
+    }
+    return {
+        name: (one.training.initial_adapter_sha256, one.training.first_batch_sha256)
+        for name, one in sorted(trained.items())
+        if one is not None and one.training is not None
+    }
+
+
+# ---------------------------------------------------------------- together
+
+
+def aggregate(
+    benches: Sequence[Bench], sources: Sequence[str] = (), *, run: RunInfo | None = None
+) -> BenchAggregate:
+    """The verdicts over all planned seeds. sources: where each was read from.
+
+    Raises InputError where they may not be counted together (`check_together`).
+    """
+    if not benches:
+        raise UsageError("nothing to aggregate", code="bench-not-found", hint="name the folders of the runs")
+    sources = sources or [f"seed {bench.seed}" for bench in benches]
+    check_together(benches, sources)
+    ordered = sorted(zip(benches, sources, strict=True), key=lambda pair: pair[0].seed)
+    by_seed = {bench.seed: (bench, source) for bench, source in ordered}
+    planned = tuple(sorted({seed for bench in benches for seed in (*bench.seeds, bench.seed)}))
+    first = ordered[0][0]
+    rows = tuple(_seed_row(seed, *by_seed.get(seed, (None, None))) for seed in planned)
+    runs = {seed: bench for seed, (bench, _) in by_seed.items()}
+    variants = tuple(_variant(name, runs, planned) for name in _names(benches))
+    judged = [variant for variant in variants if variant.arm != "control"]
+    unfinished = [row.seed for row in rows if row.status == "ERROR"]
+    status: Status = "ERROR" if unfinished else overall(variant.status for variant in judged)
+    ranks = {bench.probe.rank for bench in benches if bench.probe is not None}
+    return BenchAggregate(
+        status=status,
+        reasons=_reasons(status, unfinished, judged),
+        model=first.model,
+        model_type=first.model_type,
+        base_params=first.base_params,
+        base_fingerprint=first.base_fingerprint,
+        task=first.data.task,
+        eval_role=first.data.eval_role,
+        splits=first.data.splits,
+        protocol_digest=first.protocol_digest,
+        policy=first.policy,
+        planned_seeds=planned,
+        seeds=rows,
+        probe_rank=max(ranks, default=None),
+        probe=spread([Fraction(row.correct, row.n) for row in rows if row.correct is not None and row.n]),
+        variants=variants,
+        best=_best(judged),
+        notes=_notes(benches, planned, judged),
+        run=run or Stopwatch("").run_info(),
+    )
+
+
+def spread(values: Sequence[Fraction]) -> Spread | None:
+    """Mean, sample standard deviation and range; None for no values."""
+    if not values:
+        return None
+    numbers = [float(value) for value in values]
+    return Spread(
+        seeds=len(values),
+        mean=float(sum(values) / len(values)),
+        sd=stdev(numbers) if len(values) > 1 else None,
+        low=min(numbers),
+        high=max(numbers),
+    )
+
+
+def _seed_row(seed: int, bench: Bench | None, source: str | None) -> SeedRow:
+    if bench is None or bench.probe is None:
+        return SeedRow(seed=seed, source=source, status="ERROR")
+    probe = bench.probe
+    return SeedRow(
+        seed=seed,
+        source=source,
+        status=bench.status,
+        correct=probe.correct,
+        n=probe.n,
+        score=probe.score,
+        gate_passed=probe.gate.passed,
+        lora_params=probe.lora_params,
+        other_params=probe.other_params,
+    )
+
+
+def _names(benches: Sequence[Bench]) -> list[str]:
+    """All names, in the order in which they were planned, controls last."""
+    arms = {result.name: result.arm for bench in benches for result in bench.variants}
+    return sorted(arms, key=lambda name: arms[name] == "control")
+
+
+def _variant(name: str, runs: Mapping[int, Bench], planned: Sequence[int]) -> VariantSummary:
+    found = {seed: result for seed, bench in runs.items() if (result := bench.variant(name)) is not None}
+    policy = next(iter(runs.values())).policy
+    any_result = next(iter(found.values()))
+    outcomes = [_outcome(seed, result) for seed, result in found.items()]
+    judgement = judge(outcomes, planned, policy)
+    rows = tuple(_variant_seed(seed, found.get(seed)) for seed in planned)
+    counted = [result for result in found.values() if result.pairs is not None]
+    deltas = [result.pairs.delta for result in counted if result.pairs is not None]
+    worst = min(counted, key=lambda result: result.delta or 0.0, default=None)
+    reductions = [result.reduction for result in found.values() if result.reduction is not None]
+    return VariantSummary(
+        name=name,
+        arm=any_result.arm,
+        made_by=any_result.made_by,
+        status=judgement.status,
+        reasons=judgement.reasons,
+        passing=passing(outcomes, policy),
+        planned=len(planned),
+        pass_rate=f"{passing(outcomes, policy)} of {len(planned)}",
+        worst_delta=worst.delta if worst else None,
+        worst_delta_exact=worst.delta_exact if worst else None,
+        mean_delta=float(sum(deltas) / len(deltas)) if deltas else None,
+        accuracy=spread([Fraction(r.measures.correct, r.measures.n) for r in counted if r.measures]),
+        mean_reduction=fmean(reductions) if reductions else None,
+        seeds=rows,
+    )
+
+
+def _outcome(seed: int, result: VariantResult) -> SeedOutcome:
+    why = result.reasons[0] if result.reasons else ""
+    if result.pairs is None or result.status == "ERROR":
+        return SeedOutcome(seed, result.status, why=why)
+    pairs = result.pairs
+    return SeedOutcome(seed, n=pairs.n, lost=pairs.only_probe_right, won=pairs.only_variant_right)
+
+
+def _variant_seed(seed: int, result: VariantResult | None) -> VariantSeed:
+    if result is None:
+        return VariantSeed(seed=seed, status="ERROR")
+    pairs, measures = result.pairs, result.measures
+    return VariantSeed(
+        seed=seed,
+        status=result.status,
+        n=pairs.n if pairs else None,
+        correct=measures.correct if measures else None,
+        lost=pairs.only_probe_right if pairs else None,
+        won=pairs.only_variant_right if pairs else None,
+        delta=result.delta,
+        delta_exact=result.delta_exact,
+        reduction=result.reduction,
+        largest_rank=result.ranks.largest if result.ranks else None,
+        same_as=result.same_as,
+        closeness=result.closeness.kl_mean if result.closeness else None,
+    )
+
+
+def _best(judged: Sequence[VariantSummary]) -> BestVariant | None:
+    passing = [
+        variant for variant in judged if variant.status == "PASS" and variant.mean_reduction is not None
+    ]
+    best = max(passing, key=lambda variant: variant.mean_reduction or 0.0, default=None)
+    if best is None or best.mean_reduction is None:
+        return None
+    return BestVariant(name=best.name, mean_reduction=best.mean_reduction)
+
+
+def _reasons(status: Status, unfinished: Sequence[int], judged: Sequence[VariantSummary]) -> tuple[str, ...]:
+    if unfinished:
+        return tuple(f"seed {seed} ended in an error, or has no {BENCH}" for seed in unfinished)
+    if status == "PASS":
+        return (f"passes: {', '.join(variant.name for variant in judged if variant.status == 'PASS')}",)
+    return tuple(f"{variant.name}: {variant.reasons[0]}" for variant in judged if variant.reasons)
+
+
+def _notes(
+    benches: Sequence[Bench], planned: Sequence[int], judged: Sequence[VariantSummary]
+) -> tuple[str, ...]:
+    n = next((bench.probe.n for bench in benches if bench.probe is not None), None)
+    notes = [*policy_notes(benches[0].policy, len(planned), n)]
+    if len(planned) < 3:
+        notes.append(
+            f"{len(planned)} {'seed says' if len(planned) == 1 else 'seeds say'} little about the next training: "
+            "claims need three or more"
+        )
+    if benches[0].data.eval_role == "dev":
+        notes.append("evaluated on dev: a claim needs the confirm split, looked at once")
+    twins: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for variant in judged:
+        for row in variant.seeds:
+            if row.same_as is not None and row.same_as != "probe":
+                twins[variant.name, row.same_as].append(row.seed)
+    for (name, other), seeds in twins.items():
+        where = "every seed" if len(seeds) == len(planned) else f"seed {', '.join(map(str, seeds))}"
+        notes.append(f"{name} and {other} are the same adapter on {where}: one result, not two")
+    engines = {bench.environment.model_dump_json(exclude={"processes"}) for bench in benches}
+    if len(engines) > 1:
+        notes.append("the seeds ran on different devices or library versions: each variant was still compared "
+                     "with the probe of its own seed")  # fmt: skip
+    return (*notes, NOISE)
+
+
+def main() -> None:
+    """`gradience bench aggregate` under its published name."""
+    from gradience.cli.app import main as command_line
+
+    sys.argv[1:1] = ["bench", "aggregate"]
+    command_line()
+
+
+if __name__ == "__main__":
+    main()

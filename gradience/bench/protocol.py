@@ -1,0 +1,141 @@
+"""A whole Bench run: its plan on the disk before anything is trained, then seed after seed, then the aggregate.
+
+DIR/bench_plan.json            what was decided beforehand
+DIR/bench.json, bench.md       the result of one seed; with several seeds in DIR/seed_<n>/ each,
+DIR/bench_aggregate.json, .md  and theirs together
+…/probe/train, probe/eval, audit, uniform_median/train, …   the stages
+DIR/run.log                    what was done when, and the traceback of what failed
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from gradience.artifacts.base import write_whole
+from gradience.artifacts.bench import Bench
+from gradience.artifacts.bench_aggregate import BenchAggregate
+from gradience.artifacts.bench_plan import BenchPlan, DataSplit
+from gradience.bench import tasks
+from gradience.bench.aggregate import aggregate
+from gradience.bench.assemble import assemble
+from gradience.bench.config import BenchConfig
+from gradience.bench.registration import plan_digest, register
+from gradience.bench.run import SeedFacts, SeedRun, Watcher, remove_weights
+from gradience.bench.stages import only_one
+from gradience.bench.tasks.base import Task
+from gradience.bench.tasks.examples import Role
+from gradience.errors import UsageError
+from gradience.provenance import Stopwatch
+from gradience.report.bench import aggregate_markdown, bench_markdown
+
+PLAN, LOG = "bench_plan.json", "run.log"
+
+
+class SeedWatcher(Watcher, Protocol):
+    """Who is told how far the run is."""
+
+    def seed(self, seed: int, number: int, of: int) -> None:
+        """A seed begins."""
+
+
+def run_bench(
+    config: BenchConfig, output: Path, watcher: SeedWatcher, *, command: str = ""
+) -> tuple[list[Bench], BenchAggregate | None]:
+    """Run, or take up again, all seeds of `config` in the folder `output`.
+
+    Returns the result of each seed, and their aggregate where there are several. Raises LockedError when another
+    run is writing there, UsageError (`output-other-run`) when the folder holds a run of another config or other
+    data, and whatever a user can act on: what cannot be loaded, read or written.
+    """
+    with only_one(output), _logged(output / LOG), _threads(config.runtime.threads):
+        task = tasks.load(config.task.profile, config.task.options)
+        plan = _registered(config, task, output)
+        benches = []
+        for number, seed in enumerate(config.seeds, start=1):
+            watcher.seed(seed, number, len(config.seeds))
+            folder = output if len(config.seeds) == 1 else output / f"seed_{seed}"
+            benches.append(_one_seed(config, task, plan, seed, folder, watcher, command))
+        if len(benches) == 1:
+            return benches, None
+        together = aggregate(benches)
+        together.save(output / "bench_aggregate.json")
+        write_whole(output / "bench_aggregate.md", [aggregate_markdown(together).encode()])
+        return benches, together
+
+
+def _one_seed(
+    config: BenchConfig, task: Task, plan: BenchPlan, seed: int, folder: Path, watcher: Watcher, command: str
+) -> Bench:
+    watch = Stopwatch(command=command)
+    facts = SeedRun(config, task, seed, folder, watcher).run()
+    bench = assemble(facts, task, plan, watch)
+    bench.save(folder / "bench.json")
+    write_whole(folder / "bench.md", [bench_markdown(bench).encode()])
+    if bench.status != "ERROR":  # else the next run still needs them
+        _tidy(config, facts)
+    return bench
+
+
+def _registered(config: BenchConfig, task: Task, output: Path) -> BenchPlan:
+    """The plan, written now or found as it was written before."""
+    role, asked = config.task.eval_role, config.task.eval_samples
+    splits = [_split(task, "train", config.train.train_samples), _split(task, role, asked)]
+    plan, path = register(config, task.name, splits), output / PLAN
+    if path.is_file() and plan_digest(BenchPlan.read(path)) != plan_digest(plan):
+        raise UsageError(
+            f"{output}: holds a run of another config or of other data ({PLAN} differs)",
+            code="output-other-run",
+            hint="give another --output, or the config that it was begun with",
+        )
+    plan.save(path)
+    return plan
+
+
+def _split(task: Task, role: Role, limit: int | None) -> DataSplit:
+    items = task.examples.of(role, limit)
+    return DataSplit(role=role, n=len(items), sha256=task.examples.fingerprint(role, limit))
+
+
+def _tidy(config: BenchConfig, facts: SeedFacts) -> None:
+    """Delete the adapters that are not kept. Reports, records and manifests stay."""
+    if config.runtime.keep_adapters == "all":
+        return
+    gone = list(facts.outcomes)
+    if config.runtime.keep_adapters == "none" and facts.probe is not None:
+        gone.append(facts.probe)
+    remove_weights(gone)
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Everything that our loggers say, appended to the file."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("gradience")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[None]:
+    """torch with so many threads: another number may give another adapter."""
+    before = torch.get_num_threads()
+    if wanted:
+        torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
