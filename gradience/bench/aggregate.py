@@ -33,10 +33,6 @@ from gradience.errors import InputError, UsageError
 from gradience.provenance import Stopwatch
 
 BENCH, AGGREGATE, DOCUMENT = "bench.json", "bench_aggregate.json", "bench_aggregate.md"
-NOISE = (
-    "counts have a noise floor: two trainings that differ in the seed alone, and even one adapter written twice, "
-    "differ in some answers. The control aa and the range of the probe say how much here"
-)
 NOT_PROTOCOL = ("seeds", "runtime", "run_type", "bench_version")
 
 
@@ -189,7 +185,7 @@ def aggregate(
     runs = {seed: bench for seed, (bench, _) in by_seed.items()}
     variants = tuple(_variant(name, runs, planned) for name in _names(benches))
     judged = [variant for variant in variants if variant.arm != "control"]
-    unfinished = [row.seed for row in rows if row.status == "ERROR"]
+    unfinished = [_unfinished(row, runs.get(row.seed)) for row in rows if row.status == "ERROR"]
     status: Status = "ERROR" if unfinished else overall(variant.status for variant in judged)
     ranks = {bench.probe.rank for bench in benches if bench.probe is not None}
     return BenchAggregate(
@@ -261,7 +257,7 @@ def _variant(name: str, runs: Mapping[int, Bench], planned: Sequence[int]) -> Va
     rows = tuple(_variant_seed(seed, found.get(seed)) for seed in planned)
     counted = [result for result in found.values() if result.pairs is not None]
     deltas = [result.pairs.delta for result in counted if result.pairs is not None]
-    worst = min(counted, key=lambda result: result.delta or 0.0, default=None)
+    worst = min(counted, key=lambda result: result.pairs.delta if result.pairs else 0, default=None)
     reductions = [result.reduction for result in found.values() if result.reduction is not None]
     return VariantSummary(
         name=name,
@@ -319,9 +315,13 @@ def _best(judged: Sequence[VariantSummary]) -> BestVariant | None:
     return BestVariant(name=best.name, mean_reduction=best.mean_reduction)
 
 
-def _reasons(status: Status, unfinished: Sequence[int], judged: Sequence[VariantSummary]) -> tuple[str, ...]:
+def _unfinished(row: SeedRow, bench: Bench | None) -> str:
+    return f"seed {row.seed}: " + ("; ".join(bench.reasons) if bench else f"there is no {BENCH}")
+
+
+def _reasons(status: Status, unfinished: Sequence[str], judged: Sequence[VariantSummary]) -> tuple[str, ...]:
     if unfinished:
-        return tuple(f"seed {seed} ended in an error, or has no {BENCH}" for seed in unfinished)
+        return tuple(unfinished)
     if status == "PASS":
         return (f"passes: {', '.join(variant.name for variant in judged if variant.status == 'PASS')}",)
     return tuple(f"{variant.name}: {variant.reasons[0]}" for variant in judged if variant.reasons)
@@ -351,7 +351,7 @@ def _notes(
     if len(engines) > 1:
         notes.append("the seeds ran on different devices or library versions: each variant was still compared "
                      "with the probe of its own seed")  # fmt: skip
-    return (*notes, NOISE)
+    return tuple(notes)
 
 
 def main() -> None:

@@ -1,0 +1,126 @@
+"""`bench_aggregate.json`: the seeds of one protocol together, and the verdict of the safety policy on each variant."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from gradience.artifacts.audit import RunInfo
+from gradience.artifacts.base import Artifact, Float12, Part
+from gradience.artifacts.bench import Making, Status
+from gradience.artifacts.bench_plan import Arm, DataSplit, Policy
+
+
+class SeedRow(Part):
+    """One planned seed."""
+
+    seed: int
+    source: str | None
+    """The bench.json it was read from; null where there is none: a failed seed."""
+    status: Status
+    correct: int | None = None
+    """Right answers of the probe."""
+    n: int | None = None
+    score: Float12 | None = None
+    gate_passed: bool | None = None
+    lora_params: int | None = None
+    other_params: int | None = None
+
+
+class Spread(Part):
+    """A score over seeds."""
+
+    seeds: int
+    """How many have one."""
+    mean: Float12
+    sd: Float12 | None
+    """Sample standard deviation (n − 1); null for one seed."""
+    low: Float12
+    high: Float12
+
+
+class VariantSeed(Part):
+    """One variant on one planned seed."""
+
+    seed: int
+    status: Status
+    n: int | None = None
+    correct: int | None = None
+    lost: int | None = None
+    """Questions that only the probe has right."""
+    won: int | None = None
+    """Questions that only the variant has right."""
+    delta: Float12 | None = None
+    delta_exact: str | None = None
+    """In questions: `-5/200`."""
+    reduction: Float12 | None = None
+    largest_rank: int | None = None
+    same_as: str | None = None
+    closeness: Float12 | None = None
+    """Mean KL to the probe, in nats."""
+
+
+class VariantSummary(Part):
+    """One variant over the planned seeds."""
+
+    name: str
+    arm: Arm
+    made_by: Making
+    status: Status
+    reasons: tuple[str, ...]
+    """In words."""
+    passing: int
+    """Planned seeds that pass; a seed without a result is not one of them."""
+    planned: int
+    pass_rate: str
+    """`2 of 3`."""
+    worst_delta: Float12 | None
+    """The smallest difference, over the seeds that have a result."""
+    worst_delta_exact: str | None
+    mean_delta: Float12 | None
+    accuracy: Spread | None
+    """Over the seeds that have a result; `accuracy.seeds` says how many."""
+    mean_reduction: Float12 | None
+    """LoRA parameters saved, over the seeds in which its ranks are known."""
+    seeds: tuple[VariantSeed, ...]
+
+
+class BestVariant(Part):
+    """The variant that passes and saves most."""
+
+    name: str
+    mean_reduction: Float12
+
+
+class BenchAggregate(Artifact):
+    """`bench_aggregate.json`."""
+
+    schema_id: ClassVar[str] = "gradience.bench_aggregate/1"
+
+    schema_: Literal["gradience.bench_aggregate/1"] = Field(
+        default="gradience.bench_aggregate/1", alias="schema"
+    )
+    status: Status
+    """ERROR if a planned seed has an error or no result; else PASS if a variant passes."""
+    reasons: tuple[str, ...]
+    model: str
+    model_type: Literal["seqcls", "causal_lm"]
+    base_params: int | None
+    base_fingerprint: str
+    task: str
+    eval_role: Literal["dev", "confirm"]
+    splits: tuple[DataSplit, ...]
+    protocol_digest: str
+    policy: Policy
+    planned_seeds: tuple[int, ...]
+    seeds: tuple[SeedRow, ...]
+    probe_rank: int | None
+    probe: Spread | None
+    """Null where no seed has a probe."""
+    variants: tuple[VariantSummary, ...]
+    """Controls last."""
+    best: BestVariant | None
+    notes: tuple[str, ...]
+    """What the thresholds mean in questions, and what limits the verdicts."""
+    run: RunInfo
