@@ -1,0 +1,303 @@
+"""One seed from training to bench.json, with real training and evaluation of tiny models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_bench import bert, llama, sentences, sums
+
+from gradience import audit_adapter
+from gradience.artifacts.bench import Bench
+from gradience.artifacts.bench_plan import BenchPlan, DataSplit
+from gradience.artifacts.records import read_records
+from gradience.bench import run as run_module
+from gradience.bench.assemble import assemble
+from gradience.bench.config import BenchConfig
+from gradience.bench.registration import register
+from gradience.bench.run import SeedFacts, SeedRun
+from gradience.bench.tasks.base import Task
+from gradience.errors import NetworkError
+from gradience.provenance import Stopwatch
+
+CLASSIFY: dict[str, Any] = {
+    "model": {"name": "", "type": "seqcls"},
+    "task": {"profile": "sentences", "probe_gate": {"min_value": 0.5}},
+    "lora": {"probe_r": 8, "alpha": 16, "target_modules": ["query", "value", "output.dense"]},
+    "train": {
+        "lr": 3e-3,
+        "max_steps": 40,
+        "per_device_train_batch_size": 4,
+        "max_length": 16,
+        "logging_steps": 10,
+    },
+    "compression": {"controls": ["per_layer_shuffled", "random_directions", "head_only", "aa"]},
+    "runtime": {"device": "cpu", "threads": 1},
+}
+ANSWER: dict[str, Any] = CLASSIFY | {
+    "model": {"name": "", "type": "causal_lm"},
+    "task": {"profile": "sums", "probe_gate": {"min_value": 0}},
+    "lora": {"probe_r": 8, "alpha": 16, "target_modules": ["q_proj", "v_proj", "down_proj"]},
+    "compression": {"controls": ["aa"], "retrain": ["per_layer"]},
+}
+
+
+class Watcher:
+    """Remembers the stages, and breaks off where it is told to."""
+
+    def __init__(self, stop_at: str = "") -> None:
+        self.stages: list[str] = []
+        self.stop_at = stop_at
+
+    def stage(self, name: str, number: int, of: int) -> None:
+        assert number == len(self.stages) + 1 <= of
+        self.stages.append(name)
+        if name == self.stop_at:
+            raise KeyboardInterrupt
+
+    def step(self, done: int, total: int) -> None:
+        assert 0 < done <= total
+
+
+def with_base(values: dict[str, Any], folder: Path, **sections: Any) -> BenchConfig:
+    model = values["model"] | {"name": str(folder)}
+    return BenchConfig.model_validate(values | {"model": model} | sections)
+
+
+def plan_of(config: BenchConfig, task: Task) -> BenchPlan:
+    splits = [
+        DataSplit(role=role, n=len(task.examples.of(role)), sha256=task.examples.fingerprint(role))
+        for role in ("train", "confirm")
+    ]
+    return register(config, task.name, splits)
+
+
+def bench_of(facts: SeedFacts, task: Task) -> Bench:
+    return assemble(facts, task, plan_of(facts.config, task), Stopwatch())
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="module")
+def causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def classified(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bench, Watcher]:
+    folder, watcher = tmp_path_factory.mktemp("classified"), Watcher()
+    config = with_base(CLASSIFY, classifier)
+    facts = SeedRun(config, sentences(), 42, folder, watcher).run()
+    return folder, bench_of(facts, sentences()), watcher
+
+
+@pytest.fixture(scope="module")
+def answered(causal: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bench]:
+    folder = tmp_path_factory.mktemp("answered")
+    facts = SeedRun(with_base(ANSWER, causal), sums(), 42, folder).run()
+    return folder, bench_of(facts, sums())
+
+
+def test_a_classification_goes_all_the_way(classified: tuple[Path, Bench, Watcher]) -> None:
+    _, bench, watcher = classified
+    assert watcher.stages[:3] == ["probe/train", "probe/eval", "audit"]
+    names = [found.name for found in bench.variants]
+    assert names[:6] == [
+        "uniform_median", "uniform_median.truncate", "uniform_p90", "uniform_p90.truncate", "per_layer",
+        "per_layer.truncate",
+    ]  # fmt: skip
+    assert {"random_directions", "head_only", "aa"} < set(names)
+    assert bench.probe is not None
+    assert bench.probe.gate.passed
+    assert bench.probe.n == len(sentences().examples.of("confirm"))
+    assert bench.status in ("PASS", "FAIL")
+    assert all(found.status != "ERROR" for found in bench.variants)
+    assert bench.base_params is not None
+    assert bench.base_params > 1_000
+
+
+def test_each_count_is_that_of_the_records(classified: tuple[Path, Bench, Watcher]) -> None:
+    folder, bench, _ = classified
+    assert bench.probe is not None
+    for found in [bench.probe, *(variant.measures for variant in bench.variants if variant.measures)]:
+        run, records = read_records(folder / found.records)
+        assert found.n == run.n == len(records)
+        assert found.correct == sum(record.correct for record in records)
+
+
+def test_parameters_are_those_of_the_files(classified: tuple[Path, Bench, Watcher]) -> None:
+    folder, bench, _ = classified
+    for variant in bench.variants:
+        if variant.measures is None or variant.made_by == "head_only" or variant.same_as:
+            continue
+        place = "train/adapter" if variant.made_by == "retrain" else "adapter/adapter"
+        audit = audit_adapter(folder / variant.name / place)
+        assert audit.total_lora_params == variant.measures.lora_params == variant.planned_lora_params
+        probe = audit_adapter(folder / "probe" / "train" / "adapter")
+        scales = {layer.name: layer.scale for layer in probe.layers}
+        assert all(layer.scale == pytest.approx(scales[layer.name]) for layer in audit.layers)
+
+
+def test_the_same_configuration_is_trained_once(classified: tuple[Path, Bench, Watcher]) -> None:
+    _, bench, watcher = classified
+    trained = [name for name in watcher.stages if name.endswith("/train")]
+    made = [variant for variant in bench.variants if variant.measures and not variant.same_as]
+    ranks = [variant.name for variant in made if variant.made_by == "retrain"]
+    assert trained == ["probe/train", *(f"{name}/train" for name in ranks)]
+    assert len(set(watcher.stages)) == len(watcher.stages)
+    for variant in bench.variants:
+        if variant.same_as and variant.same_as != "probe":
+            other = bench.variant(variant.same_as)
+            assert other is not None
+            assert (variant.pairs, variant.measures) == (other.pairs, other.measures)
+
+
+def test_the_probe_written_again_answers_the_same(classified: tuple[Path, Bench, Watcher]) -> None:
+    _, bench, _ = classified
+    again = bench.variant("aa")
+    assert again is not None
+    assert again.pairs is not None
+    assert again.pairs.only_probe_right == again.pairs.only_variant_right == 0
+    assert again.closeness is not None
+    assert again.closeness.flips == 0
+    assert again.closeness.kl_mean < 1e-8
+
+
+def test_the_head_alone_has_no_lora_and_the_probe_s_head(classified: tuple[Path, Bench, Watcher]) -> None:
+    _, bench, _ = classified
+    head = bench.variant("head_only")
+    assert head is not None
+    assert head.measures is not None
+    assert bench.probe is not None
+    assert head.measures.lora_params == 0
+    assert head.measures.other_params == bench.probe.other_params > 0
+    assert head.measures.adapter_sha256 == bench.probe.adapter_sha256
+
+
+def test_every_result_is_reproduced_from_the_disk_without_a_model(
+    classified: tuple[Path, Bench, Watcher], classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, bench, watcher = classified
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    for weights in copy.rglob("adapter_model.safetensors"):
+        weights.unlink()
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a finished stage is made again")
+
+    monkeypatch.setattr(run_module, "train", refuse)
+    monkeypatch.setattr(run_module.Judge, "answers", refuse)
+    again = Watcher()
+    facts = SeedRun(with_base(CLASSIFY, classifier), sentences(), 42, copy, again).run()
+    same = {"run"}
+    assert bench_of(facts, sentences()).model_dump(exclude=same) == bench.model_dump(exclude=same)
+    assert again.stages == watcher.stages
+
+
+def test_interrupted_anywhere_it_ends_with_the_same_counts(
+    classified: tuple[Path, Bench, Watcher], classifier: Path, tmp_path: Path
+) -> None:
+    _, bench, watcher = classified
+    config = with_base(CLASSIFY, classifier)
+    for name in ("probe/eval", "audit", watcher.stages[-1]):
+        with pytest.raises(KeyboardInterrupt):
+            SeedRun(config, sentences(), 42, tmp_path, Watcher(stop_at=name)).run()
+    facts = SeedRun(config, sentences(), 42, tmp_path).run()
+    assert stripped(bench_of(facts, sentences())) == stripped(bench)
+
+
+def stripped(bench: Bench) -> Any:
+    """Without times and memory."""
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, dict):
+            timing = ("seconds", "peak_memory_bytes", "run")
+            return {key: strip(inner) for key, inner in value.items() if key not in timing}
+        return [strip(inner) for inner in value] if isinstance(value, list) else value
+
+    return strip(json.loads(bench.to_json()))
+
+
+def test_answers_are_generated_and_compared_with_the_probe_s(answered: tuple[Path, Bench]) -> None:
+    folder, bench = answered
+    assert bench.status in ("PASS", "FAIL")
+    for variant in bench.variants:
+        if variant.measures is None:
+            continue
+        assert (folder / variant.measures.records).is_file()
+        assert variant.closeness is not None
+        assert variant.closeness.kl_mean >= 0
+    again = bench.variant("aa")
+    assert again is not None
+    assert again.closeness is not None
+    assert again.closeness.kl_mean < 1e-8
+    assert again.closeness.flips == 0
+    truncated = bench.variant("uniform_median.truncate")
+    assert truncated is not None
+    assert truncated.closeness is not None
+    assert truncated.closeness.kl_mean > 1e-6
+
+
+# ------------------------------------------------------------------ what goes wrong
+
+
+def test_a_probe_below_its_gate_costs_nothing_more(causal: Path, tmp_path: Path) -> None:
+    config = with_base(ANSWER, causal, task={"profile": "sums", "probe_gate": {"min_value": 0.99}})
+    watcher = Watcher()
+    bench = bench_of(SeedRun(config, sums(), 42, tmp_path, watcher).run(), sums())
+    assert watcher.stages == ["probe/train", "probe/eval"]
+    assert bench.status == "UNDERTRAINED"
+    assert {variant.status for variant in bench.variants} == {"UNDERTRAINED"}
+    assert bench.audit is None
+    assert "its gate is 99 %" in bench.variants[0].reasons[0]
+
+
+def test_a_probe_that_diverged_is_not_even_evaluated(causal: Path, tmp_path: Path) -> None:
+    train = ANSWER["train"] | {"lr": 1e30, "max_grad_norm": 0}
+    lora = ANSWER["lora"] | {"target_modules": "all-linear"}
+    watcher = Watcher()
+    config = with_base(ANSWER, causal, train=train, lora=lora)
+    bench = bench_of(SeedRun(config, sums(), 42, tmp_path, watcher).run(), sums())
+    assert watcher.stages == ["probe/train"]
+    assert bench.status == "UNDERTRAINED"
+    assert bench.probe is None
+    assert "diverged at step" in bench.variants[0].reasons[0]
+
+
+def test_a_variant_that_fails_is_a_result_and_the_others_go_on(
+    causal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compress = run_module.compress_adapter
+
+    def fail(adapter: Path, plan: Any, target: Path, **kwargs: Any) -> Any:
+        if "uniform_median.truncate" in str(target):
+            raise ZeroDivisionError("for the test")
+        return compress(adapter, plan, target, **kwargs)
+
+    monkeypatch.setattr(run_module, "compress_adapter", fail)
+    config = with_base(ANSWER, causal, compression={"arms": ["truncate"], "controls": ["aa"]})
+    bench = bench_of(SeedRun(config, sums(), 42, tmp_path).run(), sums())
+    broken = bench.variant("uniform_median.truncate")
+    assert broken is not None
+    assert broken.status == bench.status == "ERROR"
+    assert broken.reasons == ("ZeroDivisionError: for the test",)
+    assert "Traceback" in caplog.text
+    per_layer = bench.variant("per_layer.truncate")
+    assert per_layer is not None
+    assert per_layer.status in ("PASS", "FAIL")
+    monkeypatch.undo()
+    repaired = bench_of(SeedRun(config, sums(), 42, tmp_path).run(), sums())
+    assert repaired.status in ("PASS", "FAIL")
+
+
+def test_a_base_that_cannot_be_had_is_an_error_for_the_user_not_a_result(tmp_path: Path) -> None:
+    config = with_base(ANSWER, Path("no/such-model-anywhere"))
+    with pytest.raises(NetworkError):
+        SeedRun(config, sums(), 42, tmp_path).run()
