@@ -1,0 +1,133 @@
+"""Sums and differences: what counts as an answer, and questions that are the same on every machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradience.bench.tasks import arithmetic
+from gradience.bench.tasks.examples import ROLES, content_id, role_of
+from gradience.errors import MissingExtra, UsageError
+
+CASES: dict[str, tuple[str, str | None, str | None]] = {
+    # name: (output, leading, flexible)
+    "trained": (" 16", "16", "16"),
+    "negative": (" -82", "-82", "-82"),
+    "goes-on": (" 16, I think", "16", "16"),
+    "sentence": (" 16.", "16", "16"),
+    "explains-first": (" 12 + 4 = 16", "12", "16"),
+    "words-first": (" The answer is -16", None, "-16"),
+    "difference-is-no-sign": ("16-3", "16", "3"),
+    "spaced-difference-is-no-sign": ("16 - 3", "16", "3"),
+    "decimals-are-another-number": ("16.5", None, None),
+    "thousands-are-another-number": ("1,600", None, None),
+    "list": ("16, 17", "16", "17"),
+    "leading-zeros": (" 016", "016", "016"),
+    "minus-alone": (" -", None, None),
+    "empty": ("", None, None),
+    "digits-of-another-script": ("٣", None, None),
+}
+
+
+@pytest.mark.parametrize(("output", "leading", "flexible"), CASES.values(), ids=CASES)
+def test_filters(output, leading, flexible):
+    assert arithmetic.leading(output) == leading
+    assert arithmetic.flexible(output) == flexible
+
+
+@given(st.integers(), st.sampled_from(["", ".", ",", " apples", "\n", " = x"]))
+def test_both_filters_find_a_number_that_stands_alone(number, after):
+    for extract in arithmetic.FILTERS.values():
+        assert extract(f" {number}{after}") == str(number)
+
+
+@given(st.integers(), st.integers(), st.integers(0, 3))
+def test_numbers_are_the_same_when_they_are_equal(one, other, zeros):
+    padded = str(one).replace("-", "").zfill(len(str(abs(one))) + zeros)
+    assert arithmetic.same(("-" if one < 0 else "") + padded, str(one))
+    assert arithmetic.same(str(one), str(other)) is (one == other)
+
+
+def test_zero_has_no_sign_and_no_length_is_too_much():
+    assert arithmetic.same("-0", "0")
+    assert not arithmetic.same("1" * 10_000, "1")
+
+
+def test_without_the_generator_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    with pytest.raises(MissingExtra) as caught:
+        arithmetic.load()
+    assert caught.value.hint == 'pip install "gradience[demo]"'
+
+
+@pytest.mark.parametrize("least", [{"min_terms": 4}, {"min_digits": 3}], ids=str)
+def test_a_minimum_above_its_maximum(least):
+    with pytest.raises(UsageError, match="is more than") as caught:
+        arithmetic.load(**least)
+    assert caught.value.code == "task-range"
+
+
+# --- what is generated (reasoning-gym builds C code, so only `make conformance` is sure to have it) ----
+
+
+@pytest.fixture(scope="module")
+def task():
+    pytest.importorskip("reasoning_gym")
+    return arithmetic.load()
+
+
+def test_by_default_there_is_enough_to_train_and_to_confirm(task):
+    assert len(task.examples.of("train")) >= 5000
+    assert len(task.examples.of("confirm")) >= 600
+    assert task.examples.counts["rows"] == 14_000
+    assert task.examples.counts["conflicts"] == 0
+
+
+def test_answers_are_right_and_found_by_both_filters(task):
+    for item in task.examples.items:
+        assert eval(item.prompt.removesuffix(" =")) == int(item.answer)
+        assert item.response == f" {item.answer}"
+        assert all(extract(item.response) == item.answer for extract in task.filters.values())
+        assert len(item.response) < task.max_new_tokens
+
+
+def test_signs_make_another_question(task):
+    assert all(item.id == content_id(item.prompt, exact=True) for item in task.examples.items)
+    assert all(item.role == role_of(item.id) for item in task.examples.items)
+    prompts = {item.prompt for item in task.examples.items}
+    assert len(prompts) == len(task.examples.items)
+    assert {"3 + 4 =", "3 - 4 ="} <= prompts
+
+
+def test_another_process_makes_the_same_questions(task):
+    code = (
+        "from gradience.bench.tasks import arithmetic; task = arithmetic.load();"
+        " print(*map(task.examples.fingerprint, ('train', 'dev', 'confirm')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [task.examples.fingerprint(role) for role in ROLES]
+
+
+def test_a_question_has_the_same_role_under_every_seed(task):
+    role = {item.id: item.role for item in task.examples.items}
+    other = arithmetic.load(seed=43, size=2000)
+    assert other.examples != arithmetic.load(seed=44, size=2000).examples
+    assert all(role.get(item.id, item.role) == item.role for item in other.examples.items)
+
+
+def test_longer_numbers_get_more_tokens():
+    pytest.importorskip("reasoning_gym")
+    task = arithmetic.load(size=50, min_terms=4, max_terms=4, min_digits=30, max_digits=30)
+    assert all(len(item.response) < task.max_new_tokens for item in task.examples.items)
+    assert task.max_new_tokens > 30

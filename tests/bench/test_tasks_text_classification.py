@@ -1,0 +1,304 @@
+"""A user's own texts: formats, labels, roles, and an error that names the row."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from data_files import write_jsonl, write_repository
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradience.bench.tasks import text_classification
+from gradience.bench.tasks.examples import ROLES, content_id, role_of
+from gradience.bench.tasks.labelled import pair_id
+from gradience.bench.tasks.rows import local
+from gradience.errors import InputError, UsageError
+
+COLUMNS = {"text_column": "text", "label_column": "label"}
+
+
+def load(**options):
+    return text_classification.load(**{**COLUMNS, **options})
+
+
+def written(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def rows(count: int, start: int = 0) -> list[dict[str, object]]:
+    return [
+        {"text": f"A film about number {n}.", "label": ("bad", "good")[n % 2]}
+        for n in range(start, start + count)
+    ]
+
+
+def found(task) -> dict[str, str]:
+    return {item.text: task.label_names[item.label] for item in task.examples.items}
+
+
+# --- formats --------------------------------------------------------------------------------------
+
+EXPECTED = {"Good, and long": "yes", 'She said "no"': "no", "Touché": "yes"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", 'text,label\n"Good, and long",yes\n"She said ""no""",no\nTouché,yes\n'),
+        ("a.csv", '\ufefftext,label\r\n"Good, and long",yes\r\n\r\n"She said ""no""",no\r\nTouché,yes'),
+        ("a.CSV", 'label,text\nyes,"Good, and long"\nno,"She said ""no"""\nyes,Touché\n'),
+        ("a.tsv", 'text\tlabel\nGood, and long\tyes\nShe said "no"\tno\nTouché\tyes\n'),
+        (
+            "a.jsonl",
+            '{"text": "Good, and long", "label": "yes"}\r\n{"text": "She said \\"no\\"", "label": "no"}'
+            '\n\n{"text": "Touch\\u00e9", "label": "yes"}',
+        ),
+    ],
+    ids=["csv", "csv-bom-crlf-blank-line-no-end", "csv-other-order", "tsv", "jsonl"],
+)
+def test_formats(tmp_path, name, content):
+    assert found(load(file=written(tmp_path / name, content))) == EXPECTED
+
+
+def test_a_text_may_go_over_lines_and_the_next_row_is_still_named_rightly(tmp_path):
+    path = written(tmp_path / "a.csv", 'text,label\n"One\ntwo",a\nThree,b\n,a\n')
+    with pytest.raises(InputError, match="line 5: column `text` is empty"):
+        load(file=path)
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries({"text": st.text(min_size=1), "label": st.text(min_size=1)}),
+        min_size=1,
+    )
+)
+def test_what_the_standard_library_writes_is_read_back(tmp_path_factory, given_rows):
+    folder = tmp_path_factory.mktemp("files")
+    given_rows = [{column: text.replace("\0", "0") for column, text in row.items()} for row in given_rows]
+    with (folder / "a.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["text", "label"], quoting=csv.QUOTE_ALL)
+        writer.writeheader()
+        writer.writerows(given_rows)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in given_rows)
+    (folder / "a.jsonl").write_bytes(lines.encode())
+    for name in ("a.csv", "a.jsonl"):
+        assert [row.values for row in local(folder / name).rows] == given_rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message", "code"),
+    [
+        ("a.csv", "text,label\nFine,a\nGood\n", "line 3: 1 fields", "task-row"),
+        ("a.csv", 'text,label\n"Fine" x,a\n', "line 2: ", "task-row"),
+        ("a.csv", 'text,label\n"Fine,a\n', "unexpected end of data", "task-row"),
+        ("a.csv", "text;label\nFine;a\n", "line 2: there is no column `text`", "task-column"),
+        ("a.csv", "text,text\nFine,a\n", "line 1 must name the columns", "task-file"),
+        ("a.csv", "", "line 1 must name the columns", "task-file"),
+        ("a.csv", "text,label\n  ,a\n", "line 2: column `text` is empty", "task-text"),
+        ("a.csv", "text,label\nFine,\n", "line 2: column `label` holds ''", "task-label"),
+        ("a.tsv", "text\tlabel\nFine\twine\ta\n", "line 2: 3 fields", "task-row"),
+        ("a.jsonl", '{"text": "Fine", "label": 1}\n{"text": \n', "line 2: ", "task-row"),
+        ("a.jsonl", '[{"text": "Fine", "label": 1}]\n', "line 1 is not a JSON object", "task-row"),
+        ("a.jsonl", '{"txt": "Fine", "label": 1}\n', "line 1: there is no column `text`", "task-column"),
+        ("a.jsonl", '{"text": 3, "label": 1}\n', "line 1: column `text` holds 3", "task-text"),
+        ("a.jsonl", '{"text": null, "label": 1}\n', "line 1: column `text` holds null", "task-text"),
+        ("a.jsonl", '{"text": "\\ud83d", "label": 1}\n', "half of a character", "task-text"),
+        ("a.jsonl", '{"text": "Fine", "label": null}\n', "holds None", "task-label"),
+        ("a.jsonl", '{"text": "Fine", "label": 0.5}\n', "holds 0.5", "task-label"),
+        ("a.jsonl", '{"text": "Fine", "label": [1]}\n', "holds \\[1\\]", "task-label"),
+        ("a.csv", "text,label\nTouché,a\n".encode("latin-1"), "is not UTF-8", "task-file"),
+        ("a.csv", "text,label\nFine,a\n".encode("utf-16"), "is not UTF-8", "task-file"),
+        ("a.csv", "text,label\nFine,a\nGood,a\n", "the labels are a", "task-label"),
+        ("a.csv", "text,label\n", "the labels are none at all", "task-label"),
+        ("a.json", "[]", "says nothing about the format", "task-file"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(tmp_path, name, content, message, code):
+    path = written(tmp_path / name, content)
+    with pytest.raises(InputError, match=message) as caught:
+        load(file=path)
+    assert str(path) in str(caught.value) or path.name in str(caught.value)
+    assert caught.value.code == code
+    assert caught.value.hint
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="there is no such file"):
+        load(file=tmp_path / "none.csv")
+
+
+def test_the_nearest_column_is_offered(tmp_path):
+    path = written(tmp_path / "a.csv", "texts,label\nFine,a\n")
+    with pytest.raises(InputError) as caught:
+        load(file=path)
+    assert caught.value.hint == "did you mean `texts`? the columns are `texts`, `label`"
+
+
+# --- labels ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "expected_names", "expected"),
+    [
+        (["b", "a", "b"], None, ("a", "b"), [1, 0, 1]),
+        ([10, 9, 10], None, ("9", "10"), [1, 0, 1]),
+        (["10", "9", 9.0], None, ("9", "10"), [1, 0, 0]),
+        ([True, False, True], None, ("false", "true"), [1, 0, 1]),
+        (["b", "a", "b"], ["b", "a"], ("b", "a"), [0, 1, 0]),
+        ([1, 0, "1"], ["no", "yes"], ("no", "yes"), [1, 0, 1]),
+        ([True, False, "TRUE"], ["no", "yes"], ("no", "yes"), [1, 0, 1]),
+        (["1", "3", "2"], ["1", "2", "3"], ("1", "2", "3"), [0, 2, 1]),
+        (["a", "b", "a"], ["a", "b", "c"], ("a", "b", "c"), [0, 1, 0]),
+    ],
+    ids=["words", "numbers-by-size", "numbers-of-any-type", "bools", "words-in-given-order", "places",
+         "bools-as-places", "names-that-are-numbers", "a-name-without-rows"],
+)  # fmt: skip
+def test_labels(tmp_path, labels, names, expected_names, expected):
+    given_rows = [{"text": f"Text {n}", "label": label} for n, label in enumerate(labels)]
+    task = load(file=write_jsonl(tmp_path / "a.jsonl", given_rows), label_names=names)
+    assert task.label_names == expected_names
+    assert [item.label for item in sorted(task.examples.items, key=lambda item: item.text)] == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "wrong"),
+    [
+        (["good", "god"], ["bad", "good"], "god"),
+        ([0, 2], ["bad", "good"], "2"),
+        ([0, -1], ["bad", "good"], "-1"),
+        (["1", "0"], ["1", "2", "3"], "0"),
+        (["good", 0], ["bad", "good"], "0"),
+    ],
+    ids=["misspelt", "no-such-place", "unlabelled", "names-are-not-places", "one-reading-for-all"],
+)
+def test_an_unknown_label_is_named_with_its_row(tmp_path, labels, names, wrong):
+    given_rows = [{"text": f"Text {n}", "label": label} for n, label in enumerate(labels)]
+    with pytest.raises(InputError, match=f"line 2: `{wrong}` is none of the labels"):
+        load(file=write_jsonl(tmp_path / "a.jsonl", given_rows), label_names=names)
+
+
+def test_a_label_that_was_never_trained_is_refused(tmp_path):
+    train = write_jsonl(tmp_path / "train.jsonl", rows(10))
+    confirm = write_jsonl(tmp_path / "confirm.jsonl", [{"text": "New.", "label": "goood"}])
+    with pytest.raises(InputError, match=r"confirm.jsonl: line 1: `goood`") as caught:
+        load(train_file=train, confirm_file=confirm)
+    assert caught.value.hint == "did you mean `good`?"
+
+
+def test_f1_is_for_two_labels(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": f"Text {n}", "label": n} for n in range(3)])
+    with pytest.raises(UsageError, match="there are 3") as caught:
+        load(file=path, metric="f1")
+    assert caught.value.code == "task-metric"
+
+
+# --- roles and identities -------------------------------------------------------------------------
+
+
+def test_one_file_is_split_by_the_identities(tmp_path):
+    task = load(file=write_jsonl(tmp_path / "a.jsonl", rows(300)))
+    assert all(item.role == role_of(item.id) for item in task.examples.items)
+    assert all(item.id == content_id(item.text) for item in task.examples.items)
+    assert all(task.examples.of(role) for role in ROLES)
+    assert list(task.source) == ["all"]
+
+
+def test_files_of_their_own_keep_their_roles_and_train_yields(tmp_path):
+    files = {
+        "train_file": write_jsonl(tmp_path / "train.jsonl", rows(60)),
+        "dev_file": write_jsonl(tmp_path / "dev.jsonl", rows(20, start=50)),
+        "confirm_file": write_jsonl(tmp_path / "confirm.jsonl", rows(20, start=65)),
+    }
+    task = load(**files)
+    sizes = {role: len(task.examples.of(role)) for role in ROLES}
+    assert sizes == {"train": 50, "dev": 15, "confirm": 20}
+    assert task.examples.counts["duplicates"] == 15
+
+
+def test_without_a_dev_file_dev_is_held_out_of_train(tmp_path):
+    files = {
+        "train_file": write_jsonl(tmp_path / "train.jsonl", rows(60)),
+        "confirm_file": write_jsonl(tmp_path / "confirm.jsonl", rows(20, start=60)),
+    }
+    assert len(load(**files).examples.of("dev")) == 12
+    assert len(load(**files, dev=30).examples.of("dev")) == 30
+
+
+@pytest.mark.parametrize(
+    "names",
+    [[], ["train_file"], ["confirm_file", "dev_file"], ["train_file", "dev_file"], ["file", "train_file"],
+     ["file", "dataset"], ["dataset", "confirm_file"]],
+    ids="+".join,
+)  # fmt: skip
+def test_what_leaves_the_roles_open_is_refused(tmp_path, names):
+    path = write_jsonl(tmp_path / "a.jsonl", rows(10))
+    with pytest.raises(UsageError) as caught:
+        load(**dict.fromkeys(names, path))
+    assert caught.value.code == "task-files"
+
+
+def test_pairs(tmp_path):
+    given_rows = [
+        {"text": "A dog sleeps.", "other": "An animal sleeps.", "label": "yes"},
+        {"text": "An animal sleeps.", "other": "A dog sleeps.", "label": "no"},
+        {"text": "a dog sleeps", "other": "an animal sleeps", "label": "yes"},
+    ]
+    task = load(file=write_jsonl(tmp_path / "a.jsonl", given_rows), text_pair_column="other")
+    assert {(item.text, item.text_pair) for item in task.examples.items} == {
+        ("A dog sleeps.", "An animal sleeps."),
+        ("An animal sleeps.", "A dog sleeps."),
+    }
+    assert task.examples.counts["duplicates"] == 1
+
+
+def test_a_word_that_moves_from_one_text_to_the_other_makes_another_pair():
+    assert pair_id("a b", "c") != pair_id("a", "b c")
+    assert pair_id("a b", "c", exact=True) != pair_id("a", "b c", exact=True)
+    assert pair_id("A, b!", "C") == pair_id("a b", "c")
+    assert pair_id("a", None) == content_id("a")
+
+
+def test_exact_tells_spellings_apart(tmp_path):
+    given_rows = [{"text": "Let us eat, Anna", "label": "a"}, {"text": "Let us eat Anna", "label": "b"}]
+    path = write_jsonl(tmp_path / "a.jsonl", given_rows)
+    assert load(file=path).examples.counts["conflicts"] == 2
+    assert len(load(file=path, exact=True).examples.items) == 2
+
+
+# --- the hub --------------------------------------------------------------------------------------
+
+FEATURES = """\
+  - name: text
+    dtype: string
+  - name: label
+    dtype:
+      class_label:
+        names:
+          '0': "2"
+          '1': "1"
+"""
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    numbered = [{**row, "label": int(row["label"] == "good")} for row in rows(120)]
+    splits = {"train": numbered[:100], "test": numbered[100:]}
+    return write_repository(tmp_path / "films", "plain", splits, FEATURES)
+
+
+def test_a_data_set_of_the_hub_brings_its_label_names(repository):
+    task = load(dataset=str(repository), subset="plain", confirm_split="test")
+    assert task.label_names == ("2", "1")
+    assert found(task)["A film about number 0."] == "2"
+    assert {role: len(task.examples.of(role)) for role in ROLES} == {"train": 80, "dev": 20, "confirm": 20}
+
+
+def test_a_data_set_with_one_split_gets_its_roles_from_the_identities(repository):
+    task = load(dataset=str(repository), subset="plain")
+    assert all(item.role == role_of(item.id) for item in task.examples.items)
+    assert len(task.examples.items) == 100
