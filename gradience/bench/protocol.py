@@ -32,7 +32,7 @@ from gradience.bench.tasks.base import Task
 from gradience.bench.tasks.examples import Role
 from gradience.errors import UsageError
 from gradience.provenance import Stopwatch
-from gradience.report.bench import aggregate_markdown, bench_markdown
+from gradience.report.bench_document import aggregate_markdown, bench_markdown
 
 PLAN, LOG = "bench_plan.json", "run.log"
 
@@ -56,14 +56,15 @@ def run_bench(
     with only_one(output), _logged(output / LOG), _threads(config.runtime.threads):
         task = tasks.load(config.task.profile, config.task.options)
         plan = _registered(config, task, output)
-        benches = []
+        watch, benches, sources = Stopwatch(command), [], []
         for number, seed in enumerate(config.seeds, start=1):
             watcher.seed(seed, number, len(config.seeds))
             folder = output if len(config.seeds) == 1 else output / f"seed_{seed}"
             benches.append(_one_seed(config, task, plan, seed, folder, watcher, command))
-        if len(benches) == 1:
+            sources.append(f"{folder.name}/bench.json")
+        if len(benches) == 1 or config.smoke:  # a smoke run is no evidence, whatever is added up
             return benches, None
-        together = aggregate(benches)
+        together = aggregate(benches, sources, run=watch.run_info())
         together.save(output / "bench_aggregate.json")
         write_whole(output / "bench_aggregate.md", [aggregate_markdown(together).encode()])
         return benches, together

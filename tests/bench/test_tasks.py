@@ -77,6 +77,11 @@ def test_a_text_with_two_labels_is_left_out_and_counted() -> None:
     assert examples.counts == {"rows": 4, "duplicates": 0, "conflicts": 3}
 
 
+@pytest.mark.parametrize("pair", [("कि", "का"), ("กิ", "กา")], ids=["Devanagari", "Thai"])
+def test_vowel_signs_are_no_accents(pair: tuple[str, str]) -> None:
+    assert content_id(pair[0]) != content_id(pair[1])
+
+
 def test_texts_without_letters_stay_apart() -> None:
     assert len(prepare([(":-)", 1), (":-(", 0)]).items) == 2
 

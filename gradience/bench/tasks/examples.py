@@ -78,9 +78,13 @@ def fingerprint(items: Sequence[Labelled] | Sequence[Question]) -> str:
 
 
 def canonical(text: str) -> str:
-    """What two spellings of one text have in common: letters and digits, without case, accents or spacing."""
+    """What two spellings of one text have in common: letters and digits, without case, accents or spacing.
+
+    The vowel signs of Indic scripts and of Thai are marks too, but no accents: they stay.
+    """
     decomposed = unicodedata.normalize("NFKD", text).casefold()
-    kept = "".join(c if c.isalnum() else " " for c in decomposed if not unicodedata.combining(c))
+    bare = (c for c in decomposed if not unicodedata.combining(c))
+    kept = "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in bare)
     return " ".join(kept.split()) or " ".join(text.split())
 
 

@@ -1,0 +1,126 @@
+"""`gradience bench run`: a config to a verdict."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gradience.cli.console import wants_colour
+from gradience.cli.exit_codes import ExitCode
+from gradience.cli.output import command_line, print_json, print_text, terminal_width
+
+if TYPE_CHECKING:
+    from gradience.artifacts.bench import Status
+    from gradience.bench.config import BenchConfig
+
+
+def run(
+    config: Annotated[
+        str,
+        typer.Option(
+            "--config", "-c", help="A YAML file, or the name of a config that comes with Gradience."
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Folder of the run; run again with the same to go on after a kill."
+        ),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings in place of the config's.")
+    ] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="A shortened run, to see that it works: no evidence.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done and what it would cost.")
+    ] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> int:
+    """Turn an audit's hypothesis into evidence: train, audit, make smaller adapters, evaluate, decide.
+
+    Exit codes: 0 a smaller adapter passes, 1 none does, 8 nothing can be concluded, 4 a stage ended in an error.
+
+    Examples:
+
+      gradience bench run --config minilm_reviews_demo --output out
+
+      gradience bench run -c my.yaml -o out train.lr=1e-4 'seeds=[42, 123, 456]'
+    """
+    from gradience.bench.config import load_config
+    from gradience.errors import UsageError
+
+    given = [*(overrides or []), *(["run_type=smoke"] if smoke else [])]
+    loaded = load_config(config_path(config), given)
+    for note in loaded.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if dry_run:
+        return _show_plan(loaded, as_json=json_output)
+    if output is None:
+        raise UsageError("a run needs a folder", code="no-output", hint="give --output DIR, or --dry-run")
+    return _run(loaded, output, as_json=json_output, quiet=quiet)
+
+
+def config_path(name: str) -> Path:
+    """The file of this path, or the shipped config of this name where there is no such file."""
+    import gradience.bench
+
+    shipped = Path(gradience.bench.__file__).parent / "configs" / f"{name.removesuffix('.yaml')}.yaml"
+    given = Path(name)
+    return shipped if not given.exists() and given.name == name and shipped.is_file() else given
+
+
+def _show_plan(config: BenchConfig, *, as_json: bool) -> int:
+    from gradience.bench.forecast import forecast
+    from gradience.report.forecast import forecast_text
+
+    found = forecast(config)
+    if as_json:
+        print_json([found.to_json(None)])
+    else:
+        print_text(forecast_text(found))
+    return ExitCode.DONE
+
+
+def _run(config: BenchConfig, output: Path, *, as_json: bool, quiet: bool) -> int:
+    import warnings
+
+    from gradience.cli.stage_progress import StageProgress
+    from gradience.errors import require
+    from gradience.report.bench import aggregate_text, bench_text
+
+    for module in ("torch", "transformers", "peft", "accelerate", "datasets"):
+        require(module, extra="hf")
+    from gradience.bench.protocol import run_bench
+
+    # Warnings of the libraries about each other; ours go through the log.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b")
+    with StageProgress(quiet=quiet) as watcher:
+        benches, together = run_bench(config, output, watcher, command=command_line())
+    found = together or benches[-1]
+    if as_json:
+        print_json([found.to_json(None)])
+    else:
+        draw: Any = aggregate_text if together else bench_text
+        print_text(draw(found, width=terminal_width(), color=wants_colour(sys.stdout)))
+        name = "bench_aggregate" if together else "bench"
+        print(f"written: {output / name}.json, {name}.md", file=sys.stderr)
+    return code_of(found.status)
+
+
+def code_of(status: Status) -> ExitCode:
+    """0 PASS (and SKIPPED: there was nothing to compress), 1 FAIL, 8 no evidence, 4 something ended in an error."""
+    codes = {
+        "PASS": ExitCode.DONE,
+        "SKIPPED": ExitCode.DONE,
+        "FAIL": ExitCode.GATE_FAILED,
+        "INCONCLUSIVE": ExitCode.INCONCLUSIVE,
+        "UNDERTRAINED": ExitCode.INCONCLUSIVE,
+        "ERROR": ExitCode.INCOMPLETE,
+    }
+    return codes[status]
