@@ -15,6 +15,7 @@ from artifact_reference import artifact_reference
 from blocks import replace_block
 from cli_reference import cli_reference
 from error_table import error_table
+from record_reference import record_reference
 from runtime_table import runtime_table
 
 from gradience.cli.exit_codes import ExitCode
@@ -33,9 +34,11 @@ def exit_code_table() -> str:
 def documents() -> dict[Path, str]:
     """Every generated file and its text."""
     exit_codes = DOCS / "exit_codes.md"
+    inference = DOCS / "inference.md"
     runtimes = DOCS / "runtimes.md"
     files = {
         DOCS / "cli.md": cli_reference(),
+        inference: replace_block(inference.read_text(encoding="utf-8"), "records", record_reference()),
         runtimes: replace_block(runtimes.read_text(encoding="utf-8"), "encodings", runtime_table()),
         exit_codes: replace_block(
             replace_block(exit_codes.read_text(encoding="utf-8"), "exit-codes", exit_code_table()),

@@ -27,7 +27,9 @@ class ExamplesRun(Part):
     """The first line: what answered, and everything that can move an answer."""
 
     schema_: Literal["gradience.records/1"] = Field(default="gradience.records/1", alias="schema")
+    """Name and version of the format."""
     kind: Kind
+    """Which records follow."""
     adapter: str | None
     """The name it was evaluated under; null for the base model alone."""
     adapter_sha256: str | None
@@ -53,10 +55,13 @@ class ExamplesRun(Part):
     attention: str | None
     """The implementation of attention, as transformers names it."""
     device: str
+    """The graphics card, or the instructions of the processor."""
     threads: int
+    """Threads of the processor that torch computes with."""
     versions: dict[str, str]
     """gradience, torch, transformers, peft, tokenizers."""
     batch_size: int
+    """Examples that are answered together."""
     max_length: int | None
     """Tokens that an example may have, its answer included; what is longer is cut. Null: no limit is known."""
     max_new_tokens: int | None = None
@@ -80,12 +85,17 @@ class ClassificationRecord(Part):
     """One text and the label it was given."""
 
     id: str
+    """The example's."""
     text_sha256: str
     """Digest of the text exactly as it was given to the tokenizer; a pair is joined by U+0000."""
     label: int
+    """The right one."""
     predicted: int
+    """The one with the largest logit; the first of them where several are."""
     correct: bool
+    """Whether the two are the same."""
     logits: tuple[Float12, ...]
+    """One for each label."""
     truncated: bool
     """Whether the text was longer than `max_length` tokens."""
 
@@ -94,6 +104,7 @@ class GenerationRecord(Part):
     """One prompt and what was written behind it."""
 
     id: str
+    """The example's."""
     prompt_sha256: str
     """Digest of the prompt exactly as it was given to the tokenizer."""
     answer: str
@@ -109,6 +120,7 @@ class GenerationRecord(Part):
     extracted: str | None
     """What the first filter finds."""
     correct: bool
+    """Whether that is the gold answer, as the task compares them."""
     truncated: bool
     """Whether the prompt was too long and lost its beginning."""
 
@@ -117,8 +129,11 @@ class ScoreRecord(Part):
     """One prompt with its response: how likely the model finds it, token by token, with the right tokens before."""
 
     id: str
+    """The example's."""
     prompt_sha256: str
+    """Digest of the prompt."""
     response_sha256: str
+    """Digest of the response, its leading space included."""
     loglikelihood: Float12
     """Sum over the tokens of the response and the end token, in nats."""
     n_tokens: int
