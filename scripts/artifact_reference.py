@@ -54,6 +54,21 @@ report.stable_rank_mean, report.layers[0].name
         "`manifest.json`",
         "The last file of a finished stage of Bench: what it holds, and from what it was made.",
     ),
+    "bench": (
+        "`bench.json`",
+        "One seed of Bench: the probe, its audit, and every smaller adapter against it, in counts. The protocol:"
+        " [bench.md](bench.md).",
+    ),
+    "bench_aggregate": (
+        "`bench_aggregate.json`",
+        "The seeds of one protocol together, and the verdicts: `gradience bench aggregate`. The protocol:"
+        " [bench.md](bench.md).",
+    ),
+    "bench_plan": (
+        "`bench_plan.json`",
+        "What a Bench run was going to compare, and what was going to decide: written before anything is trained."
+        " The protocol: [bench.md](bench.md).",
+    ),
     "comparison": ("The comparison", "What `gradience compare A B --json` prints."),
 }
 """Name of the artifact -> title of its page, and what it says first."""
@@ -121,6 +136,8 @@ def type_text(field: dict[str, Any]) -> str:
         return "[" + ", ".join(type_text(item) for item in field["prefixItems"]) + "]"
     if field.get("type") == "array":
         return f"list of {type_text(field['items'])}"
+    if field.get("type") == "object" and field["additionalProperties"] is True:
+        return "map"
     if field.get("type") == "object":
         values = field["additionalProperties"]
         return "map" if values is True else f"map to {type_text(values)}"

@@ -72,6 +72,25 @@ def aggregate_folders(folders: Sequence[Path], *, command: str = "") -> BenchAgg
     )
 
 
+def read_results(folders: Sequence[Path]) -> list[Bench | BenchAggregate]:
+    """The aggregate of every folder: the file where there is one, else made from its seeds. Smoke runs as they are.
+
+    Raises what `aggregate_folders` raises.
+    """
+    found: list[Bench | BenchAggregate] = []
+    for folder in folders:
+        if (folder / AGGREGATE).is_file():
+            found.append(BenchAggregate.read(folder / AGGREGATE))
+            continue
+        paths = find_benches([folder])
+        benches = [Bench.read(path) for path in paths]
+        if any(bench.smoke for bench in benches):
+            found += benches
+        else:
+            found.append(aggregate(benches, [str(path) for path in paths]))
+    return found
+
+
 # ---------------------------------------------------------------- what may be counted together
 
 
@@ -227,7 +246,7 @@ def spread(values: Sequence[Fraction]) -> Spread | None:
 
 def _seed_row(seed: int, bench: Bench | None, source: str | None) -> SeedRow:
     if bench is None or bench.probe is None:
-        return SeedRow(seed=seed, source=source, status="ERROR")
+        return SeedRow(seed=seed, source=source, status=bench.status if bench else "ERROR")
     probe = bench.probe
     return SeedRow(
         seed=seed,
@@ -324,7 +343,11 @@ def _reasons(status: Status, unfinished: Sequence[str], judged: Sequence[Variant
         return tuple(unfinished)
     if status == "PASS":
         return (f"passes: {', '.join(variant.name for variant in judged if variant.status == 'PASS')}",)
-    return tuple(f"{variant.name}: {variant.reasons[0]}" for variant in judged if variant.reasons)
+    alike: dict[str, list[str]] = defaultdict(list)
+    for variant in judged:
+        if variant.reasons:
+            alike[variant.reasons[0]].append(variant.name)
+    return tuple(f"{', '.join(names)}: {reason}" for reason, names in alike.items())
 
 
 def _notes(

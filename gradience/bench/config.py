@@ -140,9 +140,9 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
             code="config-not-found",
             hint="the shipped configs lie in gradience/bench/configs",
         )
-    values, notes = translated(read_mapping(path), str(path), InputError)
+    values, notes = translated(read_mapping(path), str(path))
     for override in overrides:
-        change, said = translated(_parsed(override), override, UsageError)
+        change, said = translated(_parsed(override), override, is_file=False)
         values = merged(values, change)
         notes += said
     try:

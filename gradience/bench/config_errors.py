@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from gradience.bench.dialect import FIXED, IGNORED, RENAMED
 from gradience.errors import GradienceError, InputError, UsageError
 
+KEYS = "docs/bench_config.md lists all keys"
 CLOSE = 0.6
 """How alike two words must be (difflib's ratio) for one to be a misspelling of the other."""
 
@@ -25,18 +26,19 @@ def refused(
     found.sort(key=lambda detail: detail["type"] != "extra_forbidden")
     key = key_of(found[0], config)
     override = next((text for text in reversed(overrides) if _concerns(text, key)), None)
-    kind, where = (InputError, path) if override is None else (UsageError, override)
+    where = override or path
     rest = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     if found[0]["type"] == "extra_forbidden":
         meant = nearest(key, list(known_keys(config)))
-        return kind(
-            f"{where}: unknown key `{key}`{rest}",
-            code="config-key",
-            hint=f"did you mean `{meant}`?" if meant else "docs/bench_config.md lists all keys",
-        )
+        message, hint = f"{where}: unknown key `{key}`{rest}", f"did you mean `{meant}`?" if meant else KEYS
+        if override is None:
+            return InputError(message, code="config-key", hint=hint)
+        return UsageError(message, code="config-key", hint=hint)
     said = found[0]["msg"].removeprefix("Value error, ")
     what = f"`{key}` is missing" if found[0]["type"] == "missing" else f"`{key}`: {said}" if key else said
-    return kind(f"{where}: {what}{rest}", code="config-value", hint="docs/bench_config.md lists all keys")
+    if override is None:
+        return InputError(f"{where}: {what}{rest}", code="config-value", hint=KEYS)
+    return UsageError(f"{where}: {what}{rest}", code="config-value", hint=KEYS)
 
 
 def key_of(detail: ErrorDetails, config: type[BaseModel]) -> str:

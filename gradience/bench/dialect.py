@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
-from gradience.errors import GradienceError
+from gradience.errors import InputError, UsageError
 
 Values = dict[str, Any]
 
@@ -115,14 +115,14 @@ MOVED_CONTROLS = ("per_layer_shuffled",)
 
 
 def translated(
-    values: Mapping[str, Any], where: str, error: type[GradienceError]
+    values: Mapping[str, Any], where: str, *, is_file: bool = True
 ) -> tuple[Values, tuple[str, ...]]:
     """`values` under our names, and notes on all that has no effect.
 
-    where: the file or the override, for messages. Raises `error` (config-value) for what is refused, and for two
-    names of one setting that disagree.
+    where: the file or the override, for messages. Raises InputError for a file and UsageError for an override
+    (config-value): for what is refused, and for two names of one setting that disagree.
     """
-    source = _Source(merged({}, values), where, error)
+    source = _Source(merged({}, values), where, is_file)
     for key, fixed in FIXED.items():
         _without_effect(source, key, fixed.why, fixed.allowed)
     for key, why in IGNORED.items():
@@ -169,8 +169,8 @@ RIVALS: Mapping[str, tuple[str, ...]] = {
 class _Source:
     """Values by dotted keys, and what has been said of them."""
 
-    def __init__(self, values: Values, where: str, error: type[GradienceError]) -> None:
-        self.values, self.where, self.error = values, where, error
+    def __init__(self, values: Values, where: str, is_file: bool) -> None:
+        self.values, self.where, self.is_file = values, where, is_file
         self.notes: list[str] = []
 
     def holds(self, key: str) -> bool:
@@ -205,7 +205,10 @@ class _Source:
         return section.get(name) if section else None
 
     def refuse(self, what: str, hint: str = "see docs/bench_config.md") -> NoReturn:
-        raise self.error(f"{self.where}: {what}", code="config-value", hint=hint)
+        message = f"{self.where}: {what}"
+        if self.is_file:
+            raise InputError(message, code="config-value", hint=hint)
+        raise UsageError(message, code="config-value", hint=hint)
 
     def _place(self, key: str) -> tuple[Values | None, str]:
         *names, last = key.split(".")

@@ -88,15 +88,15 @@ def judge(outcomes: Sequence[SeedOutcome], planned: Sequence[int], policy: Polic
     by_seed = {outcome.seed: outcome for outcome in outcomes}
     if len(by_seed) < len(outcomes) or not by_seed.keys() <= set(planned) or not planned:
         raise ValueError("one outcome a seed, of planned seeds only")
-    rows = [by_seed.get(seed, SeedOutcome(seed, "ERROR", why="no result")) for seed in planned]
+    rows = [by_seed.get(seed, SeedOutcome(seed, "ERROR")) for seed in planned]
     if all(row.n == 0 and row.status == "SKIPPED" for row in rows):
         return Judgement("SKIPPED", tuple(dict.fromkeys(row.why for row in rows if row.why)))
-    missing = [_without_result(row) for row in rows if row.delta is None]
-    failures = [*_rate_failure(rows, policy), *_floor_failure(rows, policy)]
+    unknown = _without_result(rows)
+    failures = _failures(rows, policy)
     if any(row.n == 0 and row.status in NO_EVIDENCE for row in rows):
-        return Judgement("INCONCLUSIVE", (*missing, *_already_lost(rows, policy)))
+        return Judgement("INCONCLUSIVE", (*unknown, *_already_lost(rows, policy)))
     if failures:
-        return Judgement("FAIL", (*failures, *missing))
+        return Judgement("FAIL", (*failures, *unknown))
     worst = min(row.delta for row in rows if row.delta is not None)
     rate = f"{passing(rows, policy)} of {len(rows)} seeds pass, worst Δ {points(worst)}"
     return Judgement("PASS", (rate,))
@@ -107,33 +107,42 @@ def passing(rows: Iterable[SeedOutcome], policy: Policy) -> int:
     return sum(row.n > 0 and passes(row.n, row.lost, row.won, policy.tolerance) for row in rows)
 
 
-def _rate_failure(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
-    rate = Fraction(passing(rows, policy), len(rows))
-    if rate >= policy.pass_rate:
-        return []
-    found = f"{passing(rows, policy)} of {len(rows)} seeds pass"
-    return [f"{found}: {percent(rate)} is below {percent(policy.pass_rate)}"]
-
-
-def _floor_failure(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
-    """A seed below the floor, or one of which it cannot be shown that it is not."""
+def _failures(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
+    """Why the policy is not met; empty where it is."""
+    found = []
+    number = passing(rows, policy)
+    rate = Fraction(number, len(rows))
+    if rate < policy.pass_rate:
+        found.append(
+            f"{number} of {len(rows)} seeds pass: {percent(rate)} is below {percent(policy.pass_rate)}"
+        )
     below = [row for row in rows if row.n and not passes(row.n, row.lost, row.won, policy.floor)]
     if below:
         worst = min(below, key=lambda row: Fraction(row.won - row.lost, row.n))
+        lost = f"seed {worst.seed} loses {worst.lost - worst.won:,} of {worst.n:,} questions, net"
         allowed = allowed_losses(worst.n, policy.floor)
-        found = f"seed {worst.seed} loses {worst.lost - worst.won:,} of {worst.n:,} questions, net"
-        return [f"{found}: the floor of {percent(policy.floor)} allows {allowed:,}"]
+        found.append(f"{lost}: the floor of {percent(policy.floor)} allows {allowed:,}")
     errors = [row.seed for row in rows if row.n == 0 and row.status not in NO_EVIDENCE]
-    return (
-        [f"seed {errors[0]} has no result, so it cannot be shown that it keeps the floor"] if errors else []
-    )
+    if errors and not found:
+        found.append(f"nobody has seen that seed {errors[0]} keeps the floor of {percent(policy.floor)}")
+    return found
 
 
-def _without_result(row: SeedOutcome) -> str:
-    why = f" ({row.why})" if row.why else ""
-    if row.status in NO_EVIDENCE:
-        return f"seed {row.seed} is {row.status}{why}: it is no evidence"
-    return f"seed {row.seed} has no result{why}: it counts as failed"
+def _without_result(rows: Iterable[SeedOutcome]) -> list[str]:
+    """What is said of seeds without counts; those of one kind in one sentence."""
+    alike: dict[tuple[Status, str], list[str]] = {}
+    for row in rows:
+        if row.n == 0:
+            alike.setdefault((row.status, row.why), []).append(str(row.seed))
+    sentences = []
+    for (status, why), seeds in alike.items():
+        who = f"seed {seeds[0]} is" if len(seeds) == 1 else f"seeds {', '.join(seeds)} are"
+        because = f" ({why})" if why else ""
+        if status in NO_EVIDENCE:
+            sentences.append(f"{who} {status}{because}: no evidence")
+        else:
+            sentences.append(f"{who} without a result{because}, which counts as failed")
+    return sentences
 
 
 def _already_lost(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
@@ -141,8 +150,9 @@ def _already_lost(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
     best = [
         SeedOutcome(row.seed, n=1) if row.n == 0 and row.status in NO_EVIDENCE else row for row in rows
     ]  # as if every seed without evidence had been a perfect one
-    failures = [*_rate_failure(best, policy), *_floor_failure(best, policy)]
-    return [f"it cannot become a PASS: even if these seeds passed, {why}" for why in failures]
+    return [
+        f"it cannot become a PASS: even with the others perfect, {why}" for why in _failures(best, policy)[:1]
+    ]
 
 
 def overall(statuses: Iterable[Status]) -> Status:

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from gradience.cli.audit import audit
+from gradience.cli.bench import bench
 from gradience.cli.check import check
 from gradience.cli.compare import compare
 from gradience.cli.compress import compress
@@ -67,6 +68,7 @@ app = typer.Typer(
 app.command()(audit)
 app.command()(compress)
 app.command()(compare)
+app.add_typer(bench)
 app.command()(monitor)
 app.command()(check)
 app.command()(demo)

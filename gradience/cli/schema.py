@@ -17,6 +17,9 @@ class ArtifactName(StrEnum):
     COMPARISON = "comparison"
     MONITOR = "monitor"
     CHECK = "check"
+    BENCH = "bench"
+    BENCH_AGGREGATE = "bench_aggregate"
+    BENCH_PLAN = "bench_plan"
     TRAINING = "training"
     STAGE = "stage"
 
@@ -28,6 +31,9 @@ MODELS = {
     ArtifactName.COMPARISON: ("gradience.artifacts.comparison", "ComparisonReport"),
     ArtifactName.MONITOR: ("gradience.artifacts.monitor", "MonitorReport"),
     ArtifactName.CHECK: ("gradience.artifacts.check", "CheckReport"),
+    ArtifactName.BENCH: ("gradience.artifacts.bench", "Bench"),
+    ArtifactName.BENCH_AGGREGATE: ("gradience.artifacts.bench_aggregate", "BenchAggregate"),
+    ArtifactName.BENCH_PLAN: ("gradience.artifacts.bench_plan", "BenchPlan"),
     ArtifactName.TRAINING: ("gradience.artifacts.training", "TrainingReport"),
     ArtifactName.STAGE: ("gradience.artifacts.stage", "StageManifest"),
 }

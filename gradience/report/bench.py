@@ -12,7 +12,6 @@ from gradience.report.bench_facts import (
     NOISE,
     PAIRED,
     SMOKE,
-    SummaryRow,
     Table,
     aggregate_table,
     audit_sentence,
@@ -77,7 +76,7 @@ def aggregate_text(report: BenchAggregate, *, width: int | None = None, color: b
     lines = [
         *_head(title, report.status, False, width),
         *paragraph(best_sentence(report.status, report.best), width, indent=0),
-        *_sentences(report.reasons if report.status != "PASS" else (), width),
+        *_sentences(report.reasons if report.status == "ERROR" else (), width),
         [],
         *_fact("data", data_sentence(report.task, report.splits, report.eval_role), width),
         *_fact("probe", probe_line(report), width),
@@ -88,9 +87,9 @@ def aggregate_text(report: BenchAggregate, *, width: int | None = None, color: b
     return render(lines, color=color)
 
 
-def summary_text(rows: Sequence[SummaryRow], *, color: bool = False) -> str:
+def summary_text(results: Sequence[Bench | BenchAggregate], *, color: bool = False) -> str:
     """What `gradience bench summary` prints."""
-    return render(_styled(summary_table(rows), status=6), color=color)
+    return render(_styled(summary_table(results), status=6), color=color)
 
 
 def _clamped(width: int | None) -> int:

@@ -71,7 +71,7 @@ def aggregate_markdown(report: BenchAggregate) -> str:
     parts = [
         f"# Bench: {markdown_text(report.model)} on {markdown_text(report.task)}, seeds {seeds}",
         f"**{report.status}**. {markdown_text(best_sentence(report.status, report.best))}",
-        *_paragraphs(report.reasons if report.status != "PASS" else ()),
+        *_paragraphs(report.reasons if report.status == "ERROR" else ()),
         markdown_text(
             f"{data_sentence(report.task, report.splits, report.eval_role)}. Base model: "
             f"{scale(report.base_params) if report.base_params else 'unknown'} parameters."

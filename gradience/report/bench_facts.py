@@ -12,6 +12,7 @@ from gradience.artifacts.bench_plan import DataSplit, Policy
 from gradience.artifacts.exact import exact_text
 from gradience.report.numbers import MISSING, count, percent, plural, sig, size
 
+SMOKE_STATUS = "smoke, no evidence"
 SMOKE = "SMOKE RUN: shortened to see that everything works. Its numbers are no evidence of anything."
 PAIRED = "Δ is variant − probe on the same questions; lost: only the probe has them right, won: only the variant has."
 LORA_ONLY = "Saved: share of the LoRA parameters. A head is in neither number."
@@ -251,35 +252,36 @@ def seeds_table(report: BenchAggregate) -> Table:
     return Table(head, rows, "<" + ">" * (len(head) - 1))
 
 
-class SummaryRow(NamedTuple):
-    """One run, or one set of seeds, in the table over scales."""
-
-    where: str
-    model: str
-    base_params: int | None
-    task: str
-    seeds: str
-    probe: str
-    compression: str
-    status: str
-
-
-def summary_table(rows: Sequence[SummaryRow]) -> Table:
-    """Model, parameters, task, compression, status."""
+def summary_table(results: Sequence[Bench | BenchAggregate]) -> Table:
+    """Runs of all sizes: model, parameters, task, compression, status."""
     head = ["model", "parameters", "task", "seeds", "probe", "compression", "status"]
-    cells = [
-        [
-            row.model,
-            MISSING if row.base_params is None else scale(row.base_params),
-            row.task,
-            row.seeds,
-            row.probe,
-            row.compression,
-            row.status,
-        ]
-        for row in rows
+    return Table(head, [_summary_row(found) for found in results], "<><<><<")
+
+
+def _summary_row(found: Bench | BenchAggregate) -> list[str]:
+    if isinstance(found, Bench):
+        task, seeds = found.data.task, str(found.seed)
+        score = MISSING if found.probe is None else percent(found.probe.score)
+        status = SMOKE_STATUS if found.smoke else found.status
+    else:
+        task, seeds = found.task, ", ".join(map(str, found.planned_seeds))
+        score, status = spread_text(found.probe), found.status
+    return [
+        found.model,
+        MISSING if found.base_params is None else scale(found.base_params),
+        task,
+        seeds,
+        score,
+        _compression(found.best),
+        status,
     ]
-    return Table(head, cells, "<><<><<")
+
+
+def _compression(best: Best | BestVariant | None) -> str:
+    if best is None:
+        return MISSING
+    reduction = best.reduction if isinstance(best, Best) else best.mean_reduction
+    return f"{best.name}: {percent(reduction)} saved"
 
 
 def scale(params: int) -> str:

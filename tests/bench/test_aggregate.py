@@ -1,0 +1,300 @@
+"""Seeds together: what may be counted together, what a missing seed means, and the verdicts in counts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from statistics import pstdev, stdev
+
+import pytest
+from bench_sample import PUBLISHED, bench, config, three_seeds
+
+from gradience.artifacts.bench_aggregate import BenchAggregate
+from gradience.bench.aggregate import aggregate, aggregate_folders, find_benches, read_results
+from gradience.cli.app import run
+from gradience.errors import InputError, UsageError
+
+
+def named(report: BenchAggregate, name: str):
+    return next(variant for variant in report.variants if variant.name == name)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A run a folder, one folder with several seeds, and one empty folder."""
+    for made in three_seeds():
+        folder = tmp_path / f"run{made.seed}"
+        folder.mkdir()
+        made.save(folder / "bench.json")
+        several = tmp_path / "all" / f"seed_{made.seed}"
+        several.mkdir(parents=True)
+        made.save(several / "bench.json")
+    (tmp_path / "empty").mkdir()
+    return tmp_path
+
+
+# ---------------------------------------------------------------- the published numbers
+
+
+def test_the_published_probe():
+    """.285 ± .012 (.270–.300) was the population's deviation; of a sample of three it is .015."""
+    report = aggregate(three_seeds())
+    scores = [correct / 200 for correct, _ in PUBLISHED.values()]
+    assert report.probe.mean == pytest.approx(0.285)
+    assert report.probe.sd == pytest.approx(stdev(scores))
+    assert pstdev(scores) == pytest.approx(0.012, abs=5e-4)
+    assert (report.probe.low, report.probe.high) == (0.27, 0.30)
+
+
+def test_exactly_five_of_200_fewer_passes_and_six_do_not():
+    """The announcement's uniform_median lies on the bound: in floats, .26 − .285 passes and .765 − .79 fails."""
+    median = named(aggregate(three_seeds()), "uniform_median")
+    assert (median.status, median.pass_rate, median.worst_delta_exact) == ("PASS", "3 of 3", "-5/200")
+    one_less = [
+        bench(seed, changes | ({"uniform_median": (14, 8)} if seed == 42 else {}), correct=correct)
+        for seed, (correct, changes) in PUBLISHED.items()
+    ]
+    median = named(aggregate(one_less), "uniform_median")
+    assert (median.status, median.pass_rate) == ("FAIL", "2 of 3")
+    assert "2 of 3 seeds pass: 66.7 % is below 67 %" in median.reasons
+
+
+def test_the_cert_reference_of_the_predecessor():
+    """Its cert_v0.1 runs: probe .832, .828, .832 of 500; uniform_median .826, .820, .822: 3 of 3, worst −.010."""
+    benches = [
+        bench(seed, {"uniform_median": (lost, 0)}, correct=correct, n=500)
+        for seed, correct, lost in ((42, 416, 3), (123, 414, 4), (456, 416, 5))
+    ]
+    report = aggregate(benches)
+    median = named(report, "uniform_median")
+    assert (median.status, median.pass_rate, median.worst_delta) == ("PASS", "3 of 3", -0.01)
+    assert median.accuracy.mean == pytest.approx((0.826 + 0.820 + 0.822) / 3)
+
+
+def test_the_multiseed_reference_of_the_predecessor():
+    """Its 200-step runs: per_layer passes on 2 of 3 with worst −.035, which is a FAIL; n = 200."""
+    benches = [
+        bench(seed, {"per_layer": (lost, won), "uniform_median": (39, 0)}, correct=correct)
+        for seed, correct, lost, won in ((42, 160, 2, 0), (123, 159, 7, 0), (456, 159, 2, 0))
+    ]
+    report = aggregate(benches)
+    assert report.probe.mean == pytest.approx(0.7966666666666667)
+    per_layer = named(report, "per_layer")
+    assert (per_layer.status, per_layer.pass_rate, per_layer.worst_delta) == ("FAIL", "2 of 3", -0.035)
+    assert per_layer.accuracy.mean == pytest.approx(0.7783333333333333)
+    median = named(report, "uniform_median")
+    assert (median.status, median.pass_rate, median.worst_delta) == ("FAIL", "0 of 3", -0.195)
+
+
+# ---------------------------------------------------------------- missing and failed seeds
+
+
+def test_a_planned_seed_without_a_result_is_a_failed_seed():
+    report = aggregate(three_seeds()[:2], ["a", "b"])
+    assert report.planned_seeds == (42, 123, 456)
+    assert [row.source for row in report.seeds] == ["a", "b", None]
+    assert report.status == "ERROR"
+    median = named(report, "uniform_median")
+    assert (median.status, median.pass_rate) == ("FAIL", "2 of 3")
+    assert median.accuracy.seeds == 2
+    assert report.best is None
+
+
+def test_a_variant_that_failed_on_a_seed_is_not_dropped():
+    first, *others = three_seeds()
+    broken = bench(42, {**PUBLISHED[42][1], "per_layer": "OutOfMemoryError: no"}, correct=54)
+    report = aggregate([broken, *others])
+    assert named(report, "per_layer").pass_rate == "2 of 3"
+    assert named(report, "per_layer").status == "FAIL"
+    assert "OutOfMemoryError" in " ".join(named(report, "per_layer").reasons)
+    assert report.status == "ERROR"
+    assert aggregate([first, *others]).status == "PASS"
+
+
+def test_an_undertrained_seed_makes_everything_inconclusive():
+    report = aggregate([bench(42, correct=10), *three_seeds()[1:]])
+    assert {v.status for v in report.variants if v.name != "uniform_p90"} >= {"INCONCLUSIVE"}
+    assert named(report, "uniform_median").status == "INCONCLUSIVE"
+    assert report.status == "INCONCLUSIVE"
+    diverged = bench(
+        42, probe=None, audit=None, status="UNDERTRAINED", variants=bench(42, correct=10).variants
+    )
+    assert aggregate([diverged, *three_seeds()[1:]]).status == "INCONCLUSIVE"
+
+
+def test_a_probe_that_failed_is_a_failed_seed_of_every_variant():
+    report = aggregate([bench(42, probe_error="ValueError: x"), *three_seeds()[1:]])
+    assert report.status == "ERROR"
+    assert report.probe.seeds == 2
+    assert named(report, "uniform_median").status == "FAIL"
+
+
+def test_equal_variants_are_one_result_and_the_notes_say_so():
+    asked = config(compression={"variants": ["uniform_r8", "uniform_median"], "arms": ["retrain"]})
+    report = aggregate([bench(seed, asked=asked) for seed in (42, 123, 456)])
+    assert (
+        "uniform_median and uniform_r8 are the same adapter on every seed: one result, not two"
+        in report.notes
+    )
+    assert report.best.name == "uniform_r8"
+
+
+def test_controls_come_last_and_are_never_the_best():
+    report = aggregate(three_seeds())
+    assert [v.arm for v in report.variants][-3:] == ["control"] * 3
+    assert report.best.name not in ("aa", "per_layer_shuffled")
+    assert named(report, "per_layer_shuffled").status == "FAIL"
+
+
+def test_notes():
+    notes = " ".join(aggregate(three_seeds()).notes)
+    assert "2.5 % of 200 questions: at most 5 may be lost, net" in notes
+    assert "the pass rate decides nothing" in notes
+    alone = aggregate([bench(42, asked=config(seeds=[42], task={"profile": "gsm8k", "eval_role": "dev"}))])
+    assert "1 seed says little" in " ".join(alone.notes)
+    assert "evaluated on dev" in " ".join(alone.notes)
+    assert alone.probe.sd is None
+
+
+# ---------------------------------------------------------------- what may not be counted together
+
+
+def other(seed: int, **more):
+    return bench(seed, correct=57, **more)
+
+
+@pytest.mark.parametrize(
+    ("second", "code", "said"),
+    [
+        (lambda: other(42), "bench-repeated", "seed 42 is in a already"),
+        (lambda: other(123, model="gpt2"), "bench-mismatch", "another model (mistralai/Mistral-7B-v0.1 there, gpt2"),
+        (lambda: other(123, base_fingerprint="x"), "bench-mismatch", "another base weights"),
+        (lambda: other(123, data=of_glue()), "bench-mismatch", "another task (gsm8k there, glue here)"),
+        (lambda: other(123, n=500), "bench-mismatch", "another data"),
+        (
+            lambda: other(123, asked=config(train={"lr": 2e-4, "max_steps": 1200})),
+            "bench-mismatch", "`train.lr` is 0.0001 there, 0.0002 here",
+        ),
+        (
+            lambda: other(123, asked=config(policy={"floor": "0.05"})), "bench-mismatch", "another policy",
+        ),
+        (lambda: other(123, asked=config(run_type="smoke")), "bench-smoke", "a smoke run is no evidence"),
+        (lambda: same_start(), "bench-not-independent", "probe started from the same initial adapter"),
+        (lambda: same_batch(), "bench-not-independent", "began with the same first batch"),
+    ],
+    ids=range(10),
+)  # fmt: skip
+def test_what_is_refused(second, code, said):
+    """The predecessor: the same folder twice and another config give "3 seeds, certifiable, 41.6 %"."""
+    with pytest.raises(InputError) as caught:
+        aggregate([three_seeds()[0], second()], ["a", "b"])
+    assert caught.value.code == code
+    assert said in str(caught.value)
+
+
+def of_glue():
+    return bench(123).data.model_copy(update={"task": "glue"})
+
+
+def with_start(**change):
+    made = other(123)
+    training = made.probe.training.model_copy(update=change)
+    return made.model_copy(update={"probe": made.probe.model_copy(update={"training": training})})
+
+
+def same_start():
+    return with_start(initial_adapter_sha256=three_seeds()[0].probe.training.initial_adapter_sha256)
+
+
+def same_batch():
+    return with_start(first_batch_sha256=three_seeds()[0].probe.training.first_batch_sha256)
+
+
+def test_another_machine_and_another_label_are_the_same_protocol():
+    asked = config(runtime={"device": "cuda:1", "threads": 4}, run_type="third", seeds=[123])
+    report = aggregate([three_seeds()[0], bench(123, asked=asked), three_seeds()[2]])
+    assert report.status == "PASS"
+
+
+# ---------------------------------------------------------------- folders and the command
+
+
+def test_folders(runs):
+    assert len(find_benches([runs / "all"])) == 3
+    assert len(find_benches([runs / "run42", runs / "run123" / "bench.json"])) == 2
+    with pytest.raises(InputError, match=r"no bench\.json in it"):
+        find_benches([runs / "run42", runs / "empty"])
+    with pytest.raises(UsageError, match="nothing to aggregate"):
+        find_benches([])
+    one, other = (
+        aggregate_folders([runs / "all"]),
+        aggregate_folders([runs / f"run{s}" for s in (456, 42, 123)]),
+    )
+    ignored = {"run", "seeds"}
+    assert one.model_dump(exclude=ignored) == other.model_dump(exclude=ignored)
+
+
+def test_the_command(runs, capsys):
+    folders = [str(runs / f"run{seed}") for seed in PUBLISHED]
+    assert run(["bench", "aggregate", *folders, "--output", str(runs / "out")]) == 0
+    assert "3 of 3" in capsys.readouterr().out
+    report = BenchAggregate.read(runs / "out" / "bench_aggregate.json")
+    assert (runs / "out" / "bench_aggregate.md").read_text(encoding="utf-8").startswith("# Bench: mistralai")
+    assert run(["bench", "aggregate", *folders, "--output", str(runs / "out")]) == 2
+    assert run(["bench", "aggregate", *folders, "--output", str(runs / "out"), "--force", "--quiet"]) == 0
+    capsys.readouterr()
+    assert run(["bench", "aggregate", *folders, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["seeds"][0]["source"] == folders[0] + "/bench.json"
+    assert printed["variants"][0]["pass_rate"] == report.variants[0].pass_rate
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [({"correct": 10}, 8), ({"probe_error": "ValueError: x"}, 4), ({}, 0)],
+    ids=["undertrained", "error", "pass"],
+)
+def test_exit_codes(runs, change, code):
+    bench(42, **change).save(runs / "run42" / "bench.json")
+    assert run(["bench", "aggregate", *[str(runs / f"run{seed}") for seed in PUBLISHED], "--quiet"]) == code
+
+
+def test_exit_code_of_a_fail(tmp_path):
+    asked = config(compression={"variants": ["uniform_r8"], "arms": ["retrain"]}, seeds=[42])
+    bench(42, {"uniform_r8": (9, 0)}, asked=asked).save(tmp_path / "bench.json")
+    assert run(["bench", "aggregate", str(tmp_path), "--quiet"]) == 1
+
+
+def test_the_published_name_of_the_command(runs):
+    done = subprocess.run(
+        [sys.executable, "-m", "gradience.bench.aggregate", str(runs / "all"), "--output", str(runs / "o")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (runs / "o" / "bench_aggregate.json").is_file()
+
+
+def test_the_summary_over_scales(runs, capsys):
+    small = bench(42, asked=config(run_type="smoke"), model="embedded:minilm", base_params=22_700_000)
+    (runs / "smoke").mkdir()
+    small.save(runs / "smoke" / "bench.json")
+    assert run(["bench", "aggregate", str(runs / "all"), "-o", str(runs / "all"), "--quiet"]) == 0
+    assert run(["bench", "summary", str(runs / "all"), str(runs / "smoke"), str(runs / "run42")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == [
+        "mistralai/Mistral-7B-v0.1", "embedded:minilm", "mistralai/Mistral-7B-v0.1",
+    ]  # fmt: skip
+    assert lines[2].endswith("smoke, no evidence")
+    assert "22.7 M" in lines[2]
+    assert "7.2 B" in lines[1]
+    assert len(read_results([runs / "smoke"])) == 1
+
+
+def test_the_pure_rooms_never_load_torch():
+    code = (
+        "import sys, gradience.bench.config, gradience.bench.aggregate, gradience.bench.results;"
+        "import gradience.report.bench;"
+        "assert not {'torch', 'transformers', 'peft', 'datasets'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,123 @@
+"""The faces of Bench: pure functions of the artifacts, compared with committed files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from bench_sample import bench, config, probe_of, three_seeds
+from golden import assert_golden
+
+from gradience.bench.aggregate import aggregate
+from gradience.report.bench import (
+    aggregate_markdown,
+    aggregate_text,
+    bench_markdown,
+    bench_text,
+    summary_text,
+)
+from gradience.report.bench_facts import counted_points, exact_percent, points, scale
+
+GOLDEN = Path(__file__).parent / "golden"
+ALL_CONTROLS = {"controls": ["per_layer_shuffled", "random_directions", "aa"]}
+
+SEEDS = {
+    "pass": lambda: three_seeds()[0],
+    "smoke": lambda: bench(42, asked=config(run_type="smoke")),
+    "undertrained": lambda: bench(42, correct=10),
+    "error": lambda: bench(42, {"per_layer": "OutOfMemoryError: CUDA out of memory"}, n=1319, correct=376),
+    "fail": lambda: bench(
+        42,
+        {"uniform_r8": (60, 21), "random_directions": (300, 1)},
+        n=1319,
+        correct=376,
+        asked=config(
+            compression=ALL_CONTROLS | {"variants": ["uniform_r8", "per_layer"], "arms": ["truncate"]}
+        ),
+    ),
+}
+
+
+TOGETHER = {
+    "pass": lambda: aggregate(three_seeds(), [f"run{seed}/bench.json" for seed in (42, 123, 456)]),
+    "missing": lambda: aggregate(three_seeds()[:2], ["run42/bench.json", "run123/bench.json"]),
+    "inconclusive": lambda: aggregate([bench(42, correct=10), *three_seeds()[1:]], ["a", "b", "c"]),
+}
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_one_seed(name):
+    made = SEEDS[name]()
+    assert_golden(GOLDEN / f"bench_{name}.txt", bench_text(made))
+    assert_golden(GOLDEN / f"bench_{name}.md", bench_markdown(made))
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_seeds_together(name):
+    report = TOGETHER[name]()
+    assert_golden(GOLDEN / f"bench_aggregate_{name}.txt", aggregate_text(report))
+    assert_golden(GOLDEN / f"bench_aggregate_{name}.md", aggregate_markdown(report))
+
+
+def test_the_summary():
+    rows = [TOGETHER["pass"](), SEEDS["smoke"](), SEEDS["undertrained"]()]
+    assert_golden(GOLDEN / "bench_summary.txt", summary_text(rows))
+
+
+def test_a_smoke_run_is_marked_in_every_face():
+    made = SEEDS["smoke"]()
+    for text in (bench_text(made), bench_markdown(made), summary_text([made])):
+        assert "no evidence" in text
+
+
+def test_head_parameters_stand_apart():
+    """The predecessor's 61 % counted 592,130 parameters of the head in both numbers."""
+    facts = {"correct": 57, "n": 200, "gate": "0.1", "other_params": 592_130}
+    probe = probe_of(42, **facts)
+    made = three_seeds()[0].model_copy(update={"probe": probe})
+    assert "head and other parameters, counted apart: 592,130" in bench_text(made).replace("\n       ", " ")
+    assert "A head is in neither number" in bench_markdown(made)
+    seeds = [seed.model_copy(update={"probe": probe_of(seed.seed, **facts)}) for seed in three_seeds()]
+    assert "counted apart: 592,130" in aggregate_markdown(aggregate(seeds))
+
+
+def test_colour_changes_nothing_but_colour():
+    for plain, coloured in (
+        (bench_text(three_seeds()[0]), bench_text(three_seeds()[0], color=True)),
+        (aggregate_text(TOGETHER["pass"]()), aggregate_text(TOGETHER["pass"](), color=True)),
+    ):
+        assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
+        assert coloured != plain
+
+
+def test_names_from_strangers_are_harmless():
+    made = three_seeds()[0].model_copy(update={"model": "evil\x1b[31m|name\n# heading"})
+    for text in (bench_text(made), bench_markdown(made), summary_text([made])):
+        assert "\x1b" not in text
+        assert "\n# heading" not in text
+    report = aggregate([made])
+    assert "\x1b" not in aggregate_text(report) + aggregate_markdown(report)
+
+
+@pytest.mark.parametrize(
+    ("delta", "exact", "shown"),
+    [
+        (-0.025, "-5/200", "−2.50 (−5/200)"),
+        (-33 / 1319, "-33/1319", "−2.50 (−33/1319)"),
+        (0.0, "0/200", "0.00 (0/200)"),
+        (0.035, "7/200", "+3.50 (+7/200)"),
+        (None, None, "–"),
+    ],
+)
+def test_differences_show_the_counts(delta, exact, shown):
+    assert counted_points(delta, exact) == shown
+
+
+def test_small_numbers():
+    from fractions import Fraction
+
+    assert points(-0.00001) == "0.00"
+    assert exact_percent(Fraction(2, 3)) == "66.7 %"
+    assert scale(7_241_732_096) == "7.2 B"
+    assert scale(66_955_010) == "67.0 M"
