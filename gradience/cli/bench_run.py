@@ -31,7 +31,7 @@ def run(
         ),
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings in place of the config's.")
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]", help="Settings in place of the config's.")
     ] = None,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="A shortened run, to see that it works: no evidence.")

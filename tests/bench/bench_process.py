@@ -1,0 +1,85 @@
+"""A whole Bench run as a process of its own, small enough to be killed many times."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tiny_bench import bert
+
+CONFIG: dict[str, Any] = {
+    "task": {"profile": "text_classification", "probe_gate": {"min_value": 0.5}},
+    "lora": {"probe_r": 8, "alpha": 16, "target_modules": ["query", "value", "output.dense"]},
+    "train": {
+        "lr": 3e-3,
+        "max_steps": 30,
+        "per_device_train_batch_size": 4,
+        "max_length": 16,
+        "save_steps": 5,
+    },
+    "compression": {"retrain": ["per_layer"], "controls": ["head_only", "aa"]},
+    "runtime": {"device": "cpu", "threads": 1},
+}
+
+
+def write_inputs(folder: Path, **sections: Any) -> Path:
+    """A base, sentences and a config in `folder`; returns the config's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [f"{('bad', 'good')[i % 2]} film {i} {j},{i % 2}" for i in range(20) for j in range(20)]
+    (folder / "rows.csv").write_text("text,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    values = CONFIG | sections
+    values["model"] = {"name": str(bert(folder / "base")), "type": "seqcls"}
+    options = {
+        "file": str(folder / "rows.csv"),
+        "text_column": "text",
+        "label_column": "label",
+        "exact": True,
+    }
+    values["task"] = values["task"] | {"options": options}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+def start(config: Path, output: Path, *more: str) -> subprocess.Popen[str]:
+    """`python -m gradience.bench.run_bench`."""
+    command = [
+        sys.executable,
+        "-m",
+        "gradience.bench.run_bench",
+        "--config",
+        str(config),
+        "--output",
+        str(output),
+    ]
+    return subprocess.Popen(
+        [*command, *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+
+
+def finish(config: Path, output: Path, *more: str) -> tuple[int, str, str]:
+    """The same to its end: exit code, stdout, stderr."""
+    process = start(config, output, *more)
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out, err
+
+
+def without_times(path: Path) -> Any:
+    """An artifact without what may differ between two runs: times, memory, the command."""
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, dict):
+            moving = ("seconds", "peak_memory_bytes", "run")
+            return {key: strip(inner) for key, inner in value.items() if key not in moving}
+        return [strip(inner) for inner in value] if isinstance(value, list) else value
+
+    return strip(json.loads(path.read_text(encoding="utf-8")))
