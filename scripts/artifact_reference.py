@@ -48,7 +48,8 @@ report.stable_rank_mean, report.layers[0].name
     ),
     "training": (
         "`training.json`",
-        "What a training writes beside its adapter: from which start, on what, and how it ended. [training.md](training.md)",
+        "What a training writes beside its adapter: from which start, on what, and how it ended."
+        " [training.md](training.md)",
     ),
     "stage": (
         "`manifest.json`",

@@ -14,6 +14,7 @@ from pathlib import Path
 from artifact_reference import artifact_reference
 from blocks import replace_block
 from cli_reference import cli_reference
+from config_reference import config_dialects, config_keys
 from error_table import error_table
 from record_reference import record_reference
 from runtime_table import runtime_table
@@ -36,10 +37,16 @@ def documents() -> dict[Path, str]:
     exit_codes = DOCS / "exit_codes.md"
     inference = DOCS / "inference.md"
     runtimes = DOCS / "runtimes.md"
+    config = DOCS / "bench_config.md"
     files = {
         DOCS / "cli.md": cli_reference(),
         inference: replace_block(inference.read_text(encoding="utf-8"), "records", record_reference()),
         runtimes: replace_block(runtimes.read_text(encoding="utf-8"), "encodings", runtime_table()),
+        config: replace_block(
+            replace_block(config.read_text(encoding="utf-8"), "keys", config_keys()),
+            "other-names",
+            config_dialects(),
+        ),
         exit_codes: replace_block(
             replace_block(exit_codes.read_text(encoding="utf-8"), "exit-codes", exit_code_table()),
             "error-codes",

@@ -1,0 +1,114 @@
+"""docs/bench_config.md: every key of a Bench config, and every other name that is understood."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from gradience.artifacts.exact import exact_text
+from gradience.bench.config import BenchConfig
+from gradience.bench.config_errors import section_of
+from gradience.bench.dialect import DATASETS, FIXED, IGNORED, RENAMED, VALUES
+
+
+def config_keys() -> str:
+    """A table for each section, its own section of the page."""
+    return "\n\n".join(_tables(BenchConfig, ""))
+
+
+def config_dialects() -> str:
+    """The tables of other names."""
+    renamed = [(old, f"`{new}`") for old, new in RENAMED.items()]
+    renamed += [
+        (key, "; ".join(f"`{_shown(old)}` is `{new}`" for old, new in spellings.items()))
+        for key, spellings in VALUES.items()
+    ]
+    renamed.append(("task.dataset", "`task.profile` for " + ", ".join(f"`{name}`" for name in DATASETS)
+                    + "; any other is `task.options.dataset`"))  # fmt: skip
+    fixed = [
+        (key, f"only {' or '.join(f'`{_shown(value)}`' for value in rule.allowed)}: {rule.why}")
+        for key, rule in FIXED.items()
+    ]
+    return "\n\n".join(
+        [
+            "Read under our name (both in one file must say the same):",
+            _table(("key", "is"), renamed),
+            "Refused with any value but the one that says what Bench does anyway (and then a note):",
+            _table(("key", "why"), fixed),
+            "Without effect (a note says so):",
+            _table(("key", "why"), IGNORED.items()),
+        ]
+    )
+
+
+def _tables(model: type[BaseModel], name: str) -> Iterator[str]:
+    before = f"{name}." if name else ""
+    sections = {key: section_of(model, key) for key in model.model_fields}
+    rows = [
+        (
+            before + key,
+            _default(field),
+            _kind(field.annotation),
+            " ".join((field.description or "").split()),
+        )
+        for key, field in model.model_fields.items()
+        if sections[key] is None
+    ]
+    if name:
+        yield f"### {name}"
+        yield " ".join((inspect.getdoc(model) or "").split())
+    if rows:
+        yield _table(("key", "by default", "takes", "meaning"), rows)
+    for key, section in sections.items():
+        if section is not None:
+            yield from _tables(section, before + key)
+
+
+def _table(head: tuple[str, ...], rows: Any) -> str:
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for key, *cells in rows:
+        lines.append(f"| `{key}` | " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _default(field: Any) -> str:
+    if field.default_factory is not None:
+        return f"`{_shown(field.default_factory())}`"
+    if field.default is PydanticUndefined:
+        return "**needed**"
+    return "" if field.default is None else f"`{_shown(field.default)}`"
+
+
+def _shown(value: Any) -> str:
+    """As YAML would say it."""
+    if isinstance(value, Fraction):
+        return exact_text(value)
+    if isinstance(value, tuple | list):
+        shown = list(value) if len(value) <= 8 else [*value[:5], "…", value[-1]]
+        return f"[{', '.join(map(_shown, shown))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return "{}" if value == {} else str(value)
+
+
+def _kind(annotation: Any) -> str:
+    """A type in words."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kind(arguments[0])
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_kind(item) for item in arguments if item is not type(None))
+    if origin in (tuple, list):
+        return f"list of {_kind(arguments[0])}"
+    if origin is dict:
+        return "map"
+    names = {int: "integer", float: "number", Fraction: "exact number", str: "text", bool: "true or false"}
+    return names.get(annotation, "value")
