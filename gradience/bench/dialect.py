@@ -79,7 +79,6 @@ FIXED: Mapping[str, Fixed] = {
     "task.generation.do_sample": Fixed((False,), "decoding is greedy"),
     "task.generation.temperature": Fixed((0, 0.0, None), "decoding is greedy"),
     "task.generation.num_beams": Fixed((1,), "decoding is greedy"),
-    "audit.compute_udr": Fixed(_OFF, "Bench does not compare the update with the base weights"),
     "train.fp16": Fixed(_OFF, "mixed precision is `train.bf16`"),
     "train.load_best_model_at_end": Fixed(_OFF, _LAST),
     "train.group_by_length": Fixed(_OFF, "the order of the examples depends on the seed alone"),
@@ -89,6 +88,7 @@ FIXED: Mapping[str, Fixed] = {
 
 IGNORED: Mapping[str, str] = {
     "model.use_cache": "answers are generated with the cache, and training never uses it",
+    "audit.compute_udr": "Bench does not compare the update with the base weights, and no verdict needs it",
     "audit.base_model": "used only for comparisons with the base weights, which Bench does not make",
     "audit.base_norms_cache": "used only for comparisons with the base weights, which Bench does not make",
     "audit.enable_composition_analysis": "audit.json always has it, under `gain`",

@@ -37,6 +37,7 @@ task:
 lora: {probe_r: 32, alpha: 64, dropout: 0.05, target_modules: [q_proj, v_proj]}
 compression: {allowed_ranks: [2, 4, 8, 16, 20, 24, 32], acc_tolerance: 0.025}
 runtime: {device: cuda, smoke_max_steps: 20, keep_adapter_weights: false, keep_checkpoints: true}
+audit: {compute_udr: true, enable_composition_analysis: true}
 run_type: mistral_gsm8k_certifiable_v0.1_seed42
 bench_version: "0.1"
 seed: 42
