@@ -46,6 +46,10 @@ report.stable_rank_mean, report.layers[0].name
         "The report on a configuration",
         "What `gradience check --json` prints. The rules: [check.md](check.md).",
     ),
+    "bench_forecast": (
+        "The forecast of a Bench run",
+        "What `gradience bench run --dry-run --json` prints: what would be done, and an estimate of its cost.",
+    ),
     "training": (
         "`training.json`",
         "What a training writes beside its adapter: from which start, on what, and how it ended."

@@ -20,6 +20,7 @@ class ArtifactName(StrEnum):
     BENCH = "bench"
     BENCH_AGGREGATE = "bench_aggregate"
     BENCH_PLAN = "bench_plan"
+    BENCH_FORECAST = "bench_forecast"
     TRAINING = "training"
     STAGE = "stage"
 
@@ -34,6 +35,7 @@ MODELS = {
     ArtifactName.BENCH: ("gradience.artifacts.bench", "Bench"),
     ArtifactName.BENCH_AGGREGATE: ("gradience.artifacts.bench_aggregate", "BenchAggregate"),
     ArtifactName.BENCH_PLAN: ("gradience.artifacts.bench_plan", "BenchPlan"),
+    ArtifactName.BENCH_FORECAST: ("gradience.artifacts.forecast", "BenchForecast"),
     ArtifactName.TRAINING: ("gradience.artifacts.training", "TrainingReport"),
     ArtifactName.STAGE: ("gradience.artifacts.stage", "StageManifest"),
 }

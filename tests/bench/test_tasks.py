@@ -77,6 +77,14 @@ def test_a_text_with_two_labels_is_left_out_and_counted() -> None:
     assert examples.counts == {"rows": 4, "duplicates": 0, "conflicts": 3}
 
 
+def test_a_train_row_that_contradicts_the_test_split_takes_nothing_out_of_it() -> None:
+    rows = [("Fine.", 1, "confirm"), ("fine", 0, "train"), ("Good.", 1, "train")]
+    examples = prepare_items(Labelled(content_id(text), text, label, role) for text, label, role in rows)
+    assert [(item.text, item.label) for item in examples.of("confirm")] == [("Fine.", 1)]
+    assert [item.text for item in examples.of("train")] == ["Good."]
+    assert examples.counts == {"rows": 3, "duplicates": 1, "conflicts": 0}
+
+
 @pytest.mark.parametrize("pair", [("कि", "का"), ("กิ", "กา")], ids=["Devanagari", "Thai"])
 def test_vowel_signs_are_no_accents(pair: tuple[str, str]) -> None:
     assert content_id(pair[0]) != content_id(pair[1])

@@ -58,7 +58,7 @@ class Examples(Generic[Item]):
     items: tuple[Item, ...]
     counts: Mapping[str, int]
     """rows, duplicates (later spellings of a kept text), conflicts (rows of texts with more than one label or
-    answer); a task adds what else it left out."""
+    answer within a role); a task adds what else it left out."""
 
     def of(self, role: Role, limit: int | None = None) -> tuple[Item, ...]:
         """The examples that have `role`; with `limit` the first so many, in an order that is as good as random."""
@@ -110,7 +110,7 @@ def prepare(items: Iterable[Item]) -> Examples[Item]:
     """Examples without duplicates, ordered by identity; the roles that the items bring are kept.
 
     The first spelling of a text is kept, and its role with it: give the split that must stay whole first.
-    A text that occurs with different labels or answers is left out altogether.
+    A text that occurs within one role with different labels or answers is left out altogether.
     """
     counts: Counter[str] = Counter(rows=0, duplicates=0, conflicts=0)
     kept: dict[str, Item] = {}
@@ -119,7 +119,9 @@ def prepare(items: Iterable[Item]) -> Examples[Item]:
     for item in items:
         counts["rows"] += 1
         seen[item.id] += 1
-        if _truth(kept.setdefault(item.id, item)) != _truth(item):
+        first = kept.setdefault(item.id, item)
+        # What another split says of a text is not asked: the official test stays as it is.
+        if first.role == item.role and _truth(first) != _truth(item):
             conflicting.add(item.id)
     counts["conflicts"] = sum(seen[key] for key in conflicting)
     counts["duplicates"] = sum(seen[key] - 1 for key in kept if key not in conflicting)
