@@ -1,7 +1,7 @@
 # Needs only make and Python >= 3.11. Every target makes what it needs, once:
 # the stamps in .venv remember what is installed for this pyproject.toml.
 #
-#   make demo                   audit a genuinely trained adapter
+#   make demo                   train a probe, audit it, shrink it, and decide: real model, real text, one seed
 #   make test                   the test suite
 #   make lint                   ruff, mypy, import contracts, generated docs
 #   make conformance            slow runs against other libraries
@@ -38,10 +38,15 @@ $(VENV)/.core: pyproject.toml $(VENV)/.made
 	@$(PIP) -e .
 	@touch $@
 
+$(VENV)/.bench: pyproject.toml $(VENV)/.made
+	@echo "installing gradience with PyTorch, transformers and peft into $(VENV) (this takes a while, once)"
+	@$(PIP) -e ".[bench]"
+	@touch $@ $(VENV)/.core
+
 $(VENV)/.test: pyproject.toml $(VENV)/.made
 	@echo "installing gradience with the test libraries into $(VENV) (PyTorch: this takes a while, once)"
 	@$(PIP) -e ".[bench]" --group test
-	@touch $@ $(VENV)/.core
+	@touch $@ $(VENV)/.core $(VENV)/.bench
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.test
 	@echo "installing the linters into $(VENV)"
@@ -53,9 +58,10 @@ $(VENV)/.conformance: pyproject.toml $(VENV)/.test
 	@$(PIP) -e ".[demo]" --group conformance
 	@touch $@
 
-demo: $(VENV)/.core
-	@$(VENV)/bin/gradience demo
-	@echo; echo "In this clone, gradience is $(VENV)/bin/gradience."
+# A second `make demo` finds its stages done and tells the result again; `rm -r runs/demo` starts over.
+demo: $(VENV)/.bench
+	@$(VENV)/bin/gradience bench run --config minilm_reviews_demo --output runs/demo
+	@echo; echo "In this clone, gradience is $(VENV)/bin/gradience; try \`gradience demo\`, which audits a trained adapter."
 
 test: $(VENV)/.test
 	$(PY) -m pytest $(ARGS)
