@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -42,6 +42,7 @@ class Session:
         self._head_unknown = untrained is None and self.classifies
         self.facts = base_facts(model, tokenizer)
         """What the header of every record file says about the base."""
+        self._names = frozenset(name for name, _ in model.named_parameters())
         self._peft: Any = None
         self._adapters: dict[str, AdapterIdentity] = {}
         self._keys: dict[str, str] = {}
@@ -98,9 +99,8 @@ class Session:
         identity = AdapterIdentity.of(folder)
         config = PeftConfig.from_pretrained(str(folder))
         _refuse_what_cannot_share(config, folder)
-        self._refuse_without_head(config, folder)
+        self._check_what_comes_besides_lora(config, folder)
         trained_on = config.base_model_name_or_path
-        self._refuse_other_weights(config, folder)
         self._added += 1
         # A name of our own: PEFT looks for names inside the keys of tensors, and torch forbids dots in them.
         key = f"gradience{self._added}x"
@@ -192,28 +192,30 @@ class Session:
             self._peft = None
             _unwrap(self.base)
 
-    def _refuse_other_weights(self, config: Any, folder: Path) -> None:
-        """PEFT may store embeddings of the base beside LoRA on them, and loading overwrites the base with them."""
+    def _check_what_comes_besides_lora(self, config: Any, folder: Path) -> None:
+        """Modules that are trained as a whole must be there, and nothing else may replace weights of the base.
+
+        PEFT says nothing about a head that is declared and not stored. And it may store embeddings of the base
+        beside LoRA on them, and would overwrite the base with them when it loads.
+        """
         from safetensors import safe_open
 
-        own = {_original(name): tensor for name, tensor in self.base.named_parameters()}
-        trained = _trained_whole(config)
+        brought = _trained_whole(config)
+        found = {_original(name): tensor for name, tensor in self.base.named_parameters()}
+        own = {name: found[name] for name in self._names}  # without what PEFT has added
+        declared = {name for name in own if brought & set(name.split("."))}
         with safe_open(str(folder / "adapter_model.safetensors"), framework="pt") as file:
-            for stored in file.keys():  # noqa: SIM118 -- a safetensors file is no mapping
-                name = _original(stored.removeprefix("base_model.model."))
-                if name not in own or trained & set(name.split(".")):
-                    continue
-                if not torch.equal(file.get_tensor(stored).to(own[name]), own[name]):
+            stored = {_original(key.removeprefix("base_model.model.")): key for key in file.keys()}  # noqa: SIM118
+            self._refuse_without_head(declared, stored, folder)
+            for name in own.keys() & stored.keys() - declared:
+                if not torch.equal(file.get_tensor(stored[name]).to(own[name]), own[name]):
                     raise _changes_the_base(folder, f"its own {name}")
 
-    def _refuse_without_head(self, config: Any, folder: Path) -> None:
-        brought = _trained_whole(config)
-        lacking = [name for name in self.untrained if not brought & set(name.split("."))]
-        if lacking or (self._head_unknown and not brought):
+    def _refuse_without_head(self, declared: Set[str], stored: Iterable[str], folder: Path) -> None:
+        lacking = (self.untrained - declared) | (declared - set(stored))
+        if lacking or (self._head_unknown and not declared):
             raise InputError(
-                f"{folder}: holds no weights for {_few(lacking)}"
-                if lacking
-                else f"{folder}: holds no classification head",
+                f"{folder}: holds no {f'weights for {_few(lacking)}' if lacking else 'classification head'}",
                 code="no-head",
                 hint='train with task_type="SEQ_CLS" and name in modules_to_save what else the base lacks',
             )
