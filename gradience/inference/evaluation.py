@@ -158,7 +158,7 @@ def evaluate_scores(
     """
     _must(examples, session, classifies=False)
     limit = max_length if max_length is not None else _longest(session)
-    for name in {*names, reference} - {None}:
+    for name in dict.fromkeys([*names, reference]):
         if name is not None and not allow_inert:
             refuse_inert_generator(session, name, [e.prompt for e in examples[:PROMPTS_OF_PROOF]], limit)
 

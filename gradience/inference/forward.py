@@ -38,7 +38,7 @@ def next_logits(model: Any, ids: Tensor, mask: Tensor, cache: Any = None) -> tup
     ids: (batch, new). mask: (batch, old + new), 0 where a row is padded on its left.
     """
     taken = _parameters(model)
-    # A late transformers 5 calls the cache `cache`; before, it was `past_key_values`.
+    # Late releases of transformers 5 call the cache `cache`; before, it was `past_key_values`.
     name = "cache" if "cache" in taken else "past_key_values"
     inputs = {"input_ids": ids, "attention_mask": mask, name: cache, "use_cache": True}
     if "position_ids" in taken:  # a model with ALiBi has none
