@@ -69,6 +69,12 @@ class BenchConfig(Settings):
     def _fits_together(self) -> BenchConfig:
         if "head_only" in self.compression.controls and self.model.type != "seqcls":
             raise ValueError("the control head_only needs a head to train: `model.type: seqcls`")
+        if self.train.gradient_accumulation_steps % self.runtime.processes:
+            raise ValueError(
+                f"{self.train.gradient_accumulation_steps} accumulation steps cannot be shared by"
+                f" {self.runtime.processes} processes: make `train.gradient_accumulation_steps` a multiple of"
+                " `runtime.processes`"
+            )
         return self
 
     @property

@@ -130,7 +130,7 @@ class RuntimeSettings(Settings):
     threads: Positive | None = None
     """Of torch, on a CPU. By default as many as torch takes."""
     processes: Positive = 1
-    """More than one: training through `accelerate launch`."""
+    """More than one: training through torchrun, one process for each GPU. They share the accumulation steps."""
     keep_adapters: Literal["all", "probe", "none"] = "all"
     """Which adapters stay on disk when the run is done."""
     smoke: SmokeSettings = SmokeSettings()
