@@ -70,7 +70,7 @@ report.stable_rank_mean, report.layers[0].name
         " [bench.md](bench.md).",
     ),
     "bench_plan": (
-        "`bench_plan.json`",
+        "`plan.json`",
         "What a Bench run was going to compare, and what was going to decide: written before anything is trained."
         " The protocol: [bench.md](bench.md).",
     ),

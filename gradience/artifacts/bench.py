@@ -251,7 +251,7 @@ class Bench(Artifact):
     config_digest: str
     protocol_digest: str
     plan_digest: str
-    """Of bench_plan.json, which was written before anything was trained."""
+    """Of plan.json, which was written before anything was trained."""
     policy: Policy
     data: BenchData
     environment: BenchEnvironment

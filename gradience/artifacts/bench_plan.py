@@ -1,4 +1,4 @@
-"""`bench_plan.json`: what a Bench run is going to compare, on what, and what will decide. Written before training."""
+"""`plan.json`: what a Bench run is going to compare, on what, and what will decide. Written before training."""
 
 from __future__ import annotations
 

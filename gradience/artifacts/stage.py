@@ -24,6 +24,8 @@ class StageManifest(Artifact):
     stage: str
     key: str
     """sha256 over the stage's name, its version and everything that it depends on."""
+    plan_digest: str | None = None
+    """Of plan.json, which was written before the first stage; null outside a planned run."""
     files: dict[str, StageFile]
     """Path inside the stage's folder -> what it holds."""
     seconds: Float12

@@ -246,12 +246,14 @@ def spread(values: Sequence[Fraction]) -> Spread | None:
 
 def _seed_row(seed: int, bench: Bench | None, source: str | None) -> SeedRow:
     if bench is None or bench.probe is None:
-        return SeedRow(seed=seed, source=source, status=bench.status if bench else "ERROR")
+        plan = bench.plan_digest if bench else None
+        return SeedRow(seed=seed, source=source, status=bench.status if bench else "ERROR", plan_digest=plan)
     probe = bench.probe
     return SeedRow(
         seed=seed,
         source=source,
         status=bench.status,
+        plan_digest=bench.plan_digest,
         correct=probe.correct,
         n=probe.n,
         score=probe.score,

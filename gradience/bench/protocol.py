@@ -1,6 +1,6 @@
 """A whole Bench run: its plan on the disk before anything is trained, then seed after seed, then the aggregate.
 
-DIR/bench_plan.json            what was decided beforehand
+DIR/plan.json                  what was decided beforehand
 DIR/bench.json, bench.md       the result of one seed; with several seeds in DIR/seed_<n>/ each,
 DIR/bench_aggregate.json, .md  and theirs together
 …/probe/train, probe/eval, audit, uniform_median/train, …   the stages
@@ -34,7 +34,7 @@ from gradience.errors import UsageError
 from gradience.provenance import Stopwatch
 from gradience.report.bench_document import aggregate_markdown, bench_markdown
 
-PLAN, LOG = "bench_plan.json", "run.log"
+PLAN, LOG = "plan.json", "run.log"
 
 
 class SeedWatcher(Watcher, Protocol):
@@ -74,7 +74,7 @@ def _one_seed(
     config: BenchConfig, task: Task, plan: BenchPlan, seed: int, folder: Path, watcher: Watcher, command: str
 ) -> Bench:
     watch = Stopwatch(command=command)
-    facts = SeedRun(config, task, seed, folder, watcher).run()
+    facts = SeedRun(config, task, seed, folder, watcher, plan=plan_digest(plan)).run()
     bench = assemble(facts, task, plan, watch)
     bench.save(folder / "bench.json")
     write_whole(folder / "bench.md", [bench_markdown(bench).encode()])

@@ -1,4 +1,4 @@
-"""What is decided before training, written down: the config and the data -> `bench_plan.json`."""
+"""What is decided before training, written down: the config and the data -> `plan.json`."""
 
 from __future__ import annotations
 

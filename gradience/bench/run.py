@@ -26,7 +26,7 @@ from gradience.artifacts.stage import StageManifest
 from gradience.artifacts.training import TrainingReport
 from gradience.audit import audit_adapter
 from gradience.bench.config import BenchConfig
-from gradience.bench.controls import random_directions
+from gradience.bench.derive import WAYS
 from gradience.bench.judge import Judge
 from gradience.bench.policy import gate_passed
 from gradience.bench.stages import MANIFEST, Stages
@@ -34,9 +34,7 @@ from gradience.bench.tasks.base import ClassificationTask, Task
 from gradience.bench.train_process import Order, launch
 from gradience.bench.training import ADAPTER, REPORT, lora_arguments, peak_memory, train, versions
 from gradience.bench.variants import PlannedVariant, plan_variants
-from gradience.compress import compress_adapter
 from gradience.errors import GradienceError, OutputError
-from gradience.plan import ToRanks, plan_compression
 
 logger = logging.getLogger("gradience.bench")
 
@@ -114,12 +112,19 @@ class SeedRun:
     """The stages of one seed, in order."""
 
     def __init__(
-        self, config: BenchConfig, task: Task, seed: int, folder: Path, watcher: Watcher | None = None
+        self,
+        config: BenchConfig,
+        task: Task,
+        seed: int,
+        folder: Path,
+        watcher: Watcher | None = None,
+        *,
+        plan: str | None = None,
     ) -> None:
-        """`folder` gets a folder for every stage."""
+        """`folder` gets a folder for every stage; `plan` is the digest of the plan that the run follows."""
         self.config, self.task, self.seed, self.folder = config, task, seed, folder
         self.watcher = watcher or Silent()
-        self.stages = Stages(folder, peak=self._peak)
+        self.stages = Stages(folder, peak=self._peak, plan=plan)
         self.items = task.examples.of(config.task.eval_role, config.task.eval_samples)
         self.judge = Judge(
             task,
@@ -138,20 +143,24 @@ class SeedRun:
         """All stages. What fails stands in the facts; only a kill or a refusal to begin leaves it early."""
         facts = SeedFacts(self.config, self.seed)
         try:
+            self._probe_to_audit(facts)
+            if facts.probe is not None and facts.audit is not None:
+                facts.outcomes = self._variants(facts.probe, facts.audit)
+        finally:
+            self.judge.close()
+        return facts
+
+    def _probe_to_audit(self, facts: SeedFacts) -> None:
+        """Fill the facts as far as the probe gets."""
+        try:
             facts.probe = self._probe()
-            if facts.probe.answers is None or not self._passes_gate(facts.probe.answers):
-                return facts
-            facts.gate_passed = True
-            facts.audit = self._audit(facts.probe)
+            if facts.probe.answers is not None and self._passes_gate(facts.probe.answers):
+                facts.gate_passed = True
+                facts.audit = self._audit(facts.probe)
         except GradienceError:  # the user can act on it: no result, but a message and an exit code
             raise
         except Exception as error:  # noqa: BLE001  (the boundary of a seed: a failed probe is a result)
             facts.error = self._failed(PROBE, error)
-            return facts
-        finally:
-            self.judge.close()
-        facts.outcomes = self._variants(facts.probe, facts.audit)
-        return facts
 
     # ------------------------------------------------------------ the probe
 
@@ -193,12 +202,12 @@ class SeedRun:
         for outcome in cut:  # while the base is loaded
             self._attempt(outcome, self._cut, probe, audit)
             self._attempt(outcome, self._evaluate, probe)
-        self.judge.close()
+        if trained and torch.cuda.is_available():
+            self.judge.close()  # a card holds one base more easily than two
         for outcome in trained:
             self._attempt(outcome, self._retrain)
         for outcome in trained:
             self._attempt(outcome, self._evaluate, probe)
-        self.judge.close()
         return outcomes
 
     def _attempt(self, outcome: Outcome, step: Any, *arguments: Any) -> None:
@@ -232,12 +241,7 @@ class SeedRun:
 
         def make(folder: Path) -> None:
             target = folder / ADAPTER
-            if planned.made_by == "random_directions":
-                truncated = folder / "truncated"
-                self._truncate(source.folder, audit, planned.ranks, truncated)
-                random_directions(source.folder, truncated, target, seed=self.seed)
-            else:
-                self._truncate(source.folder, audit, planned.ranks, target)
+            WAYS[planned.made_by](source.folder, audit, planned.ranks, target, self.seed)
             write_whole(folder / SIZES, [json.dumps(parameters_of(target)).encode()])
 
         folder = self._stage(f"{planned.name}/adapter", depends, make)
@@ -246,11 +250,6 @@ class SeedRun:
         sizes = json.loads((folder / SIZES).read_bytes())
         outcome.made = Made(planned.name, folder / ADAPTER, weights.sha256, weights.bytes, *sizes)
         outcome.manifests.append(manifest)
-
-    @staticmethod
-    def _truncate(adapter: Path, audit: AuditReport, ranks: Mapping[str, int], target: Path) -> None:
-        plan = plan_compression(audit, ToRanks(ranks, "the ranks of a Bench variant"))
-        compress_adapter(adapter, plan, target, force=True)
 
     # ------------------------------------------------------------ training and evaluating
 

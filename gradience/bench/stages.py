@@ -37,6 +37,8 @@ class Stages:
     folder: Path
     peak: Peak
     """The peak of memory so far, in bytes."""
+    plan: str | None = None
+    """Digest of the plan that the run follows; every manifest carries it."""
 
     def done(self, name: str, depends: Mapping[str, Any], make: Make) -> Path:
         """The folder of the stage `name`, made from `depends` by `make` unless it is there already."""
@@ -50,6 +52,7 @@ class Stages:
         StageManifest(
             stage=name,
             key=key,
+            plan_digest=self.plan,
             files=files_of(folder),
             seconds=time.perf_counter() - started,
             peak_memory_bytes=self.peak(),

@@ -26,7 +26,7 @@ def whole(config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     """An uninterrupted run, and how long its process worked after the plan was written."""
     output = tmp_path_factory.mktemp("whole")
     process = start(config, output)
-    begun = wait_for(output / "bench_plan.json", process)
+    begun = wait_for(output / "plan.json", process)
     _, errors = process.communicate(timeout=600)
     assert process.returncode in (0, 1), errors
     return output, time.monotonic() - begun
@@ -55,7 +55,7 @@ def killed_and_resumed(config: Path, output: Path, seconds: float, kills: int, d
     hits = 0
     for _ in range(kills):
         process = start(config, output)
-        wait_for(output / "bench_plan.json", process)
+        wait_for(output / "plan.json", process)
         time.sleep(dice.uniform(0, seconds / max(2, kills / 3)))
         hits += process.poll() is None
         process.send_signal(signal.SIGKILL)
@@ -108,7 +108,7 @@ def test_the_same_output_for_another_config_is_refused(config: Path, whole: tupl
 def test_a_second_run_at_the_same_time_is_refused(config: Path, tmp_path: Path) -> None:
     first = start(config, tmp_path)
     try:
-        wait_for(tmp_path / "bench_plan.json", first)
+        wait_for(tmp_path / "plan.json", first)
         first.send_signal(signal.SIGSTOP)  # in the middle, for as long as the other one takes
         code, _, errors = finish(config, tmp_path)
     finally:

@@ -55,7 +55,8 @@ def test_it_goes_from_the_config_to_a_verdict(
     scaled = [
         f"model.name={base}", "model.dtype=float32", "runtime.device=cpu", "train.max_steps=2", "task.eval_samples=4",
         "task.generation.max_new_tokens=6", "task.probe_gate.min_value=0", "train.per_device_train_batch_size=2",
-        "train.gradient_accumulation_steps=2", "compression.variants=[per_layer]", "compression.controls=[aa]", "compression.retrain=[per_layer]",
+        "train.gradient_accumulation_steps=2", "compression.variants=[per_layer]",
+        "compression.controls=[aa]", "compression.retrain=[per_layer]",
     ]  # fmt: skip
     code = run(["bench", "run", "--config", name, "--output", str(tmp_path), *scaled, *data])
     bench = Bench.read(tmp_path / "bench.json")

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_bench import bert, llama, sentences, sums
 
 from gradience import audit_adapter
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_plan import BenchPlan, DataSplit
 from gradience.artifacts.records import read_records
+from gradience.bench import derive
 from gradience.bench import run as run_module
 from gradience.bench.assemble import assemble
 from gradience.bench.config import BenchConfig
@@ -98,10 +100,10 @@ def classified(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
 
 
 @pytest.fixture(scope="module")
-def answered(causal: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bench]:
+def answered(causal: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bench, int]:
     folder = tmp_path_factory.mktemp("answered")
-    facts = SeedRun(with_base(ANSWER, causal), sums(), 42, folder).run()
-    return folder, bench_of(facts, sums())
+    run = SeedRun(with_base(ANSWER, causal), sums(), 42, folder)
+    return folder, bench_of(run.run(), sums()), run.judge.loads
 
 
 def test_a_classification_goes_all_the_way(classified: tuple[Path, Bench, Watcher]) -> None:
@@ -225,8 +227,15 @@ def stripped(bench: Bench) -> Any:
     return strip(json.loads(bench.to_json()))
 
 
-def test_answers_are_generated_and_compared_with_the_probe_s(answered: tuple[Path, Bench]) -> None:
-    folder, bench = answered
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a card the base makes room for a training")
+def test_everybody_is_evaluated_on_one_base_that_is_loaded_once(answered: tuple[Path, Bench, int]) -> None:
+    _, bench, loads = answered
+    assert sum(variant.measures is not None for variant in bench.variants) > 3
+    assert loads == 1
+
+
+def test_answers_are_generated_and_compared_with_the_probe_s(answered: tuple[Path, Bench, int]) -> None:
+    folder, bench, _ = answered
     assert bench.status in ("PASS", "FAIL")
     for variant in bench.variants:
         if variant.measures is None:
@@ -274,14 +283,14 @@ def test_a_probe_that_diverged_is_not_even_evaluated(causal: Path, tmp_path: Pat
 def test_a_variant_that_fails_is_a_result_and_the_others_go_on(
     causal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    compress = run_module.compress_adapter
+    compress = derive.compress_adapter
 
     def fail(adapter: Path, plan: Any, target: Path, **kwargs: Any) -> Any:
         if "uniform_median.truncate" in str(target):
             raise ZeroDivisionError("for the test")
         return compress(adapter, plan, target, **kwargs)
 
-    monkeypatch.setattr(run_module, "compress_adapter", fail)
+    monkeypatch.setattr(derive, "compress_adapter", fail)
     config = with_base(ANSWER, causal, compression={"arms": ["truncate"], "controls": ["aa"]})
     bench = bench_of(SeedRun(config, sums(), 42, tmp_path).run(), sums())
     broken = bench.variant("uniform_median.truncate")

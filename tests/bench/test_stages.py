@@ -15,7 +15,7 @@ from gradience.errors import LockedError
 
 @pytest.fixture
 def stages(tmp_path: Path) -> Stages:
-    return Stages(tmp_path, peak=lambda: 1_000)
+    return Stages(tmp_path, peak=lambda: 1_000, plan="abc")
 
 
 def test_a_finished_stage_is_not_repeated(stages: Stages) -> None:
@@ -34,6 +34,7 @@ def test_a_finished_stage_is_not_repeated(stages: Stages) -> None:
     assert list(manifest.files) == ["deep/file"]
     assert manifest.files["deep/file"].bytes == 3
     assert manifest.peak_memory_bytes == 1_000
+    assert manifest.plan_digest == "abc"
     assert not (folder / BEGUN).exists()
 
 

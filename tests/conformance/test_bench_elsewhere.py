@@ -100,7 +100,11 @@ def test_the_number_of_processes_does_not_change_the_adapter(tmp_path: Path) -> 
 
 def test_a_run_trains_in_two_processes(tmp_path: Path) -> None:
     config = write_inputs(tmp_path / "inputs")
-    shared = ["runtime.processes=2", "train.gradient_accumulation_steps=2", "train.per_device_train_batch_size=2"]
+    shared = [
+        "runtime.processes=2",
+        "train.gradient_accumulation_steps=2",
+        "train.per_device_train_batch_size=2",
+    ]
     code, _, errors = finish(config, tmp_path / "two", *shared)
     assert code in (0, 1), errors
     bench = json.loads((tmp_path / "two" / "bench.json").read_text())
