@@ -2,11 +2,11 @@
 
     OMP_NUM_THREADS=2 python benchmarks/smollm2_recipes.py --output DIR [--gsm8k FOLDER] [--results FILE]
 
-Trains r = 16 on every linear layer at two learning rates and two seeds, in bfloat16 with factors in float32, and
-counts right answers on 600 dev questions twice: answers that are generated greedily, and answers whose every token
-and the end token is the most likely one when the right tokens stand before it. `--gsm8k` names a folder with
-GSM8K's train.jsonl and test.jsonl: then a few steps and 32 questions go through the whole path as well, where a
-model of this size scores next to nothing. An interrupted run goes on. Needs the extra `demo`.
+Trains two ranks at two learning rates and two seeds, LoRA on every linear layer, alpha = 2r, in bfloat16 with factors
+in float32, and counts right answers on 600 dev questions twice: answers that are generated greedily, and answers
+whose every token and the end token is the most likely one when the right tokens stand before it. `--gsm8k` names a
+folder with GSM8K's train.jsonl and test.jsonl: then a few steps and 32 questions go through the whole path as well,
+where a model of this size scores next to nothing. An interrupted run goes on. Needs the extra `demo`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ from gradience.bench.training import train
 from gradience.inference import Session, evaluate_generation, evaluate_scores
 
 MODEL = ModelSettings(name="embedded:smollm2", type="causal_lm", dtype="bfloat16")
-RATES, SEEDS = (5e-4, 1e-3), (42, 123)
-LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
+RATES, RANKS, SEEDS = (1e-3, 5e-4), (32, 16), (42, 123)
 ARITHMETIC = {"max_steps": 150, "warmup_steps": 10, "max_length": 64, "save_steps": 50}
 GSM8K = TrainSettings(lr=5e-4, max_steps=10, per_device_train_batch_size=4, max_length=384)
 QUESTIONS, GSM8K_QUESTIONS = 600, 32
@@ -93,18 +92,19 @@ def main() -> None:
     output: Path = arguments.output
     arithmetic = tasks.load("arithmetic", {})
     runs = [
-        ("arithmetic", arithmetic, TrainSettings(lr=rate, **ARITHMETIC), seed)
-        for rate, seed in product(RATES, SEEDS)
+        ("arithmetic", arithmetic, rank, TrainSettings(lr=rate, **ARITHMETIC), seed)
+        for rate, rank, seed in product(RATES, RANKS, SEEDS)
     ]
     if arguments.gsm8k:
         files = {f"{split}_file": str(arguments.gsm8k / f"{split}.jsonl") for split in ("train", "test")}
-        runs.append(("gsm8k", tasks.load("gsm8k_causal_lm", files), GSM8K, SEEDS[0]))
+        runs.append(("gsm8k", tasks.load("gsm8k_causal_lm", files), 16, GSM8K, SEEDS[0]))
     rows = []
     base = load_base(MODEL)
     session = Session(base.model, base.tokenizer)
-    for kind, task, recipe, seed in runs:
-        name = f"{kind}-lr{recipe.lr:g}-seed{seed}"
-        report = train(task, model=MODEL, lora=LORA, recipe=recipe, seed=seed, output=output / name)
+    for kind, task, rank, recipe, seed in runs:
+        name = f"{kind}-r{rank}-lr{recipe.lr:g}-seed{seed}"
+        lora = {"r": rank, "lora_alpha": 2 * rank, "target_modules": "all-linear"}
+        report = train(task, model=MODEL, lora=lora, recipe=recipe, seed=seed, output=output / name)
         print(f"{name}: loss {report.loss}, {report.seconds:.0f} s", file=sys.stderr, flush=True)
         assert isinstance(task, GenerationTask)
         new_tokens = 256 if kind == "gsm8k" else task.max_new_tokens
@@ -114,6 +114,7 @@ def main() -> None:
         session.remove(name)
         row = {
             "task": kind,
+            "r": rank,
             "lr": recipe.lr,
             "seed": seed,
             "steps": report.steps,
