@@ -88,13 +88,14 @@ def _registered(config: BenchConfig, task: Task, output: Path) -> BenchPlan:
     role, asked = config.task.eval_role, config.task.eval_samples
     splits = [_split(task, "train", config.train.train_samples), _split(task, role, asked)]
     plan, path = register(config, task.name, splits), output / PLAN
-    if path.is_file() and plan_digest(BenchPlan.read(path)) != plan_digest(plan):
+    if not path.is_file():
+        plan.save(path)
+    elif plan_digest(BenchPlan.read(path)) != plan_digest(plan):
         raise UsageError(
             f"{output}: holds a run of another config or of other data ({PLAN} differs)",
             code="output-other-run",
             hint="give another --output, or the config that it was begun with",
         )
-    plan.save(path)
     return plan
 
 

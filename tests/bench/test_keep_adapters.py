@@ -1,0 +1,58 @@
+"""`runtime.keep_adapters`: what stays on disk, and that a run without its weights can still be told again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from bench_process import without_times, write_inputs
+from test_run import Watcher as Stages
+
+from gradience.artifacts.bench import Bench
+from gradience.bench.config import load_config
+from gradience.bench.protocol import run_bench
+
+
+class Watcher(Stages):
+    def seed(self, seed: int, number: int, of: int) -> None:
+        assert number <= of
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Bench]]:
+    config = write_inputs(tmp_path_factory.mktemp("inputs"))
+    output = tmp_path_factory.mktemp("output")
+
+    def run(keep: str) -> tuple[Path, Bench]:
+        loaded = load_config(config, [f"runtime.keep_adapters={keep}"])
+        (bench,), _ = run_bench(loaded, output / keep, Watcher())
+        return output / keep, bench
+
+    return run
+
+
+def adapters(folder: Path) -> set[str]:
+    """The variants whose weights are there, in whatever file."""
+    return {path.relative_to(folder).parts[0] for path in folder.rglob("adapter_model.safetensors")}
+
+
+def test_by_default_every_adapter_stays(run: Callable[[str], tuple[Path, Bench]]) -> None:
+    folder, bench = run("all")
+    made = {variant.name for variant in bench.variants if variant.measures is not None}
+    assert len(made) > 3
+    assert adapters(folder) == {"probe", *made} - {"head_only"}
+
+
+@pytest.mark.parametrize(("keep", "left"), [("probe", {"probe"}), ("none", set())])
+def test_what_is_not_kept_goes_and_the_result_stays(
+    keep: str, left: set[str], run: Callable[[str], tuple[Path, Bench]]
+) -> None:
+    folder, bench = run(keep)
+    assert bench.status in ("PASS", "FAIL")
+    assert adapters(folder) == left
+    before = without_times(folder / "bench.json")
+    stages = {path: path.stat().st_mtime_ns for path in folder.rglob("manifest.json")}
+    run(keep)
+    assert without_times(folder / "bench.json") == before
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("manifest.json")} == stages
