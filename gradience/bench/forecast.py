@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from gradience.artifacts.exact import exact_text
 from gradience.artifacts.forecast import BenchForecast, CostEstimate
 from gradience.bench.config import BenchConfig
 from gradience.bench.estimates import H100, Architecture, architecture_of, estimate
-from gradience.bench.variants import asked_for
+from gradience.bench.variants import PlannedVariant, asked_for
 
 EXAMPLES: Mapping[str, int] = {
     "gsm8k": 1_319,
@@ -34,10 +34,6 @@ def forecast(config: BenchConfig) -> BenchForecast:
     """What a run of `config` would do and cost."""
     wanted = asked_for(config.compression)
     trainings = 1 + sum(variant.made_by == "retrain" for variant in wanted)
-    stages = ["probe/train", "probe/eval", "audit"]
-    for variant in wanted:
-        making = {"retrain": ["train"], "head_only": []}.get(variant.made_by, ["adapter"])
-        stages += [f"{variant.name}/{what}" for what in (*making, "eval")]
     examples = _examples(config)
     found = architecture_of(config.model.name)
     assumptions = [f"times on {H100}; on another machine they differ"]
@@ -58,7 +54,7 @@ def forecast(config: BenchConfig) -> BenchForecast:
         model=config.model.name,
         task=config.task.profile,
         seeds=config.seeds,
-        stages=tuple(stages),
+        stages=_stages(wanted),
         trainings=trainings,
         evaluations=1 + len(wanted),
         examples=examples,
@@ -68,6 +64,17 @@ def forecast(config: BenchConfig) -> BenchForecast:
         assumptions=tuple(assumptions),
         notes=config.notes,
     )
+
+
+def _stages(wanted: Sequence[PlannedVariant]) -> tuple[str, ...]:
+    """In the order of run.py: what is cut from the probe while its base is loaded, then what is trained."""
+    stages = ["probe/train", "probe/eval", "audit"]
+    for variant in wanted:
+        if variant.made_by != "retrain":
+            making = [] if variant.made_by == "head_only" else ["adapter"]
+            stages += [f"{variant.name}/{what}" for what in (*making, "eval")]
+    trained = [variant.name for variant in wanted if variant.made_by == "retrain"]
+    return (*stages, *(f"{name}/train" for name in trained), *(f"{name}/eval" for name in trained))
 
 
 def _examples(config: BenchConfig) -> int | None:

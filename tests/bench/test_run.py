@@ -19,6 +19,7 @@ from gradience.bench import derive
 from gradience.bench import run as run_module
 from gradience.bench.assemble import assemble
 from gradience.bench.config import BenchConfig
+from gradience.bench.forecast import forecast
 from gradience.bench.registration import register
 from gradience.bench.run import SeedFacts, SeedRun
 from gradience.bench.tasks.base import Task
@@ -104,6 +105,13 @@ def answered(causal: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     folder = tmp_path_factory.mktemp("answered")
     run = SeedRun(with_base(ANSWER, causal), sums(), 42, folder)
     return folder, bench_of(run.run(), sums()), run.judge.loads
+
+
+def test_the_forecast_has_named_the_stages_in_their_order(
+    classifier: Path, classified: tuple[Path, Bench, Watcher]
+) -> None:
+    told = iter(forecast(with_base(CLASSIFY, classifier)).stages)  # with variants that came to the same ranks
+    assert all(stage in told for stage in classified[2].stages)
 
 
 def test_a_classification_goes_all_the_way(classified: tuple[Path, Bench, Watcher]) -> None:
