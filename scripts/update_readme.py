@@ -20,6 +20,9 @@ from typing import NamedTuple
 
 from blocks import replace_block
 
+from gradience.artifacts.bench import Bench
+from gradience.report.bench import bench_text
+
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = "gradience/examples/minilm-reviews-r8"
 
@@ -27,6 +30,7 @@ EXAMPLE = "gradience/examples/minilm-reviews-r8"
 class Shown(NamedTuple):
     """A block of a page, and the command whose output it shows.
 
+    kept: a result from which it is drawn again, where the command takes too long to run here.
     before: commands that must run first.   until: a heading from which on the output is left out.
     scratch: run in an empty folder with the example adapter in it, also as `my_adapter`; else in the repository.
     """
@@ -37,11 +41,14 @@ class Shown(NamedTuple):
     before: Sequence[str] = ()
     until: str = ""
     scratch: bool = True
+    kept: str = ""
 
 
 SMALLER = "compress my_adapter --rank 4 --output smaller"
+DEMO = "bench run --config minilm_reviews_demo --output runs/demo"
 PAGES = (
-    Shown("README.md", "demo", "demo", scratch=False),
+    Shown("README.md", "bench", DEMO, kept="benchmarks/results/minilm_reviews_demo/bench.json"),
+    Shown("README.md", "demo", "demo", until="What next?", scratch=False),
     Shown("README.md", "compress", f"compress {EXAMPLE} --rank 4 --output smaller", until="Where?"),
     Shown("docs/reading_an_audit.md", "audit", f"audit {EXAMPLE}", scratch=False),
     Shown("docs/compressing.md", "plan", "compress my_adapter --rank 4 --dry-run"),
@@ -51,18 +58,24 @@ PAGES = (
 
 def text_of(shown: Shown) -> str:
     """The Markdown of a block."""
+    if shown.kept:
+        printed = bench_text(Bench.read(ROOT / shown.kept), width=100)
+        return f"```text\n$ gradience {shown.command}\n\n{printed.strip()}\n```"
     if not shown.scratch:
-        return f"```text\n{output_of(shown.command, ROOT).strip()}\n```"
+        return f"```text\n{until(output_of(shown.command, ROOT), shown.until).strip()}\n```"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for place in ("my_adapter", EXAMPLE):
             shutil.copytree(ROOT / EXAMPLE, folder / place)
         for command in shown.before:
             output_of(command, folder)
-        printed = output_of(shown.command, folder)
-    if shown.until:
-        printed = printed.partition(f"\n{shown.until}")[0].rstrip() + "\n…"
+        printed = until(output_of(shown.command, folder), shown.until)
     return f"```text\n$ gradience {shown.command}\n\n{printed.strip()}\n```"
+
+
+def until(printed: str, heading: str) -> str:
+    """Without what stands below the heading; all of it where there is none."""
+    return printed.partition(f"\n{heading}")[0].rstrip() + "\n…" if heading else printed
 
 
 def output_of(command: str, folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def draw(probe: Path, audit: AuditReport, ranks: Mapping[str, int], target: Path
     truncated = target.with_name("truncated")
     truncate(probe, audit, ranks, truncated, seed)
     random_directions(probe, truncated, target, seed=seed)
+    shutil.rmtree(truncated)
 
 
 WAYS: Mapping[Making, Way] = {

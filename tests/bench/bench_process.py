@@ -74,12 +74,13 @@ def finish(config: Path, output: Path, *more: str) -> tuple[int, str, str]:
 
 
 def without_times(path: Path) -> Any:
-    """An artifact without what may differ between two runs: times, memory, the command."""
+    """An artifact without what may differ between two runs."""
+    return timeless(json.loads(path.read_text(encoding="utf-8")))
 
-    def strip(value: Any) -> Any:
-        if isinstance(value, dict):
-            moving = ("seconds", "peak_memory_bytes", "run")
-            return {key: strip(inner) for key, inner in value.items() if key not in moving}
-        return [strip(inner) for inner in value] if isinstance(value, list) else value
 
-    return strip(json.loads(path.read_text(encoding="utf-8")))
+def timeless(value: Any) -> Any:
+    """What was read from an artifact, without times, memory and the command."""
+    if isinstance(value, dict):
+        moving = ("seconds", "peak_memory_bytes", "run")
+        return {key: timeless(inner) for key, inner in value.items() if key not in moving}
+    return [timeless(inner) for inner in value] if isinstance(value, list) else value

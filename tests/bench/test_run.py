@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from bench_process import timeless
 from tiny_bench import bert, llama, sentences, sums
 
 from gradience import audit_adapter
@@ -220,19 +221,9 @@ def test_interrupted_anywhere_it_ends_with_the_same_counts(
         with pytest.raises(KeyboardInterrupt):
             SeedRun(config, sentences(), 42, tmp_path, Watcher(stop_at=name)).run()
     facts = SeedRun(config, sentences(), 42, tmp_path).run()
-    assert stripped(bench_of(facts, sentences())) == stripped(bench)
-
-
-def stripped(bench: Bench) -> Any:
-    """Without times and memory."""
-
-    def strip(value: Any) -> Any:
-        if isinstance(value, dict):
-            timing = ("seconds", "peak_memory_bytes", "run")
-            return {key: strip(inner) for key, inner in value.items() if key not in timing}
-        return [strip(inner) for inner in value] if isinstance(value, list) else value
-
-    return strip(json.loads(bench.to_json()))
+    assert timeless(json.loads(bench_of(facts, sentences()).to_json())) == timeless(
+        json.loads(bench.to_json())
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a card the base makes room for a training")

@@ -1,0 +1,99 @@
+"""The runs that the documents speak of: every number of theirs, counted again from the records that came with them.
+
+Counted with json alone, so that a mistake of our readers would show.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gradience.artifacts.bench import Bench
+from gradience.artifacts.bench_aggregate import BenchAggregate
+from gradience.bench.aggregate import aggregate
+from gradience.report.bench_document import aggregate_markdown, bench_markdown
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+ARCHIVES = sorted(RESULTS.glob("*/everything.tar.xz"))
+BENCHES = sorted(RESULTS.rglob("bench.json"))
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    for archive in ARCHIVES:
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder / archive.parent.name, filter="data")
+    return folder
+
+
+def rows_of(path: Path) -> dict[str, dict[str, Any]]:
+    _, *rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {row["id"]: row for row in rows}
+
+
+def of(path: Path) -> str:
+    return str(path.relative_to(RESULTS).parent)
+
+
+def test_there_are_some() -> None:
+    assert ARCHIVES
+
+
+@pytest.mark.parametrize("path", BENCHES, ids=of)
+def test_its_counts_are_those_of_the_records(path: Path, unpacked: Path) -> None:
+    bench = json.loads(path.read_text(encoding="utf-8"))
+    folder = unpacked / path.parent.relative_to(RESULTS)
+    measured = [bench["probe"], *(row["measures"] for row in bench["variants"] if row["measures"])]
+    probe = rows_of(folder / bench["probe"]["records"])
+    for found in measured:
+        file = folder / found["records"]
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == found["records_sha256"]
+        rows = rows_of(file)
+        assert rows.keys() == probe.keys()
+        assert (len(rows), sum(row["correct"] for row in rows.values())) == (found["n"], found["correct"])
+    for variant in bench["variants"]:
+        if variant["measures"]:
+            rows = rows_of(folder / variant["measures"]["records"])
+            lost = sum(probe[key]["correct"] and not row["correct"] for key, row in rows.items())
+            won = sum(row["correct"] and not probe[key]["correct"] for key, row in rows.items())
+            assert (lost, won) == (
+                variant["pairs"]["only_probe_right"],
+                variant["pairs"]["only_variant_right"],
+            )
+            assert variant["delta_exact"] == f"{won - lost}/{len(rows)}"
+            assert variant["status"] == ("PASS" if 40 * (lost - won) <= len(rows) else "FAIL")  # 0.025
+
+
+@pytest.mark.parametrize("path", BENCHES, ids=of)
+def test_its_page_is_what_its_json_says(path: Path) -> None:
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == bench_markdown(Bench.read(path))
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.rglob("bench_aggregate.json")), ids=of)
+def test_its_aggregate_can_be_made_again(path: Path) -> None:
+    kept = BenchAggregate.read(path)
+    sources = [row.source or "" for row in kept.seeds]
+    made = aggregate([Bench.read(path.parent / source) for source in sources], sources, run=kept.run)
+    assert made == kept
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == aggregate_markdown(kept)
+
+
+@pytest.mark.parametrize("archive", ARCHIVES, ids=of)
+def test_every_stage_followed_the_plan_and_left_what_it_says(archive: Path, unpacked: Path) -> None:
+    folder = unpacked / archive.parent.name
+    plans = {json.loads(path.read_text())["plan_digest"] for path in archive.parent.rglob("bench.json")}
+    manifests = list(folder.rglob("manifest.json"))
+    assert len(plans) == 1
+    assert len(manifests) > 10
+    for path in manifests:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        assert {manifest["plan_digest"]} == plans
+        for name, file in manifest["files"].items():
+            if not name.endswith(".safetensors"):
+                assert hashlib.sha256((path.parent / name).read_bytes()).hexdigest() == file["sha256"]
