@@ -14,6 +14,7 @@ from gradience.bench.tasks import arithmetic
 from gradience.bench.tasks.examples import ROLES, content_id, role_of
 from gradience.errors import MissingExtra, UsageError
 
+WORDS = "State the final answer to the following arithmetic problem: "
 CASES: dict[str, tuple[str, str | None, str | None]] = {
     # name: (output, leading, flexible)
     "trained": (" 16", "16", "16"),
@@ -90,7 +91,7 @@ def test_by_default_there_is_enough_to_train_and_to_confirm(task):
 
 def test_answers_are_right_and_found_by_both_filters(task):
     for item in task.examples.items:
-        assert eval(item.prompt.removesuffix(" =")) == int(item.answer)
+        assert eval(item.prompt.removeprefix(WORDS).removesuffix(" =")) == int(item.answer)
         assert item.response == f" {item.answer}"
         assert all(extract(item.response) == item.answer for extract in task.filters.values())
         assert len(item.response) < task.max_new_tokens
@@ -101,7 +102,7 @@ def test_signs_make_another_question(task):
     assert all(item.role == role_of(item.id) for item in task.examples.items)
     prompts = {item.prompt for item in task.examples.items}
     assert len(prompts) == len(task.examples.items)
-    assert {"3 + 4 =", "3 - 4 ="} <= prompts
+    assert {f"{WORDS}3 + 4 =", f"{WORDS}3 - 4 ="} <= prompts
 
 
 def test_another_process_makes_the_same_questions(task):

@@ -1,7 +1,7 @@
-"""Sums and differences, `12 + 7 - 3 =`, for small causal models: generated, so there is no licence to mind.
+"""Sums and differences, `… problem: 12 + 7 - 3 =`, for small causal models: generated, so no licence to mind.
 
-The generator is `chain_sum` of reasoning-gym (extra `demo`), seeded: the same options give the same questions on
-every machine. This is no human data set; say so where its scores are shown.
+The generator is `chain_sum` of reasoning-gym (extra `demo`), seeded: the same options give the same questions, in its
+own words, on every machine. This is no human data set; say so where its scores are shown.
 """
 
 from __future__ import annotations
@@ -98,6 +98,6 @@ def _plain(number: str) -> str:
 def _questions(options: Mapping[str, int]) -> Iterator[Question]:
     reasoning_gym = require("reasoning_gym", extra="demo")
     for row in reasoning_gym.create_dataset("chain_sum", **options):
-        prompt = f"{row['metadata']['expression']} ="
+        prompt = row["question"]
         key = content_id(prompt, exact=True)  # the canonical form of a text has no signs
         yield Question(key, prompt, f" {row['answer']}", row["answer"], role_of(key))
