@@ -28,33 +28,36 @@ from gradience.inference import Session, evaluate_classification
 
 MODEL = ModelSettings(name="embedded:minilm")
 TARGETS = ["query", "key", "value", "output.dense", "intermediate.dense"]  # every linear layer of the encoder
-RANKS, RATES, SEEDS = (16, 32), (5e-4, 1e-3), (42, 123)
+RANKS, RATES, SEEDS, WARMUP = (16, 32), (5e-4, 1e-3), (42, 123), 20
 GATE = 0.80
 
+Run = tuple[str, int, float, int, str]
+"""(name, rank, learning rate, seed, what is trained)."""
 
-def recipe(rate: float) -> TrainSettings:
+
+def recipe(rate: float, warmup: int) -> TrainSettings:
     """300 steps of 16 sentences."""
-    return TrainSettings(lr=rate, max_steps=300, warmup_steps=20, max_length=64, save_steps=100)
+    return TrainSettings(lr=rate, max_steps=300, warmup_steps=warmup, max_length=64, save_steps=100)
 
 
-def runs() -> list[tuple[str, int, float, int, str]]:
-    """(name, rank, learning rate, seed, what is trained)."""
+def runs(ranks: Sequence[int], rates: Sequence[float], seeds: Sequence[int]) -> list[Run]:
+    """Every recipe with every seed, and the head alone at every rate."""
     adapters = [
         (f"r{r}-lr{rate:g}-seed{seed}", r, rate, seed, "lora")
-        for r, rate, seed in product(RANKS, RATES, SEEDS)
+        for r, rate, seed in product(ranks, rates, seeds)
     ]
     heads = [
-        (f"head-lr{rate:g}-seed{seed}", RANKS[0], rate, seed, "head") for rate, seed in product(RATES, SEEDS)
+        (f"head-lr{rate:g}-seed{seed}", ranks[0], rate, seed, "head") for rate, seed in product(rates, seeds)
     ]
     return adapters + heads
 
 
-def evaluate(task: ClassificationTask, output: Path) -> list[dict[str, Any]]:
+def evaluate(task: ClassificationTask, asked: Sequence[Run], output: Path) -> list[dict[str, Any]]:
     """Counts of right answers on dev, all adapters on one loaded base."""
     dev = task.examples.of("dev")
     session = Session.load(minilm(), labels=2)
     rows = []
-    for name, r, rate, seed, trained in runs():
+    for name, r, rate, seed, trained in asked:
         session.add(name, output / name / "adapter")
         lora = trained == "lora"
         found = evaluate_classification(
@@ -80,7 +83,8 @@ def evaluate(task: ClassificationTask, output: Path) -> list[dict[str, Any]]:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """One line for each recipe, one column for each seed."""
-    lines = [f"{'recipe':24}" + "".join(f"{f'seed {seed}':>22}" for seed in SEEDS)]
+    seeds = dict.fromkeys(row["seed"] for row in rows)
+    lines = [f"{'recipe':24}" + "".join(f"{f'seed {seed}':>22}" for seed in seeds)]
     for trained, r, rate in dict.fromkeys((row["trained"], row["r"], row["lr"]) for row in rows):
         cells = [row for row in rows if (row["trained"], row["r"], row["lr"]) == (trained, r, rate)]
         label = f"r = {r}, lr {rate:g}" if r else f"head alone, lr {rate:g}"
@@ -95,22 +99,27 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for adapters and records")
     parser.add_argument("--results", type=Path, help="write the counts here as JSON")
+    parser.add_argument("--ranks", type=int, nargs="+", default=RANKS)
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--warmup-steps", type=int, default=WARMUP)
     arguments = parser.parse_args()
     output: Path = arguments.output
     os.environ["HF_HUB_OFFLINE"] = "1"
     task = reviews.load()
-    for name, r, rate, seed, trained in runs():
+    asked = runs(arguments.ranks, arguments.rates, arguments.seeds)
+    for name, r, rate, seed, trained in asked:
         report = train(
             task,
             model=MODEL,
             lora={"r": r, "lora_alpha": 2 * r, "target_modules": TARGETS},
-            recipe=recipe(rate),
+            recipe=recipe(rate, arguments.warmup_steps),
             seed=seed,
             output=output / name,
             trained=trained,  # type: ignore[arg-type]
         )
         print(f"{name}: loss {report.loss}, {report.seconds:.0f} s", file=sys.stderr, flush=True)
-    rows = evaluate(task, output)
+    rows = evaluate(task, asked, output)
     if arguments.results:
         arguments.results.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print(table(rows))
