@@ -87,17 +87,20 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for adapters and records")
     parser.add_argument("--gsm8k", type=Path, help="folder with GSM8K's train.jsonl and test.jsonl")
     parser.add_argument("--results", type=Path, help="write the counts here as JSON")
+    parser.add_argument("--ranks", type=int, nargs="+", default=RANKS)
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     output: Path = arguments.output
     arithmetic = tasks.load("arithmetic", {})
     runs = [
         ("arithmetic", arithmetic, rank, TrainSettings(lr=rate, **ARITHMETIC), seed)
-        for rate, rank, seed in product(RATES, RANKS, SEEDS)
+        for rate, rank, seed in product(arguments.rates, arguments.ranks, arguments.seeds)
     ]
     if arguments.gsm8k:
         files = {f"{split}_file": str(arguments.gsm8k / f"{split}.jsonl") for split in ("train", "test")}
-        runs.append(("gsm8k", tasks.load("gsm8k_causal_lm", files), 16, GSM8K, SEEDS[0]))
+        runs.append(("gsm8k", tasks.load("gsm8k_causal_lm", files), 16, GSM8K, arguments.seeds[0]))
     rows = []
     base = load_base(MODEL)
     session = Session(base.model, base.tokenizer)
