@@ -1,4 +1,8 @@
-"""The control that must do badly: the probe's update in directions drawn by lot, at the rank of a truncation."""
+"""Controls made from the probe's factors by lot: fewer directions, which must do badly, or as many, which must not.
+
+With Q (r, k) random and orthonormal, (B·Q)(Qᵀ·A) is the update B·A projected on k random directions of the r that lie
+between its factors. At k = r it is the same update in other factors: only the rounding differs.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,9 @@ from gradience.errors import UsageError
 def random_directions(probe: Path, truncated: Path, output: Path, *, seed: int) -> None:
     """Write to `output` what `truncated` would be if its directions had been drawn instead of chosen.
 
-    In each module B·A becomes (B·Q)(Qᵀ·A) with Q (r, k) random and orthonormal, k the rank that `truncated` has
-    there: a projection of the update on k random directions of the r that lie between its factors. Config, scale
-    and all other tensors are those of `truncated`. Raises UsageError (`control-kind`) for an adapter whose
-    factors are not plain matrices.
+    k is the rank that `truncated` has in a module; config, scale and all other tensors are those of `truncated`, which
+    may be the probe itself. Factors are stored in float32. Raises UsageError (`control-kind`) for an adapter whose
+    factors are not plain matrices, and for fewer directions of a DoRA.
     """
     old, new = (load_file(folder / "adapter_model.safetensors") for folder in (probe, truncated))
     tensors = {name: tensor.float().numpy() for name, tensor in new.items()}
@@ -28,7 +31,8 @@ def random_directions(probe: Path, truncated: Path, output: Path, *, seed: int) 
     for name in sorted(name for name in tensors if ".lora_A." in name):
         other = name.replace(".lora_A.", ".lora_B.")
         a, b = old[name].double().numpy(), old[other].double().numpy()
-        if a.ndim != 2 or "lora_magnitude_vector" in "".join(new):
+        fewer = tensors[name].shape[0] < a.shape[0]
+        if a.ndim != 2 or (fewer and "lora_magnitude_vector" in "".join(new)):
             raise UsageError(
                 f"{probe}: {name} is not a plain LoRA matrix: there is no random direction to project on",
                 code="control-kind",

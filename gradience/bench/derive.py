@@ -30,8 +30,13 @@ def draw(probe: Path, audit: AuditReport, ranks: Mapping[str, int], target: Path
     shutil.rmtree(truncated)
 
 
+def rotate(probe: Path, audit: AuditReport, ranks: Mapping[str, int], target: Path, seed: int) -> None:
+    """The same update in other factors: what changes in the answers is the noise of the measurement."""
+    random_directions(probe, probe, target, seed=seed)
+
+
 WAYS: Mapping[Making, Way] = {
     "truncate": truncate,
-    "rewrite": truncate,  # to the full rank: only the rounding differs
+    "rotate": rotate,
     "random_directions": draw,
 }

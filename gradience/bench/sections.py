@@ -89,7 +89,7 @@ class CompressionSettings(Settings):
     """Only these of the variants are retrained: training is what costs. By default all."""
     controls: tuple[Control, ...] = ("aa",)
     """`per_layer_shuffled`: the same ranks on other modules. `random_directions`: the probe in directions drawn by
-    lot. `head_only`: a head without LoRA. `aa`: the probe's own adapter written again at full rank."""
+    lot. `head_only`: a head without LoRA. `aa`: the probe's own update in other factors."""
     allowed_ranks: Annotated[tuple[Positive, ...], Field(min_length=1)] = DEFAULT_GRID
     """Suggested ranks are rounded up to these, never above the probe's."""
     energy: Annotated[float, Field(gt=0, le=1)] = 0.9

@@ -109,7 +109,7 @@ def asked_for(compression: CompressionSettings) -> tuple[PlannedVariant, ...]:
             PlannedVariant(name="random_directions", arm="control", made_by="random_directions")
         ],
         "head_only": [PlannedVariant(name="head_only", arm="control", made_by="head_only")],
-        "aa": [PlannedVariant(name="aa", arm="control", made_by="rewrite")],
+        "aa": [PlannedVariant(name="aa", arm="control", made_by="rotate")],
     }
     return (*variants, *(one for name in compression.controls for one in controls[name]))
 
@@ -166,7 +166,7 @@ class _Planner:
         """The ranks, and what they rest on. Raises _NotMade."""
         match asked.name.partition(".")[0]:
             case "aa":
-                return self.own, "the probe, written again"
+                return self.own, "the probe, in other factors"
             case "head_only":
                 if self.config.model.type != "seqcls":
                     raise _NotMade("the model has no head to train")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from bench_process import timeless
+from safetensors.torch import load_file
 from tiny_bench import bert, llama, sentences, sums
 
 from gradience import audit_adapter
@@ -142,6 +143,18 @@ def test_each_count_is_that_of_the_records(classified: tuple[Path, Bench, Watche
         assert found.correct == sum(record.correct for record in records)
 
 
+def test_the_control_aa_is_the_same_update_in_other_factors(classified: tuple[Path, Bench, Watcher]) -> None:
+    folder, bench, _ = classified
+    probe = load_file(folder / "probe/train/adapter/adapter_model.safetensors")
+    again = load_file(folder / "aa/adapter/adapter/adapter_model.safetensors")
+    assert probe.keys() == again.keys()
+    for a in (name for name in probe if "lora_A" in name):
+        b = a.replace("lora_A", "lora_B")
+        assert not torch.allclose(probe[a], again[a], rtol=1e-2)
+        torch.testing.assert_close(again[b] @ again[a], probe[b] @ probe[a], rtol=1e-4, atol=1e-6)
+    assert bench.variant("aa").status == "PASS"
+
+
 def test_parameters_are_those_of_the_files(classified: tuple[Path, Bench, Watcher]) -> None:
     folder, bench, _ = classified
     for variant in bench.variants:
@@ -177,7 +190,7 @@ def test_the_probe_written_again_answers_the_same(classified: tuple[Path, Bench,
     assert again.pairs.only_probe_right == again.pairs.only_variant_right == 0
     assert again.closeness is not None
     assert again.closeness.flips == 0
-    assert again.closeness.kl_mean < 1e-8
+    assert again.closeness.kl_mean < 1e-6
 
 
 def test_the_head_alone_has_no_lora_and_the_probe_s_head(classified: tuple[Path, Bench, Watcher]) -> None:
@@ -245,12 +258,12 @@ def test_answers_are_generated_and_compared_with_the_probe_s(answered: tuple[Pat
     again = bench.variant("aa")
     assert again is not None
     assert again.closeness is not None
-    assert again.closeness.kl_mean < 1e-8
+    assert again.closeness.kl_mean < 1e-6
     assert again.closeness.flips == 0
     truncated = bench.variant("uniform_median.truncate")
     assert truncated is not None
     assert truncated.closeness is not None
-    assert truncated.closeness.kl_mean > 1e-6
+    assert truncated.closeness.kl_mean > 10 * again.closeness.kl_mean
 
 
 # ------------------------------------------------------------------ what goes wrong

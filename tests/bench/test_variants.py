@@ -201,7 +201,7 @@ def test_the_controls():
         "per_layer_shuffled.truncate": ("control", "truncate"),
         "random_directions": ("control", "random_directions"),
         "head_only": ("control", "head_only"),
-        "aa": ("control", "rewrite"),
+        "aa": ("control", "rotate"),
     }
     assert made["random_directions"].ranks == made["uniform_median"].ranks
     assert set(made["aa"].ranks.values()) == {32}
