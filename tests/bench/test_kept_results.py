@@ -90,7 +90,7 @@ def test_every_stage_followed_the_plan_and_left_what_it_says(archive: Path, unpa
     plans = {json.loads(path.read_text())["plan_digest"] for path in archive.parent.rglob("bench.json")}
     manifests = list(folder.rglob("manifest.json"))
     assert len(plans) == 1
-    assert len(manifests) > 10
+    assert len(manifests) >= 9
     for path in manifests:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         assert {manifest["plan_digest"]} == plans
