@@ -36,7 +36,7 @@ def random_directions(probe: Path, truncated: Path, output: Path, *, seed: int) 
             raise UsageError(
                 f"{probe}: {name} is not a plain LoRA matrix: there is no random direction to project on",
                 code="control-kind",
-                hint="leave random_directions out of compression.controls",
+                hint="leave this control out of compression.controls",
             )
         basis = np.linalg.qr(draw.standard_normal((a.shape[0], tensors[name].shape[0])))[0]
         tensors[name] = np.ascontiguousarray(basis.T @ a, dtype=np.float32)
@@ -44,14 +44,14 @@ def random_directions(probe: Path, truncated: Path, output: Path, *, seed: int) 
     output.mkdir(parents=True, exist_ok=True)
     shutil.copy(truncated / "adapter_config.json", output)
     save_file(tensors, output / "adapter_model.safetensors", {"format": "pt"})
-    _check_scale(probe, truncated)
+    _check_scale(probe, output)
 
 
-def _check_scale(probe: Path, truncated: Path) -> None:
-    """The truncation must apply its factors with the probe's scale, or the control would mean something else."""
+def _check_scale(probe: Path, control: Path) -> None:
+    """The control must apply its factors with the probe's scale, or it would mean something else."""
     before, after = (
         {layer.name: layer.scale or 0.0 for layer in audit_adapter(folder).layers}
-        for folder in (probe, truncated)
+        for folder in (probe, control)
     )
     moved = [name for name, scale in after.items() if not math.isclose(scale, before[name], rel_tol=1e-12)]
-    assert not moved, f"{truncated}: {moved[0]} has another scale"
+    assert not moved, f"{control}: {moved[0]} has another scale"

@@ -349,5 +349,5 @@ def remove_weights(outcomes: Sequence[Outcome]) -> None:
     """Delete the weights of adapters that are evaluated; configs, reports and records stay."""
     for outcome in outcomes:
         if outcome.made is not None and outcome.made.lora:  # without LoRA it is the probe's head, on loan
-            for path in (outcome.made.folder.parent).rglob("adapter_model.safetensors"):
+            for path in outcome.made.folder.parent.rglob("adapter_model.safetensors"):
                 path.unlink()

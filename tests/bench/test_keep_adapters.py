@@ -7,16 +7,11 @@ from pathlib import Path
 
 import pytest
 from bench_process import without_times, write_inputs
-from test_run import Watcher as Stages
+from tiny_bench import Watcher
 
 from gradience.artifacts.bench import Bench
 from gradience.bench.config import load_config
 from gradience.bench.protocol import run_bench
-
-
-class Watcher(Stages):
-    def seed(self, seed: int, number: int, of: int) -> None:
-        assert number <= of
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from bench_process import timeless
 from safetensors.torch import load_file
-from tiny_bench import bert, llama, sentences, sums
+from tiny_bench import Watcher, bert, llama, sentences, sums
 
 from gradience import audit_adapter
 from gradience.artifacts.bench import Bench
@@ -48,23 +48,6 @@ ANSWER: dict[str, Any] = CLASSIFY | {
     "lora": {"probe_r": 8, "alpha": 16, "target_modules": ["q_proj", "v_proj", "down_proj"]},
     "compression": {"controls": ["aa"], "retrain": ["per_layer"]},
 }
-
-
-class Watcher:
-    """Remembers the stages, and breaks off where it is told to."""
-
-    def __init__(self, stop_at: str = "") -> None:
-        self.stages: list[str] = []
-        self.stop_at = stop_at
-
-    def stage(self, name: str, number: int, of: int) -> None:
-        assert number == len(self.stages) + 1 <= of
-        self.stages.append(name)
-        if name == self.stop_at:
-            raise KeyboardInterrupt
-
-    def step(self, done: int, total: int) -> None:
-        assert 0 < done <= total
 
 
 def with_base(values: dict[str, Any], folder: Path, **sections: Any) -> BenchConfig:

@@ -97,3 +97,24 @@ def sums(count: int = 100) -> GenerationTask:
         same=lambda extracted, gold: extracted == gold,
         max_new_tokens=4,
     )
+
+
+class Watcher:
+    """Remembers the stages, and breaks off where it is told to."""
+
+    def __init__(self, stop_at: str = "") -> None:
+        self.stages: list[str] = []
+        self.stop_at = stop_at
+
+    def stage(self, name: str, number: int, of: int) -> None:
+        assert number == len(self.stages) + 1 <= of
+        self.stages.append(name)
+        if name == self.stop_at:
+            raise KeyboardInterrupt
+
+    def seed(self, seed: int, number: int, of: int) -> None:
+        assert number <= of
+        self.stages = []
+
+    def step(self, done: int, total: int) -> None:
+        assert 0 < done <= total
