@@ -12,8 +12,9 @@ from __future__ import annotations
 import re
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 MAX_KEY_LENGTH = 512
@@ -40,6 +41,21 @@ class Found(NamedTuple):
 
     value: float | None
     certain: bool = True
+
+
+def saved_whole(module: str, modules_to_save: Iterable[str]) -> bool:
+    """Whether PEFT saves `module` whole, or a module that it lies in.
+
+    PEFT's rule (0.21, utils/other.py, `_set_trainable`) compares the ends of names as plain text, without a dot before
+    them: `classifier` also saves DistilBERT's `pre_classifier`.
+
+    >>> saved_whole("pre_classifier", ["classifier"]), saved_whole("classifier.dense", ["classifier"])
+    (True, True)
+    >>> saved_whole("classifiers", ["classifier"])
+    False
+    """
+    ends = tuple(modules_to_save)
+    return any(prefix.endswith(ends) for prefix in accumulate(module.split("."), "{}.{}".format))
 
 
 class PatternTable:

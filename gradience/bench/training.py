@@ -9,6 +9,7 @@ On one machine, with the same number of threads and the same versions, the same 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -228,7 +229,8 @@ def _wrap(
     if base.quantization:
         network = prepare_model_for_kbit_training(network, use_gradient_checkpointing=False)  # type: ignore[no-untyped-call]
     set_seed(stream(seed, "lora"))
-    config = LoraConfig(task_type="CAUSAL_LM" if labels is None else "SEQ_CLS", **lora)
+    # A copy: PEFT extends the list `modules_to_save` that it is given.
+    config = LoraConfig(task_type="CAUSAL_LM" if labels is None else "SEQ_CLS", **copy.deepcopy(dict(lora)))
     network = get_peft_model(network, config)
     if settings.gradient_checkpointing:
         network.enable_input_require_grads()

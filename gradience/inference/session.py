@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import torch
 
+from gradience.adapters.patterns import saved_whole
 from gradience.errors import InputError, UsageError
 from gradience.inference.identity import AdapterIdentity, base_facts
 
@@ -203,7 +204,7 @@ class Session:
         brought = _trained_whole(config)
         found = {_original(name): tensor for name, tensor in self.base.named_parameters()}
         own = {name: found[name] for name in self._names}  # without what PEFT has added
-        declared = {name for name in own if brought & set(name.split("."))}
+        declared = {name for name in own if saved_whole(name.rpartition(".")[0], brought)}
         with safe_open(str(folder / "adapter_model.safetensors"), framework="pt") as file:
             stored = {_original(key.removeprefix("base_model.model.")): key for key in file.keys()}  # noqa: SIM118
             self._refuse_without_head(declared, stored, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -415,3 +416,14 @@ def test_an_unfinished_training_is_not_continued_with_other_settings(
         run(causal, tmp_path, recipe=recipe(save_steps=1, lr=1e-3))
     assert caught.value.code == "other-training"
     assert run(causal, tmp_path, recipe=recipe(save_steps=1)).resumed_from == [2]
+
+
+def test_peft_does_not_reach_into_the_config(classifier: ModelSettings, tmp_path: Path) -> None:
+    """It extends the list `modules_to_save` that it is given; three seeds would be three protocols."""
+    given = {"r": 2, "lora_alpha": 4, "target_modules": ["query"], "modules_to_save": ["pooler"]}
+    before = copy.deepcopy(given)
+    report = run(classifier, tmp_path, lora=given, recipe=recipe(max_steps=1))
+    assert given == before
+    assert report.lora == before
+    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert "base_model.model.bert.pooler.dense.weight" in saved

@@ -1,0 +1,153 @@
+"""Every model that a shipped config names, of its own architecture and scaled down, and data for every task.
+
+The weights are random; modules have the names that the configs' `target_modules` rely on. Heads are missing from the
+checkpoints, as they are from the real ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from data_files import write_jsonl
+from gsm8k_cases import QUESTIONS
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
+
+from gradience.bench.config import BenchConfig
+
+SENTENCES = [
+    f"{what} film {number} is {('dull', 'bright')[number % 2]}"
+    for number in range(60)
+    for what in ("a", "the", "my", "this")
+]
+
+
+def encoder_tokenizer(inputs: list[str]) -> PreTrainedTokenizerFast:
+    """One token a word, between the two tokens that BERT's tokenizer puts around a text."""
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        *sorted({word for text in SENTENCES for word in text.split()}),
+    ]
+    made = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        model_input_names=inputs,
+    )  # fmt: skip
+
+
+def decoder_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE, which can say everything."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
+    made.train_from_iterator([row["question"] + row["answer"] for row in QUESTIONS], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
+
+
+def distilbert(folder: Path) -> None:
+    tokenizer = encoder_tokenizer(["input_ids", "attention_mask"])
+    config = DistilBertConfig(vocab_size=len(tokenizer), dim=32, n_layers=2, n_heads=4, hidden_dim=48)
+    DistilBertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def minilm(folder: Path) -> None:
+    tokenizer = encoder_tokenizer(["input_ids", "token_type_ids", "attention_mask"])
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def smollm2(folder: Path) -> None:
+    """Grouped queries, one matrix for embeddings and output."""
+    tokenizer = decoder_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=3,
+        num_key_value_heads=1, max_position_embeddings=1024, tie_word_embeddings=True, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def mistral(folder: Path) -> None:
+    """Grouped queries and a sliding window as in Mistral-7B, a hundred thousandth of its weights."""
+    tokenizer = decoder_tokenizer()
+    config = MistralConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=1024, sliding_window=512, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    MistralForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+MODELS: dict[str, Callable[[Path], None]] = {
+    "distilbert-base-uncased": distilbert,
+    "embedded:minilm": minilm,
+    "embedded:smollm2": smollm2,
+    "mistralai/Mistral-7B-v0.1": mistral,
+}
+
+
+def base_of(name: str, folder: Path) -> Path:
+    """The model `name` on a small scale, in a folder below `folder` that is made once."""
+    target = folder / name.rpartition("/")[2].replace(":", "_")
+    if not target.exists():
+        set_seed(0)
+        MODELS[name](target)
+    return target
+
+
+def data_of(profile: str, folder: Path) -> list[str]:
+    """Overrides that make a task read files in `folder` instead of the hub or the package index."""
+    if profile == "glue":
+        rows = [{"sentence": text, "label": place // 4 % 2} for place, text in enumerate(SENTENCES)]
+        train = write_jsonl(folder / "sst2_train.jsonl", rows[60:])
+        confirm = write_jsonl(folder / "sst2_validation.jsonl", rows[:60])
+        return _options(subset="sst2", train_file=str(train), validation_file=str(confirm))
+    if profile == "reviews":
+        path = folder / "reviews.txt"
+        lines = [f"{place}\t{(-2.5, 2.5)[place // 4 % 2]}\t{text}" for place, text in enumerate(SENTENCES)]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return _options(path=str(path))
+    train = write_jsonl(folder / "gsm8k_train.jsonl", QUESTIONS[6:])
+    confirm = write_jsonl(folder / "gsm8k_test.jsonl", QUESTIONS[:6])
+    files = _options(train_file=str(train), test_file=str(confirm))
+    # The generator of `arithmetic` is a package of the extra [demo], which the tests do without.
+    return [*files, "task.profile=gsm8k", "train.max_length=512"] if profile == "arithmetic" else files
+
+
+def _options(**options: str) -> list[str]:
+    return [f"task.options={json.dumps(options)}"]
+
+
+def scaled_down(config: BenchConfig, folder: Path) -> list[str]:
+    """Overrides of a shipped config: its own architecture, task, recipe, variants and controls, and a few steps."""
+    changes = [
+        *data_of(config.task.profile, folder),
+        f"model.name={base_of(config.model.name, folder)}",
+        "task.eval_samples=4",
+        "task.probe_gate.min_value=0",
+        "train.max_steps=2",
+        "train.per_device_train_batch_size=2",
+        "runtime.device=cpu",
+        "runtime.threads=1",
+    ]
+    return [*changes, "task.generation.max_new_tokens=6"] if config.model.type == "causal_lm" else changes

@@ -1,0 +1,70 @@
+"""Every shipped config from its YAML to a verdict, on its own architecture scaled down: nothing of it is left out."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+from scaled_down import scaled_down
+
+from gradience.artifacts.bench import Bench
+from gradience.artifacts.records import GenerationRecord, read_records
+from gradience.bench.config import load_config
+from gradience.bench.variants import asked_for
+from gradience.cli.app import run
+
+CONFIGS = sorted(path.stem for path in Path(str(files("gradience.bench"))).glob("configs/*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scaled_down")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_it_goes_from_the_config_to_a_verdict(
+    name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load_config(Path(str(files("gradience.bench"))) / "configs" / f"{name}.yaml")
+    changes = [*scaled_down(config, folder), f"seeds=[{config.seeds[0]}]"]
+    code = run(["bench", "run", "--config", name, "--output", str(tmp_path), *changes])
+    said = capsys.readouterr()
+    bench = Bench.read(tmp_path / "bench.json")
+    assert {variant.name: variant.reasons for variant in bench.variants if variant.status == "ERROR"} == {}
+    assert code in (0, 1), said.err
+    assert [variant.name for variant in bench.variants] == [one.name for one in asked_for(config.compression)]
+    assert bench.smoke == config.smoke
+    assert bench.probe is not None
+    assert (bench.probe.rank, bench.probe.n) == (config.lora.probe_r, 4)
+    assert all(variant.name in said.out for variant in bench.variants)
+
+
+def test_both_layers_of_distilbert_s_head_are_trained_and_saved(folder: Path, tmp_path: Path) -> None:
+    """PEFT saves `pre_classifier` because its name ends in `classifier`; the base's checkpoint has neither."""
+    name = "distilbert_sst2_certifiable_seed42"
+    config = load_config(Path(str(files("gradience.bench"))) / "configs" / f"{name}.yaml")
+    changes = [
+        *scaled_down(config, folder),
+        "compression.variants=[uniform_r2]",
+        "compression.arms=[truncate]",
+    ]
+    few = ["compression.retrain=null", "compression.controls=[]"]
+    assert run(["bench", "run", "-c", name, "-o", str(tmp_path), "--quiet", *changes, *few]) in (0, 1)
+    for made in ("probe/train", "uniform_r2.truncate/adapter"):
+        with safe_open(tmp_path / made / "adapter" / "adapter_model.safetensors", framework="np") as file:
+            heads = {key for key in file.keys() if "classifier" in key}  # noqa: SIM118
+        assert heads == {f"base_model.model.{layer}.{what}" for layer in ("pre_classifier", "classifier")
+                         for what in ("weight", "bias")}  # fmt: skip
+
+
+def test_the_answers_of_a_causal_config_are_cut_where_it_says(folder: Path, tmp_path: Path) -> None:
+    config = load_config(Path(str(files("gradience.bench"))) / "configs" / "mistral_gsm8k_smoke.yaml")
+    changes = [*scaled_down(config, folder), "compression.arms=[truncate]", "compression.controls=[]"]
+    assert run(["bench", "run", "-c", "mistral_gsm8k_smoke", "-o", str(tmp_path), "-q", *changes]) in (0, 1)
+    probe = Bench.read(tmp_path / "bench.json").probe
+    assert probe is not None
+    _, records = read_records(tmp_path / probe.records, GenerationRecord)
+    assert all(record.n_tokens <= 6 for record in records)
+    assert probe.cut_off == sum(record.stopped_by == "length" for record in records)
