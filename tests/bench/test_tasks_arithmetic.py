@@ -63,7 +63,7 @@ def test_without_the_generator_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     with pytest.raises(MissingExtra) as caught:
         arithmetic.load()
-    assert caught.value.hint == 'pip install "gradience[demo]"'
+    assert caught.value.hint == 'in your clone of Gradience: pip install ".[demo]"'
 
 
 @pytest.mark.parametrize("least", [{"min_terms": 4}, {"min_digits": 3}], ids=str)

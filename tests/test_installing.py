@@ -1,0 +1,69 @@
+"""Where it is installed from: this repository. The name `gradience` on the package index belongs to the predecessor."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from gradience.errors import MissingExtra, require
+
+ROOT = Path(__file__).resolve().parent.parent
+INDEX = r"\b(?:pip|pipx|uv)\b.*\binstall\b.*[\s\"'`]gradience(?![\w/.-])|[\"']gradience\["
+FROM_THE_INDEX = re.compile(INDEX)
+TEXT = {".py", ".md", ".yaml", ".yml", ".cff", ".sh", ".txt", ".ipynb"}
+ROOMS = ("gradience", "docs", "scripts", "benchmarks", "examples", "tests", ".github")
+
+
+def extras() -> list[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return list(project["project"]["optional-dependencies"])
+
+
+def pages() -> list[Path]:
+    """Every text that a user may read, the sources with their messages among them."""
+    inside = [page for room in ROOMS for page in (ROOT / room).rglob("*") if page.suffix in TEXT]
+    return [
+        *(
+            page
+            for page in [*ROOT.glob("*.md"), *ROOT.glob("*.cff"), ROOT / "Makefile", *inside]
+            if page != Path(__file__).resolve()
+        )
+    ]
+
+
+def test_no_page_and_no_message_sends_anybody_to_the_package_index():
+    told = [
+        f"{page.relative_to(ROOT)}: {line.strip()}"
+        for page in pages()
+        for line in page.read_text(encoding="utf-8", errors="replace").splitlines()
+        if FROM_THE_INDEX.search(line)
+    ]
+    assert told == []
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("pip install gradience", True),
+        ('pip install "gradience[hf]"', True),
+        ("python -m pip install --quiet gradience==0.6.0", True),
+        ("uv pip install 'gradience'", True),
+        ("hint=f'pip install \"gradience[{extra}]\"'", True),
+        ('pip install ".[hf]"', False),
+        ("pip install -e ./gradience", False),
+        ("gradience audit ./adapter", False),
+    ],
+)
+def test_the_search_finds_what_it_is_for(line, found):
+    assert bool(FROM_THE_INDEX.search(line)) is found
+
+
+@pytest.mark.parametrize("extra", extras())
+def test_a_missing_package_is_installed_from_the_clone(extra):
+    with pytest.raises(MissingExtra) as caught:
+        require("surely_not_installed", extra=extra)
+    assert f'pip install ".[{extra}]"' in caught.value.hint
+    assert "clone" in caught.value.hint
