@@ -2,11 +2,10 @@
 
 In a config of Bench:
 
-    task:
-      profile: examples/custom_task.py:load     # or package.module:load
-      options: {size: 4000}
+    task: {profile: examples/custom_task.py, options: {size: 4000}}
 
-The keyword parameters of `load` are the options; their types are checked. More: docs/tasks.md
+It is code, so `gradience bench run` runs it only with --allow-code. The keyword parameters of `load` are the options;
+their types are checked. More: docs/tasks.md
 
 python examples/custom_task.py        prints the roles, the counts and one example
 """

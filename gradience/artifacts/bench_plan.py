@@ -35,6 +35,18 @@ class DataSplit(Part):
     """Over identities, texts and answers, in their order."""
 
 
+class TaskCode(Part):
+    """The code of a task of one's own."""
+
+    source: Literal["file", "entry point"]
+    name: str
+    """The file as it was named (an absolute path by its last part), or `name = module:function`."""
+    sha256: str | None
+    """Of the file, or of the module that the entry point names; null where that is no file."""
+    package: str | None = None
+    """Name and version of the package that brings the entry point."""
+
+
 class BenchPlan(Artifact):
     """What was decided before anything was trained. Every later artifact carries its digest."""
 
@@ -49,6 +61,8 @@ class BenchPlan(Artifact):
     """Shortened, to see that everything works: no evidence."""
     model: str
     task: str
+    task_code: TaskCode | None = None
+    """The user's own code that makes the task and decides what is right; null for a task of Gradience."""
     seeds: tuple[int, ...]
     splits: tuple[DataSplit, ...]
     """Train, and the role that is evaluated (`eval_role`)."""

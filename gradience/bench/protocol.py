@@ -87,7 +87,7 @@ def _registered(config: BenchConfig, task: Task, output: Path) -> BenchPlan:
     """The plan, written now or found as it was written before."""
     role, asked = config.task.eval_role, config.task.eval_samples
     splits = [_split(task, "train", config.train.train_samples), _split(task, role, asked)]
-    plan, path = register(config, task.name, splits), output / PLAN
+    plan, path = register(config, task.name, splits, tasks.code_of(config.task.profile)), output / PLAN
     if not path.is_file():
         plan.save(path)
     elif plan_digest(BenchPlan.read(path)) != plan_digest(plan):

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from gradience.artifacts.bench_plan import BenchPlan, DataSplit
+from gradience.artifacts.bench_plan import BenchPlan, DataSplit, TaskCode
 from gradience.bench.config import BenchConfig, canonical_digest
 from gradience.bench.variants import asked_for
 
 ALPHA = Fraction("0.05")
 
 
-def register(config: BenchConfig, task: str, splits: Sequence[DataSplit]) -> BenchPlan:
-    """The plan of a run on these examples. task: its name, as the task says it."""
+def register(
+    config: BenchConfig, task: str, splits: Sequence[DataSplit], code: TaskCode | None = None
+) -> BenchPlan:
+    """The plan of a run on these examples. task: its name, as the task says it. code: of a user's own task."""
     asked = asked_for(config.compression)
     return BenchPlan(
         config_digest=config.digest(),
@@ -21,6 +23,7 @@ def register(config: BenchConfig, task: str, splits: Sequence[DataSplit]) -> Ben
         smoke=config.smoke,
         model=config.model.name,
         task=task,
+        task_code=code,
         seeds=config.seeds,
         splits=tuple(splits),
         eval_role=config.task.eval_role,
@@ -33,5 +36,5 @@ def register(config: BenchConfig, task: str, splits: Sequence[DataSplit]) -> Ben
 
 
 def plan_digest(plan: BenchPlan) -> str:
-    """sha256 of all of it, which later artifacts carry."""
-    return canonical_digest(plan.model_dump(mode="json"))
+    """sha256 of all of it that is not null, which later artifacts carry."""
+    return canonical_digest(plan.model_dump(mode="json", exclude_none=True))

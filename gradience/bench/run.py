@@ -265,7 +265,12 @@ class SeedRun:
             arguments: dict[str, Any] = {"model": config.model, "lora": dict(lora), "recipe": config.train}
             arguments |= {"seed": self.seed, "device": config.runtime.device, "output": folder}
             if config.runtime.processes > 1:
-                order = Order(profile=config.task.profile, options=dict(config.task.options), **arguments)
+                arguments |= {
+                    "profile": config.task.profile,
+                    "options": dict(config.task.options),
+                    "data": data,
+                }
+                order = Order(**arguments)
                 launch(order, config.runtime.processes)
             else:
                 train(self.task, **arguments, on_step=self.watcher.step)

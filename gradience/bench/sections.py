@@ -63,7 +63,7 @@ class TaskSettings(Settings):
     """What is asked, and which examples decide."""
 
     profile: str
-    """The task's name in `gradience.bench.tasks`."""
+    """The task's name. One of your own is `path/to/file.py` or an installed entry point, and needs `--allow-code`."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Passed on to the task: files, subsets."""
     eval_role: Literal["confirm", "dev"] = "confirm"

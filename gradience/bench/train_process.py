@@ -1,7 +1,8 @@
 """A training in processes of its own, one for each GPU: `torchrun -m gradience.bench.train_process ORDER.json`.
 
 The Trainer finds the other processes through accelerate, which reads what torchrun (or `accelerate launch`) says.
-Everything the training needs stands in one JSON file; everything it makes lies in its output folder.
+Everything the training needs stands in one JSON file, but for the permission to run a task's own code, which is
+inherited in the environment; everything it makes lies in its output folder.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pydantic import BaseModel
 from gradience.bench import tasks
 from gradience.bench.settings import ModelSettings, TrainSettings
 from gradience.bench.training import train
-from gradience.errors import IncompleteError
+from gradience.errors import IncompleteError, InputError
 
 
 class Order(BaseModel):
@@ -25,6 +26,8 @@ class Order(BaseModel):
 
     profile: str
     options: dict[str, Any]
+    data: str
+    """Fingerprint of the train examples that the process which launches this has seen."""
     model: ModelSettings
     lora: dict[str, Any]
     recipe: TrainSettings
@@ -35,9 +38,15 @@ class Order(BaseModel):
 
     def carry_out(self) -> None:
         """Train."""
-        arguments = {name: getattr(self, name) for name in type(self).model_fields}
-        task = tasks.load(arguments.pop("profile"), arguments.pop("options"))
-        train(task, **arguments)
+        task = tasks.load(self.profile, self.options)
+        if task.examples.fingerprint("train", self.recipe.train_samples) != self.data:
+            raise InputError(
+                f"{self.profile}: gives other train examples in this process than in the one that began the run",
+                code="task-changed",
+                hint="leave its files alone during a run, and draw nothing unseeded",
+            )
+        about_the_task = {"profile", "options", "data"}
+        train(task, **{name: getattr(self, name) for name in set(type(self).model_fields) - about_the_task})
 
 
 def launch(order: Order, processes: int) -> None:

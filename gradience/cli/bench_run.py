@@ -39,6 +39,12 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done and what it would cost.")
     ] = False,
+    allow_code: Annotated[
+        bool,
+        typer.Option(
+            "--allow-code", help="Let the config's own task run its code. (Also: GRADIENCE_ALLOW_CODE=1)"
+        ),
+    ] = False,
     json_output: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> int:
@@ -53,17 +59,19 @@ def run(
       gradience bench run -c my.yaml -o out train.lr=1e-4 'seeds=[42, 123, 456]'
     """
     from gradience.bench.config import load_config
+    from gradience.bench.tasks.own import allowing
     from gradience.errors import UsageError
 
     given = [*(overrides or []), *(["run_type=smoke"] if smoke else [])]
     loaded = load_config(config_path(config), given)
     for note in loaded.notes:
         print(f"note: {note}", file=sys.stderr)
-    if dry_run:
-        return _show_plan(loaded, as_json=json_output)
-    if output is None:
-        raise UsageError("a run needs a folder", code="no-output", hint="give --output DIR, or --dry-run")
-    return _run(loaded, output, as_json=json_output, quiet=quiet)
+    with allowing(allow_code):
+        if dry_run:
+            return _show_plan(loaded, as_json=json_output)
+        if output is None:
+            raise UsageError("a run needs a folder", code="no-output", hint="give --output DIR, or --dry-run")
+        return _run(loaded, output, as_json=json_output, quiet=quiet)
 
 
 def config_path(name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import venv
@@ -16,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "bench"))
 
 from bench_process import finish, write_inputs  # noqa: E402
-from tiny_bench import llama  # noqa: E402
+from tiny_bench import llama, sums  # noqa: E402
 
 pytestmark = pytest.mark.conformance
 
@@ -56,9 +57,14 @@ def test_the_embedded_demo_goes_through_shortened(tmp_path: Path) -> None:
 def test_the_number_of_processes_does_not_change_the_adapter(tmp_path: Path) -> None:
     """Two processes of two examples each against one of four: the same batches, the same sums up to rounding."""
     base = llama(tmp_path / "base")
+    task = tmp_path / "sums.py"
+    task.write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT / 'tests' / 'bench')!r})\nfrom tiny_bench import sums as load\n"
+    )
     order = {
-        "profile": f"{ROOT / 'tests' / 'bench' / 'tiny_bench.py'}:sums",
+        "profile": str(task),
         "options": {},
+        "data": sums().examples.fingerprint("train"),
         "model": {"name": str(base), "type": "causal_lm"},
         "lora": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]},
         "recipe": {
@@ -84,6 +90,7 @@ def test_the_number_of_processes_does_not_change_the_adapter(tmp_path: Path) -> 
         ]
         done = subprocess.run(
             [*launcher, "-m", "gradience.bench.train_process", path],
+            env={**os.environ, "GRADIENCE_ALLOW_CODE": "1"},
             capture_output=True,
             text=True,
             check=False,

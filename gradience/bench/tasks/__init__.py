@@ -7,25 +7,27 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
-from hashlib import sha256
-from pathlib import Path
-from types import ModuleType
+from importlib.metadata import EntryPoint
 from typing import Any
 
 from pydantic import ValidationError, validate_call
 
+from gradience.artifacts.bench_plan import TaskCode
+from gradience.bench.tasks import own
 from gradience.bench.tasks.base import ClassificationTask, GenerationTask, Task
-from gradience.errors import InputError, UsageError
+from gradience.errors import InputError
 
 Load = Callable[..., Task]
 
 PROFILES = ("arithmetic", "glue", "gsm8k", "reviews", "text_classification")
 """The tasks that come with Gradience, each in the file of its name; a user's own is named by where it stands."""
+
+OWN = (
+    "one of your own is a file, `path/to/file.py`, or an installed entry point of the group `gradience.tasks`"
+)
 
 ALIASES = {"gsm8k_causal_lm": "gsm8k", "seqcls_glue": "glue"}
 """Names of the public predecessor's configs."""
@@ -34,11 +36,12 @@ ALIASES = {"gsm8k_causal_lm": "gsm8k", "seqcls_glue": "glue"}
 def load(profile: str, options: Mapping[str, Any]) -> Task:
     """The task `profile` with `options`.
 
-    profile: one of PROFILES, or `package.module:load`, or `path/to/file.py:load`: then that code is imported and run.
+    profile: one of PROFILES; or a task of one's own, `path/to/file.py` with a function `load`, or the name of an entry
+    point of the group `gradience.tasks`. Code of one's own runs only when the environment allows it (`own.allowing`).
     options: keyword arguments of the task's function, with the types that its annotations say.
-    Raises UsageError (`task-unknown`, `task-import`, `task-option`), InputError (`task-contract`) when a user's
-    function returns something else, InputError (`task-empty`) when there is nothing to train on or to confirm with,
-    and what the task itself raises.
+    Raises InputError (`task-unknown`, `task-file`, `code-refused`, `task-option`; `task-contract` when a user's
+    function returns something else; `task-empty` when there is nothing to train on or to confirm with), and what the
+    task itself raises.
     """
     function = find(profile)
     task = function(**_checked(profile, function, options))
@@ -60,20 +63,46 @@ def load(profile: str, options: Mapping[str, Any]) -> Task:
 
 
 def find(profile: str) -> Load:
-    """The function that makes the task `profile`. Raises UsageError (`task-unknown`, `task-import`)."""
-    place, colon, name = profile.rpartition(":")
-    if colon:
-        return _own(place, name)
+    """The function that makes the task `profile`.
+
+    Raises InputError (`task-unknown`, `task-file`, `code-refused`, `task-contract`).
+    """
     known = ALIASES.get(profile, profile)
-    if known not in PROFILES:
-        raise UsageError(
-            f"there is no task `{profile}`",
-            code="task-unknown",
-            hint=_nearest(profile, [*PROFILES, *ALIASES])
-            + f"the tasks are {', '.join(PROFILES)}; one of your own is `package.module:load` or"
-            " `path/to/file.py:load`",
+    if known in PROFILES:
+        loaded: Load = importlib.import_module(f"{__name__}.{known}").load
+        return loaded
+    if own.is_file(profile):
+        code, content = own.file_code(profile)
+        own.require_permission(profile, code)
+        return own.run_file(profile, content)
+    entry = _entry(profile)
+    own.require_permission(profile, own.entry_code(entry))
+    return own.run_entry(profile, entry)
+
+
+def code_of(profile: str) -> TaskCode | None:
+    """What code a task of one's own would run, found and hashed but not run; None for one of PROFILES.
+
+    Raises InputError (`task-unknown`, `task-file`).
+    """
+    if ALIASES.get(profile, profile) in PROFILES:
+        return None
+    return own.file_code(profile)[0] if own.is_file(profile) else own.entry_code(_entry(profile))
+
+
+def _entry(profile: str) -> EntryPoint:
+    entries = own.installed()
+    if profile in entries:
+        return entries[profile]
+    place, colon, _ = profile.rpartition(":")
+    if colon:  # `module:function`, as earlier configs wrote it
+        file = place.endswith(".py")
+        hint = f"write `profile: {place}`; its function is `load`" if file else OWN
+    else:
+        hint = (
+            _nearest(profile, [*PROFILES, *ALIASES, *entries]) + f"the tasks are {', '.join(PROFILES)}; {OWN}"
         )
-    return _function(importlib.import_module(f"{__name__}.{known}"), "load")
+    raise InputError(f"there is no task `{profile}`", code="task-unknown", hint=hint)
 
 
 def _checked(profile: str, function: Load, options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -82,7 +111,7 @@ def _checked(profile: str, function: Load, options: Mapping[str, Any]) -> Mappin
     any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for name in options:
         if name not in parameters and not any_name:
-            raise UsageError(
+            raise InputError(
                 f"{profile} has no option `{name}`",
                 code="task-option",
                 hint=_nearest(name, parameters) + f"its options are {', '.join(parameters) or 'none'}",
@@ -97,59 +126,11 @@ def _checked(profile: str, function: Load, options: Mapping[str, Any]) -> Mappin
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
         name = ".".join(map(str, found["loc"]))
-        raise UsageError(
+        raise InputError(
             f"{profile}: option `{name}`: {found['msg'][0].lower()}{found['msg'][1:]}",
             code="task-option",
             hint=f"the options of {profile} are {', '.join(parameters)}",
         ) from None
-
-
-def _own(place: str, name: str) -> Load:
-    if place.endswith(".py"):
-        return _function(_module_of(Path(place)), name)
-    if not all(part.isidentifier() for part in place.split(".")):
-        raise UsageError(
-            f"`{place}` is neither a module nor a file that ends in .py",
-            code="task-import",
-            hint="write `package.module:load` or `path/to/file.py:load`",
-        )
-    try:
-        module = importlib.import_module(place)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{place}.".startswith(f"{error.name}."):
-            raise  # the module is there, and something that it needs is not
-        raise UsageError(
-            f"there is no module `{place}`",
-            code="task-import",
-            hint="install it, put its folder on PYTHONPATH, or name the file: `path/to/file.py:load`",
-        ) from None
-    return _function(module, name)
-
-
-def _module_of(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise UsageError(f"{path}: there is no such file", code="task-import", hint="check the path")
-    # A name of its own in sys.modules: dataclasses and the annotations of the options are looked up there.
-    name = f"gradience_task_{sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None, "a path that ends in .py always has a loader"
-    assert spec.loader is not None, "and the loader is there"
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _function(module: ModuleType, name: str) -> Load:
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise UsageError(
-            f"{module.__file__ or module.__name__} has no function `{name}`",
-            code="task-import",
-            hint=_nearest(name, [key for key, value in vars(module).items() if inspect.isfunction(value)])
-            + "a task's function is usually called `load`",
-        )
-    loaded: Load = function
-    return loaded
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

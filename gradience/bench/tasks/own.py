@@ -1,0 +1,131 @@
+"""A task of one's own: a `.py` file, or an entry point of an installed package (group `gradience.tasks`).
+
+Such a task is code that a config names, and a config may come from a stranger. So it runs only when the user has said
+so, on the command line (`--allow-code`) or in the environment (`GRADIENCE_ALLOW_CODE=1`, which child processes
+inherit): no file can say it. What is not allowed is found and hashed, and not imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.machinery import PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gradience.artifacts.bench_plan import TaskCode
+from gradience.errors import InputError
+
+ALLOW, GROUP, FUNCTION = "GRADIENCE_ALLOW_CODE", "gradience.tasks", "load"
+
+
+def is_file(profile: str) -> bool:
+    """Whether the profile names a file: it ends in `.py`."""
+    return profile.endswith(".py")
+
+
+def installed() -> dict[str, importlib.metadata.EntryPoint]:
+    """The tasks of installed packages by name. Reads their metadata and imports nothing."""
+    return {found.name: found for found in importlib.metadata.entry_points(group=GROUP)}
+
+
+def file_code(profile: str) -> tuple[TaskCode, bytes]:
+    """What the file holds, and its digest. Raises InputError (`task-file`) when it cannot be read."""
+    path = Path(profile)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{profile}: cannot read this task: {error.strerror}",
+            code="task-file",
+            hint="check the path; a relative one starts where the command is run",
+        ) from None
+    name = path.name if path.is_absolute() else profile
+    return TaskCode(source="file", name=name, sha256=hashlib.sha256(content).hexdigest()), content
+
+
+def entry_code(entry: importlib.metadata.EntryPoint) -> TaskCode:
+    """Which package brings the entry point, and the digest of the module that it names."""
+    package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else None
+    origin = _origin(entry.module)
+    digest = hashlib.sha256(origin.read_bytes()).hexdigest() if origin else None
+    return TaskCode(
+        source="entry point", name=f"{entry.name} = {entry.value}", sha256=digest, package=package
+    )
+
+
+def is_allowed() -> bool:
+    """Whether the environment allows code of one's own to run."""
+    return os.environ.get(ALLOW) == "1"
+
+
+@contextmanager
+def allowing(allow: bool = True) -> Iterator[None]:
+    """Allow it for a while, in this process and in those that it starts; `allow=False` leaves things as they are."""
+    before = os.environ.get(ALLOW)
+    if allow:
+        os.environ[ALLOW] = "1"
+    try:
+        yield
+    finally:
+        if allow and before is None:
+            del os.environ[ALLOW]
+        elif allow and before is not None:
+            os.environ[ALLOW] = before
+
+
+def require_permission(profile: str, code: TaskCode) -> None:
+    """Raises InputError (`code-refused`) unless the environment allows code to run."""
+    if is_allowed():
+        return
+    digest = f" (sha256 {code.sha256[:16]})" if code.sha256 else ""
+    raise InputError(
+        f"{profile}: this task is code of its own{digest}, and nobody has allowed it to run",
+        code="code-refused",
+        hint=f"read the {code.source}; if you trust it, give --allow-code or set {ALLOW}=1",
+    )
+
+
+def run_file(profile: str, content: bytes) -> Callable[..., Any]:
+    """Execute the bytes that were hashed as a module, and return its `load`. Raises InputError (`task-contract`)."""
+    path = Path(profile).resolve()
+    # A name of its own in sys.modules: dataclasses and the annotations of the options are looked up there.
+    name = f"gradience_task_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+    sys.modules[name] = module = ModuleType(name)
+    module.__file__ = str(path)
+    exec(compile(content, str(path), "exec"), module.__dict__)
+    return _function(profile, getattr(module, FUNCTION, None))
+
+
+def run_entry(profile: str, entry: importlib.metadata.EntryPoint) -> Callable[..., Any]:
+    """Import what the entry point names. Raises InputError (`task-contract`) when it is no function."""
+    return _function(profile, entry.load())
+
+
+def _function(profile: str, found: Any) -> Callable[..., Any]:
+    if not callable(found):
+        raise InputError(
+            f"{profile} has no function `{FUNCTION}`",
+            code="task-contract",
+            hint=f"define `{FUNCTION}(...)`, which returns the task: see docs/tasks.md",
+        )
+    loaded: Callable[..., Any] = found
+    return loaded
+
+
+def _origin(module: str) -> Path | None:
+    """The file of a module, found along sys.path without importing its packages; None where it is no file."""
+    where: Any = None
+    spec = None
+    names = module.split(".")
+    for count in range(1, len(names) + 1):
+        spec = PathFinder.find_spec(".".join(names[:count]), where)
+        if spec is None:
+            return None
+        where = spec.submodule_search_locations
+    return Path(spec.origin) if spec and spec.origin and Path(spec.origin).is_file() else None
