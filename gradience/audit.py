@@ -332,8 +332,8 @@ def _summary(trained: Sequence[LayerAudit]) -> dict[str, Any]:
         found[f"{name}_median"] = median(values) if values else None
     for percent in (90, 95, 99):
         energy_ranks = _values(trained, f"energy_rank_{percent}")
-        found[f"energy_rank_{percent}_p50"] = ranks.percentile(energy_ranks, 0.5)
-        found[f"energy_rank_{percent}_p90"] = ranks.percentile(energy_ranks, 0.9)
+        found[f"energy_rank_{percent}_p50"] = float(ranks.percentile(energy_ranks, 50))
+        found[f"energy_rank_{percent}_p90"] = float(ranks.percentile(energy_ranks, 90))
     return found
 
 

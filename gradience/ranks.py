@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 DEFAULT_GRID: tuple[int, ...] = tuple(2**i for i in range(17))
@@ -39,7 +40,7 @@ class ModuleSize:
         return round(self.params(rank) * self.itemsize)
 
 
-def round_up(evidence: float, grid: Sequence[int], *, ceiling: int) -> tuple[int, DecidedBy]:
+def round_up(evidence: float | Fraction, grid: Sequence[int], *, ceiling: int) -> tuple[int, DecidedBy]:
     """Smallest rank of `grid` that covers `evidence`, never above `ceiling`, and what decided.
 
     Needing 58 of 64 suggests 64; needing 20 of 24 on a grid of powers of two suggests 24 (the cap).
@@ -50,18 +51,20 @@ def round_up(evidence: float, grid: Sequence[int], *, ceiling: int) -> tuple[int
     return ceiling, "cap"
 
 
-def percentile(values: Iterable[float], q: float) -> float:
-    """Percentile with linear interpolation between order statistics (Hyndman & Fan type 7). q in [0, 1].
+def percentile(values: Iterable[int | float | Fraction], percent: int) -> Fraction:
+    """The exact percentile of `values`: linear interpolation between order statistics (Hyndman & Fan type 7).
 
-    Raises ValueError for no values.
+    >>> percentile([1, 1, 1, 1, 1, 2, 7], 90)  # in floats: 4.000000000000001, which would round up to rank 8
+    Fraction(4, 1)
+
+    percent: 0 … 100. Floats count as the exact numbers that they are. Raises ValueError for no values.
     """
     ordered = sorted(values)
     if not ordered:
         raise ValueError("a percentile needs at least one value")
-    position = (len(ordered) - 1) * q
-    low = math.floor(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+    low, hundredths = divmod((len(ordered) - 1) * percent, 100)
+    start, end = Fraction(ordered[low]), Fraction(ordered[min(low + 1, len(ordered) - 1)])
+    return start + (end - start) * hundredths / 100
 
 
 def max_lora_rank_step(rank: int) -> int | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 
 from gradience.ranks import percentile
 
@@ -24,7 +25,7 @@ SATURATED_AT = 7 / 8
 """A module is saturated when 90 % of its energy needs at least this share of its rank."""
 SATURATED_SHARE = 0.5
 """Share of trained modules that must be saturated before the rank is called too small."""
-UNUSED_AT = 1 / 4
+UNUSED_AT = Fraction(1, 4)
 """The rank is far too large when nine modules of ten need at most this share of it."""
 
 
@@ -45,15 +46,15 @@ class RankPoint:
         """(rank, k@90) of the modules that have a spectrum."""
         return [(r, k) for r, k in zip(self.ranks, self.needed, strict=True) if k is not None]
 
-    def needed_quantile(self, q: float) -> float | None:
-        """Quantile of k@90 over modules; None where nothing was measured."""
-        found = [k for _, k in self.measured]
-        return percentile(found, q) if found else None
+    def needed_percentile(self, percent: int) -> float | None:
+        """Percentile of k@90 over modules; None where nothing was measured."""
+        needed = [k for _, k in self.measured]
+        return float(percentile(needed, percent)) if needed else None
 
-    def used_quantile(self, q: float) -> float | None:
-        """Quantile of k@90 / r over modules."""
-        found = [k / r for r, k in self.measured]
-        return percentile(found, q) if found else None
+    def used_percentile(self, percent: int) -> Fraction | None:
+        """Exact percentile of k@90 / r over modules."""
+        used = [Fraction(k, r) for r, k in self.measured]
+        return percentile(used, percent) if used else None
 
     def saturated(self) -> list[int]:
         """Indices of the modules that need (nearly) all of their rank. Rank 1 cannot be judged."""
@@ -89,5 +90,5 @@ def too_small(point: RankPoint) -> bool:
 
 def too_large(point: RankPoint) -> bool:
     """Whether nine modules of ten need at most a quarter of their rank, and the rank is above 2."""
-    share = point.used_quantile(0.9)
+    share = point.used_percentile(90)
     return share is not None and max(point.ranks) > 2 and share <= UNUSED_AT

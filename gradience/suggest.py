@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 from gradience import ranks
@@ -62,14 +63,14 @@ def suggest(
         grid=tuple(rank for rank in grid if rank <= largest) or (min(grid),),
         current_max_rank=largest,
         current_max_lora_rank=ranks.max_lora_rank_step(largest),
-        median=_uniform(modules, ranks.percentile(evidence, 0.5), grid, largest),
-        p90=_uniform(modules, ranks.percentile(evidence, 0.9), grid, largest),
+        median=_uniform(modules, ranks.percentile(evidence, 50), grid, largest),
+        p90=_uniform(modules, ranks.percentile(evidence, 90), grid, largest),
         per_layer=per_layer(modules, grid=grid, use_rslora=use_rslora),
     )
 
 
 def _uniform(
-    modules: Sequence[ModuleEvidence], unrounded: float, grid: Sequence[int], largest: int
+    modules: Sequence[ModuleEvidence], unrounded: Fraction, grid: Sequence[int], largest: int
 ) -> Suggestion:
     rank, decided_by = ranks.round_up(unrounded, grid, ceiling=largest)
     chosen = {
@@ -78,7 +79,7 @@ def _uniform(
     }
     params, stored = cost(modules, chosen)
     return Suggestion(
-        unrounded=unrounded,
+        unrounded=float(unrounded),
         rank=rank,
         params=params,
         bytes=stored,

@@ -144,8 +144,8 @@ def report(
     for percent in (90, 95, 99):
         if trained:
             ks = [getattr(layer, f"energy_rank_{percent}") for layer in trained]
-            measures[f"energy_rank_{percent}_p50"] = ranks.percentile(ks, 0.5)
-            measures[f"energy_rank_{percent}_p90"] = ranks.percentile(ks, 0.9)
+            measures[f"energy_rank_{percent}_p50"] = float(ranks.percentile(ks, 50))
+            measures[f"energy_rank_{percent}_p90"] = float(ranks.percentile(ks, 90))
     for name in ("rank_use", "null_position"):
         values = [v for layer in trained if (v := getattr(layer, name)) is not None]
         measures[f"{name}_median"] = median(values) if values else None
@@ -217,12 +217,12 @@ def suggestions(rows: Sequence[LayerAudit], tau: float, grid: Sequence[int]) -> 
     ks = [layer.energy_rank_tau for layer in rows if layer.status == "ok"]
     now = sum(size.params(size.rank) for size in sizes)
 
-    def uniform(q: float) -> Suggestion:
-        evidence = ranks.percentile(ks, q)
+    def uniform(percent: int) -> Suggestion:
+        evidence = ranks.percentile(ks, percent)
         rank, decided = ranks.round_up(evidence, grid, ceiling=top)
         params = sum(size.params(min(rank, size.rank)) for size in sizes)
         return Suggestion(
-            unrounded=evidence,
+            unrounded=float(evidence),
             rank=rank,
             params=params,
             bytes=2 * params,
@@ -242,8 +242,8 @@ def suggestions(rows: Sequence[LayerAudit], tau: float, grid: Sequence[int]) -> 
         grid=tuple(rank for rank in grid if rank <= top) or (min(grid),),
         current_max_rank=top,
         current_max_lora_rank=ranks.max_lora_rank_step(top),
-        median=uniform(0.5),
-        p90=uniform(0.9),
+        median=uniform(50),
+        p90=uniform(90),
         per_layer=PerLayer(
             rank_pattern={keys[name]: rank for name, rank in pattern.items()},
             alpha_pattern={keys[name]: 2.0 * rank for name, rank in pattern.items()},

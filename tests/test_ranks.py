@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -56,20 +57,31 @@ def test_more_evidence_never_suggests_less(one, other, grid):
     assert round_up(low, grid, ceiling=256)[0] <= round_up(high, grid, ceiling=256)[0]
 
 
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40), st.floats(0, 1))
-def test_percentile_is_that_of_numpy(values, q):
-    expected = float(np.percentile(values, 100 * q, method="linear"))
-    assert percentile(values, q) == pytest.approx(expected, rel=1e-9, abs=1e-6)
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40), st.integers(0, 100))
+def test_percentile_is_that_of_numpy(values, percent):
+    expected = float(np.percentile(values, percent, method="linear"))
+    assert float(percentile(values, percent)) == pytest.approx(expected, rel=1e-9, abs=1e-6)
 
 
-@pytest.mark.parametrize(("q", "expected"), [(0, 1), (0.5, 2.5), (0.9, 3.7), (1, 4)])
-def test_percentile_interpolates_between_neighbours(q, expected):
-    assert percentile([4, 1, 3, 2], q) == pytest.approx(expected)
+@given(st.lists(st.integers(1, 512), min_size=1, max_size=60), st.sampled_from([50, 90]))
+def test_a_percentile_of_integers_is_exact(values, percent):
+    """Against the definition in whole numbers: hundredths of the distance between two order statistics."""
+    low, hundredths = divmod((len(values) - 1) * percent, 100)
+    ordered = [*sorted(values), 0]
+    expected = ordered[low] * (100 - hundredths) + ordered[low + 1] * hundredths
+    assert percentile(values, percent) * 100 == expected
+
+
+@pytest.mark.parametrize(
+    ("percent", "expected"), [(0, 1), (50, Fraction(5, 2)), (90, Fraction(37, 10)), (100, 4)]
+)
+def test_percentile_interpolates_between_neighbours(percent, expected):
+    assert percentile([4, 1, 3, 2], percent) == expected
 
 
 def test_a_percentile_of_nothing_is_an_error():
     with pytest.raises(ValueError, match="at least one value"):
-        percentile([], 0.5)
+        percentile([], 50)
 
 
 def test_what_a_module_costs():

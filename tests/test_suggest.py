@@ -66,6 +66,14 @@ def test_median_and_percentile_over_trained_modules():
     assert (found.p90.rank, found.p90.decided_by) == (32, "grid")
 
 
+@pytest.mark.parametrize(("needed", "p90"), [((1, 1, 1, 1, 1, 2, 7), 4), ((1, 1, 1, 1, 1, 4, 14), 8)])
+def test_noise_of_a_float_never_suggests_twice_the_rank(needed, p90):
+    """In floats the first percentile is 4.000000000000001."""
+    found = suggested([row(str(i), k) for i, k in enumerate(needed)])
+    assert found.p90.unrounded == p90
+    assert (found.p90.rank, found.p90.decided_by) == (p90, "evidence")
+
+
 def test_what_a_uniform_rank_costs():
     found = suggested([row("a", 8), row("small", 2, r=4, shape=(10, 10))])
     # Rank 8 for `a`; `small` has no more than its 4.
@@ -185,7 +193,7 @@ def test_never_above_what_is_there_and_never_below_the_evidence(modules, grid, r
         assert suggestion.max_lora_rank == max_lora_rank_step(suggestion.rank)
     assert found.median.rank <= found.p90.rank
     assert found.median.unrounded == ranks.percentile(
-        [layer.energy_rank_tau for layer in rows if layer.energy_rank_tau], 0.5
+        [layer.energy_rank_tau for layer in rows if layer.energy_rank_tau], 50
     )
     assert found.per_layer.params == sum(pattern[layer.name] * sum(layer.shape) for layer in rows)
     assert found.per_layer.r == max(pattern.values())

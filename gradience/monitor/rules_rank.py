@@ -36,7 +36,7 @@ def rank_too_small(facts: RunFacts, setup: RunSetup, options: Options) -> Findin
     return Finding(
         f"{count} of {len(point.measured)} modules need nearly all of rank {max(point.ranks)}",
         evidence(f"modules whose k@90 reaches {SATURATED_AT:.0%} of their rank", count, point.step)
-        + evidence("median k@90", point.needed_quantile(0.5), point.step),
+        + evidence("median k@90", point.needed_percentile(50), point.step),
         "medium",
         f"try rank {2 * max(point.ranks)} with α = {_doubled_alpha(setup)} and compare the evaluation",
         "an update that fills its rank may want more; only the evaluation can tell",
@@ -48,7 +48,7 @@ def rank_too_large(facts: RunFacts, setup: RunSetup, options: Options) -> Findin
     point = _settled_point(facts, setup, options)
     if point is None or not too_large(point):
         return None
-    needed = point.needed_quantile(0.9) or 1.0
+    needed = point.needed_percentile(90) or 1.0
     rank, _ = round_up(needed, DEFAULT_GRID, ceiling=max(point.ranks))
     return Finding(
         f"nine modules of ten hold 90 % of their energy in {needed:g} of {max(point.ranks)} directions",

@@ -243,7 +243,7 @@ def _use_row(
     values = [value for layer in layers if (value := measure(layer)) is not None]
     if not values:
         return None
-    return UseRow(label, percentile(values, 0.5), percentile(values, 0.9), max(values))
+    return UseRow(label, float(percentile(values, 50)), float(percentile(values, 90)), max(values))
 
 
 def measure_digits(report: AuditReport) -> int:

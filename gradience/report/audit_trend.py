@@ -75,7 +75,9 @@ def trend_row(report: AuditReport, last: AuditReport, threshold: float) -> list[
     ks = energy_ranks(report, threshold)
     digits = measure_digits(report)
     top = max((layer.r for layer in report.layers), default=1)
-    median, p90 = (percentile(ks.values(), 0.5), percentile(ks.values(), 0.9)) if ks else (None, None)
+    median, p90 = (
+        (float(percentile(ks.values(), 50)), float(percentile(ks.values(), 90))) if ks else (None, None)
+    )
     counts = {"✗": len(of(report, "error")), "!": len(of(report, "warning"))}
     flags = " ".join(f"{mark}{number}" for mark, number in counts.items() if number)
     return [
@@ -140,8 +142,8 @@ def agreement(mine: Mapping[str, int], its: Mapping[str, int]) -> float | None:
 def change_row(first: AuditReport, last: AuditReport, threshold: float) -> list[Span]:
     """Differences of ranks, ratio of norms."""
     before, after = energy_ranks(first, threshold), energy_ranks(last, threshold)
-    medians = [percentile(ks.values(), 0.5) if ks else None for ks in (before, after)]
-    p90s = [percentile(ks.values(), 0.9) if ks else None for ks in (before, after)]
+    medians = [float(percentile(ks.values(), 50)) if ks else None for ks in (before, after)]
+    p90s = [float(percentile(ks.values(), 90)) if ks else None for ks in (before, after)]
     digits = min(measure_digits(first), measure_digits(last))
     norms = [report.gain.fro_norm_total if report.gain else 0.0 for report in (first, last)]
     ratio = f"× {sig(norms[1] / norms[0], digits)}" if norms[0] and norms[1] else ""

@@ -27,10 +27,10 @@ def sig(value: float | None, digits: int = DIGITS) -> str:
 
 
 def trimmed(value: float | None) -> str:
-    """A number that may be whole: 23.7, 16, 0.25, never 16.0."""
+    """A number that may be whole: 23.7, 16, 0.25, never 16.0; 1023.5, because a rank is not rounded."""
     if value is None:
         return MISSING
-    return f"{value:.4g}"
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}".removesuffix(".0")
 
 
 def digits_for(relative_error: float) -> int:

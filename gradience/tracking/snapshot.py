@@ -93,10 +93,10 @@ def summarise(modules: Sequence[ModuleSpectrum]) -> dict[str, float | int | None
         "untrained": sum(module.status == "untrained" for module in modules),
         "nonfinite": sum(module.status == "nonfinite" for module in modules),
         "stable_rank_mean": digits(sum(stable) / len(stable)) if stable else None,
-        "stable_rank_median": digits(percentile(stable, 0.5)) if stable else None,
-        "energy_rank_90_p50": percentile(needed, 0.5) if needed else None,
-        "energy_rank_90_p90": digits(percentile(needed, 0.9)) if needed else None,
-        "utilization_median": digits(percentile(used, 0.5), 4) if used else None,
+        "stable_rank_median": digits(float(percentile(stable, 50))) if stable else None,
+        "energy_rank_90_p50": float(percentile(needed, 50)) if needed else None,
+        "energy_rank_90_p90": float(percentile(needed, 90)) if needed else None,
+        "utilization_median": digits(float(percentile(used, 50)), 4) if used else None,
         "fro_norm": digits(math.hypot(*norms)) if norms else None,
     }
 

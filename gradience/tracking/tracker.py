@@ -103,8 +103,8 @@ class SpectralTracker:
         point = self._points[-1]
         facts = {
             "since_step": since,
-            "energy_rank_90_p50": point.needed_quantile(0.5),
-            "energy_rank_90_p90": point.needed_quantile(0.9),
+            "energy_rank_90_p50": point.needed_percentile(50),
+            "energy_rank_90_p90": point.needed_percentile(90),
             "max_rank": max(point.ranks),
         }
         yield Signal("rank-settled", "info", f"k@90 has not moved since step {since}", facts)

@@ -113,11 +113,13 @@ def test_range(values, shown):
 
 
 def test_trimmed_drops_empty_decimals():
-    assert [trimmed(value) for value in (16.0, 23.7, 40.5, 12.34567, None)] == [
+    assert [trimmed(value) for value in (16.0, 23.7, 40.5, 12.34567, 1023.5, 65536.0, None)] == [
         "16",
         "23.7",
         "40.5",
         "12.35",
+        "1023.5",
+        "65536",
         "–",
     ]
 
