@@ -8,17 +8,16 @@ living one, and removes them.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from gradience.adapters.locate import CONFIG
 from gradience.artifacts.base import sync_folder
+from gradience.artifacts.scratch import abandoned, remove, scratch_beside, scratch_folder
 from gradience.errors import OutputError, UsageError
 
 _OURS = re.compile(r"\.[0-9a-f]{8}\.(tmp|old)")
@@ -80,24 +79,26 @@ def whole_folder(output: Path, *, force: bool) -> Iterator[Path]:
     try:
         place = output.resolve()  # a link stays a link: what it points at is replaced
         place.parent.mkdir(parents=True, exist_ok=True)
-        scratch = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
-        scratch.mkdir()
-        lock = os.open(scratch, os.O_RDONLY)
-        try:
-            with suppress(OSError):  # a file system without locks: then nothing is ever taken for abandoned
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        _finish_interrupted(place)
+        with scratch_folder(place) as scratch:
             yield scratch
-            sync_folder(scratch)
+            _sync(scratch)
             if force and place.exists():
                 _swap(scratch, place)
             else:
                 _rename_unless_there(scratch, place, output)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-            os.close(lock)
         sync_folder(place.parent)
     except OSError as error:
         raise _cannot_write(output, error) from None
+
+
+def _sync(folder: Path) -> None:
+    """Have every file below `folder` on the disk before the folder gets its name."""
+    for entry in folder.rglob("*"):
+        if entry.is_file():
+            with entry.open("rb") as file:
+                os.fsync(file.fileno())
+    sync_folder(folder)
 
 
 def _rename_unless_there(scratch: Path, place: Path, output: Path) -> None:
@@ -112,7 +113,7 @@ def _rename_unless_there(scratch: Path, place: Path, output: Path) -> None:
 
 def _swap(scratch: Path, place: Path) -> None:
     """`scratch` takes the place, the old folder vanishes. A kill between the renames is mended by the next run."""
-    aside = place.with_name(f".{place.name}.{secrets.token_hex(4)}.old")
+    aside = scratch_beside(place, "old")
     place.rename(aside)
     try:
         scratch.rename(place)
@@ -135,26 +136,11 @@ def _finish_interrupted(place: Path) -> None:
         if _OURS.fullmatch(entry.name.removeprefix(f".{place.name}"))
         and entry.name.startswith(f".{place.name}.")
     ]
-    if not all(_is_abandoned(rest) for rest in rests):
-        return
-    for rest in rests:
-        if rest.suffix == ".old" and not os.path.lexists(place):
-            rest.rename(place)
-        else:
-            shutil.rmtree(rest, ignore_errors=True)
-
-
-def _is_abandoned(scratch: Path) -> bool:
-    """True where no living process holds the lock."""
-    try:
-        handle = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    else:
-        return True
-    finally:
-        os.close(handle)
+    with ExitStack() as locks:
+        if not all(locks.enter_context(abandoned(rest)) for rest in rests):
+            return
+        for rest in rests:
+            if rest.suffix == ".old" and not os.path.lexists(place):
+                rest.rename(place)
+            else:
+                remove(rest)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+from gradience.artifacts.scratch import scratch_file, sweep_beside
 from gradience.errors import InputError, OutputError
 
 SIGNIFICANT_DIGITS = 12
@@ -134,20 +134,17 @@ def _invalid(path: Path, artifact: type[Artifact], error: ValidationError) -> In
 def write_whole(path: Path, chunks: Iterable[bytes]) -> Path:
     """Write `chunks` to `path` so that the file is either the old one or the complete new one.
 
-    The temporary file lies in the same folder (a rename is atomic only within one file system);
-    file and folder are synced. Raises OutputError (code `write-failed`).
+    The temporary file lies in the same folder (a rename is atomic only within one file system); file and folder are
+    synced. What killed writers of the same file left is removed. Raises OutputError (code `write-failed`).
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    sweep_beside(path)
     try:
-        try:
-            with open(scratch, "xb") as file:
-                for chunk in chunks:
-                    file.write(chunk)
-                file.flush()
-                os.fsync(file.fileno())
+        with scratch_file(path) as (scratch, file):
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
             os.replace(scratch, path)
-        finally:
-            scratch.unlink(missing_ok=True)
         sync_folder(path.parent)
     except OSError as error:
         raise OutputError(

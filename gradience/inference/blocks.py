@@ -26,6 +26,7 @@ from gradience.artifacts.records import (
     read_records,
     write_records,
 )
+from gradience.artifacts.scratch import sweep_beside
 from gradience.errors import InputError, OutputError
 
 OnBlock = Callable[[int, int], None]
@@ -80,6 +81,7 @@ class Blocks(Generic[R]):
         return evaluation
 
     def _take_up(self, path: Path) -> None:
+        sweep_beside(path)
         whole: Evaluation[R] | None = _readable(path) if path.exists() else None
         if whole is not None and whole.run == self.run:  # which says that the examples are the same, too
             self.done = [[whole.records[place] for place in batch] for batch in self.batches]

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from factory import adapter, config, modules, sharded
 
-from gradience.adapters import folder as folders
 from gradience.adapters.folder import check_output, whole_folder
 from gradience.adapters.locate import locate
 from gradience.adapters.peft import open_adapter
@@ -25,6 +24,7 @@ from gradience.adapters.writer import (
     require_config,
     write_config,
 )
+from gradience.artifacts import scratch as scratch_files
 from gradience.errors import GradienceError, InputError, OutputError, UsageError
 
 ROOT = os.geteuid() == 0
@@ -193,8 +193,8 @@ def test_the_old_folder_of_a_finished_swap_is_removed(tmp_path):
 
 def test_the_work_of_a_living_run_is_not_touched(tmp_path):
     out = tmp_path / "out"
-    killed(tmp_path, "out", "old")
     with whole_folder(out, force=False) as scratch:
+        killed(tmp_path, "out", "old")
         fill(scratch)
         check_output(out, tmp_path / "in", force=False)
         assert names(scratch) == {"adapter_config.json"}
@@ -206,7 +206,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
     def unsupported(handle, operation):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(folders.fcntl, "flock", unsupported)
+    monkeypatch.setattr(scratch_files.fcntl, "flock", unsupported)
     rest = killed(tmp_path, "out", "tmp")
     check_output(tmp_path / "out", tmp_path / "in", force=False)
     with whole_folder(tmp_path / "out", force=False) as scratch:

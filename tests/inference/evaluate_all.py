@@ -1,13 +1,15 @@
-"""Every kind of evaluation, into files: run as a process of its own, to be killed.
+"""Every kind of evaluation, into files: left alone in ROOT/whole, and killed five times in ROOT/killed.
 
-python evaluate_all.py ADAPTERS OUTPUT
+python evaluate_all.py ADAPTERS ROOT     prints the number of batches that were answered between the kills
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
+from killing import KILLED, drawn, in_child, moments_of, watched
 from tiny_models import bert, letters_tokenizer, llama, sentences, sums, words_tokenizer
 
 from gradience.inference import Session, evaluate_classification, evaluate_generation, evaluate_scores
@@ -34,11 +36,19 @@ def evaluate_all(adapters: Path, output: Path, on_block=None):
     )
 
 
-def report(done: int, total: int) -> None:
-    """One line for every batch, at once."""
-    sys.stdout.write(f"{done} {total}\n")
-    sys.stdout.flush()
+def main(adapters: Path, root: Path) -> None:
+    """Kill at drawn moments of all of the package's code, then let one come to its end."""
+    files, log = watched(), os.open(root / "answered", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+
+    def killed() -> None:
+        evaluate_all(adapters, root / "killed", lambda done, total: done and os.write(log, b"."))
+
+    moments = moments_of(lambda: evaluate_all(adapters, root / "whole"), files)
+    for moment in drawn(moments, kills=5, seed=0):
+        assert in_child(killed, files, moment) == KILLED
+    assert in_child(killed) == 0
+    sys.stdout.write(f"{(root / 'answered').stat().st_size}\n")
 
 
 if __name__ == "__main__":
-    evaluate_all(Path(sys.argv[1]), Path(sys.argv[2]), report)
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,118 @@
+"""Temporary files and folders: named after what they will become, locked by whoever writes them, swept when abandoned.
+
+A process that is killed while it writes `name` leaves `.name.<random>.tmp` beside it. Nobody but the next writer can
+remove that, and it must not remove the work of a living one. So a writer holds a lock on what it writes; the system
+lets go of the lock when the process ends, however it ends. Where a file system has no locks, nothing is ever swept.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
+
+
+def scratch_beside(path: Path, kind: str = "tmp") -> Path:
+    """A new name beside `path` for what will take its place (`tmp`), or for what stood there (`old`)."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{kind}")
+
+
+@contextmanager
+def scratch_file(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file beside `path`, locked; gone at the end unless it was renamed. Raises OSError."""
+    while True:
+        scratch = scratch_beside(path)
+        with open(scratch, "xb") as file:
+            lock(file.fileno())
+            if not os.fstat(file.fileno()).st_nlink:
+                continue  # swept between its making and its locking
+            try:
+                yield scratch, file
+            finally:
+                scratch.unlink(missing_ok=True)
+            return
+
+
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path`, locked; gone at the end unless it was renamed. Raises OSError."""
+    while True:
+        scratch = scratch_beside(path)
+        scratch.mkdir()
+        handle = os.open(scratch, os.O_RDONLY)
+        try:
+            lock(handle)
+            if not os.path.lexists(scratch):
+                continue  # swept between its making and its locking
+            try:
+                yield scratch
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+            return
+        finally:
+            os.close(handle)
+
+
+def lock(handle: int) -> None:
+    """Say that a living process works on the open file or folder."""
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+@contextmanager
+def abandoned(scratch: Path) -> Iterator[bool]:
+    """Whether no living process works on it. While the block lasts, none begins to: it is ours to remove."""
+    try:
+        handle = os.open(scratch, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except OSError:
+            free = False
+        yield free
+    finally:
+        os.close(handle)
+
+
+def sweep_beside(path: Path) -> None:
+    """Remove the temporary files that killed processes left of `path`."""
+    _sweep(entry for entry in _entries(path.parent) if entry.name.startswith(f".{path.name}."))
+
+
+def sweep_below(folder: Path) -> None:
+    """Remove every temporary file and folder that a killed process left in `folder`, at any depth."""
+    _sweep(folder.rglob(".*.tmp"))
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    with suppress(OSError):  # it is not there, or may be written and not read
+        yield from folder.iterdir()
+
+
+def _sweep(entries: Iterator[Path]) -> None:
+    for entry in list(entries):
+        if _TEMPORARY.fullmatch(entry.name):
+            with abandoned(entry) as free:
+                if free:
+                    remove(entry)
+
+
+def remove(entry: Path) -> None:
+    """Delete a file or a folder as far as the system lets us."""
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            entry.unlink()

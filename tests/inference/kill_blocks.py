@@ -1,0 +1,59 @@
+"""Records of two adapters, written batch by batch and killed at every moment of the writing.
+
+python kill_blocks.py ROOT     prints the number of moments, and after how many of them something lay about
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from killing import KILLED, WRITING, in_child, moments_of, watched
+
+from gradience.artifacts.records import ExamplesRun, ScoreRecord
+from gradience.inference.blocks import Blocks, answer_blocks
+
+IDS, BATCHES = ("a", "b", "c"), ((2, 0), (1,))
+FILES = ("first.jsonl", "second.jsonl")
+
+
+def header(adapter: str) -> ExamplesRun:
+    return ExamplesRun(
+        kind="scores", adapter=adapter, adapter_sha256=None, adapter_config_sha256=None, base="tiny",
+        base_sha256="0", tokenizer_sha256="0", dtype="float32", attention=None, device="cpu", threads=1,
+        versions={}, batch_size=2, max_length=None, examples_sha256="0", n=len(IDS),
+    )  # fmt: skip
+
+
+def answer(places):
+    records = [
+        ScoreRecord(
+            id=IDS[place], prompt_sha256="0", response_sha256="0", loglikelihood=-place, n_tokens=1,
+            exact=False, truncated=False,
+        )
+        for place in places
+    ]  # fmt: skip
+    return [records for _ in FILES]
+
+
+def evaluate(folder: Path) -> None:
+    answer_blocks([Blocks(header(name), IDS, BATCHES, folder / name) for name in FILES], answer)
+
+
+def main(root: Path) -> None:
+    files = watched("inference/blocks.py", "artifacts/records.py", *WRITING)
+    moments = moments_of(lambda: evaluate(root / "whole"), files)
+    whole = [(root / "whole" / name).read_bytes() for name in FILES]
+    left = 0
+    for moment in range(1, moments + 1):
+        folder = root / str(moment)
+        assert in_child(lambda: evaluate(folder), files, moment) == KILLED, moment  # noqa: B023
+        left += folder.is_dir() and any(entry.suffix == ".tmp" for entry in folder.iterdir())
+        evaluate(folder)
+        assert [(folder / name).read_bytes() for name in FILES] == whole, moment
+        assert len(list(folder.iterdir())) == len(FILES), moment
+    sys.stdout.write(f"{moments} {left}\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,97 @@
+"""Processes killed at moments that are counted, never timed: the same moment on a fast, a slow and a busy machine.
+
+A moment is a call, a return, or a call into C (a write, an fsync, a rename) made by code in one of the watched files.
+Children are forked, so a program that has loaded its libraries once can be killed a thousand times.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import gradience
+
+PACKAGE = Path(gradience.__file__).parent
+WRITING = ("artifacts/base.py", "artifacts/scratch.py")
+KILLED = -signal.SIGKILL
+
+
+def watched(*names: str) -> set[str]:
+    """Files of the package, by the ends of their paths; all of them without a name."""
+    paths = [str(path) for path in PACKAGE.rglob("*.py")]
+    found = {path for path in paths if not names or path.endswith(names)}
+    assert len(found) >= len(names)
+    return found
+
+
+def each_moment(files: set[str], then: Callable[[int], None]) -> None:
+    """From now on call `then` with 1, 2, 3 … at each moment in `files` (of this thread)."""
+    number = 0
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal number
+        if frame.f_code.co_filename in files:
+            number += 1
+            then(number)
+
+    sys.setprofile(note)
+
+
+def in_child(work: Callable[[], object], files: set[str] | None = None, kill_at: int = 0) -> int:
+    """Exit status of `work` in a child process, which kills itself at the moment `kill_at` in `files`."""
+
+    def die(number: int) -> None:
+        if number == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if not child:
+        try:
+            if files:
+                each_moment(files, die)
+            work()
+            code = 0
+        except BaseException:  # noqa: BLE001  (a child never returns into its parent's code)
+            traceback.print_exc()
+            code = 1
+        finally:
+            sys.setprofile(None)
+        os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def moments_of(work: Callable[[], object], files: set[str]) -> int:
+    """How many moments `work` has, told by a child that does it."""
+    reader, writer = os.pipe()
+
+    def counted() -> None:
+        last = 0
+
+        def note(number: int) -> None:
+            nonlocal last
+            last = number
+
+        each_moment(files, note)
+        work()
+        sys.setprofile(None)
+        os.write(writer, str(last).encode())
+
+    code = in_child(counted)
+    os.close(writer)
+    told = os.read(reader, 64)
+    os.close(reader)
+    assert code == 0, "what nobody kills must end well"
+    return int(told)
+
+
+def drawn(moments: int, kills: int, seed: int) -> list[int]:
+    """Moments to kill at, one run after the other, each within its share of the whole: all of them hit a live run."""
+    draw = random.Random(seed)
+    return [draw.randint(1, moments // (kills + 1)) for _ in range(kills)]

@@ -1,0 +1,135 @@
+"""Whole files: killed at every moment of writing, the old or the new one is there, and the next writer tidies up."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from gradience.artifacts.base import write_whole
+from gradience.artifacts.scratch import (
+    scratch_beside,
+    scratch_file,
+    scratch_folder,
+    sweep_below,
+    sweep_beside,
+)
+from gradience.errors import OutputError
+
+EVERY_MOMENT = """
+import sys
+from pathlib import Path
+from killing import KILLED, WRITING, in_child, moments_of, watched
+from gradience.adapters.folder import whole_folder
+from gradience.artifacts.base import write_whole
+
+def file(path):
+    write_whole(path, [b"new", b"er"])
+
+def folder(path):
+    with whole_folder(path, force=True) as scratch:
+        write_whole(scratch / "a", [b"newer"])
+
+def check(path):
+    content = (path / "a" if path.is_dir() else path).read_bytes()
+    assert content in (b"older", b"newer"), content
+
+root = Path(sys.argv[1])
+work = {"file": file, "folder": folder}[sys.argv[2]]
+files = watched("adapters/folder.py", *WRITING)
+work(root / "counted")
+moments = moments_of(lambda: work(root / "counted"), files)
+left = 0
+for moment in range(1, moments + 1):
+    place = root / str(moment) / "out.json"
+    place.parent.mkdir()
+    work(place)
+    target = place / "a" if place.is_dir() else place
+    target.write_bytes(b"older")
+    assert in_child(lambda: work(place), files, moment) == KILLED, moment
+    if place.exists():
+        check(place)
+    else:
+        assert sys.argv[2] == "folder", moment  # between its two renames
+    left += len(list(place.parent.iterdir())) > 1
+    work(place)
+    assert target.read_bytes() == b"newer", moment
+    assert [entry.name for entry in place.parent.iterdir()] == ["out.json"], moment
+print(moments, left)
+"""
+
+
+@pytest.mark.parametrize(("kind", "least"), [("file", 40), ("folder", 80)])
+def test_killed_at_every_moment_of_writing(kind, least, tmp_path):
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", EVERY_MOMENT, str(tmp_path), kind],
+        env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    moments, left = map(int, done.stdout.split())
+    assert moments >= least
+    assert left >= 10  # or this test would never have seen anything to sweep
+
+
+def abandoned_file(path: Path) -> Path:
+    scratch = scratch_beside(path)
+    scratch.write_bytes(b"half")
+    return scratch
+
+
+def test_what_a_living_writer_holds_is_left_alone(tmp_path):
+    path = tmp_path / "a.json"
+    with scratch_file(path) as (held, _), scratch_folder(path) as held_too:
+        abandoned_file(path)
+        write_whole(path, [b"mine"])
+        sweep_below(tmp_path)
+        assert set(tmp_path.iterdir()) == {path, held, held_too}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_others_name_otherwise_is_left_alone(tmp_path):
+    path = tmp_path / "a.json"
+    others = [".a.json.tmp", ".a.json.0123.tmp", "a.json.01234567.tmp", ".b.json.01234567.tmp", ".a.json.swp"]
+    for name in others:
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / ".a.json.89abcdef.tmp").symlink_to(tmp_path / "a.json.01234567.tmp")
+    sweep_beside(path)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([*others, ".a.json.89abcdef.tmp"])
+
+
+def test_below_a_folder_everything_abandoned_goes(tmp_path):
+    deep = tmp_path / "stage" / "checkpoints"
+    deep.mkdir(parents=True)
+    abandoned_file(deep / "complete")
+    folder = scratch_beside(tmp_path / "stage" / "adapter")
+    folder.mkdir()
+    (folder / "weights").write_bytes(b"half")
+    (deep / "kept").write_bytes(b"")
+    sweep_below(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["checkpoints", "kept", "stage"]
+
+
+def test_many_writers_of_one_file_at_once(tmp_path):
+    """Each sweeps before it writes: none may take another's file for abandoned."""
+    path, failures = tmp_path / "a.json", []
+
+    def work(text: bytes) -> None:
+        for _ in range(100):
+            try:
+                write_whole(path, [text])
+            except OutputError as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(bytes([65 + place]) * 9,)) for place in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(set(path.read_bytes())) == 1
+    assert list(tmp_path.iterdir()) == [path]
