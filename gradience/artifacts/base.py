@@ -6,6 +6,7 @@ more digits would promise more than is true and would make equal results look di
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable
@@ -74,7 +75,7 @@ class Artifact(Part):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            raise _invalid(path, cls, error) from None
+            raise _predecessors(path, cls, text) or _invalid(path, cls, error) from None
 
     def to_json(self, indent: int | None = 2) -> str:
         """The artifact as strict JSON text, safe to print (see `visible_json`)."""
@@ -87,6 +88,9 @@ class Artifact(Part):
         """
         return write_whole(Path(path), [self.to_json().encode() + b"\n"])
 
+
+PREDECESSORS_MARKS = ("bench_version", "audit_timestamp", "aggregation_timestamp", "layer_data", "peft_dir")
+"""Keys of the public predecessor's bench.json, audit.json and bench_aggregate.json, and none of ours."""
 
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7e]")
 
@@ -113,6 +117,25 @@ def _escaped_unless_visible(match: re.Match[str]) -> str:
 def _escaped(match: re.Match[str]) -> str:
     units = match[0].encode("utf-16-be")
     return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
+
+
+def _predecessors(path: Path, artifact: type[Artifact], text: bytes) -> InputError | None:
+    """The error for a file of the public predecessor; None for any other. Its files name no schema."""
+    try:
+        values = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(values, dict) or "schema" in values:
+        return None
+    mark = next((mark for mark in PREDECESSORS_MARKS if mark in values), None)
+    if mark is None:
+        return None
+    return InputError(
+        f"{path}: written by the predecessor of Gradience ({mark}: {str(values[mark])[:40]!r}), which is not"
+        f" {artifact.schema_id}",
+        code="artifact-version",
+        hint="make it again with `gradience audit` or `gradience bench run`: its shares cannot be turned into counts",
+    )
 
 
 def _invalid(path: Path, artifact: type[Artifact], error: ValidationError) -> InputError:

@@ -1,7 +1,8 @@
 """The config of a Bench run: one YAML file, typed and strict, with everything that can move a result.
 
-An unknown key is an error that names the nearest known one. The keys of the public predecessor's configs are
-read where they mean something here, see `dialect`. A verdict's thresholds are exact: 0.025 is 1/40.
+Unknown keys are an error that names all of them, and for each the nearest known one. The keys of the public
+predecessor's configs are read where they mean something here, see `dialect`. A verdict's thresholds are exact:
+0.025 is 1/40.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, model_
 from gradience.artifacts.bench_plan import Policy
 from gradience.bench.config_errors import refused
 from gradience.bench.dialect import merged, translated
+from gradience.bench.predecessor import is_predecessors, predecessor_notes, refuse_policy_file
 from gradience.bench.sections import (
     ANSWER_GATE,
     GLUE_GATES,
@@ -146,7 +148,9 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
             code="config-not-found",
             hint="the shipped configs lie in gradience/bench/configs",
         )
-    values, notes = translated(read_mapping(path), str(path))
+    given = read_mapping(path)
+    refuse_policy_file(given, str(path))
+    values, notes = translated(given, str(path))
     for override in overrides:
         change, said = translated(_parsed(override), override, is_file=False)
         values = merged(values, change)
@@ -154,8 +158,9 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     try:
         config = BenchConfig.model_validate(values)
     except ValidationError as error:
-        raise refused(error, BenchConfig, str(path), overrides) from None
-    config = config.with_notes(notes)
+        whose = " (a config of the predecessor)" if is_predecessors(given) else ""
+        raise refused(error, BenchConfig, f"{path}{whose}", overrides) from None
+    config = config.with_notes((*predecessor_notes(given), *notes))
     return config.shortened() if config.smoke else config
 
 

@@ -20,25 +20,50 @@ CLOSE = 0.6
 def refused(
     error: ValidationError, config: type[BaseModel], path: str, overrides: Sequence[str]
 ) -> GradienceError:
-    """The error for a config that is not valid: UsageError where an override is to blame, else InputError."""
-    found = error.errors(include_url=False, include_context=False)
-    # An unknown key first: what is missing is often only misspelt.
-    found.sort(key=lambda detail: detail["type"] != "extra_forbidden")
-    key = key_of(found[0], config)
-    override = next((text for text in reversed(overrides) if _concerns(text, key)), None)
-    where = override or path
-    rest = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    if found[0]["type"] == "extra_forbidden":
-        meant = nearest(key, list(known_keys(config)))
-        message, hint = f"{where}: unknown key `{key}`{rest}", f"did you mean `{meant}`?" if meant else KEYS
-        if override is None:
-            return InputError(message, code="config-key", hint=hint)
-        return UsageError(message, code="config-key", hint=hint)
-    said = found[0]["msg"].removeprefix("Value error, ")
-    what = f"`{key}` is missing" if found[0]["type"] == "missing" else f"`{key}`: {said}" if key else said
+    """The error for a config that is not valid: UsageError where an override is to blame, else InputError.
+
+    All unknown keys are named at once, and before anything else: what is missing is often only misspelt.
+    """
+    details = error.errors(include_url=False, include_context=False)
+    unknown = [detail for detail in details if detail["type"] == "extra_forbidden"]
+    rest = f" (and {len(details) - max(1, len(unknown))} more)" if len(details) > max(1, len(unknown)) else ""
+    if unknown:
+        return _unknown([key_of(detail, config) for detail in unknown], config, path, overrides, rest)
+    key = key_of(details[0], config)
+    override = _to_blame(key, overrides)
+    said = details[0]["msg"].removeprefix("Value error, ")
+    what = f"`{key}` is missing" if details[0]["type"] == "missing" else f"`{key}`: {said}" if key else said
     if override is None:
-        return InputError(f"{where}: {what}{rest}", code="config-value", hint=KEYS)
-    return UsageError(f"{where}: {what}{rest}", code="config-value", hint=KEYS)
+        return InputError(f"{path}: {what}{rest}", code="config-value", hint=KEYS)
+    return UsageError(f"{override}: {what}{rest}", code="config-value", hint=KEYS)
+
+
+def _unknown(
+    keys: Sequence[str], config: type[BaseModel], path: str, overrides: Sequence[str], rest: str
+) -> GradienceError:
+    """Each unknown key, by the place that sets it, and what was probably meant by it."""
+    places: dict[str, list[str]] = {}
+    for key in keys:
+        places.setdefault(_to_blame(key, overrides) or path, []).append(f"`{key}`")
+    message = "; ".join(
+        f"{place}: unknown key{'s' if len(named) > 1 else ''} {', '.join(named)}"
+        for place, named in places.items()
+    )
+    known = list(known_keys(config))
+    meant = {key: guess for key in keys if (guess := nearest(key, known))}
+    if len(keys) == 1:
+        hint = "".join(f"did you mean `{guess}`?" for guess in meant.values()) or KEYS
+    else:
+        guesses = [f"`{guess}` for `{key}`" for key, guess in meant.items()]
+        hint = f"did you mean {', '.join(guesses)}? {KEYS}" if guesses else KEYS
+    if path in places:
+        return InputError(f"{message}{rest}", code="config-key", hint=hint)
+    return UsageError(f"{message}{rest}", code="config-key", hint=hint)
+
+
+def _to_blame(key: str, overrides: Sequence[str]) -> str | None:
+    """The last override that sets `key`; None where the file does."""
+    return next((text for text in reversed(overrides) if _concerns(text, key)), None)
 
 
 def key_of(detail: ErrorDetails, config: type[BaseModel]) -> str:

@@ -59,11 +59,12 @@ def run(
       gradience bench run -c my.yaml -o out train.lr=1e-4 'seeds=[42, 123, 456]'
     """
     from gradience.bench.config import load_config
+    from gradience.bench.shipped import find_config
     from gradience.bench.tasks.own import allowing
     from gradience.errors import UsageError
 
     given = [*(overrides or []), *(["run_type=smoke"] if smoke else [])]
-    loaded = load_config(config_path(config), given)
+    loaded = load_config(find_config(config), given)
     for note in loaded.notes:
         print(f"note: {note}", file=sys.stderr)
     with allowing(allow_code):
@@ -72,15 +73,6 @@ def run(
         if output is None:
             raise UsageError("a run needs a folder", code="no-output", hint="give --output DIR, or --dry-run")
         return _run(loaded, output, as_json=json_output, quiet=quiet)
-
-
-def config_path(name: str) -> Path:
-    """The file of this path, or the shipped config of this name where there is no such file."""
-    import gradience.bench
-
-    shipped = Path(gradience.bench.__file__).parent / "configs" / f"{name.removesuffix('.yaml')}.yaml"
-    given = Path(name)
-    return shipped if not given.exists() and given.name == name and shipped.is_file() else given
 
 
 def _show_plan(config: BenchConfig, *, as_json: bool) -> int:

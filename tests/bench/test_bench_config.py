@@ -179,6 +179,22 @@ def test_overrides_and_files_say_what_is_wrong_with_them(write, line, said, hint
     assert said in str(in_file.value)
 
 
+def test_all_unknown_keys_are_named_at_once_each_with_what_was_meant(write):
+    text = MINIMAL.replace("lr: 5e-4", "lr: 5e-4, batch_size: 4, zzz: 1") + "modle: {}\n"
+    with pytest.raises(InputError, match="unknown keys") as caught:
+        load_config(write(text))
+    for key in ("`train.batch_size`", "`train.zzz`", "`modle`"):
+        assert key in str(caught.value)
+    assert (
+        "`train.per_device_train_batch_size` for `train.batch_size`, `model` for `modle`" in caught.value.hint
+    )
+    assert "more)" not in str(caught.value)
+    with pytest.raises(InputError, match=r"unknown key `train\.zzz`; train\.yyy=2: unknown key `train\.yyy`"):
+        load_config(write(MINIMAL.replace("lr: 5e-4", "lr: 5e-4, zzz: 1")), ["train.yyy=2"])
+    with pytest.raises(UsageError, match=r"^a=1: unknown key `a`; b\.c=2: unknown key `b`$"):
+        load_config(write(MINIMAL), ["a=1", "b.c=2"])
+
+
 def test_an_unknown_key_is_named_before_what_it_left_missing(write):
     with pytest.raises(InputError, match=r"unknown key `lora\.probe_rank`") as caught:
         load_config(write(MINIMAL.replace("probe_r", "probe_rank")))

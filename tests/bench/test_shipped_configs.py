@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from gradience.bench.config import load_config
+from gradience.bench.shipped import find_config
 from gradience.bench.tasks import find
 from gradience.bench.variants import asked_for
+from gradience.errors import InputError
 
 CONFIGS = sorted(Path(str(files("gradience.bench"))).glob("configs/*.yaml"))
 SEEDS = (42, 123, 456)
@@ -51,6 +53,46 @@ def test_the_three_seeds_are_one_protocol(name):
         for seed in SEEDS
     }
     assert len(bodies) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gradience/bench/configs/minilm_reviews.yaml",
+        "/clone/of/it/gradience/bench/configs/minilm_reviews.yaml",
+        "./gradience/bench/configs/minilm_reviews.yaml",
+        "bench/configs/minilm_reviews.yaml",
+        "configs/minilm_reviews",
+        "minilm_reviews.yaml",
+        "minilm_reviews",
+    ],
+)
+def test_the_published_path_is_found_without_a_checkout(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config(name) == named("minilm_reviews")
+
+
+@pytest.mark.parametrize(
+    "name", ["mine/minilm_reviews.yaml", "other/bench/configs/minilm_reviews.yaml", "", "."]
+)
+def test_another_path_is_not_taken_for_a_shipped_config(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as caught:
+        find_config(name)
+    assert caught.value.code == "config-not-found"
+    assert "minilm_reviews" in caught.value.hint
+
+
+def test_a_file_of_that_path_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "minilm_reviews").write_text("a: 1\n", encoding="utf-8")
+    assert find_config("minilm_reviews") == Path("minilm_reviews")
+
+
+def test_a_misspelt_name_gets_the_nearest_one():
+    with pytest.raises(InputError) as caught:
+        find_config("minilm_revews.yaml")
+    assert caught.value.hint.startswith("did you mean `minilm_reviews`?")
 
 
 def test_the_published_mistral_run():

@@ -1,0 +1,49 @@
+"""Files of the public predecessor (github.com/johntnanney/gradience): recognised, and said what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gradience.errors import InputError
+
+MARKS = ("bench_version", "compression.acc_tolerance", "compression.variants_to_test")
+"""Keys that stand in its configs and in nobody else's."""
+
+
+def is_predecessors(values: Mapping[str, Any]) -> bool:
+    """Whether a config was written for the predecessor."""
+    return any(_holds(values, mark) for mark in MARKS)
+
+
+def predecessor_notes(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the reader of such a config must know; nothing for one of ours."""
+    if not is_predecessors(values):
+        return ()
+    return (
+        "a config of the predecessor, read under our names: its splits, its seeding and its α at smaller ranks"
+        " were others, so its numbers need not come out again",
+    )
+
+
+def refuse_policy_file(values: Mapping[str, Any], path: str) -> None:
+    """Raises InputError (`config-value`) for one of its policy files: thresholds and advice, and nothing to run."""
+    criteria = values.get("criteria")
+    if "policy_version" not in values or not isinstance(criteria, Mapping):
+        return
+    rate, worst = criteria.get("pass_rate_min"), criteria.get("worst_delta_min")
+    floor = -worst if isinstance(worst, int | float) else worst
+    raise InputError(
+        f"{path}: a policy file of the predecessor, not a config: thresholds and advice, and nothing to run",
+        code="config-value",
+        hint=f"in a config its thresholds are `policy: {{pass_rate: {rate}, tolerance: {floor}, floor: {floor}}}`",
+    )
+
+
+def _holds(values: Mapping[str, Any], key: str) -> bool:
+    section: Any = values
+    for name in key.split("."):
+        if not isinstance(section, Mapping) or name not in section:
+            return False
+        section = section[name]
+    return True

@@ -1,0 +1,41 @@
+"""The configs that come with Gradience: found by name, or by a path that ends like theirs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+
+from gradience.errors import InputError
+
+FOLDER = Path(__file__).parent / "configs"
+PACKAGED = ("gradience", "bench", "configs")
+"""Where they lie in a checkout: the published commands name them so."""
+
+
+def shipped_configs() -> Mapping[str, Path]:
+    """Name -> file."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+
+
+def find_config(name: str) -> Path:
+    """The file at the path `name`; where there is none, the shipped config that is meant.
+
+    That is the one of this name, or the one whose path in a checkout ends like `name`, or the reverse:
+    `minilm_reviews`, `configs/minilm_reviews.yaml` and `/clone/gradience/bench/configs/minilm_reviews.yaml`.
+    Raises InputError (`config-not-found`).
+    """
+    given = Path(name)
+    if given.is_file():
+        return given
+    parts, configs = given.parts, shipped_configs()
+    named = configs.get(given.name.removesuffix(".yaml")) if parts else None
+    folders = parts[:-1][-len(PACKAGED) :]
+    if named is not None and folders == PACKAGED[len(PACKAGED) - len(folders) :]:
+        return named
+    near = difflib.get_close_matches(given.stem, configs, n=1)
+    raise InputError(
+        f"{name}: {'a folder, not a file' if given.is_dir() else 'no such file, and no shipped config'}",
+        code="config-not-found",
+        hint=f"did you mean `{near[0]}`?" if near else f"shipped are {', '.join(configs)}",
+    )
