@@ -19,6 +19,8 @@ class SeedRow(Part):
     source: str | None
     """The bench.json it was read from; null where there is none: a failed seed."""
     status: Status
+    stopped_early: bool = False
+    """Its run began and left no result; false beside a null source: it was never run."""
     plan_digest: str | None = None
     """Of the plan that its run followed."""
     correct: int | None = None

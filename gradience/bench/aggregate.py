@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
-from itertools import combinations
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
 from gradience.artifacts.audit import RunInfo
 from gradience.artifacts.bench import Bench, Status, VariantResult
@@ -29,11 +27,11 @@ from gradience.artifacts.bench_aggregate import (
     VariantSummary,
 )
 from gradience.bench.policy import SeedOutcome, judge, overall, passing, policy_notes
+from gradience.bench.together import check_together
 from gradience.errors import InputError, UsageError
 from gradience.provenance import Stopwatch
 
 BENCH, AGGREGATE, DOCUMENT = "bench.json", "bench_aggregate.json", "bench_aggregate.md"
-NOT_PROTOCOL = ("seeds", "runtime", "run_type", "bench_version")
 
 
 # ---------------------------------------------------------------- reading
@@ -67,9 +65,19 @@ def aggregate_folders(folders: Sequence[Path], *, command: str = "") -> BenchAgg
     """Read and aggregate the runs in `folders`. Raises what `find_benches`, `Bench.read` and `aggregate` raise."""
     watch = Stopwatch(command)
     paths = find_benches(folders)
-    return aggregate(
-        [Bench.read(path) for path in paths], [str(path) for path in paths], run=watch.run_info()
-    )
+    benches = [Bench.read(path) for path in paths]
+    stopped = [seed for folder in folders for seed in begun(folder, benches)]
+    return aggregate(benches, [str(path) for path in paths], run=watch.run_info(), stopped=stopped)
+
+
+def begun(folder: Path, benches: Sequence[Bench]) -> list[int]:
+    """The seeds that `benches` planned whose run in `folder` began and left no result."""
+    planned = {seed for bench in benches for seed in bench.seeds}
+    return [
+        seed
+        for seed in sorted(planned)
+        if (folder / f"seed_{seed}").is_dir() and not (folder / f"seed_{seed}" / BENCH).is_file()
+    ]
 
 
 def read_results(folders: Sequence[Path]) -> list[Bench | BenchAggregate]:
@@ -91,105 +99,19 @@ def read_results(folders: Sequence[Path]) -> list[Bench | BenchAggregate]:
     return found
 
 
-# ---------------------------------------------------------------- what may be counted together
-
-
-def check_together(benches: Sequence[Bench], sources: Sequence[str]) -> None:
-    """Raises InputError (bench-smoke, bench-repeated, bench-mismatch, bench-not-independent)."""
-    for bench, source in zip(benches, sources, strict=True):
-        if bench.smoke:
-            raise InputError(
-                f"{source}: a smoke run is no evidence",
-                code="bench-smoke",
-                hint="run the config without --smoke",
-            )
-    for (a, here), (b, there) in combinations(zip(benches, sources, strict=True), 2):
-        if a.seed == b.seed:
-            raise InputError(
-                f"{there}: seed {b.seed} is in {here} already: one run would be counted twice",
-                code="bench-repeated",
-                hint="give every seed once",
-            )
-        difference = _difference(a, b)
-        if difference:
-            raise InputError(
-                f"{there}: not the same protocol as {here}: {difference}",
-                code="bench-mismatch",
-                hint="seeds are counted together only when nothing but the seed differs",
-            )
-        same = _same_start(a, b)
-        if same:
-            raise InputError(
-                f"{there}: not independent of {here}: {same} although the seeds differ",
-                code="bench-not-independent",
-                hint="these are one run under two names: train again, from a seed that is really set",
-            )
-
-
-def _difference(a: Bench, b: Bench) -> str:
-    """The first thing in which two runs may not differ, in words; empty where they agree."""
-    named = [
-        ("model", a.model, b.model),
-        ("base weights", a.base_fingerprint, b.base_fingerprint),
-        ("task", a.data.task, b.data.task),
-        ("data", a.data.splits, b.data.splits),
-        ("evaluated role", a.data.eval_role, b.data.eval_role),
-        ("policy", a.policy, b.policy),
-    ]
-    for what, left, right in named:
-        if left != right:
-            short = f"{left} there, {right} here" if isinstance(left, str) else "the contents differ"
-            return f"another {what} ({short})"
-    if a.protocol_digest != b.protocol_digest:
-        left, right = dict(_flat(a.config)), dict(_flat(b.config))
-        keys = [key for key in sorted({*left, *right}) if left.get(key) != right.get(key)]
-        keys = [key for key in keys if key.partition(".")[0] not in NOT_PROTOCOL]
-        if keys:
-            return f"`{keys[0]}` is {left.get(keys[0])} there, {right.get(keys[0])} here"
-        return "another protocol digest"
-    return ""
-
-
-def _flat(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            yield from _flat(item, f"{before}{key}.")
-        else:
-            yield before + key, item
-
-
-def _same_start(a: Bench, b: Bench) -> str:
-    """Which beginning two seeds have in common, in words; empty where none."""
-    starts = [_starts(bench) for bench in (a, b)]
-    for name in starts[0].keys() & starts[1].keys():
-        (adapter, batch), (other_adapter, other_batch) = starts[0][name], starts[1][name]
-        if adapter == other_adapter:
-            return f"{name} started from the same initial adapter"
-        if batch == other_batch:
-            return f"{name} began with the same first batch"
-    return ""
-
-
-def _starts(bench: Bench) -> dict[str, tuple[str, str]]:
-    """Name of a trained adapter -> hashes of its initial weights and of its first batch."""
-    trained = {"probe": bench.probe} | {
-        result.name: result.measures for result in bench.variants if result.same_as is None
-    }
-    return {
-        name: (one.training.initial_adapter_sha256, one.training.first_batch_sha256)
-        for name, one in sorted(trained.items())
-        if one is not None and one.training is not None
-    }
-
-
 # ---------------------------------------------------------------- together
 
 
 def aggregate(
-    benches: Sequence[Bench], sources: Sequence[str] = (), *, run: RunInfo | None = None
+    benches: Sequence[Bench],
+    sources: Sequence[str] = (),
+    *,
+    run: RunInfo | None = None,
+    stopped: Collection[int] = (),
 ) -> BenchAggregate:
-    """The verdicts over all planned seeds. sources: where each was read from.
+    """The verdicts over all planned seeds: those that the plans name, whether they are there or not.
 
+    sources: where each was read from. stopped: seeds whose run began and left no result.
     Raises InputError where they may not be counted together (`check_together`).
     """
     if not benches:
@@ -200,9 +122,10 @@ def aggregate(
     by_seed = {bench.seed: (bench, source) for bench, source in ordered}
     planned = tuple(sorted({seed for bench in benches for seed in (*bench.seeds, bench.seed)}))
     first = ordered[0][0]
-    rows = tuple(_seed_row(seed, *by_seed.get(seed, (None, None))) for seed in planned)
+    rows = tuple(_seed_row(seed, by_seed.get(seed), stopped=seed in stopped) for seed in planned)
     runs = {seed: bench for seed, (bench, _) in by_seed.items()}
-    variants = tuple(_variant(name, runs, planned) for name in _names(benches))
+    missing = {row.seed: _why_missing(row) for row in rows if row.seed not in runs}
+    variants = tuple(_variant(name, runs, planned, missing) for name in _names(benches))
     judged = [variant for variant in variants if variant.arm != "control"]
     unfinished = [_unfinished(row, runs.get(row.seed)) for row in rows if row.status == "ERROR"]
     status: Status = "ERROR" if unfinished else overall(variant.status for variant in judged)
@@ -244,10 +167,12 @@ def spread(values: Sequence[Fraction]) -> Spread | None:
     )
 
 
-def _seed_row(seed: int, bench: Bench | None, source: str | None) -> SeedRow:
-    if bench is None or bench.probe is None:
-        plan = bench.plan_digest if bench else None
-        return SeedRow(seed=seed, source=source, status=bench.status if bench else "ERROR", plan_digest=plan)
+def _seed_row(seed: int, found: tuple[Bench, str] | None, *, stopped: bool) -> SeedRow:
+    if found is None:
+        return SeedRow(seed=seed, source=None, status="ERROR", stopped_early=stopped)
+    bench, source = found
+    if bench.probe is None:
+        return SeedRow(seed=seed, source=source, status=bench.status, plan_digest=bench.plan_digest)
     probe = bench.probe
     return SeedRow(
         seed=seed,
@@ -269,11 +194,18 @@ def _names(benches: Sequence[Bench]) -> list[str]:
     return sorted(arms, key=lambda name: arms[name] == "control")
 
 
-def _variant(name: str, runs: Mapping[int, Bench], planned: Sequence[int]) -> VariantSummary:
+def _why_missing(row: SeedRow) -> str:
+    return "stopped early: begun, and not finished" if row.stopped_early else "never run"
+
+
+def _variant(
+    name: str, runs: Mapping[int, Bench], planned: Sequence[int], missing: Mapping[int, str]
+) -> VariantSummary:
     found = {seed: result for seed, bench in runs.items() if (result := bench.variant(name)) is not None}
     policy = next(iter(runs.values())).policy
     any_result = next(iter(found.values()))
     outcomes = [_outcome(seed, result) for seed, result in found.items()]
+    outcomes += [SeedOutcome(seed, "ERROR", why=why) for seed, why in missing.items()]
     judgement = judge(outcomes, planned, policy)
     rows = tuple(_variant_seed(seed, found.get(seed)) for seed in planned)
     counted = [result for result in found.values() if result.pairs is not None]
@@ -337,7 +269,7 @@ def _best(judged: Sequence[VariantSummary]) -> BestVariant | None:
 
 
 def _unfinished(row: SeedRow, bench: Bench | None) -> str:
-    return f"seed {row.seed}: " + ("; ".join(bench.reasons) if bench else f"there is no {BENCH}")
+    return f"seed {row.seed}: " + ("; ".join(bench.reasons) if bench else _why_missing(row))
 
 
 def _reasons(status: Status, unfinished: Sequence[str], judged: Sequence[VariantSummary]) -> tuple[str, ...]:
@@ -372,6 +304,9 @@ def _notes(
     for (name, other), seeds in twins.items():
         where = "every seed" if len(seeds) == len(planned) else f"seed {', '.join(map(str, seeds))}"
         notes.append(f"{name} and {other} are the same adapter on {where}: one result, not two")
+    if len({bench.seeds for bench in benches}) > 1:
+        notes.append("the seeds were planned one by one, so nobody can see whether another was run and left out: "
+                     "a claim needs one plan that names them all")  # fmt: skip
     engines = {bench.environment.model_dump_json(exclude={"processes"}) for bench in benches}
     if len(engines) > 1:
         notes.append("the seeds ran on different devices or library versions: each variant was still compared "

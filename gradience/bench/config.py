@@ -15,7 +15,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from gradience.artifacts.bench_plan import Policy
 from gradience.bench.config_errors import refused
@@ -61,11 +69,21 @@ class BenchConfig(Settings):
     runtime: RuntimeSettings = RuntimeSettings()
     seeds: Seeds = (42,)
     """A run for each. In a file also `seed: 42`."""
+    only_seed: int | None = Field(default=None, exclude=True)
+    """The one of `seeds` that is run now; the others count as missing until they are run. Part of no digest."""
     run_type: str | None = None
     """`smoke` shortens the run and marks all its results; any other text is a label."""
     bench_version: str | None = None
     """Whatever a config of the predecessor says; read by nothing."""
     _notes: tuple[str, ...] = PrivateAttr(default=())
+
+    @field_validator("only_seed")
+    @classmethod
+    def _planned(cls, seed: int | None, info: ValidationInfo) -> int | None:
+        planned = info.data.get("seeds", ())
+        if seed is not None and planned and seed not in planned:
+            raise ValueError(f"{seed} is not among the planned seeds {', '.join(map(str, planned))}")
+        return seed
 
     @model_validator(mode="after")
     def _fits_together(self) -> BenchConfig:
@@ -83,6 +101,11 @@ class BenchConfig(Settings):
     def notes(self) -> tuple[str, ...]:
         """What the reader of the file must know: keys that were read under another name, or have no effect."""
         return self._notes
+
+    @property
+    def due(self) -> tuple[int, ...]:
+        """The seeds that are run now."""
+        return self.seeds if self.only_seed is None else (self.only_seed,)
 
     @property
     def smoke(self) -> bool:
@@ -160,8 +183,14 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     except ValidationError as error:
         whose = " (a config of the predecessor)" if is_predecessors(given) else ""
         raise refused(error, BenchConfig, f"{path}{whose}", overrides) from None
-    config = config.with_notes((*predecessor_notes(given), *notes))
+    config = config.with_notes((*predecessor_notes(given), *notes, *_one_of_several(config)))
     return config.shortened() if config.smoke else config
+
+
+def _one_of_several(config: BenchConfig) -> tuple[str, ...]:
+    if config.due == config.seeds:
+        return ()
+    return (f"seed {config.only_seed} is run alone; planned are {', '.join(map(str, config.seeds))}",)
 
 
 def _parsed(override: str) -> dict[str, Any]:

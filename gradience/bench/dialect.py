@@ -162,6 +162,7 @@ RIVALS: Mapping[str, tuple[str, ...]] = {
     "epochs": ("max_steps",),
     "warmup_steps": ("warmup_ratio",),
     "warmup_ratio": ("warmup_steps",),
+    "seeds": ("only_seed",),
 }
 """A setting that is overridden -> the settings that it takes the place of."""
 

@@ -4,14 +4,14 @@ DIR/plan.json                  what was decided beforehand
 DIR/bench.json, bench.md       the result of one seed; with several seeds in DIR/seed_<n>/ each,
 DIR/bench_aggregate.json, .md  and theirs together
 …/probe/train, probe/eval, audit, uniform_median/train, …   the stages
-DIR/run.log                    what was done when, and the traceback of what failed
+…/run.log                      what was done when, and the traceback of what failed; one for each seed
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.artifacts.bench_plan import BenchPlan, DataSplit
 from gradience.bench import tasks
-from gradience.bench.aggregate import aggregate
+from gradience.bench.aggregate import AGGREGATE, BENCH, DOCUMENT, aggregate, begun
 from gradience.bench.assemble import assemble
 from gradience.bench.config import BenchConfig
 from gradience.bench.registration import plan_digest, register
@@ -35,6 +35,8 @@ from gradience.provenance import Stopwatch
 from gradience.report.bench_document import aggregate_markdown, bench_markdown
 
 PLAN, LOG = "plan.json", "run.log"
+PATIENCE = 60.0
+"""Seconds to wait for another seed of the same plan that is writing plan or aggregate, which takes it moments."""
 
 
 class SeedWatcher(Watcher, Protocol):
@@ -47,40 +49,67 @@ class SeedWatcher(Watcher, Protocol):
 def run_bench(
     config: BenchConfig, output: Path, watcher: SeedWatcher, *, command: str = ""
 ) -> tuple[list[Bench], BenchAggregate | None]:
-    """Run, or take up again, all seeds of `config` in the folder `output`.
+    """Run, or take up again, the seeds of `config` in the folder `output`; with `only_seed` that one alone.
 
-    Returns the result of each seed, and their aggregate where there are several. Raises LockedError when another
-    run is writing there, UsageError (`output-other-run`) when the folder holds a run of another config or other
+    Returns the result of each seed that was run, and the aggregate of all that are there, where several are planned.
+    Seeds of one plan may run at the same time, each with its `only_seed`. Raises LockedError when another run is
+    writing there, UsageError (`output-other-run`) when the folder holds a run of another config or other
     data, and whatever a user can act on: what cannot be loaded, read or written.
     """
-    with only_one(output), _logged(output / LOG), _threads(config.runtime.threads):
+    whole = config.only_seed is None
+    with _held(output, whole) as locked, _threads(config.runtime.threads):
         task = tasks.load(config.task.profile, config.task.options)
-        plan = _registered(config, task, output)
-        watch, benches, sources = Stopwatch(command), [], []
-        for number, seed in enumerate(config.seeds, start=1):
-            watcher.seed(seed, number, len(config.seeds))
+        with locked():
+            plan = _registered(config, task, output)
+        watch, benches = Stopwatch(command), []
+        for number, seed in enumerate(config.due, start=1):
+            watcher.seed(seed, number, len(config.due))
             folder = output if len(config.seeds) == 1 else output / f"seed_{seed}"
-            benches.append(_one_seed(config, task, plan, seed, folder, watcher, command))
-            sources.append(f"{folder.name}/bench.json")
-        if len(benches) == 1 or config.smoke:  # a smoke run is no evidence, whatever is added up
+            with only_one(folder) if folder != output or not whole else nullcontext():
+                benches.append(_one_seed(config, task, plan, seed, folder, watcher, command))
+        if len(config.seeds) == 1 or config.smoke:  # a smoke run is no evidence, whatever is added up
             return benches, None
-        together = aggregate(benches, sources, run=watch.run_info())
-        together.save(output / "bench_aggregate.json")
-        write_whole(output / "bench_aggregate.md", [aggregate_markdown(together).encode()])
-        return benches, together
+        with locked():
+            return benches, _together(config, output, watch)
+
+
+@contextmanager
+def _held(output: Path, whole: bool) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Hold `output` for a whole run. For a single seed it is held for moments: what this gives takes hold of it."""
+    if not whole:
+        yield lambda: only_one(output, wait=PATIENCE)
+        return
+    with only_one(output):
+        yield nullcontext
 
 
 def _one_seed(
     config: BenchConfig, task: Task, plan: BenchPlan, seed: int, folder: Path, watcher: Watcher, command: str
 ) -> Bench:
     watch = Stopwatch(command=command)
-    facts = SeedRun(config, task, seed, folder, watcher, plan=plan_digest(plan)).run()
+    with _logged(folder / LOG):
+        facts = SeedRun(config, task, seed, folder, watcher, plan=plan_digest(plan)).run()
     bench = assemble(facts, task, plan, watch)
     bench.save(folder / "bench.json")
     write_whole(folder / "bench.md", [bench_markdown(bench).encode()])
     if bench.status != "ERROR":  # else the next run still needs them
         _tidy(config, facts)
     return bench
+
+
+def _together(config: BenchConfig, output: Path, watch: Stopwatch) -> BenchAggregate:
+    """The aggregate of the planned seeds that are there; the others are missing."""
+    there = [seed for seed in config.seeds if (output / f"seed_{seed}" / BENCH).is_file()]
+    benches = [Bench.read(output / f"seed_{seed}" / BENCH) for seed in there]
+    together = aggregate(
+        benches,
+        [f"seed_{seed}/{BENCH}" for seed in there],
+        run=watch.run_info(),
+        stopped=begun(output, benches),
+    )
+    together.save(output / AGGREGATE)
+    write_whole(output / DOCUMENT, [aggregate_markdown(together).encode()])
+    return together
 
 
 def _registered(config: BenchConfig, task: Task, output: Path) -> BenchPlan:

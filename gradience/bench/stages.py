@@ -96,17 +96,17 @@ def _begin(folder: Path, key: str) -> None:
 
 
 @contextmanager
-def only_one(folder: Path) -> Iterator[None]:
+def only_one(folder: Path, *, wait: float = 0) -> Iterator[None]:
     """Hold the output against a second run, and clear away what killed ones left half-written.
 
-    The system lets go of the lock when the process ends, however it ends.
+    The system lets go of the lock when the process ends, however it ends. wait: seconds for which to wait for that.
     Raises LockedError (`output-locked`).
     """
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(folder / ".lock", timeout=wait):
             sweep_below(folder)
             yield
     except Timeout:

@@ -33,6 +33,10 @@ def run(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]", help="Settings in place of the config's.")
     ] = None,
+    only_seed: Annotated[
+        int | None,
+        typer.Option("--only-seed", metavar="N", help="Run this one of the planned seeds; see exit code 4."),
+    ] = None,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="A shortened run, to see that it works: no evidence.")
     ] = False,
@@ -50,7 +54,8 @@ def run(
 ) -> int:
     """Turn an audit's hypothesis into evidence: train, audit, make smaller adapters, evaluate, decide.
 
-    Exit codes: 0 a smaller adapter passes, 1 none does, 8 nothing can be concluded, 4 a stage ended in an error.
+    Exit codes: 0 a smaller adapter passes, 1 none does, 8 nothing can be concluded, 4 a stage ended in an error, or
+    planned seeds are missing.
 
     Examples:
 
@@ -64,6 +69,7 @@ def run(
     from gradience.errors import UsageError
 
     given = [*(overrides or []), *(["run_type=smoke"] if smoke else [])]
+    given += [] if only_seed is None else [f"only_seed={only_seed}"]
     loaded = load_config(find_config(config), given)
     for note in loaded.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -102,15 +108,24 @@ def _run(config: BenchConfig, output: Path, *, as_json: bool, quiet: bool) -> in
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b")
     with StageProgress(quiet=quiet) as watcher:
         benches, together = run_bench(config, output, watcher, command=command_line())
-    found = together or benches[-1]
+    missing = [row.seed for row in together.seeds if row.source is None] if together else []
+    found = benches[-1] if missing or together is None else together
     if as_json:
         print_json([found.to_json(None)])
     else:
-        draw: Any = aggregate_text if together else bench_text
+        draw: Any = bench_text if found is benches[-1] else aggregate_text
         print_text(draw(found, width=terminal_width(), color=wants_colour(sys.stdout)))
         name = "bench_aggregate" if together else "bench"
         print(f"written: {output / name}.json, {name}.md", file=sys.stderr)
-    return code_of(found.status)
+    if not missing:
+        return code_of(found.status)
+    seeds = ", ".join(map(str, missing))
+    print(
+        f"missing: seed{'s' if len(missing) > 1 else ''} {seeds}, of {len(config.seeds)} that are planned: a seed that"
+        " is not run counts as failed (--only-seed N runs one; without it, all)",
+        file=sys.stderr,
+    )
+    return ExitCode.INCOMPLETE
 
 
 def code_of(status: Status) -> ExitCode:

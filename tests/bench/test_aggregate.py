@@ -101,6 +101,24 @@ def test_a_planned_seed_without_a_result_is_a_failed_seed():
     assert report.best is None
 
 
+def test_a_bad_seed_cannot_be_left_out_of_a_plan_that_names_it():
+    runs = [bench(seed, {"uniform_median": (9, 0) if seed == 123 else (0, 0)}) for seed in (42, 123, 456)]
+    assert named(aggregate(runs), "uniform_median").status == "FAIL"
+    left_out = aggregate([runs[0], runs[2]])
+    assert named(left_out, "uniform_median").status == "FAIL"
+    assert left_out.reasons == ("seed 123: never run",)
+    assert (
+        "seed 123 is without a result (never run), which counts as failed"
+        in named(left_out, "uniform_median").reasons
+    )
+    assert not any("planned one by one" in note for note in left_out.notes)
+
+
+def test_seeds_that_were_planned_one_by_one_are_said_to_be_so():
+    runs = [bench(seed, asked=config(seeds=[seed])) for seed in (42, 123, 456)]
+    assert any("planned one by one" in note for note in aggregate(runs).notes)
+
+
 def test_a_variant_that_failed_on_a_seed_is_not_dropped():
     first, *others = three_seeds()
     broken = bench(42, {**PUBLISHED[42][1], "per_layer": "OutOfMemoryError: no"}, correct=54)

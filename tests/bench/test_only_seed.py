@@ -1,0 +1,105 @@
+"""One planned seed at a time: the plan names them all, so a seed that is not there is missing, and has failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from bench_process import without_times, write_inputs
+
+from gradience.artifacts.bench_aggregate import BenchAggregate
+from gradience.bench.config import load_config
+from gradience.bench.shipped import shipped_configs
+from gradience.bench.stages import only_one
+from gradience.cli.app import run
+
+SMALL = {
+    "compression": {"variants": ["uniform_r4"], "arms": ["truncate"], "controls": []},
+    "seeds": [42, 123],
+}
+Bench = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_inputs(tmp_path_factory.mktemp("inputs"), **SMALL)
+
+
+@pytest.fixture
+def bench(config: Path, capsys: pytest.CaptureFixture[str]) -> Bench:
+    def bench(output: Path, *more: str) -> tuple[int, str]:
+        code = run(
+            ["bench", "run", "-c", str(config), "-o", str(output), "--quiet", "train.max_steps=3", *more]
+        )
+        return code, capsys.readouterr().err
+
+    return bench
+
+
+def test_seed_by_seed_is_the_same_run(bench: Bench, tmp_path: Path) -> None:
+    apart, whole = tmp_path / "apart", tmp_path / "whole"
+    code, said = bench(apart, "--only-seed", "123")
+    assert code == 4
+    assert "missing: seed 42, of 2 that are planned" in said
+    first = BenchAggregate.read(apart / "bench_aggregate.json")
+    assert (first.planned_seeds, first.status) == ((42, 123), "ERROR")
+    assert [(row.source, row.stopped_early) for row in first.seeds] == [
+        (None, False), ("seed_123/bench.json", False),
+    ]  # fmt: skip
+    assert first.reasons == ("seed 42: never run",)
+    assert first.variants[0].pass_rate in ("0 of 2", "1 of 2")
+    assert first.variants[0].status == "FAIL"
+    assert bench(apart, "only_seed=42")[0] in (0, 1, 8)
+    assert bench(whole)[0] in (0, 1, 8)
+    for name in ("bench_aggregate.json", "seed_42/bench.json", "seed_123/bench.json"):
+        one, other = without_times(apart / name), without_times(whole / name)
+        for record in (one, other):
+            record.pop("notes")  # the seed that was run alone says so
+        assert one == other
+    assert (apart / "plan.json").read_bytes() == (whole / "plan.json").read_bytes()
+
+
+def test_a_seed_that_was_stopped_is_not_one_that_was_never_run(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench(tmp_path, "--only-seed", "42")
+    (tmp_path / "seed_123" / "probe" / "train").mkdir(parents=True)
+    assert run(["bench", "aggregate", str(tmp_path), "--output", str(tmp_path / "again")]) == 4
+    report = BenchAggregate.read(tmp_path / "again" / "bench_aggregate.json")
+    assert [row.stopped_early for row in report.seeds] == [False, True]
+    assert report.reasons == ("seed 123: stopped early: begun, and not finished",)
+    assert "stopped early" in capsys.readouterr().out
+    assert report.variants[0].status == "FAIL"
+
+
+def test_seeds_run_side_by_side_and_no_seed_twice_at_once(bench: Bench, tmp_path: Path) -> None:
+    with only_one(tmp_path / "seed_42"):
+        assert bench(tmp_path, "--only-seed", "123")[0] == 4
+        code, said = bench(tmp_path, "--only-seed", "42")
+    assert code == 6
+    assert "another run is writing here" in said
+
+
+def test_a_seed_outside_the_plan_is_refused(bench: Bench, tmp_path: Path) -> None:
+    code, said = bench(tmp_path, "--only-seed", "7")
+    assert code == 2
+    assert "only_seed=7: `only_seed`: 7 is not among the planned seeds 42, 123" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_seeds_are_a_plan_of_their_own(config: Path) -> None:
+    assert load_config(config, ["only_seed=42"]).digest() == load_config(config).digest()
+    again = load_config(config, ["only_seed=42", "seeds=[1, 2]"])
+    assert (again.seeds, again.only_seed) == ((1, 2), None)
+
+
+@pytest.mark.parametrize("name", ["mistral_gsm8k_certifiable", "distilbert_sst2_certifiable"])
+def test_the_files_of_one_seed_are_the_plan_of_all(name: str) -> None:
+    configs = shipped_configs()
+    whole = load_config(configs[name])
+    assert (whole.seeds, whole.due) == ((42, 123, 456), (42, 123, 456))
+    for seed in whole.seeds:
+        one = load_config(configs[f"{name}_seed{seed}"])
+        assert one.due == (seed,)
+        assert one.digest() == whole.digest()
