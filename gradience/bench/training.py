@@ -114,7 +114,8 @@ def train(
         callbacks=[
             MarkComplete(),
             _Watch(collator, journal, on_step),
-            GradienceCallback(output / "run.jsonl"),
+            # Whoever trains through here evaluates the finished adapter, Bench first of all.
+            GradienceCallback(output / "run.jsonl", evaluated_by="after training, by gradience"),
         ],
     )
     trainer.remove_callback(PrinterCallback)  # standard output belongs to results

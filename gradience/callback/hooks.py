@@ -25,10 +25,12 @@ from transformers.trainer_callback import TrainerCallback
 
 from gradience.callback.describe import describe_run, is_language_model
 from gradience.callback.sinks import Sink, chart_values, open_sinks
+from gradience.callback.trainer import class_names, describe_trainer
 from gradience.errors import InputError
 from gradience.telemetry import DEFAULT_REDACTION, Redaction, RunStatus, TelemetryWriter, last_position
 from gradience.telemetry.writer import status_of
 from gradience.tracking import SpectralTracker
+from gradience.trainers import method_of
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +67,13 @@ class GradienceCallback(TrainerCallback):
 
     output          the file to append to; `<output_dir>/run.jsonl` when not given
     notes           a sentence of yours, recorded with the configuration
-    spectra_every   measure the LoRA modules every so many logging steps, and at the end; 0 never
+    spectra_every   measure the LoRA modules at the first logging step, then every so many, and at the end;
+                    0 never
     sinks           trackers that also get the spectra (tensorboard, wandb, mlflow, trackio); those that
                     the run reports to (`report_to`) when not given; () for none
+    all_charts      send trackers every number of every family, instead of twelve that matter most
+    evaluated_by    who evaluates where the Trainer does not ("lm-eval, after training"): recorded, and
+                    `gradience monitor` then does not ask for an evaluation
     redaction       which strings are recorded (docs/telemetry.md)
     """
 
@@ -78,6 +84,8 @@ class GradienceCallback(TrainerCallback):
         notes: str | None = None,
         spectra_every: int = 10,
         sinks: Iterable[str] | None = None,
+        all_charts: bool = False,
+        evaluated_by: str | None = None,
         redaction: Redaction = DEFAULT_REDACTION,
     ) -> None:
         if spectra_every < 0:
@@ -86,6 +94,8 @@ class GradienceCallback(TrainerCallback):
         self._notes = notes
         self._spectra_every = spectra_every
         self._sink_names = tuple(sinks) if sinks is not None else None
+        self._all_charts = all_charts
+        self._evaluated_by = evaluated_by
         self._redaction = redaction
         self._off = False
         self._trained = False
@@ -99,7 +109,6 @@ class GradienceCallback(TrainerCallback):
         self._tracker: SpectralTracker | None = None
         self._sinks: dict[str, Sink] = {}
         self._training = False
-        self._language = False
         self._logs = 0
         self._measured_at = -1
         self._clock = time.perf_counter()
@@ -126,11 +135,14 @@ class GradienceCallback(TrainerCallback):
         resumed = state.global_step or None
         run = self._open(args, self._id_to_use(args, resumed is not None))
         self._trained = True
-        config = describe_run(args, state, model) | {"notes": self._notes}
         loader = kwargs.get("train_dataloader")
-        config["data"] = {"train_rows": _length(getattr(loader, "dataset", None))}
+        config = describe_run(args, state, model) | {
+            "trainer": describe_trainer(args, state),
+            "notes": self._notes,
+            "evaluated_by": self._evaluated_by,
+            "data": {"train_rows": _length(getattr(loader, "dataset", None))},
+        }
         run.start(config, meta=_versions(), resumed_from_step=resumed)
-        self._language = is_language_model(model)
         self._step_at_clock = state.global_step
         self._training = True
         self._left = weakref.finalize(self, _record_left_run, run)
@@ -180,13 +192,14 @@ class GradienceCallback(TrainerCallback):
         }
         self._not_training += values.get("runtime", 0.0)
         loss = values.get("loss")
-        if loss is not None:
-            if self._language or (model is not None and is_language_model(model)):
+        method = method_of(class_names(state), values)
+        if loss is not None and method != "reinforcement":  # whose loss compares with nothing
+            if method == "supervised" and model is not None and is_language_model(model):
                 values["ppl"] = math.exp(min(loss, 700.0))
             if self._recent_losses:
                 values["train_loss"] = sum(self._recent_losses) / len(self._recent_losses)
                 values["gap"] = loss - values["train_loss"]
-            self._recent_losses = []
+        self._recent_losses = []
         run.eval(state.global_step, values, split=split)
         if not self._training:  # an evaluation before or after train()
             run.close()
@@ -243,7 +256,8 @@ class GradienceCallback(TrainerCallback):
         self._run.train_step(state.global_step, **values, **self._throughput(args, state))
         self._recent_losses.append(numbers["loss"])
         self._logs += 1
-        if self._tracker is not None and self._logs % self._spectra_every == 0:
+        due = self._logs == 1 or self._logs % self._spectra_every == 0
+        if self._tracker is not None and due:
             self._measure(state.global_step)
 
     def _throughput(self, args: TrainingArguments, state: TrainerState) -> dict[str, float]:
@@ -277,7 +291,7 @@ class GradienceCallback(TrainerCallback):
                 step,
                 signal.message,
             )
-        self._send(chart_values(snapshot), step)
+        self._send(chart_values(snapshot, everything=self._all_charts), step)
         self._not_training += time.perf_counter() - started
 
     def _send(self, values: Mapping[str, float], step: int) -> None:

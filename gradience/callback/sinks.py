@@ -28,11 +28,24 @@ class Sink(Protocol):
         """Release what this sink opened itself."""
 
 
-def chart_values(snapshot: Snapshot) -> dict[str, float]:
-    """The numbers of one measurement worth a chart: overall and by family, never one chart per module."""
+MAX_CHARTS = 12
+OVERALL = ("energy_rank_90_p50", "energy_rank_90_p90", "stable_rank_median", "utilization_median", "fro_norm")
+BY_FAMILY = "energy_rank_90_p90"
+
+
+def chart_values(snapshot: Snapshot, *, everything: bool = False) -> dict[str, float]:
+    """The numbers of one measurement worth a chart, at most twelve: overall, and k@90 of the first families.
+
+    everything: each number overall and of each family; still never one chart for each module.
+    """
     metrics = snapshot.to_metrics()
-    groups: dict[str, Any] = {"": metrics["summary"]}
-    groups |= {f"{family}/": values for family, values in dict(metrics["by_family"]).items()}  # type: ignore[call-overload]
+    families: Mapping[str, Mapping[str, Any]] = metrics["by_family"]  # type: ignore[assignment]
+    groups: dict[str, Mapping[str, Any]] = {"": metrics["summary"]}  # type: ignore[dict-item]
+    groups |= {f"{family}/": values for family, values in families.items()}
+    if not everything:
+        few = {"": {key: groups[""][key] for key in OVERALL}}
+        shown = list(families)[: MAX_CHARTS - len(OVERALL)] if len(families) > 1 else []
+        groups = few | {f"{family}/": {BY_FAMILY: families[family][BY_FAMILY]} for family in shown}
     return {
         f"{PREFIX}{group}{key}": float(value)
         for group, values in groups.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import inspect
 import json
 import logging
@@ -13,13 +14,14 @@ import sys
 
 import pytest
 import torch
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, Trainer
 
 from gradience.audit import audit_adapter
 from gradience.callback import GradienceCallback, hooks
+from gradience.callback.sinks import chart_values
 from gradience.telemetry import TelemetryReader, TelemetryWriter
 from gradience.tracking import SpectralTracker
-from tests.live.tiny import lora_llama, trainer
+from tests.live.tiny import give_random_factors, lora_llama, trainer
 
 
 def losses(run):
@@ -98,6 +100,24 @@ def test_the_configuration(finished):
     assert config["base"]["hidden_size"] == 32
     assert config["base"]["quantization"] is None
     assert config["task_profile"] == "CAUSAL_LM"
+    assert config["trainer"] == {"class": "Trainer", "bases": [], "arguments": "TrainingArguments"}
+    assert config["evaluated_by"] is None
+
+
+class OwnTrainer(Trainer):
+    """A trainer as users write them."""
+
+
+def test_the_class_of_the_trainer_is_recorded_with_what_it_extends(tmp_path):
+    plain = trainer(tmp_path, max_steps=1)
+    callback = GradienceCallback(evaluated_by="lm-eval")
+    OwnTrainer(
+        model=plain.model, args=plain.args, train_dataset=plain.train_dataset, callbacks=[callback]
+    ).train()
+    (start,) = records(tmp_path / "run.jsonl", "run_start")
+    assert start.mapping("config")["trainer"]["class"] == "OwnTrainer"
+    assert start.mapping("config")["trainer"]["bases"] == ["Trainer"]
+    assert start.mapping("config")["evaluated_by"] == "lm-eval"
 
 
 def test_steps_evaluations_and_the_end(finished):
@@ -125,7 +145,7 @@ def test_live_spectra_agree_with_an_audit_of_the_checkpoint_saved_at_that_step(f
     path = folder / "run.jsonl"
     names = records(path, "metrics", "lora_modules")[0].mapping("metrics")["names"]
     spectra = {r.step: r.mapping("metrics") for r in records(path, "metrics", "lora_spectra")}
-    assert sorted(spectra) == [4, 8, 12, 14]  # every fourth log, and the end
+    assert sorted(spectra) == [1, 4, 8, 12, 14]  # the first log, every fourth, and the end
     for step in (4, 8, 12):
         report = audit_adapter(folder / f"checkpoint-{step}")
         audited = {layer.name: layer for layer in report.layers}
@@ -229,6 +249,12 @@ def test_nothing_private_reaches_the_file(tmp_path):
     assert '"[path]/secret-project"' in text
 
 
+def test_the_first_spectrum_comes_after_the_first_logging_interval(tmp_path):
+    trainer(tmp_path, callbacks=[GradienceCallback()], max_steps=120, logging_steps=10).train()
+    path = tmp_path / "run.jsonl"
+    assert [r.step for r in records(path, "metrics", "lora_spectra")] == [10, 100, 120]
+
+
 def test_it_measures_only_when_due(tmp_path, monkeypatch):
     measured = []
     real = SpectralTracker.measure
@@ -236,7 +262,7 @@ def test_it_measures_only_when_due(tmp_path, monkeypatch):
         SpectralTracker, "measure", lambda self, step: measured.append(step) or real(self, step)
     )
     trainer(tmp_path / "a", callbacks=[GradienceCallback()], max_steps=25, logging_steps=1).train()
-    assert measured == [10, 20, 25]
+    assert measured == [1, 10, 20, 25]
     measured.clear()
     trainer(tmp_path / "b", callbacks=[GradienceCallback(spectra_every=0)]).train()
     assert measured == []
@@ -252,7 +278,15 @@ def functions_of_the_callback():
     ]
     named += [(SpectralTracker, n) for n in ("__init__", "modules", "measure", "new_signals")]
     named += [
-        (hooks, n) for n in ("describe_run", "is_language_model", "open_sinks", "chart_values", "_versions")
+        (hooks, n)
+        for n in (
+            "describe_run",
+            "describe_trainer",
+            "is_language_model",
+            "open_sinks",
+            "chart_values",
+            "_versions",
+        )
     ]
     private = ("_reset", "_open", "_path", "_id_to_use", "_start_tracking", "_log_step", "_throughput")
     named += [(GradienceCallback, n) for n in (*private, "_measure", "_send", "_finish")]
@@ -429,11 +463,26 @@ def test_sigterm_with_just_in_time_checkpoints_is_an_early_stop(tmp_path):
     assert not _read_issues(tmp_path / "run.jsonl")
 
 
+def test_a_module_of_the_predecessor_names_its_place_of_today():
+    with pytest.raises(ImportError, match="from gradience import TelemetryReader, TelemetryWriter"):
+        importlib.import_module("gradience.vnext.telemetry")
+
+
 def test_the_published_names_are_one_class():
     from gradience import GradienceCallback as short
     from gradience.vnext.integrations.hf import GradienceCallback as published
 
     assert short is published is GradienceCallback
+
+
+def test_trackers_get_twelve_numbers_unless_all_are_asked_for():
+    snapshot = SpectralTracker(give_random_factors(lora_llama())).measure(1)
+    assert len(snapshot.to_metrics()["by_family"]) == 7
+    few, everything = chart_values(snapshot), chart_values(snapshot, everything=True)
+    assert len(few) == 12
+    assert few.items() <= everything.items()
+    assert len(everything) == 64
+    assert {"gradience/energy_rank_90_p90", "gradience/fro_norm"} <= few.keys()
 
 
 def test_numbers_that_the_trainer_logs_keep_their_names(tmp_path):
