@@ -22,6 +22,12 @@ class SourceFile(Part):
 class SettingsRead(Part):
     """What the files say, in one vocabulary. Null: not said."""
 
+    objective: str | None = None
+    """sft, pretraining, rl, preference, reward or distillation."""
+    algorithm: str | None = None
+    """The method as the tool names it: grpo, dpo ..."""
+    adapter: bool | None = None
+    """False: no adapter is trained, but the model itself."""
     base_model: str | None = None
     peft_type: str | None = None
     task_type: str | None = None

@@ -65,7 +65,8 @@ def check_configs(
         files.append(SourceFile(path=str(path), dialect=dialect))
         settings = settings.filled_from(read_settings(values, dialect, path))
     base = read_base(Path(base_config)) if base_config is not None else None
-    return judge(Context(settings, task, base, completion_tokens), files)
+    tool = next((file.dialect for file in files if file.dialect != "peft"), None)
+    return judge(Context(settings, task, base, completion_tokens, tool), files)
 
 
 def judge(context: Context, files: list[SourceFile]) -> CheckReport:
@@ -91,7 +92,9 @@ def judge(context: Context, files: list[SourceFile]) -> CheckReport:
         gradience_version=__version__,
         task=context.task,
         files=tuple(files),
-        settings=SettingsRead(**known, effective_batch_size=settings.effective_batch),
+        settings=SettingsRead(
+            **{**known, "objective": context.objective}, effective_batch_size=settings.effective_batch
+        ),
         lora_params=context.base.lora_params(settings.r, settings.target_modules)
         if context.base and settings.r
         else None,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gradience.check import values as v
+from gradience.check.objectives import TRL_ONLY_KEYS, aim_of
 from gradience.check.settings import Settings
 from gradience.errors import InputError
 
@@ -68,6 +69,8 @@ TRL: Table = {
     "lora_task_type": ("task_type", v.text),
     "use_rslora": ("use_rslora", v.flag),
     "use_dora": ("use_dora", v.flag),
+    "completion_only_loss": ("prompt_loss", v.negated),
+    "assistant_only_loss": ("prompt_loss", v.off_if_on),
 }
 
 AXOLOTL: Table = {
@@ -94,7 +97,6 @@ AXOLOTL: Table = {
     "gradient_accumulation_steps": ("accumulation", v.integer),
     "num_epochs": ("epochs", v.number),
     "max_steps": ("max_steps", v.integer),
-    "load_best_model_at_end": ("load_best", v.flag),
     "train_on_inputs": ("prompt_loss", v.flag),
 }
 
@@ -125,6 +127,11 @@ UNSLOTH: Table = {
     "training.batch_size": ("batch_size", v.integer),
     "training.gradient_accumulation_steps": ("accumulation", v.integer),
     "training.num_epochs": ("epochs", v.number),
+    "training.max_steps": ("max_steps", v.integer),
+    # Unsloth Studio's files have these two; the command line's have not.
+    "training.optim": ("optimizer", v.text),
+    "training.lr_scheduler_type": ("schedule", v.text),
+    "training.train_on_completions": ("prompt_loss", v.negated),
 }
 
 TABLES = {
@@ -137,11 +144,21 @@ TABLES = {
 }
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "trl": {"r": 16, "alpha": 32.0, "dropout": 0.05},
+    "trl": {"r": 16, "alpha": 32.0, "dropout": 0.05, "task_type": "CAUSAL_LM"},
+    "axolotl": {"target_modules": ()},
     "llama-factory": {"r": 8, "target_modules": "all-linear"},
-    "unsloth": {"r": 64, "alpha": 16.0, "learning_rate": 2e-4, "quantized_bits": 4},
+    "unsloth": {
+        "r": 64,
+        "alpha": 16.0,
+        "target_modules": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        "learning_rate": 2e-4,
+        "quantized_bits": 4,
+        "prompt_loss": True,
+    },
 }
 """What a tool takes where nothing is written and it matters to a rule."""
+
+ADAPTER_SETTINGS = frozenset(name for name, _ in PEFT.values()) - {"base_model", "task_type"}
 
 REMOVED_IN_TRANSFORMERS_5 = (
     "evaluation_strategy",
@@ -161,13 +178,13 @@ def dialect_of(values: Mapping[str, Any], path: Path) -> str:
     keys = values.keys()
     if "peft_type" in keys or {"r", "lora_alpha"} <= keys or {"r", "target_modules"} <= keys:
         return "peft"
-    if isinstance(values.get("lora"), Mapping) and isinstance(values.get("training"), Mapping):
+    if isinstance(values.get("training"), Mapping) and ("lora" in keys or "data" in keys):
         return "unsloth"
     if "finetuning_type" in keys or "lora_rank" in keys or ("stage" in keys and "template" in keys):
         return "llama-factory"
     if "adapter" in keys or "micro_batch_size" in keys or "lora_target_linear" in keys:
         return "axolotl"
-    if "use_peft" in keys or any(key.startswith("lora_") for key in keys):
+    if any(key == "use_peft" or key in TRL_ONLY_KEYS or key.startswith("lora_") for key in keys):
         return "trl"
     if any(key in TRAINER or key in REMOVED_IN_TRANSFORMERS_5 for key in keys):
         return "trainer"
@@ -180,31 +197,63 @@ def dialect_of(values: Mapping[str, Any], path: Path) -> str:
 
 def read_settings(values: Mapping[str, Any], dialect: str, path: Path) -> Settings:
     """The settings of one file in our vocabulary; values of the wrong kind are kept as unreadable."""
-    found: dict[str, Any] = {}
+    read: dict[str, Any] = {}
     where: dict[str, str] = {}
     unreadable: list[tuple[str, str, str]] = []
-    for key, (name, read) in TABLES[dialect].items():
+    for key, (name, reader) in TABLES[dialect].items():
         value = _at(values, key)
         if value is None:
             continue
         try:
-            found[name] = read(value)
+            setting = reader(value)
         except v.Unreadable as error:
             unreadable.append((name, repr(value)[:80], str(error)))
+        else:
+            if setting is None:
+                continue
+            read[name] = setting
         where[name] = f"{path.name}: {key}"
+    adapter, adapter_key = trains_adapter(values, dialect)
     broken = {name for name, _, _ in unreadable}
-    for name, default in DEFAULTS.get(dialect, {}).items():
-        if name not in broken:
-            found.setdefault(name, default)
-    found |= {name: value for name, value in _special(values, dialect).items() if value is not None}
-    if dialect == "llama-factory" and "alpha" not in found and "alpha" not in broken:
-        found["alpha"] = 2.0 * found.get("r", 8)
+    defaults = DEFAULTS.get(dialect, {}) if adapter else {}
+    read = {name: value for name, value in defaults.items() if name not in broken} | read
+    read |= {name: value for name, value in _special(values, dialect).items() if value is not None}
+    if dialect == "llama-factory" and "alpha" not in read and "alpha" not in broken and "r" in read:
+        read["alpha"] = 2.0 * read["r"]
+    if adapter is False:
+        read = {name: value for name, value in read.items() if name not in ADAPTER_SETTINGS}
+        where["adapter"] = f"{path.name}: {adapter_key}" if adapter_key else path.name
+    aim = aim_of(values, dialect)
+    if aim is not None:
+        read["objective"] = aim.objective
+        if aim.algorithm:
+            read["algorithm"] = aim.algorithm
+        if aim.key:
+            where["objective"] = f"{path.name}: {aim.key}"
     removed = (
         tuple(key for key in REMOVED_IN_TRANSFORMERS_5 if key in values)
         if dialect in ("trainer", "trl")
         else ()
     )
-    return Settings(**found, removed=removed, unreadable=tuple(unreadable), where=where)
+    return Settings(**read, adapter=adapter, removed=removed, unreadable=tuple(unreadable), where=where)
+
+
+def trains_adapter(values: Mapping[str, Any], dialect: str) -> tuple[bool | None, str | None]:
+    """Whether LoRA is trained (None: the file does not tell), and the key that says no."""
+    if dialect == "trl":
+        if values.get("use_peft") is True:
+            return True, None
+        written = next((key for key in values if key.startswith("lora_")), None)
+        return (False, "use_peft") if "use_peft" in values or written else (None, None)
+    if dialect == "axolotl":
+        return values.get("adapter") in ("lora", "qlora"), "adapter"
+    if dialect == "llama-factory":
+        return values.get("finetuning_type", "lora") == "lora", "finetuning_type"
+    if dialect == "unsloth":
+        return str(
+            _at(values, "training.training_type") or "lora"
+        ).lower() == "lora", "training.training_type"
+    return (True, None) if dialect == "peft" else (None, None)
 
 
 def _at(values: Mapping[str, Any], key: str) -> Any:
@@ -242,19 +291,14 @@ def _bits(values: Mapping[str, Any]) -> int | None:
 
 
 def _trl(values: Mapping[str, Any]) -> dict[str, Any]:
-    only = values.get("completion_only_loss")
-    return {
-        **_precision(values),
-        "quantized_bits": _bits(values),
-        "prompt_loss": not only if isinstance(only, bool) else None,
-    }
+    return {**_precision(values), "quantized_bits": _bits(values)}
 
 
 def _axolotl(values: Mapping[str, Any]) -> dict[str, Any]:
     linear = values.get("lora_target_linear") is True
     held_out = values.get("val_set_size") or values.get("test_datasets")
     known = {"evaluation": "steps" if held_out else "no"}
-    if linear and values.get("lora_target_modules") is None:
+    if linear:  # lora_target_modules beside it only adds to them
         known["target_modules"] = "all-linear"
     bits = 4 if values.get("adapter") == "qlora" else _bits(values)
     return {**_precision(values), **known, "quantized_bits": bits}
@@ -266,16 +310,13 @@ def _llama_factory(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unsloth(values: Mapping[str, Any]) -> dict[str, Any]:
-    training = values.get("training")
-    training = training if isinstance(training, Mapping) else {}
-    steps = training.get("max_steps")
-    only = training.get("train_on_completions")
-    lora = values.get("lora")
-    loftq = isinstance(lora, Mapping) and lora.get("use_loftq") is True
+    loftq = _at(values, "lora.use_loftq") is True
+    unnamed = (
+        _at(values, "lora.target_modules") == ""
+    )  # then its trainer chooses; for vision, every linear layer
     return {
-        "quantized_bits": None if training.get("load_in_4bit") is not False else 16,
-        "max_steps": steps if isinstance(steps, int) and steps > 0 else None,
-        "prompt_loss": not only if isinstance(only, bool) else None,
+        "target_modules": "all-linear" if unnamed else None,
+        "quantized_bits": 16 if _at(values, "training.load_in_4bit") is False else None,
         "init": "loftq" if loftq else None,
         "loftq_config": True if loftq else None,
     }

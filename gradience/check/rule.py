@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gradience.artifacts.check import Severity
 from gradience.check.base import BaseShape
+from gradience.check.objectives import SUPERVISED
 from gradience.check.settings import Settings
 
 
@@ -18,6 +19,14 @@ class Context:
     task: str | None = None
     base: BaseShape | None = None
     completion_tokens: int | None = None
+    tool: str | None = None
+    """What the training configuration is of: trainer, trl, axolotl, llama-factory or unsloth."""
+
+    @property
+    def objective(self) -> str | None:
+        """What is trained for: as the file has it, and where it names no other method, as `--task rl` has it."""
+        written = self.settings.objective
+        return "rl" if self.task == "rl" and written in (None, *SUPERVISED) else written
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,4 +57,10 @@ class Rule:
 def need(*values: object) -> None:
     """Raise NotApplicable unless all values were given."""
     if any(value is None for value in values):
+        raise NotApplicable
+
+
+def need_supervised(context: Context) -> None:
+    """Raise NotApplicable where the evidence, which is on supervised fine-tuning, says nothing."""
+    if context.objective not in (None, *SUPERVISED):
         raise NotApplicable

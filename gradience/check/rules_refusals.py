@@ -5,6 +5,7 @@ Read in peft 0.21.2 and transformers 5.24, and tested against them; vLLM 0.32.0 
 
 from __future__ import annotations
 
+from gradience.check.peft_targets import DEFAULT_TARGETS
 from gradience.check.rule import Context, NotApplicable, Problem, Rule, need
 from gradience.ranks import VLLM_MAX_LORA_RANKS, max_lora_rank_step
 
@@ -73,6 +74,46 @@ def impossible_numbers(context: Context) -> list[Problem]:
             Problem("alpha", f"{s.alpha:g}", "above 0", "the update is scaled by zero or less", "s = α/r")
         )
     return found
+
+
+def no_targets(context: Context) -> list[Problem]:
+    """No module is named, and no default stands in for it."""
+    s, base = context.settings, context.base
+    need(s.r)
+    if s.target_modules or s.target_parameters:
+        return []
+    if s.target_modules is None:  # PEFT takes its default, where it has one
+        need(base)
+        assert base is not None
+        if base.model_type is None or base.model_type in DEFAULT_TARGETS:
+            return []
+        message = f"PEFT has no default for model_type {base.model_type}"
+    else:
+        message = "no module is named, and none is taken by default"
+    return [Problem("target_modules", "not set", "all-linear", message, "PEFT raises ValueError")]
+
+
+def no_adapter(context: Context) -> list[Problem]:
+    """No adapter is trained: the advice on LoRA is not for this configuration."""
+    s = context.settings
+    need(s.adapter)
+    if s.adapter:
+        return []
+    switch = {
+        "trl": "use_peft: true",
+        "axolotl": "adapter: lora",
+        "llama-factory": "finetuning_type: lora",
+        "unsloth": "training_type: lora",
+    }
+    return [
+        Problem(
+            "adapter",
+            "LoRA is not switched on",
+            switch.get(context.tool or "", "switch LoRA on") + ", if an adapter is meant",
+            "no LoRA adapter is trained, but the model itself",
+            "what is written about LoRA has no effect then, and the rules on LoRA were not applied",
+        )
+    ]
 
 
 def layers_with_regex(context: Context) -> list[Problem]:
@@ -231,10 +272,15 @@ def best_model(context: Context) -> list[Problem]:
 
 
 def task_type(context: Context) -> list[Problem]:
-    """A classifier whose new head nobody will save."""
+    """A new head on the model, for classification or as a reward model, that nobody will save."""
     s = context.settings
-    if context.task != "classification":
-        raise NotApplicable
+    if context.tool == "trl" and context.objective == "reward":
+        need(s.r)
+        head = "reward"
+    elif context.task == "classification" and context.tool in (None, "trainer"):
+        head = "classification"
+    else:
+        raise NotApplicable  # the other tools set it themselves, or train the language model's own head
     if s.task_type in ("SEQ_CLS", "TOKEN_CLS") or s.modules_to_save:
         return []
     return [
@@ -242,7 +288,7 @@ def task_type(context: Context) -> list[Problem]:
             "task_type",
             s.task_type or "not set",
             "SEQ_CLS",
-            "the classification head is neither trained nor saved",
+            f"the {head} head is neither trained nor saved",
             "only for SEQ_CLS and TOKEN_CLS does PEFT add the new head to modules_to_save by itself",
         )
     ]
@@ -299,6 +345,10 @@ def serving_features(context: Context) -> list[Problem]:
 REFUSAL_RULES = (
     Rule("unreadable-value", "error", "the kinds of values of each library", unreadable),
     Rule("impossible-number", "error", f"{PEFT_LORA}; torch", impossible_numbers),
+    Rule("no-targets", "error", "peft 0.21.2, tuners/lora/model.py", no_targets),
+    Rule(
+        "no-adapter", "warning", "trl 1.16, axolotl 0.19.0, llamafactory 0.9.5, unsloth 2026.10.9", no_adapter
+    ),
     Rule("layers-with-regex", "error", PEFT_LORA, layers_with_regex),
     Rule("pattern-without-layers", "error", PEFT_LORA, pattern_without_layers),
     Rule("initialisation", "error", PEFT_LORA, initialisation),

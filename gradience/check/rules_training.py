@@ -2,27 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from gradience.adapters.keys import module_type
-from gradience.check.rule import Context, NotApplicable, Problem, Rule, need
+from gradience.check.peft_targets import BESIDE_ATTENTION, DEFAULT_TARGETS
+from gradience.check.rule import Context, NotApplicable, Problem, Rule, need, need_supervised
 from gradience.practice import LR_TOLERANCE, THINKING_MACHINES, effective_alpha, reference_lr
 
 QLORA = "Dettmers et al., QLoRA (2023), §4: all linear layers are needed to match full fine-tuning"
 RSLORA = "Kalajdzievski, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA (2023)"
 WILD = "163 adapter configurations in public repositories: α/r between 0.25 and 4 in all but 9"
+TRL_GUIDE = "TRL's guide to PEFT (July 2026): with LoRA 1e-5 for GRPO, 5e-6 for DPO"
 ADAM_LIKE = ("adam", "lion", "ademamix")
+
+RL_LR: Mapping[str | None, float] = {"rl": 1e-5, "preference": 5e-6}
+RL_NAME: Mapping[str | None, str] = {"rl": "reinforcement learning", "preference": "preference optimisation"}
+RL_LR_TOLERANCE = 50.0
+"""Published recipes lie up to forty times apart: Axolotl's examples train DPO at 2e-4."""
+
+FIXED_ALPHA = (8.0, 64.0)
+"""α that LoRA Without Regret (32), TRL's guide to it (16, 32) and PEFT's default (8) keep at every rank."""
+
+HOLD_OUT = {
+    "axolotl": "val_set_size: 0.05",
+    "llama-factory": "val_size: 0.05 and eval_strategy: steps",
+}
+COMPLETIONS_ONLY = {
+    "trl": "completion_only_loss: true, or assistant_only_loss: true for conversations",
+    "axolotl": "train_on_inputs: false",
+    "llama-factory": "train_on_prompt: false",
+    "unsloth": "train_on_completions: true",
+}
 
 
 def attention_only(context: Context) -> list[Problem]:
-    """Only attention projections are adapted."""
-    targets = context.settings.target_modules
-    if not isinstance(targets, tuple) or context.task == "classification":
+    """Only attention projections are adapted, by name or by PEFT's default."""
+    need_supervised(context)
+    s = context.settings
+    if context.task == "classification" or isinstance(s.target_modules, str) or s.target_parameters:
         raise NotApplicable
-    if not targets or any(module_type(name) != "attn" for name in targets):
+    if s.target_modules is None:
+        need(s.r)
+        seen = _default_attention(context.base.model_type if context.base else None)
+    elif s.target_modules and all(module_type(name) == "attn" for name in s.target_modules):
+        seen = ", ".join(s.target_modules)
+    else:
+        seen = None
+    if seen is None:
         return []
     return [
         Problem(
             "target_modules",
-            ", ".join(targets),
+            seen,
             "all-linear",
             "only attention is adapted",
             "at the same number of parameters, LoRA on the MLP or on all linear layers learns better than on"
@@ -31,8 +62,20 @@ def attention_only(context: Context) -> list[Problem]:
     ]
 
 
+def _default_attention(model_type: str | None) -> str | None:
+    """What PEFT adapts by default, where that is attention alone; None where it is more, or nothing."""
+    if model_type is None:
+        return "not set: PEFT's default, for nearly every architecture the query and value projections"
+    targets = DEFAULT_TARGETS.get(model_type)
+    if targets is None or model_type in BESIDE_ATTENTION:
+        return None
+    names = targets if isinstance(targets, str) else ", ".join(targets)
+    return f"not set: PEFT's default for {model_type}, {names}"
+
+
 def learning_rate(context: Context) -> list[Problem]:
-    """More than ten times away from where LoRA usually trains."""
+    """More than ten times away from where supervised LoRA usually trains."""
+    need_supervised(context)
     s = context.settings
     need(s.learning_rate, s.r, s.alpha)
     assert s.learning_rate is not None
@@ -40,8 +83,7 @@ def learning_rate(context: Context) -> list[Problem]:
     assert s.alpha is not None
     if s.learning_rate <= 0 or s.r < 1 or s.alpha <= 0:
         raise NotApplicable  # another rule's business
-    if s.optimizer is not None and not any(name in s.optimizer.lower() for name in ADAM_LIKE):
-        raise NotApplicable
+    _need_adam_like(s.optimizer)
     alpha = effective_alpha(s.r, s.alpha, rslora=bool(s.use_rslora))
     width = context.base.hidden_size if context.base else None
     reference = reference_lr(width, alpha, s.base_model)
@@ -62,19 +104,52 @@ def learning_rate(context: Context) -> list[Problem]:
     ]
 
 
+def _need_adam_like(optimizer: str | None) -> None:
+    """Raise NotApplicable for an optimizer whose steps are not of Adam's size."""
+    if optimizer is not None and not any(name in optimizer.lower() for name in ADAM_LIKE):
+        raise NotApplicable
+
+
+def rl_learning_rate(context: Context) -> list[Problem]:
+    """Far away from where reinforcement learning and preference optimisation with LoRA start."""
+    s = context.settings
+    need(s.learning_rate, s.r)
+    assert s.learning_rate is not None
+    if context.objective not in RL_LR or s.learning_rate <= 0:
+        raise NotApplicable
+    _need_adam_like(s.optimizer)
+    start = RL_LR[context.objective]
+    ratio = s.learning_rate / start
+    if 1 / RL_LR_TOLERANCE <= ratio <= RL_LR_TOLERANCE:
+        return []
+    side, by = ("above", ratio) if ratio > 1 else ("below", 1 / ratio)
+    return [
+        Problem(
+            "learning_rate",
+            f"{s.learning_rate:g}",
+            f"about {start:g}",
+            f"{by:.0f} times {side} where {RL_NAME[context.objective]} with LoRA starts",
+            "these methods start at a twentieth or less of the learning rate of supervised fine-tuning, whose"
+            " advice is not for them",
+        )
+    ]
+
+
 def scale(context: Context) -> list[Problem]:
     """s = α/r (α/√r with rsLoRA) far outside of what people use."""
     s = context.settings
     need(s.scale)
     assert s.scale is not None
-    if 0.25 <= s.scale <= 16 or s.scale <= 0:
+    assert s.alpha is not None
+    fixed_alpha = not s.use_rslora and FIXED_ALPHA[0] <= s.alpha <= FIXED_ALPHA[1]
+    if 0.25 <= s.scale <= 16 or s.scale <= 0 or fixed_alpha:
         return []
     formula = "α/√r" if s.use_rslora else "α/r"
     return [
         Problem(
             "alpha",
             f"{formula} = {s.scale:.3g}",
-            "α = r or 2·r" if not s.use_rslora else "α near √r … 2·√r",
+            "α = r or 2·r, or α = 32 at every rank" if not s.use_rslora else "α near √r … 2·√r",
             f"the scale of the update is {s.scale:.3g}",
             "the update is multiplied by it: an unusual scale acts like an unusual learning rate",
         )
@@ -82,19 +157,28 @@ def scale(context: Context) -> list[Problem]:
 
 
 def rslora_at_high_rank(context: Context) -> list[Problem]:
-    """A high rank under α/r."""
+    """A high rank under α/r, with an α that was not raised with it."""
     s = context.settings
-    need(s.r)
+    need(s.r, s.scale)
     assert s.r is not None
-    if s.r < 128 or s.use_rslora:
+    assert s.alpha is not None
+    assert s.scale is not None
+    if context.objective == "rl":
+        raise NotApplicable  # there, rank-for-rl speaks of such ranks
+    if s.r < 128 or s.use_rslora or not 0 < s.scale < 0.25:
         return []
+    root = s.r**0.5
+    alpha = min(s.alpha, float(round(root)))
     return [
         Problem(
             "use_rslora",
-            f"r = {s.r} with α/r",
-            f"use_rslora: true with α = {max(1, round((s.scale or 1) * s.r**0.5))} (the same scale)",
-            "at this rank α/r makes the gradients of the factors small",
-            "with α/√r the size of the learning signal stays the same for every rank",
+            f"r = {s.r} and α = {s.alpha:g}: scale α/r = {s.scale:.2g}",
+            f"use_rslora: true with α = {alpha:g}, which makes the scale {alpha / root:.2g}, and another look at the"
+            " learning rate",
+            "at this rank and α the update is scaled down by much",
+            "with α/r the gradients of the factors shrink as the rank grows, with α/√r they keep their size. It is"
+            " another training, not another name for this one. LoRA Without Regret (2025) trained well at such"
+            " ranks with α/r and α = 32: a learning rate that was tuned at this scale can stay as it is",
         )
     ]
 
@@ -120,6 +204,7 @@ def pattern_scale(context: Context) -> list[Problem]:
 
 def capacity(context: Context) -> list[Problem]:
     """Fewer LoRA parameters than tokens to learn from."""
+    need_supervised(context)
     s, base = context.settings, context.base
     need(context.completion_tokens, base, s.r)
     assert base is not None
@@ -128,7 +213,7 @@ def capacity(context: Context) -> list[Problem]:
     params = base.lora_params(s.r, s.target_modules)
     need(params)
     assert params is not None
-    if params >= context.completion_tokens or context.task == "rl":
+    if params >= context.completion_tokens:
         return []
     enough = -(-context.completion_tokens * s.r // params)
     return [
@@ -148,7 +233,7 @@ def rank_for_rl(context: Context) -> list[Problem]:
     s = context.settings
     need(s.r)
     assert s.r is not None
-    if context.task != "rl":
+    if context.objective != "rl":
         raise NotApplicable
     if s.r <= 32:
         return []
@@ -165,6 +250,7 @@ def rank_for_rl(context: Context) -> list[Problem]:
 
 def large_batch(context: Context) -> list[Problem]:
     """A very large batch."""
+    need_supervised(context)
     batch = context.settings.effective_batch
     need(batch)
     assert batch is not None
@@ -186,6 +272,8 @@ def many_epochs(context: Context) -> list[Problem]:
     s = context.settings
     need(s.epochs)
     assert s.epochs is not None
+    if context.objective == "rl":
+        raise NotApplicable  # a prompt that comes again gets new answers
     if s.epochs <= 5 or (s.max_steps or 0) > 0 or s.evaluation not in (None, "no"):
         return []
     return [
@@ -194,7 +282,7 @@ def many_epochs(context: Context) -> list[Problem]:
             f"{s.epochs:g}",
             "1 to 3, or evaluate and stop early",
             "many passes over the data, and nothing is evaluated",
-            "small data are learnt by heart within a few epochs",
+            "small data are memorized within a few epochs",
         )
     ]
 
@@ -204,30 +292,33 @@ def no_evaluation(context: Context) -> list[Problem]:
     s = context.settings
     if s.learning_rate is None and s.batch_size is None and s.evaluation is None:
         raise NotApplicable  # no training configuration was given
+    if context.objective == "rl" or context.tool == "unsloth":
+        raise NotApplicable  # a reward is measured at every step; Unsloth's files have no evaluation
     if s.evaluation not in (None, "no"):
         return []
     return [
         Problem(
             "evaluation",
             s.evaluation or "not set (default: no)",
-            "steps",
+            HOLD_OUT.get(context.tool or "", "eval_strategy: steps, on data that are held out"),
             "nothing is evaluated while it trains",
-            "without an evaluation nobody can tell learning from memorising",
+            "without held-out data nobody can tell what is learned from what is memorized",
         )
     ]
 
 
 def prompt_loss(context: Context) -> list[Problem]:
     """The prompt is trained as well."""
-    if context.settings.prompt_loss is None:
-        raise NotApplicable
+    need(context.settings.prompt_loss)
+    if context.objective not in (None, "sft"):
+        raise NotApplicable  # text without prompts, or another loss
     if not context.settings.prompt_loss:
         return []
     return [
         Problem(
             "prompt_loss",
             "the prompt is part of the loss",
-            "train on completions only",
+            COMPLETIONS_ONLY.get(context.tool or "", "train on completions only"),
             "capacity goes into predicting prompts",
             "the adapter is asked to learn tokens that it will never have to produce",
         )
@@ -271,8 +362,9 @@ def quantised_base(context: Context) -> list[Problem]:
 TRAINING_RULES = (
     Rule("attention-only", "warning", f"{THINKING_MACHINES}; {QLORA}", attention_only),
     Rule("learning-rate", "warning", THINKING_MACHINES, learning_rate),
+    Rule("rl-learning-rate", "warning", TRL_GUIDE, rl_learning_rate),
     Rule("scale", "warning", WILD, scale),
-    Rule("rslora-at-high-rank", "info", RSLORA, rslora_at_high_rank),
+    Rule("rslora-at-high-rank", "info", f"{RSLORA}; {THINKING_MACHINES}", rslora_at_high_rank),
     Rule(
         "pattern-scale",
         "warning",

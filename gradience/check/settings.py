@@ -12,6 +12,12 @@ from typing import Any
 class Settings:
     """None means: not said. `where` names file and key of each setting that was."""
 
+    objective: str | None = None
+    """One of `gradience.check.objectives.OBJECTIVES`."""
+    algorithm: str | None = None
+    """The method as the tool names it: grpo, dpo, pt ..."""
+    adapter: bool | None = None
+    """False: by these settings no adapter is trained, but the model itself."""
     base_model: str | None = None
     peft_type: str | None = None
     task_type: str | None = None
@@ -19,7 +25,7 @@ class Settings:
     alpha: float | None = None
     dropout: float | None = None
     target_modules: tuple[str, ...] | str | None = None
-    """Names, or a regular expression, or `all-linear`."""
+    """Names, or a regular expression, or `all-linear`; empty: none were named and nothing is taken instead."""
     target_parameters: bool | None = None
     use_rslora: bool | None = None
     use_dora: bool | None = None

@@ -44,6 +44,16 @@ def flag(value: Any) -> bool:
     raise Unreadable("true or false")
 
 
+def negated(value: Any) -> bool:
+    """The opposite of a switch: `completion_only_loss` against "the prompt is trained as well"."""
+    return not flag(value)
+
+
+def off_if_on(value: Any) -> bool | None:
+    """False for a switch that is on; nothing for one that is off, which leaves the question to others."""
+    return False if flag(value) else None
+
+
 def given(value: Any) -> bool:
     """Whether anything is set at all."""
     return bool(value)

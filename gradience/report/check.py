@@ -28,7 +28,7 @@ def check_text(
     if verbose:
         for label, codes in (
             ("found nothing", report.passed),
-            ("lack what they need", report.not_applicable),
+            ("not applicable", report.not_applicable),
         ):
             lines += paragraph(f"{label}: {', '.join(codes) or 'none'}", room, style="dim")
     return render(lines, color=color)
@@ -52,8 +52,15 @@ def settings_sentence(report: CheckReport) -> str:
         f"batch {s.effective_batch_size}" if s.effective_batch_size is not None else "",
         f"{trimmed(s.epochs)} epochs" if s.epochs is not None else "",
         f"task {report.task}" if report.task else "",
+        f"trains {_objective(report)}" if s.objective else "",
     ]
     return " · ".join(part for part in parts if part) or "no setting was found"
+
+
+def _objective(report: CheckReport) -> str:
+    """`sft`, or with the tool's name of the method: `rl (grpo)`."""
+    objective, algorithm = report.settings.objective or "", report.settings.algorithm
+    return f"{objective} ({display_name(algorithm)})" if algorithm not in (None, objective) else objective
 
 
 def _finding(finding: CheckFinding, width: int, verbose: bool) -> list[Line]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from transformers import TrainingArguments
 
 from gradience.check import RULES, check_configs
+from gradience.check.peft_targets import DEFAULT_TARGETS
 
 PEFT = {
     "peft_type": "LORA",
@@ -29,6 +32,11 @@ ALL = {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "
 CASES = {
     "unreadable-value": (({"r": "16"}, {}, {}), ({}, {}, {})),
     "impossible-number": (({"r": 0}, {}, {}), ({}, {}, {})),
+    "no-targets": (
+        ({"target_modules": None}, {}, {"base": {"model_type": "phi3"}}),
+        ({"target_modules": None}, {}, {"base": {"model_type": "phi"}}),
+    ),
+    "no-adapter": (({}, {"use_peft": False}, {"peft": False}), ({}, {"use_peft": True}, {"peft": False})),
     "layers-with-regex": (
         ({"target_modules": ".*q_proj", "layers_to_transform": [0]}, {}, {}),
         ({"layers_to_transform": [0]}, {}, {}),
@@ -56,8 +64,12 @@ CASES = {
     "serving-features": (({"use_dora": True}, {}, {}), ({}, {}, {})),
     "attention-only": (({"target_modules": ["q_proj", "v_proj"]}, {}, {}), ({}, {}, {})),
     "learning-rate": (({}, {"learning_rate": 1e-6}, {}), ({}, {"learning_rate": 2e-4}, {})),
-    "scale": (({"r": 8, "lora_alpha": 256}, {}, {}), ({}, {}, {})),
-    "rslora-at-high-rank": (({"r": 256}, {}, {}), ({"r": 256, "use_rslora": True}, {}, {})),
+    "rl-learning-rate": (
+        ({}, {"learning_rate": 1e-3}, {"task": "rl"}),
+        ({}, {"learning_rate": 1e-5}, {"task": "rl"}),
+    ),
+    "scale": (({"r": 8, "lora_alpha": 256}, {}, {}), ({"r": 256, "lora_alpha": 16}, {}, {})),
+    "rslora-at-high-rank": (({"r": 256}, {}, {}), ({"r": 256, "lora_alpha": 256}, {}, {})),
     "pattern-scale": (
         ({"rank_pattern": {"q_proj": 4}}, {}, {}),
         ({"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"q_proj": 8}}, {}, {}),
@@ -83,14 +95,16 @@ CASES = {
 
 
 def codes(tmp_path, peft, training, options):
-    (tmp_path / "adapter_config.json").write_text(json.dumps(PEFT | peft))
-    (tmp_path / "training_args.json").write_text(json.dumps(TRAIN | training))
     options = dict(options)
+    (tmp_path / "training_args.json").write_text(json.dumps(TRAIN | training))
+    if options.pop("peft", True):
+        (tmp_path / "adapter_config.json").write_text(json.dumps(PEFT | peft))
+        options["peft_dir"] = tmp_path
     base = options.pop("base", None)
     if base:
         (tmp_path / "config.json").write_text(json.dumps(base))
         options["base_config"] = tmp_path / "config.json"
-    report = check_configs(peft_dir=tmp_path, training_dir=tmp_path, **options)
+    report = check_configs(training_dir=tmp_path, **options)
     assert type(report).read(report.save(tmp_path / "check.json")) == report
     return report, {finding.code for finding in report.findings}
 
@@ -125,6 +139,72 @@ def test_a_sound_configuration_has_no_finding(tmp_path):
     report, found = codes(tmp_path, {}, {}, {})
     assert found == set()
     assert len(report.passed) + len(report.not_applicable) == len(RULES)
+
+
+@pytest.mark.parametrize("alpha", [8, 16, 32])
+@pytest.mark.parametrize("r", [128, 256, 512])
+def test_what_is_advised_at_a_high_rank_is_another_training_that_is_then_left_in_peace(tmp_path, r, alpha):
+    train = {"learning_rate": 2e-4}
+    report, found = codes(tmp_path, {"r": r, "lora_alpha": alpha}, train, {})
+    if alpha * 4 >= r:
+        assert "rslora-at-high-rank" not in found
+        return
+    advised = next(f.advised for f in report.findings if f.code == "rslora-at-high-rank")
+    new_alpha = float(re.search(r"use_rslora: true with α = ([\d.]+)", advised)[1])
+    followed, found = codes(tmp_path, {"r": r, "lora_alpha": new_alpha, "use_rslora": True}, train, {})
+    assert followed.settings.scale > 2 * report.settings.scale
+    assert found & {"rslora-at-high-rank", "scale", "learning-rate"} == set()
+
+
+def test_the_default_targets_are_those_of_peft():
+    theirs = {
+        name: targets if isinstance(targets, str) else tuple(targets)
+        for name, targets in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.items()
+    }
+    assert dict(DEFAULT_TARGETS) == theirs
+
+
+@pytest.mark.parametrize(
+    ("model_type", "spoken"),
+    [
+        ("llama", "q_proj, v_proj"),
+        ("qwen3", "q_proj, v_proj"),
+        ("gpt2", "c_attn"),
+        ("phi", None),
+        ("rwkv", None),
+    ],
+)
+def test_attention_alone_is_seen_where_it_is_pefts_default(tmp_path, model_type, spoken):
+    report, _ = codes(tmp_path, {"target_modules": None}, {}, {"base": {"model_type": model_type}})
+    finding = next((f for f in report.findings if f.code == "attention-only"), None)
+    if spoken is None:
+        assert finding is None
+    else:
+        assert finding.seen == f"not set: PEFT's default for {model_type}, {spoken}"
+
+
+def test_attention_alone_is_seen_without_the_base_as_well(tmp_path):
+    _, found = codes(tmp_path, {"target_modules": None}, {}, {})
+    assert "attention-only" in found
+    _, found = codes(tmp_path, {"target_modules": None, "target_parameters": ["mlp.experts"]}, {}, {})
+    assert "attention-only" not in found
+
+
+@pytest.mark.parametrize(("base", "targets"), [("phi3", None), (None, [])], ids=["no default", "empty"])
+def test_without_targets_peft_refuses(base, targets):
+    from torch import nn
+
+    model = nn.Sequential(nn.Linear(4, 4))
+    model.config = {"model_type": base or "llama"}
+    with pytest.raises(ValueError, match="target_modules"):
+        get_peft_model(model, LoraConfig(r=2, target_modules=targets))
+
+
+@pytest.mark.parametrize("rate", [1e-6, 1e-5, 5e-5])
+def test_reinforcement_learning_is_not_told_the_learning_rate_of_supervised_tuning(tmp_path, rate):
+    report, found = codes(tmp_path, {"r": 8, "lora_alpha": 16}, {"learning_rate": rate}, {"task": "rl"})
+    assert found & {"learning-rate", "rl-learning-rate"} == set()
+    assert not [f for f in report.findings if "0.0005" in f.advised]
 
 
 REFUSED_BY_PEFT = ["layers-with-regex", "pattern-without-layers", "dora", "lora-bias"]
