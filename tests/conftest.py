@@ -1,4 +1,4 @@
-"""One environment for every test: offline, one BLAS thread, the same random examples every time in CI."""
+"""One environment for every test: offline, one BLAS thread, the same random examples every time."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ for variable in ("NO_COLOR", "FORCE_COLOR", "COLUMNS"):
 
 from hypothesis import HealthCheck, settings  # noqa: E402
 
-settings.register_profile("local", deadline=None)
-settings.register_profile(
-    "ci", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("ci" if os.environ.get("CI") else "local")
+# The same examples every time, however slow the machine: `pytest --hypothesis-profile explore` draws new ones.
+patient = {"deadline": None, "print_blob": True, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("fixed", derandomize=True, **patient)
+settings.register_profile("explore", **patient)
+settings.load_profile("fixed")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable
@@ -21,6 +22,8 @@ import gradience
 PACKAGE = Path(gradience.__file__).parent
 WRITING = ("artifacts/base.py", "artifacts/scratch.py")
 KILLED = -signal.SIGKILL
+HANGS = 1800
+"""Seconds after which a process is taken for one that never ends: a guard against waiting for ever, no measure."""
 
 
 def watched(*names: str) -> set[str]:
@@ -44,7 +47,7 @@ def each_moment(files: set[str], then: Callable[[int], None]) -> None:
     sys.setprofile(note)
 
 
-def in_child(work: Callable[[], object], files: set[str] | None = None, kill_at: int = 0) -> int:
+def in_child(work: Callable[[], int | None], files: set[str] | None = None, kill_at: int = 0) -> int:
     """Exit status of `work` in a child process, which kills itself at the moment `kill_at` in `files`."""
 
     def die(number: int) -> None:
@@ -56,8 +59,7 @@ def in_child(work: Callable[[], object], files: set[str] | None = None, kill_at:
         try:
             if files:
                 each_moment(files, die)
-            work()
-            code = 0
+            code = work() or 0
         except BaseException:  # noqa: BLE001  (a child never returns into its parent's code)
             traceback.print_exc()
             code = 1
@@ -67,21 +69,12 @@ def in_child(work: Callable[[], object], files: set[str] | None = None, kill_at:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def moments_of(work: Callable[[], object], files: set[str]) -> int:
+def moments_of(work: Callable[[], int | None], files: set[str]) -> int:
     """How many moments `work` has, told by a child that does it."""
     reader, writer = os.pipe()
 
     def counted() -> None:
-        last = 0
-
-        def note(number: int) -> None:
-            nonlocal last
-            last = number
-
-        each_moment(files, note)
-        work()
-        sys.setprofile(None)
-        os.write(writer, str(last).encode())
+        os.write(writer, str(work_of(work, files)).encode())
 
     code = in_child(counted)
     os.close(writer)
@@ -89,6 +82,34 @@ def moments_of(work: Callable[[], object], files: set[str]) -> int:
     os.close(reader)
     assert code == 0, "what nobody kills must end well"
     return int(told)
+
+
+def work_of(work: Callable[[], object], files: set[str]) -> int:
+    """How many moments `work` has, done here: a measure of work that no load can move."""
+    last = 0
+
+    def note(number: int) -> None:
+        nonlocal last
+        last = number
+
+    each_moment(files, note)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return last
+
+
+def program(script: Path, *arguments: object) -> str:
+    """stdout of a script that forks and kills, run where no other test has left a thread."""
+    tests = Path(__file__).parent
+    path = os.pathsep.join([str(script.parent), str(tests), str(tests.parent), *sys.path])
+    done = subprocess.run(
+        [sys.executable, str(script), *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False, timeout=HANGS,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def drawn(moments: int, kills: int, seed: int) -> list[int]:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from killing import HANGS
 
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
@@ -61,7 +62,7 @@ def test_the_python_works(page, folder):
     sources = blocks(page, "python")
     assert sources
     done = subprocess.run(
-        [sys.executable, "-c", "\n".join(sources)], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", "\n".join(sources)], capture_output=True, text=True, timeout=HANGS, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "bert.encoder.layer.0" in done.stdout

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
+from killing import program
 
 from gradience.artifacts.base import write_whole
 from gradience.artifacts.scratch import (
@@ -20,58 +18,11 @@ from gradience.artifacts.scratch import (
 )
 from gradience.errors import OutputError
 
-EVERY_MOMENT = """
-import sys
-from pathlib import Path
-from killing import KILLED, WRITING, in_child, moments_of, watched
-from gradience.adapters.folder import whole_folder
-from gradience.artifacts.base import write_whole
-
-def file(path):
-    write_whole(path, [b"new", b"er"])
-
-def folder(path):
-    with whole_folder(path, force=True) as scratch:
-        write_whole(scratch / "a", [b"newer"])
-
-def check(path):
-    content = (path / "a" if path.is_dir() else path).read_bytes()
-    assert content in (b"older", b"newer"), content
-
-root = Path(sys.argv[1])
-work = {"file": file, "folder": folder}[sys.argv[2]]
-files = watched("adapters/folder.py", *WRITING)
-work(root / "counted")
-moments = moments_of(lambda: work(root / "counted"), files)
-left = 0
-for moment in range(1, moments + 1):
-    place = root / str(moment) / "out.json"
-    place.parent.mkdir()
-    work(place)
-    target = place / "a" if place.is_dir() else place
-    target.write_bytes(b"older")
-    assert in_child(lambda: work(place), files, moment) == KILLED, moment
-    if place.exists():
-        check(place)
-    else:
-        assert sys.argv[2] == "folder", moment  # between its two renames
-    left += len(list(place.parent.iterdir())) > 1
-    work(place)
-    assert target.read_bytes() == b"newer", moment
-    assert [entry.name for entry in place.parent.iterdir()] == ["out.json"], moment
-print(moments, left)
-"""
-
 
 @pytest.mark.parametrize(("kind", "least"), [("file", 40), ("folder", 80)])
 def test_killed_at_every_moment_of_writing(kind, least, tmp_path):
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    done = subprocess.run(
-        [sys.executable, "-c", EVERY_MOMENT, str(tmp_path), kind],
-        env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    moments, left = map(int, done.stdout.split())
+    script = Path(__file__).with_name("kill_files.py")
+    moments, left = map(int, program(script, tmp_path, kind).split())
     assert moments >= least
     assert left >= 10  # or this test would never have seen anything to sweep
 

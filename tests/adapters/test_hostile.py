@@ -25,6 +25,7 @@ from factory import (
     stored,
     zeros,
 )
+from killing import HANGS
 
 from gradience.cli.app import run
 
@@ -107,7 +108,7 @@ def test_somebody_who_may_not_read(target, named, public_folder):
         f"sys.exit(int(run(['audit', {str(folder)!r}])))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=HANGS, check=False
     )
     (folder / target).chmod(0o755)
     assert done.returncode == 3

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 import unicodedata
 
 import pytest
@@ -13,6 +12,7 @@ import refused_configs
 import refused_files
 import refused_folders
 import refused_formats
+from killing import HANGS
 
 from gradience.cli.app import run
 
@@ -22,7 +22,6 @@ CASES = [
     *refused_formats.CASES,
     *refused_folders.CASES,
 ]
-SECONDS = 5.0
 IN_A_PROCESS = (
     "lfs_pointer",
     "html_page",
@@ -75,9 +74,7 @@ def steering(text):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_refused(case, tmp_path, capsys):
     path = built(case, tmp_path)
-    started = time.monotonic()
     code = run(["audit", str(path), *case.options])
-    assert time.monotonic() - started < SECONDS
     assert_told(case, code, *capsys.readouterr())
 
 
@@ -88,7 +85,7 @@ def test_refused_by_the_command_itself(case, tmp_path):
     path = built(case, tmp_path)
     done = subprocess.run(
         [sys.executable, "-m", "gradience", "audit", path, *case.options],
-        capture_output=True, text=True, timeout=SECONDS + 10, check=False,
+        capture_output=True, text=True, timeout=HANGS, check=False,
     )  # fmt: skip
     assert_told(case, done.returncode, done.stdout, done.stderr)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from factory import adapter, config, modules, sharded
+from killing import HANGS
 
 from gradience.adapters.folder import check_output, whole_folder
 from gradience.adapters.locate import locate
@@ -221,7 +222,7 @@ def test_two_runs_at_once_give_one_whole_folder(tmp_path):
         try:
             with whole_folder(out, force=False) as scratch:
                 fill(scratch, text)
-                barrier.wait(10)
+                barrier.wait(HANGS)
             results.append(text)
         except UsageError as error:
             results.append(error.code)

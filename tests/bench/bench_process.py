@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from killing import HANGS
 from tiny_bench import bert
 
 CONFIG: dict[str, Any] = {
@@ -69,7 +70,7 @@ def start(config: Path, output: Path, *more: str) -> subprocess.Popen[str]:
 def finish(config: Path, output: Path, *more: str) -> tuple[int, str, str]:
     """The same to its end: exit code, stdout, stderr."""
     process = start(config, output, *more)
-    out, err = process.communicate(timeout=600)
+    out, err = process.communicate(timeout=HANGS)
     return process.returncode, out, err
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import random
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
-from bench_process import finish, start, without_times, write_inputs
+from bench_process import finish, without_times, write_inputs
+from killing import program
 
-from gradience.artifacts.stage import StageManifest
+from gradience.bench.stages import only_one
+
+HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -22,73 +19,31 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """An uninterrupted run, and how long its process worked after the plan was written."""
-    output = tmp_path_factory.mktemp("whole")
-    process = start(config, output)
-    begun = wait_for(output / "plan.json", process)
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode in (0, 1), errors
-    return output, time.monotonic() - begun
+def killed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the same run twice: left alone, and killed three times."""
+    root = tmp_path_factory.mktemp("runs")
+    program(HERE / "kill_bench.py", config, root, 7, 3)
+    return root
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> float:
-    deadline = time.monotonic() + 120
-    while not path.exists() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return time.monotonic()
-
-
-def check_artifacts(output: Path) -> None:
-    """Whatever is there under its final name is whole."""
-    for path in output.rglob("*.json"):
-        json.loads(path.read_text(encoding="utf-8"))
-    for path in output.rglob("manifest.json"):
-        manifest = StageManifest.read(path)
-        for name, file in manifest.files.items():
-            assert (path.parent / name).stat().st_size == file.bytes
-
-
-def killed_and_resumed(config: Path, output: Path, seconds: float, kills: int, dice: random.Random) -> int:
-    """Kill `kills` times, each later in the run than the last could have been; returns how many hit a live run."""
-    hits = 0
-    for _ in range(kills):
-        process = start(config, output)
-        wait_for(output / "plan.json", process)
-        time.sleep(dice.uniform(0, seconds / max(2, kills / 3)))
-        hits += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        check_artifacts(output)
-    code, _, errors = finish(config, output)
-    assert code in (0, 1), errors
-    check_artifacts(output)
-    return hits
+def assert_same(root: Path) -> None:
+    assert without_times(root / "killed" / "bench.json") == without_times(root / "whole" / "bench.json")
 
 
 @pytest.mark.slow
-def test_killed_three_times_it_ends_with_the_same_result(
-    config: Path, whole: tuple[Path, float], tmp_path: Path
-) -> None:
-    expected, seconds = whole
-    dice = random.Random(os.environ.get("CI") and 7)
-    assert killed_and_resumed(config, tmp_path / "out", seconds, 3, dice) > 0
-    assert without_times(tmp_path / "out" / "bench.json") == without_times(expected / "bench.json")
+def test_killed_three_times_it_ends_with_the_same_result(killed: Path) -> None:
+    assert_same(killed)
 
 
 @pytest.mark.conformance
-@pytest.mark.parametrize("round_", range(6))
-def test_killed_at_thirty_points(
-    config: Path, whole: tuple[Path, float], tmp_path: Path, round_: int
-) -> None:
-    expected, seconds = whole
-    assert killed_and_resumed(config, tmp_path / "out", seconds, 5, random.Random(round_)) > 2
-    assert without_times(tmp_path / "out" / "bench.json") == without_times(expected / "bench.json")
+@pytest.mark.parametrize("seed", range(6))
+def test_killed_at_thirty_moments(config: Path, tmp_path: Path, seed: int) -> None:
+    program(HERE / "kill_bench.py", config, tmp_path, seed, 5)
+    assert_same(tmp_path)
 
 
-def test_finished_it_is_not_run_again_but_told_again(config: Path, whole: tuple[Path, float]) -> None:
-    output, _ = whole
+def test_finished_it_is_not_run_again_but_told_again(config: Path, killed: Path) -> None:
+    output = killed / "whole"
     before = without_times(output / "bench.json")
     stages = {path: path.stat().st_mtime_ns for path in output.rglob("manifest.json")}
     code, text, errors = finish(config, output)
@@ -98,21 +53,14 @@ def test_finished_it_is_not_run_again_but_told_again(config: Path, whole: tuple[
     assert {path: path.stat().st_mtime_ns for path in output.rglob("manifest.json")} == stages
 
 
-def test_the_same_output_for_another_config_is_refused(config: Path, whole: tuple[Path, float]) -> None:
-    output, _ = whole
-    code, _, errors = finish(config, output, "train.lr=1e-4")
+def test_the_same_output_for_another_config_is_refused(config: Path, killed: Path) -> None:
+    code, _, errors = finish(config, killed / "whole", "train.lr=1e-4")
     assert code == 2
     assert "holds a run of another config" in errors
 
 
 def test_a_second_run_at_the_same_time_is_refused(config: Path, tmp_path: Path) -> None:
-    first = start(config, tmp_path)
-    try:
-        wait_for(tmp_path / "plan.json", first)
-        first.send_signal(signal.SIGSTOP)  # in the middle, for as long as the other one takes
+    with only_one(tmp_path):
         code, _, errors = finish(config, tmp_path)
-    finally:
-        first.kill()
-        first.communicate()
     assert code == 6
     assert "another run is writing here" in errors

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from killing import HANGS
 from safetensors.numpy import load_file, save_file
 
 from gradience.artifacts.audit import AuditReport
@@ -25,7 +26,7 @@ def gradience(*arguments, environment=None, cwd=None, text=True):
         [sys.executable, "-m", "gradience", *map(str, arguments)],
         capture_output=True,
         encoding="utf-8" if text else None,
-        timeout=60,
+        timeout=HANGS,
         check=False,
         cwd=cwd,
         env={**os.environ, **(environment or {})},
@@ -299,7 +300,7 @@ def test_a_narrow_encoding_gets_ascii_of_the_same_shape(adapter):
 
 def test_a_closed_pipe_is_quiet(adapter):
     command = f"{sys.executable} -m gradience audit {adapter} --layers | head -1"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=HANGS, check=False)
     assert done.stderr == ""
     assert done.stdout.count("\n") == 1
 
@@ -332,7 +333,7 @@ def test_on_a_terminal_it_is_coloured_and_fits(adapter, columns):
             break
         output += chunk
     os.close(master)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=HANGS) == 0
     text = output.decode().replace("\r\n", "\n")
     assert "\x1b[" in text
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
@@ -347,7 +348,7 @@ def test_it_never_loads_torch(adapter):
         "print(*sorted({m.partition('.')[0] for m in sys.modules}))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=HANGS, check=True
     )
     assert not {"torch", "transformers", "peft", "pandas", "scipy"} & set(done.stdout.split())
 

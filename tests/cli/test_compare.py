@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from killing import HANGS
 
 from gradience import audit_adapter, compress_adapter
 from gradience.artifacts.comparison import ComparisonReport
@@ -28,7 +29,7 @@ def compare(*arguments, **environment):
         [sys.executable, "-m", "gradience", "compare", *map(str, arguments)],
         capture_output=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=HANGS,
         check=False,
         env={**os.environ, **environment},
     )

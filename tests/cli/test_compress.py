@@ -13,6 +13,7 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+from killing import HANGS
 
 from gradience.artifacts.compression import CompressionPlan, CompressionReport
 from gradience.cli.app import run
@@ -31,7 +32,7 @@ def gradience(*arguments, **environment):
         [sys.executable, "-m", "gradience", *map(str, arguments)],
         capture_output=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=HANGS,
         check=False,
         env={**os.environ, **environment},
     )
@@ -216,7 +217,7 @@ def test_on_a_terminal_it_is_coloured_fits_and_leaves_no_progress_behind(adapter
             break
         output += chunk
     os.close(master)
-    assert process.wait(timeout=120) == 0
+    assert process.wait(timeout=HANGS) == 0
     text = output.decode().replace("\r\n", "\n")
     drawn, _, screen = text.rpartition("\x1b[2K")  # the bar's last sign erases its line
     assert "measuring" in drawn
@@ -238,7 +239,7 @@ def test_it_never_loads_torch(adapter, tmp_path):
         "print(*sorted({m.partition('.')[0] for m in sys.modules}))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=HANGS, check=True
     )
     assert not {"torch", "transformers", "peft", "pandas", "scipy", "rich"} & set(done.stdout.split())
 

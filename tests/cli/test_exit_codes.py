@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from killing import HANGS
 
 from gradience import errors
 from gradience.cli.exit_codes import ExitCode
@@ -31,7 +32,7 @@ app.main()
 def gradience(*arguments, **options):
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.run(
-        [sys.executable, "-m", "gradience", *arguments], text=True, timeout=60, check=False, **options
+        [sys.executable, "-m", "gradience", *arguments], text=True, timeout=HANGS, check=False, **options
     )
 
 
@@ -39,7 +40,7 @@ def extra_verb(body, **options):
     """The real command line with one more verb that does `body`."""
     return subprocess.run(
         [sys.executable, "-c", EXTRA_VERB.format(body=body)],
-        capture_output=True, text=True, timeout=60, check=False, **options,
+        capture_output=True, text=True, timeout=HANGS, check=False, **options,
     )  # fmt: skip
 
 
@@ -129,7 +130,7 @@ def test_a_signal_ends_the_command_and_cleans_up(tmp_path, number, code):
     # Python starts with SIGINT ignored when its parent ignores it; the verb begins once the file is there.
     begun, cleaned = tmp_path / "begun", tmp_path / "cleaned"
     body = (
-        f"\n    try:\n        open({str(begun)!r}, 'w').close(); time.sleep(60)"
+        f"\n    try:\n        open({str(begun)!r}, 'w').close(); time.sleep({HANGS})"
         f"\n    finally:\n        open({str(cleaned)!r}, 'w').close()"
     )
     restored = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -137,11 +138,10 @@ def test_a_signal_ends_the_command_and_cleans_up(tmp_path, number, code):
         [sys.executable, "-c", restored + EXTRA_VERB.format(body=body)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
-        deadline = time.monotonic() + 30
-        while not begun.exists() and time.monotonic() < deadline:
+        while not begun.exists() and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(number)
-        stdout, stderr = process.communicate(timeout=30)
+        stdout, stderr = process.communicate(timeout=HANGS)
     assert (process.returncode, stdout, stderr) == (code, "", "")
     assert cleaned.exists()
 
@@ -176,7 +176,7 @@ def test_colour_on_a_terminal(term, coloured):
     master, slave = os.openpty()
     subprocess.run(
         [sys.executable, "-m", "gradience", "--loud"],
-        stderr=slave, env={**os.environ, "TERM": term}, timeout=60, check=False,
+        stderr=slave, env={**os.environ, "TERM": term}, timeout=HANGS, check=False,
     )  # fmt: skip
     os.close(slave)
     shown = os.read(master, 4096)

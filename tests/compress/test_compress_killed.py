@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from killing import HANGS
 from samples import random_factors, write
 
 from gradience import audit_adapter
@@ -69,7 +70,7 @@ def arguments(folder: Path, out: Path, *more: str) -> list[str]:
 def killed_at(point: tuple[str, int], folder: Path, out: Path, *more: str) -> int:
     where, call = point
     command = [sys.executable, "-c", KILL, where, str(call), *arguments(folder, out, *more)]
-    return subprocess.run(command, env=environment(), capture_output=True, timeout=60).returncode
+    return subprocess.run(command, env=environment(), capture_output=True, timeout=HANGS).returncode
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -156,7 +157,7 @@ def test_no_room(limit, force, case, tmp_path):
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGS,
     )
     assert done.returncode == 5, done.stderr
     assert "Traceback" not in done.stderr
@@ -176,7 +177,7 @@ def test_interrupted_by_the_keyboard(case, tmp_path):
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGS,
     )
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
@@ -194,7 +195,7 @@ def test_an_error_in_a_module_leaves_nothing(case, tmp_path):
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGS,
     )
     assert done.returncode == 3
     assert last in done.stderr.replace("\n", "")

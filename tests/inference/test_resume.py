@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from killing import program
 from tiny_models import bert_adapter, letters_tokenizer, llama, llama_adapter, sums
 
 from gradience.artifacts.records import read_records
@@ -16,6 +15,7 @@ from gradience.inference import Session, evaluate_generation, evaluate_scores
 
 ASK = {"filters": {"all": str.strip}, "same": str.__eq__, "max_new_tokens": 8, "batch_size": 3}
 BATCHES = 10
+HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -160,17 +160,6 @@ def test_a_path_below_a_file_is_an_output_error(session, tmp_path):
 # --- real processes, really killed ----------------------------------------------------------------
 
 
-def carried_out(script: str, *arguments: Path) -> str:
-    """stdout of `script`, which forks and kills, in a process that has nothing else in its memory."""
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1]), *sys.path])
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def files_of(folder):
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
@@ -178,7 +167,7 @@ def files_of(folder):
 @pytest.mark.slow
 def test_killed_at_drawn_moments_it_ends_with_the_same_bytes(adapters, tmp_path):
     kills = 5
-    answered = int(carried_out("evaluate_all.py", adapters, tmp_path))
+    answered = int(program(HERE / "evaluate_all.py", adapters, tmp_path))
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
     assert {read_records(file).run.n for file in (tmp_path / "whole").iterdir()} == {60, 100}
     batches = 34 + 20 + 34
@@ -187,6 +176,6 @@ def test_killed_at_drawn_moments_it_ends_with_the_same_bytes(adapters, tmp_path)
 
 def test_killed_at_every_moment_of_writing_it_ends_with_the_same_bytes(tmp_path):
     """Two adapters, two batches: every write, sync and rename of their records, as a program without models."""
-    moments, left = map(int, carried_out("kill_blocks.py", tmp_path).split())
+    moments, left = map(int, program(HERE / "kill_blocks.py", tmp_path).split())
     assert moments > 200
     assert left > 20

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -79,10 +78,8 @@ def test_follow_prints_again_and_ends_with_the_run(tmp_path):
     log.train_step(2, loss=0.5)
     log.end(RunStatus.OK, step=2)
     log.close()
-    started = time.monotonic()
-    rest, _ = child.communicate()
+    rest, _ = child.communicate()  # it ends by itself: the run has
     assert child.returncode == 0
-    assert time.monotonic() - started < 30
     assert first["runs"][0]["outcome"] == "unfinished"
     assert json.loads(rest.splitlines()[-1])["runs"][0]["last_step"] == 2
 

@@ -202,20 +202,19 @@ def test_the_screen_fits_and_needs_no_colour():
 
 
 MEASURE = """
-import sys, time
+import sys
 from pathlib import Path
 from gradience.monitor import monitor_runs
-started = time.process_time()
 run = monitor_runs([sys.argv[1]]).runs[0]
 # Not getrusage: its peak includes what the parent held when it forked.
 peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-print(run.loss.count, time.process_time() - started, int(peak.split()[1]) / 1024)
+print(run.loss.count, int(peak.split()[1]) / 1024)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory from Linux")
 @pytest.mark.slow
-def test_a_million_lines_are_read_in_seconds_and_in_constant_memory(tmp_path):
+def test_a_million_lines_are_read_in_constant_memory(tmp_path):
     path = tmp_path / "run.jsonl"
     head = '{"schema":"gradience.vnext.telemetry/v1","ts":1795568975.626,"run_id":"r","event":"train_step","step":'
     with path.open("w") as file:
@@ -226,9 +225,8 @@ def test_a_million_lines_are_read_in_seconds_and_in_constant_memory(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, str(path)], capture_output=True, text=True, check=True
     )
-    count, seconds, megabytes = map(float, done.stdout.split())
+    count, megabytes = map(float, done.stdout.split())
     assert count == 1_000_000
-    assert seconds < 30  # 6 s of processor time on the machine it was written on
     assert megabytes < 150
 
 

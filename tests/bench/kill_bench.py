@@ -1,0 +1,45 @@
+"""A Bench run in ROOT/whole, and the same in ROOT/killed, killed at drawn moments and taken up again.
+
+python kill_bench.py CONFIG ROOT SEED KILLS
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from killing import KILLED, drawn, in_child, moments_of, watched
+
+import gradience.bench.protocol  # noqa: F401  (loaded once, before anything is forked)
+from gradience.artifacts.stage import StageManifest
+from gradience.cli.app import run
+
+
+def check_artifacts(output: Path) -> None:
+    """Whatever is there under its final name is whole."""
+    for path in output.rglob("*.json"):
+        json.loads(path.read_text(encoding="utf-8"))
+    for path in output.rglob("manifest.json"):
+        manifest = StageManifest.read(path)
+        for name, file in manifest.files.items():
+            assert (path.parent / name).stat().st_size == file.bytes, path
+
+
+def main(config: Path, root: Path, seed: int, kills: int) -> None:
+    def bench(output: Path) -> None:
+        assert run(["bench", "run", "--config", str(config), "--output", str(output)]) in (0, 1)
+
+    files = watched()
+    moments = moments_of(lambda: bench(root / "whole"), files)
+    for moment in drawn(moments, kills, seed):
+        assert in_child(lambda: bench(root / "killed"), files, moment) == KILLED, moment
+        if (root / "killed").exists():
+            check_artifacts(root / "killed")
+    assert in_child(lambda: bench(root / "killed")) == 0
+    check_artifacts(root / "killed")
+    assert not list(root.rglob("*.tmp"))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
