@@ -50,6 +50,9 @@ class TrainingReport(Artifact):
     quantization: str | None
     device: str
     processes: int
+    sequences_per_step: int | None = None
+    """Examples of an optimizer step over all processes, as the Trainer counted them; checked against the recipe.
+    Null in files of earlier versions."""
     threads: int
     """Of torch, on a CPU: another number may give another adapter."""
     lora: dict[str, Any]

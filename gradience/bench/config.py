@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -38,7 +39,13 @@ from gradience.bench.sections import (
     RuntimeSettings,
     TaskSettings,
 )
-from gradience.bench.settings import LoraSettings, ModelSettings, Settings, TrainSettings
+from gradience.bench.settings import (
+    LoraSettings,
+    ModelSettings,
+    Settings,
+    TrainSettings,
+    several_processes,
+)
 from gradience.check.files import parse_yaml, read_mapping
 from gradience.errors import InputError, UsageError
 
@@ -89,6 +96,13 @@ class BenchConfig(Settings):
     def _fits_together(self) -> BenchConfig:
         if "head_only" in self.compression.controls and self.model.type != "seqcls":
             raise ValueError("the control head_only needs a head to train: `model.type: seqcls`")
+        if problem := several_processes(self.model, self.runtime.processes):
+            raise ValueError(problem)
+        if self.runtime.processes > 1 and re.fullmatch(r"mps|cuda:\d+", self.runtime.device):
+            raise ValueError(
+                f"`runtime.device: {self.runtime.device}` is one device, and `runtime.processes` is"
+                f" {self.runtime.processes}: `device: cuda` gives each process a GPU of its own"
+            )
         if self.train.gradient_accumulation_steps % self.runtime.processes:
             raise ValueError(
                 f"{self.train.gradient_accumulation_steps} accumulation steps cannot be shared by"

@@ -121,10 +121,13 @@ class Judge:
 
     def _with(self, name: str, adapter: Path) -> Session:
         if self._session is None:
-            labels = len(self.task.label_names) if isinstance(self.task, ClassificationTask) else None
-            base = load_base(self.model, labels=labels, device=self.device)
-            self._session = Session(base.model, base.tokenizer, untrained=base.untrained)
-            self.loads += 1
+            self._session = self._load()
         if name not in self._session.adapters:
             self._session.add(name, adapter)
         return self._session
+
+    def _load(self) -> Session:
+        labels = len(self.task.label_names) if isinstance(self.task, ClassificationTask) else None
+        base = load_base(self.model, labels=labels, device=self.device)
+        self.loads += 1
+        return Session(base.model, base.tokenizer, untrained=base.untrained)

@@ -16,6 +16,7 @@ import torch
 
 from gradience.bench import assets
 from gradience.bench.archives import sha256_of
+from gradience.bench.devices import choose_device, make_current
 from gradience.bench.settings import ModelSettings
 from gradience.errors import InputError, NetworkError, UsageError, require
 
@@ -47,21 +48,6 @@ class Base:
     """Parameters that the checkpoint did not hold: a fresh head."""
 
 
-def choose_device(device: str = "auto") -> torch.device:
-    """`auto`: a GPU where there is one. Raises UsageError (`no-device`) for a device that this machine lacks."""
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if device == "auto":
-        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
-    chosen = torch.device(device)
-    if not {"cpu": True, "cuda": cuda, "mps": mps}.get(chosen.type, False):
-        raise UsageError(
-            f"runtime.device is {device}, and this machine has none",
-            code="no-device",
-            hint="use cpu or auto; `gradience env` says what torch sees",
-        )
-    return chosen
-
-
 def load_tokenizer(settings: ModelSettings) -> Any:
     """The base's tokenizer, with a padding token (the end token where it has none of its own)."""
     from transformers import AutoTokenizer
@@ -90,6 +76,7 @@ def load_base(
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, set_seed
 
     where = choose_device(device)
+    make_current(where)
     tokenizer = load_tokenizer(settings)
     arguments: dict[str, Any] = {
         "output_loading_info": True,
@@ -107,7 +94,10 @@ def load_base(
     else:
         model, loaded = _from_hub(AutoModelForSequenceClassification, source, num_labels=labels, **arguments)
         model.config.pad_token_id = tokenizer.pad_token_id
-    if not settings.quantization:
+    dtype = model.dtype
+    if settings.quantization:
+        model = _upcast(model)
+    else:
         model.to(where)
     return Base(
         model=model,
@@ -115,7 +105,7 @@ def load_base(
         name=EMBEDDED[settings.name][1] if settings.name in EMBEDDED else settings.name,
         fingerprint=getattr(model.config, "_commit_hash", None) or _weights_digest(Path(source)),
         parameters=int(model.num_parameters()),
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=str(dtype).removeprefix("torch."),
         device=str(where),
         quantization=settings.quantization,
         untrained=frozenset(loaded["missing_keys"]),
@@ -186,6 +176,16 @@ def _four_bits() -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
+
+
+def _upcast(model: Any) -> Any:
+    """A packed base with everything that is not packed (norms, embeddings, head) in float32, as QLoRA trains it.
+
+    Here, so that an adapter is evaluated on the base that it was trained on, to the bit.
+    """
+    from peft import prepare_model_for_kbit_training
+
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # type: ignore[no-untyped-call]
 
 
 def _weights_digest(folder: Path) -> str:

@@ -25,6 +25,7 @@ from gradience.bench import tasks
 from gradience.bench.aggregate import AGGREGATE, BENCH, DOCUMENT, aggregate, begun
 from gradience.bench.assemble import assemble
 from gradience.bench.config import BenchConfig
+from gradience.bench.devices import check_devices
 from gradience.bench.registration import plan_digest, register
 from gradience.bench.run import SeedFacts, SeedRun, Watcher, remove_weights
 from gradience.bench.stages import only_one
@@ -56,6 +57,7 @@ def run_bench(
     writing there, UsageError (`output-other-run`) when the folder holds a run of another config or other
     data, and whatever a user can act on: what cannot be loaded, read or written.
     """
+    check_devices(config.runtime)
     whole = config.only_seed is None
     with _held(output, whole) as locked, _threads(config.runtime.threads):
         task = tasks.load(config.task.profile, config.task.options)

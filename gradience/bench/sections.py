@@ -127,6 +127,8 @@ class RuntimeSettings(Settings):
     """The machine: nothing here belongs to the protocol."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    """One device for a process. `cuda:1` is the second GPU; `cuda` and `auto` take the first, and under several
+    processes each takes its own."""
     threads: Positive | None = None
     """Of torch, on a CPU. By default as many as torch takes."""
     processes: Positive = 1

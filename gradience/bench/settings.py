@@ -39,6 +39,13 @@ class ModelSettings(Settings):
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = None
 
 
+def several_processes(model: ModelSettings, processes: int) -> str:
+    """Why `processes` cannot train this model together; empty when they can."""
+    if model.quantization and processes > 1:
+        return f"a base in 4 bits is trained in one process, and there are {processes}: set `runtime.processes: 1`"
+    return ""
+
+
 class LoraSettings(Settings):
     """The probe's adapter."""
 

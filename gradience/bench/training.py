@@ -13,7 +13,6 @@ import copy
 import hashlib
 import json
 import math
-import os
 import shutil
 import sys
 import time
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from gradience.adapters.folder import whole_folder
@@ -32,10 +31,18 @@ from gradience.artifacts.training import Start, TrainedExamples, TrainingReport
 from gradience.bench.archives import sha256_of
 from gradience.bench.batches import Collator, Encoded, encode_labelled, encode_questions
 from gradience.bench.checkpoints import MarkComplete, complete_checkpoints, remove_incomplete, step_of
+from gradience.bench.devices import (
+    OneDevice,
+    accelerate_on,
+    accumulation,
+    make_current,
+    processes_here,
+    sequences_per_step,
+)
 from gradience.bench.journal import Journal
 from gradience.bench.models import Base, load_base
 from gradience.bench.seeds import STREAMS, stream
-from gradience.bench.settings import LoraSettings, ModelSettings, TrainSettings
+from gradience.bench.settings import LoraSettings, ModelSettings, TrainSettings, several_processes
 from gradience.bench.tasks.base import ClassificationTask, Task
 from gradience.bench.tasks.examples import fingerprint
 from gradience.callback import GradienceCallback
@@ -83,10 +90,13 @@ def train(
     `output` holds `run.jsonl` too, the telemetry.
 
     Raises InputError or NetworkError when the base cannot be loaded, InputError when `output` holds another
-    training (`other-training`), UsageError when task and model do not fit together (`task-model`).
+    training (`other-training`), UsageError when task and model do not fit together (`task-model`), and for devices and
+    processes that cannot be had (`no-device`, `processes`, `effective-batch`).
     """
     watch = Stopwatch(command="train")
     labels = _labels_of(task, model)
+    if problem := several_processes(model, processes_here()):
+        raise UsageError(problem, code="processes", hint="or leave model.quantization out")
     asked: dict[str, Any] = {
         "lora": dict(lora),
         "recipe": recipe.model_dump(mode="json"),
@@ -119,6 +129,7 @@ def train(
         ],
     )
     trainer.remove_callback(PrinterCallback)  # standard output belongs to results
+    sequences = sequences_per_step(trainer.args, recipe)
     seconds = _run(trainer, journal, output / CHECKPOINTS)
     if trainer.is_world_process_zero():
         assert journal.started is not None  # there is no training without a first step
@@ -132,6 +143,7 @@ def train(
             quantization=base.quantization,
             device=base.device,
             processes=trainer.args.world_size,
+            sequences_per_step=sequences,
             threads=torch.get_num_threads(),
             lora=dict(lora),
             recipe=asked["recipe"],
@@ -225,15 +237,12 @@ def _wrap(
     trained: str,
 ) -> Any:
     """The base with fresh LoRA factors (B = 0), drawn right after their stream's seed is set."""
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from peft import LoraConfig, get_peft_model
 
-    network = base.model
-    if base.quantization:
-        network = prepare_model_for_kbit_training(network, use_gradient_checkpointing=False)  # type: ignore[no-untyped-call]
     set_seed(stream(seed, "lora"))
     # A copy: PEFT extends the list `modules_to_save` that it is given.
     config = LoraConfig(task_type="CAUSAL_LM" if labels is None else "SEQ_CLS", **copy.deepcopy(dict(lora)))
-    network = get_peft_model(network, config)
+    network = get_peft_model(base.model, config)
     if settings.gradient_checkpointing:
         network.enable_input_require_grads()
     if trained == "head":
@@ -272,9 +281,7 @@ def _trainable(network: Any) -> tuple[int, int, str]:
     return lora, other, digest.hexdigest()
 
 
-def _arguments(
-    recipe: TrainSettings, folder: Path, seed: int, base: Base, checkpointing: bool
-) -> TrainingArguments:
+def _arguments(recipe: TrainSettings, folder: Path, seed: int, base: Base, checkpointing: bool) -> OneDevice:
     """The recipe in the Trainer's words."""
     arguments: dict[str, Any] = {
         "output_dir": str(folder),
@@ -288,7 +295,7 @@ def _arguments(
         "max_grad_norm": recipe.max_grad_norm,
         "optim": recipe.optim,
         "per_device_train_batch_size": recipe.per_device_train_batch_size,
-        "gradient_accumulation_steps": _accumulation(recipe),
+        "gradient_accumulation_steps": accumulation(recipe),
         "bf16": recipe.bf16,
         "logging_steps": recipe.logging_steps,
         "logging_nan_inf_filter": False,  # a loss that is no number must be seen
@@ -297,30 +304,23 @@ def _arguments(
         "seed": stream(seed, "training"),
         "data_seed": stream(seed, "data order"),
         "use_cpu": base.device == "cpu",
+        "dataloader_pin_memory": base.device.startswith("cuda"),
         "label_names": ["labels"],
         "remove_unused_columns": False,
         "report_to": [],
         "disable_tqdm": True,
     }
     if checkpointing:
-        known = {field.name for field in fields(TrainingArguments)}
+        known = {field.name for field in fields(OneDevice)}
         # Renamed within transformers 5; the old name goes away in 6.
         name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
         arguments |= {name: True, f"{name}_kwargs": {"use_reentrant": False}}
-    return TrainingArguments(**arguments)
-
-
-def _accumulation(recipe: TrainSettings) -> int:
-    """Steps of accumulation for each of the processes, so that their number does not change the batch."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by accelerate launch and torchrun
-    each, rest = divmod(recipe.gradient_accumulation_steps, processes)
-    if rest:
-        raise UsageError(
-            f"{recipe.gradient_accumulation_steps} accumulation steps cannot be shared by {processes} processes",
-            code="processes",
-            hint="make train.gradient_accumulation_steps a multiple of runtime.processes",
-        )
-    return each
+    device = torch.device(base.device)
+    with accelerate_on(device):
+        made = OneDevice(place=base.device, **arguments)
+        assert made.device == device  # asked here: the first who asks sets up accelerate
+    make_current(device)  # transformers has just made the first GPU the current one
+    return made
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc,unused-ignore]
@@ -366,7 +366,7 @@ def versions() -> dict[str, str]:
 def peak_memory(device: str) -> int | None:
     """On a GPU, what torch had allocated at most; elsewhere the largest resident size of this process so far."""
     if device.startswith("cuda"):
-        return int(torch.cuda.max_memory_allocated())
+        return int(torch.cuda.max_memory_allocated(torch.device(device)))
     if sys.platform == "win32":
         return None
     import resource

@@ -144,12 +144,13 @@ def measure(own: Tensor, targets: Tensor, told: Tensor | None = None) -> Terms:
 
 def _measure(own: Tensor, targets: Tensor, told: Tensor | None) -> Terms:
     logs, best = own.float().log_softmax(dim=-1), own.argmax(dim=-1)
-    likelihood, hits = logs.gather(1, targets[:, None])[:, 0].double().cpu(), (best == targets).cpu()
+    # To the processor first: MPS has no float64.
+    likelihood, hits = logs.gather(1, targets[:, None])[:, 0].cpu().double(), (best == targets).cpu()
     if told is None:
         return Terms(likelihood, hits, None, None)
     truth = told.float().log_softmax(dim=-1)
     kl = (truth.exp() * (truth - logs)).sum(dim=-1)
-    return Terms(likelihood, hits, kl.double().cpu(), (told.argmax(dim=-1) != best).cpu())
+    return Terms(likelihood, hits, kl.cpu().double(), (told.argmax(dim=-1) != best).cpu())
 
 
 def _summed(terms: Terms, where: slice, pair: _Pair) -> Score:

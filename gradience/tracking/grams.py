@@ -94,8 +94,8 @@ def _from_grams(
 
 def _from_factors(pair: LoraPair) -> spectra.Spectrum:
     """The slow and exact way: the factors themselves, in float64."""
-    A = pair.A.detach().flatten(1).double().cpu().numpy()
-    B = pair.B.detach().flatten(1).double().cpu().numpy()
+    A = pair.A.detach().flatten(1).cpu().double().numpy()
+    B = pair.B.detach().flatten(1).cpu().double().numpy()
     if not (np.isfinite(A).all() and np.isfinite(B).all()):
         raise spectra.NonFiniteFactor
     return spectra.spectrum(spectra.array_blocks(A.T), spectra.array_blocks(B))

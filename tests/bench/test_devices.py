@@ -1,0 +1,260 @@
+"""One process, one device: with mocked counts of GPUs, and with torch's meta device as the second device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_bench import llama, sums
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import PreTrainedModel, Trainer
+
+from gradience.bench import models, training
+from gradience.bench.batches import Collator
+from gradience.bench.config import BenchConfig
+from gradience.bench.devices import OneDevice, check_devices, choose_device, sequences_per_step
+from gradience.bench.judge import Judge
+from gradience.bench.models import Base, load_base
+from gradience.bench.sections import RuntimeSettings
+from gradience.bench.settings import ModelSettings, TrainSettings
+from gradience.bench.training import train
+from gradience.errors import UsageError
+from gradience.inference.scoring import measure
+from gradience.tracking import grams
+
+LORA: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
+RECIPE = TrainSettings(
+    max_steps=2, lr=1e-3, per_device_train_batch_size=4, gradient_accumulation_steps=4, max_length=16
+)
+
+
+@pytest.fixture(scope="module")
+def causal(tmp_path_factory: pytest.TempPathFactory) -> ModelSettings:
+    return ModelSettings(
+        name=str(llama(tmp_path_factory.mktemp("llama"))), type="causal_lm", dtype="bfloat16"
+    )
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not under torchrun."""
+    for name in ("WORLD_SIZE", "LOCAL_RANK", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
+    """Eight GPUs, as far as they can be had without one. Returns which were made the current one."""
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr("accelerate.state.check_cuda_p2p_ib_support", lambda: True)
+    return current
+
+
+def under_torchrun(monkeypatch: pytest.MonkeyPatch, rank: int, world: int) -> None:
+    for name, value in (("WORLD_SIZE", world), ("LOCAL_RANK", rank), ("RANK", rank)):
+        monkeypatch.setenv(name, str(value))
+
+
+def base_on(device: str) -> Base:
+    return Base(None, None, "base", "0", 1, "float32", device, None)
+
+
+# ------------------------------------------------------------------ which device
+
+
+@pytest.mark.usefixtures("gpus")
+@pytest.mark.parametrize(
+    ("asked", "chosen"), [("auto", "cuda:0"), ("cuda", "cuda:0"), ("cuda:1", "cuda:1"), ("cpu", "cpu")]
+)
+def test_a_process_alone_takes_one_gpu(asked: str, chosen: str) -> None:
+    assert choose_device(asked) == torch.device(chosen)
+
+
+@pytest.mark.usefixtures("gpus")
+@pytest.mark.parametrize("asked", ["auto", "cuda"])
+def test_each_process_of_torchrun_takes_its_own(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for rank in range(4):
+        under_torchrun(monkeypatch, rank, 4)
+        assert choose_device(asked) == torch.device("cuda", rank)
+
+
+@pytest.mark.usefixtures("gpus")
+def test_what_this_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"no cuda:8: this machine has 8 GPUs"):
+        choose_device("cuda:8")
+    with pytest.raises(UsageError, match="has none"):
+        choose_device("mps")
+    with pytest.raises(UsageError, match=r"runtime\.processes is 9, and this machine has 8 GPUs"):
+        check_devices(RuntimeSettings(processes=9))
+    check_devices(RuntimeSettings(processes=8))
+    under_torchrun(monkeypatch, 1, 2)
+    with pytest.raises(UsageError, match=r"cuda:1 is one device, and there are 2 processes"):
+        choose_device("cuda:1")
+
+
+def test_one_mps_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("auto") == torch.device("mps")
+    with pytest.raises(UsageError, match="one device, and there are 2 processes"):
+        check_devices(RuntimeSettings(processes=2))
+
+
+def test_training_and_evaluation_load_on_the_same_device(
+    causal: ModelSettings, gpus: list[torch.device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[torch.device] = []
+    monkeypatch.setattr(PreTrainedModel, "to", lambda model, where: moved.append(where) or model)
+    under_torchrun(monkeypatch, 3, 4)
+    assert load_base(causal).device == "cuda:3"
+    for name in ("WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name)
+    Judge(sums(), causal, (), batch_size=1, max_length=8, device="cuda:1")._load()
+    assert moved == gpus == [torch.device("cuda:3"), torch.device("cuda:1")]
+
+
+# ------------------------------------------------------------------ the Trainer on it
+
+
+def test_visible_gpus_change_neither_the_batch_nor_the_device(
+    gpus: list[torch.device], tmp_path: Path
+) -> None:
+    args = training._arguments(RECIPE, tmp_path, 42, base_on("cuda:1"), checkpointing=False)
+    assert args.device == torch.device("cuda:1")
+    assert args.distributed_state.device == torch.device("cuda:1")  # where accelerate puts batches
+    assert gpus[-1] == torch.device("cuda:1")  # transformers has made cuda:0 the current one
+    assert args.n_gpu == 1  # more would be DataParallel
+    assert args.train_batch_size == 4
+    assert sequences_per_step(args, RECIPE) == 16
+
+
+def test_a_batch_that_is_not_the_recipe_s_is_refused(gpus: list[torch.device], tmp_path: Path) -> None:
+    args = training._arguments(RECIPE, tmp_path, 42, base_on("cuda:0"), checkpointing=False)
+    args._n_gpu = 8
+    many = type("AllOfThem", (OneDevice,), {"n_gpu": property(lambda self: self._n_gpu)})
+    args.__class__ = many  # as transformers counts by itself
+    with pytest.raises(UsageError, match="a step would take 128 examples, and the recipe says 16") as caught:
+        sequences_per_step(args, RECIPE)
+    assert caught.value.code == "effective-batch"
+
+
+def test_the_trainer_puts_model_and_batches_where_the_base_is(
+    causal: ModelSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On the meta device, which is a device like any other but for its numbers."""
+    monkeypatch.setattr(models, "choose_device", lambda device: torch.device("meta"))
+    causal = causal.model_copy(
+        update={"attn_implementation": "eager"}
+    )  # SDPA looks at the values of the mask
+    base = load_base(causal)
+    assert base.device == "meta"
+    network = training._wrap(base, LORA, causal, 42, labels=None, trained="lora")
+    encoded = training._encode(base.tokenizer, sums(), sums().examples.of("train"), 16)
+    collator = Collator(base.tokenizer)
+    args = training._arguments(RECIPE, tmp_path, 42, base, checkpointing=False)
+    trainer = Trainer(model=network, args=args, train_dataset=encoded.features, data_collator=collator)
+    seen: set[str] = set()
+    network.register_forward_pre_hook(
+        lambda _, __, inputs: seen.update(str(value.device) for value in inputs.values()), with_kwargs=True
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert {value.device.type for value in batch.values()} == {"meta"}
+    loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    assert seen == {"meta"}
+    assert loss.device.type == "meta"
+    assert {weight.device.type for weight in network.parameters()} == {"meta"}
+
+
+def test_a_training_records_its_device_and_the_examples_of_a_step(
+    causal: ModelSettings, tmp_path: Path
+) -> None:
+    report = train(sums(), model=causal, lora=LORA, recipe=RECIPE, seed=1, output=tmp_path, device="cpu")
+    assert (report.device, report.processes, report.sequences_per_step) == ("cpu", 1, 16)
+
+
+# ------------------------------------------------------------------ MPS has no float64
+
+
+class LikeMPS(TorchDispatchMode):
+    """The meta device with what MPS does: values can be fetched from it, and it knows no float64."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._to_copy.default and kwargs.get("device") == torch.device("cpu"):
+            return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+        made = func(*args, **kwargs)
+        if isinstance(made, torch.Tensor) and made.is_meta and made.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return made
+
+
+def test_scores_are_summed_in_float64_without_it_on_mps() -> None:
+    with LikeMPS():
+        own, told = (torch.empty(3, 7, device="meta", dtype=torch.bfloat16) for _ in range(2))
+        with pytest.raises(TypeError, match="float64"):
+            own.double()
+        terms = measure(own, torch.empty(3, dtype=torch.long, device="meta"), told)
+    assert terms.kl is not None
+    assert {(value.device.type, value.dtype) for value in (terms.likelihood, terms.kl)} == {
+        ("cpu", torch.float64)
+    }
+
+
+def test_nor_are_spectra_of_live_factors_made_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: order.append("cpu") or tensor)
+    double = torch.Tensor.double
+    monkeypatch.setattr(torch.Tensor, "double", lambda tensor: order.append("double") or double(tensor))
+    pair = type("Pair", (), {"A": torch.randn(2, 5), "B": torch.randn(4, 2)})
+    grams._from_factors(pair)  # type: ignore[arg-type]
+    assert order == ["cpu", "double"] * 2
+
+
+# ------------------------------------------------------------------ four bits
+
+
+def test_what_is_not_packed_has_one_precision_in_training_and_evaluation(
+    causal: ModelSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """bitsandbytes itself: `make conformance`. Here the base stays unpacked, and all of it must be upcast alike."""
+    monkeypatch.setattr(models, "_four_bits", lambda: None)
+    packed = causal.model_copy(update={"quantization": "nf4"})
+    judge = Judge(sums(), packed, (), batch_size=1, max_length=8, device="cpu")
+    evaluated = judge._load().base
+    base = load_base(packed, device="cpu")
+    trained = training._wrap(base, LORA, packed, 42, labels=None, trained="lora").get_base_model()
+    assert base.dtype == "bfloat16"
+    kinds = {
+        name.replace(".base_layer", ""): weight.dtype
+        for name, weight in trained.named_parameters()
+        if "lora_" not in name
+    }
+    assert kinds == {name: weight.dtype for name, weight in evaluated.named_parameters()}
+    assert kinds["model.norm.weight"] == kinds["lm_head.weight"] == torch.float32
+
+
+def test_four_bits_in_several_processes_are_refused_before_anything_is_run(
+    causal: ModelSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    values = {
+        "model": {"name": "base", "type": "causal_lm", "quantization": "nf4"},
+        "task": {"profile": "arithmetic"},
+        "lora": {"probe_r": 4, "alpha": 8},
+        "train": {"max_steps": 1, "lr": 1e-3, "gradient_accumulation_steps": 2},
+    }
+    with pytest.raises(ValueError, match="a base in 4 bits is trained in one process, and there are 2"):
+        BenchConfig.model_validate(values | {"runtime": {"processes": 2}})
+    with pytest.raises(ValueError, match="`device: cuda` gives each process a GPU of its own"):
+        BenchConfig.model_validate(
+            values | {"model": {"name": "base"}, "runtime": {"processes": 2, "device": "cuda:1"}}
+        )
+    under_torchrun(monkeypatch, 0, 2)
+    packed = causal.model_copy(update={"quantization": "nf4"})
+    with pytest.raises(UsageError, match="4 bits is trained in one process"):
+        train(sums(), model=packed, lora=LORA, recipe=RECIPE, seed=1, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
