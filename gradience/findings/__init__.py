@@ -38,6 +38,10 @@ BLOCKING = frozenset(("init-not-update", "init-noise", "variant-not-update", "no
 """Codes with which no rank may be suggested: B·A is not the learned update, or parts of it are no numbers."""
 
 
+UNCONVINCING = frozenset(("looks-random",))
+"""Codes of an adapter whose spectra say nothing about a smaller rank: none is suggested, but it may be truncated."""
+
+
 def find(facts: Facts) -> tuple[Finding, ...]:
     """All findings, the gravest first."""
     order: dict[Severity, int] = {"error": 0, "warning": 1, "info": 2}
@@ -47,4 +51,4 @@ def find(facts: Facts) -> tuple[Finding, ...]:
 
 def blocks_suggestions(findings: Iterable[Finding]) -> bool:
     """Whether some finding forbids a suggestion."""
-    return any(finding.code in BLOCKING for finding in findings)
+    return any(finding.code in BLOCKING | UNCONVINCING for finding in findings)

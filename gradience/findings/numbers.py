@@ -14,6 +14,9 @@ RANDOM_POSITION = 0.85
 """null_position above which factors look random. Trained adapters of strangers: median 0.02 to 0.2."""
 RANDOM_MIN_RANK = 4
 """Below this rank a trained and a random spectrum cannot be told apart."""
+RANDOM_MIN_SIDE = 2
+"""Nor can they where the smaller side of ΔW has fewer than this many times r rows: a head of six labels that was
+trained well spreads over all of its few directions."""
 SATURATED_SHARE = 0.85
 """k@90 / r from which a module uses nearly all of its rank (random factors: 0.88 to 1)."""
 COARSE_BOUND = 1e-3
@@ -85,18 +88,26 @@ def untrained(facts: Facts) -> Iterator[Finding]:
 
 
 def random(facts: Facts) -> Iterator[Finding]:
-    able = [layer for layer in facts.layers if layer.null_position is not None and layer.r >= RANDOM_MIN_RANK]
+    able = [
+        layer
+        for layer in facts.layers
+        if layer.null_position is not None
+        and layer.r >= RANDOM_MIN_RANK
+        and min(layer.shape) >= RANDOM_MIN_SIDE * layer.r
+    ]
     names = [layer.label for layer in able if (layer.null_position or 0.0) >= RANDOM_POSITION]
-    if names and len(names) == len(able):
+    trained = sum(layer.status == "ok" for layer in facts.layers)
+    if names and len(names) == len(able) and 2 * len(able) >= trained:
+        who = "the one module" if len(names) == trained == 1 else f"{len(names)} of {trained} modules"
         yield Finding(
             code="looks-random",
             severity="error",
-            message=f"all {len(names)} modules look random: spectra as random factors of these shapes have them",
-            hint="a synthetic adapter, or one that was hardly trained: a suggestion from it means nothing",
+            message=f"{who}: spectra like those of random factors of these shapes, and no module that says otherwise",
+            hint="a synthetic adapter, or one that was hardly trained: no rank is suggested from it",
         )
     else:
         yield from many(
-            "looks-random",
+            "random-modules",
             "warning",
             names,
             "look random (spectra like those of random factors)",
