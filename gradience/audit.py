@@ -92,6 +92,7 @@ def audit_adapter(
             unaudited=opened.unaudited,
             ghosts=opened.ghosts,
             nonfinite=[sentence for item in measured for sentence in item.nonfinite],
+            misnamed=opened.misnamed(),
         )
         return _assemble(opened, digest, facts, tau=tau, grid=grid, watch=watch)
 

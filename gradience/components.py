@@ -11,6 +11,7 @@ import numpy as np
 from gradience.adapters.keys import parse_key
 from gradience.artifacts.audit import AuditReport, LayerAudit
 from gradience.errors import InputError
+from gradience.findings import BLOCKING
 from gradience.spectra import FloatArray
 
 
@@ -44,6 +45,32 @@ class Module:
         return self.bytes // self.rank
 
 
+def refuse_uncompressible(report: AuditReport, *, allow_untrained: bool = False) -> None:
+    """Raise InputError where no smaller adapter can mean the same: codes of BLOCKING, unaudited, untrained, …"""
+    path = report.adapter.path
+    blocking = next((finding for finding in report.findings if finding.code in BLOCKING), None)
+    if blocking is not None:
+        raise InputError(
+            f"{path}: cannot be compressed: {blocking.message}", code=blocking.code, hint=blocking.hint
+        )
+    if report.coverage.unaudited:
+        first = report.coverage.unaudited[0]
+        raise InputError(
+            f"{path}: cannot be compressed: {len(report.coverage.unaudited)} tensors were not understood, "
+            f"the first is {first.tensor} ({first.reason})",
+            code="unaudited",
+            hint="see `gradience audit` for all of them",
+        )
+    if not report.layers:
+        raise InputError(f"{path}: has no LoRA modules", code="no-lora-tensors", hint="nothing to compress")
+    if not allow_untrained and all(layer.status == "untrained" for layer in report.layers):
+        raise InputError(
+            f"{report.adapter.path}: untrained: B·A = 0 in every module, so there is no update to make smaller",
+            code="untrained",
+            hint="was the trained adapter saved? --allow-untrained writes a smaller one that does nothing either",
+        )
+
+
 def modules_of(report: AuditReport, peak: float) -> list[Module]:
     """The rows of the audit, grouped: experts of a stacked tensor share one rank. peak: the unit of σ.
 
@@ -52,42 +79,35 @@ def modules_of(report: AuditReport, peak: float) -> list[Module]:
     grouped: dict[str, list[LayerAudit]] = defaultdict(list)
     for layer in report.layers:
         grouped[layer.name].append(layer)
-    owners, ghosts = _owners(report)
+    owners = _owners(report)
     modules = []
     for name, rows in grouped.items():
         # Without its factors, a bias, a magnitude or a base weight that was saved with them would be lost as well,
         # and an expert's wrapper cannot be left out alone.
         stays = report.adapter.use_dora or name in owners or rows[0].kind == "expert"
-        modules.append(_module(report, rows, peak, stays=stays, ghost=name in ghosts))
+        modules.append(_module(report, rows, peak, stays=stays))
     return modules
 
 
-def _owners(report: AuditReport) -> tuple[set[str], set[str]]:
-    """Modules with other tensors of their own, and those of which PEFT saved copies."""
+def _owners(report: AuditReport) -> set[str]:
+    """Modules with other tensors of their own (copies of a module that PEFT once kept are not written)."""
     owners: set[str] = set()
-    ghosts: set[str] = set()
     for note in report.coverage.other:
         key = parse_key(note.tensor)
-        if key.adapter not in (None, report.adapter.adapter_name):
+        if key.ghost or key.adapter not in (None, report.adapter.adapter_name):
             continue
-        if key.ghost:
-            ghosts.add(key.module)
         parts = key.module.split(".")
         owners.update(".".join(parts[:end]) for end in range(1, len(parts) + 1))
-    return owners, ghosts
+    return owners
 
 
-def _module(
-    report: AuditReport, rows: Sequence[LayerAudit], peak: float, *, stays: bool, ghost: bool
-) -> Module:
+def _module(report: AuditReport, rows: Sequence[LayerAudit], peak: float, *, stays: bool) -> Module:
     first = rows[0]
     fixed = ""
     if first.groups > 1:
         fixed = "block-diagonal B of a grouped convolution"
     elif any(row.status == "unsupported" for row in rows):
         fixed = "cannot be measured: its factors cancel"
-    elif ghost:
-        fixed = "PEFT saved copies of it"
     energies = np.zeros(first.r)
     spectra = []
     for row in rows:

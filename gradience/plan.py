@@ -13,13 +13,13 @@ from fractions import Fraction
 from typing import Literal
 
 from gradience import ranks
+from gradience.adapters.keys import config_name
 from gradience.adapters.patterns import anchored_key
 from gradience.allocate import Item, cover, fill, start_cost
 from gradience.artifacts.audit import AuditReport
 from gradience.artifacts.compression import CompressionPlan, ModulePlan
-from gradience.components import Module, modules_of
+from gradience.components import Module, modules_of, refuse_uncompressible
 from gradience.errors import InputError, UsageError
-from gradience.findings import BLOCKING
 from gradience.spectra import energy_rank
 
 
@@ -76,16 +76,19 @@ def plan_compression(
     *,
     allowed_ranks: Sequence[int] | None = None,
     multiple_of: int | None = None,
+    allow_untrained: bool = False,
 ) -> CompressionPlan:
     """Ranks for every module of an audited adapter.
 
     allowed_ranks: every rank is one of these, or the module's own.
     multiple_of: every rank is a multiple of it, or the module's own.
 
-    Raises InputError where the adapter must not be truncated (B·A is not the update, NaN, missing modules),
+    allow_untrained: plan for an adapter whose every B·A is 0 as well.
+
+    Raises InputError where the adapter must not be truncated (B·A is not the update, NaN, missing modules, untrained),
     UsageError for a criterion that makes no sense or a budget that cannot be met.
     """
-    _refuse(report)
+    refuse_uncompressible(report, allow_untrained=allow_untrained)
     if isinstance(criterion, ToRanks) and (allowed_ranks is not None or multiple_of is not None):
         raise UsageError(
             "every module's rank is given, so there is nothing for --allowed-ranks or --multiple-of to round",
@@ -97,6 +100,10 @@ def plan_compression(
     modules = modules_of(report, peak or 1.0)
     chosen = _choose(report, modules, criterion, ladder)
     chosen |= {module.name: module.rank for module in modules if module.fixed}
+    if not isinstance(
+        criterion, ToBudget | ToRanks
+    ):  # elsewhere a larger rank would break the limit, or the order
+        chosen = _shared(chosen)
     if not any(chosen.values()):
         raise UsageError(
             "this budget leaves no component of any module",
@@ -104,6 +111,15 @@ def plan_compression(
             hint="allow more parameters, or a smaller error",
         )
     return _describe(report, modules, chosen, _words(criterion, allowed_ranks, multiple_of), peak or 1.0)
+
+
+def _shared(chosen: Mapping[str, int]) -> dict[str, int]:
+    """Modules that share a name in the config share a rank, which is the largest of theirs."""
+    largest: dict[str, int] = {}
+    for module, rank in chosen.items():
+        name = config_name(module)
+        largest[name] = max(largest.get(name, 0), rank)
+    return {module: largest[config_name(module)] for module in chosen}
 
 
 def ranks_of_plan(plan: CompressionPlan, report: AuditReport) -> ToRanks:
@@ -121,25 +137,6 @@ def ranks_of_plan(plan: CompressionPlan, report: AuditReport) -> ToRanks:
     edited = any(row.new_params * row.old_rank != row.old_params * row.new_rank for row in plan.modules)
     words = plan.criterion.removesuffix(EDITED) + EDITED if edited else plan.criterion
     return ToRanks({row.name: row.new_rank for row in plan.modules}, words)
-
-
-def _refuse(report: AuditReport) -> None:
-    path = report.adapter.path
-    blocking = next((finding for finding in report.findings if finding.code in BLOCKING), None)
-    if blocking is not None:
-        raise InputError(
-            f"{path}: cannot be compressed: {blocking.message}", code=blocking.code, hint=blocking.hint
-        )
-    if report.coverage.unaudited:
-        first = report.coverage.unaudited[0]
-        raise InputError(
-            f"{path}: cannot be compressed: {len(report.coverage.unaudited)} tensors were not understood, "
-            f"the first is {first.tensor} ({first.reason})",
-            code="unaudited",
-            hint="see `gradience audit` for all of them",
-        )
-    if not report.layers:
-        raise InputError(f"{path}: has no LoRA modules", code="no-lora-tensors", hint="nothing to compress")
 
 
 # ---------------------------------------------------------------- which ranks are allowed
@@ -238,7 +235,8 @@ def _suggested(report: AuditReport, modules: Sequence[Module], which: str, ladde
         )
     if which == "per-layer":
         ranks_of = {
-            module.name: found.per_layer.rank_pattern[anchored_key(module.name)] for module in modules
+            module.name: found.per_layer.rank_pattern[anchored_key(config_name(module.name))]
+            for module in modules
         }
     else:
         rank = found.median.rank if which == "median" else found.p90.rank

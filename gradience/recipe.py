@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,14 +10,16 @@ from gradience.adapters.config import PeftConfig
 from gradience.adapters.dtypes import DTYPES, DType
 from gradience.adapters.encodings import Encoded, Target, encode_modules
 from gradience.adapters.experts import guessed_orders
-from gradience.adapters.inventory import DORA_REASON, LORA_BIAS_REASON, Note
-from gradience.adapters.keys import parse_key
+from gradience.adapters.inventory import DORA_REASON, GHOST_REASON, LORA_BIAS_REASON, Note
+from gradience.adapters.keys import config_name, parse_key
 from gradience.adapters.locate import natural_key
+from gradience.adapters.naming import peft_name
 from gradience.adapters.peft import Adapter, Factor, LoraPair
 from gradience.artifacts.base import round_significant
 from gradience.artifacts.compression import CompressionPlan, Encoding
 from gradience.dora import BaseWeights
 from gradience.errors import InputError, UsageError
+from gradience.reconfigure import target_fields, without_stripped
 from gradience.rewrite import Job
 
 
@@ -27,6 +28,7 @@ class Recipe:
     """What is to be written.
 
     dropped: modules at rank 0.   carried: other tensors, copied byte for byte.   stripped: those left out.
+    names: tensor -> the name it is written under, which is PEFT's own.
     fields: changes of adapter_config.json.
     """
 
@@ -35,6 +37,7 @@ class Recipe:
     dropped: Sequence[LoraPair]
     carried: Sequence[str]
     stripped: Sequence[str]
+    names: Mapping[str, str]
     fields: dict[str, Any]
 
 
@@ -52,20 +55,40 @@ def make_recipe(
     _refuse(opened, config, base)
     _check_plan(plan, opened)
     own, foreign = _notes(opened)
+    carried, taken = _carried(own, strip)
+    stripped = without_stripped(config, own, taken, opened.adapter_name)
     encoded = encode_modules(_targets(opened, plan), encoding)
     jobs, dropped = _jobs(opened, config, plan, encoded, dtype)
-    _refuse_folded_bias(opened, jobs, own)
+    _refuse_folded_bias(opened, jobs, [note for note in own if note.tensor not in taken])
     _refuse_guesses(config, jobs)
+    _refuse_dropped_parameters(config, dropped)
     if base is not None:
         jobs = _with_magnitudes(opened, jobs, base, own, transposed=config.fan_in_fan_out)
-    carried, stripped = _carried(own, strip)
+    names = _names(opened, jobs, carried)
+    if not (encoding or dtype or strip or dropped):
+        _refuse_copy(opened, jobs, names)
+    targets = {config_name(job.pair.module) for job in jobs if not job.parameter}
+    gone = [pair.module for pair in dropped]
     return Recipe(
         encoded,
         jobs,
         dropped,
         carried,
-        sorted([*stripped, *(note.tensor for note in foreign)]),
-        {**encoded.fields, **_target_fields(config, jobs, dropped)},
+        sorted([*taken, *(note.tensor for note in foreign)]),
+        names,
+        {**encoded.fields, **stripped.fields, **target_fields(config, sorted(targets), gone, stripped.bared)},
+    )
+
+
+def _refuse_copy(opened: Adapter, jobs: Sequence[Job], names: Mapping[str, str]) -> None:
+    if any(not job.keeps_rank for job in jobs) or any(name != tensor for tensor, name in names.items()):
+        return
+    largest = max(job.pair.rank for job in jobs)
+    raise InputError(
+        f"{opened.location.path}: no module would get smaller: none has a higher rank than was asked for (the largest "
+        f"is {largest})",
+        code="nothing-smaller",
+        hint="ask for less; --encoding, --dtype or --strip write it anew at the ranks that it has",
     )
 
 
@@ -109,12 +132,39 @@ def _refuse(opened: Adapter, config: PeftConfig, base: BaseWeights | None) -> No
             code="unaudited",
             hint="see `gradience audit` for all of them",
         )
+    nested = next((pair.module for pair in opened.pairs if not _understood(pair.module)), None)
+    if nested is not None:
+        raise InputError(
+            f"{path}: {nested} lies inside another LoRA module (base_layer): PEFT 0.21 makes such modules only for the "
+            "out_proj of nn.MultiheadAttention",
+            code="nested-lora",
+            hint="train without one of the two",
+        )
+    saved = next((pair.module for pair in opened.pairs if config.saved_whole(pair.module)), None)
+    if saved is not None:
+        raise InputError(
+            f"{path}: {saved} has LoRA factors, and the config saves it whole as well "
+            f"({_saved_by(config, saved)}): PEFT 0.21 refuses that",
+            code="saved-and-adapted",
+            hint="train without LoRA on it, or without saving it",
+        )
     if config.fields.get("ensure_weight_tying") and any(pair.kind == "embedding" for pair in opened.pairs):
         raise InputError(
             f"{path}: the factors of the embedding and of the head are one (ensure_weight_tying)",
             code="tied-factors",
             hint="train without ensure_weight_tying, or without the embedding",
         )
+
+
+def _understood(module: str) -> bool:
+    return ".base_layer" not in module or module.endswith(".base_layer.out_proj")
+
+
+def _saved_by(config: PeftConfig, module: str) -> str:
+    _, entry = config.saved_whole(module) or ("", "")
+    if entry in config.modules_to_save:
+        return f"modules_to_save has {entry!r}, and PEFT compares the ends of names"
+    return f"PEFT saves every {entry!r} for the task {config.task_type}"
 
 
 def _check_plan(plan: CompressionPlan, opened: Adapter) -> None:
@@ -142,46 +192,70 @@ def _check_plan(plan: CompressionPlan, opened: Adapter) -> None:
 
 
 def _notes(opened: Adapter) -> tuple[list[Note], list[Note]]:
-    """The tensors beside the factors: of this adapter, and of others in the same file."""
+    """The tensors beside the factors: of this adapter, and what PEFT would not look at.
+
+    That is what belongs to other adapters in the same file, and the copies of a module that PEFT once kept.
+    """
     own: list[Note] = []
     foreign: list[Note] = []
     for note in opened.other:
-        name = parse_key(note.tensor).adapter
-        (own if name in (None, opened.adapter_name) else foreign).append(note)
+        ours = parse_key(note.tensor).adapter in (None, opened.adapter_name)
+        (own if ours and note.reason != GHOST_REASON else foreign).append(note)
     return own, foreign
 
 
+def _names(opened: Adapter, jobs: Iterable[Job], carried: Iterable[str]) -> dict[str, str]:
+    """The name that PEFT looks for, of every tensor that is written."""
+    factors = [tensor for job in jobs for tensor in (job.pair.a.tensor, job.pair.b.tensor)]
+    names = {tensor: peft_name(tensor, opened.adapter_name) for tensor in (*factors, *carried)}
+    taken: dict[str, str] = {}
+    for tensor, name in names.items():
+        if taken.setdefault(name, tensor) != tensor:
+            raise InputError(
+                f"{opened.location.path}: {taken[name]} and {tensor} are the same tensor for PEFT ({name})",
+                code="same-tensor",
+                hint="leave one of them out with --strip",
+            )
+    return names
+
+
 def _targets(opened: Adapter, plan: CompressionPlan) -> list[Target]:
-    """What is written, in an order that does not depend on the file's."""
+    """What is written, in an order that does not depend on the file's: one target per name in the config."""
     rank_of = {module.name: module.new_rank for module in plan.modules}
-    targets = [
-        Target(pair.module, rank_of[pair.module], pair.scale or 0.0)
-        for pair in opened.pairs
-        if rank_of[pair.module]
-    ]
-    return sorted(targets, key=lambda target: (natural_key(target.name), target.name))
+    targets: dict[str, Target] = {}
+    for pair in opened.pairs:
+        target = Target(config_name(pair.module), rank_of[pair.module], pair.scale or 0.0)
+        if targets.setdefault(target.name, target) != target:
+            raise InputError(
+                f"{opened.location.path}: {target.name} and the modules in it share one rank and one scale in PEFT, "
+                f"and {pair.module} would get another",
+                code="shared-rank",
+                hint="--rank and --energy give them the same",
+            )
+    kept = [target for target in targets.values() if target.rank]
+    return sorted(kept, key=lambda target: (natural_key(target.name), target.name))
 
 
 def _jobs(
     opened: Adapter, config: PeftConfig, plan: CompressionPlan, encoded: Encoded, dtype: str | None
 ) -> tuple[list[Job], list[LoraPair]]:
     plans = {module.name: module for module in plan.modules}
-    ghosts = {parse_key(name).module for name in opened.ghosts}
     jobs, dropped = [], []
     for pair in opened.pairs:
         row = plans[pair.module]
         if row.new_rank == 0:
             dropped.append(pair)
             continue
+        name = config_name(pair.module)
         job = Job(
             pair,
             row,
-            encoded.stored_rank[pair.module],
-            encoded.fold[pair.module],
-            encoded.scale[pair.module],
+            encoded.stored_rank[name],
+            encoded.fold[name],
+            encoded.scale[name],
             _storage(pair.a.entry.dtype, dtype),
             _storage(pair.b.entry.dtype, dtype),
-            parameter=_ends_with(pair.module, config.target_parameters),
+            parameter=ends_with(pair.module, config.target_parameters),
         )
         if pair.groups > 1 and (not job.keeps_rank or job.stored_rank != pair.rank):
             raise InputError(
@@ -189,13 +263,6 @@ def _jobs(
                 f"and cannot get another one on disk",
                 code="block-diagonal",
                 hint="use --encoding patterns",
-            )
-        if pair.module in ghosts and not job.unchanged:
-            raise InputError(
-                f"{opened.location.path}: PEFT saved copies of {pair.module} beside it, "
-                "which a change would leave behind",
-                code="ghost-copies",
-                hint="use --encoding patterns, without --dtype",
             )
         jobs.append(job)
     return jobs, dropped
@@ -226,7 +293,7 @@ def _refuse_folded_bias(opened: Adapter, jobs: Iterable[Job], own: Iterable[Note
 def _refuse_guesses(config: PeftConfig, jobs: Sequence[Job]) -> None:
     """Two parameters of one module that may be each other: only one rank and scale for both cannot mix them up."""
     guessed = tuple(guessed_orders(config))
-    doubtful = [job for job in jobs if _ends_with(job.pair.module, guessed)]
+    doubtful = [job for job in jobs if ends_with(job.pair.module, guessed)]
     if len({(job.stored_rank, job.written_scale) for job in doubtful}) > 1:
         raise InputError(
             f"{config.path}: which tensors belong to {' and which to '.join(guessed[:2])} is a guess, and they would "
@@ -265,12 +332,9 @@ def _with_magnitudes(
 # ---------------------------------------------------------------- targets, and everything else
 
 
-def _target_fields(config: PeftConfig, jobs: Sequence[Job], dropped: Sequence[LoraPair]) -> dict[str, Any]:
-    """Explicit targets where modules are left out, so that PEFT recreates nothing."""
-    if not dropped:
-        return {}
+def _refuse_dropped_parameters(config: PeftConfig, dropped: Sequence[LoraPair]) -> None:
     parameter = next(
-        (pair.module for pair in dropped if _ends_with(pair.module, config.target_parameters)), None
+        (pair.module for pair in dropped if ends_with(pair.module, config.target_parameters)), None
     )
     if parameter is not None:
         raise InputError(
@@ -278,33 +342,14 @@ def _target_fields(config: PeftConfig, jobs: Sequence[Job], dropped: Sequence[Lo
             code="parameter-dropped",
             hint="--rank and --energy keep every module",
         )
-    names = [job.pair.module for job in jobs if not job.parameter]
-    names.sort(key=lambda name: (natural_key(name), name))
-    fields: dict[str, Any] = {"target_modules": _exactly(names, [pair.module for pair in dropped])}
-    for name in ("exclude_modules", "layers_to_transform", "layers_pattern"):
-        if config.fields.get(name) is not None:
-            fields[name] = None
-    return fields
 
 
-def _exactly(names: Sequence[str], dropped: Sequence[str]) -> list[str] | str:
-    """Targets that hit `names` and none of `dropped`.
-
-    PEFT's list also hits every module that ends with `.name`; where that is a dropped one, only an expression will do.
-    """
-    endings = set(names)
-    for name in dropped:
-        parts = name.split(".")
-        if any(".".join(parts[start:]) in endings for start in range(len(parts))):
-            return f"(?:{'|'.join(re.escape(kept) for kept in names)})"
-    return list(names)
-
-
-def _ends_with(module: str, names: Iterable[str]) -> bool:
+def ends_with(module: str, names: Iterable[str]) -> bool:
+    """Whether the path `module` is one of `names`, or ends with one behind a dot (PEFT's rule for targets)."""
     return any(module == name or module.endswith(f".{name}") for name in names)
 
 
-def _carried(own: Iterable[Note], strip: Sequence[str]) -> tuple[list[str], list[str]]:
+def _carried(own: Iterable[Note], strip: Sequence[str]) -> tuple[list[str], set[str]]:
     """Names of the tensors that are copied, and of those dropped on request."""
     names = [note.tensor for note in own]
     for part in strip:
@@ -314,5 +359,5 @@ def _carried(own: Iterable[Note], strip: Sequence[str]) -> tuple[list[str], list
                 code="strip-unmatched",
                 hint="`gradience audit --json` lists them under coverage.other",
             )
-    stripped = [name for name in names if any(part in name for part in strip)]
-    return sorted(set(names) - set(stripped)), stripped
+    stripped = {name for name in names if any(part in name for part in strip)}
+    return sorted(set(names) - stripped), stripped

@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from gradience import ranks
+from gradience.adapters.keys import config_name
 from gradience.adapters.patterns import anchored_key
 from gradience.artifacts.audit import LayerAudit, PerLayer, Suggestion, Suggestions
 
@@ -94,7 +95,11 @@ def per_layer(modules: Sequence[ModuleEvidence], *, grid: Sequence[int], use_rsl
 
     An untrained module gets the smallest rank of the grid; one that `keeps_rank` its own.
     """
-    chosen = {module.name: _rank_for(module, grid) for module in modules}
+    largest: dict[str, int] = {}
+    for module in modules:
+        name = config_name(module.name)
+        largest[name] = max(largest.get(name, 0), _rank_for(module, grid))
+    chosen = {module.name: largest[config_name(module.name)] for module in modules}
     alphas = {
         module.name: scaled_alpha(module.alpha, module.size.rank, chosen[module.name], use_rslora=use_rslora)
         for module in modules
@@ -103,8 +108,8 @@ def per_layer(modules: Sequence[ModuleEvidence], *, grid: Sequence[int], use_rsl
     params, stored = cost(modules, chosen)
     widest = max(chosen, key=lambda name: chosen[name])
     return PerLayer(
-        rank_pattern={anchored_key(name): rank for name, rank in chosen.items()},
-        alpha_pattern={anchored_key(name): alpha for name, alpha in alphas.items()},
+        rank_pattern={anchored_key(config_name(name)): rank for name, rank in chosen.items()},
+        alpha_pattern={anchored_key(config_name(name)): alpha for name, alpha in alphas.items()},
         r=chosen[widest],
         lora_alpha=alphas.get(widest),
         params=params,

@@ -308,9 +308,13 @@ def test_untrained_modules():
 
 def test_nothing_was_trained():
     made = report([row("a.q", None, r=4, shape=(8, 8), status="untrained")], with_gain=False, suggest=False)
-    assert plan_compression(made, ToRank(2)).kept_energy == 1.0
+    with pytest.raises(InputError) as untrained:
+        plan_compression(made, ToRank(2))
+    assert untrained.value.code == "untrained"
+    assert "--allow-untrained" in untrained.value.hint
+    assert plan_compression(made, ToRank(2), allow_untrained=True).kept_energy == 1.0
     with pytest.raises(UsageError) as refusal:
-        plan_compression(made, ToBudget(reduction=0.5))
+        plan_compression(made, ToBudget(reduction=0.5), allow_untrained=True)
     assert refusal.value.code == "empty-plan"
 
 
@@ -389,22 +393,6 @@ def test_modules_that_keep_their_rank(changes, reason, criterion):
     assert reason in plan.modules[0].fixed
     assert plan.modules[1].fixed == ""
     assert plan.modules[0].new_params == plan.modules[0].old_params
-
-
-def test_a_ghosted_module_keeps_its_rank():
-    rows = [
-        row("score", np.array([1.0, 0.1]), r=2, shape=(8, 8)),
-        row("q", np.array([4.0, 3.0]), r=2, shape=(8, 8)),
-    ]
-    note = TensorNote(
-        tensor="base_model.model.score.original_module.lora_A.weight",
-        reason="ghost copy of a module",
-        params=16,
-    )
-    assert ranks_of(plan_compression(report(rows, with_gain=False, other=[note]), ToRank(1))) == {
-        "score": 2,
-        "q": 1,
-    }
 
 
 # ---------------------------------------------------------------- refusals

@@ -25,6 +25,12 @@ MAX_ALPHA = 1e12
 """Absolute value; strangers' configs had up to 1e5. Larger ones would leave the range of float64 when squared."""
 DEFAULT_RANK = DEFAULT_ALPHA = 8
 """PEFT's own, for configs that leave them out."""
+HEADS_OF_TASK: Mapping[str, tuple[str, ...]] = {
+    "SEQ_CLS": ("classifier", "score"),
+    "TOKEN_CLS": ("classifier", "score"),
+    "QUESTION_ANS": ("qa_outputs",),
+}
+"""Task -> what PEFT adds to modules_to_save without being asked (0.21, peft_model.py); a model has one of them."""
 
 OTHER_METHODS: Mapping[str, str] = {
     "ADALORA": "AdaLoRA: the update is B·diag(E)·A with pruned directions, not s·B·A",
@@ -77,6 +83,35 @@ class PeftConfig:
             owner, _, parameter = target.rpartition(".")
             owners.setdefault(owner, []).append(parameter)
         return owners
+
+    @cached_property
+    def heads_of_task(self) -> tuple[str, ...]:
+        """What PEFT saves whole because of the task alone."""
+        return HEADS_OF_TASK.get(self.task_type or "", ())
+
+    @cached_property
+    def _saved_by_length(self) -> Mapping[int, frozenset[str]]:
+        names = {name for name in (*self.modules_to_save, *self.heads_of_task) if name}
+        return {
+            length: frozenset(name for name in names if len(name) == length)
+            for length in set(map(len, names))
+        }
+
+    def saved_whole(self, path: str) -> tuple[str, str] | None:
+        """The module that holds `path` and is saved whole, and the entry of `modules_to_save` that says so.
+
+        PEFT's rule (0.21, utils/other.py, `_set_trainable`): a module whose name ends with an entry, without a dot
+        between: `head` saves `my_head` and all that is in it.
+        """
+        end = 0
+        while 0 <= end < len(path):
+            dot = path.find(".", end)
+            module = path if dot < 0 else path[:dot]
+            for length, names in self._saved_by_length.items():
+                if module[-length:] in names:
+                    return module, module[-length:]
+            end = dot + 1 if dot >= 0 else -1
+        return None
 
     def rank_of(self, name: str) -> int | None:
         """The rank that the config gives the module `name` (PEFT's rule: the first pattern that matches).

@@ -11,6 +11,7 @@ folded    s multiplied into B, α = rank: a scale of 1 where the runtime reads t
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -88,9 +89,14 @@ def alpha_for(scale: float, rank: int) -> int | float:
 
 
 def _commonest_scale(targets: Sequence[Target]) -> float:
-    """The scale of most modules, the first among equals; 0 only where there is no other."""
+    """The scale of most modules, the first among equals; 0 only where there is no other.
+
+    One so small that another divided by it is infinite does not count.
+    """
     counts = Counter(target.scale for target in targets if target.scale)
-    return counts.most_common(1)[0][0] if counts else 0.0
+    largest = max(map(abs, counts), default=0.0)
+    able = [scale for scale, _ in counts.most_common() if math.isfinite(largest / abs(scale))]
+    return able[0] if able else 0.0
 
 
 def _one_alpha(targets: Sequence[Target], largest: int, encoding: Encoding, reason: str) -> Encoded:

@@ -22,6 +22,10 @@ class Note(NamedTuple):
 
 DORA_REASON = "DoRA magnitude"
 LORA_BIAS_REASON = "bias of lora_B (lora_bias)"
+SAVED_REASON = "module trained and saved whole (modules_to_save)"
+TOKENS_REASON = "trained rows of an embedding (trainable_token_indices)"
+BASE_BIAS_REASON, BIAS_REASON = "bias of the base layer", "bias"
+GHOST_REASON = "ghost copy of a module"
 _HEADS = (
     "classifier",
     "score",
@@ -47,18 +51,17 @@ def _known_reason(key: Key, config: PeftConfig | None) -> str | None:
     if key.role == "lora_bias":
         return LORA_BIAS_REASON
     if parts[-1] in ("trainable_tokens_delta", "trainable_tokens_original"):
-        return "trained rows of an embedding (trainable_token_indices)"
+        return TOKENS_REASON
     if parts[-2:] == ["base_layer", "bias"]:
-        return "bias of the base layer"
+        return BASE_BIAS_REASON
     if "base_layer" in parts:
         return "weight of the base model saved beside the adapter"
     if "original_module" in parts:
         return "copy of the untrained module"
-    saved = config.modules_to_save if config else ()
-    if "modules_to_save" in parts or any(f".{name}." in f".{key.module}." for name in saved):
-        return "module trained and saved whole (modules_to_save)"
+    if "modules_to_save" in parts or (config and config.saved_whole(key.module.rpartition(".")[0])):
+        return SAVED_REASON
     if parts[-1] == "bias":
-        return "bias"
+        return BIAS_REASON
     if any(part in _HEADS for part in parts):
         return "head or embedding saved whole"
     return None

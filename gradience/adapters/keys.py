@@ -86,6 +86,15 @@ def _without_ghosts(path: list[str], adapter: str | None) -> tuple[list[str], Gh
     return path, ""
 
 
+def config_name(module: str) -> str:
+    """The name by which the config speaks of a module.
+
+    `attn.base_layer.out_proj` -> `attn`: PEFT wraps nn.MultiheadAttention twice, as a whole and around its output
+    projection, and gives both the rank and the α of the whole (0.21, tuners/lora/layer.py, `MultiheadAttention`).
+    """
+    return module.partition(".base_layer.")[0]
+
+
 def path_ends(name: str) -> list[str]:
     """The name and what stands behind each of its dots: what a list of target_modules may say (PEFT's rule)."""
     ends = [name]

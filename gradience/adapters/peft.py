@@ -23,9 +23,10 @@ import numpy as np
 from gradience.adapters.config import PeftConfig, read_config
 from gradience.adapters.dtypes import DType, FloatArray, Raw, decode
 from gradience.adapters.experts import wrapped_parameter
-from gradience.adapters.inventory import Note, describe_other, no_factors, refuse_foreign
-from gradience.adapters.keys import Ghost, Key, choose_adapter, parse_key
+from gradience.adapters.inventory import GHOST_REASON, Note, describe_other, no_factors, refuse_foreign
+from gradience.adapters.keys import Ghost, Key, choose_adapter, config_name, parse_key
 from gradience.adapters.locate import Location, locate
+from gradience.adapters.naming import is_applied
 from gradience.adapters.tensors import TensorEntry, TensorFile
 from gradience.errors import InputError
 from gradience.spectra import Blocks
@@ -50,7 +51,6 @@ class LoraPair:
     """The two tensors of one LoRA module (of all its experts, where they are stacked).
 
     rank: inner dimension, per expert.   rows, columns: m and n of ΔW (per expert).
-    parameter: for `target_parameters` the parameter's name, where it is known.
     """
 
     module: str
@@ -168,6 +168,16 @@ class Adapter:
         for file in self.files:
             yield from file.entries.items()
 
+    def misnamed(self) -> list[str]:
+        """Tensors of this adapter under names that PEFT does not look for (see `naming`)."""
+        factors = [factor.tensor for pair in self.pairs for factor in (pair.a, pair.b)]
+        others = [
+            note.tensor
+            for note in self.other
+            if note.reason != GHOST_REASON and parse_key(note.tensor).adapter in (None, self.adapter_name)
+        ]
+        return [name for name in (*factors, *others) if not is_applied(name, self.adapter_name)]
+
     def sha256(self) -> str:
         """Digest of the file; of the shards' digests, where there are several."""
         digests = [file.sha256() for file in self.files]
@@ -241,9 +251,7 @@ def _sort_tensors(adapter: Adapter, tensors: Tensors, keys: Mapping[str, Key]) -
         better = _GHOSTS[: _GHOSTS.index(ghost)]
         if any((module, depth, other) in slots for other in better):
             adapter.ghosts.extend(names)
-            adapter.other.extend(
-                Note(name, "ghost copy of a module", tensors[name][1].params) for name in names
-            )
+            adapter.other.extend(Note(name, GHOST_REASON, tensors[name][1].params) for name in names)
             continue
         made = _make_pair(adapter.config, module, depth, depths[module], roles, tensors)
         if isinstance(made, str):
@@ -346,7 +354,7 @@ def _scaled(
     experts: int = 1,
     groups: int = 1,
 ) -> LoraPair:
-    declared = config.rank_of(module) if config else None
-    alpha = config.alpha_of(module) if config else None
+    declared = config.rank_of(config_name(module)) if config else None
+    alpha = config.alpha_of(config_name(module)) if config else None
     scale = config.scale(alpha, rank) if config else None
     return LoraPair(module, kind, a, b, rank, rows, columns, experts, groups, declared, alpha, scale)

@@ -12,15 +12,19 @@ from typing import Any, Self
 
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.files import open_regular, pread
-from gradience.adapters.locate import CONFIG, INDEX, PICKLES, WEIGHTS, Location
+from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location
 from gradience.adapters.peft import Adapter
 from gradience.adapters.tensors import NewTensor, header_bytes, layout
 from gradience.artifacts.base import write_whole
 from gradience.errors import InputError
 
 COPY_BLOCK = 4 * 2**20
-TRAINING_STATE = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "training_args.bin")
-"""Files of a Trainer checkpoint that belong to weights of the old shapes."""
+PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+"""What torch and others pickle: code to whoever opens it, weights of the old shapes, the state of a training."""
+PICKLED_BINS = ("adapter_model", "pytorch_model", "training_args", "optimizer", "scheduler", "scaler")
+"""How the names of pickles that end in .bin begin."""
+PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""First bytes of a pickle under any name: no text in UTF-8 begins so. torch.save packs one into a zip archive."""
 REPORTS = ("compression_report.json", "compression_report.md")
 
 
@@ -69,8 +73,9 @@ class WeightsWriter:
 def carry_files(location: Location, target: Path) -> tuple[list[str], list[str]]:
     """Copy the files beside the weights of an adapter; names of the copied ones and of those left out.
 
-    Neither: the weights and the config, which are written anew. Left out are pickles and training state of the
-    old shapes, reports of an earlier compression, sub-folders, hidden files, pipes, and links that lead elsewhere.
+    Neither: the weights and the config, which are written anew. Left out are pickles (training state and weights of
+    the old shapes among them), reports of an earlier compression, sub-folders, hidden files, pipes, and links that
+    lead elsewhere.
     Raises InputError for a file that cannot be read.
     """
     carried, left = [], []
@@ -89,16 +94,16 @@ def carry_files(location: Location, target: Path) -> tuple[list[str], list[str]]
 def _carries(entry: Path) -> bool:
     name = entry.name
     return entry.is_file() and not (
-        name.startswith((".", "rng_state"))
-        or name in PICKLES
-        or name in TRAINING_STATE
+        name.startswith(".")
+        or name.lower().endswith(PICKLE_SUFFIXES)
+        or (name.startswith(PICKLED_BINS) and name.endswith(".bin"))
         or name in REPORTS
         or (name.startswith("adapter_model") and name.endswith((".safetensors", ".safetensors.index.json")))
     )
 
 
 def _copy(source: Path, target: Path, *, root: Path) -> bool:
-    """False for a link that leads out of `root`."""
+    """False for a link that leads out of `root`, and for a pickle."""
     try:
         handle = open_regular(source, root=root)
     except InputError as error:
@@ -107,6 +112,9 @@ def _copy(source: Path, target: Path, *, root: Path) -> bool:
         raise
     try:
         size = os.fstat(handle).st_size
+        head = bytes(pread(handle, min(2, size), 0, source))
+        if head in PICKLE_STARTS or (head == b"PK" and source.suffix == ".bin"):
+            return False
         with open(target, "xb") as file:
             for start in range(0, size, COPY_BLOCK):
                 file.write(pread(handle, min(COPY_BLOCK, size - start), start, source))

@@ -141,10 +141,15 @@ class CompressionReport(Artifact):
     carried_tensors: int
     """Tensors copied byte for byte beside the factors."""
     stripped: tuple[str, ...] = ()
-    """Tensors dropped on request."""
+    """Tensors left out: on request, of other adapters in the file, and copies that PEFT does not read."""
+    renamed: int = 0
+    """Tensors that had another name than the one PEFT saves, under which they are written."""
     carried_files: tuple[str, ...]
+    """Files copied byte for byte."""
+    annotated_files: tuple[str, ...] = ()
+    """Carried files that describe the original, with a line on top that says so."""
     left_out_files: tuple[str, ...]
-    """Files of the source that are not in the output, because they describe the old weights."""
+    """Files of the source that are not in the output: they describe the old weights, or are pickles."""
     config_changes: dict[str, str]
     """Field of adapter_config.json -> `old -> new`, shortened."""
     runtimes: tuple[RuntimeVerdict, ...]

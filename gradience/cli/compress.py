@@ -105,6 +105,9 @@ def compress(
             "--adapter", metavar="NAME", help="Which adapter, where a folder or a file holds several."
         ),
     ] = None,
+    allow_untrained: Annotated[
+        bool, typer.Option("--allow-untrained", help="Compress an adapter whose every B·A is 0 as well.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
     layers: Annotated[bool, typer.Option("--layers", help="Show every module.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report (or the plan) as JSON.")] = False,
@@ -144,7 +147,13 @@ def compress(
 
     with ProgressBar(f"measuring {adapter}", quiet=quiet) as progress:
         audited = audit_adapter(adapter, adapter=name, progress=progress, command=command_line())
-    made = plan_compression(audited, criterion_of(audited), allowed_ranks=grid, multiple_of=multiple_of)
+    made = plan_compression(
+        audited,
+        criterion_of(audited),
+        allowed_ranks=grid,
+        multiple_of=multiple_of,
+        allow_untrained=allow_untrained,
+    )
     how: dict[str, Any] = {
         "encoding": encoding,
         "dtype": dtype,

@@ -23,6 +23,8 @@ RULES: tuple[Rule, ...] = (
     contents.unaudited,
     contents.declared_ranks,
     contents.no_config,
+    contents.names,
+    contents.saved_and_adapted,
     meaning.dora,
     contents.targets,
     contents.saved_parts,

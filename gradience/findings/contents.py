@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from gradience.adapters.experts import guessed_orders
 from gradience.adapters.keys import parse_key, path_ends
 from gradience.artifacts.audit import Finding
 from gradience.findings.facts import Facts, count, listed, many
-
-CLASSIFIER_HEADS = ("classifier", "score")
-"""PEFT 0.21 adds both to modules_to_save of every classifier (peft_model.py); a model has one of them."""
 
 
 def no_config(facts: Facts) -> Iterator[Finding]:
@@ -91,16 +88,6 @@ def targets(facts: Facts) -> Iterator[Finding]:
             )
 
 
-def _stretches(names: Iterable[str], lengths: set[int]) -> set[str]:
-    """All stretches of so many parts of the dotted names. A set, because both lists may be long."""
-    found: set[str] = set()
-    for name in names if lengths else ():
-        parts = name.split(".")
-        for length in lengths:
-            found.update(".".join(parts[start : start + length]) for start in range(len(parts) - length + 1))
-    return found
-
-
 def saved_parts(facts: Facts) -> Iterator[Finding]:
     config = facts.config
     if config is None:
@@ -113,11 +100,11 @@ def saved_parts(facts: Facts) -> Iterator[Finding]:
             message=f"the config says bias={config.bias!r}, the file holds none: it may not be the whole trained model",
             hint="save it again with PEFT's save_pretrained",
         )
-    held = _stretches(tensors, {name.count(".") + 1 for name in config.modules_to_save})
+    saved = (config.saved_whole(parse_key(tensor).module) for tensor in tensors)
+    held = {found[1] for found in saved if found}
     absent = [name for name in config.modules_to_save if name not in held]
-    heads = [name for name in CLASSIFIER_HEADS if name in config.modules_to_save]
-    if config.task_type in ("SEQ_CLS", "TOKEN_CLS") and set(heads) - set(absent):
-        absent = [name for name in absent if name not in heads]
+    if held.intersection(config.heads_of_task):
+        absent = [name for name in absent if name not in config.heads_of_task]
     if absent:
         yield Finding(
             code="saved-module-missing",
@@ -125,6 +112,31 @@ def saved_parts(facts: Facts) -> Iterator[Finding]:
             message=f"modules_to_save that the file does not hold: {listed(absent)}",
             hint="those modules would be loaded untrained",
         )
+
+
+def names(facts: Facts) -> Iterator[Finding]:
+    if facts.misnamed:
+        yield Finding(
+            code="not-applied",
+            severity="error",
+            message=(
+                f"{count(len(facts.misnamed), 'tensor')} under names that PEFT does not save: "
+                f"{listed(facts.misnamed, 1)}. PeftModel.from_pretrained (0.21) refuses such an adapter, or ignores "
+                "the tensors and answers as the base does"
+            ),
+            hint="`gradience compress` writes PEFT's own names, at the same ranks as well",
+        )
+
+
+def saved_and_adapted(facts: Facts) -> Iterator[Finding]:
+    saved = [layer.name for layer in facts.layers if facts.config and facts.config.saved_whole(layer.name)]
+    yield from many(
+        "saved-and-adapted",
+        "warning",
+        list(dict.fromkeys(saved)),
+        "with LoRA factors that the config saves whole as well (modules_to_save matches the end of a name)",
+        "PEFT 0.21 does not load both",
+    )
 
 
 def ghosts(facts: Facts) -> Iterator[Finding]:

@@ -20,6 +20,8 @@ class Facts(NamedTuple):
     ghosts: Sequence[str]
     nonfinite: Sequence[str]
     """One sentence per factor with NaN or infinity."""
+    misnamed: Sequence[str] = ()
+    """Tensors of the adapter under names that PEFT does not look for."""
 
 
 Rule = Callable[[Facts], Iterator[Finding]]

@@ -261,6 +261,8 @@ def factors_sentence(report: CompressionReport) -> str:
     parts = [f"stored as {types}"]
     parts += [f"{copied} of {plural(len(written), 'module')} byte for byte as they were"] if copied else []
     parts += [f"B of {plural(folded, 'module')} absorbs a factor"] if folded else []
+    if report.renamed:
+        parts.append(f"{plural(report.renamed, 'tensor')} renamed as PEFT names them")
     return "; ".join(parts)
 
 
@@ -292,10 +294,11 @@ def carried(report: CompressionReport) -> str:
 
 
 def lists(report: CompressionReport) -> list[tuple[str, Sequence[str]]]:
-    """What is not in the output, by reason; only what there is."""
+    """What is not in the output or not as it was, by reason; only what there is."""
     groups = [
         ("module", "at rank 0, left out", report.dropped),
         ("tensor", "stripped", report.stripped),
+        ("file", "with a first line that says it describes the original", report.annotated_files),
         ("file", "not carried over", report.left_out_files),
     ]
     return [(f"{plural(len(names), noun)} {what}", names) for noun, what, names in groups if names]

@@ -6,7 +6,7 @@ import math
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gradience.adapters.encodings import Target, alpha_for, encode_modules
@@ -41,6 +41,9 @@ def peft_reads(fields: dict, name: str) -> tuple[int, float]:
 
 
 @given(target_lists(), st.sampled_from([None, *ENCODINGS]))
+@example(
+    [Target("a", 4, 2.3e-308), Target("b", 4, 2.0), Target("c", 4, 32.0)], "uniform"
+)  # 32 / 2.3e-308 is infinite
 def test_rank_and_scale_are_kept(targets, encoding):
     made = encode_modules(targets, encoding)
     for name, rank, scale in targets:

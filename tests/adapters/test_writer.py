@@ -370,6 +370,10 @@ def test_files_beside_the_weights(tmp_path):
         "rng_state.pth": "",
         "rng_state_0.pth": "",
         "adapter_model.bin": "",
+        "pytorch_model.bin": "",
+        "pytorch_model-00001-of-00002.bin": "",
+        "mp_rank_00_model_states.pt": "",
+        "vocabulary.pkl": "",
         "compression_report.json": "{}",
         "compression_report.md": "",
         ".gitattributes": "",
@@ -377,6 +381,12 @@ def test_files_beside_the_weights(tmp_path):
     for name, text in (carried | left).items():
         (source / name).write_text(text)
     (source / "big.bin").write_bytes(bytes(range(256)) * 40_000)
+    for name, start in (
+        ("notes", b"\x80\x04\x95"),
+        ("weights.bin", b"PK\x03\x04"),
+        ("images.zip", b"PK\x03\x04"),
+    ):
+        (source / name).write_bytes(start)
     (source / "runs").mkdir()
     (source / "runs" / "events").write_text("")
     os.mkfifo(source / "pipe")
@@ -387,8 +397,8 @@ def test_files_beside_the_weights(tmp_path):
     target = tmp_path / "out"
     target.mkdir()
     found, missing = carry_files(locate(source), target)
-    assert set(found) == names(target) == {*carried, "big.bin", "inside"}
-    assert set(missing) == {*left, "runs/", "pipe", "gone", "outside"}
+    assert set(found) == names(target) == {*carried, "big.bin", "inside", "images.zip"}
+    assert set(missing) == {*left, "runs/", "pipe", "gone", "outside", "notes", "weights.bin"}
     assert found == sorted(found)
     for name in found:
         assert (target / name).read_bytes() == (source / name).read_bytes()

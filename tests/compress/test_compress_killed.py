@@ -46,7 +46,7 @@ POINTS = {
     "before the weights are on the disk": (f"{WRITER}.close", 1),
     "before the config": ("gradience.compress.write_config", 1),
     "before the other files": ("gradience.compress.carry_files", 1),
-    "before the check": ("gradience.compress._check_written", 1),
+    "before the check": ("gradience.compress.check_written", 1),
     "before the report": ("gradience.artifacts.base:Artifact.save", 1),
     "before the Markdown": ("gradience.compress.write_whole", 1),
     "before the folder is synced": ("gradience.adapters.folder.sync_folder", 1),

@@ -19,6 +19,7 @@ from gradience.artifacts.compression import CompressionReport
 from gradience.compress import compress_adapter
 from gradience.errors import InputError, UsageError
 from gradience.plan import ToBudget, ToEnergy, ToRank, plan_compression
+from gradience.readback import WrittenWrong
 from gradience.rewrite import write_module
 
 ENCODINGS = ("uniform", "patterns", "padded", "folded")
@@ -151,7 +152,7 @@ def test_the_error_asked_for_is_met_on_the_disk(seed, shapes, allowed):
     with TemporaryDirectory() as name:
         root = Path(name)
         folder = write(root / "in", random_factors(seed, *shapes), dtype="F64")
-        report = compress(folder, root / "out", ToBudget(max_error=allowed))
+        report = compress(folder, root / "out", ToBudget(max_error=allowed), encoding="patterns")
         before, after = updates(folder), updates(root / "out")
         lost = sum(np.square(update - after.get(module, 0.0)).sum() for module, update in before.items())
         assert math.sqrt(lost / sum(np.square(update).sum() for update in before.values())) <= allowed * (
@@ -381,15 +382,25 @@ def test_the_config_keeps_its_fields_and_their_order(tmp_path):
     assert text.isascii()
 
 
-def test_nothing_to_do_changes_nothing(tmp_path):
+def test_asked_to_write_it_anew_it_changes_nothing(tmp_path):
     folder = write(tmp_path / "in", random_factors(0, (4, 10, 12), (4, 8, 9)), lora_alpha=6.0)
-    report = compress(folder, tmp_path / "out", ToRank(4))
+    report = compress(folder, tmp_path / "out", ToRank(4), encoding="uniform")
     assert all(row.unchanged and row.method == "copy" for row in report.modules)
     before, after = read(folder), read(tmp_path / "out")
     assert all(np.array_equal(before[name], after[name]) for name in before)
     assert report.config_changes == {}
     # 6.0 becomes 6: the same α, in the form that every runtime reads.
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["lora_alpha"] == 6
+
+
+@pytest.mark.parametrize("criterion", [ToRank(128), ToRank(4), ToEnergy(1.0)], ids=str)
+def test_where_nothing_gets_smaller_nothing_is_written(criterion, tmp_path):
+    folder = write(tmp_path / "in", random_factors(0, (4, 10, 12), (4, 8, 9)), lora_alpha=6.0)
+    with pytest.raises(InputError, match="no module would get smaller") as refusal:
+        compress(folder, tmp_path / "out", criterion)
+    assert refusal.value.code == "nothing-smaller"
+    assert refusal.value.exit_code == 3
+    assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
 
 
 # ---------------------------------------------------------------- the report
@@ -414,7 +425,7 @@ def test_the_result_is_checked_before_it_is_put_in_place(slip, tmp_path, monkeyp
         return written._replace(data_B=broken[slip])
 
     monkeypatch.setattr("gradience.compress.write_module", wrong)
-    with pytest.raises(AssertionError, match="the error is"):
+    with pytest.raises(WrittenWrong, match="has an error of"):
         compress(folder, tmp_path / "out", ToRank(2), workers=1)
     assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
 

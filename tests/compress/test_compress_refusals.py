@@ -13,7 +13,7 @@ from samples import random_factors, read, tensor, tensors_of, write
 from gradience import audit_adapter
 from gradience.compress import compress_adapter
 from gradience.errors import GradienceError, InputError, UsageError
-from gradience.plan import ToBudget, ToRank, plan_compression
+from gradience.plan import ToRank, plan_compression
 
 FACTORS = random_factors(0, (4, 10, 12), (4, 9, 9))
 FIRST = next(iter(FACTORS))
@@ -174,28 +174,35 @@ def test_output_exists(tmp_path):
 # ---------------------------------------------------------------- copies that PEFT keeps
 
 
-def with_ghosts(tmp_path: Path) -> Path:
-    """LoRA on a head that PEFT also saved: the same factors again, under another name."""
+def with_ghosts(tmp_path: Path, **fields) -> Path:
+    """LoRA on a head that an older PEFT also saved: the same factors again, under another name."""
     ghosts = {
         name.replace(".lora_", ".original_module.lora_"): stored
         for name, stored in tensors_of({FIRST: FACTORS[FIRST]}).items()
     }
-    return write(tmp_path / "in", FACTORS, extra=ghosts, modules_to_save=["q_proj"])
+    return write(tmp_path / "in", FACTORS, extra=ghosts, **fields)
 
 
-def test_a_module_with_copies_is_left_as_it_is(tmp_path):
+def test_copies_of_a_module_are_left_out_and_listed(tmp_path):
     folder = with_ghosts(tmp_path)
-    for criterion in (ToRank(2), ToBudget(reduction=0.3)):
-        report = compress(folder, tmp_path / "out", criterion, force=True)
-        rows = {row.name: row for row in report.modules}
-        assert rows[FIRST].unchanged
-        assert all(row.new_rank < 4 for name, row in rows.items() if name != FIRST)
-    before, after = read(folder), read(tmp_path / "out")
-    assert all(np.array_equal(before[name], after[name]) for name in before if FIRST in name)
+    report = compress(folder, tmp_path / "out", ToRank(2))
+    assert {row.new_rank for row in report.modules} == {2}
+    assert report.stripped == tuple(sorted(name for name in read(folder) if "original_module" in name))
+    assert not any("original_module" in name for name in read(tmp_path / "out"))
 
 
-@pytest.mark.parametrize("options", [{"encoding": "folded"}, {"dtype": "BF16"}], ids=str)
-def test_a_module_with_copies_cannot_be_changed(options, tmp_path):
-    error = refused(with_ghosts(tmp_path), tmp_path, **options)
-    assert error.code == "ghost-copies"
-    assert "patterns" in error.hint
+@pytest.mark.parametrize(
+    "fields",
+    [{"modules_to_save": ["q_proj"]}, {"modules_to_save": ["oj"]}],
+    ids=["the module", "the end of its name"],
+)
+def test_factors_on_a_module_that_is_saved_whole(fields, tmp_path):
+    """PEFT 0.21: "modules_to_save cannot be applied to modules of type ...lora.layer.Linear"."""
+    assert refused(write(tmp_path / "in", FACTORS, **fields), tmp_path).code == "saved-and-adapted"
+
+
+def test_a_module_inside_another_lora_module(tmp_path):
+    factors = {FIRST: FACTORS[FIRST], f"{FIRST}.base_layer.inner": FACTORS[FIRST]}
+    error = refused(write(tmp_path / "in", factors), tmp_path)
+    assert error.code == "nested-lora"
+    assert f"{FIRST}.base_layer.inner" in str(error)

@@ -314,8 +314,7 @@ def test_one_of_two_adapters_in_a_file(chosen, tmp_path):
     save_file(both, tmp_path / "in" / "adapter_model.safetensors")
     report = compress(tmp_path / "in", tmp_path / "out", ToRank(2), adapter_name=chosen)
     after = stored_tensors(tmp_path / "out")
-    assert all(f".{chosen}.weight" in name for name in after)
-    assert len(after) == len(tensors)
+    assert after.keys() == tensors.keys()  # as PEFT saves them: without the adapter's name
     assert len(report.stripped) == len(tensors)
     assert not any(f".{chosen}." in name for name in report.stripped)
 
@@ -410,7 +409,7 @@ def test_dora_with_its_base(make, options, encoding, tmp_path):
 
 def test_dora_at_full_rank_changes_nothing(tmp_path):
     adapter, weights = dora(llama(), tmp_path)
-    report = compress(adapter, tmp_path / "out", ToRank(64), base_model=weights)
+    report = compress(adapter, tmp_path / "out", ToRank(64), base_model=weights, encoding="uniform")
     assert all(row.output_error == row.measured_error == 0.0 for row in report.modules)
 
 

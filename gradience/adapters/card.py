@@ -1,0 +1,35 @@
+"""The model card that is carried along: it describes the original, and its first line says so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from gradience.artifacts.base import write_whole
+
+CARD = "README.md"
+OPENING = "> **A smaller version of the adapter described here.**"
+_FRONT_MATTER = re.compile(rb"(?:\xef\xbb\xbf)?---[ \t]*\r?\n.*?\r?\n---[ \t]*\r?\n", re.DOTALL)
+
+
+def with_first_line(card: bytes, line: str) -> bytes:
+    """The card with `line` above its text, behind the YAML that hubs read. A line of an earlier time is replaced.
+
+    >>> with_first_line(b"---\\nlicense: mit\\n---\\n# My adapter\\n", OPENING)
+    b'---\\nlicense: mit\\n---\\n> **A smaller version of the adapter described here.**\\n\\n# My adapter\\n'
+    """
+    front = _FRONT_MATTER.match(card)
+    head, text = (card[: front.end()], card[front.end() :]) if front else (b"", card)
+    text = text.lstrip(b"\r\n")
+    if text.startswith(OPENING.encode()):
+        text = text.partition(b"\n")[2].lstrip(b"\r\n")
+    return head + line.encode() + b"\n\n" + text
+
+
+def annotate(folder: Path, line: str) -> tuple[str, ...]:
+    """Put `line` on top of the card in `folder`; its name, where there is one. Raises OSError."""
+    card = folder / CARD
+    if not card.is_file():
+        return ()
+    write_whole(card, [with_first_line(card.read_bytes(), line)])
+    return (CARD,)

@@ -1,0 +1,297 @@
+"""What is stripped, renamed or left out: PEFT loads the result without a word, and computes what is meant."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from peft.utils.other import ModulesToSaveWrapper
+from peft_cases import CASES, ENCODINGS, compress, fresh, load, outputs, relative_errors, unexpected
+from peft_models import peft_updates, save
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from gradience import audit_adapter
+from gradience.errors import InputError
+from gradience.plan import ToBudget, ToRank, ToRanks, plan_compression
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """Name of a case -> its folder, as PEFT saved it."""
+    made: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp(name)
+            case = CASES[name]
+            save(fresh(case), case.config, made[name], prepare=case.prepare, dtype=torch.float64)
+        return made[name]
+
+    return folder
+
+
+def settings(folder: Path) -> dict:
+    return json.loads((folder / CONFIG).read_text())
+
+
+def meant(name: str, folder: Path, stripped: list[str]) -> PeftModel:
+    """The original in PEFT, with the tensors whose name has a part of `stripped` put back to what the base has."""
+    case = CASES[name]
+    model, _ = load(case, folder)
+    base = dict(fresh(case).double().named_parameters())
+    for wrapper_name, wrapper in model.base_model.model.named_modules():
+        if isinstance(wrapper, ModulesToSaveWrapper) and any(part in f"{wrapper_name}." for part in stripped):
+            wrapper.modules_to_save["default"].load_state_dict(wrapper.original_module.state_dict())
+    for path, parameter in model.base_model.model.named_parameters():
+        plain = path.replace(".base_layer", "")
+        if "lora_B" in path and path.endswith(".bias") and "lora_B" in stripped:
+            parameter.data.zero_()
+        elif plain.endswith(".bias") and plain in base and any(part in path for part in stripped):
+            parameter.data.copy_(base[plain].data)
+        elif "trainable_tokens_delta" in path and "trainable_tokens" in stripped:
+            rows = case.config.trainable_token_indices
+            parameter.data.copy_(base[path.partition(".token_adapter")[0] + ".weight"].data[rows])
+    return model
+
+
+# ---------------------------------------------------------------- --strip
+
+
+STRIPPED = {
+    "a classifier": ("bert-head", ["classifier"]),
+    "a classifier beside all-linear": ("all-but-the-head", ["classifier"]),
+    "one of two saved modules": ("modules-to-save", ["lm_head"]),
+    "one layer of a saved module": ("modules-to-save", ["layers.0.input_layernorm"]),
+    "all saved modules": ("modules-to-save", ["lm_head", "input_layernorm"]),
+    "a head named by its ending": ("endings", ["my_head"]),
+    "some biases": ("biases", ["query.base_layer.bias"]),
+    "all biases of the layers": ("biases", ["bias"]),
+    "all biases": ("all-biases", ["bias"]),
+    "biases of lora_B": ("lora-bias", ["lora_B"]),
+    "rows of an embedding": ("token-rows", ["trainable_tokens"]),
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("what", STRIPPED)
+def test_stripped_tensors_are_the_bases_again(what, encoding, original, tmp_path):
+    name, parts = STRIPPED[what]
+    folder = original(name)
+    report = compress(folder, tmp_path / "full", ToRank(64), encoding=encoding, strip=parts)
+    assert report.stripped
+    model, messages = load(CASES[name], tmp_path / "full")
+    assert unexpected(messages, load(CASES[name], folder)[1], report) == []
+    expected = outputs(meant(name, folder, parts))
+    assert torch.allclose(outputs(model), expected, rtol=1e-10, atol=1e-12)
+    assert not torch.allclose(expected, outputs(load(CASES[name], folder)[0]), rtol=1e-6)
+
+    report = compress(folder, tmp_path / "small", ToRank(2), encoding=encoding, strip=parts)
+    smaller, messages = load(CASES[name], tmp_path / "small")
+    assert unexpected(messages, load(CASES[name], folder)[1], report) == []
+    errors = relative_errors(peft_updates(model), peft_updates(smaller))
+    for row in report.modules:
+        assert errors[row.name] == pytest.approx(row.measured_error, rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("what", "changed"),
+    [
+        ("a classifier", {"modules_to_save": None, "task_type": None}),
+        ("one of two saved modules", {"modules_to_save": ["input_layernorm"]}),
+        (
+            "one layer of a saved module",
+            {"modules_to_save": ["lm_head", "model.layers.1.input_layernorm"]},
+        ),
+        ("some biases", {}),
+        ("all biases of the layers", {"bias": "none"}),
+        ("biases of lora_B", {"lora_bias": False}),
+        ("rows of an embedding", {"trainable_token_indices": None}),
+    ],
+)
+def test_the_config_says_what_is_gone_and_nothing_else(what, changed, original, tmp_path):
+    name, parts = STRIPPED[what]
+    compress(original(name), tmp_path / "out", ToRank(64), encoding="patterns", strip=parts)
+    before, after = settings(original(name)), settings(tmp_path / "out")
+    assert {key: after[key] for key in after if after[key] != before[key]} == changed
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "code"),
+    [
+        ("bert-head", ["classifier.bias"], "strip-partly"),
+        ("lora-bias", ["layer.0.attention.self.query.lora_B.bias"], "strip-partly"),
+        ("bert-head", ["nothing of the kind"], "strip-unmatched"),
+    ],
+)
+def test_what_no_config_can_say_is_refused(name, parts, code, original, tmp_path):
+    from gradience.errors import GradienceError
+
+    with pytest.raises(GradienceError) as refusal:
+        compress(original(name), tmp_path / "out", ToRank(2), strip=parts)
+    assert refusal.value.code == code
+    assert not any(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- foreign names
+
+
+def with_adapter_name(name: str) -> str:
+    """As in the state of a live model whose adapter is called `ranking`."""
+    for factor in ("lora_embedding_A", "lora_embedding_B", "lora_A", "lora_B", "trainable_tokens_delta"):
+        if f".{factor}" in name:
+            return name.replace(f".{factor}", f".{factor}.ranking")
+    if "base_layer" in name:
+        return name
+    module, _, parameter = name.rpartition(".")
+    return f"{module}.modules_to_save.ranking.{parameter}"
+
+
+FOREIGN = {
+    "compiled": lambda name: f"_orig_mod.{name}",
+    "compiled inside": lambda name: name.replace("base_model.model.", "base_model.model._orig_mod."),
+    "no prefix": lambda name: name.removeprefix("base_model.model."),
+    "data parallel": lambda name: f"module.{name}",
+    "an adapter's name": with_adapter_name,
+}
+NAMED = [
+    "llama",
+    "embedding",
+    "convolutions",
+    "experts",
+    "attention",
+    "lora-bias",
+    "biases",
+    "token-rows",
+    "bert-head",
+]
+
+
+def renamed(folder: Path, target: Path, rename) -> Path:
+    target.mkdir()
+    shutil.copy(folder / CONFIG, target)
+    tensors = load_file(folder / WEIGHTS)
+    save_file({rename(name): tensor for name, tensor in tensors.items()}, target / WEIGHTS)
+    return target
+
+
+@pytest.mark.parametrize("foreign", FOREIGN)
+@pytest.mark.parametrize("name", NAMED)
+def test_foreign_names_are_written_as_peft_looks_for_them(name, foreign, original, tmp_path):
+    case, folder = CASES[name], original(name)
+    source = renamed(folder, tmp_path / "in", FOREIGN[foreign])
+    expected = outputs(load(case, folder)[0])
+    # For mixtures of experts transformers rewrites the names, and happens to add the prefix.
+    assert does_nothing(case, source) != (name == "experts" and foreign == "no prefix")
+    finding = next(found for found in audit_adapter(source).findings if found.code == "not-applied")
+    assert finding.severity == "error"
+
+    report = compress(source, tmp_path / "full", ToRank(64))
+    assert report.renamed > 0
+    model, messages = load(case, tmp_path / "full")
+    assert unexpected(messages, load(case, folder)[1], report) == []
+    assert torch.allclose(outputs(model), expected, rtol=1e-10, atol=1e-12)
+    assert "not-applied" not in {found.code for found in audit_adapter(tmp_path / "full").findings}
+
+    encoding = ENCODINGS[(NAMED.index(name) + list(FOREIGN).index(foreign)) % len(ENCODINGS)]
+    encoding = "patterns" if encoding in (case.refused or {}) else encoding
+    report = compress(source, tmp_path / "small", ToRank(2), encoding=encoding)
+    errors = relative_errors(peft_updates(model), peft_updates(load(case, tmp_path / "small")[0]))
+    for row in report.modules:
+        assert errors[row.name] == pytest.approx(row.measured_error, rel=1e-8)
+
+
+def does_nothing(case, folder: Path) -> bool:
+    """Whether PEFT refuses the folder, or loads it and computes what the base computes."""
+    try:
+        model, messages = load(case, folder)
+    except KeyError:
+        return True
+    silent = all(not update.any() for update in peft_updates(model).values())
+    assert silent == any("missing adapter keys" in message for message in messages)
+    return silent
+
+
+def test_names_of_a_live_model_are_applied(original, tmp_path):
+    """PEFT calls an adapter `default` when it is not told otherwise: these names it does find."""
+    source = renamed(
+        original("llama"), tmp_path / "in", lambda name: name.replace(".weight", ".default.weight")
+    )
+    expected = outputs(load(CASES["llama"], original("llama"))[0])
+    assert torch.equal(outputs(load(CASES["llama"], source)[0]), expected)
+    assert "not-applied" not in {found.code for found in audit_adapter(source).findings}
+
+
+# ---------------------------------------------------------------- targets
+
+
+def chosen(folder: Path, **ranks: int):
+    """Every module at its rank, but for those named (with underscores for dots)."""
+    audited = audit_adapter(folder)
+    wanted = {row.name: ranks.get(row.name.replace(".", "_"), row.r) for row in audited.layers}
+    return plan_compression(audited, ToRanks(wanted))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_excluded_modules_stay_excluded_when_others_are_dropped(encoding, original, tmp_path):
+    """`inner.body.proj` ends like `body.proj`, which is named in full once `other.proj` is left out."""
+    from gradience.compress import compress_adapter
+
+    plan = chosen(original("endings"), other_proj=0)
+    compress_adapter(original("endings"), plan, tmp_path / "out", encoding=encoding)
+    model, messages = load(CASES["endings"], tmp_path / "out")
+    assert messages == []
+    assert {name for name, _ in peft_updates(model)} == {"body.proj"}
+
+
+def test_a_dropped_module_that_ends_like_a_kept_one(tmp_path):
+    from gradience.compress import compress_adapter
+
+    case = CASES["endings"]
+    made = type(case.config)(r=6, lora_alpha=9, target_modules=["proj"], layers_to_transform=None)
+    saved = save(fresh(case), made, tmp_path / "in", dtype=torch.float64)
+    compress_adapter(tmp_path / "in", chosen(tmp_path / "in", inner_body_proj=0), tmp_path / "out")
+    model, messages = load(case, tmp_path / "out")
+    assert messages == []
+    assert {name for name, _ in peft_updates(model)} == {"body.proj", "other.proj"}
+    assert len(saved.updates) == 3
+
+
+# ---------------------------------------------------------------- nn.MultiheadAttention
+
+
+def test_the_two_parts_of_an_attention_share_their_rank(original, tmp_path):
+    report = audit_adapter(original("attention"))
+    rows = {row.name: row for row in report.layers}
+    assert rows["attn"].scale == rows["attn.base_layer.out_proj"].scale == 3 / 5
+    pattern = report.rank_pattern()
+    assert set(pattern) == {"^attn", "^last"}
+    for criterion in (ToRank(3),):
+        made = compress(original("attention"), tmp_path / "out", criterion)
+        assert len({row.new_rank for row in made.modules if "attn" in row.name}) == 1
+    with pytest.raises(InputError) as refusal:
+        compress(original("attention"), tmp_path / "no", ToBudget(max_params=300))
+    assert refusal.value.code == "shared-rank"
+    assert "attn" in str(refusal.value)
+    assert not (tmp_path / "no").exists()
+
+
+def test_no_module_is_wrapped_twice(original):
+    """The claim that the refusal of `saved-and-adapted` rests on."""
+
+    class Headed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(8, 8)
+            self.my_head = nn.Linear(8, 3)
+
+    from peft import LoraConfig, get_peft_model
+
+    with pytest.raises(TypeError, match="modules_to_save cannot be applied to modules of type"):
+        get_peft_model(Headed(), LoraConfig(target_modules=["body", "my_head"], modules_to_save=["head"]))
