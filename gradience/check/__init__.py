@@ -5,61 +5,73 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from gradience.artifacts.check import CheckFinding, CheckReport, SettingsRead, SourceFile
 from gradience.check.base import read_base
 from gradience.check.dialects import dialect_of, read_settings
-from gradience.check.files import adapter_config_in, read_mapping, training_config_in
+from gradience.check.files import (
+    adapter_config_in,
+    configurations_at,
+    read_mapping,
+    training_config_in,
+)
 from gradience.check.rule import Context, NotApplicable, Problem, Rule
 from gradience.check.rules_refusals import REFUSAL_RULES
 from gradience.check.rules_training import TRAINING_RULES
 from gradience.check.settings import Settings
+from gradience.check.tasks import TASKS, task_of
 from gradience.errors import UsageError
 
 __all__ = ["RULES", "TASKS", "check_configs"]
 
 RULES = (*REFUSAL_RULES, *TRAINING_RULES)
-TASKS = ("classification", "generation", "reasoning", "rl")
 SEVERITY_ORDER = ("error", "warning", "info")
 
 PathLike = str | os.PathLike[str]
 
 
 def check_configs(
-    *,
+    *configs: PathLike,
     peft: PathLike | None = None,
     training: PathLike | None = None,
     peft_dir: PathLike | None = None,
     training_dir: PathLike | None = None,
     task: str | None = None,
+    lr: float | None = None,
+    r: int | None = None,
+    alpha: float | None = None,
     base_config: PathLike | None = None,
     completion_tokens: int | None = None,
 ) -> CheckReport:
-    """Read the files and judge them. At least one of the first four is needed.
+    """Read the files and judge them. At least one file or folder is needed, or a setting.
 
+    >>> check_configs(r=16, alpha=16, lr=2e-4).settings.scale
+    1.0
+
+    configs                 files or folders, whatever they hold; what an earlier one says counts
     peft, peft_dir          an adapter configuration, as a file or in its folder
     training, training_dir  a training configuration; one file may hold both (TRL, Axolotl, ...)
-    task                    one of TASKS
+    task                    one of TASKS, or a name that means one (`gradience.check.tasks`)
+    lr, r, alpha            settings to judge instead of those in the files
     base_config             config.json of the base model, or its folder
     completion_tokens       tokens that are trained on, for the rule on capacity
 
     Raises UsageError (nothing-to-check, unknown-task) and InputError (see `gradience.check.files`).
     """
-    if task is not None and task not in TASKS:
-        raise UsageError(f"no task {task!r}", code="unknown-task", hint=f"one of {', '.join(TASKS)}")
-    paths = [Path(path) for path in (peft, training) if path is not None]
-    if peft_dir is not None:
-        paths.insert(0, adapter_config_in(Path(peft_dir)))
-    if training_dir is not None:
-        paths.append(training_config_in(Path(training_dir)))
-    if not paths:
+    task = task_of(task) if task is not None else None
+    paths = [path for config in configs for path in configurations_at(Path(config))]
+    paths += [adapter_config_in(Path(peft_dir))] if peft_dir is not None else []
+    paths += [Path(path) for path in (peft, training) if path is not None]
+    paths += [training_config_in(Path(training_dir))] if training_dir is not None else []
+    settings, files = _typed(lr, r, alpha), []
+    if not paths and not settings.where:
         raise UsageError(
             "nothing to check",
             code="nothing-to-check",
-            hint="gradience check --peft adapter_config.json --training config.yaml",
+            hint="gradience check ./my_adapter config.yaml",
         )
-    settings, files = Settings(), []
-    for path in paths:
+    for path in dict.fromkeys(paths):
         values = read_mapping(path)
         dialect = dialect_of(values, path)
         files.append(SourceFile(path=str(path), dialect=dialect))
@@ -67,6 +79,13 @@ def check_configs(
     base = read_base(Path(base_config)) if base_config is not None else None
     tool = next((file.dialect for file in files if file.dialect != "peft"), None)
     return judge(Context(settings, task, base, completion_tokens, tool), files)
+
+
+def _typed(lr: float | None, r: int | None, alpha: float | None) -> Settings:
+    """Settings that were given by hand."""
+    typed: dict[str, Any] = {"learning_rate": lr, "r": r, "alpha": alpha}
+    where = {name: "as given" for name, value in typed.items() if value is not None}
+    return Settings(**typed, where=where)
 
 
 def judge(context: Context, files: list[SourceFile]) -> CheckReport:

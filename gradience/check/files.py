@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from gradience.adapters.locate import adapter_folders
 from gradience.adapters.strict_json import loads
 from gradience.errors import InputError
 
@@ -30,6 +31,10 @@ TRAINING_NAMES = (
     "train.yml",
 )
 """What a training folder may call its configuration, in the order of looking."""
+
+
+ANYBODYS_NAMES = ("config.yaml", "config.yml", "train.yaml", "train.yml")
+"""Of them those that another program may as well have left beside an adapter."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -72,7 +77,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}",
             code="config-not-found",
-            hint="--peft-dir and --training-dir take folders, --peft and --training take files",
+            hint="gradience check takes files and folders; --peft and --training take files",
         )
     text = path.read_bytes()
     if len(text) > MAX_BYTES:
@@ -130,6 +135,31 @@ def training_config_in(folder: Path) -> Path:
         code="config-not-found",
         hint=f"looked for {', '.join(TRAINING_NAMES[:4])} …; --training takes a file of any name",
     )
+
+
+def configurations_at(path: Path) -> list[Path]:
+    """The configuration files that a path means: itself, or those in a folder, the adapter's first.
+
+    A .safetensors file means the adapter_config.json beside it.
+    Raises InputError (config-not-found, config-pickle, several-adapters).
+    """
+    if path.suffix.lower() == ".safetensors":
+        return [adapter_config_in(path.parent)]
+    if not path.is_dir():
+        return [path]
+    adapter = path / "adapter_config.json"
+    if not adapter.is_file():
+        deeper = [folder for folder in adapter_folders(path) if (folder / adapter.name).is_file()]
+        if deeper and not any((path / name).is_file() for name in TRAINING_NAMES):
+            raise InputError(
+                f"{path}: adapter found in {deeper[0].relative_to(path)}"
+                + (f", and {len(deeper) - 1} more" if len(deeper) > 1 else ""),
+                code="several-adapters",
+                hint=f"gradience check {deeper[0]}",
+            )
+        return [training_config_in(path)]
+    beside = (path / name for name in TRAINING_NAMES if name not in ANYBODYS_NAMES)
+    return [adapter, *[file for file in beside if file.is_file()][:1]]
 
 
 def _pickle(path: Path) -> InputError:

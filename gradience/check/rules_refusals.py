@@ -79,7 +79,8 @@ def impossible_numbers(context: Context) -> list[Problem]:
 def no_targets(context: Context) -> list[Problem]:
     """No module is named, and no default stands in for it."""
     s, base = context.settings, context.base
-    need(s.r)
+    if not s.adapter:
+        raise NotApplicable
     if s.target_modules or s.target_parameters:
         return []
     if s.target_modules is None:  # PEFT takes its default, where it has one

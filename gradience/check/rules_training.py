@@ -42,7 +42,8 @@ def attention_only(context: Context) -> list[Problem]:
     if context.task == "classification" or isinstance(s.target_modules, str) or s.target_parameters:
         raise NotApplicable
     if s.target_modules is None:
-        need(s.r)
+        if not s.adapter:
+            raise NotApplicable
         seen = _default_attention(context.base.model_type if context.base else None)
     elif s.target_modules and all(module_type(name) == "attn" for name in s.target_modules):
         seen = ", ".join(s.target_modules)
@@ -290,7 +291,7 @@ def many_epochs(context: Context) -> list[Problem]:
 def no_evaluation(context: Context) -> list[Problem]:
     """Nothing is held out."""
     s = context.settings
-    if s.learning_rate is None and s.batch_size is None and s.evaluation is None:
+    if context.tool is None or (s.learning_rate is None and s.batch_size is None and s.evaluation is None):
         raise NotApplicable  # no training configuration was given
     if context.objective == "rl" or context.tool == "unsloth":
         raise NotApplicable  # a reward is measured at every step; Unsloth's files have no evaluation

@@ -23,6 +23,7 @@ from gradience.cli.demo import demo
 from gradience.cli.env import env
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.monitor import monitor
+from gradience.cli.predecessor import instead_of
 from gradience.cli.schema import schema
 from gradience.errors import GradienceError
 
@@ -130,7 +131,8 @@ def _usage(error: typer.TyperException) -> int:
     """A wrong command line: what is wrong, and where the right one is described."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "gradience"
-    show_error(error.format_message().rstrip("."), f"see {path} --help")
+    instead = instead_of(context.info_name if context else None, getattr(error, "option_name", None))
+    show_error(error.format_message().rstrip("."), instead or f"see {path} --help")
     return ExitCode.USAGE
 
 

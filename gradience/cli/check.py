@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,16 +13,15 @@ from gradience.cli.exit_codes import ExitCode
 from gradience.cli.output import print_text, terminal_width
 
 
-class Task(StrEnum):
-    """What the adapter is for."""
-
-    CLASSIFICATION = "classification"
-    GENERATION = "generation"
-    REASONING = "reasoning"
-    RL = "rl"
-
-
 def check(
+    configs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="CONFIG",
+            help="An adapter's folder, a training's folder, or a configuration file; several are taken together.",
+            show_default=False,
+        ),
+    ] = None,
     peft_dir: Annotated[
         Path | None, typer.Option("--peft-dir", metavar="DIR", help="Folder with an adapter_config.json.")
     ] = None,
@@ -42,7 +40,25 @@ def check(
             help="Trainer arguments (JSON, YAML) or YAML of TRL, Axolotl, LLaMA-Factory or Unsloth.",
         ),
     ] = None,
-    task: Annotated[Task | None, typer.Option("--task", help="What the adapter is for.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task",
+            "--dataset",
+            metavar="NAME",
+            help="What the adapter is for: classification, generation, reasoning, rl, or a name such as sst2 or gsm8k.",
+        ),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option("--lr", metavar="X", help="Judge this learning rate instead of the file's."),
+    ] = None,
+    r: Annotated[
+        int | None, typer.Option("--r", metavar="N", help="Judge this rank instead of the file's.")
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option("--alpha", metavar="X", help="Judge this α instead of the file's.")
+    ] = None,
     base_config: Annotated[
         Path | None,
         typer.Option("--base-config", metavar="PATH", help="config.json of the base model, or its folder."),
@@ -64,9 +80,9 @@ def check(
 
     Examples:
 
-      gradience check --peft-dir ./my_adapter
+      gradience check ./my_adapter
 
-      gradience check --training axolotl.yaml --task generation
+      gradience check axolotl.yaml --task generation --lr 1e-4
 
       gradience check --peft adapter_config.json --training-dir ./run --json
     """
@@ -74,11 +90,15 @@ def check(
     from gradience.report.check import check_text
 
     report = check_configs(
+        *(configs or []),
         peft=peft,
         training=training,
         peft_dir=peft_dir,
         training_dir=training_dir,
-        task=task.value if task else None,
+        task=task,
+        lr=lr,
+        r=r,
+        alpha=alpha,
         base_config=base_config,
         completion_tokens=completion_tokens,
     )

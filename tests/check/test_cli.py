@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from gradience.check import TASKS, check_configs
+from gradience.check.tasks import OTHER_NAMES, task_of
 from gradience.cli.app import run
+from gradience.cli.demo import example_adapter
+from gradience.cli.predecessor import INSTEAD
+from gradience.errors import InputError
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -37,8 +42,19 @@ def test_an_error_finding_is_exit_code_1_and_json_says_the_same(tmp_path, capsys
         (["--peft", "nowhere.json"], 3),
         (["--peft-dir", "."], 3),
         (["--task", "cooking", "--peft", "x"], 2),
+        (["nowhere"], 3),
+        (["."], 3),
+        (["--task", "gsm8k"], 2),
     ],
-    ids=["nothing", "missing", "no config in folder", "unknown task"],
+    ids=[
+        "nothing",
+        "missing",
+        "no config in folder",
+        "unknown task",
+        "no such path",
+        "empty folder",
+        "a task alone",
+    ],
 )
 def test_exit_codes_of_what_cannot_be_checked(arguments, code, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
@@ -55,3 +71,125 @@ def test_names_from_strangers_cannot_steer_the_terminal(tmp_path, capsys):
     )
     run(["check", "--peft", str(path), "--verbose"])
     assert "\x1b" not in capsys.readouterr().out
+
+
+# ------------------------------------------------------------ what a path may be
+
+ADAPTER = {"peft_type": "LORA", "r": 16, "lora_alpha": 16, "target_modules": ["q_proj", "up_proj"]}
+TRAINED = {"learning_rate": 2e-4, "eval_strategy": "steps", "bf16": True}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An adapter beside what trained it, as a Trainer's checkpoint has them, and another program's config.yaml."""
+    (tmp_path / "adapter_config.json").write_text(json.dumps(ADAPTER))
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    (tmp_path / "training_args.json").write_text(json.dumps(TRAINED))
+    (tmp_path / "config.yaml").write_text("colour: blue\n")
+    return tmp_path
+
+
+def read(report):
+    return [Path(file.path).name for file in report.files]
+
+
+def test_an_adapter_is_named_as_for_the_other_verbs(capsys):
+    adapter = str(example_adapter())
+    assert run(["check", adapter]) == 0
+    named = capsys.readouterr().out
+    assert run(["check", "--peft-dir", adapter]) == 0
+    assert capsys.readouterr().out == named
+    assert "read as peft" in named
+
+
+@pytest.mark.parametrize("inside", ["", "adapter_config.json", "adapter_model.safetensors"])
+def test_a_folder_is_read_with_the_training_beside_the_adapter(folder, inside):
+    report = check_configs(folder / inside)
+    assert read(report)[0] == "adapter_config.json"
+    assert read(report)[1:] == ([] if inside else ["training_args.json"])
+    assert report.settings.learning_rate == (None if inside else 2e-4)
+
+
+def test_a_training_folder_and_a_file_of_any_name(folder):
+    (folder / "adapter_config.json").unlink()
+    (folder / "adapter_model.safetensors").unlink()
+    assert read(check_configs(folder)) == ["training_args.json"]
+    assert read(check_configs(CONFIGS / "axolotl.yaml")) == ["axolotl.yaml"]
+
+
+def test_several_paths_are_taken_together_and_each_once(folder):
+    report = check_configs(folder, CONFIGS / "trl.yaml", peft_dir=folder)
+    assert read(report) == ["adapter_config.json", "training_args.json", "trl.yaml"]
+    assert (report.settings.r, report.settings.evaluation) == (16, "steps")
+
+
+def test_an_adapter_that_lies_deeper_is_named(folder):
+    inner = folder / "outer" / "adapter"
+    inner.mkdir(parents=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (folder / name).rename(inner / name)
+    with pytest.raises(InputError, match="adapter found in adapter") as error:
+        check_configs(folder / "outer")
+    assert str(inner) in error.value.hint
+
+
+# ------------------------------------------------------------ what the original's users type
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        ("sst2", "classification"),
+        ("glue/sst2", "classification"),
+        ("nyu-mll/glue", "classification"),
+        ("SEQ_CLS", "classification"),
+        ("seq-cls", "classification"),
+        ("openai/gsm8k", "reasoning"),
+        ("GSM8K", "reasoning"),
+        ("text_generation", "generation"),
+        ("text-generation", "generation"),
+        ("CAUSAL_LM", "generation"),
+        ("grpo", "rl"),
+        *((task, task) for task in TASKS),
+    ],
+)
+@pytest.mark.parametrize("option", ["--task", "--dataset"])
+def test_the_originals_tasks_are_understood(name, task, option, capsys):
+    assert task_of(name) == task
+    assert run(["check", str(example_adapter()), option, name, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["task"] == task
+
+
+def test_a_name_means_one_task():
+    names = [name for task, others in OTHER_NAMES.items() for name in (task, *others)]
+    assert len(names) == len(set(names))
+
+
+def test_settings_that_are_typed_count_before_the_file(capsys):
+    arguments = ["check", str(CONFIGS / "trl.yaml"), "--lr", "1e-6", "--r", "64", "--alpha", "128", "--json"]
+    assert run(arguments) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["settings"]["r"], report["settings"]["scale"]) == (64, 2.0)
+    finding = next(f for f in report["findings"] if f["code"] == "learning-rate")
+    assert (finding["seen"], finding["where"]) == ("1e-06", "as given")
+
+
+def test_settings_alone_are_judged_for_what_they_say(capsys):
+    assert run(["check", "--r", "8", "--alpha", "256", "--lr", "2e-3", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["files"] == []
+    assert [f["code"] for f in report["findings"]] == ["learning-rate", "scale"]
+    assert run(["check", "--r", "0", "--json"]) == 1
+
+
+@pytest.mark.parametrize(("verb", "option"), INSTEAD, ids=" ".join)
+def test_an_option_of_the_original_is_answered_with_what_to_type(verb, option, capsys):
+    assert run([verb, "x", option, "y"]) == 2
+    said = capsys.readouterr().err
+    assert f"No such option: {option}" in said
+    assert f"hint: {INSTEAD[verb, option]}" in said
+
+
+def test_any_other_unknown_option_is_sent_to_the_help(capsys):
+    assert run(["check", "--colour"]) == 2
+    assert "see gradience check --help" in capsys.readouterr().err
