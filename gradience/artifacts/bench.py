@@ -18,9 +18,10 @@ from gradience.artifacts.bench_plan import Arm, DataSplit, Policy, Share
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "UNDERTRAINED", "SKIPPED", "ERROR"]
 """FAIL: worse than the policy allows, or not shown on every planned seed. INCONCLUSIVE: some seeds say nothing.
 UNDERTRAINED: the probe did not reach its gate. SKIPPED: not made, for a stated reason."""
-Making = Literal["retrain", "truncate", "random_directions", "head_only", "rotate"]
-"""How an adapter comes to be. `random_directions`: the probe's factors kept in directions drawn by lot.
-`head_only`: ΔW = 0, a head alone. `rotate`: the same update in other factors: only rounding differs."""
+Making = Literal["retrain", "truncate", "random_directions", "head", "head_only", "rotate"]
+"""How an adapter comes to be. `random_directions`: the probe's factors kept in random directions. `head`: ΔW = 0, a
+head trained alone. `head_only`, in older runs: the probe's head with its LoRA off. `rotate`: the same update in other
+factors: only rounding differs."""
 
 
 class BenchData(Part):

@@ -89,6 +89,11 @@ class VariantSummary(Part):
     """LoRA parameters saved, over the seeds in which its ranks are known."""
     seeds: tuple[VariantSeed, ...]
 
+    @property
+    def complete(self) -> bool:
+        """Whether every planned seed has counts."""
+        return all(row.n for row in self.seeds)
+
 
 class BestVariant(Part):
     """The variant that passes and saves most."""

@@ -27,6 +27,7 @@ from gradience.artifacts.bench_aggregate import (
     VariantSummary,
 )
 from gradience.bench.policy import SeedOutcome, judge, overall, passing, policy_notes
+from gradience.bench.sanity import aggregate_notes, cannot_tell
 from gradience.bench.together import check_together
 from gradience.errors import InputError, UsageError
 from gradience.provenance import Stopwatch
@@ -129,10 +130,12 @@ def aggregate(
     judged = [variant for variant in variants if variant.arm != "control"]
     unfinished = [_unfinished(row, runs.get(row.seed)) for row in rows if row.status == "ERROR"]
     status: Status = "ERROR" if unfinished else overall(variant.status for variant in judged)
+    blind = cannot_tell(variants) if status in ("PASS", "FAIL") else ()
+    status = "INCONCLUSIVE" if blind else status
     ranks = {bench.probe.rank for bench in benches if bench.probe is not None}
     return BenchAggregate(
         status=status,
-        reasons=_reasons(status, unfinished, judged),
+        reasons=blind or _reasons(status, unfinished, judged),
         model=first.model,
         model_type=first.model_type,
         base_params=first.base_params,
@@ -147,8 +150,8 @@ def aggregate(
         probe_rank=max(ranks, default=None),
         probe=spread([Fraction(row.correct, row.n) for row in rows if row.correct is not None and row.n]),
         variants=variants,
-        best=_best(judged),
-        notes=_notes(benches, planned, judged),
+        best=None if blind else _best(judged),
+        notes=(*_notes(benches, planned, judged), *aggregate_notes(rows, variants, first.policy)),
         run=run or Stopwatch("").run_info(),
     )
 

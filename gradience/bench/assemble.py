@@ -22,6 +22,7 @@ from gradience.artifacts.training import TrainingReport
 from gradience.bench import results
 from gradience.bench.registration import plan_digest
 from gradience.bench.run import ANSWERS, Made, Outcome, SeedFacts
+from gradience.bench.sanity import seed_notes
 from gradience.bench.tasks.base import ClassificationTask, GenerationTask, Task
 from gradience.bench.tasks.metrics import score
 from gradience.bench.variants import PROBE
@@ -63,7 +64,7 @@ def assemble(facts: SeedFacts, task: Task, plan: BenchPlan, watch: Stopwatch) ->
         audit=results.summary(facts.audit) if facts.audit else None,
         variants=variants,
         best=results.best_of(variants),
-        notes=config.notes,
+        notes=(*config.notes, *seed_notes(probe, variants, config.policy)),
         run=watch.run_info(),
     )
 

@@ -1,4 +1,4 @@
-"""Controls made from the probe's factors by lot: fewer directions, which must do badly, or as many, which must not.
+"""Controls made at random from the probe's factors: fewer directions, which must do badly, or as many, which must not.
 
 With Q (r, k) random and orthonormal, (B·Q)(Qᵀ·A) is the update B·A projected on k random directions of the r that lie
 between its factors. At k = r it is the same update in other factors: only the rounding differs.

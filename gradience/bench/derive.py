@@ -23,7 +23,7 @@ def truncate(probe: Path, audit: AuditReport, ranks: Mapping[str, int], target: 
 
 
 def draw(probe: Path, audit: AuditReport, ranks: Mapping[str, int], target: Path, seed: int) -> None:
-    """As many directions, drawn by lot: the control that must do badly."""
+    """As many directions, at random: the control that must do badly."""
     truncated = target.with_name("truncated")
     truncate(probe, audit, ranks, truncated, seed)
     random_directions(probe, truncated, target, seed=seed)

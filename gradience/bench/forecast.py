@@ -8,7 +8,7 @@ from gradience.artifacts.exact import exact_text
 from gradience.artifacts.forecast import BenchForecast, CostEstimate
 from gradience.bench.config import BenchConfig
 from gradience.bench.estimates import H100, Architecture, architecture_of, estimate
-from gradience.bench.variants import PlannedVariant, asked_for
+from gradience.bench.variants import TRAINED, PlannedVariant, asked_for
 
 EXAMPLES: Mapping[str, int] = {
     "gsm8k": 1_319,
@@ -33,7 +33,7 @@ PACKED = 0.55
 def forecast(config: BenchConfig) -> BenchForecast:
     """What a run of `config` would do and cost."""
     wanted = asked_for(config.compression)
-    trainings = 1 + sum(variant.made_by == "retrain" for variant in wanted)
+    trainings = 1 + sum(variant.made_by in TRAINED for variant in wanted)
     examples = _examples(config)
     found = architecture_of(config.model.name)
     assumptions = [f"times on {H100}; on another machine they differ"]
@@ -70,10 +70,9 @@ def _stages(wanted: Sequence[PlannedVariant]) -> tuple[str, ...]:
     """In the order of run.py: what is cut from the probe while its base is loaded, then what is trained."""
     stages = ["probe/train", "probe/eval", "audit"]
     for variant in wanted:
-        if variant.made_by != "retrain":
-            making = [] if variant.made_by == "head_only" else ["adapter"]
-            stages += [f"{variant.name}/{what}" for what in (*making, "eval")]
-    trained = [variant.name for variant in wanted if variant.made_by == "retrain"]
+        if variant.made_by not in TRAINED:
+            stages += [f"{variant.name}/{what}" for what in ("adapter", "eval")]
+    trained = [variant.name for variant in wanted if variant.made_by in TRAINED]
     return (*stages, *(f"{name}/train" for name in trained), *(f"{name}/eval" for name in trained))
 
 

@@ -58,7 +58,7 @@ def measured(
             "closeness": closeness,
         }
     )
-    if planned.made_by != "head_only" and measures.lora_params != planned.lora_params:
+    if planned.made_by != "head" and measures.lora_params != planned.lora_params:
         why = f"it has {measures.lora_params:,} LoRA parameters, and {planned.lora_params:,} were planned"
         result = result.model_copy(update={"status": "ERROR", "reasons": (why,)})
     return VariantResult.model_validate(result.model_dump(by_alias=True))

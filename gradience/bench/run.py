@@ -32,8 +32,8 @@ from gradience.bench.policy import gate_passed
 from gradience.bench.stages import MANIFEST, Stages
 from gradience.bench.tasks.base import ClassificationTask, Task
 from gradience.bench.train_process import Order, launch
-from gradience.bench.training import ADAPTER, REPORT, lora_arguments, peak_memory, train, versions
-from gradience.bench.variants import PlannedVariant, plan_variants
+from gradience.bench.training import ADAPTER, REPORT, Trained, lora_arguments, peak_memory, train, versions
+from gradience.bench.variants import TRAINED, PlannedVariant, plan_variants
 from gradience.errors import GradienceError, OutputError
 
 logger = logging.getLogger("gradience.bench")
@@ -76,7 +76,7 @@ class Made:
     other_params: int
     """A classifier's head."""
     lora: bool = True
-    """False: its head alone is used."""
+    """False: its head alone is used, and its LoRA was never trained."""
     training: TrainingReport | None = None
 
 
@@ -196,9 +196,9 @@ class SeedRun:
     def _variants(self, probe: Outcome, audit: AuditReport) -> list[Outcome]:
         outcomes = [Outcome(planned) for planned in plan_variants(audit, self.config, self.seed)]
         due = [outcome for outcome in outcomes if outcome.planned.is_made]
-        self.known += sum(2 if outcome.planned.made_by != "head_only" else 1 for outcome in due)
-        cut = [outcome for outcome in due if outcome.planned.made_by != "retrain"]
-        trained = [outcome for outcome in due if outcome.planned.made_by == "retrain"]
+        self.known += 2 * len(due)
+        cut = [outcome for outcome in due if outcome.planned.made_by not in TRAINED]
+        trained = [outcome for outcome in due if outcome.planned.made_by in TRAINED]
         for outcome in cut:  # while the base is loaded
             self._attempt(outcome, self._cut, probe, audit)
             self._attempt(outcome, self._evaluate, probe)
@@ -222,6 +222,10 @@ class SeedRun:
             outcome.error = self._failed(outcome.planned.name, error)
 
     def _retrain(self, outcome: Outcome) -> None:
+        if outcome.planned.made_by == "head":  # with the probe's recipe and seed, and evaluated without LoRA
+            made = self._train(outcome, lora_arguments(self.config.lora), "head")
+            outcome.made = replace(made, lora_params=0, lora=False)
+            return
         arguments = lora_arguments(self.config.lora) | outcome.planned.lora_arguments()
         outcome.made = self._train(outcome, arguments)
 
@@ -229,9 +233,6 @@ class SeedRun:
         """Make a smaller adapter from the probe itself."""
         assert probe.made is not None
         planned, source = outcome.planned, probe.made
-        if planned.made_by == "head_only":
-            outcome.made = replace(source, name=planned.name, lora_params=0, lora=False, training=None)
-            return
         depends = {
             "adapter": source.sha256,
             "ranks": planned.ranks,
@@ -253,17 +254,22 @@ class SeedRun:
 
     # ------------------------------------------------------------ training and evaluating
 
-    def _train(self, outcome: Outcome, lora: Mapping[str, Any]) -> Made:
+    def _train(self, outcome: Outcome, lora: Mapping[str, Any], trained: Trained = "lora") -> Made:
         config, name = self.config, outcome.planned.name
         data = self.task.examples.fingerprint("train", config.train.train_samples)
         recipe = config.train.model_dump(mode="json")
         model = config.model.model_dump(mode="json")
         depends = {"model": model, "lora": dict(lora), "recipe": recipe, "seed": self.seed, "data": data}
-        depends |= {"versions": versions(), "threads": torch.get_num_threads()}
+        depends |= {"versions": versions(), "threads": torch.get_num_threads(), "trained": trained}
 
         def make(folder: Path) -> None:
             arguments: dict[str, Any] = {"model": config.model, "lora": dict(lora), "recipe": config.train}
-            arguments |= {"seed": self.seed, "device": config.runtime.device, "output": folder}
+            arguments |= {
+                "seed": self.seed,
+                "device": config.runtime.device,
+                "output": folder,
+                "trained": trained,
+            }
             if config.runtime.processes > 1:
                 arguments |= {
                     "profile": config.task.profile,
@@ -353,6 +359,6 @@ def parameters_of(adapter: Path) -> tuple[int, int]:
 def remove_weights(outcomes: Sequence[Outcome]) -> None:
     """Delete the weights of adapters that are evaluated; configs, reports and records stay."""
     for outcome in outcomes:
-        if outcome.made is not None and outcome.made.lora:  # without LoRA it is the probe's head, on loan
+        if outcome.made is not None:
             for path in outcome.made.folder.parent.rglob("adapter_model.safetensors"):
                 path.unlink()

@@ -88,8 +88,10 @@ class CompressionSettings(Settings):
     retrain: tuple[Variant, ...] | None = None
     """Only these of the variants are retrained: training is what costs. By default all."""
     controls: tuple[Control, ...] = ("aa",)
-    """`per_layer_shuffled`: the same ranks on other modules. `random_directions`: the probe in directions drawn by
-    lot. `head_only`: a head without LoRA. `aa`: the probe's own update in other factors."""
+    """`per_layer_shuffled`: the same ranks on other modules. `random_directions`: the probe in random directions, at
+    most a quarter of its rank. `head_only`: a head trained alone, with the probe's steps, rate and seed. `aa`: the
+    probe's own update in other factors. The second and third must fail, and `aa` must pass: where they do not, the task
+    cannot tell good from bad."""
     allowed_ranks: Annotated[tuple[Positive, ...], Field(min_length=1)] = DEFAULT_GRID
     """Suggested ranks are rounded up to these, never above the probe's."""
     energy: Annotated[float, Field(gt=0, le=1)] = 0.9

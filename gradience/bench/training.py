@@ -51,6 +51,7 @@ from gradience.provenance import Stopwatch
 
 REPORT, ADAPTER, CHECKPOINTS, JOURNAL = "training.json", "adapter", "checkpoints", "start.json"
 
+Trained = Literal["lora", "head"]
 OnStep = Callable[[int, int], None]
 """Called after a step with the number of steps done and planned."""
 
@@ -77,7 +78,7 @@ def train(
     recipe: TrainSettings,
     seed: int,
     output: Path,
-    trained: Literal["lora", "head"] = "lora",
+    trained: Trained = "lora",
     device: str = "auto",
     on_step: OnStep | None = None,
 ) -> TrainingReport:

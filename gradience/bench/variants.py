@@ -25,6 +25,9 @@ from gradience.errors import UsageError
 from gradience.suggest import ModuleEvidence, collect, cost, scaled_alpha, suggest
 
 PROBE = "probe"
+TRAINED: tuple[Making, ...] = ("retrain", "head")
+"""What is trained from scratch; everything else is made from the probe."""
+QUARTER = 4
 NO_COMPRESSION = "no compression: every module keeps its rank"
 
 Ranks = Mapping[str, int]
@@ -108,7 +111,7 @@ def asked_for(compression: CompressionSettings) -> tuple[PlannedVariant, ...]:
         "random_directions": [
             PlannedVariant(name="random_directions", arm="control", made_by="random_directions")
         ],
-        "head_only": [PlannedVariant(name="head_only", arm="control", made_by="head_only")],
+        "head_only": [PlannedVariant(name="head_only", arm="control", made_by="head")],
         "aa": [PlannedVariant(name="aa", arm="control", made_by="rotate")],
     }
     return (*variants, *(one for name in compression.controls for one in controls[name]))
@@ -170,13 +173,12 @@ class _Planner:
             case "head_only":
                 if self.config.model.type != "seqcls":
                     raise _NotMade("the model has no head to train")
-                return dict.fromkeys(self.own, 0), "no LoRA"
+                return dict.fromkeys(self.own, 0), "no LoRA, a head trained alone"
             case "random_directions":
                 variant = self.random_variant()
-                ranks = self.variant_ranks(variant)[0]
-                if ranks == self.own:
-                    raise _NotMade(NO_COMPRESSION)
-                return ranks, f"the ranks of {variant}"
+                return self.quartered(
+                    self.variant_ranks(variant)[0]
+                ), f"{variant}, at most a quarter of the probe"
             case "per_layer_shuffled":
                 shuffled = shuffled_ranks(self.modules, self.variant_ranks("per_layer")[0], self.seed)
                 if shuffled is None:
@@ -207,8 +209,22 @@ class _Planner:
             for module in self.modules
         }
 
+    def quartered(self, ranks: Ranks) -> Ranks:
+        """The same, but nowhere more than a quarter of the probe's rank. Raises _NotMade where there is no quarter.
+
+        Half of the directions of a probe that uses few of them are nearly all that it has, however they are drawn.
+        """
+        if max(self.own.values()) < QUARTER:
+            raise _NotMade("impossible: a quarter of the probe's rank is less than one direction")
+        return {
+            module.name: ranks[module.name]
+            if module.keeps_rank
+            else max(1, min(ranks[module.name], module.size.rank // QUARTER))
+            for module in self.modules
+        }
+
     def random_variant(self) -> str:
-        """The uniform variant whose size random directions get."""
+        """The uniform variant whose size random directions get, at most."""
         uniform = [name for name in self.config.compression.variants if name.startswith("uniform")]
         return "uniform_median" if "uniform_median" in uniform or not uniform else uniform[0]
 

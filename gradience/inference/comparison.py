@@ -124,7 +124,8 @@ def _example(record: Record) -> tuple[str | int, ...]:
 def kl_divergence(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
     """KL(softmax(a) ‖ softmax(b)) of each row, in nats: (examples, labels) twice -> (examples,), float64."""
     log_a, log_b = _log_softmax(a), _log_softmax(b)
-    return np.asarray((np.exp(log_a) * (log_a - log_b)).sum(axis=1))
+    divergence = (np.exp(log_a) * (log_a - log_b)).sum(axis=1)
+    return np.asarray(np.maximum(divergence, 0.0))  # rounding may leave it below 0
 
 
 def _log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:

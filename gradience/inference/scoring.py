@@ -158,7 +158,9 @@ def _summed(terms: Terms, where: slice, pair: _Pair) -> Score:
         loglikelihood=float(terms.likelihood[where].sum()),
         n_tokens=len(pair.response),
         exact=bool(terms.hits[where].all()),
-        kl=None if terms.kl is None else float(terms.kl[where].sum()),
+        kl=None
+        if terms.kl is None
+        else max(0.0, float(terms.kl[where].sum())),  # rounding may leave it below 0
         flips=None if terms.flips is None else int(terms.flips[where].sum()),
         truncated=pair.truncated,
     )

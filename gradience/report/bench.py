@@ -8,15 +8,19 @@ from gradience.artifacts.bench import Bench, VariantResult
 from gradience.artifacts.bench_aggregate import BenchAggregate, VariantSummary
 from gradience.report.bench_document import aggregate_markdown, bench_markdown
 from gradience.report.bench_facts import (
+    AS_EXPECTED,
     LORA_ONLY,
     NOISE,
+    NOT_AS_EXPECTED,
     PAIRED,
     SMOKE,
+    SMOKE_STATUS,
     Table,
     aggregate_table,
     audit_sentence,
     best_sentence,
     data_sentence,
+    head_reasons,
     policy_sentence,
     probe_line,
     probe_sentence,
@@ -38,6 +42,9 @@ STYLES = {
     "INCONCLUSIVE": "warn",
     "UNDERTRAINED": "warn",
     "SKIPPED": "dim",
+    SMOKE_STATUS: "warn",
+    AS_EXPECTED: "good",
+    NOT_AS_EXPECTED: "bad",
 }
 
 
@@ -76,7 +83,7 @@ def aggregate_text(report: BenchAggregate, *, width: int | None = None, color: b
     lines = [
         *_head(title, report.status, False, width),
         *paragraph(best_sentence(report.status, report.best), width, indent=0),
-        *_sentences(report.reasons if report.status == "ERROR" else (), width),
+        *_sentences(head_reasons(report), width),
         [],
         *_fact("data", data_sentence(report.task, report.splits, report.eval_role), width),
         *_fact("probe", probe_line(report), width),
@@ -114,7 +121,12 @@ def _sentences(texts: Iterable[str], width: int) -> list[Line]:
 def _tables(variants: Table, controls: Table) -> list[Line]:
     lines = _styled(variants)
     if controls.rows:
-        lines += [[], line(Span("Controls", "heading"), Span("  nothing is claimed of these", "dim"))]
+        lines += [
+            [],
+            line(
+                Span("Controls", "heading"), Span("  not candidates: they show what the test can see", "dim")
+            ),
+        ]
         lines += _styled(controls)
     return [*lines, []]
 
@@ -123,7 +135,7 @@ def _styled(table: Table, status: int = 1) -> list[Line]:
     rows: list[list[Cell]] = [[Span(cell, "dim") for cell in table.head]]
     for row in table.rows:
         cells: list[Cell] = [display_name(cell) for cell in row]
-        cells[status] = Span(row[status], STYLES.get(row[status].partition(" ")[0], ""))
+        cells[status] = Span(row[status], STYLES.get(row[status], ""))
         rows.append(cells)
     return columns(rows, table.align, indent=0, gap=1)
 

@@ -17,6 +17,7 @@ from gradience.report.bench_facts import (
     best_sentence,
     control_word,
     data_sentence,
+    head_reasons,
     policy_sentence,
     probe_line,
     probe_sentence,
@@ -71,7 +72,7 @@ def aggregate_markdown(report: BenchAggregate) -> str:
     parts = [
         f"# Bench: {markdown_text(report.model)} on {markdown_text(report.task)}, seeds {seeds}",
         f"**{report.status}**. {markdown_text(best_sentence(report.status, report.best))}",
-        *_paragraphs(report.reasons if report.status == "ERROR" else ()),
+        *_paragraphs(head_reasons(report)),
         markdown_text(
             f"{data_sentence(report.task, report.splits, report.eval_role)}. Base model: "
             f"{scale(report.base_params) if report.base_params else 'unknown'} parameters."
@@ -119,10 +120,10 @@ def _controls(
 ) -> list[str]:
     if table is None:
         return []
-    words = {control.name.partition(".")[0]: control_word(control.name) for control in controls}
+    words = {control.name.partition(".")[0]: control_word(control) for control in controls}
     return [
         "## Controls",
-        "Nothing is claimed of these: they measure the measurement.",
+        "Controls are not candidates: they say whether the questions can tell a good adapter from a bad one.",
         _table(table),
         *_list(f"{name}: {word}" for name, word in words.items()),
         *_why(controls, said),

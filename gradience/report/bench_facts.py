@@ -9,9 +9,12 @@ from typing import NamedTuple
 from gradience.artifacts.bench import Bench, Best, Measures, Probe, Status, VariantResult
 from gradience.artifacts.bench_aggregate import BenchAggregate, BestVariant, Spread, VariantSummary
 from gradience.artifacts.bench_plan import DataSplit, Policy
+from gradience.artifacts.controls import as_expected
 from gradience.artifacts.exact import exact_text
 from gradience.report.numbers import MISSING, count, percent, plural, sig, size
 
+AS_EXPECTED, NOT_AS_EXPECTED = "as expected", "not as expected"
+COMPARED, INCOMPLETE = "for comparison", "seeds missing"
 SMOKE_STATUS = "smoke, no evidence"
 SMOKE = "SMOKE RUN: shortened to see that everything works. Its numbers are no evidence of anything."
 PAIRED = "Δ is variant − probe on the same questions; lost: only the probe has them right, won: only the variant has."
@@ -22,10 +25,13 @@ NOISE = (
 )
 CONTROL_WORDS = {
     "per_layer_shuffled": "the ranks of per_layer on other modules: as good means that it does not matter where",
-    "random_directions": "the probe in directions drawn by lot: as good means that any would do",
-    "head_only": "no LoRA: what the head does alone",
-    "aa": "the probe written again: what it loses or wins is noise",
+    "random_directions": "the probe in random directions instead of the leading ones: must fail",
+    "head_only": "no LoRA, a head trained alone with the probe's steps, rate and seed: must fail",
+    "aa": "the probe's update in other factors: must pass, and what it loses or wins is noise",
 }
+OLD_HEAD = (
+    "no LoRA: the probe's head with its LoRA off (older than the control that trains a head alone): must fail"
+)
 
 
 class Table(NamedTuple):
@@ -155,7 +161,17 @@ def best_sentence(status: Status, best: Best | BestVariant | None) -> str:
         return f"Smallest that passes: {best.name}, with {percent(reduction)} fewer LoRA parameters."
     if status in ("UNDERTRAINED", "SKIPPED"):
         return "Nothing was compared, so nothing is concluded."
+    if status == "INCONCLUSIVE":
+        return "Nothing can be concluded."
     return "No smaller adapter passes."
+
+
+def head_reasons(report: BenchAggregate) -> tuple[str, ...]:
+    """The reasons that concern the whole run, and no variant of it: an error, a control that should have failed."""
+    of_variants = any(variant.status == report.status for variant in report.variants)
+    if report.status == "ERROR" or (report.status == "INCONCLUSIVE" and not of_variants):
+        return report.reasons
+    return ()
 
 
 def why_lines(
@@ -171,9 +187,21 @@ def why_lines(
     return [(", ".join(names), reasons) for reasons, names in grouped.items()]
 
 
-def control_word(name: str) -> str:
+def control_word(control: VariantResult | VariantSummary) -> str:
     """What a control is for."""
-    return CONTROL_WORDS.get(name.partition(".")[0], "")
+    if control.made_by == "head_only":
+        return OLD_HEAD
+    return CONTROL_WORDS.get(control.name.partition(".")[0], "")
+
+
+def shown_status(result: VariantResult | VariantSummary) -> str:
+    """The status; of a control whether it is what it must be, since a PASS of one is no claim."""
+    if result.arm != "control" or result.status not in ("PASS", "FAIL"):
+        return result.status
+    if isinstance(result, VariantSummary) and not result.complete:
+        return INCOMPLETE
+    expected = as_expected(result.name, result.status)
+    return COMPARED if expected is None else AS_EXPECTED if expected else NOT_AS_EXPECTED
 
 
 # ---------------------------------------------------------------- tables
@@ -186,18 +214,23 @@ def seed_table(results: Sequence[VariantResult]) -> Table:
     rows = [
         [
             result.name,
-            result.status,
+            shown_status(result),
             _ranks(result),
             of(result.measures.correct, result.measures.n) if result.measures else MISSING,
             f"{result.pairs.only_probe_right:,}" if result.pairs else MISSING,
             f"{result.pairs.only_variant_right:,}" if result.pairs else MISSING,
             points(result.delta),
-            *([sig(result.closeness.kl_mean) if result.closeness else MISSING] if with_kl else []),
+            *([_kl(result)] if with_kl else []),
             saved(result.reduction),
         ]
         for result in results
     ]
     return Table(head, rows, "<<" + ">" * (len(head) - 2))
+
+
+def _kl(result: VariantResult) -> str:
+    """KL is never below 0; rounding was, in older runs."""
+    return sig(max(0.0, result.closeness.kl_mean)) if result.closeness else MISSING
 
 
 def _ranks(result: VariantResult) -> str:
@@ -212,7 +245,7 @@ def aggregate_table(variants: Sequence[VariantSummary]) -> Table:
     rows = [
         [
             variant.name,
-            variant.status,
+            shown_status(variant),
             MISSING if variant.status == "SKIPPED" else variant.pass_rate,
             counted_points(variant.worst_delta, variant.worst_delta_exact),
             _accuracy(variant),

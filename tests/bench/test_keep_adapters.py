@@ -36,7 +36,7 @@ def test_by_default_every_adapter_stays(run: Callable[[str], tuple[Path, Bench]]
     folder, bench = run("all")
     made = {variant.name for variant in bench.variants if variant.measures is not None}
     assert len(made) > 3
-    assert adapters(folder) == {"probe", *made} - {"head_only"}
+    assert adapters(folder) == {"probe", *made}
 
 
 @pytest.mark.parametrize(("keep", "left"), [("probe", {"probe"}), ("none", set())])

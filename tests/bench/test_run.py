@@ -17,6 +17,7 @@ from gradience import audit_adapter
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_plan import BenchPlan, DataSplit
 from gradience.artifacts.records import read_records
+from gradience.artifacts.training import TrainingReport
 from gradience.bench import derive
 from gradience.bench import run as run_module
 from gradience.bench.assemble import assemble
@@ -25,6 +26,7 @@ from gradience.bench.forecast import forecast
 from gradience.bench.registration import register
 from gradience.bench.run import SeedFacts, SeedRun
 from gradience.bench.tasks.base import Task
+from gradience.bench.training import REPORT
 from gradience.errors import NetworkError
 from gradience.provenance import Stopwatch
 
@@ -141,7 +143,7 @@ def test_the_control_aa_is_the_same_update_in_other_factors(classified: tuple[Pa
 def test_parameters_are_those_of_the_files(classified: tuple[Path, Bench, Watcher]) -> None:
     folder, bench, _ = classified
     for variant in bench.variants:
-        if variant.measures is None or variant.made_by == "head_only" or variant.same_as:
+        if variant.measures is None or variant.made_by == "head" or variant.same_as:
             continue
         place = "train/adapter" if variant.made_by == "retrain" else "adapter/adapter"
         audit = audit_adapter(folder / variant.name / place)
@@ -155,7 +157,7 @@ def test_the_same_configuration_is_trained_once(classified: tuple[Path, Bench, W
     _, bench, watcher = classified
     trained = [name for name in watcher.stages if name.endswith("/train")]
     made = [variant for variant in bench.variants if variant.measures and not variant.same_as]
-    ranks = [variant.name for variant in made if variant.made_by == "retrain"]
+    ranks = [variant.name for variant in made if variant.made_by in ("retrain", "head")]
     assert trained == ["probe/train", *(f"{name}/train" for name in ranks)]
     assert len(set(watcher.stages)) == len(watcher.stages)
     for variant in bench.variants:
@@ -176,15 +178,27 @@ def test_the_probe_written_again_answers_the_same(classified: tuple[Path, Bench,
     assert again.closeness.kl_mean < 1e-6
 
 
-def test_the_head_alone_has_no_lora_and_the_probe_s_head(classified: tuple[Path, Bench, Watcher]) -> None:
-    _, bench, _ = classified
+def test_the_head_alone_is_trained_as_the_probe_is(classified: tuple[Path, Bench, Watcher]) -> None:
+    """A head with the probe's LoRA switched off was at chance, and said nothing of what a head can learn."""
+    folder, bench, _ = classified
     head = bench.variant("head_only")
     assert head is not None
     assert head.measures is not None
     assert bench.probe is not None
     assert head.measures.lora_params == 0
     assert head.measures.other_params == bench.probe.other_params > 0
-    assert head.measures.adapter_sha256 == bench.probe.adapter_sha256
+    alone, probe = (TrainingReport.read(folder / name / "train" / REPORT) for name in ("head_only", "probe"))
+    assert (alone.trained, probe.trained) == ("head", "lora")
+    assert (alone.recipe, alone.steps, alone.lora) == (probe.recipe, probe.steps, probe.lora)
+    assert alone.start.streams == probe.start.streams
+    assert alone.start.first_batch_sha256 == probe.start.first_batch_sha256
+    weights = "train/adapter/adapter_model.safetensors"
+    before, after = load_file(folder / "probe" / weights), load_file(folder / "head_only" / weights)
+    for key, value in after.items():
+        if "lora_B" in key:
+            assert not value.any()
+        elif "lora_" not in key:
+            assert not torch.equal(value, before[key])
 
 
 def test_every_result_is_reproduced_from_the_disk_without_a_model(

@@ -200,10 +200,11 @@ def test_the_controls():
         "per_layer_shuffled": ("control", "retrain"),
         "per_layer_shuffled.truncate": ("control", "truncate"),
         "random_directions": ("control", "random_directions"),
-        "head_only": ("control", "head_only"),
+        "head_only": ("control", "head"),
         "aa": ("control", "rotate"),
     }
-    assert made["random_directions"].ranks == made["uniform_median"].ranks
+    assert set(made["uniform_median"].ranks.values()) == {8}
+    assert set(made["random_directions"].ranks.values()) == {8}  # a quarter of 32
     assert set(made["aa"].ranks.values()) == {32}
     assert made["aa"].is_made
     assert made["aa"].reduction == 0
@@ -216,11 +217,23 @@ def test_controls_that_cannot_be_made_say_why():
     wide = audited(32, 32)
     made = planned(wide, controls=["per_layer_shuffled", "random_directions"])
     assert made["per_layer_shuffled"].skipped.startswith("impossible")
-    assert made["random_directions"].skipped == NO_COMPRESSION
+    assert set(made["random_directions"].ranks.values()) == {
+        8
+    }  # a quarter, though nothing is suggested to go
     none = planned(audited(None, None), controls=["per_layer_shuffled", "random_directions"])
     assert none["per_layer_shuffled"].skipped == none["random_directions"].skipped
     stated = planned(audited(3, 3), variants=["per_layer", "uniform_r2"], controls=["random_directions"])
     assert set(stated["random_directions"].ranks.values()) == {2}
+
+
+def test_random_directions_are_at_most_a_quarter_of_the_rank():
+    made = planned(audited(12, 12), variants=["uniform_r16"], controls=["random_directions"])
+    assert set(made["uniform_r16"].ranks.values()) == {16}
+    assert set(made["random_directions"].ranks.values()) == {8}
+    uneven = planned(audited(3, 3, r=6), variants=["uniform_r4"], controls=["random_directions"])
+    assert set(uneven["random_directions"].ranks.values()) == {1}  # rounded down: never more than a quarter
+    narrow = planned(audited(1, 1, r=2), variants=["uniform_r1"], controls=["random_directions"])
+    assert narrow["random_directions"].skipped.startswith("impossible: a quarter of the probe's rank")
 
 
 def test_mistral_shapes():

@@ -1,0 +1,133 @@
+"""Controls that do not come to what they must, and a probe that has nearly everything right."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from bench_sample import bench, config, three_seeds
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradience.artifacts.bench_aggregate import BenchAggregate
+from gradience.artifacts.controls import EXPECTED, as_expected
+from gradience.bench.aggregate import aggregate
+from gradience.bench.policy import allowed_losses
+from gradience.bench.sanity import at_ceiling, seed_notes
+from gradience.cli.bench_run import code_of
+from gradience.report.bench import aggregate_markdown, aggregate_text, bench_markdown, bench_text
+
+CONTROLS = {"controls": ["per_layer_shuffled", "random_directions", "aa"], "arms": ["truncate"]}
+SEEDS = (42, 123, 456)
+
+
+def over_seeds(**lost: int | tuple[int, ...]) -> BenchAggregate:
+    """Three seeds of 200 questions. lost: net, by control and by seed; a variant that is not named loses nothing."""
+    asked = config(compression=CONTROLS)
+    by_seed: Any = {
+        seed: {
+            name: (number if isinstance(number, int) else number[place], 0) for name, number in lost.items()
+        }
+        for place, seed in enumerate(SEEDS)
+    }
+    return aggregate([bench(seed, by_seed[seed], asked=asked) for seed in SEEDS])
+
+
+def test_a_control_that_must_fail_and_passes_on_all_seeds_makes_the_run_inconclusive() -> None:
+    report = over_seeds(random_directions=3)
+    assert report.status == "INCONCLUSIVE"
+    assert report.reasons == (
+        "random_directions, which must fail, passes on all 3 seeds: the task cannot tell good from bad",
+    )
+    assert report.best is None
+    assert int(code_of(report.status)) == 8
+    for text in (aggregate_text(report, width=100), aggregate_markdown(report).replace("\\_", "_")):
+        assert "the task cannot tell good from bad" in text
+        assert "not as expected" in text
+        assert "Smallest that passes" not in text
+        assert "Nothing can be concluded." in text
+
+
+@pytest.mark.parametrize("lost", [(50, 3, 3), (3, 3, 50), (50, 50, 50)])
+def test_a_control_that_fails_on_one_seed_has_seen_a_loss(lost: tuple[int, ...]) -> None:
+    report = over_seeds(random_directions=lost)
+    assert report.status == "PASS"
+    assert report.best is not None
+    assert "as expected" in aggregate_text(report)
+
+
+def test_what_fails_is_not_made_conclusive_by_a_blind_control_either() -> None:
+    losses = dict.fromkeys(("uniform_median.truncate", "uniform_p90.truncate", "per_layer.truncate"), 30)
+    assert over_seeds(random_directions=50, **losses).status == "FAIL"
+    assert over_seeds(random_directions=0, **losses).status == "INCONCLUSIVE"
+
+
+def test_on_one_seed_it_is_a_note() -> None:
+    made = bench(42, {"random_directions": (3, 0)}, asked=config(compression=CONTROLS, seeds=[42]))
+    (note,) = seed_notes(made.probe, made.variants, made.policy)
+    assert note.startswith("random_directions must fail, and passes on this seed")
+    assert made.status == "PASS"
+    alone = aggregate([made])
+    assert alone.status == "PASS"
+    assert "random_directions must fail, and passes on the one seed there is" in alone.notes
+
+
+def test_a_rewrite_that_does_not_pass_is_said_to_be_noise() -> None:
+    report = over_seeds(aa=20, random_directions=50)
+    assert any("rounding alone decides here" in note for note in report.notes)
+    made = bench(42, {"aa": (20, 0)})
+    assert any("rounding alone" in note for note in seed_notes(made.probe, made.variants, made.policy))
+
+
+@pytest.mark.parametrize(
+    ("name", "lost", "shown"),
+    [
+        ("random_directions", 50, "as expected"),
+        ("random_directions", 0, "not as expected"),
+        ("aa", 0, "as expected"),
+        ("aa", 50, "not as expected"),
+        ("per_layer_shuffled.truncate", 50, "for comparison"),
+        ("per_layer_shuffled.truncate", 0, "for comparison"),
+    ],
+)
+def test_a_control_s_row_never_says_pass(name: str, lost: int, shown: str) -> None:
+    made = bench(42, {name: (lost, 0)}, asked=config(compression=CONTROLS, seeds=[42]))
+    report = aggregate([made])
+    for text in (bench_text(made), bench_markdown(made), aggregate_text(report), aggregate_markdown(report)):
+        rows = [row.removeprefix("| ") for row in text.replace("\\_", "_").splitlines()]
+        (row,) = [row for row in rows if row.startswith(f"{name} ") and "200" in row]
+        assert shown in row
+        assert "PASS" not in row
+        assert "FAIL" not in row
+
+
+def test_a_seed_that_is_missing_says_nothing_of_a_control() -> None:
+    asked = config(compression=CONTROLS)
+    report = aggregate([bench(seed, asked=asked) for seed in SEEDS[:2]])
+    rows = [
+        row for row in aggregate_text(report).splitlines() if row.startswith(("aa ", "random_directions "))
+    ]
+    assert len(rows) == 2
+    assert all("seeds missing" in row for row in rows)
+    assert not any("must pass" in note or "must fail" in note for note in report.notes)
+
+
+def test_nothing_is_expected_of_what_was_not_made() -> None:
+    assert {as_expected(name, status) for name in EXPECTED for status in ("SKIPPED", "ERROR")} == {None}
+
+
+@given(st.integers(1, 5000), st.integers(0, 5000))
+def test_at_the_ceiling_no_more_are_wrong_than_may_be_lost(n: int, wrong: int) -> None:
+    if wrong <= n:
+        assert at_ceiling(n - wrong, n, Fraction(1, 40)) == (wrong <= allowed_losses(n, Fraction(1, 40)))
+
+
+def test_a_probe_at_its_ceiling_is_a_warning() -> None:
+    high = bench(42, correct=195)
+    (note,) = seed_notes(high.probe, high.variants, high.policy)
+    assert note.startswith("warning: the probe is at its ceiling (195 of 200 right)")
+    assert not seed_notes(bench(42, correct=194).probe, (), high.policy)
+    assert any(
+        "at its ceiling on 1 of 3 seeds" in note for note in aggregate([high, *three_seeds()[1:]]).notes
+    )
