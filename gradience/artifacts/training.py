@@ -37,6 +37,15 @@ class Start(Part):
     """Over token ids and labels of the first batch that reached the model."""
 
 
+class Earlier(Part):
+    """Steps that were done elsewhere, before the training was taken up on another device or with other versions."""
+
+    until_step: int
+    device: str
+    threads: int
+    versions: dict[str, str]
+
+
 class TrainingReport(Artifact):
     """One adapter, trained."""
 
@@ -65,11 +74,13 @@ class TrainingReport(Artifact):
     steps: int
     planned_steps: int
     loss: Float12 | None
-    """Mean over the last logging interval; null where it was not a finite number."""
+    """Mean over the steps since the last multiple of `logging_steps`; null where it was not a finite number."""
     diverged: bool
     """The loss was not a finite number, and training was stopped there."""
     resumed_from: list[int]
     """Steps at which the training was taken up again."""
+    earlier: list[Earlier] = Field(default_factory=list)
+    """Where the first steps were done, when that was on another device or with other threads or versions."""
     lora_params: int
     other_params: int
     """Trained parameters that are no LoRA factors: a classifier's head, for example."""

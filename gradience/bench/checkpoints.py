@@ -6,11 +6,13 @@ checkpoint; so a mark is written last, and a folder without the mark is thrown a
 
 from __future__ import annotations
 
+import math
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_callback import TrainerCallback
+from transformers.trainer_callback import TrainerCallback, TrainerState
 
 from gradience.artifacts.base import sync_folder, write_whole
 
@@ -47,3 +49,38 @@ def remove_incomplete(folder: Path) -> None:
 def step_of(checkpoint: Path) -> int:
     """The number of steps that had been done."""
     return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def ended_at(checkpoint: Path) -> TrainerState | None:
+    """The state in a checkpoint behind which no step is left: all are done, or the loss is no number any more."""
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    diverged = not all(math.isfinite(row.get("loss", 0.0)) for row in state.log_history)
+    return state if diverged or state.global_step >= state.max_steps else None
+
+
+def restore_adapter(network: Any, checkpoint: Path) -> None:
+    """Load the adapter of a checkpoint, a saved head included, into the network that wrote it."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    set_peft_model_state_dict(network, load_file(checkpoint / "adapter_model.safetensors"))
+
+
+def last_loss(history: Sequence[Mapping[str, Any]], interval: int) -> float | None:
+    """The mean loss over the steps since the last multiple of `interval` before the end; None if no finite number.
+
+    history: the Trainer's log, with the mean since the row before it in each row that has a `loss`; there is one at
+    each multiple of `interval`, at each checkpoint and at the end.
+
+    >>> last_loss([{"step": 10, "loss": 5.0}, {"step": 15, "loss": 2.0}, {"step": 20, "loss": 4.0}], 10)
+    3.0
+    """
+    rows = [(row["step"], row["loss"]) for row in history if "loss" in row]
+    if not rows or not math.isfinite(rows[-1][1]):
+        return None
+    end = rows[-1][0]
+    begin = (end - 1) // interval * interval
+    steps = [begin, *(step for step, _ in rows if step > begin)]
+    losses = [loss for step, loss in rows if step > begin]
+    total = sum(loss * (step - before) for before, step, loss in zip(steps, steps[1:], losses, strict=False))
+    return float(total / (end - begin))

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from gradience.artifacts.base import write_whole
+from gradience.artifacts.training import Earlier
 from gradience.errors import InputError
 
 
@@ -18,34 +19,52 @@ class Started(BaseModel):
     """The file's content."""
 
     call: str
-    """Digest of everything that the training depends on."""
+    """Digest of everything that decides the training."""
+    initial: str
+    """Digest of the adapter before the first step."""
     first_batch: str
+    numerics: dict[str, Any]
+    """Device, threads and versions of the process that is at work, or was last."""
     resumed: list[int] = []
+    earlier: list[Earlier] = []
 
 
 class Journal:
     """Written when the first step is done, read when the training is taken up again."""
 
-    def __init__(self, path: Path, call: Mapping[str, Any]) -> None:
-        """Raises InputError (`other-training`) when `path` was written by a training that was asked for otherwise."""
-        self.path = path
+    def __init__(
+        self, path: Path, call: Mapping[str, Any], initial: str, numerics: Mapping[str, Any]
+    ) -> None:
+        """call: what decides the training. initial: digest of the adapter as this process drew it.
+
+        numerics (device, threads, versions) may differ when the training is taken up again: then the file tells both.
+        Raises InputError (`other-training`) when `path` was written by a training that was asked for otherwise.
+        """
+        self.path, self.initial, self.numerics = path, initial, dict(numerics)
         self.call = hashlib.sha256(json.dumps(call, sort_keys=True, default=str).encode()).hexdigest()
         self.started = self._read()
         if self.started and self.started.call != self.call:
             raise InputError(
-                f"{path.parent}: holds another training, begun with other settings, data or versions",
+                f"{path.parent}: holds another training, begun with other settings or data",
                 code="other-training",
                 hint="give an empty folder, or delete this one",
             )
 
     def begin(self, first_batch: str) -> None:
         """The first step from a fresh start is done."""
-        self._write(Started(call=self.call, first_batch=first_batch))
+        self._write(
+            Started(call=self.call, initial=self.initial, first_batch=first_batch, numerics=self.numerics)
+        )
 
     def resume(self, step: int) -> None:
         """The training goes on from a checkpoint."""
-        if self.started is not None:
-            self._write(self.started.model_copy(update={"resumed": [*self.started.resumed, step]}))
+        if self.started is None:
+            return
+        update: dict[str, Any] = {"resumed": [*self.started.resumed, step], "numerics": self.numerics}
+        if self.started.numerics != self.numerics:
+            before = Earlier(until_step=step, **self.started.numerics)
+            update["earlier"] = [*self.started.earlier, before]
+        self._write(self.started.model_copy(update=update))
 
     def _write(self, started: Started) -> None:
         self.started = started

@@ -29,10 +29,11 @@ from gradience.bench.config import BenchConfig
 from gradience.bench.derive import WAYS
 from gradience.bench.judge import Judge
 from gradience.bench.policy import gate_passed
+from gradience.bench.resume import ADAPTER, REPORT
 from gradience.bench.stages import MANIFEST, Stages
 from gradience.bench.tasks.base import ClassificationTask, Task
 from gradience.bench.train_process import Order, launch
-from gradience.bench.training import ADAPTER, REPORT, Trained, lora_arguments, peak_memory, train, versions
+from gradience.bench.training import Trained, lora_arguments, peak_memory, train, versions
 from gradience.bench.variants import TRAINED, PlannedVariant, plan_variants
 from gradience.errors import GradienceError, OutputError
 

@@ -13,9 +13,7 @@ import copy
 import hashlib
 import json
 import math
-import shutil
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from importlib import metadata
@@ -30,7 +28,7 @@ from gradience.adapters.folder import whole_folder
 from gradience.artifacts.training import Start, TrainedExamples, TrainingReport
 from gradience.bench.archives import sha256_of
 from gradience.bench.batches import Collator, Encoded, encode_labelled, encode_questions
-from gradience.bench.checkpoints import MarkComplete, complete_checkpoints, remove_incomplete, step_of
+from gradience.bench.checkpoints import MarkComplete, last_loss
 from gradience.bench.devices import (
     OneDevice,
     accelerate_on,
@@ -41,15 +39,15 @@ from gradience.bench.devices import (
 )
 from gradience.bench.journal import Journal
 from gradience.bench.models import Base, load_base
+from gradience.bench.resume import ADAPTER, CHECKPOINTS, JOURNAL, REPORT, clear, finished, run_from_newest
 from gradience.bench.seeds import STREAMS, stream
 from gradience.bench.settings import LoraSettings, ModelSettings, TrainSettings, several_processes
 from gradience.bench.tasks.base import ClassificationTask, Task
 from gradience.bench.tasks.examples import fingerprint
 from gradience.callback import GradienceCallback
 from gradience.errors import InputError, UsageError
+from gradience.inference.identity import device_name
 from gradience.provenance import Stopwatch
-
-REPORT, ADAPTER, CHECKPOINTS, JOURNAL = "training.json", "adapter", "checkpoints", "start.json"
 
 Trained = Literal["lora", "head"]
 OnStep = Callable[[int, int], None]
@@ -105,7 +103,7 @@ def train(
         "trained": trained,
     }
     if (output / REPORT).is_file():
-        return _finished(output, asked)
+        return finished(output, asked)
     output.mkdir(parents=True, exist_ok=True)
     base = load_base(model, labels=labels, seed=stream(seed, "base"), device=device)
     network = _wrap(base, lora, model, seed, labels=labels, trained=trained)
@@ -113,8 +111,8 @@ def train(
     encoded = _encode(base.tokenizer, task, examples, recipe.max_length)
     lora_params, other_params, initial = _trainable(network)
     data = fingerprint(examples)
-    found = {"initial": initial, "base": base.fingerprint, "data": data, "versions": versions()}
-    journal = Journal(output / JOURNAL, asked | found)
+    decides = asked | {"base": base.fingerprint, "data": data}
+    journal = Journal(output / JOURNAL, decides, initial, _numerics(base))
 
     collator = Collator(base.tokenizer)
     trainer = Trainer(
@@ -131,11 +129,11 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)  # standard output belongs to results
     sequences = sequences_per_step(trainer.args, recipe)
-    seconds = _run(trainer, journal, output / CHECKPOINTS)
+    seconds = run_from_newest(trainer, journal, output / CHECKPOINTS)
     if trainer.is_world_process_zero():
         assert journal.started is not None  # there is no training without a first step
         _store(network, output / ADAPTER, base.name)
-        loss = _last_loss(trainer.state.log_history)
+        loss = last_loss(trainer.state.log_history, recipe.logging_steps)
         TrainingReport(
             base=base.name,
             base_fingerprint=base.fingerprint,
@@ -160,7 +158,7 @@ def train(
             start=Start(
                 seed=seed,
                 streams={name: stream(seed, name) for name in STREAMS},
-                initial_adapter_sha256=initial,
+                initial_adapter_sha256=journal.started.initial,
                 first_batch_sha256=journal.started.first_batch,
             ),
             steps=trainer.state.global_step,
@@ -168,6 +166,7 @@ def train(
             loss=loss,
             diverged=loss is None,
             resumed_from=journal.started.resumed,
+            earlier=journal.started.earlier,
             lora_params=lora_params,
             other_params=other_params,
             adapter_sha256=sha256_of(output / ADAPTER / "adapter_model.safetensors"),
@@ -176,43 +175,18 @@ def train(
             peak_memory_bytes=peak_memory(base.device),
             run=watch.run_info(),
         ).save(output / REPORT)
-        shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
-        (output / JOURNAL).unlink()
+        clear(output)
     trainer.accelerator.wait_for_everyone()
     return TrainingReport.read(output / REPORT)
 
 
-def _run(trainer: Trainer, journal: Journal, checkpoints: Path) -> float:
-    """Train, from the newest complete checkpoint where there is one. Returns seconds."""
-    main = trainer.is_world_process_zero()
-    if main:
-        remove_incomplete(checkpoints)
-    trainer.accelerator.wait_for_everyone()
-    found = complete_checkpoints(checkpoints)
-    if found and main:
-        journal.resume(step_of(found[-1]))
-    started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
-    return time.perf_counter() - started
-
-
-def _finished(output: Path, asked: Mapping[str, Any]) -> TrainingReport:
-    """The report of a training that is done, if it is the one that is asked for."""
-    report = TrainingReport.read(output / REPORT)
-    done = {
-        "lora": report.lora,
-        "recipe": report.recipe,
-        "seed": report.start.seed,
-        "trained": report.trained,
+def _numerics(base: Base) -> dict[str, Any]:
+    """What may change the last bits of a training, and is no reason to throw it away."""
+    return {
+        "device": device_name(base.model.device),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
     }
-    if done != asked:
-        differs = ", ".join(key for key, value in asked.items() if done[key] != value)
-        raise InputError(
-            f"{output}: holds another training: its {differs} differ",
-            code="other-training",
-            hint="give an empty folder, or delete this one",
-        )
-    return report
 
 
 def _labels_of(task: Task, model: ModelSettings) -> int | None:
@@ -325,7 +299,11 @@ def _arguments(recipe: TrainSettings, folder: Path, seed: int, base: Base, check
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc,unused-ignore]
-    """Notes the first batch, stops a training whose loss is no number any more, and reports steps."""
+    """Notes the first batch, stops a training whose loss is no number any more, and reports steps.
+
+    The mean loss since the last log is not part of a checkpoint. So it is logged whenever one is saved, and at the end:
+    then a training that was resumed reports the loss of one that was not.
+    """
 
     def __init__(self, collator: Collator, journal: Journal, on_step: OnStep | None) -> None:
         self.collator, self.journal, self.on_step = collator, journal, on_step
@@ -333,18 +311,14 @@ class _Watch(TrainerCallback):  # type: ignore[misc,unused-ignore]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 1 and state.is_world_process_zero and self.collator.first_batch:
             self.journal.begin(self.collator.first_batch)
+        if control.should_save or state.global_step >= state.max_steps:
+            control.should_log = True
         if self.on_step is not None:
             self.on_step(state.global_step, state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not math.isfinite(kwargs["logs"].get("loss", 0.0)):
             control.should_training_stop = True
-
-
-def _last_loss(history: Sequence[Mapping[str, Any]]) -> float | None:
-    """The mean loss of the last logging interval; of the whole training when it was shorter than one."""
-    losses = [row["loss"] for row in history if "loss" in row] or [row["train_loss"] for row in history[-1:]]
-    return float(losses[-1]) if losses and math.isfinite(losses[-1]) else None
 
 
 def _store(network: Any, folder: Path, base_name: str) -> None:
