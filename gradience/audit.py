@@ -17,6 +17,7 @@ from gradience import ranks, spectra
 from gradience.adapters.inventory import Note
 from gradience.adapters.keys import family_of, layer_of, module_type
 from gradience.adapters.peft import Adapter, Factor, LoadedPair, LoraPair, open_adapter
+from gradience.adapters.settings import settings_of
 from gradience.artifacts.audit import (
     AdapterInfo,
     AuditReport,
@@ -284,6 +285,7 @@ def _adapter_info(opened: Adapter, digest: str, layers: Sequence[LayerAudit]) ->
         task_type=config.task_type,
         peft_type=config.peft_type,
         peft_version=config.peft_version,
+        settings=settings_of(config),
         **common,
     )
 

@@ -11,7 +11,7 @@ from gradience.adapters.dtypes import DTYPES, DType
 from gradience.adapters.encodings import Encoded, Target, encode_modules
 from gradience.adapters.experts import guessed_orders
 from gradience.adapters.inventory import DORA_REASON, GHOST_REASON, LORA_BIAS_REASON, Note
-from gradience.adapters.keys import config_name, parse_key
+from gradience.adapters.keys import config_name, ends_with, parse_key
 from gradience.adapters.locate import natural_key
 from gradience.adapters.naming import peft_name
 from gradience.adapters.peft import Adapter, Factor, LoraPair
@@ -342,11 +342,6 @@ def _refuse_dropped_parameters(config: PeftConfig, dropped: Sequence[LoraPair]) 
             code="parameter-dropped",
             hint="--rank and --energy keep every module",
         )
-
-
-def ends_with(module: str, names: Iterable[str]) -> bool:
-    """Whether the path `module` is one of `names`, or ends with one behind a dot (PEFT's rule for targets)."""
-    return any(module == name or module.endswith(f".{name}") for name in names)
 
 
 def _carried(own: Iterable[Note], strip: Sequence[str]) -> tuple[list[str], set[str]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from gradience.adapters import strict_json
 from gradience.adapters.files import read_small, refuse_disguise
-from gradience.adapters.patterns import PatternTable
+from gradience.adapters.patterns import PatternTable, SavedNames
 from gradience.errors import InputError
 
 MAX_CONFIG_BYTES = 16 * 2**20
@@ -90,28 +90,13 @@ class PeftConfig:
         return HEADS_OF_TASK.get(self.task_type or "", ())
 
     @cached_property
-    def _saved_by_length(self) -> Mapping[int, frozenset[str]]:
-        names = {name for name in (*self.modules_to_save, *self.heads_of_task) if name}
-        return {
-            length: frozenset(name for name in names if len(name) == length)
-            for length in set(map(len, names))
-        }
+    def _saved_names(self) -> SavedNames:
+        return SavedNames((*self.modules_to_save, *self.heads_of_task))
 
-    def saved_whole(self, path: str) -> tuple[str, str] | None:
-        """The module that holds `path` and is saved whole, and the entry of `modules_to_save` that says so.
-
-        PEFT's rule (0.21, utils/other.py, `_set_trainable`): a module whose name ends with an entry, without a dot
-        between: `head` saves `my_head` and all that is in it.
-        """
-        end = 0
-        while 0 <= end < len(path):
-            dot = path.find(".", end)
-            module = path if dot < 0 else path[:dot]
-            for length, names in self._saved_by_length.items():
-                if module[-length:] in names:
-                    return module, module[-length:]
-            end = dot + 1 if dot >= 0 else -1
-        return None
+    def saved_whole(self, module: str) -> tuple[str, str] | None:
+        """The module that PEFT saves whole, `module` or one around it, and the entry of modules_to_save, or the head
+        of the task, that says so (see `SavedNames`)."""
+        return self._saved_names.find(module)
 
     def rank_of(self, name: str) -> int | None:
         """The rank that the config gives the module `name` (PEFT's rule: the first pattern that matches).

@@ -105,6 +105,11 @@ def path_ends(name: str) -> list[str]:
     return ends
 
 
+def ends_with(module: str, names: Iterable[str]) -> bool:
+    """Whether the path `module` is one of `names`, or ends with one behind a dot (PEFT's rule for targets)."""
+    return any(module == name or module.endswith(f".{name}") for name in names)
+
+
 def choose_adapter(path: Path, keys: Iterable[Key], wanted: str | None) -> str | None:
     """The adapter whose factors are read: the `wanted` one, the only one, or None where keys carry no name.
 

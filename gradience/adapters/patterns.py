@@ -43,19 +43,31 @@ class Found(NamedTuple):
     certain: bool = True
 
 
-def saved_whole(module: str, modules_to_save: Iterable[str]) -> bool:
-    """Whether PEFT saves `module` whole, or a module that it lies in.
+class SavedNames:
+    """`modules_to_save`, ready for look-ups.
 
     PEFT's rule (0.21, utils/other.py, `_set_trainable`) compares the ends of names as plain text, without a dot before
-    them: `classifier` also saves DistilBERT's `pre_classifier`.
-
-    >>> saved_whole("pre_classifier", ["classifier"]), saved_whole("classifier.dense", ["classifier"])
-    (True, True)
-    >>> saved_whole("classifiers", ["classifier"])
-    False
+    them: `classifier` also saves DistilBERT's `pre_classifier`, and all that is in it.
     """
-    ends = tuple(modules_to_save)
-    return any(prefix.endswith(ends) for prefix in accumulate(module.split("."), "{}.{}".format))
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._by_length: dict[int, set[str]] = {}
+        for name in filter(None, names):
+            self._by_length.setdefault(len(name), set()).add(name)
+
+    def find(self, module: str) -> tuple[str, str] | None:
+        """The module that PEFT saves whole, `module` itself or one that it lies in, and the name that says so.
+
+        >>> SavedNames(["classifier"]).find("pre_classifier.dense")
+        ('pre_classifier', 'classifier')
+        >>> SavedNames(["classifier"]).find("classifiers") is None
+        True
+        """
+        for path in accumulate(module.split("."), "{}.{}".format):
+            for length, names in self._by_length.items():
+                if path[-length:] in names:
+                    return path, path[-length:]
+        return None
 
 
 class PatternTable:

@@ -21,6 +21,8 @@ Status = Literal["ok", "untrained", "nonfinite", "unsupported"]
 ModuleType = Literal["attn", "mlp", "embedding", "other"]
 Kind = Literal["linear", "embedding", "conv", "expert"]
 Severity = Literal["info", "warning", "error"]
+Setting = bool | int | float | str | list[str] | list[int] | list[list[int]] | dict[str, list[int]]
+"""A value of adapter_config.json."""
 
 
 class AdapterInfo(Part):
@@ -50,6 +52,8 @@ class AdapterInfo(Part):
     task_type: str | None = None
     peft_type: str | None = None
     peft_version: str | None = None
+    settings: dict[str, Setting] = Field(default_factory=dict)
+    """What else the config says that another training must be told: `modules_to_save`, `bias`, `lora_dropout` …"""
 
 
 class TensorNote(Part):

@@ -10,7 +10,8 @@ from typing import Any, Self
 
 import torch
 
-from gradience.adapters.patterns import saved_whole
+from gradience.adapters.config import HEADS_OF_TASK
+from gradience.adapters.patterns import SavedNames
 from gradience.errors import InputError, UsageError
 from gradience.inference.identity import AdapterIdentity, base_facts
 
@@ -201,10 +202,10 @@ class Session:
         """
         from safetensors import safe_open
 
-        brought = _trained_whole(config)
+        brought = SavedNames(_trained_whole(config))
         found = {_original(name): tensor for name, tensor in self.base.named_parameters()}
         own = {name: found[name] for name in self._names}  # without what PEFT has added
-        declared = {name for name in own if saved_whole(name.rpartition(".")[0], brought)}
+        declared = {name for name in own if brought.find(name.rpartition(".")[0])}
         with safe_open(str(folder / "adapter_model.safetensors"), framework="pt") as file:
             stored = {_original(key.removeprefix("base_model.model.")): key for key in file.keys()}  # noqa: SIM118
             self._refuse_without_head(declared, stored, folder)
@@ -267,10 +268,7 @@ def _changes_the_base(folder: Path, what: str) -> InputError:
 
 def _trained_whole(config: Any) -> set[str]:
     """Names of the modules that the adapter brings besides LoRA; PEFT adds the head of a classifier by itself."""
-    return {
-        *(config.modules_to_save or ()),
-        *(("classifier", "score") if config.task_type == "SEQ_CLS" else ()),
-    }
+    return {*(config.modules_to_save or ()), *HEADS_OF_TASK.get(config.task_type or "", ())}
 
 
 def _original(name: str) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
-from gradience.artifacts.audit import AuditReport
+from gradience.adapters.config import HEADS_OF_TASK
+from gradience.adapters.keys import config_name, ends_with
+from gradience.artifacts.audit import AuditReport, Setting
 from gradience.report.audit_facts import k_label
 from gradience.report.names import display_name
 from gradience.report.numbers import count, percent
@@ -13,21 +16,27 @@ from gradience.report.numbers import count, percent
 def lora_config_source(report: AuditReport) -> str | None:
     """Python source that makes the suggested LoraConfig; None where no suggestion may be made.
 
-    `target_modules` names every module in full, so that the config applies to exactly the modules of the
-    adapter. Names are written as ASCII literals: nothing in them can leave its string.
+    `target_modules` names every module in full, so that the config applies to exactly the modules of the adapter;
+    saved modules, biases, dropout and what else was set is said again. Names are written as ASCII literals: nothing
+    in them can leave its string.
     """
     plan = report.suggestions
     if plan is None:
         return None
     per = plan.per_layer
     adapter = report.adapter
-    plain = list(dict.fromkeys(layer.name for layer in report.layers if layer.kind != "expert"))
-    stacked = list(dict.fromkeys(layer.name for layer in report.layers if layer.kind == "expert"))
+    named = list(dict.fromkeys(config_name(layer.name) for layer in report.layers))
+    stacks = {layer.name for layer in report.layers if layer.kind == "expert"}
+    wrapped = adapter.settings.get("target_parameters")
+    parameters = tuple(map(str, wrapped)) if isinstance(wrapped, list) else ()
+    stacked = [name for name in named if name in stacks or ends_with(name, parameters)]
+    plain = [name for name in named if name not in set(stacked)]
     arguments = [f"r={per.r},"]
     arguments += [f"lora_alpha={per.lora_alpha!r},"] if per.lora_alpha is not None else []
     arguments += ["use_rslora=True,"] if adapter.use_rslora else []
     arguments += ["use_dora=True,"] if adapter.use_dora else []
     arguments += [f"task_type={_literal(adapter.task_type)},"] if adapter.task_type else []
+    arguments += [f"{name}={_source(value)}," for name, value in _settings(report).items()]
     arguments += _list("target_modules", plain)
     arguments += _list("target_parameters", stacked) if stacked else []
     arguments += _dict("rank_pattern", per.rank_pattern)
@@ -42,6 +51,10 @@ def lora_config_source(report: AuditReport) -> str | None:
         "It rests on the energy of the weights: a hypothesis, to be evaluated on the task.",
         alpha,
     ]
+    if adapter.init not in ("true", "gaussian"):
+        comments.append(
+            f"It was initialised with {display_name(adapter.init)}: set init_lora_weights yourself."
+        )
     if stacked:
         comments.append(
             "PEFT 0.21 warns that it ignored the keys of target_parameters, and applies them all the same."
@@ -57,6 +70,27 @@ def _saving(report: AuditReport) -> str:
         return ""
     now, then = count(report.total_lora_params), count(per.params)
     return f"{now} LoRA parameters become {then} ({percent(per.reduction)} saved)"
+
+
+def _settings(report: AuditReport) -> dict[str, Setting]:
+    """Without the targets, which are named in full, and the heads that PEFT saves because of the task."""
+    heads = HEADS_OF_TASK.get(report.adapter.task_type or "", ())
+    found = dict(report.adapter.settings)
+    found.pop("target_parameters", None)
+    saved = found.pop("modules_to_save", None)
+    others = [name for name in saved if name not in heads] if isinstance(saved, list) else []
+    return found | ({"modules_to_save": [str(name) for name in others]} if others else {})
+
+
+def _source(value: Any) -> str:
+    """A value of JSON as Python source in which every text is a literal."""
+    if isinstance(value, str):
+        return _literal(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_source, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_literal(key)}: {_source(item)}' for key, item in value.items())}}}"
+    return repr(value)
 
 
 def _list(name: str, items: Iterable[str]) -> list[str]:

@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 
-from gradience.adapters.patterns import saved_whole
+from gradience.adapters.patterns import SavedNames
 
 
 class Network(nn.Module):
@@ -31,7 +31,9 @@ def test_it_is_peft_s_rule(names: list[str]) -> None:
         for name, module in model.named_modules()
         if isinstance(module, ModulesToSaveWrapper)
     ]
-    ours = {name for name, _ in Network().named_parameters() if saved_whole(name.rpartition(".")[0], names)}
+    ours = {
+        name for name, _ in Network().named_parameters() if SavedNames(names).find(name.rpartition(".")[0])
+    }
     theirs = {
         name
         for name, _ in Network().named_parameters()
