@@ -52,15 +52,19 @@ def settings_sentence(report: CheckReport) -> str:
         f"batch {s.effective_batch_size}" if s.effective_batch_size is not None else "",
         f"{trimmed(s.epochs)} epochs" if s.epochs is not None else "",
         f"task {report.task}" if report.task else "",
-        f"trains {_objective(report)}" if s.objective else "",
+        _objective(report),
     ]
     return " · ".join(part for part in parts if part) or "no setting was found"
 
 
 def _objective(report: CheckReport) -> str:
-    """`sft`, or with the tool's name of the method: `rl (grpo)`."""
-    objective, algorithm = report.settings.objective or "", report.settings.algorithm
-    return f"{objective} ({display_name(algorithm)})" if algorithm not in (None, objective) else objective
+    """`objective rl (grpo)`; nothing where the task says the same."""
+    objective, algorithm = report.settings.objective, report.settings.algorithm
+    if objective is None or (objective == report.task and algorithm is None):
+        return ""
+    return f"objective {objective}" + (
+        f" ({display_name(algorithm)})" if algorithm not in (None, objective) else ""
+    )
 
 
 def _finding(finding: CheckFinding, width: int, verbose: bool) -> list[Line]:

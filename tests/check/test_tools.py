@@ -10,6 +10,7 @@ import yaml
 
 from gradience.check import RULES, check_configs
 from gradience.check.objectives import OF_ALGORITHM
+from gradience.report.check import settings_sentence
 from tests.check.tool_cases import CANNOT, CASES, POLICY_GRADIENT, SEVEN, SOUND
 
 BASES = {
@@ -143,6 +144,13 @@ def test_the_users_word_counts_where_the_file_names_no_other_method(tmp_path, to
 def test_a_file_of_another_method_is_what_it_says(tmp_path):
     report, _ = checked(tmp_path, "axolotl", {"rl": "dpo"}, {"task": "rl"})
     assert report.settings.objective == "preference"
+
+
+def test_what_is_trained_for_is_shown(tmp_path):
+    report, _ = checked(tmp_path, "llama-factory", {"stage": "ppo"})
+    assert "objective rl (ppo)" in settings_sentence(report)
+    report, _ = checked(tmp_path, "trl", {}, {"task": "rl"})
+    assert settings_sentence(report).endswith("task rl")
 
 
 def test_where_the_method_was_read_is_told(tmp_path):
