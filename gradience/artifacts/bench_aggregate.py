@@ -102,6 +102,22 @@ class BestVariant(Part):
     mean_reduction: Float12
 
 
+class Condition(Part):
+    """One condition of a run that can carry a claim."""
+
+    name: Literal["protocol", "seeds", "confirm", "controls"]
+    met: bool
+    why: str
+    """What was looked at, in words."""
+
+
+class Certifiable(Part):
+    """Whether the run can carry a claim, whatever its verdict: all conditions are met."""
+
+    met: bool
+    conditions: tuple[Condition, ...]
+
+
 class BenchAggregate(Artifact):
     """`bench_aggregate.json`."""
 
@@ -130,6 +146,8 @@ class BenchAggregate(Artifact):
     variants: tuple[VariantSummary, ...]
     """Controls last."""
     best: BestVariant | None
+    certifiable: Certifiable | None = None
+    """Null in aggregates that were written before this was looked at."""
     notes: tuple[str, ...]
     """What the thresholds mean in questions, and what limits the verdicts."""
     run: RunInfo

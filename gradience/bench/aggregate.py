@@ -26,6 +26,7 @@ from gradience.artifacts.bench_aggregate import (
     VariantSeed,
     VariantSummary,
 )
+from gradience.bench.certifiable import certifiable
 from gradience.bench.policy import SeedOutcome, judge, overall, passing, policy_notes
 from gradience.bench.sanity import aggregate_notes, cannot_tell
 from gradience.bench.together import check_together
@@ -151,6 +152,7 @@ def aggregate(
         probe=spread([Fraction(row.correct, row.n) for row in rows if row.correct is not None and row.n]),
         variants=variants,
         best=None if blind else _best(judged),
+        certifiable=certifiable(benches, rows, variants),
         notes=(*_notes(benches, planned, judged), *aggregate_notes(rows, variants, first.policy)),
         run=run or Stopwatch("").run_info(),
     )

@@ -15,6 +15,7 @@ from gradience.report.bench_facts import (
     aggregate_table,
     audit_sentence,
     best_sentence,
+    certifiable_sentence,
     control_word,
     data_sentence,
     head_reasons,
@@ -78,6 +79,7 @@ def aggregate_markdown(report: BenchAggregate) -> str:
             f"{scale(report.base_params) if report.base_params else 'unknown'} parameters."
         ),
         f"**Probe**: {markdown_text(probe_line(report) + '.' + apart)}",
+        *([f"**Certifiable**: {markdown_text(certifiable_sentence(report))}."] if report.certifiable else []),
         "## Variants",
         _table(aggregate_table(variants)),
         markdown_text(f"{PAIRED} {LORA_ONLY}"),

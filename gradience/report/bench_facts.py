@@ -142,6 +142,17 @@ def audit_sentence(bench: Bench) -> str:
     )
 
 
+def certifiable_sentence(report: BenchAggregate) -> str:
+    """`yes`, or `no` with every condition that is not met; nothing where it was not looked at."""
+    if report.certifiable is None:
+        return ""
+    if report.certifiable.met:
+        seeds = plural(len(report.planned_seeds), "seed")
+        return f"yes: the protocol was followed, {seeds}, the full confirm split, controls as expected"
+    unmet = [condition for condition in report.certifiable.conditions if not condition.met]
+    return f"no ({'; '.join(f'{condition.name}: {condition.why}' for condition in unmet)})"
+
+
 def probe_line(report: BenchAggregate) -> str:
     """`28.5 % ± 1.5 over 3 seeds (27.0 to 30.0 %), rank 64`."""
     if report.probe is None:

@@ -1,0 +1,69 @@
+"""Whether what was run can carry a claim at all, PASS or FAIL: "certifiable", condition by condition. Pure.
+
+It says nothing about the verdict. docs/bench.md defines it in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gradience.artifacts.bench import Bench
+from gradience.artifacts.bench_aggregate import Certifiable, Condition, SeedRow, VariantSummary
+from gradience.artifacts.controls import EXPECTED, as_expected
+
+MIN_SEEDS = 3
+
+
+def certifiable(
+    benches: Sequence[Bench], rows: Sequence[SeedRow], variants: Sequence[VariantSummary]
+) -> Certifiable:
+    """The four conditions over the planned seeds (`rows`), of which `benches` have results."""
+    conditions = (
+        _condition("protocol", *_protocol(benches, rows)),
+        _condition("seeds", len(rows) >= MIN_SEEDS, f"{len(rows)} planned, {MIN_SEEDS} or more are needed"),
+        _condition("confirm", *_confirm(benches)),
+        _condition("controls", *_controls([variant for variant in variants if variant.arm == "control"])),
+    )
+    return Certifiable(met=all(condition.met for condition in conditions), conditions=conditions)
+
+
+def _condition(name: str, met: bool, why: str) -> Condition:
+    return Condition.model_validate({"name": name, "met": met, "why": why})
+
+
+def _protocol(benches: Sequence[Bench], rows: Sequence[SeedRow]) -> tuple[bool, str]:
+    """One plan for all seeds, and a result for each of them."""
+    without = [str(row.seed) for row in rows if row.status == "ERROR"]
+    if without:
+        return False, f"no complete result for seed {', '.join(without)}"
+    if len({bench.seeds for bench in benches}) > 1 or len({bench.plan_digest for bench in benches}) > 1:
+        return False, "the seeds were planned one by one"
+    return True, "one plan, written first, and a result for every seed of it"
+
+
+def _confirm(benches: Sequence[Bench]) -> tuple[bool, str]:
+    """All examples of the confirm split."""
+    for bench in benches:
+        limit = bench.config.get("task", {}).get("eval_samples")
+        asked = next((split.n for split in bench.data.splits if split.role == bench.data.eval_role), 0)
+        if bench.data.eval_role != "confirm":
+            return False, f"evaluated on {bench.data.eval_role}"
+        if limit is not None and asked >= limit:
+            return False, f"limited to {asked:,} examples (task.eval_samples)"
+    return True, "all examples of the confirm split"
+
+
+def _controls(controls: Sequence[VariantSummary]) -> tuple[bool, str]:
+    """A control that must fail is there, and each that has something to show has shown it."""
+    # `head_only` made in the older way is the probe's head with its LoRA off, which a trained head may well beat.
+    held = [control for control in controls if control.name in EXPECTED and control.made_by != "head_only"]
+    wrong = [control for control in held if not as_expected(control.name, control.status)]
+    if wrong:
+        seen = ", ".join(
+            f"{control.name} is {control.status} and must be {EXPECTED[control.name]}" for control in wrong
+        )
+        return False, seen
+    failing = [control.name for control in held if EXPECTED[control.name] == "FAIL"]
+    if not failing:
+        return False, "no control that must fail was planned"
+    return True, f"as expected: {', '.join(control.name for control in held)}"

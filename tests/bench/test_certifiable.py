@@ -1,0 +1,89 @@
+"""Certifiable: what must hold before a verdict can be claimed, condition by condition, met and not met."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from bench_sample import MISTRAL, bench, config, three_seeds
+
+from gradience.bench.aggregate import aggregate
+from gradience.bench.certifiable import MIN_SEEDS
+from gradience.report.bench_document import aggregate_markdown
+
+CONTROLS = {"compression": {"controls": ["per_layer_shuffled", "random_directions", "aa"]}}
+BAD = {"random_directions": (40, 2)}
+SEEDS = (42, 123, 456)
+
+
+def runs(
+    changes: dict[str, Any] = BAD, *, seeds: tuple[int, ...] = SEEDS, left_out: int = 0, **sections: Any
+):
+    asked = config(**CONTROLS | {"seeds": list(seeds)} | sections)
+    return [bench(seed, changes, asked=asked) for seed in seeds if seed != left_out]
+
+
+def of(report):
+    return {condition.name: condition for condition in report.certifiable.conditions}
+
+
+def test_a_run_that_meets_everything():
+    report = aggregate(runs())
+    assert report.status == "PASS"
+    assert report.certifiable.met
+    assert list(of(report)) == ["protocol", "seeds", "confirm", "controls"]
+    assert "**Certifiable**: yes" in aggregate_markdown(report)
+
+
+def test_it_is_not_the_verdict():
+    lost = dict.fromkeys(("uniform_median", "uniform_p90", "per_layer"), (40, 0))
+    report = aggregate(runs(BAD | lost | {f"{name}.truncate": change for name, change in lost.items()}))
+    assert report.status == "FAIL"
+    assert report.certifiable.met
+
+
+UNMET = {
+    "a planned seed that was never run": (lambda: runs(left_out=123), {"protocol", "controls"}, "seed 123"),
+    "planned one by one": (
+        lambda: [bench(seed, BAD, asked=config(**CONTROLS, seeds=[seed])) for seed in SEEDS],
+        {"protocol"},
+        "one by one",
+    ),
+    "two seeds": (lambda: runs(seeds=(42, 123)), {"seeds"}, f"{MIN_SEEDS} or more"),
+    "on dev": (lambda: runs(task=MISTRAL["task"] | {"eval_role": "dev"}), {"confirm"}, "dev"),
+    "a part of confirm": (
+        lambda: runs(task=MISTRAL["task"] | {"eval_samples": 200}),
+        {"confirm"},
+        "limited to 200 examples",
+    ),
+    "a bad control that passes": (
+        lambda: runs({}),
+        {"controls"},
+        "random_directions is PASS and must be FAIL",
+    ),
+    "a rewrite that loses": (
+        lambda: runs(BAD | {"aa": (20, 0)}),
+        {"controls"},
+        "aa is FAIL and must be PASS",
+    ),
+    "no bad control": (three_seeds, {"controls"}, "no control that must fail was planned"),
+    "an undertrained seed": (
+        lambda: [*runs(left_out=456), bench(456, BAD, asked=config(**CONTROLS), correct=10)],
+        {"controls"},
+        "random_directions is INCONCLUSIVE",
+    ),
+}
+
+
+@pytest.mark.parametrize(("made", "unmet", "why"), UNMET.values(), ids=UNMET)
+def test_a_condition_that_is_not_met_is_named_with_its_reason(made, unmet, why):
+    report = aggregate(made())
+    assert not report.certifiable.met
+    assert {name for name, condition in of(report).items() if not condition.met} == unmet
+    assert any(why in condition.why for condition in of(report).values() if not condition.met)
+    assert "**Certifiable**: no" in aggregate_markdown(report)
+
+
+def test_a_limit_above_the_split_limits_nothing():
+    report = aggregate(runs(task=MISTRAL["task"] | {"eval_samples": 5000}))
+    assert of(report)["confirm"].met
