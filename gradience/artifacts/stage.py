@@ -31,5 +31,5 @@ class StageManifest(Artifact):
     seconds: Float12
     """Of the process that finished it; what an interrupted one had done before is not in it."""
     peak_memory_bytes: int | None
-    """On a GPU, what torch had allocated at most during the stage; on a CPU, the largest resident size of the
-    process until its end."""
+    """On a GPU, what torch had allocated there at most during the stage; on a CPU, the largest resident size of the
+    process during it. Null where the system cannot tell one stage from the process so far."""

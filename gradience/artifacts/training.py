@@ -90,5 +90,6 @@ class TrainingReport(Artifact):
     seconds: Float12
     """In the trainings steps of this process; what an interrupted process had done is not in it."""
     peak_memory_bytes: int | None
-    """On a GPU, what torch had allocated at most; on a CPU, the largest resident size of the process so far."""
+    """During this training: on a GPU, what torch had allocated there at most; on a CPU, the largest resident size of
+    the process. Null where the system cannot tell it from the process so far."""
     run: RunInfo

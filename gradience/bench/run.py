@@ -27,13 +27,15 @@ from gradience.artifacts.training import TrainingReport
 from gradience.audit import audit_adapter
 from gradience.bench.config import BenchConfig
 from gradience.bench.derive import WAYS
+from gradience.bench.devices import choose_device
 from gradience.bench.judge import Judge
+from gradience.bench.memory import Reading, watch_peak
 from gradience.bench.policy import gate_passed
 from gradience.bench.resume import ADAPTER, REPORT
 from gradience.bench.stages import MANIFEST, Stages
 from gradience.bench.tasks.base import ClassificationTask, Task
 from gradience.bench.train_process import Order, launch
-from gradience.bench.training import Trained, lora_arguments, peak_memory, train, versions
+from gradience.bench.training import Trained, lora_arguments, train, versions
 from gradience.bench.variants import TRAINED, PlannedVariant, plan_variants
 from gradience.errors import GradienceError, OutputError
 
@@ -125,7 +127,7 @@ class SeedRun:
         """`folder` gets a folder for every stage; `plan` is the digest of the plan that the run follows."""
         self.config, self.task, self.seed, self.folder = config, task, seed, folder
         self.watcher = watcher or Silent()
-        self.stages = Stages(folder, peak=self._peak, plan=plan)
+        self.stages = Stages(folder, watch=self._watch_memory, plan=plan)
         self.items = task.examples.of(config.task.eval_role, config.task.eval_samples)
         self.judge = Judge(
             task,
@@ -331,11 +333,13 @@ class SeedRun:
         logger.info("seed %d: %s", self.seed, name)
         return self.stages.done(name, depends, make)
 
-    def _peak(self) -> int | None:
-        device = (
-            "cuda" if torch.cuda.is_available() and self.config.runtime.device in ("auto", "cuda") else "cpu"
-        )
-        return peak_memory(device)
+    def _watch_memory(self, stage: str) -> Reading:
+        """On the device of the stage. A training tells for itself: it may run in processes of its own."""
+        if stage.endswith("/train"):
+            report = self.folder / stage / REPORT
+            return lambda: TrainingReport.read(report).peak_memory_bytes
+        made = stage == "audit" or stage.endswith("/adapter")  # numpy's work
+        return watch_peak(torch.device("cpu") if made else choose_device(self.config.runtime.device))
 
     def _failed(self, name: str, error: Exception) -> str:
         logger.error("seed %d: %s failed\n%s", self.seed, name, traceback.format_exc())

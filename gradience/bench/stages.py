@@ -28,7 +28,8 @@ MANIFEST, BEGUN = "manifest.json", "begun"
 
 Make = Callable[[Path], None]
 """Fills the folder it is given; called again with what is there after a kill."""
-Peak = Callable[[], int | None]
+Watch = Callable[[str], Callable[[], int | None]]
+"""Begins to watch the memory of the stage of this name; what it gives reads the peak since then, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,7 @@ class Stages:
     """The stages of one seed, below one folder."""
 
     folder: Path
-    peak: Peak
-    """The peak of memory so far, in bytes."""
+    watch: Watch
     plan: str | None = None
     """Digest of the plan that the run follows; every manifest carries it."""
 
@@ -47,7 +47,7 @@ class Stages:
         if manifest_of(folder, key) is not None:
             return folder
         _begin(folder, key)
-        started = time.perf_counter()
+        started, peak = time.perf_counter(), self.watch(name)
         make(folder)
         (folder / BEGUN).unlink()
         StageManifest(
@@ -56,7 +56,7 @@ class Stages:
             plan_digest=self.plan,
             files=files_of(folder),
             seconds=time.perf_counter() - started,
-            peak_memory_bytes=self.peak(),
+            peak_memory_bytes=peak(),
         ).save(folder / MANIFEST)
         return folder
 

@@ -13,7 +13,6 @@ import copy
 import hashlib
 import json
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from importlib import metadata
@@ -33,11 +32,13 @@ from gradience.bench.devices import (
     OneDevice,
     accelerate_on,
     accumulation,
+    choose_device,
     make_current,
     processes_here,
     sequences_per_step,
 )
 from gradience.bench.journal import Journal
+from gradience.bench.memory import watch_peak
 from gradience.bench.models import Base, load_base
 from gradience.bench.resume import ADAPTER, CHECKPOINTS, JOURNAL, REPORT, clear, finished, run_from_newest
 from gradience.bench.seeds import STREAMS, stream
@@ -105,6 +106,7 @@ def train(
     if (output / REPORT).is_file():
         return finished(output, asked)
     output.mkdir(parents=True, exist_ok=True)
+    peak = watch_peak(choose_device(device))
     base = load_base(model, labels=labels, seed=stream(seed, "base"), device=device)
     network = _wrap(base, lora, model, seed, labels=labels, trained=trained)
     examples = task.examples.of("train", recipe.train_samples)
@@ -172,7 +174,7 @@ def train(
             adapter_sha256=sha256_of(output / ADAPTER / "adapter_model.safetensors"),
             versions=versions(),
             seconds=seconds,
-            peak_memory_bytes=peak_memory(base.device),
+            peak_memory_bytes=peak(),
             run=watch.run_info(),
         ).save(output / REPORT)
         clear(output)
@@ -336,15 +338,3 @@ def _store(network: Any, folder: Path, base_name: str) -> None:
 def versions() -> dict[str, str]:
     """The libraries whose version can move a weight."""
     return {name: metadata.version(name) for name in ("torch", "transformers", "peft", "accelerate")}
-
-
-def peak_memory(device: str) -> int | None:
-    """On a GPU, what torch had allocated at most; elsewhere the largest resident size of this process so far."""
-    if device.startswith("cuda"):
-        return int(torch.cuda.max_memory_allocated(torch.device(device)))
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak

@@ -17,16 +17,19 @@ from gradience import audit_adapter
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_plan import BenchPlan, DataSplit
 from gradience.artifacts.records import read_records
+from gradience.artifacts.stage import StageManifest
 from gradience.artifacts.training import TrainingReport
 from gradience.bench import derive
 from gradience.bench import run as run_module
 from gradience.bench.assemble import assemble
 from gradience.bench.config import BenchConfig
 from gradience.bench.forecast import forecast
+from gradience.bench.memory import CLEAR
 from gradience.bench.registration import register
+from gradience.bench.resume import REPORT
 from gradience.bench.run import SeedFacts, SeedRun
+from gradience.bench.stages import MANIFEST
 from gradience.bench.tasks.base import Task
-from gradience.bench.training import REPORT
 from gradience.errors import NetworkError
 from gradience.provenance import Stopwatch
 
@@ -199,6 +202,17 @@ def test_the_head_alone_is_trained_as_the_probe_is(classified: tuple[Path, Bench
             assert not value.any()
         elif "lora_" not in key:
             assert not torch.equal(value, before[key])
+
+
+def test_a_training_tells_its_own_peak_of_memory(classified: tuple[Path, Bench, Watcher]) -> None:
+    """It may have run in other processes, or on another device than the audit."""
+    folder, bench, _ = classified
+    assert bench.probe is not None
+    for name in ("probe", "head_only"):
+        stage = folder / name / "train"
+        manifest = StageManifest.read(stage / MANIFEST)
+        assert manifest.peak_memory_bytes == TrainingReport.read(stage / REPORT).peak_memory_bytes
+    assert (bench.probe.peak_memory_bytes is not None) == CLEAR.exists()
 
 
 def test_every_result_is_reproduced_from_the_disk_without_a_model(

@@ -15,7 +15,7 @@ from gradience.errors import LockedError
 
 @pytest.fixture
 def stages(tmp_path: Path) -> Stages:
-    return Stages(tmp_path, peak=lambda: 1_000, plan="abc")
+    return Stages(tmp_path, watch=lambda stage: lambda: 1_000, plan="abc")
 
 
 def test_a_finished_stage_is_not_repeated(stages: Stages) -> None:
