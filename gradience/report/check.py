@@ -50,7 +50,7 @@ def settings_sentence(report: CheckReport) -> str:
         f"{count(report.lora_params)} LoRA parameters" if report.lora_params is not None else "",
         f"lr {sig(s.learning_rate, 2)}" if s.learning_rate is not None else "",
         f"batch {s.effective_batch_size}" if s.effective_batch_size is not None else "",
-        f"{trimmed(s.epochs)} epochs" if s.epochs is not None else "",
+        f"{trimmed(s.epochs)} epoch{'' if s.epochs == 1 else 's'}" if s.epochs is not None else "",
         f"task {report.task}" if report.task else "",
         _objective(report),
     ]

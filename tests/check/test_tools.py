@@ -150,7 +150,7 @@ def test_what_is_trained_for_is_shown(tmp_path):
     report, _ = checked(tmp_path, "llama-factory", {"stage": "ppo"})
     assert "objective rl (ppo)" in settings_sentence(report)
     report, _ = checked(tmp_path, "trl", {}, {"task": "rl"})
-    assert settings_sentence(report).endswith("task rl")
+    assert settings_sentence(report).endswith("1 epoch · task rl")
 
 
 def test_where_the_method_was_read_is_told(tmp_path):
