@@ -247,7 +247,7 @@ class Bench(Artifact):
     base_params: int | None
     """Parameters of the base model."""
     base_fingerprint: str
-    """The commit on the hub, or a digest of the weights' files."""
+    """The commit on the hub, or a digest of the folder's files."""
     config: dict[str, Any]
     config_digest: str
     protocol_digest: str

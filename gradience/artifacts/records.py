@@ -70,6 +70,8 @@ class ExamplesRun(Part):
     """Generation: an output ends before the first of these."""
     filters: tuple[str, ...] = ()
     """Generation: names of the ways of finding the answer. The first decides."""
+    scoring: str | None = None
+    """What decides which answers are right: a task's version of scoring, or the digest of a user's own code."""
     examples_sha256: str
     """Digest of the examples, in their order."""
     n: int

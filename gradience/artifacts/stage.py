@@ -14,6 +14,8 @@ class StageFile(Part):
 
     sha256: str
     bytes: int
+    mtime_ns: int | None = None
+    """When it was last changed, in nanoseconds: as long as that and the size are the same, it is not hashed again."""
 
 
 class StageManifest(Artifact):

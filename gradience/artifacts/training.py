@@ -53,7 +53,7 @@ class TrainingReport(Artifact):
     schema_: Literal["gradience.training/1"] = Field(default="gradience.training/1", alias="schema")
     base: str
     base_fingerprint: str
-    """The commit on the hub, or sha256 over the hashes of the weights' files."""
+    """The commit on the hub, or sha256 over the names and hashes of the folder's files."""
     base_params: int
     dtype: str
     quantization: str | None

@@ -49,8 +49,8 @@ class Judge:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What can move an answer, beside adapter, base and examples."""
-        found = {"batch_size": self.batch_size, "threads": torch.get_num_threads()}
+        """What decides an answer, beside adapter, base and examples."""
+        found = {"batch_size": self.batch_size}
         if isinstance(self.task, ClassificationTask):
             return found | {"max_length": self.max_length}
         return found | {
@@ -72,6 +72,7 @@ class Judge:
                 batch_size=self.batch_size,
                 max_length=self.max_length,
                 lora=lora,
+                scoring=self.task.scoring,
                 path=path,
                 on_block=self.on_block,
                 allow_inert=allow_inert,
@@ -85,6 +86,7 @@ class Judge:
             max_new_tokens=self.max_new_tokens or self.task.max_new_tokens,
             stop=self.task.stop,
             batch_size=self.batch_size,
+            scoring=self.task.scoring,
             path=path,
             on_block=self.on_block,
             allow_inert=allow_inert,

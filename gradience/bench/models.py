@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Base:
     name: str
     """What an adapter records as its base."""
     fingerprint: str
-    """The commit on the hub, or sha256 over the hashes of the weights' files."""
+    """The commit on the hub, or sha256 over the names and hashes of the folder's files."""
     parameters: int
     """Of the base, a fresh head included; of packed weights those that they stand for."""
     dtype: str
@@ -103,7 +104,7 @@ def load_base(
         model=model,
         tokenizer=tokenizer,
         name=EMBEDDED[settings.name][1] if settings.name in EMBEDDED else settings.name,
-        fingerprint=getattr(model.config, "_commit_hash", None) or _weights_digest(Path(source)),
+        fingerprint=getattr(model.config, "_commit_hash", None) or _digest_of_folder(Path(source)),
         parameters=int(model.num_parameters()),
         dtype=str(dtype).removeprefix("torch."),
         device=str(where),
@@ -123,6 +124,18 @@ def locate(settings: ModelSettings) -> str:
             hint=f"embedded are {', '.join(EMBEDDED)}",
         )
     return settings.name
+
+
+def fingerprint_of(settings: ModelSettings) -> str:
+    """What `load_base` would say of the base (`Base.fingerprint`), without loading it.
+
+    Asks the hub for the commit of a name on it. Raises InputError or NetworkError when the base cannot be had.
+    """
+    from transformers import AutoConfig
+
+    source = locate(settings)
+    found = getattr(_from_hub(AutoConfig, source, revision=settings.revision), "_commit_hash", None)
+    return str(found) if found else _digest_of_folder(Path(source))
 
 
 def _from_hub(factory: Any, source: str, **arguments: Any) -> Any:
@@ -188,9 +201,21 @@ def _upcast(model: Any) -> Any:
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # type: ignore[no-untyped-call]
 
 
-def _weights_digest(folder: Path) -> str:
-    """sha256 over names and hashes of the safetensors files of `folder`."""
+WEIGHTS, BESIDE = ("*.safetensors", "*.bin"), ("*.json", "*.txt", "*.model", "*.jinja")
+"""Files of a base: its weights (the first pattern that fits, as transformers chooses), and what else decides."""
+
+
+def _digest_of_folder(folder: Path) -> str:
+    """sha256 over names and hashes of the files that decide what the base in `folder` does."""
+    weights = next((found for pattern in WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        digest.update(f"{path.name} {sha256_of(path)}\n".encode())
+    for path in sorted([*weights, *(path for pattern in BESIDE for path in folder.glob(pattern))]):
+        facts = path.stat()
+        digest.update(f"{path.name} {_hash(path, facts.st_size, facts.st_mtime_ns)}\n".encode())
     return digest.hexdigest()
+
+
+@cache
+def _hash(path: Path, size: int, mtime_ns: int) -> str:
+    """sha256 of a file, read once by this process as long as size and time stay: a base has many gigabytes."""
+    return sha256_of(path)

@@ -26,11 +26,12 @@ from gradience.bench.aggregate import AGGREGATE, BENCH, DOCUMENT, aggregate, beg
 from gradience.bench.assemble import assemble
 from gradience.bench.config import BenchConfig
 from gradience.bench.devices import check_devices
-from gradience.bench.registration import plan_digest, register
-from gradience.bench.run import SeedFacts, SeedRun, Watcher, remove_weights
+from gradience.bench.registration import plan_digest, promised, register
+from gradience.bench.run import SeedFacts, SeedRun, Watcher
 from gradience.bench.stages import only_one
 from gradience.bench.tasks.base import Task
 from gradience.bench.tasks.examples import Role
+from gradience.bench.weights import remove_weights
 from gradience.errors import UsageError
 from gradience.provenance import Stopwatch
 from gradience.report.bench_document import aggregate_markdown, bench_markdown
@@ -62,7 +63,7 @@ def run_bench(
     with _held(output, whole) as locked, _threads(config.runtime.threads):
         task = tasks.load(config.task.profile, config.task.options)
         with locked():
-            plan = _registered(config, task, output)
+            plan = _registered(config, task, output, watcher)
         watch, benches = Stopwatch(command), []
         for number, seed in enumerate(config.due, start=1):
             watcher.seed(seed, number, len(config.due))
@@ -114,19 +115,23 @@ def _together(config: BenchConfig, output: Path, watch: Stopwatch) -> BenchAggre
     return together
 
 
-def _registered(config: BenchConfig, task: Task, output: Path) -> BenchPlan:
+def _registered(config: BenchConfig, task: Task, output: Path, watcher: Watcher) -> BenchPlan:
     """The plan, written now or found as it was written before."""
     role, asked = config.task.eval_role, config.task.eval_samples
     splits = [_split(task, "train", config.train.train_samples), _split(task, role, asked)]
-    plan, path = register(config, task.name, splits, tasks.code_of(config.task.profile)), output / PLAN
-    if not path.is_file():
-        plan.save(path)
-    elif plan_digest(BenchPlan.read(path)) != plan_digest(plan):
+    plan, path = register(config, task.name, splits, task.code), output / PLAN
+    before = BenchPlan.read(path) if path.is_file() else None
+    if before is not None and promised(before) != promised(plan):
         raise UsageError(
             f"{output}: holds a run of another config or of other data ({PLAN} differs)",
             code="output-other-run",
             hint="give another --output, or the config that it was begun with",
         )
+    if before is not None and before.task_code == plan.task_code:
+        return before
+    if before is not None:
+        watcher.note("the task's own code has changed: trainings stand, evaluations are made again")
+    plan.save(path)
     return plan
 
 
@@ -142,7 +147,7 @@ def _tidy(config: BenchConfig, facts: SeedFacts) -> None:
     gone = list(facts.outcomes)
     if config.runtime.keep_adapters == "none" and facts.probe is not None:
         gone.append(facts.probe)
-    remove_weights(gone)
+    remove_weights(outcome.made.folder.parent for outcome in gone if outcome.made is not None)
 
 
 @contextmanager

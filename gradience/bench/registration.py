@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 from gradience.artifacts.bench_plan import BenchPlan, DataSplit, TaskCode
 from gradience.bench.config import BenchConfig, canonical_digest
@@ -33,6 +34,16 @@ def register(
         margin=config.policy.tolerance,
         alpha=ALPHA,
     )
+
+
+def promised(plan: BenchPlan) -> dict[str, Any]:
+    """What a run that is taken up again must promise as before.
+
+    Not the config's own digest: it holds the machine (`runtime`), which belongs to no protocol. Not the code of a
+    user's own task either: what it changes in the data shows in the splits, what it changes in the scoring has the
+    evaluations made again.
+    """
+    return plan.model_dump(mode="json", exclude={"config_digest", "task_code"})
 
 
 def plan_digest(plan: BenchPlan) -> str:

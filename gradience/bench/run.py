@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import logging
-import math
+import shutil
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,13 +31,16 @@ from gradience.bench.derive import WAYS
 from gradience.bench.devices import choose_device
 from gradience.bench.judge import Judge
 from gradience.bench.memory import Reading, watch_peak
+from gradience.bench.models import fingerprint_of
+from gradience.bench.numerics import MadeElsewhere, refuse_mixture
 from gradience.bench.policy import gate_passed
 from gradience.bench.resume import ADAPTER, REPORT
 from gradience.bench.stages import MANIFEST, Stages
 from gradience.bench.tasks.base import ClassificationTask, Task
 from gradience.bench.train_process import Order, launch
-from gradience.bench.training import Trained, lora_arguments, train, versions
+from gradience.bench.training import Trained, lora_arguments, train
 from gradience.bench.variants import TRAINED, PlannedVariant, plan_variants
+from gradience.bench.weights import parameters_of, require_weights
 from gradience.errors import GradienceError, OutputError
 
 logger = logging.getLogger("gradience.bench")
@@ -55,6 +59,9 @@ class Watcher(Protocol):
     def step(self, done: int, total: int) -> None:
         """Within the stage."""
 
+    def note(self, text: str) -> None:
+        """Why something is done again."""
+
 
 class Silent:
     """Nobody."""
@@ -63,6 +70,9 @@ class Silent:
         """Nothing."""
 
     def step(self, done: int, total: int) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
         """Nothing."""
 
 
@@ -127,7 +137,7 @@ class SeedRun:
         """`folder` gets a folder for every stage; `plan` is the digest of the plan that the run follows."""
         self.config, self.task, self.seed, self.folder = config, task, seed, folder
         self.watcher = watcher or Silent()
-        self.stages = Stages(folder, watch=self._watch_memory, plan=plan)
+        self.stages = Stages(folder, watch=self._watch_memory, plan=plan, say=self._say)
         self.items = task.examples.of(config.task.eval_role, config.task.eval_samples)
         self.judge = Judge(
             task,
@@ -144,13 +154,25 @@ class SeedRun:
 
     def run(self) -> SeedFacts:
         """All stages. What fails stands in the facts; only a kill or a refusal to begin leaves it early."""
-        facts = SeedFacts(self.config, self.seed)
         try:
-            self._probe_to_audit(facts)
-            if facts.probe is not None and facts.audit is not None:
-                facts.outcomes = self._variants(facts.probe, facts.audit)
+            while True:
+                try:
+                    return self._from_the_beginning()
+                except MadeElsewhere as mixed:
+                    self._say(
+                        f"all adapters are evaluated again, since answers are compared: {mixed.differences}"
+                    )
+                    for folder in mixed.folders:
+                        shutil.rmtree(folder)
         finally:
             self.judge.close()
+
+    def _from_the_beginning(self) -> SeedFacts:
+        """The stages in their order; those that are done are found."""
+        facts = SeedFacts(self.config, self.seed)
+        self._probe_to_audit(facts)
+        if facts.probe is not None and facts.audit is not None:
+            facts.outcomes = self._variants(facts.probe, facts.audit)
         return facts
 
     def _probe_to_audit(self, facts: SeedFacts) -> None:
@@ -160,7 +182,7 @@ class SeedRun:
             if facts.probe.answers is not None and self._passes_gate(facts.probe.answers):
                 facts.gate_passed = True
                 facts.audit = self._audit(facts.probe)
-        except GradienceError:  # the user can act on it: no result, but a message and an exit code
+        except (GradienceError, MadeElsewhere):  # a message and an exit code, or a second pass: no result
             raise
         except Exception as error:  # noqa: BLE001  (the boundary of a seed: a failed probe is a result)
             facts.error = self._failed(PROBE, error)
@@ -192,7 +214,7 @@ class SeedRun:
         def make(folder: Path) -> None:
             audit_adapter(adapter, tau=self.config.compression.energy).save(folder / AUDIT)
 
-        return AuditReport.read(self._stage("audit", depends, make) / AUDIT)
+        return AuditReport.read(self._stage("audit", depends, make, resumable=False) / AUDIT)
 
     # ------------------------------------------------------------ the variants
 
@@ -219,7 +241,7 @@ class SeedRun:
             return
         try:
             step(outcome, *arguments)
-        except OutputError:  # a full disk stops the others as well
+        except (OutputError, MadeElsewhere):  # a full disk stops the others as well
             raise
         except Exception as error:  # noqa: BLE001  (the boundary of a variant: the others go on)
             outcome.error = self._failed(outcome.planned.name, error)
@@ -244,11 +266,12 @@ class SeedRun:
         }
 
         def make(folder: Path) -> None:
+            require_weights(source.folder)
             target = folder / ADAPTER
             WAYS[planned.made_by](source.folder, audit, planned.ranks, target, self.seed)
             write_whole(folder / SIZES, [json.dumps(parameters_of(target)).encode()])
 
-        folder = self._stage(f"{planned.name}/adapter", depends, make)
+        folder = self._stage(f"{planned.name}/adapter", depends, make, resumable=False)
         manifest = StageManifest.read(folder / MANIFEST)
         weights = manifest.files[WEIGHTS]
         sizes = json.loads((folder / SIZES).read_bytes())
@@ -261,9 +284,8 @@ class SeedRun:
         config, name = self.config, outcome.planned.name
         data = self.task.examples.fingerprint("train", config.train.train_samples)
         recipe = config.train.model_dump(mode="json")
-        model = config.model.model_dump(mode="json")
-        depends = {"model": model, "lora": dict(lora), "recipe": recipe, "seed": self.seed, "data": data}
-        depends |= {"versions": versions(), "threads": torch.get_num_threads(), "trained": trained}
+        depends = {"base": self.base, "lora": dict(lora), "recipe": recipe, "seed": self.seed, "data": data}
+        depends |= {"trained": trained}
 
         def make(folder: Path) -> None:
             arguments: dict[str, Any] = {"model": config.model, "lora": dict(lora), "recipe": config.train}
@@ -299,14 +321,17 @@ class SeedRun:
         depends = {
             "adapter": made.sha256,
             "lora": made.lora,
-            "model": self.config.model.model_dump(mode="json"),
+            "base": self.base,
             "data": self.task.examples.fingerprint(self.config.task.eval_role, len(self.items)),
             "settings": self.judge.settings,
-            "versions": versions(),
+            "scoring": self.task.scoring,
             "reference": reference.sha256 if reference else None,
         }
 
         def make(folder: Path) -> None:
+            refuse_mixture(self.folder, ANSWERS, self.config.runtime.device)
+            for adapter in filter(None, (made, reference)):
+                require_weights(adapter.folder)
             self.judge.answers(made.name, made.folder, folder / ANSWERS, lora=made.lora, allow_inert=inert)
             if reference is not None and not isinstance(self.task, ClassificationTask):
                 self.judge.closeness(
@@ -327,11 +352,21 @@ class SeedRun:
 
     # ------------------------------------------------------------ around them
 
-    def _stage(self, name: str, depends: Mapping[str, Any], make: Any) -> Path:
+    @cached_property
+    def base(self) -> dict[str, Any]:
+        """The base by its content, and how it is loaded: what decides of it, wherever it lies."""
+        settings = self.config.model.model_dump(mode="json", exclude={"name", "revision"})
+        return {"fingerprint": fingerprint_of(self.config.model), **settings}
+
+    def _say(self, text: str) -> None:
+        logger.warning("seed %d: %s", self.seed, text)
+        self.watcher.note(text)
+
+    def _stage(self, name: str, depends: Mapping[str, Any], make: Any, *, resumable: bool = True) -> Path:
         self.number += 1
         self.watcher.stage(name, self.number, max(self.known, self.number))
         logger.info("seed %d: %s", self.seed, name)
-        return self.stages.done(name, depends, make)
+        return self.stages.done(name, depends, make, resumable=resumable)
 
     def _watch_memory(self, stage: str) -> Reading:
         """On the device of the stage. A training tells for itself: it may run in processes of its own."""
@@ -344,26 +379,3 @@ class SeedRun:
     def _failed(self, name: str, error: Exception) -> str:
         logger.error("seed %d: %s failed\n%s", self.seed, name, traceback.format_exc())
         return f"{type(error).__name__}: {error}".split("\n", maxsplit=1)[0]
-
-
-def parameters_of(adapter: Path) -> tuple[int, int]:
-    """Parameters in an adapter's file: of LoRA factors, and of everything else."""
-    from safetensors import safe_open
-
-    lora = other = 0
-    with safe_open(adapter / "adapter_model.safetensors", framework="np") as file:
-        for name in file.keys():  # noqa: SIM118  (no dict)
-            size = math.prod(file.get_slice(name).get_shape())
-            if "lora_" in name:
-                lora += size
-            else:
-                other += size
-    return lora, other
-
-
-def remove_weights(outcomes: Sequence[Outcome]) -> None:
-    """Delete the weights of adapters that are evaluated; configs, reports and records stay."""
-    for outcome in outcomes:
-        if outcome.made is not None:
-            for path in outcome.made.folder.parent.rglob("adapter_model.safetensors"):
-                path.unlink()

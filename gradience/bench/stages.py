@@ -2,12 +2,14 @@
 
 A stage may be killed at any moment. What it had written stays, so that a training goes on from its checkpoint
 and an evaluation from its last block; only when the key has changed does a stage begin with an empty folder.
+A finished stage is compared with its manifest when it is used: what was exchanged or edited is made again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,11 +22,13 @@ from gradience.artifacts.base import write_whole
 from gradience.artifacts.scratch import sweep_below
 from gradience.artifacts.stage import StageFile, StageManifest
 from gradience.bench.archives import sha256_of
-from gradience.errors import LockedError
+from gradience.errors import InputError, LockedError
+
+logger = logging.getLogger("gradience.bench")
 
 VERSION = 1
 """Raised when a stage starts to mean something else: what was made before is then made again."""
-MANIFEST, BEGUN = "manifest.json", "begun"
+MANIFEST, BEGUN, REMOVABLE = "manifest.json", "begun", "adapter_model.safetensors"
 
 Make = Callable[[Path], None]
 """Fills the folder it is given; called again with what is there after a kill."""
@@ -40,16 +44,21 @@ class Stages:
     watch: Watch
     plan: str | None = None
     """Digest of the plan that the run follows; every manifest carries it."""
+    say: Callable[[str], None] = logger.warning
+    """Told why a stage is made again."""
 
-    def done(self, name: str, depends: Mapping[str, Any], make: Make) -> Path:
-        """The folder of the stage `name`, made from `depends` by `make` unless it is there already."""
+    def done(self, name: str, depends: Mapping[str, Any], make: Make, *, resumable: bool = True) -> Path:
+        """The folder of the stage `name`, made from `depends` by `make` unless it is there already, unchanged.
+
+        resumable: whether `make` goes on with what is there after a kill; else it begins with an empty folder.
+        """
         folder, key = self.folder / name, stage_key(name, depends)
-        if manifest_of(folder, key) is not None:
+        if self._is_done(name, folder, key):
+            (folder / BEGUN).unlink(missing_ok=True)
             return folder
-        _begin(folder, key)
+        _begin(folder, key, resumable=resumable)
         started, peak = time.perf_counter(), self.watch(name)
         make(folder)
-        (folder / BEGUN).unlink()
         StageManifest(
             stage=name,
             key=key,
@@ -58,7 +67,25 @@ class Stages:
             seconds=time.perf_counter() - started,
             peak_memory_bytes=peak(),
         ).save(folder / MANIFEST)
+        (folder / BEGUN).unlink()  # last: whatever happens before, the stage is done or goes on
         return folder
+
+    def _is_done(self, name: str, folder: Path, key: str) -> bool:
+        """Whether the stage is finished with this key and its files are as it left them; says why when not."""
+        if not (folder / MANIFEST).is_file():
+            return False
+        try:
+            manifest = StageManifest.read(folder / MANIFEST)
+        except InputError as error:
+            self.say(f"{name}: made again: {error}")
+            return False
+        if manifest.key != key:
+            self.say(f"{name}: made again: what it depends on has changed")
+            return False
+        changed = changed_files(folder, manifest)
+        if changed:
+            self.say(f"{name}: made again: {changed[0]} is not what this stage wrote")
+        return not changed
 
 
 def stage_key(name: str, depends: Mapping[str, Any]) -> str:
@@ -67,27 +94,41 @@ def stage_key(name: str, depends: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def manifest_of(folder: Path, key: str) -> StageManifest | None:
-    """The manifest of a finished stage with this key; None when it is still to be made."""
-    if not (folder / MANIFEST).is_file():
-        return None
-    manifest = StageManifest.read(folder / MANIFEST)
-    return manifest if manifest.key == key else None
-
-
 def files_of(folder: Path) -> dict[str, StageFile]:
-    """Every file below `folder`, with its digest."""
-    return {
-        str(path.relative_to(folder)): StageFile(sha256=sha256_of(path), bytes=path.stat().st_size)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    """Every file below `folder` that its stage has made, with its digest."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_file() and name not in (MANIFEST, BEGUN):
+            facts = path.stat()
+            found[name] = StageFile(sha256=sha256_of(path), bytes=facts.st_size, mtime_ns=facts.st_mtime_ns)
+    return found
 
 
-def _begin(folder: Path, key: str) -> None:
+def changed_files(folder: Path, manifest: StageManifest) -> list[str]:
+    """Files that are not what the manifest says. Weights may be gone, as `runtime.keep_adapters` wants it."""
+    return [
+        name
+        for name, file in manifest.files.items()
+        if not _is_as_told(folder / name, file) and ((folder / name).exists() or not name.endswith(REMOVABLE))
+    ]
+
+
+def _is_as_told(path: Path, file: StageFile) -> bool:
+    """Size and time first: only what has moved is read."""
+    if not path.is_file():
+        return False
+    facts = path.stat()
+    if facts.st_size != file.bytes:
+        return False
+    return facts.st_mtime_ns == file.mtime_ns or sha256_of(path) == file.sha256
+
+
+def _begin(folder: Path, key: str, *, resumable: bool) -> None:
     """Make the folder ready: what an interrupted run with the same key had written stays."""
     begun = folder / BEGUN
-    if begun.is_file() and begun.read_text(encoding="utf-8") == key:
+    unfinished = begun.is_file() and not (folder / MANIFEST).exists()
+    if resumable and unfinished and begun.read_text(encoding="utf-8") == key:
         return
     if folder.exists():
         shutil.rmtree(folder)

@@ -57,6 +57,15 @@ class StageProgress:
         if self._progress is not None and self._steps is not None:
             self._progress.update(self._steps, completed=done, total=total)
 
+    def note(self, text: str) -> None:
+        """Why something is done again."""
+        if self._progress is not None:
+            self._progress.console.print(
+                f"note: {self._seed}{text}", markup=False, highlight=False, soft_wrap=True
+            )
+        elif not self._quiet:
+            print(f"note: {self._seed}{text}", file=sys.stderr, flush=True)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

@@ -55,13 +55,15 @@ def evaluate_classification(
     batch_size: int = 64,
     max_length: int | None = 64,
     lora: bool = True,
+    scoring: str | None = None,
     path: Path | None = None,
     on_block: OnBlock | None = None,
     allow_inert: bool = False,
 ) -> Evaluation[ClassificationRecord]:
     """The label that the adapter `name` gives to each text or pair of texts; the largest logit decides.
 
-    max_length: tokens of a text that are read. lora=False: the adapter's head alone, ΔW = 0.
+    max_length: tokens of a text that are read. lora=False: the adapter's head alone, ΔW = 0. scoring: what the records
+    say of who decides what is right.
     """
     _must(examples, session, classifies=True)
     few = examples[:PROMPTS_OF_PROOF]
@@ -86,6 +88,7 @@ def evaluate_classification(
         lora=lora,
         batch_size=batch_size,
         max_length=max_length,
+        scoring=scoring,
     )
     batches = fixed_batches([whole_text(example) for example in examples], batch_size)
     blocks: Blocks[ClassificationRecord] = Blocks(run, [e.id for e in examples], batches, path)
@@ -103,6 +106,7 @@ def evaluate_generation(
     stop: Sequence[str] = (),
     batch_size: int = 32,
     max_length: int | None = None,
+    scoring: str | None = None,
     path: Path | None = None,
     on_block: OnBlock | None = None,
     allow_inert: bool = False,
@@ -110,8 +114,8 @@ def evaluate_generation(
     """What the adapter `name` (None: the base) writes behind each prompt, and the answer in it.
 
     filters: ways of finding the answer; the first decides. same: (extracted, gold) -> whether they are the same
-    answer. max_length: tokens of prompt and output together (by default what the base allows); a prompt that is
-    too long loses its beginning.
+    answer; scoring: what the records say of the two, such as a version. max_length: tokens of prompt and output
+    together (by default what the base allows); a prompt that is too long loses its beginning.
     """
     _must(examples, session, classifies=False)
     limit = max_length if max_length is not None else _longest(session)
@@ -132,7 +136,7 @@ def evaluate_generation(
     digest = digest_of_all((e.id, e.prompt, e.answer) for e in examples)
     run = _run(
         session, "generation", name, examples, digest, batch_size=batch_size, max_length=limit,
-        max_new_tokens=max_new_tokens, stop=tuple(stop), filters=tuple(filters),
+        max_new_tokens=max_new_tokens, stop=tuple(stop), filters=tuple(filters), scoring=scoring,
     )  # fmt: skip
     batches = fixed_batches([e.prompt for e in examples], batch_size)
     blocks: Blocks[GenerationRecord] = Blocks(run, [e.id for e in examples], batches, path)

@@ -55,7 +55,14 @@ def base_facts(model: Any, tokenizer: Any) -> dict[str, Any]:
         "quantization": quantization_of(model.config),
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": model.config._attn_implementation,
-        "device": device_name(model.device),
+        **numerics(model.device),
+    }
+
+
+def numerics(device: torch.device) -> dict[str, Any]:
+    """Device and versions, which may move an answer on equal inputs. Fields of `ExamplesRun`."""
+    return {
+        "device": device_name(device),
         "versions": {
             "gradience": gradience.__version__,
             **{name: version(name) for name in ("torch", "transformers", "peft", "tokenizers")},

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from killing import program
 
 from gradience.artifacts.stage import StageManifest
 from gradience.bench.stages import BEGUN, MANIFEST, Stages, only_one, stage_key
-from gradience.errors import LockedError
+from gradience.errors import LockedError, OutputError
 
 
 @pytest.fixture
@@ -75,3 +78,85 @@ def test_a_second_run_on_the_same_output_is_refused(tmp_path: Path) -> None:
     assert "another run is writing here" in second.stderr
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
     assert LockedError.exit_code == 6
+
+
+# ------------------------------------------------------------------ nothing lost, nothing stale
+
+
+def test_killed_at_every_moment_around_it_finished_work_is_never_done_again(tmp_path: Path) -> None:
+    moments, finished = map(int, program(Path(__file__).with_name("kill_stages.py"), tmp_path).split())
+    assert moments > 100
+    assert finished > 40
+
+
+def test_a_full_disk_at_the_manifest_loses_nothing(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OutputError("no room", code="write-failed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StageManifest, "save", full)
+        with pytest.raises(OutputError):
+            stages.done("train", {}, lambda folder: (folder / "weights").write_bytes(b"long work") and None)
+    seen = []
+    stages.done("train", {}, lambda folder: seen.append((folder / "weights").read_bytes()))
+    assert seen == [b"long work"]
+
+
+def write_three(folder: Path) -> None:
+    (folder / "adapter").mkdir(exist_ok=True)
+    (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
+    (folder / "records").write_bytes(b"records")
+
+
+def rewrite(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    os.utime(path, ns=(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        (lambda folder: rewrite(folder / "records", b"RECORDS"), True),
+        (lambda folder: rewrite(folder / "records", b"longer records"), True),
+        (lambda folder: rewrite(folder / "adapter" / "adapter_model.safetensors", b"WEIGHTS"), True),
+        (lambda folder: (folder / "records").unlink(), True),
+        (lambda folder: rewrite(folder / MANIFEST, b"{}"), True),
+        (lambda folder: rewrite(folder / "records", b"records"), False),  # moved, and the same
+        (lambda folder: (folder / "adapter" / "adapter_model.safetensors").unlink(), False),  # keep_adapters
+        (lambda folder: None, False),
+    ],
+    ids=["edited", "longer", "exchanged", "gone", "manifest", "touched", "weights removed", "nothing"],
+)
+def test_what_was_exchanged_is_noticed_and_made_again(
+    change: Callable[[Path], None], again: bool, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    stages = Stages(tmp_path, watch=lambda stage: lambda: None, say=said.append)
+    folder = stages.done("train", {}, write_three)
+    change(folder)
+    seen = []
+
+    def make(folder: Path) -> None:
+        seen.append(list(folder.iterdir()))
+        write_three(folder)
+
+    stages.done("train", {}, make)
+    assert (len(seen), len(said)) == ((1, 1) if again else (0, 0))
+    if again:
+        assert said[0].startswith("train: made again: ")
+        assert [path.name for path in seen[0]] == [BEGUN]  # nothing of it is trusted
+        assert (folder / "records").read_bytes() == b"records"
+        stages.done("train", {}, make)
+        assert len(seen) == 1
+
+
+def test_a_stage_that_cannot_go_on_begins_with_an_empty_folder(stages: Stages) -> None:
+    def fail(folder: Path) -> None:
+        (folder / "half").touch()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stages.done("audit", {}, fail, resumable=False)
+    seen = []
+    stages.done("audit", {}, lambda folder: seen.append((folder / "half").exists()), resumable=False)
+    assert seen == [False]

@@ -105,6 +105,7 @@ class Watcher:
     def __init__(self, stop_at: str = "") -> None:
         self.stages: list[str] = []
         self.stop_at = stop_at
+        self.notes: list[str] = []
 
     def stage(self, name: str, number: int, of: int) -> None:
         assert number == len(self.stages) + 1 <= of
@@ -115,6 +116,9 @@ class Watcher:
     def seed(self, seed: int, number: int, of: int) -> None:
         assert number <= of
         self.stages = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def step(self, done: int, total: int) -> None:
         assert 0 < done <= total

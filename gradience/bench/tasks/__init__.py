@@ -9,6 +9,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import wraps
 from importlib.metadata import EntryPoint
 from typing import Any
@@ -59,7 +60,7 @@ def load(profile: str, options: Mapping[str, Any]) -> Task:
                 code="task-empty",
                 hint="give it more data: see docs/tasks.md for how examples get their roles",
             )
-    return task
+    return replace(task, code=code_of(profile))
 
 
 def find(profile: str) -> Load:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gradience.artifacts.bench_plan import TaskCode
 from gradience.bench.tasks.examples import Examples, Labelled, Question
 
 Metric = Literal["accuracy", "f1", "matthews"]
@@ -25,8 +26,17 @@ class ClassificationTask:
     label_names: tuple[str, ...]
     metric: Metric = "accuracy"
     """What the field reports for this task; shown beside accuracy."""
+    scoring_version: int = 1
+    """Raised when the same outputs come to count otherwise: finished evaluations are then made again."""
+    code: TaskCode | None = None
+    """The user's own code that makes the task; `load` fills it in."""
     source: Mapping[str, str] = field(default_factory=dict)
     """Where the data come from: names, versions, hashes."""
+
+    @property
+    def scoring(self) -> str:
+        """What decides which answers are right, in short."""
+        return scoring_of(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +52,24 @@ class GenerationTask:
     max_new_tokens: int
     stop: tuple[str, ...] = ()
     """An output ends before the first of these."""
+    scoring_version: int = 1
+    """Raised when the same outputs come to count otherwise: finished evaluations are then made again."""
+    code: TaskCode | None = None
+    """The user's own code that makes the task; `load` fills it in."""
     source: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def scoring(self) -> str:
+        """What decides which answers are right, in short."""
+        return scoring_of(self)
 
 
 Task = ClassificationTask | GenerationTask
+
+
+def scoring_of(task: Task) -> str:
+    """The name and version of the task's scoring, and of a user's own code its digest, or its package without one."""
+    version = f"{task.name} {task.scoring_version}"
+    if task.code is None:
+        return version
+    return f"{version}, {task.code.sha256 or task.code.package or task.code.name}"
