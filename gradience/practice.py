@@ -31,6 +31,14 @@ def reference_lr(hidden_size: int | None, alpha: float | None, model: str | None
     return FULL_TUNING_LR * LORA_FACTOR * width * (REFERENCE_ALPHA / alpha if alpha else 1.0)
 
 
+def rate(learning_rate: float, digits: int = 2) -> str:
+    """A learning rate as people write it: 5e-4, 1.5e-5, 0.01."""
+    if 0.001 <= learning_rate < 1000:
+        return f"{learning_rate:.{digits}g}"
+    mantissa, _, exponent = f"{learning_rate:.{digits - 1}e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
 def effective_alpha(r: int, alpha: float, *, rslora: bool) -> float:
     """The α that gives the same scale under α/r: rsLoRA divides by √r instead."""
     return alpha * r**0.5 if rslora else alpha

@@ -93,9 +93,30 @@ class SplitReport(Part):
 
     count: int
     best: EvaluationPoint | None
-    """Smallest loss."""
+    """Smallest loss; in reinforcement learning the highest reward."""
     last: EvaluationPoint | None
     loss: Curve
+
+
+class Rewards(Part):
+    """What reinforcement learning logged."""
+
+    reward: Curve
+    """Mean reward of completions."""
+    reward_std: Curve
+    """Standard deviation of rewards, as the trainer counts it."""
+    zero_std: Curve
+    """Share of groups whose completions were all rewarded alike."""
+    kl: Curve
+    """Distance from the reference model, nats per token."""
+    sequence_kl: Curve
+    """Distance from the reference model, nats per completion (`objective/kl`)."""
+    entropy: Curve
+    """Of the policy, as the trainer counts it (GRPO: nats per token)."""
+    length: Curve
+    """Mean length of completions, tokens."""
+    clipped: Curve
+    """Share of completions that were cut off at the limit."""
 
 
 class RankUsePoint(Part):
@@ -140,6 +161,12 @@ class Setup(Part):
 
     model: str | None = None
     task: str | None = None
+    trainer: str | None = None
+    """Class of the trainer."""
+    method: Literal["supervised", "preference", "reinforcement"] = "supervised"
+    """From the trainer's class, or from what it logged where the class says nothing."""
+    evaluated_by: str | None = None
+    """Who evaluates where the trainer does not."""
     r: int | None = None
     alpha: Float12 | None = None
     scale: Float12 | None = None
@@ -187,9 +214,11 @@ class RunReport(Part):
     loss: Curve
     grad_norm: Curve
     learning_rate: Curve
+    rewards: Rewards | None = None
+    """Reinforcement learning only."""
     evaluations: dict[str, SplitReport]
     rank_use: RankUse | None
-    audits: tuple[dict[str, Float12 | str | None], ...]
+    audits: tuple[dict[str, int | Float12 | str | None], ...]
     """Summaries of `lora_audit` records: what `gradience audit --append` added."""
     alerts: tuple[Alert, ...]
     recommendations: tuple[Recommendation, ...]

@@ -17,6 +17,7 @@ from gradience.artifacts.monitor import (
     RankUsePoint,
     ReadNote,
     Recommendation,
+    Rewards,
     RunReport,
     Setup,
     Severity,
@@ -63,7 +64,7 @@ def run_report(
     file: str, facts: RunFacts, reader: TelemetryReader, runs_in_file: int, options: Options
 ) -> RunReport:
     """Everything that is known about one run."""
-    setup = read_setup(facts.config)
+    setup = read_setup(facts.config, facts.rl)
     alerts, recommendations = judge(facts, setup, options)
     said = {alert.code for alert in alerts} | LIVE_SIGNALS
     outcome, reason = _outcome(facts)
@@ -84,7 +85,8 @@ def run_report(
         loss=_curve(facts.loss),
         grad_norm=_curve(facts.grad_norm),
         learning_rate=_curve(facts.lr),
-        evaluations={name: _split(split) for name, split in facts.splits.items()},
+        rewards=_rewards(facts) if setup.method == "reinforcement" else None,
+        evaluations={name: _split(split, setup) for name, split in facts.splits.items()},
         rank_use=_rank_use(facts),
         audits=tuple(_audit(record) for record in facts.audits),
         alerts=tuple(alerts + [a for a in map(_recorded_alert, facts.alerts) if a.code not in said]),
@@ -95,7 +97,7 @@ def run_report(
 
 def _outcome(facts: RunFacts) -> tuple[Outcome, str | None]:
     if facts.end is None:
-        return "unfinished", "no end is recorded: the run is still going on, or its process was killed"
+        return "unfinished", "no end is recorded: the run is still going on, or was killed"
     status, reason = facts.end.text("status"), facts.end.text("reason")
     if status == "error":
         return "error", reason
@@ -142,27 +144,35 @@ def _curve(series: Series) -> Curve:
     )
 
 
-def _split(split: Split) -> SplitReport:
+def _rewards(facts: RunFacts) -> Rewards:
+    return Rewards(**{name: _curve(facts.rl.get(name, Series())) for name in Rewards.model_fields})
+
+
+def _split(split: Split, setup: RunSetup) -> SplitReport:
+    rewarded = setup.method == "reinforcement" and split.most_rewarded is not None
     return SplitReport(
         count=split.count,
-        best=_evaluation(split.best),
-        last=_evaluation(split.last),
+        best=_evaluation(split.most_rewarded if rewarded else split.best, setup),
+        last=_evaluation(split.last, setup),
         loss=_curve(split.losses),
     )
 
 
-def _evaluation(evaluation: Evaluation | None) -> EvaluationPoint | None:
+def _evaluation(evaluation: Evaluation | None, setup: RunSetup) -> EvaluationPoint | None:
+    """A perplexity only where the loss is a cross-entropy, a gap only where losses compare."""
     if evaluation is None:
         return None
-    loss, train_loss = _finite(evaluation.loss), _finite(evaluation.train_loss)
+    loss, metrics = _finite(evaluation.loss), evaluation.metrics
+    train_loss = _finite(evaluation.train_loss) if setup.method != "reinforcement" else None
+    perplexity = metrics.get("ppl", metrics.get("perplexity")) if setup.method == "supervised" else None
     shown = ("loss", "ppl", "perplexity", "train_loss", "gap")
     return EvaluationPoint(
         step=evaluation.step,
         loss=loss,
-        perplexity=_finite(evaluation.metrics.get("ppl", evaluation.metrics.get("perplexity"))),
+        perplexity=_finite(perplexity),
         train_loss=train_loss,
         gap=loss - train_loss if loss is not None and train_loss is not None else None,
-        metrics={k: v for k, v in evaluation.metrics.items() if k not in shown and math.isfinite(v)},
+        metrics={k: v for k, v in metrics.items() if k not in shown and math.isfinite(v)},
     )
 
 
@@ -204,13 +214,13 @@ def _use(values: Mapping[str, float] | Mapping[str, Json]) -> dict[str, float | 
     return {key: float(value) if isinstance(value, (int, float)) else None for key, value in found.items()}
 
 
-def _audit(record: Record) -> dict[str, float | str | None]:
+def _audit(record: Record) -> dict[str, int | float | str | None]:
     metrics = record.mapping("metrics")
-    row: dict[str, float | str | None] = {"step": record.step}
+    row: dict[str, int | float | str | None] = {"step": record.step}
     for key in AUDIT_KEYS:
         value = metrics.get(key)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            row[key] = float(value)
+            row[key] = value
     return row
 
 
@@ -257,10 +267,6 @@ def _notes(facts: RunFacts, setup: RunSetup) -> list[str]:
         notes.append(
             f"The factors were initialised with {setup.init or 'something other than zero'}: B·A is not yet ΔW,"
             " so use of rank is shown but not judged."
-        )
-    if setup.nan_filter and not facts.loss.nonfinite:
-        notes.append(
-            "logging_nan_inf_filter is on: the Trainer leaves single NaN losses out of the logged mean."
         )
     if facts.not_kept:
         notes.append(f"{facts.not_kept} more recorded alerts, recommendations or splits are not shown.")

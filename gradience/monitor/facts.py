@@ -10,6 +10,7 @@ from gradience.monitor.series import Series
 from gradience.rankuse import SETTLED_INTERVALS, RankPoint
 from gradience.telemetry import Record
 from gradience.telemetry.records import Json
+from gradience.trainers import RL_KEYS
 
 MAX_POINTS = 256
 MAX_KEPT = 50
@@ -44,6 +45,8 @@ class Split:
     last: Evaluation | None = None
     best: Evaluation | None = None
     """The one with the smallest loss."""
+    most_rewarded: Evaluation | None = None
+    """The one with the highest reward, where rewards are evaluated."""
     count: int = 0
 
 
@@ -65,6 +68,8 @@ class RunFacts:
     grad_norm: Series = field(default_factory=Series)
     lr: Series = field(default_factory=Series)
     speed: Series = field(default_factory=Series)
+    rl: dict[str, Series] = field(default_factory=dict)
+    """What reinforcement learning logs, by the names of RL_KEYS."""
     splits: dict[str, Split] = field(default_factory=dict)
     modules: Mapping[str, Json] = field(default_factory=dict)
     """The last `lora_modules` record."""
@@ -125,7 +130,7 @@ class RunFacts:
 
     def _forget_after(self, step: int) -> None:
         """What the run did after its checkpoint is done again, and written again."""
-        for series in (self.loss, self.grad_norm, self.lr, self.speed):
+        for series in (self.loss, self.grad_norm, self.lr, self.speed, *self.rl.values()):
             series.drop_after(step)
         self.spectra = [point for point in self.spectra if point.step <= step]
         self.last_spectra = self.spectra[-1] if self.spectra else None
@@ -137,6 +142,8 @@ class RunFacts:
                 split.last = None
             if split.best is not None and split.best.step > step:
                 split.best = None
+            if split.most_rewarded is not None and split.most_rewarded.step > step:
+                split.most_rewarded = None
 
     def _train_step(self, record: Record) -> None:
         step = record.step if record.step is not None else self.records
@@ -147,6 +154,14 @@ class RunFacts:
         speed = record.data.get("samples_per_second")
         if isinstance(speed, (int, float)):
             self.speed.add(step, speed)
+        self._rewards(record, step)
+
+    def _rewards(self, record: Record, step: int, *under: str) -> None:
+        """Rewards, KL and the like, which lie under the keys `under`."""
+        for name, keys in RL_KEYS.items():
+            value = next((v for key in keys if (v := record.number(*under, key)) is not None), None)
+            if value is not None:
+                self.rl.setdefault(name, Series()).add(step, value)
 
     def _evaluation(self, record: Record) -> None:
         name = record.text("split") or "eval"
@@ -165,6 +180,9 @@ class RunFacts:
             split.losses.add(step, evaluation.loss)
             if split.best is None or split.best.loss is None or evaluation.loss < split.best.loss:
                 split.best = evaluation
+        reward, top = metrics.get("reward"), split.most_rewarded
+        if reward is not None and (top is None or reward > top.metrics["reward"]):
+            split.most_rewarded = evaluation
 
     def _metrics(self, record: Record) -> None:
         kind = record.text("kind")
@@ -175,6 +193,8 @@ class RunFacts:
             self._measurement(record)
         elif kind == "lora_audit":
             self._keep(self.audits, record)
+        elif kind == "trainer_log":  # trainers that log no loss
+            self._rewards(record, record.step if record.step is not None else self.records, "metrics")
 
     def _measurement(self, record: Record) -> None:
         metrics = record.mapping("metrics")

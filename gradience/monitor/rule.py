@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gradience.artifacts.monitor import Confidence, Evidence, Severity
 from gradience.monitor.facts import RunFacts
 from gradience.monitor.setup import RunSetup
+from gradience.trainers import Method
 
 DEFAULT_GAP_THRESHOLD = 1.5
 
@@ -35,14 +36,22 @@ class Finding:
 Check = Callable[[RunFacts, RunSetup, Options], Finding | None]
 
 
+ALL: frozenset[Method] = frozenset({"supervised", "preference", "reinforcement"})
+LOSS_FALLS: frozenset[Method] = frozenset({"supervised", "preference"})
+"""Methods whose loss is something to bring down. In reinforcement learning it is not: the reward is."""
+CROSS_ENTROPY: frozenset[Method] = frozenset({"supervised"})
+REWARDS: frozenset[Method] = frozenset({"reinforcement"})
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule, its name and weight, and where it comes from."""
+    """A rule, its name and weight, where it comes from, and the methods of training that it knows."""
 
     code: str
     severity: Severity
     source: str
     check: Check
+    methods: frozenset[Method] = ALL
 
 
 def evidence(what: str, value: float | str | None, step: int | None = None) -> tuple[Evidence, ...]:

@@ -11,7 +11,15 @@ import math
 
 from gradience.artifacts.monitor import Alert, Recommendation
 from gradience.monitor.facts import Evaluation, RunFacts, Split
-from gradience.monitor.rule import Finding, Options, Rule, evidence
+from gradience.monitor.rule import (
+    CROSS_ENTROPY,
+    LOSS_FALLS,
+    REWARDS,
+    Finding,
+    Options,
+    Rule,
+    evidence,
+)
 from gradience.monitor.rules_loss import (
     MIN_LOGS,
     divergence,
@@ -21,8 +29,9 @@ from gradience.monitor.rules_loss import (
     plateau,
 )
 from gradience.monitor.rules_rank import rank_too_large, rank_too_small, untrained_modules
+from gradience.monitor.rules_rl import constant_reward, kl_runaway, length_blowup, reward_collapse
 from gradience.monitor.setup import RunSetup
-from gradience.practice import LR_TOLERANCE, THINKING_MACHINES, effective_alpha, reference_lr
+from gradience.practice import LR_TOLERANCE, THINKING_MACHINES, effective_alpha, rate, reference_lr
 
 ADAPTERS = "122 adapters of strangers and repeated runs (docs/monitor.md)"
 OWN = "Gradience (docs/monitor.md)"
@@ -32,15 +41,16 @@ OWN = "Gradience (docs/monitor.md)"
 
 
 def no_evaluation(facts: RunFacts, setup: RunSetup, options: Options) -> Finding | None:
-    """A run without a single evaluation."""
-    if facts.splits or facts.loss.count < MIN_LOGS:
+    """A run without a single evaluation, of which nobody said that it is evaluated elsewhere."""
+    if facts.splits or facts.loss.count < MIN_LOGS or setup.evaluated_by:
         return None
     return Finding(
-        "nothing was evaluated",
+        "nothing was evaluated during training",
         evidence("logged losses", facts.loss.count, facts.last_step),
-        "high",
-        'hold some rows back: eval_dataset=…, eval_strategy="steps"',
-        "without an evaluation nobody can tell learning from memorising",
+        "medium",
+        'hold some rows back: eval_dataset=…, eval_strategy="steps"; if you evaluate afterwards, say so:'
+        ' GradienceCallback(evaluated_by="…")',
+        "without an evaluation nobody can tell learning from memorization",
     )
 
 
@@ -86,7 +96,7 @@ def overfitting(facts: RunFacts, setup: RunSetup, options: Options) -> Finding |
             evidence("best", best.loss, best.step) + evidence("last", last.loss, last.step),
             "high" if last.loss > (1 + 2 * RISEN) * best.loss else "medium",
             f"use the checkpoint of step {best.step}; set load_best_model_at_end and early stopping",
-            "after the best evaluation the model went on to learn its training rows by heart",
+            "after the best evaluation the model memorized its training rows",
         )
     return None
 
@@ -103,9 +113,12 @@ def _with_losses(facts: RunFacts) -> list[tuple[str, Split]]:
 
 
 def learning_rate(facts: RunFacts, setup: RunSetup, options: Options) -> Finding | None:
-    """The peak learning rate is more than ten times off what width and α suggest for LoRA with AdamW."""
+    """The peak learning rate is more than ten times off what width and α suggest for LoRA with AdamW.
+
+    The peak is the configured one: a log between two steps of a schedule never shows it.
+    """
     top = facts.lr.highest
-    peak = top.high if top else setup.learning_rate
+    peak = max(setup.learning_rate or 0.0, top.high if top else 0.0)
     if not peak or not setup.r or not setup.alpha or not setup.is_adam:
         return None
     alpha = effective_alpha(setup.r, setup.alpha, rslora=setup.rslora)
@@ -116,12 +129,12 @@ def learning_rate(facts: RunFacts, setup: RunSetup, options: Options) -> Finding
     side = "above" if ratio > 1 else "below"
     by = ratio if ratio > 1 else 1 / ratio
     return Finding(
-        f"the learning rate {peak:.2g} lies {by:.0f} times {side} what α = {setup.alpha:g} suggests",
+        f"the learning rate {rate(peak)} lies {float(f'{by:.2g}'):,.0f} times {side} what α = {setup.alpha:g} suggests",
         evidence("peak learning rate", peak)
         + evidence("reference", reference)
         + evidence("α/r", alpha / setup.r),
         "medium" if setup.hidden_size else "low",
-        f"try {reference:.1g}",
+        f"try {rate(reference, 1)}",
         "the best learning rate of LoRA is about ten times that of full fine-tuning and hardly depends on the"
         " rank while α stays the same",
     )
@@ -144,20 +157,37 @@ def run_error(facts: RunFacts, setup: RunSetup, options: Options) -> Finding | N
     )
 
 
+PRECHELT = "Prechelt, Early Stopping — But When? (1998)"
+ZERO_B = "LoRA's initialisation B = 0 (Hu et al., 2021)"
+IEEE = "IEEE 754: NaN propagates through every sum"
+GAO = "Gao, Schulman and Hilton, Scaling Laws for Reward Model Overoptimization (2023)"
+GRPO = "Shao et al., DeepSeekMath (2024), the advantage of GRPO; Yu et al., DAPO (2025)"
+LENGTH = "Yu et al., DAPO (2025); Liu et al., Understanding R1-Zero-Like Training (2025)"
+
 RULES = (
     Rule("run-error", "error", "the run's own `run_end`", run_error),
-    Rule("nonfinite", "error", "IEEE 754: NaN propagates through every sum", nonfinite),
-    Rule("divergence", "error", OWN, divergence),
-    Rule("loss-explosion", "warning", OWN, loss_explosion),
-    Rule("gradient-explosion", "warning", OWN, gradient_explosion),
-    Rule("overfitting", "warning", "Prechelt, Early Stopping — But When? (1998)", overfitting),
-    Rule("memorization-gap", "warning", "the public predecessor's threshold of 1.5", memorization_gap),
-    Rule("learning-rate", "warning", THINKING_MACHINES, learning_rate),
-    Rule("no-evaluation", "warning", OWN, no_evaluation),
-    Rule("untrained-modules", "warning", "LoRA's initialisation B = 0 (Hu et al., 2021)", untrained_modules),
+    Rule("nonfinite", "error", IEEE, nonfinite),
+    Rule("divergence", "error", OWN, divergence, LOSS_FALLS),
+    Rule("reward-collapse", "error", GAO, reward_collapse, REWARDS),
+    Rule("kl-runaway", "warning", GAO, kl_runaway, REWARDS),
+    Rule("constant-reward", "warning", GRPO, constant_reward, REWARDS),
+    Rule("length-blowup", "warning", LENGTH, length_blowup, REWARDS),
+    Rule("loss-explosion", "warning", OWN, loss_explosion, LOSS_FALLS),
+    Rule("gradient-explosion", "warning", OWN, gradient_explosion, LOSS_FALLS),
+    Rule("overfitting", "warning", PRECHELT, overfitting, LOSS_FALLS),
+    Rule(
+        "memorization-gap",
+        "warning",
+        "the public predecessor's threshold of 1.5",
+        memorization_gap,
+        CROSS_ENTROPY,
+    ),
+    Rule("learning-rate", "warning", THINKING_MACHINES, learning_rate, CROSS_ENTROPY),
+    Rule("no-evaluation", "warning", OWN, no_evaluation, LOSS_FALLS),
+    Rule("untrained-modules", "warning", ZERO_B, untrained_modules),
     Rule("rank-too-small", "warning", ADAPTERS, rank_too_small),
     Rule("rank-too-large", "info", ADAPTERS, rank_too_large),
-    Rule("plateau", "info", OWN, plateau),
+    Rule("plateau", "info", OWN, plateau, LOSS_FALLS),
 )
 
 
@@ -166,7 +196,7 @@ def judge(facts: RunFacts, setup: RunSetup, options: Options) -> tuple[list[Aler
     alerts: list[Alert] = []
     recommendations: list[Recommendation] = []
     for rule in RULES:
-        finding = rule.check(facts, setup, options)
+        finding = rule.check(facts, setup, options) if setup.method in rule.methods else None
         if finding is None:
             continue
         alerts.append(

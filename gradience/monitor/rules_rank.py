@@ -5,6 +5,7 @@ from __future__ import annotations
 from gradience.monitor.facts import RunFacts
 from gradience.monitor.rule import Finding, Options, evidence
 from gradience.monitor.rules_loss import divergence, nonfinite
+from gradience.monitor.rules_rl import kl_runaway, reward_collapse
 from gradience.monitor.setup import RunSetup
 from gradience.ranks import DEFAULT_GRID, round_up
 from gradience.rankuse import SATURATED_AT, RankPoint, settled_since, too_large, too_small
@@ -68,6 +69,7 @@ def _settled_point(facts: RunFacts, setup: RunSetup, options: Options) -> RankPo
     """The last measurement, where it can be judged: k@90 stands still, B·A is ΔW, and the run did not break."""
     if not facts.recent or facts.modules.get("starts_at_zero") is False:
         return None
-    if nonfinite(facts, setup, options) or divergence(facts, setup, options):
+    broken = (reward_collapse, kl_runaway) if setup.method == "reinforcement" else (divergence,)
+    if any(rule(facts, setup, options) for rule in (nonfinite, *broken)):
         return None
     return facts.recent[-1] if settled_since(facts.recent) is not None else None

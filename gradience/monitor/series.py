@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 MAX_BUCKETS = 512
 
@@ -120,3 +121,25 @@ class Series:
         means = sorted(bucket.mean for bucket in self.buckets)
         n = len(means)
         return (means[(n - 1) // 2] + means[n // 2]) / 2 if n else None
+
+    def noise(self) -> float:
+        """Standard deviation around the trend, from the mean step between neighbours (2/√π of it if normal)."""
+        steps = [abs(right.mean - left.mean) for left, right in pairwise(self.buckets)]
+        return sum(steps) / len(steps) * math.sqrt(math.pi) / 2 if steps else 0.0
+
+    def estimate(self, start: float, end: float) -> Estimate | None:
+        """Mean between two fractions of the series with its standard error."""
+        mean = self.level(start, end)
+        return None if mean is None else Estimate(mean, self.noise() / math.sqrt(len(self.part(start, end))))
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean and its standard error."""
+
+    mean: float
+    error: float
+
+    def above(self, other: Estimate, errors: float) -> bool:
+        """Whether this mean is larger by more than so many standard errors of the difference."""
+        return self.mean - other.mean > errors * math.hypot(self.error, other.error)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from gradience.telemetry.records import Json
+from gradience.trainers import Method, method_of
 
 ADAM_FAMILY = ("adam", "lion", "schedule_free", "ademamix", "came")
 
@@ -16,6 +17,10 @@ class RunSetup:
 
     model: str | None = None
     task: str | None = None
+    trainer: str | None = None
+    method: Method = "supervised"
+    evaluated_by: str | None = None
+    max_completion_length: int | None = None
     r: int | None = None
     alpha: float | None = None
     scale: float | None = None
@@ -40,8 +45,18 @@ class RunSetup:
         return self.optimizer is None or any(name in self.optimizer.lower() for name in ADAM_FAMILY)
 
 
-def read_setup(config: Mapping[str, Json]) -> RunSetup:
-    """The setup in the `config` of a `run_start`; the public predecessor's files have fewer fields."""
+def read_setup(config: Mapping[str, Json], logged: Collection[str] = ()) -> RunSetup:
+    """The setup in the `config` of a `run_start`; the public predecessor's files have fewer fields.
+
+    logged: which keys of RL_KEYS the run logged; they tell the method where the trainer's class does not.
+    """
+    trainer = _block(config, "trainer")
+    bases = trainer.get("bases")
+    classes = [
+        _text(trainer, "class"),
+        *(bases if isinstance(bases, list) else ()),
+        _text(trainer, "arguments"),
+    ]
     lora, training = _block(config, "lora"), _block(config, "training")
     optimizer, base = _block(config, "optimizer"), _block(config, "base")
     quantization = _block(base, "quantization")
@@ -51,6 +66,10 @@ def read_setup(config: Mapping[str, Json]) -> RunSetup:
     return RunSetup(
         model=_text(config, "model_name") or _text(config, "model"),
         task=_text(config, "task_profile"),
+        trainer=_text(trainer, "class"),
+        method=method_of([name for name in classes if isinstance(name, str)], logged),
+        evaluated_by=_text(config, "evaluated_by"),
+        max_completion_length=_integer(trainer, "max_completion_length"),
         r=_integer(lora, "r"),
         alpha=_number(lora, "alpha"),
         scale=_number(lora, "scale"),

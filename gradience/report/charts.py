@@ -10,6 +10,8 @@ from gradience.report.numbers import sig
 from gradience.report.terminal import Line, Span
 
 BLOCKS = "▁▂▃▄▅▆▇█"
+MIN_CHART = 24
+"""Columns to which a chart of a few points is widened."""
 LOG_FROM = 50.0
 """A series whose largest value is so many times its smallest is drawn on a logarithmic axis."""
 
@@ -36,7 +38,7 @@ def sparkline(values: Sequence[float], width: int) -> str:
 def area(values: Sequence[float], first: int, last: int, *, width: int, height: int = 6) -> list[Line]:
     """Rows of an area chart with its axes: values over steps `first` … `last`."""
     label = 9
-    shown = resample(values, width - label - 3)
+    shown = widen(resample(values, width - label - 3), MIN_CHART)
     if not shown:
         return []
     low, high = min(shown), max(shown)
@@ -44,14 +46,38 @@ def area(values: Sequence[float], first: int, last: int, *, width: int, height: 
     levels = [math.log(value) for value in shown] if logarithmic else shown
     floor, span = min(levels), max(levels) - min(levels)
     eighths = [1 + round((8 * height - 1) * (value - floor) / span) if span > 0 else 1 for value in levels]
+    top, bottom = _end_labels(low, high)
     rows: list[Line] = []
     for row in range(height - 1, -1, -1):
-        text = {height - 1: sig(high), 0: sig(low)}.get(row, "")
+        text = {height - 1: top, 0: bottom}.get(row, "")
         cells = "".join(_cell(eighth - 8 * row) for eighth in eighths)
         rows.append([Span(f"{text:>{label}} ", "dim"), Span("▏", "dim"), Span(cells.rstrip(), "info")])
-    axis = f"{first}" + f"{last:>{max(len(shown) - len(str(first)), 0)}}"
+    axis = _axis(first, last, len(shown))
     rows.append([Span(" " * (label + 2)), Span(axis + (" (log scale)" if logarithmic else ""), "dim")])
     return rows
+
+
+def widen(values: Sequence[float], width: int) -> list[float]:
+    """Each value several times, until a few values make a chart of about `width` columns."""
+    times = max(1, width // len(values)) if values else 1
+    return [value for value in values for _ in range(times)]
+
+
+def _end_labels(low: float, high: float) -> tuple[str, str]:
+    """Labels of the highest and the lowest value: with as many digits as tell them apart, one where they are equal."""
+    if low == high:
+        return "", sig(low)
+    for digits in range(3, 7):
+        if sig(high, digits) != sig(low, digits):
+            return sig(high, digits), sig(low, digits)
+    return sig(high), ""
+
+
+def _axis(first: int, last: int, width: int) -> str:
+    """First and last step at the ends of an axis; always apart, and one where they are the same."""
+    if first == last:
+        return str(first)
+    return f"{first}{last:>{max(width - len(str(first)), len(str(last)) + 2)}}"
 
 
 def _cell(eighths: int) -> str:

@@ -16,78 +16,37 @@ from gradience.artifacts.monitor import (
     RunReport,
     SplitReport,
 )
+from gradience.practice import rate
 from gradience.report.charts import area, sparkline
+from gradience.report.monitor_rewards import rewards_lines
+from gradience.report.monitor_table import MARKS, OUTCOMES, duration, runs_table, signed
 from gradience.report.names import display_name, display_sentence
-from gradience.report.numbers import MISSING, count, plural, sig, trimmed
-from gradience.report.terminal import Line, Span, columns, fit, line, paragraph, render
+from gradience.report.numbers import MISSING, count, plain, plural, sig, trimmed
+from gradience.report.terminal import Line, Span, columns, line, line_cells, paragraph, render
 
 MIN_WIDTH, MAX_WIDTH = 60, 100
-MARKS = {"info": ("·", "info"), "warning": ("!", "warn"), "error": ("✗", "bad")}
-OUTCOMES = {
-    "ok": ("finished", "good"),
-    "stopped-early": ("stopped early", "good"),
-    "interrupted": ("interrupted", "warn"),
-    "error": ("ended with an error", "bad"),
-    "unfinished": ("no end recorded", "warn"),
-}
-SPARK = 32
+SPARK, SIDE_SPARK = 32, 16
+SHOWN = ("reward", "accuracy", "f1", "exact_match", "rewards/accuracies", "mean_token_accuracy")
+"""Metrics of an evaluation that are shown without being asked for, at most two."""
 TIMING = ("runtime", "samples_per_second", "steps_per_second", "epoch", "model_preparation_time")
 """What the Trainer reports about an evaluation itself."""
+NOT_SHOWN = (*TIMING, "num_tokens")
 
 
 def monitor_text(
     report: MonitorReport, *, width: int | None = None, color: bool = False, verbose: bool = False
 ) -> str:
     """The report as terminal text, at most 100 columns. Several runs begin with a table that compares them."""
-    room = min(max(width or 80, MIN_WIDTH), MAX_WIDTH)
+    room = min(max(width or MAX_WIDTH, MIN_WIDTH), MAX_WIDTH)
     lines: list[Line] = []
     if len(report.runs) > 1:
-        lines += [*_table(report.runs), []]
+        lines += [*runs_table(report.runs, room), []]
+    said: set[str] = set()
     for number, run in enumerate(report.runs):
         lines += [[]] if number else []
         lines += _run(run, report.gap_threshold, room, verbose)
+        lines += _notes(run, room, said)
     return render(lines, color=color)
-
-
-# ------------------------------------------------------------------ several runs
-
-
-def _table(runs: Iterable[RunReport]) -> list[Line]:
-    head: list[str | Span] = [
-        Span(text, "dim")
-        for text in ("run", "outcome", "steps", "time", "loss", "best eval", "gap", "k@90 / r", "alerts")
-    ]
-    rows = [head]
-    for run in runs:
-        split = next(iter(run.evaluations.values()), None)
-        rows.append(
-            [
-                Span(fit(display_name(run.file), 20), "name"),
-                Span(*OUTCOMES[run.outcome]),
-                _number(run.last_step),
-                duration(run.seconds),
-                f"{sig(run.loss.first)} → {sig(run.loss.last)}",
-                sig(split.best.loss) if split and split.best else MISSING,
-                signed(split.last.gap) if split and split.last else MISSING,
-                _rank_cell(run.rank_use),
-                _alert_counts(run.alerts),
-            ]
-        )
-    return columns(rows, "<<>><>>><", indent=0)
-
-
-def _rank_cell(use: RankUse | None) -> str:
-    if use is None or not use.points:
-        return MISSING
-    return f"{trimmed(use.points[-1].energy_rank_90_p90)} / {_number(use.max_rank)}"
-
-
-def _alert_counts(alerts: Iterable[Alert]) -> str:
-    severities = [alert.severity for alert in alerts]
-    marks = [
-        f"{MARKS[name][0]}{severities.count(name)}" for name in ("error", "warning") if name in severities
-    ]
-    return " ".join(marks) or "none"
 
 
 # ------------------------------------------------------------------ one run
@@ -95,23 +54,33 @@ def _alert_counts(alerts: Iterable[Alert]) -> str:
 
 def _run(run: RunReport, gap_threshold: float, width: int, verbose: bool) -> list[Line]:
     lines = _headline(run, width)
-    lines += _loss(run, width, verbose)
+    if run.rewards is not None:
+        lines += rewards_lines(run.rewards, run.loss, width=width, verbose=verbose)
+        lines += _side_curves(run) if verbose else []
+    else:
+        lines += _loss(run, width, verbose)
     for name, split in run.evaluations.items():
-        lines += _evaluations(name, split, gap_threshold, verbose)
+        lines += _evaluations(name, split, gap_threshold, width, verbose)
     if run.rank_use is not None:
         lines += _rank_use(run.rank_use, verbose)
     if run.audits:
         lines += _audits(run)
     lines += _alerts(run.alerts, width, verbose)
     lines += _recommendations(run.recommendations, width, verbose)
+    return lines
+
+
+def _notes(run: RunReport, width: int, said: set[str]) -> list[Line]:
+    """What to keep in mind about a run, each sentence once in a report of several runs."""
     notes = [
         *run.notes,
         *(f"{note.message} ({_lines_of(note.count, note.first_line)})" for note in run.read_notes),
     ]
-    if notes:
-        lines += [[], [Span("Keep in mind", "heading")]]
-        for note in notes:
-            lines += paragraph(display_sentence(note), width, first=line("  · "), indent=4, style="dim")
+    new = [note for note in notes if note not in said]
+    said.update(new)
+    lines: list[Line] = [[], [Span("Keep in mind", "heading")]] if new else []
+    for note in new:
+        lines += paragraph(display_sentence(note), width, first=line("  · "), indent=4, style="dim")
     return lines
 
 
@@ -127,14 +96,12 @@ def _headline(run: RunReport, width: int) -> list[Line]:
     facts += [f"resumed at step {step}" for step in run.resumed_from]
     if run.runs_in_file > 1:
         facts.append(f"last of {run.runs_in_file} runs in the file")
-    lines = [
-        [
-            Span(display_name(run.file), "strong"),
-            Span("  "),
-            Span(word, style),
-            Span("".join(f" · {fact}" for fact in facts if fact and fact != MISSING), "dim"),
-        ]
-    ]
+    lines: list[Line] = [[Span(display_name(run.file), "strong"), Span("  "), Span(word, style)]]
+    words = "".join(f" · {fact}" for fact in facts if fact and fact != MISSING)
+    if line_cells([*lines[0], Span(words)]) <= width:
+        lines[0].append(Span(words, "dim"))
+    else:
+        lines += paragraph(words.removeprefix(" · "), width, style="dim")
     if run.outcome_reason:
         lines += paragraph(display_sentence(run.outcome_reason), width, style="dim")
     lines += paragraph(_setup_sentence(run), width, style="dim")
@@ -145,7 +112,7 @@ def _headline(run: RunReport, width: int) -> list[Line]:
 
 def _setup_sentence(run: RunReport) -> str:
     setup = run.setup
-    parts = [display_name(setup.model)] if setup.model else []
+    parts = [display_name(name, 40) for name in (setup.model, setup.trainer) if name and name != "Trainer"]
     if setup.quantization:
         parts.append(setup.quantization)
     if setup.r:
@@ -155,7 +122,7 @@ def _setup_sentence(run: RunReport) -> str:
         parts.append(f"{count(setup.trainable_params)} trainable")
     if setup.learning_rate is not None:
         kinds = " ".join(filter(None, (setup.schedule, setup.optimizer)))
-        parts.append(f"lr {sig(setup.learning_rate, 2)} {display_name(kinds, 40)}".rstrip())
+        parts.append(f"lr {rate(setup.learning_rate)} {display_name(kinds, 40)}".rstrip())
     if setup.effective_batch_size:
         parts.append(f"batch {setup.effective_batch_size}")
     if setup.precision:
@@ -169,27 +136,49 @@ def _loss(run: RunReport, width: int, verbose: bool) -> list[Line]:
     if curve.points:
         means = [point.mean for point in curve.points]
         lines += area(means, curve.points[0].step, curve.points[-1].step, width=width)
-    if verbose:
-        for name, other in (("gradient norm", run.grad_norm), ("learning rate", run.learning_rate)):
-            if other.points:
-                spark = sparkline([point.mean for point in other.points], SPARK)
-                lines.append(line(f"  {name:<14} ", Span(spark, "info"), Span(_curve_words(other), "dim")))
+    return lines + (_side_curves(run) if verbose else [])
+
+
+def _side_curves(run: RunReport) -> list[Line]:
+    lines: list[Line] = []
+    for name, other in (("gradient norm", run.grad_norm), ("learning rate", run.learning_rate)):
+        if other.points:
+            spark = sparkline([point.mean for point in other.points], SIDE_SPARK)
+            words = (
+                f"{sig(other.first)} → {sig(other.last)}, highest {sig(other.high)} at step {other.high_step}"
+            )
+            if other.nonfinite:
+                words = _nonfinite_words(other)
+            lines.append(line(f"  {name:<14} ", Span(spark, "info"), Span(f"  {words}", "dim")))
     return lines
+
+
+def _nonfinite_words(curve: Curve) -> str:
+    return f"NaN or infinite {plural(curve.nonfinite, 'time')} from step {curve.first_nonfinite_step}"
 
 
 def _curve_words(curve: Curve) -> str:
     if not curve.count:
-        return f"  no finite value in {curve.nonfinite} records" if curve.nonfinite else "  nothing logged"
+        return (
+            f"  no finite value in {plural(curve.nonfinite, 'record')}"
+            if curve.nonfinite
+            else "  nothing logged"
+        )
     words = f"  {sig(curve.first)} → {sig(curve.last)}, lowest {sig(curve.low)} at step {curve.low_step}"
     if curve.nonfinite:
-        words += f", NaN or infinite {curve.nonfinite} times from step {curve.first_nonfinite_step}"
+        words += f", {_nonfinite_words(curve)}"
     return words
 
 
-def _evaluations(name: str, split: SplitReport, gap_threshold: float, verbose: bool) -> list[Line]:
+def _evaluations(
+    name: str, split: SplitReport, gap_threshold: float, width: int, verbose: bool
+) -> list[Line]:
     lines: list[Line] = [
         [],
-        [Span("Evaluation", "heading"), Span(f"  {display_name(name)}, {split.count} times", "dim")],
+        [
+            Span("Evaluation", "heading"),
+            Span(f"  {plural(split.count, 'evaluation')} on {display_name(name)}", "dim"),
+        ],
     ]
     rows: list[list[str | Span]] = []
     for label, point in (("best", split.best), ("last", split.last)):
@@ -199,7 +188,7 @@ def _evaluations(name: str, split: SplitReport, gap_threshold: float, verbose: b
                     label,
                     f"step {point.step}",
                     f"loss {_loss_words(point, split)}",
-                    *_evaluation_cells(point, verbose),
+                    *_evaluation_cells(point),
                 ]
             )
     wide = max((len(row) for row in rows), default=0)
@@ -208,12 +197,15 @@ def _evaluations(name: str, split: SplitReport, gap_threshold: float, verbose: b
         spark = sparkline([point.mean for point in split.loss.points], SPARK)
         lines.append(line("  loss  ", Span(spark, "info")))
     last = split.last
+    if verbose and last is not None:
+        others = (f"{display_name(k, 40)} {plain(v)}" for k, v in last.metrics.items() if k not in NOT_SHOWN)
+        lines += paragraph("; ".join(others), width, style="dim")
     if last is not None and last.gap is not None:
         ratio = math.exp(min(last.gap, 700.0))
         lines.append(
             line(
                 f"  gap to training {signed(last.gap)} nats",
-                Span(f" (ratio of perplexities {sig(ratio)}; an alert from {trimmed(gap_threshold)})", "dim"),
+                Span(f" (ratio of perplexities {sig(ratio)}, alert from {trimmed(gap_threshold)} on)", "dim"),
             )
         )
     return lines
@@ -223,14 +215,9 @@ def _loss_words(point: EvaluationPoint, split: SplitReport) -> str:
     return "NaN" if point.loss is None and split.loss.nonfinite else sig(point.loss)
 
 
-def _evaluation_cells(point: EvaluationPoint, verbose: bool) -> list[str]:
+def _evaluation_cells(point: EvaluationPoint) -> list[str]:
     cells = [f"perplexity {sig(point.perplexity)}"] if point.perplexity is not None else []
-    shown = [
-        f"{display_name(key, 24)} {sig(value)}"
-        for key, value in point.metrics.items()
-        if (verbose and key not in TIMING) or key in ("accuracy", "f1", "exact_match", "mean_token_accuracy")
-    ]
-    return cells + shown[:6]
+    return cells + [f"{key} {sig(point.metrics[key])}" for key in SHOWN if key in point.metrics][:2]
 
 
 def _rank_use(use: RankUse, verbose: bool) -> list[Line]:
@@ -248,7 +235,8 @@ def _rank_use(use: RankUse, verbose: bool) -> list[Line]:
     ):
         values = [v for point in use.points if (v := getattr(point, key)) is not None]
         if values:
-            change = f"{sig(values[0])} → {sig(values[-1])}"
+            words = trimmed if key.startswith("energy_rank") else sig
+            change = f"{words(values[0])} → {words(values[-1])}"
             rows.append([label, Span(sparkline(values, SPARK), "info"), change])
     lines += columns(rows, "<<<")
     steps = [point.step for point in use.points]
@@ -313,7 +301,7 @@ def _alerts(alerts: Iterable[Alert], width: int, verbose: bool) -> list[Line]:
 def _evidence(evidence: Iterable[Evidence], width: int) -> list[Line]:
     words = [
         f"{display_name(item.what, 60)}: {value_words(item.value)}"
-        + (f" at step {item.step}" if item.step else "")
+        + (f" at step {count(item.step)}" if item.step else "")
         for item in evidence
     ]
     return paragraph("; ".join(words), width, indent=6, style="dim") if words else []
@@ -330,25 +318,4 @@ def _recommendations(recommendations: Iterable[Recommendation], width: int, verb
 
 def value_words(value: float | str) -> str:
     """A piece of evidence as a reader sees it."""
-    return display_name(value) if isinstance(value, str) else sig(value)
-
-
-def duration(seconds: float | None) -> str:
-    """45 s, 2 min 6 s, 3 h 12 min."""
-    if seconds is None:
-        return MISSING
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{sig(seconds, 2)} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def signed(value: float | None) -> str:
-    """+0.31, −0.02."""
-    if value is None:
-        return MISSING
-    return f"{'−' if value < 0 else '+'}{sig(abs(value))}"
-
-
-def _number(value: int | None) -> str:
-    return MISSING if value is None else count(value)
+    return display_name(value) if isinstance(value, str) else plain(value)

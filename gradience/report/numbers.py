@@ -33,6 +33,13 @@ def trimmed(value: float | None) -> str:
     return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}".removesuffix(".0")
 
 
+def plain(value: float | None) -> str:
+    """A value of unknown kind: a whole number as one (20, 1,500), anything else with three digits."""
+    if value is None or not float(value).is_integer() or abs(value) >= 1e6:
+        return sig(value)
+    return count(int(value))
+
+
 def digits_for(relative_error: float) -> int:
     """Significant digits that an error of this size leaves: 7e-5 -> 3, 2e-3 -> 2; at least one, at most DIGITS."""
     if relative_error <= 0:

@@ -1,4 +1,5 @@
-"""TRL's SFTTrainer with and without the callback: the same losses and the same adapter, bit for bit."""
+"""TRL's trainers with and without the callback: the same losses and the same adapter, bit for bit; and what monitor
+says about healthy and broken GRPO, DPO and SFT runs."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ from gradience.audit import audit_adapter
 from gradience.callback import GradienceCallback
 from gradience.monitor import monitor_runs
 from gradience.telemetry import TelemetryReader
+from tests.conformance import tiny_trl
+from tests.conformance.tiny_trl import SCENARIOS, speaker, tokenizer
 from tests.live.tiny import Tokens, llama
 
 pytestmark = [pytest.mark.conformance, pytest.mark.filterwarnings("ignore")]
@@ -24,10 +27,6 @@ LORA = {
     "all linear": {"target_modules": "all-linear"},
     "patterns": {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 4}},
 }
-
-
-class Letters:
-    """A tokenizer of our own would be a test of its own: rows are already tokens."""
 
 
 def sft(folder, lora, callbacks, **arguments):
@@ -42,22 +41,12 @@ def sft(folder, lora, callbacks, **arguments):
         model=llama(pad_token_id=63),
         args=trl.SFTConfig(output_dir=str(folder), **{**settings, **arguments}),
         train_dataset=rows,
-        processing_class=tokenizer(folder),
+        processing_class=tokenizer(),
         peft_config=LoraConfig(
             **{"r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM", **lora}
         ),
         callbacks=callbacks,
     )
-
-
-def tokenizer(folder):
-    """64 words, so that SFTTrainer has a tokenizer to ask for its padding."""
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    words = {f"w{i}": i for i in range(62)} | {"<eos>": 62, "<pad>": 63}
-    made = Tokenizer(models.WordLevel(words, unk_token="w0"))
-    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<eos>", pad_token="<pad>")
 
 
 @pytest.mark.parametrize("arguments", [{}, {"gradient_accumulation_steps": 2}], ids=["", "accumulated"])
@@ -82,3 +71,55 @@ def test_losses_and_adapter_are_bit_identical(tmp_path, lora, arguments):
     assert sorted(record.mapping("metrics")["stable_rank"]) == pytest.approx(sorted(audited), rel=1e-4)
     report = monitor_runs([tmp_path / "watched" / "run.jsonl"]).runs[0]
     assert (report.outcome, report.last_step, report.loss.count) == ("ok", 8, 8)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return speaker(tmp_path_factory.mktemp("base"))
+
+
+SAYS = {
+    "sft": ("SFTTrainer", "supervised", set()),
+    "dpo": ("DPOTrainer", "preference", set()),
+    "grpo": ("GRPOTrainer", "reinforcement", set()),
+    "grpo_constant": ("GRPOTrainer", "reinforcement", {"constant-reward"}),
+    "grpo_long": ("GRPOTrainer", "reinforcement", {"length-blowup"}),
+    "grpo_runaway": ("GRPOTrainer", "reinforcement", {"kl-runaway"}),
+    "grpo_collapse": ("GRPOTrainer", "reinforcement", {"reward-collapse"}),
+}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_monitor_is_quiet_about_healthy_runs_and_names_what_broke(tmp_path, base, name):
+    tiny_trl.train(name, tmp_path, base)
+    run = monitor_runs([tmp_path / "run.jsonl"]).runs[0]
+    trainer, method, codes = SAYS[name]
+    assert (run.setup.trainer, run.setup.method, run.outcome) == (trainer, method, "ok")
+    said = {alert.code for alert in run.alerts if alert.severity != "info"}
+    assert codes <= said if codes else not said
+    assert not said & {"divergence", "learning-rate", "loss-explosion", "no-evaluation"}
+    assert run.rank_use.points[0].step == 2  # after the first logging interval
+
+
+@pytest.mark.parametrize("name", ["grpo", "dpo"])
+def test_rewards_and_adapter_are_bit_identical(tmp_path, base, name):
+    make, reward, arguments = SCENARIOS[name]
+    runs = []
+    for folder, callbacks in (("plain", []), ("watched", [GradienceCallback(spectra_every=1)])):
+        given = (reward,) if reward else ()
+        run = make(tmp_path / folder, base, *given, callbacks, **{**arguments, "max_steps": 8})
+        run.train()
+        runs.append(run)
+    timed = ("step_time", "runtime", "per_second", "memory")
+    plain, watched = (
+        [
+            {k: v for k, v in entry.items() if not any(word in k for word in timed)}
+            for entry in run.state.log_history
+        ]
+        for run in runs
+    )
+    assert plain == watched
+    for (key, one), other in zip(
+        runs[0].model.state_dict().items(), runs[1].model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, other), key

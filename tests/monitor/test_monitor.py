@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import pytest
 from gradience.artifacts.monitor import MonitorReport
 from gradience.errors import InputError
 from gradience.monitor import Options, RunLog, monitor_runs, report_of
-from gradience.report.monitor import duration, monitor_text
+from gradience.report.monitor import monitor_text
+from gradience.report.monitor_table import duration
 from gradience.telemetry import RunStatus, TelemetryWriter
 
 RUNS = Path(__file__).parent / "runs"
@@ -184,6 +186,82 @@ def test_following_sees_what_is_added(tmp_path):
     assert (run.outcome, run.loss.count, run.loss.last) == ("ok", 2, 2.0)
 
 
+# ------------------------------------------------------------------ words and numbers
+
+
+def test_whole_numbers_are_whole_and_counts_are_grammatical(tmp_path):
+    path = tmp_path / "run.jsonl"
+    with TelemetryWriter(path, run_id="r") as run:
+        run.start({})
+        for step in range(1, 11):
+            run.train_step(step, loss=1.0)
+        run.eval(10, {"loss": 1.0})
+        run.metrics("lora_audit", 15, {"stable_rank_mean": 2.5, "suggested_r_global_90": 4})
+        run.alert("mine", "look", step=40, context={"modules": 20, "share": 0.25, "steps": 1500})
+    text = monitor_text(monitor_runs([path]), verbose=True)
+    assert "modules: 20 at step 40; share: 0.250 at step 40; steps: 1,500 at step 40" in text
+    assert "1 evaluation on eval" in text
+    assert "step 15: stable rank 2.50, suggests rank 4" in text
+
+
+def axis_of(text):
+    """The line under a chart."""
+    lines = text.splitlines()
+    return next(below for above, below in itertools.pairwise(lines) if "▏" in above and "▏" not in below)
+
+
+@pytest.mark.parametrize(
+    ("steps", "labels"),
+    [((1,), ["1"]), ((100, 120), ["100", "120"]), ((99990, 100000, 1000000), ["99990", "1000000"])],
+)
+def test_labels_of_the_step_axis_never_run_into_each_other(tmp_path, steps, labels):
+    path = tmp_path / "run.jsonl"
+    with TelemetryWriter(path) as run:
+        run.start({})
+        for step in steps:
+            run.train_step(step, loss=2.0 / step)
+    assert axis_of(monitor_text(monitor_runs([path]))).removesuffix("(log scale)").split() == labels
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.6931, 0.6934), (1.0, 1.0), (2.0000001, 2.0)])
+def test_labels_of_the_value_axis_differ(tmp_path, low, high):
+    path = write(tmp_path / "run.jsonl", [high, low, high])
+    lines = [line for line in monitor_text(monitor_runs([path])).splitlines() if "▏" in line]
+    found = [label for line in lines if (label := line.partition("▏")[0].strip())]
+    assert found
+    assert len(set(found)) == len(found)
+
+
+def test_a_note_is_said_once_and_none_is_in_every_report(tmp_path):
+    config = {"base": {"quantization": {"name": "QLoRA", "meaning": "ranks hold for the quantised base"}}}
+    for name in ("a", "b"):
+        with TelemetryWriter(tmp_path / name) as run:
+            run.start(config)
+            run.train_step(1, loss=1.0)
+    text = monitor_text(monitor_runs([tmp_path / "a", tmp_path / "b"]))
+    assert text.count("ranks hold for the quantised base") == 1
+    assert "Keep in mind" not in monitor_text(monitor_runs([RUNS / "good.jsonl"]))
+
+
+def test_reinforcement_learning_draws_the_reward_and_not_the_loss():
+    text = monitor_text(monitor_runs([RUNS / "grpo.jsonl"]))
+    for part in ("GRPOTrainer", "Reward  0.751 → 0.850", "KL, nats/token", "entropy", "length, tokens"):
+        assert part in text
+    assert "Loss" not in text
+    assert "loss (not progress)" in monitor_text(monitor_runs([RUNS / "grpo.jsonl"]), verbose=True)
+
+
+def test_rewards_that_a_trainer_logs_without_a_loss_are_read(tmp_path):
+    path = tmp_path / "run.jsonl"
+    with TelemetryWriter(path) as run:
+        run.start({"trainer": {"class": "MyPPOTrainer", "bases": ["PPOTrainer", "Trainer"]}})
+        for step in range(1, 4):
+            run.metrics("trainer_log", step, {"objective/scores": step / 10, "objective/kl": 2.0 * step})
+    run = only(path)
+    assert run.setup.method == "reinforcement"
+    assert (run.rewards.reward.last, run.rewards.sequence_kl.last) == (0.3, 6.0)
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [(None, "–"), (0.04, "0.040 s"), (59.4, "59 s"), (126, "2 min 6 s"), (11520, "3 h 12 min")],
@@ -194,10 +272,10 @@ def test_durations(seconds, words):
 
 def test_the_screen_fits_and_needs_no_colour():
     report = monitor_runs(sorted(RUNS.glob("*.jsonl")))
-    for width in (None, 80, 200):
+    for width, widest in ((None, 100), (80, 80), (100, 100), (200, 100)):
         plain = monitor_text(report, width=width, verbose=True)
         assert "\x1b" not in plain
-        assert max(map(len, plain.splitlines())) <= 120
+        assert max(map(len, plain.splitlines())) <= widest
     assert "\x1b[" in monitor_text(report, color=True)
 
 

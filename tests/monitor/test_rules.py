@@ -1,31 +1,44 @@
-"""Every rule on real runs: where it speaks, and where it must not. scripts/make_monitor_fixtures.py trains them."""
+"""Every rule on real runs: where it speaks, and where it must not.
+
+scripts/make_monitor_fixtures.py trained them; sft, dpo and grpo… are TRL's trainers (tests/conformance/tiny_trl.py).
+"""
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 from gradience.monitor import RULES, monitor_runs
+from gradience.telemetry import TelemetryWriter
 
 RUNS = Path(__file__).parent / "runs"
 
 # code -> (runs in which it speaks, runs in which it must not)
+RL = ["grpo", "grpo_constant", "grpo_long", "grpo_runaway", "grpo_collapse"]
 CASES = {
     "run-error": (["crashed"], ["good", "nan"]),
     "nonfinite": (["nan"], ["good", "overfitting", "diverging", "small_rank"]),
-    "divergence": (["diverging"], ["good", "overfitting", "slow", "arithmetic"]),
-    "loss-explosion": (["exploding", "diverging"], ["good", "overfitting", "slow", "arithmetic"]),
-    "gradient-explosion": (["overfitting"], ["good", "diverging", "slow", "arithmetic"]),
-    "overfitting": (["overfitting"], ["good", "slow", "arithmetic"]),
-    "memorization-gap": (["overfitting"], ["good", "slow"]),
-    "learning-rate": (["slow", "diverging"], ["good", "overfitting", "small_rank"]),
-    "no-evaluation": (["diverging"], ["good", "nan"]),
-    "untrained-modules": (["slow"], ["good", "arithmetic"]),
+    "divergence": (["diverging"], ["good", "overfitting", "slow", "arithmetic", "sft", "dpo", *RL]),
+    "reward-collapse": (
+        ["grpo_collapse", "grpo_runaway"],
+        ["grpo", "grpo_constant", "grpo_long", "good", "dpo"],
+    ),
+    "kl-runaway": (["grpo_runaway"], ["grpo", "grpo_constant", "dpo"]),
+    "constant-reward": (["grpo_constant"], ["grpo", "grpo_long", "grpo_collapse", "dpo"]),
+    "length-blowup": (["grpo_long"], ["grpo", "grpo_constant", "grpo_runaway"]),
+    "loss-explosion": (["exploding", "diverging"], ["good", "overfitting", "slow", "arithmetic", *RL]),
+    "gradient-explosion": (["overfitting"], ["good", "diverging", "slow", "arithmetic", *RL]),
+    "overfitting": (["overfitting"], ["good", "slow", "arithmetic", *RL]),
+    "memorization-gap": (["overfitting"], ["good", "slow", "dpo", *RL]),
+    "learning-rate": (["slow", "diverging"], ["good", "overfitting", "small_rank", "dpo", *RL]),
+    "no-evaluation": (["diverging"], ["good", "nan", *RL]),
+    "untrained-modules": (["slow"], ["good", "arithmetic", "grpo"]),
     "rank-too-small": (["small_rank"], ["good", "large_rank"]),
     "rank-too-large": (["large_rank"], ["small_rank", "diverging", "exploding"]),
-    "plateau": (["slow"], ["good", "overfitting", "arithmetic"]),
+    "plateau": (["slow"], ["good", "overfitting", "arithmetic", *RL]),
 }
 
 
@@ -61,10 +74,85 @@ def test_the_page_tells_of_every_rule_with_its_severity():
         assert f"| `{rule.code}` | {rule.severity} |" in page
 
 
-def test_a_good_run_has_no_alert():
-    run = report("good")
+@pytest.mark.parametrize("name", ["good", "sft", "dpo", "grpo"])
+def test_a_good_run_has_no_alert(name):
+    run = report(name)
     assert [(a.code, a.severity) for a in run.alerts if a.severity != "info"] == []
     assert run.outcome == "ok"
+
+
+def without_the_trainer(name, folder):
+    """The same log as of a callback, or a loop, that does not say which trainer it is."""
+    lines = []
+    for line in (RUNS / f"{name}.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        if record["event"] == "run_start":
+            del record["config"]["trainer"]
+        lines.append(json.dumps(record))
+    path = folder / f"{name}.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("name", RL)
+def test_reinforcement_learning_is_recognised_by_its_rewards_where_the_trainer_is_not_known(name, tmp_path):
+    run = monitor_runs([without_the_trainer(name, tmp_path)]).runs[0]
+    assert run.setup.method == "reinforcement"
+    named = [(alert.code, alert.severity) for alert in report(name).alerts]
+    # The limit of a completion is in the trainer's settings; here it is seen in what was cut off.
+    assert [(alert.code, alert.severity) for alert in run.alerts] == named
+
+
+@pytest.mark.parametrize(
+    ("name", "trainer", "method"),
+    [
+        ("sft", "SFTTrainer", "supervised"),
+        ("dpo", "DPOTrainer", "preference"),
+        ("grpo", "GRPOTrainer", "reinforcement"),
+    ],
+)
+def test_trainers_of_trl_are_known(name, trainer, method):
+    run = report(name)
+    assert (run.setup.trainer, run.setup.method) == (trainer, method)
+    assert (run.rewards is not None) == (method == "reinforcement")
+
+
+def test_rewards_kl_length_and_entropy_are_read_as_such():
+    rewards = report("grpo").rewards
+    assert 0.6 < rewards.reward.first < rewards.reward.high < 1
+    assert 0 <= rewards.kl.first < rewards.kl.last < 0.1
+    assert rewards.length.last < rewards.length.first <= 24
+    assert (
+        rewards.entropy.count == rewards.clipped.count == rewards.zero_std.count == rewards.reward.count == 30
+    )
+    assert rewards.sequence_kl.count == 0
+
+
+def test_a_perplexity_and_a_gap_only_where_they_mean_something():
+    assert report("sft").evaluations["eval"].last.perplexity > 1
+    assert report("sft").evaluations["eval"].last.gap is not None
+    assert report("dpo").evaluations["eval"].last.perplexity is None
+
+
+def test_who_evaluates_afterwards_is_not_asked_for_an_evaluation(tmp_path):
+    lines = (RUNS / "diverging.jsonl").read_text().splitlines()
+    start = json.loads(lines[0])
+    start["config"]["evaluated_by"] = "after training, by gradience"
+    path = tmp_path / "run.jsonl"
+    path.write_text("\n".join([json.dumps(start), *lines[1:]]))
+    codes = {alert.code for alert in monitor_runs([path]).runs[0].alerts}
+    assert "no-evaluation" not in codes
+    assert "divergence" in codes
+
+
+def test_the_learning_rate_is_judged_by_the_peak_that_was_set_and_not_by_the_one_that_was_logged(tmp_path):
+    """A log in the middle of a decay shows less than the peak: 24 times below, under a header that says 20."""
+    path = tmp_path / "run.jsonl"
+    with TelemetryWriter(path) as run:
+        run.start({"lora": {"r": 8, "alpha": 16}, "optimizer": {"lr": 5e-5}, "base": {"hidden_size": 2000}})
+        run.train_step(10, loss=1.0, lr=4.2e-5)
+    (alert,) = monitor_runs([path]).runs[0].alerts
+    assert alert.message == "the learning rate 5e-5 lies 20 times below what α = 16 suggests"
 
 
 def test_each_recommendation_answers_an_alert_and_says_why():
