@@ -26,6 +26,7 @@ from gradience.artifacts.bench_aggregate import (
     VariantSeed,
     VariantSummary,
 )
+from gradience.artifacts.bench_plan import BenchPlan
 from gradience.bench.certifiable import certifiable
 from gradience.bench.policy import SeedOutcome, judge, overall, passing, policy_notes
 from gradience.bench.sanity import aggregate_notes, cannot_tell
@@ -33,7 +34,7 @@ from gradience.bench.together import check_together
 from gradience.errors import InputError, UsageError
 from gradience.provenance import Stopwatch
 
-BENCH, AGGREGATE, DOCUMENT = "bench.json", "bench_aggregate.json", "bench_aggregate.md"
+PLAN, BENCH, AGGREGATE, DOCUMENT = "plan.json", "bench.json", "bench_aggregate.json", "bench_aggregate.md"
 
 
 # ---------------------------------------------------------------- reading
@@ -42,7 +43,8 @@ BENCH, AGGREGATE, DOCUMENT = "bench.json", "bench_aggregate.json", "bench_aggreg
 def find_benches(folders: Sequence[Path]) -> list[Path]:
     """`DIR/bench.json`, or `DIR/seed_*/bench.json`, of every folder; a file is taken as it is.
 
-    Raises InputError (bench-not-found) for a folder that has none, UsageError for no folder at all.
+    A folder with a plan and without a result has none: its seeds are missing. Raises InputError (bench-not-found) for a
+    folder with neither and where no folder has a result, UsageError for no folder at all.
     """
     if not folders:
         raise UsageError("nothing to aggregate", code="bench-not-found", hint="name the folders of the runs")
@@ -54,12 +56,18 @@ def find_benches(folders: Sequence[Path]) -> list[Path]:
             found.append(here)
         elif several:
             found += several
-        else:
+        elif not (folder / PLAN).is_file():  # else a run that was begun: its seeds are missing
             raise InputError(
                 f"{folder}: no {BENCH} in it, and none in {folder / 'seed_*'}",
                 code="bench-not-found",
                 hint="name folders that `gradience bench run` has finished",
             )
+    if not found:
+        raise InputError(
+            f"{folders[0]}: planned, and no seed has a result yet",
+            code="bench-not-found",
+            hint="run it to its end with `gradience bench run`",
+        )
     return found
 
 
@@ -73,13 +81,13 @@ def aggregate_folders(folders: Sequence[Path], *, command: str = "") -> BenchAgg
 
 
 def begun(folder: Path, benches: Sequence[Bench]) -> list[int]:
-    """The seeds that `benches` planned whose run in `folder` began and left no result."""
-    planned = {seed for bench in benches for seed in bench.seeds}
-    return [
-        seed
-        for seed in sorted(planned)
-        if (folder / f"seed_{seed}").is_dir() and not (folder / f"seed_{seed}" / BENCH).is_file()
-    ]
+    """The seeds whose run in `folder` began and left no result, of those that its plan names (else `benches`)."""
+    plan = folder / PLAN
+    planned = (
+        BenchPlan.read(plan).seeds if plan.is_file() else {seed for run in benches for seed in run.seeds}
+    )
+    places = {seed: folder / f"seed_{seed}" if len(planned) > 1 else folder for seed in sorted(planned)}
+    return [seed for seed, place in places.items() if place.is_dir() and not (place / BENCH).is_file()]
 
 
 def read_results(folders: Sequence[Path]) -> list[Bench | BenchAggregate]:
@@ -122,7 +130,7 @@ def aggregate(
     check_together(benches, sources)
     ordered = sorted(zip(benches, sources, strict=True), key=lambda pair: pair[0].seed)
     by_seed = {bench.seed: (bench, source) for bench, source in ordered}
-    planned = tuple(sorted({seed for bench in benches for seed in (*bench.seeds, bench.seed)}))
+    planned = tuple(sorted({*stopped, *(seed for bench in benches for seed in (*bench.seeds, bench.seed))}))
     first = ordered[0][0]
     rows = tuple(_seed_row(seed, by_seed.get(seed), stopped=seed in stopped) for seed in planned)
     runs = {seed: bench for seed, (bench, _) in by_seed.items()}

@@ -12,6 +12,7 @@ from bench_sample import PUBLISHED, bench, config, three_seeds
 
 from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.bench.aggregate import aggregate, aggregate_folders, find_benches, read_results
+from gradience.bench.registration import register
 from gradience.cli.app import run
 from gradience.errors import InputError, UsageError
 
@@ -99,6 +100,19 @@ def test_a_planned_seed_without_a_result_is_a_failed_seed():
     assert (median.status, median.pass_rate) == ("FAIL", "2 of 3")
     assert median.accuracy.seeds == 2
     assert report.best is None
+
+
+def test_a_run_that_was_begun_in_a_folder_of_its_own_is_stopped_early(runs):
+    plan = register(config(seeds=[7]), "gsm8k", [])
+    begun = runs / "begun"
+    begun.mkdir()
+    plan.save(begun / "plan.json")
+    report = aggregate_folders([runs / "all", begun])
+    assert report.planned_seeds == (7, 42, 123, 456)
+    assert [row.stopped_early for row in report.seeds] == [True, False, False, False]
+    assert report.status == "ERROR"
+    with pytest.raises(InputError, match="no seed has a result yet"):
+        aggregate_folders([begun])
 
 
 def test_a_bad_seed_cannot_be_left_out_of_a_plan_that_names_it():
