@@ -18,6 +18,7 @@ from typing import Any
 
 from gradience import ranks
 from gradience.adapters import card
+from gradience.adapters.config import PeftConfig
 from gradience.adapters.files import pread
 from gradience.adapters.folder import check_output, whole_folder
 from gradience.adapters.locate import CONFIG, WEIGHTS
@@ -43,6 +44,7 @@ from gradience.artifacts.compression import (
 )
 from gradience.blas import one_blas_thread, processors
 from gradience.dora import BaseWeights
+from gradience.peft_check import check_with_peft, require_peft
 from gradience.provenance import Stopwatch
 from gradience.readback import check_written
 from gradience.recipe import Recipe, another_adapter, make_recipe
@@ -64,6 +66,7 @@ def compress_adapter(
     dtype: str | None = None,
     strip: Sequence[str] = (),
     base_model: str | os.PathLike[str] | None = None,
+    verify_peft: bool = False,
     force: bool = False,
     adapter_name: str | None = None,
     workers: int | None = None,
@@ -77,22 +80,27 @@ def compress_adapter(
     dtype: storage type of the factors (BF16, F16, F32 …); each keeps its own by default.
     base_model: folder of the base model's safetensors, needed for DoRA alone.
     strip: parts of tensor names; tensors beside the factors that have one are dropped.
+    verify_peft: let PEFT load the result before it is put in place (a child process; needs the extra `hf`).
     force: replace an adapter folder that is there.
     documents: makes further files of the folder (name -> text) from the report, such as its Markdown.
 
     Returns the report, which also lies in the folder. Raises InputError where the adapter cannot be compressed,
-    UsageError for arguments that make no sense, OutputError when the disk refuses. Nothing is left half-written.
+    UsageError for arguments that make no sense, VerificationError where PEFT does not load the result, OutputError
+    when the disk refuses. Nothing is left half-written.
     """
     source, target = Path(adapter), Path(output)
     watch = Stopwatch(command)
     check_output(target, source, force=force)
+    if verify_peft:
+        require_peft()
     choices = {"encoding": encoding, "dtype": dtype, "strip": strip}
     with (
-        _prepared(source, plan, base_model, adapter_name, **choices) as (opened, fields, recipe),
+        _prepared(source, plan, base_model, adapter_name, **choices) as (opened, config, recipe),
         one_blas_thread(),
         ThreadPoolExecutor(workers or processors()) as pool,
     ):
         digest = pool.submit(opened.sha256)
+        fields = config.fields
         new_fields = merged_fields(fields, recipe.fields)
         with whole_folder(target, force=force) as folder:
             weights = _write_weights(folder / WEIGHTS, opened, recipe, pool, progress)
@@ -103,6 +111,7 @@ def compress_adapter(
             write_config(folder / CONFIG, new_fields)
             carried_files, left_out = carry_files(opened.location, folder)
             check_written(folder, recipe, weights.modules, weights.size)
+            loaded = check_with_peft(folder, opened, config, recipe) if verify_peft else None
             results = _results(opened, plan, recipe, weights.modules)
             annotated = card.annotate(folder, _card_line(results))
             report = CompressionReport(
@@ -123,6 +132,7 @@ def compress_adapter(
                 annotated_files=annotated,
                 left_out_files=tuple(left_out),
                 config_changes=changed_fields(fields, new_fields),
+                peft_check=loaded,
                 runtimes=verdicts(new_fields, _written_modules(recipe.jobs)),
                 warnings=tuple(_warnings(plan, recipe, results)),
                 run=watch.run_info(),
@@ -156,13 +166,13 @@ def _prepared(
     base_model: str | os.PathLike[str] | None,
     adapter_name: str | None,
     **choices: Any,
-) -> Iterator[tuple[Adapter, Mapping[str, Any], Recipe]]:
-    """The adapter, open; the fields of its config; and what is to be written."""
+) -> Iterator[tuple[Adapter, PeftConfig, Recipe]]:
+    """The adapter, open; its config; and what is to be written."""
     with ExitStack() as stack:
         opened = stack.enter_context(open_adapter(source, adapter=adapter_name))
-        config, fields = require_config(opened)
+        config = require_config(opened)
         base = stack.enter_context(BaseWeights.open(Path(base_model))) if base_model is not None else None
-        yield opened, fields, make_recipe(opened, config, plan, base=base, **choices)
+        yield opened, config, make_recipe(opened, config, plan, base=base, **choices)
 
 
 # ---------------------------------------------------------------- writing

@@ -1,6 +1,7 @@
 """Errors a user can act on, and the exit code of each. Everything else is a bug and keeps its traceback.
 
 GradienceError
+  VerificationError what was made was tried, and failed                          exit 1
   UsageError        the command or the arguments make no sense together          exit 2
   InputError        the input cannot be used, or is refused                      exit 3
   IncompleteError   a result exists but parts of it could not be made            exit 4
@@ -30,6 +31,12 @@ class GradienceError(Exception):
         super().__init__(message)
         self.code = code
         self.hint = hint
+
+
+class VerificationError(GradienceError):
+    """What was made does not do what it must: it was tried, and it failed."""
+
+    exit_code = 1
 
 
 class UsageError(GradienceError):

@@ -66,6 +66,15 @@ def test_verbs_of_the_core_never_load_torch(arguments):
     assert not loaded & HEAVY
 
 
+def test_compress_never_loads_torch(tmp_path):
+    arguments = ["compress", str(example_adapter()), "--rank", "4", "-o", str(tmp_path / "out")]
+    loaded = modules_after(f"from gradience.cli.app import run; assert run({arguments!r}) == 0")
+    assert not loaded & HEAVY
+    assert (tmp_path / "out").is_dir()
+    asked = [*arguments, "--force", "--verify-peft"]  # PEFT is loaded, in a process of its own
+    assert not modules_after(f"from gradience.cli.app import run; assert run({asked!r}) == 0") & HEAVY
+
+
 def test_public_names_never_load_torch_except_those_that_live_inside_a_training():
     names = sorted({*gradience.__all__} - {"GradienceCallback", "SpectralTracker"})
     assert not modules_after(f"import gradience; [getattr(gradience, n) for n in {names}]") & HEAVY

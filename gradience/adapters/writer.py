@@ -128,8 +128,8 @@ def _copy(source: Path, target: Path, *, root: Path) -> bool:
 # ---------------------------------------------------------------- adapter_config.json
 
 
-def require_config(opened: Adapter) -> tuple[PeftConfig, Mapping[str, Any]]:
-    """The config and its fields. Raises InputError (code no-config) where there is no config."""
+def require_config(opened: Adapter) -> PeftConfig:
+    """The config. Raises InputError (code no-config) where there is no config."""
     if opened.config is None:
         raise InputError(
             f"{opened.location.path}: no adapter_config.json beside the weights: without α no smaller adapter "
@@ -137,7 +137,7 @@ def require_config(opened: Adapter) -> tuple[PeftConfig, Mapping[str, Any]]:
             code="no-config",
             hint="put the adapter_config.json beside the weights",
         )
-    return opened.config, opened.config.fields
+    return opened.config
 
 
 def merged_fields(old: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

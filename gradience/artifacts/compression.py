@@ -108,6 +108,19 @@ class RuntimeVerdict(Part):
     why: str
 
 
+class PeftCheck(Part):
+    """PEFT loaded the folder on a skeleton of the base model: nothing made anew, nothing left aside."""
+
+    peft: str
+    """Version, as are the next two."""
+    torch: str
+    transformers: str
+    modules: int
+    """LoRA modules (or parameters) that PEFT made, each with the rank and the scale of this report."""
+    tensors: int
+    """Tensors of the file, each in the loaded model bit for bit."""
+
+
 class CompressionReport(Artifact):
     """`compression_report.json`."""
 
@@ -152,6 +165,8 @@ class CompressionReport(Artifact):
     """Files of the source that are not in the output: they describe the old weights, or are pickles."""
     config_changes: dict[str, str]
     """Field of adapter_config.json -> `old -> new`, shortened."""
+    peft_check: PeftCheck | None = None
+    """Null where it was not asked for."""
     runtimes: tuple[RuntimeVerdict, ...]
     warnings: tuple[str, ...] = ()
     run: RunInfo

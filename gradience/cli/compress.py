@@ -108,6 +108,10 @@ def compress(
     allow_untrained: Annotated[
         bool, typer.Option("--allow-untrained", help="Compress an adapter whose every B·A is 0 as well.")
     ] = False,
+    verify_peft: Annotated[
+        bool,
+        typer.Option("--verify-peft", help="Let PEFT load the result before it is put in place; needs PEFT."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
     layers: Annotated[bool, typer.Option("--layers", help="Show every module.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report (or the plan) as JSON.")] = False,
@@ -142,6 +146,10 @@ def compress(
         from gradience.adapters.folder import check_output
 
         check_output(output, adapter, force=force)
+    if verify_peft:
+        from gradience.peft_check import require_peft
+
+        require_peft()
     from gradience.audit import audit_adapter
     from gradience.plan import plan_compression
 
@@ -177,6 +185,7 @@ def compress(
             made,
             output,
             **how,
+            verify_peft=verify_peft,
             force=force,
             progress=progress,
             command=command_line(),

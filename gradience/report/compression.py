@@ -21,6 +21,7 @@ from gradience.report.compression_facts import (
     losses,
     nothing_truncated,
     padded,
+    peft_sentence,
     planned_encoding,
     rank_change,
     shown_error,
@@ -241,6 +242,7 @@ def written_lines(report: CompressionReport, width: int) -> list[Line]:
     """Encoding, config, and what happened to everything else."""
     rows = [("encoding", encoding_sentence(report)), ("factors", factors_sentence(report))]
     rows += [("config", "; ".join(short_changes(report)) or "as it was"), ("carried", carried(report))]
+    rows += [("loaded", peft_sentence(report))] if report.peft_check else []
     lines = [heading("How was it written?")]
     for label, text in rows:
         lines += labelled(label, text, width)

@@ -16,6 +16,7 @@ from gradience.report.compression_facts import (
     lists,
     losses,
     nothing_truncated,
+    peft_sentence,
     predicted,
     rank_change,
     spread,
@@ -118,6 +119,8 @@ def _written(report: CompressionReport) -> Iterator[str]:
     for name, change in config_changes(report):
         yield f"- config: {markdown_name(name)} {markdown_text(change)}"
     yield f"- carried over: {markdown_text(carried(report))}"
+    if peft_sentence(report):
+        yield f"- loaded: {markdown_text(peft_sentence(report))}"
     for label, names in lists(report):
         shown = ", ".join(markdown_name(name) for name in names[:LISTED_NAMES])
         rest = f" and {count(len(names) - LISTED_NAMES)} more" if len(names) > LISTED_NAMES else ""

@@ -293,6 +293,15 @@ def carried(report: CompressionReport) -> str:
     return f"{' and '.join(parts)} byte for byte" if parts else "nothing: there was nothing else"
 
 
+def peft_sentence(report: CompressionReport) -> str:
+    """What PEFT made of the folder; empty where it was not asked."""
+    seen = report.peft_check
+    if seen is None:
+        return ""
+    modules, tensors = plural(seen.modules, "module"), plural(seen.tensors, "tensor")
+    return f"by PEFT {seen.peft}: {modules} with these ranks and scales, {tensors} bit for bit"
+
+
 def lists(report: CompressionReport) -> list[tuple[str, Sequence[str]]]:
     """What is not in the output or not as it was, by reason; only what there is."""
     groups = [

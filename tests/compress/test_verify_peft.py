@@ -1,0 +1,218 @@
+"""`compress --verify-peft`: PEFT loads what was written on a skeleton of the base, and says so where it does not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft_cases import CASES, compress, config, fresh, llama
+from peft_models import save
+from safetensors.torch import load_file, save_file
+from samples import random_factors, write
+
+from gradience import audit_adapter
+from gradience.adapters.peft import open_adapter
+from gradience.artifacts.compression import CompressionReport
+from gradience.cli.app import run
+from gradience.compress import compress_adapter
+from gradience.errors import MissingExtra, VerificationError
+from gradience.peft_check import check_with_peft, skeleton
+from gradience.peft_load import check
+from gradience.plan import ToBudget, ToRank, plan_compression
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+REPLICATED = config(target_modules=["q_proj"], layer_replication=[[0, 2], [0, 2]])
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    made: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp(name)
+            case = CASES[name]
+            save(fresh(case), case.config, made[name], prepare=case.prepare)
+        return made[name]
+
+    return folder
+
+
+def asked(source: Path, folder: Path, report: CompressionReport) -> dict:
+    """What the child process answers, in this one."""
+    with open_adapter(source) as opened:
+        request = {
+            "folder": str(folder),
+            **skeleton(opened, opened.config),
+            "expected": {
+                row.name: [row.stored_rank, row.scale / row.folded]
+                for row in report.modules
+                if row.stored_rank
+            },
+        }
+    return check(json.loads(json.dumps(request)))
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding"), [(name, ("patterns", "padded")[index % 2]) for index, name in enumerate(CASES)]
+)
+def test_peft_loads_every_kind_of_module_on_a_skeleton(name, encoding, original, tmp_path):
+    report = compress(original(name), tmp_path / "out", ToRank(2), encoding=encoding)
+    answer = asked(original(name), tmp_path / "out", report)
+    assert answer["problems"] == []
+    assert answer["modules"] == len(report.modules)
+    assert answer["tensors"] == len(load_file(tmp_path / "out" / WEIGHTS))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("all-but-the-head", {"strip": ["classifier"]}),
+        ("modules-to-save", {"strip": ["layers.0.input_layernorm"]}),
+        ("all-biases", {"strip": ["bias"]}),
+        ("token-rows", {"strip": ["trainable_tokens"]}),
+        ("bert-head", {"dtype": "BF16"}),
+    ],
+)
+def test_stripped_and_rewritten(name, options, original, tmp_path):
+    report = compress(original(name), tmp_path / "out", ToRank(2), **options)
+    assert asked(original(name), tmp_path / "out", report)["problems"] == []
+
+
+@pytest.mark.parametrize(
+    ("made", "options"),
+    [(config(target_modules=["q_proj", "down_proj"], use_dora=True), {"base": True}), (REPLICATED, {})],
+    ids=["DoRA", "replicated layers"],
+)
+def test_dora_and_replicated_layers(made, options, tmp_path):
+    torch.manual_seed(7)
+    base = llama(2)
+    base.save_pretrained(tmp_path / "base")
+    save(base, made, tmp_path / "in")
+    how = {"base_model": tmp_path / "base"} if options else {}
+    report = compress(tmp_path / "in", tmp_path / "out", ToRank(2), **how)
+    assert asked(tmp_path / "in", tmp_path / "out", report)["problems"] == []
+
+
+# ---------------------------------------------------------------- what it must not let through
+
+
+def spoiled(folder: Path, **fields) -> None:
+    settings = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(settings | fields))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "spoil", "complaint"),
+    [
+        ("all-but-the-head", {"strip": ["classifier"]}, {"task_type": "SEQ_CLS"}, "KeyError"),
+        (
+            "all-but-the-head",
+            {"strip": ["classifier"]},
+            {"target_modules": "all-linear"},
+            "missing adapter keys",
+        ),
+        ("llama", {}, {"r": 3}, "size mismatch"),
+        ("llama", {}, {"lora_alpha": 7}, "the scale"),
+        ("llama", {}, {"target_modules": ["q_proj"]}, "makes no LoRA for"),
+    ],
+    ids=["head of the task", "all-linear", "rank", "scale", "targets"],
+)
+def test_a_config_that_does_not_fit(name, options, spoil, complaint, original, tmp_path):
+    report = compress(original(name), tmp_path / "out", ToRank(2), **options)
+    spoiled(tmp_path / "out", **spoil)
+    problems = asked(original(name), tmp_path / "out", report)["problems"]
+    assert any(complaint in problem for problem in problems), problems
+
+
+def test_a_dropped_module_that_the_config_still_names(original, tmp_path):
+    report = compress(original("llama"), tmp_path / "out", ToBudget(reduction=0.9))
+    assert report.dropped
+    spoiled(tmp_path / "out", target_modules="all-linear")
+    problems = asked(original("llama"), tmp_path / "out", report)["problems"]
+    assert any(f"{report.dropped[0]} anew" in problem for problem in problems)
+
+
+@pytest.mark.parametrize("lost", ["name", "values"])
+def test_tensors_that_do_not_arrive(lost, original, tmp_path):
+    report = compress(original("llama"), tmp_path / "out", ToRank(2))
+    tensors = load_file(tmp_path / "out" / WEIGHTS)
+    first = next(iter(tensors))
+    if lost == "name":
+        tensors[f"_orig_mod.{first}"] = tensors.pop(first)
+        complaint = "leaves _orig_mod"
+    else:
+        tensors[first.replace(".lora_A", ".base_layer")] = torch.ones(2, 2)
+        complaint = "size mismatch" if "lora_A" in first else "leaves"
+    save_file(tensors, tmp_path / "out" / WEIGHTS)
+    problems = asked(original("llama"), tmp_path / "out", report)["problems"]
+    assert any(complaint in problem for problem in problems), problems
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_the_command_asks_peft_and_says_what_it_saw(tmp_path, capsys):
+    folder = write(tmp_path / "in", random_factors(0, (8, 10, 12), (8, 9, 9), decay=0.3))
+    assert run(["compress", str(folder), "--rank", "2", "-o", str(tmp_path / "out"), "--verify-peft"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    report = CompressionReport.read(tmp_path / "out" / "compression_report.json")
+    assert report.peft_check is not None
+    assert (report.peft_check.modules, report.peft_check.tensors) == (2, 4)
+    assert (
+        f"by PEFT {report.peft_check.peft}: 2 modules with these ranks and scales, 4 tensors bit for bit"
+        in text
+    )
+    assert "- loaded: by PEFT" in (tmp_path / "out" / "compression_report.md").read_text()
+
+
+def test_a_folder_that_peft_does_not_load_is_not_put_in_place(tmp_path, monkeypatch):
+    """A mistake of ours, between the writing and the check."""
+    folder = write(tmp_path / "in", random_factors(0, (8, 10, 12), decay=0.3))
+
+    def late(scratch, *rest):
+        spoiled(scratch, target_modules=["k_proj"])
+        return check_with_peft(scratch, *rest)
+
+    monkeypatch.setattr("gradience.compress.check_with_peft", late)
+    plan = plan_compression(audit_adapter(folder), ToRank(2))
+    with pytest.raises(VerificationError, match="PEFT 0") as refusal:
+        compress_adapter(folder, plan, tmp_path / "out", verify_peft=True)
+    assert (refusal.value.exit_code, refusal.value.code) == (1, "peft-refuses")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
+
+
+def test_without_peft_it_says_so_before_it_writes(tmp_path, monkeypatch):
+    folder = write(tmp_path / "in", random_factors(0, (8, 10, 12), decay=0.3))
+    monkeypatch.setattr("gradience.peft_check.find_spec", lambda name: None)
+    plan = plan_compression(audit_adapter(folder), ToRank(2))
+    with pytest.raises(MissingExtra, match="peft is not installed") as refusal:
+        compress_adapter(folder, plan, tmp_path / "out", verify_peft=True)
+    assert refusal.value.exit_code == 2
+    assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
+
+
+def test_the_check_of_our_own_works_without_assertions(tmp_path):
+    """`python -O` takes every assert away."""
+    folder = write(tmp_path / "in", random_factors(0, (8, 10, 12), decay=0.3))
+    code = f"""
+import gradience.compress as c
+from gradience import audit_adapter
+from gradience.plan import ToRank, plan_compression
+from gradience.readback import WrittenWrong
+assert False, "assertions are off"
+write = c.write_module
+c.write_module = lambda job: write(job)._replace(data_A=bytes(len(write(job).data_A)))
+source, target = {str(folder)!r}, {str(tmp_path / "out")!r}
+try:
+    c.compress_adapter(source, plan_compression(audit_adapter(source), ToRank(2)), target)
+except WrittenWrong as error:
+    print("caught:", error)
+"""
+    done = subprocess.run([sys.executable, "-O", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("caught: ")
+    assert not (tmp_path / "out").exists()
