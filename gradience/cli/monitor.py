@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ import typer
 
 from gradience.cli.console import wants_colour
 from gradience.cli.exit_codes import ExitCode
+from gradience.cli.follow import Screen, can_redraw
 from gradience.cli.output import print_text, terminal_width
 from gradience.errors import UsageError
 
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from gradience.artifacts.monitor import MonitorReport
 
 SECONDS_BETWEEN_LOOKS = 2.0
-CLEAR = "\x1b[H\x1b[2J"
 
 
 class FailOn(StrEnum):
@@ -40,7 +41,10 @@ def monitor(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on reading while the run goes on; ends with the run.")
+        bool,
+        typer.Option(
+            "--follow", "-f", help="Draw the report again while the run goes on; ends with the run."
+        ),
     ] = False,
     gap_threshold: Annotated[
         float,
@@ -51,11 +55,17 @@ def monitor(
             help="Ratio of evaluation to training perplexity that is an alert.",
         ),
     ] = 1.5,
+    strict_schema: Annotated[
+        bool,
+        typer.Option(
+            "--strict-schema", help="Refuse a file with a line that cannot be read or has another schema."
+        ),
+    ] = False,
     fail_on: Annotated[
         FailOn | None, typer.Option("--fail-on", help="Exit with 1 on an alert of this severity or above.")
     ] = None,
 ) -> int:
-    """Tell what happened in a training run: loss, evaluation, use of rank, what is wrong, what to do.
+    """Summarize a training run: loss or reward, evaluation, use of rank, what is wrong, what to do.
 
     Reads the file once, whatever its size; needs no PyTorch.
 
@@ -67,48 +77,72 @@ def monitor(
 
       gradience monitor ./run.jsonl --fail-on error
     """
-    from gradience.monitor import monitor_runs
+    from gradience.monitor import monitor_runs, require_strict
 
     if follow:
         report = _follow(files, gap_threshold, verbose=verbose, json=json)
     else:
         report = monitor_runs(files, gap_threshold=gap_threshold)
+    if strict_schema:
+        require_strict(report)
+    if not (follow and json):  # whose last line it was
         _print(report, verbose=verbose, json=json)
     return ExitCode.GATE_FAILED if fail_on and _met(report, fail_on) else ExitCode.DONE
 
 
 def _print(report: MonitorReport, *, verbose: bool, json: bool) -> None:
-    from gradience.report.monitor import monitor_text
-
     if json:
         sys.stdout.write(report.to_json(None) + "\n")
     else:
-        print_text(
-            monitor_text(report, width=terminal_width(), color=wants_colour(sys.stdout), verbose=verbose)
-        )
+        print_text(_text(report, verbose))
     sys.stdout.flush()
 
 
+def _text(report: MonitorReport, verbose: bool) -> str:
+    from gradience.report.monitor import monitor_text
+
+    return monitor_text(report, width=terminal_width(), color=wants_colour(sys.stdout), verbose=verbose)
+
+
 def _follow(files: list[Path], gap_threshold: float, *, verbose: bool, json: bool) -> MonitorReport:
-    """Print the report again whenever the file has grown, until its run ends.
+    """The report at the end of the run, or at Ctrl-C, after which it is printed.
 
-    On a terminal the screen is drawn anew; elsewhere one report follows the other.
+    Until then a terminal shows it in place, and `--json` prints a line whenever the file has grown.
     """
-    from gradience.monitor import Options, RunLog, report_of
-
     if len(files) > 1:
         raise UsageError("--follow is for one run", code="follow-one", hint="name one file")
-    log, options, records = RunLog(files[0]), Options(gap_threshold=gap_threshold), -1
+    report: MonitorReport | None = None
+    try:
+        if json:
+            for report in _reports(files[0], gap_threshold):
+                _print(report, verbose=verbose, json=True)
+        elif can_redraw():
+            with Screen() as screen:
+                for report in _reports(files[0], gap_threshold):
+                    screen.draw(_text(report, verbose))
+        else:  # a file or a pipe gets the last one
+            *_, report = _reports(files[0], gap_threshold)
+    except KeyboardInterrupt:
+        if report is not None and not json:
+            _print(report, verbose=verbose, json=False)
+        raise
+    assert report is not None  # the last of the reports ended the loop
+    return report
+
+
+def _reports(file: Path, gap_threshold: float) -> Iterator[MonitorReport]:
+    """A report whenever the file has grown; the last one is of the run's end."""
+    from gradience.monitor import Options, RunLog, report_of
+
+    log, options, records = RunLog(file), Options(gap_threshold=gap_threshold), -1
     while True:
         log.update(follow=True)
         if log.records and log.records != records:
             records = log.records
             report = report_of([log], options)
-            if sys.stdout.isatty() and not json:
-                sys.stdout.write(CLEAR)
-            _print(report, verbose=verbose, json=json)
+            yield report
             if report.runs[0].outcome != "unfinished":
-                return report
+                return
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 

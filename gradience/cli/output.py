@@ -17,13 +17,18 @@ def command_line() -> str:
 
 def print_text(text: str) -> None:
     """On stdout; in plain ASCII where its encoding cannot hold the signs we draw with."""
+    sys.stdout.write(drawable(text))
+
+
+def drawable(text: str) -> str:
+    """`text`, in plain ASCII where the encoding of stdout cannot hold the signs we draw with."""
     from gradience.report.terminal import ascii_look
 
     try:
         "█▁✓σ".encode(sys.stdout.encoding)
     except UnicodeEncodeError:
-        text = ascii_look(text)
-    sys.stdout.write(text)
+        return ascii_look(text)
+    return text
 
 
 def print_json(chunks: Iterable[str]) -> None:

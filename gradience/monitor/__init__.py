@@ -17,7 +17,7 @@ from gradience.monitor.rule import DEFAULT_GAP_THRESHOLD, Options
 from gradience.monitor.rules import RULES
 from gradience.telemetry import Record, TelemetryReader
 
-__all__ = ["RULES", "Options", "RunLog", "monitor_runs", "report_of"]
+__all__ = ["RULES", "Options", "RunLog", "monitor_runs", "report_of", "require_strict"]
 
 
 class RunLog:
@@ -84,3 +84,20 @@ def report_of(logs: Iterable[RunLog], options: Options) -> MonitorReport:
         gap_threshold=options.gap_threshold,
         runs=tuple(log.report(options) for log in logs),
     )
+
+
+def require_strict(report: MonitorReport) -> None:
+    """Refuse runs whose files hold a line that could not be read, or not as the schema wants it.
+
+    Raises InputError (code `run-not-strict`) that names the first such file, its first line and how many.
+    """
+    for run in report.runs:
+        if run.read_notes:
+            note = min(run.read_notes, key=lambda note: note.first_line)
+            number = sum(note.count for note in run.read_notes)
+            more = f" ({number} such lines)" if number > 1 else ""
+            raise InputError(
+                f"{run.file}: line {note.first_line}: {note.message}{more}",
+                code="run-not-strict",
+                hint="leave --strict-schema out to skip such lines; the report names them",
+            )

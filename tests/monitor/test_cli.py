@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
+import fcntl
 import json
+import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
 
 from gradience.cli.app import run
 from gradience.telemetry import RunStatus, TelemetryWriter
+from tests.monitor.terminal import Terminal
 
 RUNS = Path(__file__).parent / "runs"
 GOOD, NAN = str(RUNS / "good.jsonl"), str(RUNS / "nan.jsonl")
@@ -82,6 +89,92 @@ def test_follow_prints_again_and_ends_with_the_run(tmp_path):
     assert child.returncode == 0
     assert first["runs"][0]["outcome"] == "unfinished"
     assert json.loads(rest.splitlines()[-1])["runs"][0]["last_step"] == 2
+
+
+ROWS, COLUMNS = 12, 90
+
+
+@pytest.fixture
+def followed(tmp_path):
+    """A run that goes on, `gradience monitor --follow` on a real pseudo-terminal, and what that shows."""
+    path = tmp_path / "run.jsonl"
+    log = TelemetryWriter(path)
+    log.start({})
+    log.train_step(1, loss=4.0)
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "gradience", "monitor", str(path), "--follow"],
+        stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+        env={**environment, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"},
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(slave)
+    terminal, decoder = Terminal(ROWS), codecs.getincrementaldecoder("utf-8")()
+
+    def until(condition=lambda: False):
+        """Take in what is written until the condition holds, or to the end of the program."""
+        while not condition():
+            try:
+                data = os.read(master, 65536)
+            except OSError:  # Linux says so when the other side is closed
+                data = b""
+            if not data:
+                child.wait()
+                return
+            terminal.feed(decoder.decode(data))
+
+    yield log, child, terminal, until, master
+    log.close()
+    child.kill()
+    child.wait()
+    os.close(master)
+
+
+def headings(screen):
+    return sum(line.startswith("Loss") for line in screen)
+
+
+def test_follow_redraws_in_place_and_leaves_one_report_behind(followed):
+    log, child, terminal, until, _ = followed
+    for step in (2, 3):
+        until(lambda: any(f"{step - 1} step" in line for line in terminal.other))  # noqa: B023
+        assert terminal.on_other
+        assert headings(terminal.other) == 1
+        assert "".join(terminal.main) == ""  # nothing stacks behind it
+        log.train_step(step, loss=4.0 / step)
+    until(lambda: any("3 step" in line for line in terminal.other))
+    assert "more lines" in terminal.other[-1]  # 12 rows are too few for all of it
+    log.end(RunStatus.OK, step=3)
+    until()
+    assert child.returncode == 0
+    assert not terminal.on_other
+    assert headings(terminal.main) == 1
+    assert "finished" in terminal.main[0]
+
+
+def test_ctrl_c_ends_following_with_the_report_as_it_is(followed):
+    _, child, terminal, until, master = followed
+    until(lambda: any("1 step" in line for line in terminal.other))
+    os.write(master, b"\x03")
+    until()
+    assert child.returncode == 130
+    assert not terminal.on_other
+    assert headings(terminal.main) == 1
+
+
+def test_strict_schema_refuses_what_is_otherwise_skipped(tmp_path, capsys):
+    path = tmp_path / "run.jsonl"
+    path.write_text((RUNS / "good.jsonl").read_text() + "not json\n{}\n")
+    assert run(["monitor", str(path)]) == 0
+    assert run(["monitor", GOOD, "--strict-schema"]) == 0
+    capsys.readouterr()
+    assert run(["monitor", str(path), "--strict-schema"]) == 3
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "not JSON" in shown.err
+    assert "(2 such lines)" in shown.err
 
 
 def test_an_audit_is_appended_to_the_run_and_shown(tmp_path, capsys):
