@@ -31,7 +31,7 @@ from gradience.artifacts.audit import (
 from gradience.blas import one_blas_thread, processors
 from gradience.errors import UsageError
 from gradience.findings import Facts, blocks_suggestions, find
-from gradience.provenance import Stopwatch
+from gradience.provenance import Stopwatch, path_text
 from gradience.suggest import suggest
 
 DEFAULT_TAU = 0.90
@@ -265,8 +265,7 @@ def _assemble(
 def _adapter_info(opened: Adapter, digest: str, layers: Sequence[LayerAudit]) -> AdapterInfo:
     config = opened.config
     common: dict[str, Any] = {
-        # A path may hold bytes that are no UTF-8; JSON may not.
-        "path": os.fsencode(opened.location.path).decode("utf-8", "backslashreplace"),
+        "path": path_text(opened.location.path),
         "sha256": digest,
         "bytes": opened.bytes,
         "dtypes": tuple(sorted({layer.dtype for layer in layers})),

@@ -13,16 +13,24 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gradience.adapters.inventory import DORA_REASON
 from gradience.adapters.peft import Adapter, LoadedPair, LoraPair, open_adapter, word_blocks
-from gradience.artifacts.comparison import ComparisonReport, Independence, ModuleComparison, Replicates
+from gradience.artifacts.comparison import (
+    ComparisonReport,
+    Independence,
+    ModuleComparison,
+    Presence,
+    Replicates,
+)
 from gradience.blas import one_blas_thread, processors
 from gradience.errors import InputError
-from gradience.provenance import Stopwatch
+from gradience.findings import Facts, meaning
+from gradience.findings.facts import count
+from gradience.provenance import Stopwatch, path_text
 from gradience.spectra import EPS, Blocks, Core, FloatArray, NonFiniteFactor, energy_rank, triangle
 from gradience.truncate import joined, with_exponent
 
@@ -31,6 +39,11 @@ INDEPENDENT_COSINE = 0.2
 """|cosine| of factors below which runs count as independent: random factors have about 1/√(r·n) < 0.05."""
 COPY_COSINE = 0.9
 """|cosine| of both factors above which one run is nearly a copy of the other (warm starts of strangers: 0.998)."""
+
+STORAGE_NOISE = 0.002
+"""By how much storage in 16 bits moves the cosine between an update and a truncation of it."""
+LOST_ENERGY = 0.01
+"""Share of the energy whose loss shows that something was cut off, where the ranks do not."""
 
 
 class _Energies(NamedTuple):
@@ -77,9 +90,9 @@ def compare_adapters(
         rows = tuple(row for rows, _ in compared for row in rows)
         totals = _total([energies for _, energies in compared])
         return ComparisonReport(
-            path_a=str(left.location.path),
+            path_a=path_text(left.location.path),
             sha256_a=digests[0].result(),
-            path_b=str(right.location.path),
+            path_b=path_text(right.location.path),
             sha256_b=digests[1].result(),
             n_both=_count(rows, "both"),
             n_only_a=_count(rows, "only-a"),
@@ -111,14 +124,26 @@ def _count(rows: Sequence[ModuleComparison], presence: str) -> int:
 
 
 def _notes(left: Adapter, right: Adapter) -> tuple[str, ...]:
+    """What a reader must know before the figures: other bases, updates that are not B·A, and what was left out."""
     notes = []
+    bases = [adapter.config.base_model if adapter.config else None for adapter in (left, right)]
+    if None not in bases and bases[0] != bases[1]:
+        notes.append(
+            f"their configs name different base models ({bases[0]}, {bases[1]}): "
+            "unless these are the same weights, the updates belong to different models"
+        )
     for label, adapter in (("A", left), ("B", right)):
+        facts = Facts((), adapter.config, adapter.other, adapter.unaudited, adapter.ghosts, ())
+        notes += [
+            f"{label}: {finding.message}"
+            for rule in (meaning.initialisation, meaning.variant)
+            for finding in rule(facts)
+        ]
         if any(note.reason == DORA_REASON for note in adapter.other):
             notes.append(f"{label} is a DoRA adapter: compared is s·B·A, not the magnitudes")
         if adapter.unaudited:
-            notes.append(
-                f"{label} holds {len(adapter.unaudited)} tensors that were not understood and not compared"
-            )
+            tensors = count(len(adapter.unaudited), "tensor")
+            notes.append(f"{label} holds {tensors} that could not be understood: not compared")
     return tuple(notes)
 
 
@@ -126,20 +151,30 @@ def _notes(left: Adapter, right: Adapter) -> tuple[str, ...]:
 
 
 def _compare(a: LoraPair | None, b: LoraPair | None) -> tuple[list[ModuleComparison], _Energies]:
-    if a is not None and b is not None:
-        if (a.rows, a.columns, a.experts) == (b.rows, b.columns, b.experts):
-            return _compare_both(a, b)
-        row = ModuleComparison(name=a.module, presence="shapes-differ", r_a=a.rank, r_b=b.rank)
-        return [row], _Energies()
-    pair = a or b
-    assert pair is not None
-    size, exponent = _alone(pair)
-    norm = _norm(pair, size, exponent)
-    if a is not None:
-        row = ModuleComparison(name=pair.module, presence="only-a", r_a=pair.rank, norm_a=norm)
-        return [row], _Energies(a=size**2, difference=size**2, exponent=exponent)
-    row = ModuleComparison(name=pair.module, presence="only-b", r_b=pair.rank, norm_b=norm)
-    return [row], _Energies(b=size**2, difference=size**2, exponent=exponent)
+    if a is None or b is None:
+        return _apart(a, b, "only-a" if b is None else "only-b")
+    if (a.rows, a.columns, a.experts) != (b.rows, b.columns, b.experts):
+        return _apart(a, b, "shapes-differ")
+    return _compare_both(a, b)
+
+
+def _apart(
+    a: LoraPair | None, b: LoraPair | None, presence: Presence
+) -> tuple[list[ModuleComparison], _Energies]:
+    """A module that cannot be compared: in each adapter it stands against 0."""
+    facts: dict[str, Any] = {}
+    parts = []
+    for side, pair in (("a", a), ("b", b)):
+        if pair is not None:
+            size, exponent = _alone(pair)
+            facts |= {
+                "name": pair.module,
+                f"r_{side}": pair.rank,
+                f"shape_{side}": (pair.rows, pair.columns),
+                f"norm_{side}": _norm(pair, size, exponent),
+            }
+            parts.append(_Energies(**{side: size**2}, difference=size**2, exponent=exponent))
+    return [ModuleComparison(presence=presence, **facts)], _total(parts)
 
 
 def _alone(pair: LoraPair) -> tuple[float, int]:
@@ -315,7 +350,14 @@ def _replicates(rows: Sequence[ModuleComparison]) -> Replicates:
     typical_A = median(cosines_A) if cosines_A else None
     typical_B = median(cosines_B) if cosines_B else None
     verdict: Independence
-    if updates and median(updates) > COPY_COSINE:
+    smaller = _truncated(rows)
+    if smaller:
+        whole = "A" if smaller == "B" else "B"
+        verdict, reason = (
+            "truncation",
+            f"{smaller} is {whole} truncated: each of its updates is a part of {whole}'s",
+        )
+    elif updates and median(updates) > COPY_COSINE:
         verdict, reason = "near-copies", "the updates themselves point the same way"
     elif typical_A is None or typical_B is None:
         verdict = "not-comparable"
@@ -328,3 +370,26 @@ def _replicates(rows: Sequence[ModuleComparison]) -> Replicates:
     else:
         verdict, reason = "independent", "the factors are nearly orthogonal, as random starts make them"
     return Replicates(verdict=verdict, cosine_A_median=typical_A, cosine_B_median=typical_B, reason=reason)
+
+
+def _truncated(rows: Sequence[ModuleComparison]) -> str:
+    """`A` or `B`, where that one is a truncation of the other in every module; else nothing.
+
+    Cutting off singular components leaves of W an update T with ⟨W, T⟩ = ‖T‖², so cos(W, T) = ‖T‖/‖W‖. A run that was
+    continued, scaled or started anew does not do that in one module, let alone in all.
+    """
+    both = [row for row in rows if row.cosine is not None and row.norm_a and row.norm_b]
+    sides = (("B", "r_a", "r_b", "norm_a", "norm_b"), ("A", "r_b", "r_a", "norm_b", "norm_a"))
+    for side, r_whole, r_part, norm_whole, norm_part in sides:
+        kept = [getattr(row, norm_part) / getattr(row, norm_whole) for row in both]
+        fits = all(
+            abs((row.cosine or 0.0) - ratio) <= STORAGE_NOISE * ratio + 0.05 * min(ratio, abs(1 - ratio))
+            for row, ratio in zip(both, kept, strict=True)
+        )
+        smaller = any(
+            getattr(row, r_part) < getattr(row, r_whole) or 1 - ratio**2 > LOST_ENERGY
+            for row, ratio in zip(both, kept, strict=True)
+        )
+        if fits and smaller:
+            return side
+    return ""

@@ -208,7 +208,9 @@ def compared(name: str, angle: float, **more: Any) -> ModuleComparison:
 
 def alone(name: str, presence: Any, rank: int = 8) -> ModuleComparison:
     """A module that only one side has, or whose shapes differ."""
-    side = {"only-a": {"r_a": rank}, "only-b": {"r_b": rank}}.get(presence, {"r_a": rank, "r_b": rank})
+    a = {"r_a": rank, "shape_a": (64, 48), "norm_a": 1.5}
+    b = {"r_b": rank, "shape_b": (64, 96), "norm_b": 2.5}
+    side: dict[str, Any] = {"only-a": a, "only-b": b}.get(presence, a | b)
     return ModuleComparison(name=name, presence=presence, **side)
 
 

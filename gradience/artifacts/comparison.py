@@ -11,7 +11,7 @@ from gradience.artifacts.audit import RunInfo
 from gradience.artifacts.base import ROW_CONFIG, Artifact, Float12, Part
 
 Presence = Literal["both", "only-a", "only-b", "shapes-differ"]
-Independence = Literal["independent", "same-start", "near-copies", "not-comparable"]
+Independence = Literal["independent", "same-start", "near-copies", "truncation", "not-comparable"]
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -23,6 +23,9 @@ class ModuleComparison:
     presence: Presence
     r_a: int | None = None
     r_b: int | None = None
+    shape_a: tuple[int, int] | None = None
+    """[m, n] of ΔW_a, where the module cannot be compared: the other adapter lacks it, or has another shape."""
+    shape_b: tuple[int, int] | None = None
     norm_a: Float12 | None = None
     """‖ΔW_a‖_F."""
     norm_b: Float12 | None = None
@@ -49,6 +52,7 @@ class Replicates(Part):
     """Are these two runs independent? Factors of independent runs are nearly orthogonal (random A)."""
 
     verdict: Independence
+    """`truncation`: one adapter is a truncation of the other, so that the question does not arise."""
     cosine_A_median: Float12 | None
     cosine_B_median: Float12 | None
     reason: str
@@ -69,7 +73,8 @@ class ComparisonReport(Artifact):
     n_only_b: int
     n_shapes_differ: int
     relative_difference: Float12 | None
-    """√(Σ‖ΔW_a − ΔW_b‖²/Σ‖ΔW_a‖²) over all modules; one that a side lacks counts as 0 there."""
+    """√(Σ‖ΔW_a − ΔW_b‖²/Σ‖ΔW_a‖²) over all modules; one that a side lacks, or has in another
+    shape, counts as 0 there."""
     cosine: Float12 | None
     kept_energy: Float12 | None
     """Share of the energy of A inside B's column and row spaces, over all modules."""

@@ -93,9 +93,7 @@ def audit(
 
       gradience audit run/checkpoint-*
     """
-    from gradience.adapters.locate import natural_key
-
-    paths = sorted([*(adapters or []), *([peft_dir] if peft_dir else [])], key=natural_key)
+    paths = [*(adapters or []), *([peft_dir] if peft_dir else [])]
     _check_usage(paths, layers, top_wasteful, suggest_per_layer, json, output, append, force=force)
     grid = allowed_ranks_of(allowed_ranks)
 
@@ -120,7 +118,7 @@ def audit(
         _print_config(report)
     elif not quiet:
         _print_screen(report, layers=layers, top_wasteful=top_wasteful)
-    incomplete = _incomplete(report)
+    incomplete = _incomplete(report, layers=layers)
     if incomplete:
         raise incomplete
     return 0
@@ -134,13 +132,15 @@ def _several(
     json: bool,
     quiet: bool,
 ) -> int:
-    """Audit each path; an error is told and the others go on. Returns the highest exit code.
+    """Audit each path in the order given; an error is told and the others go on. Returns the highest exit code.
 
     With `json` each report is printed as soon as it is there, and not kept.
     """
+    from gradience.provenance import path_text
     from gradience.report.audit_trend import trend_text
+    from gradience.report.series import Refused
 
-    reports: list[AuditReport] = []
+    entries: list[AuditReport | Refused] = []
     troubles: list[GradienceError] = []
     for number, path in enumerate(paths, start=1):
         try:
@@ -148,17 +148,18 @@ def _several(
         except GradienceError as error:
             show_error(str(error), error.hint)
             troubles.append(error)
+            entries.append(Refused(path_text(Path(path)), error.code))
             continue
-        incomplete = _incomplete(report)
+        incomplete = _incomplete(report, layers=layers)
         troubles += [incomplete] if incomplete else []
         if json:
             print_json(report.json_chunks())
             if incomplete:
                 show_error(str(incomplete), incomplete.hint)
         else:
-            reports.append(report)
-    if reports and not quiet:
-        print_text(trend_text(reports, width=terminal_width(), color=wants_colour(sys.stdout), layers=layers))
+            entries.append(report)
+    if not quiet and any(not isinstance(entry, Refused) for entry in entries):
+        print_text(trend_text(entries, width=terminal_width(), color=wants_colour(sys.stdout), layers=layers))
     if not json:
         for trouble in troubles:
             if isinstance(trouble, IncompleteError):
@@ -232,12 +233,14 @@ def _append(report: AuditReport, run: Path) -> None:
 
 
 def _print_screen(report: AuditReport, *, layers: bool, top_wasteful: int | None) -> None:
-    from gradience.report.audit import SHOWN_WASTEFUL, audit_text
+    from gradience.report.audit import MIN_WIDTH, SHOWN_WASTEFUL, audit_text
     from gradience.report.audit_layers import layers_text
 
     color = wants_colour(sys.stdout)
     most = SHOWN_WASTEFUL if top_wasteful is None else top_wasteful
-    screen = audit_text(report, width=terminal_width() or 0, color=color, top_wasteful=most, all_notes=layers)
+    screen = audit_text(
+        report, width=terminal_width() or MIN_WIDTH, color=color, top_wasteful=most, layers=layers
+    )
     print_text(screen)
     if layers:
         print_text("\n" + layers_text(report, width=terminal_width(), color=color))
@@ -257,7 +260,7 @@ def _print_config(report: AuditReport) -> None:
     print_text(source)
 
 
-def _incomplete(report: AuditReport) -> IncompleteError | None:
+def _incomplete(report: AuditReport, *, layers: bool = False) -> IncompleteError | None:
     """What the exit code 4 is for, or None."""
     from gradience.report.audit_facts import incompleteness
 
@@ -267,5 +270,5 @@ def _incomplete(report: AuditReport) -> IncompleteError | None:
     return IncompleteError(
         f"{report.adapter.path}: incomplete: {reason}",
         code="incomplete-audit",
-        hint="--layers and --json list each module with its status, and every finding",
+        hint=f"{'the table above lists' if layers else '--layers and --json list'} each module with its status",
     )

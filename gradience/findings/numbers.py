@@ -54,12 +54,13 @@ def cancellation(facts: Facts) -> Iterator[Finding]:
         "two opposite adapters concatenated? such a module does nothing measurable",
         total=len(facts.layers),
     )
-    coarse = [layer.label for layer in facts.layers if (layer.error_bound or 0.0) > COARSE_BOUND]
+    coarse = [layer for layer in facts.layers if COARSE_BOUND < (layer.error_bound or 0.0) < 1]
+    worst = max((layer.error_bound or 0.0 for layer in coarse), default=0.0)
     yield from many(
         "imprecise",
         "warning",
-        [name for name in coarse if name not in set(lost)],
-        f"are known to less than {COARSE_BOUND:.1%}: A and B nearly cancel",
+        [layer.label for layer in coarse],
+        f"accurate only to about {100 * worst:.2g} %, because A and B nearly cancel",
         "see error_bound and eta of the modules",
         total=len(facts.layers),
     )
@@ -208,7 +209,7 @@ def outliers(facts: Facts) -> Iterator[Finding]:
         "info",
         list(dict.fromkeys(names)),
         "differ strongly from their family in norm or stable rank",
-        "look at them in --layers",
+        "compare their norm and stable rank with those of the same name in other layers",
         total=len(facts.layers),
     )
 

@@ -17,6 +17,7 @@ from gradience.report.audit_facts import (
     headline,
     inventory,
     k_label,
+    layer_digits,
     measure_digits,
     plan_rows,
     spare_params,
@@ -31,19 +32,24 @@ from gradience.report.numbers import count, number_range, percent, plural, sig, 
 from gradience.report.terminal import (
     Line,
     Span,
+    cells,
     columns,
     columns_width,
     fit,
+    fit_names,
     line,
     line_cells,
+    line_text,
+    pad,
     paragraph,
     render,
 )
 
 __all__ = ["audit_html", "audit_markdown", "audit_text"]
 
-MIN_WIDTH, MAX_WIDTH = 80, 100
-"""The screen is laid out for 80 columns and does not grow beyond 100: long lines are hard to read."""
+MIN_WIDTH, MAX_TEXT = 80, 100
+"""The screen is laid out for 80 columns. Sentences do not grow beyond 100, where they are hard to read; names and maps
+take what the terminal has."""
 SHOWN_NOTES = 6
 """Findings on the first screen; the rest is counted, and shown with the layers."""
 SHOWN_WASTEFUL, SHOWN_FULLEST = 3, 2
@@ -59,21 +65,23 @@ def audit_text(
     width: int = MIN_WIDTH,
     color: bool = False,
     top_wasteful: int = SHOWN_WASTEFUL,
-    all_notes: bool = False,
+    layers: bool = False,
 ) -> str:
     """The screen of one adapter, about 40 lines.
 
-    width: columns of the terminal. top_wasteful: modules listed with most spare rank. all_notes: every finding with
-    its hint, not only the first ones.
+    width: columns of the terminal. top_wasteful: modules listed with most spare rank. layers: the table of modules
+    follows, so every finding is shown with its hint, and nothing points to `--layers`.
     """
-    width = max(MIN_WIDTH, min(width, MAX_WIDTH))
+    room = max(MIN_WIDTH, width)
+    width = min(room, MAX_TEXT)
+    more = "" if layers else ": --layers"
     sections = [
-        title_lines(report, width),
-        trust_lines(report, width, all_notes),
+        title_lines(report, room),
+        trust_lines(report, width, layers),
         use_lines(report, width),
         plan_lines(report, width),
-        where_lines(report, width, top_wasteful),
-        caveat_lines(report, width),
+        where_lines(report, room, top_wasteful, more),
+        caveat_lines(report, width, layers),
     ]
     lines: list[Line] = []
     for section in sections:
@@ -82,11 +90,12 @@ def audit_text(
     return render(lines, color=color)
 
 
-def title_lines(report: AuditReport, width: int) -> list[Line]:
+def title_lines(report: AuditReport, room: int) -> list[Line]:
     """Path, kind, rank, scale, base, inventory."""
     path = display_name(report.adapter.path)
+    width = min(room, MAX_TEXT)
     return [
-        line(Span(fit(path, width), "strong")),
+        line(Span(fit(path, room), "strong")),
         *paragraph(display_sentence(headline(report)), width, indent=0),
         *paragraph(display_sentence(inventory(report)), width, indent=0, style="dim"),
     ]
@@ -95,13 +104,13 @@ def title_lines(report: AuditReport, width: int) -> list[Line]:
 # ---------------------------------------------------------------- can I trust it?
 
 
-def trust_lines(report: AuditReport, width: int, all_notes: bool) -> list[Line]:
+def trust_lines(report: AuditReport, width: int, layers: bool) -> list[Line]:
     """Coverage and precision, then the findings."""
     notes = trust_notes(report)
-    shown = notes if all_notes else notes[:SHOWN_NOTES]
+    shown = notes if layers else notes[:SHOWN_NOTES]
     lines = [heading("Can I trust it?")]
     for note in shown:
-        lines += note_lines(note, width, with_hint=all_notes or note.mark == "error")
+        lines += note_lines(note, width, with_hint=layers or note.mark == "error")
     if len(notes) > len(shown):
         rest = f"{plural(len(notes) - len(shown), 'more finding')}: --layers or --json"
         lines.append(line("  ", Span("…", "dim"), " ", Span(rest, "dim")))
@@ -200,84 +209,93 @@ def plan_lines(report: AuditReport, width: int) -> list[Line]:
 # ---------------------------------------------------------------- where?
 
 
-def where_lines(report: AuditReport, width: int, top_wasteful: int) -> list[Line]:
-    """The map, where the energy is, and the modules at both ends."""
+def where_lines(report: AuditReport, room: int, top_wasteful: int, more: str) -> list[Line]:
+    """The map, where the energy is, and the modules at both ends. more: where the rest is shown."""
     lines: list[Line] = []
-    maps, hidden = heat_maps(report, width - LABEL - 26)
+    maps, hidden = heat_maps(report, room - LABEL - BESIDE_MAP)
     signs = {cell.sign for heat in maps for row in heat.rows for cell in row.cells}
     if maps:
         legend = [Span(f"  {k_label(report.tau)} / r in eighths ", "dim")]
         legend += [Span(block, f"heat{level}") for level, block in enumerate(BLOCKS, start=1)]
         legend += [Span(f"  {sign} {word}", "dim") for sign, word in SIGN_WORDS.items() if sign in signs]
-        lines += [line(Span("Where?", "heading"), *legend), *map_lines(report, maps, hidden)]
+        lines += [line(Span("Where?", "heading"), *legend), *map_lines(report, maps, hidden, more)]
     elif report.layers:
         lines.append(heading("Where?"))
-    lines += outside_lines(report, width)
+    lines += outside_lines(report, room, more)
     sentence = gain_sentence(report)
-    lines += paragraph(sentence, width) if sentence else []
-    return [*lines, *extreme_lines(report, width, top_wasteful)]
+    lines += paragraph(sentence, min(room, MAX_TEXT)) if sentence else []
+    return [*lines, *extreme_lines(report, room, top_wasteful)]
 
 
-LABEL = 18
+LABEL, BESIDE_MAP = 18, 26
+"""Columns of a kind's name, and of what stands around its row of the map."""
 SIGN_WORDS = {"·": "none", "○": "untrained", "✗": "not measured"}
 SHOWN_OUTSIDE = 3
 
 
-def map_lines(report: AuditReport, maps: Sequence[HeatMap], hidden: int) -> list[Line]:
+def map_lines(report: AuditReport, maps: Sequence[HeatMap], hidden: int, more: str) -> list[Line]:
     """The maps of the largest stacks of layers."""
     uniform = len({layer.r for layer in report.layers}) == 1
     lines: list[Line] = []
     for heat in maps:
         title = heat.stack if len(maps) > 1 else "layer"
-        lines += one_map(heat, title, uniform)
+        lines += one_map(heat, title, uniform, more)
     if hidden:
-        lines.append(line(Span(f"  … {plural(hidden, 'more stack')} of layers: --layers", "dim")))
+        lines.append(line(Span(f"  … {plural(hidden, 'more stack')} of layers{more}", "dim")))
     return lines
 
 
-def outside_lines(report: AuditReport, width: int) -> list[Line]:
+def outside_lines(report: AuditReport, room: int, more: str) -> list[Line]:
     """Modules that belong to no layer, such as `lm_head`."""
     label = k_label(report.tau)
     rest = outside(report)
+    shown = rest[:SHOWN_OUTSIDE]
+    names = fit_names([display_name(layer.label) for layer in shown], room - 30)
     lines = []
-    for layer in rest[:SHOWN_OUTSIDE]:
-        name = Span(fit(display_name(layer.label), width - 30), "name")
+    for layer, name in zip(shown, names, strict=True):
         said = (
             f"{label} {layer.energy_rank_tau} of {layer.r}"
             if layer.energy_rank_tau is not None
             else layer.status
         )
-        lines.append(line("  ", name, f"  {said}"))
-    if len(rest) > SHOWN_OUTSIDE:
-        lines.append(
-            line(Span(f"  … {count(len(rest) - SHOWN_OUTSIDE)} more outside the layers: --layers", "dim"))
-        )
+        lines.append(line("  ", Span(name, "name"), f"  {said}"))
+    if len(rest) > len(shown):
+        lines.append(line(Span(f"  … {count(len(rest) - len(shown))} more outside the layers{more}", "dim")))
     return lines
 
 
-def one_map(heat: HeatMap, title: str, uniform: bool) -> list[Line]:
+def one_map(heat: HeatMap, title: str, uniform: bool, more: str) -> list[Line]:
     """Ruler, one row a kind of module with its median and largest energy rank, and the energy of each layer.
 
     uniform: all modules have the same rank, so that it need not be said in each row.
     """
     wide = max(len(ruler(heat)), len(heat.indices) * heat.cell_width)
+    labels = fit_names([display_name(row.label) for row in heat.rows], LABEL)
+    room = max(LABEL, *map(cells, labels))
 
-    def head(text: str) -> str:
-        return f"  {fit(display_name(text), LABEL):<{LABEL}} "
+    def head(text: str) -> Line:
+        return [Span("  "), *pad(Span(text), room, "<"), Span(" ")]
 
-    lines = [line(Span(f"{head(title)}{ruler(heat):<{wide}}  median   max", "dim"))]
-    for row in heat.rows:
+    title = fit(display_name(title), room)
+    lines = [line(Span(f"{line_text(head(title))}{ruler(heat):<{wide}}  median   max", "dim"))]
+    for row, label in zip(heat.rows, labels, strict=True):
         rank = "" if uniform else f" of {number_range(row.r)}"
         number = f"  {trimmed(row.k_median):>6}  {trimmed(row.k_largest):>4}{rank}"
-        lines.append(line(head(row.label), *pad_line(cell_spans(row.cells, heat.cell_width), wide), number))
+        lines.append([*head(label), *pad_line(cell_spans(row.cells, heat.cell_width), wide), Span(number)])
     if heat.hidden:
-        lines.append(line(Span(f"  … {plural(heat.hidden, 'more kind')} of modules: --layers", "dim")))
+        lines.append(line(Span(f"  … {plural(heat.hidden, 'more kind')} of modules{more}", "dim")))
     if heat.energy:
         signs = "".join(cell.sign * heat.cell_width for cell in heat.energy)
-        lines.append(line(Span(head("energy ‖ΔW‖²") + signs, "dim")))
-    if heat.per_column > 1:
-        lines.append(line(Span(f"{head('')}{heat.per_column} layers a column", "dim")))
+        lines.append(line(Span(line_text(head("energy ‖ΔW‖²")) + signs, "dim")))
+    if heat.most_modules > 1:
+        lines.append(line(Span(line_text(head("")) + several(heat), "dim")))
     return lines
+
+
+def several(heat: HeatMap) -> str:
+    """That a sign stands for several modules, and for how many."""
+    merged = f"{heat.per_column} layers a column, " if heat.per_column > 1 else ""
+    return f"{merged}each sign the median of up to {heat.most_modules} modules"
 
 
 def cell_spans(cells: Iterable[Cell], width: int) -> Line:
@@ -290,35 +308,34 @@ def pad_line(spans: Line, width: int) -> Line:
 
 
 def extreme_lines(report: AuditReport, width: int, top_wasteful: int) -> list[Line]:
-    """Modules with most spare rank, then the fullest ones."""
+    """Modules with most spare rank, then those with least."""
     spare = wasteful(report, top_wasteful)
     full = [layer for layer in fullest(report, SHOWN_FULLEST) if layer not in spare]
     if not spare and not full:
         return []
-    digits = measure_digits(report)
 
     def numbers(layer: LayerAudit) -> list[str | Span]:
         k, unused = layer.energy_rank_tau, spare_params(report, layer)
-        return [str(layer.r), str(k), sig(layer.stable_rank, digits), count(unused)]
+        return [str(layer.r), str(k), sig(layer.stable_rank, layer_digits(layer)), count(unused)]
 
     titles = ("r", k_label(report.tau), "stable", "spare params")
     right: list[list[str | Span]] = [[Span(text, "dim") for text in titles]]
     right += map(numbers, [*spare, *full])
     room = width - columns_width(right, gap=2) - 9
-    left = [[Span(""), Span("module", "dim")]]
-    for where, layers in (("spare", spare), ("full", full)):
-        names = (fit(display_name(layer.label), room) for layer in layers)
-        left += [[Span(where, "dim"), Span(name, "name")] for name in names]
-    return columns([[*a, *b] for a, b in zip(left, right, strict=True)], "<<>>>>", widths=(5, room))
+    names = fit_names([display_name(layer.label) for layer in (*spare, *full)], room)
+    left = [[Span("spare", "dim"), Span("module", "dim")]]
+    ends = ["most"] * len(spare) + ["least"] * len(full)
+    left += [[Span(where, "dim"), Span(name, "name")] for where, name in zip(ends, names, strict=True)]
+    return columns([[*a, *b] for a, b in zip(left, right, strict=True)], "<<>>>>", widths=(5,))
 
 
 # ---------------------------------------------------------------- what it does not show, and the layers
 
 
-def caveat_lines(report: AuditReport, width: int) -> list[Line]:
+def caveat_lines(report: AuditReport, width: int, layers: bool) -> list[Line]:
     """The limits, and what to do next."""
     config = "--suggest-per-layer (a LoraConfig to copy) · " if report.suggestions else ""
-    following = f"--layers · {config}--json"
+    following = f"{'' if layers else '--layers · '}{config}--json"
     return [
         heading("What does this not show?"),
         *paragraph(caveat(report), width),

@@ -13,6 +13,7 @@ from gradience.report.audit_facts import (
     headline,
     inventory,
     k_label,
+    layer_digits,
     measure_digits,
     plan_rows,
     spare_params,
@@ -101,16 +102,15 @@ def plan_table(report: AuditReport) -> list[tuple[str, ...]]:
 
 
 def extreme_table(report: AuditReport) -> list[tuple[str, ...]]:
-    """Both ends: modules with most spare rank, and the fullest ones. Names are not escaped yet."""
-    digits = measure_digits(report)
-    ends = (("most spare rank", wasteful(report, LISTED)), ("fullest", fullest(report, LISTED)))
+    """Both ends: modules with most spare rank, and those with least. Names are not escaped yet."""
+    ends = (("most spare rank", wasteful(report, LISTED)), ("least spare rank", fullest(report, LISTED)))
     return [
         (
             where if position == 0 else "",
             layer.label,
             str(layer.r),
             str(layer.energy_rank_tau),
-            sig(layer.stable_rank, digits),
+            sig(layer.stable_rank, layer_digits(layer)),
             count(spare_params(report, layer)),
         )
         for where, layers in ends

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gradience.artifacts.audit import AuditReport, Finding, LayerAudit, TensorNote
+from gradience.findings.numbers import COARSE_BOUND
 from gradience.ranks import percentile
 from gradience.report.numbers import (
     DIGITS,
+    bound,
     count,
     digits_for,
     number_range,
@@ -118,16 +120,22 @@ def _coverage_note(report: AuditReport) -> Note:
 
 
 def _precision_note(report: AuditReport) -> Note:
+    """How exact the figures are; modules that are not have a finding of their own (`imprecise`)."""
     trained = trained_layers(report)
-    worst = max(layer.error_bound or 0.0 for layer in trained)
+    exact = [error for layer in trained if (error := layer.error_bound or 0.0) <= COARSE_BOUND]
+    coarse = len(trained) - len(exact)
+    parts = [f"numerical error ≤ {bound(max(exact, default=COARSE_BOUND))}"] if exact else []
+    if coarse:
+        worst = max(layer.error_bound or 0.0 for layer in trained)
+        others = plural(coarse, "other module") if exact else plural(coarse, "module")
+        parts.append(f"numerical error up to {bound(worst)} in {others}")
     storage = max(layer.storage_error or 0.0 for layer in trained)
-    parts = [f"numbers exact to {sig(worst, 1)}"]
     if storage:
-        parts.append(f"{number_types(report)} storage moves the stable rank by up to {sig(storage, 1)}")
+        parts.append(f"{number_types(report)} storage moves the stable rank by up to {bound(storage)}")
     borderline = sum(layer.borderline for layer in trained)
     if borderline:
-        parts.append(f"in {plural(borderline, 'module')} k could be one more or less (knife edge)")
-    return Note("good", "; ".join(parts))
+        parts.append(f"{plural(borderline, 'module')} borderline: k may be off by one")
+    return Note("warning" if coarse else "good", "; ".join(parts))
 
 
 def finding_notes(findings: Sequence[Finding]) -> list[Note]:
@@ -247,9 +255,13 @@ def _use_row(
 
 
 def measure_digits(report: AuditReport) -> int:
-    """Digits that storage rounding leaves in a measure."""
-    worst = max((layer.storage_error or 0.0 for layer in trained_layers(report)), default=0.0)
-    return min(DIGITS, digits_for(worst))
+    """Digits that hold in a measure of every module."""
+    return min((layer_digits(layer) for layer in trained_layers(report)), default=DIGITS)
+
+
+def layer_digits(layer: LayerAudit) -> int:
+    """Digits of a module's measures that storage rounding and the error of the computation leave."""
+    return digits_for((layer.storage_error or 0.0) + (layer.error_bound or 0.0))
 
 
 def use_sentence(report: AuditReport) -> str:

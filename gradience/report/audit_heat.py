@@ -7,8 +7,10 @@ any architecture's naming works, and no naming can make the map larger than its 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from statistics import median
 
 from gradience.artifacts.audit import AuditReport, LayerAudit
@@ -56,6 +58,8 @@ class HeatMap:
     """Layer index at the left edge of each column."""
     per_column: int
     """Layers in one column: 1, or more where the stack is wider than the screen."""
+    most_modules: int
+    """Modules behind one sign, at most: where there are several (experts, merged columns), it is their median."""
     cell_width: int
     """Signs that draw one column: more than 1 where there are few layers."""
     rows: tuple[HeatRow, ...]
@@ -96,10 +100,14 @@ def _map(stack: str, layers: Sequence[LayerAudit], width: int, most: int) -> Hea
         kinds.setdefault(layer.family, []).append(layer)
     drawn = _drawn(kinds, most)
     labels = short_labels(drawn)
+    shared = Counter(
+        (layer.family, column[layer.layer_index or 0]) for layer in layers if layer.family in labels
+    )
     return HeatMap(
         stack,
         tuple(indices[::per_column]),
         per_column,
+        max(shared.values()),
         max(1, min(MAX_CELL, WIDE // number)),
         tuple(_row(labels[kind], kinds[kind], column, number) for kind in drawn),
         len(kinds) - len(drawn),
@@ -139,15 +147,15 @@ def cell(place: Iterable[LayerAudit]) -> Cell:
         return Cell(ABSENT)
     if any(layer.status in ("nonfinite", "unsupported") for layer in layers):
         return Cell(BROKEN)
-    shares = [k / layer.r for layer in layers if (k := layer.energy_rank_tau) is not None]
+    shares = [Fraction(k, layer.r) for layer in layers if (k := layer.energy_rank_tau) is not None]
     if not shares:
         return Cell(UNTRAINED)
     return block(median(shares))
 
 
-def block(share: float) -> Cell:
+def block(share: float | Fraction) -> Cell:
     """The block for a share in (0, 1]: the first eighth that covers it."""
-    level = min(8, max(1, math.ceil(8 * share - 1e-9)))
+    level = min(8, max(1, math.ceil(8 * share)))
     return Cell(BLOCKS[level - 1], level)
 
 

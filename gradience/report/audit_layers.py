@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from gradience.artifacts.audit import AuditReport, LayerAudit
-from gradience.report.audit_facts import k_label, measure_digits
+from gradience.report.audit_facts import k_label, layer_digits
 from gradience.report.names import display_name
 from gradience.report.numbers import percent, sig
-from gradience.report.terminal import Line, Span, columns, columns_width, fit, line, render
+from gradience.report.terminal import Line, Span, columns, columns_width, fit_names, line, render
 
 MIN_NAME = 20
 STANDARD = (0.90, 0.95, 0.99)
 BORDERLINE = "±"
-FOOTNOTE = f"{BORDERLINE} a threshold is so near that an energy rank could be one more or less"
+FOOTNOTE = f"{BORDERLINE} borderline: a threshold is so near that k may be off by one"
 
 
 def layers_text(report: AuditReport, *, width: int | None = None, color: bool = False) -> str:
@@ -21,14 +21,13 @@ def layers_text(report: AuditReport, *, width: int | None = None, color: bool = 
 
 def layer_lines(report: AuditReport, width: int | None) -> list[Line]:
     """A head, one line a module, and what ± means where it occurs."""
-    digits = measure_digits(report)
     own = [] if report.tau in STANDARD else [k_label(report.tau)]
     head = ["r", *own, *map(k_label, STANDARD), "stable", "effect.", "util.", "‖ΔW‖_F", ""]
-    rows = [layer_numbers(report, layer, digits, with_own=bool(own)) for layer in report.layers]
+    rows = [layer_numbers(layer, with_own=bool(own)) for layer in report.layers]
     used = columns_width([head, *rows], gap=1)
     names = [display_name(layer.label) for layer in report.layers]
     if width is not None:
-        names = [fit(name, max(MIN_NAME, width - used)) for name in names]
+        names = fit_names(names, max(MIN_NAME, width - used))
     table = [[Span(text, "dim") for text in ("module", *head)]]
     table += [[Span(name, "name"), *row] for name, row in zip(names, rows, strict=True)]
     lines = columns(table, "<" + ">" * len(head), indent=0, gap=1)
@@ -37,11 +36,12 @@ def layer_lines(report: AuditReport, width: int | None) -> list[Line]:
     return lines
 
 
-def layer_numbers(report: AuditReport, layer: LayerAudit, digits: int, *, with_own: bool) -> list[Span]:
+def layer_numbers(layer: LayerAudit, *, with_own: bool) -> list[Span]:
     """The columns after the name; a module without measures says why in their place."""
     if layer.status != "ok":
         style = "warn" if layer.status == "untrained" else "bad"
         return [Span(str(layer.r)), *[Span("")] * (6 + with_own), Span(layer.status, style), Span("")]
+    digits = layer_digits(layer)
     ranks = [layer.energy_rank_90, layer.energy_rank_95, layer.energy_rank_99]
     if with_own:
         ranks.insert(0, layer.energy_rank_tau)

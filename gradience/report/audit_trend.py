@@ -1,4 +1,4 @@
-"""Several audits -> one table: how rank use moved, for instance over the checkpoints of a run."""
+"""Several audits -> one table, in the order given; of the steps of one run also how rank use moved."""
 
 from __future__ import annotations
 
@@ -14,72 +14,111 @@ from gradience.report.audit_facts import (
     trained_layers,
 )
 from gradience.report.names import display_name, display_sentence
-from gradience.report.numbers import MISSING, count, number_range, percent, sig, trimmed
-from gradience.report.terminal import Line, Span, columns, columns_width, fit, line, paragraph, render
+from gradience.report.numbers import MISSING, count, number_range, percent, plural, sig, trimmed
+from gradience.report.series import Refused, by_step, step_number, why_no_series
+from gradience.report.terminal import (
+    Line,
+    Span,
+    cells,
+    columns,
+    columns_width,
+    fit_names,
+    line,
+    pad,
+    paragraph,
+    render,
+)
 
-MIN_WIDTH = 80
+MIN_WIDTH, MAX_TEXT = 80, 100
 BAR = 6
 
 
 def trend_text(
-    reports: Sequence[AuditReport],
+    entries: Sequence[AuditReport | Refused],
     *,
     width: int | None = MIN_WIDTH,
     color: bool = False,
     layers: bool = False,
 ) -> str:
-    """One row an adapter, in the order given; with `layers`, also each module's energy rank in each adapter.
+    """One row an adapter, refused ones too, in the order given; with `layers`, also each module's energy rank in each.
 
-    width None: names in full, for a file or a pipe.
+    At least one report is needed. width None: names in full, for a file or a pipe.
     """
+    reports = [entry for entry in entries if isinstance(entry, AuditReport)]
     threshold = shared_tau(reports)
-    lines = [*title_lines(reports, threshold), [], *trend_lines(reports, threshold, width)]
-    notes = note_lines(reports, width)
+    lines = [*title_lines(entries, threshold), [], *trend_lines(entries, threshold, width)]
+    notes = note_lines(entries, width)
     lines += [[], *notes] if notes else []
-    lines += [[], *module_lines(reports, threshold, width)] if layers else []
+    lines += [[], *module_lines(entries, threshold, width)] if layers else []
     return render(lines, color=color)
 
 
-def title_lines(reports: Sequence[AuditReport], threshold: float) -> list[Line]:
-    """How many, where, and what the columns are."""
-    folder = common_folder([report.adapter.path for report in reports])
+def paths_of(entries: Sequence[AuditReport | Refused]) -> list[str]:
+    return [entry.path if isinstance(entry, Refused) else entry.adapter.path for entry in entries]
+
+
+def title_lines(entries: Sequence[AuditReport | Refused], threshold: float) -> list[Line]:
+    """How many, how many were refused, where, whether they are a series, and what the columns are."""
+    reports = [entry for entry in entries if isinstance(entry, AuditReport)]
+    folder = common_folder(paths_of(entries))
     where = f" in {display_name(folder)}" if folder else ""
+    refused = len(entries) - len(reports)
+    part = f", {count(refused)} of them refused" if refused else ""
+    against = why_no_series(reports)
+    kind = (
+        f"in the order given, not a series: {against}" if against else "in the order given: steps of one run"
+    )
     label = k_label(threshold)
-    return [
-        line(Span(f"{count(len(reports))} adapters{where}", "strong")),
+    lines = [
+        line(Span(f"{plural(len(entries), 'adapter')}{where}{part}", "strong")),
+        line(Span(kind, "dim")),
         line(Span(f"{label}, stable rank: medians over trained modules; bars: █ median, ▓ p90, ░ r", "dim")),
-        line(Span(f"suggest: from median / from p90; same k: modules with the {label} of the last", "dim")),
     ]
+    same = "" if against else f"; same k: modules with the {label} of the last step"
+    return [*lines, line(Span(f"suggest: from median / from p90{same}", "dim"))]
 
 
-def trend_lines(reports: Sequence[AuditReport], threshold: float, width: int | None) -> list[Line]:
-    """The table itself, and the change from the first to the last."""
+def trend_lines(entries: Sequence[AuditReport | Refused], threshold: float, width: int | None) -> list[Line]:
+    """The table itself; of a series also the change from the first to the last step."""
+    reports = [entry for entry in entries if isinstance(entry, AuditReport)]
+    series = by_step(reports) if len(reports) > 1 and why_no_series(reports) is None else []
     label = k_label(threshold)
-    head = [
-        Span(text, "dim")
-        for text in ("r", label, "p90", f"{label}/r", "stable", "‖ΔW‖_F", "suggest", "same k")
-    ]
-    rows = [head, *(trend_row(report, reports[-1], threshold) for report in reports)]
-    change = change_row(reports[0], reports[-1], threshold)
-    rows += [change] if any(cell.text for cell in change) else []
-    names = short_names([report.adapter.path for report in reports])
-    if width is not None:
-        names = [fit(name, max(12, width - 2 - columns_width(rows, gap=2))) for name in names]
-    labels = [Span(""), *(Span(name, "name") for name in names), Span("first to last", "dim")]
-    table = [[name, *row] for name, row in zip(labels, rows, strict=False)]
-    return columns(table, "<>>><>>>><", gap=2)
+    titles = ("r", label, "p90", f"{label}/r", "stable", "‖ΔW‖_F", "suggest", "same k" if series else "")
+    last = series[-1] if series else None
+    rows = [[Span(text, "dim") for text in titles]]
+    rows += [trend_row(entry, last, threshold) if isinstance(entry, AuditReport) else [] for entry in entries]
+    names = names_in(entries, rows, width)
+    change = change_row(series[0], series[-1], threshold) if series else []
+    if any(cell.text for cell in change):
+        rows.append(change)
+        names.append(f"step {step_number(series[0])} to {step_number(series[-1])}")
+    first = [Span(""), *(Span(name, "name") for name in names[: len(entries)])]
+    first += [Span(name, "dim") for name in names[len(entries) :]]
+    lines = columns([[name, *row] for name, row in zip(first, rows, strict=True)], "<>>><>>>><", gap=2)
+    room = max(cells(name) for name in names)
+    for i, entry in enumerate(entries, start=1):
+        if isinstance(entry, Refused):
+            lines[i] = [Span("  "), *pad(first[i], room, "<"), Span(f"  refused: {entry.code}", "bad")]
+    return lines
 
 
-def trend_row(report: AuditReport, last: AuditReport, threshold: float) -> list[Span]:
-    """The columns after the name."""
+def names_in(
+    entries: Sequence[AuditReport | Refused], rows: Sequence[Sequence[Span]], width: int | None
+) -> list[str]:
+    """Names without the common folder, cut to what the columns leave."""
+    names = short_names(paths_of(entries))
+    return names if width is None else fit_names(names, max(12, width - 2 - columns_width(rows, gap=2)))
+
+
+def trend_row(report: AuditReport, last: AuditReport | None, threshold: float) -> list[Span]:
+    """The columns after the name. last: of the series, with which the energy ranks are compared."""
     ks = energy_ranks(report, threshold)
     digits = measure_digits(report)
     top = max((layer.r for layer in report.layers), default=1)
-    median, p90 = (
-        (float(percentile(ks.values(), 50)), float(percentile(ks.values(), 90))) if ks else (None, None)
-    )
+    median, p90 = middle_and_p90(ks)
     counts = {"✗": len(of(report, "error")), "!": len(of(report, "warning"))}
     flags = " ".join(f"{mark}{number}" for mark, number in counts.items() if number)
+    same = agreement(ks, energy_ranks(last, threshold)) if last is not None and report is not last else None
     return [
         Span(number_range(layer.r for layer in report.layers)),
         Span(trimmed(median), "strong"),
@@ -88,9 +127,16 @@ def trend_row(report: AuditReport, last: AuditReport, threshold: float) -> list[
         Span(sig(report.stable_rank_median, digits)),
         Span(sig(report.gain.fro_norm_total if report.gain else None, digits)),
         Span(suggested(report)),
-        Span(percent(agreement(ks, energy_ranks(last, threshold))) if report is not last else ""),
+        Span("" if same is None else percent(same)),
         Span(flags, "warn"),
     ]
+
+
+def middle_and_p90(ks: Mapping[str, int]) -> tuple[float | None, float | None]:
+    """Median and 90th percentile of energy ranks; None where there are none."""
+    if not ks:
+        return None, None
+    return float(percentile(ks.values(), 50)), float(percentile(ks.values(), 90))
 
 
 def of(report: AuditReport, severity: str) -> list[str]:
@@ -142,8 +188,7 @@ def agreement(mine: Mapping[str, int], its: Mapping[str, int]) -> float | None:
 def change_row(first: AuditReport, last: AuditReport, threshold: float) -> list[Span]:
     """Differences of ranks, ratio of norms."""
     before, after = energy_ranks(first, threshold), energy_ranks(last, threshold)
-    medians = [float(percentile(ks.values(), 50)) if ks else None for ks in (before, after)]
-    p90s = [float(percentile(ks.values(), 90)) if ks else None for ks in (before, after)]
+    medians, p90s = zip(middle_and_p90(before), middle_and_p90(after), strict=True)
     digits = min(measure_digits(first), measure_digits(last))
     norms = [report.gain.fro_norm_total if report.gain else 0.0 for report in (first, last)]
     ratio = f"× {sig(norms[1] / norms[0], digits)}" if norms[0] and norms[1] else ""
@@ -189,18 +234,19 @@ def short_names(paths: Sequence[str]) -> list[str]:
 # ---------------------------------------------------------------- what to know, module by module
 
 
-def note_lines(reports: Sequence[AuditReport], width: int | None) -> list[Line]:
-    """Incomplete audits, files that are one and the same, and adapters that do not have the same modules."""
-    names = short_names([report.adapter.path for report in reports])
+def note_lines(entries: Sequence[AuditReport | Refused], width: int | None) -> list[Line]:
+    """Incomplete audits, errors, and files that are one and the same."""
     first_with: dict[str, str] = {}
-    modules = [frozenset(layer.label for layer in report.layers) for report in reports]
     lines: list[Line] = []
 
     def note(mark: str, style: str, text: str) -> None:
         first = line("  ", Span(mark, style), " ")
-        lines.extend(paragraph(display_sentence(text), width or MIN_WIDTH, first=first, indent=4))
+        room = min(width or MIN_WIDTH, MAX_TEXT)
+        lines.extend(paragraph(display_sentence(text), room, first=first, indent=4))
 
-    for report, name in zip(reports, names, strict=True):
+    for report, name in zip(entries, short_names(paths_of(entries)), strict=True):
+        if isinstance(report, Refused):
+            continue  # its row says so, and its error stands on stderr
         missing = incompleteness(report)
         if missing:
             note("✗", "bad", f"{name}: incomplete: {missing}")
@@ -210,31 +256,26 @@ def note_lines(reports: Sequence[AuditReport], width: int | None) -> list[Line]:
         if digest in first_with:
             note("!", "warn", f"{name} has the same bytes as {first_with[digest]}: no second measurement")
         first_with.setdefault(digest, name)
-    different = sum(found != modules[-1] for found in modules)
-    if different:
-        note(
-            "!",
-            "warn",
-            f"{count(different)} of {count(len(reports))} do not have the modules of the last one",
-        )
     return lines
 
 
-def module_lines(reports: Sequence[AuditReport], threshold: float, width: int | None) -> list[Line]:
-    """Each module's energy rank in each adapter, numbered in the order of the table above."""
-    ks = [energy_ranks(report, threshold) for report in reports]
-    layers: dict[str, LayerAudit] = {}
-    for report in reports:
+def module_lines(entries: Sequence[AuditReport | Refused], threshold: float, width: int | None) -> list[Line]:
+    """Each module's energy rank in each adapter; columns are numbered by the rows of the table above."""
+    numbered = [(i, entry) for i, entry in enumerate(entries, start=1) if isinstance(entry, AuditReport)]
+    ks = [energy_ranks(report, threshold) for _, report in numbered]
+    layers: dict[str, list[LayerAudit]] = {}
+    for _, report in numbered:
         for layer in report.layers:
-            layers.setdefault(layer.label, layer)
-    head = [Span(text, "dim") for text in ("module", "r", *(f"#{i}" for i in range(1, len(reports) + 1)))]
+            layers.setdefault(layer.label, []).append(layer)
+    head = [Span(text, "dim") for text in ("module", "r", *(f"#{i}" for i, _ in numbered))]
     rows = [
-        [str(layer.r), *(str(found.get(name, MISSING)) for found in ks)] for name, layer in layers.items()
+        [number_range(layer.r for layer in found), *(str(k.get(name, MISSING)) for k in ks)]
+        for name, found in layers.items()
     ]
     names = [display_name(name) for name in layers]
     if width is not None:
-        names = [fit(name, max(20, width - columns_width([head[1:], *rows], gap=1))) for name in names]
+        names = fit_names(names, max(20, width - columns_width([head[1:], *rows], gap=1)))
     table: list[list[str | Span]] = [list(head)]
     table += [[Span(name, "name"), *row] for name, row in zip(names, rows, strict=True)]
     title = line(Span(f"{k_label(threshold)} of each module", "strong"))
-    return [title, *columns(table, "<" + ">" * (len(reports) + 1), indent=0, gap=1)]
+    return [title, *columns(table, "<" + ">" * (len(numbered) + 1), indent=0, gap=1)]

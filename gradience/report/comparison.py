@@ -18,12 +18,14 @@ from gradience.report.terminal import (
     columns,
     columns_width,
     fit,
+    fit_names,
     line,
     paragraph,
     render,
 )
 
-MIN_WIDTH, MAX_WIDTH = 80, 100
+MIN_WIDTH, MAX_TEXT = 80, 100
+"""Sentences do not grow beyond 100 columns, where they are hard to read; tables take what the terminal has."""
 LABEL, VALUE = 12, 8
 SHOWN_FAMILIES, SHOWN_FURTHEST, SHOWN_NAMES = 12, 5, 3
 MIN_NAME = 20
@@ -32,6 +34,7 @@ VERDICTS = {
     "independent": ("✓", "good", "yes"),
     "same-start": ("!", "warn", "no, they share their start"),
     "near-copies": ("!", "warn", "no, they are nearly the same"),
+    "truncation": ("·", "info", ""),
     "not-comparable": ("?", "dim", "that cannot be told"),
 }
 HEAD = ("rank", "difference", "cosine", "kept", "overlap", "angle")
@@ -46,25 +49,28 @@ def comparison_text(
     report: ComparisonReport, *, width: int | None = None, color: bool = False, layers: bool = False
 ) -> str:
     """The screen; with `layers`, also one row a module. width None: names of modules in full, for a file or a pipe."""
-    room = max(MIN_WIDTH, min(width or MIN_WIDTH, MAX_WIDTH))
+    room = max(MIN_WIDTH, width or MIN_WIDTH)
+    text = min(room, MAX_TEXT)
+    more = "" if layers else ": --layers"
     parts = [
         title_lines(report, room),
-        distance_lines(report, room),
-        independence_lines(report, room),
-        where_lines(report, room),
-        [line(Span("What does this not show?", "heading")), *paragraph(QUALITY, room)],
+        distance_lines(report, text),
+        independence_lines(report, text),
+        where_lines(report, room, more),
+        [line(Span("What does this not show?", "heading")), *paragraph(QUALITY, text)],
     ]
     parts += [module_lines(report.modules, width)] if layers else []
     return render([spans for part in parts for spans in [*part, []]][:-1], color=color)
 
 
-def title_lines(report: ComparisonReport, width: int) -> list[Line]:
+def title_lines(report: ComparisonReport, room: int) -> list[Line]:
     """Both adapters, how many modules could be compared, and what stands in the way of more."""
     lines: list[Line] = []
     for label, path, digest in (("A", report.path_a, report.sha256_a), ("B", report.path_b, report.sha256_b)):
         tail = f"  sha256 {digest[:12]}"
-        name = fit(display_name(path), width - 3 - len(tail))
+        name = fit(display_name(path), room - 3 - len(tail))
         lines.append(line(Span(f"{label}  ", "dim"), Span(name, "strong"), Span(tail, "dim")))
+    width = min(room, MAX_TEXT)
     lines += paragraph(matching(report), width, indent=0)
     for note in report.notes:
         lines += paragraph(display_sentence(note), width, first=[Span("! ", "warn")], indent=2)
@@ -81,9 +87,11 @@ def matching(report: ComparisonReport) -> str:
 
 
 def distance_lines(report: ComparisonReport, width: int) -> list[Line]:
-    """The three figures over all modules; one that a side lacks counts as 0 there."""
+    """The three figures over all modules; one that a side lacks, or has in another shape, counts as 0 there."""
+    apart = report.n_only_a + report.n_only_b + report.n_shapes_differ
+    over = f"over all, {plural(apart, 'module')} against 0" if apart else "over all modules"
     rows = [
-        ("difference", sig(report.relative_difference), "‖ΔW_A − ΔW_B‖/‖ΔW_A‖ over all modules"),
+        ("difference", sig(report.relative_difference), f"‖ΔW_A − ΔW_B‖/‖ΔW_A‖ {over}"),
         ("cosine", sig(report.cosine), "between the updates: 1 same direction, 0 orthogonal"),
         ("kept energy", percent(report.kept_energy), "of A inside the directions of B"),
     ]
@@ -95,7 +103,7 @@ def distance_lines(report: ComparisonReport, width: int) -> list[Line]:
 
 
 def independence_lines(report: ComparisonReport, width: int) -> list[Line]:
-    """Are these replicates of one experiment?"""
+    """Are these replicates of one experiment? Of an adapter and a truncation of it nobody asks that."""
     found = report.replicates
     mark, style, words = VERDICTS[found.verdict]
     cosines = ""
@@ -104,10 +112,14 @@ def independence_lines(report: ComparisonReport, width: int) -> list[Line]:
             f" (median |cosine| between the factors: A {sig(found.cosine_A_median, 2)}, "
             f"B {sig(found.cosine_B_median, 2)})"
         )
+    if found.verdict == "truncation":
+        title, text = "What are they to each other?", found.reason
+    else:
+        title, text = "Are they independent runs?", f"{words}: {found.reason}{cosines}"
     return [
-        line(Span("Are they independent runs?", "heading")),
+        line(Span(title, "heading")),
         *paragraph(
-            display_sentence(f"{words}: {found.reason}{cosines}"),
+            display_sentence(text),
             width,
             first=[Span("  "), Span(mark, style), Span(" ")],
             indent=4,
@@ -118,20 +130,32 @@ def independence_lines(report: ComparisonReport, width: int) -> list[Line]:
 # ---------------------------------------------------------------- where?
 
 
-def where_lines(report: ComparisonReport, width: int) -> list[Line]:
+def where_lines(report: ComparisonReport, room: int, more: str) -> list[Line]:
     """Medians by family, the modules that are furthest apart, and those that could not be compared."""
-    lines = [*family_lines(report.modules, width), *furthest_lines(report.modules, width)]
+    width = min(room, MAX_TEXT)
+    lines = [*family_lines(report.modules, room, more), *furthest_lines(report.modules, room)]
     lines += paragraph(LEGEND, width, style="dim") if report.n_both else []
     for presence, words in PRESENCE.items():
-        names = [module.name for module in report.modules if module.presence == presence]
-        if names:
-            rest = f" and {count(len(names) - SHOWN_NAMES)} more" if len(names) > SHOWN_NAMES else ""
-            shown = ", ".join(display_name(name) for name in names[:SHOWN_NAMES])
-            lines += paragraph(f"{words}: {shown}{rest}", width)
+        apart = [module for module in report.modules if module.presence == presence]
+        if apart:
+            rest = f" and {count(len(apart) - SHOWN_NAMES)} more{more}" if len(apart) > SHOWN_NAMES else ""
+            lines += paragraph(f"{words}: {', '.join(map(named, apart[:SHOWN_NAMES]))}{rest}", width)
     return lines
 
 
-def family_lines(modules: Iterable[ModuleComparison], width: int) -> list[Line]:
+def named(module: ModuleComparison) -> str:
+    """The name; of one that has another shape in B also both shapes."""
+    return f"{display_name(module.name)}{shapes_of(module)}"
+
+
+def shapes_of(module: ModuleComparison) -> str:
+    """` (64 × 48 : 64 × 96)`: ΔW in A and B, where they differ."""
+    if module.presence != "shapes-differ" or not (module.shape_a and module.shape_b):
+        return ""
+    return " ({} × {} : {} × {})".format(*module.shape_a, *module.shape_b)
+
+
+def family_lines(modules: Iterable[ModuleComparison], room: int, more: str) -> list[Line]:
     """One row a family, the largest families first where there are too many."""
     grouped: dict[str, list[ModuleComparison]] = defaultdict(list)
     for module in modules:
@@ -141,21 +165,18 @@ def family_lines(modules: Iterable[ModuleComparison], width: int) -> list[Line]:
     right: list[list[Cell]] = [[Span(""), *(Span(text, "dim") for text in HEAD)]]
     for family in shown:
         right.append([Span(f"× {count(len(grouped[family]))}", "dim"), *cells_of(grouped[family])])
-    room = width - columns_width(right, gap=1)
-    names = [
-        Span("Where?  medians", "heading"),
-        *(Span(f"  {fit(display_name(family), room - 2)}") for family in shown),
-    ]
+    families = fit_names([display_name(family) for family in shown], room - columns_width(right, gap=1) - 2)
+    names = [Span("Where?  medians", "heading"), *(Span(f"  {family}") for family in families)]
     lines = columns(
         [[name, *row] for name, row in zip(names, right, strict=True)], "<>>>>>>>", indent=0, gap=1
     )
     hidden = len(grouped) - len(shown)
     if hidden:
-        lines.append(line(Span(f"  … {plural(hidden, 'more kind')} of modules: --layers", "dim")))
+        lines.append(line(Span(f"  … {plural(hidden, 'more kind')} of modules{more}", "dim")))
     return lines
 
 
-def furthest_lines(modules: Iterable[ModuleComparison], width: int) -> list[Line]:
+def furthest_lines(modules: Iterable[ModuleComparison], room: int) -> list[Line]:
     """The modules that differ most, where there is a choice."""
     able = [module for module in modules if module.relative_difference]
     if len(able) < 2:
@@ -164,26 +185,35 @@ def furthest_lines(modules: Iterable[ModuleComparison], width: int) -> list[Line
     found = ranked[:SHOWN_FURTHEST]
     right: list[list[Cell]] = [[Span(text, "dim") for text in HEAD[:4]]]
     right += [cells_of([module])[:4] for module in found]
-    room = width - 2 - columns_width(right, gap=2)
-    names = [Span("differ most", "dim")]
-    names += [Span(fit(display_name(label_of(module)), room), "name") for module in found]
+    labels = fit_names(
+        [display_name(label_of(module)) for module in found], room - 2 - columns_width(right, gap=2)
+    )
+    names = [Span("differ most", "dim"), *(Span(label, "name") for label in labels)]
     return columns([[name, *row] for name, row in zip(names, right, strict=True)], "<>>>>")
 
 
 def module_lines(modules: Sequence[ModuleComparison], width: int | None) -> list[Line]:
     """One row a module."""
     rows: list[list[Cell]] = [[Span(text, "dim") for text in HEAD]]
-    for module in modules:
-        rows.append(
-            cells_of([module]) if module.presence == "both" else [Span(PRESENCE[module.presence], "warn")]
-        )
+    rows += [cells_of([module]) if module.presence == "both" else [ranks_of([module])] for module in modules]
     used = columns_width(rows, gap=1)
     names = [display_name(label_of(module)) for module in modules]
     if width is not None:
-        names = [fit(name, max(MIN_NAME, width - used)) for name in names]
+        names = fit_names(names, max(MIN_NAME, width - used))
     first = [Span("module", "dim"), *(Span(name, "name") for name in names)]
     table = [[name, *row] for name, row in zip(first, rows, strict=True)]
-    return columns(table, "<>>>>>>", indent=0, gap=1)
+    head, *lines = columns(table, "<>>>>>>", indent=0, gap=1)
+    return [
+        head,
+        *([*cells, Span(apart(module), "warn")] for cells, module in zip(lines, modules, strict=True)),
+    ]
+
+
+def apart(module: ModuleComparison) -> str:
+    """Why a module was not compared; empty for one that was."""
+    if module.presence == "both":
+        return ""
+    return f"  {PRESENCE[module.presence]}{shapes_of(module)}"
 
 
 def label_of(module: ModuleComparison) -> str:

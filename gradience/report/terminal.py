@@ -66,6 +66,10 @@ def line_cells(spans: Iterable[Span]) -> int:
     return sum(cells(span.text) for span in spans)
 
 
+def line_text(spans: Iterable[Span]) -> str:
+    return "".join(span.text for span in spans)
+
+
 def fit(text: str, width: int) -> str:
     """`text` in at most `width` columns; what does not fit is cut from its front, names differ at their ends."""
     if cells(text) <= width:
@@ -75,6 +79,35 @@ def fit(text: str, width: int) -> str:
         start -= 1
         used += cells(text[start])
     return "…" + text[start:]
+
+
+KEPT_IN_FRONT = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
+"""Signs at the front of a name that may be kept: few tries, because there may be 50,000 names."""
+
+
+def fit_names(names: Sequence[str], width: int) -> list[str]:
+    """Each name in at most `width` columns, cut so that no two different names look the same.
+
+    >>> fit_names(["encoder.block.0.q", "decoder.block.0.q"], 12)
+    ['e….block.0.q', 'd….block.0.q']
+
+    The front is cut first; where that makes two alike, the same number of signs is kept at the front of all.
+    Where no cut keeps them apart, all stay whole: a line that is too long is better than two that are equal.
+    """
+    different = len(set(names))
+    for head in (0, *(head for head in KEPT_IN_FRONT if head < width - 1)):
+        shown = [_cut(name, width, head) for name in names]
+        if len(set(shown)) == different:
+            return shown
+    return list(names)
+
+
+def _cut(name: str, width: int, head: int) -> str:
+    """`name` without its middle: `head` signs of its front, then what fits of its end."""
+    if cells(name) <= width:
+        return name
+    front = name[:head]
+    return front + fit(name[head:], width - cells(front))
 
 
 def pad(span: Span, width: int, align: str) -> Line:

@@ -81,6 +81,11 @@ def edit(adapter, change):
     save_file(tensors, path, metadata={"format": "pt"})
 
 
+def edit_config(adapter, **changes):
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 def untrain(tensors):
     for key in tensors:
         if "lora_B" in key:
@@ -172,7 +177,7 @@ def test_tau_and_allowed_ranks_change_the_suggestion(adapter):
 def test_top_wasteful_lists_as_many_as_asked(adapter):
     for number in (0, 1, 7):
         lines = audit(adapter, "--top-wasteful", number).stdout.splitlines()
-        assert sum(line.startswith("  spare  ") for line in lines) == number
+        assert sum(line.startswith("  most  ") for line in lines) == number
 
 
 def test_the_printed_config_is_applied_by_peft_to_exactly_these_modules(run_folder):
@@ -450,17 +455,22 @@ def test_folders_with_hostile_names(adapter, name):
 # ---------------------------------------------------------------- several adapters
 
 
-def test_several_give_one_table_in_the_order_of_their_numbers(run_folder):
-    paths = sorted(run_folder.glob("checkpoint-*"))
-    assert [path.name for path in paths][:2] == ["checkpoint-100", "checkpoint-1000"]
+def test_several_give_one_table_in_the_order_given(run_folder):
+    paths = sorted(run_folder.glob("checkpoint-*"), reverse=True)
+    assert [path.name for path in paths] == ["checkpoint-200", "checkpoint-1000", "checkpoint-100"]
     done = audit(*paths)
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.findall(r"^  (checkpoint-\d+)", done.stdout, flags=re.MULTILINE) == [
-        "checkpoint-100",
-        "checkpoint-200",
-        "checkpoint-1000",
-    ]
+    shown = re.findall(r"^  (checkpoint-\d+)", done.stdout, flags=re.MULTILINE)
+    assert shown == [path.name for path in paths]
+    assert "not a series: the base model is not named" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_checkpoints_of_a_named_base_are_a_series(run_folder, tmp_path):
+    paths = [Path(shutil.copytree(path, tmp_path / path.name)) for path in run_folder.glob("checkpoint-*")]
+    for path in paths:
+        edit_config(path, base_model_name_or_path="org/base")
+    assert "\n  step 100 to 1000 " in audit(*sorted(paths)).stdout
 
 
 def test_several_with_layers_show_each_module_in_each_adapter(run_folder):
@@ -471,9 +481,9 @@ def test_several_with_layers_show_each_module_in_each_adapter(run_folder):
 
 
 def test_several_with_json_give_one_object_a_line(run_folder):
-    done = audit(*run_folder.glob("checkpoint-*"), "--json")
-    paths = [Path(json.loads(line)["adapter"]["path"]).name for line in done.stdout.splitlines()]
-    assert paths == ["checkpoint-100", "checkpoint-200", "checkpoint-1000"]
+    given = sorted(run_folder.glob("checkpoint-*"))
+    done = audit(*given, "--json")
+    assert [json.loads(line)["adapter"]["path"] for line in done.stdout.splitlines()] == list(map(str, given))
 
 
 def test_a_bad_one_among_several_does_not_hide_the_others(run_folder, adapter, tmp_path):
@@ -485,6 +495,9 @@ def test_a_bad_one_among_several_does_not_hide_the_others(run_folder, adapter, t
         assert "nowhere: no such file or folder" in done.stderr
         assert "incomplete" in done.stderr
         assert "checkpoint-200" in done.stdout
+        assert options or "5 adapters in /" in done.stdout
+        assert options or "1 of them refused" in done.stdout
+        assert options or re.search(r"nowhere +refused: not-found", done.stdout)
     assert audit(*paths[:3], tmp_path / "nowhere").returncode == 3
 
 

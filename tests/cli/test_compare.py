@@ -60,7 +60,7 @@ def test_compress_and_compare_say_the_same(smaller, capsys):
     assert found.relative_difference == pytest.approx(told.measured_error, rel=1e-6)
     errors = {row.name: row.measured_error for row in told.modules}
     assert {row.name: row.relative_difference for row in found.modules} == pytest.approx(errors, rel=1e-6)
-    assert found.replicates.verdict == "near-copies"
+    assert found.replicates.verdict == "truncation"
 
 
 def test_an_adapter_is_itself(capsys):
@@ -100,3 +100,12 @@ def test_trouble(spoil, code, words, tmp_path, capsys):
 def test_one_adapter_is_not_enough(capsys):
     assert run(["compare", str(example_adapter())]) == 2
     assert "Missing argument" in capsys.readouterr().err
+
+
+def test_a_path_that_is_no_utf_8(tmp_path):
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    shutil.copytree(example_adapter(), odd)
+    done = compare(odd, example_adapter(), "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["path_a"].endswith("caf\\xe9")
+    assert "caf\\xe9" in compare(odd, example_adapter()).stdout

@@ -11,6 +11,7 @@ from golden import assert_golden
 from rich.cells import cell_len
 
 from gradience.artifacts.audit import Finding, TensorNote
+from gradience.findings import Facts, find
 from gradience.report.audit import audit_text
 from gradience.report.audit_facts import HYPOTHESIS, incompleteness, trust_notes
 from gradience.report.audit_layers import layers_text
@@ -128,7 +129,7 @@ def test_golden_screen(make):
 @EACH
 def test_golden_layers(make):
     name = next(name for name, case in CASES.items() if case is make)
-    text = audit_text(make(), all_notes=True) + "\n" + layers_text(make(), width=80)
+    text = audit_text(make(), layers=True) + "\n" + layers_text(make(), width=80)
     if make is not mistral:
         assert_golden(GOLDEN / f"{name}-layers.txt", text)
     else:
@@ -139,7 +140,7 @@ def test_golden_layers(make):
 @pytest.mark.parametrize("width", [20, 80, 90, 100, 250])
 def test_no_line_is_wider_than_the_screen(make, width):
     room = max(80, min(width, 100))
-    assert max(map(cell_len, audit_text(make(), width=width, all_notes=True).splitlines())) <= room
+    assert max(map(cell_len, audit_text(make(), width=width, layers=True).splitlines())) <= room
     assert max(map(cell_len, layers_text(make(), width=max(80, width)).splitlines())) <= max(80, width)
 
 
@@ -178,18 +179,18 @@ def test_more_findings_than_fit_are_counted_and_shown_with_layers():
     ]
     found = report(mistral_rows(2), findings=findings)
     assert "8 more findings: --layers or --json" in audit_text(found)
-    assert all(f"trouble {i}" in audit_text(found, all_notes=True) for i in range(12))
-    assert all(f"way {i}" in audit_text(found, all_notes=True) for i in range(12))
+    assert all(f"trouble {i}" in audit_text(found, layers=True) for i in range(12))
+    assert all(f"way {i}" in audit_text(found, layers=True) for i in range(12))
 
 
 def test_top_wasteful_lists_the_modules_with_most_spare_parameters():
     found = mistral()
     lines = audit_text(found, top_wasteful=20).splitlines()
-    listed = [line.split()[1] for line in lines if line.startswith("  spare")]
+    listed = [line.split()[1] for line in lines if line.startswith("  most ")]
     spare = {layer.name: (layer.r - layer.energy_rank_90) * sum(layer.shape) for layer in found.layers}
     assert len(listed) == 20
     assert [spare[name] for name in listed] == sorted(spare.values(), reverse=True)[:20]
-    assert "\n  spare" not in audit_text(found, top_wasteful=0)
+    assert "\n  most " not in audit_text(found, top_wasteful=0)
 
 
 def test_fp8_shows_fewer_digits():
@@ -234,3 +235,71 @@ def test_the_threshold_is_known_where_no_rank_is_suggested():
     text = audit_text(report(rows, suggest=False, tau=0.6))
     assert "k@60  directions for 60 % energy" in text
     assert "k@60 3 of 8" in text
+
+
+def test_with_layers_nothing_advises_layers():
+    rows = [
+        row(
+            f"s{j}.layers.{i}.kind{i % 9}",
+            power_law(4, 1.0),
+            r=4,
+            shape=(9, 9),
+            layer=f"s{j}.layers.{i}",
+            index=i,
+        )
+        for j in range(4)
+        for i in range(18)
+    ]
+    rows += [row(f"head{i}", power_law(4, 1.0), r=4, shape=(9, 9)) for i in range(6)]
+    assert audit_text(report(rows)).count("--layers") > 3
+    assert "--layers" not in audit_text(report(rows), layers=True)
+
+
+def test_a_sign_that_stands_for_several_modules_says_so():
+    experts = [
+        row(f"layers.{i}.mlp.{j}.up", power_law(8, 1.0), r=8, shape=(32, 32), layer=f"layers.{i}", index=i)
+        for i in range(2)
+        for j in range(5)
+    ]
+    assert "each sign the median of up to 5 modules" in audit_text(report(experts))
+    deep = [
+        row(f"layers.{i}.up", power_law(8, 1.0), r=8, shape=(32, 32), layer=f"layers.{i}", index=i)
+        for i in range(90)
+    ]
+    assert "3 layers a column, each sign the median of up to 3 modules" in audit_text(report(deep), width=80)
+    assert "median of" not in audit_text(report(deep), width=160)
+
+
+def test_the_module_with_least_spare_rank_is_not_called_full():
+    rows = [
+        row(f"layers.{i}.q", power_law(8, 3.0 + i), r=8, shape=(32, 32), layer=f"layers.{i}", index=i)
+        for i in range(5)
+    ]
+    lines = [line.split() for line in audit_text(report(rows)).splitlines()]
+    assert {line[3] for line in lines if line[:1] == ["least"]} == {"1"}
+    assert not [line for line in lines if line[:1] == ["full"]]
+
+
+def test_names_that_are_cut_stay_apart_and_a_wide_terminal_shows_them_whole():
+    path = "{}.a.very.long.path.of.modules.that.all.end.in.the.same.way.attention.self.query"
+    rows = [row(path.format(side), power_law(8, 6.0), r=8, shape=(32, 32)) for side in ("encoder", "decoder")]
+    narrow = audit_text(report(rows), width=80)
+    cut = [line.split()[1] for line in narrow.splitlines() if line.startswith("  most ")]
+    assert len(set(cut)) == 2
+    assert all("…" in name for name in cut)
+    assert "…" not in audit_text(report(rows), width=200)
+
+
+def test_errors_of_the_computation_are_bounds_and_contradict_nothing():
+    good = row("a", power_law(8, 1.0), r=8, shape=(32, 32))
+    coarse = row("b", power_law(8, 1.0), r=8, shape=(32, 32), error_bound=0.072)
+    (finding,) = [
+        found for found in find(Facts([good, coarse], None, (), (), (), ())) if found.code == "imprecise"
+    ]
+    text = audit_text(report([good, coarse], findings=[finding]))
+    assert "1 of 2 modules accurate only to about 7.2 %" in " ".join(text.split())
+    assert "! numerical error ≤ 4e-13; numerical error up to 0.08 in 1 other module" in text
+    assert "✓ numerical" not in text
+    digits = [line.split()[5] for line in layers_text(report([good, coarse])).splitlines()[1:3]]
+    assert [len(number) for number in digits] == [4, 1]  # 1.53 and 2
+    assert "✓ numerical error ≤ 4e-13" in audit_text(report([good]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from gradience.report.audit_trend import (
     short_names,
     trend_text,
 )
+from gradience.report.series import Refused, Step, step_of, why_no_series
 
 GOLDEN = Path(__file__).parent / "golden"
 KINDS = ("self_attn.q_proj", "self_attn.v_proj")
@@ -134,4 +136,67 @@ def test_a_threshold_of_its_own_is_used_throughout():
     text = trend_text([report(rows, tau=0.5), report(rows, tau=0.5)])
     assert rows[0].energy_rank_tau != rows[0].energy_rank_90
     assert "k@50" in text
-    assert f"  {rows[0].energy_rank_tau} " in text.splitlines()[5]
+    assert f"  {rows[0].energy_rank_tau} " in text.splitlines()[6]
+
+
+# ---------------------------------------------------------------- a series, or adapters beside each other
+
+
+def test_the_order_is_the_one_given_and_the_change_runs_by_step():
+    one, two, three = run()
+    text = trend_text([three, one, two])
+    assert re.findall(r"^  (checkpoint-\d+)", text, flags=re.MULTILINE) == [
+        "checkpoint-1000", "checkpoint-200", "checkpoint-400",
+    ]  # fmt: skip
+    change = re.search(r"^  step 200 to 1000 .*", text, flags=re.MULTILINE)
+    assert "−5.5" in change[0]
+    assert "+" not in change[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"path": "run/final"}, "no step numbers of one run in their names"),
+        ({"path": "other/checkpoint-400"}, "no step numbers of one run in their names"),
+        ({"path": "run/checkpoint-200"}, "a step number comes twice"),
+        ({"base_model": None}, "the base model is not named"),
+        ({"base_model": "another"}, "different base models"),
+    ],
+)
+def test_what_is_no_series(changes, reason):
+    first, second, _ = run()
+    second = second.model_copy(update={"adapter": second.adapter.model_copy(update=changes)})
+    assert why_no_series([first, second]) == reason
+    text = trend_text([first, second])
+    assert reason in text
+    assert " same k" not in text
+    assert not re.search(r"^  step ", text, flags=re.MULTILINE)
+
+
+def test_other_modules_are_no_series():
+    assert why_no_series([checkpoint(1, 0.5, 0.1), checkpoint(2, 0.5, 0.1, modules=3)]) == "different modules"
+
+
+def test_refused_ones_stand_in_their_place_and_are_counted():
+    one, two, _ = run()
+    lines = trend_text([one, Refused("run/checkpoint-300", "lfs-pointer"), two], layers=True).splitlines()
+    assert lines[0] == "3 adapters in run, 1 of them refused"
+    assert [line.split()[0] for line in lines[6:9]] == ["checkpoint-200", "checkpoint-300", "checkpoint-400"]
+    assert lines[7].endswith("refused: lfs-pointer")
+    (head,) = [line for line in lines if line.startswith("module ")]
+    assert head.split()[2:] == ["#1", "#3"]
+
+
+@pytest.mark.parametrize(
+    ("path", "step"),
+    [
+        ("run/checkpoint-200", Step("run/checkpoint-#", 200)),
+        ("run/checkpoint-200/", Step("run/checkpoint-#", 200)),
+        ("epoch_3/adapter", Step("epoch_#/adapter", 3)),
+        ("run/checkpoint-7/step-0012.safetensors", Step("run/checkpoint-7/step-#.safetensors", 12)),
+        ("seed42", None),
+        ("rank-8", None),
+    ],
+)
+def test_steps_in_names(path, step):
+    assert step_of(path) == step

@@ -23,7 +23,7 @@ def seeds():
 
 
 def smaller():
-    """An adapter and a smaller one made from it, which left modules out."""
+    """An adapter and a smaller one made from it and trained on, which left modules out."""
     rows = [
         compared(f"h.{i}.attn.c_attn", 2.0 * i, r_b=2 + i, cosine_A=None, cosine_B=None) for i in range(3)
     ]
@@ -63,7 +63,26 @@ def unlike():
     return comparison(rows, replicates=cannot, notes=(note,))
 
 
-CASES = {"compared-seeds": seeds, "compared-smaller": smaller, "compared-unlike": unlike}
+def truncated():
+    """An adapter and its own compression: nobody asks whether they are independent runs."""
+    rows = [
+        compared(f"h.{i}.attn.c_attn", 2.0 * i, r_b=2 + i, cosine_A=None, cosine_B=None) for i in range(3)
+    ]
+    part = Replicates(
+        verdict="truncation",
+        cosine_A_median=None,
+        cosine_B_median=None,
+        reason="B is A truncated: each of its updates is a part of A's",
+    )
+    return comparison(rows, replicates=part, path_b="./smaller")
+
+
+CASES = {
+    "compared-truncated": truncated,
+    "compared-seeds": seeds,
+    "compared-smaller": smaller,
+    "compared-unlike": unlike,
+}
 EACH = pytest.mark.parametrize("name", list(CASES))
 
 
@@ -92,7 +111,7 @@ def test_colour_adds_nothing_but_colour(name):
 def test_the_questions_come_in_their_order(name):
     assert re.findall(r"^[A-Z][^.?\n]*\?", comparison_text(CASES[name]()), flags=re.MULTILINE) == [
         "How far apart are the updates?",
-        "Are they independent runs?",
+        "What are they to each other?" if name == "compared-truncated" else "Are they independent runs?",
         "Where?",
         "What does this not show?",
     ]
@@ -132,3 +151,19 @@ def test_names_are_whole_where_there_is_no_width():
     text = comparison_text(comparison([compared(name, 10)]), layers=True)
     assert name in text
     assert name not in comparison_text(comparison([compared(name, 10)]), width=80, layers=True)
+
+
+def test_names_that_are_cut_stay_apart_and_a_wide_terminal_shows_them_whole():
+    path = "very.long.path.of.a.model.{}.with.many.parts.in.it.that.all.look.alike"
+    report = comparison([compared(path.format(side), 30.0) for side in ("encoder", "decoder")])
+    narrow, wide = (comparison_text(report, width=width, layers=True) for width in (80, 200))
+    cut = [line.split()[0] for line in narrow.splitlines() if line.startswith("very") and "…" in line]
+    assert len(set(cut)) == 2
+    assert "…" not in wide
+    assert wide.count(path.format("encoder")) == 3  # by kind, among those that differ most, and in the table
+
+
+def test_with_layers_nothing_advises_layers():
+    report = comparison(compared(f"kind{i}.x", 30.0) for i in range(20))
+    assert "--layers" in comparison_text(report)
+    assert "--layers" not in comparison_text(report, layers=True)

@@ -137,8 +137,8 @@ def test_display_name_is_visible_and_short(name):
 @NAMES
 @pytest.mark.parametrize("width", [80, 100])
 def test_text_has_no_control_character_and_no_forged_line(name, width):
-    text = audit_text(hostile_report(name), width=width, all_notes=True)
-    plain = audit_text(hostile_report("plain"), width=width, all_notes=True)
+    text = audit_text(hostile_report(name), width=width, layers=True)
+    plain = audit_text(hostile_report("plain"), width=width, layers=True)
     assert not steering(text, "\n")
     headings = [line for line in plain.splitlines() if line and not line.startswith(" ")][3:]
     assert [line for line in text.splitlines() if line in headings] == headings
