@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -299,5 +301,48 @@ def test_the_null_is_that_of_gaussian_matrices(shape):
 
 def test_the_null_is_the_same_number_every_time():
     first = null_stable_rank(8, 100, 50)
-    null_stable_rank.cache_clear()
+    spectra._simulated.cache_clear()
     assert null_stable_rank(8, 100, 50) == first
+
+
+@pytest.mark.parametrize("shape", [(160, 600, 240), (200, 200, 2000), (300, 170, 400)])
+def test_the_null_of_large_ranks_is_that_of_a_simulation(shape):
+    """It is not simulated at its own size; 40 draws that are tell the mean to a few thousandths."""
+    rank, rows, columns = shape
+    generator = np.random.default_rng(3)
+    left, right = (spectra._bartlett(generator, 40, rank, side) for side in (rows, columns))
+    energies = np.square(np.linalg.svd(left @ right.swapaxes(1, 2), compute_uv=False))
+    stable = energies.sum(axis=1) / energies[:, 0]
+    assert null_stable_rank(*shape) == pytest.approx(stable.mean(), rel=0.01)
+
+
+def test_the_null_of_infinitely_large_square_factors():
+    """Penson & Życzkowski 2011: the largest eigenvalue of the product is 27/4 of the mean one."""
+    assert spectra._limit(1000, 1000, 1000) == pytest.approx(1000 * 4 / 27)
+    assert spectra._limit(1000, 10**12, 10**12) == pytest.approx(1000, rel=1e-3)
+
+
+def test_the_null_of_a_large_rank_needs_no_large_spectrum(monkeypatch):
+    """Its cost must not exceed that of the module's own spectrum: no matrix of its size is decomposed."""
+    sizes = []
+    decompose = spectra._singular_values
+    monkeypatch.setattr(spectra, "_singular_values", lambda core: sizes.append(core.shape) or decompose(core))
+    null_stable_rank(2048, 4096, 11008)
+    assert sizes
+    assert max(size[-1] for size in sizes) <= spectra.PROBED
+
+
+def test_the_null_is_computed_once_however_many_ask(monkeypatch):
+    calls = []
+    decompose = spectra._singular_values
+    monkeypatch.setattr(spectra, "_singular_values", lambda core: calls.append(1) or decompose(core))
+    spectra._simulated.cache_clear()
+    together = Barrier(4)
+
+    def ask(_):
+        together.wait()
+        return null_stable_rank(32, 77, 78)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(ask, range(4)))) == 1
+    assert len(calls) == 1
