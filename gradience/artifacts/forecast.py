@@ -10,32 +10,69 @@ from gradience.artifacts.base import Artifact, Float12, Part
 from gradience.artifacts.bench_plan import Policy
 
 
+class Check(Part):
+    """One input of the run, looked at."""
+
+    what: Literal["model", "tokenizer", "data", "code"]
+    name: str
+    state: Literal["found", "not checked"]
+    note: str
+
+
+class RenderedExample(Part):
+    """The first example that is trained on, as the model sees it."""
+
+    id: str
+    prompt: str
+    """With the tokenizer's special tokens where it is on this machine; for texts to label the text."""
+    response: str
+    """What the loss is on, the end token included; for texts to label the label's name."""
+    tokens: int | None
+    """Of both; null where the tokenizer is not on this machine."""
+
+
+class TimeEstimate(Part):
+    """Seconds on one machine, of one process."""
+
+    machine: str
+    """Which, and what is assumed or was measured of it."""
+    training: Float12
+    """Seconds of one training."""
+    evaluation: Float12
+    """Seconds of one evaluation of a variant; for a causal model its closeness to the probe included."""
+    seed: Float12
+    """Seconds of all trainings and evaluations of a seed, if no two variants come to the same."""
+
+
 class CostEstimate(Part):
-    """For one seed on one GPU; an estimate from the shape of the model, not a measurement."""
+    """For one seed; counted from the shape of the model and the lengths of the examples."""
 
     base_params: int
-    """Weights of the base, norms and biases left out."""
+    """Parameters of the base."""
     probe_params: int
-    """LoRA parameters of the probe; the head apart."""
+    """Parameters that the probe trains: LoRA factors, and a classifier's head."""
     weights_bytes: int
     """The frozen base in its precision."""
     trained_bytes: int
-    """The probe's factors with gradients and Adam's moments. Activations are not estimated."""
+    """The trained parameters with gradients and Adam's moments, in float32."""
+    activation_bytes: int
+    """What one batch keeps for its gradients."""
     tokens_per_training: int
-    """At most: as if every example were `max_length` tokens long."""
-    hours_per_training: Float12
-    hours_per_evaluation: Float12
-    hours: Float12
-    """All trainings and evaluations of a seed, if no two variants come to the same."""
+    """Padding included."""
+    kernels_per_step: int
+    """Kernels that a step of training starts, the optimizer's left out."""
+    kernels_per_token: int | None
+    """Kernels of one decoding step of a batch; null for labels."""
+    times: tuple[TimeEstimate, ...]
 
 
 class BenchForecast(Artifact):
     """A plan before anything is loaded."""
 
-    schema_id: ClassVar[str] = "gradience.bench_forecast/1"
+    schema_id: ClassVar[str] = "gradience.bench_forecast/2"
 
-    schema_: Literal["gradience.bench_forecast/1"] = Field(
-        default="gradience.bench_forecast/1", alias="schema"
+    schema_: Literal["gradience.bench_forecast/2"] = Field(
+        default="gradience.bench_forecast/2", alias="schema"
     )
     config_digest: str
     protocol_digest: str
@@ -43,6 +80,10 @@ class BenchForecast(Artifact):
     model: str
     task: str
     seeds: tuple[int, ...]
+    checks: tuple[Check, ...]
+    """What was looked at before the run. What does not exist is an error, not a check."""
+    example: RenderedExample | None
+    """Null where the data are not on this machine, or the task is code of the user's own."""
     stages: tuple[str, ...]
     """Of each seed, in order."""
     trainings: int
@@ -54,7 +95,7 @@ class BenchForecast(Artifact):
     """Share of right answers that the probe must reach."""
     policy: Policy
     cost: CostEstimate | None
-    """Null for a model whose shape is not known offline."""
+    """Null where the shape of the model or the number of steps is not known here."""
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
     """Keys of the config that were read under another name or have no effect."""

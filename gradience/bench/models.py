@@ -49,12 +49,17 @@ class Base:
     """Parameters that the checkpoint did not hold: a fresh head."""
 
 
-def load_tokenizer(settings: ModelSettings) -> Any:
-    """The base's tokenizer, with a padding token (the end token where it has none of its own)."""
+def load_tokenizer(settings: ModelSettings, *, local_files_only: bool = False) -> Any:
+    """The base's tokenizer, with a padding token (the end token where it has none of its own).
+
+    local_files_only: nothing is fetched from the hub.
+    """
     from transformers import AutoTokenizer
 
     source = locate(settings)
-    tokenizer = _from_hub(AutoTokenizer, source, revision=settings.revision)
+    tokenizer = _from_hub(
+        AutoTokenizer, source, revision=settings.revision, local_files_only=local_files_only or None
+    )
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise InputError(

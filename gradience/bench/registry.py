@@ -16,6 +16,7 @@ from pathlib import Path
 
 from gradience.artifacts.scratch import scratch_folder, sweep_beside
 from gradience.bench.archives import sha256_of
+from gradience.bench.local_only import would_fetch
 from gradience.errors import InputError, NetworkError
 
 _INERT_BACKEND = '''\
@@ -69,6 +70,7 @@ def fetch(release: Release, archives: Path) -> Path:
     path = archives / release.filename
     if path.is_file() and sha256_of(path) == release.sha256:
         return path
+    would_fetch(f"{release.filename} ({release.bytes / 1e6:.1f} MB, from the package index)")
     archives.mkdir(parents=True, exist_ok=True)
     sweep_beside(path)
     with scratch_folder(path) as scratch:

@@ -94,7 +94,7 @@ def train(
     processes that cannot be had (`no-device`, `processes`, `effective-batch`).
     """
     watch = Stopwatch(command="train")
-    labels = _labels_of(task, model)
+    labels = labels_of(task, model)
     if problem := several_processes(model, processes_here()):
         raise UsageError(problem, code="processes", hint="or leave model.quantization out")
     asked: dict[str, Any] = {
@@ -110,7 +110,7 @@ def train(
     base = load_base(model, labels=labels, seed=stream(seed, "base"), device=device)
     network = _wrap(base, lora, model, seed, labels=labels, trained=trained)
     examples = task.examples.of("train", recipe.train_samples)
-    encoded = _encode(base.tokenizer, task, examples, recipe.max_length)
+    encoded = encode(base.tokenizer, task, examples, recipe.max_length)
     lora_params, other_params, initial = _trainable(network)
     data = fingerprint(examples)
     decides = asked | {"base": base.fingerprint, "data": data}
@@ -191,8 +191,8 @@ def _numerics(base: Base) -> dict[str, Any]:
     }
 
 
-def _labels_of(task: Task, model: ModelSettings) -> int | None:
-    """The number of labels; None for a task whose answers are generated."""
+def labels_of(task: Task, model: ModelSettings) -> int | None:
+    """The number of labels; None for a task whose answers are generated. Raises UsageError (`task-model`)."""
     classifies = isinstance(task, ClassificationTask)
     if classifies != (model.type == "seqcls"):
         raise UsageError(
@@ -229,9 +229,10 @@ def _wrap(
     return network
 
 
-def _encode(tokenizer: Any, task: Task, examples: Sequence[Any], max_length: int) -> Encoded:
-    encode = encode_labelled if isinstance(task, ClassificationTask) else encode_questions
-    encoded = encode(tokenizer, examples, max_length)
+def encode(tokenizer: Any, task: Task, examples: Sequence[Any], max_length: int) -> Encoded:
+    """The examples as features. Raises InputError (`no-examples`) when none fits."""
+    how = encode_labelled if isinstance(task, ClassificationTask) else encode_questions
+    encoded = how(tokenizer, examples, max_length)
     if not encoded.features:
         raise InputError(
             f"{task.name}: there is nothing to train on: {len(examples)} train examples,"

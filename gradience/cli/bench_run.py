@@ -41,7 +41,8 @@ def run(
         bool, typer.Option("--smoke", help="A shortened run, to see that it works: no evidence.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done and what it would cost.")
+        bool,
+        typer.Option("--dry-run", help="Look at the inputs, say what would be done and what it would cost."),
     ] = False,
     allow_code: Annotated[
         bool,
@@ -82,8 +83,10 @@ def run(
 
 
 def _show_plan(config: BenchConfig, *, as_json: bool) -> int:
-    from gradience.bench.forecast import forecast
     from gradience.report.forecast import forecast_text
+
+    _need_libraries()
+    from gradience.bench.forecast import forecast
 
     found = forecast(config)
     if as_json:
@@ -94,18 +97,12 @@ def _show_plan(config: BenchConfig, *, as_json: bool) -> int:
 
 
 def _run(config: BenchConfig, output: Path, *, as_json: bool, quiet: bool) -> int:
-    import warnings
-
     from gradience.cli.stage_progress import StageProgress
-    from gradience.errors import require
     from gradience.report.bench import aggregate_text, bench_text
 
-    for module in ("torch", "transformers", "peft", "accelerate", "datasets"):
-        require(module, extra="hf")
+    _need_libraries()
     from gradience.bench.protocol import run_bench
 
-    # Warnings of the libraries about each other; ours go through the log.
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b")
     with StageProgress(quiet=quiet) as watcher:
         benches, together = run_bench(config, output, watcher, command=command_line())
     missing = [row.seed for row in together.seeds if row.source is None] if together else []
@@ -126,6 +123,18 @@ def _run(config: BenchConfig, output: Path, *, as_json: bool, quiet: bool) -> in
         file=sys.stderr,
     )
     return ExitCode.INCOMPLETE
+
+
+def _need_libraries() -> None:
+    """What a run and its forecast are made with. Raises MissingExtra."""
+    import warnings
+
+    from gradience.errors import require
+
+    for module in ("torch", "transformers", "peft", "accelerate", "datasets"):
+        require(module, extra="hf")
+    # Warnings of the libraries about each other; ours go through the log.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b")
 
 
 def code_of(status: Status) -> ExitCode:

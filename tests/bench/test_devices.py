@@ -153,7 +153,7 @@ def test_the_trainer_puts_model_and_batches_where_the_base_is(
     base = load_base(causal)
     assert base.device == "meta"
     network = training._wrap(base, LORA, causal, 42, labels=None, trained="lora")
-    encoded = training._encode(base.tokenizer, sums(), sums().examples.of("train"), 16)
+    encoded = training.encode(base.tokenizer, sums(), sums().examples.of("train"), 16)
     collator = Collator(base.tokenizer)
     args = training._arguments(RECIPE, tmp_path, 42, base, checkpointing=False)
     trainer = Trainer(model=network, args=args, train_dataset=encoded.features, data_collator=collator)

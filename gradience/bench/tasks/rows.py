@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from gradience.bench.archives import sha256_of
+from gradience.bench.local_only import would_fetch
 from gradience.errors import InputError, NetworkError, require
 
 
@@ -93,6 +94,8 @@ def hub(dataset: str, split: str, *, subset: str | None = None, revision: str | 
     Raises MissingExtra; NetworkError (`task-dataset`) when the hub cannot be reached or has no such data
     set; InputError (`task-dataset`) when the data set has no such subset or split, or cannot be read.
     """
+    if not Path(dataset).is_dir():
+        would_fetch(f"{dataset} (from the hub)")
     datasets = require("datasets", extra="hf")
     from huggingface_hub.errors import HfHubHTTPError
 

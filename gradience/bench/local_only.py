@@ -1,0 +1,29 @@
+"""A look at what a run would read, without fetching any of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_LOCAL_ONLY: ContextVar[bool] = ContextVar("local_only", default=False)
+
+
+class NotHereError(Exception):
+    """What would have to be fetched; a run would fetch it. Raised only inside `local_only`."""
+
+
+@contextmanager
+def local_only() -> Iterator[None]:
+    """While this lasts, whoever would fetch a model or data raises NotHereError instead."""
+    token = _LOCAL_ONLY.set(True)
+    try:
+        yield
+    finally:
+        _LOCAL_ONLY.reset(token)
+
+
+def would_fetch(what: str) -> None:
+    """To be called before `what` is fetched. Raises NotHereError inside `local_only`."""
+    if _LOCAL_ONLY.get():
+        raise NotHereError(what)
