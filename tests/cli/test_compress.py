@@ -295,6 +295,32 @@ def test_usage(arguments, words, adapter, tmp_path, monkeypatch, capsys, plans):
     assert words in error
 
 
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["write", "dry run"])
+@pytest.mark.parametrize("ask", [["--rank", "128"], ["--energy", "1"], ["--rank", "8"]], ids=" ".join)
+def test_where_nothing_gets_smaller(ask, dry, adapter, tmp_path, capsys):
+    code, error = refused(capsys, tmp_path, adapter, *ask, "-o", tmp_path / "out", *dry)
+    assert code == 3
+    assert (
+        "no module would get smaller: none has a higher rank than was asked for (the largest is 8)" in error
+    )
+    assert (
+        run(["compress", str(adapter), *ask, "--encoding", "folded", "-o", str(tmp_path / "out"), *dry]) == 0
+    )
+
+
+def test_an_untrained_adapter(adapter, tmp_path, capsys):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(adapter / WEIGHTS)
+    save_file({name: t.zero_() if "lora_B" in name else t for name, t in tensors.items()}, adapter / WEIGHTS)
+    code, error = refused(capsys, tmp_path, adapter, "--rank", "2", "-o", tmp_path / "out")
+    assert code == 3
+    assert "untrained: B·A = 0 in every module" in error
+    insisted = ["compress", str(adapter), "--rank", "2", "-o", str(tmp_path / "out"), "--allow-untrained"]
+    assert run(insisted) == 0
+    assert "the kept energy and the error say nothing" in " ".join(capsys.readouterr().out.split())
+
+
 def base_weights(path):
     from safetensors.numpy import save_file
 

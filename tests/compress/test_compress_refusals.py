@@ -201,6 +201,17 @@ def test_factors_on_a_module_that_is_saved_whole(fields, tmp_path):
     assert refused(write(tmp_path / "in", FACTORS, **fields), tmp_path).code == "saved-and-adapted"
 
 
+def test_two_tensors_that_are_one_for_peft(tmp_path):
+    extra = {
+        f"{PREFIX}{name}": tensor(np.ones((2, 10)), "F32")
+        for name in ("score.weight", "score.modules_to_save.default.weight")
+    }
+    folder = write(tmp_path / "in", FACTORS, extra=extra, modules_to_save=["score"])
+    error = refused(folder, tmp_path)
+    assert error.code == "same-tensor"
+    assert "score.modules_to_save.default.weight" in str(error)
+
+
 def test_a_module_inside_another_lora_module(tmp_path):
     factors = {FIRST: FACTORS[FIRST], f"{FIRST}.base_layer.inner": FACTORS[FIRST]}
     error = refused(write(tmp_path / "in", factors), tmp_path)

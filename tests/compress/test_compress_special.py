@@ -454,6 +454,14 @@ def test_dora_refusals(tmp_path):
     assert not out.exists()
 
 
+def test_magnitudes_are_never_stripped(tmp_path):
+    adapter, weights = dora(llama(), tmp_path)
+    for part in ("magnitude", "lora_magnitude_vector", "layers.0"):
+        error = refused(adapter, tmp_path / "out", base_model=weights, strip=[part])
+        assert error.code == "strip-dora"
+    assert not (tmp_path / "out").exists()
+
+
 def test_dora_on_a_sharded_base(tmp_path):
     torch.manual_seed(7)
     base = llama()
