@@ -23,6 +23,7 @@ from gradience.bench.seeds import STREAMS, stream
 from gradience.bench.settings import ModelSettings, TrainSettings
 from gradience.bench.training import train
 from gradience.errors import GradienceError, InputError, NetworkError, UsageError
+from gradience.monitor import monitor_runs
 from gradience.telemetry import TelemetryReader
 
 LORA: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
@@ -209,6 +210,9 @@ def test_it_learns(classifier: ModelSettings, tmp_path: Path) -> None:
     assert report.loss is not None
     assert report.loss < 0.1  # log 2 is what a coin has
     assert report.other_params > 0
+    log = monitor_runs([tmp_path / "run.jsonl"]).runs[0]
+    assert log.loss.count >= 8  # enough for monitor to miss an evaluation, had nobody said who evaluates
+    assert "no-evaluation" not in {alert.code for alert in log.alerts}
 
 
 def test_with_the_head_alone_every_b_stays_zero(classifier: ModelSettings, tmp_path: Path) -> None:

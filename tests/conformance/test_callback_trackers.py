@@ -35,7 +35,7 @@ def train(folder, tracker):
     run = trainer(folder, callbacks=[GradienceCallback(spectra_every=3)], report_to=[tracker], max_steps=8)
     run.train()
     found = measured(folder)
-    assert sorted(found) == [3, 6, 8]
+    assert sorted(found) == [1, 3, 6, 8]
     return found
 
 
@@ -47,6 +47,7 @@ def test_tensorboard(tmp_path):
     (folder,) = tmp_path.glob("runs/*/gradience")
     events = EventAccumulator(str(folder)).Reload()
     assert {event.step: event.value for event in events.Scalars(TAG)} == pytest.approx(found)
+    assert len(events.Tags()["scalars"]) == 12
     # The Trainer's own scalars are where they were.
     own = EventAccumulator(str(folder.parent)).Reload()
     assert len(own.Scalars("train/loss")) == 8
