@@ -54,7 +54,7 @@ class BenchPlan(Artifact):
 
     schema_: Literal["gradience.bench_plan/1"] = Field(default="gradience.bench_plan/1", alias="schema")
     config_digest: str
-    """sha256 of the whole config, as canonical JSON."""
+    """sha256 of the config without the machine (`runtime`), as canonical JSON."""
     protocol_digest: str
     """The same without seeds and machine: equal for runs that may be counted together."""
     smoke: bool

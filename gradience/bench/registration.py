@@ -19,7 +19,7 @@ def register(
     """The plan of a run on these examples. task: its name, as the task says it. code: of a user's own task."""
     asked = asked_for(config.compression)
     return BenchPlan(
-        config_digest=config.digest(),
+        config_digest=canonical_digest(config.model_dump(mode="json", exclude={"runtime"})),
         protocol_digest=config.protocol_digest(),
         smoke=config.smoke,
         model=config.model.name,
@@ -39,9 +39,8 @@ def register(
 def promised(plan: BenchPlan) -> dict[str, Any]:
     """What a run that is taken up again must promise as before.
 
-    Not the config's own digest: it holds the machine (`runtime`), which belongs to no protocol. Not the code of a
-    user's own task either: what it changes in the data shows in the splits, what it changes in the scoring has the
-    evaluations made again.
+    Not the config's own digest, which holds labels as well. Not the code of a user's own task either: what it changes
+    in the data shows in the splits, what it changes in the scoring has the evaluations made again.
     """
     return plan.model_dump(mode="json", exclude={"config_digest", "task_code"})
 

@@ -19,7 +19,6 @@ from typing import Any, Protocol
 
 import torch
 
-from gradience import __version__
 from gradience.artifacts.audit import AuditReport
 from gradience.artifacts.base import write_whole
 from gradience.artifacts.records import Evaluation, count, read_records
@@ -208,10 +207,11 @@ class SeedRun:
         depends = {
             "adapter": probe.made.sha256,
             "energy": self.config.compression.energy,
-            "gradience": __version__,
+            "schema": AuditReport.schema_id,
         }
 
         def make(folder: Path) -> None:
+            require_weights(adapter)
             audit_adapter(adapter, tau=self.config.compression.energy).save(folder / AUDIT)
 
         return AuditReport.read(self._stage("audit", depends, make, resumable=False) / AUDIT)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gradience.bench.config import BenchConfig
 from gradience.bench.registration import plan_digest, register
+from gradience.bench.sections import RuntimeSettings
 from gradience.bench.variants import NO_COMPRESSION, asked_for, plan_variants
 from gradience.errors import UsageError
 
@@ -249,3 +250,9 @@ def test_what_was_decided_is_written_down_before():
     assert plan.margin == plan.policy.tolerance
     assert plan_digest(plan) != plan_digest(plan.model_copy(update={"task": "other"}))
     assert type(plan).model_validate_json(plan.to_json()) == plan
+
+
+def test_a_plan_is_the_same_on_every_machine():
+    asked = config()
+    elsewhere = asked.model_copy(update={"runtime": RuntimeSettings(threads=7, keep_adapters="none")})
+    assert register(asked, "reviews", []) == register(elsewhere, "reviews", [])
