@@ -141,7 +141,7 @@ def read_config(path: Path, *, root: Path | None = None) -> PeftConfig:
         raise InputError(
             f"{path}: {what}",
             code="other-method",
-            hint="only LoRA adapters have the spectrum that is audited here",
+            hint="only LoRA has the spectrum that is audited here, and saving it otherwise does not make it one",
         )
     if peft_type is None and not {"r", "lora_alpha"} & fields.keys():
         raise InputError(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.keys import Key
+from gradience.adapters.locate import DIFFUSERS_HINT
 from gradience.adapters.tensors import TensorEntry
 from gradience.errors import InputError
 
@@ -67,9 +68,8 @@ def _known_reason(key: Key, config: PeftConfig | None) -> str | None:
     return None
 
 
-_LORA_HINT = "only LoRA in PEFT's format is audited: export it as a PEFT adapter if its tool can"
+_LORA_HINT = "only LoRA has the spectrum that is audited here, and another file format does not make it one"
 _CONVERT_HINT = "this format is not read yet: convert it to PEFT format first"
-_DIFFUSERS_HINT = "diffusers adapters are not read yet: load it with diffusers and save the PEFT adapter"
 _DIFFUSERS_PARTS = ("to_q_lora", "to_k_lora", "to_v_lora", "to_out_lora", "lora_linear_layer")
 _OTHER_METHODS: Mapping[str, str] = {
     "hada_": "LoHa (a Hadamard product of two low-rank products)",
@@ -124,7 +124,7 @@ def refuse_foreign(
         raise InputError(
             f"{path}: a diffusers LoRA (keys like {_shown(next(iter(entries)))}), not a PEFT adapter",
             code="diffusers-adapter",
-            hint=_DIFFUSERS_HINT,
+            hint=DIFFUSERS_HINT,
         )
     if parts.intersection(("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")):
         return
@@ -157,7 +157,7 @@ def _other_tool(path: Path, parts: set[str], names: Iterable[str]) -> InputError
         return InputError(f"{path}: {what}", code="kohya-adapter", hint=_CONVERT_HINT)
     if "lora" in parts and parts.intersection(("down", "up")):
         what = "an old diffusers LoRA (lora.down, lora.up), not a PEFT adapter"
-        return InputError(f"{path}: {what}", code="diffusers-adapter", hint=_DIFFUSERS_HINT)
+        return InputError(f"{path}: {what}", code="diffusers-adapter", hint=DIFFUSERS_HINT)
     if parts.intersection(("linear_in", "linear_out")):
         return InputError(
             f"{path}: a Megatron-Bridge or NeMo adapter (linear_in, linear_out)",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from gradience.adapters import strict_json
+from gradience.adapters.config import read_config
 from gradience.adapters.files import (
     GGUF_HINT,
     PICKLE_HINT,
@@ -28,7 +29,9 @@ CONFIG = "adapter_config.json"
 PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
 MAX_INDEX_BYTES = 64 * 2**20
 MLX_HINT = "MLX adapters are not read yet: convert it to PEFT format, or audit the PEFT original"
-DIFFUSERS_HINT = "diffusers adapters are not read yet: load it with diffusers and save the PEFT adapter"
+DIFFUSERS_HINT = (
+    "diffusers' own format is not read yet; a LoRA trained with PEFT is read as save_pretrained() wrote it"
+)
 LISTED = 8
 """Names shown in a message before it says how many more there are."""
 
@@ -75,6 +78,7 @@ def _is_folder(path: Path) -> bool:
 
 def _single_file(path: Path, adapter: str | None) -> Location:
     name = path.name.lower()
+    _refuse_other_methods(path.parent)
     if name.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt")):
         raise _pickle(path)
     if name == CONFIG:
@@ -173,12 +177,7 @@ def _present(path: Path) -> bool:
 
 def _pickle(path: Path) -> InputError:
     """The refusal of a pickle file, or of the Git LFS pointer or web page that often lies in its place."""
-    handle = open_regular(path)
-    try:
-        size = os.fstat(handle).st_size
-        refuse_placeholder(path, bytes(pread(handle, min(size, 1024), 0, path)))
-    finally:
-        os.close(handle)
+    _refuse_placeholders(path)
     return InputError(f"{path}: a pickle file (torch.save)", code="pickle", hint=PICKLE_HINT)
 
 
@@ -188,12 +187,14 @@ def _something_else(folder: Path) -> InputError:
         names = sorted(os.listdir(folder))
     except OSError as error:
         return cannot_open(folder, error)
+    _refuse_other_methods(folder)
     for pickle in PICKLES:
         if pickle in names:
             return _pickle(folder / pickle)
-    if "adapters.safetensors" in names or "adapters.npz" in names:
+    mlx = {"adapters.safetensors", "adapters.npz"}.intersection(names)
+    if mlx:
         return InputError(
-            f"{folder}: an MLX-LM adapter (adapters.safetensors), not a PEFT one",
+            f"{folder}: an MLX-LM adapter ({max(mlx)}), not a PEFT one",
             code="mlx-adapter",
             hint=MLX_HINT,
         )
@@ -214,12 +215,41 @@ def _something_else(folder: Path) -> InputError:
         )
     if not names:
         return InputError(f"{folder}: the folder is empty", code="not-an-adapter", hint="check the path")
+    weights = [name for name in names if name.endswith(".safetensors")]
+    for name in weights:
+        _refuse_placeholders(folder / name)
     what = f"{CONFIG} but no {WEIGHTS}" if CONFIG in names else f"neither {WEIGHTS} nor {CONFIG}"
+    file = f"at {folder / weights[0]}" if len(weights) == 1 else "at the .safetensors file itself"
     return InputError(
         f"{folder}: no adapter here: the folder holds {what} (found: {_listed(names)})",
         code="not-an-adapter",
-        hint="point at the folder that save_pretrained() wrote, or at the .safetensors file itself",
+        hint=f"point at the folder that save_pretrained() wrote, or {file}",
     )
+
+
+def _refuse_other_methods(folder: Path) -> None:
+    """Raise what the config beside the weights says, where it names another method or tool.
+
+    Before anything is said about the file: saving IA3 in another file format, or downloading it whole, leads nowhere.
+    """
+    config = folder / CONFIG
+    if not config.is_file():
+        return
+    try:
+        read_config(config, root=folder)
+    except InputError as error:
+        if error.code in ("other-method", "mlx-adapter", "adapterhub-adapter"):
+            raise
+
+
+def _refuse_placeholders(path: Path) -> None:
+    """Raise where a Git LFS pointer or a web page lies in the place of a file."""
+    handle = open_regular(path)
+    try:
+        size = os.fstat(handle).st_size
+        refuse_placeholder(path, bytes(pread(handle, min(size, 1024), 0, path)))
+    finally:
+        os.close(handle)
 
 
 def _listed(names: Iterable[str]) -> str:

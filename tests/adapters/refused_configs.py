@@ -67,27 +67,27 @@ def adapterhub_config(folder):
     return text(folder, json.dumps(fields).encode())
 
 
-@refused(CONFIG, "AdaLoRA", "B·diag(E)·A", hint="only LoRA adapters")
+@refused(CONFIG, "AdaLoRA", "B·diag(E)·A", hint="only LoRA has")
 def adalora_config(folder):
     return setting(folder, peft_type="ADALORA", init_r=12, target_r=8)
 
 
-@refused(CONFIG, "IA3", hint="only LoRA adapters")
+@refused(CONFIG, "IA3", hint="only LoRA has")
 def ia3_config(folder):
     return text(folder, b'{"peft_type": "IA3", "target_modules": ["k"], "feedforward_modules": []}')
 
 
-@refused(CONFIG, "prompt tuning", hint="only LoRA adapters")
+@refused(CONFIG, "prompt tuning", hint="only LoRA has")
 def prompt_tuning_config(folder):
     return text(folder, b'{"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 8}')
 
 
-@refused(CONFIG, "LoHa", "Hadamard", hint="only LoRA adapters")
+@refused(CONFIG, "LoHa", "Hadamard", hint="only LoRA has")
 def loha_config(folder):
     return setting(folder, peft_type="LOHA")
 
 
-@refused(CONFIG, "the PEFT method 'UNILORA'", hint="only LoRA adapters")
+@refused(CONFIG, "the PEFT method 'UNILORA'", hint="only LoRA has")
 def unilora_config(folder):
     return setting(folder, peft_type="UNILORA")
 

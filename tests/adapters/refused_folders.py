@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -374,3 +375,46 @@ def hostile_folder_names(folder):
     for name in ("\x1b[2Jx", "y"):
         adapter(folder / "several" / name)
     return folder / "several"
+
+
+# ---------------------------------------------------------------- what leads nowhere is not advised
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 4242\n"
+
+
+def bare(folder: Path, config: object, **files: bytes) -> Path:
+    """A folder with a config and other files than adapter weights; `__` stands for a dot."""
+    (folder / CONFIG).write_text(json.dumps(config))
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_bytes(content)
+    return folder
+
+
+@refused(CONFIG, "IA3", hint="only LoRA has")
+def ia3_as_a_pickle(folder):
+    """Saving it again as safetensors, the advice for a pickle, would end in a refusal."""
+    return bare(folder, {"peft_type": "IA3"}, adapter_model__bin=b"\x80\x02")
+
+
+@refused(CONFIG, "IA3", hint="only LoRA has")
+def ia3_pickle_by_name(folder):
+    return bare(folder, {"peft_type": "IA3"}, adapter_model__bin=b"\x80\x02") / "adapter_model.bin"
+
+
+@refused(CONFIG, "MLX-LM adapter", hint="MLX adapters are not read yet")
+def mlx_checkpoint_of_another_name(folder):
+    return bare(folder, {"fine_tune_type": "lora"}, _0000100_adapters__safetensors=b"x")
+
+
+@refused("lora.safetensors", "a Git LFS pointer of a file of 4,242 bytes", hint="git lfs pull")
+def lfs_pointer_of_another_name(folder):
+    (folder / "lora.safetensors").write_bytes(POINTER)
+    (folder / "README.md").write_text("a LoRA")
+    return folder
+
+
+@refused("other_name", "no adapter here", hint="other_name/Copy of adapter_model.safetensors")
+def weights_of_another_name(folder):
+    adapter(folder / "other_name")
+    (folder / "other_name" / WEIGHTS).rename(folder / "other_name" / "Copy of adapter_model.safetensors")
+    return folder / "other_name"

@@ -116,53 +116,58 @@ def kohya_file(folder):
     return file(folder, "style.safetensors", tensors, {"ss_network_dim": "4"})
 
 
-@refused("lokr.safetensors", "LoKr", hint="only LoRA in PEFT's format")
+@refused("lokr.safetensors", "LoKr", hint="only LoRA has")
 def kohya_lokr(folder):
     name = "lora_unet_input_blocks_1_1_proj_in"
     shapes = {f"{name}.lokr_w1": (4, 4), f"{name}.lokr_w2_a": (8, 2), f"{name}.lokr_w2_b": (2, 8)}
     return file(folder, "lokr.safetensors", named(**shapes) | {f"{name}.alpha": zeros()})
 
 
-@refused("loha.safetensors", "LoHa", hint="only LoRA in PEFT's format")
+@refused("loha.safetensors", "LoHa", hint="only LoRA has")
 def kohya_loha(folder):
     sides = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
     return file(folder, "loha.safetensors", {f"lora_te_text_model.{side}": zeros(4, 4) for side in sides})
 
 
-@refused("diffusers_folder", "diffusers LoRA", "pytorch_lora_weights", hint="save the PEFT adapter")
+@refused("diffusers_folder", "diffusers LoRA", "pytorch_lora_weights", hint="as save_pretrained() wrote it")
 def diffusers_folder(folder):
     file(folder, "pytorch_lora_weights.safetensors", {"unet.a.lora_A.weight": zeros(4, 8)})
     return folder
 
 
-@refused("pytorch_lora_weights.safetensors", "diffusers LoRA", "unet.", hint="save the PEFT adapter")
+@refused("pytorch_lora_weights.safetensors", "diffusers LoRA", "unet.", hint="as save_pretrained() wrote it")
 def diffusers_file(folder):
     name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     tensors = {f"{name}.lora_A.weight": zeros(4, 8), f"{name}.lora_B.weight": zeros(8, 4)}
     return file(folder, "pytorch_lora_weights.safetensors", tensors)
 
 
-@refused("flux.safetensors", "diffusers LoRA", hint="save the PEFT adapter")
+@refused("flux.safetensors", "diffusers LoRA", hint="as save_pretrained() wrote it")
 def diffusers_transformer(folder):
     name = "transformer.single_transformer_blocks.3.attn.to_q"
     tensors = {f"{name}.lora_A.weight": zeros(4, 8), f"{name}.lora_B.weight": zeros(8, 4)}
     return file(folder, "flux.safetensors", tensors)
 
 
-@refused("new.safetensors", "diffusers LoRA", hint="save the PEFT adapter")
+@refused("new.safetensors", "diffusers LoRA", hint="as save_pretrained() wrote it")
 def diffusers_with_its_config_in_the_header(folder):
     tensors = {"blocks.0.to_q.lora_A.weight": zeros(4, 8), "blocks.0.to_q.lora_B.weight": zeros(8, 4)}
     return file(folder, "new.safetensors", tensors, {"lora_adapter_metadata": '{"transformer.r": 4}'})
 
 
-@refused("pytorch_lora_weights.safetensors", "diffusers LoRA", "processor", hint="save the PEFT adapter")
+@refused(
+    "pytorch_lora_weights.safetensors",
+    "diffusers LoRA",
+    "processor",
+    hint="as save_pretrained() wrote it",
+)
 def diffusers_attention_processors(folder):
     name = "mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora"
     tensors = {f"{name}.down.weight": zeros(4, 8), f"{name}.up.weight": zeros(8, 4)}
     return file(folder, "pytorch_lora_weights.safetensors", tensors)
 
 
-@refused("old.safetensors", "old diffusers LoRA", "lora.down", hint="save the PEFT adapter")
+@refused("old.safetensors", "old diffusers LoRA", "lora.down", hint="as save_pretrained() wrote it")
 def diffusers_lora_layers(folder):
     tensors = {"blocks.0.to_q.lora.down.weight": zeros(4, 8), "blocks.0.to_q.lora.up.weight": zeros(8, 4)}
     return file(folder, "old.safetensors", tensors)
@@ -185,35 +190,35 @@ def megatron_file(folder):
     return file(folder, "megatron.safetensors", tensors)
 
 
-@refused(str(WEIGHTS), "AdaLoRA tensors (lora_E)", hint="only LoRA in PEFT's format")
+@refused(str(WEIGHTS), "AdaLoRA tensors (lora_E)", hint="only LoRA has")
 def adalora_tensors_under_a_lora_config(folder):
     name = f"{factory.PREFIX}{MODULE}"
     tensors = named(**{f"{name}.lora_A": (12, 16), f"{name}.lora_B": (12, 12), f"{name}.lora_E": (12, 1)})
     return adapter(folder, tensors) / WEIGHTS
 
 
-@refused("ia3_tensors", "IA3", hint="only LoRA in PEFT's format")
+@refused("ia3_tensors", "IA3", hint="only LoRA has")
 def ia3_tensors(folder):
     return adapter(folder, {f"{factory.PREFIX}{MODULE}.ia3_l": zeros(12, 1)})
 
 
-@refused("vera_tensors", "VeRA", hint="only LoRA in PEFT's format")
+@refused("vera_tensors", "VeRA", hint="only LoRA has")
 def vera_tensors(folder):
     name = f"{factory.PREFIX}{MODULE}"
     return adapter(folder, named(**{f"{name}.vera_lambda_b": (12,), f"{name}.vera_lambda_d": (4,)}))
 
 
-@refused("oft_tensors", "OFT", hint="only LoRA in PEFT's format")
+@refused("oft_tensors", "OFT", hint="only LoRA has")
 def oft_tensors(folder):
     return adapter(folder, {f"{factory.PREFIX}{MODULE}.oft_R.weight": zeros(4, 6)})
 
 
-@refused("unilora_tensors", "UniLoRA", hint="only LoRA in PEFT's format")
+@refused("unilora_tensors", "UniLoRA", hint="only LoRA has")
 def unilora_tensors(folder):
     return adapter(folder, {f"{factory.PREFIX}{MODULE}.unilora_indices_A": zeros(4, 6)})
 
 
-@refused("prompt_tuning_tensors", "prompt tuning", hint="only LoRA in PEFT's format")
+@refused("prompt_tuning_tensors", "prompt tuning", hint="only LoRA has")
 def prompt_tuning_tensors(folder):
     return adapter(folder, {"prompt_embeddings": zeros(8, 16)})
 
