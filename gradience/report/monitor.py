@@ -57,8 +57,8 @@ def _run(run: RunReport, gap_threshold: float, width: int, verbose: bool) -> lis
     if run.rewards is not None:
         lines += rewards_lines(run.rewards, run.loss, width=width, verbose=verbose)
         lines += _side_curves(run) if verbose else []
-    else:
-        lines += _loss(run, width, verbose)
+    if run.rewards is None or not run.rewards.reward.count:
+        lines += _loss(run, width, verbose and run.rewards is None)
     for name, split in run.evaluations.items():
         lines += _evaluations(name, split, gap_threshold, width, verbose)
     if run.rank_use is not None:

@@ -251,6 +251,16 @@ def test_reinforcement_learning_draws_the_reward_and_not_the_loss():
     assert "loss (not progress)" in monitor_text(monitor_runs([RUNS / "grpo.jsonl"]), verbose=True)
 
 
+def test_a_kl_without_a_reward_leaves_the_loss_in_its_place(tmp_path):
+    path = tmp_path / "run.jsonl"
+    with TelemetryWriter(path) as run:
+        run.start({})
+        run.train_step(1, loss=2.0, kl=0.1)
+    text = monitor_text(monitor_runs([path]))
+    assert "Loss  2.00" in text
+    assert "KL, nats/token" in text
+
+
 def test_rewards_that_a_trainer_logs_without_a_loss_are_read(tmp_path):
     path = tmp_path / "run.jsonl"
     with TelemetryWriter(path) as run:
