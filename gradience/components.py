@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradience.adapters.keys import parse_key
+from gradience.adapters.keys import is_split_expert, parse_key
 from gradience.artifacts.audit import AuditReport, LayerAudit
 from gradience.errors import InputError
 from gradience.findings import BLOCKING
@@ -84,7 +84,7 @@ def modules_of(report: AuditReport, peak: float) -> list[Module]:
     for name, rows in grouped.items():
         # Without its factors, a bias, a magnitude or a base weight that was saved with them would be lost as well,
         # and an expert's wrapper cannot be left out alone.
-        stays = report.adapter.use_dora or name in owners or rows[0].kind == "expert"
+        stays = report.adapter.use_dora or name in owners or rows[0].kind == "expert" or is_split_expert(name)
         modules.append(_module(report, rows, peak, stays=stays))
     return modules
 

@@ -19,6 +19,7 @@ from typing import Any
 from gradience import ranks
 from gradience.adapters import card
 from gradience.adapters.config import PeftConfig
+from gradience.adapters.encodings import Target, uneven_experts
 from gradience.adapters.files import pread
 from gradience.adapters.folder import check_output, whole_folder
 from gradience.adapters.locate import CONFIG, WEIGHTS
@@ -264,6 +265,11 @@ def _warnings(plan: CompressionPlan, recipe: Recipe, results: Mapping[str, Any])
     if any(anchored_key(job.pair.module) in keys for job in recipe.jobs if job.parameter):
         found.append("PEFT 0.21 says that pattern keys of target_parameters match nothing, and applies them")
     rounding = math.sqrt(max(0.0, results["measured_error"] ** 2 - results["predicted_error"] ** 2))
+    targets = [Target(job.pair.module, job.stored_rank, job.written_scale) for job in recipe.jobs]
+    if uneven_experts(targets):
+        found.append(
+            "PEFT 0.21 with transformers 5 does not load experts of several ranks: --encoding padded does"
+        )
     if not any(module.norm for module in plan.modules):
         found.append("untrained: B·A = 0, so the kept energy and the error say nothing")
     if rounding > max(results["predicted_error"], ROUNDING_SHOWS):

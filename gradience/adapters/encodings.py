@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from gradience.adapters.keys import is_split_expert
 from gradience.adapters.patterns import anchored_key
 from gradience.artifacts.compression import Encoding
 
@@ -53,11 +54,12 @@ def encode_modules(targets: Sequence[Target], encoding: Encoding | None) -> Enco
     largest = max(target.rank for target in targets)
     equal_ranks = all(target.rank == largest for target in targets)
     equal_scales = all(_same(target.scale, targets[0].scale) for target in targets)
-    if encoding is None:
-        encoding = "uniform" if equal_ranks and equal_scales else "patterns"
-        reason = (
-            "all ranks and all scales agree" if encoding == "uniform" else _differ(equal_ranks, equal_scales)
-        )
+    if encoding is None and equal_ranks and equal_scales:
+        encoding, reason = "uniform", "all ranks and all scales agree"
+    elif encoding is None:
+        encoding, reason = "patterns", _differ(equal_ranks, equal_scales)
+        if uneven_experts(targets):
+            encoding, reason = "padded", f"{reason}, and PEFT stacks experts only at one rank and scale"
     else:
         reason = "asked for"
     match encoding:
@@ -71,6 +73,16 @@ def encode_modules(targets: Sequence[Target], encoding: Encoding | None) -> Enco
             return _folded(targets, largest, reason)
         case "patterns":
             return _patterns(targets, largest, reason)
+
+
+def uneven_experts(targets: Sequence[Target]) -> bool:
+    """Whether an expert's own projection would get another rank or scale than the config says for all modules."""
+    largest = max(target.rank for target in targets)
+    common = _commonest_scale([target for target in targets if target.rank == largest])
+    return any(
+        is_split_expert(target.name) and (target.rank != largest or not _same(target.scale, common))
+        for target in targets
+    )
 
 
 def _differ(equal_ranks: bool, equal_scales: bool) -> str:

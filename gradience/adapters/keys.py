@@ -95,6 +95,16 @@ def config_name(module: str) -> str:
     return module.partition(".base_layer.")[0]
 
 
+def is_split_expert(module: str) -> bool:
+    """Whether this is one expert's own projection, as in `mlp.experts.3.up_proj`.
+
+    transformers 5 keeps the experts of a block in one parameter, and PEFT 0.21 stacks such factors when it loads them
+    (utils/transformers_weight_conversion.py): it then needs all of them, at the r and the α of the whole config.
+    """
+    parts = module.split(".")
+    return len(parts) > 2 and parts[-3] == "experts" and parts[-2].isdecimal() and parts[-1] in _EXPERT_PARTS
+
+
 def path_ends(name: str) -> list[str]:
     """The name and what stands behind each of its dots: what a list of target_modules may say (PEFT's rule)."""
     ends = [name]
@@ -159,6 +169,7 @@ _EMBEDDING = frozenset((
     "tok_embeddings", "embed_positions", "shared", "lm_head", "embed_out", "embedding", "embeddings",
 ))
 # fmt: on
+_EXPERT_PARTS = frozenset(("w1", "w2", "w3", "gate_proj", "up_proj", "down_proj"))
 _ATTENTION_PARENTS = ("attn", "attention", "crossattention", "encdecattention")
 _MLP_PARENTS = (
     "mlp",

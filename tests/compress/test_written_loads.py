@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
@@ -17,7 +18,7 @@ from torch import nn
 
 from gradience import audit_adapter
 from gradience.errors import InputError
-from gradience.plan import ToBudget, ToRank, ToRanks, plan_compression
+from gradience.plan import ToBudget, ToEnergy, ToRank, ToRanks, plan_compression
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -295,3 +296,49 @@ def test_no_module_is_wrapped_twice(original):
 
     with pytest.raises(TypeError, match="modules_to_save cannot be applied to modules of type"):
         get_peft_model(Headed(), LoraConfig(target_modules=["body", "my_head"], modules_to_save=["head"]))
+
+
+# ---------------------------------------------------------------- experts in tensors of their own
+
+
+@pytest.fixture(scope="module")
+def split_experts(tmp_path_factory):
+    """Mixtral as transformers 4 knew it, one module per projection of an expert: PEFT 0.21 stacks them on loading."""
+    from samples import random_factors, write
+
+    shapes = {"w1": (6, 24, 16), "w3": (6, 24, 16), "w2": (6, 16, 24)}
+    factors = {}
+    for layer in range(2):
+        for expert in range(3):
+            drawn = random_factors(10 * layer + expert, *shapes.values(), decay=0.3 + 0.2 * expert)
+            names = [f"model.layers.{layer}.block_sparse_moe.experts.{expert}.{part}" for part in shapes]
+            factors |= dict(zip(names, drawn.values(), strict=True))
+    folder = tmp_path_factory.mktemp("split") / "in"
+    return write(folder, factors, dtype="F64", target_modules=["w1", "w2", "w3"])
+
+
+@pytest.mark.parametrize("criterion", [ToRank(2), ToEnergy(0.9), ToBudget(reduction=0.7)], ids=str)
+def test_split_experts_are_stacked_by_peft(criterion, split_experts, tmp_path):
+    from samples import updates
+
+    report = compress(split_experts, tmp_path / "out", criterion)
+    assert report.encoding == ("uniform" if criterion == ToRank(2) else "padded")
+    assert report.dropped == ()
+    model, messages = load(CASES["experts"], tmp_path / "out")
+    assert not any("missing adapter keys" in message for message in messages)
+    ours, theirs = updates(tmp_path / "out"), peft_updates(model)
+    assert len(theirs) == 12
+    for (name, expert), update in theirs.items():
+        block = f"model.layers.{name.split('.')[2]}.block_sparse_moe.experts.{expert}"
+        parts = ("w1", "w3") if "gate_up" in name else ("w2",)
+        assert np.allclose(
+            update, np.vstack([ours[f"{block}.{part}"] for part in parts]), rtol=1e-12, atol=1e-14
+        )
+
+
+def test_split_experts_of_several_ranks_do_not_load(split_experts, tmp_path):
+    """The claim behind the choice, and the warning where patterns were asked for."""
+    report = compress(split_experts, tmp_path / "out", ToEnergy(0.9), encoding="patterns")
+    assert any("--encoding padded" in warning for warning in report.warnings)
+    with pytest.raises(RuntimeError):
+        load(CASES["experts"], tmp_path / "out")
