@@ -50,7 +50,7 @@ from gradience.provenance import Stopwatch
 from gradience.readback import check_written
 from gradience.recipe import Recipe, another_adapter, make_recipe
 from gradience.rewrite import Job, Written, write_module
-from gradience.runtimes import verdicts
+from gradience.runtimes import architecture_of, verdicts
 
 Progress = Callable[[int, int], None]
 REPORT = "compression_report.json"
@@ -134,7 +134,7 @@ def compress_adapter(
                 left_out_files=tuple(left_out),
                 config_changes=changed_fields(fields, new_fields),
                 peft_check=loaded,
-                runtimes=verdicts(new_fields, _written_modules(recipe.jobs)),
+                **_runtimes(folder, opened, config, base_model),
                 warnings=tuple(_warnings(plan, recipe, results)),
                 run=watch.run_info(),
             )
@@ -338,11 +338,13 @@ def _results(
     }
 
 
-def _written_modules(jobs: Sequence[Job]) -> list[tuple[str, int, int, int, str]]:
-    """Name, rank on disk, m, n and kind of every module in the output."""
-    return [
-        (job.pair.module, job.stored_rank, job.pair.rows, job.pair.columns, job.pair.kind) for job in jobs
-    ]
+def _runtimes(
+    folder: Path, source: Adapter, config: PeftConfig, base_model: str | os.PathLike[str] | None
+) -> dict[str, Any]:
+    """The architecture, and which runtimes load the adapter that was written to `folder`."""
+    architecture = architecture_of(config, source.location.root, base_model)
+    with open_adapter(folder) as written:
+        return {"architecture": architecture, "runtimes": verdicts(written, architecture)}
 
 
 def _result(job: Job, made: Written) -> ModuleResult:

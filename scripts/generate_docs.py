@@ -17,10 +17,12 @@ from cli_reference import cli_reference
 from config_reference import config_dialects, config_keys
 from error_table import error_table
 from record_reference import record_reference
-from runtime_table import runtime_table
+from runtime_runs import runs_text
+from runtime_table import ran_table, runtime_table
 
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.schema import MODELS, schema_text
+from gradience.runtimes.record import RUNS, parse_runs
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -38,10 +40,17 @@ def documents() -> dict[Path, str]:
     inference = DOCS / "inference.md"
     runtimes = DOCS / "runtimes.md"
     config = DOCS / "bench_config.md"
+    runs = runs_text()
+    records = parse_runs(runs)
     files = {
         DOCS / "cli.md": cli_reference(),
         inference: replace_block(inference.read_text(encoding="utf-8"), "records", record_reference()),
-        runtimes: replace_block(runtimes.read_text(encoding="utf-8"), "encodings", runtime_table()),
+        DOCS.parent / "gradience" / "runtimes" / RUNS.name: runs,
+        runtimes: replace_block(
+            replace_block(runtimes.read_text(encoding="utf-8"), "encodings", runtime_table(records)),
+            "ran",
+            ran_table(records),
+        ),
         config: replace_block(
             replace_block(config.read_text(encoding="utf-8"), "keys", config_keys()),
             "other-names",

@@ -1,25 +1,24 @@
-"""The table of docs/runtimes.md that follows from the rules: ways to write an adapter, and who reads them right."""
+"""The tables of docs/runtimes.md that follow from the runs: what was run, and ways to write an adapter."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gradience.adapters.encodings import Encoding, Target, encode_modules
-from gradience.runtimes import verdicts
+from gradience.artifacts.compression import RuntimeVerdict
+from gradience.runtimes.parts import Parts, is_general, parts_of
+from gradience.runtimes.record import Finding, Runs, RuntimeRecord
+from gradience.runtimes.scales import Module, Written
+from gradience.runtimes.verdict import judge
 
-SHAPES = {
-    "self_attn.q_proj": (64, 64),
-    "self_attn.k_proj": (32, 64),
-    "self_attn.v_proj": (32, 64),
-    "self_attn.o_proj": (64, 64),
-    "mlp.gate_proj": (96, 64),
-    "mlp.up_proj": (96, 64),
-    "mlp.down_proj": (64, 96),
-}
-"""Projections of a small Llama: (rows, columns)."""
-NAMES = tuple(f"model.layers.{layer}.{name}" for layer, name in itertools.product(range(2), SHAPES))
+ARCHITECTURE = "LlamaForCausalLM"
+PROJECTIONS = (
+    *(f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")),
+    *(f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")),
+)
+NAMES = tuple(f"model.layers.{layer}.{name}" for layer, name in itertools.product(range(2), PROJECTIONS))
 LEFT_OUT = "model.layers.1.self_attn.q_proj"
 
 Example = tuple[Mapping[str, Any], Mapping[str, int]]
@@ -53,19 +52,47 @@ EXAMPLES: Mapping[str, Example] = {
 }
 
 
-def runtime_table() -> str:
-    """Markdown: one row per example, one column per runtime; `*` marks what was run."""
-    rows = [
-        [f"{found.verdict}{' *' if found.basis.startswith('run') else ''}" for found in _verdicts(example)]
-        for example in EXAMPLES.values()
-    ]
-    heads = [f"{found.runtime} {found.version}" for found in _verdicts(next(iter(EXAMPLES.values())))]
+def runtime_table(records: Sequence[RuntimeRecord]) -> str:
+    """One row per example, one column per runtime."""
+    heads = [f"{record.runtime} {record.version}" for record in records]
     lines = [f"| adapter | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
-    lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in zip(EXAMPLES, rows, strict=True)]
+    lines += [
+        f"| {name} | {' | '.join(found.verdict for found in _verdicts(example, records))} |"
+        for name, example in EXAMPLES.items()
+    ]
     return "\n".join(lines)
 
 
-def _verdicts(example: Example) -> tuple[Any, ...]:
+def _verdicts(example: Example, records: Sequence[RuntimeRecord]) -> list[RuntimeVerdict]:
     fields, ranks = example
-    modules = [(name, rank, *SHAPES[name.split(".", 3)[3]], "linear") for name, rank in ranks.items()]
-    return verdicts(fields, modules)
+    written = Written(fields, [Module(name, rank) for name, rank in ranks.items()])
+    tensors = [f"base_model.model.{name}.lora_{factor}.weight" for name in ranks for factor in "AB"]
+    parts = parts_of(fields, tensors)
+    return [judge(record, written, parts, ARCHITECTURE) for record in records]
+
+
+def ran_table(records: Sequence[RuntimeRecord]) -> str:
+    """One row per runtime, for the architectures of which it loads and refuses the same."""
+    lines = ["| runtime | architecture | loaded | not loaded |", "|---|---|---|---|"]
+    for record in records:
+        alike: dict[tuple[str, str], list[str]] = {}
+        for architecture, runs in record.architectures.items():
+            alike.setdefault((_loaded(runs), _not_loaded(runs)), []).append(architecture)
+        for cells, architectures in alike.items():
+            name = f"{record.runtime} {record.version}"
+            lines.append(f"| {name} | {', '.join(architectures)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _loaded(runs: Runs) -> str:
+    parts: Parts = frozenset().union(*runs.loads)
+    return ", ".join(sorted(part for part in parts if is_general(part))) or "nothing"
+
+
+def _not_loaded(runs: Runs) -> str:
+    groups = (("refused", runs.refuses), ("wrong", runs.wrong))
+    return "; ".join(f"{what}: {_findings(found)}" for what, found in groups if found) or "–"
+
+
+def _findings(found: Sequence[Finding]) -> str:
+    return ", ".join(sorted(" with ".join(sorted(finding.parts)) or "every adapter" for finding in found))

@@ -211,6 +211,12 @@ def store(model: Any, preset: Preset, folder: Path) -> None:
     config_path = folder / "adapter_config.json"
     config = json.loads(config_path.read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])
+    # PEFT writes the class where the task does not name one; here it tells readers the architecture without the base.
+    base = model.get_base_model()
+    config["auto_mapping"] = {
+        "base_model_class": type(base).__name__,
+        "parent_library": type(base).__module__,
+    }
     config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     weights.chmod(0o644)
 

@@ -145,27 +145,29 @@ def report(modules: Sequence[ModuleResult], **more: Any) -> CompressionReport:
         "carried_files": ("README.md",),
         "left_out_files": (),
         "config_changes": {"r": "64 -> 16", "lora_alpha": "128 -> 32"},
+        "architecture": "MistralForCausalLM",
         "runtimes": RUNTIMES,
         "run": RUN,
     }
     return CompressionReport(**(facts | more))
 
 
-def verdict(runtime: str, version: str, says: Any, why: str = "", *, ran: bool = False) -> RuntimeVerdict:
-    """One runtime's verdict, from a run or from its source."""
-    basis = f"run: docs/runtimes.md#{runtime.lower()}" if ran else f"by source of version {version}, not run"
-    return RuntimeVerdict(runtime=runtime, version=version, verdict=says, basis=basis, why=why)
+def verdict(runtime: str, version: str, says: Any, why: str = "") -> RuntimeVerdict:
+    """One runtime's verdict."""
+    page = "" if says == "not run" else f"docs/runtimes.md#{runtime.lower()}"
+    return RuntimeVerdict(runtime=runtime, version=version, verdict=says, run=page, why=why)
 
 
 RUNTIMES = (
-    verdict("PEFT", "0.21.2", "loads", ran=True),
-    verdict("vLLM", "0.32.0", "loads", "with --max-lora-rank 16 or more", ran=True),
-    verdict("vLLM", "before 0.31", "refuses", "modules trained and saved whole (modules_to_save)"),
-    verdict("SGLang", "0.5.23", "loads"),
-    verdict("LoRAX", "a7394ba", "wrong scale", "7 of 224 modules; model.layers.0.mlp.up_proj gets 1, not 2"),
-    verdict("llama.cpp converter", "0b03ada", "refuses", "modules trained and saved whole (modules_to_save)"),
-    verdict("TensorRT-LLM", "007e181", "loads"),
-    verdict("MLX-LM", "d78bf58", "unknown", "nobody looked"),
+    verdict("PEFT", "0.21.2", "loads"),
+    verdict("PEFT hotswap", "0.21.2", "not run", "with full weight"),
+    verdict("vLLM", "0.32.0", "loads", "with --max-lora-rank 16 or more"),
+    verdict(
+        "llama.cpp", "0c1e570", "wrong scale", "7 of 224 modules; model.layers.0.mlp.up_proj gets 1, not 2"
+    ),
+    verdict("X", "1", "refuses", "full weight: not a lora_A or lora_B tensor"),
+    verdict("Y", "2", "refuses", "full weight: not a lora_A or lora_B tensor"),
+    verdict("Z", "3", "wrong meaning", "LoRA of an embedding"),
 )
 
 

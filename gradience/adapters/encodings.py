@@ -1,11 +1,11 @@
 """Ranks and scales -> what adapter_config.json says, and what B must absorb because it cannot. Pure.
 
 Four ways to write an adapter whose modules have ranks r′ and scales s:
-uniform   one r, one α, no patterns: the form that most runtimes read (LoRAX: ranks 8 and multiples of 16 only).
+uniform   one r, one α, no patterns: the form that every runtime that was run reads.
 patterns  rank_pattern and alpha_pattern for the modules that differ, r = the largest rank: PEFT, and vLLM from 0.32.
 padded    every module padded with zeros to the largest rank, then as uniform: saves no memory when served.
 folded    s multiplied into B, α = rank: a scale of 1 where the runtime reads the patterns, or where ranks agree.
-          With ranks that differ, llama.cpp (run) and TensorRT-LLM (by source) still compute another scale.
+          With ranks that differ, llama.cpp still computes another scale.
 `use_rslora` is always written false; α is s·r′, which keeps the scale.
 """
 

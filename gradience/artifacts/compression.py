@@ -11,7 +11,7 @@ from gradience.artifacts.audit import RunInfo
 from gradience.artifacts.base import ROW_CONFIG, Artifact, Float12, Part
 
 Encoding = Literal["uniform", "patterns", "padded", "folded"]
-Verdict = Literal["loads", "wrong scale", "wrong meaning", "refuses", "unknown"]
+Verdict = Literal["loads", "wrong scale", "wrong meaning", "refuses", "not run"]
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -98,14 +98,16 @@ class ModuleResult:
 
 
 class RuntimeVerdict(Part):
-    """Does a runtime load this file with the right meaning?"""
+    """What a runtime makes of this file, where the same was run: its version, architecture and kinds of tensors."""
 
     runtime: str
     version: str
     verdict: Verdict
-    basis: str
-    """`run: …` where a run is recorded, otherwise `by source of version …, not run`."""
+    """`wrong scale` and `wrong meaning`: it loads the file without a word, and computes something else than PEFT."""
     why: str
+    """What it refuses, gets wrong, needs, or was not run with."""
+    run: str
+    """Where the runs are described; empty where there was none."""
 
 
 class PeftCheck(Part):
@@ -124,9 +126,9 @@ class PeftCheck(Part):
 class CompressionReport(Artifact):
     """`compression_report.json`."""
 
-    schema_id: ClassVar[str] = "gradience.compression/1"
+    schema_id: ClassVar[str] = "gradience.compression/2"
 
-    schema_: Literal["gradience.compression/1"] = Field(default="gradience.compression/1", alias="schema")
+    schema_: Literal["gradience.compression/2"] = Field(default="gradience.compression/2", alias="schema")
     source_path: str
     source_sha256: str
     output_path: str
@@ -167,6 +169,8 @@ class CompressionReport(Artifact):
     """Field of adapter_config.json -> `old -> new`, shortened."""
     peft_check: PeftCheck | None = None
     """Null where it was not asked for."""
+    architecture: str | None
+    """Class of the base model; null where neither the adapter nor a config.json on this machine names it."""
     runtimes: tuple[RuntimeVerdict, ...]
     warnings: tuple[str, ...] = ()
     run: RunInfo

@@ -43,10 +43,8 @@ LABEL, VALUE = 19, 11
 SHOWN_FAMILIES, SHOWN_WORST, SHOWN_NAMES = 12, 5, 3
 SHORT_CHANGE = 44
 """Columns of a changed field of the config."""
-VERDICT_MARKS = {"loads": "✓", "wrong scale": "✗", "wrong meaning": "✗", "refuses": "✗", "unknown": "?"}
+VERDICT_MARKS = {"loads": "✓", "wrong scale": "✗", "wrong meaning": "✗", "refuses": "✗", "not run": "?"}
 VERDICT_STYLES = {"loads": "good", "wrong scale": "bad", "wrong meaning": "bad", "refuses": "warn"}
-READ_MARK = "·"
-"""In place of ✓ where a runtime was not run: nothing was seen to work."""
 
 
 def plan_text(plan: CompressionPlan, *, width: int | None = None, color: bool = False) -> str:
@@ -146,21 +144,18 @@ def paragraph_of(sentence: str, width: int) -> list[Line]:
 
 
 def runtime_lines(report: CompressionReport, width: int) -> list[Line]:
-    """Who loads this file with the right meaning, and how that is known."""
-    lines = [heading("Who loads it with the right meaning?")]
-    for section in sections(report.runtimes):
+    """Which runtimes load this file, as far as the same was run."""
+    lines = [heading("Which runtimes load it?")]
+    for section in sections(report):
         lines += paragraph(display_sentence(f"{section.title}:"), width, style="dim")
         for group in section.groups:
-            lines += group_lines(group, width, ran=section.ran)
+            lines += group_lines(group, width)
     return lines
 
 
-def group_lines(group: Group, width: int, *, ran: bool) -> list[Line]:
+def group_lines(group: Group, width: int) -> list[Line]:
     """A mark, and the sentence."""
-    style = VERDICT_STYLES.get(group.verdict, "dim")
-    mark = Span(VERDICT_MARKS[group.verdict], style)
-    if group.verdict == "loads" and not ran:
-        mark = Span(READ_MARK, "dim")
+    mark = Span(VERDICT_MARKS[group.verdict], VERDICT_STYLES.get(group.verdict, "dim"))
     return paragraph(display_sentence(group.sentence), width, first=[Span("  "), mark, Span(" ")], indent=4)
 
 

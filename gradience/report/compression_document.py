@@ -58,9 +58,9 @@ def _parts(report: CompressionReport) -> Iterator[str]:
     said = nothing_truncated(report.modules)
     if said:
         yield f"{markdown_text(said)}."
-    yield "## Who loads it with the right meaning?"
-    for section in sections(report.runtimes):
-        yield f"Known {markdown_text(section.title)}:"
+    yield "## Which runtimes load it?"
+    for section in sections(report):
+        yield f"{markdown_text(section.title[0].upper() + section.title[1:])}:"
         yield "\n".join(f"- {markdown_text(group.sentence)}" for group in section.groups)
     yield "## Where?"
     yield _families(report)

@@ -1,31 +1,21 @@
-"""Verdicts on runtimes -> a few sentences: what was run and what was read are kept apart, equal reasons are one."""
+"""Verdicts on runtimes -> a few sentences: what was run first, then what was not; equal reasons are one sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from gradience.artifacts.compression import RuntimeVerdict, Verdict
+from gradience.artifacts.compression import CompressionReport, RuntimeVerdict, Verdict
 
-RUN = "run: "
-"""How a basis begins that links a run."""
-ORDER: tuple[Verdict, ...] = ("loads", "wrong scale", "wrong meaning", "refuses", "unknown")
-SEEN = {
-    "loads": ("loads", "load"),
+ORDER: tuple[Verdict, ...] = ("loads", "wrong scale", "wrong meaning", "refuses", "not run")
+WORDS: dict[Verdict, tuple[str, str]] = {
+    "loads": ("loads it", "load it"),
     "wrong scale": ("loads it with a wrong scale, silently", "load it with a wrong scale, silently"),
-    "wrong meaning": ("loads it and silently leaves out", "load it and silently leave out"),
-    "refuses": ("refuses", "refuse"),
-    "unknown": ("is unclear", "are unclear"),
+    "wrong meaning": ("loads it and gets it wrong, silently", "load it and get it wrong, silently"),
+    "refuses": ("refuses it", "refuse it"),
+    "not run": ("", ""),
 }
-"""What was run, in words: of one runtime, of several."""
-READ = {
-    "loads": ("should load",) * 2,
-    "wrong scale": ("should load it with a wrong scale, silently",) * 2,
-    "wrong meaning": ("should load it and silently leave out",) * 2,
-    "refuses": ("should refuse",) * 2,
-    "unknown": ("is unclear", "are unclear"),
-}
-"""What was read in the source."""
+"""Of one runtime, of several."""
 
 
 class Group(NamedTuple):
@@ -36,38 +26,31 @@ class Group(NamedTuple):
 
 
 class Section(NamedTuple):
-    """Groups that are known in the same way. title: how."""
+    """Groups under a title: what was run, what was not."""
 
     title: str
-    ran: bool
     groups: tuple[Group, ...]
 
 
-def sections(runtimes: Iterable[RuntimeVerdict]) -> list[Section]:
-    """What was run, then what was read; in each the good news first, then what goes wrong in silence."""
-    ran: list[RuntimeVerdict] = []
-    read: list[RuntimeVerdict] = []
-    for runtime in runtimes:
-        (ran if runtime.basis.startswith(RUN) else read).append(runtime)
-    found = []
-    if ran:
-        pages = dict.fromkeys(item.basis.removeprefix(RUN).partition("#")[0] for item in ran)
-        found.append(Section(f"by our runs ({', '.join(pages)})", True, _groups(ran, SEEN)))
-    if read:
-        found.append(Section("by the source of that version, not run", False, _groups(read, READ)))
-    return found
+def sections(report: CompressionReport) -> list[Section]:
+    """What was run, the good news first, then what goes wrong in silence; then what was not run."""
+    ran = [row for row in report.runtimes if row.run]
+    pages = ", ".join(dict.fromkeys(row.run.partition("#")[0] for row in ran))
+    title = f"run on {report.architecture} with such tensors ({pages})"
+    parts = ((title, ran), ("not run", [row for row in report.runtimes if not row.run]))
+    return [Section(title, _groups(rows)) for title, rows in parts if rows]
 
 
-def _groups(runtimes: Iterable[RuntimeVerdict], words: Mapping[str, tuple[str, str]]) -> tuple[Group, ...]:
-    grouped: dict[tuple[Verdict, str], list[str]] = {}
-    for runtime in runtimes:
-        grouped.setdefault((runtime.verdict, runtime.why), []).append(f"{runtime.runtime} {runtime.version}")
-    ordered = sorted(grouped, key=lambda key: ORDER.index(key[0]))  # stable: else in the order of the table
-    return tuple(Group(key[0], _sentence(grouped[key], words[key[0]], *key)) for key in ordered)
+def _groups(runtimes: Iterable[RuntimeVerdict]) -> tuple[Group, ...]:
+    alike: dict[tuple[Verdict, str], list[str]] = {}
+    for row in runtimes:
+        alike.setdefault((row.verdict, row.why), []).append(f"{row.runtime} {row.version}")
+    ordered = sorted(alike, key=lambda key: ORDER.index(key[0]))  # stable: else in the order of the record
+    return tuple(Group(key[0], _sentence(alike[key], *key)) for key in ordered)
 
 
-def _sentence(names: Sequence[str], words: tuple[str, str], verdict: Verdict, why: str) -> str:
-    said = f"{', '.join(names)} {words[len(names) > 1]}"
+def _sentence(names: Sequence[str], verdict: Verdict, why: str) -> str:
+    said = " ".join(filter(None, (", ".join(names), WORDS[verdict][len(names) > 1])))
     if not why:
         return said
     return f"{said}, {why}" if verdict == "loads" else f"{said}: {why}"

@@ -1,10 +1,10 @@
-"""Does a runtime load a written adapter with the right meaning? A table of runtimes, each a few rules. Pure.
+"""Which runtimes load an adapter? Only what was run counts: a runtime, its version, an architecture, kinds of tensors.
 
-The right meaning is PEFT's: ΔW = s·B·A for every module, with s from the config by PEFT's pattern rule. A runtime gets
-it wrong when it refuses the adapter, uses another scale, or leaves a part out without a word. The rules come from runs
-(PEFT and vLLM: docs/runtimes.md) or from the source of the version named, and every verdict says from which.
+`runs.json` holds what `make conformance-vllm` and `make conformance-llama-cpp` found, made from docs/conformance/ by
+`make docs`. An adapter that holds nothing beyond one that was run gets that run's verdict; every other is "not run".
 """
 
+from gradience.runtimes.architecture import architecture_of
 from gradience.runtimes.verdict import verdicts
 
-__all__ = ["verdicts"]
+__all__ = ["architecture_of", "verdicts"]

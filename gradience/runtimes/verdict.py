@@ -1,84 +1,73 @@
-"""The verdict of each runtime: the worst that any of its rules says, and what the verdict rests on."""
+"""The verdict of each runtime on an adapter, from its runs of adapters that hold the same."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
+from gradience.adapters.peft import Adapter
 from gradience.artifacts.compression import RuntimeVerdict, Verdict
-from gradience.runtimes import rules
-from gradience.runtimes.rules import Rule
-from gradience.runtimes.table import RUNTIMES, Runtime
-from gradience.runtimes.written import Module, Written
+from gradience.ranks import max_lora_rank_step
+from gradience.runtimes.parts import Parts, is_general, parts_of
+from gradience.runtimes.record import Runs, RuntimeRecord, read_runs
+from gradience.runtimes.scales import SCALES, Module, Written, wrong_scale
 
-FEATURES: Mapping[str, Rule] = {
-    "DoRA": rules.dora,
-    "lora_bias": rules.lora_bias,
-    "bias": rules.bias,
-    "token rows": rules.token_rows,
-    "modules_to_save": rules.saved_modules,
-    "embedding": rules.embedding,
-    "convolution": rules.convolution,
-    "experts": rules.experts,
-    "changed base": rules.changed_base,
-    "aLoRA": rules.alora,
-    "layer_replication": rules.replication,
-    "BD-LoRA": rules.block_diagonal,
-    "QA-LoRA": rules.qalora,
-}
-"""What an adapter can use, beside ranks and scales of linear layers."""
+UNKNOWN = "the architecture is not known (the base model's config.json, beside the adapter, would name it)"
+NAMED_PARTS = 2
+"""Parts that a sentence names before it counts."""
 
 
-def verdicts(
-    config_after: Mapping[str, Any], modules: Iterable[tuple[str, int, int, int, str]]
-) -> tuple[RuntimeVerdict, ...]:
-    """One verdict per runtime on an adapter with this adapter_config.json and these modules.
+def verdicts(adapter: Adapter, architecture: str | None) -> tuple[RuntimeVerdict, ...]:
+    """One verdict per runtime that was ever run, on an open adapter of PEFT.
 
-    modules: (name, rank on disk per expert, rows, columns, kind); kind is linear, embedding, conv or expert.
+    architecture: class of the base model (see `architecture_of`); None where it is not known, and then nothing was run.
     """
-    adapter = Written(config_after, [Module(*module) for module in modules])
-    return tuple(judge(runtime, adapter) for runtime in RUNTIMES)
+    fields = adapter.config.fields if adapter.config else {}
+    written = Written(fields, [Module(pair.module, pair.rank) for pair in adapter.pairs])
+    parts = parts_of(fields, (name for name, _ in adapter.entries()), written.largest)
+    return tuple(judge(record, written, parts, architecture) for record in read_runs())
 
 
-def judge(runtime: Runtime, adapter: Written) -> RuntimeVerdict:
-    """The verdict of one runtime."""
-    verdict, reasons = _worst(runtime, adapter)
-    return RuntimeVerdict(
-        runtime=runtime.name,
-        version=runtime.version,
-        verdict=verdict,
-        basis=_basis(runtime, adapter, verdict, [rule for rule, _ in reasons]),
-        why="; ".join(why for _, why in reasons),
-    )
-
-
-def _worst(runtime: Runtime, adapter: Written) -> tuple[Verdict, list[tuple[Rule, str]]]:
-    """The worst verdict, and the rules that say so, each with its words."""
-    groups: tuple[tuple[Verdict, tuple[Rule, ...]], ...] = (
-        ("unknown", (rules.unclear_patterns,)),
-        ("refuses", runtime.refuses),
-        ("wrong meaning", runtime.leaves_out),
-        ("wrong scale", (*runtime.misreads, partial(rules.wrong_scale, runtime.scale))),
-        ("unknown", runtime.not_known),
-        ("loads", (runtime.advice,)),
-    )
-    for verdict, group in groups:
-        reasons = [(rule, why) for rule in group if (why := rule(adapter))]
-        if reasons:
-            return verdict, reasons
-    return "loads", []
-
-
-def features(adapter: Written) -> frozenset[str]:
-    """What the adapter uses of `FEATURES`."""
-    return frozenset(name for name, rule in FEATURES.items() if rule(adapter))
-
-
-def _basis(runtime: Runtime, adapter: Written, verdict: Verdict, reasons: Sequence[Rule]) -> str:
-    """A run where one was recorded: of such a refusal, or of adapters with everything that this one uses."""
-    if verdict == "refuses":
-        ran = any(rule in runtime.ran_refusals for rule in reasons)
+def judge(record: RuntimeRecord, adapter: Written, parts: Parts, architecture: str | None) -> RuntimeVerdict:
+    """The verdict of one runtime. Pure."""
+    runs = record.architectures.get(architecture or "")
+    if runs is None:
+        verdict: Verdict = "not run"
+        why = UNKNOWN if architecture is None else f"no adapter for {architecture}"
     else:
-        ran = verdict != "unknown" and bool(runtime.record) and features(adapter) <= runtime.ran
-    return f"run: {runtime.record}" if ran else f"by source of version {runtime.version}, not run"
+        verdict, why = _from_runs(record.runtime, runs, adapter, parts)
+    page = "" if verdict == "not run" else record.page
+    return RuntimeVerdict(runtime=record.runtime, version=record.version, verdict=verdict, why=why, run=page)
+
+
+def _from_runs(runtime: str, runs: Runs, adapter: Written, parts: Parts) -> tuple[Verdict, str]:
+    for finding in runs.refuses:
+        if finding.parts <= parts:
+            return "refuses", f"{named(finding.parts)}: {finding.says}" if finding.parts else finding.says
+    for finding in runs.wrong:
+        if finding.parts <= parts:
+            return "wrong meaning", named(finding.parts)
+    if not any(parts <= loaded for loaded in runs.loads):
+        missing = min((parts - loaded for loaded in runs.loads), key=len, default=parts)
+        return "not run", f"with {named(missing)}"
+    wrong = wrong_scale(SCALES[runtime], adapter)
+    return ("wrong scale", wrong) if wrong else ("loads", _advice(runtime, adapter))
+
+
+def named(parts: Parts) -> str:
+    """The parts in words, those that say most first."""
+    general = sorted(part for part in parts if is_general(part))
+    words: Sequence[str] = general or sorted(parts)
+    rest = len(words) - NAMED_PARTS
+    return ", ".join(words[:NAMED_PARTS]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _advice(runtime: str, adapter: Written) -> str:
+    """What the run needed."""
+    if runtime == "vLLM":
+        return f"with --max-lora-rank {max_lora_rank_step(adapter.largest)} or more"
+    if runtime == "PEFT hotswap":
+        return (
+            f"in place of an adapter of use_rslora {adapter.rslora}, rank {adapter.largest} or more, "
+            "and the same lora_dropout"
+        )
+    return ""

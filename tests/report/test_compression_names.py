@@ -44,7 +44,7 @@ def hostile_report(name):
         left_out_files=(name,),
         stripped=(name,),
         config_changes={name: f"{name} -> {name}", "target_modules": f"{json.dumps([name])} -> null"},
-        runtimes=(verdict("A", "1", "refuses", name), verdict("B", "2", "loads", name, ran=True)),
+        runtimes=(verdict("A", "1", "refuses", name), verdict("B", "2", "loads", name)),
         warnings=(name,),
         run=RUN.model_copy(update={"command": name}),
     )

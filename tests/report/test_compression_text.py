@@ -150,7 +150,7 @@ def test_the_questions_come_in_their_order(name):
     asked = [
         "What is saved?",
         "What is lost?",
-        "Who loads it with the right meaning?",
+        "Which runtimes load it?",
         "Where?",
         "How was it written?",
         "What does this not show?",
@@ -180,28 +180,31 @@ def test_every_face_says_what_it_does_not_show():
 # ---------------------------------------------------------------- who loads it?
 
 
-def test_only_a_run_is_told_as_fact():
+def test_what_was_run_and_what_was_not_stand_apart():
     text = " ".join(compression_text(uniform_report()).split())
-    ran, _, read = text.partition("by the source of that version, not run")
-    assert "✓ PEFT 0.21.2 loads" in ran
-    assert "by our runs (docs/runtimes.md):" in ran
-    assert "· SGLang 0.5.23, TensorRT-LLM 007e181 should load" in read
-    assert "✓" not in read
-    assert " loads" not in read.partition("Where?")[0]
+    ran, _, not_run = text.partition(" not run: ")
+    assert "run on MistralForCausalLM with such tensors (docs/runtimes.md):" in ran
+    assert "✓ PEFT 0.21.2 loads it" in ran
+    assert "✓ vLLM 0.32.0 loads it, with --max-lora-rank 16 or more" in ran
+    assert not_run.startswith("? PEFT hotswap 0.21.2: with full weight Where?")
+
+
+def test_where_nothing_was_run_nothing_is_claimed():
+    rows = tuple(verdict(name, "1", "not run", "the architecture is not known") for name in ("A", "B"))
+    text = compression_text(report(uniform_report().modules, architecture=None, runtimes=rows))
+    block = text.partition("Which runtimes load it?\n")[2].partition("\n\n")[0]
+    assert block.splitlines() == ["  not run:", "  ? A 1, B 1: the architecture is not known"]
 
 
 def test_runtimes_with_one_reason_are_one_sentence():
     text = " ".join(compression_text(uniform_report()).split())
-    reason = "modules trained and saved whole (modules_to_save)"
-    assert text.count(reason) == 1
-    assert f"✗ vLLM before 0.31, llama.cpp converter 0b03ada should refuse: {reason}" in text
+    assert "✗ X 1, Y 2 refuse it: full weight: not a lora_A or lora_B tensor" in text
 
 
-def test_a_silently_wrong_scale_comes_before_a_refusal():
+def test_what_goes_wrong_in_silence_comes_before_a_refusal():
     text = compression_text(uniform_report())
-    assert text.index("LoRAX a7394ba should load it with a wrong scale, silently") < text.index(
-        "should refuse"
-    )
+    said = ("loads it with a wrong scale, silently", "gets it wrong, silently", "refuse it")
+    assert [text.index(words) for words in said] == sorted(text.index(words) for words in said)
 
 
 # ---------------------------------------------------------------- figures

@@ -1,4 +1,7 @@
-"""The cases: adapters that `gradience compress` writes, adapters that others write, and adapters that vLLM refuses."""
+"""The cases: adapters that `gradience compress` writes, adapters that PEFT writes, and adapters that only PEFT loads.
+
+The same for every architecture, as far as it has what they train.
+"""
 
 from __future__ import annotations
 
@@ -12,59 +15,66 @@ import peft
 from peft import PeftModel
 
 from conformance.serving import model
-from conformance.serving.model import LINEAR, copy_adapter, make_adapter
+from conformance.serving.architectures import Architecture
+from conformance.serving.model import Base, copy_adapter, make_adapter
 from gradience.adapters.patterns import anchored_key
 from gradience.artifacts.compression import Encoding
 from gradience.audit import audit_adapter
 from gradience.compress import compress_adapter
 from gradience.plan import Criterion, ToBudget, ToEnergy, ToRank, plan_compression
 
-Section = Literal["compressed", "other", "refused"]
-FAINT = (
-    "layers.0.self_attn.k_proj",
-    "layers.1.self_attn.q_proj",
-    "layers.1.self_attn.o_proj",
-    "layers.1.mlp.up_proj",
-)
-"""Modules so faint that a budget leaves them out; each breaks up a group that vLLM joins (q k v; gate up)."""
+Section = Literal["compressed", "other", "special"]
+FIRST = "LlamaForCausalLM"
+"""Ranks above 8 are asked of it alone: vLLM needs a process of its own for each max_lora_rank."""
 
 
 @dataclass
 class Workshop:
-    """A folder with the base model and the adapters that were made so far."""
+    """A folder with a base model and the adapters that were made so far."""
 
+    architecture: Architecture
     root: Path
     originals: dict[str, Path] = field(default_factory=dict)
 
     @property
-    def base(self) -> Path:
+    def base(self) -> Base:
         """The base model."""
-        return self.root / "base"
+        return Base(self.architecture, self.root / "base")
 
     def prepare(self) -> None:
         """Make the base model and the adapters that the cases start from."""
-        model.make_base(self.base)
-        linear: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": LINEAR}
-        self._make("plain", seed=1, **linear)
-        self._make("rsLoRA", seed=2, use_rslora=True, **linear)
-        patterns = {
-            "rank_pattern": {"q_proj": 4, "down_proj": 6},
-            "alpha_pattern": {"down_proj": 27, "k_proj": 5},
-        }
-        self._make("mixed", seed=3, **linear, **patterns)
-        self._make("ranks only", seed=7, rank_pattern={"q_proj": 4}, **linear)
-        self._make("rank 16", seed=4, **linear | {"r": 16})
-        self._make("embedding", seed=5, **linear | {"target_modules": [*LINEAR, "embed_tokens", "lm_head"]})
+        it = self.architecture
+        it.make_base(self.root / "base")
+        self._make("plain", seed=1)
+        self._make("rsLoRA", seed=2, use_rslora=True)
+        ranks = {it.linear[0]: 4, it.linear[-1]: 6}
+        self._make("mixed", seed=3, rank_pattern=ranks, alpha_pattern={it.linear[-1]: 27, it.linear[1]: 5})
+        self._make("ranks only", seed=7, rank_pattern={it.linear[0]: 4})
+        self._make("rank 16", seed=4, r=16)
+        self._make("embedding", seed=5, target_modules=[*it.linear, *it.ends])
+        self._make("saved head", seed=6, modules_to_save=[it.saved])
+        if it.experts:
+            self._make("experts", seed=8, target_parameters=list(it.experts))
         faint = self.originals["faint"] = self.root / "originals" / "faint"
-        copy_adapter(self.originals["plain"], faint, config={}, tensors=_faint)
+        left_out = set(sorted(model.updates_of(self.originals["plain"]))[1::4])
+        copy_adapter(
+            self.originals["plain"], faint, config={}, tensors=partial(_faint_factor, frozenset(left_out))
+        )
 
     def _make(self, name: str, seed: int, **settings: Any) -> None:
         folder = self.originals[name] = self.root / "originals" / name
-        make_adapter(self.base, folder, seed, **settings)
+        make_adapter(self.base, folder, seed, **self.usual | settings)
+
+    @property
+    def usual(self) -> dict[str, Any]:
+        """LoRA on all linear modules."""
+        return {"r": 8, "lora_alpha": 16, "target_modules": list(self.architecture.linear)}
 
 
-def _faint(name: str) -> float:
-    return 1e-4 if "lora_B" in name and any(part in name for part in FAINT) else 1.0
+def _faint_factor(modules: frozenset[str], name: str) -> float:
+    """Every fourth module is so faint that a budget leaves it out: that breaks up what runtimes join (q k v)."""
+    module, _, _ = name.removeprefix("base_model.model.").partition(".lora_B")
+    return 1e-4 if module in modules else 1.0
 
 
 @dataclass(frozen=True)
@@ -83,8 +93,9 @@ class Made:
 class Case:
     """One adapter.
 
-    max_lora_rank: what vLLM is started with.   refusal: a part of what vLLM must say when it refuses the adapter; empty
-    where it must load it.   claimed: only the config says what it is, the tensors are plain: for refusals alone.
+    max_lora_rank: what vLLM is started with.   refusal: a part of what vLLM must say where it serves the architecture;
+    empty where it is free to load the adapter.   claimed: only the config says what it is, the tensors are plain, so
+    that only a refusal can be right.   fits: the architectures that have what it trains.
     """
 
     id: str
@@ -94,6 +105,20 @@ class Case:
     max_lora_rank: int = 8
     refusal: str = ""
     claimed: bool = False
+    fits: Callable[[Architecture], bool] = lambda architecture: True
+
+
+def cases_of(architecture: Architecture) -> list[Case]:
+    """The cases that this architecture has."""
+    return [case for case in (*_compressions(), *OTHERS, *SPECIAL) if case.fits(architecture)]
+
+
+def _first(architecture: Architecture) -> bool:
+    return architecture.name == FIRST
+
+
+def _has_experts(architecture: Architecture) -> bool:
+    return bool(architecture.experts)
 
 
 # ---------------------------------------------------------------- written by gradience compress
@@ -106,18 +131,20 @@ def _compressed(
     plan = plan_compression(audit_adapter(source), criterion)
     compress_adapter(source, plan, folder, encoding=encoding)
     ranks = {row.name: row.new_rank for row in plan.modules}
-    return Made(folder, model.dense_logprobs(shop.base, model.updates_of(source), ranks), ranks)
+    oracle = None if original == "experts" else model.dense_logprobs(shop.base, source, ranks)
+    return Made(folder, oracle, ranks)
 
 
 PLANS: tuple[tuple[str, Criterion, str], ...] = (
-    ("plain", ToRank(8), "full rank"),
     ("plain", ToRank(3), "rank 3"),
     ("plain", ToBudget(reduction=0.5), "half of the parameters"),
     ("rsLoRA", ToRank(3), "rank 3"),
     ("rsLoRA", ToBudget(reduction=0.5), "half of the parameters"),
     ("mixed", ToEnergy(0.95), "95 % of the energy"),
     ("embedding", ToRank(3), "rank 3"),
-    ("faint", ToBudget(reduction=0.6), "40 % of the parameters, four modules left out"),
+    ("faint", ToBudget(reduction=0.6), "40 % of the parameters, some modules left out"),
+    ("saved head", ToRank(3), "rank 3"),
+    ("experts", ToRank(3), "rank 3"),
 )
 
 
@@ -129,7 +156,8 @@ def _compressions() -> list[Case]:
         for encoding in encodings if one_rank else encodings[1:]:
             name = f"{original}, {words}, {encoding}"
             make = partial(_compressed, original, criterion, encoding)
-            cases.append(Case(name, f"{original} original, {words}", "compressed", make))
+            fits = _has_experts if original == "experts" else (lambda architecture: True)
+            cases.append(Case(name, f"{original} original, {words}", "compressed", make, fits=fits))
     return cases
 
 
@@ -138,40 +166,93 @@ def _compressions() -> list[Case]:
 
 def _original(name: str, shop: Workshop, folder: Path) -> Made:
     path = shop.originals[name]
-    return Made(path, model.dense_logprobs(shop.base, model.updates_of(path)))
+    return Made(path, None if name == "experts" else model.dense_logprobs(shop.base, path))
 
 
 def _edited(config: Mapping[str, Any], shop: Workshop, folder: Path) -> Made:
     copy_adapter(shop.originals["plain"], folder, config=config)
-    return Made(folder, model.dense_logprobs(shop.base, model.updates_of(folder)))
+    return Made(folder, model.dense_logprobs(shop.base, folder))
+
+
+def _float_alphas(shop: Workshop, folder: Path) -> Made:
+    names = sorted(model.updates_of(shop.originals["plain"]))
+    alphas = {anchored_key(names[0]): 5.6568542494923, anchored_key(names[-1]): 40.25}
+    return _edited({"alpha_pattern": alphas}, shop, folder)
 
 
 def _peft_conversion(shop: Workshop, folder: Path) -> Made:
-    loaded = PeftModel.from_pretrained(model.load_base(shop.base), shop.originals["plain"])
+    loaded = PeftModel.from_pretrained(shop.base.load(), shop.originals["plain"])
     peft.save_as_lora(folder, loaded, rank=0.9)
-    return Made(folder, model.dense_logprobs(shop.base, model.updates_of(folder)))
+    return Made(folder, model.dense_logprobs(shop.base, folder))
 
 
-FLOAT_ALPHAS = {
-    anchored_key("model.layers.0.self_attn.q_proj"): 5.6568542494923,
-    anchored_key("model.layers.1.mlp.down_proj"): 40.25,
-}
+def _trained(settings: Mapping[str, Any], shop: Workshop, folder: Path) -> Made:
+    make_adapter(shop.base, folder, 6, **shop.usual | dict(settings))
+    return Made(folder, None)
+
+
+def _trained_plain(
+    settings: Callable[[Architecture], Mapping[str, Any]], shop: Workshop, folder: Path
+) -> Made:
+    """Settings that change which modules are trained, and nothing about what each of them adds."""
+    made = _trained(settings(shop.architecture), shop, folder)
+    return Made(made.path, model.dense_logprobs(shop.base, made.path))
+
 
 OTHERS = (
     Case("plain", "r = 8, α = 16, all linear modules", "other", partial(_original, "plain")),
+    Case(
+        "two modules",
+        "two of the linear modules",
+        "other",
+        partial(_trained_plain, lambda it: {"target_modules": [it.linear[0], it.linear[2]]}),
+    ),
+    Case(
+        "by expression",
+        "target_modules as an expression",
+        "other",
+        partial(_trained_plain, lambda it: {"target_modules": rf".*\.({'|'.join(it.linear)})"}),
+    ),
+    Case(
+        "one layer",
+        "layers_to_transform: [1]",
+        "other",
+        partial(_trained_plain, lambda it: {"layers_to_transform": [1]}),
+    ),
+    Case(
+        "some excluded",
+        "exclude_modules",
+        "other",
+        partial(_trained_plain, lambda it: {"exclude_modules": [it.linear[0]]}),
+    ),
     Case("rsLoRA", "r = 8, α = 16, use_rslora", "other", partial(_original, "rsLoRA")),
     Case("mixed", "rank_pattern and alpha_pattern by suffix", "other", partial(_original, "mixed")),
     Case("ranks only", "rank_pattern without alpha_pattern", "other", partial(_original, "ranks only")),
-    Case("embedding", "embed_tokens and lm_head as well", "other", partial(_original, "embedding")),
-    Case("rank 16", "r = 16", "other", partial(_original, "rank 16"), max_lora_rank=16),
+    Case("embedding", "embedding and head as well", "other", partial(_original, "embedding")),
+    *(
+        Case(
+            f"{words} alone",
+            f"LoRA on the {words}, beside the linear modules",
+            "other",
+            partial(_trained_plain, lambda it, index=index: {"target_modules": [*it.linear, it.ends[index]]}),
+            fits=lambda it: len(it.ends) == 2,
+        )
+        for index, words in enumerate(("embedding", "head"))
+    ),
+    Case("saved head", "the head trained and saved whole", "other", partial(_original, "saved head")),
+    Case(
+        "experts",
+        "stacked experts (target_parameters) as well",
+        "other",
+        partial(_original, "experts"),
+        fits=_has_experts,
+    ),
+    Case("rank 16", "r = 16", "other", partial(_original, "rank 16"), max_lora_rank=16, fits=_first),
     Case("α not an integer", "lora_alpha 13.37", "other", partial(_edited, {"lora_alpha": 13.37})),
     Case("α below 1", "lora_alpha 0.87", "other", partial(_edited, {"lora_alpha": 0.87})),
     Case("α 32.0", "lora_alpha written as 32.0", "other", partial(_edited, {"lora_alpha": 32.0})),
     Case(
-        "α of modules not an integer",
-        "alpha_pattern with 5.6568542494923 and 40.25",
-        "other",
-        partial(_edited, {"alpha_pattern": FLOAT_ALPHAS}),
+        "α of modules not an integer", "alpha_pattern with 5.6568542494923 and 40.25", "other", _float_alphas
     ),
     Case(
         "PEFT's conversion",
@@ -179,15 +260,15 @@ OTHERS = (
         "other",
         _peft_conversion,
     ),
+    Case(
+        "gaussian",
+        "init_lora_weights: gaussian",
+        "other",
+        partial(_edited, {"init_lora_weights": "gaussian"}),
+    ),
 )
 
-# ---------------------------------------------------------------- what vLLM refuses
-
-
-def _trained(settings: Mapping[str, Any], shop: Workshop, folder: Path) -> Made:
-    usual: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": LINEAR}
-    make_adapter(shop.base, folder, 6, **usual | dict(settings))
-    return Made(folder, None)
+# ---------------------------------------------------------------- what few runtimes know
 
 
 def _claimed(config: Mapping[str, Any], shop: Workshop, folder: Path) -> Made:
@@ -196,53 +277,95 @@ def _claimed(config: Mapping[str, Any], shop: Workshop, folder: Path) -> Made:
     return Made(folder, None)
 
 
+def _unannounced_head(shop: Workshop, folder: Path) -> Made:
+    """There is a saved head, and the config does not name it: PEFT loads it by its name (of a tied model, twice)."""
+    copy_adapter(shop.originals["saved head"], folder, config={"modules_to_save": None})
+    return Made(folder, model.dense_logprobs(shop.base, folder))
+
+
 def _high_pattern(shop: Workshop, folder: Path) -> Made:
-    return _trained({"rank_pattern": {"q_proj": 16}}, shop, folder)
+    return _trained({"rank_pattern": {shop.architecture.linear[0]: 16}}, shop, folder)
 
 
-REFUSED = (
+def _token_rows(shop: Workshop, folder: Path) -> Made:
+    rows = {shop.architecture.embedding: [3, 4, 5]}
+    return _trained({"trainable_token_indices": rows}, shop, folder)
+
+
+SPECIAL = (
+    Case(
+        "head there, not announced",
+        "the tensor of a saved head, no modules_to_save in the config",
+        "special",
+        _unannounced_head,
+        fits=lambda it: it.task == "CAUSAL_LM" and not it.config().tie_word_embeddings,
+    ),
     Case(
         "DoRA",
         "use_dora",
-        "refused",
+        "special",
         partial(_trained, {"use_dora": True}),
         refusal="does not yet support DoRA",
     ),
-    Case(
-        "modules_to_save",
-        "lm_head trained and saved whole",
-        "refused",
-        partial(_trained, {"modules_to_save": ["lm_head"]}),
-        refusal="modules_to_save",
+    Case("lora_bias", "lora_bias", "special", partial(_trained, {"lora_bias": True}), refusal="lora_bias"),
+    *(
+        Case(
+            f"bias: {which}",
+            f"bias: {which}, with the biases",
+            "special",
+            partial(_trained, {"bias": which}),
+            refusal="bias is not supported",
+            fits=lambda architecture: architecture.biases,
+        )
+        for which in ("all", "lora_only")
     ),
-    Case("lora_bias", "lora_bias", "refused", partial(_trained, {"lora_bias": True}), refusal="lora_bias"),
-    Case(
-        "bias",
-        "bias: all",
-        "refused",
-        partial(_claimed, {"bias": "all"}),  # a Llama has no biases to train
-        refusal="bias is not supported",
-        claimed=True,
+    *(
+        Case(
+            f"bias: {which}, none there",
+            f"bias: {which}, and no bias among the tensors",
+            "special",
+            partial(_edited, {"bias": which}),
+            refusal="bias is not supported",
+        )
+        for which in ("all", "lora_only")
     ),
     Case(
         "token rows",
         "trainable_token_indices",
-        "refused",
-        partial(_trained, {"trainable_token_indices": [3, 4, 5]}),
+        "special",
+        _token_rows,
         refusal="token_adapter",
+        fits=lambda architecture: bool(architecture.embedding),
     ),
     Case(
         "rank too high",
         "r = 16, max_lora_rank 8",
-        "refused",
+        "special",
         partial(_original, "rank 16"),
         refusal="rank 16",
+        fits=_first,
     ),
-    Case("rank_pattern too high", "r = 8, one rank of 16", "refused", _high_pattern, refusal="rank 16"),
+    Case(
+        "rank_pattern too high",
+        "r = 8, one rank of 16, max_lora_rank 8",
+        "special",
+        _high_pattern,
+        refusal="rank 16",
+        fits=_first,
+    ),
+    Case(
+        "rank 520",
+        "r = 520, the largest max_lora_rank: 512",
+        "special",
+        partial(_trained, {"r": 520, "lora_alpha": 520}),
+        max_lora_rank=512,
+        refusal="rank 520",
+        fits=_first,
+    ),
     Case(
         "PiSSA",
         "init_lora_weights: pissa",
-        "refused",
+        "special",
         partial(_claimed, {"init_lora_weights": "pissa"}),
         refusal="pissa",
         claimed=True,
@@ -250,7 +373,7 @@ REFUSED = (
     Case(
         "aLoRA",
         "alora_invocation_tokens",
-        "refused",
+        "special",
         partial(_claimed, {"alora_invocation_tokens": [1, 2]}),
         refusal="aLoRA",
         claimed=True,
@@ -258,11 +381,9 @@ REFUSED = (
     Case(
         "layer_replication",
         "layer_replication",
-        "refused",
+        "special",
         partial(_claimed, {"layer_replication": [[0, 2]]}),
         refusal="layer_replication",
         claimed=True,
     ),
 )
-
-CASES: tuple[Case, ...] = (*_compressions(), *OTHERS, *REFUSED)

@@ -11,7 +11,7 @@ MOVES = 50 * TOLERANCE
 """An adapter under test moves some log-probability at least this far from the base model's, or the case is void:
 then leaving the adapter out, or another scale, could pass for equality."""
 
-Outcome = Literal["equal", "refused", "differs", "no effect", "void"]
+Outcome = Literal["equal", "refused", "differs", "no effect", "void", "not run"]
 Logprobs = Sequence[Sequence[float]]
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from conformance.serving import model
+from conformance.serving.architectures import Architecture
 from conformance.serving.cases import Workshop
 from conformance.serving.served import Asked, Reply, Served, run, say
+from gradience.runtimes.scales import Scale, gguf_scale
 
 SERVE = Path(__file__).with_name("serve_llama_cpp.py")
 CONVERT_BASE = Path(__file__).with_name("convert_base_to_gguf.py")
+CONVERT_ADAPTERS = Path(__file__).with_name("convert_adapters_to_gguf.py")
 
 
 @dataclass(frozen=True)
@@ -30,26 +31,28 @@ class LlamaCpp:
     source: Path
     name: str = "llama.cpp"
     slug: str = "llama_cpp"
-    table: str = "llama.cpp converter 0c1e570"
+    claims: bool = False
 
-    def refuses_here(self, asked: Asked) -> bool:
-        """Nothing in the way it is started refuses an adapter."""
-        return False
+    @property
+    def scale(self) -> Scale:
+        """α over the rank of the tensors."""
+        return gguf_scale
+
+    def asks(self, architecture: Architecture) -> bool:
+        """Those that its own converter and ours of the base model were tried on."""
+        return architecture.gguf
 
     def serve(self, shop: Workshop, asked: Sequence[Asked]) -> Served:
         """Convert everything, then ask one process."""
-        say(f"llama.cpp: {len(asked)} adapters")
+        say(f"llama.cpp, {shop.architecture.name}: {len(asked)} adapters")
         base = shop.root / "base.gguf"
-        run(sys.executable, CONVERT_BASE, self.source, shop.base, base)
-        refused: dict[str, Reply] = {}
-        adapters = []
-        for number, item in enumerate(asked):
-            path = shop.root / f"{number}.gguf"
-            refusal = self._convert(shop, item.made.path, path)
-            if refusal:
-                refused[item.case.id] = Reply(None, refusal)
-            else:
-                adapters.append({"id": item.case.id, "path": str(path)})
+        run(sys.executable, CONVERT_BASE, self.source, shop.base.folder, base, shop.architecture.name)
+        refused = self._convert(shop, asked)
+        adapters = [
+            {"id": item.case.id, "path": str(gguf_of(shop, number))}
+            for number, item in enumerate(asked)
+            if item.case.id not in refused
+        ]
         request, answer = shop.root / "request.json", shop.root / "answer.json"
         content = {
             "base": str(base),
@@ -70,18 +73,29 @@ class LlamaCpp:
         found = re.search(r"ggml-org/llama\.cpp@([0-9a-f]+)", log)
         return found[1] if found else "unknown"
 
-    def _convert(self, shop: Workshop, adapter: Path, out: Path) -> str:
-        """The last thing that the converter says when it refuses the adapter; empty when it writes one."""
-        script = self.source / "convert_lora_to_gguf.py"
-        command = [sys.executable, script, "--base", shop.base, "--outfile", out, "--outtype", "f32", adapter]
-        done = subprocess.run(
-            command,
-            env=os.environ | {"PYTHONPATH": str(self.source / "gguf-py")},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        if done.returncode == 0:
-            return ""
-        lines = done.stdout.splitlines()
-        return next((line for line in lines if "error" in line.lower()), lines[-1]).strip()
+    def _convert(self, shop: Workshop, asked: Sequence[Asked]) -> dict[str, Reply]:
+        """Convert the adapters; the reply for each that the converter refused."""
+        logs = [shop.root / f"{number}.log" for number in range(len(asked))]
+        jobs = [
+            {"adapter": str(item.made.path), "out": str(gguf_of(shop, number)), "log": str(logs[number])}
+            for number, item in enumerate(asked)
+        ]
+        request = shop.root / "convert.json"
+        request.write_text(json.dumps(jobs), encoding="utf-8")
+        run(sys.executable, CONVERT_ADAPTERS, self.source, shop.base.folder, request)
+        return {
+            item.case.id: Reply(None, reason(logs[number].read_text(encoding="utf-8")))
+            for number, item in enumerate(asked)
+            if not gguf_of(shop, number).exists()
+        }
+
+
+def gguf_of(shop: Workshop, number: int) -> Path:
+    """Where the converter writes an adapter."""
+    return shop.root / f"{number}.gguf"
+
+
+def reason(log: str) -> str:
+    """The last thing that the converter says when it refuses an adapter."""
+    lines = log.splitlines()
+    return next((line for line in lines if "error" in line.lower()), lines[-1]).strip()

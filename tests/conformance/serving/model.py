@@ -1,4 +1,4 @@
-"""A tiny random Llama, adapters for it, and log-probabilities that use neither PEFT nor the writer under test."""
+"""Adapters for a tiny base model, and log-probabilities that use neither PEFT nor the writer under test."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,51 +16,49 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.hotswap import hotswap_adapter
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.pytorch_utils import Conv1D
+
+from conformance.serving.architectures import Architecture
 
 Logprobs = list[list[float]]
 """One list per prompt, one log-probability per token of the vocabulary."""
 Update = tuple[float, np.ndarray, np.ndarray]
 """s, A (r, n), B (m, r)."""
 
-LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PROMPTS = [[1, 5, 9, 33], [7, 99, 100, 3, 2, 64], [120, 11], [64, 64, 65, 1, 0, 17, 31, 88, 90]]
 MAX_TOKENS = 64
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 
 
-def make_base(folder: Path) -> None:
-    """Two layers, four heads of 32 (the smallest that vLLM's CPU attention takes), grouped keys and values."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=128,
-        intermediate_size=192,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=128,
-        max_position_embeddings=128,
-        initializer_range=0.15,  # large enough for the prompts to disagree about the next token
-        tie_word_embeddings=False,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+@dataclass(frozen=True)
+class Base:
+    """A base model on disk."""
+
+    architecture: Architecture
+    folder: Path
+
+    def load(self) -> Any:
+        """The model, in float32."""
+        return self.architecture.load_base(self.folder)
+
+    def logprobs(self, model: torch.nn.Module) -> Logprobs:
+        """log p after each prompt, for the whole vocabulary or for the classes."""
+        with torch.no_grad():
+            rows = [self.architecture.logits(model, prompt) for prompt in PROMPTS]
+        return [torch.log_softmax(row.double(), dim=-1).tolist() for row in rows]
 
 
-def load_base(folder: Path) -> LlamaForCausalLM:
-    """The base model, in float32."""
-    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-
-
-def make_adapter(base: Path, folder: Path, seed: int, **settings: Any) -> None:
+def make_adapter(base: Base, folder: Path, seed: int, **settings: Any) -> None:
     """An adapter with a decaying spectrum in every module: components differ by half an octave."""
     torch.manual_seed(seed)
-    model = get_peft_model(load_base(base), LoraConfig(**settings))
+    model = get_peft_model(base.load(), LoraConfig(task_type=base.architecture.task, **settings))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ("lora_B" in name or "lora_embedding_B" in name) and parameter.ndim == 2:
                 parameter.normal_(std=0.06)
-                parameter.mul_(2.0 ** (-torch.arange(parameter.shape[1]) / 2))
+                if "experts" not in name:  # their columns are (rank, expert)
+                    parameter.mul_(2.0 ** (-torch.arange(parameter.shape[1]) / 2))
             elif parameter.requires_grad and "lora_A" not in name and "lora_embedding_A" not in name:
                 parameter.add_(0.05 * torch.randn_like(parameter))
     model.save_pretrained(folder)
@@ -84,43 +83,46 @@ def copy_adapter(
 # ---------------------------------------------------------------- three ways to the same log-probabilities
 
 
-def logprobs(model: torch.nn.Module) -> Logprobs:
-    """log p(next token | prompt) for the whole vocabulary."""
-    with torch.no_grad():
-        last = [model(input_ids=torch.tensor([prompt])).logits[0, -1] for prompt in PROMPTS]
-    return [torch.log_softmax(row.double(), dim=-1).tolist() for row in last]
-
-
-def peft_logprobs(base: Path, adapter: Path) -> Logprobs:
+def peft_logprobs(base: Base, adapter: Path) -> Logprobs:
     """With the adapter loaded by PEFT. A missing tensor is an error here, not a warning."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*missing adapter keys.*")
-        model = PeftModel.from_pretrained(load_base(base), adapter)
-    return logprobs(model.eval())
+        model = PeftModel.from_pretrained(base.load(), adapter)
+    return base.logprobs(model.eval())
 
 
-def hotswap_logprobs(base: Path, loaded: Path, adapter: Path) -> Logprobs:
+def hotswap_logprobs(base: Base, loaded: Path, adapter: Path) -> Logprobs:
     """With `loaded` loaded by PEFT and then swapped for the adapter."""
-    model = PeftModel.from_pretrained(load_base(base), loaded)
+    model = PeftModel.from_pretrained(base.load(), loaded)
     hotswap_adapter(model, str(adapter), adapter_name="default", torch_device="cpu")
-    return logprobs(model.eval())
+    return base.logprobs(model.eval())
 
 
 def dense_logprobs(
-    base: Path, updates: Mapping[str, Update], ranks: Mapping[str, int] | None = None
+    base: Base,
+    adapter: Path,
+    ranks: Mapping[str, int] | None = None,
+    scales: Mapping[str, float] | None = None,
 ) -> Logprobs:
-    """With s·B·A added to the weights in float64, cut to `ranks` by a dense SVD: neither PEFT nor r-space."""
-    model = load_base(base)
+    """With what is saved whole put in, and s·B·A added to the weights in float64: neither PEFT nor r-space.
+
+    ranks: to which a dense SVD cuts each update.   scales: used in place of PEFT's.
+    """
+    model = base.load()
     with torch.no_grad():
-        for name, (scale, factor_A, factor_B) in updates.items():
-            delta = scale * factor_B @ factor_A
+        for name, tensor in whole_of(adapter).items():
+            module_name, _, parameter = name.rpartition(".")
+            setattr(model.get_submodule(module_name), parameter, torch.nn.Parameter(tensor))
+        for name, (scale, factor_A, factor_B) in updates_of(adapter).items():
+            delta = (scale if scales is None else scales[name]) * factor_B @ factor_A
             if ranks is not None:
                 delta = truncated(delta, ranks[name])
-            weight = model.get_submodule(name).weight
-            if isinstance(model.get_submodule(name), torch.nn.Embedding):
-                delta = delta.T  # an embedding is stored (vocabulary, dim)
-            weight.copy_((weight.double() + torch.from_numpy(delta)).float())
-    return logprobs(model)
+            module = model.get_submodule(name)
+            if isinstance(module, torch.nn.Embedding | Conv1D):
+                delta = delta.T  # stored (vocabulary, dim), and (in, out)
+            # A new parameter: the head and the embedding of a tied model are one, and only one of them is meant.
+            module.weight = torch.nn.Parameter((module.weight.double() + torch.from_numpy(delta)).float())
+    return base.logprobs(model)
 
 
 def truncated(delta: np.ndarray, rank: int) -> np.ndarray:
@@ -144,6 +146,13 @@ def updates_of(adapter: Path) -> dict[str, Update]:
         factor_B = tensors[key.replace("_A", "_B")]
         found[module] = (scale, tensor.double().numpy(), factor_B.double().numpy())
     return found
+
+
+def whole_of(adapter: Path) -> dict[str, torch.Tensor]:
+    """What an adapter holds beside factors: biases and modules that were saved whole."""
+    tensors = load_file(adapter / WEIGHTS)
+    names = {name: name.removeprefix("base_model.model.").replace(".base_layer", "") for name in tensors}
+    return {names[name]: tensor for name, tensor in tensors.items() if ".lora_" not in name}
 
 
 def _by_pattern(pattern: Mapping[str, float], name: str, otherwise: float) -> float:

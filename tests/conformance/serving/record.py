@@ -5,10 +5,12 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from conformance.serving.architectures import ARCHITECTURES
 from conformance.serving.compare import MOVES, TOLERANCE, Compared
 from conformance.serving.served import Asked
 
@@ -16,39 +18,49 @@ FOLDER = Path("docs/conformance")
 DOCUMENT = Path("docs/runtimes.md")
 HERE = ("peft", "transformers", "torch", "gradience")
 Row = Mapping[str, Any]
-
-
-def as_verdict(found: Compared) -> str:
-    """An outcome in the words of `gradience.runtimes`."""
-    return {"equal": "loads", "refused": "refuses", "differs": "wrong scale"}.get(
-        found.outcome, found.outcome
-    )
+LONGEST_WORDS = 400
 
 
 def row(
-    item: Asked, found: Compared, dense: float | None, by_rule: float | None, *, as_expected: bool
+    architecture: str,
+    item: Asked,
+    found: Compared,
+    dense: float | None,
+    by_rule: float | None,
+    *,
+    explained: bool,
+    served: bool,
 ) -> dict[str, Any]:
-    """One case, ready for JSON. Differences are rounded to two digits: the rest is noise of the CPU."""
-    config, ranks = item.config, item.made.ranks
+    """One case, ready for JSON. served: the runtime takes adapters for this architecture at all.
+
+    Differences are rounded to two digits: the rest is noise of the CPU.
+    """
+    config, ranks = item.written.config, item.made.ranks
     return {
+        "architecture": architecture,
         "case": item.case.id,
         "what": item.case.what,
         "section": item.case.section,
+        "parts": sorted(item.parts),
         "r": config["r"],
         "lora_alpha": config["lora_alpha"],
         "use_rslora": config["use_rslora"],
         "rank_pattern": len(config["rank_pattern"]),
         "alpha_pattern": len(config["alpha_pattern"]),
         "ranks": sorted(set(ranks.values())) if ranks else None,
+        "largest_rank": item.written.largest,
+        "max_lora_rank": item.case.max_lora_rank,
+        "served": served,
         "outcome": found.outcome,
         "difference": _two(found.difference),
         "moved": _two(found.moved),
         "refusal": found.refusal,
+        "peft": None if item.peft is None else "equal" if (found.moved or 0) >= MOVES else "void",
         "peft_from_dense": _two(dense),
         "from_rule": _two(by_rule),
-        "hotswap": None if item.hotswap is None else as_verdict(item.hotswap),
+        "hotswap": None if item.hotswap is None else item.hotswap.outcome,
         "hotswap_says": "" if item.hotswap is None else item.hotswap.refusal,
-        "as_expected": as_expected,
+        "explained": explained,
     }
 
 
@@ -59,21 +71,42 @@ def _two(value: float | None) -> float | None:
 def write(
     root: Path, name: str, slug: str, rows: Sequence[Row], versions: Mapping[str, str], drift: float
 ) -> None:
-    """Write the JSON, and replace the block of this runtime in the document."""
+    """Put the rows of an architecture into the JSON, and renew the block of this runtime in the document.
+
+    The rows of other architectures stay where they are of the same versions.
+    """
+    path = root / FOLDER / f"{slug}.json"
+    used = {**versions, **{package: importlib.metadata.version(package) for package in HERE}}
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"versions": {}}
+    kept = before if before["versions"] == used else {"cases": [], "base_after_all_adapters": 0.0}
     content = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "versions": {**versions, **{package: importlib.metadata.version(package) for package in HERE}},
+        "versions": used,
         "tolerance": TOLERANCE,
         "moves_at_least": MOVES,
-        "base_after_all_adapters": _two(drift),
-        "cases": list(rows),
+        "base_after_all_adapters": max(_two(drift) or 0.0, kept["base_after_all_adapters"]),
+        "cases": merged(kept["cases"], rows),
     }
-    path = root / FOLDER / f"{slug}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(as_json(content), encoding="utf-8")
     document = root / DOCUMENT
     text = replaced(document.read_text(encoding="utf-8"), f"conformance-{slug}", region(name, content))
     document.write_text(text, encoding="utf-8")
+
+
+def merged(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
+    """The rows of all architectures, in the order of `ARCHITECTURES`; new ones in place of old ones."""
+    renewed = {row["architecture"] for row in new}
+    rows = [*new, *(row for row in old if row.get("architecture") not in renewed)]
+    return [row for it in ARCHITECTURES for row in rows if row.get("architecture") == it.name]
+
+
+def as_json(content: Mapping[str, Any]) -> str:
+    """One line per case."""
+    head = {key: value for key, value in content.items() if key != "cases"}
+    cases = ",\n  ".join(json.dumps(case, ensure_ascii=False) for case in content["cases"])
+    text = json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}")
+    return f'{text},\n "cases": [\n  {cases}\n ]\n}}\n'
 
 
 def replaced(text: str, block: str, inner: str) -> str:
@@ -85,48 +118,79 @@ def replaced(text: str, block: str, inner: str) -> str:
 
 
 def region(name: str, content: Mapping[str, Any]) -> str:
-    """The tables, as Markdown."""
+    """The tables, as Markdown. One row per adapter would be hundreds: adapters that came out alike share one."""
     rows: Sequence[Row] = content["cases"]
-    good = sum(found["as_expected"] for found in rows)
-    equal = max((found["difference"] for found in rows if found["outcome"] == "equal"), default=0.0)
     versions = ", ".join(f"{package} {version}" for package, version in content["versions"].items())
+    served = [found for found in rows if found["served"]]
+    equal = max((found["difference"] for found in rows if found["outcome"] == "equal"), default=0.0)
+    ruled = max((found["from_rule"] for found in rows if found["from_rule"] is not None), default=None)
+    odd = sum(not found["explained"] for found in rows)
     lines = [
-        f"{content['date']}, on a CPU: {versions}. {good} of {len(rows)} cases as expected; largest difference between "
-        f"{name} and PEFT where they are equal {equal:.1e}; the base model after all adapters "
-        f"{content['base_after_all_adapters']:.1e}.",
+        f"{content['date']}, on a CPU: {versions}. {len(rows)} adapters.",
         "",
-        f"| adapter | r | α | patterns (r, α) | {name} | {name} − PEFT | {name} − rule "
-        "| PEFT − dense | moved | PEFT hotswap |",
-        "|---|---:|---:|---|---|---:|---:|---:|---:|---|",
-        *(_line(found) for found in rows if found["outcome"] != "refused"),
+        f"- Largest difference between {name} and PEFT where they are equal: {equal:.1e}",
+        *(
+            []
+            if ruled is None
+            else [f"- between {name} and its own scale rule where they are not: {ruled:.1e}"]
+        ),
+        f"- between the base model here and there, after all adapters: {content['base_after_all_adapters']:.1e}",
+        f"- loaded, and neither PEFT's answer nor the rule's: {odd}",
         "",
-        f"| refused by {name} | what | in its own words |",
+        "| architecture | adapters | equal | another scale | otherwise wrong | refused | not run |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+        *_counts(rows),
+        "",
+        f"| {name} | architecture | adapters | − PEFT, at most | moved, at least |",
+        "|---|---|---|---:|---:|",
+        *_outcomes(served),
+        "",
+        f"| not loaded by {name} | architecture | in its own words |",
         "|---|---|---|",
-        *(_refused_line(found) for found in rows if found["outcome"] == "refused"),
+        *_refusals(rows),
     ]
     return "\n".join(lines)
 
 
-def _line(found: Row) -> str:
-    alpha = f"{found['lora_alpha']:.6g}" + (" rsLoRA" if found["use_rslora"] else "")
-    patterns = (found["rank_pattern"], found["alpha_pattern"])
-    numbers = [_number(found[key]) for key in ("difference", "from_rule", "peft_from_dense", "moved")]
-    cells = (
-        found["case"],
-        found["r"],
-        alpha,
-        f"{patterns[0]}, {patterns[1]}" if any(patterns) else "–",
-        found["outcome"],
-        *numbers,
-        found["hotswap"] or "–",
-    )
-    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+def _counts(rows: Sequence[Row]) -> Iterator[str]:
+    for architecture, found in _grouped(rows, "architecture"):
+        outcomes = Counter(row["outcome"] for row in found)
+        scaled = sum(row["outcome"] == "differs" and row["explained"] for row in found)
+        known = [outcomes["equal"], scaled, outcomes["refused"], outcomes["not run"]]
+        cells = [len(found), *known[:2], len(found) - sum(known), *known[2:]]
+        yield f"| {architecture} | {' | '.join(map(str, cells))} |"
 
 
-def _refused_line(found: Row) -> str:
-    words = " ".join(found["refusal"].split()).replace("|", "\\|")
-    return f"| {found['case']} | {found['what']} | {words} |"
+def _outcomes(rows: Sequence[Row]) -> Iterator[str]:
+    """What was loaded: the adapters of an architecture that came out alike."""
+    for architecture, found in _grouped([row for row in rows if row["outcome"] != "refused"], "architecture"):
+        for outcome, alike in _grouped(found, "outcome"):
+            worst = max(row["difference"] for row in alike)
+            moved = min(row["moved"] for row in alike)
+            names = "; ".join(row["case"] for row in alike)
+            yield f"| {outcome} | {architecture} | {names} | {worst:.2g} | {moved:.2g} |"
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2g}"
+def _refusals(rows: Sequence[Row]) -> Iterator[str]:
+    """Equal words of several architectures are one row; what an architecture refuses whatever it is, is one too."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row["outcome"] in ("refused", "not run"):
+            case = row["case"] if row["served"] else "every adapter"
+            names = alike.setdefault((case, _one_line(row["refusal"])), [])
+            if row["architecture"] not in names:
+                names.append(row["architecture"])
+    for (case, words), names in alike.items():
+        yield f"| {case} | {', '.join(names)} | {words} |"
+
+
+def _grouped(rows: Sequence[Row], key: str) -> list[tuple[str, list[Row]]]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row[key], []).append(row)
+    return list(groups.items())
+
+
+def _one_line(words: str) -> str:
+    line = " ".join(words.split()).replace("|", "\\|")
+    return line if len(line) <= LONGEST_WORDS else line[:LONGEST_WORDS].rsplit(" ", 1)[0] + " …"

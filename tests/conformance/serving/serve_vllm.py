@@ -4,12 +4,14 @@
 
 The request names the base model, one `max_lora_rank`, prompts as token ids, and adapters. The answer holds, for
 the base and for each adapter, the log-probability of every next token after each prompt, or the text of the
-refusal. One process per `max_lora_rank`: the slots of vLLM are allocated once, at start.
+refusal; or why vLLM does not serve the base model with adapters at all (`broke`: it started, and the base model alone
+failed). One process per `max_lora_rank`: the slots of vLLM are allocated once, at start.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -36,8 +38,37 @@ def main(request_path: str, answer_path: str) -> None:
 
     request = json.loads(Path(request_path).read_text(encoding="utf-8"))
     started = time.monotonic()
-    engine = vllm.LLM(
+    versions = {"vllm": vllm.__version__, "torch": torch.__version__}
+    engine = None
+    try:
+        engine = start(vllm.LLM, request)
+        logprobs_of(engine, request["prompts"], None)
+    except Exception as refusal:  # noqa: BLE001  that it does not serve this model with adapters is a result
+        words = f"{type(refusal).__name__}: {refusal}"
+        answer = {"versions": versions, "not_served": words, "broke": engine is not None}
+        Path(answer_path).write_text(json.dumps(answer), encoding="utf-8")
+        return
+    served = [
+        serve(engine, request["prompts"], adapter, number)
+        for number, adapter in enumerate(request["adapters"], 1)
+    ]
+    # Last, so that a refusal which damaged the engine, or an adapter that stayed active, shows here.
+    base = logprobs_of(engine, request["prompts"], None)
+    answer = {
+        "versions": versions,
+        "not_served": "",
+        "seconds": round(time.monotonic() - started, 1),
+        "base": base,
+        "adapters": served,
+    }
+    Path(answer_path).write_text(json.dumps(answer), encoding="utf-8")
+
+
+def start(engine: Any, request: dict[str, Any]) -> Any:
+    """vLLM with the base model, ready for adapters."""
+    return engine(
         request["base"],
+        runner="pooling" if request["classify"] else "generate",
         skip_tokenizer_init=True,
         dtype="float32",
         enforce_eager=True,
@@ -48,19 +79,6 @@ def main(request_path: str, answer_path: str) -> None:
         max_model_len=request["max_model_len"],
         seed=0,
     )
-    served = [
-        serve(engine, request["prompts"], adapter, number)
-        for number, adapter in enumerate(request["adapters"], 1)
-    ]
-    # Last, so that a refusal which damaged the engine, or an adapter that stayed active, shows here.
-    base = next_token_logprobs(engine, request["prompts"], None)
-    answer = {
-        "versions": {"vllm": vllm.__version__, "torch": torch.__version__},
-        "seconds": round(time.monotonic() - started, 1),
-        "base": base,
-        "adapters": served,
-    }
-    Path(answer_path).write_text(json.dumps(answer), encoding="utf-8")
 
 
 def serve(engine: Any, prompts: list[list[int]], adapter: dict[str, str], number: int) -> dict[str, Any]:
@@ -72,15 +90,20 @@ def serve(engine: Any, prompts: list[list[int]], adapter: dict[str, str], number
         engine.llm_engine.add_lora(request)
     except Exception as refusal:  # noqa: BLE001  whatever vLLM says about the adapter is the result
         return {"id": adapter["id"], "refusal": f"{type(refusal).__name__}: {refusal}"}
-    logprobs = next_token_logprobs(engine, prompts, request)
+    logprobs = logprobs_of(engine, prompts, request)
     engine.llm_engine.remove_lora(number)
     return {"id": adapter["id"], "logprobs": logprobs}
 
 
-def next_token_logprobs(engine: Any, prompts: list[list[int]], adapter: Any) -> Logprobs:
-    """log p(next token | prompt) for the whole vocabulary."""
+def logprobs_of(engine: Any, prompts: list[list[int]], adapter: Any) -> Logprobs:
+    """log p after each prompt: of the next token, for the whole vocabulary, or of the classes."""
     from vllm import SamplingParams
 
+    if engine.llm_engine.model_config.runner_type == "pooling":
+        classes = engine.classify(
+            [{"prompt_token_ids": prompt} for prompt in prompts], lora_request=adapter, use_tqdm=False
+        )
+        return [[math.log(p) for p in item.outputs.probs] for item in classes]
     greedy = SamplingParams(temperature=0.0, max_tokens=1, logprobs=-1, detokenize=False)
     inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
     outputs = engine.generate(inputs, greedy, lora_request=adapter, use_tqdm=False)

@@ -6,29 +6,28 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
+from conformance.serving.architectures import Architecture
 from conformance.serving.cases import Case, Made, Workshop
 from conformance.serving.compare import Compared
 from conformance.serving.model import Logprobs
-from gradience.artifacts.compression import RuntimeVerdict
-from gradience.runtimes.written import Module
+from gradience.runtimes.parts import Parts
+from gradience.runtimes.scales import Scale, Written
 
 
 class Asked(NamedTuple):
     """One case, made, and what PEFT says about it.
 
     peft: None for an adapter that is only claimed.   hotswap: None where it was not tried.
-    predicted: runtime and version -> what `gradience.runtimes` says.
     """
 
     case: Case
     made: Made
-    config: dict[str, Any]
-    modules: tuple[Module, ...]
+    written: Written
+    parts: Parts
     peft: Logprobs | None
     hotswap: Compared | None
-    predicted: Mapping[str, RuntimeVerdict]
 
 
 class Reply(NamedTuple):
@@ -39,30 +38,39 @@ class Reply(NamedTuple):
 
 
 class Served(NamedTuple):
-    """What a runtime answered. bases: without an adapter, at the end of each process.   replies: case -> reply."""
+    """What a runtime answered.
+
+    bases: without an adapter, at the end of each process.   replies: case -> reply.
+    not_served: why it does not serve the base model with adapters at all; empty where it does.
+    broke: it meant to, and could not on this machine: then nothing was run.
+    """
 
     bases: tuple[Logprobs, ...]
     replies: Mapping[str, Reply]
     versions: Mapping[str, str]
+    not_served: str = ""
+    broke: bool = False
 
 
 class Server(Protocol):
     """A runtime under test.
 
-    table: its name and version in `gradience.runtimes`.   slug: of the JSON file and of the block in docs/runtimes.md.
+    name: as in `gradience.runtimes`.   slug: of the JSON file and of the block in docs/runtimes.md.
+    scale: the one that it gives a module.   claims: it is asked about adapters that only claim something.
     """
 
     name: str
     slug: str
+    claims: bool
 
     @property
-    def table(self) -> str: ...
+    def scale(self) -> Scale: ...
+
+    def asks(self, architecture: Architecture) -> bool:
+        """True where this architecture is asked of it."""
+        ...
 
     def serve(self, shop: Workshop, asked: Sequence[Asked]) -> Served: ...
-
-    def refuses_here(self, asked: Asked) -> bool:
-        """True where the way it was started, and not the adapter alone, makes it refuse."""
-        ...
 
 
 def say(text: str) -> None:

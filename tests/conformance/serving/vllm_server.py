@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conformance.serving import model
+from conformance.serving.architectures import Architecture
 from conformance.serving.cases import Workshop
 from conformance.serving.served import Asked, Reply, Served, run, say
+from gradience.runtimes.scales import Scale, peft_scale
 
 SERVE = Path(__file__).with_name("serve_vllm.py")
 
@@ -21,11 +23,16 @@ class Vllm:
     python: Path
     name: str = "vLLM"
     slug: str = "vllm"
-    table: str = "vLLM 0.32.0"
+    claims: bool = True
 
-    def refuses_here(self, asked: Asked) -> bool:
-        """It is started with a max_lora_rank below the adapter's rank."""
-        return max(module.rank for module in asked.modules) > asked.case.max_lora_rank
+    @property
+    def scale(self) -> Scale:
+        """PEFT's, the patterns included."""
+        return peft_scale
+
+    def asks(self, architecture: Architecture) -> bool:
+        """All of them: that it does not serve one is a result."""
+        return True
 
     def serve(self, shop: Workshop, asked: Sequence[Asked]) -> Served:
         """One process per max_lora_rank."""
@@ -34,21 +41,25 @@ class Vllm:
             for rank in sorted({item.case.max_lora_rank for item in asked})
         ]
         replies = {case: reply for part in parts for case, reply in part.replies.items()}
-        return Served(tuple(base for part in parts for base in part.bases), replies, parts[0].versions)
+        bases = tuple(base for part in parts for base in part.bases)
+        return Served(bases, replies, *parts[0][2:])
 
     def _serve(self, shop: Workshop, asked: Sequence[Asked], rank: int) -> Served:
         request, answer = shop.root / f"request-{rank}.json", shop.root / f"answer-{rank}.json"
         content = {
-            "base": str(shop.base),
+            "base": str(shop.base.folder),
+            "classify": shop.architecture.task == "SEQ_CLS",
             "max_lora_rank": rank,
             "max_model_len": model.MAX_TOKENS,
             "prompts": model.PROMPTS,
             "adapters": [{"id": item.case.id, "path": str(item.made.path)} for item in asked],
         }
         request.write_text(json.dumps(content), encoding="utf-8")
-        say(f"vLLM, max_lora_rank {rank}: {len(asked)} adapters")
+        say(f"vLLM, {shop.architecture.name}, max_lora_rank {rank}: {len(asked)} adapters")
         # -P: the folder of serve_vllm.py must not come before vLLM's own packages.
         run(self.python, "-P", SERVE, request, answer)
         found = json.loads(answer.read_text(encoding="utf-8"))
+        if found["not_served"]:
+            return Served((), {}, found["versions"], found["not_served"], found["broke"])
         replies = {row["id"]: Reply(row.get("logprobs"), row.get("refusal", "")) for row in found["adapters"]}
         return Served((found["base"],), replies, found["versions"])

@@ -1,0 +1,100 @@
+"""The architecture that an adapter belongs to, where something on this machine says it. Never guessed from names."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gradience.adapters import strict_json
+from gradience.adapters.config import PeftConfig
+from gradience.adapters.files import read_small
+from gradience.errors import InputError
+
+MAX_CONFIG_BYTES = 2**20
+CLASS_NAME = re.compile(r"[A-Za-z]\w{0,99}", re.ASCII)
+HEAD = re.compile(r"(For[A-Z]\w*|LMHeadModel|Model)$")
+HEADS = {
+    "SEQ_CLS": "ForSequenceClassification",
+    "TOKEN_CLS": "ForTokenClassification",
+    "QUESTION_ANS": "ForQuestionAnswering",
+}
+"""Tasks for which PEFT's users load a base model with another head than its config names."""
+
+
+def architecture_of(
+    config: PeftConfig, folder: Path, base_model: str | os.PathLike[str] | None = None
+) -> str | None:
+    """The class of the model under an adapter, such as `LlamaForCausalLM`; None where nothing says it.
+
+    folder: of the adapter.   base_model: folder of the base model, where it is known.
+
+    Read in this order: the config.json of `base_model`; the class that PEFT wrote into the adapter (auto_mapping); the
+    config.json of `base_model_name_or_path`, as a folder or in the cache of huggingface_hub; one beside the adapter.
+    Names of modules do not say it: `model.layers.*.self_attn.q_proj` is Llama's, Mistral's, Qwen2's and Gemma's.
+    """
+    if base_model is None and (wrapped := _wrapped_class(config)) is not None:
+        return wrapped
+    for path in _config_files(config, folder, base_model):
+        name = _declared_class(path)
+        if name is not None:
+            return _with_head(name, config.task_type)
+    return None
+
+
+def _wrapped_class(config: PeftConfig) -> str | None:
+    mapping = config.fields.get("auto_mapping")
+    return _class_name(mapping.get("base_model_class")) if isinstance(mapping, dict) else None
+
+
+# os.path.isfile below, because Path.is_file raises for a name that no file can have.
+
+
+def _config_files(
+    config: PeftConfig, folder: Path, base_model: str | os.PathLike[str] | None
+) -> Iterator[Path]:
+    if base_model is not None:
+        yield Path(base_model) / "config.json"
+    name = config.base_model
+    if name and "\0" not in name:
+        yield Path(name) / "config.json"
+        yield from _cached(name)
+    yield folder / "config.json"
+
+
+def _cached(name: str) -> Iterator[Path]:
+    """config.json of `org/name`, as huggingface_hub keeps it: the commit that `main` pointed to last."""
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, re.ASCII):
+        return
+    home = Path(os.environ.get("HF_HOME") or Path("~/.cache/huggingface")).expanduser()
+    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    model = cache / f"models--{name.replace('/', '--')}"
+    main = model / "refs" / "main"
+    if os.path.isfile(main):
+        commit = read_small(main, 100).decode("ascii", "replace").strip()
+        if re.fullmatch(r"[0-9a-f]{40}", commit):
+            yield model / "snapshots" / commit / "config.json"
+
+
+def _declared_class(path: Path) -> str | None:
+    """The first of `architectures`. A file that cannot be read says nothing: it is not the adapter's own."""
+    if not os.path.isfile(path):
+        return None
+    try:
+        fields = strict_json.loads(read_small(path, MAX_CONFIG_BYTES), path, path.name)
+    except InputError:
+        return None
+    names = fields.get("architectures") if isinstance(fields, dict) else None
+    return _class_name(names[0]) if isinstance(names, list) and names else None
+
+
+def _class_name(value: Any) -> str | None:
+    return value if isinstance(value, str) and CLASS_NAME.fullmatch(value) else None
+
+
+def _with_head(name: str, task: str | None) -> str:
+    """`BertForMaskedLM` trained to classify is `BertForSequenceClassification`."""
+    head = HEADS.get(task or "")
+    return name if head is None else HEAD.sub("", name) + head

@@ -1,0 +1,114 @@
+"""The scale that each runtime gives the modules of an adapter: PEFT's, or another one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from gradience.adapters.patterns import PatternTable
+
+PEFT_DEFAULT = 8
+"""r and lora_alpha of a config that does not say (PEFT 0.21, tuners/lora/config.py)."""
+SCALE_SLACK = 1e-9
+"""Two scales this close (relatively) are the same: they came from divisions."""
+
+
+class Module(NamedTuple):
+    """One LoRA module. rank: inner dimension on disk, per expert."""
+
+    name: str
+    rank: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """The config and the modules of an adapter, as a runtime finds them."""
+
+    config: Mapping[str, Any]
+    modules: Sequence[Module]
+
+    @cached_property
+    def rank_pattern(self) -> PatternTable:
+        """rank_pattern, ready for look-ups by PEFT's rule."""
+        return PatternTable(self.config.get("rank_pattern") or {})
+
+    @cached_property
+    def alpha_pattern(self) -> PatternTable:
+        """alpha_pattern, ready for look-ups by PEFT's rule."""
+        return PatternTable(self.config.get("alpha_pattern") or {})
+
+    @cached_property
+    def r(self) -> int:
+        """The global rank."""
+        return int(self.config.get("r") or PEFT_DEFAULT)
+
+    @cached_property
+    def alpha(self) -> float:
+        """The global α."""
+        value = self.config.get("lora_alpha")
+        return float(PEFT_DEFAULT if value is None else value)
+
+    @cached_property
+    def rslora(self) -> bool:
+        """use_rslora."""
+        return bool(self.config.get("use_rslora"))
+
+    @cached_property
+    def largest(self) -> int:
+        """The largest rank, of the config and of the tensors."""
+        return max((self.r, *(module.rank for module in self.modules)))
+
+    def declared(self, module: Module) -> int:
+        """The rank that the config gives a module."""
+        value = self.rank_pattern.lookup(module.name).value
+        return self.r if value is None else int(value)
+
+
+Scale = Callable[[Written, Module], float]
+"""The scale that a runtime gives a module."""
+
+
+def _divided(alpha: float, rank: int, rslora: bool) -> float:
+    return alpha / math.sqrt(rank) if rslora else alpha / rank
+
+
+def peft_scale(adapter: Written, module: Module) -> float:
+    """PEFT (0.21, tuners/lora/layer.py), and vLLM 0.32 (lora/peft_helper.py): the first pattern that matches."""
+    value = adapter.alpha_pattern.lookup(module.name).value
+    return _divided(adapter.alpha if value is None else value, adapter.declared(module), adapter.rslora)
+
+
+def config_scale(adapter: Written, module: Module) -> float:
+    """PEFT's hotswap: the config's α and r for every module, with rsLoRA."""
+    return _divided(adapter.alpha, adapter.r, adapter.rslora)
+
+
+def gguf_scale(adapter: Written, module: Module) -> float:
+    """llama.cpp (llama-adapter.h): the config's α over the tensor's own rank; α = 0 means a scale of 1."""
+    return _divided(adapter.alpha, module.rank, False) if adapter.alpha else 1.0
+
+
+SCALES: Mapping[str, Scale] = {
+    "PEFT": peft_scale,
+    "PEFT hotswap": config_scale,
+    "vLLM": peft_scale,
+    "llama.cpp": gguf_scale,
+}
+"""Runtime -> its rule. The runs hold each of them to what the runtime computed."""
+
+
+def wrong_scale(scale: Scale, adapter: Written) -> str:
+    """The modules that get another scale than PEFT gives them, in words; empty where there are none."""
+    wrong = [
+        module
+        for module in adapter.modules
+        if not math.isclose(scale(adapter, module), peft_scale(adapter, module), rel_tol=SCALE_SLACK)
+    ]
+    if not wrong:
+        return ""
+    first = wrong[0]
+    used, meant = scale(adapter, first), peft_scale(adapter, first)
+    return f"{len(wrong)} of {len(adapter.modules)} modules; {first.name} gets {used:.4g}, not {meant:.4g}"

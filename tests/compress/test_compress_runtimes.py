@@ -1,0 +1,118 @@
+"""The verdicts on adapters that real PEFT wrote: of the architecture that is found, for the tensors that are there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BloomConfig,
+    BloomForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from gradience.audit import audit_adapter
+from gradience.compress import compress_adapter
+from gradience.plan import ToRank, plan_compression
+
+SHAPE = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+RUNTIMES = ("PEFT", "PEFT hotswap", "vLLM", "llama.cpp")
+
+
+@pytest.fixture(autouse=True)
+def no_hub_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "no-such-cache"))
+
+
+def llama():
+    return LlamaForCausalLM(LlamaConfig(**SHAPE, intermediate_size=24, tie_word_embeddings=False))
+
+
+def bert():
+    return BertForSequenceClassification(BertConfig(**SHAPE, intermediate_size=24, num_labels=3))
+
+
+def bloom():
+    return BloomForCausalLM(BloomConfig(vocab_size=32, hidden_size=16, n_layer=2, n_head=2))
+
+
+def compressed(tmp_path, model, task="CAUSAL_LM", *, keep_base=True, **options):
+    """The report on an adapter of PEFT, cut to rank 2."""
+    base, folder = tmp_path / "base", tmp_path / "adapter"
+    model.save_pretrained(base)
+    model.name_or_path = str(base)
+    trained = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, task_type=task, **options))
+    with torch.no_grad():
+        for name, parameter in trained.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(std=0.1)
+    trained.save_pretrained(folder)
+    if not keep_base:
+        shutil.rmtree(base)
+    return compress_adapter(folder, plan_compression(audit_adapter(folder), ToRank(2)), tmp_path / "smaller")
+
+
+def said(report):
+    assert tuple(row.runtime for row in report.runtimes) == RUNTIMES
+    return {row.runtime: row.verdict for row in report.runtimes}
+
+
+def test_a_llama_loads_where_llamas_were_run(tmp_path):
+    report = compressed(tmp_path, llama(), target_modules=["q_proj", "v_proj"])
+    assert report.architecture == "LlamaForCausalLM"
+    assert said(report) == dict.fromkeys(RUNTIMES, "loads")
+    assert all(row.run.startswith("docs/runtimes.md#") for row in report.runtimes)
+
+
+def test_the_same_tensors_without_a_known_architecture_were_not_run(tmp_path):
+    report = compressed(tmp_path, llama(), keep_base=False, target_modules=["q_proj", "v_proj"])
+    assert report.architecture is None
+    assert said(report) == dict.fromkeys(RUNTIMES, "not run")
+    assert {row.run for row in report.runtimes} == {""}
+
+
+def test_an_architecture_that_was_not_run_has_no_verdict(tmp_path):
+    report = compressed(tmp_path, bloom(), target_modules=["query_key_value"])
+    assert report.architecture == "BloomForCausalLM"
+    assert said(report) == dict.fromkeys(RUNTIMES, "not run")
+    assert {row.why for row in report.runtimes} == {"no adapter for BloomForCausalLM"}
+
+
+def test_a_classifier_loads_in_peft_and_vllm_has_no_adapters_for_it(tmp_path):
+    report = compressed(tmp_path, bert(), "SEQ_CLS", target_modules=["query", "value"])
+    assert report.architecture == "BertForSequenceClassification"
+    assert said(report) == {
+        "PEFT": "loads",
+        "PEFT hotswap": "not run",
+        "vLLM": "refuses",
+        "llama.cpp": "not run",
+    }
+
+
+@pytest.mark.parametrize(
+    ("bias", "expected"),
+    [("lora_only", {"PEFT": "loads", "vLLM": "refuses", "llama.cpp": "loads"}), ("none", {"vLLM": "loads"})],
+)
+def test_bias_lora_only_where_there_is_no_bias(tmp_path, bias, expected):
+    """vLLM refuses the setting; llama.cpp never looks at it (a Llama has no biases)."""
+    found = said(compressed(tmp_path, llama(), target_modules=["q_proj", "v_proj"], bias=bias))
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_a_saved_head_is_found_among_the_tensors_not_in_the_config(tmp_path):
+    """There, and no longer announced: llama.cpp reads tensors alone, and still refuses it."""
+    report = compressed(tmp_path, llama(), target_modules=["q_proj"], modules_to_save=["lm_head"])
+    assert said(report)["llama.cpp"] == "refuses"
+    config = tmp_path / "adapter" / "adapter_config.json"
+    fields = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps(fields | {"modules_to_save": None}), encoding="utf-8")
+    plan = plan_compression(audit_adapter(tmp_path / "adapter"), ToRank(2))
+    again = compress_adapter(tmp_path / "adapter", plan, tmp_path / "again")
+    assert said(again)["llama.cpp"] == "refuses"
+    assert said(again)["vLLM"] == "refuses"
