@@ -10,6 +10,7 @@ from bench_process import without_times, write_inputs
 
 from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.bench.config import load_config
+from gradience.bench.forecast import forecast
 from gradience.bench.shipped import shipped_configs
 from gradience.bench.stages import only_one
 from gradience.cli.app import run
@@ -103,3 +104,10 @@ def test_the_files_of_one_seed_are_the_plan_of_all(name: str) -> None:
         one = load_config(configs[f"{name}_seed{seed}"])
         assert one.due == (seed,)
         assert one.digest() == whole.digest()
+
+
+def test_a_forecast_counts_the_seeds_that_are_run() -> None:
+    one = forecast(load_config(shipped_configs()["mistral_gsm8k_certifiable_seed123"]))
+    assert one.seeds == (123,)
+    assert one.notes == ("seed 123 is run alone; planned are 42, 123, 456",)
+    assert forecast(load_config(shipped_configs()["mistral_gsm8k_certifiable"])).seeds == (42, 123, 456)
