@@ -5,6 +5,7 @@
 #   make test                   the test suite
 #   make lint                   ruff, mypy, import contracts, generated docs
 #   make conformance            slow runs against other libraries
+#   make conformance-lowest     the tests on the lowest allowed versions, in an environment of their own (6 GB)
 #   make conformance-vllm       compressed adapters served by real vLLM, in an environment of its own
 #   make conformance-llama-cpp  the same through llama.cpp (builds it)
 #   make docs                   regenerate what is generated: docs/ and the README's output block
@@ -12,7 +13,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format conformance conformance-vllm conformance-llama-cpp docs clean
+.PHONY: help demo test lint format conformance conformance-lowest conformance-vllm conformance-llama-cpp docs clean
 
 # The first interpreter that is new enough; `make PYTHON=/path/to/python test` overrides it.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -23,7 +24,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
 help:
-	@sed -n '4,11s/^# *//p' Makefile
+	@sed -n '4,12s/^# *//p' Makefile
 
 $(VENV)/.made:
 	@test -n "$(PYTHON)" || { echo "error: no Python >= 3.11 found"; echo; \
@@ -78,8 +79,24 @@ format: $(VENV)/.dev
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-conformance: $(VENV)/.conformance
+conformance: $(VENV)/.conformance conformance-lowest
 	$(PY) -m pytest -m conformance $(ARGS)
+
+# Every lower bound of pyproject.toml as a pin: a bound is a promise only if it was tried. The versions are older than
+# some libraries that pip puts beside them, so what they warn about is no failure here.
+LOWEST := .venv-lowest
+
+$(LOWEST)/.made: pyproject.toml scripts/lowest_versions.py $(VENV)/.test
+	@echo "installing the lowest allowed versions into $(LOWEST) (PyTorch as pip finds it: up to 6 GB, once)"
+	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
+	@$(PY) scripts/lowest_versions.py > $(LOWEST)/lowest.txt
+	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(LOWEST)/lowest.txt \
+	  -e ".[bench,pandas,demo,qlora]" --group test
+	@touch $@
+
+conformance-lowest: $(LOWEST)/.made
+	$(LOWEST)/bin/python -m pytest -o filterwarnings=default $(ARGS)
 
 # vLLM pins its own PyTorch and transformers, so it never shares our environment. The two audio packages
 # that it pulls in are built for another PyTorch (torchaudio 2.11 beside PyTorch 2.13), and nothing here needs them.
@@ -120,5 +137,5 @@ docs: $(VENV)/.core
 	$(PY) scripts/update_readme.py
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(LLAMA) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM) $(LLAMA) $(LOWEST) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,80 @@
+"""What pyproject.toml declares is what the package imports, and a bare install brings what the core needs."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+import lowest_versions  # noqa: E402
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+MODULE_OF = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
+ON_MODELS = ("bench", "callback", "inference", "peft_load.py", "tracking", "vnext")
+"""Rooms that are imported only where the extra `hf` is installed."""
+
+
+def modules(requirements: list[str]) -> set[str]:
+    names = {Requirement(text).name for text in requirements}
+    return {MODULE_OF.get(name, name) for name in names}
+
+
+def imported(files: list[Path]) -> set[str]:
+    """Third-party top-level modules that the files import, anywhere in them but for type checkers alone."""
+    found: set[str] = set()
+    for file in files:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                node.body = []
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add(str(node.module).partition(".")[0])
+    ours = {"gradience", "pydantic_core"}  # pydantic brings exactly its own core
+    return found - set(sys.stdlib_module_names) - ours
+
+
+def files(*, on_models: bool) -> list[Path]:
+    package = ROOT / "gradience"
+    every = package.rglob("*.py")
+    return [file for file in every if (file.relative_to(package).parts[0] in ON_MODELS) == on_models]
+
+
+def test_the_core_depends_on_exactly_what_it_imports():
+    core = imported(files(on_models=False))
+    assert core == modules(PROJECT["dependencies"])
+    assert core == {"numpy", "pydantic", "regex", "rich", "threadpoolctl", "typer", "yaml"}
+
+
+def test_the_rooms_on_models_import_what_some_extra_brings():
+    extras = {name for texts in PROJECT["optional-dependencies"].values() for name in modules(texts)}
+    assert imported(files(on_models=True)) <= extras | modules(PROJECT["dependencies"])
+    hf = modules(PROJECT["optional-dependencies"]["hf"])
+    assert {"huggingface_hub", "safetensors", "torch", "transformers", "peft"} <= hf
+
+
+def test_it_says_linux():
+    systems = [text for text in PROJECT["classifiers"] if text.startswith("Operating System")]
+    assert systems == ["Operating System :: POSIX :: Linux"]
+
+
+def test_every_dependency_has_one_lowest_version():
+    pins = lowest_versions.lowest_versions(
+        tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    )
+    names = [pin.partition("==")[0] for pin in pins]
+    assert len(names) == len(set(names))
+    assert {"numpy", "torch", "scikit-learn", "pytest"} <= set(names)
+
+
+def test_a_dependency_without_a_lower_bound_is_an_error():
+    with pytest.raises(ValueError, match="exactly one lower bound"):
+        lowest_versions.pin(Requirement("numpy<3"))
