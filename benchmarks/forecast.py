@@ -1,79 +1,130 @@
-"""The forecast of `gradience bench run --dry-run` against what a run took: ratios of seconds and of bytes.
+"""The forecast of `gradience bench run --dry-run` against real runs: ratios forecast / measured, of seconds and bytes.
 
-python benchmarks/forecast.py                     the runs that are kept in benchmarks/results, on this processor
-python benchmarks/forecast.py DIR                 a run of your own, best right after it and on the same machine
+python benchmarks/forecast.py          short runs, now, on one thread: a probe is trained and evaluated
+python benchmarks/forecast.py kept     the runs in benchmarks/results; the one on GSM8K when GRADIENCE_GSM8K names the
+                                       folder of its two files
 
-The machine is measured now. So a kept run says something only where this machine is like the one that it ran on, and a
-busy machine makes every forecast longer. Ratios: forecast / measured; the memory is the whole process's, torch's own
-libraries included, of which the forecast knows nothing.
+Short runs are measured in seconds of the processor, which other processes do not touch, as the machine's rates are. The
+kept runs have seconds of a clock, on a machine of this kind that had other work; minilm_reviews_demo had half a core.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 from statistics import median
 
-from gradience.bench.config import BenchConfig
+import torch
+
+from gradience.bench import tasks
+from gradience.bench.config import BenchConfig, load_config
 from gradience.bench.forecast import forecast
+from gradience.bench.judge import Judge
+from gradience.bench.shipped import find_config
+from gradience.bench.training import lora_arguments, train
 
 ROOT = Path(__file__).resolve().parent
 KEPT = ("minilm_reviews_demo", "smollm2_arithmetic", "smollm2_gsm8k_smoke")
 """One seed each, one thread."""
+SHORT = {
+    "minilm_reviews_demo": ["train.max_steps=40", "task.eval_samples=640"],
+    "smollm2_arithmetic": ["train.max_steps=8", "task.eval_samples=64"],
+}
 LIBRARIES = 450e6
 """Resident bytes of a process that has imported torch, transformers and peft (measured here, torch 2.13 for CPUs)."""
 
 
-def compared(folder: Path) -> dict[str, object]:
-    """Forecast and measurement of one seed's folder."""
-    config = BenchConfig.model_validate(json.loads((folder / "bench.json").read_text())["config"])
-    cost = forecast(config).cost
-    assert cost is not None, "the shape of the model is not known here"
-    here = next(time for time in cost.times if time.machine.startswith("this processor"))
+def short(name: str, overrides: list[str]) -> dict[str, object]:
+    """Forecast a short run, then run it."""
+    config = load_config(find_config(name), [*overrides, "runtime.threads=1", "runtime.device=cpu"])
+    torch.set_num_threads(1)
+    here, memory = _forecast(config)
+    task = tasks.load(config.task.profile, config.task.options)
+    with tempfile.TemporaryDirectory() as scratch:
+        started = time.process_time()
+        lora, recipe = lora_arguments(config.lora), config.train
+        report = train(
+            task, model=config.model, lora=lora, recipe=recipe, seed=42, output=Path(scratch), device="cpu"
+        )
+        training = time.process_time() - started
+        judge = Judge(
+            task,
+            config.model,
+            task.examples.of("confirm", config.task.eval_samples),
+            batch_size=recipe.per_device_eval_batch_size,
+            max_length=recipe.max_length,
+            device="cpu",
+        )
+        probe = ("probe", Path(scratch, "adapter"))
+        judge._with(*probe)  # a run loads the base once for all evaluations
+        started = time.process_time()
+        judge.answers(*probe, Path(scratch, "answers.jsonl"))
+        evaluation = time.process_time() - started
+        if config.model.type == "causal_lm":
+            started = time.process_time()
+            judge.closeness(*probe, Path(scratch, "scores.jsonl"), reference=probe)
+            evaluation += 2 * (time.process_time() - started)  # a variant is read beside the probe
+    peak = report.peak_memory_bytes or 0
+    return _rows(name, here, memory, training, evaluation, peak)
+
+
+def kept(name: str, folder: Path) -> dict[str, object]:
+    """Forecast and measurement of a run that is kept."""
+    values = json.loads((ROOT / "results" / name / "bench.json").read_text())["config"]
+    files = os.environ.get("GRADIENCE_GSM8K")
+    if values["task"]["profile"] == "gsm8k":
+        values["task"]["options"] = {f"{part}_file": f"{files}/{part}.jsonl" for part in ("train", "test")}
+    here, memory = _forecast(BenchConfig.model_validate(values))
     reports = [json.loads(path.read_text()) for path in folder.glob("*/train/training.json")]
     asked = [
         json.loads(path.read_text())["seconds"]
         for path in folder.glob("*/eval/manifest.json")
         if path.parts[-3] != "probe"
     ]
-    training, evaluation = median(report["seconds"] for report in reports), median(asked)
     peak = min(
         report["peak_memory_bytes"] for report in reports
     )  # of the process so far: the first training's
+    return _rows(name, here, memory, median(report["seconds"] for report in reports), median(asked), peak)
+
+
+def _forecast(config: BenchConfig) -> tuple[tuple[float, float], float]:
+    """Seconds of a training and of an evaluation, and bytes."""
+    cost = forecast(config).cost
+    assert cost is not None, "the shape of the model is not known here"
+    here = next(each for each in cost.times if each.machine.startswith("this processor"))
     memory = cost.weights_bytes + cost.trained_bytes + cost.activation_bytes + LIBRARIES
-    return {
-        "run": folder.name,
-        "training": _row(here.training, training),
-        "evaluation": _row(here.evaluation, evaluation),
-        "memory, MB": _row(memory / 1e6, peak / 1e6),
-        "machine": here.machine,
+    return (here.training, here.evaluation), memory
+
+
+def _rows(
+    name: str, here: tuple[float, float], memory: float, training: float, evaluation: float, peak: int
+) -> dict[str, object]:
+    pairs = {
+        "training, s": (here[0], training),
+        "evaluation, s": (here[1], evaluation),
+        "memory, MB": (memory / 1e6, peak / 1e6),
     }
-
-
-def _row(forecast: float, measured: float) -> dict[str, float]:
-    return {
-        "forecast": round(forecast, 1),
-        "measured": round(measured, 1),
-        "ratio": round(forecast / measured, 2),
+    return {"run": name} | {
+        what: {"forecast": round(told, 1), "measured": round(real, 1), "ratio": round(told / real, 2)}
+        for what, (told, real) in pairs.items()
     }
 
 
 def main() -> None:
-    if sys.argv[1:]:
-        print(json.dumps([compared(Path(folder)) for folder in sys.argv[1:]], indent=2))
+    if sys.argv[1:] != ["kept"]:
+        for name, overrides in SHORT.items():
+            print(json.dumps(short(name, overrides), indent=2), flush=True)
         return
-    with tempfile.TemporaryDirectory() as scratch:
-        found = []
-        for name in KEPT:
-            folder = Path(scratch, name)
+    for name in KEPT if os.environ.get("GRADIENCE_GSM8K") else KEPT[:2]:
+        with tempfile.TemporaryDirectory() as scratch:
             with tarfile.open(ROOT / "results" / name / "everything.tar.xz") as archive:
-                archive.extractall(folder, filter="data")
-            (folder / "bench.json").write_bytes((ROOT / "results" / name / "bench.json").read_bytes())
-            found.append(compared(folder))
-    print(json.dumps(found, indent=2))
+                archive.extractall(scratch, filter="data")
+            print(json.dumps(kept(name, Path(scratch)), indent=2), flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 
@@ -50,14 +51,14 @@ H100 = Machine(
 def this_processor(dtype: torch.dtype, threads: int | None, *, width: int, inner: int) -> Machine:
     """The processor of this machine with so many threads, measured now on products of the model's shape.
 
-    A busy machine gives slower rates, so the best of a few is taken. width, inner: of the largest linear layer.
+    width, inner: of the largest linear layer.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
         rates = {kind: _product_rate(kind, width, inner) for kind in {dtype, torch.float32}}
         block, copy = torch.ones(2**24), torch.ones(2**24)  # 64 MiB each, more than a cache holds
-        copied = 2 * block.nbytes / _best(lambda: copy.copy_(block))
+        copied = 2 * block.nbytes / _typical(lambda: copy.copy_(block))
         count = torch.get_num_threads()
         name = f"this processor, measured now with {count} {'thread' if count == 1 else 'threads'}"
         return Machine(name, rates, copied, _launch(), asynchronous=False)
@@ -67,7 +68,7 @@ def this_processor(dtype: torch.dtype, threads: int | None, *, width: int, inner
 
 def _product_rate(dtype: torch.dtype, width: int, inner: int, rows: int = 256) -> float:
     a, b = torch.ones(rows, width, dtype=dtype), torch.ones(inner, width, dtype=dtype)
-    return 2 * rows * width * inner / _best(lambda: torch.nn.functional.linear(a, b))
+    return 2 * rows * width * inner / _typical(lambda: torch.nn.functional.linear(a, b))
 
 
 def _launch() -> float:
@@ -75,15 +76,19 @@ def _launch() -> float:
     network = tiny_with_lora("cpu")
     kernels = counted(lambda: forward_of(network, rows=1, length=2)).count
     with torch.no_grad():
-        return _best(lambda: forward_of(network, rows=1, length=2)) / kernels
+        return _typical(lambda: forward_of(network, rows=1, length=2)) / kernels
 
 
-def _best(call: Callable[[], object], seconds: float = 0.4) -> float:
-    """The shortest time of a call, of as many as fit into `seconds`; of three at least."""
+def _typical(call: Callable[[], object], seconds: float = 0.4) -> float:
+    """The median time of a call, of as many as fit into `seconds`; of three at least.
+
+    With one thread it is the processor's time, which does not run while other processes do.
+    """
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: list[float] = []
     until = time.perf_counter() + seconds
     while len(times) < 3 or time.perf_counter() < until:
-        started = time.perf_counter()
+        started = clock()
         call()
-        times.append(time.perf_counter() - started)
-    return min(times)
+        times.append(clock() - started)
+    return median(times)
