@@ -100,6 +100,8 @@ conformance-lowest: $(LOWEST)/.made
 
 # vLLM pins its own PyTorch and transformers, so it never shares our environment. The two audio packages
 # that it pulls in are built for another PyTorch (torchaudio 2.11 beside PyTorch 2.13), and nothing here needs them.
+# A run takes up one architecture after another (ARGS="--architecture Gemma": that one); `make docs` then renews the
+# verdicts of `gradience compress`, which rest on the records.
 VLLM := .venv-vllm
 VLLM_VERSION := 0.32.0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -172,16 +173,19 @@ def _outcomes(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _refusals(rows: Sequence[Row]) -> Iterator[str]:
-    """Equal words of several architectures are one row; what an architecture refuses whatever it is, is one too."""
-    alike: dict[tuple[str, str], list[str]] = {}
+    """Adapters that the same architectures refuse in the same words are one row."""
+    refusing: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row["outcome"] in ("refused", "not run"):
             case = row["case"] if row["served"] else "every adapter"
-            names = alike.setdefault((case, _one_line(row["refusal"])), [])
-            if row["architecture"] not in names:
-                names.append(row["architecture"])
-    for (case, words), names in alike.items():
-        yield f"| {case} | {', '.join(names)} | {words} |"
+            architectures = refusing.setdefault((case, _one_line(row["refusal"])), [])
+            if row["architecture"] not in architectures:
+                architectures.append(row["architecture"])
+    alike: dict[tuple[str, str], list[str]] = {}
+    for (case, words), architectures in refusing.items():
+        alike.setdefault((words, ", ".join(architectures)), []).append(case)
+    for (words, names), cases in alike.items():
+        yield f"| {'; '.join(cases)} | {names} | {words} |"
 
 
 def _grouped(rows: Sequence[Row], key: str) -> list[tuple[str, list[Row]]]:
@@ -192,5 +196,5 @@ def _grouped(rows: Sequence[Row], key: str) -> list[tuple[str, list[Row]]]:
 
 
 def _one_line(words: str) -> str:
-    line = " ".join(words.split()).replace("|", "\\|")
+    line = re.sub(r"/(adapters|originals)/\w+", "…", " ".join(words.split()).replace("|", "\\|"))
     return line if len(line) <= LONGEST_WORDS else line[:LONGEST_WORDS].rsplit(" ", 1)[0] + " …"
