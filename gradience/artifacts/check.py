@@ -27,7 +27,7 @@ class SettingsRead(Part):
     algorithm: str | None = None
     """The method as the tool names it: grpo, dpo ..."""
     adapter: bool | None = None
-    """False: no adapter is trained, but the model itself."""
+    """False: no LoRA adapter is trained."""
     base_model: str | None = None
     peft_type: str | None = None
     task_type: str | None = None

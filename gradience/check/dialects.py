@@ -73,6 +73,8 @@ TRL: Table = {
     "assistant_only_loss": ("prompt_loss", v.off_if_on),
 }
 
+TRL_LORA_KEYS = ("use_peft", "use_rslora", "use_dora", *(key for key in TRL if key.startswith("lora_")))
+
 AXOLOTL: Table = {
     "base_model": ("base_model", v.text),
     "lora_r": ("r", v.integer),
@@ -114,6 +116,23 @@ LLAMA_FACTORY: Table = {
     "train_on_prompt": ("prompt_loss", v.flag),
 }
 
+LLAMA_FACTORY_V1: Table = {
+    "model": ("base_model", v.text),
+    "peft_config.r": ("r", v.integer),
+    "peft_config.lora_alpha": ("alpha", v.number),
+    "peft_config.lora_dropout": ("dropout", v.number),
+    "peft_config.target_modules": ("target_modules", v.targets_or_names),
+    "peft_config.modules_to_save": ("modules_to_save", v.names),
+    "peft_config.use_rslora": ("use_rslora", v.flag),
+    "peft_config.use_dora": ("use_dora", v.flag),
+    "quant_config.quantization_bit": ("quantized_bits", v.integer),
+    "learning_rate": ("learning_rate", v.number),
+    "max_grad_norm": ("max_grad_norm", v.number),
+    "micro_batch_size": ("batch_size", v.integer),
+    "num_train_epochs": ("epochs", v.number),
+    "max_steps": ("max_steps", v.integer),
+}
+
 UNSLOTH: Table = {
     "model": ("base_model", v.text),
     "lora.lora_r": ("r", v.integer),
@@ -140,6 +159,7 @@ TABLES = {
     "trl": TRL,
     "axolotl": AXOLOTL,
     "llama-factory": LLAMA_FACTORY,
+    "llama-factory-v1": LLAMA_FACTORY_V1,
     "unsloth": UNSLOTH,
 }
 
@@ -147,6 +167,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "trl": {"r": 16, "alpha": 32.0, "dropout": 0.05, "task_type": "CAUSAL_LM"},
     "axolotl": {"target_modules": ()},
     "llama-factory": {"r": 8, "target_modules": "all-linear"},
+    "llama-factory-v1": {"r": 8, "alpha": 16.0, "dropout": 0.05, "target_modules": "all-linear"},
     "unsloth": {
         "r": 64,
         "alpha": 16.0,
@@ -158,7 +179,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 """What a tool takes where nothing is written and it matters to a rule."""
 
-ADAPTER_SETTINGS = frozenset(name for name, _ in PEFT.values()) - {"base_model", "task_type"}
+ADAPTER_SETTINGS = frozenset(name for name, _ in PEFT.values()) - {"base_model", "task_type", "peft_type"}
 
 REMOVED_IN_TRANSFORMERS_5 = (
     "evaluation_strategy",
@@ -176,18 +197,28 @@ REMOVED_IN_TRANSFORMERS_5 = (
 def dialect_of(values: Mapping[str, Any], path: Path) -> str:
     """Which tool wrote this. Raises InputError (config-unknown)."""
     keys = values.keys()
+    if "fine_tune_type" in keys or "lora_parameters" in keys:
+        raise InputError(
+            f"{path}: a configuration of MLX-LM",
+            code="config-unknown",
+            hint="check reads files of PEFT, the Trainer, TRL, Axolotl, LLaMA-Factory and Unsloth",
+        )
     if "peft_type" in keys or {"r", "lora_alpha"} <= keys or {"r", "target_modules"} <= keys:
         return "peft"
     if isinstance(values.get("training"), Mapping) and ("lora" in keys or "data" in keys):
         return "unsloth"
     if "finetuning_type" in keys or "lora_rank" in keys or ("stage" in keys and "template" in keys):
         return "llama-factory"
+    if "model" in keys and ("peft_config" in keys or "train_dataset" in keys):
+        return "llama-factory-v1"
     if "adapter" in keys or "micro_batch_size" in keys or "lora_target_linear" in keys:
         return "axolotl"
-    if any(key == "use_peft" or key in TRL_ONLY_KEYS or key.startswith("lora_") for key in keys):
+    if any(key in TRL_ONLY_KEYS or key in TRL_LORA_KEYS for key in keys):
         return "trl"
     if any(key in TRAINER or key in REMOVED_IN_TRANSFORMERS_5 for key in keys):
         return "trainer"
+    if {"model_name_or_path", "dataset_name"} <= keys:  # the shortest file of TRL's guide
+        return "trl"
     raise InputError(
         f"{path}: not a configuration that check knows",
         code="config-unknown",
@@ -243,17 +274,20 @@ def trains_adapter(values: Mapping[str, Any], dialect: str) -> tuple[bool | None
     if dialect == "trl":
         if values.get("use_peft") is True:
             return True, None
-        written = next((key for key in values if key.startswith("lora_")), None)
-        return (False, "use_peft") if "use_peft" in values or written else (None, None)
+        return (False, "use_peft") if any(key in TRL_LORA_KEYS for key in values) else (None, None)
     if dialect == "axolotl":
         return values.get("adapter") in ("lora", "qlora"), "adapter"
     if dialect == "llama-factory":
         return values.get("finetuning_type", "lora") == "lora", "finetuning_type"
+    if dialect == "llama-factory-v1":
+        return _at(values, "peft_config.name") == "lora", "peft_config.name"
     if dialect == "unsloth":
         return str(
             _at(values, "training.training_type") or "lora"
         ).lower() == "lora", "training.training_type"
-    return (True, None) if dialect == "peft" else (None, None)
+    if dialect == "peft":
+        return str(values.get("peft_type") or "LORA").upper() == "LORA", "peft_type"
+    return None, None
 
 
 def _at(values: Mapping[str, Any], key: str) -> Any:
@@ -272,6 +306,7 @@ def _special(values: Mapping[str, Any], dialect: str) -> dict[str, Any]:
         "trl": _trl,
         "axolotl": _axolotl,
         "llama-factory": _llama_factory,
+        "llama-factory-v1": _precision,
         "unsloth": _unsloth,
     }[dialect](values)
 

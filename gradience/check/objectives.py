@@ -64,6 +64,10 @@ TRL_SFT_KEYS = ("completion_only_loss", "assistant_only_loss", "dataset_text_fie
 TRL_ONLY_KEYS = (*TRL_SFT_KEYS, *(key for keys in TRL_KEYS.values() for key in keys))
 
 
+MAY_NOT_TELL = ("trl", "llama-factory-v1")
+"""Tools whose command line names the method (`trl dpo`, `llamafactory-cli dpo`), so that the file need not."""
+
+
 class Aim(NamedTuple):
     """What is trained for, by which method where that is known, and the key that says so (None: a default)."""
 

@@ -104,14 +104,15 @@ def no_adapter(context: Context) -> list[Problem]:
         "trl": "use_peft: true",
         "axolotl": "adapter: lora",
         "llama-factory": "finetuning_type: lora",
+        "llama-factory-v1": "peft_config with name: lora",
         "unsloth": "training_type: lora",
     }
     return [
         Problem(
             "adapter",
-            "LoRA is not switched on",
-            switch.get(context.tool or "", "switch LoRA on") + ", if an adapter is meant",
-            "no LoRA adapter is trained, but the model itself",
+            f"peft_type {s.peft_type}" if s.peft_type else "LoRA is not switched on",
+            switch.get(context.tool or "", "peft_type: LORA") + ", if LoRA is meant",
+            "no LoRA adapter is trained",
             "what is written about LoRA has no effect then, and the rules on LoRA were not applied",
         )
     ]

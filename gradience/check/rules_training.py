@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gradience.adapters.keys import module_type
+from gradience.check.objectives import MAY_NOT_TELL
 from gradience.check.peft_targets import BESIDE_ATTENTION, DEFAULT_TARGETS
 from gradience.check.rule import Context, NotApplicable, Problem, Rule, need, need_supervised
 from gradience.practice import LR_TOLERANCE, THINKING_MACHINES, effective_alpha, reference_lr
@@ -27,6 +28,9 @@ HOLD_OUT = {
     "axolotl": "val_set_size: 0.05",
     "llama-factory": "val_size: 0.05 and eval_strategy: steps",
 }
+NEVER_EVALUATE = ("unsloth", "llama-factory-v1")
+"""Tools whose files cannot ask for an evaluation."""
+
 COMPLETIONS_ONLY = {
     "trl": "completion_only_loss: true, or assistant_only_loss: true for conversations",
     "axolotl": "train_on_inputs: false",
@@ -75,7 +79,10 @@ def _default_attention(model_type: str | None) -> str | None:
 
 
 def learning_rate(context: Context) -> list[Problem]:
-    """More than ten times away from where supervised LoRA usually trains."""
+    """More than ten times away from where supervised LoRA usually trains.
+
+    A low one says nothing where the file may be for DPO or GRPO, unless `--task` says what it is for.
+    """
     need_supervised(context)
     s = context.settings
     need(s.learning_rate, s.r, s.alpha)
@@ -91,6 +98,8 @@ def learning_rate(context: Context) -> list[Problem]:
     ratio = s.learning_rate / reference
     if 1 / LR_TOLERANCE <= ratio <= LR_TOLERANCE:
         return []
+    if ratio < 1 and context.objective is None and context.task is None and context.tool in MAY_NOT_TELL:
+        raise NotApplicable
     side, by = ("above", ratio) if ratio > 1 else ("below", 1 / ratio)
     return [
         Problem(
@@ -293,8 +302,8 @@ def no_evaluation(context: Context) -> list[Problem]:
     s = context.settings
     if context.tool is None or (s.learning_rate is None and s.batch_size is None and s.evaluation is None):
         raise NotApplicable  # no training configuration was given
-    if context.objective == "rl" or context.tool == "unsloth":
-        raise NotApplicable  # a reward is measured at every step; Unsloth's files have no evaluation
+    if context.objective == "rl" or context.tool in NEVER_EVALUATE:
+        raise NotApplicable  # a reward is measured at every step
     if s.evaluation not in (None, "no"):
         return []
     return [
@@ -346,6 +355,8 @@ def quantised_base(context: Context) -> list[Problem]:
     """QLoRA: what it means."""
     bits = context.settings.quantized_bits
     need(bits)
+    if context.settings.adapter is False:
+        raise NotApplicable
     if bits not in (4, 8):
         return []
     name = "QLoRA" if bits == 4 else "LoRA on an 8-bit base"

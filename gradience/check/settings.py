@@ -17,7 +17,7 @@ class Settings:
     algorithm: str | None = None
     """The method as the tool names it: grpo, dpo, pt ..."""
     adapter: bool | None = None
-    """False: by these settings no adapter is trained, but the model itself."""
+    """False: by these settings no LoRA adapter is trained."""
     base_model: str | None = None
     peft_type: str | None = None
     task_type: str | None = None

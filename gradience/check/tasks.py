@@ -11,8 +11,8 @@ TASKS = ("classification", "generation", "reasoning", "rl")
 OTHER_NAMES = {
     "classification": (
         "seq_cls", "token_cls", "sequence_classification", "token_classification", "text_classification",
-        "sentiment", "sentiment_analysis", "easy_classification", "glue", "sst", "sst2", "sst_2", "mnli", "qnli",
-        "qqp", "rte", "wnli", "cola", "mrpc", "stsb", "imdb", "ag_news",
+        "sentiment", "sentiment_analysis", "easy_classification", "hard_classification",
+        "glue", "sst", "sst2", "sst_2", "mnli", "qnli", "qqp", "rte", "wnli", "cola", "mrpc", "stsb", "imdb", "ag_news",
     ),
     "generation": (
         "causal_lm", "seq_2_seq_lm", "text_generation", "text2text_generation", "summarization", "translation",

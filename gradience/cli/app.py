@@ -23,9 +23,9 @@ from gradience.cli.demo import demo
 from gradience.cli.env import env
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.monitor import monitor
-from gradience.cli.predecessor import instead_of
+from gradience.cli.predecessor import VERBS_INSTEAD, instead_of
 from gradience.cli.schema import schema
-from gradience.errors import GradienceError
+from gradience.errors import GradienceError, UsageError
 
 
 class PipeClosed(Exception):
@@ -49,6 +49,12 @@ class Verbs(TyperGroup):
             context = super().make_context(*args, **kwargs)
             sys.stdout.flush()
         return context
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As typer does, but a verb that only the original has is answered with ours."""
+        if args[0] in VERBS_INSTEAD and args[0] not in self.commands:
+            raise UsageError(f"no verb {args[0]!r}", code="no-verb", hint=VERBS_INSTEAD[args[0]])
+        return super().resolve_command(ctx, args)
 
     def invoke(self, *args: Any) -> Any:
         with _closed_pipe_apart():

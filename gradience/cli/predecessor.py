@@ -1,9 +1,11 @@
-"""Options of the original's command line that are answered with what to type instead."""
+"""Verbs and options of the original's command line that are answered with what to type instead."""
 
 from __future__ import annotations
 
 IN_THE_FILE = "it is read from the configuration: gradience check config.yaml"
 NO_BASE = "leave it out: an audit never opens the base model; norms of every module's update are in --json"
+NO_GUARD = "gradience demo audits a trained adapter; gradience monitor run.jsonl finds NaN in a run"
+KEPT = "leave it out: results stay in --output, and runtime.keep_adapters=none gives up the trained weights"
 
 INSTEAD = {
     ("audit", "--adapter-config"): "name the folder that holds both files: gradience audit ./my_adapter",
@@ -18,8 +20,27 @@ INSTEAD = {
     ("check", "--weight-decay"): IN_THE_FILE,
     ("check", "--targets"): IN_THE_FILE,
     ("check", "--notes"): "leave it out: check writes no run",
+    ("demo", "--guard"): NO_GUARD,
+    ("demo", "--inject-nan"): NO_GUARD,
+    ("demo", "--inject-step"): NO_GUARD,
+    ("demo", "--max-steps"): NO_GUARD,
+    ("demo", "--out-dir"): "leave it out: the demo writes nothing",
+    (
+        "run",
+        "--ci",
+    ): "leave it out: the exit code says PASS (0), FAIL (1), nothing concluded (8) or error (4)",
+    ("run", "--device"): "runtime.device=cpu, after the options",
+    ("run", "--keep-artifacts"): KEPT,
+    ("run", "--clean-on-pass"): KEPT,
+    ("aggregate", "--include-smoke"): "leave it out: a smoke run is no evidence, and none is aggregated",
 }
 """(verb, option) -> what to type."""
+
+VERBS_INSTEAD = {
+    "report": "gradience monitor run.jsonl, or gradience bench summary DIR for Bench runs",
+    "verify": "gradience env shows the installation, gradience demo shows that it works",
+}
+"""verb -> what to type."""
 
 
 def instead_of(verb: str | None, option: str | None) -> str | None:

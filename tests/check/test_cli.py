@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from gradience.check import TASKS, check_configs
 from gradience.check.tasks import OTHER_NAMES, task_of
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
-from gradience.cli.predecessor import INSTEAD
+from gradience.cli.predecessor import INSTEAD, VERBS_INSTEAD
 from gradience.errors import InputError
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -184,10 +185,24 @@ def test_settings_alone_are_judged_for_what_they_say(capsys):
 
 @pytest.mark.parametrize(("verb", "option"), INSTEAD, ids=" ".join)
 def test_an_option_of_the_original_is_answered_with_what_to_type(verb, option, capsys):
-    assert run([verb, "x", option, "y"]) == 2
+    group = ["bench"] if verb in ("run", "aggregate") else []
+    assert run([*group, verb, "x", option, "y"]) == 2
     said = capsys.readouterr().err
     assert f"No such option: {option}" in said
     assert f"hint: {INSTEAD[verb, option]}" in said
+
+
+@pytest.mark.parametrize("verb", VERBS_INSTEAD)
+def test_a_verb_of_the_original_is_answered_with_what_to_type(verb, capsys):
+    assert run([verb, "x", "--json"]) == 2
+    assert f"hint: {VERBS_INSTEAD[verb]}" in capsys.readouterr().err
+
+
+def test_what_is_told_to_be_typed_exists(capsys):
+    for told in (*INSTEAD.values(), *VERBS_INSTEAD.values()):
+        for verb in re.findall(r"gradience (bench \w+|\w+)", told):
+            assert run([*verb.split(), "--help"]) == 0
+    capsys.readouterr()
 
 
 def test_any_other_unknown_option_is_sent_to_the_help(capsys):

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from peft import LoraConfig
+from peft import AdaLoraConfig, LoraConfig
 from transformers import TrainingArguments
 
 from gradience.check import check_configs, dialects
@@ -53,6 +53,23 @@ def test_what_peft_writes(tmp_path):
     assert (report.settings.r, report.settings.alpha, report.settings.scale) == (16, 32, 8)
     assert set(report.settings.target_modules) == {"q_proj", "up_proj"}
     assert not [finding for finding in report.findings if finding.severity == "error"]
+
+
+def test_another_method_of_peft_gets_no_advice_on_lora(tmp_path):
+    AdaLoraConfig(r=8, init_r=12, total_step=10, target_modules=["q_proj"]).save_pretrained(tmp_path)
+    report = check_configs(tmp_path, lr=1e-6)
+    assert [(f.code, f.seen) for f in report.findings] == [("no-adapter", "peft_type ADALORA")]
+    assert (report.settings.r, report.settings.alpha) == (None, None)
+
+
+@pytest.mark.parametrize("more", [{}, {"beta": 0.1}, {"mask_prompt": False}], ids=str)
+def test_mlx_is_refused_by_name_and_not_taken_for_trl(tmp_path, more):
+    """Keys as mlx_lm.lora writes them, with DPO's in one of its relatives."""
+    path = tmp_path / "adapter_config.json"
+    mlx = {"fine_tune_type": "lora", "lora_parameters": {"rank": 8, "scale": 20.0}, "learning_rate": 1e-5}
+    path.write_text(json.dumps(mlx | more))
+    with pytest.raises(InputError, match="a configuration of MLX-LM"):
+        check_configs(tmp_path)
 
 
 @pytest.mark.parametrize("suffix", ["json", "yaml"])

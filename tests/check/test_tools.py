@@ -129,9 +129,9 @@ def test_other_methods_are_recognised_and_get_no_advice_on_supervised_tuning(
 
 
 @pytest.mark.parametrize("tool", SOUND)
-def test_the_sound_files_train_supervised(tmp_path, tool):
+def test_what_the_sound_files_train_for(tmp_path, tool):
     report, _ = checked(tmp_path, tool, {})
-    assert report.settings.objective == "sft"
+    assert report.settings.objective == (None if tool == "llama-factory-v1" else "sft")
 
 
 @pytest.mark.parametrize("tool", SOUND)
@@ -144,6 +144,29 @@ def test_the_users_word_counts_where_the_file_names_no_other_method(tmp_path, to
 def test_a_file_of_another_method_is_what_it_says(tmp_path):
     report, _ = checked(tmp_path, "axolotl", {"rl": "dpo"}, {"task": "rl"})
     assert report.settings.objective == "preference"
+
+
+@pytest.mark.parametrize("tool", ["trl", "llama-factory-v1"])
+def test_a_low_rate_is_left_alone_where_the_command_line_names_the_method(tmp_path, tool):
+    """`trl dpo --config` and `llamafactory-cli dpo` take files in which nothing says DPO."""
+    low = {"learning_rate": 5e-6, "completion_only_loss": None}
+    report, found = checked(tmp_path, tool, low)
+    assert (report.settings.objective, "learning-rate" in found) == (None, False)
+    assert "learning-rate" in report.not_applicable
+    assert "learning-rate" in checked(tmp_path, tool, low, {"task": "generation"})[1]
+
+
+def test_other_adapters_are_not_called_full_fine_tuning(tmp_path):
+    report, found = checked(tmp_path, "llama-factory", {"finetuning_type": "oft", "quantization_bit": 4})
+    assert found == {"no-adapter"}
+    assert report.findings[0].message == "no LoRA adapter is trained"
+
+
+def test_the_shortest_file_of_trl_is_read(tmp_path):
+    path = tmp_path / "dpo_config.yaml"
+    path.write_text("model_name_or_path: Qwen/Qwen2.5-0.5B\ndataset_name: anthropic/hh-rlhf\n")
+    report = check_configs(path)
+    assert (report.files[0].dialect, report.findings) == ("trl", ())
 
 
 def test_what_is_trained_for_is_shown(tmp_path):
@@ -169,6 +192,7 @@ def test_where_the_method_was_read_is_told(tmp_path):
         ("trl", {"use_peft": False}),
         ("axolotl", {"adapter": None}),
         ("llama-factory", {"finetuning_type": "full"}),
+        ("llama-factory-v1", {"peft_config": None}),
         ("unsloth", {"training.training_type": "full"}),
     ],
     ids=SOUND,

@@ -32,6 +32,12 @@ SOUND: dict[str, dict[str, Any]] = {
         "per_device_train_batch_size": 1, "gradient_accumulation_steps": 8, "learning_rate": 1.0e-4,
         "num_train_epochs": 3.0, "bf16": True, "val_size": 0.1, "eval_strategy": "steps", "train_on_prompt": False,
     },
+    "llama-factory-v1": {
+        "model": "Qwen/Qwen3-4B", "model_class": "llm", "train_dataset": "data/v1_sft_demo.yaml",
+        "peft_config": {"name": "lora", "r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all"},
+        "quant_config": {"name": "bnb"}, "dist_config": {"name": "fsdp2", "dcp_path": None},
+        "micro_batch_size": 1, "cutoff_len": 2048, "learning_rate": 1.0e-4, "max_steps": 10, "bf16": True,
+    },
     "unsloth": {
         "model": "unsloth/Qwen2.5-0.5B", "data": {"dataset": "tatsu-lab/alpaca", "format_type": "auto"},
         "training": {
@@ -52,15 +58,27 @@ class Case(NamedTuple):
     silent_options: dict[str, Any] | None = None
 
 
-HIGH = {"trl": "lora_r", "axolotl": "lora_r", "llama-factory": "lora_rank", "unsloth": "lora.lora_r"}
-ALPHA = {tool: "lora.lora_alpha" if tool == "unsloth" else "lora_alpha" for tool in SOUND}
+HIGH = {
+    "trl": "lora_r",
+    "axolotl": "lora_r",
+    "llama-factory": "lora_rank",
+    "llama-factory-v1": "peft_config.r",
+    "unsloth": "lora.lora_r",
+}
+ALPHA = dict.fromkeys(SOUND, "lora_alpha") | {
+    "llama-factory-v1": "peft_config.lora_alpha",
+    "unsloth": "lora.lora_alpha",
+}
 RATE = {tool: "training.learning_rate" if tool == "unsloth" else "learning_rate" for tool in SOUND}
 ACCUMULATION = {tool: RATE[tool].replace("learning_rate", "gradient_accumulation_steps") for tool in SOUND}
-DECAY = {tool: RATE[tool].replace("learning_rate", "weight_decay") for tool in SOUND}
+ACCUMULATION["llama-factory-v1"] = "micro_batch_size"
+NOT_BELOW_ZERO = {tool: RATE[tool].replace("learning_rate", "weight_decay") for tool in SOUND}
+NOT_BELOW_ZERO["llama-factory-v1"] = "peft_config.lora_dropout"
 DORA = {
     "trl": "use_dora",
     "axolotl": "peft_use_dora",
     "llama-factory": "use_dora",
+    "llama-factory-v1": "peft_config.use_dora",
     "unsloth": "lora.use_dora",
 }
 TARGETS = {"trl": "lora_target_modules", "llama-factory": "lora_target", "unsloth": "lora.target_modules"}
@@ -68,6 +86,7 @@ POLICY_GRADIENT: dict[str, dict[str, Any]] = {
     "trl": {"num_generations": 8, "beta": 0.04, "completion_only_loss": None},
     "axolotl": {"rl": "grpo", "trl": {"num_generations": 8}},
     "llama-factory": {"stage": "ppo", "reward_model": "x"},
+    "llama-factory-v1": {},  # its command line says: llamafactory-cli sft, dpo or rm
     "unsloth": {},
 }
 
@@ -75,10 +94,11 @@ POLICY_GRADIENT: dict[str, dict[str, Any]] = {
 def everywhere(tool: str) -> dict[str, Case]:
     """The rules about what every tool can say."""
     r, alpha, rate = HIGH[tool], ALPHA[tool], RATE[tool]
-    rl, task = POLICY_GRADIENT[tool], RL if tool == "unsloth" else None
+    rl = POLICY_GRADIENT[tool]
+    task = None if rl else RL
     return {
         "unreadable-value": Case({r: "16"}, {r: 16}),
-        "impossible-number": Case({DECAY[tool]: -0.1}, {DECAY[tool]: 0.0}),
+        "impossible-number": Case({NOT_BELOW_ZERO[tool]: -0.1}, {NOT_BELOW_ZERO[tool]: 0.0}),
         "serving-rank": Case({r: 24}, {r: 64}),
         "serving-features": Case({DORA[tool]: True}, {DORA[tool]: False}),
         "learning-rate": Case({rate: 1e-6}, {rate: 1e-6} | rl if rl else {rate: 2e-4}),
@@ -154,6 +174,13 @@ CASES: dict[str, dict[str, Case]] = {
         "precision": Case({"bf16": None, "fp16": True}, {}),
         "quantised-base": Case({"quantization_bit": 4}, {}),
     },
+    "llama-factory-v1": everywhere("llama-factory-v1") | {
+        "no-adapter": Case({"peft_config": {"name": "freeze"}}, {"peft_config": {"name": "lora"}}),
+        "attention-only": Case({"peft_config.target_modules": QV}, {"peft_config.target_modules": None}),
+        "learning-rate": Case({"learning_rate": 1e-6}, {"learning_rate": 1e-6}, {"task": "generation"}),
+        "many-epochs": Case({"num_train_epochs": 10, "max_steps": None}, {"num_train_epochs": 10}),
+        "quantised-base": Case({"quant_config.quantization_bit": 4}, {}),
+    },
     "unsloth": everywhere("unsloth") | {
         "no-adapter": Case({"training.training_type": "full"}, {"training.training_type": None}),
         "attention-only": Case({"lora.target_modules": "q_proj,v_proj"}, {"lora.target_modules": None}),
@@ -196,6 +223,26 @@ CANNOT: dict[str, dict[str, str]] = {
         "no-targets": "its default is every linear layer",
         "removed-argument": _OWN_KEYS,
         "task-type": "its heads are its own",
+    },
+    "llama-factory-v1": {
+        **dict.fromkeys(
+            (
+                "layers-with-regex",
+                "pattern-without-layers",
+                "initialisation",
+                "dora",
+                "lora-bias",
+                "pattern-scale",
+                "best-model",
+                "prompt-loss",
+                "precision",
+            ),
+            _NO_PATTERNS,
+        ),
+        "no-targets": "its default is every linear layer",
+        "removed-argument": _OWN_KEYS,
+        "task-type": "its command line says what is trained",
+        "no-evaluation": "it evaluates nothing while it trains, so nothing could be advised",
     },
     "unsloth": {
         **dict.fromkeys(
