@@ -106,7 +106,7 @@ class Rewards(Part):
     reward_std: Curve
     """Standard deviation of rewards, as the trainer counts it."""
     zero_std: Curve
-    """Share of groups whose completions were all rewarded alike."""
+    """Share of groups whose completions all got the same reward."""
     kl: Curve
     """Distance from the reference model, nats per token."""
     sequence_kl: Curve

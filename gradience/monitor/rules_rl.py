@@ -100,7 +100,7 @@ SAME = 0.9
 
 
 def constant_reward(facts: RunFacts, setup: RunSetup, options: Options) -> Finding | None:
-    """Completions of the same prompt were all rewarded alike over the second half, and no reward was gained.
+    """All completions of a prompt got the same reward over the second half, and no reward was gained.
 
     Speaks when `frac_reward_zero_std` averages 0.9 or more over the second half (where it is not logged:
     `reward_std` is zero there, or the reward never moved), unless the reward has risen (a solved task) or
@@ -121,9 +121,9 @@ def constant_reward(facts: RunFacts, setup: RunSetup, options: Options) -> Findi
         constant = reward.lowest is not None and reward.lowest.low == max(b.high for b in reward.buckets)
     if not constant:
         return None
-    said = f"in {share:.0%} of the groups of the second half" if share is not None else "throughout"
+    said = f"in {share:.0%} of the groups of the second half" if share is not None else "all along"
     return Finding(
-        f"completions of the same prompt were rewarded alike {said}: there was nothing to learn from",
+        f"all completions of a prompt got the same reward {said}: there was nothing to learn from",
         evidence("reward, second half", reward.level(0.5, 1.0), reward.last_step)
         + evidence("groups without a difference in reward, second half", share),
         "high",

@@ -59,8 +59,9 @@ def _run(run: RunReport, gap_threshold: float, width: int, verbose: bool) -> lis
         lines += _side_curves(run) if verbose else []
     if run.rewards is None or not run.rewards.reward.count:
         lines += _loss(run, width, verbose and run.rewards is None)
+    threshold = gap_threshold if run.setup.method == "supervised" else None
     for name, split in run.evaluations.items():
-        lines += _evaluations(name, split, gap_threshold, width, verbose)
+        lines += _evaluations(name, split, threshold, width, verbose)
     if run.rank_use is not None:
         lines += _rank_use(run.rank_use, verbose)
     if run.audits:
@@ -171,17 +172,16 @@ def _curve_words(curve: Curve) -> str:
 
 
 def _evaluations(
-    name: str, split: SplitReport, gap_threshold: float, width: int, verbose: bool
+    name: str, split: SplitReport, gap_threshold: float | None, width: int, verbose: bool
 ) -> list[Line]:
-    lines: list[Line] = [
-        [],
-        [
-            Span("Evaluation", "heading"),
-            Span(f"  {plural(split.count, 'evaluation')} on {display_name(name)}", "dim"),
-        ],
-    ]
+    best, last = split.best, split.last
+    named, note = [("best", best), ("last", last)], ""
+    if best is not None and last is not None and best.step == last.step:
+        named, note = [("last", last)], ", the last is the best" if split.count > 1 else ""
+    words = f"  {plural(split.count, 'evaluation')} on {display_name(name)}{note}"
+    lines: list[Line] = [[], [Span("Evaluation", "heading"), Span(words, "dim")]]
     rows: list[list[str | Span]] = []
-    for label, point in (("best", split.best), ("last", split.last)):
+    for label, point in named:
         if point is not None:
             rows.append(
                 [
@@ -196,19 +196,20 @@ def _evaluations(
     if split.loss.count > 1:
         spark = sparkline([point.mean for point in split.loss.points], SPARK)
         lines.append(line("  loss  ", Span(spark, "info")))
-    last = split.last
     if verbose and last is not None:
         others = (f"{display_name(k, 40)} {plain(v)}" for k, v in last.metrics.items() if k not in NOT_SHOWN)
         lines += paragraph("; ".join(others), width, style="dim")
     if last is not None and last.gap is not None:
-        ratio = math.exp(min(last.gap, 700.0))
-        lines.append(
-            line(
-                f"  gap to training {signed(last.gap)} nats",
-                Span(f" (ratio of perplexities {sig(ratio)}, alert from {trimmed(gap_threshold)} on)", "dim"),
-            )
-        )
+        lines.append(_gap(last.gap, gap_threshold))
     return lines
+
+
+def _gap(gap: float, threshold: float | None) -> Line:
+    """A ratio of perplexities where the loss is a cross-entropy, which `threshold` says."""
+    if threshold is None:
+        return line(f"  gap to training {signed(gap)}")
+    ratio = f" (perplexity ratio {sig(math.exp(min(gap, 700.0)))}, alert threshold {trimmed(threshold)})"
+    return line(f"  gap to training {signed(gap)} nats", Span(ratio, "dim"))
 
 
 def _loss_words(point: EvaluationPoint, split: SplitReport) -> str:
@@ -241,11 +242,7 @@ def _rank_use(use: RankUse, verbose: bool) -> list[Line]:
     lines += columns(rows, "<<<")
     steps = [point.step for point in use.points]
     if steps:
-        settled = (
-            f"settled since step {use.settled_since}" if use.settled_since is not None else "not settled"
-        )
-        measured_at = f"measured {plural(len(steps), 'time')}, steps {steps[0]} to {steps[-1]}"
-        lines.append(line(Span(f"  {measured_at}; k@90 {settled}", "dim")))
+        lines.append(line(Span(f"  {_measured(use, steps)}", "dim")))
     if verbose and use.families:
         head: list[str | Span] = [
             Span(t, "dim") for t in ("family", "modules", "k@90 p50", "p90", "stable rank", "‖ΔW‖")
@@ -264,6 +261,18 @@ def _rank_use(use: RankUse, verbose: bool) -> list[Line]:
             )
         lines += columns(table, "<>>>>>")
     return lines
+
+
+def _measured(use: RankUse, steps: list[int]) -> str:
+    """When the spectra were measured, and whether k@90 stands still."""
+    when = f"steps {steps[0]} to {steps[-1]}" if len(steps) > 1 else f"step {steps[0]}"
+    if use.untrained == use.modules:
+        rank = "every ΔW is zero"
+    elif use.settled_since is not None:
+        rank = f"k@90 settled since step {use.settled_since}"
+    else:
+        rank = "k@90 not settled"
+    return f"measured {plural(len(steps), 'time')}, {when}; {rank}"
 
 
 def _audits(run: RunReport) -> list[Line]:

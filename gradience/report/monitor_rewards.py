@@ -14,8 +14,8 @@ ROWS = (
     ("entropy", "entropy"),
     ("length, tokens", "length"),
     ("cut off at the limit", "clipped"),
-    ("spread of rewards", "reward_std"),
-    ("groups rewarded alike", "zero_std"),
+    ("reward, std", "reward_std"),
+    ("groups, equal rewards", "zero_std"),
 )
 
 

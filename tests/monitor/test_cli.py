@@ -30,6 +30,32 @@ def test_the_first_screen(capsys):
         assert part in out
 
 
+def test_a_loss_of_preferences_has_no_perplexity_and_no_threshold(capsys):
+    """DPO's loss is no cross-entropy, and `memorization-gap` is not asked of it."""
+    assert run(["monitor", str(RUNS / "dpo.jsonl")]) == 0
+    out = capsys.readouterr().out
+    assert "gap to training −0.0316\n" in out
+    assert "2 evaluations on eval, the last is the best\n  last  step 40  loss 0.578" in out
+    run(["monitor", str(RUNS / "sft.jsonl")])
+    assert "nats (perplexity ratio 0.955, alert threshold 1.5)" in capsys.readouterr().out
+
+
+def test_one_evaluation_stands_once(tmp_path, capsys):
+    lines = (RUNS / "sft.jsonl").read_text().splitlines()
+    evaluations = [text for text in lines if '"event":"eval"' in text.replace(" ", "")]
+    kept = [text for text in lines if text not in evaluations[:-1]]
+    (tmp_path / "run.jsonl").write_text("\n".join(kept) + "\n")
+    assert run(["monitor", str(tmp_path / "run.jsonl")]) == 0
+    out = capsys.readouterr().out
+    assert "1 evaluation on eval" in out
+    assert out.count("step 60  loss 3.87") == 1
+
+
+def test_modules_that_never_moved_have_no_k90_to_settle(capsys):
+    assert run(["monitor", str(RUNS / "grpo_constant.jsonl")]) == 0
+    assert "measured 4 times, steps 2 to 60; every ΔW is zero" in capsys.readouterr().out
+
+
 def test_verbose_adds_evidence_and_sources(capsys):
     run(["monitor", NAN])
     brief = capsys.readouterr().out
