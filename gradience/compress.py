@@ -48,9 +48,9 @@ from gradience.dora import BaseWeights
 from gradience.peft_check import check_with_peft, require_peft
 from gradience.provenance import Stopwatch
 from gradience.readback import check_written
-from gradience.recipe import Recipe, another_adapter, make_recipe
+from gradience.recipe import Recipe, another_adapter, is_dora, make_recipe
 from gradience.rewrite import Job, Written, write_module
-from gradience.runtimes import architecture_of, verdicts
+from gradience.runtimes import architecture_of, require_model_config, verdicts
 
 Progress = Callable[[int, int], None]
 REPORT = "compression_report.json"
@@ -79,7 +79,8 @@ def compress_adapter(
 
     encoding: uniform, patterns, padded or folded (see adapters/encodings.py); the simplest right one by default.
     dtype: storage type of the factors (BF16, F16, F32 …); each keeps its own by default.
-    base_model: folder of the base model's safetensors, needed for DoRA alone.
+    base_model: folder of the base model. Its config.json names the architecture for the verdicts on runtimes; its
+        safetensors are needed for DoRA alone.
     strip: parts of tensor names; tensors beside the factors that have one are dropped.
     verify_peft: let PEFT load the result before it is put in place (a child process; needs the extra `hf`).
     force: replace an adapter folder that is there.
@@ -172,7 +173,11 @@ def _prepared(
     with ExitStack() as stack:
         opened = stack.enter_context(open_adapter(source, adapter=adapter_name))
         config = require_config(opened)
-        base = stack.enter_context(BaseWeights.open(Path(base_model))) if base_model is not None else None
+        base = None
+        if base_model is not None and is_dora(opened, config):
+            base = stack.enter_context(BaseWeights.open(Path(base_model)))
+        elif base_model is not None:
+            require_model_config(Path(base_model))
         yield opened, config, make_recipe(opened, config, plan, base=base, **choices)
 
 

@@ -104,22 +104,20 @@ def another_adapter(opened: Adapter, what: str) -> UsageError:
 # ---------------------------------------------------------------- what may be compressed
 
 
+def is_dora(opened: Adapter, config: PeftConfig) -> bool:
+    """Whether the config or a magnitude in the file says so."""
+    return config.use_dora or any(note.reason == DORA_REASON for note in opened.other)
+
+
 def _refuse(opened: Adapter, config: PeftConfig, base: BaseWeights | None) -> None:
     path = opened.location.path
-    is_dora = config.use_dora or any(note.reason == DORA_REASON for note in opened.other)
-    if base is not None and not is_dora:
-        raise UsageError(
-            f"{path}: not a DoRA adapter, so the base model is not needed",
-            code="base-unused",
-            hint="leave --base-model out",
-        )
-    if is_dora and base is None:
+    if is_dora(opened, config) and base is None:
         raise InputError(
             f"{path}: a DoRA adapter: its layers are m·(W + s·B·A)/‖W + s·B·A‖: what a smaller B·A does depends on W",
             code="dora",
             hint="give the folder of the base model's weights with --base-model",
         )
-    if is_dora and config.fields.get("layer_replication"):
+    if is_dora(opened, config) and config.fields.get("layer_replication"):
         raise InputError(
             f"{path}: DoRA on replicated layers: its modules are numbered otherwise than the base weights",
             code="dora",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,7 @@ PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 PICKLED_BINS = ("adapter_model", "pytorch_model", "training_args", "optimizer", "scheduler", "scaler")
 """How the names of pickles that end in .bin begin."""
 PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-"""First bytes of a pickle under any name: no text in UTF-8 begins so. torch.save packs one into a zip archive."""
+"""First bytes of a pickle under any name: no text in UTF-8 begins so."""
 REPORTS = ("compression_report.json", "compression_report.md")
 
 
@@ -113,7 +114,7 @@ def _copy(source: Path, target: Path, *, root: Path) -> bool:
     try:
         size = os.fstat(handle).st_size
         head = bytes(pread(handle, min(2, size), 0, source))
-        if head in PICKLE_STARTS or (head == b"PK" and source.suffix == ".bin"):
+        if head in PICKLE_STARTS or (head == b"PK" and (source.suffix == ".bin" or _holds_pickle(handle))):
             return False
         with open(target, "xb") as file:
             for start in range(0, size, COPY_BLOCK):
@@ -123,6 +124,15 @@ def _copy(source: Path, target: Path, *, root: Path) -> bool:
     finally:
         os.close(handle)
     return True
+
+
+def _holds_pickle(handle: int) -> bool:
+    """Whether an archive holds a pickle, as what torch.save writes does (archive/data.pkl)."""
+    try:
+        with os.fdopen(os.dup(handle), "rb") as file, zipfile.ZipFile(file) as archive:
+            return any(name.lower().endswith(PICKLE_SUFFIXES) for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
 
 
 # ---------------------------------------------------------------- adapter_config.json

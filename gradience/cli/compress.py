@@ -97,7 +97,11 @@ def compress(
     ] = None,
     base_model: Annotated[
         Path | None,
-        typer.Option("--base-model", metavar="DIR", help="Weights of the base model; only DoRA needs them."),
+        typer.Option(
+            "--base-model",
+            metavar="DIR",
+            help="Folder of the base model: its config.json names the architecture, and DoRA needs its weights.",
+        ),
     ] = None,
     name: Annotated[
         str | None,

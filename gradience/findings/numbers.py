@@ -178,14 +178,14 @@ def norms(facts: Facts) -> Iterator[Finding]:
         "nearly-dead",
         "warning",
         weak,
-        "hardly moved (norm far below their family's)",
+        "with a norm far below their family's: they hardly moved",
         "frozen for most of the training, or cut off from the loss?",
     )
     yield from many(
         "rank-one-spike",
         "warning",
         spikes,
-        "are one large direction (a rank-one spike)",
+        "with one dominant direction (a rank-one spike)",
         "adapters like this add up badly with others; a lower learning rate or α avoids it",
     )
 

@@ -105,7 +105,7 @@ def trust_notes(report: AuditReport) -> list[Note]:
     if other:
         text = (
             f"{count(report.coverage.other_params)} parameters in {plural(len(other), 'tensor')} "
-            f"are no low-rank update and are counted apart: {_reasons(other)}"
+            f"are not LoRA weights and are counted separately: {_reasons(other)}"
         )
         notes.append(Note("info", text))
     return [*notes, *(note for note in found if note.mark == "info")]
@@ -115,8 +115,9 @@ def _coverage_note(report: AuditReport) -> Note:
     missing = incompleteness(report)
     if missing:
         return Note("error", f"incomplete: {missing}")
-    modules, tensors = count(report.n_layers), count(report.coverage.tensors)
-    return Note("good", f"complete: all {modules} modules measured, all {tensors} tensors accounted for")
+    measured = f"all {count(report.n_layers)} modules" if report.n_layers > 1 else "the one module"
+    tensors = count(report.coverage.tensors)
+    return Note("good", f"complete: {measured} measured, all {tensors} tensors accounted for")
 
 
 def _precision_note(report: AuditReport) -> Note:
@@ -314,8 +315,8 @@ def decision_sentence(report: AuditReport) -> str:
         return ""
     words = {
         "evidence": "as measured",
-        "grid": f"the grid decided ({shown_grid(plan.grid)})",
-        "cap": "the cap decided, the rank it has",
+        "grid": f"next allowed rank ({shown_grid(plan.grid)})",
+        "cap": "limited by the current rank",
     }
     chosen = {"median": plan.median, "p90": plan.p90}
     said = {name: f"{name} {trimmed(s.unrounded)} → {s.rank}" for name, s in chosen.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gradience.adapters.locate import natural_key
 from gradience.artifacts.audit import AuditReport, LayerAudit
 from gradience.report.audit_facts import k_label, layer_digits
 from gradience.report.names import display_name
@@ -20,12 +21,13 @@ def layers_text(report: AuditReport, *, width: int | None = None, color: bool = 
 
 
 def layer_lines(report: AuditReport, width: int | None) -> list[Line]:
-    """A head, one line a module, and what ± means where it occurs."""
+    """A head, one line per module (layer 2 before layer 10), and what ± means where it occurs."""
+    layers = sorted(report.layers, key=lambda layer: natural_key(layer.label))
     own = [] if report.tau in STANDARD else [k_label(report.tau)]
     head = ["r", *own, *map(k_label, STANDARD), "stable", "effect.", "util.", "‖ΔW‖_F", ""]
-    rows = [layer_numbers(layer, with_own=bool(own)) for layer in report.layers]
+    rows = [layer_numbers(layer, with_own=bool(own)) for layer in layers]
     used = columns_width([head, *rows], gap=1)
-    names = [display_name(layer.label) for layer in report.layers]
+    names = [display_name(layer.label) for layer in layers]
     if width is not None:
         names = fit_names(names, max(MIN_NAME, width - used))
     table = [[Span(text, "dim") for text in ("module", *head)]]

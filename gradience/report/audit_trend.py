@@ -75,7 +75,9 @@ def title_lines(entries: Sequence[AuditReport | Refused], threshold: float) -> l
         line(Span(f"{label}, stable rank: medians over trained modules; bars: █ median, ▓ p90, ░ r", "dim")),
     ]
     same = "" if against else f"; same k: modules with the {label} of the last step"
-    return [*lines, line(Span(f"suggest: from median / from p90{same}", "dim"))]
+    found = any(of(report, severity) for report in reports for severity in ("error", "warning"))
+    lines.append(line(Span(f"suggest: from median / from p90{same}", "dim")))
+    return [*lines, line(Span("✗, !: errors, warnings of its audit", "dim"))] if found else lines
 
 
 def trend_lines(entries: Sequence[AuditReport | Refused], threshold: float, width: int | None) -> list[Line]:

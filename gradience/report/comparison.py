@@ -89,7 +89,9 @@ def matching(report: ComparisonReport) -> str:
 def distance_lines(report: ComparisonReport, width: int) -> list[Line]:
     """The three figures over all modules; one that a side lacks, or has in another shape, counts as 0 there."""
     apart = report.n_only_a + report.n_only_b + report.n_shapes_differ
-    over = f"over all, {plural(apart, 'module')} against 0" if apart else "over all modules"
+    over = "over all modules"
+    if apart:
+        over += f"; {count(apart)} without a counterpart {'counts' if apart == 1 else 'count'} as 0 there"
     rows = [
         ("difference", sig(report.relative_difference), f"‖ΔW_A − ΔW_B‖/‖ΔW_A‖ {over}"),
         ("cosine", sig(report.cosine), "between the updates: 1 same direction, 0 orthogonal"),

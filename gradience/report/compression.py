@@ -33,7 +33,18 @@ from gradience.report.compression_facts import (
 from gradience.report.names import display_name, display_sentence
 from gradience.report.numbers import count, percent, plural
 from gradience.report.runtimes import Group, sections
-from gradience.report.terminal import Cell, Line, Span, columns, columns_width, fit, line, paragraph, render
+from gradience.report.terminal import (
+    Cell,
+    Line,
+    Span,
+    columns,
+    columns_width,
+    fit,
+    fit_names,
+    line,
+    paragraph,
+    render,
+)
 
 __all__ = ["compression_markdown", "compression_text", "plan_text"]
 
@@ -200,7 +211,8 @@ def family_lines(modules: Sequence[Module], width: int) -> list[Line]:
         right.append([number, Span(row.ranks, "strong"), *stored, count(row.new_params), row.kept, row.error])
     room = width - columns_width(right, gap=2)
     left = [Span("Where?", "heading")]
-    left += [Span(f"  {fit(display_name(row.family), room - 2)}") for row in rows]
+    families = fit_names([display_name(row.family) for row in rows], room - 2)
+    left += [Span(f"  {family}") for family in families]
     lines = columns(
         [[name, *row] for name, row in zip(left, right, strict=True)], "<" + ">" * len(titles), indent=0
     )
@@ -217,7 +229,7 @@ def worst_lines(modules: Sequence[Module], width: int) -> list[Line]:
     right: list[list[Cell]] = [[Span(text, "dim") for text in ("rank", "energy kept", "error")]]
     right += [[rank_change(module), percent(module.kept_energy), shown_error(module)] for module in found]
     room = width - 2 - columns_width(right, gap=2)
-    names = [Span(fit(display_name(module.name), room), "name") for module in found]
+    names = [Span(name, "name") for name in fit_names([display_name(module.name) for module in found], room)]
     left = [Span("loses most", "dim"), *names]
     return columns([[name, *row] for name, row in zip(left, right, strict=True)], "<>>>")
 

@@ -8,7 +8,7 @@ from gradience.artifacts.compression import CompressionPlan, CompressionReport, 
 from gradience.report.compression_facts import Module, padded, predicted, rank_change
 from gradience.report.names import display_name
 from gradience.report.numbers import count, percent, sig, size
-from gradience.report.terminal import Cell, Line, Span, columns, columns_width, fit, render
+from gradience.report.terminal import Cell, Line, Span, columns, columns_width, fit_names, render
 
 MIN_NAME = 20
 
@@ -26,7 +26,7 @@ def module_lines(modules: Sequence[Module], width: int | None) -> list[Line]:
     used = columns_width(rows, gap=1)
     names = [display_name(module.name) for module in modules]
     if width is not None:
-        names = [fit(name, max(MIN_NAME, width - used)) for name in names]
+        names = fit_names(names, max(MIN_NAME, width - used))
     head: list[Cell] = [Span("module", "dim"), *(Span(str(title), "dim") for title in rows[0])]
     table = [[Span(name, "name"), *row] for name, row in zip(names, rows[1:], strict=True)]
     return columns([head, *table], "<" + ">" * len(rows[0]), indent=0, gap=1)

@@ -44,6 +44,16 @@ def architecture_of(
     return None
 
 
+def require_model_config(folder: Path) -> None:
+    """Raises InputError (no-model-config) where the folder of a base model has no config.json."""
+    if not os.path.isfile(folder / "config.json"):
+        raise InputError(
+            f"{folder}: no config.json here",
+            code="no-model-config",
+            hint="--base-model names the folder of the base model that the adapter was trained on",
+        )
+
+
 def _wrapped_class(config: PeftConfig) -> str | None:
     mapping = config.fields.get("auto_mapping")
     return _class_name(mapping.get("base_model_class")) if isinstance(mapping, dict) else None

@@ -11,7 +11,7 @@ from gradience.runtimes.parts import Parts, is_general, parts_of
 from gradience.runtimes.record import Runs, RuntimeRecord, read_runs
 from gradience.runtimes.scales import SCALES, Module, Written, wrong_scale
 
-UNKNOWN = "the architecture is not known (the base model's config.json, beside the adapter, would name it)"
+UNKNOWN = "the architecture is not known: --base-model DIR, with the base model's config.json, names it"
 NAMED_PARTS = 2
 """Parts that a sentence names before it counts."""
 

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import threading
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -387,6 +388,9 @@ def test_files_beside_the_weights(tmp_path):
         ("images.zip", b"PK\x03\x04"),
     ):
         (source / name).write_bytes(start)
+    for name, member in (("state", "archive/data.pkl"), ("docs.zip", "docs/readme.txt")):
+        with zipfile.ZipFile(source / name, "w") as archive:
+            archive.writestr(member, "x")
     (source / "runs").mkdir()
     (source / "runs" / "events").write_text("")
     os.mkfifo(source / "pipe")
@@ -397,8 +401,8 @@ def test_files_beside_the_weights(tmp_path):
     target = tmp_path / "out"
     target.mkdir()
     found, missing = carry_files(locate(source), target)
-    assert set(found) == names(target) == {*carried, "big.bin", "inside", "images.zip"}
-    assert set(missing) == {*left, "runs/", "pipe", "gone", "outside", "notes", "weights.bin"}
+    assert set(found) == names(target) == {*carried, "big.bin", "inside", "images.zip", "docs.zip"}
+    assert set(missing) == {*left, "runs/", "pipe", "gone", "outside", "notes", "weights.bin", "state"}
     assert found == sorted(found)
     for name in found:
         assert (target / name).read_bytes() == (source / name).read_bytes()

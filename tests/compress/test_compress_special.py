@@ -29,7 +29,7 @@ from torch import nn
 
 from gradience import audit_adapter
 from gradience.compress import compress_adapter
-from gradience.errors import InputError, UsageError
+from gradience.errors import InputError
 from gradience.plan import ToBudget, ToRank, plan_compression
 
 LINEAR = ["q_proj", "v_proj", "down_proj"]
@@ -473,13 +473,20 @@ def test_dora_on_a_sharded_base(tmp_path):
     assert [row.output_error for row in one.modules] == [row.output_error for row in many.modules]
 
 
-def test_a_base_that_is_not_needed_is_a_mistake(tmp_path):
+def test_without_dora_the_base_model_only_names_the_architecture(tmp_path):
     base = llama()
-    base.save_pretrained(tmp_path / "base")
+    base.config.save_pretrained(tmp_path / "base")
     save(base, config(target_modules=LINEAR), tmp_path / "in")
-    with pytest.raises(UsageError) as refusal:
-        compress(tmp_path / "in", tmp_path / "out", ToRank(2), base_model=tmp_path / "base")
-    assert refusal.value.code == "base-unused"
+    fields = json.loads((tmp_path / "base" / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "base" / "config.json").write_text(
+        json.dumps({**fields, "architectures": ["LlamaForCausalLM"]})
+    )
+    made = compress(tmp_path / "in", tmp_path / "out", ToRank(2), base_model=tmp_path / "base")
+    assert made.architecture == "LlamaForCausalLM"
+    with pytest.raises(InputError) as refusal:
+        compress(tmp_path / "in", tmp_path / "no", ToRank(2), base_model=tmp_path / "nowhere")
+    assert refusal.value.code == "no-model-config"
+    assert not (tmp_path / "no").exists()
 
 
 def test_dora_of_embeddings_and_convolutions_is_refused(tmp_path):

@@ -303,3 +303,17 @@ def test_errors_of_the_computation_are_bounds_and_contradict_nothing():
     digits = [line.split()[5] for line in layers_text(report([good, coarse])).splitlines()[1:3]]
     assert [len(number) for number in digits] == [4, 1]  # 1.53 and 2
     assert "✓ numerical error ≤ 4e-13" in audit_text(report([good]))
+
+
+def test_modules_stand_in_the_order_of_their_layers():
+    rows = [
+        row(f"h.{i}.q", power_law(8, 1.0), r=8, shape=(64, 64), layer=f"h.{i}", index=i)
+        for i in (0, 1, 10, 2)
+    ]
+    names = [line.split()[0] for line in layers_text(report(rows)).splitlines()[1:]]
+    assert names == ["h.0.q", "h.1.q", "h.2.q", "h.10.q"]
+
+
+def test_one_module_is_not_all_1_modules():
+    one = report([row("h.0.q", power_law(8, 1.0), r=8, shape=(64, 64), layer="h.0", index=0)])
+    assert trust_notes(one)[0].text.startswith("complete: the one module measured, all 2 tensors")

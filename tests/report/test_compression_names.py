@@ -130,3 +130,14 @@ def test_json_keeps_the_name_and_steers_nothing(make, model, name):
         assert not steering(text, "\n")
         assert json.loads(text)["modules"][0]["name"] == name
         assert model.model_validate_json(text) == made
+
+
+def test_names_that_are_cut_stay_different():
+    tail = "very_long_name_of_a_submodule." * 3 + "layers.0.q_proj"
+    made = plan([planned(f"{side}.{tail}", 8, 4, SHAPE) for side in ("encoder", "decoder")])
+    assert len(tail) > 80
+    for text in (plan_text(made, width=80), module_rows_text(made, width=80)):
+        names = [
+            line.split()[0] for line in text.splitlines() if "q_proj  8 → 4" in line or "q_proj 8 → 4" in line
+        ]
+        assert len(names) == len(set(names)) == 2
