@@ -70,7 +70,12 @@ def bench_text(bench: Bench, *, width: int | None = None, color: bool = False) -
         *_fact("audit", audit_sentence(bench), width),
         [],
         *_tables(seed_table(variants), seed_table(controls)),
-        *_closing(variants, bench.reasons, (policy_sentence(bench.policy), *bench.notes), width),
+        *_closing(
+            [*variants, *filter(_unmade, controls)],
+            bench.reasons,
+            (policy_sentence(bench.policy), *bench.notes),
+            width,
+        ),
     ]
     return render(lines, color=color)
 
@@ -91,7 +96,12 @@ def aggregate_text(report: BenchAggregate, *, width: int | None = None, color: b
         *(_sentences([f"Certifiable: {certifiable_sentence(report)}."], width) if report.certifiable else []),
         [],
         *_tables(aggregate_table(variants), aggregate_table(controls)),
-        *_closing(variants, (), (policy_sentence(report.policy), *report.notes), width),
+        *_closing(
+            [*variants, *filter(_unmade, controls)],
+            (),
+            (policy_sentence(report.policy), *report.notes),
+            width,
+        ),
     ]
     return render(lines, color=color)
 
@@ -140,6 +150,11 @@ def _styled(table: Table, status: int = 1) -> list[Line]:
         cells[status] = Span(row[status], STYLES.get(row[status], ""))
         rows.append(cells)
     return columns(rows, table.align, indent=0, gap=1)
+
+
+def _unmade(control: VariantResult | VariantSummary) -> bool:
+    """Whether a reader must learn why there is no result; what a FAIL of a control means, its column says."""
+    return control.status not in ("PASS", "FAIL")
 
 
 def _closing(

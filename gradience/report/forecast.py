@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 
 from gradience.artifacts.forecast import BenchForecast, CostEstimate, RenderedExample
 from gradience.report.names import display_name, printable
@@ -19,14 +20,14 @@ def forecast_text(found: BenchForecast) -> str:
         ("task", printable(found.task)),
         ("seeds", seeds),
         ("examples", f"{found.examples:,}" if found.examples else "known when the data are read"),
-        ("gate", f"the probe must get a share of {found.gate} right"),
+        ("gate", f"the probe must reach {100 * float(Fraction(found.gate)):.3g} %"),
         ("trainings", f"{found.trainings} per seed, fewer where variants come to the same"),
         ("evaluations", f"{found.evaluations} per seed"),
     ]
     if found.cost is not None:
         rows += _cost_rows(found.cost, len(found.seeds))
     lines = [
-        "SMOKE RUN: no evidence" if found.smoke else "Nothing is run: this is the plan.",
+        "Nothing is run: this is the plan." + (" SMOKE RUN: no evidence." if found.smoke else ""),
         "",
         *_table(rows),
     ]
@@ -59,10 +60,10 @@ def _cost_rows(cost: CostEstimate, seeds: int) -> list[tuple[str, str]]:
     if cost.kernels_per_token is not None:
         kernels += f", {cost.kernels_per_token:,} a generated token of a batch"
     rows = [
-        ("base", f"{cost.base_params / 1e6:,.1f} M parameters"),
-        ("probe", f"{cost.probe_params / 1e6:,.2f} M trained parameters"),
+        ("base", f"{millions(cost.base_params)} parameters"),
+        ("probe", f"{millions(cost.probe_params)} trained parameters"),
         ("memory", f"about {size(memory)}: {parts}"),
-        ("tokens", f"{cost.tokens_per_training / 1e6:,.2f} M per training, padding included"),
+        ("tokens", f"{millions(cost.tokens_per_training)} per training, padding included"),
         ("kernels", kernels),
     ]
     for time in cost.times:
@@ -70,7 +71,12 @@ def _cost_rows(cost: CostEstimate, seeds: int) -> list[tuple[str, str]]:
         total = f"{duration(time.seed)} per seed" + (
             f", {duration(seeds * time.seed)} in all" if seeds > 1 else ""
         )
-        rows.append((time.machine.partition(",")[0].removeprefix("one "), f"about {total}: {each}"))
+        rows.append(
+            (
+                time.machine.partition(",")[0].removeprefix("one "),
+                f"{total}: {each}" if time.seed < 1 else f"about {total}: {each}",
+            )
+        )
     return rows
 
 
@@ -94,6 +100,15 @@ def size(count: int) -> str:
     if count >= 1e9:
         return f"{count / 1e9:.1f} GB"
     return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{max(1, round(count / 1e3))} kB"
+
+
+def millions(count: int) -> str:
+    """A number of parameters or tokens; millions only where there is one.
+
+    >>> millions(7_241_700_000), millions(3_072)
+    ('7,241.7 M', '3,072')
+    """
+    return f"{count / 1e6:,.1f} M" if count >= 1e6 else f"{count:,}"
 
 
 def duration(seconds: float) -> str:

@@ -71,6 +71,17 @@ def test_a_smoke_run_is_marked_in_every_face():
         assert "no evidence" in text
 
 
+def test_the_screen_says_why_a_control_has_no_result():
+    made = three_seeds()[0]
+    (shuffled, *_) = [one for one in made.variants if one.arm == "control"]
+    reason = "impossible: too few modules of one shape differ in rank"
+    for status in ("SKIPPED", "ERROR"):
+        unmade = shuffled.model_copy(update={"status": status, "reasons": (reason,)})
+        variants = tuple(unmade if one.name == shuffled.name else one for one in made.variants)
+        assert f"· {shuffled.name}: {reason}" in bench_text(made.model_copy(update={"variants": variants}))
+    assert f"· {shuffled.name}" not in bench_text(made)
+
+
 def test_head_parameters_stand_apart():
     """The predecessor's 61 % counted 592,130 parameters of the head in both numbers."""
     facts = {"correct": 57, "n": 200, "gate": "0.1", "other_params": 592_130}

@@ -48,7 +48,7 @@ def load(profile: str, options: Mapping[str, Any]) -> Task:
     task = function(**_checked(profile, function, options))
     if not isinstance(task, ClassificationTask | GenerationTask):
         raise InputError(
-            f"{profile} returned a {type(task).__name__}, which is no task",
+            f"{profile} returned {type(task).__name__}, not a task",
             code="task-contract",
             hint="return a ClassificationTask or a GenerationTask: see docs/tasks.md",
         )
