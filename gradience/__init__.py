@@ -1,4 +1,4 @@
-"""Gradience: did a LoRA adapter use the rank that was paid for?
+"""Gradience: how much of its rank does a LoRA adapter use?
 
 Public names are imported on first use (PEP 562), so that `import gradience` costs nothing and
 never loads numpy, pydantic or torch.

@@ -185,7 +185,7 @@ def rslora_at_high_rank(context: Context) -> list[Problem]:
             f"r = {s.r} and α = {s.alpha:g}: scale α/r = {s.scale:.2g}",
             f"use_rslora: true with α = {alpha:g}, which makes the scale {alpha / root:.2g}, and another look at the"
             " learning rate",
-            "at this rank and α the update is scaled down by much",
+            "at this rank and α the update is scaled down a lot",
             "with α/r the gradients of the factors shrink as the rank grows, with α/√r they keep their size. It is"
             " another training, not another name for this one. LoRA Without Regret (2025) trained well at such"
             " ranks with α/r and α = 32: a learning rate that was tuned at this scale can stay as it is",
@@ -365,8 +365,8 @@ def quantised_base(context: Context) -> list[Problem]:
             "quantized_bits",
             str(bits),
             "evaluate on the base that will serve the adapter",
-            f"{name}: the adapter is trained on a rounded base",
-            "part of the update repairs the rounding; on the unrounded base it is a different model",
+            f"{name}: the adapter is trained on a quantised base",
+            "part of the update repairs the rounding; on the unquantised base it is a different model",
         )
     ]
 

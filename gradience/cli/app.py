@@ -99,7 +99,7 @@ def root(
         typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and stop."),
     ] = False,
 ) -> None:
-    """Did a LoRA adapter use the rank that was paid for?
+    """How much of its rank does a LoRA adapter use, and is a smaller one as good?
 
     Results go to stdout, everything else to stderr.
     """

@@ -1,4 +1,4 @@
-"""`gradience audit`: how much of the rank that was paid for does an adapter use?"""
+"""`gradience audit`: how much of its rank does an adapter use?"""
 
 from __future__ import annotations
 
