@@ -210,7 +210,7 @@ def _criterion(wanted: Mapping[str, Any]) -> Callable[[AuditReport], Criterion]:
 
     names = [option for option, value in wanted.items() if value is not None]
     if len(names) != 1:
-        what = f"{' and '.join(names)} say several things" if names else "nothing says how small"
+        what = f"give only one of {' and '.join(names)}" if names else "no target size given"
         raise UsageError(what, code="several-criteria", hint=f"give exactly one of {', '.join(wanted)}")
     option, value = names[0], wanted[names[0]]
     if option == "--plan":
