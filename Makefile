@@ -96,6 +96,7 @@ $(LOWEST)/.made: pyproject.toml scripts/lowest_versions.py $(VENV)/.test
 	@touch $@
 
 conformance-lowest: $(LOWEST)/.made
+	$(LOWEST)/bin/python -m pytest -o filterwarnings=default -m conformance tests/conformance/test_four_bits.py
 	$(LOWEST)/bin/python -m pytest -o filterwarnings=default $(ARGS)
 
 # vLLM pins its own PyTorch and transformers, so it never shares our environment. The two audio packages
