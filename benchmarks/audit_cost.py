@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from processes import machine
 from synthetic import write_adapter
 
-from gradience.audit import audit_adapter
+from gradience.audit.adapter import audit_adapter
 
 RANKS = (8, 16, 32, 64, 128, 256, 512)
 NUMBERS = (8, 32, 128, 512)

@@ -36,8 +36,8 @@ from safetensors.torch import load_file, save_file
 from synthetic import MISTRAL_7B, write_adapter
 
 from gradience import audit_adapter
-from gradience.compress import compress_adapter
-from gradience.plan import ToRank, plan_compression
+from gradience.compress.adapter import compress_adapter
+from gradience.plan.criteria import ToRank, plan_compression
 
 
 class Row(NamedTuple):

@@ -25,12 +25,12 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from gradience.artifacts.records import ClassificationRecord, Evaluation, count
-from gradience.audit import audit_adapter
-from gradience.bench.assets import minilm
-from gradience.bench.tasks import reviews
-from gradience.compress import compress_adapter
-from gradience.inference import Session, diverge, evaluate_classification
-from gradience.plan import ToBudget, ToRank, plan_compression
+from gradience.audit.adapter import audit_adapter
+from gradience.models.embedded import minilm
+from gradience.tasks import reviews
+from gradience.compress.adapter import compress_adapter
+from gradience.evaluate import Session, diverge, evaluate_classification
+from gradience.plan.criteria import ToBudget, ToRank, plan_compression
 
 RANKS = (16, 8, 4, 2, 1)
 

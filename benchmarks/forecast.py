@@ -21,12 +21,12 @@ from statistics import median
 
 import torch
 
-from gradience.bench import tasks
-from gradience.bench.config import BenchConfig, load_config
-from gradience.bench.forecast import forecast
-from gradience.bench.judge import Judge
-from gradience.bench.shipped import find_config
-from gradience.bench.training import lora_arguments, train
+from gradience import tasks
+from gradience.bench.config.load import BenchConfig, load_config
+from gradience.bench.plan.forecast import forecast
+from gradience.evaluate.evaluator import Judge
+from gradience.bench.config.shipped import find_config
+from gradience.training.trainer import lora_arguments, train
 
 ROOT = Path(__file__).resolve().parent
 KEPT = ("minilm_reviews_demo", "smollm2_arithmetic", "smollm2_gsm8k_smoke")

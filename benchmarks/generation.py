@@ -25,9 +25,9 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gradience.bench.assets import smollm2
-from gradience.inference import Session, encode_prompt, fixed_batches
-from gradience.inference.generation import Output, generate_batch
+from gradience.models.embedded import smollm2
+from gradience.evaluate import Session, encode_prompt, fixed_batches
+from gradience.evaluate.generation import Output, generate_batch
 
 NEW_TOKENS = 64
 

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from gradience.artifacts.training import TrainingReport
-from gradience.bench.assets import minilm
-from gradience.bench.settings import ModelSettings, TrainSettings
-from gradience.bench.tasks import reviews
-from gradience.bench.tasks.base import ClassificationTask
-from gradience.bench.training import train
-from gradience.inference import Session, evaluate_classification
+from gradience.models.embedded import minilm
+from gradience.training.settings import ModelSettings, TrainSettings
+from gradience.tasks import reviews
+from gradience.tasks.base import ClassificationTask
+from gradience.training.trainer import train
+from gradience.evaluate import Session, evaluate_classification
 
 MODEL = ModelSettings(name="embedded:minilm")
 TARGETS = ["query", "key", "value", "output.dense", "intermediate.dense"]  # every linear layer of the encoder

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from gradience.artifacts.records import count
-from gradience.bench import tasks
-from gradience.bench.models import load_base
-from gradience.bench.settings import ModelSettings, TrainSettings
-from gradience.bench.tasks.base import GenerationTask
-from gradience.bench.training import train
-from gradience.inference import Session, evaluate_generation, evaluate_scores
+from gradience import tasks
+from gradience.models.load import load_base
+from gradience.training.settings import ModelSettings, TrainSettings
+from gradience.tasks.base import GenerationTask
+from gradience.training.trainer import train
+from gradience.evaluate import Session, evaluate_generation, evaluate_scores
 
 MODEL = ModelSettings(name="embedded:smollm2", type="causal_lm", dtype="bfloat16")
 RATES, RANKS, SEEDS = (1e-3, 5e-4), (32, 16), (42, 123)

@@ -15,8 +15,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from gradience.bench.tasks.base import GenerationTask
-from gradience.bench.tasks.examples import ROLES, Question, content_id, prepare, role_of
+from gradience.tasks.base import GenerationTask
+from gradience.tasks.examples import ROLES, Question, content_id, prepare, role_of
 
 UNITS = {"kilometres": 1000, "metres": 1}
 

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from gradience.artifacts.audit import AuditReport
     from gradience.artifacts.comparison import ComparisonReport
     from gradience.artifacts.compression import CompressionPlan, CompressionReport
-    from gradience.audit import audit_adapter
-    from gradience.callback import GradienceCallback
+    from gradience.audit.adapter import audit_adapter
+    from gradience.live.hooks import GradienceCallback
     from gradience.compare import compare_adapters
-    from gradience.compress import compress_adapter
+    from gradience.compress.adapter import compress_adapter
     from gradience.errors import (
         GradienceError,
         IncompleteError,
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
         OutputError,
         UsageError,
     )
-    from gradience.plan import ToBudget, ToEnergy, ToRank, ToRanks, ToSuggestion, plan_compression
+    from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToRanks, ToSuggestion, plan_compression
     from gradience.telemetry import TelemetryReader, TelemetryWriter
-    from gradience.tracking import SpectralTracker
+    from gradience.live import SpectralTracker
 
 __version__ = "0.1.0"
 
@@ -39,7 +39,7 @@ _HOME = {
     "ComparisonReport": "gradience.artifacts.comparison",
     "CompressionPlan": "gradience.artifacts.compression",
     "CompressionReport": "gradience.artifacts.compression",
-    "GradienceCallback": "gradience.callback",
+    "GradienceCallback": "gradience.live.hooks",
     "GradienceError": "gradience.errors",
     "IncompleteError": "gradience.errors",
     "InputError": "gradience.errors",
@@ -47,19 +47,19 @@ _HOME = {
     "MissingExtra": "gradience.errors",
     "NetworkError": "gradience.errors",
     "OutputError": "gradience.errors",
-    "SpectralTracker": "gradience.tracking",
+    "SpectralTracker": "gradience.live",
     "TelemetryReader": "gradience.telemetry",
     "TelemetryWriter": "gradience.telemetry",
-    "ToBudget": "gradience.plan",
-    "ToEnergy": "gradience.plan",
-    "ToRank": "gradience.plan",
-    "ToRanks": "gradience.plan",
-    "ToSuggestion": "gradience.plan",
+    "ToBudget": "gradience.plan.criteria",
+    "ToEnergy": "gradience.plan.criteria",
+    "ToRank": "gradience.plan.criteria",
+    "ToRanks": "gradience.plan.criteria",
+    "ToSuggestion": "gradience.plan.criteria",
     "UsageError": "gradience.errors",
-    "audit_adapter": "gradience.audit",
+    "audit_adapter": "gradience.audit.adapter",
     "compare_adapters": "gradience.compare",
-    "compress_adapter": "gradience.compress",
-    "plan_compression": "gradience.plan",
+    "compress_adapter": "gradience.compress.adapter",
+    "plan_compression": "gradience.plan.criteria",
 }
 
 __all__ = [

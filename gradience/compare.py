@@ -28,11 +28,11 @@ from gradience.artifacts.comparison import (
 )
 from gradience.blas import one_blas_thread, processors
 from gradience.errors import InputError
-from gradience.findings import Facts, meaning
-from gradience.findings.facts import count
-from gradience.provenance import Stopwatch, path_text
+from gradience.audit.findings import Facts, meaning
+from gradience.audit.findings.facts import count
+from gradience.artifacts.run import Stopwatch, path_text
 from gradience.spectra import EPS, Blocks, Core, FloatArray, NonFiniteFactor, energy_rank, triangle
-from gradience.truncate import joined, with_exponent
+from gradience.compress.truncate import joined, with_exponent
 
 Progress = Callable[[int, int], None]
 INDEPENDENT_COSINE = 0.2

@@ -12,9 +12,9 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from gradience.artifacts.exact import exact_text
-from gradience.bench.config import BenchConfig
-from gradience.bench.config_errors import section_of
-from gradience.bench.dialect import DATASETS, FIXED, IGNORED, RENAMED, VALUES
+from gradience.bench.config.load import BenchConfig
+from gradience.bench.config.errors import section_of
+from gradience.bench.config.legacy import DATASETS, FIXED, IGNORED, RENAMED, VALUES
 
 
 def config_keys() -> str:

@@ -35,8 +35,8 @@ from transformers import (
 )
 
 from gradience import GradienceCallback
-from gradience.bench import assets
-from gradience.bench.tasks import reviews
+from gradience.models import embedded as assets
+from gradience.tasks import reviews
 
 RUNS = Path(__file__).resolve().parent.parent / "tests" / "monitor" / "runs"
 SEED = 42

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gradience.adapters.encodings import Encoding, Target, encode_modules
+from gradience.compress.encodings import Encoding, Target, encode_modules
 from gradience.artifacts.compression import RuntimeVerdict
 from gradience.runtimes.parts import Parts, is_general, parts_of
 from gradience.runtimes.record import Finding, Runs, RuntimeRecord

@@ -20,10 +20,10 @@ from gradience.artifacts.bench import (
     TrainingFacts,
 )
 from gradience.artifacts.bench_plan import DataSplit
-from gradience.bench.config import BenchConfig
-from gradience.bench.policy import gate_passed
-from gradience.bench.registration import plan_digest, register
-from gradience.bench.results import (
+from gradience.bench.config.load import BenchConfig
+from gradience.bench.verdict.policy import gate_passed
+from gradience.bench.plan.preregister import plan_digest, register
+from gradience.bench.verdict.results import (
     best_of,
     failed,
     measured,
@@ -34,7 +34,7 @@ from gradience.bench.results import (
     undertrained,
     without_probe,
 )
-from gradience.bench.variants import PlannedVariant, plan_variants
+from gradience.bench.plan.variants import PlannedVariant, plan_variants
 
 MISTRAL = {
     "model": {"name": "mistralai/Mistral-7B-v0.1", "type": "causal_lm"},

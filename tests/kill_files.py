@@ -10,7 +10,7 @@ from pathlib import Path
 
 from killing import KILLED, WRITING, in_child, moments_of, watched
 
-from gradience.adapters.folder import whole_folder
+from gradience.artifacts.folder import whole_folder
 from gradience.artifacts.base import write_whole
 
 

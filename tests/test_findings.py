@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from audit_sample import power_law, row
 
-from gradience.findings import Facts, blocks_suggestions, find
+from gradience.audit.findings import Facts, blocks_suggestions, find
 
 
 def test_a_stacked_expert_is_named_with_its_number():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gradience import ranks
 from gradience.artifacts.audit import LayerAudit
 from gradience.ranks import DEFAULT_GRID, max_lora_rank_step
-from gradience.suggest import scaled_alpha, suggest
+from gradience.plan.suggest import scaled_alpha, suggest
 
 
 def row(

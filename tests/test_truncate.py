@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradience.spectra import NonFiniteFactor, array_blocks, gram, triangle
-from gradience.truncate import frobenius, joined, norm_from_grams, truncation, with_exponent
+from gradience.compress.truncate import frobenius, joined, norm_from_grams, truncation, with_exponent
 
 
 def factors(

@@ -8,7 +8,7 @@ from gradience.adapters.keys import module_type
 from gradience.check.objectives import MAY_NOT_TELL
 from gradience.check.peft_targets import BESIDE_ATTENTION, DEFAULT_TARGETS
 from gradience.check.rule import Context, NotApplicable, Problem, Rule, need, need_supervised
-from gradience.practice import LR_TOLERANCE, THINKING_MACHINES, effective_alpha, reference_lr
+from gradience.learning_rate import LR_TOLERANCE, THINKING_MACHINES, effective_alpha, reference_lr
 
 QLORA = "Dettmers et al., QLoRA (2023), §4: all linear layers are needed to match full fine-tuning"
 RSLORA = "Kalajdzievski, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA (2023)"

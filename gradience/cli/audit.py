@@ -98,7 +98,7 @@ def audit(
     grid = allowed_ranks_of(allowed_ranks)
 
     def measure(path: str, label: str) -> AuditReport:
-        from gradience.audit import audit_adapter
+        from gradience.audit.adapter import audit_adapter
 
         with ProgressBar(label, quiet=quiet) as progress:
             return audit_adapter(
@@ -136,7 +136,7 @@ def _several(
 
     With `json` each report is printed as soon as it is there, and not kept.
     """
-    from gradience.provenance import path_text
+    from gradience.artifacts.run import path_text
     from gradience.report.audit_trend import trend_text
     from gradience.report.series import Refused
 

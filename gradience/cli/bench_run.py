@@ -14,7 +14,7 @@ from gradience.cli.output import command_line, print_json, print_text, terminal_
 
 if TYPE_CHECKING:
     from gradience.artifacts.bench import Status
-    from gradience.bench.config import BenchConfig
+    from gradience.bench.config.load import BenchConfig
 
 
 def run(
@@ -64,9 +64,9 @@ def run(
 
       gradience bench run -c my.yaml -o out train.lr=1e-4 'seeds=[42, 123, 456]'
     """
-    from gradience.bench.config import load_config
-    from gradience.bench.shipped import find_config
-    from gradience.bench.tasks.own import allowing
+    from gradience.bench.config.load import load_config
+    from gradience.bench.config.shipped import find_config
+    from gradience.tasks.own import allowing
     from gradience.errors import UsageError
 
     given = [*(overrides or []), *(["run_type=smoke"] if smoke else [])]
@@ -86,7 +86,7 @@ def _show_plan(config: BenchConfig, *, as_json: bool) -> int:
     from gradience.report.forecast import forecast_text
 
     _need_libraries()
-    from gradience.bench.forecast import forecast
+    from gradience.bench.plan.forecast import forecast
 
     found = forecast(config)
     if as_json:
@@ -101,7 +101,7 @@ def _run(config: BenchConfig, output: Path, *, as_json: bool, quiet: bool) -> in
     from gradience.report.bench import aggregate_text, bench_text
 
     _need_libraries()
-    from gradience.bench.protocol import run_bench
+    from gradience.bench.run.bench import run_bench
 
     with StageProgress(quiet=quiet) as watcher:
         benches, together = run_bench(config, output, watcher, command=command_line())

@@ -18,7 +18,7 @@ from gradience.errors import UsageError
 if TYPE_CHECKING:
     from gradience.artifacts.audit import AuditReport
     from gradience.artifacts.compression import CompressionPlan, CompressionReport
-    from gradience.plan import Criterion
+    from gradience.plan.criteria import Criterion
 
 ENCODINGS = ("uniform", "patterns", "padded", "folded")
 SUGGESTIONS = ("median", "p90", "per-layer")
@@ -147,15 +147,15 @@ def compress(
     grid = allowed_ranks_of(allowed_ranks)
     _check(encoding, output, dry_run=dry_run)
     if output is not None and not dry_run:
-        from gradience.adapters.folder import check_output
+        from gradience.artifacts.folder import check_output
 
         check_output(output, adapter, force=force)
     if verify_peft:
-        from gradience.peft_check import require_peft
+        from gradience.compress.peft_check import require_peft
 
         require_peft()
-    from gradience.audit import audit_adapter
-    from gradience.plan import plan_compression
+    from gradience.audit.adapter import audit_adapter
+    from gradience.plan.criteria import plan_compression
 
     with ProgressBar(f"measuring {adapter}", quiet=quiet) as progress:
         audited = audit_adapter(adapter, adapter=name, progress=progress, command=command_line())
@@ -174,13 +174,13 @@ def compress(
         "adapter_name": name,
     }
     if dry_run:
-        from gradience.compress import rehearse_compression
+        from gradience.compress.adapter import rehearse_compression
 
         rehearse_compression(adapter, made, **how)
         _show(made, layers=layers, json=json, quiet=quiet)
         return
     assert output is not None
-    from gradience.compress import compress_adapter
+    from gradience.compress.adapter import compress_adapter
     from gradience.report.compression import compression_markdown
 
     with ProgressBar(f"writing {output}", quiet=quiet) as progress:
@@ -206,7 +206,7 @@ def _criterion(wanted: Mapping[str, Any]) -> Callable[[AuditReport], Criterion]:
 
     Raises UsageError for none or several, InputError for a plan that cannot be read.
     """
-    from gradience.plan import ToBudget, ToEnergy, ToRank, ToSuggestion, ranks_of_plan
+    from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToSuggestion, ranks_of_plan
 
     names = [option for option, value in wanted.items() if value is not None]
     if len(names) != 1:

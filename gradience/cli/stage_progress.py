@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class StageProgress:
-    """A watcher of `gradience.bench.run`. quiet: says nothing."""
+    """A watcher of `gradience.bench.run.seed`. quiet: says nothing."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet

@@ -28,7 +28,7 @@ from gradience.monitor.rule import Options
 from gradience.monitor.rules import judge
 from gradience.monitor.series import Series
 from gradience.monitor.setup import RunSetup, read_setup
-from gradience.rankuse import settled_since
+from gradience.telemetry.rank_series import settled_since
 from gradience.telemetry import Record, TelemetryReader
 from gradience.telemetry.records import Json
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gradience.monitor.series import Series
-from gradience.rankuse import SETTLED_INTERVALS, RankPoint
+from gradience.telemetry.rank_series import SETTLED_INTERVALS, RankPoint
 from gradience.telemetry import Record
 from gradience.telemetry.records import Json
-from gradience.trainers import RL_KEYS
+from gradience.telemetry.trainers import RL_KEYS
 
 MAX_POINTS = 256
 MAX_KEPT = 50

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gradience.artifacts.monitor import Confidence, Evidence, Severity
 from gradience.monitor.facts import RunFacts
 from gradience.monitor.setup import RunSetup
-from gradience.trainers import Method
+from gradience.telemetry.trainers import Method
 
 DEFAULT_GAP_THRESHOLD = 1.5
 

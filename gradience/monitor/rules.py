@@ -31,7 +31,7 @@ from gradience.monitor.rules_loss import (
 from gradience.monitor.rules_rank import rank_too_large, rank_too_small, untrained_modules
 from gradience.monitor.rules_rl import constant_reward, kl_runaway, length_blowup, reward_collapse
 from gradience.monitor.setup import RunSetup
-from gradience.practice import LR_TOLERANCE, THINKING_MACHINES, effective_alpha, rate, reference_lr
+from gradience.learning_rate import LR_TOLERANCE, THINKING_MACHINES, effective_alpha, rate, reference_lr
 
 ADAPTERS = "122 adapters of strangers and repeated runs (docs/monitor.md)"
 OWN = "Gradience (docs/monitor.md)"

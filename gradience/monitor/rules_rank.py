@@ -8,7 +8,7 @@ from gradience.monitor.rules_loss import divergence, nonfinite
 from gradience.monitor.rules_rl import kl_runaway, reward_collapse
 from gradience.monitor.setup import RunSetup
 from gradience.ranks import DEFAULT_GRID, round_up
-from gradience.rankuse import SATURATED_AT, RankPoint, settled_since, too_large, too_small
+from gradience.telemetry.rank_series import SATURATED_AT, RankPoint, settled_since, too_large, too_small
 
 
 def untrained_modules(facts: RunFacts, setup: RunSetup, options: Options) -> Finding | None:

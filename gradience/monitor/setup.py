@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from gradience.telemetry.records import Json
-from gradience.trainers import Method, method_of
+from gradience.telemetry.trainers import Method, method_of
 
 ADAM_FAMILY = ("adam", "lion", "schedule_free", "ademamix", "came")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gradience.artifacts.audit import AuditReport, Finding, LayerAudit, TensorNote
-from gradience.findings.numbers import COARSE_BOUND
+from gradience.audit.findings.numbers import COARSE_BOUND
 from gradience.ranks import percentile
 from gradience.report.numbers import (
     DIGITS,

@@ -16,7 +16,7 @@ from gradience.artifacts.monitor import (
     RunReport,
     SplitReport,
 )
-from gradience.practice import rate
+from gradience.learning_rate import rate
 from gradience.report.charts import area, sparkline
 from gradience.report.monitor_rewards import rewards_lines
 from gradience.report.monitor_table import MARKS, OUTCOMES, duration, runs_table, signed

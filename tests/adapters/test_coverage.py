@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradience.adapters.peft import open_adapter
-from gradience.audit import audit_adapter
+from gradience.audit.adapter import audit_adapter
 from gradience.errors import InputError
 
 MODULES = ("model.layers.0.q_proj", "model.layers.1.q_proj", "classifier", "mlp.experts", "embed_tokens")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gradience.adapters.encodings import Target, alpha_for, encode_modules
+from gradience.compress.encodings import Target, alpha_for, encode_modules
 
 ENCODINGS = ("uniform", "patterns", "padded", "folded")
 

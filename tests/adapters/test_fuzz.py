@@ -26,7 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradience.adapters.strict_json import loads
-from gradience.audit import audit_adapter
+from gradience.audit.adapter import audit_adapter
 from gradience.errors import GradienceError, InputError
 
 JSON = st.recursive(

@@ -9,7 +9,7 @@ import pytest
 from audited import audit
 from factory import PREFIX, WEIGHTS, Stored, adapter, config, factors, modules, stored, zeros
 
-import gradience.audit
+import gradience.audit.adapter
 from gradience.cli.app import run
 
 Q0, V1 = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.v_proj"
@@ -205,14 +205,14 @@ def test_some_modules_untrained_is_a_finding(tmp_path, capsys):
 def test_weights_that_shrink_during_the_audit(tmp_path, capsys, monkeypatch):
     """A download that is replaced, a disk that fills: the read ends early, and no number is made of it."""
     folder = adapter(tmp_path)
-    opening = gradience.audit.open_adapter
+    opening = gradience.audit.adapter.open_adapter
 
     def opened_and_cut(*arguments, **options):
         opened = opening(*arguments, **options)
         os.truncate(folder / WEIGHTS, (folder / WEIGHTS).stat().st_size - 1)
         return opened
 
-    monkeypatch.setattr(gradience.audit, "open_adapter", opened_and_cut)
+    monkeypatch.setattr(gradience.audit.adapter, "open_adapter", opened_and_cut)
     assert run(["audit", str(folder)]) == 3
     out, err = capsys.readouterr()
     assert out == ""

@@ -14,11 +14,11 @@ import pytest
 from factory import adapter, config, modules, sharded
 from killing import HANGS
 
-from gradience.adapters.folder import check_output, whole_folder
+from gradience.artifacts.folder import check_output, whole_folder
 from gradience.adapters.locate import locate
 from gradience.adapters.peft import open_adapter
 from gradience.adapters.tensors import NewTensor, TensorFile
-from gradience.adapters.writer import (
+from gradience.compress.writer import (
     WeightsWriter,
     carry_files,
     changed_fields,

@@ -11,7 +11,7 @@ from pathlib import Path
 from killing import KILLED, WRITING, in_child, moments_of, watched
 
 from gradience.artifacts.stage import StageManifest
-from gradience.bench.stages import MANIFEST, Stages, changed_files, only_one
+from gradience.bench.run.stages import MANIFEST, Stages, changed_files, only_one
 
 
 def work(root: Path) -> None:

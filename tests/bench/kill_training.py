@@ -11,7 +11,7 @@ from pathlib import Path
 from killing import KILLED, WRITING, drawn, in_child, moments_of, watched
 from test_training import recipe, run
 
-from gradience.bench.settings import ModelSettings
+from gradience.training.settings import ModelSettings
 
 KILLS = 3
 

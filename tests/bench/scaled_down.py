@@ -26,7 +26,7 @@ from transformers import (
     set_seed,
 )
 
-from gradience.bench.config import BenchConfig
+from gradience.bench.config.load import BenchConfig
 
 SENTENCES = [
     f"{what} film {number} is {('dull', 'bright')[number % 2]}"

@@ -11,8 +11,8 @@ import pytest
 from bench_sample import PUBLISHED, bench, config, three_seeds
 
 from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.bench.aggregate import aggregate, aggregate_folders, find_benches, read_results
-from gradience.bench.registration import register
+from gradience.bench.verdict.aggregate import aggregate, aggregate_folders, find_benches, read_results
+from gradience.bench.plan.preregister import register
 from gradience.cli.app import run
 from gradience.errors import InputError, UsageError
 
@@ -325,7 +325,7 @@ def test_the_summary_over_scales(runs, capsys):
 
 def test_the_pure_rooms_never_load_torch():
     code = (
-        "import sys, gradience.bench.config, gradience.bench.aggregate, gradience.bench.results;"
+        "import sys, gradience.bench.config.load, gradience.bench.aggregate, gradience.bench.verdict.results;"
         "import gradience.report.bench;"
         "assert not {'torch', 'transformers', 'peft', 'datasets'} & set(sys.modules)"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from archive_samples import tarball, wheel
 
-from gradience.bench.archives import copy_member
+from gradience.models.archives import copy_member
 from gradience.errors import InputError
 
 WANTED = b"the model's bytes\n"

@@ -8,7 +8,7 @@ import pytest
 from bench_process import finish, without_times, write_inputs
 from killing import program
 
-from gradience.bench.stages import only_one
+from gradience.bench.run.stages import only_one
 
 HERE = Path(__file__).parent
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from bench_sample import MISTRAL, bench, config, three_seeds
 
-from gradience.bench.aggregate import aggregate
-from gradience.bench.certifiable import MIN_SEEDS
+from gradience.bench.verdict.aggregate import aggregate
+from gradience.bench.verdict.certifiable import MIN_SEEDS
 from gradience.report.bench_document import aggregate_markdown
 
 CONTROLS = {"compression": {"controls": ["per_layer_shuffled", "random_directions", "aa"]}}

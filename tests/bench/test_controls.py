@@ -12,7 +12,7 @@ from tiny_bench import llama
 from transformers import AutoModelForCausalLM, set_seed
 
 from gradience import ToRank, audit_adapter, compress_adapter, plan_compression
-from gradience.bench.controls import random_directions
+from gradience.bench.arms.controls import random_directions
 from gradience.errors import UsageError
 
 WEIGHTS = "adapter_model.safetensors"

@@ -11,18 +11,19 @@ from tiny_bench import llama, sums
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel, Trainer
 
-from gradience.bench import models, training
-from gradience.bench.batches import Collator
-from gradience.bench.config import BenchConfig
-from gradience.bench.devices import OneDevice, check_devices, choose_device, sequences_per_step
-from gradience.bench.judge import Judge
-from gradience.bench.models import Base, load_base
-from gradience.bench.sections import RuntimeSettings
-from gradience.bench.settings import ModelSettings, TrainSettings
-from gradience.bench.training import train
+from gradience.models import load as models
+from gradience.training import trainer as training
+from gradience.training.encode import Collator
+from gradience.bench.config.load import BenchConfig
+from gradience.models.devices import OneDevice, check_devices, choose_device, sequences_per_step
+from gradience.evaluate.evaluator import Judge
+from gradience.models.load import Base, load_base
+from gradience.bench.config.sections import RuntimeSettings
+from gradience.training.settings import ModelSettings, TrainSettings
+from gradience.training.trainer import train
 from gradience.errors import UsageError
-from gradience.inference.scoring import measure
-from gradience.tracking import grams
+from gradience.evaluate.scoring import measure
+from gradience.live import grams
 
 LORA: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 RECIPE = TrainSettings(

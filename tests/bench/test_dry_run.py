@@ -11,7 +11,7 @@ import torch
 from tiny_bench import bert, llama
 
 from gradience.artifacts.forecast import BenchForecast
-from gradience.bench.machines import Machine
+from gradience.bench.plan.machines import Machine
 from gradience.cli.app import run
 from gradience.report.forecast import forecast_text
 
@@ -64,7 +64,7 @@ def task(**options: Any) -> dict[str, Any]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not measured in every test."""
-    monkeypatch.setattr("gradience.bench.forecast.this_processor", lambda *args, **kwargs: SLOW)
+    monkeypatch.setattr("gradience.bench.plan.forecast.this_processor", lambda *args, **kwargs: SLOW)
 
 
 @pytest.mark.usefixtures("quick")

@@ -11,9 +11,9 @@ from scaled_down import scaled_down
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.artifacts.records import GenerationRecord, read_records
-from gradience.bench.config import load_config
-from gradience.bench.shipped import shipped_configs
-from gradience.bench.variants import asked_for
+from gradience.bench.config.load import load_config
+from gradience.bench.config.shipped import shipped_configs
+from gradience.bench.plan.variants import asked_for
 from gradience.cli.app import run
 
 CONFIGS = list(shipped_configs())

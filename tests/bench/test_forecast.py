@@ -12,9 +12,9 @@ from peft import LoraConfig, get_peft_model
 from tiny_bench import llama
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from gradience.bench.config import BenchConfig
-from gradience.bench.cost import ADAM_BYTES, Shapes, cost_of, longest_of, shapes_of, sorted_longest
-from gradience.bench.counting import (
+from gradience.bench.config.load import BenchConfig
+from gradience.bench.plan.cost import ADAM_BYTES, Shapes, cost_of, longest_of, shapes_of, sorted_longest
+from gradience.evaluate.counting import (
     Work,
     counted,
     decoding_work,
@@ -23,9 +23,9 @@ from gradience.bench.counting import (
     tiny_with_lora,
     training_work,
 )
-from gradience.bench.known_models import KNOWN
-from gradience.bench.machines import H100, Machine, this_processor
-from gradience.bench.preview import Lengths
+from gradience.models.known import KNOWN
+from gradience.bench.plan.machines import H100, Machine, this_processor
+from gradience.bench.plan.preview import Lengths
 from gradience.report.forecast import duration, size
 
 EVERYWHERE: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}

@@ -10,8 +10,8 @@ from bench_process import without_times, write_inputs
 from tiny_bench import Watcher
 
 from gradience.artifacts.bench import Bench
-from gradience.bench.config import load_config
-from gradience.bench.protocol import run_bench
+from gradience.bench.config.load import load_config
+from gradience.bench.run.bench import run_bench
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from gradience.bench import memory
-from gradience.bench.memory import watch_peak
+from gradience.training import memory
+from gradience.training.memory import watch_peak
 
 LARGE = 200_000_000
 

@@ -9,10 +9,10 @@ import pytest
 from bench_process import without_times, write_inputs
 
 from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.bench.config import load_config
-from gradience.bench.forecast import forecast
-from gradience.bench.shipped import shipped_configs
-from gradience.bench.stages import only_one
+from gradience.bench.config.load import load_config
+from gradience.bench.plan.forecast import forecast
+from gradience.bench.config.shipped import shipped_configs
+from gradience.bench.run.stages import only_one
 from gradience.cli.app import run
 
 SMALL = {

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradience.artifacts.bench_plan import Policy
-from gradience.bench.policy import (
+from gradience.bench.verdict.policy import (
     SeedOutcome,
     allowed_losses,
     gate_passed,

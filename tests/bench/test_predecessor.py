@@ -11,7 +11,7 @@ from gradience.artifacts.audit import AuditReport
 from gradience.artifacts.base import Artifact
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.bench.config import load_config
+from gradience.bench.config.load import load_config
 from gradience.cli.app import run
 from gradience.errors import InputError
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gradience.bench import registry
-from gradience.bench.registry import Release, fetch
+from gradience.models import packages as registry
+from gradience.models.packages import Release, fetch
 from gradience.errors import InputError, NetworkError
 
 

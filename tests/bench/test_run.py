@@ -19,19 +19,19 @@ from gradience.artifacts.bench_plan import BenchPlan, DataSplit
 from gradience.artifacts.records import read_records
 from gradience.artifacts.stage import StageManifest
 from gradience.artifacts.training import TrainingReport
-from gradience.bench import derive
-from gradience.bench import run as run_module
-from gradience.bench.assemble import assemble
-from gradience.bench.config import BenchConfig
-from gradience.bench.forecast import forecast
-from gradience.bench.memory import CLEAR
-from gradience.bench.registration import register
-from gradience.bench.resume import REPORT
-from gradience.bench.run import SeedFacts, SeedRun
-from gradience.bench.stages import MANIFEST
-from gradience.bench.tasks.base import Task
+from gradience.bench.arms import derive
+from gradience.bench.run import seed as run_module
+from gradience.bench.verdict.assemble import assemble
+from gradience.bench.config.load import BenchConfig
+from gradience.bench.plan.forecast import forecast
+from gradience.training.memory import CLEAR
+from gradience.bench.plan.preregister import register
+from gradience.training.resume import REPORT
+from gradience.bench.run.seed import SeedFacts, SeedRun
+from gradience.bench.run.stages import MANIFEST
+from gradience.tasks.base import Task
 from gradience.errors import NetworkError
-from gradience.provenance import Stopwatch
+from gradience.artifacts.run import Stopwatch
 
 CLASSIFY: dict[str, Any] = {
     "model": {"name": "", "type": "seqcls"},

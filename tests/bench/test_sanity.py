@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.artifacts.controls import EXPECTED, as_expected
-from gradience.bench.aggregate import aggregate
-from gradience.bench.policy import allowed_losses
-from gradience.bench.sanity import at_ceiling, seed_notes
+from gradience.bench.verdict.aggregate import aggregate
+from gradience.bench.verdict.policy import allowed_losses
+from gradience.bench.verdict.sanity import at_ceiling, seed_notes
 from gradience.cli.bench_run import code_of
 from gradience.report.bench import aggregate_markdown, aggregate_text, bench_markdown, bench_text
 

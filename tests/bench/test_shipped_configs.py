@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gradience.bench.config import load_config
-from gradience.bench.shipped import find_config
-from gradience.bench.tasks import find
-from gradience.bench.variants import asked_for
+from gradience.bench.config.load import load_config
+from gradience.bench.config.shipped import find_config
+from gradience.tasks import find
+from gradience.bench.plan.variants import asked_for
 from gradience.errors import InputError
 
 CONFIGS = sorted(Path(str(files("gradience.bench"))).glob("configs/*.yaml"))

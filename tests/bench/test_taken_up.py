@@ -17,15 +17,15 @@ from tiny_bench import Watcher, llama, sums
 
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.records import read_records
-from gradience.bench import numerics
-from gradience.bench.config import BenchConfig, load_config
-from gradience.bench.models import fingerprint_of
-from gradience.bench.protocol import run_bench
-from gradience.bench.run import ANSWERS
-from gradience.bench.settings import ModelSettings
-from gradience.bench.tasks import own
+from gradience.bench.run import numerics
+from gradience.bench.config.load import BenchConfig, load_config
+from gradience.models.load import fingerprint_of
+from gradience.bench.run.bench import run_bench
+from gradience.bench.run.seed import ANSWERS
+from gradience.training.settings import ModelSettings
+from gradience.tasks import own
 from gradience.errors import UsageError
-from gradience.inference import identity
+from gradience.evaluate import identity
 
 SECTIONS: dict[str, Any] = {
     "lora": {"probe_r": 4, "alpha": 8, "target_modules": ["query", "value"]},
@@ -198,7 +198,7 @@ def test_what_was_edited_is_made_again_with_the_same_result(
 
 
 TASK = """
-from gradience.bench.tasks.base import GenerationTask
+from gradience.tasks.base import GenerationTask
 from tiny_bench import sums
 from dataclasses import replace
 

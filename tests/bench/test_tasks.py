@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradience.bench.tasks import reviews
-from gradience.bench.tasks.examples import (
+from gradience.tasks import reviews
+from gradience.tasks.examples import (
     PER_10_000,
     ROLES,
     Examples,
@@ -19,7 +19,7 @@ from gradience.bench.tasks.examples import (
     content_id,
     role_of,
 )
-from gradience.bench.tasks.examples import prepare as prepare_items
+from gradience.tasks.examples import prepare as prepare_items
 from gradience.errors import InputError
 
 

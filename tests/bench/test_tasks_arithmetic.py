@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradience.bench.tasks import arithmetic
-from gradience.bench.tasks.examples import ROLES, content_id, role_of
+from gradience.tasks import arithmetic
+from gradience.tasks.examples import ROLES, content_id, role_of
 from gradience.errors import MissingExtra, UsageError
 
 WORDS = "State the final answer to the following arithmetic problem: "
@@ -107,7 +107,7 @@ def test_signs_make_another_question(task):
 
 def test_another_process_makes_the_same_questions(task):
     code = (
-        "from gradience.bench.tasks import arithmetic; task = arithmetic.load();"
+        "from gradience.tasks import arithmetic; task = arithmetic.load();"
         " print(*map(task.examples.fingerprint, ('train', 'dev', 'confirm')))"
     )
     done = subprocess.run(

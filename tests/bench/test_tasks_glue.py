@@ -9,9 +9,9 @@ from data_files import write_jsonl, write_repository
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradience.bench.tasks import glue
-from gradience.bench.tasks.examples import ROLES
-from gradience.bench.tasks.metrics import score
+from gradience.tasks import glue
+from gradience.tasks.examples import ROLES
+from gradience.tasks.metrics import score
 from gradience.errors import InputError, UsageError
 
 LABELS = {

@@ -12,10 +12,10 @@ import pytest
 from tiny_bench import llama
 
 from gradience.artifacts.bench_plan import BenchPlan
-from gradience.bench import tasks
-from gradience.bench.tasks.base import GenerationTask
-from gradience.bench.tasks.examples import ROLES
-from gradience.bench.tasks.own import allowing, is_allowed
+from gradience import tasks
+from gradience.tasks.base import GenerationTask
+from gradience.tasks.examples import ROLES
+from gradience.tasks.own import allowing, is_allowed
 from gradience.cli.app import run
 from gradience.errors import InputError
 
@@ -127,8 +127,8 @@ def test_an_entry_point_is_found_by_its_name(package):
 )
 def test_what_a_file_must_hold(tmp_path, body, code):
     lines = [
-        "from gradience.bench.tasks.base import GenerationTask",
-        "from gradience.bench.tasks.examples import prepare",
+        "from gradience.tasks.base import GenerationTask",
+        "from gradience.tasks.examples import prepare",
         "def load():",
         body,
     ]
@@ -171,7 +171,7 @@ def test_nor_is_a_package_with_an_entry_point_imported(package):
 
 
 @pytest.mark.parametrize(
-    "profile", ["subprocess:getoutput", "os:system", "gradience.bench.tasks.gsm8k:load", ":load"]
+    "profile", ["subprocess:getoutput", "os:system", "gradience.tasks.gsm8k:load", ":load"]
 )
 @pytest.mark.usefixtures("allowed")
 def test_a_function_of_any_module_is_no_task(profile, tmp_path):
@@ -204,7 +204,7 @@ def test_what_is_allowed_for_a_while_is_not_allowed_behind_it(monkeypatch):
     with allowing():
         assert is_allowed()
         seen = subprocess.run(
-            [sys.executable, "-c", "from gradience.bench.tasks.own import is_allowed; print(is_allowed())"],
+            [sys.executable, "-c", "from gradience.tasks.own import is_allowed; print(is_allowed())"],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert seen.stdout == "True\n"  # a worker inherits it

@@ -11,8 +11,8 @@ import pytest
 from data_files import write_jsonl
 from gsm8k_cases import QUESTIONS
 
-from gradience.bench import tasks
-from gradience.bench.tasks.examples import ROLES
+from gradience import tasks
+from gradience.tasks.examples import ROLES
 from gradience.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("profile", tasks.PROFILES)
 def test_every_profile_is_a_documented_function(profile):
     function = tasks.find(profile)
-    assert function.__module__ == f"gradience.bench.tasks.{profile}"
+    assert function.__module__ == f"gradience.tasks.{profile}"
     assert function.__doc__
     text = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
     section = text.partition(f"\n### `{profile}`\n")[2].partition("\n### ")[0]

@@ -16,12 +16,12 @@ from tiny_bench import bert, llama, sentences, sums, tokenizer
 
 from gradience import audit_adapter
 from gradience.artifacts.training import TrainingReport
-from gradience.bench import training
-from gradience.bench.batches import Collator, encode_labelled, encode_questions
-from gradience.bench.checkpoints import MARK, complete_checkpoints, remove_incomplete
-from gradience.bench.seeds import STREAMS, stream
-from gradience.bench.settings import ModelSettings, TrainSettings
-from gradience.bench.training import train
+from gradience.training import trainer as training
+from gradience.training.encode import Collator, encode_labelled, encode_questions
+from gradience.training.checkpoints import MARK, complete_checkpoints, remove_incomplete
+from gradience.training.seeds import STREAMS, stream
+from gradience.training.settings import ModelSettings, TrainSettings
+from gradience.training.trainer import train
 from gradience.errors import GradienceError, InputError, NetworkError, UsageError
 from gradience.monitor import monitor_runs
 from gradience.telemetry import TelemetryReader

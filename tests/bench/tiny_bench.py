@@ -14,8 +14,8 @@ from transformers import (
     set_seed,
 )
 
-from gradience.bench.tasks.base import ClassificationTask, GenerationTask
-from gradience.bench.tasks.examples import Examples, Labelled, Question, Role, content_id, prepare
+from gradience.tasks.base import ClassificationTask, GenerationTask
+from gradience.tasks.examples import Examples, Labelled, Question, Role, content_id, prepare
 
 WORDS = [
     "[PAD]",

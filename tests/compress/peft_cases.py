@@ -18,8 +18,8 @@ from torch import nn
 
 from gradience import audit_adapter
 from gradience.artifacts.compression import CompressionReport
-from gradience.compress import compress_adapter
-from gradience.plan import plan_compression
+from gradience.compress.adapter import compress_adapter
+from gradience.plan.criteria import plan_compression
 
 ENCODINGS = ("uniform", "patterns", "padded", "folded")
 

@@ -16,9 +16,9 @@ from scipy.linalg import subspace_angles
 from gradience import audit_adapter
 from gradience.artifacts.comparison import ComparisonReport
 from gradience.compare import compare_adapters
-from gradience.compress import compress_adapter
+from gradience.compress.adapter import compress_adapter
 from gradience.errors import InputError
-from gradience.plan import ToBudget, ToRank, plan_compression
+from gradience.plan.criteria import ToBudget, ToRank, plan_compression
 from gradience.report.comparison import comparison_text
 
 few = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

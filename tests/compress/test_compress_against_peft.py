@@ -26,7 +26,7 @@ from peft_models import peft_updates, save, stored_tensors
 from gradience import audit_adapter
 from gradience.artifacts.compression import CompressionReport
 from gradience.errors import InputError
-from gradience.plan import ToBudget, ToRank, plan_compression
+from gradience.plan.criteria import ToBudget, ToRank, plan_compression
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from killing import HANGS
 from samples import random_factors, write
 
 from gradience import audit_adapter
-from gradience.compress import compress_adapter
-from gradience.plan import ToRank, plan_compression
+from gradience.compress.adapter import compress_adapter
+from gradience.plan.criteria import ToRank, plan_compression
 
 KILL = """
 import os, signal, sys
@@ -39,23 +39,23 @@ kill_at(sys.argv[1], int(sys.argv[2]))
 sys.exit(run(sys.argv[3:]))
 """
 
-WRITER = "gradience.adapters.writer:WeightsWriter"
+WRITER = "gradience.compress.writer:WeightsWriter"
 POINTS = {
     "before the header": (f"{WRITER}.put", 1),
     "in the middle of the weights": (f"{WRITER}.put", 4),
     "before the weights are on the disk": (f"{WRITER}.close", 1),
-    "before the config": ("gradience.compress.write_config", 1),
-    "before the other files": ("gradience.compress.carry_files", 1),
-    "before the check": ("gradience.compress.check_written", 1),
+    "before the config": ("gradience.compress.adapter.write_config", 1),
+    "before the other files": ("gradience.compress.adapter.carry_files", 1),
+    "before the check": ("gradience.compress.adapter.check_written", 1),
     "before the report": ("gradience.artifacts.base:Artifact.save", 1),
-    "before the Markdown": ("gradience.compress.write_whole", 1),
-    "before the folder is synced": ("gradience.adapters.folder.sync_folder", 1),
-    "before the rename": ("gradience.adapters.folder:Path.rename", 1),
-    "after the rename": ("gradience.adapters.folder.sync_folder", 2),
+    "before the Markdown": ("gradience.compress.adapter.write_whole", 1),
+    "before the folder is synced": ("gradience.artifacts.folder.sync_folder", 1),
+    "before the rename": ("gradience.artifacts.folder:Path.rename", 1),
+    "after the rename": ("gradience.artifacts.folder.sync_folder", 2),
 }
 SWAP_POINTS = POINTS | {
-    "between the renames": ("gradience.adapters.folder:Path.rename", 2),
-    "before the old folder is removed": ("gradience.adapters.folder:shutil.rmtree", 1),
+    "between the renames": ("gradience.artifacts.folder:Path.rename", 2),
+    "before the old folder is removed": ("gradience.artifacts.folder:shutil.rmtree", 1),
 }
 
 

@@ -16,11 +16,11 @@ from samples import random_factors, read, tensor, updates, write
 
 from gradience import audit_adapter
 from gradience.artifacts.compression import CompressionReport
-from gradience.compress import compress_adapter
+from gradience.compress.adapter import compress_adapter
 from gradience.errors import InputError, UsageError
-from gradience.plan import ToBudget, ToEnergy, ToRank, plan_compression
-from gradience.readback import WrittenWrong
-from gradience.rewrite import write_module
+from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, plan_compression
+from gradience.compress.readback import WrittenWrong
+from gradience.compress.module import write_module
 
 ENCODINGS = ("uniform", "patterns", "padded", "folded")
 few = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
@@ -424,7 +424,7 @@ def test_the_result_is_checked_before_it_is_put_in_place(slip, tmp_path, monkeyp
         }
         return written._replace(data_B=broken[slip])
 
-    monkeypatch.setattr("gradience.compress.write_module", wrong)
+    monkeypatch.setattr("gradience.compress.adapter.write_module", wrong)
     with pytest.raises(WrittenWrong, match="has an error of"):
         compress(folder, tmp_path / "out", ToRank(2), workers=1)
     assert [entry.name for entry in tmp_path.iterdir()] == ["in"]

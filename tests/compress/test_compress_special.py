@@ -28,9 +28,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gradience import audit_adapter
-from gradience.compress import compress_adapter
+from gradience.compress.adapter import compress_adapter
 from gradience.errors import InputError
-from gradience.plan import ToBudget, ToRank, plan_compression
+from gradience.plan.criteria import ToBudget, ToRank, plan_compression
 
 LINEAR = ["q_proj", "v_proj", "down_proj"]
 

@@ -18,11 +18,11 @@ from gradience import audit_adapter
 from gradience.adapters.peft import open_adapter
 from gradience.artifacts.compression import CompressionReport
 from gradience.cli.app import run
-from gradience.compress import compress_adapter
+from gradience.compress.adapter import compress_adapter
 from gradience.errors import MissingExtra, VerificationError
-from gradience.peft_check import check_with_peft, skeleton
-from gradience.peft_load import check
-from gradience.plan import ToBudget, ToRank, plan_compression
+from gradience.compress.peft_check import check_with_peft, skeleton
+from gradience.compress.peft_load import check
+from gradience.plan.criteria import ToBudget, ToRank, plan_compression
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 REPLICATED = config(target_modules=["q_proj"], layer_replication=[[0, 2], [0, 2]])
@@ -178,7 +178,7 @@ def test_a_folder_that_peft_does_not_load_is_not_put_in_place(tmp_path, monkeypa
         spoiled(scratch, target_modules=["k_proj"])
         return check_with_peft(scratch, *rest)
 
-    monkeypatch.setattr("gradience.compress.check_with_peft", late)
+    monkeypatch.setattr("gradience.compress.adapter.check_with_peft", late)
     plan = plan_compression(audit_adapter(folder), ToRank(2))
     with pytest.raises(VerificationError, match="PEFT 0") as refusal:
         compress_adapter(folder, plan, tmp_path / "out", verify_peft=True)
@@ -188,7 +188,7 @@ def test_a_folder_that_peft_does_not_load_is_not_put_in_place(tmp_path, monkeypa
 
 def test_without_peft_it_says_so_before_it_writes(tmp_path, monkeypatch):
     folder = write(tmp_path / "in", random_factors(0, (8, 10, 12), decay=0.3))
-    monkeypatch.setattr("gradience.peft_check.find_spec", lambda name: None)
+    monkeypatch.setattr("gradience.compress.peft_check.find_spec", lambda name: None)
     plan = plan_compression(audit_adapter(folder), ToRank(2))
     with pytest.raises(MissingExtra, match="peft is not installed") as refusal:
         compress_adapter(folder, plan, tmp_path / "out", verify_peft=True)
@@ -200,10 +200,10 @@ def test_the_check_of_our_own_works_without_assertions(tmp_path):
     """`python -O` takes every assert away."""
     folder = write(tmp_path / "in", random_factors(0, (8, 10, 12), decay=0.3))
     code = f"""
-import gradience.compress as c
+import gradience.compress.adapter as c
 from gradience import audit_adapter
-from gradience.plan import ToRank, plan_compression
-from gradience.readback import WrittenWrong
+from gradience.plan.criteria import ToRank, plan_compression
+from gradience.compress.readback import WrittenWrong
 assert False, "assertions are off"
 write = c.write_module
 c.write_module = lambda job: write(job)._replace(data_A=bytes(len(write(job).data_A)))

@@ -18,7 +18,7 @@ from torch import nn
 
 from gradience import audit_adapter
 from gradience.errors import InputError
-from gradience.plan import ToBudget, ToEnergy, ToRank, ToRanks, plan_compression
+from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToRanks, plan_compression
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -242,7 +242,7 @@ def chosen(folder: Path, **ranks: int):
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_excluded_modules_stay_excluded_when_others_are_dropped(encoding, original, tmp_path):
     """`inner.body.proj` ends like `body.proj`, which is named in full once `other.proj` is left out."""
-    from gradience.compress import compress_adapter
+    from gradience.compress.adapter import compress_adapter
 
     plan = chosen(original("endings"), other_proj=0)
     compress_adapter(original("endings"), plan, tmp_path / "out", encoding=encoding)
@@ -252,7 +252,7 @@ def test_excluded_modules_stay_excluded_when_others_are_dropped(encoding, origin
 
 
 def test_a_dropped_module_that_ends_like_a_kept_one(tmp_path):
-    from gradience.compress import compress_adapter
+    from gradience.compress.adapter import compress_adapter
 
     case = CASES["endings"]
     made = type(case.config)(r=6, lora_alpha=9, target_modules=["proj"], layers_to_transform=None)

@@ -89,7 +89,7 @@ def test_the_number_of_processes_does_not_change_the_adapter(tmp_path: Path) -> 
             f"--nproc_per_node={processes}",
         ]
         done = subprocess.run(
-            [*launcher, "-m", "gradience.bench.train_process", path],
+            [*launcher, "-m", "gradience.training.launch", path],
             env={**os.environ, "GRADIENCE_ALLOW_CODE": "1"},
             capture_output=True,
             text=True,

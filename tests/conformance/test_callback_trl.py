@@ -10,8 +10,8 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 
-from gradience.audit import audit_adapter
-from gradience.callback import GradienceCallback
+from gradience.audit.adapter import audit_adapter
+from gradience.live.hooks import GradienceCallback
 from gradience.monitor import monitor_runs
 from gradience.telemetry import TelemetryReader
 from tests.conformance import tiny_trl

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from gsm8k_cases import CASES, QUESTIONS
 
-from gradience.bench.tasks import gsm8k
+from gradience.tasks import gsm8k
 
 pytestmark = [pytest.mark.conformance, pytest.mark.filterwarnings("ignore")]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gradience.bench import assets
-from gradience.bench.tasks import reviews
+from gradience.models import embedded as assets
+from gradience.tasks import reviews
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 pytestmark = pytest.mark.conformance

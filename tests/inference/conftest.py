@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tiny_models import letters_tokenizer, llama, llama_adapter
 
-from gradience.inference import Session
+from gradience.evaluate import Session
 
 KINDS = {
     "plain": {},

@@ -12,7 +12,7 @@ from pathlib import Path
 from killing import KILLED, drawn, in_child, moments_of, watched
 from tiny_models import bert, letters_tokenizer, llama, sentences, sums, words_tokenizer
 
-from gradience.inference import Session, evaluate_classification, evaluate_generation, evaluate_scores
+from gradience.evaluate import Session, evaluate_classification, evaluate_generation, evaluate_scores
 
 
 def evaluate_all(adapters: Path, output: Path, on_block=None):

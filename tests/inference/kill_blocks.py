@@ -11,7 +11,7 @@ from pathlib import Path
 from killing import KILLED, WRITING, in_child, moments_of, watched
 
 from gradience.artifacts.records import ExamplesRun, ScoreRecord
-from gradience.inference.blocks import Blocks, answer_blocks
+from gradience.evaluate.blocks import Blocks, answer_blocks
 
 IDS, BATCHES = ("a", "b", "c"), ((2, 0), (1,))
 FILES = ("first.jsonl", "second.jsonl")

@@ -13,7 +13,7 @@ from tiny_models import Sentence, bert, bert_adapter, sentences, words_tokenizer
 
 from gradience.artifacts.records import ClassificationRecord, count, read_records
 from gradience.errors import InputError, UsageError
-from gradience.inference import Session, classify, evaluate_classification, fixed_batches
+from gradience.evaluate import Session, classify, evaluate_classification, fixed_batches
 
 READ = {"batch_size": 8, "max_length": 6}
 KINDS = {"a": {}, "b": {"r": 2}, "dora": {"use_dora": True}, "rslora": {"use_rslora": True, "r": 9}}

@@ -19,7 +19,7 @@ from gradience.artifacts.records import (
     write_records,
 )
 from gradience.errors import InputError, UsageError
-from gradience.inference import diverge, kl_divergence
+from gradience.evaluate import diverge, kl_divergence
 
 SHA = "0" * 64
 YES, NO = (0.0, 1.0), (1.0, 0.0)
@@ -189,14 +189,14 @@ def test_records_survive_the_disk_and_damage_is_named(tmp_path, kind, rows, othe
 def test_prompts_are_rendered_and_records_compared_without_torch():
     code = (
         "import sys\n"
-        "from gradience.inference import diverge, encode_pair, fixed_batches, kl_divergence\n"
+        "from gradience.evaluate import diverge, encode_pair, fixed_batches, kl_divergence\n"
         "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_public_names_resolve():
-    import gradience.inference as room
+    import gradience.evaluate as room
 
     assert room.__all__ == sorted(room._HOME)
     for name in room.__all__:

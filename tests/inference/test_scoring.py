@@ -10,7 +10,7 @@ from tiny_models import Sum, letters_tokenizer, llama, sums, varied_end
 
 from gradience.artifacts.records import ScoreRecord, count, read_records
 from gradience.errors import InputError, UsageError
-from gradience.inference import (
+from gradience.evaluate import (
     Session,
     diverge,
     encode_pair,

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, DistilBertConfig, DistilBertModel
 
 from gradience.artifacts.records import ExamplesRun
 from gradience.errors import InputError, UsageError
-from gradience.inference import (
+from gradience.evaluate import (
     Session,
     evaluate_classification,
     evaluate_generation,
@@ -348,7 +348,7 @@ def test_a_classifiers_identity_leaves_out_its_random_head(tmp_path):
 
 
 def test_a_packed_base_is_named():
-    from gradience.inference.identity import quantization_of
+    from gradience.evaluate.identity import quantization_of
 
     packed = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
     for facts, name in [

@@ -18,7 +18,7 @@ from transformers import (
     set_seed,
 )
 
-from gradience.inference import generate
+from gradience.evaluate import generate
 
 WORDS = ["good", "bad", "film", "plot", "very", "a", "dull", "joy"]
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz0123456789 \n#=+?"]

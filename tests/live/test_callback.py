@@ -16,11 +16,12 @@ import pytest
 import torch
 from transformers import BitsAndBytesConfig, Trainer
 
-from gradience.audit import audit_adapter
-from gradience.callback import GradienceCallback, hooks
-from gradience.callback.sinks import chart_values
+from gradience.audit.adapter import audit_adapter
+from gradience.live.hooks import GradienceCallback
+from gradience.live import hooks
+from gradience.live.sinks import chart_values
 from gradience.telemetry import TelemetryReader, TelemetryWriter
-from gradience.tracking import SpectralTracker
+from gradience.live import SpectralTracker
 from tests.live.tiny import give_random_factors, lora_llama, trainer
 
 

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from gradience.errors import InputError
-from gradience.tracking import LoraPair, SpectralTracker, find_pairs
+from gradience.live import LoraPair, SpectralTracker, find_pairs
 from tests.live.tiny import give_random_factors, lora_llama
 
 

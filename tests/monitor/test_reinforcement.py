@@ -6,7 +6,7 @@ import pytest
 
 from gradience.monitor import monitor_runs
 from gradience.telemetry import TelemetryWriter
-from gradience.trainers import method_of
+from gradience.telemetry.trainers import method_of
 
 STEPS = 40
 

@@ -10,7 +10,7 @@ import pytest
 from golden import assert_golden
 from test_audit_text import CASES, EACH, mistral, refused
 
-from gradience.audit import audit_adapter
+from gradience.audit.adapter import audit_adapter
 from gradience.cli.demo import example_adapter
 from gradience.report.audit_document import audit_html, audit_markdown
 from gradience.report.audit_facts import caveat, plan_rows, trust_notes

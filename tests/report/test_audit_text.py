@@ -11,7 +11,7 @@ from golden import assert_golden
 from rich.cells import cell_len
 
 from gradience.artifacts.audit import Finding, TensorNote
-from gradience.findings import Facts, find
+from gradience.audit.findings import Facts, find
 from gradience.report.audit import audit_text
 from gradience.report.audit_facts import HYPOTHESIS, incompleteness, trust_notes
 from gradience.report.audit_layers import layers_text

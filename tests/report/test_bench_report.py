@@ -9,7 +9,7 @@ import pytest
 from bench_sample import bench, config, probe_of, three_seeds
 from golden import assert_golden
 
-from gradience.bench.aggregate import aggregate
+from gradience.bench.verdict.aggregate import aggregate
 from gradience.report.bench import (
     aggregate_markdown,
     aggregate_text,

@@ -19,9 +19,9 @@ from conformance.serving.architectures import Architecture
 from conformance.serving.model import Base, copy_adapter, make_adapter
 from gradience.adapters.patterns import anchored_key
 from gradience.artifacts.compression import Encoding
-from gradience.audit import audit_adapter
-from gradience.compress import compress_adapter
-from gradience.plan import Criterion, ToBudget, ToEnergy, ToRank, plan_compression
+from gradience.audit.adapter import audit_adapter
+from gradience.compress.adapter import compress_adapter
+from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToRank, plan_compression
 
 Section = Literal["compressed", "other", "special"]
 FIRST = "LlamaForCausalLM"

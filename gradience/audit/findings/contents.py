@@ -1,0 +1,166 @@
+"""The config against the tensors: ranks, targets, patterns, what is missing and what is there twice."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from gradience.adapters.experts import guessed_orders
+from gradience.adapters.keys import parse_key, path_ends
+from gradience.artifacts.audit import Finding
+from gradience.audit.findings.facts import Facts, count, listed, many
+
+
+def no_config(facts: Facts) -> Iterator[Finding]:
+    if facts.config is None:
+        yield Finding(
+            code="no-config",
+            severity="warning",
+            message="no adapter_config.json: α (and so every norm), initialisation and variant are unknown",
+            hint="put the adapter_config.json beside the weights",
+        )
+    elif any(layer.scale == 0 for layer in facts.layers):
+        yield Finding(
+            code="zero-scale",
+            severity="error",
+            message="α is 0 for some modules: their update is multiplied by 0 and does nothing",
+            hint="set lora_alpha",
+        )
+
+
+def declared_ranks(facts: Facts) -> Iterator[Finding]:
+    wrong = [
+        layer for layer in facts.layers if layer.declared_r not in (None, layer.r) and layer.expert is None
+    ]
+    if wrong:
+        first = wrong[0]
+        yield from many(
+            "rank-disagrees",
+            "error",
+            [layer.name for layer in wrong],
+            f"with another rank than the config says (tensors {first.r}, config {first.declared_r})",
+            "the tensors are believed here (also for s = α/r); PEFT will not load this: correct r or rank_pattern",
+        )
+
+
+def targets(facts: Facts) -> Iterator[Finding]:
+    config = facts.config
+    if config is None:
+        return
+    modules = {layer.name for layer in facts.layers} | {
+        parse_key(note.tensor).module for note in facts.unaudited
+    }
+    targets = config.target_modules if isinstance(config.target_modules, tuple) else ()
+    ends = {end for module in modules for end in path_ends(module)}
+    missing = [target for target in (*targets, *config.target_parameters) if target not in ends]
+    if missing and targets != ("all-linear",):
+        yield Finding(
+            code="target-unmatched",
+            severity="warning",
+            message=f"targets that no module of the file matches: {listed(missing, 6)}",
+            hint="a typo in target_modules means that those modules were never trained",
+        )
+    guessed = guessed_orders(config)
+    if guessed:
+        yield Finding(
+            code="parameter-order",
+            severity="warning",
+            message=(
+                f"several parameters of one module are targeted ({listed(guessed)}); the file does not say which "
+                "tensor belongs to which: named in alphabetical order"
+            ),
+            hint="compare the shapes; rank_pattern and alpha_pattern may be assigned to the wrong one of them",
+        )
+    for label, table in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
+        for key, reason in table.skipped.items():
+            yield Finding(
+                code="pattern-skipped",
+                severity="error",
+                message=f"{label} key {key[:80]!r} was not evaluated ({reason}): rank or scale may be wrong",
+                hint="write the key as the escaped name of the module",
+            )
+        if table.unmatched:
+            yield Finding(
+                code="pattern-unmatched",
+                severity="warning",
+                message=f"{label} keys that match no module: {listed([key[:80] for key in table.unmatched])}",
+                hint="PEFT ignores them; a key must match the end of a module's name",
+            )
+
+
+def saved_parts(facts: Facts) -> Iterator[Finding]:
+    config = facts.config
+    if config is None:
+        return
+    tensors = [note.tensor for note in facts.other]
+    if config.bias != "none" and not any(tensor.endswith("bias") for tensor in tensors):
+        yield Finding(
+            code="bias-missing",
+            severity="warning",
+            message=f"the config says bias={config.bias!r}, the file holds none: it may not be the whole trained model",
+            hint="save it again with PEFT's save_pretrained",
+        )
+    saved = (config.saved_whole(parse_key(tensor).module) for tensor in tensors)
+    held = {found[1] for found in saved if found}
+    absent = [name for name in config.modules_to_save if name not in held]
+    if held.intersection(config.heads_of_task):
+        absent = [name for name in absent if name not in config.heads_of_task]
+    if absent:
+        yield Finding(
+            code="saved-module-missing",
+            severity="warning",
+            message=f"modules_to_save that the file does not hold: {listed(absent)}",
+            hint="those modules would be loaded untrained",
+        )
+
+
+def names(facts: Facts) -> Iterator[Finding]:
+    if facts.misnamed:
+        yield Finding(
+            code="not-applied",
+            severity="error",
+            message=(
+                f"{count(len(facts.misnamed), 'tensor')} under names that PEFT does not save: "
+                f"{listed(facts.misnamed, 1)}. PeftModel.from_pretrained (0.21) refuses such an adapter, or ignores "
+                "the tensors and answers as the base does"
+            ),
+            hint="`gradience compress` writes PEFT's own names, at the same ranks as well",
+        )
+
+
+def saved_and_adapted(facts: Facts) -> Iterator[Finding]:
+    saved = [layer.name for layer in facts.layers if facts.config and facts.config.saved_whole(layer.name)]
+    yield from many(
+        "saved-and-adapted",
+        "warning",
+        list(dict.fromkeys(saved)),
+        "with LoRA factors that the config saves whole as well (modules_to_save matches the end of a name)",
+        "PEFT 0.21 does not load both",
+    )
+
+
+def ghosts(facts: Facts) -> Iterator[Finding]:
+    if facts.ghosts:
+        yield Finding(
+            code="ghost-copies",
+            severity="warning",
+            message=(
+                f"{count(len(facts.ghosts), 'tensor')} repeat a module under original_module or modules_to_save: "
+                f"{listed(facts.ghosts, 2)}"
+            ),
+            hint="they are counted once; a server may refuse the file",
+        )
+
+
+def unaudited(facts: Facts) -> Iterator[Finding]:
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for note in facts.unaudited:
+        by_reason[note.reason].append(note.tensor)
+    for reason, tensors in by_reason.items():
+        yield Finding(
+            code="unaudited",
+            severity="error",
+            module=tensors[0],
+            message=f"{count(len(tensors), 'tensor')} not audited: {reason}: {listed(tensors, 2)}",
+            hint="the figures below leave them out",
+        )

@@ -1,0 +1,95 @@
+"""Is B·A the update at all? Initialisations and variants for which it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradience.adapters.inventory import DORA_REASON
+from gradience.artifacts.audit import Finding
+from gradience.audit.findings.facts import Facts, count
+
+_MUTATED_BASE = ("pissa", "olora", "corda", "lora_ga")
+
+
+def initialisation(facts: Facts) -> Iterator[Finding]:
+    init = facts.config.init.lower() if facts.config else "true"
+    if init.startswith(_MUTATED_BASE):
+        yield Finding(
+            code="init-not-update",
+            severity="error",
+            message=(
+                f"initialised with {init}: the base weights were changed at the start and B·A contains that change. "
+                "These are spectra of B·A, not of what training learned"
+            ),
+            hint=(
+                "save it with PEFT's path_initial_model_for_weight_conversion (a plain LoRA of rank 2r) "
+                "and audit that; no rank is suggested from this one"
+            ),
+        )
+    elif init.startswith("loftq"):
+        yield Finding(
+            code="init-not-update",
+            severity="error",
+            message="initialised with LoftQ: B·A contains the correction of the quantised base, not only the update",
+            hint="no rank is suggested from it",
+        )
+    elif init in ("orthogonal", "false"):
+        what = "orthogonal factors" if init == "orthogonal" else "random non-zero factors"
+        yield Finding(
+            code="init-noise",
+            severity="error",
+            message=f"initialised with {what} ({init}): B·A held noise of full rank r before training",
+            hint="energy ranks are inflated by it; no rank is suggested",
+        )
+    elif init not in ("true", "gaussian", "eva", "mica"):
+        yield Finding(
+            code="init-unknown",
+            severity="warning",
+            message=f"unknown initialisation {init[:60]!r}: unless it starts from B·A = 0, this is not the update",
+            hint="check what it does before using a suggestion",
+        )
+
+
+def variant(facts: Facts) -> Iterator[Finding]:
+    fields = facts.config.fields if facts.config else {}
+    for name, what in (
+        ("use_qalora", "QA-LoRA (inputs are pooled before A)"),
+        ("use_bdlora", "BD-LoRA (block-diagonal factors)"),
+        ("kasa_config", "KaSA (a diagonal between the factors, and a truncated base)"),
+    ):
+        if fields.get(name):
+            yield Finding(
+                code="variant-not-update",
+                severity="error",
+                message=f"{what}: the update is not s·B·A",
+                hint="the spectra are those of B·A; no rank is suggested",
+            )
+    if fields.get("alora_invocation_tokens"):
+        yield Finding(
+            code="activated-lora",
+            severity="info",
+            message="activated LoRA: the update acts only after its invocation tokens",
+        )
+
+
+def dora(facts: Facts) -> Iterator[Finding]:
+    magnitudes = sum(note.reason == DORA_REASON for note in facts.other)
+    declared = bool(facts.config and facts.config.use_dora)
+    if magnitudes:
+        yield Finding(
+            code="dora",
+            severity="warning",
+            message=(
+                f"DoRA: {count(magnitudes, 'magnitude vector')} beside the factors. ΔW is not s·B·A alone; "
+                "audited is the low-rank part of the direction"
+            ),
+            hint="judge a smaller rank by outputs; truncation keeps the magnitudes only where the base is at hand",
+        )
+    if facts.config and declared != bool(magnitudes):
+        found = "no magnitude vectors" if declared else "magnitude vectors"
+        yield Finding(
+            code="config-disagrees",
+            severity="error",
+            message=f"the config says use_dora={str(declared).lower()}, the file holds {found}",
+            hint="the file and the config do not belong together, or the save is incomplete",
+        )

@@ -1,0 +1,227 @@
+"""The config of a Bench run: one YAML file, typed and strict, with everything that can move a result.
+
+Unknown keys are an error that names all of them, and for each the nearest known one. The keys of the public
+predecessor's configs are read where they mean something here, see `dialect`. A verdict's thresholds are exact:
+0.025 is 1/40.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from gradience.artifacts.bench_plan import Policy
+from gradience.bench.config.errors import refused
+from gradience.bench.config.legacy import merged, translated
+from gradience.bench.config.predecessor import is_predecessors, predecessor_notes, refuse_policy_file
+from gradience.bench.config.sections import (
+    ANSWER_GATE,
+    GLUE_GATES,
+    LABEL_GATE,
+    SHORT_WARMUP,
+    CompressionSettings,
+    RuntimeSettings,
+    TaskSettings,
+)
+from gradience.training.settings import (
+    LoraSettings,
+    ModelSettings,
+    Settings,
+    TrainSettings,
+    several_processes,
+)
+from gradience.check.files import parse_yaml, read_mapping
+from gradience.errors import InputError, UsageError
+
+PolicySettings = Policy
+"""The policy is the same in a config and in an artifact."""
+
+
+def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("names a seed twice: that would be one run, counted twice")
+    return seeds
+
+
+Seeds = Annotated[
+    tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1), AfterValidator(_distinct)
+]
+
+
+class BenchConfig(Settings):
+    """One Bench run."""
+
+    model: ModelSettings
+    task: TaskSettings
+    lora: LoraSettings
+    train: TrainSettings
+    compression: CompressionSettings = CompressionSettings()
+    policy: Policy = Policy()
+    runtime: RuntimeSettings = RuntimeSettings()
+    seeds: Seeds = (42,)
+    """A run for each. In a file also `seed: 42`."""
+    only_seed: int | None = Field(default=None, exclude=True)
+    """The one of `seeds` that is run now; the others count as missing until they are run. Part of no digest."""
+    run_type: str | None = None
+    """`smoke` shortens the run and marks all its results; any other text is a label."""
+    bench_version: str | None = None
+    """Whatever a config of the predecessor says; read by nothing."""
+    _notes: tuple[str, ...] = PrivateAttr(default=())
+
+    @field_validator("only_seed")
+    @classmethod
+    def _planned(cls, seed: int | None, info: ValidationInfo) -> int | None:
+        planned = info.data.get("seeds", ())
+        if seed is not None and planned and seed not in planned:
+            raise ValueError(f"{seed} is not among the planned seeds {', '.join(map(str, planned))}")
+        return seed
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> BenchConfig:
+        if "head_only" in self.compression.controls and self.model.type != "seqcls":
+            raise ValueError("the control head_only needs a head to train: `model.type: seqcls`")
+        if problem := several_processes(self.model, self.runtime.processes):
+            raise ValueError(problem)
+        if self.runtime.processes > 1 and re.fullmatch(r"mps|cuda:\d+", self.runtime.device):
+            raise ValueError(
+                f"`runtime.device: {self.runtime.device}` is one device, and `runtime.processes` is"
+                f" {self.runtime.processes}: `device: cuda` gives each process a GPU of its own"
+            )
+        if self.train.gradient_accumulation_steps % self.runtime.processes:
+            raise ValueError(
+                f"{self.train.gradient_accumulation_steps} accumulation steps cannot be shared by"
+                f" {self.runtime.processes} processes: make `train.gradient_accumulation_steps` a multiple of"
+                " `runtime.processes`"
+            )
+        return self
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader of the file must know: keys that were read under another name, or have no effect."""
+        return self._notes
+
+    @property
+    def due(self) -> tuple[int, ...]:
+        """The seeds that are run now."""
+        return self.seeds if self.only_seed is None else (self.only_seed,)
+
+    @property
+    def smoke(self) -> bool:
+        """Whether this is only to see that everything works."""
+        return self.run_type == "smoke"
+
+    def with_notes(self, notes: tuple[str, ...]) -> BenchConfig:
+        """The same config, and what is to be said of it."""
+        copy = self.model_copy()
+        copy._notes = notes
+        return copy
+
+    def gate(self) -> Fraction:
+        """Share of right answers that the probe must reach."""
+        if self.task.probe_gate.min_value is not None:
+            return self.task.probe_gate.min_value
+        if self.model.type == "causal_lm":
+            return Fraction(ANSWER_GATE)
+        subset = self.task.options.get("subset") if self.task.profile == "glue" else None
+        return Fraction(GLUE_GATES.get(str(subset), LABEL_GATE))
+
+    def shortened(self) -> BenchConfig:
+        """The smoke run of this config; of a smoke run, itself."""
+        limits = self.runtime.smoke
+        steps = min(self.train.max_steps or limits.max_steps, limits.max_steps)
+        warmup = self.train.warmup_steps
+        train: dict[str, Any] = {
+            "max_steps": steps,
+            "epochs": None,
+            "warmup_steps": warmup if warmup is None else min(warmup, steps // SHORT_WARMUP),
+            "train_samples": min(self.train.train_samples or limits.train_samples, limits.train_samples),
+        }
+        asked = min(self.task.eval_samples or limits.eval_samples, limits.eval_samples)
+        return self.model_copy(
+            update={
+                "run_type": "smoke",
+                "train": self.train.model_copy(update=train),
+                "task": self.task.model_copy(update={"eval_samples": asked}),
+            }
+        )
+
+    def digest(self) -> str:
+        """sha256 of all of it."""
+        return canonical_digest(self.model_dump(mode="json"))
+
+    def protocol_digest(self) -> str:
+        """sha256 of what must agree between runs that are counted together: all but seeds, machine and labels."""
+        parts = self.model_dump(mode="json", exclude={"seeds", "runtime", "run_type", "bench_version"})
+        return canonical_digest(parts | {"smoke": self.smoke})
+
+
+def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> BenchConfig:
+    """The config in the file at `path`, changed by overrides such as `train.lr=1e-4` or `seeds=[1, 2]`.
+
+    A smoke run comes shortened. `notes` says which keys were read under another name or have no effect.
+    Raises InputError for the file and UsageError for an override: config-not-found, bad-yaml, config-key (an
+    unknown key, with the nearest known one), config-value.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such file",
+            code="config-not-found",
+            hint="the shipped configs lie in gradience/bench/configs",
+        )
+    given = read_mapping(path)
+    refuse_policy_file(given, str(path))
+    values, notes = translated(given, str(path))
+    for override in overrides:
+        change, said = translated(_parsed(override), override, is_file=False)
+        values = merged(values, change)
+        notes += said
+    try:
+        config = BenchConfig.model_validate(values)
+    except ValidationError as error:
+        whose = " (a config of the predecessor)" if is_predecessors(given) else ""
+        raise refused(error, BenchConfig, f"{path}{whose}", overrides) from None
+    config = config.with_notes((*predecessor_notes(given), *notes, *_one_of_several(config)))
+    return config.shortened() if config.smoke else config
+
+
+def _one_of_several(config: BenchConfig) -> tuple[str, ...]:
+    if config.due == config.seeds:
+        return ()
+    return (f"seed {config.only_seed} is run alone; planned are {', '.join(map(str, config.seeds))}",)
+
+
+def _parsed(override: str) -> dict[str, Any]:
+    """`a.b=VALUE`, the value read as YAML, as {"a": {"b": VALUE}}."""
+    key, sign, text = override.partition("=")
+    names = key.strip().split(".")
+    if not sign or not all(names):
+        raise UsageError(
+            f"{override!r} is not a setting", code="config-override", hint="KEY=VALUE, such as train.lr=1e-4"
+        )
+    value: Any = parse_yaml(text.encode(), override)
+    for name in reversed(names):
+        value = {name: value}
+    return dict(value)
+
+
+def canonical_digest(value: Any) -> str:
+    """sha256 of a value as JSON with sorted keys and without blanks: equal for equal values on every machine."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

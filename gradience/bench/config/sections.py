@@ -1,0 +1,140 @@
+"""The sections of a config that say what is asked, what is compared, and on which machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal, get_args
+
+from pydantic import AfterValidator, Field, JsonValue, model_validator
+
+from gradience.artifacts.bench_plan import Share
+from gradience.training.settings import Positive, Settings
+from gradience.ranks import DEFAULT_GRID
+
+MadeBy = Literal["retrain", "truncate"]
+Control = Literal["per_layer_shuffled", "random_directions", "head_only", "aa"]
+
+GLUE_GATES: Mapping[str, str] = {
+    "sst2": "0.75",
+    "mnli": "0.70",
+    "qnli": "0.75",
+    "qqp": "0.80",
+    "rte": "0.60",
+    "wnli": "0.55",
+    "cola": "0.70",
+    "mrpc": "0.75",
+    "stsb": "0.80",
+}
+"""What a probe must reach before anything is concluded from it; those of the predecessor."""
+LABEL_GATE, ANSWER_GATE = "0.70", "0.15"
+"""The same for other tasks with labels, and for questions that are answered in free text."""
+
+SHORT_WARMUP = 10
+"""A smoke run of n steps warms up for n/10 at most, or it would end before its learning rate is reached."""
+
+
+def _variant(name: str) -> str:
+    if not re.fullmatch(r"uniform_median|uniform_p90|per_layer|uniform_r[1-9]\d{0,5}", name):
+        raise ValueError(
+            f"{name!r} is not a variant: uniform_median, uniform_p90, per_layer, or uniform_rN such as uniform_r16"
+        )
+    return name
+
+
+Variant = Annotated[str, AfterValidator(_variant)]
+
+
+class ProbeGate(Settings):
+    """What the probe itself must reach; below it, nothing is trained any more and the run is UNDERTRAINED."""
+
+    min_value: Share | None = None
+    """Share of right answers. By default that of GLUE's task (sst2 0.75 …), 0.70 for other labels, 0.15 for answers."""
+
+
+class Generation(Settings):
+    """How answers are generated. Decoding is greedy, always."""
+
+    max_new_tokens: Positive | None = None
+    """By default what the task says."""
+
+
+class TaskSettings(Settings):
+    """What is asked, and which examples decide."""
+
+    profile: str
+    """The task's name. One of your own is `path/to/file.py` or an installed entry point, and needs `--allow-code`."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Passed on to the task: files, subsets."""
+    eval_role: Literal["confirm", "dev"] = "confirm"
+    """Claims rest on `confirm`, which is looked at once; `dev` is for trying things out."""
+    eval_samples: Positive | None = None
+    """The first so many questions of that role (their order is as good as random). By default all."""
+    generation: Generation = Generation()
+    probe_gate: ProbeGate = ProbeGate()
+
+
+class CompressionSettings(Settings):
+    """Which smaller adapters are compared with the probe, and how each comes to be."""
+
+    variants: Annotated[tuple[Variant, ...], Field(min_length=1)] = (
+        "uniform_median",
+        "uniform_p90",
+        "per_layer",
+    )
+    """Ranks: the audit's median, its 90th percentile, one for each module, or a stated one (`uniform_r16`)."""
+    arms: Annotated[tuple[MadeBy, ...], Field(min_length=1)] = get_args(MadeBy)
+    """`retrain`: trained from scratch at the smaller ranks. `truncate`: the probe itself, cut down."""
+    retrain: tuple[Variant, ...] | None = None
+    """Only these of the variants are retrained: training is what costs. By default all."""
+    controls: tuple[Control, ...] = ("aa",)
+    """`per_layer_shuffled`: the same ranks on other modules. `random_directions`: the probe in random directions, at
+    most a quarter of its rank. `head_only`: a head trained alone, with the probe's steps, rate and seed. `aa`: the
+    probe's own update in other factors. The second and third must fail, and `aa` must pass: where they do not, the task
+    cannot tell good from bad."""
+    allowed_ranks: Annotated[tuple[Positive, ...], Field(min_length=1)] = DEFAULT_GRID
+    """Suggested ranks are rounded up to these, never above the probe's."""
+    energy: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of a module's energy that its suggested rank holds."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> CompressionSettings:
+        for name in ("variants", "arms", "retrain", "controls", "allowed_ranks"):
+            found = getattr(self, name) or ()
+            if len(set(found)) < len(found):
+                raise ValueError(f"`{name}` names something twice")
+        if self.retrain is not None and "retrain" not in self.arms:
+            raise ValueError("`retrain` limits what is retrained, and `arms` has no `retrain`")
+        extra = [name for name in self.retrain or () if name not in self.variants]
+        if extra:
+            raise ValueError(f"`retrain` names {extra[0]}, which is not among `variants`")
+        if "per_layer_shuffled" in self.controls and "per_layer" not in self.variants:
+            raise ValueError("the control per_layer_shuffled needs the variant per_layer")
+        return self
+
+    def is_retrained(self, variant: str) -> bool:
+        """Whether the variant is trained from scratch."""
+        return "retrain" in self.arms and (self.retrain is None or variant in self.retrain)
+
+
+class SmokeSettings(Settings):
+    """To what `run_type: smoke` shortens a run."""
+
+    max_steps: Positive = 50
+    train_samples: Positive = 200
+    eval_samples: Positive = 200
+
+
+class RuntimeSettings(Settings):
+    """The machine: nothing here belongs to the protocol."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    """One device for a process. `cuda:1` is the second GPU; `cuda` and `auto` take the first, and under several
+    processes each takes its own."""
+    threads: Positive | None = None
+    """Of torch, on a CPU. By default as many as torch takes."""
+    processes: Positive = 1
+    """More than one: training through torchrun, one process for each GPU. They share the accumulation steps."""
+    keep_adapters: Literal["all", "probe", "none"] = "all"
+    """Which adapters stay on disk when the run is done."""
+    smoke: SmokeSettings = SmokeSettings()

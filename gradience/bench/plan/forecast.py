@@ -1,0 +1,155 @@
+"""The config -> what a run would do and cost, and whether its inputs are there. Nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from gradience.artifacts.exact import exact_text
+from gradience.artifacts.forecast import BenchForecast, CostEstimate
+from gradience.bench.config.load import BenchConfig
+from gradience.bench.plan.cost import cost_of, dtype_of, shapes_of
+from gradience.bench.plan.machines import H100, Machine, this_processor
+from gradience.models.load import quiet
+from gradience.bench.plan.preview import CHARACTERS, Preview, look
+from gradience.tasks.base import ClassificationTask, GenerationTask
+from gradience.bench.plan.variants import TRAINED, PlannedVariant, asked_for
+
+EXAMPLES: Mapping[str, int] = {
+    "gsm8k": 1_319,
+    "gsm8k_causal_lm": 1_319,
+    "reviews": 2_186,
+    "sst2": 872,
+    "qnli": 5_463,
+    "mnli": 9_815,
+    "qqp": 40_430,
+    "rte": 277,
+    "cola": 1_043,
+    "mrpc": 408,
+}
+"""Examples that decide (role confirm), of tasks whose data do not change; GLUE's by the name of the subset."""
+
+NEW_TOKENS = 256
+"""Of an answer at most, where neither the config nor the task says it."""
+
+
+def forecast(config: BenchConfig, machines: Sequence[Machine] | None = None) -> BenchForecast:
+    """What a run of `config` would do and cost; raises what `preview.look` raises for inputs that are not there.
+
+    machines: those to forecast for; by default an H100, and this processor where the run would take it.
+    """
+    wanted = asked_for(config.compression)
+    trainings = 1 + sum(variant.made_by in TRAINED for variant in wanted)
+    seen = look(config)
+    examples = _examples(config, seen)
+    cost = _cost(config, seen, examples, trainings, 1 + len(wanted), machines)
+    return BenchForecast(
+        config_digest=config.digest(),
+        protocol_digest=config.protocol_digest(),
+        smoke=config.smoke,
+        model=config.model.name,
+        task=config.task.profile,
+        seeds=config.due,
+        checks=tuple(seen.checks),
+        example=seen.example,
+        stages=_stages(wanted),
+        trainings=trainings,
+        evaluations=1 + len(wanted),
+        examples=examples,
+        gate=exact_text(config.gate()),
+        policy=config.policy,
+        cost=cost,
+        assumptions=tuple(_assumptions(config, seen, examples, cost)),
+        notes=config.notes,
+    )
+
+
+def _assumptions(
+    config: BenchConfig, seen: Preview, examples: int | None, cost: CostEstimate | None
+) -> list[str]:
+    if seen.shape is None:
+        return [
+            f"no cost: the shape of {config.model.name} is not known here; give a folder with config.json"
+        ]
+    if cost is None:
+        return ["no cost: the number of steps is known when the data are read"]
+    said = [each.machine for each in cost.times]
+    if seen.lengths is None:
+        said.append(
+            "examples at `max_length` and answers at `max_new_tokens`, since their lengths are not known here"
+        )
+    elif not seen.lengths.counted:
+        said.append(f"tokens guessed at {CHARACTERS} characters each, since the tokenizer is not here")
+    if seen.lengths is not None and seen.lengths.responses:
+        said.append(
+            "answers as long as the gold ones; a model that does not stop takes up to `max_new_tokens`"
+        )
+    if not examples:
+        said.append("evaluations are not counted: how many examples decide is known when the data are read")
+    if config.model.quantization:
+        said.append("times of the unpacked base: unpacking NF4 takes longer")
+    return said
+
+
+def _stages(wanted: Sequence[PlannedVariant]) -> tuple[str, ...]:
+    """In the order of run.py: what is cut from the probe while its base is loaded, then what is trained."""
+    stages = ["probe/train", "probe/eval", "audit"]
+    for variant in wanted:
+        if variant.made_by not in TRAINED:
+            stages += [f"{variant.name}/{what}" for what in ("adapter", "eval")]
+    trained = [variant.name for variant in wanted if variant.made_by in TRAINED]
+    return (*stages, *(f"{name}/train" for name in trained), *(f"{name}/eval" for name in trained))
+
+
+def _examples(config: BenchConfig, seen: Preview) -> int | None:
+    asked = config.task.eval_samples
+    if seen.task is not None:
+        return len(seen.task.examples.of(config.task.eval_role, asked))
+    key = (
+        str(config.task.options.get("subset"))
+        if config.task.profile in ("glue", "seqcls_glue")
+        else config.task.profile
+    )
+    whole = EXAMPLES.get(key) if config.task.eval_role == "confirm" else None
+    return min(whole, asked) if whole and asked else whole or asked
+
+
+def _cost(
+    config: BenchConfig,
+    seen: Preview,
+    examples: int | None,
+    trainings: int,
+    evaluations: int,
+    machines: Sequence[Machine] | None,
+) -> CostEstimate | None:
+    task = seen.task
+    new_tokens = config.task.generation.max_new_tokens
+    if new_tokens is None:
+        new_tokens = task.max_new_tokens if isinstance(task, GenerationTask) else NEW_TOKENS
+    shapes = shapes_of(config, seen.lengths, examples or 0, new_tokens)
+    if seen.shape is None or shapes is None:
+        return None
+    labels = None
+    if config.model.type == "seqcls":
+        labels = len(task.label_names) if isinstance(task, ClassificationTask) else 2
+    with quiet():
+        return cost_of(
+            config,
+            seen.shape,
+            shapes,
+            machines if machines is not None else _machines(config, seen),
+            labels=labels,
+            trainings=trainings,
+            evaluations=evaluations,
+        )
+
+
+def _machines(config: BenchConfig, seen: Preview) -> list[Machine]:
+    device, gpu = config.runtime.device, torch.cuda.is_available() or torch.backends.mps.is_available()
+    if device not in ("cpu", "auto") or (device == "auto" and gpu):
+        return [H100]
+    text = seen.shape.get_text_config()
+    width = text.hidden_size
+    inner = getattr(text, "intermediate_size", None) or getattr(text, "hidden_dim", None) or 4 * width
+    return [H100, this_processor(dtype_of(config, text), config.runtime.threads, width=width, inner=inner)]

@@ -1,0 +1,50 @@
+"""What is decided before training, written down: the config and the data -> `plan.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+from gradience.artifacts.bench_plan import BenchPlan, DataSplit, TaskCode
+from gradience.bench.config.load import BenchConfig, canonical_digest
+from gradience.bench.plan.variants import asked_for
+
+ALPHA = Fraction("0.05")
+
+
+def register(
+    config: BenchConfig, task: str, splits: Sequence[DataSplit], code: TaskCode | None = None
+) -> BenchPlan:
+    """The plan of a run on these examples. task: its name, as the task says it. code: of a user's own task."""
+    asked = asked_for(config.compression)
+    return BenchPlan(
+        config_digest=canonical_digest(config.model_dump(mode="json", exclude={"runtime"})),
+        protocol_digest=config.protocol_digest(),
+        smoke=config.smoke,
+        model=config.model.name,
+        task=task,
+        task_code=code,
+        seeds=config.seeds,
+        splits=tuple(splits),
+        eval_role=config.task.eval_role,
+        tests=tuple(one.name for one in asked if one.arm != "control"),
+        controls=tuple(one.name for one in asked if one.arm == "control"),
+        policy=config.policy,
+        margin=config.policy.tolerance,
+        alpha=ALPHA,
+    )
+
+
+def promised(plan: BenchPlan) -> dict[str, Any]:
+    """What a run that is taken up again must promise as before.
+
+    Not the config's own digest, which holds labels as well. Not the code of a user's own task either: what it changes
+    in the data shows in the splits, what it changes in the scoring has the evaluations made again.
+    """
+    return plan.model_dump(mode="json", exclude={"config_digest", "task_code"})
+
+
+def plan_digest(plan: BenchPlan) -> str:
+    """sha256 of all of it that is not null, which later artifacts carry."""
+    return canonical_digest(plan.model_dump(mode="json", exclude_none=True))

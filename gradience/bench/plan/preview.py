@@ -1,0 +1,256 @@
+"""A look at the inputs of a run before it: is everything there, how long are the examples, what does one look like?
+
+Nothing is fetched but the config.json of a model on the hub, and code of a user's own is not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gradience.artifacts.forecast import Check, RenderedExample
+from gradience import tasks
+from gradience.bench.config.load import BenchConfig
+from gradience.models.known import KNOWN
+from gradience.models.local_only import NotHereError, local_only
+from gradience.models.load import EMBEDDED, load_tokenizer, quiet
+from gradience.training.settings import ModelSettings
+from gradience.tasks.base import ClassificationTask, Task
+from gradience.training.trainer import encode, labels_of
+from gradience.errors import InputError, MissingExtra, NetworkError
+from gradience.models.rendering import encode_pair
+
+HUB_SECONDS = 5
+"""How long the hub may take to answer."""
+CHARACTERS = 3.5
+"""Of a token of prose, where the tokenizer is not here to count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Tokens of the examples, as training and evaluation encode them."""
+
+    train: tuple[int, ...]
+    """Of each train example that fits, its response and the end token included."""
+    prompts: tuple[int, ...]
+    """Of each example that decides; for texts to label the whole text."""
+    responses: tuple[int, ...] = ()
+    """Of their gold responses with the end token; empty for texts to label."""
+    counted: bool = True
+    """False: guessed from the characters, since the tokenizer is not here."""
+
+
+@dataclass(slots=True)
+class Preview:
+    """What was seen."""
+
+    checks: list[Check] = field(default_factory=list)
+    shape: Any = None
+    """transformers' config of the base; None where it is not known here."""
+    task: Task | None = None
+    """None where its data are not here, or it is code of the user's own."""
+    lengths: Lengths | None = None
+    """None where the task is not here."""
+    example: RenderedExample | None = None
+
+
+def look(config: BenchConfig) -> Preview:
+    """See what is here of the inputs of `config`.
+
+    Raises what the run would raise for what is not there: InputError for a task, a file, a folder or a model that does
+    not exist or cannot be read, NetworkError for what the hub does not have, UsageError where task and model do not
+    fit together. A hub that cannot be reached is no error: the check says `not checked`.
+    """
+    seen = Preview()
+    with local_only():
+        seen.shape = _model(config.model, seen.checks)
+        seen.task = _task(config, seen.checks)
+        if seen.task is not None:
+            labels_of(seen.task, config.model)
+            tokenizer = _tokenizer(config.model, seen.checks)
+            seen.example = _rendered(seen.task, tokenizer)
+            seen.lengths = (
+                _guessed(config, seen.task) if tokenizer is None else _lengths(config, seen.task, tokenizer)
+            )
+    return seen
+
+
+# ------------------------------------------------------------------ the model
+
+
+def _model(settings: ModelSettings, checks: list[Check]) -> Any:
+    """The shape of the model; None where nobody here knows it."""
+    from transformers import AutoConfig
+
+    name, known = settings.name, KNOWN.get(settings.name)
+    if name.startswith("embedded:"):
+        if name not in EMBEDDED:
+            raise InputError(
+                f"model.name: there is no {name}",
+                code="unknown-model",
+                hint=f"embedded are {', '.join(EMBEDDED)}",
+            )
+        source: str | None = None
+        checks.append(Check(what="model", name=name, state="found", note="of the package index, pinned"))
+    elif Path(name).is_dir():
+        source = str(_folder_with_weights(Path(name)))
+        checks.append(Check(what="model", name=name, state="found", note="a folder"))
+    elif _is_path(name):
+        raise InputError(
+            f"{name}: there is no such folder",
+            code="model-not-found",
+            hint="model.name is a folder with a base model, a hub name, or embedded:minilm",
+        )
+    else:
+        source = _hub_config(settings, checks)
+    if source is None:
+        return AutoConfig.for_model(**known) if known else None
+    try:
+        with quiet():
+            return AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:  # no config.json; an architecture that transformers does not know
+        first = str(error).strip().split("\n", maxsplit=1)[0]
+        raise InputError(
+            f"{name}: cannot load this model: {first}",
+            code="model-unreadable",
+            hint="it needs a config.json of an architecture that this transformers knows",
+        ) from None
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name can only be a folder: on the hub there is `name` and `owner/name`."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
+
+
+def _folder_with_weights(folder: Path) -> Path:
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise InputError(
+            f"{folder}: holds no weights",
+            code="model-unreadable",
+            hint="the folder needs config.json, *.safetensors and the tokenizer's files",
+        )
+    return folder
+
+
+def _hub_config(settings: ModelSettings, checks: list[Check]) -> str | None:
+    """The file config.json from the cache or the hub; None when the hub cannot be reached."""
+    from huggingface_hub import hf_hub_download, logging
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    name, level = settings.name, logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it warns of each attempt; what became of them is said below
+    try:
+        path = hf_hub_download(name, "config.json", revision=settings.revision, etag_timeout=HUB_SECONDS)
+    except LocalEntryNotFoundError:  # neither in the cache nor to be reached
+        checks.append(Check(what="model", name=name, state="not checked", note="the hub cannot be reached"))
+        return None
+    except (RepositoryNotFoundError, EntryNotFoundError) as error:
+        raise NetworkError(
+            f"{name}: not on the hub: {str(error).strip().splitlines()[0]}",
+            code="model-unavailable",
+            hint="check the name; for a gated model accept its terms and run `hf auth login`",
+        ) from None
+    finally:
+        logging.set_verbosity(level)
+    checks.append(Check(what="model", name=name, state="found", note="on the hub, or in its cache here"))
+    return str(path)
+
+
+def _tokenizer(settings: ModelSettings, checks: list[Check]) -> Any:
+    """The tokenizer, where it is here; else None."""
+    try:
+        return load_tokenizer(settings, local_files_only=True)
+    except (NotHereError, NetworkError):
+        checks.append(
+            Check(what="tokenizer", name=settings.name, state="not checked", note="it is not here yet")
+        )
+        return None
+
+
+# ------------------------------------------------------------------ the task
+
+
+def _task(config: BenchConfig, checks: list[Check]) -> Task | None:
+    profile = config.task.profile
+    code = tasks.code_of(profile)
+    if code is not None:
+        allowed = "allowed" if tasks.own.is_allowed() else "not allowed: it needs --allow-code"
+        note = f"the run executes it ({allowed}); a dry run does not"
+        checks.append(Check(what="code", name=code.name, state="found", note=note))
+        return None
+    try:
+        task = tasks.load(profile, config.task.options)
+    except NotHereError as error:
+        checks.append(Check(what="data", name=profile, state="not checked", note=f"not here yet: {error}"))
+        return None
+    except MissingExtra as error:
+        checks.append(Check(what="data", name=profile, state="not checked", note=f"{error}: {error.hint}"))
+        return None
+    checks.append(Check(what="data", name=profile, state="found", note=_counts(task)))
+    return task
+
+
+def _counts(task: Task) -> str:
+    roles = ("train", "dev", "confirm")
+    return ", ".join(f"{len(task.examples.of(role)):,} {role}" for role in roles)  # type: ignore[arg-type]
+
+
+def _rendered(task: Task, tokenizer: Any) -> RenderedExample:
+    """The first train example, as the model sees it where its tokenizer is here."""
+    first: Any = task.examples.of("train")[0]
+    if isinstance(task, ClassificationTask):
+        pair = (first.text, first.text_pair) if first.text_pair is not None else (first.text,)
+        ids = tokenizer(*pair)["input_ids"] if tokenizer is not None else None
+        prompt = tokenizer.decode(ids) if ids is not None else "\n".join(pair)
+        return RenderedExample(
+            id=first.id,
+            prompt=prompt,
+            response=task.label_names[first.label],
+            tokens=len(ids) if ids else None,
+        )
+    if tokenizer is None:
+        return RenderedExample(id=first.id, prompt=first.prompt, response=first.response, tokens=None)
+    before, after = encode_pair(tokenizer, first.prompt, first.response)
+    return RenderedExample(
+        id=first.id,
+        prompt=tokenizer.decode(before),
+        response=tokenizer.decode(after),
+        tokens=len(before) + len(after),
+    )
+
+
+def _guessed(config: BenchConfig, task: Task) -> Lengths:
+    limit = config.train.max_length
+    train: Sequence[Any] = task.examples.of("train", config.train.train_samples)
+    deciding: Sequence[Any] = task.examples.of(config.task.eval_role, config.task.eval_samples)
+    if isinstance(task, ClassificationTask):
+        texts = [
+            [min(limit, _tokens(one.text + (one.text_pair or ""))) for one in some]
+            for some in (train, deciding)
+        ]
+        return Lengths(tuple(texts[0]), tuple(texts[1]), counted=False)
+    whole = [_tokens(one.prompt) + _tokens(one.response) for one in train]
+    return Lengths(
+        tuple(length for length in whole if length <= limit) or (limit,),
+        tuple(_tokens(one.prompt) for one in deciding),
+        tuple(_tokens(one.response) for one in deciding),
+        counted=False,
+    )
+
+
+def _tokens(text: str) -> int:
+    return 1 + round(len(text) / CHARACTERS)
+
+
+def _lengths(config: BenchConfig, task: Task, tokenizer: Any) -> Lengths:
+    limit = config.train.max_length
+    features = encode(tokenizer, task, task.examples.of("train", config.train.train_samples), limit).features
+    train = tuple(len(row["input_ids"]) for row in features)
+    deciding: Sequence[Any] = task.examples.of(config.task.eval_role, config.task.eval_samples)
+    if isinstance(task, ClassificationTask):
+        rows = encode(tokenizer, task, deciding, limit).features
+        return Lengths(train, tuple(len(row["input_ids"]) for row in rows))
+    pairs = [encode_pair(tokenizer, item.prompt, item.response) for item in deciding]
+    return Lengths(train, tuple(len(p) for p, _ in pairs), tuple(len(r) for _, r in pairs))

@@ -1,0 +1,179 @@
+"""A whole Bench run: its plan on the disk before anything is trained, then seed after seed, then the aggregate.
+
+DIR/plan.json                  what was decided beforehand
+DIR/bench.json, bench.md       the result of one seed; with several seeds in DIR/seed_<n>/ each,
+DIR/bench_aggregate.json, .md  and theirs together
+…/probe/train, probe/eval, audit, uniform_median/train, …   the stages
+…/run.log                      what was done when, and the traceback of what failed; one for each seed
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from gradience.artifacts.base import write_whole
+from gradience.artifacts.bench import Bench
+from gradience.artifacts.bench_aggregate import BenchAggregate
+from gradience.artifacts.bench_plan import BenchPlan, DataSplit
+from gradience import tasks
+from gradience.bench.verdict.aggregate import AGGREGATE, BENCH, DOCUMENT, aggregate, begun
+from gradience.bench.verdict.assemble import assemble
+from gradience.bench.config.load import BenchConfig
+from gradience.models.devices import check_devices
+from gradience.bench.plan.preregister import plan_digest, promised, register
+from gradience.bench.run.seed import SeedFacts, SeedRun, Watcher
+from gradience.bench.run.stages import only_one
+from gradience.tasks.base import Task
+from gradience.tasks.examples import Role
+from gradience.bench.run.weights import remove_weights
+from gradience.errors import UsageError
+from gradience.artifacts.run import Stopwatch
+from gradience.report.bench_document import aggregate_markdown, bench_markdown
+
+PLAN, LOG = "plan.json", "run.log"
+PATIENCE = 60.0
+"""Seconds to wait for another seed of the same plan that is writing plan or aggregate, which takes it moments."""
+
+
+class SeedWatcher(Watcher, Protocol):
+    """Who is told how far the run is."""
+
+    def seed(self, seed: int, number: int, of: int) -> None:
+        """A seed begins."""
+
+
+def run_bench(
+    config: BenchConfig, output: Path, watcher: SeedWatcher, *, command: str = ""
+) -> tuple[list[Bench], BenchAggregate | None]:
+    """Run, or take up again, the seeds of `config` in the folder `output`; with `only_seed` that one alone.
+
+    Returns the result of each seed that was run, and the aggregate of all that are there, where several are planned.
+    Seeds of one plan may run at the same time, each with its `only_seed`. Raises LockedError when another run is
+    writing there, UsageError (`output-other-run`) when the folder holds a run of another config or other
+    data, and whatever a user can act on: what cannot be loaded, read or written.
+    """
+    check_devices(config.runtime)
+    whole = config.only_seed is None
+    with _held(output, whole) as locked, _threads(config.runtime.threads):
+        task = tasks.load(config.task.profile, config.task.options)
+        with locked():
+            plan = _registered(config, task, output, watcher)
+        watch, benches = Stopwatch(command), []
+        for number, seed in enumerate(config.due, start=1):
+            watcher.seed(seed, number, len(config.due))
+            folder = output if len(config.seeds) == 1 else output / f"seed_{seed}"
+            with only_one(folder) if folder != output or not whole else nullcontext():
+                benches.append(_one_seed(config, task, plan, seed, folder, watcher, command))
+        if len(config.seeds) == 1 or config.smoke:  # a smoke run is no evidence, whatever is added up
+            return benches, None
+        with locked():
+            return benches, _together(config, output, watch)
+
+
+@contextmanager
+def _held(output: Path, whole: bool) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Hold `output` for a whole run. For a single seed it is held for moments: what this gives takes hold of it."""
+    if not whole:
+        yield lambda: only_one(output, wait=PATIENCE)
+        return
+    with only_one(output):
+        yield nullcontext
+
+
+def _one_seed(
+    config: BenchConfig, task: Task, plan: BenchPlan, seed: int, folder: Path, watcher: Watcher, command: str
+) -> Bench:
+    watch = Stopwatch(command=command)
+    with _logged(folder / LOG):
+        facts = SeedRun(config, task, seed, folder, watcher, plan=plan_digest(plan)).run()
+    bench = assemble(facts, task, plan, watch)
+    bench.save(folder / "bench.json")
+    write_whole(folder / "bench.md", [bench_markdown(bench).encode()])
+    if bench.status != "ERROR":  # else the next run still needs them
+        _tidy(config, facts)
+    return bench
+
+
+def _together(config: BenchConfig, output: Path, watch: Stopwatch) -> BenchAggregate:
+    """The aggregate of the planned seeds that are there; the others are missing."""
+    there = [seed for seed in config.seeds if (output / f"seed_{seed}" / BENCH).is_file()]
+    benches = [Bench.read(output / f"seed_{seed}" / BENCH) for seed in there]
+    together = aggregate(
+        benches,
+        [f"seed_{seed}/{BENCH}" for seed in there],
+        run=watch.run_info(),
+        stopped=begun(output, benches),
+    )
+    together.save(output / AGGREGATE)
+    write_whole(output / DOCUMENT, [aggregate_markdown(together).encode()])
+    return together
+
+
+def _registered(config: BenchConfig, task: Task, output: Path, watcher: Watcher) -> BenchPlan:
+    """The plan, written now or found as it was written before."""
+    role, asked = config.task.eval_role, config.task.eval_samples
+    splits = [_split(task, "train", config.train.train_samples), _split(task, role, asked)]
+    plan, path = register(config, task.name, splits, task.code), output / PLAN
+    before = BenchPlan.read(path) if path.is_file() else None
+    if before is not None and promised(before) != promised(plan):
+        raise UsageError(
+            f"{output}: holds a run of another config or of other data ({PLAN} differs)",
+            code="output-other-run",
+            hint="give another --output, or the config that it was begun with",
+        )
+    if before is not None and before.task_code == plan.task_code:
+        return before
+    if before is not None:
+        watcher.note("the task's own code has changed: trainings stand, evaluations are made again")
+    plan.save(path)
+    return plan
+
+
+def _split(task: Task, role: Role, limit: int | None) -> DataSplit:
+    items = task.examples.of(role, limit)
+    return DataSplit(role=role, n=len(items), sha256=task.examples.fingerprint(role, limit))
+
+
+def _tidy(config: BenchConfig, facts: SeedFacts) -> None:
+    """Delete the adapters that are not kept. Reports, records and manifests stay."""
+    if config.runtime.keep_adapters == "all":
+        return
+    gone = list(facts.outcomes)
+    if config.runtime.keep_adapters == "none" and facts.probe is not None:
+        gone.append(facts.probe)
+    remove_weights(outcome.made.folder.parent for outcome in gone if outcome.made is not None)
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Everything that our loggers say, appended to the file."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("gradience")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[None]:
+    """torch with so many threads: another number may give another adapter."""
+    before = torch.get_num_threads()
+    if wanted:
+        torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,381 @@
+"""One seed of Bench: train the probe, hold it against its gate, audit it, make the variants, evaluate them all.
+
+Each thing that takes time is a stage (stages.py), so a run that was killed goes on where it was, and the result is
+computed from what the stages left: nothing is remembered that is not on the disk. What fails is a result too: a
+variant that could not be made is an ERROR with its traceback in the log, and the others go on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from gradience.artifacts.audit import AuditReport
+from gradience.artifacts.base import write_whole
+from gradience.artifacts.records import Evaluation, count, read_records
+from gradience.artifacts.stage import StageManifest
+from gradience.artifacts.training import TrainingReport
+from gradience.audit.adapter import audit_adapter
+from gradience.bench.config.load import BenchConfig
+from gradience.bench.arms.derive import WAYS
+from gradience.models.devices import choose_device
+from gradience.evaluate.evaluator import Judge
+from gradience.training.memory import Reading, watch_peak
+from gradience.models.load import fingerprint_of
+from gradience.bench.run.numerics import MadeElsewhere, refuse_mixture
+from gradience.bench.verdict.policy import gate_passed
+from gradience.training.resume import ADAPTER, REPORT
+from gradience.bench.run.stages import MANIFEST, Stages
+from gradience.tasks.base import ClassificationTask, Task
+from gradience.training.launch import Order, launch
+from gradience.training.trainer import Trained, lora_arguments, train
+from gradience.bench.plan.variants import TRAINED, PlannedVariant, plan_variants
+from gradience.bench.run.weights import parameters_of, require_weights
+from gradience.errors import GradienceError, OutputError
+
+logger = logging.getLogger("gradience.bench")
+
+ANSWERS, SCORES, AUDIT = "answers.records.jsonl", "scores.records.jsonl", "audit.json"
+WEIGHTS, SIZES = f"{ADAPTER}/adapter_model.safetensors", "parameters.json"
+PROBE = "probe"
+
+
+class Watcher(Protocol):
+    """Who is told how far the run is."""
+
+    def stage(self, name: str, number: int, of: int) -> None:
+        """A stage begins; `of` is what is known so far."""
+
+    def step(self, done: int, total: int) -> None:
+        """Within the stage."""
+
+    def note(self, text: str) -> None:
+        """Why something is done again."""
+
+
+class Silent:
+    """Nobody."""
+
+    def stage(self, name: str, number: int, of: int) -> None:
+        """Nothing."""
+
+    def step(self, done: int, total: int) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An adapter on disk, and the facts about it that outlive its weights."""
+
+    name: str
+    folder: Path
+    """PEFT's folder."""
+    sha256: str
+    bytes: int
+    lora_params: int
+    other_params: int
+    """A classifier's head."""
+    lora: bool = True
+    """False: its head alone is used, and its LoRA was never trained."""
+    training: TrainingReport | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one planned variant."""
+
+    planned: PlannedVariant
+    made: Made | None = None
+    answers: Evaluation[Any] | None = None
+    scores: Evaluation[Any] | None = None
+    manifests: list[StageManifest] = field(default_factory=list)
+    error: str = ""
+    """The last line of the traceback of what stopped it."""
+
+
+@dataclass(slots=True)
+class SeedFacts:
+    """Everything that a seed yielded: what bench.json is made from."""
+
+    config: BenchConfig
+    seed: int
+    probe: Outcome | None = None
+    """Without answers when its training diverged."""
+    gate_passed: bool = False
+    audit: AuditReport | None = None
+    outcomes: list[Outcome] = field(default_factory=list)
+    error: str = ""
+    """What stopped the probe or its audit."""
+
+
+class SeedRun:
+    """The stages of one seed, in order."""
+
+    def __init__(
+        self,
+        config: BenchConfig,
+        task: Task,
+        seed: int,
+        folder: Path,
+        watcher: Watcher | None = None,
+        *,
+        plan: str | None = None,
+    ) -> None:
+        """`folder` gets a folder for every stage; `plan` is the digest of the plan that the run follows."""
+        self.config, self.task, self.seed, self.folder = config, task, seed, folder
+        self.watcher = watcher or Silent()
+        self.stages = Stages(folder, watch=self._watch_memory, plan=plan, say=self._say)
+        self.items = task.examples.of(config.task.eval_role, config.task.eval_samples)
+        self.judge = Judge(
+            task,
+            config.model,
+            self.items,
+            batch_size=config.train.per_device_eval_batch_size,
+            max_length=config.train.max_length,
+            max_new_tokens=config.task.generation.max_new_tokens,
+            device=config.runtime.device,
+            on_block=self.watcher.step,
+        )
+        self.number = 0
+        self.known = 3  # train, evaluate, audit
+
+    def run(self) -> SeedFacts:
+        """All stages. What fails stands in the facts; only a kill or a refusal to begin leaves it early."""
+        try:
+            while True:
+                try:
+                    return self._from_the_beginning()
+                except MadeElsewhere as mixed:
+                    self._say(
+                        f"all adapters are evaluated again, since answers are compared: {mixed.differences}"
+                    )
+                    for folder in mixed.folders:
+                        shutil.rmtree(folder)
+        finally:
+            self.judge.close()
+
+    def _from_the_beginning(self) -> SeedFacts:
+        """The stages in their order; those that are done are found."""
+        facts = SeedFacts(self.config, self.seed)
+        self._probe_to_audit(facts)
+        if facts.probe is not None and facts.audit is not None:
+            facts.outcomes = self._variants(facts.probe, facts.audit)
+        return facts
+
+    def _probe_to_audit(self, facts: SeedFacts) -> None:
+        """Fill the facts as far as the probe gets."""
+        try:
+            facts.probe = self._probe()
+            if facts.probe.answers is not None and self._passes_gate(facts.probe.answers):
+                facts.gate_passed = True
+                facts.audit = self._audit(facts.probe)
+        except (GradienceError, MadeElsewhere):  # a message and an exit code, or a second pass: no result
+            raise
+        except Exception as error:  # noqa: BLE001  (the boundary of a seed: a failed probe is a result)
+            facts.error = self._failed(PROBE, error)
+
+    # ------------------------------------------------------------ the probe
+
+    def _probe(self) -> Outcome:
+        planned = PlannedVariant(name=PROBE, arm="retrain", made_by="retrain")
+        outcome = Outcome(planned)
+        outcome.made = self._train(outcome, lora_arguments(self.config.lora))
+        assert outcome.made.training is not None
+        if not outcome.made.training.diverged:  # what has diverged answers nothing
+            self._evaluate(outcome, None)
+        return outcome
+
+    def _passes_gate(self, answers: Evaluation[Any]) -> bool:
+        found = count(answers.records)
+        return gate_passed(found.correct, found.n, self.config.gate())
+
+    def _audit(self, probe: Outcome) -> AuditReport:
+        assert probe.made is not None
+        adapter = probe.made.folder
+        depends = {
+            "adapter": probe.made.sha256,
+            "energy": self.config.compression.energy,
+            "schema": AuditReport.schema_id,
+        }
+
+        def make(folder: Path) -> None:
+            require_weights(adapter)
+            audit_adapter(adapter, tau=self.config.compression.energy).save(folder / AUDIT)
+
+        return AuditReport.read(self._stage("audit", depends, make, resumable=False) / AUDIT)
+
+    # ------------------------------------------------------------ the variants
+
+    def _variants(self, probe: Outcome, audit: AuditReport) -> list[Outcome]:
+        outcomes = [Outcome(planned) for planned in plan_variants(audit, self.config, self.seed)]
+        due = [outcome for outcome in outcomes if outcome.planned.is_made]
+        self.known += 2 * len(due)
+        cut = [outcome for outcome in due if outcome.planned.made_by not in TRAINED]
+        trained = [outcome for outcome in due if outcome.planned.made_by in TRAINED]
+        for outcome in cut:  # while the base is loaded
+            self._attempt(outcome, self._cut, probe, audit)
+            self._attempt(outcome, self._evaluate, probe)
+        if trained and torch.cuda.is_available():
+            self.judge.close()  # a card holds one base more easily than two
+        for outcome in trained:
+            self._attempt(outcome, self._retrain)
+        for outcome in trained:
+            self._attempt(outcome, self._evaluate, probe)
+        return outcomes
+
+    def _attempt(self, outcome: Outcome, step: Any, *arguments: Any) -> None:
+        """One step of a variant; after an error its later steps are not tried."""
+        if outcome.error:
+            return
+        try:
+            step(outcome, *arguments)
+        except (OutputError, MadeElsewhere):  # a full disk stops the others as well
+            raise
+        except Exception as error:  # noqa: BLE001  (the boundary of a variant: the others go on)
+            outcome.error = self._failed(outcome.planned.name, error)
+
+    def _retrain(self, outcome: Outcome) -> None:
+        if outcome.planned.made_by == "head":  # with the probe's recipe and seed, and evaluated without LoRA
+            made = self._train(outcome, lora_arguments(self.config.lora), "head")
+            outcome.made = replace(made, lora_params=0, lora=False)
+            return
+        arguments = lora_arguments(self.config.lora) | outcome.planned.lora_arguments()
+        outcome.made = self._train(outcome, arguments)
+
+    def _cut(self, outcome: Outcome, probe: Outcome, audit: AuditReport) -> None:
+        """Make a smaller adapter from the probe itself."""
+        assert probe.made is not None
+        planned, source = outcome.planned, probe.made
+        depends = {
+            "adapter": source.sha256,
+            "ranks": planned.ranks,
+            "made_by": planned.made_by,
+            "seed": self.seed,
+        }
+
+        def make(folder: Path) -> None:
+            require_weights(source.folder)
+            target = folder / ADAPTER
+            WAYS[planned.made_by](source.folder, audit, planned.ranks, target, self.seed)
+            write_whole(folder / SIZES, [json.dumps(parameters_of(target)).encode()])
+
+        folder = self._stage(f"{planned.name}/adapter", depends, make, resumable=False)
+        manifest = StageManifest.read(folder / MANIFEST)
+        weights = manifest.files[WEIGHTS]
+        sizes = json.loads((folder / SIZES).read_bytes())
+        outcome.made = Made(planned.name, folder / ADAPTER, weights.sha256, weights.bytes, *sizes)
+        outcome.manifests.append(manifest)
+
+    # ------------------------------------------------------------ training and evaluating
+
+    def _train(self, outcome: Outcome, lora: Mapping[str, Any], trained: Trained = "lora") -> Made:
+        config, name = self.config, outcome.planned.name
+        data = self.task.examples.fingerprint("train", config.train.train_samples)
+        recipe = config.train.model_dump(mode="json")
+        depends = {"base": self.base, "lora": dict(lora), "recipe": recipe, "seed": self.seed, "data": data}
+        depends |= {"trained": trained}
+
+        def make(folder: Path) -> None:
+            arguments: dict[str, Any] = {"model": config.model, "lora": dict(lora), "recipe": config.train}
+            arguments |= {
+                "seed": self.seed,
+                "device": config.runtime.device,
+                "output": folder,
+                "trained": trained,
+            }
+            if config.runtime.processes > 1:
+                arguments |= {
+                    "profile": config.task.profile,
+                    "options": dict(config.task.options),
+                    "data": data,
+                }
+                order = Order(**arguments)
+                launch(order, config.runtime.processes)
+            else:
+                train(self.task, **arguments, on_step=self.watcher.step)
+
+        folder = self._stage(f"{name}/train", depends, make)
+        report, manifest = TrainingReport.read(folder / REPORT), StageManifest.read(folder / MANIFEST)
+        outcome.manifests.append(manifest)
+        weights = manifest.files[WEIGHTS]
+        sizes = (report.lora_params, report.other_params)
+        return Made(name, folder / ADAPTER, weights.sha256, weights.bytes, *sizes, training=report)
+
+    def _evaluate(self, outcome: Outcome, probe: Outcome | None) -> None:
+        """Records of the variant's answers, and for a causal model of its closeness to the probe."""
+        assert outcome.made is not None
+        made, inert = outcome.made, outcome.planned.arm == "control"
+        reference = probe.made if probe else None
+        depends = {
+            "adapter": made.sha256,
+            "lora": made.lora,
+            "base": self.base,
+            "data": self.task.examples.fingerprint(self.config.task.eval_role, len(self.items)),
+            "settings": self.judge.settings,
+            "scoring": self.task.scoring,
+            "reference": reference.sha256 if reference else None,
+        }
+
+        def make(folder: Path) -> None:
+            refuse_mixture(self.folder, ANSWERS, self.config.runtime.device)
+            for adapter in filter(None, (made, reference)):
+                require_weights(adapter.folder)
+            self.judge.answers(made.name, made.folder, folder / ANSWERS, lora=made.lora, allow_inert=inert)
+            if reference is not None and not isinstance(self.task, ClassificationTask):
+                self.judge.closeness(
+                    made.name,
+                    made.folder,
+                    folder / SCORES,
+                    reference=(reference.name, reference.folder),
+                    allow_inert=inert,
+                )
+            if reference is not None:
+                self.judge.forget(made.name)
+
+        folder = self._stage(f"{made.name}/eval", depends, make)
+        outcome.answers = read_records(folder / ANSWERS)
+        if (folder / SCORES).is_file():
+            outcome.scores = read_records(folder / SCORES)
+        outcome.manifests.append(StageManifest.read(folder / MANIFEST))
+
+    # ------------------------------------------------------------ around them
+
+    @cached_property
+    def base(self) -> dict[str, Any]:
+        """The base by its content, and how it is loaded: what decides of it, wherever it lies."""
+        settings = self.config.model.model_dump(mode="json", exclude={"name", "revision"})
+        return {"fingerprint": fingerprint_of(self.config.model), **settings}
+
+    def _say(self, text: str) -> None:
+        logger.warning("seed %d: %s", self.seed, text)
+        self.watcher.note(text)
+
+    def _stage(self, name: str, depends: Mapping[str, Any], make: Any, *, resumable: bool = True) -> Path:
+        self.number += 1
+        self.watcher.stage(name, self.number, max(self.known, self.number))
+        logger.info("seed %d: %s", self.seed, name)
+        return self.stages.done(name, depends, make, resumable=resumable)
+
+    def _watch_memory(self, stage: str) -> Reading:
+        """On the device of the stage. A training tells for itself: it may run in processes of its own."""
+        if stage.endswith("/train"):
+            report = self.folder / stage / REPORT
+            return lambda: TrainingReport.read(report).peak_memory_bytes
+        made = stage == "audit" or stage.endswith("/adapter")  # numpy's work
+        return watch_peak(torch.device("cpu") if made else choose_device(self.config.runtime.device))
+
+    def _failed(self, name: str, error: Exception) -> str:
+        logger.error("seed %d: %s failed\n%s", self.seed, name, traceback.format_exc())
+        return f"{type(error).__name__}: {error}".split("\n", maxsplit=1)[0]

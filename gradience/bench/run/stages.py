@@ -1,0 +1,158 @@
+"""Stages: a folder each, complete when its manifest is there, found again by the key of what it depends on.
+
+A stage may be killed at any moment. What it had written stays, so that a training goes on from its checkpoint
+and an evaluation from its last block; only when the key has changed does a stage begin with an empty folder.
+A finished stage is compared with its manifest when it is used: what was exchanged or edited is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradience.artifacts.base import write_whole
+from gradience.artifacts.scratch import sweep_below
+from gradience.artifacts.stage import StageFile, StageManifest
+from gradience.models.archives import sha256_of
+from gradience.errors import InputError, LockedError
+
+logger = logging.getLogger("gradience.bench")
+
+VERSION = 1
+"""Raised when a stage starts to mean something else: what was made before is then made again."""
+MANIFEST, BEGUN, REMOVABLE = "manifest.json", "begun", "adapter_model.safetensors"
+
+Make = Callable[[Path], None]
+"""Fills the folder it is given; called again with what is there after a kill."""
+Watch = Callable[[str], Callable[[], int | None]]
+"""Begins to watch the memory of the stage of this name; what it gives reads the peak since then, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """The stages of one seed, below one folder."""
+
+    folder: Path
+    watch: Watch
+    plan: str | None = None
+    """Digest of the plan that the run follows; every manifest carries it."""
+    say: Callable[[str], None] = logger.warning
+    """Told why a stage is made again."""
+
+    def done(self, name: str, depends: Mapping[str, Any], make: Make, *, resumable: bool = True) -> Path:
+        """The folder of the stage `name`, made from `depends` by `make` unless it is there already, unchanged.
+
+        resumable: whether `make` goes on with what is there after a kill; else it begins with an empty folder.
+        """
+        folder, key = self.folder / name, stage_key(name, depends)
+        if self._is_done(name, folder, key):
+            (folder / BEGUN).unlink(missing_ok=True)
+            return folder
+        _begin(folder, key, resumable=resumable)
+        started, peak = time.perf_counter(), self.watch(name)
+        make(folder)
+        StageManifest(
+            stage=name,
+            key=key,
+            plan_digest=self.plan,
+            files=files_of(folder),
+            seconds=time.perf_counter() - started,
+            peak_memory_bytes=peak(),
+        ).save(folder / MANIFEST)
+        (folder / BEGUN).unlink()  # last: whatever happens before, the stage is done or goes on
+        return folder
+
+    def _is_done(self, name: str, folder: Path, key: str) -> bool:
+        """Whether the stage is finished with this key and its files are as it left them; says why when not."""
+        if not (folder / MANIFEST).is_file():
+            return False
+        try:
+            manifest = StageManifest.read(folder / MANIFEST)
+        except InputError as error:
+            self.say(f"{name}: made again: {error}")
+            return False
+        if manifest.key != key:
+            self.say(f"{name}: made again: what it depends on has changed")
+            return False
+        changed = changed_files(folder, manifest)
+        if changed:
+            self.say(f"{name}: made again: {changed[0]} is not what this stage wrote")
+        return not changed
+
+
+def stage_key(name: str, depends: Mapping[str, Any]) -> str:
+    """sha256 over what a stage depends on. Values must be what JSON can hold."""
+    text = json.dumps({"stage": name, "version": VERSION, **depends}, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def files_of(folder: Path) -> dict[str, StageFile]:
+    """Every file below `folder` that its stage has made, with its digest."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_file() and name not in (MANIFEST, BEGUN):
+            facts = path.stat()
+            found[name] = StageFile(sha256=sha256_of(path), bytes=facts.st_size, mtime_ns=facts.st_mtime_ns)
+    return found
+
+
+def changed_files(folder: Path, manifest: StageManifest) -> list[str]:
+    """Files that are not what the manifest says. Weights may be gone, as `runtime.keep_adapters` wants it."""
+    return [
+        name
+        for name, file in manifest.files.items()
+        if not _is_as_told(folder / name, file) and ((folder / name).exists() or not name.endswith(REMOVABLE))
+    ]
+
+
+def _is_as_told(path: Path, file: StageFile) -> bool:
+    """Size and time first: only what has moved is read."""
+    if not path.is_file():
+        return False
+    facts = path.stat()
+    if facts.st_size != file.bytes:
+        return False
+    return facts.st_mtime_ns == file.mtime_ns or sha256_of(path) == file.sha256
+
+
+def _begin(folder: Path, key: str, *, resumable: bool) -> None:
+    """Make the folder ready: what an interrupted run with the same key had written stays."""
+    begun = folder / BEGUN
+    unfinished = begun.is_file() and not (folder / MANIFEST).exists()
+    if resumable and unfinished and begun.read_text(encoding="utf-8") == key:
+        return
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    write_whole(begun, [key.encode()])
+
+
+@contextmanager
+def only_one(folder: Path, *, wait: float = 0) -> Iterator[None]:
+    """Hold the output against a second run, and clear away what killed ones left half-written.
+
+    The system lets go of the lock when the process ends, however it ends. wait: seconds for which to wait for that.
+    Raises LockedError (`output-locked`).
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=wait):
+            sweep_below(folder)
+            yield
+    except Timeout:
+        raise LockedError(
+            f"{folder}: another run is writing here",
+            code="output-locked",
+            hint="wait for it, or give another --output",
+        ) from None

@@ -1,0 +1,327 @@
+"""The seeds of one protocol -> `bench_aggregate.json`. Pure, but for the functions that read and write.
+
+Only independent runs of one protocol may be counted together: another model, other data, another recipe, a seed
+twice, a shortened run, or two runs that began at the same point are refused. A planned seed that is not there is a
+failed seed; it is never left out of a denominator.
+
+`python -m gradience.bench.aggregate DIR… --output DIR` is `gradience bench aggregate`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from statistics import fmean, stdev
+
+from gradience.artifacts.audit import RunInfo
+from gradience.artifacts.bench import Bench, Status, VariantResult
+from gradience.artifacts.bench_aggregate import (
+    BenchAggregate,
+    BestVariant,
+    SeedRow,
+    Spread,
+    VariantSeed,
+    VariantSummary,
+)
+from gradience.artifacts.bench_plan import BenchPlan
+from gradience.bench.verdict.certifiable import certifiable
+from gradience.bench.verdict.policy import SeedOutcome, judge, overall, passing, policy_notes
+from gradience.bench.verdict.sanity import aggregate_notes, cannot_tell
+from gradience.bench.verdict.together import check_together
+from gradience.errors import InputError, UsageError
+from gradience.artifacts.run import Stopwatch
+
+PLAN, BENCH, AGGREGATE, DOCUMENT = "plan.json", "bench.json", "bench_aggregate.json", "bench_aggregate.md"
+
+
+# ---------------------------------------------------------------- reading
+
+
+def find_benches(folders: Sequence[Path]) -> list[Path]:
+    """`DIR/bench.json`, or `DIR/seed_*/bench.json`, of every folder; a file is taken as it is.
+
+    A folder with a plan and without a result has none: its seeds are missing. Raises InputError (bench-not-found) for a
+    folder with neither and where no folder has a result, UsageError for no folder at all.
+    """
+    if not folders:
+        raise UsageError("nothing to aggregate", code="bench-not-found", hint="name the folders of the runs")
+    found: list[Path] = []
+    for folder in folders:
+        here = folder if folder.is_file() else folder / BENCH
+        several = sorted(folder.glob(f"seed_*/{BENCH}"))
+        if here.is_file():
+            found.append(here)
+        elif several:
+            found += several
+        elif not (folder / PLAN).is_file():  # else a run that was begun: its seeds are missing
+            raise InputError(
+                f"{folder}: no {BENCH} in it, and none in {folder / 'seed_*'}",
+                code="bench-not-found",
+                hint="name folders that `gradience bench run` has finished",
+            )
+    if not found:
+        raise InputError(
+            f"{folders[0]}: planned, and no seed has a result yet",
+            code="bench-not-found",
+            hint="run it to its end with `gradience bench run`",
+        )
+    return found
+
+
+def aggregate_folders(folders: Sequence[Path], *, command: str = "") -> BenchAggregate:
+    """Read and aggregate the runs in `folders`. Raises what `find_benches`, `Bench.read` and `aggregate` raise."""
+    watch = Stopwatch(command)
+    paths = find_benches(folders)
+    benches = [Bench.read(path) for path in paths]
+    stopped = [seed for folder in folders for seed in begun(folder, benches)]
+    return aggregate(benches, [str(path) for path in paths], run=watch.run_info(), stopped=stopped)
+
+
+def begun(folder: Path, benches: Sequence[Bench]) -> list[int]:
+    """The seeds whose run in `folder` began and left no result, of those that its plan names (else `benches`)."""
+    plan = folder / PLAN
+    planned = (
+        BenchPlan.read(plan).seeds if plan.is_file() else {seed for run in benches for seed in run.seeds}
+    )
+    places = {seed: folder / f"seed_{seed}" if len(planned) > 1 else folder for seed in sorted(planned)}
+    return [seed for seed, place in places.items() if place.is_dir() and not (place / BENCH).is_file()]
+
+
+def read_results(folders: Sequence[Path]) -> list[Bench | BenchAggregate]:
+    """The aggregate of every folder: the file where there is one, else made from its seeds. Smoke runs as they are.
+
+    Raises what `aggregate_folders` raises.
+    """
+    found: list[Bench | BenchAggregate] = []
+    for folder in folders:
+        if (folder / AGGREGATE).is_file():
+            found.append(BenchAggregate.read(folder / AGGREGATE))
+            continue
+        paths = find_benches([folder])
+        benches = [Bench.read(path) for path in paths]
+        if any(bench.smoke for bench in benches):
+            found += benches
+        else:
+            found.append(aggregate(benches, [str(path) for path in paths]))
+    return found
+
+
+# ---------------------------------------------------------------- together
+
+
+def aggregate(
+    benches: Sequence[Bench],
+    sources: Sequence[str] = (),
+    *,
+    run: RunInfo | None = None,
+    stopped: Collection[int] = (),
+) -> BenchAggregate:
+    """The verdicts over all planned seeds: those that the plans name, whether they are there or not.
+
+    sources: where each was read from. stopped: seeds whose run began and left no result.
+    Raises InputError where they may not be counted together (`check_together`).
+    """
+    if not benches:
+        raise UsageError("nothing to aggregate", code="bench-not-found", hint="name the folders of the runs")
+    sources = sources or [f"seed {bench.seed}" for bench in benches]
+    check_together(benches, sources)
+    ordered = sorted(zip(benches, sources, strict=True), key=lambda pair: pair[0].seed)
+    by_seed = {bench.seed: (bench, source) for bench, source in ordered}
+    planned = tuple(sorted({*stopped, *(seed for bench in benches for seed in (*bench.seeds, bench.seed))}))
+    first = ordered[0][0]
+    rows = tuple(_seed_row(seed, by_seed.get(seed), stopped=seed in stopped) for seed in planned)
+    runs = {seed: bench for seed, (bench, _) in by_seed.items()}
+    missing = {row.seed: _why_missing(row) for row in rows if row.seed not in runs}
+    variants = tuple(_variant(name, runs, planned, missing) for name in _names(benches))
+    judged = [variant for variant in variants if variant.arm != "control"]
+    unfinished = [_unfinished(row, runs.get(row.seed)) for row in rows if row.status == "ERROR"]
+    status: Status = "ERROR" if unfinished else overall(variant.status for variant in judged)
+    blind = cannot_tell(variants) if status in ("PASS", "FAIL") else ()
+    status = "INCONCLUSIVE" if blind else status
+    ranks = {bench.probe.rank for bench in benches if bench.probe is not None}
+    return BenchAggregate(
+        status=status,
+        reasons=blind or _reasons(status, unfinished, judged),
+        model=first.model,
+        model_type=first.model_type,
+        base_params=first.base_params,
+        base_fingerprint=first.base_fingerprint,
+        task=first.data.task,
+        eval_role=first.data.eval_role,
+        splits=first.data.splits,
+        protocol_digest=first.protocol_digest,
+        policy=first.policy,
+        planned_seeds=planned,
+        seeds=rows,
+        probe_rank=max(ranks, default=None),
+        probe=spread([Fraction(row.correct, row.n) for row in rows if row.correct is not None and row.n]),
+        variants=variants,
+        best=None if blind else _best(judged),
+        certifiable=certifiable(benches, rows, variants),
+        notes=(*_notes(benches, planned, judged), *aggregate_notes(rows, variants, first.policy)),
+        run=run or Stopwatch("").run_info(),
+    )
+
+
+def spread(values: Sequence[Fraction]) -> Spread | None:
+    """Mean, sample standard deviation and range; None for no values."""
+    if not values:
+        return None
+    numbers = [float(value) for value in values]
+    return Spread(
+        seeds=len(values),
+        mean=float(sum(values) / len(values)),
+        sd=stdev(numbers) if len(values) > 1 else None,
+        low=min(numbers),
+        high=max(numbers),
+    )
+
+
+def _seed_row(seed: int, found: tuple[Bench, str] | None, *, stopped: bool) -> SeedRow:
+    if found is None:
+        return SeedRow(seed=seed, source=None, status="ERROR", stopped_early=stopped)
+    bench, source = found
+    if bench.probe is None:
+        return SeedRow(seed=seed, source=source, status=bench.status, plan_digest=bench.plan_digest)
+    probe = bench.probe
+    return SeedRow(
+        seed=seed,
+        source=source,
+        status=bench.status,
+        plan_digest=bench.plan_digest,
+        correct=probe.correct,
+        n=probe.n,
+        score=probe.score,
+        gate_passed=probe.gate.passed,
+        lora_params=probe.lora_params,
+        other_params=probe.other_params,
+    )
+
+
+def _names(benches: Sequence[Bench]) -> list[str]:
+    """All names, in the order in which they were planned, controls last."""
+    arms = {result.name: result.arm for bench in benches for result in bench.variants}
+    return sorted(arms, key=lambda name: arms[name] == "control")
+
+
+def _why_missing(row: SeedRow) -> str:
+    return "stopped early: begun, and not finished" if row.stopped_early else "never run"
+
+
+def _variant(
+    name: str, runs: Mapping[int, Bench], planned: Sequence[int], missing: Mapping[int, str]
+) -> VariantSummary:
+    found = {seed: result for seed, bench in runs.items() if (result := bench.variant(name)) is not None}
+    policy = next(iter(runs.values())).policy
+    any_result = next(iter(found.values()))
+    outcomes = [_outcome(seed, result) for seed, result in found.items()]
+    outcomes += [SeedOutcome(seed, "ERROR", why=why) for seed, why in missing.items()]
+    judgement = judge(outcomes, planned, policy)
+    rows = tuple(_variant_seed(seed, found.get(seed)) for seed in planned)
+    counted = [result for result in found.values() if result.pairs is not None]
+    deltas = [result.pairs.delta for result in counted if result.pairs is not None]
+    worst = min(counted, key=lambda result: result.pairs.delta if result.pairs else 0, default=None)
+    reductions = [result.reduction for result in found.values() if result.reduction is not None]
+    return VariantSummary(
+        name=name,
+        arm=any_result.arm,
+        made_by=any_result.made_by,
+        status=judgement.status,
+        reasons=judgement.reasons,
+        passing=passing(outcomes, policy),
+        planned=len(planned),
+        pass_rate=f"{passing(outcomes, policy)} of {len(planned)}",
+        worst_delta=worst.delta if worst else None,
+        worst_delta_exact=worst.delta_exact if worst else None,
+        mean_delta=float(sum(deltas) / len(deltas)) if deltas else None,
+        accuracy=spread([Fraction(r.measures.correct, r.measures.n) for r in counted if r.measures]),
+        mean_reduction=fmean(reductions) if reductions else None,
+        seeds=rows,
+    )
+
+
+def _outcome(seed: int, result: VariantResult) -> SeedOutcome:
+    why = result.reasons[0] if result.reasons else ""
+    if result.pairs is None or result.status == "ERROR":
+        return SeedOutcome(seed, result.status, why=why)
+    pairs = result.pairs
+    return SeedOutcome(seed, n=pairs.n, lost=pairs.only_probe_right, won=pairs.only_variant_right)
+
+
+def _variant_seed(seed: int, result: VariantResult | None) -> VariantSeed:
+    if result is None:
+        return VariantSeed(seed=seed, status="ERROR")
+    pairs, measures = result.pairs, result.measures
+    return VariantSeed(
+        seed=seed,
+        status=result.status,
+        n=pairs.n if pairs else None,
+        correct=measures.correct if measures else None,
+        lost=pairs.only_probe_right if pairs else None,
+        won=pairs.only_variant_right if pairs else None,
+        delta=result.delta,
+        delta_exact=result.delta_exact,
+        reduction=result.reduction,
+        largest_rank=result.ranks.largest if result.ranks else None,
+        same_as=result.same_as,
+        closeness=result.closeness.kl_mean if result.closeness else None,
+    )
+
+
+def _best(judged: Sequence[VariantSummary]) -> BestVariant | None:
+    passing = [
+        variant for variant in judged if variant.status == "PASS" and variant.mean_reduction is not None
+    ]
+    best = max(passing, key=lambda variant: variant.mean_reduction or 0.0, default=None)
+    if best is None or best.mean_reduction is None:
+        return None
+    return BestVariant(name=best.name, mean_reduction=best.mean_reduction)
+
+
+def _unfinished(row: SeedRow, bench: Bench | None) -> str:
+    return f"seed {row.seed}: " + ("; ".join(bench.reasons) if bench else _why_missing(row))
+
+
+def _reasons(status: Status, unfinished: Sequence[str], judged: Sequence[VariantSummary]) -> tuple[str, ...]:
+    if unfinished:
+        return tuple(unfinished)
+    if status == "PASS":
+        return (f"passes: {', '.join(variant.name for variant in judged if variant.status == 'PASS')}",)
+    alike: dict[str, list[str]] = defaultdict(list)
+    for variant in judged:
+        if variant.reasons:
+            alike[variant.reasons[0]].append(variant.name)
+    return tuple(f"{', '.join(names)}: {reason}" for reason, names in alike.items())
+
+
+def _notes(
+    benches: Sequence[Bench], planned: Sequence[int], judged: Sequence[VariantSummary]
+) -> tuple[str, ...]:
+    n = next((bench.probe.n for bench in benches if bench.probe is not None), None)
+    notes = [*policy_notes(benches[0].policy, len(planned), n)]
+    if len(planned) < 3:
+        notes.append(
+            f"{len(planned)} {'seed says' if len(planned) == 1 else 'seeds say'} little about the next training: "
+            "claims need three or more"
+        )
+    if benches[0].data.eval_role == "dev":
+        notes.append("evaluated on dev: a claim needs the confirm split, looked at once")
+    twins: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for variant in judged:
+        for row in variant.seeds:
+            if row.same_as is not None and row.same_as != "probe":
+                twins[variant.name, row.same_as].append(row.seed)
+    for (name, other), seeds in twins.items():
+        where = "every seed" if len(seeds) == len(planned) else f"seed {', '.join(map(str, seeds))}"
+        notes.append(f"{name} and {other} are the same adapter on {where}: one result, not two")
+    if len({bench.seeds for bench in benches}) > 1:
+        notes.append("the seeds were planned one by one, so nobody can see whether another was run and left out: "
+                     "a claim needs one plan that names them all")  # fmt: skip
+    engines = {bench.environment.model_dump_json(exclude={"processes"}) for bench in benches}
+    if len(engines) > 1:
+        notes.append("the seeds ran on different devices or library versions: each variant was still compared "
+                     "with the probe of its own seed")  # fmt: skip
+    return tuple(notes)
+

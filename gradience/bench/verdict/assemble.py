@@ -1,0 +1,208 @@
+"""What a seed's stages left -> `bench.json`. Counts are made from the records here, and from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gradience.artifacts.bench import (
+    Bench,
+    BenchData,
+    BenchEnvironment,
+    Closeness,
+    Gate,
+    Measures,
+    Probe,
+    TrainingFacts,
+    VariantResult,
+)
+from gradience.artifacts.bench_plan import BenchPlan
+from gradience.artifacts.records import ClassificationRecord, GenerationRecord, ScoreRecord, count
+from gradience.artifacts.training import TrainingReport
+from gradience.bench.verdict import results
+from gradience.bench.plan.preregister import plan_digest
+from gradience.bench.run.seed import ANSWERS, Made, Outcome, SeedFacts
+from gradience.bench.verdict.sanity import seed_notes
+from gradience.tasks.base import ClassificationTask, GenerationTask, Task
+from gradience.tasks.metrics import score
+from gradience.bench.plan.variants import PROBE
+from gradience.evaluate import diverge
+from gradience.artifacts.run import Stopwatch
+
+
+def assemble(facts: SeedFacts, task: Task, plan: BenchPlan, watch: Stopwatch) -> Bench:
+    """The result of one seed."""
+    config = facts.config
+    training = facts.probe.made.training if facts.probe and facts.probe.made else None
+    probe = _probe(facts, task)
+    variants = _variants(facts, task, probe, training)
+    status, reasons = results.status_of(variants)
+    return Bench(
+        smoke=config.smoke,
+        status=status,
+        reasons=reasons,
+        seed=facts.seed,
+        seeds=config.seeds,
+        model=config.model.name,
+        model_type=config.model.type,
+        base_params=training.base_params if training else None,
+        base_fingerprint=training.base_fingerprint if training else "",
+        config=config.model_dump(mode="json"),
+        config_digest=config.digest(),
+        protocol_digest=config.protocol_digest(),
+        plan_digest=plan_digest(plan),
+        policy=config.policy,
+        data=BenchData(
+            task=task.name,
+            source=dict(task.source),
+            splits=plan.splits,
+            eval_role=config.task.eval_role,
+            counts=dict(task.examples.counts),
+        ),
+        environment=_environment(facts, training),
+        probe=probe,
+        audit=results.summary(facts.audit) if facts.audit else None,
+        variants=variants,
+        best=results.best_of(variants),
+        notes=(*config.notes, *seed_notes(probe, variants, config.policy)),
+        run=watch.run_info(),
+    )
+
+
+def _variants(
+    facts: SeedFacts, task: Task, probe: Probe | None, training: TrainingReport | None
+) -> results.Results:
+    if facts.error:
+        return results.without_probe(facts.config, facts.error)
+    if probe is None:
+        return results.diverged(facts.config, training.steps if training else 0)
+    if not facts.gate_passed:
+        return results.undertrained(facts.config, probe)
+    found: list[VariantResult] = []
+    for outcome in facts.outcomes:
+        found.append(_variant(outcome, found, facts, task))
+    return tuple(found)
+
+
+def _variant(
+    outcome: Outcome, before: Sequence[VariantResult], facts: SeedFacts, task: Task
+) -> VariantResult:
+    planned = outcome.planned
+    if planned.same_as not in (None, PROBE):
+        return results.repeated(planned, before)
+    if planned.skipped:
+        return results.skipped(planned)
+    if outcome.error:
+        return results.failed(planned, outcome.error)
+    assert outcome.answers is not None
+    assert facts.probe is not None
+    assert facts.probe.answers is not None
+    change = diverge(facts.probe.answers, outcome.answers)  # refuses what was not asked in the same way
+    pairs = results.paired(
+        [row.correct for row in facts.probe.answers.records], [row.correct for row in outcome.answers.records]
+    )
+    closeness = _closeness_of_scores(outcome) if outcome.scores else None
+    if change.kl_mean is not None and change.flips is not None:
+        closeness = Closeness(
+            kl_mean=change.kl_mean, kl_standard_error=change.kl_standard_error, flips=change.flips
+        )
+    return results.measured(
+        planned, Measures(**_measures(outcome, task)), pairs, facts.config.policy, closeness
+    )
+
+
+def _closeness_of_scores(outcome: Outcome) -> Closeness:
+    """KL and flips on the gold responses, against the probe."""
+    assert outcome.scores is not None
+    rows = [row for row in outcome.scores.records if isinstance(row, ScoreRecord)]
+    values = [row.kl or 0.0 for row in rows]
+    mean = sum(values) / len(values)
+    spread = sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)
+    return Closeness(
+        kl_mean=mean,
+        kl_standard_error=(spread / len(values)) ** 0.5 if len(values) > 1 else None,
+        flips=sum(row.flips or 0 for row in rows),
+    )
+
+
+# ---------------------------------------------------------------- one adapter
+
+
+def _probe(facts: SeedFacts, task: Task) -> Probe | None:
+    if facts.probe is None or facts.probe.answers is None:
+        return None
+    gate = Gate(min_value=facts.config.gate(), passed=facts.gate_passed)
+    return Probe(rank=facts.config.lora.probe_r, gate=gate, **_measures(facts.probe, task))
+
+
+def _measures(outcome: Outcome, task: Task) -> dict[str, Any]:
+    """The fields of `Measures`."""
+    assert outcome.answers is not None
+    assert outcome.made is not None
+    found = count(outcome.answers.records)
+    evaluated = next(manifest for manifest in outcome.manifests if ANSWERS in manifest.files)
+    peaks = [manifest.peak_memory_bytes for manifest in outcome.manifests if manifest.peak_memory_bytes]
+    return {
+        "lora_params": outcome.made.lora_params,
+        "other_params": outcome.made.other_params,
+        "bytes": outcome.made.bytes,
+        "adapter_sha256": outcome.made.sha256,
+        "n": found.n,
+        "correct": found.correct,
+        "score": found.accuracy,
+        "metrics": metrics_of(task, outcome.answers.records),
+        "cut_off": found.cut_off,
+        "failed_extractions": found.no_answer,
+        "truncated": found.truncated,
+        "records": f"{outcome.planned.name}/eval/{ANSWERS}",
+        "records_sha256": evaluated.files[ANSWERS].sha256,
+        "training": _training(outcome.made),
+        "seconds": sum(manifest.seconds for manifest in outcome.manifests),
+        "peak_memory_bytes": max(peaks, default=None),
+    }
+
+
+def metrics_of(task: Task, records: Sequence[Any]) -> dict[str, float]:
+    """What the field reports beside the count: GLUE's metric, or the other ways of finding an answer."""
+    if isinstance(task, ClassificationTask):
+        rows = [row for row in records if isinstance(row, ClassificationRecord)]
+        if task.metric == "accuracy":
+            return {}
+        return {task.metric: score(task.metric, [row.label for row in rows], [row.predicted for row in rows])}
+    answers = [row for row in records if isinstance(row, GenerationRecord)]
+    return {name: _share(task, answers, name) for name in list(task.filters)[1:]}
+
+
+def _share(task: GenerationTask, rows: Sequence[GenerationRecord], name: str) -> float:
+    """Share of outputs in which this filter finds the right answer."""
+    found = [(row.answers[name], row.answer) for row in rows]
+    return sum(answer is not None and task.same(answer, gold) for answer, gold in found) / len(rows)
+
+
+def _training(made: Made) -> TrainingFacts | None:
+    report = made.training
+    if report is None:
+        return None
+    return TrainingFacts(
+        steps=report.steps,
+        planned_steps=report.planned_steps,
+        loss=report.loss,
+        diverged=report.diverged,
+        tokens=report.examples.tokens,
+        seconds=report.seconds,
+        peak_memory_bytes=report.peak_memory_bytes,
+        initial_adapter_sha256=report.start.initial_adapter_sha256,
+        first_batch_sha256=report.start.first_batch_sha256,
+    )
+
+
+def _environment(facts: SeedFacts, training: TrainingReport | None) -> BenchEnvironment:
+    run = facts.probe.answers.run if facts.probe and facts.probe.answers else None
+    return BenchEnvironment(
+        device=run.device if run else training.device if training else facts.config.runtime.device,
+        dtype=training.dtype if training else facts.config.model.dtype,
+        quantization=training.quantization if training else facts.config.model.quantization,
+        threads=training.threads if training else 0,
+        processes=training.processes if training else facts.config.runtime.processes,
+        versions=(run.versions if run else {}) | (training.versions if training else {}),
+    )

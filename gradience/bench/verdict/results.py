@@ -1,0 +1,168 @@
+"""What a seed yielded -> the results in `bench.json`. Pure: counts and the policy decide, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import median
+
+from gradience.artifacts.audit import AuditReport
+from gradience.artifacts.bench import (
+    AuditSummary,
+    Best,
+    Closeness,
+    Measures,
+    Pairs,
+    Probe,
+    RankSummary,
+    Status,
+    VariantResult,
+)
+from gradience.artifacts.bench_plan import Policy
+from gradience.bench.config.load import BenchConfig
+from gradience.bench.verdict.policy import judge_seed, overall, percent
+from gradience.bench.plan.variants import PlannedVariant, asked_for
+
+Results = tuple[VariantResult, ...]
+
+
+def paired(probe: Sequence[bool], variant: Sequence[bool]) -> Pairs:
+    """The questions by who has them right; both in the same order. Raises ValueError for unequal lengths."""
+    pairs = list(zip(probe, variant, strict=True))
+    return Pairs(
+        both_right=pairs.count((True, True)),
+        only_probe_right=pairs.count((True, False)),
+        only_variant_right=pairs.count((False, True)),
+        both_wrong=pairs.count((False, False)),
+    )
+
+
+def measured(
+    planned: PlannedVariant,
+    measures: Measures,
+    pairs: Pairs,
+    policy: Policy,
+    closeness: Closeness | None = None,
+) -> VariantResult:
+    """The result of a variant that was made and evaluated.
+
+    An adapter with another number of parameters than was planned is an ERROR: the predecessor's per_layer was never
+    what it said, and nobody counted.
+    """
+    judgement = judge_seed(pairs.n, pairs.only_probe_right, pairs.only_variant_right, policy)
+    result = _described(planned, judgement.status, judgement.reasons).model_copy(
+        update={
+            "measures": measures,
+            "pairs": pairs,
+            "delta": float(pairs.delta),
+            "delta_exact": pairs.delta_exact,
+            "closeness": closeness,
+        }
+    )
+    if planned.made_by != "head" and measures.lora_params != planned.lora_params:
+        why = f"it has {measures.lora_params:,} LoRA parameters, and {planned.lora_params:,} were planned"
+        result = result.model_copy(update={"status": "ERROR", "reasons": (why,)})
+    return VariantResult.model_validate(result.model_dump(by_alias=True))
+
+
+def failed(planned: PlannedVariant, error: str) -> VariantResult:
+    """A variant that could not be made or evaluated."""
+    return _described(planned, "ERROR", (error,))
+
+
+def skipped(planned: PlannedVariant) -> VariantResult:
+    """A variant that is not made, for the reason in its plan."""
+    return _described(planned, "SKIPPED", (planned.skipped,))
+
+
+def repeated(planned: PlannedVariant, results: Iterable[VariantResult]) -> VariantResult:
+    """A variant that comes to the same as an earlier one: its numbers under another name."""
+    first = next(result for result in results if result.name == planned.same_as)
+    reasons = (f"the same adapter as {first.name}", *first.reasons)
+    update = {
+        "name": planned.name,
+        "arm": planned.arm,
+        "same_as": first.name,
+        "evidence": planned.evidence,
+        "reasons": reasons,
+    }
+    return first.model_copy(update=update)
+
+
+def undertrained(config: BenchConfig, probe: Probe) -> Results:
+    """All variants of a run whose probe did not reach its gate: nothing is made, and nothing concluded."""
+    return _without(config, "UNDERTRAINED", gate_sentence(probe))
+
+
+def diverged(config: BenchConfig, step: int) -> Results:
+    """All variants of a run whose probe's loss was no number any more: there was nothing to evaluate."""
+    return _without(
+        config, "UNDERTRAINED", f"the probe's training diverged at step {step}: its loss was no number"
+    )
+
+
+def without_probe(config: BenchConfig, error: str) -> Results:
+    """All variants of a run whose probe ended in an error."""
+    return _without(config, "ERROR", f"there is no probe: {error}")
+
+
+def gate_sentence(probe: Probe) -> str:
+    """What the probe reached, and what it had to."""
+    diverged = probe.training is not None and probe.training.diverged
+    found = f"the probe has {probe.correct:,} of {probe.n:,} right ({probe.score:.1%})".replace("%", " %")
+    return (
+        f"{'the training diverged; ' if diverged else ''}{found}; its gate is {percent(probe.gate.min_value)}"
+    )
+
+
+def status_of(results: Results) -> tuple[Status, tuple[str, ...]]:
+    """The status of the seed, and why."""
+    variants = [result for result in results if result.arm != "control"]
+    status = overall(result.status for result in variants)
+    errors = [result.name for result in results if result.status == "ERROR"]
+    if errors:
+        return "ERROR", (f"ended in an error: {', '.join(errors)}",)
+    return status, tuple(
+        dict.fromkeys(
+            why for result in variants if result.status == status != "PASS" for why in result.reasons
+        )
+    )[:3]
+
+
+def best_of(results: Results) -> Best | None:
+    """The smallest adapter that passes; of equals the one that stands first."""
+    passing = [
+        result
+        for result in results
+        if result.status == "PASS" and result.arm != "control" and result.same_as is None
+    ]
+    best = max(passing, key=lambda result: result.reduction or 0.0, default=None)
+    if best is None or best.reduction is None or best.planned_lora_params is None:
+        return None
+    return Best(name=best.name, lora_params=best.planned_lora_params, reduction=best.reduction)
+
+
+def summary(report: AuditReport) -> AuditSummary:
+    """The audit in short."""
+    return AuditSummary(**{name: getattr(report, name) for name in AuditSummary.model_fields})
+
+
+def _described(planned: PlannedVariant, status: Status, reasons: tuple[str, ...]) -> VariantResult:
+    ranks = list(planned.ranks.values())
+    return VariantResult(
+        name=planned.name,
+        arm=planned.arm,
+        made_by=planned.made_by,
+        status=status,
+        reasons=reasons,
+        same_as=planned.same_as,
+        evidence=planned.evidence,
+        ranks=RankSummary(smallest=min(ranks), median=median(ranks), largest=max(ranks), modules=len(ranks))
+        if ranks
+        else None,
+        planned_lora_params=planned.lora_params if ranks else None,
+        reduction=planned.reduction if ranks else None,
+    )
+
+
+def _without(config: BenchConfig, status: Status, why: str) -> Results:
+    return tuple(_described(planned, status, (why,)) for planned in asked_for(config.compression))

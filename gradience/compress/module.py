@@ -1,0 +1,318 @@
+"""One module: its stored factors -> the stored factors of a smaller rank, and the error that these have.
+
+The error is the one of the words that are written: rounding to the storage type, folding and padding are in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from gradience.adapters.dtypes import DType, FloatArray, Raw, decode, encode
+from gradience.adapters.peft import BLOCK_ELEMENTS, Factor, LoadedPair, LoraPair, word_blocks
+from gradience.artifacts.compression import ModulePlan
+from gradience.compress.dora import BaseWeights, output_error
+from gradience.errors import InputError
+from gradience.spectra import Blocks, gram, triangle
+from gradience.compress.truncate import (
+    Truncation,
+    cancellation,
+    frobenius,
+    joined,
+    norm_from_grams,
+    truncation,
+    with_exponent,
+)
+
+Method = Literal["gram", "qr", "copy"]
+TINY_ERROR = 1e-4
+"""Relative error below which the squares of a difference cancel too much (1e-15 of the norm): QR measures it again."""
+CANCELLED = 1e3
+"""‖A‖·‖B‖/‖B·A‖ from which Gram products are no longer good for a norm: their rounding grows with its square."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One module to be written.
+
+    stored_rank: rank on disk, larger than the plan's where zeros fill it up.
+    fold: what B is multiplied by.   written_scale: what the config will say; s = fold · written_scale.
+    parameter: the module is a parameter that `target_parameters` wraps.
+    magnitude, base, transposed: DoRA only (transposed: W is stored as (n, m)).
+    """
+
+    pair: LoraPair
+    plan: ModulePlan
+    stored_rank: int
+    fold: float
+    written_scale: float
+    dtype_A: DType
+    dtype_B: DType
+    parameter: bool = False
+    magnitude: Factor | None = None
+    base: BaseWeights | None = None
+    transposed: bool = False
+
+    @property
+    def scale(self) -> float:
+        """s of the module as it was. Raises nothing: jobs are made for known scales only."""
+        return self.pair.scale or 0.0
+
+    @property
+    def keeps_rank(self) -> bool:
+        """True where nothing is truncated."""
+        return self.plan.new_rank == self.pair.rank
+
+    @property
+    def unchanged(self) -> bool:
+        """True where the stored bytes can be copied."""
+        return (
+            self.keeps_rank
+            and self.stored_rank == self.pair.rank
+            and self.fold == 1.0
+            and self.dtype_A == self.pair.a.entry.dtype
+            and self.dtype_B == self.pair.b.entry.dtype
+        )
+
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of A and B on disk."""
+        old_A, old_B = self.pair.a.entry.shape, self.pair.b.entry.shape
+        if self.stored_rank == self.pair.rank:  # also grouped convolutions, whose B is narrower than its rank
+            return old_A, old_B
+        inner = self.stored_rank * self.pair.experts
+        return (inner, *old_A[1:]), (old_B[0], inner, *old_B[2:])
+
+
+class Written(NamedTuple):
+    """The bytes of one module and what they lost."""
+
+    data_A: bytes
+    data_B: bytes
+    error: float | None
+    """‖ΔW − ΔW′‖_F/‖ΔW‖_F over all experts; None for an untrained module."""
+    norm: float
+    """‖ΔW‖_F."""
+    method: Method
+    cancellation: float = 1.0
+    """Largest ‖A‖_F‖B‖_F/‖B·A‖_F of its experts: how much larger than the update the rounding of its factors shows."""
+    output_error: float | None = None
+    """DoRA only: see `dora.output_error`."""
+
+
+class _Expert(NamedTuple):
+    """One expert's factors as stored words, (n, k) and (m, k), and two Frobenius norms."""
+
+    words_A: Raw
+    words_B: Raw
+    lost: float
+    norm: float
+    method: Method
+    cancellation: float
+
+
+def write_module(job: Job) -> Written:
+    """The stored bytes of one module and the error they have. Raises InputError (code overflow)."""
+    loaded = job.pair.load()
+    made = loaded if job.unchanged else _recoded(job, loaded) if job.keeps_rank else None
+    experts = range(job.pair.experts)
+    if made is not None:
+        parts = [_compared(job, loaded, made, expert) for expert in experts]
+    else:
+        parts = [_truncated(job, loaded, expert) for expert in experts]
+    norm = math.hypot(*(part.norm for part in parts))
+    lost = math.hypot(*(part.lost for part in parts))
+    if not math.isfinite(norm):
+        raise _overflow(job, "the norm of the update is beyond double precision")
+    if made is not None and job.stored_rank == job.pair.rank:
+        data_A, data_B = made.raw_A, made.raw_B
+    else:
+        shape_A, shape_B = job.shapes()
+        data_A = np.concatenate([_padded(job, part.words_A).T for part in parts]).reshape(shape_A)
+        # B of stacked experts: (m, r, E), the expert last.
+        data_B = np.stack([_padded(job, part.words_B) for part in parts], axis=-1).reshape(shape_B)
+    return Written(
+        data_A.tobytes(),
+        data_B.tobytes(),
+        lost / norm if norm else None,
+        norm,
+        next((part.method for part in parts if part.method == "qr"), parts[0].method),
+        max(part.cancellation for part in parts),
+        _dora_error(job, loaded, parts[0]) if job.magnitude else None,
+    )
+
+
+def _overflow(job: Job, what: str) -> InputError:
+    return InputError(
+        f"{job.pair.a.file.path}: {job.pair.module}: {what}",
+        code="overflow",
+        hint="store them in a wider type, e.g. --dtype BF16",
+    )
+
+
+def _padded(job: Job, words: Raw) -> Raw:
+    """Zeros up to the rank on disk. All storage types write zero as a word of zeros."""
+    short = job.stored_rank - job.plan.new_rank
+    return np.pad(words, ((0, 0), (0, short))) if short else words
+
+
+# ---------------------------------------------------------------- nothing is truncated
+
+
+def _recoded(job: Job, loaded: LoadedPair) -> LoadedPair:
+    """The same factors in another storage type, or with a factor folded into B: the basis stays what it was."""
+    return LoadedPair(
+        loaded.pair,
+        _converted(job, loaded.raw_A, loaded.pair.a.entry.dtype, 1.0, job.dtype_A),
+        _converted(job, loaded.raw_B, loaded.pair.b.entry.dtype, job.fold, job.dtype_B),
+    )
+
+
+def _converted(job: Job, words: Raw, dtype: DType, factor: float, wanted: DType) -> Raw:
+    if factor == 1.0 and dtype == wanted:
+        return words
+    flat = words.reshape(-1)
+    made = np.empty(flat.shape, dtype=wanted.raw)
+    for start in range(0, len(flat), BLOCK_ELEMENTS):
+        part = slice(start, start + BLOCK_ELEMENTS)
+        with np.errstate(over="ignore", under="ignore"):
+            made[part] = encode(decode(flat[part], dtype) * factor, wanted)
+        if not np.isfinite(decode(made[part], wanted)).all():
+            raise _overflow(job, f"its factors do not fit into {wanted.name}")
+    return made.reshape(words.shape)
+
+
+def _compared(job: Job, loaded: LoadedPair, made: LoadedPair, expert: int) -> _Expert:
+    blocks_A, blocks_B = loaded.blocks_A(expert), loaded.blocks_B(expert)
+    gram_A, gram_B = gram(blocks_A), gram(blocks_B)
+    norm = norm_from_grams(gram_A, gram_B)
+    if cancellation(gram_A, gram_B, norm) > CANCELLED:
+        norm = frobenius(triangle(blocks_A), triangle(blocks_B))
+    lost = 0.0 if made is loaded else _rounding(job, loaded, made, expert)
+    return _Expert(
+        made.words_A(expert),
+        made.words_B(expert),
+        lost,
+        abs(job.scale) * norm,
+        "copy",
+        cancellation(gram_A, gram_B, norm),
+    )
+
+
+def _rounding(job: Job, loaded: LoadedPair, made: LoadedPair, expert: int) -> float:
+    """‖s·B·A − s′·B′·A′‖_F for factors that differ by rounding alone: ‖[D, s·B]·[A′; A′ − A]‖, D = s′·B′ − s·B.
+
+    The differences are taken entry by entry, where they are exact, so that nothing cancels in the products.
+    """
+    pair = job.pair
+    height = max(8 * pair.rank, 1024)
+    old_A = word_blocks(loaded.words_A(expert), pair.a.entry.dtype, height)
+    old_B = word_blocks(loaded.words_B(expert), pair.b.entry.dtype, height)
+    new_A = word_blocks(made.words_A(expert), job.dtype_A, height)
+    new_B = word_blocks(made.words_B(expert), job.dtype_B, height)
+
+    def sides_A() -> Iterator[FloatArray]:
+        for old, new in zip(old_A(), new_A(), strict=True):
+            yield np.hstack([new, new - old])
+
+    def sides_B() -> Iterator[FloatArray]:
+        for old, new in zip(old_B(), new_B(), strict=True):
+            yield np.hstack([job.written_scale * new - job.scale * old, job.scale * old])
+
+    return norm_from_grams(gram(sides_A), gram(sides_B))
+
+
+# ---------------------------------------------------------------- truncated
+
+
+class _Stored(NamedTuple):
+    """A new factor X′ = X·map as stored words, (rows, k), with XᵀX′ and X′ᵀX′ of what was stored."""
+
+    words: Raw
+    cross: FloatArray
+    own: FloatArray
+
+
+def _truncated(job: Job, loaded: LoadedPair, expert: int) -> _Expert:
+    blocks_A, blocks_B = loaded.blocks_A(expert), loaded.blocks_B(expert)
+    found = truncation(blocks_A, blocks_B, job.plan.new_rank)
+    new_A = _stored(job, blocks_A, found.map_A.T, job.dtype_A)
+    new_B = _stored(job, blocks_B, found.map_B * job.fold, job.dtype_B)
+    size = with_exponent(float(np.linalg.norm(found.values)), found.exponent)
+    norm = abs(job.scale) * size
+    cancelled = cancellation(found.gram_A, found.gram_B, size)
+    lost = _distance(job, found, new_A, new_B)
+    if cancelled > CANCELLED or not lost > TINY_ERROR * norm:
+        lost = _exact_distance(job, loaded, expert, new_A.words, new_B.words)
+    return _Expert(new_A.words, new_B.words, lost, norm, found.method, cancelled)
+
+
+def _stored(job: Job, blocks: Blocks, mapping: FloatArray, dtype: DType) -> _Stored:
+    words, cross, own = [], np.zeros(mapping.shape), np.zeros((mapping.shape[1],) * 2)
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        for block in blocks():
+            stored = encode(block @ mapping, dtype)
+            back = decode(stored, dtype)
+            if not np.isfinite(back).all():
+                raise _overflow(job, f"the new factors do not fit into {dtype.name}")
+            words.append(stored)
+            cross += block.T @ back
+            own += back.T @ back
+    return _Stored(np.concatenate(words), cross, own)
+
+
+def _distance(job: Job, found: Truncation, new_A: _Stored, new_B: _Stored) -> float:
+    """‖s·B·A − s′·B′·A′‖_F from Gram products: its square is the sum of the entries of two of them, multiplied.
+
+    Good down to a relative error of about 1e-7, where the terms cancel; not for scales near the ends of float64.
+    """
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        old = (job.scale * norm_from_grams(found.gram_A, found.gram_B)) ** 2
+        mixed = job.scale * job.written_scale * float((new_A.cross * new_B.cross).sum())
+        new = job.written_scale**2 * float((new_A.own * new_B.own).sum())
+        return math.sqrt(max(0.0, old - 2 * mixed + new))
+
+
+def _exact_distance(job: Job, loaded: LoadedPair, expert: int, words_A: Raw, words_B: Raw) -> float:
+    """The same by QR of the joined factors, which does not cancel."""
+    height = max(4 * (job.pair.rank + job.plan.new_rank), 1024)
+    pair = job.pair
+    joint_A = joined(
+        word_blocks(loaded.words_A(expert), pair.a.entry.dtype, height),
+        word_blocks(words_A, job.dtype_A, height),
+    )
+    joint_B = joined(
+        word_blocks(loaded.words_B(expert), pair.b.entry.dtype, height),
+        word_blocks(words_B, job.dtype_B, height),
+        left_scale=job.scale,
+        right_scale=-job.written_scale,
+    )
+    return frobenius(triangle(joint_A), triangle(joint_B))
+
+
+# ---------------------------------------------------------------- DoRA
+
+
+def _dora_error(job: Job, loaded: LoadedPair, made: _Expert) -> float:
+    assert job.magnitude is not None
+    assert job.base is not None
+    pair = job.pair
+    weight = job.base.weight(pair.module, (pair.rows, pair.columns), transposed=job.transposed)
+    stored = job.magnitude.file.read_raw(job.magnitude.tensor)
+    magnitude = decode(stored, job.magnitude.entry.dtype).reshape(-1)
+    if magnitude.shape != (pair.rows,):
+        raise InputError(
+            f"{job.magnitude.file.path}: the magnitude of {pair.module} has {len(magnitude)} entries for "
+            f"{pair.rows} outputs",
+            code="dora",
+            hint="save the adapter again with PEFT",
+        )
+    old_A, old_B = (
+        decode(loaded.words_A(), pair.a.entry.dtype).T,
+        decode(loaded.words_B(), pair.b.entry.dtype),
+    )
+    new_A, new_B = decode(made.words_A, job.dtype_A).T, decode(made.words_B, job.dtype_B)
+    return output_error(weight, magnitude, (job.scale * old_B, old_A), (job.written_scale * new_B, new_A))

@@ -1,0 +1,88 @@
+"""What was written, read back: the names that PEFT looks for, the ranks, the scales and the errors that are reported.
+
+Our own reader cannot prove that PEFT loads a folder; `peft_load` asks PEFT itself. This check runs always.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from gradience.adapters.keys import parse_key, path_ends
+from gradience.adapters.naming import PREFIX, is_applied, peft_name
+from gradience.adapters.peft import Adapter, LoraPair, open_adapter
+from gradience.compare import relative_difference
+from gradience.compress.layout import Recipe
+from gradience.compress.module import Job, Written
+
+CHECKED_PARAMS = 2**20
+"""Parameters of the modules whose errors are measured twice: all of a small adapter, a few modules of a large one."""
+
+
+class WrittenWrong(RuntimeError):
+    """What was written is not what was meant: a bug of Gradience, so it keeps its traceback."""
+
+
+def check_written(folder: Path, recipe: Recipe, modules: Mapping[str, Written], size: int) -> None:
+    """Read the adapter in `folder` back, by PEFT's rules. Raises WrittenWrong, before anybody sees the folder.
+
+    The errors of the modules are measured again by another route (`compare`), up to CHECKED_PARAMS.
+    """
+    with open_adapter(folder) as written:
+        for complaint in _complaints(written, recipe, modules, size):
+            raise WrittenWrong(f"{folder}: {complaint}")
+
+
+def _complaints(written: Adapter, recipe: Recipe, modules: Mapping[str, Written], size: int) -> Iterator[str]:
+    if written.bytes != size:
+        yield f"{written.bytes} bytes, not {size}"
+    pairs = {pair.module: pair for pair in written.pairs}
+    if pairs.keys() != {job.pair.module for job in recipe.jobs}:
+        yield "the modules are not those of the plan"
+    names = {name for name, _ in written.entries()}
+    if names != set(recipe.names.values()) or written.unaudited:
+        yield "the tensors are not those that were to be written"
+    misnamed = sorted(name for name in names if not is_applied(name))
+    if misnamed:
+        yield f"PEFT would not find {misnamed[0]}"
+    yield from _config_complaints(written, recipe)
+    for job in recipe.jobs:
+        yield from _module_complaints(job, pairs[job.pair.module])
+    yield from _error_complaints(recipe, pairs, modules)
+
+
+def _config_complaints(written: Adapter, recipe: Recipe) -> Iterator[str]:
+    """The config names what the file holds, and nothing that was left out of it."""
+    config = written.config
+    if config is None:
+        yield "no adapter_config.json"
+        return
+    for pair in recipe.dropped:
+        if not config.target_names.isdisjoint(path_ends(pair.module)):
+            yield f"the config still targets {pair.module}"
+    for tensor in recipe.stripped:
+        if parse_key(tensor).role == "other" and config.saved_whole(peft_name(tensor).removeprefix(PREFIX)):
+            yield f"PEFT would look for {tensor}, which was stripped"
+
+
+def _module_complaints(job: Job, pair: LoraPair) -> Iterator[str]:
+    if not pair.rank == job.stored_rank == (pair.declared_rank or pair.rank):
+        yield f"{pair.module} has the rank {pair.rank}, in the config {pair.declared_rank}, not {job.stored_rank}"
+    if pair.scale is None or not math.isclose(pair.scale * job.fold, job.scale, rel_tol=1e-12):
+        yield f"{pair.module} has the scale {pair.scale}, not {job.scale / job.fold if job.fold else 0.0}"
+
+
+def _error_complaints(
+    recipe: Recipe, pairs: Mapping[str, LoraPair], modules: Mapping[str, Written]
+) -> Iterator[str]:
+    checked = 0
+    for job in sorted(recipe.jobs, key=lambda job: job.pair.params):
+        checked += job.pair.params
+        if checked > CHECKED_PARAMS:
+            return
+        error = relative_difference(job.pair, pairs[job.pair.module]) or 0.0
+        made = modules[job.pair.module]
+        noise = 1e-8 + 1e-13 * made.cancellation
+        if not math.isclose(error, made.error or 0.0, rel_tol=1e-6, abs_tol=noise):
+            yield f"{job.pair.module} has an error of {error}, not {made.error}"

@@ -1,0 +1,146 @@
+"""Greedy generation in batches: always the most likely next token, each row until it ends.
+
+Nothing of the checkpoint's generation settings is used (temperature, sampling, penalties, further end tokens): what
+an output is depends on the model, the prompt and the arguments alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from gradience.artifacts.records import StopReason
+from gradience.errors import InputError, UsageError
+from gradience.evaluate.batches import fixed_batches
+from gradience.evaluate.forward import next_logits, padded
+from gradience.models.rendering import encode_prompt, end_token
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What was written behind one prompt."""
+
+    text: str
+    """Without the end token, up to the first stop string; other special tokens stay visible."""
+    n_tokens: int
+    """How many were generated, the end token or those of the stop string included."""
+    stopped_by: StopReason
+    truncated: bool
+    """Whether the prompt lost its beginning."""
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    stop: Sequence[str] = (),
+    batch_size: int = 32,
+    max_length: int | None = None,
+) -> list[Output]:
+    """Outputs in the order of the prompts; max_length: tokens of prompt and output together."""
+    outputs: dict[int, Output] = {}
+    for places in fixed_batches(prompts, batch_size):
+        made = generate_batch(
+            model, tokenizer, [prompts[place] for place in places],
+            max_new_tokens=max_new_tokens, stop=stop, max_length=max_length,
+        )  # fmt: skip
+        outputs.update(zip(places, made, strict=True))
+    return [outputs[place] for place in range(len(prompts))]
+
+
+def generate_batch(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    stop: Sequence[str] = (),
+    max_length: int | None = None,
+) -> list[Output]:
+    """Outputs of one batch. The rows that have ended stay in it until all have.
+
+    So what a row is computed beside depends on the prompts alone, not on when others end, which would differ
+    from adapter to adapter.
+    """
+    encoded = [prompt_ids(tokenizer, prompt, _room(max_length, max_new_tokens)) for prompt in prompts]
+    rows = [_Row(tokenizer, tuple(stop), truncated) for _, truncated in encoded]
+    ids, mask = padded([ids for ids, _ in encoded], fill=end_token(tokenizer), left=True, device=model.device)
+    cache = None
+    with torch.inference_mode():
+        for _ in range(max_new_tokens):
+            logits, cache = next_logits(model, ids, mask, cache)
+            ids = logits.argmax(dim=-1, keepdim=True)
+            for row, token in zip(rows, ids[:, 0].tolist(), strict=True):
+                row.take(token)
+            if all(row.stopped_by for row in rows):
+                break
+            mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+    return [row.output() for row in rows]
+
+
+@dataclass(slots=True)
+class _Row:
+    """One output while it grows."""
+
+    tokenizer: Any
+    stop: tuple[str, ...]
+    truncated: bool
+    ids: list[int] = field(default_factory=list)
+    stopped_by: StopReason | None = None
+
+    def take(self, token: int) -> None:
+        if self.stopped_by is not None:
+            return
+        self.ids.append(token)
+        if token == end_token(self.tokenizer):
+            self.stopped_by = "eos"
+        elif self.stop and _first(self.stop, self._text()) is not None:
+            self.stopped_by = "stop_string"
+
+    def output(self) -> Output:
+        text = self._text()
+        return Output(
+            text[: _first(self.stop, text)], len(self.ids), self.stopped_by or "length", self.truncated
+        )
+
+    def _text(self) -> str:
+        written = self.ids[:-1] if self.stopped_by == "eos" else self.ids
+        return str(self.tokenizer.decode(written, clean_up_tokenization_spaces=False))
+
+
+def _first(stop: Sequence[str], text: str) -> int | None:
+    """Where the first stop string begins in `text`."""
+    return min((place for place in map(text.find, stop) if place >= 0), default=None)
+
+
+def _room(max_length: int | None, max_new_tokens: int) -> int | None:
+    if max_length is None:
+        return None
+    if max_length <= max_new_tokens:
+        raise UsageError(
+            f"max_new_tokens={max_new_tokens} leaves no room for a prompt in max_length={max_length}",
+            code="no-room",
+            hint="ask for fewer new tokens or allow a longer text",
+        )
+    return max_length - max_new_tokens
+
+
+def prompt_ids(tokenizer: Any, prompt: str, room: int | None) -> tuple[list[int], bool]:
+    """Ids of the prompt, the last `room` of them, and whether any were cut.
+
+    Raises InputError (`empty-prompt`) when there is nothing that a model could continue.
+    """
+    ids = encode_prompt(tokenizer, prompt)
+    if not ids:
+        raise InputError(
+            "a prompt is empty, and the tokenizer puts nothing before it",
+            code="empty-prompt",
+            hint="leave this example out",
+        )
+    cut = room is not None and len(ids) > room
+    return (ids[-room:] if cut and room else ids), cut

@@ -1,0 +1,291 @@
+"""One loaded base model and any number of LoRA adapters, switched by name without loading anything again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self
+
+import torch
+
+from gradience.adapters.config import HEADS_OF_TASK
+from gradience.adapters.patterns import SavedNames
+from gradience.errors import InputError, UsageError
+from gradience.evaluate.identity import AdapterIdentity, base_facts
+
+CHANGES_THE_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga", "mica")
+"""Initialisations (`init_lora_weights`) with which PEFT takes something out of the base's weights when it loads."""
+
+
+class Session:
+    """A causal language model or a sequence classifier of transformers, with adapters of PEFT.
+
+    Factors are held in float32 whatever the base's dtype is (PEFT's default), the same for every adapter.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, untrained: Iterable[str] | None = None) -> None:
+        """Use a model that is loaded already, quantised or not.
+
+        untrained: names of parameters that the checkpoint did not hold; every adapter must bring them. None: it is not
+        known, so that an adapter of a classifier must bring some head.
+        """
+        from peft import PeftModel
+
+        if isinstance(model, PeftModel):
+            raise UsageError(
+                "the model has an adapter already",
+                code="not-a-base",
+                hint="pass the base, then add the adapter",
+            )
+        self.base, self.tokenizer = model.eval(), tokenizer
+        self.untrained = frozenset(untrained or ())
+        self._head_unknown = untrained is None and self.classifies
+        self.facts = base_facts(model, tokenizer)
+        """What the header of every record file says about the base."""
+        self._names = frozenset(name for name, _ in model.named_parameters())
+        self._peft: Any = None
+        self._adapters: dict[str, AdapterIdentity] = {}
+        self._keys: dict[str, str] = {}
+        self._added = 0
+
+    @classmethod
+    def load(
+        cls,
+        base: Path | str,
+        *,
+        labels: int | None = None,
+        dtype: torch.dtype | str = torch.float32,
+        **arguments: Any,
+    ) -> Self:
+        """Load the base once: with `labels` a sequence classifier, else a causal language model.
+
+        base: a folder or a hub name. arguments: more for `from_pretrained`, such as `revision`, `device_map`,
+        `attn_implementation` or `quantization_config`.
+        """
+        from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+        kind: Any = AutoModelForCausalLM
+        if labels is not None:
+            kind, arguments = AutoModelForSequenceClassification, {**arguments, "num_labels": labels}
+        model, report = kind.from_pretrained(base, dtype=dtype, output_loading_info=True, **arguments)
+        tokenizer = AutoTokenizer.from_pretrained(base, revision=arguments.get("revision"))
+        if labels is not None and tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+            model.config.pad_token_id = tokenizer.pad_token_id
+        return cls(model, tokenizer, untrained=report["missing_keys"])
+
+    @property
+    def adapters(self) -> Mapping[str, AdapterIdentity]:
+        """Name -> folder and digests of each adapter that is loaded."""
+        return MappingProxyType(self._adapters)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the base is a classifier (else it is a causal language model)."""
+        return not self.base.can_generate()
+
+    def add(self, name: str, folder: Path | str) -> None:
+        """Load the PEFT adapter in `folder` beside those already there.
+
+        Raises UsageError (`adapter-name`: the name is taken) and InputError: `no-such-adapter`, `other-method`
+        (not LoRA), `adapter-changes-base` (it would change what the other adapters stand on), `no-head` (it
+        lacks a part that the base has no trained weights for: its outputs would be noise), `adapter-misfit`.
+        """
+        from peft import PeftConfig
+
+        if name in self._adapters:
+            raise UsageError(f"there is already an adapter called {name!r}", code="adapter-name")
+        folder = Path(folder)
+        identity = AdapterIdentity.of(folder)
+        config = PeftConfig.from_pretrained(str(folder))
+        _refuse_what_cannot_share(config, folder)
+        self._check_what_comes_besides_lora(config, folder)
+        trained_on = config.base_model_name_or_path
+        self._added += 1
+        # A name of our own: PEFT looks for names inside the keys of tensors, and torch forbids dots in them.
+        key = f"gradience{self._added}x"
+        try:
+            misfits = self._load(key, folder, config)
+        except (ValueError, RuntimeError) as error:  # no such modules; other shapes
+            misfits = [str(error)]
+        if misfits:
+            self._unload(key)
+            raise InputError(
+                f"{folder}: does not fit this base model and its other adapters: {misfits[0]}",
+                code="adapter-misfit",
+                hint=f"load the base that it was trained on ({trained_on or 'it names none'}); an adapter that trains"
+                " a module as a whole and one with LoRA on the same module need a base each",
+            )
+        self._adapters[name], self._keys[name] = identity, key
+
+    def remove(self, name: str) -> None:
+        """Forget the adapter `name` and free its memory."""
+        self._unload(self._key(name))
+        del self._adapters[name], self._keys[name]
+
+    @contextmanager
+    def using(self, name: str | None, *, lora: bool = True) -> Iterator[Any]:
+        """The model as the adapter `name` makes it; None is the base alone.
+
+        With `lora=False` only what the adapter brings besides LoRA, its head, is used: ΔW = 0.
+        Raises UsageError (`adapter-name`: there is none of this name) and InputError (`no-head`: None was given,
+        and parts of the base are untrained).
+        """
+        if name is None:
+            with self._base_alone() as model:
+                yield model
+            return
+        key = self._key(name)
+        self._peft.set_adapter(key)
+        if lora:
+            yield self._peft
+        else:
+            with _without_lora(self._peft):
+                yield self._peft
+
+    @contextmanager
+    def _base_alone(self) -> Iterator[Any]:
+        if self.untrained:
+            raise InputError(
+                f"{self.facts['base']}: {_few(self.untrained)} untrained: without an adapter its outputs are noise",
+                code="no-head",
+                hint="name an adapter; lora=False uses its head alone",
+            )
+        if self._peft is None:
+            yield self.base
+        else:
+            with self._peft.disable_adapter():
+                yield self._peft
+
+    def _key(self, name: str) -> str:
+        if name not in self._keys:
+            raise UsageError(f"there is no adapter called {name!r}", code="adapter-name")
+        return self._keys[name]
+
+    def _load(self, key: str, folder: Path, config: Any) -> list[str]:
+        """Have PEFT load the adapter; returns what is missing from the file or has no place in the model."""
+        from peft import get_peft_model
+
+        if self._peft is None:
+            config.inference_mode, config.base_model_name_or_path = True, None
+            self._peft = get_peft_model(self.base, config, adapter_name=key)
+        result = self._peft.load_adapter(str(folder), adapter_name=key)
+        self._peft.eval()
+        return [
+            *(f"no tensor for {name}" for name in result.missing_keys),
+            *(f"no place for the tensor {name}" for name in result.unexpected_keys),
+        ]
+
+    def _unload(self, key: str) -> None:
+        """Take the adapter away, whole or half loaded."""
+        from peft.tuners.lora import LoraLayer
+
+        others = [] if self._peft is None else [other for other in self._peft.peft_config if other != key]
+        if others:
+            self._peft.set_adapter(others[0])  # PEFT warns about deleting the active one
+            if key in self._peft.peft_config:
+                self._peft.delete_adapter(key)
+            for layer in self._peft.modules():  # what PEFT leaves behind when it fails half-way
+                if isinstance(layer, LoraLayer) and key in layer.r:
+                    layer.delete_adapter(key)
+        else:
+            self._peft = None
+            _unwrap(self.base)
+
+    def _check_what_comes_besides_lora(self, config: Any, folder: Path) -> None:
+        """Modules that are trained as a whole must be there, and nothing else may replace weights of the base.
+
+        PEFT says nothing about a head that is declared and not stored. And it may store embeddings of the base
+        beside LoRA on them, and would overwrite the base with them when it loads.
+        """
+        from safetensors import safe_open
+
+        brought = SavedNames(_trained_whole(config))
+        found = {_original(name): tensor for name, tensor in self.base.named_parameters()}
+        own = {name: found[name] for name in self._names}  # without what PEFT has added
+        declared = {name for name in own if brought.find(name.rpartition(".")[0])}
+        with safe_open(str(folder / "adapter_model.safetensors"), framework="pt") as file:
+            stored = {_original(key.removeprefix("base_model.model.")): key for key in file.keys()}  # noqa: SIM118
+            self._refuse_without_head(declared, stored, folder)
+            for name in own.keys() & stored.keys() - declared:
+                if not torch.equal(file.get_tensor(stored[name]).to(own[name]), own[name]):
+                    raise _changes_the_base(folder, f"its own {name}")
+
+    def _refuse_without_head(self, declared: Set[str], stored: Iterable[str], folder: Path) -> None:
+        lacking = (self.untrained - declared) | (declared - set(stored))
+        if lacking or (self._head_unknown and not declared):
+            raise InputError(
+                f"{folder}: holds no {f'weights for {_few(lacking)}' if lacking else 'classification head'}",
+                code="no-head",
+                hint='train with task_type="SEQ_CLS" and name in modules_to_save what else the base lacks',
+            )
+
+
+def _unwrap(base: Any) -> None:
+    """Put the base's own modules back in their places. (PEFT's unload would leave a trained head in.)"""
+    from peft.tuners.lora import LoraLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    for parent in list(base.modules()):
+        for name, layer in parent.named_children():
+            if isinstance(layer, LoraLayer):
+                setattr(parent, name, layer.get_base_layer())
+            elif isinstance(layer, AuxiliaryTrainingWrapper):
+                setattr(parent, name, layer.original_module)
+    if hasattr(base, "peft_config"):
+        del base.peft_config
+
+
+def _few(names: Iterable[str]) -> str:
+    first, *more = sorted(names)
+    return f"{first} and {len(more)} more" if more else first
+
+
+def _refuse_what_cannot_share(config: Any, folder: Path) -> None:
+    if config.peft_type != "LORA":
+        raise InputError(
+            f"{folder}: a {config.peft_type} adapter, not LoRA",
+            code="other-method",
+            hint="only LoRA is evaluated",
+        )
+    start = str(config.init_lora_weights).lower()
+    if config.bias != "none":
+        raise _changes_the_base(folder, f"bias={config.bias!r}")
+    if start.startswith(CHANGES_THE_BASE):
+        raise _changes_the_base(folder, f"init_lora_weights={start!r}")
+
+
+def _changes_the_base(folder: Path, what: str) -> InputError:
+    return InputError(
+        f"{folder}: {what} would change the base's weights, on which the other adapters stand",
+        code="adapter-changes-base",
+        hint="train with bias='none'; PEFT saves other initialisations as plain LoRA with"
+        " path_initial_model_for_weight_conversion",
+    )
+
+
+def _trained_whole(config: Any) -> set[str]:
+    """Names of the modules that the adapter brings besides LoRA; PEFT adds the head of a classifier by itself."""
+    return {*(config.modules_to_save or ()), *HEADS_OF_TASK.get(config.task_type or "", ())}
+
+
+def _original(name: str) -> str:
+    """The name of a parameter of the base before PEFT wrapped its module."""
+    return name.replace(".base_layer.", ".").replace(".original_module.", ".")
+
+
+@contextmanager
+def _without_lora(model: Any) -> Iterator[None]:
+    """Turn every LoRA layer off and leave trained heads on. (PEFT's disable_adapter takes the heads away too.)"""
+    from peft.tuners.lora import LoraLayer
+
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    try:
+        for layer in layers:
+            layer.enable_adapters(False)
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)

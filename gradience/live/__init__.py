@@ -1,0 +1,20 @@
+"""Live spectra of LoRA modules in any training loop: PEFT models, or pairs of tensors. No transformers.
+
+Only r x r matrices leave the device. For A (r, n) and B (m, r) the Gram products AAᵀ and BᵀB are
+computed where the factors live, in float32 with TF32 off, all of them are copied to the CPU at once (the only
+synchronisation), and the numeric core of the audit turns them into singular values. Between two
+measurements nothing is computed and nothing is synchronised.
+
+    tracker = SpectralTracker(model)
+    with TelemetryWriter("run.jsonl") as run:
+        run.metrics("lora_modules", 0, tracker.modules())
+        for step in ...:
+            if step % 100 == 0:
+                run.metrics("lora_spectra", step, tracker.measure(step).to_metrics())
+"""
+
+from gradience.live.pairs import LoraPair, find_pairs
+from gradience.live.snapshot import ModuleSpectrum, Signal, Snapshot
+from gradience.live.tracker import SpectralTracker
+
+__all__ = ["LoraPair", "ModuleSpectrum", "Signal", "Snapshot", "SpectralTracker", "find_pairs"]

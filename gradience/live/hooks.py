@@ -1,0 +1,363 @@
+"""GradienceCallback: reads training, writes run.jsonl, never steers and never breaks anything.
+
+The Trainer calls hooks without protection: what a hook raises ends the training. So every hook here is
+guarded. An exception is logged with its traceback, the callback switches itself off, training goes on.
+This is the one place of the package where catching everything is right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import math
+import os
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import TrainerCallback
+
+from gradience.live.describe import describe_run, is_language_model
+from gradience.live.sinks import Sink, chart_values, open_sinks
+from gradience.live.trainer import class_names, describe_trainer
+from gradience.errors import InputError
+from gradience.telemetry import DEFAULT_REDACTION, Redaction, RunStatus, TelemetryWriter, last_position
+from gradience.telemetry.writer import status_of
+from gradience.live import SpectralTracker
+from gradience.telemetry.trainers import method_of
+
+logger = logging.getLogger(__name__)
+
+STEP_FIELDS = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm", "epoch": "epoch"}
+"""What the Trainer calls it -> what run.jsonl calls it. Other numbers keep their names."""
+
+Hook = TypeVar("Hook", bound=Callable[..., None])
+
+
+def guarded(hook: Hook) -> Hook:
+    """A hook that cannot raise and returns None (anything else would replace the Trainer's control)."""
+
+    @functools.wraps(hook)
+    def safe(
+        self: GradienceCallback,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        # Only one process of a distributed run writes.
+        if self._off or not state.is_world_process_zero:
+            return
+        try:
+            hook(self, args, state, control, **kwargs)
+        except Exception:  # noqa: BLE001  (the boundary: see the module's docstring)
+            self._switch_off(hook.__name__)
+
+    return safe  # type: ignore[return-value]
+
+
+class GradienceCallback(TrainerCallback):
+    """Writes run.jsonl next to the checkpoints: configuration, losses, evaluations, and live LoRA spectra.
+
+    output          the file to append to; `<output_dir>/run.jsonl` when not given
+    notes           a sentence of yours, recorded with the configuration
+    spectra_every   measure the LoRA modules at the first logging step, then every so many, and at the end;
+                    0 never
+    sinks           trackers that also get the spectra (tensorboard, wandb, mlflow, trackio); those that
+                    the run reports to (`report_to`) when not given; () for none
+    all_charts      send trackers every number of every family, instead of twelve that matter most
+    evaluated_by    who evaluates where the Trainer does not ("lm-eval, after training"): recorded, and
+                    `gradience monitor` then does not ask for an evaluation
+    redaction       which strings are recorded (docs/telemetry.md)
+    """
+
+    def __init__(
+        self,
+        output: str | os.PathLike[str] | None = None,
+        *,
+        notes: str | None = None,
+        spectra_every: int = 10,
+        sinks: Iterable[str] | None = None,
+        all_charts: bool = False,
+        evaluated_by: str | None = None,
+        redaction: Redaction = DEFAULT_REDACTION,
+    ) -> None:
+        if spectra_every < 0:
+            raise ValueError("spectra_every is a number of logging steps, or 0 for never")
+        self._output = Path(output) if output is not None else None
+        self._notes = notes
+        self._spectra_every = spectra_every
+        self._sink_names = tuple(sinks) if sinks is not None else None
+        self._all_charts = all_charts
+        self._evaluated_by = evaluated_by
+        self._redaction = redaction
+        self._off = False
+        self._trained = False
+        self._left: weakref.finalize[..., GradienceCallback] | None = None
+        self._run_id: str | None = None
+        self._run: TelemetryWriter | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        """What belongs to one training."""
+        self._tracker: SpectralTracker | None = None
+        self._sinks: dict[str, Sink] = {}
+        self._training = False
+        self._logs = 0
+        self._measured_at = -1
+        self._clock = time.perf_counter()
+        self._step_at_clock = 0
+        self._not_training = 0.0
+        """Seconds since the last log that went into evaluations and measurements."""
+        self._recent_losses: list[float] = []
+        self._end: dict[str, Any] = {}
+
+    # ------------------------------------------------------------------ hooks
+
+    @guarded
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        model: nn.Module = kwargs["model"]
+        if self._training:
+            self._finish(RunStatus.ERROR, "train() was left before its end", step=None)
+        self._reset()
+        resumed = state.global_step or None
+        run = self._open(args, self._id_to_use(args, resumed is not None))
+        self._trained = True
+        loader = kwargs.get("train_dataloader")
+        config = describe_run(args, state, model) | {
+            "trainer": describe_trainer(args, state),
+            "notes": self._notes,
+            "evaluated_by": self._evaluated_by,
+            "data": {"train_rows": _length(getattr(loader, "dataset", None))},
+        }
+        run.start(config, meta=_versions(), resumed_from_step=resumed)
+        self._step_at_clock = state.global_step
+        self._training = True
+        self._left = weakref.finalize(self, _record_left_run, run)
+        if self._spectra_every:
+            self._start_tracking(model, state.global_step)
+        names = args.report_to if self._sink_names is None else self._sink_names
+        self._sinks = open_sinks(
+            [names] if isinstance(names, str) else names or (), Path(args.output_dir or ".")
+        )
+
+    @guarded
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        if self._run is None or not self._training:
+            return
+        numbers = {key: float(value) for key, value in kwargs["logs"].items() if _is_number(value)}
+        if "loss" in numbers:
+            self._log_step(args, state, numbers)
+        elif "train_runtime" in numbers:
+            # The Trainer's last log. Trackers close their runs in on_train_end, before this callback's
+            # turn comes, so the last measurement has to be made here.
+            self._end = numbers
+            if self._tracker is not None and self._measured_at != state.global_step:
+                self._measure(state.global_step)
+        elif not any(key.startswith(("eval_", "test_")) for key in numbers):
+            self._run.metrics("trainer_log", state.global_step, numbers)
+
+    @guarded
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        metrics: Mapping[str, Any] = kwargs["metrics"]
+        model: nn.Module | None = kwargs.get("model")
+        run = self._run or self._open(args, self._run_id)
+        split = next((k.removesuffix("_runtime") for k in metrics if k.endswith("_runtime")), "eval")
+        values = {
+            key.removeprefix(f"{split}_"): float(value) for key, value in metrics.items() if _is_number(value)
+        }
+        self._not_training += values.get("runtime", 0.0)
+        loss = values.get("loss")
+        method = method_of(class_names(state), values)
+        if loss is not None and method != "reinforcement":  # whose loss compares with nothing
+            if method == "supervised" and model is not None and is_language_model(model):
+                values["ppl"] = math.exp(min(loss, 700.0))
+            if self._recent_losses:
+                values["train_loss"] = sum(self._recent_losses) / len(self._recent_losses)
+                values["gap"] = loss - values["train_loss"]
+        self._recent_losses = []
+        run.eval(state.global_step, values, split=split)
+        if not self._training:  # an evaluation before or after train()
+            run.close()
+            self._run = None
+
+    @guarded
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if not self._training:
+            return
+        early = state.max_steps > 0 and state.global_step < state.max_steps
+        reason = f"stopped at step {state.global_step} of {state.max_steps}" if early else None
+        self._finish(
+            RunStatus.OK,
+            reason,
+            step=state.global_step,
+            best_metric=state.best_metric,
+            best_step=state.best_global_step,
+            **self._end,
+        )
+
+    # ------------------------------------------------------------------ what the hooks do
+
+    def _path(self, args: TrainingArguments) -> Path:
+        return self._output or Path(args.output_dir or ".") / "run.jsonl"
+
+    def _id_to_use(self, args: TrainingArguments, resumed: bool) -> str | None:
+        """A run that goes on keeps its id, and so does one whose model was evaluated before; else a new one."""
+        if resumed:
+            position = last_position(self._path(args))
+            return position[0] if position else None
+        return None if self._trained else self._run_id
+
+    def _open(self, args: TrainingArguments, run_id: str | None) -> TelemetryWriter:
+        """Append to the run's file."""
+        if self._run is None:
+            self._run = TelemetryWriter(self._path(args), run_id=run_id, redaction=self._redaction)
+            self._run_id = self._run.run_id
+        return self._run
+
+    def _start_tracking(self, model: nn.Module, step: int) -> None:
+        assert self._run is not None  # on_train_begin has just opened it
+        try:
+            self._tracker = SpectralTracker(model)
+        except InputError as error:  # nothing to measure is a fact about the run, not a failure
+            self._run.alert(error.code, str(error), severity="info", step=step)
+            return
+        self._run.metrics("lora_modules", step, self._tracker.modules())
+
+    def _log_step(self, args: TrainingArguments, state: TrainerState, numbers: dict[str, float]) -> None:
+        assert self._run is not None  # on_log has looked
+        values = {STEP_FIELDS.get(key, key): value for key, value in numbers.items()}
+        self._run.train_step(state.global_step, **values, **self._throughput(args, state))
+        self._recent_losses.append(numbers["loss"])
+        self._logs += 1
+        due = self._logs == 1 or self._logs % self._spectra_every == 0
+        if self._tracker is not None and due:
+            self._measure(state.global_step)
+
+    def _throughput(self, args: TrainingArguments, state: TrainerState) -> dict[str, float]:
+        """Speed since the last log, without the time of evaluations and measurements."""
+        now = time.perf_counter()
+        seconds = now - self._clock - self._not_training
+        steps = state.global_step - self._step_at_clock
+        self._clock, self._step_at_clock, self._not_training = now, state.global_step, 0.0
+        if seconds <= 0 or steps <= 0:
+            return {}
+        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return {
+            "steps_per_second": round(steps / seconds, 4),
+            "samples_per_second": round(steps * batch / seconds, 3),
+        }
+
+    def _measure(self, step: int) -> None:
+        assert self._run is not None  # only called while a run is open ...
+        assert self._tracker is not None  # ... and has LoRA modules
+        started = time.perf_counter()
+        snapshot = self._tracker.measure(step)
+        self._measured_at = step
+        self._run.metrics("lora_spectra", step, snapshot.to_metrics())
+        for signal in self._tracker.new_signals():
+            self._run.alert(
+                signal.code, signal.message, severity=signal.severity, step=step, context=signal.context
+            )
+            logger.log(
+                logging.INFO if signal.severity == "info" else logging.WARNING,
+                "step %d: %s",
+                step,
+                signal.message,
+            )
+        self._send(chart_values(snapshot, everything=self._all_charts), step)
+        self._not_training += time.perf_counter() - started
+
+    def _send(self, values: Mapping[str, float], step: int) -> None:
+        """To every tracker; one that fails is left out from then on, the others and run.jsonl go on."""
+        for name, sink in list(self._sinks.items()):
+            try:
+                sink.send(values, step)
+            except Exception:  # someone else's network must not end our file
+                del self._sinks[name]
+                logger.warning("Gradience no longer reports to %s", name, exc_info=True)
+
+    def _finish(self, status: RunStatus, reason: str | None, *, step: int | None, **facts: Any) -> None:
+        self._training = False
+        if self._left is not None:
+            self._left.detach()
+        for sink in self._sinks.values():
+            sink.close()
+        if self._run is not None:
+            run, self._run = self._run, None
+            try:
+                run.end(status, step=step, reason=reason, **facts)
+            finally:
+                run.close()
+
+    def _switch_off(self, where: str) -> None:
+        """One warning with the traceback of what happened; from here on every hook returns at once."""
+        self._off, self._training = True, False
+        if self._left is not None:
+            self._left.detach()
+        logger.warning(
+            "Gradience switched itself off in %s; training goes on without telemetry", where, exc_info=True
+        )
+        run, self._run = self._run, None
+        if run is not None:
+            with contextlib.suppress(OSError):
+                run.close()
+
+
+def _record_left_run(run: TelemetryWriter) -> None:
+    """The process ends, or forgets the callback, in the middle of a training: record how.
+
+    (SIGKILL and SIGTERM never get here.) Holds the writer alone, so that no model is kept alive for it.
+    """
+    error = type(sys.last_exc) if hasattr(sys, "last_exc") else getattr(sys, "last_type", None)
+    try:
+        run.end(
+            status_of(error) if error else RunStatus.INTERRUPTED,
+            reason=error.__name__ if error else "the process ended",
+        )
+        run.close()
+    except Exception:  # the process is ending: its own exit code matters more
+        logger.warning("Gradience could not record the end of the run", exc_info=True)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _length(dataset: Any) -> int | None:
+    return len(dataset) if hasattr(dataset, "__len__") else None
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    from gradience import __version__
+
+    names = ("torch", "transformers", "peft")
+    return {"framework": "huggingface", "gradience": __version__} | {name: version(name) for name in names}

@@ -1,0 +1,126 @@
+"""The tracker: measures on request, remembers the last few measurements, and says what is new."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Self
+
+from torch import nn
+
+from gradience.adapters.keys import module_type
+from gradience.errors import InputError
+from gradience.telemetry.rank_series import SETTLED_INTERVALS, RankPoint, settled_since, too_large, too_small
+from gradience.live.grams import gram_products, module_spectrum
+from gradience.live.pairs import LoraPair, find_pairs, starts_at_zero
+from gradience.live.snapshot import Signal, Snapshot, digits
+
+
+class SpectralTracker:
+    """Measures the LoRA modules of a model, and says when the picture settles or the rank looks wrong.
+
+    model    a PEFT model, or any module that contains PEFT's LoRA layers (DDP and compiled wrappers too)
+    adapter  the adapter to measure; the active one when not given
+
+    Raises InputError (`no-lora-modules`) when there is nothing to measure.
+    """
+
+    def __init__(self, model: nn.Module, adapter: str | None = None) -> None:
+        pairs, unmeasured = find_pairs(model, adapter)
+        self._prepare(pairs, unmeasured, zero=starts_at_zero(model, adapter))
+
+    @classmethod
+    def from_pairs(cls, pairs: Sequence[LoraPair], *, starts_at_zero: bool = True) -> Self:
+        """For LoRA that is not PEFT's: name the factors yourself."""
+        tracker = cls.__new__(cls)
+        tracker._prepare(list(pairs), {}, zero=starts_at_zero)
+        return tracker
+
+    def _prepare(self, pairs: list[LoraPair], unmeasured: dict[str, str], *, zero: bool) -> None:
+        if not pairs:
+            reasons = ", ".join(sorted(set(unmeasured.values())))
+            raise InputError(
+                "no LoRA module to measure" + (f": {reasons}" if reasons else ""),
+                code="no-lora-modules",
+                hint="give the tracker the model that get_peft_model returned",
+            )
+        self.pairs = tuple(pairs)
+        self.unmeasured = unmeasured
+        """Module name -> why it is not measured."""
+        self.starts_at_zero = zero
+        self._last: Snapshot | None = None
+        self._points: deque[RankPoint] = deque(maxlen=SETTLED_INTERVALS + 1)
+        self._said: set[str] = set()
+
+    def modules(self) -> dict[str, object]:
+        """The `lora_modules` record of run.jsonl: what the columns of `lora_spectra` mean."""
+        return {
+            "names": [pair.name for pair in self.pairs],
+            "r": [pair.rank for pair in self.pairs],
+            "scale": [digits(pair.scale) for pair in self.pairs],
+            "module_type": [module_type(pair.name) for pair in self.pairs],
+            "params": sum(pair.A.numel() + pair.B.numel() for pair in self.pairs),
+            "unmeasured": self.unmeasured,
+            "starts_at_zero": self.starts_at_zero,
+        }
+
+    def measure(self, step: int) -> Snapshot:
+        """Measure every module now. Waits for the device; changes no parameter and no random state."""
+        started = time.perf_counter()
+        modules = tuple(
+            module_spectrum(pair, gram_A, gram_B)
+            for pair, (gram_A, gram_B) in zip(self.pairs, gram_products(self.pairs), strict=True)
+        )
+        before = self._last.modules if self._last else None
+        moved = None
+        if before is not None:
+            moved = sum(a.energy_rank_90 != b.energy_rank_90 for a, b in zip(before, modules, strict=True))
+        self._last = Snapshot(step, modules, time.perf_counter() - started, moved)
+        self._points.append(self._last.point())
+        return self._last
+
+    def new_signals(self) -> list[Signal]:
+        """What the last measurement shows that was not said before."""
+        fresh = [signal for signal in self._signals() if signal.code not in self._said]
+        self._said.update(signal.code for signal in fresh)
+        return fresh
+
+    def _signals(self) -> Iterator[Signal]:
+        if self._last is None:
+            return
+        broken = [module.name for module in self._last.modules if module.status == "nonfinite"]
+        if broken:
+            yield Signal(
+                "nonfinite-weights",
+                "error",
+                f"{len(broken)} LoRA modules hold NaN or infinity, the first is {broken[0]}",
+                {"modules": len(broken)},
+            )
+        since = settled_since(self._points)
+        if since is None or not self.starts_at_zero:
+            return
+        point = self._points[-1]
+        facts = {
+            "since_step": since,
+            "energy_rank_90_p50": point.needed_percentile(50),
+            "energy_rank_90_p90": point.needed_percentile(90),
+            "max_rank": max(point.ranks),
+        }
+        yield Signal("rank-settled", "info", f"k@90 has not moved since step {since}", facts)
+        if too_small(point):
+            count = len(point.saturated())
+            yield Signal(
+                "rank-too-small",
+                "warning",
+                f"{count} of {len(point.measured)} modules need nearly all of their rank",
+                facts | {"saturated": count},
+            )
+        if too_large(point):
+            yield Signal(
+                "rank-too-large",
+                "info",
+                f"nine modules of ten hold 90 % of their energy in {facts['energy_rank_90_p90']:g}"
+                f" of {max(point.ranks)} directions",
+                facts,
+            )

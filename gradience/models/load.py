@@ -1,0 +1,226 @@
+"""The base model of a run: found, loaded as the settings say, seeded where something is drawn, identified.
+
+The one place of Bench that loads a base: training and evaluation get the same weights in the same precision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gradience.models import embedded as assets
+from gradience.models.archives import sha256_of
+from gradience.models.devices import choose_device, make_current
+from gradience.training.settings import ModelSettings
+from gradience.errors import InputError, NetworkError, UsageError, require
+
+EMBEDDED: dict[str, tuple[Callable[[], Path], str]] = {
+    "embedded:minilm": (assets.minilm, "sentence-transformers/all-MiniLM-L6-v2"),
+    "embedded:smollm2": (assets.smollm2, "HuggingFaceTB/SmolLM2-135M-Instruct"),
+}
+"""What a config may name without a hub: the folder of the weights, and what the adapter says it belongs to."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A loaded base model."""
+
+    model: Any
+    tokenizer: Any
+    name: str
+    """What an adapter records as its base."""
+    fingerprint: str
+    """The commit on the hub, or sha256 over the names and hashes of the folder's files."""
+    parameters: int
+    """Of the base, a fresh head included; of packed weights those that they stand for."""
+    dtype: str
+    device: str
+    quantization: str | None
+    untrained: frozenset[str] = frozenset()
+    """Parameters that the checkpoint did not hold: a fresh head."""
+
+
+def load_tokenizer(settings: ModelSettings, *, local_files_only: bool = False) -> Any:
+    """The base's tokenizer, with a padding token (the end token where it has none of its own).
+
+    local_files_only: nothing is fetched from the hub.
+    """
+    from transformers import AutoTokenizer
+
+    source = locate(settings)
+    tokenizer = _from_hub(
+        AutoTokenizer, source, revision=settings.revision, local_files_only=local_files_only or None
+    )
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise InputError(
+                f"{settings.name}: its tokenizer has neither a padding nor an end token",
+                code="no-pad-token",
+                hint="set pad_token in its tokenizer_config.json",
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(
+    settings: ModelSettings, *, labels: int | None = None, seed: int = 0, device: str = "auto"
+) -> Base:
+    """Load the base: a sequence classifier with `labels` labels, or a causal language model when None.
+
+    `seed` is set before the model is made, since a classifier's head is drawn then.
+    Raises InputError or NetworkError when it cannot be had, MissingExtra without bitsandbytes for `nf4`.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, set_seed
+
+    where = choose_device(device)
+    make_current(where)
+    tokenizer = load_tokenizer(settings)
+    arguments: dict[str, Any] = {
+        "output_loading_info": True,
+        "dtype": DTYPES[settings.dtype],
+        "revision": settings.revision,
+    }
+    if settings.attn_implementation:
+        arguments["attn_implementation"] = settings.attn_implementation
+    if settings.quantization:
+        arguments |= {"quantization_config": _four_bits(), "device_map": {"": where}}
+    set_seed(seed)
+    source = locate(settings)
+    if labels is None:
+        model, loaded = _from_hub(AutoModelForCausalLM, source, **arguments)
+    else:
+        model, loaded = _from_hub(AutoModelForSequenceClassification, source, num_labels=labels, **arguments)
+        model.config.pad_token_id = tokenizer.pad_token_id
+    dtype = model.dtype
+    if settings.quantization:
+        model = _upcast(model)
+    else:
+        model.to(where)
+    return Base(
+        model=model,
+        tokenizer=tokenizer,
+        name=EMBEDDED[settings.name][1] if settings.name in EMBEDDED else settings.name,
+        fingerprint=getattr(model.config, "_commit_hash", None) or _digest_of_folder(Path(source)),
+        parameters=int(model.num_parameters()),
+        dtype=str(dtype).removeprefix("torch."),
+        device=str(where),
+        quantization=settings.quantization,
+        untrained=frozenset(loaded["missing_keys"]),
+    )
+
+
+def locate(settings: ModelSettings) -> str:
+    """What `from_pretrained` is given: a folder, or a hub name. Fetches an embedded model."""
+    if settings.name in EMBEDDED:
+        return str(EMBEDDED[settings.name][0]())
+    if settings.name.startswith("embedded:"):
+        raise UsageError(
+            f"model.name: there is no {settings.name}",
+            code="unknown-model",
+            hint=f"embedded are {', '.join(EMBEDDED)}",
+        )
+    return settings.name
+
+
+def fingerprint_of(settings: ModelSettings) -> str:
+    """What `load_base` would say of the base (`Base.fingerprint`), without loading it.
+
+    Asks the hub for the commit of a name on it. Raises InputError or NetworkError when the base cannot be had.
+    """
+    from transformers import AutoConfig
+
+    source = locate(settings)
+    found = getattr(_from_hub(AutoConfig, source, revision=settings.revision), "_commit_hash", None)
+    return str(found) if found else _digest_of_folder(Path(source))
+
+
+def _from_hub(factory: Any, source: str, **arguments: Any) -> Any:
+    """`from_pretrained` with one clear message when there is nothing to load."""
+    arguments = {key: value for key, value in arguments.items() if value is not None}
+    try:
+        with quiet():
+            return factory.from_pretrained(source, trust_remote_code=False, **arguments)
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # a missing file, an unknown name, no network; no tokenizer in the folder
+        first = str(error).strip().split("\n", maxsplit=1)[0]
+        if Path(source).exists():
+            raise InputError(
+                f"{source}: cannot load this model: {first}",
+                code="model-unreadable",
+                hint="the folder needs config.json, *.safetensors and the tokenizer's files",
+            ) from error
+        raise NetworkError(
+            f"{source}: no such folder, and it cannot be had from the hub: {first}",
+            code="model-unavailable",
+            hint="check the name and the network; for a gated model accept its terms and run `hf auth login`",
+        ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' bars and its table of newly drawn weights: a head is meant to be new here."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _four_bits() -> Any:
+    """QLoRA (Dettmers et al. 2023): NF4, the block constants quantised too, products in bfloat16."""
+    require("bitsandbytes", extra="qlora")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def _upcast(model: Any) -> Any:
+    """A packed base with everything that is not packed (norms, embeddings, head) in float32, as QLoRA trains it.
+
+    Here, so that an adapter is evaluated on the base that it was trained on, to the bit.
+    """
+    from peft import prepare_model_for_kbit_training
+
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # type: ignore[no-untyped-call]
+
+
+WEIGHTS, BESIDE = ("*.safetensors", "*.bin"), ("*.json", "*.txt", "*.model", "*.jinja")
+"""Files of a base: its weights (the first pattern that fits, as transformers chooses), and what else decides."""
+
+
+def _digest_of_folder(folder: Path) -> str:
+    """sha256 over names and hashes of the files that decide what the base in `folder` does."""
+    weights = next((found for pattern in WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
+    digest = hashlib.sha256()
+    for path in sorted([*weights, *(path for pattern in BESIDE for path in folder.glob(pattern))]):
+        facts = path.stat()
+        digest.update(f"{path.name} {_hash(path, facts.st_size, facts.st_mtime_ns)}\n".encode())
+    return digest.hexdigest()
+
+
+@cache
+def _hash(path: Path, size: int, mtime_ns: int) -> str:
+    """sha256 of a file, read once by this process as long as size and time stay: a base has many gigabytes."""
+    return sha256_of(path)

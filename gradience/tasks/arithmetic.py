@@ -1,0 +1,103 @@
+"""Sums and differences, `… problem: 12 + 7 - 3 =`, for small causal models: generated, so no licence to mind.
+
+The generator is `chain_sum` of reasoning-gym (extra `demo`), seeded: the same options give the same questions, in its
+own words, on every machine. This is no human data set; say so where its scores are shown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from typing import Annotated
+
+from pydantic import Field
+
+from gradience.tasks.base import Filter, GenerationTask
+from gradience.tasks.examples import Question, content_id, prepare, role_of
+from gradience.errors import UsageError, require
+
+Positive = Annotated[int, Field(ge=1)]
+
+# No digit, and no decimal or thousands separator with a digit behind it, may follow: 16 is not the answer of `16.5`.
+_LEADING = re.compile(r"\s*(-?[0-9]+)(?![.,]?[0-9])")
+# A minus behind a digit subtracts, and is no sign.
+_ANY = re.compile(r"(?<![0-9])(?<![0-9][.,])((?:(?<![0-9] )-)?[0-9]+)(?![.,]?[0-9])")
+
+
+def load(
+    *,
+    size: Positive = 14_000,
+    min_terms: Annotated[int, Field(ge=2)] = 2,
+    max_terms: Annotated[int, Field(ge=2)] = 3,
+    min_digits: Positive = 1,
+    max_digits: Positive = 2,
+    seed: Annotated[int, Field(ge=0)] = 42,
+) -> GenerationTask:
+    """`size` questions, less what repeats (`counts`), each with the role that its text gives it.
+
+    A question has `min_terms` to `max_terms` numbers of `min_digits` to `max_digits` digits. Seeds that differ by less
+    than `size` share questions, which is harmless: a question has the same role in both.
+    Raises MissingExtra, and UsageError (`task-range`) for a minimum above its maximum.
+    """
+    for what, least, most in (("terms", min_terms, max_terms), ("digits", min_digits, max_digits)):
+        if least > most:
+            raise UsageError(
+                f"`min_{what}: {least}` is more than `max_{what}: {most}`",
+                code="task-range",
+                hint=f"give both, `min_{what}` the smaller one",
+            )
+    options = {
+        "size": size,
+        "min_terms": min_terms,
+        "max_terms": max_terms,
+        "min_digits": min_digits,
+        "max_digits": max_digits,
+        "seed": seed,
+    }
+    examples = prepare(_questions(options))
+    return GenerationTask(
+        name="arithmetic",
+        examples=examples,
+        filters=FILTERS,
+        same=same,
+        # A token is never less than a character of the longest answer; the rest is the end, and some slack.
+        max_new_tokens=max(len(question.response) for question in examples.items) + 8,
+        stop=("\n",),
+        source={"generator": f"reasoning-gym {version('reasoning-gym')} chain_sum"}
+        | {name: str(value) for name, value in options.items()},
+    )
+
+
+def leading(output: str) -> str | None:
+    """The whole number with which the output begins."""
+    found = _LEADING.match(output)
+    return found[1] if found else None
+
+
+def flexible(output: str) -> str | None:
+    """The last whole number in the output, wherever it stands."""
+    found = _ANY.findall(output)
+    return found[-1] if found else None
+
+
+FILTERS: Mapping[str, Filter] = {"leading": leading, "flexible": flexible}
+
+
+def same(extracted: str, gold: str) -> bool:
+    """Whether both are the same whole number: `007` is 7, and `-0` is 0."""
+    return _plain(extracted) == _plain(gold)
+
+
+def _plain(number: str) -> str:
+    # Not int(): Python refuses to read the thousands of digits that a broken model may write.
+    digits = number.removeprefix("-").lstrip("0") or "0"
+    return f"-{digits}" if number.startswith("-") and digits != "0" else digits
+
+
+def _questions(options: Mapping[str, int]) -> Iterator[Question]:
+    reasoning_gym = require("reasoning_gym", extra="demo")
+    for row in reasoning_gym.create_dataset("chain_sum", **options):
+        prompt = row["question"]
+        key = content_id(prompt, exact=True)  # the canonical form of a text has no signs
+        yield Question(key, prompt, f" {row['answer']}", row["answer"], role_of(key))

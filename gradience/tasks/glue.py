@@ -1,0 +1,115 @@
+"""Seven of the tasks of GLUE: sentences, or pairs of them, to classify.
+
+Wang et al., "GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding", ICLR 2019.
+The labels of its test splits are not public: the validation split confirms, and dev is held out of train.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from gradience.tasks.base import ClassificationTask, Metric
+from gradience.tasks.examples import Role, prepare
+from gradience.tasks.labelled import Columns, labelled, read
+from gradience.tasks.roles import with_dev
+from gradience.tasks.rows import Table, hub, local
+from gradience.errors import InputError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Subset:
+    """Columns and labels as the hub's `nyu-mll/glue` has them; the metric as the paper has it."""
+
+    columns: Columns
+    label_names: tuple[str, ...]
+    metric: Metric = "accuracy"
+    exact: bool = False
+    """Texts that differ in punctuation alone are different: a comma may decide the label."""
+
+
+_ENTAILS = ("entailment", "not_entailment")
+_SENTENCES = Columns("sentence1", "label", "sentence2")
+
+SUBSETS = {
+    "cola": Subset(Columns("sentence", "label"), ("unacceptable", "acceptable"), "matthews", exact=True),
+    "mnli": Subset(Columns("premise", "label", "hypothesis"), ("entailment", "neutral", "contradiction")),
+    "mrpc": Subset(_SENTENCES, ("not_equivalent", "equivalent"), "f1"),
+    "qnli": Subset(Columns("question", "label", "sentence"), _ENTAILS),
+    "qqp": Subset(Columns("question1", "label", "question2"), ("not_duplicate", "duplicate"), "f1"),
+    "rte": Subset(_SENTENCES, _ENTAILS),
+    "sst2": Subset(Columns("sentence", "label"), ("negative", "positive")),
+}
+
+REFUSED = {
+    "stsb": "it rates similarity from 0 to 5: there is no right or wrong label to count",
+    "wnli": "its 71 validation pairs are too few for a margin, and built from training sentences with the opposite"
+    " label, so that a model that learns scores below chance",
+    "ax": "it is a diagnostic set without training examples and without public labels",
+    "mnlimatched": "it has no training split; `subset: mnli` confirms on the matched pairs",
+    "mnlimismatched": "it has no training split; `subset: mnli` with `mismatched: true` confirms on these pairs",
+}
+
+
+def load(
+    *,
+    subset: str,
+    dataset: str = "nyu-mll/glue",
+    revision: str | None = None,
+    train_file: Path | None = None,
+    validation_file: Path | None = None,
+    mismatched: bool = False,
+    dev: Annotated[int, Field(ge=0)] | None = None,
+) -> ClassificationTask:
+    """A task of GLUE from the hub, or from two files (CSV, TSV, JSONL) with the hub's columns.
+
+    subset: cola, mnli, mrpc, qnli, qqp, rte or sst2. mismatched: confirm on MNLI's other validation split.
+    dev: how many examples of train become dev (500; a fifth of train where that is less).
+    Raises UsageError (`glue-subset`, `task-files`), InputError (`task-label`), and what `rows.local`,
+    `rows.hub`, `labelled.read` and `roles.with_dev` raise.
+    """
+    if subset not in SUBSETS:
+        plain = subset.lower().replace("-", "").replace("_", "")
+        raise UsageError(
+            f"{subset}: {REFUSED.get(plain, 'this is none of the tasks of GLUE')}",
+            code="glue-subset",
+            hint=(f"did you mean `{plain}`? " if plain in SUBSETS else "")
+            + f"`subset` is one of {', '.join(SUBSETS)}",
+        )
+    if mismatched and subset != "mnli":
+        raise UsageError("`mismatched` belongs to mnli", code="glue-subset", hint="leave `mismatched` out")
+    if (train_file is None) != (validation_file is None):
+        raise UsageError(
+            "only one of `train_file` and `validation_file` is given",
+            code="task-files",
+            hint="give both, or none of them to take the data set from the hub",
+        )
+    validation = "validation" + {"mnli": "_mismatched" if mismatched else "_matched"}.get(subset, "")
+    # Validation first: the first spelling of a text is the one that stays, so what train repeats falls out of it.
+    tables: dict[Role, Table] = (
+        {"confirm": local(validation_file), "train": local(train_file)}
+        if train_file and validation_file
+        else {
+            "confirm": hub(dataset, validation, subset=subset, revision=revision),
+            "train": hub(dataset, "train", subset=subset, revision=revision),
+        }
+    )
+    kind = SUBSETS[subset]
+    for table in tables.values():
+        if (names := table.label_names.get(kind.columns.label, kind.label_names)) != kind.label_names:
+            raise InputError(
+                f"{table.source}: its labels are {', '.join(names)}, not {', '.join(kind.label_names)}",
+                code="task-label",
+                hint="this is not the GLUE task of that name: use the profile text_classification",
+            )
+    rows = [row for role, table in tables.items() for row in read(table, kind.columns, role)]
+    return ClassificationTask(
+        name=f"glue_{subset}",
+        examples=with_dev(prepare(labelled(rows, kind.label_names, exact=kind.exact)), dev),
+        label_names=kind.label_names,
+        metric=kind.metric,
+        source={role: table.source for role, table in tables.items()},
+    )

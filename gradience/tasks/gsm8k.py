@@ -1,0 +1,124 @@
+"""GSM8K: word problems whose answer is a number, scored as lm-evaluation-harness scores them.
+
+Data: Cobbe et al., "Training Verifiers to Solve Math Word Problems", arXiv:2110.14168, 2021; MIT, © OpenAI.
+Prompt, stop strings, both filters and the comparison are those of lm-evaluation-harness's task `gsm8k`,
+version 3.0; tests/conformance/test_gsm8k_lm_eval.py runs both on the same outputs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from gradience.tasks.base import Filter, GenerationTask
+from gradience.tasks.examples import Question, Role, content_id, prepare
+from gradience.tasks.roles import with_dev
+from gradience.tasks.rows import Row, Table, hub, local
+from gradience.errors import UsageError
+
+STOP = ("Question:", "</s>", "<|im_end|>")
+
+_STRICT = re.compile(r"#### (-?[0-9.,]+)")
+_FLEXIBLE = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
+_IGNORED = tuple(re.compile(pattern) for pattern in (",", r"\$", r"(?s).*#### ", r"\.$"))
+_ANNOTATION = re.compile(r"<<.*?>>")
+
+
+def load(
+    *,
+    dataset: str = "openai/gsm8k",
+    subset: str = "main",
+    revision: str | None = None,
+    train_file: Path | None = None,
+    test_file: Path | None = None,
+    annotations: Literal["keep", "strip"] = "keep",
+    dev: Annotated[int, Field(ge=0)] | None = None,
+    max_new_tokens: Annotated[int, Field(ge=1)] = 320,
+) -> GenerationTask:
+    """GSM8K from the hub, or from two JSONL files with the fields `question` and `answer`.
+
+    The test split confirms, `dev` examples are held out of train (500; a fifth of train where that is less).
+    annotations: `keep` trains on the answers as they are published; `strip` takes the calculator's `<<…>>` out.
+    `counts` also holds `unparsable`: rows whose own answer would not be counted as right.
+    Raises UsageError (`task-files`), and what `rows.local`, `rows.hub` and `roles.with_dev` raise.
+    """
+    if (train_file is None) != (test_file is None):
+        raise UsageError(
+            "only one of `train_file` and `test_file` is given",
+            code="task-files",
+            hint="give both, or none of them to take the data set from the hub",
+        )
+    # Test first: the first spelling of a question is the one that stays, so what train repeats falls out of it.
+    tables: dict[Role, Table] = (
+        {"confirm": local(test_file), "train": local(train_file)}
+        if train_file and test_file
+        else {
+            "confirm": hub(dataset, "test", subset=subset, revision=revision),
+            "train": hub(dataset, "train", subset=subset, revision=revision),
+        }
+    )
+    read = [
+        _question(row, role, strip=annotations == "strip")
+        for role, table in tables.items()
+        for row in table.rows
+    ]
+    examples = with_dev(prepare(question for question in read if question is not None), dev)
+    counts = {**examples.counts, "rows": len(read), "unparsable": read.count(None)}
+    return GenerationTask(
+        name="gsm8k_causal_lm",
+        examples=replace(examples, counts=counts),
+        filters=FILTERS,
+        same=same,
+        max_new_tokens=max_new_tokens,
+        stop=STOP,
+        source={role: table.source for role, table in tables.items()} | {"annotations": annotations},
+    )
+
+
+def strict(output: str) -> str | None:
+    """The number behind the first `#### `, with its commas and points."""
+    found = _STRICT.search(output)
+    return found[1] if found else None
+
+
+def flexible(output: str) -> str | None:
+    """What looks like the last number: two or more of `$0-9.,`, or digits; each with a minus sign or without.
+
+    So a lone `.` is none, but `..`, `,,` or `$$` is (and equals no gold answer): that is the rule.
+    """
+    found = _FLEXIBLE.findall(output)
+    return found[-1] if found else None
+
+
+FILTERS: Mapping[str, Filter] = {"strict": strict, "flexible": flexible}
+
+
+def same(extracted: str, gold: str) -> bool:
+    """Equal but for case, commas, dollar signs, what stands before a `#### `, and one point at the end.
+
+    Text, not numbers: `42.0` is not `42`.
+    """
+    return _plain(extracted) == _plain(gold)
+
+
+def _plain(text: str) -> str:
+    for pattern in _IGNORED:
+        text = pattern.sub("", text)
+    return text.lower()
+
+
+def _question(row: Row, role: Role, *, strip: bool) -> Question | None:
+    """The question of a row, or None when its own answer would be counted as wrong."""
+    prompt = f"Question: {row.text('question')}\nAnswer:"
+    solution = row.text("answer")
+    response = " " + (_ANNOTATION.sub("", solution) if strip else solution)
+    answer = solution.rpartition("####")[2].strip()
+    extracted = strict(response)
+    if extracted is None or not same(extracted, answer):
+        return None
+    return Question(content_id(prompt), prompt, response, answer, role)

@@ -1,0 +1,31 @@
+"""What a field reports for labels that were predicted, from scikit-learn's definitions (extra `bench`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gradience.tasks.base import Metric
+from gradience.errors import require
+
+
+def score(metric: Metric, labels: Sequence[int], predictions: Sequence[int]) -> float:
+    """`metric` of `predictions` against the true `labels`; both are indices of label names, in one order.
+
+    accuracy: the share of equal ones. f1: of label 1, as GLUE takes it for MRPC and QQP; 0 where label 1
+    occurs neither among labels nor among predictions. matthews: the correlation coefficient, in [-1, 1]; 0
+    where all labels or all predictions are the same, as scikit-learn has it.
+    Raises MissingExtra, and ValueError for nothing to score, for lengths that differ, and for f1 of more than
+    two labels.
+    """
+    if not labels or len(labels) != len(predictions):
+        raise ValueError(f"{len(labels)} labels and {len(predictions)} predictions cannot be compared")
+    sklearn = require("sklearn.metrics", extra="bench")
+    if metric == "accuracy":
+        return float(sklearn.accuracy_score(labels, predictions))
+    if metric == "matthews":
+        if len(set(labels)) == 1 or len(set(predictions)) == 1:
+            return 0.0  # scikit-learn says the same, with a warning
+        return float(sklearn.matthews_corrcoef(labels, predictions))
+    if not {*labels, *predictions} <= {0, 1}:
+        raise ValueError("f1 is that of label 1 against label 0: there are other labels")
+    return float(sklearn.f1_score(labels, predictions, pos_label=1, zero_division=0.0))

@@ -1,0 +1,195 @@
+"""Rows of a local file or of a split on the hub, each with the place that an error names. Nothing is guessed.
+
+CSV follows RFC 4180: quoted fields may hold commas, quotes and line breaks. TSV follows IANA's
+text/tab-separated-values: a quote is a character like any other, so a field holds no tab and no line break.
+JSONL is one object a line. All are UTF-8, with or without a byte order mark, with any line ends.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from gradience.models.archives import sha256_of
+from gradience.models.local_only import would_fetch
+from gradience.errors import InputError, NetworkError, require
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row, and where it stands."""
+
+    place: str
+    """`reviews.csv: line 12`, for errors."""
+    values: Mapping[str, object]
+
+    def value(self, column: str) -> object:
+        """What stands in `column`. Raises InputError (`task-column`)."""
+        if column not in self.values:
+            near = difflib.get_close_matches(column, self.values, n=1)
+            raise InputError(
+                f"{self.place}: there is no column `{column}`",
+                code="task-column",
+                hint=(f"did you mean `{near[0]}`? " if near else "")
+                + f"the columns are {', '.join(f'`{name}`' for name in self.values)}",
+            )
+        return self.values[column]
+
+    def text(self, column: str) -> str:
+        """The text in `column`, as it is. Raises InputError (`task-column`, `task-text`)."""
+        text = self.value(column)
+        if not isinstance(text, str):
+            raise self._no_text(column, f"holds {json.dumps(text, default=str)[:40]}, which is no text")
+        if not text.strip():
+            raise self._no_text(column, "is empty")
+        # JSON may spell half of a surrogate pair (`\ud83d` alone), which no tokenizer and no hash can encode.
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise self._no_text(column, "is not valid Unicode: it holds half of a character")
+        return text
+
+    def _no_text(self, column: str, what: str) -> InputError:
+        return InputError(
+            f"{self.place}: column `{column}` {what}",
+            code="task-text",
+            hint="take the row out, or give it its text",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The rows of one file or split, and what is known of them."""
+
+    rows: Iterable[Row]
+    """To be read once."""
+    source: str
+    """Name and version: for a file its sha256, on the hub the revision when one was asked for."""
+    label_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By column: the names of its labels, where the data say them (`ClassLabel` on the hub)."""
+
+
+def local(path: Path) -> Table:
+    """The rows of a CSV, TSV or JSONL file, read when they are asked for.
+
+    Raises InputError (`task-file`; while reading also `task-row`).
+    """
+    if path.suffix.lower() not in _READERS:
+        raise InputError(
+            f"{path}: the end of the name says nothing about the format",
+            code="task-file",
+            hint=f"name it {', '.join(_READERS)} after what it is",
+        )
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file", code="task-file", hint="check the path")
+    return Table(_file_rows(path), f"{path.name} sha256:{sha256_of(path)}")
+
+
+def hub(dataset: str, split: str, *, subset: str | None = None, revision: str | None = None) -> Table:
+    """The rows of a split of a data set on the hub, or of a folder that looks like one.
+
+    Raises MissingExtra; NetworkError (`task-dataset`) when the hub cannot be reached or has no such data
+    set; InputError (`task-dataset`) when the data set has no such subset or split, or cannot be read.
+    """
+    if not Path(dataset).is_dir():
+        would_fetch(f"{dataset} (from the hub)")
+    datasets = require("datasets", extra="hf")
+    from huggingface_hub.errors import HfHubHTTPError
+
+    name = f"{dataset}{f'/{subset}' if subset else ''} {split}"
+    try:
+        loaded = datasets.load_dataset(dataset, subset, split=split, revision=revision)
+    except (ConnectionError, HfHubHTTPError, datasets.exceptions.DatasetNotFoundError) as error:
+        raise NetworkError(
+            f"{name}: {_first_line(error)}",
+            code="task-dataset",
+            hint="check the name, the network and `hf auth login`; or give the same rows as local files",
+        ) from None
+    # What `datasets` raises for an unknown subset or split, for unreadable files, and for a loading script.
+    except (datasets.exceptions.DatasetsError, FileNotFoundError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{name}: {_first_line(error)}",
+            code="task-dataset",
+            hint="check subset and split; or give the rows as local files",
+        ) from None
+    return Table(
+        (Row(f"{name}: row {number}", values) for number, values in enumerate(loaded)),
+        name + (f" revision:{revision}" if revision else ""),
+        {
+            column: tuple(feature.names)
+            for column, feature in loaded.features.items()
+            if isinstance(feature, datasets.ClassLabel)
+        },
+    )
+
+
+def _file_rows(path: Path) -> Iterator[Row]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield from _READERS[path.suffix.lower()](path, file)
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8", code="task-file", hint="save it again as UTF-8") from None
+
+
+def _csv_rows(path: Path, file: TextIO) -> Iterator[Row]:
+    return _delimited(path, csv.reader(file, strict=True))
+
+
+def _tsv_rows(path: Path, file: TextIO) -> Iterator[Row]:
+    return _delimited(path, csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True))
+
+
+def _delimited(path: Path, reader: Any) -> Iterator[Row]:
+    """`reader` is one of `csv`, which gives its type no public name."""
+    try:
+        header: list[str] = next(reader, [])
+        if not header or len(set(header)) < len(header):
+            raise InputError(
+                f"{path}: line 1 must name the columns, each once",
+                code="task-file",
+                hint="put the names of the columns into the first line",
+            )
+        line = reader.line_num + 1
+        for fields in reader:
+            place, line = f"{path}: line {line}", reader.line_num + 1
+            if not fields:
+                continue
+            if len(fields) != len(header):
+                raise InputError(
+                    f"{place}: {len(fields)} fields, but the first line names {len(header)} columns",
+                    code="task-row",
+                    hint="quote texts with commas or line breaks (CSV); a TSV file can hold neither tabs nor"
+                    " line breaks in a text: use CSV or JSONL",
+                )
+            yield Row(place, dict(zip(header, fields, strict=True)))
+    except csv.Error as error:
+        raise InputError(
+            f"{path}: line {reader.line_num}: {error}",
+            code="task-row",
+            hint='write a quote inside of a quoted text twice (`""`), or use JSONL',
+        ) from None
+
+
+def _json_rows(path: Path, file: TextIO) -> Iterator[Row]:
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        place = f"{path}: line {number}"
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{place}: {error.msg}", code="task-row", hint=_ONE_OBJECT) from None
+        if not isinstance(values, dict):
+            raise InputError(f"{place} is not a JSON object", code="task-row", hint=_ONE_OBJECT)
+        yield Row(place, values)
+
+
+_ONE_OBJECT = 'write one JSON object a line: {"text": "…", "label": "…"}'
+_READERS = {".csv": _csv_rows, ".tsv": _tsv_rows, ".jsonl": _json_rows}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,96 @@
+"""From examples to what the model is trained on: token ids, and labels on the response alone.
+
+A question's labels are -100 (which the loss ignores) on the prompt and on padding, and the token itself on the
+response and on the end token behind it. So the loss is about answers, and the model learns to stop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gradience.tasks.examples import Labelled, Question
+from gradience.models.rendering import encode_pair
+
+IGNORED = -100
+"""The label that PyTorch's cross entropy leaves out."""
+
+Features = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The examples as features, and how many did not fit."""
+
+    features: list[Features]
+    truncated: int
+    left_out: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one pass, without padding."""
+        return sum(len(row["input_ids"]) for row in self.features)
+
+
+def encode_labelled(tokenizer: Any, examples: Sequence[Labelled], max_length: int) -> Encoded:
+    """Texts cut at `max_length` tokens, each with its label."""
+    texts = [example.text for example in examples]
+    pairs = [example.text_pair for example in examples]
+    arguments = {"text_pair": pairs} if any(pair is not None for pair in pairs) else {}
+    whole = tokenizer(texts, **arguments, truncation=False, verbose=False)["input_ids"]
+    cut = tokenizer(texts, **arguments, truncation=True, max_length=max_length)
+    rows = [
+        {key: cut[key][place] for key in cut} | {"labels": example.label}
+        for place, example in enumerate(examples)
+    ]
+    return Encoded(rows, truncated=sum(len(ids) > max_length for ids in whole), left_out=0)
+
+
+def encode_questions(tokenizer: Any, examples: Sequence[Question], max_length: int) -> Encoded:
+    """Prompt, response and end token; what is longer than `max_length` is left out, not cut.
+
+    Half a solution would teach the model to stop before the answer.
+    """
+    rows: list[Features] = []
+    for example in examples:
+        prompt, response = encode_pair(tokenizer, example.prompt, example.response)
+        if len(prompt) + len(response) <= max_length:
+            ids = prompt + response
+            rows.append(
+                {
+                    "input_ids": ids,
+                    "attention_mask": [1] * len(ids),
+                    "labels": [IGNORED] * len(prompt) + response,
+                }
+            )
+    return Encoded(rows, truncated=0, left_out=len(examples) - len(rows))
+
+
+class Collator:
+    """Pads a batch on the right to its longest row, and remembers the digest of the first batch it made."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        """`tokenizer` gives the padding token and nothing else."""
+        self._fill = {"input_ids": tokenizer.pad_token_id, "labels": IGNORED}
+        self.first_batch: str | None = None
+
+    def __call__(self, rows: Sequence[Features]) -> dict[str, torch.Tensor]:
+        """Tensors of shape (rows, longest row); the labels of a classification have shape (rows,)."""
+        batch = {key: self._column([row[key] for row in rows], self._fill.get(key, 0)) for key in rows[0]}
+        if self.first_batch is None:
+            digest = hashlib.sha256()
+            for key in ("input_ids", "labels"):
+                digest.update(batch[key].numpy().tobytes())
+            self.first_batch = digest.hexdigest()
+        return batch
+
+    @staticmethod
+    def _column(values: Sequence[Any], fill: int) -> torch.Tensor:
+        if isinstance(values[0], int):
+            return torch.tensor(values)
+        width = max(len(value) for value in values)
+        return torch.tensor([[*value, *[fill] * (width - len(value))] for value in values])

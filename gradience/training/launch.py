@@ -1,0 +1,75 @@
+"""A training in processes of its own, one for each GPU: `torchrun -m gradience.training.launch ORDER.json`.
+
+The Trainer finds the other processes through accelerate, which reads what torchrun (or `accelerate launch`) says.
+Everything the training needs stands in one JSON file, but for the permission to run a task's own code, which is
+inherited in the environment; everything it makes lies in its output folder.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel
+
+from gradience import tasks
+from gradience.training.settings import ModelSettings, TrainSettings
+from gradience.training.trainer import train
+from gradience.errors import IncompleteError, InputError
+
+
+class Order(BaseModel):
+    """The arguments of `train`, as a file."""
+
+    profile: str
+    options: dict[str, Any]
+    data: str
+    """Fingerprint of the train examples that the process which launches this has seen."""
+    model: ModelSettings
+    lora: dict[str, Any]
+    recipe: TrainSettings
+    seed: int
+    trained: Literal["lora", "head"] = "lora"
+    device: str = "auto"
+    output: Path
+
+    def carry_out(self) -> None:
+        """Train."""
+        task = tasks.load(self.profile, self.options)
+        if task.examples.fingerprint("train", self.recipe.train_samples) != self.data:
+            raise InputError(
+                f"{self.profile}: gives other train examples in this process than in the one that began the run",
+                code="task-changed",
+                hint="leave its files alone during a run, and draw nothing unseeded",
+            )
+        about_the_task = {"profile", "options", "data"}
+        train(task, **{name: getattr(self, name) for name in set(type(self).model_fields) - about_the_task})
+
+
+def launch(order: Order, processes: int) -> None:
+    """Carry out `order` in so many processes, and wait for them. Their output goes to stderr.
+
+    Raises IncompleteError (`training-failed`) when they fail; what they said stands above it.
+    """
+    path = order.output.with_name(f"{order.output.name}.order.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(order.model_dump_json(indent=2), encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node", str(processes), "-m", "gradience.training.launch", str(path)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
+    if done.returncode:
+        raise IncompleteError(
+            f"{order.output}: the training in {processes} processes ended with exit code {done.returncode}",
+            code="training-failed",
+            hint="its own message stands above; run again to go on from the last checkpoint",
+        )
+    path.unlink()
+
+
+if __name__ == "__main__":
+    Order.model_validate_json(Path(sys.argv[1]).read_bytes()).carry_out()
+    if torch.distributed.is_initialized():  # else the first process to leave takes the others down
+        torch.distributed.destroy_process_group()
