@@ -35,8 +35,8 @@ def overhead(rank: int, steps: int, batch: int, length: int) -> None:
     from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments, set_seed
 
     from gradience import GradienceCallback
-    from gradience.models import embedded as assets
     from gradience.live import SpectralTracker
+    from gradience.models import embedded as assets
 
     set_seed(0)
     base = AutoModelForCausalLM.from_pretrained(assets.smollm2(), dtype=torch.bfloat16)

@@ -26,11 +26,11 @@ from safetensors.numpy import load_file, save_file
 
 from gradience.artifacts.records import ClassificationRecord, Evaluation, count
 from gradience.audit.adapter import audit_adapter
-from gradience.models.embedded import minilm
-from gradience.tasks import reviews
 from gradience.compress.adapter import compress_adapter
 from gradience.evaluate import Session, diverge, evaluate_classification
+from gradience.models.embedded import minilm
 from gradience.plan.criteria import ToBudget, ToRank, plan_compression
+from gradience.tasks import reviews
 
 RANKS = (16, 8, 4, 2, 1)
 

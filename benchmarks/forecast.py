@@ -23,9 +23,9 @@ import torch
 
 from gradience import tasks
 from gradience.bench.config.load import BenchConfig, load_config
+from gradience.bench.config.shipped import find_config
 from gradience.bench.plan.forecast import forecast
 from gradience.evaluate.evaluator import Judge
-from gradience.bench.config.shipped import find_config
 from gradience.training.trainer import lora_arguments, train
 
 ROOT = Path(__file__).resolve().parent

@@ -25,9 +25,10 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gradience.models.embedded import smollm2
-from gradience.evaluate import Session, encode_prompt, fixed_batches
+from gradience.evaluate import Session, fixed_batches
 from gradience.evaluate.generation import Output, generate_batch
+from gradience.models.embedded import smollm2
+from gradience.models.rendering import encode_prompt
 
 NEW_TOKENS = 64
 

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from gradience.artifacts.training import TrainingReport
+from gradience.evaluate import Session, evaluate_classification
 from gradience.models.embedded import minilm
-from gradience.training.settings import ModelSettings, TrainSettings
+from gradience.models.settings import ModelSettings
 from gradience.tasks import reviews
 from gradience.tasks.base import ClassificationTask
+from gradience.training.settings import TrainSettings
 from gradience.training.trainer import train
-from gradience.evaluate import Session, evaluate_classification
 
 MODEL = ModelSettings(name="embedded:minilm")
 TARGETS = ["query", "key", "value", "output.dense", "intermediate.dense"]  # every linear layer of the encoder

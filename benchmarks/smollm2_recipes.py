@@ -20,13 +20,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from gradience.artifacts.records import count
 from gradience import tasks
-from gradience.models.load import load_base
-from gradience.training.settings import ModelSettings, TrainSettings
-from gradience.tasks.base import GenerationTask
-from gradience.training.trainer import train
+from gradience.artifacts.records import count
 from gradience.evaluate import Session, evaluate_generation, evaluate_scores
+from gradience.models.load import load_base
+from gradience.models.settings import ModelSettings
+from gradience.tasks.base import GenerationTask
+from gradience.training.settings import TrainSettings
+from gradience.training.trainer import train
 
 MODEL = ModelSettings(name="embedded:smollm2", type="causal_lm", dtype="bfloat16")
 RATES, RANKS, SEEDS = (1e-3, 5e-4), (32, 16), (42, 123)

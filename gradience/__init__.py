@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from gradience.artifacts.comparison import ComparisonReport
     from gradience.artifacts.compression import CompressionPlan, CompressionReport
     from gradience.audit.adapter import audit_adapter
-    from gradience.live.hooks import GradienceCallback
     from gradience.compare import compare_adapters
     from gradience.compress.adapter import compress_adapter
     from gradience.errors import (
@@ -27,9 +26,10 @@ if TYPE_CHECKING:
         OutputError,
         UsageError,
     )
+    from gradience.live import SpectralTracker
+    from gradience.live.hooks import GradienceCallback
     from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToRanks, ToSuggestion, plan_compression
     from gradience.telemetry import TelemetryReader, TelemetryWriter
-    from gradience.live import SpectralTracker
 
 __version__ = "0.1.0"
 

@@ -26,13 +26,13 @@ from gradience.artifacts.comparison import (
     Presence,
     Replicates,
 )
-from gradience.blas import one_blas_thread, processors
-from gradience.errors import InputError
+from gradience.artifacts.run import Stopwatch, path_text
 from gradience.audit.findings import Facts, meaning
 from gradience.audit.findings.facts import count
-from gradience.artifacts.run import Stopwatch, path_text
+from gradience.blas import one_blas_thread, processors
+from gradience.blocks import joined, with_exponent
+from gradience.errors import InputError
 from gradience.spectra import EPS, Blocks, Core, FloatArray, NonFiniteFactor, energy_rank, triangle
-from gradience.compress.truncate import joined, with_exponent
 
 Progress = Callable[[int, int], None]
 INDEPENDENT_COSINE = 0.2

@@ -12,9 +12,9 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from gradience.artifacts.exact import exact_text
-from gradience.bench.config.load import BenchConfig
 from gradience.bench.config.errors import section_of
 from gradience.bench.config.legacy import DATASETS, FIXED, IGNORED, RENAMED, VALUES
+from gradience.bench.config.load import BenchConfig
 
 
 def config_keys() -> str:

@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 
 from gradience.artifacts.records import ClassificationRecord, Evaluation, count
-from gradience.models.embedded import minilm
-from gradience.tasks import reviews
 from gradience.errors import GradienceError
 from gradience.evaluate import Session, diverge, evaluate_classification
+from gradience.models.embedded import minilm
+from gradience.tasks import reviews
 
 
 def names_of(adapters: Sequence[Path]) -> list[str]:

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gradience.compress.encodings import Encoding, Target, encode_modules
 from gradience.artifacts.compression import RuntimeVerdict
+from gradience.compress.encodings import Encoding, Target, encode_modules
 from gradience.runtimes.parts import Parts, is_general, parts_of
 from gradience.runtimes.record import Finding, Runs, RuntimeRecord
 from gradience.runtimes.scales import Module, Written

@@ -35,12 +35,12 @@ from sklearn.preprocessing import StandardScaler
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
 from gradience.artifacts.records import count
+from gradience.errors import GradienceError
+from gradience.evaluate import Session, classify, evaluate_classification
 from gradience.models.archives import sha256_of
 from gradience.models.embedded import MINILM, REVIEWS, minilm
 from gradience.tasks import reviews
 from gradience.tasks.examples import Examples, Labelled
-from gradience.errors import GradienceError
-from gradience.evaluate import Session, classify, evaluate_classification
 
 BUNDLED = Path(__file__).resolve().parent.parent / "gradience" / "examples" / "minilm-reviews-r8"
 BASE_NAME = "sentence-transformers/all-MiniLM-L6-v2"

@@ -14,17 +14,17 @@ from gradience.artifacts.audit import (
     AdapterInfo,
     AuditReport,
     Coverage,
-    Finding,
     Gain,
     LayerAudit,
     LayerGain,
     PerLayer,
-    RunInfo,
     Suggestion,
     Suggestions,
     TensorNote,
     TypeSummary,
 )
+from gradience.artifacts.finding import Finding
+from gradience.artifacts.run import RunInfo
 
 MISTRAL = {
     "self_attn.q_proj": (4096, 4096),

@@ -7,7 +7,6 @@ from typing import Any
 
 from audit_sample import mistral_rows, report
 
-from gradience.artifacts.audit import RunInfo
 from gradience.artifacts.bench import (
     Bench,
     BenchData,
@@ -20,9 +19,11 @@ from gradience.artifacts.bench import (
     TrainingFacts,
 )
 from gradience.artifacts.bench_plan import DataSplit
+from gradience.artifacts.run import RunInfo
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.verdict.policy import gate_passed
 from gradience.bench.plan.preregister import plan_digest, register
+from gradience.bench.plan.variants import PlannedVariant, plan_variants
+from gradience.bench.verdict.policy import gate_passed
 from gradience.bench.verdict.results import (
     best_of,
     failed,
@@ -34,7 +35,6 @@ from gradience.bench.verdict.results import (
     undertrained,
     without_probe,
 )
-from gradience.bench.plan.variants import PlannedVariant, plan_variants
 
 MISTRAL = {
     "model": {"name": "mistralai/Mistral-7B-v0.1", "type": "causal_lm"},

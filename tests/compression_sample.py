@@ -9,7 +9,6 @@ from typing import Any
 from audit_sample import MISTRAL
 
 from gradience import ranks
-from gradience.artifacts.audit import RunInfo
 from gradience.artifacts.comparison import ComparisonReport, ModuleComparison, Replicates
 from gradience.artifacts.compression import (
     CompressionPlan,
@@ -18,6 +17,7 @@ from gradience.artifacts.compression import (
     ModuleResult,
     RuntimeVerdict,
 )
+from gradience.artifacts.run import RunInfo
 
 RUN = RunInfo(
     gradience_version="0.1.0",

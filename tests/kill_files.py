@@ -10,8 +10,8 @@ from pathlib import Path
 
 from killing import KILLED, WRITING, in_child, moments_of, watched
 
-from gradience.artifacts.folder import whole_folder
 from gradience.artifacts.base import write_whole
+from gradience.artifacts.folder import whole_folder
 
 
 def write_file(path: Path) -> None:
@@ -25,7 +25,7 @@ def write_folder(path: Path) -> None:
 
 def main(root: Path, kind: str) -> None:
     work = {"file": write_file, "folder": write_folder}[kind]
-    files = watched("adapters/folder.py", *WRITING)
+    files = watched("artifacts/folder.py", *WRITING)
     work(root / "counted")
     moments, left = moments_of(lambda: work(root / "counted"), files), 0
     for moment in range(1, moments + 1):

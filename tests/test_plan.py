@@ -13,13 +13,14 @@ from audit_sample import mistral_rows, power_law, report, row
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradience.plan.allocate import Item, cover, fill, start_cost
-from gradience.artifacts.audit import Finding, TensorNote
+from gradience.artifacts.audit import TensorNote
 from gradience.artifacts.compression import CompressionPlan
+from gradience.artifacts.finding import Finding
 from gradience.errors import GradienceError, InputError, UsageError
+from gradience.plan.allocate import Item, cover, fill, start_cost
 from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToSuggestion, plan_compression
-from gradience.ranks import DEFAULT_GRID
 from gradience.plan.suggest import suggest
+from gradience.ranks import DEFAULT_GRID
 
 ROUNDING = 1e-11
 """Artifacts keep 12 digits."""

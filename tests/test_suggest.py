@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from gradience import ranks
 from gradience.artifacts.audit import LayerAudit
-from gradience.ranks import DEFAULT_GRID, max_lora_rank_step
 from gradience.plan.suggest import scaled_alpha, suggest
+from gradience.ranks import DEFAULT_GRID, max_lora_rank_step
 
 
 def row(

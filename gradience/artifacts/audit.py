@@ -13,6 +13,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gradience.artifacts.base import ROW_CONFIG, Artifact, Float12, Part, visible_json
+from gradience.artifacts.finding import Finding
+from gradience.artifacts.run import RunInfo
 
 if TYPE_CHECKING:
     import pandas
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 Status = Literal["ok", "untrained", "nonfinite", "unsupported"]
 ModuleType = Literal["attn", "mlp", "embedding", "other"]
 Kind = Literal["linear", "embedding", "conv", "expert"]
-Severity = Literal["info", "warning", "error"]
 Setting = bool | int | float | str | list[str] | list[int] | list[list[int]] | dict[str, list[int]]
 """A value of adapter_config.json."""
 
@@ -155,16 +156,6 @@ class LayerAudit:
         return self.name if self.expert is None else f"{self.name}[{self.expert}]"
 
 
-class Finding(Part):
-    """Something a person should know."""
-
-    code: str
-    severity: Severity
-    module: str | None = None
-    message: str
-    hint: str = ""
-
-
 class Suggestion(Part):
     """One uniform rank for the whole adapter."""
 
@@ -249,20 +240,6 @@ class Gain(Part):
     """Energy share of the top 10 % of modules."""
     hhi: Float12
     """Σ share² over layers: 1/L when even, 1 when one layer has everything."""
-
-
-class RunInfo(Part):
-    """The only part that may differ between two runs on the same input."""
-
-    gradience_version: str
-    command: str
-    started: str
-    """UTC, ISO 8601."""
-    seconds: float
-    python: str
-    numpy: str
-    platform: str
-    cpu_count: int
 
 
 class AuditReport(Artifact):

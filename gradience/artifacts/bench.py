@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from gradience.artifacts.audit import RunInfo
 from gradience.artifacts.base import Artifact, Float12, Part, round_significant
 from gradience.artifacts.bench_plan import Arm, DataSplit, Policy, Share
+from gradience.artifacts.run import RunInfo
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "UNDERTRAINED", "SKIPPED", "ERROR"]
 """FAIL: worse than the policy allows, or not shown on every planned seed. INCONCLUSIVE: some seeds say nothing.

@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from gradience.artifacts.audit import RunInfo
 from gradience.artifacts.base import Artifact, Float12, Part
 from gradience.artifacts.bench import Making, Status
 from gradience.artifacts.bench_plan import Arm, DataSplit, Policy
+from gradience.artifacts.run import RunInfo
 
 
 class SeedRow(Part):

@@ -7,8 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from gradience.artifacts.base import Artifact, Float12, Part
-
-Severity = Literal["info", "warning", "error"]
+from gradience.artifacts.finding import Severity
 
 
 class SourceFile(Part):

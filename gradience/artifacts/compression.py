@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gradience.artifacts.audit import RunInfo
 from gradience.artifacts.base import ROW_CONFIG, Artifact, Float12, Part
+from gradience.artifacts.run import RunInfo
 
 Encoding = Literal["uniform", "patterns", "padded", "folded"]
 Verdict = Literal["loads", "wrong scale", "wrong meaning", "refuses", "not run"]

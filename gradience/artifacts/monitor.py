@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from gradience.artifacts.base import Artifact, Float12, Part
+from gradience.artifacts.finding import Severity
 
-Severity = Literal["info", "warning", "error"]
 Confidence = Literal["low", "medium", "high"]
 Outcome = Literal["ok", "stopped-early", "interrupted", "error", "unfinished"]
 

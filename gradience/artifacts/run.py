@@ -12,7 +12,21 @@ from pathlib import Path
 import numpy as np
 
 from gradience import __version__
-from gradience.artifacts.audit import RunInfo
+from gradience.artifacts.base import Part
+
+
+class RunInfo(Part):
+    """The only part that may differ between two runs on the same input."""
+
+    gradience_version: str
+    command: str
+    started: str
+    """UTC, ISO 8601."""
+    seconds: float
+    python: str
+    numpy: str
+    platform: str
+    cpu_count: int
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from gradience.artifacts.audit import RunInfo
 from gradience.artifacts.base import Artifact, Float12, Part
+from gradience.artifacts.run import RunInfo
 
 
 class TrainedExamples(Part):

@@ -1,0 +1,1 @@
+"""An adapter on disk -> its AuditReport: spectra, measures, findings, suggested ranks."""

@@ -17,7 +17,6 @@ from gradience import ranks, spectra
 from gradience.adapters.inventory import Note
 from gradience.adapters.keys import family_of, layer_of, module_type
 from gradience.adapters.peft import Adapter, Factor, LoadedPair, LoraPair, open_adapter
-from gradience.audit.settings import settings_of
 from gradience.artifacts.audit import (
     AdapterInfo,
     AuditReport,
@@ -28,10 +27,12 @@ from gradience.artifacts.audit import (
     TensorNote,
     TypeSummary,
 )
+from gradience.artifacts.finding import blocks_suggestions
+from gradience.artifacts.run import Stopwatch, path_text
+from gradience.audit.findings import Facts, find
+from gradience.audit.settings import settings_of
 from gradience.blas import one_blas_thread, processors
 from gradience.errors import UsageError
-from gradience.audit.findings import Facts, blocks_suggestions, find
-from gradience.artifacts.run import Stopwatch, path_text
 from gradience.plan.suggest import suggest
 
 DEFAULT_TAU = 0.90

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gradience.artifacts.check import Severity
+from gradience.artifacts.finding import Severity
 from gradience.check.base import BaseShape
 from gradience.check.objectives import SUPERVISED
 from gradience.check.settings import Settings

@@ -66,8 +66,8 @@ def run(
     """
     from gradience.bench.config.load import load_config
     from gradience.bench.config.shipped import find_config
-    from gradience.tasks.own import allowing
     from gradience.errors import UsageError
+    from gradience.tasks.own import allowing
 
     given = [*(overrides or []), *(["run_type=smoke"] if smoke else [])]
     given += [] if only_seed is None else [f"only_seed={only_seed}"]
@@ -98,13 +98,15 @@ def _show_plan(config: BenchConfig, *, as_json: bool) -> int:
 
 def _run(config: BenchConfig, output: Path, *, as_json: bool, quiet: bool) -> int:
     from gradience.cli.stage_progress import StageProgress
-    from gradience.report.bench import aggregate_text, bench_text
+    from gradience.report.bench import aggregate_markdown, aggregate_text, bench_markdown, bench_text
 
     _need_libraries()
-    from gradience.bench.run.bench import run_bench
+    from gradience.bench.run.bench import Pages, run_bench
 
     with StageProgress(quiet=quiet) as watcher:
-        benches, together = run_bench(config, output, watcher, command=command_line())
+        benches, together = run_bench(
+            config, output, watcher, pages=Pages(bench_markdown, aggregate_markdown), command=command_line()
+        )
     missing = [row.seed for row in together.seeds if row.source is None] if together else []
     found = benches[-1] if missing or together is None else together
     if as_json:

@@ -17,15 +17,30 @@ from pathlib import Path
 from typing import Any
 
 from gradience import ranks
-from gradience.compress import card
 from gradience.adapters.config import PeftConfig
-from gradience.compress.encodings import Target, uneven_experts
 from gradience.adapters.files import pread
-from gradience.artifacts.folder import check_output, whole_folder
 from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.adapters.patterns import anchored_key
 from gradience.adapters.peft import Adapter, LoraPair, open_adapter
 from gradience.adapters.tensors import NewTensor, TensorFile
+from gradience.artifacts.base import write_whole
+from gradience.artifacts.compression import (
+    CompressionPlan,
+    CompressionReport,
+    Encoding,
+    ModulePlan,
+    ModuleResult,
+)
+from gradience.artifacts.folder import check_output, whole_folder
+from gradience.artifacts.run import Stopwatch
+from gradience.blas import one_blas_thread, processors
+from gradience.compress import card
+from gradience.compress.dora import BaseWeights
+from gradience.compress.encodings import Target, uneven_experts
+from gradience.compress.layout import Recipe, another_adapter, is_dora, make_recipe
+from gradience.compress.module import Job, Written, write_module
+from gradience.compress.peft_check import check_with_peft, require_peft
+from gradience.compress.readback import check_written
 from gradience.compress.writer import (
     COPY_BLOCK,
     WeightsWriter,
@@ -35,21 +50,6 @@ from gradience.compress.writer import (
     require_config,
     write_config,
 )
-from gradience.artifacts.base import write_whole
-from gradience.artifacts.compression import (
-    CompressionPlan,
-    CompressionReport,
-    Encoding,
-    ModulePlan,
-    ModuleResult,
-)
-from gradience.blas import one_blas_thread, processors
-from gradience.compress.dora import BaseWeights
-from gradience.compress.peft_check import check_with_peft, require_peft
-from gradience.artifacts.run import Stopwatch
-from gradience.compress.readback import check_written
-from gradience.compress.layout import Recipe, another_adapter, is_dora, make_recipe
-from gradience.compress.module import Job, Written, write_module
 from gradience.runtimes import architecture_of, require_model_config, verdicts
 
 Progress = Callable[[int, int], None]

@@ -8,7 +8,6 @@ from typing import Any
 
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.dtypes import DTYPES, DType
-from gradience.compress.encodings import Encoded, Target, encode_modules
 from gradience.adapters.experts import guessed_orders
 from gradience.adapters.inventory import DORA_REASON, GHOST_REASON, LORA_BIAS_REASON, Note
 from gradience.adapters.keys import config_name, ends_with, parse_key
@@ -18,9 +17,10 @@ from gradience.adapters.peft import Adapter, Factor, LoraPair
 from gradience.artifacts.base import round_significant
 from gradience.artifacts.compression import CompressionPlan, Encoding
 from gradience.compress.dora import BaseWeights
-from gradience.errors import InputError, UsageError
-from gradience.compress.reconfigure import target_fields, without_stripped
+from gradience.compress.encodings import Encoded, Target, encode_modules
 from gradience.compress.module import Job
+from gradience.compress.reconfigure import target_fields, without_stripped
+from gradience.errors import InputError, UsageError
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ from gradience.adapters.keys import ends_with, parse_key
 from gradience.adapters.naming import PREFIX, peft_name
 from gradience.adapters.peft import Adapter, LoraPair
 from gradience.artifacts.compression import PeftCheck
-from gradience.errors import MissingExtra, VerificationError
 from gradience.compress.layout import Recipe
+from gradience.errors import MissingExtra, VerificationError
 
 NEEDED = ("peft", "torch")
 TIMEOUT_S = 600

@@ -1,6 +1,7 @@
 """The process in which PEFT loads a written adapter: a request as JSON on stdin, the answer as the last line of stdout.
 
-Run by `peft_check` as `python -m gradience.compress.peft_load`. Nothing else of the package imports it: it needs torch and PEFT.
+Run by `peft_check` as `python -m gradience.compress.peft_load`. Nothing else of the package imports it: it needs torch
+and PEFT.
 """
 
 from __future__ import annotations

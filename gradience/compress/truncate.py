@@ -8,12 +8,12 @@ maps of the old ones, A′ = T_A·A and B′ = B·T_B.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from gradience.blocks import with_exponent
 from gradience.spectra import (
     EPS,
     GRAM_TOLERANCE,
@@ -127,16 +127,6 @@ def _truncation(maps: _Maps, gram_A: Core, gram_B: Core, rank: int, method: Meth
     return Truncation(map_A, map_B, maps.values, maps.exponent_A + maps.exponent_B, method, gram_A, gram_B)
 
 
-def joined(left: Blocks, right: Blocks, left_scale: float = 1.0, right_scale: float = 1.0) -> Blocks:
-    """Blocks of [left_scale·X, right_scale·Y]; both factors must come in blocks of the same heights."""
-
-    def blocks() -> Iterator[FloatArray]:
-        for first, second in zip(left(), right(), strict=True):
-            yield np.hstack([left_scale * first, right_scale * second])
-
-    return blocks
-
-
 def frobenius(triangle_A: Core, triangle_B: Core) -> float:
     """‖B·A‖_F from the R factors of Aᵀ and B: accurate also where the product nearly cancels."""
     core = triangle_B.matrix @ triangle_A.matrix.T
@@ -156,9 +146,3 @@ def cancellation(gram_A: Core, gram_B: Core, norm: float) -> float:
     if not whole:
         return 1.0
     return max(1.0, whole / norm) if norm else math.inf
-
-
-def with_exponent(value: float, exponent: int) -> float:
-    """value · 2^exponent: infinite or 0 where float64 ends (math.ldexp would raise)."""
-    with np.errstate(over="ignore", under="ignore"):
-        return float(np.ldexp(value, exponent))

@@ -1,7 +1,7 @@
 """One loaded base model, any number of LoRA adapters, the same batches for each: a record for every example.
 
 Every number that is reported is counted over the records, never the other way round. Names are imported on first
-use, so that prompts are rendered and records compared without torch.
+use, so that records are compared without torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from gradience.evaluate.comparison import Divergence, diverge, kl_divergence
     from gradience.evaluate.evaluation import evaluate_classification, evaluate_generation, evaluate_scores
     from gradience.evaluate.generation import Output, generate
-    from gradience.models.rendering import encode_pair, encode_prompt
     from gradience.evaluate.session import Session
 
 _HOME = {
@@ -24,8 +23,6 @@ _HOME = {
     "Session": "session",
     "classify": "classification",
     "diverge": "comparison",
-    "encode_pair": "rendering",
-    "encode_prompt": "rendering",
     "evaluate_classification": "evaluation",
     "evaluate_generation": "evaluation",
     "evaluate_scores": "evaluation",
@@ -40,8 +37,6 @@ __all__ = [
     "Session",
     "classify",
     "diverge",
-    "encode_pair",
-    "encode_prompt",
     "evaluate_classification",
     "evaluate_generation",
     "evaluate_scores",

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from gradience.artifacts.records import Evaluation
-from gradience.models.load import load_base
-from gradience.training.settings import ModelSettings
-from gradience.tasks.base import ClassificationTask, Task
 from gradience.evaluate import Session, evaluate_classification, evaluate_generation, evaluate_scores
+from gradience.models.load import load_base
+from gradience.models.settings import ModelSettings
+from gradience.tasks.base import ClassificationTask, Task
 
 SCORED_AT_ONCE = 16
 """Responses in a batch of teacher-forced scoring: its logits over a whole vocabulary take the memory."""

@@ -11,8 +11,8 @@ from gradience.errors import InputError
 from gradience.evaluate.classification import classify
 from gradience.evaluate.forward import next_logits, padded
 from gradience.evaluate.generation import prompt_ids
-from gradience.models.rendering import end_token
 from gradience.evaluate.session import Session
+from gradience.models.rendering import end_token
 
 PROMPTS_OF_PROOF = 8
 """On how many texts or prompts it must show that."""

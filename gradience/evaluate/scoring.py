@@ -13,8 +13,8 @@ from torch import Tensor
 from gradience.errors import InputError
 from gradience.evaluate.forward import logits_at, padded
 from gradience.evaluate.generation import prompt_ids
-from gradience.models.rendering import encode_pair, end_token
 from gradience.evaluate.session import Session
+from gradience.models.rendering import encode_pair, end_token
 
 CHUNK = 2**24
 """Logits that are held in float32 at a time."""

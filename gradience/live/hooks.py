@@ -23,14 +23,14 @@ from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import TrainerCallback
 
+from gradience.errors import InputError
+from gradience.live import SpectralTracker
 from gradience.live.describe import describe_run, is_language_model
 from gradience.live.sinks import Sink, chart_values, open_sinks
 from gradience.live.trainer import class_names, describe_trainer
-from gradience.errors import InputError
 from gradience.telemetry import DEFAULT_REDACTION, Redaction, RunStatus, TelemetryWriter, last_position
-from gradience.telemetry.writer import status_of
-from gradience.live import SpectralTracker
 from gradience.telemetry.trainers import method_of
+from gradience.telemetry.writer import status_of
 
 logger = logging.getLogger(__name__)
 

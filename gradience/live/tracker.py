@@ -11,10 +11,10 @@ from torch import nn
 
 from gradience.adapters.keys import module_type
 from gradience.errors import InputError
-from gradience.telemetry.rank_series import SETTLED_INTERVALS, RankPoint, settled_since, too_large, too_small
 from gradience.live.grams import gram_products, module_spectrum
 from gradience.live.pairs import LoraPair, find_pairs, starts_at_zero
 from gradience.live.snapshot import Signal, Snapshot, digits
+from gradience.telemetry.rank_series import SETTLED_INTERVALS, RankPoint, settled_since, too_large, too_small
 
 
 class SpectralTracker:

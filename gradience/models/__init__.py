@@ -1,0 +1,1 @@
+"""A base model by its name: from the hub, a folder, or a package; its tokenizer, device and settings."""

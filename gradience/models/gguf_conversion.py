@@ -11,8 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gradience.models.archives import sha256_of
 from gradience.errors import require
+from gradience.models.archives import sha256_of
 
 MANIFEST = "conversion.json"
 

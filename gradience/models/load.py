@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
+from gradience.errors import InputError, NetworkError, UsageError, require
 from gradience.models import embedded as assets
 from gradience.models.archives import sha256_of
 from gradience.models.devices import choose_device, make_current
-from gradience.training.settings import ModelSettings
-from gradience.errors import InputError, NetworkError, UsageError, require
+from gradience.models.settings import ModelSettings
 
 EMBEDDED: dict[str, tuple[Callable[[], Path], str]] = {
     "embedded:minilm": (assets.minilm, "sentence-transformers/all-MiniLM-L6-v2"),

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradience.artifacts.scratch import scratch_folder, sweep_beside
+from gradience.errors import InputError, NetworkError
 from gradience.models.archives import sha256_of
 from gradience.models.local_only import would_fetch
-from gradience.errors import InputError, NetworkError
 
 _INERT_BACKEND = '''\
 """Stands in for setuptools while pip looks at a source archive: reads PKG-INFO, runs nothing."""

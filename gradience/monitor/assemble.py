@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from gradience.artifacts.finding import Severity
 from gradience.artifacts.monitor import (
     Alert,
     Curve,
@@ -20,7 +21,6 @@ from gradience.artifacts.monitor import (
     Rewards,
     RunReport,
     Setup,
-    Severity,
     SplitReport,
 )
 from gradience.monitor.facts import Evaluation, RunFacts, Split
@@ -28,8 +28,8 @@ from gradience.monitor.rule import Options
 from gradience.monitor.rules import judge
 from gradience.monitor.series import Series
 from gradience.monitor.setup import RunSetup, read_setup
-from gradience.telemetry.rank_series import settled_since
 from gradience.telemetry import Record, TelemetryReader
+from gradience.telemetry.rank_series import settled_since
 from gradience.telemetry.records import Json
 
 SEVERITIES: Mapping[str, Severity] = {

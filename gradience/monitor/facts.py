@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gradience.monitor.series import Series
-from gradience.telemetry.rank_series import SETTLED_INTERVALS, RankPoint
 from gradience.telemetry import Record
+from gradience.telemetry.rank_series import SETTLED_INTERVALS, RankPoint
 from gradience.telemetry.records import Json
 from gradience.telemetry.trainers import RL_KEYS
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gradience.artifacts.monitor import Confidence, Evidence, Severity
+from gradience.artifacts.finding import Severity
+from gradience.artifacts.monitor import Confidence, Evidence
 from gradience.monitor.facts import RunFacts
 from gradience.monitor.setup import RunSetup
 from gradience.telemetry.trainers import Method

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 from gradience.artifacts.monitor import Alert, Recommendation
+from gradience.learning_rate import LR_TOLERANCE, THINKING_MACHINES, effective_alpha, rate, reference_lr
 from gradience.monitor.facts import Evaluation, RunFacts, Split
 from gradience.monitor.rule import (
     CROSS_ENTROPY,
@@ -31,7 +32,6 @@ from gradience.monitor.rules_loss import (
 from gradience.monitor.rules_rank import rank_too_large, rank_too_small, untrained_modules
 from gradience.monitor.rules_rl import constant_reward, kl_runaway, length_blowup, reward_collapse
 from gradience.monitor.setup import RunSetup
-from gradience.learning_rate import LR_TOLERANCE, THINKING_MACHINES, effective_alpha, rate, reference_lr
 
 ADAPTERS = "122 adapters of strangers and repeated runs (docs/monitor.md)"
 OWN = "Gradience (docs/monitor.md)"

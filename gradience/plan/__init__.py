@@ -1,0 +1,1 @@
+"""A rank for every module: criteria, modules, allocation. The audit's suggestions are plans."""

@@ -15,11 +15,11 @@ from typing import Literal
 from gradience import ranks
 from gradience.adapters.keys import config_name
 from gradience.adapters.patterns import anchored_key
-from gradience.plan.allocate import Item, cover, fill, start_cost
 from gradience.artifacts.audit import AuditReport
 from gradience.artifacts.compression import CompressionPlan, ModulePlan
-from gradience.plan.modules import Module, modules_of, refuse_uncompressible
 from gradience.errors import InputError, UsageError
+from gradience.plan.allocate import Item, cover, fill, start_cost
+from gradience.plan.modules import Module, modules_of, refuse_uncompressible
 from gradience.spectra import energy_rank
 
 

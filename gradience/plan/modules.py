@@ -10,8 +10,8 @@ import numpy as np
 
 from gradience.adapters.keys import is_split_expert, parse_key
 from gradience.artifacts.audit import AuditReport, LayerAudit
+from gradience.artifacts.finding import BLOCKING
 from gradience.errors import InputError
-from gradience.audit.findings import BLOCKING
 from gradience.spectra import FloatArray
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gradience.artifacts.audit import AuditReport, Finding, LayerAudit, TensorNote
+from gradience.artifacts.audit import AuditReport, LayerAudit, TensorNote
+from gradience.artifacts.finding import Finding
 from gradience.audit.findings.numbers import COARSE_BOUND
 from gradience.ranks import percentile
 from gradience.report.numbers import (

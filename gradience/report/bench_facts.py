@@ -270,7 +270,7 @@ def aggregate_table(variants: Sequence[VariantSummary]) -> Table:
 def _accuracy(variant: VariantSummary) -> str:
     if variant.accuracy is None:
         return MISSING
-    some = f" ({variant.accuracy.seeds} seeds)" if variant.accuracy.seeds < variant.planned else ""
+    some = f" ({plural(variant.accuracy.seeds, 'seed')})" if variant.accuracy.seeds < variant.planned else ""
     return f"{100 * variant.accuracy.mean:.1f} %{some}"
 
 

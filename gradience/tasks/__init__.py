@@ -17,9 +17,9 @@ from typing import Any
 from pydantic import ValidationError, validate_call
 
 from gradience.artifacts.bench_plan import TaskCode
+from gradience.errors import InputError
 from gradience.tasks import own
 from gradience.tasks.base import ClassificationTask, GenerationTask, Task
-from gradience.errors import InputError
 
 Load = Callable[..., Task]
 

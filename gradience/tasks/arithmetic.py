@@ -13,9 +13,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from gradience.errors import UsageError, require
 from gradience.tasks.base import Filter, GenerationTask
 from gradience.tasks.examples import Question, content_id, prepare, role_of
-from gradience.errors import UsageError, require
 
 Positive = Annotated[int, Field(ge=1)]
 

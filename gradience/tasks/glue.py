@@ -12,12 +12,12 @@ from typing import Annotated
 
 from pydantic import Field
 
+from gradience.errors import InputError, UsageError
 from gradience.tasks.base import ClassificationTask, Metric
 from gradience.tasks.examples import Role, prepare
 from gradience.tasks.labelled import Columns, labelled, read
 from gradience.tasks.roles import with_dev
 from gradience.tasks.rows import Table, hub, local
-from gradience.errors import InputError, UsageError
 
 
 @dataclass(frozen=True, slots=True)

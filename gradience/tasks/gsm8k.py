@@ -15,11 +15,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from gradience.errors import UsageError
 from gradience.tasks.base import Filter, GenerationTask
 from gradience.tasks.examples import Question, Role, content_id, prepare
 from gradience.tasks.roles import with_dev
 from gradience.tasks.rows import Row, Table, hub, local
-from gradience.errors import UsageError
 
 STOP = ("Question:", "</s>", "<|im_end|>")
 

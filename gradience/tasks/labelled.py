@@ -6,9 +6,9 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from gradience.errors import InputError
 from gradience.tasks.examples import Labelled, Role, canonical, content_id, role_of
 from gradience.tasks.rows import Row, Table
-from gradience.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)

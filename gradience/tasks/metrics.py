@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradience.tasks.base import Metric
 from gradience.errors import require
+from gradience.tasks.base import Metric
 
 
 def score(metric: Metric, labels: Sequence[int], predictions: Sequence[int]) -> float:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from gradience.errors import InputError
 from gradience.models.embedded import REVIEWS, review_sentences
 from gradience.tasks.base import ClassificationTask
 from gradience.tasks.examples import Labelled, content_id, prepare, role_of
-from gradience.errors import InputError
 
 LABEL_NAMES = ("negative", "positive")
 NEUTRAL = 0.5

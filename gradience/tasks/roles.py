@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from gradience.tasks.examples import Examples, Labelled, Question, hold_out
 from gradience.errors import UsageError
+from gradience.tasks.examples import Examples, Labelled, Question, hold_out
 
 DEV = 500
 """Examples of train that become dev by default; a fifth of train where that is less."""

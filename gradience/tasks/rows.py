@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from gradience.errors import InputError, NetworkError, require
 from gradience.models.archives import sha256_of
 from gradience.models.local_only import would_fetch
-from gradience.errors import InputError, NetworkError, require
 
 
 @dataclass(frozen=True, slots=True)

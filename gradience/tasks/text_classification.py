@@ -8,13 +8,13 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field
 
+from gradience.errors import InputError, UsageError
 from gradience.tasks.base import ClassificationTask, Metric
 from gradience.tasks.examples import Role, prepare
 from gradience.tasks.labelled import Columns, labelled, read
 from gradience.tasks.labelled import label_names as names_in
 from gradience.tasks.roles import with_dev
 from gradience.tasks.rows import Table, hub, local
-from gradience.errors import InputError, UsageError
 
 Place = TypeVar("Place", Path, str)
 """A file, or a split of a data set."""

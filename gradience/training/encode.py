@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from gradience.tasks.examples import Labelled, Question
 from gradience.models.rendering import encode_pair
+from gradience.tasks.examples import Labelled, Question
 
 IGNORED = -100
 """The label that PyTorch's cross entropy leaves out."""

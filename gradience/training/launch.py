@@ -16,9 +16,10 @@ import torch
 from pydantic import BaseModel
 
 from gradience import tasks
-from gradience.training.settings import ModelSettings, TrainSettings
-from gradience.training.trainer import train
 from gradience.errors import IncompleteError, InputError
+from gradience.models.settings import ModelSettings
+from gradience.training.settings import TrainSettings
+from gradience.training.trainer import train
 
 
 class Order(BaseModel):

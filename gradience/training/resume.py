@@ -17,6 +17,7 @@ from transformers import Trainer
 from transformers.trainer_callback import TrainerState
 
 from gradience.artifacts.training import TrainingReport
+from gradience.errors import InputError
 from gradience.models.archives import sha256_of
 from gradience.training.checkpoints import (
     complete_checkpoints,
@@ -26,7 +27,6 @@ from gradience.training.checkpoints import (
     step_of,
 )
 from gradience.training.journal import Journal
-from gradience.errors import InputError
 
 REPORT, ADAPTER, CHECKPOINTS, JOURNAL = "training.json", "adapter", "checkpoints", "start.json"
 

@@ -1,49 +1,15 @@
-"""What a run is told about model, adapter and training: typed, strict, in the words that users know.
+"""What a run is told about the adapter and its training: typed, strict, in the words that users know.
 
 The names of the public predecessor's configs and of transformers 4 are accepted where they mean the same.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
-Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Settings(BaseModel):
-    """A section of a config: frozen, no unknown keys."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True
-    )
-
-
-class ModelSettings(Settings):
-    """The base model and how it is loaded."""
-
-    name: str
-    """A hub name, a folder, or `embedded:minilm` or `embedded:smollm2` (from the package index)."""
-    type: Literal["seqcls", "causal_lm"] = "seqcls"
-    revision: str | None = None
-    """A commit of the hub's repository."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", validation_alias=AliasChoices("dtype", "torch_dtype")
-    )
-    """Of the frozen weights. LoRA factors are trained in float32. `auto` is what the checkpoint says."""
-    quantization: Literal["nf4"] | None = None
-    """`nf4`: the base in 4 bits through bitsandbytes (QLoRA)."""
-    gradient_checkpointing: bool = False
-    attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = None
-
-
-def several_processes(model: ModelSettings, processes: int) -> str:
-    """Why `processes` cannot train this model together; empty when they can."""
-    if model.quantization and processes > 1:
-        return f"a base in 4 bits is trained in one process, and there are {processes}: set `runtime.processes: 1`"
-    return ""
+from gradience.models.settings import Positive, Settings, Share
 
 
 class LoraSettings(Settings):

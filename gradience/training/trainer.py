@@ -24,31 +24,25 @@ from transformers import Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from gradience.artifacts.folder import whole_folder
+from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.training import Start, TrainedExamples, TrainingReport
-from gradience.models.archives import sha256_of
-from gradience.training.encode import Collator, Encoded, encode_labelled, encode_questions
-from gradience.training.checkpoints import MarkComplete, last_loss
-from gradience.models.devices import (
-    OneDevice,
-    accelerate_on,
-    accumulation,
-    choose_device,
-    make_current,
-    processes_here,
-    sequences_per_step,
-)
-from gradience.training.journal import Journal
-from gradience.training.memory import watch_peak
-from gradience.models.load import Base, load_base
-from gradience.training.resume import ADAPTER, CHECKPOINTS, JOURNAL, REPORT, clear, finished, run_from_newest
-from gradience.training.seeds import STREAMS, stream
-from gradience.training.settings import LoraSettings, ModelSettings, TrainSettings, several_processes
-from gradience.tasks.base import ClassificationTask, Task
-from gradience.tasks.examples import fingerprint
-from gradience.live.hooks import GradienceCallback
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.identity import device_name
-from gradience.artifacts.run import Stopwatch
+from gradience.live.hooks import GradienceCallback
+from gradience.models.archives import sha256_of
+from gradience.models.devices import choose_device, make_current, processes_here
+from gradience.models.load import Base, load_base
+from gradience.models.settings import ModelSettings, several_processes
+from gradience.tasks.base import ClassificationTask, Task
+from gradience.tasks.examples import fingerprint
+from gradience.training.checkpoints import MarkComplete, last_loss
+from gradience.training.devices import OneDevice, accelerate_on, accumulation, sequences_per_step
+from gradience.training.encode import Collator, Encoded, encode_labelled, encode_questions
+from gradience.training.journal import Journal
+from gradience.training.memory import watch_peak
+from gradience.training.resume import ADAPTER, CHECKPOINTS, JOURNAL, REPORT, clear, finished, run_from_newest
+from gradience.training.seeds import STREAMS, stream
+from gradience.training.settings import LoraSettings, TrainSettings
 
 Trained = Literal["lora", "head"]
 OnStep = Callable[[int, int], None]

@@ -14,7 +14,7 @@ from peft.tuners.lora.loraga import preprocess_loraga
 from peft_models import fill, llama
 
 from gradience import audit_adapter
-from gradience.audit.findings import BLOCKING
+from gradience.artifacts.finding import BLOCKING
 
 TARGETS = ["q_proj", "down_proj"]
 TOKENS = torch.arange(24).reshape(2, 12)

@@ -14,10 +14,11 @@ import pytest
 from factory import adapter, config, modules, sharded
 from killing import HANGS
 
-from gradience.artifacts.folder import check_output, whole_folder
 from gradience.adapters.locate import locate
 from gradience.adapters.peft import open_adapter
 from gradience.adapters.tensors import NewTensor, TensorFile
+from gradience.artifacts import scratch as scratch_files
+from gradience.artifacts.folder import check_output, whole_folder
 from gradience.compress.writer import (
     WeightsWriter,
     carry_files,
@@ -26,7 +27,6 @@ from gradience.compress.writer import (
     require_config,
     write_config,
 )
-from gradience.artifacts import scratch as scratch_files
 from gradience.errors import GradienceError, InputError, OutputError, UsageError
 
 ROOT = os.geteuid() == 0

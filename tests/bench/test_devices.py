@@ -11,19 +11,20 @@ from tiny_bench import llama, sums
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel, Trainer
 
-from gradience.models import load as models
-from gradience.training import trainer as training
-from gradience.training.encode import Collator
 from gradience.bench.config.load import BenchConfig
-from gradience.models.devices import OneDevice, check_devices, choose_device, sequences_per_step
-from gradience.evaluate.evaluator import Judge
-from gradience.models.load import Base, load_base
-from gradience.bench.config.sections import RuntimeSettings
-from gradience.training.settings import ModelSettings, TrainSettings
-from gradience.training.trainer import train
 from gradience.errors import UsageError
+from gradience.evaluate.evaluator import Judge
 from gradience.evaluate.scoring import measure
 from gradience.live import grams
+from gradience.models import load as models
+from gradience.models.devices import check_devices, choose_device
+from gradience.models.load import Base, load_base
+from gradience.models.settings import ModelSettings
+from gradience.training import trainer as training
+from gradience.training.devices import OneDevice, sequences_per_step
+from gradience.training.encode import Collator
+from gradience.training.settings import TrainSettings
+from gradience.training.trainer import train
 
 LORA: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 RECIPE = TrainSettings(
@@ -91,8 +92,8 @@ def test_what_this_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="has none"):
         choose_device("mps")
     with pytest.raises(UsageError, match=r"runtime\.processes is 9, and this machine has 8 GPUs"):
-        check_devices(RuntimeSettings(processes=9))
-    check_devices(RuntimeSettings(processes=8))
+        check_devices("auto", 9)
+    check_devices("auto", 8)
     under_torchrun(monkeypatch, 1, 2)
     with pytest.raises(UsageError, match=r"cuda:1 is one device, and there are 2 processes"):
         choose_device("cuda:1")
@@ -102,7 +103,7 @@ def test_one_mps_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device("auto") == torch.device("mps")
     with pytest.raises(UsageError, match="one device, and there are 2 processes"):
-        check_devices(RuntimeSettings(processes=2))
+        check_devices("auto", 2)
 
 
 def test_training_and_evaluation_load_on_the_same_device(

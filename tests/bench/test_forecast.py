@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.cost import ADAM_BYTES, Shapes, cost_of, longest_of, shapes_of, sorted_longest
+from gradience.bench.plan.machines import H100, Machine, this_processor
+from gradience.bench.plan.preview import Lengths
 from gradience.evaluate.counting import (
     Work,
     counted,
@@ -24,8 +26,6 @@ from gradience.evaluate.counting import (
     training_work,
 )
 from gradience.models.known import KNOWN
-from gradience.bench.plan.machines import H100, Machine, this_processor
-from gradience.bench.plan.preview import Lengths
 from gradience.report.forecast import duration, size
 
 EVERYWHERE: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from gradience.errors import InputError, NetworkError
 from gradience.models import packages as registry
 from gradience.models.packages import Release, fetch
-from gradience.errors import InputError, NetworkError
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gradience.artifacts.bench import Bench
-from gradience.bench.verdict.results import gate_sentence, measured, paired
 from gradience.bench.plan.variants import plan_variants
+from gradience.bench.verdict.results import gate_sentence, measured, paired
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1))

@@ -17,21 +17,21 @@ from gradience import audit_adapter
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_plan import BenchPlan, DataSplit
 from gradience.artifacts.records import read_records
+from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.stage import StageManifest
 from gradience.artifacts.training import TrainingReport
 from gradience.bench.arms import derive
-from gradience.bench.run import seed as run_module
-from gradience.bench.verdict.assemble import assemble
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.forecast import forecast
-from gradience.training.memory import CLEAR
 from gradience.bench.plan.preregister import register
-from gradience.training.resume import REPORT
+from gradience.bench.run import seed as run_module
 from gradience.bench.run.seed import SeedFacts, SeedRun
 from gradience.bench.run.stages import MANIFEST
-from gradience.tasks.base import Task
+from gradience.bench.verdict.assemble import assemble
 from gradience.errors import NetworkError
-from gradience.artifacts.run import Stopwatch
+from gradience.tasks.base import Task
+from gradience.training.memory import CLEAR
+from gradience.training.resume import REPORT
 
 CLASSIFY: dict[str, Any] = {
     "model": {"name": "", "type": "seqcls"},

@@ -10,9 +10,9 @@ import pytest
 
 from gradience.bench.config.load import load_config
 from gradience.bench.config.shipped import find_config
-from gradience.tasks import find
 from gradience.bench.plan.variants import asked_for
 from gradience.errors import InputError
+from gradience.tasks import find
 
 CONFIGS = sorted(Path(str(files("gradience.bench"))).glob("configs/*.yaml"))
 SEEDS = (42, 123, 456)

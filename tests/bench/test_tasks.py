@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradience.errors import InputError
 from gradience.tasks import reviews
 from gradience.tasks.examples import (
     PER_10_000,
@@ -20,7 +21,6 @@ from gradience.tasks.examples import (
     role_of,
 )
 from gradience.tasks.examples import prepare as prepare_items
-from gradience.errors import InputError
 
 
 def prepare(rows: list[tuple[str, int]]) -> Examples[Labelled]:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradience.errors import MissingExtra, UsageError
 from gradience.tasks import arithmetic
 from gradience.tasks.examples import ROLES, content_id, role_of
-from gradience.errors import MissingExtra, UsageError
 
 WORDS = "State the final answer to the following arithmetic problem: "
 CASES: dict[str, tuple[str, str | None, str | None]] = {

@@ -9,10 +9,10 @@ from data_files import write_jsonl, write_repository
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradience.errors import InputError, UsageError
 from gradience.tasks import glue
 from gradience.tasks.examples import ROLES
 from gradience.tasks.metrics import score
-from gradience.errors import InputError, UsageError
 
 LABELS = {
     # As on the card of nyu-mll/glue.

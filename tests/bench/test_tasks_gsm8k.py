@@ -11,9 +11,9 @@ from gsm8k_cases import CASES, QUESTIONS
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradience.errors import InputError, NetworkError, UsageError
 from gradience.tasks import gsm8k
 from gradience.tasks.examples import ROLES
-from gradience.errors import InputError, NetworkError, UsageError
 
 TRAIN, TEST = QUESTIONS[:30], QUESTIONS[30:]
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from tiny_bench import llama
 
-from gradience.artifacts.bench_plan import BenchPlan
 from gradience import tasks
+from gradience.artifacts.bench_plan import BenchPlan
+from gradience.cli.app import run
+from gradience.errors import InputError
 from gradience.tasks.base import GenerationTask
 from gradience.tasks.examples import ROLES
 from gradience.tasks.own import allowing, is_allowed
-from gradience.cli.app import run
-from gradience.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "custom_task.py"

@@ -12,8 +12,8 @@ from data_files import write_jsonl
 from gsm8k_cases import QUESTIONS
 
 from gradience import tasks
-from gradience.tasks.examples import ROLES
 from gradience.errors import InputError
+from gradience.tasks.examples import ROLES
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,7 +74,7 @@ def test_a_wrong_name_or_option_is_refused(profile, options, message, hint):
 
 
 def test_what_the_registry_loads():
-    code = "import sys; from gradience.bench import tasks; [tasks.find(name) for name in tasks.PROFILES]"
+    code = "import sys; from gradience import tasks; [tasks.find(name) for name in tasks.PROFILES]"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}; print(*{{name.partition('.')[0] for name in sys.modules}})"],
         capture_output=True,

@@ -11,11 +11,11 @@ from data_files import write_jsonl, write_repository
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradience.errors import InputError, UsageError
 from gradience.tasks import text_classification
 from gradience.tasks.examples import ROLES, content_id, role_of
 from gradience.tasks.labelled import pair_id
 from gradience.tasks.rows import local
-from gradience.errors import InputError, UsageError
 
 COLUMNS = {"text_column": "text", "label_column": "label"}
 

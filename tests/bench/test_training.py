@@ -16,15 +16,16 @@ from tiny_bench import bert, llama, sentences, sums, tokenizer
 
 from gradience import audit_adapter
 from gradience.artifacts.training import TrainingReport
-from gradience.training import trainer as training
-from gradience.training.encode import Collator, encode_labelled, encode_questions
-from gradience.training.checkpoints import MARK, complete_checkpoints, remove_incomplete
-from gradience.training.seeds import STREAMS, stream
-from gradience.training.settings import ModelSettings, TrainSettings
-from gradience.training.trainer import train
 from gradience.errors import GradienceError, InputError, NetworkError, UsageError
+from gradience.models.settings import ModelSettings
 from gradience.monitor import monitor_runs
 from gradience.telemetry import TelemetryReader
+from gradience.training import trainer as training
+from gradience.training.checkpoints import MARK, complete_checkpoints, remove_incomplete
+from gradience.training.encode import Collator, encode_labelled, encode_questions
+from gradience.training.seeds import STREAMS, stream
+from gradience.training.settings import TrainSettings
+from gradience.training.trainer import train
 
 LORA: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 BERT_LORA: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["query", "value"]}

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.preregister import plan_digest, register
 from gradience.bench.config.sections import RuntimeSettings
+from gradience.bench.plan.preregister import plan_digest, register
 from gradience.bench.plan.variants import NO_COMPRESSION, asked_for, plan_variants
 from gradience.errors import UsageError
 

@@ -17,10 +17,10 @@ from samples import random_factors, read, tensor, updates, write
 from gradience import audit_adapter
 from gradience.artifacts.compression import CompressionReport
 from gradience.compress.adapter import compress_adapter
+from gradience.compress.module import write_module
+from gradience.compress.readback import WrittenWrong
 from gradience.errors import InputError, UsageError
 from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, plan_compression
-from gradience.compress.readback import WrittenWrong
-from gradience.compress.module import write_module
 
 ENCODINGS = ("uniform", "patterns", "padded", "folded")
 few = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])

@@ -19,9 +19,9 @@ from gradience.adapters.peft import open_adapter
 from gradience.artifacts.compression import CompressionReport
 from gradience.cli.app import run
 from gradience.compress.adapter import compress_adapter
-from gradience.errors import MissingExtra, VerificationError
 from gradience.compress.peft_check import check_with_peft, skeleton
 from gradience.compress.peft_load import check
+from gradience.errors import MissingExtra, VerificationError
 from gradience.plan.criteria import ToBudget, ToRank, plan_compression
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"

@@ -12,10 +12,11 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "bench"))
 from tiny_bench import llama, sums  # noqa: E402
 
-from gradience.training import trainer as training  # noqa: E402
 from gradience.evaluate.evaluator import Judge  # noqa: E402
 from gradience.models.load import load_base  # noqa: E402
-from gradience.training.settings import ModelSettings, TrainSettings  # noqa: E402
+from gradience.models.settings import ModelSettings  # noqa: E402
+from gradience.training import trainer as training  # noqa: E402
+from gradience.training.settings import TrainSettings  # noqa: E402
 
 pytestmark = [
     pytest.mark.conformance,

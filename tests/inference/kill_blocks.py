@@ -41,7 +41,7 @@ def evaluate(folder: Path) -> None:
 
 
 def main(root: Path) -> None:
-    files = watched("inference/blocks.py", "artifacts/records.py", *WRITING)
+    files = watched("evaluate/blocks.py", "artifacts/records.py", *WRITING)
     moments = moments_of(lambda: evaluate(root / "whole"), files)
     whole = [(root / "whole" / name).read_bytes() for name in FILES]
     left = 0

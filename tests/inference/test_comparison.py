@@ -189,7 +189,8 @@ def test_records_survive_the_disk_and_damage_is_named(tmp_path, kind, rows, othe
 def test_prompts_are_rendered_and_records_compared_without_torch():
     code = (
         "import sys\n"
-        "from gradience.evaluate import diverge, encode_pair, fixed_batches, kl_divergence\n"
+        "from gradience.evaluate import diverge, fixed_batches, kl_divergence\n"
+        "from gradience.models.rendering import encode_pair\n"
         "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,7 +11,8 @@ from transformers import GenerationConfig, set_seed
 
 from gradience.artifacts.records import GenerationRecord, count, read_records
 from gradience.errors import InputError, UsageError
-from gradience.evaluate import encode_prompt, evaluate_generation, generate
+from gradience.evaluate import evaluate_generation, generate
+from gradience.models.rendering import encode_prompt
 
 PROMPTS = [example.prompt for example in sums(25)]
 NEW = 12

@@ -6,7 +6,7 @@ import pytest
 from tiny_models import letters_tokenizer
 
 from gradience.errors import InputError
-from gradience.evaluate import encode_pair, encode_prompt
+from gradience.models.rendering import encode_pair, encode_prompt
 
 
 def ids(tokenizer, *tokens):

@@ -10,15 +10,8 @@ from tiny_models import Sum, letters_tokenizer, llama, sums, varied_end
 
 from gradience.artifacts.records import ScoreRecord, count, read_records
 from gradience.errors import InputError, UsageError
-from gradience.evaluate import (
-    Session,
-    diverge,
-    encode_pair,
-    evaluate_scores,
-    generate,
-    kl_divergence,
-    scoring,
-)
+from gradience.evaluate import Session, diverge, evaluate_scores, generate, kl_divergence, scoring
+from gradience.models.rendering import encode_pair
 
 EXAMPLES = sums(20)
 

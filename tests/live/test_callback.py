@@ -17,11 +17,10 @@ import torch
 from transformers import BitsAndBytesConfig, Trainer
 
 from gradience.audit.adapter import audit_adapter
+from gradience.live import SpectralTracker, hooks
 from gradience.live.hooks import GradienceCallback
-from gradience.live import hooks
 from gradience.live.sinks import chart_values
 from gradience.telemetry import TelemetryReader, TelemetryWriter
-from gradience.live import SpectralTracker
 from tests.live.tiny import give_random_factors, lora_llama, trainer
 
 

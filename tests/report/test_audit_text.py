@@ -10,7 +10,8 @@ from audit_sample import mistral_rows, power_law, report, row
 from golden import assert_golden
 from rich.cells import cell_len
 
-from gradience.artifacts.audit import Finding, TensorNote
+from gradience.artifacts.audit import TensorNote
+from gradience.artifacts.finding import Finding
 from gradience.audit.findings import Facts, find
 from gradience.report.audit import audit_text
 from gradience.report.audit_facts import HYPOTHESIS, incompleteness, trust_notes

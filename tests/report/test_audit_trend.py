@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from gradience.adapters.locate import natural_key
-from gradience.artifacts.audit import Finding
+from gradience.artifacts.finding import Finding
 from gradience.report.audit_trend import (
     agreement,
     common_folder,

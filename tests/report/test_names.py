@@ -11,7 +11,8 @@ from audit_sample import power_law, report, row
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradience.artifacts.audit import AuditReport, Finding, TensorNote
+from gradience.artifacts.audit import AuditReport, TensorNote
+from gradience.artifacts.finding import Finding
 from gradience.report.audit import audit_text
 from gradience.report.audit_document import audit_html, audit_markdown
 from gradience.report.audit_layers import layers_text

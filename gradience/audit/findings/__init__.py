@@ -5,13 +5,11 @@ One finding per code and cause, with a count: an adapter of 224 modules must not
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from gradience.artifacts.audit import Finding, Severity
+from gradience.artifacts.finding import Finding, Severity
 from gradience.audit.findings import contents, meaning, numbers
 from gradience.audit.findings.facts import Facts, Rule
 
-__all__ = ["BLOCKING", "RULES", "Facts", "blocks_suggestions", "find"]
+__all__ = ["RULES", "Facts", "find"]
 
 RULES: tuple[Rule, ...] = (
     numbers.nonfinite,
@@ -36,21 +34,9 @@ RULES: tuple[Rule, ...] = (
     numbers.coarse_storage,
 )
 
-BLOCKING = frozenset(("init-not-update", "init-noise", "variant-not-update", "non-finite"))
-"""Codes with which no rank may be suggested: B·A is not the learned update, or parts of it are no numbers."""
-
-
-UNCONVINCING = frozenset(("looks-random",))
-"""Codes of an adapter whose spectra say nothing about a smaller rank: none is suggested, but it may be truncated."""
-
 
 def find(facts: Facts) -> tuple[Finding, ...]:
     """All findings, the gravest first."""
     order: dict[Severity, int] = {"error": 0, "warning": 1, "info": 2}
     found = [finding for rule in RULES for finding in rule(facts)]
     return tuple(sorted(found, key=lambda finding: order[finding.severity]))
-
-
-def blocks_suggestions(findings: Iterable[Finding]) -> bool:
-    """Whether some finding forbids a suggestion."""
-    return any(finding.code in BLOCKING | UNCONVINCING for finding in findings)

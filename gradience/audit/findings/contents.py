@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from gradience.adapters.experts import guessed_orders
 from gradience.adapters.keys import parse_key, path_ends
-from gradience.artifacts.audit import Finding
+from gradience.artifacts.finding import Finding
 from gradience.audit.findings.facts import Facts, count, listed, many
 
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.inventory import Note
-from gradience.artifacts.audit import Finding, LayerAudit, Severity
+from gradience.artifacts.audit import LayerAudit
+from gradience.artifacts.finding import Finding, Severity
 
 
 class Facts(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradience.adapters.inventory import DORA_REASON
-from gradience.artifacts.audit import Finding
+from gradience.artifacts.finding import Finding
 from gradience.audit.findings.facts import Facts, count
 
 _MUTATED_BASE = ("pissa", "olora", "corda", "lora_ga")

@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from gradience.artifacts.audit import Finding, LayerAudit
+from gradience.artifacts.audit import LayerAudit
+from gradience.artifacts.finding import Finding
 from gradience.audit.findings.facts import Facts, many
 
 RANDOM_POSITION = 0.85

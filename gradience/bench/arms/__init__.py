@@ -1,0 +1,1 @@
+"""Ways of making an adapter from the probe, controls among them."""

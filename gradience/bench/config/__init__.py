@@ -1,0 +1,1 @@
+"""The YAML of an experiment, typed; the original's keys; the shipped ones."""

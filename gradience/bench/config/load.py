@@ -39,15 +39,10 @@ from gradience.bench.config.sections import (
     RuntimeSettings,
     TaskSettings,
 )
-from gradience.training.settings import (
-    LoraSettings,
-    ModelSettings,
-    Settings,
-    TrainSettings,
-    several_processes,
-)
 from gradience.check.files import parse_yaml, read_mapping
 from gradience.errors import InputError, UsageError
+from gradience.models.settings import ModelSettings, Settings, several_processes
+from gradience.training.settings import LoraSettings, TrainSettings
 
 PolicySettings = Policy
 """The policy is the same in a config and in an artifact."""

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from gradience.artifacts.bench_plan import Share
-from gradience.training.settings import Positive, Settings
+from gradience.models.settings import Positive, Settings
 from gradience.ranks import DEFAULT_GRID
 
 MadeBy = Literal["retrain", "truncate"]

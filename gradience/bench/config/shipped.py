@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gradience.errors import InputError
 
-FOLDER = Path(__file__).parent / "configs"
+FOLDER = Path(__file__).parent.parent / "configs"
 PACKAGED = ("gradience", "bench", "configs")
 """Where they lie in a checkout: the published commands name them so."""
 

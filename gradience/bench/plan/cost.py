@@ -11,10 +11,17 @@ import torch
 
 from gradience.artifacts.forecast import CostEstimate, TimeEstimate
 from gradience.bench.config.load import BenchConfig
-from gradience.evaluate.counting import Work, counted, decoding_work, forward_of, network_on_meta, training_work
-from gradience.evaluate.evaluator import SCORED_AT_ONCE
 from gradience.bench.plan.machines import Machine
 from gradience.bench.plan.preview import Lengths
+from gradience.evaluate.counting import (
+    Work,
+    counted,
+    decoding_work,
+    forward_of,
+    network_on_meta,
+    training_work,
+)
+from gradience.evaluate.evaluator import SCORED_AT_ONCE
 from gradience.training.trainer import lora_arguments
 
 ADAM_BYTES = 16

@@ -11,10 +11,10 @@ from gradience.artifacts.forecast import BenchForecast, CostEstimate
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.cost import cost_of, dtype_of, shapes_of
 from gradience.bench.plan.machines import H100, Machine, this_processor
-from gradience.models.load import quiet
 from gradience.bench.plan.preview import CHARACTERS, Preview, look
-from gradience.tasks.base import ClassificationTask, GenerationTask
 from gradience.bench.plan.variants import TRAINED, PlannedVariant, asked_for
+from gradience.models.load import quiet
+from gradience.tasks.base import ClassificationTask, GenerationTask
 
 EXAMPLES: Mapping[str, int] = {
     "gsm8k": 1_319,

@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gradience.artifacts.forecast import Check, RenderedExample
 from gradience import tasks
+from gradience.artifacts.forecast import Check, RenderedExample
 from gradience.bench.config.load import BenchConfig
+from gradience.errors import InputError, MissingExtra, NetworkError
 from gradience.models.known import KNOWN
-from gradience.models.local_only import NotHereError, local_only
 from gradience.models.load import EMBEDDED, load_tokenizer, quiet
-from gradience.training.settings import ModelSettings
+from gradience.models.local_only import NotHereError, local_only
+from gradience.models.rendering import encode_pair
+from gradience.models.settings import ModelSettings
 from gradience.tasks.base import ClassificationTask, Task
 from gradience.training.trainer import encode, labels_of
-from gradience.errors import InputError, MissingExtra, NetworkError
-from gradience.models.rendering import encode_pair
 
 HUB_SECONDS = 5
 """How long the hub may take to answer."""

@@ -1,0 +1,1 @@
+"""Stages on disk, one seed, a whole run."""

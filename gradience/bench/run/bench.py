@@ -13,32 +13,38 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
+from gradience import tasks
 from gradience.artifacts.base import write_whole
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.artifacts.bench_plan import BenchPlan, DataSplit
-from gradience import tasks
-from gradience.bench.verdict.aggregate import AGGREGATE, BENCH, DOCUMENT, aggregate, begun
-from gradience.bench.verdict.assemble import assemble
+from gradience.artifacts.run import Stopwatch
 from gradience.bench.config.load import BenchConfig
-from gradience.models.devices import check_devices
 from gradience.bench.plan.preregister import plan_digest, promised, register
 from gradience.bench.run.seed import SeedFacts, SeedRun, Watcher
 from gradience.bench.run.stages import only_one
+from gradience.bench.run.weights import remove_weights
+from gradience.bench.verdict.aggregate import AGGREGATE, BENCH, DOCUMENT, aggregate, begun
+from gradience.bench.verdict.assemble import assemble
+from gradience.errors import UsageError
+from gradience.models.devices import check_devices
 from gradience.tasks.base import Task
 from gradience.tasks.examples import Role
-from gradience.bench.run.weights import remove_weights
-from gradience.errors import UsageError
-from gradience.artifacts.run import Stopwatch
-from gradience.report.bench_document import aggregate_markdown, bench_markdown
 
 PLAN, LOG = "plan.json", "run.log"
 PATIENCE = 60.0
 """Seconds to wait for another seed of the same plan that is writing plan or aggregate, which takes it moments."""
+
+
+class Pages(NamedTuple):
+    """Makes what people read of a result: Markdown of one seed, and of all of them."""
+
+    bench: Callable[[Bench], str]
+    aggregate: Callable[[BenchAggregate], str]
 
 
 class SeedWatcher(Watcher, Protocol):
@@ -49,7 +55,7 @@ class SeedWatcher(Watcher, Protocol):
 
 
 def run_bench(
-    config: BenchConfig, output: Path, watcher: SeedWatcher, *, command: str = ""
+    config: BenchConfig, output: Path, watcher: SeedWatcher, *, pages: Pages, command: str = ""
 ) -> tuple[list[Bench], BenchAggregate | None]:
     """Run, or take up again, the seeds of `config` in the folder `output`; with `only_seed` that one alone.
 
@@ -58,7 +64,7 @@ def run_bench(
     writing there, UsageError (`output-other-run`) when the folder holds a run of another config or other
     data, and whatever a user can act on: what cannot be loaded, read or written.
     """
-    check_devices(config.runtime)
+    check_devices(config.runtime.device, config.runtime.processes)
     whole = config.only_seed is None
     with _held(output, whole) as locked, _threads(config.runtime.threads):
         task = tasks.load(config.task.profile, config.task.options)
@@ -69,11 +75,15 @@ def run_bench(
             watcher.seed(seed, number, len(config.due))
             folder = output if len(config.seeds) == 1 else output / f"seed_{seed}"
             with only_one(folder) if folder != output or not whole else nullcontext():
-                benches.append(_one_seed(config, task, plan, seed, folder, watcher, command))
+                bench = _one_seed(config, task, plan, seed, folder, watcher, command)
+                write_whole(folder / "bench.md", [pages.bench(bench).encode()])
+                benches.append(bench)
         if len(config.seeds) == 1 or config.smoke:  # a smoke run is no evidence, whatever is added up
             return benches, None
         with locked():
-            return benches, _together(config, output, watch)
+            together = _together(config, output, watch)
+            write_whole(output / DOCUMENT, [pages.aggregate(together).encode()])
+            return benches, together
 
 
 @contextmanager
@@ -94,7 +104,6 @@ def _one_seed(
         facts = SeedRun(config, task, seed, folder, watcher, plan=plan_digest(plan)).run()
     bench = assemble(facts, task, plan, watch)
     bench.save(folder / "bench.json")
-    write_whole(folder / "bench.md", [bench_markdown(bench).encode()])
     if bench.status != "ERROR":  # else the next run still needs them
         _tidy(config, facts)
     return bench
@@ -111,7 +120,6 @@ def _together(config: BenchConfig, output: Path, watch: Stopwatch) -> BenchAggre
         stopped=begun(output, benches),
     )
     together.save(output / AGGREGATE)
-    write_whole(output / DOCUMENT, [aggregate_markdown(together).encode()])
     return together
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from gradience.artifacts.records import ExamplesRun
-from gradience.models.devices import choose_device
 from gradience.bench.run.stages import MANIFEST
 from gradience.evaluate.identity import numerics
+from gradience.models.devices import choose_device
 
 
 class MadeElsewhere(Exception):

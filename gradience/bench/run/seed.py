@@ -25,22 +25,22 @@ from gradience.artifacts.records import Evaluation, count, read_records
 from gradience.artifacts.stage import StageManifest
 from gradience.artifacts.training import TrainingReport
 from gradience.audit.adapter import audit_adapter
-from gradience.bench.config.load import BenchConfig
 from gradience.bench.arms.derive import WAYS
-from gradience.models.devices import choose_device
-from gradience.evaluate.evaluator import Judge
-from gradience.training.memory import Reading, watch_peak
-from gradience.models.load import fingerprint_of
+from gradience.bench.config.load import BenchConfig
+from gradience.bench.plan.variants import TRAINED, PlannedVariant, plan_variants
 from gradience.bench.run.numerics import MadeElsewhere, refuse_mixture
-from gradience.bench.verdict.policy import gate_passed
-from gradience.training.resume import ADAPTER, REPORT
 from gradience.bench.run.stages import MANIFEST, Stages
+from gradience.bench.run.weights import parameters_of, require_weights
+from gradience.bench.verdict.policy import gate_passed
+from gradience.errors import GradienceError, OutputError
+from gradience.evaluate.evaluator import Judge
+from gradience.models.devices import choose_device
+from gradience.models.load import fingerprint_of
 from gradience.tasks.base import ClassificationTask, Task
 from gradience.training.launch import Order, launch
+from gradience.training.memory import Reading, watch_peak
+from gradience.training.resume import ADAPTER, REPORT
 from gradience.training.trainer import Trained, lora_arguments, train
-from gradience.bench.plan.variants import TRAINED, PlannedVariant, plan_variants
-from gradience.bench.run.weights import parameters_of, require_weights
-from gradience.errors import GradienceError, OutputError
 
 logger = logging.getLogger("gradience.bench")
 

@@ -21,8 +21,8 @@ from typing import Any
 from gradience.artifacts.base import write_whole
 from gradience.artifacts.scratch import sweep_below
 from gradience.artifacts.stage import StageFile, StageManifest
-from gradience.models.archives import sha256_of
 from gradience.errors import InputError, LockedError
+from gradience.models.archives import sha256_of
 
 logger = logging.getLogger("gradience.bench")
 

@@ -1,0 +1,1 @@
+"""Counts -> verdicts: the policy, one seed, all seeds together."""

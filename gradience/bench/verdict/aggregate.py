@@ -15,7 +15,6 @@ from fractions import Fraction
 from pathlib import Path
 from statistics import fmean, stdev
 
-from gradience.artifacts.audit import RunInfo
 from gradience.artifacts.bench import Bench, Status, VariantResult
 from gradience.artifacts.bench_aggregate import (
     BenchAggregate,
@@ -26,12 +25,12 @@ from gradience.artifacts.bench_aggregate import (
     VariantSummary,
 )
 from gradience.artifacts.bench_plan import BenchPlan
+from gradience.artifacts.run import RunInfo, Stopwatch
 from gradience.bench.verdict.certifiable import certifiable
 from gradience.bench.verdict.policy import SeedOutcome, judge, overall, passing, policy_notes
 from gradience.bench.verdict.sanity import aggregate_notes, cannot_tell
 from gradience.bench.verdict.together import check_together
 from gradience.errors import InputError, UsageError
-from gradience.artifacts.run import Stopwatch
 
 PLAN, BENCH, AGGREGATE, DOCUMENT = "plan.json", "bench.json", "bench_aggregate.json", "bench_aggregate.md"
 
@@ -324,4 +323,3 @@ def _notes(
         notes.append("the seeds ran on different devices or library versions: each variant was still compared "
                      "with the probe of its own seed")  # fmt: skip
     return tuple(notes)
-

@@ -18,16 +18,16 @@ from gradience.artifacts.bench import (
 )
 from gradience.artifacts.bench_plan import BenchPlan
 from gradience.artifacts.records import ClassificationRecord, GenerationRecord, ScoreRecord, count
+from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.training import TrainingReport
-from gradience.bench.verdict import results
 from gradience.bench.plan.preregister import plan_digest
+from gradience.bench.plan.variants import PROBE
 from gradience.bench.run.seed import ANSWERS, Made, Outcome, SeedFacts
+from gradience.bench.verdict import results
 from gradience.bench.verdict.sanity import seed_notes
+from gradience.evaluate import diverge
 from gradience.tasks.base import ClassificationTask, GenerationTask, Task
 from gradience.tasks.metrics import score
-from gradience.bench.plan.variants import PROBE
-from gradience.evaluate import diverge
-from gradience.artifacts.run import Stopwatch
 
 
 def assemble(facts: SeedFacts, task: Task, plan: BenchPlan, watch: Stopwatch) -> Bench:

@@ -19,8 +19,8 @@ from gradience.artifacts.bench import (
 )
 from gradience.artifacts.bench_plan import Policy
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.verdict.policy import judge_seed, overall, percent
 from gradience.bench.plan.variants import PlannedVariant, asked_for
+from gradience.bench.verdict.policy import judge_seed, overall, percent
 
 Results = tuple[VariantResult, ...]
 
