@@ -64,8 +64,9 @@ demo: $(VENV)/.bench
 	@$(VENV)/bin/gradience bench run --config minilm_reviews_demo --output runs/demo
 	@echo; echo "In this clone, gradience is $(VENV)/bin/gradience; try \`gradience demo\`, which audits a trained adapter."
 
+# Two processes with one thread each: a test file stays in one process, as its fixtures want it.
 test: $(VENV)/.test
-	$(PY) -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .
