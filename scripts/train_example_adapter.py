@@ -35,9 +35,9 @@ from sklearn.preprocessing import StandardScaler
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
 from gradience.artifacts.records import count
+from gradience.digests import sha256_file
 from gradience.errors import GradienceError
 from gradience.evaluate import Session, classify, evaluate_classification
-from gradience.models.archives import sha256_of
 from gradience.models.embedded import MINILM, REVIEWS, minilm
 from gradience.tasks import reviews
 from gradience.tasks.examples import Examples, Labelled
@@ -257,7 +257,7 @@ def train(preset: Preset, folder: Path) -> dict[str, Any]:
             "head_only": controls,
             "its_head_without_lora": its_head.correct,
         },
-        "weights_sha256": sha256_of(folder / "adapter_model.safetensors"),
+        "weights_sha256": sha256_file(folder / "adapter_model.safetensors"),
         "trainable_parameters": trainable,
         "data": {
             "counts": dict(data.counts),
@@ -271,7 +271,7 @@ def train(preset: Preset, folder: Path) -> dict[str, Any]:
             "name": BASE_NAME,
             "release": f"{MINILM.release.name} {MINILM.release.version}",
             "release_sha256": MINILM.release.sha256,
-            "weights_sha256": sha256_of(base / "model.safetensors"),
+            "weights_sha256": sha256_file(base / "model.safetensors"),
         },
         "made_with": {
             "torch": torch.__version__,

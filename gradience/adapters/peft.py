@@ -8,7 +8,6 @@ expert last. Factors are handed out as tall float64 blocks, see `spectra`.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from gradience.adapters.keys import Ghost, Key, choose_adapter, config_name, par
 from gradience.adapters.locate import Location, locate
 from gradience.adapters.naming import is_applied
 from gradience.adapters.tensors import TensorEntry, TensorFile
+from gradience.digests import sha256_text
 from gradience.errors import InputError
 from gradience.spectra import Blocks
 
@@ -181,7 +181,7 @@ class Adapter:
     def sha256(self) -> str:
         """Digest of the file; of the shards' digests, where there are several."""
         digests = [file.sha256() for file in self.files]
-        return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+        return digests[0] if len(digests) == 1 else sha256_text("\n".join(digests))
 
 
 def open_adapter(path: Path, *, adapter: str | None = None) -> Adapter:

@@ -9,7 +9,6 @@ Format: 8 bytes little-endian header length, a JSON header {name: {dtype, shape,
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
 import math
 import os
@@ -25,6 +24,7 @@ import numpy as np
 from gradience.adapters import strict_json
 from gradience.adapters.dtypes import DTYPES, DType, Raw
 from gradience.adapters.files import open_regular, pread, refuse_disguise, refuse_text, truncated
+from gradience.digests import sha256_parts
 from gradience.errors import InputError
 
 MAX_HEADER_BYTES = 32 * 2**20
@@ -138,10 +138,10 @@ class TensorFile:
 
     def sha256(self) -> str:
         """Digest of the whole file."""
-        digest = hashlib.sha256()
-        for start in range(0, self.size, HASH_BLOCK):
-            digest.update(pread(self.handle, min(HASH_BLOCK, self.size - start), start, self.path))
-        return digest.hexdigest()
+        return sha256_parts(
+            pread(self.handle, min(HASH_BLOCK, self.size - start), start, self.path)
+            for start in range(0, self.size, HASH_BLOCK)
+        )
 
 
 @contextmanager

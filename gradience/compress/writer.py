@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import zipfile
@@ -17,6 +16,7 @@ from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location
 from gradience.adapters.peft import Adapter
 from gradience.adapters.tensors import NewTensor, header_bytes, layout
 from gradience.artifacts.base import write_whole
+from gradience.digests import Sha256
 from gradience.errors import InputError
 
 COPY_BLOCK = 4 * 2**20
@@ -40,7 +40,7 @@ class WeightsWriter:
         ordered = layout(tensors)
         self.names: tuple[str, ...] = tuple(ordered)
         self.size = 0
-        self._digest = hashlib.sha256()
+        self._digest = Sha256()
         self._file = open(path, "xb", buffering=0)  # noqa: SIM115 (__exit__ closes it)
         self._head = header_bytes(ordered, metadata)
 

@@ -25,6 +25,7 @@ from gradience.artifacts.records import (
     Kind,
     ScoreRecord,
 )
+from gradience.digests import sha256_rows, sha256_text
 from gradience.errors import UsageError
 from gradience.evaluate.batches import fixed_batches
 from gradience.evaluate.blocks import Blocks, OnBlock, answer_blocks
@@ -33,8 +34,6 @@ from gradience.evaluate.examples import (
     Answered,
     LabelledText,
     Prompted,
-    digest_of,
-    digest_of_all,
     pair_of,
     whole_text,
 )
@@ -78,7 +77,7 @@ def evaluate_classification(
             )
         return [[_label(*row) for row in zip(some, logits, cut, strict=True)]]
 
-    digest = digest_of_all((e.id, e.text, pair_of(e), e.label) for e in examples)
+    digest = sha256_rows((e.id, e.text, pair_of(e), e.label) for e in examples)
     run = _run(
         session,
         "classification",
@@ -133,7 +132,7 @@ def evaluate_generation(
             [_answer(example, output, filters, same) for example, output in zip(some, outputs, strict=True)]
         ]
 
-    digest = digest_of_all((e.id, e.prompt, e.answer) for e in examples)
+    digest = sha256_rows((e.id, e.prompt, e.answer) for e in examples)
     run = _run(
         session, "generation", name, examples, digest, batch_size=batch_size, max_length=limit,
         max_new_tokens=max_new_tokens, stop=tuple(stop), filters=tuple(filters), scoring=scoring,
@@ -173,7 +172,7 @@ def evaluate_scores(
         )
         return [[_score(*row) for row in zip(some, of_one, strict=True)] for of_one in scores]
 
-    digest = digest_of_all((e.id, e.prompt, e.response) for e in examples)
+    digest = sha256_rows((e.id, e.prompt, e.response) for e in examples)
     batches = fixed_batches([e.prompt + e.response for e in examples], batch_size)
     blocks: list[Blocks[ScoreRecord]] = [
         Blocks(
@@ -193,7 +192,7 @@ def _label(example: LabelledText, logits: Any, truncated: bool) -> Classificatio
     predicted = int(logits.argmax())
     return ClassificationRecord(
         id=example.id,
-        text_sha256=digest_of(whole_text(example)),
+        text_sha256=sha256_text(whole_text(example)),
         label=example.label,
         predicted=predicted,
         correct=predicted == example.label,
@@ -209,7 +208,7 @@ def _answer(
     extracted = next(iter(answers.values()), None)
     return GenerationRecord(
         id=example.id,
-        prompt_sha256=digest_of(example.prompt),
+        prompt_sha256=sha256_text(example.prompt),
         answer=example.answer,
         output=output.text,
         n_tokens=output.n_tokens,
@@ -224,8 +223,8 @@ def _answer(
 def _score(example: Answered, score: Score) -> ScoreRecord:
     return ScoreRecord(
         id=example.id,
-        prompt_sha256=digest_of(example.prompt),
-        response_sha256=digest_of(example.response),
+        prompt_sha256=sha256_text(example.prompt),
+        response_sha256=sha256_text(example.response),
         loglikelihood=score.loglikelihood,
         n_tokens=score.n_tokens,
         exact=score.exact,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 
@@ -51,16 +48,3 @@ def whole_text(example: LabelledText) -> str:
     """Both texts of `example` as one, to sort and to hash."""
     second = pair_of(example)
     return example.text if second is None else f"{example.text}\0{second}"
-
-
-def digest_of(text: str) -> str:
-    """sha256 of `text`."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def digest_of_all(rows: Iterable[Sequence[str | int | None]]) -> str:
-    """sha256 over everything in `rows`, in their order."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 import gradience
+from gradience.digests import Sha256, sha256_file, sha256_text
 from gradience.errors import InputError
 
 SAMPLED = 16
@@ -36,8 +36,7 @@ class AdapterIdentity:
 
 def _digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_file(path)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read: {error.strerror}",
@@ -75,7 +74,7 @@ def fingerprint(model: Any) -> str:
 
     Of a sequence classifier give the part below the head: the head is drawn anew at each loading.
     """
-    digest = hashlib.sha256()
+    digest = Sha256()
     for name, parameter in model.named_parameters():
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
         values = parameter.detach().flatten()
@@ -98,7 +97,7 @@ def tokenizer_digest(tokenizer: Any) -> str:
         tokenizer.eos_token_id,
         tokenizer.pad_token_id,
     ]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return sha256_text(json.dumps(facts, sort_keys=True))
 
 
 def quantization_of(config: Any) -> str | None:

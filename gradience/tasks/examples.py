@@ -7,13 +7,13 @@ official splits get their roles from the identities; data that have splits keep 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Generic, Literal, TypeVar, get_args
+
+from gradience.digests import sha256_rows, sha256_text
 
 Role = Literal["train", "dev", "confirm"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -71,10 +71,7 @@ class Examples(Generic[Item]):
 
 def fingerprint(items: Sequence[Labelled] | Sequence[Question]) -> str:
     """sha256 over everything in `items`, in their order: equal if and only if the examples are the same."""
-    digest = hashlib.sha256()
-    for item in items:
-        digest.update(json.dumps(astuple(item), ensure_ascii=False).encode() + b"\n")
-    return digest.hexdigest()
+    return sha256_rows(map(astuple, items))
 
 
 def canonical(text: str) -> str:
@@ -93,7 +90,7 @@ def content_id(text: str, *, exact: bool = False) -> str:
 
     `exact` takes the text as it is: where signs matter, as in `3 - 4` and `3 + 4`.
     """
-    return hashlib.sha256((text if exact else canonical(text)).encode()).hexdigest()[:16]
+    return sha256_text(text if exact else canonical(text))[:16]
 
 
 def role_of(example_id: str) -> Role:

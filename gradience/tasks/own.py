@@ -7,7 +7,6 @@ inherit): no file can say it. What is not allowed is found and hashed, and not i
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 import sys
@@ -19,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from gradience.artifacts.bench_plan import TaskCode
+from gradience.digests import sha256_bytes, sha256_file, sha256_text
 from gradience.errors import InputError
 
 ALLOW, GROUP, FUNCTION = "GRADIENCE_ALLOW_CODE", "gradience.tasks", "load"
@@ -46,14 +46,14 @@ def file_code(profile: str) -> tuple[TaskCode, bytes]:
             hint="check the path; a relative one starts where the command is run",
         ) from None
     name = path.name if path.is_absolute() else profile
-    return TaskCode(source="file", name=name, sha256=hashlib.sha256(content).hexdigest()), content
+    return TaskCode(source="file", name=name, sha256=sha256_bytes(content)), content
 
 
 def entry_code(entry: importlib.metadata.EntryPoint) -> TaskCode:
     """Which package brings the entry point, and the digest of the module that it names."""
     package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else None
     origin = _origin(entry.module)
-    digest = hashlib.sha256(origin.read_bytes()).hexdigest() if origin else None
+    digest = sha256_file(origin) if origin else None
     return TaskCode(
         source="entry point", name=f"{entry.name} = {entry.value}", sha256=digest, package=package
     )
@@ -95,7 +95,7 @@ def run_file(profile: str, content: bytes) -> Callable[..., Any]:
     """Execute the bytes that were hashed as a module, and return its `load`. Raises InputError (`task-contract`)."""
     path = Path(profile).resolve()
     # A name of its own in sys.modules: dataclasses and the annotations of the options are looked up there.
-    name = f"gradience_task_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+    name = f"gradience_task_{sha256_text(str(path))[:16]}"
     sys.modules[name] = module = ModuleType(name)
     module.__file__ = str(path)
     exec(compile(content, str(path), "exec"), module.__dict__)

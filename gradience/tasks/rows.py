@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from gradience.digests import sha256_file
 from gradience.errors import InputError, NetworkError, require
-from gradience.models.archives import sha256_of
 from gradience.models.local_only import would_fetch
 
 
@@ -85,7 +85,7 @@ def local(path: Path) -> Table:
         )
     if not path.is_file():
         raise InputError(f"{path}: there is no such file", code="task-file", hint="check the path")
-    return Table(_file_rows(path), f"{path.name} sha256:{sha256_of(path)}")
+    return Table(_file_rows(path), f"{path.name} sha256:{sha256_file(path)}")
 
 
 def hub(dataset: str, split: str, *, subset: str | None = None, revision: str | None = None) -> Table:

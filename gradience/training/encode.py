@@ -6,13 +6,13 @@ response and on the end token behind it. So the loss is about answers, and the m
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from gradience.digests import sha256_bytes
 from gradience.models.rendering import encode_pair
 from gradience.tasks.examples import Labelled, Question
 
@@ -82,10 +82,9 @@ class Collator:
         """Tensors of shape (rows, longest row); the labels of a classification have shape (rows,)."""
         batch = {key: self._column([row[key] for row in rows], self._fill.get(key, 0)) for key in rows[0]}
         if self.first_batch is None:
-            digest = hashlib.sha256()
-            for key in ("input_ids", "labels"):
-                digest.update(batch[key].numpy().tobytes())
-            self.first_batch = digest.hexdigest()
+            self.first_batch = sha256_bytes(
+                *(batch[key].numpy().tobytes() for key in ("input_ids", "labels"))
+            )
         return batch
 
     @staticmethod

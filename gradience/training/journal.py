@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from gradience.artifacts.base import write_whole
 from gradience.artifacts.training import Earlier
+from gradience.digests import sha256_text
 from gradience.errors import InputError
 
 
@@ -41,7 +41,7 @@ class Journal:
         Raises InputError (`other-training`) when `path` was written by a training that was asked for otherwise.
         """
         self.path, self.initial, self.numerics = path, initial, dict(numerics)
-        self.call = hashlib.sha256(json.dumps(call, sort_keys=True, default=str).encode()).hexdigest()
+        self.call = sha256_text(json.dumps(call, sort_keys=True, default=str))
         self.started = self._read()
         if self.started and self.started.call != self.call:
             raise InputError(

@@ -17,8 +17,8 @@ from transformers import Trainer
 from transformers.trainer_callback import TrainerState
 
 from gradience.artifacts.training import TrainingReport
+from gradience.digests import sha256_file
 from gradience.errors import InputError
-from gradience.models.archives import sha256_of
 from gradience.training.checkpoints import (
     complete_checkpoints,
     ended_at,
@@ -86,7 +86,7 @@ def finished(output: Path, asked: Mapping[str, Any]) -> TrainingReport:
             hint="give an empty folder, or delete this one",
         )
     weights = output / ADAPTER / "adapter_model.safetensors"
-    if weights.is_file() and sha256_of(weights) != report.adapter_sha256:
+    if weights.is_file() and sha256_file(weights) != report.adapter_sha256:
         raise InputError(
             f"{weights}: not the weights that {REPORT} beside it tells of",
             code="other-training",

@@ -6,8 +6,9 @@ With one stream for all, every later draw would move; with named streams the dat
 
 from __future__ import annotations
 
-import hashlib
 from typing import Literal, get_args
+
+from gradience.digests import sha256_text
 
 Stream = Literal["base", "lora", "data order", "training"]
 """What the base lacks (a fresh head), the LoRA factors, the order of the examples, and dropout."""
@@ -16,4 +17,4 @@ STREAMS: tuple[Stream, ...] = get_args(Stream)
 
 def stream(seed: int, name: Stream) -> int:
     """The seed of one stream: 31 bits of sha256, so that neighbouring seeds have nothing in common."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4]) >> 1
+    return int(sha256_text(f"{seed}/{name}")[:8], 16) >> 1

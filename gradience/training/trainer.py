@@ -10,7 +10,6 @@ On one machine, with the same number of threads and the same versions, the same 
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -26,10 +25,10 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from gradience.artifacts.folder import whole_folder
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.training import Start, TrainedExamples, TrainingReport
+from gradience.digests import Sha256, sha256_file
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.identity import device_name
 from gradience.live.hooks import GradienceCallback
-from gradience.models.archives import sha256_of
 from gradience.models.devices import choose_device, make_current, processes_here
 from gradience.models.load import Base, load_base
 from gradience.models.settings import ModelSettings, several_processes
@@ -165,7 +164,7 @@ def train(
             earlier=journal.started.earlier,
             lora_params=lora_params,
             other_params=other_params,
-            adapter_sha256=sha256_of(output / ADAPTER / "adapter_model.safetensors"),
+            adapter_sha256=sha256_file(output / ADAPTER / "adapter_model.safetensors"),
             versions=versions(),
             seconds=seconds,
             peak_memory_bytes=peak(),
@@ -239,7 +238,7 @@ def encode(tokenizer: Any, task: Task, examples: Sequence[Any], max_length: int)
 
 def _trainable(network: Any) -> tuple[int, int, str]:
     """Parameters of the LoRA factors and of the rest that is stored, and sha256 over names and bytes of both."""
-    digest = hashlib.sha256()
+    digest = Sha256()
     lora = other = 0
     for name, weight in sorted(network.named_parameters()):
         if "lora_" in name:

@@ -7,8 +7,6 @@ predecessor's configs are read where they mean something here, see `dialect`. A 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -40,6 +38,7 @@ from gradience.bench.config.sections import (
     TaskSettings,
 )
 from gradience.check.files import parse_yaml, read_mapping
+from gradience.digests import sha256_json
 from gradience.errors import InputError, UsageError
 from gradience.models.settings import ModelSettings, Settings, several_processes
 from gradience.training.settings import LoraSettings, TrainSettings
@@ -158,12 +157,12 @@ class BenchConfig(Settings):
 
     def digest(self) -> str:
         """sha256 of all of it."""
-        return canonical_digest(self.model_dump(mode="json"))
+        return sha256_json(self.model_dump(mode="json"))
 
     def protocol_digest(self) -> str:
         """sha256 of what must agree between runs that are counted together: all but seeds, machine and labels."""
         parts = self.model_dump(mode="json", exclude={"seeds", "runtime", "run_type", "bench_version"})
-        return canonical_digest(parts | {"smoke": self.smoke})
+        return sha256_json(parts | {"smoke": self.smoke})
 
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> BenchConfig:
@@ -214,9 +213,3 @@ def _parsed(override: str) -> dict[str, Any]:
     for name in reversed(names):
         value = {name: value}
     return dict(value)
-
-
-def canonical_digest(value: Any) -> str:
-    """sha256 of a value as JSON with sorted keys and without blanks: equal for equal values on every machine."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()

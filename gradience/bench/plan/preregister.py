@@ -7,8 +7,9 @@ from fractions import Fraction
 from typing import Any
 
 from gradience.artifacts.bench_plan import BenchPlan, DataSplit, TaskCode
-from gradience.bench.config.load import BenchConfig, canonical_digest
+from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import asked_for
+from gradience.digests import sha256_json
 
 ALPHA = Fraction("0.05")
 
@@ -19,7 +20,7 @@ def register(
     """The plan of a run on these examples. task: its name, as the task says it. code: of a user's own task."""
     asked = asked_for(config.compression)
     return BenchPlan(
-        config_digest=canonical_digest(config.model_dump(mode="json", exclude={"runtime"})),
+        config_digest=sha256_json(config.model_dump(mode="json", exclude={"runtime"})),
         protocol_digest=config.protocol_digest(),
         smoke=config.smoke,
         model=config.model.name,
@@ -47,4 +48,4 @@ def promised(plan: BenchPlan) -> dict[str, Any]:
 
 def plan_digest(plan: BenchPlan) -> str:
     """sha256 of all of it that is not null, which later artifacts carry."""
-    return canonical_digest(plan.model_dump(mode="json", exclude_none=True))
+    return sha256_json(plan.model_dump(mode="json", exclude_none=True))

@@ -7,7 +7,6 @@ A finished stage is compared with its manifest when it is used: what was exchang
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -21,8 +20,8 @@ from typing import Any
 from gradience.artifacts.base import write_whole
 from gradience.artifacts.scratch import sweep_below
 from gradience.artifacts.stage import StageFile, StageManifest
+from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError, LockedError
-from gradience.models.archives import sha256_of
 
 logger = logging.getLogger("gradience.bench")
 
@@ -91,7 +90,7 @@ class Stages:
 def stage_key(name: str, depends: Mapping[str, Any]) -> str:
     """sha256 over what a stage depends on. Values must be what JSON can hold."""
     text = json.dumps({"stage": name, "version": VERSION, **depends}, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256_text(text)
 
 
 def files_of(folder: Path) -> dict[str, StageFile]:
@@ -101,7 +100,7 @@ def files_of(folder: Path) -> dict[str, StageFile]:
         name = str(path.relative_to(folder))
         if path.is_file() and name not in (MANIFEST, BEGUN):
             facts = path.stat()
-            found[name] = StageFile(sha256=sha256_of(path), bytes=facts.st_size, mtime_ns=facts.st_mtime_ns)
+            found[name] = StageFile(sha256=sha256_file(path), bytes=facts.st_size, mtime_ns=facts.st_mtime_ns)
     return found
 
 
@@ -121,7 +120,7 @@ def _is_as_told(path: Path, file: StageFile) -> bool:
     facts = path.stat()
     if facts.st_size != file.bytes:
         return False
-    return facts.st_mtime_ns == file.mtime_ns or sha256_of(path) == file.sha256
+    return facts.st_mtime_ns == file.mtime_ns or sha256_file(path) == file.sha256
 
 
 def _begin(folder: Path, key: str, *, resumable: bool) -> None:

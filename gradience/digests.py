@@ -1,0 +1,52 @@
+"""sha256 in hexadecimal: of bytes, of text, of a file, of JSON. The one place that hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+Sha256 = hashlib.sha256
+"""A digest that is fed as the bytes come: `update(data)`, then `hexdigest()`."""
+
+
+def sha256_bytes(*parts: bytes | bytearray | memoryview) -> str:
+    """The digest of `parts`, one after the other.
+
+    >>> sha256_bytes(b"a", b"b") == sha256_text("ab")
+    True
+    """
+    return sha256_parts(parts)
+
+
+def sha256_parts(parts: Iterable[bytes | bytearray | memoryview]) -> str:
+    """The digest of `parts`, one after the other; only one of them is held in memory."""
+    digest = Sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def sha256_text(text: str) -> str:
+    """The digest of `text` in UTF-8."""
+    return sha256_bytes(text.encode())
+
+
+def sha256_file(path: Path) -> str:
+    """The digest of the file at `path`, read piece by piece. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """The digest of a value as JSON with sorted keys and without blanks: equal for equal values on every machine."""
+    return sha256_text(
+        json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    )
+
+
+def sha256_rows(rows: Iterable[Sequence[Any]]) -> str:
+    """The digest of `rows`, each a line of JSON, in their order."""
+    return sha256_parts(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
