@@ -10,8 +10,7 @@ from pathlib import Path
 
 from killing import KILLED, WRITING, in_child, moments_of, watched
 
-from gradience.artifacts.base import write_whole
-from gradience.artifacts.folder import whole_folder
+from gradience.artifacts.whole import whole_folder, write_whole
 
 
 def write_file(path: Path) -> None:
@@ -25,7 +24,7 @@ def write_folder(path: Path) -> None:
 
 def main(root: Path, kind: str) -> None:
     work = {"file": write_file, "folder": write_folder}[kind]
-    files = watched("artifacts/folder.py", *WRITING)
+    files = watched(*WRITING)
     work(root / "counted")
     moments, left = moments_of(lambda: work(root / "counted"), files), 0
     for moment in range(1, moments + 1):

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from killing import program
 
-from gradience.artifacts.base import write_whole
 from gradience.artifacts.scratch import (
     scratch_beside,
     scratch_file,
@@ -16,6 +15,7 @@ from gradience.artifacts.scratch import (
     sweep_below,
     sweep_beside,
 )
+from gradience.artifacts.whole import write_whole
 from gradience.errors import OutputError
 
 

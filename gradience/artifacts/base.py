@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from gradience.artifacts.scratch import scratch_file, sweep_beside
-from gradience.errors import InputError, OutputError
+from gradience.artifacts.whole import write_whole
+from gradience.errors import InputError
 
 SIGNIFICANT_DIGITS = 12
 
@@ -152,42 +151,6 @@ def _invalid(path: Path, artifact: type[Artifact], error: ValidationError) -> In
         code="artifact-invalid",
         hint=artifact.repair,
     )
-
-
-def write_whole(path: Path, chunks: Iterable[bytes]) -> Path:
-    """Write `chunks` to `path` so that the file is either the old one or the complete new one.
-
-    The temporary file lies in the same folder (a rename is atomic only within one file system); file and folder are
-    synced. What killed writers of the same file left is removed. Raises OutputError (code `write-failed`).
-    """
-    sweep_beside(path)
-    try:
-        with scratch_file(path) as (scratch, file):
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(scratch, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot write: {error.strerror or error}",
-            code="write-failed",
-            hint="check the folder, its permissions and the free space",
-        ) from None
-    return path
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` durable (a no-op where folders cannot be opened)."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except PermissionError:
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def json_schema(artifact: type[Artifact]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar, overload
 
 from pydantic import Field, ValidationError
 
-from gradience.artifacts.base import Float12, Part, write_whole
+from gradience.artifacts.base import Float12, Part
+from gradience.artifacts.whole import write_whole
 from gradience.errors import InputError
 
 SCHEMA = "gradience.records/1"

@@ -62,7 +62,7 @@ def aggregate(
         )
     report = aggregate_folders(folders, command=command_line())
     if output is not None:
-        from gradience.artifacts.base import write_whole
+        from gradience.artifacts.whole import write_whole
 
         output.mkdir(parents=True, exist_ok=True)
         report.save(output / AGGREGATE)

@@ -147,7 +147,7 @@ def compress(
     grid = allowed_ranks_of(allowed_ranks)
     _check(encoding, output, dry_run=dry_run)
     if output is not None and not dry_run:
-        from gradience.artifacts.folder import check_output
+        from gradience.artifacts.whole import check_output
 
         check_output(output, adapter, force=force)
     if verify_peft:

@@ -23,7 +23,6 @@ from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.adapters.patterns import anchored_key
 from gradience.adapters.peft import Adapter, LoraPair, open_adapter
 from gradience.adapters.tensors import NewTensor, TensorFile
-from gradience.artifacts.base import write_whole
 from gradience.artifacts.compression import (
     CompressionPlan,
     CompressionReport,
@@ -31,8 +30,8 @@ from gradience.artifacts.compression import (
     ModulePlan,
     ModuleResult,
 )
-from gradience.artifacts.folder import check_output, whole_folder
 from gradience.artifacts.run import Stopwatch
+from gradience.artifacts.whole import check_output, whole_folder
 from gradience.blas import one_blas_thread, processors
 from gradience.compress import card
 from gradience.compress.dora import BaseWeights
@@ -141,7 +140,7 @@ def compress_adapter(
             )
             report.save(folder / REPORT)
             for name, text in (documents(report) if documents else {}).items():
-                write_whole(folder / name, [text.encode()])
+                (folder / name).write_bytes(text.encode())
     return report
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from gradience.artifacts.base import write_whole
-
 CARD = "README.md"
 OPENING = "> **A smaller version of the adapter described here.**"
 _FRONT_MATTER = re.compile(rb"(?:\xef\xbb\xbf)?---[ \t]*\r?\n.*?\r?\n---[ \t]*\r?\n", re.DOTALL)
@@ -31,5 +29,5 @@ def annotate(folder: Path, line: str) -> tuple[str, ...]:
     card = folder / CARD
     if not card.is_file():
         return ()
-    write_whole(card, [with_first_line(card.read_bytes(), line)])
+    card.write_bytes(with_first_line(card.read_bytes(), line))
     return (CARD,)

@@ -15,7 +15,6 @@ from gradience.adapters.files import open_regular, pread
 from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location
 from gradience.adapters.peft import Adapter
 from gradience.adapters.tensors import NewTensor, header_bytes, layout
-from gradience.artifacts.base import write_whole
 from gradience.digests import Sha256
 from gradience.errors import InputError
 
@@ -32,7 +31,7 @@ REPORTS = ("compression_report.json", "compression_report.md")
 class WeightsWriter:
     """Writes one safetensors file: the header first, then every tensor in the order of `names`.
 
-    Use as a context manager; `close` makes the promise that everything is on the disk.
+    Use as a context manager, in a folder that is synced before it gets its name (`whole_folder`).
     size, sha256: of what was written.
     """
 
@@ -62,8 +61,7 @@ class WeightsWriter:
             view = view[self._file.write(view) :]
 
     def close(self) -> str:
-        """Everything on the disk; the digest. Raises OSError."""
-        os.fsync(self._file.fileno())
+        """Close the file; the digest of what was written. Raises OSError."""
         self._file.close()
         return self._digest.hexdigest()
 
@@ -119,8 +117,6 @@ def _copy(source: Path, target: Path, *, root: Path) -> bool:
         with open(target, "xb") as file:
             for start in range(0, size, COPY_BLOCK):
                 file.write(pread(handle, min(COPY_BLOCK, size - start), start, source))
-            file.flush()
-            os.fsync(file.fileno())
     finally:
         os.close(handle)
     return True
@@ -163,7 +159,7 @@ def _equal(old: Any, new: Any) -> bool:
 
 def write_config(path: Path, fields: Mapping[str, Any]) -> None:
     """Write an adapter_config.json as PEFT does: ASCII, two spaces, fields in their order."""
-    write_whole(path, [json.dumps(fields, indent=2).encode() + b"\n"])
+    path.write_bytes(json.dumps(fields, indent=2).encode() + b"\n")
 
 
 def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:

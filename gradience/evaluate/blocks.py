@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Generic
 
 from pydantic import ValidationError
 
-from gradience.artifacts.base import write_whole
 from gradience.artifacts.records import (
     RECORD_TYPES,
     Evaluation,
@@ -27,7 +25,8 @@ from gradience.artifacts.records import (
     write_records,
 )
 from gradience.artifacts.scratch import sweep_beside
-from gradience.errors import InputError, OutputError
+from gradience.artifacts.whole import write_errors, write_whole
+from gradience.errors import InputError
 
 OnBlock = Callable[[int, int], None]
 """Called with (batches that are done, batches in all)."""
@@ -44,7 +43,7 @@ class Blocks(Generic[R]):
         self.done: list[list[R]] = []
         self.finished = False
         if path is not None:
-            with _refusals(path):
+            with write_errors(path):
                 self._take_up(path)
 
     @property
@@ -58,7 +57,7 @@ class Blocks(Generic[R]):
             return
         self.done, self.finished = self.done[:blocks], False
         if self.part is not None:
-            with _refusals(self.part):
+            with write_errors(self.part):
                 self.part.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self.part, [line(self.run), *map(line, chain(*self.done))])
 
@@ -66,7 +65,7 @@ class Blocks(Generic[R]):
         """Add the next batch, and have it on the disk."""
         self.done.append(list(records))
         if self.part is not None:
-            with _refusals(self.part):
+            with write_errors(self.part):
                 _append(self.part, b"".join(map(line, records)))
 
     def finish(self) -> Evaluation[R]:
@@ -76,7 +75,7 @@ class Blocks(Generic[R]):
         if self.path is not None and self.part is not None:
             if not self.finished:
                 write_records(self.path, *evaluation)
-            with _refusals(self.part):
+            with write_errors(self.part):
                 self.part.unlink(missing_ok=True)
         return evaluation
 
@@ -140,15 +139,3 @@ def _append(path: Path, lines: bytes) -> None:
         file.write(lines)
         file.flush()
         os.fsync(file.fileno())
-
-
-@contextmanager
-def _refusals(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot write: {error.strerror or error}",
-            code="write-failed",
-            hint="check the folder, its permissions and the free space",
-        ) from None

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradience.artifacts.folder import whole_folder
+from gradience.artifacts.whole import whole_folder
 from gradience.digests import sha256_file
 from gradience.models.archives import copy_member
 from gradience.models.packages import Release, fetch

@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers.trainer_callback import TrainerCallback, TrainerState
 
-from gradience.artifacts.base import sync_folder, write_whole
+from gradience.artifacts.whole import sync_folder, write_whole
 
 MARK = "complete"
 KEPT = 2

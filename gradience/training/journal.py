@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from gradience.artifacts.base import write_whole
 from gradience.artifacts.training import Earlier
+from gradience.artifacts.whole import write_whole
 from gradience.digests import sha256_text
 from gradience.errors import InputError
 

@@ -22,9 +22,9 @@ import torch
 from transformers import Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
-from gradience.artifacts.folder import whole_folder
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.training import Start, TrainedExamples, TrainingReport
+from gradience.artifacts.whole import whole_folder
 from gradience.digests import Sha256, sha256_file
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.identity import device_name

@@ -18,7 +18,7 @@ from gradience.adapters.locate import locate
 from gradience.adapters.peft import open_adapter
 from gradience.adapters.tensors import NewTensor, TensorFile
 from gradience.artifacts import scratch as scratch_files
-from gradience.artifacts.folder import check_output, whole_folder
+from gradience.artifacts.whole import check_output, whole_folder
 from gradience.compress.writer import (
     WeightsWriter,
     carry_files,

@@ -48,14 +48,14 @@ POINTS = {
     "before the other files": ("gradience.compress.adapter.carry_files", 1),
     "before the check": ("gradience.compress.adapter.check_written", 1),
     "before the report": ("gradience.artifacts.base:Artifact.save", 1),
-    "before the Markdown": ("gradience.compress.adapter.write_whole", 1),
-    "before the folder is synced": ("gradience.artifacts.folder.sync_folder", 1),
-    "before the rename": ("gradience.artifacts.folder:Path.rename", 1),
-    "after the rename": ("gradience.artifacts.folder.sync_folder", 2),
+    "before the Markdown": ("gradience.compress.adapter:Path.write_bytes", 3),
+    "before the folder is synced": ("gradience.artifacts.whole._sync", 1),
+    "before the rename": ("gradience.artifacts.whole:Path.rename", 1),
+    "after the rename": ("gradience.artifacts.whole.sync_folder", 3),
 }
 SWAP_POINTS = POINTS | {
-    "between the renames": ("gradience.artifacts.folder:Path.rename", 2),
-    "before the old folder is removed": ("gradience.artifacts.folder:shutil.rmtree", 1),
+    "between the renames": ("gradience.artifacts.whole:Path.rename", 2),
+    "before the old folder is removed": ("gradience.artifacts.whole:shutil.rmtree", 1),
 }
 
 

@@ -18,11 +18,11 @@ from typing import NamedTuple, Protocol
 import torch
 
 from gradience import tasks
-from gradience.artifacts.base import write_whole
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.artifacts.bench_plan import BenchPlan, DataSplit
 from gradience.artifacts.run import Stopwatch
+from gradience.artifacts.whole import write_whole
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import plan_digest, promised, register
 from gradience.bench.run.seed import SeedFacts, SeedRun, Watcher

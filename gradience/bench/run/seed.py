@@ -20,10 +20,10 @@ from typing import Any, Protocol
 import torch
 
 from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.base import write_whole
 from gradience.artifacts.records import Evaluation, count, read_records
 from gradience.artifacts.stage import StageManifest
 from gradience.artifacts.training import TrainingReport
+from gradience.artifacts.whole import write_whole
 from gradience.audit.adapter import audit_adapter
 from gradience.bench.arms.derive import WAYS
 from gradience.bench.config.load import BenchConfig

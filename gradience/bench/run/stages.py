@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradience.artifacts.base import write_whole
 from gradience.artifacts.scratch import sweep_below
 from gradience.artifacts.stage import StageFile, StageManifest
+from gradience.artifacts.whole import write_whole
 from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError, LockedError
 

@@ -1,8 +1,7 @@
-"""An output folder that is there whole or not at all.
+"""Files and folders that are there whole or not at all: temporary name, fsync, rename.
 
-It is built beside its place under a temporary name, synced, and renamed. While it is built it is locked, so that the
-next run can tell the remains of a killed one (`.<name>.<random>.tmp`, `.<name>.<random>.old`) from the work of a
-living one, and removes them.
+While it is written it is locked (see `scratch`), so that the next writer can tell the remains of a killed one
+(`.<name>.<random>.tmp`, `.<name>.<random>.old`) from the work of a living one, and removes them.
 """
 
 from __future__ import annotations
@@ -11,16 +10,65 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from gradience.adapters.locate import CONFIG
-from gradience.artifacts.base import sync_folder
-from gradience.artifacts.scratch import abandoned, remove, scratch_beside, scratch_folder
+from gradience.artifacts.scratch import (
+    abandoned,
+    remove,
+    scratch_beside,
+    scratch_file,
+    scratch_folder,
+    sweep_beside,
+)
 from gradience.errors import OutputError, UsageError
 
 _OURS = re.compile(r"\.[0-9a-f]{8}\.(tmp|old)")
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn what the disk or the permissions refuse inside the block into OutputError (`write-failed`)."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot write: {error.strerror or error}",
+            code="write-failed",
+            hint="check the folder, its permissions and the free space",
+        ) from None
+
+
+def write_whole(path: Path, chunks: Iterable[bytes]) -> Path:
+    """Write `chunks` to `path` so that the file is either the old one or the complete new one.
+
+    The temporary file lies in the same folder (a rename is atomic only within one file system); file and folder are
+    synced. What killed writers of the same file left is removed. Raises OutputError (code `write-failed`).
+    """
+    sweep_beside(path)
+    with write_errors(path):
+        with scratch_file(path) as (scratch, file):
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(scratch, path)
+        sync_folder(path.parent)
+    return path
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable (a no-op where folders cannot be opened)."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def check_output(output: Path, source: Path, *, force: bool) -> None:
@@ -29,8 +77,8 @@ def check_output(output: Path, source: Path, *, force: bool) -> None:
     source: the adapter's folder, or a file in it.
     Raises UsageError (output-exists, output-is-input, not-ours), OutputError (write-failed).
     """
-    try:
-        there, here = output.resolve(), source.resolve()
+    with write_errors(output):
+        there, here = _resolved(output), _resolved(source)
         here = here.parent if here.is_file() else here
         _finish_interrupted(there)
         if there == here or there in here.parents or here in there.parents:
@@ -49,8 +97,14 @@ def check_output(output: Path, source: Path, *, force: bool) -> None:
                 code="not-ours",
                 hint="choose another --output",
             )
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
-        raise _cannot_write(output, error) from None
+
+
+def _resolved(path: Path) -> Path:
+    """`path` without links. Raises OSError for links in a circle, as Python does from 3.13 on."""
+    try:
+        return path.resolve()
+    except RuntimeError:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
 
 
 def _exists(output: Path) -> UsageError:
@@ -61,14 +115,6 @@ def _exists(output: Path) -> UsageError:
     )
 
 
-def _cannot_write(output: Path, error: OSError | RuntimeError) -> OutputError:
-    return OutputError(
-        f"{output}: cannot write: {getattr(error, 'strerror', None) or error}",
-        code="write-failed",
-        hint="check the folder, its permissions and the free space",
-    )
-
-
 @contextmanager
 def whole_folder(output: Path, *, force: bool) -> Iterator[Path]:
     """A fresh folder that takes the place of `output` when the block ends well, and vanishes when it does not.
@@ -76,8 +122,8 @@ def whole_folder(output: Path, *, force: bool) -> Iterator[Path]:
     force: replace what is there. Without it, a folder that has come into being meanwhile is left alone.
     Raises OutputError (code write-failed) for what the disk or the permissions refuse, UsageError (output-exists).
     """
-    try:
-        place = output.resolve()  # a link stays a link: what it points at is replaced
+    with write_errors(output):
+        place = _resolved(output)  # a link stays a link: what it points at is replaced
         place.parent.mkdir(parents=True, exist_ok=True)
         _finish_interrupted(place)
         with scratch_folder(place) as scratch:
@@ -88,8 +134,6 @@ def whole_folder(output: Path, *, force: bool) -> Iterator[Path]:
             else:
                 _rename_unless_there(scratch, place, output)
         sync_folder(place.parent)
-    except OSError as error:
-        raise _cannot_write(output, error) from None
 
 
 def _sync(folder: Path) -> None:
