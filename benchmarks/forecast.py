@@ -26,7 +26,7 @@ from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.config.shipped import find_config
 from gradience.bench.plan.forecast import forecast
 from gradience.evaluate.evaluator import Judge
-from gradience.training.trainer import lora_arguments, train
+from gradience.training.trainer import train
 
 ROOT = Path(__file__).resolve().parent
 KEPT = ("minilm_reviews_demo", "smollm2_arithmetic", "smollm2_gsm8k_smoke")
@@ -47,7 +47,7 @@ def short(name: str, overrides: list[str]) -> dict[str, object]:
     task = tasks.load(config.task.profile, config.task.options)
     with tempfile.TemporaryDirectory() as scratch:
         started = time.process_time()
-        lora, recipe = lora_arguments(config.lora), config.train
+        lora, recipe = config.lora.peft_arguments(), config.train
         report = train(
             task, model=config.model, lora=lora, recipe=recipe, seed=42, output=Path(scratch), device="cpu"
         )

@@ -1,6 +1,6 @@
 """From examples to what the model is trained on: token ids, and labels on the response alone.
 
-A question's labels are -100 (which the loss ignores) on the prompt and on padding, and the token itself on the
+An example's labels are -100 (which the loss ignores) on the prompt and on padding, and the token itself on the
 response and on the end token behind it. So the loss is about answers, and the model learns to stop.
 """
 
@@ -13,7 +13,10 @@ from typing import Any
 import torch
 
 from gradience.digests import sha256_bytes
+from gradience.errors import InputError, UsageError
 from gradience.models.rendering import encode_pair
+from gradience.models.settings import ModelSettings
+from gradience.tasks.base import ClassificationTask, Task
 from gradience.tasks.examples import Labelled, Question
 
 IGNORED = -100
@@ -36,8 +39,38 @@ class Encoded:
         return sum(len(row["input_ids"]) for row in self.features)
 
 
+def labels_of(task: Task, model: ModelSettings) -> int | None:
+    """Return the number of labels; None for a task whose answers are generated.
+
+    Raises UsageError (`task-model`) when task and model do not fit together.
+    """
+    classifies = isinstance(task, ClassificationTask)
+    if classifies != (model.type == "seqcls"):
+        raise UsageError(
+            f"model.type is {model.type}, and the task {task.name} needs"
+            f" {'seqcls' if classifies else 'causal_lm'}",
+            code="task-model",
+            hint="change model.type, or choose another task",
+        )
+    return len(task.label_names) if isinstance(task, ClassificationTask) else None
+
+
+def encode(tokenizer: Any, task: Task, examples: Sequence[Any], max_length: int) -> Encoded:
+    """Return the examples as features. Raises InputError (`no-examples`) when none fits."""
+    encode_all = encode_labelled if isinstance(task, ClassificationTask) else encode_questions
+    encoded = encode_all(tokenizer, examples, max_length)
+    if not encoded.features:
+        raise InputError(
+            f"{task.name}: there is nothing to train on: {len(examples)} train examples,"
+            f" {encoded.left_out} of them longer than {max_length} tokens",
+            code="no-examples",
+            hint="raise train.max_length, or give more data",
+        )
+    return encoded
+
+
 def encode_labelled(tokenizer: Any, examples: Sequence[Labelled], max_length: int) -> Encoded:
-    """Texts cut at `max_length` tokens, each with its label."""
+    """Return texts cut at `max_length` tokens, each with its label."""
     texts = [example.text for example in examples]
     pairs = [example.text_pair for example in examples]
     arguments = {"text_pair": pairs} if any(pair is not None for pair in pairs) else {}
@@ -51,7 +84,7 @@ def encode_labelled(tokenizer: Any, examples: Sequence[Labelled], max_length: in
 
 
 def encode_questions(tokenizer: Any, examples: Sequence[Question], max_length: int) -> Encoded:
-    """Prompt, response and end token; what is longer than `max_length` is left out, not cut.
+    """Return prompt, response and end token; what is longer than `max_length` is left out, not cut.
 
     Half a solution would teach the model to stop before the answer.
     """
@@ -71,7 +104,7 @@ def encode_questions(tokenizer: Any, examples: Sequence[Question], max_length: i
 
 
 class Collator:
-    """Pads a batch on the right to its longest row, and remembers the digest of the first batch it made."""
+    """Pads a batch on the right to its longest row, and remembers the digest of its first batch."""
 
     def __init__(self, tokenizer: Any) -> None:
         """`tokenizer` gives the padding token and nothing else."""

@@ -1,4 +1,4 @@
-"""What an unfinished training was started from, so that only the same training goes on with it."""
+"""What an unfinished training was started from, so that only the same training resumes it."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class Started(BaseModel):
 
 
 class Journal:
-    """Written when the first step is done, read when the training is taken up again."""
+    """Written when the first step is done, read when the training is resumed."""
 
     def __init__(
         self, path: Path, call: Mapping[str, Any], initial: str, numerics: Mapping[str, Any]
     ) -> None:
         """call: what decides the training. initial: digest of the adapter as this process drew it.
 
-        numerics (device, threads, versions) may differ when the training is taken up again: then the file tells both.
-        Raises InputError (`other-training`) when `path` was written by a training that was asked for otherwise.
+        numerics (device, threads, versions) may differ when the training is resumed: then the file names both.
+        Raises InputError (`other-training`) when `path` was written by a training with other settings.
         """
         self.path, self.initial, self.numerics = path, initial, dict(numerics)
         self.call = sha256_text(json.dumps(call, sort_keys=True, default=str))
@@ -57,7 +57,7 @@ class Journal:
         )
 
     def resume(self, step: int) -> None:
-        """The training goes on from a checkpoint."""
+        """The training resumes from a checkpoint."""
         if self.started is None:
             return
         update: dict[str, Any] = {"resumed": [*self.started.resumed, step], "numerics": self.numerics}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import BaseModel
@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from gradience import tasks
 from gradience.errors import IncompleteError, InputError
 from gradience.models.settings import ModelSettings
+from gradience.training.network import Trained
 from gradience.training.settings import TrainSettings
 from gradience.training.trainer import train
 
@@ -33,12 +34,12 @@ class Order(BaseModel):
     lora: dict[str, Any]
     recipe: TrainSettings
     seed: int
-    trained: Literal["lora", "head"] = "lora"
+    trained: Trained = "lora"
     device: str = "auto"
     output: Path
 
-    def carry_out(self) -> None:
-        """Train."""
+    def run(self) -> None:
+        """Train, on the same examples as the process that launched this. Raises InputError (`task-changed`)."""
         task = tasks.load(self.profile, self.options)
         if task.examples.fingerprint("train", self.recipe.train_samples) != self.data:
             raise InputError(
@@ -51,7 +52,7 @@ class Order(BaseModel):
 
 
 def launch(order: Order, processes: int) -> None:
-    """Carry out `order` in so many processes, and wait for them. Their output goes to stderr.
+    """Run `order` in so many processes, and wait for them. Their output goes to stderr.
 
     Raises IncompleteError (`training-failed`) when they fail; what they said stands above it.
     """
@@ -60,10 +61,10 @@ def launch(order: Order, processes: int) -> None:
     path.write_text(order.model_dump_json(indent=2), encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", str(processes), "-m", "gradience.training.launch", str(path)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
-    if done.returncode:
+    completed = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
+    if completed.returncode:
         raise IncompleteError(
-            f"{order.output}: the training in {processes} processes ended with exit code {done.returncode}",
+            f"{order.output}: the training in {processes} processes ended with exit code {completed.returncode}",
             code="training-failed",
             hint="its own message stands above; run again to go on from the last checkpoint",
         )
@@ -71,6 +72,6 @@ def launch(order: Order, processes: int) -> None:
 
 
 if __name__ == "__main__":
-    Order.model_validate_json(Path(sys.argv[1]).read_bytes()).carry_out()
+    Order.model_validate_json(Path(sys.argv[1]).read_bytes()).run()
     if torch.distributed.is_initialized():  # else the first process to leave takes the others down
         torch.distributed.destroy_process_group()

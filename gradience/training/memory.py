@@ -24,8 +24,8 @@ def watch_peak(device: torch.device) -> Reading:
 
     >>> peak = watch_peak(torch.device("cpu"))
     >>> block = bytearray(10_000_000)
-    >>> found = peak()
-    >>> found is None or found > 10_000_000
+    >>> measured = peak()
+    >>> measured is None or measured > 10_000_000
     True
     """
     if device.type == "cuda":
@@ -47,5 +47,5 @@ def _forget_peak() -> bool:
 
 def _resident_peak() -> int | None:
     """`VmHWM` of this process, in bytes."""
-    found = next((line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:")), None)
-    return 1024 * int(found.split()[1]) if found else None
+    line = next((line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:")), None)
+    return 1024 * int(line.split()[1]) if line else None

@@ -1,4 +1,4 @@
-"""A training taken up where its process was killed, and one that is done found again.
+"""Resume a training where its process was killed, and recognise one that is done.
 
 OUTPUT/training.json   written last: the training is done
 OUTPUT/adapter         what came out
@@ -32,32 +32,31 @@ REPORT, ADAPTER, CHECKPOINTS, JOURNAL = "training.json", "adapter", "checkpoints
 
 
 def run_from_newest(trainer: Trainer, journal: Journal, checkpoints: Path) -> float:
-    """Train, from the newest complete checkpoint where there is one. Returns seconds."""
+    """Train, from the newest complete checkpoint where there is one, and return seconds."""
     main = trainer.is_world_process_zero()
     if main:
         remove_incomplete(checkpoints)
     trainer.accelerator.wait_for_everyone()
-    found = complete_checkpoints(checkpoints)
-    if found and main:
-        journal.resume(step_of(found[-1]))
+    newest = next(reversed(complete_checkpoints(checkpoints)), None)
+    if newest and main:
+        journal.resume(step_of(newest))
     started = time.perf_counter()
-    ended = ended_at(found[-1]) if found else None
-    if ended is not None:
-        _restore(trainer, ended, found[-1])
+    if newest and (state := ended_at(newest)) is not None:
+        _restore(trainer, state, newest)
     else:
-        trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
+        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     return time.perf_counter() - started
 
 
 def _restore(trainer: Trainer, state: TrainerState, checkpoint: Path) -> None:
-    """Take a training that was killed after its last step from its last checkpoint: the Trainer would do one more."""
+    """Restore a training that was killed after its last step: resumed, the Trainer would do one more."""
     restore_adapter(trainer.model, checkpoint)
     state.is_world_process_zero = trainer.is_world_process_zero()
     state.is_local_process_zero = trainer.is_local_process_zero()
     trainer.state = state
-    told = trainer.args, trainer.state, trainer.control
-    trainer.callback_handler.on_train_begin(*told)  # the telemetry gets its end
-    trainer.callback_handler.on_train_end(*told)
+    arguments = trainer.args, trainer.state, trainer.control
+    trainer.callback_handler.on_train_begin(*arguments)  # the telemetry gets its end
+    trainer.callback_handler.on_train_end(*arguments)
 
 
 def clear(output: Path) -> None:
@@ -66,8 +65,8 @@ def clear(output: Path) -> None:
     (output / JOURNAL).unlink(missing_ok=True)
 
 
-def finished(output: Path, asked: Mapping[str, Any]) -> TrainingReport:
-    """The report of a training that is done, if it is the one that is asked for.
+def finished(output: Path, request: Mapping[str, Any]) -> TrainingReport:
+    """Return the report of a training that is done, if it is the one that is requested.
 
     Raises InputError (`other-training`).
     """
@@ -78,8 +77,8 @@ def finished(output: Path, asked: Mapping[str, Any]) -> TrainingReport:
         "seed": report.start.seed,
         "trained": report.trained,
     }
-    if done != asked:
-        differs = ", ".join(key for key, value in asked.items() if done[key] != value)
+    if done != request:
+        differs = ", ".join(key for key, value in request.items() if done[key] != value)
         raise InputError(
             f"{output}: holds another training: its {differs} differ",
             code="other-training",
@@ -92,5 +91,5 @@ def finished(output: Path, asked: Mapping[str, Any]) -> TrainingReport:
             code="other-training",
             hint="give an empty folder, or delete this one",
         )
-    clear(output)  # killed after its last word, it had not come to this
+    clear(output)  # a process killed right after the report was written had not come to this
     return report

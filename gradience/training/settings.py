@@ -23,6 +23,16 @@ class LoraSettings(Settings):
     use_dora: bool = False
     modules_to_save: list[str] | None = None
 
+    def peft_arguments(self) -> dict[str, Any]:
+        """Return the probe's arguments of PEFT's LoraConfig."""
+        arguments = {
+            "r": self.probe_r,
+            "lora_alpha": self.alpha,
+            "lora_dropout": self.dropout,
+            **self.model_dump(exclude={"probe_r", "alpha", "dropout"}),
+        }
+        return {name: value for name, value in arguments.items() if value not in (None, False)}
+
 
 class TrainSettings(Settings):
     """The recipe. Either `max_steps` or `epochs`."""

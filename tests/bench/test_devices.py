@@ -20,9 +20,9 @@ from gradience.models import load as models
 from gradience.models.devices import check_devices, choose_device
 from gradience.models.load import Base, load_base
 from gradience.models.settings import ModelSettings
-from gradience.training import trainer as training
-from gradience.training.devices import OneDevice, sequences_per_step
-from gradience.training.encode import Collator
+from gradience.training.arguments import OneDevice, sequences_per_step, trainer_arguments
+from gradience.training.encode import Collator, encode
+from gradience.training.network import with_fresh_lora
 from gradience.training.settings import TrainSettings
 from gradience.training.trainer import train
 
@@ -125,7 +125,7 @@ def test_training_and_evaluation_load_on_the_same_device(
 def test_visible_gpus_change_neither_the_batch_nor_the_device(
     gpus: list[torch.device], tmp_path: Path
 ) -> None:
-    args = training._arguments(RECIPE, tmp_path, 42, base_on("cuda:1"), checkpointing=False)
+    args = trainer_arguments(RECIPE, tmp_path, 42, base_on("cuda:1"), checkpointing=False)
     assert args.device == torch.device("cuda:1")
     assert args.distributed_state.device == torch.device("cuda:1")  # where accelerate puts batches
     assert gpus[-1] == torch.device("cuda:1")  # transformers has made cuda:0 the current one
@@ -135,7 +135,7 @@ def test_visible_gpus_change_neither_the_batch_nor_the_device(
 
 
 def test_a_batch_that_is_not_the_recipe_s_is_refused(gpus: list[torch.device], tmp_path: Path) -> None:
-    args = training._arguments(RECIPE, tmp_path, 42, base_on("cuda:0"), checkpointing=False)
+    args = trainer_arguments(RECIPE, tmp_path, 42, base_on("cuda:0"), checkpointing=False)
     args._n_gpu = 8
     many = type("AllOfThem", (OneDevice,), {"n_gpu": property(lambda self: self._n_gpu)})
     args.__class__ = many  # as transformers counts by itself
@@ -154,10 +154,10 @@ def test_the_trainer_puts_model_and_batches_where_the_base_is(
     )  # SDPA looks at the values of the mask
     base = load_base(causal)
     assert base.device == "meta"
-    network = training._wrap(base, LORA, causal, 42, labels=None, trained="lora")
-    encoded = training.encode(base.tokenizer, sums(), sums().examples.of("train"), 16)
+    network = with_fresh_lora(base, LORA, causal, 42, labels=None, trained="lora")
+    encoded = encode(base.tokenizer, sums(), sums().examples.of("train"), 16)
     collator = Collator(base.tokenizer)
-    args = training._arguments(RECIPE, tmp_path, 42, base, checkpointing=False)
+    args = trainer_arguments(RECIPE, tmp_path, 42, base, checkpointing=False)
     trainer = Trainer(model=network, args=args, train_dataset=encoded.features, data_collator=collator)
     seen: set[str] = set()
     network.register_forward_pre_hook(
@@ -229,7 +229,7 @@ def test_what_is_not_packed_has_one_precision_in_training_and_evaluation(
     judge = Judge(sums(), packed, (), batch_size=1, max_length=8, device="cpu")
     evaluated = judge._load().base
     base = load_base(packed, device="cpu")
-    trained = training._wrap(base, LORA, packed, 42, labels=None, trained="lora").get_base_model()
+    trained = with_fresh_lora(base, LORA, packed, 42, labels=None, trained="lora").get_base_model()
     assert base.dtype == "bfloat16"
     kinds = {
         name.replace(".base_layer", ""): weight.dtype

@@ -74,7 +74,7 @@ def test_the_labels_that_reach_the_model_are_the_answer_and_the_end_token(
     causal: ModelSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    wrap = training._wrap
+    wrap = training.with_fresh_lora
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         network = wrap(*args, **kwargs)
@@ -86,7 +86,7 @@ def test_the_labels_that_reach_the_model_are_the_answer_and_the_end_token(
         )
         return network
 
-    monkeypatch.setattr(training, "_wrap", watched)
+    monkeypatch.setattr(training, "with_fresh_lora", watched)
     run(causal, tmp_path)
     read = tokenizer()
     answers = {item.prompt: item.answer for item in sums().examples.items}
@@ -421,7 +421,7 @@ def test_killed_after_its_last_checkpoint_it_takes_no_further_step(
 
     output = tmp_path / "killed"
     with monkeypatch.context() as patched:
-        patched.setattr(training, "_store", die)
+        patched.setattr(training, "store", die)
         with pytest.raises(Stop):
             run(classifier, output, recipe=asked)
     killed = run(classifier, output, recipe=asked)

@@ -16,6 +16,7 @@ from gradience.evaluate.evaluator import Judge  # noqa: E402
 from gradience.models.load import load_base  # noqa: E402
 from gradience.models.settings import ModelSettings  # noqa: E402
 from gradience.training import trainer as training  # noqa: E402
+from gradience.training.network import with_fresh_lora  # noqa: E402
 from gradience.training.settings import TrainSettings  # noqa: E402
 
 pytestmark = [
@@ -41,7 +42,7 @@ def test_training_and_evaluation_stand_on_one_base(tmp_path: Path) -> None:
     assert len(answers.records) == len(task.examples.of("confirm"))
     assert answers.run.quantization == "bitsandbytes nf4"
 
-    fresh = training._wrap(load_base(packed, device="cpu"), LORA, packed, 1, labels=None, trained="lora")
+    fresh = with_fresh_lora(load_base(packed, device="cpu"), LORA, packed, 1, labels=None, trained="lora")
     ids = torch.arange(3, 12)[None]
     with torch.inference_mode(), judge._load().using(None) as evaluated:
         torch.testing.assert_close(fresh(ids).logits, evaluated(ids).logits, rtol=0, atol=0)  # B = 0

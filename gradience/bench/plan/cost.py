@@ -22,7 +22,6 @@ from gradience.evaluate.counting import (
     training_work,
 )
 from gradience.evaluate.evaluator import SCORED_AT_ONCE
-from gradience.training.trainer import lora_arguments
 
 ADAM_BYTES = 16
 """For each trained parameter: float32 weight, gradient and two moments."""
@@ -158,7 +157,7 @@ def dtype_of(config: BenchConfig, shape: Any) -> torch.dtype:
 
 def _networks(config: BenchConfig, shape: Any, dtype: torch.dtype, labels: int | None) -> tuple[Any, Any]:
     base, network = network_on_meta(
-        copy.deepcopy(shape), lora_arguments(config.lora), dtype=dtype, labels=labels
+        copy.deepcopy(shape), config.lora.peft_arguments(), dtype=dtype, labels=labels
     )
     if config.model.gradient_checkpointing:
         how = {"use_reentrant": False, "preserve_rng_state": False}
@@ -175,7 +174,7 @@ def _recomputed(config: BenchConfig, shape: Any, shapes: Shapes, labels: int | N
     one = copy.deepcopy(shape)
     one.get_text_config().num_hidden_layers = 1
     dtype = dtype_of(config, shape)
-    _, network = network_on_meta(one, lora_arguments(config.lora), dtype=dtype, labels=labels)
+    _, network = network_on_meta(one, config.lora.peft_arguments(), dtype=dtype, labels=labels)
     rows, length = shapes.train
     between = rows * length * shape.get_text_config().hidden_size * dtype.itemsize
     return training_work(network, rows, length, labels=labels is not None).saved + int(layers * between)

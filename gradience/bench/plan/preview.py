@@ -20,7 +20,7 @@ from gradience.models.local_only import NotHereError, local_only
 from gradience.models.rendering import encode_pair
 from gradience.models.settings import ModelSettings
 from gradience.tasks.base import ClassificationTask, Task
-from gradience.training.trainer import encode, labels_of
+from gradience.training.encode import encode, labels_of
 
 HUB_SECONDS = 5
 """How long the hub may take to answer."""

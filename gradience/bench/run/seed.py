@@ -39,8 +39,9 @@ from gradience.models.load import fingerprint_of
 from gradience.tasks.base import ClassificationTask, Task
 from gradience.training.launch import Order, launch
 from gradience.training.memory import Reading, watch_peak
+from gradience.training.network import Trained
 from gradience.training.resume import ADAPTER, REPORT
-from gradience.training.trainer import Trained, lora_arguments, train
+from gradience.training.trainer import train
 
 logger = logging.getLogger("gradience.bench")
 
@@ -191,7 +192,7 @@ class SeedRun:
     def _probe(self) -> Outcome:
         planned = PlannedVariant(name=PROBE, arm="retrain", made_by="retrain")
         outcome = Outcome(planned)
-        outcome.made = self._train(outcome, lora_arguments(self.config.lora))
+        outcome.made = self._train(outcome, self.config.lora.peft_arguments())
         assert outcome.made.training is not None
         if not outcome.made.training.diverged:  # what has diverged answers nothing
             self._evaluate(outcome, None)
@@ -248,10 +249,10 @@ class SeedRun:
 
     def _retrain(self, outcome: Outcome) -> None:
         if outcome.planned.made_by == "head":  # with the probe's recipe and seed, and evaluated without LoRA
-            made = self._train(outcome, lora_arguments(self.config.lora), "head")
+            made = self._train(outcome, self.config.lora.peft_arguments(), "head")
             outcome.made = replace(made, lora_params=0, lora=False)
             return
-        arguments = lora_arguments(self.config.lora) | outcome.planned.lora_arguments()
+        arguments = self.config.lora.peft_arguments() | outcome.planned.lora_arguments()
         outcome.made = self._train(outcome, arguments)
 
     def _cut(self, outcome: Outcome, probe: Outcome, audit: AuditReport) -> None:

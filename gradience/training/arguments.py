@@ -1,0 +1,131 @@
+"""The recipe as the Trainer's arguments: on the one device that was chosen, with the batch that the recipe says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from gradience.errors import UsageError
+from gradience.models.devices import make_current, processes_here
+from gradience.models.load import Base
+from gradience.training.seeds import stream
+from gradience.training.settings import TrainSettings
+
+
+@dataclass
+class OneDevice(TrainingArguments):
+    """The Trainer's arguments, on the device that was chosen and on no other one."""
+
+    place: str = "cpu"
+    """The device, as torch writes it."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where model and batches go."""
+        super().device  # noqa: B018  (joins the other processes on first use)
+        return torch.device(self.place)
+
+    @property
+    def n_gpu(self) -> int:
+        """At most one: several would share each batch through DataParallel, and so multiply it."""
+        return min(1, int(super().n_gpu))
+
+
+@contextmanager
+def accelerate_on(device: torch.device) -> Iterator[None]:
+    """Accelerate takes `device` while this lasts. Among several processes it takes that of the local rank by itself."""
+    name, before = "ACCELERATE_TORCH_DEVICE", os.environ.get("ACCELERATE_TORCH_DEVICE")
+    if processes_here() == 1:
+        os.environ[name] = str(device)
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
+
+
+def accumulation(recipe: TrainSettings) -> int:
+    """Return the steps of accumulation for each of the processes, so that their number does not change the batch.
+
+    Raises UsageError (`processes`).
+    """
+    processes = processes_here()
+    each, rest = divmod(recipe.gradient_accumulation_steps, processes)
+    if rest:
+        raise UsageError(
+            f"{recipe.gradient_accumulation_steps} accumulation steps cannot be shared by {processes} processes",
+            code="processes",
+            hint="make train.gradient_accumulation_steps a multiple of runtime.processes",
+        )
+    return each
+
+
+def sequences_per_step(args: TrainingArguments, recipe: TrainSettings) -> int:
+    """Return the examples of an optimizer step over all processes, as the Trainer counts them.
+
+    Raises UsageError (`effective-batch`) when they are not those of the recipe: the result would be another protocol's.
+    """
+    counted = int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+    planned = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
+    if counted != planned:
+        raise UsageError(
+            f"a step would take {counted} examples, and the recipe says {planned}",
+            code="effective-batch",
+            hint="let runtime.processes start the processes, or launch as many as share the accumulation steps",
+        )
+    return counted
+
+
+def trainer_arguments(
+    recipe: TrainSettings, folder: Path, seed: int, base: Base, checkpointing: bool
+) -> OneDevice:
+    """Return the recipe in the Trainer's words, and make the base's device the current one.
+
+    folder: where checkpoints go. checkpointing: of gradients. Raises UsageError (`processes`).
+    """
+    arguments: dict[str, Any] = {
+        "output_dir": str(folder),
+        "max_steps": recipe.max_steps or -1,
+        "num_train_epochs": recipe.epochs or 1,
+        "learning_rate": recipe.lr,
+        "lr_scheduler_type": recipe.lr_scheduler_type,
+        # transformers 5: a number below 1 is a share of all steps.
+        "warmup_steps": recipe.warmup_steps or recipe.warmup_ratio or 0,
+        "weight_decay": recipe.weight_decay,
+        "max_grad_norm": recipe.max_grad_norm,
+        "optim": recipe.optim,
+        "per_device_train_batch_size": recipe.per_device_train_batch_size,
+        "gradient_accumulation_steps": accumulation(recipe),
+        "bf16": recipe.bf16,
+        "logging_steps": recipe.logging_steps,
+        "logging_nan_inf_filter": False,  # a loss that is no number must be seen
+        "save_strategy": "steps" if recipe.save_steps else "no",
+        "save_steps": recipe.save_steps or 500,
+        "seed": stream(seed, "training"),
+        "data_seed": stream(seed, "data order"),
+        "use_cpu": base.device == "cpu",
+        "dataloader_pin_memory": base.device.startswith("cuda"),
+        "label_names": ["labels"],
+        "remove_unused_columns": False,
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+    if checkpointing:
+        known = {field.name for field in fields(OneDevice)}
+        # Renamed within transformers 5; the old name goes away in 6.
+        name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+        arguments |= {name: True, f"{name}_kwargs": {"use_reentrant": False}}
+    device = torch.device(base.device)
+    with accelerate_on(device):
+        args = OneDevice(place=base.device, **arguments)
+        assert args.device == device  # asked here: the first who asks sets up accelerate
+    make_current(device)  # transformers has just made the first GPU the current one
+    return args
