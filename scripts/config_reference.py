@@ -15,6 +15,7 @@ from gradience.artifacts.exact import exact_text
 from gradience.bench.config.errors import section_of
 from gradience.bench.config.legacy import DATASETS, FIXED, IGNORED, RENAMED, VALUES
 from gradience.bench.config.load import BenchConfig
+from gradience.bench.config.sections import OneOf
 
 
 def config_keys() -> str:
@@ -101,7 +102,8 @@ def _kind(annotation: Any) -> str:
     """A type in words."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _kind(arguments[0])
+        tables = [each.func.table for each in arguments[1:] if isinstance(getattr(each, "func", None), OneOf)]
+        return ", ".join(f"`{name}`" for name in tables[0]) if tables else _kind(arguments[0])
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (Union, types.UnionType):

@@ -115,8 +115,8 @@ def variant_measures(planned: PlannedVariant, seed: int, found: Pairs, **more: A
         "score": (found.both_right + found.only_variant_right) / found.n,
         "records": f"{planned.name}/eval/answers.records.jsonl",
         "records_sha256": f"records-{planned.name}-{seed}",
-        "training": training(seed, planned.name) if planned.made_by == "retrain" else None,
-        "seconds": 640.0 if planned.made_by == "retrain" else 31.0,
+        "training": training(seed, planned.name) if planned.making.name == "retrain" else None,
+        "seconds": 640.0 if planned.making.name == "retrain" else 31.0,
     }
     return Measures(**(facts | more))
 

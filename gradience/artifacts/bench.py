@@ -12,16 +12,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from gradience.artifacts.base import Artifact, Float12, Part, round_significant
-from gradience.artifacts.bench_plan import Arm, DataSplit, Policy, Share
+from gradience.artifacts.bench_plan import DataSplit, Policy, Share
 from gradience.artifacts.run import RunInfo
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "UNDERTRAINED", "SKIPPED", "ERROR"]
 """FAIL: worse than the policy allows, or not shown on every planned seed. INCONCLUSIVE: some seeds say nothing.
 UNDERTRAINED: the probe did not reach its gate. SKIPPED: not made, for a stated reason."""
-Making = Literal["retrain", "truncate", "random_directions", "head", "head_only", "rotate"]
-"""How an adapter comes to be. `random_directions`: the probe's factors kept in random directions. `head`: ΔW = 0, a
-head trained alone. `head_only`, in older runs: the probe's head with its LoRA off. `rotate`: the same update in other
-factors: only rounding differs."""
 
 
 class BenchData(Part):
@@ -181,8 +177,12 @@ class VariantResult(Part):
 
     name: str
     """`uniform_median`; `uniform_median.truncate`."""
-    arm: Arm
-    made_by: Making
+    arm: str
+    """`retrain`, `truncate`, or `control`."""
+    made_by: str
+    """How it comes to be. `retrain`, `truncate`. `random_directions`: the probe's factors kept in random directions.
+    `head`: ΔW = 0, a head trained alone. `head_only`, in older runs: the probe's head with its LoRA off. `rotate`: the
+    same update in other factors: only rounding differs."""
     status: Status
     """PASS and FAIL: what the policy's tolerance says of the counts of this one seed."""
     reasons: tuple[str, ...] = ()

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from gradience.artifacts.base import Artifact, Float12, Part
-from gradience.artifacts.bench import Making, Status
-from gradience.artifacts.bench_plan import Arm, DataSplit, Policy
+from gradience.artifacts.bench import Status
+from gradience.artifacts.bench_plan import DataSplit, Policy
 from gradience.artifacts.run import RunInfo
 
 
@@ -69,8 +69,10 @@ class VariantSummary(Part):
     """One variant over the planned seeds."""
 
     name: str
-    arm: Arm
-    made_by: Making
+    arm: str
+    """`retrain`, `truncate`, or `control`."""
+    made_by: str
+    """How it comes to be, as in bench.json."""
     status: Status
     reasons: tuple[str, ...]
     """In words."""

@@ -10,7 +10,6 @@ from pydantic import Field
 from gradience.artifacts.base import Artifact, Part
 from gradience.artifacts.exact import Exact
 
-Arm = Literal["retrain", "truncate", "control"]
 Role = Literal["train", "dev", "confirm"]
 Share = Annotated[Exact, Field(ge=0, le=1)]
 

@@ -9,8 +9,9 @@ from typing import NamedTuple
 from gradience.artifacts.bench import Bench, Best, Measures, Probe, Status, VariantResult
 from gradience.artifacts.bench_aggregate import BenchAggregate, BestVariant, Spread, VariantSummary
 from gradience.artifacts.bench_plan import DataSplit, Policy
-from gradience.artifacts.controls import as_expected
 from gradience.artifacts.exact import exact_text
+from gradience.bench.arms.registry import control_of
+from gradience.bench.verdict.sanity import as_expected
 from gradience.report.numbers import MISSING, count, percent, plural, sig, size
 
 AS_EXPECTED, NOT_AS_EXPECTED = "as expected", "not as expected"
@@ -22,15 +23,6 @@ LORA_ONLY = "Saved: share of the LoRA parameters. A head is in neither number."
 NOISE = (
     "Counts have a noise floor: trainings that differ in the seed alone, and even one adapter written twice, differ "
     "in some answers. The control aa, and the range of the probe over seeds, say how much here."
-)
-CONTROL_WORDS = {
-    "per_layer_shuffled": "the ranks of per_layer on other modules: as good means that it does not matter where",
-    "random_directions": "the probe in random directions instead of the leading ones: must fail",
-    "head_only": "no LoRA, a head trained alone with the probe's steps, rate and seed: must fail",
-    "aa": "the probe's update in other factors: must pass, and what it loses or wins is noise",
-}
-OLD_HEAD = (
-    "no LoRA: the probe's head with its LoRA off (older than the control that trains a head alone): must fail"
 )
 
 
@@ -198,11 +190,10 @@ def why_lines(
     return [(", ".join(names), reasons) for reasons, names in grouped.items()]
 
 
-def control_word(control: VariantResult | VariantSummary) -> str:
+def control_word(result: VariantResult | VariantSummary) -> str:
     """What a control is for."""
-    if control.made_by == "head_only":
-        return OLD_HEAD
-    return CONTROL_WORDS.get(control.name.partition(".")[0], "")
+    control = control_of(result.name)
+    return control.formerly.get(result.made_by, control.words) if control else ""
 
 
 def shown_status(result: VariantResult | VariantSummary) -> str:

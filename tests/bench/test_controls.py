@@ -12,7 +12,7 @@ from tiny_bench import llama
 from transformers import AutoModelForCausalLM, set_seed
 
 from gradience import ToRank, audit_adapter, compress_adapter, plan_compression
-from gradience.bench.arms.controls import random_directions
+from gradience.bench.arms.controls.random_directions import write_random_directions
 from gradience.errors import UsageError
 
 WEIGHTS = "adapter_model.safetensors"
@@ -57,7 +57,7 @@ def test_as_many_directions_are_the_same_update_in_other_factors(
     base: Path, tmp_path: Path, use_dora: bool
 ) -> None:
     probe, again = adapter(base, tmp_path / "probe", use_dora=use_dora), tmp_path / "again"
-    random_directions(probe, probe, again, seed=5)
+    write_random_directions(probe, probe, again, seed=5)
     before, after = load_file(probe / WEIGHTS), load_file(again / WEIGHTS)
     assert before.keys() == after.keys()
     for name in before:  # a DoRA's magnitudes stay
@@ -70,7 +70,7 @@ def test_as_many_directions_are_the_same_update_in_other_factors(
 def test_fewer_directions_keep_less_than_the_leading_ones(base: Path, tmp_path: Path) -> None:
     probe, leading, drawn = adapter(base, tmp_path / "probe"), tmp_path / "leading", tmp_path / "drawn"
     compress_adapter(probe, plan_compression(audit_adapter(probe), ToRank(3)), leading)
-    random_directions(probe, leading, drawn, seed=5)
+    write_random_directions(probe, leading, drawn, seed=5)
     for name, update in updates(probe).items():
         by_lot = updates(drawn)[name]
         assert torch.linalg.matrix_rank(by_lot, rtol=1e-4) == 3
@@ -80,7 +80,7 @@ def test_fewer_directions_keep_less_than_the_leading_ones(base: Path, tmp_path: 
 def test_the_seed_decides_the_directions(base: Path, tmp_path: Path) -> None:
     probe = adapter(base, tmp_path / "probe")
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        random_directions(probe, probe, tmp_path / name, seed=seed)
+        write_random_directions(probe, probe, tmp_path / name, seed=seed)
     a, b, c = ((tmp_path / name / WEIGHTS).read_bytes() for name in "abc")
     assert a == b != c
 
@@ -96,6 +96,6 @@ def test_fewer_directions_of_a_dora_are_refused_before_anything_is_written(
     }
     save_file(cut, smaller / WEIGHTS)
     with pytest.raises(UsageError, match="no random direction") as caught:
-        random_directions(probe, smaller, tmp_path / "out", seed=1)
+        write_random_directions(probe, smaller, tmp_path / "out", seed=1)
     assert caught.value.code == "control-kind"
     assert not (tmp_path / "out").exists()

@@ -20,7 +20,7 @@ from gradience.artifacts.records import read_records
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.stage import StageManifest
 from gradience.artifacts.training import TrainingReport
-from gradience.bench.arms import derive
+from gradience.bench.arms import truncate
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.forecast import forecast
 from gradience.bench.plan.preregister import register
@@ -94,7 +94,7 @@ def classified(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
 def answered(causal: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bench, int]:
     folder = tmp_path_factory.mktemp("answered")
     run = SeedRun(with_base(ANSWER, causal), sums(), 42, folder)
-    return folder, bench_of(run.run(), sums()), run.judge.loads
+    return folder, bench_of(run.run(), sums()), run.evaluator.loads
 
 
 def test_the_forecast_has_named_the_stages_in_their_order(
@@ -309,14 +309,14 @@ def test_a_probe_that_diverged_is_not_even_evaluated(causal: Path, tmp_path: Pat
 def test_a_variant_that_fails_is_a_result_and_the_others_go_on(
     causal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    compress = derive.compress_adapter
+    compress = truncate.compress_adapter
 
     def fail(adapter: Path, plan: Any, target: Path, **kwargs: Any) -> Any:
         if "uniform_median.truncate" in str(target):
             raise ZeroDivisionError("for the test")
         return compress(adapter, plan, target, **kwargs)
 
-    monkeypatch.setattr(derive, "compress_adapter", fail)
+    monkeypatch.setattr(truncate, "compress_adapter", fail)
     config = with_base(ANSWER, causal, compression={"arms": ["truncate"], "controls": ["aa"]})
     bench = bench_of(SeedRun(config, sums(), 42, tmp_path).run(), sums())
     broken = bench.variant("uniform_median.truncate")

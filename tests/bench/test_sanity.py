@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.artifacts.controls import EXPECTED, as_expected
+from gradience.bench.arms.registry import CONTROLS as ALL_CONTROLS
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.policy import allowed_losses
-from gradience.bench.verdict.sanity import at_ceiling, seed_notes
+from gradience.bench.verdict.sanity import as_expected, at_ceiling, seed_notes
 from gradience.cli.bench_run import code_of
 from gradience.report.bench import aggregate_markdown, aggregate_text, bench_markdown, bench_text
 
@@ -114,7 +114,7 @@ def test_a_seed_that_is_missing_says_nothing_of_a_control() -> None:
 
 
 def test_nothing_is_expected_of_what_was_not_made() -> None:
-    assert {as_expected(name, status) for name in EXPECTED for status in ("SKIPPED", "ERROR")} == {None}
+    assert {as_expected(name, status) for name in ALL_CONTROLS for status in ("SKIPPED", "ERROR")} == {None}
 
 
 @given(st.integers(1, 5000), st.integers(0, 5000))

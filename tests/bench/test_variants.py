@@ -197,7 +197,7 @@ def test_the_controls():
         arms=["retrain", "truncate"],
         controls=["per_layer_shuffled", "random_directions", "head_only", "aa"],
     )
-    assert {v.name: (v.arm, v.made_by) for v in made.values() if v.arm == "control"} == {
+    assert {v.name: (v.arm, v.making.name) for v in made.values() if v.arm == "control"} == {
         "per_layer_shuffled": ("control", "retrain"),
         "per_layer_shuffled.truncate": ("control", "truncate"),
         "random_directions": ("control", "random_directions"),

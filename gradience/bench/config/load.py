@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from gradience.artifacts.bench_plan import Policy
+from gradience.bench.arms.registry import CONTROLS
 from gradience.bench.config.errors import refused
 from gradience.bench.config.legacy import merged, translated
 from gradience.bench.config.predecessor import is_predecessors, predecessor_notes, refuse_policy_file
@@ -88,8 +89,9 @@ class BenchConfig(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> BenchConfig:
-        if "head_only" in self.compression.controls and self.model.type != "seqcls":
-            raise ValueError("the control head_only needs a head to train: `model.type: seqcls`")
+        for control in (CONTROLS[name] for name in self.compression.controls):
+            if control.needs_head and self.model.type != "seqcls":
+                raise ValueError(f"the control {control.name} needs a head to train: `model.type: seqcls`")
         if problem := several_processes(self.model, self.runtime.processes):
             raise ValueError(problem)
         if self.runtime.processes > 1 and re.fullmatch(r"mps|cuda:\d+", self.runtime.device):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from gradience.artifacts.bench_plan import Share
+from gradience.bench.arms.arm import Arm
+from gradience.bench.arms.ranks import VARIANTS, is_variant
+from gradience.bench.arms.registry import ARMS, CONTROLS
 from gradience.models.settings import Positive, Settings
 from gradience.ranks import DEFAULT_GRID
-
-MadeBy = Literal["retrain", "truncate"]
-Control = Literal["per_layer_shuffled", "random_directions", "head_only", "aa"]
 
 GLUE_GATES: Mapping[str, str] = {
     "sst2": "0.75",
@@ -35,14 +34,34 @@ SHORT_WARMUP = 10
 
 
 def _variant(name: str) -> str:
-    if not re.fullmatch(r"uniform_median|uniform_p90|per_layer|uniform_r[1-9]\d{0,5}", name):
+    if not is_variant(name):
         raise ValueError(
-            f"{name!r} is not a variant: uniform_median, uniform_p90, per_layer, or uniform_rN such as uniform_r16"
+            f"{name!r} is not a variant: {', '.join(VARIANTS)}, or uniform_rN such as uniform_r16"
         )
     return name
 
 
+class OneOf:
+    """A validator: the value is a name in a table, which may grow."""
+
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        self.table = table
+
+    def __call__(self, name: str) -> str:
+        """The name. Raises ValueError where the table has none such."""
+        if name not in self.table:
+            raise ValueError(f"{name!r} is none of {', '.join(self.table)}")
+        return name
+
+    def in_words(self) -> str:
+        """What each name is."""
+        return " ".join(f"`{name}`: {entry.words}." for name, entry in self.table.items())
+
+
 Variant = Annotated[str, AfterValidator(_variant)]
+ARM, CONTROL = OneOf(ARMS), OneOf(CONTROLS)
+ArmName = Annotated[str, AfterValidator(ARM)]
+ControlName = Annotated[str, AfterValidator(CONTROL)]
 
 
 class ProbeGate(Settings):
@@ -83,15 +102,13 @@ class CompressionSettings(Settings):
         "per_layer",
     )
     """Ranks: the audit's median, its 90th percentile, one for each module, or a stated one (`uniform_r16`)."""
-    arms: Annotated[tuple[MadeBy, ...], Field(min_length=1)] = get_args(MadeBy)
-    """`retrain`: trained from scratch at the smaller ranks. `truncate`: the probe itself, cut down."""
+    arms: Annotated[tuple[ArmName, ...], Field(min_length=1, description=ARM.in_words())] = (
+        "retrain",
+        "truncate",
+    )
     retrain: tuple[Variant, ...] | None = None
     """Only these of the variants are retrained: training is what costs. By default all."""
-    controls: tuple[Control, ...] = ("aa",)
-    """`per_layer_shuffled`: the same ranks on other modules. `random_directions`: the probe in random directions, at
-    most a quarter of its rank. `head_only`: a head trained alone, with the probe's steps, rate and seed. `aa`: the
-    probe's own update in other factors. The second and third must fail, and `aa` must pass: where they do not, the task
-    cannot tell good from bad."""
+    controls: Annotated[tuple[ControlName, ...], Field(description=CONTROL.in_words())] = ("aa",)
     allowed_ranks: Annotated[tuple[Positive, ...], Field(min_length=1)] = DEFAULT_GRID
     """Suggested ranks are rounded up to these, never above the probe's."""
     energy: Annotated[float, Field(gt=0, le=1)] = 0.9
@@ -100,21 +117,23 @@ class CompressionSettings(Settings):
     @model_validator(mode="after")
     def _fits_together(self) -> CompressionSettings:
         for name in ("variants", "arms", "retrain", "controls", "allowed_ranks"):
-            found = getattr(self, name) or ()
-            if len(set(found)) < len(found):
+            values = getattr(self, name) or ()
+            if len(set(values)) < len(values):
                 raise ValueError(f"`{name}` names something twice")
         if self.retrain is not None and "retrain" not in self.arms:
             raise ValueError("`retrain` limits what is retrained, and `arms` has no `retrain`")
         extra = [name for name in self.retrain or () if name not in self.variants]
         if extra:
             raise ValueError(f"`retrain` names {extra[0]}, which is not among `variants`")
-        if "per_layer_shuffled" in self.controls and "per_layer" not in self.variants:
-            raise ValueError("the control per_layer_shuffled needs the variant per_layer")
+        for control in (CONTROLS[name] for name in self.controls):
+            if control.needs_variant and control.needs_variant not in self.variants:
+                raise ValueError(f"the control {control.name} needs the variant {control.needs_variant}")
         return self
 
-    def is_retrained(self, variant: str) -> bool:
-        """Whether the variant is trained from scratch."""
-        return "retrain" in self.arms and (self.retrain is None or variant in self.retrain)
+    def arms_of(self, variant: str) -> list[Arm]:
+        """The arms in which the variant is made."""
+        limited = self.retrain is not None and variant not in self.retrain
+        return [ARMS[name] for name in self.arms if not (limited and name == "retrain")]
 
 
 class SmokeSettings(Settings):

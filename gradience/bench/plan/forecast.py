@@ -12,7 +12,7 @@ from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.cost import cost_of, dtype_of, shapes_of
 from gradience.bench.plan.machines import H100, Machine, this_processor
 from gradience.bench.plan.preview import CHARACTERS, Preview, look
-from gradience.bench.plan.variants import TRAINED, PlannedVariant, asked_for
+from gradience.bench.plan.variants import PlannedVariant, asked_for
 from gradience.models.load import quiet
 from gradience.tasks.base import ClassificationTask, GenerationTask
 
@@ -40,7 +40,7 @@ def forecast(config: BenchConfig, machines: Sequence[Machine] | None = None) -> 
     machines: those to forecast for; by default an H100, and this processor where the run would take it.
     """
     wanted = asked_for(config.compression)
-    trainings = 1 + sum(variant.made_by in TRAINED for variant in wanted)
+    trainings = 1 + sum(variant.is_trained for variant in wanted)
     seen = look(config)
     examples = _examples(config, seen)
     cost = _cost(config, seen, examples, trainings, 1 + len(wanted), machines)
@@ -96,9 +96,9 @@ def _stages(wanted: Sequence[PlannedVariant]) -> tuple[str, ...]:
     """In the order of run.py: what is cut from the probe while its base is loaded, then what is trained."""
     stages = ["probe/train", "probe/eval", "audit"]
     for variant in wanted:
-        if variant.made_by not in TRAINED:
+        if not variant.is_trained:
             stages += [f"{variant.name}/{what}" for what in ("adapter", "eval")]
-    trained = [variant.name for variant in wanted if variant.made_by in TRAINED]
+    trained = [variant.name for variant in wanted if variant.is_trained]
     return (*stages, *(f"{name}/train" for name in trained), *(f"{name}/eval" for name in trained))
 
 

@@ -7,42 +7,37 @@ both stay in the list, which says so.
 
 from __future__ import annotations
 
-import random
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pydantic import Field
-
 from gradience.adapters.patterns import anchored_key
-from gradience.artifacts.audit import AuditReport, Suggestion, Suggestions
-from gradience.artifacts.base import Part
-from gradience.artifacts.bench import Making
-from gradience.artifacts.bench_plan import Arm
+from gradience.artifacts.audit import AuditReport
+from gradience.bench.arms.arm import Arm, Control, Trained
+from gradience.bench.arms.ranks import AuditedProbe, NotMade, Ranks
+from gradience.bench.arms.registry import CONTROLS
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.config.sections import CompressionSettings, Control, MadeBy
+from gradience.bench.config.sections import CompressionSettings
 from gradience.errors import UsageError
-from gradience.plan.suggest import ModuleEvidence, collect, cost, scaled_alpha, suggest
+from gradience.plan.suggest import cost, scaled_alpha
 
 PROBE = "probe"
-TRAINED: tuple[Making, ...] = ("retrain", "head")
-"""What is trained from scratch; everything else is made from the probe."""
-QUARTER = 4
 NO_COMPRESSION = "no compression: every module keeps its rank"
 
-Ranks = Mapping[str, int]
 
-
-class PlannedVariant(Part):
+@dataclass(frozen=True, slots=True)
+class PlannedVariant:
     """One adapter that is to be compared with the probe, or the reason why it is not made."""
 
     name: str
-    """`uniform_median` is retrained, `uniform_median.truncate` the probe cut down."""
-    arm: Arm
-    made_by: Making
-    ranks: dict[str, int] = Field(default_factory=dict)
+    """`uniform_median` is retrained, `uniform_median.truncate` the probe truncated."""
+    making: Arm
+    """How it is made."""
+    control: Control | None = None
+    """None: a candidate."""
+    ranks: Ranks = field(default_factory=dict)
     """The rank of every module, by its path in the base model; 0 where the LoRA is left out of it."""
-    alphas: dict[str, int | float] = Field(default_factory=dict)
+    alphas: dict[str, int | float] = field(default_factory=dict)
     """The α that keeps the scale of every module whose rank is not 0; without those whose α is unknown."""
     lora_params: int = 0
     probe_params: int = 0
@@ -52,6 +47,16 @@ class PlannedVariant(Part):
     """The variant, or `probe`, that has the same ranks and is made in the same way: this one is not made again."""
     skipped: str = ""
     """Why it is not made; empty where it is."""
+
+    @property
+    def arm(self) -> str:
+        """`control`, or the arm of a candidate: what the results call it."""
+        return "control" if self.control else self.making.name
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it is trained from scratch; everything else is derived from the probe."""
+        return isinstance(self.making, Trained)
 
     @property
     def is_made(self) -> bool:
@@ -84,197 +89,83 @@ def plan_variants(report: AuditReport, config: BenchConfig, seed: int) -> tuple[
 
     Raises UsageError (plan-mismatch) for an audit with another energy threshold than the config's.
     """
-    if report.tau != config.compression.energy:
+    compression = config.compression
+    if report.tau != compression.energy:
         raise UsageError(
             f"{report.adapter.path}: audited at an energy of {report.tau:g}, and the config says "
-            f"{config.compression.energy:g}",
+            f"{compression.energy:g}",
             code="plan-mismatch",
             hint="audit the probe again",
         )
-    planner = _Planner(report, config, seed)
-    return _once_each([planner.planned(one) for one in asked_for(config.compression)], planner.own)
+    probe = AuditedProbe(
+        report, variants=compression.variants, allowed_ranks=compression.allowed_ranks, seed=seed
+    )
+    return _once_each([_with_ranks(variant, probe) for variant in asked_for(compression)], probe.ranks)
 
 
 def asked_for(compression: CompressionSettings) -> tuple[PlannedVariant, ...]:
     """All that is going to be compared, as far as it is known before the audit: names, not ranks."""
-    variants = [
-        PlannedVariant(name=_named(variant, arm), arm=arm, made_by=arm)
+    candidates = [
+        PlannedVariant(_named(variant, arm), arm)
         for variant in compression.variants
-        for arm in _arms(compression, variant)
+        for arm in compression.arms_of(variant)
     ]
-    shuffled = [
-        PlannedVariant(name=_named("per_layer_shuffled", arm), arm="control", made_by=arm)
-        for arm in _arms(compression, "per_layer")
+    controls = [
+        PlannedVariant(name, arm, control)
+        for control in (CONTROLS[name] for name in compression.controls)
+        for name, arm in _arms_of(control, compression)
     ]
-    controls: dict[Control, list[PlannedVariant]] = {
-        "per_layer_shuffled": shuffled,
-        "random_directions": [
-            PlannedVariant(name="random_directions", arm="control", made_by="random_directions")
-        ],
-        "head_only": [PlannedVariant(name="head_only", arm="control", made_by="head")],
-        "aa": [PlannedVariant(name="aa", arm="control", made_by="rotate")],
-    }
-    return (*variants, *(one for name in compression.controls for one in controls[name]))
+    return (*candidates, *controls)
 
 
-def _arms(compression: CompressionSettings, variant: str) -> list[MadeBy]:
-    return [arm for arm in compression.arms if arm != "retrain" or compression.is_retrained(variant)]
+def _arms_of(control: Control, compression: CompressionSettings) -> list[tuple[str, Arm]]:
+    """The names of a control's results, and how each is made."""
+    if control.arm is not None:
+        return [(control.name, control.arm)]
+    return [(_named(control.name, arm), arm) for arm in compression.arms_of(control.needs_variant)]
 
 
-def _named(variant: str, making: str) -> str:
-    return variant if making == "retrain" else f"{variant}.{making}"
+def _named(variant: str, arm: Arm) -> str:
+    return variant if arm.name == "retrain" else f"{variant}.{arm.name}"
 
 
-class _Planner:
-    """One audit, and the ranks that it gives to whatever is asked for."""
-
-    def __init__(self, report: AuditReport, config: BenchConfig, seed: int) -> None:
-        self.config, self.seed = config, seed
-        self.modules = collect(report.layers)
-        self.own = {module.name: module.size.rank for module in self.modules}
-        self.rslora = report.adapter.use_rslora
-        self.suggestions: Suggestions | None = None
-        if report.suggestions is not None:  # where the audit made none, none is made here
-            self.suggestions = suggest(
-                report.layers,
-                tau=report.tau,
-                grid=config.compression.allowed_ranks,
-                use_rslora=self.rslora,
-            )
-
-    def planned(self, asked: PlannedVariant) -> PlannedVariant:
-        """The same with its ranks, or with the reason why it is not made."""
-        try:
-            ranks, evidence = self.ranks_of(asked)
-        except _NotMade as reason:
-            return asked.model_copy(update={"skipped": str(reason)})
-        alphas = {
-            module.name: scaled_alpha(
-                module.alpha, module.size.rank, ranks[module.name], use_rslora=self.rslora
-            )
-            for module in self.modules
-            if module.alpha is not None and ranks[module.name]
-        }
-        return asked.model_copy(
-            update={
-                "ranks": dict(ranks),
-                "alphas": alphas,
-                "lora_params": cost(self.modules, dict(ranks))[0],
-                "probe_params": cost(self.modules, self.own)[0],
-                "evidence": evidence,
-            }
+def _with_ranks(variant: PlannedVariant, probe: AuditedProbe) -> PlannedVariant:
+    """The same with its ranks, or with the reason why it is not made."""
+    try:
+        ranks, evidence = (
+            variant.control.ranks(probe) if variant.control else probe.choose(variant.name.partition(".")[0])
         )
-
-    def ranks_of(self, asked: PlannedVariant) -> tuple[Ranks, str]:
-        """The ranks, and what they rest on. Raises _NotMade."""
-        match asked.name.partition(".")[0]:
-            case "aa":
-                return self.own, "the probe, in other factors"
-            case "head_only":
-                if self.config.model.type != "seqcls":
-                    raise _NotMade("the model has no head to train")
-                return dict.fromkeys(self.own, 0), "no LoRA, a head trained alone"
-            case "random_directions":
-                variant = self.random_variant()
-                return self.quartered(
-                    self.variant_ranks(variant)[0]
-                ), f"{variant}, at most a quarter of the probe"
-            case "per_layer_shuffled":
-                shuffled = shuffled_ranks(self.modules, self.variant_ranks("per_layer")[0], self.seed)
-                if shuffled is None:
-                    raise _NotMade("impossible: too few modules of one shape differ in rank")
-                return shuffled, "the ranks of per_layer on other modules"
-            case variant:
-                return self.variant_ranks(variant)
-
-    def variant_ranks(self, variant: str) -> tuple[Ranks, str]:
-        """The same for what is not a control."""
-        if variant.startswith("uniform_r"):
-            return self.uniform(int(variant.removeprefix("uniform_r"))), "as asked for"
-        if self.suggestions is None:
-            raise _NotMade("the audit suggests no rank for this adapter")
-        tau = f"{self.suggestions.tau:g}"
-        if variant == "per_layer":
-            pattern = self.suggestions.per_layer.rank_pattern
-            ranks = {name: pattern[anchored_key(name)] for name in self.own}
-            return ranks, f"directions that hold {tau} of each module's energy, rounded up"
-        median = variant == "uniform_median"
-        chosen = self.suggestions.median if median else self.suggestions.p90
-        return self.uniform(chosen.rank), _suggested("median" if median else "90th percentile", tau, chosen)
-
-    def uniform(self, rank: int) -> Ranks:
-        """`rank` everywhere; a module keeps its own where that is smaller, or where no other can be given."""
-        return {
-            module.name: module.size.rank if module.keeps_rank else min(rank, module.size.rank)
-            for module in self.modules
-        }
-
-    def quartered(self, ranks: Ranks) -> Ranks:
-        """The same, but nowhere more than a quarter of the probe's rank. Raises _NotMade where there is no quarter.
-
-        Half of the directions of a probe that uses few of them are nearly all that it has, however they are drawn.
-        """
-        if max(self.own.values()) < QUARTER:
-            raise _NotMade("impossible: a quarter of the probe's rank is less than one direction")
-        return {
-            module.name: ranks[module.name]
-            if module.keeps_rank
-            else max(1, min(ranks[module.name], module.size.rank // QUARTER))
-            for module in self.modules
-        }
-
-    def random_variant(self) -> str:
-        """The uniform variant whose size random directions get, at most."""
-        uniform = [name for name in self.config.compression.variants if name.startswith("uniform")]
-        return "uniform_median" if "uniform_median" in uniform or not uniform else uniform[0]
-
-
-class _NotMade(Exception):
-    """Why a variant is not made."""
-
-
-def _suggested(word: str, tau: str, chosen: Suggestion) -> str:
-    by = {"evidence": "", "grid": ", rounded up to an allowed rank", "cap": ", the probe's own rank"}
-    return (
-        f"{word} of the directions that hold {tau} of the energy: {chosen.unrounded:g}{by[chosen.decided_by]}"
+    except NotMade as reason:
+        return replace(variant, skipped=str(reason))
+    alphas = {
+        module.name: scaled_alpha(
+            module.alpha, module.size.rank, ranks[module.name], use_rslora=probe.use_rslora
+        )
+        for module in probe.modules
+        if module.alpha is not None and ranks[module.name]
+    }
+    return replace(
+        variant,
+        ranks=ranks,
+        alphas=alphas,
+        lora_params=cost(probe.modules, dict(ranks))[0],
+        probe_params=cost(probe.modules, dict(probe.ranks))[0],
+        evidence=evidence,
     )
 
 
-def shuffled_ranks(modules: Sequence[ModuleEvidence], ranks: Ranks, seed: int) -> Ranks | None:
-    """`ranks` dealt out anew among modules of the same shape, so that the parameters are the same.
-
-    As many modules as possible get another rank; None where that is less than half of them. Sorted by rank and
-    shifted by the most frequent rank's count, nothing meets itself unless that rank has more than half of the places.
-    """
-    alike: dict[tuple[Any, ...], list[str]] = defaultdict(list)
-    for module in modules:
-        if not module.keeps_rank:
-            alike[module.size, module.experts, module.alpha].append(module.name)
-    lot = random.Random(f"{seed}/per_layer_shuffled")
-    dealt = dict(ranks)
-    for names in alike.values():
-        order = sorted(names)
-        lot.shuffle(order)
-        order.sort(key=lambda name: ranks[name])
-        shift = max(Counter(ranks[name] for name in order).values())
-        for place, name in enumerate(order):
-            dealt[name] = ranks[order[(place + shift) % len(order)]]
-    changed = sum(dealt[name] != ranks[name] for name in dealt)
-    return dealt if 2 * changed >= len(dealt) else None
-
-
-def _once_each(planned: Sequence[PlannedVariant], own: Ranks) -> tuple[PlannedVariant, ...]:
-    """The same list; what comes to the same as the probe or as an earlier one is marked."""
+def _once_each(variants: Sequence[PlannedVariant], full: Ranks) -> tuple[PlannedVariant, ...]:
+    """The same list; what comes to the same as the probe (whose ranks are `full`) or as an earlier one is marked."""
     first: dict[tuple[Any, ...], str] = {}
     marked = []
-    for variant in planned:
-        key = (variant.made_by, tuple(variant.ranks.items()))
+    for variant in variants:
+        key = (variant.making, tuple(variant.ranks.items()))
         if variant.skipped:
             marked.append(variant)
-        elif variant.arm != "control" and variant.ranks == own:
-            marked.append(variant.model_copy(update={"same_as": PROBE, "skipped": NO_COMPRESSION}))
+        elif variant.control is None and variant.ranks == full:
+            marked.append(replace(variant, same_as=PROBE, skipped=NO_COMPRESSION))
         elif key in first:
-            marked.append(variant.model_copy(update={"same_as": first[key]}))
+            marked.append(replace(variant, same_as=first[key]))
         else:
             first[key] = variant.name
             marked.append(variant)

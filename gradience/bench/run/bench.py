@@ -155,7 +155,7 @@ def _tidy(config: BenchConfig, facts: SeedFacts) -> None:
     gone = list(facts.outcomes)
     if config.runtime.keep_adapters == "none" and facts.probe is not None:
         gone.append(facts.probe)
-    remove_weights(outcome.made.folder.parent for outcome in gone if outcome.made is not None)
+    remove_weights(outcome.adapter.folder.parent for outcome in gone if outcome.adapter is not None)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import logging
 import shutil
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,9 +25,10 @@ from gradience.artifacts.stage import StageManifest
 from gradience.artifacts.training import TrainingReport
 from gradience.artifacts.whole import write_whole
 from gradience.audit.adapter import audit_adapter
-from gradience.bench.arms.derive import WAYS
+from gradience.bench.arms.arm import Derived, Source, Trained
+from gradience.bench.arms.retrain import RETRAIN
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.variants import TRAINED, PlannedVariant, plan_variants
+from gradience.bench.plan.variants import PROBE, PlannedVariant, plan_variants
 from gradience.bench.run.numerics import MadeElsewhere, refuse_mixture
 from gradience.bench.run.stages import MANIFEST, Stages
 from gradience.bench.run.weights import parameters_of, require_weights
@@ -39,7 +40,6 @@ from gradience.models.load import fingerprint_of
 from gradience.tasks.base import ClassificationTask, Task
 from gradience.training.launch import Order, launch
 from gradience.training.memory import Reading, watch_peak
-from gradience.training.network import Trained
 from gradience.training.resume import ADAPTER, REPORT
 from gradience.training.trainer import train
 
@@ -47,7 +47,6 @@ logger = logging.getLogger("gradience.bench")
 
 ANSWERS, SCORES, AUDIT = "answers.records.jsonl", "scores.records.jsonl", "audit.json"
 WEIGHTS, SIZES = f"{ADAPTER}/adapter_model.safetensors", "parameters.json"
-PROBE = "probe"
 
 
 class Watcher(Protocol):
@@ -77,7 +76,7 @@ class Silent:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class StoredAdapter:
     """An adapter on disk, and the facts about it that outlive its weights."""
 
     name: str
@@ -98,7 +97,7 @@ class Outcome:
     """What became of one planned variant."""
 
     planned: PlannedVariant
-    made: Made | None = None
+    adapter: StoredAdapter | None = None
     answers: Evaluation[Any] | None = None
     scores: Evaluation[Any] | None = None
     manifests: list[StageManifest] = field(default_factory=list)
@@ -139,7 +138,7 @@ class SeedRun:
         self.watcher = watcher or Silent()
         self.stages = Stages(folder, watch=self._watch_memory, plan=plan, say=self._say)
         self.items = task.examples.of(config.task.eval_role, config.task.eval_samples)
-        self.judge = Judge(
+        self.evaluator = Judge(
             task,
             config.model,
             self.items,
@@ -165,7 +164,7 @@ class SeedRun:
                     for folder in mixed.folders:
                         shutil.rmtree(folder)
         finally:
-            self.judge.close()
+            self.evaluator.close()
 
     def _from_the_beginning(self) -> SeedFacts:
         """The stages in their order; those that are done are found."""
@@ -190,23 +189,21 @@ class SeedRun:
     # ------------------------------------------------------------ the probe
 
     def _probe(self) -> Outcome:
-        planned = PlannedVariant(name=PROBE, arm="retrain", made_by="retrain")
-        outcome = Outcome(planned)
-        outcome.made = self._train(outcome, self.config.lora.peft_arguments())
-        assert outcome.made.training is not None
-        if not outcome.made.training.diverged:  # what has diverged answers nothing
+        outcome = Outcome(PlannedVariant(PROBE, RETRAIN))
+        report = self._train(outcome, self.config.lora.peft_arguments())
+        if not report.diverged:  # what has diverged answers nothing
             self._evaluate(outcome, None)
         return outcome
 
     def _passes_gate(self, answers: Evaluation[Any]) -> bool:
-        found = count(answers.records)
-        return gate_passed(found.correct, found.n, self.config.gate())
+        counts = count(answers.records)
+        return gate_passed(counts.correct, counts.n, self.config.gate())
 
     def _audit(self, probe: Outcome) -> AuditReport:
-        assert probe.made is not None
-        adapter = probe.made.folder
+        assert probe.adapter is not None
+        adapter = probe.adapter.folder
         depends = {
-            "adapter": probe.made.sha256,
+            "adapter": probe.adapter.sha256,
             "energy": self.config.compression.energy,
             "schema": AuditReport.schema_id,
         }
@@ -223,13 +220,13 @@ class SeedRun:
         outcomes = [Outcome(planned) for planned in plan_variants(audit, self.config, self.seed)]
         due = [outcome for outcome in outcomes if outcome.planned.is_made]
         self.known += 2 * len(due)
-        cut = [outcome for outcome in due if outcome.planned.made_by not in TRAINED]
-        trained = [outcome for outcome in due if outcome.planned.made_by in TRAINED]
-        for outcome in cut:  # while the base is loaded
-            self._attempt(outcome, self._cut, probe, audit)
+        derived = [outcome for outcome in due if not outcome.planned.is_trained]
+        trained = [outcome for outcome in due if outcome.planned.is_trained]
+        for outcome in derived:  # while the base is loaded
+            self._attempt(outcome, self._derive, probe, audit)
             self._attempt(outcome, self._evaluate, probe)
         if trained and torch.cuda.is_available():
-            self.judge.close()  # a card holds one base more easily than two
+            self.evaluator.close()  # a card holds one base more easily than two
         for outcome in trained:
             self._attempt(outcome, self._retrain)
         for outcome in trained:
@@ -248,41 +245,43 @@ class SeedRun:
             outcome.error = self._failed(outcome.planned.name, error)
 
     def _retrain(self, outcome: Outcome) -> None:
-        if outcome.planned.made_by == "head":  # with the probe's recipe and seed, and evaluated without LoRA
-            made = self._train(outcome, self.config.lora.peft_arguments(), "head")
-            outcome.made = replace(made, lora_params=0, lora=False)
-            return
-        arguments = self.config.lora.peft_arguments() | outcome.planned.lora_arguments()
-        outcome.made = self._train(outcome, arguments)
+        arm = outcome.planned.making
+        assert isinstance(arm, Trained)
+        arguments = self.config.lora.peft_arguments()
+        if not arm.head_only:
+            arguments |= outcome.planned.lora_arguments()
+        self._train(outcome, arguments, head_only=arm.head_only)
 
-    def _cut(self, outcome: Outcome, probe: Outcome, audit: AuditReport) -> None:
-        """Make a smaller adapter from the probe itself."""
-        assert probe.made is not None
-        planned, source = outcome.planned, probe.made
+    def _derive(self, outcome: Outcome, probe: Outcome, audit: AuditReport) -> None:
+        """Make an adapter from the files of the probe."""
+        planned, arm, source = outcome.planned, outcome.planned.making, probe.adapter
+        assert source is not None
+        assert isinstance(arm, Derived)
         depends = {
             "adapter": source.sha256,
-            "ranks": planned.ranks,
-            "made_by": planned.made_by,
+            "ranks": dict(planned.ranks),
+            "made_by": arm.name,
             "seed": self.seed,
         }
 
         def make(folder: Path) -> None:
             require_weights(source.folder)
             target = folder / ADAPTER
-            WAYS[planned.made_by](source.folder, audit, planned.ranks, target, self.seed)
+            arm.make(Source(source.folder, audit, self.seed), planned.ranks, target)
             write_whole(folder / SIZES, [json.dumps(parameters_of(target)).encode()])
 
         folder = self._stage(f"{planned.name}/adapter", depends, make, resumable=False)
         manifest = StageManifest.read(folder / MANIFEST)
         weights = manifest.files[WEIGHTS]
         sizes = json.loads((folder / SIZES).read_bytes())
-        outcome.made = Made(planned.name, folder / ADAPTER, weights.sha256, weights.bytes, *sizes)
+        outcome.adapter = StoredAdapter(planned.name, folder / ADAPTER, weights.sha256, weights.bytes, *sizes)
         outcome.manifests.append(manifest)
 
     # ------------------------------------------------------------ training and evaluating
 
-    def _train(self, outcome: Outcome, lora: Mapping[str, Any], trained: Trained = "lora") -> Made:
-        config, name = self.config, outcome.planned.name
+    def _train(self, outcome: Outcome, lora: Mapping[str, Any], *, head_only: bool = False) -> TrainingReport:
+        """Train the adapter of `outcome`. head_only: evaluated without its LoRA, which stays as it began."""
+        config, name, trained = self.config, outcome.planned.name, "head" if head_only else "lora"
         data = self.task.examples.fingerprint("train", config.train.train_samples)
         recipe = config.train.model_dump(mode="json")
         depends = {"base": self.base, "lora": dict(lora), "recipe": recipe, "seed": self.seed, "data": data}
@@ -311,41 +310,52 @@ class SeedRun:
         report, manifest = TrainingReport.read(folder / REPORT), StageManifest.read(folder / MANIFEST)
         outcome.manifests.append(manifest)
         weights = manifest.files[WEIGHTS]
-        sizes = (report.lora_params, report.other_params)
-        return Made(name, folder / ADAPTER, weights.sha256, weights.bytes, *sizes, training=report)
+        outcome.adapter = StoredAdapter(
+            name,
+            folder / ADAPTER,
+            weights.sha256,
+            weights.bytes,
+            lora_params=0 if head_only else report.lora_params,
+            other_params=report.other_params,
+            lora=not head_only,
+            training=report,
+        )
+        return report
 
     def _evaluate(self, outcome: Outcome, probe: Outcome | None) -> None:
         """Records of the variant's answers, and for a causal model of its closeness to the probe."""
-        assert outcome.made is not None
-        made, inert = outcome.made, outcome.planned.arm == "control"
-        reference = probe.made if probe else None
+        assert outcome.adapter is not None
+        adapter, inert = outcome.adapter, outcome.planned.control is not None
+        reference = probe.adapter if probe else None
         depends = {
-            "adapter": made.sha256,
-            "lora": made.lora,
+            "adapter": adapter.sha256,
+            "lora": adapter.lora,
             "base": self.base,
             "data": self.task.examples.fingerprint(self.config.task.eval_role, len(self.items)),
-            "settings": self.judge.settings,
+            "settings": self.evaluator.settings,
             "scoring": self.task.scoring,
             "reference": reference.sha256 if reference else None,
         }
 
         def make(folder: Path) -> None:
             refuse_mixture(self.folder, ANSWERS, self.config.runtime.device)
-            for adapter in filter(None, (made, reference)):
-                require_weights(adapter.folder)
-            self.judge.answers(made.name, made.folder, folder / ANSWERS, lora=made.lora, allow_inert=inert)
+            for needed in filter(None, (adapter, reference)):
+                require_weights(needed.folder)
+            self.evaluator.answers(
+                adapter.name, adapter.folder, folder / ANSWERS, lora=adapter.lora, allow_inert=inert
+            )
             if reference is not None and not isinstance(self.task, ClassificationTask):
-                self.judge.closeness(
-                    made.name,
-                    made.folder,
+                self.evaluator.closeness(
+                    adapter.name,
+                    adapter.folder,
                     folder / SCORES,
                     reference=(reference.name, reference.folder),
                     allow_inert=inert,
                 )
             if reference is not None:
-                self.judge.forget(made.name)
+                self.evaluator.forget(adapter.name)
 
-        folder = self._stage(f"{made.name}/eval", depends, make)
+        folder = self._stage(f"{adapter.name}/eval", depends, make)
         outcome.answers = read_records(folder / ANSWERS)
         if (folder / SCORES).is_file():
             outcome.scores = read_records(folder / SCORES)
@@ -374,8 +384,8 @@ class SeedRun:
         if stage.endswith("/train"):
             report = self.folder / stage / REPORT
             return lambda: TrainingReport.read(report).peak_memory_bytes
-        made = stage == "audit" or stage.endswith("/adapter")  # numpy's work
-        return watch_peak(torch.device("cpu") if made else choose_device(self.config.runtime.device))
+        on_cpu = stage == "audit" or stage.endswith("/adapter")  # numpy's work
+        return watch_peak(torch.device("cpu") if on_cpu else choose_device(self.config.runtime.device))
 
     def _failed(self, name: str, error: Exception) -> str:
         logger.error("seed %d: %s failed\n%s", self.seed, name, traceback.format_exc())

@@ -22,7 +22,7 @@ from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.training import TrainingReport
 from gradience.bench.plan.preregister import plan_digest
 from gradience.bench.plan.variants import PROBE
-from gradience.bench.run.seed import ANSWERS, Made, Outcome, SeedFacts
+from gradience.bench.run.seed import ANSWERS, Outcome, SeedFacts
 from gradience.bench.verdict import results
 from gradience.bench.verdict.sanity import seed_notes
 from gradience.evaluate import diverge
@@ -33,7 +33,7 @@ from gradience.tasks.metrics import score
 def assemble(facts: SeedFacts, task: Task, plan: BenchPlan, watch: Stopwatch) -> Bench:
     """The result of one seed."""
     config = facts.config
-    training = facts.probe.made.training if facts.probe and facts.probe.made else None
+    training = facts.probe.adapter.training if facts.probe and facts.probe.adapter else None
     probe = _probe(facts, task)
     variants = _variants(facts, task, probe, training)
     status, reasons = results.status_of(variants)
@@ -138,15 +138,15 @@ def _probe(facts: SeedFacts, task: Task) -> Probe | None:
 def _measures(outcome: Outcome, task: Task) -> dict[str, Any]:
     """The fields of `Measures`."""
     assert outcome.answers is not None
-    assert outcome.made is not None
+    assert outcome.adapter is not None
     found = count(outcome.answers.records)
     evaluated = next(manifest for manifest in outcome.manifests if ANSWERS in manifest.files)
     peaks = [manifest.peak_memory_bytes for manifest in outcome.manifests if manifest.peak_memory_bytes]
     return {
-        "lora_params": outcome.made.lora_params,
-        "other_params": outcome.made.other_params,
-        "bytes": outcome.made.bytes,
-        "adapter_sha256": outcome.made.sha256,
+        "lora_params": outcome.adapter.lora_params,
+        "other_params": outcome.adapter.other_params,
+        "bytes": outcome.adapter.bytes,
+        "adapter_sha256": outcome.adapter.sha256,
         "n": found.n,
         "correct": found.correct,
         "score": found.accuracy,
@@ -156,7 +156,7 @@ def _measures(outcome: Outcome, task: Task) -> dict[str, Any]:
         "truncated": found.truncated,
         "records": f"{outcome.planned.name}/eval/{ANSWERS}",
         "records_sha256": evaluated.files[ANSWERS].sha256,
-        "training": _training(outcome.made),
+        "training": _training(outcome.adapter.training),
         "seconds": sum(manifest.seconds for manifest in outcome.manifests),
         "peak_memory_bytes": max(peaks, default=None),
     }
@@ -179,8 +179,7 @@ def _share(task: GenerationTask, rows: Sequence[GenerationRecord], name: str) ->
     return sum(answer is not None and task.same(answer, gold) for answer, gold in found) / len(rows)
 
 
-def _training(made: Made) -> TrainingFacts | None:
-    report = made.training
+def _training(report: TrainingReport | None) -> TrainingFacts | None:
     if report is None:
         return None
     return TrainingFacts(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_aggregate import Certifiable, Condition, SeedRow, VariantSummary
-from gradience.artifacts.controls import EXPECTED, as_expected
+from gradience.bench.arms.registry import control_of
 
 MIN_SEEDS = 3
 
@@ -22,7 +22,7 @@ def certifiable(
         _condition("protocol", *_protocol(benches, rows)),
         _condition("seeds", len(rows) >= MIN_SEEDS, f"{len(rows)} planned, {MIN_SEEDS} or more are needed"),
         _condition("confirm", *_confirm(benches)),
-        _condition("controls", *_controls([variant for variant in variants if variant.arm == "control"])),
+        _condition("controls", *_controls(variants)),
     )
     return Certifiable(met=all(condition.met for condition in conditions), conditions=conditions)
 
@@ -53,17 +53,22 @@ def _confirm(benches: Sequence[Bench]) -> tuple[bool, str]:
     return True, "all examples of the confirm split"
 
 
-def _controls(controls: Sequence[VariantSummary]) -> tuple[bool, str]:
-    """A control that must fail is there, and each that has something to show has shown it."""
-    # `head_only` made in the older way is the probe's head with its LoRA off, which a trained head may well beat.
-    held = [control for control in controls if control.name in EXPECTED and control.made_by != "head_only"]
-    wrong = [control for control in held if not as_expected(control.name, control.status)]
+def _controls(variants: Sequence[VariantSummary]) -> tuple[bool, str]:
+    """A control that must fail is there, and each of which something is expected has come to it."""
+    expected = [
+        (variant, control.expected)
+        for variant in variants
+        if (control := control_of(variant.name)) is not None
+        and control.expected is not None
+        and variant.made_by not in control.formerly
+    ]
+    wrong = [
+        f"{variant.name} is {variant.status} and must be {status}"
+        for variant, status in expected
+        if variant.status != status
+    ]
     if wrong:
-        seen = ", ".join(
-            f"{control.name} is {control.status} and must be {EXPECTED[control.name]}" for control in wrong
-        )
-        return False, seen
-    failing = [control.name for control in held if EXPECTED[control.name] == "FAIL"]
-    if not failing:
+        return False, ", ".join(wrong)
+    if all(status != "FAIL" for _, status in expected):
         return False, "no control that must fail was planned"
-    return True, f"as expected: {', '.join(control.name for control in held)}"
+    return True, f"as expected: {', '.join(variant.name for variant, _ in expected)}"

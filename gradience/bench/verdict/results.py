@@ -58,7 +58,7 @@ def measured(
             "closeness": closeness,
         }
     )
-    if planned.made_by != "head" and measures.lora_params != planned.lora_params:
+    if measures.lora_params != planned.lora_params:
         why = f"it has {measures.lora_params:,} LoRA parameters, and {planned.lora_params:,} were planned"
         result = result.model_copy(update={"status": "ERROR", "reasons": (why,)})
     return VariantResult.model_validate(result.model_dump(by_alias=True))
@@ -151,7 +151,7 @@ def _described(planned: PlannedVariant, status: Status, reasons: tuple[str, ...]
     return VariantResult(
         name=planned.name,
         arm=planned.arm,
-        made_by=planned.made_by,
+        made_by=planned.making.name,
         status=status,
         reasons=reasons,
         same_as=planned.same_as,

@@ -8,22 +8,35 @@ from fractions import Fraction
 from gradience.artifacts.bench import Probe, VariantResult
 from gradience.artifacts.bench_aggregate import SeedRow, VariantSummary
 from gradience.artifacts.bench_plan import Policy
-from gradience.artifacts.controls import CANNOT_TELL, EXPECTED, as_expected, passes_and_must_fail
+from gradience.bench.arms.registry import control_of
 from gradience.bench.verdict.policy import allowed_losses
+
+
+def as_expected(result: str, status: str) -> bool | None:
+    """Whether a control's result with this status is what it must be; None where nothing is expected or known.
+
+    >>> as_expected("head_only", "PASS"), as_expected("aa", "PASS"), as_expected("aa", "SKIPPED")
+    (False, True, None)
+    """
+    control = control_of(result)
+    if control is None or control.expected is None or status not in ("PASS", "FAIL"):
+        return None
+    return status == control.expected
 
 
 def seed_notes(probe: Probe | None, variants: Iterable[VariantResult], policy: Policy) -> tuple[str, ...]:
     """What is said beside the verdicts of one seed."""
     notes = [] if probe is None else ceiling_notes([(probe.correct, probe.n)], policy)
-    for control in variants:
-        if control.arm != "control":
+    for result in variants:
+        control = control_of(result.name)
+        if control is None or as_expected(result.name, result.status) is not False:
             continue
-        if passes_and_must_fail(control.name, control.status):
+        if control.expected == "FAIL":
             notes.append(
-                f"{control.name} must fail, and passes on this seed: where it does on all seeds, {CANNOT_TELL}"
+                f"{result.name} must fail, and passes on this seed: where it does on all seeds, {control.otherwise}"
             )
-        elif as_expected(control.name, control.status) is False:
-            notes.append(_noisy(control.name))
+        else:
+            notes.append(f"{result.name} must pass, and does not: {control.otherwise}")
     return tuple(notes)
 
 
@@ -33,24 +46,26 @@ def aggregate_notes(
     """What is said beside the verdicts over all seeds."""
     scores = [(row.correct, row.n) for row in rows if row.correct is not None and row.n]
     notes = ceiling_notes(scores, policy)
-    for control in variants:
-        if control.arm != "control":
+    for result in variants:
+        control = control_of(result.name)
+        if control is None or control.expected is None or result.status == control.expected:
             continue
-        if control.planned == 1 and passes_and_must_fail(control.name, control.status):
-            notes.append(f"{control.name} must fail, and passes on the one seed there is")
-        elif control.complete and EXPECTED.get(control.name) == "PASS" != control.status:
-            notes.append(_noisy(control.name))
+        if control.expected == "PASS" and result.complete:
+            notes.append(f"{result.name} must pass, and does not: {control.otherwise}")
+        elif result.status == "PASS" and result.planned == 1:
+            notes.append(f"{result.name} must fail, and passes on the one seed there is")
     return tuple(notes)
 
 
 def cannot_tell(variants: Iterable[VariantSummary]) -> tuple[str, ...]:
     """Why the whole run is INCONCLUSIVE: controls that must fail and pass on each of several seeds; else nothing."""
     return tuple(
-        f"{control.name}, which must fail, passes on all {control.planned} seeds: {CANNOT_TELL}"
-        for control in variants
-        if control.arm == "control"
-        and passes_and_must_fail(control.name, control.status)
-        and control.passing == control.planned > 1
+        f"{result.name}, which must fail, passes on all {result.planned} seeds: {control.otherwise}"
+        for result in variants
+        if (control := control_of(result.name)) is not None
+        and control.expected == "FAIL"
+        and result.status == "PASS"
+        and result.passing == result.planned > 1
     )
 
 
@@ -77,10 +92,3 @@ def at_ceiling(right: int, n: int, tolerance: Fraction) -> bool:
     (True, False)
     """
     return n - right <= allowed_losses(n, tolerance)
-
-
-def _noisy(name: str) -> str:
-    return (
-        f"{name} must pass, and does not: the same update in other factors changes more answers than a variant may"
-        " lose, so rounding alone decides here"
-    )

@@ -1,0 +1,73 @@
+"""What an arm is: a way of making an adapter that is compared with the probe; and what a control is.
+
+Candidates are every variant's ranks in every arm of the config. A control chooses ranks of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from gradience.artifacts.audit import AuditReport
+from gradience.bench.arms.ranks import AuditedProbe, Choice, Ranks
+
+
+class Source(NamedTuple):
+    """What an adapter is derived from."""
+
+    probe: Path
+    """The folder that PEFT wrote."""
+    audit: AuditReport
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """An arm that is made from the probe's files, without training."""
+
+    name: str
+    """In `compression.arms`, behind the name of a variant, and as `made_by` in the results."""
+    make: Callable[[Source, Ranks, Path], None]
+    """Writes the adapter with these ranks to a folder, as PEFT would."""
+    words: str = ""
+    """What a candidate is, for the reference of the config."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """An arm that is trained from scratch, with the probe's recipe and seed."""
+
+    name: str
+    words: str = ""
+    """As above."""
+    head_only: bool = False
+    """Only the model's head is trained; the LoRA stays at ΔW = 0 and is left out when the head is evaluated."""
+
+
+Arm = Derived | Trained
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """An adapter that measures the measurement: nothing is claimed of it, but something may be expected."""
+
+    name: str
+    """In `compression.controls`, and in the results."""
+    words: str
+    """What it is and tells, beside its row in a report and in the reference of the config."""
+    ranks: Callable[[AuditedProbe], Choice]
+    """Raises NotMade, with the reason, where there are none."""
+    arm: Arm | None = None
+    """How it is made; None: in each arm in which the variant `needs_variant` is made."""
+    needs_variant: str = ""
+    """The variant without which it means nothing."""
+    needs_head: bool = False
+    """Whether the model must have a head, as `model.type: seqcls` has."""
+    expected: Literal["PASS", "FAIL"] | None = None
+    """The status that it must have, for the test to have been able to see a difference; None: it may have any."""
+    otherwise: str = "the task cannot tell good from bad"
+    """What it means when it has the other one."""
+    formerly: Mapping[str, str] = field(default_factory=dict)
+    """`made_by` of runs that made it in an older way, which decide nothing now -> the words for that way."""

@@ -1,0 +1,1 @@
+"""Controls: one file each, registered in `gradience.bench.arms.registry`."""

@@ -1,0 +1,21 @@
+"""All arms and controls by the names that a config gives them. A new one is a file beside these and one line here."""
+
+from __future__ import annotations
+
+from gradience.bench.arms.arm import Arm, Control
+from gradience.bench.arms.controls.aa import AA
+from gradience.bench.arms.controls.head_only import HEAD_ONLY
+from gradience.bench.arms.controls.per_layer_shuffled import PER_LAYER_SHUFFLED
+from gradience.bench.arms.controls.random_directions import RANDOM_DIRECTIONS
+from gradience.bench.arms.retrain import RETRAIN
+from gradience.bench.arms.truncate import TRUNCATE
+
+ARMS: dict[str, Arm] = {arm.name: arm for arm in (RETRAIN, TRUNCATE)}
+CONTROLS: dict[str, Control] = {
+    control.name: control for control in (PER_LAYER_SHUFFLED, RANDOM_DIRECTIONS, HEAD_ONLY, AA)
+}
+
+
+def control_of(result: str) -> Control | None:
+    """The control that a result belongs to: `per_layer_shuffled.truncate` is one of per_layer_shuffled's."""
+    return CONTROLS.get(result.partition(".")[0])

@@ -1,0 +1,7 @@
+"""Trained from scratch at the smaller ranks: what a training at these ranks would give next time."""
+
+from __future__ import annotations
+
+from gradience.bench.arms.arm import Trained
+
+RETRAIN = Trained("retrain", "trained from scratch at the smaller ranks")

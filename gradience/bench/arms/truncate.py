@@ -1,0 +1,19 @@
+"""The leading directions of each module: the best approximation of its update at that rank (Eckart–Young)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gradience.bench.arms.arm import Derived, Source
+from gradience.bench.arms.ranks import Ranks
+from gradience.compress.adapter import compress_adapter
+from gradience.plan.criteria import ToRanks, plan_compression
+
+
+def truncate(source: Source, ranks: Ranks, target: Path) -> None:
+    """Write the probe, truncated to `ranks`, to the folder `target`."""
+    plan = plan_compression(source.audit, ToRanks(ranks, "the ranks of a Bench variant"))
+    compress_adapter(source.probe, plan, target, force=True)
+
+
+TRUNCATE = Derived("truncate", truncate, "the probe itself, truncated")
