@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from gradience.artifacts.exact import exact_text
 from gradience.bench.config.errors import section_of
-from gradience.bench.config.legacy import DATASETS, FIXED, IGNORED, RENAMED, VALUES
+from gradience.bench.config.legacy import ALLOWED, DATASETS, NO_EFFECT, RENAMED, VALUES
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.config.sections import OneOf
 
@@ -33,9 +33,10 @@ def config_dialects() -> str:
     renamed.append(("task.dataset", "`task.profile` for " + ", ".join(f"`{name}`" for name in DATASETS)
                     + "; any other is `task.options.dataset`"))  # fmt: skip
     fixed = [
-        (key, f"only {' or '.join(f'`{_shown(value)}`' for value in rule.allowed)}: {rule.why}")
-        for key, rule in FIXED.items()
+        (key, f"only {' or '.join(f'`{_shown(value)}`' for value in allowed)}: {NO_EFFECT[key]}")
+        for key, allowed in ALLOWED.items()
     ]
+    ignored = [(key, why) for key, why in NO_EFFECT.items() if key not in ALLOWED]
     return "\n\n".join(
         [
             "Read under our name (both in one file must say the same):",
@@ -43,7 +44,7 @@ def config_dialects() -> str:
             "Refused with any value but the one that says what Bench does anyway (and then a note):",
             _table(("key", "why"), fixed),
             "Without effect (a note says so):",
-            _table(("key", "why"), IGNORED.items()),
+            _table(("key", "why"), ignored),
         ]
     )
 

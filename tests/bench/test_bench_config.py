@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from gradience.bench.config.errors import known_keys, nearest
-from gradience.bench.config.legacy import FIXED, IGNORED, RENAMED
+from gradience.bench.config.legacy import NO_EFFECT, RENAMED
 from gradience.bench.config.load import BenchConfig, load_config
 from gradience.errors import InputError, UsageError
 
@@ -97,9 +97,7 @@ def test_a_config_of_the_predecessor(write):
     assert config.runtime.smoke.max_steps == 20
     assert config.policy.tolerance == Fraction(1, 40)
     silent = [
-        key
-        for key in (*IGNORED, *FIXED)
-        if mentions(PREDECESSOR, key) and not any(key in n for n in config.notes)
+        key for key in NO_EFFECT if mentions(PREDECESSOR, key) and not any(key in n for n in config.notes)
     ]
     assert silent == []
     assert "`train.eval_steps: 500` has no effect: an adapter is evaluated once" in " ".join(config.notes)
@@ -275,6 +273,6 @@ def test_digests(write):
 def test_every_other_name_leads_to_a_setting_that_exists():
     known = {*known_keys(BenchConfig)}
     assert {new for new in RENAMED.values() if not new.startswith("task.options.")} <= known | {"seed"}
-    ours = [key for key in known_keys(BenchConfig) if key not in {*RENAMED, *FIXED, *IGNORED}]
-    assert not {*RENAMED, *FIXED, *IGNORED} & set(ours)
+    ours = [key for key in known_keys(BenchConfig) if key not in {*RENAMED, *NO_EFFECT}]
+    assert not {*RENAMED, *NO_EFFECT} & set(ours)
     assert nearest("train.lrr", sorted(known)) == "train.lr"

@@ -1,13 +1,13 @@
 """Other names for our settings: those of the public predecessor's configs, of transformers 4, and of PEFT.
 
-Every such key is in one of three tables: it is read under our name, or it has no effect and a note says why, or
-it is refused because what it asks for is not what would happen. docs/bench_config.md shows the tables.
+Every such key is in one of two tables: it is read under our name, or it has no effect, which a note says; where a value
+asks for what would not happen, it is refused. docs/bench_config.md shows the tables.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import Any
 
 from gradience.errors import InputError, UsageError
 
@@ -61,36 +61,26 @@ DATASETS: Mapping[str, str] = {
 """`task.dataset` -> the profile that it stands for; another data set is an option of the task."""
 
 
-class Fixed(NamedTuple):
-    """A key that may only say what Bench does anyway."""
-
-    allowed: tuple[Any, ...]
-    why: str
-
-
 _COUNTS = "every verdict rests on counts of right answers"
+_GREEDY = "decoding is greedy"
 _ONCE = "an adapter is evaluated once, when its training is done"
 _LAST = "what is audited and compared is the adapter after the last step"
-_OFF = (False, None)
+_BASE = "used only for comparisons with the base weights, which Bench does not make"
 
-FIXED: Mapping[str, Fixed] = {
-    "task.metric": Fixed(("accuracy", "eval_accuracy", "exact_match"), _COUNTS),
-    "task.probe_gate.metric": Fixed(("accuracy", "eval_accuracy", "exact_match"), _COUNTS),
-    "task.generation.do_sample": Fixed((False,), "decoding is greedy"),
-    "task.generation.temperature": Fixed((0, 0.0, None), "decoding is greedy"),
-    "task.generation.num_beams": Fixed((1,), "decoding is greedy"),
-    "train.fp16": Fixed(_OFF, "mixed precision is `train.bf16`"),
-    "train.load_best_model_at_end": Fixed(_OFF, _LAST),
-    "train.group_by_length": Fixed(_OFF, "the order of the examples depends on the seed alone"),
-    "train.no_cuda": Fixed(_OFF, "say `runtime.device: cpu`"),
-}
-"""Key -> the values with which it has no effect; any other is refused."""
-
-IGNORED: Mapping[str, str] = {
+NO_EFFECT: Mapping[str, str] = {
+    "task.metric": _COUNTS,
+    "task.probe_gate.metric": _COUNTS,
+    "task.generation.do_sample": _GREEDY,
+    "task.generation.temperature": _GREEDY,
+    "task.generation.num_beams": _GREEDY,
+    "train.fp16": "mixed precision is `train.bf16`",
+    "train.load_best_model_at_end": _LAST,
+    "train.group_by_length": "the order of the examples depends on the seed alone",
+    "train.no_cuda": "say `runtime.device: cpu`",
     "model.use_cache": "answers are generated with the cache, and training never uses it",
     "audit.compute_udr": "Bench does not compare the update with the base weights, and no verdict needs it",
-    "audit.base_model": "used only for comparisons with the base weights, which Bench does not make",
-    "audit.base_norms_cache": "used only for comparisons with the base weights, which Bench does not make",
+    "audit.base_model": _BASE,
+    "audit.base_norms_cache": _BASE,
     "audit.enable_composition_analysis": "audit.json always has it, under `gain`",
     "train.eval_steps": _ONCE,
     "train.eval_strategy": _ONCE,
@@ -110,177 +100,168 @@ IGNORED: Mapping[str, str] = {
 }
 """Key -> why it has no effect."""
 
-MOVED_CONTROLS = ("per_layer_shuffled",)
+_MEASURES, _OFF = ("accuracy", "eval_accuracy", "exact_match"), (False, None)
+
+ALLOWED: Mapping[str, tuple[Any, ...]] = {
+    "task.metric": _MEASURES,
+    "task.probe_gate.metric": _MEASURES,
+    "task.generation.do_sample": (False,),
+    "task.generation.temperature": (0, 0.0, None),
+    "task.generation.num_beams": (1,),
+    "train.fp16": _OFF,
+    "train.load_best_model_at_end": _OFF,
+    "train.group_by_length": _OFF,
+    "train.no_cuda": _OFF,
+}
+"""Key without effect -> the values that ask for what Bench does anyway; any other is refused."""
+
+MOVED_CONTROL = "per_layer_shuffled"
 """What the predecessor lists among the variants, and we among the controls."""
+
+RIVALS: Mapping[str, str] = {
+    "max_steps": "epochs",
+    "epochs": "max_steps",
+    "warmup_steps": "warmup_ratio",
+    "warmup_ratio": "warmup_steps",
+    "seeds": "only_seed",
+}
+"""A setting that is overridden -> the setting that it takes the place of."""
+
+MISSING: Any = object()
 
 
 def translated(
     values: Mapping[str, Any], where: str, *, is_file: bool = True
 ) -> tuple[Values, tuple[str, ...]]:
-    """`values` under our names, and notes on all that has no effect.
+    """Rename the keys of `values` to ours; return them with notes on all that has no effect.
 
     where: the file or the override, for messages. Raises InputError for a file and UsageError for an override
     (config-value): for what is refused, and for two names of one setting that disagree.
     """
-    source = _Source(merged({}, values), where, is_file)
-    for key, fixed in FIXED.items():
-        _without_effect(source, key, fixed.why, fixed.allowed)
-    for key, why in IGNORED.items():
-        _without_effect(source, key, why)
-    _dataset(source)
-    _number_of_seeds(source)
-    for key, ours in RENAMED.items():
-        if source.holds(key):
-            source.put(ours, source.take(key), key)
-    for key, spellings in VALUES.items():
-        if source.holds(key):
-            found = source.take(key)
-            source.put(key, spellings.get(found, found) if isinstance(found, str | bool) else found, key)
-    _seed(source)
-    _controls(source)
-    return source.values, tuple(source.notes)
+    ours, notes = merged({}, values), list[str]()
+    try:
+        for step in (_without_effect, _dataset, _number_of_seeds, _renamed, _seed, _control):
+            notes += step(ours)
+    except ValueError as refusal:
+        message, hint = (*refusal.args, "see docs/bench_config.md")[:2]
+        if is_file:
+            raise InputError(f"{where}: {message}", code="config-value", hint=hint) from None
+        raise UsageError(f"{where}: {message}", code="config-value", hint=hint) from None
+    return ours, tuple(notes)
 
 
 def merged(values: Mapping[str, Any], change: Mapping[str, Any]) -> Values:
-    """`values` with `change` on top, section by section. One of two settings that exclude each other wins."""
+    """Return `values` with `change` on top, section by section; of two settings that exclude each other, its own."""
     result = {
         key: merged(value, {}) if isinstance(value, Mapping) else value for key, value in values.items()
     }
     for key, value in change.items():
-        for rival in RIVALS.get(key, ()):
-            result.pop(rival, None)
+        if key in RIVALS:
+            result.pop(RIVALS[key], None)
         below = result.get(key)
-        if isinstance(value, Mapping):
-            result[key] = merged(below if isinstance(below, Mapping) else {}, value)
-        else:
-            result[key] = value
+        nested = isinstance(value, Mapping)
+        result[key] = merged(below if isinstance(below, Mapping) else {}, value) if nested else value
     return result
 
 
-RIVALS: Mapping[str, tuple[str, ...]] = {
-    "max_steps": ("epochs",),
-    "epochs": ("max_steps",),
-    "warmup_steps": ("warmup_ratio",),
-    "warmup_ratio": ("warmup_steps",),
-    "seeds": ("only_seed",),
-}
-"""A setting that is overridden -> the settings that it takes the place of."""
+def _take(values: Values, key: str) -> Any:
+    """Remove a dotted key, with the sections that are empty without it; return its value, or MISSING."""
+    name, _, below = key.partition(".")
+    if name not in values or (below and not isinstance(values[name], dict)):
+        return MISSING
+    if not below:
+        return values.pop(name)
+    value = _take(values[name], below)
+    if value is not MISSING and not values[name]:
+        del values[name]
+    return value
 
 
-class _Source:
-    """Values by dotted keys, and what has been said of them."""
-
-    def __init__(self, values: Values, where: str, is_file: bool) -> None:
-        self.values, self.where, self.is_file = values, where, is_file
-        self.notes: list[str] = []
-
-    def holds(self, key: str) -> bool:
-        section, name = self._place(key)
-        return section is not None and name in section
-
-    def take(self, key: str) -> Any:
-        """The value, which is gone then; and a section that is empty without it."""
-        section, name = self._place(key)
-        assert section is not None
-        value = section.pop(name)
-        parent = key.rpartition(".")[0]
-        if parent and not section:
-            self.take(parent)
-        return value
-
-    def put(self, key: str, value: Any, said: str) -> None:
-        """Set `key`, which the source calls `said`."""
-        if self.holds(key) and self.get(key) != value:
-            self.refuse(f"`{said}` and `{key}` are two names of one setting, and say different things")
-        names = key.split(".")
-        section = self.values
-        for name in names[:-1]:
-            if not isinstance(section.get(name), dict):
-                section[name] = {}
-            section = section[name]
-        section[names[-1]] = value
-
-    def get(self, key: str) -> Any:
-        """The value, None where there is none."""
-        section, name = self._place(key)
-        return section.get(name) if section else None
-
-    def refuse(self, what: str, hint: str = "see docs/bench_config.md") -> NoReturn:
-        message = f"{self.where}: {what}"
-        if self.is_file:
-            raise InputError(message, code="config-value", hint=hint)
-        raise UsageError(message, code="config-value", hint=hint)
-
-    def _place(self, key: str) -> tuple[Values | None, str]:
-        *names, last = key.split(".")
-        section: Any = self.values
-        for name in names:
-            section = section.get(name) if isinstance(section, dict) else None
-        return section if isinstance(section, dict) else None, last
+def _put(values: Values, key: str, value: Any, written: str) -> None:
+    """Set a dotted key, which the file calls `written`. Refuses to change a value that is there."""
+    if _take(values, key) not in (MISSING, value):
+        raise ValueError(f"`{written}` and `{key}` are two names of one setting, and say different things")
+    *sections, name = key.split(".")
+    for section in sections:
+        if not isinstance(values.get(section), dict):
+            values[section] = {}
+        values = values[section]
+    values[name] = value
 
 
-def _without_effect(source: _Source, key: str, why: str, allowed: tuple[Any, ...] | None = None) -> None:
-    if not source.holds(key):
-        return
-    value = source.take(key)
-    shown = f"{value}".lower() if isinstance(value, bool) else f"{value}"[:80]
-    if allowed is not None and value not in allowed:
-        source.refuse(f"`{key}: {shown}` is refused: {why}")
-    source.notes.append(f"`{key}: {shown}` has no effect: {why}")
+def _respelled(key: str, value: Any) -> Any:
+    """The value of our key in our spelling."""
+    return VALUES.get(key, {}).get(value, value) if isinstance(value, str | bool) else value
 
 
-def _dataset(source: _Source) -> None:
-    """`task.dataset` as a profile, or as an option of the profile that is given."""
-    if not source.holds("task.dataset"):
-        return
-    name = source.take("task.dataset")
+def _without_effect(values: Values) -> list[str]:
+    notes = []
+    for key, why in NO_EFFECT.items():
+        value = _take(values, key)
+        if value is MISSING:
+            continue
+        shown = f"{key}: {str(value).lower() if isinstance(value, bool) else str(value)[:80]}"
+        if value not in ALLOWED.get(key, (value,)):
+            raise ValueError(f"`{shown}` is refused: {why}")
+        notes.append(f"`{shown}` has no effect: {why}")
+    return notes
+
+
+def _dataset(values: Values) -> list[str]:
+    """`task.dataset` is a profile, or an option of the profile that is given."""
+    name = _take(values, "task.dataset")
     profile = DATASETS.get(name) if isinstance(name, str) else None
-    if profile is None:
-        source.put("task.options.dataset", name, "task.dataset")
-        return
-    given = source.take("task.profile") if source.holds("task.profile") else profile
-    if VALUES["task.profile"].get(given, given) != profile:
-        source.refuse(f"`task.dataset: {name}` belongs to the profile {profile}, not to {given}")
-    source.put("task.profile", profile, "task.dataset")
+    if profile is not None:
+        given = _take(values, "task.profile")
+        if _respelled("task.profile", given) not in (MISSING, profile):
+            raise ValueError(f"`task.dataset: {name}` belongs to the profile {profile}, not to {given}")
+        _put(values, "task.profile", profile, "task.dataset")
+    elif name is not MISSING:
+        _put(values, "task.options.dataset", name, "task.dataset")
+    return []
 
 
-def _number_of_seeds(source: _Source) -> None:
+def _number_of_seeds(values: Values) -> list[str]:
     """`compression.seeds: 3` is a number of seeds: the first so many of the protocol's."""
-    if not source.holds("compression.seeds"):
-        return
-    number = source.take("compression.seeds")
+    number = _take(values, "compression.seeds")
     if not isinstance(number, int):
-        source.put("seeds", number, "compression.seeds")
-        return
+        if number is not MISSING:
+            _put(values, "seeds", number, "compression.seeds")
+        return []
+    written = f"`compression.seeds: {number}`"
     if isinstance(number, bool) or not 1 <= number <= len(PROTOCOL_SEEDS):
-        source.refuse(f"`compression.seeds: {number}`: which seeds?", "seeds: [42, 123, 456, 789]")
+        raise ValueError(f"{written}: which seeds?", "seeds: [42, 123, 456, 789]")
     if number == 1:
-        source.notes.append("`compression.seeds: 1` has no effect: it is the run's own seed")
-        return
+        return [f"{written} has no effect: it is the run's own seed"]
     seeds = list(PROTOCOL_SEEDS[:number])
-    source.put("seeds", seeds, "compression.seeds")
-    source.notes.append(f"`compression.seeds: {number}` is read as the seeds {', '.join(map(str, seeds))}")
+    _put(values, "seeds", seeds, "compression.seeds")
+    return [f"{written} is read as the seeds {', '.join(map(str, seeds))}"]
 
 
-def _seed(source: _Source) -> None:
+def _renamed(values: Values) -> list[str]:
+    for key, ours in {**RENAMED, **{key: key for key in VALUES}}.items():
+        value = _take(values, key)
+        if value is not MISSING:
+            _put(values, ours, _respelled(key, value), key)
+    return []
+
+
+def _seed(values: Values) -> list[str]:
     """`seed: 42` is a list of one; beside `seeds` it may only repeat one of them."""
-    if not source.holds("seed"):
-        return
-    seed = source.take("seed")
-    if not source.holds("seeds"):
-        source.put("seeds", [seed], "seed")
-    elif not isinstance(seeds := source.get("seeds"), list) or seed not in seeds:
-        source.refuse(f"`seed: {seed}` is not among `seeds`: give one of them")
+    seed, seeds = _take(values, "seed"), values.get("seeds", MISSING)
+    if seed is not MISSING and seeds is MISSING:
+        values["seeds"] = [seed]
+    elif seed is not MISSING and not (isinstance(seeds, list) and seed in seeds):
+        raise ValueError(f"`seed: {seed}` is not among `seeds`: give one of them")
+    return []
 
 
-def _controls(source: _Source) -> None:
-    """Controls that stand among the variants."""
-    variants = source.get("compression.variants")
-    if not isinstance(variants, list):
-        return
-    moved = [name for name in MOVED_CONTROLS if name in variants]
-    if moved:
-        kept = [name for name in variants if name not in moved]
-        controls = source.get("compression.controls") or []
-        source.values["compression"] |= {"variants": kept, "controls": [*controls, *moved]}
-        source.notes.append(f"{', '.join(moved)} is a control: read as `compression.controls`")
+def _control(values: Values) -> list[str]:
+    """A control that stands among the variants."""
+    section = values.get("compression")
+    variants = section.get("variants") if isinstance(section, dict) else None
+    if not isinstance(section, dict) or not isinstance(variants, list) or MOVED_CONTROL not in variants:
+        return []
+    section["variants"] = [name for name in variants if name != MOVED_CONTROL]
+    section["controls"] = [*(section.get("controls") or []), MOVED_CONTROL]
+    return [f"{MOVED_CONTROL} is a control: read as `compression.controls`"]

@@ -1,7 +1,7 @@
 """The config of a Bench run: one YAML file, typed and strict, with everything that can move a result.
 
 Unknown keys are an error that names all of them, and for each the nearest known one. The keys of the public
-predecessor's configs are read where they mean something here, see `dialect`. A verdict's thresholds are exact:
+predecessor's configs are read where they mean something here, see `legacy`. A verdict's thresholds are exact:
 0.025 is 1/40.
 """
 
@@ -184,15 +184,16 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     given = read_mapping(path)
     refuse_policy_file(given, str(path))
     values, notes = translated(given, str(path))
+    changes: dict[str, dict[str, Any]] = {}
     for override in overrides:
-        change, said = translated(_parsed(override), override, is_file=False)
-        values = merged(values, change)
+        changes[override], said = translated(_parsed(override), override, is_file=False)
+        values = merged(values, changes[override])
         notes += said
     try:
         config = BenchConfig.model_validate(values)
     except ValidationError as error:
         whose = " (a config of the predecessor)" if is_predecessors(given) else ""
-        raise refused(error, BenchConfig, f"{path}{whose}", overrides) from None
+        raise refused(error, BenchConfig, f"{path}{whose}", changes) from None
     config = config.with_notes((*predecessor_notes(given), *notes, *_one_of_several(config)))
     return config.shortened() if config.smoke else config
 
