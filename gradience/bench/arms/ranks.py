@@ -101,7 +101,7 @@ def _uniform(probe: AuditedProbe, statistic: str, chosen: Suggestion) -> Choice:
     )
 
 
-VARIANTS: Mapping[str, Callable[[AuditedProbe], Choice]] = {
+VARIANTS: dict[str, Callable[[AuditedProbe], Choice]] = {
     "uniform_median": _median,
     "uniform_p90": _p90,
     "per_layer": _per_layer,
