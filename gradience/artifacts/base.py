@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, cast
 
@@ -79,6 +80,10 @@ class Artifact(Part):
     def to_json(self, indent: int | None = 2) -> str:
         """The artifact as strict JSON text, safe to print (see `visible_json`)."""
         return visible_json(self.model_dump_json(indent=indent))
+
+    def json_chunks(self) -> Iterator[str]:
+        """The text of `to_json(indent=None)`, in pieces where the artifact may be long."""
+        yield self.to_json(indent=None)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the artifact to `path`: temporary file, fsync, rename.

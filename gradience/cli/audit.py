@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gradience.cli.console import show_error, wants_colour
-from gradience.cli.options import allowed_ranks_of
-from gradience.cli.output import command_line, print_json, print_text, terminal_width
+from gradience.cli.options import AdapterName, allowed_ranks_of
+from gradience.cli.output import command_line, print_json, print_screen, print_text, terminal_width
 from gradience.cli.progress import ProgressBar
 from gradience.errors import GradienceError, IncompleteError, UsageError
 
@@ -33,12 +33,7 @@ def audit(
     peft_dir: Annotated[
         str | None, typer.Option("--peft-dir", metavar="DIR", help="Another way to name an adapter.")
     ] = None,
-    adapter: Annotated[
-        str | None,
-        typer.Option(
-            "--adapter", metavar="NAME", help="Which adapter, where a folder or a file holds several."
-        ),
-    ] = None,
+    adapter: AdapterName = None,
     layers: Annotated[bool, typer.Option("--layers", help="Show every module and every finding.")] = False,
     top_wasteful: Annotated[
         int | None,
@@ -113,7 +108,7 @@ def audit(
     if append:
         _append(report, append)
     if json:
-        print_json(report.json_chunks())
+        print_json(report)
     elif suggest_per_layer:
         _print_config(report)
     elif not quiet:
@@ -132,7 +127,7 @@ def _several(
     json: bool,
     quiet: bool,
 ) -> int:
-    """Audit each path in the order given; an error is told and the others go on. Returns the highest exit code.
+    """Audit each path in the order given, past those that fail, and return the highest exit code.
 
     With `json` each report is printed as soon as it is there, and not kept.
     """
@@ -153,13 +148,13 @@ def _several(
         incomplete = _incomplete(report, layers=layers)
         troubles += [incomplete] if incomplete else []
         if json:
-            print_json(report.json_chunks())
+            print_json(report)
             if incomplete:
                 show_error(str(incomplete), incomplete.hint)
         else:
             entries.append(report)
     if not quiet and any(not isinstance(entry, Refused) for entry in entries):
-        print_text(trend_text(entries, width=terminal_width(), color=wants_colour(sys.stdout), layers=layers))
+        print_screen(trend_text, entries, layers=layers)
     if not json:
         for trouble in troubles:
             if isinstance(trouble, IncompleteError):

@@ -10,7 +10,7 @@ import typer
 
 from gradience.cli.bench_run import code_of, run
 from gradience.cli.console import wants_colour
-from gradience.cli.output import command_line, print_json, print_text, terminal_width
+from gradience.cli.output import command_line, print_json, print_screen, print_text
 from gradience.errors import UsageError
 
 bench = typer.Typer(
@@ -68,9 +68,9 @@ def aggregate(
         report.save(output / AGGREGATE)
         write_whole(output / DOCUMENT, [aggregate_markdown(report).encode()])
     if json:
-        print_json([report.to_json(None)])
+        print_json(report)
     elif not quiet:
-        print_text(aggregate_text(report, width=terminal_width(), color=wants_colour(sys.stdout)))
+        print_screen(aggregate_text, report)
     return code_of(report.status)
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gradience.cli.console import wants_colour
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.output import command_line, print_json, print_text, terminal_width
+from gradience.cli.output import command_line, print_json, print_screen, print_text
 
 if TYPE_CHECKING:
     from gradience.artifacts.bench import Status
@@ -88,16 +87,16 @@ def _show_plan(config: BenchConfig, *, as_json: bool) -> int:
     _need_libraries()
     from gradience.bench.plan.forecast import forecast
 
-    found = forecast(config)
+    expected = forecast(config)
     if as_json:
-        print_json([found.to_json(None)])
+        print_json(expected)
     else:
-        print_text(forecast_text(found))
+        print_text(forecast_text(expected))
     return ExitCode.DONE
 
 
 def _run(config: BenchConfig, output: Path, *, as_json: bool, quiet: bool) -> int:
-    from gradience.cli.stage_progress import StageProgress
+    from gradience.cli.progress import StageProgress
     from gradience.report.bench import aggregate_markdown, aggregate_text, bench_markdown, bench_text
 
     _need_libraries()
@@ -108,16 +107,15 @@ def _run(config: BenchConfig, output: Path, *, as_json: bool, quiet: bool) -> in
             config, output, watcher, pages=Pages(bench_markdown, aggregate_markdown), command=command_line()
         )
     missing = [row.seed for row in together.seeds if row.source is None] if together else []
-    found = benches[-1] if missing or together is None else together
+    result = benches[-1] if missing or together is None else together
     if as_json:
-        print_json([found.to_json(None)])
+        print_json(result)
     else:
-        draw: Any = bench_text if found is benches[-1] else aggregate_text
-        print_text(draw(found, width=terminal_width(), color=wants_colour(sys.stdout)))
+        print_screen(bench_text if result is benches[-1] else aggregate_text, result)
         name = "bench_aggregate" if together else "bench"
         print(f"written: {output / name}.json, {name}.md", file=sys.stderr)
     if not missing:
-        return code_of(found.status)
+        return code_of(result.status)
     seeds = ", ".join(map(str, missing))
     print(
         f"missing: seed{'s' if len(missing) > 1 else ''} {seeds}, of {len(config.seeds)} that are planned: a seed that"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gradience.cli.console import wants_colour
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.output import print_text, terminal_width
+from gradience.cli.options import ReportAsJson
+from gradience.cli.output import print_json, print_screen
 
 
 def check(
@@ -72,7 +71,7 @@ def check(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show sources, and the rules that found nothing.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    json: ReportAsJson = False,
 ) -> int:
     """Look for what is wrong, unusual or refused in a LoRA configuration before it is trained.
 
@@ -103,10 +102,8 @@ def check(
         completion_tokens=completion_tokens,
     )
     if json:
-        sys.stdout.write(report.to_json(None) + "\n")
+        print_json(report)
     else:
-        print_text(
-            check_text(report, width=terminal_width(), color=wants_colour(sys.stdout), verbose=verbose)
-        )
+        print_screen(check_text, report, verbose=verbose)
     errors = any(finding.severity == "error" for finding in report.findings)
     return ExitCode.GATE_FAILED if errors else ExitCode.DONE

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gradience.cli.console import wants_colour
-from gradience.cli.output import command_line, print_json, print_text, terminal_width
+from gradience.cli.options import Layers, Quiet
+from gradience.cli.output import command_line, print_json, print_screen
 from gradience.cli.progress import ProgressBar
 
 
@@ -24,9 +23,9 @@ def compare(
     adapter_b: Annotated[
         str | None, typer.Option("--adapter-b", metavar="NAME", help="Which adapter, where B holds several.")
     ] = None,
-    layers: Annotated[bool, typer.Option("--layers", help="Show every module.")] = False,
+    layers: Layers = False,
     json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report and no progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compare two adapters: how far apart are the updates, do their directions overlap, are the runs independent?
 
@@ -44,8 +43,6 @@ def compare(
             a, b, adapter_a=adapter_a, adapter_b=adapter_b, progress=progress, command=command_line()
         )
     if json:
-        print_json([report.to_json(None)])
+        print_json(report)
     elif not quiet:
-        print_text(
-            comparison_text(report, width=terminal_width(), color=wants_colour(sys.stdout), layers=layers)
-        )
+        print_screen(comparison_text, report, layers=layers)

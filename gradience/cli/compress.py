@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gradience.cli.console import wants_colour
-from gradience.cli.options import allowed_ranks_of
-from gradience.cli.output import command_line, print_json, print_text, terminal_width
+from gradience.cli.options import AdapterName, Layers, Quiet, allowed_ranks_of
+from gradience.cli.output import command_line, print_json, print_screen, print_text
 from gradience.cli.progress import ProgressBar
 from gradience.errors import UsageError
 
@@ -103,12 +101,7 @@ def compress(
             help="Folder of the base model: its config.json names the architecture, and DoRA needs its weights.",
         ),
     ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            "--adapter", metavar="NAME", help="Which adapter, where a folder or a file holds several."
-        ),
-    ] = None,
+    name: AdapterName = None,
     allow_untrained: Annotated[
         bool, typer.Option("--allow-untrained", help="Compress an adapter whose every B·A is 0 as well.")
     ] = False,
@@ -117,10 +110,10 @@ def compress(
         typer.Option("--verify-peft", help="Let PEFT load the result before it is put in place; needs PEFT."),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
-    layers: Annotated[bool, typer.Option("--layers", help="Show every module.")] = False,
+    layers: Layers = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report (or the plan) as JSON.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an adapter folder that is there.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report and no progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write a smaller adapter that means the same, and say exactly what was lost.
 
@@ -133,33 +126,28 @@ def compress(
 
       gradience compress ./my_adapter --reduction 0.5 --allowed-ranks 4,8,16,32 --dry-run
     """
-    wanted = {
-        "--rank": rank,
-        "--energy": energy,
-        "--suggested": suggested,
-        "--reduction": reduction,
-        "--max-params": max_params,
-        "--max-bytes": max_bytes,
-        "--max-error": max_error,
-        "--plan": plan,
-    }
-    criterion_of = _criterion(wanted)
+    criterion_of = _criterion(
+        {
+            "--rank": rank,
+            "--energy": energy,
+            "--suggested": suggested,
+            "--reduction": reduction,
+            "--max-params": max_params,
+            "--max-bytes": max_bytes,
+            "--max-error": max_error,
+            "--plan": plan,
+        }
+    )
     grid = allowed_ranks_of(allowed_ranks)
-    _check(encoding, output, dry_run=dry_run)
-    if output is not None and not dry_run:
-        from gradience.artifacts.whole import check_output
-
-        check_output(output, adapter, force=force)
-    if verify_peft:
-        from gradience.compress.peft_check import require_peft
-
-        require_peft()
+    _check_usage(encoding, adapter, output, dry_run=dry_run, force=force, verify_peft=verify_peft)
     from gradience.audit.adapter import audit_adapter
+    from gradience.compress.adapter import compress_adapter, rehearse_compression
     from gradience.plan.criteria import plan_compression
+    from gradience.report.compression import compression_markdown
 
     with ProgressBar(f"measuring {adapter}", quiet=quiet) as progress:
         audited = audit_adapter(adapter, adapter=name, progress=progress, command=command_line())
-    made = plan_compression(
+    ranks = plan_compression(
         audited,
         criterion_of(audited),
         allowed_ranks=grid,
@@ -173,20 +161,14 @@ def compress(
         "base_model": base_model,
         "adapter_name": name,
     }
-    if dry_run:
-        from gradience.compress.adapter import rehearse_compression
-
-        rehearse_compression(adapter, made, **how)
-        _show(made, layers=layers, json=json, quiet=quiet)
+    if output is None or dry_run:
+        rehearse_compression(adapter, ranks, **how)
+        _show(ranks, layers=layers, json=json, quiet=quiet)
         return
-    assert output is not None
-    from gradience.compress.adapter import compress_adapter
-    from gradience.report.compression import compression_markdown
-
     with ProgressBar(f"writing {output}", quiet=quiet) as progress:
         report = compress_adapter(
             adapter,
-            made,
+            ranks,
             output,
             **how,
             verify_peft=verify_peft,
@@ -230,7 +212,10 @@ def _criterion(wanted: Mapping[str, Any]) -> Callable[[AuditReport], Criterion]:
     return lambda report: ToBudget(**{option.removeprefix("--").replace("-", "_"): value})
 
 
-def _check(encoding: str | None, output: Path | None, *, dry_run: bool) -> None:
+def _check_usage(
+    encoding: str | None, adapter: Path, output: Path | None, *, dry_run: bool, force: bool, verify_peft: bool
+) -> None:
+    """Refuse, before any work is done, what cannot be written. Raises UsageError, and MissingExtra without PEFT."""
     if encoding is not None and encoding not in ENCODINGS:
         raise UsageError(
             f"--encoding {encoding!r} is unknown",
@@ -241,26 +226,29 @@ def _check(encoding: str | None, output: Path | None, *, dry_run: bool) -> None:
         raise UsageError(
             "no --output given", code="no-output", hint="--output DIR, or --dry-run to see the plan"
         )
+    if output is not None and not dry_run:
+        from gradience.artifacts.whole import check_output
+
+        check_output(output, adapter, force=force)
+    if verify_peft:
+        from gradience.compress.peft_check import require_peft
+
+        require_peft()
 
 
 # ---------------------------------------------------------------- printing
 
 
-def _show(made: CompressionPlan | CompressionReport, *, layers: bool, json: bool, quiet: bool) -> None:
+def _show(artifact: CompressionPlan | CompressionReport, *, layers: bool, json: bool, quiet: bool) -> None:
     """The artifact as JSON, or the screen that is made from it."""
     from gradience.artifacts.compression import CompressionPlan
     from gradience.report.compression import compression_text, plan_text
     from gradience.report.compression_layers import module_rows_text
 
     if json:
-        print_json([made.to_json(None)])
-        return
-    if quiet:
-        return
-    width, color = terminal_width(), wants_colour(sys.stdout)
-    if isinstance(made, CompressionPlan):
-        print_text(plan_text(made, width=width, color=color))
-    else:
-        print_text(compression_text(made, width=width, color=color))
-    if layers:
-        print_text("\n" + module_rows_text(made, width=width, color=color))
+        print_json(artifact)
+    elif not quiet:
+        print_screen(plan_text if isinstance(artifact, CompressionPlan) else compression_text, artifact)
+        if layers:
+            print_text("\n")
+            print_screen(module_rows_text, artifact)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gradience.cli.console import wants_colour
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.follow import Screen, can_redraw
-from gradience.cli.output import print_text, terminal_width
+from gradience.cli.options import ReportAsJson
+from gradience.cli.output import print_json, print_screen, screen
 from gradience.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def monitor(
         bool,
         typer.Option("--verbose", "-v", help="Show evidence and sources, gradients, families of modules."),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    json: ReportAsJson = False,
     follow: Annotated[
         bool,
         typer.Option(
@@ -91,17 +91,13 @@ def monitor(
 
 
 def _print(report: MonitorReport, *, verbose: bool, json: bool) -> None:
-    if json:
-        sys.stdout.write(report.to_json(None) + "\n")
-    else:
-        print_text(_text(report, verbose))
-    sys.stdout.flush()
-
-
-def _text(report: MonitorReport, verbose: bool) -> str:
     from gradience.report.monitor import monitor_text
 
-    return monitor_text(report, width=terminal_width(), color=wants_colour(sys.stdout), verbose=verbose)
+    if json:
+        print_json(report)
+    else:
+        print_screen(monitor_text, report, verbose=verbose)
+    sys.stdout.flush()
 
 
 def _follow(files: list[Path], gap_threshold: float, *, verbose: bool, json: bool) -> MonitorReport:
@@ -109,6 +105,8 @@ def _follow(files: list[Path], gap_threshold: float, *, verbose: bool, json: boo
 
     Until then a terminal shows it in place, and `--json` prints a line whenever the file has grown.
     """
+    from gradience.report.monitor import monitor_text
+
     if len(files) > 1:
         raise UsageError("--follow is for one run", code="follow-one", hint="name one file")
     report: MonitorReport | None = None
@@ -117,9 +115,9 @@ def _follow(files: list[Path], gap_threshold: float, *, verbose: bool, json: boo
             for report in _reports(files[0], gap_threshold):
                 _print(report, verbose=verbose, json=True)
         elif can_redraw():
-            with Screen() as screen:
+            with Screen() as terminal:
                 for report in _reports(files[0], gap_threshold):
-                    screen.draw(_text(report, verbose))
+                    terminal.draw(screen(monitor_text, report, verbose=verbose))
         else:  # a file or a pipe gets the last one
             *_, report = _reports(files[0], gap_threshold)
     except KeyboardInterrupt:

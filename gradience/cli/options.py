@@ -1,12 +1,24 @@
-"""Options that several verbs read."""
+"""Options that several verbs have in common, as types of their parameters; the defaults stand with the verbs."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from gradience.errors import UsageError
+
+AdapterName = Annotated[
+    str | None,
+    typer.Option("--adapter", metavar="NAME", help="Which adapter, where a folder or a file holds several."),
+]
+Layers = Annotated[bool, typer.Option("--layers", help="Show every module.")]
+ReportAsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No report and no progress.")]
 
 
 def allowed_ranks_of(text: str | None) -> tuple[int, ...] | None:
-    """`--allowed-ranks 4,8,16` as ranks; None where it was not given. Raises UsageError (code bad-grid)."""
+    """Return `--allowed-ranks 4,8,16` as ranks; None where it was not given. Raises UsageError (code bad-grid)."""
     if text is None:
         return None
     from gradience.ranks import parse_grid

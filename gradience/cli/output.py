@@ -1,4 +1,4 @@
-"""What every verb needs to print a result: the text, the width, the command as it was typed."""
+"""Print a result: an artifact as JSON or as its screen, in the width, the colours and the signs that stdout takes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,29 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from gradience.cli.console import wants_colour
+
+if TYPE_CHECKING:
+    from gradience.artifacts.base import Artifact
 
 
 def command_line() -> str:
     """The command as it could be typed again; bytes that are no UTF-8 written out."""
     line = shlex.join(["gradience", *sys.argv[1:]])
     return os.fsencode(line).decode("utf-8", "backslashreplace")
+
+
+def screen(draw: Callable[..., str], content: Any, **options: Any) -> str:
+    """Return `draw(content, width=…, color=…, **options)` for what stdout is."""
+    return draw(content, width=terminal_width(), color=wants_colour(sys.stdout), **options)
+
+
+def print_screen(draw: Callable[..., str], content: Any, **options: Any) -> None:
+    """Print `screen(draw, content, **options)`."""
+    print_text(screen(draw, content, **options))
 
 
 def print_text(text: str) -> None:
@@ -31,15 +47,15 @@ def drawable(text: str) -> str:
     return text
 
 
-def print_json(chunks: Iterable[str]) -> None:
-    """JSON on one line of stdout, written as it is made: no second copy of 50,000 modules in memory.
+def print_json(artifact: Artifact) -> None:
+    """Print an artifact on one line, written as it is made: no second copy of 50,000 modules in memory.
 
     Where the encoding of stdout cannot hold a character, it is written as JSON escapes it.
     """
     from gradience.artifacts.base import ascii_json
 
     encoding = sys.stdout.encoding
-    for chunk in chunks:
+    for chunk in artifact.json_chunks():
         try:
             chunk.encode(encoding)
         except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""How far the work is: on stderr, only on a terminal, and only when it takes longer than a second."""
+"""How far the work is, on stderr: a bar for one verb, and stages for a Bench run."""
 
 from __future__ import annotations
 
@@ -16,49 +16,105 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 1.0
 
 
-class ProgressBar:
-    """A callback `bar(done, total)` that draws nothing at first, and removes what it drew at the end.
+class _Bars:
+    """Bars that are removed when the context ends, however it ends."""
 
-    quiet: draw nothing at all.
-    """
-
-    def __init__(self, label: str, *, quiet: bool = False) -> None:
-        self._label = display_name(label, 40)
-        self._silent = quiet or not sys.stderr.isatty()
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
         self._started = time.monotonic()
         self._progress: Progress | None = None
-        self._task: TaskID | None = None
 
     def __enter__(self) -> Self:
         return self
-
-    def __call__(self, done: int, total: int) -> None:
-        if self._silent or time.monotonic() - self._started < PATIENCE_SECONDS:
-            return
-        if self._progress is None:
-            self._progress = self._start()
-        if self._task is None:
-            self._task = self._progress.add_task("", total=total)
-        self._progress.update(self._task, completed=done)
-
-    def _start(self) -> Progress:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(file=sys.stderr, no_color=not wants_colour(sys.stderr))
-        # The label is a path from the command line, and must not be read as markup.
-        columns = (
-            TextColumn(self._label.replace("{", "{{").replace("}", "}}"), markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        progress = Progress(*columns, console=console, transient=True)
-        progress.start()
-        return progress
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._progress is not None:
             self._progress.stop()
+
+    def _start(self, *, elapsed: bool = False) -> Progress:
+        from rich import progress as rich
+        from rich.console import Console
+
+        self._progress = rich.Progress(
+            rich.TextColumn("{task.description}", markup=False),  # names from strangers
+            rich.BarColumn(),
+            rich.MofNCompleteColumn(),
+            *([rich.TimeElapsedColumn()] if elapsed else []),
+            rich.TimeRemainingColumn(),
+            console=Console(file=sys.stderr, no_color=not wants_colour(sys.stderr)),
+            transient=True,
+        )
+        self._progress.start()
+        return self._progress
+
+
+class ProgressBar(_Bars):
+    """A callback `bar(done, total)` that draws on a terminal alone, and only when the work takes over a second.
+
+    quiet: draw nothing at all.
+    """
+
+    def __init__(self, label: str, *, quiet: bool = False) -> None:
+        super().__init__(quiet=quiet or not sys.stderr.isatty())
+        self._label = display_name(label, 40)
+        self._task: TaskID | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._quiet or time.monotonic() - self._started < PATIENCE_SECONDS:
+            return
+        bars = self._progress or self._start()
+        if self._task is None:
+            self._task = bars.add_task(self._label, total=total)
+        bars.update(self._task, completed=done)
+
+
+class StageProgress(_Bars):
+    """A watcher of `gradience.bench.run.seed`: stages and the steps within; lines without a terminal, bars with one.
+
+    quiet: says nothing.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        super().__init__(quiet=quiet)
+        self._seed = ""
+        self._tasks: tuple[TaskID, TaskID] | None = None
+        """The bar of the stages, and that of the steps."""
+
+    def __enter__(self) -> Self:
+        if not self._quiet and sys.stderr.isatty():
+            bars = self._start(elapsed=True)
+            self._tasks = bars.add_task("stages", total=None), bars.add_task("", total=None)
+        return self
+
+    def seed(self, seed: int, number: int, of: int) -> None:
+        """A seed begins."""
+        self._seed = f"seed {seed} ({number} of {of}), " if of > 1 else ""
+
+    def stage(self, name: str, number: int, of: int) -> None:
+        """A stage begins; of how many is what is known so far."""
+        if self._progress is not None and self._tasks is not None:
+            stages, steps = self._tasks
+            self._progress.update(stages, description=f"{self._seed}stages", completed=number - 1, total=of)
+            self._progress.reset(steps, description=name, total=None)
+        else:
+            minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
+            self._say(f"{minutes:3}:{seconds:02} {self._seed}stage {number} of {of}: {name}")
+
+    def step(self, done: int, total: int) -> None:
+        """A step of the training, or a batch of the evaluation, is done."""
+        if self._progress is not None and self._tasks is not None:
+            self._progress.update(self._tasks[1], completed=done, total=total)
+
+    def note(self, text: str) -> None:
+        """Why something is done again."""
+        line = f"note: {self._seed}{text}"
+        if self._progress is not None:
+            self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            self._say(line)
+
+    def _say(self, line: str) -> None:
+        if not self._quiet:
+            print(line, file=sys.stderr, flush=True)
