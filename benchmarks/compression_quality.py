@@ -27,8 +27,8 @@ from safetensors.numpy import load_file, save_file
 from gradience.artifacts.records import ClassificationRecord, Evaluation, count
 from gradience.audit.adapter import audit_adapter
 from gradience.compress.adapter import compress_adapter
-from gradience.evaluate import Session, diverge, evaluate_classification
-from gradience.models.embedded import minilm
+from gradience.evaluate import TransformersEngine, diverge, evaluate_classification
+from gradience.models.settings import ModelSettings
 from gradience.plan.criteria import ToBudget, ToRank, plan_compression
 from gradience.tasks import reviews
 
@@ -111,31 +111,35 @@ def random_directions(adapter: Path, pattern: Path, folder: Path, rank: int) -> 
 
 
 def measure(
-    session: Session, adapter: Path, output: Path, role: str, controls: Container[int]
+    engine: TransformersEngine, adapter: Path, output: Path, role: str, controls: Container[int]
 ) -> tuple[Outcome, list[Outcome]]:
     """The original and all variants of one adapter."""
     examples = reviews.load().examples.of(role)  # type: ignore[arg-type]
     name = adapter.resolve().name
     output.mkdir(parents=True, exist_ok=True)
     original = Variant("original", max(layer.r for layer in audit_adapter(adapter).layers), adapter, 1.0, 0.0)
-    base = evaluate(session, name, original, examples, output)
+    base = evaluate(engine, name, original, examples, output)
     outcomes = []
     for number, variant in enumerate(variants(adapter, output, controls)):
-        answers = evaluate(session, f"{name}-{number}", variant, examples, output)
+        answers = evaluate(engine, f"{name}-{number}", variant, examples, output)
         outcomes.append(outcome(variant, base, answers))
         print(f"{name}: {variant.label} r={variant.rank}: {outcomes[-1].right}", file=sys.stderr)
     return outcome(original, base, base), outcomes
 
 
 def evaluate(
-    session: Session, name: str, variant: Variant, examples: tuple[reviews.Labelled, ...], output: Path
+    engine: TransformersEngine,
+    name: str,
+    variant: Variant,
+    examples: tuple[reviews.Labelled, ...],
+    output: Path,
 ) -> Evaluation[ClassificationRecord]:
     slug = f"{variant.label.split(',')[0].replace(' ', '-')}-{variant.rank}"
     if variant.label.startswith("svd,"):
         slug = f"budget-{variant.rank}"
-    session.add(name, variant.folder)
-    evaluation = evaluate_classification(session, name, examples, path=output / f"{slug}.records.jsonl")
-    session.remove(name)
+    engine.add(name, variant.folder)
+    evaluation = evaluate_classification(engine, name, examples, path=output / f"{slug}.records.jsonl")
+    engine.remove(name)
     return evaluation
 
 
@@ -224,10 +228,10 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
-    session = Session.load(minilm(), labels=2)
+    engine = TransformersEngine.load(ModelSettings(name="embedded:minilm", dtype="float32"), labels=2)
     results = {
         adapter.resolve().name: measure(
-            session,
+            engine,
             adapter,
             options.output / adapter.resolve().name,
             options.role,

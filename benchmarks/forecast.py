@@ -25,7 +25,7 @@ from gradience import tasks
 from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.config.shipped import find_config
 from gradience.bench.plan.forecast import forecast
-from gradience.evaluate.evaluator import Judge
+from gradience.evaluate.evaluator import Evaluator
 from gradience.training.trainer import train
 
 ROOT = Path(__file__).resolve().parent
@@ -52,7 +52,7 @@ def short(name: str, overrides: list[str]) -> dict[str, object]:
             task, model=config.model, lora=lora, recipe=recipe, seed=42, output=Path(scratch), device="cpu"
         )
         training = time.process_time() - started
-        judge = Judge(
+        evaluator = Evaluator(
             task,
             config.model,
             task.examples.of("confirm", config.task.eval_samples),
@@ -61,13 +61,13 @@ def short(name: str, overrides: list[str]) -> dict[str, object]:
             device="cpu",
         )
         probe = ("probe", Path(scratch, "adapter"))
-        judge._with(*probe)  # a run loads the base once for all evaluations
+        evaluator.engine_with(*probe)  # a run loads the base once for all evaluations
         started = time.process_time()
-        judge.answers(*probe, Path(scratch, "answers.jsonl"))
+        evaluator.answers(*probe, Path(scratch, "answers.jsonl"))
         evaluation = time.process_time() - started
         if config.model.type == "causal_lm":
             started = time.process_time()
-            judge.closeness(*probe, Path(scratch, "scores.jsonl"), reference=probe)
+            evaluator.closeness(*probe, Path(scratch, "scores.jsonl"), reference=probe)
             evaluation += 2 * (time.process_time() - started)  # a variant is read beside the probe
     peak = report.peak_memory_bytes or 0
     return _rows(name, here, memory, training, evaluation, peak)

@@ -25,12 +25,15 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gradience.evaluate import Session, fixed_batches
-from gradience.evaluate.generation import Output, generate_batch
+from gradience.evaluate import TransformersEngine, fixed_batches
+from gradience.evaluate.engines.base import Output
+from gradience.evaluate.engines.transformers.generation import generate_batch
 from gradience.models.embedded import smollm2
 from gradience.models.rendering import encode_prompt
+from gradience.models.settings import ModelSettings
 
 NEW_TOKENS = 64
+MODEL = ModelSettings(name="embedded:smollm2", type="causal_lm", dtype="float32")
 
 
 def openings(count: int) -> list[str]:
@@ -154,9 +157,9 @@ def compare_loads(base: Path, folders: dict[str, Path]) -> dict[str, Any]:
     AutoModelForCausalLM.from_pretrained = counted
 
     def shared() -> None:
-        session = Session.load(base)
+        engine = TransformersEngine.load(MODEL, device="cpu")
         for name, folder in folders.items():
-            session.add(name, folder)
+            engine.add(name, folder)
 
     def each() -> None:
         for folder in folders.values():
@@ -184,11 +187,11 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT uses an old name of transformers
     base = smollm2()
-    session = Session.load(base)
+    engine = TransformersEngine.load(MODEL, device="cpu")
     with tempfile.TemporaryDirectory() as folder:
         loads = compare_loads(base, adapters(base, Path(folder)))
     prompts = PROMPTS[options.kind](options.prompts)
-    batches = compare_batches(session.base, session.tokenizer, prompts, options.batch_size)
+    batches = compare_batches(engine.base, engine.tokenizer, prompts, options.batch_size)
     facts = {
         "threads": options.threads,
         "kind": options.kind,

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gradience.artifacts.training import TrainingReport
-from gradience.evaluate import Session, evaluate_classification
-from gradience.models.embedded import minilm
+from gradience.evaluate import TransformersEngine, evaluate_classification
 from gradience.models.settings import ModelSettings
 from gradience.tasks import reviews
 from gradience.tasks.base import ClassificationTask
@@ -56,13 +55,13 @@ def runs(ranks: Sequence[int], rates: Sequence[float], seeds: Sequence[int]) -> 
 def evaluate(task: ClassificationTask, asked: Sequence[Run], output: Path) -> list[dict[str, Any]]:
     """Counts of right answers on dev, all adapters on one loaded base."""
     dev = task.examples.of("dev")
-    session = Session.load(minilm(), labels=2)
+    engine = TransformersEngine.load(ModelSettings(name="embedded:minilm", dtype="float32"), labels=2)
     rows = []
     for name, r, rate, seed, trained in asked:
-        session.add(name, output / name / "adapter")
+        engine.add(name, output / name / "adapter")
         lora = trained == "lora"
         found = evaluate_classification(
-            session, name, dev, lora=lora, path=output / f"{name}.dev.records.jsonl"
+            engine, name, dev, lora=lora, path=output / f"{name}.dev.records.jsonl"
         )
         correct = sum(record.correct for record in found.records)
         report = TrainingReport.read(output / name / "training.json")
@@ -78,7 +77,7 @@ def evaluate(task: ClassificationTask, asked: Sequence[Run], output: Path) -> li
             row
             | {"loss": report.loss, "seconds": round(report.seconds, 1), "passed": correct >= GATE * len(dev)}
         )
-        session.remove(name)
+        engine.remove(name)
     return rows
 
 

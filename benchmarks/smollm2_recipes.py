@@ -22,8 +22,7 @@ from typing import Any
 
 from gradience import tasks
 from gradience.artifacts.records import count
-from gradience.evaluate import Session, evaluate_generation, evaluate_scores
-from gradience.models.load import load_base
+from gradience.evaluate import TransformersEngine, evaluate_generation, evaluate_scores
 from gradience.models.settings import ModelSettings
 from gradience.tasks.base import GenerationTask
 from gradience.training.settings import TrainSettings
@@ -37,7 +36,7 @@ QUESTIONS, GSM8K_QUESTIONS = 600, 32
 
 
 def evaluate(
-    session: Session,
+    engine: TransformersEngine,
     name: str | None,
     task: GenerationTask,
     items: Sequence[Any],
@@ -48,7 +47,7 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     label = name or "base"
     generated = evaluate_generation(
-        session,
+        engine,
         name,
         items,
         filters=task.filters,
@@ -59,7 +58,7 @@ def evaluate(
         path=folder / f"{label}.generation.records.jsonl",
     )
     paths = {name: folder / f"{label}.scores.records.jsonl"}
-    scored = evaluate_scores(session, [name], items, paths=paths)[name]
+    scored = evaluate_scores(engine, [name], items, paths=paths)[name]
     made, told = count(generated.records), count(scored.records)
     both = [(a.correct, b.correct) for a, b in zip(generated.records, scored.records, strict=True)]
     return {
@@ -103,8 +102,7 @@ def main() -> None:
         files = {f"{split}_file": str(arguments.gsm8k / f"{split}.jsonl") for split in ("train", "test")}
         runs.append(("gsm8k", tasks.load("gsm8k_causal_lm", files), 16, GSM8K, arguments.seeds[0]))
     rows = []
-    base = load_base(MODEL)
-    session = Session(base.model, base.tokenizer)
+    engine = TransformersEngine.load(MODEL)
     for kind, task, rank, recipe, seed in runs:
         name = f"{kind}-r{rank}-lr{recipe.lr:g}-seed{seed}"
         lora = {"r": rank, "lora_alpha": 2 * rank, "target_modules": "all-linear"}
@@ -113,9 +111,9 @@ def main() -> None:
         assert isinstance(task, GenerationTask)
         new_tokens = 256 if kind == "gsm8k" else task.max_new_tokens
         items = task.examples.of("dev", GSM8K_QUESTIONS if kind == "gsm8k" else QUESTIONS)
-        session.add(name, output / name / "adapter")
-        found = evaluate(session, name, task, items, output / "records", new_tokens)
-        session.remove(name)
+        engine.add(name, output / name / "adapter")
+        found = evaluate(engine, name, task, items, output / "records", new_tokens)
+        engine.remove(name)
         row = {
             "task": kind,
             "r": rank,
@@ -131,7 +129,7 @@ def main() -> None:
         0,
         {"task": "arithmetic", "base": True}
         | evaluate(
-            session,
+            engine,
             None,
             arithmetic,
             arithmetic.examples.of("dev", QUESTIONS),

@@ -19,8 +19,8 @@ import torch
 
 from gradience.artifacts.records import ClassificationRecord, Evaluation, count
 from gradience.errors import GradienceError
-from gradience.evaluate import Session, diverge, evaluate_classification
-from gradience.models.embedded import minilm
+from gradience.evaluate import TransformersEngine, diverge, evaluate_classification
+from gradience.models.settings import ModelSettings
 from gradience.tasks import reviews
 
 
@@ -66,15 +66,15 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
     try:
         examples = reviews.load().examples.of(arguments.role)
-        session = Session.load(minilm(), labels=2)
+        engine = TransformersEngine.load(ModelSettings(name="embedded:minilm", dtype="float32"), labels=2)
         arguments.output.mkdir(parents=True, exist_ok=True)
         evaluations: list[Evaluation[ClassificationRecord]] = []
         for name, adapter in zip(names_of(arguments.adapters), arguments.adapters, strict=True):
-            session.add(name, adapter)
+            engine.add(name, adapter)
             for lora in (True, False) if arguments.head_only else (True,):
                 suffix = "" if lora else ".head-only"
                 path = arguments.output / f"{name}{suffix}.{arguments.role}.records.jsonl"
-                evaluations.append(evaluate_classification(session, name, examples, lora=lora, path=path))
+                evaluations.append(evaluate_classification(engine, name, examples, lora=lora, path=path))
     except GradienceError as error:
         print(f"error: {error}\nhint: {error.hint}", file=sys.stderr)
         return error.exit_code

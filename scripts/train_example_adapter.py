@@ -27,6 +27,7 @@ import numpy as np
 import peft
 import torch
 import transformers
+from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
@@ -37,8 +38,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_
 from gradience.artifacts.records import count
 from gradience.digests import sha256_file
 from gradience.errors import GradienceError
-from gradience.evaluate import Session, classify, evaluate_classification
+from gradience.evaluate import TransformersEngine, evaluate_classification, fixed_batches
+from gradience.evaluate.engines.transformers.classification import classify_batch
 from gradience.models.embedded import MINILM, REVIEWS, minilm
+from gradience.models.settings import ModelSettings
 from gradience.tasks import reviews
 from gradience.tasks.examples import Examples, Labelled
 
@@ -168,6 +171,16 @@ def fit(
     return log
 
 
+def logits_of(model: Any, tokenizer: Any, texts: Sequence[str], max_length: int) -> NDArray[Any]:
+    """What the model says of `texts`, in their order: (texts, labels)."""
+    rows: dict[int, Any] = {}
+    for places in fixed_batches(texts, 64):
+        batch = [(texts[place], None) for place in places]
+        answers = classify_batch(model, tokenizer, batch, max_length=max_length)
+        rows.update(zip(places, (answer.logits for answer in answers), strict=True))
+    return np.array([rows[place] for place in range(len(texts))])
+
+
 def head_only(preset: Preset, base: Path, tokenizer: Any, data: Examples[Labelled]) -> dict[str, int]:
     """The controls: how many dev sentences a head alone gets right, without any ΔW.
 
@@ -181,13 +194,13 @@ def head_only(preset: Preset, base: Path, tokenizer: Any, data: Examples[Labelle
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("modules_to_save" in name)
     fit(model, tokenizer, train, preset, label="head alone")
-    settings = {"batch_size": 64, "max_length": preset.max_length}
-    logits = classify(model.eval(), tokenizer, [example.text for example in dev], **settings)
+    train_texts, dev_texts = ([example.text for example in role] for role in (train, dev))
+    logits = logits_of(model.eval(), tokenizer, dev_texts, preset.max_length)
 
     features = seeded_model(preset, base).get_base_model().eval()
     features.classifier = torch.nn.Identity()  # what would go into the head comes out; B = 0
-    seen = classify(features, tokenizer, [example.text for example in train], **settings)
-    unseen = classify(features, tokenizer, [example.text for example in dev], **settings)
+    seen = logits_of(features, tokenizer, train_texts, preset.max_length)
+    unseen = logits_of(features, tokenizer, dev_texts, preset.max_length)
     labels = [example.label for example in train]
     converged = [
         make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=10_000)).fit(seen, labels)
@@ -234,12 +247,10 @@ def train(preset: Preset, folder: Path) -> dict[str, Any]:
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
     dev = data.of("dev")
-    session = Session.load(base, labels=2)
-    session.add("stored", folder)
+    engine = TransformersEngine.load(ModelSettings(name="embedded:minilm", dtype="float32"), labels=2)
+    engine.add("stored", folder)
     stored, its_head = (
-        count(
-            evaluate_classification(session, "stored", dev, lora=lora, max_length=preset.max_length).records
-        )
+        count(evaluate_classification(engine, "stored", dev, lora=lora, max_length=preset.max_length).records)
         for lora in (True, False)
     )
     controls = head_only(preset, base, tokenizer, data)

@@ -43,6 +43,8 @@ class ExamplesRun(Part):
     """Scores: the adapter that KL and flips are measured against."""
     reference_sha256: str | None = None
     """Digest of the reference's weights file."""
+    engine: str = "transformers"
+    """What loaded the base and answered; files of earlier versions have none."""
     base: str
     """The base model's name or folder, as it was loaded."""
     base_sha256: str
@@ -58,9 +60,9 @@ class ExamplesRun(Part):
     device: str
     """The graphics card, or the instructions of the processor."""
     threads: int
-    """Threads of the processor that torch computes with."""
+    """Threads of the processor that are computed with."""
     versions: dict[str, str]
-    """gradience, torch, transformers, peft, tokenizers."""
+    """gradience and what the engine computes with: torch, transformers, peft, tokenizers."""
     batch_size: int
     """Examples that are answered together."""
     max_length: int | None

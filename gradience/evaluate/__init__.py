@@ -11,37 +11,37 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gradience.evaluate.batches import fixed_batches
-    from gradience.evaluate.classification import classify
+    from gradience.evaluate.classify import evaluate_classification
     from gradience.evaluate.comparison import Divergence, diverge, kl_divergence
-    from gradience.evaluate.evaluation import evaluate_classification, evaluate_generation, evaluate_scores
-    from gradience.evaluate.generation import Output, generate
-    from gradience.evaluate.session import Session
+    from gradience.evaluate.engines import engine
+    from gradience.evaluate.engines.base import Engine
+    from gradience.evaluate.engines.transformers.engine import TransformersEngine
+    from gradience.evaluate.generate import evaluate_generation
+    from gradience.evaluate.score import evaluate_scores
 
 _HOME = {
     "Divergence": "comparison",
-    "Output": "generation",
-    "Session": "session",
-    "classify": "classification",
+    "Engine": "engines.base",
+    "TransformersEngine": "engines.transformers.engine",
     "diverge": "comparison",
-    "evaluate_classification": "evaluation",
-    "evaluate_generation": "evaluation",
-    "evaluate_scores": "evaluation",
+    "engine": "engines",
+    "evaluate_classification": "classify",
+    "evaluate_generation": "generate",
+    "evaluate_scores": "score",
     "fixed_batches": "batches",
-    "generate": "generation",
     "kl_divergence": "comparison",
 }
 
 __all__ = [
     "Divergence",
-    "Output",
-    "Session",
-    "classify",
+    "Engine",
+    "TransformersEngine",
     "diverge",
+    "engine",
     "evaluate_classification",
     "evaluate_generation",
     "evaluate_scores",
     "fixed_batches",
-    "generate",
     "kl_divergence",
 ]
 

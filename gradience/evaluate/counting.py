@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from gradience.errors import InputError
-from gradience.evaluate.forward import next_logits
+from gradience.evaluate.engines.transformers.forward import next_logits
 
 NO_KERNEL = ("aten::detach", "aten::_unsafe_view", "aten::lift_fresh", "aten::empty")
 VALUE = "aten::_local_scalar_dense"

@@ -1,21 +1,22 @@
 """Evaluates adapters for Bench: one loaded base, the same examples in the same batches, records for each.
 
 The base is loaded when the first evaluation that is not done yet asks for it, and an adapter when it is first
-evaluated. So a run that is taken up again after all evaluations loads nothing.
+evaluated. So a run that is resumed after all evaluations loads nothing.
 """
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gradience.artifacts.records import Evaluation
-from gradience.evaluate import Session, evaluate_classification, evaluate_generation, evaluate_scores
-from gradience.models.load import load_base
+from gradience.evaluate.classify import evaluate_classification
+from gradience.evaluate.engines import engine
+from gradience.evaluate.engines.base import Engine
+from gradience.evaluate.generate import evaluate_generation
+from gradience.evaluate.records import OnBatch
+from gradience.evaluate.score import evaluate_scores
 from gradience.models.settings import ModelSettings
 from gradience.tasks.base import ClassificationTask, Task
 
@@ -23,64 +24,70 @@ SCORED_AT_ONCE = 16
 """Responses in a batch of teacher-forced scoring: its logits over a whole vocabulary take the memory."""
 
 
-class Judge:
-    """The task's examples of one role, and whoever is to answer them."""
+class Evaluator:
+    """The task's examples of one role, and the engine that answers them."""
 
     def __init__(
         self,
         task: Task,
         model: ModelSettings,
-        items: Sequence[Any],
+        examples: Sequence[Any],
         *,
         batch_size: int,
         max_length: int,
         max_new_tokens: int | None = None,
         device: str = "auto",
-        on_block: Callable[[int, int], None] | None = None,
+        on_batch: OnBatch | None = None,
+        engine_name: str = "transformers",
     ) -> None:
-        """`items` are examples of `task`. `max_length`: tokens of a text to label that are read."""
-        self.task, self.model, self.items, self.device = task, model, items, device
+        """`examples` are some of `task`. `max_length`: tokens of a text to label that are read."""
+        self.task, self.model, self.examples, self.device = task, model, examples, device
         self.batch_size, self.max_length = batch_size, max_length
         self.max_new_tokens = max_new_tokens
-        self.on_block = on_block
+        self.on_batch = on_batch
         self.loads = 0
         """How often the base has been loaded."""
-        self._session: Session | None = None
+        self._engine_type = engine(engine_name)
+        self._engine: Engine | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
         """What decides an answer, beside adapter, base and examples."""
-        found = {"batch_size": self.batch_size}
+        settings = {"engine": self._engine_type.name, "batch_size": self.batch_size}
         if isinstance(self.task, ClassificationTask):
-            return found | {"max_length": self.max_length}
-        return found | {
+            return settings | {"max_length": self.max_length}
+        return settings | {
             "max_new_tokens": self.max_new_tokens or self.task.max_new_tokens,
             "stop": list(self.task.stop),
             "filters": list(self.task.filters),
         }
 
+    @property
+    def numerics(self) -> dict[str, Any]:
+        """Device, threads and versions of an evaluation that is made here and now; nothing is loaded."""
+        return self._engine_type.numerics(self.device)
+
     def answers(
         self, name: str, adapter: Path, path: Path, *, lora: bool = True, allow_inert: bool = False
     ) -> Evaluation[Any]:
         """The records of the adapter called `name`: labels, or generated answers. They lie at `path`."""
-        session = self._with(name, adapter)
         if isinstance(self.task, ClassificationTask):
             return evaluate_classification(
-                session,
+                self.engine_with(name, adapter),
                 name,
-                self.items,
+                self.examples,
                 batch_size=self.batch_size,
                 max_length=self.max_length,
                 lora=lora,
                 scoring=self.task.scoring,
                 path=path,
-                on_block=self.on_block,
+                on_batch=self.on_batch,
                 allow_inert=allow_inert,
             )
         return evaluate_generation(
-            session,
+            self.engine_with(name, adapter),
             name,
-            self.items,
+            self.examples,
             filters=self.task.filters,
             same=self.task.same,
             max_new_tokens=self.max_new_tokens or self.task.max_new_tokens,
@@ -88,7 +95,7 @@ class Judge:
             batch_size=self.batch_size,
             scoring=self.task.scoring,
             path=path,
-            on_block=self.on_block,
+            on_batch=self.on_batch,
             allow_inert=allow_inert,
         )
 
@@ -96,40 +103,40 @@ class Judge:
         self, name: str, adapter: Path, path: Path, *, reference: tuple[str, Path], allow_inert: bool = False
     ) -> Evaluation[Any]:
         """Log-likelihood, KL and flips on the gold responses, against the adapter `reference`; for causal models."""
-        self._with(*reference)
-        session = self._with(name, adapter)
+        self.engine_with(*reference)
         return evaluate_scores(
-            session,
+            self.engine_with(name, adapter),
             [name],
-            self.items,
+            self.examples,
             reference=reference[0],
             batch_size=min(self.batch_size, SCORED_AT_ONCE),
             paths={name: path},
-            on_block=self.on_block,
+            on_batch=self.on_batch,
             allow_inert=allow_inert,
         )[name]
 
+    @property
+    def engine(self) -> Engine:
+        """The engine, loaded when it is first asked for."""
+        if self._engine is None:
+            labels = len(self.task.label_names) if isinstance(self.task, ClassificationTask) else None
+            self._engine = self._engine_type.load(self.model, labels=labels, device=self.device)
+            self.loads += 1
+        return self._engine
+
+    def engine_with(self, name: str, adapter: Path) -> Engine:
+        """The engine, with the adapter in the folder `adapter` loaded as `name`."""
+        if name not in self.engine.adapters:
+            self.engine.add(name, adapter)
+        return self.engine
+
     def forget(self, name: str) -> None:
         """Drop an adapter that is evaluated."""
-        if self._session is not None and name in self._session.adapters:
-            self._session.remove(name)
+        if self._engine is not None and name in self._engine.adapters:
+            self._engine.remove(name)
 
     def close(self) -> None:
         """Free the memory of the base: a training needs it."""
-        self._session = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-    def _with(self, name: str, adapter: Path) -> Session:
-        if self._session is None:
-            self._session = self._load()
-        if name not in self._session.adapters:
-            self._session.add(name, adapter)
-        return self._session
-
-    def _load(self) -> Session:
-        labels = len(self.task.label_names) if isinstance(self.task, ClassificationTask) else None
-        base = load_base(self.model, labels=labels, device=self.device)
-        self.loads += 1
-        return Session(base.model, base.tokenizer, untrained=base.untrained)
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from gradience.errors import UsageError
+from gradience.evaluate.engines.base import Engine
 
 
 class LabelledText(Protocol):
@@ -48,3 +52,17 @@ def whole_text(example: LabelledText) -> str:
     """Both texts of `example` as one, to sort and to hash."""
     second = pair_of(example)
     return example.text if second is None else f"{example.text}\0{second}"
+
+
+def require_examples(examples: Sequence[Any], engine: Engine, *, classifies: bool) -> None:
+    """Raise UsageError when there are none (`no-examples`) or the base is of the other kind (`wrong-model`)."""
+    if not examples:
+        raise UsageError("there is no example to evaluate", code="no-examples")
+    if engine.classifies != classifies:
+        kinds = ("a causal language model", "a sequence classifier")
+        raise UsageError(
+            f"{engine.facts['base']} was loaded as {kinds[engine.classifies]}; this evaluation needs"
+            f" {kinds[classifies]}",
+            code="wrong-model",
+            hint="an engine's `load(..., labels=N)` makes a classifier",
+        )

@@ -75,6 +75,13 @@ def make_current(device: torch.device) -> None:
         torch.cuda.set_device(device)
 
 
+def device_name(device: torch.device) -> str:
+    """The card's name; of a processor the instructions that the kernels are chosen by."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type
+
+
 def _shared(device: str, processes: int) -> UsageError:
     return UsageError(
         f"runtime.device {device} is one device, and there are {processes} processes",

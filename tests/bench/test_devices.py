@@ -13,8 +13,9 @@ from transformers import PreTrainedModel, Trainer
 
 from gradience.bench.config.load import BenchConfig
 from gradience.errors import UsageError
-from gradience.evaluate.evaluator import Judge
-from gradience.evaluate.scoring import measure
+from gradience.evaluate import TransformersEngine
+from gradience.evaluate.engines.transformers.scoring import measure
+from gradience.evaluate.evaluator import Evaluator
 from gradience.live import grams
 from gradience.models import load as models
 from gradience.models.devices import check_devices, choose_device
@@ -115,7 +116,7 @@ def test_training_and_evaluation_load_on_the_same_device(
     assert load_base(causal).device == "cuda:3"
     for name in ("WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name)
-    Judge(sums(), causal, (), batch_size=1, max_length=8, device="cuda:1")._load()
+    _ = Evaluator(sums(), causal, (), batch_size=1, max_length=8, device="cuda:1").engine
     assert moved == gpus == [torch.device("cuda:3"), torch.device("cuda:1")]
 
 
@@ -226,8 +227,9 @@ def test_what_is_not_packed_has_one_precision_in_training_and_evaluation(
     """bitsandbytes itself: `make conformance`. Here the base stays unpacked, and all of it must be upcast alike."""
     monkeypatch.setattr(models, "_four_bits", lambda: None)
     packed = causal.model_copy(update={"quantization": "nf4"})
-    judge = Judge(sums(), packed, (), batch_size=1, max_length=8, device="cpu")
-    evaluated = judge._load().base
+    evaluator = Evaluator(sums(), packed, (), batch_size=1, max_length=8, device="cpu")
+    assert isinstance(evaluator.engine, TransformersEngine)
+    evaluated = evaluator.engine.base
     base = load_base(packed, device="cpu")
     trained = with_fresh_lora(base, LORA, packed, 42, labels=None, trained="lora").get_base_model()
     assert base.dtype == "bfloat16"

@@ -231,7 +231,7 @@ def test_every_result_is_reproduced_from_the_disk_without_a_model(
         raise AssertionError("a finished stage is made again")
 
     monkeypatch.setattr(run_module, "train", refuse)
-    monkeypatch.setattr(run_module.Judge, "answers", refuse)
+    monkeypatch.setattr(run_module.Evaluator, "answers", refuse)
     again = Watcher()
     facts = SeedRun(with_base(CLASSIFY, classifier), sentences(), 42, copy, again).run()
     same = {"run"}

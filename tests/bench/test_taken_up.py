@@ -18,11 +18,10 @@ from tiny_bench import Watcher, llama, sums
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.records import read_records
 from gradience.bench.config.load import BenchConfig, load_config
-from gradience.bench.run import numerics
 from gradience.bench.run.bench import Pages, run_bench
 from gradience.bench.run.seed import ANSWERS
 from gradience.errors import UsageError
-from gradience.evaluate import identity
+from gradience.evaluate.engines.transformers import identity
 from gradience.models.load import fingerprint_of
 from gradience.models.settings import ModelSettings
 from gradience.report.bench import aggregate_markdown, bench_markdown
@@ -89,7 +88,6 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
         return facts | {"device": "another card", "versions": facts["versions"] | {"torch": "9.9"}}
 
     monkeypatch.setattr(identity, "numerics", numerics_elsewhere)
-    monkeypatch.setattr(numerics, "numerics", numerics_elsewhere)
 
 
 # ------------------------------------------------------------------ another machine, other versions

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "bench"))
 from tiny_bench import llama, sums  # noqa: E402
 
-from gradience.evaluate.evaluator import Judge  # noqa: E402
+from gradience.evaluate.evaluator import Evaluator  # noqa: E402
 from gradience.models.load import load_base  # noqa: E402
 from gradience.models.settings import ModelSettings  # noqa: E402
 from gradience.training import trainer as training  # noqa: E402
@@ -37,14 +37,16 @@ def test_training_and_evaluation_stand_on_one_base(tmp_path: Path) -> None:
     )
     assert report.quantization == "nf4"
     assert report.loss is not None
-    judge = Judge(task, packed, task.examples.of("confirm"), batch_size=4, max_length=16, device="cpu")
-    answers = judge.answers("probe", tmp_path / "out" / "adapter", tmp_path / "answers.jsonl")
+    evaluator = Evaluator(
+        task, packed, task.examples.of("confirm"), batch_size=4, max_length=16, device="cpu"
+    )
+    answers = evaluator.answers("probe", tmp_path / "out" / "adapter", tmp_path / "answers.jsonl")
     assert len(answers.records) == len(task.examples.of("confirm"))
     assert answers.run.quantization == "bitsandbytes nf4"
 
     fresh = with_fresh_lora(load_base(packed, device="cpu"), LORA, packed, 1, labels=None, trained="lora")
     ids = torch.arange(3, 12)[None]
-    with torch.inference_mode(), judge._load().using(None) as evaluated:
+    with torch.inference_mode(), evaluator.engine.using(None) as evaluated:
         torch.testing.assert_close(fresh(ids).logits, evaluated(ids).logits, rtol=0, atol=0)  # B = 0
     trained = fresh.get_base_model()
     kinds = {name: (weight.dtype, type(weight).__name__) for name, weight in trained.named_parameters()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tiny_models import letters_tokenizer, llama, llama_adapter
 
-from gradience.evaluate import Session
+from gradience.evaluate import TransformersEngine
 
 KINDS = {
     "plain": {},
@@ -24,8 +24,8 @@ def adapter_folders(tmp_path_factory):
 
 
 @pytest.fixture
-def session(adapter_folders):
-    session = Session(llama(), letters_tokenizer())
+def engine(adapter_folders):
+    engine = TransformersEngine(llama(), letters_tokenizer())
     for name, folder in adapter_folders.items():
-        session.add(name, folder)
-    return session
+        engine.add(name, folder)
+    return engine

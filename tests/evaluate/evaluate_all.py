@@ -12,27 +12,35 @@ from pathlib import Path
 from killing import KILLED, drawn, in_child, moments_of, watched
 from tiny_models import bert, letters_tokenizer, llama, sentences, sums, words_tokenizer
 
-from gradience.evaluate import Session, evaluate_classification, evaluate_generation, evaluate_scores
+from gradience.evaluate import (
+    TransformersEngine,
+    evaluate_classification,
+    evaluate_generation,
+    evaluate_scores,
+)
 
 
-def evaluate_all(adapters: Path, output: Path, on_block=None):
+def evaluate_all(adapters: Path, output: Path, on_batch=None):
     """Labels of `a`, answers of `plain`, scores of `plain` and `dora`: four files in `output`."""
-    classifier, writer = Session(bert(), words_tokenizer()), Session(llama(), letters_tokenizer())
+    classifier, writer = (
+        TransformersEngine(bert(), words_tokenizer()),
+        TransformersEngine(llama(), letters_tokenizer()),
+    )
     classifier.add("a", adapters / "a")
     for name in ("plain", "dora"):
         writer.add(name, adapters / name)
-    if on_block is not None:
-        on_block(0, 0)
+    if on_batch is not None:
+        on_batch(0, 0)
     evaluate_classification(
-        classifier, "a", sentences(100), batch_size=3, path=output / "labels.jsonl", on_block=on_block
+        classifier, "a", sentences(100), batch_size=3, path=output / "labels.jsonl", on_batch=on_batch
     )
     evaluate_generation(
         writer, "plain", sums(60), filters={"all": str.strip}, same=str.__eq__, max_new_tokens=8, batch_size=3,
-        path=output / "answers.jsonl", on_block=on_block,
+        path=output / "answers.jsonl", on_batch=on_batch,
     )  # fmt: skip
     paths = {name: output / f"scores-{name}.jsonl" for name in ("plain", "dora")}
     evaluate_scores(
-        writer, ["plain", "dora"], sums(100), reference="plain", batch_size=3, paths=paths, on_block=on_block
+        writer, ["plain", "dora"], sums(100), reference="plain", batch_size=3, paths=paths, on_batch=on_batch
     )
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny_models import Sentence, bert, bert_adapter, sentences, words_tokenizer
+from tiny_models import Sentence, bert, bert_adapter, classify, sentences, words_tokenizer
 
 from gradience.artifacts.records import ClassificationRecord, count, read_records
 from gradience.errors import InputError, UsageError
-from gradience.evaluate import Session, classify, evaluate_classification, fixed_batches
+from gradience.evaluate import TransformersEngine, evaluate_classification, fixed_batches
 
 READ = {"batch_size": 8, "max_length": 6}
 KINDS = {"a": {}, "b": {"r": 2}, "dora": {"use_dora": True}, "rslora": {"use_rslora": True, "r": 9}}
@@ -28,51 +28,51 @@ def adapters(tmp_path):
 
 
 @pytest.fixture
-def session(adapters):
-    session = Session(bert(), words_tokenizer())
+def engine(adapters):
+    engine = TransformersEngine(bert(), words_tokenizer())
     for name, folder in adapters.items():
-        session.add(name, folder)
-    return session
+        engine.add(name, folder)
+    return engine
 
 
-def logits_of(session, name, texts, *, lora=True):
-    with session.using(name, lora=lora) as model:
-        return classify(model, session.tokenizer, texts, **READ)
+def logits_of(engine, name, texts, *, lora=True):
+    with engine.using(name, lora=lora) as model:
+        return classify(model, engine.tokenizer, texts, **READ)
 
 
 def texts_of(examples):
     return [example.text for example in examples]
 
 
-def test_switching_gives_what_peft_gives_for_each_adapter_alone(session, adapters):
+def test_switching_gives_what_peft_gives_for_each_adapter_alone(engine, adapters):
     texts = texts_of(sentences(50))
     for name in ("a", "dora", "b", "rslora", "a"):
         alone = PeftModel.from_pretrained(bert(), str(adapters[name])).eval()
         assert np.array_equal(
-            logits_of(session, name, texts), classify(alone, words_tokenizer(), texts, **READ)
+            logits_of(engine, name, texts), classify(alone, words_tokenizer(), texts, **READ)
         )
-    assert not np.allclose(logits_of(session, "a", texts), logits_of(session, "b", texts))
+    assert not np.allclose(logits_of(engine, "a", texts), logits_of(engine, "b", texts))
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_without_lora_the_head_answers_alone_and_the_update_comes_back(session, adapters, name):
+def test_without_lora_the_head_answers_alone_and_the_update_comes_back(engine, adapters, name):
     texts = texts_of(sentences(20))
-    before = logits_of(session, name, texts)
+    before = logits_of(engine, name, texts)
     head_alone = bert()
     tensors = load_file(adapters[name] / "adapter_model.safetensors")
     with torch.no_grad():
         head_alone.classifier.weight.copy_(tensors["base_model.model.classifier.weight"])
         head_alone.classifier.bias.copy_(tensors["base_model.model.classifier.bias"])
     expected = classify(head_alone, words_tokenizer(), texts, **READ)
-    assert np.array_equal(logits_of(session, name, texts, lora=False), expected)
-    assert np.array_equal(logits_of(session, name, texts), before)
+    assert np.array_equal(logits_of(engine, name, texts, lora=False), expected)
+    assert np.array_equal(logits_of(engine, name, texts), before)
     assert not np.allclose(before, expected)
 
 
-def test_rows_come_back_in_the_order_of_the_texts(session):
+def test_rows_come_back_in_the_order_of_the_texts(engine):
     texts = texts_of(sentences(30))
-    alone = np.concatenate([logits_of(session, "a", [text]) for text in texts])
-    np.testing.assert_allclose(logits_of(session, "a", texts), alone, rtol=0, atol=1e-5)
+    alone = np.concatenate([logits_of(engine, "a", [text]) for text in texts])
+    np.testing.assert_allclose(logits_of(engine, "a", texts), alone, rtol=0, atol=1e-5)
 
 
 def test_batches_depend_on_the_texts_alone_and_hold_each_once():
@@ -81,10 +81,10 @@ def test_batches_depend_on_the_texts_alone_and_hold_each_once():
     assert fixed_batches([], 2) == []
 
 
-def test_a_record_for_every_example(session):
+def test_a_record_for_every_example(engine):
     examples = sentences(40)
-    run, records = evaluate_classification(session, "a", examples, **READ)
-    logits = logits_of(session, "a", texts_of(examples))
+    run, records = evaluate_classification(engine, "a", examples, **READ)
+    logits = logits_of(engine, "a", texts_of(examples))
     assert [record.id for record in records] == [example.id for example in examples]
     np.testing.assert_allclose([record.logits for record in records], logits, rtol=1e-11)
     assert [record.predicted for record in records] == logits.argmax(axis=1).tolist()
@@ -98,62 +98,62 @@ def test_a_record_for_every_example(session):
     assert (run.kind, run.n, run.batch_size, run.max_length, run.adapter) == ("classification", 40, 8, 6, "a")
 
 
-def test_pairs_of_texts_are_read_as_pairs(session):
+def test_pairs_of_texts_are_read_as_pairs(engine):
     examples = [
         Sentence(example.id, example.text, example.label, other.text)
         for example, other in zip(sentences(30), sentences(30)[::-1], strict=True)
     ]
-    records = evaluate_classification(session, "a", examples, batch_size=8, max_length=12).records
+    records = evaluate_classification(engine, "a", examples, batch_size=8, max_length=12).records
     tokenizer = words_tokenizer()
     for record, example in zip(records, examples, strict=True):
         inputs = tokenizer(
             example.text, example.text_pair, return_tensors="pt", truncation=True, max_length=12
         )
-        with session.using("a") as model, torch.no_grad():
+        with engine.using("a") as model, torch.no_grad():
             np.testing.assert_allclose(record.logits, model(**inputs).logits[0], atol=1e-5)
         length = len(example.text.split()) + 1 + len(example.text_pair.split())
         assert record.truncated == (length > 12)
-    singles = evaluate_classification(session, "a", sentences(30), batch_size=8, max_length=12).records
+    singles = evaluate_classification(engine, "a", sentences(30), batch_size=8, max_length=12).records
     assert {r.text_sha256 for r in records}.isdisjoint(r.text_sha256 for r in singles)
     with pytest.raises(UsageError) as caught:
-        evaluate_classification(session, "a", [*examples, *sentences(2)], batch_size=64)
+        evaluate_classification(engine, "a", [*examples, *sentences(2)], batch_size=64)
     assert caught.value.code == "mixed-examples"
 
 
-def test_an_evaluation_with_a_path_is_the_file(session, tmp_path):
+def test_an_evaluation_with_a_path_is_the_file(engine, tmp_path):
     path = tmp_path / "deep" / "a.records.jsonl"
-    evaluation = evaluate_classification(session, "a", sentences(20), path=path)
+    evaluation = evaluate_classification(engine, "a", sentences(20), path=path)
     assert read_records(path, ClassificationRecord) == evaluation
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_an_adapter_that_changes_nothing_is_an_error(tmp_path, session, kind):
-    session.add("untrained", bert_adapter(tmp_path / "untrained", 3, B=False, **kind))
+def test_an_adapter_that_changes_nothing_is_an_error(tmp_path, engine, kind):
+    engine.add("untrained", bert_adapter(tmp_path / "untrained", 3, B=False, **kind))
     with pytest.raises(InputError, match="untrained") as caught:
-        evaluate_classification(session, "untrained", sentences(20))
+        evaluate_classification(engine, "untrained", sentences(20))
     assert caught.value.code == "adapter-inert"
-    head = evaluate_classification(session, "untrained", sentences(20), lora=False)
-    control = evaluate_classification(session, "untrained", sentences(20), allow_inert=True)
+    head = evaluate_classification(engine, "untrained", sentences(20), lora=False)
+    control = evaluate_classification(engine, "untrained", sentences(20), allow_inert=True)
     assert head.run.lora is False
     assert head.records == control.records
 
 
-def test_no_examples_and_the_wrong_model(session):
+def test_no_examples_and_the_wrong_model(engine):
     with pytest.raises(UsageError) as caught:
-        evaluate_classification(session, "a", [])
+        evaluate_classification(engine, "a", [])
     assert caught.value.code == "no-examples"
 
 
-def test_the_order_of_the_examples_changes_no_record(session):
+def test_the_order_of_the_examples_changes_no_record(engine):
     examples = sentences(30)
-    forward = evaluate_classification(session, "a", examples, **READ).records
+    forward = evaluate_classification(engine, "a", examples, **READ).records
     # Two sentences of the same words may change places in a batch; their records are equal all the same.
-    backward = evaluate_classification(session, "a", examples[::-1], **READ).records
+    backward = evaluate_classification(engine, "a", examples[::-1], **READ).records
     assert backward[::-1] == forward
 
 
-def test_a_moved_text_is_another_example(session):
-    run, _ = evaluate_classification(session, "a", sentences(5))
+def test_a_moved_text_is_another_example(engine):
+    run, _ = evaluate_classification(engine, "a", sentences(5))
     moved = [replace(example, text=example.text + " film") for example in sentences(5)]
-    assert evaluate_classification(session, "a", moved).run.examples_sha256 != run.examples_sha256
+    assert evaluate_classification(engine, "a", moved).run.examples_sha256 != run.examples_sha256

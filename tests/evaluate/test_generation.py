@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from tiny_models import letters_tokenizer, llama, sums, varied_end
+from tiny_models import generate, letters_tokenizer, llama, sums, varied_end
 from transformers import GenerationConfig, set_seed
 
 from gradience.artifacts.records import GenerationRecord, count, read_records
 from gradience.errors import InputError, UsageError
-from gradience.evaluate import evaluate_generation, generate
+from gradience.evaluate import evaluate_generation
 from gradience.models.rendering import encode_prompt
 
 PROMPTS = [example.prompt for example in sums(25)]
@@ -32,13 +32,13 @@ def one_by_one(model, tokenizer, prompts, new=NEW, **options):
 
 
 @pytest.mark.parametrize("name", [None, "plain", "dora", "rslora", "with_head"])
-def test_outputs_are_those_of_transformers_one_by_one(session, adapter_folders, name):
+def test_outputs_are_those_of_transformers_one_by_one(engine, adapter_folders, name):
     alone = llama() if name is None else PeftModel.from_pretrained(llama(), str(adapter_folders[name])).eval()
-    expected = one_by_one(alone, session.tokenizer, PROMPTS)
-    with session.using(name) as model:
-        outputs = generate(model, session.tokenizer, PROMPTS, max_new_tokens=NEW, batch_size=8)
-    assert [output.text for output in outputs] == session.tokenizer.batch_decode(
-        [[token for token in row if token != session.tokenizer.eos_token_id] for row in expected]
+    expected = one_by_one(alone, engine.tokenizer, PROMPTS)
+    with engine.using(name) as model:
+        outputs = generate(model, engine.tokenizer, PROMPTS, max_new_tokens=NEW, batch_size=8)
+    assert [output.text for output in outputs] == engine.tokenizer.batch_decode(
+        [[token for token in row if token != engine.tokenizer.eos_token_id] for row in expected]
     )
     assert [output.n_tokens for output in outputs] == [len(row) for row in expected]
 
@@ -65,10 +65,10 @@ def test_a_prompt_may_contain_the_token_that_pads():
         assert output.n_tokens == len(row)
 
 
-def test_stop_strings_of_several_tokens_cut_the_output_and_end_the_row(session):
-    free = generate(session.base, session.tokenizer, PROMPTS, max_new_tokens=NEW)
+def test_stop_strings_of_several_tokens_cut_the_output_and_end_the_row(engine):
+    free = generate(engine.base, engine.tokenizer, PROMPTS, max_new_tokens=NEW)
     stop = [free[0].text[3:6], free[1].text[5:7], "never to be seen"]
-    outputs = generate(session.base, session.tokenizer, PROMPTS, max_new_tokens=NEW, stop=stop, batch_size=8)
+    outputs = generate(engine.base, engine.tokenizer, PROMPTS, max_new_tokens=NEW, stop=stop, batch_size=8)
     assert sum(output.stopped_by == "stop_string" for output in outputs) >= 2
     for output, whole in zip(outputs, free, strict=True):
         places = [place for string in stop if (place := whole.text.find(string)) >= 0]
@@ -79,29 +79,29 @@ def test_stop_strings_of_several_tokens_cut_the_output_and_end_the_row(session):
         assert output.stopped_by == ("stop_string" if places else whole.stopped_by)
 
 
-def test_nothing_of_the_checkpoints_generation_settings_leaks_in(session):
-    expected = generate(session.base, session.tokenizer, PROMPTS, max_new_tokens=NEW)
-    session.base.generation_config = GenerationConfig(
+def test_nothing_of_the_checkpoints_generation_settings_leaks_in(engine):
+    expected = generate(engine.base, engine.tokenizer, PROMPTS, max_new_tokens=NEW)
+    engine.base.generation_config = GenerationConfig(
         do_sample=True, temperature=9.0, repetition_penalty=5.0, no_repeat_ngram_size=1, min_new_tokens=3,
         eos_token_id=list(range(20)), max_new_tokens=2, num_beams=3,
     )  # fmt: skip
     set_seed(1)
-    assert generate(session.base, session.tokenizer, PROMPTS, max_new_tokens=NEW) == expected
+    assert generate(engine.base, engine.tokenizer, PROMPTS, max_new_tokens=NEW) == expected
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 25])
-def test_the_batch_size_changes_nothing_in_float32(session, batch_size):
-    expected = generate(session.base, session.tokenizer, PROMPTS, max_new_tokens=NEW, batch_size=8)
-    found = generate(session.base, session.tokenizer, PROMPTS, max_new_tokens=NEW, batch_size=batch_size)
+def test_the_batch_size_changes_nothing_in_float32(engine, batch_size):
+    expected = generate(engine.base, engine.tokenizer, PROMPTS, max_new_tokens=NEW, batch_size=8)
+    found = generate(engine.base, engine.tokenizer, PROMPTS, max_new_tokens=NEW, batch_size=batch_size)
     assert found == expected
 
 
-def test_logits_are_made_for_the_last_position_alone(session):
+def test_logits_are_made_for_the_last_position_alone(engine):
     seen = []
-    handle = session.base.get_output_embeddings().register_forward_hook(
+    handle = engine.base.get_output_embeddings().register_forward_hook(
         lambda _module, arguments, _output: seen.append(arguments[0].shape)
     )
-    generate(session.base, session.tokenizer, PROMPTS[:4], max_new_tokens=3, batch_size=4)
+    generate(engine.base, engine.tokenizer, PROMPTS[:4], max_new_tokens=3, batch_size=4)
     handle.remove()
     assert seen == [(4, 32)] * 3
 
@@ -119,12 +119,12 @@ ASK = {
 }
 
 
-def test_a_record_for_every_prompt(session):
+def test_a_record_for_every_prompt(engine):
     examples = sums(20)
-    run, records = evaluate_generation(session, "plain", examples, **ASK)
-    with session.using("plain") as model:
+    run, records = evaluate_generation(engine, "plain", examples, **ASK)
+    with engine.using("plain") as model:
         outputs = generate(
-            model, session.tokenizer, [e.prompt for e in examples], max_new_tokens=6, batch_size=8
+            model, engine.tokenizer, [e.prompt for e in examples], max_new_tokens=6, batch_size=8
         )
     assert [record.id for record in records] == [example.id for example in examples]
     assert [record.output for record in records] == [output.text for output in outputs]
@@ -144,60 +144,60 @@ def test_a_record_for_every_prompt(session):
     assert counts.no_answer == sum(record.extracted is None for record in records)
 
 
-def test_a_right_answer_is_counted(session):
+def test_a_right_answer_is_counted(engine):
     examples = sums(6)
-    gold = evaluate_generation(session, "plain", examples, **ASK).records
+    gold = evaluate_generation(engine, "plain", examples, **ASK).records
     told = [
         type(e)(e.id, e.prompt, e.response, r.extracted or "none")
         for e, r in zip(examples, gold, strict=True)
     ]
-    records = evaluate_generation(session, "plain", told, **ASK).records
+    records = evaluate_generation(engine, "plain", told, **ASK).records
     assert [record.correct for record in records] == [record.extracted is not None for record in gold]
     assert count(records).accuracy == pytest.approx(
         np.mean([record.extracted is not None for record in gold])
     )
 
 
-def test_the_order_of_the_examples_changes_no_record(session):
+def test_the_order_of_the_examples_changes_no_record(engine):
     examples = sums(30)
-    forward = evaluate_generation(session, "plain", examples, **ASK).records
-    backward = evaluate_generation(session, "plain", examples[::-1], **ASK).records
+    forward = evaluate_generation(engine, "plain", examples, **ASK).records
+    backward = evaluate_generation(engine, "plain", examples[::-1], **ASK).records
     assert backward[::-1] == forward
 
 
-def test_every_adapter_gets_the_same_batches(session):
+def test_every_adapter_gets_the_same_batches(engine):
     seen = []
-    handle = session.base.get_input_embeddings().register_forward_hook(
+    handle = engine.base.get_input_embeddings().register_forward_hook(
         lambda _module, arguments, _output: seen.append(arguments[0].tolist())
     )
     fed = {}
     for name in ("plain", "dora"):
         seen.clear()
-        evaluate_generation(session, name, sums(20), **ASK, allow_inert=True)
+        evaluate_generation(engine, name, sums(20), **ASK, allow_inert=True)
         fed[name] = [ids for ids in seen if len(ids[0]) > 1]  # whole prompts
     handle.remove()
     assert fed["plain"] == fed["dora"]
     assert len(fed["plain"]) == 3
 
 
-def test_prompts_that_are_too_long_lose_their_beginning_and_say_so(session):
+def test_prompts_that_are_too_long_lose_their_beginning_and_say_so(engine):
     examples = sums(20)
-    records = evaluate_generation(session, "plain", examples, **ASK, max_length=16).records
+    records = evaluate_generation(engine, "plain", examples, **ASK, max_length=16).records
     assert [record.truncated for record in records] == [len(e.prompt) > 10 for e in examples]
     assert 0 < count(records).truncated < 20
     short = [type(e)(e.id, e.prompt[-10:], e.response, e.answer) for e in examples]
-    expected = {r.id: r.output for r in evaluate_generation(session, "plain", short, **ASK).records}
+    expected = {r.id: r.output for r in evaluate_generation(engine, "plain", short, **ASK).records}
     assert {record.id: record.output for record in records} == expected
     with pytest.raises(UsageError, match="no room"):
-        evaluate_generation(session, "plain", examples, **ASK, max_length=6)
+        evaluate_generation(engine, "plain", examples, **ASK, max_length=6)
 
 
-def test_the_base_answers_too(session, tmp_path):
-    run, records = evaluate_generation(session, None, sums(5), **ASK, path=tmp_path / "base.records.jsonl")
+def test_the_base_answers_too(engine, tmp_path):
+    run, records = evaluate_generation(engine, None, sums(5), **ASK, path=tmp_path / "base.records.jsonl")
     assert (run.adapter, run.adapter_sha256) == (None, None)
     assert read_records(tmp_path / "base.records.jsonl", GenerationRecord) == (run, records)
     assert [r.output for r in records] != [
-        r.output for r in evaluate_generation(session, "plain", sums(5), **ASK).records
+        r.output for r in evaluate_generation(engine, "plain", sums(5), **ASK).records
     ]
 
 
@@ -205,7 +205,7 @@ def test_the_base_answers_too(session, tmp_path):
     ("examples", "error", "code"),
     [([], UsageError, "no-examples"), ([type(sums(1)[0])("1", "", " 1", "1")], InputError, "empty-prompt")],
 )
-def test_what_cannot_be_asked(session, examples, error, code):
+def test_what_cannot_be_asked(engine, examples, error, code):
     with pytest.raises(error) as caught:
-        evaluate_generation(session, "plain", examples, **ASK)
+        evaluate_generation(engine, "plain", examples, **ASK)
     assert caught.value.code == code

@@ -11,7 +11,7 @@ from tiny_models import bert_adapter, letters_tokenizer, llama, llama_adapter, s
 
 from gradience.artifacts.records import read_records
 from gradience.errors import OutputError
-from gradience.evaluate import Session, evaluate_generation, evaluate_scores
+from gradience.evaluate import TransformersEngine, evaluate_generation, evaluate_scores
 
 ASK = {"filters": {"all": str.strip}, "same": str.__eq__, "max_new_tokens": 8, "batch_size": 3}
 BATCHES = 10
@@ -28,11 +28,11 @@ def adapters(tmp_path_factory):
 
 
 @pytest.fixture
-def session(adapters):
-    session = Session(llama(), letters_tokenizer())
+def engine(adapters):
+    engine = TransformersEngine(llama(), letters_tokenizer())
     for name in ("plain", "dora"):
-        session.add(name, adapters / name)
-    return session
+        engine.add(name, adapters / name)
+    return engine
 
 
 class Stopped(Exception):
@@ -40,36 +40,36 @@ class Stopped(Exception):
 
 
 def stop_after(blocks):
-    def on_block(done, _total):
+    def on_batch(done, _total):
         if done == blocks:
             raise Stopped
 
-    return on_block
+    return on_batch
 
 
-def answer(session, path, *, name="plain", on_block=None, **options):
-    return evaluate_generation(session, name, sums(30), path=path, on_block=on_block, **{**ASK, **options})
+def answer(engine, path, *, name="plain", on_batch=None, **options):
+    return evaluate_generation(engine, name, sums(30), path=path, on_batch=on_batch, **{**ASK, **options})
 
 
-def progress_of(session, path, **options):
+def progress_of(engine, path, **options):
     seen = []
-    answer(session, path, on_block=lambda *progress: seen.append(progress), **options)
+    answer(engine, path, on_batch=lambda *progress: seen.append(progress), **options)
     return [done for done, total in seen if total == BATCHES]
 
 
-def stopped_at(session, path, blocks):
+def stopped_at(engine, path, blocks):
     with pytest.raises(Stopped):
-        answer(session, path, on_block=stop_after(blocks))
+        answer(engine, path, on_batch=stop_after(blocks))
     return path.with_name(f"{path.name}.part")
 
 
 @pytest.mark.parametrize("blocks", [1, 4, BATCHES])
-def test_it_goes_on_behind_the_last_complete_batch(session, tmp_path, blocks):
-    answer(session, tmp_path / "whole")
-    part = stopped_at(session, tmp_path / "stopped", blocks)
+def test_it_goes_on_behind_the_last_complete_batch(engine, tmp_path, blocks):
+    answer(engine, tmp_path / "whole")
+    part = stopped_at(engine, tmp_path / "stopped", blocks)
     assert len(part.read_bytes().splitlines()) == 1 + 3 * blocks
     assert not (tmp_path / "stopped").exists()
-    assert progress_of(session, tmp_path / "stopped") == list(range(blocks + 1, BATCHES + 1))
+    assert progress_of(engine, tmp_path / "stopped") == list(range(blocks + 1, BATCHES + 1))
     assert (tmp_path / "stopped").read_bytes() == (tmp_path / "whole").read_bytes()
     assert not part.exists()
 
@@ -89,42 +89,42 @@ def test_it_goes_on_behind_the_last_complete_batch(session, tmp_path, blocks):
     ],
     ids=["no end", "torn", "begun", "zeros", "short", "header", "half a header", "empty", "blank"],
 )
-def test_what_was_cut_while_it_was_written_is_answered_again(session, tmp_path, damage, kept):
-    answer(session, tmp_path / "whole")
-    part = stopped_at(session, tmp_path / "stopped", 4)
+def test_what_was_cut_while_it_was_written_is_answered_again(engine, tmp_path, damage, kept):
+    answer(engine, tmp_path / "whole")
+    part = stopped_at(engine, tmp_path / "stopped", 4)
     part.write_bytes(damage(part.read_bytes()))
-    assert progress_of(session, tmp_path / "stopped") == list(range(kept + 1, BATCHES + 1))
+    assert progress_of(engine, tmp_path / "stopped") == list(range(kept + 1, BATCHES + 1))
     assert (tmp_path / "stopped").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
 @pytest.mark.parametrize(
     "changed", [{"name": "dora"}, {"max_new_tokens": 7}, {"stop": ["x"]}, {"max_length": 99}]
 )
-def test_another_header_starts_anew(session, tmp_path, changed):
-    stopped_at(session, tmp_path / "a", 4)
-    assert progress_of(session, tmp_path / "a", **changed) == list(range(1, BATCHES + 1))
-    assert progress_of(session, tmp_path / "a") == list(range(1, BATCHES + 1))
+def test_another_header_starts_anew(engine, tmp_path, changed):
+    stopped_at(engine, tmp_path / "a", 4)
+    assert progress_of(engine, tmp_path / "a", **changed) == list(range(1, BATCHES + 1))
+    assert progress_of(engine, tmp_path / "a") == list(range(1, BATCHES + 1))
 
 
-def test_what_is_answered_is_not_asked_again(session, tmp_path):
-    first = answer(session, tmp_path / "a")
+def test_what_is_answered_is_not_asked_again(engine, tmp_path):
+    first = answer(engine, tmp_path / "a")
     written = (tmp_path / "a").stat().st_mtime_ns
-    assert progress_of(session, tmp_path / "a") == []
-    assert answer(session, tmp_path / "a") == first
+    assert progress_of(engine, tmp_path / "a") == []
+    assert answer(engine, tmp_path / "a") == first
     assert (tmp_path / "a").stat().st_mtime_ns == written
     (tmp_path / "a").write_bytes((tmp_path / "a").read_bytes()[:-9])
-    assert len(progress_of(session, tmp_path / "a")) == BATCHES
+    assert len(progress_of(engine, tmp_path / "a")) == BATCHES
 
 
-def test_scores_go_on_where_the_slowest_of_the_adapters_is(session, tmp_path):
+def test_scores_go_on_where_the_slowest_of_the_adapters_is(engine, tmp_path):
     names = ["plain", "dora"]
 
     def paths(folder):
         return {name: tmp_path / folder / name for name in names}
 
-    def score(folder, on_block=None):
+    def score(folder, on_batch=None):
         return evaluate_scores(
-            session, names, sums(30), reference="plain", batch_size=3, paths=paths(folder), on_block=on_block
+            engine, names, sums(30), reference="plain", batch_size=3, paths=paths(folder), on_batch=on_batch
         )
 
     whole = score("whole")
@@ -143,17 +143,17 @@ def test_scores_go_on_where_the_slowest_of_the_adapters_is(session, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
-def test_a_folder_that_refuses_is_an_output_error(session, tmp_path):
+def test_a_folder_that_refuses_is_an_output_error(engine, tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(OutputError) as caught:
-        answer(session, tmp_path / "a")
+        answer(engine, tmp_path / "a")
     assert caught.value.code == "write-failed"
 
 
-def test_a_path_below_a_file_is_an_output_error(session, tmp_path):
+def test_a_path_below_a_file_is_an_output_error(engine, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError) as caught:
-        answer(session, tmp_path / "file" / "a")
+        answer(engine, tmp_path / "file" / "a")
     assert caught.value.code == "write-failed"
 
 
@@ -176,6 +176,6 @@ def test_killed_at_drawn_moments_it_ends_with_the_same_bytes(adapters, tmp_path)
 
 def test_killed_at_every_moment_of_writing_it_ends_with_the_same_bytes(tmp_path):
     """Two adapters, two batches: every write, sync and rename of their records, as a program without models."""
-    moments, left = map(int, program(HERE / "kill_blocks.py", tmp_path).split())
+    moments, left = map(int, program(HERE / "kill_records.py", tmp_path).split())
     assert moments > 200
     assert left > 20

@@ -6,21 +6,22 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, rel_entr
-from tiny_models import Sum, letters_tokenizer, llama, sums, varied_end
+from tiny_models import Sum, generate, letters_tokenizer, llama, sums, varied_end
 
 from gradience.artifacts.records import ScoreRecord, count, read_records
 from gradience.errors import InputError, UsageError
-from gradience.evaluate import Session, diverge, evaluate_scores, generate, kl_divergence, scoring
+from gradience.evaluate import TransformersEngine, diverge, evaluate_scores, kl_divergence
+from gradience.evaluate.engines.transformers import scoring
 from gradience.models.rendering import encode_pair
 
 EXAMPLES = sums(20)
 
 
-def distributions(session, name, example):
+def distributions(engine, name, example):
     """Log-probabilities after each prefix, one forward pass without padding for each: (tokens, vocabulary)."""
-    prompt, response = encode_pair(session.tokenizer, example.prompt, example.response)
+    prompt, response = encode_pair(engine.tokenizer, example.prompt, example.response)
     rows = []
-    with session.using(name) as model, torch.no_grad():
+    with engine.using(name) as model, torch.no_grad():
         for place in range(len(response)):
             logits = model(input_ids=torch.tensor([prompt + response[:place]])).logits[0, -1]
             rows.append(log_softmax(logits.double().numpy()))
@@ -28,11 +29,11 @@ def distributions(session, name, example):
 
 
 @pytest.mark.parametrize("name", [None, "plain", "dora", "rslora", "with_head"])
-def test_likelihoods_are_those_of_the_naive_loop(session, name):
-    run, records = evaluate_scores(session, [name], EXAMPLES, batch_size=6)[name]
+def test_likelihoods_are_those_of_the_naive_loop(engine, name):
+    run, records = evaluate_scores(engine, [name], EXAMPLES, batch_size=6)[name]
     assert (run.kind, run.adapter, run.reference) == ("scores", name, None)
     for record, example in zip(records, EXAMPLES, strict=True):
-        logs, response = distributions(session, name, example)
+        logs, response = distributions(engine, name, example)
         assert record.id == example.id
         assert record.n_tokens == len(response) == len(example.response) + 1
         assert record.loglikelihood == pytest.approx(logs[np.arange(len(response)), response].sum(), abs=1e-4)
@@ -40,37 +41,37 @@ def test_likelihoods_are_those_of_the_naive_loop(session, name):
         assert record.kl is record.flips is None
 
 
-def test_kl_and_flips_are_scipys(session):
+def test_kl_and_flips_are_scipys(engine):
     names = ["dora", "plain", None]
-    evaluations = evaluate_scores(session, names, EXAMPLES, reference="plain", batch_size=6)
+    evaluations = evaluate_scores(engine, names, EXAMPLES, reference="plain", batch_size=6)
     assert list(evaluations) == names
     for name in names:
         for record, example in zip(evaluations[name].records, EXAMPLES, strict=True):
-            told, own = distributions(session, "plain", example)[0], distributions(session, name, example)[0]
+            told, own = distributions(engine, "plain", example)[0], distributions(engine, name, example)[0]
             assert record.kl == pytest.approx(rel_entr(np.exp(told), np.exp(own)).sum(), abs=1e-4)
             assert record.flips == (told.argmax(axis=1) != own.argmax(axis=1)).sum()
     assert {(record.kl, record.flips) for record in evaluations["plain"].records} == {(0.0, 0)}
 
 
-def test_one_pass_for_the_reference_and_one_for_each_adapter(session):
+def test_one_pass_for_the_reference_and_one_for_each_adapter(engine):
     calls = []
-    handle = session.base.get_input_embeddings().register_forward_hook(
+    handle = engine.base.get_input_embeddings().register_forward_hook(
         lambda _module, arguments, _output: calls.append(arguments[0].shape)
     )
     evaluate_scores(
-        session, ["plain", "dora", "rslora"], EXAMPLES, reference="plain", batch_size=20, allow_inert=True
+        engine, ["plain", "dora", "rslora"], EXAMPLES, reference="plain", batch_size=20, allow_inert=True
     )
     handle.remove()
     assert len(calls) == 3
     assert len(set(calls)) == 1
 
 
-def test_logits_are_made_for_the_tokens_of_responses_alone(session):
+def test_logits_are_made_for_the_tokens_of_responses_alone(engine):
     seen = []
-    handle = session.base.get_output_embeddings().register_forward_hook(
+    handle = engine.base.get_output_embeddings().register_forward_hook(
         lambda _module, arguments, _output: seen.append((arguments[0].shape, arguments[0].is_contiguous()))
     )
-    evaluate_scores(session, [None], EXAMPLES, batch_size=20)
+    evaluate_scores(engine, [None], EXAMPLES, batch_size=20)
     handle.remove()
     assert seen == [((sum(len(example.response) + 1 for example in EXAMPLES), 32), True)]
 
@@ -93,11 +94,11 @@ def test_what_a_model_does_behind_its_head_still_happens(cap):
     size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "initializer_range": 0.5}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 46}
     model = Gemma2ForCausalLM(Gemma2Config(**size, **heads, final_logit_softcapping=cap, pad_token_id=0))
-    session = Session(model, letters_tokenizer())
+    engine = TransformersEngine(model, letters_tokenizer())
     for record, example in zip(
-        evaluate_scores(session, [None], EXAMPLES)[None].records, EXAMPLES, strict=True
+        evaluate_scores(engine, [None], EXAMPLES)[None].records, EXAMPLES, strict=True
     ):
-        logs, response = distributions(session, None, example)
+        logs, response = distributions(engine, None, example)
         assert record.loglikelihood == pytest.approx(logs[np.arange(len(response)), response].sum(), abs=1e-4)
 
 
@@ -112,28 +113,28 @@ def test_exact_is_what_greedy_generation_would_write():
         if o.stopped_by == "eos" and o.text and "<" not in o.text
     ]
     assert len(ended) >= 3
-    session = Session(base, tokenizer)
+    engine = TransformersEngine(base, tokenizer)
     own = [Sum(example.id, example.prompt, text, "") for example, text in ended]
     changed = [
         Sum(example.id, example.prompt, "#" + text[1:], "") for example, text in ended if text[0] != "#"
     ]
-    assert count(evaluate_scores(session, [None], own)[None].records).correct == len(own)
-    assert count(evaluate_scores(session, [None], changed)[None].records).correct == 0
+    assert count(evaluate_scores(engine, [None], own)[None].records).correct == len(own)
+    assert count(evaluate_scores(engine, [None], changed)[None].records).correct == 0
 
 
-def test_prompts_lose_their_beginning_responses_nothing(session):
-    records = evaluate_scores(session, ["plain"], EXAMPLES, max_length=16)["plain"].records
+def test_prompts_lose_their_beginning_responses_nothing(engine):
+    records = evaluate_scores(engine, ["plain"], EXAMPLES, max_length=16)["plain"].records
     assert [r.truncated for r in records] == [len(e.prompt) + len(e.response) + 1 > 16 for e in EXAMPLES]
     assert 0 < count(records).truncated < len(EXAMPLES)
     with pytest.raises(InputError) as caught:
-        evaluate_scores(session, ["plain"], EXAMPLES, max_length=4)
+        evaluate_scores(engine, ["plain"], EXAMPLES, max_length=4)
     assert caught.value.code == "response-too-long"
 
 
-def test_scores_of_two_adapters_are_compared(session, tmp_path):
+def test_scores_of_two_adapters_are_compared(engine, tmp_path):
     names = ["plain", "dora"]
     paths = {name: tmp_path / f"{name}.records.jsonl" for name in names}
-    plain, dora = evaluate_scores(session, names, EXAMPLES, reference="plain", paths=paths).values()
+    plain, dora = evaluate_scores(engine, names, EXAMPLES, reference="plain", paths=paths).values()
     assert read_records(paths["dora"], ScoreRecord) == dora
     change = diverge(plain, dora)
     assert change.kl_mean == pytest.approx(np.mean([record.kl for record in dora.records]))
@@ -150,7 +151,7 @@ def test_a_classifier_scores_nothing():
     from tiny_models import bert, words_tokenizer
 
     with pytest.raises(UsageError) as caught:
-        evaluate_scores(Session(bert(), words_tokenizer()), [None], EXAMPLES)
+        evaluate_scores(TransformersEngine(bert(), words_tokenizer()), [None], EXAMPLES)
     assert caught.value.code == "wrong-model"
 
 

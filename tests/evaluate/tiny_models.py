@@ -18,7 +18,10 @@ from transformers import (
     set_seed,
 )
 
-from gradience.evaluate import generate
+from gradience.evaluate import fixed_batches
+from gradience.evaluate.engines.base import Output
+from gradience.evaluate.engines.transformers.classification import classify_batch
+from gradience.evaluate.engines.transformers.generation import generate_batch
 
 WORDS = ["good", "bad", "film", "plot", "very", "a", "dull", "joy"]
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz0123456789 \n#=+?"]
@@ -127,6 +130,26 @@ def llama_adapter(folder: Path, seed: int, r: int = 4, *, B: bool = True, base=N
         folder, save_embedding_layers=False
     )
     return folder
+
+
+def in_batches(texts: list[str], batch_size: int, answer) -> list:
+    """What `answer` says of each text, a batch at a time, in the order of the texts."""
+    answers = {}
+    for places in fixed_batches(texts, batch_size):
+        answers.update(zip(places, answer([texts[place] for place in places]), strict=True))
+    return [answers[place] for place in range(len(texts))]
+
+
+def generate(model, tokenizer, prompts: list[str], *, batch_size: int = 32, **options) -> list[Output]:
+    return in_batches(prompts, batch_size, lambda batch: generate_batch(model, tokenizer, batch, **options))
+
+
+def classify(model, tokenizer, texts: list[str], *, batch_size: int, max_length: int) -> np.ndarray:
+    def logits(batch):
+        pairs = [(text, None) for text in batch]
+        return [answer.logits for answer in classify_batch(model, tokenizer, pairs, max_length=max_length)]
+
+    return np.array(in_batches(texts, batch_size, logits))
 
 
 def varied_end(model, prompts: list[str], new: int) -> str:

@@ -6,12 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gradience.artifacts.records import ExamplesRun
 from gradience.bench.run.stages import MANIFEST
-from gradience.evaluate.identity import numerics
-from gradience.models.devices import choose_device
 
 
 class MadeElsewhere(Exception):
@@ -22,15 +18,14 @@ class MadeElsewhere(Exception):
         self.folders, self.differences = folders, differences
 
 
-def refuse_mixture(seed: Path, records: str, device: str) -> None:
+def refuse_mixture(seed: Path, records: str, here: Mapping[str, Any]) -> None:
     """Raises MadeElsewhere when a finished evaluation below `seed` was made on something else than this.
 
-    records: name of the file of records in the folder of an evaluation. device: as `runtime.device` says it.
+    records: name of the file of records in the folder of an evaluation. here: `Engine.numerics` of this one.
     """
-    here = {"threads": torch.get_num_threads(), **numerics(choose_device(device))}
-    told = {path.parent: _numerics_of(path) for path in sorted(seed.glob(f"*/eval/{records}"))}
+    finished = {path.parent: _numerics_of(path) for path in sorted(seed.glob(f"*/eval/{records}"))}
     elsewhere = {
-        folder: there for folder, there in told.items() if there != here and (folder / MANIFEST).is_file()
+        folder: there for folder, there in finished.items() if there != here and (folder / MANIFEST).is_file()
     }
     if elsewhere:
         raise MadeElsewhere(list(elsewhere), _differences(next(iter(elsewhere.values())), here))

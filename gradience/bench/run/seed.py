@@ -34,7 +34,7 @@ from gradience.bench.run.stages import MANIFEST, Stages
 from gradience.bench.run.weights import parameters_of, require_weights
 from gradience.bench.verdict.policy import gate_passed
 from gradience.errors import GradienceError, OutputError
-from gradience.evaluate.evaluator import Judge
+from gradience.evaluate.evaluator import Evaluator
 from gradience.models.devices import choose_device
 from gradience.models.load import fingerprint_of
 from gradience.tasks.base import ClassificationTask, Task
@@ -138,7 +138,7 @@ class SeedRun:
         self.watcher = watcher or Silent()
         self.stages = Stages(folder, watch=self._watch_memory, plan=plan, say=self._say)
         self.items = task.examples.of(config.task.eval_role, config.task.eval_samples)
-        self.evaluator = Judge(
+        self.evaluator = Evaluator(
             task,
             config.model,
             self.items,
@@ -146,7 +146,7 @@ class SeedRun:
             max_length=config.train.max_length,
             max_new_tokens=config.task.generation.max_new_tokens,
             device=config.runtime.device,
-            on_block=self.watcher.step,
+            on_batch=self.watcher.step,
         )
         self.number = 0
         self.known = 3  # train, evaluate, audit
@@ -338,7 +338,7 @@ class SeedRun:
         }
 
         def make(folder: Path) -> None:
-            refuse_mixture(self.folder, ANSWERS, self.config.runtime.device)
+            refuse_mixture(self.folder, ANSWERS, self.evaluator.numerics)
             for needed in filter(None, (adapter, reference)):
                 require_weights(needed.folder)
             self.evaluator.answers(

@@ -1,7 +1,7 @@
 """Records that survive a kill: every batch is on the disk before the next one begins.
 
 `NAME.part` beside the file that is made holds the header and the records of the batches that are complete, in the
-order in which they were answered. An evaluation that is run again with the same header goes on behind them;
+order in which they were answered. An evaluation that is run again with the same header resumes behind them;
 since batches depend on the examples alone, it ends with the same bytes as one that was never stopped.
 """
 
@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Generic
+from typing import Any, Generic
 
 from pydantic import ValidationError
 
@@ -19,6 +19,7 @@ from gradience.artifacts.records import (
     RECORD_TYPES,
     Evaluation,
     ExamplesRun,
+    Kind,
     R,
     line,
     read_records,
@@ -26,13 +27,35 @@ from gradience.artifacts.records import (
 )
 from gradience.artifacts.scratch import sweep_beside
 from gradience.artifacts.whole import write_errors, write_whole
+from gradience.digests import sha256_rows
 from gradience.errors import InputError
+from gradience.evaluate.engines.base import Engine
 
-OnBlock = Callable[[int, int], None]
+OnBatch = Callable[[int, int], None]
 """Called with (batches that are done, batches in all)."""
 
 
-class Blocks(Generic[R]):
+def header(
+    engine: Engine, kind: Kind, name: str | None, rows: Sequence[Sequence[Any]], **settings: Any
+) -> ExamplesRun:
+    """The first line of the records of the adapter `name`: who answers, which examples, and how.
+
+    rows: what decides each example, its gold answer included.
+    """
+    adapter = None if name is None else engine.adapters[name]
+    return ExamplesRun(
+        kind=kind,
+        adapter=name,
+        adapter_sha256=None if adapter is None else adapter.weights_sha256,
+        adapter_config_sha256=None if adapter is None else adapter.config_sha256,
+        examples_sha256=sha256_rows(rows),
+        n=len(rows),
+        **engine.facts,
+        **settings,
+    )
+
+
+class RecordFile(Generic[R]):
     """The records of one adapter, batch by batch; in memory alone when there is no path."""
 
     def __init__(
@@ -51,11 +74,11 @@ class Blocks(Generic[R]):
         """Where the complete batches lie until all are."""
         return None if self.path is None else self.path.with_name(f"{self.path.name}.part")
 
-    def keep(self, blocks: int) -> None:
-        """Forget all but the first `blocks` batches: what another adapter of the same evaluation lacks."""
-        if self.finished and blocks == len(self.batches):
+    def keep(self, count: int) -> None:
+        """Forget all but the first `count` batches: what another adapter of the same evaluation lacks."""
+        if self.finished and count == len(self.batches):
             return
-        self.done, self.finished = self.done[:blocks], False
+        self.done, self.finished = self.done[:count], False
         if self.part is not None:
             with write_errors(self.part):
                 self.part.parent.mkdir(parents=True, exist_ok=True)
@@ -105,10 +128,10 @@ class Blocks(Generic[R]):
             yield records  # type: ignore[misc]  # the header says which kind R is
 
 
-def answer_blocks(
-    files: Sequence[Blocks[R]],
+def answer_batches(
+    files: Sequence[RecordFile[R]],
     answer: Callable[[Sequence[int]], Sequence[Sequence[R]]],
-    on_block: OnBlock | None = None,
+    on_batch: OnBatch | None = None,
 ) -> list[Evaluation[R]]:
     """Answer the batches that are missing in any of `files`, which have the same batches.
 
@@ -121,8 +144,8 @@ def answer_blocks(
     for done in range(first, len(batches)):
         for file, records in zip(files, answer(batches[done]), strict=True):
             file.append(records)
-        if on_block is not None:
-            on_block(done + 1, len(batches))
+        if on_batch is not None:
+            on_batch(done + 1, len(batches))
     return [file.finish() for file in files]
 
 

@@ -1,6 +1,6 @@
 """Records of two adapters, written batch by batch and killed at every moment of the writing.
 
-python kill_blocks.py ROOT     prints the number of moments, and after how many of them something lay about
+python kill_records.py ROOT     prints the number of moments, and after how many of them something lay about
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from killing import KILLED, WRITING, in_child, moments_of, watched
 
 from gradience.artifacts.records import ExamplesRun, ScoreRecord
-from gradience.evaluate.blocks import Blocks, answer_blocks
+from gradience.evaluate.records import RecordFile, answer_batches
 
 IDS, BATCHES = ("a", "b", "c"), ((2, 0), (1,))
 FILES = ("first.jsonl", "second.jsonl")
@@ -37,11 +37,11 @@ def answer(places):
 
 
 def evaluate(folder: Path) -> None:
-    answer_blocks([Blocks(header(name), IDS, BATCHES, folder / name) for name in FILES], answer)
+    answer_batches([RecordFile(header(name), IDS, BATCHES, folder / name) for name in FILES], answer)
 
 
 def main(root: Path) -> None:
-    files = watched("evaluate/blocks.py", "artifacts/records.py", *WRITING)
+    files = watched("evaluate/records.py", "artifacts/records.py", *WRITING)
     moments = moments_of(lambda: evaluate(root / "whole"), files)
     whole = [(root / "whole" / name).read_bytes() for name in FILES]
     left = 0

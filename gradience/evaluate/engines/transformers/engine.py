@@ -1,29 +1,39 @@
-"""One loaded base model and any number of LoRA adapters, switched by name without loading anything again."""
+"""The engine itself: one loaded base model and any number of LoRA adapters, switched by name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+import gc
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 
 from gradience.adapters.config import HEADS_OF_TASK
 from gradience.adapters.patterns import SavedNames
 from gradience.errors import InputError, UsageError
-from gradience.evaluate.identity import AdapterIdentity, base_facts
+from gradience.evaluate.engines.base import AdapterIdentity, Classified, Output, Score
+from gradience.evaluate.engines.transformers import identity
+from gradience.evaluate.engines.transformers.classification import classify_batch
+from gradience.evaluate.engines.transformers.generation import generate_batch
+from gradience.evaluate.engines.transformers.scoring import ResponseBatch
+from gradience.models.devices import choose_device
+from gradience.models.load import load_base
+from gradience.models.settings import ModelSettings
 
 CHANGES_THE_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga", "mica")
 """Initialisations (`init_lora_weights`) with which PEFT takes something out of the base's weights when it loads."""
 
 
-class Session:
+class TransformersEngine:
     """A causal language model or a sequence classifier of transformers, with adapters of PEFT.
 
     Factors are held in float32 whatever the base's dtype is (PEFT's default), the same for every adapter.
     """
+
+    name: ClassVar[str] = "transformers"
 
     def __init__(self, model: Any, tokenizer: Any, *, untrained: Iterable[str] | None = None) -> None:
         """Use a model that is loaded already, quantised or not.
@@ -42,8 +52,7 @@ class Session:
         self.base, self.tokenizer = model.eval(), tokenizer
         self.untrained = frozenset(untrained or ())
         self._head_unknown = untrained is None and self.classifies
-        self.facts = base_facts(model, tokenizer)
-        """What the header of every record file says about the base."""
+        self._base_facts = identity.base_facts(model, tokenizer)
         self._names = frozenset(name for name, _ in model.named_parameters())
         self._peft: Any = None
         self._adapters: dict[str, AdapterIdentity] = {}
@@ -51,30 +60,26 @@ class Session:
         self._added = 0
 
     @classmethod
-    def load(
-        cls,
-        base: Path | str,
-        *,
-        labels: int | None = None,
-        dtype: torch.dtype | str = torch.float32,
-        **arguments: Any,
-    ) -> Self:
-        """Load the base once: with `labels` a sequence classifier, else a causal language model.
+    def load(cls, model: ModelSettings, *, labels: int | None = None, device: str = "auto") -> Self:
+        """Load the base once: with `labels` a sequence classifier, else a causal language model."""
+        base = load_base(model, labels=labels, device=device)
+        return cls(base.model, base.tokenizer, untrained=base.untrained)
 
-        base: a folder or a hub name. arguments: more for `from_pretrained`, such as `revision`, `device_map`,
-        `attn_implementation` or `quantization_config`.
-        """
-        from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    @classmethod
+    def numerics(cls, device: str = "auto") -> dict[str, Any]:
+        """Name of the device, threads and versions: what may move an answer on equal inputs."""
+        return identity.numerics(choose_device(device))
 
-        kind: Any = AutoModelForCausalLM
-        if labels is not None:
-            kind, arguments = AutoModelForSequenceClassification, {**arguments, "num_labels": labels}
-        model, report = kind.from_pretrained(base, dtype=dtype, output_loading_info=True, **arguments)
-        tokenizer = AutoTokenizer.from_pretrained(base, revision=arguments.get("revision"))
-        if labels is not None and tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-            model.config.pad_token_id = tokenizer.pad_token_id
-        return cls(model, tokenizer, untrained=report["missing_keys"])
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the header of every file of records says about engine and base."""
+        return {"engine": self.name, **self._base_facts, **identity.numerics(self.base.device)}
+
+    @property
+    def max_length(self) -> int | None:
+        """How many tokens the base can tell apart, where its configuration says so."""
+        limit: int | None = getattr(self.base.config.get_text_config(), "max_position_embeddings", None)
+        return limit
 
     @property
     def adapters(self) -> Mapping[str, AdapterIdentity]:
@@ -98,7 +103,7 @@ class Session:
         if name in self._adapters:
             raise UsageError(f"there is already an adapter called {name!r}", code="adapter-name")
         folder = Path(folder)
-        identity = AdapterIdentity.of(folder)
+        digests = AdapterIdentity.of(folder)
         config = PeftConfig.from_pretrained(str(folder))
         _refuse_what_cannot_share(config, folder)
         self._check_what_comes_besides_lora(config, folder)
@@ -118,12 +123,77 @@ class Session:
                 hint=f"load the base that it was trained on ({trained_on or 'it names none'}); an adapter that trains"
                 " a module as a whole and one with LoRA on the same module need a base each",
             )
-        self._adapters[name], self._keys[name] = identity, key
+        self._adapters[name], self._keys[name] = digests, key
 
     def remove(self, name: str) -> None:
         """Forget the adapter `name` and free its memory."""
         self._unload(self._key(name))
         del self._adapters[name], self._keys[name]
+
+    def classify(
+        self,
+        name: str | None,
+        texts: Sequence[tuple[str, str | None]],
+        *,
+        max_length: int | None,
+        lora: bool = True,
+    ) -> list[Classified]:
+        """Logits of one batch of texts or pairs. Raises UsageError (`mixed-examples`)."""
+        with self.using(name, lora=lora) as model:
+            return classify_batch(model, self.tokenizer, texts, max_length=max_length)
+
+    def generate(
+        self,
+        name: str | None,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        max_length: int | None = None,
+    ) -> list[Output]:
+        """Outputs of one batch. Raises UsageError (`no-room`) and InputError (`empty-prompt`, `no-end-token`)."""
+        with self.using(name) as model:
+            return generate_batch(
+                model,
+                self.tokenizer,
+                prompts,
+                max_new_tokens=max_new_tokens,
+                stop=stop,
+                max_length=max_length,
+            )
+
+    def score(
+        self,
+        names: Sequence[str | None],
+        pairs: Sequence[tuple[str, str]],
+        *,
+        reference: str | None = None,
+        max_length: int | None = None,
+    ) -> list[list[Score]]:
+        """Scores of one batch of (prompt, response) under each of `names`: one forward pass each.
+
+        Raises InputError (`response-too-long`, `empty-prompt`, `no-end-token`).
+        """
+        batch = ResponseBatch(self.tokenizer, pairs, max_length, self.base.device)
+
+        def logits(name: str | None) -> torch.Tensor:
+            with self.using(name) as model:
+                return batch.logits(model)
+
+        scores = []
+        with torch.inference_mode():
+            of_reference = None if reference is None else logits(reference)
+            for name in names:
+                known = of_reference if name == reference else None
+                scores.append(batch.scores(logits(name) if known is None else known, of_reference))
+        return scores
+
+    def close(self) -> None:
+        """Free the memory of the base: a training needs it."""
+        self.base = self._peft = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     @contextmanager
     def using(self, name: str | None, *, lora: bool = True) -> Iterator[Any]:
@@ -149,7 +219,8 @@ class Session:
     def _base_alone(self) -> Iterator[Any]:
         if self.untrained:
             raise InputError(
-                f"{self.facts['base']}: {_few(self.untrained)} untrained: without an adapter its outputs are noise",
+                f"{self._base_facts['base']}: {_few(self.untrained)} untrained: without an adapter its outputs are"
+                " noise",
                 code="no-head",
                 hint="name an adapter; lora=False uses its head alone",
             )
@@ -203,14 +274,14 @@ class Session:
         from safetensors import safe_open
 
         brought = SavedNames(_trained_whole(config))
-        found = {_original(name): tensor for name, tensor in self.base.named_parameters()}
-        own = {name: found[name] for name in self._names}  # without what PEFT has added
-        declared = {name for name in own if brought.find(name.rpartition(".")[0])}
+        parameters = {_original(name): tensor for name, tensor in self.base.named_parameters()}
+        weights = {name: parameters[name] for name in self._names}  # without what PEFT has added
+        declared = {name for name in weights if brought.find(name.rpartition(".")[0])}
         with safe_open(str(folder / "adapter_model.safetensors"), framework="pt") as file:
             stored = {_original(key.removeprefix("base_model.model.")): key for key in file.keys()}  # noqa: SIM118
             self._refuse_without_head(declared, stored, folder)
-            for name in own.keys() & stored.keys() - declared:
-                if not torch.equal(file.get_tensor(stored[name]).to(own[name]), own[name]):
+            for name in weights.keys() & stored.keys() - declared:
+                if not torch.equal(file.get_tensor(stored[name]).to(weights[name]), weights[name]):
                     raise _changes_the_base(folder, f"its own {name}")
 
     def _refuse_without_head(self, declared: Set[str], stored: Iterable[str], folder: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import (
     bert,
     bert_adapter,
+    generate,
     letters_tokenizer,
     llama,
     llama_adapter,
@@ -26,20 +27,25 @@ from transformers import AutoModelForCausalLM, DistilBertConfig, DistilBertModel
 from gradience.artifacts.records import ExamplesRun
 from gradience.errors import InputError, UsageError
 from gradience.evaluate import (
-    Session,
+    TransformersEngine,
     evaluate_classification,
     evaluate_generation,
     evaluate_scores,
-    generate,
 )
+from gradience.models.load import load_base
+from gradience.models.settings import ModelSettings
 
 IDS = torch.arange(12)[None]
 ASK = {"filters": {"all": str}, "same": str.__eq__, "max_new_tokens": 4}
 
 
-def logits(session, name):
-    with session.using(name) as model, torch.no_grad():
+def logits(engine, name):
+    with engine.using(name) as model, torch.no_grad():
         return model(input_ids=IDS).logits
+
+
+def loaded(folder, labels=None, dtype="float32"):
+    return TransformersEngine.load(ModelSettings(name=str(folder), dtype=dtype), labels=labels, device="cpu")
 
 
 def edit_config(folder, **changes):
@@ -54,85 +60,85 @@ def edit_tensors(folder, change):
     return folder
 
 
-def test_adapters_and_base_are_switched_without_a_trace(session, adapter_folders):
+def test_adapters_and_base_are_switched_without_a_trace(engine, adapter_folders):
     untouched = llama()(input_ids=IDS).logits
     for name in [None, "plain", "dora", None, "with_head", "rslora", None]:
         alone = llama() if name is None else PeftModel.from_pretrained(llama(), str(adapter_folders[name]))
-        assert torch.equal(logits(session, name), alone.eval()(input_ids=IDS).logits)
-    assert torch.equal(logits(session, None), untouched)
+        assert torch.equal(logits(engine, name), alone.eval()(input_ids=IDS).logits)
+    assert torch.equal(logits(engine, None), untouched)
 
 
 def test_an_adapter_on_the_head_itself(tmp_path):
     folder = llama_adapter(tmp_path / "a", 1, target_modules=["q_proj", "lm_head"])
-    session = Session(llama(), letters_tokenizer())
-    session.add("a", folder)
+    engine = TransformersEngine(llama(), letters_tokenizer())
+    engine.add("a", folder)
     alone = PeftModel.from_pretrained(llama(), str(folder)).eval()
     prompts = [example.prompt for example in sums(9)]
-    with session.using("a") as model:
-        found = generate(model, session.tokenizer, prompts, max_new_tokens=5)
-    assert found == generate(alone, session.tokenizer, prompts, max_new_tokens=5, batch_size=1)
+    with engine.using("a") as model:
+        found = generate(model, engine.tokenizer, prompts, max_new_tokens=5)
+    assert found == generate(alone, engine.tokenizer, prompts, max_new_tokens=5, batch_size=1)
 
 
-def test_removed_adapters_leave_the_others_and_the_base_as_they_were(session, adapter_folders):
-    expected = {name: logits(session, name) for name in [None, *adapter_folders]}
+def test_removed_adapters_leave_the_others_and_the_base_as_they_were(engine, adapter_folders):
+    expected = {name: logits(engine, name) for name in [None, *adapter_folders]}
     size = sum(parameter.numel() for parameter in llama().parameters())
     for name in adapter_folders:
-        session.remove(name)
+        engine.remove(name)
         del expected[name]
         for other, values in expected.items():
-            assert torch.equal(logits(session, other), values)
+            assert torch.equal(logits(engine, other), values)
         with pytest.raises(UsageError):
-            logits(session, name)
-    assert sum(parameter.numel() for parameter in session.base.parameters()) == size
-    session.add("plain", adapter_folders["plain"])
-    assert not torch.equal(logits(session, "plain"), expected[None])
+            logits(engine, name)
+    assert sum(parameter.numel() for parameter in engine.base.parameters()) == size
+    engine.add("plain", adapter_folders["plain"])
+    assert not torch.equal(logits(engine, "plain"), expected[None])
 
 
 @pytest.mark.parametrize("name", ["svd-8 (0.5)", "a.b", "lora_A", "default", "weight", "/"])
 def test_any_name_will_do(adapter_folders, name):
-    session = Session(llama(), letters_tokenizer())
-    session.add(name, adapter_folders["plain"])
-    session.add("other", adapter_folders["dora"])
+    engine = TransformersEngine(llama(), letters_tokenizer())
+    engine.add(name, adapter_folders["plain"])
+    engine.add("other", adapter_folders["dora"])
     alone = PeftModel.from_pretrained(llama(), str(adapter_folders["plain"])).eval()
-    assert torch.equal(logits(session, name), alone(input_ids=IDS).logits)
+    assert torch.equal(logits(engine, name), alone(input_ids=IDS).logits)
 
 
-def test_names_are_used_once_and_known(session, adapter_folders):
+def test_names_are_used_once_and_known(engine, adapter_folders):
     with pytest.raises(UsageError, match="plain"):
-        session.add("plain", adapter_folders["dora"])
-    for use in (lambda: logits(session, "nobody"), lambda: session.remove("nobody")):
+        engine.add("plain", adapter_folders["dora"])
+    for use in (lambda: logits(engine, "nobody"), lambda: engine.remove("nobody")):
         with pytest.raises(UsageError, match="nobody"):
             use()
     with pytest.raises(UsageError):
-        logits(Session(llama(), letters_tokenizer()), "nobody")
+        logits(TransformersEngine(llama(), letters_tokenizer()), "nobody")
 
 
 def test_factors_stay_in_float32_on_a_bfloat16_base(adapter_folders, tmp_path):
     bf16 = llama().to(torch.bfloat16)
-    session = Session(bf16, letters_tokenizer())
+    engine = TransformersEngine(bf16, letters_tokenizer())
     half = edit_tensors(
         shutil.copytree(adapter_folders["plain"], tmp_path / "half"),
         lambda tensors: {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()},
     )
-    session.add("single", adapter_folders["plain"])
-    session.add("half", half)
-    session.add("dora", adapter_folders["dora"])
-    dtypes = {p.dtype for name, p in session.base.named_parameters() if "lora_" in name}
+    engine.add("single", adapter_folders["plain"])
+    engine.add("half", half)
+    engine.add("dora", adapter_folders["dora"])
+    dtypes = {p.dtype for name, p in engine.base.named_parameters() if "lora_" in name}
     assert dtypes == {torch.float32}
-    run = evaluate_generation(session, "half", sums(3), **ASK).run
+    run = evaluate_generation(engine, "half", sums(3), **ASK).run
     assert run.dtype == "bfloat16"
 
 
 def test_a_base_is_loaded_from_a_folder(tmp_path, adapter_folders):
     llama().save_pretrained(tmp_path / "base")
     letters_tokenizer().save_pretrained(tmp_path / "base")
-    session = Session.load(tmp_path / "base")
-    assert not session.untrained
-    session.add("plain", adapter_folders["plain"])
-    expected = Session(llama(), letters_tokenizer())
+    engine = loaded(tmp_path / "base")
+    assert not engine.untrained
+    engine.add("plain", adapter_folders["plain"])
+    expected = TransformersEngine(llama(), letters_tokenizer())
     expected.add("plain", adapter_folders["plain"])
-    assert torch.equal(logits(session, "plain"), logits(expected, "plain"))
-    assert Session.load(tmp_path / "base", dtype="bfloat16").facts["dtype"] == "bfloat16"
+    assert torch.equal(logits(engine, "plain"), logits(expected, "plain"))
+    assert loaded(tmp_path / "base", dtype="bfloat16").facts["dtype"] == "bfloat16"
 
 
 # --- what is refused ------------------------------------------------------------------------------
@@ -143,9 +149,9 @@ def test_what_the_base_lacks_the_adapter_must_bring(tmp_path):
     shape = {"dim": 16, "hidden_dim": 24, "n_layers": 1, "n_heads": 2, "vocab_size": 12}
     DistilBertModel(DistilBertConfig(**shape)).save_pretrained(tmp_path / "base")
     words_tokenizer().save_pretrained(tmp_path / "base")
-    session = Session.load(tmp_path / "base", labels=2)
+    engine = loaded(tmp_path / "base", labels=2)
     for name in ("half", "whole"):
-        model = Session.load(tmp_path / "base", labels=2).base
+        model = loaded(tmp_path / "base", labels=2).base
         config = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["q_lin"])
         trained(get_peft_model(model, config), 1).save_pretrained(tmp_path / name)
     edit_tensors(
@@ -153,21 +159,21 @@ def test_what_the_base_lacks_the_adapter_must_bring(tmp_path):
         lambda tensors: {name: value for name, value in tensors.items() if "pre_classifier" not in name},
     )
     with pytest.raises(InputError, match="pre_classifier") as caught:
-        session.add("half", tmp_path / "half")
+        engine.add("half", tmp_path / "half")
     assert caught.value.code == "no-head"
-    session.add("whole", tmp_path / "whole")
-    assert len(evaluate_classification(session, "whole", sentences(5)).records) == 5
+    engine.add("whole", tmp_path / "whole")
+    assert len(evaluate_classification(engine, "whole", sentences(5)).records) == 5
     with pytest.raises(InputError) as caught:
-        evaluate_classification(session, None, sentences(5))
+        evaluate_classification(engine, None, sentences(5))
     assert caught.value.code == "no-head"
 
 
 def test_a_classifier_needs_a_head_unless_the_base_has_a_trained_one(tmp_path):
     headless = bert_adapter(tmp_path / "headless", 3, task=None)
     with pytest.raises(InputError) as caught:
-        Session(bert(), words_tokenizer()).add("headless", headless)
+        TransformersEngine(bert(), words_tokenizer()).add("headless", headless)
     assert caught.value.code == "no-head"
-    tuned = Session(bert(), words_tokenizer(), untrained=[])
+    tuned = TransformersEngine(bert(), words_tokenizer(), untrained=[])
     tuned.add("headless", headless)
     own = evaluate_classification(tuned, None, sentences(9))
     assert own.records != evaluate_classification(tuned, "headless", sentences(9)).records
@@ -181,11 +187,12 @@ def test_a_head_that_is_declared_must_be_in_the_file(tmp_path, adapter_folders):
 
     classifier = edit_tensors(bert_adapter(tmp_path / "a", 1), without_heads)
     writer = edit_tensors(shutil.copytree(adapter_folders["with_head"], tmp_path / "b"), without_heads)
-    for session, folder in [
-        (Session(bert(), words_tokenizer()), classifier), (Session(llama(), letters_tokenizer()), writer),
-    ]:  # fmt: skip
+    for engine, folder in [
+        (TransformersEngine(bert(), words_tokenizer()), classifier),
+        (TransformersEngine(llama(), letters_tokenizer()), writer),
+    ]:
         with pytest.raises(InputError) as caught:
-            session.add("a", folder)
+            engine.add("a", folder)
         assert caught.value.code == "no-head"
 
 
@@ -219,18 +226,18 @@ def test_what_does_not_fit_is_refused_and_leaves_no_trace(
     folder = edit_config(llama_adapter(tmp_path / "bad", 3, base=llama(**options)), **change)
     if tensors is not None:
         edit_tensors(folder, tensors)
-    session = Session(llama(), letters_tokenizer())
+    engine = TransformersEngine(llama(), letters_tokenizer())
     if not first:
-        session.add("dora", adapter_folders["dora"])
+        engine.add("dora", adapter_folders["dora"])
     with pytest.raises(InputError, match="bad") as caught:
-        session.add("bad", folder)
+        engine.add("bad", folder)
     assert (caught.value.code, bool(caught.value.hint)) == (code, True)
-    assert "bad" not in session.adapters
-    session.add("plain", adapter_folders["plain"])
+    assert "bad" not in engine.adapters
+    engine.add("plain", adapter_folders["plain"])
     alone = PeftModel.from_pretrained(llama(), str(adapter_folders["plain"])).eval()
-    assert torch.equal(logits(session, "plain"), alone(input_ids=IDS).logits)
-    assert torch.equal(logits(session, None), llama()(input_ids=IDS).logits)
-    kept = sum("lora_A" in name for name, _ in session.base.named_parameters())
+    assert torch.equal(logits(engine, "plain"), alone(input_ids=IDS).logits)
+    assert torch.equal(logits(engine, None), llama()(input_ids=IDS).logits)
+    kept = sum("lora_A" in name for name, _ in engine.base.named_parameters())
     assert kept == (6 if first else 12)
 
 
@@ -242,43 +249,45 @@ def test_embeddings_beside_lora_must_be_those_of_the_base(tmp_path):
         model.save_pretrained(tmp_path / name, save_embedding_layers=True)
         with torch.no_grad():
             model.get_base_model().lm_head.base_layer.weight[0, 0] += 1
-    session = Session(llama(), letters_tokenizer())
-    session.add("same", tmp_path / "same")
+    engine = TransformersEngine(llama(), letters_tokenizer())
+    engine.add("same", tmp_path / "same")
     with pytest.raises(InputError, match=r"lm_head\.weight") as caught:
-        session.add("other", tmp_path / "other")
+        engine.add("other", tmp_path / "other")
     assert caught.value.code == "adapter-changes-base"
-    assert torch.equal(logits(session, None), llama()(input_ids=IDS).logits)
+    assert torch.equal(logits(engine, None), llama()(input_ids=IDS).logits)
 
 
 def test_other_methods_and_empty_folders(tmp_path):
     from peft import IA3Config
 
-    session = Session(llama(), letters_tokenizer())
+    engine = TransformersEngine(llama(), letters_tokenizer())
     config = IA3Config(target_modules=["q_proj"], feedforward_modules=[], task_type="CAUSAL_LM")
     get_peft_model(llama(), config).save_pretrained(tmp_path / "ia3")
     with pytest.raises(InputError) as caught:
-        session.add("ia3", tmp_path / "ia3")
+        engine.add("ia3", tmp_path / "ia3")
     assert caught.value.code == "other-method"
     with pytest.raises(InputError) as caught:
-        session.add("nothing", tmp_path)
+        engine.add("nothing", tmp_path)
     assert caught.value.code == "no-such-adapter"
 
 
 def test_a_model_with_an_adapter_is_no_base(adapter_folders):
     with pytest.raises(UsageError) as caught:
-        Session(PeftModel.from_pretrained(llama(), str(adapter_folders["plain"])), letters_tokenizer())
+        TransformersEngine(
+            PeftModel.from_pretrained(llama(), str(adapter_folders["plain"])), letters_tokenizer()
+        )
     assert caught.value.code == "not-a-base"
 
 
 @pytest.mark.parametrize(
     "kind", [{}, {"use_dora": True}, {"use_rslora": True}], ids=["lora", "dora", "rslora"]
 )
-def test_a_causal_adapter_that_changes_nothing_is_an_error(tmp_path, session, kind):
-    session.add("untrained", llama_adapter(tmp_path / "untrained", 3, B=False, **kind))
+def test_a_causal_adapter_that_changes_nothing_is_an_error(tmp_path, engine, kind):
+    engine.add("untrained", llama_adapter(tmp_path / "untrained", 3, B=False, **kind))
     for evaluate in (
-        lambda **options: evaluate_generation(session, "untrained", sums(9), **ASK, **options),
-        lambda **options: evaluate_scores(session, ["plain", "untrained"], sums(9), **options)["untrained"],
-        lambda **options: evaluate_scores(session, ["plain"], sums(9), reference="untrained", **options)[
+        lambda **options: evaluate_generation(engine, "untrained", sums(9), **ASK, **options),
+        lambda **options: evaluate_scores(engine, ["plain", "untrained"], sums(9), **options)["untrained"],
+        lambda **options: evaluate_scores(engine, ["plain"], sums(9), reference="untrained", **options)[
             "plain"
         ],
     ):
@@ -291,31 +300,32 @@ def test_a_causal_adapter_that_changes_nothing_is_an_error(tmp_path, session, ki
 # --- the header -----------------------------------------------------------------------------------
 
 
-def header(session, name="plain", **options):
-    return evaluate_generation(session, name, sums(4), **{**ASK, **options}).run
+def header(engine, name="plain", **options):
+    return evaluate_generation(engine, name, sums(4), **{**ASK, **options}).run
 
 
-def test_the_header_says_who_answered_and_how(session, adapter_folders):
+def test_the_header_says_who_answered_and_how(engine, adapter_folders):
     import hashlib
 
-    run = header(session, stop=["\n"], batch_size=3)
+    run = header(engine, stop=["\n"], batch_size=3)
     weights = (adapter_folders["plain"] / "adapter_model.safetensors").read_bytes()
     assert run.adapter_sha256 == hashlib.sha256(weights).hexdigest()
     assert (run.adapter, run.kind, run.dtype, run.threads) == ("plain", "generation", "float32", 1)
+    assert run.engine == engine.name == "transformers"
     assert (run.stop, run.batch_size, run.quantization, run.attention) == (("\n",), 3, None, "sdpa")
     assert run.device.startswith("cpu ")
     assert set(run.versions) == {"gradience", "torch", "transformers", "peft", "tokenizers"}
-    assert run.same_run_as(header(session, "dora", stop=["\n"], batch_size=3))
+    assert run.same_run_as(header(engine, "dora", stop=["\n"], batch_size=3))
 
 
-def test_what_can_move_an_answer_moves_the_header(session, adapter_folders):
-    run = header(session)
+def test_what_can_move_an_answer_moves_the_header(engine, adapter_folders):
+    run = header(engine)
     for changed in ({"batch_size": 5}, {"max_new_tokens": 5}, {"stop": ["x"]}, {"max_length": 99}):
-        assert not run.same_run_as(header(session, **changed))
-    other_base = Session(llama(seed=1), letters_tokenizer())
-    other_tokenizer = Session(llama(), letters_tokenizer(bos=True))
-    half = Session(llama().to(torch.bfloat16), letters_tokenizer())
-    eager = Session(
+        assert not run.same_run_as(header(engine, **changed))
+    other_base = TransformersEngine(llama(seed=1), letters_tokenizer())
+    other_tokenizer = TransformersEngine(llama(), letters_tokenizer(bos=True))
+    half = TransformersEngine(llama().to(torch.bfloat16), letters_tokenizer())
+    eager = TransformersEngine(
         AutoModelForCausalLM.from_config(llama().config, attn_implementation="eager"), letters_tokenizer()
     )
     for changed, field in [
@@ -326,29 +336,31 @@ def test_what_can_move_an_answer_moves_the_header(session, adapter_folders):
         assert not header(changed).same_run_as(run)
 
 
-def test_a_scale_is_part_of_an_adapters_identity(session, adapter_folders, tmp_path):
+def test_a_scale_is_part_of_an_adapters_identity(engine, adapter_folders, tmp_path):
     doubled = edit_config(shutil.copytree(adapter_folders["plain"], tmp_path / "doubled"), lora_alpha=99)
-    session.add("doubled", doubled)
-    run, other = header(session), header(session, "doubled")
+    engine.add("doubled", doubled)
+    run, other = header(engine), header(engine, "doubled")
     assert run.adapter_sha256 == other.adapter_sha256
     assert run.adapter_config_sha256 != other.adapter_config_sha256
 
 
-def test_identities_do_not_depend_on_what_was_done_before(session):
-    session.tokenizer(["a", "abcd"], truncation=True, max_length=2)
-    assert Session(llama(), session.tokenizer).facts == session.facts
+def test_identities_do_not_depend_on_what_was_done_before(engine):
+    engine.tokenizer(["a", "abcd"], truncation=True, max_length=2)
+    assert TransformersEngine(llama(), engine.tokenizer).facts == engine.facts
 
 
 def test_a_classifiers_identity_leaves_out_its_random_head(tmp_path):
     bert().bert.save_pretrained(tmp_path / "base")
     words_tokenizer().save_pretrained(tmp_path / "base")
-    first, second = (Session.load(tmp_path / "base", labels=2) for _ in range(2))
+    settings = ModelSettings(name=str(tmp_path / "base"), dtype="float32")
+    bases = [load_base(settings, labels=2, seed=seed, device="cpu") for seed in range(2)]
+    first, second = (TransformersEngine(base.model, base.tokenizer) for base in bases)
     assert not np.array_equal(first.base.classifier.weight.detach(), second.base.classifier.weight.detach())
     assert first.facts == second.facts
 
 
 def test_a_packed_base_is_named():
-    from gradience.evaluate.identity import quantization_of
+    from gradience.evaluate.engines.transformers.identity import quantization_of
 
     packed = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
     for facts, name in [
@@ -361,7 +373,7 @@ def test_a_packed_base_is_named():
 
 def test_the_header_names_every_setting_that_must_agree():
     assert set(ExamplesRun.model_fields) == {
-        *("schema_", "kind", "adapter", "adapter_sha256", "adapter_config_sha256", "lora"),
+        *("schema_", "kind", "engine", "adapter", "adapter_sha256", "adapter_config_sha256", "lora"),
         *("reference", "reference_sha256", "base", "base_sha256", "tokenizer_sha256", "quantization"),
         *("dtype", "attention", "device", "threads", "versions"),
         *("batch_size", "max_length", "max_new_tokens", "stop", "filters", "scoring", "examples_sha256", "n"),

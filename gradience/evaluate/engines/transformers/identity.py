@@ -1,9 +1,8 @@
-"""Who answers: digests and facts of a loaded base, its tokenizer and an adapter, for the header of the records."""
+"""Who answers: digests and facts of a loaded base and its tokenizer, for the header of the records."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,38 +10,11 @@ from typing import Any
 import torch
 
 import gradience
-from gradience.digests import Sha256, sha256_file, sha256_text
-from gradience.errors import InputError
+from gradience.digests import Sha256, sha256_text
+from gradience.models.devices import device_name
 
 SAMPLED = 16
 """Values of each parameter in the digest of a base: reading all of them would take longer than some evaluations."""
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterIdentity:
-    """An adapter's folder, and digests of the two files in it that decide what it does."""
-
-    folder: Path
-    weights_sha256: str
-    config_sha256: str
-
-    @classmethod
-    def of(cls, folder: Path) -> AdapterIdentity:
-        """Hash the files of `folder`. Raises InputError (`no-such-adapter`) when one of them is not there."""
-        return cls(
-            folder, _digest(folder / "adapter_model.safetensors"), _digest(folder / "adapter_config.json")
-        )
-
-
-def _digest(path: Path) -> str:
-    try:
-        return sha256_file(path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read: {error.strerror}",
-            code="no-such-adapter",
-            hint="name the folder that PEFT wrote, with adapter_config.json and adapter_model.safetensors",
-        ) from None
 
 
 def base_facts(model: Any, tokenizer: Any) -> dict[str, Any]:
@@ -54,14 +26,14 @@ def base_facts(model: Any, tokenizer: Any) -> dict[str, Any]:
         "quantization": quantization_of(model.config),
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": model.config._attn_implementation,
-        **numerics(model.device),
     }
 
 
 def numerics(device: torch.device) -> dict[str, Any]:
-    """Device and versions, which may move an answer on equal inputs. Fields of `ExamplesRun`."""
+    """Device, threads and versions, which may move an answer on equal inputs. Fields of `ExamplesRun`."""
     return {
         "device": device_name(device),
+        "threads": torch.get_num_threads(),
         "versions": {
             "gradience": gradience.__version__,
             **{name: version(name) for name in ("torch", "transformers", "peft", "tokenizers")},
@@ -110,10 +82,3 @@ def quantization_of(config: Any) -> str | None:
     if facts.get("load_in_4bit"):
         return f"{method} {facts['bnb_4bit_quant_type']}"
     return f"{method} int8" if facts.get("load_in_8bit") else method
-
-
-def device_name(device: torch.device) -> str:
-    """The card's name; of a processor the instructions that the kernels are chosen by."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type

@@ -14,43 +14,9 @@ import torch
 
 from gradience.artifacts.records import StopReason
 from gradience.errors import InputError, UsageError
-from gradience.evaluate.batches import fixed_batches
-from gradience.evaluate.forward import next_logits, padded
+from gradience.evaluate.engines.base import Output
+from gradience.evaluate.engines.transformers.forward import next_logits, padded
 from gradience.models.rendering import encode_prompt, end_token
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """What was written behind one prompt."""
-
-    text: str
-    """Without the end token, up to the first stop string; other special tokens stay visible."""
-    n_tokens: int
-    """How many were generated, the end token or those of the stop string included."""
-    stopped_by: StopReason
-    truncated: bool
-    """Whether the prompt lost its beginning."""
-
-
-def generate(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[str],
-    *,
-    max_new_tokens: int,
-    stop: Sequence[str] = (),
-    batch_size: int = 32,
-    max_length: int | None = None,
-) -> list[Output]:
-    """Outputs in the order of the prompts; max_length: tokens of prompt and output together."""
-    outputs: dict[int, Output] = {}
-    for places in fixed_batches(prompts, batch_size):
-        made = generate_batch(
-            model, tokenizer, [prompts[place] for place in places],
-            max_new_tokens=max_new_tokens, stop=stop, max_length=max_length,
-        )  # fmt: skip
-        outputs.update(zip(places, made, strict=True))
-    return [outputs[place] for place in range(len(prompts))]
 
 
 def generate_batch(

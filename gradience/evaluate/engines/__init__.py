@@ -1,0 +1,23 @@
+"""Engines: what loads a base and its adapters, and answers a batch of examples. One name, one class each."""
+
+from __future__ import annotations
+
+from pkgutil import resolve_name
+
+from gradience.errors import UsageError
+from gradience.evaluate.engines.base import Engine
+
+ENGINES = {"transformers": "gradience.evaluate.engines.transformers.engine:TransformersEngine"}
+"""Name -> `module:class`, imported when it is asked for."""
+
+
+def engine(name: str = "transformers") -> type[Engine]:
+    """Import and return the engine registered as `name`. Raises UsageError (`unknown-engine`)."""
+    if name not in ENGINES:
+        raise UsageError(
+            f"there is no engine `{name}`",
+            code="unknown-engine",
+            hint=f"the engines are {', '.join(ENGINES)}",
+        )
+    found: type[Engine] = resolve_name(ENGINES[name])
+    return found

@@ -1,0 +1,163 @@
+"""The interface of an engine, and what it returns. Everything else in `evaluate` works through it. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradience.artifacts.records import StopReason
+from gradience.digests import sha256_file
+from gradience.errors import InputError
+from gradience.models.settings import ModelSettings
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterIdentity:
+    """An adapter's folder, and digests of the two files in it that decide what it does."""
+
+    folder: Path
+    weights_sha256: str
+    config_sha256: str
+
+    @classmethod
+    def of(cls, folder: Path) -> AdapterIdentity:
+        """Hash the files of `folder`. Raises InputError (`no-such-adapter`) when one of them is not there."""
+        return cls(
+            folder, _digest(folder / "adapter_model.safetensors"), _digest(folder / "adapter_config.json")
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """What a classifier says of one text or pair of texts."""
+
+    logits: NDArray[np.float32]
+    """Shape (labels,)."""
+    truncated: bool
+    """Whether the text was longer than allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What was written behind one prompt."""
+
+    text: str
+    """Without the end token, up to the first stop string; other special tokens stay visible."""
+    n_tokens: int
+    """How many were generated, the end token or those of the stop string included."""
+    stopped_by: StopReason
+    truncated: bool
+    """Whether the prompt lost its beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One response under one model; sums over its tokens and the end token, in nats."""
+
+    loglikelihood: float
+    n_tokens: int
+    exact: bool
+    """Whether each of the tokens is the most likely one."""
+    kl: float | None
+    """KL(reference ‖ adapter); None without a reference."""
+    flips: int | None
+    """Tokens at which another one is the most likely than under the reference; None without a reference."""
+    truncated: bool
+    """Whether the prompt lost its beginning."""
+
+
+class Engine(Protocol):
+    """One base model and any number of LoRA adapters, which answer a batch of examples at a time.
+
+    Adapters go by name; the name None is the base alone. Equal batches give equal answers, whichever adapters are
+    loaded beside and whatever was answered before.
+    """
+
+    name: ClassVar[str]
+    """What it is registered as; it stands in every header of records and in the key of every evaluation."""
+
+    @classmethod
+    def load(cls, model: ModelSettings, *, labels: int | None = None, device: str = "auto") -> Self:
+        """Load the base: with `labels` a sequence classifier, else a causal language model."""
+
+    @classmethod
+    def numerics(cls, device: str = "auto") -> dict[str, Any]:
+        """What may move an answer on equal inputs, without loading anything: `device`, `threads` and `versions`.
+
+        Evaluations are compared only where these agree (fields of `ExamplesRun`).
+        """
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the header says of engine and base: the fields of `ExamplesRun` from `engine` to `versions`."""
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the base is a classifier (else it is a causal language model)."""
+
+    @property
+    def max_length(self) -> int | None:
+        """How many tokens the base can tell apart; None where its configuration does not say so."""
+
+    @property
+    def adapters(self) -> Mapping[str, AdapterIdentity]:
+        """Name -> folder and digests of each adapter that is loaded."""
+
+    def add(self, name: str, folder: Path) -> None:
+        """Load the PEFT adapter in `folder`. Raises UsageError (`adapter-name`) when the name is taken."""
+
+    def remove(self, name: str) -> None:
+        """Forget the adapter `name` and free its memory."""
+
+    def classify(
+        self,
+        name: str | None,
+        texts: Sequence[tuple[str, str | None]],
+        *,
+        max_length: int | None,
+        lora: bool = True,
+    ) -> list[Classified]:
+        """Logits of each text or pair of texts, of which `max_length` tokens are read.
+
+        lora=False: the adapter's head alone, ΔW = 0.
+        """
+
+    def generate(
+        self,
+        name: str | None,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        max_length: int | None = None,
+    ) -> list[Output]:
+        """What is written behind each prompt, greedily; max_length: tokens of prompt and output together."""
+
+    def score(
+        self,
+        names: Sequence[str | None],
+        pairs: Sequence[tuple[str, str]],
+        *,
+        reference: str | None = None,
+        max_length: int | None = None,
+    ) -> list[list[Score]]:
+        """Scores of the (prompt, response) pairs under each of `names`, with KL and flips against `reference`."""
+
+    def close(self) -> None:
+        """Free the memory of the base; nothing can be asked afterwards."""
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read: {error.strerror}",
+            code="no-such-adapter",
+            hint="name the folder that PEFT wrote, with adapter_config.json and adapter_model.safetensors",
+        ) from None

@@ -1,0 +1,139 @@
+"""How likely models find given responses, with the right tokens before each: no generation, one forward a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gradience.errors import InputError
+from gradience.evaluate.engines.base import Score
+from gradience.evaluate.engines.transformers.forward import logits_at, padded
+from gradience.evaluate.engines.transformers.generation import prompt_ids
+from gradience.models.rendering import encode_pair, end_token
+
+CHUNK = 2**24
+"""Logits that are held in float32 at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    prompt: list[int]
+    response: list[int]
+    truncated: bool
+
+
+def _fitted(tokenizer: Any, prompt: str, response: str, max_length: int | None) -> _Pair:
+    """Ids of both; where they are too many, the prompt loses its beginning, never the response its end."""
+    _, answer = encode_pair(tokenizer, prompt, response)
+    room = None if max_length is None else max_length - len(answer)
+    if room is not None and room < 1:
+        raise InputError(
+            f"a response of {len(answer)} tokens leaves no room for its prompt in max_length={max_length}",
+            code="response-too-long",
+            hint="allow a longer text or leave this example out",
+        )
+    before, truncated = prompt_ids(tokenizer, prompt, room)
+    return _Pair(before, answer, truncated)
+
+
+class ResponseBatch:
+    """Pairs padded on the right, and the places whose next token belongs to a response."""
+
+    def __init__(
+        self, tokenizer: Any, pairs: Sequence[tuple[str, str]], max_length: int | None, device: torch.device
+    ) -> None:
+        """Tokenise (prompt, response) pairs, each of `max_length` tokens at most."""
+        self.pairs = [_fitted(tokenizer, *pair, max_length) for pair in pairs]
+        rows = [pair.prompt + pair.response for pair in self.pairs]
+        self.ids, self.mask = padded(rows, fill=end_token(tokenizer), left=False, device=device)
+        self.wanted = torch.zeros_like(self.mask, dtype=torch.bool)
+        for place, pair in enumerate(self.pairs):
+            self.wanted[place, len(pair.prompt) - 1 : len(rows[place]) - 1] = True
+        self.targets = torch.tensor([token for pair in self.pairs for token in pair.response], device=device)
+
+    def logits(self, model: Any) -> Tensor:
+        """Shape (response tokens of the batch, vocabulary), in the base's dtype."""
+        logits: Tensor = logits_at(
+            model,
+            lambda hidden: hidden[self.wanted],
+            input_ids=self.ids,
+            attention_mask=self.mask,
+            use_cache=False,
+        ).logits
+        return logits
+
+    def scores(self, adapter_logits: Tensor, reference_logits: Tensor | None) -> list[Score]:
+        """Sums over the tokens of each pair."""
+        terms = measure(adapter_logits, self.targets, reference_logits)
+        ends = accumulate(len(pair.response) for pair in self.pairs)
+        return [
+            _summed(terms, slice(end - len(pair.response), end), pair)
+            for pair, end in zip(self.pairs, ends, strict=True)
+        ]
+
+
+class Terms(NamedTuple):
+    """One value for every token of the responses of a batch: shape (tokens,), on the processor."""
+
+    likelihood: Tensor
+    """Log of the probability of the token, float64."""
+    hits: Tensor
+    """Whether it is the most likely one."""
+    kl: Tensor | None
+    """KL(reference ‖ adapter) of the whole distribution, float64; None without a reference."""
+    flips: Tensor | None
+    """Whether another token is the most likely one than under the reference."""
+
+
+def measure(adapter_logits: Tensor, targets: Tensor, reference_logits: Tensor | None = None) -> Terms:
+    """Terms of the tokens `targets` (tokens,) under an adapter's logits, against those of the reference.
+
+    Logits are (tokens, vocabulary), in any dtype; a few rows at a time are made float32.
+    """
+    rows = max(1, CHUNK // adapter_logits.shape[1])
+    parts = [
+        _measure(
+            adapter_logits[few], targets[few], None if reference_logits is None else reference_logits[few]
+        )
+        for few in (slice(start, start + rows) for start in range(0, len(adapter_logits), rows))
+    ]
+    return Terms(
+        likelihood=torch.cat([part.likelihood for part in parts]),
+        hits=torch.cat([part.hits for part in parts]),
+        kl=_joined(part.kl for part in parts),
+        flips=_joined(part.flips for part in parts),
+    )
+
+
+def _joined(parts: Iterable[Tensor | None]) -> Tensor | None:
+    present = [part for part in parts if part is not None]
+    return torch.cat(present) if present else None
+
+
+def _measure(adapter_logits: Tensor, targets: Tensor, reference_logits: Tensor | None) -> Terms:
+    logs, best = adapter_logits.float().log_softmax(dim=-1), adapter_logits.argmax(dim=-1)
+    # To the processor first: MPS has no float64.
+    likelihood, hits = logs.gather(1, targets[:, None])[:, 0].cpu().double(), (best == targets).cpu()
+    if reference_logits is None:
+        return Terms(likelihood, hits, None, None)
+    reference_logs = reference_logits.float().log_softmax(dim=-1)
+    kl = (reference_logs.exp() * (reference_logs - logs)).sum(dim=-1)
+    return Terms(likelihood, hits, kl.cpu().double(), (reference_logits.argmax(dim=-1) != best).cpu())
+
+
+def _summed(terms: Terms, where: slice, pair: _Pair) -> Score:
+    return Score(
+        loglikelihood=float(terms.likelihood[where].sum()),
+        n_tokens=len(pair.response),
+        exact=bool(terms.hits[where].all()),
+        kl=None
+        if terms.kl is None
+        else max(0.0, float(terms.kl[where].sum())),  # rounding may leave it below 0
+        flips=None if terms.flips is None else int(terms.flips[where].sum()),
+        truncated=pair.truncated,
+    )

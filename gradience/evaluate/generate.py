@@ -1,0 +1,99 @@
+"""What an adapter writes behind each prompt, and the answer in it: a record for every example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from gradience.artifacts.records import Evaluation, GenerationRecord
+from gradience.digests import sha256_text
+from gradience.evaluate.batches import fixed_batches
+from gradience.evaluate.engines.base import Engine, Output
+from gradience.evaluate.examples import Prompted, require_examples
+from gradience.evaluate.proof import refuse_inert_generators
+from gradience.evaluate.records import OnBatch, RecordFile, answer_batches, header
+
+Filter = Callable[[str], str | None]
+"""From an output to the answer in it, or None when there is none."""
+
+
+def evaluate_generation(
+    engine: Engine,
+    name: str | None,
+    examples: Sequence[Prompted],
+    *,
+    filters: Mapping[str, Filter],
+    same: Callable[[str, str], bool],
+    max_new_tokens: int,
+    stop: Sequence[str] = (),
+    batch_size: int = 32,
+    max_length: int | None = None,
+    scoring: str | None = None,
+    path: Path | None = None,
+    on_batch: OnBatch | None = None,
+    allow_inert: bool = False,
+) -> Evaluation[GenerationRecord]:
+    """Let the adapter `name` (None: the base) answer each prompt, and find the answer in what it writes.
+
+    filters: ways of finding the answer; the first decides. same: (extracted, gold) -> whether they are the same
+    answer; scoring: what the records say of the two, such as a version. max_length: tokens of prompt and output
+    together (by default what the base allows); a prompt that is too long loses its beginning.
+    Raises UsageError (`no-examples`, `wrong-model`, `no-room`), InputError (`empty-prompt`, `no-end-token`,
+    `adapter-inert` unless `allow_inert`), OutputError (`write-failed`), and what the engine itself raises.
+    """
+    require_examples(examples, engine, classifies=False)
+    limit = max_length if max_length is not None else engine.max_length
+    prompts = [example.prompt for example in examples]
+    if name is not None and not allow_inert:
+        refuse_inert_generators(engine, [name], prompts, limit)
+
+    def answer(places: Sequence[int]) -> list[list[GenerationRecord]]:
+        outputs = engine.generate(
+            name,
+            [prompts[place] for place in places],
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            max_length=limit,
+        )
+        return [
+            [
+                _record(examples[place], each, filters, same)
+                for place, each in zip(places, outputs, strict=True)
+            ]
+        ]
+
+    run = header(
+        engine,
+        "generation",
+        name,
+        [(example.id, example.prompt, example.answer) for example in examples],
+        batch_size=batch_size,
+        max_length=limit,
+        max_new_tokens=max_new_tokens,
+        stop=tuple(stop),
+        filters=tuple(filters),
+        scoring=scoring,
+    )
+    file: RecordFile[GenerationRecord] = RecordFile(
+        run, [e.id for e in examples], fixed_batches(prompts, batch_size), path
+    )
+    return answer_batches([file], answer, on_batch)[0]
+
+
+def _record(
+    example: Prompted, output: Output, filters: Mapping[str, Filter], same: Callable[[str, str], bool]
+) -> GenerationRecord:
+    answers = {name: extract(output.text) for name, extract in filters.items()}
+    extracted = next(iter(answers.values()), None)
+    return GenerationRecord(
+        id=example.id,
+        prompt_sha256=sha256_text(example.prompt),
+        answer=example.answer,
+        output=output.text,
+        n_tokens=output.n_tokens,
+        stopped_by=output.stopped_by,
+        answers=answers,
+        extracted=extracted,
+        correct=extracted is not None and same(extracted, example.answer),
+        truncated=output.truncated,
+    )

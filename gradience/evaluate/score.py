@@ -1,0 +1,81 @@
+"""How likely an adapter finds given responses, and how far it is from another: a record for every example."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from gradience.artifacts.records import Evaluation, ScoreRecord
+from gradience.digests import sha256_text
+from gradience.evaluate.batches import fixed_batches
+from gradience.evaluate.engines.base import Engine, Score
+from gradience.evaluate.examples import Answered, require_examples
+from gradience.evaluate.proof import refuse_inert_generators
+from gradience.evaluate.records import OnBatch, RecordFile, answer_batches, header
+
+
+def evaluate_scores(
+    engine: Engine,
+    names: Sequence[str | None],
+    examples: Sequence[Answered],
+    *,
+    reference: str | None = None,
+    batch_size: int = 16,
+    max_length: int | None = None,
+    paths: Mapping[str | None, Path] | None = None,
+    on_batch: OnBatch | None = None,
+    allow_inert: bool = False,
+) -> dict[str | None, Evaluation[ScoreRecord]]:
+    """Score each response under each of `names` (None: the base), and against the adapter `reference`.
+
+    Every batch is read once by the reference and once by each adapter. paths: a file for each name. max_length:
+    tokens of prompt and response together (by default what the base allows).
+    Raises UsageError (`no-examples`, `wrong-model`), InputError (`empty-prompt`, `response-too-long`, `no-end-token`,
+    `adapter-inert` unless `allow_inert`), OutputError (`write-failed`), and what the engine itself raises.
+    """
+    require_examples(examples, engine, classifies=False)
+    limit = max_length if max_length is not None else engine.max_length
+    adapters = [name for name in dict.fromkeys([*names, reference]) if name is not None]
+    if not allow_inert:
+        refuse_inert_generators(engine, adapters, [example.prompt for example in examples], limit)
+
+    def answer(places: Sequence[int]) -> list[list[ScoreRecord]]:
+        batch = [examples[place] for place in places]
+        pairs = [(example.prompt, example.response) for example in batch]
+        return [
+            [_record(*row) for row in zip(batch, scores, strict=True)]
+            for scores in engine.score(names, pairs, reference=reference, max_length=limit)
+        ]
+
+    rows = [(example.id, example.prompt, example.response) for example in examples]
+    settings = {
+        "batch_size": batch_size,
+        "max_length": limit,
+        "reference": reference,
+        "reference_sha256": None if reference is None else engine.adapters[reference].weights_sha256,
+    }
+    batches = fixed_batches([example.prompt + example.response for example in examples], batch_size)
+    files: list[RecordFile[ScoreRecord]] = [
+        RecordFile(
+            header(engine, "scores", name, rows, **settings),
+            [example.id for example in examples],
+            batches,
+            None if paths is None else paths[name],
+        )
+        for name in names
+    ]
+    return dict(zip(names, answer_batches(files, answer, on_batch), strict=True))
+
+
+def _record(example: Answered, score: Score) -> ScoreRecord:
+    return ScoreRecord(
+        id=example.id,
+        prompt_sha256=sha256_text(example.prompt),
+        response_sha256=sha256_text(example.response),
+        loglikelihood=score.loglikelihood,
+        n_tokens=score.n_tokens,
+        exact=score.exact,
+        kl=score.kl,
+        flips=score.flips,
+        truncated=score.truncated,
+    )
