@@ -62,7 +62,7 @@ def measure(A: FloatArray, B: FloatArray) -> FloatArray:
 
 def change(A: FloatArray, B: FloatArray, dtype: DType) -> Change | None:
     """None where nothing is left of a factor."""
-    rounded = [decode(encode(factor, dtype), dtype) for factor in (A, B)]
+    rounded = [decode(encode(factor, dtype)) for factor in (A, B)]
     if not all(factor.any() for factor in rounded):
         return None
     before, after = measure(A, B), measure(*rounded)

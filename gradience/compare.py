@@ -239,12 +239,12 @@ def _compare_expert(
     joint_A, joint_B = _triangles(
         a,
         joined(
-            word_blocks(loaded_a.words_A(expert), a.a.entry.dtype, height),
-            word_blocks(loaded_b.words_A(expert), b.a.entry.dtype, height),
+            word_blocks(loaded_a.words_A(expert), height),
+            word_blocks(loaded_b.words_A(expert), height),
         ),
         joined(
-            word_blocks(loaded_a.words_B(expert), a.b.entry.dtype, height),
-            word_blocks(loaded_b.words_B(expert), b.b.entry.dtype, height),
+            word_blocks(loaded_a.words_B(expert), height),
+            word_blocks(loaded_b.words_B(expert), height),
         ),
     )
     x, y = joint_B.matrix, joint_A.matrix
@@ -260,8 +260,8 @@ def _identical(a: LoadedPair, b: LoadedPair) -> bool:
         a.pair.scale == b.pair.scale
         and a.pair.a.entry.dtype == b.pair.a.entry.dtype
         and a.pair.b.entry.dtype == b.pair.b.entry.dtype
-        and np.array_equal(a.raw_A, b.raw_A)
-        and np.array_equal(a.raw_B, b.raw_B)
+        and np.array_equal(a.stored_A, b.stored_A)
+        and np.array_equal(a.stored_B, b.stored_B)
     )
 
 

@@ -15,7 +15,7 @@ from gradience.cli.demo import example_adapter
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate"}
-SLOW_TO_IMPORT = {"numpy", "scipy", "pydantic", "rich", "huggingface_hub", "pandas", *HEAVY}
+SLOW_TO_IMPORT = {"numpy", "ml_dtypes", "scipy", "pydantic", "rich", "huggingface_hub", "pandas", *HEAVY}
 
 
 def modules_after(code: str) -> set[str]:

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple, Self
 import numpy as np
 
 from gradience.adapters.config import PeftConfig, read_config
-from gradience.adapters.dtypes import DType, FloatArray, Raw, decode
+from gradience.adapters.dtypes import FloatArray, Words, decode
 from gradience.adapters.experts import wrapped_parameter
 from gradience.adapters.inventory import GHOST_REASON, Note, describe_other, no_factors, refuse_foreign
 from gradience.adapters.keys import Ghost, Key, choose_adapter, config_name, parse_key
@@ -78,51 +78,51 @@ class LoraPair:
 
     def load(self) -> LoadedPair:
         """Read both tensors. Raises InputError (truncated, unreadable)."""
-        return LoadedPair(self, self.a.file.read_raw(self.a.tensor), self.b.file.read_raw(self.b.tensor))
+        return LoadedPair(self, self.a.file.read_words(self.a.tensor), self.b.file.read_words(self.b.tensor))
 
 
 class LoadedPair(NamedTuple):
     """The stored words of one pair, decoded block by block when asked."""
 
     pair: LoraPair
-    raw_A: Raw
-    raw_B: Raw
+    stored_A: Words
+    stored_B: Words
 
-    def words_A(self, expert: int = 0) -> Raw:
+    def words_A(self, expert: int = 0) -> Words:
         """Aᵀ of one expert, (n, r), as stored words (a view)."""
         rank = self.pair.rank
-        flat = self.raw_A.reshape(self.raw_A.shape[0], -1)
+        flat = self.stored_A.reshape(self.stored_A.shape[0], -1)
         return flat[expert * rank : (expert + 1) * rank].T
 
-    def words_B(self, expert: int = 0) -> Raw:
+    def words_B(self, expert: int = 0) -> Words:
         """B of one expert, (m, r), as stored words (a view, but for grouped convolutions)."""
         pair = self.pair
         if pair.kind == "expert":
-            return self.raw_B.reshape(pair.rows, pair.rank, pair.experts)[:, :, expert]
-        flat = self.raw_B.reshape(self.raw_B.shape[0], -1)
+            return self.stored_B.reshape(pair.rows, pair.rank, pair.experts)[:, :, expert]
+        flat = self.stored_B.reshape(self.stored_B.shape[0], -1)
         return flat if pair.groups == 1 else _spread_groups(flat, pair.groups)
 
     def blocks_A(self, expert: int = 0) -> Blocks:
         """Blocks of Aᵀ, (k, r) float64."""
-        return word_blocks(self.words_A(expert), self.pair.a.entry.dtype)
+        return word_blocks(self.words_A(expert))
 
     def blocks_B(self, expert: int = 0) -> Blocks:
         """Blocks of B, (k, r) float64."""
-        return word_blocks(self.words_B(expert), self.pair.b.entry.dtype)
+        return word_blocks(self.words_B(expert))
 
 
-def word_blocks(words: Raw, dtype: DType, height: int | None = None) -> Blocks:
+def word_blocks(words: Words, height: int | None = None) -> Blocks:
     """Decoded blocks of a factor stored as (rows, r) words; `height` rows each, where it matters."""
     height = height or max(4 * words.shape[1], min(BLOCK_ROWS, BLOCK_ELEMENTS // words.shape[1]))
 
     def blocks() -> Iterator[FloatArray]:
         for start in range(0, words.shape[0], height):
-            yield decode(words[start : start + height], dtype)
+            yield decode(words[start : start + height])
 
     return blocks
 
 
-def _spread_groups(flat: Raw, groups: int) -> Raw:
+def _spread_groups(flat: Words, groups: int) -> Words:
     """B of a grouped convolution, (m, r/groups), as the (m, r) matrix that it is: zero outside its blocks."""
     rows, width = flat.shape
     spread = np.zeros((rows, width * groups), dtype=flat.dtype)
@@ -297,7 +297,7 @@ def _make_pair(
                 "empty tensor (0 elements): saved under DeepSpeed ZeRO-3 without gathering the weights "
                 "(set stage3_gather_16bit_weights_on_model_save and save again)"
             )
-        if factor.entry.dtype.raw is None:
+        if factor.entry.dtype.numpy is None:
             return f"stored as {factor.entry.dtype.name}, which is no type for LoRA factors"
         if len(factor.entry.shape) < 2:
             return f"a factor with {len(factor.entry.shape)} dimension(s): flattened or sharded, the shape is lost"

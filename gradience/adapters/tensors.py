@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from gradience.adapters import strict_json
-from gradience.adapters.dtypes import DTYPES, DType, Raw
+from gradience.adapters.dtypes import DTYPES, DType, Words
 from gradience.adapters.files import open_regular, pread, refuse_disguise, refuse_text, truncated
 from gradience.digests import sha256_parts
 from gradience.errors import InputError
@@ -126,15 +126,15 @@ class TensorFile:
         entry = self.entries[name]
         return pread(self.handle, entry.size, entry.start, self.path)
 
-    def read_raw(self, name: str) -> Raw:
-        """The stored words of one tensor in its shape, as numpy type `dtype.raw` (decode with dtypes.decode).
+    def read_words(self, name: str) -> Words:
+        """The stored words of one tensor in its shape, as numpy type `dtype.numpy` (see dtypes.decode).
 
         Raises InputError (truncated, unreadable), ValueError for a type that has no numpy words.
         """
         entry = self.entries[name]
-        if entry.dtype.raw is None:
+        if entry.dtype.numpy is None:
             raise ValueError(f"{entry.dtype.name} has no decoder")
-        return np.frombuffer(self.read_bytes(name), dtype=entry.dtype.raw).reshape(entry.shape)
+        return np.frombuffer(self.read_bytes(name), dtype=entry.dtype.numpy).reshape(entry.shape)
 
     def sha256(self) -> str:
         """Digest of the whole file."""

@@ -222,8 +222,8 @@ def _storage_error(pair: LoraPair, found: spectra.Spectrum) -> float:
 def _nonfinite_sentence(factor: Factor, loaded: LoadedPair) -> str | None:
     from gradience.adapters.dtypes import decode
 
-    raw = loaded.raw_A if factor is loaded.pair.a else loaded.raw_B
-    bad = ~np.isfinite(decode(raw, factor.entry.dtype))
+    words = loaded.stored_A if factor is loaded.pair.a else loaded.stored_B
+    bad = ~np.isfinite(decode(words))
     if not bad.any():
         return None
     where = [int(position) for position in np.argwhere(bad)[0]]

@@ -18,7 +18,7 @@ from typing import Self
 import numpy as np
 
 from gradience.adapters import strict_json
-from gradience.adapters.dtypes import FloatArray, Raw, decode
+from gradience.adapters.dtypes import FloatArray, Words, decode
 from gradience.adapters.files import pread, read_small
 from gradience.adapters.tensors import TensorEntry, TensorFile
 from gradience.errors import InputError
@@ -81,7 +81,7 @@ class BaseWeights:
         name = self._find(module)
         file = self.files[name]
         entry = file.entries[name]
-        if entry.dtype.raw is None or entry.dtype.bits == 8:
+        if entry.dtype.numpy is None or entry.dtype.bits == 8:
             raise self._quantised(f"{name} is stored as {entry.dtype.name}")
         stored = entry.shape[::-1] if transposed else entry.shape
         if stored != shape:
@@ -91,9 +91,9 @@ class BaseWeights:
                 hint="this is not the base model that the adapter was trained on",
             )
         if transposed:
-            words = file.read_raw(name).T
-            return lambda rows: decode(words[rows], entry.dtype)
-        return lambda rows: decode(_read_rows(file, entry, rows), entry.dtype)
+            words = file.read_words(name).T
+            return lambda rows: decode(words[rows])
+        return lambda rows: decode(_read_rows(file, entry, rows))
 
     def _quantised(self, what: str) -> InputError:
         return InputError(
@@ -122,11 +122,11 @@ class BaseWeights:
         )
 
 
-def _read_rows(file: TensorFile, entry: TensorEntry, rows: slice) -> Raw:
+def _read_rows(file: TensorFile, entry: TensorEntry, rows: slice) -> Words:
     start, stop, _ = rows.indices(entry.shape[0])
     width = entry.size // entry.shape[0]
     data = pread(file.handle, (stop - start) * width, entry.start + start * width, file.path)
-    return np.frombuffer(data, dtype=entry.dtype.raw).reshape(stop - start, entry.shape[1])
+    return np.frombuffer(data, dtype=entry.dtype.numpy).reshape(stop - start, entry.shape[1])
 
 
 def output_error(

@@ -270,8 +270,8 @@ def _storage(current: DType, wanted: str | None) -> DType:
     if wanted is None:
         return current
     found = DTYPES.get(wanted.upper())
-    if found is None or found.raw is None:
-        known = ", ".join(name for name, item in DTYPES.items() if item.raw)
+    if found is None or found.numpy is None:
+        known = ", ".join(name for name, item in DTYPES.items() if item.numpy is not None)
         raise UsageError(f"unknown storage type {wanted!r}", code="bad-dtype", hint=f"one of {known}")
     return found
 

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from gradience.adapters.dtypes import DType, FloatArray, Raw, decode, encode
+from gradience.adapters.dtypes import DType, FloatArray, Words, decode, encode
 from gradience.adapters.peft import BLOCK_ELEMENTS, Factor, LoadedPair, LoraPair, word_blocks
 from gradience.artifacts.compression import ModulePlan
 from gradience.blocks import joined, with_exponent
@@ -99,8 +99,8 @@ class Written(NamedTuple):
 class _Expert(NamedTuple):
     """One expert's factors as stored words, (n, k) and (m, k), and two Frobenius norms."""
 
-    words_A: Raw
-    words_B: Raw
+    words_A: Words
+    words_B: Words
     lost: float
     norm: float
     method: Method
@@ -121,7 +121,7 @@ def write_module(job: Job) -> Written:
     if not math.isfinite(norm):
         raise _overflow(job, "the norm of the update is beyond double precision")
     if made is not None and job.stored_rank == job.pair.rank:
-        data_A, data_B = made.raw_A, made.raw_B
+        data_A, data_B = made.stored_A, made.stored_B
     else:
         shape_A, shape_B = job.shapes()
         data_A = np.concatenate([_padded(job, part.words_A).T for part in parts]).reshape(shape_A)
@@ -146,7 +146,7 @@ def _overflow(job: Job, what: str) -> InputError:
     )
 
 
-def _padded(job: Job, words: Raw) -> Raw:
+def _padded(job: Job, words: Words) -> Words:
     """Zeros up to the rank on disk. All storage types write zero as a word of zeros."""
     short = job.stored_rank - job.plan.new_rank
     return np.pad(words, ((0, 0), (0, short))) if short else words
@@ -159,21 +159,21 @@ def _recoded(job: Job, loaded: LoadedPair) -> LoadedPair:
     """The same factors in another storage type, or with a factor folded into B: the basis stays what it was."""
     return LoadedPair(
         loaded.pair,
-        _converted(job, loaded.raw_A, loaded.pair.a.entry.dtype, 1.0, job.dtype_A),
-        _converted(job, loaded.raw_B, loaded.pair.b.entry.dtype, job.fold, job.dtype_B),
+        _converted(job, loaded.stored_A, 1.0, job.dtype_A),
+        _converted(job, loaded.stored_B, job.fold, job.dtype_B),
     )
 
 
-def _converted(job: Job, words: Raw, dtype: DType, factor: float, wanted: DType) -> Raw:
-    if factor == 1.0 and dtype == wanted:
+def _converted(job: Job, words: Words, factor: float, wanted: DType) -> Words:
+    if factor == 1.0 and words.dtype == wanted.numpy:
         return words
     flat = words.reshape(-1)
-    made = np.empty(flat.shape, dtype=wanted.raw)
+    made = np.empty(flat.shape, dtype=wanted.numpy)
     for start in range(0, len(flat), BLOCK_ELEMENTS):
         part = slice(start, start + BLOCK_ELEMENTS)
         with np.errstate(over="ignore", under="ignore"):
-            made[part] = encode(decode(flat[part], dtype) * factor, wanted)
-        if not np.isfinite(decode(made[part], wanted)).all():
+            made[part] = encode(decode(flat[part]) * factor, wanted)
+        if not np.isfinite(decode(made[part])).all():
             raise _overflow(job, f"its factors do not fit into {wanted.name}")
     return made.reshape(words.shape)
 
@@ -202,10 +202,10 @@ def _rounding(job: Job, loaded: LoadedPair, made: LoadedPair, expert: int) -> fl
     """
     pair = job.pair
     height = max(8 * pair.rank, 1024)
-    old_A = word_blocks(loaded.words_A(expert), pair.a.entry.dtype, height)
-    old_B = word_blocks(loaded.words_B(expert), pair.b.entry.dtype, height)
-    new_A = word_blocks(made.words_A(expert), job.dtype_A, height)
-    new_B = word_blocks(made.words_B(expert), job.dtype_B, height)
+    old_A = word_blocks(loaded.words_A(expert), height)
+    old_B = word_blocks(loaded.words_B(expert), height)
+    new_A = word_blocks(made.words_A(expert), height)
+    new_B = word_blocks(made.words_B(expert), height)
 
     def sides_A() -> Iterator[FloatArray]:
         for old, new in zip(old_A(), new_A(), strict=True):
@@ -224,7 +224,7 @@ def _rounding(job: Job, loaded: LoadedPair, made: LoadedPair, expert: int) -> fl
 class _Stored(NamedTuple):
     """A new factor X′ = X·map as stored words, (rows, k), with XᵀX′ and X′ᵀX′ of what was stored."""
 
-    words: Raw
+    words: Words
     cross: FloatArray
     own: FloatArray
 
@@ -248,7 +248,7 @@ def _stored(job: Job, blocks: Blocks, mapping: FloatArray, dtype: DType) -> _Sto
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         for block in blocks():
             stored = encode(block @ mapping, dtype)
-            back = decode(stored, dtype)
+            back = decode(stored)
             if not np.isfinite(back).all():
                 raise _overflow(job, f"the new factors do not fit into {dtype.name}")
             words.append(stored)
@@ -269,17 +269,16 @@ def _distance(job: Job, found: Truncation, new_A: _Stored, new_B: _Stored) -> fl
         return math.sqrt(max(0.0, old - 2 * mixed + new))
 
 
-def _exact_distance(job: Job, loaded: LoadedPair, expert: int, words_A: Raw, words_B: Raw) -> float:
+def _exact_distance(job: Job, loaded: LoadedPair, expert: int, words_A: Words, words_B: Words) -> float:
     """The same by QR of the joined factors, which does not cancel."""
     height = max(4 * (job.pair.rank + job.plan.new_rank), 1024)
-    pair = job.pair
     joint_A = joined(
-        word_blocks(loaded.words_A(expert), pair.a.entry.dtype, height),
-        word_blocks(words_A, job.dtype_A, height),
+        word_blocks(loaded.words_A(expert), height),
+        word_blocks(words_A, height),
     )
     joint_B = joined(
-        word_blocks(loaded.words_B(expert), pair.b.entry.dtype, height),
-        word_blocks(words_B, job.dtype_B, height),
+        word_blocks(loaded.words_B(expert), height),
+        word_blocks(words_B, height),
         left_scale=job.scale,
         right_scale=-job.written_scale,
     )
@@ -294,8 +293,8 @@ def _dora_error(job: Job, loaded: LoadedPair, made: _Expert) -> float:
     assert job.base is not None
     pair = job.pair
     weight = job.base.weight(pair.module, (pair.rows, pair.columns), transposed=job.transposed)
-    stored = job.magnitude.file.read_raw(job.magnitude.tensor)
-    magnitude = decode(stored, job.magnitude.entry.dtype).reshape(-1)
+    stored = job.magnitude.file.read_words(job.magnitude.tensor)
+    magnitude = decode(stored).reshape(-1)
     if magnitude.shape != (pair.rows,):
         raise InputError(
             f"{job.magnitude.file.path}: the magnitude of {pair.module} has {len(magnitude)} entries for "
@@ -304,8 +303,8 @@ def _dora_error(job: Job, loaded: LoadedPair, made: _Expert) -> float:
             hint="save the adapter again with PEFT",
         )
     old_A, old_B = (
-        decode(loaded.words_A(), pair.a.entry.dtype).T,
-        decode(loaded.words_B(), pair.b.entry.dtype),
+        decode(loaded.words_A()).T,
+        decode(loaded.words_B()),
     )
-    new_A, new_B = decode(made.words_A, job.dtype_A).T, decode(made.words_B, job.dtype_B)
+    new_A, new_B = decode(made.words_A).T, decode(made.words_B)
     return output_error(weight, magnitude, (job.scale * old_B, old_A), (job.written_scale * new_B, new_A))

@@ -173,7 +173,7 @@ def test_a_type_without_a_decoder_is_never_guessed(tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(file_bytes({"a": Stored("I8", (2,), b"\1\2")}))
     with TensorFile.open(path) as file, pytest.raises(ValueError, match="I8 has no decoder"):
-        file.read_raw("a")
+        file.read_words("a")
 
 
 # ---------------------------------------------------------------- while it is read
@@ -193,7 +193,7 @@ def test_a_file_that_shrinks_while_it_is_open_is_an_error(weights):
         with pytest.raises(
             InputError, match=r"weights\.safetensors: truncated: .* bytes expected"
         ) as refused:
-            file.read_raw(last)
+            file.read_words(last)
         assert refused.value.code == "truncated"
         with pytest.raises(InputError, match="truncated"):
             file.sha256()
@@ -220,7 +220,7 @@ def test_a_disk_error_is_told(weights, monkeypatch):
 
         monkeypatch.setattr(files.os, "preadv", failing)
         with pytest.raises(InputError, match=r"weights\.safetensors: reading failed: Input/output error"):
-            file.read_raw(next(iter(file.entries)))
+            file.read_words(next(iter(file.entries)))
 
 
 def test_reads_that_come_in_pieces_are_put_together(weights, monkeypatch):
@@ -231,7 +231,7 @@ def test_reads_that_come_in_pieces_are_put_together(weights, monkeypatch):
     )
     with TensorFile.open(weights) as file:
         for name, array in expected.items():
-            np.testing.assert_array_equal(file.read_raw(name), array)
+            np.testing.assert_array_equal(file.read_words(name), array)
 
 
 def test_no_descriptor_is_left_open(weights, tmp_path):
