@@ -4,6 +4,8 @@
 #   make demo                   train a probe, audit it, shrink it, and decide: real model, real text, one seed
 #   make test                   the test suite
 #   make lint                   ruff, mypy, import contracts, generated docs
+#   make wheel                  the wheel without extras, installed away from the source tree
+#   make site                   docs/ as HTML in site/: warnings are errors, links checked, nothing from the network
 #   make conformance            slow runs against other libraries
 #   make conformance-lowest     the tests on the lowest allowed versions, in an environment of their own (6 GB)
 #   make conformance-vllm       compressed adapters served by real vLLM, in an environment of its own
@@ -13,7 +15,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format conformance conformance-lowest conformance-vllm conformance-llama-cpp docs clean
+.PHONY: help demo test lint format wheel site conformance conformance-lowest conformance-vllm conformance-llama-cpp docs clean
 
 # The first interpreter that is new enough; `make PYTHON=/path/to/python test` overrides it.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -24,7 +26,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
 help:
-	@sed -n '4,12s/^# *//p' Makefile
+	@sed -n 's/^#   make/make/p' Makefile
 
 $(VENV)/.made:
 	@test -n "$(PYTHON)" || { echo "error: no Python >= 3.11 found"; echo; \
@@ -80,7 +82,26 @@ format: $(VENV)/.dev
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-conformance: $(VENV)/.conformance conformance-lowest
+wheel: $(VENV)/.made
+	scripts/bare_wheel.sh
+
+# Sphinx in an environment of its own, without PyTorch. Every page is read anew: a warning must not hide in a cache.
+SITE := .venv-site
+
+$(SITE)/.made: pyproject.toml $(VENV)/.made
+	@echo "installing Sphinx into $(SITE) (120 MB, once)"
+	@test -x $(SITE)/bin/python || $(PY) -m venv $(SITE)
+	@$(SITE)/bin/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
+	@$(SITE)/bin/python -m pip install --quiet --disable-pip-version-check -e . --group docs
+	@touch $@
+
+site: $(SITE)/.made
+	$(SITE)/bin/sphinx-build --fresh-env --fail-on-warning --keep-going --quiet -d $(SITE)/doctrees docs site
+	@! grep -rElZ --include='*.html' '<(script|link|img|iframe)[^>]*(src|href)="(https?:)?//' site | xargs -0 -r echo \
+	  "error: these pages fetch something from the network:" | grep .
+	@echo "open site/index.html"
+
+conformance: $(VENV)/.conformance conformance-lowest site
 	$(PY) -m pytest -m conformance $(ARGS)
 
 # Every lower bound of pyproject.toml as a pin: a bound is a promise only if it was tried. The versions are older than
@@ -141,5 +162,5 @@ docs: $(VENV)/.core
 	$(PY) scripts/update_readme.py
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(LLAMA) $(LOWEST) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM) $(LLAMA) $(LOWEST) $(SITE) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
