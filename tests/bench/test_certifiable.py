@@ -44,6 +44,11 @@ def test_it_is_not_the_verdict():
 
 UNMET = {
     "a planned seed that was never run": (lambda: runs(left_out=123), {"protocol", "controls"}, "seed 123"),
+    "a control without all of its seeds": (
+        lambda: runs(left_out=123),
+        {"protocol", "controls"},
+        "seeds of random_directions are missing, seeds of aa are missing",
+    ),
     "planned one by one": (
         lambda: [bench(seed, BAD, asked=config(**CONTROLS, seeds=[seed])) for seed in SEEDS],
         {"protocol"},
