@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
@@ -28,13 +28,13 @@ from gradience.artifacts.comparison import (
 )
 from gradience.artifacts.run import Stopwatch, path_text
 from gradience.audit.findings import Facts, meaning
-from gradience.audit.findings.facts import count
 from gradience.blas import one_blas_thread, processors
 from gradience.blocks import joined, with_exponent
 from gradience.errors import InputError
+from gradience.progress import Progress
 from gradience.spectra import EPS, Blocks, Core, FloatArray, NonFiniteFactor, energy_rank, triangle
+from gradience.words import counted
 
-Progress = Callable[[int, int], None]
 INDEPENDENT_COSINE = 0.2
 """|cosine| of factors below which runs count as independent: random factors have about 1/√(r·n) < 0.05."""
 COPY_COSINE = 0.9
@@ -142,7 +142,7 @@ def _notes(left: Adapter, right: Adapter) -> tuple[str, ...]:
         if any(note.reason == DORA_REASON for note in adapter.other):
             notes.append(f"{label} is a DoRA adapter: compared is s·B·A, not the magnitudes")
         if adapter.unaudited:
-            tensors = count(len(adapter.unaudited), "tensor")
+            tensors = counted(len(adapter.unaudited), "tensor")
             notes.append(f"{label} holds {tensors} that could not be understood: not compared")
     return tuple(notes)
 

@@ -22,6 +22,7 @@ from gradience.adapters.files import (
     refuse_placeholder,
 )
 from gradience.errors import InputError
+from gradience.words import listed
 
 WEIGHTS = "adapter_model.safetensors"
 INDEX = "adapter_model.safetensors.index.json"
@@ -253,9 +254,7 @@ def _refuse_placeholders(path: Path) -> None:
 
 
 def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(name[:80] for name in names[:LISTED]) + more
+    return listed([name[:80] for name in names], LISTED)
 
 
 def _sharded(folder: Path, index: Path) -> Location:

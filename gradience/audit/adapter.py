@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean, median
@@ -34,6 +34,7 @@ from gradience.audit.settings import settings_of
 from gradience.blas import one_blas_thread, processors
 from gradience.errors import UsageError
 from gradience.plan.suggest import suggest
+from gradience.progress import Progress
 
 DEFAULT_TAU = 0.90
 TAUS = (0.90, 0.95, 0.99)
@@ -43,9 +44,6 @@ STORAGE_SHARE = 4.0
 Rounding errors of the entries average out over the rows. Measured: 3.9 at most in normal ranges; see docs/measures.md
 and benchmarks/storage_rounding.py.
 """
-
-Progress = Callable[[int, int], None]
-"""Called with (modules done, modules in all)."""
 
 
 class Measured(NamedTuple):

@@ -10,6 +10,7 @@ import typer
 
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.output import command_line, print_json, print_screen, print_text
+from gradience.words import noun
 
 if TYPE_CHECKING:
     from gradience.artifacts.bench import Status
@@ -118,7 +119,7 @@ def _run(config: BenchConfig, output: Path, *, as_json: bool, quiet: bool) -> in
         return code_of(result.status)
     seeds = ", ".join(map(str, missing))
     print(
-        f"missing: seed{'s' if len(missing) > 1 else ''} {seeds}, of {len(config.seeds)} that are planned: a seed that"
+        f"missing: {noun(len(missing), 'seed')} {seeds}, of {len(config.seeds)} that are planned: a seed that"
         " is not run counts as failed (--only-seed N runs one; without it, all)",
         file=sys.stderr,
     )

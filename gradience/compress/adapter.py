@@ -30,7 +30,7 @@ from gradience.artifacts.compression import (
     ModulePlan,
     ModuleResult,
 )
-from gradience.artifacts.run import Stopwatch
+from gradience.artifacts.run import Stopwatch, path_text
 from gradience.artifacts.whole import check_output, whole_folder
 from gradience.blas import one_blas_thread, processors
 from gradience.compress import card
@@ -49,9 +49,9 @@ from gradience.compress.writer import (
     require_config,
     write_config,
 )
+from gradience.progress import Progress
 from gradience.runtimes import architecture_of, require_model_config, verdicts
 
-Progress = Callable[[int, int], None]
 REPORT = "compression_report.json"
 ROUNDING_SHOWS = 0.01
 """Relative error from which a loss by rounding alone is worth a warning."""
@@ -116,9 +116,9 @@ def compress_adapter(
             results = _results(opened, plan, recipe, weights.modules)
             annotated = card.annotate(folder, _card_line(results))
             report = CompressionReport(
-                source_path=_shown(opened.location.path),
+                source_path=path_text(opened.location.path),
                 source_sha256=digest.result(),
-                output_path=_shown(target),
+                output_path=path_text(target),
                 output_sha256=weights.sha256,
                 criterion=plan.criterion,
                 encoding=recipe.encoded.encoding,
@@ -301,11 +301,6 @@ def _card_line(results: Mapping[str, Any]) -> str:
         f"relative error of the update {results['measured_error']:.2g}. What follows, every figure in it included, is "
         "about the original."
     )
-
-
-def _shown(path: Path) -> str:
-    """A path may hold bytes that are no UTF-8; JSON may not."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _results(

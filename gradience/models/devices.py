@@ -11,6 +11,7 @@ import os
 import torch
 
 from gradience.errors import UsageError
+from gradience.words import counted
 
 SEEN = "`gradience env` says what torch sees"
 
@@ -44,7 +45,7 @@ def choose_device(device: str = "auto") -> torch.device:
     index = chosen.index if named else int(os.environ.get("LOCAL_RANK", "0"))
     if index >= torch.cuda.device_count():
         raise UsageError(
-            f"there is no cuda:{index}: this machine has {_gpus(torch.cuda.device_count())}",
+            f"there is no cuda:{index}: this machine has {counted(torch.cuda.device_count(), 'GPU')}",
             code="no-device",
             hint=f"name another runtime.device, or fewer runtime.processes; {SEEN}",
         )
@@ -63,7 +64,7 @@ def check_devices(device: str, processes: int) -> None:
         raise _shared(device, processes)
     if processes > torch.cuda.device_count():
         raise UsageError(
-            f"runtime.processes is {processes}, and this machine has {_gpus(torch.cuda.device_count())}",
+            f"runtime.processes is {processes}, and this machine has {counted(torch.cuda.device_count(), 'GPU')}",
             code="processes",
             hint=f"one process for each GPU; {SEEN}",
         )
@@ -88,7 +89,3 @@ def _shared(device: str, processes: int) -> UsageError:
         code="processes",
         hint="runtime.device: cuda gives each process a GPU of its own",
     )
-
-
-def _gpus(count: int) -> str:
-    return f"{count} GPU" if count == 1 else f"{count} GPUs"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from gradience.words import noun
+
 DIGITS = 3
 """Significant digits of a measure: storage in bf16 alone moves a stable rank by up to 1e-4 of itself."""
 MISSING = "–"
@@ -100,6 +102,6 @@ def number_range(values: Iterable[int | float]) -> str:
     return low if low == high else f"{low}–{high}"
 
 
-def plural(number: int, noun: str, nouns: str | None = None) -> str:
+def plural(number: int, one: str, many: str | None = None) -> str:
     """`1 module`, `24 modules`."""
-    return f"{count(number)} {noun if number == 1 else nouns or noun + 's'}"
+    return f"{count(number)} {noun(number, one, many)}"

@@ -10,7 +10,7 @@ On one machine, with the same number of threads and the same versions, the same 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from gradience.live.hooks import GradienceCallback
 from gradience.models.devices import choose_device, device_name, processes_here
 from gradience.models.load import Base, load_base
 from gradience.models.settings import ModelSettings, several_processes
+from gradience.progress import Progress
 from gradience.tasks.base import Task
 from gradience.tasks.examples import fingerprint
 from gradience.training.arguments import OneDevice, sequences_per_step, trainer_arguments
@@ -39,9 +40,6 @@ from gradience.training.resume import ADAPTER, CHECKPOINTS, JOURNAL, REPORT, cle
 from gradience.training.seeds import STREAMS, stream
 from gradience.training.settings import TrainSettings
 
-OnStep = Callable[[int, int], None]
-"""Called after a step with the number of steps done and planned."""
-
 
 def train(
     task: Task,
@@ -53,7 +51,7 @@ def train(
     output: Path,
     trained: Trained = "lora",
     device: str = "auto",
-    on_step: OnStep | None = None,
+    on_step: Progress | None = None,
 ) -> TrainingReport:
     """Train an adapter on the task's train examples and write it to `output`/adapter, with `training.json`.
 
@@ -128,7 +126,7 @@ def _trainer(
     collator: Collator,
     journal: Journal,
     output: Path,
-    on_step: OnStep | None,
+    on_step: Progress | None,
 ) -> Trainer:
     """Return the Trainer with our callbacks."""
     trainer = Trainer(
@@ -199,7 +197,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc,unused-ignore]
     then a training that was resumed reports the loss of one that was not.
     """
 
-    def __init__(self, collator: Collator, journal: Journal, on_step: OnStep | None) -> None:
+    def __init__(self, collator: Collator, journal: Journal, on_step: Progress | None) -> None:
         self.collator, self.journal, self.on_step = collator, journal, on_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

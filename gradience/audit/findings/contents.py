@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from gradience.adapters.experts import guessed_orders
 from gradience.adapters.keys import parse_key, path_ends
 from gradience.artifacts.finding import Finding
-from gradience.audit.findings.facts import Facts, count, listed, many
+from gradience.audit.findings.facts import Facts, many
+from gradience.words import counted, listed
 
 
 def no_config(facts: Facts) -> Iterator[Finding]:
@@ -120,7 +121,7 @@ def names(facts: Facts) -> Iterator[Finding]:
             code="not-applied",
             severity="error",
             message=(
-                f"{count(len(facts.misnamed), 'tensor')} under names that PEFT does not save: "
+                f"{counted(len(facts.misnamed), 'tensor')} under names that PEFT does not save: "
                 f"{listed(facts.misnamed, 1)}. PeftModel.from_pretrained (0.21) refuses such an adapter, or ignores "
                 "the tensors and answers as the base does"
             ),
@@ -145,7 +146,7 @@ def ghosts(facts: Facts) -> Iterator[Finding]:
             code="ghost-copies",
             severity="warning",
             message=(
-                f"{count(len(facts.ghosts), 'tensor')} repeat a module under original_module or modules_to_save: "
+                f"{counted(len(facts.ghosts), 'tensor')} repeat a module under original_module or modules_to_save: "
                 f"{listed(facts.ghosts, 2)}"
             ),
             hint="they are counted once; a server may refuse the file",
@@ -161,6 +162,6 @@ def unaudited(facts: Facts) -> Iterator[Finding]:
             code="unaudited",
             severity="error",
             module=tensors[0],
-            message=f"{count(len(tensors), 'tensor')} not audited: {reason}: {listed(tensors, 2)}",
+            message=f"{counted(len(tensors), 'tensor')} not audited: {reason}: {listed(tensors, 2)}",
             hint="the figures below leave them out",
         )

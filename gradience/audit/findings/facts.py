@@ -9,6 +9,7 @@ from gradience.adapters.config import PeftConfig
 from gradience.adapters.inventory import Note
 from gradience.artifacts.audit import LayerAudit
 from gradience.artifacts.finding import Finding, Severity
+from gradience.words import listed
 
 
 class Facts(NamedTuple):
@@ -26,17 +27,6 @@ class Facts(NamedTuple):
 
 
 Rule = Callable[[Facts], Iterator[Finding]]
-
-
-def listed(names: Sequence[str], shown: int = 3) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
-
-
-def count(number: int, what: str) -> str:
-    """`1 tensor`, `2 tensors`."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def many(

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from gradience.adapters.inventory import DORA_REASON
 from gradience.artifacts.finding import Finding
-from gradience.audit.findings.facts import Facts, count
+from gradience.audit.findings.facts import Facts
+from gradience.words import counted
 
 _MUTATED_BASE = ("pissa", "olora", "corda", "lora_ga")
 
@@ -80,7 +81,7 @@ def dora(facts: Facts) -> Iterator[Finding]:
             code="dora",
             severity="warning",
             message=(
-                f"DoRA: {count(magnitudes, 'magnitude vector')} beside the factors. ΔW is not s·B·A alone; "
+                f"DoRA: {counted(magnitudes, 'magnitude vector')} beside the factors. ΔW is not s·B·A alone; "
                 "audited is the low-rank part of the direction"
             ),
             hint="judge a smaller rank by outputs; truncation keeps the magnitudes only where the base is at hand",

@@ -10,6 +10,7 @@ from statistics import median
 import torch
 
 from gradience.evaluate.counting import Work, counted, forward_of, tiny_with_lora
+from gradience.words import noun
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def this_processor(dtype: torch.dtype, threads: int | None, *, width: int, inner
         block, copy = torch.ones(2**24), torch.ones(2**24)  # 64 MiB each, more than a cache holds
         copied = 2 * block.nbytes / _typical(lambda: copy.copy_(block))
         count = torch.get_num_threads()
-        name = f"this processor, measured now with {count} {'thread' if count == 1 else 'threads'}"
+        name = f"this processor, measured now with {count} {noun(count, 'thread')}"
         return Machine(name, rates, copied, _launch(), asynchronous=False)
     finally:
         torch.set_num_threads(before)

@@ -1,0 +1,29 @@
+"""Words of messages: one and many, and the first of a long list. Numbers for screens are in report/numbers.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def noun(number: int, one: str, many: str | None = None) -> str:
+    """Return `one` for 1, else `many` (by default with an s).
+
+    >>> noun(1, "key"), noun(2, "key"), noun(0, "body", "bodies")
+    ('key', 'keys', 'bodies')
+    """
+    return one if number == 1 else many or f"{one}s"
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """Return `1 tensor`, `2 tensors`."""
+    return f"{number} {noun(number, one, many)}"
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """Return the first names, and how many more there are.
+
+    >>> listed(["q", "k", "v", "o"], 2)
+    'q, k and 2 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
