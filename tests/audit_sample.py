@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gradience import ranks, spectra
-from gradience.adapters.keys import family_of
+from gradience.adapters.families import family_of
 from gradience.artifacts.audit import (
     AdapterInfo,
     AuditReport,

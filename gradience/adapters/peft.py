@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from gradience.adapters.config import PeftConfig, read_config
 from gradience.adapters.dtypes import FloatArray, Words, decode
 from gradience.adapters.experts import wrapped_parameter
 from gradience.adapters.inventory import GHOST_REASON, Note, describe_other, no_factors, refuse_foreign
-from gradience.adapters.keys import Ghost, Key, choose_adapter, config_name, parse_key
+from gradience.adapters.keys import Ghost, Key, Kind, choose_adapter, config_name, parse_key
 from gradience.adapters.locate import Location, locate
 from gradience.adapters.naming import is_applied
 from gradience.adapters.tensors import TensorEntry, TensorFile
@@ -31,7 +31,6 @@ from gradience.digests import sha256_text
 from gradience.errors import InputError
 from gradience.spectra import Blocks
 
-Kind = Literal["linear", "embedding", "conv", "expert"]
 BLOCK_ELEMENTS = 2**17
 """Elements of one decoded block: 1 MB of float64, which stays in a core's cache."""
 BLOCK_ROWS = 4096

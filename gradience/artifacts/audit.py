@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from gradience.adapters.families import ModuleType
+from gradience.adapters.keys import Kind
 from gradience.artifacts.base import ROW_CONFIG, Artifact, Float12, Part, visible_json
 from gradience.artifacts.finding import Finding
 from gradience.artifacts.run import RunInfo
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     import pandas
 
 Status = Literal["ok", "untrained", "nonfinite", "unsupported"]
-ModuleType = Literal["attn", "mlp", "embedding", "other"]
-Kind = Literal["linear", "embedding", "conv", "expert"]
 Setting = bool | int | float | str | list[str] | list[int] | list[list[int]] | dict[str, list[int]]
 """A value of adapter_config.json."""
 

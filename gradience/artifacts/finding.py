@@ -8,6 +8,8 @@ from typing import Literal
 from gradience.artifacts.base import Part
 
 Severity = Literal["info", "warning", "error"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+"""The gravest first."""
 
 BLOCKING = frozenset(("init-not-update", "init-noise", "variant-not-update", "non-finite"))
 """Codes with which no rank may be suggested: B·A is not the learned update, or parts of it are no numbers."""

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gradience import ranks, spectra
+from gradience.adapters.families import family_of, layer_of, module_type
 from gradience.adapters.inventory import Note
-from gradience.adapters.keys import family_of, layer_of, module_type
 from gradience.adapters.peft import Adapter, Factor, LoadedPair, LoraPair, open_adapter
 from gradience.artifacts.audit import (
     AdapterInfo,

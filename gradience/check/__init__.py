@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gradience.artifacts.check import CheckFinding, CheckReport, SettingsRead, SourceFile
+from gradience.artifacts.finding import SEVERITIES
 from gradience.check.base import read_base
+from gradience.check.context import Context
 from gradience.check.dialects import dialect_of, read_settings
 from gradience.check.files import (
     adapter_config_in,
@@ -16,17 +17,13 @@ from gradience.check.files import (
     read_mapping,
     training_config_in,
 )
-from gradience.check.rule import Context, NotApplicable, Problem, Rule
-from gradience.check.rules_refusals import REFUSAL_RULES
-from gradience.check.rules_training import TRAINING_RULES
+from gradience.check.rules import RULES
 from gradience.check.settings import Settings
 from gradience.check.tasks import TASKS, task_of
 from gradience.errors import UsageError
+from gradience.rules import NotApplicable
 
 __all__ = ["RULES", "TASKS", "check_configs"]
-
-RULES = (*REFUSAL_RULES, *TRAINING_RULES)
-SEVERITY_ORDER = ("error", "warning", "info")
 
 PathLike = str | os.PathLike[str]
 
@@ -44,7 +41,7 @@ def check_configs(
     base_config: PathLike | None = None,
     completion_tokens: int | None = None,
 ) -> CheckReport:
-    """Read the files and judge them. At least one file or folder is needed, or a setting.
+    """Read the files and return what is wrong in them. At least one file or folder is needed, or a setting.
 
     >>> check_configs(r=16, alpha=16, lr=2e-4).settings.scale
     1.0
@@ -78,7 +75,7 @@ def check_configs(
         settings = settings.filled_from(read_settings(values, dialect, path))
     base = read_base(Path(base_config)) if base_config is not None else None
     tool = next((file.dialect for file in files if file.dialect != "peft"), None)
-    return judge(Context(settings, task, base, completion_tokens, tool), files)
+    return report_of(Context(settings, task, base, completion_tokens, tool), files)
 
 
 def _typed(lr: float | None, r: int | None, alpha: float | None) -> Settings:
@@ -88,24 +85,37 @@ def _typed(lr: float | None, r: int | None, alpha: float | None) -> Settings:
     return Settings(**typed, where=where)
 
 
-def judge(context: Context, files: list[SourceFile]) -> CheckReport:
-    """What every rule says, errors first."""
+def report_of(context: Context, files: list[SourceFile]) -> CheckReport:
+    """Return what every rule says, errors first."""
     from gradience import __version__
 
     findings: list[CheckFinding] = []
     passed: list[str] = []
-    silent: list[str] = []
+    not_applicable: list[str] = []
+    settings = context.settings
     for rule in RULES:
         try:
-            problems = rule.check(context)
+            problems = list(rule.look(context))
         except NotApplicable:
-            silent.append(rule.code)
+            not_applicable.append(rule.code)
             continue
-        findings += [_finding(rule, problem, context.settings.where) for problem in problems]
+        findings += [
+            CheckFinding(
+                code=rule.code,
+                severity=rule.severity,
+                field=problem.field,
+                where=settings.where.get(problem.field),
+                seen=problem.seen,
+                advised=problem.advised,
+                message=problem.message,
+                reason=problem.reason,
+                source=rule.source,
+            )
+            for problem in problems
+        ]
         if not problems:
             passed.append(rule.code)
-    findings.sort(key=lambda finding: SEVERITY_ORDER.index(finding.severity))
-    settings = context.settings
+    base = context.base
     known = {name: getattr(settings, name) for name in SettingsRead.model_fields if hasattr(settings, name)}
     return CheckReport(
         gradience_version=__version__,
@@ -114,24 +124,8 @@ def judge(context: Context, files: list[SourceFile]) -> CheckReport:
         settings=SettingsRead(
             **{**known, "objective": context.objective}, effective_batch_size=settings.effective_batch
         ),
-        lora_params=context.base.lora_params(settings.r, settings.target_modules)
-        if context.base and settings.r
-        else None,
-        findings=tuple(findings),
+        lora_params=base.lora_params(settings.r, settings.target_modules) if base and settings.r else None,
+        findings=tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))),
         passed=tuple(passed),
-        not_applicable=tuple(silent),
-    )
-
-
-def _finding(rule: Rule, problem: Problem, where: Mapping[str, str]) -> CheckFinding:
-    return CheckFinding(
-        code=rule.code,
-        severity=rule.severity,
-        field=problem.field,
-        where=where.get(problem.field),
-        seen=problem.seen,
-        advised=problem.advised,
-        message=problem.message,
-        reason=problem.reason,
-        source=rule.source,
+        not_applicable=tuple(not_applicable),
     )

@@ -7,21 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gradience.adapters.families import LINEAR, LINEAR_IN
 from gradience.check.files import read_mapping
-
-FAMILIES = (
-    "llama",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma",
-    "gemma2",
-    "gemma3_text",
-    "phi3",
-    "olmo2",
-    "smollm3",
-)
-"""Model types whose layers are q, k, v, o and a gated MLP of the shapes below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +37,13 @@ def read_base(path: Path) -> BaseShape:
     model_type = config.get("model_type")
     hidden, inner = _positive(config, "hidden_size"), _positive(config, "intermediate_size")
     heads, layers = _positive(config, "num_attention_heads"), _positive(config, "num_hidden_layers")
-    projections: dict[str, tuple[int, int]] = {}
-    if model_type in FAMILIES and hidden and inner and heads and layers:
+    shapes: list[tuple[int, int]] = []
+    if model_type in LINEAR_IN and hidden and inner and heads and layers:
         head = _positive(config, "head_dim") or hidden // heads
-        kv = (_positive(config, "num_key_value_heads") or heads) * head
-        projections = {
-            "q_proj": (hidden, heads * head),
-            "k_proj": (hidden, kv),
-            "v_proj": (hidden, kv),
-            "o_proj": (heads * head, hidden),
-            "gate_proj": (hidden, inner),
-            "up_proj": (hidden, inner),
-            "down_proj": (inner, hidden),
-        }
+        queries, keys = heads * head, (_positive(config, "num_key_value_heads") or heads) * head
+        attention = [(hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden)]
+        shapes = [*attention, (hidden, inner), (hidden, inner), (inner, hidden)]
+    projections = dict(zip(LINEAR, shapes, strict=False))
     return BaseShape(model_type if isinstance(model_type, str) else None, hidden, projections, layers or 0)
 
 

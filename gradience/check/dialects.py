@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gradience.adapters.families import LINEAR
 from gradience.check import values as v
 from gradience.check.objectives import TRL_ONLY_KEYS, aim_of
 from gradience.check.settings import Settings
@@ -171,7 +172,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "unsloth": {
         "r": 64,
         "alpha": 16.0,
-        "target_modules": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        "target_modules": LINEAR,
         "learning_rate": 2e-4,
         "quantized_bits": 4,
         "prompt_loss": True,

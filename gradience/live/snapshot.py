@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gradience.adapters.keys import family_of
+from gradience.adapters.families import family_of
 from gradience.ranks import percentile
 from gradience.telemetry.rank_series import RankPoint
 

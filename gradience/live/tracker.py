@@ -9,7 +9,7 @@ from typing import Self
 
 from torch import nn
 
-from gradience.adapters.keys import module_type
+from gradience.adapters.families import module_type
 from gradience.errors import InputError
 from gradience.live.grams import gram_products, module_spectrum
 from gradience.live.pairs import LoraPair, find_pairs, starts_at_zero

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import median
 
-from gradience.adapters.keys import family_of
+from gradience.adapters.families import family_of
 from gradience.artifacts.comparison import ComparisonReport, ModuleComparison
 from gradience.report.names import display_name, display_sentence
 from gradience.report.numbers import MISSING, count, number_range, percent, plural, sig

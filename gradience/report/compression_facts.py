@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import NamedTuple
 
-from gradience.adapters.keys import family_of
+from gradience.adapters.families import family_of
 from gradience.artifacts.compression import CompressionPlan, CompressionReport, ModulePlan, ModuleResult
 from gradience.compress.encodings import Target, encode_modules
 from gradience.report.numbers import count, number_range, percent, plural, sig, size, trimmed

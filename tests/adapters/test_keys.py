@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradience.adapters.keys import Key, choose_adapter, family_of, layer_of, module_type, parse_key
+from gradience.adapters.families import family_of, layer_of, module_type
+from gradience.adapters.keys import Key, choose_adapter, parse_key
 from gradience.errors import InputError
 
 Q = "model.layers.0.self_attn.q_proj"

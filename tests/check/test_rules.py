@@ -11,8 +11,8 @@ from peft import LoraConfig, get_peft_model
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from transformers import TrainingArguments
 
+from gradience.adapters.families import DEFAULT_TARGETS
 from gradience.check import RULES, check_configs
-from gradience.check.peft_targets import DEFAULT_TARGETS
 
 PEFT = {
     "peft_type": "LORA",
@@ -141,6 +141,12 @@ def test_a_sound_configuration_has_no_finding(tmp_path):
     assert len(report.passed) + len(report.not_applicable) == len(RULES)
 
 
+def test_no_parameters_are_no_capacity_and_no_crash(tmp_path):
+    report, codes_found = codes(tmp_path, {"r": 0, **ALL}, {}, CASES["capacity"][0][2])
+    assert "impossible-number" in codes_found
+    assert "capacity" in report.not_applicable
+
+
 @pytest.mark.parametrize("alpha", [8, 16, 32])
 @pytest.mark.parametrize("r", [128, 256, 512])
 def test_what_is_advised_at_a_high_rank_is_another_training_that_is_then_left_in_peace(tmp_path, r, alpha):
@@ -227,7 +233,7 @@ def test_what_is_an_error_here_is_refused_by_peft(code):
 def test_initialisations_are_those_that_peft_knows(name):
     from torch import nn
 
-    from gradience.check.rules_refusals import INITS
+    from gradience.check.rules.refusals import INITS
 
     config = LoraConfig(r=2, target_modules=["0"], init_lora_weights=True if name == "true" else name)
     known = name in INITS or name.startswith("pissa_niter_")

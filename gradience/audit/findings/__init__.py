@@ -5,7 +5,7 @@ One finding per code and cause, with a count: an adapter of 224 modules must not
 
 from __future__ import annotations
 
-from gradience.artifacts.finding import Finding, Severity
+from gradience.artifacts.finding import SEVERITIES, Finding
 from gradience.audit.findings import contents, meaning, numbers
 from gradience.audit.findings.facts import Facts, Rule
 
@@ -37,6 +37,5 @@ RULES: tuple[Rule, ...] = (
 
 def find(facts: Facts) -> tuple[Finding, ...]:
     """All findings, the gravest first."""
-    order: dict[Severity, int] = {"error": 0, "warning": 1, "info": 2}
-    found = [finding for rule in RULES for finding in rule(facts)]
-    return tuple(sorted(found, key=lambda finding: order[finding.severity]))
+    findings = [finding for rule in RULES for finding in rule(facts)]
+    return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))

@@ -1,14 +1,14 @@
-"""What a rule of check is, what it may see, and what it may say."""
+"""What a rule of check may see, and what it may say."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradience.artifacts.finding import Severity
 from gradience.check.base import BaseShape
 from gradience.check.objectives import SUPERVISED
 from gradience.check.settings import Settings
+from gradience.rules import NotApplicable
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +40,7 @@ class Problem:
     reason: str
 
 
-class NotApplicable(Exception):
-    """The rule lacks what it needs: nothing is said, and that is said."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A rule, its name and weight, and where it comes from. `check` raises NotApplicable, or yields problems."""
-
-    code: str
-    severity: Severity
-    source: str
-    check: Callable[[Context], list[Problem]]
-
-
-def need(*values: object) -> None:
-    """Raise NotApplicable unless all values were given."""
-    if any(value is None for value in values):
-        raise NotApplicable
+Problems = Iterator[Problem]
 
 
 def need_supervised(context: Context) -> None:
