@@ -92,7 +92,7 @@ def _show_plan(config: BenchConfig, *, as_json: bool) -> int:
     if as_json:
         print_json(expected)
     else:
-        print_text(forecast_text(expected))
+        print_text(forecast_text(expected, width=terminal_width(), color=wants_colour(sys.stdout)))
     return ExitCode.DONE
 
 

@@ -1,19 +1,28 @@
-"""Faces: an artifact becomes terminal text, Markdown or HTML. Pure functions of artifacts.
+"""Faces: an artifact becomes a document of blocks, and a document becomes terminal text, Markdown or HTML.
 
-names.py           what a stranger called something, made safe for every sink
-numbers.py         numbers for people, never more precise than they are true
-terminal.py        styled lines -> text with or without colour
-audit.py           audit.json -> the screen
-audit_facts.py     what the screen, the Markdown and the HTML all say
-audit_heat.py      the map of layers and kinds of modules
-audit_document.py  audit.json -> Markdown, and the HTML table of a notebook
-audit_plan.py      audit.json -> a LoraConfig to copy
-audit_trend.py     several audits -> one table
-markdown.py        tables of Markdown
-compression.py     a plan, or compression_report.json -> the screen
-compression_facts.py     what the screen and the Markdown both say
-compression_layers.py    one row a module
-compression_document.py  compression_report.json -> Markdown
-runtimes.py        verdicts on runtimes -> sentences
-comparison.py      a comparison of two adapters -> the screen
+blocks.py     what a document is made of: headings, paragraphs, notes, facts, tables, bars, heat maps, code
+terminal.py   a document on the screen: rich draws it, with or without colour
+markdown.py   a document as GitHub-flavoured Markdown
+html.py       a document as HTML for a notebook
+names.py      what a stranger called something, made safe for each of the three
+numbers.py    numbers for people, never more precise than they are true
+audit.py, compression.py, … one artifact each
+
+**An artifact** is one file with one function that returns its blocks and, for each face that somebody asks for, one
+line that renders them:
+
+    def forecast_blocks(forecast: BenchForecast) -> Document:
+        return [Heading("Plan"), Facts([("model", Span(forecast.model, "name"))]), ...]
+
+    def forecast_text(forecast: BenchForecast, *, width: int | None = None, color: bool = False) -> str:
+        return terminal.render(forecast_blocks(forecast), width=width, color=color)
+
+**A section** is a function that returns blocks, beginning with a `Heading`, and one line in the function of its
+artifact. Where the screen shows a shorter list than the document, a parameter of the blocks function says so.
+
+What the functions return is text, never markup: what a stranger named is `Span(name, "name")`, and sentences that
+contain such names are plain strings. The renderers escape everything, once. A section looks the same on every screen
+from 60 columns up: sentences wrap, columns with `drop` are left out, names are shortened as far as they stay apart.
+
+**A kind of block** is one dataclass in blocks.py and one `case` in each renderer.
 """

@@ -27,9 +27,7 @@ from gradience.report.audit_facts import (
     wasteful,
 )
 from gradience.report.audit_heat import BLOCKS, Cell, HeatMap, heat_maps, outside, ruler
-from gradience.report.names import display_name, display_sentence
-from gradience.report.numbers import count, number_range, percent, plural, sig, size, trimmed
-from gradience.report.terminal import (
+from gradience.report.lines import (
     Line,
     Span,
     cells,
@@ -44,6 +42,8 @@ from gradience.report.terminal import (
     paragraph,
     render,
 )
+from gradience.report.names import display_name, display_sentence
+from gradience.report.numbers import count, number_range, percent, plural, sig, size, trimmed
 
 __all__ = ["audit_html", "audit_markdown", "audit_text"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from gradience.adapters.locate import natural_key
 from gradience.artifacts.audit import AuditReport, LayerAudit
 from gradience.report.audit_facts import k_label, layer_digits
+from gradience.report.lines import Line, Span, columns, columns_width, fit_names, line, render
 from gradience.report.names import display_name
 from gradience.report.numbers import percent, sig
-from gradience.report.terminal import Line, Span, columns, columns_width, fit_names, line, render
 
 MIN_NAME = 20
 STANDARD = (0.90, 0.95, 0.99)

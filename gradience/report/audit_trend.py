@@ -13,10 +13,7 @@ from gradience.report.audit_facts import (
     measure_digits,
     trained_layers,
 )
-from gradience.report.names import display_name, display_sentence
-from gradience.report.numbers import MISSING, count, number_range, percent, plural, sig, trimmed
-from gradience.report.series import Refused, by_step, step_number, why_no_series
-from gradience.report.terminal import (
+from gradience.report.lines import (
     Line,
     Span,
     cells,
@@ -28,6 +25,9 @@ from gradience.report.terminal import (
     paragraph,
     render,
 )
+from gradience.report.names import display_name, display_sentence
+from gradience.report.numbers import MISSING, count, number_range, percent, plural, sig, trimmed
+from gradience.report.series import Refused, by_step, step_number, why_no_series
 
 MIN_WIDTH, MAX_TEXT = 80, 100
 BAR = 6

@@ -30,8 +30,8 @@ from gradience.report.bench_facts import (
     trouble_sentences,
     why_lines,
 )
+from gradience.report.lines import Cell, Line, Span, columns, fit, line, paragraph, render
 from gradience.report.names import display_name, display_sentence
-from gradience.report.terminal import Cell, Line, Span, columns, fit, line, paragraph, render
 
 __all__ = ["aggregate_markdown", "aggregate_text", "bench_markdown", "bench_text", "summary_text"]
 

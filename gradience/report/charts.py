@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+from gradience.report.lines import Line, Span
 from gradience.report.numbers import sig
-from gradience.report.terminal import Line, Span
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 MIN_CHART = 24

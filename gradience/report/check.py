@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from gradience.artifacts.check import CheckFinding, CheckReport
+from gradience.report.lines import Line, Span, line, paragraph, render
 from gradience.report.monitor_table import MARKS
 from gradience.report.names import display_name, display_sentence
 from gradience.report.numbers import count, plural, sig, trimmed
-from gradience.report.terminal import Line, Span, line, paragraph, render
 
 MIN_WIDTH, MAX_WIDTH = 60, 100
 

@@ -9,9 +9,7 @@ from statistics import median
 
 from gradience.adapters.families import family_of
 from gradience.artifacts.comparison import ComparisonReport, ModuleComparison
-from gradience.report.names import display_name, display_sentence
-from gradience.report.numbers import MISSING, count, number_range, percent, plural, sig
-from gradience.report.terminal import (
+from gradience.report.lines import (
     Cell,
     Line,
     Span,
@@ -23,6 +21,8 @@ from gradience.report.terminal import (
     paragraph,
     render,
 )
+from gradience.report.names import display_name, display_sentence
+from gradience.report.numbers import MISSING, count, number_range, percent, plural, sig
 
 MIN_WIDTH, MAX_TEXT = 80, 100
 """Sentences do not grow beyond 100 columns, where they are hard to read; tables take what the terminal has."""

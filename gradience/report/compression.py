@@ -30,10 +30,7 @@ from gradience.report.compression_facts import (
     worst,
     zeros_sentence,
 )
-from gradience.report.names import display_name, display_sentence
-from gradience.report.numbers import count, percent, plural
-from gradience.report.runtimes import Group, sections
-from gradience.report.terminal import (
+from gradience.report.lines import (
     Cell,
     Line,
     Span,
@@ -45,6 +42,9 @@ from gradience.report.terminal import (
     paragraph,
     render,
 )
+from gradience.report.names import display_name, display_sentence
+from gradience.report.numbers import count, percent, plural
+from gradience.report.runtimes import Group, sections
 
 __all__ = ["compression_markdown", "compression_text", "plan_text"]
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from gradience.artifacts.compression import CompressionPlan, CompressionReport, ModuleResult
 from gradience.report.compression_facts import Module, padded, predicted, rank_change
+from gradience.report.lines import Cell, Line, Span, columns, columns_width, fit_names, render
 from gradience.report.names import display_name
 from gradience.report.numbers import count, percent, sig, size
-from gradience.report.terminal import Cell, Line, Span, columns, columns_width, fit_names, render
 
 MIN_NAME = 20
 

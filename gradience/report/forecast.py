@@ -1,4 +1,4 @@
-"""A forecast as text for the terminal. Pure."""
+"""A forecast of a Bench run: what would be done, and what it would cost."""
 
 from __future__ import annotations
 
@@ -6,60 +6,61 @@ import json
 from fractions import Fraction
 
 from gradience.artifacts.forecast import BenchForecast, CostEstimate, RenderedExample
-from gradience.report.names import display_name, printable
+from gradience.report import terminal
+from gradience.report.blocks import Block, Document, Facts, Heading, Inline, Paragraph, Span, items
 
 SHOWN = 400
 """Characters of the example's prompt and response that are shown."""
 
 
-def forecast_text(found: BenchForecast) -> str:
-    """What would be done, and what it would cost."""
-    seeds = ", ".join(map(str, found.seeds))
-    rows = [
-        ("model", printable(found.model)),
-        ("task", printable(found.task)),
-        ("seeds", seeds),
-        ("examples", f"{found.examples:,}" if found.examples else "known when the data are read"),
-        ("gate", f"the probe must reach {100 * float(Fraction(found.gate)):.3g} %"),
-        ("trainings", f"{found.trainings} per seed, fewer where variants come to the same"),
-        ("evaluations", f"{found.evaluations} per seed"),
-    ]
-    if found.cost is not None:
-        rows += _cost_rows(found.cost, len(found.seeds))
-    lines = [
-        "Nothing is run: this is the plan." + (" SMOKE RUN: no evidence." if found.smoke else ""),
-        "",
-        *_table(rows),
-    ]
-    checked = [
-        (check.what, f"{display_name(check.name)}: {check.state}: {check.note}") for check in found.checks
-    ]
-    lines += ["", "Inputs", *_table([(what, printable(text)) for what, text in checked])]
-    if found.example is not None:
-        lines += ["", "First training example", *_table(_example_rows(found.example))]
-    lines += ["", "Stages of a seed"] + [
-        f"  {number:2}  {name}" for number, name in enumerate(found.stages, start=1)
-    ]
-    lines += ["", "Estimates rest on"] + [f"  {printable(text)}" for text in found.assumptions]
-    lines += ["", "Of the config"] * bool(found.notes) + [f"  {printable(text)}" for text in found.notes]
-    return "\n".join(lines) + "\n"
+def forecast_text(forecast: BenchForecast, *, width: int | None = None, color: bool = False) -> str:
+    """What `gradience bench run --dry-run` prints."""
+    return terminal.render(forecast_blocks(forecast), width=width, color=color)
 
 
-def _table(rows: list[tuple[str, str]]) -> list[str]:
-    width = max(len(name) for name, _ in rows)
-    return [f"  {name:{width}}  {value}" for name, value in rows]
+def forecast_blocks(forecast: BenchForecast) -> Document:
+    """The plan, its inputs, an example, the stages, and what the estimates rest on."""
+    blocks: list[Block] = [Heading("Nothing is run: this is the plan.", level=1)]
+    if forecast.smoke:
+        blocks.append(Paragraph(Span("SMOKE RUN: no evidence.", "warn")))
+    costs = _costs(forecast.cost, len(forecast.seeds)) if forecast.cost is not None else []
+    checks: list[tuple[str, Inline]] = [
+        (check.what, (Span(check.name, "name"), f": {check.state}: {check.note}"))
+        for check in forecast.checks
+    ]
+    blocks += [Heading("Plan"), Facts([*_plan(forecast), *costs]), Heading("Inputs"), Facts(checks)]
+    if forecast.example is not None:
+        blocks += [Heading("First training example"), Facts(_example(forecast.example))]
+    stages: list[tuple[str, Inline]] = [
+        (str(number), name) for number, name in enumerate(forecast.stages, start=1)
+    ]
+    blocks += [Heading("Stages of a seed"), Facts(stages)]
+    blocks += [Heading("Estimates rest on"), items(forecast.assumptions)]
+    return [*blocks, Heading("Notes on the config"), items(forecast.notes)] if forecast.notes else blocks
 
 
-def _cost_rows(cost: CostEstimate, seeds: int) -> list[tuple[str, str]]:
+def _plan(forecast: BenchForecast) -> list[tuple[str, Inline]]:
+    return [
+        ("model", Span(forecast.model, "name")),
+        ("task", Span(forecast.task, "name")),
+        ("seeds", ", ".join(map(str, forecast.seeds))),
+        ("examples", f"{forecast.examples:,}" if forecast.examples else "known when the data are read"),
+        ("gate", f"the probe must reach {100 * float(Fraction(forecast.gate)):.3g} %"),
+        ("trainings", f"{forecast.trainings} per seed, fewer where variants come to the same"),
+        ("evaluations", f"{forecast.evaluations} per seed"),
+    ]
+
+
+def _costs(cost: CostEstimate, seeds: int) -> list[tuple[str, Inline]]:
     memory = cost.weights_bytes + cost.trained_bytes + cost.activation_bytes
     parts = (
         f"{size(cost.weights_bytes)} base, {size(cost.trained_bytes)} trained parameters with their moments,"
         f" {size(cost.activation_bytes)} activations"
     )
-    kernels = f"{cost.kernels_per_step:,} a step of training"
+    kernels = f"{cost.kernels_per_step:,} per training step"
     if cost.kernels_per_token is not None:
-        kernels += f", {cost.kernels_per_token:,} a generated token of a batch"
-    rows = [
+        kernels += f", {cost.kernels_per_token:,} per generated token of a batch"
+    rows: list[tuple[str, Inline]] = [
         ("base", f"{millions(cost.base_params)} parameters"),
         ("probe", f"{millions(cost.probe_params)} trained parameters"),
         ("memory", f"about {size(memory)}: {parts}"),
@@ -80,15 +81,18 @@ def _cost_rows(cost: CostEstimate, seeds: int) -> list[tuple[str, str]]:
     return rows
 
 
-def _example_rows(example: RenderedExample) -> list[tuple[str, str]]:
-    rows = [("prompt", _quoted(example.prompt)), ("response", _quoted(example.response))]
+def _example(example: RenderedExample) -> list[tuple[str, Inline]]:
+    rows: list[tuple[str, Inline]] = [
+        ("prompt", _quoted(example.prompt)),
+        ("response", _quoted(example.response)),
+    ]
     return rows + ([("tokens", str(example.tokens))] if example.tokens is not None else [])
 
 
 def _quoted(text: str) -> str:
     r"""On one line: line breaks as `\n`."""
     cut = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
-    return printable(json.dumps(cut, ensure_ascii=False))
+    return json.dumps(cut, ensure_ascii=False)
 
 
 def size(count: int) -> str:

@@ -18,11 +18,11 @@ from gradience.artifacts.monitor import (
 )
 from gradience.learning_rate import rate
 from gradience.report.charts import area, sparkline
+from gradience.report.lines import Line, Span, columns, line, line_cells, paragraph, render
 from gradience.report.monitor_rewards import rewards_lines
 from gradience.report.monitor_table import MARKS, OUTCOMES, duration, runs_table, signed
 from gradience.report.names import display_name, display_sentence
 from gradience.report.numbers import MISSING, count, plain, plural, sig, trimmed
-from gradience.report.terminal import Line, Span, columns, line, line_cells, paragraph, render
 
 MIN_WIDTH, MAX_WIDTH = 60, 100
 SPARK, SIDE_SPARK = 32, 16

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gradience.artifacts.monitor import Curve, Rewards
 from gradience.report.charts import area, sparkline
+from gradience.report.lines import Cell, Line, Span, columns
 from gradience.report.numbers import plain, sig
-from gradience.report.terminal import Cell, Line, Span, columns
 
 SPARK = 32
 ROWS = (

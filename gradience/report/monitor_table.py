@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from gradience.artifacts.monitor import Alert, RankUse, RunReport
+from gradience.report.lines import Cell, Line, Span, columns, columns_width, fit
 from gradience.report.names import display_name
 from gradience.report.numbers import MISSING, count, sig, trimmed
-from gradience.report.terminal import Cell, Line, Span, columns, columns_width, fit
 
 MARKS = {"info": ("·", "info"), "warning": ("!", "warn"), "error": ("✗", "bad")}
 OUTCOMES = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Sequence
 
 MAX_NAME = 200
 """Characters of a name that are shown; the rest is cut out of the middle."""
@@ -91,3 +92,55 @@ def html_text(text: str) -> str:
 def html_name(name: str) -> str:
     """A name for HTML, kept apart from the direction of the text around it."""
     return f"<bdi>{html.escape(display_name(name), quote=True)}</bdi>"
+
+
+# ---------------------------------------------------------------- names in the columns of a terminal
+
+
+def cells(text: str) -> int:
+    """Columns that `text` takes in a terminal (a CJK character takes two)."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def fit(text: str, width: int) -> str:
+    """`text` in at most `width` columns; what does not fit is cut from its front, names differ at their ends."""
+    if cells(text) <= width:
+        return text
+    used, start = 1, len(text)
+    while start > 0 and used + cells(text[start - 1]) <= width:
+        start -= 1
+        used += cells(text[start])
+    return "…" + text[start:]
+
+
+KEPT_IN_FRONT = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
+"""Signs at the front of a name that may be kept: few tries, because there may be 50,000 names."""
+
+
+def fit_names(names: Sequence[str], width: int) -> list[str]:
+    """Each name in at most `width` columns, cut so that no two different names look the same.
+
+    >>> fit_names(["encoder.block.0.q", "decoder.block.0.q"], 12)
+    ['e….block.0.q', 'd….block.0.q']
+
+    The front is cut first; where that makes two alike, the same number of signs is kept at the front of all.
+    Where no cut keeps them apart, all stay whole: a line that is too long is better than two that are equal.
+    """
+    different = len(set(names))
+    for head in (0, *(head for head in KEPT_IN_FRONT if head < width - 1)):
+        shown = [_cut(name, width, head) for name in names]
+        if len(set(shown)) == different:
+            return shown
+    return list(names)
+
+
+def _cut(name: str, width: int, head: int) -> str:
+    """`name` without its middle: `head` signs of its front, then what fits of its end."""
+    if cells(name) <= width:
+        return name
+    front = name[:head]
+    return front + fit(name[head:], width - cells(front))

@@ -1,31 +1,60 @@
-"""Styled lines -> terminal text, with or without colour. Data never becomes markup.
+"""A document as text for a terminal, with or without colour.
 
-A line is a list of spans, a span is a text with a style name. Everything a reader needs is in the text;
-styles only underline it, so that the output without colour says the same.
+Sentences wrap between words and do not grow beyond 100 columns, where they are hard to read; tables take what the
+terminal has. The text depends on nothing but the arguments: not on the environment, not on a real terminal.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
 
-from gradience.report.names import printable
+from gradience.report.blocks import (
+    Bar,
+    Bars,
+    Block,
+    Code,
+    Column,
+    Document,
+    Facts,
+    Heading,
+    HeatMap,
+    Inline,
+    Mark,
+    Notes,
+    Paragraph,
+    Span,
+    Table,
+    spans,
+)
+from gradience.report.names import cells, display_name, display_sentence, fit_names
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+MIN_WIDTH, DEFAULT_WIDTH, MAX_TEXT = 60, 80, 100
+INDENT = 2
+LEAST_NAME, LEAST_SENTENCES = 16, 24
+"""Columns that a name and a column of sentences keep where the terminal is narrow."""
+UNLIMITED = 1_000_000
+MAX_BAR, LEAST_BAR = 40, 10
+HEAT_LABEL = 18
+WIDE_MAP, MAX_CELL = 36, 4
+"""Columns that a map of few columns is stretched to, each to MAX_CELL signs at most."""
 STYLES = {
     "": "",
-    "heading": "bold",
     "strong": "bold",
     "dim": "dim",
     "name": "cyan",
     "good": "green",
+    "info": "blue",
     "warn": "yellow",
     "bad": "bold red",
-    "info": "blue",
-    # Bars: one hue, the nearer to the typical module the stronger.
-    "bar1": "color(37)",
-    "bar2": "color(31)",
-    "bar3": "color(24)",
     # From nothing to all of the rank, mid tones that hold on light and on dark backgrounds.
     "heat1": "color(26)",
     "heat2": "color(32)",
@@ -36,185 +65,100 @@ STYLES = {
     "heat7": "color(208)",
     "heat8": "color(196)",
 }
+MARKS: dict[Mark, Span] = {
+    "good": Span("✓", "good"),
+    "info": Span("·", "dim"),
+    "warning": Span("!", "warn"),
+    "error": Span("✗", "bad"),
+    "unknown": Span("?", "dim"),
+    "item": Span("·", "dim"),
+}
+BAR_SIGNS, BAR_STYLES = "█▓▒", ("color(37)", "color(31)", "color(24)")
+"""The first value of a bar, what the second adds, what the third adds: one hue, the nearer the stronger."""
+REST = "░"
 
 
-class Span(NamedTuple):
-    """A piece of a line."""
+def render(document: Document, *, width: int | None = None, color: bool = False) -> str:
+    """The document as lines, each ended by a newline. Sections have an empty line before them.
 
-    text: str
-    style: str = ""
-
-
-Line = list[Span]
-
-
-def line(*parts: str | Span) -> Line:
-    """A line from plain strings and spans."""
-    return [part if isinstance(part, Span) else Span(part) for part in parts]
-
-
-def cells(text: str) -> int:
-    """Columns that `text` takes in a terminal (a CJK character takes two)."""
-    if text.isascii():
-        return len(text)
-    from rich.cells import cell_len
-
-    return cell_len(text)
-
-
-def line_cells(spans: Iterable[Span]) -> int:
-    return sum(cells(span.text) for span in spans)
-
-
-def line_text(spans: Iterable[Span]) -> str:
-    return "".join(span.text for span in spans)
-
-
-def fit(text: str, width: int) -> str:
-    """`text` in at most `width` columns; what does not fit is cut from its front, names differ at their ends."""
-    if cells(text) <= width:
-        return text
-    used, start = 1, len(text)
-    while start > 0 and used + cells(text[start - 1]) <= width:
-        start -= 1
-        used += cells(text[start])
-    return "…" + text[start:]
-
-
-KEPT_IN_FRONT = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
-"""Signs at the front of a name that may be kept: few tries, because there may be 50,000 names."""
-
-
-def fit_names(names: Sequence[str], width: int) -> list[str]:
-    """Each name in at most `width` columns, cut so that no two different names look the same.
-
-    >>> fit_names(["encoder.block.0.q", "decoder.block.0.q"], 12)
-    ['e….block.0.q', 'd….block.0.q']
-
-    The front is cut first; where that makes two alike, the same number of signs is kept at the front of all.
-    Where no cut keeps them apart, all stay whole: a line that is too long is better than two that are equal.
+    width: columns of the terminal, of which at least 60 are used. None, for a file or a pipe: sentences wrap at 80
+    columns, tables take what they need and names are whole.
     """
-    different = len(set(names))
-    for head in (0, *(head for head in KEPT_IN_FRONT if head < width - 1)):
-        shown = [_cut(name, width, head) for name in names]
-        if len(set(shown)) == different:
-            return shown
-    return list(names)
+    lines: list[str] = []
+    indent = 0
+    for block in document:
+        at = 0 if isinstance(block, Heading) else indent
+        if isinstance(block, Heading):
+            lines += [""] if lines else []
+            indent = INDENT if block.level > 1 else 0
+        room = UNLIMITED if width is None else max(MIN_WIDTH, width) - at
+        text = min(DEFAULT_WIDTH - at if width is None else room, MAX_TEXT - at)
+        for drawing, needed in _drawings(block, room, text):
+            lines += [" " * at + line if line else "" for line in _print(drawing, needed, color=color)]
+    return "".join(f"{line}\n" for line in lines)
 
 
-def _cut(name: str, width: int, head: int) -> str:
-    """`name` without its middle: `head` signs of its front, then what fits of its end."""
-    if cells(name) <= width:
-        return name
-    front = name[:head]
-    return front + fit(name[head:], width - cells(front))
+def _drawings(block: Block, room: int, text: int) -> Iterator[tuple[RenderableType, int]]:
+    """What rich draws for a block, and in how many columns. room: for tables; text: for sentences."""
+    match block:
+        case Heading():
+            yield _heading(block), text
+        case Paragraph():
+            yield _text(block.text), text
+        case Notes():
+            yield _notes(block), text
+        case Facts():
+            yield _facts(block), text
+        case Table():
+            yield from _table(block, room, text)
+        case Bars():
+            yield _bars(block, min(room, text)), text
+        case HeatMap():
+            yield _heat_map(block), UNLIMITED
+        case Code():
+            for line in block.lines:
+                yield _text(line), UNLIMITED
 
 
-def pad(span: Span, width: int, align: str) -> Line:
-    """The span and the blanks that bring it to `width` columns; align is `<` or `>`."""
-    blanks = Span(" " * max(0, width - cells(span.text)))
-    return [span, blanks] if align == "<" else [blanks, span]
+# ---------------------------------------------------------------- text
 
 
-Cell = str | Span
-
-
-def text_of(cell: Cell) -> str:
-    return cell if isinstance(cell, str) else cell.text
-
-
-def columns(
-    rows: Sequence[Sequence[Cell]],
-    align: str,
-    *,
-    indent: int = 2,
-    gap: int = 2,
-    widths: Sequence[int] = (),
-) -> list[Line]:
-    """Rows as aligned columns. align: one `<` or `>` a column; widths: smallest width of each column."""
-    wide = [
-        max([cells(text_of(row[i])) for row in rows if i < len(row)] + list(widths[i : i + 1]), default=0)
-        for i in range(len(align))
+def _safe(text: Inline) -> list[Span]:
+    """The pieces of `text`, with every character that is not plainly visible written out: the one place for it."""
+    return [
+        Span(display_name(span.text) if span.role == "name" else display_sentence(span.text), span.role)
+        for span in spans(text)
     ]
-    lines = []
-    for row in rows:
-        out: Line = [Span(" " * indent)]
-        for i, cell in enumerate(row):
-            out += [Span(" " * gap)] if i else []
-            out += pad(cell if isinstance(cell, Span) else Span(cell), wide[i], align[i])
-        lines.append(strip_end(out))
-    return lines
 
 
-def columns_width(rows: Sequence[Sequence[Cell]], *, gap: int) -> int:
-    """What `columns` needs for these cells, with a gap before each: the room that is not left for a first column."""
-    number = max(map(len, rows), default=0)
-    return sum(gap + max(cells(text_of(row[i])) for row in rows if i < len(row)) for i in range(number))
+def _text(text: Inline, style: str = "") -> Text:
+    """A text of rich without markup. style: of the pieces that have none."""
+    return _styled(_safe(text), style)
 
 
-def strip_end(spans: Line) -> Line:
-    """Without blanks at the end of the line."""
-    while spans and not spans[-1].text.rstrip():
-        spans = spans[:-1]
-    return [*spans[:-1], Span(spans[-1].text.rstrip(), spans[-1].style)] if spans else []
-
-
-def paragraph(
-    text: str, width: int, *, first: Line | None = None, indent: int = 2, style: str = ""
-) -> list[Line]:
-    """`text` wrapped to `width` columns; the first line starts with the spans of `first` in place of blanks."""
-    start = first if first is not None else [Span(" " * indent)]
-    room = width - indent
-    lines: list[Line] = []
-    for number, piece in enumerate(wrap(text, room)):
-        head = start if number == 0 else [Span(" " * indent)]
-        lines.append(strip_end([*head, Span(piece, style)]))
-    return lines
-
-
-def wrap(text: str, width: int) -> list[str]:
-    """Words of `text` in lines of at most `width` columns; a longer word is broken."""
-    lines, current = [], ""
-    for word in text.split():
-        while cells(word) > width:
-            head, word = _break(word, width)
-            lines += [current] if current else []
-            lines.append(head)
-            current = ""
-        joined = f"{current} {word}" if current else word
-        if cells(joined) > width:
-            lines.append(current)
-            current = word
-        else:
-            current = joined
-    return [*lines, current] if current or not lines else lines
-
-
-def _break(word: str, width: int) -> tuple[str, str]:
-    """The longest start of `word` that fits, and the rest."""
-    used = 0
-    for position, character in enumerate(word):
-        used += cells(character)
-        if used > width:
-            return word[:position], word[position:]
-    return word, ""
-
-
-def render(lines: Iterable[Line], *, color: bool) -> str:
-    """Lines as one text that ends with a newline. Depends on nothing but its arguments.
-
-    Every span passes `printable` once more here: no forgotten escape can reach a terminal.
-    """
-    if not color:
-        return "".join("".join(printable(span.text) for span in spans) + "\n" for spans in lines)
-    from rich.console import Console
+def _styled(safe: Sequence[Span], style: str = "") -> Text:
     from rich.text import Text
+
+    return Text.assemble(*((span.text, STYLES[span.role] or style) for span in safe))
+
+
+def _width(safe: Sequence[Span]) -> int:
+    return sum(cells(span.text) for span in safe)
+
+
+_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
+
+
+def _print(drawing: RenderableType, width: int, *, color: bool) -> list[str]:
+    """The lines of a drawing, without blanks at their ends."""
+    from rich.console import Console
 
     out = io.StringIO()
     console = Console(
         file=out,
-        color_system="256",
-        force_terminal=True,
+        width=width,
+        color_system="256" if color else None,
+        force_terminal=color,
         no_color=False,
         legacy_windows=False,
         highlight=False,
@@ -222,10 +166,220 @@ def render(lines: Iterable[Line], *, color: bool) -> str:
         emoji=False,
         _environ={},
     )
-    for spans in lines:
-        text = Text.assemble(*((printable(span.text), STYLES[span.style]) for span in spans))
-        console.print(text, soft_wrap=True)
-    return out.getvalue()
+    console.print(drawing)
+    return [_without_end_blanks(line) for line in out.getvalue().split("\n")[:-1]]
+
+
+def _without_end_blanks(line: str) -> str:
+    pieces = _COLOUR.split(line)
+    for i in range(len(pieces) - 1, -1, -2):
+        pieces[i] = pieces[i].rstrip(" ")
+        if pieces[i]:
+            break
+    return "".join(pieces)
+
+
+def _heading(heading: Heading) -> Text:
+    title = _text(heading.text, "bold")
+    return title.append("  ").append_text(_text(heading.aside, "dim")) if heading.aside else title
+
+
+# ---------------------------------------------------------------- lists
+
+
+def _notes(notes: Notes) -> RenderableType:
+    """A mark and a sentence, its details below."""
+    from rich import table
+
+    grid = table.Table.grid("", table.Column(overflow="fold"), padding=(0, 1, 0, 0))
+    for note in notes.notes:
+        grid.add_row(_text(MARKS[note.mark]), _text(note.text))
+        for detail in note.details:
+            grid.add_row("", _text(detail, "dim"))
+    return grid
+
+
+def _facts(facts: Facts) -> RenderableType:
+    """Labels in a column, the texts beside them."""
+    from rich import table
+
+    grid = table.Table.grid(table.Column(no_wrap=True), table.Column(overflow="fold"), padding=(0, 2, 0, 0))
+    for label, text in facts.facts:
+        grid.add_row(_text(label, "dim"), _text(text))
+    return grid
+
+
+# ---------------------------------------------------------------- tables
+
+
+def _table(table: Table, room: int, text: int) -> Iterator[tuple[RenderableType, int]]:
+    """The columns that fit, aligned; then which were left out. Figures are never broken and never cut."""
+    rows = [[_safe(cell) for cell in row] for row in table.rows]
+    if any(column.title for column in table.columns):
+        rows.insert(0, [[Span(column.title, "dim")] for column in table.columns])
+    rows = [[*row, *[[Span("")]] * (len(table.columns) - len(row))] for row in rows]
+    columns = [_measured(column, [row[i] for row in rows]) for i, column in enumerate(table.columns)]
+    kept = _kept(columns, room)
+    gap = 2 if _total([column.width for column in kept], 2) <= room else 1
+    _share([column for column in kept if column.is_name], kept, room, gap)
+    _share([column for column in kept if column.column.wrap], kept, min(room, text), gap)
+    yield _grid(kept, gap), _total([column.least for column in kept], gap)
+    left_out = [c.column.title for c in columns if c not in kept and c.column.title]
+    if left_out:
+        yield _text(Span(f"not shown at this width: {', '.join(left_out)}", "dim")), text
+
+
+@dataclass(slots=True)
+class _Measured:
+    """A column, its cells from the title down, the columns that it would take, and those that it gets."""
+
+    column: Column
+    cells: list[list[Span]]
+    is_name: bool
+    width: int
+    least: int
+
+
+def _measured(column: Column, cells: list[list[Span]]) -> _Measured:
+    width = max(map(_width, cells), default=0)
+    is_name = any(_is_name(cell) for cell in cells)
+    least = LEAST_NAME if is_name else LEAST_SENTENCES if column.wrap else width
+    return _Measured(column, cells, is_name, width, min(width, least))
+
+
+def _is_name(cell: Sequence[Span]) -> bool:
+    return len(cell) == 1 and cell[0].role == "name"
+
+
+def _total(widths: Sequence[int], gap: int) -> int:
+    return sum(widths) + gap * (len(widths) - 1)
+
+
+def _kept(columns: Sequence[_Measured], room: int) -> list[_Measured]:
+    """The columns that are shown in `room`."""
+    kept = list(columns)
+    for column in sorted((column for column in columns if column.column.drop), key=lambda c: c.column.drop):
+        if _total([other.least for other in kept], 1) <= room:
+            break
+        kept.remove(column)
+    return kept
+
+
+def _share(some: Sequence[_Measured], kept: Sequence[_Measured], room: int, gap: int) -> None:
+    """Give the room that is left to the columns of `some`; names that are still too long are shortened."""
+    for column in some:
+        spare = room - _total([other.least for other in kept], gap)
+        column.least = max(column.least, min(column.width, column.least + spare))
+        if column.is_name:
+            names = [cell[0].text for cell in column.cells if _is_name(cell)]
+            shown = iter(fit_names(names, column.least))
+            column.cells = [[Span(next(shown), "name")] if _is_name(cell) else cell for cell in column.cells]
+            column.least = max(map(_width, column.cells))
+
+
+def _grid(columns: Sequence[_Measured], gap: int) -> RenderableType:
+    from rich import table
+
+    grid = table.Table.grid(padding=(0, gap, 0, 0))
+    for column in columns:
+        grid.add_column(
+            justify="right" if column.column.align == ">" else "left",
+            width=column.least,
+            no_wrap=not column.column.wrap,
+            overflow="fold",
+        )
+    for row in zip(*(column.cells for column in columns), strict=True):
+        grid.add_row(*map(_styled, row))
+    return grid
+
+
+# ---------------------------------------------------------------- drawings
+
+
+def _bars(bars: Bars, room: int) -> RenderableType:
+    """Label, figures and bar of each row; the titles say which sign is which."""
+    from rich import table
+    from rich.text import Text
+
+    grid = table.Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    titles = [f"{sign} {title}" for sign, title in zip(BAR_SIGNS, bars.titles, strict=False)]
+    for _ in titles:
+        grid.add_column(justify="right", no_wrap=True)
+    rows = [[bar.label, *bar.figures] for bar in bars.bars]
+    used = sum(2 + max(map(cells, column)) for column in zip(["", *titles], *rows, strict=True))
+    length = max(LEAST_BAR, min(MAX_BAR, room - used))
+    heads = [Text(title, style) for title, style in zip(titles, BAR_STYLES, strict=False)]
+    grid.add_row("", *heads, Text(f"{REST} {bars.scale}", "dim"))
+    for bar in bars.bars:
+        first, *others = bar.figures
+        grid.add_row(
+            _text(bar.label), _text(Span(first, "strong")), *map(_text, others), _bar(bar, bars.top, length)
+        )
+    return grid
+
+
+def _bar(bar: Bar, top: float, length: int) -> Text:
+    """The values on the scale 0 … top; the first takes at least one sign."""
+    from rich.text import Text
+
+    drawn, at = Text(), 0
+    for value, sign, style in zip(bar.values, BAR_SIGNS, BAR_STYLES, strict=False):
+        end = max(at, 1, round(length * min(1.0, value / top)))
+        drawn.append(sign * (end - at), style)
+        at = end
+    return drawn.append(REST * (length - at), "dim")
+
+
+def _heat_map(heat: HeatMap) -> RenderableType:
+    """A ruler, then one row of signs for each row, each sign drawn several times where there are few columns."""
+    from rich import table
+    from rich.text import Text
+
+    width = heat_cell_width(len(heat.indices))
+    grid = table.Table.grid(padding=(0, 2, 0, 0))
+    for _ in range(2):
+        grid.add_column(no_wrap=True)
+    for _ in heat.titles:
+        grid.add_column(justify="right", no_wrap=True)
+    labels = [_safe(text) for text in (heat.title, *(row.label for row in heat.rows))]
+    title, *shown = fit_names(["".join(span.text for span in label) for label in labels], HEAT_LABEL)
+    grid.add_row(
+        Text(title, "dim"),
+        Text(ruler(heat.indices, width), "dim"),
+        *(Text(t, "dim") for t in heat.titles),
+    )
+    for row, label in zip(heat.rows, shown, strict=True):
+        runs = groupby(row.cells, key=lambda cell: cell.role)
+        signs = _text(tuple(Span("".join(cell.text * width for cell in run), role) for role, run in runs))
+        grid.add_row(label, signs, *map(_text, row.figures))
+    return grid
+
+
+def heat_cell_width(columns: int) -> int:
+    """Signs that draw one column of a map: more than 1 where there are few."""
+    return max(1, min(MAX_CELL, WIDE_MAP // columns))
+
+
+def ruler(indices: Sequence[int], width: int) -> str:
+    """Numbers above the columns, as many as fit without touching; the last column is always numbered.
+
+    width: signs that draw one column.
+    """
+    length = len(indices) * width
+    last = str(indices[-1])
+    last_at = max(0, length - max(len(last), width))
+    step = next(step for step in (1, 2, 4, 5, 8, 10, 16, 20, 40) if step * width > len(last))
+    text = [" "] * (last_at + len(last))
+    for position in range(0, len(indices) - 1, step):
+        label, start = str(indices[position]), position * width
+        if start + len(label) < last_at:
+            text[start : start + len(label)] = label
+    text[last_at:] = last
+    return "".join(text)
+
+
+# ---------------------------------------------------------------- plain ASCII
 
 
 _ASCII = str.maketrans(

@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from gradience.report.terminal import (
+from gradience.report.lines import (
     STYLES,
     Span,
-    ascii_look,
     columns,
     columns_width,
     fit,
@@ -83,9 +82,3 @@ def test_colour_does_not_depend_on_the_environment(monkeypatch):
     for name, value in {"NO_COLOR": "1", "TERM": "dumb", "COLORTERM": "truecolor", "COLUMNS": "3"}.items():
         monkeypatch.setenv(name, value)
     assert render([line(Span("text", "good"))], color=True) == before
-
-
-def test_ascii_look_keeps_the_width():
-    signs = "▁▂▃▄▅▆▇█▓▒░·○✓✗→–−…×‖ΔW‖₂σ₁²τα√≤≥±"
-    assert ascii_look(signs).isascii()
-    assert len(ascii_look(signs)) == len(signs)

@@ -1,0 +1,161 @@
+"""What a report is made of: a document is a sequence of blocks, and each renderer draws every kind of block.
+
+Blocks hold plain text, never markup: a name of a module or a file is a `Span` with the role `name`, and every renderer
+escapes all text in one place. What a role or a mark looks like is the renderer's business; the text alone must say
+everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal[
+    "", "strong", "dim", "name", "good", "info", "warn", "bad",
+    "heat1", "heat2", "heat3", "heat4", "heat5", "heat6", "heat7", "heat8",
+]  # fmt: skip
+"""What a piece of text is. `name`: what a stranger called something. `heat1` … `heat8`: a level of a heat map."""
+
+Mark = Literal["good", "info", "warning", "error", "unknown", "item"]
+"""What a note is about; `item` is a plain item of a list."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of text with a role."""
+
+    text: str
+    role: Role = ""
+
+
+Inline = str | Span | tuple[str | Span, ...]
+"""Text within a line: plain, with a role, or pieces of both."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A title (level 1, one a document or a part of it) or the head of a section (level 2)."""
+
+    text: Inline
+    level: Literal[1, 2] = 2
+    aside: Inline = ""
+    """Said beside the heading where there is room, below it elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paragraph:
+    """Sentences, wrapped between words."""
+
+    text: Inline
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One statement with its mark, and details below it (a hint, a source)."""
+
+    mark: Mark
+    text: Inline
+    details: Sequence[Inline] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """A list of statements."""
+
+    notes: Sequence[Note]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Labels, each with what there is to say: (label, text)."""
+
+    facts: Sequence[tuple[str, Inline]]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table."""
+
+    title: str = ""
+    align: Literal["<", ">"] = "<"
+    wrap: bool = False
+    """The cells are sentences and may take several lines; other cells are never broken and never cut."""
+    drop: int = 0
+    """Left out where the terminal is too narrow: 1 goes first; 0 always stays. Files have every column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of cells; a row may end early. A cell that is one span of role `name` may be shortened in a terminal, as
+    long as no two different names of its column look the same."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Inline]]
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One row of bars: what it measures, the figures as text, and their ascending values."""
+
+    label: str
+    figures: Sequence[str]
+    values: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """Figures of several measures on one scale from 0 to `top`; each bar shows up to three values."""
+
+    titles: Sequence[str]
+    """One for each figure of a bar."""
+    bars: Sequence[Bar]
+    top: float
+    scale: str
+    """What the end of the scale is, such as `r = 16`."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeatRow:
+    """One row of a heat map: a sign for each column, and figures behind them."""
+
+    label: Inline
+    cells: Sequence[Span]
+    """One character each."""
+    figures: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HeatMap:
+    """Rows of signs over numbered columns."""
+
+    title: Inline
+    """What the columns are."""
+    indices: Sequence[int]
+    """The number of each column."""
+    titles: Sequence[str]
+    """One for each figure of a row."""
+    rows: Sequence[HeatRow]
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """Lines that are kept as they are: a snippet to copy, a drawing."""
+
+    lines: Sequence[Inline]
+    language: str = ""
+
+
+Block = Heading | Paragraph | Notes | Facts | Table | Bars | HeatMap | Code
+Document = Sequence[Block]
+
+
+def spans(text: Inline) -> tuple[Span, ...]:
+    """The pieces of `text`, each as a span."""
+    parts = text if isinstance(text, tuple) else (text,)
+    return tuple(part if isinstance(part, Span) else Span(part) for part in parts)
+
+
+def items(texts: Iterable[Inline]) -> Notes:
+    """A plain list."""
+    return Notes([Note("item", text) for text in texts])

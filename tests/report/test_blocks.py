@@ -1,0 +1,262 @@
+"""Every kind of block in every renderer: golden texts, widths, and names from strangers."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from golden import assert_golden
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from test_names import HOSTILE, NAMES, parsed, steering
+
+from gradience.report import blocks, html, markdown, terminal
+from gradience.report.blocks import (
+    Bar,
+    Bars,
+    Code,
+    Column,
+    Facts,
+    Heading,
+    HeatMap,
+    HeatRow,
+    Mark,
+    Note,
+    Notes,
+    Paragraph,
+    Role,
+    Span,
+    Table,
+    items,
+)
+from gradience.report.names import MAX_NAME, display_name, printable
+
+GOLDEN = Path(__file__).parent / "golden"
+SENTENCE = "Weight energy is a crude guide to quality: each rank is a hypothesis until it was evaluated."
+PATH = "model.layers.{}.self_attn.attention.output.dense.q_proj"
+
+
+def each_block(name="adapter", words=SENTENCE):
+    """One block of every kind, in which `name` and `words` stand wherever a stranger's text can."""
+    spanned = ("see ", Span(name, "name"), f" and {words}")
+    return {
+        "title": Heading(("Audit of ", Span(name, "name")), level=1),
+        "heading": Heading("How much of its rank does it use?", aside=words),
+        "paragraph": Paragraph(spanned),
+        "notes": Notes([*(Note(mark, spanned) for mark in get_args(Mark)), Note("error", words, [words, spanned])]),
+        "items": items([words, Span(words, "dim")]),
+        "facts": Facts([("model", Span(name, "name")), ("a longer label", words)]),
+        "table": Table(
+            [
+                Column("module"),
+                Column("rank", ">"),
+                Column("parameters", ">", drop=2),
+                Column("", drop=1),
+                Column("reason", wrap=True),
+            ],
+            [
+                [Span(name, "name"), Span("64", "strong"), "167,772,160", Span(name, "warn"), words],
+                [Span(f"{name}.b", "name"), "8"],
+            ],
+        ),
+        "bars": Bars(
+            ["median", "p90", "max"],
+            [Bar("k@90", ["4", "8.4", "12"], [4, 8.4, 12]), Bar("stable rank", ["0.1", "0.2", "40"], [0.1, 0.2, 40])],
+            16,
+            "r ≤ 16",
+        ),
+        "heat map": HeatMap(
+            Span(name, "name"),
+            [0, 1, 2, 10],
+            ["median", "max"],
+            [
+                HeatRow(Span(name, "name"), [Span("▃", "heat3")] * 3 + [Span("✗")], ["3", "5 of 8"]),
+                HeatRow("energy", [Span(sign, "dim") for sign in "▁▂█·"]),
+            ],
+        ),
+        "code": Code([("rank = ", Span("8", "strong")), f"# {words}", f"  {name}"], "python"),
+    }  # fmt: skip
+
+
+BLOCK = pytest.mark.parametrize("kind", list(each_block()))
+
+
+def test_there_is_one_of_every_kind():
+    assert {type(block) for block in each_block().values()} == set(get_args(blocks.Block))
+
+
+@pytest.mark.parametrize("width", [60, 80, 160, None], ids=str)
+def test_golden_text(width):
+    names = [PATH.format(i) for i in range(2)]
+    document = [block for name in names for block in each_block(name).values()]
+    assert_golden(GOLDEN / f"blocks-{width or 'file'}.txt", terminal.render(document, width=width))
+
+
+def test_golden_documents():
+    document = list(each_block("layers.0.q_proj").values())
+    assert_golden(GOLDEN / "blocks.md", markdown.render(document))
+    assert_golden(GOLDEN / "blocks.html", html.render(document) + "\n")
+
+
+# ---------------------------------------------------------------- the terminal
+
+
+WORDS = st.lists(
+    st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z", "M"]), max_size=12), max_size=40
+)
+
+
+@given(WORDS, st.integers(60, 160))
+def test_sentences_wrap_between_words_and_lose_nothing(words, width):
+    lines = terminal.render([Paragraph(" ".join(words))], width=width).splitlines()
+    assert all(cell_len(line) <= min(width, 100) for line in lines)
+    assert " ".join(lines).split() == printable(" ".join(words)).split()
+
+
+@BLOCK
+@pytest.mark.parametrize("width", range(60, 161, 10))
+def test_no_line_is_wider_than_the_terminal(kind, width):
+    document = [Heading("A section"), each_block("a.module.of.some.length")[kind]]
+    lines = terminal.render(document, width=width).splitlines()
+    assert max(map(cell_len, lines)) <= width or kind == "code"
+    assert not any(line.endswith(" ") for line in lines)
+
+
+@BLOCK
+def test_colour_adds_nothing_but_colour(kind):
+    document = [each_block()[kind]]
+    coloured = terminal.render(document, color=True)
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == terminal.render(document)
+
+
+@pytest.mark.parametrize("role", [role for role in get_args(Role) if role])
+def test_every_role_shows_in_colour(role):
+    assert "\x1b[" in terminal.render([Paragraph(Span("text", role))], color=True)
+
+
+def test_nothing_depends_on_the_environment(monkeypatch):
+    document = list(each_block().values())
+    before = [terminal.render(document, color=color) for color in (False, True)]
+    for name, value in {"NO_COLOR": "1", "TERM": "dumb", "COLORTERM": "truecolor", "COLUMNS": "3"}.items():
+        monkeypatch.setenv(name, value)
+    assert [terminal.render(document, color=color) for color in (False, True)] == before
+
+
+@given(
+    st.lists(
+        st.tuples(st.text("ab.", min_size=1, max_size=90), st.integers(0, 10**9)), min_size=1, max_size=6
+    )
+)
+def test_figures_stay_whole_and_names_stay_apart(rows):
+    table = Table(
+        [Column("module"), Column("figure", ">"), Column("why", wrap=True)],
+        [[Span(name, "name"), str(figure), SENTENCE] for name, figure in rows],
+    )
+    lines = terminal.render([table], width=60).splitlines()[1:]
+    starts = [line.split()[:2] for line in lines if not line.startswith(" ")]
+    assert [figure for _, figure in starts] == [str(figure) for _, figure in rows]
+    assert len({shown for shown, _ in starts}) == len({name for name, _ in rows})
+
+
+def test_columns_that_do_not_fit_are_left_out_in_their_order_and_named():
+    titles = [Column("a" * 30), Column("b" * 20, drop=2), Column("c" * 20, drop=1), Column("d" * 5)]
+    table = Table(titles, [["1", "2", "3", "4"]])
+    texts = [terminal.render([table], width=width) for width in (100, 62, 60)]
+    assert "cccc" in texts[0]
+    assert texts[1].splitlines()[-1] == f"not shown at this width: {'c' * 20}"
+    assert "not shown" not in terminal.render([table])
+    assert all(text.split().count("4") == 1 for text in texts)
+
+
+def test_a_file_has_whole_names():
+    assert PATH.format(0) in terminal.render([each_block(PATH.format(0))["table"]])
+    assert "…" in terminal.render([each_block(PATH.format(0))["table"]], width=60)
+
+
+def test_rich_is_imported_when_something_is_drawn():
+    code = (
+        "import sys, gradience.report.terminal, gradience.report.html, gradience.report.markdown;"
+        "sys.exit('rich' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_ascii_look_keeps_the_width():
+    signs = "▁▂▃▄▅▆▇█▓▒░·○✓✗→–−…×‖ΔW‖₂σ₁²τα√≤≥±"
+    assert terminal.ascii_look(signs).isascii()
+    assert len(terminal.ascii_look(signs)) == len(signs)
+
+
+# ---------------------------------------------------------------- names from strangers
+
+
+@NAMES
+def test_a_name_steers_no_terminal(name):
+    for kind, block in each_block(name, name).items():
+        text = terminal.render([block], width=100)
+        assert not steering(text, "\n")
+        assert not steering(re.sub(r"\x1b\[[0-9;]*m", "", terminal.render([block], color=True)), "\n")
+        if len(display_name(name)) < 20:
+            plain = each_block("plain", "plain")[kind]
+            assert text.count("\n") == terminal.render([plain], width=100).count("\n")
+
+
+@NAMES
+def test_a_name_is_no_markup_in_markdown(name):
+    for kind, block in each_block(name, name).items():
+        text, plain = markdown.render([block]), markdown.render([each_block("plain", "plain")[kind]])
+        assert not steering(text, "\n")
+        if kind == "code":  # within a fence nothing is markup, so long as nothing closes it
+            fence = text.partition("python")[0]
+            assert set(fence) == {"`"}
+            assert text.count(fence) == 2
+            continue
+        outside = re.sub(r"`[\w.\-/ …]+`", "", text)
+        assert not re.search(r"[<>]|\]\(|!\[|https?://|www\.|~~|\$|`", outside)
+        assert structure(text) == structure(plain)
+
+
+def structure(text):
+    """Of each line of Markdown what it begins with, and how many cells it has."""
+    starts = re.compile(r"^\s*(?:#+ |- |\d+[.)] |[|])?")
+    return [(starts.match(line)[0], line.count("|")) for line in text.splitlines()]
+
+
+@NAMES
+def test_a_name_is_no_markup_in_html(name):
+    text, plain = (html.render(list(each_block(each, each).values())) for each in (name, "plain"))
+    assert not steering(text, "\n")
+    assert parsed(text).tags == parsed(plain).tags
+
+
+@pytest.mark.parametrize(
+    "words", ["- item", "+ item", "1. item", "2) item", "---", "===", "# title", "    code"]
+)
+def test_a_paragraph_of_markdown_begins_nothing_else(words):
+    text = markdown.render([Paragraph(words)])
+    assert not re.match(r"\s*(?:[-+#=]|\d+[.)]|    )", text)
+
+
+def test_a_fence_is_longer_than_any_within():
+    assert markdown.render([Code(["a ````` b"])]).startswith("``````\n")
+
+
+def test_markdown_emphasis_has_no_blank_at_its_ends():
+    assert markdown.render([Paragraph((Span(" yes ", "strong"), "or no"))]) == "**yes** or no\n"
+
+
+@pytest.mark.parametrize("draw", [terminal.render, markdown.render, html.render])
+def test_a_name_is_cut_in_its_middle(draw):
+    text = draw([Paragraph(Span(HOSTILE["long"], "name"))])
+    assert text.count("x") == MAX_NAME - 1
+
+
+@BLOCK
+def test_html_loads_nothing_and_runs_nothing(kind):
+    text = html.render([each_block()[kind]])
+    assert not re.search(r"<(script|style|img|link|iframe)|src=|href=|\bon\w+=|url\(", text)
