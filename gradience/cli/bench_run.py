@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.output import command_line, print_json, print_screen, print_text
+from gradience.cli.output import command_line, print_json, print_screen
 from gradience.words import noun
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _show_plan(config: BenchConfig, *, as_json: bool) -> int:
     if as_json:
         print_json(expected)
     else:
-        print_text(forecast_text(expected, width=terminal_width(), color=wants_colour(sys.stdout)))
+        print_screen(forecast_text, expected)
     return ExitCode.DONE
 
 
