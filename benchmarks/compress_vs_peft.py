@@ -37,7 +37,8 @@ from synthetic import MISTRAL_7B, write_adapter
 
 from gradience import audit_adapter
 from gradience.compress.adapter import compress_adapter
-from gradience.plan.criteria import ToRank, plan_compression
+from gradience.plan.compression import plan_compression
+from gradience.plan.criteria import ToRank
 
 
 class Row(NamedTuple):

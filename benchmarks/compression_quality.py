@@ -29,7 +29,8 @@ from gradience.audit.adapter import audit_adapter
 from gradience.compress.adapter import compress_adapter
 from gradience.evaluate import TransformersEngine, diverge, evaluate_classification
 from gradience.models.settings import ModelSettings
-from gradience.plan.criteria import ToBudget, ToRank, plan_compression
+from gradience.plan.compression import plan_compression
+from gradience.plan.criteria import ToBudget, ToRank
 from gradience.tasks import reviews
 
 RANKS = (16, 8, 4, 2, 1)

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     )
     from gradience.live import SpectralTracker
     from gradience.live.hooks import GradienceCallback
-    from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToRanks, ToSuggestion, plan_compression
+    from gradience.plan.compression import plan_compression
+    from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToRanks, ToSuggestion
     from gradience.telemetry import TelemetryReader, TelemetryWriter
 
 __version__ = "0.1.0"
@@ -59,7 +60,7 @@ _HOME = {
     "audit_adapter": "gradience.audit.adapter",
     "compare_adapters": "gradience.compare",
     "compress_adapter": "gradience.compress.adapter",
-    "plan_compression": "gradience.plan.criteria",
+    "plan_compression": "gradience.plan.compression",
 }
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Measured ranks -> suggested ranks, and what an adapter costs at a rank. Pure.
+"""Grids of ranks, exact percentiles, and the scale that a rank and α make. Pure.
 
 The grid never argues an adapter down: evidence is rounded up, and the ceiling is the allocated rank.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
@@ -18,26 +17,6 @@ VLLM_MAX_LORA_RANKS: tuple[int, ...] = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM accepts as max_lora_rank (config/lora.py, seen in 0.32.0): serving memory comes in these steps."""
 
 DecidedBy = Literal["evidence", "grid", "cap"]
-
-
-@dataclass(frozen=True, slots=True)
-class ModuleSize:
-    """What counts for the cost of one LoRA module: r·(m/groups + n) parameters."""
-
-    rank: int
-    rows: int
-    columns: int
-    itemsize: float = 2.0
-    groups: int = 1
-    """Of a grouped convolution, whose B holds m·r/groups values."""
-
-    def params(self, rank: int) -> int:
-        """Parameters of A and B at `rank`."""
-        return rank * (self.rows // self.groups + self.columns)
-
-    def bytes(self, rank: int) -> int:
-        """Bytes of A and B at `rank` in the storage type of today."""
-        return round(self.params(rank) * self.itemsize)
 
 
 def round_up(evidence: float | Fraction, grid: Sequence[int], *, ceiling: int) -> tuple[int, DecidedBy]:
@@ -81,3 +60,14 @@ def parse_grid(text: str) -> tuple[int, ...]:
     if grid[0] < 1:
         raise ValueError("an allowed rank is at least 1")
     return tuple(grid)
+
+
+def scale_of(alpha: float, rank: int, *, use_rslora: bool) -> float:
+    """s = α/r, or α/√r with rsLoRA (PEFT 0.21, tuners/lora/layer.py, `update_layer`)."""
+    return alpha / math.sqrt(rank) if use_rslora else alpha / rank
+
+
+def scaled_alpha(alpha: float, rank: int, new_rank: int, *, use_rslora: bool) -> int | float:
+    """α′ that keeps the scale: α·r′/r, with rsLoRA α·√(r′/r). An integer where it is one."""
+    value = alpha * math.sqrt(new_rank / rank) if use_rslora else alpha * new_rank / rank
+    return int(value) if float(value).is_integer() else value

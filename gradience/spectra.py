@@ -20,8 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache, reduce
-from threading import Lock
+from functools import reduce
 from typing import Literal
 
 import numpy as np
@@ -214,7 +213,7 @@ def spectrum_from_triangles(triangle_A: Core, triangle_B: Core) -> Spectrum:
     """Singular values of B·A from the R factors of Aᵀ and B."""
     count = min(triangle_A.matrix.shape[1], triangle_A.rows, triangle_B.rows)
     core = triangle_B.matrix @ triangle_A.matrix.T
-    values = _singular_values(core)[:count]
+    values = singular_values(core)[:count]
     if not len(values) or values[0] == 0.0:
         # Exactly 0 only if no direction is shared; otherwise the product has left the range of float64.
         shared = triangle_A.matrix.any(axis=0) & triangle_B.matrix.any(axis=0)
@@ -231,7 +230,8 @@ def spectrum_from_triangles(triangle_A: Core, triangle_B: Core) -> Spectrum:
     return _finish(values, exponent, "qr", eta, errors, 4 * count * relative, rms)
 
 
-def _singular_values(core: FloatArray) -> FloatArray:
+def singular_values(core: FloatArray) -> FloatArray:
+    """Singular values of a matrix, or of a stack of them, descending."""
     return np.asarray(np.linalg.svd(core, compute_uv=False), dtype=np.float64)
 
 
@@ -338,63 +338,22 @@ def energy_margin(values: FloatArray, taus: Iterable[float]) -> float:
     return min(float(np.abs(held[:-1] - tau).min(initial=1.0)) for tau in taus)
 
 
-def truncation_error(values: FloatArray, rank: int) -> float:
-    """‖ΔW − ΔW_k‖_F/‖ΔW‖_F of the best rank-k approximation: √(1 − energy held). Needs values[0] > 0.
+def lost_energy(energies: FloatArray, rank: int) -> float:
+    """Σ_{i>k} of `energies` (σ², descending): what a truncation to `rank` leaves out; at rank 0 all of it.
 
-    Summed from the small end: 1 − energy would cancel. Source: Eckart & Young, Psychometrika 1(3), 1936.
+    Summed from the small end: a difference of large sums would cancel.
     """
-    energy = np.square(values / values[0])
-    return math.sqrt(float(energy[rank:][::-1].sum()) / float(energy[::-1].sum()))
+    return float(energies[rank:][::-1].sum())
 
 
-def null_stable_rank(rank: int, rows: int, columns: int) -> float:
-    """Mean stable rank of B·A for Gaussian factors B (rows, rank) and A (rank, columns): what "random" looks like.
+def relative_error(lost: float, total: float) -> float | None:
+    """√(lost/total) = ‖ΔW − ΔW′‖_F/‖ΔW‖_F of an update whose energy is `total`; None where there is no update."""
+    return math.sqrt(lost / total) if total else None
 
-    Simulated (fixed seed) up to a side of 128. Beyond, where that would cost more than the module's own spectrum, it is
-    the value of infinitely large factors, and the distance of finite ones from it is measured on smaller factors of the
-    same proportions: it shrinks as side^(−2/3) (Tracy & Widom 1996). Within 1 % of a simulation at 512.
+
+def truncation_error(energies: FloatArray, rank: int) -> float | None:
+    """Relative error of the best rank-`rank` approximation: √(1 − energy held); None where there is no update.
+
+    energies: (k,) σ², descending. Source: Eckart & Young, Psychometrika 1(3), 1936.
     """
-    with _NULL_LOCK:  # modules of one shape are measured side by side, and need it once
-        size = min(rank, rows, columns)
-        if size <= SIMULATED:
-            return _simulated(rank, rows, columns)
-        r, m, n = (round(side * PROBED / size) for side in (rank, rows, columns))
-        distance = _simulated(r, m, n) / _limit(r, m, n) - 1
-        return _limit(rank, rows, columns) * float(1 + distance * (PROBED / size) ** (2 / 3))
-
-
-SIMULATED = PROBED = 128
-_NULL_LOCK = Lock()
-
-
-def _limit(rank: int, rows: int, columns: int) -> float:
-    """Stable rank of B·A, in the limit in which all three sides grow in proportion.
-
-    With S(z) = 1/((1 + z·rank/rows)·(1 + z·rank/columns)) the largest eigenvalue of BᵀB·AAᵀ is the smallest value of
-    (1 + z)/(z·S(z)) in units of the mean one. Source: Voiculescu, J. Operator Theory 18, 1987 (S-transform).
-    """
-    left, right = rank / rows, rank / columns
-    candidates = np.roots([2 * left * right, left + right + left * right, 0.0, -1.0])
-    z = float(max(candidates.real[np.abs(candidates.imag) < 1e-9]))
-    return rank * z / ((1 + z) * (1 + left * z) * (1 + right * z))
-
-
-@lru_cache(maxsize=4096)
-def _simulated(rank: int, rows: int, columns: int) -> float:
-    """The mean over draws on r x r triangles (Bartlett's decomposition of Wishart matrices: independent normals above
-    the diagonal, chi with falling degrees of freedom on it), which is exact in distribution.
-    """
-    generator = np.random.default_rng([rank, rows, columns])
-    draws = int(np.clip(max(2048 // rank, 16384 // rank**2), 4, 512))
-    left, right = _bartlett(generator, draws, rank, rows), _bartlett(generator, draws, rank, columns)
-    energies = np.square(_singular_values(left @ right.swapaxes(1, 2)))
-    return float((energies.sum(axis=1) / energies[:, 0]).mean())
-
-
-def _bartlett(generator: np.random.Generator, draws: int, rank: int, rows: int) -> FloatArray:
-    """R of the QR of Gaussian (rows, rank) matrices, up to signs: (draws, min(rows, rank), rank)."""
-    height = min(rows, rank)
-    upper = np.triu(generator.standard_normal((draws, height, rank)), 1)
-    step = np.arange(height)
-    upper[:, step, step] = np.sqrt(generator.chisquare(rows - step, (draws, height)))
-    return upper
+    return relative_error(lost_energy(energies, rank), lost_energy(energies, 0))

@@ -17,14 +17,13 @@ from gradience.artifacts.audit import (
     Gain,
     LayerAudit,
     LayerGain,
-    PerLayer,
-    Suggestion,
-    Suggestions,
     TensorNote,
     TypeSummary,
 )
 from gradience.artifacts.finding import Finding
 from gradience.artifacts.run import RunInfo
+from gradience.plan.suggestions import suggest as plan_suggestions
+from gradience.random_factors import null_stable_rank
 
 MISTRAL = {
     "self_attn.q_proj": (4096, 4096),
@@ -78,7 +77,7 @@ def row(
         "status": status,
     }
     if sigma is not None:
-        stable, null = spectra.stable_rank(sigma), spectra.null_stable_rank(r, m, n)
+        stable, null = spectra.stable_rank(sigma), null_stable_rank(r, m, n)
         facts |= {
             "stable_rank": stable,
             "effective_rank": spectra.effective_rank(sigma),
@@ -134,7 +133,7 @@ def report(
 ) -> AuditReport:
     """The report over `rows`, with totals that agree with them."""
     params = sum(layer.params for layer in rows)
-    trained = [layer for layer in rows if layer.status == "ok"]
+    trained = [layer for layer in rows if layer.stable_rank is not None]
     other_params, lost = sum(note.params for note in other), sum(note.params for note in unaudited)
     measures: dict[str, Any] = {}
     for name, key in (("stable_rank", "stable_rank"), ("utilization", "utilization")):
@@ -149,7 +148,6 @@ def report(
     for name in ("rank_use", "null_position"):
         values = [v for layer in trained if (v := getattr(layer, name)) is not None]
         measures[f"{name}_median"] = median(values) if values else None
-    plan = suggestions(rows, tau, grid) if suggest and trained else None
     info = {
         "path": path,
         "format": "peft",
@@ -163,7 +161,7 @@ def report(
         "peft_type": "LORA",
         "peft_version": "0.18.0",
     } | (adapter or {})
-    return AuditReport(
+    made = AuditReport(
         adapter=AdapterInfo(**info),
         total_lora_params=params,
         coverage=Coverage(
@@ -179,9 +177,6 @@ def report(
         n_trained=len(trained),
         tau=tau,
         **measures,
-        suggested_r_global_median=plan.median.rank if plan else None,
-        suggested_r_global_90=plan.p90.rank if plan else None,
-        suggestions=plan,
         by_type={
             kind: TypeSummary(
                 n_layers=sum(layer.module_type == kind for layer in rows),
@@ -208,52 +203,15 @@ def report(
             cpu_count=2,
         ),
     )
-
-
-def suggestions(rows: Sequence[LayerAudit], tau: float, grid: Sequence[int]) -> Suggestions:
-    """By the rules of gradience.ranks."""
-    top = max(layer.r for layer in rows)
-    sizes = [ranks.ModuleSize(layer.r, *layer.shape) for layer in rows]
-    ks = [layer.energy_rank_tau for layer in rows if layer.status == "ok"]
-    now = sum(size.params(size.rank) for size in sizes)
-
-    def uniform(percent: int) -> Suggestion:
-        evidence = ranks.percentile(ks, percent)
-        rank, decided = ranks.round_up(evidence, grid, ceiling=top)
-        params = sum(size.params(min(rank, size.rank)) for size in sizes)
-        return Suggestion(
-            unrounded=float(evidence),
-            rank=rank,
-            params=params,
-            bytes=2 * params,
-            reduction=1 - params / now,
-            decided_by=decided,
-            max_lora_rank=ranks.max_lora_rank_step(rank),
-        )
-
-    pattern: dict[str, int] = {}
-    for layer in rows:  # the experts of one tensor share a rank
-        rank = ranks.round_up(layer.energy_rank_tau or 1, grid, ceiling=layer.r)[0]
-        pattern[layer.name] = max(rank, pattern.get(layer.name, 0))
-    params = sum(size.params(pattern[layer.name]) for layer, size in zip(rows, sizes, strict=True))
-    keys = {name: "^" + name.replace(".", r"\.") + "$" for name in pattern}
-    return Suggestions(
-        tau=tau,
-        grid=tuple(rank for rank in grid if rank <= top) or (min(grid),),
-        current_max_rank=top,
-        current_max_lora_rank=ranks.max_lora_rank_step(top),
-        median=uniform(50),
-        p90=uniform(90),
-        per_layer=PerLayer(
-            rank_pattern={keys[name]: rank for name, rank in pattern.items()},
-            alpha_pattern={keys[name]: 2.0 * rank for name, rank in pattern.items()},
-            r=max(pattern.values()),
-            lora_alpha=2.0 * max(pattern.values()),
-            params=params,
-            bytes=2 * params,
-            reduction=1 - params / now,
-            max_lora_rank=ranks.max_lora_rank_step(max(pattern.values())),
-        ),
+    suggestions = plan_suggestions(made, grid) if suggest else None
+    if suggestions is None:
+        return made
+    return made.model_copy(
+        update={
+            "suggested_r_global_median": suggestions.median.rank,
+            "suggested_r_global_90": suggestions.p90.rank,
+            "suggestions": suggestions,
+        }
     )
 
 

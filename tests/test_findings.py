@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from audit_sample import power_law, row
 
-from gradience.artifacts.finding import blocks_suggestions
 from gradience.audit.findings import Facts, find
+from gradience.plan.blocking import blocks_suggestions
 
 
 def test_a_stacked_expert_is_named_with_its_number():

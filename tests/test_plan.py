@@ -18,8 +18,9 @@ from gradience.artifacts.compression import CompressionPlan
 from gradience.artifacts.finding import Finding
 from gradience.errors import GradienceError, InputError, UsageError
 from gradience.plan.allocate import Item, cover, fill, start_cost
-from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToSuggestion, plan_compression
-from gradience.plan.suggest import suggest
+from gradience.plan.compression import plan_compression
+from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToSuggestion
+from gradience.plan.suggestions import suggest
 from gradience.ranks import DEFAULT_GRID
 
 ROUNDING = 1e-11
@@ -174,8 +175,9 @@ def test_ranks_of_a_criterion(criterion, options, expected):
 @pytest.mark.parametrize("which", ["median", "p90", "per-layer"])
 def test_what_the_audit_suggests(which):
     rows = mistral_rows(4)
-    found = suggest(rows, tau=0.9, grid=DEFAULT_GRID, use_rslora=False)
-    made = report(rows).model_copy(update={"suggestions": found})
+    made = report(rows)
+    found = suggest(made, DEFAULT_GRID)
+    made = made.model_copy(update={"suggestions": found})
     plan = plan_compression(made, ToSuggestion(which))
     if which == "per-layer":
         assert list(ranks_of(plan).values()) == list(found.per_layer.rank_pattern.values())
@@ -411,7 +413,7 @@ def test_updates_that_are_not_b_times_a(code):
 
 def test_tensors_that_were_not_understood():
     note = TensorNote(tensor="strange", reason="unknown tensor", params=3)
-    with pytest.raises(InputError, match="1 tensors were not understood, the first is strange"):
+    with pytest.raises(InputError, match="1 tensor was not understood, the first is strange"):
         plan_compression(small_report([2.0, 1.0], unaudited=[note]), ToRank(1))
 
 

@@ -9,7 +9,8 @@ from audit_sample import report, row
 from gradience.artifacts.audit import TensorNote
 from gradience.artifacts.compression import CompressionPlan
 from gradience.errors import UsageError
-from gradience.plan.criteria import EDITED, ToRank, ToRanks, plan_compression, ranks_of_plan
+from gradience.plan.compression import EDITED, plan_compression, ranks_of_plan
+from gradience.plan.criteria import ToRank, ToRanks
 
 SIGMA = np.array([4.0, 2.0, 1.0, 0.5])
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradience import ranks
-from gradience.ranks import ModuleSize, max_lora_rank_step, parse_grid, percentile, round_up
+from gradience.ranks import max_lora_rank_step, parse_grid, percentile, round_up, scaled_alpha
 
 grids = st.lists(st.integers(1, 1024), min_size=1, max_size=12)
 
@@ -84,13 +84,6 @@ def test_a_percentile_of_nothing_is_an_error():
         percentile([], 50)
 
 
-def test_what_a_module_costs():
-    projection = ModuleSize(rank=64, rows=4096, columns=4096)
-    assert projection.params(64) == 524_288
-    assert projection.bytes(16) == 262_144
-    assert ModuleSize(8, 16, 9, itemsize=4, groups=4).params(8) == 8 * 9 + 16 * 2
-
-
 @pytest.mark.parametrize(
     ("rank", "step"),
     [(1, 1), (2, 8), (8, 8), (9, 16), (48, 64), (129, 256), (257, 320), (321, 512), (512, 512), (513, None)],
@@ -108,3 +101,27 @@ def test_grids(text, grid):
 def test_no_grids(text):
     with pytest.raises(ValueError, match="allowed rank"):
         parse_grid(text)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "rank", "new", "rslora", "expected"),
+    [
+        (128, 64, 8, False, 16),
+        (16, 8, 3, False, 6),
+        (1, 8, 3, False, 0.375),
+        (16, 64, 16, True, 8),
+        (16, 8, 4, True, 16 / math.sqrt(2)),
+    ],
+)
+def test_alpha_for_a_new_rank(alpha, rank, new, rslora, expected):
+    found = scaled_alpha(alpha, rank, new, use_rslora=rslora)
+    assert found == pytest.approx(expected)
+    assert isinstance(found, int) == float(expected).is_integer()
+
+
+@given(st.floats(1e-3, 1e5), st.integers(1, 512), st.integers(1, 512), st.booleans())
+def test_the_scale_stays_what_it_was(alpha, rank, new, rslora):
+    def scale(alpha, rank):
+        return alpha / math.sqrt(rank) if rslora else alpha / rank
+
+    assert scale(scaled_alpha(alpha, rank, new, use_rslora=rslora), new) == pytest.approx(scale(alpha, rank))

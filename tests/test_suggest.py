@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any
 
 import pytest
+from audit_sample import report
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gradience import ranks
 from gradience.artifacts.audit import LayerAudit
-from gradience.plan.suggest import scaled_alpha, suggest
+from gradience.plan.modules import modules_of, size_at
+from gradience.plan.suggestions import suggest
 from gradience.ranks import DEFAULT_GRID, max_lora_rank_step
 
 
@@ -51,7 +52,8 @@ def row(
 
 
 def suggested(rows, grid=DEFAULT_GRID, *, use_rslora=False):
-    return suggest(rows, tau=0.9, grid=grid, use_rslora=use_rslora)
+    made = report(rows, suggest=False, with_gain=False, adapter={"use_rslora": use_rslora})
+    return suggest(made, grid)
 
 
 def by_name(pattern):
@@ -82,6 +84,19 @@ def test_what_a_uniform_rank_costs():
     assert found.p90.bytes == 2 * found.p90.params
     assert found.p90.reduction == pytest.approx(1 - found.p90.params / (64 * 128 + 4 * 20))
     assert (found.current_max_rank, found.current_max_lora_rank, found.p90.max_lora_rank) == (64, 64, 8)
+
+
+def test_what_a_module_costs():
+    (projection,) = modules_of(
+        report([row("q", 1, r=64, shape=(4096, 4096))], suggest=False, with_gain=False)
+    )
+    assert size_at([projection], {"q": 64}) == (524_288, 1_048_576)
+    assert size_at([projection], {"q": 16})[1] == 262_144
+    grouped = row("conv", 1, r=8, shape=(16, 9), groups=4)
+    assert (
+        size_at(modules_of(report([grouped], suggest=False, with_gain=False)), {"conv": 8})[0]
+        == 8 * 9 + 16 * 2
+    )
 
 
 def test_the_cap_is_named():
@@ -139,30 +154,6 @@ def test_without_alpha_there_are_ranks_and_no_alphas():
     assert found.per_layer.rank_pattern
     assert found.per_layer.alpha_pattern == {}
     assert found.per_layer.lora_alpha is None
-
-
-@pytest.mark.parametrize(
-    ("alpha", "rank", "new", "rslora", "expected"),
-    [
-        (128, 64, 8, False, 16),
-        (16, 8, 3, False, 6),
-        (1, 8, 3, False, 0.375),
-        (16, 64, 16, True, 8),
-        (16, 8, 4, True, 16 / math.sqrt(2)),
-    ],
-)
-def test_alpha_for_a_new_rank(alpha, rank, new, rslora, expected):
-    found = scaled_alpha(alpha, rank, new, use_rslora=rslora)
-    assert found == pytest.approx(expected)
-    assert isinstance(found, int) == float(expected).is_integer()
-
-
-@given(st.floats(1e-3, 1e5), st.integers(1, 512), st.integers(1, 512), st.booleans())
-def test_the_scale_stays_what_it_was(alpha, rank, new, rslora):
-    def scale(alpha, rank):
-        return alpha / math.sqrt(rank) if rslora else alpha / rank
-
-    assert scale(scaled_alpha(alpha, rank, new, use_rslora=rslora), new) == pytest.approx(scale(alpha, rank))
 
 
 modules = st.lists(

@@ -27,14 +27,15 @@ from gradience.artifacts.audit import (
     TensorNote,
     TypeSummary,
 )
-from gradience.artifacts.finding import blocks_suggestions
 from gradience.artifacts.run import Stopwatch, path_text
 from gradience.audit.findings import Facts, find
 from gradience.audit.settings import settings_of
 from gradience.blas import one_blas_thread, processors
 from gradience.errors import UsageError
-from gradience.plan.suggest import suggest
+from gradience.plan.grids import checked_ranks
+from gradience.plan.suggestions import suggest
 from gradience.progress import Progress
+from gradience.random_factors import null_stable_rank
 
 DEFAULT_TAU = 0.90
 TAUS = (0.90, 0.95, 0.99)
@@ -76,11 +77,7 @@ def audit_adapter(
     """
     if not 0 < tau <= 1:
         raise UsageError(f"tau is {tau}, not in (0, 1]", code="bad-tau", hint="for instance --tau 0.95")
-    grid = tuple(sorted(set(grid))) if grid is not None else ranks.DEFAULT_GRID
-    if not grid or grid[0] < 1:
-        raise UsageError(
-            "allowed ranks are integers from 1", code="bad-grid", hint="--allowed-ranks 4,8,16,32"
-        )
+    allowed = checked_ranks(ranks.DEFAULT_GRID if grid is None else grid)
     watch = Stopwatch(command)
     with open_adapter(Path(path), adapter=adapter) as opened:
         digest, measured = _measure_all(opened, tau, workers or processors(), progress)
@@ -94,7 +91,8 @@ def audit_adapter(
             nonfinite=[sentence for item in measured for sentence in item.nonfinite],
             misnamed=opened.misnamed(),
         )
-        return _assemble(opened, digest, facts, tau=tau, grid=grid, watch=watch)
+        report = _assemble(opened, digest, facts, tau, watch)
+        return _with_suggestions(report, allowed)
 
 
 def _measure_all(
@@ -168,7 +166,7 @@ def _row(pair: LoraPair, found: spectra.Spectrum, tau: float, fixed: dict[str, A
     if values[0] == 0.0:
         return LayerAudit(status="untrained", method=found.method, **fixed)
     stable = spectra.stable_rank(values)
-    null = spectra.null_stable_rank(pair.rank, pair.rows, pair.columns)
+    null = null_stable_rank(pair.rank, pair.rows, pair.columns)
     storage = _storage_error(pair, found)
     margin = spectra.energy_margin(values, (*TAUS, tau))
     k90, k95, k99, k_tau = (spectra.energy_rank(values, threshold) for threshold in (*TAUS, tau))
@@ -231,15 +229,8 @@ def _nonfinite_sentence(factor: Factor, loaded: LoadedPair) -> str | None:
 # ---------------------------------------------------------------- the whole report
 
 
-def _assemble(
-    opened: Adapter, digest: str, facts: Facts, *, tau: float, grid: Sequence[int], watch: Stopwatch
-) -> AuditReport:
+def _assemble(opened: Adapter, digest: str, facts: Facts, tau: float, watch: Stopwatch) -> AuditReport:
     layers = facts.layers
-    findings = find(facts)
-    use_rslora = bool(opened.config and opened.config.use_rslora)
-    suggestions = (
-        None if blocks_suggestions(findings) else suggest(layers, tau=tau, grid=grid, use_rslora=use_rslora)
-    )
     trained = [layer for layer in layers if layer.status == "ok"]
     return AuditReport(
         adapter=_adapter_info(opened, digest, layers),
@@ -249,15 +240,33 @@ def _assemble(
         n_trained=len(trained),
         tau=tau,
         **_summary(trained),
-        suggested_r_global_median=suggestions.median.rank if suggestions else None,
-        suggested_r_global_90=suggestions.p90.rank if suggestions else None,
-        suggestions=suggestions,
         by_type=_by_type(layers),
         gain=_gain(trained),
-        evidence=_evidence(tau, has_suggestions=suggestions is not None),
+        evidence={},
         layers=tuple(layers),
-        findings=findings,
+        findings=find(facts),
         run=watch.run_info(),
+    )
+
+
+def _with_suggestions(report: AuditReport, grid: Sequence[int]) -> AuditReport:
+    """The report with the ranks that its modules suggest, where some may be suggested."""
+    suggestions = suggest(report, grid)
+    if suggestions is None:
+        return report
+    return report.model_copy(
+        update={
+            "suggestions": suggestions,
+            "suggested_r_global_median": suggestions.median.rank,
+            "suggested_r_global_90": suggestions.p90.rank,
+            "evidence": {
+                "weight_energy": (
+                    f"fewest directions that hold {report.tau:.6g} of the squared singular values of each module. "
+                    "Crude: it ignores what the directions do to the model's output. A hypothesis to test, not a "
+                    "promise"
+                )
+            },
+        }
     )
 
 
@@ -385,14 +394,3 @@ def _gain(trained: Sequence[LayerAudit]) -> Gain | None:
         top_modules_share=sum(energy for _, energy in top) / total,
         hhi=sum(share * share for share in shares.values()),
     )
-
-
-def _evidence(tau: float, *, has_suggestions: bool) -> dict[str, str]:
-    if not has_suggestions:
-        return {}
-    return {
-        "weight_energy": (
-            f"fewest directions that hold {tau:.6g} of the squared singular values of each module. Crude: it ignores "
-            "what the directions do to the model's output. A hypothesis to test, not a promise"
-        )
-    }

@@ -142,7 +142,7 @@ def compress(
     _check_usage(encoding, adapter, output, dry_run=dry_run, force=force, verify_peft=verify_peft)
     from gradience.audit.adapter import audit_adapter
     from gradience.compress.adapter import compress_adapter, rehearse_compression
-    from gradience.plan.criteria import plan_compression
+    from gradience.plan.compression import plan_compression
     from gradience.report.compression import compression_markdown
 
     with ProgressBar(f"measuring {adapter}", quiet=quiet) as progress:
@@ -188,7 +188,8 @@ def _criterion(wanted: Mapping[str, Any]) -> Callable[[AuditReport], Criterion]:
 
     Raises UsageError for none or several, InputError for a plan that cannot be read.
     """
-    from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToSuggestion, ranks_of_plan
+    from gradience.plan.compression import ranks_of_plan
+    from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToSuggestion
 
     names = [option for option, value in wanted.items() if value is not None]
     if len(names) != 1:

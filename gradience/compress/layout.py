@@ -21,6 +21,7 @@ from gradience.compress.encodings import Encoded, Target, encode_modules
 from gradience.compress.module import Job
 from gradience.compress.reconfigure import target_fields, without_stripped
 from gradience.errors import InputError, UsageError
+from gradience.plan.blocking import refuse_empty, refuse_unread
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +124,7 @@ def _refuse(opened: Adapter, config: PeftConfig, base: BaseWeights | None) -> No
             code="dora",
             hint="merge this adapter into its base model instead",
         )
-    if opened.unaudited:
-        raise InputError(
-            f"{path}: {len(opened.unaudited)} tensors were not understood, the first is {opened.unaudited[0].tensor} "
-            f"({opened.unaudited[0].reason})",
-            code="unaudited",
-            hint="see `gradience audit` for all of them",
-        )
+    refuse_unread(path, opened.unaudited)
     nested = next((pair.module for pair in opened.pairs if not _understood(pair.module)), None)
     if nested is not None:
         raise InputError(
@@ -181,12 +176,7 @@ def _check_plan(plan: CompressionPlan, opened: Adapter) -> None:
             raise another_adapter(opened, f"the rank of {pair.module} differs")
         if module.scale is not None and module.scale != round_significant(pair.scale):
             raise another_adapter(opened, f"the scale of {pair.module} differs: the config was changed since")
-    if not any(module.new_rank for module in plan.modules):
-        raise UsageError(
-            f"{opened.location.path}: the plan leaves no component of any module",
-            code="empty-plan",
-            hint="allow more parameters, or a larger error",
-        )
+    refuse_empty(module.new_rank for module in plan.modules)
 
 
 def _notes(opened: Adapter) -> tuple[list[Note], list[Note]]:

@@ -14,7 +14,7 @@ from peft.tuners.lora.loraga import preprocess_loraga
 from peft_models import fill, llama
 
 from gradience import audit_adapter
-from gradience.artifacts.finding import BLOCKING
+from gradience.plan.blocking import NOT_THE_UPDATE
 
 TARGETS = ["q_proj", "down_proj"]
 TOKENS = torch.arange(24).reshape(2, 12)
@@ -139,4 +139,4 @@ def test_pissa_converted_to_plain_lora_is_an_update_again(tmp_path):
         )
     report = audit_adapter(tmp_path / "converted")
     assert {row.r for row in report.layers} == {8}
-    assert not BLOCKING & codes(report)
+    assert not NOT_THE_UPDATE & codes(report)

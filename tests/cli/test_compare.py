@@ -18,7 +18,8 @@ from gradience.artifacts.comparison import ComparisonReport
 from gradience.artifacts.compression import CompressionReport
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
-from gradience.plan.criteria import ToRank, plan_compression
+from gradience.plan.compression import plan_compression
+from gradience.plan.criteria import ToRank
 from gradience.report.comparison import comparison_text
 
 SCHEMA = Path(__file__).resolve().parents[2] / "docs" / "schemas" / "comparison.schema.json"

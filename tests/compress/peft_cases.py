@@ -19,7 +19,7 @@ from torch import nn
 from gradience import audit_adapter
 from gradience.artifacts.compression import CompressionReport
 from gradience.compress.adapter import compress_adapter
-from gradience.plan.criteria import plan_compression
+from gradience.plan.compression import plan_compression
 
 ENCODINGS = ("uniform", "patterns", "padded", "folded")
 

@@ -18,7 +18,8 @@ from gradience.artifacts.comparison import ComparisonReport
 from gradience.compare import compare_adapters
 from gradience.compress.adapter import compress_adapter
 from gradience.errors import InputError
-from gradience.plan.criteria import ToBudget, ToRank, plan_compression
+from gradience.plan.compression import plan_compression
+from gradience.plan.criteria import ToBudget, ToRank
 from gradience.report.comparison import comparison_text
 
 few = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -26,7 +26,8 @@ from peft_models import peft_updates, save, stored_tensors
 from gradience import audit_adapter
 from gradience.artifacts.compression import CompressionReport
 from gradience.errors import InputError
-from gradience.plan.criteria import ToBudget, ToRank, plan_compression
+from gradience.plan.compression import plan_compression
+from gradience.plan.criteria import ToBudget, ToRank
 
 
 @pytest.fixture(scope="module")

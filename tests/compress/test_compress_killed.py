@@ -15,7 +15,8 @@ from samples import random_factors, write
 
 from gradience import audit_adapter
 from gradience.compress.adapter import compress_adapter
-from gradience.plan.criteria import ToRank, plan_compression
+from gradience.plan.compression import plan_compression
+from gradience.plan.criteria import ToRank
 
 KILL = """
 import os, signal, sys

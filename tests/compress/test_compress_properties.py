@@ -20,7 +20,8 @@ from gradience.compress.adapter import compress_adapter
 from gradience.compress.module import write_module
 from gradience.compress.readback import WrittenWrong
 from gradience.errors import InputError, UsageError
-from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, plan_compression
+from gradience.plan.compression import plan_compression
+from gradience.plan.criteria import ToBudget, ToEnergy, ToRank
 
 ENCODINGS = ("uniform", "patterns", "padded", "folded")
 few = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])

@@ -13,7 +13,8 @@ from samples import random_factors, read, tensor, tensors_of, write
 from gradience import audit_adapter
 from gradience.compress.adapter import compress_adapter
 from gradience.errors import GradienceError, InputError, UsageError
-from gradience.plan.criteria import ToRank, plan_compression
+from gradience.plan.compression import plan_compression
+from gradience.plan.criteria import ToRank
 
 FACTORS = random_factors(0, (4, 10, 12), (4, 9, 9))
 FIRST = next(iter(FACTORS))

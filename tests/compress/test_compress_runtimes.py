@@ -19,7 +19,8 @@ from transformers import (
 
 from gradience.audit.adapter import audit_adapter
 from gradience.compress.adapter import compress_adapter
-from gradience.plan.criteria import ToRank, plan_compression
+from gradience.plan.compression import plan_compression
+from gradience.plan.criteria import ToRank
 
 SHAPE = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 RUNTIMES = ("PEFT", "PEFT hotswap", "vLLM", "llama.cpp")

@@ -30,7 +30,8 @@ from torch import nn
 from gradience import audit_adapter
 from gradience.compress.adapter import compress_adapter
 from gradience.errors import InputError
-from gradience.plan.criteria import ToBudget, ToRank, plan_compression
+from gradience.plan.compression import plan_compression
+from gradience.plan.criteria import ToBudget, ToRank
 
 LINEAR = ["q_proj", "v_proj", "down_proj"]
 

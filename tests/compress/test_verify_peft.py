@@ -22,7 +22,8 @@ from gradience.compress.adapter import compress_adapter
 from gradience.compress.peft_check import check_with_peft, skeleton
 from gradience.compress.peft_load import check
 from gradience.errors import MissingExtra, VerificationError
-from gradience.plan.criteria import ToBudget, ToRank, plan_compression
+from gradience.plan.compression import plan_compression
+from gradience.plan.criteria import ToBudget, ToRank
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 REPLICATED = config(target_modules=["q_proj"], layer_replication=[[0, 2], [0, 2]])
@@ -202,7 +203,8 @@ def test_the_check_of_our_own_works_without_assertions(tmp_path):
     code = f"""
 import gradience.compress.adapter as c
 from gradience import audit_adapter
-from gradience.plan.criteria import ToRank, plan_compression
+from gradience.plan.compression import plan_compression
+from gradience.plan.criteria import ToRank
 from gradience.compress.readback import WrittenWrong
 assert False, "assertions are off"
 write = c.write_module

@@ -18,7 +18,8 @@ from torch import nn
 
 from gradience import audit_adapter
 from gradience.errors import InputError
-from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToRanks, plan_compression
+from gradience.plan.compression import plan_compression
+from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToRanks
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 

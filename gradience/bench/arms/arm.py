@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from gradience.artifacts.audit import AuditReport
-from gradience.bench.arms.ranks import AuditedProbe, Choice, Ranks
+from gradience.bench.arms.ranks import AuditedProbe, Choice
+from gradience.plan.modules import Ranks
 
 
 class Source(NamedTuple):

@@ -6,16 +6,13 @@ A new variant is one function here and one line in `VARIANTS`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from gradience.adapters.keys import config_name
-from gradience.adapters.patterns import anchored_key
 from gradience.artifacts.audit import AuditReport, Suggestion, Suggestions
-from gradience.plan.suggest import collect, suggest
-
-Ranks = Mapping[str, int]
-"""Module, by its path in the base model -> rank; 0 where the LoRA is left out of it."""
+from gradience.plan.criteria import Criterion, ToRank, ToSuggestion
+from gradience.plan.modules import Ranks, modules_of
+from gradience.plan.suggestions import suggest
 
 
 class Choice(NamedTuple):
@@ -37,34 +34,27 @@ class AuditedProbe:
     ) -> None:
         """variants: all that the config compares. seed: of the run; what is random depends on it alone."""
         self.variants, self.seed = variants, seed
-        self.modules = collect(report.layers)
-        self.ranks: Ranks = {module.name: module.size.rank for module in self.modules}
+        self.modules = modules_of(report)
+        self.ranks: Ranks = {module.name: module.rank for module in self.modules}
         self.use_rslora = report.adapter.use_rslora
-        self._suggestions: Suggestions | None = None
-        if report.suggestions is not None:  # where the audit made none, none is made here
-            self._suggestions = suggest(
-                report.layers, tau=report.tau, grid=allowed_ranks, use_rslora=self.use_rslora
-            )
+        self._report = report.model_copy(update={"suggestions": suggest(report, allowed_ranks)})
 
     @property
     def suggestions(self) -> Suggestions:
         """What the audit suggests, rounded up to the config's ranks. Raises NotMade where that is nothing."""
-        if self._suggestions is None:
+        if self._report.suggestions is None:
             raise NotMade("the audit suggests no rank for this adapter")
-        return self._suggestions
+        return self._report.suggestions
 
     def choose(self, variant: str) -> Choice:
         """The ranks of a variant. Raises NotMade."""
         if variant in VARIANTS:
             return VARIANTS[variant](self)
-        return Choice(self.uniform(int(variant.removeprefix("uniform_r"))), "as asked for")
+        return Choice(self.ranks_by(ToRank(int(variant.removeprefix("uniform_r")))), "as asked for")
 
-    def uniform(self, rank: int) -> Ranks:
-        """`rank` everywhere; a module keeps its own where that is smaller, or where no other can be given."""
-        return {
-            module.name: module.size.rank if module.keeps_rank else min(rank, module.size.rank)
-            for module in self.modules
-        }
+    def ranks_by(self, criterion: Criterion) -> Ranks:
+        """The rank that `criterion` gives every module."""
+        return criterion.choose(self._report, self.modules)
 
 
 def is_variant(name: str) -> bool:
@@ -85,17 +75,14 @@ def _p90(probe: AuditedProbe) -> Choice:
 
 
 def _per_layer(probe: AuditedProbe) -> Choice:
-    pattern = probe.suggestions.per_layer.rank_pattern
-    ranks = {name: pattern[anchored_key(config_name(name))] for name in probe.ranks}
-    return Choice(
-        ranks, f"directions that hold {probe.suggestions.tau:g} of each module's energy, rounded up"
-    )
+    evidence = f"directions that hold {probe.suggestions.tau:g} of each module's energy, rounded up"
+    return Choice(probe.ranks_by(ToSuggestion("per-layer")), evidence)
 
 
 def _uniform(probe: AuditedProbe, statistic: str, chosen: Suggestion) -> Choice:
     rounding = {"evidence": "", "grid": ", rounded up to an allowed rank", "cap": ", the probe's own rank"}
     return Choice(
-        probe.uniform(chosen.rank),
+        probe.ranks_by(ToRank(chosen.rank)),
         f"{statistic} of the directions that hold {probe.suggestions.tau:g} of the energy: {chosen.unrounded:g}"
         f"{rounding[chosen.decided_by]}",
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from gradience.bench.arms.arm import Derived, Source
-from gradience.bench.arms.ranks import Ranks
 from gradience.compress.adapter import compress_adapter
-from gradience.plan.criteria import ToRanks, plan_compression
+from gradience.plan.compression import plan_compression
+from gradience.plan.criteria import ToRanks
+from gradience.plan.modules import Ranks
 
 
 def truncate(source: Source, ranks: Ranks, target: Path) -> None:

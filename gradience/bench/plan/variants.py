@@ -14,12 +14,12 @@ from typing import Any
 from gradience.adapters.patterns import anchored_key
 from gradience.artifacts.audit import AuditReport
 from gradience.bench.arms.arm import Arm, Control, Trained
-from gradience.bench.arms.ranks import AuditedProbe, NotMade, Ranks
+from gradience.bench.arms.ranks import AuditedProbe, NotMade
 from gradience.bench.arms.registry import CONTROLS
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.config.sections import CompressionSettings
 from gradience.errors import UsageError
-from gradience.plan.suggest import cost, scaled_alpha
+from gradience.plan.modules import Ranks, alphas_at, size_at
 
 PROBE = "probe"
 NO_COMPRESSION = "no compression: every module keeps its rank"
@@ -137,19 +137,12 @@ def _with_ranks(variant: PlannedVariant, probe: AuditedProbe) -> PlannedVariant:
         )
     except NotMade as reason:
         return replace(variant, skipped=str(reason))
-    alphas = {
-        module.name: scaled_alpha(
-            module.alpha, module.size.rank, ranks[module.name], use_rslora=probe.use_rslora
-        )
-        for module in probe.modules
-        if module.alpha is not None and ranks[module.name]
-    }
     return replace(
         variant,
         ranks=ranks,
-        alphas=alphas,
-        lora_params=cost(probe.modules, dict(ranks))[0],
-        probe_params=cost(probe.modules, dict(probe.ranks))[0],
+        alphas=alphas_at(probe.modules, ranks, use_rslora=probe.use_rslora),
+        lora_params=size_at(probe.modules, ranks)[0],
+        probe_params=size_at(probe.modules, probe.ranks)[0],
         evidence=evidence,
     )
 

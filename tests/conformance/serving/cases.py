@@ -21,7 +21,8 @@ from gradience.adapters.patterns import anchored_key
 from gradience.artifacts.compression import Encoding
 from gradience.audit.adapter import audit_adapter
 from gradience.compress.adapter import compress_adapter
-from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToRank, plan_compression
+from gradience.plan.compression import plan_compression
+from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToRank
 
 Section = Literal["compressed", "other", "special"]
 FIRST = "LlamaForCausalLM"

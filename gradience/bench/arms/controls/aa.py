@@ -6,7 +6,8 @@ from pathlib import Path
 
 from gradience.bench.arms.arm import Control, Derived, Source
 from gradience.bench.arms.controls.random_directions import write_random_directions
-from gradience.bench.arms.ranks import Choice, Ranks
+from gradience.bench.arms.ranks import Choice
+from gradience.plan.modules import Ranks
 
 
 def rotate(source: Source, ranks: Ranks, target: Path) -> None:

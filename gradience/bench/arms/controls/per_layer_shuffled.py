@@ -7,7 +7,8 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from gradience.bench.arms.arm import Control
-from gradience.bench.arms.ranks import AuditedProbe, Choice, NotMade, Ranks
+from gradience.bench.arms.ranks import AuditedProbe, Choice, NotMade
+from gradience.plan.modules import Ranks
 
 
 def shuffled_ranks(probe: AuditedProbe) -> Choice:
@@ -18,8 +19,8 @@ def shuffled_ranks(probe: AuditedProbe) -> Choice:
     ranks = probe.choose("per_layer").ranks
     alike: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for module in probe.modules:
-        if not module.keeps_rank:
-            alike[module.size, module.experts, module.alpha].append(module.name)
+        if not module.fixed:
+            alike[module.rank, module.shape, module.bytes, module.experts, module.alpha].append(module.name)
     draw = random.Random(f"{probe.seed}/per_layer_shuffled")
     shuffled = dict(ranks)
     for names in alike.values():

@@ -11,9 +11,10 @@ from safetensors.numpy import save_file
 
 from gradience.audit.adapter import audit_adapter
 from gradience.bench.arms.arm import Control, Derived, Source
-from gradience.bench.arms.ranks import AuditedProbe, Choice, NotMade, Ranks
+from gradience.bench.arms.ranks import AuditedProbe, Choice, NotMade
 from gradience.bench.arms.truncate import truncate
 from gradience.errors import UsageError
+from gradience.plan.modules import Ranks
 
 QUARTER = 4
 
@@ -30,8 +31,8 @@ def quarter_at_most(probe: AuditedProbe) -> Choice:
         raise NotMade("impossible: a quarter of the probe's rank is less than one direction")
     quarters = {
         module.name: ranks[module.name]
-        if module.keeps_rank
-        else max(1, min(ranks[module.name], module.size.rank // QUARTER))
+        if module.fixed
+        else max(1, min(ranks[module.name], module.rank // QUARTER))
         for module in probe.modules
     }
     return Choice(quarters, f"{variant}, at most a quarter of the probe")

@@ -1,0 +1,127 @@
+"""What may not be made smaller, and which modules keep their rank or must stay. Every such rule stands here. Pure.
+
+An adapter is refused where no smaller one can mean the same; a suggestion is refused where its energies say nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from gradience.adapters.keys import is_split_expert, parse_key
+from gradience.artifacts.audit import AuditReport, LayerAudit
+from gradience.artifacts.finding import Finding
+from gradience.errors import InputError, UsageError
+
+NOT_THE_UPDATE = frozenset(("init-not-update", "init-noise", "variant-not-update", "non-finite"))
+"""Findings with which nothing is compressed or suggested: B·A is not the learned update, or holds NaN or infinity."""
+UNCONVINCING = frozenset(("looks-random",))
+"""Findings with which no rank is suggested: the spectra say nothing about a smaller one. Truncating is allowed."""
+
+GROUPED = "block-diagonal B of a grouped convolution"
+
+
+class Unread(Protocol):
+    """A tensor that was not understood, and why."""
+
+    @property
+    def tensor(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+
+
+# ---------------------------------------------------------------- the adapter
+
+
+def blocks_suggestions(findings: Iterable[Finding]) -> bool:
+    """Whether some finding forbids to suggest a rank."""
+    return any(finding.code in NOT_THE_UPDATE | UNCONVINCING for finding in findings)
+
+
+def refuse_uncompressible(report: AuditReport, *, allow_untrained: bool = False) -> None:
+    """Raise InputError where no smaller adapter can mean the same.
+
+    Codes: those of NOT_THE_UPDATE, unaudited, no-lora-tensors, untrained, overflow.
+    """
+    path = report.adapter.path
+    finding = next((finding for finding in report.findings if finding.code in NOT_THE_UPDATE), None)
+    if finding is not None:
+        raise InputError(
+            f"{path}: cannot be compressed: {finding.message}", code=finding.code, hint=finding.hint
+        )
+    refuse_unread(path, report.coverage.unaudited)
+    if not report.layers:
+        raise InputError(f"{path}: has no LoRA modules", code="no-lora-tensors", hint="nothing to compress")
+    if not allow_untrained and all(layer.status == "untrained" for layer in report.layers):
+        raise InputError(
+            f"{path}: untrained: B·A = 0 in every module, so there is no update to make smaller",
+            code="untrained",
+            hint="was the trained adapter saved? --allow-untrained writes a smaller one that does nothing either",
+        )
+    lost = next((row for row in report.layers if row.status == "ok" and not row.singular_values), None)
+    if lost is not None:
+        raise InputError(
+            f"{path}: cannot be compressed: the norm of {lost.name} is beyond double precision",
+            code="overflow",
+            hint="divide its factors by a power of two and multiply alpha by it",
+        )
+
+
+def refuse_unread(path: object, unread: Sequence[Unread]) -> None:
+    """Raise InputError (unaudited) where tensors were not understood: nobody can say what they mean at another rank."""
+    if unread:
+        count = "1 tensor was" if len(unread) == 1 else f"{len(unread)} tensors were"
+        raise InputError(
+            f"{path}: cannot be compressed: {count} not understood, the first is {unread[0].tensor} "
+            f"({unread[0].reason})",
+            code="unaudited",
+            hint="see `gradience audit` for all of them",
+        )
+
+
+def refuse_empty(ranks: Iterable[int]) -> None:
+    """Raise UsageError (empty-plan) where no module keeps a component."""
+    if not any(ranks):
+        raise UsageError(
+            "this plan leaves no component of any module",
+            code="empty-plan",
+            hint="allow more parameters, or a smaller error",
+        )
+
+
+# ---------------------------------------------------------------- one module
+
+
+def why_fixed(rows: Sequence[LayerAudit]) -> str:
+    """Why a module (the rows of its experts) keeps its rank whatever is asked for; empty where it need not.
+
+    PEFT needs a multiple of a grouped convolution's groups, and an energy rank says nothing about the rank of each.
+    """
+    if rows[0].groups > 1:
+        return GROUPED
+    if any(row.status == "unsupported" for row in rows):
+        return "cannot be measured: its factors cancel"
+    if any(row.status == "nonfinite" for row in rows):
+        return "cannot be measured: its factors hold NaN or infinity"
+    return ""
+
+
+def must_stay(report: AuditReport, row: LayerAudit, owners: set[str]) -> bool:
+    """Whether a module may not get rank 0. owners: `modules_with_other_tensors` of the same report.
+
+    Without its factors, a bias, a magnitude or a base weight that was saved with them would be lost as well, and an
+    expert's wrapper cannot be left out alone.
+    """
+    return report.adapter.use_dora or row.name in owners or row.kind == "expert" or is_split_expert(row.name)
+
+
+def modules_with_other_tensors(report: AuditReport) -> set[str]:
+    """Modules with other tensors of their own (copies of a module that PEFT once kept are not written)."""
+    owners: set[str] = set()
+    for note in report.coverage.other:
+        key = parse_key(note.tensor)
+        if key.ghost or key.adapter not in (None, report.adapter.adapter_name):
+            continue
+        parts = key.module.split(".")
+        owners.update(".".join(parts[:end]) for end in range(1, len(parts) + 1))
+    return owners

@@ -1,0 +1,106 @@
+"""An audit and a criterion -> the plan of a compression: a rank for every module, and what it is predicted to cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from gradience.artifacts.audit import AuditReport
+from gradience.artifacts.compression import CompressionPlan, ModulePlan
+from gradience.errors import UsageError
+from gradience.plan.blocking import refuse_empty, refuse_uncompressible
+from gradience.plan.criteria import Criterion, ToRanks
+from gradience.plan.grids import Grid
+from gradience.plan.modules import Module, Ranks, modules_of, size_at
+from gradience.ranks import max_lora_rank_step
+from gradience.spectra import lost_energy, relative_error, truncation_error
+
+EDITED = ", then edited"
+
+
+def plan_compression(
+    report: AuditReport,
+    criterion: Criterion,
+    *,
+    allowed_ranks: Sequence[int] | None = None,
+    multiple_of: int | None = None,
+    allow_untrained: bool = False,
+) -> CompressionPlan:
+    """Ranks for every module of an audited adapter.
+
+    allowed_ranks: every rank is one of these, or the module's own.
+    multiple_of: every rank is a multiple of it, or the module's own.
+    allow_untrained: plan for an adapter whose every B·A is 0 as well.
+
+    Raises InputError where the adapter must not be truncated (B·A is not the update, NaN, missing modules, untrained),
+    UsageError for a criterion that makes no sense or a budget that cannot be met.
+    """
+    refuse_uncompressible(report, allow_untrained=allow_untrained)
+    grid = Grid(allowed_ranks, multiple_of)
+    modules = modules_of(report)
+    chosen = criterion.choose(report, modules, grid)
+    refuse_empty(chosen.values())
+    return _described(report, modules, chosen, criterion.words + grid.words)
+
+
+def ranks_of_plan(plan: CompressionPlan, report: AuditReport) -> ToRanks:
+    """The ranks of an earlier plan, which may have been edited: everything else in it is worked out anew.
+
+    Raises UsageError (plan-mismatch) where the plan was made for other weights than the audited ones.
+    """
+    if plan.adapter_sha256 != report.adapter.sha256:
+        raise UsageError(
+            f"{report.adapter.path}: the plan was made for another adapter (sha256 {plan.adapter_sha256[:12]} there, "
+            f"{report.adapter.sha256[:12]} here)",
+            code="plan-mismatch",
+            hint="make a plan for this adapter with --dry-run --json",
+        )
+    edited = any(row.new_params * row.old_rank != row.old_params * row.new_rank for row in plan.modules)
+    words = plan.criterion.removesuffix(EDITED) + EDITED if edited else plan.criterion
+    return ToRanks({row.name: row.new_rank for row in plan.modules}, words)
+
+
+def _described(
+    report: AuditReport, modules: Sequence[Module], chosen: Ranks, criterion: str
+) -> CompressionPlan:
+    """The plan, with the sizes and the loss that the ranks `chosen` come to."""
+    now = {module.name: module.rank for module in modules}
+    old_params, old_bytes = size_at(modules, now)
+    new_params, new_bytes = size_at(modules, chosen)
+    total = math.fsum(lost_energy(module.energies, 0) for module in modules)
+    lost = math.fsum(lost_energy(module.energies, chosen[module.name]) for module in modules)
+    largest = max(chosen.values())
+    return CompressionPlan(
+        adapter_path=report.adapter.path,
+        adapter_sha256=report.adapter.sha256,
+        criterion=criterion,
+        modules=tuple(_row(module, chosen[module.name]) for module in modules),
+        old_params=old_params,
+        new_params=new_params,
+        old_bytes=old_bytes,
+        new_bytes=new_bytes,
+        reduction=1 - new_params / old_params,
+        kept_energy=1 - lost / total if total else 1.0,
+        predicted_error=relative_error(lost, total) or 0.0,
+        max_rank=largest,
+        old_max_lora_rank=max_lora_rank_step(max(now.values())),
+        new_max_lora_rank=max_lora_rank_step(largest),
+    )
+
+
+def _row(module: Module, rank: int) -> ModulePlan:
+    total, lost = lost_energy(module.energies, 0), lost_energy(module.energies, rank)
+    return ModulePlan(
+        name=module.name,
+        old_rank=module.rank,
+        new_rank=rank,
+        old_params=module.params,
+        new_params=module.cost * rank,
+        old_bytes=module.bytes,
+        new_bytes=module.stored_cost * rank,
+        kept_energy=1 - lost / total if total else None,
+        predicted_error=truncation_error(module.energies, rank),
+        norm=None if module.scale is None else module.unit * math.sqrt(total),
+        scale=module.scale,
+        fixed=module.fixed,
+    )

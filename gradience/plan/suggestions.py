@@ -1,0 +1,77 @@
+"""The ranks that an audit suggests. A suggestion is a plan: the ranks of a criterion, and what decided them. Pure.
+
+median, p90: one rank for all modules, `ToRank`. per_layer: `ToEnergy` at the threshold of the audit, on the grid.
+They are hypotheses, so that each keeps its evidence before rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gradience.adapters.keys import config_name
+from gradience.adapters.patterns import anchored_key
+from gradience.artifacts.audit import AuditReport, PerLayer, Suggestion, Suggestions
+from gradience.plan.blocking import blocks_suggestions
+from gradience.plan.criteria import ToEnergy, ToRank
+from gradience.plan.grids import Grid
+from gradience.plan.modules import Module, Ranks, alphas_at, modules_of, size_at
+from gradience.ranks import max_lora_rank_step, percentile, round_up
+
+
+def suggest(report: AuditReport, grid: Sequence[int]) -> Suggestions | None:
+    """Median, 90th percentile and per-layer suggestions on the allowed ranks `grid`.
+
+    None where a finding forbids it, or no module has been trained.
+    """
+    if blocks_suggestions(report.findings) or all(row.energy_rank_tau is None for row in report.layers):
+        return None
+    modules = modules_of(report)
+    largest = max(module.rank for module in modules)
+    return Suggestions(
+        tau=report.tau,
+        grid=tuple(rank for rank in grid if rank <= largest) or (min(grid),),
+        current_max_rank=largest,
+        current_max_lora_rank=max_lora_rank_step(largest),
+        median=_uniform(report, modules, 50, grid),
+        p90=_uniform(report, modules, 90, grid),
+        per_layer=_per_layer(report, modules, grid),
+    )
+
+
+def _uniform(report: AuditReport, modules: Sequence[Module], percent: int, grid: Sequence[int]) -> Suggestion:
+    """The percentile of the energy ranks (each expert counts), rounded up and never above the largest rank."""
+    needed = [row.energy_rank_tau for row in report.layers if row.energy_rank_tau is not None]
+    unrounded = percentile(needed, percent)
+    rank, decided_by = round_up(unrounded, grid, ceiling=max(module.rank for module in modules))
+    return Suggestion(
+        unrounded=float(unrounded),
+        rank=rank,
+        decided_by=decided_by,
+        max_lora_rank=max_lora_rank_step(rank),
+        **_size(modules, ToRank(rank).choose(report, modules)),
+    )
+
+
+def _per_layer(report: AuditReport, modules: Sequence[Module], grid: Sequence[int]) -> PerLayer:
+    """An explicit rank for every module, and the α that leaves its scale alone."""
+    chosen = ToEnergy(report.tau).choose(report, modules, Grid(grid))
+    alphas = alphas_at(modules, chosen, use_rslora=report.adapter.use_rslora)
+    widest = max(chosen, key=lambda name: chosen[name])
+    return PerLayer(
+        rank_pattern={anchored_key(config_name(name)): rank for name, rank in chosen.items()},
+        alpha_pattern={anchored_key(config_name(name)): alpha for name, alpha in alphas.items()},
+        r=chosen[widest],
+        lora_alpha=alphas.get(widest),
+        max_lora_rank=max_lora_rank_step(chosen[widest]),
+        **_size(modules, chosen),
+    )
+
+
+def _size(modules: Sequence[Module], chosen: Ranks) -> dict[str, Any]:
+    params, stored = size_at(modules, chosen)
+    return {
+        "params": params,
+        "bytes": stored,
+        "reduction": 1 - params / sum(module.params for module in modules),
+    }
