@@ -123,33 +123,20 @@ def usable_cpus() -> int | None:
 
 
 def requirements_by_extra() -> dict[str, list[str]]:
-    """Names of the required packages, by extra ("" is the core), in the order of pyproject.toml.
+    """Names of the required packages, by extra ("" is the core), as the installed package declares them."""
+    from importlib.metadata import PackageNotFoundError, metadata
 
-    An extra that includes another (`gradience[hf]`) lists the packages of both.
-    """
-    from importlib.metadata import PackageNotFoundError, requires
+    from packaging.requirements import Requirement
 
     try:
-        lines = requires("gradience") or []
+        declared = metadata("gradience")
     except PackageNotFoundError:  # run from a source tree that is not installed
         return {}
-    grouped: dict[str, list[str]] = {}
-    for line in lines:
-        requirement, _, marker = line.partition(";")
-        extra = re.search(r"""extra\s*==\s*["']([^"']+)["']""", marker)
-        name = re.match(r"[A-Za-z0-9._-]+(\[[^\]]*\])?", requirement.strip())
-        if name:
-            grouped.setdefault(extra[1] if extra else "", []).append(name[0])
-    return {extra: _expand(names, grouped) for extra, names in grouped.items()}
-
-
-def _expand(names: list[str], grouped: dict[str, list[str]]) -> list[str]:
-    """`names` with `gradience[x]` replaced by what x requires."""
-    flat: list[str] = []
-    for name in names:
-        included = re.fullmatch(r"gradience\[([^\]]+)\]", name)
-        flat += _expand(grouped.get(included[1], []), grouped) if included else [name]
-    return flat
+    lines = [Requirement(line) for line in declared.get_all("Requires-Dist", [])]
+    return {"": [line.name for line in lines if line.marker is None]} | {
+        extra: [line.name for line in lines if line.marker and line.marker.evaluate({"extra": extra})]
+        for extra in declared.get_all("Provides-Extra", [])
+    }
 
 
 def installed_versions(names: list[str]) -> dict[str, str | None]:
