@@ -132,7 +132,7 @@ def evaluate(
     engine: TransformersEngine,
     name: str,
     variant: Variant,
-    examples: tuple[reviews.Labelled, ...],
+    examples: tuple[reviews.LabelledExample, ...],
     output: Path,
 ) -> Evaluation[ClassificationRecord]:
     slug = f"{variant.label.split(',')[0].replace(' ', '-')}-{variant.rank}"

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 
 from gradience.tasks.base import GenerationTask
-from gradience.tasks.examples import ROLES, Question, content_id, prepare, role_of
+from gradience.tasks.examples import ROLES, PromptExample, content_id, prepare, role_of
 
 UNITS = {"kilometres": 1000, "metres": 1}
 
@@ -34,13 +34,13 @@ def load(*, size: int = 2000) -> GenerationTask:
     )
 
 
-def questions(size: int) -> Iterator[Question]:
+def questions(size: int) -> Iterator[PromptExample]:
     for number in range(1, size // 2 + 1):
         for unit, factor in UNITS.items():
             prompt = f"{number} {unit} are"
             key = content_id(prompt)  # from the text alone: the same on every machine
             answer = str(number * factor)
-            yield Question(key, prompt, f" {answer} metres.", answer, role_of(key))
+            yield PromptExample(key, prompt, f" {answer} metres.", answer, role_of(key))
 
 
 def metres(output: str) -> str | None:

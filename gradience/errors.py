@@ -14,6 +14,7 @@ GradienceError
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from types import ModuleType
 from typing import ClassVar
 
@@ -96,3 +97,15 @@ def require(module: str, *, extra: str) -> ModuleType:
             code="missing-extra",
             hint=f'in your clone of Gradience: pip install ".[{extra}]"',
         ) from None
+
+
+def did_you_mean(word: str, known: Iterable[str], then: str = "") -> str:
+    """A hint that asks for the one of `known` that is spelt most like `word`, with `then` behind it.
+
+    >>> did_you_mean("gsm9k", ["glue", "gsm8k"])
+    'did you mean `gsm8k`?'
+    """
+    from difflib import get_close_matches
+
+    guesses = [f"did you mean `{match}`?" for match in get_close_matches(word, list(known), n=1)]
+    return " ".join(filter(None, [*guesses, then]))

@@ -43,7 +43,7 @@ from gradience.evaluate.engines.transformers.classification import classify_batc
 from gradience.models.embedded import MINILM, REVIEWS, minilm
 from gradience.models.settings import ModelSettings
 from gradience.tasks import reviews
-from gradience.tasks.examples import Examples, Labelled
+from gradience.tasks.examples import Examples, LabelledExample
 
 BUNDLED = Path(__file__).resolve().parent.parent / "gradience" / "examples" / "minilm-reviews-r8"
 BASE_NAME = "sentence-transformers/all-MiniLM-L6-v2"
@@ -118,7 +118,7 @@ def seeded_model(preset: Preset, base: Path) -> Any:
     return get_peft_model(model, config)
 
 
-def batches(preset: Preset, train: Sequence[Labelled]) -> Iterator[list[Labelled]]:
+def batches(preset: Preset, train: Sequence[LabelledExample]) -> Iterator[list[LabelledExample]]:
     """Batches in an order with a random stream of its own, so that nothing else can shift it."""
     generator = torch.Generator().manual_seed(preset.seed)
     while True:
@@ -128,7 +128,7 @@ def batches(preset: Preset, train: Sequence[Labelled]) -> Iterator[list[Labelled
 
 
 def fit(
-    model: Any, tokenizer: Any, train: Sequence[Labelled], preset: Preset, *, label: str
+    model: Any, tokenizer: Any, train: Sequence[LabelledExample], preset: Preset, *, label: str
 ) -> list[dict[str, float]]:
     """Train what requires a gradient in `model`; returns one row of log (means) for every `LOG_EVERY` steps."""
     set_seed(preset.seed)  # the dropout stream starts at the same place whatever was made before
@@ -181,7 +181,7 @@ def logits_of(model: Any, tokenizer: Any, texts: Sequence[str], max_length: int)
     return np.array([rows[place] for place in range(len(texts))])
 
 
-def head_only(preset: Preset, base: Path, tokenizer: Any, data: Examples[Labelled]) -> dict[str, int]:
+def head_only(preset: Preset, base: Path, tokenizer: Any, data: Examples[LabelledExample]) -> dict[str, int]:
     """The controls: how many dev sentences a head alone gets right, without any ΔW.
 
     `same recipe`: same start, batches, steps and rate as the adapter, with the LoRA frozen at B = 0.

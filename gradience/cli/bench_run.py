@@ -67,7 +67,7 @@ def run(
     from gradience.bench.config.load import load_config
     from gradience.bench.config.shipped import find_config
     from gradience.errors import UsageError
-    from gradience.tasks.own import allowing
+    from gradience.tasks.user_code import allowing
 
     given = [*(overrides or []), *(["run_type=smoke"] if smoke else [])]
     given += [] if only_seed is None else [f"only_seed={only_seed}"]

@@ -1,44 +1,38 @@
-"""Tasks: what is asked, what counts as right, and which examples play which role. One file each.
+"""Tasks: examples, which of them play which role, and what counts as right. One file each.
 
 `load` finds a task by the name that a config gives it, and checks its options before anything is read.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import wraps
-from importlib.metadata import EntryPoint
+from functools import partial, wraps
 from typing import Any
 
 from pydantic import ValidationError, validate_call
 
 from gradience.artifacts.bench_plan import TaskCode
-from gradience.errors import InputError
-from gradience.tasks import own
+from gradience.errors import InputError, did_you_mean
+from gradience.tasks import user_code
 from gradience.tasks.base import ClassificationTask, GenerationTask, Task
 
 Load = Callable[..., Task]
 
 PROFILES = ("arithmetic", "glue", "gsm8k", "reviews", "text_classification")
-"""The tasks that come with Gradience, each in the file of its name; a user's own is named by where it stands."""
-
-OWN = (
-    "one of your own is a file, `path/to/file.py`, or an installed entry point of the group `gradience.tasks`"
-)
+"""The tasks that come with Gradience, each in the file of its name; a user's is named by where it stands."""
 
 ALIASES = {"gsm8k_causal_lm": "gsm8k", "seqcls_glue": "glue"}
 """Names of the public predecessor's configs."""
 
 
 def load(profile: str, options: Mapping[str, Any]) -> Task:
-    """The task `profile` with `options`.
+    """Make the task `profile` with `options`.
 
-    profile: one of PROFILES; or a task of one's own, `path/to/file.py` with a function `load`, or the name of an entry
-    point of the group `gradience.tasks`. Code of one's own runs only when the environment allows it (`own.allowing`).
+    profile: one of PROFILES; or a user's task, `path/to/file.py` with a function `load`, or the name of an entry point
+    of the group `gradience.tasks`. A user's code runs only when the environment allows it (`user_code.allowing`).
     options: keyword arguments of the task's function, with the types that its annotations say.
     Raises InputError (`task-unknown`, `task-file`, `code-refused`, `task-option`; `task-contract` when a user's
     function returns something else; `task-empty` when there is nothing to train on or to confirm with), and what the
@@ -64,46 +58,49 @@ def load(profile: str, options: Mapping[str, Any]) -> Task:
 
 
 def find(profile: str) -> Load:
-    """The function that makes the task `profile`.
+    """Return the function that makes the task `profile`.
 
     Raises InputError (`task-unknown`, `task-file`, `code-refused`, `task-contract`).
     """
-    known = ALIASES.get(profile, profile)
-    if known in PROFILES:
-        loaded: Load = importlib.import_module(f"{__name__}.{known}").load
-        return loaded
-    if own.is_file(profile):
-        code, content = own.file_code(profile)
-        own.require_permission(profile, code)
-        return own.run_file(profile, content)
-    entry = _entry(profile)
-    own.require_permission(profile, own.entry_code(entry))
-    return own.run_entry(profile, entry)
+    code, run = _source(profile)
+    if code is not None:
+        user_code.require_permission(profile, code)
+    return run()
 
 
 def code_of(profile: str) -> TaskCode | None:
-    """What code a task of one's own would run, found and hashed but not run; None for one of PROFILES.
+    """Return what code a user's task would run, hashed but not run; None for one of PROFILES.
 
     Raises InputError (`task-unknown`, `task-file`).
     """
-    if ALIASES.get(profile, profile) in PROFILES:
-        return None
-    return own.file_code(profile)[0] if own.is_file(profile) else own.entry_code(_entry(profile))
+    return _source(profile)[0]
 
 
-def _entry(profile: str) -> EntryPoint:
-    entries = own.installed()
-    if profile in entries:
-        return entries[profile]
-    place, colon, _ = profile.rpartition(":")
-    if colon:  # `module:function`, as earlier configs wrote it
-        file = place.endswith(".py")
-        hint = f"write `profile: {place}`; its function is `load`" if file else OWN
-    else:
-        hint = (
-            _nearest(profile, [*PROFILES, *ALIASES, *entries]) + f"the tasks are {', '.join(PROFILES)}; {OWN}"
+def _source(profile: str) -> tuple[TaskCode | None, Callable[[], Load]]:
+    """The user's code behind `profile`, and what runs or imports it to get at its function."""
+    name = ALIASES.get(profile, profile)
+    if name in PROFILES:
+        return None, lambda: importlib.import_module(f"{__name__}.{name}").load
+    if user_code.is_file(profile):
+        code, content = user_code.file_code(profile)
+        return code, partial(user_code.run_file, profile, content)
+    entries = user_code.installed()
+    if profile not in entries:
+        raise InputError(
+            f"there is no task `{profile}`",
+            code="task-unknown",
+            hint=_hint(profile, [*PROFILES, *ALIASES, *entries]),
         )
-    raise InputError(f"there is no task `{profile}`", code="task-unknown", hint=hint)
+    return user_code.entry_code(entries[profile]), partial(user_code.run_entry, profile, entries[profile])
+
+
+def _hint(profile: str, known: Sequence[str]) -> str:
+    place, colon, _ = profile.rpartition(":")  # `module:function`, as earlier configs wrote it
+    if colon and place.endswith(".py"):
+        return f"write `profile: {place}`; its function is `load`"
+    if colon:
+        return user_code.HOW
+    return did_you_mean(profile, known, f"the tasks are {', '.join(PROFILES)}; {user_code.HOW}")
 
 
 def _checked(profile: str, function: Load, options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -115,7 +112,7 @@ def _checked(profile: str, function: Load, options: Mapping[str, Any]) -> Mappin
             raise InputError(
                 f"{profile} has no option `{name}`",
                 code="task-option",
-                hint=_nearest(name, parameters) + f"its options are {', '.join(parameters) or 'none'}",
+                hint=did_you_mean(name, parameters, f"its options are {', '.join(parameters) or 'none'}"),
             )
 
     @wraps(function)
@@ -125,15 +122,10 @@ def _checked(profile: str, function: Load, options: Mapping[str, Any]) -> Mappin
     try:
         return validate_call(arguments)(**options)
     except ValidationError as error:
-        found = error.errors(include_url=False)[0]
-        name = ".".join(map(str, found["loc"]))
+        first = error.errors(include_url=False)[0]
+        name = ".".join(map(str, first["loc"]))
         raise InputError(
-            f"{profile}: option `{name}`: {found['msg'][0].lower()}{found['msg'][1:]}",
+            f"{profile}: option `{name}`: {first['msg'][0].lower()}{first['msg'][1:]}",
             code="task-option",
             hint=f"the options of {profile} are {', '.join(parameters)}",
         ) from None
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"did you mean `{near[0]}`? " if near else ""

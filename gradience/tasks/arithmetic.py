@@ -1,6 +1,6 @@
 """Sums and differences, `… problem: 12 + 7 - 3 =`, for small causal models: generated, so no licence to mind.
 
-The generator is `chain_sum` of reasoning-gym (extra `demo`), seeded: the same options give the same questions, in its
+The generator is `chain_sum` of reasoning-gym (extra `demo`), seeded: the same options give the same prompts, in its
 own words, on every machine. This is no human data set; say so where its scores are shown.
 """
 
@@ -15,7 +15,7 @@ from pydantic import Field
 
 from gradience.errors import UsageError, require
 from gradience.tasks.base import Filter, GenerationTask
-from gradience.tasks.examples import Question, content_id, prepare, role_of
+from gradience.tasks.examples import PromptExample, content_id, prepare, role_of
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -34,10 +34,10 @@ def load(
     max_digits: Positive = 2,
     seed: Annotated[int, Field(ge=0)] = 42,
 ) -> GenerationTask:
-    """`size` questions, less what repeats (`counts`), each with the role that its text gives it.
+    """Make `size` examples, less what repeats (`counts`), each with the role that its text gives it.
 
-    A question has `min_terms` to `max_terms` numbers of `min_digits` to `max_digits` digits. Seeds that differ by less
-    than `size` share questions, which is harmless: a question has the same role in both.
+    A prompt has `min_terms` to `max_terms` numbers of `min_digits` to `max_digits` digits. Seeds that differ by less
+    than `size` share examples, which is harmless: an example has the same role in both.
     Raises MissingExtra, and UsageError (`task-range`) for a minimum above its maximum.
     """
     for what, least, most in (("terms", min_terms, max_terms), ("digits", min_digits, max_digits)):
@@ -55,14 +55,14 @@ def load(
         "max_digits": max_digits,
         "seed": seed,
     }
-    examples = prepare(_questions(options))
+    examples = prepare(_examples(options))
     return GenerationTask(
         name="arithmetic",
         examples=examples,
         filters=FILTERS,
         same=same,
         # A token is never less than a character of the longest answer; the rest is the end, and some slack.
-        max_new_tokens=max(len(question.response) for question in examples.items) + 8,
+        max_new_tokens=max(len(example.response) for example in examples.all) + 8,
         stop=("\n",),
         source={"generator": f"reasoning-gym {version('reasoning-gym')} chain_sum"}
         | {name: str(value) for name, value in options.items()},
@@ -71,14 +71,14 @@ def load(
 
 def leading(output: str) -> str | None:
     """The whole number with which the output begins."""
-    found = _LEADING.match(output)
-    return found[1] if found else None
+    match = _LEADING.match(output)
+    return match[1] if match else None
 
 
 def flexible(output: str) -> str | None:
     """The last whole number in the output, wherever it stands."""
-    found = _ANY.findall(output)
-    return found[-1] if found else None
+    matches = _ANY.findall(output)
+    return matches[-1] if matches else None
 
 
 FILTERS: Mapping[str, Filter] = {"leading": leading, "flexible": flexible}
@@ -95,9 +95,9 @@ def _plain(number: str) -> str:
     return f"-{digits}" if number.startswith("-") and digits != "0" else digits
 
 
-def _questions(options: Mapping[str, int]) -> Iterator[Question]:
+def _examples(options: Mapping[str, int]) -> Iterator[PromptExample]:
     reasoning_gym = require("reasoning_gym", extra="demo")
     for row in reasoning_gym.create_dataset("chain_sum", **options):
         prompt = row["question"]
         key = content_id(prompt, exact=True)  # the canonical form of a text has no signs
-        yield Question(key, prompt, f" {row['answer']}", row["answer"], role_of(key))
+        yield PromptExample(key, prompt, f" {row['answer']}", row["answer"], role_of(key))

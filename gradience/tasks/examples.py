@@ -2,7 +2,7 @@
 
 An identity depends on the text alone. So it is the same on every machine, in every order of rows and in every
 subset of the data; and two spellings of one text can never stand on both sides of a split. Data without
-official splits get their roles from the identities; data that have splits keep them (`prepare_splits`).
+official splits get their roles from the identities; data that have splits keep them.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ from dataclasses import astuple, dataclass, replace
 from typing import Generic, Literal, TypeVar, get_args
 
 from gradience.digests import sha256_rows, sha256_text
+from gradience.errors import UsageError
 
 Role = Literal["train", "dev", "confirm"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 PER_10_000: Mapping[Role, int] = {"train": 5600, "dev": 2200, "confirm": 2200}
 """Shares of the roles. Decisions are taken on dev; confirm is looked at once, for a claim."""
+DEV = 500
+"""Examples of train that become dev where the data have no such split; a fifth of train where that is less."""
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class LabelledExample:
     """One text (or pair of texts) and its label, an index into the task's label names."""
 
     id: str
@@ -35,7 +38,7 @@ class Labelled:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class PromptExample:
     """One prompt, the response that is trained, and the answer that a response must contain."""
 
     id: str
@@ -48,30 +51,30 @@ class Question:
     role: Role
 
 
-Item = TypeVar("Item", Labelled, Question)
+Example = TypeVar("Example", LabelledExample, PromptExample)
 
 
 @dataclass(frozen=True, slots=True)
-class Examples(Generic[Item]):
+class Examples(Generic[Example]):
     """The examples of one task, in an order that depends on their content alone, and what was left out."""
 
-    items: tuple[Item, ...]
+    all: tuple[Example, ...]
     counts: Mapping[str, int]
     """rows, duplicates (later spellings of a kept text), conflicts (rows of texts with more than one label or
     answer within a role); a task adds what else it left out."""
 
-    def of(self, role: Role, limit: int | None = None) -> tuple[Item, ...]:
+    def of(self, role: Role, limit: int | None = None) -> tuple[Example, ...]:
         """The examples that have `role`; with `limit` the first so many, in an order that is as good as random."""
-        return tuple(item for item in self.items if item.role == role)[:limit]
+        return tuple(example for example in self.all if example.role == role)[:limit]
 
     def fingerprint(self, role: Role, limit: int | None = None) -> str:
         """`fingerprint` of the examples of one role."""
         return fingerprint(self.of(role, limit))
 
 
-def fingerprint(items: Sequence[Labelled] | Sequence[Question]) -> str:
-    """sha256 over everything in `items`, in their order: equal if and only if the examples are the same."""
-    return sha256_rows(map(astuple, items))
+def fingerprint(examples: Sequence[LabelledExample] | Sequence[PromptExample]) -> str:
+    """sha256 over everything in `examples`, in their order: equal if and only if they are the same."""
+    return sha256_rows(map(astuple, examples))
 
 
 def canonical(text: str) -> str:
@@ -103,36 +106,50 @@ def role_of(example_id: str) -> Role:
     raise AssertionError("the shares of the roles do not add up to 10,000")
 
 
-def prepare(items: Iterable[Item]) -> Examples[Item]:
-    """Examples without duplicates, ordered by identity; the roles that the items bring are kept.
+def prepare(examples: Iterable[Example]) -> Examples[Example]:
+    """Examples without duplicates, ordered by identity; the roles that they bring are kept.
 
     The first spelling of a text is kept, and its role with it: give the split that must stay whole first.
     A text that occurs within one role with different labels or answers is left out altogether.
     """
     counts: Counter[str] = Counter(rows=0, duplicates=0, conflicts=0)
-    kept: dict[str, Item] = {}
+    kept: dict[str, Example] = {}
     seen: Counter[str] = Counter()
     conflicting: set[str] = set()
-    for item in items:
+    for example in examples:
         counts["rows"] += 1
-        seen[item.id] += 1
-        first = kept.setdefault(item.id, item)
-        # What another split says of a text is not asked: the official test stays as it is.
-        if first.role == item.role and _truth(first) != _truth(item):
-            conflicting.add(item.id)
+        seen[example.id] += 1
+        first = kept.setdefault(example.id, example)
+        # Another split may contradict it: the official test stays as it is.
+        if first.role == example.role and _truth(first) != _truth(example):
+            conflicting.add(example.id)
     counts["conflicts"] = sum(seen[key] for key in conflicting)
     counts["duplicates"] = sum(seen[key] - 1 for key in kept if key not in conflicting)
     return Examples(tuple(kept[key] for key in sorted(kept) if key not in conflicting), dict(counts))
 
 
-def hold_out(examples: Examples[Item], dev: int) -> Examples[Item]:
-    """The same examples with the first `dev` of the training examples made dev: for data without such a split."""
-    chosen = {item.id for item in examples.of("train", dev)}
+def with_dev(examples: Examples[Example], dev: int | None) -> Examples[Example]:
+    """The same examples, `dev` of the training examples made dev; None takes the default.
+
+    For data whose official test split confirms, and that have no dev split. Which ones become dev depends on their
+    identities alone, not on the order of the rows.
+    Raises UsageError (`task-dev`) when nothing would be left to train on.
+    """
+    train = examples.of("train")
+    if dev is not None and dev >= len(train) > 0:
+        raise UsageError(
+            f"`dev: {dev}` leaves none of the {len(train)} training examples",
+            code="task-dev",
+            hint="leave `dev` out: then a fifth, and no more than 500, is held out",
+        )
+    chosen = {example.id for example in train[: min(DEV, len(train) // 5) if dev is None else dev]}
     return replace(
         examples,
-        items=tuple(replace(item, role="dev") if item.id in chosen else item for item in examples.items),
+        all=tuple(
+            replace(example, role="dev") if example.id in chosen else example for example in examples.all
+        ),
     )
 
 
-def _truth(item: Labelled | Question) -> int | str:
-    return item.label if isinstance(item, Labelled) else item.answer
+def _truth(example: LabelledExample | PromptExample) -> int | str:
+    return example.label if isinstance(example, LabelledExample) else example.answer

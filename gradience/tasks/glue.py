@@ -13,11 +13,11 @@ from typing import Annotated
 from pydantic import Field
 
 from gradience.errors import InputError, UsageError
-from gradience.tasks.base import ClassificationTask, Metric
-from gradience.tasks.examples import Role, prepare
+from gradience.tasks.base import ClassificationTask
+from gradience.tasks.examples import prepare, with_dev
 from gradience.tasks.labelled import Columns, labelled, read
-from gradience.tasks.roles import with_dev
-from gradience.tasks.rows import Table, hub, local
+from gradience.tasks.metrics import Metric
+from gradience.tasks.rows import train_and_confirm
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,8 @@ def load(
 
     subset: cola, mnli, mrpc, qnli, qqp, rte or sst2. mismatched: confirm on MNLI's other validation split.
     dev: how many examples of train become dev (500; a fifth of train where that is less).
-    Raises UsageError (`glue-subset`, `task-files`), InputError (`task-label`), and what `rows.local`,
-    `rows.hub`, `labelled.read` and `roles.with_dev` raise.
+    Raises UsageError (`glue-subset`), InputError (`task-label`), and what `rows.train_and_confirm`, `labelled.read` and
+    `examples.with_dev` raise.
     """
     if subset not in SUBSETS:
         plain = subset.lower().replace("-", "").replace("_", "")
@@ -81,21 +81,13 @@ def load(
         )
     if mismatched and subset != "mnli":
         raise UsageError("`mismatched` belongs to mnli", code="glue-subset", hint="leave `mismatched` out")
-    if (train_file is None) != (validation_file is None):
-        raise UsageError(
-            "only one of `train_file` and `validation_file` is given",
-            code="task-files",
-            hint="give both, or none of them to take the data set from the hub",
-        )
-    validation = "validation" + {"mnli": "_mismatched" if mismatched else "_matched"}.get(subset, "")
-    # Validation first: the first spelling of a text is the one that stays, so what train repeats falls out of it.
-    tables: dict[Role, Table] = (
-        {"confirm": local(validation_file), "train": local(train_file)}
-        if train_file and validation_file
-        else {
-            "confirm": hub(dataset, validation, subset=subset, revision=revision),
-            "train": hub(dataset, "train", subset=subset, revision=revision),
-        }
+    tables = train_and_confirm(
+        train_file,
+        validation_file,
+        dataset=dataset,
+        subset=subset,
+        split="validation" + {"mnli": "_mismatched" if mismatched else "_matched"}.get(subset, ""),
+        revision=revision,
     )
     kind = SUBSETS[subset]
     for table in tables.values():

@@ -15,11 +15,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gradience.errors import UsageError
 from gradience.tasks.base import Filter, GenerationTask
-from gradience.tasks.examples import Question, Role, content_id, prepare
-from gradience.tasks.roles import with_dev
-from gradience.tasks.rows import Row, Table, hub, local
+from gradience.tasks.examples import PromptExample, Role, content_id, prepare, with_dev
+from gradience.tasks.rows import Row, train_and_confirm
 
 STOP = ("Question:", "</s>", "<|im_end|>")
 
@@ -45,29 +43,17 @@ def load(
     The test split confirms, `dev` examples are held out of train (500; a fifth of train where that is less).
     annotations: `keep` trains on the answers as they are published; `strip` takes the calculator's `<<…>>` out.
     `counts` also holds `unparsable`: rows whose own answer would not be counted as right.
-    Raises UsageError (`task-files`), and what `rows.local`, `rows.hub` and `roles.with_dev` raise.
+    Raises what `rows.train_and_confirm` and `examples.with_dev` raise.
     """
-    if (train_file is None) != (test_file is None):
-        raise UsageError(
-            "only one of `train_file` and `test_file` is given",
-            code="task-files",
-            hint="give both, or none of them to take the data set from the hub",
-        )
-    # Test first: the first spelling of a question is the one that stays, so what train repeats falls out of it.
-    tables: dict[Role, Table] = (
-        {"confirm": local(test_file), "train": local(train_file)}
-        if train_file and test_file
-        else {
-            "confirm": hub(dataset, "test", subset=subset, revision=revision),
-            "train": hub(dataset, "train", subset=subset, revision=revision),
-        }
+    tables = train_and_confirm(
+        train_file, test_file, dataset=dataset, subset=subset, split="test", revision=revision
     )
     read = [
-        _question(row, role, strip=annotations == "strip")
+        _example(row, role, strip=annotations == "strip")
         for role, table in tables.items()
         for row in table.rows
     ]
-    examples = with_dev(prepare(question for question in read if question is not None), dev)
+    examples = with_dev(prepare(example for example in read if example is not None), dev)
     counts = {**examples.counts, "rows": len(read), "unparsable": read.count(None)}
     return GenerationTask(
         name="gsm8k_causal_lm",
@@ -82,8 +68,8 @@ def load(
 
 def strict(output: str) -> str | None:
     """The number behind the first `#### `, with its commas and points."""
-    found = _STRICT.search(output)
-    return found[1] if found else None
+    match = _STRICT.search(output)
+    return match[1] if match else None
 
 
 def flexible(output: str) -> str | None:
@@ -91,8 +77,8 @@ def flexible(output: str) -> str | None:
 
     So a lone `.` is none, but `..`, `,,` or `$$` is (and equals no gold answer): that is the rule.
     """
-    found = _FLEXIBLE.findall(output)
-    return found[-1] if found else None
+    matches = _FLEXIBLE.findall(output)
+    return matches[-1] if matches else None
 
 
 FILTERS: Mapping[str, Filter] = {"strict": strict, "flexible": flexible}
@@ -112,8 +98,8 @@ def _plain(text: str) -> str:
     return text.lower()
 
 
-def _question(row: Row, role: Role, *, strip: bool) -> Question | None:
-    """The question of a row, or None when its own answer would be counted as wrong."""
+def _example(row: Row, role: Role, *, strip: bool) -> PromptExample | None:
+    """The example in a row, or None when its own answer would be counted as wrong."""
     prompt = f"Question: {row.text('question')}\nAnswer:"
     solution = row.text("answer")
     response = " " + (_ANNOTATION.sub("", solution) if strip else solution)
@@ -121,4 +107,4 @@ def _question(row: Row, role: Role, *, strip: bool) -> Question | None:
     extracted = strict(response)
     if extracted is None or not same(extracted, answer):
         return None
-    return Question(content_id(prompt), prompt, response, answer, role)
+    return PromptExample(content_id(prompt), prompt, response, answer, role)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gradience.errors import InputError
-from gradience.tasks.examples import Labelled, Role, canonical, content_id, role_of
+from gradience.errors import InputError, did_you_mean
+from gradience.tasks.examples import LabelledExample, Role, canonical, content_id, role_of
 from gradience.tasks.rows import Row, Table
 
 
@@ -50,7 +49,7 @@ def label_names(rows: Iterable[Read]) -> tuple[str, ...]:
     return tuple(sorted(labels))
 
 
-def labelled(rows: Sequence[Read], names: Sequence[str], *, exact: bool = False) -> Iterator[Labelled]:
+def labelled(rows: Sequence[Read], names: Sequence[str], *, exact: bool = False) -> Iterator[LabelledExample]:
     """The examples of `rows`. Labels are names, or all of them are places in `names` (0, 1, …; false, true).
 
     `exact` tells texts apart that differ only in case, accents, punctuation or spacing.
@@ -60,7 +59,7 @@ def labelled(rows: Sequence[Read], names: Sequence[str], *, exact: bool = False)
     for row in rows:
         key = pair_id(row.text, row.text_pair, exact=exact)
         role = row.role or role_of(key)
-        yield Labelled(key, row.text, indices[row.label], role, row.text_pair)
+        yield LabelledExample(key, row.text, indices[row.label], role, row.text_pair)
 
 
 def pair_id(text: str, text_pair: str | None, *, exact: bool = False) -> str:
@@ -76,17 +75,16 @@ def _indices(rows: Sequence[Read], names: Sequence[str]) -> Mapping[str, int]:
     by_name = {name: place for place, name in enumerate(names)}
     by_place = {str(place): place for place in range(len(names))}
     if len(names) == 2:
-        by_place |= {word: place for place, words in enumerate(_FALSE_TRUE) for word in words}
-    found = {row.label for row in rows}
-    places = found & by_place.keys() and not found & by_name.keys()
+        by_place |= {word: place for place, both in enumerate(_FALSE_TRUE) for word in both}
+    words = {row.label for row in rows}
+    places = words & by_place.keys() and not words & by_name.keys()
     reading = by_place if places else by_name
     for row in rows:
         if row.label not in reading:
-            near = difflib.get_close_matches(row.label, names, n=1)
             raise InputError(
                 f"{row.place}: `{row.label}` is none of the labels {', '.join(names)}",
                 code="task-label",
-                hint=f"did you mean `{near[0]}`?" if near else "correct the row, or name all the labels",
+                hint=did_you_mean(row.label, names) or "correct the row, or name all the labels",
             )
     return reading
 

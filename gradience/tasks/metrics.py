@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 from gradience.errors import require
-from gradience.tasks.base import Metric
+
+Metric = Literal["accuracy", "f1", "matthews"]
 
 
 def score(metric: Metric, labels: Sequence[int], predictions: Sequence[int]) -> float:
@@ -19,13 +21,27 @@ def score(metric: Metric, labels: Sequence[int], predictions: Sequence[int]) -> 
     """
     if not labels or len(labels) != len(predictions):
         raise ValueError(f"{len(labels)} labels and {len(predictions)} predictions cannot be compared")
-    sklearn = require("sklearn.metrics", extra="bench")
-    if metric == "accuracy":
-        return float(sklearn.accuracy_score(labels, predictions))
-    if metric == "matthews":
-        if len(set(labels)) == 1 or len(set(predictions)) == 1:
-            return 0.0  # scikit-learn says the same, with a warning
-        return float(sklearn.matthews_corrcoef(labels, predictions))
+    return METRICS[metric](require("sklearn.metrics", extra="bench"), labels, predictions)
+
+
+def _accuracy(sklearn: Any, labels: Sequence[int], predictions: Sequence[int]) -> float:
+    return float(sklearn.accuracy_score(labels, predictions))
+
+
+def _f1(sklearn: Any, labels: Sequence[int], predictions: Sequence[int]) -> float:
     if not {*labels, *predictions} <= {0, 1}:
         raise ValueError("f1 is that of label 1 against label 0: there are other labels")
     return float(sklearn.f1_score(labels, predictions, pos_label=1, zero_division=0.0))
+
+
+def _matthews(sklearn: Any, labels: Sequence[int], predictions: Sequence[int]) -> float:
+    if len(set(labels)) == 1 or len(set(predictions)) == 1:
+        return 0.0  # scikit-learn says the same, with a warning
+    return float(sklearn.matthews_corrcoef(labels, predictions))
+
+
+METRICS: Mapping[Metric, Callable[[Any, Sequence[int], Sequence[int]], float]] = {
+    "accuracy": _accuracy,
+    "f1": _f1,
+    "matthews": _matthews,
+}

@@ -13,7 +13,7 @@ from pathlib import Path
 from gradience.errors import InputError
 from gradience.models.embedded import REVIEWS, review_sentences
 from gradience.tasks.base import ClassificationTask
-from gradience.tasks.examples import Labelled, content_id, prepare, role_of
+from gradience.tasks.examples import LabelledExample, content_id, prepare, role_of
 
 LABEL_NAMES = ("negative", "positive")
 NEUTRAL = 0.5
@@ -32,7 +32,7 @@ def load(path: Path | None = None) -> ClassificationTask:
         else {"release": REVIEWS.release.filename, "sha256": REVIEWS.release.sha256}
     )
     path = path or review_sentences()
-    rows: list[Labelled] = []
+    rows: list[LabelledExample] = []
     neutral = 0
     for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), start=1):
         try:
@@ -48,7 +48,7 @@ def load(path: Path | None = None) -> ClassificationTask:
             neutral += 1
         else:
             key = content_id(text)
-            rows.append(Labelled(key, text.strip(), int(rating > 0), role_of(key)))
+            rows.append(LabelledExample(key, text.strip(), int(rating > 0), role_of(key)))
     examples = prepare(rows)
     counts = {**examples.counts, "rows": len(rows) + neutral, "neutral": neutral}
     return ClassificationTask(

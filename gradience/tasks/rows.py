@@ -8,7 +8,6 @@ JSONL is one object a line. All are UTF-8, with or without a byte order mark, wi
 from __future__ import annotations
 
 import csv
-import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from gradience.digests import sha256_file
-from gradience.errors import InputError, NetworkError, require
+from gradience.errors import InputError, NetworkError, UsageError, did_you_mean, require
 from gradience.models.local_only import would_fetch
+from gradience.tasks.examples import Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +31,12 @@ class Row:
     def value(self, column: str) -> object:
         """What stands in `column`. Raises InputError (`task-column`)."""
         if column not in self.values:
-            near = difflib.get_close_matches(column, self.values, n=1)
             raise InputError(
                 f"{self.place}: there is no column `{column}`",
                 code="task-column",
-                hint=(f"did you mean `{near[0]}`? " if near else "")
-                + f"the columns are {', '.join(f'`{name}`' for name in self.values)}",
+                hint=did_you_mean(
+                    column, self.values, f"the columns are {', '.join(f'`{name}`' for name in self.values)}"
+                ),
             )
         return self.values[column]
 
@@ -124,6 +124,34 @@ def hub(dataset: str, split: str, *, subset: str | None = None, revision: str | 
             if isinstance(feature, datasets.ClassLabel)
         },
     )
+
+
+def train_and_confirm(
+    train_file: Path | None,
+    confirm_file: Path | None,
+    *,
+    dataset: str,
+    subset: str,
+    split: str,
+    revision: str | None,
+) -> dict[Role, Table]:
+    """Return what trains and what confirms: two files, or `train` and `split` of a data set on the hub.
+
+    What confirms comes first: the first spelling of a text stays, so what train repeats falls out of train.
+    Raises UsageError (`task-files`) for one file without the other, and what `local` and `hub` raise.
+    """
+    if (train_file is None) != (confirm_file is None):
+        raise UsageError(
+            f"only one of `train_file` and `{split.partition('_')[0]}_file` is given",
+            code="task-files",
+            hint="give both, or none of them to take the data set from the hub",
+        )
+    if train_file and confirm_file:
+        return {"confirm": local(confirm_file), "train": local(train_file)}
+    return {
+        "confirm": hub(dataset, split, subset=subset, revision=revision),
+        "train": hub(dataset, "train", subset=subset, revision=revision),
+    }
 
 
 def _file_rows(path: Path) -> Iterator[Row]:

@@ -9,11 +9,11 @@ from typing import Annotated, TypeVar
 from pydantic import Field
 
 from gradience.errors import InputError, UsageError
-from gradience.tasks.base import ClassificationTask, Metric
-from gradience.tasks.examples import Role, prepare
+from gradience.tasks.base import ClassificationTask
+from gradience.tasks.examples import Role, prepare, with_dev
 from gradience.tasks.labelled import Columns, labelled, read
 from gradience.tasks.labelled import label_names as names_in
-from gradience.tasks.roles import with_dev
+from gradience.tasks.metrics import Metric
 from gradience.tasks.rows import Table, hub, local
 
 Place = TypeVar("Place", Path, str)
@@ -48,7 +48,7 @@ def load(
     label_names: in the order of their indices; by default what the data say, or the sorted labels of train.
     exact: texts that differ only in case, accents, punctuation or spacing are different texts.
     Raises UsageError (`task-files`, `task-metric`), InputError (`task-label`), and what `rows.local`,
-    `rows.hub`, `labelled.read` and `roles.with_dev` raise.
+    `rows.hub`, `labelled.read` and `examples.with_dev` raise.
     """
     if sum(given is not None for given in (file, train_file or dev_file or confirm_file, dataset)) != 1:
         raise _unclear("give one of `file`, `train_file` with `confirm_file`, and `dataset`")

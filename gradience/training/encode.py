@@ -17,7 +17,7 @@ from gradience.errors import InputError, UsageError
 from gradience.models.rendering import encode_pair
 from gradience.models.settings import ModelSettings
 from gradience.tasks.base import ClassificationTask, Task
-from gradience.tasks.examples import Labelled, Question
+from gradience.tasks.examples import LabelledExample, PromptExample
 
 IGNORED = -100
 """The label that PyTorch's cross entropy leaves out."""
@@ -57,7 +57,7 @@ def labels_of(task: Task, model: ModelSettings) -> int | None:
 
 def encode(tokenizer: Any, task: Task, examples: Sequence[Any], max_length: int) -> Encoded:
     """Return the examples as features. Raises InputError (`no-examples`) when none fits."""
-    encode_all = encode_labelled if isinstance(task, ClassificationTask) else encode_questions
+    encode_all = encode_labelled if isinstance(task, ClassificationTask) else encode_prompts
     encoded = encode_all(tokenizer, examples, max_length)
     if not encoded.features:
         raise InputError(
@@ -69,7 +69,7 @@ def encode(tokenizer: Any, task: Task, examples: Sequence[Any], max_length: int)
     return encoded
 
 
-def encode_labelled(tokenizer: Any, examples: Sequence[Labelled], max_length: int) -> Encoded:
+def encode_labelled(tokenizer: Any, examples: Sequence[LabelledExample], max_length: int) -> Encoded:
     """Return texts cut at `max_length` tokens, each with its label."""
     texts = [example.text for example in examples]
     pairs = [example.text_pair for example in examples]
@@ -83,7 +83,7 @@ def encode_labelled(tokenizer: Any, examples: Sequence[Labelled], max_length: in
     return Encoded(rows, truncated=sum(len(ids) > max_length for ids in whole), left_out=0)
 
 
-def encode_questions(tokenizer: Any, examples: Sequence[Question], max_length: int) -> Encoded:
+def encode_prompts(tokenizer: Any, examples: Sequence[PromptExample], max_length: int) -> Encoded:
     """Return prompt, response and end token; what is longer than `max_length` is left out, not cut.
 
     Half a solution would teach the model to stop before the answer.

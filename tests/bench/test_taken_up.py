@@ -25,7 +25,7 @@ from gradience.evaluate.engines.transformers import identity
 from gradience.models.load import fingerprint_of
 from gradience.models.settings import ModelSettings
 from gradience.report.bench import aggregate_markdown, bench_markdown
-from gradience.tasks import own
+from gradience.tasks import user_code
 
 PAGES = Pages(bench_markdown, aggregate_markdown)
 
@@ -222,7 +222,7 @@ def test_a_corrected_task_gets_its_new_score_and_keeps_its_trainings(tmp_path: P
         "runtime": {"device": "cpu", "threads": 1},
     }
     config, output, watcher = BenchConfig.model_validate(values), tmp_path / "output", Watcher()
-    with own.allowing():
+    with user_code.allowing():
         (wrong,), _ = run_bench(config, output, watcher, pages=PAGES)
         first = made(output)
         own_task(tmp_path, "True")

@@ -15,18 +15,18 @@ from gradience.tasks.examples import (
     PER_10_000,
     ROLES,
     Examples,
-    Labelled,
+    LabelledExample,
     canonical,
     content_id,
     role_of,
 )
-from gradience.tasks.examples import prepare as prepare_items
+from gradience.tasks.examples import prepare as prepare_examples
 
 
-def prepare(rows: list[tuple[str, int]]) -> Examples[Labelled]:
+def prepare(rows: list[tuple[str, int]]) -> Examples[LabelledExample]:
     """Examples from rows of (text, label), with the roles that their identities give them."""
-    return prepare_items(
-        Labelled(content_id(text), text, label, role_of(content_id(text))) for text, label in rows
+    return prepare_examples(
+        LabelledExample(content_id(text), text, label, role_of(content_id(text))) for text, label in rows
     )
 
 
@@ -48,9 +48,9 @@ def test_roles_do_not_depend_on_order_or_on_the_other_rows() -> None:
     whole = prepare(rows(500))
     shuffled = rows(500)
     random.Random(0).shuffle(shuffled)
-    assert prepare(shuffled).items == whole.items
-    role = {example.id: example.role for example in whole.items}
-    assert all(example.role == role[example.id] for example in prepare(rows(100)).items)
+    assert prepare(shuffled).all == whole.all
+    role = {example.id: example.role for example in whole.all}
+    assert all(example.role == role[example.id] for example in prepare(rows(100)).all)
 
 
 def test_roles_are_disjoint_complete_and_of_the_stated_size() -> None:
@@ -67,19 +67,21 @@ def test_roles_are_disjoint_complete_and_of_the_stated_size() -> None:
 )
 def test_spellings_of_one_text_are_one_example(other: str) -> None:
     examples = prepare([("A film about number 3.", 1), (other, 1), ("Another film.", 0)])
-    assert [example.text for example in examples.items if example.label] == ["A film about number 3."]
+    assert [example.text for example in examples.all if example.label] == ["A film about number 3."]
     assert examples.counts == {"rows": 3, "duplicates": 1, "conflicts": 0}
 
 
 def test_a_text_with_two_labels_is_left_out_and_counted() -> None:
     examples = prepare([("Fine.", 1), ("fine", 0), ("FINE!", 1), ("Good.", 1)])
-    assert [example.text for example in examples.items] == ["Good."]
+    assert [example.text for example in examples.all] == ["Good."]
     assert examples.counts == {"rows": 4, "duplicates": 0, "conflicts": 3}
 
 
 def test_a_train_row_that_contradicts_the_test_split_takes_nothing_out_of_it() -> None:
     rows = [("Fine.", 1, "confirm"), ("fine", 0, "train"), ("Good.", 1, "train")]
-    examples = prepare_items(Labelled(content_id(text), text, label, role) for text, label, role in rows)
+    examples = prepare_examples(
+        LabelledExample(content_id(text), text, label, role) for text, label, role in rows
+    )
     assert [(item.text, item.label) for item in examples.of("confirm")] == [("Fine.", 1)]
     assert [item.text for item in examples.of("train")] == ["Good."]
     assert examples.counts == {"rows": 3, "duplicates": 1, "conflicts": 0}
@@ -91,7 +93,7 @@ def test_vowel_signs_are_no_accents(pair: tuple[str, str]) -> None:
 
 
 def test_texts_without_letters_stay_apart() -> None:
-    assert len(prepare([(":-)", 1), (":-(", 0)]).items) == 2
+    assert len(prepare([(":-)", 1), (":-(", 0)]).all) == 2
 
 
 @given(st.text())
@@ -119,7 +121,7 @@ def test_reviews_are_read_with_their_labels_and_the_neutral_ones_counted(tmp_pat
     path.write_bytes(("\r\n".join(lines) + "\r\n").encode())
     task = reviews.load(path)
     examples = task.examples
-    assert {(example.text, example.label) for example in examples.items} == {
+    assert {(example.text, example.label) for example in examples.all} == {
         ("A joy from start to end.", 1),
         ("Dull.", 0),
         ("Touché!", 1),

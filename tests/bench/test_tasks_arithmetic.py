@@ -90,7 +90,7 @@ def test_by_default_there_is_enough_to_train_and_to_confirm(task):
 
 
 def test_answers_are_right_and_found_by_both_filters(task):
-    for item in task.examples.items:
+    for item in task.examples.all:
         assert eval(item.prompt.removeprefix(WORDS).removesuffix(" =")) == int(item.answer)
         assert item.response == f" {item.answer}"
         assert all(extract(item.response) == item.answer for extract in task.filters.values())
@@ -98,10 +98,10 @@ def test_answers_are_right_and_found_by_both_filters(task):
 
 
 def test_signs_make_another_question(task):
-    assert all(item.id == content_id(item.prompt, exact=True) for item in task.examples.items)
-    assert all(item.role == role_of(item.id) for item in task.examples.items)
-    prompts = {item.prompt for item in task.examples.items}
-    assert len(prompts) == len(task.examples.items)
+    assert all(item.id == content_id(item.prompt, exact=True) for item in task.examples.all)
+    assert all(item.role == role_of(item.id) for item in task.examples.all)
+    prompts = {item.prompt for item in task.examples.all}
+    assert len(prompts) == len(task.examples.all)
     assert {f"{WORDS}3 + 4 =", f"{WORDS}3 - 4 ="} <= prompts
 
 
@@ -121,14 +121,14 @@ def test_another_process_makes_the_same_questions(task):
 
 
 def test_a_question_has_the_same_role_under_every_seed(task):
-    role = {item.id: item.role for item in task.examples.items}
+    role = {item.id: item.role for item in task.examples.all}
     other = arithmetic.load(seed=43, size=2000)
     assert other.examples != arithmetic.load(seed=44, size=2000).examples
-    assert all(role.get(item.id, item.role) == item.role for item in other.examples.items)
+    assert all(role.get(item.id, item.role) == item.role for item in other.examples.all)
 
 
 def test_longer_numbers_get_more_tokens():
     pytest.importorskip("reasoning_gym")
     task = arithmetic.load(size=50, min_terms=4, max_terms=4, min_digits=30, max_digits=30)
-    assert all(len(item.response) < task.max_new_tokens for item in task.examples.items)
+    assert all(len(item.response) < task.max_new_tokens for item in task.examples.all)
     assert task.max_new_tokens > 30

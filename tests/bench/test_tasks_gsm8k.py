@@ -116,7 +116,7 @@ def test_the_answer_of_every_row_is_found_in_its_own_response(files):
     for kept in ("keep", "strip"):
         task = gsm8k.load(**files, annotations=kept)
         assert task.source["annotations"] == kept
-        for item in task.examples.items:
+        for item in task.examples.all:
             assert all(task.same(extract(item.response), item.answer) for extract in task.filters.values())
             assert ("<<" in item.response) is (kept == "keep")
             assert item.response.startswith(" There are ")
@@ -144,7 +144,7 @@ def test_a_row_that_its_own_answer_would_not_solve_is_left_out_and_counted(files
     rows = [*TRAIN, {"question": "How many?", "answer": answer}]
     task = gsm8k.load(**files | {"train_file": write_jsonl(tmp_path / "more.jsonl", rows)})
     assert task.examples.counts == {"rows": 37, "duplicates": 0, "conflicts": 0, "unparsable": 1}
-    assert all("How many?" not in item.prompt for item in task.examples.items)
+    assert all("How many?" not in item.prompt for item in task.examples.all)
 
 
 def test_dev_is_as_large_as_asked(files):

@@ -37,7 +37,7 @@ def rows(count: int, start: int = 0) -> list[dict[str, object]]:
 
 
 def found(task) -> dict[str, str]:
-    return {item.text: task.label_names[item.label] for item in task.examples.items}
+    return {item.text: task.label_names[item.label] for item in task.examples.all}
 
 
 # --- formats --------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def test_labels(tmp_path, labels, names, expected_names, expected):
     given_rows = [{"text": f"Text {n}", "label": label} for n, label in enumerate(labels)]
     task = load(file=write_jsonl(tmp_path / "a.jsonl", given_rows), label_names=names)
     assert task.label_names == expected_names
-    assert [item.label for item in sorted(task.examples.items, key=lambda item: item.text)] == expected
+    assert [item.label for item in sorted(task.examples.all, key=lambda item: item.text)] == expected
 
 
 @pytest.mark.parametrize(
@@ -201,8 +201,8 @@ def test_f1_is_for_two_labels(tmp_path):
 
 def test_one_file_is_split_by_the_identities(tmp_path):
     task = load(file=write_jsonl(tmp_path / "a.jsonl", rows(300)))
-    assert all(item.role == role_of(item.id) for item in task.examples.items)
-    assert all(item.id == content_id(item.text) for item in task.examples.items)
+    assert all(item.role == role_of(item.id) for item in task.examples.all)
+    assert all(item.id == content_id(item.text) for item in task.examples.all)
     assert all(task.examples.of(role) for role in ROLES)
     assert list(task.source) == ["all"]
 
@@ -248,7 +248,7 @@ def test_pairs(tmp_path):
         {"text": "a dog sleeps", "other": "an animal sleeps", "label": "yes"},
     ]
     task = load(file=write_jsonl(tmp_path / "a.jsonl", given_rows), text_pair_column="other")
-    assert {(item.text, item.text_pair) for item in task.examples.items} == {
+    assert {(item.text, item.text_pair) for item in task.examples.all} == {
         ("A dog sleeps.", "An animal sleeps."),
         ("An animal sleeps.", "A dog sleeps."),
     }
@@ -266,7 +266,7 @@ def test_exact_tells_spellings_apart(tmp_path):
     given_rows = [{"text": "Let us eat, Anna", "label": "a"}, {"text": "Let us eat Anna", "label": "b"}]
     path = write_jsonl(tmp_path / "a.jsonl", given_rows)
     assert load(file=path).examples.counts["conflicts"] == 2
-    assert len(load(file=path, exact=True).examples.items) == 2
+    assert len(load(file=path, exact=True).examples.all) == 2
 
 
 # --- the hub --------------------------------------------------------------------------------------
@@ -300,5 +300,5 @@ def test_a_data_set_of_the_hub_brings_its_label_names(repository):
 
 def test_a_data_set_with_one_split_gets_its_roles_from_the_identities(repository):
     task = load(dataset=str(repository), subset="plain")
-    assert all(item.role == role_of(item.id) for item in task.examples.items)
-    assert len(task.examples.items) == 100
+    assert all(item.role == role_of(item.id) for item in task.examples.all)
+    assert len(task.examples.all) == 100

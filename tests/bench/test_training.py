@@ -22,7 +22,7 @@ from gradience.monitor import monitor_runs
 from gradience.telemetry import TelemetryReader
 from gradience.training import trainer as training
 from gradience.training.checkpoints import MARK, complete_checkpoints, remove_incomplete
-from gradience.training.encode import Collator, encode_labelled, encode_questions
+from gradience.training.encode import Collator, encode_labelled, encode_prompts
 from gradience.training.seeds import STREAMS, stream
 from gradience.training.settings import TrainSettings
 from gradience.training.trainer import train
@@ -89,7 +89,7 @@ def test_the_labels_that_reach_the_model_are_the_answer_and_the_end_token(
     monkeypatch.setattr(training, "with_fresh_lora", watched)
     run(causal, tmp_path)
     read = tokenizer()
-    answers = {item.prompt: item.answer for item in sums().examples.items}
+    answers = {item.prompt: item.answer for item in sums().examples.all}
     assert len(seen) == 6
     lengths = set()
     for ids, labels, mask in seen:
@@ -121,14 +121,14 @@ def test_a_text_too_long_is_cut_and_counted() -> None:
 def test_pairs_of_texts_are_encoded_as_pairs() -> None:
     from dataclasses import replace
 
-    items = [replace(item, text_pair="a plot") for item in sentences().examples.items[:2]]
+    items = [replace(item, text_pair="a plot") for item in sentences().examples.all[:2]]
     rows = encode_labelled(tokenizer(), items, 16).features
     decoded = [tokenizer().decode(row["input_ids"]) for row in rows]
     assert decoded == [f"{item.text} a plot" for item in items]
 
 
 def test_padding_is_on_the_right_and_ignored() -> None:
-    rows = encode_questions(tokenizer(), sums().examples.items[:8], 16).features
+    rows = encode_prompts(tokenizer(), sums().examples.all[:8], 16).features
     batch = Collator(tokenizer())(rows)
     for place, row in enumerate(rows):
         length = len(row["input_ids"])

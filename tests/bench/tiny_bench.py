@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from gradience.tasks.base import ClassificationTask, GenerationTask
-from gradience.tasks.examples import Examples, Labelled, Question, Role, content_id, prepare
+from gradience.tasks.examples import Examples, LabelledExample, PromptExample, Role, content_id, prepare
 
 WORDS = [
     "[PAD]",
@@ -71,7 +71,7 @@ def llama(folder: Path, **changes: int) -> Path:
 def sentences(count: int = 60) -> ClassificationTask:
     """Good or bad: the first word says it, and BERT's pooler looks at the first token."""
     items = [
-        Labelled(
+        LabelledExample(
             id=content_id(str(place)),
             text=("good" if place % 2 else "bad") + " film" + " very" * (place % 4),
             label=place % 2,
@@ -89,7 +89,7 @@ def sums(count: int = 100) -> GenerationTask:
         terms = [place % 7, place % 5, place % 3][: 1 + place % 3]
         prompt = f"{' '.join(map(str, terms))} is" + " very" * (place % 4) + " ="
         key = content_id(f"{place} {prompt}", exact=True)
-        items.append(Question(key, prompt, f" {sum(terms)}", str(sum(terms)), ROLES[place % 5]))
+        items.append(PromptExample(key, prompt, f" {sum(terms)}", str(sum(terms)), ROLES[place % 5]))
     return GenerationTask(
         name="sums",
         examples=Examples(tuple(sorted(items, key=lambda item: item.id)), {"rows": count}),

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.conformance
 def test_the_sentences_are_the_ones_the_adapters_were_trained_on() -> None:
     examples = reviews.load().examples
     assert examples.counts == {"rows": 10_605, "duplicates": 2, "conflicts": 0, "neutral": 562}
-    assert Counter(example.role for example in examples.items) == {
+    assert Counter(example.role for example in examples.all) == {
         "train": 5659,
         "dev": 2196,
         "confirm": 2186,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 
-from gradience.errors import InputError
+from gradience.errors import InputError, did_you_mean
 
 FOLDER = Path(__file__).parent.parent / "configs"
 PACKAGED = ("gradience", "bench", "configs")
@@ -33,9 +32,8 @@ def find_config(name: str) -> Path:
     folders = parts[:-1][-len(PACKAGED) :]
     if named is not None and folders == PACKAGED[len(PACKAGED) - len(folders) :]:
         return named
-    near = difflib.get_close_matches(given.stem, configs, n=1)
     raise InputError(
         f"{name}: {'a folder, not a file' if given.is_dir() else 'no such file, and no shipped config'}",
         code="config-not-found",
-        hint=f"did you mean `{near[0]}`?" if near else f"shipped are {', '.join(configs)}",
+        hint=did_you_mean(given.stem, configs) or f"shipped are {', '.join(configs)}",
     )

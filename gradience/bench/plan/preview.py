@@ -19,6 +19,7 @@ from gradience.models.load import EMBEDDED, load_tokenizer, quiet
 from gradience.models.local_only import NotHereError, local_only
 from gradience.models.rendering import encode_pair
 from gradience.models.settings import ModelSettings
+from gradience.tasks import user_code
 from gradience.tasks.base import ClassificationTask, Task
 from gradience.training.encode import encode, labels_of
 
@@ -176,7 +177,7 @@ def _task(config: BenchConfig, checks: list[Check]) -> Task | None:
     profile = config.task.profile
     code = tasks.code_of(profile)
     if code is not None:
-        allowed = "allowed" if tasks.own.is_allowed() else "not allowed: it needs --allow-code"
+        allowed = "allowed" if user_code.is_allowed() else "not allowed: it needs --allow-code"
         note = f"the run executes it ({allowed}); a dry run does not"
         checks.append(Check(what="code", name=code.name, state="found", note=note))
         return None

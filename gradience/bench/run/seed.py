@@ -137,11 +137,11 @@ class SeedRun:
         self.config, self.task, self.seed, self.folder = config, task, seed, folder
         self.watcher = watcher or Silent()
         self.stages = Stages(folder, watch=self._watch_memory, plan=plan, say=self._say)
-        self.items = task.examples.of(config.task.eval_role, config.task.eval_samples)
+        self.examples = task.examples.of(config.task.eval_role, config.task.eval_samples)
         self.evaluator = Evaluator(
             task,
             config.model,
-            self.items,
+            self.examples,
             batch_size=config.train.per_device_eval_batch_size,
             max_length=config.train.max_length,
             max_new_tokens=config.task.generation.max_new_tokens,
@@ -331,7 +331,7 @@ class SeedRun:
             "adapter": adapter.sha256,
             "lora": adapter.lora,
             "base": self.base,
-            "data": self.task.examples.fingerprint(self.config.task.eval_role, len(self.items)),
+            "data": self.task.examples.fingerprint(self.config.task.eval_role, len(self.examples)),
             "settings": self.evaluator.settings,
             "scoring": self.task.scoring,
             "reference": reference.sha256 if reference else None,

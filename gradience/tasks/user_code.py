@@ -1,4 +1,4 @@
-"""A task of one's own: a `.py` file, or an entry point of an installed package (group `gradience.tasks`).
+"""A user's task: a `.py` file, or an entry point of an installed package (group `gradience.tasks`).
 
 Such a task is code that a config names, and a config may come from a stranger. So it runs only when the user has said
 so, on the command line (`--allow-code`) or in the environment (`GRADIENCE_ALLOW_CODE=1`, which child processes
@@ -22,6 +22,7 @@ from gradience.digests import sha256_bytes, sha256_file, sha256_text
 from gradience.errors import InputError
 
 ALLOW, GROUP, FUNCTION = "GRADIENCE_ALLOW_CODE", "gradience.tasks", "load"
+HOW = f"one of your own is a file, `path/to/file.py`, or an installed entry point of the group `{GROUP}`"
 
 
 def is_file(profile: str) -> bool:
@@ -31,7 +32,7 @@ def is_file(profile: str) -> bool:
 
 def installed() -> dict[str, importlib.metadata.EntryPoint]:
     """The tasks of installed packages by name. Reads their metadata and imports nothing."""
-    return {found.name: found for found in importlib.metadata.entry_points(group=GROUP)}
+    return {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
 
 
 def file_code(profile: str) -> tuple[TaskCode, bytes]:
@@ -60,7 +61,7 @@ def entry_code(entry: importlib.metadata.EntryPoint) -> TaskCode:
 
 
 def is_allowed() -> bool:
-    """Whether the environment allows code of one's own to run."""
+    """Whether the environment allows a user's code to run."""
     return os.environ.get(ALLOW) == "1"
 
 
@@ -107,15 +108,15 @@ def run_entry(profile: str, entry: importlib.metadata.EntryPoint) -> Callable[..
     return _function(profile, entry.load())
 
 
-def _function(profile: str, found: Any) -> Callable[..., Any]:
-    if not callable(found):
+def _function(profile: str, function: Any) -> Callable[..., Any]:
+    if not callable(function):
         raise InputError(
             f"{profile} has no function `{FUNCTION}`",
             code="task-contract",
             hint=f"define `{FUNCTION}(...)`, which returns the task: see docs/tasks.md",
         )
-    loaded: Callable[..., Any] = found
-    return loaded
+    checked: Callable[..., Any] = function
+    return checked
 
 
 def _origin(module: str) -> Path | None:

@@ -17,7 +17,7 @@ from gradience.cli.app import run
 from gradience.errors import InputError
 from gradience.tasks.base import GenerationTask
 from gradience.tasks.examples import ROLES
-from gradience.tasks.own import allowing, is_allowed
+from gradience.tasks.user_code import allowing, is_allowed
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "custom_task.py"
@@ -88,7 +88,7 @@ def test_the_example_of_the_documentation():
     task = tasks.load(str(EXAMPLE), {"size": 400})
     assert isinstance(task, GenerationTask)
     assert sum(len(task.examples.of(role)) for role in ROLES) == 400
-    for item in task.examples.items:
+    for item in task.examples.all:
         assert all(task.same(extract(item.response), item.answer) for extract in task.filters.values())
     with pytest.raises(InputError, match="`size`: input should be a valid integer"):
         tasks.load(str(EXAMPLE), {"size": "large"})
@@ -204,7 +204,7 @@ def test_what_is_allowed_for_a_while_is_not_allowed_behind_it(monkeypatch):
     with allowing():
         assert is_allowed()
         seen = subprocess.run(
-            [sys.executable, "-c", "from gradience.tasks.own import is_allowed; print(is_allowed())"],
+            [sys.executable, "-c", "from gradience.tasks.user_code import is_allowed; print(is_allowed())"],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert seen.stdout == "True\n"  # a worker inherits it

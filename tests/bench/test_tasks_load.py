@@ -73,7 +73,7 @@ def test_a_wrong_name_or_option_is_refused(profile, options, message, hint):
     assert caught.value.code in {"task-unknown", "task-option"}
 
 
-def test_what_the_registry_loads():
+def test_what_finding_a_task_loads():
     code = "import sys; from gradience import tasks; [tasks.find(name) for name in tasks.PROFILES]"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}; print(*{{name.partition('.')[0] for name in sys.modules}})"],
