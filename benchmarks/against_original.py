@@ -38,6 +38,7 @@ from transformers.utils import logging
 WIDTH = 128
 """So small that starting an operation costs more than the operation, as on a GPU when one answer is generated."""
 
+LORA = {"probe_r": 16, "alpha": 16, "dropout": 0.0}
 VARIANTS = ("uniform_median", "uniform_p90", "per_layer")
 TRAINING, EVALUATION, IN_TRAINING, CLOSENESS, LOADING, REST = (
     "training",
@@ -100,9 +101,7 @@ def generation_config(folder: Path, options: argparse.Namespace) -> dict[str, An
             "seed": 42,
         },
         "lora": {
-            "probe_r": 16,
-            "alpha": 16,
-            "dropout": 0.0,
+            **LORA,
             "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         },
     }
@@ -129,9 +128,7 @@ def classification_config(folder: Path, options: argparse.Namespace) -> dict[str
             "seed": 42,
         },
         "lora": {
-            "probe_r": 16,
-            "alpha": 16,
-            "dropout": 0.0,
+            **LORA,
             "target_modules": ["q_lin", "k_lin", "v_lin", "out_lin"],
             "modules_to_save": [
                 "pre_classifier",

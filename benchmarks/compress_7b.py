@@ -8,7 +8,6 @@ and write a file of the size of the result, synced. The commands run in turn, wh
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from processes import compare, machine, table
-from synthetic import MISTRAL_7B, module_shapes, write_adapter
+from synthetic import MISTRAL_7B, compressing, module_shapes, write_adapter
 
 WRITE = """
 import os, sys
@@ -30,13 +29,7 @@ with open(sys.argv[1], "rb") as source, open(sys.argv[2], "wb") as target:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rank", type=int, default=64)
-    parser.add_argument("--to", type=int, default=16)
-    parser.add_argument("--runs", type=int, default=5)
-    options = parser.parse_args()
+    options = compressing(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         folder = write_adapter(scratch / "adapter", module_shapes(MISTRAL_7B, 32), options.rank)

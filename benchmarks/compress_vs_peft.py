@@ -33,7 +33,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.conversion import convert_to_lora
 from processes import machine
 from safetensors.torch import load_file, save_file
-from synthetic import MISTRAL_7B, write_adapter
+from synthetic import MISTRAL_7B, compressing, write_adapter
 
 from gradience import audit_adapter
 from gradience.compress.adapter import compress_adapter
@@ -112,12 +112,7 @@ def resized(a: torch.Tensor, b: torch.Tensor, rank: int) -> tuple[torch.Tensor, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rank", type=int, default=64)
-    parser.add_argument("--to", type=int, default=16)
-    parser.add_argument("--runs", type=int, default=5)
+    parser = compressing(__doc__)
     parser.add_argument(
         "--shapes", type=int, default=4, help="how many of the four shapes, the smallest first"
     )

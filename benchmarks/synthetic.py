@@ -6,6 +6,7 @@ the route that it takes on real adapters.
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 from collections.abc import Iterator
@@ -15,25 +16,31 @@ import numpy as np
 
 from gradience.adapters.tensors import NewTensor, header_bytes, layout
 
-MISTRAL_7B = {
-    "self_attn.q_proj": (4096, 4096),
-    "self_attn.k_proj": (1024, 4096),
-    "self_attn.v_proj": (1024, 4096),
-    "self_attn.o_proj": (4096, 4096),
-    "mlp.gate_proj": (14336, 4096),
-    "mlp.up_proj": (14336, 4096),
-    "mlp.down_proj": (4096, 14336),
-}
-LLAMA_70B = {
-    "self_attn.q_proj": (8192, 8192),
-    "self_attn.k_proj": (1024, 8192),
-    "self_attn.v_proj": (1024, 8192),
-    "self_attn.o_proj": (8192, 8192),
-    "mlp.gate_proj": (28672, 8192),
-    "mlp.up_proj": (28672, 8192),
-    "mlp.down_proj": (8192, 28672),
-}
-"""Module -> (m, n) of ΔW."""
+
+def projections(hidden: int, keys: int, inner: int) -> dict[str, tuple[int, int]]:
+    """Module -> (m, n) of ΔW in a layer with `hidden` features, `keys` of keys and values, `inner` of the MLP."""
+    return {
+        "self_attn.q_proj": (hidden, hidden),
+        "self_attn.k_proj": (keys, hidden),
+        "self_attn.v_proj": (keys, hidden),
+        "self_attn.o_proj": (hidden, hidden),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+    }
+
+
+MISTRAL_7B = projections(4096, 1024, 14336)
+LLAMA_70B = projections(8192, 1024, 28672)
+
+
+def compressing(doc: str | None) -> argparse.ArgumentParser:
+    """The options of what compresses such an adapter. doc: the script's docstring."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rank", type=int, default=64)
+    parser.add_argument("--to", type=int, default=16)
+    parser.add_argument("--runs", type=int, default=5)
+    return parser
 
 
 def module_shapes(shapes: dict[str, tuple[int, int]], layers: int) -> dict[str, tuple[int, int]]:

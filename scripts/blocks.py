@@ -1,7 +1,8 @@
-"""Generated text inside hand-written Markdown: everything between a pair of markers is replaced."""
+"""Generated text inside hand-written Markdown: everything between a pair of markers is replaced, or only compared."""
 
 from __future__ import annotations
 
+import argparse
 import re
 
 
@@ -17,3 +18,10 @@ def replace_block(text: str, name: str, content: str) -> str:
     if count != 1:
         raise ValueError(f"expected one block {start} … {end}, found {count}")
     return replaced
+
+
+def only_checking(doc: str | None) -> bool:
+    """Whether the command line asks to compare (`--check`) and not to write. doc: the script's docstring."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when text is out of date")
+    return bool(parser.parse_args().check)

@@ -6,13 +6,12 @@ python scripts/generate_docs.py --check   exit 1 and name the files that are out
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
 from artifact_reference import artifact_reference
-from blocks import replace_block
+from blocks import only_checking, replace_block
 from cli_reference import cli_reference
 from config_reference import config_dialects, config_keys
 from error_table import error_table
@@ -70,13 +69,7 @@ def documents() -> dict[Path, str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 when a file is out of date"
-    )
-    check = parser.parse_args().check
+    check = only_checking(__doc__)
     outdated = [
         (path, text)
         for path, text in documents().items()

@@ -118,6 +118,13 @@ def arithmetic(plan: Plan) -> tuple[Any, Any, Any, Any]:
 
 
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 25}
+SHORT = {
+    "max_steps": 40,
+    "learning_rate": 1e-3,
+    "logging_steps": 2,
+    "eval_strategy": "steps",
+    "eval_steps": 20,
+}
 
 PLANS = {
     "good": Plan(
@@ -153,40 +160,21 @@ PLANS = {
         "a language model learns sums, loss on the answers alone",
         arithmetic,
         targets=ALL_LINEAR,
-        arguments={
-            "max_steps": 40,
-            "learning_rate": 1e-3,
-            "logging_steps": 2,
-            "eval_strategy": "steps",
-            "eval_steps": 10,
-            "per_device_eval_batch_size": 32,
-        },
+        arguments={**SHORT, "eval_steps": 10, "per_device_eval_batch_size": 32},
     ),
     "nan": Plan(
         "one label of 400 is missing: from the step that meets it everything is NaN",
         sentences,
         rows=400,
         odd_label=float("nan"),
-        arguments={
-            "max_steps": 40,
-            "learning_rate": 1e-3,
-            "logging_steps": 2,
-            "eval_strategy": "steps",
-            "eval_steps": 20,
-        },
+        arguments=SHORT,
     ),
     "exploding": Plan(
         "one rating of 400 was typed as 10,000: a single step has a gradient far beyond all others",
         sentences,
         rows=400,
         odd_label=10_000.0,
-        arguments={
-            "max_steps": 40,
-            "learning_rate": 1e-3,
-            "logging_steps": 2,
-            "eval_strategy": "steps",
-            "eval_steps": 20,
-        },
+        arguments=SHORT,
     ),
     "slow": Plan(
         "the learning rate of full fine-tuning, and the first layer frozen by mistake: nothing happens",

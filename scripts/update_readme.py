@@ -6,7 +6,6 @@ python scripts/update_readme.py --check   exit 1 when a page shows something els
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shutil
@@ -18,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from blocks import replace_block
+from blocks import only_checking, replace_block
 
 from gradience.artifacts.bench import Bench
 from gradience.report.bench import bench_text
@@ -101,13 +100,7 @@ def portable(page: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 when a page is out of date"
-    )
-    check = parser.parse_args().check
+    check = only_checking(__doc__)
     with ThreadPoolExecutor() as pool:
         texts = list(pool.map(text_of, PAGES))
     outdated = False
