@@ -19,9 +19,9 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
     from gradience.bench.arms.arm import Control, Derived
     from gradience.bench.config.load import BenchConfig
     from gradience.bench.plan.preregister import register
+    from gradience.bench.run.assemble import assemble
     from gradience.bench.run.seed import SeedRun
     from gradience.bench.verdict.aggregate import aggregate
-    from gradience.bench.verdict.assemble import assemble
     from gradience.report.bench_document import aggregate_markdown, bench_markdown
 
     values = {

@@ -53,7 +53,7 @@ def aggregate(
 
       gradience bench aggregate runs/seed42 runs/seed123 runs/seed456 --output runs/all
     """
-    from gradience.bench.verdict.aggregate import AGGREGATE, DOCUMENT, aggregate_folders
+    from gradience.bench.verdict.folders import AGGREGATE, DOCUMENT, aggregate_folders
     from gradience.report.bench import aggregate_markdown, aggregate_text
 
     if output is not None and (output / AGGREGATE).exists() and not force:
@@ -82,7 +82,7 @@ def summary(folders: Folders) -> None:
 
       gradience bench summary runs/minilm runs/smollm2 runs/mistral
     """
-    from gradience.bench.verdict.aggregate import read_results
+    from gradience.bench.verdict.folders import read_results
     from gradience.report.bench import summary_text
 
     print_text(summary_text(read_results(folders), color=wants_colour(sys.stdout)))

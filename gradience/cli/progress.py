@@ -7,6 +7,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from gradience.bench.run.watcher import Watcher
 from gradience.cli.console import wants_colour
 from gradience.report.names import display_name
 
@@ -70,8 +71,8 @@ class ProgressBar(_Bars):
         bars.update(self._task, completed=done)
 
 
-class StageProgress(_Bars):
-    """A watcher of `gradience.bench.run.seed`: stages and the steps within; lines without a terminal, bars with one.
+class StageProgress(_Bars, Watcher):
+    """The stages of a Bench run and the steps within; lines without a terminal, bars with one.
 
     quiet: says nothing.
     """

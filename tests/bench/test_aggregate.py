@@ -12,7 +12,8 @@ from bench_sample import PUBLISHED, bench, config, three_seeds
 
 from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.bench.plan.preregister import register
-from gradience.bench.verdict.aggregate import aggregate, aggregate_folders, find_benches, read_results
+from gradience.bench.verdict.aggregate import aggregate
+from gradience.bench.verdict.folders import aggregate_folders, find_benches, read_results
 from gradience.cli.app import run
 from gradience.errors import InputError, UsageError
 

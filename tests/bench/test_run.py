@@ -25,9 +25,10 @@ from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.forecast import forecast
 from gradience.bench.plan.preregister import register
 from gradience.bench.run import seed as run_module
-from gradience.bench.run.seed import SeedFacts, SeedRun
+from gradience.bench.run.assemble import assemble
+from gradience.bench.run.facts import SeedFacts
+from gradience.bench.run.seed import SeedRun
 from gradience.bench.run.stages import MANIFEST
-from gradience.bench.verdict.assemble import assemble
 from gradience.errors import NetworkError
 from gradience.tasks.base import Task
 from gradience.training.memory import CLEAR

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 
@@ -25,17 +25,20 @@ from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.whole import write_whole
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import plan_digest, promised, register
-from gradience.bench.run.seed import SeedFacts, SeedRun, Watcher
+from gradience.bench.run.assemble import assemble
+from gradience.bench.run.facts import SeedFacts
+from gradience.bench.run.seed import SeedRun
 from gradience.bench.run.stages import only_one
+from gradience.bench.run.watcher import Watcher
 from gradience.bench.run.weights import remove_weights
-from gradience.bench.verdict.aggregate import AGGREGATE, BENCH, DOCUMENT, aggregate, begun
-from gradience.bench.verdict.assemble import assemble
+from gradience.bench.verdict.aggregate import aggregate
+from gradience.bench.verdict.folders import AGGREGATE, BENCH, DOCUMENT, PLAN, begun
 from gradience.errors import UsageError
 from gradience.models.devices import check_devices
 from gradience.tasks.base import Task
 from gradience.tasks.examples import Role
 
-PLAN, LOG = "plan.json", "run.log"
+LOG = "run.log"
 PATIENCE = 60.0
 """Seconds to wait for another seed of the same plan that is writing plan or aggregate, which takes it moments."""
 
@@ -47,15 +50,8 @@ class Pages(NamedTuple):
     aggregate: Callable[[BenchAggregate], str]
 
 
-class SeedWatcher(Watcher, Protocol):
-    """Who is told how far the run is."""
-
-    def seed(self, seed: int, number: int, of: int) -> None:
-        """A seed begins."""
-
-
 def run_bench(
-    config: BenchConfig, output: Path, watcher: SeedWatcher, *, pages: Pages, command: str = ""
+    config: BenchConfig, output: Path, watcher: Watcher, *, pages: Pages, command: str = ""
 ) -> tuple[list[Bench], BenchAggregate | None]:
     """Run, or take up again, the seeds of `config` in the folder `output`; with `only_seed` that one alone.
 

@@ -12,10 +12,9 @@ import logging
 import shutil
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -29,8 +28,10 @@ from gradience.bench.arms.arm import Derived, Source, Trained
 from gradience.bench.arms.retrain import RETRAIN
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PROBE, PlannedVariant, plan_variants
+from gradience.bench.run.facts import ANSWERS, SCORES, Outcome, SeedFacts, StoredAdapter
 from gradience.bench.run.numerics import MadeElsewhere, refuse_mixture
 from gradience.bench.run.stages import MANIFEST, Stages
+from gradience.bench.run.watcher import Watcher
 from gradience.bench.run.weights import parameters_of, require_weights
 from gradience.bench.verdict.policy import gate_passed
 from gradience.errors import GradienceError, OutputError
@@ -45,79 +46,8 @@ from gradience.training.trainer import train
 
 logger = logging.getLogger("gradience.bench")
 
-ANSWERS, SCORES, AUDIT = "answers.records.jsonl", "scores.records.jsonl", "audit.json"
+AUDIT = "audit.json"
 WEIGHTS, SIZES = f"{ADAPTER}/adapter_model.safetensors", "parameters.json"
-
-
-class Watcher(Protocol):
-    """Who is told how far the run is."""
-
-    def stage(self, name: str, number: int, of: int) -> None:
-        """A stage begins; `of` is what is known so far."""
-
-    def step(self, done: int, total: int) -> None:
-        """Within the stage."""
-
-    def note(self, text: str) -> None:
-        """Why something is done again."""
-
-
-class Silent:
-    """Nobody."""
-
-    def stage(self, name: str, number: int, of: int) -> None:
-        """Nothing."""
-
-    def step(self, done: int, total: int) -> None:
-        """Nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredAdapter:
-    """An adapter on disk, and the facts about it that outlive its weights."""
-
-    name: str
-    folder: Path
-    """PEFT's folder."""
-    sha256: str
-    bytes: int
-    lora_params: int
-    other_params: int
-    """A classifier's head."""
-    lora: bool = True
-    """False: its head alone is used, and its LoRA was never trained."""
-    training: TrainingReport | None = None
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What became of one planned variant."""
-
-    planned: PlannedVariant
-    adapter: StoredAdapter | None = None
-    answers: Evaluation[Any] | None = None
-    scores: Evaluation[Any] | None = None
-    manifests: list[StageManifest] = field(default_factory=list)
-    error: str = ""
-    """The last line of the traceback of what stopped it."""
-
-
-@dataclass(slots=True)
-class SeedFacts:
-    """Everything that a seed yielded: what bench.json is made from."""
-
-    config: BenchConfig
-    seed: int
-    probe: Outcome | None = None
-    """Without answers when its training diverged."""
-    gate_passed: bool = False
-    audit: AuditReport | None = None
-    outcomes: list[Outcome] = field(default_factory=list)
-    error: str = ""
-    """What stopped the probe or its audit."""
 
 
 class SeedRun:
@@ -135,7 +65,7 @@ class SeedRun:
     ) -> None:
         """`folder` gets a folder for every stage; `plan` is the digest of the plan that the run follows."""
         self.config, self.task, self.seed, self.folder = config, task, seed, folder
-        self.watcher = watcher or Silent()
+        self.watcher = watcher or Watcher()
         self.stages = Stages(folder, watch=self._watch_memory, plan=plan, say=self._say)
         self.examples = task.examples.of(config.task.eval_role, config.task.eval_samples)
         self.evaluator = Evaluator(

@@ -22,7 +22,7 @@ from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.training import TrainingReport
 from gradience.bench.plan.preregister import plan_digest
 from gradience.bench.plan.variants import PROBE
-from gradience.bench.run.seed import ANSWERS, Outcome, SeedFacts
+from gradience.bench.run.facts import ANSWERS, Outcome, SeedFacts
 from gradience.bench.verdict import results
 from gradience.bench.verdict.sanity import seed_notes
 from gradience.evaluate import diverge

@@ -1,0 +1,19 @@
+"""Who is told how far a run is."""
+
+from __future__ import annotations
+
+
+class Watcher:
+    """Ignores what it is told; a subclass shows it."""
+
+    def seed(self, seed: int, number: int, of: int) -> None:
+        """A seed begins."""
+
+    def stage(self, name: str, number: int, of: int) -> None:
+        """A stage of the seed begins; `of` is how many are known so far."""
+
+    def step(self, done: int, total: int) -> None:
+        """A step of a training, or a batch of an evaluation, is done."""
+
+    def note(self, text: str) -> None:
+        """Something is done again, for this reason."""

@@ -1,0 +1,87 @@
+"""Folders of runs -> their results, and the aggregate of those that belong together.
+
+`python -m gradience.bench.aggregate DIR… --output DIR` is `gradience bench aggregate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gradience.artifacts.bench import Bench
+from gradience.artifacts.bench_aggregate import BenchAggregate
+from gradience.artifacts.bench_plan import BenchPlan
+from gradience.artifacts.run import Stopwatch
+from gradience.bench.verdict.aggregate import aggregate
+from gradience.errors import InputError, UsageError
+
+PLAN, BENCH, AGGREGATE, DOCUMENT = "plan.json", "bench.json", "bench_aggregate.json", "bench_aggregate.md"
+
+
+def find_benches(folders: Sequence[Path]) -> list[Path]:
+    """`DIR/bench.json`, or `DIR/seed_*/bench.json`, of every folder; a file is taken as it is.
+
+    A folder with a plan and without a result has none: its seeds are missing. Raises InputError (bench-not-found) for a
+    folder with neither and where no folder has a result, UsageError for no folder at all.
+    """
+    if not folders:
+        raise UsageError("nothing to aggregate", code="bench-not-found", hint="name the folders of the runs")
+    found: list[Path] = []
+    for folder in folders:
+        here = folder if folder.is_file() else folder / BENCH
+        several = sorted(folder.glob(f"seed_*/{BENCH}"))
+        if here.is_file():
+            found.append(here)
+        elif several:
+            found += several
+        elif not (folder / PLAN).is_file():  # else a run that was begun: its seeds are missing
+            raise InputError(
+                f"{folder}: no {BENCH} in it, and none in {folder / 'seed_*'}",
+                code="bench-not-found",
+                hint="name folders that `gradience bench run` has finished",
+            )
+    if not found:
+        raise InputError(
+            f"{folders[0]}: planned, and no seed has a result yet",
+            code="bench-not-found",
+            hint="run it to its end with `gradience bench run`",
+        )
+    return found
+
+
+def aggregate_folders(folders: Sequence[Path], *, command: str = "") -> BenchAggregate:
+    """Read and aggregate the runs in `folders`. Raises what `find_benches`, `Bench.read` and `aggregate` raise."""
+    watch = Stopwatch(command)
+    paths = find_benches(folders)
+    benches = [Bench.read(path) for path in paths]
+    stopped = [seed for folder in folders for seed in begun(folder, benches)]
+    return aggregate(benches, [str(path) for path in paths], run=watch.run_info(), stopped=stopped)
+
+
+def begun(folder: Path, benches: Sequence[Bench]) -> list[int]:
+    """The seeds whose run in `folder` began and left no result, of those that its plan names (else `benches`)."""
+    plan = folder / PLAN
+    planned = (
+        BenchPlan.read(plan).seeds if plan.is_file() else {seed for run in benches for seed in run.seeds}
+    )
+    places = {seed: folder / f"seed_{seed}" if len(planned) > 1 else folder for seed in sorted(planned)}
+    return [seed for seed, place in places.items() if place.is_dir() and not (place / BENCH).is_file()]
+
+
+def read_results(folders: Sequence[Path]) -> list[Bench | BenchAggregate]:
+    """The aggregate of every folder: the file where there is one, else made from its seeds. Smoke runs as they are.
+
+    Raises what `aggregate_folders` raises.
+    """
+    found: list[Bench | BenchAggregate] = []
+    for folder in folders:
+        if (folder / AGGREGATE).is_file():
+            found.append(BenchAggregate.read(folder / AGGREGATE))
+            continue
+        paths = find_benches([folder])
+        benches = [Bench.read(path) for path in paths]
+        if any(bench.smoke for bench in benches):
+            found += benches
+        else:
+            found.append(aggregate(benches, [str(path) for path in paths]))
+    return found
