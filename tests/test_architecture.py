@@ -22,6 +22,7 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
     from gradience.bench.run.assemble import assemble
     from gradience.bench.run.seed import SeedRun
     from gradience.bench.verdict.aggregate import aggregate
+    from gradience.plan.criteria import ToRank
     from gradience.report.bench_document import aggregate_markdown, bench_markdown
 
     values = {
@@ -36,7 +37,9 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
         BenchConfig.model_validate(values)
 
     narrow = ranks.Choice({}, "two of each module")
-    monkeypatch.setitem(ranks.VARIANTS, "narrow", lambda probe: narrow._replace(ranks=probe.uniform(2)))
+    monkeypatch.setitem(
+        ranks.VARIANTS, "narrow", lambda probe: narrow._replace(ranks=probe.ranks_by(ToRank(2)))
+    )
     cut = Derived("cut", registry.ARMS["truncate"].make)
     monkeypatch.setitem(registry.ARMS, "cut", cut)
     unharmed = Control(
