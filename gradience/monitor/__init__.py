@@ -13,8 +13,8 @@ from gradience.artifacts.monitor import MonitorReport, RunReport
 from gradience.errors import InputError
 from gradience.monitor.assemble import run_report
 from gradience.monitor.facts import RunFacts
-from gradience.monitor.rule import DEFAULT_GAP_THRESHOLD, Options
 from gradience.monitor.rules import RULES
+from gradience.monitor.run import DEFAULT_GAP_THRESHOLD, Options
 from gradience.telemetry import Record, TelemetryReader
 
 __all__ = ["RULES", "Options", "RunLog", "monitor_runs", "report_of", "require_strict"]
@@ -63,7 +63,7 @@ class RunLog:
 def monitor_runs(
     paths: Iterable[str | os.PathLike[str]], *, gap_threshold: float = DEFAULT_GAP_THRESHOLD
 ) -> MonitorReport:
-    """Read the runs at `paths` and judge each of them.
+    """Read the runs at `paths` and report what happened in each of them.
 
     gap_threshold: exp(evaluation loss − training loss) from which a gap is an alert.
     Raises InputError when a file is missing or holds no record.

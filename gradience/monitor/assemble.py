@@ -5,41 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from gradience.artifacts.finding import Severity
 from gradience.artifacts.monitor import (
-    Alert,
     Curve,
     CurvePoint,
     EvaluationPoint,
-    Evidence,
     FamilyUse,
     Outcome,
     RankUse,
     RankUsePoint,
     ReadNote,
-    Recommendation,
     Rewards,
     RunReport,
     Setup,
     SplitReport,
 )
+from gradience.monitor.advice import advice
 from gradience.monitor.facts import Evaluation, RunFacts, Split
-from gradience.monitor.rule import Options
-from gradience.monitor.rules import judge
+from gradience.monitor.run import Options, Run
 from gradience.monitor.series import Series
 from gradience.monitor.setup import RunSetup, read_setup
 from gradience.telemetry import Record, TelemetryReader
 from gradience.telemetry.rank_series import settled_since
 from gradience.telemetry.records import Json
 
-SEVERITIES: Mapping[str, Severity] = {
-    "info": "info",
-    "warning": "warning",
-    "error": "error",
-    "critical": "error",
-}
-LIVE_SIGNALS = {"rank-settled", "rank-too-small", "rank-too-large", "nonfinite-weights"}
-"""What the tracker said while the run went on. The rules judge the same at the end, so it is not repeated."""
 USE_KEYS = (
     "energy_rank_90_p50",
     "energy_rank_90_p90",
@@ -65,8 +53,7 @@ def run_report(
 ) -> RunReport:
     """Everything that is known about one run."""
     setup = read_setup(facts.config, facts.rl)
-    alerts, recommendations = judge(facts, setup, options)
-    said = {alert.code for alert in alerts} | LIVE_SIGNALS
+    alerts, recommendations = advice(Run(facts, setup, options))
     outcome, reason = _outcome(facts)
     return RunReport(
         file=file,
@@ -89,8 +76,8 @@ def run_report(
         evaluations={name: _split(split, setup) for name, split in facts.splits.items()},
         rank_use=_rank_use(facts),
         audits=tuple(_audit(record) for record in facts.audits),
-        alerts=tuple(alerts + [a for a in map(_recorded_alert, facts.alerts) if a.code not in said]),
-        recommendations=tuple(recommendations + _recorded_recommendations(facts)),
+        alerts=alerts,
+        recommendations=recommendations,
         notes=tuple(_notes(facts, setup)),
     )
 
@@ -210,8 +197,8 @@ def _count(values: Mapping[str, Json]) -> float:
 
 
 def _use(values: Mapping[str, float] | Mapping[str, Json]) -> dict[str, float | None]:
-    found = {key: values.get(key) for key in USE_KEYS}
-    return {key: float(value) if isinstance(value, (int, float)) else None for key, value in found.items()}
+    use = {key: values.get(key) for key in USE_KEYS}
+    return {key: float(value) if isinstance(value, (int, float)) else None for key, value in use.items()}
 
 
 def _audit(record: Record) -> dict[str, int | float | str | None]:
@@ -222,41 +209,6 @@ def _audit(record: Record) -> dict[str, int | float | str | None]:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             row[key] = value
     return row
-
-
-def _recorded_alert(record: Record) -> Alert:
-    context = record.mapping("context")
-    return Alert(
-        code=record.text("code") or "unnamed",
-        severity=SEVERITIES.get(record.text("severity") or "", "warning"),
-        message=record.text("message") or "",
-        evidence=tuple(
-            Evidence(what=key, value=value, step=record.step)
-            for key, value in context.items()
-            if isinstance(value, (int, float, str)) and not isinstance(value, bool)
-        ),
-        confidence="medium",
-        source="recorded",
-    )
-
-
-def _recorded_recommendations(facts: RunFacts) -> list[Recommendation]:
-    found = []
-    for record in facts.recommendations:
-        items = record.data.get("recommendations")
-        for item in items if isinstance(items, list) else []:
-            if isinstance(item, Mapping):
-                action = item.get("action") or item.get("message") or item.get("title")
-                reason = item.get("reason") or item.get("rationale")
-                found.append(
-                    Recommendation(
-                        action=str(action or "(not said)"),
-                        reason=str(reason or "(not said)"),
-                        because="recorded",
-                        confidence="low",
-                    )
-                )
-    return found
 
 
 def _notes(facts: RunFacts, setup: RunSetup) -> list[str]:

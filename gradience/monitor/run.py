@@ -1,14 +1,15 @@
-"""What a rule is, and what it may say."""
+"""What a rule of monitor may see of a run, and what it may say."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from gradience.artifacts.finding import Severity
 from gradience.artifacts.monitor import Confidence, Evidence
 from gradience.monitor.facts import RunFacts
 from gradience.monitor.setup import RunSetup
+from gradience.rules import NotApplicable
 from gradience.telemetry.trainers import Method
 
 DEFAULT_GAP_THRESHOLD = 1.5
@@ -22,8 +23,16 @@ class Options:
     """Ratio of evaluation to training perplexity from which a gap is an alert: exp(eval loss − train loss)."""
 
 
+class Run(NamedTuple):
+    """One run: what its records say, how it was configured, and what the user set."""
+
+    facts: RunFacts
+    setup: RunSetup
+    options: Options
+
+
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Observation:
     """What one rule says."""
 
     message: str
@@ -34,25 +43,19 @@ class Finding:
     reason: str = ""
 
 
-Check = Callable[[RunFacts, RunSetup, Options], Finding | None]
+Observations = Iterator[Observation]
 
 
-ALL: frozenset[Method] = frozenset({"supervised", "preference", "reinforcement"})
-LOSS_FALLS: frozenset[Method] = frozenset({"supervised", "preference"})
-"""Methods whose loss is something to bring down. In reinforcement learning it is not: the reward is."""
-CROSS_ENTROPY: frozenset[Method] = frozenset({"supervised"})
-REWARDS: frozenset[Method] = frozenset({"reinforcement"})
+def need_falling_loss(run: Run) -> None:
+    """Raise NotApplicable in reinforcement learning: there the loss is nothing to bring down, the reward is."""
+    if run.setup.method == "reinforcement":
+        raise NotApplicable
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A rule, its name and weight, where it comes from, and the methods of training that it knows."""
-
-    code: str
-    severity: Severity
-    source: str
-    check: Check
-    methods: frozenset[Method] = ALL
+def need_method(run: Run, method: Method) -> None:
+    """Raise NotApplicable for any other method."""
+    if run.setup.method != method:
+        raise NotApplicable
 
 
 def evidence(what: str, value: float | str | None, step: int | None = None) -> tuple[Evidence, ...]:

@@ -1,4 +1,4 @@
-"""Rules about broken numbers and the shape of the loss curve."""
+"""Broken numbers, and the shape of the loss curve."""
 
 from __future__ import annotations
 
@@ -6,34 +6,37 @@ import math
 
 from gradience.artifacts.monitor import Evidence
 from gradience.monitor.facts import RunFacts
-from gradience.monitor.rule import Finding, Options, evidence
-from gradience.monitor.setup import RunSetup
+from gradience.monitor.run import Observation, Observations, Run, evidence, need_falling_loss
+from gradience.rules import rule
 
-# ------------------------------------------------------------------ broken numbers
+OWN = "Gradience (docs/monitor.md)"
+IEEE = "IEEE 754: NaN propagates through every sum"
 
 
-def nonfinite(facts: RunFacts, setup: RunSetup, options: Options) -> Finding | None:
+@rule("nonfinite", "error", IEEE)
+def nonfinite(run: Run) -> Observations:
     """NaN or infinity in losses, gradients or LoRA weights."""
-    found: tuple[Evidence, ...] = ()
+    facts = run.facts
+    broken: tuple[Evidence, ...] = ()
     for what, series in (("loss", facts.loss), ("gradient norm", facts.grad_norm)):
         if series.nonfinite:
-            found += evidence(f"first NaN or infinite {what}", str(series.last), series.first_nonfinite_step)
+            broken += evidence(f"first NaN or infinite {what}", str(series.last), series.first_nonfinite_step)
     for name, split in facts.splits.items():
         if split.losses.nonfinite:
-            found += evidence(
+            broken += evidence(
                 f"first NaN loss on {name}", str(split.losses.last), split.losses.first_nonfinite_step
             )
     if facts.nonfinite_modules:
         step = facts.last_spectra.step if facts.last_spectra else None
-        found += evidence("LoRA modules with NaN or infinity", facts.nonfinite_modules, step)
-    if not found:
-        return None
-    first = min((e.step for e in found if e.step is not None), default=None)
-    hidden = facts.grad_norm.nonfinite and not facts.loss.nonfinite and setup.nan_filter
+        broken += evidence("LoRA modules with NaN or infinity", facts.nonfinite_modules, step)
+    if not broken:
+        return
+    first = min((e.step for e in broken if e.step is not None), default=None)
+    hidden = facts.grad_norm.nonfinite and not facts.loss.nonfinite and run.setup.nan_filter
     note = "; the Trainer's logging_nan_inf_filter hid it from the logged loss" if hidden else ""
-    return Finding(
+    yield Observation(
         f"NaN or infinity since step {first}{note}",
-        found,
+        broken,
         "high",
         "go back to a checkpoint before that step, and look at the data and the precision there",
         "weights that are NaN never recover; usual causes are a missing label, a row without any label to"
@@ -45,19 +48,22 @@ EXPLODED = 50.0
 MIN_LOGS = 8
 
 
-def gradient_explosion(facts: RunFacts, setup: RunSetup, options: Options) -> Finding | None:
+@rule("gradient-explosion", "warning", OWN)
+def gradient_explosion(run: Run) -> Observations:
     """A gradient norm fifty times above what is usual in the run: its median, or its first quarter.
 
     The first quarter counts because the gradients of a solved task vanish, and anything towers above them.
     """
+    need_falling_loss(run)
+    facts = run.facts
     series, top = facts.grad_norm, facts.grad_norm.highest
     median, start = series.median(), series.level(0, 0.25)
     if series.count < MIN_LOGS or median is None or start is None or top is None:
-        return None
+        return
     usual = max(median, start)
     if usual <= 0 or top.high < EXPLODED * usual:
-        return None
-    return Finding(
+        return
+    yield Observation(
         f"the gradient norm reached {top.high:.3g}, {top.high / usual:.0f} times what is usual in this run",
         evidence("largest gradient norm", top.high, top.high_step) + evidence("usual", usual),
         "high",
@@ -69,14 +75,17 @@ def gradient_explosion(facts: RunFacts, setup: RunSetup, options: Options) -> Fi
 LOSS_EXPLODED = 10.0
 
 
-def loss_explosion(facts: RunFacts, setup: RunSetup, options: Options) -> Finding | None:
+@rule("loss-explosion", "warning", OWN)
+def loss_explosion(run: Run) -> Observations:
     """A logged loss ten times above the first one."""
+    need_falling_loss(run)
+    facts = run.facts
     first, top = facts.loss.first, facts.loss.highest
     if facts.loss.count < MIN_LOGS or first is None or first <= 0 or top is None:
-        return None
+        return
     if top.high < LOSS_EXPLODED * first:
-        return None
-    return Finding(
+        return
+    yield Observation(
         f"the loss reached {top.high:.3g}, {top.high / first:.3g} times the first one",
         evidence("largest loss", top.high, top.high_step) + evidence("first loss", first),
         "high",
@@ -93,19 +102,22 @@ LOST = 2.0
 """… or above the best level that was reached, by this factor and by half of the start."""
 
 
-def divergence(facts: RunFacts, setup: RunSetup, options: Options) -> Finding | None:
+@rule("divergence", "error", OWN)
+def divergence(run: Run) -> Observations:
     """The loss ends far above where it started or has been."""
+    need_falling_loss(run)
+    facts = run.facts
     if facts.loss.count < MIN_LOGS:
-        return None
+        return
     first, end = facts.loss.first, facts.loss.level(0.8, 1.0)
     low = facts.loss.lowest
     if first is None or end is None or low is None or first <= 0:
-        return None
+        return
     above_start = end > DIVERGED * first
     above_best = end > LOST * max(low.mean, 0.0) and end - low.mean > 0.5 * first
     if not (above_start or above_best):
-        return None
-    return Finding(
+        return
+    yield Observation(
         f"the loss ends at {end:.3g}, after {low.low:.3g} at step {low.low_step}",
         evidence("first logged loss", first)
         + evidence("lowest loss", low.low, low.low_step)
@@ -120,24 +132,27 @@ FLAT = 0.01
 FLAT_LR = 0.3
 
 
-def plateau(facts: RunFacts, setup: RunSetup, options: Options) -> Finding | None:
+@rule("plateau", "info", OWN)
+def plateau(run: Run) -> Observations:
     """Less than one percent gained in the second half, while the learning rate was still up.
 
     The difference must also be small against the scatter of the halves' points, else it is not known.
     """
+    need_falling_loss(run)
+    facts = run.facts
     series = facts.loss
     before, after = series.level(0.25, 0.5), series.level(0.75, 1.0)
     if series.count < 2 * MIN_LOGS or before is None or after is None or before <= 0 or facts.loss.nonfinite:
-        return None
+        return
     lr_then, lr_top = facts.lr.level(0.75, 1.0), facts.lr.highest
     if lr_then is None or lr_top is None or lr_then < FLAT_LR * lr_top.high:
-        return None
+        return
     gain = (before - after) / before
     noise = 2 * _standard_error(facts) / before
     if abs(gain) >= max(FLAT, noise) or _solved(after):
-        return None
+        return
     part = series.part(0.5, 0.5)
-    return Finding(
+    yield Observation(
         f"the loss has not moved since about step {part[0].first_step}",
         evidence("mean loss, second quarter", before)
         + evidence("mean loss, last quarter", after)

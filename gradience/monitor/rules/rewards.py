@@ -1,4 +1,4 @@
-"""Rules about reinforcement learning: rewards, distance from the reference model, length of completions.
+"""Reinforcement learning: rewards, distance from the reference model, length of completions.
 
 The loss is left alone: advantages within a group add up to zero, so with one update a batch GRPO's loss is
 little more than its KL term (Shao et al., DeepSeekMath, 2024, eq. 3) and may well rise while the policy
@@ -9,10 +9,14 @@ which runs it was tried.
 from __future__ import annotations
 
 from gradience.monitor.facts import RunFacts
-from gradience.monitor.rule import Finding, Options, evidence
-from gradience.monitor.rules_loss import MIN_LOGS
+from gradience.monitor.rules.loss import MIN_LOGS
+from gradience.monitor.run import Observation, Observations, Run, evidence, need_method
 from gradience.monitor.series import Series
-from gradience.monitor.setup import RunSetup
+from gradience.rules import rule
+
+GAO = "Gao, Schulman and Hilton, Scaling Laws for Reward Model Overoptimization (2023)"
+GRPO = "Shao et al., DeepSeekMath (2024), the advantage of GRPO; Yu et al., DAPO (2025)"
+LENGTH = "Yu et al., DAPO (2025); Liu et al., Understanding R1-Zero-Like Training (2025)"
 
 NOTHING = Series()
 START, END = (0.0, 0.25), (0.8, 1.0)
@@ -32,7 +36,8 @@ KL_HIGH = 1.0
 KL_LOST = 10.0
 
 
-def kl_runaway(facts: RunFacts, setup: RunSetup, options: Options) -> Finding | None:
+@rule("kl-runaway", "warning", GAO)
+def kl_runaway(run: Run) -> Observations:
     """Far from the reference model with no reward to show for it, or so far that nothing is left of it.
 
     Speaks when the mean of the last fifth of the logged KL (nats per token) is at least 1 and the reward has
@@ -41,14 +46,16 @@ def kl_runaway(facts: RunFacts, setup: RunSetup, options: Options) -> Finding | 
     Source: reward bought with KL turns against the true goal (Gao, Schulman and Hilton, Scaling Laws for
     Reward Model Overoptimization, ICML 2023; Stiennon et al., NeurIPS 2020, fig. 5). The thresholds are ours.
     """
+    need_method(run, "reinforcement")
+    facts = run.facts
     kl = facts.rl.get("kl", NOTHING)
     end = kl.level(*END)
     if kl.count < MIN_LOGS or end is None or end < KL_HIGH:
-        return None
+        return
     if end < KL_LOST and _reward_rose(facts):
-        return None
+        return
     top = kl.highest
-    return Finding(
+    yield Observation(
         f"the policy is {end:.2g} nats per token away from the reference model"
         + ("" if end >= KL_LOST else ", and the reward has not risen"),
         evidence("KL, mean of the last fifth", end, kl.last_step)
@@ -64,7 +71,8 @@ COLLAPSED_OF_BEST = 0.25
 SURE = 4.0
 
 
-def reward_collapse(facts: RunFacts, setup: RunSetup, options: Options) -> Finding | None:
+@rule("reward-collapse", "error", GAO)
+def reward_collapse(run: Run) -> Observations:
     """The reward was clearly higher than where it ends.
 
     Compares the last fifth with the best tenth of the run. Speaks when the fall is more than four standard
@@ -73,19 +81,21 @@ def reward_collapse(facts: RunFacts, setup: RunSetup, options: Options) -> Findi
     Source: the rise and fall of reward in overoptimised policies (Gao et al. 2023) and in unstable GRPO runs
     (Yu et al., DAPO, 2025, on what keeps them stable). The thresholds are ours.
     """
+    need_method(run, "reinforcement")
+    facts = run.facts
     reward = facts.rl.get("reward", NOTHING)
     first, end = reward.estimate(*START), reward.estimate(*END)
     if reward.count < 2 * MIN_LOGS or first is None or end is None:
-        return None
+        return
     windows = [reward.estimate(i / 10, (i + 1) / 10) for i in range(10)]
     best = max((window for window in windows if window), key=lambda window: window.mean)
     fall = best.mean - end.mean
     if not best.above(end, SURE) or fall < COLLAPSED_OF_BEST * abs(best.mean):
-        return None
+        return
     if fall < COLLAPSED * (best.mean - first.mean):
-        return None
+        return
     top = reward.highest
-    return Finding(
+    yield Observation(
         f"the reward ends at {end.mean:.3g}, after {best.mean:.3g} at its best",
         evidence("best mean over a tenth of the run", best.mean)
         + evidence("mean of the last fifth", end.mean, reward.last_step)
@@ -99,7 +109,8 @@ def reward_collapse(facts: RunFacts, setup: RunSetup, options: Options) -> Findi
 SAME = 0.9
 
 
-def constant_reward(facts: RunFacts, setup: RunSetup, options: Options) -> Finding | None:
+@rule("constant-reward", "warning", GRPO)
+def constant_reward(run: Run) -> Observations:
     """All completions of a prompt got the same reward over the second half, and no reward was gained.
 
     Speaks when `frac_reward_zero_std` averages 0.9 or more over the second half (where it is not logged:
@@ -108,9 +119,11 @@ def constant_reward(facts: RunFacts, setup: RunSetup, options: Options) -> Findi
     Source: GRPO's advantage is (reward − mean of the group) / its deviation (Shao et al. 2024): zero for such
     a group, so it teaches nothing; DAPO leaves those groups out for that reason (Yu et al. 2025, §3.2).
     """
+    need_method(run, "reinforcement")
+    facts = run.facts
     reward = facts.rl.get("reward", NOTHING)
-    if reward.count < MIN_LOGS or _reward_rose(facts) or reward_collapse(facts, setup, options):
-        return None
+    if reward.count < MIN_LOGS or _reward_rose(facts) or reward_collapse.statements(run):
+        return
     flat, spread = facts.rl.get("zero_std", NOTHING), facts.rl.get("reward_std", NOTHING)
     share = flat.level(0.5, 1.0)
     if share is not None:
@@ -120,9 +133,9 @@ def constant_reward(facts: RunFacts, setup: RunSetup, options: Options) -> Findi
     else:
         constant = reward.lowest is not None and reward.lowest.low == max(b.high for b in reward.buckets)
     if not constant:
-        return None
+        return
     said = f"in {share:.0%} of the groups of the second half" if share is not None else "all along"
-    return Finding(
+    yield Observation(
         f"all completions of a prompt got the same reward {said}: there was nothing to learn from",
         evidence("reward, second half", reward.level(0.5, 1.0), reward.last_step)
         + evidence("groups without a difference in reward, second half", share),
@@ -139,7 +152,8 @@ CUT = 0.5
 AT_THE_LIMIT = 0.9
 
 
-def length_blowup(facts: RunFacts, setup: RunSetup, options: Options) -> Finding | None:
+@rule("length-blowup", "warning", LENGTH)
+def length_blowup(run: Run) -> Observations:
     """Completions became twice as long, and either most of them are cut off or the reward did not rise with it.
 
     Speaks when the last fifth is at least twice as long as the shortest mean of the first quarter and 10 tokens
@@ -148,20 +162,22 @@ def length_blowup(facts: RunFacts, setup: RunSetup, options: Options) -> Finding
     Source: completions cut at the limit are rewarded wrongly and add noise (Yu et al., DAPO, 2025, §3.4);
     the loss of GRPO favours long wrong answers (Liu et al., Understanding R1-Zero-Like Training, 2025, §3.1).
     """
+    need_method(run, "reinforcement")
+    facts = run.facts
     length = facts.rl.get("length", NOTHING)
     before = min((bucket.mean for bucket in length.part(*START)), default=None)
     after = length.level(*END)
     if length.count < MIN_LOGS or before is None or after is None:
-        return None
+        return
     if after < LONGER * before or after - before < LONGER_TOKENS:
-        return None
+        return
     cut = facts.rl.get("clipped", NOTHING).level(*END)
-    limit = setup.max_completion_length
+    limit = run.setup.max_completion_length
     at_limit = cut >= CUT if cut is not None else limit is not None and after >= AT_THE_LIMIT * limit
     if not at_limit and _reward_rose(facts):
-        return None
+        return
     why = "and most of them are cut off" if at_limit else "and the reward has not risen with it"
-    return Finding(
+    yield Observation(
         f"completions grew from {before:.0f} to {after:.0f} tokens, {why}",
         evidence("shortest mean length, first quarter", before)
         + evidence("mean length, last fifth", after, length.last_step)
