@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
 
@@ -68,3 +70,95 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
     page = aggregate_markdown(aggregate([bench]))
     assert "unharmed must fail, and passes on the one seed there is" in page
     assert "controls: unharmed is PASS and must be FAIL" in page
+
+
+def test_a_toy_rule_of_check_is_one_function_and_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gradience.check import rules
+    from gradience.check.context import Context, Problem, Problems
+    from gradience.cli.app import run
+    from gradience.rules import need, rule
+
+    @rule("odd-rank", "error", "arithmetic")
+    def odd_rank(context: Context) -> Problems:
+        """A rank that cannot be halved."""
+        r = need(context.settings.r)
+        if r % 2:
+            yield Problem("r", str(r), str(r + 1), f"rank {r} is odd", "half of it is no rank")
+
+    monkeypatch.setattr(rules, "RULES", (*rules.RULES, odd_rank))
+    config = tmp_path / "adapter_config.json"
+    seen = {}
+    for r in (7, 8, None):
+        config.write_text(json.dumps({"peft_type": "LORA", "target_modules": "all-linear", "r": r}))
+        code = run(["check", str(config), "--json"])
+        seen[r] = (code, json.loads(capsys.readouterr().out))
+    assert [code for code, _ in seen.values()] == [1, 0, 0]
+    assert seen[7][1]["findings"][0]["code"] == "odd-rank"  # errors come first
+    assert seen[8][1]["passed"][-1] == seen[None][1]["not_applicable"][-1] == "odd-rank"
+
+    config.write_text(json.dumps({"peft_type": "LORA", "target_modules": "all-linear", "r": 7}))
+    assert run(["check", str(config), "--verbose"]) == 1
+    shown = capsys.readouterr().out
+    assert "rank 7 is odd" in shown
+    assert "half of it is no rank" in shown
+    assert "arithmetic" in shown
+
+
+def test_a_toy_rule_of_monitor_is_one_function_and_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gradience.cli.app import run
+    from gradience.monitor import rules
+    from gradience.monitor.run import Observation, Observations, Run, evidence, need_method
+    from gradience.rules import rule
+    from gradience.telemetry import TelemetryWriter
+
+    @rule("long-run", "error", "patience")
+    def long_run(run: Run) -> Observations:
+        """More than two steps."""
+        need_method(run, "supervised")
+        if (run.facts.last_step or 0) > 2:
+            step = run.facts.last_step
+            yield Observation(f"{step} steps are many", evidence("steps", step), "high", "stop", "it is late")
+
+    monkeypatch.setattr(rules, "RULES", (*rules.RULES, long_run))
+    paths = {}
+    for name, trainer, steps in (("long", "Trainer", 3), ("short", "Trainer", 1), ("grpo", "GRPOTrainer", 3)):
+        paths[name] = tmp_path / f"{name}.jsonl"
+        with TelemetryWriter(paths[name]) as log:
+            log.start({"trainer": {"class": trainer}})
+            for step in range(1, steps + 1):
+                log.train_step(step, loss=1.0)
+    codes = {name: run(["monitor", str(path), "--fail-on", "error"]) for name, path in paths.items()}
+    assert codes == {"long": 1, "short": 0, "grpo": 0}
+    capsys.readouterr()
+    run(["monitor", str(paths["long"])])
+    shown = capsys.readouterr().out
+    assert "3 steps are many" in shown
+    assert "stop" in shown
+    assert run(["monitor", str(paths["long"]), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)["runs"][0]
+    assert (report["alerts"][-1]["code"], report["alerts"][-1]["source"]) == ("long-run", "patience")
+    assert report["recommendations"][-1]["because"] == "long-run"
+
+
+def test_a_toy_finding_of_the_audit_is_one_function_and_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gradience.artifacts.finding import Finding
+    from gradience.audit import findings
+    from gradience.audit.findings.facts import Facts
+    from gradience.cli.app import run
+    from gradience.cli.demo import example_adapter
+
+    def crowd(facts: Facts) -> Iterator[Finding]:
+        if len(facts.layers) > 2:
+            yield Finding(code="crowd", severity="error", message=f"{len(facts.layers)} are a crowd")
+
+    monkeypatch.setattr(findings, "RULES", (*findings.RULES, crowd))
+    assert run(["audit", str(example_adapter())]) == 0
+    assert "are a crowd" in capsys.readouterr().out
+    assert run(["audit", str(example_adapter()), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["findings"][0]["code"] == "crowd"

@@ -8,6 +8,7 @@ from typing import Any
 
 from gradience.artifacts.check import CheckFinding, CheckReport, SettingsRead, SourceFile
 from gradience.artifacts.finding import SEVERITIES
+from gradience.check import rules
 from gradience.check.base import read_base
 from gradience.check.context import Context
 from gradience.check.dialects import dialect_of, read_settings
@@ -17,13 +18,12 @@ from gradience.check.files import (
     read_mapping,
     training_config_in,
 )
-from gradience.check.rules import RULES
 from gradience.check.settings import Settings
 from gradience.check.tasks import TASKS, task_of
 from gradience.errors import UsageError
 from gradience.rules import NotApplicable
 
-__all__ = ["RULES", "TASKS", "check_configs"]
+__all__ = ["TASKS", "check_configs"]
 
 PathLike = str | os.PathLike[str]
 
@@ -93,7 +93,7 @@ def report_of(context: Context, files: list[SourceFile]) -> CheckReport:
     passed: list[str] = []
     not_applicable: list[str] = []
     settings = context.settings
-    for rule in RULES:
+    for rule in rules.RULES:
         try:
             problems = list(rule.look(context))
         except NotApplicable:

@@ -13,11 +13,10 @@ from gradience.artifacts.monitor import MonitorReport, RunReport
 from gradience.errors import InputError
 from gradience.monitor.assemble import run_report
 from gradience.monitor.facts import RunFacts
-from gradience.monitor.rules import RULES
 from gradience.monitor.run import DEFAULT_GAP_THRESHOLD, Options
 from gradience.telemetry import Record, TelemetryReader
 
-__all__ = ["RULES", "Options", "RunLog", "monitor_runs", "report_of", "require_strict"]
+__all__ = ["Options", "RunLog", "monitor_runs", "report_of", "require_strict"]
 
 
 class RunLog:

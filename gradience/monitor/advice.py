@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from gradience.artifacts.finding import Severity
 from gradience.artifacts.monitor import Alert, Evidence, Recommendation
-from gradience.monitor.rules import RULES
+from gradience.monitor import rules
 from gradience.monitor.run import Run
 from gradience.telemetry import Record
 
@@ -24,7 +24,7 @@ def advice(run: Run) -> tuple[tuple[Alert, ...], tuple[Recommendation, ...]]:
     """Return what every rule says about one run, errors first, and what to do about it; then what was recorded."""
     alerts: list[Alert] = []
     recommendations: list[Recommendation] = []
-    for rule in RULES:
+    for rule in rules.RULES:
         for observation in rule.statements(run):
             alerts.append(
                 Alert(

@@ -12,7 +12,8 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 from transformers import TrainingArguments
 
 from gradience.adapters.families import DEFAULT_TARGETS
-from gradience.check import RULES, check_configs
+from gradience.check import check_configs
+from gradience.check.rules import RULES
 
 PEFT = {
     "peft_type": "LORA",

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gradience.monitor import RULES, monitor_runs
+from gradience.monitor import monitor_runs
+from gradience.monitor.rules import RULES
 from gradience.telemetry import TelemetryWriter
 
 RUNS = Path(__file__).parent / "runs"
