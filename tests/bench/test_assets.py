@@ -11,23 +11,17 @@ from archive_samples import tarball, wheel
 
 from gradience.errors import InputError
 from gradience.models import embedded as assets
-from gradience.models.embedded import MINILM, REVIEWS, SMOLLM2_GGUF, Asset, Member, cache_folder, unpacked
+from gradience.models.embedded import MINILM, REVIEWS, SMOLLM2_GGUF, Asset, cache_folder, unpacked
 from gradience.models.packages import Release
 
 FILES = {"pkg/model/config.json": b"{}", "pkg/model/weights.bin": b"\x00" * 5000}
 
 
-def member(path: str, content: bytes) -> Member:
-    return Member(path, hashlib.sha256(content).hexdigest(), len(content))
+def pinned(files: dict[str, bytes]) -> dict[str, str]:
+    return {path: hashlib.sha256(content).hexdigest() for path, content in files.items()}
 
 
-TINY = Asset(
-    key="tiny",
-    title="a tiny asset",
-    release=Release("tiny", "1", "tiny-1-py3-none-any.whl", "ab" * 32, 1),
-    members=tuple(member(path, content) for path, content in FILES.items()),
-    licence="none",
-)
+TINY = Asset("tiny", Release("tiny", "1", "tiny-1-py3-none-any.whl", "ab" * 32, 1), pinned(FILES))
 
 
 class Fetches:
@@ -102,20 +96,11 @@ def test_an_archive_inside_the_archive_is_checked_too(fetches: Fetches, tmp_path
     text = b"1\t2.0\tgood\n"
     inner = tarball(tmp_path / "inner.tar.gz", [("data/rows.txt", text)]).read_bytes()
     fetches.archive = tarball(tmp_path / "outer.tar.gz", [("pkg/inner.tar.gz", inner)])
-    nested = Asset(
-        "nested",
-        "",
-        TINY.release,
-        (member("data/rows.txt", text),),
-        "",
-        within=member("pkg/inner.tar.gz", inner),
-    )
+    nested = Asset("nested", TINY.release, pinned({"data/rows.txt": text}), within="pkg/inner.tar.gz")
     assert contents(unpacked(nested)) == {"rows.txt": text}
-    tampered = Asset(
-        "tampered", "", TINY.release, nested.members, "", within=member("pkg/inner.tar.gz", inner[:-1] + b"x")
-    )
-    with pytest.raises(InputError, match=r"pkg/inner\.tar\.gz is not the expected file"):
-        unpacked(tampered)
+    other = Asset("other", TINY.release, pinned({"data/rows.txt": b"other"}), within="pkg/inner.tar.gz")
+    with pytest.raises(InputError, match=r"rows\.txt is not the expected file"):
+        unpacked(other)
 
 
 def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -133,8 +118,7 @@ def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 @pytest.mark.parametrize("asset", [MINILM, SMOLLM2_GGUF, REVIEWS], ids=lambda asset: asset.key)
 def test_every_pin_is_complete_and_no_pickle_is_among_them(asset: Asset) -> None:
-    pins = [asset.release.sha256, *(pinned.sha256 for pinned in asset.members)]
+    pins = [asset.release.sha256, *asset.members.values()]
     assert all(len(pin) == 64 and int(pin, 16) for pin in pins)
-    names = [pinned.name for pinned in asset.members]
-    assert len(set(names)) == len(names)
-    assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl", ".py"))]
+    assert len(asset.files) == len(asset.members)
+    assert not [name for name in asset.files if name.endswith((".bin", ".pt", ".pkl", ".py"))]

