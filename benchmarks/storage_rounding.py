@@ -18,7 +18,7 @@ import numpy as np
 from gradience import spectra
 from gradience.adapters.dtypes import DTYPES, DType, FloatArray, decode, encode
 from gradience.adapters.peft import open_adapter
-from gradience.audit.adapter import TAUS
+from gradience.audit.measures import TAUS
 from gradience.cli.demo import example_adapter
 
 TYPES = ("BF16", "F16", "F8_E4M3", "F8_E5M2")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gradience.artifacts.comparison import ComparisonReport
     from gradience.artifacts.compression import CompressionPlan, CompressionReport
     from gradience.audit.adapter import audit_adapter
-    from gradience.compare import compare_adapters
+    from gradience.compare.adapters import compare_adapters
     from gradience.compress.adapter import compress_adapter
     from gradience.errors import (
         GradienceError,
@@ -58,7 +58,7 @@ _HOME = {
     "ToSuggestion": "gradience.plan.criteria",
     "UsageError": "gradience.errors",
     "audit_adapter": "gradience.audit.adapter",
-    "compare_adapters": "gradience.compare",
+    "compare_adapters": "gradience.compare.adapters",
     "compress_adapter": "gradience.compress.adapter",
     "plan_compression": "gradience.plan.compression",
 }

@@ -35,7 +35,7 @@ def compare(
 
       gradience compare ./seed42 ./seed123 --layers
     """
-    from gradience.compare import compare_adapters
+    from gradience.compare.adapters import compare_adapters
     from gradience.report.comparison import comparison_text
 
     with ProgressBar(f"comparing {a}", quiet=quiet) as progress:

@@ -32,7 +32,7 @@ from gradience.artifacts.compression import (
 )
 from gradience.artifacts.run import Stopwatch, path_text
 from gradience.artifacts.whole import check_output, whole_folder
-from gradience.blas import one_blas_thread, processors
+from gradience.blas import processors, worker_threads
 from gradience.compress import card
 from gradience.compress.dora import BaseWeights
 from gradience.compress.encodings import Target, uneven_experts
@@ -51,6 +51,7 @@ from gradience.compress.writer import (
 )
 from gradience.progress import Progress
 from gradience.runtimes import architecture_of, require_model_config, verdicts
+from gradience.spectra import relative_error
 
 REPORT = "compression_report.json"
 ROUNDING_SHOWS = 0.01
@@ -97,8 +98,7 @@ def compress_adapter(
     choices = {"encoding": encoding, "dtype": dtype, "strip": strip}
     with (
         _prepared(source, plan, base_model, adapter_name, **choices) as (opened, config, recipe),
-        one_blas_thread(),
-        ThreadPoolExecutor(workers or processors()) as pool,
+        worker_threads(workers) as pool,
     ):
         digest = pool.submit(opened.sha256)
         fields = config.fields
@@ -328,7 +328,7 @@ def _results(
         "dropped": tuple(pair.module for pair in recipe.dropped),
         "kept_energy": plan.kept_energy,
         "predicted_error": plan.predicted_error,
-        "measured_error": math.sqrt(lost / total) if total else 0.0,
+        "measured_error": relative_error(lost, total) or 0.0,
         "old_params": old_params,
         "new_params": new_params,
         "reduction": 1 - new_params / old_params,

@@ -7,7 +7,6 @@ Source: Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation", arXiv 2402.09
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from gradience.adapters.dtypes import FloatArray, Words, decode
 from gradience.adapters.files import pread, read_small
 from gradience.adapters.tensors import TensorEntry, TensorFile
 from gradience.errors import InputError
+from gradience.spectra import relative_error
 
 Rows = Callable[[slice], FloatArray]
 """Some rows of W, in float64."""
@@ -147,7 +147,7 @@ def output_error(
         after = _layer(base, magnitude[rows], new[0][rows], new[1])
         lost += float(np.square(before - after).sum())
         done += float(np.square(before - base).sum())
-    return math.sqrt(lost / done) if done else 0.0
+    return relative_error(lost, done) or 0.0
 
 
 def _layer(weight: FloatArray, magnitude: FloatArray, scaled_B: FloatArray, a: FloatArray) -> FloatArray:

@@ -12,7 +12,7 @@ from pathlib import Path
 from gradience.adapters.keys import parse_key, path_ends
 from gradience.adapters.naming import PREFIX, is_applied, peft_name
 from gradience.adapters.peft import Adapter, LoraPair, open_adapter
-from gradience.compare import relative_difference
+from gradience.compare.module import compare_modules
 from gradience.compress.layout import Recipe
 from gradience.compress.module import Job, Written
 
@@ -81,8 +81,9 @@ def _error_complaints(
         checked += job.pair.params
         if checked > CHECKED_PARAMS:
             return
-        error = relative_difference(job.pair, pairs[job.pair.module]) or 0.0
-        made = modules[job.pair.module]
-        noise = 1e-8 + 1e-13 * made.cancellation
-        if not math.isclose(error, made.error or 0.0, rel_tol=1e-6, abs_tol=noise):
-            yield f"{job.pair.module} has an error of {error}, not {made.error}"
+        _, energies = compare_modules(job.pair, pairs[job.pair.module])
+        error = energies.relative_difference or 0.0
+        written = modules[job.pair.module]
+        noise = 1e-8 + 1e-13 * written.cancellation
+        if not math.isclose(error, written.error or 0.0, rel_tol=1e-6, abs_tol=noise):
+            yield f"{job.pair.module} has an error of {error}, not {written.error}"

@@ -12,6 +12,7 @@ from gradience.adapters.keys import is_split_expert, parse_key
 from gradience.artifacts.audit import AuditReport, LayerAudit
 from gradience.artifacts.finding import Finding
 from gradience.errors import InputError, UsageError
+from gradience.words import noun
 
 NOT_THE_UPDATE = frozenset(("init-not-update", "init-noise", "variant-not-update", "non-finite"))
 """Findings with which nothing is compressed or suggested: B·A is not the learned update, or holds NaN or infinity."""
@@ -60,19 +61,24 @@ def refuse_uncompressible(report: AuditReport, *, allow_untrained: bool = False)
         )
     lost = next((row for row in report.layers if row.status == "ok" and not row.singular_values), None)
     if lost is not None:
-        raise InputError(
-            f"{path}: cannot be compressed: the norm of {lost.name} is beyond double precision",
-            code="overflow",
-            hint="divide its factors by a power of two and multiply alpha by it",
-        )
+        raise norm_overflow(path, lost.name)
+
+
+def norm_overflow(path: object, module: str) -> InputError:
+    """The error (overflow) for a module whose ‖ΔW‖ is no finite number."""
+    return InputError(
+        f"{path}: the norm of {module} is beyond double precision",
+        code="overflow",
+        hint="divide its factors by a power of two and multiply alpha by it",
+    )
 
 
 def refuse_unread(path: object, unread: Sequence[Unread]) -> None:
     """Raise InputError (unaudited) where tensors were not understood: nobody can say what they mean at another rank."""
     if unread:
-        count = "1 tensor was" if len(unread) == 1 else f"{len(unread)} tensors were"
+        were = noun(len(unread), "tensor was", "tensors were")
         raise InputError(
-            f"{path}: cannot be compressed: {count} not understood, the first is {unread[0].tensor} "
+            f"{path}: cannot be compressed: {len(unread)} {were} not understood, the first is {unread[0].tensor} "
             f"({unread[0].reason})",
             code="unaudited",
             hint="see `gradience audit` for all of them",

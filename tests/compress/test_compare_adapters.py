@@ -15,7 +15,7 @@ from scipy.linalg import subspace_angles
 
 from gradience import audit_adapter
 from gradience.artifacts.comparison import ComparisonReport
-from gradience.compare import compare_adapters
+from gradience.compare.adapters import compare_adapters
 from gradience.compress.adapter import compress_adapter
 from gradience.errors import InputError
 from gradience.plan.compression import plan_compression

@@ -1,0 +1,1 @@
+"""Two adapters, module by module: how far apart the updates are, and whether the runs are independent."""

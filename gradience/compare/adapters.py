@@ -1,0 +1,103 @@
+"""Two adapters -> ComparisonReport: every module of both, and what holds over all of them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+from gradience.adapters.inventory import DORA_REASON
+from gradience.adapters.peft import Adapter, LoraPair, open_adapter
+from gradience.artifacts.comparison import ComparisonReport
+from gradience.artifacts.run import Stopwatch, path_text
+from gradience.audit.findings import Facts, meaning
+from gradience.blas import map_in_order, worker_threads
+from gradience.compare.module import compare_modules, total_energies
+from gradience.compare.replicates import replicates_of
+from gradience.errors import InputError
+from gradience.progress import Progress
+from gradience.words import counted
+
+
+def compare_adapters(
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    *,
+    adapter_a: str | None = None,
+    adapter_b: str | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    command: str = "",
+) -> ComparisonReport:
+    """Compare the adapters at `a` and `b`; `a` is the reference of relative differences and kept energy.
+
+    Raises InputError when one cannot be read, holds NaN or infinity, or has no known scale.
+    """
+    watch = Stopwatch(command)
+    with (
+        open_adapter(Path(a), adapter=adapter_a) as left,
+        open_adapter(Path(b), adapter=adapter_b) as right,
+        worker_threads(workers) as pool,
+    ):
+        digests = [pool.submit(left.sha256), pool.submit(right.sha256)]
+        pairs_a = _by_name(left)
+        pairs_b = _by_name(right)
+        names = list(dict.fromkeys([*pairs_a, *pairs_b]))
+        compared = map_in_order(
+            pool, lambda name: compare_modules(pairs_a.get(name), pairs_b.get(name)), names, progress
+        )
+        rows = tuple(row for rows, _ in compared for row in rows)
+        presences = Counter(row.presence for row in rows)
+        totals = total_energies([energies for _, energies in compared])
+        return ComparisonReport(
+            path_a=path_text(left.location.path),
+            sha256_a=digests[0].result(),
+            path_b=path_text(right.location.path),
+            sha256_b=digests[1].result(),
+            n_both=presences["both"],
+            n_only_a=presences["only-a"],
+            n_only_b=presences["only-b"],
+            n_shapes_differ=presences["shapes-differ"],
+            relative_difference=totals.relative_difference,
+            cosine=totals.cosine,
+            kept_energy=totals.kept_share,
+            replicates=replicates_of(rows),
+            modules=rows,
+            notes=_notes(left, right),
+            run=watch.run_info(),
+        )
+
+
+def _by_name(adapter: Adapter) -> dict[str, LoraPair]:
+    for pair in adapter.pairs:
+        if pair.scale is None:
+            raise InputError(
+                f"{adapter.location.path}: without lora_alpha the scale is unknown, so updates cannot be compared",
+                code="no-alpha",
+                hint="put the adapter_config.json beside the weights",
+            )
+    return {pair.module: pair for pair in adapter.pairs}
+
+
+def _notes(left: Adapter, right: Adapter) -> tuple[str, ...]:
+    """What a reader must know before the figures: other bases, updates that are not B·A, and what was left out."""
+    notes = []
+    bases = [adapter.config.base_model if adapter.config else None for adapter in (left, right)]
+    if None not in bases and bases[0] != bases[1]:
+        notes.append(
+            f"their configs name different base models ({bases[0]}, {bases[1]}): "
+            "unless these are the same weights, the updates belong to different models"
+        )
+    for label, adapter in (("A", left), ("B", right)):
+        facts = Facts((), adapter.config, adapter.other, adapter.unaudited, adapter.ghosts, ())
+        notes += [
+            f"{label}: {finding.message}"
+            for rule in (meaning.initialisation, meaning.variant)
+            for finding in rule(facts)
+        ]
+        if any(note.reason == DORA_REASON for note in adapter.other):
+            notes.append(f"{label} is a DoRA adapter: compared is s·B·A, not the magnitudes")
+        if adapter.unaudited:
+            tensors = counted(len(adapter.unaudited), "tensor")
+            notes.append(f"{label} holds {tensors} that could not be understood: not compared")
+    return tuple(notes)

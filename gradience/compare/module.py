@@ -1,0 +1,247 @@
+"""One module of two adapters: the distance of the updates, and how far their directions overlap.
+
+Both products live in the joint column space of [B_a, B_b] and the joint row space of [A_a; A_b]. One QR of each joint
+factor turns them into two small dense matrices, and everything asked about ΔW_a and ΔW_b is asked about those:
+exact (no squares that cancel), and ΔW is never formed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gradience.adapters.peft import LoadedPair, LoraPair, word_blocks
+from gradience.artifacts.comparison import ModuleComparison, Presence
+from gradience.blocks import joined, with_exponent
+from gradience.errors import InputError
+from gradience.plan.blocking import norm_overflow
+from gradience.spectra import (
+    EPS,
+    Blocks,
+    Core,
+    FloatArray,
+    NonFiniteFactor,
+    energy_rank,
+    relative_error,
+    triangle,
+)
+
+
+class Energies(NamedTuple):
+    """‖ΔW_a‖², ‖ΔW_b‖², inner product, ‖ΔW_a − ΔW_b‖², and the energy of a in b's directions; all times 4^exponent."""
+
+    a: float = 0.0
+    b: float = 0.0
+    inner: float = 0.0
+    difference: float = 0.0
+    kept: float = 0.0
+    exponent: int = 0
+
+    @property
+    def relative_difference(self) -> float | None:
+        """‖ΔW_a − ΔW_b‖_F/‖ΔW_a‖_F; None where ΔW_a is 0."""
+        return relative_error(self.difference, self.a)
+
+    @property
+    def cosine(self) -> float | None:
+        """Of the angle between the updates; None where one is 0."""
+        return _cosine(self.inner, self.a, self.b)
+
+    @property
+    def kept_share(self) -> float | None:
+        """Share of ΔW_a's energy in the directions of ΔW_b; None where ΔW_a is 0."""
+        return min(1.0, self.kept / self.a) if self.a else None
+
+
+Compared = tuple[list[ModuleComparison], Energies]
+"""The rows of one module (one, or one per expert), and its energies."""
+
+
+def compare_modules(a: LoraPair | None, b: LoraPair | None) -> Compared:
+    """Compare one module of both adapters; None where an adapter has no such module.
+
+    Raises InputError (non-finite, overflow).
+    """
+    if a is None or b is None:
+        return _apart(a, b, "only-a" if b is None else "only-b")
+    if (a.rows, a.columns, a.experts) != (b.rows, b.columns, b.experts):
+        return _apart(a, b, "shapes-differ")
+    loaded_a, loaded_b = a.load(), b.load()
+    rows, parts = [], []
+    for expert in range(a.experts):
+        row, energies = _compare_expert(loaded_a, loaded_b, expert)
+        rows.append(row)
+        parts.append(energies)
+    return rows, total_energies(parts)
+
+
+def total_energies(parts: Sequence[Energies]) -> Energies:
+    """The sums, in units of the largest exponent: squares of small norms do not vanish."""
+    top = max((part.exponent for part in parts if part.a or part.b), default=0)
+    units = [with_exponent(1.0, min(0, 2 * (part.exponent - top))) for part in parts]  # above top all is 0
+
+    def total(name: str) -> float:
+        return math.fsum(getattr(part, name) * unit for part, unit in zip(parts, units, strict=True))
+
+    return Energies(total("a"), total("b"), total("inner"), total("difference"), total("kept"), top)
+
+
+# ---------------------------------------------------------------- in one adapter, or of two shapes
+
+
+def _apart(a: LoraPair | None, b: LoraPair | None, presence: Presence) -> Compared:
+    """A module that cannot be compared: in each adapter it stands against 0."""
+    facts: dict[str, Any] = {}
+    parts = []
+    for side, pair in (("a", a), ("b", b)):
+        if pair is not None:
+            size, exponent = _size(pair)
+            facts |= {
+                "name": pair.module,
+                f"r_{side}": pair.rank,
+                f"shape_{side}": (pair.rows, pair.columns),
+                f"norm_{side}": _norm(pair, size, exponent),
+            }
+            parts.append(Energies(**{side: size**2}, difference=size**2, exponent=exponent))
+    return [ModuleComparison(presence=presence, **facts)], total_energies(parts)
+
+
+def _size(pair: LoraPair) -> tuple[float, int]:
+    """‖ΔW‖_F over all experts, as value · 2^exponent."""
+    loaded = pair.load()
+    cores = [
+        _triangles(pair, loaded.blocks_A(expert), loaded.blocks_B(expert)) for expert in range(pair.experts)
+    ]
+    exponents = [core_A.exponent + core_B.exponent for core_A, core_B in cores]
+    top = max(exponents)
+    sizes = [
+        with_exponent(float(np.linalg.norm(core_B.matrix @ core_A.matrix.T)), exponent - top)
+        for (core_A, core_B), exponent in zip(cores, exponents, strict=True)
+    ]
+    return abs(pair.scale or 0.0) * math.hypot(*sizes), top
+
+
+def _norm(pair: LoraPair, size: float, exponent: int) -> float:
+    norm = with_exponent(size, exponent)
+    if not math.isfinite(norm):
+        raise norm_overflow(pair.a.file.path, pair.module)
+    return norm
+
+
+def _triangles(pair: LoraPair, blocks_A: Blocks, blocks_B: Blocks) -> tuple[Core, Core]:
+    try:
+        return triangle(blocks_A), triangle(blocks_B)
+    except NonFiniteFactor:
+        raise InputError(
+            f"{pair.a.file.path}: {pair.module} holds NaN or infinity, here or in the other adapter",
+            code="non-finite",
+            hint="`gradience audit` says where; a broken adapter cannot be compared",
+        ) from None
+
+
+# ---------------------------------------------------------------- in both
+
+
+class _Joint(NamedTuple):
+    """Both updates in the joint bases: s_a·X_a·Y_aᵀ and s_b·X_b·Y_bᵀ, with X = [X_a, X_b] and Y = [Y_a, Y_b]."""
+
+    x: FloatArray
+    y: FloatArray
+    update_a: FloatArray
+    update_b: FloatArray
+    exponent: int
+
+
+def _compare_expert(
+    loaded_a: LoadedPair, loaded_b: LoadedPair, expert: int
+) -> tuple[ModuleComparison, Energies]:
+    a, b = loaded_a.pair, loaded_b.pair
+    joint = _joint(loaded_a, loaded_b, expert)
+    energy_a, energy_b = (float(np.square(update).sum()) for update in (joint.update_a, joint.update_b))
+    overlap, kept = _overlap(joint.update_a, joint.update_b) if energy_a and energy_b else ({}, 0.0)
+    energies = Energies(
+        energy_a,
+        energy_b,
+        float((joint.update_a * joint.update_b).sum()),
+        float(np.square(joint.update_a - joint.update_b).sum()),
+        kept,
+        joint.exponent,
+    )
+    same_rank = a.rank == b.rank
+    row = ModuleComparison(
+        name=a.module,
+        expert=expert if a.kind == "expert" else None,
+        presence="both",
+        r_a=a.rank,
+        r_b=b.rank,
+        norm_a=_norm(a, math.sqrt(energy_a), joint.exponent),
+        norm_b=_norm(b, math.sqrt(energy_b), joint.exponent),
+        relative_difference=energies.relative_difference,
+        cosine=energies.cosine,
+        kept_energy=energies.kept_share if energy_b else None,
+        **overlap,
+        cosine_A=_factor_cosine(joint.y, a.rank) if same_rank else None,
+        cosine_B=_factor_cosine(joint.x, a.rank) if same_rank else None,
+    )
+    return row, energies
+
+
+def _joint(loaded_a: LoadedPair, loaded_b: LoadedPair, expert: int) -> _Joint:
+    a, b = loaded_a.pair, loaded_b.pair
+    height = max(4 * (a.rank + b.rank), 1024)
+    joint_A, joint_B = _triangles(
+        a,
+        joined(word_blocks(loaded_a.words_A(expert), height), word_blocks(loaded_b.words_A(expert), height)),
+        joined(word_blocks(loaded_a.words_B(expert), height), word_blocks(loaded_b.words_B(expert), height)),
+    )
+    x, y = joint_B.matrix, joint_A.matrix
+    update_a = (a.scale or 0.0) * x[:, : a.rank] @ y[:, : a.rank].T
+    update_b = (b.scale or 0.0) * x[:, a.rank :] @ y[:, a.rank :].T
+    if _identical(loaded_a, loaded_b):
+        update_b = update_a  # equal words give equal updates, not ones that agree to rounding
+    return _Joint(x, y, update_a, update_b, joint_A.exponent + joint_B.exponent)
+
+
+def _identical(a: LoadedPair, b: LoadedPair) -> bool:
+    return (
+        a.pair.scale == b.pair.scale
+        and a.pair.a.entry.dtype == b.pair.a.entry.dtype
+        and a.pair.b.entry.dtype == b.pair.b.entry.dtype
+        and np.array_equal(a.stored_A, b.stored_A)
+        and np.array_equal(a.stored_B, b.stored_B)
+    )
+
+
+def _overlap(update_a: FloatArray, update_b: FloatArray) -> tuple[dict[str, Any], float]:
+    """How far the leading directions agree, as fields of a row; and the energy of a in b's directions. Neither is 0."""
+    left_a, values_a, right_a = np.linalg.svd(update_a)
+    left_b, values_b, right_b = np.linalg.svd(update_b)
+    real = int((values_b > 64 * EPS * values_b[0]).sum())
+    kept = float(np.square(left_b[:, :real].T @ update_a @ right_b[:real].T).sum())
+    shared = min(energy_rank(values_a, 0.90), energy_rank(values_b, 0.90))
+    left, right = (
+        np.linalg.svd(product, compute_uv=False).clip(max=1.0)
+        for product in (left_a[:, :shared].T @ left_b[:, :shared], right_a[:shared] @ right_b[:shared].T)
+    )
+    return {
+        "compared_dimensions": shared,
+        "left_overlap": float(np.square(left).mean()),
+        "right_overlap": float(np.square(right).mean()),
+        "largest_angle": math.degrees(math.acos(float(min(left[-1], right[-1])))),
+    }, kept
+
+
+def _cosine(inner: float, energy_a: float, energy_b: float) -> float | None:
+    if not energy_a or not energy_b:
+        return None
+    return max(-1.0, min(1.0, inner / math.sqrt(energy_a) / math.sqrt(energy_b)))
+
+
+def _factor_cosine(joint: FloatArray, rank: int) -> float | None:
+    first, second = joint[:, :rank], joint[:, rank:]
+    return _cosine(
+        float((first * second).sum()), float(np.square(first).sum()), float(np.square(second).sum())
+    )
