@@ -21,7 +21,7 @@ from gradience.artifacts.bench import (
 from gradience.artifacts.bench_plan import DataSplit
 from gradience.artifacts.run import RunInfo
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.preregister import plan_digest, register
+from gradience.bench.plan.preregister import bench_plan, plan_digest
 from gradience.bench.plan.variants import PlannedVariant, plan_variants
 from gradience.bench.verdict.policy import gate_passed
 from gradience.bench.verdict.results import (
@@ -172,7 +172,7 @@ def bench(
         "config": asked.model_dump(mode="json"),
         "config_digest": asked.digest(),
         "protocol_digest": asked.protocol_digest(),
-        "plan_digest": plan_digest(register(asked, "gsm8k", splits)),
+        "plan_digest": plan_digest(bench_plan(asked, "gsm8k", splits)),
         "policy": asked.policy,
         "data": BenchData(
             task="gsm8k",

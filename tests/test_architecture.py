@@ -20,7 +20,7 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
     from gradience.bench.arms import ranks, registry
     from gradience.bench.arms.arm import Control, Derived
     from gradience.bench.config.load import BenchConfig
-    from gradience.bench.plan.preregister import register
+    from gradience.bench.plan.preregister import bench_plan
     from gradience.bench.run.assemble import assemble
     from gradience.bench.run.seed import SeedRun
     from gradience.bench.verdict.aggregate import aggregate
@@ -55,7 +55,7 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
     monkeypatch.setitem(registry.CONTROLS, "unharmed", unharmed)
 
     config, task = BenchConfig.model_validate(values), sentences()
-    plan = register(config, "sentences", [])
+    plan = bench_plan(config, "sentences", [])
     assert (plan.tests, plan.controls) == (("narrow.cut",), ("unharmed",))
     bench = assemble(SeedRun(config, task, 42, tmp_path / "run").run(), task, plan, Stopwatch())
     assert [(result.name, result.arm, result.made_by, result.evidence) for result in bench.variants] == [

@@ -205,6 +205,11 @@ class VariantResult(Part):
     """The same in questions: `-5/200`."""
     closeness: Closeness | None = None
 
+    @property
+    def is_control(self) -> bool:
+        """Whether it is none of the candidates."""
+        return self.arm == "control"
+
     @model_validator(mode="after")
     def _counts_agree(self) -> VariantResult:
         if (self.pairs is None) != (self.measures is None) and self.status != "ERROR":
@@ -265,6 +270,16 @@ class Bench(Artifact):
     notes: tuple[str, ...] = ()
     run: RunInfo
 
+    @property
+    def candidates(self) -> tuple[VariantResult, ...]:
+        """The variants without the controls."""
+        return tuple(result for result in self.variants if not result.is_control)
+
+    @property
+    def controls(self) -> tuple[VariantResult, ...]:
+        """The controls among the variants."""
+        return tuple(result for result in self.variants if result.is_control)
+
     def variant(self, name: str) -> VariantResult | None:
         """The variant of this name."""
-        return next((found for found in self.variants if found.name == name), None)
+        return next((result for result in self.variants if result.name == name), None)

@@ -92,6 +92,11 @@ class VariantSummary(Part):
     seeds: tuple[VariantSeed, ...]
 
     @property
+    def is_control(self) -> bool:
+        """Whether it is none of the candidates."""
+        return self.arm == "control"
+
+    @property
     def complete(self) -> bool:
         """Whether every planned seed has counts."""
         return all(row.n for row in self.seeds)
@@ -153,3 +158,13 @@ class BenchAggregate(Artifact):
     notes: tuple[str, ...]
     """What the thresholds mean in questions, and what limits the verdicts."""
     run: RunInfo
+
+    @property
+    def candidates(self) -> tuple[VariantSummary, ...]:
+        """The variants without the controls."""
+        return tuple(variant for variant in self.variants if not variant.is_control)
+
+    @property
+    def controls(self) -> tuple[VariantSummary, ...]:
+        """The controls among the variants."""
+        return tuple(variant for variant in self.variants if variant.is_control)

@@ -52,8 +52,7 @@ STYLES = {
 def bench_text(bench: Bench, *, width: int | None = None, color: bool = False) -> str:
     """What `gradience bench run` prints for one seed."""
     width = _clamped(width)
-    variants = [result for result in bench.variants if result.arm != "control"]
-    controls = [result for result in bench.variants if result.arm == "control"]
+    variants, controls = bench.candidates, bench.controls
     title = f"{bench.model} on {bench.data.task}, seed {bench.seed}"
     lines = [
         *_head(title, bench.status, bench.smoke, width),
@@ -83,8 +82,7 @@ def bench_text(bench: Bench, *, width: int | None = None, color: bool = False) -
 def aggregate_text(report: BenchAggregate, *, width: int | None = None, color: bool = False) -> str:
     """What `gradience bench aggregate` prints."""
     width = _clamped(width)
-    variants = [variant for variant in report.variants if variant.arm != "control"]
-    controls = [variant for variant in report.variants if variant.arm == "control"]
+    variants, controls = report.candidates, report.controls
     title = f"{report.model} on {report.task}, seeds {', '.join(map(str, report.planned_seeds))}"
     lines = [
         *_head(title, report.status, False, width),

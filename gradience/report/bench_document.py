@@ -34,8 +34,7 @@ from gradience.report.names import markdown_text
 
 def bench_markdown(bench: Bench) -> str:
     """One seed."""
-    variants = [result for result in bench.variants if result.arm != "control"]
-    controls = [result for result in bench.variants if result.arm == "control"]
+    variants, controls = bench.candidates, bench.controls
     probe = probe_sentence(bench.probe) if bench.probe else "none"
     trouble = "; ".join(trouble_sentences(bench.probe)) if bench.probe else ""
     parts = [
@@ -65,8 +64,7 @@ def bench_markdown(bench: Bench) -> str:
 
 def aggregate_markdown(report: BenchAggregate) -> str:
     """All seeds."""
-    variants = [variant for variant in report.variants if variant.arm != "control"]
-    controls = [variant for variant in report.variants if variant.arm == "control"]
+    variants, controls = report.candidates, report.controls
     heads = {row.other_params for row in report.seeds if row.other_params}
     apart = f" Head and other parameters, counted apart: {max(heads):,}." if heads else ""
     seeds = ", ".join(map(str, report.planned_seeds))

@@ -198,7 +198,7 @@ def control_word(result: VariantResult | VariantSummary) -> str:
 
 def shown_status(result: VariantResult | VariantSummary) -> str:
     """The status; of a control whether it is what it must be, since a PASS of one is no claim."""
-    if result.arm != "control" or result.status not in ("PASS", "FAIL"):
+    if not result.is_control or result.status not in ("PASS", "FAIL"):
         return result.status
     if isinstance(result, VariantSummary) and not result.complete:
         return INCOMPLETE
@@ -267,7 +267,7 @@ def _accuracy(variant: VariantSummary) -> str:
 
 def seeds_table(report: BenchAggregate) -> Table:
     """Every planned seed: the probe, and the difference of every variant in questions."""
-    variants = [variant for variant in report.variants if variant.arm != "control"]
+    variants = report.candidates
     head = ["seed", "probe", *(variant.name for variant in variants)]
     rows = []
     for place, row in enumerate(report.seeds):

@@ -11,7 +11,7 @@ import pytest
 from bench_sample import PUBLISHED, bench, config, three_seeds
 
 from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.bench.plan.preregister import register
+from gradience.bench.plan.preregister import bench_plan
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.folders import aggregate_folders, find_benches, read_results
 from gradience.cli.app import run
@@ -104,7 +104,7 @@ def test_a_planned_seed_without_a_result_is_a_failed_seed():
 
 
 def test_a_run_that_was_begun_in_a_folder_of_its_own_is_stopped_early(runs):
-    plan = register(config(seeds=[7]), "gsm8k", [])
+    plan = bench_plan(config(seeds=[7]), "gsm8k", [])
     begun = runs / "begun"
     begun.mkdir()
     plan.save(begun / "plan.json")

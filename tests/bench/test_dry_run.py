@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_bench import bert, llama
+from tiny_bench import bert, gsm8k_values, llama
 
 from gradience.artifacts.forecast import BenchForecast
 from gradience.bench.plan.machines import Machine
@@ -16,23 +16,6 @@ from gradience.cli.app import run
 from gradience.report.forecast import forecast_text
 
 SLOW = Machine("slow", {torch.float32: 1e6}, bandwidth=1e6, launch=1e-3, asynchronous=False)
-
-
-def values(base: Path | str, **changes: Any) -> dict[str, Any]:
-    return {
-        "model": {"name": str(base), "type": "causal_lm"},
-        "task": {"profile": "gsm8k", "probe_gate": {"min_value": 0}},
-        "lora": {"probe_r": 4, "alpha": 8},
-        "train": {
-            "max_steps": 6,
-            "lr": 1e-3,
-            "per_device_train_batch_size": 2,
-            "gradient_accumulation_steps": 3,
-        },
-        "compression": {"variants": ["uniform_r2"], "controls": []},
-        "runtime": {"device": "cpu"},
-        **changes,
-    }
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], **changes: Any) -> tuple[int, str, str]:
     path = tmp_path / "config.yaml"
-    path.write_text(json.dumps(values("base", **changes)), encoding="utf-8")
+    path.write_text(json.dumps(gsm8k_values("base", **changes)), encoding="utf-8")
     code = run(["bench", "run", "--config", str(path), "--dry-run"])
     out, err = capsys.readouterr()
     return int(code), out, err

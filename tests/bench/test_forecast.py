@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_bench import llama
+from tiny_bench import gsm8k_values, llama
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from gradience.bench.config.load import BenchConfig
@@ -30,23 +30,6 @@ from gradience.report.forecast import duration, size
 
 EVERYWHERE: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 SLOW = Machine("slow", {torch.float32: 1e6}, bandwidth=1e6, launch=1e-3, asynchronous=False)
-
-
-def values(base: Path | str, **changes: Any) -> dict[str, Any]:
-    return {
-        "model": {"name": str(base), "type": "causal_lm"},
-        "task": {"profile": "gsm8k", "probe_gate": {"min_value": 0}},
-        "lora": {"probe_r": 4, "alpha": 8},
-        "train": {
-            "max_steps": 6,
-            "lr": 1e-3,
-            "per_device_train_batch_size": 2,
-            "gradient_accumulation_steps": 3,
-        },
-        "compression": {"variants": ["uniform_r2"], "controls": []},
-        "runtime": {"device": "cpu"},
-        **changes,
-    }
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +136,7 @@ def test_padded_lengths_against_all_draws() -> None:
 
 
 def test_batches_come_from_real_lengths() -> None:
-    config = BenchConfig.model_validate(values("base"))
+    config = BenchConfig.model_validate(gsm8k_values("base"))
     lengths = Lengths(train=(10,) * 50, prompts=(6,) * 20, responses=(4,) * 20)
     assert shapes_of(config, lengths, 20, 320) == Shapes(6, (2, 10), 20, 20, 6, 4)
     assert shapes_of(config, lengths, 20, 3) == Shapes(6, (2, 10), 20, 20, 6, 3)
@@ -171,7 +154,7 @@ def test_batches_come_from_real_lengths() -> None:
 
 def test_a_seed_s_cost_by_hand(base: Path) -> None:
     config = BenchConfig.model_validate(
-        values(base, model={"name": str(base), "type": "causal_lm", "dtype": "float32"})
+        gsm8k_values(base, model={"name": str(base), "type": "causal_lm", "dtype": "float32"})
     )
     shape = AutoConfig.from_pretrained(base)
     shapes = Shapes(6, (2, 10), asked=32, rows=16, prompt=6, new=4)
@@ -202,7 +185,7 @@ def test_checkpointing_keeps_less_and_computes_more(base: Path) -> None:
     costs = []
     for checkpointing in (False, True):
         model = {"name": str(base), "type": "causal_lm", "gradient_checkpointing": checkpointing}
-        config = BenchConfig.model_validate(values(base, model=model))
+        config = BenchConfig.model_validate(gsm8k_values(base, model=model))
         costs.append(cost_of(config, deep, shapes, [SLOW], labels=None, trainings=1, evaluations=1))
     plain, saved = costs
     assert saved.activation_bytes < 0.6 * plain.activation_bytes
@@ -212,7 +195,7 @@ def test_checkpointing_keeps_less_and_computes_more(base: Path) -> None:
 def test_four_bits_pack_the_linear_layers_alone(base: Path) -> None:
     model = {"name": str(base), "type": "causal_lm", "quantization": "nf4"}
     shape, shapes = AutoConfig.from_pretrained(base), Shapes(1, (1, 4), 1, 1, 4, 1)
-    config = BenchConfig.model_validate(values(base, model=model))
+    config = BenchConfig.model_validate(gsm8k_values(base, model=model))
     cost = cost_of(config, shape, shapes, [SLOW], labels=None, trainings=1, evaluations=1)
     outside = sum(
         weight.numel()

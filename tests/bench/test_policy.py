@@ -13,11 +13,11 @@ from gradience.bench.verdict.policy import (
     SeedOutcome,
     allowed_losses,
     gate_passed,
-    judge,
-    judge_seed,
     overall,
     passes,
     policy_notes,
+    verdict_of_seed,
+    verdict_over_seeds,
 )
 
 TOLERANCE = Fraction("0.025")
@@ -36,9 +36,9 @@ def test_the_tolerance_in_questions(n, allowed):
 @pytest.mark.parametrize("probe", range(5, 45))
 def test_five_of_200_below_any_probe_pass_and_six_do_not(probe):
     """In floats, (k − 5)/200 − k/200 ≥ −0.025 holds for only half of these."""
-    assert judge_seed(200, lost=5, won=0, policy=Policy()).status == "PASS"
-    assert judge_seed(200, lost=probe, won=probe - 5, policy=Policy()).status == "PASS"
-    assert judge_seed(200, lost=probe, won=probe - 6 if probe > 5 else 0, policy=Policy()).status == (
+    assert verdict_of_seed(200, lost=5, won=0, policy=Policy()).status == "PASS"
+    assert verdict_of_seed(200, lost=probe, won=probe - 5, policy=Policy()).status == "PASS"
+    assert verdict_of_seed(200, lost=probe, won=probe - 6 if probe > 5 else 0, policy=Policy()).status == (
         "FAIL" if probe > 5 else "PASS"
     )
 
@@ -88,45 +88,45 @@ def counts(*net, n=200, seeds=SEEDS):
     ids=str,
 )
 def test_three_seeds(net, status, said):
-    judgement = judge(counts(*net), SEEDS, Policy())
-    assert judgement.status == status
-    assert said in "; ".join(judgement.reasons)
+    verdict = verdict_over_seeds(counts(*net), SEEDS, Policy())
+    assert verdict.status == status
+    assert said in "; ".join(verdict.reasons)
 
 
 def test_two_of_three_is_enough_only_where_two_thirds_are_asked_for_and_the_floor_is_wider():
     lenient = Policy(pass_rate="2/3", floor="0.05")
-    assert judge(counts(-6, 0, 0), SEEDS, lenient).status == "PASS"
-    assert judge(counts(-11, 0, 0), SEEDS, lenient).status == "FAIL"
-    assert judge(counts(-6, 0, 0), SEEDS, Policy(floor="0.05")).status == "FAIL"
+    assert verdict_over_seeds(counts(-6, 0, 0), SEEDS, lenient).status == "PASS"
+    assert verdict_over_seeds(counts(-11, 0, 0), SEEDS, lenient).status == "FAIL"
+    assert verdict_over_seeds(counts(-6, 0, 0), SEEDS, Policy(floor="0.05")).status == "FAIL"
 
 
 def test_a_failed_run_is_not_dropped_even_where_enough_others_pass():
     """Three of four seeds are 75 %, but nobody has seen that the fourth keeps the floor."""
     seeds = (1, 2, 3, 4)
-    judgement = judge(counts(0, 0, 0, "ERROR", seeds=seeds), seeds, Policy())
-    assert judgement.status == "FAIL"
-    assert judgement.reasons[0] == "nobody has seen that seed 4 keeps the floor of 2.5 %"
+    verdict = verdict_over_seeds(counts(0, 0, 0, "ERROR", seeds=seeds), seeds, Policy())
+    assert verdict.status == "FAIL"
+    assert verdict.reasons[0] == "nobody has seen that seed 4 keeps the floor of 2.5 %"
 
 
 @given(net=st.lists(st.integers(-60, 60), min_size=1, max_size=6), more=st.integers(0, 60))
 def test_a_better_seed_never_turns_a_pass_into_a_fail(net, more):
     seeds = tuple(range(len(net)))
-    if judge(counts(*net, seeds=seeds), seeds, Policy()).status == "PASS":
+    if verdict_over_seeds(counts(*net, seeds=seeds), seeds, Policy()).status == "PASS":
         better = [net[0] + more, *net[1:]]
-        assert judge(counts(*better, seeds=seeds), seeds, Policy()).status == "PASS"
+        assert verdict_over_seeds(counts(*better, seeds=seeds), seeds, Policy()).status == "PASS"
 
 
 @given(net=st.lists(st.integers(-60, 60), min_size=1, max_size=6), n=st.sampled_from([200, 500, 872, 1319]))
 def test_with_the_floor_at_the_tolerance_the_policy_is_the_worst_seed(net, n):
     seeds = tuple(range(len(net)))
     expected = "PASS" if min(net) * 40 >= -n else "FAIL"
-    assert judge(counts(*net, n=n, seeds=seeds), seeds, Policy()).status == expected
+    assert verdict_over_seeds(counts(*net, n=n, seeds=seeds), seeds, Policy()).status == expected
 
 
 def test_outcomes_of_seeds_that_were_not_planned_or_of_one_seed_twice_are_a_bug():
     for outcomes in (counts(0, 0, seeds=(1, 1)), counts(0, seeds=(9,))):
         with pytest.raises(ValueError, match="one outcome a seed"):
-            judge(outcomes, (1, 2), Policy())
+            verdict_over_seeds(outcomes, (1, 2), Policy())
 
 
 def test_the_gate_is_exact_and_inclusive():

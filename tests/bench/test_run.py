@@ -23,7 +23,7 @@ from gradience.artifacts.training import TrainingReport
 from gradience.bench.arms import truncate
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.forecast import forecast
-from gradience.bench.plan.preregister import register
+from gradience.bench.plan.preregister import bench_plan
 from gradience.bench.run import seed as run_module
 from gradience.bench.run.assemble import assemble
 from gradience.bench.run.facts import SeedFacts
@@ -66,7 +66,7 @@ def plan_of(config: BenchConfig, task: Task) -> BenchPlan:
         DataSplit(role=role, n=len(task.examples.of(role)), sha256=task.examples.fingerprint(role))
         for role in ("train", "confirm")
     ]
-    return register(config, task.name, splits)
+    return bench_plan(config, task.name, splits)
 
 
 def bench_of(facts: SeedFacts, task: Task) -> Bench:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.config.sections import RuntimeSettings
-from gradience.bench.plan.preregister import plan_digest, register
+from gradience.bench.plan.preregister import bench_plan, plan_digest
 from gradience.bench.plan.variants import NO_COMPRESSION, asked_for, plan_variants
 from gradience.errors import UsageError
 
@@ -245,7 +245,7 @@ def test_mistral_shapes():
 
 
 def test_what_was_decided_is_written_down_before():
-    plan = register(config(arms=["retrain", "truncate"]), "reviews", [])
+    plan = bench_plan(config(arms=["retrain", "truncate"]), "reviews", [])
     assert plan.tests[:2] == ("uniform_median", "uniform_median.truncate")
     assert plan.margin == plan.policy.tolerance
     assert plan_digest(plan) != plan_digest(plan.model_copy(update={"task": "other"}))
@@ -255,4 +255,4 @@ def test_what_was_decided_is_written_down_before():
 def test_a_plan_is_the_same_on_every_machine():
     asked = config()
     elsewhere = asked.model_copy(update={"runtime": RuntimeSettings(threads=7, keep_adapters="none")})
-    assert register(asked, "reviews", []) == register(elsewhere, "reviews", [])
+    assert bench_plan(asked, "reviews", []) == bench_plan(elsewhere, "reviews", [])

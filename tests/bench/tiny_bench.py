@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -97,6 +98,24 @@ def sums(count: int = 100) -> GenerationTask:
         same=lambda extracted, gold: extracted == gold,
         max_new_tokens=4,
     )
+
+
+def gsm8k_values(base: Path | str, **changes: Any) -> dict[str, Any]:
+    """A config of few steps on a causal base, as its YAML says it."""
+    return {
+        "model": {"name": str(base), "type": "causal_lm"},
+        "task": {"profile": "gsm8k", "probe_gate": {"min_value": 0}},
+        "lora": {"probe_r": 4, "alpha": 8},
+        "train": {
+            "max_steps": 6,
+            "lr": 1e-3,
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 3,
+        },
+        "compression": {"variants": ["uniform_r2"], "controls": []},
+        "runtime": {"device": "cpu"},
+        **changes,
+    }
 
 
 class Watcher:

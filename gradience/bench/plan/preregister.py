@@ -14,11 +14,11 @@ from gradience.digests import sha256_json
 ALPHA = Fraction("0.05")
 
 
-def register(
+def bench_plan(
     config: BenchConfig, task: str, splits: Sequence[DataSplit], code: TaskCode | None = None
 ) -> BenchPlan:
     """The plan of a run on these examples. task: its name, as the task says it. code: of a user's own task."""
-    asked = asked_for(config.compression)
+    variants = asked_for(config.compression)
     return BenchPlan(
         config_digest=sha256_json(config.model_dump(mode="json", exclude={"runtime"})),
         protocol_digest=config.protocol_digest(),
@@ -29,8 +29,8 @@ def register(
         seeds=config.seeds,
         splits=tuple(splits),
         eval_role=config.task.eval_role,
-        tests=tuple(one.name for one in asked if one.arm != "control"),
-        controls=tuple(one.name for one in asked if one.arm == "control"),
+        tests=tuple(variant.name for variant in variants if variant.control is None),
+        controls=tuple(variant.name for variant in variants if variant.control),
         policy=config.policy,
         margin=config.policy.tolerance,
         alpha=ALPHA,

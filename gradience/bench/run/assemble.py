@@ -78,10 +78,10 @@ def _variants(
         return results.diverged(facts.config, training.steps if training else 0)
     if not facts.gate_passed:
         return results.undertrained(facts.config, probe)
-    found: list[VariantResult] = []
+    variants: list[VariantResult] = []
     for outcome in facts.outcomes:
-        found.append(_variant(outcome, found, facts, task))
-    return tuple(found)
+        variants.append(_variant(outcome, variants, facts, task))
+    return tuple(variants)
 
 
 def _variant(
@@ -139,7 +139,7 @@ def _measures(outcome: Outcome, task: Task) -> dict[str, Any]:
     """The fields of `Measures`."""
     assert outcome.answers is not None
     assert outcome.adapter is not None
-    found = count(outcome.answers.records)
+    counts = count(outcome.answers.records)
     evaluated = next(manifest for manifest in outcome.manifests if ANSWERS in manifest.files)
     peaks = [manifest.peak_memory_bytes for manifest in outcome.manifests if manifest.peak_memory_bytes]
     return {
@@ -147,13 +147,13 @@ def _measures(outcome: Outcome, task: Task) -> dict[str, Any]:
         "other_params": outcome.adapter.other_params,
         "bytes": outcome.adapter.bytes,
         "adapter_sha256": outcome.adapter.sha256,
-        "n": found.n,
-        "correct": found.correct,
-        "score": found.accuracy,
+        "n": counts.n,
+        "correct": counts.correct,
+        "score": counts.accuracy,
         "metrics": metrics_of(task, outcome.answers.records),
-        "cut_off": found.cut_off,
-        "failed_extractions": found.no_answer,
-        "truncated": found.truncated,
+        "cut_off": counts.cut_off,
+        "failed_extractions": counts.no_answer,
+        "truncated": counts.truncated,
         "records": f"{outcome.planned.name}/eval/{ANSWERS}",
         "records_sha256": evaluated.files[ANSWERS].sha256,
         "training": _training(outcome.adapter.training),
@@ -175,8 +175,8 @@ def metrics_of(task: Task, records: Sequence[Any]) -> dict[str, float]:
 
 def _share(task: GenerationTask, rows: Sequence[GenerationRecord], name: str) -> float:
     """Share of outputs in which this filter finds the right answer."""
-    found = [(row.answers[name], row.answer) for row in rows]
-    return sum(answer is not None and task.same(answer, gold) for answer, gold in found) / len(rows)
+    answers = [(row.answers[name], row.answer) for row in rows]
+    return sum(answer is not None and task.same(answer, gold) for answer, gold in answers) / len(rows)
 
 
 def _training(report: TrainingReport | None) -> TrainingFacts | None:

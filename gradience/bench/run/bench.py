@@ -24,7 +24,7 @@ from gradience.artifacts.bench_plan import BenchPlan, DataSplit
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.whole import write_whole
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.preregister import plan_digest, promised, register
+from gradience.bench.plan.preregister import bench_plan, plan_digest, promised
 from gradience.bench.run.assemble import assemble
 from gradience.bench.run.facts import SeedFacts
 from gradience.bench.run.seed import SeedRun
@@ -65,7 +65,7 @@ def run_bench(
     with _held(output, whole) as locked, _threads(config.runtime.threads):
         task = tasks.load(config.task.profile, config.task.options)
         with locked():
-            plan = _registered(config, task, output, watcher)
+            plan = _plan_on_disk(config, task, output, watcher)
         watch, benches = Stopwatch(command), []
         for number, seed in enumerate(config.due, start=1):
             watcher.seed(seed, number, len(config.due))
@@ -119,11 +119,11 @@ def _together(config: BenchConfig, output: Path, watch: Stopwatch) -> BenchAggre
     return together
 
 
-def _registered(config: BenchConfig, task: Task, output: Path, watcher: Watcher) -> BenchPlan:
+def _plan_on_disk(config: BenchConfig, task: Task, output: Path, watcher: Watcher) -> BenchPlan:
     """The plan, written now or found as it was written before."""
     role, asked = config.task.eval_role, config.task.eval_samples
     splits = [_split(task, "train", config.train.train_samples), _split(task, role, asked)]
-    plan, path = register(config, task.name, splits, task.code), output / PLAN
+    plan, path = bench_plan(config, task.name, splits, task.code), output / PLAN
     before = BenchPlan.read(path) if path.is_file() else None
     if before is not None and promised(before) != promised(plan):
         raise UsageError(

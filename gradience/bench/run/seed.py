@@ -97,7 +97,7 @@ class SeedRun:
             self.evaluator.close()
 
     def _from_the_beginning(self) -> SeedFacts:
-        """The stages in their order; those that are done are found."""
+        """The stages in their order; those that are done are not done again."""
         facts = SeedFacts(self.config, self.seed)
         self._probe_to_audit(facts)
         if facts.probe is not None and facts.audit is not None:

@@ -1,4 +1,4 @@
-"""Stages: a folder each, complete when its manifest is there, found again by the key of what it depends on.
+"""Stages: a folder each, complete when its manifest is there, identified by a key of what it depends on.
 
 A stage may be killed at any moment. What it had written stays, so that a training goes on from its checkpoint
 and an evaluation from its last block; only when the key has changed does a stage begin with an empty folder.
@@ -95,13 +95,13 @@ def stage_key(name: str, depends: Mapping[str, Any]) -> str:
 
 def files_of(folder: Path) -> dict[str, StageFile]:
     """Every file below `folder` that its stage has made, with its digest."""
-    found = {}
+    files = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if path.is_file() and name not in (MANIFEST, BEGUN):
             facts = path.stat()
-            found[name] = StageFile(sha256=sha256_file(path), bytes=facts.st_size, mtime_ns=facts.st_mtime_ns)
-    return found
+            files[name] = StageFile(sha256=sha256_file(path), bytes=facts.st_size, mtime_ns=facts.st_mtime_ns)
+    return files
 
 
 def changed_files(folder: Path, manifest: StageManifest) -> list[str]:
@@ -109,11 +109,12 @@ def changed_files(folder: Path, manifest: StageManifest) -> list[str]:
     return [
         name
         for name, file in manifest.files.items()
-        if not _is_as_told(folder / name, file) and ((folder / name).exists() or not name.endswith(REMOVABLE))
+        if not _is_unchanged(folder / name, file)
+        and ((folder / name).exists() or not name.endswith(REMOVABLE))
     ]
 
 
-def _is_as_told(path: Path, file: StageFile) -> bool:
+def _is_unchanged(path: Path, file: StageFile) -> bool:
     """Size and time first: only what has moved is read."""
     if not path.is_file():
         return False

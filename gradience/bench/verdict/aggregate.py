@@ -23,7 +23,7 @@ from gradience.artifacts.bench_aggregate import (
 )
 from gradience.artifacts.run import RunInfo, Stopwatch
 from gradience.bench.verdict.certifiable import certifiable
-from gradience.bench.verdict.policy import SeedOutcome, judge, overall, passing, policy_notes
+from gradience.bench.verdict.policy import SeedOutcome, overall, passing, policy_notes, verdict_over_seeds
 from gradience.bench.verdict.sanity import aggregate_notes, cannot_tell
 from gradience.bench.verdict.together import check_together
 from gradience.errors import UsageError
@@ -53,15 +53,15 @@ def aggregate(
     runs = {seed: bench for seed, (bench, _) in by_seed.items()}
     missing = {row.seed: _why_missing(row) for row in rows if row.seed not in runs}
     variants = tuple(_variant(name, runs, planned, missing) for name in _names(benches))
-    judged = [variant for variant in variants if variant.arm != "control"]
+    candidates = [variant for variant in variants if not variant.is_control]
     unfinished = [_unfinished(row, runs.get(row.seed)) for row in rows if row.status == "ERROR"]
-    status: Status = "ERROR" if unfinished else overall(variant.status for variant in judged)
+    status: Status = "ERROR" if unfinished else overall(variant.status for variant in candidates)
     blind = cannot_tell(variants) if status in ("PASS", "FAIL") else ()
     status = "INCONCLUSIVE" if blind else status
     ranks = {bench.probe.rank for bench in benches if bench.probe is not None}
     return BenchAggregate(
         status=status,
-        reasons=blind or _reasons(status, unfinished, judged),
+        reasons=blind or _reasons(status, unfinished, candidates),
         model=first.model,
         model_type=first.model_type,
         base_params=first.base_params,
@@ -76,9 +76,9 @@ def aggregate(
         probe_rank=max(ranks, default=None),
         probe=spread([Fraction(row.correct, row.n) for row in rows if row.correct is not None and row.n]),
         variants=variants,
-        best=None if blind else _best(judged),
+        best=None if blind else _best(candidates),
         certifiable=certifiable(benches, rows, variants),
-        notes=(*_notes(benches, planned, judged), *aggregate_notes(rows, variants, first.policy)),
+        notes=(*_notes(benches, planned, candidates), *aggregate_notes(rows, variants, first.policy)),
         run=run or Stopwatch("").run_info(),
     )
 
@@ -97,10 +97,11 @@ def spread(values: Sequence[Fraction]) -> Spread | None:
     )
 
 
-def _seed_row(seed: int, found: tuple[Bench, str] | None, *, stopped: bool) -> SeedRow:
-    if found is None:
+def _seed_row(seed: int, result: tuple[Bench, str] | None, *, stopped: bool) -> SeedRow:
+    """The row of a planned seed. result: with the place that it was read from."""
+    if result is None:
         return SeedRow(seed=seed, source=None, status="ERROR", stopped_early=stopped)
-    bench, source = found
+    bench, source = result
     if bench.probe is None:
         return SeedRow(seed=seed, source=source, status=bench.status, plan_digest=bench.plan_digest)
     probe = bench.probe
@@ -120,8 +121,8 @@ def _seed_row(seed: int, found: tuple[Bench, str] | None, *, stopped: bool) -> S
 
 def _names(benches: Sequence[Bench]) -> list[str]:
     """All names, in the order in which they were planned, controls last."""
-    arms = {result.name: result.arm for bench in benches for result in bench.variants}
-    return sorted(arms, key=lambda name: arms[name] == "control")
+    is_control = {result.name: result.is_control for bench in benches for result in bench.variants}
+    return sorted(is_control, key=lambda name: is_control[name])
 
 
 def _why_missing(row: SeedRow) -> str:
@@ -131,23 +132,23 @@ def _why_missing(row: SeedRow) -> str:
 def _variant(
     name: str, runs: Mapping[int, Bench], planned: Sequence[int], missing: Mapping[int, str]
 ) -> VariantSummary:
-    found = {seed: result for seed, bench in runs.items() if (result := bench.variant(name)) is not None}
+    results = {seed: result for seed, bench in runs.items() if (result := bench.variant(name)) is not None}
     policy = next(iter(runs.values())).policy
-    any_result = next(iter(found.values()))
-    outcomes = [_outcome(seed, result) for seed, result in found.items()]
+    any_result = next(iter(results.values()))
+    outcomes = [_outcome(seed, result) for seed, result in results.items()]
     outcomes += [SeedOutcome(seed, "ERROR", why=why) for seed, why in missing.items()]
-    judgement = judge(outcomes, planned, policy)
-    rows = tuple(_variant_seed(seed, found.get(seed)) for seed in planned)
-    counted = [result for result in found.values() if result.pairs is not None]
+    verdict = verdict_over_seeds(outcomes, planned, policy)
+    rows = tuple(_variant_seed(seed, results.get(seed)) for seed in planned)
+    counted = [result for result in results.values() if result.pairs is not None]
     deltas = [result.pairs.delta for result in counted if result.pairs is not None]
     worst = min(counted, key=lambda result: result.pairs.delta if result.pairs else 0, default=None)
-    reductions = [result.reduction for result in found.values() if result.reduction is not None]
+    reductions = [result.reduction for result in results.values() if result.reduction is not None]
     return VariantSummary(
         name=name,
         arm=any_result.arm,
         made_by=any_result.made_by,
-        status=judgement.status,
-        reasons=judgement.reasons,
+        status=verdict.status,
+        reasons=verdict.reasons,
         passing=passing(outcomes, policy),
         planned=len(planned),
         pass_rate=f"{passing(outcomes, policy)} of {len(planned)}",
@@ -188,9 +189,9 @@ def _variant_seed(seed: int, result: VariantResult | None) -> VariantSeed:
     )
 
 
-def _best(judged: Sequence[VariantSummary]) -> BestVariant | None:
+def _best(candidates: Sequence[VariantSummary]) -> BestVariant | None:
     passing = [
-        variant for variant in judged if variant.status == "PASS" and variant.mean_reduction is not None
+        variant for variant in candidates if variant.status == "PASS" and variant.mean_reduction is not None
     ]
     best = max(passing, key=lambda variant: variant.mean_reduction or 0.0, default=None)
     if best is None or best.mean_reduction is None:
@@ -202,20 +203,22 @@ def _unfinished(row: SeedRow, bench: Bench | None) -> str:
     return f"seed {row.seed}: " + ("; ".join(bench.reasons) if bench else _why_missing(row))
 
 
-def _reasons(status: Status, unfinished: Sequence[str], judged: Sequence[VariantSummary]) -> tuple[str, ...]:
+def _reasons(
+    status: Status, unfinished: Sequence[str], candidates: Sequence[VariantSummary]
+) -> tuple[str, ...]:
     if unfinished:
         return tuple(unfinished)
     if status == "PASS":
-        return (f"passes: {', '.join(variant.name for variant in judged if variant.status == 'PASS')}",)
+        return (f"passes: {', '.join(variant.name for variant in candidates if variant.status == 'PASS')}",)
     alike: dict[str, list[str]] = defaultdict(list)
-    for variant in judged:
+    for variant in candidates:
         if variant.reasons:
             alike[variant.reasons[0]].append(variant.name)
     return tuple(f"{', '.join(names)}: {reason}" for reason, names in alike.items())
 
 
 def _notes(
-    benches: Sequence[Bench], planned: Sequence[int], judged: Sequence[VariantSummary]
+    benches: Sequence[Bench], planned: Sequence[int], candidates: Sequence[VariantSummary]
 ) -> tuple[str, ...]:
     n = next((bench.probe.n for bench in benches if bench.probe is not None), None)
     notes = [*policy_notes(benches[0].policy, len(planned), n)]
@@ -227,7 +230,7 @@ def _notes(
     if benches[0].data.eval_role == "dev":
         notes.append("evaluated on dev: a claim needs the confirm split, looked at once")
     twins: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for variant in judged:
+    for variant in candidates:
         for row in variant.seeds:
             if row.same_as is not None and row.same_as != "probe":
                 twins[variant.name, row.same_as].append(row.seed)

@@ -26,27 +26,27 @@ def find_benches(folders: Sequence[Path]) -> list[Path]:
     """
     if not folders:
         raise UsageError("nothing to aggregate", code="bench-not-found", hint="name the folders of the runs")
-    found: list[Path] = []
+    paths: list[Path] = []
     for folder in folders:
         here = folder if folder.is_file() else folder / BENCH
         several = sorted(folder.glob(f"seed_*/{BENCH}"))
         if here.is_file():
-            found.append(here)
+            paths.append(here)
         elif several:
-            found += several
+            paths += several
         elif not (folder / PLAN).is_file():  # else a run that was begun: its seeds are missing
             raise InputError(
                 f"{folder}: no {BENCH} in it, and none in {folder / 'seed_*'}",
                 code="bench-not-found",
                 hint="name folders that `gradience bench run` has finished",
             )
-    if not found:
+    if not paths:
         raise InputError(
             f"{folders[0]}: planned, and no seed has a result yet",
             code="bench-not-found",
             hint="run it to its end with `gradience bench run`",
         )
-    return found
+    return paths
 
 
 def aggregate_folders(folders: Sequence[Path], *, command: str = "") -> BenchAggregate:
@@ -73,15 +73,15 @@ def read_results(folders: Sequence[Path]) -> list[Bench | BenchAggregate]:
 
     Raises what `aggregate_folders` raises.
     """
-    found: list[Bench | BenchAggregate] = []
+    results: list[Bench | BenchAggregate] = []
     for folder in folders:
         if (folder / AGGREGATE).is_file():
-            found.append(BenchAggregate.read(folder / AGGREGATE))
+            results.append(BenchAggregate.read(folder / AGGREGATE))
             continue
         paths = find_benches([folder])
         benches = [Bench.read(path) for path in paths]
         if any(bench.smoke for bench in benches):
-            found += benches
+            results += benches
         else:
-            found.append(aggregate(benches, [str(path) for path in paths]))
-    return found
+            results.append(aggregate(benches, [str(path) for path in paths]))
+    return results

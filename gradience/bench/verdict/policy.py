@@ -21,7 +21,7 @@ NO_EVIDENCE: tuple[Status, ...] = ("UNDERTRAINED", "SKIPPED", "INCONCLUSIVE")
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Verdict:
     """A status, and the reasons in words."""
 
     status: Status
@@ -64,7 +64,7 @@ def gate_passed(correct: int, n: int, minimum: Fraction) -> bool:
     return n > 0 and correct >= minimum * n
 
 
-def judge_seed(n: int, lost: int, won: int, policy: Policy) -> Judgement:
+def verdict_of_seed(n: int, lost: int, won: int, policy: Policy) -> Verdict:
     """PASS or FAIL of one variant on one seed."""
     allowed = allowed_losses(n, policy.tolerance)
     passed = passes(n, lost, won, policy.tolerance)
@@ -74,13 +74,13 @@ def judge_seed(n: int, lost: int, won: int, policy: Policy) -> Judgement:
     else:
         change = f"{abs(lost - won):,} {'fewer' if lost > won else 'more'} right than the probe"
     reason = f"{change} (lost {lost:,}, won {won:,}); {bound}"
-    return Judgement("PASS" if passed else "FAIL", (reason,))
+    return Verdict("PASS" if passed else "FAIL", (reason,))
 
 
 # ---------------------------------------------------------------- all seeds
 
 
-def judge(outcomes: Sequence[SeedOutcome], planned: Sequence[int], policy: Policy) -> Judgement:
+def verdict_over_seeds(outcomes: Sequence[SeedOutcome], planned: Sequence[int], policy: Policy) -> Verdict:
     """The verdict on one variant over the planned seeds; a planned seed without an outcome is a failed one.
 
     Raises ValueError for outcomes of one seed twice, or of a seed that was not planned.
@@ -90,16 +90,16 @@ def judge(outcomes: Sequence[SeedOutcome], planned: Sequence[int], policy: Polic
         raise ValueError("one outcome a seed, of planned seeds only")
     rows = [by_seed.get(seed, SeedOutcome(seed, "ERROR")) for seed in planned]
     if all(row.n == 0 and row.status == "SKIPPED" for row in rows):
-        return Judgement("SKIPPED", tuple(dict.fromkeys(row.why for row in rows if row.why)))
+        return Verdict("SKIPPED", tuple(dict.fromkeys(row.why for row in rows if row.why)))
     unknown = _without_result(rows)
     failures = _failures(rows, policy)
     if any(row.n == 0 and row.status in NO_EVIDENCE for row in rows):
-        return Judgement("INCONCLUSIVE", (*unknown, *_already_lost(rows, policy)))
+        return Verdict("INCONCLUSIVE", (*unknown, *_already_lost(rows, policy)))
     if failures:
-        return Judgement("FAIL", (*failures, *unknown))
+        return Verdict("FAIL", (*failures, *unknown))
     worst = min(row.delta for row in rows if row.delta is not None)
     rate = f"{passing(rows, policy)} of {len(rows)} seeds pass, worst Δ {points(worst)}"
-    return Judgement("PASS", (rate,))
+    return Verdict("PASS", (rate,))
 
 
 def passing(rows: Iterable[SeedOutcome], policy: Policy) -> int:
@@ -109,11 +109,11 @@ def passing(rows: Iterable[SeedOutcome], policy: Policy) -> int:
 
 def _failures(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
     """Why the policy is not met; empty where it is."""
-    found = []
+    failures = []
     number = passing(rows, policy)
     rate = Fraction(number, len(rows))
     if rate < policy.pass_rate:
-        found.append(
+        failures.append(
             f"{number} of {len(rows)} seeds pass: {percent(rate)} is below {percent(policy.pass_rate)}"
         )
     below = [row for row in rows if row.n and not passes(row.n, row.lost, row.won, policy.floor)]
@@ -121,11 +121,11 @@ def _failures(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
         worst = min(below, key=lambda row: Fraction(row.won - row.lost, row.n))
         lost = f"seed {worst.seed} loses {worst.lost - worst.won:,} of {worst.n:,} questions, net"
         allowed = allowed_losses(worst.n, policy.floor)
-        found.append(f"{lost}: the floor of {percent(policy.floor)} allows {allowed:,}")
+        failures.append(f"{lost}: the floor of {percent(policy.floor)} allows {allowed:,}")
     errors = [row.seed for row in rows if row.n == 0 and row.status not in NO_EVIDENCE]
-    if errors and not found:
-        found.append(f"nobody has seen that seed {errors[0]} keeps the floor of {percent(policy.floor)}")
-    return found
+    if errors and not failures:
+        failures.append(f"nobody has seen that seed {errors[0]} keeps the floor of {percent(policy.floor)}")
+    return failures
 
 
 def _without_result(rows: Iterable[SeedOutcome]) -> list[str]:
@@ -160,9 +160,9 @@ def overall(statuses: Iterable[Status]) -> Status:
 
     An ERROR is shown whatever else was found. Otherwise one PASS is enough.
     """
-    found = set(statuses)
+    present = set(statuses)
     order: tuple[Status, ...] = ("ERROR", "PASS", "FAIL", "INCONCLUSIVE", "UNDERTRAINED")
-    return next((status for status in order if status in found), "SKIPPED")
+    return next((status for status in order if status in present), "SKIPPED")
 
 
 # ---------------------------------------------------------------- the policy in words

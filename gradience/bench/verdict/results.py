@@ -20,7 +20,7 @@ from gradience.artifacts.bench import (
 from gradience.artifacts.bench_plan import Policy
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PlannedVariant, asked_for
-from gradience.bench.verdict.policy import judge_seed, overall, percent
+from gradience.bench.verdict.policy import overall, percent, verdict_of_seed
 
 Results = tuple[VariantResult, ...]
 
@@ -48,8 +48,8 @@ def measured(
     An adapter with another number of parameters than was planned is an ERROR: the predecessor's per_layer was never
     what it said, and nobody counted.
     """
-    judgement = judge_seed(pairs.n, pairs.only_probe_right, pairs.only_variant_right, policy)
-    result = _described(planned, judgement.status, judgement.reasons).model_copy(
+    verdict = verdict_of_seed(pairs.n, pairs.only_probe_right, pairs.only_variant_right, policy)
+    result = _described(planned, verdict.status, verdict.reasons).model_copy(
         update={
             "measures": measures,
             "pairs": pairs,
@@ -108,22 +108,20 @@ def without_probe(config: BenchConfig, error: str) -> Results:
 def gate_sentence(probe: Probe) -> str:
     """What the probe reached, and what it had to."""
     diverged = probe.training is not None and probe.training.diverged
-    found = f"the probe has {probe.correct:,} of {probe.n:,} right ({probe.score:.1%})".replace("%", " %")
-    return (
-        f"{'the training diverged; ' if diverged else ''}{found}; its gate is {percent(probe.gate.min_value)}"
-    )
+    reached = f"the probe has {probe.correct:,} of {probe.n:,} right ({probe.score:.1%})".replace("%", " %")
+    return f"{'the training diverged; ' if diverged else ''}{reached}; its gate is {percent(probe.gate.min_value)}"
 
 
 def status_of(results: Results) -> tuple[Status, tuple[str, ...]]:
     """The status of the seed, and why."""
-    variants = [result for result in results if result.arm != "control"]
-    status = overall(result.status for result in variants)
+    candidates = [result for result in results if not result.is_control]
+    status = overall(result.status for result in candidates)
     errors = [result.name for result in results if result.status == "ERROR"]
     if errors:
         return "ERROR", (f"ended in an error: {', '.join(errors)}",)
     return status, tuple(
         dict.fromkeys(
-            why for result in variants if result.status == status != "PASS" for why in result.reasons
+            why for result in candidates if result.status == status != "PASS" for why in result.reasons
         )
     )[:3]
 
@@ -133,7 +131,7 @@ def best_of(results: Results) -> Best | None:
     passing = [
         result
         for result in results
-        if result.status == "PASS" and result.arm != "control" and result.same_as is None
+        if result.status == "PASS" and not result.is_control and result.same_as is None
     ]
     best = max(passing, key=lambda result: result.reduction or 0.0, default=None)
     if best is None or best.reduction is None or best.planned_lora_params is None:
