@@ -27,7 +27,8 @@ from safetensors.numpy import load_file, save_file
 from gradience.artifacts.records import ClassificationRecord, Evaluation, count
 from gradience.audit.adapter import audit_adapter
 from gradience.compress.adapter import compress_adapter
-from gradience.evaluate import TransformersEngine, diverge, evaluate_classification
+from gradience.evaluate import diverge, evaluate_classification
+from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.models.settings import ModelSettings
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToBudget, ToRank

@@ -25,8 +25,9 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gradience.evaluate import TransformersEngine, fixed_batches
+from gradience.evaluate import fixed_batches
 from gradience.evaluate.engines.base import Output
+from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.transformers.generation import generate_batch
 from gradience.models.embedded import smollm2
 from gradience.models.rendering import encode_prompt

@@ -19,7 +19,8 @@ import torch
 
 from gradience.artifacts.records import ClassificationRecord, Evaluation, count
 from gradience.errors import GradienceError
-from gradience.evaluate import TransformersEngine, diverge, evaluate_classification
+from gradience.evaluate import diverge, evaluate_classification
+from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.models.settings import ModelSettings
 from gradience.tasks import reviews
 

@@ -38,7 +38,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_
 from gradience.artifacts.records import count
 from gradience.digests import sha256_file
 from gradience.errors import GradienceError
-from gradience.evaluate import TransformersEngine, evaluate_classification, fixed_batches
+from gradience.evaluate import evaluate_classification, fixed_batches
+from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.transformers.classification import classify_batch
 from gradience.models.embedded import MINILM, REVIEWS, minilm
 from gradience.models.settings import ModelSettings

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
+from types import MappingProxyType, ModuleType
 
 import pytest
+
+from gradience.evaluate.engines.base import AdapterIdentity, Output, Score
+from gradience.tasks.base import GenerationTask
+from gradience.tasks.examples import PromptExample, content_id, prepare
 
 
 def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_each(
@@ -162,3 +168,106 @@ def test_a_toy_finding_of_the_audit_is_one_function_and_one_line(
     assert "are a crowd" in capsys.readouterr().out
     assert run(["audit", str(example_adapter()), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["findings"][0]["code"] == "crowd"
+
+
+class TableEngine:
+    """Answers from a table; the base alone says nothing."""
+
+    name = "table"
+    classifies = False
+    max_length = None
+    table = MappingProxyType({"two and two": "4", "two and three": "5"})
+
+    def __init__(self, base: str) -> None:
+        self.base, self.adapters = base, {}
+
+    @classmethod
+    def load(cls, model, *, labels=None, device="auto"):
+        assert labels is None
+        return cls(model.name)
+
+    @classmethod
+    def numerics(cls, device="auto"):
+        return {"device": device, "threads": 1, "versions": {"table": "1"}}
+
+    @property
+    def facts(self):
+        made_of = {"base_sha256": "0", "tokenizer_sha256": "0", "dtype": "float32", "attention": None}
+        return {"engine": self.name, "base": self.base, **made_of, **self.numerics()}
+
+    def add(self, name, folder):
+        self.adapters[name] = AdapterIdentity.of(folder)
+
+    def remove(self, name):
+        del self.adapters[name]
+
+    def generate(self, name, prompts, *, max_new_tokens, stop=(), max_length=None):
+        return [Output(self.table.get(prompt, "") if name else "", 1, "eos", False) for prompt in prompts]
+
+    def score(self, names, pairs, *, reference=None, max_length=None):
+        return [[Score(0.0 if name else -1.0, 1, True, None, None, False) for _ in pairs] for name in names]
+
+    def close(self):
+        self.adapters.clear()
+
+
+def additions(*, answers: tuple[str, ...] = ("4", "5", "6")) -> GenerationTask:
+    texts = ("two and two", "two and three", "two and four")
+    return GenerationTask(
+        name="additions",
+        examples=prepare(
+            PromptExample(content_id(f"{role} {text}"), text, f" {answer}", answer, role)
+            for role in ("train", "confirm")
+            for text, answer in zip(texts, answers, strict=True)
+        ),
+        filters={"all": lambda output: output or None},
+        same=str.__eq__,
+        max_new_tokens=4,
+    )
+
+
+def test_a_toy_engine_and_a_toy_task_are_one_file_and_one_line_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen in the answers, the header of the records, the key of the evaluation, and what may be compared."""
+    from gradience import tasks
+    from gradience.artifacts.records import count, read_records
+    from gradience.errors import UsageError
+    from gradience.evaluate import diverge, engine
+    from gradience.evaluate.engines import ENGINES
+    from gradience.evaluate.evaluator import Evaluator
+    from gradience.models.settings import ModelSettings
+
+    toy = ModuleType("gradience.tasks.additions")
+    toy.load = additions
+    monkeypatch.setitem(sys.modules, toy.__name__, toy)
+    with pytest.raises(UsageError, match="no engine `table`"):
+        engine("table")
+
+    monkeypatch.setattr(tasks, "PROFILES", (*tasks.PROFILES, "additions"))
+    monkeypatch.setitem(ENGINES, "table", f"{__name__}:TableEngine")
+
+    task = tasks.load("additions", {"answers": ["4", "5", "6"]})
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        (tmp_path / name).touch()
+    examples, base = task.examples.of("confirm"), ModelSettings(name="nothing", type="causal_lm")
+    evaluator = Evaluator(task, base, examples, batch_size=2, max_length=8, engine_name="table")
+    assert evaluator.settings["engine"] == "table"
+    assert evaluator.numerics["versions"] == {"table": "1"}
+    answers = evaluator.answers("a", tmp_path, tmp_path / "a.records.jsonl")
+    assert (count(answers.records).correct, count(answers.records).no_answer) == (2, 1)
+    assert read_records(tmp_path / "a.records.jsonl") == answers
+    assert (answers.run.engine, answers.run.scoring) == ("table", "additions 1")
+    elsewhere = answers.run.model_copy(update={"engine": "transformers"})
+    with pytest.raises(UsageError, match="their settings differ"):
+        diverge(answers, (elsewhere, answers.records))
+    evaluator.close()
+
+
+def test_a_toy_metric_is_one_function_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gradience.tasks import metrics
+
+    monkeypatch.setitem(
+        metrics.METRICS, "errors", lambda _, labels, predictions: float(labels != predictions)
+    )
+    assert metrics.score("errors", [0, 1], [0, 0]) == 1

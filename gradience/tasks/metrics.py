@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from gradience.errors import require
@@ -40,7 +40,7 @@ def _matthews(sklearn: Any, labels: Sequence[int], predictions: Sequence[int]) -
     return float(sklearn.matthews_corrcoef(labels, predictions))
 
 
-METRICS: Mapping[Metric, Callable[[Any, Sequence[int], Sequence[int]], float]] = {
+METRICS: dict[Metric, Callable[[Any, Sequence[int], Sequence[int]], float]] = {
     "accuracy": _accuracy,
     "f1": _f1,
     "matthews": _matthews,

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, Trainer
 
 from gradience.bench.config.load import BenchConfig
 from gradience.errors import UsageError
-from gradience.evaluate import TransformersEngine
+from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.transformers.scoring import measure
 from gradience.evaluate.evaluator import Evaluator
 from gradience.live import grams

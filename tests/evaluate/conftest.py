@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tiny_models import letters_tokenizer, llama, llama_adapter
 
-from gradience.evaluate import TransformersEngine
+from gradience.evaluate.engines.transformers import TransformersEngine
 
 KINDS = {
     "plain": {},

@@ -12,12 +12,8 @@ from pathlib import Path
 from killing import KILLED, drawn, in_child, moments_of, watched
 from tiny_models import bert, letters_tokenizer, llama, sentences, sums, words_tokenizer
 
-from gradience.evaluate import (
-    TransformersEngine,
-    evaluate_classification,
-    evaluate_generation,
-    evaluate_scores,
-)
+from gradience.evaluate import evaluate_classification, evaluate_generation, evaluate_scores
+from gradience.evaluate.engines.transformers import TransformersEngine
 
 
 def evaluate_all(adapters: Path, output: Path, on_batch=None):

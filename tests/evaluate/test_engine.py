@@ -26,12 +26,8 @@ from transformers import AutoModelForCausalLM, DistilBertConfig, DistilBertModel
 
 from gradience.artifacts.records import ExamplesRun
 from gradience.errors import InputError, UsageError
-from gradience.evaluate import (
-    TransformersEngine,
-    evaluate_classification,
-    evaluate_generation,
-    evaluate_scores,
-)
+from gradience.evaluate import evaluate_classification, evaluate_generation, evaluate_scores
+from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.models.load import load_base
 from gradience.models.settings import ModelSettings
 

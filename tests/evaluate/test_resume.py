@@ -11,7 +11,8 @@ from tiny_models import bert_adapter, letters_tokenizer, llama, llama_adapter, s
 
 from gradience.artifacts.records import read_records
 from gradience.errors import OutputError
-from gradience.evaluate import TransformersEngine, evaluate_generation, evaluate_scores
+from gradience.evaluate import evaluate_generation, evaluate_scores
+from gradience.evaluate.engines.transformers import TransformersEngine
 
 ASK = {"filters": {"all": str.strip}, "same": str.__eq__, "max_new_tokens": 8, "batch_size": 3}
 BATCHES = 10

@@ -10,8 +10,8 @@ from tiny_models import Sum, generate, letters_tokenizer, llama, sums, varied_en
 
 from gradience.artifacts.records import ScoreRecord, count, read_records
 from gradience.errors import InputError, UsageError
-from gradience.evaluate import TransformersEngine, diverge, evaluate_scores, kl_divergence
-from gradience.evaluate.engines.transformers import scoring
+from gradience.evaluate import diverge, evaluate_scores, kl_divergence
+from gradience.evaluate.engines.transformers import TransformersEngine, scoring
 from gradience.models.rendering import encode_pair
 
 EXAMPLES = sums(20)

@@ -7,7 +7,7 @@ from pkgutil import resolve_name
 from gradience.errors import UsageError
 from gradience.evaluate.engines.base import Engine
 
-ENGINES = {"transformers": "gradience.evaluate.engines.transformers.engine:TransformersEngine"}
+ENGINES = {"transformers": "gradience.evaluate.engines.transformers:TransformersEngine"}
 """Name -> `module:class`, imported when it is asked for."""
 
 
