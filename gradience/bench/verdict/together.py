@@ -28,15 +28,13 @@ def check_together(benches: Sequence[Bench], sources: Sequence[str]) -> None:
                 code="bench-repeated",
                 hint="give every seed once",
             )
-        difference = _difference(a, b)
-        if difference:
+        if difference := _difference(a, b):
             raise InputError(
                 f"{there}: not the same protocol as {here}: {difference}",
                 code="bench-mismatch",
                 hint="seeds are counted together only when nothing but the seed differs",
             )
-        same = _same_start(a, b)
-        if same:
+        if same := _same_start(a, b):
             raise InputError(
                 f"{there}: not independent of {here}: {same} although the seeds differ",
                 code="bench-not-independent",
