@@ -112,6 +112,39 @@ def test_a_toy_rule_of_check_is_one_function_and_one_line(
     assert "arithmetic" in shown
 
 
+def test_a_toy_dialect_of_check_is_one_object_and_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gradience.check import dialects
+    from gradience.check.dialects.dialect import Dialect, switched
+    from gradience.cli.app import run
+
+    keys = {"size": "r", "strength": "alpha", "speed": "learning_rate", "shy": "prompt_loss"}
+    toy = Dialect(
+        "toy",
+        lambda values: "toy" in values,
+        keys,
+        lora=switched("toy", lambda kind: kind == "lora"),
+        switch="toy: lora",
+        defaults={"r": 4},
+        hold_out="test: true",
+    )
+    monkeypatch.setattr(dialects, "DIALECTS", (toy, *dialects.DIALECTS))
+    config = tmp_path / "config.yaml"
+    config.write_text("toy: lora\nstrength: 8\nspeed: fast\n")
+    assert run(["check", str(config), "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["files"][0]["dialect"] == "toy"
+    assert (report["settings"]["r"], report["settings"]["scale"]) == (4, 2)
+    findings = {finding["code"]: finding for finding in report["findings"]}
+    assert findings["unreadable-value"]["where"] == "config.yaml: speed"
+    config.write_text("toy: full\nspeed: 2e-4\n")
+    assert run(["check", str(config)]) == 0
+    shown = capsys.readouterr().out
+    assert "toy: lora, if LoRA is meant" in shown
+    assert "test: true" in shown
+
+
 def test_a_toy_rule_of_monitor_is_one_function_and_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ from gradience.check import rules
 from gradience.check.base import read_base
 from gradience.check.context import Context
 from gradience.check.dialects import dialect_of, read_settings
+from gradience.check.dialects.peft import PEFT
 from gradience.check.files import (
     adapter_config_in,
     configurations_at,
@@ -61,7 +62,7 @@ def check_configs(
     paths += [adapter_config_in(Path(peft_dir))] if peft_dir is not None else []
     paths += [Path(path) for path in (peft, training) if path is not None]
     paths += [training_config_in(Path(training_dir))] if training_dir is not None else []
-    settings, files = _typed(lr, r, alpha), []
+    settings, files, training_dialect = _typed(lr, r, alpha), [], PEFT
     if not paths and not settings.where:
         raise UsageError(
             "nothing to check",
@@ -71,11 +72,11 @@ def check_configs(
     for path in dict.fromkeys(paths):
         values = read_mapping(path)
         dialect = dialect_of(values, path)
-        files.append(SourceFile(path=str(path), dialect=dialect))
+        files.append(SourceFile(path=str(path), dialect=dialect.name))
+        training_dialect = dialect if training_dialect is PEFT else training_dialect
         settings = settings.filled_from(read_settings(values, dialect, path))
     base = read_base(Path(base_config)) if base_config is not None else None
-    tool = next((file.dialect for file in files if file.dialect != "peft"), None)
-    return report_of(Context(settings, task, base, completion_tokens, tool), files)
+    return report_of(Context(settings, task, base, completion_tokens, training_dialect), files)
 
 
 def _typed(lr: float | None, r: int | None, alpha: float | None) -> Settings:

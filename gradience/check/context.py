@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradience.check.base import BaseShape
-from gradience.check.objectives import SUPERVISED
+from gradience.check.dialects.dialect import Dialect
+from gradience.check.dialects.peft import PEFT
+from gradience.check.objective import SUPERVISED
 from gradience.check.settings import Settings
 from gradience.rules import NotApplicable
 
@@ -19,8 +21,8 @@ class Context:
     task: str | None = None
     base: BaseShape | None = None
     completion_tokens: int | None = None
-    tool: str | None = None
-    """What the training configuration is of: trainer, trl, axolotl, llama-factory or unsloth."""
+    dialect: Dialect = PEFT
+    """Of the training configuration; PEFT's where none was given."""
 
     @property
     def objective(self) -> str | None:

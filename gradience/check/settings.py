@@ -13,7 +13,7 @@ class Settings:
     """None means: not said. `where` names file and key of each setting that was."""
 
     objective: str | None = None
-    """One of `gradience.check.objectives.OBJECTIVES`."""
+    """One of `gradience.check.objective.OBJECTIVES`."""
     algorithm: str | None = None
     """The method as the tool names it: grpo, dpo, pt ..."""
     adapter: bool | None = None

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, TypeVar
-
-Value = TypeVar("Value")
+from collections.abc import Callable, Mapping
+from typing import Any
 
 
 class Unreadable(ValueError):
@@ -96,3 +94,31 @@ def init(value: Any) -> str:
 def strategy(value: Any) -> str:
     """`no`, `steps`, `epoch`; YAML 1.1 reads `no` as false."""
     return "no" if value is False else text(value).lower()
+
+
+Reader = Callable[[Any], Any]
+READERS: Mapping[str, Reader] = {
+    name: reader
+    for reader, names in (
+        (text, "base_model peft_type task_type bias optimizer schedule"),
+        (integer, "r batch_size accumulation max_steps quantized_bits"),
+        (number, "alpha dropout learning_rate weight_decay max_grad_norm epochs eval_steps save_steps"),
+        (flag, "use_rslora use_dora lora_bias load_best prompt_loss"),
+        (given, "target_parameters layers_to_transform layers_pattern loftq_config megatron"),
+        (names, "modules_to_save"),
+        (targets, "target_modules"),
+        (pattern, "rank_pattern alpha_pattern"),
+        (init, "init"),
+        (strategy, "evaluation saving"),
+    )
+    for name in names.split()
+}
+"""Setting -> how its values are read, unless a dialect says otherwise."""
+
+
+def value_at(values: Mapping[str, Any], key: str) -> Any:
+    """The value under a dotted key; None where there is none."""
+    value: Any = values
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value

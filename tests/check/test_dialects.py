@@ -10,7 +10,8 @@ import pytest
 from peft import AdaLoraConfig, LoraConfig
 from transformers import TrainingArguments
 
-from gradience.check import check_configs, dialects
+from gradience.check import check_configs
+from gradience.check.dialects import peft, trainer
 from gradience.errors import InputError
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -88,10 +89,10 @@ def test_what_the_trainer_writes(tmp_path, suffix):
 
 
 def test_the_keys_are_those_of_the_libraries():
-    assert set(dialects.PEFT) <= {field.name for field in dataclasses.fields(LoraConfig)}
-    trainer = {field.name for field in dataclasses.fields(TrainingArguments)}
-    assert set(dialects.TRAINER) <= trainer
-    assert not set(dialects.REMOVED_IN_TRANSFORMERS_5) & trainer
+    assert set(peft.KEYS) <= {field.name for field in dataclasses.fields(LoraConfig)}
+    arguments = {field.name for field in dataclasses.fields(TrainingArguments)}
+    assert set(trainer.KEYS) <= arguments
+    assert not set(trainer.REMOVED_IN_TRANSFORMERS_5) & arguments
 
 
 def test_two_files_complete_each_other_and_the_adapter_comes_first(tmp_path):

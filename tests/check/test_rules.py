@@ -249,7 +249,7 @@ def test_initialisations_are_those_that_peft_knows(name):
 
 
 def test_removed_arguments_are_refused_by_transformers():
-    from gradience.check.dialects import REMOVED_IN_TRANSFORMERS_5
+    from gradience.check.dialects.trainer import REMOVED_IN_TRANSFORMERS_5
 
     for key in REMOVED_IN_TRANSFORMERS_5:
         with pytest.raises(TypeError, match=key):

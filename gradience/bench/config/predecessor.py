@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gradience.check.values import value_at
 from gradience.errors import InputError
 
 MARKS = ("bench_version", "compression.acc_tolerance", "compression.variants_to_test")
@@ -13,7 +14,7 @@ MARKS = ("bench_version", "compression.acc_tolerance", "compression.variants_to_
 
 def is_predecessors(values: Mapping[str, Any]) -> bool:
     """Whether a config was written for the predecessor."""
-    return any(_holds(values, mark) for mark in MARKS)
+    return any(value_at(values, mark) is not None for mark in MARKS)
 
 
 def predecessor_notes(values: Mapping[str, Any]) -> tuple[str, ...]:
@@ -38,12 +39,3 @@ def refuse_policy_file(values: Mapping[str, Any], path: str) -> None:
         code="config-value",
         hint=f"in a config its thresholds are `policy: {{pass_rate: {rate}, tolerance: {floor}, floor: {floor}}}`",
     )
-
-
-def _holds(values: Mapping[str, Any], key: str) -> bool:
-    section: Any = values
-    for name in key.split("."):
-        if not isinstance(section, Mapping) or name not in section:
-            return False
-        section = section[name]
-    return True

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gradience.check.context import Context, Problem, Problems, need_supervised
-from gradience.check.objectives import MAY_NOT_TELL
 from gradience.learning_rate import LR_TOLERANCE, THINKING_MACHINES, effective_alpha, reference_lr
 from gradience.rules import NotApplicable, need, rule
 
@@ -41,7 +40,8 @@ def learning_rate(context: Context) -> Problems:
     ratio = rate / reference
     if 1 / LR_TOLERANCE <= ratio <= LR_TOLERANCE:
         return
-    if ratio < 1 and context.objective is None and context.task is None and context.tool in MAY_NOT_TELL:
+    unsaid = context.objective is None and context.task is None
+    if ratio < 1 and unsaid and context.dialect.aim_on_command_line:
         raise NotApplicable
     yield Problem(
         "learning_rate",

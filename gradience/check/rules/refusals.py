@@ -18,14 +18,6 @@ TRAINER_RAISES = "TrainingArguments raises ValueError"
 INITS = (
     "true", "false", "gaussian", "eva", "olora", "pissa", "corda", "loftq", "orthogonal", "lora_ga", "mica",
 )  # fmt: skip
-SWITCHES = {
-    "trl": "use_peft: true",
-    "axolotl": "adapter: lora",
-    "llama-factory": "finetuning_type: lora",
-    "llama-factory-v1": "peft_config with name: lora",
-    "unsloth": "training_type: lora",
-}
-"""Tool -> what switches LoRA on."""
 INSTEAD = {
     "evaluation_strategy": "eval_strategy",
     "no_cuda": "use_cpu",
@@ -86,7 +78,7 @@ def no_adapter(context: Context) -> Problems:
         yield Problem(
             "adapter",
             f"peft_type {s.peft_type}" if s.peft_type else "LoRA is not switched on",
-            SWITCHES.get(context.tool or "", "peft_type: LORA") + ", if LoRA is meant",
+            f"{context.dialect.switch}, if LoRA is meant",
             "no LoRA adapter is trained",
             "what is written about LoRA has no effect then, and the rules on LoRA were not applied",
         )
@@ -191,10 +183,10 @@ def best_model(context: Context) -> Problems:
 def task_type(context: Context) -> Problems:
     """A new head on the model, for classification or as a reward model, that nobody will save."""
     s = context.settings
-    if context.tool == "trl" and context.objective == "reward":
+    if context.dialect.name == "trl" and context.objective == "reward":
         need(s.r)
         head = "reward"
-    elif context.task == "classification" and context.tool in (None, "trainer"):
+    elif context.task == "classification" and context.dialect.name in ("peft", "trainer"):
         head = "classification"
     else:
         raise NotApplicable  # the other tools set it themselves, or train the language model's own head

@@ -10,20 +10,6 @@ from gradience.rules import NotApplicable, need, rule
 QLORA = "Dettmers et al., QLoRA (2023)"
 OWN = "Gradience (docs/check.md)"
 
-HOLD_OUT = {
-    "axolotl": "val_set_size: 0.05",
-    "llama-factory": "val_size: 0.05 and eval_strategy: steps",
-}
-NEVER_EVALUATE = ("unsloth", "llama-factory-v1")
-"""Tools whose files cannot ask for an evaluation."""
-
-COMPLETIONS_ONLY = {
-    "trl": "completion_only_loss: true, or assistant_only_loss: true for conversations",
-    "axolotl": "train_on_inputs: false",
-    "llama-factory": "train_on_prompt: false",
-    "unsloth": "train_on_completions: true",
-}
-
 
 @rule(
     "attention-only",
@@ -86,15 +72,16 @@ def many_epochs(context: Context) -> Problems:
 def no_evaluation(context: Context) -> Problems:
     """Nothing is held out."""
     s = context.settings
-    if context.tool is None or (s.learning_rate is None and s.batch_size is None and s.evaluation is None):
-        raise NotApplicable  # no training configuration was given
-    if context.objective == "rl" or context.tool in NEVER_EVALUATE:
+    hold_out = context.dialect.hold_out
+    if hold_out is None or (s.learning_rate is None and s.batch_size is None and s.evaluation is None):
+        raise NotApplicable  # no training configuration was given, or of a tool that never evaluates
+    if context.objective == "rl":
         raise NotApplicable  # a reward is measured at every step
     if s.evaluation in (None, "no"):
         yield Problem(
             "evaluation",
             s.evaluation or "not set (default: no)",
-            HOLD_OUT.get(context.tool, "eval_strategy: steps, on data that are held out"),
+            hold_out,
             "nothing is evaluated while it trains",
             "without held-out data nobody can tell what is learned from what is memorized",
         )
@@ -110,7 +97,7 @@ def prompt_loss(context: Context) -> Problems:
         yield Problem(
             "prompt_loss",
             "the prompt is part of the loss",
-            COMPLETIONS_ONLY.get(context.tool or "", "train on completions only"),
+            context.dialect.completions_only,
             "capacity goes into predicting prompts",
             "the adapter is asked to learn tokens that it will never have to produce",
         )
