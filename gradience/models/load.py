@@ -5,7 +5,7 @@ The one place of Bench that loads a base: training and evaluation get the same w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -15,16 +15,10 @@ from typing import Any
 import torch
 
 from gradience.digests import Sha256, sha256_file
-from gradience.errors import InputError, NetworkError, UsageError, require
-from gradience.models import embedded as assets
+from gradience.errors import InputError, require
 from gradience.models.devices import choose_device, make_current
+from gradience.models.locate import BESIDE, Source, locate
 from gradience.models.settings import ModelSettings
-
-EMBEDDED: dict[str, tuple[Callable[[], Path], str]] = {
-    "embedded:minilm": (assets.minilm, "sentence-transformers/all-MiniLM-L6-v2"),
-    "embedded:smollm2": (assets.smollm2, "HuggingFaceTB/SmolLM2-135M-Instruct"),
-}
-"""What a config may name without a hub: the folder of the weights, and what the adapter says it belongs to."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
 
@@ -53,12 +47,13 @@ def load_tokenizer(settings: ModelSettings, *, local_files_only: bool = False) -
 
     local_files_only: nothing is fetched from the hub.
     """
+    return _tokenizer(settings, locate(settings, BESIDE, local_files_only=local_files_only))
+
+
+def _tokenizer(settings: ModelSettings, source: Source) -> Any:
     from transformers import AutoTokenizer
 
-    source = locate(settings)
-    tokenizer = _from_hub(
-        AutoTokenizer, source, revision=settings.revision, local_files_only=local_files_only or None
-    )
+    tokenizer = _from_folder(AutoTokenizer, settings, source)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise InputError(
@@ -82,23 +77,26 @@ def load_base(
 
     where = choose_device(device)
     make_current(where)
-    tokenizer = load_tokenizer(settings)
-    arguments: dict[str, Any] = {
-        "output_loading_info": True,
-        "dtype": DTYPES[settings.dtype],
-        "revision": settings.revision,
-    }
+    source = locate(settings)
+    tokenizer = _tokenizer(settings, source)
+    arguments: dict[str, Any] = {"output_loading_info": True, "dtype": DTYPES[settings.dtype]}
     if settings.attn_implementation:
         arguments["attn_implementation"] = settings.attn_implementation
     if settings.quantization:
         arguments |= {"quantization_config": _four_bits(), "device_map": {"": where}}
+    if labels is not None:
+        arguments["num_labels"] = labels
+    if source.commit:
+        arguments["use_safetensors"] = True  # nothing that was downloaded is unpickled
     set_seed(seed)
-    source = locate(settings)
-    if labels is None:
-        model, loaded = _from_hub(AutoModelForCausalLM, source, **arguments)
-    else:
-        model, loaded = _from_hub(AutoModelForSequenceClassification, source, num_labels=labels, **arguments)
+    factory = AutoModelForCausalLM if labels is None else AutoModelForSequenceClassification
+    model, loaded = _from_folder(factory, settings, source, **arguments)
+    if labels is not None:
         model.config.pad_token_id = tokenizer.pad_token_id
+    if source.commit:
+        model.config._name_or_path = (
+            settings.name
+        )  # not the folder of the hub's cache: records name the base by it
     dtype = model.dtype
     if settings.quantization:
         model = _upcast(model)
@@ -107,27 +105,14 @@ def load_base(
     return Base(
         model=model,
         tokenizer=tokenizer,
-        name=EMBEDDED[settings.name][1] if settings.name in EMBEDDED else settings.name,
-        fingerprint=getattr(model.config, "_commit_hash", None) or _digest_of_folder(Path(source)),
+        name=source.name,
+        fingerprint=source.commit or _digest_of_folder(source.folder),
         parameters=int(model.num_parameters()),
         dtype=str(dtype).removeprefix("torch."),
         device=str(where),
         quantization=settings.quantization,
         untrained=frozenset(loaded["missing_keys"]),
     )
-
-
-def locate(settings: ModelSettings) -> str:
-    """What `from_pretrained` is given: a folder, or a hub name. Fetches an embedded model."""
-    if settings.name in EMBEDDED:
-        return str(EMBEDDED[settings.name][0]())
-    if settings.name.startswith("embedded:"):
-        raise UsageError(
-            f"model.name: there is no {settings.name}",
-            code="unknown-model",
-            hint=f"embedded are {', '.join(EMBEDDED)}",
-        )
-    return settings.name
 
 
 def fingerprint_of(settings: ModelSettings) -> str:
@@ -137,32 +122,22 @@ def fingerprint_of(settings: ModelSettings) -> str:
     """
     from transformers import AutoConfig
 
-    source = locate(settings)
-    found = getattr(_from_hub(AutoConfig, source, revision=settings.revision), "_commit_hash", None)
-    return str(found) if found else _digest_of_folder(Path(source))
+    source = locate(settings, ("config.json",))
+    _from_folder(AutoConfig, settings, source)
+    return source.commit or _digest_of_folder(source.folder)
 
 
-def _from_hub(factory: Any, source: str, **arguments: Any) -> Any:
-    """`from_pretrained` with one clear message when there is nothing to load."""
-    arguments = {key: value for key, value in arguments.items() if value is not None}
+def _from_folder(factory: Any, settings: ModelSettings, source: Source, **arguments: Any) -> Any:
+    """`from_pretrained`, with one clear message when there is nothing to load."""
     try:
         with quiet():
-            return factory.from_pretrained(source, trust_remote_code=False, **arguments)
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # a missing file, an unknown name, no network; no tokenizer in the folder
+            return factory.from_pretrained(source.folder, trust_remote_code=False, **arguments)
+    except (OSError, ValueError) as error:  # a missing file, an unknown architecture, no tokenizer
         first = str(error).strip().split("\n", maxsplit=1)[0]
-        if Path(source).exists():
-            raise InputError(
-                f"{source}: cannot load this model: {first}",
-                code="model-unreadable",
-                hint="the folder needs config.json, *.safetensors and the tokenizer's files",
-            ) from error
-        raise NetworkError(
-            f"{source}: no such folder, and it cannot be had from the hub: {first}",
-            code="model-unavailable",
-            hint="check the name and the network; for a gated model accept its terms and run `hf auth login`",
+        raise InputError(
+            f"{settings.name}: cannot load this model: {first}",
+            code="model-unreadable",
+            hint="it needs config.json, *.safetensors and the tokenizer's files",
         ) from error
 
 
@@ -205,8 +180,8 @@ def _upcast(model: Any) -> Any:
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # type: ignore[no-untyped-call]
 
 
-WEIGHTS, BESIDE = ("*.safetensors", "*.bin"), ("*.json", "*.txt", "*.model", "*.jinja")
-"""Files of a base: its weights (the first pattern that fits, as transformers chooses), and what else decides."""
+WEIGHTS = ("*.safetensors", "*.bin")
+"""Files of a base's weights: the first pattern that fits, as transformers chooses."""
 
 
 def _digest_of_folder(folder: Path) -> str:

@@ -15,8 +15,9 @@ from gradience.artifacts.forecast import Check, RenderedExample
 from gradience.bench.config.load import BenchConfig
 from gradience.errors import InputError, MissingExtra, NetworkError
 from gradience.models.known import KNOWN
-from gradience.models.load import EMBEDDED, load_tokenizer, quiet
+from gradience.models.load import load_tokenizer, quiet
 from gradience.models.local_only import NotHereError, local_only
+from gradience.models.locate import EMBEDDED
 from gradience.models.rendering import encode_pair
 from gradience.models.settings import ModelSettings
 from gradience.tasks import user_code

@@ -1,0 +1,81 @@
+"""A base model by its name -> a folder on this disk: an embedded package, a folder, or one commit on the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from gradience.errors import NetworkError, UsageError
+from gradience.models import embedded
+from gradience.models.settings import ModelSettings
+
+EMBEDDED: dict[str, tuple[Callable[[], Path], str]] = {
+    "embedded:minilm": (embedded.minilm, "sentence-transformers/all-MiniLM-L6-v2"),
+    "embedded:smollm2": (embedded.smollm2, "HuggingFaceTB/SmolLM2-135M-Instruct"),
+}
+"""What a config may name without a hub: the folder of the weights, and what the adapter says it belongs to."""
+
+BESIDE = ("*.json", "*.txt", "*.model", "*.jinja")
+"""Files beside the weights that decide what a base does: its config and its tokenizer."""
+EVERYTHING = (*BESIDE, "*.safetensors")
+"""What is fetched from the hub: neither code nor pickles."""
+OTHER_COPIES = ["*/*.safetensors", "consolidated*"]
+"""The same weights once more, for other programs."""
+
+
+class Source(NamedTuple):
+    """Where a base model is."""
+
+    folder: Path
+    name: str
+    """What an adapter records as its base."""
+    commit: str | None = None
+    """On the hub: the commit that `folder` holds."""
+
+
+def locate(
+    settings: ModelSettings, files: tuple[str, ...] = EVERYTHING, *, local_files_only: bool = False
+) -> Source:
+    """Return the folder of the base, fetched where it is not here yet.
+
+    files: patterns of what is needed of a repository on the hub.   local_files_only: ask the hub for nothing.
+    Raises UsageError (`unknown-model`), NetworkError (`model-unavailable`), and what the embedded packages raise.
+    """
+    name = settings.name
+    if name in EMBEDDED:
+        make, upstream = EMBEDDED[name]
+        return Source(make(), upstream)
+    if name.startswith("embedded:"):
+        raise UsageError(
+            f"model.name: there is no {name}",
+            code="unknown-model",
+            hint=f"embedded are {', '.join(EMBEDDED)}",
+        )
+    if Path(name).exists():
+        return Source(Path(name), name)
+    return _snapshot(name, settings.revision, files, local_files_only)
+
+
+def _snapshot(name: str, revision: str | None, files: tuple[str, ...], local_files_only: bool) -> Source:
+    """One commit of a repository: all files of a base come from the same one, whoever pushes meanwhile."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=list(files),
+            ignore_patterns=OTHER_COPIES,
+            local_files_only=local_files_only,
+        )
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # no such repository or revision, no network; a name that cannot be one
+        raise NetworkError(
+            f"{name}: no such folder, and it cannot be had from the hub: {str(error).strip().splitlines()[0]}",
+            code="model-unavailable",
+            hint="check the name and the network; for a gated model accept its terms and run `hf auth login`",
+        ) from error
+    return Source(Path(folder), name, Path(folder).name)

@@ -1,0 +1,75 @@
+"""A base by its name on the hub: one commit of it, out of a cache without a network; neither pickles nor code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_bench import llama
+
+from gradience.errors import InputError, NetworkError
+from gradience.models.load import fingerprint_of, load_base, load_tokenizer
+from gradience.models.locate import locate
+from gradience.models.settings import ModelSettings
+
+COMMIT, OLDER = "0123456789" * 4, "fedcba9876" * 4
+NAMED = ModelSettings(name="org/tiny", type="causal_lm")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return llama(tmp_path_factory.mktemp("base") / "llama")
+
+
+@pytest.fixture
+def snapshot(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The files of `org/tiny` at COMMIT, which is its main branch, as huggingface_hub keeps them."""
+    repository = tmp_path / "hub" / "models--org--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(COMMIT)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return shutil.copytree(base, repository / "snapshots" / COMMIT)
+
+
+def test_a_name_on_the_hub_is_one_commit_of_it(snapshot: Path) -> None:
+    assert locate(NAMED) == (snapshot, "org/tiny", COMMIT)
+    loaded = load_base(NAMED, device="cpu")
+    assert (loaded.name, loaded.fingerprint, loaded.model.config._name_or_path) == (
+        "org/tiny",
+        COMMIT,
+        "org/tiny",
+    )
+    assert fingerprint_of(NAMED) == COMMIT
+    assert load_tokenizer(NAMED, local_files_only=True).vocab_size == loaded.tokenizer.vocab_size
+
+
+def test_a_pinned_revision_is_the_one_that_is_read(snapshot: Path) -> None:
+    older = shutil.copytree(snapshot, snapshot.with_name(OLDER))
+    pinned = NAMED.model_copy(update={"revision": OLDER})
+    assert locate(pinned).folder == older
+    assert load_base(pinned, device="cpu").fingerprint == OLDER
+    with pytest.raises(NetworkError) as caught:
+        locate(NAMED.model_copy(update={"revision": "1" * 40}))
+    assert (caught.value.code, caught.value.exit_code) == ("model-unavailable", 7)
+
+
+def test_a_pickle_of_the_hub_is_not_opened(snapshot: Path) -> None:
+    (snapshot / "model.safetensors").rename(snapshot / "pytorch_model.bin")
+    with pytest.raises(InputError) as caught:
+        load_base(NAMED, device="cpu")
+    assert caught.value.code == "model-unreadable"
+    assert "safetensors" in caught.value.hint
+
+
+def test_code_of_the_hub_is_not_run(snapshot: Path) -> None:
+    config = json.loads((snapshot / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.C", "AutoModelForCausalLM": "mine.M"}}
+    (snapshot / "config.json").write_text(json.dumps(config))
+    ran = snapshot.parent / "ran"
+    (snapshot / "mine.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    with pytest.raises(InputError) as caught:
+        load_base(NAMED, device="cpu")
+    assert caught.value.code == "model-unreadable"
+    assert not ran.exists()
