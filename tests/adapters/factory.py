@@ -34,6 +34,10 @@ def zeros(*shape: int) -> Stored:
     return stored(np.zeros(shape, np.float32))
 
 
+def ones(*shape: int) -> Stored:
+    return stored(np.ones(shape, np.float32))
+
+
 def described(tensors: Mapping[str, Stored], metadata: Any = None) -> dict[str, Any]:
     """The header of these tensors, one after the other."""
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}

@@ -324,25 +324,26 @@ def name_of_5000_characters(folder):
 # ---------------------------------------------------------------- where the tensors lie
 
 
+def second_at(folder: Path, begin: int, end: int) -> Path:
+    """Two tensors of 32 bytes, the second one said to lie from `begin` to `end`, where the file ends."""
+    header = described(pair())
+    header[B]["data_offsets"] = [begin, end]
+    return weights(folder, container(header, bytes(end)))
+
+
 @refused(WEIGHTS, "overlap", B, hint="two readers could see different weights")
 def overlapping_tensors(folder):
-    header = described(pair())
-    header[B]["data_offsets"] = [16, 48]
-    return weights(folder, container(header, bytes(48)))
+    return second_at(folder, 16, 48)
 
 
 @refused(WEIGHTS, "overlap", hint="two readers could see different weights")
 def two_names_for_the_same_bytes(folder):
-    header = described(pair())
-    header[B]["data_offsets"] = [0, 32]
-    return weights(folder, container(header, bytes(32)))
+    return second_at(folder, 0, 32)
 
 
 @refused(WEIGHTS, "leave a gap", B, hint="two readers could see different weights")
 def gap_between_tensors(folder):
-    header = described(pair())
-    header[B]["data_offsets"] = [40, 72]
-    return weights(folder, container(header, bytes(72)))
+    return second_at(folder, 40, 72)
 
 
 @refused(WEIGHTS, "leave a gap", hint="two readers could see different weights")

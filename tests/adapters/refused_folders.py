@@ -29,6 +29,19 @@ def pointing(folder: Path, **changes: str) -> Path:
     return in_two(folder, {"weight_map": where})
 
 
+def without(folder: Path, name: str) -> Path:
+    """The path of a file that an adapter in `folder` has, and that is gone."""
+    path = adapter(folder) / name
+    path.unlink()
+    return path
+
+
+def linked(folder: Path, name: str, target: str) -> Path:
+    """An adapter whose file `name` is a link."""
+    without(folder / "adapter", name).symlink_to(target)
+    return folder / "adapter"
+
+
 # ---------------------------------------------------------------- paths
 
 
@@ -67,17 +80,13 @@ def folder_with_other_files(folder):
 
 @refused(WEIGHTS, "not a regular file", hint="point at the adapter's folder")
 def fifo_as_weights(folder):
-    path = adapter(folder) / WEIGHTS
-    path.unlink()
-    os.mkfifo(path)
+    os.mkfifo(without(folder, WEIGHTS))
     return folder
 
 
 @refused(CONFIG, "not a regular file", hint="point at")
 def fifo_as_config(folder):
-    path = adapter(folder) / CONFIG
-    path.unlink()
-    os.mkfifo(path)
+    os.mkfifo(without(folder, CONFIG))
     return folder
 
 
@@ -89,9 +98,7 @@ def fifo_by_name(folder):
 
 @refused(WEIGHTS, "not a regular file", hint="point at the adapter's folder")
 def socket_as_weights(folder):
-    path = adapter(folder) / WEIGHTS
-    path.unlink()
-    os.mknod(path, stat.S_IFSOCK | 0o600)
+    os.mknod(without(folder, WEIGHTS), stat.S_IFSOCK | 0o600)
     return folder
 
 
@@ -102,17 +109,13 @@ def device(folder):
 
 @refused(WEIGHTS, "not a regular file (a folder", hint="point at")
 def folder_as_weights(folder):
-    path = adapter(folder) / WEIGHTS
-    path.unlink()
-    path.mkdir()
+    without(folder, WEIGHTS).mkdir()
     return folder
 
 
 @refused(CONFIG, "not a regular file (a folder", hint="point at")
 def folder_as_config(folder):
-    path = adapter(folder) / CONFIG
-    path.unlink()
-    path.mkdir()
+    without(folder, CONFIG).mkdir()
     return folder
 
 
@@ -131,18 +134,12 @@ def weights_linked_from_outside(folder):
 
 @refused(CONFIG, "symbolic link that leaves the adapter's folder", hint="copy the file")
 def config_linked_from_outside(folder):
-    inner = adapter(folder / "adapter")
-    (inner / CONFIG).unlink()
-    (inner / CONFIG).symlink_to("/etc/passwd")
-    return inner
+    return linked(folder, CONFIG, "/etc/passwd")
 
 
 @refused(WEIGHTS, "symbolic link that leaves the adapter's folder", hint="copy the file")
 def device_behind_a_link(folder):
-    inner = adapter(folder / "adapter")
-    (inner / WEIGHTS).unlink()
-    (inner / WEIGHTS).symlink_to("/dev/zero")
-    return inner
+    return linked(folder, WEIGHTS, "/dev/zero")
 
 
 @refused(WEIGHTS, "symbolic link that leaves the adapter's folder", hint="copy the file")

@@ -10,7 +10,6 @@ import tempfile
 import unicodedata
 from pathlib import Path
 
-import numpy as np
 import pytest
 from audited import audit, good
 from factory import (
@@ -22,17 +21,11 @@ from factory import (
     config,
     factors,
     modules,
-    stored,
     zeros,
 )
 from killing import HANGS
 
 from gradience.cli.app import run
-
-
-def ones(*shape):
-    return stored(np.ones(shape, np.float32))
-
 
 HOSTILE = [
     "\x1b[31mred\x1b[2J",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
 import pytest
 from audited import audit, good
 from factory import (
@@ -15,16 +14,12 @@ from factory import (
     adapter,
     factors,
     modules,
+    ones,
     safetensors,
     sharded,
-    stored,
 )
 
 Q = "model.layers.0.self_attn.q_proj"
-
-
-def ones(*shape):
-    return stored(np.ones(shape, np.float32))
 
 
 def test_a_folder_its_weights_and_its_config_are_the_same_adapter(tmp_path, capsys):

@@ -17,15 +17,12 @@ from factory import (
     config,
     factors,
     modules,
+    ones,
     stored,
 )
 from killing import HANGS, watched, work_of
 
 Q = "model.layers.0.self_attn.q_proj"
-
-
-def ones(*shape):
-    return stored(np.ones(shape, np.float32))
 
 
 # ---------------------------------------------------------------- configs

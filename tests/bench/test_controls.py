@@ -8,7 +8,6 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from tiny_bench import llama
 from transformers import AutoModelForCausalLM, set_seed
 
 from gradience import ToRank, audit_adapter, compress_adapter, plan_compression
@@ -16,11 +15,6 @@ from gradience.bench.arms.controls.random_directions import write_random_directi
 from gradience.errors import UsageError
 
 WEIGHTS = "adapter_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return llama(tmp_path_factory.mktemp("base"))
 
 
 def adapter(base: Path, folder: Path, *, use_dora: bool = False) -> Path:

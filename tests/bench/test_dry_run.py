@@ -7,20 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from tiny_bench import bert, gsm8k_values, llama
+from tiny_bench import SLOW, bert, gsm8k_values
 
 from gradience.artifacts.forecast import BenchForecast
-from gradience.bench.plan.machines import Machine
 from gradience.cli.app import run
 from gradience.report.forecast import forecast_text
-
-SLOW = Machine("slow", {torch.float32: 1e6}, bandwidth=1e6, launch=1e-3, asynchronous=False)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return llama(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_bench import gsm8k_values, llama
+from tiny_bench import SLOW, gsm8k_values
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from gradience.bench.config.load import BenchConfig
@@ -29,13 +29,6 @@ from gradience.models.known import KNOWN
 from gradience.report.forecast import duration, size
 
 EVERYWHERE: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
-SLOW = Machine("slow", {torch.float32: 1e6}, bandwidth=1e6, launch=1e-3, asynchronous=False)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return llama(tmp_path_factory.mktemp("llama"))
-
 
 # ------------------------------------------------------------------ kernels
 

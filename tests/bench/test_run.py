@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from bench_process import timeless
+from bench_process import CONFIG, timeless
 from safetensors.torch import load_file
 from tiny_bench import Watcher, bert, llama, sentences, sums
 
@@ -34,19 +34,11 @@ from gradience.tasks.base import Task
 from gradience.training.memory import CLEAR
 from gradience.training.resume import REPORT
 
-CLASSIFY: dict[str, Any] = {
+CLASSIFY: dict[str, Any] = CONFIG | {
     "model": {"name": "", "type": "seqcls"},
     "task": {"profile": "sentences", "probe_gate": {"min_value": 0.5}},
-    "lora": {"probe_r": 8, "alpha": 16, "target_modules": ["query", "value", "output.dense"]},
-    "train": {
-        "lr": 3e-3,
-        "max_steps": 40,
-        "per_device_train_batch_size": 4,
-        "max_length": 16,
-        "logging_steps": 10,
-    },
+    "train": CONFIG["train"] | {"max_steps": 40, "save_steps": None},
     "compression": {"controls": ["per_layer_shuffled", "random_directions", "head_only", "aa"]},
-    "runtime": {"device": "cpu", "threads": 1},
 }
 ANSWER: dict[str, Any] = CLASSIFY | {
     "model": {"name": "", "type": "causal_lm"},

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from killing import HANGS
+from pseudo_terminal import drawn_by
 from safetensors.numpy import load_file, save_file
 
 from gradience.artifacts.audit import AuditReport
@@ -310,36 +311,10 @@ def test_a_closed_pipe_is_quiet(adapter):
     assert done.stdout.count("\n") == 1
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 @pytest.mark.parametrize("columns", [80, 120])
 def test_on_a_terminal_it_is_coloured_and_fits(adapter, columns):
-    import fcntl
-    import pty
-    import struct
-    import termios
-
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-    environment = {**os.environ, "TERM": "xterm-256color"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gradience", "audit", str(adapter), "--layers"],
-        stdout=slave,
-        stderr=slave,
-        env=environment,
-    )
-    os.close(slave)
-    output = b""
-    while True:
-        try:
-            chunk = os.read(master, 65536)
-        except OSError:  # Linux reports the closed end of a pseudo-terminal like this
-            break
-        if not chunk:
-            break
-        output += chunk
-    os.close(master)
-    assert process.wait(timeout=HANGS) == 0
-    text = output.decode().replace("\r\n", "\n")
+    command = [sys.executable, "-m", "gradience", "audit", str(adapter), "--layers"]
+    text = drawn_by(command, columns=columns)[0].replace("\r\n", "\n")
     assert "\x1b[" in text
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
     assert "\x1b" not in plain

@@ -14,6 +14,7 @@ import jsonschema
 import numpy as np
 import pytest
 from killing import HANGS
+from pseudo_terminal import drawn_by
 
 from gradience.artifacts.compression import CompressionPlan, CompressionReport
 from gradience.cli.app import run
@@ -190,35 +191,11 @@ def test_force_replaces_an_adapter_and_nothing_else(adapter, tmp_path, capsys):
     assert "not an adapter folder" in error
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_on_a_terminal_it_is_coloured_fits_and_leaves_no_progress_behind(adapter, tmp_path):
-    import fcntl
-    import pty
-    import struct
-    import termios
-
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 80, 0, 0))
-    # Half the patience: on a busy machine the bar may be drawn, and must be gone at the end.
+    # Without patience: on a busy machine the bar may be drawn, and must be gone at the end.
     code = "from gradience.cli import app, progress; progress.PATIENCE_SECONDS = 0.0; app.main()"
     arguments = ["compress", str(adapter), "--rank", "4", "--layers", "-o", str(tmp_path / "out")]
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        stdout=slave, stderr=slave, env={**os.environ, "TERM": "xterm-256color"},
-    )  # fmt: skip
-    os.close(slave)
-    output = b""
-    while True:
-        try:
-            chunk = os.read(master, 65536)
-        except OSError:  # Linux reports the closed end of a pseudo-terminal like this
-            break
-        if not chunk:
-            break
-        output += chunk
-    os.close(master)
-    assert process.wait(timeout=HANGS) == 0
-    text = output.decode().replace("\r\n", "\n")
+    text = drawn_by([sys.executable, "-c", code, *arguments])[0].replace("\r\n", "\n")
     drawn, _, screen = text.rpartition("\x1b[2K")  # the bar's last sign erases its line
     assert "measuring" in drawn
     assert "writing" in drawn

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 
 import pytest
 from killing import HANGS
+from pseudo_terminal import drawn_by
 
 WORK = """
 from gradience.cli import progress
@@ -22,26 +22,9 @@ print("result")
 
 def on_a_terminal(code):
     """What a process writes to stderr when that is a terminal."""
-    pty = pytest.importorskip("pty")
-    master, slave = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"}
-    done = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=slave, env=environment
-    )
-    os.close(slave)
-    output = b""
-    while True:
-        try:
-            chunk = os.read(master, 65536)
-        except OSError:  # Linux reports the closed end of a pseudo-terminal like this
-            break
-        if not chunk:
-            break
-        output += chunk
-    os.close(master)
-    assert done.communicate(timeout=HANGS)[0] == b"result\n"
-    assert done.returncode == 0
-    return output.decode()
+    drawn, piped = drawn_by([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert piped == b"result\n"
+    return drawn
 
 
 def test_it_shows_how_far_it_is_and_removes_itself():

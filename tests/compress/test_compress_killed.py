@@ -70,8 +70,13 @@ def arguments(folder: Path, out: Path, *more: str) -> list[str]:
 
 def killed_at(point: tuple[str, int], folder: Path, out: Path, *more: str) -> int:
     where, call = point
-    command = [sys.executable, "-c", KILL, where, str(call), *arguments(folder, out, *more)]
-    return subprocess.run(command, env=environment(), capture_output=True, timeout=HANGS).returncode
+    return python("-c", KILL, where, str(call), *arguments(folder, out, *more)).returncode
+
+
+def python(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command], env=environment(), capture_output=True, text=True, timeout=HANGS
+    )
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -125,11 +130,7 @@ def test_killed_while_replacing(point, case, tmp_path):
     else:
         assert point == "between the renames"
         # The next run puts the old folder back before it does anything else.
-        refused = subprocess.run(
-            [sys.executable, "-m", "gradience", *arguments(folder, out)],
-            env=environment(),
-            capture_output=True,
-        )
+        refused = python("-m", "gradience", *arguments(folder, out))
         assert refused.returncode == 2
         assert content(out) == old
     finish(folder, out, expected)
@@ -153,13 +154,7 @@ def test_no_room(limit, force, case, tmp_path):
         write(out, random_factors(1, (3, 5, 5)))
     old = content(out) if force else None
     options = ["--force"] if force else []
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(limit), *arguments(folder, out, *options)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=HANGS,
-    )
+    done = python("-c", LIMITED, str(limit), *arguments(folder, out, *options))
     assert done.returncode == 5, done.stderr
     assert "Traceback" not in done.stderr
     assert "File too large" in done.stderr
@@ -173,13 +168,7 @@ def test_interrupted_by_the_keyboard(case, tmp_path):
     # A shell that starts a job in the background lets it ignore Ctrl-C.
     interrupt = "signal.signal(signal.SIGINT, signal.default_int_handler); signal.raise_signal(signal.SIGINT)"
     script = KILL.replace("os.kill(os.getpid(), signal.SIGKILL)", interrupt)
-    done = subprocess.run(
-        [sys.executable, "-c", script, f"{WRITER}.put", "4", *arguments(folder, tmp_path / "out")],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=HANGS,
-    )
+    done = python("-c", script, f"{WRITER}.put", "4", *arguments(folder, tmp_path / "out"))
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -191,13 +180,7 @@ def test_an_error_in_a_module_leaves_nothing(case, tmp_path):
     last = list(factors)[-1]
     factors[last] = tuple(array * 1e6 for array in factors[last])
     folder = write(tmp_path / "in", factors)
-    done = subprocess.run(
-        [sys.executable, "-m", "gradience", *arguments(folder, tmp_path / "out", "--dtype", "F16")],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=HANGS,
-    )
+    done = python("-m", "gradience", *arguments(folder, tmp_path / "out", "--dtype", "F16"))
     assert done.returncode == 3
     assert last in done.stderr.replace("\n", "")
     assert [entry.name for entry in tmp_path.iterdir()] == ["in"]

@@ -500,41 +500,39 @@ def test_dora_of_embeddings_and_convolutions_is_refused(tmp_path):
 # ---------------------------------------------------------------- merged adapters
 
 
-def test_a_sum_of_two_adapters_is_found_out(tmp_path):
-    """Concatenated adapters have rank 2r on paper; four components hold what the original two shared."""
+def concatenated(folder, weights, *, equal=""):
+    """Two adapters that are equal in the modules with `equal` in their names, put together by PEFT."""
     model = get_peft_model(llama(), config(target_modules=LINEAR, r=4))
     model.add_adapter("second", config(target_modules=LINEAR, r=4))
     fill(model)
     state = dict(model.named_parameters())
     for name, parameter in state.items():
-        if ".second." in name:
+        if ".second." in name and equal in name:
             parameter.data.copy_(state[name.replace(".second.", ".default.")].data)
-    model.add_weighted_adapter(["default", "second"], [0.5, 0.5], "sum", combination_type="cat")
-    model.save_pretrained(tmp_path, selected_adapters=["sum"])
-    report = compress(tmp_path / "sum", tmp_path / "out", ToRank(4))
+    model.add_weighted_adapter(["default", "second"], weights, "merged", combination_type="cat")
+    model.save_pretrained(folder, selected_adapters=["merged"])
+    return folder / "merged"
+
+
+def test_a_sum_of_two_adapters_is_found_out(tmp_path):
+    """Concatenated adapters have rank 2r on paper; four components hold what the original two shared."""
+    merged = concatenated(tmp_path, [0.5, 0.5])
+    report = compress(merged, tmp_path / "out", ToRank(4))
     assert {row.old_rank for row in report.modules} == {8}
     assert report.measured_error < 1e-6
     assert report.predicted_error < 1e-7
 
 
 def test_modules_whose_factors_cancel_are_kept_as_they_are(tmp_path):
-    model = get_peft_model(llama(), config(target_modules=LINEAR, r=4))
-    model.add_adapter("second", config(target_modules=LINEAR, r=4))
-    fill(model)
-    state = dict(model.named_parameters())
-    for name, parameter in state.items():
-        if ".second." in name and "q_proj" in name:
-            parameter.data.copy_(state[name.replace(".second.", ".default.")].data)
-    model.add_weighted_adapter(["default", "second"], [1.0, -1.0], "none", combination_type="cat")
-    model.save_pretrained(tmp_path, selected_adapters=["none"])
-    report = compress(tmp_path / "none", tmp_path / "out", ToBudget(reduction=0.4))
+    merged = concatenated(tmp_path, [1.0, -1.0], equal="q_proj")
+    report = compress(merged, tmp_path / "out", ToBudget(reduction=0.4))
     rows = {row.name: row for row in report.modules}
     cancelled = {name for name in rows if "q_proj" in name}
     assert all(rows[name].unchanged for name in cancelled)
     assert all(rows[name].new_rank < 8 for name in rows.keys() - cancelled)
     assert math.isfinite(report.measured_error)
     # Opposite factors are rounded alike: in another type, too, nothing is left of them.
-    report = compress(tmp_path / "none", tmp_path / "recoded", ToRank(64), dtype="BF16")
+    report = compress(merged, tmp_path / "recoded", ToRank(64), dtype="BF16")
     errors = {row.name: row.measured_error for row in report.modules}
     assert not any(errors[name] for name in cancelled)
     assert all(errors[name] < 0.01 for name in errors.keys() - cancelled)

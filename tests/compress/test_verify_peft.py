@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft_cases import CASES, compress, config, fresh, llama
+from peft_cases import CASES, compress, config, llama, saved_once
 from peft_models import save
 from safetensors.torch import load_file, save_file
 from samples import random_factors, write
@@ -31,16 +31,7 @@ REPLICATED = config(target_modules=["q_proj"], layer_replication=[[0, 2], [0, 2]
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    made: dict[str, Path] = {}
-
-    def folder(name: str) -> Path:
-        if name not in made:
-            made[name] = tmp_path_factory.mktemp(name)
-            case = CASES[name]
-            save(fresh(case), case.config, made[name], prepare=case.prepare)
-        return made[name]
-
-    return folder
+    return saved_once(tmp_path_factory)
 
 
 def asked(source: Path, folder: Path, report: CompressionReport) -> dict:

@@ -11,7 +11,17 @@ import pytest
 import torch
 from peft import PeftModel
 from peft.utils.other import ModulesToSaveWrapper
-from peft_cases import CASES, ENCODINGS, compress, fresh, load, outputs, relative_errors, unexpected
+from peft_cases import (
+    CASES,
+    ENCODINGS,
+    compress,
+    fresh,
+    load,
+    outputs,
+    relative_errors,
+    saved_once,
+    unexpected,
+)
 from peft_models import peft_updates, save
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -26,17 +36,7 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    """Name of a case -> its folder, as PEFT saved it."""
-    made: dict[str, Path] = {}
-
-    def folder(name: str) -> Path:
-        if name not in made:
-            made[name] = tmp_path_factory.mktemp(name)
-            case = CASES[name]
-            save(fresh(case), case.config, made[name], prepare=case.prepare, dtype=torch.float64)
-        return made[name]
-
-    return folder
+    return saved_once(tmp_path_factory, dtype=torch.float64)
 
 
 def settings(folder: Path) -> dict:

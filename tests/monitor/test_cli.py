@@ -6,14 +6,13 @@ import codecs
 import fcntl
 import json
 import os
-import pty
-import struct
 import subprocess
 import sys
 import termios
 from pathlib import Path
 
 import pytest
+from pseudo_terminal import TERM, opened, read
 
 from gradience.cli.app import run
 from gradience.telemetry import RunStatus, TelemetryWriter
@@ -127,13 +126,12 @@ def followed(tmp_path):
     log = TelemetryWriter(path)
     log.start({})
     log.train_step(1, loss=4.0)
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+    master, slave = opened(COLUMNS, ROWS)
     environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
     child = subprocess.Popen(
         [sys.executable, "-m", "gradience", "monitor", str(path), "--follow"],
         stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-        env={**environment, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"},
+        env={**environment, **TERM, "PYTHONIOENCODING": "utf-8"},
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )  # fmt: skip
     os.close(slave)
@@ -142,10 +140,7 @@ def followed(tmp_path):
     def until(condition=lambda: False):
         """Take in what is written until the condition holds, or to the end of the program."""
         while not condition():
-            try:
-                data = os.read(master, 65536)
-            except OSError:  # Linux says so when the other side is closed
-                data = b""
+            data = read(master)
             if not data:
                 child.wait()
                 return

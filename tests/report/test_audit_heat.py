@@ -56,27 +56,10 @@ def test_one_sign_a_layer_in_the_order_of_the_layers():
 
 
 def test_untrained_and_broken_modules_have_signs_of_their_own():
-    rows = [
-        one("model.layers.0.q_proj", 1),
-        row(
-            "model.layers.1.q_proj",
-            None,
-            r=8,
-            shape=(8, 8),
-            layer="model.layers.1",
-            index=1,
-            status="untrained",
-        ),
-        row(
-            "model.layers.2.q_proj",
-            None,
-            r=8,
-            shape=(8, 8),
-            layer="model.layers.2",
-            index=2,
-            status="nonfinite",
-        ),
-    ]
+    rows = [one("model.layers.0.q_proj", 1)]
+    for index, status in ((1, "untrained"), (2, "nonfinite")):
+        layer = f"model.layers.{index}"
+        rows.append(row(f"{layer}.q_proj", None, r=8, shape=(8, 8), layer=layer, index=index, status=status))
     (heat,), _ = heat_maps(report(rows), 40)
     assert signs(heat) == {"q_proj": "▁○✗"}
 

@@ -22,18 +22,21 @@ def seeds():
     return comparison(compared(f"model.layers.{i}.{kind}", 60 + i % 7) for i in range(32) for kind in MISTRAL)
 
 
-def smaller():
-    """An adapter and a smaller one made from it and trained on, which left modules out."""
-    rows = [
+def attention():
+    """Three modules of other ranks on both sides."""
+    return [
         compared(f"h.{i}.attn.c_attn", 2.0 * i, r_b=2 + i, cosine_A=None, cosine_B=None) for i in range(3)
     ]
-    rows += [alone(f"h.{i}.mlp.c_fc", "only-a") for i in range(5)]
-    near = Replicates(
-        verdict="near-copies",
-        cosine_A_median=None,
-        cosine_B_median=None,
-        reason="the updates themselves point the same way",
-    )
+
+
+def replicates(verdict, reason):
+    return Replicates(verdict=verdict, cosine_A_median=None, cosine_B_median=None, reason=reason)
+
+
+def smaller():
+    """An adapter and a smaller one made from it and trained on, which left modules out."""
+    rows = [*attention(), *(alone(f"h.{i}.mlp.c_fc", "only-a") for i in range(5))]
+    near = replicates("near-copies", "the updates themselves point the same way")
     return comparison(rows, replicates=near, path_b="./smaller")
 
 
@@ -53,28 +56,15 @@ def unlike():
         alone("lm_head", "only-b", 4),
         alone("embed", "shapes-differ", 16),
     ]
-    cannot = Replicates(
-        verdict="not-comparable",
-        cosine_A_median=None,
-        cosine_B_median=None,
-        reason="no module has trained factors of the same shapes in both adapters",
-    )
+    cannot = replicates("not-comparable", "no module has trained factors of the same shapes in both adapters")
     note = "A is a DoRA adapter: compared is s·B·A, not the magnitudes"
     return comparison(rows, replicates=cannot, notes=(note,))
 
 
 def truncated():
     """An adapter and its own compression: nobody asks whether they are independent runs."""
-    rows = [
-        compared(f"h.{i}.attn.c_attn", 2.0 * i, r_b=2 + i, cosine_A=None, cosine_B=None) for i in range(3)
-    ]
-    part = Replicates(
-        verdict="truncation",
-        cosine_A_median=None,
-        cosine_B_median=None,
-        reason="B is A truncated: each of its updates is a part of A's",
-    )
-    return comparison(rows, replicates=part, path_b="./smaller")
+    part = replicates("truncation", "B is A truncated: each of its updates is a part of A's")
+    return comparison(attention(), replicates=part, path_b="./smaller")
 
 
 CASES = {

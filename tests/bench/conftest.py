@@ -1,0 +1,14 @@
+"""What several tests of Bench start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_bench import llama
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny causal model on the disk."""
+    return llama(tmp_path_factory.mktemp("base"))
