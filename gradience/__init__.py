@@ -7,6 +7,7 @@ never loads numpy, pydantic or torch.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ def __getattr__(name: str) -> Any:
     except KeyError:
         raise AttributeError(f"module 'gradience' has no attribute {name!r}") from None
     value = getattr(importlib.import_module(home), name)
+    if "gradience.artifacts.base" in sys.modules:  # an artifact that somebody gets shows itself in a notebook
+        importlib.import_module("gradience.report.notebook")
     globals()[name] = value
     return value
 

@@ -310,8 +310,3 @@ class AuditReport(Artifact):
         for index, layer in enumerate(self.layers):
             yield ("," if index else "") + visible_json(adapter.dump_json(layer).decode())
         yield "]" + after
-
-    def _repr_html_(self) -> str:
-        from gradience.report.audit import audit_html
-
-        return audit_html(self)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gradience.cli.console import show_error, wants_colour
+from gradience.cli.console import show_error
 from gradience.cli.options import AdapterName, allowed_ranks_of
-from gradience.cli.output import command_line, print_json, print_screen, print_text, terminal_width
+from gradience.cli.output import command_line, print_json, print_screen, print_text
 from gradience.cli.progress import ProgressBar
 from gradience.errors import GradienceError, IncompleteError, UsageError
 
@@ -112,7 +111,10 @@ def audit(
     elif suggest_per_layer:
         _print_config(report)
     elif not quiet:
-        _print_screen(report, layers=layers, top_wasteful=top_wasteful)
+        from gradience.report.audit import SHOWN_WASTEFUL, audit_text
+
+        most = SHOWN_WASTEFUL if top_wasteful is None else top_wasteful
+        print_screen(audit_text, report, layers=layers, top_wasteful=most)
     incomplete = _incomplete(report, layers=layers)
     if incomplete:
         raise incomplete
@@ -225,20 +227,6 @@ def _append(report: AuditReport, run: Path) -> None:
 
 
 # ---------------------------------------------------------------- printing
-
-
-def _print_screen(report: AuditReport, *, layers: bool, top_wasteful: int | None) -> None:
-    from gradience.report.audit import MIN_WIDTH, SHOWN_WASTEFUL, audit_text
-    from gradience.report.audit_layers import layers_text
-
-    color = wants_colour(sys.stdout)
-    most = SHOWN_WASTEFUL if top_wasteful is None else top_wasteful
-    screen = audit_text(
-        report, width=terminal_width() or MIN_WIDTH, color=color, top_wasteful=most, layers=layers
-    )
-    print_text(screen)
-    if layers:
-        print_text("\n" + layers_text(report, width=terminal_width(), color=color))
 
 
 def _print_config(report: AuditReport) -> None:

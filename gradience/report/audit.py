@@ -1,347 +1,332 @@
-"""`audit.json` -> the screen. It answers, in this order: can I trust it, how much of the rank is used, what ranks
-are suggested and what they save, where, and what this does not show."""
+"""`audit.json` -> blocks. They answer, in this order: can I trust it, how much of its rank does it use, what ranks are
+suggested and what they save, where, and what this does not show."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
-from gradience.artifacts.audit import AuditReport, LayerAudit
-from gradience.report.audit_document import audit_html, audit_markdown
+from gradience.artifacts.audit import AuditReport, LayerAudit, PerLayer, Suggestion
+from gradience.ranks import percentile
+from gradience.report import html, markdown, terminal
 from gradience.report.audit_facts import (
-    Note,
-    UseRow,
+    alpha_and_scale,
     caveat,
     decision_sentence,
     fullest,
     gain_sentence,
-    headline,
-    inventory,
     k_label,
+    kind_of_adapter,
     layer_digits,
     measure_digits,
-    plan_rows,
+    number_types,
     spare_params,
+    trained_layers,
     trust_notes,
-    use_rows,
-    use_sentence,
     wasteful,
 )
-from gradience.report.audit_heat import BLOCKS, Cell, HeatMap, heat_maps, outside, ruler
-from gradience.report.lines import (
-    Line,
+from gradience.report.audit_heat import BLOCKS, HEAT, SIGN_WORDS, LayerMap, heat_map, layer_maps, outside
+from gradience.report.audit_layers import layer_blocks
+from gradience.report.blocks import (
+    Bar,
+    Bars,
+    Block,
+    Column,
+    Document,
+    Facts,
+    Heading,
+    Inline,
+    Notes,
+    Paragraph,
     Span,
-    cells,
-    columns,
-    columns_width,
-    fit,
-    fit_names,
-    line,
-    line_cells,
-    line_text,
-    pad,
-    paragraph,
-    render,
+    Table,
 )
-from gradience.report.names import display_name, display_sentence
 from gradience.report.numbers import count, number_range, percent, plural, sig, size, trimmed
 
-__all__ = ["audit_html", "audit_markdown", "audit_text"]
-
-MIN_WIDTH, MAX_TEXT = 80, 100
-"""The screen is laid out for 80 columns. Sentences do not grow beyond 100, where they are hard to read; names and maps
-take what the terminal has."""
-SHOWN_NOTES = 6
-"""Findings on the first screen; the rest is counted, and shown with the layers."""
-SHOWN_WASTEFUL, SHOWN_FULLEST = 3, 2
-MEANING, BAR = 34, 20
-"""Columns of a measure's name and of its bar, in 80."""
-MARKS = {"good": "✓", "info": "·", "warning": "!", "error": "✗"}
-MARK_STYLES = {"good": "good", "info": "dim", "warning": "warn", "error": "bad"}
+LISTED = 5
+"""Modules listed at either end of a document."""
+SHOWN_WASTEFUL, SHOWN_FULLEST, SHOWN_NOTES, SHOWN_OUTSIDE = 3, 2, 6, 3
+"""What a brief report lists; it counts the rest."""
+BESIDE_MAP = 46
+"""Columns of a terminal that stand around the signs of a map."""
+MAX_MAP = 128
+"""Columns of a map in a document."""
 
 
 def audit_text(
     report: AuditReport,
     *,
-    width: int = MIN_WIDTH,
+    width: int | None = None,
     color: bool = False,
     top_wasteful: int = SHOWN_WASTEFUL,
     layers: bool = False,
 ) -> str:
-    """The screen of one adapter, about 40 lines.
+    """Return the screen of one adapter, about 45 lines.
 
-    width: columns of the terminal. top_wasteful: modules listed with most spare rank. layers: the table of modules
-    follows, so every finding is shown with its hint, and nothing points to `--layers`.
+    width: columns of the terminal; None for a file or a pipe. top_wasteful: modules listed with most spare rank.
+    layers: every module and every finding with its hint, and nothing points to `--layers`.
     """
-    room = max(MIN_WIDTH, width)
-    width = min(room, MAX_TEXT)
-    more = "" if layers else ": --layers"
-    sections = [
-        title_lines(report, room),
-        trust_lines(report, width, layers),
-        use_lines(report, width),
-        plan_lines(report, width),
-        where_lines(report, room, top_wasteful, more),
-        caveat_lines(report, width, layers),
-    ]
-    lines: list[Line] = []
-    for section in sections:
-        if section:
-            lines += [*([[]] if lines else []), *section]
-    return render(lines, color=color)
+    blocks = audit_blocks(
+        report,
+        brief=not layers,
+        layers=layers,
+        most_spare=top_wasteful,
+        least_spare=SHOWN_FULLEST,
+        map_columns=max(terminal.MIN_WIDTH, width or terminal.DEFAULT_WIDTH) - BESIDE_MAP,
+    )
+    steps = ["--layers"] if not layers else []
+    steps += ["--suggest-per-layer (a LoraConfig to copy)"] if report.suggestions else []
+    following = Paragraph(("Next: ", Span(" · ".join([*steps, "--json"]), "dim")))
+    return terminal.render([*blocks, following], width=width, color=color)
 
 
-def title_lines(report: AuditReport, room: int) -> list[Line]:
-    """Path, kind, rank, scale, base, inventory."""
-    path = display_name(report.adapter.path)
-    width = min(room, MAX_TEXT)
+def audit_markdown(report: AuditReport) -> str:
+    """Return the report as GitHub-flavoured Markdown, for a model card or a pull request."""
+    return markdown.render(audit_blocks(report))
+
+
+def audit_html(report: AuditReport) -> str:
+    """Return the report as HTML, as a notebook shows it."""
+    return html.render(audit_blocks(report))
+
+
+def audit_blocks(
+    report: AuditReport,
+    *,
+    brief: bool = False,
+    layers: bool = False,
+    most_spare: int = LISTED,
+    least_spare: int = LISTED,
+    map_columns: int = MAX_MAP,
+) -> Document:
+    """Return the whole report.
+
+    brief: the first findings, without hints but for errors; what is left out is counted. layers: the table of modules
+    too. most_spare, least_spare: modules listed at either end. map_columns: columns of the widest map.
+    """
     return [
-        line(Span(fit(path, room), "strong")),
-        *paragraph(display_sentence(headline(report)), width, indent=0),
-        *paragraph(display_sentence(inventory(report)), width, indent=0, style="dim"),
+        *title_blocks(report),
+        *trust_blocks(report, brief=brief),
+        *use_blocks(report),
+        *plan_blocks(report),
+        *where_blocks(report, map_columns, brief=brief),
+        *extreme_blocks(report, most_spare, least_spare),
+        Heading("What does this not show?"),
+        Paragraph(caveat(report)),
+        *(layer_blocks(report) if layers else []),
     ]
 
 
-# ---------------------------------------------------------------- can I trust it?
+def title_blocks(report: AuditReport) -> list[Block]:
+    """Path, kind, rank, scale, base; modules, parameters, bytes, storage type, digest."""
+    adapter = report.adapter
+    base = f"on {adapter.base_model}" if adapter.base_model else "base model not named"
+    ranks = f"r {number_range(layer.r for layer in report.layers)}"
+    inventory = [
+        plural(report.n_layers, "module"),
+        f"{count(report.total_lora_params)} LoRA parameters",
+        f"{size(adapter.bytes)} {number_types(report)}",
+        f"sha256 {adapter.sha256[:12]}",
+    ]
+    return [
+        Heading(("Audit of ", Span(adapter.path, "name")), level=1),
+        Paragraph(" · ".join([kind_of_adapter(report), ranks, alpha_and_scale(report), base])),
+        Paragraph(Span(" · ".join(inventory), "dim")),
+    ]
 
 
-def trust_lines(report: AuditReport, width: int, layers: bool) -> list[Line]:
-    """Coverage and precision, then the findings."""
+def trust_blocks(report: AuditReport, *, brief: bool) -> list[Block]:
+    """Coverage and precision, and the findings."""
     notes = trust_notes(report)
-    shown = notes if layers else notes[:SHOWN_NOTES]
-    lines = [heading("Can I trust it?")]
-    for note in shown:
-        lines += note_lines(note, width, with_hint=layers or note.mark == "error")
-    if len(notes) > len(shown):
-        rest = f"{plural(len(notes) - len(shown), 'more finding')}: --layers or --json"
-        lines.append(line("  ", Span("…", "dim"), " ", Span(rest, "dim")))
-    return lines
+    heading = Heading("Can I trust it?")
+    if not brief:
+        return [heading, Notes(notes)]
+    shown = [note if note.mark == "error" else replace(note, details=()) for note in notes[:SHOWN_NOTES]]
+    return [heading, Notes(shown), *more(len(notes) - len(shown), "more finding", ": --layers or --json")]
 
 
-def note_lines(note: Note, width: int, *, with_hint: bool) -> list[Line]:
-    """A mark and a sentence, wrapped."""
-    mark = line("  ", Span(MARKS[note.mark], MARK_STYLES[note.mark]), " ")
-    lines = paragraph(display_sentence(note.text), width, first=mark, indent=4)
-    if with_hint and note.hint:
-        lines += paragraph(display_sentence(note.hint), width, indent=4, style="dim")
-    return lines
+def more(number: int, noun: str, where: str, nouns: str | None = None) -> list[Block]:
+    """How many are left out, and where they are shown; nothing where none is."""
+    if number <= 0:
+        return []
+    return [Paragraph(Span(f"… {plural(number, noun, nouns)}{where}", "dim"))]
 
 
-# ---------------------------------------------------------------- how much of the rank is used?
+# ---------------------------------------------------------------- how much of its rank does it use?
 
 
-def use_lines(report: AuditReport, width: int) -> list[Line]:
-    """Energy ranks and stable rank with their spread, as bars on the scale of r."""
-    rows = use_rows(report)
-    if not rows:
+def use_blocks(report: AuditReport) -> list[Block]:
+    """Energy ranks and stable rank over the trained modules, on the scale of r; then what is relative to r."""
+    if not trained_layers(report):
         return []
     top = max(layer.r for layer in report.layers)
+    scale = f"r = {top}" if all(layer.r == top for layer in report.layers) else f"r ≤ {top}"
+    tau = k_label(report.tau)
+    meaning = f"{tau}: directions that hold {tau[2:]} % of the energy"
+    return [
+        Heading("How much of its rank does it use?", aside=meaning),
+        Bars(("median", "p90", "max"), use_bars(report), top, scale),
+        Facts(relative_use(report)),
+    ]
+
+
+def use_bars(report: AuditReport) -> list[Bar]:
+    """Median, 90th percentile and maximum of each measure, the report's own threshold among them."""
+    at: dict[float, Callable[[LayerAudit], float | None]] = {
+        report.tau: lambda layer: layer.energy_rank_tau,
+        0.90: lambda layer: layer.energy_rank_90,
+        0.95: lambda layer: layer.energy_rank_95,
+        0.99: lambda layer: layer.energy_rank_99,
+    }
     digits = measure_digits(report)
-    title = Span("How much of the rank is used?", "heading")
-    scale = f"░ r = {top}" if all(layer.r == top for layer in report.layers) else f"░ r ≤ {top}"
-    head = [title, Span("█ median", "bar1"), Span("▓ p90", "bar2"), Span("▒ max", "bar3"), Span(scale, "dim")]
-    bar = BAR + width - MIN_WIDTH
-    table = [[meaning(row.label), *use_numbers(row, digits), *use_bar(row, top, bar)] for row in rows]
-    widths = (MEANING, 8, 6, 6)
-    lines = columns([head], "<>>><", indent=0, gap=1, widths=(MEANING + 2, *widths[1:]))
-    for row in table:
-        numbers = columns([row[:4]], "<>>>", gap=1, widths=widths)[0]
-        lines.append([*numbers, Span(" "), *row[4:]])
-    return [*lines, *paragraph(use_sentence(report), width)]
+    bars = []
+    for threshold in sorted(at):
+        values = spread(report, at[threshold])
+        bars.append(Bar(k_label(threshold), [trimmed(value) for value in values], values))
+    values = spread(report, lambda layer: layer.stable_rank)
+    bars.append(Bar("stable rank Σσ²/σ₁²", [sig(value, digits) for value in values], values))
+    return [bar for bar in bars if bar.values]
 
 
-def meaning(label: str) -> Span:
-    """What a measure counts."""
-    if not label.startswith("k@"):
-        return Span("stable rank  Σσ²/σ₁²")
-    long = f"{label}  directions for {label[2:]} % energy"
-    return Span(long if len(long) <= MEANING else f"{label}  directions")
+def spread(report: AuditReport, measure: Callable[[LayerAudit], float | None]) -> tuple[float, ...]:
+    """Median, 90th percentile and maximum over the trained modules; nothing where none has the measure."""
+    values = [value for layer in trained_layers(report) if (value := measure(layer)) is not None]
+    return (float(percentile(values, 50)), float(percentile(values, 90)), max(values)) if values else ()
 
 
-def use_numbers(row: UseRow, digits: int) -> list[Span]:
-    """Median, 90th percentile, largest."""
-    if row.label.startswith("k@"):
-        return [Span(trimmed(row.median), "strong"), Span(trimmed(row.p90)), Span(trimmed(row.largest))]
-    return [
-        Span(sig(row.median, digits), "strong"),
-        Span(sig(row.p90, digits)),
-        Span(sig(row.largest, digits)),
+def relative_use(report: AuditReport) -> list[tuple[str, Inline]]:
+    """Utilization, and the two figures that do not mostly measure 1/r."""
+    rows: list[tuple[str, Inline]] = [
+        ("utilization", f"{percent(report.utilization_median)} (median stable rank / r)")
     ]
-
-
-def use_bar(row: UseRow, top: int, length: int) -> Line:
-    """Median, p90 and maximum on the scale 0 … r; each is at least one sign wide where it is more than the last."""
-    ends = [max(1, round(length * min(1.0, value / top))) for value in (row.median, row.p90, row.largest)]
-    median, p90, largest = ends[0], max(ends[0], ends[1]), max(ends)
-    return [
-        Span("█" * median, "bar1"),
-        Span("▓" * (p90 - median), "bar2"),
-        Span("▒" * (largest - p90), "bar3"),
-        Span("░" * (length - largest), "dim"),
-    ]
+    if report.rank_use_median is not None:
+        rows.append(("rank use", f"{percent(report.rank_use_median)} (median (stable rank − 1) / (r − 1))"))
+    if report.null_position_median is not None:
+        position = sig(report.null_position_median, min(2, measure_digits(report)))
+        rows.append(("null position", f"{position} (median; 0 is one direction, 1 is random factors)"))
+    return rows
 
 
 # ---------------------------------------------------------------- what ranks are suggested?
 
 
-def plan_lines(report: AuditReport, width: int) -> list[Line]:
+def plan_blocks(report: AuditReport) -> list[Block]:
     """Now and three smaller adapters, with what each saves."""
-    rows = plan_rows(report)
-    if not rows:
+    plan = report.suggestions
+    if plan is None:
         why = (
             "None: see the findings above. A rank is suggested only from a trained update that is B·A alone."
         )
-        return [heading("What ranks are suggested?"), *paragraph(why, width)]
-    head = [Span("What ranks are suggested?", "heading")]
-    head += [Span(text, "dim") for text in ("rank", "parameters", "size", "saved", "max_lora_rank")]
-    table: list[list[str | Span]] = [list(head)]
-    for row in rows:
-        label = f"  {row.label:<16}"
-        evidence = f"{k_label(report.tau)} {row.evidence}" if row.evidence else ""
-        saved = Span("" if row.reduction is None else percent(row.reduction), "good" if row.reduction else "")
-        step = "over 512" if row.max_lora_rank is None else str(row.max_lora_rank)
-        table.append(
-            [label + evidence, Span(row.rank, "strong"), count(row.params), size(row.bytes), saved, step]
-        )
-    lines = columns(table, "<>>>>>", indent=0, gap=2, widths=(28,))
-    return [*lines, *paragraph(decision_sentence(report), width, style="dim")]
+        return [Heading("What ranks are suggested?"), Paragraph(why)]
+    columns = [
+        Column(),
+        Column(k_label(report.tau), ">"),
+        Column("rank", ">"),
+        Column("parameters", ">"),
+        Column("size", ">", drop=2),
+        Column("saved", ">"),
+        Column("max_lora_rank", ">", drop=1),
+    ]
+    now = number_range(layer.r for layer in report.layers)
+    bytes_now = size(sum(layer.bytes for layer in report.layers))
+    current = step(plan.current_max_lora_rank)
+    each = number_range(plan.per_layer.rank_pattern.values())
+    rows: list[list[Inline]] = [
+        ["now", "", Span(now, "strong"), count(report.total_lora_params), bytes_now, "", current],
+        ["uniform_median", trimmed(plan.median.unrounded), *suggested(str(plan.median.rank), plan.median)],
+        ["uniform_p90", trimmed(plan.p90.unrounded), *suggested(str(plan.p90.rank), plan.p90)],
+        ["per_layer", "each", *suggested(each, plan.per_layer)],
+    ]
+    return [
+        Heading("What ranks are suggested?", aside="from weight energy, a crude guide to quality"),
+        Table(columns, rows),
+        Paragraph(Span(decision_sentence(plan), "dim")),
+    ]
+
+
+def suggested(rank: str, suggestion: Suggestion | PerLayer) -> list[Inline]:
+    """Rank, parameters, bytes, saving, and the step of vLLM's max_lora_rank."""
+    return [
+        Span(rank, "strong"),
+        count(suggestion.params),
+        size(suggestion.bytes),
+        Span(percent(suggestion.reduction), "good" if suggestion.reduction else ""),
+        step(suggestion.max_lora_rank),
+    ]
+
+
+def step(max_lora_rank: int | None) -> str:
+    return "over 512" if max_lora_rank is None else str(max_lora_rank)
 
 
 # ---------------------------------------------------------------- where?
 
 
-def where_lines(report: AuditReport, room: int, top_wasteful: int, more: str) -> list[Line]:
-    """The map, where the energy is, and the modules at both ends. more: where the rest is shown."""
-    lines: list[Line] = []
-    maps, hidden = heat_maps(report, room - LABEL - BESIDE_MAP)
-    signs = {cell.sign for heat in maps for row in heat.rows for cell in row.cells}
-    if maps:
-        legend = [Span(f"  {k_label(report.tau)} / r in eighths ", "dim")]
-        legend += [Span(block, f"heat{level}") for level, block in enumerate(BLOCKS, start=1)]
-        legend += [Span(f"  {sign} {word}", "dim") for sign, word in SIGN_WORDS.items() if sign in signs]
-        lines += [line(Span("Where?", "heading"), *legend), *map_lines(report, maps, hidden, more)]
-    elif report.layers:
-        lines.append(heading("Where?"))
-    lines += outside_lines(report, room, more)
-    sentence = gain_sentence(report)
-    lines += paragraph(sentence, min(room, MAX_TEXT)) if sentence else []
-    return [*lines, *extreme_lines(report, room, top_wasteful)]
-
-
-LABEL, BESIDE_MAP = 18, 26
-"""Columns of a kind's name, and of what stands around its row of the map."""
-SIGN_WORDS = {"·": "none", "○": "untrained", "✗": "not measured"}
-SHOWN_OUTSIDE = 3
-
-
-def map_lines(report: AuditReport, maps: Sequence[HeatMap], hidden: int, more: str) -> list[Line]:
-    """The maps of the largest stacks of layers."""
+def where_blocks(report: AuditReport, map_columns: int, *, brief: bool) -> list[Block]:
+    """The maps of the largest stacks of layers, what lies outside of them, and where the energy is."""
+    if not report.layers:
+        return []
+    maps, hidden_stacks = layer_maps(report, map_columns)
     uniform = len({layer.r for layer in report.layers}) == 1
-    lines: list[Line] = []
-    for heat in maps:
-        title = heat.stack if len(maps) > 1 else "layer"
-        lines += one_map(heat, title, uniform, more)
-    if hidden:
-        lines.append(line(Span(f"  … {plural(hidden, 'more stack')} of layers{more}", "dim")))
-    return lines
+    where = ": --layers" if brief else ""
+    blocks: list[Block] = [Heading("Where?", aside=legend(report, maps) if maps else "")]
+    for layers in maps:
+        title = Span(layers.stack, "name") if len(maps) > 1 else "layer"
+        blocks.append(heat_map(layers, title, uniform=uniform))
+        blocks += more(layers.hidden, "more kind of modules", where, "more kinds of modules")
+        if layers.most_modules > 1:
+            blocks.append(Paragraph(Span(several(layers), "dim")))
+    blocks += more(hidden_stacks, "more stack of layers", where, "more stacks of layers")
+    blocks += outside_blocks(report, where)
+    sentence = gain_sentence(report)
+    return [*blocks, Paragraph(sentence)] if sentence else blocks
 
 
-def outside_lines(report: AuditReport, room: int, more: str) -> list[Line]:
-    """Modules that belong to no layer, such as `lm_head`."""
-    label = k_label(report.tau)
-    rest = outside(report)
-    shown = rest[:SHOWN_OUTSIDE]
-    names = fit_names([display_name(layer.label) for layer in shown], room - 30)
-    lines = []
-    for layer, name in zip(shown, names, strict=True):
-        said = (
-            f"{label} {layer.energy_rank_tau} of {layer.r}"
-            if layer.energy_rank_tau is not None
-            else layer.status
-        )
-        lines.append(line("  ", Span(name, "name"), f"  {said}"))
-    if len(rest) > len(shown):
-        lines.append(line(Span(f"  … {count(len(rest) - len(shown))} more outside the layers{more}", "dim")))
-    return lines
+def legend(report: AuditReport, maps: Iterable[LayerMap]) -> Inline:
+    """What the signs mean, those that are there."""
+    signs = {cell for layers in maps for row in layers.rows for cell in row.cells}
+    ramp = map(Span, BLOCKS, HEAT)
+    others = [f"  {sign.text} {word}" for sign, word in SIGN_WORDS.items() if sign in signs]
+    return (f"{k_label(report.tau)} / r in eighths ", *ramp, *others)
 
 
-def one_map(heat: HeatMap, title: str, uniform: bool, more: str) -> list[Line]:
-    """Ruler, one row a kind of module with its median and largest energy rank, and the energy of each layer.
-
-    uniform: all modules have the same rank, so that it need not be said in each row.
-    """
-    wide = max(len(ruler(heat)), len(heat.indices) * heat.cell_width)
-    labels = fit_names([display_name(row.label) for row in heat.rows], LABEL)
-    room = max(LABEL, *map(cells, labels))
-
-    def head(text: str) -> Line:
-        return [Span("  "), *pad(Span(text), room, "<"), Span(" ")]
-
-    title = fit(display_name(title), room)
-    lines = [line(Span(f"{line_text(head(title))}{ruler(heat):<{wide}}  median   max", "dim"))]
-    for row, label in zip(heat.rows, labels, strict=True):
-        rank = "" if uniform else f" of {number_range(row.r)}"
-        number = f"  {trimmed(row.k_median):>6}  {trimmed(row.k_largest):>4}{rank}"
-        lines.append([*head(label), *pad_line(cell_spans(row.cells, heat.cell_width), wide), Span(number)])
-    if heat.hidden:
-        lines.append(line(Span(f"  … {plural(heat.hidden, 'more kind')} of modules{more}", "dim")))
-    if heat.energy:
-        signs = "".join(cell.sign * heat.cell_width for cell in heat.energy)
-        lines.append(line(Span(line_text(head("energy ‖ΔW‖²")) + signs, "dim")))
-    if heat.most_modules > 1:
-        lines.append(line(Span(line_text(head("")) + several(heat), "dim")))
-    return lines
-
-
-def several(heat: HeatMap) -> str:
+def several(layers: LayerMap) -> str:
     """That a sign stands for several modules, and for how many."""
-    merged = f"{heat.per_column} layers a column, " if heat.per_column > 1 else ""
-    return f"{merged}each sign the median of up to {heat.most_modules} modules"
+    merged = f"{layers.per_column} layers per column, " if layers.per_column > 1 else ""
+    return f"{merged}each sign the median of up to {layers.most_modules} modules"
 
 
-def cell_spans(cells: Iterable[Cell], width: int) -> Line:
-    """Each sign drawn `width` times, in the colour of its level."""
-    return [Span(cell.sign * width, f"heat{cell.level}" if cell.level else "dim") for cell in cells]
+def outside_blocks(report: AuditReport, where: str) -> list[Block]:
+    """Modules that belong to no layer, such as `lm_head`. where: what shows the rest."""
+    layers = outside(report)
+    parts: list[str | Span] = []
+    for layer in layers[:SHOWN_OUTSIDE]:
+        k = layer.energy_rank_tau
+        said = f"{k_label(report.tau)} {k} of {layer.r}" if k is not None else layer.status
+        parts += ["; " if parts else "outside the layers: ", Span(layer.label, "name"), f" {said}"]
+    rest = len(layers) - SHOWN_OUTSIDE
+    parts += [f"; {count(rest)} more{where}"] if rest > 0 else []
+    return [Paragraph(tuple(parts))] if parts else []
 
 
-def pad_line(spans: Line, width: int) -> Line:
-    return [*spans, Span(" " * max(0, width - line_cells(spans)))]
-
-
-def extreme_lines(report: AuditReport, width: int, top_wasteful: int) -> list[Line]:
+def extreme_blocks(report: AuditReport, most_spare: int, least_spare: int) -> list[Block]:
     """Modules with most spare rank, then those with least."""
-    spare = wasteful(report, top_wasteful)
-    full = [layer for layer in fullest(report, SHOWN_FULLEST) if layer not in spare]
+    spare = wasteful(report, most_spare)
+    full = [layer for layer in fullest(report, least_spare) if layer not in spare]
     if not spare and not full:
         return []
-
-    def numbers(layer: LayerAudit) -> list[str | Span]:
-        k, unused = layer.energy_rank_tau, spare_params(report, layer)
-        return [str(layer.r), str(k), sig(layer.stable_rank, layer_digits(layer)), count(unused)]
-
+    ends = [*(("most", layer) for layer in spare), *(("least", layer) for layer in full)]
     titles = ("r", k_label(report.tau), "stable", "spare params")
-    right: list[list[str | Span]] = [[Span(text, "dim") for text in titles]]
-    right += map(numbers, [*spare, *full])
-    room = width - columns_width(right, gap=2) - 9
-    names = fit_names([display_name(layer.label) for layer in (*spare, *full)], room)
-    left = [[Span("spare", "dim"), Span("module", "dim")]]
-    ends = ["most"] * len(spare) + ["least"] * len(full)
-    left += [[Span(where, "dim"), Span(name, "name")] for where, name in zip(ends, names, strict=True)]
-    return columns([[*a, *b] for a, b in zip(left, right, strict=True)], "<<>>>>", widths=(5,))
-
-
-# ---------------------------------------------------------------- what it does not show, and the layers
-
-
-def caveat_lines(report: AuditReport, width: int, layers: bool) -> list[Line]:
-    """The limits, and what to do next."""
-    config = "--suggest-per-layer (a LoraConfig to copy) · " if report.suggestions else ""
-    following = f"{'' if layers else '--layers · '}{config}--json"
-    return [
-        heading("What does this not show?"),
-        *paragraph(caveat(report), width),
-        line("  Next: ", Span(following, "dim")),
+    columns = [Column("spare"), Column("module"), *(Column(title, ">") for title in titles)]
+    rows: list[list[Inline]] = [
+        [
+            Span(end, "dim"),
+            Span(layer.label, "name"),
+            str(layer.r),
+            str(layer.energy_rank_tau),
+            sig(layer.stable_rank, layer_digits(layer)),
+            count(spare_params(layer)),
+        ]
+        for end, layer in ends
     ]
-
-
-def heading(text: str) -> Line:
-    return line(Span(text, "heading"))
+    return [Table(columns, rows)]

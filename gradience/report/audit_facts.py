@@ -1,16 +1,14 @@
-"""What the screen, the Markdown and the HTML of an audit all say. Pure functions of AuditReport, no styling."""
+"""Sentences and rankings of an audit."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Sequence
 
-from gradience.artifacts.audit import AuditReport, LayerAudit, TensorNote
+from gradience.artifacts.audit import AuditReport, LayerAudit, Suggestions, TensorNote
 from gradience.artifacts.finding import Finding
 from gradience.audit.findings.numbers import COARSE_BOUND
-from gradience.ranks import percentile
+from gradience.report.blocks import Mark, Note
 from gradience.report.numbers import (
     DIGITS,
     bound,
@@ -20,54 +18,16 @@ from gradience.report.numbers import (
     percent,
     plural,
     sig,
-    size,
     trimmed,
 )
 
-Mark = Literal["good", "info", "warning", "error"]
-
-HYPOTHESIS = (
-    "Quality. Weight energy is a crude guide to it: each rank above is a hypothesis until "
-    "an adapter of that rank was evaluated on the task, over several seeds."
-)
-NO_QUALITY = "Quality. An audit measures weights, not answers."
+HYPOTHESIS = "Quality: each rank is a hypothesis until evaluated on the task, over seeds."
+NO_QUALITY = "Quality: an audit measures weights, not answers."
 
 
 def caveat(report: AuditReport) -> str:
-    """What no audit shows, said on every face."""
+    """What no audit shows."""
     return HYPOTHESIS if report.suggestions else NO_QUALITY
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """One statement about how far the report can be trusted."""
-
-    mark: Mark
-    text: str
-    hint: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class UseRow:
-    """One measure over the trained modules."""
-
-    label: str
-    median: float
-    p90: float
-    largest: float
-
-
-@dataclass(frozen=True, slots=True)
-class PlanRow:
-    """One suggestion, or what the adapter has now."""
-
-    label: str
-    evidence: str
-    rank: str
-    params: int
-    bytes: int
-    reduction: float | None
-    max_lora_rank: int | None
 
 
 # ---------------------------------------------------------------- can I trust it?
@@ -98,8 +58,8 @@ def incompleteness(report: AuditReport) -> str | None:
 
 def trust_notes(report: AuditReport) -> list[Note]:
     """Coverage, errors, warnings, precision, and what is merely good to know, in this order."""
-    found = finding_notes(report.findings)
-    notes = [_coverage_note(report), *(note for note in found if note.mark != "info")]
+    findings = finding_notes(report.findings)
+    notes = [_coverage_note(report), *(note for note in findings if note.mark != "info")]
     if report.n_trained:
         notes.append(_precision_note(report))
     other = report.coverage.other
@@ -109,7 +69,7 @@ def trust_notes(report: AuditReport) -> list[Note]:
             f"are not LoRA weights and are counted separately: {_reasons(other)}"
         )
         notes.append(Note("info", text))
-    return [*notes, *(note for note in found if note.mark == "info")]
+    return [*notes, *(note for note in findings if note.mark == "info")]
 
 
 def _coverage_note(report: AuditReport) -> Note:
@@ -156,7 +116,7 @@ def finding_notes(findings: Sequence[Finding]) -> list[Note]:
 def _finding_note(mark: Mark, code: str, group: list[Finding]) -> Note:
     first = group[0]
     more = f" (and {count(len(group) - 1)} more like this)" if len(group) > 1 else ""
-    return Note(mark, f"{code}: {_located(first)}{more}", first.hint)
+    return Note(mark, f"{code}: {_located(first)}{more}", [first.hint] if first.hint else [])
 
 
 def _located(finding: Finding) -> str:
@@ -182,15 +142,11 @@ def _of(part: int, whole: int) -> str:
 # ---------------------------------------------------------------- what it is
 
 
-def headline(report: AuditReport) -> str:
-    """Kind of adapter, rank, α and scale, base model."""
+def kind_of_adapter(report: AuditReport) -> str:
+    """`PEFT LoRA`, or what else the file is."""
     adapter = report.adapter
     kind = "PEFT LoRA" if adapter.format == "peft" else f"LoRA from a single {adapter.format} file"
-    if adapter.use_dora:
-        kind += " (DoRA: magnitudes are not part of this)"
-    parts = [kind, f"r {number_range(layer.r for layer in report.layers)}", alpha_and_scale(report)]
-    parts.append(f"on {adapter.base_model}" if adapter.base_model else "base model not named")
-    return " · ".join(parts)
+    return f"{kind} (DoRA: magnitudes are not part of this)" if adapter.use_dora else kind
 
 
 def alpha_and_scale(report: AuditReport) -> str:
@@ -203,23 +159,12 @@ def alpha_and_scale(report: AuditReport) -> str:
     return f"α {number_range(alphas)}, s = {rule} = {number_range(scales)}"
 
 
-def inventory(report: AuditReport) -> str:
-    """Modules, parameters, bytes, storage type, digest."""
-    parts = [
-        plural(report.n_layers, "module"),
-        f"{count(report.total_lora_params)} LoRA parameters",
-        f"{size(report.adapter.bytes)} {number_types(report)}",
-        f"sha256 {report.adapter.sha256[:12]}",
-    ]
-    return " · ".join(parts)
-
-
 def number_types(report: AuditReport) -> str:
     """Storage types in lower case, `bf16` or `f16+f32`."""
     return "+".join(sorted({part.lower() for dtype in report.adapter.dtypes for part in dtype.split("+")}))
 
 
-# ---------------------------------------------------------------- how much of the rank is used?
+# ---------------------------------------------------------------- how much of its rank does it use?
 
 
 def trained_layers(report: AuditReport) -> list[LayerAudit]:
@@ -232,30 +177,6 @@ def k_label(threshold: float) -> str:
     return f"k@{100 * threshold:.6g}"
 
 
-def use_rows(report: AuditReport) -> list[UseRow]:
-    """Energy ranks, the report's own threshold among them, and stable rank over the trained modules."""
-    layers = trained_layers(report)
-    at: dict[float, Callable[[LayerAudit], float | None]] = {
-        report.tau: lambda layer: layer.energy_rank_tau,
-        0.90: lambda layer: layer.energy_rank_90,
-        0.95: lambda layer: layer.energy_rank_95,
-        0.99: lambda layer: layer.energy_rank_99,
-    }
-    measures = {k_label(threshold): at[threshold] for threshold in sorted(at)}
-    measures["stable rank"] = lambda layer: layer.stable_rank
-    rows = (_use_row(label, measure, layers) for label, measure in measures.items())
-    return [row for row in rows if row is not None]
-
-
-def _use_row(
-    label: str, measure: Callable[[LayerAudit], float | None], layers: Iterable[LayerAudit]
-) -> UseRow | None:
-    values = [value for layer in layers if (value := measure(layer)) is not None]
-    if not values:
-        return None
-    return UseRow(label, float(percentile(values, 50)), float(percentile(values, 90)), max(values))
-
-
 def measure_digits(report: AuditReport) -> int:
     """Digits that hold in a measure of every module."""
     return min((layer_digits(layer) for layer in trained_layers(report)), default=DIGITS)
@@ -266,57 +187,14 @@ def layer_digits(layer: LayerAudit) -> int:
     return digits_for((layer.storage_error or 0.0) + (layer.error_bound or 0.0))
 
 
-def use_sentence(report: AuditReport) -> str:
-    """Utilization, and the two figures that do not mostly measure 1/r."""
-    parts = [f"utilization (stable rank/r) {percent(report.utilization_median)}"]
-    if report.rank_use_median is not None:
-        parts.append(f"(stable rank − 1)/(r − 1) {percent(report.rank_use_median)}")
-    if report.null_position_median is not None:
-        position = sig(report.null_position_median, min(2, measure_digits(report)))
-        parts.append(f"between one direction (0) and random factors (1): {position}")
-    return "medians: " + "; ".join(parts)
-
-
 # ---------------------------------------------------------------- what ranks are suggested?
 
 
-def plan_rows(report: AuditReport) -> list[PlanRow]:
-    """Now, the two uniform ranks and the per-layer one; empty where no suggestion may be made."""
-    plan = report.suggestions
-    if plan is None:
-        return []
-    now = PlanRow(
-        "now",
-        "",
-        number_range(layer.r for layer in report.layers),
-        report.total_lora_params,
-        lora_bytes(report),
-        None,
-        plan.current_max_lora_rank,
-    )
-    uniform = [
-        PlanRow(label, trimmed(s.unrounded), str(s.rank), s.params, s.bytes, s.reduction, s.max_lora_rank)
-        for label, s in (("uniform_median", plan.median), ("uniform_p90", plan.p90))
-    ]
-    per = plan.per_layer
-    ranks = number_range(per.rank_pattern.values())
-    per_layer = PlanRow("per_layer", "each", ranks, per.params, per.bytes, per.reduction, per.max_lora_rank)
-    return [now, *uniform, per_layer]
-
-
-def lora_bytes(report: AuditReport) -> int:
-    """Bytes of the audited factors as stored."""
-    return sum(layer.bytes for layer in report.layers)
-
-
-def decision_sentence(report: AuditReport) -> str:
-    """How each uniform rank came from its evidence: as measured, rounded up to the grid, or at the cap."""
-    plan = report.suggestions
-    if plan is None:
-        return ""
+def decision_sentence(plan: Suggestions) -> str:
+    """How each uniform rank came from its evidence: as measured, rounded up, or limited."""
     words = {
         "evidence": "as measured",
-        "grid": f"next allowed rank ({shown_grid(plan.grid)})",
+        "grid": f"rounded up (allowed: {shown_grid(plan.grid)})",
         "cap": "limited by the current rank",
     }
     chosen = {"median": plan.median, "p90": plan.p90}
@@ -336,7 +214,7 @@ def shown_grid(grid: Sequence[int], most: int = 5) -> str:
 # ---------------------------------------------------------------- where?
 
 
-def spare_params(report: AuditReport, layer: LayerAudit) -> int:
+def spare_params(layer: LayerAudit) -> int:
     """Parameters of the directions beyond the energy rank."""
     k = layer.energy_rank_tau
     return 0 if k is None else layer.params // layer.r * (layer.r - k)
@@ -347,8 +225,8 @@ def wasteful(report: AuditReport, number: int) -> list[LayerAudit]:
     if report.suggestions is None:
         return []
     ranked = sorted(
-        (layer for layer in trained_layers(report) if spare_params(report, layer) > 0),
-        key=lambda layer: (-spare_params(report, layer), layer.stable_rank or 0.0, layer.label),
+        (layer for layer in trained_layers(report) if spare_params(layer) > 0),
+        key=lambda layer: (-spare_params(layer), layer.stable_rank or 0.0, layer.label),
     )
     return ranked[:number]
 

@@ -14,35 +14,28 @@ from fractions import Fraction
 from statistics import median
 
 from gradience.artifacts.audit import AuditReport, LayerAudit
+from gradience.report.blocks import HeatMap, HeatRow, Inline, Role, Span
+from gradience.report.numbers import number_range, trimmed
 
 BLOCKS = "▁▂▃▄▅▆▇█"
-ABSENT, UNTRAINED, BROKEN = "·", "○", "✗"
+HEAT: tuple[Role, ...] = ("heat1", "heat2", "heat3", "heat4", "heat5", "heat6", "heat7", "heat8")
+ABSENT, UNTRAINED, BROKEN = Span("·", "dim"), Span("○", "dim"), Span("✗", "dim")
+SIGN_WORDS = {ABSENT: "none", UNTRAINED: "untrained", BROKEN: "not measured"}
 MAX_KINDS = 12
 """Most rows of all maps together: the kinds with the most parameters are drawn."""
 MAX_MAPS = 2
 """Most stacks that are drawn."""
-WIDE = 36
-"""Columns that a map of few layers is stretched to, each layer to MAX_CELL at most."""
-MAX_CELL = 4
 MODULE_TYPES = ("attn", "mlp", "embedding", "other")
 MAX_SPAN = 1024
 """Most layers drawn with their gaps; a stack with larger numbers is drawn without gaps."""
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """One place of the map: a sign, and its level 1 … 8 (0 where there is no measure)."""
-
-    sign: str
-    level: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class HeatRow:
+class KindRow:
     """One kind of module across the layers of its stack."""
 
     label: str
-    cells: tuple[Cell, ...]
+    cells: tuple[Span, ...]
     k_median: float | None
     k_largest: int | None
     r: tuple[int, ...]
@@ -50,7 +43,7 @@ class HeatRow:
 
 
 @dataclass(frozen=True, slots=True)
-class HeatMap:
+class LayerMap:
     """One stack of layers, such as `model.layers`."""
 
     stack: str
@@ -60,16 +53,14 @@ class HeatMap:
     """Layers in one column: 1, or more where the stack is wider than the screen."""
     most_modules: int
     """Modules behind one sign, at most: where there are several (experts, merged columns), it is their median."""
-    cell_width: int
-    """Signs that draw one column: more than 1 where there are few layers."""
-    rows: tuple[HeatRow, ...]
+    rows: tuple[KindRow, ...]
     hidden: int
     """Kinds of modules that are not drawn, because there are too many."""
-    energy: tuple[Cell, ...]
+    energy: tuple[Span, ...]
     """Share of Σ‖ΔW‖² of each column, in eighths of the largest; empty where the scale is unknown."""
 
 
-def heat_maps(report: AuditReport, width: int) -> tuple[list[HeatMap], int]:
+def layer_maps(report: AuditReport, width: int) -> tuple[list[LayerMap], int]:
     """Maps of the largest stacks, at most `width` columns wide, and how many stacks are left out."""
     stacks: dict[str, list[LayerAudit]] = {}
     for layer in report.layers:
@@ -90,7 +81,7 @@ def stack_of(layer: LayerAudit) -> str:
     return (layer.layer or "").rpartition(".")[0]
 
 
-def _map(stack: str, layers: Sequence[LayerAudit], width: int, most: int) -> HeatMap:
+def _map(stack: str, layers: Sequence[LayerAudit], width: int, most: int) -> LayerMap:
     indices = _span({layer.layer_index for layer in layers if layer.layer_index is not None})
     per_column = math.ceil(len(indices) / width)
     column = {index: position // per_column for position, index in enumerate(indices)}
@@ -103,12 +94,11 @@ def _map(stack: str, layers: Sequence[LayerAudit], width: int, most: int) -> Hea
     shared = Counter(
         (layer.family, column[layer.layer_index or 0]) for layer in layers if layer.family in labels
     )
-    return HeatMap(
+    return LayerMap(
         stack,
         tuple(indices[::per_column]),
         per_column,
         max(shared.values()),
-        max(1, min(MAX_CELL, WIDE // number)),
         tuple(_row(labels[kind], kinds[kind], column, number) for kind in drawn),
         len(kinds) - len(drawn),
         _energy(layers, column, number),
@@ -123,7 +113,7 @@ def _drawn(kinds: Mapping[str, Sequence[LayerAudit]], most: int) -> list[str]:
     return sorted(kept, key=lambda kind: MODULE_TYPES.index(kinds[kind][0].module_type))
 
 
-def _row(label: str, members: Sequence[LayerAudit], column: Mapping[int, int], number: int) -> HeatRow:
+def _row(label: str, members: Sequence[LayerAudit], column: Mapping[int, int], number: int) -> KindRow:
     places: list[list[LayerAudit]] = [[] for _ in range(number)]
     for layer in members:
         places[column[layer.layer_index or 0]].append(layer)
@@ -131,35 +121,35 @@ def _row(label: str, members: Sequence[LayerAudit], column: Mapping[int, int], n
     signs = tuple(cell(place) for place in places)
     typical = median(measured) if measured else None
     ranks = tuple(sorted({layer.r for layer in members}))
-    return HeatRow(label, signs, typical, max(measured, default=None), ranks)
+    return KindRow(label, signs, typical, max(measured, default=None), ranks)
 
 
-def _span(found: set[int]) -> list[int]:
+def _span(numbers: set[int]) -> list[int]:
     """Layer indices from first to last, gaps included unless they are absurd."""
-    low, high = min(found), max(found)
-    return list(range(low, high + 1)) if high - low < MAX_SPAN else sorted(found)
+    low, high = min(numbers), max(numbers)
+    return list(range(low, high + 1)) if high - low < MAX_SPAN else sorted(numbers)
 
 
-def cell(place: Iterable[LayerAudit]) -> Cell:
+def cell(place: Iterable[LayerAudit]) -> Span:
     """The sign of one place: the median of k/r where it holds several modules; trouble shows before numbers."""
     layers = list(place)
     if not layers:
-        return Cell(ABSENT)
+        return ABSENT
     if any(layer.status in ("nonfinite", "unsupported") for layer in layers):
-        return Cell(BROKEN)
+        return BROKEN
     shares = [Fraction(k, layer.r) for layer in layers if (k := layer.energy_rank_tau) is not None]
     if not shares:
-        return Cell(UNTRAINED)
+        return UNTRAINED
     return block(median(shares))
 
 
-def block(share: float | Fraction) -> Cell:
+def block(share: float | Fraction) -> Span:
     """The block for a share in (0, 1]: the first eighth that covers it."""
     level = min(8, max(1, math.ceil(8 * share)))
-    return Cell(BLOCKS[level - 1], level)
+    return Span(BLOCKS[level - 1], HEAT[level - 1])
 
 
-def _energy(layers: Iterable[LayerAudit], column: dict[int, int], number: int) -> tuple[Cell, ...]:
+def _energy(layers: Iterable[LayerAudit], column: dict[int, int], number: int) -> tuple[Span, ...]:
     sums = [0.0] * number
     known = False
     for layer in layers:
@@ -170,7 +160,7 @@ def _energy(layers: Iterable[LayerAudit], column: dict[int, int], number: int) -
     top = max(sums, default=0.0)
     if not known or top == 0.0:
         return ()
-    return tuple(block(value / top) if value else Cell(ABSENT) for value in sums)
+    return tuple(Span(block(value / top).text, "dim") if value else ABSENT for value in sums)
 
 
 def short_labels(kinds: Sequence[str]) -> dict[str, str]:
@@ -187,16 +177,18 @@ def short_labels(kinds: Sequence[str]) -> dict[str, str]:
     return labels
 
 
-def ruler(heat: HeatMap) -> str:
-    """Layer numbers above the columns, as many as fit without touching; the last column is always numbered."""
-    length = len(heat.indices) * heat.cell_width
-    last = str(heat.indices[-1])
-    last_at = max(0, length - max(len(last), heat.cell_width))
-    step = next(step for step in (1, 2, 4, 5, 8, 10, 16, 20, 40) if step * heat.cell_width > len(last))
-    text = [" "] * (last_at + len(last))
-    for position in range(0, len(heat.indices) - 1, step):
-        label, start = str(heat.indices[position]), position * heat.cell_width
-        if start + len(label) < last_at:
-            text[start : start + len(label)] = label
-    text[last_at:] = last
-    return "".join(text)
+def heat_map(layers: LayerMap, title: Inline, *, uniform: bool) -> HeatMap:
+    """The map as a block, with the median and the largest energy rank of each kind, and the energy of each column.
+
+    uniform: all modules have the same rank, so that it need not be said in each row.
+    """
+    rows = [HeatRow(row.label, row.cells, figures(row, uniform=uniform)) for row in layers.rows]
+    if layers.energy:
+        rows.append(HeatRow(Span("energy ‖ΔW‖²", "dim"), layers.energy))
+    return HeatMap(title, layers.indices, ("median", "max"), rows)
+
+
+def figures(row: KindRow, *, uniform: bool) -> list[str]:
+    """Median and maximum of the energy rank."""
+    rank = "" if uniform else f" of {number_range(row.r)}"
+    return [trimmed(row.k_median), f"{trimmed(row.k_largest)}{rank}"]

@@ -75,11 +75,11 @@ def _saving(report: AuditReport) -> str:
 def _settings(report: AuditReport) -> dict[str, Setting]:
     """Without the targets, which are named in full, and the heads that PEFT saves because of the task."""
     heads = HEADS_OF_TASK.get(report.adapter.task_type or "", ())
-    found = dict(report.adapter.settings)
-    found.pop("target_parameters", None)
-    saved = found.pop("modules_to_save", None)
+    settings = dict(report.adapter.settings)
+    settings.pop("target_parameters", None)
+    saved = settings.pop("modules_to_save", None)
     others = [name for name in saved if name not in heads] if isinstance(saved, list) else []
-    return found | ({"modules_to_save": [str(name) for name in others]} if others else {})
+    return settings | ({"modules_to_save": [str(name) for name in others]} if others else {})
 
 
 def _source(value: Any) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Sequence
+from itertools import product, takewhile
 
 MAX_NAME = 200
 """Characters of a name that are shown; the rest is cut out of the middle."""
@@ -127,20 +128,24 @@ def fit_names(names: Sequence[str], width: int) -> list[str]:
     >>> fit_names(["encoder.block.0.q", "decoder.block.0.q"], 12)
     ['e….block.0.q', 'd….block.0.q']
 
-    The front is cut first; where that makes two alike, the same number of signs is kept at the front of all.
-    Where no cut keeps them apart, all stay whole: a line that is too long is better than two that are equal.
+    The front is cut first; where that makes two alike, the same number of signs is kept at the front of all, then
+    behind the front that all share. Where no cut keeps them apart, all stay whole: a line that is too long is better
+    than two that are equal.
     """
     different = len(set(names))
-    for head in (0, *(head for head in KEPT_IN_FRONT if head < width - 1)):
-        shown = [_cut(name, width, head) for name in names]
+    signs = zip(*(name for name in names if cells(name) > width), strict=False)
+    shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, signs))
+    heads = [head for head in KEPT_IN_FRONT if head < width - 2]
+    for skip, head in [(0, 0), *product((0, shared), heads)]:
+        shown = [_cut(name, width, skip, head) for name in names]
         if len(set(shown)) == different:
             return shown
     return list(names)
 
 
-def _cut(name: str, width: int, head: int) -> str:
-    """`name` without its middle: `head` signs of its front, then what fits of its end."""
+def _cut(name: str, width: int, skip: int, head: int) -> str:
+    """`name` without `skip` signs of its front and without its middle: `head` signs, then what fits of its end."""
     if cells(name) <= width:
         return name
-    front = name[:head]
-    return front + fit(name[head:], width - cells(front))
+    front = "…" * bool(skip) + name[skip : skip + head]
+    return front + fit(name[skip + head :], width - cells(front))

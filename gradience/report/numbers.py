@@ -95,10 +95,10 @@ def percent(fraction: float | None) -> str:
 
 def number_range(values: Iterable[int | float]) -> str:
     """`16` where all are equal, else `4–64`."""
-    found = sorted(set(values))
-    if not found:
+    ordered = sorted(set(values))
+    if not ordered:
         return MISSING
-    low, high = trimmed(found[0]), trimmed(found[-1])
+    low, high = trimmed(ordered[0]), trimmed(ordered[-1])
     return low if low == high else f"{low}–{high}"
 
 

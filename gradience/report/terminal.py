@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 MIN_WIDTH, DEFAULT_WIDTH, MAX_TEXT = 60, 80, 100
 INDENT = 2
-LEAST_NAME, LEAST_SENTENCES = 16, 24
+LEAST_NAME, LEAST_SENTENCES = 20, 24
 """Columns that a name and a column of sentences keep where the terminal is narrow."""
 UNLIMITED = 1_000_000
 MAX_BAR, LEAST_BAR = 40, 10
@@ -114,7 +114,7 @@ def _drawings(block: Block, room: int, text: int) -> Iterator[tuple[RenderableTy
         case Bars():
             yield _bars(block, min(room, text)), text
         case HeatMap():
-            yield _heat_map(block), UNLIMITED
+            yield _heat_map(block, room), UNLIMITED
         case Code():
             for line in block.lines:
                 yield _text(line), UNLIMITED
@@ -331,12 +331,11 @@ def _bar(bar: Bar, top: float, length: int) -> Text:
     return drawn.append(REST * (length - at), "dim")
 
 
-def _heat_map(heat: HeatMap) -> RenderableType:
+def _heat_map(heat: HeatMap, room: int) -> RenderableType:
     """A ruler, then one row of signs for each row, each sign drawn several times where there are few columns."""
     from rich import table
     from rich.text import Text
 
-    width = heat_cell_width(len(heat.indices))
     grid = table.Table.grid(padding=(0, 2, 0, 0))
     for _ in range(2):
         grid.add_column(no_wrap=True)
@@ -344,6 +343,9 @@ def _heat_map(heat: HeatMap) -> RenderableType:
         grid.add_column(justify="right", no_wrap=True)
     labels = [_safe(text) for text in (heat.title, *(row.label for row in heat.rows))]
     title, *shown = fit_names(["".join(span.text for span in label) for label in labels], HEAT_LABEL)
+    figures = zip(heat.titles, *(row.figures for row in heat.rows if row.figures), strict=True)
+    used = max(map(cells, (title, *shown))) + sum(2 + max(map(cells, column)) for column in figures)
+    width = heat_cell_width(len(heat.indices), room - used - 2)
     grid.add_row(
         Text(title, "dim"),
         Text(ruler(heat.indices, width), "dim"),
@@ -356,9 +358,9 @@ def _heat_map(heat: HeatMap) -> RenderableType:
     return grid
 
 
-def heat_cell_width(columns: int) -> int:
+def heat_cell_width(columns: int, room: int = WIDE_MAP) -> int:
     """Signs that draw one column of a map: more than 1 where there are few."""
-    return max(1, min(MAX_CELL, WIDE_MAP // columns))
+    return max(1, min(MAX_CELL, min(WIDE_MAP, room) // columns))
 
 
 def ruler(indices: Sequence[int], width: int) -> str:

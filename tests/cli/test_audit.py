@@ -115,7 +115,7 @@ def test_peft_dir_is_another_way_to_name_it(adapter):
 
 def test_layers_adds_a_row_for_each_module(adapter):
     short, long = audit(adapter).stdout, audit(adapter, "--layers").stdout
-    rows = [line for line in long.splitlines() if re.match(r"model\.layers\.\d", line)]
+    rows = [line for line in long.splitlines() if re.match(r"  model\.layers\.\d", line)]
     assert len(rows) == MODULES
     assert len(long.splitlines()) > len(short.splitlines()) + MODULES
 
@@ -350,7 +350,7 @@ def test_a_module_of_nan_is_shown_and_exits_4(adapter):
     done = audit(adapter, "--layers")
     assert done.returncode == 4
     assert f"1 of {MODULES} modules hold NaN or infinity" in done.stderr
-    assert re.search(r"^model\.layers\.\S+ +8 +nonfinite$", done.stdout, flags=re.MULTILINE)
+    assert re.search(r"^  model\.layers\.\S+ +8 +nonfinite$", done.stdout, flags=re.MULTILINE)
     assert "✗" in done.stdout
 
 
@@ -450,7 +450,7 @@ def test_checkpoints_of_a_named_base_are_a_series(run_folder, tmp_path):
 
 def test_several_with_layers_show_each_module_in_each_adapter(run_folder):
     done = audit(*run_folder.glob("checkpoint-*"), "--layers")
-    rows = [line for line in done.stdout.splitlines() if re.match(r"model\.layers\.\d", line)]
+    rows = [line for line in done.stdout.splitlines() if re.match(r"  model\.layers\.\d", line)]
     assert len(rows) == MODULES
     assert all(len(row.split()) == 2 + 3 for row in rows)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,9 +14,10 @@ from test_audit_text import CASES, EACH, mistral, refused
 
 from gradience.audit.adapter import audit_adapter
 from gradience.cli.demo import example_adapter
-from gradience.report.audit_document import audit_html, audit_markdown
-from gradience.report.audit_facts import caveat, plan_rows, trust_notes
+from gradience.report.audit import audit_html, audit_markdown
+from gradience.report.audit_facts import caveat, trust_notes
 from gradience.report.names import markdown_text
+from gradience.report.numbers import trimmed
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -77,8 +80,9 @@ def test_html_is_well_formed_and_holds_the_plan(make):
     reader = Reader()
     reader.feed(audit_html(make()))
     assert reader.open == []
-    for row in plan_rows(make()):
-        assert [row.label, row.evidence, row.rank] in [cells[:3] for cells in reader.rows]
+    plan = make().suggestions
+    for name, uniform in (("uniform_median", plan.median), ("uniform_p90", plan.p90)) if plan else ():
+        assert [name, trimmed(uniform.unrounded), str(uniform.rank)] in [cells[:3] for cells in reader.rows]
     assert caveat(make()) in reader.text
 
 
@@ -92,7 +96,14 @@ def test_html_is_small():
 
 
 def test_the_report_shows_itself_in_a_notebook():
-    assert mistral()._repr_html_() == audit_html(mistral())
+    code = (
+        "import gradience, sys;"
+        f"report = gradience.audit_adapter({str(example_adapter())!r});"
+        "assert 'gradience.report.audit' not in sys.modules;"
+        "sys.stdout.buffer.write(report._repr_html_().encode())"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout.decode()
+    assert shown == audit_html(audit_adapter(example_adapter()))
 
 
 @pytest.mark.parametrize("face", [audit_markdown, audit_html])

@@ -53,7 +53,7 @@ def run():
 
 
 def test_golden_table():
-    assert_golden(GOLDEN / "trend.txt", trend_text(run(), layers=True))
+    assert_golden(GOLDEN / "trend.txt", trend_text(run(), width=80, layers=True))
 
 
 def test_golden_table_with_trouble():
@@ -64,10 +64,10 @@ def test_golden_table_with_trouble():
         checkpoint(1200, 0.8, 0.5, adapter={"sha256": f"{1000:064x}"}),
         checkpoint(1300, 0.7, 0.5, findings=[wrong], suggest=False, modules=3),
     ]
-    assert_golden(GOLDEN / "trend-trouble.txt", trend_text(reports))
+    assert_golden(GOLDEN / "trend-trouble.txt", trend_text(reports, width=80))
 
 
-@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("width", [60, 80, 120])
 def test_it_fits_its_width(width):
     reports = [checkpoint(10**20 + i, 0.5, 0.1) for i in range(3)]
     assert max(map(cell_len, trend_text(reports, width=width, layers=True).splitlines())) <= width
@@ -184,7 +184,7 @@ def test_refused_ones_stand_in_their_place_and_are_counted():
     rows = [line for line in lines if line.startswith("  checkpoint-")]
     assert [line.split()[0] for line in rows] == ["checkpoint-200", "checkpoint-300", "checkpoint-400"]
     assert rows[1].endswith("refused: lfs-pointer")
-    (head,) = [line for line in lines if line.startswith("module ")]
+    (head,) = [line for line in lines if line.startswith("  module ")]
     assert head.split()[2:] == ["#1", "#3"]
 
 

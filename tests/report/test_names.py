@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 
 from gradience.artifacts.audit import AuditReport, TensorNote
 from gradience.artifacts.finding import Finding
-from gradience.report.audit import audit_text
-from gradience.report.audit_document import audit_html, audit_markdown
-from gradience.report.audit_layers import layers_text
+from gradience.report.audit import audit_html, audit_markdown, audit_text
 from gradience.report.audit_plan import lora_config_source
 from gradience.report.audit_trend import trend_text
 from gradience.report.names import MAX_NAME, display_name, html_name, markdown_name, markdown_text, printable
@@ -149,12 +147,8 @@ def test_text_has_no_control_character_and_no_forged_line(name, width):
 @NAMES
 def test_colour_adds_nothing_but_colour(name):
     found = hostile_report(name)
-    coloured = (
-        audit_text(found, color=True)
-        + layers_text(found, color=True)
-        + trend_text([found, found], color=True)
-    )
-    plain = audit_text(found) + layers_text(found) + trend_text([found, found])
+    coloured = audit_text(found, color=True, layers=True) + trend_text([found, found], color=True)
+    plain = audit_text(found, layers=True) + trend_text([found, found])
     assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
     assert not steering(plain, "\n")
 
@@ -240,11 +234,12 @@ def test_the_lora_config_stays_inside_its_strings(name):
 
 
 @NAMES
-def test_tables_keep_their_columns(name):
+def test_tables_keep_their_rows(name):
     found = hostile_report(name)
-    for text in (layers_text(found, width=80), trend_text([found, found], width=80)):
-        assert not steering(text, "\n")
-    assert len(layers_text(found, width=80).splitlines()) == 1 + 3 + 1
+    text = audit_text(found, width=80, layers=True)
+    for table in (text, trend_text([found, found], width=80)):
+        assert not steering(table, "\n")
+    assert len(text.partition("\nEvery module\n")[2].splitlines()) == 1 + 3 + 1 + 1
 
 
 @given(st.text(max_size=300))
