@@ -1,4 +1,4 @@
-"""The sections of a config that say what is asked, what is compared, and on which machine."""
+"""The sections of a config that say which task, which adapters are compared, and on which machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GLUE_GATES: Mapping[str, str] = {
 }
 """What a probe must reach before anything is concluded from it; those of the predecessor."""
 LABEL_GATE, ANSWER_GATE = "0.70", "0.15"
-"""The same for other tasks with labels, and for questions that are answered in free text."""
+"""The same for other tasks with labels, and for tasks that are answered in free text."""
 
 SHORT_WARMUP = 10
 """A smoke run of n steps warms up for n/10 at most, or it would end before its learning rate is reached."""
@@ -79,7 +79,7 @@ class Generation(Settings):
 
 
 class TaskSettings(Settings):
-    """What is asked, and which examples decide."""
+    """The task, and which of its examples decide."""
 
     profile: str
     """The task's name. One of your own is `path/to/file.py` or an installed entry point, and needs `--allow-code`."""
@@ -88,7 +88,7 @@ class TaskSettings(Settings):
     eval_role: Literal["confirm", "dev"] = "confirm"
     """Claims rest on `confirm`, which is looked at once; `dev` is for trying things out."""
     eval_samples: Positive | None = None
-    """The first so many questions of that role (their order is as good as random). By default all."""
+    """The first so many examples of that role (their order is as good as random). By default all."""
     generation: Generation = Generation()
     probe_gate: ProbeGate = ProbeGate()
 

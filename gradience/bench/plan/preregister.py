@@ -38,7 +38,7 @@ def bench_plan(
 
 
 def promised(plan: BenchPlan) -> dict[str, Any]:
-    """What a run that is taken up again must promise as before.
+    """What a resumed run must promise as before.
 
     Not the config's own digest, which holds labels as well. Not the code of a user's own task either: what it changes
     in the data shows in the splits, what it changes in the scoring has the evaluations made again.

@@ -53,7 +53,7 @@ class Pages(NamedTuple):
 def run_bench(
     config: BenchConfig, output: Path, watcher: Watcher, *, pages: Pages, command: str = ""
 ) -> tuple[list[Bench], BenchAggregate | None]:
-    """Run, or take up again, the seeds of `config` in the folder `output`; with `only_seed` that one alone.
+    """Run, or resume, the seeds of `config` in the folder `output`; with `only_seed` that one alone.
 
     Returns the result of each seed that was run, and the aggregate of all that are there, where several are planned.
     Seeds of one plan may run at the same time, each with its `only_seed`. Raises LockedError when another run is
@@ -121,8 +121,8 @@ def _together(config: BenchConfig, output: Path, watch: Stopwatch) -> BenchAggre
 
 def _plan_on_disk(config: BenchConfig, task: Task, output: Path, watcher: Watcher) -> BenchPlan:
     """The plan, written now or found as it was written before."""
-    role, asked = config.task.eval_role, config.task.eval_samples
-    splits = [_split(task, "train", config.train.train_samples), _split(task, role, asked)]
+    role, limit = config.task.eval_role, config.task.eval_samples
+    splits = [_split(task, "train", config.train.train_samples), _split(task, role, limit)]
     plan, path = bench_plan(config, task.name, splits, task.code), output / PLAN
     before = BenchPlan.read(path) if path.is_file() else None
     if before is not None and promised(before) != promised(plan):

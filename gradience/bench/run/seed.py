@@ -1,8 +1,8 @@
 """One seed of Bench: train the probe, hold it against its gate, audit it, make the variants, evaluate them all.
 
-Each thing that takes time is a stage (stages.py), so a run that was killed goes on where it was, and the result is
+Each thing that takes time is a stage (stages.py), so a run that was killed resumes where it was, and the result is
 computed from what the stages left: nothing is remembered that is not on the disk. What fails is a result too: a
-variant that could not be made is an ERROR with its traceback in the log, and the others go on.
+variant that could not be made is an ERROR with its traceback in the log, and the others are still made.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class SeedRun:
         self.known = 3  # train, evaluate, audit
 
     def run(self) -> SeedFacts:
-        """All stages. What fails stands in the facts; only a kill or a refusal to begin leaves it early."""
+        """Run all stages. What fails is in the facts; only a kill or a refusal to begin raises."""
         try:
             while True:
                 try:
@@ -171,7 +171,7 @@ class SeedRun:
             step(outcome, *arguments)
         except (OutputError, MadeElsewhere):  # a full disk stops the others as well
             raise
-        except Exception as error:  # noqa: BLE001  (the boundary of a variant: the others go on)
+        except Exception as error:  # noqa: BLE001  (the boundary of a variant: the others are still made)
             outcome.error = self._failed(outcome.planned.name, error)
 
     def _retrain(self, outcome: Outcome) -> None:
@@ -310,7 +310,7 @@ class SeedRun:
         return self.stages.done(name, depends, make, resumable=resumable)
 
     def _watch_memory(self, stage: str) -> Reading:
-        """On the device of the stage. A training tells for itself: it may run in processes of its own."""
+        """Watch the device of the stage. A training reports its own peak: it may run in other processes."""
         if stage.endswith("/train"):
             report = self.folder / stage / REPORT
             return lambda: TrainingReport.read(report).peak_memory_bytes

@@ -1,6 +1,6 @@
 """Stages: a folder each, complete when its manifest is there, identified by a key of what it depends on.
 
-A stage may be killed at any moment. What it had written stays, so that a training goes on from its checkpoint
+A stage may be killed at any moment. What it had written stays, so that a training resumes from its checkpoint
 and an evaluation from its last block; only when the key has changed does a stage begin with an empty folder.
 A finished stage is compared with its manifest when it is used: what was exchanged or edited is made again.
 """
@@ -49,7 +49,7 @@ class Stages:
     def done(self, name: str, depends: Mapping[str, Any], make: Make, *, resumable: bool = True) -> Path:
         """The folder of the stage `name`, made from `depends` by `make` unless it is there already, unchanged.
 
-        resumable: whether `make` goes on with what is there after a kill; else it begins with an empty folder.
+        resumable: whether `make` resumes from what is there after a kill; else it begins with an empty folder.
         """
         folder, key = self.folder / name, stage_key(name, depends)
         if self._is_done(name, folder, key):
@@ -66,7 +66,7 @@ class Stages:
             seconds=time.perf_counter() - started,
             peak_memory_bytes=peak(),
         ).save(folder / MANIFEST)
-        (folder / BEGUN).unlink()  # last: whatever happens before, the stage is done or goes on
+        (folder / BEGUN).unlink()  # last: whatever happens before, the stage is done or resumes
         return folder
 
     def _is_done(self, name: str, folder: Path, key: str) -> bool:

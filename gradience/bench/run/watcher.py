@@ -1,10 +1,10 @@
-"""Who is told how far a run is."""
+"""Progress of a run: seeds, their stages, and the steps within."""
 
 from __future__ import annotations
 
 
 class Watcher:
-    """Ignores what it is told; a subclass shows it."""
+    """Called as a run proceeds. This one shows nothing; a subclass does."""
 
     def seed(self, seed: int, number: int, of: int) -> None:
         """A seed begins."""

@@ -45,11 +45,11 @@ def _confirm(benches: Sequence[Bench]) -> tuple[bool, str]:
     """All examples of the confirm split."""
     for bench in benches:
         limit = bench.config.get("task", {}).get("eval_samples")
-        asked = next((split.n for split in bench.data.splits if split.role == bench.data.eval_role), 0)
+        evaluated = next((split.n for split in bench.data.splits if split.role == bench.data.eval_role), 0)
         if bench.data.eval_role != "confirm":
             return False, f"evaluated on {bench.data.eval_role}"
-        if limit is not None and asked >= limit:
-            return False, f"limited to {asked:,} examples (task.eval_samples)"
+        if limit is not None and evaluated >= limit:
+            return False, f"limited to {evaluated:,} examples (task.eval_samples)"
     return True, "all examples of the confirm split"
 
 

@@ -1,6 +1,6 @@
-"""The safety policy: counts of questions in, a verdict and its reasons out. Exact: integers and fractions only.
+"""The safety policy: counts of examples -> a verdict and its reasons. Exact: integers and fractions only.
 
-won: questions that the probe gets wrong and the variant right. lost: the reverse. n: all questions.
+won: examples that the probe gets wrong and the variant right. lost: the reverse. n: all examples.
 A seed passes when `lost − won ≤ ⌊tolerance · n⌋`. A variant passes when enough of the planned seeds pass and no
 seed lies below the floor. What did not yield a number is never dropped: a seed that is missing or ended in an
 error is a failed seed; a seed whose probe did not train is no evidence, so that nothing can be concluded.
@@ -42,7 +42,7 @@ class SeedOutcome:
 
     @property
     def delta(self) -> Fraction | None:
-        """Variant − probe, as a share of the questions; None without counts."""
+        """Variant − probe, as a share of the examples; None without counts."""
         return Fraction(self.won - self.lost, self.n) if self.n else None
 
 
@@ -50,17 +50,17 @@ class SeedOutcome:
 
 
 def allowed_losses(n: int, tolerance: Fraction) -> int:
-    """Questions that may be lost, net, of `n`: 5 of 200, 32 of 1,319 at 0.025."""
+    """Examples that may be lost, net, of `n`: 5 of 200, 32 of 1,319 at 0.025."""
     return math.floor(tolerance * n)
 
 
 def passes(n: int, lost: int, won: int, tolerance: Fraction) -> bool:
-    """Whether the variant loses at most `tolerance` of `n` questions, net. Exactly at the bound is a pass."""
+    """Whether the variant loses at most `tolerance` of `n` examples, net. Exactly at the bound is a pass."""
     return lost - won <= allowed_losses(n, tolerance)
 
 
 def gate_passed(correct: int, n: int, minimum: Fraction) -> bool:
-    """Whether a probe with `correct` of `n` right reaches its gate. Of no questions, none does."""
+    """Whether a probe with `correct` of `n` right reaches its gate. Without examples, none does."""
     return n > 0 and correct >= minimum * n
 
 

@@ -26,7 +26,7 @@ Results = tuple[VariantResult, ...]
 
 
 def paired(probe: Sequence[bool], variant: Sequence[bool]) -> Pairs:
-    """The questions by who has them right; both in the same order. Raises ValueError for unequal lengths."""
+    """The examples by who has them right; both in the same order. Raises ValueError for unequal lengths."""
     pairs = list(zip(probe, variant, strict=True))
     return Pairs(
         both_right=pairs.count((True, True)),

@@ -1,4 +1,4 @@
-"""Could the test have seen a loss? What controls and the probe's score say about the questions themselves. Pure."""
+"""Could the test have seen a loss? What controls and the probe's score say about the examples themselves. Pure."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def cannot_tell(variants: Iterable[VariantSummary]) -> tuple[str, ...]:
 
 
 def ceiling_notes(scores: Sequence[tuple[int, int]], policy: Policy) -> list[str]:
-    """A warning where a probe has so few questions wrong that little is left to tell adapters apart by.
+    """A warning where a probe has so few examples wrong that little is left to tell adapters apart by.
 
-    scores: (right, questions) of each seed. At the ceiling is who has no more wrong than a variant may lose.
+    scores: (right, examples) of each seed. At the ceiling is who has no more wrong than a variant may lose.
     """
     high = [(right, n) for right, n in scores if n and at_ceiling(right, n, policy.tolerance)]
     if not high:
@@ -86,7 +86,7 @@ def ceiling_notes(scores: Sequence[tuple[int, int]], policy: Policy) -> list[str
 
 
 def at_ceiling(right: int, n: int, tolerance: Fraction) -> bool:
-    """Whether no more of `n` questions are wrong than a variant may lose, net.
+    """Whether no more of `n` examples are wrong than a variant may lose, net.
 
     >>> at_ceiling(195, 200, Fraction(1, 40)), at_ceiling(194, 200, Fraction(1, 40))
     (True, False)
