@@ -104,15 +104,15 @@ def probe_of(seed: int, *, correct: int, n: int, gate: str, rank: int = 64, **mo
     return Probe(**(facts | more))
 
 
-def variant_measures(planned: PlannedVariant, seed: int, found: Pairs, **more: Any) -> Measures:
+def variant_measures(planned: PlannedVariant, seed: int, counts: Pairs, **more: Any) -> Measures:
     facts: dict[str, Any] = {
         "lora_params": planned.lora_params,
         "other_params": 0,
         "bytes": 2 * planned.lora_params,
         "adapter_sha256": f"{planned.name}-{seed}",
-        "n": found.n,
-        "correct": found.both_right + found.only_variant_right,
-        "score": (found.both_right + found.only_variant_right) / found.n,
+        "n": counts.n,
+        "correct": counts.both_right + counts.only_variant_right,
+        "score": (counts.both_right + counts.only_variant_right) / counts.n,
         "records": f"{planned.name}/eval/answers.records.jsonl",
         "records_sha256": f"records-{planned.name}-{seed}",
         "training": training(seed, planned.name) if planned.making.name == "retrain" else None,
@@ -139,26 +139,26 @@ def bench(
         DataSplit(role="train", n=7473, sha256="t" * 64),
         DataSplit(role="confirm", n=n, sha256="c" * 64),
     )
-    found: Any = []
+    variants: Any = []
     if probe is None:
-        found = without_probe(asked, probe_error)
+        variants = without_probe(asked, probe_error)
     elif not probe.gate.passed:
-        found = undertrained(asked, probe)
+        variants = undertrained(asked, probe)
     else:
         for planned in plan_variants(REPORT, asked, seed):
             change = (changes or {}).get(planned.name, (0, 0))
             if planned.skipped:
-                found.append(skipped(planned))
+                variants.append(skipped(planned))
             elif planned.same_as:
-                found.append(repeated(planned, found))
+                variants.append(repeated(planned, variants))
             elif isinstance(change, str):
-                found.append(failed(planned, change))
+                variants.append(failed(planned, change))
             else:
                 counted = pairs(n, correct, *change)
                 close = Closeness(kl_mean=0.0123, kl_standard_error=0.0011, flips=31)
                 measures = variant_measures(planned, seed, counted)
-                found.append(measured(planned, measures, counted, asked.policy, close))
-    status, reasons = status_of(tuple(found))
+                variants.append(measured(planned, measures, counted, asked.policy, close))
+    status, reasons = status_of(tuple(variants))
     facts: dict[str, Any] = {
         "smoke": asked.smoke,
         "status": status,
@@ -189,8 +189,8 @@ def bench(
         ),
         "probe": probe,
         "audit": summary(REPORT) if probe is not None and probe.gate.passed else None,
-        "variants": tuple(found),
-        "best": best_of(tuple(found)),
+        "variants": tuple(variants),
+        "best": best_of(tuple(variants)),
         "run": RUN,
     }
     return Bench(**(facts | more))

@@ -25,13 +25,13 @@ def named(report: BenchAggregate, name: str):
 @pytest.fixture
 def runs(tmp_path):
     """A run a folder, one folder with several seeds, and one empty folder."""
-    for made in three_seeds():
-        folder = tmp_path / f"run{made.seed}"
+    for bench_of_seed in three_seeds():
+        folder = tmp_path / f"run{bench_of_seed.seed}"
         folder.mkdir()
-        made.save(folder / "bench.json")
-        several = tmp_path / "all" / f"seed_{made.seed}"
+        bench_of_seed.save(folder / "bench.json")
+        several = tmp_path / "all" / f"seed_{bench_of_seed.seed}"
         several.mkdir(parents=True)
-        made.save(several / "bench.json")
+        bench_of_seed.save(several / "bench.json")
     (tmp_path / "empty").mkdir()
     return tmp_path
 
@@ -231,9 +231,11 @@ def of_glue():
 
 
 def with_start(**change):
-    made = other(123)
-    training = made.probe.training.model_copy(update=change)
-    return made.model_copy(update={"probe": made.probe.model_copy(update={"training": training})})
+    bench_of_seed = other(123)
+    training = bench_of_seed.probe.training.model_copy(update=change)
+    return bench_of_seed.model_copy(
+        update={"probe": bench_of_seed.probe.model_copy(update={"training": training})}
+    )
 
 
 def same_start():

@@ -80,9 +80,9 @@ UNMET = {
 }
 
 
-@pytest.mark.parametrize(("made", "unmet", "why"), UNMET.values(), ids=UNMET)
-def test_a_condition_that_is_not_met_is_named_with_its_reason(made, unmet, why):
-    report = aggregate(made())
+@pytest.mark.parametrize(("runs_of", "unmet", "why"), UNMET.values(), ids=UNMET)
+def test_a_condition_that_is_not_met_is_named_with_its_reason(runs_of, unmet, why):
+    report = aggregate(runs_of())
     assert not report.certifiable.met
     assert {name for name, condition in of(report).items() if not condition.met} == unmet
     assert any(why in condition.why for condition in of(report).values() if not condition.met)

@@ -1,4 +1,4 @@
-"""Controls made by lot, on adapters that PEFT has written: what they keep of the update, and what they refuse."""
+"""Controls in random directions, on adapters written by PEFT: what they keep of the update, and what they refuse."""
 
 from __future__ import annotations
 
@@ -62,13 +62,15 @@ def test_as_many_directions_are_the_same_update_in_other_factors(
 
 
 def test_fewer_directions_keep_less_than_the_leading_ones(base: Path, tmp_path: Path) -> None:
-    probe, leading, drawn = adapter(base, tmp_path / "probe"), tmp_path / "leading", tmp_path / "drawn"
+    probe, leading, random = adapter(base, tmp_path / "probe"), tmp_path / "leading", tmp_path / "drawn"
     compress_adapter(probe, plan_compression(audit_adapter(probe), ToRank(3)), leading)
-    write_random_directions(probe, leading, drawn, seed=5)
+    write_random_directions(probe, leading, random, seed=5)
     for name, update in updates(probe).items():
-        by_lot = updates(drawn)[name]
-        assert torch.linalg.matrix_rank(by_lot, rtol=1e-4) == 3
-        assert (update - by_lot).norm() > (update - updates(leading)[name]).norm()  # Eckart and Young
+        in_random_directions = updates(random)[name]
+        assert torch.linalg.matrix_rank(in_random_directions, rtol=1e-4) == 3
+        assert (update - in_random_directions).norm() > (
+            update - updates(leading)[name]
+        ).norm()  # Eckart and Young
 
 
 def test_the_seed_decides_the_directions(base: Path, tmp_path: Path) -> None:

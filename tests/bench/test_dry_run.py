@@ -57,12 +57,12 @@ def test_the_first_example_is_shown_as_the_model_sees_it(
     assert "40 train, 0 dev, 10 confirm" in out
     path = tmp_path / "config.yaml"
     assert run(["bench", "run", "--config", str(path), "--dry-run", "--json"]) == 0
-    found = BenchForecast.model_validate_json(capsys.readouterr().out)
-    assert forecast_text(found) == out
-    assert found.cost is not None
-    assert found.cost.tokens_per_training < 6 * 3 * 2 * 512 / 10  # real lengths
-    assert found.example is not None
-    assert found.example.tokens is not None
+    parsed = BenchForecast.model_validate_json(capsys.readouterr().out)
+    assert forecast_text(parsed) == out
+    assert parsed.cost is not None
+    assert parsed.cost.tokens_per_training < 6 * 3 * 2 * 512 / 10  # real lengths
+    assert parsed.example is not None
+    assert parsed.example.tokens is not None
 
 
 @pytest.mark.usefixtures("quick")

@@ -57,8 +57,8 @@ def test_both_layers_of_distilbert_s_head_are_trained_and_saved(folder: Path, tm
     ]
     few = ["compression.retrain=null", "compression.controls=[]", "seeds=[42]"]
     assert run(["bench", "run", "-c", name, "-o", str(tmp_path), "--quiet", *changes, *few]) in (0, 1)
-    for made in ("probe/train", "uniform_r2.truncate/adapter"):
-        with safe_open(tmp_path / made / "adapter" / "adapter_model.safetensors", framework="np") as file:
+    for stage in ("probe/train", "uniform_r2.truncate/adapter"):
+        with safe_open(tmp_path / stage / "adapter" / "adapter_model.safetensors", framework="np") as file:
             heads = {key for key in file.keys() if "classifier" in key}  # noqa: SIM118
         assert heads == {f"base_model.model.{layer}.{what}" for layer in ("pre_classifier", "classifier")
                          for what in ("weight", "bias")}  # fmt: skip

@@ -86,7 +86,7 @@ def test_lora_multiplies_the_kernels_of_a_decoding_step() -> None:
 
 def test_activations_are_those_that_a_real_training_keeps(base: Path) -> None:
     real, meta = real_and_meta(base)
-    own = {weight.untyped_storage().data_ptr() for weight in real.parameters()}
+    weights = {weight.untyped_storage().data_ptr() for weight in real.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -96,7 +96,9 @@ def test_activations_are_those_that_a_real_training_keeps(base: Path) -> None:
     ids = torch.randint(3, 20, (4, 16))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         real.train()(input_ids=ids, labels=ids)
-    measured = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
+    measured = sum(
+        tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights
+    )
     saved = training_work(meta, 4, 16, labels=False).saved
     assert measured / 2 < saved < 2 * measured
 
@@ -112,12 +114,12 @@ def test_a_machine_adds_what_takes_longest_of_each_kernel() -> None:
 
 
 def test_this_processor_is_measured() -> None:
-    found = this_processor(torch.float32, 1, width=64, inner=96)
-    assert found.flops.keys() == {torch.float32}
-    assert min(*found.flops.values(), found.bandwidth) > 1e6
-    assert 0 < found.launch < 1
-    assert found.name.endswith("with 1 thread")
-    assert not found.asynchronous
+    result = this_processor(torch.float32, 1, width=64, inner=96)
+    assert result.flops.keys() == {torch.float32}
+    assert min(*result.flops.values(), result.bandwidth) > 1e6
+    assert 0 < result.launch < 1
+    assert result.name.endswith("with 1 thread")
+    assert not result.asynchronous
 
 
 def test_padded_lengths_against_all_draws() -> None:
@@ -140,9 +142,9 @@ def test_batches_come_from_real_lengths() -> None:
         update={"train": config.train.model_copy(update={"max_steps": None, "epochs": 2.0})}
     )
     assert shapes_of(epochs, None, 20, 320) is None
-    found = shapes_of(epochs, lengths, 20, 320)
-    assert found is not None
-    assert found.steps == 2 * 9  # 50 examples in steps of 6
+    result = shapes_of(epochs, lengths, 20, 320)
+    assert result is not None
+    assert result.steps == 2 * 9  # 50 examples in steps of 6
 
 
 def test_a_seed_s_cost_by_hand(base: Path) -> None:

@@ -37,9 +37,9 @@ def adapters(folder: Path) -> set[str]:
 
 def test_by_default_every_adapter_stays(run: Callable[[str], tuple[Path, Bench]]) -> None:
     folder, bench = run("all")
-    made = {variant.name for variant in bench.variants if variant.measures is not None}
-    assert len(made) > 3
-    assert adapters(folder) == {"probe", *made}
+    evaluated = {variant.name for variant in bench.variants if variant.measures is not None}
+    assert len(evaluated) > 3
+    assert adapters(folder) == {"probe", *evaluated}
 
 
 @pytest.mark.parametrize(("keep", "left"), [("probe", {"probe"}), ("none", set())])

@@ -53,12 +53,12 @@ def test_its_counts_are_those_of_the_records(path: Path, unpacked: Path) -> None
     folder = unpacked / path.parent.relative_to(RESULTS)
     measured = [bench["probe"], *(row["measures"] for row in bench["variants"] if row["measures"])]
     probe = rows_of(folder / bench["probe"]["records"])
-    for found in measured:
-        file = folder / found["records"]
-        assert hashlib.sha256(file.read_bytes()).hexdigest() == found["records_sha256"]
+    for adapter in measured:
+        file = folder / adapter["records"]
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == adapter["records_sha256"]
         rows = rows_of(file)
         assert rows.keys() == probe.keys()
-        assert (len(rows), sum(row["correct"] for row in rows.values())) == (found["n"], found["correct"])
+        assert (len(rows), sum(row["correct"] for row in rows.values())) == (adapter["n"], adapter["correct"])
     for variant in bench["variants"]:
         if variant["measures"]:
             rows = rows_of(folder / variant["measures"]["records"])
@@ -81,8 +81,8 @@ def test_its_page_is_what_its_json_says(path: Path) -> None:
 def test_its_aggregate_can_be_made_again(path: Path) -> None:
     kept = BenchAggregate.read(path)
     sources = [row.source or "" for row in kept.seeds]
-    made = aggregate([Bench.read(path.parent / source) for source in sources], sources, run=kept.run)
-    assert made == kept
+    again = aggregate([Bench.read(path.parent / source) for source in sources], sources, run=kept.run)
+    assert again == kept
     assert path.with_suffix(".md").read_text(encoding="utf-8") == aggregate_markdown(kept)
 
 

@@ -16,11 +16,11 @@ from gradience.bench.verdict.results import gate_sentence, measured, paired
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1))
 def test_pairs_are_counted(answers):
     probe, variant = [a for a, _ in answers], [b for _, b in answers]
-    found = paired(probe, variant)
-    assert found.n == len(answers)
-    assert found.both_right + found.only_probe_right == sum(probe)
-    assert found.both_right + found.only_variant_right == sum(variant)
-    assert found.delta * found.n == sum(variant) - sum(probe)
+    counts = paired(probe, variant)
+    assert counts.n == len(answers)
+    assert counts.both_right + counts.only_probe_right == sum(probe)
+    assert counts.both_right + counts.only_variant_right == sum(variant)
+    assert counts.delta * counts.n == sum(variant) - sum(probe)
 
 
 def test_unequal_records_are_not_paired():
@@ -29,9 +29,9 @@ def test_unequal_records_are_not_paired():
 
 
 def test_a_seed_round_trips_and_has_a_status():
-    for made in three_seeds():
-        assert Bench.model_validate_json(made.to_json()) == made
-        assert made.status == "PASS"
+    for run in three_seeds():
+        assert Bench.model_validate_json(run.to_json()) == run
+        assert run.status == "PASS"
     first = three_seeds()[0]
     median = first.variant("uniform_median")
     assert median.delta_exact == "-5/200"
@@ -66,13 +66,13 @@ def test_counts_that_disagree_are_no_artifact():
 
 
 def test_a_probe_below_its_gate_makes_everything_undertrained():
-    made = bench(42, correct=19)
-    assert made.status == "UNDERTRAINED"
-    assert made.audit is None
-    assert made.best is None
-    assert {v.status for v in made.variants} == {"UNDERTRAINED"}
-    assert made.variants[0].reasons == ("the probe has 19 of 200 right (9.5 %); its gate is 10 %",)
-    assert [v.name for v in made.variants] == [v.name for v in bench(42).variants]
+    run = bench(42, correct=19)
+    assert run.status == "UNDERTRAINED"
+    assert run.audit is None
+    assert run.best is None
+    assert {v.status for v in run.variants} == {"UNDERTRAINED"}
+    assert run.variants[0].reasons == ("the probe has 19 of 200 right (9.5 %); its gate is 10 %",)
+    assert [v.name for v in run.variants] == [v.name for v in bench(42).variants]
     assert bench(42, correct=20).status == "PASS"  # exactly at the gate
 
 
@@ -84,10 +84,10 @@ def test_a_probe_that_diverged_says_so():
 
 
 def test_what_failed_is_a_result():
-    made = bench(42, {"per_layer": "OutOfMemoryError: 80 GB"})
-    assert made.status == "ERROR"
-    assert made.variant("per_layer").reasons == ("OutOfMemoryError: 80 GB",)
-    assert "per_layer" in made.reasons[0]
+    run = bench(42, {"per_layer": "OutOfMemoryError: 80 GB"})
+    assert run.status == "ERROR"
+    assert run.variant("per_layer").reasons == ("OutOfMemoryError: 80 GB",)
+    assert "per_layer" in run.reasons[0]
     none = bench(42, probe_error="ValueError: no such column")
     assert none.status == "ERROR"
     assert {v.status for v in none.variants} == {"ERROR"}
@@ -95,17 +95,17 @@ def test_what_failed_is_a_result():
 
 def test_a_seed_without_a_variant_that_passes_fails_and_says_why():
     names = [v.name for v in bench(42).variants if v.arm != "control"]
-    made = bench(42, dict.fromkeys(names, (20, 0)))
-    assert made.status == "FAIL"
-    assert "20 fewer right than the probe (lost 20, won 0)" in made.reasons[0]
-    assert made.best is None
+    run = bench(42, dict.fromkeys(names, (20, 0)))
+    assert run.status == "FAIL"
+    assert "20 fewer right than the probe (lost 20, won 0)" in run.reasons[0]
+    assert run.best is None
 
 
 def test_a_repeated_variant_has_the_numbers_of_the_first():
     asked = config(compression={"variants": ["uniform_r8", "uniform_median"], "arms": ["retrain"]})
-    made = bench(42, {"uniform_r8": (3, 1)}, asked=asked)
-    first, second = made.variants[:2]
+    run = bench(42, {"uniform_r8": (3, 1)}, asked=asked)
+    first, second = run.variants[:2]
     assert second.same_as == "uniform_r8"
     assert second.pairs == first.pairs
     assert second.reasons[0] == "the same adapter as uniform_r8"
-    assert made.best.name == "uniform_r8"
+    assert run.best.name == "uniform_r8"

@@ -93,17 +93,17 @@ def answered(causal: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 def test_the_forecast_has_named_the_stages_in_their_order(
     classifier: Path, classified: tuple[Path, Bench, Watcher]
 ) -> None:
-    found = Path(__file__).with_name("tiny_bench.py")  # hashed, not executed
-    task = CLASSIFY["task"] | {"profile": str(found)}
+    code = Path(__file__).with_name("tiny_bench.py")  # hashed, not executed
+    task = CLASSIFY["task"] | {"profile": str(code)}
     config = with_base(CLASSIFY, classifier, task=task)
-    told = iter(forecast(config).stages)  # with variants that came to the same ranks
-    assert all(stage in told for stage in classified[2].stages)
+    forecasted = iter(forecast(config).stages)  # with variants that came to the same ranks
+    assert all(stage in forecasted for stage in classified[2].stages)
 
 
 def test_a_classification_goes_all_the_way(classified: tuple[Path, Bench, Watcher]) -> None:
     _, bench, watcher = classified
     assert watcher.stages[:3] == ["probe/train", "probe/eval", "audit"]
-    names = [found.name for found in bench.variants]
+    names = [variant.name for variant in bench.variants]
     assert names[:6] == [
         "uniform_median", "uniform_median.truncate", "uniform_p90", "uniform_p90.truncate", "per_layer",
         "per_layer.truncate",
@@ -113,7 +113,7 @@ def test_a_classification_goes_all_the_way(classified: tuple[Path, Bench, Watche
     assert bench.probe.gate.passed
     assert bench.probe.n == len(sentences().examples.of("confirm"))
     assert bench.status in ("PASS", "FAIL")
-    assert all(found.status != "ERROR" for found in bench.variants)
+    assert all(variant.status != "ERROR" for variant in bench.variants)
     assert bench.base_params is not None
     assert bench.base_params > 1_000
 
@@ -121,10 +121,10 @@ def test_a_classification_goes_all_the_way(classified: tuple[Path, Bench, Watche
 def test_each_count_is_that_of_the_records(classified: tuple[Path, Bench, Watcher]) -> None:
     folder, bench, _ = classified
     assert bench.probe is not None
-    for found in [bench.probe, *(variant.measures for variant in bench.variants if variant.measures)]:
-        run, records = read_records(folder / found.records)
-        assert found.n == run.n == len(records)
-        assert found.correct == sum(record.correct for record in records)
+    for measures in [bench.probe, *(variant.measures for variant in bench.variants if variant.measures)]:
+        run, records = read_records(folder / measures.records)
+        assert measures.n == run.n == len(records)
+        assert measures.correct == sum(record.correct for record in records)
 
 
 def test_the_control_aa_is_the_same_update_in_other_factors(classified: tuple[Path, Bench, Watcher]) -> None:
@@ -155,8 +155,8 @@ def test_parameters_are_those_of_the_files(classified: tuple[Path, Bench, Watche
 def test_the_same_configuration_is_trained_once(classified: tuple[Path, Bench, Watcher]) -> None:
     _, bench, watcher = classified
     trained = [name for name in watcher.stages if name.endswith("/train")]
-    made = [variant for variant in bench.variants if variant.measures and not variant.same_as]
-    ranks = [variant.name for variant in made if variant.made_by in ("retrain", "head")]
+    evaluated = [variant for variant in bench.variants if variant.measures and not variant.same_as]
+    ranks = [variant.name for variant in evaluated if variant.made_by in ("retrain", "head")]
     assert trained == ["probe/train", *(f"{name}/train" for name in ranks)]
     assert len(set(watcher.stages)) == len(watcher.stages)
     for variant in bench.variants:

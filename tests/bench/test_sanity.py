@@ -64,11 +64,11 @@ def test_what_fails_is_not_made_conclusive_by_a_blind_control_either() -> None:
 
 
 def test_on_one_seed_it_is_a_note() -> None:
-    made = bench(42, {"random_directions": (3, 0)}, asked=config(compression=CONTROLS, seeds=[42]))
-    (note,) = seed_notes(made.probe, made.variants, made.policy)
+    run = bench(42, {"random_directions": (3, 0)}, asked=config(compression=CONTROLS, seeds=[42]))
+    (note,) = seed_notes(run.probe, run.variants, run.policy)
     assert note.startswith("random_directions must fail, and passes on this seed")
-    assert made.status == "PASS"
-    alone = aggregate([made])
+    assert run.status == "PASS"
+    alone = aggregate([run])
     assert alone.status == "PASS"
     assert "random_directions must fail, and passes on the one seed there is" in alone.notes
 
@@ -76,8 +76,8 @@ def test_on_one_seed_it_is_a_note() -> None:
 def test_a_rewrite_that_does_not_pass_is_said_to_be_noise() -> None:
     report = over_seeds(aa=20, random_directions=50)
     assert any("rounding alone decides here" in note for note in report.notes)
-    made = bench(42, {"aa": (20, 0)})
-    assert any("rounding alone" in note for note in seed_notes(made.probe, made.variants, made.policy))
+    run = bench(42, {"aa": (20, 0)})
+    assert any("rounding alone" in note for note in seed_notes(run.probe, run.variants, run.policy))
 
 
 @pytest.mark.parametrize(
@@ -92,9 +92,9 @@ def test_a_rewrite_that_does_not_pass_is_said_to_be_noise() -> None:
     ],
 )
 def test_a_control_s_row_never_says_pass(name: str, lost: int, shown: str) -> None:
-    made = bench(42, {name: (lost, 0)}, asked=config(compression=CONTROLS, seeds=[42]))
-    report = aggregate([made])
-    for text in (bench_text(made), bench_markdown(made), aggregate_text(report), aggregate_markdown(report)):
+    run = bench(42, {name: (lost, 0)}, asked=config(compression=CONTROLS, seeds=[42]))
+    report = aggregate([run])
+    for text in (bench_text(run), bench_markdown(run), aggregate_text(report), aggregate_markdown(report)):
         rows = [row.removeprefix("| ") for row in text.replace("\\_", "_").splitlines()]
         (row,) = [row for row in rows if row.startswith(f"{name} ") and "200" in row]
         assert shown in row

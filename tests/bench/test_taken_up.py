@@ -1,4 +1,4 @@
-"""A run taken up again: what stands is kept, what its inputs no longer fit is made again, and all of it is said."""
+"""A resumed run: what is unchanged is kept, what its inputs no longer fit is made again, and all of it is said."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def output(whole: Path, tmp_path: Path) -> Path:
 
 def again(config_file: Path, output: Path, *overrides: str) -> tuple[Bench, Watcher, set[str]]:
     """Take it up: the result, what was said, and the stages that were made again."""
-    before = made(output)
+    before = written(output)
     watcher = Watcher()
     (bench,), _ = run_bench(load_config(config_file, overrides), output, watcher, pages=PAGES)
-    return bench, watcher, {name for name, when in made(output).items() if before.get(name) != when}
+    return bench, watcher, {name for name, when in written(output).items() if before.get(name) != when}
 
 
-def made(output: Path) -> dict[str, int]:
+def written(output: Path) -> dict[str, int]:
     """Stage -> when its manifest was written."""
     return {
         str(path.parent.relative_to(output)): path.stat().st_mtime_ns
@@ -72,7 +72,7 @@ def made(output: Path) -> dict[str, int]:
 
 
 def evaluations(output: Path) -> set[str]:
-    return {name for name in made(output) if name.endswith("/eval")}
+    return {name for name in written(output) if name.endswith("/eval")}
 
 
 def results(bench: Bench) -> Any:
@@ -224,14 +224,14 @@ def test_a_corrected_task_gets_its_new_score_and_keeps_its_trainings(tmp_path: P
     config, output, watcher = BenchConfig.model_validate(values), tmp_path / "output", Watcher()
     with user_code.allowing():
         (wrong,), _ = run_bench(config, output, watcher, pages=PAGES)
-        first = made(output)
+        first = written(output)
         own_task(tmp_path, "True")
         (corrected,), _ = run_bench(config, output, watcher, pages=PAGES)
     assert wrong.probe is not None
     assert corrected.probe is not None
     assert (wrong.probe.correct, wrong.data) == (0, corrected.data)
     assert corrected.probe.correct == corrected.probe.n - corrected.probe.failed_extractions > 0
-    assert {name for name, when in made(output).items() if first[name] != when} == evaluations(output)
+    assert {name for name, when in written(output).items() if first[name] != when} == evaluations(output)
     assert watcher.notes[0] == "the task's own code has changed: trainings stand, evaluations are made again"
     assert wrong.plan_digest != corrected.plan_digest
     runs = [read_records(path).run.scoring for path in output.rglob(ANSWERS)]

@@ -47,20 +47,20 @@ def audited(*ks: int | None, r: int = 32, shape=(64, 48), rslora: bool = False, 
     return report(rows, adapter={"use_rslora": rslora}, **more)
 
 
-def planned(found, **compression):
-    return {variant.name: variant for variant in plan_variants(found, config(**compression), seed=42)}
+def planned(audit, **compression):
+    return {variant.name: variant for variant in plan_variants(audit, config(**compression), seed=42)}
 
 
 def test_the_announced_variants():
-    made = planned(audited(3, 3, 3, 3, 9))
-    assert set(made) == {"uniform_median", "uniform_p90", "per_layer"}
-    assert set(made["uniform_median"].ranks.values()) == {4}
-    assert set(made["uniform_p90"].ranks.values()) == {8}  # 6.6, linearly interpolated
-    assert list(made["per_layer"].ranks.values()) == [4, 4, 4, 4, 16]
-    assert made["uniform_p90"].evidence == (
+    by_name = planned(audited(3, 3, 3, 3, 9))
+    assert set(by_name) == {"uniform_median", "uniform_p90", "per_layer"}
+    assert set(by_name["uniform_median"].ranks.values()) == {4}
+    assert set(by_name["uniform_p90"].ranks.values()) == {8}  # 6.6, linearly interpolated
+    assert list(by_name["per_layer"].ranks.values()) == [4, 4, 4, 4, 16]
+    assert by_name["uniform_p90"].evidence == (
         "90th percentile of the directions that hold 0.9 of the energy: 6.6, rounded up to an allowed rank"
     )
-    assert all(variant.is_made for variant in made.values())
+    assert all(variant.is_made for variant in by_name.values())
 
 
 def test_every_module_has_its_rank_even_where_it_equals_the_most_frequent_one():
@@ -85,20 +85,20 @@ def test_peft_makes_what_was_planned_with_the_scale_of_the_probe(rslora):
             super().__init__()
             self.layers = torch.nn.ModuleList(Layer() for _ in range(12))  # layers.1 and layers.11 end alike
 
-    found = audited(*[3] * 9, 9, 17, 1, rslora=rslora)
+    audit = audited(*[3] * 9, 9, 17, 1, rslora=rslora)
     scale = 64 / (32**0.5 if rslora else 32)
-    for name, variant in planned(found, variants=["uniform_median", "per_layer", "uniform_r7"]).items():
+    for name, variant in planned(audit, variants=["uniform_median", "per_layer", "uniform_r7"]).items():
         peft_config = peft.LoraConfig(
             target_modules=["q_proj"], use_rslora=rslora, **variant.lora_arguments()
         )
         model = peft.get_peft_model(Model(), peft_config)
-        made = {
+        by_name = {
             path.removeprefix("base_model.model."): module
             for path, module in model.named_modules()
             if isinstance(module, peft.tuners.lora.LoraLayer)
         }
-        assert {path: module.r["default"] for path, module in made.items()} == variant.ranks, name
-        assert [module.scaling["default"] for module in made.values()] == pytest.approx([scale] * 12)
+        assert {path: module.r["default"] for path, module in by_name.items()} == variant.ranks, name
+        assert [module.scaling["default"] for module in by_name.values()] == pytest.approx([scale] * 12)
         trained = sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)
         assert trained == variant.lora_params
 
@@ -114,25 +114,25 @@ def test_ranks_are_never_rounded_down_and_never_above_the_probe():
 
 
 def test_equal_configurations_are_one_run():
-    made = planned(audited(3, 3, 4), arms=["retrain", "truncate"])
-    assert made["uniform_median"].same_as is None
-    assert made["uniform_p90"].same_as == "uniform_median"
-    assert made["per_layer"].same_as == "uniform_median"
-    assert made["uniform_median.truncate"].same_as is None  # made in another way
-    assert made["uniform_p90.truncate"].same_as == "uniform_median.truncate"
+    by_name = planned(audited(3, 3, 4), arms=["retrain", "truncate"])
+    assert by_name["uniform_median"].same_as is None
+    assert by_name["uniform_p90"].same_as == "uniform_median"
+    assert by_name["per_layer"].same_as == "uniform_median"
+    assert by_name["uniform_median.truncate"].same_as is None  # made in another way
+    assert by_name["uniform_p90.truncate"].same_as == "uniform_median.truncate"
 
 
 def test_a_stated_rank_needs_no_suggestion():
-    made = planned(audited(None, None), variants=["uniform_r4", "uniform_median", "uniform_r64"])
-    assert set(made["uniform_r4"].ranks.values()) == {4}
-    assert made["uniform_median"].skipped == "the audit suggests no rank for this adapter"
-    assert made["uniform_r64"].skipped == NO_COMPRESSION
+    by_name = planned(audited(None, None), variants=["uniform_r4", "uniform_median", "uniform_r64"])
+    assert set(by_name["uniform_r4"].ranks.values()) == {4}
+    assert by_name["uniform_median"].skipped == "the audit suggests no rank for this adapter"
+    assert by_name["uniform_r64"].skipped == NO_COMPRESSION
 
 
 def test_an_untrained_module_gets_the_smallest_rank_and_is_not_evidence():
-    made = planned(audited(None, 8, 8))
-    assert list(made["per_layer"].ranks.values()) == [1, 8, 8]
-    assert made["uniform_median"].evidence.endswith("energy: 8")
+    by_name = planned(audited(None, 8, 8))
+    assert list(by_name["per_layer"].ranks.values()) == [1, 8, 8]
+    assert by_name["uniform_median"].evidence.endswith("energy: 8")
 
 
 def test_retraining_can_be_limited():
@@ -158,8 +158,8 @@ def test_the_audit_must_have_the_energy_of_the_config():
 def test_shuffled_ranks_cost_the_same_and_really_differ(ks, wide, seed):
     rows = [
         row(f"{name}.{i}", spread(k, 32), r=32, shape=shape, alpha=64.0)
-        for name, shape, found in (("q", (64, 48), ks), ("up", (256, 64), wide))
-        for i, k in enumerate(found)
+        for name, shape, audit in (("q", (64, 48), ks), ("up", (256, 64), wide))
+        for i, k in enumerate(audit)
     ]
     asked = config(variants=["per_layer"], controls=["per_layer_shuffled"])
     per_layer, control = plan_variants(report(rows), asked, seed)
@@ -184,41 +184,41 @@ def per_layer_ranks(variant, name):
 
 
 def test_the_shuffle_depends_on_the_seed_alone():
-    found = audited(*range(1, 21))
+    audit = audited(*range(1, 21))
     asked = config(controls=["per_layer_shuffled"])
-    first, again, other = (plan_variants(found, asked, seed)[-1].ranks for seed in (42, 42, 123))
+    first, again, other = (plan_variants(audit, asked, seed)[-1].ranks for seed in (42, 42, 123))
     assert first == again
     assert first != other
 
 
 def test_the_controls():
-    made = planned(
+    by_name = planned(
         audited(*[3] * 6, *[9] * 6),
         arms=["retrain", "truncate"],
         controls=["per_layer_shuffled", "random_directions", "head_only", "aa"],
     )
-    assert {v.name: (v.arm, v.making.name) for v in made.values() if v.arm == "control"} == {
+    assert {v.name: (v.arm, v.making.name) for v in by_name.values() if v.arm == "control"} == {
         "per_layer_shuffled": ("control", "retrain"),
         "per_layer_shuffled.truncate": ("control", "truncate"),
         "random_directions": ("control", "random_directions"),
         "head_only": ("control", "head"),
         "aa": ("control", "rotate"),
     }
-    assert set(made["uniform_median"].ranks.values()) == {8}
-    assert set(made["random_directions"].ranks.values()) == {8}  # a quarter of 32
-    assert set(made["aa"].ranks.values()) == {32}
-    assert made["aa"].is_made
-    assert made["aa"].reduction == 0
-    assert made["head_only"].lora_params == 0
-    assert made["head_only"].reduction == 1
-    assert not made["head_only"].alphas
+    assert set(by_name["uniform_median"].ranks.values()) == {8}
+    assert set(by_name["random_directions"].ranks.values()) == {8}  # a quarter of 32
+    assert set(by_name["aa"].ranks.values()) == {32}
+    assert by_name["aa"].is_made
+    assert by_name["aa"].reduction == 0
+    assert by_name["head_only"].lora_params == 0
+    assert by_name["head_only"].reduction == 1
+    assert not by_name["head_only"].alphas
 
 
 def test_controls_that_cannot_be_made_say_why():
     wide = audited(32, 32)
-    made = planned(wide, controls=["per_layer_shuffled", "random_directions"])
-    assert made["per_layer_shuffled"].skipped.startswith("impossible")
-    assert set(made["random_directions"].ranks.values()) == {
+    by_name = planned(wide, controls=["per_layer_shuffled", "random_directions"])
+    assert by_name["per_layer_shuffled"].skipped.startswith("impossible")
+    assert set(by_name["random_directions"].ranks.values()) == {
         8
     }  # a quarter, though nothing is suggested to go
     none = planned(audited(None, None), controls=["per_layer_shuffled", "random_directions"])
@@ -228,9 +228,9 @@ def test_controls_that_cannot_be_made_say_why():
 
 
 def test_random_directions_are_at_most_a_quarter_of_the_rank():
-    made = planned(audited(12, 12), variants=["uniform_r16"], controls=["random_directions"])
-    assert set(made["uniform_r16"].ranks.values()) == {16}
-    assert set(made["random_directions"].ranks.values()) == {8}
+    by_name = planned(audited(12, 12), variants=["uniform_r16"], controls=["random_directions"])
+    assert set(by_name["uniform_r16"].ranks.values()) == {16}
+    assert set(by_name["random_directions"].ranks.values()) == {8}
     uneven = planned(audited(3, 3, r=6), variants=["uniform_r4"], controls=["random_directions"])
     assert set(uneven["random_directions"].ranks.values()) == {1}  # rounded down: never more than a quarter
     narrow = planned(audited(1, 1, r=2), variants=["uniform_r1"], controls=["random_directions"])
@@ -238,10 +238,10 @@ def test_random_directions_are_at_most_a_quarter_of_the_rank():
 
 
 def test_mistral_shapes():
-    made = planned(report(mistral_rows()), type="causal_lm", variants=["uniform_r32", "per_layer"])
-    assert made["uniform_r32"].reduction == 0.5
-    assert made["uniform_r32"].probe_params == 167_772_160
-    assert len(made["per_layer"].lora_arguments()["rank_pattern"]) == 224
+    by_name = planned(report(mistral_rows()), type="causal_lm", variants=["uniform_r32", "per_layer"])
+    assert by_name["uniform_r32"].reduction == 0.5
+    assert by_name["uniform_r32"].probe_params == 167_772_160
+    assert len(by_name["per_layer"].lora_arguments()["rank_pattern"]) == 224
 
 
 def test_what_was_decided_is_written_down_before():

@@ -39,10 +39,10 @@ ROLES: tuple[Role, ...] = ("train", "train", "train", "dev", "confirm")
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """One token a word."""
-    made = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]", eos_token="[END]"
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", eos_token="[END]"
     )
 
 
