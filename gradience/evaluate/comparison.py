@@ -14,7 +14,6 @@ from gradience.artifacts.records import (
     ExamplesRun,
     GenerationRecord,
     Record,
-    ScoreRecord,
 )
 from gradience.errors import UsageError
 
@@ -49,7 +48,7 @@ class Divergence:
 
 
 def diverge(a: tuple[ExamplesRun, Sequence[T]], b: tuple[ExamplesRun, Sequence[T]]) -> Divergence:
-    """What changes when adapter B answers instead of adapter A.
+    """Count what changes when adapter B answers instead of adapter A.
 
     Raises UsageError (`not-paired`) when the two were not evaluated on the same examples in the same way.
     """
@@ -72,30 +71,22 @@ def diverge(a: tuple[ExamplesRun, Sequence[T]], b: tuple[ExamplesRun, Sequence[T
 
 
 def _changes(
-    run_a: ExamplesRun, run_b: ExamplesRun, rows: Sequence[tuple[Record, Record]]
+    run_a: ExamplesRun, run_b: ExamplesRun, rows: Sequence[tuple[Any, Any]]
 ) -> tuple[int | None, NDArray[np.float64] | None, float | None]:
     """Flips, KL of each example, mean gain in log-likelihood: what this kind of records tells of them."""
     if run_a.kind == "classification":
-        labels = [
-            (x, y)
-            for x, y in rows
-            if isinstance(x, ClassificationRecord) and isinstance(y, ClassificationRecord)
-        ]
-        kl = kl_divergence(np.array([x.logits for x, _ in labels]), np.array([y.logits for _, y in labels]))
-        return sum(x.predicted != y.predicted for x, y in labels), kl, None
+        kl = kl_divergence(np.array([x.logits for x, _ in rows]), np.array([y.logits for _, y in rows]))
+        return sum(x.predicted != y.predicted for x, y in rows), kl, None
     if run_a.kind == "generation":
-        outputs = [
-            (x, y) for x, y in rows if isinstance(x, GenerationRecord) and isinstance(y, GenerationRecord)
-        ]
-        return sum(x.extracted != y.extracted for x, y in outputs), None, None
-    scores = [(x, y) for x, y in rows if isinstance(x, ScoreRecord) and isinstance(y, ScoreRecord)]
-    gain = float(np.mean([y.loglikelihood - x.loglikelihood for x, y in scores]))
-    if run_b.reference is None or (run_b.reference, run_b.reference_sha256) != (
-        run_a.adapter,
-        run_a.adapter_sha256,
+        return sum(x.extracted != y.extracted for x, y in rows), None, None
+    gain = float(np.mean([y.loglikelihood - x.loglikelihood for x, y in rows]))
+    if (
+        run_b.reference is None
+        or run_b.reference_sha256 != run_a.adapter_sha256
+        or run_b.reference != run_a.adapter
     ):
         return None, None, gain
-    return sum(bool(y.flips) for _, y in scores), np.array([y.kl for _, y in scores], dtype=np.float64), gain
+    return sum(bool(y.flips) for _, y in rows), np.array([y.kl for _, y in rows], dtype=np.float64), gain
 
 
 def _refuse_unpaired(

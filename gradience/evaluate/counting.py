@@ -51,9 +51,7 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name
-        if (
-            name == VALUE and args[0].is_meta
-        ):  # asked of a mask: is all of it set? It is: nothing is padded here
+        if name == VALUE and args[0].is_meta:  # of a mask: is all of it set? It is: nothing is padded here
             return True
         out = func(*args, **(kwargs or {}))
         if func.is_view or name.startswith(NO_KERNEL):
@@ -78,7 +76,7 @@ def counted(call: Callable[[], Any]) -> Work:
 def training_work(network: Any, rows: int, length: int, *, labels: bool) -> Work:
     """Forward and backward of one batch (rows, length); `labels`: the loss is on a label, not on tokens."""
     saved: dict[int, torch.Tensor] = {}
-    own = {weight.untyped_storage()._cdata for weight in network.parameters()}
+    weights = {weight.untyped_storage()._cdata for weight in network.parameters()}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         saved[tensor.untyped_storage()._cdata] = tensor  # held: a freed storage would give its address away
@@ -92,7 +90,7 @@ def training_work(network: Any, rows: int, length: int, *, labels: bool) -> Work
             loss = network(input_ids=ids, attention_mask=torch.ones_like(ids), labels=target).loss
         loss.backward()
     network.zero_grad()
-    held = sum(tensor.untyped_storage().nbytes() for place, tensor in saved.items() if place not in own)
+    held = sum(tensor.untyped_storage().nbytes() for place, tensor in saved.items() if place not in weights)
     return Work(counting.kernels, held)
 
 

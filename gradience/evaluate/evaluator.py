@@ -1,6 +1,6 @@
 """Evaluates adapters for Bench: one loaded base, the same examples in the same batches, records for each.
 
-The base is loaded when the first evaluation that is not done yet asks for it, and an adapter when it is first
+The base is loaded when the first evaluation that is not done yet needs it, and an adapter when it is first
 evaluated. So a run that is resumed after all evaluations loads nothing.
 """
 
@@ -64,7 +64,7 @@ class Evaluator:
 
     @property
     def numerics(self) -> dict[str, Any]:
-        """Device, threads and versions of an evaluation that is made here and now; nothing is loaded."""
+        """Device, threads and versions of an evaluation here and now; nothing is loaded."""
         return self._engine_type.numerics(self.device)
 
     def answers(
@@ -117,7 +117,7 @@ class Evaluator:
 
     @property
     def engine(self) -> Engine:
-        """The engine, loaded when it is first asked for."""
+        """The engine, loaded at its first use."""
         if self._engine is None:
             labels = len(self.task.label_names) if isinstance(self.task, ClassificationTask) else None
             self._engine = self._engine_type.load(self.model, labels=labels, device=self.device)

@@ -1,4 +1,4 @@
-"""What an example must have to be evaluated. The tasks of Bench have their own classes, and so may anybody."""
+"""What an example must have to be evaluated, whatever its class: that of a task (gradience.tasks), or a user's."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Prompted(Protocol):
 
 
 class Answered(Protocol):
-    """A prompt and the response whose likelihood is asked for, its leading space included."""
+    """A prompt and the response that is scored, its leading space included."""
 
     @property
     def id(self) -> str: ...

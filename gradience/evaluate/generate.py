@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gradience.artifacts.records import Evaluation, GenerationRecord
 from gradience.digests import sha256_text
@@ -12,9 +13,7 @@ from gradience.evaluate.engines.base import Engine, Output
 from gradience.evaluate.examples import Prompted, require_examples
 from gradience.evaluate.proof import refuse_inert_generators
 from gradience.evaluate.records import OnBatch, RecordFile, answer_batches, header
-
-Filter = Callable[[str], str | None]
-"""From an output to the answer in it, or None when there is none."""
+from gradience.tasks.base import Filter
 
 
 def evaluate_generation(
@@ -47,14 +46,10 @@ def evaluate_generation(
     if name is not None and not allow_inert:
         refuse_inert_generators(engine, [name], prompts, limit)
 
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": tuple(stop), "max_length": limit}
+
     def answer(places: Sequence[int]) -> list[list[GenerationRecord]]:
-        outputs = engine.generate(
-            name,
-            [prompts[place] for place in places],
-            max_new_tokens=max_new_tokens,
-            stop=stop,
-            max_length=limit,
-        )
+        outputs = engine.generate(name, [prompts[place] for place in places], **settings)
         return [
             [
                 _record(examples[place], each, filters, same)
@@ -68,11 +63,9 @@ def evaluate_generation(
         name,
         [(example.id, example.prompt, example.answer) for example in examples],
         batch_size=batch_size,
-        max_length=limit,
-        max_new_tokens=max_new_tokens,
-        stop=tuple(stop),
         filters=tuple(filters),
         scoring=scoring,
+        **settings,
     )
     file: RecordFile[GenerationRecord] = RecordFile(
         run, [e.id for e in examples], fixed_batches(prompts, batch_size), path

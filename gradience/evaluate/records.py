@@ -1,6 +1,6 @@
 """Records that survive a kill: every batch is on the disk before the next one begins.
 
-`NAME.part` beside the file that is made holds the header and the records of the batches that are complete, in the
+`NAME.part` beside the file holds the header and the records of the batches that are complete, in the
 order in which they were answered. An evaluation that is run again with the same header resumes behind them;
 since batches depend on the examples alone, it ends with the same bytes as one that was never stopped.
 """
@@ -61,7 +61,7 @@ class RecordFile(Generic[R]):
     def __init__(
         self, run: ExamplesRun, ids: Sequence[str], batches: Sequence[Sequence[int]], path: Path | None
     ) -> None:
-        """Take up what is complete at `path` or in its `.part`, where the header is the same in every byte."""
+        """Resume from what is complete at `path` or in its `.part`, where the header is the same in every byte."""
         self.run, self.ids, self.batches, self.path = run, ids, batches, path
         self.done: list[list[R]] = []
         self.finished = False

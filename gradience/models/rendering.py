@@ -1,6 +1,6 @@
 """A prompt and its response as token ids: one rule, shared by training, scoring and generation. Needs no torch.
 
-Whoever trains on other ids than those that are asked for later measures the difference between the two.
+Training on other ids than those of the evaluation would measure the difference between the two.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Such a task is code that a config names, and a config may come from a stranger. So it runs only when the user has said
 so, on the command line (`--allow-code`) or in the environment (`GRADIENCE_ALLOW_CODE=1`, which child processes
-inherit): no file can say it. What is not allowed is found and hashed, and not imported.
+inherit): no file can say it. What is not allowed is located and hashed, and not imported.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _function(profile: str, function: Any) -> Callable[..., Any]:
 
 
 def _origin(module: str) -> Path | None:
-    """The file of a module, found along sys.path without importing its packages; None where it is no file."""
+    """The file of a module, looked up along sys.path without importing its packages; None where it is no file."""
     where: Any = None
     spec = None
     names = module.split(".")

@@ -69,8 +69,8 @@ def test_flexible_finds_the_number_at_the_end(before, number, after):
 @given(st.text(alphabet="0123456789.,$-# x\n"))
 def test_what_is_found_stands_in_the_output(output):
     for extract in gsm8k.FILTERS.values():
-        found = extract(output)
-        assert found is None or (found and found in output)
+        answer = extract(output)
+        assert answer is None or (answer and answer in output)
 
 
 @given(st.integers(), st.integers())
@@ -88,9 +88,9 @@ def rows_of_the_document() -> list[list[str]]:
 @pytest.mark.parametrize("cells", rows_of_the_document(), ids=lambda cells: cells[0])
 def test_the_worked_examples_of_the_document(cells):
     output, *expected, gold, right = cells
-    found = {name: extract(output) for name, extract in gsm8k.FILTERS.items()}
-    assert [found["strict"] or "–", found["flexible"] or "–"] == expected
-    solved = {name for name, answer in found.items() if answer and gsm8k.same(answer, gold)}
+    answers = {name: extract(output) for name, extract in gsm8k.FILTERS.items()}
+    assert [answers["strict"] or "–", answers["flexible"] or "–"] == expected
+    solved = {name for name, answer in answers.items() if answer and gsm8k.same(answer, gold)}
     words = {"both": {"strict", "flexible"}, "none": set()}
     word = right.partition(":")[0].strip("` ")
     assert solved == words.get(word, {word})

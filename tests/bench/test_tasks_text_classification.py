@@ -36,7 +36,7 @@ def rows(count: int, start: int = 0) -> list[dict[str, object]]:
     ]
 
 
-def found(task) -> dict[str, str]:
+def labels_of(task) -> dict[str, str]:
     return {item.text: task.label_names[item.label] for item in task.examples.all}
 
 
@@ -61,7 +61,7 @@ EXPECTED = {"Good, and long": "yes", 'She said "no"': "no", "Touché": "yes"}
     ids=["csv", "csv-bom-crlf-blank-line-no-end", "csv-other-order", "tsv", "jsonl"],
 )
 def test_formats(tmp_path, name, content):
-    assert found(load(file=written(tmp_path / name, content))) == EXPECTED
+    assert labels_of(load(file=written(tmp_path / name, content))) == EXPECTED
 
 
 def test_a_text_may_go_over_lines_and_the_next_row_is_still_named_rightly(tmp_path):
@@ -294,7 +294,7 @@ def repository(tmp_path, monkeypatch):
 def test_a_data_set_of_the_hub_brings_its_label_names(repository):
     task = load(dataset=str(repository), subset="plain", confirm_split="test")
     assert task.label_names == ("2", "1")
-    assert found(task)["A film about number 0."] == "2"
+    assert labels_of(task)["A film about number 0."] == "2"
     assert {role: len(task.examples.of(role)) for role in ROLES} == {"train": 80, "dev": 20, "confirm": 20}
 
 

@@ -50,8 +50,8 @@ def written(number, extracted, answer="7", **changed):
         "output": f" {extracted}",
         "n_tokens": 3,
     }
-    found = {"stopped_by": "eos", "answers": {"first": extracted}, "extracted": extracted}
-    return GenerationRecord(**{**row, **found, "correct": extracted == answer, "truncated": False, **changed})
+    end = {"stopped_by": "eos", "answers": {"first": extracted}, "extracted": extracted}
+    return GenerationRecord(**{**row, **end, "correct": extracted == answer, "truncated": False, **changed})
 
 
 def scored(number, loglikelihood, exact, kl=None, flips=None):
@@ -75,24 +75,24 @@ def test_kl_against_the_definition():
 def test_every_cell_of_two_classifiers_is_counted():
     first = [(YES, 1), (YES, 1), (YES, 1), (NO, 1), (NO, 1), (NO, 1), (NO, 0)]
     second = [(YES, 1), (NO, 1), (NO, 1), (YES, 1), (NO, 1), (NO, 1), (NO, 0)]
-    found = diverge((run(), labels(first)), (run(adapter="b"), labels(second)))
-    assert (found.n, found.flips, found.correctness_flips) == (7, 3, 3)
-    assert (found.both_right, found.only_a_right, found.only_b_right, found.both_wrong) == (2, 2, 1, 2)
+    change = diverge((run(), labels(first)), (run(adapter="b"), labels(second)))
+    assert (change.n, change.flips, change.correctness_flips) == (7, 3, 3)
+    assert (change.both_right, change.only_a_right, change.only_b_right, change.both_wrong) == (2, 2, 1, 2)
     per_flip = math.tanh(0.5)  # KL between softmax(0, 1) and softmax(1, 0)
-    assert found.kl_mean == pytest.approx(3 * per_flip / 7)
+    assert change.kl_mean == pytest.approx(3 * per_flip / 7)
     spread = np.std([0, per_flip, per_flip, per_flip, 0, 0, 0], ddof=1) / math.sqrt(7)
-    assert found.kl_standard_error == pytest.approx(spread)
-    assert found.loglikelihood_gain is None
+    assert change.kl_standard_error == pytest.approx(spread)
+    assert change.loglikelihood_gain is None
     assert diverge((run(), labels(first)), (run(), labels(first))).kl_mean == 0
 
 
 def test_two_writers_differ_in_answers_and_in_being_right():
     first = [written(0, "7"), written(1, "7"), written(2, "8"), written(3, None), written(4, None)]
     second = [written(0, "7"), written(1, "9"), written(2, "9"), written(3, "7"), written(4, None)]
-    found = diverge((run("generation"), first), (run("generation", "b"), second))
-    assert (found.both_right, found.only_a_right, found.only_b_right, found.both_wrong) == (1, 1, 1, 2)
-    assert (found.flips, found.correctness_flips) == (3, 2)
-    assert found.kl_mean is found.kl_standard_error is found.loglikelihood_gain is None
+    change = diverge((run("generation"), first), (run("generation", "b"), second))
+    assert (change.both_right, change.only_a_right, change.only_b_right, change.both_wrong) == (1, 1, 1, 2)
+    assert (change.flips, change.correctness_flips) == (3, 2)
+    assert change.kl_mean is change.kl_standard_error is change.loglikelihood_gain is None
 
 
 def test_scores_tell_kl_only_against_their_reference():
@@ -100,9 +100,9 @@ def test_scores_tell_kl_only_against_their_reference():
     second = [scored(0, -1.5, True, 0.25, 0), scored(1, -1.0, True, 0.75, 2)]
     reference = {"reference": "a", "reference_sha256": SHA}
     a, b = (run("scores", "a", **reference), first), (run("scores", "b", **reference), second)
-    found = diverge(a, b)
-    assert (found.kl_mean, found.flips, found.loglikelihood_gain) == (0.5, 1, 0.25)
-    assert (found.both_right, found.only_b_right) == (1, 1)
+    change = diverge(a, b)
+    assert (change.kl_mean, change.flips, change.loglikelihood_gain) == (0.5, 1, 0.25)
+    assert (change.both_right, change.only_b_right) == (1, 1)
     assert diverge(b, a).kl_mean is None
     other = (run("scores", "a", **{**reference, "reference_sha256": "1" * 64}), first)
     with pytest.raises(UsageError):
@@ -110,8 +110,8 @@ def test_scores_tell_kl_only_against_their_reference():
 
 
 def test_a_single_example_has_no_standard_error():
-    found = diverge((run(), labels([(YES, 1)])), (run(), labels([(NO, 1)])))
-    assert (found.n, found.kl_standard_error) == (1, None)
+    change = diverge((run(), labels([(YES, 1)])), (run(), labels([(NO, 1)])))
+    assert (change.n, change.kl_standard_error) == (1, None)
 
 
 @pytest.mark.parametrize(

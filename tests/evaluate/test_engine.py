@@ -71,8 +71,8 @@ def test_an_adapter_on_the_head_itself(tmp_path):
     alone = PeftModel.from_pretrained(llama(), str(folder)).eval()
     prompts = [example.prompt for example in sums(9)]
     with engine.using("a") as model:
-        found = generate(model, engine.tokenizer, prompts, max_new_tokens=5)
-    assert found == generate(alone, engine.tokenizer, prompts, max_new_tokens=5, batch_size=1)
+        outputs = generate(model, engine.tokenizer, prompts, max_new_tokens=5)
+    assert outputs == generate(alone, engine.tokenizer, prompts, max_new_tokens=5, batch_size=1)
 
 
 def test_removed_adapters_leave_the_others_and_the_base_as_they_were(engine, adapter_folders):
@@ -171,8 +171,8 @@ def test_a_classifier_needs_a_head_unless_the_base_has_a_trained_one(tmp_path):
     assert caught.value.code == "no-head"
     tuned = TransformersEngine(bert(), words_tokenizer(), untrained=[])
     tuned.add("headless", headless)
-    own = evaluate_classification(tuned, None, sentences(9))
-    assert own.records != evaluate_classification(tuned, "headless", sentences(9)).records
+    alone = evaluate_classification(tuned, None, sentences(9))
+    assert alone.records != evaluate_classification(tuned, "headless", sentences(9)).records
 
 
 def test_a_head_that_is_declared_must_be_in_the_file(tmp_path, adapter_folders):

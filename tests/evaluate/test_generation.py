@@ -92,8 +92,8 @@ def test_nothing_of_the_checkpoints_generation_settings_leaks_in(engine):
 @pytest.mark.parametrize("batch_size", [1, 3, 25])
 def test_the_batch_size_changes_nothing_in_float32(engine, batch_size):
     expected = generate(engine.base, engine.tokenizer, PROMPTS, max_new_tokens=NEW, batch_size=8)
-    found = generate(engine.base, engine.tokenizer, PROMPTS, max_new_tokens=NEW, batch_size=batch_size)
-    assert found == expected
+    outputs = generate(engine.base, engine.tokenizer, PROMPTS, max_new_tokens=NEW, batch_size=batch_size)
+    assert outputs == expected
 
 
 def test_logits_are_made_for_the_last_position_alone(engine):
@@ -147,11 +147,11 @@ def test_a_record_for_every_prompt(engine):
 def test_a_right_answer_is_counted(engine):
     examples = sums(6)
     gold = evaluate_generation(engine, "plain", examples, **ASK).records
-    told = [
+    examples = [
         type(e)(e.id, e.prompt, e.response, r.extracted or "none")
         for e, r in zip(examples, gold, strict=True)
     ]
-    records = evaluate_generation(engine, "plain", told, **ASK).records
+    records = evaluate_generation(engine, "plain", examples, **ASK).records
     assert [record.correct for record in records] == [record.extracted is not None for record in gold]
     assert count(records).accuracy == pytest.approx(
         np.mean([record.extracted is not None for record in gold])

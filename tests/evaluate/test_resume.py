@@ -40,9 +40,9 @@ class Stopped(Exception):
     """What ends an evaluation in these tests."""
 
 
-def stop_after(blocks):
+def stop_after(batches):
     def on_batch(done, _total):
-        if done == blocks:
+        if done == batches:
             raise Stopped
 
     return on_batch
@@ -58,19 +58,19 @@ def progress_of(engine, path, **options):
     return [done for done, total in seen if total == BATCHES]
 
 
-def stopped_at(engine, path, blocks):
+def stopped_at(engine, path, batches):
     with pytest.raises(Stopped):
-        answer(engine, path, on_batch=stop_after(blocks))
+        answer(engine, path, on_batch=stop_after(batches))
     return path.with_name(f"{path.name}.part")
 
 
-@pytest.mark.parametrize("blocks", [1, 4, BATCHES])
-def test_it_goes_on_behind_the_last_complete_batch(engine, tmp_path, blocks):
+@pytest.mark.parametrize("batches", [1, 4, BATCHES])
+def test_it_goes_on_behind_the_last_complete_batch(engine, tmp_path, batches):
     answer(engine, tmp_path / "whole")
-    part = stopped_at(engine, tmp_path / "stopped", blocks)
-    assert len(part.read_bytes().splitlines()) == 1 + 3 * blocks
+    part = stopped_at(engine, tmp_path / "stopped", batches)
+    assert len(part.read_bytes().splitlines()) == 1 + 3 * batches
     assert not (tmp_path / "stopped").exists()
-    assert progress_of(engine, tmp_path / "stopped") == list(range(blocks + 1, BATCHES + 1))
+    assert progress_of(engine, tmp_path / "stopped") == list(range(batches + 1, BATCHES + 1))
     assert (tmp_path / "stopped").read_bytes() == (tmp_path / "whole").read_bytes()
     assert not part.exists()
 

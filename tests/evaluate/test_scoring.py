@@ -47,9 +47,9 @@ def test_kl_and_flips_are_scipys(engine):
     assert list(evaluations) == names
     for name in names:
         for record, example in zip(evaluations[name].records, EXAMPLES, strict=True):
-            told, own = distributions(engine, "plain", example)[0], distributions(engine, name, example)[0]
-            assert record.kl == pytest.approx(rel_entr(np.exp(told), np.exp(own)).sum(), abs=1e-4)
-            assert record.flips == (told.argmax(axis=1) != own.argmax(axis=1)).sum()
+            reference, adapter = (distributions(engine, each, example)[0] for each in ("plain", name))
+            assert record.kl == pytest.approx(rel_entr(np.exp(reference), np.exp(adapter)).sum(), abs=1e-4)
+            assert record.flips == (reference.argmax(axis=1) != adapter.argmax(axis=1)).sum()
     assert {(record.kl, record.flips) for record in evaluations["plain"].records} == {(0.0, 0)}
 
 
@@ -78,11 +78,11 @@ def test_logits_are_made_for_the_tokens_of_responses_alone(engine):
 
 def test_a_few_rows_at_a_time_give_the_same(monkeypatch):
     draw = torch.Generator().manual_seed(0)
-    own, told = torch.randn(50, 11, generator=draw), torch.randn(50, 11, generator=draw)
+    adapter, reference = (torch.randn(50, 11, generator=draw) for _ in range(2))
     targets = torch.randint(0, 11, (50,), generator=draw)
-    whole = scoring.measure(own, targets, told)
+    whole = scoring.measure(adapter, targets, reference)
     monkeypatch.setattr(scoring, "CHUNK", 33)
-    for once, pieces in zip(whole, scoring.measure(own, targets, told), strict=True):
+    for once, pieces in zip(whole, scoring.measure(adapter, targets, reference), strict=True):
         assert torch.equal(once, pieces)
 
 
@@ -114,11 +114,11 @@ def test_exact_is_what_greedy_generation_would_write():
     ]
     assert len(ended) >= 3
     engine = TransformersEngine(base, tokenizer)
-    own = [Sum(example.id, example.prompt, text, "") for example, text in ended]
+    written = [Sum(example.id, example.prompt, text, "") for example, text in ended]
     changed = [
         Sum(example.id, example.prompt, "#" + text[1:], "") for example, text in ended if text[0] != "#"
     ]
-    assert count(evaluate_scores(engine, [None], own)[None].records).correct == len(own)
+    assert count(evaluate_scores(engine, [None], written)[None].records).correct == len(written)
     assert count(evaluate_scores(engine, [None], changed)[None].records).correct == 0
 
 

@@ -8,7 +8,7 @@ from gradience.errors import UsageError
 from gradience.evaluate.engines.base import Engine
 
 ENGINES = {"transformers": "gradience.evaluate.engines.transformers:TransformersEngine"}
-"""Name -> `module:class`, imported when it is asked for."""
+"""Name -> `module:class`, imported by `engine`."""
 
 
 def engine(name: str = "transformers") -> type[Engine]:
@@ -19,5 +19,5 @@ def engine(name: str = "transformers") -> type[Engine]:
             code="unknown-engine",
             hint=f"the engines are {', '.join(ENGINES)}",
         )
-    found: type[Engine] = resolve_name(ENGINES[name])
-    return found
+    engine_class: type[Engine] = resolve_name(ENGINES[name])
+    return engine_class

@@ -72,7 +72,7 @@ class Score:
 
 
 class Engine(Protocol):
-    """One base model and any number of LoRA adapters, which answer a batch of examples at a time.
+    """Answers batches of examples with one base model and any number of LoRA adapters.
 
     Adapters go by name; the name None is the base alone. Equal batches give equal answers, whichever adapters are
     loaded beside and whatever was answered before.
@@ -149,7 +149,7 @@ class Engine(Protocol):
         """Scores of the (prompt, response) pairs under each of `names`, with KL and flips against `reference`."""
 
     def close(self) -> None:
-        """Free the memory of the base; nothing can be asked afterwards."""
+        """Free the memory of the base; nothing can be answered afterwards."""
 
 
 def _digest(path: Path) -> str:

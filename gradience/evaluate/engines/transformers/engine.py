@@ -109,7 +109,7 @@ class TransformersEngine:
         self._check_what_comes_besides_lora(config, folder)
         trained_on = config.base_model_name_or_path
         self._added += 1
-        # A name of our own: PEFT looks for names inside the keys of tensors, and torch forbids dots in them.
+        # Not `name`: PEFT looks for names inside the keys of tensors, and torch forbids dots in them.
         key = f"gradience{self._added}x"
         try:
             misfits = self._load(key, folder, config)

@@ -37,18 +37,18 @@ def next_logits(model: Any, ids: Tensor, mask: Tensor, cache: Any = None) -> tup
 
     ids: (batch, new). mask: (batch, old + new), 0 where a row is padded on its left.
     """
-    taken = _parameters(model)
+    parameters = _parameters(model)
     # Late releases of transformers 5 call the cache `cache`; before, it was `past_key_values`.
-    name = "cache" if "cache" in taken else "past_key_values"
+    name = "cache" if "cache" in parameters else "past_key_values"
     inputs = {"input_ids": ids, "attention_mask": mask, name: cache, "use_cache": True}
-    if "position_ids" in taken:  # a model with ALiBi has none
+    if "position_ids" in parameters:  # a model with ALiBi has none
         inputs["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     out = logits_at(model, lambda hidden: hidden[:, -1], **inputs)
     return out.logits, getattr(out, name)
 
 
 def _parameters(model: Any) -> frozenset[str]:
-    """What the forward of the model can be told, below PEFT's own, which takes anything."""
+    """Parameters of the model's forward, below that of PEFT, which takes anything."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return frozenset(inspect.signature(inner.forward).parameters)
 
