@@ -177,9 +177,9 @@ def spectrum(blocks_A: Blocks, blocks_B: Blocks, *, wide: bool = False) -> Spect
     """
     if wide:
         return spectrum_from_triangles(triangle(blocks_A), triangle(blocks_B))
-    found = spectrum_from_grams(gram(blocks_A), gram(blocks_B))
-    if found is not None and found.error_bound <= GRAM_TOLERANCE:
-        return found
+    cheap = spectrum_from_grams(gram(blocks_A), gram(blocks_B))
+    if cheap is not None and cheap.error_bound <= GRAM_TOLERANCE:
+        return cheap
     return spectrum_from_triangles(triangle(blocks_A), triangle(blocks_B))
 
 

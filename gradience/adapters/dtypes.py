@@ -72,6 +72,11 @@ _TABLE = (
 DTYPES: dict[str, DType] = {dtype.name: dtype for dtype in _TABLE}
 
 
+def type_names(*dtypes: DType) -> str:
+    """Return the names of the types that occur: `F32`, or `BF16+F32`."""
+    return "+".join(sorted({dtype.name for dtype in dtypes}))
+
+
 def decode(words: Words) -> FloatArray:
     """Stored words, of any shape, as float64: exact."""
     with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN, and no reason to warn on stderr

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradience.adapters.dtypes import decode
+from gradience.adapters.dtypes import decode, type_names
 from gradience.adapters.families import family_of, layer_of, module_type
 from gradience.adapters.peft import Factor, LoadedPair, LoraPair
 from gradience.artifacts.audit import LayerAudit
@@ -52,7 +52,6 @@ def measure_pair(pair: LoraPair, tau: float) -> Measured:
 def _known_before(pair: LoraPair, expert: int | None) -> dict[str, Any]:
     """What is known of a module before its numbers are."""
     layer, index = layer_of(pair.module)
-    types = {pair.a.entry.dtype.name, pair.b.entry.dtype.name}
     return {
         "name": pair.module,
         "module_type": module_type(pair.module, embedding=pair.kind == "embedding"),
@@ -69,7 +68,7 @@ def _known_before(pair: LoraPair, expert: int | None) -> dict[str, Any]:
         "shape": (pair.rows, pair.columns),
         "params": pair.params // pair.experts,
         "bytes": pair.bytes // pair.experts,
-        "dtype": "+".join(sorted(types)),
+        "dtype": type_names(pair.a.entry.dtype, pair.b.entry.dtype),
     }
 
 

@@ -1,4 +1,4 @@
-"""What a config says beside ranks, scales and targets, and another training of the same adapter must be told again."""
+"""What a config says beside ranks, scales and targets that a retraining of the same adapter needs as well."""
 
 from __future__ import annotations
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+
+from gradience.artifacts.compression import ModuleResult
 
 CARD = "README.md"
 OPENING = "> **A smaller version of the adapter described here.**"
@@ -31,3 +34,17 @@ def annotate(folder: Path, line: str) -> tuple[str, ...]:
         return ()
     card.write_bytes(with_first_line(card.read_bytes(), line))
     return (CARD,)
+
+
+def first_line(rows: Sequence[ModuleResult], error: float) -> str:
+    """What the card of an adapter compressed to `rows`, with this relative error, must say first."""
+    before, now = (_span([getattr(row, name) for row in rows]) for name in ("old_rank", "new_rank"))
+    return (
+        f"{OPENING} Made from it with `gradience compress`, without training: LoRA rank {before} → {now}, "
+        f"relative error of the update {error:.2g}. What follows, every figure in it included, is about the original."
+    )
+
+
+def _span(ranks: Sequence[int]) -> str:
+    low, high = min(ranks), max(ranks)
+    return str(low) if low == high else f"{low} to {high}"

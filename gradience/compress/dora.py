@@ -110,9 +110,9 @@ class BaseWeights:
             if name in self.files:
                 return name
         ending = f".{module}.weight"
-        found = [name for name in self.files if name.endswith(ending)]
-        if len(found) == 1:
-            return found[0]
+        names = [name for name in self.files if name.endswith(ending)]
+        if len(names) == 1:
+            return names[0]
         if any(f".{name}".endswith(f".{module}.{ending}") for name in self.files for ending in _PACKED):
             raise self._quantised(f"the weight of {module} is packed")
         raise InputError(

@@ -80,7 +80,7 @@ class Job:
         return (inner, *old_A[1:]), (old_B[0], inner, *old_B[2:])
 
 
-class Written(NamedTuple):
+class CompressedModule(NamedTuple):
     """The bytes of one module and what they lost."""
 
     data_A: bytes
@@ -107,27 +107,27 @@ class _Expert(NamedTuple):
     cancellation: float
 
 
-def write_module(job: Job) -> Written:
+def write_module(job: Job) -> CompressedModule:
     """The stored bytes of one module and the error they have. Raises InputError (code overflow)."""
     loaded = job.pair.load()
-    made = loaded if job.unchanged else _recoded(job, loaded) if job.keeps_rank else None
+    recoded = loaded if job.unchanged else _recoded(job, loaded) if job.keeps_rank else None
     experts = range(job.pair.experts)
-    if made is not None:
-        parts = [_compared(job, loaded, made, expert) for expert in experts]
+    if recoded is not None:
+        parts = [_compared(job, loaded, recoded, expert) for expert in experts]
     else:
         parts = [_truncated(job, loaded, expert) for expert in experts]
     norm = math.hypot(*(part.norm for part in parts))
     lost = math.hypot(*(part.lost for part in parts))
     if not math.isfinite(norm):
         raise _overflow(job, "the norm of the update is beyond double precision")
-    if made is not None and job.stored_rank == job.pair.rank:
-        data_A, data_B = made.stored_A, made.stored_B
+    if recoded is not None and job.stored_rank == job.pair.rank:
+        data_A, data_B = recoded.stored_A, recoded.stored_B
     else:
         shape_A, shape_B = job.shapes()
         data_A = np.concatenate([_padded(job, part.words_A).T for part in parts]).reshape(shape_A)
         # B of stacked experts: (m, r, E), the expert last.
         data_B = np.stack([_padded(job, part.words_B) for part in parts], axis=-1).reshape(shape_B)
-    return Written(
+    return CompressedModule(
         data_A.tobytes(),
         data_B.tobytes(),
         lost / norm if norm else None,
@@ -168,26 +168,26 @@ def _converted(job: Job, words: Words, factor: float, wanted: DType) -> Words:
     if factor == 1.0 and words.dtype == wanted.numpy:
         return words
     flat = words.reshape(-1)
-    made = np.empty(flat.shape, dtype=wanted.numpy)
+    converted = np.empty(flat.shape, dtype=wanted.numpy)
     for start in range(0, len(flat), BLOCK_ELEMENTS):
         part = slice(start, start + BLOCK_ELEMENTS)
         with np.errstate(over="ignore", under="ignore"):
-            made[part] = encode(decode(flat[part]) * factor, wanted)
-        if not np.isfinite(decode(made[part])).all():
+            converted[part] = encode(decode(flat[part]) * factor, wanted)
+        if not np.isfinite(decode(converted[part])).all():
             raise _overflow(job, f"its factors do not fit into {wanted.name}")
-    return made.reshape(words.shape)
+    return converted.reshape(words.shape)
 
 
-def _compared(job: Job, loaded: LoadedPair, made: LoadedPair, expert: int) -> _Expert:
+def _compared(job: Job, loaded: LoadedPair, recoded: LoadedPair, expert: int) -> _Expert:
     blocks_A, blocks_B = loaded.blocks_A(expert), loaded.blocks_B(expert)
     gram_A, gram_B = gram(blocks_A), gram(blocks_B)
     norm = norm_from_grams(gram_A, gram_B)
     if cancellation(gram_A, gram_B, norm) > CANCELLED:
         norm = frobenius(triangle(blocks_A), triangle(blocks_B))
-    lost = 0.0 if made is loaded else _rounding(job, loaded, made, expert)
+    lost = 0.0 if recoded is loaded else _rounding(job, loaded, recoded, expert)
     return _Expert(
-        made.words_A(expert),
-        made.words_B(expert),
+        recoded.words_A(expert),
+        recoded.words_B(expert),
         lost,
         abs(job.scale) * norm,
         "copy",
@@ -195,7 +195,7 @@ def _compared(job: Job, loaded: LoadedPair, made: LoadedPair, expert: int) -> _E
     )
 
 
-def _rounding(job: Job, loaded: LoadedPair, made: LoadedPair, expert: int) -> float:
+def _rounding(job: Job, loaded: LoadedPair, recoded: LoadedPair, expert: int) -> float:
     """‖s·B·A − s′·B′·A′‖_F for factors that differ by rounding alone: ‖[D, s·B]·[A′; A′ − A]‖, D = s′·B′ − s·B.
 
     The differences are taken entry by entry, where they are exact, so that nothing cancels in the products.
@@ -204,8 +204,8 @@ def _rounding(job: Job, loaded: LoadedPair, made: LoadedPair, expert: int) -> fl
     height = max(8 * pair.rank, 1024)
     old_A = word_blocks(loaded.words_A(expert), height)
     old_B = word_blocks(loaded.words_B(expert), height)
-    new_A = word_blocks(made.words_A(expert), height)
-    new_B = word_blocks(made.words_B(expert), height)
+    new_A = word_blocks(recoded.words_A(expert), height)
+    new_B = word_blocks(recoded.words_B(expert), height)
 
     def sides_A() -> Iterator[FloatArray]:
         for old, new in zip(old_A(), new_A(), strict=True):
@@ -226,25 +226,25 @@ class _Stored(NamedTuple):
 
     words: Words
     cross: FloatArray
-    own: FloatArray
+    gram: FloatArray
 
 
 def _truncated(job: Job, loaded: LoadedPair, expert: int) -> _Expert:
     blocks_A, blocks_B = loaded.blocks_A(expert), loaded.blocks_B(expert)
-    found = truncation(blocks_A, blocks_B, job.plan.new_rank)
-    new_A = _stored(job, blocks_A, found.map_A.T, job.dtype_A)
-    new_B = _stored(job, blocks_B, found.map_B * job.fold, job.dtype_B)
-    size = with_exponent(float(np.linalg.norm(found.values)), found.exponent)
+    optimum = truncation(blocks_A, blocks_B, job.plan.new_rank)
+    new_A = _stored(job, blocks_A, optimum.map_A.T, job.dtype_A)
+    new_B = _stored(job, blocks_B, optimum.map_B * job.fold, job.dtype_B)
+    size = with_exponent(float(np.linalg.norm(optimum.values)), optimum.exponent)
     norm = abs(job.scale) * size
-    cancelled = cancellation(found.gram_A, found.gram_B, size)
-    lost = _distance(job, found, new_A, new_B)
+    cancelled = cancellation(optimum.gram_A, optimum.gram_B, size)
+    lost = _distance(job, optimum, new_A, new_B)
     if cancelled > CANCELLED or not lost > TINY_ERROR * norm:
         lost = _exact_distance(job, loaded, expert, new_A.words, new_B.words)
-    return _Expert(new_A.words, new_B.words, lost, norm, found.method, cancelled)
+    return _Expert(new_A.words, new_B.words, lost, norm, optimum.method, cancelled)
 
 
 def _stored(job: Job, blocks: Blocks, mapping: FloatArray, dtype: DType) -> _Stored:
-    words, cross, own = [], np.zeros(mapping.shape), np.zeros((mapping.shape[1],) * 2)
+    words, cross, squared = [], np.zeros(mapping.shape), np.zeros((mapping.shape[1],) * 2)
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         for block in blocks():
             stored = encode(block @ mapping, dtype)
@@ -253,19 +253,19 @@ def _stored(job: Job, blocks: Blocks, mapping: FloatArray, dtype: DType) -> _Sto
                 raise _overflow(job, f"the new factors do not fit into {dtype.name}")
             words.append(stored)
             cross += block.T @ back
-            own += back.T @ back
-    return _Stored(np.concatenate(words), cross, own)
+            squared += back.T @ back
+    return _Stored(np.concatenate(words), cross, squared)
 
 
-def _distance(job: Job, found: Truncation, new_A: _Stored, new_B: _Stored) -> float:
+def _distance(job: Job, optimum: Truncation, new_A: _Stored, new_B: _Stored) -> float:
     """‖s·B·A − s′·B′·A′‖_F from Gram products: its square is the sum of the entries of two of them, multiplied.
 
     Good down to a relative error of about 1e-7, where the terms cancel; not for scales near the ends of float64.
     """
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        old = (job.scale * norm_from_grams(found.gram_A, found.gram_B)) ** 2
+        old = (job.scale * norm_from_grams(optimum.gram_A, optimum.gram_B)) ** 2
         mixed = job.scale * job.written_scale * float((new_A.cross * new_B.cross).sum())
-        new = job.written_scale**2 * float((new_A.own * new_B.own).sum())
+        new = job.written_scale**2 * float((new_A.gram * new_B.gram).sum())
         return math.sqrt(max(0.0, old - 2 * mixed + new))
 
 
@@ -288,7 +288,7 @@ def _exact_distance(job: Job, loaded: LoadedPair, expert: int, words_A: Words, w
 # ---------------------------------------------------------------- DoRA
 
 
-def _dora_error(job: Job, loaded: LoadedPair, made: _Expert) -> float:
+def _dora_error(job: Job, loaded: LoadedPair, truncated: _Expert) -> float:
     assert job.magnitude is not None
     assert job.base is not None
     pair = job.pair
@@ -306,5 +306,5 @@ def _dora_error(job: Job, loaded: LoadedPair, made: _Expert) -> float:
         decode(loaded.words_A()).T,
         decode(loaded.words_B()),
     )
-    new_A, new_B = decode(made.words_A).T, decode(made.words_B)
+    new_A, new_B = decode(truncated.words_A).T, decode(truncated.words_B)
     return output_error(weight, magnitude, (job.scale * old_B, old_A), (job.written_scale * new_B, new_A))

@@ -21,7 +21,7 @@ from gradience.adapters.keys import ends_with, parse_key
 from gradience.adapters.naming import PREFIX, peft_name
 from gradience.adapters.peft import Adapter, LoraPair
 from gradience.artifacts.compression import PeftCheck
-from gradience.compress.layout import Recipe
+from gradience.compress.layout import Layout
 from gradience.errors import MissingExtra, VerificationError
 
 NEEDED = ("peft", "torch")
@@ -42,7 +42,7 @@ def require_peft() -> None:
         )
 
 
-def check_with_peft(folder: Path, opened: Adapter, config: PeftConfig, recipe: Recipe) -> PeftCheck:
+def check_with_peft(folder: Path, opened: Adapter, config: PeftConfig, layout: Layout) -> PeftCheck:
     """Load the adapter in `folder` with PEFT; `opened` is the original that it was made from.
 
     Returns the versions and what was counted. Raises VerificationError (exit 1) where PEFT refuses it, makes a module
@@ -51,7 +51,7 @@ def check_with_peft(folder: Path, opened: Adapter, config: PeftConfig, recipe: R
     request = {
         "folder": str(folder),
         **skeleton(opened, config),
-        "expected": {job.pair.module: [job.stored_rank, job.written_scale] for job in recipe.jobs},
+        "expected": {job.pair.module: [job.stored_rank, job.written_scale] for job in layout.jobs},
     }
     try:
         done = subprocess.run(
@@ -105,7 +105,7 @@ def skeleton(opened: Adapter, config: PeftConfig) -> dict[str, Any]:
     biased = {path.removesuffix(".base_layer.bias") for path in paths if path.endswith(".base_layer.bias")}
     layers = [*_layers(opened.pairs, config, biased), *_token_tables(paths, config)]
     loose = {path: list(shape) for path, shape in paths.items() if not any(part in path for part in _INSIDE)}
-    saved = sorted({found[0] for path in loose if (found := config.saved_whole(path.rpartition(".")[0]))})
+    saved = sorted({whole[0] for path in loose if (whole := config.saved_whole(path.rpartition(".")[0]))})
     return {"layers": layers, "loose": loose, "saved": saved}
 
 

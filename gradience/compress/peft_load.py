@@ -127,35 +127,35 @@ def check(request: Mapping[str, Any]) -> dict[str, Any]:
         except Exception as error:  # noqa: BLE001 (whatever PEFT raises is the finding)
             return answer | {"problems": [f"{type(error).__name__}: {str(error)[:300]}"]}
     problems = [str(one.message)[:300] for one in caught if "missing adapter keys" in str(one.message)]
-    found = lora_layers(model)
+    layers = lora_layers(model)
     tensors = load_file(folder / "adapter_model.safetensors")
-    problems += [*_module_problems(found, request["expected"]), *_tensor_problems(model, tensors)]
-    return answer | {"modules": len(found), "tensors": len(tensors), "problems": problems}
+    problems += [*_module_problems(layers, request["expected"]), *_tensor_problems(model, tensors)]
+    return answer | {"modules": len(layers), "tensors": len(tensors), "problems": problems}
 
 
 def lora_layers(model: PeftModel) -> dict[str, LoraLayer]:
     """Module, or parameter, -> PEFT's layer."""
-    found: dict[str, LoraLayer] = {}
+    layers: dict[str, LoraLayer] = {}
     for name, layer in model.get_base_model().named_modules():
         if isinstance(layer, LoraLayer) and ADAPTER in layer.scaling:
             parameter = getattr(layer, "parameter_name", None)
-            found[f"{name.replace('.base_layer', '')}.{parameter}" if parameter else name] = layer
-    return found
+            layers[f"{name.replace('.base_layer', '')}.{parameter}" if parameter else name] = layer
+    return layers
 
 
 def _module_problems(
-    found: Mapping[str, LoraLayer], expected: Mapping[str, Sequence[float]]
+    layers: Mapping[str, LoraLayer], expected: Mapping[str, Sequence[float]]
 ) -> Iterator[str]:
-    for name in sorted(found.keys() - expected.keys()):
+    for name in sorted(layers.keys() - expected.keys()):
         yield f"it makes LoRA for {name} anew, which was left out"
-    for name in sorted(expected.keys() - found.keys()):
+    for name in sorted(expected.keys() - layers.keys()):
         yield f"it makes no LoRA for {name}"
-    for name in sorted(found.keys() & expected.keys()):
+    for name in sorted(layers.keys() & expected.keys()):
         rank, scale = expected[name]
-        if found[name].r[ADAPTER] != rank:
-            yield f"{name} gets the rank {found[name].r[ADAPTER]}, not {rank}"
-        if not math.isclose(found[name].scaling[ADAPTER], scale, rel_tol=1e-9):
-            yield f"{name} gets the scale {found[name].scaling[ADAPTER]}, not {scale}"
+        if layers[name].r[ADAPTER] != rank:
+            yield f"{name} gets the rank {layers[name].r[ADAPTER]}, not {rank}"
+        if not math.isclose(layers[name].scaling[ADAPTER], scale, rel_tol=1e-9):
+            yield f"{name} gets the scale {layers[name].scaling[ADAPTER]}, not {scale}"
 
 
 def _tensor_problems(model: PeftModel, tensors: Mapping[str, torch.Tensor]) -> Iterator[str]:

@@ -13,8 +13,8 @@ from gradience.adapters.keys import parse_key, path_ends
 from gradience.adapters.naming import PREFIX, is_applied, peft_name
 from gradience.adapters.peft import Adapter, LoraPair, open_adapter
 from gradience.compare.module import compare_modules
-from gradience.compress.layout import Recipe
-from gradience.compress.module import Job, Written
+from gradience.compress.layout import Layout
+from gradience.compress.module import CompressedModule, Job
 
 CHECKED_PARAMS = 2**20
 """Parameters of the modules whose errors are measured twice: all of a small adapter, a few modules of a large one."""
@@ -24,44 +24,46 @@ class WrittenWrong(RuntimeError):
     """What was written is not what was meant: a bug of Gradience, so it keeps its traceback."""
 
 
-def check_written(folder: Path, recipe: Recipe, modules: Mapping[str, Written], size: int) -> None:
+def check_written(folder: Path, layout: Layout, modules: Mapping[str, CompressedModule], size: int) -> None:
     """Read the adapter in `folder` back, by PEFT's rules. Raises WrittenWrong, before anybody sees the folder.
 
     The errors of the modules are measured again by another route (`compare`), up to CHECKED_PARAMS.
     """
     with open_adapter(folder) as written:
-        for complaint in _complaints(written, recipe, modules, size):
+        for complaint in _complaints(written, layout, modules, size):
             raise WrittenWrong(f"{folder}: {complaint}")
 
 
-def _complaints(written: Adapter, recipe: Recipe, modules: Mapping[str, Written], size: int) -> Iterator[str]:
+def _complaints(
+    written: Adapter, layout: Layout, modules: Mapping[str, CompressedModule], size: int
+) -> Iterator[str]:
     if written.bytes != size:
         yield f"{written.bytes} bytes, not {size}"
     pairs = {pair.module: pair for pair in written.pairs}
-    if pairs.keys() != {job.pair.module for job in recipe.jobs}:
+    if pairs.keys() != {job.pair.module for job in layout.jobs}:
         yield "the modules are not those of the plan"
     names = {name for name, _ in written.entries()}
-    if names != set(recipe.names.values()) or written.unaudited:
+    if names != set(layout.names.values()) or written.unaudited:
         yield "the tensors are not those that were to be written"
     misnamed = sorted(name for name in names if not is_applied(name))
     if misnamed:
         yield f"PEFT would not find {misnamed[0]}"
-    yield from _config_complaints(written, recipe)
-    for job in recipe.jobs:
+    yield from _config_complaints(written, layout)
+    for job in layout.jobs:
         yield from _module_complaints(job, pairs[job.pair.module])
-    yield from _error_complaints(recipe, pairs, modules)
+    yield from _error_complaints(layout, pairs, modules)
 
 
-def _config_complaints(written: Adapter, recipe: Recipe) -> Iterator[str]:
+def _config_complaints(written: Adapter, layout: Layout) -> Iterator[str]:
     """The config names what the file holds, and nothing that was left out of it."""
     config = written.config
     if config is None:
         yield "no adapter_config.json"
         return
-    for pair in recipe.dropped:
+    for pair in layout.dropped:
         if not config.target_names.isdisjoint(path_ends(pair.module)):
             yield f"the config still targets {pair.module}"
-    for tensor in recipe.stripped:
+    for tensor in layout.stripped:
         if parse_key(tensor).role == "other" and config.saved_whole(peft_name(tensor).removeprefix(PREFIX)):
             yield f"PEFT would look for {tensor}, which was stripped"
 
@@ -74,10 +76,10 @@ def _module_complaints(job: Job, pair: LoraPair) -> Iterator[str]:
 
 
 def _error_complaints(
-    recipe: Recipe, pairs: Mapping[str, LoraPair], modules: Mapping[str, Written]
+    layout: Layout, pairs: Mapping[str, LoraPair], modules: Mapping[str, CompressedModule]
 ) -> Iterator[str]:
     checked = 0
-    for job in sorted(recipe.jobs, key=lambda job: job.pair.params):
+    for job in sorted(layout.jobs, key=lambda job: job.pair.params):
         checked += job.pair.params
         if checked > CHECKED_PARAMS:
             return

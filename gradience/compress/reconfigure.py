@@ -64,7 +64,7 @@ class Stripped(NamedTuple):
 
 
 def without_stripped(
-    config: PeftConfig, own: Sequence[Note], stripped: Set[str], adapter: str | None
+    config: PeftConfig, others: Sequence[Note], stripped: Set[str], adapter: str | None
 ) -> Stripped:
     """What the config says without the tensors in `stripped`.
 
@@ -73,7 +73,7 @@ def without_stripped(
     if not stripped:
         return Stripped({}, ())
     by_reason: dict[str, list[str]] = defaultdict(list)
-    for note in own:
+    for note in others:
         by_reason[note.reason].append(note.tensor)
     magnitudes = stripped & set(by_reason[DORA_REASON])
     if magnitudes:
@@ -97,7 +97,7 @@ def without_stripped(
     taken, left = _split(biases, stripped)
     if taken and not left and config.bias != "none":
         fields["bias"] = "none"
-    saved = saved_modules(config, own, adapter)
+    saved = saved_modules(config, others, adapter)
     gone = _gone(config, saved, stripped)
     if not gone:
         return Stripped(fields, ())

@@ -64,8 +64,8 @@ def truncation(blocks_A: Blocks, blocks_B: Blocks, rank: int) -> Truncation:
         return Truncation(leading, leading.T, np.zeros(rank), 0, "gram", gram_A, gram_B)
     # A factor with more columns than rows has a singular Gram matrix, which rounding can hide from Cholesky.
     wide = gram_A.matrix.shape[0] > min(gram_A.rows, gram_B.rows)
-    found = None if wide else spectrum_from_grams(gram_A, gram_B)
-    if found is not None and found.error_bound <= GRAM_TOLERANCE and found.values[0] > 0:
+    spectrum = None if wide else spectrum_from_grams(gram_A, gram_B)
+    if spectrum is not None and spectrum.error_bound <= GRAM_TOLERANCE and spectrum.values[0] > 0:
         maps = _from_grams(gram_A, gram_B, rank)
         if maps is not None:
             return _truncation(maps, gram_A, gram_B, rank, "gram")

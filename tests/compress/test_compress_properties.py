@@ -425,7 +425,7 @@ def test_the_result_is_checked_before_it_is_put_in_place(slip, tmp_path, monkeyp
         }
         return written._replace(data_B=broken[slip])
 
-    monkeypatch.setattr("gradience.compress.adapter.write_module", wrong)
+    monkeypatch.setattr("gradience.compress.weights.write_module", wrong)
     with pytest.raises(WrittenWrong, match="has an error of"):
         compress(folder, tmp_path / "out", ToRank(2), workers=1)
     assert [entry.name for entry in tmp_path.iterdir()] == ["in"]

@@ -192,17 +192,17 @@ def test_the_check_of_our_own_works_without_assertions(tmp_path):
     """`python -O` takes every assert away."""
     folder = write(tmp_path / "in", random_factors(0, (8, 10, 12), decay=0.3))
     code = f"""
-import gradience.compress.adapter as c
-from gradience import audit_adapter
+import gradience.compress.weights as weights
+from gradience import audit_adapter, compress_adapter
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRank
 from gradience.compress.readback import WrittenWrong
 assert False, "assertions are off"
-write = c.write_module
-c.write_module = lambda job: write(job)._replace(data_A=bytes(len(write(job).data_A)))
+write = weights.write_module
+weights.write_module = lambda job: write(job)._replace(data_A=bytes(len(write(job).data_A)))
 source, target = {str(folder)!r}, {str(tmp_path / "out")!r}
 try:
-    c.compress_adapter(source, plan_compression(audit_adapter(source), ToRank(2)), target)
+    compress_adapter(source, plan_compression(audit_adapter(source), ToRank(2)), target)
 except WrittenWrong as error:
     print("caught:", error)
 """

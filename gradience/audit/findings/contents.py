@@ -102,7 +102,7 @@ def saved_parts(facts: Facts) -> Iterator[Finding]:
             hint="save it again with PEFT's save_pretrained",
         )
     saved = (config.saved_whole(parse_key(tensor).module) for tensor in tensors)
-    held = {found[1] for found in saved if found}
+    held = {match[1] for match in saved if match}
     absent = [name for name in config.modules_to_save if name not in held]
     if held.intersection(config.heads_of_task):
         absent = [name for name in absent if name not in config.heads_of_task]

@@ -87,10 +87,10 @@ def dora(facts: Facts) -> Iterator[Finding]:
             hint="judge a smaller rank by outputs; truncation keeps the magnitudes only where the base is at hand",
         )
     if facts.config and declared != bool(magnitudes):
-        found = "no magnitude vectors" if declared else "magnitude vectors"
+        held = "no magnitude vectors" if declared else "magnitude vectors"
         yield Finding(
             code="config-disagrees",
             severity="error",
-            message=f"the config says use_dora={str(declared).lower()}, the file holds {found}",
+            message=f"the config says use_dora={str(declared).lower()}, the file holds {held}",
             hint="the file and the config do not belong together, or the save is incomplete",
         )

@@ -1,0 +1,98 @@
+"""The weights file of a compressed adapter: modules computed in the pool, tensors written in the order of the file."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradience.adapters.files import pread
+from gradience.adapters.peft import Adapter
+from gradience.adapters.tensors import NewTensor, TensorFile
+from gradience.blas import processors
+from gradience.compress.layout import Layout
+from gradience.compress.module import CompressedModule, Job, write_module
+from gradience.compress.writer import COPY_BLOCK, WeightsWriter
+from gradience.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The weights file as written, and what every module lost (its bytes taken out)."""
+
+    sha256: str
+    size: int
+    modules: Mapping[str, CompressedModule]
+
+
+def write_weights(
+    path: Path, opened: Adapter, layout: Layout, pool: ThreadPoolExecutor, progress: Progress | None
+) -> Weights:
+    """Write the weights file: every tensor in its order; the pool computes modules a little ahead of the writer."""
+    name_of = layout.names
+    source_of = {name: tensor for tensor, name in name_of.items()}
+    job_of = {name_of[factor.tensor]: job for job in layout.jobs for factor in (job.pair.a, job.pair.b)}
+    files = {name: file for file in opened.files for name in file.entries}
+    metadata = dict(opened.files[0].metadata) or {"format": "pt"}
+    with WeightsWriter(path, _tensors(opened, layout), metadata) as writer:
+        ordered = dict.fromkeys(job_of[name].pair.module for name in writer.names if name in job_of)
+        by_module = {job.pair.module: job for job in layout.jobs}
+        coming = _ahead(pool, [by_module[module] for module in ordered], window=4 * processors())
+        done: dict[str, CompressedModule] = {}
+        waiting: dict[str, bytes] = {}
+        for name in writer.names:
+            job = job_of.get(name)
+            if job is None:
+                for piece in _pieces(files[source_of[name]], source_of[name]):
+                    writer.put(piece)
+                continue
+            while name not in waiting:
+                finished, compressed = next(coming)
+                pair = finished.pair
+                waiting[name_of[pair.a.tensor]] = compressed.data_A
+                waiting[name_of[pair.b.tensor]] = compressed.data_B
+                done[pair.module] = compressed._replace(data_A=b"", data_B=b"")
+                if progress:
+                    progress(len(done), len(layout.jobs))
+            writer.put(waiting.pop(name))
+        return Weights(writer.close(), writer.size, done)
+
+
+def _pieces(file: TensorFile, name: str) -> Iterator[bytearray]:
+    """The stored bytes of a tensor, a few MB at a time: a head may be larger than all factors together."""
+    entry = file.entries[name]
+    for start in range(0, entry.size, COPY_BLOCK):
+        yield pread(file.handle, min(COPY_BLOCK, entry.size - start), entry.start + start, file.path)
+
+
+def _tensors(opened: Adapter, layout: Layout) -> dict[str, NewTensor]:
+    tensors: dict[str, NewTensor] = {}
+    for job in layout.jobs:
+        shape_A, shape_B = job.shapes()
+        tensors[layout.names[job.pair.a.tensor]] = NewTensor(job.dtype_A.name, shape_A)
+        tensors[layout.names[job.pair.b.tensor]] = NewTensor(job.dtype_B.name, shape_B)
+    entries = dict(opened.entries())
+    for name in layout.carried:
+        tensors[layout.names[name]] = NewTensor(entries[name].dtype.name, entries[name].shape)
+    return tensors
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, jobs: Sequence[Job], window: int
+) -> Iterator[tuple[Job, CompressedModule]]:
+    """Results in the order of `jobs`, with at most `window` modules in work or waiting: memory stays bounded."""
+    pending: deque[tuple[Job, Future[CompressedModule]]] = deque()
+    try:
+        for job in jobs:
+            pending.append((job, pool.submit(write_module, job)))
+            if len(pending) >= window:
+                first, future = pending.popleft()
+                yield first, future.result()
+        while pending:
+            first, future = pending.popleft()
+            yield first, future.result()
+    finally:
+        for _, future in pending:  # the writer has failed: do not finish what nobody reads
+            future.cancel()
