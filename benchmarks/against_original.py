@@ -67,7 +67,7 @@ class Side(NamedTuple):
     cost: Cost
     parts: dict[str, Seconds]
     """Run (probe, variant, `all` for what belongs to none) -> part -> seconds."""
-    made: dict[str, Any]
+    ranks: dict[str, Any]
     """Variant -> what was trained: a rank, or the rank of modules."""
     tokens: tuple[float, float]
     """Of an answer: the mean, and the share of answers that ended before the limit."""
@@ -173,12 +173,12 @@ def run_original(folder: Path, data: Path, config: Path, original: Path) -> Side
     command += [sys.executable, "-P", str(launcher), "--original", str(original), "--config", str(config)]
     command += ["--output", str(output), "--data", str(data), "--times", str(times)]
     cost = run_once(command)
-    found = json.loads(times.read_text())
-    parts = {run: regrouped(seconds) for run, seconds in found["seconds"].items()}
-    counts = found["generated"]
+    recorded = json.loads(times.read_text())
+    parts = {run: regrouped(seconds) for run, seconds in recorded["seconds"].items()}
+    counts = recorded["generated"]
     answers = counts["answers"] or 1
     early = counts["ended"] / answers
-    return Side(cost, parts, found["ranks"], (counts["tokens"] / answers, early))
+    return Side(cost, parts, recorded["ranks"], (counts["tokens"] / answers, early))
 
 
 def regrouped(seconds: Seconds) -> Seconds:
@@ -199,7 +199,7 @@ def run_ours(folder: Path, config: Path) -> Side:
 def our_side(output: Path, cost: Cost) -> Side:
     """Read from what every run leaves: the manifests of its stages, training.json and the records."""
     parts: dict[str, dict[str, float]] = {}
-    made, lengths = {}, []
+    ranks, lengths = {}, []
     for manifest in sorted(output.rglob("manifest.json")):
         stage, seconds = manifest.parent, json.loads(manifest.read_text())["seconds"]
         if stage.name not in ("train", "eval"):
@@ -209,7 +209,7 @@ def our_side(output: Path, cost: Cost) -> Side:
             report = json.loads((stage / "training.json").read_text())
             run[TRAINING] += report["seconds"]
             run[LOADING] += seconds - report["seconds"]
-            made[stage.parent.name] = report["lora"].get("rank_pattern") or report["lora"]["r"]
+            ranks[stage.parent.name] = report["lora"].get("rank_pattern") or report["lora"]["r"]
         else:
             scoring = scoring_seconds(stage)
             run[EVALUATION] += seconds - scoring
@@ -217,7 +217,7 @@ def our_side(output: Path, cost: Cost) -> Side:
             lengths += generated(stage / "answers.records.jsonl")
     parts["all"] = {REST: cost.wall - sum(sum(run.values()) for run in parts.values())}
     early = sum(reason != "length" for _, reason in lengths) / (len(lengths) or 1)
-    return Side(cost, parts, made, (sum(n for n, _ in lengths) / (len(lengths) or 1), early))
+    return Side(cost, parts, ranks, (sum(n for n, _ in lengths) / (len(lengths) or 1), early))
 
 
 def scoring_seconds(stage: Path) -> float:
@@ -234,11 +234,11 @@ def generated(records: Path) -> list[tuple[int, str]]:
 
 def savings(original: Side, ours: Side) -> dict[str, float]:
     """Where the difference of the two times comes from; the values add up to it."""
-    asked = ["probe", *VARIANTS]
-    both = [run for run in asked if run in original.parts and run in ours.parts]
-    once = [run for run in original.parts if run in asked and run not in ours.parts]
-    unasked = [run for run in original.parts if run not in (*asked, "all")]
-    found = {
+    compared = ["probe", *VARIANTS]
+    both = [run for run in compared if run in original.parts and run in ours.parts]
+    once = [run for run in original.parts if run in compared and run not in ours.parts]
+    unasked = [run for run in original.parts if run not in (*compared, "all")]
+    parts = {
         "nothing that was not asked for (per_layer_shuffled)": sum(map(original.whole, unasked)),
         "no duplicate training (equal ranks are trained and evaluated once)": sum(map(original.whole, once)),
         "no evaluation while training": original.sum(IN_TRAINING, both),
@@ -247,7 +247,7 @@ def savings(original: Side, ours: Side) -> dict[str, float]:
         "loading base, tokenizer and data": original.sum(LOADING, both) - ours.sum(LOADING),
         "closeness to the probe, which only ours measures": -ours.sum(CLOSENESS),
     }
-    return found | {"start, audit and reports": original.cost.wall - ours.cost.wall - sum(found.values())}
+    return parts | {"start, audit and reports": original.cost.wall - ours.cost.wall - sum(parts.values())}
 
 
 def compare(task: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -273,9 +273,9 @@ def show(
     task: str, config: dict[str, Any], original: Side, ours: Side, rounds: Sequence[tuple[float, float]]
 ) -> dict[str, Any]:
     """The tables of one task. Of several runs the fastest of each side is taken: a busy machine only adds."""
-    asked = ("probe", *VARIANTS)
-    unasked = sum(original.whole(run) for run in original.parts if run not in (*asked, "all"))
-    twice = sum(original.whole(run) for run in asked if run not in ours.parts)
+    compared = ("probe", *VARIANTS)
+    unasked = sum(original.whole(run) for run in original.parts if run not in (*compared, "all"))
+    twice = sum(original.whole(run) for run in compared if run not in ours.parts)
     print(f"\n{task}: {config['train']['max_steps']} steps, {len(rounds)} run(s)\n")
     print("| | original s | ours s | ratio |\n|---|---|---|---|")
     row("whole process", wall(original), wall(ours))
@@ -286,7 +286,7 @@ def show(
         row(part, original.sum(part), ours.sum(part))
     print(f"\npeak MB: {original.cost.peak_mb:.0f}, {ours.cost.peak_mb:.0f}")
     for name, side in (("original", original), ("ours", ours)):
-        trained = ", ".join(f"{run} {short(ranks)}" for run, ranks in side.made.items())
+        trained = ", ".join(f"{run} {short(ranks)}" for run, ranks in side.ranks.items())
         print(
             f"{name}: {len([run for run in side.parts if side.sum(TRAINING, [run])])} trainings ({trained})"
         )
@@ -295,8 +295,8 @@ def show(
                 f"{name}: {side.tokens[0]:.1f} tokens an answer, {side.tokens[1]:.1%} ended before the limit"
             )
     print("\n| saved by | s | share |\n|---|---|---|")
-    found = savings(original, ours)
-    for name, seconds in found.items():
+    saved = savings(original, ours)
+    for name, seconds in saved.items():
         print(f"| {name} | {seconds:.1f} | {seconds / (wall(original) - wall(ours)):.0%} |")
     print("\n| with other numbers of steps (training scaled, the rest as measured) | ratio |\n|---|---|")
     scaled = by_steps(config["train"]["max_steps"], original, ours)
@@ -311,7 +311,7 @@ def show(
         "runs": [{"original": a, "ours": b} for a, b in rounds],
         "original": record(original),
         "ours": record(ours),
-        "savings_s": found,
+        "savings_s": saved,
         "config": {key: config[key] for key in ("train", "lora")},
     }
 
@@ -341,7 +341,7 @@ def record(side: Side) -> dict[str, Any]:
     return {
         **side.cost._asdict(),
         "seconds": side.parts,
-        "ranks": {run: short(ranks) for run, ranks in side.made.items()},
+        "ranks": {run: short(ranks) for run, ranks in side.ranks.items()},
         "tokens_per_answer": side.tokens[0],
         "ended_before_limit": side.tokens[1],
     }
@@ -379,10 +379,10 @@ def main() -> None:
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     with tempfile.TemporaryDirectory() as scratch:
         folder = (options.keep or Path(scratch)).resolve()
-        found = {task: compare(task, folder / task, options) for task in options.task or list(CONFIGS)}
+        results = {task: compare(task, folder / task, options) for task in options.task or list(CONFIGS)}
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(facts | {"tasks": found}, indent=2) + "\n")
+        options.json.write_text(json.dumps(facts | {"tasks": results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

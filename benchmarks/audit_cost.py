@@ -39,9 +39,9 @@ def measure(scratch: Path, rank: int, number: int) -> float:
     """Seconds for `number` modules of rank `rank`."""
     modules = {f"model.layers.{index}.self_attn.q_proj": (4096, 4096) for index in range(number)}
     folder = write_adapter(scratch / f"{rank}x{number}", modules, rank)
-    found = seconds(folder)
+    measured = seconds(folder)
     (folder / "adapter_model.safetensors").unlink()
-    return found
+    return measured
 
 
 def main() -> None:

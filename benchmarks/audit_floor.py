@@ -21,11 +21,11 @@ BLOCK = 2**17
 
 
 def digest(path: str) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(4 * 2**20):
-            found.update(piece)
-    return found.hexdigest()
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def gram(handle: int, start: int, end: int, shape: list[int], tall: bool) -> float:

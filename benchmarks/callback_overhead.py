@@ -122,10 +122,10 @@ def count(rank: int) -> None:
     started = time.process_time()
     for n, m in modules:
         A, B = generator.standard_normal((rank, rank)), generator.standard_normal((rank, rank))
-        found = spectra.spectrum_from_grams(spectra.Core(A @ A.T, 0, n), spectra.Core(B.T @ B, 0, m))
-        if found is not None:
-            spectra.stable_rank(found.values)
-            spectra.energy_rank(found.values, 0.9)
+        spectrum = spectra.spectrum_from_grams(spectra.Core(A @ A.T, 0, n), spectra.Core(B.T @ B, 0, m))
+        if spectrum is not None:
+            spectra.stable_rank(spectrum.values)
+            spectra.energy_rank(spectrum.values, 0.9)
     seconds = time.process_time() - started
     print(f"7B model, {len(modules)} modules, r = {rank}, {factors / 1e6:.1f} M LoRA parameters")
     print(f"arithmetic  {flops / 1e9:8.1f} GFLOP in float32, one measurement")

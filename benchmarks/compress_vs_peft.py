@@ -53,8 +53,8 @@ class Row(NamedTuple):
 
 def timed(work: Callable[[], object]) -> tuple[float, object]:
     start = time.perf_counter()
-    found = work()
-    return time.perf_counter() - start, found
+    result = work()
+    return time.perf_counter() - start, result
 
 
 def ours(folder: Path, rank: int, runs: int) -> tuple[float, float]:
@@ -125,18 +125,18 @@ def main() -> None:
     )
     print("| ΔW | modules | ours s | PEFT s | kohya s | PEFT / ours | kohya / ours | errors |")
     print("|---|---|---|---|---|---|---|---|")
-    found = []
+    rows = []
     for shape in shapes:
         row = measure(*shape, counts[shape], options)
-        found.append(row)
+        rows.append(row)
         show(
             f"{row.rows} x {row.columns}",
             row.count,
             row.seconds,
             " / ".join(f"{e:.5f}" for e in row.errors.values()),
         )
-    sums = {name: sum(row.count * row.seconds[name] for row in found) for name in found[0].seconds}
-    show("sum", sum(row.count for row in found), sums, "")
+    sums = {name: sum(row.count * row.seconds[name] for row in rows) for name in rows[0].seconds}
+    show("sum", sum(row.count for row in rows), sums, "")
 
 
 def show(name: str, count: int, seconds: dict[str, float], errors: str) -> None:

@@ -6,7 +6,7 @@ Each adapter (of MiniLM-L6 on the movie reviews: the bundled one, and the r = 32
 scripts/train_example_adapter.py makes) is compressed with `gradience compress` at uniform ranks, and everything answers
 the same sentences in the same batches on one loaded base. Two controls: the adapter written again at full rank (the A/A
 floor: what rewriting alone changes), and random directions in place of the leading ones. Records of every example go
-to DIR; answers that are there already are not asked for again.
+to DIR; answers that are there already are not evaluated again.
 """
 
 from __future__ import annotations
@@ -65,22 +65,22 @@ def variants(adapter: Path, output: Path, controls: Container[int]) -> Iterator[
     report = audit_adapter(adapter)
     largest = max(layer.r for layer in report.layers)
     folder = output / "full-rank, folded"
-    made = compress_adapter(
+    smaller = compress_adapter(
         adapter, plan_compression(report, ToRank(largest)), folder, encoding="folded", dtype="F32", force=True
     )
-    yield Variant("rewritten", largest, folder, 1.0, made.measured_error)
+    yield Variant("rewritten", largest, folder, 1.0, smaller.measured_error)
     for rank in [rank for rank in RANKS if rank < largest]:
         plan = plan_compression(report, ToRank(rank))
         folder = output / f"svd-{rank}"
-        made = compress_adapter(adapter, plan, folder, force=True)
-        yield Variant("svd", rank, folder, made.kept_energy, made.measured_error)
+        smaller = compress_adapter(adapter, plan, folder, force=True)
+        yield Variant("svd", rank, folder, smaller.kept_energy, smaller.measured_error)
         if rank not in controls:
             continue
         plan = plan_compression(report, ToBudget(max_params=plan.new_params))
         folder = output / f"budget-{rank}"
-        made = compress_adapter(adapter, plan, folder, force=True)
+        smaller = compress_adapter(adapter, plan, folder, force=True)
         yield Variant(
-            "svd, same parameters allocated by σ²", rank, folder, made.kept_energy, made.measured_error
+            "svd, same parameters allocated by σ²", rank, folder, smaller.kept_energy, smaller.measured_error
         )
         yield random_directions(adapter, output / f"svd-{rank}", output / f"random-{rank}", rank)
 

@@ -40,12 +40,12 @@ def main() -> None:
         times = []
         for _ in range(5):
             start = time.process_time()
-            found = spectrum(array_blocks(tall), array_blocks(b))
+            ours = spectrum(array_blocks(tall), array_blocks(b))
             times.append(time.process_time() - start)
         start = time.process_time()
         dense = np.linalg.svd(b @ a, compute_uv=False)
         slow = time.process_time() - start
-        error = float(np.abs(found.scaled() - dense[:64]).max() / dense[0])
+        error = float(np.abs(ours.scaled() - dense[:64]).max() / dense[0])
         quick = median(times)
         print(f"| {rows} x {columns} | {quick:.4f} | {slow:.1f} | {slow / quick:,.0f} | {error:.1e} |")
 

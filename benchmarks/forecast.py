@@ -81,7 +81,7 @@ def kept(name: str, folder: Path) -> dict[str, object]:
         values["task"]["options"] = {f"{part}_file": f"{files}/{part}.jsonl" for part in ("train", "test")}
     here, memory = _forecast(BenchConfig.model_validate(values))
     reports = [json.loads(path.read_text()) for path in folder.glob("*/train/training.json")]
-    asked = [
+    evaluations = [
         json.loads(path.read_text())["seconds"]
         for path in folder.glob("*/eval/manifest.json")
         if path.parts[-3] != "probe"
@@ -89,7 +89,9 @@ def kept(name: str, folder: Path) -> dict[str, object]:
     peak = min(
         report["peak_memory_bytes"] for report in reports
     )  # of the process so far: the first training's
-    return _rows(name, here, memory, median(report["seconds"] for report in reports), median(asked), peak)
+    return _rows(
+        name, here, memory, median(report["seconds"] for report in reports), median(evaluations), peak
+    )
 
 
 def _forecast(config: BenchConfig) -> tuple[tuple[float, float], float]:
@@ -110,8 +112,12 @@ def _rows(
         "memory, MB": (memory / 1e6, peak / 1e6),
     }
     return {"run": name} | {
-        what: {"forecast": round(told, 1), "measured": round(real, 1), "ratio": round(told / real, 2)}
-        for what, (told, real) in pairs.items()
+        what: {
+            "forecast": round(predicted, 1),
+            "measured": round(real, 1),
+            "ratio": round(predicted / real, 2),
+        }
+        for what, (predicted, real) in pairs.items()
     }
 
 

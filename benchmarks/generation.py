@@ -107,14 +107,14 @@ def compare_batches(model: Any, tokenizer: Any, prompts: Sequence[str], batch_si
     one_at_a_time(model, tokenizer, prompts[:1])  # kernels chosen, memory touched
     for places in fixed_batches(prompts, batch_size):
         batch = [prompts[place] for place in places]
-        seconds, made = timed(
+        seconds, outputs_now = timed(
             lambda batch=batch: generate_batch(model, tokenizer, batch, max_new_tokens=NEW_TOKENS)
         )
         together += seconds
         seconds, texts = timed(lambda batch=batch: one_at_a_time(model, tokenizer, batch))
         alone += seconds
-        equal += sum(output.text == text for output, text in zip(made, texts, strict=True))
-        outputs += made
+        equal += sum(output.text == text for output, text in zip(outputs_now, texts, strict=True))
+        outputs += outputs_now
     return {
         "prompts": len(prompts),
         "batch_size": batch_size,
@@ -168,11 +168,11 @@ def compare_loads(base: Path, folders: dict[str, Path]) -> dict[str, Any]:
             AutoTokenizer.from_pretrained(base)
             PeftModel.from_pretrained(model, str(folder)).eval()
 
-    found = {}
+    results = {}
     for name, work in (("one base", shared), ("a base for each", each)):
         loads.clear()
-        found[name] = {"seconds": round(timed(work)[0], 2), "loads_of_the_base": len(loads)}
-    return found
+        results[name] = {"seconds": round(timed(work)[0], 2), "loads_of_the_base": len(loads)}
+    return results
 
 
 def main() -> None:

@@ -79,9 +79,9 @@ def import_original(folder: Path) -> None:
     """Make sure that `gradience` is the original's."""
     import gradience
 
-    found = Path(gradience.__file__).resolve()
-    if not found.is_relative_to(folder.resolve()):
-        sys.exit(f"gradience is {found}, not in {folder}: put that folder first on PYTHONPATH")
+    home = Path(gradience.__file__).resolve()
+    if not home.is_relative_to(folder.resolve()):
+        sys.exit(f"gradience is {home}, not in {folder}: put that folder first on PYTHONPATH")
 
 
 def accept_warmup_ratio(profile: Any) -> None:
@@ -116,12 +116,12 @@ def count_tokens(counts: dict[str, int]) -> None:
     real = PeftModelForCausalLM.generate
 
     def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
-        made = real(self, *args, **kwargs)
-        new = made.shape[1] - kwargs["input_ids"].shape[1]  # one question at a time
+        generated = real(self, *args, **kwargs)
+        new = generated.shape[1] - kwargs["input_ids"].shape[1]  # one question at a time
         counts["answers"] += 1
         counts["tokens"] += new
         counts["ended"] += new < kwargs["max_new_tokens"]
-        return made
+        return generated
 
     PeftModelForCausalLM.generate = generate
 
@@ -156,10 +156,10 @@ def time_parts(clock: Clock) -> None:
 
 def ranks(output: Path) -> dict[str, Any]:
     """The ranks of the variants that it trained: a number, or the rank of every module."""
-    found = json.loads((output / "compression_configs.json").read_text(encoding="utf-8"))
+    variants = json.loads((output / "compression_configs.json").read_text(encoding="utf-8"))
     return {
         name: variant["rank_pattern"] or variant["actual_r"]
-        for name, variant in found.items()
+        for name, variant in variants.items()
         if variant["status"] == "ready"
     }
 

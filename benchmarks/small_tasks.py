@@ -99,7 +99,7 @@ def _question(rng: random.Random) -> dict[str, Any]:
     """A word problem of three steps, and its solution step by step: 60 to 128 tokens."""
     name, thing = rng.choice(NAMES), rng.choice(THINGS)
     held = rng.randint(10, 90)
-    asked, solved = [f"{name} has {held} {thing}."], [f"{name} starts with {held} {thing}."]
+    question, solved = [f"{name} has {held} {thing}."], [f"{name} starts with {held} {thing}."]
     for _ in range(3):
         kind, number, each, before = (
             rng.choice(("buys", "gets", "loses")),
@@ -110,20 +110,20 @@ def _question(rng: random.Random) -> dict[str, Any]:
         if kind == "buys":
             box, bought = rng.choice(BOXES), number * each
             held += bought
-            asked.append(f"{name} buys {number} {box} with {each} {thing} in each of them.")
+            question.append(f"{name} buys {number} {box} with {each} {thing} in each of them.")
             solved.append(f"The {box} hold <<{number}*{each}={bought}>>{bought} {thing}.")
             solved.append(f"Now there are <<{before}+{bought}={held}>>{held} {thing}.")
         elif kind == "gets" or held <= number:
             friend = rng.choice(NAMES)
             held += number
-            asked.append(f"{friend} brings {number} more {thing}.")
+            question.append(f"{friend} brings {number} more {thing}.")
             solved.append(f"Now there are <<{before}+{number}={held}>>{held} {thing}.")
         else:
             held -= number
-            asked.append(f"{name} loses {number} {thing} on the way home.")
+            question.append(f"{name} loses {number} {thing} on the way home.")
             solved.append(f"Now there are <<{before}-{number}={held}>>{held} {thing}.")
-    asked.append(f"How many {thing} are there in the end?")
-    return {"question": " ".join(asked), "answer": "\n".join([*solved, f"#### {held}"])}
+    question.append(f"How many {thing} are there in the end?")
+    return {"question": " ".join(question), "answer": "\n".join([*solved, f"#### {held}"])}
 
 
 def _review(rng: random.Random) -> dict[str, Any]:

@@ -105,14 +105,14 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     for name in TYPES:
         for label, pairs in cases.items():
-            found = [one for A, B in pairs if (one := change(A, B, DTYPES[name])) is not None]
-            worst = [max(one[field] for one in found) for field in (0, 1, 2)]
-            typical = float(np.median([one.stable for one in found]))
-            lost = f" ({len(pairs) - len(found)} wiped out)" if len(found) < len(pairs) else ""
-            changed = sum(one.ranks for one in found) / (3 * len(found))
+            changes = [one for A, B in pairs if (one := change(A, B, DTYPES[name])) is not None]
+            worst = [max(one[field] for one in changes) for field in (0, 1, 2)]
+            typical = float(np.median([one.stable for one in changes]))
+            lost = f" ({len(pairs) - len(changes)} wiped out)" if len(changes) < len(pairs) else ""
+            changed = sum(one.ranks for one in changes) / (3 * len(changes))
             print(
                 f"| {name} | {label} | {len(pairs)}{lost} | {typical:.1e} / {worst[0]:.1e} | {worst[1]:.1e} "
-                f"| {worst[2]:.1e} | {changed:.1%} | {max(one.share for one in found):.1f} |",
+                f"| {worst[2]:.1e} | {changed:.1%} | {max(one.share for one in changes):.1f} |",
                 flush=True,
             )
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from gradience.live import SpectralTracker
-    from gradience.live.hooks import GradienceCallback
+    from gradience.live.callback import GradienceCallback
     from gradience.plan.compression import plan_compression
     from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToRanks, ToSuggestion
     from gradience.telemetry import TelemetryReader, TelemetryWriter
@@ -41,7 +41,7 @@ _HOME = {
     "ComparisonReport": "gradience.artifacts.comparison",
     "CompressionPlan": "gradience.artifacts.compression",
     "CompressionReport": "gradience.artifacts.compression",
-    "GradienceCallback": "gradience.live.hooks",
+    "GradienceCallback": "gradience.live.callback",
     "GradienceError": "gradience.errors",
     "IncompleteError": "gradience.errors",
     "InputError": "gradience.errors",

@@ -93,14 +93,14 @@ def artifact_reference(name: str, module: str, schema: dict[str, Any]) -> str:
 
 def _in_order(schema: dict[str, Any]) -> list[str]:
     """Names of the definitions, breadth first from the root."""
-    found: list[str] = []
+    names: list[str] = []
     waiting = [schema]
     while waiting:
         for name in _references(waiting.pop(0)):
-            if name not in found:
-                found.append(name)
+            if name not in names:
+                names.append(name)
                 waiting.append(schema["$defs"][name])
-    return found
+    return names
 
 
 def _references(node: Any) -> list[str]:
@@ -109,8 +109,8 @@ def _references(node: Any) -> list[str]:
         return [name for item in node for name in _references(item)]
     if not isinstance(node, dict):
         return []
-    own = [node["$ref"].rsplit("/", maxsplit=1)[1]] if "$ref" in node else []
-    return own + [name for key, value in node.items() if key != "$defs" for name in _references(value)]
+    direct = [node["$ref"].rsplit("/", maxsplit=1)[1]] if "$ref" in node else []
+    return direct + [name for key, value in node.items() if key != "$defs" for name in _references(value)]
 
 
 def _table(title: str, model: dict[str, Any]) -> str:

@@ -18,14 +18,14 @@ def raised(source: Path) -> Iterator[tuple[str, int, str]]:
     for call in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
             continue
-        made = CLASSES.get(call.func.id)
+        error = CLASSES.get(call.func.id)
         given = {keyword.arg: keyword.value for keyword in call.keywords}
         code = given.get("code")
-        if made is None or not isinstance(code, ast.Constant):
+        if error is None or not isinstance(code, ast.Constant):
             continue
         hint = given.get("hint")
         fixed = str(hint.value) if isinstance(hint, ast.Constant) else ""
-        yield str(code.value), made.exit_code, fixed
+        yield str(code.value), error.exit_code, fixed
 
 
 def error_table() -> str:

@@ -37,8 +37,8 @@ def requirements(pyproject: dict[str, Any]) -> list[str]:
     project = pyproject["project"]
     groups = [pyproject["dependency-groups"][name] for name in GROUPS]
     every = [project["dependencies"], *project["optional-dependencies"].values(), *groups]
-    own = project["name"]
-    return [text for part in every for text in part if Requirement(text).name != own]
+    project_name = project["name"]
+    return [text for part in every for text in part if Requirement(text).name != project_name]
 
 
 def pin(requirement: Requirement) -> str:

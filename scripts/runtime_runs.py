@@ -57,15 +57,15 @@ def _record_text(record: dict[str, Any]) -> str:
 def summary(source: Source) -> dict[str, Any]:
     """One runtime."""
     record = json.loads((CONFORMANCE / source.file).read_text(encoding="utf-8"))
-    asked = [row for row in record["cases"] if row[source.outcome] not in (None, "not run")]
-    architectures = dict.fromkeys(row["architecture"] for row in asked)
+    tried = [row for row in record["cases"] if row[source.outcome] not in (None, "not run")]
+    architectures = dict.fromkeys(row["architecture"] for row in tried)
     return {
         "runtime": source.runtime,
         "version": record["versions"][source.package],
         "date": record["date"],
         "page": source.page,
         "architectures": {
-            name: summary_of_runs([row for row in asked if row["architecture"] == name], source)
+            name: summary_of_runs([row for row in tried if row["architecture"] == name], source)
             for name in architectures
         },
     }
@@ -110,7 +110,7 @@ def findings(rows: Iterable[Row], known: Parts, source: Source) -> list[dict[str
 
     An adapter that differs in least comes first: one that differs in more is then known to be refused for the same.
     """
-    found: dict[Parts, str] = {}
+    findings: dict[Parts, str] = {}
     for row in sorted(rows, key=lambda row: len(frozenset(row["parts"]) - known)):
         new = frozenset(row["parts"]) - known
         if not new - PLACED:
@@ -118,9 +118,9 @@ def findings(rows: Iterable[Row], known: Parts, source: Source) -> list[dict[str
                 f"{row['architecture']}, {row['case']}: adapters with the same parts were loaded"
             )
         general = frozenset(part for part in new if is_general(part)) - PLACED
-        if not any(parts <= new for parts in found):
-            found[general or new - PLACED] = short(row[source.words])
-    return [{"parts": sorted(parts), "says": says} for parts, says in found.items()]
+        if not any(parts <= new for parts in findings):
+            findings[general or new - PLACED] = short(row[source.words])
+    return [{"parts": sorted(parts), "says": says} for parts, says in findings.items()]
 
 
 def short(words: str) -> str:

@@ -57,7 +57,7 @@ def runtime_table(records: Sequence[RuntimeRecord]) -> str:
     heads = [f"{record.runtime} {record.version}" for record in records]
     lines = [f"| adapter | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     lines += [
-        f"| {name} | {' | '.join(found.verdict for found in _verdicts(example, records))} |"
+        f"| {name} | {' | '.join(verdict.verdict for verdict in _verdicts(example, records))} |"
         for name, example in EXAMPLES.items()
     ]
     return "\n".join(lines)
@@ -91,8 +91,8 @@ def _loaded(runs: Runs) -> str:
 
 def _not_loaded(runs: Runs) -> str:
     groups = (("refused", runs.refuses), ("wrong", runs.wrong))
-    return "; ".join(f"{what}: {_findings(found)}" for what, found in groups if found) or "–"
+    return "; ".join(f"{what}: {_findings(findings)}" for what, findings in groups if findings) or "–"
 
 
-def _findings(found: Sequence[Finding]) -> str:
-    return ", ".join(sorted(" with ".join(sorted(finding.parts)) or "every adapter" for finding in found))
+def _findings(findings: Sequence[Finding]) -> str:
+    return ", ".join(sorted(" with ".join(sorted(finding.parts)) or "every adapter" for finding in findings))

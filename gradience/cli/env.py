@@ -111,8 +111,8 @@ def cpu_model() -> str | None:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:  # not Linux
         return platform.processor() or None
-    found = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", text, flags=re.MULTILINE)
-    return found[1] if found else platform.processor() or None
+    match = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", text, flags=re.MULTILINE)
+    return match[1] if match else platform.processor() or None
 
 
 def usable_cpus() -> int | None:

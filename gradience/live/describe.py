@@ -6,14 +6,19 @@ An allow-list: only the fields named here are recorded. docs/telemetry.md lists 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
+from types import FrameType
 from typing import Any
 
 from torch import nn
-from transformers import TrainerState, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 
 LANGUAGE_TASKS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
 LANGUAGE_CLASSES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSeq2SeqLM")
+
+METHOD_SETTINGS = ("beta", "loss_type", "num_generations", "max_completion_length", "scale_rewards")
+"""Settings of preference and reinforcement learning that a reader of the log needs."""
 
 QLORA_MEANING = (
     "The adapter is trained and measured in its own precision. The base below it is rounded to {bits} bits:"
@@ -143,3 +148,37 @@ def is_language_model(model: nn.Module) -> bool:
         return task in LANGUAGE_TASKS
     get_base = getattr(model, "get_base_model", None)
     return type(get_base() if get_base else model).__name__.endswith(LANGUAGE_CLASSES)
+
+
+def describe_trainer(args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
+    """The `trainer` block of `run_start`'s config: `class`, `bases` (nearest first), `arguments`, settings.
+
+    `class` is None where the hook was called without a Trainer.
+    """
+    names = class_names(state)
+    known = {key: getattr(args, key) for key in METHOD_SETTINGS if hasattr(args, key)}
+    return {
+        "class": names[0] if names else None,
+        "bases": list(names[1:]),
+        "arguments": type(args).__name__,
+        **known,
+    }
+
+
+def class_names(state: TrainerState) -> tuple[str, ...]:
+    """Names of the calling Trainer's class and of those it extends, up to `Trainer`; empty without one."""
+    trainer = calling_trainer(state)
+    if trainer is None:
+        return ()
+    return tuple(kind.__name__ for kind in type(trainer).__mro__ if issubclass(kind, Trainer))
+
+
+def calling_trainer(state: TrainerState) -> Trainer | None:
+    """The Trainer on the call stack whose state this is: no hook is told its Trainer, but each is called by it."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, Trainer) and owner.state is state:
+            return owner
+        frame = frame.f_back
+    return None

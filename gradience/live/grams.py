@@ -62,18 +62,18 @@ def _exact_float32(pairs: Sequence[LoraPair]) -> Iterator[None]:
 
 def module_spectrum(pair: LoraPair, gram_A: spectra.FloatArray, gram_B: spectra.FloatArray) -> ModuleSpectrum:
     try:
-        found = _from_grams(pair, gram_A, gram_B) or _from_factors(pair)
+        spectrum = _from_grams(pair, gram_A, gram_B) or _from_factors(pair)
     except spectra.NonFiniteFactor:
         return ModuleSpectrum(pair.name, pair.rank, "nonfinite")
-    if not found.values.any():
+    if not spectrum.values.any():
         return ModuleSpectrum(pair.name, pair.rank, "untrained")
-    scaled = found.scaled(pair.scale)
+    scaled = spectrum.scaled(pair.scale)
     return ModuleSpectrum(
         pair.name,
         pair.rank,
         "ok",
-        stable_rank=spectra.stable_rank(found.values),
-        energy_rank_90=spectra.energy_rank(found.values, 0.90),
+        stable_rank=spectra.stable_rank(spectrum.values),
+        energy_rank_90=spectra.energy_rank(spectrum.values, 0.90),
         fro_norm=float(np.linalg.norm(scaled)),
         sigma_max=float(scaled[0]),
     )
@@ -88,8 +88,8 @@ def _from_grams(
         top = float(gram.diagonal().max())
         if not (gram.any() and LOWEST < top < HIGHEST):
             return None
-    found = spectra.spectrum_from_grams(spectra.Core(gram_A, 0, columns), spectra.Core(gram_B, 0, rows))
-    return found if found is not None and found.eta <= MAX_ETA else None
+    spectrum = spectra.spectrum_from_grams(spectra.Core(gram_A, 0, columns), spectra.Core(gram_B, 0, rows))
+    return spectrum if spectrum is not None and spectrum.eta <= MAX_ETA else None
 
 
 def _from_factors(pair: LoraPair) -> spectra.Spectrum:

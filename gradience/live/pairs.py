@@ -45,11 +45,11 @@ def find_pairs(model: nn.Module, adapter: str | None = None) -> tuple[list[LoraP
             unmeasured[name] = "AdaLoRA"
         elif isinstance(layer, ParamWrapper):
             unmeasured[name] = "stacked experts"
-        elif (chosen := adapter or _trained_adapter(layer)) and (found := _factors(layer, chosen)):
-            if reason := _unmeasurable(*found):
+        elif (chosen := adapter or _trained_adapter(layer)) and (factors := _factors(layer, chosen)):
+            if reason := _unmeasurable(*factors):
                 unmeasured[name] = reason
             else:
-                pairs.append(LoraPair(name, *found, scale=float(layer.scaling[chosen])))
+                pairs.append(LoraPair(name, *factors, scale=float(layer.scaling[chosen])))
     return pairs, unmeasured
 
 
@@ -61,8 +61,8 @@ def _trained_adapter(layer: LoraLayer) -> str | None:
 
 
 def _requires_grad(layer: LoraLayer, adapter: str) -> bool:
-    found = _factors(layer, adapter)
-    return found is not None and any(factor.requires_grad for factor in found)
+    factors = _factors(layer, adapter)
+    return factors is not None and any(factor.requires_grad for factor in factors)
 
 
 def _factors(layer: LoraLayer, adapter: str) -> tuple[Tensor, Tensor] | None:

@@ -80,8 +80,8 @@ def newest_log_folder(output_dir: Path) -> Path:
     if chosen := os.environ.get("TENSORBOARD_LOGGING_DIR"):
         return Path(chosen).expanduser()
     runs = output_dir / "runs"
-    found = [folder for folder in runs.iterdir() if folder.is_dir()] if runs.is_dir() else []
-    return max(found, key=lambda folder: folder.stat().st_mtime, default=runs)
+    folders = [folder for folder in runs.iterdir() if folder.is_dir()] if runs.is_dir() else []
+    return max(folders, key=lambda folder: folder.stat().st_mtime, default=runs)
 
 
 class WandbSink:

@@ -23,7 +23,7 @@ from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.training import Start, TrainedExamples, TrainingReport
 from gradience.digests import sha256_file
 from gradience.errors import UsageError
-from gradience.live.hooks import GradienceCallback
+from gradience.live.callback import GradienceCallback
 from gradience.models.devices import choose_device, device_name, processes_here
 from gradience.models.load import Base, load_base
 from gradience.models.settings import ModelSettings, several_processes

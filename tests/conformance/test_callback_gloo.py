@@ -19,7 +19,7 @@ SCRIPT = """
 import json, sys, warnings
 from pathlib import Path
 warnings.simplefilter("ignore")
-from gradience.live.hooks import GradienceCallback
+from gradience.live.callback import GradienceCallback
 from tests.live.tiny import trainer
 folder, watched = Path(sys.argv[1]), sys.argv[2] == "watched"
 callbacks = [GradienceCallback(spectra_every=2)] if watched else []

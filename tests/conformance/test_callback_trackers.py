@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gradience.live.hooks import GradienceCallback
+from gradience.live.callback import GradienceCallback
 from gradience.telemetry import TelemetryReader
 from tests.live.tiny import trainer
 
@@ -114,7 +114,7 @@ TRACKIO = """
 import sys
 import time
 from pathlib import Path
-from gradience.live.hooks import GradienceCallback
+from gradience.live.callback import GradienceCallback
 from tests.live.tiny import trainer
 trainer(Path(sys.argv[1]), callbacks=[GradienceCallback(spectra_every=3)], report_to=["trackio"], max_steps=8,
         project="conformance", run_name="one").train()
@@ -146,7 +146,7 @@ def test_trackio(tmp_path):
 
 def test_nothing_is_imported_that_the_run_does_not_report_to(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from gradience.live.hooks import GradienceCallback;"
+        "import sys; from pathlib import Path; from gradience.live.callback import GradienceCallback;"
         "from tests.live.tiny import trainer;"
         "trainer(Path(sys.argv[1]), callbacks=[GradienceCallback(spectra_every=1)], max_steps=2).train();"
         "found = {'tensorboard', 'wandb', 'mlflow', 'trackio'} & set(sys.modules); sys.exit(str(found) if found else 0)"

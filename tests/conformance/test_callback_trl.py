@@ -11,7 +11,7 @@ from datasets import Dataset
 from peft import LoraConfig
 
 from gradience.audit.adapter import audit_adapter
-from gradience.live.hooks import GradienceCallback
+from gradience.live.callback import GradienceCallback
 from gradience.monitor import monitor_runs
 from gradience.telemetry import TelemetryReader
 from tests.conformance import tiny_trl

@@ -172,7 +172,7 @@ SCENARIOS = {
 
 def train(name, folder, model):
     """Run one scenario; its log is `folder/run.jsonl`."""
-    from gradience.live.hooks import GradienceCallback
+    from gradience.live.callback import GradienceCallback
 
     make, reward, arguments = SCENARIOS[name]
     given = (reward,) if reward else ()

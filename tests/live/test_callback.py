@@ -18,7 +18,7 @@ from transformers import BitsAndBytesConfig, Trainer
 
 from gradience.audit.adapter import audit_adapter
 from gradience.live import SpectralTracker, hooks
-from gradience.live.hooks import GradienceCallback
+from gradience.live.callback import GradienceCallback
 from gradience.live.sinks import chart_values
 from gradience.telemetry import TelemetryReader, TelemetryWriter
 from tests.live.tiny import give_random_factors, lora_llama, trainer

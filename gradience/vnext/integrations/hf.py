@@ -1,5 +1,5 @@
 """`from gradience.vnext.integrations.hf import GradienceCallback`: the published name of the callback."""
 
-from gradience.live.hooks import GradienceCallback
+from gradience.live.callback import GradienceCallback
 
 __all__ = ["GradienceCallback"]

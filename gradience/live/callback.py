@@ -25,9 +25,9 @@ from transformers.trainer_callback import TrainerCallback
 
 from gradience.errors import InputError
 from gradience.live import SpectralTracker
-from gradience.live.describe import describe_run, is_language_model
+from gradience.live.describe import class_names, describe_run, describe_trainer, is_language_model
 from gradience.live.sinks import Sink, chart_values, open_sinks
-from gradience.live.trainer import class_names, describe_trainer
+from gradience.live.speed import Speed
 from gradience.telemetry import DEFAULT_REDACTION, Redaction, RunStatus, TelemetryWriter, last_position
 from gradience.telemetry.trainers import method_of
 from gradience.telemetry.writer import status_of
@@ -111,10 +111,7 @@ class GradienceCallback(TrainerCallback):
         self._training = False
         self._logs = 0
         self._measured_at = -1
-        self._clock = time.perf_counter()
-        self._step_at_clock = 0
-        self._not_training = 0.0
-        """Seconds since the last log that went into evaluations and measurements."""
+        self._speed = Speed()
         self._recent_losses: list[float] = []
         self._end: dict[str, Any] = {}
 
@@ -143,7 +140,7 @@ class GradienceCallback(TrainerCallback):
             "data": {"train_rows": _length(getattr(loader, "dataset", None))},
         }
         run.start(config, meta=_versions(), resumed_from_step=resumed)
-        self._step_at_clock = state.global_step
+        self._speed = Speed(state.global_step)
         self._training = True
         self._left = weakref.finalize(self, _record_left_run, run)
         if self._spectra_every:
@@ -190,7 +187,7 @@ class GradienceCallback(TrainerCallback):
         values = {
             key.removeprefix(f"{split}_"): float(value) for key, value in metrics.items() if _is_number(value)
         }
-        self._not_training += values.get("runtime", 0.0)
+        self._speed.leave_out(values.get("runtime", 0.0))
         loss = values.get("loss")
         method = method_of(class_names(state), values)
         if loss is not None and method != "reinforcement":  # whose loss compares with nothing
@@ -228,7 +225,7 @@ class GradienceCallback(TrainerCallback):
         return self._output or Path(args.output_dir or ".") / "run.jsonl"
 
     def _id_to_use(self, args: TrainingArguments, resumed: bool) -> str | None:
-        """A run that goes on keeps its id, and so does one whose model was evaluated before; else a new one."""
+        """A resumed run keeps its id, and so does one whose model was evaluated before; else a new one."""
         if resumed:
             position = last_position(self._path(args))
             return position[0] if position else None
@@ -253,26 +250,13 @@ class GradienceCallback(TrainerCallback):
     def _log_step(self, args: TrainingArguments, state: TrainerState, numbers: dict[str, float]) -> None:
         assert self._run is not None  # on_log has looked
         values = {STEP_FIELDS.get(key, key): value for key, value in numbers.items()}
-        self._run.train_step(state.global_step, **values, **self._throughput(args, state))
+        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        self._run.train_step(state.global_step, **values, **self._speed.at(state.global_step, batch))
         self._recent_losses.append(numbers["loss"])
         self._logs += 1
         due = self._logs == 1 or self._logs % self._spectra_every == 0
         if self._tracker is not None and due:
             self._measure(state.global_step)
-
-    def _throughput(self, args: TrainingArguments, state: TrainerState) -> dict[str, float]:
-        """Speed since the last log, without the time of evaluations and measurements."""
-        now = time.perf_counter()
-        seconds = now - self._clock - self._not_training
-        steps = state.global_step - self._step_at_clock
-        self._clock, self._step_at_clock, self._not_training = now, state.global_step, 0.0
-        if seconds <= 0 or steps <= 0:
-            return {}
-        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        return {
-            "steps_per_second": round(steps / seconds, 4),
-            "samples_per_second": round(steps * batch / seconds, 3),
-        }
 
     def _measure(self, step: int) -> None:
         assert self._run is not None  # only called while a run is open ...
@@ -292,7 +276,7 @@ class GradienceCallback(TrainerCallback):
                 signal.message,
             )
         self._send(chart_values(snapshot, everything=self._all_charts), step)
-        self._not_training += time.perf_counter() - started
+        self._speed.leave_out(time.perf_counter() - started)
 
     def _send(self, values: Mapping[str, float], step: int) -> None:
         """To every tracker; one that fails is left out from then on, the others and run.jsonl go on."""
