@@ -100,11 +100,13 @@ def check_output(output: Path, source: Path, *, force: bool) -> None:
 
 
 def _resolved(path: Path) -> Path:
-    """`path` without links. Raises OSError for links in a circle, as Python does from 3.13 on."""
+    """`path` without links; it need not be there. Raises OSError for links in a circle, on every Python."""
     try:
-        return path.resolve()
-    except RuntimeError:
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+        path.stat()  # Path.resolve() raises RuntimeError for a circle up to Python 3.12, and nothing from 3.13 on
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise
+    return Path(os.path.realpath(path))
 
 
 def _exists(output: Path) -> UsageError:
