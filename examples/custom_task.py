@@ -25,7 +25,7 @@ def load(*, size: int = 2000) -> GenerationTask:
     """`size` lengths to turn into metres."""
     return GenerationTask(
         name="metres",
-        examples=prepare(questions(size)),  # no duplicates, in an order that is as good as random
+        examples=prepare(lengths(size)),  # no duplicates, in an order that is as good as random
         filters={"metres": metres, "any": lambda output: last(r"\d+", output)},  # the first one decides
         same=lambda extracted, gold: extracted == gold,
         max_new_tokens=16,
@@ -34,7 +34,7 @@ def load(*, size: int = 2000) -> GenerationTask:
     )
 
 
-def questions(size: int) -> Iterator[PromptExample]:
+def lengths(size: int) -> Iterator[PromptExample]:
     for number in range(1, size // 2 + 1):
         for unit, factor in UNITS.items():
             prompt = f"{number} {unit} are"
@@ -49,8 +49,8 @@ def metres(output: str) -> str | None:
 
 
 def last(pattern: str, text: str) -> str | None:
-    found = re.findall(pattern, text)
-    return found[-1] if found else None
+    matches = re.findall(pattern, text)
+    return matches[-1] if matches else None
 
 
 if __name__ == "__main__":

@@ -36,14 +36,14 @@ def exit_code_table() -> str:
 def documents() -> dict[Path, str]:
     """Every generated file and its text."""
     exit_codes = DOCS / "exit_codes.md"
-    inference = DOCS / "inference.md"
+    evaluation = DOCS / "evaluation.md"
     runtimes = DOCS / "runtimes.md"
     config = DOCS / "bench_config.md"
     runs = runs_text()
     records = parse_runs(runs)
     files = {
         DOCS / "cli.md": cli_reference(),
-        inference: replace_block(inference.read_text(encoding="utf-8"), "records", record_reference()),
+        evaluation: replace_block(evaluation.read_text(encoding="utf-8"), "records", record_reference()),
         DOCS.parent / "gradience" / "runtimes" / RUNS.name: runs,
         runtimes: replace_block(
             replace_block(runtimes.read_text(encoding="utf-8"), "encodings", runtime_table(records)),

@@ -1,4 +1,4 @@
-"""The tables of docs/inference.md: every key of a file of records, from the docstrings of its models."""
+"""The tables of docs/evaluation.md: every key of a file of records, from the docstrings of its models."""
 
 from __future__ import annotations
 
