@@ -1,15 +1,4 @@
-"""Errors a user can act on, and the exit code of each. Everything else is a bug and keeps its traceback.
-
-GradienceError
-  VerificationError what was made was tried, and failed                          exit 1
-  UsageError        the command or the arguments make no sense together          exit 2
-  InputError        the input cannot be used, or is refused                      exit 3
-  IncompleteError   a result exists but parts of it could not be made            exit 4
-  OutputError       the disk or the permissions do not allow the result          exit 5
-  LockedError       another run is writing to the same output                    exit 6
-  NetworkError      the network or the authorisation failed                      exit 7
-  MissingExtra      an optional dependency is not installed                      exit 2
-"""
+"""Errors a user can act on, and the exit code of each. Everything else is a bug and keeps its traceback."""
 
 from __future__ import annotations
 
@@ -35,7 +24,7 @@ class GradienceError(Exception):
 
 
 class VerificationError(GradienceError):
-    """What was made does not do what it must: it was tried, and it failed."""
+    """A result was tested, and failed."""
 
     exit_code = 1
 
@@ -53,7 +42,7 @@ class InputError(GradienceError):
 
 
 class IncompleteError(GradienceError):
-    """A result was made, but parts of it are missing."""
+    """A result exists, but parts of it are missing."""
 
     exit_code = 4
 
@@ -65,7 +54,7 @@ class OutputError(GradienceError):
 
 
 class LockedError(GradienceError):
-    """Another run holds the output."""
+    """Another run is writing to the same output."""
 
     exit_code = 6
 
@@ -83,7 +72,7 @@ class MissingExtra(GradienceError):
 
 
 def require(module: str, *, extra: str) -> ModuleType:
-    """Import an optional dependency, or say which extra brings it.
+    """Import and return an optional dependency. Raises MissingExtra, which says what brings it.
 
     A dependency that is installed but broken keeps its own traceback.
     """

@@ -1,6 +1,6 @@
-"""What current practice says about LoRA settings, as pure functions with their sources. No verdicts here.
+"""The learning rate reference for LoRA, with its source. No verdicts here.
 
-monitor looks at what a run did, check at what a config will do; both compare with these numbers.
+monitor looks at what a run did, check at what a config will do; both compare with it.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ REFERENCE_WIDTH = 2000
 WIDTH_EXPONENT = {"llama": 0.781, "qwen": 0.0775}
 REFERENCE_ALPHA = 32.0
 LR_TOLERANCE = 10.0
-"""A learning rate within a factor of ten of the reference is nobody's business."""
+"""A learning rate within a factor of ten of the reference is not reported."""
 
 THINKING_MACHINES = "Schulman et al., LoRA Without Regret (Thinking Machines, 2025)"
 
 
 def reference_lr(hidden_size: int | None, alpha: float | None, model: str | None = None) -> float:
-    """A learning rate from which to start with AdamW and scale α/r: 5e-5 · 10 · (2000/width)^p · 32/α.
+    """Return a learning rate from which to start with AdamW and scale α/r: 5e-5 · 10 · (2000/width)^p · 32/α.
 
     The optimum for LoRA lies about ten times above that of full fine-tuning and hardly depends on the rank
     as long as α is the same, because the factor 1/r takes the rank out. p = 0.0775 for Qwen, 0.781 for Llama,
@@ -32,7 +32,7 @@ def reference_lr(hidden_size: int | None, alpha: float | None, model: str | None
 
 
 def rate(learning_rate: float, digits: int = 2) -> str:
-    """A learning rate as people write it: 5e-4, 1.5e-5, 0.01."""
+    """Return a learning rate as people write it: 5e-4, 1.5e-5, 0.01."""
     if 0.001 <= learning_rate < 1000:
         return f"{learning_rate:.{digits}g}"
     mantissa, _, exponent = f"{learning_rate:.{digits - 1}e}".partition("e")
@@ -40,5 +40,5 @@ def rate(learning_rate: float, digits: int = 2) -> str:
 
 
 def effective_alpha(r: int, alpha: float, *, rslora: bool) -> float:
-    """The α that gives the same scale under α/r: rsLoRA divides by √r instead."""
+    """Return the α that gives the same scale under α/r: rsLoRA divides by √r instead."""
     return alpha * r**0.5 if rslora else alpha

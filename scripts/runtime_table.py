@@ -9,9 +9,9 @@ from typing import Any
 from gradience.artifacts.compression import RuntimeVerdict
 from gradience.compress.encodings import Encoding, Target, encode_modules
 from gradience.runtimes.parts import Parts, is_general, parts_of
-from gradience.runtimes.record import Finding, Runs, RuntimeRecord
-from gradience.runtimes.scales import Module, Written
-from gradience.runtimes.verdict import judge
+from gradience.runtimes.record import Failure, Runs, RuntimeRecord
+from gradience.runtimes.scales import LoadedAdapter, LoadedModule
+from gradience.runtimes.verdict import verdict_of
 
 ARCHITECTURE = "LlamaForCausalLM"
 PROJECTIONS = (
@@ -65,10 +65,10 @@ def runtime_table(records: Sequence[RuntimeRecord]) -> str:
 
 def _verdicts(example: Example, records: Sequence[RuntimeRecord]) -> list[RuntimeVerdict]:
     fields, ranks = example
-    written = Written(fields, [Module(name, rank) for name, rank in ranks.items()])
+    written = LoadedAdapter(fields, [LoadedModule(name, rank) for name, rank in ranks.items()])
     tensors = [f"base_model.model.{name}.lora_{factor}.weight" for name in ranks for factor in "AB"]
     parts = parts_of(fields, tensors)
-    return [judge(record, written, parts, ARCHITECTURE) for record in records]
+    return [verdict_of(record, written, parts, ARCHITECTURE) for record in records]
 
 
 def ran_table(records: Sequence[RuntimeRecord]) -> str:
@@ -94,5 +94,5 @@ def _not_loaded(runs: Runs) -> str:
     return "; ".join(f"{what}: {_findings(findings)}" for what, findings in groups if findings) or "–"
 
 
-def _findings(findings: Sequence[Finding]) -> str:
+def _findings(findings: Sequence[Failure]) -> str:
     return ", ".join(sorted(" with ".join(sorted(finding.parts)) or "every adapter" for finding in findings))

@@ -13,9 +13,16 @@ from gradience.adapters.config import read_config
 from gradience.adapters.patterns import anchored_key
 from gradience.runtimes import architecture_of
 from gradience.runtimes.parts import parts_of
-from gradience.runtimes.record import RUNS, Finding, Runs, RuntimeRecord, read_runs
-from gradience.runtimes.scales import SCALES, Module, Written, config_scale, gguf_scale, wrong_scale
-from gradience.runtimes.verdict import UNKNOWN, judge
+from gradience.runtimes.record import RUNS, Failure, Runs, RuntimeRecord, read_runs
+from gradience.runtimes.scales import (
+    SCALES,
+    LoadedAdapter,
+    LoadedModule,
+    config_scale,
+    gguf_scale,
+    wrong_scale,
+)
+from gradience.runtimes.verdict import UNKNOWN, verdict_of
 
 ROOT = Path(__file__).resolve().parent.parent
 LLAMA = "LlamaForCausalLM"
@@ -204,7 +211,7 @@ def test_names_of_modules_and_of_models_are_no_architecture(tmp_path, hub, name)
 
 # ---------------------------------------------------------------- scales
 
-RANKS = [Module(Q, 8), Module(V, 4)]
+RANKS = [LoadedModule(Q, 8), LoadedModule(V, 4)]
 
 
 @pytest.mark.parametrize(
@@ -230,7 +237,7 @@ RANKS = [Module(Q, 8), Module(V, 4)]
     ids=["one", "hotswap-has-one", "gguf-knows-no-rslora", "gguf-folded", "gguf-own-ranks", "gguf-zero"],
 )
 def test_wrong_scales(scale, config, modules, words):
-    assert wrong_scale(scale, Written(config, modules)) == words
+    assert wrong_scale(scale, LoadedAdapter(config, modules)) == words
 
 
 # ---------------------------------------------------------------- verdicts
@@ -243,10 +250,10 @@ MADE_UP = RuntimeRecord(
     {
         LLAMA: Runs(
             loads=(parts_of({"use_rslora": True}, tensors(Q, V)), parts_of({}, tensors(Q, HEAD))),
-            refuses=(Finding(frozenset({"use_dora"}), "no DoRA"),),
-            wrong=(Finding(frozenset({"bias: all"}), ""),),
+            refuses=(Failure(frozenset({"use_dora"}), "no DoRA"),),
+            wrong=(Failure(frozenset({"bias: all"}), ""),),
         ),
-        "GPT2LMHeadModel": Runs((), (Finding(frozenset(), "no adapters for GPT-2"),), ()),
+        "GPT2LMHeadModel": Runs((), (Failure(frozenset(), "no adapters for GPT-2"),), ()),
     },
 )
 
@@ -281,16 +288,20 @@ MADE_UP = RuntimeRecord(
     ],
 )
 def test_a_verdict_holds_for_what_was_run(architecture, config, names, verdict, why):
-    found = judge(MADE_UP, Written(PLAIN | config, [Module(Q, 8)]), parts_of(config, names), architecture)
-    assert (found.verdict, found.why) == (verdict, why)
-    assert found.run == ("" if verdict == "not run" else "docs/runtimes.md#vllm")
+    given = verdict_of(
+        MADE_UP, LoadedAdapter(PLAIN | config, [LoadedModule(Q, 8)]), parts_of(config, names), architecture
+    )
+    assert (given.verdict, given.why) == (verdict, why)
+    assert given.run == ("" if verdict == "not run" else "docs/runtimes.md#vllm")
 
 
 def test_the_scale_is_judged_by_the_rule_that_the_runs_confirmed():
     record = MADE_UP._replace(runtime="llama.cpp")
     config = PLAIN | {"use_rslora": True}
-    found = judge(record, Written(config, [Module(Q, 8)]), parts_of(config, tensors(Q)), LLAMA)
-    assert (found.verdict, found.why) == ("wrong scale", f"1 of 1 modules; {Q} gets 2, not 5.657")
+    given = verdict_of(
+        record, LoadedAdapter(config, [LoadedModule(Q, 8)]), parts_of(config, tensors(Q)), LLAMA
+    )
+    assert (given.verdict, given.why) == ("wrong scale", f"1 of 1 modules; {Q} gets 2, not 5.657")
 
 
 # ---------------------------------------------------------------- the record
@@ -319,7 +330,7 @@ def test_the_verdicts_are_the_outcomes_on_record(record):
     meant = {"equal": {"loads"}, "refused": {"refuses"}, "differs": {"loads", "wrong meaning"}}
     for row, said in asked:
         parts = frozenset(row["parts"])
-        found = judge(record, Written(PLAIN, []), parts, row["architecture"])
+        found = verdict_of(record, LoadedAdapter(PLAIN, []), parts, row["architecture"])
         assert found.verdict in meant[said], (row["architecture"], row["case"], found)
     assert {row["architecture"] for row, _ in asked} == set(record.architectures)
 

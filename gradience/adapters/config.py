@@ -6,7 +6,6 @@ Unknown fields are normal (other versions of PEFT) and ignored. Nothing in the f
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +16,7 @@ from gradience.adapters import strict_json
 from gradience.adapters.files import read_small, refuse_disguise
 from gradience.adapters.patterns import PatternTable, SavedNames
 from gradience.errors import InputError
+from gradience.ranks import scale_of
 
 MAX_CONFIG_BYTES = 16 * 2**20
 """An explicit rank and alpha for 50,000 modules needs about 10 MB."""
@@ -117,9 +117,7 @@ class PeftConfig:
 
     def scale(self, alpha: float | None, rank: int) -> float | None:
         """s = α/r, or α/√r with rsLoRA (PEFT 0.21, tuners/lora/layer.py, `update_layer`)."""
-        if alpha is None:
-            return None
-        return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
+        return None if alpha is None else scale_of(alpha, rank, use_rslora=self.use_rslora)
 
 
 def read_config(path: Path, *, root: Path | None = None) -> PeftConfig:

@@ -71,7 +71,6 @@ class TensorFile:
     size: int
     entries: Mapping[str, TensorEntry]
     metadata: Mapping[str, str]
-    header_size: int
 
     @classmethod
     def open(cls, path: Path, *, root: Path | None = None) -> TensorFile:
@@ -111,7 +110,7 @@ class TensorFile:
             )
         with _no_collection():
             entries, metadata = _read_header(path, bytes(pread(handle, length, 8, path)), size)
-        return cls(path, handle, size, entries, metadata, length)
+        return cls(path, handle, size, entries, metadata)
 
     def __enter__(self) -> Self:
         return self
@@ -291,8 +290,3 @@ def header_bytes(tensors: Mapping[str, NewTensor], metadata: Mapping[str, str]) 
 def layout(tensors: Mapping[str, NewTensor]) -> dict[str, NewTensor]:
     """The order that the reference implementation writes: wider types first (alignment), then names."""
     return dict(sorted(tensors.items(), key=lambda item: (-DTYPES[item[1].dtype].bits, item[0])))
-
-
-def data_order(entries: Mapping[str, TensorEntry]) -> Iterator[str]:
-    """Names in the order of the data."""
-    yield from sorted(entries, key=lambda name: entries[name].start)

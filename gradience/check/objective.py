@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 SUPERVISED = ("sft", "pretraining")
-OBJECTIVES = (*SUPERVISED, "rl", "preference", "reward", "distillation")
 
 OF_ALGORITHM = {
     "sft": "sft",

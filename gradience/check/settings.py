@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
+
+from gradience.ranks import scale_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +14,7 @@ class Settings:
     """None means: not said. `where` names file and key of each setting that was."""
 
     objective: str | None = None
-    """One of `gradience.check.objective.OBJECTIVES`."""
+    """sft, pretraining, rl, preference, reward or distillation."""
     algorithm: str | None = None
     """The method as the tool names it: grpo, dpo, pt ..."""
     adapter: bool | None = None
@@ -68,7 +69,7 @@ class Settings:
         """s = α/r, or α/√r with rsLoRA."""
         if not self.r or self.alpha is None or self.r < 1:
             return None
-        return self.alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+        return scale_of(self.alpha, self.r, use_rslora=bool(self.use_rslora))
 
     @property
     def effective_batch(self) -> int | None:

@@ -5,7 +5,6 @@ An allow-list: only the fields named here are recorded. docs/telemetry.md lists 
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping
 from types import FrameType
@@ -13,6 +12,8 @@ from typing import Any
 
 from torch import nn
 from transformers import Trainer, TrainerState, TrainingArguments
+
+from gradience.ranks import scale_of
 
 LANGUAGE_TASKS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
 LANGUAGE_CLASSES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSeq2SeqLM")
@@ -87,7 +88,7 @@ def describe_lora(model: nn.Module) -> dict[str, Any] | None:
         "r": r,
         "alpha": alpha,
         "alpha_over_r": alpha / r if r and alpha is not None else None,
-        "scale": alpha / (math.sqrt(r) if rslora else r) if r and alpha is not None else None,
+        "scale": scale_of(alpha, r, use_rslora=rslora) if r and alpha is not None else None,
         "target_modules": sorted(targets) if isinstance(targets, (set, list, tuple)) else targets,
         "dropout": getattr(config, "lora_dropout", None),
         "bias": getattr(config, "bias", None),

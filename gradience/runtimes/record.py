@@ -13,7 +13,7 @@ from gradience.runtimes.parts import Parts
 RUNS = Path(__file__).with_name("runs.json")
 
 
-class Finding(NamedTuple):
+class Failure(NamedTuple):
     """What a runtime refused, or got wrong. parts: what the adapters had that it loads otherwise.   says: its words.
 
     No parts: whatever the adapter is.
@@ -30,8 +30,8 @@ class Runs(NamedTuple):
     """
 
     loads: tuple[Parts, ...]
-    refuses: tuple[Finding, ...]
-    wrong: tuple[Finding, ...]
+    refuses: tuple[Failure, ...]
+    wrong: tuple[Failure, ...]
 
 
 class RuntimeRecord(NamedTuple):
@@ -58,14 +58,14 @@ def parse_runs(text: str) -> tuple[RuntimeRecord, ...]:
 def _record(row: Mapping[str, Any]) -> RuntimeRecord:
     runs = {
         name: Runs(
-            tuple(frozenset(parts) for parts in findings["loads"]),
-            _findings(findings["refuses"]),
-            _findings(findings["wrong"]),
+            tuple(frozenset(parts) for parts in outcomes["loads"]),
+            _failures(outcomes["refuses"]),
+            _failures(outcomes["wrong"]),
         )
-        for name, findings in row["architectures"].items()
+        for name, outcomes in row["architectures"].items()
     }
     return RuntimeRecord(row["runtime"], row["version"], row["date"], row["page"], runs)
 
 
-def _findings(rows: list[dict[str, Any]]) -> tuple[Finding, ...]:
-    return tuple(Finding(frozenset(row["parts"]), row["says"]) for row in rows)
+def _failures(rows: list[dict[str, Any]]) -> tuple[Failure, ...]:
+    return tuple(Failure(frozenset(row["parts"]), row["says"]) for row in rows)

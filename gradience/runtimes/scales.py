@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from gradience.adapters.patterns import PatternTable
+from gradience.ranks import scale_of
 
 PEFT_DEFAULT = 8
 """r and lora_alpha of a config that does not say (PEFT 0.21, tuners/lora/config.py)."""
@@ -16,7 +17,7 @@ SCALE_SLACK = 1e-9
 """Two scales this close (relatively) are the same: they came from divisions."""
 
 
-class Module(NamedTuple):
+class LoadedModule(NamedTuple):
     """One LoRA module. rank: inner dimension on disk, per expert."""
 
     name: str
@@ -24,11 +25,11 @@ class Module(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Written:
+class LoadedAdapter:
     """The config and the modules of an adapter, as a runtime finds them."""
 
     config: Mapping[str, Any]
-    modules: Sequence[Module]
+    modules: Sequence[LoadedModule]
 
     @cached_property
     def rank_pattern(self) -> PatternTable:
@@ -61,34 +62,32 @@ class Written:
         """The largest rank, of the config and of the tensors."""
         return max((self.r, *(module.rank for module in self.modules)))
 
-    def declared(self, module: Module) -> int:
+    def declared(self, module: LoadedModule) -> int:
         """The rank that the config gives a module."""
         value = self.rank_pattern.lookup(module.name).value
         return self.r if value is None else int(value)
 
 
-Scale = Callable[[Written, Module], float]
+Scale = Callable[[LoadedAdapter, LoadedModule], float]
 """The scale that a runtime gives a module."""
 
 
-def _divided(alpha: float, rank: int, rslora: bool) -> float:
-    return alpha / math.sqrt(rank) if rslora else alpha / rank
-
-
-def peft_scale(adapter: Written, module: Module) -> float:
+def peft_scale(adapter: LoadedAdapter, module: LoadedModule) -> float:
     """PEFT (0.21, tuners/lora/layer.py), and vLLM 0.32 (lora/peft_helper.py): the first pattern that matches."""
     value = adapter.alpha_pattern.lookup(module.name).value
-    return _divided(adapter.alpha if value is None else value, adapter.declared(module), adapter.rslora)
+    return scale_of(
+        adapter.alpha if value is None else value, adapter.declared(module), use_rslora=adapter.rslora
+    )
 
 
-def config_scale(adapter: Written, module: Module) -> float:
+def config_scale(adapter: LoadedAdapter, module: LoadedModule) -> float:
     """PEFT's hotswap: the config's α and r for every module, with rsLoRA."""
-    return _divided(adapter.alpha, adapter.r, adapter.rslora)
+    return scale_of(adapter.alpha, adapter.r, use_rslora=adapter.rslora)
 
 
-def gguf_scale(adapter: Written, module: Module) -> float:
+def gguf_scale(adapter: LoadedAdapter, module: LoadedModule) -> float:
     """llama.cpp (llama-adapter.h): the config's α over the tensor's own rank; α = 0 means a scale of 1."""
-    return _divided(adapter.alpha, module.rank, False) if adapter.alpha else 1.0
+    return scale_of(adapter.alpha, module.rank, use_rslora=False) if adapter.alpha else 1.0
 
 
 SCALES: Mapping[str, Scale] = {
@@ -100,7 +99,7 @@ SCALES: Mapping[str, Scale] = {
 """Runtime -> its rule. The runs hold each of them to what the runtime computed."""
 
 
-def wrong_scale(scale: Scale, adapter: Written) -> str:
+def wrong_scale(scale: Scale, adapter: LoadedAdapter) -> str:
     """The modules that get another scale than PEFT gives them, in words; empty where there are none."""
     wrong = [
         module

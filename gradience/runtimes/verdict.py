@@ -9,7 +9,7 @@ from gradience.artifacts.compression import RuntimeVerdict, Verdict
 from gradience.ranks import max_lora_rank_step
 from gradience.runtimes.parts import Parts, is_general, parts_of
 from gradience.runtimes.record import Runs, RuntimeRecord, read_runs
-from gradience.runtimes.scales import SCALES, Module, Written, wrong_scale
+from gradience.runtimes.scales import SCALES, LoadedAdapter, LoadedModule, wrong_scale
 
 UNKNOWN = "the architecture is not known: --base-model DIR, with the base model's config.json, names it"
 NAMED_PARTS = 2
@@ -22,12 +22,14 @@ def verdicts(adapter: Adapter, architecture: str | None) -> tuple[RuntimeVerdict
     architecture: class of the base model (see `architecture_of`); None where it is not known, and then nothing was run.
     """
     fields = adapter.config.fields if adapter.config else {}
-    written = Written(fields, [Module(pair.module, pair.rank) for pair in adapter.pairs])
+    written = LoadedAdapter(fields, [LoadedModule(pair.module, pair.rank) for pair in adapter.pairs])
     parts = parts_of(fields, (name for name, _ in adapter.entries()), written.largest)
-    return tuple(judge(record, written, parts, architecture) for record in read_runs())
+    return tuple(verdict_of(record, written, parts, architecture) for record in read_runs())
 
 
-def judge(record: RuntimeRecord, adapter: Written, parts: Parts, architecture: str | None) -> RuntimeVerdict:
+def verdict_of(
+    record: RuntimeRecord, adapter: LoadedAdapter, parts: Parts, architecture: str | None
+) -> RuntimeVerdict:
     """The verdict of one runtime. Pure."""
     runs = record.architectures.get(architecture or "")
     if runs is None:
@@ -39,7 +41,7 @@ def judge(record: RuntimeRecord, adapter: Written, parts: Parts, architecture: s
     return RuntimeVerdict(runtime=record.runtime, version=record.version, verdict=verdict, why=why, run=page)
 
 
-def _from_runs(runtime: str, runs: Runs, adapter: Written, parts: Parts) -> tuple[Verdict, str]:
+def _from_runs(runtime: str, runs: Runs, adapter: LoadedAdapter, parts: Parts) -> tuple[Verdict, str]:
     for finding in runs.refuses:
         if finding.parts <= parts:
             return "refuses", f"{named(finding.parts)}: {finding.says}" if finding.parts else finding.says
@@ -61,7 +63,7 @@ def named(parts: Parts) -> str:
     return ", ".join(words[:NAMED_PARTS]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _advice(runtime: str, adapter: Written) -> str:
+def _advice(runtime: str, adapter: LoadedAdapter) -> str:
     """What the run needed."""
     if runtime == "vLLM":
         return f"with --max-lora-rank {max_lora_rank_step(adapter.largest)} or more"

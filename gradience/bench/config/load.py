@@ -44,9 +44,6 @@ from gradience.errors import InputError, UsageError
 from gradience.models.settings import ModelSettings, Settings, several_processes
 from gradience.training.settings import LoraSettings, TrainSettings
 
-PolicySettings = Policy
-"""The policy is the same in a config and in an artifact."""
-
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds):

@@ -33,7 +33,7 @@ from conformance.serving.served import Asked, Reply, Served, Server, say
 from conformance.serving.vllm_server import Vllm
 from gradience.adapters.peft import open_adapter
 from gradience.runtimes.parts import parts_of
-from gradience.runtimes.scales import Module, Scale, Written, config_scale, wrong_scale
+from gradience.runtimes.scales import LoadedAdapter, LoadedModule, Scale, config_scale, wrong_scale
 
 ROOT = Path(__file__).parents[3]
 
@@ -90,9 +90,9 @@ def ask_peft(shop: Workshop, base: model.Logprobs, number: int, case: Case) -> A
     made = case.make(shop, shop.root / "adapters" / str(number))
     config = json.loads((made.path / model.CONFIG).read_text(encoding="utf-8"))
     with open_adapter(made.path) as opened:
-        modules = tuple(Module(pair.module, pair.rank) for pair in opened.pairs)
+        modules = tuple(LoadedModule(pair.module, pair.rank) for pair in opened.pairs)
         linear = all(pair.kind == "linear" for pair in opened.pairs)
-    written = Written(config, modules)
+    written = LoadedAdapter(config, modules)
     with safe_open(made.path / model.WEIGHTS, "numpy") as file:
         parts = parts_of(config, file.keys(), max(module.rank for module in modules))
     if case.claimed:

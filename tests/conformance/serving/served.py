@@ -13,7 +13,7 @@ from conformance.serving.cases import Case, Made, Workshop
 from conformance.serving.compare import Compared
 from conformance.serving.model import Logprobs
 from gradience.runtimes.parts import Parts
-from gradience.runtimes.scales import Scale, Written
+from gradience.runtimes.scales import LoadedAdapter, Scale
 
 
 class Asked(NamedTuple):
@@ -24,7 +24,7 @@ class Asked(NamedTuple):
 
     case: Case
     made: Made
-    written: Written
+    written: LoadedAdapter
     parts: Parts
     peft: Logprobs | None
     hotswap: Compared | None
