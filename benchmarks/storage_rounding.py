@@ -17,7 +17,7 @@ import numpy as np
 
 from gradience import spectra
 from gradience.adapters.dtypes import DTYPES, DType, FloatArray, decode, encode
-from gradience.adapters.peft import open_adapter
+from gradience.adapters.formats import open_adapter
 from gradience.audit.measures import TAUS
 from gradience.cli.demo import example_adapter
 

@@ -304,3 +304,60 @@ def test_a_toy_metric_is_one_function_and_one_line(monkeypatch: pytest.MonkeyPat
         metrics.METRICS, "errors", lambda _, labels, predictions: float(labels != predictions)
     )
     assert metrics.score("errors", [0, 1], [0, 0]) == 1
+
+
+def test_a_toy_format_of_adapters_is_one_file_and_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is audited and compared as an adapter of PEFT is."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from gradience.adapters import formats
+    from gradience.adapters.adapter import Adapter, Factor, LoraPair
+    from gradience.adapters.config import PeftConfig
+    from gradience.adapters.locate import Location
+    from gradience.adapters.tensors import TensorFile
+    from gradience.cli.app import run
+
+    def open_toy(path: Path, adapter: str | None) -> Adapter:
+        """`toy.json` holds the scale, `toy.safetensors` the factors `NAME/down` and `NAME/up`."""
+        scale = json.loads((path / "toy.json").read_bytes())["scale"]
+        file = TensorFile.open(path / "toy.safetensors", root=path)
+        pairs = []
+        for name in sorted(
+            tensor.removesuffix("/down") for tensor in file.entries if tensor.endswith("/down")
+        ):
+            a, b = (Factor(f"{name}/{side}", file, file.entries[f"{name}/{side}"]) for side in ("down", "up"))
+            (rank, columns), (rows, _) = a.entry.shape, b.entry.shape
+            alpha = scale * rank
+            pairs.append(LoraPair(name, "linear", a, b, rank, rows, columns, alpha=alpha, scale=scale))
+        fields = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": ["q_proj"]}
+        config = PeftConfig(path / "toy.json", fields, r=rank, lora_alpha=alpha)
+        where = Location(path, path, (file.path,), path / "toy.json")
+        opened = Adapter("toy", where, config, [file], None, pairs)
+        opened.stack.enter_context(file)
+        return opened
+
+    toy = formats.Format(lambda path: (path / "toy.json").is_file(), open_toy)
+    monkeypatch.setattr(formats, "FORMATS", {"toy": toy, **formats.FORMATS})
+
+    rng = np.random.default_rng(0)
+    A, B = rng.standard_normal((4, 12)), rng.standard_normal((9, 4))
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    save_file({"layers.0.q_proj/down": A, "layers.0.q_proj/up": B}, folder / "toy.safetensors")
+    (folder / "toy.json").write_text('{"scale": 0.5}')
+    assert run(["audit", str(folder), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    (layer,) = report["layers"]
+    assert (report["adapter"]["format"], layer["name"], layer["scale"]) == ("toy", "layers.0.q_proj", 0.5)
+    expected = np.linalg.svd(0.5 * B @ A, compute_uv=False)[:4]
+    np.testing.assert_allclose(layer["singular_values"], expected, rtol=1e-9)
+
+    twice = copytree(folder, tmp_path / "twice")
+    (twice / "toy.json").write_text('{"scale": 1.0}')
+    assert run(["compare", str(folder), str(twice), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["modules"]
+    assert row["norm_b"] == pytest.approx(2 * row["norm_a"])
+    assert row["cosine"] == pytest.approx(1)

@@ -7,6 +7,7 @@ import os
 import re
 import stat
 from pathlib import Path
+from typing import Self
 
 from gradience.errors import InputError
 
@@ -16,16 +17,15 @@ PICKLE_HINT = (
     "pickle files can run code, so they are not opened here; load the adapter with PEFT where you trust it "
     "and save it again: PeftModel.from_pretrained(base, folder).save_pretrained(new, safe_serialization=True)"
 )
+PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""First bytes of a pickle under any name: no text in UTF-8 begins so."""
 GGUF_HINT = "audit the PEFT adapter that the GGUF file was converted from"
 _ARCHIVE = "unpack it, and point at the adapter's folder"
 _OTHER = "point at the .safetensors file"
 _MAGICS: tuple[tuple[bytes, str, str], ...] = (
     (b"GGUF", "a GGUF file", GGUF_HINT),
     (b"PK\x03\x04", "a zip archive (what torch.save writes)", PICKLE_HINT),
-    (b"\x80\x02", "a Python pickle", PICKLE_HINT),
-    (b"\x80\x03", "a Python pickle", PICKLE_HINT),
-    (b"\x80\x04", "a Python pickle", PICKLE_HINT),
-    (b"\x80\x05", "a Python pickle", PICKLE_HINT),
+    *((start, "a Python pickle", PICKLE_HINT) for start in PICKLE_STARTS),
     (b"\x1f\x8b", "a gzip archive", _ARCHIVE),
     (b"BZh", "a bzip2 archive", _ARCHIVE),
     (b"\xfd7zXZ", "an xz archive", _ARCHIVE),
@@ -36,6 +36,20 @@ _MAGICS: tuple[tuple[bytes, str, str], ...] = (
 )
 _TAR = slice(257, 262)
 """Where a tar archive has its magic bytes, `ustar`."""
+
+
+class Closing:
+    """What has something to close: a context manager that calls `close` at its end."""
+
+    def close(self) -> None:
+        """Let go of it."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
 
 def open_regular(path: Path, *, root: Path | None = None) -> int:
@@ -188,10 +202,10 @@ def refuse_disguise(path: Path, head: bytes) -> None:
     Codes: those of `refuse_placeholder`, and wrong-format.
     """
     refuse_placeholder(path, head)
-    found = [(what, hint) for magic, what, hint in _MAGICS if head.startswith(magic)]
+    matches = [(what, hint) for magic, what, hint in _MAGICS if head.startswith(magic)]
     if head[_TAR] == b"ustar":
-        found.append(("a tar archive", _ARCHIVE))
-    for what, hint in found:
+        matches.append(("a tar archive", _ARCHIVE))
+    for what, hint in matches:
         raise InputError(f"{path}: this is {what}", code="wrong-format", hint=hint)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from typing import NamedTuple
 
 from gradience.adapters import strict_json
 from gradience.adapters.config import read_config
@@ -32,6 +34,44 @@ MAX_INDEX_BYTES = 64 * 2**20
 MLX_HINT = "MLX adapters are not read yet: convert it to PEFT format, or audit the PEFT original"
 DIFFUSERS_HINT = (
     "diffusers' own format is not read yet; a LoRA trained with PEFT is read as save_pretrained() wrote it"
+)
+
+
+class Foreign(NamedTuple):
+    """What another tool or a whole model leaves in a folder, where no adapter of PEFT lies.
+
+    patterns: names of its files, the first that matches is shown in `what`.
+    without_config: only where no adapter_config.json lies beside them.
+    """
+
+    patterns: tuple[str, ...]
+    code: str
+    what: str
+    hint: str
+    without_config: bool = False
+
+
+FOREIGN = (
+    Foreign(
+        ("adapters.safetensors", "adapters.npz"),
+        "mlx-adapter",
+        "an MLX-LM adapter ({}), not a PEFT one",
+        MLX_HINT,
+    ),
+    Foreign(("*.gguf",), "wrong-format", "holds GGUF files, no PEFT adapter", GGUF_HINT),
+    Foreign(
+        ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin"),
+        "diffusers-adapter",
+        "a diffusers LoRA (pytorch_lora_weights), not a PEFT folder",
+        DIFFUSERS_HINT,
+    ),
+    Foreign(
+        ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
+        "full-model",
+        "a full model ({}), not a LoRA adapter",
+        f"an adapter folder holds {CONFIG} and {WEIGHTS}",
+        without_config=True,
+    ),
 )
 LISTED = 8
 """Names shown in a message before it says how many more there are."""
@@ -111,7 +151,7 @@ def _in_folder(folder: Path, adapter: str | None) -> Location:
         return Location(folder, folder, (folder / WEIGHTS,), _config_in(folder))
     nested = adapter_folders(folder)
     if nested:
-        raise _nested(folder, [str(found.relative_to(folder)) for found in nested], adapter)
+        raise _nested(folder, [str(inner.relative_to(folder)) for inner in nested], adapter)
     raise _something_else(folder)
 
 
@@ -147,13 +187,13 @@ def _nested(folder: Path, names: list[str], adapter: str | None) -> InputError:
 
 def adapter_folders(folder: Path) -> list[Path]:
     """Sub-folders, at most two levels down, that hold adapter weights."""
-    found = [
+    folders = {
         weights.parent
         for pattern in ("*/", "*/*/")
         for name in (WEIGHTS, INDEX)
         for weights in folder.glob(pattern + name)
-    ]
-    return sorted(set(found), key=natural_key)
+    }
+    return sorted(folders, key=natural_key)
 
 
 def natural_key(path: Path | str) -> list[tuple[int, int | str]]:
@@ -192,28 +232,10 @@ def _something_else(folder: Path) -> InputError:
     for pickle in PICKLES:
         if pickle in names:
             return _pickle(folder / pickle)
-    mlx = {"adapters.safetensors", "adapters.npz"}.intersection(names)
-    if mlx:
-        return InputError(
-            f"{folder}: an MLX-LM adapter ({max(mlx)}), not a PEFT one",
-            code="mlx-adapter",
-            hint=MLX_HINT,
-        )
-    if any(name.endswith(".gguf") for name in names):
-        return InputError(f"{folder}: holds GGUF files, no PEFT adapter", code="wrong-format", hint=GGUF_HINT)
-    if "pytorch_lora_weights.safetensors" in names or "pytorch_lora_weights.bin" in names:
-        return InputError(
-            f"{folder}: a diffusers LoRA (pytorch_lora_weights), not a PEFT folder",
-            code="diffusers-adapter",
-            hint=DIFFUSERS_HINT,
-        )
-    model = {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"}.intersection(names)
-    if model and CONFIG not in names:
-        return InputError(
-            f"{folder}: a full model ({min(model)}), not a LoRA adapter",
-            code="full-model",
-            hint=f"an adapter folder holds {CONFIG} and {WEIGHTS}",
-        )
+    for kind in FOREIGN:
+        name = next((name for pattern in kind.patterns for name in fnmatch.filter(names, pattern)), None)
+        if name and not (kind.without_config and CONFIG in names):
+            return InputError(f"{folder}: {kind.what.format(name)}", code=kind.code, hint=kind.hint)
     if not names:
         return InputError(f"{folder}: the folder is empty", code="not-an-adapter", hint="check the path")
     weights = [name for name in names if name.endswith(".safetensors")]

@@ -187,10 +187,10 @@ class PatternTable:
 
 
 def _as_literal(key: str) -> _Literal | None:
-    found = _LITERAL.fullmatch(key)
-    if found is None:
+    literal = _LITERAL.fullmatch(key)
+    if literal is None:
         return None
-    return _Literal(re.sub(r"\\(.)", r"\1", found[2], flags=re.DOTALL), anchored=bool(found[1]))
+    return _Literal(re.sub(r"\\(.)", r"\1", literal[2], flags=re.DOTALL), anchored=bool(literal[1]))
 
 
 def anchored_key(name: str) -> str:

@@ -10,183 +10,24 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
 
-import numpy as np
-
+from gradience.adapters.adapter import Adapter, Factor, LoraPair
 from gradience.adapters.config import PeftConfig, read_config
-from gradience.adapters.dtypes import FloatArray, Words, decode
 from gradience.adapters.experts import wrapped_parameter
 from gradience.adapters.inventory import GHOST_REASON, Note, describe_other, no_factors, refuse_foreign
 from gradience.adapters.keys import Ghost, Key, Kind, choose_adapter, config_name, parse_key
 from gradience.adapters.locate import Location, locate
-from gradience.adapters.naming import is_applied
 from gradience.adapters.tensors import TensorEntry, TensorFile
-from gradience.digests import sha256_text
 from gradience.errors import InputError
-from gradience.spectra import Blocks
-
-BLOCK_ELEMENTS = 2**17
-"""Elements of one decoded block: 1 MB of float64, which stays in a core's cache."""
-BLOCK_ROWS = 4096
-"""Rows of one block at most: long sums lose digits (see `spectra`)."""
 
 
-class Factor(NamedTuple):
-    """One stored factor: its tensor and where it lies."""
+def open_peft(path: Path, adapter: str | None) -> Adapter:
+    """Open the adapter at `path` and sort its tensors; weights without a config have no scale.
 
-    tensor: str
-    file: TensorFile
-    entry: TensorEntry
-
-
-@dataclass(frozen=True, slots=True)
-class LoraPair:
-    """The two tensors of one LoRA module (of all its experts, where they are stacked).
-
-    rank: inner dimension, per expert.   rows, columns: m and n of ΔW (per expert).
-    """
-
-    module: str
-    kind: Kind
-    a: Factor
-    b: Factor
-    rank: int
-    rows: int
-    columns: int
-    experts: int = 1
-    groups: int = 1
-    declared_rank: int | None = None
-    alpha: float | None = None
-    scale: float | None = None
-
-    @property
-    def params(self) -> int:
-        """Parameters of both tensors."""
-        return self.a.entry.params + self.b.entry.params
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of both tensors."""
-        return self.a.entry.size + self.b.entry.size
-
-    def load(self) -> LoadedPair:
-        """Read both tensors. Raises InputError (truncated, unreadable)."""
-        return LoadedPair(self, self.a.file.read_words(self.a.tensor), self.b.file.read_words(self.b.tensor))
-
-
-class LoadedPair(NamedTuple):
-    """The stored words of one pair, decoded block by block when asked."""
-
-    pair: LoraPair
-    stored_A: Words
-    stored_B: Words
-
-    def words_A(self, expert: int = 0) -> Words:
-        """Aᵀ of one expert, (n, r), as stored words (a view)."""
-        rank = self.pair.rank
-        flat = self.stored_A.reshape(self.stored_A.shape[0], -1)
-        return flat[expert * rank : (expert + 1) * rank].T
-
-    def words_B(self, expert: int = 0) -> Words:
-        """B of one expert, (m, r), as stored words (a view, but for grouped convolutions)."""
-        pair = self.pair
-        if pair.kind == "expert":
-            return self.stored_B.reshape(pair.rows, pair.rank, pair.experts)[:, :, expert]
-        flat = self.stored_B.reshape(self.stored_B.shape[0], -1)
-        return flat if pair.groups == 1 else _spread_groups(flat, pair.groups)
-
-    def blocks_A(self, expert: int = 0) -> Blocks:
-        """Blocks of Aᵀ, (k, r) float64."""
-        return word_blocks(self.words_A(expert))
-
-    def blocks_B(self, expert: int = 0) -> Blocks:
-        """Blocks of B, (k, r) float64."""
-        return word_blocks(self.words_B(expert))
-
-
-def word_blocks(words: Words, height: int | None = None) -> Blocks:
-    """Decoded blocks of a factor stored as (rows, r) words; `height` rows each, where it matters."""
-    height = height or max(4 * words.shape[1], min(BLOCK_ROWS, BLOCK_ELEMENTS // words.shape[1]))
-
-    def blocks() -> Iterator[FloatArray]:
-        for start in range(0, words.shape[0], height):
-            yield decode(words[start : start + height])
-
-    return blocks
-
-
-def _spread_groups(flat: Words, groups: int) -> Words:
-    """B of a grouped convolution, (m, r/groups), as the (m, r) matrix that it is: zero outside its blocks."""
-    rows, width = flat.shape
-    spread = np.zeros((rows, width * groups), dtype=flat.dtype)
-    for group in range(groups):
-        part = slice(group * rows // groups, (group + 1) * rows // groups)
-        spread[part, group * width : (group + 1) * width] = flat[part]
-    return spread
-
-
-@dataclass
-class Adapter:
-    """An open adapter. Use as a context manager.
-
-    pairs: the LoRA modules, in the order of the data.
-    other: tensors that are understood and no low-rank update.   unaudited: the rest, with reasons.
-    """
-
-    location: Location
-    config: PeftConfig | None
-    files: Sequence[TensorFile]
-    adapter_name: str | None
-    pairs: list[LoraPair] = field(default_factory=list)
-    other: list[Note] = field(default_factory=list)
-    unaudited: list[Note] = field(default_factory=list)
-    ghosts: list[str] = field(default_factory=list)
-    stack: ExitStack = field(default_factory=ExitStack)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stack.close()
-
-    @property
-    def bytes(self) -> int:
-        """Size of the weights on disk."""
-        return sum(file.size for file in self.files)
-
-    def entries(self) -> Iterator[tuple[str, TensorEntry]]:
-        """All tensors."""
-        for file in self.files:
-            yield from file.entries.items()
-
-    def misnamed(self) -> list[str]:
-        """Tensors of this adapter under names that PEFT does not look for (see `naming`)."""
-        factors = [factor.tensor for pair in self.pairs for factor in (pair.a, pair.b)]
-        others = [
-            note.tensor
-            for note in self.other
-            if note.reason != GHOST_REASON and parse_key(note.tensor).adapter in (None, self.adapter_name)
-        ]
-        return [name for name in (*factors, *others) if not is_applied(name, self.adapter_name)]
-
-    def sha256(self) -> str:
-        """Digest of the file; of the shards' digests, where there are several."""
-        digests = [file.sha256() for file in self.files]
-        return digests[0] if len(digests) == 1 else sha256_text("\n".join(digests))
-
-
-def open_adapter(path: Path, *, adapter: str | None = None) -> Adapter:
-    """Open the adapter at `path` and sort its tensors. Close it with `with`.
-
-    Raises InputError (see `locate`, `config`, `tensors`, `inventory`).
+    Raises InputError (see `locate`, `config`, `tensors`, `inventory`), also for what is no adapter of PEFT.
     """
     location = locate(path, adapter=adapter)
     config = read_config(location.config, root=location.root) if location.config else None
@@ -198,13 +39,14 @@ def open_adapter(path: Path, *, adapter: str | None = None) -> Adapter:
         refuse_foreign(location.path, entries, files[0].metadata, has_config=config is not None)
         keys = {name: parse_key(name) for name in tensors}
         name = choose_adapter(location.path, keys.values(), None if location.sub_folder else adapter)
-        opened = Adapter(location, config, files, name, stack=stack.pop_all())
+        kind = "peft" if config else "safetensors"
+        opened = Adapter(kind, location, config, files, name, stack=stack.pop_all())
         try:
             _sort_tensors(opened, tensors, keys)
             if not opened.pairs and not opened.unaudited:
                 raise no_factors(location.path, entries)
         except BaseException:
-            opened.stack.close()
+            opened.close()
             raise
         return opened
 
@@ -252,11 +94,11 @@ def _sort_tensors(adapter: Adapter, tensors: Tensors, keys: Mapping[str, Key]) -
             adapter.ghosts.extend(names)
             adapter.other.extend(Note(name, GHOST_REASON, tensors[name][1].params) for name in names)
             continue
-        made = _make_pair(adapter.config, module, depth, depths[module], roles, tensors)
-        if isinstance(made, str):
-            adapter.unaudited.extend(Note(name, made, tensors[name][1].params) for name in names)
+        pair = _make_pair(adapter.config, module, depth, depths[module], roles, tensors)
+        if isinstance(pair, str):
+            adapter.unaudited.extend(Note(name, pair, tensors[name][1].params) for name in names)
         else:
-            adapter.pairs.append(made)
+            adapter.pairs.append(pair)
     adapter.pairs.sort(key=lambda pair: (pair.a.file.path.name, min(pair.a.entry.start, pair.b.entry.start)))
 
 

@@ -30,12 +30,12 @@ def loads(
     """
 
     def pairs(items: list[tuple[str, Any]]) -> Any:
-        found = dict(items)
-        if len(found) != len(items):
+        unique = dict(items)
+        if len(unique) != len(items):
             seen: set[str] = set()
             twice = next(key for key, _ in items if key in seen or seen.add(key))  # type: ignore[func-returns-value]
             raise _Refused(f"the key {twice[:200]!r} stands twice, and two readers could take different ones")
-        return convert(found) if convert else found
+        return convert(unique) if convert else unique
 
     if text.startswith(_BOM):
         raise InputError(

@@ -16,14 +16,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gradience.adapters import strict_json
 from gradience.adapters.dtypes import DTYPES, DType, Words
-from gradience.adapters.files import open_regular, pread, refuse_disguise, refuse_text, truncated
+from gradience.adapters.files import Closing, open_regular, pread, refuse_disguise, refuse_text, truncated
 from gradience.digests import sha256_parts
 from gradience.errors import InputError
 
@@ -59,7 +58,7 @@ class _RawEntry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TensorFile:
+class TensorFile(Closing):
     """An open safetensors file. Use as a context manager; reading is safe from several threads.
 
     entries: name -> TensorEntry, in the order of the data.
@@ -112,12 +111,8 @@ class TensorFile:
             entries, metadata = _read_header(path, bytes(pread(handle, length, 8, path)), size)
         return cls(path, handle, size, entries, metadata)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close the file."""
         os.close(self.handle)
 
     def read_bytes(self, name: str) -> bytearray:

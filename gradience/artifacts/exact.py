@@ -29,10 +29,10 @@ def as_written(value: Any) -> Fraction:
         raise ValueError(f"{value!r} is not a number such as 0.025 or 2/3")
     if "/" in text and not int(text.partition("/")[2]):
         raise ValueError(f"{value!r} divides by zero")
-    found = Fraction(text)
-    if found and not Fraction(1, 10**PLACES) <= abs(found) <= 10**PLACES:
+    fraction = Fraction(text)
+    if fraction and not Fraction(1, 10**PLACES) <= abs(fraction) <= 10**PLACES:
         raise ValueError(f"{value!r} is too large or too small")
-    return found
+    return fraction
 
 
 def exact_text(value: Fraction) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from gradience import ranks
+from gradience.adapters.adapter import Adapter
+from gradience.adapters.formats import open_adapter
 from gradience.adapters.inventory import Note
-from gradience.adapters.peft import Adapter, open_adapter
 from gradience.artifacts.audit import AdapterInfo, AuditReport, Coverage, LayerAudit, TensorNote
 from gradience.artifacts.run import Stopwatch, path_text
 from gradience.audit.findings import Facts, find
@@ -113,6 +114,7 @@ def _with_suggestions(report: AuditReport, grid: Sequence[int]) -> AuditReport:
 def _adapter_info(opened: Adapter, digest: str, layers: Sequence[LayerAudit]) -> AdapterInfo:
     config = opened.config
     common: dict[str, Any] = {
+        "format": opened.format,
         "path": path_text(opened.location.path),
         "sha256": digest,
         "bytes": opened.bytes,
@@ -120,9 +122,8 @@ def _adapter_info(opened: Adapter, digest: str, layers: Sequence[LayerAudit]) ->
         "adapter_name": opened.adapter_name,
     }
     if config is None:
-        return AdapterInfo(format="safetensors", **common)
+        return AdapterInfo(**common)
     return AdapterInfo(
-        format="peft",
         base_model=config.base_model,
         r=config.r,
         lora_alpha=config.lora_alpha,

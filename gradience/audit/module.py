@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gradience.adapters.adapter import Factor, LoadedPair, LoraPair
 from gradience.adapters.dtypes import decode, type_names
 from gradience.adapters.families import family_of, layer_of, module_type
-from gradience.adapters.peft import Factor, LoadedPair, LoraPair
 from gradience.artifacts.audit import LayerAudit
 from gradience.audit.measures import MEASURES, Update
 from gradience.spectra import ENERGY_SLACK, NonFiniteFactor, Spectrum, stable_rank

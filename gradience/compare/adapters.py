@@ -6,8 +6,9 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from gradience.adapters.adapter import Adapter, LoraPair
+from gradience.adapters.formats import open_adapter
 from gradience.adapters.inventory import DORA_REASON
-from gradience.adapters.peft import Adapter, LoraPair, open_adapter
 from gradience.artifacts.comparison import ComparisonReport
 from gradience.artifacts.run import Stopwatch, path_text
 from gradience.audit.findings import Facts, meaning

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradience.adapters.peft import LoadedPair, LoraPair, word_blocks
+from gradience.adapters.adapter import LoadedPair, LoraPair, word_blocks
 from gradience.artifacts.comparison import ModuleComparison, Presence
 from gradience.blocks import joined, with_exponent
 from gradience.errors import InputError

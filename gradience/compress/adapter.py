@@ -12,9 +12,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from gradience.adapters.adapter import Adapter
 from gradience.adapters.config import PeftConfig
+from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG, WEIGHTS
-from gradience.adapters.peft import Adapter, open_adapter
 from gradience.artifacts.compression import CompressionPlan, CompressionReport, Encoding
 from gradience.artifacts.run import Stopwatch, path_text
 from gradience.artifacts.whole import check_output, whole_folder

@@ -11,14 +11,12 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
 from gradience.adapters import strict_json
 from gradience.adapters.dtypes import FloatArray, Words, decode
-from gradience.adapters.files import pread, read_small
+from gradience.adapters.files import Closing, pread, read_small
 from gradience.adapters.tensors import TensorEntry, TensorFile
 from gradience.errors import InputError
 from gradience.spectra import relative_error
@@ -33,7 +31,7 @@ _INDEX = "model.safetensors.index.json"
 
 
 @dataclass
-class BaseWeights:
+class BaseWeights(Closing):
     """The weights of a base model on disk, found by module name. Use as a context manager."""
 
     folder: Path
@@ -65,12 +63,8 @@ class BaseWeights:
             files = {name: file for file in opened for name in file.entries}
             return cls(folder, files, stack.pop_all())
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close the files."""
         self.stack.close()
 
     def weight(self, module: str, shape: tuple[int, int], *, transposed: bool) -> Rows:

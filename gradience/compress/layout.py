@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gradience.adapters.adapter import Adapter, Factor, LoraPair
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.dtypes import DTYPES, DType
 from gradience.adapters.inventory import DORA_REASON, GHOST_REASON, Note
 from gradience.adapters.keys import config_name, ends_with, parse_key
 from gradience.adapters.locate import natural_key
 from gradience.adapters.naming import peft_name
-from gradience.adapters.peft import Adapter, Factor, LoraPair
 from gradience.artifacts.compression import CompressionPlan, Encoding
 from gradience.compress.dora import BaseWeights
 from gradience.compress.encodings import Encoded, Target, encode_modules

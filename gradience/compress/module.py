@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from gradience.adapters.adapter import BLOCK_ELEMENTS, Factor, LoadedPair, LoraPair, word_blocks
 from gradience.adapters.dtypes import DType, FloatArray, Words, decode, encode
-from gradience.adapters.peft import BLOCK_ELEMENTS, Factor, LoadedPair, LoraPair, word_blocks
 from gradience.artifacts.compression import ModulePlan
 from gradience.blocks import joined, with_exponent
 from gradience.compress.dora import BaseWeights, output_error

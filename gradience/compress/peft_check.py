@@ -16,10 +16,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.keys import ends_with, parse_key
 from gradience.adapters.naming import PREFIX, peft_name
-from gradience.adapters.peft import Adapter, LoraPair
 from gradience.artifacts.compression import PeftCheck
 from gradience.compress.layout import Layout
 from gradience.errors import MissingExtra, VerificationError

@@ -9,9 +9,10 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from gradience.adapters.adapter import Adapter, LoraPair
+from gradience.adapters.formats import open_adapter
 from gradience.adapters.keys import parse_key, path_ends
 from gradience.adapters.naming import PREFIX, is_applied, peft_name
-from gradience.adapters.peft import Adapter, LoraPair, open_adapter
 from gradience.compare.module import compare_modules
 from gradience.compress.layout import Layout
 from gradience.compress.module import CompressedModule, Job

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.experts import guessed_orders
 from gradience.adapters.inventory import DORA_REASON, LORA_BIAS_REASON, Note
 from gradience.adapters.keys import ends_with, parse_key
-from gradience.adapters.peft import Adapter, LoraPair
 from gradience.artifacts.base import round_significant
 from gradience.artifacts.compression import CompressionPlan
 from gradience.compress.module import Job

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.dtypes import type_names
 from gradience.adapters.patterns import anchored_key
-from gradience.adapters.peft import Adapter, LoraPair
 from gradience.artifacts.compression import CompressionPlan, ModulePlan, ModuleResult
 from gradience.compress.encodings import Target, uneven_experts
 from gradience.compress.layout import Layout

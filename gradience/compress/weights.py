@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradience.adapters.adapter import Adapter
 from gradience.adapters.files import pread
-from gradience.adapters.peft import Adapter
 from gradience.adapters.tensors import NewTensor, TensorFile
 from gradience.blas import processors
 from gradience.compress.layout import Layout

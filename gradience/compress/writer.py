@@ -10,10 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from gradience.adapters.adapter import Adapter
 from gradience.adapters.config import PeftConfig
-from gradience.adapters.files import open_regular, pread
+from gradience.adapters.files import PICKLE_STARTS, open_regular, pread
 from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location
-from gradience.adapters.peft import Adapter
 from gradience.adapters.tensors import NewTensor, header_bytes, layout
 from gradience.digests import Sha256
 from gradience.errors import InputError
@@ -23,8 +23,6 @@ PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 """What torch and others pickle: code to whoever opens it, weights of the old shapes, the state of a training."""
 PICKLED_BINS = ("adapter_model", "pytorch_model", "training_args", "optimizer", "scheduler", "scaler")
 """How the names of pickles that end in .bin begin."""
-PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-"""First bytes of a pickle under any name: no text in UTF-8 begins so."""
 REPORTS = ("compression_report.json", "compression_report.md")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradience.adapters.peft import Adapter
+from gradience.adapters.adapter import Adapter
 from gradience.artifacts.compression import RuntimeVerdict, Verdict
 from gradience.ranks import max_lora_rank_step
 from gradience.runtimes.parts import Parts, is_general, parts_of

@@ -171,9 +171,9 @@ def last_position(path: str | os.PathLike[str]) -> tuple[str, int | None] | None
         with file_path.open("rb") as file:
             file.seek(max(0, size - window))
             lines = file.read(min(window, size)).split(b"\n")
-        found = _last_of(lines)
-        if found is not None and (found[1] is not None or window >= size):
-            return found
+        last = _last_of(lines)
+        if last is not None and (last[1] is not None or window >= size):
+            return last
     return None
 
 

@@ -13,7 +13,7 @@ from factory import PREFIX, Stored, adapter, config, stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradience.adapters.peft import open_adapter
+from gradience.adapters.formats import open_adapter
 from gradience.audit.adapter import audit_adapter
 from gradience.errors import InputError
 

@@ -14,8 +14,8 @@ import pytest
 from factory import adapter, config, modules, sharded
 from killing import HANGS
 
+from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import locate
-from gradience.adapters.peft import open_adapter
 from gradience.adapters.tensors import NewTensor, TensorFile
 from gradience.artifacts import scratch as scratch_files
 from gradience.artifacts.whole import check_output, whole_folder

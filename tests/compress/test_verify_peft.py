@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from samples import random_factors, write
 
 from gradience import audit_adapter
-from gradience.adapters.peft import open_adapter
+from gradience.adapters.formats import open_adapter
 from gradience.artifacts.compression import CompressionReport
 from gradience.cli.app import run
 from gradience.compress.adapter import compress_adapter

@@ -31,7 +31,7 @@ from conformance.serving.compare import TOLERANCE, Compared, compare, furthest
 from conformance.serving.llama_cpp_server import LlamaCpp
 from conformance.serving.served import Asked, Reply, Served, Server, say
 from conformance.serving.vllm_server import Vllm
-from gradience.adapters.peft import open_adapter
+from gradience.adapters.formats import open_adapter
 from gradience.runtimes.parts import parts_of
 from gradience.runtimes.scales import LoadedAdapter, LoadedModule, Scale, config_scale, wrong_scale
 

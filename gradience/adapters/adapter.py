@@ -1,0 +1,170 @@
+"""An open adapter: its LoRA modules as pairs of stored factors, one of them in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from gradience.adapters.config import PeftConfig
+from gradience.adapters.dtypes import FloatArray, Words, decode
+from gradience.adapters.files import Closing
+from gradience.adapters.inventory import GHOST_REASON, Note
+from gradience.adapters.keys import Kind, parse_key
+from gradience.adapters.locate import Location
+from gradience.adapters.naming import is_applied
+from gradience.adapters.tensors import TensorEntry, TensorFile
+from gradience.digests import sha256_text
+from gradience.spectra import Blocks
+
+BLOCK_ELEMENTS = 2**17
+"""Elements of one decoded block: 1 MB of float64, which stays in a core's cache."""
+BLOCK_ROWS = 4096
+"""Rows of one block at most: long sums lose digits (see `spectra`)."""
+
+
+class Factor(NamedTuple):
+    """One stored factor: its tensor and where it lies."""
+
+    tensor: str
+    file: TensorFile
+    entry: TensorEntry
+
+
+@dataclass(frozen=True, slots=True)
+class LoraPair:
+    """The two tensors of one LoRA module (of all its experts, where they are stacked).
+
+    rank: inner dimension, per expert.   rows, columns: m and n of ΔW (per expert).
+    """
+
+    module: str
+    kind: Kind
+    a: Factor
+    b: Factor
+    rank: int
+    rows: int
+    columns: int
+    experts: int = 1
+    groups: int = 1
+    declared_rank: int | None = None
+    alpha: float | None = None
+    scale: float | None = None
+
+    @property
+    def params(self) -> int:
+        """Parameters of both tensors."""
+        return self.a.entry.params + self.b.entry.params
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of both tensors."""
+        return self.a.entry.size + self.b.entry.size
+
+    def load(self) -> LoadedPair:
+        """Read both tensors. Raises InputError (truncated, unreadable)."""
+        return LoadedPair(self, self.a.file.read_words(self.a.tensor), self.b.file.read_words(self.b.tensor))
+
+
+class LoadedPair(NamedTuple):
+    """The stored words of one pair, decoded block by block when asked."""
+
+    pair: LoraPair
+    stored_A: Words
+    stored_B: Words
+
+    def words_A(self, expert: int = 0) -> Words:
+        """Aᵀ of one expert, (n, r), as stored words (a view)."""
+        rank = self.pair.rank
+        flat = self.stored_A.reshape(self.stored_A.shape[0], -1)
+        return flat[expert * rank : (expert + 1) * rank].T
+
+    def words_B(self, expert: int = 0) -> Words:
+        """B of one expert, (m, r), as stored words (a view, but for grouped convolutions)."""
+        pair = self.pair
+        if pair.kind == "expert":
+            return self.stored_B.reshape(pair.rows, pair.rank, pair.experts)[:, :, expert]
+        flat = self.stored_B.reshape(self.stored_B.shape[0], -1)
+        return flat if pair.groups == 1 else _spread_groups(flat, pair.groups)
+
+    def blocks_A(self, expert: int = 0) -> Blocks:
+        """Blocks of Aᵀ, (k, r) float64."""
+        return word_blocks(self.words_A(expert))
+
+    def blocks_B(self, expert: int = 0) -> Blocks:
+        """Blocks of B, (k, r) float64."""
+        return word_blocks(self.words_B(expert))
+
+
+def word_blocks(words: Words, height: int | None = None) -> Blocks:
+    """Decoded blocks of a factor stored as (rows, r) words; `height` rows each, where it matters."""
+    height = height or max(4 * words.shape[1], min(BLOCK_ROWS, BLOCK_ELEMENTS // words.shape[1]))
+
+    def blocks() -> Iterator[FloatArray]:
+        for start in range(0, words.shape[0], height):
+            yield decode(words[start : start + height])
+
+    return blocks
+
+
+def _spread_groups(flat: Words, groups: int) -> Words:
+    """B of a grouped convolution, (m, r/groups), as the (m, r) matrix that it is: zero outside its blocks."""
+    rows, width = flat.shape
+    spread = np.zeros((rows, width * groups), dtype=flat.dtype)
+    for group in range(groups):
+        part = slice(group * rows // groups, (group + 1) * rows // groups)
+        spread[part, group * width : (group + 1) * width] = flat[part]
+    return spread
+
+
+@dataclass
+class Adapter(Closing):
+    """An open adapter, whatever its format. Use as a context manager.
+
+    format: what reports call the format.
+    pairs: the LoRA modules, in the order of the data.
+    other: tensors that are understood and no low-rank update.   unaudited: the rest, with reasons.
+    """
+
+    format: str
+    location: Location
+    config: PeftConfig | None
+    files: Sequence[TensorFile]
+    adapter_name: str | None
+    pairs: list[LoraPair] = field(default_factory=list)
+    other: list[Note] = field(default_factory=list)
+    unaudited: list[Note] = field(default_factory=list)
+    ghosts: list[str] = field(default_factory=list)
+    stack: ExitStack = field(default_factory=ExitStack)
+
+    def close(self) -> None:
+        """Close the files."""
+        self.stack.close()
+
+    @property
+    def bytes(self) -> int:
+        """Size of the weights on disk."""
+        return sum(file.size for file in self.files)
+
+    def entries(self) -> Iterator[tuple[str, TensorEntry]]:
+        """All tensors."""
+        for file in self.files:
+            yield from file.entries.items()
+
+    def misnamed(self) -> list[str]:
+        """Tensors of this adapter under names that PEFT does not look for (see `naming`)."""
+        factors = [factor.tensor for pair in self.pairs for factor in (pair.a, pair.b)]
+        others = [
+            note.tensor
+            for note in self.other
+            if note.reason != GHOST_REASON and parse_key(note.tensor).adapter in (None, self.adapter_name)
+        ]
+        return [name for name in (*factors, *others) if not is_applied(name, self.adapter_name)]
+
+    def sha256(self) -> str:
+        """Digest of the file; of the shards' digests, where there are several."""
+        digests = [file.sha256() for file in self.files]
+        return digests[0] if len(digests) == 1 else sha256_text("\n".join(digests))
