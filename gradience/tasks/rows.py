@@ -8,6 +8,7 @@ JSONL is one object a line. All are UTF-8, with or without a byte order mark, wi
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -157,9 +158,10 @@ def train_and_confirm(
 def _file_rows(path: Path) -> Iterator[Row]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from _READERS[path.suffix.lower()](path, file)
+            text = file.read()  # whole: who stops at a wrong row leaves no file open
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8", code="task-file", hint="save it again as UTF-8") from None
+    yield from _READERS[path.suffix.lower()](path, io.StringIO(text, newline=""))
 
 
 def _csv_rows(path: Path, file: TextIO) -> Iterator[Row]:
