@@ -213,26 +213,15 @@ class SeedRun:
         """Train the adapter of `outcome`. head_only: evaluated without its LoRA, which stays as it began."""
         config, name, trained = self.config, outcome.planned.name, "head" if head_only else "lora"
         data = self.task.examples.fingerprint("train", config.train.train_samples)
-        recipe = config.train.model_dump(mode="json")
-        depends = {"base": self.base, "lora": dict(lora), "recipe": recipe, "seed": self.seed, "data": data}
-        depends |= {"trained": trained}
+        settings: dict[str, Any] = {"lora": dict(lora), "seed": self.seed, "trained": trained}
+        depends = settings | {"base": self.base, "recipe": config.train.model_dump(mode="json"), "data": data}
 
         def make(folder: Path) -> None:
-            arguments: dict[str, Any] = {"model": config.model, "lora": dict(lora), "recipe": config.train}
-            arguments |= {
-                "seed": self.seed,
-                "device": config.runtime.device,
-                "output": folder,
-                "trained": trained,
-            }
+            arguments = settings | {"model": config.model, "recipe": config.train, "output": folder}
+            arguments["device"] = config.runtime.device
             if config.runtime.processes > 1:
-                arguments |= {
-                    "profile": config.task.profile,
-                    "options": dict(config.task.options),
-                    "data": data,
-                }
-                order = Order(**arguments)
-                launch(order, config.runtime.processes)
+                task: dict[str, Any] = {"profile": config.task.profile, "options": config.task.options}
+                launch(Order(**arguments, **task, data=data), config.runtime.processes)
             else:
                 train(self.task, **arguments, on_step=self.watcher.step)
 

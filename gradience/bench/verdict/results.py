@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from statistics import median
+from typing import Any
 
 from gradience.artifacts.audit import AuditReport
 from gradience.artifacts.bench import (
@@ -49,19 +50,20 @@ def measured(
     what it said, and nobody counted.
     """
     verdict = verdict_of_seed(pairs.n, pairs.only_probe_right, pairs.only_variant_right, policy)
-    result = _described(planned, verdict.status, verdict.reasons).model_copy(
-        update={
-            "measures": measures,
-            "pairs": pairs,
-            "delta": float(pairs.delta),
-            "delta_exact": pairs.delta_exact,
-            "closeness": closeness,
-        }
-    )
+    status, reasons = verdict.status, verdict.reasons
     if measures.lora_params != planned.lora_params:
         why = f"it has {measures.lora_params:,} LoRA parameters, and {planned.lora_params:,} were planned"
-        result = result.model_copy(update={"status": "ERROR", "reasons": (why,)})
-    return VariantResult.model_validate(result.model_dump(by_alias=True))
+        status, reasons = "ERROR", (why,)
+    return _described(
+        planned,
+        status,
+        reasons,
+        measures=measures,
+        pairs=pairs,
+        delta=float(pairs.delta),
+        delta_exact=pairs.delta_exact,
+        closeness=closeness,
+    )
 
 
 def failed(planned: PlannedVariant, error: str) -> VariantResult:
@@ -78,14 +80,8 @@ def repeated(planned: PlannedVariant, results: Iterable[VariantResult]) -> Varia
     """A variant that comes to the same as an earlier one: its numbers under another name."""
     first = next(result for result in results if result.name == planned.same_as)
     reasons = (f"the same adapter as {first.name}", *first.reasons)
-    update = {
-        "name": planned.name,
-        "arm": planned.arm,
-        "same_as": first.name,
-        "evidence": planned.evidence,
-        "reasons": reasons,
-    }
-    return first.model_copy(update=update)
+    same = {"name": planned.name, "arm": planned.arm, "same_as": first.name, "evidence": planned.evidence}
+    return first.model_copy(update=same | {"reasons": reasons})
 
 
 def undertrained(config: BenchConfig, probe: Probe) -> Results:
@@ -144,7 +140,10 @@ def summary(report: AuditReport) -> AuditSummary:
     return AuditSummary(**{name: getattr(report, name) for name in AuditSummary.model_fields})
 
 
-def _described(planned: PlannedVariant, status: Status, reasons: tuple[str, ...]) -> VariantResult:
+def _described(
+    planned: PlannedVariant, status: Status, reasons: tuple[str, ...], **outcome: Any
+) -> VariantResult:
+    """What was planned, and what came of it. outcome: the other fields of the result."""
     ranks = list(planned.ranks.values())
     return VariantResult(
         name=planned.name,
@@ -159,6 +158,7 @@ def _described(planned: PlannedVariant, status: Status, reasons: tuple[str, ...]
         else None,
         planned_lora_params=planned.lora_params if ranks else None,
         reduction=planned.reduction if ranks else None,
+        **outcome,
     )
 
 
