@@ -41,11 +41,6 @@ class Divergence:
 
     What the kind of records does not tell is None. Scores tell KL and flips only when A was B's reference."""
 
-    @property
-    def correctness_flips(self) -> int:
-        """Examples that one of the two got right and the other did not."""
-        return self.only_a_right + self.only_b_right
-
 
 def diverge(a: tuple[ExamplesRun, Sequence[T]], b: tuple[ExamplesRun, Sequence[T]]) -> Divergence:
     """Count what changes when adapter B answers instead of adapter A.

@@ -71,33 +71,20 @@ class Evaluator:
         self, name: str, adapter: Path, path: Path, *, lora: bool = True, allow_inert: bool = False
     ) -> Evaluation[Any]:
         """The records of the adapter called `name`: labels, or generated answers. They lie at `path`."""
-        if isinstance(self.task, ClassificationTask):
-            return evaluate_classification(
-                self.engine_with(name, adapter),
-                name,
-                self.examples,
-                batch_size=self.batch_size,
-                max_length=self.max_length,
-                lora=lora,
-                scoring=self.task.scoring,
-                path=path,
-                on_batch=self.on_batch,
-                allow_inert=allow_inert,
-            )
-        return evaluate_generation(
-            self.engine_with(name, adapter),
-            name,
-            self.examples,
-            filters=self.task.filters,
-            same=self.task.same,
-            max_new_tokens=self.max_new_tokens or self.task.max_new_tokens,
-            stop=self.task.stop,
-            batch_size=self.batch_size,
-            scoring=self.task.scoring,
-            path=path,
-            on_batch=self.on_batch,
-            allow_inert=allow_inert,
-        )
+        engine, task = self.engine_with(name, adapter), self.task
+        settings: dict[str, Any] = {
+            "batch_size": self.batch_size,
+            "scoring": task.scoring,
+            "path": path,
+            "on_batch": self.on_batch,
+            "allow_inert": allow_inert,
+        }
+        if isinstance(task, ClassificationTask):
+            settings |= {"max_length": self.max_length, "lora": lora}
+            return evaluate_classification(engine, name, self.examples, **settings)
+        settings |= {"filters": task.filters, "same": task.same, "stop": task.stop}
+        settings["max_new_tokens"] = self.max_new_tokens or task.max_new_tokens
+        return evaluate_generation(engine, name, self.examples, **settings)
 
     def closeness(
         self, name: str, adapter: Path, path: Path, *, reference: tuple[str, Path], allow_inert: bool = False
