@@ -361,3 +361,35 @@ def test_a_toy_format_of_adapters_is_one_file_and_one_line(
     (row,) = json.loads(capsys.readouterr().out)["modules"]
     assert row["norm_b"] == pytest.approx(2 * row["norm_a"])
     assert row["cosine"] == pytest.approx(1)
+
+
+def test_a_toy_section_of_a_report_is_one_function_and_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seen on the screen, in Markdown and in a notebook; a stranger's name in it is no markup anywhere."""
+    from gradience import audit_adapter
+    from gradience.artifacts.audit import AuditReport
+    from gradience.cli.app import run
+    from gradience.cli.demo import example_adapter
+    from gradience.report import audit
+    from gradience.report.audit.view import View
+    from gradience.report.blocks import Block, Column, Heading, Span, Table
+
+    def letter_blocks(report: AuditReport, view: View) -> list[Block]:
+        """Which module has the longest name?"""
+        longest = max((layer.name for layer in report.layers), key=len)
+        table = Table([Column("module"), Column("letters", ">")], [[Span(f"<{longest}>", "name"), "41"]])
+        return [Heading("Which name is long?"), table]
+
+    monkeypatch.setattr(audit, "SECTIONS", (*audit.SECTIONS, letter_blocks))
+    assert run(["audit", str(example_adapter())]) == 0
+    shown = capsys.readouterr().out
+    assert "\nWhich name is long?\n  module " in shown
+    assert "\n  <bert.encoder.layer." in shown
+    report = audit_adapter(example_adapter())
+    assert (
+        "\n## Which name is long?\n\n| module | letters |\n| --- | ---: |\n| &#60;bert."
+        in audit.audit_markdown(report)
+    )
+    assert "<h4>Which name is long?</h4>" in str(report._repr_html_())
+    assert "<bdi>&lt;bert." in str(report._repr_html_())

@@ -134,8 +134,8 @@ def _several(
     With `json` each report is printed as soon as it is there, and not kept.
     """
     from gradience.artifacts.run import path_text
-    from gradience.report.audit_trend import trend_text
-    from gradience.report.series import Refused
+    from gradience.report.audit.series import Refused
+    from gradience.report.audit.trend import trend_text
 
     entries: list[AuditReport | Refused] = []
     troubles: list[GradienceError] = []
@@ -231,7 +231,7 @@ def _append(report: AuditReport, run: Path) -> None:
 
 def _print_config(report: AuditReport) -> None:
     """The LoraConfig. Raises IncompleteError where no rank is suggested."""
-    from gradience.report.audit_plan import lora_config_source
+    from gradience.report.audit.lora_config import lora_config_source
 
     source = lora_config_source(report)
     if source is None:
@@ -245,7 +245,7 @@ def _print_config(report: AuditReport) -> None:
 
 def _incomplete(report: AuditReport, *, layers: bool = False) -> IncompleteError | None:
     """What the exit code 4 is for, or None."""
-    from gradience.report.audit_facts import incompleteness
+    from gradience.report.audit.trust import incompleteness
 
     reason = incompleteness(report)
     if reason is None:

@@ -38,7 +38,7 @@ def print_text(text: str) -> None:
 
 def drawable(text: str) -> str:
     """`text`, in plain ASCII where the encoding of stdout cannot hold the signs we draw with."""
-    from gradience.report.terminal import ascii_look
+    from gradience.report.ascii import ascii_look
 
     try:
         "█▁✓σ".encode(sys.stdout.encoding)

@@ -4,9 +4,11 @@ blocks.py     what a document is made of: headings, paragraphs, notes, facts, ta
 terminal.py   a document on the screen: rich draws it, with or without colour
 markdown.py   a document as GitHub-flavoured Markdown
 html.py       a document as HTML for a notebook
+ascii.py      terminal text in plain ASCII
+notebook.py   artifacts show themselves in a notebook
 names.py      what a stranger called something, made safe for each of the three
 numbers.py    numbers for people, never more precise than they are true
-audit.py, compression.py, … one artifact each
+audit/, compression.py, … one artifact each
 
 **An artifact** is one file with one function that returns its blocks and, for each face that somebody asks for, one
 line that renders them:
@@ -17,8 +19,9 @@ line that renders them:
     def forecast_text(forecast: BenchForecast, *, width: int | None = None, color: bool = False) -> str:
         return terminal.render(forecast_blocks(forecast), width=width, color=color)
 
-**A section** is a function that returns blocks, beginning with a `Heading`, and one line in the function of its
-artifact. Where the screen shows a shorter list than the document, a parameter of the blocks function says so.
+**A section** is a function that returns blocks, beginning with a `Heading`, and one line where its artifact lists its
+sections (`SECTIONS` of audit/__init__.py). Where the screen shows a shorter list than the document, a parameter of the
+blocks function says so.
 
 What the functions return is text, never markup: what a stranger named is `Span(name, "name")`, and sentences that
 contain such names are plain strings. The renderers escape everything, once. A section looks the same on every screen

@@ -14,8 +14,8 @@ from test_audit_text import CASES, EACH, mistral, refused
 
 from gradience.audit.adapter import audit_adapter
 from gradience.cli.demo import example_adapter
-from gradience.report.audit import audit_html, audit_markdown
-from gradience.report.audit_facts import caveat, trust_notes
+from gradience.report.audit import HYPOTHESIS, NO_QUALITY, audit_html, audit_markdown
+from gradience.report.audit.trust import trust_notes
 from gradience.report.names import markdown_text
 from gradience.report.numbers import trimmed
 
@@ -47,7 +47,7 @@ def test_markdown_tables_are_whole(make):
 def test_markdown_says_every_note_and_the_caveat(make):
     text = audit_markdown(make())
     assert all(markdown_text(note.text) in text for note in trust_notes(make()))
-    assert markdown_text(caveat(make())) in text
+    assert (HYPOTHESIS if make().suggestions else NO_QUALITY) in text
 
 
 class Reader(HTMLParser):
@@ -83,7 +83,7 @@ def test_html_is_well_formed_and_holds_the_plan(make):
     plan = make().suggestions
     for name, uniform in (("uniform_median", plan.median), ("uniform_p90", plan.p90)) if plan else ():
         assert [name, trimmed(uniform.unrounded), str(uniform.rank)] in [cells[:3] for cells in reader.rows]
-    assert caveat(make()) in reader.text
+    assert (HYPOTHESIS if make().suggestions else NO_QUALITY) in reader.text
 
 
 @EACH

@@ -6,7 +6,7 @@ import pytest
 from audit_sample import mistral_rows, power_law, report, row
 
 from gradience.report import terminal
-from gradience.report.audit_heat import (
+from gradience.report.audit.heat import (
     BLOCKS,
     MAX_KINDS,
     block,

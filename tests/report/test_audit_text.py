@@ -13,8 +13,8 @@ from rich.cells import cell_len
 from gradience.artifacts.audit import TensorNote
 from gradience.artifacts.finding import Finding
 from gradience.audit.findings import Facts, find
-from gradience.report.audit import audit_text
-from gradience.report.audit_facts import HYPOTHESIS, incompleteness, trust_notes
+from gradience.report.audit import HYPOTHESIS, audit_text
+from gradience.report.audit.trust import incompleteness, trust_notes
 
 GOLDEN = Path(__file__).parent / "golden"
 

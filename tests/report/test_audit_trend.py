@@ -14,14 +14,14 @@ from rich.cells import cell_len
 
 from gradience.adapters.locate import natural_key
 from gradience.artifacts.finding import Finding
-from gradience.report.audit_trend import (
+from gradience.report.audit.series import Refused, Step, step_of, why_no_series
+from gradience.report.audit.trend import (
     agreement,
     common_folder,
     difference,
     short_names,
     trend_text,
 )
-from gradience.report.series import Refused, Step, step_of, why_no_series
 
 GOLDEN = Path(__file__).parent / "golden"
 KINDS = ("self_attn.q_proj", "self_attn.v_proj")

@@ -16,6 +16,7 @@ from rich.cells import cell_len
 from test_names import HOSTILE, NAMES, parsed, steering
 
 from gradience.report import blocks, html, markdown, terminal
+from gradience.report.ascii import ascii_look
 from gradience.report.blocks import (
     Bar,
     Bars,
@@ -188,8 +189,8 @@ def test_rich_is_imported_when_something_is_drawn():
 
 def test_ascii_look_keeps_the_width():
     signs = "▁▂▃▄▅▆▇█▓▒░·○✓✗→–−…×‖ΔW‖₂σ₁²τα√≤≥±"
-    assert terminal.ascii_look(signs).isascii()
-    assert len(terminal.ascii_look(signs)) == len(signs)
+    assert ascii_look(signs).isascii()
+    assert len(ascii_look(signs)) == len(signs)
 
 
 # ---------------------------------------------------------------- names from strangers

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from gradience.artifacts.audit import AuditReport, TensorNote
 from gradience.artifacts.finding import Finding
 from gradience.report.audit import audit_html, audit_markdown, audit_text
-from gradience.report.audit_plan import lora_config_source
-from gradience.report.audit_trend import trend_text
+from gradience.report.audit.lora_config import lora_config_source
+from gradience.report.audit.trend import trend_text
 from gradience.report.names import MAX_NAME, display_name, html_name, markdown_name, markdown_text, printable
 
 HOSTILE = {

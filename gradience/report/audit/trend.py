@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from gradience.artifacts.audit import AuditReport, LayerAudit
 from gradience.ranks import percentile
 from gradience.report import terminal
-from gradience.report.audit_facts import incompleteness, k_label, measure_digits, trained_layers
+from gradience.report.audit.series import Refused, by_step, step_number, why_no_series
+from gradience.report.audit.trust import incompleteness
+from gradience.report.audit.view import k_label, measure_digits, trained_layers
 from gradience.report.blocks import (
     Block,
     Column,
@@ -22,7 +24,6 @@ from gradience.report.blocks import (
     Table,
 )
 from gradience.report.numbers import MISSING, count, number_range, percent, plural, sig, trimmed
-from gradience.report.series import Refused, by_step, step_number, why_no_series
 
 BAR = 6
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gradience.adapters.locate import natural_key
 from gradience.artifacts.audit import AuditReport, LayerAudit
-from gradience.report.audit_facts import k_label, layer_digits
+from gradience.report.audit.view import View, k_label, layer_digits
 from gradience.report.blocks import Block, Column, Heading, Inline, Paragraph, Span, Table
 from gradience.report.numbers import percent, sig
 
@@ -13,8 +13,10 @@ BORDERLINE = "±"
 FOOTNOTE = f"{BORDERLINE} borderline: a threshold is so near that k may be off by one"
 
 
-def layer_blocks(report: AuditReport) -> list[Block]:
+def layer_blocks(report: AuditReport, view: View) -> list[Block]:
     """The table of modules (layer 2 before layer 10), and what ± means where it occurs."""
+    if not view.layers:
+        return []
     thresholds = STANDARD if report.tau in STANDARD else (report.tau, *STANDARD)
     columns = [
         Column("module"),

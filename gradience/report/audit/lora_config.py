@@ -8,7 +8,7 @@ from typing import Any
 from gradience.adapters.config import HEADS_OF_TASK
 from gradience.adapters.keys import config_name, ends_with
 from gradience.artifacts.audit import AuditReport, Setting
-from gradience.report.audit_facts import k_label
+from gradience.report.audit.view import k_label
 from gradience.report.names import display_name
 from gradience.report.numbers import count, percent
 

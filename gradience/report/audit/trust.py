@@ -1,0 +1,138 @@
+"""Can I trust it? Coverage, precision, and the findings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from gradience.artifacts.audit import AuditReport, TensorNote
+from gradience.artifacts.finding import Finding
+from gradience.audit.findings.numbers import COARSE_BOUND
+from gradience.report.audit.view import View, more, trained_layers
+from gradience.report.blocks import Block, Heading, Mark, Note, Notes
+from gradience.report.numbers import bound, count, plural
+
+SHOWN_NOTES = 6
+"""Findings of a brief report."""
+
+
+def trust_blocks(report: AuditReport, view: View) -> list[Block]:
+    """Coverage and precision, and the findings."""
+    notes = trust_notes(report)
+    heading = Heading("Can I trust it?")
+    if not view.brief:
+        return [heading, Notes(notes)]
+    shown = [note if note.mark == "error" else replace(note, details=()) for note in notes[:SHOWN_NOTES]]
+    return [heading, Notes(shown), *more(len(notes) - len(shown), "more finding", ": --layers or --json")]
+
+
+def incompleteness(report: AuditReport) -> str | None:
+    """Why the result is incomplete, in one sentence; None where it is complete.
+
+    Incomplete means: some tensor or module could not be measured, or nothing at all was trained.
+    """
+    statuses = Counter(layer.status for layer in report.layers)
+    parts = []
+    if statuses["nonfinite"]:
+        parts.append(f"{_of(statuses['nonfinite'], report.n_layers)} hold NaN or infinity")
+    if statuses["unsupported"]:
+        parts.append(f"{_of(statuses['unsupported'], report.n_layers)} could not be measured")
+    if report.coverage.unaudited:
+        unaudited = report.coverage.unaudited
+        parts.append(
+            f"{plural(len(unaudited), 'tensor')} ({count(report.coverage.unaudited_params)} parameters) "
+            f"could not be audited: {_reasons(unaudited)}"
+        )
+    if report.n_layers and statuses["untrained"] == report.n_layers:
+        modules = "the one module is" if report.n_layers == 1 else f"all {count(report.n_layers)} modules are"
+        parts.append(f"{modules} untrained (ΔW = 0): there is nothing to measure")
+    return "; ".join(parts) or None
+
+
+def trust_notes(report: AuditReport) -> list[Note]:
+    """Coverage, errors, warnings, precision, and what is merely good to know, in this order."""
+    findings = finding_notes(report.findings)
+    notes = [_coverage_note(report), *(note for note in findings if note.mark != "info")]
+    if report.n_trained:
+        notes.append(_precision_note(report))
+    other = report.coverage.other
+    if other:
+        text = (
+            f"{count(report.coverage.other_params)} parameters in {plural(len(other), 'tensor')} "
+            f"are not LoRA weights and are counted separately: {_reasons(other)}"
+        )
+        notes.append(Note("info", text))
+    return [*notes, *(note for note in findings if note.mark == "info")]
+
+
+def _coverage_note(report: AuditReport) -> Note:
+    missing = incompleteness(report)
+    if missing:
+        return Note("error", f"incomplete: {missing}")
+    measured = f"all {count(report.n_layers)} modules" if report.n_layers > 1 else "the one module"
+    tensors = count(report.coverage.tensors)
+    return Note("good", f"complete: {measured} measured, all {tensors} tensors accounted for")
+
+
+def _precision_note(report: AuditReport) -> Note:
+    """How exact the figures are; modules that are not have a finding of their own (`imprecise`)."""
+    trained = trained_layers(report)
+    exact = [error for layer in trained if (error := layer.error_bound or 0.0) <= COARSE_BOUND]
+    coarse = len(trained) - len(exact)
+    parts = [f"numerical error ≤ {bound(max(exact, default=COARSE_BOUND))}"] if exact else []
+    if coarse:
+        worst = max(layer.error_bound or 0.0 for layer in trained)
+        others = plural(coarse, "other module") if exact else plural(coarse, "module")
+        parts.append(f"numerical error up to {bound(worst)} in {others}")
+    storage = max(layer.storage_error or 0.0 for layer in trained)
+    if storage:
+        parts.append(f"{number_types(report)} storage moves the stable rank by up to {bound(storage)}")
+    borderline = sum(layer.borderline for layer in trained)
+    if borderline:
+        parts.append(f"{plural(borderline, 'module')} borderline: k may be off by one")
+    return Note("warning" if coarse else "good", "; ".join(parts))
+
+
+def number_types(report: AuditReport) -> str:
+    """Storage types in lower case, `bf16` or `f16+f32`."""
+    return "+".join(sorted({part.lower() for dtype in report.adapter.dtypes for part in dtype.split("+")}))
+
+
+def finding_notes(findings: Sequence[Finding]) -> list[Note]:
+    """One note for each kind of finding, worst first; what repeats is counted, and its first case is told."""
+    order: dict[str, Mark] = {"error": "error", "warning": "warning", "info": "info"}
+    notes = []
+    for severity, mark in order.items():
+        groups: dict[str, list[Finding]] = {}
+        for finding in findings:
+            if finding.severity == severity:
+                groups.setdefault(finding.code, []).append(finding)
+        notes += [_finding_note(mark, code, group) for code, group in groups.items()]
+    return notes
+
+
+def _finding_note(mark: Mark, code: str, group: list[Finding]) -> Note:
+    first = group[0]
+    more = f" (and {count(len(group) - 1)} more like this)" if len(group) > 1 else ""
+    return Note(mark, f"{code}: {_located(first)}{more}", [first.hint] if first.hint else [])
+
+
+def _located(finding: Finding) -> str:
+    """The message, led by the module's name unless it says it itself."""
+    if finding.module and finding.module not in finding.message:
+        return f"{finding.module}: {finding.message}"
+    return finding.message
+
+
+def _reasons(notes: Iterable[TensorNote], most: int = 2) -> str:
+    """The most frequent reasons, with how many tensors each has."""
+    reasons = Counter(note.reason for note in notes)
+    ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{reason} ({count(number)})" for reason, number in ranked[:most]]
+    rest = len(ranked) - most
+    return ", ".join(shown) + (f" and {plural(rest, 'other reason')}" if rest > 0 else "")
+
+
+def _of(part: int, whole: int) -> str:
+    return f"{count(part)} of {plural(whole, 'module')}"

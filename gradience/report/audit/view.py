@@ -1,0 +1,59 @@
+"""How much of an audit is shown, and what its sections share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gradience.artifacts.audit import AuditReport, LayerAudit
+from gradience.report.blocks import Block, Paragraph, Span
+from gradience.report.numbers import DIGITS, digits_for, plural
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the sections show of a report; by default everything that a document shows."""
+
+    brief: bool = False
+    """The first findings, with hints for errors alone; what is left out is counted."""
+    layers: bool = False
+    """Every module, one row each."""
+    most_spare: int = 5
+    least_spare: int = 5
+    """Modules listed at either end."""
+    map_columns: int = 128
+    """Columns of the widest map."""
+
+    @property
+    def rest(self) -> str:
+        """Where a reader finds what a list leaves out."""
+        return ": --layers" if self.brief else ""
+
+
+DOCUMENT = View()
+
+
+def more(number: int, noun: str, where: str, nouns: str | None = None) -> list[Block]:
+    """How many are left out, and where they are shown; nothing where none is."""
+    if number <= 0:
+        return []
+    return [Paragraph(Span(f"… {plural(number, noun, nouns)}{where}", "dim"))]
+
+
+def trained_layers(report: AuditReport) -> list[LayerAudit]:
+    """The modules that means and percentiles are over."""
+    return [layer for layer in report.layers if layer.status == "ok"]
+
+
+def k_label(threshold: float) -> str:
+    """`k@90` for 0.90, `k@97.5` for 0.975."""
+    return f"k@{100 * threshold:.6g}"
+
+
+def measure_digits(report: AuditReport) -> int:
+    """Digits that hold in a measure of every module."""
+    return min((layer_digits(layer) for layer in trained_layers(report)), default=DIGITS)
+
+
+def layer_digits(layer: LayerAudit) -> int:
+    """Digits of a module's measures that storage rounding and the error of the computation leave."""
+    return digits_for((layer.storage_error or 0.0) + (layer.error_bound or 0.0))
