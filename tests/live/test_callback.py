@@ -17,9 +17,11 @@ import torch
 from transformers import BitsAndBytesConfig, Trainer
 
 from gradience.audit.adapter import audit_adapter
-from gradience.live import SpectralTracker, hooks
+from gradience.live import SpectralTracker
+from gradience.live import callback as module
 from gradience.live.callback import GradienceCallback
 from gradience.live.sinks import chart_values
+from gradience.live.speed import Speed
 from gradience.telemetry import TelemetryReader, TelemetryWriter
 from tests.live.tiny import give_random_factors, lora_llama, trainer
 
@@ -229,7 +231,7 @@ def test_a_model_without_lora_is_recorded_without_spectra(tmp_path):
 def test_qlora_is_named_with_its_meaning(tmp_path, config):
     model = lora_llama()
     model.config.quantization_config = config
-    described = hooks.describe_run(trainer(tmp_path).args, trainer(tmp_path).state, model)
+    described = module.describe_run(trainer(tmp_path).args, trainer(tmp_path).state, model)
     quantization = described["base"]["quantization"]
     assert quantization["name"] == "QLoRA"
     assert quantization["bits"] == 4
@@ -277,8 +279,9 @@ def functions_of_the_callback():
         (TelemetryWriter, n) for n in ("__init__", "start", "train_step", "eval", "metrics", "end", "close")
     ]
     named += [(SpectralTracker, n) for n in ("__init__", "modules", "measure", "new_signals")]
+    named += [(Speed, n) for n in ("__init__", "leave_out", "at")]
     named += [
-        (hooks, n)
+        (module, n)
         for n in (
             "describe_run",
             "describe_trainer",
@@ -288,7 +291,7 @@ def functions_of_the_callback():
             "_versions",
         )
     ]
-    private = ("_reset", "_open", "_path", "_id_to_use", "_start_tracking", "_log_step", "_throughput")
+    private = ("_reset", "_open", "_path", "_id_to_use", "_start_tracking", "_log_step")
     named += [(GradienceCallback, n) for n in (*private, "_measure", "_send", "_finish")]
     return [
         pytest.param(holder, name, id=f"{getattr(holder, '__name__', holder)}.{name}")
