@@ -13,6 +13,8 @@ REFERENCE_ALPHA = 32.0
 LR_TOLERANCE = 10.0
 """A learning rate within a factor of ten of the reference is not reported."""
 
+ADAM_LIKE = ("adam", "lion", "ademamix", "came")
+
 THINKING_MACHINES = "Schulman et al., LoRA Without Regret (Thinking Machines, 2025)"
 
 
@@ -42,3 +44,8 @@ def rate(learning_rate: float, digits: int = 2) -> str:
 def effective_alpha(r: int, alpha: float, *, rslora: bool) -> float:
     """Return the α that gives the same scale under α/r: rsLoRA divides by √r instead."""
     return alpha * r**0.5 if rslora else alpha
+
+
+def is_adam_like(optimizer: str | None) -> bool:
+    """Return whether an optimizer's steps are of Adam's size, as those of the default are, whatever the gradient."""
+    return optimizer is None or any(name in optimizer.lower() for name in ADAM_LIKE)

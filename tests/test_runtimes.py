@@ -176,7 +176,7 @@ def test_the_base_model_that_was_given_comes_first(tmp_path, hub):
 
 
 @pytest.mark.parametrize(
-    ("declared", "task", "found"),
+    ("declared", "task", "expected"),
     [
         ("BertForMaskedLM", "SEQ_CLS", "BertForSequenceClassification"),
         ("BertModel", "TOKEN_CLS", "BertForTokenClassification"),
@@ -186,10 +186,10 @@ def test_the_base_model_that_was_given_comes_first(tmp_path, hub):
         ("LlamaForCausalLM", None, "LlamaForCausalLM"),
     ],
 )
-def test_the_task_names_the_head(tmp_path, hub, declared, task, found):
+def test_the_task_names_the_head(tmp_path, hub, declared, task, expected):
     base = base_config(tmp_path / "base", json.dumps({"architectures": [declared]}))
     config = adapter_config(tmp_path / "a", base_model_name_or_path=base, task_type=task)
-    assert architecture_of(config, tmp_path / "a") == found
+    assert architecture_of(config, tmp_path / "a") == expected
 
 
 @pytest.mark.parametrize(
@@ -330,18 +330,18 @@ def test_the_verdicts_are_the_outcomes_on_record(record):
     meant = {"equal": {"loads"}, "refused": {"refuses"}, "differs": {"loads", "wrong meaning"}}
     for row, said in asked:
         parts = frozenset(row["parts"])
-        found = verdict_of(record, LoadedAdapter(PLAIN, []), parts, row["architecture"])
-        assert found.verdict in meant[said], (row["architecture"], row["case"], found)
+        given = verdict_of(record, LoadedAdapter(PLAIN, []), parts, row["architecture"])
+        assert given.verdict in meant[said], (row["architecture"], row["case"], given)
     assert {row["architecture"] for row, _ in asked} == set(record.architectures)
 
 
 def test_what_is_shipped_is_made_from_the_record():
     """`make lint` compares the text; this says which record and which file."""
     code = "import runtime_runs; print(runtime_runs.runs_text(), end='')"
-    made = subprocess.run(
+    generated = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT / "scripts", capture_output=True, text=True, check=True
     )
-    assert made.stdout == RUNS.read_text(encoding="utf-8")
+    assert generated.stdout == RUNS.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("slug", ["vllm", "llama_cpp"])

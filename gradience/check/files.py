@@ -125,9 +125,9 @@ def adapter_config_in(folder: Path) -> Path:
 
 def training_config_in(folder: Path) -> Path:
     """The configuration of a training folder. Raises InputError (config-not-found, config-pickle)."""
-    found = next((folder / name for name in TRAINING_NAMES if (folder / name).is_file()), None)
-    if found is not None:
-        return found
+    for name in TRAINING_NAMES:
+        if (folder / name).is_file():
+            return folder / name
     if (folder / "training_args.bin").is_file():
         raise _pickle(folder / "training_args.bin")
     raise InputError(

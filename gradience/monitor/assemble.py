@@ -28,13 +28,7 @@ from gradience.telemetry import Record, TelemetryReader
 from gradience.telemetry.rank_series import settled_since
 from gradience.telemetry.records import Json
 
-USE_KEYS = (
-    "energy_rank_90_p50",
-    "energy_rank_90_p90",
-    "stable_rank_median",
-    "utilization_median",
-    "fro_norm",
-)
+USE_KEYS = tuple(name for name in FamilyUse.model_fields if name != "modules")
 AUDIT_KEYS = (
     "stable_rank_mean",
     "stable_rank_median",
@@ -51,7 +45,7 @@ AUDIT_KEYS = (
 def run_report(
     file: str, facts: RunFacts, reader: TelemetryReader, runs_in_file: int, options: Options
 ) -> RunReport:
-    """Everything that is known about one run."""
+    """Return everything that is known about one run."""
     setup = read_setup(facts.config, facts.rl)
     alerts, recommendations = advice(Run(facts, setup, options))
     outcome, reason = _outcome(facts)
@@ -68,7 +62,7 @@ def run_report(
         started=facts.started,
         seconds=facts.seconds,
         samples_per_second=facts.speed.median(),
-        setup=_setup(setup),
+        setup=Setup(**{name: getattr(setup, name) for name in Setup.model_fields}),
         loss=_curve(facts.loss),
         grad_norm=_curve(facts.grad_norm),
         learning_rate=_curve(facts.lr),
@@ -108,19 +102,14 @@ def _read_notes(reader: TelemetryReader) -> tuple[ReadNote, ...]:
     return tuple(notes)
 
 
-def _setup(setup: RunSetup) -> Setup:
-    return Setup(**{name: getattr(setup, name) for name in Setup.model_fields})
-
-
 def _curve(series: Series) -> Curve:
     low, high = series.lowest, series.highest
-    finite_last = series.last is not None and math.isfinite(series.last)
     return Curve(
         count=series.count,
         nonfinite=series.nonfinite,
         first_nonfinite_step=series.first_nonfinite_step,
         first=series.first,
-        last=series.last if finite_last else None,
+        last=_finite(series.last),
         low=low.low if low else None,
         low_step=low.low_step if low else None,
         high=high.high if high else None,

@@ -170,8 +170,8 @@ class RunFacts:
             return
         split = self.splits.setdefault(name, Split())
         split.count += 1
-        found = {key: record.number("metrics", key) for key in record.mapping("metrics")}
-        metrics = {key: value for key, value in found.items() if value is not None}
+        numbers = {key: record.number("metrics", key) for key in record.mapping("metrics")}
+        metrics = {key: value for key, value in numbers.items() if value is not None}
         step = record.step if record.step is not None else self.last_step or 0
         train_loss = metrics.get("train_loss", self.loss.last)
         evaluation = Evaluation(step, metrics.get("loss"), train_loss, metrics)

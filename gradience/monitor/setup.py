@@ -3,50 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 
+from gradience.artifacts.monitor import Setup
 from gradience.telemetry.records import Json
-from gradience.telemetry.trainers import Method, method_of
-
-ADAM_FAMILY = ("adam", "lion", "schedule_free", "ademamix", "came")
+from gradience.telemetry.trainers import method_of
 
 
-@dataclass(frozen=True, slots=True)
-class RunSetup:
-    """What rules and reports need of the configuration."""
+class RunSetup(Setup):
+    """What a report shows of the configuration, and what rules need of it beside that."""
 
-    model: str | None = None
-    task: str | None = None
-    trainer: str | None = None
-    method: Method = "supervised"
-    evaluated_by: str | None = None
     max_completion_length: int | None = None
-    r: int | None = None
-    alpha: float | None = None
-    scale: float | None = None
     rslora: bool = False
     init: str | None = None
-    learning_rate: float | None = None
-    optimizer: str | None = None
-    schedule: str | None = None
-    effective_batch_size: int | None = None
-    max_steps: int | None = None
-    precision: str | None = None
-    quantization: str | None = None
     quantization_meaning: str | None = None
-    trainable_params: int | None = None
-    hidden_size: int | None = None
     nan_filter: bool = False
-    notes: str | None = None
-
-    @property
-    def is_adam(self) -> bool:
-        """Whether the optimizer normalises its steps as Adam does (the default where nothing is said)."""
-        return self.optimizer is None or any(name in self.optimizer.lower() for name in ADAM_FAMILY)
 
 
 def read_setup(config: Mapping[str, Json], logged: Collection[str] = ()) -> RunSetup:
-    """The setup in the `config` of a `run_start`; the public predecessor's files have fewer fields.
+    """Return the setup in the `config` of a `run_start`; the public predecessor's files have fewer fields.
 
     logged: which keys of RL_KEYS the run logged; they tell the method where the trainer's class does not.
     """

@@ -199,8 +199,8 @@ def test_a_verb_of_the_original_is_answered_with_what_to_type(verb, capsys):
 
 
 def test_what_is_told_to_be_typed_exists(capsys):
-    for told in (*INSTEAD.values(), *VERBS_INSTEAD.values()):
-        for verb in re.findall(r"gradience (bench \w+|\w+)", told):
+    for instead in (*INSTEAD.values(), *VERBS_INSTEAD.values()):
+        for verb in re.findall(r"gradience (bench \w+|\w+)", instead):
             assert run([*verb.split(), "--help"]) == 0
     capsys.readouterr()
 

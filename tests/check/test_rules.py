@@ -95,7 +95,7 @@ CASES = {
 }
 
 
-def codes(tmp_path, peft, training, options):
+def checked(tmp_path, peft, training, options):
     options = dict(options)
     (tmp_path / "training_args.json").write_text(json.dumps(TRAIN | training))
     if options.pop("peft", True):
@@ -116,8 +116,8 @@ def test_every_rule_has_its_two_cases():
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
 def test_it_speaks_where_it_should(tmp_path, rule):
-    report, found = codes(tmp_path, *CASES[rule.code][0])
-    assert rule.code in found
+    report, codes = checked(tmp_path, *CASES[rule.code][0])
+    assert rule.code in codes
     finding = next(f for f in report.findings if f.code == rule.code)
     assert finding.severity == rule.severity
     assert all((finding.seen, finding.advised, finding.message, finding.reason, finding.source))
@@ -125,8 +125,8 @@ def test_it_speaks_where_it_should(tmp_path, rule):
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
 def test_it_is_silent_where_it_must_be(tmp_path, rule):
-    report, found = codes(tmp_path, *CASES[rule.code][1])
-    assert rule.code not in found
+    report, codes = checked(tmp_path, *CASES[rule.code][1])
+    assert rule.code not in codes
     assert rule.code in (*report.passed, *report.not_applicable)
 
 
@@ -137,14 +137,14 @@ def test_the_page_tells_of_every_rule_with_its_severity():
 
 
 def test_a_sound_configuration_has_no_finding(tmp_path):
-    report, found = codes(tmp_path, {}, {}, {})
-    assert found == set()
+    report, codes = checked(tmp_path, {}, {}, {})
+    assert codes == set()
     assert len(report.passed) + len(report.not_applicable) == len(RULES)
 
 
 def test_no_parameters_are_no_capacity_and_no_crash(tmp_path):
-    report, codes_found = codes(tmp_path, {"r": 0, **ALL}, {}, CASES["capacity"][0][2])
-    assert "impossible-number" in codes_found
+    report, codes = checked(tmp_path, {"r": 0, **ALL}, {}, CASES["capacity"][0][2])
+    assert "impossible-number" in codes
     assert "capacity" in report.not_applicable
 
 
@@ -152,15 +152,15 @@ def test_no_parameters_are_no_capacity_and_no_crash(tmp_path):
 @pytest.mark.parametrize("r", [128, 256, 512])
 def test_what_is_advised_at_a_high_rank_is_another_training_that_is_then_left_in_peace(tmp_path, r, alpha):
     train = {"learning_rate": 2e-4}
-    report, found = codes(tmp_path, {"r": r, "lora_alpha": alpha}, train, {})
+    report, codes = checked(tmp_path, {"r": r, "lora_alpha": alpha}, train, {})
     if alpha * 4 >= r:
-        assert "rslora-at-high-rank" not in found
+        assert "rslora-at-high-rank" not in codes
         return
     advised = next(f.advised for f in report.findings if f.code == "rslora-at-high-rank")
     new_alpha = float(re.search(r"use_rslora: true with α = ([\d.]+)", advised)[1])
-    followed, found = codes(tmp_path, {"r": r, "lora_alpha": new_alpha, "use_rslora": True}, train, {})
+    followed, codes = checked(tmp_path, {"r": r, "lora_alpha": new_alpha, "use_rslora": True}, train, {})
     assert followed.settings.scale > 2 * report.settings.scale
-    assert found & {"rslora-at-high-rank", "scale", "learning-rate"} == set()
+    assert codes & {"rslora-at-high-rank", "scale", "learning-rate"} == set()
 
 
 def test_the_default_targets_are_those_of_peft():
@@ -182,7 +182,7 @@ def test_the_default_targets_are_those_of_peft():
     ],
 )
 def test_attention_alone_is_seen_where_it_is_pefts_default(tmp_path, model_type, spoken):
-    report, _ = codes(tmp_path, {"target_modules": None}, {}, {"base": {"model_type": model_type}})
+    report, _ = checked(tmp_path, {"target_modules": None}, {}, {"base": {"model_type": model_type}})
     finding = next((f for f in report.findings if f.code == "attention-only"), None)
     if spoken is None:
         assert finding is None
@@ -191,10 +191,10 @@ def test_attention_alone_is_seen_where_it_is_pefts_default(tmp_path, model_type,
 
 
 def test_attention_alone_is_seen_without_the_base_as_well(tmp_path):
-    _, found = codes(tmp_path, {"target_modules": None}, {}, {})
-    assert "attention-only" in found
-    _, found = codes(tmp_path, {"target_modules": None, "target_parameters": ["mlp.experts"]}, {}, {})
-    assert "attention-only" not in found
+    _, codes = checked(tmp_path, {"target_modules": None}, {}, {})
+    assert "attention-only" in codes
+    _, codes = checked(tmp_path, {"target_modules": None, "target_parameters": ["mlp.experts"]}, {}, {})
+    assert "attention-only" not in codes
 
 
 @pytest.mark.parametrize(("base", "targets"), [("phi3", None), (None, [])], ids=["no default", "empty"])
@@ -209,8 +209,8 @@ def test_without_targets_peft_refuses(base, targets):
 
 @pytest.mark.parametrize("rate", [1e-6, 1e-5, 5e-5])
 def test_reinforcement_learning_is_not_told_the_learning_rate_of_supervised_tuning(tmp_path, rate):
-    report, found = codes(tmp_path, {"r": 8, "lora_alpha": 16}, {"learning_rate": rate}, {"task": "rl"})
-    assert found & {"learning-rate", "rl-learning-rate"} == set()
+    report, codes = checked(tmp_path, {"r": 8, "lora_alpha": 16}, {"learning_rate": rate}, {"task": "rl"})
+    assert codes & {"learning-rate", "rl-learning-rate"} == set()
     assert not [f for f in report.findings if "0.0005" in f.advised]
 
 

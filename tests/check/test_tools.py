@@ -64,29 +64,29 @@ def test_every_rule_is_spoken_for(tool):
 
 @pytest.mark.parametrize("tool", SOUND)
 def test_a_sound_file_has_no_finding(tmp_path, tool):
-    _, found = checked(tmp_path, tool, {})
-    assert found == set()
+    _, codes = checked(tmp_path, tool, {})
+    assert codes == set()
 
 
 @pytest.mark.parametrize(("tool", "code"), PAIRS)
 def test_the_rule_speaks(tmp_path, tool, code):
     case = CASES[tool][code]
-    _, found = checked(tmp_path, tool, case.fires, case.options)
-    assert code in found
+    _, codes = checked(tmp_path, tool, case.fires, case.options)
+    assert code in codes
 
 
 @pytest.mark.parametrize(("tool", "code"), PAIRS)
 def test_the_rule_must_not_speak(tmp_path, tool, code):
     case = CASES[tool][code]
-    _, found = checked(tmp_path, tool, case.silent, case.silent_options)
-    assert code not in found
+    _, codes = checked(tmp_path, tool, case.silent, case.silent_options)
+    assert code not in codes
 
 
 @pytest.mark.parametrize("tool", SOUND)
 def test_what_a_file_cannot_ask_for_is_never_found(tmp_path, tool):
     for case in CASES[tool].values():
-        _, found = checked(tmp_path, tool, case.fires, case.options)
-        assert not found & set(CANNOT[tool])
+        _, codes = checked(tmp_path, tool, case.fires, case.options)
+        assert not codes & set(CANNOT[tool])
 
 
 # ------------------------------------------------------------ what is trained for
@@ -124,9 +124,9 @@ def test_other_methods_are_recognised_and_get_no_advice_on_supervised_tuning(
     targets = {"axolotl": {"lora_target_linear": None, "lora_target_modules": ["q_proj"]}}
     rate = {"learning_rate": 1e-6, "gradient_accumulation_steps": 1024, "completion_only_loss": None}
     asked = rate | targets.get(tool, {}) | changes
-    report, found = checked(tmp_path, tool, asked, {"base": "llama", "completion_tokens": 10**10})
+    report, codes = checked(tmp_path, tool, asked, {"base": "llama", "completion_tokens": 10**10})
     assert (report.settings.objective, report.settings.algorithm) == (objective, algorithm)
-    assert found & SFT_ADVICE == set()
+    assert codes & SFT_ADVICE == set()
 
 
 @pytest.mark.parametrize("tool", SOUND)
@@ -137,9 +137,9 @@ def test_what_the_sound_files_train_for(tmp_path, tool):
 
 @pytest.mark.parametrize("tool", SOUND)
 def test_the_users_word_counts_where_the_file_names_no_other_method(tmp_path, tool):
-    report, found = checked(tmp_path, tool, {}, {"task": "rl"})
+    report, codes = checked(tmp_path, tool, {}, {"task": "rl"})
     assert report.settings.objective == "rl"
-    assert found & SFT_ADVICE == set()
+    assert codes & SFT_ADVICE == set()
 
 
 def test_a_file_of_another_method_is_what_it_says(tmp_path):
@@ -151,15 +151,15 @@ def test_a_file_of_another_method_is_what_it_says(tmp_path):
 def test_a_low_rate_is_left_alone_where_the_command_line_names_the_method(tmp_path, tool):
     """`trl dpo --config` and `llamafactory-cli dpo` take files in which nothing says DPO."""
     low = {"learning_rate": 5e-6, "completion_only_loss": None}
-    report, found = checked(tmp_path, tool, low)
-    assert (report.settings.objective, "learning-rate" in found) == (None, False)
+    report, codes = checked(tmp_path, tool, low)
+    assert (report.settings.objective, "learning-rate" in codes) == (None, False)
     assert "learning-rate" in report.not_applicable
     assert "learning-rate" in checked(tmp_path, tool, low, {"task": "generation"})[1]
 
 
 def test_other_adapters_are_not_called_full_fine_tuning(tmp_path):
-    report, found = checked(tmp_path, "llama-factory", {"finetuning_type": "oft", "quantization_bit": 4})
-    assert found == {"no-adapter"}
+    report, codes = checked(tmp_path, "llama-factory", {"finetuning_type": "oft", "quantization_bit": 4})
+    assert codes == {"no-adapter"}
     assert report.findings[0].message == "no LoRA adapter is trained"
 
 
@@ -200,8 +200,8 @@ def test_where_the_method_was_read_is_told(tmp_path):
 )
 def test_the_rules_on_lora_keep_away_from_full_fine_tuning(tmp_path, tool, off):
     rate = {"training.learning_rate" if tool == "unsloth" else "learning_rate": 1e-5}
-    report, found = checked(tmp_path, tool, off | rate)
-    assert found == {"no-adapter"}
+    report, codes = checked(tmp_path, tool, off | rate)
+    assert codes == {"no-adapter"}
     assert report.settings.adapter is False
     assert report.settings.r is None
 
@@ -218,8 +218,8 @@ def test_the_rules_on_lora_keep_away_from_full_fine_tuning(tmp_path, tool, off):
     ids=str,
 )
 def test_which_tokens_trl_trains(tmp_path, values, heeded):
-    report, found = checked(tmp_path, "trl", {"completion_only_loss": None} | values)
-    assert ("prompt-loss" in found) is (heeded is True)
+    report, codes = checked(tmp_path, "trl", {"completion_only_loss": None} | values)
+    assert ("prompt-loss" in codes) is (heeded is True)
     assert ("prompt-loss" in report.not_applicable) is (heeded is None)
 
 
@@ -245,6 +245,6 @@ def test_unsloths_defaults_are_filled_in(tmp_path):
 
 
 def test_unsloths_vision_files_name_no_module(tmp_path):
-    report, found = checked(tmp_path, "unsloth", {"lora.target_modules": "", "lora.vision_all_linear": True})
+    report, codes = checked(tmp_path, "unsloth", {"lora.target_modules": "", "lora.vision_all_linear": True})
     assert report.settings.target_modules == "all-linear"
-    assert found == set()
+    assert codes == set()

@@ -227,9 +227,9 @@ def test_labels_of_the_step_axis_never_run_into_each_other(tmp_path, steps, labe
 def test_labels_of_the_value_axis_differ(tmp_path, low, high):
     path = write(tmp_path / "run.jsonl", [high, low, high])
     lines = [line for line in monitor_text(monitor_runs([path])).splitlines() if "▏" in line]
-    found = [label for line in lines if (label := line.partition("▏")[0].strip())]
-    assert found
-    assert len(set(found)) == len(found)
+    labels = [label for line in lines if (label := line.partition("▏")[0].strip())]
+    assert labels
+    assert len(set(labels)) == len(labels)
 
 
 def test_a_note_is_said_once_and_none_is_in_every_report(tmp_path):

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gradience.check.context import Context, Problem, Problems, need_supervised
-from gradience.learning_rate import LR_TOLERANCE, THINKING_MACHINES, effective_alpha, reference_lr
+from gradience.learning_rate import (
+    LR_TOLERANCE,
+    THINKING_MACHINES,
+    effective_alpha,
+    is_adam_like,
+    reference_lr,
+)
 from gradience.rules import NotApplicable, need, rule
 
 RSLORA = "Kalajdzievski, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA (2023)"
 WILD = "163 adapter configurations in public repositories: α/r between 0.25 and 4 in all but 9"
 TRL_GUIDE = "TRL's guide to PEFT (July 2026): with LoRA 1e-5 for GRPO, 5e-6 for DPO"
-ADAM_LIKE = ("adam", "lion", "ademamix")
 
 RL_LR: Mapping[str | None, float] = {"rl": 1e-5, "preference": 5e-6}
 RL_NAME: Mapping[str | None, str] = {"rl": "reinforcement learning", "preference": "preference optimisation"}
@@ -33,7 +38,8 @@ def learning_rate(context: Context) -> Problems:
     rate, r, written_alpha = need(s.learning_rate), need(s.r), need(s.alpha)
     if rate <= 0 or r < 1 or written_alpha <= 0:
         raise NotApplicable  # for impossible-number to say
-    _need_adam_like(s.optimizer)
+    if not is_adam_like(s.optimizer):
+        raise NotApplicable
     alpha = effective_alpha(r, written_alpha, rslora=bool(s.use_rslora))
     width = context.base.hidden_size if context.base else None
     reference = reference_lr(width, alpha, s.base_model)
@@ -59,9 +65,8 @@ def rl_learning_rate(context: Context) -> Problems:
     """Far away from where reinforcement learning and preference optimisation with LoRA start."""
     s = context.settings
     rate, _ = need(s.learning_rate), need(s.r)
-    if context.objective not in RL_LR or rate <= 0:
+    if context.objective not in RL_LR or rate <= 0 or not is_adam_like(s.optimizer):
         raise NotApplicable
-    _need_adam_like(s.optimizer)
     start = RL_LR[context.objective]
     if not 1 / RL_LR_TOLERANCE <= rate / start <= RL_LR_TOLERANCE:
         yield Problem(
@@ -76,12 +81,6 @@ def rl_learning_rate(context: Context) -> Problems:
 
 def _times(ratio: float) -> str:
     return f"{ratio:.0f} times above" if ratio > 1 else f"{1 / ratio:.0f} times below"
-
-
-def _need_adam_like(optimizer: str | None) -> None:
-    """Raise NotApplicable for an optimizer whose steps are not of Adam's size."""
-    if optimizer is not None and not any(name in optimizer.lower() for name in ADAM_LIKE):
-        raise NotApplicable
 
 
 @rule("scale", "warning", WILD)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from gradience.learning_rate import LR_TOLERANCE, THINKING_MACHINES, effective_alpha, rate, reference_lr
+from gradience.learning_rate import (
+    LR_TOLERANCE,
+    THINKING_MACHINES,
+    effective_alpha,
+    is_adam_like,
+    rate,
+    reference_lr,
+)
 from gradience.monitor.run import Observation, Observations, Run, evidence, need_method
 from gradience.rules import rule
 
@@ -16,7 +23,7 @@ def learning_rate(run: Run) -> Observations:
     need_method(run, "supervised")
     setup, top = run.setup, run.facts.lr.highest
     peak = max(setup.learning_rate or 0.0, top.high if top else 0.0)
-    if not peak or not setup.r or not setup.alpha or not setup.is_adam:
+    if not peak or not setup.r or not setup.alpha or not is_adam_like(setup.optimizer):
         return
     alpha = effective_alpha(setup.r, setup.alpha, rslora=setup.rslora)
     reference = reference_lr(setup.hidden_size, alpha, setup.model)
