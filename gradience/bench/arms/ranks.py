@@ -47,18 +47,18 @@ class AuditedProbe:
         return self._report.suggestions
 
     def choose(self, variant: str) -> Choice:
-        """The ranks of a variant. Raises NotMade."""
+        """Return the ranks of a variant. Raises NotMade."""
         if variant in VARIANTS:
             return VARIANTS[variant](self)
         return Choice(self.ranks_by(ToRank(int(variant.removeprefix("uniform_r")))), "as asked for")
 
     def ranks_by(self, criterion: Criterion) -> Ranks:
-        """The rank that `criterion` gives every module."""
+        """Return the rank that `criterion` gives every module."""
         return criterion.choose(self._report, self.modules)
 
 
 def is_variant(name: str) -> bool:
-    """Whether there is a variant of this name.
+    """Return whether there is a variant of this name.
 
     >>> is_variant("per_layer"), is_variant("uniform_r16"), is_variant("uniform_r016")
     (True, True, False)

@@ -17,5 +17,5 @@ CONTROLS: dict[str, Control] = {
 
 
 def control_of(result: str) -> Control | None:
-    """The control that a result belongs to: `per_layer_shuffled.truncate` is one of per_layer_shuffled's."""
+    """Return the control that a result belongs to: `per_layer_shuffled.truncate` is one of per_layer_shuffled's."""
     return CONTROLS.get(result.partition(".")[0])

@@ -17,7 +17,7 @@ ALPHA = Fraction("0.05")
 def bench_plan(
     config: BenchConfig, task: str, splits: Sequence[DataSplit], code: TaskCode | None = None
 ) -> BenchPlan:
-    """The plan of a run on these examples. task: its name, as the task says it. code: of a user's own task."""
+    """Return the plan of a run on these examples. task: its name, as the task says it. code: of a user's own task."""
     variants = asked_for(config.compression)
     return BenchPlan(
         config_digest=sha256_json(config.model_dump(mode="json", exclude={"runtime"})),
@@ -38,7 +38,7 @@ def bench_plan(
 
 
 def promised(plan: BenchPlan) -> dict[str, Any]:
-    """What a resumed run must promise as before.
+    """Return what a resumed run must promise as before.
 
     Not the config's own digest, which holds labels as well. Not the code of a user's own task either: what it changes
     in the data shows in the splits, what it changes in the scoring has the evaluations made again.
@@ -47,5 +47,5 @@ def promised(plan: BenchPlan) -> dict[str, Any]:
 
 
 def plan_digest(plan: BenchPlan) -> str:
-    """sha256 of all of it that is not null, which later artifacts carry."""
+    """Return the sha256 of all of it that is not null, which later artifacts carry."""
     return sha256_json(plan.model_dump(mode="json", exclude_none=True))

@@ -69,7 +69,7 @@ class PlannedVariant:
         return 1 - self.lora_params / self.probe_params if self.probe_params else 0.0
 
     def lora_arguments(self) -> dict[str, Any]:
-        """r, lora_alpha and the two patterns for PEFT's LoraConfig. Modules at rank 0 are not in them.
+        """Return r, lora_alpha and the two patterns for PEFT's LoraConfig. Modules at rank 0 are not in them.
 
         Patterns name every module, so that none falls back on `r`; where all modules agree there are none.
         """
@@ -85,7 +85,7 @@ class PlannedVariant:
 
 
 def plan_variants(report: AuditReport, config: BenchConfig, seed: int) -> tuple[PlannedVariant, ...]:
-    """Everything that the config asks for, in its order, the controls last.
+    """Return everything that the config asks for, in its order, the controls last.
 
     Raises UsageError (plan-mismatch) for an audit with another energy threshold than the config's.
     """
@@ -104,7 +104,7 @@ def plan_variants(report: AuditReport, config: BenchConfig, seed: int) -> tuple[
 
 
 def asked_for(compression: CompressionSettings) -> tuple[PlannedVariant, ...]:
-    """All that is going to be compared, as far as it is known before the audit: names, not ranks."""
+    """Return all that is going to be compared, as far as it is known before the audit: names, not ranks."""
     candidates = [
         PlannedVariant(_named(variant, arm), arm)
         for variant in compression.variants

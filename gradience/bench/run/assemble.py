@@ -31,7 +31,7 @@ from gradience.tasks.metrics import score
 
 
 def assemble(facts: SeedFacts, task: Task, plan: BenchPlan, watch: Stopwatch) -> Bench:
-    """The result of one seed."""
+    """Return the result of one seed."""
     config = facts.config
     training = facts.probe.adapter.training if facts.probe and facts.probe.adapter else None
     probe = _probe(facts, task)
@@ -163,7 +163,7 @@ def _measures(outcome: Outcome, task: Task) -> dict[str, Any]:
 
 
 def metrics_of(task: Task, records: Sequence[Any]) -> dict[str, float]:
-    """What the field reports beside the count: GLUE's metric, or the other ways of finding an answer."""
+    """Compute what the field reports beside the count: GLUE's metric, or the other ways of finding an answer."""
     if isinstance(task, ClassificationTask):
         rows = [row for row in records if isinstance(row, ClassificationRecord)]
         if task.metric == "accuracy":

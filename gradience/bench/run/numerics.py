@@ -19,7 +19,7 @@ class MadeElsewhere(Exception):
 
 
 def refuse_mixture(seed: Path, records: str, here: Mapping[str, Any]) -> None:
-    """Raises MadeElsewhere when a finished evaluation below `seed` was made on something else than this.
+    """Raise MadeElsewhere when a finished evaluation below `seed` was made on something else than this.
 
     records: name of the file of records in the folder of an evaluation. here: `Engine.numerics` of this one.
     """

@@ -284,7 +284,7 @@ class SeedRun:
 
     @cached_property
     def base(self) -> dict[str, Any]:
-        """The base by its content, and how it is loaded: what decides of it, wherever it lies."""
+        """The base by its content, and how it is loaded: what answers depend on, wherever it is stored."""
         settings = self.config.model.model_dump(mode="json", exclude={"name", "revision"})
         return {"fingerprint": fingerprint_of(self.config.model), **settings}
 

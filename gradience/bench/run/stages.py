@@ -47,7 +47,7 @@ class Stages:
     """Told why a stage is made again."""
 
     def done(self, name: str, depends: Mapping[str, Any], make: Make, *, resumable: bool = True) -> Path:
-        """The folder of the stage `name`, made from `depends` by `make` unless it is there already, unchanged.
+        """Return the folder of the stage `name`, made from `depends` by `make` unless it is there, unchanged.
 
         resumable: whether `make` resumes from what is there after a kill; else it begins with an empty folder.
         """
@@ -88,13 +88,13 @@ class Stages:
 
 
 def stage_key(name: str, depends: Mapping[str, Any]) -> str:
-    """sha256 over what a stage depends on. Values must be what JSON can hold."""
+    """Return the sha256 of what a stage depends on. Values must be what JSON can hold."""
     text = json.dumps({"stage": name, "version": VERSION, **depends}, sort_keys=True, ensure_ascii=False)
     return sha256_text(text)
 
 
 def files_of(folder: Path) -> dict[str, StageFile]:
-    """Every file below `folder` that its stage has made, with its digest."""
+    """Return every file below `folder` that its stage has made, with its digest."""
     files = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -105,7 +105,7 @@ def files_of(folder: Path) -> dict[str, StageFile]:
 
 
 def changed_files(folder: Path, manifest: StageManifest) -> list[str]:
-    """Files that are not what the manifest says. Weights may be gone, as `runtime.keep_adapters` wants it."""
+    """Return the files that are not what the manifest says. Weights may be gone (`runtime.keep_adapters`)."""
     return [
         name
         for name, file in manifest.files.items()

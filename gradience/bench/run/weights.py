@@ -11,7 +11,7 @@ from gradience.errors import InputError
 
 
 def parameters_of(adapter: Path) -> tuple[int, int]:
-    """Parameters in an adapter's file: of LoRA factors, and of everything else."""
+    """Count the parameters in an adapter's file: of LoRA factors, and of everything else."""
     from safetensors import safe_open
 
     lora = other = 0
@@ -26,7 +26,7 @@ def parameters_of(adapter: Path) -> tuple[int, int]:
 
 
 def require_weights(adapter: Path) -> None:
-    """Raises InputError (`weights-removed`) where a finished stage is needed again and its weights are gone."""
+    """Raise InputError (`weights-removed`) where a finished stage is needed again and its weights are gone."""
     if not (adapter / REMOVABLE).is_file():
         raise InputError(
             f"{adapter}: its weights were removed when the run was done (runtime.keep_adapters), and are needed again",

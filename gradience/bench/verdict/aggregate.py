@@ -36,7 +36,7 @@ def aggregate(
     run: RunInfo | None = None,
     stopped: Collection[int] = (),
 ) -> BenchAggregate:
-    """The verdicts over all planned seeds: those that the plans name, whether they are there or not.
+    """Return the verdicts over all planned seeds: those that the plans name, whether they are there or not.
 
     sources: where each was read from. stopped: seeds whose run began and left no result.
     Raises InputError where they may not be counted together (`check_together`).
@@ -84,7 +84,7 @@ def aggregate(
 
 
 def spread(values: Sequence[Fraction]) -> Spread | None:
-    """Mean, sample standard deviation and range; None for no values."""
+    """Return mean, sample standard deviation and range; None for no values."""
     if not values:
         return None
     numbers = [float(value) for value in values]

@@ -17,7 +17,7 @@ MIN_SEEDS = 3
 def certifiable(
     benches: Sequence[Bench], rows: Sequence[SeedRow], variants: Sequence[VariantSummary]
 ) -> Certifiable:
-    """The four conditions over the planned seeds (`rows`), of which `benches` have results."""
+    """Check the four conditions over the planned seeds (`rows`), of which `benches` have results."""
     conditions = (
         _condition("protocol", *_protocol(benches, rows)),
         _condition("seeds", len(rows) >= MIN_SEEDS, f"{len(rows)} planned, {MIN_SEEDS} or more are needed"),

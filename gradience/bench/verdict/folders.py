@@ -19,7 +19,7 @@ PLAN, BENCH, AGGREGATE, DOCUMENT = "plan.json", "bench.json", "bench_aggregate.j
 
 
 def find_benches(folders: Sequence[Path]) -> list[Path]:
-    """`DIR/bench.json`, or `DIR/seed_*/bench.json`, of every folder; a file is taken as it is.
+    """Return `DIR/bench.json`, or `DIR/seed_*/bench.json`, of every folder; a file is taken as it is.
 
     A folder with a plan and without a result has none: its seeds are missing. Raises InputError (bench-not-found) for a
     folder with neither and where no folder has a result, UsageError for no folder at all.
@@ -59,7 +59,7 @@ def aggregate_folders(folders: Sequence[Path], *, command: str = "") -> BenchAgg
 
 
 def begun(folder: Path, benches: Sequence[Bench]) -> list[int]:
-    """The seeds whose run in `folder` began and left no result, of those that its plan names (else `benches`)."""
+    """Return the seeds whose run in `folder` began and left no result, of those its plan names (else `benches`)."""
     plan = folder / PLAN
     planned = (
         BenchPlan.read(plan).seeds if plan.is_file() else {seed for run in benches for seed in run.seeds}
@@ -69,7 +69,7 @@ def begun(folder: Path, benches: Sequence[Bench]) -> list[int]:
 
 
 def read_results(folders: Sequence[Path]) -> list[Bench | BenchAggregate]:
-    """The aggregate of every folder: the file where there is one, else made from its seeds. Smoke runs as they are.
+    """Return the aggregate of every folder: its file, else made from its seeds; smoke runs as they are.
 
     Raises what `aggregate_folders` raises.
     """

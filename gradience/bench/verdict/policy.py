@@ -50,22 +50,22 @@ class SeedOutcome:
 
 
 def allowed_losses(n: int, tolerance: Fraction) -> int:
-    """Examples that may be lost, net, of `n`: 5 of 200, 32 of 1,319 at 0.025."""
+    """Return how many of `n` examples may be lost, net: 5 of 200, 32 of 1,319 at 0.025."""
     return math.floor(tolerance * n)
 
 
 def passes(n: int, lost: int, won: int, tolerance: Fraction) -> bool:
-    """Whether the variant loses at most `tolerance` of `n` examples, net. Exactly at the bound is a pass."""
+    """Return whether the variant loses at most `tolerance` of `n` examples, net. Exactly at the bound is a pass."""
     return lost - won <= allowed_losses(n, tolerance)
 
 
 def gate_passed(correct: int, n: int, minimum: Fraction) -> bool:
-    """Whether a probe with `correct` of `n` right reaches its gate. Without examples, none does."""
+    """Return whether a probe with `correct` of `n` right reaches its gate. Without examples, none does."""
     return n > 0 and correct >= minimum * n
 
 
 def verdict_of_seed(n: int, lost: int, won: int, policy: Policy) -> Verdict:
-    """PASS or FAIL of one variant on one seed."""
+    """Return PASS or FAIL of one variant on one seed, with the reason."""
     allowed = allowed_losses(n, policy.tolerance)
     passed = passes(n, lost, won, policy.tolerance)
     bound = f"at most {allowed:,} of {n:,} ({percent(policy.tolerance)}) may be lost"
@@ -81,7 +81,7 @@ def verdict_of_seed(n: int, lost: int, won: int, policy: Policy) -> Verdict:
 
 
 def verdict_over_seeds(outcomes: Sequence[SeedOutcome], planned: Sequence[int], policy: Policy) -> Verdict:
-    """The verdict on one variant over the planned seeds; a planned seed without an outcome is a failed one.
+    """Return the verdict on one variant over the planned seeds; one without an outcome is a failed seed.
 
     Raises ValueError for outcomes of one seed twice, or of a seed that was not planned.
     """
@@ -103,7 +103,7 @@ def verdict_over_seeds(outcomes: Sequence[SeedOutcome], planned: Sequence[int], 
 
 
 def passing(rows: Iterable[SeedOutcome], policy: Policy) -> int:
-    """Seeds that pass."""
+    """Return how many seeds pass."""
     return sum(row.n > 0 and passes(row.n, row.lost, row.won, policy.tolerance) for row in rows)
 
 
@@ -156,7 +156,7 @@ def _already_lost(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
 
 
 def overall(statuses: Iterable[Status]) -> Status:
-    """One status for a run from those of its variants (controls left out): is there a smaller adapter as good?
+    """Return one status for a run from those of its candidates: is there a smaller adapter as good?
 
     An ERROR is shown whatever else was found. Otherwise one PASS is enough.
     """
@@ -169,7 +169,7 @@ def overall(statuses: Iterable[Status]) -> Status:
 
 
 def policy_notes(policy: Policy, seeds: int, n: int | None = None) -> tuple[str, ...]:
-    """What the thresholds mean in counts, and which of them decides nothing."""
+    """Say what the thresholds mean in counts, and which of them decides nothing."""
     notes = []
     if n is not None:
         allowed = allowed_losses(n, policy.tolerance)
@@ -187,14 +187,14 @@ def policy_notes(policy: Policy, seeds: int, n: int | None = None) -> tuple[str,
 
 
 def percent(value: Fraction) -> str:
-    """`2.5 %`, `67 %`, `66.7 %`: exact where one decimal says it, else rounded to one."""
+    """Format as `2.5 %`, `67 %`, `66.7 %`: exact where one decimal says it, else rounded to one."""
     tenths = value * 1000
     rounded = Fraction(round(tenths), 10)
     return f"{exact_text(rounded)} %"
 
 
 def points(delta: Fraction) -> str:
-    """A difference in percentage points with its sign: `−2.50`, `+0.15`, `0.00`."""
+    """Format a difference in percentage points with its sign: `−2.50`, `+0.15`, `0.00`."""
     hundredths = round(delta * 10_000)
     sign = "−" if hundredths < 0 else "+" if hundredths > 0 else ""
     return f"{sign}{abs(hundredths) // 100}.{abs(hundredths) % 100:02d} points"

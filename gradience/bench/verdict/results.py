@@ -27,7 +27,7 @@ Results = tuple[VariantResult, ...]
 
 
 def paired(probe: Sequence[bool], variant: Sequence[bool]) -> Pairs:
-    """The examples by who has them right; both in the same order. Raises ValueError for unequal lengths."""
+    """Count the examples by who has them right; both in the same order. Raises ValueError for unequal lengths."""
     pairs = list(zip(probe, variant, strict=True))
     return Pairs(
         both_right=pairs.count((True, True)),
@@ -44,7 +44,7 @@ def measured(
     policy: Policy,
     closeness: Closeness | None = None,
 ) -> VariantResult:
-    """The result of a variant that was made and evaluated.
+    """Return the result of a variant that was made and evaluated.
 
     An adapter with another number of parameters than was planned is an ERROR: the predecessor's per_layer was never
     what it said, and nobody counted.
@@ -67,17 +67,17 @@ def measured(
 
 
 def failed(planned: PlannedVariant, error: str) -> VariantResult:
-    """A variant that could not be made or evaluated."""
+    """Return the result of a variant that could not be made or evaluated."""
     return _described(planned, "ERROR", (error,))
 
 
 def skipped(planned: PlannedVariant) -> VariantResult:
-    """A variant that is not made, for the reason in its plan."""
+    """Return the result of a variant that is not made, for the reason in its plan."""
     return _described(planned, "SKIPPED", (planned.skipped,))
 
 
 def repeated(planned: PlannedVariant, results: Iterable[VariantResult]) -> VariantResult:
-    """A variant that comes to the same as an earlier one: its numbers under another name."""
+    """Return the result of a variant that equals an earlier one: its numbers under another name."""
     first = next(result for result in results if result.name == planned.same_as)
     reasons = (f"the same adapter as {first.name}", *first.reasons)
     same = {"name": planned.name, "arm": planned.arm, "same_as": first.name, "evidence": planned.evidence}
@@ -85,31 +85,31 @@ def repeated(planned: PlannedVariant, results: Iterable[VariantResult]) -> Varia
 
 
 def undertrained(config: BenchConfig, probe: Probe) -> Results:
-    """All variants of a run whose probe did not reach its gate: nothing is made, and nothing concluded."""
+    """Return all variants of a run whose probe did not reach its gate: nothing is made, and nothing concluded."""
     return _without(config, "UNDERTRAINED", gate_sentence(probe))
 
 
 def diverged(config: BenchConfig, step: int) -> Results:
-    """All variants of a run whose probe's loss was no number any more: there was nothing to evaluate."""
+    """Return all variants of a run whose probe's loss became NaN or infinite: there was nothing to evaluate."""
     return _without(
         config, "UNDERTRAINED", f"the probe's training diverged at step {step}: its loss was no number"
     )
 
 
 def without_probe(config: BenchConfig, error: str) -> Results:
-    """All variants of a run whose probe ended in an error."""
+    """Return all variants of a run whose probe ended in an error."""
     return _without(config, "ERROR", f"there is no probe: {error}")
 
 
 def gate_sentence(probe: Probe) -> str:
-    """What the probe reached, and what it had to."""
+    """Say what the probe reached, and what it had to."""
     diverged = probe.training is not None and probe.training.diverged
     reached = f"the probe has {probe.correct:,} of {probe.n:,} right ({probe.score:.1%})".replace("%", " %")
     return f"{'the training diverged; ' if diverged else ''}{reached}; its gate is {percent(probe.gate.min_value)}"
 
 
 def status_of(results: Results) -> tuple[Status, tuple[str, ...]]:
-    """The status of the seed, and why."""
+    """Return the status of the seed, and why."""
     candidates = [result for result in results if not result.is_control]
     status = overall(result.status for result in candidates)
     errors = [result.name for result in results if result.status == "ERROR"]
@@ -123,7 +123,7 @@ def status_of(results: Results) -> tuple[Status, tuple[str, ...]]:
 
 
 def best_of(results: Results) -> Best | None:
-    """The smallest adapter that passes; of equals the one that stands first."""
+    """Return the smallest candidate that passes; of equals the first."""
     passing = [
         result
         for result in results
@@ -136,7 +136,7 @@ def best_of(results: Results) -> Best | None:
 
 
 def summary(report: AuditReport) -> AuditSummary:
-    """The audit in short."""
+    """Return the audit in short."""
     return AuditSummary(**{name: getattr(report, name) for name in AuditSummary.model_fields})
 
 

@@ -13,7 +13,7 @@ from gradience.bench.verdict.policy import allowed_losses
 
 
 def as_expected(result: str, status: str) -> bool | None:
-    """Whether a control's result with this status is what it must be; None where nothing is expected or known.
+    """Return whether a control's status is the expected one; None where nothing is expected, or nothing is known.
 
     >>> as_expected("head_only", "PASS"), as_expected("aa", "PASS"), as_expected("aa", "SKIPPED")
     (False, True, None)
@@ -25,7 +25,7 @@ def as_expected(result: str, status: str) -> bool | None:
 
 
 def seed_notes(probe: Probe | None, variants: Iterable[VariantResult], policy: Policy) -> tuple[str, ...]:
-    """What is said beside the verdicts of one seed."""
+    """Return the notes on the controls and the probe of one seed."""
     notes = [] if probe is None else ceiling_notes([(probe.correct, probe.n)], policy)
     for result in variants:
         control = control_of(result.name)
@@ -43,7 +43,7 @@ def seed_notes(probe: Probe | None, variants: Iterable[VariantResult], policy: P
 def aggregate_notes(
     rows: Sequence[SeedRow], variants: Iterable[VariantSummary], policy: Policy
 ) -> tuple[str, ...]:
-    """What is said beside the verdicts over all seeds."""
+    """Return the notes on the controls and the probe over all seeds."""
     scores = [(row.correct, row.n) for row in rows if row.correct is not None and row.n]
     notes = ceiling_notes(scores, policy)
     for result in variants:
@@ -58,7 +58,7 @@ def aggregate_notes(
 
 
 def cannot_tell(variants: Iterable[VariantSummary]) -> tuple[str, ...]:
-    """Why the whole run is INCONCLUSIVE: controls that must fail and pass on each of several seeds; else nothing."""
+    """Return why the run is INCONCLUSIVE: controls that must fail and pass on each of several seeds; else nothing."""
     return tuple(
         f"{result.name}, which must fail, passes on all {result.planned} seeds: {control.otherwise}"
         for result in variants
@@ -70,7 +70,7 @@ def cannot_tell(variants: Iterable[VariantSummary]) -> tuple[str, ...]:
 
 
 def ceiling_notes(scores: Sequence[tuple[int, int]], policy: Policy) -> list[str]:
-    """A warning where a probe has so few examples wrong that little is left to tell adapters apart by.
+    """Warn where a probe has so few examples wrong that little is left to tell adapters apart by.
 
     scores: (right, examples) of each seed. At the ceiling is who has no more wrong than a variant may lose.
     """
@@ -86,7 +86,7 @@ def ceiling_notes(scores: Sequence[tuple[int, int]], policy: Policy) -> list[str
 
 
 def at_ceiling(right: int, n: int, tolerance: Fraction) -> bool:
-    """Whether no more of `n` examples are wrong than a variant may lose, net.
+    """Return whether no more of `n` examples are wrong than a variant may lose, net.
 
     >>> at_ceiling(195, 200, Fraction(1, 40)), at_ceiling(194, 200, Fraction(1, 40))
     (True, False)

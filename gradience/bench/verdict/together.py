@@ -13,7 +13,10 @@ NOT_PROTOCOL = ("seeds", "runtime", "run_type", "bench_version")
 
 
 def check_together(benches: Sequence[Bench], sources: Sequence[str]) -> None:
-    """Raises InputError (bench-smoke, bench-repeated, bench-mismatch, bench-not-independent)."""
+    """Check that runs may be counted together.
+
+    Raises InputError (bench-smoke, bench-repeated, bench-mismatch, bench-not-independent).
+    """
     for bench, source in zip(benches, sources, strict=True):
         if bench.smoke:
             raise InputError(

@@ -12,7 +12,7 @@ from gradience.plan.modules import Ranks
 
 
 def shuffled_ranks(probe: AuditedProbe) -> Choice:
-    """The ranks of `per_layer`, shuffled among modules of the same shape, so that the parameters are the same.
+    """Return the ranks of `per_layer`, shuffled among modules of one shape, so that the parameters stay the same.
 
     As many modules as possible get another rank. Raises NotMade where that is less than half of them.
     """

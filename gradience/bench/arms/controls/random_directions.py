@@ -18,7 +18,7 @@ QUARTER = 4
 
 
 def quarter_at_most(probe: AuditedProbe) -> Choice:
-    """The ranks of a uniform variant, nowhere more than a quarter of the probe's. Raises NotMade without a quarter.
+    """Return the ranks of a uniform variant, at most a quarter of the probe's. Raises NotMade without a quarter.
 
     Half of the directions of a probe that uses few of them are nearly all that it has, whichever they are.
     """
