@@ -393,3 +393,33 @@ def test_a_toy_section_of_a_report_is_one_function_and_one_line(
     )
     assert "<h4>Which name is long?</h4>" in str(report._repr_html_())
     assert "<bdi>&lt;bert." in str(report._repr_html_())
+
+
+def test_a_toy_encoding_is_one_function_and_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Written, read back, explained in the report, and named where another one is unknown."""
+    from gradience.cli.app import run
+    from gradience.cli.demo import example_adapter
+    from gradience.compress import encodings
+    from gradience.compress.encodings import Encoded, Rule, Target, config_fields
+
+    def doubled(targets: list[Target], reason: str) -> Encoded:
+        """One rank, and every scale twice what it was: B is halved."""
+        rank, scale = targets[0].rank, 2 * targets[0].scale
+        ranks, folds, scales = ({target.name: value for target in targets} for value in (rank, 0.5, scale))
+        return Encoded("doubled", reason, config_fields(rank, scale * rank), ranks, folds, scales)
+
+    monkeypatch.setitem(encodings.ENCODINGS, "doubled", Rule("every scale is doubled", doubled))
+    plain, toy = tmp_path / "plain", tmp_path / "toy"
+    compress = ["compress", str(example_adapter()), "--rank", "4", "--output"]
+    assert run([*compress, str(plain), "--quiet"]) == 0
+    assert run([*compress, str(toy), "--encoding", "doubled"]) == 0
+    assert "every scale is doubled" in capsys.readouterr().out
+    configs = [json.loads((folder / "adapter_config.json").read_bytes()) for folder in (plain, toy)]
+    assert configs[1]["lora_alpha"] == 2 * configs[0]["lora_alpha"]
+    assert json.loads((toy / "compression_report.json").read_bytes())["encoding"] == "doubled"
+    assert run(["compare", str(plain), str(toy), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["relative_difference"] < 1e-6
+    assert run([*compress, str(tmp_path / "no"), "--encoding", "tripled"]) == 2
+    assert "one of uniform, patterns, padded, folded, doubled" in capsys.readouterr().err

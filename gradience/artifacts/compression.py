@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 from pydantic.dataclasses import dataclass
 
 from gradience.artifacts.base import ROW_CONFIG, Artifact, Float12, Part
 from gradience.artifacts.run import RunInfo
 
-Encoding = Literal["uniform", "patterns", "padded", "folded"]
+Encoding = Annotated[
+    str, WithJsonSchema({"enum": ["uniform", "patterns", "padded", "folded"], "type": "string"})
+]
+"""How ranks and scales are written: a name in `compress.encodings.ENCODINGS`."""
 Verdict = Literal["loads", "wrong scale", "wrong meaning", "refuses", "not run"]
 
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from gradience.artifacts.compression import CompressionPlan, CompressionReport
     from gradience.plan.criteria import Criterion
 
-ENCODINGS = ("uniform", "patterns", "padded", "folded")
 SUGGESTIONS = ("median", "p90", "per-layer")
 
 
@@ -217,12 +216,10 @@ def _check_usage(
     encoding: str | None, adapter: Path, output: Path | None, *, dry_run: bool, force: bool, verify_peft: bool
 ) -> None:
     """Refuse, before any work is done, what cannot be written. Raises UsageError, and MissingExtra without PEFT."""
-    if encoding is not None and encoding not in ENCODINGS:
-        raise UsageError(
-            f"--encoding {encoding!r} is unknown",
-            code="unknown-encoding",
-            hint=f"one of {', '.join(ENCODINGS)}",
-        )
+    from gradience.compress.encodings import rule_of
+
+    if encoding is not None:
+        rule_of(encoding)
     if output is None and not dry_run:
         raise UsageError(
             "no --output given", code="no-output", hint="--output DIR, or --dry-run to see the plan"

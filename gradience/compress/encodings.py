@@ -1,6 +1,6 @@
 """Ranks and scales -> what adapter_config.json says, and what B must absorb because it cannot. Pure.
 
-Four ways to write an adapter whose modules have ranks r′ and scales s:
+`ENCODINGS` holds the ways to write an adapter whose modules have ranks r′ and scales s:
 uniform   one r, one α, no patterns: the form that every runtime that was run reads.
 patterns  rank_pattern and alpha_pattern for the modules that differ, r = the largest rank: PEFT, and vLLM from 0.32.
 padded    every module padded with zeros to the largest rank, then as uniform: saves no memory when served.
@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gradience.adapters.keys import is_split_expert
 from gradience.adapters.patterns import anchored_key
 from gradience.artifacts.compression import Encoding
+from gradience.errors import UsageError
 
 INTEGER_SLACK = 1e-12
 """s·r′ this close (relatively) to an integer is that integer: s itself came from a division."""
@@ -49,35 +50,48 @@ class Encoded:
     scale: Mapping[str, float]
 
 
+class Rule(NamedTuple):
+    """One way to write an adapter."""
+
+    meaning: str
+    """What reports say of it."""
+    encode: Callable[[Sequence[Target], str], Encoded]
+    """(targets, why it was chosen) -> how to write them."""
+
+
 def encode_modules(targets: Sequence[Target], encoding: Encoding | None) -> Encoded:
-    """Choose (`None`) or apply an encoding. `targets` is not empty."""
-    largest = max(target.rank for target in targets)
-    equal_ranks = all(target.rank == largest for target in targets)
+    """Write `targets` (not empty) by the rule `encoding`, or by the one that fits them where it is None."""
+    encoding, reason = (encoding, "asked for") if encoding else _fitting(targets)
+    return rule_of(encoding).encode(targets, reason)
+
+
+def rule_of(encoding: str) -> Rule:
+    """Return the rule called `encoding`. Raises UsageError (`unknown-encoding`)."""
+    if encoding not in ENCODINGS:
+        raise UsageError(
+            f"--encoding {encoding!r} is unknown",
+            code="unknown-encoding",
+            hint=f"one of {', '.join(ENCODINGS)}",
+        )
+    return ENCODINGS[encoding]
+
+
+def _fitting(targets: Sequence[Target]) -> tuple[Encoding, str]:
+    """The rule for these targets, and why."""
+    equal_ranks = all(target.rank == targets[0].rank for target in targets)
     equal_scales = all(_same(target.scale, targets[0].scale) for target in targets)
-    if encoding is None and equal_ranks and equal_scales:
-        encoding, reason = "uniform", "all ranks and all scales agree"
-    elif encoding is None:
-        encoding, reason = "patterns", _differ(equal_ranks, equal_scales)
-        if uneven_experts(targets):
-            encoding, reason = "padded", f"{reason}, and PEFT stacks experts only at one rank and scale"
-    else:
-        reason = "asked for"
-    match encoding:
-        case "uniform" if not equal_ranks:
-            return _one_alpha(
-                targets, largest, "padded", "uniform was asked for; ranks differ, so zeros fill them up"
-            )
-        case "uniform" | "padded":
-            return _one_alpha(targets, largest, encoding, reason)
-        case "folded":
-            return _folded(targets, largest, reason)
-        case "patterns":
-            return _patterns(targets, largest, reason)
+    if equal_ranks and equal_scales:
+        return "uniform", "all ranks and all scales agree"
+    names = [name for name, equal in (("ranks", equal_ranks), ("scales", equal_scales)) if not equal]
+    reason = f"{' and '.join(names)} differ between modules"
+    if uneven_experts(targets):
+        return "padded", f"{reason}, and PEFT stacks experts only at one rank and scale"
+    return "patterns", reason
 
 
 def uneven_experts(targets: Sequence[Target]) -> bool:
     """Whether an expert's own projection would get another rank or scale than the config says for all modules."""
-    largest = max(target.rank for target in targets)
+    largest = _largest(targets)
     common = _commonest_scale([target for target in targets if target.rank == largest])
     return any(
         is_split_expert(target.name) and (target.rank != largest or not _same(target.scale, common))
@@ -85,9 +99,8 @@ def uneven_experts(targets: Sequence[Target]) -> bool:
     )
 
 
-def _differ(equal_ranks: bool, equal_scales: bool) -> str:
-    names = [name for name, equal in (("ranks", equal_ranks), ("scales", equal_scales)) if not equal]
-    return f"{' and '.join(names)} differ between modules"
+def _largest(targets: Sequence[Target]) -> int:
+    return max(target.rank for target in targets)
 
 
 def _same(first: float, second: float) -> bool:
@@ -111,8 +124,20 @@ def _commonest_scale(targets: Sequence[Target]) -> float:
     return able[0] if able else 0.0
 
 
-def _one_alpha(targets: Sequence[Target], largest: int, encoding: Encoding, reason: str) -> Encoded:
+def _uniform(targets: Sequence[Target], reason: str) -> Encoded:
+    largest = _largest(targets)
+    if any(target.rank != largest for target in targets):
+        return _padded(targets, "uniform was asked for; ranks differ, so zeros fill them up")
+    return _one_alpha("uniform", targets, reason)
+
+
+def _padded(targets: Sequence[Target], reason: str) -> Encoded:
+    return _one_alpha("padded", targets, reason)
+
+
+def _one_alpha(encoding: Encoding, targets: Sequence[Target], reason: str) -> Encoded:
     """One α for all: modules with another scale than the commonest fold the ratio into B."""
+    largest = _largest(targets)
     alpha = alpha_for(_commonest_scale(targets), largest)
     written = alpha / largest
     fold = {target.name: _ratio(target.scale, written) for target in targets}
@@ -121,7 +146,7 @@ def _one_alpha(targets: Sequence[Target], largest: int, encoding: Encoding, reas
     return Encoded(
         encoding,
         reason,
-        _fields(largest, alpha),
+        config_fields(largest, alpha),
         {target.name: largest for target in targets},
         fold,
         {target.name: written for target in targets},
@@ -132,8 +157,9 @@ def _ratio(scale: float, written: float) -> float:
     return 1.0 if _same(scale, written) else scale / written
 
 
-def _folded(targets: Sequence[Target], largest: int, reason: str) -> Encoded:
-    fields = _fields(largest, largest)
+def _folded(targets: Sequence[Target], reason: str) -> Encoded:
+    largest = _largest(targets)
+    fields = config_fields(largest, largest)
     pattern = {anchored_key(target.name): target.rank for target in targets if target.rank != largest}
     fields |= {"rank_pattern": pattern, "alpha_pattern": dict(pattern)}
     return Encoded(
@@ -146,11 +172,12 @@ def _folded(targets: Sequence[Target], largest: int, reason: str) -> Encoded:
     )
 
 
-def _patterns(targets: Sequence[Target], largest: int, reason: str) -> Encoded:
+def _patterns(targets: Sequence[Target], reason: str) -> Encoded:
     """What the global r and α say already gets no entry: PEFT warns of keys for `target_parameters`."""
+    largest = _largest(targets)
     alphas = {target.name: alpha_for(target.scale, target.rank) for target in targets}
     common = _commonest_scale([target for target in targets if target.rank == largest])
-    fields = _fields(largest, alpha_for(common, largest))
+    fields = config_fields(largest, alpha_for(common, largest))
     fields["rank_pattern"] = {
         anchored_key(target.name): target.rank for target in targets if target.rank != largest
     }
@@ -167,5 +194,20 @@ def _patterns(targets: Sequence[Target], largest: int, reason: str) -> Encoded:
     )
 
 
-def _fields(rank: int, alpha: int | float) -> dict[str, Any]:
+def config_fields(rank: int, alpha: int | float) -> dict[str, Any]:
+    """Fields of a config with one rank and one α."""
     return {"r": rank, "lora_alpha": alpha, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
+
+
+ENCODINGS: dict[Encoding, Rule] = {
+    "uniform": Rule("one r and one α for all modules", _uniform),
+    "patterns": Rule(
+        "rank_pattern and alpha_pattern for the modules that differ from r and α",
+        _patterns,
+    ),
+    "padded": Rule(
+        "zeros bring every module to one rank on disk, which saves no memory in a server",
+        _padded,
+    ),
+    "folded": Rule("the scale is multiplied into B, and α is the rank", _folded),
+}

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from gradience.adapters.families import family_of
 from gradience.artifacts.compression import CompressionPlan, CompressionReport, ModulePlan, ModuleResult
-from gradience.compress.encodings import Target, encode_modules
+from gradience.compress.encodings import ENCODINGS, Target, encode_modules
 from gradience.report.numbers import count, number_range, percent, plural, sig, size, trimmed
 from gradience.spectra import GRAM_TOLERANCE
 
@@ -25,12 +25,6 @@ CERTAIN_ERROR = math.sqrt(GRAM_TOLERANCE)
 """A predicted error is the root of an energy that is lost, and energies are known to GRAM_TOLERANCE at worst."""
 SHOWN_RANKS = 6
 """Different ranks that are counted one by one."""
-ENCODINGS = {
-    "uniform": "one r and one α for all modules",
-    "patterns": "rank_pattern and alpha_pattern for the modules that differ from r and α",
-    "padded": "zeros bring every module to one rank on disk, which saves no memory in a server",
-    "folded": "the scale is multiplied into B, and α is the rank",
-}
 
 
 class Total(NamedTuple):
@@ -244,12 +238,12 @@ def planned_encoding(plan: CompressionPlan) -> str:
     if len(targets) < sum(module.new_rank > 0 for module in plan.modules):
         return ""
     encoded = encode_modules(targets, None)
-    return f"by default {encoded.encoding} ({encoded.reason}): {ENCODINGS[encoded.encoding]}"
+    return f"by default {encoded.encoding} ({encoded.reason}): {ENCODINGS[encoded.encoding].meaning}"
 
 
 def encoding_sentence(report: CompressionReport) -> str:
     """How the adapter was written, and why so."""
-    return f"{report.encoding} ({report.encoding_reason}): {ENCODINGS[report.encoding]}"
+    return f"{report.encoding} ({report.encoding_reason}): {ENCODINGS[report.encoding].meaning}"
 
 
 def factors_sentence(report: CompressionReport) -> str:

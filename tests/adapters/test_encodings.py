@@ -9,9 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gradience.compress.encodings import Target, alpha_for, encode_modules
-
-ENCODINGS = ("uniform", "patterns", "padded", "folded")
+from gradience.artifacts.compression import CompressionReport
+from gradience.compress.encodings import ENCODINGS, Target, alpha_for, encode_modules
 
 scales = st.one_of(
     st.sampled_from(
@@ -152,3 +151,7 @@ def test_uniform_with_different_ranks_is_padded_and_says_so():
     made = encode_modules([Target("a", 4, 1.0), Target("b", 2, 1.0)], "uniform")
     assert made.encoding == "padded"
     assert "zeros" in made.reason
+
+
+def test_the_schema_of_the_report_names_every_encoding():
+    assert CompressionReport.model_json_schema()["properties"]["encoding"]["enum"] == list(ENCODINGS)
