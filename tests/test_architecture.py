@@ -203,6 +203,47 @@ def test_a_toy_finding_of_the_audit_is_one_function_and_one_line(
     assert json.loads(capsys.readouterr().out)["findings"][0]["code"] == "crowd"
 
 
+def test_a_toy_measure_is_one_function_one_field_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pydantic.dataclasses import dataclass
+
+    from gradience import audit_adapter
+    from gradience.artifacts.audit import LayerAudit
+    from gradience.artifacts.base import ROW_CONFIG
+    from gradience.audit import measures, module
+    from gradience.cli.demo import example_adapter
+
+    @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+    class WiderRow(LayerAudit):
+        crest: float | None = None
+
+    monkeypatch.setattr(module, "LayerAudit", WiderRow)
+    crest = {"crest": lambda update: float(update.values[0] / update.values.mean())}
+    monkeypatch.setattr(module, "MEASURES", {**measures.MEASURES, **crest})
+    report = audit_adapter(example_adapter())
+    assert all(1 < row.crest <= row.r for row in report.layers if row.status == "ok")
+
+
+def test_a_toy_criterion_is_one_class(tmp_path: Path) -> None:
+    """The plan says what it follows, and what is written has its ranks."""
+    from gradience import audit_adapter, compress_adapter, plan_compression
+    from gradience.cli.demo import example_adapter
+    from gradience.plan.grids import EVERY_RANK
+
+    class ByStableRank:
+        words = "the stable rank of every module"
+
+        def choose(self, report, modules, grid=EVERY_RANK):
+            needed = {row.name: round(row.stable_rank or 1) for row in report.layers}
+            return {module.name: grid.up(needed[module.name], module.rank) for module in modules}
+
+    report = audit_adapter(example_adapter())
+    plan = plan_compression(report, ByStableRank(), allowed_ranks=[1, 2, 4])
+    assert plan.criterion == "the stable rank of every module, ranks from 1, 2, 4"
+    compress_adapter(example_adapter(), plan, tmp_path / "smaller")
+    written = {row.name: row.r for row in audit_adapter(tmp_path / "smaller").layers}
+    assert written == {module.name: module.new_rank for module in plan.modules}
+
+
 class TableEngine:
     """Answers from a table; the base alone says nothing."""
 

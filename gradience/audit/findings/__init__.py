@@ -1,6 +1,7 @@
 """What a person should know about an adapter: rules over measured rows and the config. Pure.
 
-One finding per code and cause, with a count: an adapter of 224 modules must not print 224 lines.
+One finding per code and cause, with a count: an adapter of 224 modules must not print 224 lines. A new rule is a
+function or a `ModuleRule`, and a line in `RULES`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ __all__ = ["RULES", "Facts", "find"]
 
 RULES: tuple[Rule, ...] = (
     numbers.nonfinite,
-    numbers.cancellation,
+    numbers.cancelled,
+    numbers.imprecise,
     meaning.initialisation,
     meaning.variant,
     numbers.untrained,
@@ -29,7 +31,8 @@ RULES: tuple[Rule, ...] = (
     contents.ghosts,
     numbers.shape_ceiling,
     numbers.saturated,
-    numbers.norms,
+    numbers.diverged,
+    numbers.unlike_family,
     numbers.outliers,
     numbers.coarse_storage,
 )

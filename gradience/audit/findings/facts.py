@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from gradience.adapters.config import PeftConfig
@@ -27,6 +28,26 @@ class Facts(NamedTuple):
 
 
 Rule = Callable[[Facts], Iterator[Finding]]
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleRule:
+    """A rule that looks at one module at a time: one finding for all modules to which it applies, with a count.
+
+    message: stands behind `3 of 64 modules`.   of_all: whether it says of how many.
+    """
+
+    code: str
+    severity: Severity
+    applies: Callable[[LayerAudit], bool]
+    message: str
+    hint: str
+    of_all: bool = True
+
+    def __call__(self, facts: Facts) -> Iterator[Finding]:
+        names = [layer.label for layer in facts.layers if self.applies(layer)]
+        total = len(facts.layers) if self.of_all else None
+        return many(self.code, self.severity, names, self.message, self.hint, total)
 
 
 def many(

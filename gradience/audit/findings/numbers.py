@@ -9,7 +9,7 @@ from statistics import median
 
 from gradience.artifacts.audit import LayerAudit
 from gradience.artifacts.finding import Finding
-from gradience.audit.findings.facts import Facts, many
+from gradience.audit.findings.facts import Facts, ModuleRule, many
 
 RANDOM_POSITION = 0.85
 """null_position above which factors look random. Trained adapters of strangers: median 0.02 to 0.2."""
@@ -44,17 +44,17 @@ def nonfinite(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def cancellation(facts: Facts) -> Iterator[Finding]:
-    """Factors that cancel: ‖A‖·‖B‖ is so much larger than ‖BA‖ that their rounding shows."""
-    lost = [layer.label for layer in facts.layers if layer.status == "unsupported"]
-    yield from many(
-        "cancelled",
-        "error",
-        lost,
-        "cannot be measured: A and B cancel, and what is left of B·A is below their rounding",
-        "two opposite adapters concatenated? such a module does nothing measurable",
-        total=len(facts.layers),
-    )
+cancelled = ModuleRule(
+    "cancelled",
+    "error",
+    lambda layer: layer.status == "unsupported",
+    "cannot be measured: A and B cancel, and what is left of B·A is below their rounding",
+    "two opposite adapters concatenated? such a module does nothing measurable",
+)
+
+
+def imprecise(facts: Facts) -> Iterator[Finding]:
+    """Factors that nearly cancel: ‖A‖·‖B‖ is so much larger than ‖BA‖ that their rounding shows."""
     coarse = [layer for layer in facts.layers if COARSE_BOUND < (layer.error_bound or 0.0) < 1]
     worst = max((layer.error_bound or 0.0 for layer in coarse), default=0.0)
     yield from many(
@@ -118,34 +118,40 @@ def random(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def saturated(facts: Facts) -> Iterator[Finding]:
-    names = [
-        layer.label
-        for layer in facts.layers
-        if layer.energy_rank_90 is not None
+def _uses_all(layer: LayerAudit) -> bool:
+    return (
+        layer.energy_rank_90 is not None
         and layer.r >= 2
         and layer.energy_rank_90 >= SATURATED_SHARE * layer.r
         and (layer.null_position is None or layer.null_position < RANDOM_POSITION)
-    ]
-    yield from many(
-        "saturated",
-        "warning",
-        names,
-        "use nearly all of their rank (k@90 near r)",
-        "the rank may be too small for them; a larger probe would tell",
-        total=len(facts.layers),
     )
 
 
-def shape_ceiling(facts: Facts) -> Iterator[Finding]:
-    names = [layer.label for layer in facts.layers if layer.r > min(layer.shape)]
-    yield from many(
-        "rank-above-shape",
-        "warning",
-        names,
-        "with a rank above what their shape can use (min(m, n))",
-        "the surplus is wasted",
-    )
+saturated = ModuleRule(
+    "saturated",
+    "warning",
+    _uses_all,
+    "use nearly all of their rank (k@90 near r)",
+    "the rank may be too small for them; a larger probe would tell",
+)
+
+shape_ceiling = ModuleRule(
+    "rank-above-shape",
+    "warning",
+    lambda layer: layer.r > min(layer.shape),
+    "with a rank above what their shape can use (min(m, n))",
+    "the surplus is wasted",
+    of_all=False,
+)
+
+diverged = ModuleRule(
+    "diverged-norm",
+    "warning",
+    lambda layer: (layer.fro_norm or 0.0) >= DIVERGED_NORM,
+    f"with ‖ΔW‖_F above {DIVERGED_NORM:g}",
+    "larger than a weight matrix itself: did the training diverge?",
+    of_all=False,
+)
 
 
 def _families(layers: Sequence[LayerAudit]) -> dict[str, list[LayerAudit]]:
@@ -156,15 +162,8 @@ def _families(layers: Sequence[LayerAudit]) -> dict[str, list[LayerAudit]]:
     return families
 
 
-def norms(facts: Facts) -> Iterator[Finding]:
-    diverged = [layer.label for layer in facts.layers if (layer.fro_norm or 0.0) >= DIVERGED_NORM]
-    yield from many(
-        "diverged-norm",
-        "warning",
-        diverged,
-        f"with ‖ΔW‖_F above {DIVERGED_NORM:g}",
-        "larger than a weight matrix itself: did the training diverge?",
-    )
+def unlike_family(facts: Facts) -> Iterator[Finding]:
+    """Norms far below those of the same module in other layers, and far above in one direction."""
     weak, spikes = [], []
     for members in _families(facts.layers).values():
         typical = median(layer.fro_norm or 0.0 for layer in members)
