@@ -20,7 +20,7 @@ from runtime_runs import runs_text
 from runtime_table import ran_table, runtime_table
 
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.schema import MODELS, schema_text
+from gradience.cli.schema import ArtifactName, schema_text
 from gradience.runtimes.record import RUNS, parse_runs
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -61,10 +61,10 @@ def documents() -> dict[Path, str]:
             error_table(),
         ),
     }
-    for name, (module, _) in MODELS.items():
+    for name in ArtifactName:
         schema = schema_text(name)
         files[DOCS / "schemas" / f"{name}.schema.json"] = schema
-        files[DOCS / f"{name}_json.md"] = artifact_reference(name, module, json.loads(schema))
+        files[DOCS / f"{name}_json.md"] = artifact_reference(name, name.module, json.loads(schema))
     return files
 
 

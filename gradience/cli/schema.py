@@ -9,37 +9,29 @@ import typer
 
 
 class ArtifactName(StrEnum):
-    """The artifacts that have a schema. A new one is a line here, a line in MODELS, and `make docs`."""
+    """The artifacts that have a schema: name, and where the model lives. A new one is a line here and `make docs`."""
 
-    AUDIT = "audit"
-    COMPRESSION = "compression"
-    COMPRESSION_PLAN = "compression_plan"
-    COMPARISON = "comparison"
-    MONITOR = "monitor"
-    CHECK = "check"
-    BENCH = "bench"
-    BENCH_AGGREGATE = "bench_aggregate"
-    BENCH_PLAN = "bench_plan"
-    BENCH_FORECAST = "bench_forecast"
-    TRAINING = "training"
-    STAGE = "stage"
+    module: str
+    model: str
 
+    def __new__(cls, value: str, module: str, model: str) -> ArtifactName:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.module, member.model = module, model
+        return member
 
-MODELS = {
-    ArtifactName.AUDIT: ("gradience.artifacts.audit", "AuditReport"),
-    ArtifactName.COMPRESSION: ("gradience.artifacts.compression", "CompressionReport"),
-    ArtifactName.COMPRESSION_PLAN: ("gradience.artifacts.compression", "CompressionPlan"),
-    ArtifactName.COMPARISON: ("gradience.artifacts.comparison", "ComparisonReport"),
-    ArtifactName.MONITOR: ("gradience.artifacts.monitor", "MonitorReport"),
-    ArtifactName.CHECK: ("gradience.artifacts.check", "CheckReport"),
-    ArtifactName.BENCH: ("gradience.artifacts.bench", "Bench"),
-    ArtifactName.BENCH_AGGREGATE: ("gradience.artifacts.bench_aggregate", "BenchAggregate"),
-    ArtifactName.BENCH_PLAN: ("gradience.artifacts.bench_plan", "BenchPlan"),
-    ArtifactName.BENCH_FORECAST: ("gradience.artifacts.forecast", "BenchForecast"),
-    ArtifactName.TRAINING: ("gradience.artifacts.training", "TrainingReport"),
-    ArtifactName.STAGE: ("gradience.artifacts.stage", "StageManifest"),
-}
-"""Where the model of each artifact lives; imported when asked for."""
+    AUDIT = "audit", "gradience.artifacts.audit", "AuditReport"
+    COMPRESSION = "compression", "gradience.artifacts.compression", "CompressionReport"
+    COMPRESSION_PLAN = "compression_plan", "gradience.artifacts.compression", "CompressionPlan"
+    COMPARISON = "comparison", "gradience.artifacts.comparison", "ComparisonReport"
+    MONITOR = "monitor", "gradience.artifacts.monitor", "MonitorReport"
+    CHECK = "check", "gradience.artifacts.check", "CheckReport"
+    BENCH = "bench", "gradience.artifacts.bench", "Bench"
+    BENCH_AGGREGATE = "bench_aggregate", "gradience.artifacts.bench_aggregate", "BenchAggregate"
+    BENCH_PLAN = "bench_plan", "gradience.artifacts.bench_plan", "BenchPlan"
+    BENCH_FORECAST = "bench_forecast", "gradience.artifacts.forecast", "BenchForecast"
+    TRAINING = "training", "gradience.artifacts.training", "TrainingReport"
+    STAGE = "stage", "gradience.artifacts.stage", "StageManifest"
 
 
 def schema(artifact: Annotated[ArtifactName, typer.Argument(help="Which artifact.")]) -> None:
@@ -51,11 +43,11 @@ def schema(artifact: Annotated[ArtifactName, typer.Argument(help="Which artifact
 
 
 def schema_text(artifact: ArtifactName) -> str:
-    """The schema as it is printed and committed: indented JSON and a final newline."""
+    """Return the schema as it is printed and committed: indented JSON and a final newline."""
     import json
     from importlib import import_module
 
     from gradience.artifacts.base import json_schema
 
-    module, name = MODELS[artifact]
-    return json.dumps(json_schema(getattr(import_module(module), name)), indent=2, ensure_ascii=False) + "\n"
+    model = getattr(import_module(artifact.module), artifact.model)
+    return json.dumps(json_schema(model), indent=2, ensure_ascii=False) + "\n"
