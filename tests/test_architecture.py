@@ -464,3 +464,51 @@ def test_a_toy_encoding_is_one_function_and_one_line(
     assert json.loads(capsys.readouterr().out)["relative_difference"] < 1e-6
     assert run([*compress, str(tmp_path / "no"), "--encoding", "tripled"]) == 2
     assert "one of uniform, patterns, padded, folded, doubled" in capsys.readouterr().err
+
+
+TOY_VERB = '''
+"""`gradience modules`: how many modules does an adapter have?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gradience.cli.options import AdapterName, Quiet
+from gradience.cli.progress import ProgressBar
+
+
+def modules(
+    folder: Annotated[str, typer.Argument(metavar="ADAPTER")], name: AdapterName = None, quiet: Quiet = False
+) -> int:
+    """Print how many modules an adapter has."""
+    from gradience.audit.adapter import audit_adapter
+
+    with ProgressBar(folder, quiet=quiet) as progress:
+        print(audit_adapter(folder, adapter=name, progress=progress).n_layers)
+    return 8
+'''
+
+
+def test_a_toy_verb_is_one_file_and_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has a line in the help and help of its own, its errors are shown as those of others are, its code counts."""
+    from gradience import cli
+    from gradience.cli import app
+    from gradience.cli.demo import example_adapter
+
+    (tmp_path / "modules.py").write_text(TOY_VERB, encoding="utf-8")
+    monkeypatch.setattr(cli, "__path__", [*cli.__path__, str(tmp_path)])
+    monkeypatch.setattr(app, "VERBS", (*app.VERBS, "modules"))
+    monkeypatch.setattr(app, "app", app.application())
+
+    assert app.run(["--help"]) == 0
+    assert "Print how many modules an adapter has." in capsys.readouterr().out
+    assert app.run(["modules", "--help"]) == 0
+    assert "--adapter NAME" in capsys.readouterr().out
+    assert app.run(["modules", str(example_adapter())]) == 8
+    assert int(capsys.readouterr().out) > 0
+    assert app.run(["modules", "absent"]) == 3
+    assert "error: absent: no such file or folder" in capsys.readouterr().err

@@ -7,25 +7,20 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from gradience.cli.audit import audit
-from gradience.cli.bench import bench
-from gradience.cli.check import check
-from gradience.cli.compare import compare
-from gradience.cli.compress import compress
 from gradience.cli.console import show_error
-from gradience.cli.demo import demo
-from gradience.cli.env import env
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.monitor import monitor
 from gradience.cli.predecessor import VERBS_INSTEAD, instead_of
-from gradience.cli.schema import schema
 from gradience.errors import GradienceError, UsageError
+
+VERBS = ("audit", "compress", "compare", "bench", "monitor", "check", "demo", "schema", "env")
+"""In the order of `gradience --help`: each is a file here, and in it a function (or a typer.Typer) of that name."""
 
 
 class PipeClosed(Exception):
@@ -63,26 +58,6 @@ class Verbs(TyperGroup):
         return result
 
 
-app = typer.Typer(
-    name="gradience",
-    cls=Verbs,
-    rich_markup_mode=None,  # plain help: readable everywhere, and rich is not imported for it
-    pretty_exceptions_enable=False,  # a bug shows its ordinary traceback
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-# One line a verb, in the order of `gradience --help`.
-app.command()(audit)
-app.command()(compress)
-app.command()(compare)
-app.add_typer(bench)
-app.command()(monitor)
-app.command()(check)
-app.command()(demo)
-app.command()(schema)
-app.command()(env)
-
-
 def show_version(wanted: bool) -> None:
     if wanted:
         from gradience import __version__
@@ -91,7 +66,6 @@ def show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
     version: Annotated[
@@ -106,6 +80,28 @@ def root(
     if context.invoked_subcommand is None:
         print(context.get_help(), file=sys.stderr)
         raise typer.Exit(ExitCode.USAGE)
+
+
+def application() -> typer.Typer:
+    """Return the root command with every verb of VERBS."""
+    root_app = typer.Typer(
+        name="gradience",
+        cls=Verbs,
+        rich_markup_mode=None,  # plain help: readable everywhere, and rich is not imported for it
+        pretty_exceptions_enable=False,  # a bug shows its ordinary traceback
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    root_app.callback(invoke_without_command=True)(root)
+    for name in VERBS:
+        verb = getattr(import_module(f"gradience.cli.{name}"), name)
+        if isinstance(verb, typer.Typer):
+            root_app.add_typer(verb)
+        else:
+            root_app.command()(verb)
+    return root_app
+
+
+app = application()
 
 
 def run(arguments: list[str] | None = None) -> int:
