@@ -279,6 +279,7 @@ def _share(some: Sequence[_Measured], kept: Sequence[_Measured], room: int, gap:
 
 def _grid(columns: Sequence[_Measured], gap: int) -> RenderableType:
     from rich import table
+    from rich.text import Text
 
     grid = table.Table.grid(padding=(0, gap, 0, 0))
     for column in columns:
@@ -288,8 +289,12 @@ def _grid(columns: Sequence[_Measured], gap: int) -> RenderableType:
             no_wrap=not column.column.wrap,
             overflow="fold",
         )
-    for row in zip(*(column.cells for column in columns), strict=True):
-        grid.add_row(*map(_styled, row))
+    styled = [list(map(_styled, column.cells)) for column in columns]
+    if any(column.column.wrap for column in columns):
+        for row in zip(*styled, strict=True):
+            grid.add_row(*row)
+    else:  # a line per cell: whole columns at once, in half the time where there are thousands
+        grid.add_row(*map(Text("\n").join, styled))
     return grid
 
 
