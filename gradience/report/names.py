@@ -135,7 +135,7 @@ def fit_names(names: Sequence[str], width: int) -> list[str]:
     different = len(set(names))
     signs = zip(*(name for name in names if cells(name) > width), strict=False)
     shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, signs))
-    heads = [head for head in KEPT_IN_FRONT if head < width - 2]
+    heads = [head for head in KEPT_IN_FRONT if head < width - 1]
     for skip, head in [(0, 0), *product((0, shared), heads)]:
         shown = [_cut(name, width, skip, head) for name in names]
         if len(set(shown)) == different:
