@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -13,9 +13,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class Settings(BaseModel):
     """A section of a config: frozen, no unknown keys."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class ModelSettings(Settings):
@@ -26,9 +24,7 @@ class ModelSettings(Settings):
     type: Literal["seqcls", "causal_lm"] = "seqcls"
     revision: str | None = None
     """A commit of the hub's repository."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", validation_alias=AliasChoices("dtype", "torch_dtype")
-    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the frozen weights. LoRA factors are trained in float32. `auto` is what the checkpoint says."""
     quantization: Literal["nf4"] | None = None
     """`nf4`: the base in 4 bits through bitsandbytes (QLoRA)."""

@@ -1,13 +1,10 @@
-"""What a run is told about the adapter and its training: typed, strict, in the words that users know.
-
-The names of the public predecessor's configs and of transformers 4 are accepted where they mean the same.
-"""
+"""What a run is told about the adapter and its training: typed, strict, in the words that users know."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import Field, model_validator
 
 from gradience.models.settings import Positive, Settings, Share
 
@@ -38,10 +35,8 @@ class TrainSettings(Settings):
     """The recipe. Either `max_steps` or `epochs`."""
 
     max_steps: Positive | None = None
-    epochs: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, validation_alias=AliasChoices("epochs", "num_train_epochs")
-    )
-    lr: Annotated[float, Field(gt=0)] = Field(validation_alias=AliasChoices("lr", "learning_rate"))
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    lr: Annotated[float, Field(gt=0)]
     lr_scheduler_type: str = "linear"
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
     warmup_ratio: Share | None = None
@@ -61,16 +56,6 @@ class TrainSettings(Settings):
     """Checkpoints, to resume from; removed when the training is done. By default none."""
     train_samples: Positive | None = None
     """The first so many of the train examples; their order is as good as random. By default all."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_name_each(cls, data: Any) -> Any:
-        for pair in (("lr", "learning_rate"), ("epochs", "num_train_epochs")):
-            if isinstance(data, dict) and all(name in data for name in pair):
-                raise ValueError(
-                    f"`{pair[0]}` and `{pair[1]}` are two names of one setting: give one of them"
-                )
-        return data
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainSettings:

@@ -329,11 +329,11 @@ def test_nothing_fits(causal: ModelSettings, tmp_path: Path) -> None:
         ({"max_steps": None}, "either `max_steps` or `epochs`"),
         ({"epochs": 1}, "either `max_steps` or `epochs`"),
         ({"warmup_steps": 3, "warmup_ratio": 0.1}, "either `warmup_steps` or `warmup_ratio`"),
-        ({"learning_rate": 1e-3}, "two names of one setting"),
+        ({"learning_rate": 1e-3}, "Extra inputs"),
         ({"lr": 0}, "greater than 0"),
         ({"lrr": 1}, "Extra inputs"),
     ],
-    ids=["no length", "two lengths", "two warm-ups", "two rates", "no rate", "unknown key"],
+    ids=["no length", "two lengths", "two warm-ups", "a name of transformers", "no rate", "unknown key"],
 )
 def test_recipes_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
