@@ -25,15 +25,14 @@ from gradience.bench.plan.preregister import bench_plan, plan_digest
 from gradience.bench.plan.variants import PlannedVariant, plan_variants
 from gradience.bench.verdict.policy import gate_passed
 from gradience.bench.verdict.results import (
+    all_unmeasured,
     best_of,
-    failed,
+    gate_sentence,
     measured,
     repeated,
-    skipped,
     status_of,
     summary,
-    undertrained,
-    without_probe,
+    unmeasured,
 )
 
 MISTRAL = {
@@ -141,18 +140,18 @@ def bench(
     )
     variants: Any = []
     if probe is None:
-        variants = without_probe(asked, probe_error)
+        variants = all_unmeasured(asked, "ERROR", f"there is no probe: {probe_error}")
     elif not probe.gate.passed:
-        variants = undertrained(asked, probe)
+        variants = all_unmeasured(asked, "UNDERTRAINED", gate_sentence(probe))
     else:
         for planned in plan_variants(REPORT, asked, seed):
             change = (changes or {}).get(planned.name, (0, 0))
             if planned.skipped:
-                variants.append(skipped(planned))
+                variants.append(unmeasured(planned, "SKIPPED", planned.skipped))
             elif planned.same_as:
                 variants.append(repeated(planned, variants))
             elif isinstance(change, str):
-                variants.append(failed(planned, change))
+                variants.append(unmeasured(planned, "ERROR", change))
             else:
                 counted = pairs(n, correct, *change)
                 close = Closeness(kl_mean=0.0123, kl_standard_error=0.0011, flips=31)

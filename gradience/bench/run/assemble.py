@@ -73,11 +73,13 @@ def _variants(
     facts: SeedFacts, task: Task, probe: Probe | None, training: TrainingReport | None
 ) -> results.Results:
     if facts.error:
-        return results.without_probe(facts.config, facts.error)
+        return results.all_unmeasured(facts.config, "ERROR", f"there is no probe: {facts.error}")
     if probe is None:
-        return results.diverged(facts.config, training.steps if training else 0)
+        step = training.steps if training else 0
+        why = f"the probe's training diverged at step {step}: its loss was no number"
+        return results.all_unmeasured(facts.config, "UNDERTRAINED", why)
     if not facts.gate_passed:
-        return results.undertrained(facts.config, probe)
+        return results.all_unmeasured(facts.config, "UNDERTRAINED", results.gate_sentence(probe))
     variants: list[VariantResult] = []
     for outcome in facts.outcomes:
         variants.append(_variant(outcome, variants, facts, task))
@@ -91,9 +93,9 @@ def _variant(
     if planned.same_as not in (None, PROBE):
         return results.repeated(planned, before)
     if planned.skipped:
-        return results.skipped(planned)
+        return results.unmeasured(planned, "SKIPPED", planned.skipped)
     if outcome.error:
-        return results.failed(planned, outcome.error)
+        return results.unmeasured(planned, "ERROR", outcome.error)
     assert outcome.answers is not None
     assert facts.probe is not None
     assert facts.probe.answers is not None

@@ -12,6 +12,8 @@ from gradience.artifacts.stage import StageManifest
 from gradience.artifacts.training import TrainingReport
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PlannedVariant
+from gradience.bench.run.stages import MANIFEST, REMOVABLE
+from gradience.training.resume import ADAPTER
 
 ANSWERS, SCORES = "answers.records.jsonl", "scores.records.jsonl"
 """Files in the folder of an evaluation."""
@@ -45,6 +47,15 @@ class Outcome:
     manifests: list[StageManifest] = field(default_factory=list)
     error: str = ""
     """The last line of the traceback of what stopped it."""
+
+    def add_adapter(self, stage: Path, **facts: Any) -> None:
+        """Add the adapter that the stage in this folder has made. facts: the other fields of StoredAdapter."""
+        manifest = StageManifest.read(stage / MANIFEST)
+        weights = manifest.files[f"{ADAPTER}/{REMOVABLE}"]
+        self.manifests.append(manifest)
+        self.adapter = StoredAdapter(
+            self.planned.name, stage / ADAPTER, weights.sha256, weights.bytes, **facts
+        )
 
 
 @dataclass(slots=True)

@@ -28,7 +28,7 @@ from gradience.bench.arms.arm import Derived, Source, Trained
 from gradience.bench.arms.retrain import RETRAIN
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PROBE, PlannedVariant, plan_variants
-from gradience.bench.run.facts import ANSWERS, SCORES, Outcome, SeedFacts, StoredAdapter
+from gradience.bench.run.facts import ANSWERS, SCORES, Outcome, SeedFacts
 from gradience.bench.run.numerics import MadeElsewhere, refuse_mixture
 from gradience.bench.run.stages import MANIFEST, Stages
 from gradience.bench.run.watcher import Watcher
@@ -47,7 +47,7 @@ from gradience.training.trainer import train
 logger = logging.getLogger("gradience.bench")
 
 AUDIT = "audit.json"
-WEIGHTS, SIZES = f"{ADAPTER}/adapter_model.safetensors", "parameters.json"
+SIZES = "parameters.json"
 
 
 class SeedRun:
@@ -201,11 +201,8 @@ class SeedRun:
             write_whole(folder / SIZES, [json.dumps(parameters_of(target)).encode()])
 
         folder = self._stage(f"{planned.name}/adapter", depends, make, resumable=False)
-        manifest = StageManifest.read(folder / MANIFEST)
-        weights = manifest.files[WEIGHTS]
-        sizes = json.loads((folder / SIZES).read_bytes())
-        outcome.adapter = StoredAdapter(planned.name, folder / ADAPTER, weights.sha256, weights.bytes, *sizes)
-        outcome.manifests.append(manifest)
+        lora_params, other_params = json.loads((folder / SIZES).read_bytes())
+        outcome.add_adapter(folder, lora_params=lora_params, other_params=other_params)
 
     # ------------------------------------------------------------ training and evaluating
 
@@ -226,14 +223,9 @@ class SeedRun:
                 train(self.task, **arguments, on_step=self.watcher.step)
 
         folder = self._stage(f"{name}/train", depends, make)
-        report, manifest = TrainingReport.read(folder / REPORT), StageManifest.read(folder / MANIFEST)
-        outcome.manifests.append(manifest)
-        weights = manifest.files[WEIGHTS]
-        outcome.adapter = StoredAdapter(
-            name,
-            folder / ADAPTER,
-            weights.sha256,
-            weights.bytes,
+        report = TrainingReport.read(folder / REPORT)
+        outcome.add_adapter(
+            folder,
             lora_params=0 if head_only else report.lora_params,
             other_params=report.other_params,
             lora=not head_only,

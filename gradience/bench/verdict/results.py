@@ -66,14 +66,14 @@ def measured(
     )
 
 
-def failed(planned: PlannedVariant, error: str) -> VariantResult:
-    """Return the result of a variant that could not be made or evaluated."""
-    return _described(planned, "ERROR", (error,))
+def unmeasured(planned: PlannedVariant, status: Status, why: str) -> VariantResult:
+    """Return the result of a variant without counts: it was not made, or could not be made or evaluated."""
+    return _described(planned, status, (why,))
 
 
-def skipped(planned: PlannedVariant) -> VariantResult:
-    """Return the result of a variant that is not made, for the reason in its plan."""
-    return _described(planned, "SKIPPED", (planned.skipped,))
+def all_unmeasured(config: BenchConfig, status: Status, why: str) -> Results:
+    """Return all variants of a run that has no probe to compare them with."""
+    return tuple(unmeasured(planned, status, why) for planned in asked_for(config.compression))
 
 
 def repeated(planned: PlannedVariant, results: Iterable[VariantResult]) -> VariantResult:
@@ -82,23 +82,6 @@ def repeated(planned: PlannedVariant, results: Iterable[VariantResult]) -> Varia
     reasons = (f"the same adapter as {first.name}", *first.reasons)
     same = {"name": planned.name, "arm": planned.arm, "same_as": first.name, "evidence": planned.evidence}
     return first.model_copy(update=same | {"reasons": reasons})
-
-
-def undertrained(config: BenchConfig, probe: Probe) -> Results:
-    """Return all variants of a run whose probe did not reach its gate: nothing is made, and nothing concluded."""
-    return _without(config, "UNDERTRAINED", gate_sentence(probe))
-
-
-def diverged(config: BenchConfig, step: int) -> Results:
-    """Return all variants of a run whose probe's loss became NaN or infinite: there was nothing to evaluate."""
-    return _without(
-        config, "UNDERTRAINED", f"the probe's training diverged at step {step}: its loss was no number"
-    )
-
-
-def without_probe(config: BenchConfig, error: str) -> Results:
-    """Return all variants of a run whose probe ended in an error."""
-    return _without(config, "ERROR", f"there is no probe: {error}")
 
 
 def gate_sentence(probe: Probe) -> str:
@@ -160,7 +143,3 @@ def _described(
         reduction=planned.reduction if ranks else None,
         **outcome,
     )
-
-
-def _without(config: BenchConfig, status: Status, why: str) -> Results:
-    return tuple(_described(planned, status, (why,)) for planned in asked_for(config.compression))
