@@ -173,21 +173,20 @@ def _rank_use(facts: RunFacts) -> RankUse | None:
         settled_since=settled_since(facts.recent),
         points=tuple(RankUsePoint(step=point.step, **_use(point.summary)) for point in points),
         families={
-            name: FamilyUse(modules=int(_count(values)), **_use(values))
+            name: FamilyUse(modules=int(_number(values, "modules") or 0), **_use(values))
             for name, values in facts.families.items()
             if isinstance(values, Mapping)
         },
     )
 
 
-def _count(values: Mapping[str, Json]) -> float:
-    value = values.get("modules")
-    return value if isinstance(value, (int, float)) else 0
+def _number(values: Mapping[str, float] | Mapping[str, Json], key: str) -> float | None:
+    value = values.get(key)
+    return float(value) if isinstance(value, (int, float)) else None
 
 
 def _use(values: Mapping[str, float] | Mapping[str, Json]) -> dict[str, float | None]:
-    use = {key: values.get(key) for key in USE_KEYS}
-    return {key: float(value) if isinstance(value, (int, float)) else None for key, value in use.items()}
+    return {key: _number(values, key) for key in USE_KEYS}
 
 
 def _audit(record: Record) -> dict[str, int | float | str | None]:

@@ -49,6 +49,14 @@ class Split:
     """The one with the highest reward, where rewards are evaluated."""
     count: int = 0
 
+    def drop_after(self, step: int) -> None:
+        """Forget what came after `step`."""
+        self.losses.drop_after(step)
+        for name in ("last", "best", "most_rewarded"):
+            evaluation = getattr(self, name)
+            if evaluation is not None and evaluation.step > step:
+                setattr(self, name, None)
+
 
 @dataclass(slots=True)
 class RunFacts:
@@ -137,13 +145,7 @@ class RunFacts:
         self.recent.clear()
         self.last_step = step
         for split in self.splits.values():
-            split.losses.drop_after(step)
-            if split.last is not None and split.last.step > step:
-                split.last = None
-            if split.best is not None and split.best.step > step:
-                split.best = None
-            if split.most_rewarded is not None and split.most_rewarded.step > step:
-                split.most_rewarded = None
+            split.drop_after(step)
 
     def _train_step(self, record: Record) -> None:
         step = record.step if record.step is not None else self.records

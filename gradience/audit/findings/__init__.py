@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from gradience.artifacts.finding import SEVERITIES, Finding
 from gradience.audit.findings import contents, meaning, numbers
-from gradience.audit.findings.facts import Facts, Rule
+from gradience.audit.findings.facts import Facts, FindingRule
 
 __all__ = ["RULES", "Facts", "find"]
 
-RULES: tuple[Rule, ...] = (
+RULES: tuple[FindingRule, ...] = (
     numbers.nonfinite,
     numbers.cancelled,
     numbers.imprecise,

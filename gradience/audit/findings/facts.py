@@ -27,7 +27,7 @@ class Facts(NamedTuple):
     """Tensors of the adapter under names that PEFT does not look for."""
 
 
-Rule = Callable[[Facts], Iterator[Finding]]
+FindingRule = Callable[[Facts], Iterator[Finding]]
 
 
 @dataclass(frozen=True, slots=True)
