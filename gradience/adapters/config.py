@@ -14,6 +14,7 @@ from typing import Any
 
 from gradience.adapters import strict_json
 from gradience.adapters.files import read_small, refuse_disguise
+from gradience.adapters.foreign import MLX_HINT, refuse_method
 from gradience.adapters.patterns import PatternTable, SavedNames
 from gradience.errors import InputError
 from gradience.ranks import scale_of
@@ -31,19 +32,6 @@ HEADS_OF_TASK: Mapping[str, tuple[str, ...]] = {
     "QUESTION_ANS": ("qa_outputs",),
 }
 """Task -> what PEFT adds to modules_to_save without being asked (0.21, peft_model.py); a model has one of them."""
-
-OTHER_METHODS: Mapping[str, str] = {
-    "ADALORA": "AdaLoRA: the update is B·diag(E)·A with pruned directions, not s·B·A",
-    "LOHA": "LoHa: the update is a Hadamard product of two low-rank products",
-    "LOKR": "LoKr: the update is a Kronecker product",
-    "IA3": "IA3: learned rescalings, there is no low-rank update",
-    "VERA": "VeRA: shared random factors with learned vectors",
-    "OFT": "OFT: an orthogonal transform of the weights",
-    "BOFT": "BOFT: an orthogonal transform of the weights",
-    "PROMPT_TUNING": "prompt tuning: there are no weight updates",
-    "P_TUNING": "p-tuning: there are no weight updates",
-    "PREFIX_TUNING": "prefix tuning: there are no weight updates",
-}
 
 
 @dataclass(frozen=True)
@@ -135,12 +123,7 @@ def read_config(path: Path, *, root: Path | None = None) -> PeftConfig:
     reader = _Fields(path, fields)
     peft_type = reader.text("peft_type")
     if peft_type is not None and peft_type.upper() != "LORA":
-        what = OTHER_METHODS.get(peft_type.upper(), f"the PEFT method {peft_type!r}")
-        raise InputError(
-            f"{path}: {what}",
-            code="other-method",
-            hint="only LoRA has the spectrum that is audited here, and saving it otherwise does not make it one",
-        )
+        raise refuse_method(path, peft_type)
     if peft_type is None and not {"r", "lora_alpha"} & fields.keys():
         raise InputError(
             f"{path}: not a config of PEFT: it has neither peft_type nor r and lora_alpha (it begins {_shown(fields)})",
@@ -174,7 +157,7 @@ def _refuse_other_tools(path: Path, fields: Mapping[str, Any]) -> None:
         raise InputError(
             f"{path}: an MLX-LM adapter (fine_tune_type, lora_parameters), not a PEFT one",
             code="mlx-adapter",
-            hint="MLX adapters are not read yet: convert it to PEFT format, or audit the PEFT original",
+            hint=MLX_HINT,
         )
     if "config" in fields and "model_class" in fields and "peft_type" not in fields:
         raise InputError(

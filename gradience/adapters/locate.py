@@ -9,12 +9,10 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import NamedTuple
 
 from gradience.adapters import strict_json
 from gradience.adapters.config import read_config
 from gradience.adapters.files import (
-    GGUF_HINT,
     PICKLE_HINT,
     cannot_open,
     open_regular,
@@ -23,6 +21,7 @@ from gradience.adapters.files import (
     refuse_disguise,
     refuse_placeholder,
 )
+from gradience.adapters.foreign import FOLDERS, MLX_HINT
 from gradience.errors import InputError
 from gradience.words import listed
 
@@ -31,48 +30,6 @@ INDEX = "adapter_model.safetensors.index.json"
 CONFIG = "adapter_config.json"
 PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
 MAX_INDEX_BYTES = 64 * 2**20
-MLX_HINT = "MLX adapters are not read yet: convert it to PEFT format, or audit the PEFT original"
-DIFFUSERS_HINT = (
-    "diffusers' own format is not read yet; a LoRA trained with PEFT is read as save_pretrained() wrote it"
-)
-
-
-class Foreign(NamedTuple):
-    """What another tool or a whole model leaves in a folder, where no adapter of PEFT lies.
-
-    patterns: names of its files, the first that matches is shown in `what`.
-    without_config: only where no adapter_config.json lies beside them.
-    """
-
-    patterns: tuple[str, ...]
-    code: str
-    what: str
-    hint: str
-    without_config: bool = False
-
-
-FOREIGN = (
-    Foreign(
-        ("adapters.safetensors", "adapters.npz"),
-        "mlx-adapter",
-        "an MLX-LM adapter ({}), not a PEFT one",
-        MLX_HINT,
-    ),
-    Foreign(("*.gguf",), "wrong-format", "holds GGUF files, no PEFT adapter", GGUF_HINT),
-    Foreign(
-        ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin"),
-        "diffusers-adapter",
-        "a diffusers LoRA (pytorch_lora_weights), not a PEFT folder",
-        DIFFUSERS_HINT,
-    ),
-    Foreign(
-        ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
-        "full-model",
-        "a full model ({}), not a LoRA adapter",
-        f"an adapter folder holds {CONFIG} and {WEIGHTS}",
-        without_config=True,
-    ),
-)
 LISTED = 8
 """Names shown in a message before it says how many more there are."""
 
@@ -232,7 +189,7 @@ def _something_else(folder: Path) -> InputError:
     for pickle in PICKLES:
         if pickle in names:
             return _pickle(folder / pickle)
-    for kind in FOREIGN:
+    for kind in FOLDERS:
         name = next((name for pattern in kind.patterns for name in fnmatch.filter(names, pattern)), None)
         if name and not (kind.without_config and CONFIG in names):
             return InputError(f"{folder}: {kind.what.format(name)}", code=kind.code, hint=kind.hint)

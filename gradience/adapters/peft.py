@@ -17,7 +17,8 @@ from pathlib import Path
 from gradience.adapters.adapter import Adapter, Factor, LoraPair
 from gradience.adapters.config import PeftConfig, read_config
 from gradience.adapters.experts import wrapped_parameter
-from gradience.adapters.inventory import GHOST_REASON, Note, describe_other, no_factors, refuse_foreign
+from gradience.adapters.foreign import no_factors, refuse_foreign
+from gradience.adapters.inventory import GHOST_REASON, Note, describe_other
 from gradience.adapters.keys import Ghost, Key, Kind, choose_adapter, config_name, parse_key
 from gradience.adapters.locate import Location, locate
 from gradience.adapters.tensors import TensorEntry, TensorFile

@@ -87,9 +87,14 @@ def loha_config(folder):
     return setting(folder, peft_type="LOHA")
 
 
-@refused(CONFIG, "the PEFT method 'UNILORA'", hint="only LoRA has")
+@refused(CONFIG, "UniLoRA (one shared vector)", hint="only LoRA has")
 def unilora_config(folder):
     return setting(folder, peft_type="UNILORA")
+
+
+@refused(CONFIG, "the PEFT method 'NEWLORA'", hint="only LoRA has")
+def method_of_a_later_peft(folder):
+    return setting(folder, peft_type="NEWLORA")
 
 
 # ---------------------------------------------------------------- no strict JSON

@@ -1,0 +1,235 @@
+"""What is not read, and what to do about it: other methods than LoRA, other tools' formats, whole models.
+
+A format that is read one day moves from here to `formats.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from gradience.adapters.files import GGUF_HINT
+from gradience.adapters.tensors import TensorEntry
+from gradience.errors import InputError
+
+LORA_HINT = "only LoRA has the spectrum that is audited here, and saving it otherwise does not make it one"
+CONVERT_HINT = "this format is not read yet: convert it to PEFT format first"
+MLX_HINT = "MLX adapters are not read yet: convert it to PEFT format, or audit the PEFT original"
+DIFFUSERS_HINT = (
+    "diffusers' own format is not read yet; a LoRA trained with PEFT is read as save_pretrained() wrote it"
+)
+
+
+class Method(NamedTuple):
+    """A method of PEFT or LyCORIS that is not LoRA.
+
+    peft_type: in adapter_config.json.   prefix: how a part of its tensors' names begins.
+    """
+
+    peft_type: str | None
+    prefix: str | None
+    what: str
+
+
+METHODS = (
+    Method("ADALORA", None, "AdaLoRA (B·diag(E)·A with pruned directions, not s·B·A)"),
+    Method("LOHA", "hada_", "LoHa (a Hadamard product of two low-rank products)"),
+    Method("LOKR", "lokr_", "LoKr (a Kronecker product)"),
+    Method("IA3", "ia3_", "IA3 (learned rescalings)"),
+    Method("VERA", "vera_", "VeRA (shared random factors and learned vectors)"),
+    Method("BOFT", "boft_", "BOFT (an orthogonal transform)"),
+    Method("OFT", "oft_", "OFT (an orthogonal transform)"),
+    Method("HRA", "hra_", "HRA (Householder reflections)"),
+    Method("FOURIERFT", "fourierft_", "FourierFT (a sparse spectrum)"),
+    Method("WAVEFT", "waveft_", "WaveFT (sparse wavelets)"),
+    Method("VBLORA", "vblora_", "VB-LoRA (a bank of shared vectors)"),
+    Method("UNILORA", "unilora_", "UniLoRA (one shared vector)"),
+    Method("RANDLORA", "randlora_", "RandLora (sums of random bases)"),
+    Method("DELORA", "delora_", "DeLoRA (normalised directions)"),
+    Method("GRALORA", "gralora_", "GraLoRA (a grid of small LoRAs)"),
+    Method("POLY", "poly_lora", "Poly (a routed mixture of LoRAs)"),
+    Method("SHIRA", "shira_", "SHiRA (sparse values)"),
+    Method("ROAD", "road_", "RoAd (rotations)"),
+    Method("MISS", "miss_", "MiSS (shared shards)"),
+    Method("BONE", "bone_", "Bone (shared blocks)"),
+    Method("C3A", "c3a_", "C3A (circulant matrices)"),
+    Method("LN_TUNING", "ln_tuning_", "LayerNorm tuning"),
+    Method("PROMPT_TUNING", "prompt_embeddings", "prompt tuning (no weight updates)"),
+    Method("P_TUNING", None, "p-tuning (no weight updates)"),
+    Method("PREFIX_TUNING", None, "prefix tuning (no weight updates)"),
+    Method("ADAPTION_PROMPT", "adaption_prompt", "an adaption prompt (no weight updates)"),
+)
+
+
+def refuse_method(path: Path, peft_type: str) -> InputError:
+    """The error for a config of another method than LoRA."""
+    named = (method.what for method in METHODS if method.peft_type == peft_type.upper())
+    what = next(named, f"the PEFT method {peft_type!r}")
+    return InputError(f"{path}: {what}", code="other-method", hint=LORA_HINT)
+
+
+class Tool(NamedTuple):
+    """Another tool's adapter, known by the names of its tensors."""
+
+    key: re.Pattern[str]
+    code: str
+    what: str
+    hint: str
+
+
+TOOLS = (
+    Tool(
+        re.compile(r"(^|\.)lora_(down|up)(\.|$)"),
+        "kohya-adapter",
+        "a kohya LoRA (lora_down, lora_up), not a PEFT adapter",
+        CONVERT_HINT,
+    ),
+    Tool(
+        re.compile(r"(^|\.)lora\.(.*\.)?(down|up)(\.|$)"),
+        "diffusers-adapter",
+        "an old diffusers LoRA (lora.down, lora.up), not a PEFT adapter",
+        DIFFUSERS_HINT,
+    ),
+    Tool(
+        re.compile(r"(^|\.)linear_(in|out)(\.|$)"),
+        "megatron-adapter",
+        "a Megatron-Bridge or NeMo adapter (linear_in, linear_out)",
+        "export it to Hugging Face PEFT format with the bridge first",
+    ),
+    Tool(
+        re.compile(r"\.lora_[ab]\.weight$"),
+        "torchtune-adapter",
+        "a torchtune adapter (lora_a.weight, lora_b.weight), not a PEFT one",
+        CONVERT_HINT,
+    ),
+    Tool(
+        re.compile(r"(^|\.)lora_[ab](\.|$)"),
+        "mlx-adapter",
+        "an MLX-LM adapter (lora_a, lora_b), not a PEFT one",
+        CONVERT_HINT,
+    ),
+)
+DIFFUSERS_PARTS = ("to_q_lora", "to_k_lora", "to_v_lora", "to_out_lora", "lora_linear_layer")
+
+
+class Folder(NamedTuple):
+    """What another tool or a whole model leaves in a folder, where no adapter of PEFT lies.
+
+    patterns: names of its files, the first that matches is shown in `what`.
+    without_config: only where no adapter_config.json lies beside them.
+    """
+
+    patterns: tuple[str, ...]
+    code: str
+    what: str
+    hint: str
+    without_config: bool = False
+
+
+FOLDERS = (
+    Folder(
+        ("adapters.safetensors", "adapters.npz"),
+        "mlx-adapter",
+        "an MLX-LM adapter ({}), not a PEFT one",
+        MLX_HINT,
+    ),
+    Folder(("*.gguf",), "wrong-format", "holds GGUF files, no PEFT adapter", GGUF_HINT),
+    Folder(
+        ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin"),
+        "diffusers-adapter",
+        "a diffusers LoRA (pytorch_lora_weights), not a PEFT folder",
+        DIFFUSERS_HINT,
+    ),
+    Folder(
+        ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
+        "full-model",
+        "a full model ({}), not a LoRA adapter",
+        "an adapter folder holds adapter_config.json and adapter_model.safetensors",
+        without_config=True,
+    ),
+)
+
+
+def refuse_foreign(
+    path: Path, entries: Mapping[str, TensorEntry], metadata: Mapping[str, str], *, has_config: bool
+) -> None:
+    """Raise InputError when no tensor is a PEFT LoRA factor, naming what the file holds instead.
+
+    Codes: other-method, kohya-adapter, megatron-adapter, mlx-adapter, torchtune-adapter, diffusers-adapter,
+    full-model, no-lora-tensors, empty-adapter.
+    """
+    if not entries:
+        raise InputError(
+            f"{path}: the file holds no tensors at all",
+            code="empty-adapter",
+            hint="saved under DeepSpeed ZeRO-3 or FSDP without gathering the weights? gather them and save again",
+        )
+    parts = {part for name in entries for part in name.split(".")}
+    if "lora_E" in parts:  # beside lora_A and lora_B
+        raise InputError(
+            f"{path}: AdaLoRA tensors (lora_E): the update is B·diag(E)·A",
+            code="other-method",
+            hint=LORA_HINT,
+        )
+    if _from_diffusers(entries, parts, metadata, has_config=has_config):
+        raise InputError(
+            f"{path}: a diffusers LoRA (keys like {_shown(next(iter(entries)))}), not a PEFT adapter",
+            code="diffusers-adapter",
+            hint=DIFFUSERS_HINT,
+        )
+    if parts.intersection(("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")):
+        return
+    for method in METHODS:
+        if method.prefix and any(part.startswith(method.prefix) for part in parts):
+            raise InputError(
+                f"{path}: tensors of {method.what}: {method.prefix}…", code="other-method", hint=LORA_HINT
+            )
+    for tool in TOOLS:
+        if any(tool.key.search(name) for name in entries):
+            raise InputError(f"{path}: {tool.what}", code=tool.code, hint=tool.hint)
+    raise _not_lora(path, entries, has_config=has_config)
+
+
+def _from_diffusers(
+    names: Iterable[str], parts: set[str], metadata: Mapping[str, str], *, has_config: bool
+) -> bool:
+    """Keys of today's diffusers, of its attention processors (`to_q_lora`), or its config in the header."""
+    if "lora_adapter_metadata" in metadata or parts.intersection(DIFFUSERS_PARTS):
+        return True
+    if has_config:
+        return False
+    # GPT-2, Falcon and others also have `transformer.` at the top; only diffusers goes on like this.
+    blocks = ("transformer_blocks", "single_transformer_blocks")
+    return any(
+        name.startswith(("unet.", "text_encoder.", "text_encoder_2."))
+        or (name.startswith("transformer.") and name.split(".")[1] in blocks)
+        for name in names
+    )
+
+
+def _not_lora(path: Path, entries: Mapping[str, TensorEntry], *, has_config: bool) -> InputError:
+    matrices = any(len(entry.shape) >= 2 for entry in entries.values())
+    if matrices and not has_config and any(name.endswith(".weight") for name in entries):
+        return InputError(
+            f"{path}: {len(entries)} tensors and no LoRA factor among them: a full model?",
+            code="full-model",
+            hint="point at the adapter's folder (adapter_config.json and adapter_model.safetensors)",
+        )
+    return no_factors(path, entries)
+
+
+def no_factors(path: Path, entries: Mapping[str, TensorEntry]) -> InputError:
+    """The error for a file in which there is no LoRA factor to measure."""
+    scalars = sum(entry.params <= 1 for entry in entries.values())
+    numbers = f", {scalars} of them single numbers" if scalars else ""
+    return InputError(
+        f"{path}: no LoRA factors among its {len(entries)} tensors{numbers} (the first is {_shown(min(entries))})",
+        code="no-lora-tensors",
+        hint="a home-made format, or a save that lost the weights: PEFT writes keys that end in lora_A.weight",
+    )
+
+
+def _shown(name: str) -> str:
+    return repr(name[:80])
