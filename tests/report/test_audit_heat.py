@@ -20,13 +20,13 @@ def one(name, k, *, r=8, index=0, layer="model.layers", **more):
     """A module whose k@90 is exactly k: k equal singular values."""
     sigma = power_law(r, 0.0)
     sigma[k:] = 0.0
-    found = row(name, sigma, r=r, shape=(32, 16), layer=f"{layer}.{index}", index=index, **more)
-    assert found.energy_rank_90 == k
-    return found
+    module = row(name, sigma, r=r, shape=(32, 16), layer=f"{layer}.{index}", index=index, **more)
+    assert module.energy_rank_90 == k
+    return module
 
 
 def signs(heat):
-    return {found.label: "".join(cell.text for cell in found.cells) for found in heat.rows}
+    return {kind.label: "".join(cell.text for cell in kind.cells) for kind in heat.rows}
 
 
 @pytest.mark.parametrize(
@@ -154,4 +154,4 @@ def test_ruler_numbers_never_touch_and_stand_over_their_columns(layers, width):
 def test_the_map_of_a_7b_model_is_one_column_a_layer():
     (heat,), _ = layer_maps(report(mistral_rows()), 38)
     assert (heat.per_column, terminal.heat_cell_width(len(heat.indices)), len(heat.rows)) == (1, 1, 7)
-    assert [found.label for found in heat.rows][:4] == ["q_proj", "k_proj", "v_proj", "o_proj"]
+    assert [kind.label for kind in heat.rows][:4] == ["q_proj", "k_proj", "v_proj", "o_proj"]

@@ -181,20 +181,20 @@ def test_more_findings_than_fit_are_counted_and_shown_with_layers():
         Finding(code=f"code-{i}", severity="warning", message=f"trouble {i}", hint=f"way {i}")
         for i in range(12)
     ]
-    found = report(mistral_rows(2), findings=findings)
-    assert "8 more findings: --layers or --json" in audit_text(found)
-    assert all(f"trouble {i}" in audit_text(found, layers=True) for i in range(12))
-    assert all(f"way {i}" in audit_text(found, layers=True) for i in range(12))
+    audited = report(mistral_rows(2), findings=findings)
+    assert "8 more findings: --layers or --json" in audit_text(audited)
+    assert all(f"trouble {i}" in audit_text(audited, layers=True) for i in range(12))
+    assert all(f"way {i}" in audit_text(audited, layers=True) for i in range(12))
 
 
 def test_top_wasteful_lists_the_modules_with_most_spare_parameters():
-    found = mistral()
-    lines = audit_text(found, top_wasteful=20).splitlines()
+    audited = mistral()
+    lines = audit_text(audited, top_wasteful=20).splitlines()
     listed = [line.split()[1] for line in lines if line.startswith("  most ")]
-    spare = {layer.name: (layer.r - layer.energy_rank_90) * sum(layer.shape) for layer in found.layers}
+    spare = {layer.name: (layer.r - layer.energy_rank_90) * sum(layer.shape) for layer in audited.layers}
     assert len(listed) == 20
     assert [spare[name] for name in listed] == sorted(spare.values(), reverse=True)[:20]
-    assert "\n  most " not in audit_text(found, top_wasteful=0)
+    assert "\n  most " not in audit_text(audited, top_wasteful=0)
 
 
 def test_fp8_shows_fewer_digits():
@@ -300,7 +300,7 @@ def test_errors_of_the_computation_are_bounds_and_contradict_nothing():
     good = row("a", power_law(8, 1.0), r=8, shape=(32, 32))
     coarse = row("b", power_law(8, 1.0), r=8, shape=(32, 32), error_bound=0.072)
     (finding,) = [
-        found for found in find(Facts([good, coarse], None, (), (), (), ())) if found.code == "imprecise"
+        finding for finding in find(Facts([good, coarse], None, (), (), (), ())) if finding.code == "imprecise"
     ]
     text = audit_text(report([good, coarse], findings=[finding]))
     assert "1 of 2 modules accurate only to about 7.2 %" in " ".join(text.split())

@@ -146,9 +146,9 @@ def test_text_has_no_control_character_and_no_forged_line(name, width):
 
 @NAMES
 def test_colour_adds_nothing_but_colour(name):
-    found = hostile_report(name)
-    coloured = audit_text(found, color=True, layers=True) + trend_text([found, found], color=True)
-    plain = audit_text(found, layers=True) + trend_text([found, found])
+    audited = hostile_report(name)
+    coloured = audit_text(audited, color=True, layers=True) + trend_text([audited, audited], color=True)
+    plain = audit_text(audited, layers=True) + trend_text([audited, audited])
     assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
     assert not steering(plain, "\n")
 
@@ -202,42 +202,42 @@ def parsed(html):
 def test_html_has_our_tags_only(name):
     html = audit_html(hostile_report(name))
     assert not steering(html)
-    found, plain = parsed(html), parsed(audit_html(hostile_report("plain")))
-    assert found.tags == plain.tags
-    assert display_name(name) in found.text
+    shown, plain = parsed(html), parsed(audit_html(hostile_report("plain")))
+    assert shown.tags == plain.tags
+    assert display_name(name) in shown.text
 
 
 @NAMES
 def test_json_keeps_the_name_and_steers_nothing(name):
-    found = hostile_report(name)
-    for text in (found.to_json(), "".join(found.json_chunks())):
+    audited = hostile_report(name)
+    for text in (audited.to_json(), "".join(audited.json_chunks())):
         assert not steering(text, "\n")
         assert json.loads(text)["layers"][0]["name"] == name
-        assert AuditReport.model_validate_json(text) == found
+        assert AuditReport.model_validate_json(text) == audited
 
 
 @NAMES
 def test_the_lora_config_stays_inside_its_strings(name):
-    found = hostile_report(name)
-    source = lora_config_source(found)
+    audited = hostile_report(name)
+    source = lora_config_source(audited)
     assert not steering(source, "\n")
-    made = {}
+    given = {}
 
     def LoraConfig(**arguments):
-        made.update(arguments)
+        given.update(arguments)
 
     code = compile(source.replace("from peft import LoraConfig\n", ""), "config", "exec")
     exec(code, {"LoraConfig": LoraConfig, "__builtins__": {}})
-    assert made["target_modules"] == [name, f"{name}.b", f"{name}.c"]
-    assert made["rank_pattern"] == found.rank_pattern()
-    assert made["task_type"] == name
+    assert given["target_modules"] == [name, f"{name}.b", f"{name}.c"]
+    assert given["rank_pattern"] == audited.rank_pattern()
+    assert given["task_type"] == name
 
 
 @NAMES
 def test_tables_keep_their_rows(name):
-    found = hostile_report(name)
-    text = audit_text(found, width=80, layers=True)
-    for table in (text, trend_text([found, found], width=80)):
+    audited = hostile_report(name)
+    text = audit_text(audited, width=80, layers=True)
+    for table in (text, trend_text([audited, audited], width=80)):
         assert not steering(table, "\n")
     assert len(text.partition("\nEvery module\n")[2].splitlines()) == 1 + 3 + 1 + 1
 

@@ -21,14 +21,14 @@ def arguments(source):
 
 
 def test_it_is_the_per_layer_suggestion_and_nothing_else():
-    found = report(mistral_rows(2))
-    given = arguments(lora_config_source(found))
-    per = found.suggestions.per_layer
+    audited = report(mistral_rows(2))
+    given = arguments(lora_config_source(audited))
+    per = audited.suggestions.per_layer
     assert given == {
         "r": per.r,
         "lora_alpha": per.lora_alpha,
         "task_type": "CAUSAL_LM",
-        "target_modules": [layer.name for layer in found.layers],
+        "target_modules": [layer.name for layer in audited.layers],
         "rank_pattern": per.rank_pattern,
         "alpha_pattern": per.alpha_pattern,
     }
@@ -60,10 +60,10 @@ def test_stacked_experts_are_target_parameters():
 
 
 def test_an_unknown_alpha_is_left_to_the_reader():
-    found = report(mistral_rows(1))
-    per = found.suggestions.per_layer.model_copy(update={"lora_alpha": None, "alpha_pattern": {}})
-    found = found.model_copy(update={"suggestions": found.suggestions.model_copy(update={"per_layer": per})})
-    source = lora_config_source(found)
+    audited = report(mistral_rows(1))
+    per = audited.suggestions.per_layer.model_copy(update={"lora_alpha": None, "alpha_pattern": {}})
+    audited = audited.model_copy(update={"suggestions": audited.suggestions.model_copy(update={"per_layer": per})})
+    source = lora_config_source(audited)
     assert not {"lora_alpha", "alpha_pattern"} & arguments(source).keys()
     assert "set lora_alpha" in source
 
