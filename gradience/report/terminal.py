@@ -112,7 +112,7 @@ def _drawings(block: Block, room: int, text: int) -> Iterator[tuple[RenderableTy
         case Table():
             yield from _table(block, room, text)
         case Bars():
-            yield _bars(block, min(room, text)), text
+            yield _bars(block, min(room, text)), UNLIMITED
         case HeatMap():
             yield _heat_map(block, room), UNLIMITED
         case Code():
@@ -203,7 +203,7 @@ def _facts(facts: Facts) -> RenderableType:
     """Labels in a column, the texts beside them."""
     from rich import table
 
-    grid = table.Table.grid(table.Column(no_wrap=True), table.Column(overflow="fold"), padding=(0, 2, 0, 0))
+    grid = table.Table.grid(*(table.Column(overflow="fold") for _ in range(2)), padding=(0, 2, 0, 0))
     for label, text in facts.facts:
         grid.add_row(_text(label, "dim"), _text(text))
     return grid
@@ -229,7 +229,7 @@ def _table(table: Table, room: int, text: int) -> Iterator[tuple[RenderableType,
         yield _text(Span(f"not shown at this width: {', '.join(left_out)}", "dim")), text
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Measured:
     """A column, its cells from the title down, the columns that it would take, and those that it gets."""
 

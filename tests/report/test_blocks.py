@@ -174,6 +174,16 @@ def test_columns_that_do_not_fit_are_left_out_in_their_order_and_named():
     assert all(text.split().count("4") == 1 for text in texts)
 
 
+def test_labels_and_figures_that_are_too_long_are_whole():
+    label = "a label of many words " * 6
+    facts = terminal.render([Facts([(label, SENTENCE)])], width=60)
+    assert "…" not in facts
+    assert sorted(facts.split()) == sorted(f"{label} {SENTENCE}".split())
+    bars = terminal.render([Bars(["median"], [Bar(label, ["1,234"], [4])], 16, "r")], width=60)
+    assert label.strip() in bars
+    assert "1,234" in bars
+
+
 def test_a_file_has_whole_names():
     assert PATH.format(0) in terminal.render([each_block(PATH.format(0))["table"]])
     assert "…" in terminal.render([each_block(PATH.format(0))["table"]], width=60)

@@ -62,7 +62,9 @@ def test_stacked_experts_are_target_parameters():
 def test_an_unknown_alpha_is_left_to_the_reader():
     audited = report(mistral_rows(1))
     per = audited.suggestions.per_layer.model_copy(update={"lora_alpha": None, "alpha_pattern": {}})
-    audited = audited.model_copy(update={"suggestions": audited.suggestions.model_copy(update={"per_layer": per})})
+    audited = audited.model_copy(
+        update={"suggestions": audited.suggestions.model_copy(update={"per_layer": per})}
+    )
     source = lora_config_source(audited)
     assert not {"lora_alpha", "alpha_pattern"} & arguments(source).keys()
     assert "set lora_alpha" in source
