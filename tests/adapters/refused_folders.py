@@ -161,17 +161,13 @@ def adapter_by_name_that_is_a_link_out_of_the_folder(folder):
 
 @refused(WEIGHTS, "symbolic link to gone.safetensors, which does not exist", hint="download it again")
 def dangling_link_as_weights(folder):
-    path = adapter(folder) / WEIGHTS
-    path.unlink()
-    path.symlink_to("gone.safetensors")
+    without(folder, WEIGHTS).symlink_to("gone.safetensors")
     return folder
 
 
 @refused(CONFIG, "symbolic link to gone.json, which does not exist", hint="download it again")
 def dangling_link_as_config(folder):
-    path = adapter(folder) / CONFIG
-    path.unlink()
-    path.symlink_to("gone.json")
+    without(folder, CONFIG).symlink_to("gone.json")
     return folder
 
 
@@ -183,9 +179,7 @@ def dangling_link_as_folder(folder):
 
 @refused(WEIGHTS, "lead in a circle", hint="replace the link")
 def links_in_a_circle(folder):
-    path = adapter(folder) / WEIGHTS
-    path.unlink()
-    path.symlink_to("other")
+    without(folder, WEIGHTS).symlink_to("other")
     (folder / "other").symlink_to(WEIGHTS)
     return folder
 

@@ -17,6 +17,11 @@ refused = CASES.refused
 MODULE = "model.layers.0.self_attn.q_proj"
 
 
+def factors_of(module: str, first: str, second: str, *, m: int = 8, n: int = 8) -> dict[str, Stored]:
+    """Factors of rank 4 under another format's names."""
+    return {f"{module}.{first}.weight": zeros(4, n), f"{module}.{second}.weight": zeros(m, 4)}
+
+
 def file(folder: Path, name: str, content: bytes | dict[str, Stored], metadata: object = None) -> Path:
     """A single file and nothing beside it."""
     path = folder / name
@@ -137,22 +142,30 @@ def diffusers_folder(folder):
 
 @refused("pytorch_lora_weights.safetensors", "diffusers LoRA", "unet.", hint="as save_pretrained() wrote it")
 def diffusers_file(folder):
-    name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
-    tensors = {f"{name}.lora_A.weight": zeros(4, 8), f"{name}.lora_B.weight": zeros(8, 4)}
-    return file(folder, "pytorch_lora_weights.safetensors", tensors)
+    return file(
+        folder,
+        "pytorch_lora_weights.safetensors",
+        factors_of("unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", "lora_A", "lora_B"),
+    )
 
 
 @refused("flux.safetensors", "diffusers LoRA", hint="as save_pretrained() wrote it")
 def diffusers_transformer(folder):
-    name = "transformer.single_transformer_blocks.3.attn.to_q"
-    tensors = {f"{name}.lora_A.weight": zeros(4, 8), f"{name}.lora_B.weight": zeros(8, 4)}
-    return file(folder, "flux.safetensors", tensors)
+    return file(
+        folder,
+        "flux.safetensors",
+        factors_of("transformer.single_transformer_blocks.3.attn.to_q", "lora_A", "lora_B"),
+    )
 
 
 @refused("new.safetensors", "diffusers LoRA", hint="as save_pretrained() wrote it")
 def diffusers_with_its_config_in_the_header(folder):
-    tensors = {"blocks.0.to_q.lora_A.weight": zeros(4, 8), "blocks.0.to_q.lora_B.weight": zeros(8, 4)}
-    return file(folder, "new.safetensors", tensors, {"lora_adapter_metadata": '{"transformer.r": 4}'})
+    return file(
+        folder,
+        "new.safetensors",
+        factors_of("blocks.0.to_q", "lora_A", "lora_B"),
+        {"lora_adapter_metadata": '{"transformer.r": 4}'},
+    )
 
 
 @refused(
@@ -162,15 +175,16 @@ def diffusers_with_its_config_in_the_header(folder):
     hint="as save_pretrained() wrote it",
 )
 def diffusers_attention_processors(folder):
-    name = "mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora"
-    tensors = {f"{name}.down.weight": zeros(4, 8), f"{name}.up.weight": zeros(8, 4)}
-    return file(folder, "pytorch_lora_weights.safetensors", tensors)
+    return file(
+        folder,
+        "pytorch_lora_weights.safetensors",
+        factors_of("mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora", "down", "up"),
+    )
 
 
 @refused("old.safetensors", "old diffusers LoRA", "lora.down", hint="as save_pretrained() wrote it")
 def diffusers_lora_layers(folder):
-    tensors = {"blocks.0.to_q.lora.down.weight": zeros(4, 8), "blocks.0.to_q.lora.up.weight": zeros(8, 4)}
-    return file(folder, "old.safetensors", tensors)
+    return file(folder, "old.safetensors", factors_of("blocks.0.to_q", "lora.down", "lora.up"))
 
 
 # ---------------------------------------------------------------- other trainers of language models
@@ -178,16 +192,20 @@ def diffusers_lora_layers(folder):
 
 @refused("adapter_0.safetensors", "torchtune adapter", hint="convert it to PEFT")
 def torchtune_file(folder):
-    name = "layers.0.attn.q_proj"
-    tensors = {f"{name}.lora_a.weight": zeros(4, 16), f"{name}.lora_b.weight": zeros(12, 4)}
-    return file(folder, "adapter_0.safetensors", tensors)
+    return file(
+        folder, "adapter_0.safetensors", factors_of("layers.0.attn.q_proj", "lora_a", "lora_b", m=12, n=16)
+    )
 
 
 @refused("megatron.safetensors", "Megatron-Bridge or NeMo", hint="with the bridge")
 def megatron_file(folder):
-    name = "decoder.layers.0.self_attention.linear_qkv.adapter"
-    tensors = {f"{name}.linear_in.weight": zeros(4, 16), f"{name}.linear_out.weight": zeros(12, 4)}
-    return file(folder, "megatron.safetensors", tensors)
+    return file(
+        folder,
+        "megatron.safetensors",
+        factors_of(
+            "decoder.layers.0.self_attention.linear_qkv.adapter", "linear_in", "linear_out", m=12, n=16
+        ),
+    )
 
 
 @refused(str(WEIGHTS), "AdaLoRA tensors (lora_E)", hint="only LoRA has")

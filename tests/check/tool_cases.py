@@ -195,18 +195,16 @@ CASES: dict[str, dict[str, Case]] = {
 
 _OWN_KEYS = "its keys are its own, whatever transformers drops"
 _NO_PATTERNS = "no key for it"
+_PATTERNS = (
+    "layers-with-regex",
+    "pattern-without-layers",
+    "initialisation",
+    "dora",
+    "lora-bias",
+    "pattern-scale",
+)
 CANNOT: dict[str, dict[str, str]] = {
-    "trl": dict.fromkeys(
-        (
-            "layers-with-regex",
-            "pattern-without-layers",
-            "initialisation",
-            "dora",
-            "lora-bias",
-            "pattern-scale",
-        ),
-        _NO_PATTERNS,
-    ),
+    "trl": dict.fromkeys(_PATTERNS, _NO_PATTERNS),
     "axolotl": {
         "dora": _NO_PATTERNS,
         "lora-bias": _NO_PATTERNS,
@@ -215,10 +213,7 @@ CANNOT: dict[str, dict[str, str]] = {
         "task-type": "it takes the task type from the model's class (loaders/adapter.py)",
     },
     "llama-factory": {
-        **dict.fromkeys(
-            ("layers-with-regex", "pattern-without-layers", "dora", "lora-bias", "pattern-scale"),
-            _NO_PATTERNS,
-        ),
+        **dict.fromkeys(_PATTERNS, _NO_PATTERNS),
         "initialisation": "only a switch for PiSSA",
         "no-targets": "its default is every linear layer",
         "removed-argument": _OWN_KEYS,
@@ -226,17 +221,7 @@ CANNOT: dict[str, dict[str, str]] = {
     },
     "llama-factory-v1": {
         **dict.fromkeys(
-            (
-                "layers-with-regex",
-                "pattern-without-layers",
-                "initialisation",
-                "dora",
-                "lora-bias",
-                "pattern-scale",
-                "best-model",
-                "prompt-loss",
-                "precision",
-            ),
+            (*_PATTERNS, "best-model", "prompt-loss", "precision"),
             _NO_PATTERNS,
         ),
         "no-targets": "its default is every linear layer",
