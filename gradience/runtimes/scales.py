@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from gradience.adapters.config import DEFAULT_ALPHA, DEFAULT_RANK
 from gradience.adapters.patterns import PatternTable
 from gradience.ranks import scale_of
 
-PEFT_DEFAULT = 8
-"""r and lora_alpha of a config that does not say (PEFT 0.21, tuners/lora/config.py)."""
 SCALE_SLACK = 1e-9
 """Two scales this close (relatively) are the same: they came from divisions."""
 
@@ -44,13 +43,13 @@ class LoadedAdapter:
     @cached_property
     def r(self) -> int:
         """The global rank."""
-        return int(self.config.get("r") or PEFT_DEFAULT)
+        return int(self.config.get("r") or DEFAULT_RANK)
 
     @cached_property
     def alpha(self) -> float:
         """The global α."""
         value = self.config.get("lora_alpha")
-        return float(PEFT_DEFAULT if value is None else value)
+        return float(DEFAULT_ALPHA if value is None else value)
 
     @cached_property
     def rslora(self) -> bool:
