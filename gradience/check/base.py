@@ -22,7 +22,7 @@ class BaseShape:
     layers: int
 
     def lora_params(self, r: int, targets: tuple[str, ...] | str | None) -> int | None:
-        """Σ r·(in + out) over the targeted modules; None where it cannot be known."""
+        """Return Σ r·(in + out) over the targeted modules; None where it cannot be known."""
         if not self.projections or targets is None or (isinstance(targets, str) and targets != "all-linear"):
             return None
         chosen = self.projections if isinstance(targets, str) else targets
@@ -32,7 +32,7 @@ class BaseShape:
 
 
 def read_base(path: Path) -> BaseShape:
-    """Shapes from a config.json, or from the folder that holds it. Raises InputError as `read_mapping` does."""
+    """Read shapes from a config.json, or from the folder that holds it. Raises InputError as `read_mapping` does."""
     config = read_mapping(path / "config.json" if path.is_dir() else path)
     model_type = config.get("model_type")
     hidden, inner = _positive(config, "hidden_size"), _positive(config, "intermediate_size")

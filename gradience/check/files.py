@@ -67,7 +67,7 @@ _Loader.add_implicit_resolver(
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The mapping in a .json, .yaml or .yml file.
+    """Read the mapping in a .json, .yaml or .yml file.
 
     Raises InputError: config-not-found, config-pickle, config-too-large, bad-json, bad-yaml, config-not-a-mapping.
     """
@@ -97,7 +97,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: bytes, path: str | Path) -> Any:
-    """The value in a YAML text, from the place that `path` names. Raises InputError (bad-yaml)."""
+    """Read the value in a YAML text, from the place that `path` names. Raises InputError (bad-yaml)."""
     try:
         loader = _Loader(text.decode("utf-8"))
         try:
@@ -112,7 +112,7 @@ def parse_yaml(text: bytes, path: str | Path) -> Any:
 
 
 def adapter_config_in(folder: Path) -> Path:
-    """`adapter_config.json` of an adapter folder. Raises InputError (config-not-found)."""
+    """Return the path of an adapter folder's `adapter_config.json`. Raises InputError (config-not-found)."""
     path = folder / "adapter_config.json"
     if not path.is_file():
         raise InputError(
@@ -124,7 +124,7 @@ def adapter_config_in(folder: Path) -> Path:
 
 
 def training_config_in(folder: Path) -> Path:
-    """The configuration of a training folder. Raises InputError (config-not-found, config-pickle)."""
+    """Return the path of a training folder's configuration. Raises InputError (config-not-found, config-pickle)."""
     for name in TRAINING_NAMES:
         if (folder / name).is_file():
             return folder / name
@@ -138,7 +138,7 @@ def training_config_in(folder: Path) -> Path:
 
 
 def configurations_at(path: Path) -> list[Path]:
-    """The configuration files that a path means: itself, or those in a folder, the adapter's first.
+    """Return the configuration files that a path means: itself, or those in a folder, the adapter's first.
 
     A .safetensors file means the adapter_config.json beside it.
     Raises InputError (config-not-found, config-pickle, several-adapters).

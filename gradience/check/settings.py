@@ -77,7 +77,7 @@ class Settings:
         return self.batch_size * (self.accumulation or 1) if self.batch_size else None
 
     def filled_from(self, other: Settings) -> Settings:
-        """These settings, and those of `other` where these say nothing."""
+        """Return these settings, and those of `other` where these say nothing."""
         added: dict[str, Any] = {}
         for item in fields(self):
             mine, theirs = getattr(self, item.name), getattr(other, item.name)

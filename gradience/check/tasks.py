@@ -26,7 +26,7 @@ TASK_OF = {name: task for task, names in OTHER_NAMES.items() for name in (task, 
 
 
 def task_of(name: str) -> str:
-    """The task that a name means. Raises UsageError (unknown-task).
+    """Return the task that a name means. Raises UsageError (unknown-task).
 
     >>> task_of("openai/gsm8k"), task_of("SEQ_CLS"), task_of("text-generation")
     ('reasoning', 'classification', 'generation')

@@ -18,14 +18,14 @@ def text(value: Any) -> str:
 
 
 def integer(value: Any) -> int:
-    """16 and 16.0, not true, not "16"."""
+    """Read 16 and 16.0, not true, not "16"."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not float(value).is_integer():
         raise Unreadable("a whole number")
     return int(value)
 
 
 def number(value: Any) -> float:
-    """A finite number; "2e-4" as a string is what YAML 1.1 makes of 2e-4, and is taken."""
+    """Read a finite number; "2e-4" as a string is what YAML 1.1 makes of 2e-4, and is taken."""
     if isinstance(value, str):
         try:
             value = float(value)
@@ -43,22 +43,22 @@ def flag(value: Any) -> bool:
 
 
 def negated(value: Any) -> bool:
-    """The opposite of a switch: `completion_only_loss` against "the prompt is trained as well"."""
+    """Read the opposite of a switch: `completion_only_loss` against "the prompt is trained as well"."""
     return not flag(value)
 
 
 def off_if_on(value: Any) -> bool | None:
-    """False for a switch that is on; nothing for one that is off, which leaves the question to others."""
+    """Return False for a switch that is on; nothing for one that is off, which leaves the question to others."""
     return False if flag(value) else None
 
 
 def given(value: Any) -> bool:
-    """Whether anything is set at all."""
+    """Return whether anything is set at all."""
     return bool(value)
 
 
 def names(value: Any) -> tuple[str, ...]:
-    """A list of names, or names between commas."""
+    """Read a list of names, or names between commas."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
@@ -67,12 +67,12 @@ def names(value: Any) -> tuple[str, ...]:
 
 
 def targets(value: Any) -> tuple[str, ...] | str:
-    """A list of names, or one string: a regular expression or `all-linear`."""
+    """Read a list of names, or one string: a regular expression or `all-linear`."""
     return value if isinstance(value, str) else names(value)
 
 
 def targets_or_names(value: Any) -> tuple[str, ...] | str:
-    """As `targets`, where a plain string holds names between commas."""
+    """Read as `targets` does, where a plain string holds names between commas."""
     if isinstance(value, str) and value in ("all", "all-linear"):
         return "all-linear"
     return names(value)
@@ -85,14 +85,14 @@ def pattern(value: Any) -> Mapping[str, Any]:
 
 
 def init(value: Any) -> str:
-    """`init_lora_weights`: a switch or a name."""
+    """Read `init_lora_weights`: a switch or a name."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return text(value)
 
 
 def strategy(value: Any) -> str:
-    """`no`, `steps`, `epoch`; YAML 1.1 reads `no` as false."""
+    """Read `no`, `steps` or `epoch`; YAML 1.1 reads `no` as false."""
     return "no" if value is False else text(value).lower()
 
 
@@ -117,7 +117,7 @@ READERS: Mapping[str, Reader] = {
 
 
 def value_at(values: Mapping[str, Any], key: str) -> Any:
-    """The value under a dotted key; None where there is none."""
+    """Return the value under a dotted key; None where there is none."""
     value: Any = values
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None

@@ -49,7 +49,7 @@ class RunLog:
         self._facts.add(record)
 
     def report(self, options: Options) -> RunReport:
-        """The last run of the file."""
+        """Return the report on the last run of the file."""
         if self._facts is None:
             raise InputError(
                 f"{self.path}: no telemetry record in it",
@@ -75,7 +75,7 @@ def monitor_runs(
 
 
 def report_of(logs: Iterable[RunLog], options: Options) -> MonitorReport:
-    """The artifact for logs that were read."""
+    """Return the artifact for logs that were read."""
     from gradience import __version__
 
     return MonitorReport(

@@ -221,7 +221,7 @@ class RunFacts:
 
 
 def rank_point(step: int, ranks: Json, needed: Json) -> RankPoint | None:
-    """Allocated and needed ranks of one measurement; None where the columns do not fit together."""
+    """Return allocated and needed ranks of one measurement; None where the columns do not fit together."""
     if not isinstance(ranks, list) or not isinstance(needed, list) or len(ranks) != len(needed):
         return None
     if not ranks or not all(isinstance(r, int) and r > 0 for r in ranks):

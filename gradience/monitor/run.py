@@ -59,5 +59,5 @@ def need_method(run: Run, method: Method) -> None:
 
 
 def evidence(what: str, value: float | str | None, step: int | None = None) -> tuple[Evidence, ...]:
-    """One piece of evidence; none where there is no value."""
+    """Return one piece of evidence; none where there is no value."""
     return () if value is None else (Evidence(what=what, value=value, step=step),)

@@ -52,6 +52,7 @@ class Series:
     """Points that a full bucket holds."""
 
     def add(self, step: int, value: float) -> None:
+        """Take the next point in."""
         self.last, self.last_step = value, step
         if not math.isfinite(value):
             self.nonfinite += 1
@@ -105,30 +106,30 @@ class Series:
         return max(self.buckets, key=lambda bucket: bucket.high, default=None)
 
     def part(self, start: float, end: float) -> Sequence[Bucket]:
-        """The buckets between two fractions of the series, at least one where there is any."""
+        """Return the buckets between two fractions of the series, at least one where there is any."""
         n = len(self.buckets)
         low = min(int(start * n), max(n - 1, 0))
         return self.buckets[low : max(low + 1, math.ceil(end * n))]
 
     def level(self, start: float, end: float) -> float | None:
-        """Mean of the points between two fractions of the series."""
+        """Return the mean of the points between two fractions of the series."""
         part = self.part(start, end)
         count = sum(bucket.count for bucket in part)
         return sum(bucket.total for bucket in part) / count if count else None
 
     def median(self) -> float | None:
-        """Median of the bucket means."""
+        """Return the median of the bucket means."""
         means = sorted(bucket.mean for bucket in self.buckets)
         n = len(means)
         return (means[(n - 1) // 2] + means[n // 2]) / 2 if n else None
 
     def noise(self) -> float:
-        """Standard deviation around the trend, from the mean step between neighbours (2/√π of it if normal)."""
+        """Return the standard deviation around the trend: √π/2 of the mean step between neighbours (if normal)."""
         steps = [abs(right.mean - left.mean) for left, right in pairwise(self.buckets)]
         return sum(steps) / len(steps) * math.sqrt(math.pi) / 2 if steps else 0.0
 
     def estimate(self, start: float, end: float) -> Estimate | None:
-        """Mean between two fractions of the series with its standard error."""
+        """Return the mean between two fractions of the series with its standard error."""
         mean = self.level(start, end)
         return None if mean is None else Estimate(mean, self.noise() / math.sqrt(len(self.part(start, end))))
 

@@ -27,7 +27,7 @@ HEADS = {
 def architecture_of(
     config: PeftConfig, folder: Path, base_model: str | os.PathLike[str] | None = None
 ) -> str | None:
-    """The class of the model under an adapter, such as `LlamaForCausalLM`; None where nothing says it.
+    """Return the class of the model under an adapter, such as `LlamaForCausalLM`; None where nothing says it.
 
     folder: of the adapter.   base_model: folder of the base model, where it is known.
 
@@ -45,7 +45,7 @@ def architecture_of(
 
 
 def require_model_config(folder: Path) -> None:
-    """Raises InputError (no-model-config) where the folder of a base model has no config.json."""
+    """Raise InputError (no-model-config) where the folder of a base model has no config.json."""
     if not os.path.isfile(folder / "config.json"):
         raise InputError(
             f"{folder}: no config.json here",

@@ -54,7 +54,7 @@ FACTORS: Mapping[str, str] = {
 
 
 def parts_of(config: Mapping[str, Any], tensors: Iterable[str], largest_rank: int = 0) -> Parts:
-    """The parts of an adapter with this adapter_config.json, tensors of these names, and this largest rank.
+    """Return the parts of an adapter with this adapter_config.json, tensors of these names, and this largest rank.
 
     A kind of tensor is a part, and so is each type of module that has it: layers are not told apart.
     """
@@ -67,7 +67,7 @@ def parts_of(config: Mapping[str, Any], tensors: Iterable[str], largest_rank: in
 
 
 def is_general(part: str) -> bool:
-    """True for a kind of tensor wherever it is, and for settings."""
+    """Return True for a kind of tensor wherever it is, and for settings."""
     return ON not in part
 
 

@@ -1,4 +1,4 @@
-"""`runs.json`: what each runtime made of the adapters that were run, per architecture."""
+"""`runs.json`: what each runtime did with the adapters that were run, per architecture."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class RuntimeRecord(NamedTuple):
 
 @cache
 def read_runs() -> tuple[RuntimeRecord, ...]:
-    """Those that Gradience is shipped with, in the order of the file."""
+    """Read those that Gradience is shipped with, in the order of the file."""
     return parse_runs(RUNS.read_text(encoding="utf-8"))
 
 
 def parse_runs(text: str) -> tuple[RuntimeRecord, ...]:
-    """The records of a file like `runs.json`."""
+    """Read the records of a file like `runs.json`."""
     return tuple(_record(row) for row in json.loads(text))
 
 

@@ -62,7 +62,7 @@ class LoadedAdapter:
         return max((self.r, *(module.rank for module in self.modules)))
 
     def declared(self, module: LoadedModule) -> int:
-        """The rank that the config gives a module."""
+        """Return the rank that the config gives a module."""
         value = self.rank_pattern.lookup(module.name).value
         return self.r if value is None else int(value)
 
@@ -72,7 +72,10 @@ Scale = Callable[[LoadedAdapter, LoadedModule], float]
 
 
 def peft_scale(adapter: LoadedAdapter, module: LoadedModule) -> float:
-    """PEFT (0.21, tuners/lora/layer.py), and vLLM 0.32 (lora/peft_helper.py): the first pattern that matches."""
+    """Return the scale in PEFT (0.21, tuners/lora/layer.py) and in vLLM 0.32 (lora/peft_helper.py).
+
+    The first pattern that matches a module gives its α.
+    """
     value = adapter.alpha_pattern.lookup(module.name).value
     return scale_of(
         adapter.alpha if value is None else value, adapter.declared(module), use_rslora=adapter.rslora
@@ -80,12 +83,12 @@ def peft_scale(adapter: LoadedAdapter, module: LoadedModule) -> float:
 
 
 def config_scale(adapter: LoadedAdapter, module: LoadedModule) -> float:
-    """PEFT's hotswap: the config's α and r for every module, with rsLoRA."""
+    """Return the scale in PEFT's hotswap: the config's α and r for every module, with rsLoRA."""
     return scale_of(adapter.alpha, adapter.r, use_rslora=adapter.rslora)
 
 
 def gguf_scale(adapter: LoadedAdapter, module: LoadedModule) -> float:
-    """llama.cpp (llama-adapter.h): the config's α over the tensor's own rank; α = 0 means a scale of 1."""
+    """Return the scale in llama.cpp (llama-adapter.h): the config's α over the tensor's rank; 1 where α = 0."""
     return scale_of(adapter.alpha, module.rank, use_rslora=False) if adapter.alpha else 1.0
 
 
@@ -99,7 +102,7 @@ SCALES: Mapping[str, Scale] = {
 
 
 def wrong_scale(scale: Scale, adapter: LoadedAdapter) -> str:
-    """The modules that get another scale than PEFT gives them, in words; empty where there are none."""
+    """Return the modules that get another scale than PEFT gives them, in words; empty where there are none."""
     wrong = [
         module
         for module in adapter.modules

@@ -17,7 +17,7 @@ NAMED_PARTS = 2
 
 
 def verdicts(adapter: Adapter, architecture: str | None) -> tuple[RuntimeVerdict, ...]:
-    """One verdict per runtime that was ever run, on an open adapter of PEFT.
+    """Return one verdict per runtime that was ever run, on an open adapter of PEFT.
 
     architecture: class of the base model (see `architecture_of`); None where it is not known, and then nothing was run.
     """
@@ -30,7 +30,7 @@ def verdicts(adapter: Adapter, architecture: str | None) -> tuple[RuntimeVerdict
 def verdict_of(
     record: RuntimeRecord, adapter: LoadedAdapter, parts: Parts, architecture: str | None
 ) -> RuntimeVerdict:
-    """The verdict of one runtime. Pure."""
+    """Return the verdict of one runtime. Pure."""
     runs = record.architectures.get(architecture or "")
     if runs is None:
         verdict: Verdict = "not run"
@@ -56,7 +56,7 @@ def _from_runs(runtime: str, runs: Runs, adapter: LoadedAdapter, parts: Parts) -
 
 
 def named(parts: Parts) -> str:
-    """The parts in words, those that say most first."""
+    """Return the parts in words, those that say most first."""
     general = sorted(part for part in parts if is_general(part))
     words: Sequence[str] = general or sorted(parts)
     rest = len(words) - NAMED_PARTS

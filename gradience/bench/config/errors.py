@@ -79,7 +79,7 @@ def _sets(values: Mapping[str, Any], key: str) -> bool:
 
 
 def key_of(place: Sequence[int | str], config: type[BaseModel]) -> str:
-    """The dotted key of pydantic's `loc`, which goes on into lists and members of unions."""
+    """Return the dotted key of pydantic's `loc`, which goes on into lists and members of unions."""
     names: list[str] = []
     model: type[BaseModel] | None = config
     for part in place:
@@ -91,13 +91,13 @@ def key_of(place: Sequence[int | str], config: type[BaseModel]) -> str:
 
 
 def section_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
-    """The model of a section; None where the field is a value."""
+    """Return the model of a section; None where the field is a value."""
     kind = model.model_fields[name].annotation if name in model.model_fields else None
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 def known_keys(model: type[BaseModel], before: str = "") -> Iterator[str]:
-    """All dotted keys of a config, sections included; those that are read under another name come last."""
+    """Yield all dotted keys of a config, sections included; those that are read under another name come last."""
     for name in model.model_fields:
         yield before + name
         section = section_of(model, name)
@@ -108,7 +108,7 @@ def known_keys(model: type[BaseModel], before: str = "") -> Iterator[str]:
 
 
 def nearest(key: str, known: Sequence[str]) -> str | None:
-    """What was probably meant: the same name in another section, a like one in this, a like one anywhere."""
+    """Return what was probably meant: the same name in another section, a like one in this, a like one anywhere."""
     section, _, name = key.rpartition(".")
     everywhere = {other.rpartition(".")[2]: other for other in reversed(known)}  # of a name, the first
     here = {

@@ -120,13 +120,13 @@ class BenchConfig(Settings):
         return self.run_type == "smoke"
 
     def with_notes(self, notes: tuple[str, ...]) -> BenchConfig:
-        """The same config, and what is to be said of it."""
+        """Return the same config, and what is to be said of it."""
         copy = self.model_copy()
         copy._notes = notes
         return copy
 
     def gate(self) -> Fraction:
-        """Share of right answers that the probe must reach."""
+        """Return the share of right answers that the probe must reach."""
         if self.task.probe_gate.min_value is not None:
             return self.task.probe_gate.min_value
         if self.model.type == "causal_lm":
@@ -135,7 +135,7 @@ class BenchConfig(Settings):
         return Fraction(GLUE_GATES.get(str(subset), LABEL_GATE))
 
     def shortened(self) -> BenchConfig:
-        """The smoke run of this config; of a smoke run, itself."""
+        """Return the smoke run of this config; of a smoke run, itself."""
         limits = self.runtime.smoke
         steps = min(self.train.max_steps or limits.max_steps, limits.max_steps)
         warmup = self.train.warmup_steps
@@ -155,17 +155,17 @@ class BenchConfig(Settings):
         )
 
     def digest(self) -> str:
-        """sha256 of all of it."""
+        """Return the sha256 of all of it."""
         return sha256_json(self.model_dump(mode="json"))
 
     def protocol_digest(self) -> str:
-        """sha256 of what must agree between runs that are counted together: all but seeds, machine and labels."""
+        """Return the sha256 of what runs must share to be counted together: all but seeds, machine and labels."""
         parts = self.model_dump(mode="json", exclude={"seeds", "runtime", "run_type", "bench_version"})
         return sha256_json(parts | {"smoke": self.smoke})
 
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> BenchConfig:
-    """The config in the file at `path`, changed by overrides such as `train.lr=1e-4` or `seeds=[1, 2]`.
+    """Read the config in the file at `path`, changed by overrides such as `train.lr=1e-4` or `seeds=[1, 2]`.
 
     A smoke run comes shortened. `notes` says which keys were read under another name or have no effect.
     Raises InputError for the file and UsageError for an override: config-not-found, bad-yaml, config-key (an

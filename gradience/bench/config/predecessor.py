@@ -13,12 +13,12 @@ MARKS = ("bench_version", "compression.acc_tolerance", "compression.variants_to_
 
 
 def is_predecessors(values: Mapping[str, Any]) -> bool:
-    """Whether a config was written for the predecessor."""
+    """Return whether a config was written for the predecessor."""
     return any(value_at(values, mark) is not None for mark in MARKS)
 
 
 def predecessor_notes(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the reader of such a config must know; nothing for one of ours."""
+    """Return what the reader of such a config must know; nothing for one of ours."""
     if not is_predecessors(values):
         return ()
     return (
@@ -28,7 +28,7 @@ def predecessor_notes(values: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def refuse_policy_file(values: Mapping[str, Any], path: str) -> None:
-    """Raises InputError (`config-value`) for one of its policy files: thresholds and advice, and nothing to run."""
+    """Raise InputError (`config-value`) for one of its policy files: thresholds and advice, and nothing to run."""
     criteria = values.get("criteria")
     if "policy_version" not in values or not isinstance(criteria, Mapping):
         return

@@ -13,12 +13,12 @@ PACKAGED = ("gradience", "bench", "configs")
 
 
 def shipped_configs() -> Mapping[str, Path]:
-    """Name -> file."""
+    """Return the shipped configs: name -> file."""
     return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
 
 
 def find_config(name: str) -> Path:
-    """The file at the path `name`; where there is none, the shipped config that is meant.
+    """Return the file at the path `name`; where there is none, the shipped config that is meant.
 
     That is the one of this name, or the one whose path in a checkout ends like `name`, or the reverse:
     `minilm_reviews`, `configs/minilm_reviews.yaml` and `/clone/gradience/bench/configs/minilm_reviews.yaml`.
