@@ -51,17 +51,6 @@ def max_lora_rank_step(rank: int) -> int | None:
     return next((step for step in VLLM_MAX_LORA_RANKS if rank <= step), None)
 
 
-def parse_grid(text: str) -> tuple[int, ...]:
-    """`"4,8,16"` -> (4, 8, 16), sorted and unique. Raises ValueError with a readable reason."""
-    try:
-        grid = sorted({int(part) for part in text.split(",")})
-    except ValueError:
-        raise ValueError(f"allowed ranks are integers separated by commas, not {text!r}") from None
-    if grid[0] < 1:
-        raise ValueError("an allowed rank is at least 1")
-    return tuple(grid)
-
-
 def scale_of(alpha: float, rank: int, *, use_rslora: bool) -> float:
     """s = α/r, or α/√r with rsLoRA (PEFT 0.21, tuners/lora/layer.py, `update_layer`)."""
     return alpha / math.sqrt(rank) if use_rslora else alpha / rank

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from statistics import fmean, median
 from typing import Any
 
 import numpy as np
 
-from gradience import ranks, spectra
+from gradience import ranks
 from gradience.adapters.families import family_of
-from gradience.artifacts.audit import (
-    AdapterInfo,
-    AuditReport,
-    Coverage,
-    Gain,
-    LayerAudit,
-    LayerGain,
-    TensorNote,
-    TypeSummary,
-)
+from gradience.artifacts.audit import AdapterInfo, AuditReport, Coverage, LayerAudit, TensorNote
 from gradience.artifacts.finding import Finding
 from gradience.artifacts.run import RunInfo
-from gradience.plan.suggestions import suggest as plan_suggestions
-from gradience.random_factors import null_stable_rank
+from gradience.audit.measures import MEASURES, Update
+from gradience.audit.summary import gain_of, summary_by_type, summary_of
+from gradience.plan.suggestions import with_suggestions
 
 MISTRAL = {
     "self_attn.q_proj": (4096, 4096),
@@ -77,19 +68,9 @@ def row(
         "status": status,
     }
     if sigma is not None:
-        stable, null = spectra.stable_rank(sigma), null_stable_rank(r, m, n)
+        update = Update(sigma, r, shape, tau)
+        facts |= {name: measure(update) for name, measure in MEASURES.items()}
         facts |= {
-            "stable_rank": stable,
-            "effective_rank": spectra.effective_rank(sigma),
-            "utilization": stable / r,
-            "rank_use": (stable - 1) / (r - 1) if r > 1 else None,
-            "null_stable_rank": null,
-            "null_position": (stable - 1) / (null - 1) if r > 1 else None,
-            "energy_rank_90": spectra.energy_rank(sigma, 0.90),
-            "energy_rank_95": spectra.energy_rank(sigma, 0.95),
-            "energy_rank_99": spectra.energy_rank(sigma, 0.99),
-            "energy_rank_tau": spectra.energy_rank(sigma, tau),
-            "energy_margin": spectra.energy_margin(sigma, (0.90, 0.95, 0.99)),
             "sigma_max": float(sigma[0]) if scale else None,
             "fro_norm": float(np.linalg.norm(sigma)) if scale else None,
             "singular_values": tuple(map(float, sigma)),
@@ -135,19 +116,6 @@ def report(
     params = sum(layer.params for layer in rows)
     trained = [layer for layer in rows if layer.stable_rank is not None]
     other_params, lost = sum(note.params for note in other), sum(note.params for note in unaudited)
-    measures: dict[str, Any] = {}
-    for name, key in (("stable_rank", "stable_rank"), ("utilization", "utilization")):
-        if trained:
-            measures[f"{key}_mean"] = fmean(getattr(layer, name) for layer in trained)
-            measures[f"{key}_median"] = median(getattr(layer, name) for layer in trained)
-    for percent in (90, 95, 99):
-        if trained:
-            ks = [getattr(layer, f"energy_rank_{percent}") for layer in trained]
-            measures[f"energy_rank_{percent}_p50"] = float(ranks.percentile(ks, 50))
-            measures[f"energy_rank_{percent}_p90"] = float(ranks.percentile(ks, 90))
-    for name in ("rank_use", "null_position"):
-        values = [v for layer in trained if (v := getattr(layer, name)) is not None]
-        measures[f"{name}_median"] = median(values) if values else None
     info = {
         "path": path,
         "format": "peft",
@@ -176,19 +144,9 @@ def report(
         n_layers=len(rows),
         n_trained=len(trained),
         tau=tau,
-        **measures,
-        by_type={
-            kind: TypeSummary(
-                n_layers=sum(layer.module_type == kind for layer in rows),
-                params=sum(layer.params for layer in rows if layer.module_type == kind),
-                stable_rank_mean=None,
-                utilization_mean=None,
-                energy_rank_90_p50=None,
-                energy_rank_90_p90=None,
-            )
-            for kind in sorted({layer.module_type for layer in rows})
-        },
-        gain=gain(trained) if with_gain else None,
+        **summary_of(trained),
+        by_type=summary_by_type(rows),
+        gain=gain_of(trained) if with_gain else None,
         evidence={"weight_energy": "energy of the singular values of each module's update"},
         layers=tuple(rows),
         findings=tuple(findings),
@@ -203,35 +161,4 @@ def report(
             cpu_count=2,
         ),
     )
-    suggestions = plan_suggestions(made, grid) if suggest else None
-    if suggestions is None:
-        return made
-    return made.model_copy(
-        update={
-            "suggested_r_global_median": suggestions.median.rank,
-            "suggested_r_global_90": suggestions.p90.rank,
-            "suggestions": suggestions,
-        }
-    )
-
-
-def gain(trained: Sequence[LayerAudit]) -> Gain | None:
-    """Energy by layer, from the norms of the rows."""
-    known = [layer for layer in trained if layer.fro_norm is not None]
-    if not known:
-        return None
-    energy: dict[str, float] = {}
-    for layer in known:
-        key = layer.layer or "(outside the layers)"
-        energy[key] = energy.get(key, 0.0) + layer.fro_norm**2
-    total = sum(energy.values())
-    ranked = sorted(known, key=lambda layer: -layer.fro_norm)
-    top = ranked[: max(1, len(known) // 10)]
-    return Gain(
-        fro_norm_total=total**0.5,
-        sigma_max=max(layer.sigma_max for layer in known),
-        per_layer=tuple(LayerGain(layer=key, energy=e, share=e / total) for key, e in energy.items()),
-        top_modules=tuple(layer.name for layer in ranked[:10]),
-        top_modules_share=sum(layer.fro_norm**2 for layer in top) / total,
-        hhi=sum((e / total) ** 2 for e in energy.values()),
-    )
+    return with_suggestions(made, grid) if suggest else made

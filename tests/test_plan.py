@@ -20,6 +20,7 @@ from gradience.errors import GradienceError, InputError, UsageError
 from gradience.plan.allocate import Item, cover, fill, start_cost
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToSuggestion
+from gradience.plan.grids import parse_ranks
 from gradience.plan.suggestions import suggest
 from gradience.ranks import DEFAULT_GRID
 
@@ -292,6 +293,17 @@ def test_scales_far_from_one():
         assert ranks_of(moved) == ranks_of(plain)
         assert moved.kept_energy == pytest.approx(plain.kept_energy)
         assert moved.modules[0].norm == pytest.approx(plain.modules[0].norm * size)
+
+
+@pytest.mark.parametrize(("text", "grid"), [("8", (8,)), ("16,4,8,4", (4, 8, 16)), (" 1, 2 ", (1, 2))])
+def test_grids(text, grid):
+    assert parse_ranks(text) == grid
+
+
+@pytest.mark.parametrize("text", ["", "8,", "0,4", "-2", "4.5", "a", "4;8"])
+def test_no_grids(text):
+    with pytest.raises(UsageError, match="allowed rank"):
+        parse_ranks(text)
 
 
 # ---------------------------------------------------------------- what stays

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradience import ranks
-from gradience.ranks import max_lora_rank_step, parse_grid, percentile, round_up, scaled_alpha
+from gradience.ranks import max_lora_rank_step, percentile, round_up, scaled_alpha
 
 grids = st.lists(st.integers(1, 1024), min_size=1, max_size=12)
 
@@ -90,17 +90,6 @@ def test_a_percentile_of_nothing_is_an_error():
 )
 def test_the_step_that_vllm_permits(rank, step):
     assert max_lora_rank_step(rank) == step
-
-
-@pytest.mark.parametrize(("text", "grid"), [("8", (8,)), ("16,4,8,4", (4, 8, 16)), (" 1, 2 ", (1, 2))])
-def test_grids(text, grid):
-    assert parse_grid(text) == grid
-
-
-@pytest.mark.parametrize("text", ["", "8,", "0,4", "-2", "4.5", "a", "4;8"])
-def test_no_grids(text):
-    with pytest.raises(ValueError, match="allowed rank"):
-        parse_grid(text)
 
 
 @pytest.mark.parametrize(

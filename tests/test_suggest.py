@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gradience import ranks
 from gradience.artifacts.audit import LayerAudit
+from gradience.audit.measures import MEASURES
 from gradience.plan.modules import modules_of, size_at
 from gradience.plan.suggestions import suggest
 from gradience.ranks import DEFAULT_GRID, max_lora_rank_step
@@ -45,7 +46,7 @@ def row(
         bytes=2 * params,
         dtype="BF16",
         status=status or ("ok" if k else "untrained"),
-        energy_rank_tau=k,
+        **dict.fromkeys(MEASURES, k),
         groups=groups,
         **more,
     )

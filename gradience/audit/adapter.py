@@ -21,7 +21,7 @@ from gradience.audit.summary import gain_of, summary_by_type, summary_of
 from gradience.blas import map_in_order, worker_threads
 from gradience.errors import UsageError
 from gradience.plan.grids import checked_ranks
-from gradience.plan.suggestions import suggest
+from gradience.plan.suggestions import with_suggestions
 from gradience.progress import Progress
 
 DEFAULT_TAU = 0.90
@@ -66,8 +66,7 @@ def audit_adapter(
             nonfinite=[sentence for item in measured for sentence in item.nonfinite],
             misnamed=opened.misnamed(),
         )
-        report = _assemble(opened, digest.result(), facts, tau, watch)
-        return _with_suggestions(report, allowed)
+        return with_suggestions(_assemble(opened, digest.result(), facts, tau, watch), allowed)
 
 
 def _assemble(opened: Adapter, digest: str, facts: Facts, tau: float, watch: Stopwatch) -> AuditReport:
@@ -87,27 +86,6 @@ def _assemble(opened: Adapter, digest: str, facts: Facts, tau: float, watch: Sto
         layers=tuple(layers),
         findings=find(facts),
         run=watch.run_info(),
-    )
-
-
-def _with_suggestions(report: AuditReport, grid: Sequence[int]) -> AuditReport:
-    """The report with the ranks that its modules suggest, where some may be suggested."""
-    suggestions = suggest(report, grid)
-    if suggestions is None:
-        return report
-    return report.model_copy(
-        update={
-            "suggestions": suggestions,
-            "suggested_r_global_median": suggestions.median.rank,
-            "suggested_r_global_90": suggestions.p90.rank,
-            "evidence": {
-                "weight_energy": (
-                    f"fewest directions that hold {report.tau:.6g} of the squared singular values of each module. "
-                    "Crude: it ignores what the directions do to the model's output. A hypothesis to test, not a "
-                    "promise"
-                )
-            },
-        }
     )
 
 

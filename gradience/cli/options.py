@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-from gradience.errors import UsageError
-
 AdapterName = Annotated[
     str | None,
     typer.Option("--adapter", metavar="NAME", help="Which adapter, where a folder or a file holds several."),
@@ -19,13 +17,6 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No report and no pro
 
 def allowed_ranks_of(text: str | None) -> tuple[int, ...] | None:
     """Return `--allowed-ranks 4,8,16` as ranks; None where it was not given. Raises UsageError (code bad-grid)."""
-    if text is None:
-        return None
-    from gradience.ranks import parse_grid
+    from gradience.plan.grids import parse_ranks
 
-    try:
-        return parse_grid(text)
-    except ValueError as error:
-        raise UsageError(
-            f"--allowed-ranks: {error}", code="bad-grid", hint="--allowed-ranks 4,8,16"
-        ) from None
+    return None if text is None else parse_ranks(text)

@@ -6,10 +6,10 @@ An adapter is refused where no smaller one can mean the same; a suggestion is re
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
+from gradience.adapters.inventory import Note
 from gradience.adapters.keys import is_split_expert, parse_key
-from gradience.artifacts.audit import AuditReport, LayerAudit
+from gradience.artifacts.audit import AuditReport, LayerAudit, TensorNote
 from gradience.artifacts.finding import Finding
 from gradience.errors import InputError, UsageError
 from gradience.words import noun
@@ -18,18 +18,6 @@ NOT_THE_UPDATE = frozenset(("init-not-update", "init-noise", "variant-not-update
 """Findings with which nothing is compressed or suggested: B·A is not the learned update, or holds NaN or infinity."""
 UNCONVINCING = frozenset(("looks-random",))
 """Findings with which no rank is suggested: the spectra say nothing about a smaller one. Truncating is allowed."""
-
-GROUPED = "block-diagonal B of a grouped convolution"
-
-
-class Unread(Protocol):
-    """A tensor that was not understood, and why."""
-
-    @property
-    def tensor(self) -> str: ...
-    @property
-    def reason(self) -> str: ...
-
 
 # ---------------------------------------------------------------- the adapter
 
@@ -73,7 +61,7 @@ def norm_overflow(path: object, module: str) -> InputError:
     )
 
 
-def refuse_unread(path: object, unread: Sequence[Unread]) -> None:
+def refuse_unread(path: object, unread: Sequence[Note | TensorNote]) -> None:
     """Raise InputError (unaudited) where tensors were not understood: nobody can say what they mean at another rank."""
     if unread:
         were = noun(len(unread), "tensor was", "tensors were")
@@ -104,7 +92,7 @@ def why_fixed(rows: Sequence[LayerAudit]) -> str:
     PEFT needs a multiple of a grouped convolution's groups, and an energy rank says nothing about the rank of each.
     """
     if rows[0].groups > 1:
-        return GROUPED
+        return "block-diagonal B of a grouped convolution"
     if any(row.status == "unsupported" for row in rows):
         return "cannot be measured: its factors cancel"
     if any(row.status == "nonfinite" for row in rows):

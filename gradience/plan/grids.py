@@ -8,13 +8,25 @@ from dataclasses import dataclass
 from gradience.errors import UsageError
 from gradience.ranks import round_up
 
+EXAMPLE = "--allowed-ranks 4,8,16"
+
 
 def checked_ranks(allowed: Iterable[int]) -> tuple[int, ...]:
     """`allowed` ascending, each once. Raises UsageError (bad-grid) where it is empty, or holds a rank below 1."""
     ranks = tuple(sorted(set(allowed)))
     if not ranks or ranks[0] < 1:
-        raise UsageError("allowed ranks are integers from 1", code="bad-grid", hint="--allowed-ranks 4,8,16")
+        raise UsageError("allowed ranks are integers from 1", code="bad-grid", hint=EXAMPLE)
     return ranks
+
+
+def parse_ranks(text: str) -> tuple[int, ...]:
+    """`"16,4,8"` -> (4, 8, 16). Raises UsageError (bad-grid)."""
+    try:
+        return checked_ranks(map(int, text.split(",")))
+    except ValueError:
+        raise UsageError(
+            f"allowed ranks are integers separated by commas, not {text!r}", code="bad-grid", hint=EXAMPLE
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)

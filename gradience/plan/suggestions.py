@@ -18,6 +18,11 @@ from gradience.plan.grids import Grid
 from gradience.plan.modules import Module, Ranks, alphas_at, modules_of, size_at
 from gradience.ranks import max_lora_rank_step, percentile, round_up
 
+WEIGHT_ENERGY = (
+    "fewest directions that hold {tau:.6g} of the squared singular values of each module. Crude: it ignores what the "
+    "directions do to the model's output. A hypothesis to test, not a promise"
+)
+
 
 def suggest(report: AuditReport, grid: Sequence[int]) -> Suggestions | None:
     """Median, 90th percentile and per-layer suggestions on the allowed ranks `grid`.
@@ -36,6 +41,20 @@ def suggest(report: AuditReport, grid: Sequence[int]) -> Suggestions | None:
         median=_uniform(report, modules, 50, grid),
         p90=_uniform(report, modules, 90, grid),
         per_layer=_per_layer(report, modules, grid),
+    )
+
+
+def with_suggestions(report: AuditReport, grid: Sequence[int]) -> AuditReport:
+    """The report with what `suggest` suggests in place of what it said before, and what that rests on."""
+    suggestions = suggest(report, grid)
+    resting = {} if suggestions is None else {"weight_energy": WEIGHT_ENERGY.format(tau=report.tau)}
+    return report.model_copy(
+        update={
+            "suggestions": suggestions,
+            "suggested_r_global_median": suggestions and suggestions.median.rank,
+            "suggested_r_global_90": suggestions and suggestions.p90.rank,
+            "evidence": resting,
+        }
     )
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from gradience.artifacts.audit import AuditReport, Suggestion, Suggestions
 from gradience.plan.criteria import Criterion, ToRank, ToSuggestion
 from gradience.plan.modules import Ranks, modules_of
-from gradience.plan.suggestions import suggest
+from gradience.plan.suggestions import with_suggestions
 
 
 class Choice(NamedTuple):
@@ -37,7 +37,7 @@ class AuditedProbe:
         self.modules = modules_of(report)
         self.ranks: Ranks = {module.name: module.rank for module in self.modules}
         self.use_rslora = report.adapter.use_rslora
-        self._report = report.model_copy(update={"suggestions": suggest(report, allowed_ranks)})
+        self._report = with_suggestions(report, allowed_ranks)
 
     @property
     def suggestions(self) -> Suggestions:
