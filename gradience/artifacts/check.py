@@ -34,6 +34,7 @@ class SettingsRead(Part):
     alpha: Float12 | None = None
     scale: Float12 | None = None
     target_modules: tuple[str, ...] | str | None = None
+    """Names, or a regular expression, or `all-linear`; empty: none were named and nothing is taken instead."""
     use_rslora: bool | None = None
     use_dora: bool | None = None
     init: str | None = None

@@ -76,7 +76,7 @@ def check_configs(
         training_dialect = dialect if training_dialect is PEFT else training_dialect
         settings = settings.filled_from(read_settings(values, dialect, path))
     base = read_base(Path(base_config)) if base_config is not None else None
-    return report_of(Context(settings, task, base, completion_tokens, training_dialect), files)
+    return report_of(Context(settings.completed(), task, base, completion_tokens, training_dialect), files)
 
 
 def _typed(lr: float | None, r: int | None, alpha: float | None) -> Settings:
@@ -117,14 +117,12 @@ def report_of(context: Context, files: list[SourceFile]) -> CheckReport:
         if not problems:
             passed.append(rule.code)
     base = context.base
-    known = {name: getattr(settings, name) for name in SettingsRead.model_fields if hasattr(settings, name)}
+    shown = {name: getattr(settings, name) for name in SettingsRead.model_fields}
     return CheckReport(
         gradience_version=__version__,
         task=context.task,
         files=tuple(files),
-        settings=SettingsRead(
-            **{**known, "objective": context.objective}, effective_batch_size=settings.effective_batch
-        ),
+        settings=SettingsRead(**{**shown, "objective": context.objective}),
         lora_params=base.lora_params(settings.r, settings.target_modules) if base and settings.r else None,
         findings=tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))),
         passed=tuple(passed),

@@ -178,7 +178,7 @@ def rank_for_rl(context: Context) -> Problems:
 def large_batch(context: Context) -> Problems:
     """A very large batch."""
     need_supervised(context)
-    batch = need(context.settings.effective_batch)
+    batch = need(context.settings.effective_batch_size)
     if batch > 256:
         yield Problem(
             "effective_batch_size",
