@@ -36,10 +36,10 @@ def overhead(rank: int, steps: int, batch: int, length: int) -> None:
 
     from gradience import GradienceCallback
     from gradience.live import SpectralTracker
-    from gradience.models import embedded as assets
+    from gradience.models import embedded
 
     set_seed(0)
-    base = AutoModelForCausalLM.from_pretrained(assets.smollm2(), dtype=torch.bfloat16)
+    base = AutoModelForCausalLM.from_pretrained(embedded.smollm2(), dtype=torch.bfloat16)
     model = get_peft_model(
         base, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
     )

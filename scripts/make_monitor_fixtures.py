@@ -35,7 +35,7 @@ from transformers import (
 )
 
 from gradience import GradienceCallback
-from gradience.models import embedded as assets
+from gradience.models import embedded
 from gradience.tasks import reviews
 
 RUNS = Path(__file__).resolve().parent.parent / "tests" / "monitor" / "runs"
@@ -67,7 +67,7 @@ class Plan:
 
 def sentences(plan: Plan) -> tuple[Any, Any, Any, Any]:
     """MiniLM-L6 and movie-review sentences, positive or negative."""
-    folder = assets.minilm()
+    folder = embedded.minilm()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     labels = 2 if plan.odd_label is None else 1
     base = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=labels, dtype=torch.float32)
@@ -96,7 +96,7 @@ def sentences(plan: Plan) -> tuple[Any, Any, Any, Any]:
 
 def arithmetic(plan: Plan) -> tuple[Any, Any, Any, Any]:
     """SmolLM2-135M (dequantised from Q4_1) and sums of two or three numbers, loss on the answer alone."""
-    folder = assets.smollm2()
+    folder = embedded.smollm2()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     config = LoraConfig(task_type="CAUSAL_LM", r=plan.r, lora_alpha=plan.alpha, target_modules=plan.targets)

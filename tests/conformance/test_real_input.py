@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gradience.models import embedded as assets
+from gradience.models import embedded
 from gradience.tasks import reviews
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -33,7 +33,7 @@ def test_smollm2_is_converted_once_and_completes_a_sentence() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     pytest.importorskip("gguf", reason="needs the extra `demo`")
-    folder = assets.smollm2()
+    folder = embedded.smollm2()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
     prompt = tokenizer("The capital of France is", return_tensors="pt")

@@ -10,7 +10,7 @@ import pytest
 from archive_samples import tarball, wheel
 
 from gradience.errors import InputError
-from gradience.models import embedded as assets
+from gradience.models import embedded
 from gradience.models.embedded import MINILM, REVIEWS, SMOLLM2_GGUF, Asset, cache_folder, unpacked
 from gradience.models.packages import Release
 
@@ -39,7 +39,7 @@ class Fetches:
 def fetches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fetches:
     monkeypatch.setenv("GRADIENCE_CACHE", str(tmp_path / "cache"))
     stand_in = Fetches(wheel(tmp_path / "tiny.whl", list(FILES.items())))
-    monkeypatch.setattr(assets, "fetch", stand_in)
+    monkeypatch.setattr(embedded, "fetch", stand_in)
     return stand_in
 
 
