@@ -31,20 +31,12 @@ LAYERS, BASE_PARAMS = 32, 7.24e9
 def overhead(rank: int, steps: int, batch: int, length: int) -> None:
     """Train for `steps` steps, measure spectra at every one, and print the shares of other intervals."""
     import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments, set_seed
+    from transformers import Trainer, TrainerCallback, TrainingArguments
 
     from gradience import GradienceCallback
     from gradience.live import SpectralTracker
-    from gradience.models import embedded
 
-    set_seed(0)
-    base = AutoModelForCausalLM.from_pretrained(embedded.smollm2(), dtype=torch.bfloat16)
-    model = get_peft_model(
-        base, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    )
-    ids = torch.randint(0, 40_000, (batch * steps, length))
-    rows = [{"input_ids": row, "labels": row} for row in ids]
+    model, rows = lora_smollm2(rank, steps * batch, length)
     spent: dict[str, list[float]] = defaultdict(list)
     clock: dict[str, Any] = {}
 
@@ -93,14 +85,34 @@ def overhead(rank: int, steps: int, batch: int, length: int) -> None:
             callbacks=[Steps(), Timed(spectra_every=1)],
         ).train()
         size = (Path(folder) / "run.jsonl").stat().st_size
-    step, log, spectra = (statistics.median(spent[key][2:]) for key in ("step", "log", "spectra"))
     print(
         f"model     SmolLM2-135M, r = {rank}, {batch} rows of {length} tokens, {torch.get_num_threads()} threads"
     )
+    show(spent, size / steps)
+
+
+def lora_smollm2(rank: int, count: int, length: int) -> tuple[Any, list[dict[str, Any]]]:
+    """SmolLM2 with LoRA on every linear layer, and `count` rows of random tokens."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, set_seed
+
+    from gradience.models import embedded
+
+    set_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(embedded.smollm2(), dtype=torch.bfloat16)
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    ids = torch.randint(0, 40_000, (count, length))
+    return get_peft_model(base, config), [{"input_ids": row, "labels": row} for row in ids]
+
+
+def show(spent: dict[str, list[float]], bytes_per_step: float) -> None:
+    """Print the medians, and the shares of two ways of logging."""
+    step, log, spectra = (statistics.median(spent[key][2:]) for key in ("step", "log", "spectra"))
     print(f"step      {1000 * step:9.1f} ms (median of {len(spent['step'])})")
     print(f"log       {1000 * log:9.2f} ms in the callback, writing the spectra included")
     print(f"spectra   {1000 * spectra:9.2f} ms for all modules")
-    print(f"run.jsonl {size / steps / 1000:9.1f} kB a step with spectra at each")
+    print(f"run.jsonl {bytes_per_step / 1000:9.1f} kB a step with spectra at each")
     for label, every_log, every_spectra in (
         ("logging every step, spectra every 10 steps", 1, 10),
         ("logging every 10 steps, spectra every 10 logs (default)", 10, 100),

@@ -120,6 +120,37 @@ def variant_measures(planned: PlannedVariant, seed: int, counts: Pairs, **more: 
     return Measures(**(facts | more))
 
 
+def variants_of(
+    seed: int,
+    asked: BenchConfig,
+    probe: Probe | None,
+    probe_error: str,
+    correct: int,
+    n: int,
+    changes: dict[str, tuple[int, int] | str],
+) -> tuple[Any, ...]:
+    """The results of one seed's variants; changes as in `bench`."""
+    if probe is None:
+        return tuple(all_unmeasured(asked, "ERROR", f"there is no probe: {probe_error}"))
+    if not probe.gate.passed:
+        return tuple(all_unmeasured(asked, "UNDERTRAINED", gate_sentence(probe)))
+    variants: Any = []
+    for planned in plan_variants(REPORT, asked, seed):
+        change = changes.get(planned.name, (0, 0))
+        if planned.skipped:
+            variants.append(unmeasured(planned, "SKIPPED", planned.skipped))
+        elif planned.same_as:
+            variants.append(repeated(planned, variants))
+        elif isinstance(change, str):
+            variants.append(unmeasured(planned, "ERROR", change))
+        else:
+            counted = pairs(n, correct, *change)
+            close = Closeness(kl_mean=0.0123, kl_standard_error=0.0011, flips=31)
+            measures = variant_measures(planned, seed, counted)
+            variants.append(measured(planned, measures, counted, asked.policy, close))
+    return tuple(variants)
+
+
 def bench(
     seed: int,
     changes: dict[str, tuple[int, int] | str] | None = None,
@@ -138,26 +169,8 @@ def bench(
         DataSplit(role="train", n=7473, sha256="t" * 64),
         DataSplit(role="confirm", n=n, sha256="c" * 64),
     )
-    variants: Any = []
-    if probe is None:
-        variants = all_unmeasured(asked, "ERROR", f"there is no probe: {probe_error}")
-    elif not probe.gate.passed:
-        variants = all_unmeasured(asked, "UNDERTRAINED", gate_sentence(probe))
-    else:
-        for planned in plan_variants(REPORT, asked, seed):
-            change = (changes or {}).get(planned.name, (0, 0))
-            if planned.skipped:
-                variants.append(unmeasured(planned, "SKIPPED", planned.skipped))
-            elif planned.same_as:
-                variants.append(repeated(planned, variants))
-            elif isinstance(change, str):
-                variants.append(unmeasured(planned, "ERROR", change))
-            else:
-                counted = pairs(n, correct, *change)
-                close = Closeness(kl_mean=0.0123, kl_standard_error=0.0011, flips=31)
-                measures = variant_measures(planned, seed, counted)
-                variants.append(measured(planned, measures, counted, asked.policy, close))
-    status, reasons = status_of(tuple(variants))
+    variants = variants_of(seed, asked, probe, probe_error, correct, n, changes or {})
+    status, reasons = status_of(variants)
     facts: dict[str, Any] = {
         "smoke": asked.smoke,
         "status": status,
@@ -188,8 +201,8 @@ def bench(
         ),
         "probe": probe,
         "audit": summary(REPORT) if probe is not None and probe.gate.passed else None,
-        "variants": tuple(variants),
-        "best": best_of(tuple(variants)),
+        "variants": variants,
+        "best": best_of(variants),
         "run": RUN,
     }
     return Bench(**(facts | more))
