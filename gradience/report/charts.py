@@ -6,18 +6,20 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from gradience.report.lines import Line, Span
+from gradience.report.blocks import Code, Inline, Span
 from gradience.report.numbers import sig
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 MIN_CHART = 24
 """Columns to which a chart of a few points is widened."""
+LABEL = 9
+"""Columns of the values beside a chart."""
 LOG_FROM = 50.0
 """A series whose largest value is so many times its smallest is drawn on a logarithmic axis."""
 
 
 def resample(values: Sequence[float], width: int) -> list[float]:
-    """At most `width` means of neighbours, in order."""
+    """Return at most `width` means of neighbours, in order."""
     n = len(values)
     if n <= width:
         return list(values)
@@ -25,41 +27,36 @@ def resample(values: Sequence[float], width: int) -> list[float]:
     return [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
 
 
-def sparkline(values: Sequence[float], width: int) -> str:
-    """One row of blocks, lowest to highest; a flat series is a row of low blocks."""
+def sparkline(values: Sequence[float], width: int) -> Span:
+    """Return one row of blocks, lowest to highest; a flat series is a row of low blocks."""
     shown = resample(values, width)
-    if not shown:
-        return ""
-    low, high = min(shown), max(shown)
+    low, high = min(shown, default=0.0), max(shown, default=0.0)
     span = high - low
-    return "".join(BLOCKS[round(7 * (value - low) / span)] if span > 0 else BLOCKS[0] for value in shown)
+    blocks = (BLOCKS[round(7 * (value - low) / span)] if span > 0 else BLOCKS[0] for value in shown)
+    return Span("".join(blocks), "info")
 
 
-def area(values: Sequence[float], first: int, last: int, *, width: int, height: int = 6) -> list[Line]:
-    """Rows of an area chart with its axes: values over steps `first` … `last`."""
-    label = 9
-    shown = widen(resample(values, width - label - 3), MIN_CHART)
-    if not shown:
-        return []
+def area(values: Sequence[float], first: int, last: int, *, width: int, height: int = 6) -> Code:
+    """Return an area chart with its axes: values over steps `first` … `last`, in at most `width` columns."""
+    shown = widen(resample(values, width - LABEL - 3), MIN_CHART)
     low, high = min(shown), max(shown)
     logarithmic = low > 0 and high / low >= LOG_FROM
     levels = [math.log(value) for value in shown] if logarithmic else shown
     floor, span = min(levels), max(levels) - min(levels)
     eighths = [1 + round((8 * height - 1) * (value - floor) / span) if span > 0 else 1 for value in levels]
     top, bottom = _end_labels(low, high)
-    rows: list[Line] = []
+    rows: list[Inline] = []
     for row in range(height - 1, -1, -1):
         text = {height - 1: top, 0: bottom}.get(row, "")
         cells = "".join(_cell(eighth - 8 * row) for eighth in eighths)
-        rows.append([Span(f"{text:>{label}} ", "dim"), Span("▏", "dim"), Span(cells.rstrip(), "info")])
-    axis = _axis(first, last, len(shown))
-    rows.append([Span(" " * (label + 2)), Span(axis + (" (log scale)" if logarithmic else ""), "dim")])
-    return rows
+        rows.append((Span(f"{text:>{LABEL}} ▏", "dim"), Span(cells.rstrip(), "info")))
+    axis = _axis(first, last, len(shown)) + (" (log scale)" if logarithmic else "")
+    return Code([*rows, Span(" " * (LABEL + 2) + axis, "dim")])
 
 
 def widen(values: Sequence[float], width: int) -> list[float]:
-    """Each value several times, until a few values make a chart of about `width` columns."""
-    times = max(1, width // len(values)) if values else 1
+    """Return each value several times, until a few values make a chart of about `width` columns."""
+    times = max(1, width // len(values))
     return [value for value in values for _ in range(times)]
 
 

@@ -105,3 +105,20 @@ def number_range(values: Iterable[int | float]) -> str:
 def plural(number: int, one: str, many: str | None = None) -> str:
     """`1 module`, `24 modules`."""
     return f"{count(number)} {noun(number, one, many)}"
+
+
+def duration(seconds: float | None) -> str:
+    """45 s, 2 min 6 s, 3 h 12 min."""
+    if seconds is None:
+        return MISSING
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{sig(seconds, 2)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def signed(value: float | None) -> str:
+    """+0.31, −0.02."""
+    if value is None:
+        return MISSING
+    return f"{'−' if value < 0 else '+'}{sig(abs(value))}"
