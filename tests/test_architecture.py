@@ -512,3 +512,33 @@ def test_a_toy_verb_is_one_file_and_one_line(
     assert int(capsys.readouterr().out) > 0
     assert app.run(["modules", "absent"]) == 3
     assert "error: absent: no such file or folder" in capsys.readouterr().err
+
+
+def test_a_toy_runtime_is_one_entry_and_its_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gradience.cli.app import run
+    from gradience.cli.demo import example_adapter
+    from gradience.runtimes import verdict
+    from gradience.runtimes.record import Runs, RuntimeRecord, read_runs
+    from gradience.runtimes.runtime import RUNTIMES, Runtime
+    from gradience.runtimes.scales import LoadedAdapter, LoadedModule, peft_scale
+
+    def doubled(adapter: LoadedAdapter, module: LoadedModule) -> float:
+        return 2 * peft_scale(adapter, module)
+
+    architecture = "BertForSequenceClassification"
+    peft = next(record for record in read_runs() if record.runtime == "PEFT")
+    runs = {architecture: Runs(peft.architectures[architecture].loads, (), ())}
+    records = [RuntimeRecord(name, "1.0", "2026-11-26", "docs/toy.md", runs) for name in ("kind", "rude")]
+    monkeypatch.setitem(RUNTIMES, "kind", Runtime(peft_scale, lambda adapter: "with patience"))
+    monkeypatch.setitem(RUNTIMES, "rude", Runtime(doubled))
+    monkeypatch.setattr(verdict, "read_runs", lambda: (*read_runs(), *records))
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+    command = ["compress", str(example_adapter()), "--rank", "4", "-o", str(tmp_path / "out")]
+    assert run([*command, "--base-model", str(base), "--json"]) == 0
+    verdicts = {row["runtime"]: row for row in json.loads(capsys.readouterr().out)["runtimes"]}
+    assert (verdicts["kind"]["verdict"], verdicts["kind"]["why"]) == ("loads", "with patience")
+    assert verdicts["rude"]["verdict"] == "wrong scale"

@@ -14,8 +14,8 @@ from gradience.adapters.patterns import anchored_key
 from gradience.runtimes import architecture_of
 from gradience.runtimes.parts import parts_of
 from gradience.runtimes.record import RUNS, Failure, Runs, RuntimeRecord, read_runs
+from gradience.runtimes.runtime import RUNTIMES
 from gradience.runtimes.scales import (
-    SCALES,
     LoadedAdapter,
     LoadedModule,
     config_scale,
@@ -400,4 +400,4 @@ def test_every_runtime_has_a_scale_and_a_section_of_the_document():
     }
     for record in read_runs():
         path, _, section = record.page.partition("#")
-        assert (path, section in anchors, record.runtime in SCALES) == ("docs/runtimes.md", True, True)
+        assert (path, section in anchors, record.runtime in RUNTIMES) == ("docs/runtimes.md", True, True)

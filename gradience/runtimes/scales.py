@@ -92,15 +92,6 @@ def gguf_scale(adapter: LoadedAdapter, module: LoadedModule) -> float:
     return scale_of(adapter.alpha, module.rank, use_rslora=False) if adapter.alpha else 1.0
 
 
-SCALES: Mapping[str, Scale] = {
-    "PEFT": peft_scale,
-    "PEFT hotswap": config_scale,
-    "vLLM": peft_scale,
-    "llama.cpp": gguf_scale,
-}
-"""Runtime -> its rule. The runs hold each of them to what the runtime computed."""
-
-
 def wrong_scale(scale: Scale, adapter: LoadedAdapter) -> str:
     """Return the modules that get another scale than PEFT gives them, in words; empty where there are none."""
     wrong = [

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from gradience.adapters.adapter import Adapter
 from gradience.artifacts.compression import RuntimeVerdict, Verdict
-from gradience.ranks import max_lora_rank_step
 from gradience.runtimes.parts import Parts, is_general, parts_of
 from gradience.runtimes.record import Runs, RuntimeRecord, read_runs
-from gradience.runtimes.scales import SCALES, LoadedAdapter, LoadedModule, wrong_scale
+from gradience.runtimes.runtime import RUNTIMES
+from gradience.runtimes.scales import LoadedAdapter, LoadedModule, wrong_scale
 
 UNKNOWN = "the architecture is not known: --base-model DIR, with the base model's config.json, names it"
 NAMED_PARTS = 2
@@ -51,8 +51,8 @@ def _from_runs(runtime: str, runs: Runs, adapter: LoadedAdapter, parts: Parts) -
     if not any(parts <= loaded for loaded in runs.loads):
         missing = min((parts - loaded for loaded in runs.loads), key=len, default=parts)
         return "not run", f"with {named(missing)}"
-    wrong = wrong_scale(SCALES[runtime], adapter)
-    return ("wrong scale", wrong) if wrong else ("loads", _advice(runtime, adapter))
+    wrong = wrong_scale(RUNTIMES[runtime].scale, adapter)
+    return ("wrong scale", wrong) if wrong else ("loads", RUNTIMES[runtime].needs(adapter))
 
 
 def named(parts: Parts) -> str:
@@ -61,15 +61,3 @@ def named(parts: Parts) -> str:
     words: Sequence[str] = general or sorted(parts)
     rest = len(words) - NAMED_PARTS
     return ", ".join(words[:NAMED_PARTS]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _advice(runtime: str, adapter: LoadedAdapter) -> str:
-    """What the run needed."""
-    if runtime == "vLLM":
-        return f"with --max-lora-rank {max_lora_rank_step(adapter.largest)} or more"
-    if runtime == "PEFT hotswap":
-        return (
-            f"in place of an adapter of use_rslora {adapter.rslora}, rank {adapter.largest} or more, "
-            "and the same lora_dropout"
-        )
-    return ""
