@@ -12,7 +12,7 @@ from gradience.adapters.keys import Role, parse_key
 
 PREFIX = "base_model.model."
 DEFAULT_ADAPTER = "default"
-"""The name that `PeftModel.from_pretrained` gives an adapter when it is not told another one."""
+"""The name that `PeftModel.from_pretrained` gives an adapter where no other is asked for."""
 
 _SUFFIX: dict[Role, str] = {
     "A": ".lora_A.weight",

@@ -1,6 +1,6 @@
 """Temporary files and folders: named after what they will become, locked by whoever writes them, swept when abandoned.
 
-A process that is killed while it writes `name` leaves `.name.<random>.tmp` beside it. Nobody but the next writer can
+A process that is killed while it writes `name` leaves `.name.<random>.tmp` beside it. Only the next writer can
 remove that, and it must not remove the work of a living one. So a writer holds a lock on what it writes; the system
 lets go of the lock when the process ends, however it ends. Where a file system has no locks, nothing is ever swept.
 """

@@ -70,16 +70,16 @@ class WeightsWriter:
 def carry_files(location: Location, target: Path) -> tuple[list[str], list[str]]:
     """Copy the files beside the weights of an adapter; names of the copied ones and of those left out.
 
-    Neither: the weights and the config, which are written anew. Left out are pickles (training state and weights of
+    Neither: the weights and the config, which the caller writes. Left out are pickles (training state and weights of
     the old shapes among them), reports of an earlier compression, sub-folders, hidden files, pipes, and links that
     lead elsewhere.
     Raises InputError for a file that cannot be read.
     """
     carried, left = [], []
     folder = location.weights[0].parent
-    anew = {CONFIG, INDEX, WEIGHTS, *(path.name for path in location.weights)}
+    ours = {CONFIG, INDEX, WEIGHTS, *(path.name for path in location.weights)}
     for entry in sorted(folder.iterdir()):
-        if entry.name in anew:
+        if entry.name in ours:
             continue
         if _carries(entry) and _copy(entry, target / entry.name, root=location.root):
             carried.append(entry.name)

@@ -1,4 +1,4 @@
-"""The base model of a run: found, loaded as the settings say, seeded where something is drawn, identified.
+"""The base model of a run: loaded as the settings say, seeded where something is drawn, identified.
 
 The one place of Bench that loads a base: training and evaluation get the same weights in the same precision.
 """
@@ -186,7 +186,7 @@ WEIGHTS = ("*.safetensors", "*.bin")
 
 def _digest_of_folder(folder: Path) -> str:
     """sha256 over names and hashes of the files that decide what the base in `folder` does."""
-    weights = next((found for pattern in WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
+    weights = next((paths for pattern in WEIGHTS if (paths := sorted(folder.glob(pattern)))), [])
     digest = Sha256()
     for path in sorted([*weights, *(path for pattern in BESIDE for path in folder.glob(pattern))]):
         facts = path.stat()

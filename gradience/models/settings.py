@@ -1,4 +1,4 @@
-"""What a run is told about its base model: typed, strict, in the words that users know."""
+"""The settings of a base model: typed, strict, in the words that users know."""
 
 from __future__ import annotations
 

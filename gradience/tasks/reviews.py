@@ -1,4 +1,4 @@
-"""Movie-review sentences, positive or negative: real text with human ratings, from assets.review_sentences().
+"""Movie-review sentences, positive or negative: real text with human ratings, from `embedded.review_sentences`.
 
 Source: Hutto and Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media
 Text", ICWSM 2014. Each sentence carries the mean of ratings between -4 and 4. The sentences are third-party

@@ -1,6 +1,6 @@
 """What a series of live spectra says about the rank: settled, too small, far too large. Pure, no numpy.
 
-The tracker asks while training goes on, monitor asks when it reads run.jsonl; both get the same answer.
+The tracker asks during training, monitor when it reads run.jsonl; both get the same answer.
 
 Thresholds come from 122 real adapters by strangers and from repeated runs on one task
 (docs/monitor.md, "Where the thresholds come from"): k@90 of a module is reproducible to within 1 between

@@ -160,7 +160,7 @@ def _lines(file: BinaryIO) -> Iterator[_Line]:
 def last_position(path: str | os.PathLike[str]) -> tuple[str, int | None] | None:
     """The run id of the file's last record and the last step seen near its end.
 
-    For whoever appends to a finished run (an audit) or goes on with one (a resume). Reads the last
+    For whoever appends to a finished run (an audit) or resumes one. Reads the last
     64 kB only, or the whole file where that is not enough. None: no file, or no record in it.
     """
     file_path = Path(path)

@@ -32,11 +32,11 @@ class TelemetryWriter:
     """Appends records to one file. Create folders, never truncate.
 
     path        where; parent folders are made
-    run_id      who; a new random id when not given (give the old one when a run goes on)
+    run_id      who; a new random id when not given (give the old one when a run is resumed)
     redaction   what is never recorded (see `Redaction`)
 
     As a context manager it also writes `run_end`: ok, interrupted (Ctrl-C, exit) or error with
-    the exception's type. The exception goes on to the caller.
+    the exception's type. The exception is raised to the caller.
 
     Raises OSError from the constructor and from every write (disk full, read-only, no permission):
     the caller decides whether that matters. A short write is repaired by the next one.
@@ -81,7 +81,7 @@ class TelemetryWriter:
         meta: Mapping[str, object] | None = None,
         resumed_from_step: int | None = None,
     ) -> None:
-        """`run_start`: how the run is set up, and from which step it goes on, if it does."""
+        """`run_start`: how the run is set up, and the step that it is resumed from, if any."""
         payload: dict[str, object] = {"config": config, "meta": dict(meta or {})}
         if resumed_from_step is not None:
             payload["resumed_from_step"] = resumed_from_step
