@@ -126,7 +126,7 @@ def read_config(path: Path, *, root: Path | None = None) -> PeftConfig:
         raise refuse_method(path, peft_type)
     if peft_type is None and not {"r", "lora_alpha"} & fields.keys():
         raise InputError(
-            f"{path}: not a config of PEFT: it has neither peft_type nor r and lora_alpha (it begins {_shown(fields)})",
+            f"{path}: not a config of PEFT: it has neither peft_type nor r and lora_alpha (it begins {_json(fields)})",
             code="not-peft-config",
             hint="put the adapter's own adapter_config.json here; without any, the weights are audited alone",
         )
@@ -182,7 +182,7 @@ class _Fields:
         self._fields = fields
 
     def _refuse(self, name: str, wanted: str) -> InputError:
-        return _bad(self._path, f"{name} is {_shown(self._fields[name])}, not {wanted}")
+        return _bad(self._path, f"{name} is {_json(self._fields[name])}, not {wanted}")
 
     def text(self, name: str) -> str | None:
         value = self._fields.get(name)
@@ -219,7 +219,7 @@ class _Fields:
         for key, number in value.items():
             if not (_is_rank(number) if ranks else _is_number(number)):
                 wanted = f"an integer from 1 to {MAX_RANK}" if ranks else _A_NUMBER
-                raise _bad(self._path, f"{name}[{_shown(key)}] is {_shown(number)}, not {wanted}")
+                raise _bad(self._path, f"{name}[{_json(key)}] is {_json(number)}, not {wanted}")
         return dict(value)
 
     def names(self, name: str) -> tuple[str, ...]:
@@ -247,7 +247,7 @@ class _Fields:
         return value
 
 
-def _shown(value: Any) -> str:
+def _json(value: Any) -> str:
     """A value as it stands in the file."""
     return json.dumps(value, ensure_ascii=False)[:80]
 

@@ -175,7 +175,7 @@ def refuse_foreign(
         )
     if _from_diffusers(entries, parts, metadata, has_config=has_config):
         raise InputError(
-            f"{path}: a diffusers LoRA (keys like {_shown(next(iter(entries)))}), not a PEFT adapter",
+            f"{path}: a diffusers LoRA (keys like {next(iter(entries))[:80]!r}), not a PEFT adapter",
             code="diffusers-adapter",
             hint=DIFFUSERS_HINT,
         )
@@ -225,11 +225,7 @@ def no_factors(path: Path, entries: Mapping[str, TensorEntry]) -> InputError:
     scalars = sum(entry.params <= 1 for entry in entries.values())
     numbers = f", {scalars} of them single numbers" if scalars else ""
     return InputError(
-        f"{path}: no LoRA factors among its {len(entries)} tensors{numbers} (the first is {_shown(min(entries))})",
+        f"{path}: no LoRA factors among its {len(entries)} tensors{numbers} (the first is {min(entries)[:80]!r})",
         code="no-lora-tensors",
         hint="a home-made format, or a save that lost the weights: PEFT writes keys that end in lora_A.weight",
     )
-
-
-def _shown(name: str) -> str:
-    return repr(name[:80])

@@ -205,7 +205,7 @@ def _entry(path: Path, name: str, raw: Any, data_start: int) -> TensorEntry:
     dtype = DTYPES.get(raw.dtype) if isinstance(raw.dtype, str) else None
     if dtype is None:
         raise InputError(
-            f"{path}: {_shown(name)} has the unknown type {str(raw.dtype)[:40]!r}",
+            f"{path}: {_tensor(name)} has the unknown type {str(raw.dtype)[:40]!r}",
             code="unknown-dtype",
             hint=f"known types: {', '.join(DTYPES)}",
         )
@@ -221,19 +221,20 @@ def _entry(path: Path, name: str, raw: Any, data_start: int) -> TensorEntry:
     size = offsets[1] - offsets[0]
     if bits % 8 or size != bits // 8:
         raise InputError(
-            f"{path}: {_shown(name)} occupies {size:,} bytes, its shape {shape} of {dtype.name} needs {bits / 8:,.15g}",
+            f"{path}: {_tensor(name)} occupies {size:,} bytes,"
+            f" its shape {shape} of {dtype.name} needs {bits / 8:,.15g}",
             code="bad-offsets",
             hint="download or save the adapter again",
         )
     return TensorEntry(dtype, tuple(shape), data_start + offsets[0], size)
 
 
-def _shown(name: str) -> str:
+def _tensor(name: str) -> str:
     return f"tensor {name[:200]!r}"
 
 
 def _bad_tensor(path: Path, name: str, what: str) -> InputError:
-    return _bad_header(path, f"{_shown(name)} {what}")
+    return _bad_header(path, f"{_tensor(name)} {what}")
 
 
 def _check_cover(path: Path, entries: Mapping[str, TensorEntry], *, start: int, end: int) -> None:
@@ -243,7 +244,7 @@ def _check_cover(path: Path, entries: Mapping[str, TensorEntry], *, start: int, 
         if entry.start != position:
             what = "overlap" if entry.start < position else "leave a gap"
             raise InputError(
-                f"{path}: the tensors {what} at byte {min(entry.start, position):,} (tensor {name[:200]!r})",
+                f"{path}: the tensors {what} at byte {min(entry.start, position):,} ({_tensor(name)})",
                 code="bad-offsets",
                 hint="two readers could see different weights: download or save the adapter again",
             )

