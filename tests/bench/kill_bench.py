@@ -1,4 +1,4 @@
-"""A Bench run in ROOT/whole, and the same in ROOT/killed, killed at drawn moments and taken up again.
+"""A Bench run in ROOT/whole, and the same in ROOT/killed, killed at drawn moments and resumed.
 
 python kill_bench.py CONFIG ROOT SEED KILLS
 """

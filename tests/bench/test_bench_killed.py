@@ -1,4 +1,4 @@
-"""A real run, killed with SIGKILL and taken up again: the same results, and never a half-written artifact."""
+"""A real run, killed with SIGKILL and resumed: the same results, and never a half-written artifact."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from killing import KILLED, WRITING, drawn, in_child, moments_of, watched
-from test_training import recipe, run
+from tiny_training import recipe, run
 
 from gradience.models.settings import ModelSettings
 

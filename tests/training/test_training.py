@@ -1,71 +1,26 @@
-"""Training: seeded before anything is drawn, the loss on answers, resumable to the bit. Real Trainer, tiny models."""
+"""Training: seeded before anything is drawn, the loss on answers, recorded. Real Trainer, tiny models."""
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from killing import program
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny_bench import bert, llama, sentences, sums, tokenizer
+from tiny_bench import sentences, sums, tokenizer
+from tiny_training import BERT_LORA, LORA, recipe, run, weights
 
 from gradience import audit_adapter
-from gradience.artifacts.training import TrainingReport
 from gradience.errors import GradienceError, InputError, NetworkError, UsageError
 from gradience.models.settings import ModelSettings
 from gradience.monitor import monitor_runs
-from gradience.telemetry import TelemetryReader
 from gradience.training import trainer as training
-from gradience.training.checkpoints import MARK, complete_checkpoints, remove_incomplete
 from gradience.training.encode import Collator, encode_labelled, encode_prompts
 from gradience.training.seeds import STREAMS, stream
-from gradience.training.settings import TrainSettings
 from gradience.training.trainer import train
-
-LORA: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
-BERT_LORA: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["query", "value"]}
-
-
-@pytest.fixture(scope="module")
-def causal(tmp_path_factory: pytest.TempPathFactory) -> ModelSettings:
-    return ModelSettings(name=str(llama(tmp_path_factory.mktemp("llama"))), type="causal_lm")
-
-
-@pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> ModelSettings:
-    return ModelSettings(name=str(bert(tmp_path_factory.mktemp("bert"))))
-
-
-def recipe(**changes: Any) -> TrainSettings:
-    values = {
-        "max_steps": 6,
-        "lr": 5e-3,
-        "per_device_train_batch_size": 4,
-        "logging_steps": 2,
-        "max_length": 16,
-    }
-    return TrainSettings(**{**values, **changes})
-
-
-def run(model: ModelSettings, output: Path, **changes: Any) -> TrainingReport:
-    kind = model.type == "causal_lm"
-    arguments: dict[str, Any] = {
-        "lora": LORA if kind else BERT_LORA,
-        "recipe": recipe(),
-        "seed": 42,
-        **changes,
-    }
-    return train(sums() if kind else sentences(), model=model, output=output, device="cpu", **arguments)
-
-
-def weights(output: Path) -> bytes:
-    return (output / "adapter" / "adapter_model.safetensors").read_bytes()
-
 
 # ------------------------------------------------------------------ what is trained
 
@@ -338,147 +293,3 @@ def test_nothing_fits(causal: ModelSettings, tmp_path: Path) -> None:
 def test_recipes_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         recipe(**changes)
-
-
-# ------------------------------------------------------------------ killed and resumed
-
-
-@pytest.mark.slow
-def test_killed_at_drawn_moments_it_ends_with_the_same_bytes(causal: ModelSettings, tmp_path: Path) -> None:
-    program(Path(__file__).with_name("kill_training.py"), causal.name, tmp_path)
-    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
-    whole, killed = (TrainingReport.read(tmp_path / name / "training.json") for name in ("whole", "killed"))
-    assert killed.start == whole.start
-    assert killed.loss == whole.loss
-    assert killed.resumed_from
-    assert whole.resumed_from == []
-
-
-def test_a_checkpoint_without_its_mark_is_none(tmp_path: Path) -> None:
-    for step, complete in ((5, True), (10, True), (15, False)):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        if complete:
-            (folder / MARK).touch()
-    assert [path.name for path in complete_checkpoints(tmp_path)] == ["checkpoint-5", "checkpoint-10"]
-    remove_incomplete(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-5"]
-
-
-def test_an_unfinished_training_is_not_continued_with_other_settings(
-    causal: ModelSettings, tmp_path: Path
-) -> None:
-    class Stop(Exception):
-        pass
-
-    def stop(done: int, planned: int) -> None:
-        if done == 3:
-            raise Stop
-
-    with pytest.raises(Stop):
-        run(causal, tmp_path, recipe=recipe(save_steps=1), on_step=stop)
-    with pytest.raises(InputError, match="begun with other settings") as caught:
-        run(causal, tmp_path, recipe=recipe(save_steps=1, lr=1e-3))
-    assert caught.value.code == "other-training"
-    assert run(causal, tmp_path, recipe=recipe(save_steps=1)).resumed_from == [2]
-
-
-def test_peft_does_not_reach_into_the_config(classifier: ModelSettings, tmp_path: Path) -> None:
-    """It extends the list `modules_to_save` that it is given; three seeds would be three protocols."""
-    given = {"r": 2, "lora_alpha": 4, "target_modules": ["query"], "modules_to_save": ["pooler"]}
-    before = copy.deepcopy(given)
-    report = run(classifier, tmp_path, lora=given, recipe=recipe(max_steps=1))
-    assert given == before
-    assert report.lora == before
-    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
-    assert "base_model.model.bert.pooler.dense.weight" in saved
-
-
-# ------------------------------------------------------------------ whatever the moment of the kill
-
-
-class Stop(Exception):
-    """What ends a training in these tests."""
-
-
-def stopped_at(step: int) -> Any:
-    def on_step(done: int, planned: int) -> None:
-        if done == step:
-            raise Stop
-
-    return on_step
-
-
-def test_killed_after_its_last_checkpoint_it_takes_no_further_step(
-    classifier: ModelSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a saved head beside the factors, in the middle of an epoch."""
-    asked = recipe(save_steps=3, max_steps=7, logging_steps=5)
-    whole = run(classifier, tmp_path / "whole", recipe=asked)
-
-    def die(*args: Any) -> None:
-        raise Stop
-
-    output = tmp_path / "killed"
-    with monkeypatch.context() as patched:
-        patched.setattr(training, "store", die)
-        with pytest.raises(Stop):
-            run(classifier, output, recipe=asked)
-    killed = run(classifier, output, recipe=asked)
-    assert (killed.steps, killed.planned_steps, killed.resumed_from) == (7, 7, [7])
-    assert weights(output) == weights(tmp_path / "whole")
-    assert killed.loss == whole.loss
-    assert killed.start == whole.start
-    assert not killed.diverged
-    ends = [record for record in TelemetryReader(output / "run.jsonl") if record.event == "run_end"]
-    assert ends[-1].step == 7
-    assert sorted(path.name for path in output.iterdir()) == ["adapter", "run.jsonl", "training.json"]
-
-
-@pytest.mark.parametrize(("logging", "steps"), [(10, 7), (5, 7), (3, 6), (10, 10)])
-def test_the_loss_after_a_resume_is_that_of_a_training_that_was_left_alone(
-    logging: int, steps: int, causal: ModelSettings, tmp_path: Path
-) -> None:
-    asked = recipe(save_steps=2, max_steps=steps, logging_steps=logging)
-    whole = run(causal, tmp_path / "whole", recipe=asked)
-    with pytest.raises(Stop):
-        run(causal, tmp_path / "killed", recipe=asked, on_step=stopped_at(5))
-    killed = run(causal, tmp_path / "killed", recipe=asked)
-    assert killed.resumed_from == [4]
-    assert killed.loss == whole.loss
-    plain = run(causal, tmp_path / "plain", recipe=recipe(max_steps=steps, logging_steps=logging))
-    assert plain.loss == pytest.approx(whole.loss, rel=1e-5)  # the same steps, summed in another order
-
-
-def test_taken_up_with_other_versions_it_goes_on_and_says_so(
-    causal: ModelSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = recipe(save_steps=2)
-    before = training.versions()
-    with pytest.raises(Stop):
-        run(causal, tmp_path, recipe=asked, on_step=stopped_at(3))
-    monkeypatch.setattr(training, "versions", lambda: before | {"torch": "9.9"})
-    report = run(causal, tmp_path, recipe=asked)
-    assert report.resumed_from == [2]
-    (earlier,) = report.earlier
-    assert (earlier.until_step, earlier.versions, report.versions["torch"]) == (2, before, "9.9")
-
-
-def test_what_a_finished_training_no_longer_needs_goes_even_after_a_kill(
-    causal: ModelSettings, tmp_path: Path
-) -> None:
-    run(causal, tmp_path)
-    (tmp_path / "checkpoints" / "checkpoint-6").mkdir(parents=True)
-    (tmp_path / "start.json").write_text("{}")
-    run(causal, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "run.jsonl", "training.json"]
-
-
-def test_exchanged_weights_are_not_taken_for_a_finished_training(
-    causal: ModelSettings, tmp_path: Path
-) -> None:
-    run(causal, tmp_path / "other", seed=7)
-    run(causal, tmp_path / "one")
-    (tmp_path / "one" / "adapter" / "adapter_model.safetensors").write_bytes(weights(tmp_path / "other"))
-    with pytest.raises(InputError, match=r"not the weights that training\.json"):
-        run(causal, tmp_path / "one")

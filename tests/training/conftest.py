@@ -1,0 +1,23 @@
+"""The tiny models and tasks live with the tests of Bench."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
+
+import pytest
+from tiny_bench import bert, llama
+
+from gradience.models.settings import ModelSettings
+
+
+@pytest.fixture(scope="module")
+def causal(tmp_path_factory: pytest.TempPathFactory) -> ModelSettings:
+    return ModelSettings(name=str(llama(tmp_path_factory.mktemp("llama"))), type="causal_lm")
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> ModelSettings:
+    return ModelSettings(name=str(bert(tmp_path_factory.mktemp("bert"))))
