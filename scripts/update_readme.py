@@ -45,8 +45,9 @@ class Shown(NamedTuple):
 
 SMALLER = "compress my_adapter --rank 4 --output smaller"
 DEMO = "bench run --config minilm_reviews_demo --output runs/demo"
+DEMO_RESULTS = "benchmarks/results/minilm_reviews_demo"
 PAGES = (
-    Shown("README.md", "bench", DEMO, kept="benchmarks/results/minilm_reviews_demo/bench.json"),
+    Shown("README.md", "bench", DEMO, until="Policy", kept=f"{DEMO_RESULTS}/bench.json"),
     Shown("README.md", "demo", "demo", until="What next?", scratch=False),
     Shown("README.md", "compress", f"compress {EXAMPLE} --rank 4 --output smaller", until="Where?"),
     Shown("docs/reading_an_audit.md", "audit", f"audit {EXAMPLE}", scratch=False),
@@ -58,7 +59,7 @@ PAGES = (
 def text_of(shown: Shown) -> str:
     """The Markdown of a block."""
     if shown.kept:
-        printed = bench_text(Bench.read(ROOT / shown.kept), width=100)
+        printed = until(bench_text(Bench.read(ROOT / shown.kept), width=100), shown.until)
         return f"```text\n$ gradience {shown.command}\n\n{printed.strip()}\n```"
     if not shown.scratch:
         return f"```text\n{until(output_of(shown.command, ROOT), shown.until).strip()}\n```"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gradience.cli.bench_run import code_of, run
-from gradience.cli.console import wants_colour
-from gradience.cli.output import command_line, print_json, print_screen, print_text
+from gradience.cli.output import command_line, print_json, print_screen
 from gradience.errors import UsageError
 
 bench = typer.Typer(
@@ -85,4 +83,4 @@ def summary(folders: Folders) -> None:
     from gradience.bench.verdict.folders import read_results
     from gradience.report.bench import summary_text
 
-    print_text(summary_text(read_results(folders), color=wants_colour(sys.stdout)))
+    print_screen(summary_text, read_results(folders))

@@ -275,7 +275,11 @@ def test_the_command(runs, capsys):
     assert run(["bench", "aggregate", *folders, "--output", str(runs / "out")]) == 0
     assert "3 of 3" in capsys.readouterr().out
     report = BenchAggregate.read(runs / "out" / "bench_aggregate.json")
-    assert (runs / "out" / "bench_aggregate.md").read_text(encoding="utf-8").startswith("# Bench: mistralai")
+    assert (
+        (runs / "out" / "bench_aggregate.md")
+        .read_text(encoding="utf-8")
+        .startswith("# Bench PASS: `mistralai")
+    )
     assert run(["bench", "aggregate", *folders, "--output", str(runs / "out")]) == 2
     assert run(["bench", "aggregate", *folders, "--output", str(runs / "out"), "--force", "--quiet"]) == 0
     capsys.readouterr()

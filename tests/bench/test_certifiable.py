@@ -9,7 +9,7 @@ from bench_sample import MISTRAL, bench, config, three_seeds
 
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.certifiable import MIN_SEEDS
-from gradience.report.bench_document import aggregate_markdown
+from gradience.report.bench import aggregate_markdown
 
 CONTROLS = {"compression": {"controls": ["per_layer_shuffled", "random_directions", "aa"]}}
 BAD = {"random_directions": (40, 2)}

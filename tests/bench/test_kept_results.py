@@ -18,7 +18,7 @@ from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.artifacts.bench_plan import BenchPlan
 from gradience.bench.plan.preregister import plan_digest
 from gradience.bench.verdict.aggregate import aggregate
-from gradience.report.bench_document import aggregate_markdown, bench_markdown
+from gradience.report.bench import aggregate_markdown, bench_markdown
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 ARCHIVES = sorted(RESULTS.glob("*/everything.tar.xz"))

@@ -34,6 +34,12 @@ def over_seeds(**lost: int | tuple[int, ...]) -> BenchAggregate:
     return aggregate([bench(seed, by_seed[seed], asked=asked) for seed in SEEDS])
 
 
+def rows_of(name: str, text: str) -> list[str]:
+    """The lines of a screen or a page that begin with `name`."""
+    lines = [line.lstrip(" |").replace("`", "") for line in text.splitlines()]
+    return [line for line in lines if line.startswith(f"{name} ")]
+
+
 def test_a_control_that_must_fail_and_passes_on_all_seeds_makes_the_run_inconclusive() -> None:
     report = over_seeds(random_directions=3)
     assert report.status == "INCONCLUSIVE"
@@ -94,21 +100,20 @@ def test_a_rewrite_that_does_not_pass_is_said_to_be_noise() -> None:
 def test_a_control_s_row_never_says_pass(name: str, lost: int, shown: str) -> None:
     run = bench(42, {name: (lost, 0)}, asked=config(compression=CONTROLS, seeds=[42]))
     report = aggregate([run])
-    for text in (bench_text(run), bench_markdown(run), aggregate_text(report), aggregate_markdown(report)):
-        rows = [row.removeprefix("| ") for row in text.replace("\\_", "_").splitlines()]
-        (row,) = [row for row in rows if row.startswith(f"{name} ") and "200" in row]
-        assert shown in row
-        assert "PASS" not in row
-        assert "FAIL" not in row
+    texts = (bench_text(run, width=200), aggregate_text(report, width=200))
+    for text in (*texts, bench_markdown(run), aggregate_markdown(report)):
+        rows = rows_of(name, text)
+        assert shown in rows[0]
+        assert not any(status in row for status in ("PASS", "FAIL") for row in rows)
 
 
 def test_a_seed_that_is_missing_says_nothing_of_a_control() -> None:
     asked = config(compression=CONTROLS)
     report = aggregate([bench(seed, asked=asked) for seed in SEEDS[:2]])
-    lines = aggregate_text(report).splitlines()
-    rows = [row for row in lines if row.startswith(("aa ", "random_directions ")) and "of 3" in row]
-    assert len(rows) == 2
-    assert all("seeds missing" in row for row in rows)
+    for name in ("aa", "random_directions"):
+        row = rows_of(name, aggregate_text(report, width=200))[0]
+        assert "of 3" in row
+        assert "seeds missing" in row
     assert not any("must pass" in note or "must fail" in note for note in report.notes)
 
 

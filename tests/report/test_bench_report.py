@@ -10,14 +10,16 @@ from bench_sample import bench, config, probe_of, three_seeds
 from golden import assert_golden
 
 from gradience.bench.verdict.aggregate import aggregate
+from gradience.report import html
 from gradience.report.bench import (
     aggregate_markdown,
     aggregate_text,
+    bench_blocks,
     bench_markdown,
     bench_text,
     summary_text,
 )
-from gradience.report.bench_facts import counted_points, exact_percent, points, scale
+from gradience.report.bench.numbers import counted_points, exact_percent, points, scale
 
 GOLDEN = Path(__file__).parent / "golden"
 ALL_CONTROLS = {"controls": ["per_layer_shuffled", "random_directions", "aa"]}
@@ -87,10 +89,10 @@ def test_head_parameters_stand_apart():
     facts = {"correct": 57, "n": 200, "gate": "0.1", "other_params": 592_130}
     probe = probe_of(42, **facts)
     made = three_seeds()[0].model_copy(update={"probe": probe})
-    assert "head and other parameters, counted apart: 592,130" in bench_text(made).replace("\n       ", " ")
-    assert "A head is in neither number" in bench_markdown(made)
+    assert "other parameters  592,130, not LoRA weights; counted separately" in bench_text(made)
+    assert "classifier heads excluded" in bench_markdown(made)
     seeds = [seed.model_copy(update={"probe": probe_of(seed.seed, **facts)}) for seed in three_seeds()]
-    assert "counted apart: 592,130" in aggregate_markdown(aggregate(seeds))
+    assert "592,130, not LoRA weights; counted separately" in aggregate_markdown(aggregate(seeds))
 
 
 def test_colour_changes_nothing_but_colour():
@@ -102,8 +104,17 @@ def test_colour_changes_nothing_but_colour():
         assert coloured != plain
 
 
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_it_fits_the_terminal(width):
+    screens = [bench_text(make(), width=width) for make in SEEDS.values()]
+    screens += [aggregate_text(make(), width=width) for make in TOGETHER.values()]
+    assert max(len(line) for screen in screens for line in screen.splitlines()) <= width
+
+
 def test_names_from_strangers_are_harmless():
     made = three_seeds()[0].model_copy(update={"model": "evil\x1b[31m|name\n# heading"})
+    page = html.render(bench_blocks(made.model_copy(update={"model": "<script>"})))
+    assert "<bdi>&lt;script&gt;</bdi>" in page
     for text in (bench_text(made), bench_markdown(made), summary_text([made])):
         assert "\x1b" not in text
         assert "\n# heading" not in text

@@ -17,7 +17,7 @@ def rotate(source: Source, ranks: Ranks, target: Path) -> None:
 
 AA = Control(
     name="aa",
-    words="the probe's update in other factors: must pass, and what it loses or wins is noise",
+    words="rewrite control: same update, other factors; must pass, and what it changes is noise",
     ranks=lambda probe: Choice(probe.ranks, "the probe, in other factors"),
     arm=Derived("rotate", rotate),
     expected="PASS",

@@ -7,13 +7,13 @@ from gradience.bench.arms.ranks import Choice
 
 HEAD_ONLY = Control(
     name="head_only",
-    words="no LoRA, a head trained alone with the probe's steps, rate and seed: must fail",
+    words="no LoRA: a head trained alone, with the probe's steps, learning rate and seed; must fail",
     ranks=lambda probe: Choice(dict.fromkeys(probe.ranks, 0), "no LoRA, a head trained alone"),
     arm=Trained("head", head_only=True),
     needs_head=True,
     expected="FAIL",
     formerly={  # a trained head may well beat it
-        "head_only": "no LoRA: the probe's head with its LoRA off (older than the control that trains a head alone):"
+        "head_only": "no LoRA: the probe's head with its LoRA off (an older control, before a head was trained alone);"
         " must fail"
     },
 )

@@ -42,7 +42,7 @@ def _exchanged(names: list[str], ranks: Ranks) -> Ranks:
 
 PER_LAYER_SHUFFLED = Control(
     name="per_layer_shuffled",
-    words="the ranks of per_layer on other modules: as good means that it does not matter where",
+    words="the ranks of per_layer, shuffled among modules; if it is as good, it does not matter where the ranks are",
     ranks=shuffled_ranks,
     needs_variant="per_layer",
 )

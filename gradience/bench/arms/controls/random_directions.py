@@ -78,7 +78,7 @@ def write_random_directions(probe: Path, truncated: Path, output: Path, *, seed:
 
 RANDOM_DIRECTIONS = Control(
     name="random_directions",
-    words="the probe in random directions instead of the leading ones: must fail",
+    words="the probe in random directions instead of the leading ones; must fail",
     ranks=quarter_at_most,
     arm=Derived("random_directions", random_directions),
     expected="FAIL",

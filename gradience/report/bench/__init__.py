@@ -1,0 +1,46 @@
+"""`bench.json`, `bench_aggregate.json` -> their faces.
+
+seed.py        one seed: the probe, its audit, every variant against it
+together.py    the seeds of one protocol
+summary.py     several runs in one table
+sections.py    the sections that one seed and several have alike
+numbers.py     counts and shares in text
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gradience.artifacts.bench import Bench
+from gradience.artifacts.bench_aggregate import BenchAggregate
+from gradience.report import markdown, terminal
+from gradience.report.bench.seed import bench_blocks
+from gradience.report.bench.summary import summary_blocks
+from gradience.report.bench.together import aggregate_blocks
+
+
+def bench_text(bench: Bench, *, width: int | None = None, color: bool = False) -> str:
+    """Return what `gradience bench run` prints for one seed."""
+    return terminal.render(bench_blocks(bench, sources=False), width=width, color=color)
+
+
+def bench_markdown(bench: Bench) -> str:
+    """Return `bench.md`."""
+    return markdown.render(bench_blocks(bench))
+
+
+def aggregate_text(report: BenchAggregate, *, width: int | None = None, color: bool = False) -> str:
+    """Return what `gradience bench aggregate` prints."""
+    return terminal.render(aggregate_blocks(report, sources=False), width=width, color=color)
+
+
+def aggregate_markdown(report: BenchAggregate) -> str:
+    """Return `bench_aggregate.md`."""
+    return markdown.render(aggregate_blocks(report))
+
+
+def summary_text(
+    results: Sequence[Bench | BenchAggregate], *, width: int | None = None, color: bool = False
+) -> str:
+    """Return what `gradience bench summary` prints."""
+    return terminal.render(summary_blocks(results), width=width, color=color)

@@ -1,0 +1,48 @@
+"""Counts and shares of a Bench run in text. Where a verdict hangs on a count, the count is shown beside the share."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from gradience.artifacts.bench_aggregate import Spread
+from gradience.artifacts.exact import exact_text
+from gradience.report.numbers import MISSING, count
+
+
+def points(delta: float | None) -> str:
+    """A difference of shares in percentage points, with its sign: −2.50."""
+    if delta is None:
+        return MISSING
+    shown = f"{abs(100 * delta):.2f}"
+    return shown if shown == "0.00" else f"{'−' if delta < 0 else '+'}{shown}"
+
+
+def counted_points(delta: float | None, exact: str | None) -> str:
+    """`−2.50 (−5/200)`: the counts tell what the rounded points cannot."""
+    if delta is None or exact is None:
+        return MISSING
+    sign = "−" if exact.startswith("-") else "+" if delta else ""
+    return f"{points(delta)} ({sign}{exact.removeprefix('-')})"
+
+
+def out_of(correct: int, n: int) -> str:
+    """`1,813 / 2,186`."""
+    return f"{correct:,} / {n:,}"
+
+
+def mean_percent(spread: Spread | None) -> str:
+    """`28.5 % ± 1.5`, the standard deviation over seeds; without ± for one seed."""
+    if spread is None:
+        return MISSING
+    around = "" if spread.sd is None else f" ± {100 * spread.sd:.1f}"
+    return f"{100 * spread.mean:.1f} %{around}"
+
+
+def exact_percent(value: Fraction) -> str:
+    """2.5 %, 67 %, 66.7 %."""
+    return f"{exact_text(Fraction(round(value * 1000), 10))} %"
+
+
+def scale(params: int | None) -> str:
+    """66.4 M, 7.2 G as people say it: 7.2 B."""
+    return MISSING if params is None else count(params).replace(" G", " B")

@@ -1,0 +1,47 @@
+"""Bench runs of all sizes in one table: model, parameters, task, compression, status."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gradience.artifacts.bench import Bench
+from gradience.artifacts.bench_aggregate import BenchAggregate
+from gradience.report.bench.numbers import mean_percent, scale
+from gradience.report.bench.sections import ROLES, SMOKE_STATUS, reduction
+from gradience.report.blocks import Column, Document, Inline, Span, Table
+from gradience.report.numbers import MISSING, percent
+
+
+def summary_blocks(results: Sequence[Bench | BenchAggregate]) -> Document:
+    """Return the table, one row for each run."""
+    columns = [
+        Column("model"),
+        Column("parameters", ">", drop=1),
+        Column("task"),
+        Column("seeds", drop=2),
+        Column("probe", ">", drop=3),
+        Column("smallest that passes"),
+        Column("saved", ">"),
+        Column("status"),
+    ]
+    return [Table(columns, [_row(run) for run in results])]
+
+
+def _row(run: Bench | BenchAggregate) -> list[Inline]:
+    if isinstance(run, Bench):
+        task, seeds = run.data.task, str(run.seed)
+        score = percent(run.probe.score if run.probe else None)
+        status = SMOKE_STATUS if run.smoke else run.status
+    else:
+        task, seeds = run.task, ", ".join(map(str, run.planned_seeds))
+        score, status = mean_percent(run.probe), run.status
+    return [
+        Span(run.model, "name"),
+        scale(run.base_params),
+        Span(task, "name"),
+        seeds,
+        score,
+        Span(run.best.name, "name") if run.best else MISSING,
+        percent(reduction(run.best)) if run.best else MISSING,
+        Span(status, ROLES[status]),
+    ]
