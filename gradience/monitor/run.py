@@ -8,11 +8,14 @@ from typing import NamedTuple
 
 from gradience.artifacts.monitor import Confidence, Evidence
 from gradience.monitor.facts import RunFacts
+from gradience.monitor.series import Series
 from gradience.monitor.setup import RunSetup
 from gradience.rules import NotApplicable
 from gradience.telemetry.trainers import Method
 
 DEFAULT_GAP_THRESHOLD = 1.5
+MIN_LOGS = 8
+"""Points below which a series says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +49,25 @@ class Observation:
 Observations = Iterator[Observation]
 
 
-def need_falling_loss(run: Run) -> None:
-    """Raise NotApplicable in reinforcement learning: there the loss is nothing to bring down, the reward is."""
+def need_falling_loss(run: Run) -> RunFacts:
+    """Return the facts of a run. Raises NotApplicable in reinforcement learning: there the reward is to rise."""
     if run.setup.method == "reinforcement":
         raise NotApplicable
+    return run.facts
 
 
-def need_method(run: Run, method: Method) -> None:
-    """Raise NotApplicable for any other method."""
+def need_method(run: Run, method: Method) -> RunFacts:
+    """Return the facts of a run of this method. Raises NotApplicable for any other."""
     if run.setup.method != method:
         raise NotApplicable
+    return run.facts
+
+
+def need_logs(series: Series, least: int = MIN_LOGS) -> Series:
+    """Return a series that is long enough to say something. Raises NotApplicable for any other."""
+    if series.count < least:
+        raise NotApplicable
+    return series
 
 
 def evidence(what: str, value: float | str | None, step: int | None = None) -> tuple[Evidence, ...]:

@@ -5,8 +5,16 @@ from __future__ import annotations
 import math
 
 from gradience.monitor.facts import Evaluation, RunFacts, Split
-from gradience.monitor.rules.loss import MIN_LOGS, OWN
-from gradience.monitor.run import Observation, Observations, Run, evidence, need_falling_loss, need_method
+from gradience.monitor.rules.loss import OWN
+from gradience.monitor.run import (
+    MIN_LOGS,
+    Observation,
+    Observations,
+    Run,
+    evidence,
+    need_falling_loss,
+    need_method,
+)
 from gradience.rules import rule
 
 PRECHELT = "Prechelt, Early Stopping — But When? (1998)"
@@ -15,8 +23,7 @@ PRECHELT = "Prechelt, Early Stopping — But When? (1998)"
 @rule("no-evaluation", "warning", OWN)
 def no_evaluation(run: Run) -> Observations:
     """A run without a single evaluation, of which nobody said that it is evaluated elsewhere."""
-    need_falling_loss(run)
-    facts = run.facts
+    facts = need_falling_loss(run)
     if facts.splits or facts.loss.count < MIN_LOGS or run.setup.evaluated_by:
         return
     yield Observation(
@@ -32,8 +39,7 @@ def no_evaluation(run: Run) -> Observations:
 @rule("memorization-gap", "warning", "the public predecessor's threshold of 1.5")
 def memorization_gap(run: Run) -> Observations:
     """The last evaluation is far above the training loss: exp(difference) reaches the threshold."""
-    need_method(run, "supervised")
-    facts = run.facts
+    facts = need_method(run, "supervised")
     for name, split in _with_losses(facts):
         last = split.last
         if last is None or last.loss is None or last.train_loss is None:
@@ -62,8 +68,7 @@ MIN_EVALUATIONS = 3
 @rule("overfitting", "warning", PRECHELT)
 def overfitting(run: Run) -> Observations:
     """The evaluation loss has risen by 5 % above its best while the training loss went on falling."""
-    need_falling_loss(run)
-    facts = run.facts
+    facts = need_falling_loss(run)
     for name, split in _with_losses(facts):
         best, last = split.best, split.last
         if best is None or last is None or best.loss is None or last.loss is None:

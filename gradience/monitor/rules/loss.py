@@ -5,9 +5,17 @@ from __future__ import annotations
 import math
 
 from gradience.artifacts.monitor import Evidence
-from gradience.monitor.facts import RunFacts
-from gradience.monitor.run import Observation, Observations, Run, evidence, need_falling_loss
-from gradience.rules import rule
+from gradience.monitor.run import (
+    MIN_LOGS,
+    Observation,
+    Observations,
+    Run,
+    evidence,
+    need_falling_loss,
+    need_logs,
+)
+from gradience.monitor.series import Series
+from gradience.rules import need, rule
 
 OWN = "Gradience (docs/monitor.md)"
 IEEE = "IEEE 754: NaN propagates through every sum"
@@ -45,7 +53,6 @@ def nonfinite(run: Run) -> Observations:
 
 
 EXPLODED = 50.0
-MIN_LOGS = 8
 
 
 @rule("gradient-explosion", "warning", OWN)
@@ -54,13 +61,8 @@ def gradient_explosion(run: Run) -> Observations:
 
     The first quarter counts because the gradients of a solved task vanish, and anything towers above them.
     """
-    need_falling_loss(run)
-    facts = run.facts
-    series, top = facts.grad_norm, facts.grad_norm.highest
-    median, start = series.median(), series.level(0, 0.25)
-    if series.count < MIN_LOGS or median is None or start is None or top is None:
-        return
-    usual = max(median, start)
+    norms = need_logs(need_falling_loss(run).grad_norm)
+    top, usual = need(norms.highest), max(need(norms.median()), need(norms.level(0, 0.25)))
     if usual <= 0 or top.high < EXPLODED * usual:
         return
     yield Observation(
@@ -78,12 +80,9 @@ LOSS_EXPLODED = 10.0
 @rule("loss-explosion", "warning", OWN)
 def loss_explosion(run: Run) -> Observations:
     """A logged loss ten times above the first one."""
-    need_falling_loss(run)
-    facts = run.facts
-    first, top = facts.loss.first, facts.loss.highest
-    if facts.loss.count < MIN_LOGS or first is None or first <= 0 or top is None:
-        return
-    if top.high < LOSS_EXPLODED * first:
+    loss = need_logs(need_falling_loss(run).loss)
+    first, top = need(loss.first), need(loss.highest)
+    if first <= 0 or top.high < LOSS_EXPLODED * first:
         return
     yield Observation(
         f"the loss reached {top.high:.3g}, {top.high / first:.3g} times the first one",
@@ -105,23 +104,17 @@ LOST = 2.0
 @rule("divergence", "error", OWN)
 def divergence(run: Run) -> Observations:
     """The loss ends far above where it started or has been."""
-    need_falling_loss(run)
-    facts = run.facts
-    if facts.loss.count < MIN_LOGS:
-        return
-    first, end = facts.loss.first, facts.loss.level(0.8, 1.0)
-    low = facts.loss.lowest
-    if first is None or end is None or low is None or first <= 0:
-        return
+    loss = need_logs(need_falling_loss(run).loss)
+    first, end, low = need(loss.first), need(loss.level(0.8, 1.0)), need(loss.lowest)
     above_start = end > DIVERGED * first
     above_best = end > LOST * max(low.mean, 0.0) and end - low.mean > 0.5 * first
-    if not (above_start or above_best):
+    if first <= 0 or not (above_start or above_best):
         return
     yield Observation(
         f"the loss ends at {end:.3g}, after {low.low:.3g} at step {low.low_step}",
         evidence("first logged loss", first)
         + evidence("lowest loss", low.low, low.low_step)
-        + evidence("mean of the last fifth", end, facts.loss.last_step),
+        + evidence("mean of the last fifth", end, loss.last_step),
         "high" if above_start else "medium",
         "lower the learning rate (by ten, then look again)",
         "a loss that leaves and does not come back is a step size the model cannot follow",
@@ -130,6 +123,8 @@ def divergence(run: Run) -> Observations:
 
 FLAT = 0.01
 FLAT_LR = 0.3
+SOLVED = 0.02
+"""A loss so small that a relative change says nothing."""
 
 
 @rule("plateau", "info", OWN)
@@ -138,22 +133,16 @@ def plateau(run: Run) -> Observations:
 
     The difference must also be small against the scatter of the halves' points, else it is not known.
     """
-    need_falling_loss(run)
-    facts = run.facts
-    series = facts.loss
-    before, after = series.level(0.25, 0.5), series.level(0.75, 1.0)
-    if series.count < 2 * MIN_LOGS or before is None or after is None or before <= 0 or facts.loss.nonfinite:
+    facts = need_falling_loss(run)
+    loss = need_logs(facts.loss, 2 * MIN_LOGS)
+    before, after = need(loss.level(0.25, 0.5)), need(loss.level(0.75, 1.0))
+    lr_then, lr_top = need(facts.lr.level(0.75, 1.0)), need(facts.lr.highest)
+    if before <= 0 or loss.nonfinite or lr_then < FLAT_LR * lr_top.high or after < SOLVED:
         return
-    lr_then, lr_top = facts.lr.level(0.75, 1.0), facts.lr.highest
-    if lr_then is None or lr_top is None or lr_then < FLAT_LR * lr_top.high:
+    if abs(before - after) / before >= max(FLAT, 2 * _standard_error(loss) / before):
         return
-    gain = (before - after) / before
-    noise = 2 * _standard_error(facts) / before
-    if abs(gain) >= max(FLAT, noise) or _solved(after):
-        return
-    part = series.part(0.5, 0.5)
     yield Observation(
-        f"the loss has not moved since about step {part[0].first_step}",
+        f"the loss has not moved since about step {loss.part(0.5, 0.5)[0].first_step}",
         evidence("mean loss, second quarter", before)
         + evidence("mean loss, last quarter", after)
         + evidence("learning rate, last quarter", lr_then),
@@ -163,20 +152,12 @@ def plateau(run: Run) -> Observations:
     )
 
 
-def _standard_error(facts: RunFacts) -> float:
+def _standard_error(loss: Series) -> float:
     """Standard error of the difference between two quarters of the loss curve."""
     errors = []
     for start, end in ((0.25, 0.5), (0.75, 1.0)):
-        means = [bucket.mean for bucket in facts.loss.part(start, end)]
+        means = [bucket.mean for bucket in loss.part(start, end)]
         center = sum(means) / len(means)
         variance = sum((mean - center) ** 2 for mean in means) / max(len(means) - 1, 1)
         errors.append(variance / len(means))
     return math.sqrt(sum(errors))
-
-
-SOLVED = 0.02
-
-
-def _solved(loss: float) -> bool:
-    """A loss so small that a relative change says nothing."""
-    return loss < SOLVED

@@ -8,11 +8,9 @@ which runs it was tried.
 
 from __future__ import annotations
 
-from gradience.monitor.facts import RunFacts
-from gradience.monitor.rules.loss import MIN_LOGS
-from gradience.monitor.run import Observation, Observations, Run, evidence, need_method
+from gradience.monitor.run import MIN_LOGS, Observation, Observations, Run, evidence, need_logs, need_method
 from gradience.monitor.series import Series
-from gradience.rules import rule
+from gradience.rules import need, rule
 
 GAO = "Gao, Schulman and Hilton, Scaling Laws for Reward Model Overoptimization (2023)"
 GRPO = "Shao et al., DeepSeekMath (2024), the advantage of GRPO; Yu et al., DAPO (2025)"
@@ -25,9 +23,13 @@ CLEAR = 2.0
 """Standard errors from which a difference counts as one."""
 
 
-def _reward_rose(facts: RunFacts) -> bool:
+def _logged(run: Run, name: str) -> Series:
+    return need_method(run, "reinforcement").rl.get(name, NOTHING)
+
+
+def _reward_rose(run: Run) -> bool:
     """Whether the end of the run is rewarded clearly more than its beginning."""
-    reward = facts.rl.get("reward", NOTHING)
+    reward = _logged(run, "reward")
     before, after = reward.estimate(*START), reward.estimate(*END)
     return before is not None and after is not None and after.above(before, CLEAR)
 
@@ -46,15 +48,10 @@ def kl_runaway(run: Run) -> Observations:
     Source: reward bought with KL turns against the true goal (Gao, Schulman and Hilton, Scaling Laws for
     Reward Model Overoptimization, ICML 2023; Stiennon et al., NeurIPS 2020, fig. 5). The thresholds are ours.
     """
-    need_method(run, "reinforcement")
-    facts = run.facts
-    kl = facts.rl.get("kl", NOTHING)
-    end = kl.level(*END)
-    if kl.count < MIN_LOGS or end is None or end < KL_HIGH:
+    kl = need_logs(_logged(run, "kl"))
+    end, top = need(kl.level(*END)), kl.highest
+    if end < KL_HIGH or (end < KL_LOST and _reward_rose(run)):
         return
-    if end < KL_LOST and _reward_rose(facts):
-        return
-    top = kl.highest
     yield Observation(
         f"the policy is {end:.2g} nats per token away from the reference model"
         + ("" if end >= KL_LOST else ", and the reward has not risen"),
@@ -81,12 +78,8 @@ def reward_collapse(run: Run) -> Observations:
     Source: the rise and fall of reward in overoptimised policies (Gao et al. 2023) and in unstable GRPO runs
     (Yu et al., DAPO, 2025, on what keeps them stable). The thresholds are ours.
     """
-    need_method(run, "reinforcement")
-    facts = run.facts
-    reward = facts.rl.get("reward", NOTHING)
-    first, end = reward.estimate(*START), reward.estimate(*END)
-    if reward.count < 2 * MIN_LOGS or first is None or end is None:
-        return
+    reward = need_logs(_logged(run, "reward"), 2 * MIN_LOGS)
+    first, end, top = need(reward.estimate(*START)), need(reward.estimate(*END)), reward.highest
     windows = [reward.estimate(i / 10, (i + 1) / 10) for i in range(10)]
     best = max((window for window in windows if window), key=lambda window: window.mean)
     fall = best.mean - end.mean
@@ -94,7 +87,6 @@ def reward_collapse(run: Run) -> Observations:
         return
     if fall < COLLAPSED * (best.mean - first.mean):
         return
-    top = reward.highest
     yield Observation(
         f"the reward ends at {end.mean:.3g}, after {best.mean:.3g} at its best",
         evidence("best mean over a tenth of the run", best.mean)
@@ -119,13 +111,10 @@ def constant_reward(run: Run) -> Observations:
     Source: GRPO's advantage is (reward − mean of the group) / its deviation (Shao et al. 2024): zero for such
     a group, so it teaches nothing; DAPO leaves those groups out for that reason (Yu et al. 2025, §3.2).
     """
-    need_method(run, "reinforcement")
-    facts = run.facts
-    reward = facts.rl.get("reward", NOTHING)
-    if reward.count < MIN_LOGS or _reward_rose(facts) or reward_collapse.statements(run):
+    reward = need_logs(_logged(run, "reward"))
+    if _reward_rose(run) or reward_collapse.statements(run):
         return
-    flat, spread = facts.rl.get("zero_std", NOTHING), facts.rl.get("reward_std", NOTHING)
-    share = flat.level(0.5, 1.0)
+    spread, share = _logged(run, "reward_std"), _logged(run, "zero_std").level(0.5, 1.0)
     if share is not None:
         constant = share >= SAME
     elif spread.count:
@@ -162,19 +151,14 @@ def length_blowup(run: Run) -> Observations:
     Source: completions cut at the limit are rewarded wrongly and add noise (Yu et al., DAPO, 2025, §3.4);
     the loss of GRPO favours long wrong answers (Liu et al., Understanding R1-Zero-Like Training, 2025, §3.1).
     """
-    need_method(run, "reinforcement")
-    facts = run.facts
-    length = facts.rl.get("length", NOTHING)
-    before = min((bucket.mean for bucket in length.part(*START)), default=None)
-    after = length.level(*END)
-    if length.count < MIN_LOGS or before is None or after is None:
-        return
+    length = need_logs(_logged(run, "length"))
+    before, after = min(bucket.mean for bucket in length.part(*START)), need(length.level(*END))
     if after < LONGER * before or after - before < LONGER_TOKENS:
         return
-    cut = facts.rl.get("clipped", NOTHING).level(*END)
+    cut = _logged(run, "clipped").level(*END)
     limit = run.setup.max_completion_length
     at_limit = cut >= CUT if cut is not None else limit is not None and after >= AT_THE_LIMIT * limit
-    if not at_limit and _reward_rose(facts):
+    if not at_limit and _reward_rose(run):
         return
     why = "and most of them are cut off" if at_limit else "and the reward has not risen with it"
     yield Observation(

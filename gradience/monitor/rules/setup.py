@@ -20,8 +20,7 @@ def learning_rate(run: Run) -> Observations:
 
     The peak is the configured one: a log between two steps of a schedule never shows it.
     """
-    need_method(run, "supervised")
-    setup, top = run.setup, run.facts.lr.highest
+    setup, top = run.setup, need_method(run, "supervised").lr.highest
     peak = max(setup.learning_rate or 0.0, top.high if top else 0.0)
     if not peak or not setup.r or not setup.alpha or not is_adam_like(setup.optimizer):
         return
