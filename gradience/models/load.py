@@ -94,9 +94,8 @@ def load_base(
     if labels is not None:
         model.config.pad_token_id = tokenizer.pad_token_id
     if source.commit:
-        model.config._name_or_path = (
-            settings.name
-        )  # not the folder of the hub's cache: records name the base by it
+        # Records name the base by this: not by the folder of the hub's cache.
+        model.config._name_or_path = settings.name
     dtype = model.dtype
     if settings.quantization:
         model = _upcast(model)
@@ -131,7 +130,7 @@ def _from_folder(factory: Any, settings: ModelSettings, source: Source, **argume
     """`from_pretrained`, with one clear message when there is nothing to load."""
     try:
         with quiet():
-            return factory.from_pretrained(source.folder, trust_remote_code=False, **arguments)
+            return factory.from_pretrained(str(source.folder), trust_remote_code=False, **arguments)
     except (OSError, ValueError) as error:  # a missing file, an unknown architecture, no tokenizer
         first = str(error).strip().split("\n", maxsplit=1)[0]
         raise InputError(

