@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gradience.cli.options import AdapterName, Layers, Quiet, allowed_ranks_of
-from gradience.cli.output import command_line, print_json, print_screen, print_text
+from gradience.cli.output import command_line, print_json, print_screen
 from gradience.cli.progress import ProgressBar
 from gradience.errors import UsageError
 
@@ -114,7 +114,7 @@ def compress(
     force: Annotated[bool, typer.Option("--force", help="Replace an adapter folder that is there.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a smaller adapter that means the same, and say exactly what was lost.
+    """Write a smaller approximation of an adapter, with the same scale, and say exactly what was lost.
 
     Nothing is trained and no base model is read: every module gets the best approximation of its new rank. Give
     exactly one of --rank, --energy, --suggested, --reduction, --max-params, --max-bytes, --max-error, --plan.
@@ -239,14 +239,9 @@ def _check_usage(
 
 def _show(artifact: CompressionPlan | CompressionReport, *, layers: bool, json: bool, quiet: bool) -> None:
     """The artifact as JSON, or the screen that is made from it."""
-    from gradience.artifacts.compression import CompressionPlan
-    from gradience.report.compression import compression_text, plan_text
-    from gradience.report.compression_layers import module_rows_text
+    from gradience.report.compression import compression_text
 
     if json:
         print_json(artifact)
     elif not quiet:
-        print_screen(plan_text if isinstance(artifact, CompressionPlan) else compression_text, artifact)
-        if layers:
-            print_text("\n")
-            print_screen(module_rows_text, artifact)
+        print_screen(compression_text, artifact, layers=layers)

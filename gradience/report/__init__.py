@@ -8,7 +8,9 @@ ascii.py      terminal text in plain ASCII
 notebook.py   artifacts show themselves in a notebook
 names.py      what a stranger called something, made safe for each of the three
 numbers.py    numbers for people, never more precise than they are true
-audit/, compression.py, … one artifact each
+view.py       how much of an artifact is shown
+modules.py    tables of modules, a row for each or for each kind, a column for each measure
+audit/, compression/, comparison.py, … one artifact each
 
 **An artifact** is one file with one function that returns its blocks and, for each face that somebody asks for, one
 line that renders them:
@@ -18,6 +20,8 @@ line that renders them:
 
     def forecast_text(forecast: BenchForecast, *, width: int | None = None, color: bool = False) -> str:
         return terminal.render(forecast_blocks(forecast), width=width, color=color)
+
+A notebook shows an artifact that has a line in `DOCUMENTS` of notebook.py.
 
 **A section** is a function that returns blocks, beginning with a `Heading`, and one line where its artifact lists its
 sections (`SECTIONS` of audit/__init__.py). Where the screen shows a shorter list than the document, a parameter of the

@@ -5,18 +5,28 @@
 
 from __future__ import annotations
 
+import importlib
+
 from gradience.artifacts.base import Artifact
+
+DOCUMENTS = {
+    "AuditReport": ("audit", "audit_blocks"),
+    "ComparisonReport": ("comparison", "comparison_blocks"),
+    "CompressionPlan": ("compression", "compression_blocks"),
+    "CompressionReport": ("compression", "compression_blocks"),
+}
+"""What the artifact is called -> the module of this room, and its function that returns the blocks."""
 
 
 def draw(artifact: Artifact) -> str | None:
     """Return the artifact as HTML; None for one that has no document, which a notebook shows as text."""
-    from gradience.artifacts.audit import AuditReport
+    if type(artifact).__name__ not in DOCUMENTS:
+        return None
+    from gradience.report import html
 
-    if isinstance(artifact, AuditReport):
-        from gradience.report.audit import audit_html
-
-        return audit_html(artifact)
-    return None
+    module, function = DOCUMENTS[type(artifact).__name__]
+    blocks = getattr(importlib.import_module(f"gradience.report.{module}"), function)
+    return html.render(blocks(artifact))
 
 
 Artifact.draw = staticmethod(draw)

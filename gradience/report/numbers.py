@@ -122,3 +122,8 @@ def signed(value: float | None) -> str:
     if value is None:
         return MISSING
     return f"{'−' if value < 0 else '+'}{sig(abs(value))}"
+
+
+def max_lora_rank(rank: int | None) -> str:
+    """vLLM's permitted max_lora_rank; None is beyond the largest."""
+    return "over 512" if rank is None else str(rank)

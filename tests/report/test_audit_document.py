@@ -14,9 +14,10 @@ from test_audit_text import CASES, EACH, mistral, refused
 
 from gradience.audit.adapter import audit_adapter
 from gradience.cli.demo import example_adapter
-from gradience.report.audit import HYPOTHESIS, NO_QUALITY, audit_html, audit_markdown
+from gradience.report.audit import HYPOTHESIS, NO_QUALITY, audit_markdown
 from gradience.report.audit.trust import trust_notes
 from gradience.report.names import markdown_text
+from gradience.report.notebook import draw
 from gradience.report.numbers import trimmed
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -78,7 +79,7 @@ class Reader(HTMLParser):
 @EACH
 def test_html_is_well_formed_and_holds_the_plan(make):
     reader = Reader()
-    reader.feed(audit_html(make()))
+    reader.feed(draw(make()))
     assert reader.open == []
     plan = make().suggestions
     for name, uniform in (("uniform_median", plan.median), ("uniform_p90", plan.p90)) if plan else ():
@@ -88,11 +89,11 @@ def test_html_is_well_formed_and_holds_the_plan(make):
 
 @EACH
 def test_html_loads_nothing_and_runs_nothing(make):
-    assert not re.search(r"<(script|style|img|link|iframe)|src=|href=|on\w+=|url\(", audit_html(make()))
+    assert not re.search(r"<(script|style|img|link|iframe)|src=|href=|on\w+=|url\(", draw(make()))
 
 
 def test_html_is_small():
-    assert len(audit_html(mistral())) < 10_000
+    assert len(draw(mistral())) < 10_000
 
 
 def test_the_report_shows_itself_in_a_notebook():
@@ -103,10 +104,10 @@ def test_the_report_shows_itself_in_a_notebook():
         "sys.stdout.buffer.write(report._repr_html_().encode())"
     )
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout.decode()
-    assert shown == audit_html(audit_adapter(example_adapter()))
+    assert shown == draw(audit_adapter(example_adapter()))
 
 
-@pytest.mark.parametrize("face", [audit_markdown, audit_html])
+@pytest.mark.parametrize("face", [audit_markdown, draw])
 def test_no_rank_is_suggested_where_none_may_be(face):
     text = face(refused())
     assert "uniform" not in text

@@ -84,10 +84,10 @@ def test_golden_screen(name):
 
 
 @EACH
-@pytest.mark.parametrize("width", [20, 80, 90, 100, 250])
+@pytest.mark.parametrize("width", [20, 60, 80, 90, 100, 250])
 def test_no_line_is_wider_than_the_screen(name, width):
     text = comparison_text(CASES[name](), width=width, layers=True)
-    assert max(map(cell_len, text.splitlines())) <= max(80, width)
+    assert max(map(cell_len, text.splitlines())) <= max(60, width)
     assert not re.search(r"[ \t]+$", text, flags=re.MULTILINE)
 
 
@@ -101,7 +101,7 @@ def test_colour_adds_nothing_but_colour(name):
 def test_the_questions_come_in_their_order(name):
     assert re.findall(r"^[A-Z][^.?\n]*\?", comparison_text(CASES[name]()), flags=re.MULTILINE) == [
         "How far apart are the updates?",
-        "What are they to each other?" if name == "compared-truncated" else "Are they independent runs?",
+        "How are they related?" if name == "compared-truncated" else "Are they independent runs?",
         "Where?",
         "What does this not show?",
     ]
@@ -123,9 +123,7 @@ def test_a_7b_comparison_fits_on_one_screen():
 def test_independence(verdict, words):
     found = Replicates(verdict=verdict, cosine_A_median=0.5, cosine_B_median=0.25, reason="because")
     text = comparison_text(comparison([compared("a", 30)], replicates=found))
-    assert f"  {words}because (median |cosine| between the factors: A 0.50, B 0.25)" in " ".join(
-        text.split("\n")
-    ).replace("     ", " ")
+    assert f"{words}because median |cosine| between the factors: A 0.50, B 0.25" in " ".join(text.split())
 
 
 def test_the_modules_furthest_apart_come_first():
@@ -147,7 +145,7 @@ def test_names_that_are_cut_stay_apart_and_a_wide_terminal_shows_them_whole():
     path = "very.long.path.of.a.model.{}.with.many.parts.in.it.that.all.look.alike"
     report = comparison([compared(path.format(side), 30.0) for side in ("encoder", "decoder")])
     narrow, wide = (comparison_text(report, width=width, layers=True) for width in (80, 200))
-    cut = [line.split()[0] for line in narrow.splitlines() if line.startswith("very") and "…" in line]
+    cut = [line.split()[0] for line in narrow.splitlines() if line.startswith("  very") and "…" in line]
     assert len(set(cut)) == 2
     assert "…" not in wide
     assert wide.count(path.format("encoder")) == 3  # by kind, among those that differ most, and in the table

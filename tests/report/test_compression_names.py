@@ -13,9 +13,7 @@ from test_names import NAMES, steering
 from gradience.artifacts.comparison import ComparisonReport, Replicates
 from gradience.artifacts.compression import CompressionPlan, CompressionReport
 from gradience.report.comparison import comparison_text
-from gradience.report.compression import compression_text, plan_text
-from gradience.report.compression_document import compression_markdown
-from gradience.report.compression_layers import module_rows_text
+from gradience.report.compression import compression_markdown, compression_text
 
 SHAPE = (32, 16)
 
@@ -60,10 +58,10 @@ def screens(name, *, width=80, color=False):
     """Every text that names go to."""
     planned_, made, both = hostile_plan(name), hostile_report(name), hostile_comparison(name)
     return [
-        plan_text(planned_, width=width, color=color),
+        compression_text(planned_, width=width, color=color),
         compression_text(made, width=width, color=color),
-        module_rows_text(planned_, width=width, color=color),
-        module_rows_text(made, width=width, color=color),
+        compression_text(planned_, width=width, color=color, layers=True),
+        compression_text(made, width=width, color=color, layers=True),
         comparison_text(both, width=width, color=color, layers=True),
     ]
 
@@ -84,12 +82,13 @@ def test_text_has_no_control_character_and_no_forged_line(name):
 def test_names_are_safe_where_they_are_not_cut(name):
     planned_, made, both = hostile_plan(name), hostile_report(name), hostile_comparison(name)
     for text in (
-        module_rows_text(planned_),
-        module_rows_text(made),
+        compression_text(planned_, layers=True),
+        compression_text(made, layers=True),
         comparison_text(both, layers=True),
     ):
         assert not steering(text, "\n")
-    assert len(module_rows_text(made).splitlines()) == 1 + 3
+    modules = compression_text(made, layers=True).partition("\nEvery module\n")[2].partition("\n  Next:")[0]
+    assert len(modules.splitlines()) == 1 + 3
 
 
 @NAMES
@@ -136,7 +135,8 @@ def test_names_that_are_cut_stay_different():
     tail = "very_long_name_of_a_submodule." * 3 + "layers.0.q_proj"
     made = plan([planned(f"{side}.{tail}", 8, 4, SHAPE) for side in ("encoder", "decoder")])
     assert len(tail) > 80
-    for text in (plan_text(made, width=80), module_rows_text(made, width=80)):
+    modules = compression_text(made, width=80, layers=True).partition("\nEvery module\n")[2]
+    for text in (compression_text(made, width=80), modules):
         names = [
             line.split()[0] for line in text.splitlines() if "q_proj  8 → 4" in line or "q_proj 8 → 4" in line
         ]

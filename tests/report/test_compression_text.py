@@ -11,10 +11,9 @@ from compression_sample import mistral, plan, planned, report, verdict, written
 from golden import assert_golden
 from rich.cells import cell_len
 
-from gradience.report.compression import compression_text, plan_text
-from gradience.report.compression_document import LISTED_MODULES, compression_markdown
-from gradience.report.compression_facts import QUALITY, predicted, saved, worst
-from gradience.report.compression_layers import module_rows_text
+from gradience.report.compression import LISTED_MODULES, QUALITY, compression_markdown, compression_text
+from gradience.report.compression.totals import saved
+from gradience.report.compression.where import predicted, worst
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -104,17 +103,15 @@ EACH_REPORT = pytest.mark.parametrize("name", list(REPORTS))
 
 def screens(width=80, color=False):
     """Every screen, with its table of modules, by name."""
-    made = {name: (plan_text, make()) for name, make in PLANS.items()}
-    made |= {name: (compression_text, make()) for name, make in REPORTS.items()}
     return {
-        name: face(found, width=width, color=color) + module_rows_text(found, width=width, color=color)
-        for name, (face, found) in made.items()
+        name: compression_text(make(), width=width, color=color, layers=True)
+        for name, make in (PLANS | REPORTS).items()
     }
 
 
 @EACH_PLAN
 def test_golden_plan(name):
-    assert_golden(GOLDEN / f"{name}.txt", plan_text(PLANS[name]()))
+    assert_golden(GOLDEN / f"{name}.txt", compression_text(PLANS[name]()))
 
 
 @EACH_REPORT
@@ -125,13 +122,13 @@ def test_golden_report(name):
 
 @pytest.mark.parametrize("name", ["compressed-padded", "compressed-dora"])
 def test_golden_modules(name):
-    assert_golden(GOLDEN / f"{name}-layers.txt", module_rows_text(REPORTS[name](), width=80))
+    assert_golden(GOLDEN / f"{name}-layers.txt", compression_text(REPORTS[name](), width=80, layers=True))
 
 
-@pytest.mark.parametrize("width", [20, 80, 90, 100, 250])
+@pytest.mark.parametrize("width", [20, 60, 80, 90, 100, 250])
 def test_no_line_is_wider_than_the_screen(width):
     for text in screens(width).values():
-        assert max(map(cell_len, text.splitlines())) <= max(80, width)
+        assert max(map(cell_len, text.splitlines())) <= max(60, width)
         assert not re.search(r"[ \t]+$", text, flags=re.MULTILINE)
 
 
@@ -141,7 +138,7 @@ def test_colour_adds_nothing_but_colour():
 
 
 def test_a_7b_adapter_fits_on_one_screen():
-    assert len(plan_text(uniform_plan()).splitlines()) <= 46
+    assert len(compression_text(uniform_plan()).splitlines()) <= 46
     assert len(compression_text(uniform_report()).splitlines()) <= 56
 
 
@@ -162,7 +159,7 @@ def test_the_questions_come_in_their_order(name):
 
 @EACH_PLAN
 def test_a_plan_says_that_it_is_none_of_it_done(name):
-    text = plan_text(PLANS[name]())
+    text = compression_text(PLANS[name]())
     assert "Nothing was written." in " ".join(text.splitlines()[:4])
     assert re.findall(r"^[A-Z][^.?\n]*\?", text, flags=re.MULTILINE)[:3] == [
         "What would be saved?",
@@ -182,8 +179,8 @@ def test_every_face_says_what_it_does_not_show():
 
 def test_what_was_run_and_what_was_not_stand_apart():
     text = " ".join(compression_text(uniform_report()).split())
-    ran, _, not_run = text.partition(" not run: ")
-    assert "run on MistralForCausalLM with such tensors (docs/runtimes.md):" in ran
+    ran, _, not_run = text.partition(" Not run: ")
+    assert "Run on MistralForCausalLM with such tensors (docs/runtimes.md):" in ran
     assert "✓ PEFT 0.21.2 loads it" in ran
     assert "✓ vLLM 0.32.0 loads it, with --max-lora-rank 16 or more" in ran
     assert not_run.startswith("? PEFT hotswap 0.21.2: with full weight Where?")
@@ -193,7 +190,7 @@ def test_where_nothing_was_run_nothing_is_claimed():
     rows = tuple(verdict(name, "1", "not run", "the architecture is not known") for name in ("A", "B"))
     text = compression_text(report(uniform_report().modules, architecture=None, runtimes=rows))
     block = text.partition("Which runtimes load it?\n")[2].partition("\n\n")[0]
-    assert block.splitlines() == ["  not run:", "  ? A 1, B 1: the architecture is not known"]
+    assert block.splitlines() == ["  Not run:", "  ? A 1, B 1: the architecture is not known"]
 
 
 def test_runtimes_with_one_reason_are_one_sentence():
@@ -238,7 +235,7 @@ def test_zeros_of_a_padded_adapter_are_counted():
     made = padded_report()
     zeros = sum((24 - row.new_rank) * row.new_params // 24 for row in made.modules if row.stored_rank == 24)
     assert zeros > 0
-    assert f"{zeros / 1e6:.1f} M of the parameters are zeros" in compression_text(made)
+    assert f"{zeros / 1e6:.1f} M parameters are zeros of padding" in compression_text(made)
 
 
 def test_many_kinds_of_modules_are_counted_not_listed():
@@ -256,7 +253,7 @@ def test_markdown_lists_every_module_until_there_are_too_many():
     many = report([written(f"model.layers.0.e.{i}", 4, 2, (8, 8)) for i in range(LISTED_MODULES + 5)])
     text = compression_markdown(many)
     assert text.count("\n| `model.layers.0.e.") == LISTED_MODULES + 10  # with those that lose most
-    assert "5 more modules are in `compression_report.json`" in text
+    assert "… 5 more modules in compression\\_report.json" in text
 
 
 @EACH_REPORT

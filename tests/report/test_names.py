@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from gradience.artifacts.audit import AuditReport, TensorNote
 from gradience.artifacts.finding import Finding
-from gradience.report.audit import audit_html, audit_markdown, audit_text
+from gradience.report.audit import audit_markdown, audit_text
 from gradience.report.audit.lora_config import lora_config_source
 from gradience.report.audit.trend import trend_text
 from gradience.report.names import MAX_NAME, display_name, html_name, markdown_name, markdown_text, printable
+from gradience.report.notebook import draw
 
 HOSTILE = {
     "colour": "\x1b[31mred",
@@ -200,9 +201,9 @@ def parsed(html):
 
 @NAMES
 def test_html_has_our_tags_only(name):
-    html = audit_html(hostile_report(name))
+    html = draw(hostile_report(name))
     assert not steering(html)
-    shown, plain = parsed(html), parsed(audit_html(hostile_report("plain")))
+    shown, plain = parsed(html), parsed(draw(hostile_report("plain")))
     assert shown.tags == plain.tags
     assert display_name(name) in shown.text
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gradience.artifacts.audit import AuditReport
-from gradience.report import html, markdown, terminal
+from gradience.report import markdown, terminal
 from gradience.report.audit.layers import layer_blocks
 from gradience.report.audit.ranks import rank_blocks
 from gradience.report.audit.trust import number_types, trust_blocks
@@ -57,11 +57,6 @@ def audit_text(
 def audit_markdown(report: AuditReport) -> str:
     """Return the report as GitHub-flavoured Markdown, for a model card or a pull request."""
     return markdown.render(audit_blocks(report))
-
-
-def audit_html(report: AuditReport) -> str:
-    """Return the report as HTML, as a notebook shows it."""
-    return html.render(audit_blocks(report))
 
 
 def audit_blocks(report: AuditReport, view: View = DOCUMENT) -> Document:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from gradience.artifacts.audit import AuditReport, PerLayer, Suggestion, Suggestions
 from gradience.report.audit.view import View, k_label
 from gradience.report.blocks import Block, Column, Heading, Inline, Paragraph, Span, Table
-from gradience.report.numbers import count, number_range, percent, size, trimmed
+from gradience.report.numbers import count, max_lora_rank, number_range, percent, size, trimmed
 
 
 def rank_blocks(report: AuditReport, view: View) -> list[Block]:
@@ -29,7 +29,7 @@ def rank_blocks(report: AuditReport, view: View) -> list[Block]:
     ]
     now = number_range(layer.r for layer in report.layers)
     bytes_now = size(sum(layer.bytes for layer in report.layers))
-    current = step(plan.current_max_lora_rank)
+    current = max_lora_rank(plan.current_max_lora_rank)
     each = number_range(plan.per_layer.rank_pattern.values())
     rows: list[list[Inline]] = [
         ["now", "", Span(now, "strong"), count(report.total_lora_params), bytes_now, "", current],
@@ -51,12 +51,8 @@ def suggested(rank: str, suggestion: Suggestion | PerLayer) -> list[Inline]:
         count(suggestion.params),
         size(suggestion.bytes),
         Span(percent(suggestion.reduction), "good" if suggestion.reduction else ""),
-        step(suggestion.max_lora_rank),
+        max_lora_rank(suggestion.max_lora_rank),
     ]
-
-
-def step(max_lora_rank: int | None) -> str:
-    return "over 512" if max_lora_rank is None else str(max_lora_rank)
 
 
 def decision_sentence(plan: Suggestions) -> str:

@@ -9,9 +9,10 @@ from dataclasses import replace
 from gradience.artifacts.audit import AuditReport, TensorNote
 from gradience.artifacts.finding import Finding
 from gradience.audit.findings.numbers import COARSE_BOUND
-from gradience.report.audit.view import View, more, trained_layers
+from gradience.report.audit.view import View, trained_layers
 from gradience.report.blocks import Block, Heading, Mark, Note, Notes
 from gradience.report.numbers import bound, count, plural
+from gradience.report.view import more
 
 SHOWN_NOTES = 6
 """Findings of a brief report."""

@@ -5,38 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gradience.artifacts.audit import AuditReport, LayerAudit
-from gradience.report.blocks import Block, Paragraph, Span
-from gradience.report.numbers import DIGITS, digits_for, plural
+from gradience.report import view
+from gradience.report.numbers import DIGITS, digits_for
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """What the sections show of a report; by default everything that a document shows."""
+class View(view.View):
+    """What the sections show of an audit."""
 
-    brief: bool = False
-    """The first findings, with hints for errors alone; what is left out is counted."""
-    layers: bool = False
-    """Every module, one row each."""
     most_spare: int = 5
     least_spare: int = 5
     """Modules listed at either end."""
     map_columns: int = 128
     """Columns of the widest map."""
 
-    @property
-    def rest(self) -> str:
-        """Where a reader finds what a list leaves out."""
-        return ": --layers" if self.brief else ""
-
 
 DOCUMENT = View()
-
-
-def more(number: int, noun: str, where: str, nouns: str | None = None) -> list[Block]:
-    """How many are left out, and where they are shown; nothing where none is."""
-    if number <= 0:
-        return []
-    return [Paragraph(Span(f"… {plural(number, noun, nouns)}{where}", "dim"))]
 
 
 def trained_layers(report: AuditReport) -> list[LayerAudit]:

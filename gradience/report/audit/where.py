@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 from gradience.artifacts.audit import AuditReport, LayerAudit
 from gradience.report.audit.heat import BLOCKS, HEAT, SIGN_WORDS, LayerMap, heat_map, layer_maps, outside
-from gradience.report.audit.view import View, k_label, layer_digits, measure_digits, more, trained_layers
+from gradience.report.audit.view import View, k_label, layer_digits, measure_digits, trained_layers
 from gradience.report.blocks import Block, Column, Heading, Inline, Paragraph, Span, Table
 from gradience.report.numbers import count, percent, sig
+from gradience.report.view import more
 
 SHOWN_OUTSIDE = 3
 

@@ -1,0 +1,107 @@
+"""A compression's plan and its report -> their faces. A section is one function and one line in SECTIONS.
+
+totals.py    what is saved, what is lost?
+runtimes.py  which runtimes load it?
+where.py     where is it lost? By kind of modules, and module by module
+written.py   how was it written?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gradience.artifacts.compression import CompressionPlan, CompressionReport
+from gradience.report import markdown, terminal
+from gradience.report.blocks import Block, Document, Facts, Heading, Paragraph, Span
+from gradience.report.compression.runtimes import runtime_blocks
+from gradience.report.compression.totals import lost_blocks, saved_blocks
+from gradience.report.compression.where import every_module, layer_blocks, where_blocks
+from gradience.report.compression.written import written_blocks
+from gradience.report.view import DOCUMENT, View
+
+Compression = CompressionPlan | CompressionReport
+
+QUALITY = (
+    "Quality: a small error in the weights does not prove equal answers, and weight energy says little about which "
+    "module matters. Evaluate the smaller adapter beside the original, on the task."
+)
+LISTED_MODULES = 1000
+"""Rows of the last table in Markdown; an adapter of many experts has more, and the JSON has them."""
+
+
+def compression_text(
+    compression: Compression, *, width: int | None = None, color: bool = False, layers: bool = False
+) -> str:
+    """Return what `gradience compress` prints: with --dry-run of the plan, else of what was written.
+
+    width: columns of the terminal; None for a file or a pipe. layers: whole lists and every module, and nothing
+    points to `--layers`.
+    """
+    if isinstance(compression, CompressionPlan):
+        steps = ["--output DIR in place of --dry-run", "--json > plan.json, and --plan plan.json"]
+    else:
+        steps = ["gradience compare", "compression_report.md"]
+    steps += [] if layers else ["--layers"]
+    following = Paragraph(("Next: ", Span(" · ".join(steps), "dim")))
+    blocks = compression_blocks(compression, View(brief=not layers, layers=layers))
+    return terminal.render([*blocks, following], width=width, color=color)
+
+
+def compression_markdown(report: CompressionReport) -> str:
+    """Return the report as GitHub-flavoured Markdown, as it lies beside the smaller adapter."""
+    modules = every_module(report.modules, LISTED_MODULES)
+    return markdown.render([*compression_blocks(report), *modules, *provenance_blocks(report)])
+
+
+def compression_blocks(compression: Compression, view: View = DOCUMENT) -> Document:
+    """Return the sections, in the order of the questions that a reader has."""
+    return [block for section in SECTIONS for block in section(compression, view)]
+
+
+def title_blocks(compression: Compression, view: View) -> list[Block]:
+    """What was made of which adapter, by which criterion."""
+    if isinstance(compression, CompressionPlan):
+        return [
+            Heading(("Plan for ", Span(compression.adapter_path, "name")), level=1),
+            Paragraph(f"{compression.criterion}. Nothing was written."),
+        ]
+    digests = f"sha256 {compression.output_sha256[:12]} from {compression.source_sha256[:12]}"
+    method = "Nothing was trained: each module is the best approximation of its new rank."
+    return [
+        Heading(("Compressed to ", Span(compression.output_path, "name")), level=1),
+        Paragraph(("from ", Span(compression.source_path, "name"), f" · {compression.criterion}")),
+        Paragraph(Span(digests, "dim")),
+        *([] if view.brief else [Paragraph(method)]),
+    ]
+
+
+def caveat_blocks(compression: Compression, view: View) -> list[Block]:
+    """What no compression shows."""
+    return [Heading("What does this not show?"), Paragraph(QUALITY)]
+
+
+def provenance_blocks(report: CompressionReport) -> list[Block]:
+    """What made the adapter, and the full digests."""
+    return [
+        Heading("Provenance"),
+        Facts(
+            [
+                ("command", Span(report.run.command, "name")),
+                ("Gradience", report.run.gradience_version),
+                ("sha256 of the weights", Span(report.output_sha256, "name")),
+                ("sha256 of the original", Span(report.source_sha256, "name")),
+            ]
+        ),
+    ]
+
+
+SECTIONS: tuple[Callable[[Compression, View], list[Block]], ...] = (
+    title_blocks,
+    saved_blocks,
+    lost_blocks,
+    runtime_blocks,
+    where_blocks,
+    written_blocks,
+    caveat_blocks,
+    layer_blocks,
+)

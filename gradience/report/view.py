@@ -1,0 +1,33 @@
+"""How much of an artifact is shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gradience.report.blocks import Block, Paragraph, Span
+from gradience.report.numbers import plural
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the sections show of a report; by default everything that a document shows."""
+
+    brief: bool = False
+    """Short lists; what is left out is counted."""
+    layers: bool = False
+    """Every module, one row each."""
+
+    @property
+    def rest(self) -> str:
+        """Where a reader finds what a list leaves out."""
+        return ": --layers" if self.brief else ""
+
+
+DOCUMENT = View()
+
+
+def more(number: int, one: str, where: str, many: str | None = None) -> list[Block]:
+    """How many are left out, and where they are shown; nothing where none is."""
+    if number <= 0:
+        return []
+    return [Paragraph(Span(f"… {plural(number, one, many)}{where}", "dim"))]
