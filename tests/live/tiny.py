@@ -7,6 +7,8 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, set_seed
 
+from gradience.telemetry import TelemetryReader
+
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -67,3 +69,22 @@ def trainer(folder, model=None, callbacks=(), eval_rows=0, **arguments):
         eval_dataset=Tokens(eval_rows, seed=9) if eval_rows else None,
         callbacks=list(callbacks),
     )
+
+
+def losses(run):
+    return [entry["loss"] for entry in run.state.log_history if "loss" in entry]
+
+
+def weights(run):
+    return {name: value.clone() for name, value in run.model.state_dict().items() if "lora_" in name}
+
+
+def records(path, event=None, kind=None):
+    matching = [r for r in TelemetryReader(path) if event in (None, r.event)]
+    return [r for r in matching if kind is None or r.text("kind") == kind]
+
+
+def assert_same_weights(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
