@@ -42,12 +42,9 @@ class Base:
     """Parameters that the checkpoint did not hold: a fresh head."""
 
 
-def load_tokenizer(settings: ModelSettings, *, local_files_only: bool = False) -> Any:
-    """The base's tokenizer, with a padding token (the end token where it has none of its own).
-
-    local_files_only: nothing is fetched from the hub.
-    """
-    return _tokenizer(settings, locate(settings, BESIDE, local_files_only=local_files_only))
+def load_tokenizer(settings: ModelSettings) -> Any:
+    """The base's tokenizer, with a padding token (the end token where it has none of its own)."""
+    return _tokenizer(settings, locate(settings, BESIDE))
 
 
 def _tokenizer(settings: ModelSettings, source: Source) -> Any:

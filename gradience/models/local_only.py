@@ -23,7 +23,12 @@ def local_only() -> Iterator[None]:
         _LOCAL_ONLY.reset(token)
 
 
+def is_local_only() -> bool:
+    """Whether nothing may be fetched now."""
+    return _LOCAL_ONLY.get()
+
+
 def would_fetch(what: str) -> None:
     """To be called before `what` is fetched. Raises NotHereError inside `local_only`."""
-    if _LOCAL_ONLY.get():
+    if is_local_only():
         raise NotHereError(what)

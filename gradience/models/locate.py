@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from gradience.errors import NetworkError, UsageError
 from gradience.models import embedded
+from gradience.models.local_only import is_local_only
 from gradience.models.settings import ModelSettings
 
 EMBEDDED: dict[str, tuple[Callable[[], Path], str]] = {
@@ -34,12 +35,10 @@ class Source(NamedTuple):
     """On the hub: the commit that `folder` holds."""
 
 
-def locate(
-    settings: ModelSettings, files: tuple[str, ...] = EVERYTHING, *, local_files_only: bool = False
-) -> Source:
-    """Return the folder of the base, fetched where it is not here yet.
+def locate(settings: ModelSettings, files: tuple[str, ...] = EVERYTHING) -> Source:
+    """Return the folder of the base, fetched where it is not here yet (inside `local_only`: the hub's cache alone).
 
-    files: patterns of what is needed of a repository on the hub.   local_files_only: ask the hub for nothing.
+    files: patterns of what is needed of a repository on the hub.
     Raises UsageError (`unknown-model`), NetworkError (`model-unavailable`), and what the embedded packages raise.
     """
     name = settings.name
@@ -54,10 +53,10 @@ def locate(
         )
     if Path(name).exists():
         return Source(Path(name), name)
-    return _snapshot(name, settings.revision, files, local_files_only)
+    return _snapshot(name, settings.revision, files)
 
 
-def _snapshot(name: str, revision: str | None, files: tuple[str, ...], local_files_only: bool) -> Source:
+def _snapshot(name: str, revision: str | None, files: tuple[str, ...]) -> Source:
     """One commit of a repository: all files of a base come from the same one, whoever pushes meanwhile."""
     from huggingface_hub import snapshot_download
 
@@ -67,7 +66,7 @@ def _snapshot(name: str, revision: str | None, files: tuple[str, ...], local_fil
             revision=revision,
             allow_patterns=list(files),
             ignore_patterns=OTHER_COPIES,
-            local_files_only=local_files_only,
+            local_files_only=is_local_only(),
         )
     except (
         OSError,

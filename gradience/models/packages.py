@@ -94,20 +94,8 @@ def fetch(release: Release, archives: Path) -> Path:
 
 def _download(release: Release, folder: Path) -> str:
     """Let pip put the file into `folder`; what pip complains about."""
-    command = [
-        sys.executable,
-        *[
-            "-m",
-            "pip",
-            "download",
-            "--disable-pip-version-check",
-            "--no-input",
-            "--no-deps",
-            "--retries",
-            "2",
-        ],
-    ]
-    command += ["--dest", str(folder), "--requirement", "/dev/stdin"]
+    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input"]
+    command += ["--no-deps", "--retries", "2", "--dest", str(folder), "--requirement", "/dev/stdin"]
     command += ["--only-binary" if release.is_wheel else "--no-binary", ":all:"]
     if not release.is_wheel:
         command += ["--no-build-isolation", "--use-pep517"]

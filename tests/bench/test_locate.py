@@ -11,6 +11,7 @@ from tiny_bench import llama
 
 from gradience.errors import InputError, NetworkError
 from gradience.models.load import fingerprint_of, load_base, load_tokenizer
+from gradience.models.local_only import local_only
 from gradience.models.locate import locate
 from gradience.models.settings import ModelSettings
 
@@ -42,7 +43,8 @@ def test_a_name_on_the_hub_is_one_commit_of_it(snapshot: Path) -> None:
         "org/tiny",
     )
     assert fingerprint_of(NAMED) == COMMIT
-    assert load_tokenizer(NAMED, local_files_only=True).vocab_size == loaded.tokenizer.vocab_size
+    with local_only():
+        assert load_tokenizer(NAMED).vocab_size == loaded.tokenizer.vocab_size
 
 
 def test_a_pinned_revision_is_the_one_that_is_read(snapshot: Path) -> None:

@@ -163,7 +163,7 @@ def _hub_config(settings: ModelSettings, checks: list[Check]) -> str | None:
 def _tokenizer(settings: ModelSettings, checks: list[Check]) -> Any:
     """The tokenizer, where it is here; else None."""
     try:
-        return load_tokenizer(settings, local_files_only=True)
+        return load_tokenizer(settings)
     except (NotHereError, NetworkError):
         checks.append(
             Check(what="tokenizer", name=settings.name, state="not checked", note="it is not here yet")
