@@ -116,9 +116,11 @@ READERS: Mapping[str, Reader] = {
 """Setting -> how its values are read, unless a dialect says otherwise."""
 
 
-def value_at(values: Mapping[str, Any], key: str) -> Any:
-    """Return the value under a dotted key; None where there is none."""
+def value_at(values: Mapping[str, Any], key: str, default: Any = None) -> Any:
+    """Return the value under a dotted key; `default` where there is none."""
     value: Any = values
     for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
+        if not isinstance(value, Mapping) or part not in value:
+            return default
+        value = value[part]
     return value

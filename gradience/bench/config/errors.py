@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from gradience.bench.config.legacy import NO_EFFECT, RENAMED
+from gradience.bench.config.legacy import MISSING, NO_EFFECT, RENAMED
+from gradience.check.values import value_at
 from gradience.errors import GradienceError, InputError, UsageError
 
 KEYS = "docs/bench_config.md lists all keys"
@@ -25,11 +27,12 @@ def refused(
     overrides: text -> what it sets, under our names.
     All unknown keys are named at once, and before anything else: what is missing is often only misspelt.
     """
-    details = error.errors(include_url=False, include_context=False)
-    unknown = [key_of(detail["loc"], config) for detail in details if detail["type"] == "extra_forbidden"]
-    keys = unknown or [key_of(details[0]["loc"], config)]
+    known, details = list(known_keys(config)), error.errors(include_url=False, include_context=False)
+    unknown = [detail for detail in details if detail["type"] == "extra_forbidden"]
+    named = unknown or details[:1]
+    keys = [key_of(detail, known) for detail in named]
     places = [_place(key, overrides) or path for key in keys]
-    rest = f" (and {len(details) - len(keys)} more)" if len(details) > len(keys) else ""
+    rest = f" (and {len(details) - len(named)} more)" if len(details) > len(named) else ""
     if not unknown:
         message = f"{places[0]}: {_what(keys[0], details[0])}{rest}"
         if path in places:
@@ -40,10 +43,9 @@ def refused(
         + ", ".join(f"`{key}`" for key, its in zip(keys, places, strict=True) if its == place)
         for place in dict.fromkeys(places)
     )
-    hint = _meant(unknown, list(known_keys(config)))
     if path in places:
-        return InputError(message + rest, code="config-key", hint=hint)
-    return UsageError(message + rest, code="config-key", hint=hint)
+        return InputError(message + rest, code="config-key", hint=_meant(keys, known))
+    return UsageError(message + rest, code="config-key", hint=_meant(keys, known))
 
 
 def _what(key: str, detail: ErrorDetails) -> str:
@@ -63,31 +65,16 @@ def _meant(keys: Sequence[str], known: Sequence[str]) -> str:
 
 
 def _place(key: str, overrides: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The last override that sets `key`, or something inside or around it; None where the file does."""
-    return next((text for text in reversed(list(overrides)) if _sets(overrides[text], key)), None)
+    """The last override that sets `key`, or something inside it; None where the file does."""
+    setting = [text for text, change in overrides.items() if value_at(change, key, MISSING) is not MISSING]
+    return setting[-1] if setting else None
 
 
-def _sets(values: Mapping[str, Any], key: str) -> bool:
-    section: Any = values
-    for name in key.split("."):
-        if not isinstance(section, Mapping):
-            return True
-        if name not in section:
-            return False
-        section = section[name]
-    return True
-
-
-def key_of(place: Sequence[int | str], config: type[BaseModel]) -> str:
-    """Return the dotted key of pydantic's `loc`, which goes on into lists and members of unions."""
-    names: list[str] = []
-    model: type[BaseModel] | None = config
-    for part in place:
-        if model is None or not isinstance(part, str):
-            break
-        names.append(part)
-        model = section_of(model, part)
-    return ".".join(names)
+def key_of(detail: ErrorDetails, known: Sequence[str]) -> str:
+    """Return the dotted key that an error is about; pydantic goes on into lists and members of unions."""
+    names = list(takewhile(lambda part: isinstance(part, str), detail["loc"]))
+    keys = [".".join(map(str, names[:length])) for length in range(len(names), 0, -1)]
+    return next((key for key in keys if detail["type"] == "extra_forbidden" or key in known), "")
 
 
 def section_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:

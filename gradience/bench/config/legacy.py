@@ -140,8 +140,14 @@ def translated(
     """
     ours, notes = merged({}, values), list[str]()
     try:
-        for step in (_without_effect, _dataset, _number_of_seeds, _renamed, _seed, _control):
-            notes += step(ours)
+        for key, why in NO_EFFECT.items():
+            notes += _without_effect(ours, key, why)
+        notes += _dataset(ours) + _number_of_seeds(ours)
+        for key, name in {**RENAMED, **{key: key for key in VALUES}}.items():
+            value = _take(ours, key)
+            if value is not MISSING:
+                _put(ours, name, _respelled(key, value), key)
+        notes += _seed(ours) + _control(ours)
     except ValueError as refusal:
         message, hint = (*refusal.args, "see docs/bench_config.md")[:2]
         if is_file:
@@ -194,17 +200,14 @@ def _respelled(key: str, value: Any) -> Any:
     return VALUES.get(key, {}).get(value, value) if isinstance(value, str | bool) else value
 
 
-def _without_effect(values: Values) -> list[str]:
-    notes = []
-    for key, why in NO_EFFECT.items():
-        value = _take(values, key)
-        if value is MISSING:
-            continue
-        shown = f"{key}: {str(value).lower() if isinstance(value, bool) else str(value)[:80]}"
-        if value not in ALLOWED.get(key, (value,)):
-            raise ValueError(f"`{shown}` is refused: {why}")
-        notes.append(f"`{shown}` has no effect: {why}")
-    return notes
+def _without_effect(values: Values, key: str, why: str) -> list[str]:
+    value = _take(values, key)
+    if value is MISSING:
+        return []
+    shown = f"{key}: {str(value).lower() if isinstance(value, bool) else str(value)[:80]}"
+    if value not in ALLOWED.get(key, (value,)):
+        raise ValueError(f"`{shown}` is refused: {why}")
+    return [f"`{shown}` has no effect: {why}"]
 
 
 def _dataset(values: Values) -> list[str]:
@@ -236,14 +239,6 @@ def _number_of_seeds(values: Values) -> list[str]:
     seeds = list(PROTOCOL_SEEDS[:number])
     _put(values, "seeds", seeds, "compression.seeds")
     return [f"{written} is read as the seeds {', '.join(map(str, seeds))}"]
-
-
-def _renamed(values: Values) -> list[str]:
-    for key, ours in {**RENAMED, **{key: key for key in VALUES}}.items():
-        value = _take(values, key)
-        if value is not MISSING:
-            _put(values, ours, _respelled(key, value), key)
-    return []
 
 
 def _seed(values: Values) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gradience.bench.config.legacy import MISSING
 from gradience.check.values import value_at
 from gradience.errors import InputError
 
@@ -14,7 +15,7 @@ MARKS = ("bench_version", "compression.acc_tolerance", "compression.variants_to_
 
 def is_predecessors(values: Mapping[str, Any]) -> bool:
     """Return whether a config was written for the predecessor."""
-    return any(value_at(values, mark) is not None for mark in MARKS)
+    return any(value_at(values, mark, MISSING) is not MISSING for mark in MARKS)
 
 
 def predecessor_notes(values: Mapping[str, Any]) -> tuple[str, ...]:
