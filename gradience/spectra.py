@@ -326,7 +326,12 @@ def cumulative_energy(values: FloatArray) -> FloatArray:
 
 def energy_rank(values: FloatArray, tau: float) -> int:
     """Smallest k with Σ_{i≤k}σ² ≥ τ·Σσ² (to within ENERGY_SLACK). Needs values[0] > 0; 0 < τ ≤ 1."""
-    return int((cumulative_energy(values) < tau - ENERGY_SLACK).sum()) + 1
+    return rank_that_holds(cumulative_energy(values), tau)
+
+
+def rank_that_holds(held: FloatArray, tau: float) -> int:
+    """The same from the `cumulative_energy`, for several τ."""
+    return int((held < tau - ENERGY_SLACK).sum()) + 1
 
 
 def energy_margin(values: FloatArray, taus: Iterable[float]) -> float:
@@ -347,13 +352,8 @@ def lost_energy(energies: FloatArray, rank: int) -> float:
 
 
 def relative_error(lost: float, total: float) -> float | None:
-    """√(lost/total) = ‖ΔW − ΔW′‖_F/‖ΔW‖_F of an update whose energy is `total`; None where there is no update."""
-    return math.sqrt(lost / total) if total else None
+    """√(lost/total) = ‖ΔW − ΔW′‖_F/‖ΔW‖_F of an update whose energy is `total`; None where there is no update.
 
-
-def truncation_error(energies: FloatArray, rank: int) -> float | None:
-    """Relative error of the best rank-`rank` approximation: √(1 − energy held); None where there is no update.
-
-    energies: (k,) σ², descending. Source: Eckart & Young, Psychometrika 1(3), 1936.
+    Of the best approximation of rank k it is √(1 − Σ_{i≤k}σ²/Σσ²). Source: Eckart & Young, Psychometrika 1(3), 1936.
     """
-    return relative_error(lost_energy(energies, rank), lost_energy(energies, 0))
+    return math.sqrt(lost / total) if total else None

@@ -12,7 +12,7 @@ from gradience.adapters.dtypes import decode, type_names
 from gradience.adapters.families import family_of, layer_of, module_type
 from gradience.artifacts.audit import LayerAudit
 from gradience.audit.measures import MEASURES, Update
-from gradience.spectra import ENERGY_SLACK, NonFiniteFactor, Spectrum, stable_rank
+from gradience.spectra import ENERGY_SLACK, NonFiniteFactor, Spectrum
 from gradience.spectra import spectrum as spectrum_of
 
 STORAGE_SHARE = 4.0
@@ -85,7 +85,7 @@ def _row(pair: LoraPair, spectrum: Spectrum, tau: float, known: dict[str, Any]) 
     storage = _storage_error(pair, spectrum)
     sigma = spectrum.scaled(1.0 if pair.scale is None else pair.scale)
     # σ₁·√(stable rank) and not a sum of squares, which leaves the range of float64 at half the exponent.
-    fro_norm = float(sigma[0]) * math.sqrt(stable_rank(spectrum.values))
+    fro_norm = float(sigma[0]) * math.sqrt(update.stable_rank)
     has_norm = pair.scale is not None and math.isfinite(fro_norm)
     return LayerAudit(
         status="ok",

@@ -13,7 +13,7 @@ from gradience.plan.criteria import Criterion, ToRanks
 from gradience.plan.grids import Grid
 from gradience.plan.modules import Module, Ranks, modules_of, size_at
 from gradience.ranks import max_lora_rank_step
-from gradience.spectra import lost_energy, relative_error, truncation_error
+from gradience.spectra import lost_energy, relative_error
 
 EDITED = ", then edited"
 
@@ -67,14 +67,19 @@ def _described(
     now = {module.name: module.rank for module in modules}
     old_params, old_bytes = size_at(modules, now)
     new_params, new_bytes = size_at(modules, chosen)
-    total = math.fsum(lost_energy(module.energies, 0) for module in modules)
-    lost = math.fsum(lost_energy(module.energies, chosen[module.name]) for module in modules)
+    rows, losses, totals = [], [], []
+    for module in modules:
+        rank = chosen[module.name]
+        losses.append(lost_energy(module.energies, rank))
+        totals.append(lost_energy(module.energies, 0))
+        rows.append(_row(module, rank, losses[-1], totals[-1]))
+    lost, total = math.fsum(losses), math.fsum(totals)
     largest = max(chosen.values())
     return CompressionPlan(
         adapter_path=report.adapter.path,
         adapter_sha256=report.adapter.sha256,
         criterion=criterion,
-        modules=tuple(_row(module, chosen[module.name]) for module in modules),
+        modules=tuple(rows),
         old_params=old_params,
         new_params=new_params,
         old_bytes=old_bytes,
@@ -88,8 +93,8 @@ def _described(
     )
 
 
-def _row(module: Module, rank: int) -> ModulePlan:
-    total, lost = lost_energy(module.energies, 0), lost_energy(module.energies, rank)
+def _row(module: Module, rank: int, lost: float, total: float) -> ModulePlan:
+    """One module at `rank`, which leaves out `lost` of its energy `total`."""
     return ModulePlan(
         name=module.name,
         old_rank=module.rank,
@@ -99,7 +104,7 @@ def _row(module: Module, rank: int) -> ModulePlan:
         old_bytes=module.bytes,
         new_bytes=module.stored_cost * rank,
         kept_energy=1 - lost / total if total else None,
-        predicted_error=truncation_error(module.energies, rank),
+        predicted_error=relative_error(lost, total),
         norm=None if module.scale is None else module.unit * math.sqrt(total),
         scale=module.scale,
         fixed=module.fixed,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gradience.errors import UsageError
-from gradience.ranks import round_up
 
 EXAMPLE = "--allowed-ranks 4,8,16"
 
@@ -59,11 +59,14 @@ class Grid:
         """Ranks that a module of `rank` may get, ascending, without 0; the last is its own."""
         if self.allowed is not None:
             return sorted({step for step in self.allowed if step < rank} | {rank})
-        return [*range(self.multiple_of or 1, rank, self.multiple_of or 1), rank]
+        if self.multiple_of is not None:
+            return [*range(self.multiple_of, rank, self.multiple_of), rank]
+        return range(1, rank + 1)
 
     def up(self, needed: int, rank: int) -> int:
-        """The smallest step of a module of `rank` that covers `needed`."""
-        return round_up(needed, self.steps(rank), ceiling=rank)[0]
+        """The smallest step of a module of `rank` that covers `needed`; its own rank where none does."""
+        steps = self.steps(rank)
+        return steps[min(bisect_left(steps, needed), len(steps) - 1)]
 
     @property
     def words(self) -> str:

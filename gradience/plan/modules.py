@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -17,32 +18,42 @@ Ranks = Mapping[str, int]
 """Module, by its path in the base model -> rank; 0 where its LoRA is left out."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Module:
     """One module as PEFT configures it: experts of a stacked tensor share one rank.
 
+    rows: of the audit, one per expert.   unit: the largest σ of the adapter.
     shape: (m, n) of one expert.   params, bytes: of the factors of all experts at the present rank.
-    spectra: per expert, the σ of its components, in units of `unit`, the largest σ of the adapter.
-    energies: (rank,) σ² of its components in the same units, summed over experts.
     measured: threshold and energy rank of the audit (the largest of the experts; None for an untrained module).
     alpha, scale: None where α is unknown.
     stays: it may not get rank 0.   fixed: why it must keep its rank, or nothing.
     """
 
     name: str
+    rows: Sequence[LayerAudit]
+    unit: float
     rank: int
     shape: tuple[int, int]
-    experts: int
     params: int
     bytes: int
-    energies: FloatArray
-    spectra: tuple[FloatArray, ...]
-    unit: float
     measured: tuple[float, int | None]
     alpha: float | None
     scale: float | None
     stays: bool
     fixed: str
+
+    @cached_property
+    def spectra(self) -> tuple[FloatArray, ...]:
+        """Per expert, the σ of its components, in units of `unit`."""
+        return tuple(np.asarray(row.singular_values, dtype=np.float64) / self.unit for row in self.rows)
+
+    @cached_property
+    def energies(self) -> FloatArray:
+        """(rank,) σ² of the components in units of `unit`², summed over experts."""
+        energies = np.zeros(self.rank)
+        for values in self.spectra:
+            energies[: len(values)] += np.square(values)
+        return energies
 
     @property
     def cost(self) -> int:
@@ -76,20 +87,14 @@ def modules_of(report: AuditReport) -> list[Module]:
 
 def _module(rows: Sequence[LayerAudit], tau: float, unit: float, *, stays: bool) -> Module:
     first = rows[0]
-    spectra = tuple(np.asarray(row.singular_values, dtype=np.float64) / unit for row in rows)
-    energies = np.zeros(first.r)
-    for values in spectra:
-        energies[: len(values)] += np.square(values)
     return Module(
         name=first.name,
+        rows=rows,
+        unit=unit,
         rank=first.r,
         shape=first.shape,
-        experts=len(rows),
         params=sum(row.params for row in rows),
         bytes=sum(row.bytes for row in rows),
-        energies=energies,
-        spectra=spectra,
-        unit=unit,
         measured=(tau, max((row.energy_rank_tau or 0 for row in rows), default=0) or None),
         alpha=first.alpha,
         scale=first.scale,

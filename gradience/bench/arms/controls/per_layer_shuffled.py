@@ -20,7 +20,7 @@ def shuffled_ranks(probe: AuditedProbe) -> Choice:
     alike: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for module in probe.modules:
         if not module.fixed:
-            alike[module.rank, module.shape, module.bytes, module.experts, module.alpha].append(module.name)
+            alike[module.rank, module.shape, module.bytes, len(module.rows), module.alpha].append(module.name)
     draw = random.Random(f"{probe.seed}/per_layer_shuffled")
     shuffled = dict(ranks)
     for names in alike.values():
