@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
@@ -22,7 +21,7 @@ import numpy as np
 from processes import machine
 from threadpoolctl import threadpool_limits
 
-from gradience.blas import one_blas_thread, processors
+from gradience.blas import processors, worker_threads
 from gradience.spectra import (
     Blocks,
     array_blocks,
@@ -62,7 +61,7 @@ def routes() -> None:
     print("|---|---|---|---|---|---|---|")
     for rank in RANKS:
         a, b = factors(rank)
-        with one_blas_thread():
+        with threadpool_limits(limits=1, user_api="blas"):
             fast = cost(lambda a=a, b=b: spectrum_from_grams(gram(a), gram(b)))
             slow = cost(lambda a=a, b=b: spectrum_from_triangles(triangle(a), triangle(b)))
             by_gram = spectrum_from_grams(gram(a), gram(b))
@@ -79,7 +78,7 @@ def threads() -> None:
     modules = [factors(64, seed) for seed in range(MODULES)]
 
     def ours() -> None:
-        with one_blas_thread(), ThreadPoolExecutor(processors()) as pool:
+        with worker_threads() as pool:
             list(pool.map(lambda pair: spectrum(*pair), modules))
 
     def theirs() -> None:
