@@ -123,16 +123,3 @@ def _code(code: Code) -> str:
     longest = max((len(ticks) for line in lines for ticks in re.findall("`+", line)), default=0)
     fence = "`" * max(3, longest + 1)
     return "\n".join([fence + code.language, *lines, fence])
-
-
-# ---------------------------------------------------------------- for documents that are not made of blocks yet
-
-
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], align: str) -> str:
-    """A pipe table; the cells are escaped already."""
-    return _pipes(head, rows, align)
-
-
-def escaped(rows: Iterable[Sequence[str]]) -> list[list[str]]:
-    """Cells of plain text, escaped."""
-    return [[markdown_text(cell) for cell in row] for row in rows]

@@ -11,9 +11,14 @@ from gradience.artifacts.base import Artifact
 
 DOCUMENTS = {
     "AuditReport": ("audit", "audit_blocks"),
+    "Bench": ("bench", "bench_blocks"),
+    "BenchAggregate": ("bench", "aggregate_blocks"),
+    "BenchForecast": ("forecast", "forecast_blocks"),
+    "CheckReport": ("check", "check_blocks"),
     "ComparisonReport": ("comparison", "comparison_blocks"),
     "CompressionPlan": ("compression", "compression_blocks"),
     "CompressionReport": ("compression", "compression_blocks"),
+    "MonitorReport": ("monitor", "monitor_blocks"),
 }
 """What the artifact is called -> the module of this room, and its function that returns the blocks."""
 

@@ -140,6 +140,11 @@ def test_every_role_shows_in_colour(role):
     assert "\x1b[" in terminal.render([Paragraph(Span("text", role))], color=True)
 
 
+def test_markup_is_text():
+    words = "[bold]x[/bold] [/] :skull:"
+    assert terminal.render([Paragraph(words)], color=True) == f"{words}\n"
+
+
 def test_nothing_depends_on_the_environment(monkeypatch):
     document = list(each_block().values())
     before = [terminal.render(document, color=color) for color in (False, True)]

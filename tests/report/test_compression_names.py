@@ -8,12 +8,14 @@ import re
 import pytest
 from compression_sample import RUN, alone, compared, comparison, plan, planned, report, verdict, written
 from rich.cells import cell_len
-from test_names import NAMES, steering
+from test_names import NAMES, parsed, steering
 
 from gradience.artifacts.comparison import ComparisonReport, Replicates
 from gradience.artifacts.compression import CompressionPlan, CompressionReport
 from gradience.report.comparison import comparison_text
 from gradience.report.compression import compression_markdown, compression_text
+from gradience.report.names import display_name
+from gradience.report.notebook import draw
 
 SHAPE = (32, 16)
 
@@ -111,6 +113,16 @@ def test_markdown_has_no_markup_of_the_stranger(name):
         [line.count("|") for line in side.splitlines() if line.startswith("|")] for side in (text, plain)
     ]
     assert cells[0] == cells[1]
+
+
+@pytest.mark.parametrize("make", [hostile_plan, hostile_report, hostile_comparison])
+@NAMES
+def test_html_has_our_tags_only(make, name):
+    html = draw(make(name))
+    assert not steering(html)
+    shown, plain = parsed(html), parsed(draw(make("plain")))
+    assert shown.tags == plain.tags
+    assert display_name(name) in shown.text
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,22 @@ import pytest
 from audit_sample import power_law, report, row
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from gradience.artifacts.audit import AuditReport, TensorNote
 from gradience.artifacts.finding import Finding
 from gradience.report.audit import audit_markdown, audit_text
 from gradience.report.audit.lora_config import lora_config_source
 from gradience.report.audit.trend import trend_text
-from gradience.report.names import MAX_NAME, display_name, html_name, markdown_name, markdown_text, printable
+from gradience.report.names import (
+    MAX_NAME,
+    display_name,
+    fit,
+    html_name,
+    markdown_name,
+    markdown_text,
+    printable,
+)
 from gradience.report.notebook import draw
 
 HOSTILE = {
@@ -273,3 +282,12 @@ def test_a_long_name_keeps_both_ends():
 
 def test_surrogates_of_undecodable_paths_are_written_out():
     assert display_name("caf\udce9") == "caf\\udce9"
+
+
+@given(
+    st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z", "M"]), max_size=60), st.integers(2, 40)
+)
+def test_fit_never_exceeds_its_width_and_keeps_the_end(text, width):
+    shown = fit(text, width)
+    assert cell_len(shown) <= width
+    assert shown == text or (shown.startswith("…") and text.endswith(shown[1:]))
