@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+from command import gradience
 from killing import HANGS
 from pseudo_terminal import drawn_by
 
@@ -24,17 +24,6 @@ from gradience.report.compression import compression_markdown, compression_text
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-
-
-def gradience(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "gradience", *map(str, arguments)],
-        capture_output=True,
-        encoding="utf-8",
-        timeout=HANGS,
-        check=False,
-        env={**os.environ, **environment},
-    )
 
 
 def fits_the_schema(text, name):

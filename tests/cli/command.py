@@ -1,0 +1,56 @@
+"""The command line as a process, and what tests do to the adapters that it reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+from killing import HANGS
+from safetensors.numpy import load_file, save_file
+
+LAYERS, KINDS = 4, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+MODULES = LAYERS * len(KINDS)
+
+
+def gradience(*arguments, environment=None, cwd=None, text=True):
+    """`gradience ARGUMENTS` in a process of its own, as a user runs it."""
+    return subprocess.run(
+        [sys.executable, "-m", "gradience", *map(str, arguments)],
+        capture_output=True,
+        encoding="utf-8" if text else None,
+        timeout=HANGS,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, **(environment or {})},
+    )
+
+
+def audit(*arguments, **options):
+    return gradience("audit", *arguments, **options)
+
+
+def edit(adapter, change):
+    """Rewrite the weights after `change(tensors)`."""
+    path = adapter / "adapter_model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def edit_config(adapter, **changes):
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def untrain(tensors):
+    for key in tensors:
+        if "lora_B" in key:
+            tensors[key] = np.zeros_like(tensors[key])
+
+
+def poison(tensors):
+    key = next(key for key in tensors if "lora_A" in key)
+    tensors[key] = np.full_like(tensors[key], np.nan)
