@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -104,13 +105,9 @@ def report_of(context: Context, files: list[SourceFile]) -> CheckReport:
             CheckFinding(
                 code=rule.code,
                 severity=rule.severity,
-                field=problem.field,
                 where=settings.where.get(problem.field),
-                seen=problem.seen,
-                advised=problem.advised,
-                message=problem.message,
-                reason=problem.reason,
                 source=rule.source,
+                **asdict(problem),
             )
             for problem in problems
         ]
