@@ -129,7 +129,7 @@ def report(
         "peft_type": "LORA",
         "peft_version": "0.18.0",
     } | (adapter or {})
-    made = AuditReport(
+    audited = AuditReport(
         adapter=AdapterInfo(**info),
         total_lora_params=params,
         coverage=Coverage(
@@ -161,4 +161,4 @@ def report(
             cpu_count=2,
         ),
     )
-    return with_suggestions(made, grid) if suggest else made
+    return with_suggestions(audited, grid) if suggest else audited

@@ -30,10 +30,10 @@ def noise(name, shape=(64, 64), r=8):
 
 
 def test_an_adapter_that_looks_random_is_an_error_and_gets_no_suggestion():
-    found = find(facts_of([noise(f"layers.{i}.q") for i in range(3)]))
-    (error,) = [finding for finding in found if finding.severity == "error"]
+    findings = find(facts_of([noise(f"layers.{i}.q") for i in range(3)]))
+    (error,) = [finding for finding in findings if finding.severity == "error"]
     assert error.code == "looks-random"
-    assert blocks_suggestions(found)
+    assert blocks_suggestions(findings)
 
 
 def test_some_random_modules_are_a_warning_and_the_suggestion_stands():
@@ -41,11 +41,11 @@ def test_some_random_modules_are_a_warning_and_the_suggestion_stands():
         noise("layers.0.q"),
         *(row(f"layers.{i}.q", power_law(8, 1.5), r=8, shape=(64, 64)) for i in range(1, 4)),
     ]
-    found = find(facts_of(rows))
-    (warning,) = [finding for finding in found if finding.code == "random-modules"]
+    findings = find(facts_of(rows))
+    (warning,) = [finding for finding in findings if finding.code == "random-modules"]
     assert (warning.severity, warning.module) == ("warning", "layers.0.q")
-    assert "looks-random" not in {finding.code for finding in found}
-    assert not blocks_suggestions(found)
+    assert "looks-random" not in {finding.code for finding in findings}
+    assert not blocks_suggestions(findings)
 
 
 def test_a_head_of_few_labels_cannot_look_random():

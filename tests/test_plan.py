@@ -169,22 +169,22 @@ def test_scores_that_rise_keep_their_components_in_order():
     ids=str,
 )
 def test_ranks_of_a_criterion(criterion, options, expected):
-    made = small_report([4.0, 2.0, 1.0, 0.5], [1.0, 1.0, 1.0], [3.0])
-    assert list(ranks_of(plan_compression(made, criterion, **options)).values()) == expected
+    audited = small_report([4.0, 2.0, 1.0, 0.5], [1.0, 1.0, 1.0], [3.0])
+    assert list(ranks_of(plan_compression(audited, criterion, **options)).values()) == expected
 
 
 @pytest.mark.parametrize("which", ["median", "p90", "per-layer"])
 def test_what_the_audit_suggests(which):
     rows = mistral_rows(4)
-    made = report(rows)
-    found = suggest(made, DEFAULT_GRID)
-    made = made.model_copy(update={"suggestions": found})
-    plan = plan_compression(made, ToSuggestion(which))
+    audited = report(rows)
+    suggestions = suggest(audited, DEFAULT_GRID)
+    audited = audited.model_copy(update={"suggestions": suggestions})
+    plan = plan_compression(audited, ToSuggestion(which))
     if which == "per-layer":
-        assert list(ranks_of(plan).values()) == list(found.per_layer.rank_pattern.values())
-        assert plan.new_params == found.per_layer.params
+        assert list(ranks_of(plan).values()) == list(suggestions.per_layer.rank_pattern.values())
+        assert plan.new_params == suggestions.per_layer.params
     else:
-        chosen = found.median if which == "median" else found.p90
+        chosen = suggestions.median if which == "median" else suggestions.p90
         assert set(ranks_of(plan).values()) == {chosen.rank}
         assert plan.new_params == chosen.params
         assert plan.reduction == pytest.approx(chosen.reduction)
@@ -227,9 +227,9 @@ def test_the_error_asked_for_is_met(spectra, allowed):
         assert sum(energies) <= allowed**2 * total * (1 + 1e-9)
 
 
-def plan_or_empty(made, criterion, **options) -> CompressionPlan | None:
+def plan_or_empty(audited, criterion, **options) -> CompressionPlan | None:
     try:
-        return plan_compression(made, criterion, **options)
+        return plan_compression(audited, criterion, **options)
     except UsageError as error:
         if error.code != "empty-plan":
             raise
@@ -245,14 +245,14 @@ grids = st.one_of(
 
 @given(spectra_lists, st.floats(0, 0.99), grids)
 def test_budgets_are_never_exceeded_and_grids_respected(spectra, reduction, grid):
-    made = small_report(*spectra)
-    full = sum(layer.params for layer in made.layers)
+    audited = small_report(*spectra)
+    full = sum(layer.params for layer in audited.layers)
     for criterion, limit in (
         (ToBudget(reduction=reduction), full * (1 - reduction)),
         (ToBudget(max_params=max(1, int(full * 0.6))), full * 0.6),
         (ToBudget(max_bytes=max(1, int(full * 0.8))), full * 0.4),
     ):
-        plan = plan_or_empty(made, criterion, **grid)
+        plan = plan_or_empty(audited, criterion, **grid)
         if plan is None:
             continue
         assert plan.new_params <= limit
@@ -269,16 +269,16 @@ def test_budgets_are_never_exceeded_and_grids_respected(spectra, reduction, grid
 @pytest.mark.parametrize(("reduction", "params"), [("0.9", 100), ("0.7", 300), ("0.1", 900), ("0.3", 700)])
 def test_decimal_shares_are_exact(reduction, params):
     """In binary, 1 − 0.9 leaves 99.99999999999998 of 1,000 parameters, and one component too few."""
-    made = small_report([4.0, 3.0, 2.0, 1.0, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05], shapes=((50, 50),))
-    assert plan_compression(made, ToBudget(reduction=float(reduction))).new_params == params
+    audited = small_report([4.0, 3.0, 2.0, 1.0, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05], shapes=((50, 50),))
+    assert plan_compression(audited, ToBudget(reduction=float(reduction))).new_params == params
 
 
 def test_components_compete_over_modules():
     """By energy per parameter; what does not fit makes room for what does."""
-    made = small_report([3.0, 0.5], [3.0, 0.1], shapes=((10, 10), (100, 100)))
-    plan = plan_compression(made, ToBudget(max_params=220))
+    audited = small_report([3.0, 0.5], [3.0, 0.1], shapes=((10, 10), (100, 100)))
+    plan = plan_compression(audited, ToBudget(max_params=220))
     assert list(ranks_of(plan).values()) == [1, 1]
-    plan = plan_compression(made, ToBudget(max_params=200))
+    plan = plan_compression(audited, ToBudget(max_params=200))
     assert list(ranks_of(plan).values()) == [2, 0]
 
 
@@ -314,22 +314,24 @@ def test_untrained_modules():
         row("model.layers.0.attn.q", np.array([2.0, 1.0, 0.5, 0.1]), r=4, shape=(8, 8)),
         row("model.layers.1.attn.q", None, r=4, shape=(8, 8), status="untrained"),
     ]
-    made = report(rows, with_gain=False)
-    assert list(ranks_of(plan_compression(made, ToEnergy(0.9))).values()) == [2, 1]
-    assert list(ranks_of(plan_compression(made, ToBudget(reduction=0.5))).values()) == [4, 0]
-    untrained = plan_compression(made, ToRank(2)).modules[1]
+    audited = report(rows, with_gain=False)
+    assert list(ranks_of(plan_compression(audited, ToEnergy(0.9))).values()) == [2, 1]
+    assert list(ranks_of(plan_compression(audited, ToBudget(reduction=0.5))).values()) == [4, 0]
+    untrained = plan_compression(audited, ToRank(2)).modules[1]
     assert (untrained.kept_energy, untrained.predicted_error, untrained.norm) == (None, None, 0.0)
 
 
 def test_nothing_was_trained():
-    made = report([row("a.q", None, r=4, shape=(8, 8), status="untrained")], with_gain=False, suggest=False)
+    audited = report(
+        [row("a.q", None, r=4, shape=(8, 8), status="untrained")], with_gain=False, suggest=False
+    )
     with pytest.raises(InputError) as untrained:
-        plan_compression(made, ToRank(2))
+        plan_compression(audited, ToRank(2))
     assert untrained.value.code == "untrained"
     assert "--allow-untrained" in untrained.value.hint
-    assert plan_compression(made, ToRank(2), allow_untrained=True).kept_energy == 1.0
+    assert plan_compression(audited, ToRank(2), allow_untrained=True).kept_energy == 1.0
     with pytest.raises(UsageError) as refusal:
-        plan_compression(made, ToBudget(reduction=0.5), allow_untrained=True)
+        plan_compression(audited, ToBudget(reduction=0.5), allow_untrained=True)
     assert refusal.value.code == "empty-plan"
 
 
@@ -352,8 +354,8 @@ def test_modules_with_other_tensors_are_never_left_out(tensor, reason, grid, lea
         row("m.1.q", np.array([4.0, 3.0, 2.0, 1.0]), r=4, shape=(8, 8)),
         row("m.1.qq", np.array([1e-6, 1e-7, 1e-8, 1e-9]), r=4, shape=(8, 8)),
     ]
-    made = report(rows, with_gain=False, other=[TensorNote(tensor=tensor, reason=reason, params=8)])
-    plan = plan_compression(made, ToBudget(max_params=(4 + least) * 16), **grid)
+    audited = report(rows, with_gain=False, other=[TensorNote(tensor=tensor, reason=reason, params=8)])
+    plan = plan_compression(audited, ToBudget(max_params=(4 + least) * 16), **grid)
     assert ranks_of(plan) == {"m.0.q": least, "m.1.q": 4, "m.1.qq": 0}
 
 
@@ -365,8 +367,8 @@ def test_tensors_of_another_adapter_keep_nothing():
     note = TensorNote(
         tensor="base_model.model.m.0.q.lora_A.other.weight", reason="another adapter (other)", params=16
     )
-    made = report(rows, with_gain=False, other=[note], adapter={"adapter_name": "mine"})
-    assert ranks_of(plan_compression(made, ToBudget(reduction=0.5))) == {"m.0.q": 0, "m.1.q": 2}
+    audited = report(rows, with_gain=False, other=[note], adapter={"adapter_name": "mine"})
+    assert ranks_of(plan_compression(audited, ToBudget(reduction=0.5))) == {"m.0.q": 0, "m.1.q": 2}
 
 
 def test_experts_share_a_rank_and_stay():
@@ -376,16 +378,16 @@ def test_experts_share_a_rank_and_stay():
             expert=index, status="ok" if any(sigma) else "untrained")
         for index, sigma in enumerate(spectra)
     ]  # fmt: skip
-    made = report([*rows, row("m.q", np.array([9.0]), r=1, shape=(8, 8))], with_gain=False)
-    plan = plan_compression(made, ToEnergy(0.9))
+    audited = report([*rows, row("m.q", np.array([9.0]), r=1, shape=(8, 8))], with_gain=False)
+    plan = plan_compression(audited, ToEnergy(0.9))
     assert ranks_of(plan) == {"m.experts.down": 3, "m.q": 1}
     (experts, _) = plan.modules
     assert experts.old_params == 3 * 3 * 16
-    assert ranks_of(plan_compression(made, ToBudget(max_params=3 * 16 + 16))) == {
+    assert ranks_of(plan_compression(audited, ToBudget(max_params=3 * 16 + 16))) == {
         "m.experts.down": 1,
         "m.q": 1,
     }
-    cut = plan_compression(made, ToRank(1)).modules[0]
+    cut = plan_compression(audited, ToRank(1)).modules[0]
     assert cut.kept_energy == pytest.approx((16 + 1) / (16 + 1 + 0.01 + 3))
     assert cut.new_params == 3 * 16
 
@@ -469,9 +471,9 @@ def test_no_suggestion_to_follow():
     ids=str,
 )  # fmt: skip
 def test_criteria_that_make_no_sense(criterion, options, code):
-    made = small_report([1.0], shapes=((8, 8),))
+    audited = small_report([1.0], shapes=((8, 8),))
     with pytest.raises(GradienceError) as refusal:
-        plan_compression(made, criterion, **options)
+        plan_compression(audited, criterion, **options)
     assert refusal.value.code == code
     assert refusal.value.exit_code == 2
     assert refusal.value.hint
@@ -482,11 +484,11 @@ def test_criteria_that_make_no_sense(criterion, options, code):
 )
 def test_a_budget_below_what_must_stay(budget):
     """Two DoRA modules keep one component each: 32 parameters."""
-    made = small_report(
+    audited = small_report(
         [2.0, 1.0, 1.0, 1.0], [2.0, 1.0, 1.0, 1.0], shapes=((8, 8),), adapter={"use_dora": True}
     )
     with pytest.raises(UsageError, match=r"cannot be met: modules that must stay need (32|64)") as refusal:
-        plan_compression(made, budget)
+        plan_compression(audited, budget)
     assert refusal.value.code == "bad-budget"
 
 
@@ -521,8 +523,8 @@ def test_a_large_adapter_is_planned_in_a_moment():
     """20,000 modules of rank 8: the allocation is a sort, not a search."""
     layer = row("m.0", power_law(8, 0.7), r=8, shape=(32, 32))
     rows = [replace(layer, name=f"model.layers.{i}.q") for i in range(20_000)]
-    made = report(rows[:2], with_gain=False, suggest=False).model_copy(update={"layers": tuple(rows)})
+    audited = report(rows[:2], with_gain=False, suggest=False).model_copy(update={"layers": tuple(rows)})
     start = time.process_time()
-    plan = plan_compression(made, ToBudget(reduction=0.5))
+    plan = plan_compression(audited, ToBudget(reduction=0.5))
     assert plan.new_params <= plan.old_params / 2
     assert time.process_time() - start < 10

@@ -82,10 +82,10 @@ def test_a_module_that_keeps_its_rank_gets_no_other():
         row("conv", SIGMA, r=4, shape=(8, 16), kind="conv", groups=2),
         row("b", SIGMA, r=4, shape=(8, 16)),
     ]
-    found = report(rows, with_gain=False)
+    grouped = report(rows, with_gain=False)
     with pytest.raises(UsageError, match=r"rank 2 for conv: it keeps its rank 4 \(block-diagonal"):
-        plan_compression(found, ToRanks({"conv": 2, "b": 2}))
-    assert plan_compression(found, ToRanks({"conv": 4, "b": 2})).modules[1].new_rank == 2
+        plan_compression(grouped, ToRanks({"conv": 2, "b": 2}))
+    assert plan_compression(grouped, ToRanks({"conv": 4, "b": 2})).modules[1].new_rank == 2
 
 
 def test_a_module_with_other_tensors_is_not_left_out():

@@ -21,10 +21,10 @@ def test_the_null_is_that_of_gaussian_matrices(shape):
     draws = 400
     left = rng.standard_normal((draws, rows, rank)) @ rng.standard_normal((draws, rank, columns))
     sigma = np.linalg.svd(left, compute_uv=False)[:, : min(shape)]
-    found = np.square(sigma / sigma[:, :1]).sum(axis=1)
+    stable_ranks = np.square(sigma / sigma[:, :1]).sum(axis=1)
     simulated = max(2048 // rank, 16384 // rank**2)
-    noise = found.std() * math.sqrt(1 / draws + 1 / min(simulated, 512))
-    assert null_stable_rank(*shape) == pytest.approx(found.mean(), abs=4 * noise + 1e-12)
+    noise = stable_ranks.std() * math.sqrt(1 / draws + 1 / min(simulated, 512))
+    assert null_stable_rank(*shape) == pytest.approx(stable_ranks.mean(), abs=4 * noise + 1e-12)
 
 
 def test_the_null_is_the_same_number_every_time():

@@ -103,9 +103,9 @@ def test_the_step_that_vllm_permits(rank, step):
     ],
 )
 def test_alpha_for_a_new_rank(alpha, rank, new, rslora, expected):
-    found = scaled_alpha(alpha, rank, new, use_rslora=rslora)
-    assert found == pytest.approx(expected)
-    assert isinstance(found, int) == float(expected).is_integer()
+    kept = scaled_alpha(alpha, rank, new, use_rslora=rslora)
+    assert kept == pytest.approx(expected)
+    assert isinstance(kept, int) == float(expected).is_integer()
 
 
 @given(st.floats(1e-3, 1e5), st.integers(1, 512), st.integers(1, 512), st.booleans())

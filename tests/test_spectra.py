@@ -152,8 +152,8 @@ def test_a_rank_far_above_the_shape_costs_no_square_of_it():
     """r = 60,000 on a 2 × 3 matrix: an r x r Gram matrix would need 29 GB."""
     rng = np.random.default_rng(0)
     A, B = rng.standard_normal((60_000, 3)), rng.standard_normal((2, 60_000))
-    found = spectra.spectrum(array_blocks(np.ascontiguousarray(A.T)), array_blocks(B), wide=True)
-    assert found.scaled() == pytest.approx(np.linalg.svd(B @ A, compute_uv=False), rel=1e-12)
+    spectrum = spectra.spectrum(array_blocks(np.ascontiguousarray(A.T)), array_blocks(B), wide=True)
+    assert spectrum.scaled() == pytest.approx(np.linalg.svd(B @ A, compute_uv=False), rel=1e-12)
 
 
 # ---------------------------------------------------------------- what always holds
@@ -162,17 +162,17 @@ def test_a_rank_far_above_the_shape_costs_no_square_of_it():
 @given(pairs())
 def test_ranks_are_ordered(pair):
     A, B = pair
-    found = measure(A, B)
-    if not found.values.any():
+    spectrum = measure(A, B)
+    if not spectrum.values.any():
         return
     room = 1 + 1e-12
-    assert len(found.values) == min(*A.shape, B.shape[0])
-    assert 1 <= stable_rank(found.values) <= effective_rank(found.values) * room
-    assert effective_rank(found.values) <= len(found.values) * room
-    energy_ranks = [energy_rank(found.values, tau) for tau in (0.01, 0.5, 0.9, 0.95, 0.99, 1.0)]
+    assert len(spectrum.values) == min(*A.shape, B.shape[0])
+    assert 1 <= stable_rank(spectrum.values) <= effective_rank(spectrum.values) * room
+    assert effective_rank(spectrum.values) <= len(spectrum.values) * room
+    energy_ranks = [energy_rank(spectrum.values, tau) for tau in (0.01, 0.5, 0.9, 0.95, 0.99, 1.0)]
     assert energy_ranks == sorted(energy_ranks)
     assert energy_ranks[0] >= 1
-    assert energy_ranks[-1] <= len(found.values)
+    assert energy_ranks[-1] <= len(spectrum.values)
 
 
 @given(spectra_of_values, st.floats(0.01, 1.0))
@@ -281,6 +281,6 @@ def test_nan_and_infinity_are_no_numbers(factor, bad, route):
 @pytest.mark.parametrize("zero", ["A", "B", "both"])
 def test_an_untrained_module_has_a_spectrum_of_zeros(zero):
     A, B = gaussian(np.random.default_rng(0), 3, 8, 9)
-    found = measure(A * (zero == "B"), B * (zero == "A"))
-    assert found.values.tolist() == [0.0] * 3
-    assert (found.error_bound, found.energy_error) == (0.0, 0.0)
+    spectrum = measure(A * (zero == "B"), B * (zero == "A"))
+    assert spectrum.values.tolist() == [0.0] * 3
+    assert (spectrum.error_bound, spectrum.energy_error) == (0.0, 0.0)

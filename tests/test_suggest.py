@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 from audit_sample import report
+from audit_sample import row as sampled
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gradience import ranks
 from gradience.artifacts.audit import LayerAudit
 from gradience.audit.measures import MEASURES
+from gradience.plan.compression import plan_compression
+from gradience.plan.criteria import ToSuggestion
 from gradience.plan.modules import modules_of, size_at
 from gradience.plan.suggestions import suggest
 from gradience.ranks import DEFAULT_GRID, max_lora_rank_step
@@ -53,8 +57,8 @@ def row(
 
 
 def suggested(rows, grid=DEFAULT_GRID, *, use_rslora=False):
-    made = report(rows, suggest=False, with_gain=False, adapter={"use_rslora": use_rslora})
-    return suggest(made, grid)
+    audited = report(rows, suggest=False, with_gain=False, adapter={"use_rslora": use_rslora})
+    return suggest(audited, grid)
 
 
 def by_name(pattern):
@@ -62,29 +66,33 @@ def by_name(pattern):
 
 
 def test_median_and_percentile_over_trained_modules():
-    found = suggested([row("a", 3), row("b", 4), row("c", 5), row("d", 22), row("dead", None)])
-    assert found.median.unrounded == 4.5
-    assert (found.median.rank, found.median.decided_by) == (8, "grid")
-    assert found.p90.unrounded == pytest.approx(16.9)
-    assert (found.p90.rank, found.p90.decided_by) == (32, "grid")
+    suggestions = suggested([row("a", 3), row("b", 4), row("c", 5), row("d", 22), row("dead", None)])
+    assert suggestions.median.unrounded == 4.5
+    assert (suggestions.median.rank, suggestions.median.decided_by) == (8, "grid")
+    assert suggestions.p90.unrounded == pytest.approx(16.9)
+    assert (suggestions.p90.rank, suggestions.p90.decided_by) == (32, "grid")
 
 
 @pytest.mark.parametrize(("needed", "p90"), [((1, 1, 1, 1, 1, 2, 7), 4), ((1, 1, 1, 1, 1, 4, 14), 8)])
 def test_noise_of_a_float_never_suggests_twice_the_rank(needed, p90):
     """In floats the first percentile is 4.000000000000001."""
-    found = suggested([row(str(i), k) for i, k in enumerate(needed)])
-    assert found.p90.unrounded == p90
-    assert (found.p90.rank, found.p90.decided_by) == (p90, "evidence")
+    suggestions = suggested([row(str(i), k) for i, k in enumerate(needed)])
+    assert suggestions.p90.unrounded == p90
+    assert (suggestions.p90.rank, suggestions.p90.decided_by) == (p90, "evidence")
 
 
 def test_what_a_uniform_rank_costs():
-    found = suggested([row("a", 8), row("small", 2, r=4, shape=(10, 10))])
+    suggestions = suggested([row("a", 8), row("small", 2, r=4, shape=(10, 10))])
     # Rank 8 for `a`; `small` has no more than its 4.
-    assert found.p90.rank == 8
-    assert found.p90.params == 8 * (32 + 96) + 4 * 20
-    assert found.p90.bytes == 2 * found.p90.params
-    assert found.p90.reduction == pytest.approx(1 - found.p90.params / (64 * 128 + 4 * 20))
-    assert (found.current_max_rank, found.current_max_lora_rank, found.p90.max_lora_rank) == (64, 64, 8)
+    assert suggestions.p90.rank == 8
+    assert suggestions.p90.params == 8 * (32 + 96) + 4 * 20
+    assert suggestions.p90.bytes == 2 * suggestions.p90.params
+    assert suggestions.p90.reduction == pytest.approx(1 - suggestions.p90.params / (64 * 128 + 4 * 20))
+    assert (
+        suggestions.current_max_rank,
+        suggestions.current_max_lora_rank,
+        suggestions.p90.max_lora_rank,
+    ) == (64, 64, 8)
 
 
 def test_what_a_module_costs():
@@ -101,12 +109,12 @@ def test_what_a_module_costs():
 
 
 def test_the_cap_is_named():
-    found = suggested([row("a", 20, r=24)])
-    assert (found.p90.rank, found.p90.decided_by, found.p90.reduction) == (24, "cap", 0)
+    suggestions = suggested([row("a", 20, r=24)])
+    assert (suggestions.p90.rank, suggestions.p90.decided_by, suggestions.p90.reduction) == (24, "cap", 0)
 
 
 def test_every_module_has_an_explicit_rank():
-    found = suggested(
+    suggestions = suggested(
         [
             row("model.layers.1.q", 3),
             row("model.layers.11.q", 40),
@@ -114,36 +122,52 @@ def test_every_module_has_an_explicit_rank():
             row("broken", None, status="nonfinite"),
         ]
     )
-    assert by_name(found.per_layer.rank_pattern) == {
+    assert by_name(suggestions.per_layer.rank_pattern) == {
         "model.layers.1.q": 4,
         "model.layers.11.q": 64,
         "dead": 1,
         "broken": 64,
     }
-    assert found.per_layer.r == 64
-    assert found.per_layer.lora_alpha == 128
-    assert found.per_layer.params == (4 + 64 + 1 + 64) * 128
+    assert suggestions.per_layer.r == 64
+    assert suggestions.per_layer.lora_alpha == 128
+    assert suggestions.per_layer.params == (4 + 64 + 1 + 64) * 128
 
 
 def test_an_untrained_module_gets_the_smallest_rank_of_the_grid():
-    found = suggested([row("a", 3), row("dead", None)], grid=(4, 8))
-    assert by_name(found.per_layer.rank_pattern) == {"a": 4, "dead": 4}
+    suggestions = suggested([row("a", 3), row("dead", None)], grid=(4, 8))
+    assert by_name(suggestions.per_layer.rank_pattern) == {"a": 4, "dead": 4}
 
 
 def test_stacked_experts_share_a_rank_that_suffices_for_each():
     rows = [row("experts", k, expert=index) for index, k in enumerate((2, 7, None))]
-    found = suggested(rows)
-    assert by_name(found.per_layer.rank_pattern) == {"experts": 8}
-    assert found.per_layer.params == 3 * 8 * 128
-    assert found.per_layer.reduction == pytest.approx(1 - 8 / 64)
+    suggestions = suggested(rows)
+    assert by_name(suggestions.per_layer.rank_pattern) == {"experts": 8}
+    assert suggestions.per_layer.params == 3 * 8 * 128
+    assert suggestions.per_layer.reduction == pytest.approx(1 - 8 / 64)
 
 
 def test_a_grouped_convolution_keeps_its_rank():
     """PEFT demands a rank that its groups divide."""
-    found = suggested([row("conv", 2, r=8, shape=(16, 36), groups=4), row("a", 2, r=8)], grid=(1, 2))
-    assert by_name(found.per_layer.rank_pattern) == {"conv": 8, "a": 2}
-    assert found.per_layer.params == 8 * (4 + 36) + 2 * 128
-    assert found.p90.params == found.per_layer.params
+    suggestions = suggested([row("conv", 2, r=8, shape=(16, 36), groups=4), row("a", 2, r=8)], grid=(1, 2))
+    assert by_name(suggestions.per_layer.rank_pattern) == {"conv": 8, "a": 2}
+    assert suggestions.per_layer.params == 8 * (4 + 36) + 2 * 128
+    assert suggestions.p90.params == suggestions.per_layer.params
+
+
+@pytest.mark.parametrize("which", ["median", "p90", "per-layer"])
+def test_a_suggestion_is_what_compress_would_write(which):
+    """Modules that share a name in the config share a rank: here one of them keeps its own, so both do."""
+    sigma = np.array([4.0, 1.0, 0.1, 0.1])
+    rows = [
+        sampled("attn", None, r=4, shape=(16, 8), status="unsupported"),
+        *(sampled(name, sigma, r=4, shape=(16, 8)) for name in ("attn.base_layer.out_proj", "other")),
+    ]
+    audited = report(rows, with_gain=False)
+    plan = plan_compression(audited, ToSuggestion(which))
+    suggestion = getattr(audited.suggestions, which.replace("-", "_"))
+    assert [module.new_rank for module in plan.modules] == [4, 4, 1]
+    assert (suggestion.params, suggestion.bytes) == (plan.new_params, plan.new_bytes)
+    assert suggestion.reduction == plan.reduction
 
 
 def test_nothing_is_suggested_where_nothing_was_trained():
@@ -151,10 +175,10 @@ def test_nothing_is_suggested_where_nothing_was_trained():
 
 
 def test_without_alpha_there_are_ranks_and_no_alphas():
-    found = suggested([row("a", 3, alpha=None)])
-    assert found.per_layer.rank_pattern
-    assert found.per_layer.alpha_pattern == {}
-    assert found.per_layer.lora_alpha is None
+    suggestions = suggested([row("a", 3, alpha=None)])
+    assert suggestions.per_layer.rank_pattern
+    assert suggestions.per_layer.alpha_pattern == {}
+    assert suggestions.per_layer.lora_alpha is None
 
 
 modules = st.lists(
@@ -170,22 +194,22 @@ def test_never_above_what_is_there_and_never_below_the_evidence(modules, grid, r
         row(f"m{index}", None if k is None else min(k, r), r=r, shape=(m, n))
         for index, (r, k, m, n) in enumerate(modules)
     ]
-    found = suggested(rows, grid=tuple(grid), use_rslora=rslora)
-    if found is None:
+    suggestions = suggested(rows, grid=tuple(grid), use_rslora=rslora)
+    if suggestions is None:
         assert all(layer.energy_rank_tau is None for layer in rows)
         return
-    pattern = by_name(found.per_layer.rank_pattern)
+    pattern = by_name(suggestions.per_layer.rank_pattern)
     assert pattern.keys() == {layer.name for layer in rows}
     for layer in rows:
         assert (layer.energy_rank_tau or 1) <= pattern[layer.name] <= layer.r
     total = sum(layer.params for layer in rows)
-    for suggestion in (found.median, found.p90):
+    for suggestion in (suggestions.median, suggestions.p90):
         assert suggestion.unrounded <= suggestion.rank <= max(layer.r for layer in rows)
         assert suggestion.reduction == pytest.approx(1 - suggestion.params / total)
         assert suggestion.max_lora_rank == max_lora_rank_step(suggestion.rank)
-    assert found.median.rank <= found.p90.rank
-    assert found.median.unrounded == ranks.percentile(
+    assert suggestions.median.rank <= suggestions.p90.rank
+    assert suggestions.median.unrounded == ranks.percentile(
         [layer.energy_rank_tau for layer in rows if layer.energy_rank_tau], 50
     )
-    assert found.per_layer.params == sum(pattern[layer.name] * sum(layer.shape) for layer in rows)
-    assert found.per_layer.r == max(pattern.values())
+    assert suggestions.per_layer.params == sum(pattern[layer.name] * sum(layer.shape) for layer in rows)
+    assert suggestions.per_layer.r == max(pattern.values())

@@ -25,8 +25,8 @@ def factors(
 
 def cut(a: np.ndarray, b: np.ndarray, rank: int, block: int = 64):
     """The truncation, and the new factors."""
-    found = truncation(array_blocks(np.ascontiguousarray(a.T), block), array_blocks(b, block), rank)
-    return found, found.map_A @ a, b @ found.map_B
+    optimum = truncation(array_blocks(np.ascontiguousarray(a.T), block), array_blocks(b, block), rank)
+    return optimum, optimum.map_A @ a, b @ optimum.map_B
 
 
 def least(a: np.ndarray, b: np.ndarray, rank: int) -> float:
@@ -42,7 +42,7 @@ seeds = st.integers(0, 2**32 - 1)
 def test_optimal_and_balanced(seed, shape, data):
     a, b = factors(seed, *shape)
     rank = data.draw(st.integers(1, shape[0]))
-    found, new_a, new_b = cut(a, b, rank)
+    optimum, new_a, new_b = cut(a, b, rank)
     norm = np.linalg.norm(b @ a)
     assert new_a.shape == (rank, shape[2])
     assert new_b.shape == (shape[1], rank)
@@ -53,7 +53,7 @@ def test_optimal_and_balanced(seed, shape, data):
     kept = np.diag(np.append(dense, np.zeros(rank))[:rank])
     assert np.allclose(new_a @ new_a.T, kept, atol=1e-6 * dense[0])
     assert np.allclose(new_b.T @ new_b, kept, atol=1e-6 * dense[0])
-    values = np.ldexp(found.values, found.exponent)
+    values = np.ldexp(optimum.values, optimum.exponent)
     count = min(len(values), len(dense))
     assert values[:count] == pytest.approx(dense[:count], rel=1e-6, abs=1e-7 * dense[0])
 
@@ -103,8 +103,8 @@ def test_more_rank_than_the_shape_allows(rows, columns):
     """A wide factor has a singular Gram matrix, which rounding can hide: no directions are made of noise."""
     a, b = factors(3, 12, rows, columns, decay=1.0)
     for rank in (1, 4, 7, 12):
-        found, new_a, new_b = cut(a, b, rank)
-        assert found.method == "qr"
+        optimum, new_a, new_b = cut(a, b, rank)
+        assert optimum.method == "qr"
         assert np.linalg.norm(b @ a - new_b @ new_a) == pytest.approx(least(a, b, rank), abs=1e-12)
         assert not new_a[4:].any()
         assert not new_b[:, 4:].any()
@@ -127,10 +127,10 @@ def test_a_factor_of_zeros_leaves_the_other_as_it_is(zero):
     a, b = factors(0, 5, 12, 10)
     a = a * (zero == "B")
     b = b * (zero == "A")
-    found, new_a, new_b = cut(a, b, 2)
+    optimum, new_a, new_b = cut(a, b, 2)
     assert np.array_equal(new_a, a[:2])
     assert np.array_equal(new_b, b[:, :2])
-    assert not found.values.any()
+    assert not optimum.values.any()
 
 
 def test_factors_without_a_common_direction():
