@@ -50,9 +50,9 @@ TOGETHER = {
 
 @pytest.mark.parametrize("name", SEEDS)
 def test_one_seed(name):
-    made = SEEDS[name]()
-    assert_golden(GOLDEN / f"bench_{name}.txt", bench_text(made))
-    assert_golden(GOLDEN / f"bench_{name}.md", bench_markdown(made))
+    seed_run = SEEDS[name]()
+    assert_golden(GOLDEN / f"bench_{name}.txt", bench_text(seed_run))
+    assert_golden(GOLDEN / f"bench_{name}.md", bench_markdown(seed_run))
 
 
 @pytest.mark.parametrize("name", TOGETHER)
@@ -68,29 +68,31 @@ def test_the_summary():
 
 
 def test_a_smoke_run_is_marked_in_every_face():
-    made = SEEDS["smoke"]()
-    for text in (bench_text(made), bench_markdown(made), summary_text([made])):
+    seed_run = SEEDS["smoke"]()
+    for text in (bench_text(seed_run), bench_markdown(seed_run), summary_text([seed_run])):
         assert "no evidence" in text
 
 
 def test_the_screen_says_why_a_control_has_no_result():
-    made = three_seeds()[0]
-    (shuffled, *_) = [one for one in made.variants if one.arm == "control"]
+    seed_run = three_seeds()[0]
+    (shuffled, *_) = [one for one in seed_run.variants if one.arm == "control"]
     reason = "impossible: too few modules of one shape differ in rank"
     for status in ("SKIPPED", "ERROR"):
-        unmade = shuffled.model_copy(update={"status": status, "reasons": (reason,)})
-        variants = tuple(unmade if one.name == shuffled.name else one for one in made.variants)
-        assert f"· {shuffled.name}: {reason}" in bench_text(made.model_copy(update={"variants": variants}))
-    assert f"· {shuffled.name}" not in bench_text(made)
+        unmeasured = shuffled.model_copy(update={"status": status, "reasons": (reason,)})
+        variants = tuple(unmeasured if one.name == shuffled.name else one for one in seed_run.variants)
+        assert f"· {shuffled.name}: {reason}" in bench_text(
+            seed_run.model_copy(update={"variants": variants})
+        )
+    assert f"· {shuffled.name}" not in bench_text(seed_run)
 
 
 def test_head_parameters_stand_apart():
     """The predecessor's 61 % counted 592,130 parameters of the head in both numbers."""
     facts = {"correct": 57, "n": 200, "gate": "0.1", "other_params": 592_130}
     probe = probe_of(42, **facts)
-    made = three_seeds()[0].model_copy(update={"probe": probe})
-    assert "other parameters  592,130, not LoRA weights; counted separately" in bench_text(made)
-    assert "classifier heads excluded" in bench_markdown(made)
+    seed_run = three_seeds()[0].model_copy(update={"probe": probe})
+    assert "other parameters  592,130, not LoRA weights; counted separately" in bench_text(seed_run)
+    assert "classifier heads excluded" in bench_markdown(seed_run)
     seeds = [seed.model_copy(update={"probe": probe_of(seed.seed, **facts)}) for seed in three_seeds()]
     assert "592,130, not LoRA weights; counted separately" in aggregate_markdown(aggregate(seeds))
 
@@ -112,13 +114,13 @@ def test_it_fits_the_terminal(width):
 
 
 def test_names_from_strangers_are_harmless():
-    made = three_seeds()[0].model_copy(update={"model": "evil\x1b[31m|name\n# heading"})
-    page = html.render(bench_blocks(made.model_copy(update={"model": "<script>"})))
+    seed_run = three_seeds()[0].model_copy(update={"model": "evil\x1b[31m|name\n# heading"})
+    page = html.render(bench_blocks(seed_run.model_copy(update={"model": "<script>"})))
     assert "<bdi>&lt;script&gt;</bdi>" in page
-    for text in (bench_text(made), bench_markdown(made), summary_text([made])):
+    for text in (bench_text(seed_run), bench_markdown(seed_run), summary_text([seed_run])):
         assert "\x1b" not in text
         assert "\n# heading" not in text
-    report = aggregate([made])
+    report = aggregate([seed_run])
     assert "\x1b" not in aggregate_text(report) + aggregate_markdown(report)
 
 

@@ -87,10 +87,10 @@ def status_of(result: Result) -> Span:
 
 def legend(variants: Sequence[Result], columns: str) -> list[Block]:
     """Return how each kind of variant is made, and what the columns mean."""
-    made = {
+    ways = {
         result.name.partition(".")[2]: ARMS[result.arm].words for result in variants if result.arm in ARMS
     }
-    rows = [(f".{suffix}" if suffix else "no suffix", words) for suffix, words in made.items() if words]
+    rows = [(f".{suffix}" if suffix else "no suffix", words) for suffix, words in ways.items() if words]
     return [*([Facts(rows)] if rows else []), Paragraph(Span(columns, "dim"))]
 
 

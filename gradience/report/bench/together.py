@@ -62,10 +62,14 @@ def _certifiable(report: BenchAggregate) -> list[Block]:
     if report.certifiable is None:
         return []
     seeds = plural(len(report.planned_seeds), "seed")
-    answer = f"yes: the protocol was followed, {seeds}, the full test split, controls as expected"
+    answer = f"yes (the protocol was followed, {seeds}, the full test split, controls as expected)"
     if not report.certifiable.met:
-        unmet = [condition for condition in report.certifiable.conditions if not condition.met]
-        answer = f"no ({'; '.join(f'{condition.name}: {condition.why}' for condition in unmet)})"
+        unmet = [
+            f"{condition.name}: {condition.why}"
+            for condition in report.certifiable.conditions
+            if not condition.met
+        ]
+        answer = f"no ({'; '.join(unmet)})"
     return [Paragraph((Span("Certifiable", "strong"), f": {answer}."))]
 
 
