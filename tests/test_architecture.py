@@ -350,7 +350,7 @@ def test_a_toy_metric_is_one_function_and_one_line(monkeypatch: pytest.MonkeyPat
 def test_a_toy_format_of_adapters_is_one_file_and_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is audited and compared as an adapter of PEFT is."""
+    """It is audited, compared and made smaller as an adapter of PEFT is."""
     import numpy as np
     from safetensors.numpy import save_file
 
@@ -402,6 +402,17 @@ def test_a_toy_format_of_adapters_is_one_file_and_one_line(
     (row,) = json.loads(capsys.readouterr().out)["modules"]
     assert row["norm_b"] == pytest.approx(2 * row["norm_a"])
     assert row["cosine"] == pytest.approx(1)
+
+    smaller = tmp_path / "smaller"  # which is an adapter of PEFT
+    assert run(["compress", str(folder), "--rank", "2", "--output", str(smaller), "--quiet"]) == 0
+    assert sorted(path.name for path in smaller.glob("adapter*")) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    assert run(["compare", str(folder), str(smaller), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["modules"]
+    lost = np.linalg.norm(expected[2:]) / np.linalg.norm(expected)
+    assert row["relative_difference"] == pytest.approx(lost)
 
 
 def test_a_toy_section_of_a_report_is_one_function_and_one_line(

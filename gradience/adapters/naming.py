@@ -8,7 +8,9 @@ Source: PEFT 0.21, tuners/tuners_utils.py, `_remap_adapter_state_dict_for_load`;
 
 from __future__ import annotations
 
-from gradience.adapters.keys import Role, parse_key
+from typing import Literal
+
+from gradience.adapters.keys import Kind, Role, parse_key
 
 PREFIX = "base_model.model."
 DEFAULT_ADAPTER = "default"
@@ -46,6 +48,17 @@ def peft_name(name: str, adapter: str | None = None) -> str:
     return PREFIX + ".".join(
         part for index, part in enumerate(parts) if not index or part != "modules_to_save"
     )
+
+
+def factor_name(tensor: str, module: str, kind: Kind, side: Literal["A", "B"]) -> str:
+    """The name, in a file that PEFT saves, of a module's factor `side`, which another format calls `tensor`.
+
+    >>> factor_name("layers.0.q_proj/down", "layers.0.q_proj", "linear", "A")
+    'base_model.model.layers.0.q_proj.lora_A.weight'
+    """
+    if parse_key(tensor).role != "other":
+        return peft_name(tensor)
+    return PREFIX + module + (f".lora_embedding_{side}" if kind == "embedding" else f".lora_{side}.weight")
 
 
 def is_applied(name: str, adapter: str | None = None) -> bool:

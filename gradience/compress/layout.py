@@ -12,7 +12,7 @@ from gradience.adapters.dtypes import DTYPES, DType
 from gradience.adapters.inventory import DORA_REASON, GHOST_REASON, Note
 from gradience.adapters.keys import config_name, ends_with, parse_key
 from gradience.adapters.locate import natural_key
-from gradience.adapters.naming import peft_name
+from gradience.adapters.naming import factor_name, peft_name
 from gradience.artifacts.compression import CompressionPlan, Encoding
 from gradience.compress.dora import BaseWeights
 from gradience.compress.encodings import Encoded, Target, encode_modules
@@ -96,8 +96,11 @@ def _other_tensors(opened: Adapter) -> tuple[list[Note], list[Note]]:
 
 def _names(opened: Adapter, jobs: Iterable[Job], carried: Iterable[str]) -> dict[str, str]:
     """The name that PEFT looks for, of every tensor that is written."""
-    factors = [tensor for job in jobs for tensor in (job.pair.a.tensor, job.pair.b.tensor)]
-    names = {tensor: peft_name(tensor, opened.adapter_name) for tensor in (*factors, *carried)}
+    names = {}
+    for pair in (job.pair for job in jobs):
+        names[pair.a.tensor] = factor_name(pair.a.tensor, pair.module, pair.kind, "A")
+        names[pair.b.tensor] = factor_name(pair.b.tensor, pair.module, pair.kind, "B")
+    names |= {tensor: peft_name(tensor, opened.adapter_name) for tensor in carried}
     taken: dict[str, str] = {}
     for tensor, name in names.items():
         if taken.setdefault(name, tensor) != tensor:

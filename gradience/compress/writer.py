@@ -77,7 +77,8 @@ def carry_files(location: Location, target: Path) -> tuple[list[str], list[str]]
     """
     carried, left = [], []
     folder = location.weights[0].parent
-    ours = {CONFIG, INDEX, WEIGHTS, *(path.name for path in location.weights)}
+    sources = (*location.weights, *filter(None, [location.config]))
+    ours = {CONFIG, INDEX, WEIGHTS, *(path.name for path in sources)}
     for entry in sorted(folder.iterdir()):
         if entry.name in ours:
             continue

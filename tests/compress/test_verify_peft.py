@@ -159,7 +159,7 @@ def test_the_command_asks_peft_and_says_what_it_saw(tmp_path, capsys):
         f"by PEFT {report.peft_check.peft}: 2 modules with these ranks and scales, 4 tensors bit for bit"
         in text
     )
-    assert "- loaded: by PEFT" in (tmp_path / "out" / "compression_report.md").read_text()
+    assert "- **loaded**: by PEFT" in (tmp_path / "out" / "compression_report.md").read_text()
 
 
 def test_a_folder_that_peft_does_not_load_is_not_put_in_place(tmp_path, monkeypatch):
