@@ -24,7 +24,7 @@ from gradience.runtimes.scales import (
 )
 from gradience.runtimes.verdict import UNKNOWN, verdict_of
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LLAMA = "LlamaForCausalLM"
 Q, V, HEAD = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj", "lm_head"
 PLAIN = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]}
