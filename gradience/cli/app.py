@@ -46,7 +46,7 @@ class Verbs(TyperGroup):
         return context
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """As typer does, but a verb that only the original has is answered with ours."""
+        """Resolve as typer does, but answer a verb that only the original has with ours."""
         if args[0] in VERBS_INSTEAD and args[0] not in self.commands:
             raise UsageError(f"no verb {args[0]!r}", code="no-verb", hint=VERBS_INSTEAD[args[0]])
         return super().resolve_command(ctx, args)

@@ -139,7 +139,7 @@ def _need_libraries() -> None:
 
 
 def code_of(status: Status) -> ExitCode:
-    """0 PASS (and SKIPPED: there was nothing to compress), 1 FAIL, 8 no evidence, 4 something ended in an error."""
+    """Return 0 for PASS (and SKIPPED: nothing to compress), 1 FAIL, 8 no evidence, 4 something ended in an error."""
     codes = {
         "PASS": ExitCode.DONE,
         "SKIPPED": ExitCode.DONE,

@@ -13,7 +13,7 @@ RED, BOLD, RESET = "\x1b[31m", "\x1b[1m", "\x1b[0m"
 
 
 def wants_colour(stream: TextIO) -> bool:
-    """True where colour helps: NO_COLOR (no-color.org) first, then FORCE_COLOR, then a real terminal."""
+    """Return True where colour helps: NO_COLOR (no-color.org) first, then FORCE_COLOR, then a real terminal."""
     if os.environ.get("NO_COLOR"):
         return False
     if os.environ.get("FORCE_COLOR"):
@@ -22,7 +22,7 @@ def wants_colour(stream: TextIO) -> bool:
 
 
 def show_error(message: str, hint: str = "") -> None:
-    """`error: …`, an empty line and `hint: …` on stderr."""
+    """Print `error: …`, an empty line and `hint: …` on stderr."""
     parts = [_labelled("error:", RED + BOLD, message)]
     if hint:
         parts.append(_labelled("hint:", BOLD, hint))

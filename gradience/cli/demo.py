@@ -34,11 +34,11 @@ def demo() -> int:
 
 
 def example_adapter() -> Path:
-    """The folder of the bundled adapter."""
+    """Return the folder of the bundled adapter."""
     return Path(str(files("gradience"))) / "examples" / EXAMPLE
 
 
 def shown_path(path: Path) -> Path:
-    """Relative to the working directory where that is shorter to type."""
+    """Return `path` relative to the working directory where that is shorter to type."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path

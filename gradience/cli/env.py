@@ -35,7 +35,7 @@ def env(
 
 
 def environment() -> dict[str, Any]:
-    """Facts about this installation. No paths, no host name, no user name."""
+    """Return facts about this installation. No paths, no host name, no user name."""
     import platform
 
     from gradience import __version__
@@ -58,7 +58,7 @@ def environment() -> dict[str, Any]:
 
 
 def environment_text(facts: dict[str, Any]) -> str:
-    """The facts as lines for a person."""
+    """Return the facts as lines for a person."""
     cpu = facts["cpu"]
     lines = [
         f"gradience   {facts['gradience']}",
@@ -88,7 +88,7 @@ def blas_line(library: dict[str, Any]) -> str:
 
 
 def blas_libraries() -> list[dict[str, Any]]:
-    """The linear algebra libraries that numpy loads, with their number of threads."""
+    """Return the linear algebra libraries that numpy loads, with their number of threads."""
     import numpy as np  # noqa: F401  (loads its BLAS, which is what is looked at)
     from threadpoolctl import threadpool_info
 
@@ -104,7 +104,7 @@ def blas_libraries() -> list[dict[str, Any]]:
 
 
 def cpu_model() -> str | None:
-    """The processor's name as the system tells it."""
+    """Return the processor's name as the system gives it."""
     import platform
 
     try:
@@ -116,14 +116,14 @@ def cpu_model() -> str | None:
 
 
 def usable_cpus() -> int | None:
-    """CPUs this process may run on; fewer than the machine has inside many containers."""
+    """Return how many CPUs this process may run on; fewer than the machine has inside many containers."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count()
 
 
 def requirements_by_extra() -> dict[str, list[str]]:
-    """Names of the required packages, by extra ("" is the core), as the installed package declares them."""
+    """Return the names of the required packages, by extra ("" is the core), as the installed package declares them."""
     from importlib.metadata import PackageNotFoundError, metadata
 
     from packaging.requirements import Requirement
@@ -140,7 +140,7 @@ def requirements_by_extra() -> dict[str, list[str]]:
 
 
 def installed_versions(names: list[str]) -> dict[str, str | None]:
-    """Version of each package, or None; nothing is imported."""
+    """Return the version of each package, or None; nothing is imported."""
     from importlib.metadata import PackageNotFoundError, version
 
     versions: dict[str, str | None] = {}

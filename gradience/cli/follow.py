@@ -17,7 +17,7 @@ HOME, CLEAR_LINE, CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
 def can_redraw() -> bool:
-    """Whether standard output is a terminal that understands the sequences above."""
+    """Return whether standard output is a terminal that understands the sequences above."""
     return sys.stdout.isatty() and os.environ.get("TERM") not in (None, "", "dumb")
 
 

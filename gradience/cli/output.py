@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def command_line() -> str:
-    """The command as it could be typed again; bytes that are no UTF-8 written out."""
+    """Return the command as it could be typed again; bytes that are no UTF-8 written out."""
     line = shlex.join(["gradience", *sys.argv[1:]])
     return os.fsencode(line).decode("utf-8", "backslashreplace")
 
@@ -32,12 +32,12 @@ def print_screen(draw: Callable[..., str], content: Any, **options: Any) -> None
 
 
 def print_text(text: str) -> None:
-    """On stdout; in plain ASCII where its encoding cannot hold the signs we draw with."""
+    """Print on stdout; in plain ASCII where its encoding cannot hold the signs we draw with."""
     sys.stdout.write(drawable(text))
 
 
 def drawable(text: str) -> str:
-    """`text`, in plain ASCII where the encoding of stdout cannot hold the signs we draw with."""
+    """Return `text`, in plain ASCII where the encoding of stdout cannot hold the signs we draw with."""
     from gradience.report.ascii import ascii_look
 
     try:
@@ -65,5 +65,5 @@ def print_json(artifact: Artifact) -> None:
 
 
 def terminal_width() -> int | None:
-    """Columns of the terminal; None where the output goes to a file or a pipe."""
+    """Return the columns of the terminal; None where the output goes to a file or a pipe."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

@@ -44,5 +44,5 @@ VERBS_INSTEAD = {
 
 
 def instead_of(verb: str | None, option: str | None) -> str | None:
-    """What to type instead of an option that we do not have, where the original had it."""
+    """Return what to type instead of an option that we do not have, where the original had it."""
     return INSTEAD.get((verb or "", option or ""))

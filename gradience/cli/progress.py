@@ -90,11 +90,11 @@ class StageProgress(_Bars, Watcher):
         return self
 
     def seed(self, seed: int, number: int, of: int) -> None:
-        """A seed begins."""
+        """Show that a seed begins."""
         self._seed = f"seed {seed} ({number} of {of}), " if of > 1 else ""
 
     def stage(self, name: str, number: int, of: int) -> None:
-        """A stage begins; of how many is what is known so far."""
+        """Show that a stage begins; of how many is what is known so far."""
         if self._progress is not None and self._tasks is not None:
             stages, steps = self._tasks
             self._progress.update(stages, description=f"{self._seed}stages", completed=number - 1, total=of)
@@ -104,12 +104,12 @@ class StageProgress(_Bars, Watcher):
             self._say(f"{minutes:3}:{seconds:02} {self._seed}stage {number} of {of}: {name}")
 
     def step(self, done: int, total: int) -> None:
-        """A step of the training, or a batch of the evaluation, is done."""
+        """Show that a step of the training, or a batch of the evaluation, is done."""
         if self._progress is not None and self._tasks is not None:
             self._progress.update(self._tasks[1], completed=done, total=total)
 
     def note(self, text: str) -> None:
-        """Why something is done again."""
+        """Print why something is done again."""
         line = f"note: {self._seed}{text}"
         if self._progress is not None:
             self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -41,7 +41,7 @@ Hook = TypeVar("Hook", bound=Callable[..., None])
 
 
 def guarded(hook: Hook) -> Hook:
-    """A hook that cannot raise and returns None (anything else would replace the Trainer's control)."""
+    """Return a hook that cannot raise and returns None (anything else would replace the Trainer's control)."""
 
     @functools.wraps(hook)
     def safe(

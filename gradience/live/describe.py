@@ -29,7 +29,7 @@ QLORA_MEANING = (
 
 
 def describe_run(args: TrainingArguments, state: TrainerState, model: nn.Module) -> dict[str, Any]:
-    """The `config` of `run_start`."""
+    """Return the `config` of `run_start`."""
     base = describe_base(model)
     return {
         "model_name": base["name"],
@@ -49,7 +49,7 @@ def describe_run(args: TrainingArguments, state: TrainerState, model: nn.Module)
 
 
 def describe_training(args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
-    """Schedule, batch, precision and what is logged and evaluated when."""
+    """Return schedule, batch, precision, and what is logged and evaluated when."""
     return {
         "seed": args.seed,
         "batch_size": args.per_device_train_batch_size,
@@ -72,7 +72,7 @@ def describe_training(args: TrainingArguments, state: TrainerState) -> dict[str,
 
 
 def describe_lora(model: nn.Module) -> dict[str, Any] | None:
-    """The LoRA config of the adapter that trains; None for a model without PEFT."""
+    """Return the LoRA config of the adapter that trains; None for a model without PEFT."""
     configs: Mapping[str, Any] | None = getattr(model, "peft_config", None)
     if not configs:
         return None
@@ -103,7 +103,7 @@ def describe_lora(model: nn.Module) -> dict[str, Any] | None:
 
 
 def describe_base(model: nn.Module) -> dict[str, Any]:
-    """The model below the adapter, and whether it is quantised."""
+    """Return the model below the adapter, and whether it is quantised."""
     config = getattr(model, "config", None)
     read = config.get if isinstance(config, dict) else lambda key, default=None: getattr(config, key, default)
     dtype = read("dtype")
@@ -119,7 +119,7 @@ def describe_base(model: nn.Module) -> dict[str, Any]:
 
 
 def describe_quantization(config: Any) -> dict[str, Any] | None:
-    """Method and bits of a quantised base, and what that means for reading the spectra."""
+    """Return method and bits of a quantised base, and what that means for reading the spectra; None without."""
     if config is None:
         return None
     values: Mapping[str, Any] = config if isinstance(config, Mapping) else config.to_dict()
@@ -136,7 +136,7 @@ def describe_quantization(config: Any) -> dict[str, Any] | None:
 
 
 def task_type(model: nn.Module) -> str | None:
-    """PEFT's task type, e.g. CAUSAL_LM; None where nobody set one."""
+    """Return PEFT's task type, e.g. CAUSAL_LM; None where nobody set one."""
     configs: Mapping[str, Any] = getattr(model, "peft_config", None) or {}
     return next(
         (str(getattr(c.task_type, "value", c.task_type)) for c in configs.values() if c.task_type), None
@@ -144,7 +144,7 @@ def task_type(model: nn.Module) -> str | None:
 
 
 def is_language_model(model: nn.Module) -> bool:
-    """Whether exp(loss) is a perplexity."""
+    """Return whether exp(loss) is a perplexity."""
     if (task := task_type(model)) is not None:
         return task in LANGUAGE_TASKS
     get_base = getattr(model, "get_base_model", None)
@@ -152,7 +152,7 @@ def is_language_model(model: nn.Module) -> bool:
 
 
 def describe_trainer(args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
-    """The `trainer` block of `run_start`'s config: `class`, `bases` (nearest first), `arguments`, settings.
+    """Return the `trainer` block of `run_start`'s config: `class`, `bases` (nearest first), `arguments`, settings.
 
     `class` is None where the hook was called without a Trainer.
     """
@@ -167,7 +167,7 @@ def describe_trainer(args: TrainingArguments, state: TrainerState) -> dict[str, 
 
 
 def class_names(state: TrainerState) -> tuple[str, ...]:
-    """Names of the calling Trainer's class and of those it extends, up to `Trainer`; empty without one."""
+    """Return the names of the calling Trainer's class and of those it extends, up to `Trainer`; empty without one."""
     trainer = calling_trainer(state)
     if trainer is None:
         return ()
@@ -175,7 +175,7 @@ def class_names(state: TrainerState) -> tuple[str, ...]:
 
 
 def calling_trainer(state: TrainerState) -> Trainer | None:
-    """The Trainer on the call stack whose state this is: no hook is told its Trainer, but each is called by it."""
+    """Return the Trainer on the call stack whose state this is: no hook is given it, but each is called by it."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         owner = frame.f_locals.get("self")

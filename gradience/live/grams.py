@@ -21,7 +21,7 @@ LOWEST, HIGHEST = 1e-30, 1e30
 
 
 def gram_products(pairs: Sequence[LoraPair]) -> list[tuple[spectra.FloatArray, spectra.FloatArray]]:
-    """AAᵀ and BᵀB of every pair, (r, r) float64 each, in one copy per device."""
+    """Return AAᵀ and BᵀB of every pair, (r, r) float64 each, in one copy per device."""
     products: list[Tensor] = []
     with torch.no_grad(), _exact_float32(pairs):
         for pair in pairs:
@@ -61,6 +61,7 @@ def _exact_float32(pairs: Sequence[LoraPair]) -> Iterator[None]:
 
 
 def module_spectrum(pair: LoraPair, gram_A: spectra.FloatArray, gram_B: spectra.FloatArray) -> ModuleSpectrum:
+    """Return the measures of one module from its Gram products, or from its factors where those are too inexact."""
     try:
         spectrum = _from_grams(pair, gram_A, gram_B) or _from_factors(pair)
     except spectra.NonFiniteFactor:

@@ -31,7 +31,7 @@ class LoraPair:
 
 
 def find_pairs(model: nn.Module, adapter: str | None = None) -> tuple[list[LoraPair], dict[str, str]]:
-    """PEFT's LoRA factors inside `model`, and the names of the modules that cannot be measured, with reasons."""
+    """Return PEFT's LoRA factors inside `model`, and name -> reason of the modules that cannot be measured."""
     from peft.tuners.adalora.layer import AdaLoraLayer
     from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 
@@ -86,6 +86,7 @@ def _unmeasurable(A: Tensor, B: Tensor) -> str | None:
 
 
 def starts_at_zero(model: nn.Module, adapter: str | None) -> bool:
+    """Return whether ΔW = 0 before the first step; True for a model without PEFT."""
     configs = getattr(_unwrapped(model), "peft_config", None)
     if not configs:
         return True

@@ -34,7 +34,7 @@ BY_FAMILY = "energy_rank_90_p90"
 
 
 def chart_values(snapshot: Snapshot, *, everything: bool = False) -> dict[str, float]:
-    """The numbers of one measurement worth a chart, at most twelve: overall, and k@90 of the first families.
+    """Return the numbers of one measurement worth a chart, at most twelve: overall, and k@90 of the first families.
 
     everything: each number overall and of each family; still never one chart for each module.
     """
@@ -76,7 +76,7 @@ class TensorBoardSink:
 
 
 def newest_log_folder(output_dir: Path) -> Path:
-    """Where the Trainer's TensorBoard integration, which starts first, has just opened its log."""
+    """Return where the Trainer's TensorBoard integration, which starts first, has just opened its log."""
     if chosen := os.environ.get("TENSORBOARD_LOGGING_DIR"):
         return Path(chosen).expanduser()
     runs = output_dir / "runs"
@@ -128,7 +128,7 @@ class TrackioSink:
 
 
 def open_sinks(names: Iterable[str], output_dir: Path) -> dict[str, Sink]:
-    """The sinks for those of `names` that are known: tensorboard, wandb, mlflow, trackio."""
+    """Open the sinks for those of `names` that are known: tensorboard, wandb, mlflow, trackio."""
     makers: dict[str, Callable[[], Sink]] = {
         "tensorboard": lambda: TensorBoardSink(output_dir),
         "wandb": WandbSink,

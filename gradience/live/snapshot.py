@@ -60,11 +60,11 @@ class Snapshot:
         )
 
     def summary(self) -> dict[str, float | int | None]:
-        """One number each, for a tracker's chart."""
+        """Return one number each, for a tracker's chart."""
         return summarise(self.modules) | {"k90_moved": self.moved, "seconds": round(self.seconds, 4)}
 
     def to_metrics(self) -> dict[str, object]:
-        """The `lora_spectra` record of run.jsonl: a summary, by family, and one column per measure.
+        """Return the `lora_spectra` record of run.jsonl: a summary, by family, and one column per measure.
 
         The columns follow the order of names in the `lora_modules` record before it.
         """
@@ -83,6 +83,7 @@ class Snapshot:
 
 
 def summarise(modules: Sequence[ModuleSpectrum]) -> dict[str, float | int | None]:
+    """Return counts, means and percentiles over the modules that could be measured."""
     measured = [module for module in modules if module.status == "ok"]
     stable = [module.stable_rank for module in measured if module.stable_rank is not None]
     needed = [module.energy_rank_90 for module in measured if module.energy_rank_90 is not None]
@@ -102,5 +103,5 @@ def summarise(modules: Sequence[ModuleSpectrum]) -> dict[str, float | int | None
 
 
 def digits(value: float | None, digits: int = 7) -> float | None:
-    """`value` with at most `digits` significant digits: shorter lines, and no false precision."""
+    """Return `value` with at most `digits` significant digits: shorter lines, and no false precision."""
     return None if value is None else float(f"{value:.{digits}g}")

@@ -16,7 +16,7 @@ class Speed:
         self._began, self._step, self._apart = time.perf_counter(), step, 0.0
 
     def leave_out(self, seconds: float) -> None:
-        """Time since the last log that went into something else."""
+        """Take out `seconds` since the last log that went into something else."""
         self._apart += seconds
 
     def at(self, step: int, sequences_per_step: int) -> dict[str, float]:

@@ -32,7 +32,7 @@ class SpectralTracker:
 
     @classmethod
     def from_pairs(cls, pairs: Sequence[LoraPair], *, starts_at_zero: bool = True) -> Self:
-        """For LoRA that is not PEFT's: name the factors yourself."""
+        """Return a tracker of LoRA that is not PEFT's: name the factors yourself."""
         tracker = cls.__new__(cls)
         tracker._prepare(list(pairs), {}, zero=starts_at_zero)
         return tracker
@@ -54,7 +54,7 @@ class SpectralTracker:
         self._said: set[str] = set()
 
     def modules(self) -> dict[str, object]:
-        """The `lora_modules` record of run.jsonl: what the columns of `lora_spectra` mean."""
+        """Return the `lora_modules` record of run.jsonl: what the columns of `lora_spectra` mean."""
         return {
             "names": [pair.name for pair in self.pairs],
             "r": [pair.rank for pair in self.pairs],
@@ -81,7 +81,7 @@ class SpectralTracker:
         return self._last
 
     def new_signals(self) -> list[Signal]:
-        """What the last measurement shows that was not said before."""
+        """Return what the last measurement shows that was not said before."""
         fresh = [signal for signal in self._signals() if signal.code not in self._said]
         self._said.update(signal.code for signal in fresh)
         return fresh

@@ -40,7 +40,7 @@ class OneDevice(TrainingArguments):
 
 @contextmanager
 def accelerate_on(device: torch.device) -> Iterator[None]:
-    """Accelerate takes `device` while this lasts. Among several processes it takes that of the local rank by itself."""
+    """Let accelerate take `device` while this lasts; of several processes each takes that of its local rank anyway."""
     name, before = "ACCELERATE_TORCH_DEVICE", os.environ.get("ACCELERATE_TORCH_DEVICE")
     if processes_here() == 1:
         os.environ[name] = str(device)

@@ -35,7 +35,7 @@ class MarkComplete(TrainerCallback):
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints in `folder`, oldest first."""
+    """Return the complete checkpoints in `folder`, oldest first."""
     marked = [path for path in folder.glob("checkpoint-*") if (path / MARK).is_file()]
     return sorted(marked, key=step_of)
 
@@ -47,12 +47,15 @@ def remove_incomplete(folder: Path) -> None:
 
 
 def step_of(checkpoint: Path) -> int:
-    """The number of steps that had been done."""
+    """Return the number of steps that had been done."""
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def ended_at(checkpoint: Path) -> TrainerState | None:
-    """The state in a checkpoint behind which no step is left: all are done, or the loss is no number any more."""
+    """Return the state in a checkpoint after which no step is left; None where some are.
+
+    None is left when all are done, or when the loss is no number any more.
+    """
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     diverged = not all(math.isfinite(row.get("loss", 0.0)) for row in state.log_history)
     return state if diverged or state.global_step >= state.max_steps else None
@@ -67,7 +70,7 @@ def restore_adapter(network: Any, checkpoint: Path) -> None:
 
 
 def last_loss(history: Sequence[Mapping[str, Any]], interval: int) -> float | None:
-    """The mean loss over the steps since the last multiple of `interval` before the end; None if no finite number.
+    """Return the mean loss over the steps since the last multiple of `interval` before the end; None if not finite.
 
     history: the Trainer's log, with the mean since the row before it in each row that has a `loss`; there is one at
     each multiple of `interval`, at each checkpoint and at the end.

@@ -16,7 +16,7 @@ from gradience.errors import InputError
 
 
 class Started(BaseModel):
-    """The file's content."""
+    """What the file holds."""
 
     call: str
     """Digest of everything that decides the training."""
@@ -51,13 +51,13 @@ class Journal:
             )
 
     def begin(self, first_batch: str) -> None:
-        """The first step from a fresh start is done."""
+        """Record the start, once the first step is done."""
         self._write(
             Started(call=self.call, initial=self.initial, first_batch=first_batch, numerics=self.numerics)
         )
 
     def resume(self, step: int) -> None:
-        """The training resumes from a checkpoint."""
+        """Record that the training resumes from the checkpoint of `step`."""
         if self.started is None:
             return
         update: dict[str, Any] = {"resumed": [*self.started.resumed, step], "numerics": self.numerics}

@@ -16,5 +16,5 @@ STREAMS: tuple[Stream, ...] = get_args(Stream)
 
 
 def stream(seed: int, name: Stream) -> int:
-    """The seed of one stream: 31 bits of sha256, so that neighbouring seeds have nothing in common."""
+    """Return the seed of one stream: 31 bits of sha256, so that neighbouring seeds have nothing in common."""
     return int(sha256_text(f"{seed}/{name}")[:8], 16) >> 1

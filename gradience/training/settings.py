@@ -1,4 +1,4 @@
-"""What a run is told about the adapter and its training: typed, strict, in the words that users know."""
+"""Settings of the adapter and of its training: typed, strict, in the words that users know."""
 
 from __future__ import annotations
 

@@ -214,5 +214,5 @@ class _Watch(TrainerCallback):  # type: ignore[misc,unused-ignore]
 
 
 def versions() -> dict[str, str]:
-    """The libraries whose version can move a weight."""
+    """Return the versions of the libraries that can move a weight."""
     return {name: metadata.version(name) for name in ("torch", "transformers", "peft", "accelerate")}
