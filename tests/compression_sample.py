@@ -173,13 +173,13 @@ RUNTIMES = (
 
 def mistral(layers: int = 32, new: int | None = 16) -> list[tuple[str, int, int, tuple[int, int], float]]:
     """Name, old and new rank, shape and decay of all projections; new None: ranks that differ."""
-    found = []
+    modules = []
     for i in range(layers):
         for j, (kind, shape) in enumerate(MISTRAL.items()):
             decay = 1.5 - 0.9 * i / layers - 0.05 * j
             rank = new if new is not None else 8 + 8 * ((i + j) % 3)
-            found.append((f"model.layers.{i}.{kind}", 64, rank, shape, decay))
-    return found
+            modules.append((f"model.layers.{i}.{kind}", 64, rank, shape, decay))
+    return modules
 
 
 # ---------------------------------------------------------------- comparisons

@@ -57,12 +57,14 @@ def test_the_screen_is_made_from_the_json(smaller):
 
 def test_compress_and_compare_say_the_same(smaller, capsys):
     assert run(["compare", str(example_adapter()), str(smaller), "--json"]) == 0
-    found = ComparisonReport.model_validate_json(capsys.readouterr().out)
-    told = CompressionReport.read(smaller / "compression_report.json")
-    assert found.relative_difference == pytest.approx(told.measured_error, rel=1e-6)
-    errors = {row.name: row.measured_error for row in told.modules}
-    assert {row.name: row.relative_difference for row in found.modules} == pytest.approx(errors, rel=1e-6)
-    assert found.replicates.verdict == "truncation"
+    comparison = ComparisonReport.model_validate_json(capsys.readouterr().out)
+    compression = CompressionReport.read(smaller / "compression_report.json")
+    assert comparison.relative_difference == pytest.approx(compression.measured_error, rel=1e-6)
+    errors = {row.name: row.measured_error for row in compression.modules}
+    assert {row.name: row.relative_difference for row in comparison.modules} == pytest.approx(
+        errors, rel=1e-6
+    )
+    assert comparison.replicates.verdict == "truncation"
 
 
 def test_an_adapter_is_itself(capsys):

@@ -76,9 +76,8 @@ def test_the_report_on_disk_is_the_report_on_the_screen(adapter, tmp_path):
 
 def test_json_is_one_line_that_fits_the_committed_schema(adapter, tmp_path):
     output = tmp_path / "smaller"
-    done = gradience(
-        "compress", adapter, "--max-error", "0.2", "-o", output, "--json", PYTHONIOENCODING="ascii"
-    )
+    arguments = ("compress", adapter, "--max-error", "0.2", "-o", output, "--json")
+    done = gradience(*arguments, environment={"PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.isascii()
     assert done.stdout.count("\n") == 1
@@ -103,9 +102,9 @@ def test_a_dry_run_writes_nothing_and_its_plan_can_be_edited_and_applied(adapter
     path = tmp_path / "plan.json"
     path.write_text(done.stdout, encoding="utf-8")
     assert run(["compress", str(adapter), "--plan", str(path), "-o", str(tmp_path / "as-planned")]) == 0
-    made = CompressionReport.read(tmp_path / "as-planned" / "compression_report.json")
-    assert made.criterion == plan.criterion
-    assert [row.new_rank for row in made.modules] == [row.new_rank for row in plan.modules]
+    written = CompressionReport.read(tmp_path / "as-planned" / "compression_report.json")
+    assert written.criterion == plan.criterion
+    assert [row.new_rank for row in written.modules] == [row.new_rank for row in plan.modules]
 
     edited = json.loads(done.stdout)
     edited["modules"][0]["new_rank"] = 0

@@ -177,11 +177,11 @@ def saved_once(tmp_path_factory: pytest.TempPathFactory, **options) -> Callable[
 
 @contextmanager
 def warned() -> Iterator[list[str]]:
-    found: list[str] = []
+    messages: list[str] = []
     with warnings.catch_warnings(record=True) as records:
         warnings.simplefilter("always")
-        yield found
-    found.extend(str(record.message) for record in records)
+        yield messages
+    messages.extend(str(record.message) for record in records)
 
 
 def load(case: Case, folder: Path) -> tuple[PeftModel, list[str]]:
@@ -205,8 +205,8 @@ def outputs(model: nn.Module) -> torch.Tensor:
         if "T5" in type(model.base_model.model).__name__:
             inputs["decoder_input_ids"] = tokens[:, :5]
     with torch.no_grad():
-        found = model(**inputs)
-    return found if isinstance(found, torch.Tensor) else found.logits
+        answer = model(**inputs)
+    return answer if isinstance(answer, torch.Tensor) else answer.logits
 
 
 def compress(folder: Path, output: Path, criterion, **options) -> CompressionReport:

@@ -88,14 +88,14 @@ def read(folder: Path) -> dict[str, np.ndarray]:
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
     header.pop("__metadata__", None)
-    found = {}
+    arrays = {}
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
         raw = data[start + begin : start + end]
         kind = NUMPY.get(entry["dtype"], np.uint8)
         values = np.frombuffer(raw, dtype=kind)
-        found[name] = values.astype(np.float64).reshape(entry["shape"]) if kind is not np.uint8 else values
-    return found
+        arrays[name] = values.astype(np.float64).reshape(entry["shape"]) if kind is not np.uint8 else values
+    return arrays
 
 
 def updates(folder: Path) -> dict[str, np.ndarray]:
@@ -104,7 +104,7 @@ def updates(folder: Path) -> dict[str, np.ndarray]:
 
     config = json.loads((folder / "adapter_config.json").read_text())
     tensors = read(folder)
-    found = {}
+    deltas = {}
     for name, a in tensors.items():
         if not name.endswith(".lora_A.weight"):
             continue
@@ -116,5 +116,5 @@ def updates(folder: Path) -> dict[str, np.ndarray]:
             values[default] = next(hits, config[default])
         assert values["r"] == a.shape[0]
         divisor = values["r"] ** 0.5 if config.get("use_rslora") else values["r"]
-        found[module] = values["lora_alpha"] / divisor * (b @ a)
-    return found
+        deltas[module] = values["lora_alpha"] / divisor * (b @ a)
+    return deltas

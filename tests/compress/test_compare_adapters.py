@@ -141,18 +141,21 @@ def test_it_confirms_what_compress_reports(criterion, encoding, tmp_path):
         tmp_path / "in", random_factors(0, (6, 40, 30), (8, 12, 9), (5, 9, 9)), dtype="BF16", lora_alpha=5
     )
     plan = plan_compression(audit_adapter(folder), criterion)
-    made = compress_adapter(folder, plan, tmp_path / "out", encoding=encoding)
+    compression = compress_adapter(folder, plan, tmp_path / "out", encoding=encoding)
     report = compare_adapters(folder, tmp_path / "out")
-    assert report.relative_difference == pytest.approx(made.measured_error, rel=1e-9)
+    assert report.relative_difference == pytest.approx(compression.measured_error, rel=1e-9)
     rows = {row.name: row for row in report.modules}
-    for module in made.modules:
+    for module in compression.modules:
         row = rows[module.name]
         if module.new_rank == 0:
             assert row.presence == "only-a"
             continue
         assert row.relative_difference == pytest.approx(module.measured_error, rel=1e-9)
         assert row.kept_energy == pytest.approx(module.kept_energy, rel=1e-3)
-    assert (report.n_both, report.n_only_a) == (len(made.modules) - len(made.dropped), len(made.dropped))
+    assert (report.n_both, report.n_only_a) == (
+        len(compression.modules) - len(compression.dropped),
+        len(compression.dropped),
+    )
 
 
 # ---------------------------------------------------------------- what one of them lacks

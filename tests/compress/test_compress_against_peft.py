@@ -33,16 +33,16 @@ from gradience.plan.criteria import ToBudget, ToRank
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory):
     """Name -> (case, folder, model as PEFT loads it, warnings, ΔW, outputs), made when first asked for."""
-    made = {}
+    loaded = {}
 
     def original(name: str):
-        if name not in made:
+        if name not in loaded:
             case = CASES[name]
             folder = tmp_path_factory.mktemp(name)
             save(fresh(case), case.config, folder, prepare=case.prepare, dtype=torch.float64)
             model, messages = load(case, folder)
-            made[name] = case, folder, messages, peft_updates(model), outputs(model)
-        return made[name]
+            loaded[name] = case, folder, messages, peft_updates(model), outputs(model)
+        return loaded[name]
 
     return original
 

@@ -139,8 +139,8 @@ def test_a_compressed_adapter_audits_to_the_spectrum_that_was_predicted(seed, sh
         assert after.keys() == before.keys()
         for row in report.modules:
             kept = before[row.name].singular_values[: row.new_rank]
-            found = after[row.name].singular_values[: row.new_rank]
-            assert found == pytest.approx(kept, rel=1e-9, abs=1e-7 * kept[0])
+            values = after[row.name].singular_values[: row.new_rank]
+            assert values == pytest.approx(kept, rel=1e-9, abs=1e-7 * kept[0])
             assert after[row.name].scale * row.folded == pytest.approx(row.scale, rel=1e-11)
             assert after[row.name].r == row.stored_rank
             assert row.kept_energy >= tau - 1e-9
@@ -411,14 +411,14 @@ def test_where_nothing_gets_smaller_nothing_is_written(criterion, tmp_path):
 def test_the_result_is_checked_before_it_is_put_in_place(slip, tmp_path, monkeypatch):
     """A bug in writing must not become somebody's adapter."""
     folder = write(tmp_path / "in", random_factors(0, (8, 10, 12), (8, 10, 12)))
-    made = []
+    results = []
 
     def wrong(job):
         written = write_module(job)
-        made.append(written)
+        results.append(written)
         words = np.frombuffer(written.data_B, dtype=np.float32)
         broken = {
-            "wrong module": made[0].data_B,
+            "wrong module": results[0].data_B,
             "other scale": (words * np.float32(1.01)).tobytes(),
             "sign": (-words).tobytes(),
             "noise": (words + np.float32(0.1)).tobytes(),
@@ -455,7 +455,7 @@ def test_documents_are_written_with_the_rest(tmp_path):
         folder,
         plan,
         tmp_path / "out",
-        documents=lambda made: {"notes.md": f"rank {made.modules[0].new_rank}"},
+        documents=lambda report: {"notes.md": f"rank {report.modules[0].new_rank}"},
     )
     assert (tmp_path / "out" / "notes.md").read_text() == "rank 2"
 

@@ -102,8 +102,8 @@ def test_a_classifier_loads_in_peft_and_vllm_has_no_adapters_for_it(tmp_path):
 )
 def test_bias_lora_only_where_there_is_no_bias(tmp_path, bias, expected):
     """vLLM refuses the setting; llama.cpp never looks at it (a Llama has no biases)."""
-    found = said(compressed(tmp_path, llama(), target_modules=["q_proj", "v_proj"], bias=bias))
-    assert {name: found[name] for name in expected} == expected
+    verdicts = said(compressed(tmp_path, llama(), target_modules=["q_proj", "v_proj"], bias=bias))
+    assert {name: verdicts[name] for name in expected} == expected
 
 
 def test_a_saved_head_is_found_among_the_tensors_not_in_the_config(tmp_path):

@@ -161,8 +161,8 @@ def test_an_untrained_module_stays_trainable(tmp_path):
 
 
 def test_convolutions_of_every_kind(tmp_path):
-    made = config(target_modules=["three", "one", "line", "solid"])
-    saved = save(Convolutions(), made, tmp_path / "in", dtype=torch.float64)
+    lora = config(target_modules=["three", "one", "line", "solid"])
+    saved = save(Convolutions(), lora, tmp_path / "in", dtype=torch.float64)
     report = compress(tmp_path / "in", tmp_path / "out", ToRank(3))
     errors = relative(saved.updates, peft_updates(load(Convolutions(), tmp_path / "out")))
     for row in report.modules:
@@ -207,8 +207,8 @@ def test_grouped_convolutions_can_be_folded_and_recoded(tmp_path):
 def test_grouped_convolutions_cannot_be_padded(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made = config(target_modules=GROUPED, r=8, rank_pattern={"three": 16})
-        save(Convolutions(), made, tmp_path / "in")
+        lora = config(target_modules=GROUPED, r=8, rank_pattern={"three": 16})
+        save(Convolutions(), lora, tmp_path / "in")
     with pytest.raises(InputError) as refusal:
         compress(tmp_path / "in", tmp_path / "out", ToRank(12), encoding="padded")
     assert refusal.value.code == "block-diagonal"
@@ -242,13 +242,13 @@ def test_a_target_that_ends_the_name_of_a_dropped_module(tmp_path):
 def test_two_parameters_with_different_ranks(tmp_path):
     """PEFT warns of pattern keys for parameters, and applies them: the result loads and means the same."""
     targets = ["experts.down_proj", "experts.gate_up_proj"]
-    made = config(
+    lora = config(
         target_modules=[],
         target_parameters=targets,
         rank_pattern={"experts.down_proj": 3},
         alpha_pattern={"gate_up_proj": 5},
     )
-    saved = save(mixtral(), made, tmp_path / "in", dtype=torch.float64)
+    saved = save(mixtral(), lora, tmp_path / "in", dtype=torch.float64)
     report = compress(tmp_path / "in", tmp_path / "out", ToRank(64), encoding="folded")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*did not match any targeted module.*")
@@ -280,8 +280,8 @@ def _fields(row) -> dict:
 
 @pytest.mark.parametrize("criterion", [ToRank(2), ToBudget(reduction=0.6)], ids=str)
 def test_replicated_layers(criterion, tmp_path):
-    made = config(target_modules=LINEAR, layer_replication=[[0, 2], [0, 2]])
-    saved = save(llama(2), made, tmp_path / "in", dtype=torch.float64)
+    lora = config(target_modules=LINEAR, layer_replication=[[0, 2], [0, 2]])
+    saved = save(llama(2), lora, tmp_path / "in", dtype=torch.float64)
     report = compress(tmp_path / "in", tmp_path / "out", criterion)
     after = peft_updates(load(llama(2), tmp_path / "out"))
     rows = {row.name: row for row in report.modules if row.new_rank}
@@ -482,8 +482,8 @@ def test_without_dora_the_base_model_only_names_the_architecture(tmp_path):
     (tmp_path / "base" / "config.json").write_text(
         json.dumps({**fields, "architectures": ["LlamaForCausalLM"]})
     )
-    made = compress(tmp_path / "in", tmp_path / "out", ToRank(2), base_model=tmp_path / "base")
-    assert made.architecture == "LlamaForCausalLM"
+    report = compress(tmp_path / "in", tmp_path / "out", ToRank(2), base_model=tmp_path / "base")
+    assert report.architecture == "LlamaForCausalLM"
     with pytest.raises(InputError) as refusal:
         compress(tmp_path / "in", tmp_path / "no", ToRank(2), base_model=tmp_path / "nowhere")
     assert refusal.value.code == "no-model-config"
@@ -492,8 +492,8 @@ def test_without_dora_the_base_model_only_names_the_architecture(tmp_path):
 
 def test_dora_of_embeddings_and_convolutions_is_refused(tmp_path):
     base = gpt2()
-    made = {"target_modules": ["wte", "c_attn"], "fan_in_fan_out": True}
-    adapter, weights = dora(base, tmp_path, **made)
+    targets = {"target_modules": ["wte", "c_attn"], "fan_in_fan_out": True}
+    adapter, weights = dora(base, tmp_path, **targets)
     assert refused(adapter, tmp_path / "out", base_model=weights).code == "dora"
 
 

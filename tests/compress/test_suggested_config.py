@@ -30,12 +30,12 @@ def pasted(source: str) -> LoraConfig:
     return names["config"]
 
 
-def trained(case: Case, made: LoraConfig) -> dict[str, int]:
+def trained(case: Case, suggested: LoraConfig) -> dict[str, int]:
     """What a training would train: name of the parameter -> its size."""
-    made.inference_mode = False
+    suggested.inference_mode = False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = get_peft_model(fresh(case), made)
+        model = get_peft_model(fresh(case), suggested)
     return {
         name: parameter.numel() for name, parameter in model.named_parameters() if parameter.requires_grad
     }
@@ -46,14 +46,14 @@ def test_it_trains_what_the_original_trained(name, tmp_path):
     case = ALL[name]
     save(fresh(case), case.config, tmp_path, prepare=case.prepare, dtype=torch.float64)
     report = audit_adapter(tmp_path)
-    made = pasted(lora_config_source(report))
-    before, after = trained(case, LoraConfig.from_pretrained(tmp_path)), trained(case, made)
+    suggested = pasted(lora_config_source(report))
+    before, after = trained(case, LoraConfig.from_pretrained(tmp_path)), trained(case, suggested)
     assert after.keys() == before.keys()
     factors = [key for key in after if ".lora_" in key and not key.endswith(".bias")]
     assert sum(after[key] for key in factors) == report.suggestions.per_layer.params
     assert all(after[key] == before[key] for key in after if key not in factors)
     for field in ("lora_dropout", "bias", "use_rslora", "task_type", "fan_in_fan_out", "lora_bias"):
-        assert getattr(made, field) == getattr(LoraConfig.from_pretrained(tmp_path), field)
+        assert getattr(suggested, field) == getattr(LoraConfig.from_pretrained(tmp_path), field)
 
 
 @pytest.mark.parametrize(
@@ -87,10 +87,10 @@ def test_names_cannot_leave_their_strings(tmp_path):
         exclude_modules=[evil],
         trainable_token_indices={evil: [1]},
     )
-    made = pasted(lora_config_source(audit_adapter(folder)))
+    suggested = pasted(lora_config_source(audit_adapter(folder)))
     assert (
-        list(made.modules_to_save)
-        == list(made.exclude_modules)
-        == list(made.trainable_token_indices)
+        list(suggested.modules_to_save)
+        == list(suggested.exclude_modules)
+        == list(suggested.trainable_token_indices)
         == [evil]
     )

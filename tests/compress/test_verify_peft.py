@@ -76,15 +76,15 @@ def test_stripped_and_rewritten(name, options, original, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("made", "options"),
+    ("lora", "options"),
     [(config(target_modules=["q_proj", "down_proj"], use_dora=True), {"base": True}), (REPLICATED, {})],
     ids=["DoRA", "replicated layers"],
 )
-def test_dora_and_replicated_layers(made, options, tmp_path):
+def test_dora_and_replicated_layers(lora, options, tmp_path):
     torch.manual_seed(7)
     base = llama(2)
     base.save_pretrained(tmp_path / "base")
-    save(base, made, tmp_path / "in")
+    save(base, lora, tmp_path / "in")
     how = {"base_model": tmp_path / "base"} if options else {}
     report = compress(tmp_path / "in", tmp_path / "out", ToRank(2), **how)
     assert asked(tmp_path / "in", tmp_path / "out", report)["problems"] == []

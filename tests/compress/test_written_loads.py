@@ -191,7 +191,7 @@ def test_foreign_names_are_written_as_peft_looks_for_them(name, foreign, origina
     expected = outputs(load(case, folder)[0])
     # For mixtures of experts transformers rewrites the names, and happens to add the prefix.
     assert does_nothing(case, source) != (name == "experts" and foreign == "no prefix")
-    finding = next(found for found in audit_adapter(source).findings if found.code == "not-applied")
+    finding = next(finding for finding in audit_adapter(source).findings if finding.code == "not-applied")
     assert finding.severity == "error"
 
     report = compress(source, tmp_path / "full", ToRank(64))
@@ -199,7 +199,7 @@ def test_foreign_names_are_written_as_peft_looks_for_them(name, foreign, origina
     model, messages = load(case, tmp_path / "full")
     assert unexpected(messages, load(case, folder)[1], report) == []
     assert torch.allclose(outputs(model), expected, rtol=1e-10, atol=1e-12)
-    assert "not-applied" not in {found.code for found in audit_adapter(tmp_path / "full").findings}
+    assert "not-applied" not in {finding.code for finding in audit_adapter(tmp_path / "full").findings}
 
     encoding = ENCODINGS[(NAMED.index(name) + list(FOREIGN).index(foreign)) % len(ENCODINGS)]
     encoding = "patterns" if encoding in (case.refused or {}) else encoding
@@ -227,7 +227,7 @@ def test_names_of_a_live_model_are_applied(original, tmp_path):
     )
     expected = outputs(load(CASES["llama"], original("llama"))[0])
     assert torch.equal(outputs(load(CASES["llama"], source)[0]), expected)
-    assert "not-applied" not in {found.code for found in audit_adapter(source).findings}
+    assert "not-applied" not in {finding.code for finding in audit_adapter(source).findings}
 
 
 # ---------------------------------------------------------------- targets
@@ -256,8 +256,8 @@ def test_a_dropped_module_that_ends_like_a_kept_one(tmp_path):
     from gradience.compress.adapter import compress_adapter
 
     case = CASES["endings"]
-    made = type(case.config)(r=6, lora_alpha=9, target_modules=["proj"], layers_to_transform=None)
-    saved = save(fresh(case), made, tmp_path / "in", dtype=torch.float64)
+    lora = type(case.config)(r=6, lora_alpha=9, target_modules=["proj"], layers_to_transform=None)
+    saved = save(fresh(case), lora, tmp_path / "in", dtype=torch.float64)
     compress_adapter(tmp_path / "in", chosen(tmp_path / "in", inner_body_proj=0), tmp_path / "out")
     model, messages = load(case, tmp_path / "out")
     assert messages == []
@@ -275,8 +275,8 @@ def test_the_two_parts_of_an_attention_share_their_rank(original, tmp_path):
     pattern = report.rank_pattern()
     assert set(pattern) == {"^attn", "^last"}
     for criterion in (ToRank(3),):
-        made = compress(original("attention"), tmp_path / "out", criterion)
-        assert len({row.new_rank for row in made.modules if "attn" in row.name}) == 1
+        report = compress(original("attention"), tmp_path / "out", criterion)
+        assert len({row.new_rank for row in report.modules if "attn" in row.name}) == 1
     with pytest.raises(InputError) as refusal:
         compress(original("attention"), tmp_path / "no", ToBudget(max_params=300))
     assert refusal.value.code == "shared-rank"
