@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 ModuleType = Literal["attn", "mlp", "embedding", "other"]
+MODULE_TYPES: tuple[ModuleType, ...] = get_args(ModuleType)
 
 # fmt: off
 _ATTENTION = frozenset((

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from statistics import median
 
+from gradience.adapters.families import MODULE_TYPES
 from gradience.artifacts.audit import AuditReport, LayerAudit
 from gradience.report.blocks import HeatMap, HeatRow, Inline, Role, Span
 from gradience.report.numbers import number_range, trimmed
@@ -25,7 +26,6 @@ MAX_KINDS = 12
 """Most rows of all maps together: the kinds with the most parameters are drawn."""
 MAX_MAPS = 2
 """Most stacks that are drawn."""
-MODULE_TYPES = ("attn", "mlp", "embedding", "other")
 MAX_SPAN = 1024
 """Most layers drawn with their gaps; a stack with larger numbers is drawn without gaps."""
 
