@@ -15,7 +15,13 @@ CLASSES = {name: item for name, item in vars(errors).items() if isinstance(item,
 
 def raised(source: Path) -> Iterator[tuple[str, int, str]]:
     """(code, exit code, what to do where that is one fixed sentence) of every error made in a file."""
-    for call in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+    module = ast.parse(source.read_text(encoding="utf-8"))
+    constants = {
+        line.targets[0].id: line.value
+        for line in module.body
+        if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)
+    }
+    for call in ast.walk(module):
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
             continue
         error = CLASSES.get(call.func.id)
@@ -24,6 +30,7 @@ def raised(source: Path) -> Iterator[tuple[str, int, str]]:
         if error is None or not isinstance(code, ast.Constant):
             continue
         hint = given.get("hint")
+        hint = constants.get(hint.id, hint) if isinstance(hint, ast.Name) else hint
         fixed = str(hint.value) if isinstance(hint, ast.Constant) else ""
         yield str(code.value), error.exit_code, fixed
 
