@@ -9,15 +9,15 @@ from pathlib import Path
 from gradience.artifacts.compression import ModuleResult
 
 CARD = "README.md"
-OPENING = "> **A smaller version of the adapter described here.**"
+OPENING = "> **A smaller approximation of the adapter described here.**"
 _FRONT_MATTER = re.compile(rb"(?:\xef\xbb\xbf)?---[ \t]*\r?\n.*?\r?\n---[ \t]*\r?\n", re.DOTALL)
 
 
 def with_first_line(card: bytes, line: str) -> bytes:
-    """The card with `line` above its text, behind the YAML that hubs read. A line of an earlier time is replaced.
+    """Return the card with `line` above its text, behind the YAML that hubs read, in place of an earlier such line.
 
     >>> with_first_line(b"---\\nlicense: mit\\n---\\n# My adapter\\n", OPENING)
-    b'---\\nlicense: mit\\n---\\n> **A smaller version of the adapter described here.**\\n\\n# My adapter\\n'
+    b'---\\nlicense: mit\\n---\\n> **A smaller approximation of the adapter described here.**\\n\\n# My adapter\\n'
     """
     front = _FRONT_MATTER.match(card)
     head, text = (card[: front.end()], card[front.end() :]) if front else (b"", card)
@@ -28,7 +28,7 @@ def with_first_line(card: bytes, line: str) -> bytes:
 
 
 def annotate(folder: Path, line: str) -> tuple[str, ...]:
-    """Put `line` on top of the card in `folder`; its name, where there is one. Raises OSError."""
+    """Put `line` on top of the card in `folder` and return its name; nothing where there is none. Raises OSError."""
     card = folder / CARD
     if not card.is_file():
         return ()
@@ -37,10 +37,10 @@ def annotate(folder: Path, line: str) -> tuple[str, ...]:
 
 
 def first_line(rows: Sequence[ModuleResult], error: float) -> str:
-    """What the card of an adapter compressed to `rows`, with this relative error, must say first."""
+    """Return what the card of an adapter compressed to `rows`, with this relative error, must say first."""
     before, now = (_span([getattr(row, name) for row in rows]) for name in ("old_rank", "new_rank"))
     return (
-        f"{OPENING} Made from it with `gradience compress`, without training: LoRA rank {before} → {now}, "
+        f"{OPENING} `gradience compress` wrote it without training: LoRA rank {before} → {now}, the same scale, "
         f"relative error of the update {error:.2g}. What follows, every figure in it included, is about the original."
     )
 

@@ -159,3 +159,8 @@ def spans(text: Inline) -> tuple[Span, ...]:
 def items(texts: Iterable[Inline]) -> Notes:
     """A plain list."""
     return Notes([Note("item", text) for text in texts])
+
+
+def figures(rows: Iterable[tuple[str, str, str]]) -> Facts:
+    """Return labels, each with its figure and what that measures."""
+    return Facts([(label, (Span(figure, "strong"), f" ({meaning})")) for label, figure, meaning in rows])

@@ -3,8 +3,7 @@ differ, and what does this not show? A section is one function and one line in S
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from statistics import median
+from collections.abc import Callable, Sequence
 
 from gradience.artifacts.comparison import ComparisonReport, Independence, ModuleComparison, Presence
 from gradience.report import terminal
@@ -20,9 +19,9 @@ from gradience.report.blocks import (
     Notes,
     Paragraph,
     Span,
-    Table,
+    figures,
 )
-from gradience.report.modules import NUMBER, Measure, by_kind, module_table
+from gradience.report.modules import NUMBER, Measure, by_kind, measure, module_table, single
 from gradience.report.numbers import MISSING, count, number_range, percent, plural, sig
 from gradience.report.view import DOCUMENT, View, more
 
@@ -70,7 +69,7 @@ def comparison_blocks(report: ComparisonReport, view: View = DOCUMENT) -> Docume
 
 
 def title_blocks(report: ComparisonReport, view: View) -> list[Block]:
-    """Both adapters, how many modules could be compared, and what stands in the way of more."""
+    """Return both adapters, how many modules could be compared, and what stands in the way of more."""
     numbers = (
         (report.n_only_a, "only in A"),
         (report.n_only_b, "only in B"),
@@ -87,25 +86,22 @@ def title_blocks(report: ComparisonReport, view: View) -> list[Block]:
 
 
 def distance_blocks(report: ComparisonReport, view: View) -> list[Block]:
-    """The three figures over all modules; one that a side lacks, or has in another shape, counts as 0 there."""
+    """Return the three figures over all modules; one that a side lacks, or has in another shape, counts as 0 there."""
     apart = report.n_only_a + report.n_only_b + report.n_shapes_differ
     over = "over all modules"
     if apart:
         modules = plural(apart, "module without a counterpart counts", "modules without a counterpart count")
         over += f"; {modules} as 0 on the other side"
-    figures = (
+    rows = (
         ("difference", sig(report.relative_difference), f"‖ΔW_A − ΔW_B‖ / ‖ΔW_A‖ {over}"),
         ("cosine", sig(report.cosine), "between the updates: 1 same direction, 0 orthogonal"),
         ("kept energy", percent(report.kept_energy), "of A inside the directions of B"),
     )
-    facts: list[tuple[str, Inline]] = [
-        (label, (Span(value, "strong"), f" ({meaning})")) for label, value, meaning in figures
-    ]
-    return [Heading("How far apart are the updates?"), Facts(facts)]
+    return [Heading("How far apart are the updates?"), figures(rows)]
 
 
 def independence_blocks(report: ComparisonReport, view: View) -> list[Block]:
-    """Are these replicates of one experiment? Of an adapter and a truncation of it nobody asks that."""
+    """Return whether these are replicates of one experiment; of an adapter and a truncation of it nobody asks that."""
     replicates = report.replicates
     mark, answer = INDEPENDENCE[replicates.verdict]
     truncation = replicates.verdict == "truncation"
@@ -131,37 +127,33 @@ def _degrees(value: float | None) -> str:
 
 
 def ranks(modules: Modules) -> str:
-    """`8`, `8 : 1–2` for A and B, `8 : –` where one lacks them."""
+    """Return `8`, `8 : 1–2` for A and B, `8 : –` where one lacks them."""
     ranks_a = number_range(module.r_a for module in modules if module.r_a is not None)
     ranks_b = number_range(module.r_b for module in modules if module.r_b is not None)
     return ranks_a if ranks_a == ranks_b else f"{ranks_a} : {ranks_b}"
 
 
-def _measure(
-    title: str, field: str, show: Callable[[float | None], str], drop: int = 0
-) -> Measure[ModuleComparison]:
-    """The median over the modules that have the figure."""
-
-    def values(modules: Modules) -> list[float]:
-        return [value for module in modules if (value := getattr(module, field)) is not None]
-
-    def middle(modules: Modules) -> str:
-        return show(median(values(modules)) if values(modules) else None)
-
-    return Measure(Column(title, ">", drop=drop), middle, lambda modules: bool(values(modules)))
+def _why_apart(module: ModuleComparison) -> str:
+    """`only in A`; `shapes differ (64 × 48 : 64 × 96)`, those of ΔW in A and in B."""
+    why = PRESENCE[module.presence]
+    if module.presence != "shapes-differ" or not (module.shape_a and module.shape_b):
+        return why
+    return f"{why} ({' : '.join('{} × {}'.format(*shape) for shape in (module.shape_a, module.shape_b))})"
 
 
+RANK: Measure[ModuleComparison] = Measure(Column("rank", ">"), ranks)
+WHY_APART: Measure[ModuleComparison] = Measure(Column(), lambda modules: _why_apart(modules[0]))
 DISTANCE: tuple[Measure[ModuleComparison], ...] = (
-    Measure(Column("rank", ">"), ranks),
-    _measure("difference", "relative_difference", sig),
-    _measure("cosine", "cosine", sig),
-    _measure("kept", "kept_energy", percent),
+    RANK,
+    measure("difference", lambda module: module.relative_difference, sig),
+    measure("cosine", lambda module: module.cosine, sig),
+    measure("kept", lambda module: module.kept_energy, percent),
 )
 EVERYTHING: tuple[Measure[ModuleComparison], ...] = (
     *DISTANCE,
-    _measure("output", "left_overlap", _hundredths, drop=3),
-    _measure("input", "right_overlap", _hundredths, drop=2),
-    _measure("angle", "largest_angle", _degrees, drop=1),
+    measure("output", lambda module: module.left_overlap, _hundredths, drop=3),
+    measure("input", lambda module: module.right_overlap, _hundredths, drop=2),
+    measure("angle", lambda module: module.largest_angle, _degrees, drop=1),
 )
 
 
@@ -169,7 +161,7 @@ EVERYTHING: tuple[Measure[ModuleComparison], ...] = (
 
 
 def where_blocks(report: ComparisonReport, view: View) -> list[Block]:
-    """Medians of each kind, the modules that differ most, and those that could not be compared."""
+    """Return medians of each kind, the modules that differ most, and those that could not be compared."""
     kinds, hidden = by_kind(report.modules, lambda module: 1, SHOWN_KINDS if view.brief else None)
     return [
         Heading("Where?", aside="medians of each kind"),
@@ -187,7 +179,7 @@ def _furthest(modules: Modules) -> list[Block]:
     if len(different) < 2:
         return []
     different.sort(key=lambda module: (-(module.relative_difference or 0.0), label_of(module)))
-    return [module_table("differ most", _single(different[:SHOWN_FURTHEST]), DISTANCE)]
+    return [module_table("differ most", single(different[:SHOWN_FURTHEST], label_of), DISTANCE)]
 
 
 def _apart(modules: Modules, view: View) -> list[Block]:
@@ -197,45 +189,29 @@ def _apart(modules: Modules, view: View) -> list[Block]:
     shown = [module for group in groups for module in group[:most]]
     if not shown:
         return []
-    rows: list[list[Inline]] = [
-        [Span(label_of(module), "name"), ranks([module]), _why_apart(module)] for module in shown
-    ]
     hidden = sum(map(len, groups)) - len(shown)
-    columns = [Column("not compared"), Column("rank", ">"), Column()]
     return [
-        Table(columns, rows),
+        module_table("not compared", single(shown, label_of), (RANK, WHY_APART)),
         *more(hidden, "more that is not compared", view.rest, "more that are not compared"),
     ]
 
 
-def _why_apart(module: ModuleComparison) -> str:
-    """`only in A`; `shapes differ (64 × 48 : 64 × 96)`, those of ΔW in A and in B."""
-    why = PRESENCE[module.presence]
-    if module.presence != "shapes-differ" or not (module.shape_a and module.shape_b):
-        return why
-    return f"{why} ({' : '.join('{} × {}'.format(*shape) for shape in (module.shape_a, module.shape_b))})"
-
-
 def label_of(module: ModuleComparison) -> str:
-    """The name; with the expert's number where one tensor stacks several."""
+    """Return the name; with the expert's number where one tensor stacks several."""
     return module.name if module.expert is None else f"{module.name}[{module.expert}]"
 
 
-def _single(modules: Iterable[ModuleComparison]) -> list[tuple[str, Modules]]:
-    return [(label_of(module), [module]) for module in modules]
-
-
 def caveat_blocks(report: ComparisonReport, view: View) -> list[Block]:
-    """What no comparison shows."""
+    """Return what no comparison shows."""
     return [Heading("What does this not show?"), Paragraph(QUALITY)]
 
 
 def layer_blocks(report: ComparisonReport, view: View) -> list[Block]:
-    """Every module that was compared, where that is asked for."""
+    """Return every module that was compared, where that is asked for."""
     both = [module for module in report.modules if module.presence == "both"]
     if not view.layers or not both:
         return []
-    return [Heading("Every module"), module_table("module", _single(both), EVERYTHING)]
+    return [Heading("Every module"), module_table("module", single(both, label_of), EVERYTHING)]
 
 
 SECTIONS: tuple[Callable[[ComparisonReport, View], list[Block]], ...] = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Generic, Protocol, TypeVar
 
 from gradience.adapters.families import family_of
@@ -32,6 +33,25 @@ class Measure(Generic[M]):
     """Whether it says anything of these modules; where it never does, the column is left out."""
 
 
+def measure(
+    title: str,
+    value: Callable[[M], float | None],
+    show: Callable[[float | None], str],
+    of: Callable[[list[float]], float] = median,
+    drop: int = 0,
+) -> Measure[M]:
+    """Return the column of one figure: `of` the values of those modules that have it."""
+
+    def values(modules: Sequence[M]) -> list[float]:
+        return [figure for module in modules if (figure := value(module)) is not None]
+
+    def cell(modules: Sequence[M]) -> str:
+        figures = values(modules)
+        return show(of(figures) if figures else None)
+
+    return Measure(Column(title, ">", drop=drop), cell, lambda modules: bool(values(modules)))
+
+
 NUMBER: Measure[Any] = Measure(Column("", ">"), lambda modules: Span(f"× {count(len(modules))}", "dim"))
 
 
@@ -56,6 +76,8 @@ def module_table(
     return Table([Column(title), *(measure.column for measure in shown)], cells)
 
 
-def single(modules: Iterable[M]) -> list[tuple[str, list[M]]]:
+def single(
+    modules: Iterable[M], label: Callable[[M], str] = lambda module: module.name
+) -> list[tuple[str, list[M]]]:
     """Return a row for each module."""
-    return [(module.name, [module]) for module in modules]
+    return [(label(module), [module]) for module in modules]

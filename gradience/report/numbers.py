@@ -125,5 +125,5 @@ def signed(value: float | None) -> str:
 
 
 def max_lora_rank(rank: int | None) -> str:
-    """vLLM's permitted max_lora_rank; None is beyond the largest."""
+    """Return vLLM's permitted max_lora_rank in words; None is beyond the largest."""
     return "over 512" if rank is None else str(rank)

@@ -27,7 +27,7 @@ DOCUMENT = View()
 
 
 def more(number: int, one: str, where: str, many: str | None = None) -> list[Block]:
-    """How many are left out, and where they are shown; nothing where none is."""
+    """Return how many are left out, and where they are shown; nothing where none is."""
     if number <= 0:
         return []
     return [Paragraph(Span(f"… {plural(number, one, many)}{where}", "dim"))]

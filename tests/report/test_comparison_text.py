@@ -121,8 +121,8 @@ def test_a_7b_comparison_fits_on_one_screen():
     ],
 )
 def test_independence(verdict, words):
-    found = Replicates(verdict=verdict, cosine_A_median=0.5, cosine_B_median=0.25, reason="because")
-    text = comparison_text(comparison([compared("a", 30)], replicates=found))
+    answer = Replicates(verdict=verdict, cosine_A_median=0.5, cosine_B_median=0.25, reason="because")
+    text = comparison_text(comparison([compared("a", 30)], replicates=answer))
     assert f"{words}because median |cosine| between the factors: A 0.50, B 0.25" in " ".join(text.split())
 
 

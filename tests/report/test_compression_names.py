@@ -52,19 +52,19 @@ def hostile_report(name):
 
 def hostile_comparison(name):
     rows = [compared(name, 10), compared(f"m.layers.0.{name}", 20), alone(f"{name}.a", "only-a")]
-    found = Replicates(verdict="same-start", cosine_A_median=0.9, cosine_B_median=0.1, reason=name)
-    return comparison(rows, path_a=name, path_b=name, replicates=found, notes=(name,))
+    answer = Replicates(verdict="same-start", cosine_A_median=0.9, cosine_B_median=0.1, reason=name)
+    return comparison(rows, path_a=name, path_b=name, replicates=answer, notes=(name,))
 
 
 def screens(name, *, width=80, color=False):
     """Every text that names go to."""
-    planned_, made, both = hostile_plan(name), hostile_report(name), hostile_comparison(name)
+    a_plan, a_report, a_comparison = hostile_plan(name), hostile_report(name), hostile_comparison(name)
     return [
-        compression_text(planned_, width=width, color=color),
-        compression_text(made, width=width, color=color),
-        compression_text(planned_, width=width, color=color, layers=True),
-        compression_text(made, width=width, color=color, layers=True),
-        comparison_text(both, width=width, color=color, layers=True),
+        compression_text(a_plan, width=width, color=color),
+        compression_text(a_report, width=width, color=color),
+        compression_text(a_plan, width=width, color=color, layers=True),
+        compression_text(a_report, width=width, color=color, layers=True),
+        comparison_text(a_comparison, width=width, color=color, layers=True),
     ]
 
 
@@ -82,14 +82,16 @@ def test_text_has_no_control_character_and_no_forged_line(name):
 
 @NAMES
 def test_names_are_safe_where_they_are_not_cut(name):
-    planned_, made, both = hostile_plan(name), hostile_report(name), hostile_comparison(name)
+    a_plan, a_report, a_comparison = hostile_plan(name), hostile_report(name), hostile_comparison(name)
     for text in (
-        compression_text(planned_, layers=True),
-        compression_text(made, layers=True),
-        comparison_text(both, layers=True),
+        compression_text(a_plan, layers=True),
+        compression_text(a_report, layers=True),
+        comparison_text(a_comparison, layers=True),
     ):
         assert not steering(text, "\n")
-    modules = compression_text(made, layers=True).partition("\nEvery module\n")[2].partition("\n  Next:")[0]
+    modules = (
+        compression_text(a_report, layers=True).partition("\nEvery module\n")[2].partition("\n  Next:")[0]
+    )
     assert len(modules.splitlines()) == 1 + 3
 
 
@@ -136,19 +138,19 @@ def test_html_has_our_tags_only(make, name):
 )
 @NAMES
 def test_json_keeps_the_name_and_steers_nothing(make, model, name):
-    made = make(name)
-    for text in (made.to_json(), made.to_json(None)):
+    artifact = make(name)
+    for text in (artifact.to_json(), artifact.to_json(None)):
         assert not steering(text, "\n")
         assert json.loads(text)["modules"][0]["name"] == name
-        assert model.model_validate_json(text) == made
+        assert model.model_validate_json(text) == artifact
 
 
 def test_names_that_are_cut_stay_different():
     tail = "very_long_name_of_a_submodule." * 3 + "layers.0.q_proj"
-    made = plan([planned(f"{side}.{tail}", 8, 4, SHAPE) for side in ("encoder", "decoder")])
+    a_plan = plan([planned(f"{side}.{tail}", 8, 4, SHAPE) for side in ("encoder", "decoder")])
     assert len(tail) > 80
-    modules = compression_text(made, width=80, layers=True).partition("\nEvery module\n")[2]
-    for text in (compression_text(made, width=80), modules):
+    modules = compression_text(a_plan, width=80, layers=True).partition("\nEvery module\n")[2]
+    for text in (compression_text(a_plan, width=80), modules):
         names = [
             line.split()[0] for line in text.splitlines() if "q_proj  8 → 4" in line or "q_proj 8 → 4" in line
         ]

@@ -152,9 +152,9 @@ def test_the_questions_come_in_their_order(name):
         "How was it written?",
         "What does this not show?",
     ]
-    made = REPORTS[name]()
-    assert re.findall(r"^[A-Z][^.?\n]*\?", compression_text(made), flags=re.MULTILINE) == asked
-    assert re.findall(r"^## ([A-Z].*\?)$", compression_markdown(made), flags=re.MULTILINE) == asked
+    artifact = REPORTS[name]()
+    assert re.findall(r"^[A-Z][^.?\n]*\?", compression_text(artifact), flags=re.MULTILINE) == asked
+    assert re.findall(r"^## ([A-Z].*\?)$", compression_markdown(artifact), flags=re.MULTILINE) == asked
 
 
 @EACH_PLAN
@@ -224,27 +224,29 @@ def test_saved(before, after, words):
 
 def test_who_loses_most_comes_first_and_rounding_is_no_loss():
     rows = uniform_report().modules
-    found = worst(rows, 5)
-    assert [row.measured_error for row in found] == sorted(
+    losing = worst(rows, 5)
+    assert [row.measured_error for row in losing] == sorted(
         (row.measured_error for row in rows), reverse=True
     )[:5]
     assert worst(nothing_report().modules, 5) == []
 
 
 def test_zeros_of_a_padded_adapter_are_counted():
-    made = padded_report()
-    zeros = sum((24 - row.new_rank) * row.new_params // 24 for row in made.modules if row.stored_rank == 24)
+    artifact = padded_report()
+    zeros = sum(
+        (24 - row.new_rank) * row.new_params // 24 for row in artifact.modules if row.stored_rank == 24
+    )
     assert zeros > 0
-    assert f"{zeros / 1e6:.1f} M parameters are zeros of padding" in compression_text(made)
+    assert f"{zeros / 1e6:.1f} M parameters are zeros of padding" in compression_text(artifact)
 
 
 def test_many_kinds_of_modules_are_counted_not_listed():
-    made = report([written(f"model.layers.0.block_{i}.proj", 8, 2, (16, 16 + i)) for i in range(30)])
-    text = compression_text(made)
+    artifact = report([written(f"model.layers.0.block_{i}.proj", 8, 2, (16, 16 + i)) for i in range(30)])
+    text = compression_text(artifact)
     assert "… 18 more kinds of modules: --layers" in text
     assert "block_29" in text
     assert "block_3.proj" not in text.partition("loses most")[0]
-    assert compression_markdown(made).count("| `block_") == 30
+    assert compression_markdown(artifact).count("| `block_") == 30
 
 
 def test_markdown_lists_every_module_until_there_are_too_many():

@@ -59,7 +59,7 @@ def compression_blocks(compression: Compression, view: View = DOCUMENT) -> Docum
 
 
 def title_blocks(compression: Compression, view: View) -> list[Block]:
-    """What was made of which adapter, by which criterion."""
+    """Return what was made of which adapter, by which criterion."""
     if isinstance(compression, CompressionPlan):
         return [
             Heading(("Plan for ", Span(compression.adapter_path, "name")), level=1),
@@ -76,12 +76,12 @@ def title_blocks(compression: Compression, view: View) -> list[Block]:
 
 
 def caveat_blocks(compression: Compression, view: View) -> list[Block]:
-    """What no compression shows."""
+    """Return what no compression shows."""
     return [Heading("What does this not show?"), Paragraph(QUALITY)]
 
 
 def provenance_blocks(report: CompressionReport) -> list[Block]:
-    """What made the adapter, and the full digests."""
+    """Return what made the adapter, and the full digests."""
     return [
         Heading("Provenance"),
         Facts(

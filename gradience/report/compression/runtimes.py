@@ -19,7 +19,7 @@ SAID: dict[Verdict, tuple[Mark, str, str]] = {
 
 
 def runtime_blocks(compression: CompressionPlan | CompressionReport, view: View) -> list[Block]:
-    """Verdicts on what was written; nothing of a plan."""
+    """Return verdicts on what was written; nothing of a plan."""
     if isinstance(compression, CompressionPlan):
         return []
     run = [row for row in compression.runtimes if row.run]

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gradience.artifacts.compression import CompressionPlan, CompressionReport, ModulePlan, ModuleResult
-from gradience.report.blocks import Block, Column, Facts, Heading, Inline, Paragraph, Span, Table
+from gradience.report.blocks import Block, Column, Heading, Inline, Paragraph, Span, Table, figures
 from gradience.report.compression.where import predicted
 from gradience.report.numbers import count, max_lora_rank, percent, plural, sig, size
 from gradience.report.view import View
 
 
 def saved_blocks(compression: CompressionPlan | CompressionReport, view: View) -> list[Block]:
-    """Parameters, bytes and the step of vLLM, before and after."""
+    """Return parameters, bytes and the step of vLLM, before and after."""
     is_plan = isinstance(compression, CompressionPlan)
-    figures = (
+    sizes = (
         ("LoRA parameters", count, compression.old_params, compression.new_params),
         (
             "LoRA factors" if is_plan else "weights on disk",
@@ -25,7 +25,7 @@ def saved_blocks(compression: CompressionPlan | CompressionReport, view: View) -
     )
     rows: list[list[Inline]] = [
         [label, shown(old), Span(shown(new), "strong"), Span(saved(old, new), "good" if new < old else "dim")]
-        for label, shown, old, new in figures
+        for label, shown, old, new in sizes
     ]
     before, after = compression.old_max_lora_rank, compression.new_max_lora_rank
     same = Span("the same step" if before == after else "", "dim")
@@ -44,7 +44,7 @@ def saved_blocks(compression: CompressionPlan | CompressionReport, view: View) -
 
 
 def saved(before: int, after: int) -> str:
-    """`50.0 % saved`, `12.5 % more`, `the same`."""
+    """Return `50.0 % saved`, `12.5 % more`, `the same`."""
     if before == after:
         return "the same"
     share = 1 - after / before
@@ -61,7 +61,7 @@ def _zeros(modules: Iterable[ModulePlan | ModuleResult]) -> int:
 
 
 def lost_blocks(compression: CompressionPlan | CompressionReport, view: View) -> list[Block]:
-    """Energy and errors, for DoRA those of whole layers too."""
+    """Return energy and errors, for DoRA those of whole layers too."""
     foreseen = predicted(compression.predicted_error)
     rows = [("energy kept", percent(compression.kept_energy), "of Σσ² over all modules")]
     if isinstance(compression, CompressionPlan):
@@ -74,10 +74,7 @@ def lost_blocks(compression: CompressionPlan | CompressionReport, view: View) ->
         layers = [error for module in compression.modules if (error := module.output_error) is not None]
         if layers:
             rows.append(("DoRA layers", sig(max(layers)), "largest ‖W′ − W″‖ / ‖W′ − W‖ of a layer"))
-    facts: list[tuple[str, Inline]] = [
-        (label, (Span(value, "strong"), f" ({meaning})")) for label, value, meaning in rows
-    ]
-    blocks: list[Block] = [Heading(title), Facts(facts)]
+    blocks: list[Block] = [Heading(title), figures(rows)]
     if not any(module.new_rank < module.old_rank for module in compression.modules):
         blocks.append(Paragraph("No module is truncated: none has more than was asked for."))
     return blocks

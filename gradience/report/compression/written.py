@@ -17,7 +17,7 @@ SHOWN_NAMES, LISTED_NAMES = 3, 100
 
 
 def written_blocks(compression: CompressionPlan | CompressionReport, view: View) -> list[Block]:
-    """One fact for each part of the folder, and warnings; of a plan what is known of it."""
+    """Return one fact for each part of the folder, and warnings; of a plan what is known of it."""
     most = SHOWN_NAMES if view.brief else LISTED_NAMES
     if isinstance(compression, CompressionPlan):
         facts = _planned(compression, most)
