@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
 from gradience.adapters.tensors import NewTensor, header_bytes, layout
@@ -62,7 +63,7 @@ def write_adapter(folder: Path, modules: dict[str, tuple[int, int]], rank: int, 
     with open(folder / "adapter_model.safetensors", "wb") as file:
         file.write(header_bytes(ordered, {"format": "pt"}))
         for name, tensor in ordered.items():
-            file.write(_to_bf16(_factor(generator, name, tensor.shape)).tobytes())
+            file.write(_factor(generator, name, tensor.shape).astype(ml_dtypes.bfloat16).tobytes())
     targets = sorted({name.rsplit(".", 1)[-1] for name in modules})
     config = {
         "peft_type": "LORA",
@@ -81,14 +82,6 @@ def _factor(generator: np.random.Generator, name: str, shape: tuple[int, ...]) -
         return values / np.float32(math.sqrt(3 * shape[1]))
     decay = np.arange(1, shape[1] + 1, dtype=np.float32) ** np.float32(-0.8)
     return values * decay * np.float32(0.01)
-
-
-def _to_bf16(values: np.ndarray) -> np.ndarray:
-    """Round to nearest even."""
-    words = values.view(np.uint32)
-    return ((words + np.uint32(0x7FFF) + ((words >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(
-        np.uint16
-    )
 
 
 def small_modules(count: int, side: int = 32) -> Iterator[tuple[str, tuple[int, int]]]:
