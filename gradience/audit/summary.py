@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradience import ranks
+from gradience.adapters.families import MODULE_TYPES, ModuleType
 from gradience.artifacts.audit import Gain, LayerAudit, LayerGain, TypeSummary
 
 
@@ -41,9 +42,9 @@ def summary_of(trained: Sequence[LayerAudit]) -> dict[str, Any]:
     return measures
 
 
-def summary_by_type(layers: Sequence[LayerAudit]) -> dict[Any, TypeSummary]:
+def summary_by_type(layers: Sequence[LayerAudit]) -> dict[ModuleType, TypeSummary]:
     summaries = {}
-    for kind in ("attn", "mlp", "embedding", "other"):
+    for kind in MODULE_TYPES:
         members = [layer for layer in layers if layer.module_type == kind]
         if not members:
             continue
