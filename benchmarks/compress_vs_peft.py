@@ -3,7 +3,7 @@
 python benchmarks/compress_vs_peft.py [--rank 64] [--to 16] [--runs 5] [--shapes 4]
 
 One module of every shape, on single Linear layers in float32, with all threads for the dense methods:
-ours   audit, plan and compress_adapter on an adapter folder with this one module, from disk to disk (one thread)
+ours   audit, plan and write_compressed on an adapter folder with this one module, from disk to disk (one thread)
 PEFT   peft.tuners.lora.conversion.convert_to_lora: ΔW = s·B·A, torch.linalg.svd(ΔW, full_matrices=False)
 kohya  networks/resize_lora.py of sd-scripts: torch.linalg.svd(B·A), which makes full matrices, then a product with
        the singular values
@@ -36,7 +36,7 @@ from safetensors.torch import load_file, save_file
 from synthetic import MISTRAL_7B, compressing, write_adapter
 
 from gradience import audit_adapter
-from gradience.compress.adapter import compress_adapter
+from gradience.compress.adapter import write_compressed
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRank
 
@@ -60,7 +60,7 @@ def timed(work: Callable[[], object]) -> tuple[float, object]:
 def ours(folder: Path, rank: int, runs: int) -> tuple[float, float]:
     def work() -> float:
         plan = plan_compression(audit_adapter(folder), ToRank(rank))
-        return compress_adapter(folder, plan, folder.with_name("out"), force=True).measured_error
+        return write_compressed(folder, plan, folder.with_name("out"), force=True).measured_error
 
     work()
     results = [timed(work) for _ in range(runs)]

@@ -26,7 +26,7 @@ from safetensors.numpy import load_file, save_file
 
 from gradience.artifacts.records import ClassificationRecord, Evaluation, count
 from gradience.audit.adapter import audit_adapter
-from gradience.compress.adapter import compress_adapter
+from gradience.compress.adapter import write_compressed
 from gradience.evaluate import diverge, evaluate_classification
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.models.settings import ModelSettings
@@ -66,20 +66,20 @@ def variants(adapter: Path, output: Path, controls: Container[int]) -> Iterator[
     report = audit_adapter(adapter)
     largest = max(layer.r for layer in report.layers)
     folder = output / "full-rank, folded"
-    smaller = compress_adapter(
+    smaller = write_compressed(
         adapter, plan_compression(report, ToRank(largest)), folder, encoding="folded", dtype="F32", force=True
     )
     yield Variant("rewritten", largest, folder, 1.0, smaller.measured_error)
     for rank in [rank for rank in RANKS if rank < largest]:
         plan = plan_compression(report, ToRank(rank))
         folder = output / f"svd-{rank}"
-        smaller = compress_adapter(adapter, plan, folder, force=True)
+        smaller = write_compressed(adapter, plan, folder, force=True)
         yield Variant("svd", rank, folder, smaller.kept_energy, smaller.measured_error)
         if rank not in controls:
             continue
         plan = plan_compression(report, ToBudget(max_params=plan.new_params))
         folder = output / f"budget-{rank}"
-        smaller = compress_adapter(adapter, plan, folder, force=True)
+        smaller = write_compressed(adapter, plan, folder, force=True)
         yield Variant(
             "svd, same parameters allocated by σ²", rank, folder, smaller.kept_energy, smaller.measured_error
         )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gradience.artifacts.compression import CompressionPlan, CompressionReport
     from gradience.audit.adapter import audit_adapter
     from gradience.compare.adapters import compare_adapters
-    from gradience.compress.adapter import compress_adapter
+    from gradience.compress.verb import compress_adapter
     from gradience.errors import (
         GradienceError,
         IncompleteError,
@@ -60,7 +60,7 @@ _HOME = {
     "UsageError": "gradience.errors",
     "audit_adapter": "gradience.audit.adapter",
     "compare_adapters": "gradience.compare.adapters",
-    "compress_adapter": "gradience.compress.adapter",
+    "compress_adapter": "gradience.compress.verb",
     "plan_compression": "gradience.plan.compression",
 }
 

@@ -35,6 +35,10 @@ class UsageError(GradienceError):
     exit_code = 2
 
 
+class WrongType(UsageError, TypeError):
+    """An argument of a function has another type than it takes."""
+
+
 class InputError(GradienceError):
     """The input cannot be used as it stands, or is refused for a stated reason."""
 

@@ -239,7 +239,7 @@ def test_a_toy_criterion_is_one_class(tmp_path: Path) -> None:
     report = audit_adapter(example_adapter())
     plan = plan_compression(report, ByStableRank(), allowed_ranks=[1, 2, 4])
     assert plan.criterion == "the stable rank of every module, ranks from 1, 2, 4"
-    compress_adapter(example_adapter(), plan, tmp_path / "smaller")
+    compress_adapter(example_adapter(), tmp_path / "smaller", plan=plan)
     written = {row.name: row.r for row in audit_adapter(tmp_path / "smaller").layers}
     assert written == {module.name: module.new_rank for module in plan.modules}
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradience import ranks
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.inventory import Note
+from gradience.arguments import is_number, path_argument, ranks_argument, wrong_type
 from gradience.artifacts.audit import AdapterInfo, AuditReport, Coverage, LayerAudit, TensorNote
 from gradience.artifacts.run import Stopwatch, path_text
 from gradience.audit.findings import Facts, find
+from gradience.audit.in_memory import as_folder, is_peft_model
 from gradience.audit.module import measure_pair
 from gradience.audit.settings import settings_of
 from gradience.audit.summary import gain_of, summary_by_type, summary_of
@@ -24,35 +29,46 @@ from gradience.plan.grids import checked_ranks
 from gradience.plan.suggestions import with_suggestions
 from gradience.progress import Progress
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+
 DEFAULT_TAU = 0.90
 
 
 def audit_adapter(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | PeftModel,
     *,
     adapter: str | None = None,
     tau: float = DEFAULT_TAU,
-    grid: Sequence[int] | None = None,
+    allowed_ranks: Iterable[int] | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
     command: str = "",
 ) -> AuditReport:
-    """Measure how much of its rank the adapter at `path` uses.
+    """Measure how much of its rank an adapter uses, and return the report.
 
-    path: a PEFT folder, a Trainer checkpoint or a .safetensors file.
-    adapter: which one, where a folder or a file holds several.
+    >>> report = audit_adapter("my_adapter")
+    >>> report.n_layers, report.energy_rank_90_p90, report.suggested_r_global_90
+    (16, 5.0, 8)
+
+    path: a PEFT folder, a Trainer checkpoint, a .safetensors file, or a PeftModel in memory.
+    adapter: which one, where a folder, a file or a model holds several.
     tau: energy threshold that the suggestions rest on, in (0, 1].
-    grid: allowed ranks; powers of two by default.
+    allowed_ranks: ranks that may be suggested; powers of two by default.
     workers: modules measured at a time; the processor count by default. The result does not depend on it.
 
-    Raises InputError when there is nothing to audit, UsageError for a tau or grid that makes no sense.
+    Raises InputError when there is nothing to audit, UsageError for a tau or ranks that make no sense, WrongType (a
+    TypeError too) for an argument of another type.
     Modules that cannot be measured do not raise: they are rows with a status, findings, and coverage.
     """
+    if not is_number(tau, Real):
+        raise wrong_type("tau", tau, "a number")
     if not 0 < tau <= 1:
         raise UsageError(f"tau is {tau}, not in (0, 1]", code="bad-tau", hint="for instance --tau 0.95")
-    allowed = checked_ranks(ranks.DEFAULT_GRID if grid is None else grid)
+    given = ranks.DEFAULT_GRID if allowed_ranks is None else ranks_argument("allowed_ranks", allowed_ranks)
+    allowed = checked_ranks(given)
     watch = Stopwatch(command)
-    with open_adapter(Path(path), adapter=adapter) as opened:
+    with _opened(path, adapter) as opened:
         with worker_threads(workers) as pool:
             digest = pool.submit(opened.sha256)
             measured = map_in_order(pool, partial(measure_pair, tau=tau), opened.pairs, progress)
@@ -67,6 +83,21 @@ def audit_adapter(
             misnamed=opened.misnamed(),
         )
         return with_suggestions(_assemble(opened, digest.result(), facts, tau, watch), allowed)
+
+
+@contextmanager
+def _opened(source: str | os.PathLike[str] | PeftModel, adapter: str | None) -> Iterator[Adapter]:
+    """The adapter, open; of a model, from a copy on disk that is there only within."""
+    if is_peft_model(source):
+        with as_folder(source, adapter) as folder, open_adapter(folder) as opened:
+            opened.location = replace(
+                opened.location, path=Path(folder.name)
+            )  # the rest of the path is random
+            yield opened
+    else:
+        path = path_argument("path", source, "a path or a PeftModel")
+        with open_adapter(path, adapter=adapter) as opened:
+            yield opened
 
 
 def _assemble(opened: Adapter, digest: str, facts: Facts, tau: float, watch: Stopwatch) -> AuditReport:

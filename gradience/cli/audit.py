@@ -89,14 +89,14 @@ def audit(
     """
     paths = [*(adapters or []), *([peft_dir] if peft_dir else [])]
     _check_usage(paths, layers, top_wasteful, suggest_per_layer, json, output, append, force=force)
-    grid = allowed_ranks_of(allowed_ranks)
+    ranks = allowed_ranks_of(allowed_ranks)
 
     def measure(path: str, label: str) -> AuditReport:
         from gradience.audit.adapter import audit_adapter
 
         with ProgressBar(label, quiet=quiet) as progress:
             return audit_adapter(
-                path, adapter=adapter, tau=tau, grid=grid, progress=progress, command=command_line()
+                path, adapter=adapter, tau=tau, allowed_ranks=ranks, progress=progress, command=command_line()
             )
 
     if len(paths) > 1:

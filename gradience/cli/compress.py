@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,11 +13,7 @@ from gradience.cli.progress import ProgressBar
 from gradience.errors import UsageError
 
 if TYPE_CHECKING:
-    from gradience.artifacts.audit import AuditReport
     from gradience.artifacts.compression import CompressionPlan, CompressionReport
-    from gradience.plan.criteria import Criterion
-
-SUGGESTIONS = ("median", "p90", "per-layer")
 
 
 def compress(
@@ -125,22 +120,23 @@ def compress(
 
       gradience compress ./my_adapter --reduction 0.5 --allowed-ranks 4,8,16,32 --dry-run
     """
-    criterion_of = _criterion(
-        {
-            "--rank": rank,
-            "--energy": energy,
-            "--suggested": suggested,
-            "--reduction": reduction,
-            "--max-params": max_params,
-            "--max-bytes": max_bytes,
-            "--max-error": max_error,
-            "--plan": plan,
-        }
-    )
+    from gradience.plan.sizes import criterion_of
+
+    sizes = {
+        "rank": rank,
+        "energy": energy,
+        "suggested": suggested,
+        "reduction": reduction,
+        "max_params": max_params,
+        "max_bytes": max_bytes,
+        "max_error": max_error,
+        "plan": plan,
+    }
+    criterion = criterion_of(sizes, flag_of)
     grid = allowed_ranks_of(allowed_ranks)
     _check_usage(encoding, adapter, output, dry_run=dry_run, force=force, verify_peft=verify_peft)
     from gradience.audit.adapter import audit_adapter
-    from gradience.compress.adapter import compress_adapter, rehearse_compression
+    from gradience.compress.adapter import rehearse_compression, write_compressed
     from gradience.plan.compression import plan_compression
     from gradience.report.compression import compression_markdown
 
@@ -148,7 +144,7 @@ def compress(
         audited = audit_adapter(adapter, adapter=name, progress=progress, command=command_line())
     ranks = plan_compression(
         audited,
-        criterion_of(audited),
+        criterion,
         allowed_ranks=grid,
         multiple_of=multiple_of,
         allow_untrained=allow_untrained,
@@ -165,7 +161,7 @@ def compress(
         _show(ranks, layers=layers, json=json, quiet=quiet)
         return
     with ProgressBar(f"writing {output}", quiet=quiet) as progress:
-        report = compress_adapter(
+        report = write_compressed(
             adapter,
             ranks,
             output,
@@ -182,34 +178,9 @@ def compress(
 # ---------------------------------------------------------------- the command line
 
 
-def _criterion(wanted: Mapping[str, Any]) -> Callable[[AuditReport], Criterion]:
-    """The one criterion that was given, which for a plan depends on the audit.
-
-    Raises UsageError for none or several, InputError for a plan that cannot be read.
-    """
-    from gradience.plan.compression import ranks_of_plan
-    from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToSuggestion
-
-    names = [option for option, value in wanted.items() if value is not None]
-    if len(names) != 1:
-        what = f"give only one of {' and '.join(names)}" if names else "no target size given"
-        raise UsageError(what, code="several-criteria", hint=f"give exactly one of {', '.join(wanted)}")
-    option, value = names[0], wanted[names[0]]
-    if option == "--plan":
-        from gradience.artifacts.compression import CompressionPlan
-
-        plan = CompressionPlan.read(value)
-        return lambda report: ranks_of_plan(plan, report)
-    if option == "--suggested" and value not in SUGGESTIONS:
-        raise UsageError(
-            f"--suggested {value!r} is unknown",
-            code="bad-suggestion",
-            hint=f"one of {', '.join(SUGGESTIONS)}",
-        )
-    simple = {"--rank": ToRank, "--energy": ToEnergy, "--suggested": ToSuggestion}
-    if option in simple:
-        return lambda report: simple[option](value)
-    return lambda report: ToBudget(**{option.removeprefix("--").replace("-", "_"): value})
+def flag_of(keyword: str) -> str:
+    """Return the flag of a keyword: `--max-params`."""
+    return f"--{keyword.replace('_', '-')}"
 
 
 def _check_usage(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from pathlib import Path
 
 from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.inventory import DORA_REASON
+from gradience.arguments import path_argument
 from gradience.artifacts.comparison import ComparisonReport
 from gradience.artifacts.run import Stopwatch, path_text
 from gradience.audit.findings import Facts, meaning
@@ -30,14 +30,23 @@ def compare_adapters(
     progress: Progress | None = None,
     command: str = "",
 ) -> ComparisonReport:
-    """Compare the adapters at `a` and `b`; `a` is the reference of relative differences and kept energy.
+    """Compare the adapters at `a` and `b`, and return how far apart they are, module by module and overall.
 
-    Raises InputError when one cannot be read, holds NaN or infinity, or has no known scale.
+    >>> report = compare_adapters("my_adapter", "smaller")
+    >>> f"{report.relative_difference:.1%}", report.n_both, report.replicates.verdict
+    ('12.6%', 16, 'truncation')
+
+    a: the reference of relative differences and kept energy.
+    adapter_a, adapter_b: which one, where a folder or a file holds several.
+
+    Raises InputError when one cannot be read, holds NaN or infinity, or has no known scale; WrongType (a TypeError too)
+    for what is no path.
     """
+    path_a, path_b = path_argument("a", a), path_argument("b", b)
     watch = Stopwatch(command)
     with (
-        open_adapter(Path(a), adapter=adapter_a) as left,
-        open_adapter(Path(b), adapter=adapter_b) as right,
+        open_adapter(path_a, adapter=adapter_a) as left,
+        open_adapter(path_b, adapter=adapter_b) as right,
         worker_threads(workers) as pool,
     ):
         digests = [pool.submit(left.sha256), pool.submit(right.sha256)]

@@ -35,7 +35,7 @@ from gradience.runtimes import architecture_of, require_model_config, verdicts
 REPORT = "compression_report.json"
 
 
-def compress_adapter(
+def write_compressed(
     adapter: str | os.PathLike[str],
     plan: CompressionPlan,
     output: str | os.PathLike[str],
@@ -131,7 +131,7 @@ def rehearse_compression(
     base_model: str | os.PathLike[str] | None = None,
     adapter_name: str | None = None,
 ) -> None:
-    """Raise what `compress_adapter` would raise before it writes; reads the headers alone."""
+    """Raise what `write_compressed` would raise before it writes; reads the headers alone."""
     choices = {"encoding": encoding, "dtype": dtype, "strip": strip}
     with _prepared(Path(adapter), plan, base_model, adapter_name, **choices):
         pass

@@ -7,15 +7,12 @@ from collections.abc import Sequence
 
 from gradience.artifacts.audit import AuditReport
 from gradience.artifacts.compression import CompressionPlan, ModulePlan
-from gradience.errors import UsageError
 from gradience.plan.blocking import refuse_empty, refuse_uncompressible
-from gradience.plan.criteria import Criterion, ToRanks
+from gradience.plan.criteria import Criterion
 from gradience.plan.grids import Grid
 from gradience.plan.modules import Module, Ranks, modules_of, size_at
 from gradience.ranks import max_lora_rank_step
 from gradience.spectra import lost_energy, relative_error
-
-EDITED = ", then edited"
 
 
 def plan_compression(
@@ -41,23 +38,6 @@ def plan_compression(
     chosen = criterion.choose(report, modules, grid)
     refuse_empty(chosen.values())
     return _described(report, modules, chosen, criterion.words + grid.words)
-
-
-def ranks_of_plan(plan: CompressionPlan, report: AuditReport) -> ToRanks:
-    """The ranks of an earlier plan, which may have been edited: everything else in it is worked out anew.
-
-    Raises UsageError (plan-mismatch) where the plan was made for other weights than the audited ones.
-    """
-    if plan.adapter_sha256 != report.adapter.sha256:
-        raise UsageError(
-            f"{report.adapter.path}: the plan was made for another adapter (sha256 {plan.adapter_sha256[:12]} there, "
-            f"{report.adapter.sha256[:12]} here)",
-            code="plan-mismatch",
-            hint="make a plan for this adapter with --dry-run --json",
-        )
-    edited = any(row.new_params * row.old_rank != row.old_params * row.new_rank for row in plan.modules)
-    words = plan.criterion.removesuffix(EDITED) + EDITED if edited else plan.criterion
-    return ToRanks({row.name: row.new_rank for row in plan.modules}, words)
 
 
 def _described(

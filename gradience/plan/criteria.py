@@ -19,6 +19,8 @@ from gradience.plan.allocate import Item, cover, fill, start_cost
 from gradience.plan.grids import EVERY_RANK, Grid
 from gradience.plan.modules import Module, Ranks
 
+SUGGESTIONS = ("median", "p90", "per-layer")
+
 
 class Criterion(Protocol):
     """One way of choosing the ranks."""
@@ -71,6 +73,14 @@ class ToSuggestion:
     """What the audit suggests: one rank (the median or the 90th percentile), or the energy threshold of the audit."""
 
     which: Literal["median", "p90", "per-layer"]
+
+    def __post_init__(self) -> None:
+        if self.which not in SUGGESTIONS:
+            raise UsageError(
+                f"a suggestion called {self.which!r} is unknown",
+                code="bad-suggestion",
+                hint=f"one of {', '.join(SUGGESTIONS)}",
+            )
 
     @property
     def words(self) -> str:

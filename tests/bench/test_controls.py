@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, set_seed
 
-from gradience import ToRank, audit_adapter, compress_adapter, plan_compression
+from gradience import compress_adapter
 from gradience.bench.arms.controls.random_directions import write_random_directions
 from gradience.errors import UsageError
 
@@ -63,7 +63,7 @@ def test_as_many_directions_are_the_same_update_in_other_factors(
 
 def test_fewer_directions_keep_less_than_the_leading_ones(base: Path, tmp_path: Path) -> None:
     probe, leading, random = adapter(base, tmp_path / "probe"), tmp_path / "leading", tmp_path / "drawn"
-    compress_adapter(probe, plan_compression(audit_adapter(probe), ToRank(3)), leading)
+    compress_adapter(probe, leading, rank=3)
     write_random_directions(probe, leading, random, seed=5)
     for name, update in updates(probe).items():
         in_random_directions = updates(random)[name]

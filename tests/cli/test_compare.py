@@ -14,13 +14,11 @@ import jsonschema
 import pytest
 from killing import HANGS
 
-from gradience import audit_adapter, compress_adapter
+from gradience import compress_adapter
 from gradience.artifacts.comparison import ComparisonReport
 from gradience.artifacts.compression import CompressionReport
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
-from gradience.plan.compression import plan_compression
-from gradience.plan.criteria import ToRank
 from gradience.report.comparison import comparison_text
 
 SCHEMA = Path(__file__).resolve().parents[2] / "docs" / "schemas" / "comparison.schema.json"
@@ -41,7 +39,7 @@ def compare(*arguments, **environment):
 def smaller(tmp_path_factory):
     """The bundled adapter at rank 3."""
     output = tmp_path_factory.mktemp("compare") / "smaller"
-    compress_adapter(example_adapter(), plan_compression(audit_adapter(example_adapter()), ToRank(3)), output)
+    compress_adapter(example_adapter(), output, rank=3)
     return output
 
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from gradience import audit_adapter
 from gradience.artifacts.compression import CompressionReport
-from gradience.compress.adapter import compress_adapter
+from gradience.compress.adapter import write_compressed
 from gradience.plan.compression import plan_compression
 
 ENCODINGS = ("uniform", "patterns", "padded", "folded")
@@ -210,7 +210,7 @@ def outputs(model: nn.Module) -> torch.Tensor:
 
 
 def compress(folder: Path, output: Path, criterion, **options) -> CompressionReport:
-    return compress_adapter(folder, plan_compression(audit_adapter(folder), criterion), output, **options)
+    return write_compressed(folder, plan_compression(audit_adapter(folder), criterion), output, **options)
 
 
 def relative_errors(before: dict, after: dict) -> dict[str, float]:

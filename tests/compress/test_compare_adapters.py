@@ -16,7 +16,7 @@ from scipy.linalg import subspace_angles
 from gradience import audit_adapter
 from gradience.artifacts.comparison import ComparisonReport
 from gradience.compare.adapters import compare_adapters
-from gradience.compress.adapter import compress_adapter
+from gradience.compress.adapter import write_compressed
 from gradience.errors import InputError
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToBudget, ToRank
@@ -141,7 +141,7 @@ def test_it_confirms_what_compress_reports(criterion, encoding, tmp_path):
         tmp_path / "in", random_factors(0, (6, 40, 30), (8, 12, 9), (5, 9, 9)), dtype="BF16", lora_alpha=5
     )
     plan = plan_compression(audit_adapter(folder), criterion)
-    compression = compress_adapter(folder, plan, tmp_path / "out", encoding=encoding)
+    compression = write_compressed(folder, plan, tmp_path / "out", encoding=encoding)
     report = compare_adapters(folder, tmp_path / "out")
     assert report.relative_difference == pytest.approx(compression.measured_error, rel=1e-9)
     rows = {row.name: row for row in report.modules}
@@ -293,7 +293,7 @@ def test_verdicts(one, other, verdict, tmp_path):
 
 def test_ranks_that_differ_cannot_say_much_but_copies_show(tmp_path):
     folder = write(tmp_path / "a", run(1, 1))
-    compress_adapter(folder, plan_compression(audit_adapter(folder), ToRank(7)), tmp_path / "b")
+    write_compressed(folder, plan_compression(audit_adapter(folder), ToRank(7)), tmp_path / "b")
     assert compare_adapters(folder, tmp_path / "b").replicates.verdict == "truncation"
     other = {name: (a[:5], b[:, :5]) for name, (a, b) in run(2, 2).items()}
     assert compare_adapters(folder, write(tmp_path / "c", other)).replicates.verdict == "not-comparable"
@@ -380,7 +380,7 @@ def test_other_bases_and_updates_that_are_not_b_a_get_a_word(tmp_path):
 def test_an_adapter_and_its_own_compression(tmp_path, encoding, dtype):
     source = write(tmp_path / "a", random_factors(5, (8, 40, 30), (8, 24, 36)), dtype=dtype)
     plan = plan_compression(audit_adapter(source), ToRank(3))
-    compress_adapter(source, plan, tmp_path / "b", encoding=encoding)
+    write_compressed(source, plan, tmp_path / "b", encoding=encoding)
     forth, back = compare_adapters(source, tmp_path / "b"), compare_adapters(tmp_path / "b", source)
     assert (forth.replicates.verdict, forth.replicates.reason[:14]) == ("truncation", "B is A truncat")
     assert (back.replicates.verdict, back.replicates.reason[:14]) == ("truncation", "A is B truncat")

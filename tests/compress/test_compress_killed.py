@@ -14,7 +14,7 @@ from killing import HANGS
 from samples import random_factors, write
 
 from gradience import audit_adapter
-from gradience.compress.adapter import compress_adapter
+from gradience.compress.adapter import write_compressed
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRank
 
@@ -94,14 +94,14 @@ def case(tmp_path_factory):
     root = tmp_path_factory.mktemp("case")
     folder = write(root / "in", random_factors(0, *[(6, 20, 30)] * 4))
     (folder / "README.md").write_text("# card")
-    compress_adapter(folder, plan_compression(audit_adapter(folder), ToRank(2)), root / "reference")
+    write_compressed(folder, plan_compression(audit_adapter(folder), ToRank(2)), root / "reference")
     return folder, content(root / "reference")
 
 
 def finish(folder: Path, out: Path, expected: dict[str, bytes]) -> None:
     """The next run succeeds, and clears away what was left."""
     plan = plan_compression(audit_adapter(folder), ToRank(2))
-    compress_adapter(folder, plan, out, force=True)
+    write_compressed(folder, plan, out, force=True)
     assert content(out) == expected
     assert [entry.name for entry in out.parent.iterdir()] == [out.name]
 
@@ -199,7 +199,7 @@ def test_the_input_changed_since_it_was_planned(case, tmp_path):
     ):
         changed()
         with pytest.raises(UsageError) as refusal:
-            compress_adapter(folder, plan, tmp_path / "out")
+            write_compressed(folder, plan, tmp_path / "out")
         assert refusal.value.code == "plan-mismatch"
         assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
     assert json.loads((folder / "adapter_config.json").read_text())["lora_alpha"] == 99

@@ -16,7 +16,7 @@ from samples import random_factors, read, tensor, updates, write
 
 from gradience import audit_adapter
 from gradience.artifacts.compression import CompressionReport
-from gradience.compress.adapter import compress_adapter
+from gradience.compress.adapter import write_compressed
 from gradience.compress.module import write_module
 from gradience.compress.readback import WrittenWrong
 from gradience.errors import InputError, UsageError
@@ -28,7 +28,7 @@ few = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 
 
 def compress(folder: Path, output: Path, criterion, **options) -> CompressionReport:
-    return compress_adapter(folder, plan_compression(audit_adapter(folder), criterion), output, **options)
+    return write_compressed(folder, plan_compression(audit_adapter(folder), criterion), output, **options)
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -451,7 +451,7 @@ def test_the_report_is_a_file_beside_the_weights(tmp_path):
 def test_documents_are_written_with_the_rest(tmp_path):
     folder = write(tmp_path / "in", random_factors(0, (8, 10, 12)))
     plan = plan_compression(audit_adapter(folder), ToRank(2))
-    compress_adapter(
+    write_compressed(
         folder,
         plan,
         tmp_path / "out",

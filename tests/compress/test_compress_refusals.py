@@ -11,7 +11,7 @@ from factory import PREFIX, Stored
 from samples import random_factors, read, tensor, tensors_of, write
 
 from gradience import audit_adapter
-from gradience.compress.adapter import compress_adapter
+from gradience.compress.adapter import write_compressed
 from gradience.errors import GradienceError, InputError, UsageError
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRank
@@ -22,7 +22,7 @@ FIRST = next(iter(FACTORS))
 
 def compress(folder: Path, output: Path, criterion=None, **options):
     plan = plan_compression(audit_adapter(folder), criterion or ToRank(2))
-    return compress_adapter(folder, plan, output, **options)
+    return write_compressed(folder, plan, output, **options)
 
 
 def refused(folder: Path, tmp_path: Path, **options) -> GradienceError:
@@ -110,7 +110,7 @@ def test_no_config(tmp_path):
 
 def test_nothing_there(tmp_path):
     with pytest.raises(InputError) as refusal:
-        compress_adapter(tmp_path / "gone", any_plan(tmp_path), tmp_path / "out")
+        write_compressed(tmp_path / "gone", any_plan(tmp_path), tmp_path / "out")
     assert refusal.value.code == "not-found"
 
 
@@ -127,7 +127,7 @@ def test_a_plan_that_leaves_nothing(tmp_path):
         for row in plan.modules
     )
     with pytest.raises(UsageError) as refusal:
-        compress_adapter(folder, plan.model_copy(update={"modules": rows}), tmp_path / "out")
+        write_compressed(folder, plan.model_copy(update={"modules": rows}), tmp_path / "out")
     assert refusal.value.code == "empty-plan"
 
 
@@ -140,7 +140,7 @@ def test_a_plan_that_was_edited(rank, tmp_path):
         **{**{name: getattr(row, name) for name in row.__dataclass_fields__}, "new_rank": rank}
     )
     with pytest.raises(UsageError) as refusal:
-        compress_adapter(
+        write_compressed(
             folder, plan.model_copy(update={"modules": (edited, *plan.modules[1:])}), tmp_path / "out"
         )
     assert refusal.value.code == "plan-mismatch"
@@ -152,23 +152,23 @@ def test_plans_survive_their_file(tmp_path):
     folder = write(tmp_path / "in", FACTORS, lora_alpha=7.3)
     plan = plan_compression(audit_adapter(folder), ToRank(2))
     again = CompressionPlan.read(plan.save(tmp_path / "plan.json"))
-    compress_adapter(folder, again, tmp_path / "out")
+    write_compressed(folder, again, tmp_path / "out")
 
 
 def test_output_exists(tmp_path):
     folder = write(tmp_path / "in", FACTORS)
     plan = plan_compression(audit_adapter(folder), ToRank(2))
-    compress_adapter(folder, plan, tmp_path / "out")
+    write_compressed(folder, plan, tmp_path / "out")
     before = (tmp_path / "out" / "adapter_model.safetensors").read_bytes()
     plan = plan_compression(audit_adapter(folder), ToRank(1))
     with pytest.raises(UsageError) as refusal:
-        compress_adapter(folder, plan, tmp_path / "out")
+        write_compressed(folder, plan, tmp_path / "out")
     assert refusal.value.code == "output-exists"
     assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == before
-    compress_adapter(folder, plan, tmp_path / "out", force=True)
+    write_compressed(folder, plan, tmp_path / "out", force=True)
     assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() != before
     with pytest.raises(UsageError) as refusal:
-        compress_adapter(folder, plan, folder / "small", force=True)
+        write_compressed(folder, plan, folder / "small", force=True)
     assert refusal.value.code == "output-is-input"
 
 

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from gradience.audit.adapter import audit_adapter
-from gradience.compress.adapter import compress_adapter
+from gradience.compress.adapter import write_compressed
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRank
 
@@ -56,7 +56,7 @@ def compressed(tmp_path, model, task="CAUSAL_LM", *, keep_base=True, **options):
     trained.save_pretrained(folder)
     if not keep_base:
         shutil.rmtree(base)
-    return compress_adapter(folder, plan_compression(audit_adapter(folder), ToRank(2)), tmp_path / "smaller")
+    return write_compressed(folder, plan_compression(audit_adapter(folder), ToRank(2)), tmp_path / "smaller")
 
 
 def said(report):
@@ -114,6 +114,6 @@ def test_a_saved_head_is_found_among_the_tensors_not_in_the_config(tmp_path):
     fields = json.loads(config.read_text(encoding="utf-8"))
     config.write_text(json.dumps(fields | {"modules_to_save": None}), encoding="utf-8")
     plan = plan_compression(audit_adapter(tmp_path / "adapter"), ToRank(2))
-    again = compress_adapter(tmp_path / "adapter", plan, tmp_path / "again")
+    again = write_compressed(tmp_path / "adapter", plan, tmp_path / "again")
     assert said(again)["llama.cpp"] == "refuses"
     assert said(again)["vLLM"] == "refuses"

@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gradience import audit_adapter
-from gradience.compress.adapter import compress_adapter
+from gradience.compress.adapter import write_compressed
 from gradience.errors import InputError
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToBudget, ToRank
@@ -42,7 +42,7 @@ def config(**options: object) -> LoraConfig:
 
 def compress(folder: Path, output: Path, criterion, **options):
     audited = audit_adapter(folder, adapter=options.get("adapter_name"))
-    return compress_adapter(folder, plan_compression(audited, criterion), output, **options)
+    return write_compressed(folder, plan_compression(audited, criterion), output, **options)
 
 
 def load(base: nn.Module, folder: Path) -> PeftModel:
@@ -270,7 +270,7 @@ def test_an_order_of_parameters_that_is_a_guess(tmp_path):
     plan = plan_compression(audit_adapter(tmp_path / "in"), ToRank(2))
     rows = (plan.modules[0], plan.modules[1].__class__(**{**_fields(plan.modules[1]), "new_rank": 3}))
     with pytest.raises(InputError) as refusal:
-        compress_adapter(tmp_path / "in", plan.model_copy(update={"modules": rows}), tmp_path / "other")
+        write_compressed(tmp_path / "in", plan.model_copy(update={"modules": rows}), tmp_path / "other")
     assert refusal.value.code == "parameter-order"
 
 

@@ -18,7 +18,7 @@ from gradience import audit_adapter
 from gradience.adapters.formats import open_adapter
 from gradience.artifacts.compression import CompressionReport
 from gradience.cli.app import run
-from gradience.compress.adapter import compress_adapter
+from gradience.compress.adapter import write_compressed
 from gradience.compress.peft_check import check_with_peft, skeleton
 from gradience.compress.peft_load import check
 from gradience.errors import MissingExtra, VerificationError
@@ -173,7 +173,7 @@ def test_a_folder_that_peft_does_not_load_is_not_put_in_place(tmp_path, monkeypa
     monkeypatch.setattr("gradience.compress.adapter.check_with_peft", late)
     plan = plan_compression(audit_adapter(folder), ToRank(2))
     with pytest.raises(VerificationError, match="PEFT 0") as refusal:
-        compress_adapter(folder, plan, tmp_path / "out", verify_peft=True)
+        write_compressed(folder, plan, tmp_path / "out", verify_peft=True)
     assert (refusal.value.exit_code, refusal.value.code) == (1, "peft-refuses")
     assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
 
@@ -183,7 +183,7 @@ def test_without_peft_it_says_so_before_it_writes(tmp_path, monkeypatch):
     monkeypatch.setattr("gradience.compress.peft_check.find_spec", lambda name: None)
     plan = plan_compression(audit_adapter(folder), ToRank(2))
     with pytest.raises(MissingExtra, match="peft is not installed") as refusal:
-        compress_adapter(folder, plan, tmp_path / "out", verify_peft=True)
+        write_compressed(folder, plan, tmp_path / "out", verify_peft=True)
     assert refusal.value.exit_code == 2
     assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
 
@@ -193,7 +193,7 @@ def test_the_check_of_our_own_works_without_assertions(tmp_path):
     folder = write(tmp_path / "in", random_factors(0, (8, 10, 12), decay=0.3))
     code = f"""
 import gradience.compress.weights as weights
-from gradience import audit_adapter, compress_adapter
+from gradience import audit_adapter, write_compressed
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRank
 from gradience.compress.readback import WrittenWrong
@@ -202,7 +202,7 @@ write = weights.write_module
 weights.write_module = lambda job: write(job)._replace(data_A=bytes(len(write(job).data_A)))
 source, target = {str(folder)!r}, {str(tmp_path / "out")!r}
 try:
-    compress_adapter(source, plan_compression(audit_adapter(source), ToRank(2)), target)
+    write_compressed(source, plan_compression(audit_adapter(source), ToRank(2)), target)
 except WrittenWrong as error:
     print("caught:", error)
 """

@@ -243,22 +243,22 @@ def chosen(folder: Path, **ranks: int):
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_excluded_modules_stay_excluded_when_others_are_dropped(encoding, original, tmp_path):
     """`inner.body.proj` ends like `body.proj`, which is named in full once `other.proj` is left out."""
-    from gradience.compress.adapter import compress_adapter
+    from gradience.compress.adapter import write_compressed
 
     plan = chosen(original("endings"), other_proj=0)
-    compress_adapter(original("endings"), plan, tmp_path / "out", encoding=encoding)
+    write_compressed(original("endings"), plan, tmp_path / "out", encoding=encoding)
     model, messages = load(CASES["endings"], tmp_path / "out")
     assert messages == []
     assert {name for name, _ in peft_updates(model)} == {"body.proj"}
 
 
 def test_a_dropped_module_that_ends_like_a_kept_one(tmp_path):
-    from gradience.compress.adapter import compress_adapter
+    from gradience.compress.adapter import write_compressed
 
     case = CASES["endings"]
     lora = type(case.config)(r=6, lora_alpha=9, target_modules=["proj"], layers_to_transform=None)
     saved = save(fresh(case), lora, tmp_path / "in", dtype=torch.float64)
-    compress_adapter(tmp_path / "in", chosen(tmp_path / "in", inner_body_proj=0), tmp_path / "out")
+    write_compressed(tmp_path / "in", chosen(tmp_path / "in", inner_body_proj=0), tmp_path / "out")
     model, messages = load(case, tmp_path / "out")
     assert messages == []
     assert {name for name, _ in peft_updates(model)} == {"body.proj", "other.proj"}

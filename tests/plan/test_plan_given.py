@@ -9,8 +9,9 @@ from audit_sample import report, row
 from gradience.artifacts.audit import TensorNote
 from gradience.artifacts.compression import CompressionPlan
 from gradience.errors import UsageError
-from gradience.plan.compression import EDITED, plan_compression, ranks_of_plan
+from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRank, ToRanks
+from gradience.plan.given import EDITED, ToPlan
 
 SIGMA = np.array([4.0, 2.0, 1.0, 0.5])
 
@@ -40,18 +41,18 @@ def test_given_ranks():
 def test_a_plan_read_back_is_the_same_plan(tmp_path):
     plan = plan_compression(audited(), ToRank(2))
     read = CompressionPlan.read(plan.save(tmp_path / "plan.json"))
-    assert plan_compression(audited(), ranks_of_plan(read, audited())) == plan
+    assert plan_compression(audited(), ToPlan(read)) == plan
 
 
 def test_an_edited_plan_is_worked_out_anew_and_says_so():
     plan = plan_compression(audited(), ToRank(2))
     edited = changed(plan, a=4, c=1)
-    again = plan_compression(audited(), ranks_of_plan(edited, audited()))
+    again = plan_compression(audited(), ToPlan(edited))
     assert again.model_copy(update={"criterion": ""}) == plan_compression(
         audited(), ToRanks({"a": 4, "b": 2, "c": 1}, "")
     )
     assert again.criterion == plan.criterion + EDITED
-    twice = plan_compression(audited(), ranks_of_plan(changed(again, a=1), audited()))
+    twice = plan_compression(audited(), ToPlan(changed(again, a=1)))
     assert twice.criterion == plan.criterion + EDITED
 
 
@@ -98,5 +99,5 @@ def test_a_plan_of_another_adapter():
     plan = plan_compression(audited(), ToRank(2))
     other = audited(adapter={"sha256": "0" * 64})
     with pytest.raises(UsageError, match="made for another adapter") as refusal:
-        ranks_of_plan(plan, other)
+        plan_compression(other, ToPlan(plan))
     assert refusal.value.code == "plan-mismatch"

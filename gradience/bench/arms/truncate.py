@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gradience.bench.arms.arm import Derived, Source
-from gradience.compress.adapter import compress_adapter
+from gradience.compress.adapter import write_compressed
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRanks
 from gradience.plan.modules import Ranks
@@ -14,7 +14,7 @@ from gradience.plan.modules import Ranks
 def truncate(source: Source, ranks: Ranks, target: Path) -> None:
     """Write the probe, truncated to `ranks`, to the folder `target`."""
     plan = plan_compression(source.audit, ToRanks(ranks, "the ranks of a Bench variant"))
-    compress_adapter(source.probe, plan, target, force=True)
+    write_compressed(source.probe, plan, target, force=True)
 
 
 TRUNCATE = Derived("truncate", truncate, "the probe itself, truncated")

@@ -20,7 +20,7 @@ from conformance.serving.model import Base, copy_adapter, make_adapter
 from gradience.adapters.patterns import anchored_key
 from gradience.artifacts.compression import Encoding
 from gradience.audit.adapter import audit_adapter
-from gradience.compress.adapter import compress_adapter
+from gradience.compress.adapter import write_compressed
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToRank
 
@@ -130,7 +130,7 @@ def _compressed(
 ) -> Made:
     source = shop.originals[original]
     plan = plan_compression(audit_adapter(source), criterion)
-    compress_adapter(source, plan, folder, encoding=encoding)
+    write_compressed(source, plan, folder, encoding=encoding)
     ranks = {row.name: row.new_rank for row in plan.modules}
     oracle = None if original == "experts" else model.dense_logprobs(shop.base, source, ranks)
     return Made(folder, oracle, ranks)

@@ -1,0 +1,41 @@
+"""Arguments of the public functions: one of a wrong type is answered with a sentence that says what is expected."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from numbers import Integral
+from pathlib import Path
+
+from gradience.errors import WrongType
+
+
+def path_argument(name: str, value: object, expected: str = "a path", hint: str = "") -> Path:
+    """Return `value` as a path. Raises WrongType, which says that `expected` is wanted."""
+    if isinstance(value, str | os.PathLike):
+        path = os.fspath(value)
+        if isinstance(path, str):
+            return Path(path)
+    raise wrong_type(name, value, expected, hint)
+
+
+def ranks_argument(name: str, value: object) -> tuple[int, ...]:
+    """Return `value` as several integers. Raises WrongType."""
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        ranks = tuple(value)
+        if all(is_number(rank, Integral) for rank in ranks):
+            return tuple(map(int, ranks))
+    raise wrong_type(name, value, "a list of integers, such as [4, 8, 16]")
+
+
+def is_number(value: object, kind: type) -> bool:
+    """Whether `value` is a number of `kind` (`numbers.Integral` or `numbers.Real`); True and False are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def wrong_type(name: str, value: object, expected: str, hint: str = "") -> WrongType:
+    """Return the error for an argument: `rank must be an integer, not str ('16')`."""
+    shown = f" ({value!r:.40})" if isinstance(value, str | bytes | int | float) else ""
+    return WrongType(
+        f"{name} must be {expected}, not {type(value).__name__}{shown}", code="wrong-type", hint=hint
+    )

@@ -1,0 +1,165 @@
+"""`compress_adapter`: what `gradience compress` does, as one function: audit, plan, and write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, TypedDict, Unpack, overload
+
+from gradience.arguments import path_argument, ranks_argument
+from gradience.artifacts.compression import CompressionPlan, CompressionReport, Encoding
+from gradience.artifacts.whole import check_output
+from gradience.audit.adapter import audit_adapter
+from gradience.compress.adapter import rehearse_compression, write_compressed
+from gradience.compress.encodings import rule_of
+from gradience.compress.peft_check import require_peft
+from gradience.errors import UsageError
+from gradience.plan.compression import plan_compression
+from gradience.plan.sizes import criterion_of
+from gradience.progress import Progress
+
+SAVE_FIRST = 'a model in memory is saved first: model.save_pretrained("my_adapter")'
+
+
+class Options(TypedDict, total=False):
+    """The keywords of `compress_adapter`, for its two types of result."""
+
+    rank: int | None
+    energy: float | None
+    suggested: Literal["median", "p90", "per-layer"] | None
+    reduction: float | None
+    max_params: int | None
+    max_bytes: int | None
+    max_error: float | None
+    plan: CompressionPlan | str | os.PathLike[str] | None
+    allowed_ranks: Iterable[int] | None
+    multiple_of: int | None
+    allow_untrained: bool
+    encoding: Encoding | None
+    dtype: str | None
+    strip: Sequence[str]
+    base_model: str | os.PathLike[str] | None
+    adapter: str | None
+    verify_peft: bool
+    force: bool
+    workers: int | None
+    progress: Progress | None
+
+
+@overload
+def compress_adapter(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    dry_run: Literal[False] = False,
+    **options: Unpack[Options],
+) -> CompressionReport: ...
+@overload
+def compress_adapter(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    dry_run: Literal[True],
+    **options: Unpack[Options],
+) -> CompressionPlan: ...
+def compress_adapter(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    suggested: Literal["median", "p90", "per-layer"] | None = None,
+    reduction: float | None = None,
+    max_params: int | None = None,
+    max_bytes: int | None = None,
+    max_error: float | None = None,
+    plan: CompressionPlan | str | os.PathLike[str] | None = None,
+    allowed_ranks: Iterable[int] | None = None,
+    multiple_of: int | None = None,
+    allow_untrained: bool = False,
+    encoding: Encoding | None = None,
+    dtype: str | None = None,
+    strip: Sequence[str] = (),
+    base_model: str | os.PathLike[str] | None = None,
+    adapter: str | None = None,
+    verify_peft: bool = False,
+    dry_run: bool = False,
+    force: bool = False,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> CompressionReport | CompressionPlan:
+    """Write a smaller approximation of the adapter at `path` to the folder `output`, and return what was lost.
+
+    >>> report = compress_adapter("my_adapter", rank=4, output="smaller")
+    >>> report.old_params, report.new_params, f"{report.measured_error:.1%}"
+    (135168, 67584, '12.6%')
+    >>> compress_adapter("my_adapter", reduction=0.75, dry_run=True).new_params
+    33792
+
+    Every module gets the best approximation of its new rank, at the scale that it had; nothing is trained, no base
+    model is read. The keywords are the flags of `gradience compress`. Exactly one says how small:
+
+    rank: every module to this rank.
+    energy: every module to the smallest rank that holds this share of its energy.
+    suggested: what the audit suggests: "median", "p90" or "per-layer".
+    reduction: save this share of the LoRA parameters.   max_params, max_bytes, max_error: at most so many LoRA
+        parameters, so many bytes of LoRA factors, so large a relative error of the whole adapter. All four allocate
+        over modules.
+    plan: an earlier plan (or its file), whose ranks may have been edited.
+
+    allowed_ranks, multiple_of: the ranks that modules may get.
+    allow_untrained: compress an adapter whose every B·A is 0 as well.
+    encoding, dtype, strip, base_model, verify_peft, force: see `write_compressed`.
+    adapter: which one, where a folder or a file holds several.
+    dry_run: return the plan, and write nothing.
+
+    Raises InputError where the adapter cannot be compressed, UsageError for arguments that make no sense (WrongType, a
+    TypeError too, for those of a wrong type), VerificationError where PEFT does not load the result, OutputError when
+    the disk refuses. Nothing is left half-written.
+    """
+    source = path_argument("path", path, hint=SAVE_FIRST)
+    target = None if output is None else path_argument("output", output)
+    sizes = {
+        "rank": rank,
+        "energy": energy,
+        "suggested": suggested,
+        "reduction": reduction,
+        "max_params": max_params,
+        "max_bytes": max_bytes,
+        "max_error": max_error,
+        "plan": plan,
+    }
+    criterion = criterion_of(sizes)
+    grid = None if allowed_ranks is None else ranks_argument("allowed_ranks", allowed_ranks)
+    if encoding is not None:
+        rule_of(encoding)
+    if not dry_run:
+        if target is None:
+            raise UsageError("no output given", code="no-output", hint="name a folder, or ask for a dry_run")
+        check_output(target, source, force=force)
+        if verify_peft:
+            require_peft()
+    audited = audit_adapter(source, adapter=adapter, workers=workers, progress=progress)
+    planned = plan_compression(
+        audited, criterion, allowed_ranks=grid, multiple_of=multiple_of, allow_untrained=allow_untrained
+    )
+    how: dict[str, Any] = {
+        "encoding": encoding,
+        "dtype": dtype,
+        "strip": strip,
+        "base_model": base_model,
+        "adapter_name": adapter,
+    }
+    if dry_run or target is None:
+        rehearse_compression(source, planned, **how)
+        return planned
+    return write_compressed(
+        source,
+        planned,
+        target,
+        **how,
+        verify_peft=verify_peft,
+        force=force,
+        workers=workers,
+        progress=progress,
+    )

@@ -1,0 +1,79 @@
+"""The sizes that one may ask for: each has a name, which its keyword and its flag share, and becomes a criterion."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+from gradience.arguments import is_number, path_argument, wrong_type
+from gradience.artifacts.compression import CompressionPlan
+from gradience.errors import UsageError
+from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToRank, ToSuggestion
+from gradience.plan.given import ToPlan
+
+
+class Size(NamedTuple):
+    """One way to ask for a size: makes the value of a user one for the criterion, or raises WrongType."""
+
+    value: Callable[[str, Any], Any]
+    criterion: Callable[[Any], Criterion]
+
+
+def _integer(name: str, value: Any) -> int:
+    if not is_number(value, Integral):
+        raise wrong_type(name, value, "an integer")
+    return int(value)
+
+
+def _number(name: str, value: Any) -> float:
+    if not is_number(value, Real):
+        raise wrong_type(name, value, "a number")
+    return float(value)
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise wrong_type(name, value, "a name, such as 'median'")
+    return value
+
+
+def _plan(name: str, value: Any) -> CompressionPlan:
+    if isinstance(value, CompressionPlan):
+        return value
+    if not isinstance(value, str | os.PathLike):
+        raise wrong_type(name, value, "a CompressionPlan, or the path of one")
+    return CompressionPlan.read(path_argument(name, value))
+
+
+def _budget(name: str) -> Callable[[Any], Criterion]:
+    return lambda value: ToBudget(**{name: value})
+
+
+SIZES: dict[str, Size] = {
+    "rank": Size(_integer, ToRank),
+    "energy": Size(_number, ToEnergy),
+    "suggested": Size(_text, ToSuggestion),
+    "reduction": Size(_number, _budget("reduction")),
+    "max_params": Size(_integer, _budget("max_params")),
+    "max_bytes": Size(_integer, _budget("max_bytes")),
+    "max_error": Size(_number, _budget("max_error")),
+    "plan": Size(_plan, ToPlan),
+}
+
+
+def criterion_of(given: Mapping[str, Any], spelled: Callable[[str], str] = str) -> Criterion:
+    """Return the one criterion that was given; None stands for one that was not.
+
+    given: name in SIZES -> value.   spelled: a name as the user types it, such as `--rank`.
+    Raises UsageError for none or several, InputError for a plan that cannot be read.
+    """
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) != 1:
+        what = f"give only one of {' and '.join(map(spelled, names))}" if names else "no target size given"
+        raise UsageError(
+            what, code="several-criteria", hint=f"give exactly one of {', '.join(map(spelled, SIZES))}"
+        )
+    size = SIZES[names[0]]
+    return size.criterion(size.value(names[0], given[names[0]]))

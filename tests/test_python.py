@@ -1,0 +1,206 @@
+"""Python as people type it: the verbs, what is said to a wrong argument, and the examples of the docstrings."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from gradience import (
+    CompressionPlan,
+    CompressionReport,
+    GradienceError,
+    ToRank,
+    audit_adapter,
+    compare_adapters,
+    compress_adapter,
+    plan_compression,
+)
+from gradience.cli.demo import example_adapter
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with an adapter in it, as the examples have it."""
+    shutil.copytree(example_adapter(), tmp_path / "my_adapter")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# --- compress -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        {"rank": 4},
+        {"rank": np.int64(4)},
+        {"energy": 0.9},
+        {"suggested": "median"},
+        {"suggested": "per-layer"},
+        {"reduction": np.float64(0.5)},
+        {"max_params": 60_000},
+        {"max_bytes": 200_000},
+        {"max_error": 0.1},
+        {"rank": 5, "allowed_ranks": [2, 6]},
+        {"energy": 0.8, "multiple_of": 2},
+    ],
+    ids=lambda size: " ".join(f"{name}={value}" for name, value in size.items()),
+)
+def test_every_size_is_planned_and_written(size, folder):
+    plan = compress_adapter("my_adapter", dry_run=True, **size)
+    assert isinstance(plan, CompressionPlan)
+    assert not (folder / "smaller").exists()
+    report = compress_adapter("my_adapter", output="smaller", **size)
+    assert isinstance(report, CompressionReport)
+    assert {row.name: row.new_rank for row in report.modules} == {
+        row.name: row.new_rank for row in plan.modules
+    }
+    assert CompressionReport.read("smaller/compression_report.json") == report
+
+
+def test_a_plan_is_given_as_an_object_or_as_its_file(folder):
+    plan = plan_compression(audit_adapter("my_adapter"), ToRank(3))
+    assert compress_adapter("my_adapter", plan=plan, dry_run=True) == plan
+    assert compress_adapter("my_adapter", plan=plan.save("plan.json"), dry_run=True) == plan
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_measured(folder, monkeypatch):
+    monkeypatch.setattr("gradience.compress.verb.audit_adapter", lambda *a, **k: pytest.fail("measured"))
+    for options, code in [
+        ({"rank": 4}, "no-output"),
+        ({"rank": 4, "output": "my_adapter"}, "output-is-input"),
+        ({"rank": 4, "output": "smaller", "encoding": "zip"}, "unknown-encoding"),
+        ({"output": "smaller"}, "several-criteria"),
+        ({"output": "smaller", "rank": 4, "energy": 0.9}, "several-criteria"),
+        ({"output": "smaller", "suggested": "p95"}, "bad-suggestion"),
+    ]:
+        with pytest.raises(GradienceError) as refusal:
+            compress_adapter("my_adapter", **options)
+        assert refusal.value.code == code
+
+
+# --- wrong types ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: audit_adapter(None), "path must be a path or a PeftModel, not NoneType"),
+        (lambda: audit_adapter(object()), "path must be a path or a PeftModel, not object"),
+        (lambda: audit_adapter(b"my_adapter"), "path must be a path or a PeftModel, not bytes (b'my_adapter')"),
+        (lambda: audit_adapter("my_adapter", tau="0.9"), "tau must be a number, not str ('0.9')"),
+        (
+            lambda: audit_adapter("my_adapter", allowed_ranks="4,8"),
+            "allowed_ranks must be a list of integers, such as [4, 8, 16], not str ('4,8')",
+        ),
+        (
+            lambda: audit_adapter("my_adapter", allowed_ranks=[4, 8.5]),
+            "allowed_ranks must be a list of integers, such as [4, 8, 16], not list",
+        ),
+        (lambda: compare_adapters("my_adapter", 3), "b must be a path, not int (3)"),
+        (lambda: compress_adapter([], "out", rank=4), "path must be a path, not list"),
+        (lambda: compress_adapter("my_adapter", 3, rank=4), "output must be a path, not int (3)"),
+        (lambda: compress_adapter("my_adapter", "out", rank="4"), "rank must be an integer, not str ('4')"),
+        (lambda: compress_adapter("my_adapter", "out", rank=4.0), "rank must be an integer, not float (4.0)"),
+        (lambda: compress_adapter("my_adapter", "out", rank=True), "rank must be an integer, not bool (True)"),
+        (lambda: compress_adapter("my_adapter", "out", energy="90%"), "energy must be a number, not str ('90%')"),
+        (
+            lambda: compress_adapter("my_adapter", "out", suggested=8),
+            "suggested must be a name, such as 'median', not int (8)",
+        ),
+        (
+            lambda: compress_adapter("my_adapter", "out", plan={"a": 4}),
+            "plan must be a CompressionPlan, or the path of one, not dict",
+        ),
+    ],
+)  # fmt: skip
+def test_a_wrong_type_gets_a_sentence(call, sentence, folder):
+    with pytest.raises(TypeError) as refusal:
+        call()
+    assert str(refusal.value) == sentence
+    assert isinstance(refusal.value, GradienceError)
+    assert not (folder / "out").exists()
+
+
+# --- a model in memory ----------------------------------------------------------------------------
+
+MODEL = """
+import sys, warnings
+from pathlib import Path
+import torch
+from peft import LoraConfig, get_peft_model
+from gradience import audit_adapter
+
+torch.manual_seed(0)
+base = torch.nn.Sequential()
+for name, size in (("q", 24), ("v", 16)):
+    base.add_module(name, torch.nn.Linear(24, size))
+both = {"target_modules": ["q", "v"], "init_lora_weights": False}
+model = get_peft_model(base, LoraConfig(r=6, lora_alpha=12, **both))
+model.add_adapter("style", LoraConfig(r=4, use_rslora=True, rank_pattern={"v": 2}, **both))
+"""
+
+
+def run_with_a_model(code, folder):
+    """In a process of its own: this one need not load torch."""
+    program = MODEL + code
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], cwd=folder, check=False, capture_output=True, text=True
+    )  # fmt: skip
+
+
+def test_a_model_in_memory_is_audited_as_its_saved_self_is(tmp_path):
+    done = run_with_a_model(
+        """
+before = {name: value.clone() for name, value in model.state_dict().items()}
+configs = {name: config.to_dict() for name, config in model.peft_config.items()}
+for name in (None, "style"):
+    report = audit_adapter(model, adapter=name)
+    assert report == audit_adapter(model, adapter=name).model_copy(update={"run": report.run})
+    assert report.adapter.path == "PeftModel"
+    assert not list(Path().iterdir()), "nothing is written here"
+    assert configs == {name: config.to_dict() for name, config in model.peft_config.items()}
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    chosen = name or "default"
+    model.save_pretrained("saved", selected_adapters=[chosen])
+    saved = audit_adapter("saved" if chosen == "default" else "saved/style")
+    assert report.layers == saved.layers and report.findings == saved.findings, (report, saved)
+    import shutil; shutil.rmtree("saved")
+    model.peft_config["default"].base_model_name_or_path = None
+    configs = {name: config.to_dict() for name, config in model.peft_config.items()}
+""",
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_no_adapter_in_memory_is_refused_in_a_sentence(tmp_path):
+    done = run_with_a_model(
+        """
+from gradience import GradienceError, compress_adapter
+from peft import IA3Config
+ia3 = get_peft_model(torch.nn.Sequential(torch.nn.Linear(8, 8)),
+                     IA3Config(target_modules=["0"], feedforward_modules=[]))
+for call in (
+    lambda: audit_adapter(model, adapter="other"),
+    lambda: audit_adapter(base),
+    lambda: audit_adapter(ia3),
+    lambda: compress_adapter(model, "out", rank=2),
+):
+    try:
+        call()
+    except GradienceError as error:
+        print(error)
+""",
+        tmp_path,
+    )
+    assert done.stdout.splitlines() == [
+        "PeftModel: holds no adapter called 'other'; it holds default, style",
+        "path must be a path or a PeftModel, not Sequential",
+        "PeftModel: IA3 (learned rescalings)",
+        "path must be a path, not PeftModel",
+    ]
