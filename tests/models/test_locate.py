@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_bench import llama
+from bench.tiny_bench import llama
 
 from gradience.errors import InputError, NetworkError
 from gradience.models.load import fingerprint_of, load_base, load_tokenizer
