@@ -454,7 +454,7 @@ def test_a_toy_encoding_is_one_function_and_one_line(
     from gradience.cli.app import run
     from gradience.cli.demo import example_adapter
     from gradience.compress import encodings
-    from gradience.compress.encodings import Encoded, Rule, Target, config_fields
+    from gradience.compress.encodings import Encoded, EncodingRule, Target, config_fields
 
     def doubled(targets: list[Target], reason: str) -> Encoded:
         """One rank, and every scale twice what it was: B is halved."""
@@ -462,7 +462,7 @@ def test_a_toy_encoding_is_one_function_and_one_line(
         ranks, folds, scales = ({target.name: value for target in targets} for value in (rank, 0.5, scale))
         return Encoded("doubled", reason, config_fields(rank, scale * rank), ranks, folds, scales)
 
-    monkeypatch.setitem(encodings.ENCODINGS, "doubled", Rule("every scale is doubled", doubled))
+    monkeypatch.setitem(encodings.ENCODINGS, "doubled", EncodingRule("every scale is doubled", doubled))
     plain, toy = tmp_path / "plain", tmp_path / "toy"
     compress = ["compress", str(example_adapter()), "--rank", "4", "--output"]
     assert run([*compress, str(plain), "--quiet"]) == 0

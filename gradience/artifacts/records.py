@@ -20,7 +20,7 @@ from gradience.errors import InputError
 
 SCHEMA = "gradience.records/1"
 
-Kind = Literal["classification", "generation", "scores"]
+RecordKind = Literal["classification", "generation", "scores"]
 StopReason = Literal["eos", "stop_string", "length"]
 
 
@@ -29,7 +29,7 @@ class ExamplesRun(Part):
 
     schema_: Literal["gradience.records/1"] = Field(default="gradience.records/1", alias="schema")
     """Name and version of the format."""
-    kind: Kind
+    kind: RecordKind
     """Which records follow."""
     adapter: str | None
     """The name it was evaluated under; null for the base model alone."""
@@ -161,7 +161,7 @@ class ScoreRecord(Part):
 Record = ClassificationRecord | GenerationRecord | ScoreRecord
 R = TypeVar("R", bound=Record)
 
-RECORD_TYPES: Mapping[Kind, type[Record]] = {
+RECORD_TYPES: Mapping[RecordKind, type[Record]] = {
     "classification": ClassificationRecord,
     "generation": GenerationRecord,
     "scores": ScoreRecord,

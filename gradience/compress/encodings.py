@@ -50,7 +50,7 @@ class Encoded:
     scale: Mapping[str, float]
 
 
-class Rule(NamedTuple):
+class EncodingRule(NamedTuple):
     """One way to write an adapter."""
 
     meaning: str
@@ -65,7 +65,7 @@ def encode_modules(targets: Sequence[Target], encoding: Encoding | None) -> Enco
     return rule_of(encoding).encode(targets, reason)
 
 
-def rule_of(encoding: str) -> Rule:
+def rule_of(encoding: str) -> EncodingRule:
     """Return the rule called `encoding`. Raises UsageError (`unknown-encoding`)."""
     if encoding not in ENCODINGS:
         raise UsageError(
@@ -199,15 +199,15 @@ def config_fields(rank: int, alpha: int | float) -> dict[str, Any]:
     return {"r": rank, "lora_alpha": alpha, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
 
 
-ENCODINGS: dict[Encoding, Rule] = {
-    "uniform": Rule("one r and one α for all modules", _uniform),
-    "patterns": Rule(
+ENCODINGS: dict[Encoding, EncodingRule] = {
+    "uniform": EncodingRule("one r and one α for all modules", _uniform),
+    "patterns": EncodingRule(
         "rank_pattern and alpha_pattern for the modules that differ from r and α",
         _patterns,
     ),
-    "padded": Rule(
+    "padded": EncodingRule(
         "zeros bring every module to one rank on disk, which saves no memory in a server",
         _padded,
     ),
-    "folded": Rule("the scale is multiplied into B, and α is the rank", _folded),
+    "folded": EncodingRule("the scale is multiplied into B, and α is the rank", _folded),
 }

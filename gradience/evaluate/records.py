@@ -19,8 +19,8 @@ from gradience.artifacts.records import (
     RECORD_TYPES,
     Evaluation,
     ExamplesRun,
-    Kind,
     R,
+    RecordKind,
     line,
     read_records,
     write_records,
@@ -36,7 +36,7 @@ OnBatch = Callable[[int, int], None]
 
 
 def header(
-    engine: Engine, kind: Kind, name: str | None, rows: Sequence[Sequence[Any]], **settings: Any
+    engine: Engine, kind: RecordKind, name: str | None, rows: Sequence[Sequence[Any]], **settings: Any
 ) -> ExamplesRun:
     """The first line of the records of the adapter `name`: who answers, which examples, and how.
 
