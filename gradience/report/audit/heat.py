@@ -16,6 +16,7 @@ from statistics import median
 from gradience.adapters.families import MODULE_TYPES
 from gradience.artifacts.audit import AuditReport, LayerAudit
 from gradience.report.blocks import HeatMap, HeatRow, Inline, Role, Span
+from gradience.report.modules import by_kind
 from gradience.report.numbers import number_range, trimmed
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -86,11 +87,9 @@ def _map(stack: str, layers: Sequence[LayerAudit], width: int, most: int) -> Lay
     per_column = math.ceil(len(indices) / width)
     column = {index: position // per_column for position, index in enumerate(indices)}
     number = math.ceil(len(indices) / per_column)
-    kinds: dict[str, list[LayerAudit]] = {}
-    for layer in layers:
-        kinds.setdefault(layer.family, []).append(layer)
-    drawn = _drawn(kinds, most)
-    labels = short_labels(drawn)
+    kinds, hidden = by_kind(layers, lambda layer: layer.params, most)
+    kinds.sort(key=lambda kind: MODULE_TYPES.index(kind[1][0].module_type))  # attention before MLP
+    labels = short_labels([kind for kind, _ in kinds])
     shared = Counter(
         (layer.family, column[layer.layer_index or 0]) for layer in layers if layer.family in labels
     )
@@ -99,18 +98,10 @@ def _map(stack: str, layers: Sequence[LayerAudit], width: int, most: int) -> Lay
         tuple(indices[::per_column]),
         per_column,
         max(shared.values()),
-        tuple(_row(labels[kind], kinds[kind], column, number) for kind in drawn),
-        len(kinds) - len(drawn),
+        tuple(_row(labels[kind], members, column, number) for kind, members in kinds),
+        hidden,
         _energy(layers, column, number),
     )
-
-
-def _drawn(kinds: Mapping[str, Sequence[LayerAudit]], most: int) -> list[str]:
-    """The kinds with the most parameters; attention before MLP, else in the order of the file."""
-    weights = {kind: sum(layer.params for layer in members) for kind, members in kinds.items()}
-    heaviest = sorted(kinds, key=lambda kind: (-weights[kind], kind))[:most]
-    kept = [kind for kind in kinds if kind in heaviest]
-    return sorted(kept, key=lambda kind: MODULE_TYPES.index(kinds[kind][0].module_type))
 
 
 def _row(label: str, members: Sequence[LayerAudit], column: Mapping[int, int], number: int) -> KindRow:
