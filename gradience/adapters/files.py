@@ -6,12 +6,15 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
 from gradience.errors import InputError
 
 _LFS = b"version https://git-lfs.github.com/spec/"
+BLOCK = 4 * 2**20
+"""Bytes in memory at a time of a file that is read through."""
 _BOM = b"\xef\xbb\xbf"
 PICKLE_HINT = (
     "pickle files can run code, so they are not opened here; load the adapter with PEFT where you trust it "
@@ -143,6 +146,12 @@ def pread(handle: int, size: int, offset: int, path: Path) -> bytearray:
             raise truncated(path, expected=offset + size, found=offset + done)
         done += count
     return buffer
+
+
+def pread_blocks(handle: int, size: int, offset: int, path: Path) -> Iterator[bytearray]:
+    """`size` bytes at `offset`, a few MB at a time. Raises InputError as `pread` does."""
+    for start in range(0, size, BLOCK):
+        yield pread(handle, min(BLOCK, size - start), offset + start, path)
 
 
 def truncated(path: Path, *, expected: int, found: int) -> InputError:

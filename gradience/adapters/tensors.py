@@ -22,7 +22,15 @@ import numpy as np
 
 from gradience.adapters import strict_json
 from gradience.adapters.dtypes import DTYPES, DType, Words
-from gradience.adapters.files import Closing, open_regular, pread, refuse_disguise, refuse_text, truncated
+from gradience.adapters.files import (
+    Closing,
+    open_regular,
+    pread,
+    pread_blocks,
+    refuse_disguise,
+    refuse_text,
+    truncated,
+)
 from gradience.digests import sha256_parts
 from gradience.errors import InputError
 
@@ -32,7 +40,6 @@ MAX_TENSORS = 200_000
 MAX_NAME = 1024
 """Characters; real names have fewer than 200."""
 MAX_DIMENSIONS = 8
-HASH_BLOCK = 4 * 2**20
 
 
 class TensorEntry(NamedTuple):
@@ -132,10 +139,7 @@ class TensorFile(Closing):
 
     def sha256(self) -> str:
         """Digest of the whole file."""
-        return sha256_parts(
-            pread(self.handle, min(HASH_BLOCK, self.size - start), start, self.path)
-            for start in range(0, self.size, HASH_BLOCK)
-        )
+        return sha256_parts(pread_blocks(self.handle, self.size, 0, self.path))
 
 
 @contextmanager

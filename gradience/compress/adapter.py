@@ -21,14 +21,15 @@ from gradience.artifacts.run import Stopwatch, path_text
 from gradience.artifacts.whole import check_output, whole_folder
 from gradience.blas import worker_threads
 from gradience.compress import card
+from gradience.compress.carry import carry_files
 from gradience.compress.dora import BaseWeights
 from gradience.compress.layout import Layout, lay_out
 from gradience.compress.peft_check import check_with_peft, require_peft
 from gradience.compress.readback import check_written
+from gradience.compress.reconfigure import changed_fields, merged_fields, require_config, write_config
 from gradience.compress.refusals import another_adapter, is_dora
 from gradience.compress.results import results_of, warnings_of
 from gradience.compress.weights import write_weights
-from gradience.compress.writer import carry_files, changed_fields, merged_fields, require_config, write_config
 from gradience.progress import Progress
 from gradience.runtimes import architecture_of, require_model_config, verdicts
 

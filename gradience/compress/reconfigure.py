@@ -7,11 +7,14 @@ Source: PEFT 0.21, tuners/tuners_utils.py, `check_target_module_exists`; utils/o
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from gradience.adapters.adapter import Adapter
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.inventory import (
     BASE_BIAS_REASON,
@@ -193,3 +196,50 @@ def _hits(config: PeftConfig, bared: Collection[str]) -> bool:
     if isinstance(config.target_modules, str):
         return True
     return any(not config.target_names.isdisjoint(path_ends(name)) for name in bared)
+
+
+# ---------------------------------------------------------------- the file
+
+
+def require_config(opened: Adapter) -> PeftConfig:
+    """The config. Raises InputError (code no-config) where there is no config."""
+    if opened.config is None:
+        raise InputError(
+            f"{opened.location.path}: no adapter_config.json beside the weights: without α no smaller adapter "
+            "can be written",
+            code="no-config",
+            hint="put the adapter_config.json beside the weights",
+        )
+    return opened.config
+
+
+def merged_fields(old: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields in their order, with `changes`. An absent or empty field stays so where nothing else is meant."""
+    changed = {name: value for name, value in changes.items() if value or old.get(name)}
+    return {**old, **{name: value for name, value in changed.items() if not _equal(old.get(name), value)}}
+
+
+def _equal(old: Any, new: Any) -> bool:
+    """The same value of the same type: a written α of 16.0 becomes 16, which every runtime reads."""
+    return type(old) is type(new) and bool(old == new)
+
+
+def write_config(path: Path, fields: Mapping[str, Any]) -> None:
+    """Write an adapter_config.json as PEFT does: ASCII, two spaces, fields in their order."""
+    path.write_bytes(json.dumps(fields, indent=2).encode() + b"\n")
+
+
+def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+    """Field -> `old -> new`, both shortened, for what differs."""
+    return {
+        name: f"{_short(old.get(name))} -> {_short(value)}"
+        for name, value in new.items()
+        if old.get(name) != value
+    }
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    if isinstance(value, dict | list) and len(text) > 60:
+        return f"{len(value)} entries"
+    return text if len(text) <= 60 else text[:57] + "..."

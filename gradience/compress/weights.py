@@ -7,15 +7,56 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from gradience.adapters.adapter import Adapter
-from gradience.adapters.files import pread
-from gradience.adapters.tensors import NewTensor, TensorFile
+from gradience.adapters.files import pread_blocks
+from gradience.adapters.tensors import NewTensor, TensorFile, header_bytes
+from gradience.adapters.tensors import layout as offsets_of
 from gradience.blas import processors
 from gradience.compress.layout import Layout
 from gradience.compress.module import CompressedModule, Job, write_module
-from gradience.compress.writer import COPY_BLOCK, WeightsWriter
+from gradience.digests import Sha256
 from gradience.progress import Progress
+
+
+class WeightsWriter:
+    """Writes one safetensors file: the header first, then every tensor in the order of `names`.
+
+    Use as a context manager, in a folder that is synced before it gets its name (`whole_folder`).
+    size, sha256: of what was written.
+    """
+
+    def __init__(self, path: Path, tensors: Mapping[str, NewTensor], metadata: Mapping[str, str]) -> None:
+        ordered = offsets_of(tensors)
+        self.names: tuple[str, ...] = tuple(ordered)
+        self.size = 0
+        self._digest = Sha256()
+        self._file = open(path, "xb", buffering=0)  # noqa: SIM115 (__exit__ closes it)
+        self._head = header_bytes(ordered, metadata)
+
+    def __enter__(self) -> Self:
+        self.put(self._head)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def put(self, data: bytes | bytearray | memoryview) -> None:
+        """The next bytes of the next tensor. Raises OSError."""
+        view = memoryview(data)
+        self._digest.update(view)
+        self.size += len(view)
+        while view:
+            view = view[self._file.write(view) :]
+
+    def close(self) -> str:
+        """Close the file; the digest of what was written. Raises OSError."""
+        self._file.close()
+        return self._digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +104,7 @@ def write_weights(
 def _pieces(file: TensorFile, name: str) -> Iterator[bytearray]:
     """The stored bytes of a tensor, a few MB at a time: a head may be larger than all factors together."""
     entry = file.entries[name]
-    for start in range(0, entry.size, COPY_BLOCK):
-        yield pread(file.handle, min(COPY_BLOCK, entry.size - start), entry.start + start, file.path)
+    return pread_blocks(file.handle, entry.size, entry.start, file.path)
 
 
 def _tensors(opened: Adapter, layout: Layout) -> dict[str, NewTensor]:

@@ -19,14 +19,9 @@ from gradience.adapters.locate import locate
 from gradience.adapters.tensors import NewTensor, TensorFile
 from gradience.artifacts import scratch as scratch_files
 from gradience.artifacts.whole import check_output, whole_folder
-from gradience.compress.writer import (
-    WeightsWriter,
-    carry_files,
-    changed_fields,
-    merged_fields,
-    require_config,
-    write_config,
-)
+from gradience.compress.carry import carry_files
+from gradience.compress.reconfigure import changed_fields, merged_fields, require_config, write_config
+from gradience.compress.weights import WeightsWriter
 from gradience.errors import GradienceError, InputError, OutputError, UsageError
 
 ROOT = os.geteuid() == 0

@@ -40,7 +40,7 @@ kill_at(sys.argv[1], int(sys.argv[2]))
 sys.exit(run(sys.argv[3:]))
 """
 
-WRITER = "gradience.compress.writer:WeightsWriter"
+WRITER = "gradience.compress.weights:WeightsWriter"
 POINTS = {
     "before the header": (f"{WRITER}.put", 1),
     "in the middle of the weights": (f"{WRITER}.put", 4),
