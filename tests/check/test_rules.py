@@ -142,6 +142,21 @@ def test_a_sound_configuration_has_no_finding(tmp_path):
     assert len(report.passed) + len(report.not_applicable) == len(RULES)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "spoken"),
+    [
+        (None, True),
+        ("adamw_torch", True),
+        ("came_pytorch", True),
+        ("sgd", False),
+        ("schedule_free_sgd", False),
+    ],
+)
+def test_the_reference_is_for_optimizers_that_step_as_adam_does(tmp_path, optimizer, spoken):
+    _, codes = checked(tmp_path, {}, {"learning_rate": 1.0, "optim": optimizer}, {})
+    assert ("learning-rate" in codes) is spoken
+
+
 def test_no_parameters_are_no_capacity_and_no_crash(tmp_path):
     report, codes = checked(tmp_path, {"r": 0, **ALL}, {}, CASES["capacity"][0][2])
     assert "impossible-number" in codes
