@@ -50,7 +50,7 @@ def load_tokenizer(settings: ModelSettings) -> Any:
 def _tokenizer(settings: ModelSettings, source: Source) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = _from_folder(AutoTokenizer, settings, source)
+    tokenizer = from_folder(AutoTokenizer, settings.name, source.folder)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise InputError(
@@ -87,7 +87,7 @@ def load_base(
         arguments["use_safetensors"] = True  # nothing that was downloaded is unpickled
     set_seed(seed)
     factory = AutoModelForCausalLM if labels is None else AutoModelForSequenceClassification
-    model, loaded = _from_folder(factory, settings, source, **arguments)
+    model, loaded = from_folder(factory, settings.name, source.folder, **arguments)
     if labels is not None:
         model.config.pad_token_id = tokenizer.pad_token_id
     if source.commit:
@@ -119,21 +119,25 @@ def fingerprint_of(settings: ModelSettings) -> str:
     from transformers import AutoConfig
 
     source = locate(settings, ("config.json",))
-    _from_folder(AutoConfig, settings, source)
+    from_folder(AutoConfig, settings.name, source.folder)
     return source.commit or _digest_of_folder(source.folder)
 
 
-def _from_folder(factory: Any, settings: ModelSettings, source: Source, **arguments: Any) -> Any:
-    """`from_pretrained`, with one clear message when there is nothing to load."""
+def from_folder(factory: Any, name: str, folder: Path, **arguments: Any) -> Any:
+    """What `factory.from_pretrained` makes of `folder`, which holds the model `name`, or of a config.json.
+
+    Raises InputError (`model-unreadable`).
+    """
     try:
         with quiet():
-            return factory.from_pretrained(str(source.folder), trust_remote_code=False, **arguments)
+            return factory.from_pretrained(str(folder), trust_remote_code=False, **arguments)
     except (OSError, ValueError) as error:  # a missing file, an unknown architecture, no tokenizer
         first = str(error).strip().split("\n", maxsplit=1)[0]
         raise InputError(
-            f"{settings.name}: cannot load this model: {first}",
+            f"{name}: cannot load this model: {first}",
             code="model-unreadable",
-            hint="it needs config.json, *.safetensors and the tokenizer's files",
+            hint="it needs *.safetensors, the tokenizer's files, and a config.json of an architecture that this"
+            " transformers knows",
         ) from error
 
 

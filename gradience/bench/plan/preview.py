@@ -15,7 +15,7 @@ from gradience.artifacts.forecast import Check, RenderedExample
 from gradience.bench.config.load import BenchConfig
 from gradience.errors import InputError, MissingExtra, NetworkError
 from gradience.models.known import KNOWN
-from gradience.models.load import load_tokenizer, quiet
+from gradience.models.load import from_folder, load_tokenizer
 from gradience.models.local_only import NotHereError, local_only
 from gradience.models.locate import EMBEDDED
 from gradience.models.rendering import encode_pair
@@ -109,16 +109,7 @@ def _model(settings: ModelSettings, checks: list[Check]) -> Any:
         source = _hub_config(settings, checks)
     if source is None:
         return AutoConfig.for_model(**known) if known else None
-    try:
-        with quiet():
-            return AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:  # no config.json; an architecture that transformers does not know
-        first = str(error).strip().split("\n", maxsplit=1)[0]
-        raise InputError(
-            f"{name}: cannot load this model: {first}",
-            code="model-unreadable",
-            hint="it needs a config.json of an architecture that this transformers knows",
-        ) from None
+    return from_folder(AutoConfig, name, Path(source))
 
 
 def _is_path(name: str) -> bool:
