@@ -49,23 +49,25 @@ def replicates_of(rows: Sequence[ModuleComparison]) -> Replicates:
 
 
 def _truncated(rows: Sequence[ModuleComparison]) -> str:
-    """`A` or `B`, where that one is a truncation of the other in every module; else nothing.
+    """`A` or `B`, where that one is a truncation of the other in every module; else nothing."""
+    both = [
+        (row.cosine, row.norm_a, row.norm_b, (row.r_a or 0) - (row.r_b or 0))
+        for row in rows
+        if row.cosine is not None and row.norm_a and row.norm_b
+    ]
+    if _all_truncated([(cosine, b / a, more > 0) for cosine, a, b, more in both]):
+        return "B"
+    return "A" if _all_truncated([(cosine, a / b, more < 0) for cosine, a, b, more in both]) else ""
+
+
+def _all_truncated(modules: Sequence[tuple[float, float, bool]]) -> bool:
+    """Of modules with their cosine, the ratio of the norms ‖part‖/‖whole‖, and whether the rank of the part is smaller.
 
     Cutting off singular components leaves of W an update T with ⟨W, T⟩ = ‖T‖², so cos(W, T) = ‖T‖/‖W‖. A run that was
     continued, scaled or started anew does not do that in one module, let alone in all.
     """
-    both = [row for row in rows if row.cosine is not None and row.norm_a and row.norm_b]
-    sides = (("B", "r_a", "r_b", "norm_a", "norm_b"), ("A", "r_b", "r_a", "norm_b", "norm_a"))
-    for side, r_whole, r_part, norm_whole, norm_part in sides:
-        kept = [getattr(row, norm_part) / getattr(row, norm_whole) for row in both]
-        fits = all(
-            abs((row.cosine or 0.0) - ratio) <= STORAGE_NOISE * ratio + 0.05 * min(ratio, abs(1 - ratio))
-            for row, ratio in zip(both, kept, strict=True)
-        )
-        smaller = any(
-            getattr(row, r_part) < getattr(row, r_whole) or 1 - ratio**2 > LOST_ENERGY
-            for row, ratio in zip(both, kept, strict=True)
-        )
-        if fits and smaller:
-            return side
-    return ""
+    fits = all(
+        abs(cosine - ratio) <= STORAGE_NOISE * ratio + 0.05 * min(ratio, abs(1 - ratio))
+        for cosine, ratio, _ in modules
+    )
+    return fits and any(smaller or 1 - ratio**2 > LOST_ENERGY for _, ratio, smaller in modules)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from gradience.adapters.adapter import Adapter
@@ -25,7 +24,7 @@ class WeightsWriter:
     """Writes one safetensors file: the header first, then every tensor in the order of `names`.
 
     Use as a context manager, in a folder that is synced before it gets its name (`whole_folder`).
-    size, sha256: of what was written.
+    size: bytes written so far.
     """
 
     def __init__(self, path: Path, tensors: Mapping[str, NewTensor], metadata: Mapping[str, str]) -> None:
@@ -40,9 +39,7 @@ class WeightsWriter:
         self.put(self._head)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._file.close()
 
     def put(self, data: bytes | bytearray | memoryview) -> None:
@@ -54,7 +51,7 @@ class WeightsWriter:
             view = view[self._file.write(view) :]
 
     def close(self) -> str:
-        """Close the file; the digest of what was written. Raises OSError."""
+        """Close the file and return the SHA-256 of what was written. Raises OSError."""
         self._file.close()
         return self._digest.hexdigest()
 
