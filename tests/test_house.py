@@ -1,4 +1,4 @@
-"""The house: light imports, an honest test configuration, one table of exit codes."""
+"""The house: light imports, short functions, an honest test configuration, one table of exit codes."""
 
 from __future__ import annotations
 
@@ -78,6 +78,51 @@ def test_compress_never_loads_torch(tmp_path):
 def test_public_names_never_load_torch_except_those_that_live_inside_a_training():
     names = sorted({*gradience.__all__} - {"GradienceCallback", "SpectralTracker"})
     assert not modules_after(f"import gradience; [getattr(gradience, n) for n in {names}]") & HEAVY
+
+
+# --- sizes and names ------------------------------------------------------------------------------
+
+TREES = {
+    path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "gradience").rglob("*.py"))
+}
+SAY_NOTHING = {"found", "made", "judge", "told", "own", "practice", "rankuse", "registration"}
+
+
+def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """The lines of a function's body, its docstring left out."""
+    body = function.body[ast.get_docstring(function) is not None :]
+    return 1 + (body[-1].end_lineno or 0) - body[0].lineno if body else 0
+
+
+def identifiers(tree: ast.Module) -> set[str]:
+    """What a file names: variables, parameters, attributes, functions, classes and what it imports."""
+    fields = ("id", "arg", "attr", "name", "asname", "module")
+    named = {
+        value
+        for node in ast.walk(tree)
+        for field in fields
+        if isinstance(value := getattr(node, field, 0), str)
+    }
+    return {part for name in named for part in name.split(".")}
+
+
+def test_no_file_has_more_than_400_lines_and_no_function_more_than_60():
+    files = {path.relative_to(ROOT): len(path.read_text(encoding="utf-8").splitlines()) for path in TREES}
+    assert {path: lines for path, lines in files.items() if lines > 400} == {}
+    functions = {
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}": lines_of(node)
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert len(functions) > 1000
+    assert {name: lines for name, lines in functions.items() if lines > 60} == {}
+
+
+def test_no_name_says_nothing_of_what_it_names():
+    """`matches`, not `found`; `evaluator`, not `judge`; `reference`, not `told`."""
+    names = {path.relative_to(ROOT): {path.stem} | identifiers(tree) for path, tree in TREES.items()}
+    assert {path: words for path, name in names.items() if (words := name & SAY_NOTHING)} == {}
 
 
 # --- the public surface ---------------------------------------------------------------------------

@@ -143,7 +143,7 @@ def pread(handle: int, size: int, offset: int, path: Path) -> bytearray:
                 f"{path}: reading failed: {error.strerror}", code="unreadable", hint="check the disk"
             ) from None
         if count == 0:
-            raise truncated(path, expected=offset + size, found=offset + done)
+            raise truncated(path, expected=offset + size, actual=offset + done)
         done += count
     return buffer
 
@@ -154,10 +154,10 @@ def pread_blocks(handle: int, size: int, offset: int, path: Path) -> Iterator[by
         yield pread(handle, min(BLOCK, size - start), offset + start, path)
 
 
-def truncated(path: Path, *, expected: int, found: int) -> InputError:
+def truncated(path: Path, *, expected: int, actual: int) -> InputError:
     """The error for a file that ends too early."""
     return InputError(
-        f"{path}: truncated: {expected:,} bytes expected, {found:,} found",
+        f"{path}: truncated: {expected:,} bytes expected, {actual:,} found",
         code="truncated",
         hint="download or copy it again; `hf cache verify` checks a cached download",
     )

@@ -102,7 +102,7 @@ class TensorFile(Closing):
             refuse_disguise(path, head)
             refuse_text(path, head)
         if size < 8:
-            raise truncated(path, expected=8, found=size)
+            raise truncated(path, expected=8, actual=size)
         if length > MAX_HEADER_BYTES:
             raise InputError(
                 f"{path}: its first 8 bytes announce a header of {length:,} bytes "
@@ -254,7 +254,7 @@ def _check_cover(path: Path, entries: Mapping[str, TensorEntry], *, start: int, 
             )
         position += entry.size
     if position > end:
-        raise truncated(path, expected=position, found=end)
+        raise truncated(path, expected=position, actual=end)
     if position < end:
         raise InputError(
             f"{path}: {end - position:,} bytes behind the last tensor belong to none",
