@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
+
+# Adapters made byte by byte and tiny models are used beyond the folders that they lie in.
+sys.path += [str(Path(__file__).parent / folder) for folder in ("adapters", "bench")]
 
 # Before anything loads numpy or torch: their thread pools read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -18,12 +18,9 @@ from peft.utils.other import ModulesToSaveWrapper
 from peft_models import bert, gpt2, gpt_oss, llama, mixtral, qwen_moe, save, t5
 from torch import nn
 
-from gradience import audit_adapter
 from gradience.artifacts.compression import CompressionReport
-from gradience.compress.adapter import write_compressed
-from gradience.plan.compression import plan_compression
 
-ENCODINGS = ("uniform", "patterns", "padded", "folded")
+LINEAR = ["q_proj", "v_proj", "down_proj"]
 
 
 class Pixels(nn.Module):
@@ -192,6 +189,16 @@ def load(case: Case, folder: Path) -> tuple[PeftModel, list[str]]:
     return model.eval(), messages
 
 
+def load_strict(base: nn.Module, folder: Path) -> PeftModel:
+    """The adapter in float64; PEFT's warnings are errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings(
+            "ignore", message="`is_gradient_checkpointing` is deprecated"
+        )  # PEFT asks for it
+        return PeftModel.from_pretrained(base.double(), folder).eval()
+
+
 def outputs(model: nn.Module) -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
     if isinstance(model.base_model.model, Attention | Lookalikes):
@@ -207,10 +214,6 @@ def outputs(model: nn.Module) -> torch.Tensor:
     with torch.no_grad():
         answer = model(**inputs)
     return answer if isinstance(answer, torch.Tensor) else answer.logits
-
-
-def compress(folder: Path, output: Path, criterion, **options) -> CompressionReport:
-    return write_compressed(folder, plan_compression(audit_adapter(folder), criterion), output, **options)
 
 
 def relative_errors(before: dict, after: dict) -> dict[str, float]:

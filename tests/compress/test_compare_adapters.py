@@ -20,7 +20,6 @@ from gradience.compress.adapter import write_compressed
 from gradience.errors import InputError
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToBudget, ToRank
-from gradience.report.comparison import comparison_text
 
 few = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 shapes = st.lists(
@@ -255,50 +254,6 @@ def test_a_norm_beyond_float64_is_said(tmp_path):
     assert refusal.value.code == "overflow"
 
 
-# ---------------------------------------------------------------- are two runs independent?
-
-
-def run(seed: int, start: int, *, trained: float = 1.0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """A trained adapter: A moves a little from its random start, B is learned from the data that `seed` shuffles."""
-    begin, learn = np.random.default_rng(start), np.random.default_rng([seed, 1])
-    return {
-        f"model.layers.{i}.q_proj": (
-            begin.standard_normal((8, 64)) + 0.3 * learn.standard_normal((8, 64)),
-            trained * learn.standard_normal((48, 8)),
-        )
-        for i in range(6)
-    }
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "verdict"),
-    [
-        (run(1, 1), run(2, 2), "independent"),
-        (run(1, 1), run(2, 1), "same-start"),
-        (run(1, 1), {k: (a + 0.02, b * 1.01) for k, (a, b) in run(1, 1).items()}, "near-copies"),
-        (run(1, 1), {k: (-a, -b) for k, (a, b) in run(1, 1).items()}, "near-copies"),
-        (run(1, 1), {k: (a[::-1], b[:, ::-1]) for k, (a, b) in run(1, 1).items()}, "near-copies"),
-        (run(1, 1), run(2, 2, trained=0.0), "not-comparable"),
-    ],
-    ids=["seeds-and-data", "same-seed", "warm-start", "signs-turned", "components-permuted", "untrained"],
-)
-def test_verdicts(one, other, verdict, tmp_path):
-    report = compare_adapters(write(tmp_path / "a", one), write(tmp_path / "b", other))
-    assert report.replicates.verdict == verdict
-    assert report.replicates.reason
-    if verdict == "same-start":
-        assert report.replicates.cosine_A_median > 0.8
-        assert report.replicates.cosine_B_median < 0.2
-
-
-def test_ranks_that_differ_cannot_say_much_but_copies_show(tmp_path):
-    folder = write(tmp_path / "a", run(1, 1))
-    write_compressed(folder, plan_compression(audit_adapter(folder), ToRank(7)), tmp_path / "b")
-    assert compare_adapters(folder, tmp_path / "b").replicates.verdict == "truncation"
-    other = {name: (a[:5], b[:, :5]) for name, (a, b) in run(2, 2).items()}
-    assert compare_adapters(folder, write(tmp_path / "c", other)).replicates.verdict == "not-comparable"
-
-
 # ---------------------------------------------------------------- the file
 
 
@@ -327,78 +282,3 @@ def test_progress(tmp_path):
     seen = []
     compare_adapters(a, b, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 2), (2, 2)]
-
-
-# ---------------------------------------------------------------- what stands beside the figures
-
-
-def pair(factors):
-    """The factors of the only module."""
-    (only,) = factors.values()
-    return only
-
-
-def test_modules_of_other_shapes_are_shown_and_count_against_zero(tmp_path):
-    shared = random_factors(1, (4, 12, 10))
-    a = write(tmp_path / "a", shared | {"wide": pair(random_factors(2, (4, 9, 8)))}, lora_alpha=4)
-    b = write(tmp_path / "b", shared | {"wide": pair(random_factors(3, (2, 9, 16)))}, lora_alpha=4)
-    report = compare_adapters(a, b)
-    (row,) = [row for row in report.modules if row.presence == "shapes-differ"]
-    assert (row.name, row.shape_a, row.shape_b) == ("wide", (9, 8), (9, 16))
-    left, right = updates(a), updates(b)
-    assert row.norm_a == pytest.approx(np.linalg.norm(left["wide"]))
-    assert row.norm_b == pytest.approx(np.linalg.norm(right["wide"]))
-    whole = sum(np.square(update).sum() for update in left.values())
-    apart = np.square(left["wide"]).sum() + np.square(right["wide"]).sum()
-    assert report.relative_difference == pytest.approx(math.sqrt(apart / whole))
-    assert report.relative_difference > 0.1
-    assert "wide 4 : 2 shapes differ (9 × 8 : 9 × 16)" in " ".join(comparison_text(report).split())
-
-
-def test_where_all_shapes_differ_nothing_is_alike(tmp_path):
-    a = write(tmp_path / "a", random_factors(0, (4, 10, 12)))
-    report = compare_adapters(a, write(tmp_path / "b", random_factors(0, (4, 10, 13))))
-    assert (report.n_shapes_differ, report.cosine, report.kept_energy) == (1, 0.0, 0.0)
-    assert report.modules[0].cosine is None
-    assert report.relative_difference > 1
-    assert report.replicates.verdict == "not-comparable"
-
-
-def test_other_bases_and_updates_that_are_not_b_a_get_a_word(tmp_path):
-    factors = random_factors(1, (4, 12, 10))
-    a = write(tmp_path / "a", factors, base_model_name_or_path="org/one", init_lora_weights="pissa")
-    b = write(tmp_path / "b", factors, base_model_name_or_path="org/two")
-    bases, pissa = compare_adapters(a, b).notes
-    assert "org/one, org/two" in bases
-    assert pissa.startswith("A: initialised with pissa")
-    same = write(tmp_path / "c", factors, base_model_name_or_path="org/two")
-    assert compare_adapters(b, same).notes == ()
-
-
-@pytest.mark.parametrize("encoding", ["patterns", "padded"])
-@pytest.mark.parametrize("dtype", ["F32", "BF16"])
-def test_an_adapter_and_its_own_compression(tmp_path, encoding, dtype):
-    source = write(tmp_path / "a", random_factors(5, (8, 40, 30), (8, 24, 36)), dtype=dtype)
-    plan = plan_compression(audit_adapter(source), ToRank(3))
-    write_compressed(source, plan, tmp_path / "b", encoding=encoding)
-    forth, back = compare_adapters(source, tmp_path / "b"), compare_adapters(tmp_path / "b", source)
-    assert (forth.replicates.verdict, forth.replicates.reason[:14]) == ("truncation", "B is A truncat")
-    assert (back.replicates.verdict, back.replicates.reason[:14]) == ("truncation", "A is B truncat")
-    assert "independent runs" not in comparison_text(forth)
-
-
-@pytest.mark.parametrize("change", ["scaled", "trained on", "another run", "fewer directions"])
-def test_what_is_no_truncation(tmp_path, change):
-    factors = random_factors(5, (8, 40, 30), (8, 24, 36))
-    other = random_factors(9, (8, 40, 30), (8, 24, 36))
-    changed = {
-        "scaled": {name: (0.99 * down, up) for name, (down, up) in factors.items()},
-        "trained on": {
-            name: (down + 0.05 * other[name][0], up + 0.05 * other[name][1])
-            for name, (down, up) in factors.items()
-        },
-        "another run": {name: (1e-3 * down, up) for name, (down, up) in other.items()},
-        "fewer directions": {name: (down[:4], up[:, :4]) for name, (down, up) in other.items()},
-    }[change]
-    report = compare_adapters(write(tmp_path / "a", factors), write(tmp_path / "b", changed))
-    assert report.replicates.verdict != "truncation"

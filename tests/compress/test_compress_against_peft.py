@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from compressing import ENCODINGS, compress
 from peft_cases import (
     CASES,
-    ENCODINGS,
     Case,
     best_errors,
-    compress,
     fresh,
     load,
     outputs,

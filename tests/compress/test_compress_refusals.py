@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compressing import compress
 from factory import PREFIX, Stored
 from samples import random_factors, read, tensor, tensors_of, write
 
@@ -18,11 +19,6 @@ from gradience.plan.criteria import ToRank
 
 FACTORS = random_factors(0, (4, 10, 12), (4, 9, 9))
 FIRST = next(iter(FACTORS))
-
-
-def compress(folder: Path, output: Path, criterion=None, **options):
-    plan = plan_compression(audit_adapter(folder), criterion or ToRank(2))
-    return write_compressed(folder, plan, output, **options)
 
 
 def refused(folder: Path, tmp_path: Path, **options) -> GradienceError:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from compressing import compress
+from peft import PeftModel, get_peft_model
+from peft_cases import LINEAR, config, load_strict
 from peft_models import (
     Convolutions,
     Mixture,
-    bert,
     fill,
-    gpt2,
     llama,
     mixtral,
     peft_updates,
@@ -32,27 +30,6 @@ from gradience.compress.adapter import write_compressed
 from gradience.errors import InputError
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToBudget, ToRank
-
-LINEAR = ["q_proj", "v_proj", "down_proj"]
-
-
-def config(**options: object) -> LoraConfig:
-    return LoraConfig(**({"r": 6, "lora_alpha": 9} | options))
-
-
-def compress(folder: Path, output: Path, criterion, **options):
-    audited = audit_adapter(folder, adapter=options.get("adapter_name"))
-    return write_compressed(folder, plan_compression(audited, criterion), output, **options)
-
-
-def load(base: nn.Module, folder: Path) -> PeftModel:
-    """The adapter in float64; PEFT's warnings are errors."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warnings.filterwarnings(
-            "ignore", message="`is_gradient_checkpointing` is deprecated"
-        )  # PEFT asks for it
-        return PeftModel.from_pretrained(base.double(), folder).eval()
 
 
 def relative(before: dict, after: dict) -> dict[str, float]:
@@ -70,7 +47,7 @@ def relative(before: dict, after: dict) -> dict[str, float]:
 def test_the_error_is_that_of_the_rounded_factors(dtype, encoding, tmp_path):
     saved = save(llama(), config(target_modules=LINEAR), tmp_path / "in", dtype=dtype)
     report = compress(tmp_path / "in", tmp_path / "out", ToRank(3), encoding=encoding)
-    errors = relative(saved.updates, peft_updates(load(llama(), tmp_path / "out")))
+    errors = relative(saved.updates, peft_updates(load_strict(llama(), tmp_path / "out")))
     for row in report.modules:
         assert row.measured_error == pytest.approx(errors[row.name], rel=1e-8)
         assert row.measured_error >= row.predicted_error * (1 - 1e-9)
@@ -88,7 +65,7 @@ def test_another_storage_type_on_request(wanted, digits, tmp_path):
     saved = save(llama(), config(target_modules=LINEAR), tmp_path / "in")
     report = compress(tmp_path / "in", tmp_path / "out", ToRank(64), dtype=wanted)
     assert {row.dtype for row in report.modules} == {wanted}
-    errors = relative(saved.updates, peft_updates(load(llama(), tmp_path / "out")))
+    errors = relative(saved.updates, peft_updates(load_strict(llama(), tmp_path / "out")))
     for row in report.modules:
         assert row.measured_error == pytest.approx(errors[row.name], rel=1e-6, abs=1e-15)
         assert digits / 8 <= row.measured_error <= 2 * digits or row.measured_error == 0 == digits % 2**-24
@@ -110,7 +87,7 @@ def test_factors_in_two_types_keep_them(tmp_path):
         (True, torch.float32),
         (False, torch.bfloat16),
     }
-    errors = relative(saved.updates, peft_updates(load(llama(), tmp_path / "out")))
+    errors = relative(saved.updates, peft_updates(load_strict(llama(), tmp_path / "out")))
     for row in report.modules:
         assert row.measured_error == pytest.approx(errors[row.name], rel=1e-8)
     assert {row.name.split(".")[-1]: row.new_bytes for row in report.modules} == {
@@ -127,7 +104,7 @@ def test_ranks_beyond_the_shape_lose_nothing_above_it(tmp_path):
     """r = 20 on a 16 x 8 matrix: eight components hold everything, whatever rank is asked for."""
     saved = save(llama(), config(target_modules=["k_proj"], r=20), tmp_path / "in", dtype=torch.float64)
     report = compress(tmp_path / "in", tmp_path / "out", ToRank(10))
-    errors = relative(saved.updates, peft_updates(load(llama(), tmp_path / "out")))
+    errors = relative(saved.updates, peft_updates(load_strict(llama(), tmp_path / "out")))
     assert max(errors.values()) < 1e-13
     assert all(row.measured_error < 1e-13 and row.method == "qr" for row in report.modules)
     assert all(row.predicted_error == 0.0 for row in report.modules)
@@ -157,14 +134,14 @@ def test_an_untrained_module_stays_trainable(tmp_path):
     assert {row.name for row in report.modules if row.new_rank == 0} >= {
         row.name for row in report.modules if "layers.1" in row.name
     }
-    load(llama(), tmp_path / "budget")
+    load_strict(llama(), tmp_path / "budget")
 
 
 def test_convolutions_of_every_kind(tmp_path):
     lora = config(target_modules=["three", "one", "line", "solid"])
     saved = save(Convolutions(), lora, tmp_path / "in", dtype=torch.float64)
     report = compress(tmp_path / "in", tmp_path / "out", ToRank(3))
-    errors = relative(saved.updates, peft_updates(load(Convolutions(), tmp_path / "out")))
+    errors = relative(saved.updates, peft_updates(load_strict(Convolutions(), tmp_path / "out")))
     for row in report.modules:
         assert row.measured_error == pytest.approx(errors[row.name], rel=1e-9)
 
@@ -236,7 +213,7 @@ def test_a_target_that_ends_the_name_of_a_dropped_module(tmp_path):
     save(Alike(), config(target_modules=["fc"], r=2), tmp_path / "in", prepare=small)
     report = compress(tmp_path / "in", tmp_path / "out", ToBudget(max_params=32))
     assert report.dropped == ("block.fc",)
-    assert peft_updates(load(Alike(), tmp_path / "out")).keys() == {("fc", None)}
+    assert peft_updates(load_strict(Alike(), tmp_path / "out")).keys() == {("fc", None)}
 
 
 def test_two_parameters_with_different_ranks(tmp_path):
@@ -265,7 +242,7 @@ def test_an_order_of_parameters_that_is_a_guess(tmp_path):
         Mixture("zeta", "alpha"), config(target_modules=[], target_parameters=targets), tmp_path / "in"
     )
     compress(tmp_path / "in", tmp_path / "out", ToRank(2))
-    after = peft_updates(load(Mixture("zeta", "alpha"), tmp_path / "out"))
+    after = peft_updates(load_strict(Mixture("zeta", "alpha"), tmp_path / "out"))
     assert after.keys() == saved.updates.keys()
     plan = plan_compression(audit_adapter(tmp_path / "in"), ToRank(2))
     rows = (plan.modules[0], plan.modules[1].__class__(**{**_fields(plan.modules[1]), "new_rank": 3}))
@@ -283,7 +260,7 @@ def test_replicated_layers(criterion, tmp_path):
     lora = config(target_modules=LINEAR, layer_replication=[[0, 2], [0, 2]])
     saved = save(llama(2), lora, tmp_path / "in", dtype=torch.float64)
     report = compress(tmp_path / "in", tmp_path / "out", criterion)
-    after = peft_updates(load(llama(2), tmp_path / "out"))
+    after = peft_updates(load_strict(llama(2), tmp_path / "out"))
     rows = {row.name: row for row in report.modules if row.new_rank}
     assert {name for name, _ in after} == set(rows)
     for (name, _), update in after.items():
@@ -325,7 +302,7 @@ def test_an_adapter_in_a_sub_folder(tmp_path):
     (tmp_path / "in" / "notes.txt").write_text("outer")
     (tmp_path / "in" / "style" / "notes.txt").write_text("inner")
     compress(tmp_path / "in", tmp_path / "out", ToRank(2), adapter_name="style")
-    load(llama(), tmp_path / "out")
+    load_strict(llama(), tmp_path / "out")
     assert (tmp_path / "out" / "notes.txt").read_text() == "inner"
 
 
@@ -347,154 +324,9 @@ def test_shards_become_one_file(tmp_path):
         "adapter_model.safetensors",
         "compression_report.json",
     }
-    errors = relative(saved.updates, peft_updates(load(llama(), tmp_path / "out")))
+    errors = relative(saved.updates, peft_updates(load_strict(llama(), tmp_path / "out")))
     for row in report.modules:
         assert row.measured_error == pytest.approx(errors[row.name], rel=1e-9)
-
-
-# ---------------------------------------------------------------- DoRA
-
-
-def dora(base, folder: Path, **options) -> tuple[Path, Path]:
-    """A DoRA adapter and its base model on disk."""
-    base.save_pretrained(folder / "base")
-    save(base, config(**({"target_modules": LINEAR, "use_dora": True} | options)), folder / "in")
-    return folder / "in", folder / "base"
-
-
-def layers(model: PeftModel) -> dict[str, torch.Tensor]:
-    """W′ of every DoRA layer, by letting PEFT merge them."""
-    return {
-        name: module.weight.detach().clone()
-        for name, module in model.merge_and_unload().named_modules()
-        if hasattr(module, "weight") and module.weight is not None
-    }
-
-
-@pytest.mark.parametrize(
-    ("make", "options"),
-    [
-        (llama, {}),
-        (gpt2, {"target_modules": ["c_attn", "c_fc", "c_proj"], "fan_in_fan_out": True}),
-        (bert, {"target_modules": ["query", "dense"]}),
-    ],
-    ids=["llama", "gpt2", "bert-prefixed"],
-)
-@pytest.mark.parametrize("encoding", ["uniform", "folded"])
-def test_dora_with_its_base(make, options, encoding, tmp_path):
-    torch.manual_seed(7)
-    base = make()
-    adapter, weights = dora(base, tmp_path, **options)
-    report = compress(adapter, tmp_path / "out", ToRank(2), encoding=encoding, base_model=weights)
-
-    def fresh():
-        torch.manual_seed(7)
-        return make()
-
-    plain = {
-        name: module.weight.detach().double()
-        for name, module in fresh().named_modules()
-        if hasattr(module, "weight")
-    }
-    before, after = layers(load(fresh(), adapter)), layers(load(fresh(), tmp_path / "out"))
-    for row in report.modules:
-        lost = torch.linalg.norm(before[row.name] - after[row.name])
-        done = torch.linalg.norm(before[row.name] - plain[row.name])
-        assert row.output_error == pytest.approx(float(lost / done), rel=1e-5)
-        assert 0 < row.output_error < 1
-    stored, kept = stored_tensors(adapter), stored_tensors(tmp_path / "out")
-    magnitudes = [name for name in stored if "magnitude" in name]
-    assert magnitudes
-    assert all(np.array_equal(stored[name], kept[name]) for name in magnitudes)
-
-
-def test_dora_at_full_rank_changes_nothing(tmp_path):
-    adapter, weights = dora(llama(), tmp_path)
-    report = compress(adapter, tmp_path / "out", ToRank(64), base_model=weights, encoding="uniform")
-    assert all(row.output_error == row.measured_error == 0.0 for row in report.modules)
-
-
-def test_dora_never_loses_a_module(tmp_path):
-    adapter, weights = dora(llama(), tmp_path)
-    report = compress(adapter, tmp_path / "out", ToBudget(reduction=0.8), base_model=weights)
-    assert min(row.new_rank for row in report.modules) == 1
-    load(llama(), tmp_path / "out")
-
-
-def refused(adapter: Path, output: Path, **options) -> InputError:
-    with pytest.raises(InputError) as refusal:
-        compress(adapter, output, ToRank(2), **options)
-    return refusal.value
-
-
-def test_dora_refusals(tmp_path):
-    adapter, weights = dora(llama(), tmp_path)
-    out = tmp_path / "out"
-    error = refused(adapter, out)
-    assert error.code == "dora"
-    assert "--base-model" in error.hint
-    assert refused(adapter, out, base_model=tmp_path / "nowhere").code == "no-base-weights"
-    other = tmp_path / "other"
-    torch.manual_seed(7)
-    bert().save_pretrained(other)
-    assert refused(adapter, out, base_model=other).code == "base-mismatch"
-    shutil.rmtree(other)
-    tensors = load_file(weights / "model.safetensors")
-    other.mkdir()
-    wrong = {name: tensor.T.contiguous() if "down" in name else tensor for name, tensor in tensors.items()}
-    save_file(wrong, other / "model.safetensors")
-    assert refused(adapter, out, base_model=other).code == "base-mismatch"
-    packed = {name: tensor.to(torch.uint8) if "proj" in name else tensor for name, tensor in tensors.items()}
-    save_file(packed, other / "model.safetensors")
-    assert refused(adapter, out, base_model=other).code == "base-quantised"
-    gptq = {name.replace("proj.weight", "proj.qweight"): tensor for name, tensor in tensors.items()}
-    save_file(gptq, other / "model.safetensors")
-    assert refused(adapter, out, base_model=other).code == "base-quantised"
-    (other / "model.safetensors.index.json").write_text("[]")
-    assert refused(adapter, out, base_model=other).code == "no-base-weights"
-    assert not out.exists()
-
-
-def test_magnitudes_are_never_stripped(tmp_path):
-    adapter, weights = dora(llama(), tmp_path)
-    for part in ("magnitude", "lora_magnitude_vector", "layers.0"):
-        error = refused(adapter, tmp_path / "out", base_model=weights, strip=[part])
-        assert error.code == "strip-dora"
-    assert not (tmp_path / "out").exists()
-
-
-def test_dora_on_a_sharded_base(tmp_path):
-    torch.manual_seed(7)
-    base = llama()
-    base.save_pretrained(tmp_path / "shards", max_shard_size="8KB")
-    assert (tmp_path / "shards" / "model.safetensors.index.json").exists()
-    adapter, weights = dora(base, tmp_path)
-    one = compress(adapter, tmp_path / "one", ToRank(2), base_model=weights)
-    many = compress(adapter, tmp_path / "many", ToRank(2), base_model=tmp_path / "shards")
-    assert [row.output_error for row in one.modules] == [row.output_error for row in many.modules]
-
-
-def test_without_dora_the_base_model_only_names_the_architecture(tmp_path):
-    base = llama()
-    base.config.save_pretrained(tmp_path / "base")
-    save(base, config(target_modules=LINEAR), tmp_path / "in")
-    fields = json.loads((tmp_path / "base" / "config.json").read_text(encoding="utf-8"))
-    (tmp_path / "base" / "config.json").write_text(
-        json.dumps({**fields, "architectures": ["LlamaForCausalLM"]})
-    )
-    report = compress(tmp_path / "in", tmp_path / "out", ToRank(2), base_model=tmp_path / "base")
-    assert report.architecture == "LlamaForCausalLM"
-    with pytest.raises(InputError) as refusal:
-        compress(tmp_path / "in", tmp_path / "no", ToRank(2), base_model=tmp_path / "nowhere")
-    assert refusal.value.code == "no-model-config"
-    assert not (tmp_path / "no").exists()
-
-
-def test_dora_of_embeddings_and_convolutions_is_refused(tmp_path):
-    base = gpt2()
-    targets = {"target_modules": ["wte", "c_attn"], "fan_in_fan_out": True}
-    adapter, weights = dora(base, tmp_path, **targets)
-    assert refused(adapter, tmp_path / "out", base_model=weights).code == "dora"
 
 
 # ---------------------------------------------------------------- merged adapters
@@ -552,8 +384,8 @@ def test_modules_whose_factors_nearly_cancel(left, rank, tmp_path):
     save_file(tensors, tmp_path / "in" / "adapter_model.safetensors")
     report = compress(tmp_path / "in", tmp_path / "out", ToRank(rank), encoding="folded")
     before, after = (
-        peft_updates(load(llama(), tmp_path / "in")),
-        peft_updates(load(llama(), tmp_path / "out")),
+        peft_updates(load_strict(llama(), tmp_path / "in")),
+        peft_updates(load_strict(llama(), tmp_path / "out")),
     )
     for row in report.modules:
         lost = np.linalg.norm(before[row.name, None] - after[row.name, None])

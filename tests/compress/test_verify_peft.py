@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft_cases import CASES, compress, config, llama, saved_once
+from compressing import compress
+from peft_cases import CASES, config, llama, saved_once
 from peft_models import save
 from safetensors.torch import load_file, save_file
 from samples import random_factors, write

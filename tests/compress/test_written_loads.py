@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from compressing import ENCODINGS, compress
 from peft import PeftModel
 from peft.utils.other import ModulesToSaveWrapper
 from peft_cases import (
     CASES,
-    ENCODINGS,
-    compress,
     fresh,
     load,
     outputs,

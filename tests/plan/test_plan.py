@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from dataclasses import replace
@@ -17,7 +16,6 @@ from gradience.artifacts.audit import TensorNote
 from gradience.artifacts.compression import CompressionPlan
 from gradience.artifacts.finding import Finding
 from gradience.errors import GradienceError, InputError, UsageError
-from gradience.plan.allocate import Item, cover, fill, start_cost
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToSuggestion
 from gradience.plan.grids import parse_ranks
@@ -38,117 +36,6 @@ def small_report(*spectra: list[float], shapes=((8, 8), (8, 24), (40, 8)), **mor
         for i, sigma in enumerate(spectra)
     ]
     return report(rows, with_gain=False, **more)
-
-
-# ---------------------------------------------------------------- the allocation itself
-
-worths = st.lists(st.floats(0, 100), min_size=1, max_size=4).map(lambda values: sorted(values, reverse=True))
-
-
-@st.composite
-def item_lists(draw, equal_costs: bool = False):
-    cost = draw(st.integers(1, 9))
-    items = []
-    for index, worth in enumerate(draw(st.lists(worths, min_size=1, max_size=4))):
-        steps = range(1, len(worth) + 1)
-        if not equal_costs:
-            cost = draw(st.integers(1, 9))
-            steps = sorted({*draw(st.sets(st.sampled_from(range(1, len(worth) + 1)))), len(worth)})
-        start = draw(st.sampled_from([0, steps[0]]))
-        items.append(Item(f"m{index}", np.array(worth), cost, start, steps))
-    return items
-
-
-def worth_of(items, chosen) -> float:
-    return math.fsum(float(item.worth[: chosen[item.name]].sum()) for item in items)
-
-
-def loss_of(items, chosen) -> float:
-    """Of what is left out: not a difference of sums, which would hide small worths."""
-    return math.fsum(worth for item in items for worth in item.worth[chosen[item.name] :])
-
-
-def cost_of(items, chosen) -> int:
-    return sum(item.cost * chosen[item.name] for item in items)
-
-
-def every_choice(items):
-    choices = [sorted({item.start, *(step for step in item.steps if step > item.start)}) for item in items]
-    for ranks in itertools.product(*choices):
-        yield dict(zip((item.name for item in items), ranks, strict=True))
-
-
-def best(items, limit: int) -> float:
-    return max(worth_of(items, chosen) for chosen in every_choice(items) if cost_of(items, chosen) <= limit)
-
-
-@given(item_lists(), st.integers(0, 150))
-def test_a_budget_is_kept_and_nearly_the_best(items, limit):
-    limit = max(limit, start_cost(items))
-    chosen = fill(items, limit)
-    assert cost_of(items, chosen) <= limit
-    assert all(chosen[item.name] in {item.start, *item.steps} for item in items)
-    steps = [
-        float(item.worth[low:high].sum())
-        for item in items
-        for low, high in itertools.pairwise(sorted({item.start, *(s for s in item.steps if s > item.start)}))
-    ]
-    optimum = best(items, limit)
-    assert worth_of(items, chosen) >= optimum - max(steps, default=0.0) - 1e-9
-    # What it spends, it spends best where nothing was skipped on the way.
-    if cost_of(items, fill(items, 10**9)) <= limit:
-        assert worth_of(items, chosen) == pytest.approx(optimum)
-
-
-@given(item_lists(equal_costs=True), st.integers(0, 60))
-def test_with_equal_costs_the_budget_is_the_best(items, limit):
-    limit = max(limit, start_cost(items))
-    assert worth_of(items, fill(items, limit)) == pytest.approx(best(items, limit))
-
-
-@given(item_lists(), st.integers(0, 120), st.integers(0, 40))
-def test_a_larger_budget_never_keeps_less(items, limit, more):
-    limit = max(limit, start_cost(items))
-    small, large = fill(items, limit), fill(items, limit + more)
-    assert worth_of(items, large) >= worth_of(items, small) - 1e-9
-
-
-@given(item_lists(), st.floats(0, 300))
-def test_a_loss_is_kept_and_its_price_is_the_best_for_what_it_keeps(items, allowed):
-    chosen = cover(items, allowed)
-    assert loss_of(items, chosen) <= allowed * (1 + 1e-12)
-    cost = cost_of(items, chosen)
-    assert worth_of(items, chosen) == pytest.approx(best(items, cost))
-
-
-@given(item_lists(equal_costs=True), st.floats(0, 300))
-def test_with_equal_costs_the_fewest_components_are_kept(items, allowed):
-    chosen = cover(items, allowed)
-    cheapest = min(
-        cost_of(items, choice) for choice in every_choice(items) if loss_of(items, choice) <= allowed
-    )
-    assert cost_of(items, chosen) <= cheapest
-
-
-@given(item_lists(), st.floats(0, 300), st.floats(0, 300))
-def test_a_larger_loss_never_costs_more(items, one, other):
-    small, large = sorted((one, other))
-    assert cost_of(items, cover(items, large)) <= cost_of(items, cover(items, small))
-
-
-@given(item_lists(), st.integers(0, 150), st.randoms())
-def test_the_order_of_modules_decides_nothing(items, limit, random):
-    limit = max(limit, start_cost(items))
-    shuffled = random.sample(items, len(items))
-    assert fill(shuffled, limit) == fill(items, limit)
-    assert cover(shuffled, limit) == cover(items, limit)
-
-
-def test_scores_that_rise_keep_their_components_in_order():
-    """Another way of scoring need not fall along a module; a plan is still a number of leading components."""
-    items = [Item("a", np.array([1.0, 50.0]), 1, 0, [1, 2]), Item("b", np.array([2.0]), 1, 0, [1])]
-    assert fill(items, 1) == {"a": 0, "b": 1}
-    assert fill(items, 3) == {"a": 2, "b": 1}
 
 
 # ---------------------------------------------------------------- criteria

@@ -1,11 +1,6 @@
-"""The tiny models and tasks live with the tests of Bench."""
+"""Models to train on."""
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 
 import pytest
 from tiny_bench import bert, llama

@@ -1,28 +1,19 @@
-"""Output folders: whole or not at all, never over something else, and everything beside the weights carried over."""
+"""Output folders: whole or not at all, never over something else, whatever killed runs left."""
 
 from __future__ import annotations
 
-import json
 import os
-import stat
 import threading
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from factory import adapter, config, modules, sharded
+from factory import adapter
 from killing import HANGS
 
-from gradience.adapters.formats import open_adapter
-from gradience.adapters.locate import locate
-from gradience.adapters.tensors import NewTensor, TensorFile
 from gradience.artifacts import scratch as scratch_files
 from gradience.artifacts.whole import check_output, whole_folder
-from gradience.compress.carry import carry_files
-from gradience.compress.reconfigure import changed_fields, merged_fields, require_config, write_config
-from gradience.compress.weights import WeightsWriter
-from gradience.errors import GradienceError, InputError, OutputError, UsageError
+from gradience.errors import OutputError, UsageError
 
 ROOT = os.geteuid() == 0
 
@@ -314,183 +305,3 @@ def test_links_in_a_circle(tmp_path):
     (tmp_path / "b").symlink_to(tmp_path / "a")
     with pytest.raises(OutputError):
         check_output(tmp_path / "a" / "out", tmp_path / "in", force=False)
-
-
-# ---------------------------------------------------------------- the weights
-
-
-def test_weights_tensor_by_tensor(tmp_path):
-    tensors = {"b": NewTensor("F32", (2, 3)), "a": NewTensor("BF16", (4,)), "c": NewTensor("F32", (0,))}
-    with WeightsWriter(tmp_path / "w", tensors, {"format": "pt"}) as writer:
-        assert writer.names == ("b", "c", "a")
-        writer.put(bytes(range(10)))
-        writer.put(memoryview(bytes(range(10, 24))))
-        writer.put(b"")
-        writer.put(bytearray(8))
-        digest = writer.close()
-    with TensorFile.open(tmp_path / "w") as file:
-        assert file.sha256() == digest
-        assert file.size == writer.size == (tmp_path / "w").stat().st_size
-        assert bytes(file.read_bytes("b")) == bytes(range(24))
-        assert file.entries["a"].shape == (4,)
-        assert file.metadata == {"format": "pt"}
-
-
-def test_a_writer_that_fails_closes_its_file(tmp_path):
-    with pytest.raises(ZeroDivisionError), WeightsWriter(tmp_path / "w", {}, {}) as writer:
-        raise ZeroDivisionError
-    with pytest.raises(ValueError, match="closed"):
-        writer.put(b"1")
-
-
-# ---------------------------------------------------------------- the other files
-
-
-def test_files_beside_the_weights(tmp_path):
-    source = adapter(tmp_path / "in")
-    carried = {
-        "README.md": "# card",
-        "tokenizer.json": "{}",
-        "tokenizer_config.json": "{}",
-        "special_tokens_map.json": "{}",
-        "chat_template.jinja": "{{ x }}",
-        "trainer_state.json": "{}",
-        "value_head.safetensors": "other weights",
-        "notes für später.txt": "ü",
-        "empty": "",
-    }
-    left = {
-        "optimizer.pt": "",
-        "scheduler.pt": "",
-        "training_args.bin": "",
-        "rng_state.pth": "",
-        "rng_state_0.pth": "",
-        "adapter_model.bin": "",
-        "pytorch_model.bin": "",
-        "pytorch_model-00001-of-00002.bin": "",
-        "mp_rank_00_model_states.pt": "",
-        "vocabulary.pkl": "",
-        "compression_report.json": "{}",
-        "compression_report.md": "",
-        ".gitattributes": "",
-    }
-    for name, text in (carried | left).items():
-        (source / name).write_text(text)
-    (source / "big.bin").write_bytes(bytes(range(256)) * 40_000)
-    for name, start in (
-        ("notes", b"\x80\x04\x95"),
-        ("weights.bin", b"PK\x03\x04"),
-        ("images.zip", b"PK\x03\x04"),
-    ):
-        (source / name).write_bytes(start)
-    for name, member in (("state", "archive/data.pkl"), ("docs.zip", "docs/readme.txt")):
-        with zipfile.ZipFile(source / name, "w") as archive:
-            archive.writestr(member, "x")
-    (source / "runs").mkdir()
-    (source / "runs" / "events").write_text("")
-    os.mkfifo(source / "pipe")
-    (source / "gone").symlink_to(source / "nothing")
-    (source / "inside").symlink_to(source / "README.md")
-    (tmp_path / "secret").write_text("elsewhere")
-    (source / "outside").symlink_to(tmp_path / "secret")
-    target = tmp_path / "out"
-    target.mkdir()
-    found, missing = carry_files(locate(source), target)
-    assert set(found) == names(target) == {*carried, "big.bin", "inside", "images.zip", "docs.zip"}
-    assert set(missing) == {*left, "runs/", "pipe", "gone", "outside", "notes", "weights.bin", "state"}
-    assert found == sorted(found)
-    for name in found:
-        assert (target / name).read_bytes() == (source / name).read_bytes()
-        assert stat.S_ISREG((target / name).lstat().st_mode)
-
-
-def test_shards_and_oddly_named_weights_are_not_carried(tmp_path):
-    tensors = modules()
-    half = len(tensors) // 2
-    items = list(tensors.items())
-    shards = {"part-1.safetensors": dict(items[:half]), "part-2.safetensors": dict(items[half:])}
-    source = sharded(tmp_path / "in", shards)
-    (tmp_path / "out").mkdir()
-    assert carry_files(locate(source), tmp_path / "out") == ([], [])
-    (adapter(tmp_path / "one") / "adapter_model.safetensors").rename(tmp_path / "one" / "mine.safetensors")
-    assert carry_files(locate(tmp_path / "one" / "mine.safetensors"), tmp_path / "out") == ([], [])
-
-
-def test_a_snapshot_of_the_hub_cache(tmp_path):
-    """Its files are links to blobs beside the snapshots: they are carried as files."""
-    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "abc"
-    source = adapter(tmp_path / "plain")
-    (source / "README.md").write_text("# card")
-    blobs.mkdir()
-    snapshot.mkdir(parents=True)
-    for index, entry in enumerate(sorted(source.iterdir())):
-        entry.rename(blobs / str(index))
-        (snapshot / entry.name).symlink_to(f"../../blobs/{index}")
-    (tmp_path / "out").mkdir()
-    assert carry_files(locate(snapshot), tmp_path / "out") == (["README.md"], [])
-    assert not (tmp_path / "out" / "README.md").is_symlink()
-
-
-@pytest.mark.skipif(ROOT, reason="root may read everything")
-def test_a_file_that_cannot_be_read_is_an_error(tmp_path):
-    source = adapter(tmp_path / "in")
-    (source / "README.md").write_text("")
-    (source / "README.md").chmod(0)
-    (tmp_path / "out").mkdir()
-    with pytest.raises(InputError, match=r"README\.md"):
-        carry_files(locate(source), tmp_path / "out")
-
-
-# ---------------------------------------------------------------- the config
-
-
-@pytest.mark.parametrize(
-    ("old", "changes", "expected"),
-    [
-        ({"r": 8, "x": 1}, {"r": 4}, {"r": 4, "x": 1}),
-        ({"r": 8}, {"use_rslora": False, "rank_pattern": {}}, {"r": 8}),
-        ({"use_rslora": True}, {"use_rslora": False}, {"use_rslora": False}),
-        ({"rank_pattern": None, "use_rslora": None}, {"rank_pattern": {}, "use_rslora": False},
-         {"rank_pattern": None, "use_rslora": None}),
-        ({"rank_pattern": {"q": 8}}, {"rank_pattern": {}}, {"rank_pattern": {}}),
-        ({}, {"rank_pattern": {"q": 8}}, {"rank_pattern": {"q": 8}}),
-        ({"lora_alpha": 16.0}, {"lora_alpha": 16}, {"lora_alpha": 16}),
-        ({"lora_alpha": 16}, {"lora_alpha": 0}, {"lora_alpha": 0}),
-        ({"target_modules": "all-linear"}, {"target_modules": []}, {"target_modules": []}),
-        ({"exclude_modules": ["x"]}, {"exclude_modules": None}, {"exclude_modules": None}),
-    ],
-)  # fmt: skip
-def test_fields_change_where_they_must(old, changes, expected):
-    merged = merged_fields(old, changes)
-    assert merged == expected
-    assert [type(value) for value in merged.values()] == [type(value) for value in expected.values()]
-    assert list(merged)[: len(old)] == list(old)
-
-
-def test_config_is_written_as_json_that_every_tool_reads(tmp_path):
-    fields = config(note="☃ ü \u2028", layers=[1, 2], alpha=1e-5)
-    write_config(tmp_path / "adapter_config.json", fields)
-    text = (tmp_path / "adapter_config.json").read_bytes()
-    assert text.isascii()
-    assert text.endswith(b"}\n")
-    assert json.loads(text) == fields
-    assert text.splitlines()[1].startswith(b'  "')
-
-
-def test_changes_are_listed_short():
-    old = {"r": 8, "lora_alpha": 16.0, "rank_pattern": {}, "target_modules": ["q"], "same": [1]}
-    new = {"r": 4, "lora_alpha": 16, "rank_pattern": {f"m.{i}": 1 for i in range(99)}, "target_modules": "x" * 99,
-           "same": [1]}  # fmt: skip
-    assert changed_fields(old, new) == {
-        "r": "8 -> 4",
-        "rank_pattern": "{} -> 99 entries",
-        "target_modules": '["q"] -> "' + "x" * 56 + "...",
-    }
-
-
-def test_without_a_config_nothing_is_written(tmp_path):
-    source = adapter(tmp_path / "in")
-    (source / "adapter_config.json").unlink()
-    with open_adapter(source) as opened, pytest.raises(GradienceError) as refusal:
-        require_config(opened)
-    assert refusal.value.code == "no-config"

@@ -1,0 +1,155 @@
+"""Scales are kept, and what a storage type loses is said."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from compressing import ENCODINGS, compress
+from samples import random_factors, read, updates, write
+
+from gradience import audit_adapter
+from gradience.errors import InputError, UsageError
+from gradience.plan.compression import plan_compression
+from gradience.plan.criteria import ToRank
+
+# ---------------------------------------------------------------- scales
+
+
+@pytest.mark.parametrize("alpha", [1, 3, 0.5, 16, 2.5, -4, 1e-3, 100_000, 7.3])
+@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_scales_are_kept(alpha, rslora, encoding, tmp_path):
+    factors = random_factors(0, (6, 10, 12), (3, 8, 9))
+    folder = write(tmp_path / "in", factors, dtype="F64", lora_alpha=alpha, use_rslora=rslora)
+    report = compress(folder, tmp_path / "out", ToRank(64), encoding=encoding)
+    before, after = updates(folder), updates(tmp_path / "out")
+    for row in report.modules:
+        rank = factors[row.name][0].shape[0]
+        assert row.scale == pytest.approx(alpha / (rank**0.5 if rslora else rank), rel=1e-11)
+        difference = np.linalg.norm(before[row.name] - after[row.name])
+        assert difference <= 1e-12 * np.linalg.norm(before[row.name])
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert not config["use_rslora"]
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F8_E4M3", "F8_E5M2", "F32"])
+@pytest.mark.parametrize("encoding", ["folded", "padded"])
+def test_folding_a_power_of_two_is_exact(dtype, encoding, tmp_path):
+    """At full rank no bit is lost, whatever the type: A keeps its words, B's exponents move."""
+    factors = {
+        name: tuple(np.sign(array) * (0.5 + np.abs(array) % 1.5) for array in pair)  # no subnormals in 8 bits
+        for name, pair in random_factors(0, (4, 10, 12), (4, 8, 9), decay=1.0).items()
+    }
+    alphas = {r"^model\.layers\.0\.q_proj": 16, r"^model\.layers\.1\.q_proj": 2}
+    folder = write(tmp_path / "in", factors, dtype=dtype, alpha_pattern=alphas)
+    report = compress(folder, tmp_path / "out", ToRank(4), encoding=encoding)
+    assert {row.measured_error for row in report.modules} == {0.0}
+    before, after = updates(folder), updates(tmp_path / "out")
+    for module, update in before.items():
+        assert np.array_equal(update, after[module])
+    assert any(row.folded != 1.0 for row in report.modules)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_scale_of_zero(encoding, tmp_path):
+    """α = 0 switches a module off; it stays off."""
+    factors = random_factors(0, (4, 10, 12), (4, 8, 9))
+    alphas = {r"^model\.layers\.0\.q_proj": 0}
+    folder = write(tmp_path / "in", factors, alpha_pattern=alphas)
+    report = compress(folder, tmp_path / "out", ToRank(2), encoding=encoding)
+    after = updates(tmp_path / "out")
+    off, on = report.modules
+    assert not after[off.name].any()
+    assert after[on.name].any()
+    assert off.measured_error is off.predicted_error is None
+    assert on.measured_error > 0
+
+
+def test_all_scales_zero(tmp_path):
+    folder = write(tmp_path / "in", random_factors(0, (4, 10, 12)), lora_alpha=0)
+    compress(folder, tmp_path / "out", ToRank(2))
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["lora_alpha"] == 0
+
+
+# ---------------------------------------------------------------- storage
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "BF16", "F16"])
+def test_coarse_types_report_what_they_lose(dtype, tmp_path):
+    factors = random_factors(1, (6, 30, 20), decay=0.8)
+    folder = write(tmp_path / "in", factors, dtype=dtype)
+    report = compress(folder, tmp_path / "out", ToRank(3))
+    (module,) = updates(folder)
+    before, after = updates(folder)[module], updates(tmp_path / "out")[module]
+    error = np.linalg.norm(before - after) / np.linalg.norm(before)
+    assert report.measured_error == pytest.approx(error, rel=1e-9)
+    assert report.measured_error > report.predicted_error
+    assert report.warnings == ()
+
+
+def test_rounding_that_loses_more_than_the_rank_is_said(tmp_path):
+    folder = write(tmp_path / "in", random_factors(1, (6, 30, 20), decay=0.1))
+    report = compress(folder, tmp_path / "out", ToRank(4), dtype="F8_E5M2")
+    (warning,) = report.warnings
+    assert "rounding to the storage type loses more" in warning
+    assert not compress(folder, tmp_path / "wide", ToRank(4), dtype="F32").warnings
+
+
+@pytest.mark.parametrize(
+    ("dtype_A", "dtype_B"), [("F32", "BF16"), ("F16", "F64"), ("F8_E4M3", "F32"), ("BF16", "F16")]
+)
+def test_two_types_in_one_pair(dtype_A, dtype_B, tmp_path):
+    factors = random_factors(2, (6, 30, 20), (5, 9, 9))
+    folder = write(tmp_path / "in", factors, dtype=dtype_A, dtype_B=dtype_B)
+    report = compress(folder, tmp_path / "out", ToRank(3), encoding="folded")
+    before, after = updates(folder), updates(tmp_path / "out")
+    for row in report.modules:
+        error = np.linalg.norm(before[row.name] - after[row.name]) / np.linalg.norm(before[row.name])
+        assert row.measured_error == pytest.approx(error, rel=1e-9)
+        assert row.dtype == "+".join(sorted((dtype_A, dtype_B)))
+    plan = plan_compression(audit_adapter(folder), ToRank(3))
+    assert [row.new_bytes for row in plan.modules] == [row.new_bytes for row in report.modules]
+
+
+@pytest.mark.parametrize("size", [1e-150, 1e-60, 1e60, 1e150])
+def test_sizes_far_from_one(size, tmp_path):
+    """Double-precision factors whose squares leave float64: the same relative errors."""
+    factors = random_factors(2, (6, 30, 20))
+    plain = compress(write(tmp_path / "in", factors, dtype="F64"), tmp_path / "out", ToRank(3))
+    moved = {name: (a, b * size) for name, (a, b) in factors.items()}
+    report = compress(write(tmp_path / "in2", moved, dtype="F64"), tmp_path / "out2", ToRank(3))
+    assert report.measured_error == pytest.approx(plain.measured_error, rel=1e-9)
+    assert report.predicted_error == pytest.approx(plain.predicted_error, rel=1e-9)
+    assert all(np.isfinite(array).all() for array in read(tmp_path / "out2").values())
+
+
+def test_factors_that_do_not_fit_are_refused(tmp_path):
+    """fp16 ends at 65,504: balanced factors of a large update do not fit, and infinity is no weight."""
+    factors = {name: (a * 1e6, b * 1e6) for name, (a, b) in random_factors(0, (4, 10, 12)).items()}
+    folder = write(tmp_path / "in", factors, dtype="F32")
+    for rank in (2, 4):
+        with pytest.raises(InputError, match="do not fit into F16") as refusal:
+            compress(folder, tmp_path / "out", ToRank(rank), dtype="F16")
+        assert refusal.value.code == "overflow"
+        assert "layers.0.q_proj" in str(refusal.value)
+        assert "--dtype BF16" in refusal.value.hint
+    assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
+    compress(folder, tmp_path / "out", ToRank(2), dtype="BF16")
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])
+def test_factors_that_do_not_fit_into_eight_bits(dtype, tmp_path):
+    factors = {name: (a * 1e6, b * 1e6) for name, (a, b) in random_factors(0, (4, 10, 12)).items()}
+    with pytest.raises(InputError, match="do not fit"):
+        compress(write(tmp_path / "in", factors), tmp_path / "out", ToRank(2), dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["I8", "F4", "float", ""])
+def test_unknown_storage_types(dtype, tmp_path):
+    folder = write(tmp_path / "in", random_factors(0, (4, 10, 12)))
+    with pytest.raises(UsageError) as refusal:
+        compress(folder, tmp_path / "out", ToRank(2), dtype=dtype)
+    assert refusal.value.code == "bad-dtype"
+    assert "BF16" in refusal.value.hint
