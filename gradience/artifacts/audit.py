@@ -7,7 +7,7 @@ stable rank) is null, never 0.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -244,8 +244,6 @@ class Gain(Part):
 
 class AuditReport(Artifact):
     """`audit.json`."""
-
-    schema_id: ClassVar[str] = "gradience.audit/1"
 
     schema_: Literal["gradience.audit/1"] = Field(default="gradience.audit/1", alias="schema")
     adapter: AdapterInfo

@@ -50,14 +50,19 @@ class Part(BaseModel):
 class Artifact(Part):
     """A file of its own: read with validation, written whole or not at all.
 
-    A subclass has a field `schema` (a literal such as `gradience.audit/1`) and names it in `schema_id`.
+    A subclass has a field `schema`: a literal such as `gradience.audit/1`, which is its default as well.
     """
 
     schema_id: ClassVar[str]
+    """That literal."""
     repair: ClassVar[str] = "make the file again: artifacts are never edited by hand"
     """What to do about a file that is not valid."""
     draw: ClassVar[Callable[[Artifact], str | None]] = staticmethod(lambda artifact: None)
     """How a notebook shows it, as HTML; `gradience.report.notebook` sets it."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        cls.schema_id = cls.model_fields["schema_"].default
 
     def _repr_html_(self) -> str | None:
         return type(self).draw(self)

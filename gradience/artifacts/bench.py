@@ -7,7 +7,7 @@ here, and the records that the counts were made from are named with their digest
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -235,8 +235,6 @@ class Best(Part):
 
 class Bench(Artifact):
     """`bench.json`."""
-
-    schema_id: ClassVar[str] = "gradience.bench/1"
 
     schema_: Literal["gradience.bench/1"] = Field(default="gradience.bench/1", alias="schema")
     smoke: bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -127,8 +127,6 @@ class Certifiable(Part):
 
 class BenchAggregate(Artifact):
     """`bench_aggregate.json`."""
-
-    schema_id: ClassVar[str] = "gradience.bench_aggregate/1"
 
     schema_: Literal["gradience.bench_aggregate/1"] = Field(
         default="gradience.bench_aggregate/1", alias="schema"

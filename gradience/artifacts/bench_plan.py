@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -48,8 +48,6 @@ class TaskCode(Part):
 
 class BenchPlan(Artifact):
     """What was decided before anything was trained. Every later artifact carries its digest."""
-
-    schema_id: ClassVar[str] = "gradience.bench_plan/1"
 
     schema_: Literal["gradience.bench_plan/1"] = Field(default="gradience.bench_plan/1", alias="schema")
     config_digest: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -68,8 +68,6 @@ class CheckFinding(Part):
 
 class CheckReport(Artifact):
     """Everything that was read, and every finding."""
-
-    schema_id: ClassVar[str] = "gradience.check/1"
 
     schema_: Literal["gradience.check/1"] = Field(default="gradience.check/1", alias="schema")
     gradience_version: str

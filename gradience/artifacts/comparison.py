@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -60,8 +60,6 @@ class Replicates(Part):
 
 class ComparisonReport(Artifact):
     """Two adapters, module by module and overall."""
-
-    schema_id: ClassVar[str] = "gradience.comparison/1"
 
     schema_: Literal["gradience.comparison/1"] = Field(default="gradience.comparison/1", alias="schema")
     path_a: str

@@ -44,7 +44,6 @@ class ModulePlan:
 class CompressionPlan(Artifact):
     """Ranks for every module, and what they are predicted to cost: a pure function of an audit and a criterion."""
 
-    schema_id: ClassVar[str] = "gradience.compression_plan/1"
     repair: ClassVar[str] = "make it again with gradience compress --dry-run --json, and edit new_rank alone"
 
     schema_: Literal["gradience.compression_plan/1"] = Field(
@@ -128,8 +127,6 @@ class PeftCheck(Part):
 
 class CompressionReport(Artifact):
     """`compression_report.json`."""
-
-    schema_id: ClassVar[str] = "gradience.compression/2"
 
     schema_: Literal["gradience.compression/2"] = Field(default="gradience.compression/2", alias="schema")
     source_path: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -68,8 +68,6 @@ class CostEstimate(Part):
 
 class BenchForecast(Artifact):
     """A plan before anything is loaded."""
-
-    schema_id: ClassVar[str] = "gradience.bench_forecast/2"
 
     schema_: Literal["gradience.bench_forecast/2"] = Field(
         default="gradience.bench_forecast/2", alias="schema"

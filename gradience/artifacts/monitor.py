@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -228,8 +228,6 @@ class RunReport(Part):
 
 class MonitorReport(Artifact):
     """One or several runs."""
-
-    schema_id: ClassVar[str] = "gradience.monitor/1"
 
     schema_: Literal["gradience.monitor/1"] = Field(default="gradience.monitor/1", alias="schema")
     gradience_version: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -21,7 +21,6 @@ class StageFile(Part):
 class StageManifest(Artifact):
     """What a stage was made from, and what it made."""
 
-    schema_id: ClassVar[str] = "gradience.stage/1"
     schema_: Literal["gradience.stage/1"] = Field(default="gradience.stage/1", alias="schema")
     stage: str
     key: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -49,7 +49,6 @@ class Earlier(Part):
 class TrainingReport(Artifact):
     """One adapter, trained."""
 
-    schema_id: ClassVar[str] = "gradience.training/1"
     schema_: Literal["gradience.training/1"] = Field(default="gradience.training/1", alias="schema")
     base: str
     base_fingerprint: str
