@@ -7,9 +7,8 @@ from pathlib import Path
 
 from gradience.artifacts.records import ClassificationRecord, Evaluation
 from gradience.digests import sha256_text
-from gradience.evaluate.batches import fixed_batches
 from gradience.evaluate.engines.base import Classified, Engine
-from gradience.evaluate.examples import LabelledText, pair_of, require_examples, whole_text
+from gradience.evaluate.examples import LabelledText, fixed_batches, pair_of, require_examples, whole_text
 from gradience.evaluate.proof import refuse_inert_classifier
 from gradience.evaluate.records import OnBatch, RecordFile, answer_batches, header
 

@@ -8,9 +8,8 @@ from typing import Any
 
 from gradience.artifacts.records import Evaluation, GenerationRecord
 from gradience.digests import sha256_text
-from gradience.evaluate.batches import fixed_batches
 from gradience.evaluate.engines.base import Engine, Output
-from gradience.evaluate.examples import Prompted, require_examples
+from gradience.evaluate.examples import Prompted, fixed_batches, require_examples
 from gradience.evaluate.proof import refuse_inert_generators
 from gradience.evaluate.records import OnBatch, RecordFile, answer_batches, header
 from gradience.tasks.base import Filter

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from gradience.artifacts.records import Evaluation, ScoreRecord
 from gradience.digests import sha256_text
-from gradience.evaluate.batches import fixed_batches
 from gradience.evaluate.engines.base import Engine, Score
-from gradience.evaluate.examples import Answered, require_examples
+from gradience.evaluate.examples import Answered, fixed_batches, require_examples
 from gradience.evaluate.proof import refuse_inert_generators
 from gradience.evaluate.records import OnBatch, RecordFile, answer_batches, header
 

@@ -24,9 +24,6 @@ Load = Callable[..., Task]
 PROFILES = ("arithmetic", "glue", "gsm8k", "reviews", "text_classification")
 """The tasks that come with Gradience, each in the file of its name; a user's is named by where it stands."""
 
-ALIASES = {"gsm8k_causal_lm": "gsm8k", "seqcls_glue": "glue"}
-"""Names of the public predecessor's configs."""
-
 
 def load(profile: str, options: Mapping[str, Any]) -> Task:
     """Make the task `profile` with `options`.
@@ -78,9 +75,8 @@ def code_of(profile: str) -> TaskCode | None:
 
 def _source(profile: str) -> tuple[TaskCode | None, Callable[[], Load]]:
     """The user's code behind `profile`, and what runs or imports it to get at its function."""
-    name = ALIASES.get(profile, profile)
-    if name in PROFILES:
-        return None, lambda: importlib.import_module(f"{__name__}.{name}").load
+    if profile in PROFILES:
+        return None, lambda: importlib.import_module(f"{__name__}.{profile}").load
     if user_code.is_file(profile):
         code, content = user_code.file_code(profile)
         return code, partial(user_code.run_file, profile, content)
@@ -89,7 +85,7 @@ def _source(profile: str) -> tuple[TaskCode | None, Callable[[], Load]]:
         raise InputError(
             f"there is no task `{profile}`",
             code="task-unknown",
-            hint=_hint(profile, [*PROFILES, *ALIASES, *entries]),
+            hint=_hint(profile, [*PROFILES, *entries]),
         )
     return user_code.entry_code(entries[profile]), partial(user_code.run_entry, profile, entries[profile])
 

@@ -66,6 +66,7 @@ def test_a_file_of_ours_that_lost_its_schema_is_not_taken_for_one(tmp_path: Path
 def test_its_configs_are_read_and_said_to_be_its(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, CONFIG))
     assert config.notes[0].startswith("a config of the predecessor")
+    assert config.task.profile == "glue"
     with pytest.raises(
         InputError, match=r"given\.yaml \(a config of the predecessor\): unknown keys"
     ) as caught:

@@ -4,28 +4,11 @@ from __future__ import annotations
 
 import pytest
 from bench_sample import bench, config, pairs, probe_of, three_seeds, variant_measures
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gradience.artifacts.bench import Bench
 from gradience.bench.plan.variants import plan_variants
-from gradience.bench.verdict.results import gate_sentence, measured, paired
-
-
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1))
-def test_pairs_are_counted(answers):
-    probe, variant = [a for a, _ in answers], [b for _, b in answers]
-    counts = paired(probe, variant)
-    assert counts.n == len(answers)
-    assert counts.both_right + counts.only_probe_right == sum(probe)
-    assert counts.both_right + counts.only_variant_right == sum(variant)
-    assert counts.delta * counts.n == sum(variant) - sum(probe)
-
-
-def test_unequal_records_are_not_paired():
-    with pytest.raises(ValueError, match=r"shorter|longer"):
-        paired([True], [True, False])
+from gradience.bench.verdict.results import gate_sentence, measured
 
 
 def test_a_seed_round_trips_and_has_a_status():

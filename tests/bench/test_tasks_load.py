@@ -35,11 +35,6 @@ def test_every_file_with_a_load_is_a_profile():
     assert loads == {*tasks.PROFILES}
 
 
-def test_the_names_of_the_predecessor():
-    assert tasks.find("seqcls_glue") is tasks.find("glue")
-    assert tasks.find("gsm8k_causal_lm") is tasks.find("gsm8k")
-
-
 def test_options_arrive_with_their_types(tmp_path):
     options = {
         "train_file": str(write_jsonl(tmp_path / "train.jsonl", QUESTIONS[:30])),

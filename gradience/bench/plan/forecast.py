@@ -18,7 +18,6 @@ from gradience.tasks.base import ClassificationTask, GenerationTask
 
 EXAMPLES: Mapping[str, int] = {
     "gsm8k": 1_319,
-    "gsm8k_causal_lm": 1_319,
     "reviews": 2_186,
     "sst2": 872,
     "qnli": 5_463,
@@ -106,11 +105,8 @@ def _examples(config: BenchConfig, seen: Preview) -> int | None:
     asked = config.task.eval_samples
     if seen.task is not None:
         return len(seen.task.examples.of(config.task.eval_role, asked))
-    key = (
-        str(config.task.options.get("subset"))
-        if config.task.profile in ("glue", "seqcls_glue")
-        else config.task.profile
-    )
+    profile = config.task.profile
+    key = str(config.task.options.get("subset")) if profile == "glue" else profile
     whole = EXAMPLES.get(key) if config.task.eval_role == "confirm" else None
     return min(whole, asked) if whole and asked else whole or asked
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import fmean, stdev
 from typing import Any
 
 from gradience.artifacts.bench import (
@@ -12,6 +14,7 @@ from gradience.artifacts.bench import (
     Closeness,
     Gate,
     Measures,
+    Pairs,
     Probe,
     TrainingFacts,
     VariantResult,
@@ -100,8 +103,11 @@ def _variant(
     assert facts.probe is not None
     assert facts.probe.answers is not None
     change = diverge(facts.probe.answers, outcome.answers)  # refuses what was not asked in the same way
-    pairs = results.paired(
-        [row.correct for row in facts.probe.answers.records], [row.correct for row in outcome.answers.records]
+    pairs = Pairs(
+        both_right=change.both_right,
+        only_probe_right=change.only_a_right,
+        only_variant_right=change.only_b_right,
+        both_wrong=change.both_wrong,
     )
     closeness = _closeness_of_scores(outcome) if outcome.scores else None
     if change.kl_mean is not None and change.flips is not None:
@@ -118,11 +124,9 @@ def _closeness_of_scores(outcome: Outcome) -> Closeness:
     assert outcome.scores is not None
     rows = [row for row in outcome.scores.records if isinstance(row, ScoreRecord)]
     values = [row.kl or 0.0 for row in rows]
-    mean = sum(values) / len(values)
-    spread = sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)
     return Closeness(
-        kl_mean=mean,
-        kl_standard_error=(spread / len(values)) ** 0.5 if len(values) > 1 else None,
+        kl_mean=fmean(values),
+        kl_standard_error=stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
         flips=sum(row.flips or 0 for row in rows),
     )
 

@@ -23,29 +23,25 @@ def refuse_mixture(seed: Path, records: str, here: Mapping[str, Any]) -> None:
 
     records: name of the file of records in the folder of an evaluation. here: `Engine.numerics` of this one.
     """
-    finished = {path.parent: _numerics_of(path) for path in sorted(seed.glob(f"*/eval/{records}"))}
-    elsewhere = {
-        folder: there for folder, there in finished.items() if there != here and (folder / MANIFEST).is_file()
-    }
+    elsewhere = {}
+    for path in sorted(seed.glob(f"*/eval/{records}")):
+        with path.open("rb") as file:
+            run = ExamplesRun.model_validate_json(file.readline())
+        differences = _differences(run.model_dump(), here)
+        if differences and (path.parent / MANIFEST).is_file():
+            elsewhere[path.parent] = differences
     if elsewhere:
-        raise MadeElsewhere(list(elsewhere), _differences(next(iter(elsewhere.values())), here))
-
-
-def _numerics_of(records: Path) -> dict[str, Any]:
-    with records.open("rb") as file:
-        run = ExamplesRun.model_validate_json(file.readline())
-    return {"threads": run.threads, "device": run.device, "versions": run.versions}
+        raise MadeElsewhere(list(elsewhere), next(iter(elsewhere.values())))
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """`torch 2.13.0, here 2.14.0; 1 thread …`, in words."""
-    before, now = _flat(there), _flat(here)
+    """`torch 2.13.0, here 2.14.0; threads 1, here 2`, in words; empty where there is none."""
+    before, now = (
+        {"device": facts["device"], "threads": facts["threads"], **facts["versions"]}
+        for facts in (there, here)
+    )
     return "; ".join(
         f"{name} {before.get(name)}, here {now.get(name)}"
         for name in {**before, **now}
         if before.get(name) != now.get(name)
     )
-
-
-def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {"device": facts["device"], "threads": facts["threads"], **facts["versions"]}

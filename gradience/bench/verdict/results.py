@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
@@ -24,17 +24,6 @@ from gradience.bench.plan.variants import PlannedVariant, asked_for
 from gradience.bench.verdict.policy import overall, percent, verdict_of_seed
 
 Results = tuple[VariantResult, ...]
-
-
-def paired(probe: Sequence[bool], variant: Sequence[bool]) -> Pairs:
-    """Count the examples by who has them right; both in the same order. Raises ValueError for unequal lengths."""
-    pairs = list(zip(probe, variant, strict=True))
-    return Pairs(
-        both_right=pairs.count((True, True)),
-        only_probe_right=pairs.count((True, False)),
-        only_variant_right=pairs.count((False, True)),
-        both_wrong=pairs.count((False, False)),
-    )
 
 
 def measured(
