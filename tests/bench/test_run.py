@@ -302,14 +302,14 @@ def test_a_probe_that_diverged_is_not_even_evaluated(causal: Path, tmp_path: Pat
 def test_a_variant_that_fails_is_a_result_and_the_others_go_on(
     causal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    compress = truncate.compress_adapter
+    compress = truncate.write_compressed
 
     def fail(adapter: Path, plan: Any, target: Path, **kwargs: Any) -> Any:
         if "uniform_median.truncate" in str(target):
             raise ZeroDivisionError("for the test")
         return compress(adapter, plan, target, **kwargs)
 
-    monkeypatch.setattr(truncate, "compress_adapter", fail)
+    monkeypatch.setattr(truncate, "write_compressed", fail)
     config = with_base(ANSWER, causal, compression={"arms": ["truncate"], "controls": ["aa"]})
     bench = bench_of(SeedRun(config, sums(), 42, tmp_path).run(), sums())
     broken = bench.variant("uniform_median.truncate")
