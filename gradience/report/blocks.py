@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 Role = Literal[
-    "", "strong", "dim", "name", "good", "info", "warn", "bad",
+    "", "strong", "dim", "name", "good", "info", "warn", "bad", "bar1", "bar2", "bar3",
     "heat1", "heat2", "heat3", "heat4", "heat5", "heat6", "heat7", "heat8",
 ]  # fmt: skip
-"""What a piece of text is. `name`: what a stranger called something. `heat1` … `heat8`: a level of a heat map."""
+"""What a piece of text is. `name`: what a stranger called something. `bar1` … `bar3`: parts of a bar;
+`heat1` … `heat8`: levels of a heat map."""
 
 Mark = Literal["good", "info", "warning", "error", "unknown", "item"]
 """What a note is about; `item` is a plain item of a list."""
@@ -77,7 +78,7 @@ class Facts:
 class Column:
     """A column of a table."""
 
-    title: str = ""
+    title: Inline = ""
     align: Literal["<", ">"] = "<"
     wrap: bool = False
     """The cells are sentences and may take several lines; other cells are never broken and never cut."""
@@ -164,3 +165,14 @@ def items(texts: Iterable[Inline]) -> Notes:
 def figures(rows: Iterable[tuple[str, str, str]]) -> Facts:
     """Return labels, each with its figure and what that measures."""
     return Facts([(label, (Span(figure, "strong"), f" ({meaning})")) for label, figure, meaning in rows])
+
+
+def figures_of(drawing: Bars | HeatMap) -> Table:
+    """The figures of a drawing, for a document that does not draw; of a heat map also its signs."""
+    titles = [Column(title, ">") for title in drawing.titles]
+    if isinstance(drawing, Bars):
+        columns = [Column(drawing.scale), *titles]
+        return Table(columns, [(bar.label, *bar.figures) for bar in drawing.bars])
+    first, last = drawing.indices[0], drawing.indices[-1]
+    columns = [Column(drawing.title), Column(f"{first} … {last}" if first != last else str(first)), *titles]
+    return Table(columns, [(row.label, tuple(row.cells), *row.figures) for row in drawing.rows])

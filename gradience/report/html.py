@@ -3,8 +3,6 @@ are those of the page around it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 from gradience.report.blocks import (
     Bars,
     Block,
@@ -20,6 +18,7 @@ from gradience.report.blocks import (
     Paragraph,
     Span,
     Table,
+    figures_of,
     spans,
 )
 from gradience.report.names import html_name, html_text
@@ -50,15 +49,11 @@ def _block(block: Block) -> str:
         case Notes():
             return f"<ul>{''.join(map(_note, block.notes))}</ul>"
         case Facts():
-            return _table([], [[_text(label), _text(text)] for label, text in block.facts])
+            return _table(Table([], block.facts))
         case Table():
-            head = [_text(column.title) for column in block.columns]
-            return _table(head, [[_text(cell) for cell in row] for row in block.rows])
-        case Bars():
-            head = [_text(block.scale), *map(_text, block.titles)]
-            return _table(head, [[_text(bar.label), *map(_text, bar.figures)] for bar in block.bars])
-        case HeatMap():
-            return _heat_map(block)
+            return _table(block)
+        case Bars() | HeatMap():
+            return _table(figures_of(block))
         case Code():
             lines = "\n".join(map(_text, block.lines))
             return f"<pre>{lines}</pre>"
@@ -84,26 +79,12 @@ def _note(note: Note) -> str:
     return f"<li>{MARK_WORDS[note.mark]}{_text(note.text)}{details}</li>"
 
 
-# ---------------------------------------------------------------- tables
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; the cells are escaped already. The first column is a row header."""
-    titles = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-    top = f"<thead><tr>{titles}</tr></thead>" if any(head) else ""
+def _table(table: Table) -> str:
+    """A table without head where no column has a title. The first cell of a row is its header."""
+    titles = "".join(f'<th scope="col">{_text(column.title)}</th>' for column in table.columns)
+    head = f"<thead><tr>{titles}</tr></thead>" if any(column.title for column in table.columns) else ""
     body = "".join(
-        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>'
-        for row in rows
+        f'<tr><th scope="row">{_text(row[0])}</th>{"".join(f"<td>{_text(cell)}</td>" for cell in row[1:])}</tr>'
+        for row in table.rows
     )
-    return f"<table>{top}<tbody>{body}</tbody></table>"
-
-
-def _heat_map(heat: HeatMap) -> str:
-    """The signs of a row in one cell; the head says which columns they are."""
-    first, last = heat.indices[0], heat.indices[-1]
-    head = [_text(heat.title), str(first) if first == last else f"{first} … {last}", *map(_text, heat.titles)]
-    rows = [
-        [_text(row.label), f"<code>{_text(tuple(row.cells))}</code>", *map(_text, row.figures)]
-        for row in heat.rows
-    ]
-    return _table(head, rows)
+    return f"<table>{head}<tbody>{body}</tbody></table>"

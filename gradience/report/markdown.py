@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
 
 from gradience.report.blocks import (
     Bars,
     Block,
     Code,
-    Column,
     Document,
     Facts,
     Heading,
@@ -21,6 +19,7 @@ from gradience.report.blocks import (
     Paragraph,
     Span,
     Table,
+    figures_of,
     spans,
 )
 from gradience.report.names import display_sentence, markdown_name, markdown_text
@@ -52,14 +51,9 @@ def _block(block: Block) -> str:
         case Facts():
             return "\n".join(f"- **{_text(label)}**: {_text(text)}" for label, text in block.facts)
         case Table():
-            rows = [[_text(cell) for cell in row] for row in block.rows]
-            return _pipes([_text(column.title) for column in block.columns], rows, _sides(block.columns))
-        case Bars():
-            rows = [[_text(bar.label), *map(_text, bar.figures)] for bar in block.bars]
-            head = [_text(block.scale), *map(_text, block.titles)]
-            return _pipes(head, rows, "<" + ">" * len(block.titles))
-        case HeatMap():
-            return _heat_map(block)
+            return _table(block)
+        case Bars() | HeatMap():
+            return _table(figures_of(block))
         case Code():
             return _code(block)
 
@@ -98,23 +92,12 @@ def _note(note: Note) -> str:
 # ---------------------------------------------------------------- tables and code
 
 
-def _pipes(head: Sequence[str], rows: Iterable[Sequence[str]], sides: str) -> str:
-    """A table; the cells are escaped already, and a row may end early."""
-    rule = ["---:" if side == ">" else "---" for side in sides]
-    full = [[*row, *[""] * (len(head) - len(row))] for row in rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *full))
-
-
-def _sides(columns: Iterable[Column]) -> str:
-    return "".join(column.align for column in columns)
-
-
-def _heat_map(heat: HeatMap) -> str:
-    """The signs of a row in one cell; the head says which columns they are."""
-    first, last = heat.indices[0], heat.indices[-1]
-    head = [_text(heat.title), str(first) if first == last else f"{first} … {last}", *map(_text, heat.titles)]
-    rows = [[_text(row.label), _text(tuple(row.cells)), *map(_text, row.figures)] for row in heat.rows]
-    return _pipes(head, rows, "<<" + ">" * len(heat.titles))
+def _table(table: Table) -> str:
+    """Rows of cells between pipes."""
+    head = [_text(column.title) for column in table.columns]
+    rule = ["---:" if column.align == ">" else "---" for column in table.columns]
+    rows = [[*map(_text, row), *[""] * (len(head) - len(row))] for row in table.rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
 
 
 def _code(code: Code) -> str:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from gradience.report.blocks import (
-    Bar,
     Bars,
     Block,
     Code,
@@ -27,6 +26,7 @@ from gradience.report.blocks import (
     Mark,
     Notes,
     Paragraph,
+    Role,
     Span,
     Table,
     spans,
@@ -43,7 +43,6 @@ LEAST_NAME, LEAST_SENTENCES = 20, 24
 """Columns that a name and a column of sentences keep where the terminal is narrow."""
 UNLIMITED = 1_000_000
 MAX_BAR, LEAST_BAR = 40, 10
-HEAT_LABEL = 18
 WIDE_MAP, MAX_CELL = 36, 4
 """Columns that a map of few columns is stretched to, each to MAX_CELL signs at most."""
 STYLES = {
@@ -55,6 +54,10 @@ STYLES = {
     "info": "blue",
     "warn": "yellow",
     "bad": "bold red",
+    # One hue, the nearer to the typical module the stronger.
+    "bar1": "color(37)",
+    "bar2": "color(31)",
+    "bar3": "color(24)",
     # From nothing to all of the rank, mid tones that hold on light and on dark backgrounds.
     "heat1": "color(26)",
     "heat2": "color(32)",
@@ -73,9 +76,8 @@ MARKS: dict[Mark, Span] = {
     "unknown": Span("?", "dim"),
     "item": Span("·", "dim"),
 }
-BAR_SIGNS, BAR_STYLES = "█▓▒", ("color(37)", "color(31)", "color(24)")
-"""The first value of a bar, what the second adds, what the third adds: one hue, the nearer the stronger."""
-REST = "░"
+BAR_SIGNS, REST = "█▓▒", Span("░", "dim")
+"""The first value of a bar, what the second adds, what the third adds, and what is left of the scale."""
 
 
 def render(document: Document, *, width: int | None = None, color: bool = False) -> str:
@@ -112,9 +114,9 @@ def _drawings(block: Block, room: int, text: int) -> Iterator[tuple[RenderableTy
         case Table():
             yield from _table(block, room, text)
         case Bars():
-            yield _bars(block, min(room, text)), UNLIMITED
+            yield from _table(_bars(block, text), room, text)
         case HeatMap():
-            yield _heat_map(block, room), UNLIMITED
+            yield from _table(_heat_map(block, room), room, text)
         case Code():
             for line in block.lines:
                 yield _text(line), UNLIMITED
@@ -140,6 +142,10 @@ def _styled(safe: Sequence[Span], style: str = "") -> Text:
     from rich.text import Text
 
     return Text.assemble(*((span.text, STYLES[span.role] or style) for span in safe))
+
+
+def _plain(safe: Sequence[Span]) -> str:
+    return "".join(span.text for span in safe)
 
 
 def _width(safe: Sequence[Span]) -> int:
@@ -216,7 +222,8 @@ def _table(table: Table, room: int, text: int) -> Iterator[tuple[RenderableType,
     """The columns that fit, aligned; then which were left out. Figures are never broken and never cut."""
     rows = [[_safe(cell) for cell in row] for row in table.rows]
     if any(column.title for column in table.columns):
-        rows.insert(0, [[Span(column.title, "dim")] for column in table.columns])
+        titles = [_safe(column.title) for column in table.columns]
+        rows.insert(0, [[Span(span.text, span.role or "dim") for span in title] for title in titles])
     rows = [[*row, *[[Span("")]] * (len(table.columns) - len(row))] for row in rows]
     columns = [_measured(column, [row[i] for row in rows]) for i, column in enumerate(table.columns)]
     kept = _kept(columns, room)
@@ -224,7 +231,7 @@ def _table(table: Table, room: int, text: int) -> Iterator[tuple[RenderableType,
     _share([column for column in kept if column.is_name], kept, room, gap)
     _share([column for column in kept if column.column.wrap], kept, min(room, text), gap)
     yield _grid(kept, gap), _total([column.least for column in kept], gap)
-    left_out = [c.column.title for c in columns if c not in kept and c.column.title]
+    left_out = [_plain(column.cells[0]) for column in columns if column not in kept and column.column.title]
     if left_out:
         yield _text(Span(f"not shown at this width: {', '.join(left_out)}", "dim")), text
 
@@ -301,66 +308,49 @@ def _grid(columns: Sequence[_Measured], gap: int) -> RenderableType:
 # ---------------------------------------------------------------- drawings
 
 
-def _bars(bars: Bars, room: int) -> RenderableType:
-    """Label, figures and bar of each row; the titles say which sign is which."""
-    from rich import table
-    from rich.text import Text
-
-    grid = table.Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True)
-    titles = [f"{sign} {title}" for sign, title in zip(BAR_SIGNS, bars.titles, strict=False)]
-    for _ in titles:
-        grid.add_column(justify="right", no_wrap=True)
-    rows = [[bar.label, *bar.figures] for bar in bars.bars]
-    used = sum(2 + max(map(cells, column)) for column in zip(["", *titles], *rows, strict=True))
+def _bars(bars: Bars, room: int) -> Table:
+    """A bar behind the figures; the titles say which sign is which."""
+    roles: tuple[Role, ...] = ("bar1", "bar2", "bar3")
+    parts = [Span(sign, role) for sign, role in zip(BAR_SIGNS, roles, strict=True)]
+    titles = [
+        Span(f"{part.text} {title}", part.role) for part, title in zip(parts, bars.titles, strict=False)
+    ]
+    columns = [Column(), *(Column(title, ">") for title in titles)]
+    lines = [("", *(title.text for title in titles)), *((bar.label, *bar.figures) for bar in bars.bars)]
+    used = sum(2 + max(map(cells, column)) for column in zip(*lines, strict=True))
     length = max(LEAST_BAR, min(MAX_BAR, room - used))
-    heads = [Text(title, style) for title, style in zip(titles, BAR_STYLES, strict=False)]
-    grid.add_row("", *heads, Text(f"{REST} {bars.scale}", "dim"))
+    rows: list[list[Inline]] = []
     for bar in bars.bars:
         first, *others = bar.figures
-        grid.add_row(
-            _text(bar.label), _text(Span(first, "strong")), *map(_text, others), _bar(bar, bars.top, length)
-        )
-    return grid
+        drawn = _bar([min(1.0, value / bars.top) for value in bar.values], parts, length)
+        rows.append([bar.label, Span(first, "strong"), *others, drawn])
+    return Table([*columns, Column(f"{REST.text} {bars.scale}")], rows)
 
 
-def _bar(bar: Bar, top: float, length: int) -> Text:
-    """The values on the scale 0 … top; the first takes at least one sign."""
-    from rich.text import Text
-
-    drawn, at = Text(), 0
-    for value, sign, style in zip(bar.values, BAR_SIGNS, BAR_STYLES, strict=False):
-        end = max(at, 1, round(length * min(1.0, value / top)))
-        drawn.append(sign * (end - at), style)
+def _bar(shares: Iterable[float], parts: Sequence[Span], length: int) -> tuple[Span, ...]:
+    """Ascending shares of a length; the first takes at least one sign."""
+    drawn, at = [], 0
+    for share, part in zip(shares, parts, strict=False):
+        end = max(at, 1, round(length * share))
+        drawn.append(Span(part.text * (end - at), part.role))
         at = end
-    return drawn.append(REST * (length - at), "dim")
+    return (*drawn, Span(REST.text * (length - at), REST.role))
 
 
-def _heat_map(heat: HeatMap, room: int) -> RenderableType:
-    """A ruler, then one row of signs for each row, each sign drawn several times where there are few columns."""
-    from rich import table
-    from rich.text import Text
-
-    grid = table.Table.grid(padding=(0, 2, 0, 0))
-    for _ in range(2):
-        grid.add_column(no_wrap=True)
-    for _ in heat.titles:
-        grid.add_column(justify="right", no_wrap=True)
-    labels = [_safe(text) for text in (heat.title, *(row.label for row in heat.rows))]
-    title, *shown = fit_names(["".join(span.text for span in label) for label in labels], HEAT_LABEL)
-    figures = zip(heat.titles, *(row.figures for row in heat.rows if row.figures), strict=True)
-    used = max(map(cells, (title, *shown))) + sum(2 + max(map(cells, column)) for column in figures)
+def _heat_map(heat: HeatMap, room: int) -> Table:
+    """A ruler, and below it each row of signs, each sign several times where there are few columns."""
+    labels = [heat.title, *(row.label for row in heat.rows)]
+    lines = [heat.titles, *(row.figures for row in heat.rows if row.figures)]
+    used = min(LEAST_NAME, max(_width(_safe(label)) for label in labels))
+    used += sum(2 + max(map(cells, column)) for column in zip(*lines, strict=True))
     width = heat_cell_width(len(heat.indices), room - used - 2)
-    grid.add_row(
-        Text(title, "dim"),
-        Text(ruler(heat.indices, width), "dim"),
-        *(Text(t, "dim") for t in heat.titles),
-    )
-    for row, label in zip(heat.rows, shown, strict=True):
+    rows: list[list[Inline]] = []
+    for row in heat.rows:
         runs = groupby(row.cells, key=lambda cell: cell.role)
-        signs = _text(tuple(Span("".join(cell.text * width for cell in run), role) for role, run in runs))
-        grid.add_row(label, signs, *map(_text, row.figures))
-    return grid
+        signs = tuple(Span("".join(cell.text * width for cell in run), role) for role, run in runs)
+        rows.append([row.label, signs, *row.figures])
+    figures = [Column(title, ">") for title in heat.titles]
+    return Table([Column(heat.title), Column(ruler(heat.indices, width)), *figures], rows)
 
 
 def heat_cell_width(columns: int, room: int = WIDE_MAP) -> int:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from statistics import median
+from typing import NamedTuple
 
 from gradience.adapters.families import MODULE_TYPES
 from gradience.artifacts.audit import AuditReport, LayerAudit
@@ -31,34 +31,16 @@ MAX_SPAN = 1024
 """Most layers drawn with their gaps; a stack with larger numbers is drawn without gaps."""
 
 
-@dataclass(frozen=True, slots=True)
-class KindRow:
-    """One kind of module across the layers of its stack."""
+class LayerMap(NamedTuple):
+    """The map of one stack of layers, such as `model.layers`, and what a reader must know of it."""
 
-    label: str
-    cells: tuple[Span, ...]
-    k_median: float | None
-    k_largest: int | None
-    r: tuple[int, ...]
-    """Distinct ranks of its modules, ascending."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerMap:
-    """One stack of layers, such as `model.layers`."""
-
-    stack: str
-    indices: tuple[int, ...]
-    """Layer index at the left edge of each column."""
+    heat: HeatMap
     per_column: int
     """Layers in one column: 1, or more where the stack is wider than the screen."""
     most_modules: int
     """Modules behind one sign, at most: where there are several (experts, merged columns), it is their median."""
-    rows: tuple[KindRow, ...]
     hidden: int
     """Kinds of modules that are not drawn, because there are too many."""
-    energy: tuple[Span, ...]
-    """Share of Σ‖ΔW‖² of each column, in eighths of the largest; empty where the scale is unknown."""
 
 
 def layer_maps(report: AuditReport, width: int) -> tuple[list[LayerMap], int]:
@@ -68,7 +50,11 @@ def layer_maps(report: AuditReport, width: int) -> tuple[list[LayerMap], int]:
         if layer.layer is not None and layer.layer_index is not None:
             stacks.setdefault(stack_of(layer), []).append(layer)
     largest = sorted(stacks, key=lambda stack: (-len(stacks[stack]), stack))[:MAX_MAPS]
-    maps = [_map(stack, stacks[stack], width, MAX_KINDS // len(largest)) for stack in largest]
+    uniform = len({layer.r for layer in report.layers}) == 1
+    maps = []
+    for stack in largest:
+        title = Span(stack, "name") if len(largest) > 1 else "layer"
+        maps.append(_map(title, stacks[stack], width, MAX_KINDS // len(largest), uniform=uniform))
     return maps, len(stacks) - len(maps)
 
 
@@ -82,7 +68,8 @@ def stack_of(layer: LayerAudit) -> str:
     return (layer.layer or "").rpartition(".")[0]
 
 
-def _map(stack: str, layers: Sequence[LayerAudit], width: int, most: int) -> LayerMap:
+def _map(title: Inline, layers: Sequence[LayerAudit], width: int, most: int, *, uniform: bool) -> LayerMap:
+    """The map of one stack. uniform: all modules have the same rank, so that it need not be said in each row."""
     indices = _span({layer.layer_index for layer in layers if layer.layer_index is not None})
     per_column = math.ceil(len(indices) / width)
     column = {index: position // per_column for position, index in enumerate(indices)}
@@ -93,26 +80,27 @@ def _map(stack: str, layers: Sequence[LayerAudit], width: int, most: int) -> Lay
     shared = Counter(
         (layer.family, column[layer.layer_index or 0]) for layer in layers if layer.family in labels
     )
-    return LayerMap(
-        stack,
-        tuple(indices[::per_column]),
-        per_column,
-        max(shared.values()),
-        tuple(_row(labels[kind], members, column, number) for kind, members in kinds),
-        hidden,
-        _energy(layers, column, number),
-    )
+    rows = [_row(labels[kind], members, column, number, uniform=uniform) for kind, members in kinds]
+    energy = _energy(layers, column, number)
+    rows += [HeatRow(Span("energy ‖ΔW‖²", "dim"), energy)] if energy else []
+    heat = HeatMap(title, indices[::per_column], ("median", "max"), rows)
+    return LayerMap(heat, per_column, max(shared.values()), hidden)
 
 
-def _row(label: str, members: Sequence[LayerAudit], column: Mapping[int, int], number: int) -> KindRow:
+def _row(
+    label: str, members: Sequence[LayerAudit], column: Mapping[int, int], number: int, *, uniform: bool
+) -> HeatRow:
+    """One kind of module across the layers, with the median and the largest of its energy ranks."""
     places: list[list[LayerAudit]] = [[] for _ in range(number)]
     for layer in members:
         places[column[layer.layer_index or 0]].append(layer)
     measured = [k for layer in members if layer.status == "ok" and (k := layer.energy_rank_tau) is not None]
-    signs = tuple(cell(place) for place in places)
-    typical = median(measured) if measured else None
-    ranks = tuple(sorted({layer.r for layer in members}))
-    return KindRow(label, signs, typical, max(measured, default=None), ranks)
+    rank = "" if uniform else f" of {number_range(layer.r for layer in members)}"
+    figures = (
+        trimmed(median(measured) if measured else None),
+        f"{trimmed(max(measured, default=None))}{rank}",
+    )
+    return HeatRow(Span(label, "name"), [cell(place) for place in places], figures)
 
 
 def _span(numbers: set[int]) -> list[int]:
@@ -141,6 +129,7 @@ def block(share: float | Fraction) -> Span:
 
 
 def _energy(layers: Iterable[LayerAudit], column: dict[int, int], number: int) -> tuple[Span, ...]:
+    """Share of Σ‖ΔW‖² of each column, in eighths of the largest; empty where the scale is unknown."""
     sums = [0.0] * number
     known = False
     for layer in layers:
@@ -166,20 +155,3 @@ def short_labels(kinds: Sequence[str]) -> dict[str, str]:
                 break
         labels[kind] = label
     return labels
-
-
-def heat_map(layers: LayerMap, title: Inline, *, uniform: bool) -> HeatMap:
-    """The map as a block, with the median and the largest energy rank of each kind, and the energy of each column.
-
-    uniform: all modules have the same rank, so that it need not be said in each row.
-    """
-    rows = [HeatRow(row.label, row.cells, figures(row, uniform=uniform)) for row in layers.rows]
-    if layers.energy:
-        rows.append(HeatRow(Span("energy ‖ΔW‖²", "dim"), layers.energy))
-    return HeatMap(title, layers.indices, ("median", "max"), rows)
-
-
-def figures(row: KindRow, *, uniform: bool) -> list[str]:
-    """Median and maximum of the energy rank."""
-    rank = "" if uniform else f" of {number_range(row.r)}"
-    return [trimmed(row.k_median), f"{trimmed(row.k_largest)}{rank}"]

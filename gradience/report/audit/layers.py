@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from gradience.adapters.locate import natural_key
 from gradience.artifacts.audit import AuditReport, LayerAudit
-from gradience.report.audit.view import View, k_label, layer_digits
+from gradience.report.audit.view import View, energy_ranks_of, k_label, layer_digits
 from gradience.report.blocks import Block, Column, Heading, Inline, Paragraph, Span, Table
 from gradience.report.numbers import percent, sig
 
-STANDARD = (0.90, 0.95, 0.99)
 BORDERLINE = "±"
 FOOTNOTE = f"{BORDERLINE} borderline: a threshold is so near that k may be off by one"
 
@@ -17,7 +16,7 @@ def layer_blocks(report: AuditReport, view: View) -> list[Block]:
     """The table of modules (layer 2 before layer 10), and what ± means where it occurs."""
     if not view.layers:
         return []
-    thresholds = STANDARD if report.tau in STANDARD else (report.tau, *STANDARD)
+    thresholds = sorted({report.tau, 0.90, 0.95, 0.99})
     columns = [
         Column("module"),
         Column("r", ">"),
@@ -29,20 +28,18 @@ def layer_blocks(report: AuditReport, view: View) -> list[Block]:
         Column(),
     ]
     layers = sorted(report.layers, key=lambda layer: natural_key(layer.label))
-    rows = [[Span(layer.label, "name"), str(layer.r), *measures(layer, thresholds)] for layer in layers]
+    rows = [[Span(layer.label, "name"), str(layer.r), *measures(layer, report.tau)] for layer in layers]
     footnote = [Paragraph(Span(FOOTNOTE, "dim"))] if any(layer.borderline for layer in layers) else []
     return [Heading("Every module"), Table(columns, rows), *footnote]
 
 
-def measures(layer: LayerAudit, thresholds: tuple[float, ...]) -> list[Inline]:
+def measures(layer: LayerAudit, tau: float) -> list[Inline]:
     """The columns after the rank; a module without measures says why in their place."""
+    ranks = energy_ranks_of(layer, tau).values()
     if layer.status != "ok":
         status = Span(layer.status, "warn" if layer.status == "untrained" else "bad")
-        return [*[""] * (len(thresholds) + 3), status]
+        return [*[""] * (len(ranks) + 3), status]
     digits = layer_digits(layer)
-    ranks = [layer.energy_rank_90, layer.energy_rank_95, layer.energy_rank_99]
-    if len(thresholds) > len(ranks):
-        ranks.insert(0, layer.energy_rank_tau)
     return [
         *map(str, ranks),
         sig(layer.stable_rank, digits),

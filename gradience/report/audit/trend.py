@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from gradience.artifacts.audit import AuditReport, LayerAudit
 from gradience.ranks import percentile
 from gradience.report import terminal
 from gradience.report.audit.series import Refused, by_step, step_number, why_no_series
 from gradience.report.audit.trust import incompleteness
-from gradience.report.audit.view import k_label, measure_digits, trained_layers
+from gradience.report.audit.view import energy_ranks_of, k_label, measure_digits, trained_layers
 from gradience.report.blocks import (
     Block,
     Column,
@@ -170,16 +170,10 @@ def shared_tau(reports: Sequence[AuditReport]) -> float:
 
 def energy_ranks(report: AuditReport, threshold: float) -> dict[str, int]:
     """Energy rank of each trained module at `threshold`, by name; empty where the report does not tell it."""
-    at: dict[float, Callable[[LayerAudit], int | None]] = {
-        0.90: lambda layer: layer.energy_rank_90,
-        0.95: lambda layer: layer.energy_rank_95,
-        0.99: lambda layer: layer.energy_rank_99,
-    }
-    at[report.tau] = lambda layer: layer.energy_rank_tau
-    k = at.get(threshold)
-    if k is None:
-        return {}
-    return {layer.label: value for layer in trained_layers(report) if (value := k(layer)) is not None}
+    ks = (
+        (layer.label, energy_ranks_of(layer, report.tau).get(threshold)) for layer in trained_layers(report)
+    )
+    return {name: k for name, k in ks if k is not None}
 
 
 def agreement(mine: Mapping[str, int], its: Mapping[str, int]) -> float | None:

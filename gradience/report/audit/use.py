@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from gradience.artifacts.audit import AuditReport, LayerAudit
+from gradience.artifacts.audit import AuditReport
 from gradience.ranks import percentile
-from gradience.report.audit.view import View, k_label, measure_digits, trained_layers
+from gradience.report.audit.view import View, energy_ranks_of, k_label, measure_digits, trained_layers
 from gradience.report.blocks import Bar, Bars, Block, Facts, Heading, Inline
 from gradience.report.numbers import percent, sig, trimmed
 
@@ -28,26 +28,23 @@ def use_blocks(report: AuditReport, view: View) -> list[Block]:
 
 def use_bars(report: AuditReport) -> list[Bar]:
     """Median, 90th percentile and maximum of each measure, the report's own threshold among them."""
-    at: dict[float, Callable[[LayerAudit], float | None]] = {
-        report.tau: lambda layer: layer.energy_rank_tau,
-        0.90: lambda layer: layer.energy_rank_90,
-        0.95: lambda layer: layer.energy_rank_95,
-        0.99: lambda layer: layer.energy_rank_99,
-    }
+    layers = trained_layers(report)
     digits = measure_digits(report)
-    bars = []
-    for threshold in sorted(at):
-        values = spread(report, at[threshold])
-        bars.append(Bar(k_label(threshold), [trimmed(value) for value in values], values))
-    values = spread(report, lambda layer: layer.stable_rank)
-    bars.append(Bar("stable rank Σσ²/σ₁²", [sig(value, digits) for value in values], values))
+    ranks: dict[float, list[int]] = {}
+    for layer in layers:
+        for threshold, k in energy_ranks_of(layer, report.tau).items():
+            ranks.setdefault(threshold, []).extend([] if k is None else [k])
+    bars = [_bar(k_label(threshold), values, trimmed) for threshold, values in ranks.items()]
+    stable = [layer.stable_rank for layer in layers if layer.stable_rank is not None]
+    bars.append(_bar("stable rank Σσ²/σ₁²", stable, lambda value: sig(value, digits)))
     return [bar for bar in bars if bar.values]
 
 
-def spread(report: AuditReport, measure: Callable[[LayerAudit], float | None]) -> tuple[float, ...]:
-    """Median, 90th percentile and maximum over the trained modules; nothing where none has the measure."""
-    values = [value for layer in trained_layers(report) if (value := measure(layer)) is not None]
-    return (float(percentile(values, 50)), float(percentile(values, 90)), max(values)) if values else ()
+def _bar(label: str, values: Sequence[float], show: Callable[[float], str]) -> Bar:
+    if not values:
+        return Bar(label, (), ())
+    spread = (float(percentile(values, 50)), float(percentile(values, 90)), max(values))
+    return Bar(label, [show(value) for value in spread], spread)
 
 
 def relative_use(report: AuditReport) -> list[tuple[str, Inline]]:

@@ -33,6 +33,13 @@ def k_label(threshold: float) -> str:
     return f"k@{100 * threshold:.6g}"
 
 
+def energy_ranks_of(layer: LayerAudit, tau: float) -> dict[float, int | None]:
+    """The energy rank at each threshold that a report with `tau` tells, the smallest threshold first."""
+    ranks = {tau: layer.energy_rank_tau}
+    ranks |= {0.90: layer.energy_rank_90, 0.95: layer.energy_rank_95, 0.99: layer.energy_rank_99}
+    return dict(sorted(ranks.items()))
+
+
 def measure_digits(report: AuditReport) -> int:
     """Digits that hold in a measure of every module."""
     return min((layer_digits(layer) for layer in trained_layers(report)), default=DIGITS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gradience.artifacts.audit import AuditReport, LayerAudit
-from gradience.report.audit.heat import BLOCKS, HEAT, SIGN_WORDS, LayerMap, heat_map, layer_maps, outside
+from gradience.report.audit.heat import BLOCKS, HEAT, SIGN_WORDS, LayerMap, layer_maps, outside
 from gradience.report.audit.view import View, k_label, layer_digits, measure_digits, trained_layers
 from gradience.report.blocks import Block, Column, Heading, Inline, Paragraph, Span, Table
 from gradience.report.numbers import count, percent, sig
@@ -19,11 +19,9 @@ def where_blocks(report: AuditReport, view: View) -> list[Block]:
     if not report.layers:
         return []
     maps, hidden_stacks = layer_maps(report, view.map_columns)
-    uniform = len({layer.r for layer in report.layers}) == 1
     blocks: list[Block] = [Heading("Where?", aside=legend(report, maps) if maps else "")]
     for layers in maps:
-        title = Span(layers.stack, "name") if len(maps) > 1 else "layer"
-        blocks.append(heat_map(layers, title, uniform=uniform))
+        blocks.append(layers.heat)
         blocks += more(layers.hidden, "more kind of modules", view.rest, "more kinds of modules")
         if layers.most_modules > 1:
             blocks.append(Paragraph(Span(several(layers), "dim")))
@@ -36,7 +34,7 @@ def where_blocks(report: AuditReport, view: View) -> list[Block]:
 
 def legend(report: AuditReport, maps: Iterable[LayerMap]) -> Inline:
     """What the signs mean, those that are there."""
-    signs = {cell for layers in maps for row in layers.rows for cell in row.cells}
+    signs = {cell for layers in maps for row in layers.heat.rows for cell in row.cells}
     ramp = map(Span, BLOCKS, HEAT)
     others = [f"  {sign.text} {word}" for sign, word in SIGN_WORDS.items() if sign in signs]
     return (f"{k_label(report.tau)} / r in eighths ", *ramp, *others)
