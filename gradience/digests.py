@@ -12,17 +12,12 @@ Sha256 = hashlib.sha256
 """A digest that is fed as the bytes come: `update(data)`, then `hexdigest()`."""
 
 
-def sha256_bytes(*parts: bytes | bytearray | memoryview) -> str:
-    """The digest of `parts`, one after the other.
+def sha256_parts(parts: Iterable[bytes | bytearray | memoryview]) -> str:
+    """The digest of `parts`, one after the other; only one of them is held in memory.
 
-    >>> sha256_bytes(b"a", b"b") == sha256_text("ab")
+    >>> sha256_parts([b"a", b"b"]) == sha256_text("ab")
     True
     """
-    return sha256_parts(parts)
-
-
-def sha256_parts(parts: Iterable[bytes | bytearray | memoryview]) -> str:
-    """The digest of `parts`, one after the other; only one of them is held in memory."""
     digest = Sha256()
     for part in parts:
         digest.update(part)
@@ -31,7 +26,7 @@ def sha256_parts(parts: Iterable[bytes | bytearray | memoryview]) -> str:
 
 def sha256_text(text: str) -> str:
     """The digest of `text` in UTF-8."""
-    return sha256_bytes(text.encode())
+    return sha256_parts([text.encode()])
 
 
 def sha256_file(path: Path) -> str:

@@ -71,45 +71,35 @@ def refuse_method(path: Path, peft_type: str) -> InputError:
 
 
 class Tool(NamedTuple):
-    """Another tool's adapter, known by the names of its tensors."""
+    """Another tool's adapter, known by what stands in the names of its tensors."""
 
-    key: re.Pattern[str]
+    key: str
+    """A regular expression."""
     code: str
     what: str
-    hint: str
+    hint: str = CONVERT_HINT
 
 
 TOOLS = (
+    Tool(r"\blora_(down|up)\b", "kohya-adapter", "a kohya LoRA (lora_down, lora_up), not a PEFT adapter"),
     Tool(
-        re.compile(r"(^|\.)lora_(down|up)(\.|$)"),
-        "kohya-adapter",
-        "a kohya LoRA (lora_down, lora_up), not a PEFT adapter",
-        CONVERT_HINT,
-    ),
-    Tool(
-        re.compile(r"(^|\.)lora\.(.*\.)?(down|up)(\.|$)"),
+        r"\blora\.(.*\.)?(down|up)\b",
         "diffusers-adapter",
         "an old diffusers LoRA (lora.down, lora.up), not a PEFT adapter",
         DIFFUSERS_HINT,
     ),
     Tool(
-        re.compile(r"(^|\.)linear_(in|out)(\.|$)"),
+        r"\blinear_(in|out)\b",
         "megatron-adapter",
         "a Megatron-Bridge or NeMo adapter (linear_in, linear_out)",
         "export it to Hugging Face PEFT format with the bridge first",
     ),
     Tool(
-        re.compile(r"\.lora_[ab]\.weight$"),
+        r"\.lora_[ab]\.weight$",
         "torchtune-adapter",
         "a torchtune adapter (lora_a.weight, lora_b.weight), not a PEFT one",
-        CONVERT_HINT,
     ),
-    Tool(
-        re.compile(r"(^|\.)lora_[ab](\.|$)"),
-        "mlx-adapter",
-        "an MLX-LM adapter (lora_a, lora_b), not a PEFT one",
-        CONVERT_HINT,
-    ),
+    Tool(r"\blora_[ab]\b", "mlx-adapter", "an MLX-LM adapter (lora_a, lora_b), not a PEFT one"),
 )
 DIFFUSERS_PARTS = ("to_q_lora", "to_k_lora", "to_v_lora", "to_out_lora", "lora_linear_layer")
 
@@ -187,7 +177,7 @@ def refuse_foreign(
                 f"{path}: tensors of {method.what}: {method.prefix}…", code="other-method", hint=LORA_HINT
             )
     for tool in TOOLS:
-        if any(tool.key.search(name) for name in entries):
+        if any(re.search(tool.key, name) for name in entries):
             raise InputError(f"{path}: {tool.what}", code=tool.code, hint=tool.hint)
     raise _not_lora(path, entries, has_config=has_config)
 

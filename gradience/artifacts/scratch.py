@@ -12,12 +12,12 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|old)", re.DOTALL)
 
 
 def scratch_beside(path: Path, kind: str = "tmp") -> Path:
@@ -86,24 +86,29 @@ def abandoned(scratch: Path) -> Iterator[bool]:
         os.close(handle)
 
 
+def left_beside(path: Path) -> list[Path]:
+    """What processes that write `path`, or were killed while they did, have beside it (`tmp` and `old`)."""
+    try:
+        names = sorted(os.listdir(path.parent))
+    except OSError:  # it is not there, or may be written and not read
+        return []
+    matches = (_TEMPORARY.fullmatch(name) for name in names)
+    return [path.with_name(match[0]) for match in matches if match and match[1] == path.name]
+
+
 def sweep_beside(path: Path) -> None:
     """Remove the temporary files that killed processes left of `path`."""
-    _sweep(entry for entry in _entries(path.parent) if entry.name.startswith(f".{path.name}."))
+    _sweep(left_beside(path))
 
 
 def sweep_below(folder: Path) -> None:
     """Remove every temporary file and folder that a killed process left in `folder`, at any depth."""
-    _sweep(folder.rglob(".*.tmp"))
+    _sweep([entry for entry in folder.rglob(".*.tmp") if _TEMPORARY.fullmatch(entry.name)])
 
 
-def _entries(folder: Path) -> Iterator[Path]:
-    with suppress(OSError):  # it is not there, or may be written and not read
-        yield from folder.iterdir()
-
-
-def _sweep(entries: Iterator[Path]) -> None:
-    for entry in list(entries):
-        if _TEMPORARY.fullmatch(entry.name):
+def _sweep(entries: Iterable[Path]) -> None:
+    for entry in entries:
+        if entry.suffix == ".tmp":
             with abandoned(entry) as free:
                 if free:
                     remove(entry)

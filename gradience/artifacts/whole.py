@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 from gradience.adapters.locate import CONFIG
 from gradience.artifacts.scratch import (
     abandoned,
+    left_beside,
     remove,
     scratch_beside,
     scratch_file,
@@ -24,8 +24,6 @@ from gradience.artifacts.scratch import (
     sweep_beside,
 )
 from gradience.errors import OutputError, UsageError
-
-_OURS = re.compile(r"\.[0-9a-f]{8}\.(tmp|old)")
 
 
 @contextmanager
@@ -174,14 +172,7 @@ def _finish_interrupted(place: Path) -> None:
 
     While another run is at work on the same place, nothing is touched.
     """
-    if not place.parent.is_dir():
-        return
-    rests = [
-        entry
-        for entry in sorted(place.parent.iterdir())
-        if _OURS.fullmatch(entry.name.removeprefix(f".{place.name}"))
-        and entry.name.startswith(f".{place.name}.")
-    ]
+    rests = left_beside(place)
     with ExitStack() as locks:
         if not all(locks.enter_context(abandoned(rest)) for rest in rests):
             return

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from gradience.artifacts.bench_plan import TaskCode
-from gradience.digests import sha256_bytes, sha256_file, sha256_text
+from gradience.digests import sha256_file, sha256_parts, sha256_text
 from gradience.errors import InputError
 
 ALLOW, GROUP, FUNCTION = "GRADIENCE_ALLOW_CODE", "gradience.tasks", "load"
@@ -47,7 +47,7 @@ def file_code(profile: str) -> tuple[TaskCode, bytes]:
             hint="check the path; a relative one starts where the command is run",
         ) from None
     name = path.name if path.is_absolute() else profile
-    return TaskCode(source="file", name=name, sha256=sha256_bytes(content)), content
+    return TaskCode(source="file", name=name, sha256=sha256_parts([content])), content
 
 
 def entry_code(entry: importlib.metadata.EntryPoint) -> TaskCode:

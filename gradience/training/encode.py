@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gradience.digests import sha256_bytes
+from gradience.digests import sha256_parts
 from gradience.errors import InputError, UsageError
 from gradience.models.rendering import encode_pair
 from gradience.models.settings import ModelSettings
@@ -115,9 +115,7 @@ class Collator:
         """Tensors of shape (rows, longest row); the labels of a classification have shape (rows,)."""
         batch = {key: self._column([row[key] for row in rows], self._fill.get(key, 0)) for key in rows[0]}
         if self.first_batch is None:
-            self.first_batch = sha256_bytes(
-                *(batch[key].numpy().tobytes() for key in ("input_ids", "labels"))
-            )
+            self.first_batch = sha256_parts(batch[key].numpy().tobytes() for key in ("input_ids", "labels"))
         return batch
 
     @staticmethod
