@@ -194,7 +194,8 @@ def test_the_check_of_our_own_works_without_assertions(tmp_path):
     folder = write(tmp_path / "in", random_factors(0, (8, 10, 12), decay=0.3))
     code = f"""
 import gradience.compress.weights as weights
-from gradience import audit_adapter, write_compressed
+from gradience import audit_adapter
+from gradience.compress.adapter import write_compressed
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRank
 from gradience.compress.readback import WrittenWrong
