@@ -162,3 +162,12 @@ def report(
         ),
     )
     return with_suggestions(audited, grid) if suggest else audited
+
+
+def small_report(*spectra: list[float], shapes=((8, 8), (8, 24), (40, 8)), **more):
+    """One module for each spectrum."""
+    rows = [
+        row(f"model.layers.{i}.attn.q_proj", np.array(sigma), r=len(sigma), shape=shapes[i % len(shapes)])
+        for i, sigma in enumerate(spectra)
+    ]
+    return report(rows, with_gain=False, **more)

@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import stat
 from pathlib import Path
 
 import factory
-from factory import CONFIG, INDEX, WEIGHTS, adapter, factors, modules, safetensors, sharded
+from factory import CONFIG, WEIGHTS, adapter, modules, safetensors
 from refusals import Cases
 
 CASES = Cases()
 refused = CASES.refused
-FIRST, SECOND = "adapter_model-00001-of-00002.safetensors", "adapter_model-00002-of-00002.safetensors"
-
-
-def in_two(folder: Path, index: object = None) -> Path:
-    return sharded(folder, {FIRST: factors("a.q_proj"), SECOND: factors("b.q_proj")}, index)
-
-
-def pointing(folder: Path, **changes: str) -> Path:
-    """Two shards, and an index that says `changes` about the factors of `a.q_proj` (A, B)."""
-    where = dict.fromkeys(factors("a.q_proj"), FIRST) | dict.fromkeys(factors("b.q_proj"), SECOND)
-    for side, shard in changes.items():
-        where[f"{factory.PREFIX}a.q_proj.lora_{side}.weight"] = shard
-    return in_two(folder, {"weight_map": where})
 
 
 def without(folder: Path, name: str) -> Path:
@@ -247,91 +233,6 @@ def named_although_there_is_one(folder):
     return adapter(folder)
 
 
-# ---------------------------------------------------------------- shards
-
-
-@refused(INDEX, "Git LFS pointer", hint="git lfs pull")
-def lfs_pointer_as_index(folder):
-    (in_two(folder) / INDEX).write_bytes(factory.lfs_pointer())
-    return folder
-
-
-@refused(INDEX, "it has no weight_map", hint="download or save the adapter again")
-def index_without_a_map(folder):
-    return in_two(folder, {"metadata": {}})
-
-
-@refused(INDEX, "it has no weight_map", hint="download or save the adapter again")
-def index_that_is_a_list(folder):
-    return in_two(folder, [FIRST, SECOND])
-
-
-@refused(INDEX, "lora_A", '"../outside.safetensors", which is no file name in this folder', hint="again")
-def shard_outside_the_folder(folder):
-    return pointing(folder, A="../outside.safetensors")
-
-
-@refused(INDEX, '"/etc/passwd", which is no file name', hint="again")
-def shard_with_an_absolute_path(folder):
-    return pointing(folder, A="/etc/passwd")
-
-
-@refused(INDEX, "\\u0000", "which is no file name", hint="again")
-def shard_name_with_a_zero_byte(folder):
-    return pointing(folder, A="a\0.safetensors")
-
-
-@refused(INDEX, "7, which is no file name", hint="again")
-def shard_that_is_a_number(folder):
-    return in_two(folder, {"weight_map": {"a": 7}})
-
-
-@refused(INDEX, SECOND, "is not there", hint="download or save the adapter again")
-def missing_shard(folder):
-    (in_two(folder) / SECOND).unlink()
-    return folder
-
-
-@refused("tensor_in_the_wrong_shard", "index and the shards disagree", "a.q_proj.lora_B", hint="download")
-def tensor_in_the_wrong_shard(folder):
-    return pointing(folder, B=SECOND)
-
-
-@refused("tensor_that_no_shard_has", "disagree about tensor 'phantom'", hint="exactly the shard")
-def tensor_that_no_shard_has(folder):
-    where = dict.fromkeys(factors("a.q_proj"), FIRST) | dict.fromkeys(factors("b.q_proj"), SECOND)
-    return in_two(folder, {"weight_map": where | {"phantom": FIRST}})
-
-
-@refused(
-    "tensor_that_the_index_forgets", "disagree about tensor", "b.q_proj.lora_A", hint="exactly the shard"
-)
-def tensor_that_the_index_forgets(folder):
-    where = dict.fromkeys(factors("a.q_proj"), FIRST) | {f"{factory.PREFIX}b.q_proj.lora_B.weight": SECOND}
-    return in_two(folder, {"weight_map": where})
-
-
-@refused("tensor_in_two_shards", "disagree about tensor", hint="exactly the shard")
-def tensor_in_two_shards(folder):
-    both = factors("a.q_proj") | factors("b.q_proj")
-    return sharded(folder, {FIRST: factors("a.q_proj") | factors("c.q_proj"), SECOND: both})
-
-
-@refused(SECOND, "truncated", hint="download or copy it again")
-def truncated_shard(folder):
-    path = in_two(folder) / SECOND
-    os.truncate(path, path.stat().st_size - 4)
-    return folder
-
-
-@refused(SECOND, "symbolic link that leaves", hint="copy the file")
-def shard_linked_from_outside(folder):
-    inner = in_two(folder / "adapter")
-    shutil.move(inner / SECOND, folder / "outside.safetensors")
-    (inner / SECOND).symlink_to("../outside.safetensors")
-    return inner
-
-
 # ---------------------------------------------------------------- names that want to be more than names
 
 
@@ -369,6 +270,7 @@ def hostile_folder_names(folder):
 
 
 # ---------------------------------------------------------------- what leads nowhere is not advised
+
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 4242\n"
 

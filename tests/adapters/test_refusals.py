@@ -12,6 +12,7 @@ import refused_configs
 import refused_files
 import refused_folders
 import refused_formats
+import refused_shards
 from killing import HANGS
 
 from gradience.cli.app import run
@@ -21,6 +22,7 @@ CASES = [
     *refused_configs.CASES,
     *refused_formats.CASES,
     *refused_folders.CASES,
+    *refused_shards.CASES,
 ]
 IN_A_PROCESS = (
     "lfs_pointer",

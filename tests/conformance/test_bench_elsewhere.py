@@ -11,14 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bench_process import finish, write_inputs
 from safetensors.numpy import load_file
+from tiny_bench import llama, sums
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "bench"))
-
-from bench_process import finish, write_inputs  # noqa: E402
-from tiny_bench import llama, sums  # noqa: E402
-
 pytestmark = pytest.mark.conformance
 
 PUBLISHED = (["-e", f"{ROOT}[hf]"], ["transformers", "peft", "datasets", "accelerate", "safetensors"])

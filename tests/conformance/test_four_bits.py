@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_bench import llama, sums
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "bench"))
-from tiny_bench import llama, sums  # noqa: E402
-
-from gradience.evaluate.evaluator import Evaluator  # noqa: E402
-from gradience.models.load import load_base  # noqa: E402
-from gradience.models.settings import ModelSettings  # noqa: E402
-from gradience.training import trainer as training  # noqa: E402
-from gradience.training.network import with_fresh_lora  # noqa: E402
-from gradience.training.settings import TrainSettings  # noqa: E402
+from gradience.evaluate.evaluator import Evaluator
+from gradience.models.load import load_base
+from gradience.models.settings import ModelSettings
+from gradience.training import trainer as training
+from gradience.training.network import with_fresh_lora
+from gradience.training.settings import TrainSettings
 
 pytestmark = [
     pytest.mark.conformance,
