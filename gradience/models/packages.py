@@ -129,6 +129,10 @@ def _reason(complaints: str) -> str:
     return (errors or lines or ["pip said nothing"])[0].removeprefix("ERROR: ")
 
 
+_UNREADABLE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, KeyError, RuntimeError)
+"""What a damaged archive raises; KeyError: there is no such file in it; RuntimeError: it is encrypted."""
+
+
 def copy_member(archive: Path, member: str, target: Path) -> None:
     """Copy the regular file `member` of a wheel or of a .tar.gz to `target`.
 
@@ -145,16 +149,7 @@ def copy_member(archive: Path, member: str, target: Path) -> None:
             if source is None:
                 raise tarfile.TarError(f"{member} is no regular file")
             shutil.copyfileobj(source, stack.enter_context(target.open("wb")))
-    except (
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        zlib.error,
-        EOFError,
-        OSError,
-        KeyError,
-        RuntimeError,
-    ) as error:
-        # KeyError: no such file; RuntimeError: an encrypted one
+    except _UNREADABLE as error:
         raise InputError(
             f"{archive}: cannot be read as an archive: {error}",
             code="archive-unreadable",
