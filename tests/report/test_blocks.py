@@ -208,6 +208,11 @@ def test_ascii_look_keeps_the_width():
     assert len(ascii_look(signs)) == len(signs)
 
 
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.txt")), ids=lambda path: path.stem)
+def test_every_screen_can_be_shown_in_ascii(path):
+    assert ascii_look(path.read_text(encoding="utf-8")).isascii()
+
+
 # ---------------------------------------------------------------- names from strangers
 
 

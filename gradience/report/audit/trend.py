@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from gradience.artifacts.audit import AuditReport, LayerAudit
 from gradience.ranks import percentile
@@ -46,37 +46,34 @@ def trend_blocks(entries: Sequence[AuditReport | Refused], *, layers: bool = Fal
     """
     reports = [entry for entry in entries if isinstance(entry, AuditReport)]
     threshold = shared_tau(reports)
-    notes = trend_notes(entries)
+    paths = [entry.adapter.path if isinstance(entry, AuditReport) else entry.path for entry in entries]
+    named = list(zip(short_names(paths), entries, strict=True))
+    notes = trend_notes(named)
     return [
-        *title_blocks(entries),
-        *trend_table(entries, threshold),
+        *title_blocks(len(entries), common_folder(paths), reports),
+        *trend_table(named, reports, threshold),
         *([Notes(notes)] if notes else []),
         *(module_blocks(entries, threshold) if layers else []),
     ]
 
 
-def paths_of(entries: Sequence[AuditReport | Refused]) -> list[str]:
-    return [entry.path if isinstance(entry, Refused) else entry.adapter.path for entry in entries]
-
-
-def title_blocks(entries: Sequence[AuditReport | Refused]) -> list[Block]:
+def title_blocks(number: int, folder: str, reports: Sequence[AuditReport]) -> list[Block]:
     """How many, where, how many were refused, and whether they are a series."""
-    reports = [entry for entry in entries if isinstance(entry, AuditReport)]
-    folder = common_folder(paths_of(entries))
     where: tuple[str | Span, ...] = (" in ", Span(folder, "name")) if folder else ()
-    refused = len(entries) - len(reports)
+    refused = number - len(reports)
     part = f", {count(refused)} of them refused" if refused else ""
     against = why_no_series(reports)
     kind = f"not a series: {against}" if against else "steps of one run"
     return [
-        Heading((plural(len(entries), "adapter"), *where, part), level=1),
+        Heading((plural(number, "adapter"), *where, part), level=1),
         Paragraph(Span(f"in the order given, {kind}", "dim")),
     ]
 
 
-def trend_table(entries: Sequence[AuditReport | Refused], threshold: float) -> list[Block]:
+def trend_table(
+    named: Sequence[tuple[str, AuditReport | Refused]], reports: Sequence[AuditReport], threshold: float
+) -> list[Block]:
     """The table; of a series also the change from the first to the last step. Then what its columns are."""
-    reports = [entry for entry in entries if isinstance(entry, AuditReport)]
     series = by_step(reports) if len(reports) > 1 and why_no_series(reports) is None else []
     label = k_label(threshold)
     columns = [
@@ -92,7 +89,7 @@ def trend_table(entries: Sequence[AuditReport | Refused], threshold: float) -> l
         Column(),
     ]
     rows: list[list[Inline]] = []
-    for entry, name in zip(entries, short_names(paths_of(entries)), strict=True):
+    for name, entry in named:
         if isinstance(entry, Refused):
             cells: list[Inline] = [*[""] * (len(columns) - 2), Span(f"refused: {entry.code}", "bad")]
         else:
@@ -230,11 +227,11 @@ def short_names(paths: Sequence[str]) -> list[str]:
 # ---------------------------------------------------------------- what to know, module by module
 
 
-def trend_notes(entries: Sequence[AuditReport | Refused]) -> list[Note]:
+def trend_notes(named: Iterable[tuple[str, AuditReport | Refused]]) -> list[Note]:
     """Incomplete audits, errors, and files that are one and the same."""
     first_with: dict[str, str] = {}
     notes: list[Note] = []
-    for report, name in zip(entries, short_names(paths_of(entries)), strict=True):
+    for name, report in named:
         if isinstance(report, Refused):
             continue  # its row says so, and its error stands on stderr
         shown = Span(name, "name")
