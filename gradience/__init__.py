@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gradience.artifacts.audit import AuditReport
+    from gradience.artifacts.bench import Bench
+    from gradience.artifacts.bench_aggregate import BenchAggregate
+    from gradience.artifacts.check import CheckReport
     from gradience.artifacts.comparison import ComparisonReport
     from gradience.artifacts.compression import CompressionPlan, CompressionReport
+    from gradience.artifacts.monitor import MonitorReport
     from gradience.audit.adapter import audit_adapter
     from gradience.compare.adapters import compare_adapters
     from gradience.compress.verb import compress_adapter
@@ -38,6 +42,9 @@ __version__ = "0.1.0"
 # Public name -> the module it lives in. A new public name is one line here, one above, one in __all__.
 _HOME = {
     "AuditReport": "gradience.artifacts.audit",
+    "Bench": "gradience.artifacts.bench",
+    "BenchAggregate": "gradience.artifacts.bench_aggregate",
+    "CheckReport": "gradience.artifacts.check",
     "ComparisonReport": "gradience.artifacts.comparison",
     "CompressionPlan": "gradience.artifacts.compression",
     "CompressionReport": "gradience.artifacts.compression",
@@ -47,6 +54,7 @@ _HOME = {
     "InputError": "gradience.errors",
     "LockedError": "gradience.errors",
     "MissingExtra": "gradience.errors",
+    "MonitorReport": "gradience.artifacts.monitor",
     "NetworkError": "gradience.errors",
     "OutputError": "gradience.errors",
     "SpectralTracker": "gradience.live",
@@ -66,6 +74,9 @@ _HOME = {
 
 __all__ = [
     "AuditReport",
+    "Bench",
+    "BenchAggregate",
+    "CheckReport",
     "ComparisonReport",
     "CompressionPlan",
     "CompressionReport",
@@ -75,6 +86,7 @@ __all__ = [
     "InputError",
     "LockedError",
     "MissingExtra",
+    "MonitorReport",
     "NetworkError",
     "OutputError",
     "SpectralTracker",
@@ -100,8 +112,8 @@ def __getattr__(name: str) -> Any:
     except KeyError:
         raise AttributeError(f"module 'gradience' has no attribute {name!r}") from None
     value = getattr(importlib.import_module(home), name)
-    if "gradience.artifacts.base" in sys.modules:  # an artifact that somebody gets shows itself in a notebook
-        importlib.import_module("gradience.report.notebook")
+    if "gradience.artifacts.report" in sys.modules:  # a report that somebody gets shows itself
+        importlib.import_module("gradience.report.faces")
     globals()[name] = value
     return value
 

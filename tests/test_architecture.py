@@ -31,7 +31,7 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
     from gradience.bench.run.seed import SeedRun
     from gradience.bench.verdict.aggregate import aggregate
     from gradience.plan.criteria import ToRank
-    from gradience.report.bench import aggregate_markdown, bench_markdown
+    from gradience.report.faces import to_markdown
 
     values = {
         "model": {"name": str(bert(tmp_path / "base")), "type": "seqcls"},
@@ -70,10 +70,10 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
     ]
     assert bench.variants[0].ranks.largest == 2
     assert bench.notes[-1].endswith("where it does on all seeds, nothing was lost")
-    assert "- **unharmed**: the probe itself: must fail, which it cannot" in bench_markdown(bench)
-    assert "| `unharmed` | not as expected |" in bench_markdown(bench)
+    assert "- **unharmed**: the probe itself: must fail, which it cannot" in to_markdown(bench)
+    assert "| `unharmed` | not as expected |" in to_markdown(bench)
 
-    page = aggregate_markdown(aggregate([bench]))
+    page = to_markdown(aggregate([bench]))
     assert "unharmed must fail, and passes on the one seed there is" in page
     assert "controls: unharmed is PASS and must be FAIL" in page
 
@@ -441,7 +441,7 @@ def test_a_toy_section_of_a_report_is_one_function_and_one_line(
     report = audit_adapter(example_adapter())
     assert (
         "\n## Which name is long?\n\n| module | letters |\n| --- | ---: |\n| &#60;bert."
-        in audit.audit_markdown(report)
+        in report.to_markdown()
     )
     assert "<h4>Which name is long?</h4>" in str(report._repr_html_())
     assert "<bdi>&lt;bert." in str(report._repr_html_())

@@ -7,19 +7,17 @@ stable rank) is null, never 0.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gradience.adapters.families import ModuleType
 from gradience.adapters.keys import Kind
-from gradience.artifacts.base import ROW_CONFIG, Artifact, Float12, Part, visible_json
+from gradience.artifacts.base import ROW_CONFIG, Float12, Part, visible_json
 from gradience.artifacts.finding import Finding
+from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
-
-if TYPE_CHECKING:
-    import pandas
 
 Status = Literal["ok", "untrained", "nonfinite", "unsupported"]
 Setting = bool | int | float | str | list[str] | list[int] | list[list[int]] | dict[str, list[int]]
@@ -242,8 +240,10 @@ class Gain(Part):
     """Σ share² over layers: 1/L when even, 1 when one layer has everything."""
 
 
-class AuditReport(Artifact):
+class AuditReport(Report):
     """`audit.json`."""
+
+    row_field: ClassVar[str] = "layers"
 
     schema_: Literal["gradience.audit/1"] = Field(default="gradience.audit/1", alias="schema")
     adapter: AdapterInfo
@@ -287,15 +287,6 @@ class AuditReport(Artifact):
     def rank_pattern(self) -> dict[str, int]:
         """`rank_pattern` of the per-layer suggestion for PEFT's LoraConfig; empty without a suggestion."""
         return dict(self.suggestions.per_layer.rank_pattern) if self.suggestions else {}
-
-    def to_dataframe(self) -> pandas.DataFrame:
-        """One row a module. Raises MissingExtra when pandas is not installed."""
-        from dataclasses import asdict
-
-        from gradience.errors import require
-
-        frame = require("pandas", extra="pandas").DataFrame([asdict(layer) for layer in self.layers])
-        return frame  # type: ignore[no-any-return]
 
     def json_chunks(self) -> Iterator[str]:
         """The same text as `to_json(indent=None)`, a few modules at a time (50,000 of them make a long string)."""

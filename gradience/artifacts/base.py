@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, cast
 
@@ -57,15 +57,11 @@ class Artifact(Part):
     """That literal."""
     repair: ClassVar[str] = "make the file again: artifacts are never edited by hand"
     """What to do about a file that is not valid."""
-    draw: ClassVar[Callable[[Artifact], str | None]] = staticmethod(lambda artifact: None)
-    """How a notebook shows it, as HTML; `gradience.report.notebook` sets it."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        cls.schema_id = cls.model_fields["schema_"].default
-
-    def _repr_html_(self) -> str | None:
-        return type(self).draw(self)
+        if "schema_" in cls.model_fields:
+            cls.schema_id = cls.model_fields["schema_"].default
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:

@@ -7,12 +7,13 @@ here, and the records that the counts were made from are named with their digest
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from gradience.artifacts.base import Artifact, Float12, Part, round_significant
+from gradience.artifacts.base import Float12, Part, round_significant
 from gradience.artifacts.bench_plan import DataSplit, Policy, Share
+from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "UNDERTRAINED", "SKIPPED", "ERROR"]
@@ -233,8 +234,10 @@ class Best(Part):
     reduction: Float12
 
 
-class Bench(Artifact):
+class Bench(Report):
     """`bench.json`."""
+
+    row_field: ClassVar[str] = "variants"
 
     schema_: Literal["gradience.bench/1"] = Field(default="gradience.bench/1", alias="schema")
     smoke: bool

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from gradience.artifacts.base import Artifact, Float12, Part
+from gradience.artifacts.base import Float12, Part
 from gradience.artifacts.bench import Status
 from gradience.artifacts.bench_plan import DataSplit, Policy
+from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
 
 
@@ -125,8 +126,10 @@ class Certifiable(Part):
     conditions: tuple[Condition, ...]
 
 
-class BenchAggregate(Artifact):
+class BenchAggregate(Report):
     """`bench_aggregate.json`."""
+
+    row_field: ClassVar[str] = "variants"
 
     schema_: Literal["gradience.bench_aggregate/1"] = Field(
         default="gradience.bench_aggregate/1", alias="schema"

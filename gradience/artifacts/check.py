@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from gradience.artifacts.base import Artifact, Float12, Part
+from gradience.artifacts.base import Float12, Part
 from gradience.artifacts.finding import Severity
+from gradience.artifacts.report import Report
 
 
 class SourceFile(Part):
@@ -66,8 +67,10 @@ class CheckFinding(Part):
     source: str
 
 
-class CheckReport(Artifact):
+class CheckReport(Report):
     """Everything that was read, and every finding."""
+
+    row_field: ClassVar[str] = "findings"
 
     schema_: Literal["gradience.check/1"] = Field(default="gradience.check/1", alias="schema")
     gradience_version: str

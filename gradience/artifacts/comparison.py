@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gradience.artifacts.base import ROW_CONFIG, Artifact, Float12, Part
+from gradience.artifacts.base import ROW_CONFIG, Float12, Part
+from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
 
 Presence = Literal["both", "only-a", "only-b", "shapes-differ"]
@@ -58,8 +59,10 @@ class Replicates(Part):
     reason: str
 
 
-class ComparisonReport(Artifact):
+class ComparisonReport(Report):
     """Two adapters, module by module and overall."""
+
+    row_field: ClassVar[str] = "modules"
 
     schema_: Literal["gradience.comparison/1"] = Field(default="gradience.comparison/1", alias="schema")
     path_a: str

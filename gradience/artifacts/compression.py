@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, WithJsonSchema
 from pydantic.dataclasses import dataclass
 
-from gradience.artifacts.base import ROW_CONFIG, Artifact, Float12, Part
+from gradience.artifacts.base import ROW_CONFIG, Float12, Part
+from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
 
 Encoding = Annotated[
@@ -41,9 +42,10 @@ class ModulePlan:
     """Why the module keeps its rank whatever the criterion says; empty otherwise."""
 
 
-class CompressionPlan(Artifact):
+class CompressionPlan(Report):
     """Ranks for every module, and what they are predicted to cost: a pure function of an audit and a criterion."""
 
+    row_field: ClassVar[str] = "modules"
     repair: ClassVar[str] = "make it again with gradience compress --dry-run --json, and edit new_rank alone"
 
     schema_: Literal["gradience.compression_plan/1"] = Field(
@@ -125,8 +127,10 @@ class PeftCheck(Part):
     """Tensors of the file, each in the loaded model bit for bit."""
 
 
-class CompressionReport(Artifact):
+class CompressionReport(Report):
     """`compression_report.json`."""
+
+    row_field: ClassVar[str] = "modules"
 
     schema_: Literal["gradience.compression/2"] = Field(default="gradience.compression/2", alias="schema")
     source_path: str

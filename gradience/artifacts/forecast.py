@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from gradience.artifacts.base import Artifact, Float12, Part
+from gradience.artifacts.base import Float12, Part
 from gradience.artifacts.bench_plan import Policy
+from gradience.artifacts.report import Report
 
 
 class Check(Part):
@@ -66,8 +67,10 @@ class CostEstimate(Part):
     times: tuple[TimeEstimate, ...]
 
 
-class BenchForecast(Artifact):
+class BenchForecast(Report):
     """A plan before anything is loaded."""
+
+    row_field: ClassVar[str] = "checks"
 
     schema_: Literal["gradience.bench_forecast/2"] = Field(
         default="gradience.bench_forecast/2", alias="schema"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from gradience.artifacts.base import Artifact, Float12, Part
+from gradience.artifacts.base import Float12, Part
 from gradience.artifacts.finding import Severity
+from gradience.artifacts.report import Report
 
 Confidence = Literal["low", "medium", "high"]
 Outcome = Literal["ok", "stopped-early", "interrupted", "error", "unfinished"]
@@ -226,8 +227,10 @@ class RunReport(Part):
     """What to keep in mind when reading the numbers."""
 
 
-class MonitorReport(Artifact):
+class MonitorReport(Report):
     """One or several runs."""
+
+    row_field: ClassVar[str] = "runs"
 
     schema_: Literal["gradience.monitor/1"] = Field(default="gradience.monitor/1", alias="schema")
     gradience_version: str

@@ -52,7 +52,8 @@ def aggregate(
       gradience bench aggregate runs/seed42 runs/seed123 runs/seed456 --output runs/all
     """
     from gradience.bench.verdict.folders import AGGREGATE, DOCUMENT, aggregate_folders
-    from gradience.report.bench import aggregate_markdown, aggregate_text
+    from gradience.report.bench import aggregate_text
+    from gradience.report.faces import to_markdown
 
     if output is not None and (output / AGGREGATE).exists() and not force:
         raise UsageError(
@@ -64,7 +65,7 @@ def aggregate(
 
         output.mkdir(parents=True, exist_ok=True)
         report.save(output / AGGREGATE)
-        write_whole(output / DOCUMENT, [aggregate_markdown(report).encode()])
+        write_whole(output / DOCUMENT, [to_markdown(report).encode()])
     if json:
         print_json(report)
     elif not quiet:

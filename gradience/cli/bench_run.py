@@ -98,15 +98,14 @@ def _show_plan(config: BenchConfig, *, as_json: bool) -> int:
 
 def _run(config: BenchConfig, output: Path, *, as_json: bool, quiet: bool) -> int:
     from gradience.cli.progress import StageProgress
-    from gradience.report.bench import aggregate_markdown, aggregate_text, bench_markdown, bench_text
+    from gradience.report.bench import aggregate_text, bench_text
+    from gradience.report.faces import to_markdown
 
     _need_libraries()
-    from gradience.bench.run.bench import Pages, run_bench
+    from gradience.bench.run.bench import run_bench
 
     with StageProgress(quiet=quiet) as watcher:
-        benches, together = run_bench(
-            config, output, watcher, pages=Pages(bench_markdown, aggregate_markdown), command=command_line()
-        )
+        benches, together = run_bench(config, output, watcher, page_of=to_markdown, command=command_line())
     missing = [row.seed for row in together.seeds if row.source is None] if together else []
     result = benches[-1] if missing or together is None else together
     if as_json:

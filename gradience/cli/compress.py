@@ -138,7 +138,7 @@ def compress(
     from gradience.audit.adapter import audit_adapter
     from gradience.compress.adapter import rehearse_compression, write_compressed
     from gradience.plan.compression import plan_compression
-    from gradience.report.compression import compression_markdown
+    from gradience.report.faces import to_markdown
 
     with ProgressBar(f"measuring {adapter}", quiet=quiet) as progress:
         audited = audit_adapter(adapter, adapter=name, progress=progress, command=command_line())
@@ -170,7 +170,7 @@ def compress(
             force=force,
             progress=progress,
             command=command_line(),
-            documents=lambda report: {"compression_report.md": compression_markdown(report)},
+            documents=lambda report: {"compression_report.md": to_markdown(report)},
         )
     _show(report, layers=layers, json=json, quiet=quiet)
 

@@ -5,23 +5,21 @@ terminal.py   a document on the screen: rich draws it, with or without colour
 markdown.py   a document as GitHub-flavoured Markdown
 html.py       a document as HTML for a notebook
 ascii.py      terminal text in plain ASCII
-notebook.py   artifacts show themselves in a notebook
+faces.py      reports show themselves: print, Markdown, a notebook's HTML
 names.py      what a stranger called something, made safe for each of the three
 numbers.py    numbers for people, never more precise than they are true
 view.py       how much of an artifact is shown
 modules.py    tables of modules, a row for each or for each kind, a column for each measure
 audit/, compression/, comparison.py, … one artifact each
 
-**An artifact** is one file with one function that returns its blocks and, for each face that somebody asks for, one
-line that renders them:
+**A report** is one file with one function that returns its blocks, and a line in `DOCUMENTS` of faces.py, from which
+`print`, a notebook and `to_markdown()` take them. What the command line prints has a function with its options:
 
     def forecast_blocks(forecast: BenchForecast) -> Document:
         return [Heading("Plan"), Facts([("model", Span(forecast.model, "name"))]), ...]
 
     def forecast_text(forecast: BenchForecast, *, width: int | None = None, color: bool = False) -> str:
         return terminal.render(forecast_blocks(forecast), width=width, color=color)
-
-A notebook shows an artifact that has a line in `DOCUMENTS` of notebook.py.
 
 **A section** is a function that returns blocks, beginning with a `Heading`, and one line where its artifact lists its
 sections (`SECTIONS` of audit/__init__.py). Where the screen shows a shorter list than the document, a parameter of the

@@ -17,10 +17,11 @@ def check_text(
 
 def check_blocks(report: CheckReport, *, verbose: bool = False) -> Document:
     """Return the files and settings, the findings and the count of them; `verbose` as in `check_text`."""
-    blocks: list[Block] = [
-        Facts([(f"read as {file.dialect}", Span(file.path, "name")) for file in report.files]),
-        Paragraph(Span(settings_sentence(report), "dim")),
+    files: list[tuple[str, Inline]] = [
+        (f"read as {file.dialect}", Span(file.path, "name")) for file in report.files
     ]
+    blocks: list[Block] = [Facts(files)] if files else []
+    blocks.append(Paragraph(Span(settings_sentence(report), "dim")))
     if report.findings:
         blocks += [Heading("Findings"), Notes([_note(finding, verbose) for finding in report.findings])]
     blocks.append(Heading(_counts(report), level=1))

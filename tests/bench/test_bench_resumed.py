@@ -18,16 +18,14 @@ from tiny_bench import Watcher, llama, sums
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.records import read_records
 from gradience.bench.config.load import BenchConfig, load_config
-from gradience.bench.run.bench import Pages, run_bench
+from gradience.bench.run.bench import run_bench
 from gradience.bench.run.facts import ANSWERS
 from gradience.errors import UsageError
 from gradience.evaluate.engines.transformers import identity
 from gradience.models.load import fingerprint_of
 from gradience.models.settings import ModelSettings
-from gradience.report.bench import aggregate_markdown, bench_markdown
+from gradience.report.faces import to_markdown
 from gradience.tasks import user_code
-
-PAGES = Pages(bench_markdown, aggregate_markdown)
 
 SECTIONS: dict[str, Any] = {
     "lora": {"probe_r": 4, "alpha": 8, "target_modules": ["query", "value"]},
@@ -45,7 +43,7 @@ def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
     output = tmp_path_factory.mktemp("whole")
-    run_bench(load_config(config_file), output, Watcher(), pages=PAGES)
+    run_bench(load_config(config_file), output, Watcher(), page_of=to_markdown)
     return output
 
 
@@ -59,7 +57,7 @@ def again(config_file: Path, output: Path, *overrides: str) -> tuple[Bench, Watc
     """Take it up: the result, what was said, and the stages that were made again."""
     before = written(output)
     watcher = Watcher()
-    (bench,), _ = run_bench(load_config(config_file, overrides), output, watcher, pages=PAGES)
+    (bench,), _ = run_bench(load_config(config_file, overrides), output, watcher, page_of=to_markdown)
     return bench, watcher, {name for name, when in written(output).items() if before.get(name) != when}
 
 
@@ -223,10 +221,10 @@ def test_a_corrected_task_gets_its_new_score_and_keeps_its_trainings(tmp_path: P
     }
     config, output, watcher = BenchConfig.model_validate(values), tmp_path / "output", Watcher()
     with user_code.allowing():
-        (wrong,), _ = run_bench(config, output, watcher, pages=PAGES)
+        (wrong,), _ = run_bench(config, output, watcher, page_of=to_markdown)
         first = written(output)
         own_task(tmp_path, "True")
-        (corrected,), _ = run_bench(config, output, watcher, pages=PAGES)
+        (corrected,), _ = run_bench(config, output, watcher, page_of=to_markdown)
     assert wrong.probe is not None
     assert corrected.probe is not None
     assert (wrong.probe.correct, wrong.data) == (0, corrected.data)

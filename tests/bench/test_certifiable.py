@@ -9,7 +9,7 @@ from bench_sample import MISTRAL, bench, config, three_seeds
 
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.certifiable import MIN_SEEDS
-from gradience.report.bench import aggregate_markdown
+from gradience.report.faces import to_markdown
 
 CONTROLS = {"compression": {"controls": ["per_layer_shuffled", "random_directions", "aa"]}}
 BAD = {"random_directions": (40, 2)}
@@ -32,7 +32,7 @@ def test_a_run_that_meets_everything():
     assert report.status == "PASS"
     assert report.certifiable.met
     assert list(of(report)) == ["protocol", "seeds", "confirm", "controls"]
-    assert "**Certifiable**: yes" in aggregate_markdown(report)
+    assert "**Certifiable**: yes" in to_markdown(report)
 
 
 def test_it_is_not_the_verdict():
@@ -86,7 +86,7 @@ def test_a_condition_that_is_not_met_is_named_with_its_reason(runs_of, unmet, wh
     assert not report.certifiable.met
     assert {name for name, condition in of(report).items() if not condition.met} == unmet
     assert any(why in condition.why for condition in of(report).values() if not condition.met)
-    assert "**Certifiable**: no" in aggregate_markdown(report)
+    assert "**Certifiable**: no" in to_markdown(report)
 
 
 def test_a_limit_above_the_split_limits_nothing():

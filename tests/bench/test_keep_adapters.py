@@ -11,10 +11,8 @@ from tiny_bench import Watcher
 
 from gradience.artifacts.bench import Bench
 from gradience.bench.config.load import load_config
-from gradience.bench.run.bench import Pages, run_bench
-from gradience.report.bench import aggregate_markdown, bench_markdown
-
-PAGES = Pages(bench_markdown, aggregate_markdown)
+from gradience.bench.run.bench import run_bench
+from gradience.report.faces import to_markdown
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +22,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path,
 
     def run(keep: str) -> tuple[Path, Bench]:
         loaded = load_config(config, [f"runtime.keep_adapters={keep}"])
-        (bench,), _ = run_bench(loaded, output / keep, Watcher(), pages=PAGES)
+        (bench,), _ = run_bench(loaded, output / keep, Watcher(), page_of=to_markdown)
         return output / keep, bench
 
     return run

@@ -18,7 +18,7 @@ from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.artifacts.bench_plan import BenchPlan
 from gradience.bench.plan.preregister import plan_digest
 from gradience.bench.verdict.aggregate import aggregate
-from gradience.report.bench import aggregate_markdown, bench_markdown
+from gradience.report.faces import to_markdown
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 ARCHIVES = sorted(RESULTS.glob("*/everything.tar.xz"))
@@ -74,7 +74,7 @@ def test_its_counts_are_those_of_the_records(path: Path, unpacked: Path) -> None
 
 @pytest.mark.parametrize("path", BENCHES, ids=of)
 def test_its_page_is_what_its_json_says(path: Path) -> None:
-    assert path.with_suffix(".md").read_text(encoding="utf-8") == bench_markdown(Bench.read(path))
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == to_markdown(Bench.read(path))
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.rglob("bench_aggregate.json")), ids=of)
@@ -83,7 +83,7 @@ def test_its_aggregate_can_be_made_again(path: Path) -> None:
     sources = [row.source or "" for row in kept.seeds]
     again = aggregate([Bench.read(path.parent / source) for source in sources], sources, run=kept.run)
     assert again == kept
-    assert path.with_suffix(".md").read_text(encoding="utf-8") == aggregate_markdown(kept)
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == to_markdown(kept)
 
 
 @pytest.mark.parametrize("archive", ARCHIVES, ids=of)

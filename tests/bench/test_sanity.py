@@ -16,7 +16,8 @@ from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.policy import allowed_losses
 from gradience.bench.verdict.sanity import as_expected, at_ceiling, seed_notes
 from gradience.cli.bench_run import code_of
-from gradience.report.bench import aggregate_markdown, aggregate_text, bench_markdown, bench_text
+from gradience.report.bench import aggregate_text, bench_text
+from gradience.report.faces import to_markdown
 
 CONTROLS = {"controls": ["per_layer_shuffled", "random_directions", "aa"], "arms": ["truncate"]}
 SEEDS = (42, 123, 456)
@@ -48,7 +49,7 @@ def test_a_control_that_must_fail_and_passes_on_all_seeds_makes_the_run_inconclu
     )
     assert report.best is None
     assert int(code_of(report.status)) == 8
-    for text in (aggregate_text(report, width=100), aggregate_markdown(report).replace("\\_", "_")):
+    for text in (aggregate_text(report, width=100), to_markdown(report).replace("\\_", "_")):
         assert "the task cannot tell good from bad" in text
         assert "not as expected" in text
         assert "Smallest that passes" not in text
@@ -101,7 +102,7 @@ def test_a_control_s_row_never_says_pass(name: str, lost: int, shown: str) -> No
     run = bench(42, {name: (lost, 0)}, asked=config(compression=CONTROLS, seeds=[42]))
     report = aggregate([run])
     texts = (bench_text(run, width=200), aggregate_text(report, width=200))
-    for text in (*texts, bench_markdown(run), aggregate_markdown(report)):
+    for text in (*texts, to_markdown(run), to_markdown(report)):
         rows = rows_of(name, text)
         assert shown in rows[0]
         assert not any(status in row for status in ("PASS", "FAIL") for row in rows)

@@ -20,7 +20,8 @@ from gradience.artifacts.compression import CompressionPlan, CompressionReport
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.cli.schema import ArtifactName, schema_text
-from gradience.report.compression import compression_markdown, compression_text
+from gradience.report.compression import compression_text
+from gradience.report.faces import to_markdown
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -62,7 +63,7 @@ def test_the_report_on_disk_is_the_report_on_the_screen(adapter, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     report = CompressionReport.read(output / "compression_report.json")
     assert done.stdout == compression_text(report, layers=True)
-    assert (output / "compression_report.md").read_text(encoding="utf-8") == compression_markdown(report)
+    assert (output / "compression_report.md").read_text(encoding="utf-8") == to_markdown(report)
     assert report.run.command == f"gradience compress {adapter} --rank 4 --output {output} --layers"
     assert {path.name for path in output.iterdir()} >= {
         WEIGHTS,

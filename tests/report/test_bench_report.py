@@ -12,14 +12,13 @@ from golden import assert_golden
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.report import html
 from gradience.report.bench import (
-    aggregate_markdown,
     aggregate_text,
     bench_blocks,
-    bench_markdown,
     bench_text,
     summary_text,
 )
 from gradience.report.bench.numbers import counted_points, exact_percent, points, scale
+from gradience.report.faces import to_markdown
 
 GOLDEN = Path(__file__).parent / "golden"
 ALL_CONTROLS = {"controls": ["per_layer_shuffled", "random_directions", "aa"]}
@@ -52,14 +51,14 @@ TOGETHER = {
 def test_one_seed(name):
     seed_run = SEEDS[name]()
     assert_golden(GOLDEN / f"bench_{name}.txt", bench_text(seed_run))
-    assert_golden(GOLDEN / f"bench_{name}.md", bench_markdown(seed_run))
+    assert_golden(GOLDEN / f"bench_{name}.md", to_markdown(seed_run))
 
 
 @pytest.mark.parametrize("name", TOGETHER)
 def test_seeds_together(name):
     report = TOGETHER[name]()
     assert_golden(GOLDEN / f"bench_aggregate_{name}.txt", aggregate_text(report))
-    assert_golden(GOLDEN / f"bench_aggregate_{name}.md", aggregate_markdown(report))
+    assert_golden(GOLDEN / f"bench_aggregate_{name}.md", to_markdown(report))
 
 
 def test_the_summary():
@@ -69,7 +68,7 @@ def test_the_summary():
 
 def test_a_smoke_run_is_marked_in_every_face():
     seed_run = SEEDS["smoke"]()
-    for text in (bench_text(seed_run), bench_markdown(seed_run), summary_text([seed_run])):
+    for text in (bench_text(seed_run), to_markdown(seed_run), summary_text([seed_run])):
         assert "no evidence" in text
 
 
@@ -92,9 +91,9 @@ def test_head_parameters_stand_apart():
     probe = probe_of(42, **facts)
     seed_run = three_seeds()[0].model_copy(update={"probe": probe})
     assert "other parameters  592,130, not LoRA weights; counted separately" in bench_text(seed_run)
-    assert "classifier heads excluded" in bench_markdown(seed_run)
+    assert "classifier heads excluded" in to_markdown(seed_run)
     seeds = [seed.model_copy(update={"probe": probe_of(seed.seed, **facts)}) for seed in three_seeds()]
-    assert "592,130, not LoRA weights; counted separately" in aggregate_markdown(aggregate(seeds))
+    assert "592,130, not LoRA weights; counted separately" in to_markdown(aggregate(seeds))
 
 
 def test_colour_changes_nothing_but_colour():
@@ -117,11 +116,11 @@ def test_names_from_strangers_are_harmless():
     seed_run = three_seeds()[0].model_copy(update={"model": "evil\x1b[31m|name\n# heading"})
     page = html.render(bench_blocks(seed_run.model_copy(update={"model": "<script>"})))
     assert "<bdi>&lt;script&gt;</bdi>" in page
-    for text in (bench_text(seed_run), bench_markdown(seed_run), summary_text([seed_run])):
+    for text in (bench_text(seed_run), to_markdown(seed_run), summary_text([seed_run])):
         assert "\x1b" not in text
         assert "\n# heading" not in text
     report = aggregate([seed_run])
-    assert "\x1b" not in aggregate_text(report) + aggregate_markdown(report)
+    assert "\x1b" not in aggregate_text(report) + to_markdown(report)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from test_names import NAMES, parsed, steering
 from gradience.artifacts.comparison import ComparisonReport, Replicates
 from gradience.artifacts.compression import CompressionPlan, CompressionReport
 from gradience.report.comparison import comparison_text
-from gradience.report.compression import compression_markdown, compression_text
+from gradience.report.compression import compression_text
+from gradience.report.faces import to_html, to_markdown
 from gradience.report.names import display_name
-from gradience.report.notebook import draw
 
 SHAPE = (32, 16)
 
@@ -103,7 +103,7 @@ def test_colour_adds_nothing_but_colour(name):
 
 @NAMES
 def test_markdown_has_no_markup_of_the_stranger(name):
-    text, plain = compression_markdown(hostile_report(name)), compression_markdown(hostile_report("plain"))
+    text, plain = to_markdown(hostile_report(name)), to_markdown(hostile_report("plain"))
     assert not steering(text, "\n")
     outside = re.sub(r"`[\w.\-/ …]+`", "", text)
     assert not re.search(r"[<>]|\]\(|!\[|https?://|www\.|~~|\$|`", outside)
@@ -120,9 +120,9 @@ def test_markdown_has_no_markup_of_the_stranger(name):
 @pytest.mark.parametrize("make", [hostile_plan, hostile_report, hostile_comparison])
 @NAMES
 def test_html_has_our_tags_only(make, name):
-    html = draw(make(name))
+    html = to_html(make(name))
     assert not steering(html)
-    shown, plain = parsed(html), parsed(draw(make("plain")))
+    shown, plain = parsed(html), parsed(to_html(make("plain")))
     assert shown.tags == plain.tags
     assert display_name(name) in shown.text
 

@@ -11,9 +11,10 @@ from compression_sample import mistral, plan, planned, report, verdict, written
 from golden import assert_golden
 from rich.cells import cell_len
 
-from gradience.report.compression import LISTED_MODULES, QUALITY, compression_markdown, compression_text
+from gradience.report.compression import QUALITY, compression_text
 from gradience.report.compression.totals import saved
-from gradience.report.compression.where import predicted, worst
+from gradience.report.compression.where import LISTED_MODULES, predicted, worst
+from gradience.report.faces import to_markdown
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -117,7 +118,7 @@ def test_golden_plan(name):
 @EACH_REPORT
 def test_golden_report(name):
     assert_golden(GOLDEN / f"{name}.txt", compression_text(REPORTS[name]()))
-    assert_golden(GOLDEN / f"{name}.md", compression_markdown(REPORTS[name]()))
+    assert_golden(GOLDEN / f"{name}.md", to_markdown(REPORTS[name]()))
 
 
 @pytest.mark.parametrize("name", ["compressed-padded", "compressed-dora"])
@@ -154,7 +155,7 @@ def test_the_questions_come_in_their_order(name):
     ]
     artifact = REPORTS[name]()
     assert re.findall(r"^[A-Z][^.?\n]*\?", compression_text(artifact), flags=re.MULTILINE) == asked
-    assert re.findall(r"^## ([A-Z].*\?)$", compression_markdown(artifact), flags=re.MULTILINE) == asked
+    assert re.findall(r"^## ([A-Z].*\?)$", to_markdown(artifact), flags=re.MULTILINE) == asked
 
 
 @EACH_PLAN
@@ -170,7 +171,7 @@ def test_a_plan_says_that_it_is_none_of_it_done(name):
 
 def test_every_face_says_what_it_does_not_show():
     words = QUALITY.split()[:12]
-    for text in [*screens().values(), *(compression_markdown(make()) for make in REPORTS.values())]:
+    for text in [*screens().values(), *(to_markdown(make()) for make in REPORTS.values())]:
         assert " ".join(words) in " ".join(text.split())
 
 
@@ -246,21 +247,21 @@ def test_many_kinds_of_modules_are_counted_not_listed():
     assert "… 18 more kinds of modules: --layers" in text
     assert "block_29" in text
     assert "block_3.proj" not in text.partition("loses most")[0]
-    assert compression_markdown(artifact).count("| `block_") == 30
+    assert to_markdown(artifact).count("| `block_") == 30
 
 
 def test_markdown_lists_every_module_until_there_are_too_many():
-    few = compression_markdown(uniform_report())
+    few = to_markdown(uniform_report())
     assert few.partition("## Every module")[2].count("\n| `model.layers.") == 224
     many = report([written(f"model.layers.0.e.{i}", 4, 2, (8, 8)) for i in range(LISTED_MODULES + 5)])
-    text = compression_markdown(many)
+    text = to_markdown(many)
     assert text.count("\n| `model.layers.0.e.") == LISTED_MODULES + 10  # with those that lose most
-    assert "… 5 more modules in compression\\_report.json" in text
+    assert "… 5 more modules in the JSON" in text
 
 
 @EACH_REPORT
 def test_markdown_tables_are_whole(name):
-    tables = re.findall(r"(?:^\|.*\n)+", compression_markdown(REPORTS[name]()), flags=re.MULTILINE)
+    tables = re.findall(r"(?:^\|.*\n)+", to_markdown(REPORTS[name]()), flags=re.MULTILINE)
     assert len(tables) >= 3
     for table in tables:
         assert len({line.count(" |") for line in table.splitlines()}) == 1

@@ -14,9 +14,10 @@ from rich.cells import cell_len
 
 from gradience.artifacts.audit import AuditReport, TensorNote
 from gradience.artifacts.finding import Finding
-from gradience.report.audit import audit_markdown, audit_text
+from gradience.report.audit import audit_text
 from gradience.report.audit.lora_config import lora_config_source
 from gradience.report.audit.trend import trend_text
+from gradience.report.faces import to_html, to_markdown
 from gradience.report.names import (
     MAX_NAME,
     display_name,
@@ -26,7 +27,6 @@ from gradience.report.names import (
     markdown_text,
     printable,
 )
-from gradience.report.notebook import draw
 
 HOSTILE = {
     "colour": "\x1b[31mred",
@@ -165,12 +165,12 @@ def test_colour_adds_nothing_but_colour(name):
 
 @NAMES
 def test_markdown_has_no_markup_of_the_stranger(name):
-    text = audit_markdown(hostile_report(name))
+    text = to_markdown(hostile_report(name))
     assert not steering(text, "\n")
     outside = re.sub(r"`[\w.\-/ …]+`", "", text)
     assert not re.search(r"[<>]|\]\(|!\[|https?://|www\.|~~|\$|`", outside)
     assert not re.search(r"(?<!\bk)@", outside)
-    plain = audit_markdown(hostile_report("plain"))
+    plain = to_markdown(hostile_report("plain"))
     assert [line for line in text.splitlines() if line.startswith("#")][1:] == [
         line for line in plain.splitlines() if line.startswith("#")
     ][1:]
@@ -210,9 +210,9 @@ def parsed(html):
 
 @NAMES
 def test_html_has_our_tags_only(name):
-    html = draw(hostile_report(name))
+    html = to_html(hostile_report(name))
     assert not steering(html)
-    shown, plain = parsed(html), parsed(draw(hostile_report("plain")))
+    shown, plain = parsed(html), parsed(to_html(hostile_report("plain")))
     assert shown.tags == plain.tags
     assert display_name(name) in shown.text
 

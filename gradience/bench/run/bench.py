@@ -13,7 +13,6 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -21,6 +20,7 @@ from gradience import tasks
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.artifacts.bench_plan import BenchPlan, DataSplit
+from gradience.artifacts.report import Report
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.whole import write_whole
 from gradience.bench.config.load import BenchConfig
@@ -43,15 +43,13 @@ PATIENCE = 60.0
 """Seconds to wait for another seed of the same plan that is writing plan or aggregate, which takes it moments."""
 
 
-class Pages(NamedTuple):
-    """Makes what people read of a result: Markdown of one seed, and of all of them."""
-
-    bench: Callable[[Bench], str]
-    aggregate: Callable[[BenchAggregate], str]
-
-
 def run_bench(
-    config: BenchConfig, output: Path, watcher: Watcher, *, pages: Pages, command: str = ""
+    config: BenchConfig,
+    output: Path,
+    watcher: Watcher,
+    *,
+    page_of: Callable[[Report], str],
+    command: str = "",
 ) -> tuple[list[Bench], BenchAggregate | None]:
     """Run, or resume, the seeds of `config` in the folder `output`; with `only_seed` that one alone.
 
@@ -72,13 +70,13 @@ def run_bench(
             folder = output if len(config.seeds) == 1 else output / f"seed_{seed}"
             with only_one(folder) if folder != output or not whole else nullcontext():
                 bench = _one_seed(config, task, plan, seed, folder, watcher, command)
-                write_whole(folder / "bench.md", [pages.bench(bench).encode()])
+                write_whole(folder / "bench.md", [page_of(bench).encode()])
                 benches.append(bench)
         if len(config.seeds) == 1 or config.smoke:  # a smoke run is no evidence, whatever is added up
             return benches, None
         with locked():
             together = _together(config, output, watch)
-            write_whole(output / DOCUMENT, [pages.aggregate(together).encode()])
+            write_whole(output / DOCUMENT, [page_of(together).encode()])
             return benches, together
 
 

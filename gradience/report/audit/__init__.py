@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gradience.artifacts.audit import AuditReport
-from gradience.report import markdown, terminal
+from gradience.report import terminal
 from gradience.report.audit.layers import layer_blocks
 from gradience.report.audit.ranks import rank_blocks
 from gradience.report.audit.trust import number_types, trust_blocks
@@ -52,11 +52,6 @@ def audit_text(
     steps += ["--suggest-per-layer (a LoraConfig to copy)"] if report.suggestions else []
     following = Paragraph(("Next: ", Span(" · ".join([*steps, "--json"]), "dim")))
     return terminal.render([*audit_blocks(report, view), following], width=width, color=color)
-
-
-def audit_markdown(report: AuditReport) -> str:
-    """Return the report as GitHub-flavoured Markdown, for a model card or a pull request."""
-    return markdown.render(audit_blocks(report))
 
 
 def audit_blocks(report: AuditReport, view: View = DOCUMENT) -> Document:

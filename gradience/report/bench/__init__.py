@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.report import markdown, terminal
+from gradience.report import terminal
 from gradience.report.bench.seed import bench_blocks
 from gradience.report.bench.summary import summary_blocks
 from gradience.report.bench.together import aggregate_blocks
@@ -24,19 +24,9 @@ def bench_text(bench: Bench, *, width: int | None = None, color: bool = False) -
     return terminal.render(bench_blocks(bench, sources=False), width=width, color=color)
 
 
-def bench_markdown(bench: Bench) -> str:
-    """Return `bench.md`."""
-    return markdown.render(bench_blocks(bench))
-
-
 def aggregate_text(report: BenchAggregate, *, width: int | None = None, color: bool = False) -> str:
     """Return what `gradience bench aggregate` prints."""
     return terminal.render(aggregate_blocks(report, sources=False), width=width, color=color)
-
-
-def aggregate_markdown(report: BenchAggregate) -> str:
-    """Return `bench_aggregate.md`."""
-    return markdown.render(aggregate_blocks(report))
 
 
 def summary_text(

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gradience.artifacts.compression import CompressionPlan, CompressionReport
-from gradience.report import markdown, terminal
+from gradience.report import terminal
 from gradience.report.blocks import Block, Document, Facts, Heading, Paragraph, Span
 from gradience.report.compression.runtimes import runtime_blocks
 from gradience.report.compression.totals import lost_blocks, saved_blocks
-from gradience.report.compression.where import every_module, layer_blocks, where_blocks
+from gradience.report.compression.where import layer_blocks, where_blocks
 from gradience.report.compression.written import written_blocks
 from gradience.report.view import DOCUMENT, View
 
@@ -25,8 +25,6 @@ QUALITY = (
     "Quality: a small error in the weights does not prove equal answers, and weight energy says little about which "
     "module matters. Evaluate the smaller adapter beside the original, on the task."
 )
-LISTED_MODULES = 1000
-"""Rows of the last table in Markdown; an adapter of many experts has more, and the JSON has them."""
 
 
 def compression_text(
@@ -45,12 +43,6 @@ def compression_text(
     following = Paragraph(("Next: ", Span(" · ".join(steps), "dim")))
     blocks = compression_blocks(compression, View(brief=not layers, layers=layers))
     return terminal.render([*blocks, following], width=width, color=color)
-
-
-def compression_markdown(report: CompressionReport) -> str:
-    """Return the report as GitHub-flavoured Markdown, as it lies beside the smaller adapter."""
-    modules = every_module(report.modules, LISTED_MODULES)
-    return markdown.render([*compression_blocks(report), *modules, *provenance_blocks(report)])
 
 
 def compression_blocks(compression: Compression, view: View = DOCUMENT) -> Document:
@@ -80,16 +72,18 @@ def caveat_blocks(compression: Compression, view: View) -> list[Block]:
     return [Heading("What does this not show?"), Paragraph(QUALITY)]
 
 
-def provenance_blocks(report: CompressionReport) -> list[Block]:
-    """Return what made the adapter, and the full digests."""
+def provenance_blocks(compression: Compression, view: View) -> list[Block]:
+    """Return what made the adapter, and the full digests; a document has them."""
+    if view != DOCUMENT or isinstance(compression, CompressionPlan):
+        return []
     return [
         Heading("Provenance"),
         Facts(
             [
-                ("command", Span(report.run.command, "name")),
-                ("Gradience", report.run.gradience_version),
-                ("sha256 of the weights", Span(report.output_sha256, "name")),
-                ("sha256 of the original", Span(report.source_sha256, "name")),
+                ("command", Span(compression.run.command, "name")),
+                ("Gradience", compression.run.gradience_version),
+                ("sha256 of the weights", Span(compression.output_sha256, "name")),
+                ("sha256 of the original", Span(compression.source_sha256, "name")),
             ]
         ),
     ]
@@ -104,4 +98,5 @@ SECTIONS: tuple[Callable[[Compression, View], list[Block]], ...] = (
     written_blocks,
     caveat_blocks,
     layer_blocks,
+    provenance_blocks,
 )

@@ -19,6 +19,8 @@ Module = ModulePlan | ModuleResult
 SHOWN_KINDS, SHOWN_WORST, LISTED_WORST = 12, 5, 10
 SHOWN_RANKS = 6
 """Different ranks that are counted one by one."""
+LISTED_MODULES = 1000
+"""Rows of the last table of a document; an adapter of many experts has more, and the JSON has them."""
 CERTAIN_ERROR = math.sqrt(GRAM_TOLERANCE)
 """A predicted error is the root of an energy that is lost, and energies are known to GRAM_TOLERANCE at worst."""
 
@@ -97,18 +99,15 @@ def where_blocks(compression: CompressionPlan | CompressionReport, view: View) -
 
 
 def layer_blocks(compression: CompressionPlan | CompressionReport, view: View) -> list[Block]:
-    """Return every module, where that is asked for."""
-    return every_module(compression.modules) if view.layers else []
-
-
-def every_module(modules: Sequence[Module], most: int | None = None) -> list[Block]:
-    """Return one row for each module, at most `most`, in the order of the adapter."""
-    shown = modules[:most]
+    """Return one row for each module, in the order of the adapter; a document lists the first LISTED_MODULES."""
+    if view.brief:
+        return []
+    modules: Sequence[Module] = compression.modules
+    shown = modules if view.layers else modules[:LISTED_MODULES]
     table = module_table(
         "module", single(shown), (RANK, ON_DISK, KEPT, PREDICTED, ERROR, LAYER_ERROR, PARAMETERS, BYTES)
     )
-    rest = more(len(modules) - len(shown), "more module", " in compression_report.json")
-    return [Heading("Every module"), table, *rest]
+    return [Heading("Every module"), table, *more(len(modules) - len(shown), "more module", " in the JSON")]
 
 
 def worst(modules: Iterable[Module], number: int) -> list[Module]:

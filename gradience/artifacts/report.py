@@ -1,0 +1,59 @@
+"""What every report shares: an artifact that people read as text, Markdown or HTML, or as a table of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast, get_args
+
+from gradience.artifacts.base import Artifact
+from gradience.errors import UsageError, require
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+class Faces(NamedTuple):
+    """What draws a report: short text for `print`, Markdown, HTML."""
+
+    text: Callable[[Report], str]
+    markdown: Callable[[Report], str]
+    html: Callable[[Report], str]
+
+
+class Report(Artifact):
+    """An artifact that shows itself: with `print`, in a notebook, as Markdown, as a DataFrame."""
+
+    row_field: ClassVar[str]
+    """The field whose entries are the rows of `to_dataframe`."""
+    faces: ClassVar[Faces | None] = None
+    """Set by `gradience.report.faces`, which `import gradience` loads with the first public name."""
+
+    def to_markdown(self) -> str:
+        """Return the report as GitHub-flavoured Markdown, for a model card or a pull request."""
+        return self._drawn_by().markdown(self)
+
+    def to_dataframe(self) -> DataFrame:
+        """Return one row for each module, variant, run or finding. Raises MissingExtra when pandas is not installed."""
+        pandas = require("pandas", extra="pandas")
+        rows = self.model_dump(include={self.row_field})[self.row_field]
+        if not rows:
+            (row, _) = get_args(type(self).model_fields[self.row_field].annotation)
+            return cast("DataFrame", pandas.DataFrame(columns=list(row.__pydantic_fields__)))
+        return cast("DataFrame", pandas.json_normalize(rows))
+
+    def _repr_html_(self) -> str:
+        return self._drawn_by().html(self)
+
+    def __str__(self) -> str:
+        """At most 30 lines."""
+        return super().__str__() if self.faces is None else self.faces.text(self)
+
+    def _drawn_by(self) -> Faces:
+        if self.faces is None:
+            name = type(self).__name__
+            raise UsageError(
+                f"nothing that draws a {name} is loaded",
+                code="no-faces",
+                hint=f"from gradience import {name}",
+            )
+        return self.faces

@@ -1,0 +1,63 @@
+"""Every report as text, Markdown and HTML; importing this module lets reports show themselves.
+
+`import gradience` does so as soon as a public name brings a report, so that nothing below imports the faces. What a
+report consists of is imported when one is drawn.
+"""
+
+from __future__ import annotations
+
+from pkgutil import resolve_name
+
+from gradience.artifacts.report import Faces, Report
+from gradience.report.blocks import Document
+
+DOCUMENTS = {
+    "AuditReport": "audit:audit_blocks",
+    "Bench": "bench:bench_blocks",
+    "BenchAggregate": "bench:aggregate_blocks",
+    "BenchForecast": "forecast:forecast_blocks",
+    "CheckReport": "check:check_blocks",
+    "ComparisonReport": "comparison:comparison_blocks",
+    "CompressionPlan": "compression:compression_blocks",
+    "CompressionReport": "compression:compression_blocks",
+    "MonitorReport": "monitor:monitor_blocks",
+}
+"""What a report is called -> the module of this room, and its function that returns the blocks."""
+PRINTED = 30
+"""Lines of a report that is printed; Markdown and HTML are whole."""
+
+
+def blocks_of(report: Report) -> Document:
+    """Return all that there is to say about a report."""
+    blocks: Document = resolve_name(f"gradience.report.{DOCUMENTS[type(report).__name__]}")(report)
+    return blocks
+
+
+def to_text(report: Report) -> str:
+    """Return the first sections for a terminal of 80 columns, and how many lines there are beyond `PRINTED`."""
+    from gradience.report import terminal
+
+    lines = terminal.render(blocks_of(report), width=terminal.DEFAULT_WIDTH).splitlines()
+    if len(lines) <= PRINTED:
+        return "\n".join(lines)
+    room = PRINTED - 2
+    ends = [number for number in range(room // 2, room + 1) if not lines[number]]  # of whole sections
+    shown = lines[: ends[-1] if ends else room]
+    return "\n".join([*shown, "", f"… {len(lines) - len(shown)} more lines in to_markdown()"])
+
+
+def to_markdown(report: Report) -> str:
+    """Return the report as GitHub-flavoured Markdown."""
+    from gradience.report import markdown
+
+    return markdown.render(blocks_of(report))
+
+
+def to_html(report: Report) -> str:
+    """Return the report as HTML, as a notebook shows it."""
+    from gradience.report import html
+
+    return html.render(blocks_of(report))
+
+
+Report.faces = Faces(to_text, to_markdown, to_html)

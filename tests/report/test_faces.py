@@ -1,0 +1,118 @@
+"""Every report shows itself: printed, in a notebook, as Markdown, as a DataFrame, and from its file the same."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from pkgutil import resolve_name
+
+import pytest
+from bench_sample import bench, three_seeds
+from test_audit_document import Reader
+from test_audit_text import mistral
+from test_comparison_text import unlike
+from test_compression_text import budget_plan, padded_report
+
+from gradience.artifacts.forecast import BenchForecast
+from gradience.artifacts.report import Report
+from gradience.bench.verdict.aggregate import aggregate
+from gradience.check import check_configs
+from gradience.cli.schema import ArtifactName
+from gradience.errors import MissingExtra
+from gradience.monitor import monitor_runs
+from gradience.report import terminal
+from gradience.report.faces import DOCUMENTS, blocks_of
+
+RUNS = Path(__file__).parents[1] / "monitor" / "runs"
+SAMPLES = {
+    "AuditReport": mistral,
+    "Bench": lambda: bench(42),
+    "BenchAggregate": lambda: aggregate(three_seeds(), ["a", "b", "c"]),
+    "CheckReport": lambda: check_configs(r=16, alpha=16, lr=0.5),
+    "ComparisonReport": unlike,
+    "CompressionPlan": budget_plan,
+    "CompressionReport": padded_report,
+    "MonitorReport": lambda: monitor_runs(sorted(RUNS.glob("*.jsonl"))),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_html_is_well_formed_and_alone(name):
+    shown = SAMPLES[name]()._repr_html_()
+    reader = Reader()
+    reader.feed(shown)
+    assert reader.open == []
+    assert reader.text
+    assert not re.search(r"<(script|style|img|link|iframe)|src=|href=|on\w+=|url\(", shown)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_what_is_printed_is_short_and_begins_like_the_screen(name):
+    report = SAMPLES[name]()
+    lines = str(report).splitlines()
+    assert len(lines) <= 30
+    whole = terminal.render(blocks_of(report), width=80).splitlines()
+    if len(whole) > 30:
+        *lines, empty, last = lines
+        assert empty == ""
+        assert last == f"… {len(whole) - len(lines)} more lines in to_markdown()"
+        assert len(lines) >= 14
+    assert whole[: len(lines)] == lines
+    assert max(map(len, lines)) <= 80 or name == "MonitorReport"
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_data_frame_has_a_row_for_each(name):
+    report = SAMPLES[name]()
+    rows = getattr(report, report.row_field)
+    frame = report.to_dataframe()
+    assert len(frame) == len(rows) > 0
+    fields = {column.partition(".")[0] for column in frame.columns}
+    names = getattr(rows[0], "__dataclass_fields__", None) or type(rows[0]).model_fields
+    assert fields <= set(names)
+    assert len(fields) > 3
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_what_is_saved_shows_the_same(name, tmp_path):
+    report = SAMPLES[name]()
+    read = type(report).read(report.save(tmp_path / "report.json"))
+    assert read.to_markdown() == report.to_markdown()
+    assert str(read) == str(report)
+
+
+def test_no_findings_are_no_rows_of_the_same_columns():
+    report = check_configs(r=16, alpha=16, lr=2e-4)
+    assert report.findings == ()
+    assert list(report.to_dataframe()) == list(SAMPLES["CheckReport"]().to_dataframe())
+    assert report.to_markdown().startswith("r=16")
+
+
+def test_every_report_has_a_document_and_rows():
+    reports = {kind.__name__ for kind in Report.__subclasses__()}
+    assert reports == set(DOCUMENTS) == {*SAMPLES, BenchForecast.__name__}
+    assert all(kind.row_field in kind.model_fields for kind in Report.__subclasses__())
+    assert set(DOCUMENTS) <= {artifact.model for artifact in ArtifactName}
+    assert all(callable(resolve_name(f"gradience.report.{place}")) for place in DOCUMENTS.values())
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_reports_are_public_and_show_themselves_from_their_file(name, tmp_path):
+    """In a process that has seen nothing but the file: nothing heavy is loaded for it."""
+    path = SAMPLES[name]().save(tmp_path / "report.json")
+    code = (
+        f"import gradience, sys; report = gradience.{name}.read({str(path)!r}); report.to_markdown(); print(report);"
+        "assert not {'torch', 'transformers', 'peft', 'pandas'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.rstrip("\n") == str(SAMPLES[name]())
+
+
+def test_without_pandas_a_sentence_says_what_brings_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MissingExtra, match="pandas is not installed") as refusal:
+        mistral().to_dataframe()
+    assert "[pandas]" in refusal.value.hint
