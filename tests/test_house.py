@@ -75,6 +75,22 @@ def test_compress_never_loads_torch(tmp_path):
     assert not modules_after(f"from gradience.cli.app import run; assert run({asked!r}) == 0") & HEAVY
 
 
+@pytest.mark.parametrize(
+    ("code", "never"),
+    [
+        ("import gradience.telemetry", {"numpy", "pydantic"}),
+        ("from gradience import tasks; [tasks.find(name) for name in tasks.PROFILES]",
+         {"sklearn", "pandas", "reasoning_gym", "huggingface_hub"}),
+        ("import gradience.evaluate.evaluator, gradience.models.rendering", set()),
+        ("import gradience.bench.config.load, gradience.bench.aggregate, gradience.bench.verdict.results", set()),
+        ("import gradience.monitor, gradience.report.bench, gradience.report.monitor", set()),
+    ],
+    ids=["telemetry", "tasks", "evaluate", "bench", "report"],
+)  # fmt: skip
+def test_rooms_that_need_no_model_never_load_torch(code, never):
+    assert not modules_after(code) & (HEAVY | never)
+
+
 def test_public_names_never_load_torch_except_those_that_live_inside_a_training():
     names = sorted({*gradience.__all__} - {"GradienceCallback", "SpectralTracker"})
     assert not modules_after(f"import gradience; [getattr(gradience, n) for n in {names}]") & HEAVY

@@ -119,11 +119,7 @@ class GradienceCallback(TrainerCallback):
 
     @guarded
     def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         model: nn.Module = kwargs["model"]
         if self._training:
@@ -152,11 +148,7 @@ class GradienceCallback(TrainerCallback):
 
     @guarded
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self._run is None or not self._training:
             return
@@ -174,11 +166,7 @@ class GradienceCallback(TrainerCallback):
 
     @guarded
     def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         metrics: Mapping[str, Any] = kwargs["metrics"]
         model: nn.Module | None = kwargs.get("model")

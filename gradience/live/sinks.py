@@ -9,22 +9,24 @@ from __future__ import annotations
 import importlib
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from gradience.live import Snapshot
 
 PREFIX = "gradience/"
 
 
-class Sink(Protocol):
+class Sink(ABC):
     """Somewhere that numbers go."""
 
+    @abstractmethod
     def send(self, values: Mapping[str, float], step: int) -> None:
         """Record finite numbers at a training step."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  (most have nothing of their own: the run is the Trainer's)
         """Release what this sink opened itself."""
 
 
@@ -54,7 +56,7 @@ def chart_values(snapshot: Snapshot, *, everything: bool = False) -> dict[str, f
     }
 
 
-class TensorBoardSink:
+class TensorBoardSink(Sink):
     """Scalars in a folder of their own inside the run's log folder.
 
     TensorBoard follows one event file per folder: a second file beside the Trainer's would make it stop
@@ -84,7 +86,7 @@ def newest_log_folder(output_dir: Path) -> Path:
     return max(folders, key=lambda folder: folder.stat().st_mtime, default=runs)
 
 
-class WandbSink:
+class WandbSink(Sink):
     """The Weights & Biases run that is active; its x axis is the Trainer's `train/global_step`."""
 
     def __init__(self) -> None:
@@ -94,11 +96,8 @@ class WandbSink:
         if self._wandb.run is not None:
             self._wandb.log({**values, "train/global_step": step})
 
-    def close(self) -> None:
-        """The run is the Trainer's."""
 
-
-class MlflowSink:
+class MlflowSink(Sink):
     """The MLflow run that was active when training began."""
 
     def __init__(self) -> None:
@@ -110,11 +109,8 @@ class MlflowSink:
         if self._run_id is not None:
             self._mlflow.log_metrics(dict(values), step=step, run_id=self._run_id)
 
-    def close(self) -> None:
-        """The run is the Trainer's."""
 
-
-class TrackioSink:
+class TrackioSink(Sink):
     """The Trackio run that is active."""
 
     def __init__(self) -> None:
@@ -122,9 +118,6 @@ class TrackioSink:
 
     def send(self, values: Mapping[str, float], step: int) -> None:
         self._trackio.log({**values, "train/global_step": step})
-
-    def close(self) -> None:
-        """The run is the Trainer's."""
 
 
 def open_sinks(names: Iterable[str], output_dir: Path) -> dict[str, Sink]:

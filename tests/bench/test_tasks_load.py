@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from inspect import signature
 from pathlib import Path
 
@@ -66,15 +64,3 @@ def test_a_wrong_name_or_option_is_refused(profile, options, message, hint):
     assert message in str(caught.value)
     assert hint in caught.value.hint
     assert caught.value.code in {"task-unknown", "task-option"}
-
-
-def test_what_finding_a_task_loads():
-    code = "import sys; from gradience import tasks; [tasks.find(name) for name in tasks.PROFILES]"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}; print(*{{name.partition('.')[0] for name in sys.modules}})"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    heavy = {"torch", "transformers", "datasets", "sklearn", "pandas", "reasoning_gym", "huggingface_hub"}
-    assert not heavy & set(done.stdout.split())
