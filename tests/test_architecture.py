@@ -11,14 +11,33 @@ from types import MappingProxyType, ModuleType
 
 import pytest
 
+from gradience.cli.app import run
+from gradience.cli.demo import example_adapter
 from gradience.evaluate.engines.base import AdapterIdentity, Output, Score
 from gradience.tasks.base import GenerationTask
 from gradience.tasks.examples import PromptExample, content_id, prepare
 
+EXAMPLE = example_adapter()
 
-def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_each(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+
+@pytest.fixture
+def command(capsys):
+    """`gradience ARGUMENTS`, which must end with `code`: what it prints to stdout, and what to stderr."""
+
+    def call(*arguments, code=0):
+        assert run([*map(str, arguments)]) == code
+        return capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def artifact(command):
+    """What `gradience ARGUMENTS --json` prints."""
+    return lambda *arguments, code=0: json.loads(command(*arguments, "--json", code=code).out)
+
+
+def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_each(tmp_path, monkeypatch):
     """Seen in the config, the plan, a run, its verdict, and the pages."""
     from bench.tiny_bench import bert, sentences
 
@@ -78,12 +97,9 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
     assert "controls: unharmed is PASS and must be FAIL" in page
 
 
-def test_a_toy_rule_of_check_is_one_function_and_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_toy_rule_of_check_is_one_function_and_one_line(tmp_path, monkeypatch, command, artifact):
     from gradience.check import rules
     from gradience.check.context import Context, Problem, Problems
-    from gradience.cli.app import run
     from gradience.rules import need, rule
 
     @rule("odd-rank", "error", "arithmetic")
@@ -96,28 +112,20 @@ def test_a_toy_rule_of_check_is_one_function_and_one_line(
     monkeypatch.setattr(rules, "RULES", (*rules.RULES, odd_rank))
     config = tmp_path / "adapter_config.json"
     seen = {}
-    for r in (7, 8, None):
+    for r in (None, 8, 7):
         config.write_text(json.dumps({"peft_type": "LORA", "target_modules": "all-linear", "r": r}))
-        code = run(["check", str(config), "--json"])
-        seen[r] = (code, json.loads(capsys.readouterr().out))
-    assert [code for code, _ in seen.values()] == [1, 0, 0]
-    assert seen[7][1]["findings"][0]["code"] == "odd-rank"  # errors come first
-    assert seen[8][1]["passed"][-1] == seen[None][1]["not_applicable"][-1] == "odd-rank"
-
-    config.write_text(json.dumps({"peft_type": "LORA", "target_modules": "all-linear", "r": 7}))
-    assert run(["check", str(config), "--verbose"]) == 1
-    shown = capsys.readouterr().out
+        seen[r] = artifact("check", config, code=1 if r == 7 else 0)
+    assert seen[7]["findings"][0]["code"] == "odd-rank"  # errors come first
+    assert seen[8]["passed"][-1] == seen[None]["not_applicable"][-1] == "odd-rank"
+    shown = command("check", config, "--verbose", code=1).out
     assert "rank 7 is odd" in shown
     assert "half of it is no rank" in shown
     assert "arithmetic" in shown
 
 
-def test_a_toy_dialect_of_check_is_one_object_and_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_toy_dialect_of_check_is_one_object_and_one_line(tmp_path, monkeypatch, command, artifact):
     from gradience.check import dialects
     from gradience.check.dialects.dialect import Dialect, switched
-    from gradience.cli.app import run
 
     keys = {"size": "r", "strength": "alpha", "speed": "learning_rate", "shy": "prompt_loss"}
     toy = Dialect(
@@ -132,23 +140,18 @@ def test_a_toy_dialect_of_check_is_one_object_and_one_line(
     monkeypatch.setattr(dialects, "DIALECTS", (toy, *dialects.DIALECTS))
     config = tmp_path / "config.yaml"
     config.write_text("toy: lora\nstrength: 8\nspeed: fast\n")
-    assert run(["check", str(config), "--json"]) == 1
-    report = json.loads(capsys.readouterr().out)
+    report = artifact("check", config, code=1)
     assert report["files"][0]["dialect"] == "toy"
     assert (report["settings"]["r"], report["settings"]["scale"]) == (4, 2)
     findings = {finding["code"]: finding for finding in report["findings"]}
     assert findings["unreadable-value"]["where"] == "config.yaml: speed"
     config.write_text("toy: full\nspeed: 2e-4\n")
-    assert run(["check", str(config)]) == 0
-    shown = capsys.readouterr().out
+    shown = command("check", config).out
     assert "toy: lora, if LoRA is meant" in shown
     assert "test: true" in shown
 
 
-def test_a_toy_rule_of_monitor_is_one_function_and_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from gradience.cli.app import run
+def test_a_toy_rule_of_monitor_is_one_function_and_one_line(tmp_path, monkeypatch, command, artifact):
     from gradience.monitor import rules
     from gradience.monitor.run import Observation, Observations, Run, evidence, need_method
     from gradience.rules import rule
@@ -163,54 +166,41 @@ def test_a_toy_rule_of_monitor_is_one_function_and_one_line(
             yield Observation(f"{step} steps are many", evidence("steps", step), "high", "stop", "it is late")
 
     monkeypatch.setattr(rules, "RULES", (*rules.RULES, long_run))
-    paths = {}
-    for name, trainer, steps in (("long", "Trainer", 3), ("short", "Trainer", 1), ("grpo", "GRPOTrainer", 3)):
-        paths[name] = tmp_path / f"{name}.jsonl"
-        with TelemetryWriter(paths[name]) as log:
+    for trainer, steps, code in (("Trainer", 1, 0), ("GRPOTrainer", 3, 0), ("Trainer", 3, 1)):
+        path = tmp_path / f"{trainer}{steps}.jsonl"
+        with TelemetryWriter(path) as log:
             log.start({"trainer": {"class": trainer}})
             for step in range(1, steps + 1):
                 log.train_step(step, loss=1.0)
-    codes = {name: run(["monitor", str(path), "--fail-on", "error"]) for name, path in paths.items()}
-    assert codes == {"long": 1, "short": 0, "grpo": 0}
-    capsys.readouterr()
-    run(["monitor", str(paths["long"])])
-    shown = capsys.readouterr().out
+        shown = command("monitor", path, "--fail-on", "error", code=code).out
     assert "3 steps are many" in shown
     assert "stop" in shown
-    assert run(["monitor", str(paths["long"]), "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)["runs"][0]
+    (report,) = artifact("monitor", path)["runs"]
     assert (report["alerts"][-1]["code"], report["alerts"][-1]["source"]) == ("long-run", "patience")
     assert report["recommendations"][-1]["because"] == "long-run"
 
 
-def test_a_toy_finding_of_the_audit_is_one_function_and_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_toy_finding_of_the_audit_is_one_function_and_one_line(monkeypatch, command, artifact):
     from gradience.artifacts.finding import Finding
     from gradience.audit import findings
     from gradience.audit.findings.facts import Facts
-    from gradience.cli.app import run
-    from gradience.cli.demo import example_adapter
 
     def crowd(facts: Facts) -> Iterator[Finding]:
         if len(facts.layers) > 2:
             yield Finding(code="crowd", severity="error", message=f"{len(facts.layers)} are a crowd")
 
     monkeypatch.setattr(findings, "RULES", (*findings.RULES, crowd))
-    assert run(["audit", str(example_adapter())]) == 0
-    assert "are a crowd" in capsys.readouterr().out
-    assert run(["audit", str(example_adapter()), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["findings"][0]["code"] == "crowd"
+    assert "are a crowd" in command("audit", EXAMPLE).out
+    assert artifact("audit", EXAMPLE)["findings"][0]["code"] == "crowd"
 
 
-def test_a_toy_measure_is_one_function_one_field_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_toy_measure_is_one_function_one_field_and_one_line(monkeypatch):
     from pydantic.dataclasses import dataclass
 
     from gradience import audit_adapter
     from gradience.artifacts.audit import LayerAudit
     from gradience.artifacts.base import ROW_CONFIG
     from gradience.audit import measures, module
-    from gradience.cli.demo import example_adapter
 
     @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
     class WiderRow(LayerAudit):
@@ -219,14 +209,13 @@ def test_a_toy_measure_is_one_function_one_field_and_one_line(monkeypatch: pytes
     monkeypatch.setattr(module, "LayerAudit", WiderRow)
     crest = {"crest": lambda update: float(update.values[0] / update.values.mean())}
     monkeypatch.setattr(module, "MEASURES", {**measures.MEASURES, **crest})
-    report = audit_adapter(example_adapter())
+    report = audit_adapter(EXAMPLE)
     assert all(1 < row.crest <= row.r for row in report.layers if row.status == "ok")
 
 
-def test_a_toy_criterion_is_one_class(tmp_path: Path) -> None:
+def test_a_toy_criterion_is_one_class(tmp_path):
     """The plan says what it follows, and what is written has its ranks."""
     from gradience import audit_adapter, compress_adapter, plan_compression
-    from gradience.cli.demo import example_adapter
     from gradience.plan.grids import EVERY_RANK
 
     class ByStableRank:
@@ -236,10 +225,10 @@ def test_a_toy_criterion_is_one_class(tmp_path: Path) -> None:
             needed = {row.name: round(row.stable_rank or 1) for row in report.layers}
             return {module.name: grid.up(needed[module.name], module.rank) for module in modules}
 
-    report = audit_adapter(example_adapter())
+    report = audit_adapter(EXAMPLE)
     plan = plan_compression(report, ByStableRank(), allowed_ranks=[1, 2, 4])
     assert plan.criterion == "the stable rank of every module, ranks from 1, 2, 4"
-    compress_adapter(example_adapter(), tmp_path / "smaller", plan=plan)
+    compress_adapter(EXAMPLE, tmp_path / "smaller", plan=plan)
     written = {row.name: row.r for row in audit_adapter(tmp_path / "smaller").layers}
     assert written == {module.name: module.new_rank for module in plan.modules}
 
@@ -300,9 +289,7 @@ def additions(*, answers: tuple[str, ...] = ("4", "5", "6")) -> GenerationTask:
     )
 
 
-def test_a_toy_engine_and_a_toy_task_are_one_file_and_one_line_each(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_toy_engine_and_a_toy_task_are_one_file_and_one_line_each(tmp_path, monkeypatch):
     """Seen in the answers, the header of the records, the key of the evaluation, and what may be compared."""
     from gradience import tasks
     from gradience.artifacts.records import count, read_records
@@ -338,7 +325,7 @@ def test_a_toy_engine_and_a_toy_task_are_one_file_and_one_line_each(
     evaluator.close()
 
 
-def test_a_toy_metric_is_one_function_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_toy_metric_is_one_function_and_one_line(monkeypatch):
     from gradience.tasks import metrics
 
     monkeypatch.setitem(
@@ -347,9 +334,7 @@ def test_a_toy_metric_is_one_function_and_one_line(monkeypatch: pytest.MonkeyPat
     assert metrics.score("errors", [0, 1], [0, 0]) == 1
 
 
-def test_a_toy_format_of_adapters_is_one_file_and_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_toy_format_of_adapters_is_one_file_and_one_line(tmp_path, monkeypatch, command, artifact):
     """It is audited, compared and made smaller as an adapter of PEFT is."""
     import numpy as np
     from safetensors.numpy import save_file
@@ -359,7 +344,6 @@ def test_a_toy_format_of_adapters_is_one_file_and_one_line(
     from gradience.adapters.config import PeftConfig
     from gradience.adapters.locate import Location
     from gradience.adapters.tensors import TensorFile
-    from gradience.cli.app import run
 
     def open_toy(path: Path, adapter: str | None) -> Adapter:
         """`toy.json` holds the scale, `toy.safetensors` the factors `NAME/down` and `NAME/up`."""
@@ -389,8 +373,7 @@ def test_a_toy_format_of_adapters_is_one_file_and_one_line(
     folder.mkdir()
     save_file({"layers.0.q_proj/down": A, "layers.0.q_proj/up": B}, folder / "toy.safetensors")
     (folder / "toy.json").write_text('{"scale": 0.5}')
-    assert run(["audit", str(folder), "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
+    report = artifact("audit", folder)
     (layer,) = report["layers"]
     assert (report["adapter"]["format"], layer["name"], layer["scale"]) == ("toy", "layers.0.q_proj", 0.5)
     expected = np.linalg.svd(0.5 * B @ A, compute_uv=False)[:4]
@@ -398,31 +381,25 @@ def test_a_toy_format_of_adapters_is_one_file_and_one_line(
 
     twice = copytree(folder, tmp_path / "twice")
     (twice / "toy.json").write_text('{"scale": 1.0}')
-    assert run(["compare", str(folder), str(twice), "--json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)["modules"]
+    (row,) = artifact("compare", folder, twice)["modules"]
     assert row["norm_b"] == pytest.approx(2 * row["norm_a"])
     assert row["cosine"] == pytest.approx(1)
 
     smaller = tmp_path / "smaller"  # which is an adapter of PEFT
-    assert run(["compress", str(folder), "--rank", "2", "--output", str(smaller), "--quiet"]) == 0
+    command("compress", folder, "--rank", 2, "--output", smaller)
     assert sorted(path.name for path in smaller.glob("adapter*")) == [
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
-    assert run(["compare", str(folder), str(smaller), "--json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)["modules"]
+    (row,) = artifact("compare", folder, smaller)["modules"]
     lost = np.linalg.norm(expected[2:]) / np.linalg.norm(expected)
     assert row["relative_difference"] == pytest.approx(lost)
 
 
-def test_a_toy_section_of_a_report_is_one_function_and_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_toy_section_of_a_report_is_one_function_and_one_line(monkeypatch, command):
     """Seen on the screen, in Markdown and in a notebook; a stranger's name in it is no markup anywhere."""
     from gradience import audit_adapter
     from gradience.artifacts.audit import AuditReport
-    from gradience.cli.app import run
-    from gradience.cli.demo import example_adapter
     from gradience.report import audit
     from gradience.report.audit.view import View
     from gradience.report.blocks import Block, Column, Heading, Span, Table
@@ -434,11 +411,10 @@ def test_a_toy_section_of_a_report_is_one_function_and_one_line(
         return [Heading("Which name is long?"), table]
 
     monkeypatch.setattr(audit, "SECTIONS", (*audit.SECTIONS, letter_blocks))
-    assert run(["audit", str(example_adapter())]) == 0
-    shown = capsys.readouterr().out
+    shown = command("audit", EXAMPLE).out
     assert "\nWhich name is long?\n  module " in shown
     assert "\n  <bert.encoder.layer." in shown
-    report = audit_adapter(example_adapter())
+    report = audit_adapter(EXAMPLE)
     assert (
         "\n## Which name is long?\n\n| module | letters |\n| --- | ---: |\n| &#60;bert."
         in report.to_markdown()
@@ -447,12 +423,8 @@ def test_a_toy_section_of_a_report_is_one_function_and_one_line(
     assert "<bdi>&lt;bert." in str(report._repr_html_())
 
 
-def test_a_toy_encoding_is_one_function_and_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_toy_encoding_is_one_function_and_one_line(tmp_path, monkeypatch, command, artifact):
     """Written, read back, explained in the report, and named where another one is unknown."""
-    from gradience.cli.app import run
-    from gradience.cli.demo import example_adapter
     from gradience.compress import encodings
     from gradience.compress.encodings import Encoded, EncodingRule, Target, config_fields
 
@@ -464,17 +436,15 @@ def test_a_toy_encoding_is_one_function_and_one_line(
 
     monkeypatch.setitem(encodings.ENCODINGS, "doubled", EncodingRule("every scale is doubled", doubled))
     plain, toy = tmp_path / "plain", tmp_path / "toy"
-    compress = ["compress", str(example_adapter()), "--rank", "4", "--output"]
-    assert run([*compress, str(plain), "--quiet"]) == 0
-    assert run([*compress, str(toy), "--encoding", "doubled"]) == 0
-    assert "every scale is doubled" in capsys.readouterr().out
+    compress = ("compress", EXAMPLE, "--rank", 4, "--output")
+    command(*compress, plain)
+    assert "every scale is doubled" in command(*compress, toy, "--encoding", "doubled").out
     configs = [json.loads((folder / "adapter_config.json").read_bytes()) for folder in (plain, toy)]
     assert configs[1]["lora_alpha"] == 2 * configs[0]["lora_alpha"]
     assert json.loads((toy / "compression_report.json").read_bytes())["encoding"] == "doubled"
-    assert run(["compare", str(plain), str(toy), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["relative_difference"] < 1e-6
-    assert run([*compress, str(tmp_path / "no"), "--encoding", "tripled"]) == 2
-    assert "one of uniform, patterns, padded, folded, doubled" in capsys.readouterr().err
+    assert artifact("compare", plain, toy)["relative_difference"] < 1e-6
+    refused = command(*compress, tmp_path / "no", "--encoding", "tripled", code=2)
+    assert "one of uniform, patterns, padded, folded, doubled" in refused.err
 
 
 TOY_VERB = '''
@@ -502,34 +472,23 @@ def modules(
 '''
 
 
-def test_a_toy_verb_is_one_file_and_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_toy_verb_is_one_file_and_one_line(tmp_path, monkeypatch, command):
     """It has a line in the help and help of its own, its errors are shown as those of others are, its code counts."""
     from gradience import cli
     from gradience.cli import app
-    from gradience.cli.demo import example_adapter
 
     (tmp_path / "modules.py").write_text(TOY_VERB, encoding="utf-8")
     monkeypatch.setattr(cli, "__path__", [*cli.__path__, str(tmp_path)])
     monkeypatch.setattr(app, "VERBS", (*app.VERBS, "modules"))
     monkeypatch.setattr(app, "app", app.application())
 
-    assert app.run(["--help"]) == 0
-    assert "Print how many modules an adapter has." in capsys.readouterr().out
-    assert app.run(["modules", "--help"]) == 0
-    assert "--adapter NAME" in capsys.readouterr().out
-    assert app.run(["modules", str(example_adapter())]) == 8
-    assert int(capsys.readouterr().out) > 0
-    assert app.run(["modules", "absent"]) == 3
-    assert "error: absent: no such file or folder" in capsys.readouterr().err
+    assert "Print how many modules an adapter has." in command("--help").out
+    assert "--adapter NAME" in command("modules", "--help").out
+    assert int(command("modules", EXAMPLE, code=8).out) > 0
+    assert "error: absent: no such file or folder" in command("modules", "absent", code=3).err
 
 
-def test_a_toy_runtime_is_one_entry_and_its_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from gradience.cli.app import run
-    from gradience.cli.demo import example_adapter
+def test_a_toy_runtime_is_one_entry_and_its_runs(tmp_path, monkeypatch, artifact):
     from gradience.runtimes import verdict
     from gradience.runtimes.record import Runs, RuntimeRecord, read_runs
     from gradience.runtimes.runtime import RUNTIMES, Runtime
@@ -548,8 +507,7 @@ def test_a_toy_runtime_is_one_entry_and_its_runs(
     base = tmp_path / "base"
     base.mkdir()
     (base / "config.json").write_text(json.dumps({"architectures": [architecture]}))
-    command = ["compress", str(example_adapter()), "--rank", "4", "-o", str(tmp_path / "out")]
-    assert run([*command, "--base-model", str(base), "--json"]) == 0
-    verdicts = {row["runtime"]: row for row in json.loads(capsys.readouterr().out)["runtimes"]}
+    report = artifact("compress", EXAMPLE, "--rank", 4, "-o", tmp_path / "out", "--base-model", base)
+    verdicts = {row["runtime"]: row for row in report["runtimes"]}
     assert (verdicts["kind"]["verdict"], verdicts["kind"]["why"]) == ("loads", "with patience")
     assert verdicts["rude"]["verdict"] == "wrong scale"
