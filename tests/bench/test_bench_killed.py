@@ -8,8 +8,6 @@ import pytest
 from bench_process import finish, without_times, write_inputs
 from killing import program
 
-from gradience.bench.run.stages import only_one
-
 HERE = Path(__file__).parent
 
 
@@ -51,16 +49,3 @@ def test_finished_it_is_not_run_again_but_told_again(config: Path, killed: Path)
     assert "uniform_median.truncate" in text
     assert without_times(output / "bench.json") == before
     assert {path: path.stat().st_mtime_ns for path in output.rglob("manifest.json")} == stages
-
-
-def test_the_same_output_for_another_config_is_refused(config: Path, killed: Path) -> None:
-    code, _, errors = finish(config, killed / "whole", "train.lr=1e-4")
-    assert code == 2
-    assert "holds a run of another config" in errors
-
-
-def test_a_second_run_at_the_same_time_is_refused(config: Path, tmp_path: Path) -> None:
-    with only_one(tmp_path):
-        code, _, errors = finish(config, tmp_path)
-    assert code == 6
-    assert "another run is writing here" in errors

@@ -125,8 +125,9 @@ def test_what_belongs_to_the_machine_is_no_other_run(config_file: Path, output: 
     assert (remade, watcher.notes) == (set(), [])
     assert not list(output.rglob("adapter_model.safetensors"))
     assert bench.plan_digest == Bench.read(output / "bench.json").plan_digest
-    with pytest.raises(UsageError, match="another config"):
+    with pytest.raises(UsageError, match="holds a run of another config") as caught:
         again(config_file, output, "train.lr=1e-4")
+    assert caught.value.exit_code == 2
 
 
 def test_weights_that_were_removed_and_are_needed_again_are_asked_for(
@@ -137,7 +138,6 @@ def test_weights_that_were_removed_and_are_needed_again_are_asked_for(
     (output / victim / ANSWERS).unlink()
     bench, _, _ = again(config_file, output)
     broken = bench.variant(victim.removesuffix("/eval"))
-    assert broken is not None
     assert broken.status == "ERROR"
     assert "its weights were removed" in broken.reasons[0]
 
@@ -225,8 +225,6 @@ def test_a_corrected_task_gets_its_new_score_and_keeps_its_trainings(tmp_path: P
         first = written(output)
         own_task(tmp_path, "True")
         (corrected,), _ = run_bench(config, output, watcher, page_of=to_markdown)
-    assert wrong.probe is not None
-    assert corrected.probe is not None
     assert (wrong.probe.correct, wrong.data) == (0, corrected.data)
     assert corrected.probe.correct == corrected.probe.n - corrected.probe.failed_extractions > 0
     assert {name for name, when in written(output).items() if first[name] != when} == evaluations(output)

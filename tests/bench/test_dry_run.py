@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
+from data_files import write_jsonl
 from tiny_bench import SLOW, bert, gsm8k_values
 
 from gradience.artifacts.forecast import BenchForecast
@@ -15,57 +14,46 @@ from gradience.report.forecast import forecast_text
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for name, count in (("train", 40), ("test", 10)):
         rows = [{"question": f"{name} a film {n}", "answer": f"very good #### {n}"} for n in range(count)]
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return {"train_file": str(folder / "train.jsonl"), "test_file": str(folder / "test.jsonl"), "dev": 0}  # type: ignore[dict-item]
-
-
-def dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], **changes: Any) -> tuple[int, str, str]:
-    path = tmp_path / "config.yaml"
-    path.write_text(json.dumps(gsm8k_values("base", **changes)), encoding="utf-8")
-    code = run(["bench", "run", "--config", str(path), "--dry-run"])
-    out, err = capsys.readouterr()
-    return int(code), out, err
-
-
-def task(**options: Any) -> dict[str, Any]:
-    return {"profile": "gsm8k", "options": options, "probe_gate": {"min_value": 0}}
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    return {"train_file": str(folder / "train.jsonl"), "test_file": str(folder / "test.jsonl"), "dev": 0}
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not measured in every test."""
+def dry_run(base, tmp_path, capsys, monkeypatch):
+    """`--dry-run` of a config with these sections: exit code, stdout, stderr."""
     monkeypatch.setattr("gradience.bench.plan.forecast.this_processor", lambda *args, **kwargs: SLOW)
 
+    def call(*arguments, **changes):
+        path = tmp_path / "config.yaml"
+        path.write_text(json.dumps(gsm8k_values(base, **changes)), encoding="utf-8")
+        code = run(["bench", "run", "--config", str(path), "--dry-run", *arguments])
+        return int(code), *capsys.readouterr()
 
-@pytest.mark.usefixtures("quick")
-def test_the_first_example_is_shown_as_the_model_sees_it(
-    base: Path, data: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model = {"name": str(base), "type": "causal_lm"}
-    code, out, err = dry_run(tmp_path, capsys, model=model, task=task(**data))
+    return call
+
+
+def task(**options):
+    return {"profile": "gsm8k", "options": options, "probe_gate": {"min_value": 0}}
+
+
+def test_the_first_example_is_shown_as_the_model_sees_it(dry_run, data):
+    code, out, err = dry_run(task=task(**data))
     assert code == 0, err
     assert "First training example" in out
     assert "a film" in out
-    assert (
-        "very good [UNK]" in out
-    )  # `####` is not among this tokenizer's words: only the model's view shows it
+    assert "very good [UNK]" in out  # the tokenizer has no word `####`: only the model's view shows that
     assert "[END]" in out
     assert "40 train, 0 dev, 10 confirm" in out
-    path = tmp_path / "config.yaml"
-    assert run(["bench", "run", "--config", str(path), "--dry-run", "--json"]) == 0
-    parsed = BenchForecast.model_validate_json(capsys.readouterr().out)
+    parsed = BenchForecast.model_validate_json(dry_run("--json", task=task(**data))[1])
     assert forecast_text(parsed) == out
-    assert parsed.cost is not None
     assert parsed.cost.tokens_per_training < 6 * 3 * 2 * 512 / 10  # real lengths
-    assert parsed.example is not None
     assert parsed.example.tokens is not None
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -78,51 +66,35 @@ def test_the_first_example_is_shown_as_the_model_sees_it(
         ({"lora": {"probe_r": 4, "alpha": 8, "target_modules": ["qq"]}}, "PEFT refuses it on this llama"),
         ({"model": {"name": "embedded:none", "type": "causal_lm"}}, "there is no embedded:none"),
     ],
-    ids=[
-        "task",
-        "task file",
-        "data file",
-        "option",
-        "relative folder",
-        "absolute folder",
-        "modules",
-        "embedded",
-    ],
+    ids=["task", "task file", "data file", "option", "relative", "absolute", "modules", "embedded"],
 )
-def test_what_does_not_exist_is_refused(
-    changes: dict[str, Any], said: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model = {"name": str(base), "type": "causal_lm"}
-    code, out, err = dry_run(tmp_path, capsys, **{"model": model, **changes})
+def test_what_does_not_exist_is_refused(dry_run, changes, said):
+    code, out, err = dry_run(**changes)
     assert code == 3
     assert said in err
     assert out == ""
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_folder_without_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_a_model(dry_run, tmp_path):
     (tmp_path / "base").mkdir()
     model = {"name": str(tmp_path / "base"), "type": "causal_lm"}
-    code, _, err = dry_run(tmp_path, capsys, model=model)
+    code, _, err = dry_run(model=model)
     assert (code, "holds no weights" in err) == (3, True)
     (tmp_path / "base" / "model.safetensors").touch()
-    code, _, err = dry_run(tmp_path, capsys, model=model)
+    code, _, err = dry_run(model=model)
     assert (code, "cannot load this model" in err) == (3, True)
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_hub_that_cannot_be_reached_is_not_checked(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_that_cannot_be_reached_is_not_checked(dry_run, monkeypatch):
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    def unreachable(*args: Any, **kwargs: Any) -> str:
+    def unreachable(*args, **kwargs):
         raise LocalEntryNotFoundError("no network")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
     for name in ("somebody/model", "distilbert-base-uncased"):
         lora = {"probe_r": 4, "alpha": 8, "target_modules": ["q_lin"]}
-        code, out, err = dry_run(tmp_path, capsys, model={"name": name, "type": "seqcls"}, lora=lora)
+        code, out, err = dry_run(model={"name": name, "type": "seqcls"}, lora=lora)
         out = " ".join(out.split())
         assert code == 0, err
         assert f"{name}: not checked: the hub cannot be reached" in out
@@ -130,39 +102,28 @@ def test_a_hub_that_cannot_be_reached_is_not_checked(
         assert ("per seed: " in out) == name.startswith("distilbert")  # whose shape is known
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_name_that_the_hub_does_not_have(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_that_the_hub_does_not_have(dry_run, monkeypatch):
     from huggingface_hub.errors import RepositoryNotFoundError
 
     class Missing(RepositoryNotFoundError):
-        def __init__(self) -> None:  # the hub's own wants a response
+        def __init__(self):  # the hub's own wants a response
             Exception.__init__(self, "404: no such repository")
 
-    def missing(*args: Any, **kwargs: Any) -> str:
+    def missing(*args, **kwargs):
         raise Missing
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", missing)
-    code, _, err = dry_run(tmp_path, capsys, model={"name": "somebody/modle", "type": "causal_lm"})
+    code, _, err = dry_run(model={"name": "somebody/modle", "type": "causal_lm"})
     assert code == 7
     assert "somebody/modle: not on the hub" in err
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("allowed", [False, True])
-def test_code_of_one_s_own_is_named_and_not_run(
-    allowed: bool,
-    base: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_code_of_one_s_own_is_named_and_not_run(dry_run, tmp_path, monkeypatch, allowed):
     monkeypatch.setenv("GRADIENCE_ALLOW_CODE", "1" if allowed else "")
     mine = tmp_path / "mine.py"
     mine.write_text("from pathlib import Path\nPath(__file__).with_name('ran').touch()\n", encoding="utf-8")
-    model = {"name": str(base), "type": "causal_lm"}
-    code, out, err = dry_run(tmp_path, capsys, model=model, task={"profile": str(mine)})
+    code, out, err = dry_run(task={"profile": str(mine)})
     out = " ".join(out.split())  # it may be wrapped anywhere
     assert code == 0, err
     assert "the run executes it" in out
@@ -170,14 +131,11 @@ def test_code_of_one_s_own_is_named_and_not_run(
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_classifier_is_forecast_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_classifier_is_forecast_too(dry_run, tmp_path):
     rows = "text,label\n" + "".join(f"{'good' if n % 2 else 'bad'} film {n},{n % 2}\n" for n in range(200))
     (tmp_path / "rows.csv").write_text(rows, encoding="utf-8")
     options = {"file": str(tmp_path / "rows.csv"), "text_column": "text", "label_column": "label"}
     code, out, err = dry_run(
-        tmp_path,
-        capsys,
         model={"name": str(bert(tmp_path / "bert")), "type": "seqcls"},
         task={"profile": "text_classification", "options": options},
     )

@@ -41,7 +41,6 @@ def test_it_goes_from_the_config_to_a_verdict(
     assert code in ((0, 1) if len(config.seeds) == 1 else (4,)), said.err  # 4: the other seeds are missing
     assert [variant.name for variant in bench.variants] == [one.name for one in asked_for(config.compression)]
     assert bench.smoke == config.smoke
-    assert bench.probe is not None
     assert (bench.probe.rank, bench.probe.n) == (config.lora.probe_r, 4)
     assert all(variant.name in said.out for variant in bench.variants)
 
@@ -69,7 +68,6 @@ def test_the_answers_of_a_causal_config_are_cut_where_it_says(folder: Path, tmp_
     changes = [*scaled_down(config, folder), "compression.arms=[truncate]", "compression.controls=[]"]
     assert run(["bench", "run", "-c", "mistral_gsm8k_smoke", "-o", str(tmp_path), "-q", *changes]) in (0, 1)
     probe = Bench.read(tmp_path / "bench.json").probe
-    assert probe is not None
     _, records = read_records(tmp_path / probe.records, GenerationRecord)
     assert all(record.n_tokens <= 6 for record in records)
     assert probe.cut_off == sum(record.stopped_by == "length" for record in records)

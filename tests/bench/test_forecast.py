@@ -136,14 +136,12 @@ def test_batches_come_from_real_lengths() -> None:
     assert shapes_of(config, lengths, 20, 320) == Shapes(6, (2, 10), 20, 20, 6, 4)
     assert shapes_of(config, lengths, 20, 3) == Shapes(6, (2, 10), 20, 20, 6, 3)
     unknown = shapes_of(config, None, 20, 320)
-    assert unknown is not None
     assert (unknown.train, unknown.prompt, unknown.new) == ((2, 512), 512, 320)  # at the limits
     epochs = config.model_copy(
         update={"train": config.train.model_copy(update={"max_steps": None, "epochs": 2.0})}
     )
     assert shapes_of(epochs, None, 20, 320) is None
     result = shapes_of(epochs, lengths, 20, 320)
-    assert result is not None
     assert result.steps == 2 * 9  # 50 examples in steps of 6
 
 

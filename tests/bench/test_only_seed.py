@@ -95,17 +95,6 @@ def test_other_seeds_are_a_plan_of_their_own(config: Path) -> None:
     assert (again.seeds, again.only_seed) == ((1, 2), None)
 
 
-@pytest.mark.parametrize("name", ["mistral_gsm8k_certifiable", "distilbert_sst2_certifiable"])
-def test_the_files_of_one_seed_are_the_plan_of_all(name: str) -> None:
-    configs = shipped_configs()
-    whole = load_config(configs[name])
-    assert (whole.seeds, whole.due) == ((42, 123, 456), (42, 123, 456))
-    for seed in whole.seeds:
-        one = load_config(configs[f"{name}_seed{seed}"])
-        assert one.due == (seed,)
-        assert one.digest() == whole.digest()
-
-
 def test_a_forecast_counts_the_seeds_that_are_run() -> None:
     one = forecast(load_config(shipped_configs()["mistral_gsm8k_certifiable_seed123"]))
     assert one.seeds == (123,)

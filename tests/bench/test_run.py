@@ -109,18 +109,15 @@ def test_a_classification_goes_all_the_way(classified: tuple[Path, Bench, Watche
         "per_layer.truncate",
     ]  # fmt: skip
     assert {"random_directions", "head_only", "aa"} < set(names)
-    assert bench.probe is not None
     assert bench.probe.gate.passed
     assert bench.probe.n == len(sentences().examples.of("confirm"))
     assert bench.status in ("PASS", "FAIL")
     assert all(variant.status != "ERROR" for variant in bench.variants)
-    assert bench.base_params is not None
     assert bench.base_params > 1_000
 
 
 def test_each_count_is_that_of_the_records(classified: tuple[Path, Bench, Watcher]) -> None:
     folder, bench, _ = classified
-    assert bench.probe is not None
     for measures in [bench.probe, *(variant.measures for variant in bench.variants if variant.measures)]:
         run, records = read_records(folder / measures.records)
         assert measures.n == run.n == len(records)
@@ -162,17 +159,13 @@ def test_the_same_configuration_is_trained_once(classified: tuple[Path, Bench, W
     for variant in bench.variants:
         if variant.same_as and variant.same_as != "probe":
             other = bench.variant(variant.same_as)
-            assert other is not None
             assert (variant.pairs, variant.measures) == (other.pairs, other.measures)
 
 
 def test_the_probe_written_again_answers_the_same(classified: tuple[Path, Bench, Watcher]) -> None:
     _, bench, _ = classified
     again = bench.variant("aa")
-    assert again is not None
-    assert again.pairs is not None
     assert again.pairs.only_probe_right == again.pairs.only_variant_right == 0
-    assert again.closeness is not None
     assert again.closeness.flips == 0
     assert again.closeness.kl_mean < 1e-6
 
@@ -181,9 +174,6 @@ def test_the_head_alone_is_trained_as_the_probe_is(classified: tuple[Path, Bench
     """A head with the probe's LoRA switched off was at chance, and said nothing of what a head can learn."""
     folder, bench, _ = classified
     head = bench.variant("head_only")
-    assert head is not None
-    assert head.measures is not None
-    assert bench.probe is not None
     assert head.measures.lora_params == 0
     assert head.measures.other_params == bench.probe.other_params > 0
     alone, probe = (TrainingReport.read(folder / name / "train" / REPORT) for name in ("head_only", "probe"))
@@ -203,7 +193,6 @@ def test_the_head_alone_is_trained_as_the_probe_is(classified: tuple[Path, Bench
 def test_a_training_tells_its_own_peak_of_memory(classified: tuple[Path, Bench, Watcher]) -> None:
     """It may have run in other processes, or on another device than the audit."""
     folder, bench, _ = classified
-    assert bench.probe is not None
     for name in ("probe", "head_only"):
         stage = folder / name / "train"
         manifest = StageManifest.read(stage / MANIFEST)
@@ -260,16 +249,11 @@ def test_answers_are_generated_and_compared_with_the_probe_s(answered: tuple[Pat
         if variant.measures is None:
             continue
         assert (folder / variant.measures.records).is_file()
-        assert variant.closeness is not None
         assert variant.closeness.kl_mean >= 0
     again = bench.variant("aa")
-    assert again is not None
-    assert again.closeness is not None
     assert again.closeness.kl_mean < 1e-6
     assert again.closeness.flips == 0
     truncated = bench.variant("uniform_median.truncate")
-    assert truncated is not None
-    assert truncated.closeness is not None
     assert truncated.closeness.kl_mean > 10 * again.closeness.kl_mean
 
 
@@ -313,12 +297,10 @@ def test_a_variant_that_fails_is_a_result_and_the_others_go_on(
     config = with_base(ANSWER, causal, compression={"arms": ["truncate"], "controls": ["aa"]})
     bench = bench_of(SeedRun(config, sums(), 42, tmp_path).run(), sums())
     broken = bench.variant("uniform_median.truncate")
-    assert broken is not None
     assert broken.status == bench.status == "ERROR"
     assert broken.reasons == ("ZeroDivisionError: for the test",)
     assert "Traceback" in caplog.text
     per_layer = bench.variant("per_layer.truncate")
-    assert per_layer is not None
     assert per_layer.status in ("PASS", "FAIL")
     monkeypatch.undo()
     repaired = bench_of(SeedRun(config, sums(), 42, tmp_path).run(), sums())

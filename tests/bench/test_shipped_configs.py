@@ -43,11 +43,13 @@ def test_it_begins_with_the_command_what_it_needs_and_what_came_out(path):
 
 
 @pytest.mark.parametrize("name", ["mistral_gsm8k_certifiable", "distilbert_sst2_certifiable"])
-def test_the_three_seeds_are_one_protocol(name):
-    three = [load_config(named(f"{name}_seed{seed}")) for seed in SEEDS]
+def test_the_files_of_one_seed_are_the_plan_of_all(name):
+    whole, *three = (load_config(named(stem)) for stem in (name, *(f"{name}_seed{seed}" for seed in SEEDS)))
+    assert (whole.seeds, whole.due) == (SEEDS, SEEDS)
     assert [config.seeds for config in three] == [SEEDS] * 3
     assert [config.due for config in three] == [(seed,) for seed in SEEDS]
-    assert len({config.protocol_digest() for config in three}) == 1
+    assert {config.digest() for config in three} == {whole.digest()}
+    assert {config.protocol_digest() for config in three} == {whole.protocol_digest()}
     bodies = {
         re.sub(r"seed(?:: )?\d+|seed \d+", "seed", named(f"{name}_seed{seed}").read_text(encoding="utf-8"))
         for seed in SEEDS

@@ -47,19 +47,27 @@ def test_what_it_depends_on_has_changed_so_it_begins_anew(stages: Stages) -> Non
     assert sorted(path.name for path in folder.iterdir()) == [MANIFEST, "new"]
 
 
-@pytest.mark.parametrize(("adapter", "kept"), [("1", True), ("2", False)], ids=["same key", "another key"])
-def test_what_an_interrupted_stage_had_written_stays_for_the_same_key_only(
-    stages: Stages, adapter: str, kept: bool
+@pytest.mark.parametrize(
+    ("adapter", "resumable", "kept"),
+    [("1", True, True), ("2", True, False), ("1", False, False)],
+    ids=["same key", "another key", "cannot resume"],
+)
+def test_what_an_interrupted_stage_had_written_stays_for_the_same_key_where_it_can_resume(
+    stages: Stages, adapter: str, resumable: bool, kept: bool
 ) -> None:
     def fail(folder: Path) -> None:
         (folder / "half").touch()
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stages.done("train", {"adapter": "1"}, fail)
+        stages.done("train", {"adapter": "1"}, fail, resumable=resumable)
     assert not (stages.folder / "train" / MANIFEST).exists()
     seen = []
-    stages.done("train", {"adapter": adapter}, lambda folder: seen.append((folder / "half").exists()))
+
+    def make(folder: Path) -> None:
+        seen.append((folder / "half").exists())
+
+    stages.done("train", {"adapter": adapter}, make, resumable=resumable)
     assert seen == [kept]
 
 
@@ -148,15 +156,3 @@ def test_what_was_exchanged_is_noticed_and_made_again(
         assert (folder / "records").read_bytes() == b"records"
         stages.done("train", {}, make)
         assert len(seen) == 1
-
-
-def test_a_stage_that_cannot_go_on_begins_with_an_empty_folder(stages: Stages) -> None:
-    def fail(folder: Path) -> None:
-        (folder / "half").touch()
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        stages.done("audit", {}, fail, resumable=False)
-    seen = []
-    stages.done("audit", {}, lambda folder: seen.append((folder / "half").exists()), resumable=False)
-    assert seen == [False]

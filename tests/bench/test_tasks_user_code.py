@@ -235,7 +235,6 @@ def test_a_run_says_what_it_would_need_and_with_it_goes_to_a_verdict(tmp_path, c
     assert not (tmp_path / "out" / "plan.json").exists()
     assert run([*command, "--allow-code"]) in (0, 1)
     plan = BenchPlan.read(tmp_path / "out" / "plan.json")
-    assert plan.task_code is not None
     assert (plan.task_code.source, plan.task_code.name) == ("file", "custom_task.py")
     assert plan.task_code.sha256 == hashlib.sha256(EXAMPLE.read_bytes()).hexdigest()
     assert not is_allowed()
@@ -243,7 +242,6 @@ def test_a_run_says_what_it_would_need_and_with_it_goes_to_a_verdict(tmp_path, c
 
 def test_the_plan_says_which_package_an_entry_point_comes_from(package):
     code = tasks.code_of("lengths")
-    assert code is not None
     assert (code.source, code.package) == ("entry point", "lengths-tasks 1.2")
     assert code.name == "lengths = lengths_tasks.inner.metres:load"
     assert code.sha256 == hashlib.sha256(EXAMPLE.read_bytes()).hexdigest()
