@@ -29,9 +29,9 @@ HANGS = 1800
 def watched(*names: str) -> set[str]:
     """Files of the package, by the ends of their paths; all of them without a name."""
     paths = [str(path) for path in PACKAGE.rglob("*.py")]
-    found = {path for path in paths if not names or path.endswith(names)}
-    assert len(found) >= len(names)
-    return found
+    matching = {path for path in paths if not names or path.endswith(names)}
+    assert len(matching) >= len(names)
+    return matching
 
 
 def each_moment(files: set[str], then: Callable[[int], None]) -> None:
@@ -78,10 +78,10 @@ def moments_of(work: Callable[[], int | None], files: set[str]) -> int:
 
     code = in_child(counted)
     os.close(writer)
-    told = os.read(reader, 64)
+    answer = os.read(reader, 64)
     os.close(reader)
     assert code == 0, "what nobody kills must end well"
-    return int(told)
+    return int(answer)
 
 
 def work_of(work: Callable[[], object], files: set[str]) -> int:

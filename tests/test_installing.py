@@ -35,13 +35,13 @@ def pages() -> list[Path]:
 
 
 def test_no_page_and_no_message_sends_anybody_to_the_package_index():
-    told = [
+    rows = [
         f"{page.relative_to(ROOT)}: {line.strip()}"
         for page in pages()
         for line in page.read_text(encoding="utf-8", errors="replace").splitlines()
         if FROM_THE_INDEX.search(line)
     ]
-    assert told == []
+    assert rows == []
 
 
 @pytest.mark.parametrize(

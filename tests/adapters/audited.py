@@ -18,8 +18,8 @@ class Outcome(NamedTuple):
 
     def finding(self, code: str) -> dict[str, Any]:
         """The one finding with this code."""
-        (found,) = (finding for finding in self.report["findings"] if finding["code"] == code)
-        return found
+        (matching,) = (finding for finding in self.report["findings"] if finding["code"] == code)
+        return matching
 
     @property
     def codes(self) -> set[str]:

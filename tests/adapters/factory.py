@@ -71,11 +71,11 @@ def factors(module: str, *, r: int = 4, m: int = 12, n: int = 16, seed: int = 0)
 
 def modules(layers: int = 2, names: Sequence[str] = ("q_proj", "v_proj"), **shape: int) -> dict[str, Stored]:
     """The factors of a small model: `model.layers.<i>.self_attn.<name>`."""
-    found: dict[str, Stored] = {}
+    tensors: dict[str, Stored] = {}
     for layer in range(layers):
         for name in names:
-            found |= factors(f"model.layers.{layer}.self_attn.{name}", **shape)
-    return found
+            tensors |= factors(f"model.layers.{layer}.self_attn.{name}", **shape)
+    return tensors
 
 
 def config(**fields: Any) -> dict[str, Any]:

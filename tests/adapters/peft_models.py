@@ -221,8 +221,8 @@ def _convolution_update(layer: LoraLayer, adapter: str) -> np.ndarray:
     size = (first.in_channels, *first.kernel_size)
     patches = torch.eye(int(np.prod(size)), dtype=torch.float64).reshape(-1, *size)
     with torch.no_grad():
-        found = second(first(patches)).reshape(len(patches), -1).T * layer.scaling[adapter]
+        update = second(first(patches)).reshape(len(patches), -1).T * layer.scaling[adapter]
         if layer.get_base_layer().groups == 1:
             delta = layer.get_delta_weight(adapter)
-            assert torch.allclose(delta.reshape(found.shape), found, rtol=1e-12, atol=1e-14)
-    return found.numpy()
+            assert torch.allclose(delta.reshape(update.shape), update, rtol=1e-12, atol=1e-14)
+    return update.numpy()

@@ -62,14 +62,14 @@ def check_rows(report, updates) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_module(kind, tmp_path):
-    make, made, kinds, others = KINDS[kind]
-    saved = save(make(), made, tmp_path)
+    make, lora, kinds, others = KINDS[kind]
+    saved = save(make(), lora, tmp_path)
     report = check(saved)
     assert {row.kind for row in report.layers} == kinds
-    found: dict[str, int] = {}
+    reasons: dict[str, int] = {}
     for note in report.coverage.other:
-        found[note.reason] = found.get(note.reason, 0) + 1
-    assert found == others
+        reasons[note.reason] = reasons.get(note.reason, 0) + 1
+    assert reasons == others
     tensors = saved.tensors
     assert report.coverage.tensors == len(tensors)
     assert report.coverage.params == sum(tensor.size for tensor in tensors.values())
@@ -118,8 +118,8 @@ def test_storage_types(dtype, make, targets, tmp_path):
 
 
 def test_stacked_experts_in_bf16(tmp_path):
-    made = config(target_modules=[], target_parameters=["experts.down_proj", "experts.gate_up_proj"])
-    check(save(mixtral(), made, tmp_path, dtype=torch.bfloat16))
+    settings = config(target_modules=[], target_parameters=["experts.down_proj", "experts.gate_up_proj"])
+    check(save(mixtral(), settings, tmp_path, dtype=torch.bfloat16))
 
 
 def test_embedding_saved_whole_beside_its_lora(tmp_path):

@@ -65,7 +65,7 @@ def tensors(draw):
         array[...] = array if draw(st.integers(0, 4)) else 0
         return stored(np.asarray(array))
 
-    found: dict[str, Stored] = {}
+    tensors: dict[str, Stored] = {}
     for _ in range(draw(st.integers(0, 4))):
         head = (
             draw(st.sampled_from(PREFIXES))
@@ -75,14 +75,14 @@ def tensors(draw):
         )
         rank, rows, columns = (draw(st.integers(1, 4)) for _ in range(3))
         tail = draw(st.sampled_from(("weight", "x.weight", "y.weight")))
-        found[f"{head}lora_A.{tail}"] = values(rank, columns)
-        found[f"{head}lora_B.{tail}"] = values(rows, rank)
+        tensors[f"{head}lora_A.{tail}"] = values(rank, columns)
+        tensors[f"{head}lora_B.{tail}"] = values(rows, rank)
     for _ in range(draw(st.integers(0, 6))):
         parts = (draw(st.sampled_from(choice)) for choice in (PREFIXES, MODULES, PLACES, FACTORS + REST))
         prefix, module, place, tail = parts
         shape = draw(st.lists(st.integers(0, 4), max_size=4))
-        found[f"{prefix}{module}.{place}{tail}"] = values(*shape)
-    return found
+        tensors[f"{prefix}{module}.{place}{tail}"] = values(*shape)
+    return tensors
 
 
 CONFIGS = st.fixed_dictionaries(

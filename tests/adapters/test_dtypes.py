@@ -28,13 +28,13 @@ def all_codes(name):
 @pytest.mark.parametrize("name", REFERENCE)
 def test_every_code_is_decoded_bit_for_bit(name):
     words, expected = all_codes(name)
-    found = decode(words)
-    assert found.dtype == np.float64
-    assert len(found) == 2 ** DTYPES[name].bits
+    decoded = decode(words)
+    assert decoded.dtype == np.float64
+    assert len(decoded) == 2 ** DTYPES[name].bits
     # Two NaNs need not have the same payload; everything else, signed zeros included, has the same bits.
     nan = np.isnan(expected)
-    assert (np.isnan(found) == nan).all()
-    assert (found[~nan].view(np.uint64) == expected[~nan].view(np.uint64)).all()
+    assert (np.isnan(decoded) == nan).all()
+    assert (decoded[~nan].view(np.uint64) == expected[~nan].view(np.uint64)).all()
 
 
 @pytest.mark.parametrize(
@@ -49,10 +49,10 @@ def test_every_code_is_decoded_bit_for_bit(name):
     ],
 )
 def test_where_each_type_ends(name, nans, infinities, largest):
-    found = decode(all_codes(name)[0])
-    assert int(np.isnan(found).sum()) == nans
-    assert int(np.isinf(found).sum()) == infinities
-    assert found[np.isfinite(found)].max() == largest
+    decoded = decode(all_codes(name)[0])
+    assert int(np.isnan(decoded).sum()) == nans
+    assert int(np.isinf(decoded).sum()) == infinities
+    assert decoded[np.isfinite(decoded)].max() == largest
 
 
 @pytest.mark.parametrize("name", ["F32", "F64"])
@@ -68,10 +68,10 @@ def test_native_floats_are_exact(name):
 @pytest.mark.parametrize("name", REFERENCE)
 def test_the_unit_roundoff_is_that_of_the_type(name):
     """Half the relative distance of the normal numbers 1 and its successor."""
-    found = decode(all_codes(name)[0])
-    successor = found[found > 1].min()
+    decoded = decode(all_codes(name)[0])
+    successor = decoded[decoded > 1].min()
     assert DTYPES[name].unit_roundoff == (successor - 1) / 2
-    assert DTYPES[name].smallest == found[found > 0].min()
+    assert DTYPES[name].smallest == decoded[decoded > 0].min()
 
 
 @pytest.mark.parametrize("shape", [(256,), (16, 16), (4, 8, 8)])

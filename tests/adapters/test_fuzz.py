@@ -142,10 +142,10 @@ def test_any_path(name):
 @given(st.binary(max_size=40))
 def test_strict_json_accepts_only_what_the_standard_parser_accepts(content):
     try:
-        found = loads(content, Path("x"), "text")
+        loaded = loads(content, Path("x"), "text")
     except InputError:
         return
-    assert json.dumps(found) == json.dumps(json.loads(content))
+    assert json.dumps(loaded) == json.dumps(json.loads(content))
 
 
 def test_the_mutants_start_from_something_that_is_read(folder):

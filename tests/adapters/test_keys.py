@@ -242,10 +242,10 @@ def test_every_weight_of_a_real_model(build):
     with torch.device("meta"):
         model = build()
     names = [name for name, module in model.named_modules() if type(module).__name__ in WEIGHTED]
-    found = {}
+    families = {}
     for name in names:
-        found.setdefault(module_type(name), set()).add(family_of(name))
-    assert found == EXPECTED[build]
+        families.setdefault(module_type(name), set()).add(family_of(name))
+    assert families == EXPECTED[build]
     layers = {layer_of(name) for name in names} - {(None, None)}
     stacks = {path.rpartition(".")[0] for path, _ in layers}
     assert layers == {(f"{stack}.{index}", index) for stack in stacks for index in range(2)}

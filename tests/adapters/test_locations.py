@@ -44,8 +44,8 @@ def test_an_adapter_by_the_name_of_its_folder(name, tmp_path, capsys):
     adapter(tmp_path / "checkpoint-100", modules(seed=1))
     adapter(tmp_path / "stage" / "two", modules(seed=2))
     expected = good(audit(capsys, adapter(tmp_path / name, modules(seed=3)))).report
-    found = good(audit(capsys, tmp_path, "--adapter", name)).report
-    assert found["layers"] == expected["layers"]
+    report = good(audit(capsys, tmp_path, "--adapter", name)).report
+    assert report["layers"] == expected["layers"]
 
 
 def test_an_adapter_of_a_dump_by_its_name(tmp_path, capsys):

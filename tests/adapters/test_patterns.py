@@ -83,9 +83,9 @@ def _peft_imported():
 @example({".*": 4, "q_proj": 3}, "model.q_proj")
 def test_the_rule_of_peft(entries, name):
     table = PatternTable(entries)
-    found = table.lookup(name)
-    if found.certain:
-        assert found.value == peft_rule(entries, name)
+    value = table.lookup(name)
+    if value.certain:
+        assert value.value == peft_rule(entries, name)
     else:
         assert table.skipped
 
@@ -101,8 +101,8 @@ def test_the_rule_of_peft(entries, name):
 @example({"^a": 1}, "a\n")
 @example({"a\\.b": 1}, "x.a.b\n")
 def test_the_rule_of_peft_with_line_breaks_and_anchors(entries, name):
-    found = PatternTable(entries).lookup(name)
-    assert not found.certain or found.value == peft_rule(entries, name)
+    value = PatternTable(entries).lookup(name)
+    assert not value.certain or value.value == peft_rule(entries, name)
 
 
 @given(st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12), NAMES)
@@ -144,13 +144,13 @@ def test_an_expression_that_would_run_for_years_is_given_up(key):
     table = PatternTable({key: 8})
     started = time.process_time()
     names = [f"layers.{i}." + "a" * 60 + "!" for i in range(50)]
-    found = [table.lookup(name) for name in names]
+    rows = [table.lookup(name) for name in names]
     assert time.process_time() - started < BUDGET_SECONDS + 0.5
     if table.skipped:
         assert "more than 1 s" in table.skipped[key]
-        assert not found[-1].certain
+        assert not rows[-1].certain
     else:  # the engine is cleverer than the bomb
-        assert all(item.certain for item in found)
+        assert all(item.certain for item in rows)
 
 
 def test_bombs_share_one_budget():

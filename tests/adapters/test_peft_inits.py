@@ -67,8 +67,8 @@ CHANGED_BASE = {
 @pytest.mark.parametrize("init", CHANGED_BASE)
 @pytest.mark.parametrize("trained", [False, True], ids=["fresh", "trained"])
 def test_a_base_that_was_changed_at_the_start(init, trained, tmp_path):
-    made, make = CHANGED_BASE[init]
-    report = saved(made, tmp_path, make, trained=trained)
+    lora, make = CHANGED_BASE[init]
+    report = saved(lora, tmp_path, make, trained=trained)
     (finding,) = [finding for finding in report.findings if finding.code == "init-not-update"]
     assert finding.severity == "error"
     # The spectra are there, and are those of B·A: even a fresh adapter is far from 0.

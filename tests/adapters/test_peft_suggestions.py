@@ -17,13 +17,13 @@ from gradience import audit_adapter
 
 
 def ranks_and_scales(model) -> dict[str, tuple[int, float]]:
-    found = {}
+    applied = {}
     for name, layer in model.base_model.model.named_modules():
         if isinstance(layer, LoraLayer):
             parameter = getattr(layer, "parameter_name", None)
             full = f"{name.replace('.base_layer', '')}.{parameter}" if parameter else name
-            found[full] = (layer.r["default"], layer.scaling["default"])
-    return found
+            applied[full] = (layer.r["default"], layer.scaling["default"])
+    return applied
 
 
 def apply(report, base, made: LoraConfig, **changes: Any) -> dict[str, tuple[int, float]]:
@@ -41,13 +41,13 @@ def apply(report, base, made: LoraConfig, **changes: Any) -> dict[str, tuple[int
     }
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = ranks_and_scales(get_peft_model(base, LoraConfig(**options | changes)))
+        applied = ranks_and_scales(get_peft_model(base, LoraConfig(**options | changes)))
     about_patterns = [str(one.message) for one in caught if "_pattern" in str(one.message)]
     if made.target_parameters:
         # PEFT 0.21 looks for its keys among modules only: it calls those of parameters ignored, and applies them.
         about_patterns = [text for text in about_patterns if "q_proj" in text]
     assert about_patterns == []
-    return found
+    return applied
 
 
 def uneven(model) -> None:
@@ -88,8 +88,8 @@ CASES = {
 @pytest.mark.parametrize("meta", [False, True], ids=["cpu", "meta"])
 def test_peft_applies_the_patterns_to_exactly_these_modules(case, meta, tmp_path):
     make, options = CASES[case]
-    made = LoraConfig(**({"lora_alpha": 12} | options))
-    saved = save(make(), made, tmp_path, prepare=uneven)
+    lora = LoraConfig(**({"lora_alpha": 12} | options))
+    saved = save(make(), lora, tmp_path, prepare=uneven)
     before = ranks_and_scales(saved.model)
     report = audit_adapter(tmp_path)
     pattern = report.rank_pattern()
@@ -100,7 +100,7 @@ def test_peft_applies_the_patterns_to_exactly_these_modules(case, meta, tmp_path
             base: nn.Module = make()
     else:
         base = make()
-    after = apply(report, base, made)
+    after = apply(report, base, lora)
     assert after.keys() == before.keys() == {row.name for row in report.layers}
     chosen = {key[1:].replace("\\", ""): rank for key, rank in pattern.items()}
     assert {name: rank for name, (rank, _) in after.items()} == chosen
@@ -116,10 +116,10 @@ def test_layer_1_is_not_layer_11(tmp_path):
             if "lora_B" in name and ".layers.1." not in name:
                 parameter.data[:, 1:] = 0
 
-    made = LoraConfig(target_modules=["q_proj"], r=8)
-    save(llama(12), made, tmp_path, prepare=only_layer_1)
+    lora = LoraConfig(target_modules=["q_proj"], r=8)
+    save(llama(12), lora, tmp_path, prepare=only_layer_1)
     report = audit_adapter(tmp_path, tau=0.999)
-    after = apply(report, llama(12), made)
+    after = apply(report, llama(12), lora)
     large = {name for name, (rank, _) in after.items() if rank > 1}
     assert large == {"model.layers.1.self_attn.q_proj"}
 
@@ -141,16 +141,16 @@ def test_a_dot_is_a_dot(tmp_path):
             if "lora_B" in name and "block_a" not in name:
                 parameter.data[:, 1:] = 0
 
-    made = LoraConfig(target_modules=["proj"], r=8)
-    save(Lookalikes(), made, tmp_path, prepare=only_one)
-    after = apply(audit_adapter(tmp_path, tau=0.999), Lookalikes(), made)
+    lora = LoraConfig(target_modules=["proj"], r=8)
+    save(Lookalikes(), lora, tmp_path, prepare=only_one)
+    after = apply(audit_adapter(tmp_path, tau=0.999), Lookalikes(), lora)
     assert {name for name, (rank, _) in after.items() if rank == 1} == {"block.a.proj"}
     assert after["block_a.proj"][0] > 1
 
 
 def test_a_uniform_suggestion_fits_the_config_as_it_is(tmp_path):
-    made = LoraConfig(target_modules=["q_proj", "down_proj"], r=8, lora_alpha=12)
-    save(llama(), made, tmp_path, prepare=uneven)
+    lora = LoraConfig(target_modules=["q_proj", "down_proj"], r=8, lora_alpha=12)
+    save(llama(), lora, tmp_path, prepare=uneven)
     report = audit_adapter(tmp_path)
     rank = report.suggested_r_global_90
     model = get_peft_model(llama(), LoraConfig(target_modules=["q_proj", "down_proj"], r=rank))

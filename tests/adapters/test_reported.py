@@ -129,9 +129,9 @@ def test_the_scale_follows_the_patterns(rslora, tmp_path, capsys):
         use_rslora=rslora,
     )
     outcome = good(audit(capsys, adapter(tmp_path, tensors, settings)))
-    found = {layer["name"]: (layer["declared_r"], layer["alpha"]) for layer in outcome.report["layers"]}
+    by_name = {layer["name"]: (layer["declared_r"], layer["alpha"]) for layer in outcome.report["layers"]}
     layers = "model.layers"
-    assert found == {
+    assert by_name == {
         f"{layers}.0.self_attn.q_proj": (4, 2), f"{layers}.1.self_attn.q_proj": (4, 8),
         f"{layers}.0.self_attn.v_proj": (9, 6), f"{layers}.1.self_attn.v_proj": (9, 2.5),
     }  # fmt: skip
@@ -255,8 +255,8 @@ def test_copies_of_a_module_count_once(places, read, nested, tmp_path, capsys):
     # Which of the copies is read shows in its numbers.
     alone = audit(capsys, adapter(tmp_path / "alone", ghosts("classifier", *places[: read + 1])
                                   if read == 0 else factors("classifier", seed=read)))  # fmt: skip
-    found = next(layer for layer in outcome.report["layers"] if layer["name"] == name)
-    assert found["singular_values"] == alone.report["layers"][0]["singular_values"]
+    row = next(layer for layer in outcome.report["layers"] if layer["name"] == name)
+    assert row["singular_values"] == alone.report["layers"][0]["singular_values"]
 
 
 def test_a_rank_that_the_shape_cannot_use(tmp_path, capsys):

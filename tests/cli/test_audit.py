@@ -100,8 +100,8 @@ def test_the_printed_config_is_applied_by_peft_to_exactly_these_modules(run_fold
     adapter = run_folder / "checkpoint-1000"
     done = audit(adapter, "--suggest-per-layer", "--allowed-ranks", "2,3,4,5,6,8", "--tau", "0.8")
     assert (done.returncode, done.stderr) == (0, "")
-    made = {}
-    exec(done.stdout, made)
+    namespace = {}
+    exec(done.stdout, namespace)
     config = LlamaConfig(
         hidden_size=32,
         intermediate_size=48,
@@ -110,7 +110,7 @@ def test_the_printed_config_is_applied_by_peft_to_exactly_these_modules(run_fold
         num_key_value_heads=2,
         vocab_size=64,
     )
-    model = get_peft_model(LlamaForCausalLM(config), made["config"])
+    model = get_peft_model(LlamaForCausalLM(config), namespace["config"])
     report = AuditReport.model_validate_json(
         audit(adapter, "--json", "--allowed-ranks", "2,3,4,5,6,8", "--tau", "0.8").stdout
     )
@@ -119,13 +119,13 @@ def test_the_printed_config_is_applied_by_peft_to_exactly_these_modules(run_fold
         layer.name: (min(rank for rank in grid if rank >= layer.energy_rank_tau), layer.scale)
         for layer in report.layers
     }
-    found = {
+    by_name = {
         name.removeprefix("base_model.model."): (module.r["default"], module.scaling["default"])
         for name, module in model.named_modules()
         if hasattr(module, "lora_A")
     }
-    assert found == expected
-    assert len({rank for rank, _ in found.values()}) > 1
+    assert by_name == expected
+    assert len({rank for rank, _ in by_name.values()}) > 1
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trained == report.suggestions.per_layer.params
 
@@ -175,9 +175,9 @@ def test_the_printed_config_fits_stacked_experts(tmp_path):
     model.save_pretrained(tmp_path / "moe")
     done = audit(tmp_path / "moe", "--suggest-per-layer")
     assert (done.returncode, done.stderr) == (0, "")
-    made = {}
-    exec(done.stdout, made)
-    smaller = shapes(get_peft_model(base(), made["config"]))
+    namespace = {}
+    exec(done.stdout, namespace)
+    smaller = shapes(get_peft_model(base(), namespace["config"]))
     assert smaller.keys() == shapes(model).keys()
     assert {scale for _, scale in smaller.values()} == {2.0}
     assert max(rank for rank, _ in smaller.values()) < 8

@@ -23,10 +23,10 @@ names = st.from_regex(r"\Amodel\.layers\.[0-9]{1,2}\.(self_attn\.)?[a-z]_proj(-[
 
 @st.composite
 def target_lists(draw):
-    found = draw(st.lists(names, min_size=1, max_size=7, unique=True))
+    drawn = draw(st.lists(names, min_size=1, max_size=7, unique=True))
     ranks = draw(st.sampled_from([st.just(4), st.integers(1, 600)]))
     shared = draw(st.sampled_from([st.just(draw(scales)), scales]))
-    return [Target(name, draw(ranks), draw(shared)) for name in found]
+    return [Target(name, draw(ranks), draw(shared)) for name in drawn]
 
 
 def peft_reads(fields: dict, name: str) -> tuple[int, float]:
@@ -44,39 +44,39 @@ def peft_reads(fields: dict, name: str) -> tuple[int, float]:
     [Target("a", 4, 2.3e-308), Target("b", 4, 2.0), Target("c", 4, 32.0)], "uniform"
 )  # 32 / 2.3e-308 is infinite
 def test_rank_and_scale_are_kept(targets, encoding):
-    made = encode_modules(targets, encoding)
+    encoded = encode_modules(targets, encoding)
     for name, rank, scale in targets:
-        read_rank, read_scale = peft_reads(dict(made.fields), name)
-        assert read_rank == made.stored_rank[name] >= rank
-        assert read_scale == made.scale[name]
-        assert made.fold[name] * read_scale == pytest.approx(scale, rel=1e-12, abs=0)
+        read_rank, read_scale = peft_reads(dict(encoded.fields), name)
+        assert read_rank == encoded.stored_rank[name] >= rank
+        assert read_scale == encoded.scale[name]
+        assert encoded.fold[name] * read_scale == pytest.approx(scale, rel=1e-12, abs=0)
 
 
 @given(target_lists(), st.sampled_from([None, *ENCODINGS]))
 def test_what_an_encoding_is(targets, encoding):
-    made = encode_modules(targets, encoding)
-    fields = made.fields
+    encoded = encode_modules(targets, encoding)
+    fields = encoded.fields
     largest = max(target.rank for target in targets)
     assert fields["r"] == largest
     equal_ranks = len({target.rank for target in targets}) == 1
-    match made.encoding:
+    match encoded.encoding:
         case "uniform" | "padded":
             assert not fields["rank_pattern"]
             assert not fields["alpha_pattern"]
-            assert set(made.stored_rank.values()) == {largest}
-            assert equal_ranks or made.encoding == "padded"
+            assert set(encoded.stored_rank.values()) == {largest}
+            assert equal_ranks or encoded.encoding == "padded"
         case "patterns":
-            assert set(made.fold.values()) == {1.0}
-            assert made.stored_rank == {target.name: target.rank for target in targets}
+            assert set(encoded.fold.values()) == {1.0}
+            assert encoded.stored_rank == {target.name: target.rank for target in targets}
         case "folded":
-            assert set(made.scale.values()) == {1.0}
-            assert made.stored_rank == {target.name: target.rank for target in targets}
+            assert set(encoded.scale.values()) == {1.0}
+            assert encoded.stored_rank == {target.name: target.rank for target in targets}
             assert fields["alpha_pattern"] == fields["rank_pattern"]
     if encoding is not None:
-        assert made.encoding == encoding or (encoding, made.encoding) == ("uniform", "padded")
+        assert encoded.encoding == encoding or (encoding, encoded.encoding) == ("uniform", "padded")
     elif not equal_ranks:
-        assert made.encoding == "patterns"
-    assert made.reason
+        assert encoded.encoding == "patterns"
+    assert encoded.reason
 
 
 @given(st.integers(1, 512), st.integers(1, 512), st.integers(1, 4096))
@@ -113,10 +113,10 @@ def test_folds_of_powers_of_two_are_exact(targets):
 def test_the_commonest_scale_is_written():
     """As few modules as possible are touched."""
     targets = [Target("a", 8, 4.0), Target("b", 8, 2.0), Target("c", 8, 2.0), Target("d", 8, 0.0)]
-    made = encode_modules(targets, "uniform")
-    assert made.fields["lora_alpha"] == 16
-    assert dict(made.fold) == {"a": 2.0, "b": 1.0, "c": 1.0, "d": 0.0}
-    assert "folded" in made.reason
+    encoded = encode_modules(targets, "uniform")
+    assert encoded.fields["lora_alpha"] == 16
+    assert dict(encoded.fold) == {"a": 2.0, "b": 1.0, "c": 1.0, "d": 0.0}
+    assert "folded" in encoded.reason
 
 
 def test_patterns_name_what_differs_and_nothing_else():
@@ -126,31 +126,31 @@ def test_patterns_name_what_differs_and_nothing_else():
         Target("m.10.q", 4, 2.0),
         Target("m.2.q", 16, 1.0),
     ]
-    made = encode_modules(targets, None)
-    assert made.encoding == "patterns"
-    assert made.fields == {
+    encoded = encode_modules(targets, None)
+    assert encoded.encoding == "patterns"
+    assert encoded.fields == {
         "r": 16,
         "lora_alpha": 32,
         "use_rslora": False,
         "rank_pattern": {r"^m\.10\.q": 4},
         "alpha_pattern": {r"^m\.10\.q": 8, r"^m\.2\.q": 16},
     }
-    assert made.reason == "ranks and scales differ between modules"
+    assert encoded.reason == "ranks and scales differ between modules"
 
 
 def test_all_scales_zero():
-    made = encode_modules([Target("a", 4, 0.0), Target("b", 4, 0.0)], None)
-    assert made.encoding == "uniform"
-    assert made.fields["lora_alpha"] == 0
-    assert dict(made.fold) == {"a": 1.0, "b": 1.0}
+    encoded = encode_modules([Target("a", 4, 0.0), Target("b", 4, 0.0)], None)
+    assert encoded.encoding == "uniform"
+    assert encoded.fields["lora_alpha"] == 0
+    assert dict(encoded.fold) == {"a": 1.0, "b": 1.0}
     folded = encode_modules([Target("a", 4, 0.0)], "folded")
     assert (folded.fold["a"], folded.fields["lora_alpha"]) == (0.0, 4)
 
 
 def test_uniform_with_different_ranks_is_padded_and_says_so():
-    made = encode_modules([Target("a", 4, 1.0), Target("b", 2, 1.0)], "uniform")
-    assert made.encoding == "padded"
-    assert "zeros" in made.reason
+    encoded = encode_modules([Target("a", 4, 1.0), Target("b", 2, 1.0)], "uniform")
+    assert encoded.encoding == "padded"
+    assert "zeros" in encoded.reason
 
 
 def test_the_schema_of_the_report_names_every_encoding():

@@ -97,11 +97,15 @@ def test_files_beside_the_weights(tmp_path):
     (source / "outside").symlink_to(tmp_path / "secret")
     target = tmp_path / "out"
     target.mkdir()
-    found, missing = carry_files(locate(source), target)
-    assert set(found) == set(os.listdir(target)) == {*carried, "big.bin", "inside", "images.zip", "docs.zip"}
+    carried_files, missing = carry_files(locate(source), target)
+    assert (
+        set(carried_files)
+        == set(os.listdir(target))
+        == {*carried, "big.bin", "inside", "images.zip", "docs.zip"}
+    )
     assert set(missing) == {*left, "runs/", "pipe", "gone", "outside", "notes", "weights.bin", "state"}
-    assert found == sorted(found)
-    for name in found:
+    assert carried_files == sorted(carried_files)
+    for name in carried_files:
         assert (target / name).read_bytes() == (source / name).read_bytes()
         assert stat.S_ISREG((target / name).lstat().st_mode)
 

@@ -34,19 +34,19 @@ def measured(folder):
 def train(folder, tracker):
     run = trainer(folder, callbacks=[GradienceCallback(spectra_every=3)], report_to=[tracker], max_steps=8)
     run.train()
-    found = measured(folder)
-    assert sorted(found) == [1, 3, 6, 8]
-    return found
+    charts = measured(folder)
+    assert sorted(charts) == [1, 3, 6, 8]
+    return charts
 
 
 def test_tensorboard(tmp_path):
     importlib.import_module("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = train(tmp_path, "tensorboard")
+    charts = train(tmp_path, "tensorboard")
     (folder,) = tmp_path.glob("runs/*/gradience")
     events = EventAccumulator(str(folder)).Reload()
-    assert {event.step: event.value for event in events.Scalars(TAG)} == pytest.approx(found)
+    assert {event.step: event.value for event in events.Scalars(TAG)} == pytest.approx(charts)
     assert len(events.Tags()["scalars"]) == 12
     # The Trainer's own scalars are where they were.
     own = EventAccumulator(str(folder.parent)).Reload()
@@ -58,27 +58,27 @@ def test_wandb_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_SILENT", "true")
-    found = train(tmp_path, "wandb")
+    charts = train(tmp_path, "wandb")
     wandb.finish()
     (log,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     deadline = time.monotonic() + 60  # its service process writes the end of the log after finish() returns
-    while len(wandb_history(log, TAG)) < len(found) and time.monotonic() < deadline:
+    while len(wandb_history(log, TAG)) < len(charts) and time.monotonic() < deadline:
         time.sleep(0.5)
-    assert wandb_history(log, TAG) == pytest.approx(found)
+    assert wandb_history(log, TAG) == pytest.approx(charts)
 
 
 def wandb_history(log, tag):
     """Step -> value from the binary log of an offline run: protobuf records in LevelDB's log format."""
     from wandb.proto import wandb_internal_pb2
 
-    found = {}
+    by_step = {}
     for data in leveldb_records(log.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
         if tag in items:
-            found[int(json.loads(items["train/global_step"]))] = json.loads(items[tag])
-    return found
+            by_step[int(json.loads(items["train/global_step"]))] = json.loads(items[tag])
+    return by_step
 
 
 def leveldb_records(data, block=32768, header=7):
@@ -103,10 +103,10 @@ def test_mlflow_file_store(tmp_path, monkeypatch):
     mlflow = importlib.import_module("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     mlflow.set_tracking_uri((tmp_path / "store").as_uri())
-    found = train(tmp_path, "mlflow")
+    charts = train(tmp_path, "mlflow")
     (run,) = mlflow.search_runs(output_format="list")
     history = mlflow.MlflowClient().get_metric_history(run.info.run_id, TAG)
-    assert {point.step: point.value for point in history} == pytest.approx(found)
+    assert {point.step: point.value for point in history} == pytest.approx(charts)
     assert "loss" in run.data.metrics  # the Trainer's own
 
 

@@ -146,13 +146,13 @@ def test_evaluations_before_and_after_training_belong_to_the_run(tmp_path):
     run.evaluate()
     run.train()
     run.evaluate(metric_key_prefix="test")
-    found = records(tmp_path / "run.jsonl")
-    assert len({r.run_id for r in found}) == 1
-    assert [r.event for r in found if r.event != "train_step" and r.event != "metrics"] == [
+    rows = records(tmp_path / "run.jsonl")
+    assert len({r.run_id for r in rows}) == 1
+    assert [r.event for r in rows if r.event != "train_step" and r.event != "metrics"] == [
         "eval", "run_start", "run_end", "eval",
     ]  # fmt: skip
-    assert found[-1].text("split") == "test"
-    assert found[-1].number("metrics", "ppl") > 1
+    assert rows[-1].text("split") == "test"
+    assert rows[-1].number("metrics", "ppl") > 1
 
 
 def test_a_second_training_with_the_same_callback_is_a_second_run(tmp_path):
@@ -169,11 +169,11 @@ def test_resuming_appends_under_the_same_id_and_says_from_where(tmp_path):
     trainer(tmp_path / "run", callbacks=[GradienceCallback()], max_steps=8, **saving).train()
     again = trainer(tmp_path / "run", callbacks=[GradienceCallback()], max_steps=8, **saving)
     again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
-    found = records(tmp_path / "run" / "run.jsonl")
-    assert len({r.run_id for r in found}) == 1
-    starts = [r for r in found if r.event == "run_start"]
+    rows = records(tmp_path / "run" / "run.jsonl")
+    assert len({r.run_id for r in rows}) == 1
+    starts = [r for r in rows if r.event == "run_start"]
     assert [r.number("resumed_from_step") for r in starts] == [None, 4]
-    assert [r.step for r in found if r.event == "train_step"] == [*range(1, 9), *range(5, 9)]
+    assert [r.step for r in rows if r.event == "train_step"] == [*range(1, 9), *range(5, 9)]
     assert losses(again)[-4:] == losses(whole)[-4:]
     assert_same_weights(weights(again), weights(whole))
 
@@ -197,10 +197,10 @@ def test_a_model_without_lora_is_recorded_without_spectra(tmp_path):
     from tests.live.tiny import llama
 
     trainer(tmp_path, llama(), [GradienceCallback(spectra_every=1)], max_steps=2).train()
-    found = records(tmp_path / "run.jsonl")
-    assert [r.text("code") for r in found if r.event == "alert"] == ["no-lora-modules"]
-    assert found[0].mapping("config")["lora"] is None
-    assert found[-1].text("status") == "ok"
+    rows = records(tmp_path / "run.jsonl")
+    assert [r.text("code") for r in rows if r.event == "alert"] == ["no-lora-modules"]
+    assert rows[0].mapping("config")["lora"] is None
+    assert rows[-1].text("status") == "ok"
 
 
 @pytest.mark.parametrize(
@@ -281,6 +281,6 @@ def test_numbers_that_the_trainer_logs_keep_their_names(tmp_path):
         run.args, run.state, run.control, logs={"loss": 1.0, "mean_token_accuracy": 0.5, "x": "text"}
     )
     callback.on_log(run.args, run.state, run.control, logs={"reward": 0.25})
-    found = records(tmp_path / "other.jsonl")
-    assert found[-2].number("mean_token_accuracy") == 0.5
+    rows = records(tmp_path / "other.jsonl")
+    assert rows[-2].number("mean_token_accuracy") == 0.5
     assert json.loads((tmp_path / "other.jsonl").read_text().splitlines()[-1])["metrics"] == {"reward": 0.25}

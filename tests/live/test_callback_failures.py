@@ -178,10 +178,10 @@ def test_how_a_process_ended_is_recorded_where_it_can_be(tmp_path, act, code, st
         [sys.executable, "-c", SCRIPT, str(tmp_path), act], capture_output=True, text=True, check=False
     )
     assert code is None or done.returncode == code, done.stderr
-    found = records(tmp_path / "run.jsonl")
-    assert [r.step for r in found if r.event == "train_step"] == [1, 2, 3, 4]
+    rows = records(tmp_path / "run.jsonl")
+    assert [r.step for r in rows if r.event == "train_step"] == [1, 2, 3, 4]
     assert not _read_issues(tmp_path / "run.jsonl")
-    ends = [(r.text("status"), r.text("reason")) for r in found if r.event == "run_end"]
+    ends = [(r.text("status"), r.text("reason")) for r in rows if r.event == "run_end"]
     assert ends == ([(status, reason)] if status else [])
     assert "private text" not in (tmp_path / "run.jsonl").read_text()
 

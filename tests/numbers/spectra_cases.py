@@ -198,8 +198,8 @@ def exact_singular_values(A: np.ndarray, B: np.ndarray, exponent: int = 0) -> np
     with mpmath.workdps(130):
         energies, vectors = mpmath.eigsy(_exact_gram(A.T))
         root = vectors * mpmath.diag([mpmath.sqrt(max(energy, 0)) for energy in energies])
-        found = mpmath.eigsy(root.T * _exact_gram(B) * root, eigvals_only=True)
-        sigma = [mpmath.ldexp(mpmath.sqrt(max(energy, 0)), -exponent) for energy in found]
+        eigenvalues = mpmath.eigsy(root.T * _exact_gram(B) * root, eigvals_only=True)
+        sigma = [mpmath.ldexp(mpmath.sqrt(max(energy, 0)), -exponent) for energy in eigenvalues]
         ordered = sorted((float(value) for value in sigma), reverse=True)
     return np.array(ordered[: min(A.shape[0], A.shape[1], B.shape[0])])
 

@@ -24,12 +24,12 @@ TAUS = (0.5, 0.9, 0.95, 0.99, 0.999, 1.0)
 def routes(A, B, block=4096):
     """The spectra of B·A by name of the route; the gram route may decline."""
     tall_A, tall_B = array_blocks(np.ascontiguousarray(A.T), block), array_blocks(B, block)
-    found = {
+    by_route = {
         "auto": spectra.spectrum(tall_A, tall_B),
         "gram": spectra.spectrum_from_grams(spectra.gram(tall_A), spectra.gram(tall_B)),
         "qr": spectra.spectrum_from_triangles(spectra.triangle(tall_A), spectra.triangle(tall_B)),
     }
-    return {name: spectrum for name, spectrum in found.items() if spectrum is not None}
+    return {name: spectrum for name, spectrum in by_route.items() if spectrum is not None}
 
 
 def implied_errors(found: Spectrum) -> np.ndarray:
@@ -159,12 +159,12 @@ def test_the_gram_route_is_refused_where_it_would_lie():
     A = (turn * stretch) @ orthonormal(rng, 40, 8).T
     B = (orthonormal(rng, 30, 8) / stretch) @ turn.T
     exact = exact_singular_values(A, B)
-    found = routes(A, B)
-    assert found["auto"].method == "qr"
-    assert spectra.stable_rank(found["auto"].values) == pytest.approx(spectra.stable_rank(exact), rel=1e-6)
-    if "gram" in found:
-        assert found["gram"].error_bound > spectra.GRAM_TOLERANCE
-        assert abs(spectra.stable_rank(found["gram"].values) - spectra.stable_rank(exact)) > 1e-3
+    by_route = routes(A, B)
+    assert by_route["auto"].method == "qr"
+    assert spectra.stable_rank(by_route["auto"].values) == pytest.approx(spectra.stable_rank(exact), rel=1e-6)
+    if "gram" in by_route:
+        assert by_route["gram"].error_bound > spectra.GRAM_TOLERANCE
+        assert abs(spectra.stable_rank(by_route["gram"].values) - spectra.stable_rank(exact)) > 1e-3
 
 
 def test_numerical_rank_survives():
@@ -172,17 +172,17 @@ def test_numerical_rank_survives():
     rng = np.random.default_rng(6)
     A = rng.integers(-3, 4, (12, 6)) @ rng.integers(-3, 4, (6, 40)) * 1.0
     B = rng.integers(-3, 4, (30, 12)) * 1.0
-    found = routes(A, B)
-    assert found["auto"].method == "qr"
-    assert (found["auto"].values / found["auto"].values[0] > 1e-12).sum() == 6
+    by_route = routes(A, B)
+    assert by_route["auto"].method == "qr"
+    assert (by_route["auto"].values / by_route["auto"].values[0] > 1e-12).sum() == 6
 
 
 def test_total_cancellation_is_no_measurement():
     """B·A = 0 exactly, but only because its halves cancel: rounding is all there is to see, and the bound says so."""
     rng = np.random.default_rng(0)
     half_A, half_B = rng.standard_normal((3, 20)), rng.standard_normal((10, 3))
-    found = routes(np.vstack([half_A, half_A]), np.hstack([half_B, -half_B]))
-    assert found["auto"].error_bound >= 1
+    by_route = routes(np.vstack([half_A, half_A]), np.hstack([half_B, -half_B]))
+    assert by_route["auto"].error_bound >= 1
 
 
 def test_a_product_below_float64_is_no_zero():

@@ -190,18 +190,18 @@ class LikeMPS(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is torch.ops.aten._to_copy.default and kwargs.get("device") == torch.device("cpu"):
             return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
-        made = func(*args, **kwargs)
-        if isinstance(made, torch.Tensor) and made.is_meta and made.dtype == torch.float64:
+        result = func(*args, **kwargs)
+        if isinstance(result, torch.Tensor) and result.is_meta and result.dtype == torch.float64:
             raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
-        return made
+        return result
 
 
 def test_scores_are_summed_in_float64_without_it_on_mps() -> None:
     with LikeMPS():
-        own, told = (torch.empty(3, 7, device="meta", dtype=torch.bfloat16) for _ in range(2))
+        reference, adapter = (torch.empty(3, 7, device="meta", dtype=torch.bfloat16) for _ in range(2))
         with pytest.raises(TypeError, match="float64"):
-            own.double()
-        terms = measure(own, torch.empty(3, dtype=torch.long, device="meta"), told)
+            reference.double()
+        terms = measure(reference, torch.empty(3, dtype=torch.long, device="meta"), adapter)
     assert terms.kl is not None
     assert {(value.device.type, value.dtype) for value in (terms.likelihood, terms.kl)} == {
         ("cpu", torch.float64)

@@ -87,20 +87,20 @@ def run_architecture(
 
 def ask_peft(shop: Workshop, base: model.Logprobs, number: int, case: Case) -> Asked:
     """Make the adapter of a case; load it with PEFT, and swap it in where it only has linear layers."""
-    made = case.make(shop, shop.root / "adapters" / str(number))
-    config = json.loads((made.path / model.CONFIG).read_text(encoding="utf-8"))
-    with open_adapter(made.path) as opened:
+    adapter = case.make(shop, shop.root / "adapters" / str(number))
+    config = json.loads((adapter.path / model.CONFIG).read_text(encoding="utf-8"))
+    with open_adapter(adapter.path) as opened:
         modules = tuple(LoadedModule(pair.module, pair.rank) for pair in opened.pairs)
         linear = all(pair.kind == "linear" for pair in opened.pairs)
     written = LoadedAdapter(config, modules)
-    with safe_open(made.path / model.WEIGHTS, "numpy") as file:
+    with safe_open(adapter.path / model.WEIGHTS, "numpy") as file:
         parts = parts_of(config, file.keys(), max(module.rank for module in modules))
     if case.claimed:
-        return Asked(case, made, written, parts, None, None)
-    peft = model.peft_logprobs(shop.base, made.path)
-    swappable = linear and case.section != "special" and not model.whole_of(made.path)
-    hotswap = swap(shop, base, made.path, peft, rslora=written.rslora) if swappable else None
-    return Asked(case, made, written, parts, peft, hotswap)
+        return Asked(case, adapter, written, parts, None, None)
+    peft = model.peft_logprobs(shop.base, adapter.path)
+    swappable = linear and case.section != "special" and not model.whole_of(adapter.path)
+    hotswap = swap(shop, base, adapter.path, peft, rslora=written.rslora) if swappable else None
+    return Asked(case, adapter, written, parts, peft, hotswap)
 
 
 def swap(shop: Workshop, base: model.Logprobs, path: Path, peft: model.Logprobs, *, rslora: bool) -> Compared:
@@ -120,15 +120,17 @@ def row_of(
     reply = served.replies.get(item.case.id, Reply(None, served.not_served))
     # Without our folder, and without a set of names, whose order is another each time.
     refusal = re.sub(r"\{'[^}]*'\}", "{…}", reply.refusal.replace(str(shop.root), ""))
-    found = compare(peft=item.peft, base=base, served=reply.logprobs, refusal=refusal)
+    comparison = compare(peft=item.peft, base=base, served=reply.logprobs, refusal=refusal)
     if served.broke:
-        found = found._replace(outcome="not run")
+        comparison = comparison._replace(outcome="not run")
     dense = None if item.made.oracle is None or item.peft is None else furthest(item.peft, item.made.oracle)
     by_rule = None
-    if found.outcome == "differs" and wrong_scale(server.scale, item.written):
+    if comparison.outcome == "differs" and wrong_scale(server.scale, item.written):
         by_rule = furthest(reply.logprobs or [], as_the_rule_says(server.scale, item, shop))
     as_ruled = by_rule is not None and by_rule <= TOLERANCE
-    explained = (found.outcome in ("equal", "refused", "not run") or as_ruled) and (dense or 0.0) <= TOLERANCE
+    explained = (comparison.outcome in ("equal", "refused", "not run") or as_ruled) and (
+        dense or 0.0
+    ) <= TOLERANCE
     if server.name == "vLLM" and not served.not_served:
         explained &= item.case.refusal in refusal
     if item.hotswap is not None and item.hotswap.outcome != "refused":
@@ -136,7 +138,7 @@ def row_of(
         explained &= item.hotswap.outcome == ("equal" if right else "differs")
     served_at_all = not served.not_served
     return record.row(
-        shop.architecture.name, item, found, dense, by_rule, explained=explained, served=served_at_all
+        shop.architecture.name, item, comparison, dense, by_rule, explained=explained, served=served_at_all
     )
 
 

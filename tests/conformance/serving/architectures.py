@@ -69,8 +69,8 @@ class Architecture:
         if self.task == "SEQ_2_SEQ_LM":
             decoder = torch.tensor([[0, 3, 17]])
             return model(input_ids=torch.tensor([prompt]), decoder_input_ids=decoder).logits[0, -1]
-        found = model(input_ids=torch.tensor([prompt])).logits
-        return found[0] if self.task == "SEQ_CLS" else found[0, -1]
+        logits = model(input_ids=torch.tensor([prompt])).logits
+        return logits[0] if self.task == "SEQ_CLS" else logits[0, -1]
 
 
 def _gpt2() -> Any:

@@ -70,8 +70,8 @@ class LlamaCpp:
     def _commit(self) -> str:
         """The commit of llama.cpp, from the change log of the package around it: the newest is the first."""
         log = (self.source.parent.parent / "CHANGELOG.md").read_text(encoding="utf-8")
-        found = re.search(r"ggml-org/llama\.cpp@([0-9a-f]+)", log)
-        return found[1] if found else "unknown"
+        match = re.search(r"ggml-org/llama\.cpp@([0-9a-f]+)", log)
+        return match[1] if match else "unknown"
 
     def _convert(self, shop: Workshop, asked: Sequence[Asked]) -> dict[str, Reply]:
         """Convert the adapters; the reply for each that the converter refused."""

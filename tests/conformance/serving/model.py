@@ -135,7 +135,7 @@ def updates_of(adapter: Path) -> dict[str, Update]:
     """s, A and B of every module, read with PEFT's rule as its documentation has it."""
     fields = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
     tensors = load_file(adapter / WEIGHTS)
-    found: dict[str, Update] = {}
+    factors: dict[str, Update] = {}
     for key, tensor in tensors.items():
         module, is_factor, _ = key.removeprefix("base_model.model.").partition(".lora_")
         if not is_factor or not key.endswith(("lora_A.weight", "lora_embedding_A")):
@@ -144,8 +144,8 @@ def updates_of(adapter: Path) -> dict[str, Update]:
         alpha = _by_pattern(fields["alpha_pattern"], module, fields["lora_alpha"])
         scale = alpha / (math.sqrt(rank) if fields["use_rslora"] else rank)
         factor_B = tensors[key.replace("_A", "_B")]
-        found[module] = (scale, tensor.double().numpy(), factor_B.double().numpy())
-    return found
+        factors[module] = (scale, tensor.double().numpy(), factor_B.double().numpy())
+    return factors
 
 
 def whole_of(adapter: Path) -> dict[str, torch.Tensor]:

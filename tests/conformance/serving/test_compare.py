@@ -37,15 +37,19 @@ def test_outcomes(peft, served, outcome):
 
 
 def test_a_refusal_keeps_its_words():
-    found = compare(peft=shifted(1.0), base=BASE, served=None, refusal="ValueError: no")
-    assert (found.outcome, found.refusal, found.difference) == ("refused", "ValueError: no", None)
+    comparison = compare(peft=shifted(1.0), base=BASE, served=None, refusal="ValueError: no")
+    assert (comparison.outcome, comparison.refusal, comparison.difference) == (
+        "refused",
+        "ValueError: no",
+        None,
+    )
 
 
 def test_one_wrong_token_of_one_prompt_is_enough():
     served = shifted(1.0)
     served[1][0] += 0.01
-    found = compare(peft=shifted(1.0), base=BASE, served=served)
-    assert (found.outcome, found.difference) == ("differs", pytest.approx(0.01))
+    comparison = compare(peft=shifted(1.0), base=BASE, served=served)
+    assert (comparison.outcome, comparison.difference) == ("differs", pytest.approx(0.01))
 
 
 @pytest.mark.parametrize(
