@@ -9,7 +9,13 @@ from typing import ClassVar
 
 
 class GradienceError(Exception):
-    """Base class.
+    """An error that a user can act on; any other exception is a bug of Gradience.
+
+    >>> try:
+    ...     audit_adapter("my_adaptor")
+    ... except GradienceError as error:
+    ...     print(error.code, error.exit_code)
+    not-found 3
 
     `code` is stable and short (`lfs-pointer`), for scripts and for the documentation.
     `hint`, when given, says what to do next.
@@ -30,7 +36,14 @@ class VerificationError(GradienceError):
 
 
 class UsageError(GradienceError):
-    """The command or its arguments make no sense together."""
+    """The command or its arguments make no sense together.
+
+    >>> try:
+    ...     compress_adapter("my_adapter", rank=4, energy=0.9, output="small")
+    ... except UsageError as error:
+    ...     print(error)
+    give only one of rank and energy
+    """
 
     exit_code = 2
 
@@ -40,37 +53,68 @@ class WrongType(UsageError, TypeError):
 
 
 class InputError(GradienceError):
-    """The input cannot be used as it stands, or is refused for a stated reason."""
+    """The input cannot be used as it stands, or is refused for a stated reason.
+
+    >>> try:
+    ...     audit_adapter("audit.json")
+    ... except InputError as error:
+    ...     print(error.code)
+    wrong-format
+    """
 
     exit_code = 3
 
 
 class IncompleteError(GradienceError):
-    """A result exists, but parts of it are missing."""
+    """A result exists, but parts of it are missing.
+
+    >>> IncompleteError("2 of 16 modules could not be measured", code="incomplete-audit").exit_code
+    4
+    """
 
     exit_code = 4
 
 
 class OutputError(GradienceError):
-    """The disk or the permissions do not allow the result to be written."""
+    """The disk or the permissions do not allow the result to be written.
+
+    >>> try:
+    ...     audit_adapter("my_adapter").save("no_such_folder/audit.json")
+    ... except OutputError as error:
+    ...     print(error.code)
+    write-failed
+    """
 
     exit_code = 5
 
 
 class LockedError(GradienceError):
-    """Another run is writing to the same output."""
+    """Another run is writing to the same output.
+
+    >>> LockedError("runs/mine: another run is writing there", code="locked").exit_code
+    6
+    """
 
     exit_code = 6
 
 
 class NetworkError(GradienceError):
-    """The network or the authorisation failed."""
+    """The network or the authorisation failed.
+
+    >>> NetworkError("huggingface.co does not answer", code="network").exit_code
+    7
+    """
 
     exit_code = 7
 
 
 class MissingExtra(GradienceError):
-    """An optional dependency is not installed."""
+    """An optional dependency is not installed.
+
+    >>> error = MissingExtra("pandas is not installed", code="missing-extra", hint='pip install ".[pandas]"')
+    >>> error.exit_code, error.hint
+    (2, 'pip install ".[pandas]"')
+    """
 
     exit_code = 2
 

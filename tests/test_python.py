@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import doctest
+import inspect
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import gradience
 from gradience import (
     CompressionPlan,
     CompressionReport,
@@ -20,6 +24,8 @@ from gradience import (
     plan_compression,
 )
 from gradience.cli.demo import example_adapter
+
+RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "minilm_reviews"
 
 
 @pytest.fixture
@@ -204,3 +210,31 @@ for call in (
         "PeftModel: IA3 (learned rescalings)",
         "path must be a path, not PeftModel",
     ]
+
+
+# --- the examples of the docstrings ---------------------------------------------------------------
+
+
+@pytest.fixture
+def example_files(folder):
+    """What the examples speak of, in the working directory."""
+    compress_adapter("my_adapter", output="smaller", rank=4)
+    audit_adapter("my_adapter").save("audit.json")
+    with gradience.TelemetryWriter("run.jsonl") as run:
+        run.start({"lora": {"r": 16}})
+        run.train_step(10, loss=0.7, lr=1e-4)
+    shutil.copy(RESULTS / "seed_42" / "bench.json", "bench.json")
+    shutil.copy(RESULTS / "bench_aggregate.json", "bench_aggregate.json")
+    return folder
+
+
+@pytest.mark.parametrize("name", gradience.__all__)
+def test_a_docstring_opens_with_an_example_that_runs(name, example_files):
+    text = inspect.getdoc(getattr(gradience, name))
+    summary, example = text.split("\n\n")[:2]
+    assert "\n" not in summary
+    assert example.startswith(">>> ")
+    public = {public: getattr(gradience, public) for public in gradience.__all__}
+    test = doctest.DocTestParser().get_doctest(text, public, name, None, None)
+    report = []
+    assert doctest.DocTestRunner().run(test, out=report.append).failed == 0, "".join(report)

@@ -165,6 +165,7 @@ def _invalid(path: Path, artifact: type[Artifact], error: ValidationError) -> In
 
 
 def json_schema(artifact: type[Artifact]) -> dict[str, Any]:
-    """The JSON Schema of an artifact, as committed under docs/schemas/."""
+    """The JSON Schema of an artifact, as committed under docs/schemas/; without the example of its docstring."""
     schema = artifact.model_json_schema(by_alias=True, mode="serialization")
+    schema["description"] = schema["description"].partition("\n\n")[0]
     return cast("dict[str, Any]", {"$id": artifact.schema_id, **schema})

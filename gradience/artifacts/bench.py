@@ -235,7 +235,12 @@ class Best(Part):
 
 
 class Bench(Report):
-    """`bench.json`."""
+    """`bench.json`: one seed of Bench.
+
+    >>> bench = Bench.read("bench.json")
+    >>> bench.status, bench.best.name
+    ('PASS', 'per_layer')
+    """
 
     row_field: ClassVar[str] = "variants"
 

@@ -127,7 +127,12 @@ class Certifiable(Part):
 
 
 class BenchAggregate(Report):
-    """`bench_aggregate.json`."""
+    """`bench_aggregate.json`: the seeds of one protocol together.
+
+    >>> together = BenchAggregate.read("bench_aggregate.json")
+    >>> together.status, together.planned_seeds
+    ('PASS', (42, 123, 456))
+    """
 
     row_field: ClassVar[str] = "variants"
 

@@ -228,7 +228,13 @@ class RunReport(Part):
 
 
 class MonitorReport(Report):
-    """One or several runs."""
+    """One or several runs.
+
+    >>> from gradience.monitor import monitor_runs
+    >>> report = monitor_runs(["run.jsonl"])
+    >>> report.runs[0].outcome
+    'ok'
+    """
 
     row_field: ClassVar[str] = "runs"
 

@@ -55,13 +55,7 @@ def write_compressed(
 ) -> CompressionReport:
     """Write the adapter at `adapter`, at the ranks of `plan`, to the folder `output`.
 
-    encoding: uniform, patterns, padded or folded (see compress/encodings.py); the simplest right one by default.
-    dtype: storage type of the factors (BF16, F16, F32 …); each keeps its own by default.
-    base_model: folder of the base model. Its config.json names the architecture for the verdicts on runtimes; its
-        safetensors are needed for DoRA alone.
-    strip: parts of tensor names; tensors beside the factors that have one are dropped.
-    verify_peft: let PEFT load the result before it is put in place (a child process; needs the extra `hf`).
-    force: replace an adapter folder that is there.
+    The other keywords are those of `compress_adapter`.
     documents: makes further files of the folder (name -> text) from the report, such as its Markdown.
 
     Returns the report, which also lies in the folder. Raises InputError where the adapter cannot be compressed,

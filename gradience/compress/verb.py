@@ -90,28 +90,37 @@ def compress_adapter(
 ) -> CompressionReport | CompressionPlan:
     """Write a smaller approximation of the adapter at `path` to the folder `output`, and return what was lost.
 
-    >>> report = compress_adapter("my_adapter", rank=4, output="smaller")
+    >>> report = compress_adapter("my_adapter", rank=4, output="small")
     >>> report.old_params, report.new_params, f"{report.measured_error:.1%}"
     (135168, 67584, '12.6%')
     >>> compress_adapter("my_adapter", reduction=0.75, dry_run=True).new_params
     33792
 
     Every module gets the best approximation of its new rank, at the scale that it had; nothing is trained, no base
-    model is read. The keywords are the flags of `gradience compress`. Exactly one says how small:
+    model is read. The keywords are the flags of `gradience compress`. Exactly one of the first eight says how small:
 
     rank: every module to this rank.
     energy: every module to the smallest rank that holds this share of its energy.
     suggested: what the audit suggests: "median", "p90" or "per-layer".
-    reduction: save this share of the LoRA parameters.   max_params, max_bytes, max_error: at most so many LoRA
-        parameters, so many bytes of LoRA factors, so large a relative error of the whole adapter. All four allocate
-        over modules.
-    plan: an earlier plan (or its file), whose ranks may have been edited.
+    reduction: save this share of the LoRA parameters, allocated over modules.
+    max_params: at most so many LoRA parameters, allocated over modules.
+    max_bytes: at most so many bytes of LoRA factors, allocated over modules.
+    max_error: relative error of the whole adapter at most this, allocated over modules.
+    plan: an earlier plan or its file, whose ranks may have been edited.
 
-    allowed_ranks, multiple_of: the ranks that modules may get.
+    allowed_ranks: every rank is one of these, or the module's own.
+    multiple_of: every rank is a multiple of it, or the module's own.
     allow_untrained: compress an adapter whose every B·A is 0 as well.
-    encoding, dtype, strip, base_model, verify_peft, force: see `write_compressed`.
+    encoding: uniform, patterns, padded or folded (see compress/encodings.py); the simplest right one by default.
+    dtype: storage type of the factors (BF16, F16, F32 …); each keeps its own by default.
+    strip: parts of tensor names; tensors beside the factors that have one are dropped.
+    base_model: folder of the base model. Its config.json names the architecture for the verdicts on runtimes; its
+        safetensors are needed for DoRA alone.
     adapter: which one, where a folder or a file holds several.
+    verify_peft: let PEFT load the result before it is put in place (a child process; needs the extra `hf`).
     dry_run: return the plan, and write nothing.
+    force: replace an adapter folder that is there.
+    workers: modules at a time; the processor count by default. The result does not depend on it.
 
     Raises InputError where the adapter cannot be compressed, UsageError for arguments that make no sense (WrongType, a
     TypeError too, for those of a wrong type), VerificationError where PEFT does not load the result, OutputError when

@@ -65,6 +65,8 @@ def guarded(hook: Hook) -> Hook:
 class GradienceCallback(TrainerCallback):
     """Writes run.jsonl next to the checkpoints: configuration, losses, evaluations, and live LoRA spectra.
 
+    >>> callback = GradienceCallback(spectra_every=20)  # Trainer(..., callbacks=[callback])
+
     output          the file to append to; `<output_dir>/run.jsonl` when not given
     notes           a sentence of yours, recorded with the configuration
     spectra_every   measure the LoRA modules at the first logging step, then every so many, and at the end;

@@ -20,6 +20,13 @@ from gradience.telemetry.rank_series import SETTLED_INTERVALS, RankPoint, settle
 class SpectralTracker:
     """Measures the LoRA modules of a model, and says when the picture settles or the rank looks wrong.
 
+    >>> from peft import LoraConfig, get_peft_model
+    >>> from torch import nn
+    >>> model = get_peft_model(nn.Sequential(nn.Linear(16, 8)), LoraConfig(r=4, target_modules=["0"]))
+    >>> tracker = SpectralTracker(model)
+    >>> tracker.modules()["names"], tracker.measure(step=0).modules[0].r
+    (['0'], 4)
+
     model    a PEFT model, or any module that contains PEFT's LoRA layers (DDP and compiled wrappers too)
     adapter  the adapter to measure; the active one when not given
 

@@ -38,7 +38,11 @@ class Criterion(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ToRank:
-    """Every module to this rank (or its own, where that is smaller)."""
+    """Every module to this rank (or its own, where that is smaller).
+
+    >>> plan_compression(audit_adapter("my_adapter"), ToRank(4)).max_rank
+    4
+    """
 
     rank: int
 
@@ -54,7 +58,12 @@ class ToRank:
 
 @dataclass(frozen=True, slots=True)
 class ToEnergy:
-    """Every module to the smallest rank that holds this share of its energy."""
+    """Every module to the smallest rank that holds this share of its energy.
+
+    >>> plan = plan_compression(audit_adapter("my_adapter"), ToEnergy(0.9))
+    >>> min(module.kept_energy for module in plan.modules) >= 0.9
+    True
+    """
 
     tau: float
 
@@ -70,7 +79,11 @@ class ToEnergy:
 
 @dataclass(frozen=True, slots=True)
 class ToSuggestion:
-    """What the audit suggests: one rank (the median or the 90th percentile), or the energy threshold of the audit."""
+    """What the audit suggests: one rank (the median or the 90th percentile), or the energy threshold of the audit.
+
+    >>> plan_compression(audit_adapter("my_adapter"), ToSuggestion("median")).criterion
+    'suggested (median)'
+    """
 
     which: Literal["median", "p90", "per-layer"]
 
@@ -98,6 +111,9 @@ class ToSuggestion:
 @dataclass(frozen=True, slots=True)
 class ToBudget:
     """The best allocation under one limit over all modules. Exactly one of the fields is set.
+
+    >>> plan_compression(audit_adapter("my_adapter"), ToBudget(max_params=50_000)).new_params <= 50_000
+    True
 
     reduction: share of the LoRA parameters to save.   max_params, max_bytes: of the LoRA factors.
     max_error: √(Σ‖ΔW − ΔW′‖²/Σ‖ΔW‖²) over the whole adapter.
@@ -172,7 +188,13 @@ _LIMITS = ("reduction", "max_params", "max_bytes", "max_error")
 
 @dataclass(frozen=True, slots=True)
 class ToRanks:
-    """A rank chosen for every module by name, 0 to leave it out. words: what the plan says it follows."""
+    """A rank chosen for every module by name, 0 to leave it out. words: what the plan says it follows.
+
+    >>> report = audit_adapter("my_adapter")
+    >>> ranks = {layer.name: 2 if layer.family.endswith("query") else 4 for layer in report.layers}
+    >>> plan_compression(report, ToRanks(ranks)).max_rank
+    4
+    """
 
     ranks: Ranks
     words: str = "a rank given for each module"

@@ -40,6 +40,9 @@ class ReadIssue:
 class TelemetryReader:
     """Reads one run.jsonl; iterate it as often as you like.
 
+    >>> [record.event for record in TelemetryReader("run.jsonl")]
+    ['run_start', 'train_step', 'run_end']
+
     After an iteration `issues` holds the first twenty lines that could not be read and
     `issue_counts` how many there were of each kind. `poll()` reads on from where the last poll
     ended, for a run that is still being written.

@@ -29,7 +29,11 @@ class RunStatus(StrEnum):
 
 
 class TelemetryWriter:
-    """Appends records to one file. Create folders, never truncate.
+    """Appends records to one file; makes its folders, never shortens it.
+
+    >>> with TelemetryWriter("runs/run.jsonl") as run:
+    ...     run.start({"lora": {"r": 16}})
+    ...     run.train_step(10, loss=0.7, lr=1e-4)
 
     path        where; parent folders are made
     run_id      who; a new random id when not given (give the old one when a run is resumed)
@@ -40,10 +44,6 @@ class TelemetryWriter:
 
     Raises OSError from the constructor and from every write (disk full, read-only, no permission):
     the caller decides whether that matters. A short write is repaired by the next one.
-
-        with TelemetryWriter("run.jsonl") as run:
-            run.start({"lora": {"r": 16}})
-            run.train_step(10, loss=0.7, lr=1e-4)
     """
 
     def __init__(
