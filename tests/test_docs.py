@@ -100,6 +100,18 @@ def test_every_exit_code_is_documented():
     assert [int(code) for code in re.findall(r"^\| (\d+) \|", text, flags=re.MULTILINE)] == list(ExitCode)
 
 
+def test_files_that_pages_name_are_there():
+    folders = "gradience|tests|docs|scripts|benchmarks|examples|[.]github|[.]ci"
+    pages = {page: page.read_text(encoding="utf-8") for page in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]}
+    named = {
+        (page.name, path.rstrip(".,:"))
+        for page, text in pages.items()
+        for path in re.findall(rf"(?<![\w/.-])(?:{folders})/[\w./*-]+", text)
+    }
+    assert len(named) > 100
+    assert {(page, path) for page, path in named if not any(ROOT.glob(path))} == set()
+
+
 def test_links_between_documents_lead_somewhere():
     broken = [
         f"{page.relative_to(ROOT)}: {target}"

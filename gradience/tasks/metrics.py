@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
 
 from gradience.errors import require
 
-Metric = Literal["accuracy", "f1", "matthews"]
+
+def _known(name: str) -> str:
+    if name not in METRICS:
+        raise PydanticCustomError("metric", "Input should be one of {names}", {"names": ", ".join(METRICS)})
+    return name
+
+
+Metric = Annotated[str, AfterValidator(_known)]
+"""A name in `METRICS`."""
 
 
 def score(metric: Metric, labels: Sequence[int], predictions: Sequence[int]) -> float:
@@ -40,7 +51,7 @@ def _matthews(sklearn: Any, labels: Sequence[int], predictions: Sequence[int]) -
     return float(sklearn.matthews_corrcoef(labels, predictions))
 
 
-METRICS: dict[Metric, Callable[[Any, Sequence[int], Sequence[int]], float]] = {
+METRICS: dict[str, Callable[[Any, Sequence[int], Sequence[int]], float]] = {
     "accuracy": _accuracy,
     "f1": _f1,
     "matthews": _matthews,

@@ -1,0 +1,242 @@
+"""What is added to the verbs on adapters: a toy of each, seen wherever its kind is seen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+
+from gradience.cli.demo import example_adapter
+
+EXAMPLE = example_adapter()
+
+
+def test_a_toy_measure_is_one_function_one_field_and_one_line(add, monkeypatch):
+    from pydantic.dataclasses import dataclass
+
+    from gradience import audit_adapter
+    from gradience.artifacts.audit import LayerAudit
+    from gradience.artifacts.base import ROW_CONFIG
+    from gradience.audit import module
+
+    @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+    class WiderRow(LayerAudit):
+        crest: float | None = None
+
+    monkeypatch.setattr(module, "LayerAudit", WiderRow)
+    add("measure", lambda update: float(update.values[0] / update.values.mean()), name="crest")
+    report = audit_adapter(EXAMPLE)
+    assert all(1 < row.crest <= row.r for row in report.layers if row.status == "ok")
+
+
+def test_a_toy_finding_of_the_audit_is_one_function_and_one_line(add, command, artifact):
+    from gradience.artifacts.finding import Finding
+    from gradience.audit.findings.facts import Facts
+
+    def crowd(facts: Facts) -> Iterator[Finding]:
+        if len(facts.layers) > 2:
+            yield Finding(code="crowd", severity="error", message=f"{len(facts.layers)} are a crowd")
+
+    add("finding", crowd)
+    assert "are a crowd" in command("audit", EXAMPLE).out
+    assert artifact("audit", EXAMPLE)["findings"][0]["code"] == "crowd"
+
+
+def test_a_toy_criterion_is_one_class(tmp_path):
+    """The plan says what it follows, and what is written has its ranks."""
+    from gradience import audit_adapter, compress_adapter, plan_compression
+    from gradience.plan.grids import EVERY_RANK
+
+    class ByStableRank:
+        words = "the stable rank of every module"
+
+        def choose(self, report, modules, grid=EVERY_RANK):
+            needed = {row.name: round(row.stable_rank or 1) for row in report.layers}
+            return {module.name: grid.up(needed[module.name], module.rank) for module in modules}
+
+    report = audit_adapter(EXAMPLE)
+    plan = plan_compression(report, ByStableRank(), allowed_ranks=[1, 2, 4])
+    assert plan.criterion == "the stable rank of every module, ranks from 1, 2, 4"
+    compress_adapter(EXAMPLE, tmp_path / "smaller", plan=plan)
+    written = {row.name: row.r for row in audit_adapter(tmp_path / "smaller").layers}
+    assert written == {module.name: module.new_rank for module in plan.modules}
+
+
+def test_a_toy_format_of_adapters_is_one_file_and_one_line(tmp_path, add, command, artifact):
+    """It is audited, compared and made smaller as an adapter of PEFT is."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from gradience.adapters.adapter import Adapter, Factor, LoraPair
+    from gradience.adapters.config import PeftConfig
+    from gradience.adapters.formats import Format
+    from gradience.adapters.locate import Location
+    from gradience.adapters.tensors import TensorFile
+
+    def open_toy(path: Path, adapter: str | None) -> Adapter:
+        """`toy.json` holds the scale, `toy.safetensors` the factors `NAME/down` and `NAME/up`."""
+        scale = json.loads((path / "toy.json").read_bytes())["scale"]
+        file = TensorFile.open(path / "toy.safetensors", root=path)
+        pairs = []
+        for name in sorted(
+            tensor.removesuffix("/down") for tensor in file.entries if tensor.endswith("/down")
+        ):
+            a, b = (Factor(f"{name}/{side}", file, file.entries[f"{name}/{side}"]) for side in ("down", "up"))
+            (rank, columns), (rows, _) = a.entry.shape, b.entry.shape
+            alpha = scale * rank
+            pairs.append(LoraPair(name, "linear", a, b, rank, rows, columns, alpha=alpha, scale=scale))
+        fields = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": ["q_proj"]}
+        config = PeftConfig(path / "toy.json", fields, r=rank, lora_alpha=alpha)
+        where = Location(path, path, (file.path,), path / "toy.json")
+        opened = Adapter("toy", where, config, [file], None, pairs)
+        opened.stack.enter_context(file)
+        return opened
+
+    toy = Format(lambda path: (path / "toy.json").is_file(), open_toy)
+    add("format of adapters", toy, name="toy", first=True)
+
+    rng = np.random.default_rng(0)
+    A, B = rng.standard_normal((4, 12)), rng.standard_normal((9, 4))
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    save_file({"layers.0.q_proj/down": A, "layers.0.q_proj/up": B}, folder / "toy.safetensors")
+    (folder / "toy.json").write_text('{"scale": 0.5}')
+    report = artifact("audit", folder)
+    (layer,) = report["layers"]
+    assert (report["adapter"]["format"], layer["name"], layer["scale"]) == ("toy", "layers.0.q_proj", 0.5)
+    expected = np.linalg.svd(0.5 * B @ A, compute_uv=False)[:4]
+    np.testing.assert_allclose(layer["singular_values"], expected, rtol=1e-9)
+
+    twice = copytree(folder, tmp_path / "twice")
+    (twice / "toy.json").write_text('{"scale": 1.0}')
+    (row,) = artifact("compare", folder, twice)["modules"]
+    assert row["norm_b"] == pytest.approx(2 * row["norm_a"])
+    assert row["cosine"] == pytest.approx(1)
+
+    smaller = tmp_path / "smaller"  # which is an adapter of PEFT
+    command("compress", folder, "--rank", 2, "--output", smaller)
+    assert sorted(path.name for path in smaller.glob("adapter*")) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    (row,) = artifact("compare", folder, smaller)["modules"]
+    lost = np.linalg.norm(expected[2:]) / np.linalg.norm(expected)
+    assert row["relative_difference"] == pytest.approx(lost)
+
+
+def test_a_toy_encoding_is_one_function_and_one_line(tmp_path, add, command, artifact):
+    """Written, read back, explained in the report, and named where another one is unknown."""
+    from gradience.compress.encodings import Encoded, EncodingRule, Target, config_fields
+
+    def doubled(targets: list[Target], reason: str) -> Encoded:
+        """One rank, and every scale twice what it was: B is halved."""
+        rank, scale = targets[0].rank, 2 * targets[0].scale
+        ranks, folds, scales = ({target.name: value for target in targets} for value in (rank, 0.5, scale))
+        return Encoded("doubled", reason, config_fields(rank, scale * rank), ranks, folds, scales)
+
+    add("encoding", EncodingRule("every scale is doubled", doubled), name="doubled")
+    plain, toy = tmp_path / "plain", tmp_path / "toy"
+    compress = ("compress", EXAMPLE, "--rank", 4, "--output")
+    command(*compress, plain)
+    assert "every scale is doubled" in command(*compress, toy, "--encoding", "doubled").out
+    configs = [json.loads((folder / "adapter_config.json").read_bytes()) for folder in (plain, toy)]
+    assert configs[1]["lora_alpha"] == 2 * configs[0]["lora_alpha"]
+    assert json.loads((toy / "compression_report.json").read_bytes())["encoding"] == "doubled"
+    assert artifact("compare", plain, toy)["relative_difference"] < 1e-6
+    refused = command(*compress, tmp_path / "no", "--encoding", "tripled", code=2)
+    assert "one of uniform, patterns, padded, folded, doubled" in refused.err
+
+
+def test_a_toy_runtime_is_one_entry_and_its_runs(tmp_path, add, monkeypatch, artifact):
+    from gradience.runtimes import verdict
+    from gradience.runtimes.record import Runs, RuntimeRecord, read_runs
+    from gradience.runtimes.runtime import Runtime
+    from gradience.runtimes.scales import LoadedAdapter, LoadedModule, peft_scale
+
+    def doubled(adapter: LoadedAdapter, module: LoadedModule) -> float:
+        return 2 * peft_scale(adapter, module)
+
+    architecture = "BertForSequenceClassification"
+    peft = next(record for record in read_runs() if record.runtime == "PEFT")
+    runs = {architecture: Runs(peft.architectures[architecture].loads, (), ())}
+    records = [RuntimeRecord(name, "1.0", "2026-11-26", "docs/toy.md", runs) for name in ("kind", "rude")]
+    add("runtime", Runtime(peft_scale, lambda adapter: "with patience"), name="kind")
+    add("runtime", Runtime(doubled), name="rude")
+    monkeypatch.setattr(verdict, "read_runs", lambda: (*read_runs(), *records))
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+    report = artifact("compress", EXAMPLE, "--rank", 4, "-o", tmp_path / "out", "--base-model", base)
+    verdicts = {row["runtime"]: row for row in report["runtimes"]}
+    assert (verdicts["kind"]["verdict"], verdicts["kind"]["why"]) == ("loads", "with patience")
+    assert verdicts["rude"]["verdict"] == "wrong scale"
+
+
+def test_a_toy_section_of_a_report_is_one_function_and_one_line(add, command):
+    """Seen on the screen, in Markdown and in a notebook; a stranger's name in it is no markup anywhere."""
+    from gradience import audit_adapter
+    from gradience.artifacts.audit import AuditReport
+    from gradience.report.audit.view import View
+    from gradience.report.blocks import Block, Column, Heading, Span, Table
+
+    def letter_blocks(report: AuditReport, view: View) -> list[Block]:
+        """Which module has the longest name?"""
+        longest = max((layer.name for layer in report.layers), key=len)
+        table = Table([Column("module"), Column("letters", ">")], [[Span(f"<{longest}>", "name"), "41"]])
+        return [Heading("Which name is long?"), table]
+
+    add("section of a report", letter_blocks)
+    shown = command("audit", EXAMPLE).out
+    assert "\nWhich name is long?\n  module " in shown
+    assert "\n  <bert.encoder.layer." in shown
+    report = audit_adapter(EXAMPLE)
+    assert (
+        "\n## Which name is long?\n\n| module | letters |\n| --- | ---: |\n| &#60;bert."
+        in report.to_markdown()
+    )
+    assert "<h4>Which name is long?</h4>" in str(report._repr_html_())
+    assert "<bdi>&lt;bert." in str(report._repr_html_())
+
+
+TOY_VERB = '''
+"""`gradience modules`: how many modules does an adapter have?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gradience.cli.options import AdapterName, Quiet
+from gradience.cli.progress import ProgressBar
+
+
+def modules(
+    folder: Annotated[str, typer.Argument(metavar="ADAPTER")], name: AdapterName = None, quiet: Quiet = False
+) -> int:
+    """Print how many modules an adapter has."""
+    from gradience.audit.adapter import audit_adapter
+
+    with ProgressBar(folder, quiet=quiet) as progress:
+        print(audit_adapter(folder, adapter=name, progress=progress).n_layers)
+    return 8
+'''
+
+
+def test_a_toy_verb_is_one_file_and_one_line(tmp_path, add, monkeypatch, command):
+    """It has a line in the help and help of its own, its errors are shown as those of others are, its code counts."""
+    from gradience import cli
+    from gradience.cli import app
+
+    (tmp_path / "modules.py").write_text(TOY_VERB, encoding="utf-8")
+    monkeypatch.setattr(cli, "__path__", [*cli.__path__, str(tmp_path)])
+    add("verb", "modules")
+    monkeypatch.setattr(app, "app", app.application())
+
+    assert "Print how many modules an adapter has." in command("--help").out
+    assert "--adapter NAME" in command("modules", "--help").out
+    assert int(command("modules", EXAMPLE, code=8).out) > 0
+    assert "error: absent: no such file or folder" in command("modules", "absent", code=3).err

@@ -1,0 +1,180 @@
+"""What is added to tasks, engines and Bench: a toy of each, seen wherever its kind is seen."""
+
+from __future__ import annotations
+
+import sys
+from shutil import copytree
+from types import MappingProxyType, ModuleType
+
+import pytest
+
+from gradience.evaluate.engines.base import AdapterIdentity, Output, Score
+from gradience.tasks.base import GenerationTask
+from gradience.tasks.examples import PromptExample, content_id, prepare
+
+
+class TableEngine:
+    """Answers from a table; the base alone says nothing."""
+
+    name = "table"
+    classifies = False
+    max_length = None
+    table = MappingProxyType({"two and two": "4", "two and three": "5"})
+
+    def __init__(self, base: str) -> None:
+        self.base, self.adapters = base, {}
+
+    @classmethod
+    def load(cls, model, *, labels=None, device="auto"):
+        assert labels is None
+        return cls(model.name)
+
+    @classmethod
+    def numerics(cls, device="auto"):
+        return {"device": device, "threads": 1, "versions": {"table": "1"}}
+
+    @property
+    def facts(self):
+        made_of = {"base_sha256": "0", "tokenizer_sha256": "0", "dtype": "float32", "attention": None}
+        return {"engine": self.name, "base": self.base, **made_of, **self.numerics()}
+
+    def add(self, name, folder):
+        self.adapters[name] = AdapterIdentity.of(folder)
+
+    def remove(self, name):
+        del self.adapters[name]
+
+    def generate(self, name, prompts, *, max_new_tokens, stop=(), max_length=None):
+        return [Output(self.table.get(prompt, "") if name else "", 1, "eos", False) for prompt in prompts]
+
+    def score(self, names, pairs, *, reference=None, max_length=None):
+        return [[Score(0.0 if name else -1.0, 1, True, None, None, False) for _ in pairs] for name in names]
+
+    def close(self):
+        self.adapters.clear()
+
+
+def additions(*, answers: tuple[str, ...] = ("4", "5", "6")) -> GenerationTask:
+    texts = ("two and two", "two and three", "two and four")
+    return GenerationTask(
+        name="additions",
+        examples=prepare(
+            PromptExample(content_id(f"{role} {text}"), text, f" {answer}", answer, role)
+            for role in ("train", "confirm")
+            for text, answer in zip(texts, answers, strict=True)
+        ),
+        filters={"all": lambda output: output or None},
+        same=str.__eq__,
+        max_new_tokens=4,
+    )
+
+
+def test_a_toy_engine_and_a_toy_task_are_one_file_and_one_line_each(tmp_path, add, monkeypatch):
+    """Seen in the answers, the header of the records, the key of the evaluation, and what may be compared."""
+    from gradience import tasks
+    from gradience.artifacts.records import count, read_records
+    from gradience.errors import UsageError
+    from gradience.evaluate import diverge, engine
+    from gradience.evaluate.evaluator import Evaluator
+    from gradience.models.settings import ModelSettings
+
+    toy = ModuleType("gradience.tasks.additions")
+    toy.load = additions
+    monkeypatch.setitem(sys.modules, toy.__name__, toy)
+    with pytest.raises(UsageError, match="no engine `table`"):
+        engine("table")
+
+    add("task", "additions")
+    add("engine", f"{__name__}:TableEngine", name="table")
+
+    task = tasks.load("additions", {"answers": ["4", "5", "6"]})
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        (tmp_path / name).touch()
+    examples, base = task.examples.of("confirm"), ModelSettings(name="nothing", type="causal_lm")
+    evaluator = Evaluator(task, base, examples, batch_size=2, max_length=8, engine_name="table")
+    assert evaluator.settings["engine"] == "table"
+    assert evaluator.numerics["versions"] == {"table": "1"}
+    answers = evaluator.answers("a", tmp_path, tmp_path / "a.records.jsonl")
+    assert (count(answers.records).correct, count(answers.records).no_answer) == (2, 1)
+    assert read_records(tmp_path / "a.records.jsonl") == answers
+    assert (answers.run.engine, answers.run.scoring) == ("table", "additions 1")
+    elsewhere = answers.run.model_copy(update={"engine": "transformers"})
+    with pytest.raises(UsageError, match="their settings differ"):
+        diverge(answers, (elsewhere, answers.records))
+    evaluator.close()
+
+
+def test_a_toy_metric_is_one_function_and_one_line(add, tmp_path):
+    """A task may ask for it, and its name stands where another one is unknown."""
+    from gradience import tasks
+    from gradience.errors import InputError
+    from gradience.tasks.metrics import score
+
+    add("metric", lambda _, labels, predictions: float(labels != predictions), name="errors")
+    table = tmp_path / "table.jsonl"
+    table.write_text("".join(f'{{"text": "text {i}", "label": "{"ab"[i % 2]}"}}\n' for i in range(40)))
+    options = {"file": table, "text_column": "text", "label_column": "label"}
+    task = tasks.load("text_classification", {**options, "metric": "errors"})
+    assert score(task.metric, [0, 1], [0, 0]) == 1
+    with pytest.raises(
+        InputError, match="option `metric`: input should be one of accuracy, f1, matthews, errors"
+    ):
+        tasks.load("text_classification", {**options, "metric": "mistakes"})
+
+
+def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_each(tmp_path, add):
+    """Seen in the config, the plan, a run, its verdict, and the pages."""
+    from bench.tiny_bench import bert, sentences
+
+    from gradience.artifacts.run import Stopwatch
+    from gradience.bench.arms import ranks, registry
+    from gradience.bench.arms.arm import Control, Derived
+    from gradience.bench.config.load import BenchConfig
+    from gradience.bench.plan.preregister import bench_plan
+    from gradience.bench.run.assemble import assemble
+    from gradience.bench.run.seed import SeedRun
+    from gradience.bench.verdict.aggregate import aggregate
+    from gradience.plan.criteria import ToRank
+    from gradience.report.faces import to_markdown
+
+    values = {
+        "model": {"name": str(bert(tmp_path / "base")), "type": "seqcls"},
+        "task": {"profile": "sentences", "probe_gate": {"min_value": 0}},
+        "lora": {"probe_r": 4, "alpha": 8, "target_modules": ["query", "value"]},
+        "train": {"lr": 3e-3, "max_steps": 2, "per_device_train_batch_size": 4, "max_length": 16},
+        "compression": {"variants": ["narrow"], "arms": ["cut"], "controls": ["unharmed"]},
+        "runtime": {"device": "cpu", "threads": 1},
+    }
+    with pytest.raises(ValueError, match="'unharmed' is none of per_layer_shuffled, random_directions"):
+        BenchConfig.model_validate(values)
+
+    narrow = ranks.Choice({}, "two of each module")
+    add("variant", lambda probe: narrow._replace(ranks=probe.ranks_by(ToRank(2))), name="narrow")
+    cut = Derived("cut", registry.ARMS["truncate"].make)
+    add("arm", cut, name="cut")
+    unharmed = Control(
+        name="unharmed",
+        words="the probe itself: must fail, which it cannot",
+        ranks=lambda probe: ranks.Choice(probe.ranks, "all of it"),
+        arm=Derived("copy", lambda source, _, target: copytree(source.probe, target)),
+        expected="FAIL",
+        otherwise="nothing was lost",
+    )
+    add("control", unharmed, name="unharmed")
+
+    config, task = BenchConfig.model_validate(values), sentences()
+    plan = bench_plan(config, "sentences", [])
+    assert (plan.tests, plan.controls) == (("narrow.cut",), ("unharmed",))
+    bench = assemble(SeedRun(config, task, 42, tmp_path / "run").run(), task, plan, Stopwatch())
+    assert [(result.name, result.arm, result.made_by, result.evidence) for result in bench.variants] == [
+        ("narrow.cut", "cut", "cut", "two of each module"),
+        ("unharmed", "control", "copy", "all of it"),
+    ]
+    assert bench.variants[0].ranks.largest == 2
+    assert bench.notes[-1].endswith("where it does on all seeds, nothing was lost")
+    assert "- **unharmed**: the probe itself: must fail, which it cannot" in to_markdown(bench)
+    assert "| `unharmed` | not as expected |" in to_markdown(bench)
+
+    page = to_markdown(aggregate([bench]))
+    assert "unharmed must fail, and passes on the one seed there is" in page
+    assert "controls: unharmed is PASS and must be FAIL" in page
