@@ -56,13 +56,8 @@ def find_pairs(model: nn.Module, adapter: str | None = None) -> tuple[list[LoraP
 def _trained_adapter(layer: LoraLayer) -> str | None:
     """The active adapter that is being trained, else the first active one."""
     active = [name for name in layer.active_adapters if _factors(layer, name) is not None]
-    trained = [name for name in active if _requires_grad(layer, name)]
+    trained = [name for name in active if any(factor.requires_grad for factor in _factors(layer, name) or ())]
     return next(iter(trained or active), None)
-
-
-def _requires_grad(layer: LoraLayer, adapter: str) -> bool:
-    factors = _factors(layer, adapter)
-    return factors is not None and any(factor.requires_grad for factor in factors)
 
 
 def _factors(layer: LoraLayer, adapter: str) -> tuple[Tensor, Tensor] | None:

@@ -14,7 +14,7 @@ import torch
 from gradience.adapters.config import HEADS_OF_TASK
 from gradience.adapters.patterns import SavedNames
 from gradience.errors import InputError, UsageError
-from gradience.evaluate.engines.base import AdapterIdentity, Classified, Output, Score
+from gradience.evaluate.engines.base import AdapterIdentity, Classified, Engine, Output, Score
 from gradience.evaluate.engines.transformers import identity
 from gradience.evaluate.engines.transformers.classification import classify_batch
 from gradience.evaluate.engines.transformers.generation import generate_batch
@@ -27,10 +27,11 @@ CHANGES_THE_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga", "mica")
 """Initialisations (`init_lora_weights`) with which PEFT takes something out of the base's weights when it loads."""
 
 
-class TransformersEngine:
+class TransformersEngine(Engine):
     """A causal language model or a sequence classifier of transformers, with adapters of PEFT.
 
     Factors are held in float32 whatever the base's dtype is (PEFT's default), the same for every adapter.
+    What a method does stands with `Engine`.
     """
 
     name: ClassVar[str] = "transformers"
@@ -61,34 +62,28 @@ class TransformersEngine:
 
     @classmethod
     def load(cls, model: ModelSettings, *, labels: int | None = None, device: str = "auto") -> Self:
-        """Load the base once: with `labels` a sequence classifier, else a causal language model."""
         base = load_base(model, labels=labels, device=device)
         return cls(base.model, base.tokenizer, untrained=base.untrained)
 
     @classmethod
     def numerics(cls, device: str = "auto") -> dict[str, Any]:
-        """Name of the device, threads and versions: what may move an answer on equal inputs."""
         return identity.numerics(choose_device(device))
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What the header of every file of records says about engine and base."""
         return {"engine": self.name, **self._base_facts, **identity.numerics(self.base.device)}
 
     @property
     def max_length(self) -> int | None:
-        """How many tokens the base can tell apart, where its configuration says so."""
         limit: int | None = getattr(self.base.config.get_text_config(), "max_position_embeddings", None)
         return limit
 
     @property
     def adapters(self) -> Mapping[str, AdapterIdentity]:
-        """Name -> folder and digests of each adapter that is loaded."""
         return MappingProxyType(self._adapters)
 
     @property
     def classifies(self) -> bool:
-        """Whether the base is a classifier (else it is a causal language model)."""
         return not self.base.can_generate()
 
     def add(self, name: str, folder: Path | str) -> None:
@@ -126,7 +121,6 @@ class TransformersEngine:
         self._adapters[name], self._keys[name] = digests, key
 
     def remove(self, name: str) -> None:
-        """Forget the adapter `name` and free its memory."""
         self._unload(self._key(name))
         del self._adapters[name], self._keys[name]
 
@@ -189,7 +183,6 @@ class TransformersEngine:
         return scores
 
     def close(self) -> None:
-        """Free the memory of the base: a training needs it."""
         self.base = self._peft = None
         gc.collect()
         if torch.cuda.is_available():
