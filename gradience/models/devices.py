@@ -7,6 +7,8 @@ the first one; under torchrun each process has a local rank, which is the number
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -74,6 +76,17 @@ def make_current(device: torch.device) -> None:
     """Let what asks torch for "the" GPU get this one: bitsandbytes, accelerate, the state of the random numbers."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
+
+
+@contextmanager
+def threads(wanted: int | None) -> Iterator[None]:
+    """Compute with so many threads of the processor inside the block: another number may give another adapter."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def device_name(device: torch.device) -> str:

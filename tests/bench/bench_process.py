@@ -35,12 +35,8 @@ def write_inputs(folder: Path, **sections: Any) -> Path:
     (folder / "rows.csv").write_text("text,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
     values = CONFIG | sections
     values["model"] = {"name": str(bert(folder / "base")), "type": "seqcls"}
-    options = {
-        "file": str(folder / "rows.csv"),
-        "text_column": "text",
-        "label_column": "label",
-        "exact": True,
-    }
+    columns = {"text_column": "text", "label_column": "label"}
+    options = {"file": str(folder / "rows.csv"), **columns, "exact": True}
     values["task"] = values["task"] | {"options": options}
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
@@ -49,17 +45,9 @@ def write_inputs(folder: Path, **sections: Any) -> Path:
 
 def start(config: Path, output: Path, *more: str) -> subprocess.Popen[str]:
     """`python -m gradience.bench.run_bench`."""
-    command = [
-        sys.executable,
-        "-m",
-        "gradience.bench.run_bench",
-        "--config",
-        str(config),
-        "--output",
-        str(output),
-    ]
+    command = [sys.executable, "-m", "gradience.bench.run_bench"]
     return subprocess.Popen(
-        [*command, *more],
+        [*command, "--config", str(config), "--output", str(output), *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -20,20 +20,8 @@ from gradience.bench.plan.machines import Machine
 from gradience.tasks.base import ClassificationTask, GenerationTask
 from gradience.tasks.examples import Examples, LabelledExample, PromptExample, Role, content_id, prepare
 
-WORDS = [
-    "[PAD]",
-    "[UNK]",
-    "[END]",
-    "good",
-    "bad",
-    "a",
-    "film",
-    "plot",
-    "very",
-    "is",
-    "=",
-    *map(str, range(20)),
-]
+SPECIAL = ["[PAD]", "[UNK]", "[END]"]
+WORDS = [*SPECIAL, "good", "bad", "a", "film", "plot", "very", "is", "=", *map(str, range(20))]
 ROLES: tuple[Role, ...] = ("train", "train", "train", "dev", "confirm")
 
 

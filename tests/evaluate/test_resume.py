@@ -7,33 +7,15 @@ from pathlib import Path
 
 import pytest
 from killing import program
-from tiny_models import bert_adapter, letters_tokenizer, llama, llama_adapter, sums
+from tiny_models import bert_adapter, sums
 
 from gradience.artifacts.records import read_records
 from gradience.errors import OutputError
 from gradience.evaluate import evaluate_generation, evaluate_scores
-from gradience.evaluate.engines.transformers import TransformersEngine
 
 ASK = {"filters": {"all": str.strip}, "same": str.__eq__, "max_new_tokens": 8, "batch_size": 3}
 BATCHES = 10
 HERE = Path(__file__).parent
-
-
-@pytest.fixture(scope="module")
-def adapters(tmp_path_factory):
-    root = tmp_path_factory.mktemp("adapters")
-    bert_adapter(root / "a", 1)
-    llama_adapter(root / "plain", 1)
-    llama_adapter(root / "dora", 2, use_dora=True)
-    return root
-
-
-@pytest.fixture
-def engine(adapters):
-    engine = TransformersEngine(llama(), letters_tokenizer())
-    for name in ("plain", "dora"):
-        engine.add(name, adapters / name)
-    return engine
 
 
 class Stopped(Exception):
@@ -166,8 +148,9 @@ def files_of(folder):
 
 
 @pytest.mark.slow
-def test_killed_at_drawn_moments_it_ends_with_the_same_bytes(adapters, tmp_path):
-    kills = 5
+def test_killed_at_drawn_moments_it_ends_with_the_same_bytes(adapter_folders, tmp_path):
+    kills, adapters = 5, adapter_folders["plain"].parent
+    bert_adapter(adapters / "a", 1)
     answered = int(program(HERE / "evaluate_all.py", adapters, tmp_path))
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
     assert {read_records(file).run.n for file in (tmp_path / "whole").iterdir()} == {60, 100}

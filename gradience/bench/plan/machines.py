@@ -10,6 +10,7 @@ from statistics import median
 import torch
 
 from gradience.evaluate.counting import Work, counted, forward_of, tiny_with_lora
+from gradience.models.devices import threads
 from gradience.words import noun
 
 
@@ -49,22 +50,18 @@ H100 = Machine(
 )
 
 
-def this_processor(dtype: torch.dtype, threads: int | None, *, width: int, inner: int) -> Machine:
+def this_processor(dtype: torch.dtype, wanted: int | None, *, width: int, inner: int) -> Machine:
     """The processor of this machine with so many threads, measured now on products of the model's shape.
 
     width, inner: of the largest linear layer.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
+    with threads(wanted):
         rates = {kind: _product_rate(kind, width, inner) for kind in {dtype, torch.float32}}
         block, copy = torch.ones(2**24), torch.ones(2**24)  # 64 MiB each, more than a cache holds
         copied = 2 * block.nbytes / _typical(lambda: copy.copy_(block))
         count = torch.get_num_threads()
         name = f"this processor, measured now with {count} {noun(count, 'thread')}"
         return Machine(name, rates, copied, _launch(), asynchronous=False)
-    finally:
-        torch.set_num_threads(before)
 
 
 def _product_rate(dtype: torch.dtype, width: int, inner: int, rows: int = 256) -> float:

@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-import torch
-
 from gradience import tasks
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_aggregate import BenchAggregate
@@ -34,7 +32,7 @@ from gradience.bench.run.weights import remove_weights
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.folders import AGGREGATE, BENCH, DOCUMENT, PLAN, begun
 from gradience.errors import UsageError
-from gradience.models.devices import check_devices
+from gradience.models.devices import check_devices, threads
 from gradience.tasks.base import Task
 from gradience.tasks.examples import Role
 
@@ -60,7 +58,7 @@ def run_bench(
     """
     check_devices(config.runtime.device, config.runtime.processes)
     whole = config.only_seed is None
-    with _held(output, whole) as locked, _threads(config.runtime.threads):
+    with _held(output, whole) as locked, threads(config.runtime.threads):
         task = tasks.load(config.task.profile, config.task.options)
         with locked():
             plan = _plan_on_disk(config, task, output, watcher)
@@ -167,15 +165,3 @@ def _logged(path: Path) -> Iterator[None]:
         logger.removeHandler(handler)
         logger.setLevel(level)
         handler.close()
-
-
-@contextmanager
-def _threads(wanted: int | None) -> Iterator[None]:
-    """torch with so many threads: another number may give another adapter."""
-    before = torch.get_num_threads()
-    if wanted:
-        torch.set_num_threads(wanted)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
