@@ -28,7 +28,7 @@ def modules(requirements: list[str]) -> set[str]:
 
 def imported(files: list[Path]) -> set[str]:
     """Third-party top-level modules that the files import, anywhere in them but for type checkers alone."""
-    found: set[str] = set()
+    names: set[str] = set()
     for file in files:
         tree = ast.parse(file.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
@@ -36,11 +36,11 @@ def imported(files: list[Path]) -> set[str]:
                 node.body = []
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
-                found |= {alias.name.partition(".")[0] for alias in node.names}
+                names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
-                found.add(str(node.module).partition(".")[0])
+                names.add(str(node.module).partition(".")[0])
     ours = {"gradience", "pydantic_core"}  # pydantic brings exactly its own core
-    return found - set(sys.stdlib_module_names) - ours
+    return names - set(sys.stdlib_module_names) - ours
 
 
 def files(*, on_models: bool) -> list[Path]:

@@ -99,7 +99,9 @@ def test_public_names_never_load_torch_except_those_that_live_inside_a_training(
 # --- sizes and names ------------------------------------------------------------------------------
 
 TREES = {
-    path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "gradience").rglob("*.py"))
+    path: ast.parse(path.read_text(encoding="utf-8"))
+    for folder in ("gradience", "tests", "scripts", "benchmarks", "examples")
+    for path in sorted((ROOT / folder).rglob("*.py"))
 }
 SAY_NOTHING = {"found", "made", "judge", "told", "own", "practice", "rankuse", "registration"}
 
@@ -131,7 +133,7 @@ def test_no_file_has_more_than_400_lines_and_no_function_more_than_60():
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
-    assert len(functions) > 1000
+    assert len(functions) > 3000
     assert {name: lines for name, lines in functions.items() if lines > 60} == {}
 
 

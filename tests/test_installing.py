@@ -45,7 +45,7 @@ def test_no_page_and_no_message_sends_anybody_to_the_package_index():
 
 
 @pytest.mark.parametrize(
-    ("line", "found"),
+    ("line", "matches"),
     [
         ("pip install gradience", True),
         ('pip install "gradience[hf]"', True),
@@ -57,8 +57,8 @@ def test_no_page_and_no_message_sends_anybody_to_the_package_index():
         ("gradience audit ./adapter", False),
     ],
 )
-def test_the_search_finds_what_it_is_for(line, found):
-    assert bool(FROM_THE_INDEX.search(line)) is found
+def test_the_search_finds_what_it_is_for(line, matches):
+    assert bool(FROM_THE_INDEX.search(line)) is matches
 
 
 @pytest.mark.parametrize("extra", extras())

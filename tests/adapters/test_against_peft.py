@@ -52,12 +52,12 @@ def check_rows(report, updates) -> None:
         assert row.stable_rank == pytest.approx(np.linalg.norm(delta) ** 2 / dense[0] ** 2, rel=1e-10)
         if row.energy_margin > 1e-9:
             held = np.square(dense).cumsum() / np.square(dense).sum()
-            for tau, found in (
+            for tau, energy_rank in (
                 (0.90, row.energy_rank_90),
                 (0.95, row.energy_rank_95),
                 (0.99, row.energy_rank_99),
             ):
-                assert found == int((held < tau).sum()) + 1
+                assert energy_rank == int((held < tau).sum()) + 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

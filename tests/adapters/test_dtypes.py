@@ -77,8 +77,8 @@ def test_the_unit_roundoff_is_that_of_the_type(name):
 @pytest.mark.parametrize("shape", [(256,), (16, 16), (4, 8, 8)])
 def test_any_shape_and_any_order(shape):
     words, values = (array.reshape(shape) for array in all_codes("F8_E4M3"))
-    for found, expected in ((words, values), (words.T, values.T), (words[..., ::2], values[..., ::2])):
-        assert np.array_equal(decode(found), expected, equal_nan=True)
+    for array, expected in ((words, values), (words.T, values.T), (words[..., ::2], values[..., ::2])):
+        assert np.array_equal(decode(array), expected, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", REFERENCE)

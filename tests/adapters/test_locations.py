@@ -100,9 +100,9 @@ def test_shards_are_one_adapter(tmp_path, capsys):
         {shard: {name: modules()[name] for name in part} for shard, part in shards.items()},
     )
     for path in (folder, folder / INDEX):
-        found = good(audit(capsys, path)).report
-        assert found["layers"] == whole["layers"]
-        assert found["adapter"]["bytes"] == sum((folder / shard).stat().st_size for shard in shards)
+        report = good(audit(capsys, path)).report
+        assert report["layers"] == whole["layers"]
+        assert report["adapter"]["bytes"] == sum((folder / shard).stat().st_size for shard in shards)
 
 
 def test_weights_in_one_file_win_over_an_index(tmp_path, capsys):

@@ -24,25 +24,25 @@ def config(**options) -> LoraConfig:
     return LoraConfig(target_modules=TARGETS, r=4, lora_alpha=8, **options)
 
 
-def plain(base, made):
-    return get_peft_model(base, made)
+def plain(base, lora_config):
+    return get_peft_model(base, lora_config)
 
 
-def corda(base, made):
-    preprocess_corda(base, made, run_model=lambda: base(TOKENS[:1]))
-    return get_peft_model(base, made)
+def corda(base, lora_config):
+    preprocess_corda(base, lora_config, run_model=lambda: base(TOKENS[:1]))
+    return get_peft_model(base, lora_config)
 
 
-def lora_ga(base, made):
-    preprocess_loraga(base, made, lambda: base(TOKENS, labels=TOKENS).loss.backward())
-    return get_peft_model(base, made)
+def lora_ga(base, lora_config):
+    preprocess_loraga(base, lora_config, lambda: base(TOKENS, labels=TOKENS).loss.backward())
+    return get_peft_model(base, lora_config)
 
 
-def saved(made, path, make=plain, *, trained=True):
+def saved(lora_config, path, make=plain, *, trained=True):
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = make(llama(), made)
+        model = make(llama(), lora_config)
         if trained:
             for name, parameter in model.named_parameters():
                 if "lora_" in name:

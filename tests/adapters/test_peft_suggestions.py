@@ -26,14 +26,14 @@ def ranks_and_scales(model) -> dict[str, tuple[int, float]]:
     return applied
 
 
-def apply(report, base, made: LoraConfig, **changes: Any) -> dict[str, tuple[int, float]]:
+def apply(report, base, original: LoraConfig, **changes: Any) -> dict[str, tuple[int, float]]:
     """A LoraConfig with the suggested patterns, as a person would paste them, on a fresh model."""
     suggestion = report.suggestions.per_layer
     options = {
-        "target_modules": made.target_modules,
-        "target_parameters": made.target_parameters,
-        "fan_in_fan_out": made.fan_in_fan_out,
-        "use_rslora": made.use_rslora,
+        "target_modules": original.target_modules,
+        "target_parameters": original.target_parameters,
+        "fan_in_fan_out": original.fan_in_fan_out,
+        "use_rslora": original.use_rslora,
         "r": suggestion.r,
         "lora_alpha": suggestion.lora_alpha,
         "rank_pattern": json.loads(json.dumps(suggestion.rank_pattern)),
@@ -43,7 +43,7 @@ def apply(report, base, made: LoraConfig, **changes: Any) -> dict[str, tuple[int
         warnings.simplefilter("always")
         applied = ranks_and_scales(get_peft_model(base, LoraConfig(**options | changes)))
     about_patterns = [str(one.message) for one in caught if "_pattern" in str(one.message)]
-    if made.target_parameters:
+    if original.target_parameters:
         # PEFT 0.21 looks for its keys among modules only: it calls those of parameters ignored, and applies them.
         about_patterns = [text for text in about_patterns if "q_proj" in text]
     assert about_patterns == []

@@ -106,12 +106,12 @@ def test_every_mutant_gets_the_verdict_of_the_reference_or_a_stricter_one(name, 
     count = 0
     for content in mutants(SMALL[name]):
         count += 1
-        found, expected = ours(scratch, content), theirs(content)
-        if isinstance(found, dict):
+        verdict, expected = ours(scratch, content), theirs(content)
+        if isinstance(verdict, dict):
             # Ours accepts only what the reference accepts, and sees the same bytes.
-            assert found == expected, content
+            assert verdict == expected, content
         elif expected is not None:
-            stricter[found] += 1
+            stricter[verdict] += 1
     assert count > 6000
     assert set(stricter) <= STRICTER
     assert sum(stricter.values()) <= count / 1000
@@ -203,9 +203,9 @@ def test_a_file_that_shrinks_between_its_size_and_its_header_is_an_error(weights
     real = os.fstat
 
     def shrinking(handle):
-        found = real(handle)
+        status = real(handle)
         os.truncate(weights, 20)
-        return found
+        return status
 
     monkeypatch.setattr(files.os, "fstat", shrinking)
     with pytest.raises(InputError, match="truncated"):

@@ -26,9 +26,9 @@ YAML = b"---\nlicense: mit\ntags: [lora]\n---\n"
     ],
 )
 def test_the_line_stands_above_the_text(card, expected):
-    made = with_first_line(card, LINE)
-    assert made == expected % LINE.encode()
-    assert with_first_line(made, LINE) == made
+    annotated = with_first_line(card, LINE)
+    assert annotated == expected % LINE.encode()
+    assert with_first_line(annotated, LINE) == annotated
 
 
 def test_a_folder_without_a_card_gets_none(tmp_path):

@@ -82,13 +82,13 @@ def test_what_an_encoding_is(targets, encoding):
 @given(st.integers(1, 512), st.integers(1, 512), st.integers(1, 4096))
 def test_alpha_is_an_integer_where_it_can_be(old, new, alpha):
     """s = α/r is a rounded quotient, so s·r′ misses integers by a bit or two."""
-    found = alpha_for(alpha / old, new)
+    new_alpha = alpha_for(alpha / old, new)
     if (alpha * new) % old == 0:
-        assert found == alpha * new // old
-        assert isinstance(found, int)
+        assert new_alpha == alpha * new // old
+        assert isinstance(new_alpha, int)
     else:
-        assert isinstance(found, float)
-    assert found / new == pytest.approx(alpha / old, rel=1e-12)
+        assert isinstance(new_alpha, float)
+    assert new_alpha / new == pytest.approx(alpha / old, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -97,9 +97,9 @@ def test_alpha_is_an_integer_where_it_can_be(old, new, alpha):
 )
 def test_alpha_of_rslora(alpha, rank, new, expected):
     """α/√r where √r is whole, or where r′ brings it back."""
-    found = alpha_for(alpha / math.sqrt(rank), new)
-    assert found == pytest.approx(expected, rel=1e-15)
-    assert isinstance(found, int) == (expected == int(expected))
+    new_alpha = alpha_for(alpha / math.sqrt(rank), new)
+    assert new_alpha == pytest.approx(expected, rel=1e-15)
+    assert isinstance(new_alpha, int) == (expected == int(expected))
 
 
 @given(target_lists())

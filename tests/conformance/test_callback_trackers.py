@@ -49,8 +49,8 @@ def test_tensorboard(tmp_path):
     assert {event.step: event.value for event in events.Scalars(TAG)} == pytest.approx(charts)
     assert len(events.Tags()["scalars"]) == 12
     # The Trainer's own scalars are where they were.
-    own = EventAccumulator(str(folder.parent)).Reload()
-    assert len(own.Scalars("train/loss")) == 8
+    scalars_of_trainer = EventAccumulator(str(folder.parent)).Reload()
+    assert len(scalars_of_trainer.Scalars("train/loss")) == 8
 
 
 def test_wandb_offline(tmp_path, monkeypatch):

@@ -32,34 +32,36 @@ def routes(A, B, block=4096):
     return {name: spectrum for name, spectrum in by_route.items() if spectrum is not None}
 
 
-def implied_errors(found: Spectrum) -> np.ndarray:
+def implied_errors(spectrum: Spectrum) -> np.ndarray:
     """Bound of the error of each σ in units of σ₁, recovered from the energy error that is published."""
-    count = len(found.values)
-    if found.method == "qr":
-        return np.full(count, found.energy_error / (4 * count))
-    relative = found.energy_error / (2 * count)
-    return np.minimum(math.sqrt(relative), relative / np.maximum(found.values / found.values[0], 1e-300))
+    count = len(spectrum.values)
+    if spectrum.method == "qr":
+        return np.full(count, spectrum.energy_error / (4 * count))
+    relative = spectrum.energy_error / (2 * count)
+    return np.minimum(
+        math.sqrt(relative), relative / np.maximum(spectrum.values / spectrum.values[0], 1e-300)
+    )
 
 
-def check(found: Spectrum, exact: np.ndarray, exponent: int, slack: float = 0.0) -> None:
-    """`found` describes `exact · 2^exponent` as well as it says; `slack` is the oracle's own error, in σ₁."""
-    assert len(found.values) == len(exact)
+def check(spectrum: Spectrum, exact: np.ndarray, exponent: int, slack: float = 0.0) -> None:
+    """`spectrum` describes `exact · 2^exponent` as well as it says; `slack` is the oracle's own error, in σ₁."""
+    assert len(spectrum.values) == len(exact)
     if exact[0] == 0:
-        assert not found.values.any() or found.error_bound >= 1
+        assert not spectrum.values.any() or spectrum.error_bound >= 1
         return
-    if found.error_bound >= 1:
+    if spectrum.error_bound >= 1:
         return
-    sigma = np.ldexp(found.values, found.exponent - exponent)
+    sigma = np.ldexp(spectrum.values, spectrum.exponent - exponent)
     assert (np.diff(sigma) <= 0).all()
-    assert (np.abs(sigma - exact) <= exact[0] * (implied_errors(found) + 4 * EPS + slack)).all()
-    bound = found.error_bound + 16 * EPS + 2 * len(exact) * slack
+    assert (np.abs(sigma - exact) <= exact[0] * (implied_errors(spectrum) + 4 * EPS + slack)).all()
+    bound = spectrum.error_bound + 16 * EPS + 2 * len(exact) * slack
     assert sigma[0] == pytest.approx(exact[0], rel=bound)
     assert spectra.stable_rank(sigma) == pytest.approx(spectra.stable_rank(exact), rel=bound)
     entropy_slack = slack * len(exact) * 80
     assert spectra.effective_rank(sigma) == pytest.approx(
         spectra.effective_rank(exact), rel=bound + entropy_slack
     )
-    energy_error = found.energy_error + 8 * EPS + 4 * len(exact) * slack
+    energy_error = spectrum.energy_error + 8 * EPS + 4 * len(exact) * slack
     held = spectra.cumulative_energy(exact)
     assert np.abs(spectra.cumulative_energy(sigma) - held).max() <= energy_error
     for tau in TAUS:
@@ -86,14 +88,14 @@ def test_within_the_stated_bounds_of_sixty_digits(family):
     measured = 0
     for seed in range(TRIALS):
         A, B, rng = draw(family, seed, largest_rank=12 if seed % 7 == 0 else 7, largest_side=48)
-        found = routes(A, B, block=int(rng.choice([1, 3, 7, 4096])))
-        exponent = found["auto"].exponent
+        spectra_by_route = routes(A, B, block=int(rng.choice([1, 3, 7, 4096])))
+        exponent = spectra_by_route["auto"].exponent
         exact = exact_singular_values(A, B, exponent)
-        for spectrum in found.values():
+        for spectrum in spectra_by_route.values():
             check(spectrum, exact, exponent)
         # What is published must be a measurement wherever there is something to measure.
         if exact[0] > 0:
-            assert found["auto"].error_bound < 1e-3
+            assert spectra_by_route["auto"].error_bound < 1e-3
             measured += 1
     assert measured >= TRIALS / 2
 

@@ -82,7 +82,7 @@ def run_architecture(
         rows = [row_of(server, item, served, base, shop) for item in asked]
     for row in rows:
         say(f"{'    ' if row['explained'] else 'ODD '}{architecture.name}, {row['case']}: {row['outcome']}")
-    return rows, max((furthest(found, base) for found in served.bases), default=0.0), served.versions
+    return rows, max((furthest(logprobs, base) for logprobs in served.bases), default=0.0), served.versions
 
 
 def ask_peft(shop: Workshop, base: model.Logprobs, number: int, case: Case) -> Asked:
@@ -123,7 +123,9 @@ def row_of(
     comparison = compare(peft=item.peft, base=base, served=reply.logprobs, refusal=refusal)
     if served.broke:
         comparison = comparison._replace(outcome="not run")
-    dense = None if item.made.oracle is None or item.peft is None else furthest(item.peft, item.made.oracle)
+    dense = (
+        None if item.adapter.oracle is None or item.peft is None else furthest(item.peft, item.adapter.oracle)
+    )
     by_rule = None
     if comparison.outcome == "differs" and wrong_scale(server.scale, item.written):
         by_rule = furthest(reply.logprobs or [], as_the_rule_says(server.scale, item, shop))
@@ -145,7 +147,7 @@ def row_of(
 def as_the_rule_says(scale: Scale, item: Asked, shop: Workshop) -> model.Logprobs:
     """Log-probabilities with the scales that `gradience.runtimes` says this runtime uses."""
     scales = {module.name: scale(item.written, module) for module in item.written.modules}
-    return model.dense_logprobs(shop.base, item.made.path, scales=scales)
+    return model.dense_logprobs(shop.base, item.adapter.path, scales=scales)
 
 
 if __name__ == "__main__":

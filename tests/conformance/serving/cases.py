@@ -79,7 +79,7 @@ def _faint_factor(modules: frozenset[str], name: str) -> float:
 
 
 @dataclass(frozen=True)
-class Made:
+class CaseAdapter:
     """An adapter on disk. oracle: log-probabilities computed without PEFT and without the file, where that is possible.
 
     ranks: what the plan decided, for compressed adapters.
@@ -102,7 +102,7 @@ class Case:
     id: str
     what: str
     section: Section
-    make: Callable[[Workshop, Path], Made]
+    make: Callable[[Workshop, Path], CaseAdapter]
     max_lora_rank: int = 8
     refusal: str = ""
     claimed: bool = False
@@ -127,13 +127,13 @@ def _has_experts(architecture: Architecture) -> bool:
 
 def _compressed(
     original: str, criterion: Criterion, encoding: Encoding, shop: Workshop, folder: Path
-) -> Made:
+) -> CaseAdapter:
     source = shop.originals[original]
     plan = plan_compression(audit_adapter(source), criterion)
     write_compressed(source, plan, folder, encoding=encoding)
     ranks = {row.name: row.new_rank for row in plan.modules}
     oracle = None if original == "experts" else model.dense_logprobs(shop.base, source, ranks)
-    return Made(folder, oracle, ranks)
+    return CaseAdapter(folder, oracle, ranks)
 
 
 PLANS: tuple[tuple[str, Criterion, str], ...] = (
@@ -165,39 +165,39 @@ def _compressions() -> list[Case]:
 # ---------------------------------------------------------------- written by others
 
 
-def _original(name: str, shop: Workshop, folder: Path) -> Made:
+def _original(name: str, shop: Workshop, folder: Path) -> CaseAdapter:
     path = shop.originals[name]
-    return Made(path, None if name == "experts" else model.dense_logprobs(shop.base, path))
+    return CaseAdapter(path, None if name == "experts" else model.dense_logprobs(shop.base, path))
 
 
-def _edited(config: Mapping[str, Any], shop: Workshop, folder: Path) -> Made:
+def _edited(config: Mapping[str, Any], shop: Workshop, folder: Path) -> CaseAdapter:
     copy_adapter(shop.originals["plain"], folder, config=config)
-    return Made(folder, model.dense_logprobs(shop.base, folder))
+    return CaseAdapter(folder, model.dense_logprobs(shop.base, folder))
 
 
-def _float_alphas(shop: Workshop, folder: Path) -> Made:
+def _float_alphas(shop: Workshop, folder: Path) -> CaseAdapter:
     names = sorted(model.updates_of(shop.originals["plain"]))
     alphas = {anchored_key(names[0]): 5.6568542494923, anchored_key(names[-1]): 40.25}
     return _edited({"alpha_pattern": alphas}, shop, folder)
 
 
-def _peft_conversion(shop: Workshop, folder: Path) -> Made:
+def _peft_conversion(shop: Workshop, folder: Path) -> CaseAdapter:
     loaded = PeftModel.from_pretrained(shop.base.load(), shop.originals["plain"])
     peft.save_as_lora(folder, loaded, rank=0.9)
-    return Made(folder, model.dense_logprobs(shop.base, folder))
+    return CaseAdapter(folder, model.dense_logprobs(shop.base, folder))
 
 
-def _trained(settings: Mapping[str, Any], shop: Workshop, folder: Path) -> Made:
+def _trained(settings: Mapping[str, Any], shop: Workshop, folder: Path) -> CaseAdapter:
     make_adapter(shop.base, folder, 6, **shop.usual | dict(settings))
-    return Made(folder, None)
+    return CaseAdapter(folder, None)
 
 
 def _trained_plain(
     settings: Callable[[Architecture], Mapping[str, Any]], shop: Workshop, folder: Path
-) -> Made:
+) -> CaseAdapter:
     """Settings that change which modules are trained, and nothing about what each of them adds."""
-    made = _trained(settings(shop.architecture), shop, folder)
-    return Made(made.path, model.dense_logprobs(shop.base, made.path))
+    trained = _trained(settings(shop.architecture), shop, folder)
+    return CaseAdapter(trained.path, model.dense_logprobs(shop.base, trained.path))
 
 
 OTHERS = (
@@ -272,23 +272,23 @@ OTHERS = (
 # ---------------------------------------------------------------- what few runtimes know
 
 
-def _claimed(config: Mapping[str, Any], shop: Workshop, folder: Path) -> Made:
+def _claimed(config: Mapping[str, Any], shop: Workshop, folder: Path) -> CaseAdapter:
     """A field of the config is set, the tensors are those of a plain adapter."""
     copy_adapter(shop.originals["plain"], folder, config=config)
-    return Made(folder, None)
+    return CaseAdapter(folder, None)
 
 
-def _unannounced_head(shop: Workshop, folder: Path) -> Made:
+def _unannounced_head(shop: Workshop, folder: Path) -> CaseAdapter:
     """There is a saved head, and the config does not name it: PEFT loads it by its name (of a tied model, twice)."""
     copy_adapter(shop.originals["saved head"], folder, config={"modules_to_save": None})
-    return Made(folder, model.dense_logprobs(shop.base, folder))
+    return CaseAdapter(folder, model.dense_logprobs(shop.base, folder))
 
 
-def _high_pattern(shop: Workshop, folder: Path) -> Made:
+def _high_pattern(shop: Workshop, folder: Path) -> CaseAdapter:
     return _trained({"rank_pattern": {shop.architecture.linear[0]: 16}}, shop, folder)
 
 
-def _token_rows(shop: Workshop, folder: Path) -> Made:
+def _token_rows(shop: Workshop, folder: Path) -> CaseAdapter:
     rows = {shop.architecture.embedding: [3, 4, 5]}
     return _trained({"trainable_token_indices": rows}, shop, folder)
 

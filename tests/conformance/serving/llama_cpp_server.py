@@ -62,10 +62,12 @@ class LlamaCpp:
         }
         request.write_text(json.dumps(content), encoding="utf-8")
         run(self.python, "-P", SERVE, request, answer)
-        found = json.loads(answer.read_text(encoding="utf-8"))
-        replies = {row["id"]: Reply(row.get("logprobs"), row.get("refusal", "")) for row in found["adapters"]}
-        versions = {**found["versions"], "llama.cpp": self._commit()}
-        return Served((found["base"],), refused | replies, versions)
+        answers = json.loads(answer.read_text(encoding="utf-8"))
+        replies = {
+            row["id"]: Reply(row.get("logprobs"), row.get("refusal", "")) for row in answers["adapters"]
+        }
+        versions = {**answers["versions"], "llama.cpp": self._commit()}
+        return Served((answers["base"],), refused | replies, versions)
 
     def _commit(self) -> str:
         """The commit of llama.cpp, from the change log of the package around it: the newest is the first."""
@@ -77,7 +79,7 @@ class LlamaCpp:
         """Convert the adapters; the reply for each that the converter refused."""
         logs = [shop.root / f"{number}.log" for number in range(len(asked))]
         jobs = [
-            {"adapter": str(item.made.path), "out": str(gguf_of(shop, number)), "log": str(logs[number])}
+            {"adapter": str(item.adapter.path), "out": str(gguf_of(shop, number)), "log": str(logs[number])}
             for number, item in enumerate(asked)
         ]
         request = shop.root / "convert.json"

@@ -25,7 +25,7 @@ LONGEST_WORDS = 400
 def row(
     architecture: str,
     item: Asked,
-    found: Compared,
+    compared: Compared,
     dense: float | None,
     by_rule: float | None,
     *,
@@ -36,7 +36,7 @@ def row(
 
     Differences are rounded to two digits: the rest is noise of the CPU.
     """
-    config, ranks = item.written.config, item.made.ranks
+    config, ranks = item.written.config, item.adapter.ranks
     return {
         "architecture": architecture,
         "case": item.case.id,
@@ -52,11 +52,11 @@ def row(
         "largest_rank": item.written.largest,
         "max_lora_rank": item.case.max_lora_rank,
         "served": served,
-        "outcome": found.outcome,
-        "difference": _two(found.difference),
-        "moved": _two(found.moved),
-        "refusal": found.refusal,
-        "peft": None if item.peft is None else "equal" if (found.moved or 0) >= MOVES else "void",
+        "outcome": compared.outcome,
+        "difference": _two(compared.difference),
+        "moved": _two(compared.moved),
+        "refusal": compared.refusal,
+        "peft": None if item.peft is None else "equal" if (compared.moved or 0) >= MOVES else "void",
         "peft_from_dense": _two(dense),
         "from_rule": _two(by_rule),
         "hotswap": None if item.hotswap is None else item.hotswap.outcome,
@@ -122,10 +122,10 @@ def region(name: str, content: Mapping[str, Any]) -> str:
     """The tables, as Markdown. One row per adapter would be hundreds: adapters that came out alike share one."""
     rows: Sequence[Row] = content["cases"]
     versions = ", ".join(f"{package} {version}" for package, version in content["versions"].items())
-    served = [found for found in rows if found["served"]]
-    equal = max((found["difference"] for found in rows if found["outcome"] == "equal"), default=0.0)
-    ruled = max((found["from_rule"] for found in rows if found["from_rule"] is not None), default=None)
-    odd = sum(not found["explained"] for found in rows)
+    served = [row for row in rows if row["served"]]
+    equal = max((row["difference"] for row in rows if row["outcome"] == "equal"), default=0.0)
+    ruled = max((row["from_rule"] for row in rows if row["from_rule"] is not None), default=None)
+    odd = sum(not row["explained"] for row in rows)
     lines = [
         f"{content['date']}, on a CPU: {versions}. {len(rows)} adapters.",
         "",
@@ -154,18 +154,18 @@ def region(name: str, content: Mapping[str, Any]) -> str:
 
 
 def _counts(rows: Sequence[Row]) -> Iterator[str]:
-    for architecture, found in _grouped(rows, "architecture"):
-        outcomes = Counter(row["outcome"] for row in found)
-        scaled = sum(row["outcome"] == "differs" and row["explained"] for row in found)
+    for architecture, group in _grouped(rows, "architecture"):
+        outcomes = Counter(row["outcome"] for row in group)
+        scaled = sum(row["outcome"] == "differs" and row["explained"] for row in group)
         known = [outcomes["equal"], scaled, outcomes["refused"], outcomes["not run"]]
-        cells = [len(found), *known[:2], len(found) - sum(known), *known[2:]]
+        cells = [len(group), *known[:2], len(group) - sum(known), *known[2:]]
         yield f"| {architecture} | {' | '.join(map(str, cells))} |"
 
 
 def _outcomes(rows: Sequence[Row]) -> Iterator[str]:
     """What was loaded: the adapters of an architecture that came out alike."""
-    for architecture, found in _grouped([row for row in rows if row["outcome"] != "refused"], "architecture"):
-        for outcome, alike in _grouped(found, "outcome"):
+    for architecture, group in _grouped([row for row in rows if row["outcome"] != "refused"], "architecture"):
+        for outcome, alike in _grouped(group, "outcome"):
             worst = max(row["difference"] for row in alike)
             moved = min(row["moved"] for row in alike)
             names = "; ".join(row["case"] for row in alike)

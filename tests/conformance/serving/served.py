@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from conformance.serving.architectures import Architecture
-from conformance.serving.cases import Case, Made, Workshop
+from conformance.serving.cases import Case, CaseAdapter, Workshop
 from conformance.serving.compare import Compared
 from conformance.serving.model import Logprobs
 from gradience.runtimes.parts import Parts
@@ -23,7 +23,7 @@ class Asked(NamedTuple):
     """
 
     case: Case
-    made: Made
+    adapter: CaseAdapter
     written: LoadedAdapter
     parts: Parts
     peft: Logprobs | None

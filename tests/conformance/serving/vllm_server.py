@@ -52,14 +52,16 @@ class Vllm:
             "max_lora_rank": rank,
             "max_model_len": model.MAX_TOKENS,
             "prompts": model.PROMPTS,
-            "adapters": [{"id": item.case.id, "path": str(item.made.path)} for item in asked],
+            "adapters": [{"id": item.case.id, "path": str(item.adapter.path)} for item in asked],
         }
         request.write_text(json.dumps(content), encoding="utf-8")
         say(f"vLLM, {shop.architecture.name}, max_lora_rank {rank}: {len(asked)} adapters")
         # -P: the folder of serve_vllm.py must not come before vLLM's own packages.
         run(self.python, "-P", SERVE, request, answer)
-        found = json.loads(answer.read_text(encoding="utf-8"))
-        if found["not_served"]:
-            return Served((), {}, found["versions"], found["not_served"], found["broke"])
-        replies = {row["id"]: Reply(row.get("logprobs"), row.get("refusal", "")) for row in found["adapters"]}
-        return Served((found["base"],), replies, found["versions"])
+        answers = json.loads(answer.read_text(encoding="utf-8"))
+        if answers["not_served"]:
+            return Served((), {}, answers["versions"], answers["not_served"], answers["broke"])
+        replies = {
+            row["id"]: Reply(row.get("logprobs"), row.get("refusal", "")) for row in answers["adapters"]
+        }
+        return Served((answers["base"],), replies, answers["versions"])
