@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 from gradience.errors import WrongType
 
@@ -23,14 +24,32 @@ def ranks_argument(name: str, value: object) -> tuple[int, ...]:
     """Return `value` as several integers. Raises WrongType."""
     if isinstance(value, Iterable) and not isinstance(value, str | bytes):
         ranks = tuple(value)
-        if all(is_number(rank, Integral) for rank in ranks):
+        if all(isinstance(rank, Integral) and not isinstance(rank, bool) for rank in ranks):
             return tuple(map(int, ranks))
     raise wrong_type(name, value, "a list of integers, such as [4, 8, 16]")
 
 
-def is_number(value: object, kind: type) -> bool:
-    """Whether `value` is a number of `kind` (`numbers.Integral` or `numbers.Real`); True and False are none."""
-    return isinstance(value, kind) and not isinstance(value, bool)
+def integer_argument(name: str, value: Any) -> int:
+    """Return `value` as an integer; True and False are none. Raises WrongType."""
+    if not isinstance(value, bool) and isinstance(value, Integral):
+        return int(value)
+    raise wrong_type(name, value, "an integer")
+
+
+def number_argument(name: str, value: Any) -> float:
+    """Return `value` as a number; True and False are none. Raises WrongType."""
+    if not isinstance(value, bool) and isinstance(value, Real):
+        return float(value)
+    raise wrong_type(name, value, "a number")
+
+
+def names_argument(name: str, value: object, expected: str) -> tuple[str, ...]:
+    """Return `value` as several texts; one text alone is not taken apart into letters. Raises WrongType."""
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        names = tuple(value)
+        if all(isinstance(each, str) for each in names):
+            return names
+    raise wrong_type(name, value, expected)
 
 
 def wrong_type(name: str, value: object, expected: str, hint: str = "") -> WrongType:

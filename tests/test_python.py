@@ -17,6 +17,8 @@ from gradience import (
     CompressionPlan,
     CompressionReport,
     GradienceError,
+    ToBudget,
+    ToEnergy,
     ToRank,
     audit_adapter,
     compare_adapters,
@@ -117,6 +119,25 @@ def test_what_cannot_be_written_is_said_before_anything_is_measured(folder, monk
         (
             lambda: compress_adapter("my_adapter", "out", suggested=8),
             "suggested must be a name, such as 'median', not int (8)",
+        ),
+        (
+            lambda: compress_adapter("my_adapter", "out", rank=4, multiple_of="2"),
+            "multiple_of must be an integer, not str ('2')",
+        ),
+        (
+            lambda: compress_adapter("my_adapter", "out", rank=4, strip="lm_head"),
+            "strip must be a list of parts of names, such as ['lm_head'], not str ('lm_head')",
+        ),
+        (lambda: ToRank("4"), "rank must be an integer, not str ('4')"),
+        (lambda: ToEnergy(None), "tau must be a number, not NoneType"),
+        (
+            lambda: plan_compression(audit_adapter("my_adapter"), ToBudget(max_params="1000")),
+            "max_params must be a number, not str ('1000')",
+        ),
+        (lambda: plan_compression("my_adapter", ToRank(4)), "report must be an AuditReport, not str ('my_adapter')"),
+        (
+            lambda: plan_compression(audit_adapter("my_adapter"), 4),
+            "criterion must be a criterion, such as ToRank(16), not int (4)",
         ),
         (
             lambda: compress_adapter("my_adapter", "out", plan={"a": 4}),

@@ -46,7 +46,9 @@ class Report(Artifact):
 
     def __str__(self) -> str:
         """At most 30 lines."""
-        return super().__str__() if self.faces is None else self.faces.text(self)
+        return super().__repr__() if self.faces is None else self.faces.text(self)
+
+    __repr__ = __str__  # what an interactive session shows: thousands of modules are no help there
 
     def _drawn_by(self) -> Faces:
         if self.faces is None:

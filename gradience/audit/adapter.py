@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from gradience import ranks
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.inventory import Note
-from gradience.arguments import is_number, path_argument, ranks_argument, wrong_type
+from gradience.arguments import number_argument, path_argument, ranks_argument
 from gradience.artifacts.audit import AdapterInfo, AuditReport, Coverage, LayerAudit, TensorNote
 from gradience.artifacts.run import Stopwatch, path_text
 from gradience.audit.findings import Facts, find
@@ -61,9 +60,7 @@ def audit_adapter(
     TypeError too) for an argument of another type.
     Modules that cannot be measured do not raise: they are rows with a status, findings, and coverage.
     """
-    if not is_number(tau, Real):
-        raise wrong_type("tau", tau, "a number")
-    if not 0 < tau <= 1:
+    if not 0 < number_argument("tau", tau) <= 1:
         raise UsageError(f"tau is {tau}, not in (0, 1]", code="bad-tau", hint="for instance --tau 0.95")
     given = ranks.DEFAULT_GRID if allowed_ranks is None else ranks_argument("allowed_ranks", allowed_ranks)
     allowed = checked_ranks(given)

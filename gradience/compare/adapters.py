@@ -37,7 +37,8 @@ def compare_adapters(
     ('12.6%', 16, 'truncation')
 
     a: the reference of relative differences and kept energy.
-    adapter_a, adapter_b: which one, where a folder or a file holds several.
+    adapter_a: which one, where `a` holds several.
+    adapter_b: which one, where `b` holds several.
 
     Raises InputError when one cannot be read, holds NaN or infinity, or has no known scale; WrongType (a TypeError too)
     for what is no path.

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypedDict, Unpack, overload
 
-from gradience.arguments import path_argument, ranks_argument
+from gradience.arguments import integer_argument, names_argument, path_argument, ranks_argument
 from gradience.artifacts.compression import CompressionPlan, CompressionReport, Encoding
 from gradience.artifacts.whole import check_output
 from gradience.audit.adapter import audit_adapter
@@ -140,6 +140,15 @@ def compress_adapter(
     }
     criterion = criterion_of(sizes)
     grid = None if allowed_ranks is None else ranks_argument("allowed_ranks", allowed_ranks)
+    how: dict[str, Any] = {
+        "encoding": encoding,
+        "dtype": dtype,
+        "strip": names_argument("strip", strip, "a list of parts of names, such as ['lm_head']"),
+        "base_model": None if base_model is None else path_argument("base_model", base_model),
+        "adapter_name": adapter,
+    }
+    if multiple_of is not None:
+        multiple_of = integer_argument("multiple_of", multiple_of)
     if encoding is not None:
         rule_of(encoding)
     if not dry_run:
@@ -152,13 +161,6 @@ def compress_adapter(
     planned = plan_compression(
         audited, criterion, allowed_ranks=grid, multiple_of=multiple_of, allow_untrained=allow_untrained
     )
-    how: dict[str, Any] = {
-        "encoding": encoding,
-        "dtype": dtype,
-        "strip": strip,
-        "base_model": base_model,
-        "adapter_name": adapter,
-    }
     if dry_run or target is None:
         rehearse_compression(source, planned, **how)
         return planned

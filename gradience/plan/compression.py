@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from gradience.arguments import wrong_type
 from gradience.artifacts.audit import AuditReport
 from gradience.artifacts.compression import CompressionPlan, ModulePlan
 from gradience.plan.blocking import refuse_empty, refuse_uncompressible
@@ -36,6 +37,10 @@ def plan_compression(
     Raises InputError where the adapter must not be truncated (B·A is not the update, NaN, missing modules, untrained),
     UsageError for a criterion that makes no sense or a budget that cannot be met.
     """
+    if not isinstance(report, AuditReport):
+        raise wrong_type("report", report, "an AuditReport", "audit_adapter(path) returns one")
+    if not hasattr(criterion, "choose"):
+        raise wrong_type("criterion", criterion, "a criterion, such as ToRank(16)")
     refuse_uncompressible(report, allow_untrained=allow_untrained)
     grid = Grid(allowed_ranks, multiple_of)
     modules = modules_of(report)

@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import Literal, Protocol
 
 from gradience.adapters.keys import config_name
+from gradience.arguments import integer_argument, number_argument
 from gradience.artifacts.audit import AuditReport, Suggestions
 from gradience.errors import InputError, UsageError
 from gradience.plan.allocate import Item, cover, fill, start_cost
@@ -46,6 +47,9 @@ class ToRank:
 
     rank: int
 
+    def __post_init__(self) -> None:
+        integer_argument("rank", self.rank)
+
     @property
     def words(self) -> str:
         return f"rank {self.rank}"
@@ -66,6 +70,9 @@ class ToEnergy:
     """
 
     tau: float
+
+    def __post_init__(self) -> None:
+        number_argument("tau", self.tau)
 
     @property
     def words(self) -> str:
@@ -164,6 +171,7 @@ class ToBudget:
                 hint="give one criterion",
             )
         name, value = given[0]
+        number_argument(name, value)
         if name in ("max_params", "max_bytes"):
             if value < 1:
                 raise UsageError("a budget is at least 1", code="bad-budget", hint="--max-params 1000000")

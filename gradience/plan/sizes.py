@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from numbers import Integral, Real
 from typing import Any, NamedTuple
 
-from gradience.arguments import is_number, path_argument, wrong_type
+from gradience.arguments import integer_argument, number_argument, path_argument, wrong_type
 from gradience.artifacts.compression import CompressionPlan
 from gradience.errors import UsageError
 from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToRank, ToSuggestion
@@ -19,18 +18,6 @@ class Size(NamedTuple):
 
     value: Callable[[str, Any], Any]
     criterion: Callable[[Any], Criterion]
-
-
-def _integer(name: str, value: Any) -> int:
-    if not is_number(value, Integral):
-        raise wrong_type(name, value, "an integer")
-    return int(value)
-
-
-def _number(name: str, value: Any) -> float:
-    if not is_number(value, Real):
-        raise wrong_type(name, value, "a number")
-    return float(value)
 
 
 def _text(name: str, value: Any) -> str:
@@ -52,13 +39,13 @@ def _budget(name: str) -> Callable[[Any], Criterion]:
 
 
 SIZES: dict[str, Size] = {
-    "rank": Size(_integer, ToRank),
-    "energy": Size(_number, ToEnergy),
+    "rank": Size(integer_argument, ToRank),
+    "energy": Size(number_argument, ToEnergy),
     "suggested": Size(_text, ToSuggestion),
-    "reduction": Size(_number, _budget("reduction")),
-    "max_params": Size(_integer, _budget("max_params")),
-    "max_bytes": Size(_integer, _budget("max_bytes")),
-    "max_error": Size(_number, _budget("max_error")),
+    "reduction": Size(number_argument, _budget("reduction")),
+    "max_params": Size(integer_argument, _budget("max_params")),
+    "max_bytes": Size(integer_argument, _budget("max_bytes")),
+    "max_error": Size(number_argument, _budget("max_error")),
     "plan": Size(_plan, ToPlan),
 }
 

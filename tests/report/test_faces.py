@@ -51,6 +51,7 @@ def test_html_is_well_formed_and_alone(name):
 @pytest.mark.parametrize("name", SAMPLES)
 def test_what_is_printed_is_short_and_begins_like_the_screen(name):
     report = SAMPLES[name]()
+    assert repr(report) == str(report)
     lines = str(report).splitlines()
     assert len(lines) <= 30
     whole = terminal.render(blocks_of(report), width=80).splitlines()
