@@ -5,6 +5,7 @@ from __future__ import annotations
 from artifact_reference import type_text
 
 from gradience.artifacts.records import RECORD_TYPES, ExamplesRun
+from gradience.artifacts.schemas import DescribedFields
 
 
 def record_reference() -> str:
@@ -15,7 +16,7 @@ def record_reference() -> str:
 
 
 def _table(title: str, model: type) -> str:
-    schema = model.model_json_schema(by_alias=True, mode="serialization")
+    schema = model.model_json_schema(by_alias=True, mode="serialization", schema_generator=DescribedFields)
     rows = [
         f"| `{key}` | {type_text(field)} | {' '.join(field.get('description', '').split())} |"
         for key, field in schema["properties"].items()

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 Words = NDArray[Any]
@@ -23,14 +22,15 @@ class DType:
     """One storage type.
 
     name: as in a safetensors header.   bits: size of one element.
-    numpy: type of the stored words, or None where no LoRA factor is stored so (indices, quantised base weights).
+    numpy_name: of the stored words in numpy or ml_dtypes, or None where no LoRA factor is stored so (indices,
+    quantised base weights).
     unit_roundoff: largest relative error of storing a real number of its normal range.
     smallest: smallest positive value; below the normal range it is the distance of neighbours.
     """
 
     name: str
     bits: int
-    numpy: np.dtype[Any] | None = None
+    numpy_name: str | None = None
     unit_roundoff: float = 0.0
     smallest: float = 0.0
 
@@ -39,21 +39,31 @@ class DType:
         """Bytes of one element."""
         return self.bits / 8
 
+    @property
+    def numpy(self) -> np.dtype[Any] | None:
+        """The type of the stored words, or None where no LoRA factor is stored so."""
+        return None if self.numpy_name is None else _numpy_type(self.numpy_name)
 
-def _floats(name: str, kind: DTypeLike) -> DType:
-    limits = ml_dtypes.finfo(np.dtype(kind))  # type: ignore[no-untyped-call]
-    return DType(name, limits.bits, np.dtype(kind), float(limits.eps) / 2, float(limits.smallest_subnormal))
+
+@cache
+def _numpy_type(name: str) -> np.dtype[Any]:
+    if name.startswith("<"):
+        return np.dtype(name)
+    import ml_dtypes  # most small adapters are float32, and do not wait for it
+
+    dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+    return dtype
 
 
 _TABLE = (
-    _floats("F64", "<f8"),
-    _floats("F32", "<f4"),
-    _floats("F16", "<f2"),
-    _floats("BF16", ml_dtypes.bfloat16),
-    _floats("F8_E4M3", ml_dtypes.float8_e4m3fn),
-    _floats("F8_E5M2", ml_dtypes.float8_e5m2),
-    _floats("F8_E4M3FNUZ", ml_dtypes.float8_e4m3fnuz),
-    _floats("F8_E5M2FNUZ", ml_dtypes.float8_e5m2fnuz),
+    DType("F64", 64, "<f8", 2**-53, 2**-1074),
+    DType("F32", 32, "<f4", 2**-24, 2**-149),
+    DType("F16", 16, "<f2", 2**-11, 2**-24),
+    DType("BF16", 16, "bfloat16", 2**-8, 2**-133),
+    DType("F8_E4M3", 8, "float8_e4m3fn", 2**-4, 2**-9),
+    DType("F8_E5M2", 8, "float8_e5m2", 2**-3, 2**-16),
+    DType("F8_E4M3FNUZ", 8, "float8_e4m3fnuz", 2**-4, 2**-10),
+    DType("F8_E5M2FNUZ", 8, "float8_e5m2fnuz", 2**-3, 2**-17),
     # Understood as storage (heads, indices, quantised base weights), never as LoRA factors.
     DType("F8_E8M0", 8),
     DType("F6_E2M3", 6),

@@ -139,7 +139,7 @@ def _make_pair(
                 "empty tensor (0 elements): saved under DeepSpeed ZeRO-3 without gathering the weights "
                 "(set stage3_gather_16bit_weights_on_model_save and save again)"
             )
-        if factor.entry.dtype.numpy is None:
+        if factor.entry.dtype.numpy_name is None:
             return f"stored as {factor.entry.dtype.name}, which is no type for LoRA factors"
         if len(factor.entry.shape) < 2:
             return f"a factor with {len(factor.entry.shape)} dimension(s): flattened or sharded, the shape is lost"

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, cast
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
@@ -29,7 +29,7 @@ def round_significant(value: float) -> float:
 Float12 = Annotated[float, AfterValidator(round_significant)]
 """A float that is stored with 12 significant digits."""
 
-ROW_CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+ROW_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 """The rules of the rows inside an artifact (pydantic dataclasses with slots: an adapter may have 50,000 modules)."""
 
 
@@ -39,7 +39,6 @@ class Part(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        use_attribute_docstrings=True,
         allow_inf_nan=False,
         validate_by_name=True,
         validate_by_alias=True,
@@ -162,10 +161,3 @@ def _invalid(path: Path, artifact: type[Artifact], error: ValidationError) -> In
         code="artifact-invalid",
         hint=artifact.repair,
     )
-
-
-def json_schema(artifact: type[Artifact]) -> dict[str, Any]:
-    """The JSON Schema of an artifact, as committed under docs/schemas/; without the example of its docstring."""
-    schema = artifact.model_json_schema(by_alias=True, mode="serialization")
-    schema["description"] = schema["description"].partition("\n\n")[0]
-    return cast("dict[str, Any]", {"$id": artifact.schema_id, **schema})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from gradience.artifacts.base import Artifact, Part
 from gradience.artifacts.exact import Exact
@@ -16,6 +16,10 @@ Share = Annotated[Exact, Field(ge=0, le=1)]
 
 class Policy(Part):
     """When is a smaller adapter safe? Counted in questions; every bound is inclusive."""
+
+    model_config = ConfigDict(
+        use_attribute_docstrings=True
+    )  # a section of a config as well, documented from there
 
     tolerance: Share = Fraction("0.025")
     """A seed passes when it loses at most this share of the questions, net: `lost − won ≤ ⌊tolerance · n⌋`."""

@@ -245,7 +245,7 @@ def _print_config(report: AuditReport) -> None:
 
 def _incomplete(report: AuditReport, *, layers: bool = False) -> IncompleteError | None:
     """What the exit code 4 is for, or None."""
-    from gradience.report.audit.trust import incompleteness
+    from gradience.report.incomplete import incompleteness
 
     reason = incompleteness(report)
     if reason is None:

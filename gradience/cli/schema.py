@@ -47,7 +47,7 @@ def schema_text(artifact: ArtifactName) -> str:
     import json
     from importlib import import_module
 
-    from gradience.artifacts.base import json_schema
+    from gradience.artifacts.schemas import json_schema
 
     model = getattr(import_module(artifact.module), artifact.model)
     return json.dumps(json_schema(model), indent=2, ensure_ascii=False) + "\n"

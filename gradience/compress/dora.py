@@ -75,7 +75,7 @@ class BaseWeights(Closing):
         name = self._find(module)
         file = self.files[name]
         entry = file.entries[name]
-        if entry.dtype.numpy is None or entry.dtype.bits == 8:
+        if entry.dtype.numpy_name is None or entry.dtype.bits == 8:
             raise self._quantised(f"{name} is stored as {entry.dtype.name}")
         stored = entry.shape[::-1] if transposed else entry.shape
         if stored != shape:

@@ -159,8 +159,8 @@ def _storage(current: DType, wanted: str | None) -> DType:
     if wanted is None:
         return current
     dtype = DTYPES.get(wanted.upper())
-    if dtype is None or dtype.numpy is None:
-        known = ", ".join(name for name, item in DTYPES.items() if item.numpy is not None)
+    if dtype is None or dtype.numpy_name is None:
+        known = ", ".join(name for name, item in DTYPES.items() if item.numpy_name is not None)
         raise UsageError(f"unknown storage type {wanted!r}", code="bad-dtype", hint=f"one of {known}")
     return dtype
 

@@ -14,7 +14,8 @@ from gradience.artifacts.audit import TensorNote
 from gradience.artifacts.finding import Finding
 from gradience.audit.findings import Facts, find
 from gradience.report.audit import HYPOTHESIS, audit_text
-from gradience.report.audit.trust import incompleteness, trust_notes
+from gradience.report.audit.trust import trust_notes
+from gradience.report.incomplete import incompleteness
 
 GOLDEN = Path(__file__).parent / "golden"
 

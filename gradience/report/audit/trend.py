@@ -9,7 +9,6 @@ from gradience.artifacts.audit import AuditReport, LayerAudit
 from gradience.ranks import percentile
 from gradience.report import terminal
 from gradience.report.audit.series import Refused, by_step, step_number, why_no_series
-from gradience.report.audit.trust import incompleteness
 from gradience.report.audit.view import energy_ranks_of, k_label, measure_digits, trained_layers
 from gradience.report.blocks import (
     Block,
@@ -23,6 +22,7 @@ from gradience.report.blocks import (
     Span,
     Table,
 )
+from gradience.report.incomplete import incompleteness
 from gradience.report.numbers import MISSING, count, number_range, percent, plural, sig, trimmed
 
 BAR = 6

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from gradience.artifacts.audit import AuditReport, TensorNote
+from gradience.artifacts.audit import AuditReport
 from gradience.artifacts.finding import Finding
 from gradience.audit.findings.numbers import COARSE_BOUND
 from gradience.report.audit.view import View, trained_layers
 from gradience.report.blocks import Block, Heading, Mark, Note, Notes
+from gradience.report.incomplete import incompleteness, reasons
 from gradience.report.numbers import bound, count, plural
 from gradience.report.view import more
 
@@ -28,29 +28,6 @@ def trust_blocks(report: AuditReport, view: View) -> list[Block]:
     return [heading, Notes(shown), *more(len(notes) - len(shown), "more finding", ": --layers or --json")]
 
 
-def incompleteness(report: AuditReport) -> str | None:
-    """Why the result is incomplete, in one sentence; None where it is complete.
-
-    Incomplete means: some tensor or module could not be measured, or nothing at all was trained.
-    """
-    statuses = Counter(layer.status for layer in report.layers)
-    parts = []
-    if statuses["nonfinite"]:
-        parts.append(f"{_of(statuses['nonfinite'], report.n_layers)} hold NaN or infinity")
-    if statuses["unsupported"]:
-        parts.append(f"{_of(statuses['unsupported'], report.n_layers)} could not be measured")
-    if report.coverage.unaudited:
-        unaudited = report.coverage.unaudited
-        parts.append(
-            f"{plural(len(unaudited), 'tensor')} ({count(report.coverage.unaudited_params)} parameters) "
-            f"could not be audited: {_reasons(unaudited)}"
-        )
-    if report.n_layers and statuses["untrained"] == report.n_layers:
-        modules = "the one module is" if report.n_layers == 1 else f"all {count(report.n_layers)} modules are"
-        parts.append(f"{modules} untrained (ΔW = 0): there is nothing to measure")
-    return "; ".join(parts) or None
-
-
 def trust_notes(report: AuditReport) -> list[Note]:
     """Coverage, errors, warnings, precision, and what is merely good to know, in this order."""
     findings = finding_notes(report.findings)
@@ -61,7 +38,7 @@ def trust_notes(report: AuditReport) -> list[Note]:
     if other:
         text = (
             f"{count(report.coverage.other_params)} parameters in {plural(len(other), 'tensor')} "
-            f"are not LoRA weights and are counted separately: {_reasons(other)}"
+            f"are not LoRA weights and are counted separately: {reasons(other)}"
         )
         notes.append(Note("info", text))
     return [*notes, *(note for note in findings if note.mark == "info")]
@@ -124,16 +101,3 @@ def _located(finding: Finding) -> str:
     if finding.module and finding.module not in finding.message:
         return f"{finding.module}: {finding.message}"
     return finding.message
-
-
-def _reasons(notes: Iterable[TensorNote], most: int = 2) -> str:
-    """The most frequent reasons, with how many tensors each has."""
-    reasons = Counter(note.reason for note in notes)
-    ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-    shown = [f"{reason} ({count(number)})" for reason, number in ranked[:most]]
-    rest = len(ranked) - most
-    return ", ".join(shown) + (f" and {plural(rest, 'other reason')}" if rest > 0 else "")
-
-
-def _of(part: int, whole: int) -> str:
-    return f"{count(part)} of {plural(whole, 'module')}"
