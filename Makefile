@@ -1,7 +1,7 @@
 # Needs only make and Python >= 3.11. Every target makes what it needs, once:
 # the stamps in .venv remember what is installed for this pyproject.toml.
 #
-#   make demo                   train a probe, audit it, shrink it, and decide: real model, real text, one seed
+#   make demo                   audit the bundled adapter; then train, audit, shrink and decide: real model and text
 #   make test                   the test suite
 #   make lint                   ruff, mypy, import contracts, generated docs
 #   make wheel                  the wheel without extras, installed away from the source tree
@@ -61,10 +61,13 @@ $(VENV)/.conformance: pyproject.toml $(VENV)/.test
 	@$(PIP) -e ".[demo]" --group conformance
 	@touch $@
 
-# A second `make demo` finds its stages done and tells the result again; `rm -r runs/demo` starts over.
-demo: $(VENV)/.bench
-	@$(VENV)/bin/gradience bench run --config minilm_reviews_demo --output runs/demo
-	@echo; echo "In this clone, gradience is $(VENV)/bin/gradience; try \`gradience demo\`, which audits a trained adapter."
+# The audit needs the core alone and comes first; then PyTorch is installed, and Bench runs. A second `make demo` finds its
+# stages done and shows the result again; `rm -r runs/demo` starts over.
+demo: $(VENV)/.core
+	@$(VENV)/bin/gradience demo
+	@echo; echo "In this clone, gradience is $(VENV)/bin/gradience. Next, is a smaller adapter as good? Minutes on a CPU:"
+	@$(MAKE) --no-print-directory $(VENV)/.bench
+	@$(VENV)/bin/gradience demo --train runs/demo
 
 # Two processes with one thread each: a test file stays in one process, as its fixtures want it.
 test: $(VENV)/.test

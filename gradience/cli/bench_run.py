@@ -85,7 +85,7 @@ def run(
 def _show_plan(config: BenchConfig, *, as_json: bool) -> int:
     from gradience.report.forecast import forecast_text
 
-    _need_libraries()
+    need_libraries()
     from gradience.bench.plan.forecast import forecast
 
     expected = forecast(config)
@@ -101,7 +101,7 @@ def _run(config: BenchConfig, output: Path, *, as_json: bool, quiet: bool) -> in
     from gradience.report.bench import aggregate_text, bench_text
     from gradience.report.faces import to_markdown
 
-    _need_libraries()
+    need_libraries()
     from gradience.bench.run.bench import run_bench
 
     with StageProgress(quiet=quiet) as watcher:
@@ -125,8 +125,8 @@ def _run(config: BenchConfig, output: Path, *, as_json: bool, quiet: bool) -> in
     return ExitCode.INCOMPLETE
 
 
-def _need_libraries() -> None:
-    """What a run and its forecast are made with. Raises MissingExtra."""
+def need_libraries() -> None:
+    """Check that the libraries of a run and its forecast are there. Raises MissingExtra."""
     import warnings
 
     from gradience.errors import require

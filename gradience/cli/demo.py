@@ -1,11 +1,17 @@
-"""`gradience demo`: the audit of a genuinely trained adapter that comes with the package."""
+"""`gradience demo`: the audit of a trained adapter that comes with the package, and Bench on a small model."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 EXAMPLE = "minilm-reviews-r8"
+CONFIG = "minilm_reviews_demo"
 
 NEXT = """\
 
@@ -14,16 +20,28 @@ What next?
   each module  gradience audit {path} --layers
   a config     gradience audit ./your_adapter --suggest-per-layer
   smaller      gradience compress ./your_adapter --rank 8 --output ./smaller
+  is it good?  gradience demo --train runs/demo
   the numbers  docs/guide.md, docs/measures.md, docs/limitations.md
   the example  {path}/README.md
 """
 
 
-def demo() -> int:
+def demo(
+    train: Annotated[
+        Path | None,
+        typer.Option(
+            "--train", metavar="DIR", help="Train and evaluate in DIR instead: minutes, needs [bench]."
+        ),
+    ] = None,
+) -> int:
     """Audit the trained adapter that comes with the package.
 
-    It is a LoRA adapter of MiniLM-L6, trained on movie-review sentences; nothing is downloaded.
+    It is a LoRA adapter of MiniLM-L6, trained on movie-review sentences; nothing is downloaded. With --train, an
+    adapter of rank 32 is trained, audited and truncated, a smaller one is retrained, and all of them are evaluated on
+    the same sentences: is a smaller one as good?
     """
+    if train is not None:
+        return train_and_decide(train)
     from gradience.cli.audit import audit
 
     path = shown_path(example_adapter())
@@ -31,6 +49,27 @@ def demo() -> int:
     code = audit([str(path)])
     print(NEXT.format(path=path), end="")
     return code
+
+
+def train_and_decide(output: Path, overrides: Sequence[str] = ()) -> int:
+    """Run Bench on the demo's config in the folder `output`, print its result briefly, and return the exit code."""
+    from gradience.bench.config.load import load_config
+    from gradience.bench.config.shipped import find_config
+    from gradience.cli.bench_run import code_of, need_libraries
+    from gradience.cli.output import command_line, print_screen
+    from gradience.cli.progress import StageProgress
+    from gradience.report.bench import brief_text
+    from gradience.report.faces import to_markdown
+
+    need_libraries()
+    from gradience.bench.run.bench import run_bench
+
+    config = load_config(find_config(CONFIG), overrides)
+    with StageProgress() as watcher:
+        (bench,), _ = run_bench(config, output, watcher, page_of=to_markdown, command=command_line())
+    print_screen(brief_text, bench)
+    print(f"written: {output / 'bench.json'}, bench.md", file=sys.stderr)
+    return code_of(bench.status)
 
 
 def example_adapter() -> Path:

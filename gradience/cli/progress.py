@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 PATIENCE_SECONDS = 1.0
+DOING = {"train": "training", "eval": "evaluating", "adapter": "making", "audit": "auditing"}
+"""The last part of a stage's name -> what is done in it."""
 
 
 class _Bars:
@@ -95,13 +97,15 @@ class StageProgress(_Bars, Watcher):
 
     def stage(self, name: str, number: int, of: int) -> None:
         """Show that a stage begins; of how many is what is known so far."""
+        variant, _, step = name.rpartition("/")
+        doing = f"{DOING[step]} {display_name(variant or 'probe', 40)}"
         if self._progress is not None and self._tasks is not None:
             stages, steps = self._tasks
             self._progress.update(stages, description=f"{self._seed}stages", completed=number - 1, total=of)
-            self._progress.reset(steps, description=name, total=None)
+            self._progress.reset(steps, description=doing, total=None)
         else:
             minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
-            self._say(f"{minutes:3}:{seconds:02} {self._seed}stage {number} of {of}: {name}")
+            self._say(f"{minutes:3}:{seconds:02} {self._seed}stage {number} of {of}: {doing}")
 
     def step(self, done: int, total: int) -> None:
         """Show that a step of the training, or a batch of the evaluation, is done."""

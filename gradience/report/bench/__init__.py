@@ -2,6 +2,7 @@
 
 seed.py        one seed: the probe, its audit, every variant against it
 together.py    the seeds of one protocol
+brief.py       one seed on a short screen that says what its numbers mean
 summary.py     several runs in one table
 sections.py    the sections that one seed and several have alike
 numbers.py     counts and shares in text
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.report import terminal
+from gradience.report.bench.brief import brief_blocks
 from gradience.report.bench.seed import bench_blocks
 from gradience.report.bench.summary import summary_blocks
 from gradience.report.bench.together import aggregate_blocks
@@ -22,6 +24,11 @@ from gradience.report.bench.together import aggregate_blocks
 def bench_text(bench: Bench, *, width: int | None = None, color: bool = False) -> str:
     """Return what `gradience bench run` prints for one seed."""
     return terminal.render(bench_blocks(bench, sources=False), width=width, color=color)
+
+
+def brief_text(bench: Bench, *, width: int | None = None, color: bool = False) -> str:
+    """Return what `gradience demo --train` prints at its end."""
+    return terminal.render(brief_blocks(bench), width=width, color=color)
 
 
 def aggregate_text(report: BenchAggregate, *, width: int | None = None, color: bool = False) -> str:

@@ -1,0 +1,66 @@
+"""`bench.json` -> one short screen: the verdict, every adapter in one table, and what the numbers mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradience.artifacts.bench import Bench, VariantResult
+from gradience.bench.arms.registry import control_of
+from gradience.bench.verdict.policy import allowed_losses
+from gradience.report.bench import sections
+from gradience.report.bench.numbers import exact_percent, points
+from gradience.report.blocks import Column, Document, Facts, Heading, Inline, Span, Table, items
+from gradience.report.numbers import MISSING, count, number_range, percent
+from gradience.words import counted
+
+
+def brief_blocks(bench: Bench) -> Document:
+    """Return the verdict, the table and the meaning of its columns and rows: 25 lines at 80 columns in the demo."""
+    blocks = sections.title(bench, bench.data.task, f"seed {bench.seed}")
+    if bench.probe is None or not bench.probe.gate.passed:
+        return [*blocks, items(bench.reasons)]
+    return [
+        *blocks,
+        Heading("How many are correct?", aside=f"of the same {count(bench.probe.n)} test examples"),
+        _table(bench),
+        Heading("What do the numbers mean?"),
+        Facts(list(_meanings(bench, bench.probe.n))),
+    ]
+
+
+def _table(bench: Bench) -> Table:
+    assert bench.probe is not None
+    columns = [Column(), Column("rank", ">"), Column("correct", ">"), Column("Δ, points", ">")]
+    probe: list[Inline] = [Span("probe", "name"), str(bench.probe.rank), f"{bench.probe.correct:,}"]
+    return Table([*columns, Column("saved", ">"), Column()], [probe, *map(_row, bench.variants)])
+
+
+def _row(result: VariantResult) -> list[Inline]:
+    ranks, measures = result.ranks, result.measures
+    return [
+        Span(result.name, "name"),
+        number_range((ranks.smallest, ranks.largest)) if ranks else MISSING,
+        f"{measures.correct:,}" if measures else MISSING,
+        points(result.delta),
+        percent(result.reduction),
+        sections.status_of(result),
+    ]
+
+
+def _meanings(bench: Bench, n: int) -> Iterator[tuple[str, Inline]]:
+    """Yield a label and a sentence for each thing that the table does not say itself."""
+    allowed, share = allowed_losses(n, bench.policy.tolerance), exact_percent(bench.policy.tolerance)
+    yield "Δ, points", f"variant − probe; PASS loses at most {counted(allowed, 'example')} ({share})"
+    yield "saved", "share of the LoRA parameters that the smaller adapter does without"
+    if any(result.arm == "truncate" for result in bench.variants):
+        yield ".truncate", "the probe itself, truncated; no suffix: retrained at that rank"
+    if bench.controls:
+        yield "controls", "not candidates: they show that a bad adapter would be noticed"
+    controls = [control for result in bench.controls if (control := control_of(result.name))]
+    for expected, label in (("FAIL", "must fail"), ("PASS", "must pass")):
+        named = [
+            f"{one.name} ({one.words.partition(';')[0]})" for one in controls if one.expected == expected
+        ]
+        if named:
+            yield label, ", ".join(named)
+    yield "one seed", "shows how it works; a claim needs several"
