@@ -95,6 +95,22 @@ def array_blocks(factor: FloatArray, block: int = 4096) -> Blocks:
     return blocks
 
 
+def joined(left: Blocks, right: Blocks, left_scale: float = 1.0, right_scale: float = 1.0) -> Blocks:
+    """Blocks of [left_scale·X, right_scale·Y]; both factors must come in blocks of the same heights."""
+
+    def blocks() -> Iterator[FloatArray]:
+        for first, second in zip(left(), right(), strict=True):
+            yield np.hstack([left_scale * first, right_scale * second])
+
+    return blocks
+
+
+def with_exponent(value: float, exponent: int) -> float:
+    """value · 2^exponent: infinite or 0 where float64 ends (math.ldexp would raise)."""
+    with np.errstate(over="ignore", under="ignore"):
+        return float(np.ldexp(value, exponent))
+
+
 # ---------------------------------------------------------------- one factor -> r x r
 
 

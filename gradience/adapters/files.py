@@ -45,7 +45,7 @@ class Closing:
     """What has something to close: a context manager that calls `close` at its end."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release what is open."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:

@@ -15,7 +15,7 @@ from gradience.rules import NotApplicable
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Everything that was given."""
+    """The settings that are checked, and what else the command line says of the training."""
 
     settings: Settings
     task: str | None = None

@@ -15,7 +15,6 @@ import numpy as np
 
 from gradience.adapters.adapter import LoadedPair, LoraPair, word_blocks
 from gradience.artifacts.comparison import ModuleComparison, Presence
-from gradience.blocks import joined, with_exponent
 from gradience.errors import InputError
 from gradience.plan.blocking import norm_overflow
 from gradience.spectra import (
@@ -25,8 +24,10 @@ from gradience.spectra import (
     FloatArray,
     NonFiniteFactor,
     energy_rank,
+    joined,
     relative_error,
     triangle,
+    with_exponent,
 )
 
 

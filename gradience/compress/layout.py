@@ -24,7 +24,7 @@ from gradience.errors import InputError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What is to be written.
+    """Which tensors and which fields of the config a smaller adapter has.
 
     dropped: modules at rank 0.   carried: other tensors, copied byte for byte.   stripped: those left out.
     names: tensor -> the name it is written under, which is PEFT's own.

@@ -15,11 +15,10 @@ import numpy as np
 from gradience.adapters.adapter import BLOCK_ELEMENTS, Factor, LoadedPair, LoraPair, word_blocks
 from gradience.adapters.dtypes import DType, FloatArray, Words, decode, encode
 from gradience.artifacts.compression import ModulePlan
-from gradience.blocks import joined, with_exponent
 from gradience.compress.dora import BaseWeights, output_error
 from gradience.compress.truncate import Truncation, cancellation, frobenius, norm_from_grams, truncation
 from gradience.errors import InputError
-from gradience.spectra import Blocks, gram, triangle
+from gradience.spectra import Blocks, gram, joined, triangle, with_exponent
 
 Method = Literal["gram", "qr", "copy"]
 TINY_ERROR = 1e-4

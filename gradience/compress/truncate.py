@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gradience.blocks import with_exponent
 from gradience.spectra import (
     EPS,
     GRAM_TOLERANCE,
@@ -24,6 +23,7 @@ from gradience.spectra import (
     gram,
     spectrum_from_grams,
     triangle,
+    with_exponent,
 )
 
 MAX_CONDITION = 1e4

@@ -107,7 +107,7 @@ class GradienceCallback(TrainerCallback):
         self._reset()
 
     def _reset(self) -> None:
-        """What belongs to one training."""
+        """Forget everything that belongs to one training."""
         self._tracker: SpectralTracker | None = None
         self._sinks: dict[str, Sink] = {}
         self._training = False

@@ -20,7 +20,7 @@ PREFIX = "gradience/"
 
 
 class Sink(ABC):
-    """Somewhere that numbers go."""
+    """A tracker (TensorBoard, W&B, …) that draws numbers over steps."""
 
     @abstractmethod
     def send(self, values: Mapping[str, float], step: int) -> None:

@@ -97,7 +97,7 @@ class RunFacts:
     _seconds_before: float = 0.0
 
     def add(self, record: Record) -> None:
-        """Take one record in."""
+        """Add what one record says to the facts."""
         self.records += 1
         if record.step is not None and (self.last_step is None or record.step > self.last_step):
             self.last_step = record.step

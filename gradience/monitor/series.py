@@ -52,7 +52,7 @@ class Series:
     """Points that a full bucket holds."""
 
     def add(self, step: int, value: float) -> None:
-        """Take the next point in."""
+        """Add the next point."""
         self.last, self.last_step = value, step
         if not math.isfinite(value):
             self.nonfinite += 1

@@ -1,4 +1,4 @@
-"""Faces: an artifact becomes a document of blocks, and a document becomes terminal text, Markdown or HTML.
+"""Reports for people: an artifact becomes a document of blocks, and a document terminal text, Markdown or HTML.
 
 blocks.py     what a document is made of: headings, paragraphs, notes, facts, tables, bars, heat maps, code
 terminal.py   a document on the screen: rich draws it, with or without colour

@@ -1,4 +1,4 @@
-"""A comparison of two adapters -> its faces. How far apart are the updates, are the runs independent, where do they
+"""A comparison of two adapters as a document: how far apart are the updates, are the runs independent, where do they
 differ, and what does this not show? A section is one function and one line in SECTIONS."""
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from gradience.errors import InputError
 
 
 class Started(BaseModel):
-    """What the file holds."""
+    """What the file says: what decides the training, and on what it ran."""
 
     call: str
     """Digest of everything that decides the training."""

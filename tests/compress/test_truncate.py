@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradience.blocks import joined, with_exponent
 from gradience.compress.truncate import frobenius, norm_from_grams, truncation
-from gradience.spectra import NonFiniteFactor, array_blocks, gram, triangle
+from gradience.spectra import NonFiniteFactor, array_blocks, gram, joined, triangle, with_exponent
 
 
 def factors(

@@ -14,7 +14,7 @@ from gradience.words import listed
 
 
 class Facts(NamedTuple):
-    """All that the rules look at."""
+    """What the audit knows of an adapter, for the rules that look for findings."""
 
     layers: Sequence[LayerAudit]
     config: PeftConfig | None

@@ -54,7 +54,7 @@ class OneOf:
         return name
 
     def in_words(self) -> str:
-        """What each name is."""
+        """Return every name with its words, for the key reference."""
         return " ".join(f"`{name}`: {entry.words}." for name, entry in self.table.items())
 
 

@@ -46,7 +46,7 @@ class Lengths:
 
 @dataclass(slots=True)
 class Preview:
-    """What was seen."""
+    """The inputs of a run as far as they are on this machine, and a check for each."""
 
     checks: list[Check] = field(default_factory=list)
     shape: Any = None

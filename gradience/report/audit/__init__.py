@@ -1,4 +1,4 @@
-"""`audit.json` -> its faces. A section is one function in a file of its own and one line in SECTIONS.
+"""`audit.json` as a document. A section is one function in a file of its own and one line in SECTIONS.
 
 view.py         how much is shown
 trust.py        can I trust it?

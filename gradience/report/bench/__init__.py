@@ -1,4 +1,4 @@
-"""`bench.json`, `bench_aggregate.json` -> their faces.
+"""`bench.json` and `bench_aggregate.json` as documents.
 
 seed.py        one seed: the probe, its audit, every variant against it
 together.py    the seeds of one protocol

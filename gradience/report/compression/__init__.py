@@ -1,4 +1,4 @@
-"""A compression's plan and its report -> their faces. A section is one function and one line in SECTIONS.
+"""A compression's plan and its report as documents. A section is one function and one line in SECTIONS.
 
 totals.py    what is saved, what is lost?
 runtimes.py  which runtimes load it?

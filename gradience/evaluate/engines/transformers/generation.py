@@ -51,7 +51,7 @@ def generate_batch(
 
 @dataclass(slots=True)
 class _Row:
-    """One output while it grows."""
+    """The output of one prompt, token by token."""
 
     tokenizer: Any
     stop: tuple[str, ...]
