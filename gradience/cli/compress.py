@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def compress(
+    context: typer.Context,
     adapter: Annotated[
         Path,
         typer.Argument(metavar="ADAPTER", help="Folder of save_pretrained(), or a .safetensors file in one."),
@@ -120,19 +121,9 @@ def compress(
 
       gradience compress ./my_adapter --reduction 0.5 --allowed-ranks 4,8,16,32 --dry-run
     """
-    from gradience.plan.sizes import criterion_of
+    from gradience.plan.sizes import SIZES, criterion_of
 
-    sizes = {
-        "rank": rank,
-        "energy": energy,
-        "suggested": suggested,
-        "reduction": reduction,
-        "max_params": max_params,
-        "max_bytes": max_bytes,
-        "max_error": max_error,
-        "plan": plan,
-    }
-    criterion = criterion_of(sizes, flag_of)
+    criterion = criterion_of({name: context.params[name] for name in SIZES}, flag_of)
     grid = allowed_ranks_of(allowed_ranks)
     _check_usage(encoding, adapter, output, dry_run=dry_run, force=force, verify_peft=verify_peft)
     from gradience.audit.adapter import audit_adapter

@@ -20,8 +20,7 @@ from gradience.artifacts.compression import CompressionPlan, CompressionReport, 
 from gradience.artifacts.run import Stopwatch, path_text
 from gradience.artifacts.whole import check_output, whole_folder
 from gradience.blas import worker_threads
-from gradience.compress import card
-from gradience.compress.carry import carry_files
+from gradience.compress.carry import annotate, carry_files, first_line
 from gradience.compress.dora import BaseWeights
 from gradience.compress.layout import Layout, lay_out
 from gradience.compress.peft_check import check_with_peft, require_peft
@@ -86,7 +85,7 @@ def write_compressed(
             check_written(folder, layout, weights.modules, weights.size)
             loaded = check_with_peft(folder, opened, config, layout) if verify_peft else None
             results = results_of(opened, plan, layout, weights.modules)
-            annotated = card.annotate(folder, card.first_line(results["modules"], results["measured_error"]))
+            annotated = annotate(folder, first_line(results["modules"], results["measured_error"]))
             report = CompressionReport(
                 source_path=path_text(opened.location.path),
                 source_sha256=digest.result(),
@@ -116,19 +115,9 @@ def write_compressed(
     return report
 
 
-def rehearse_compression(
-    adapter: str | os.PathLike[str],
-    plan: CompressionPlan,
-    *,
-    encoding: Encoding | None = None,
-    dtype: str | None = None,
-    strip: Sequence[str] = (),
-    base_model: str | os.PathLike[str] | None = None,
-    adapter_name: str | None = None,
-) -> None:
-    """Raise what `write_compressed` would raise before it writes; reads the headers alone."""
-    choices = {"encoding": encoding, "dtype": dtype, "strip": strip}
-    with _prepared(Path(adapter), plan, base_model, adapter_name, **choices):
+def rehearse_compression(adapter: str | os.PathLike[str], plan: CompressionPlan, **choices: Any) -> None:
+    """Raise what `write_compressed` would raise before it writes, for the same choices; reads the headers alone."""
+    with _prepared(Path(adapter), plan, **choices):
         pass
 
 

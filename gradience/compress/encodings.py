@@ -15,6 +15,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from gradience.adapters.keys import is_split_expert
@@ -127,12 +128,8 @@ def _commonest_scale(targets: Sequence[Target]) -> float:
 def _uniform(targets: Sequence[Target], reason: str) -> Encoded:
     largest = _largest(targets)
     if any(target.rank != largest for target in targets):
-        return _padded(targets, "uniform was asked for; ranks differ, so zeros fill them up")
+        return _one_alpha("padded", targets, "uniform was asked for; ranks differ, so zeros fill them up")
     return _one_alpha("uniform", targets, reason)
-
-
-def _padded(targets: Sequence[Target], reason: str) -> Encoded:
-    return _one_alpha("padded", targets, reason)
 
 
 def _one_alpha(encoding: Encoding, targets: Sequence[Target], reason: str) -> Encoded:
@@ -207,7 +204,7 @@ ENCODINGS: dict[Encoding, EncodingRule] = {
     ),
     "padded": EncodingRule(
         "zeros bring every module to one rank on disk, which saves no memory in a server",
-        _padded,
+        partial(_one_alpha, "padded"),
     ),
     "folded": EncodingRule("the scale is multiplied into B, and α is the rank", _folded),
 }

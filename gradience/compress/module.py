@@ -271,10 +271,7 @@ def _distance(job: Job, optimum: Truncation, new_A: _Stored, new_B: _Stored) -> 
 def _exact_distance(job: Job, loaded: LoadedPair, expert: int, words_A: Words, words_B: Words) -> float:
     """The same by QR of the joined factors, which does not cancel."""
     height = max(4 * (job.pair.rank + job.plan.new_rank), 1024)
-    joint_A = joined(
-        word_blocks(loaded.words_A(expert), height),
-        word_blocks(words_A, height),
-    )
+    joint_A = joined(word_blocks(loaded.words_A(expert), height), word_blocks(words_A, height))
     joint_B = joined(
         word_blocks(loaded.words_B(expert), height),
         word_blocks(words_B, height),
@@ -301,9 +298,6 @@ def _dora_error(job: Job, loaded: LoadedPair, truncated: _Expert) -> float:
             code="dora",
             hint="save the adapter again with PEFT",
         )
-    old_A, old_B = (
-        decode(loaded.words_A()).T,
-        decode(loaded.words_B()),
-    )
+    old_A, old_B = decode(loaded.words_A()).T, decode(loaded.words_B())
     new_A, new_B = decode(truncated.words_A).T, decode(truncated.words_B)
     return output_error(weight, magnitude, (job.scale * old_B, old_A), (job.written_scale * new_B, new_A))

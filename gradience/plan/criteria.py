@@ -15,12 +15,14 @@ from typing import Literal, Protocol
 from gradience.adapters.keys import config_name
 from gradience.arguments import integer_argument, number_argument
 from gradience.artifacts.audit import AuditReport, Suggestions
+from gradience.artifacts.compression import CompressionPlan
 from gradience.errors import InputError, UsageError
 from gradience.plan.allocate import Item, cover, fill, start_cost
 from gradience.plan.grids import EVERY_RANK, Grid
 from gradience.plan.modules import Module, Ranks
 
 SUGGESTIONS = ("median", "p90", "per-layer")
+EDITED = ", then edited"
 
 
 class Criterion(Protocol):
@@ -133,15 +135,8 @@ class ToBudget:
 
     @property
     def words(self) -> str:
-        if self.reduction is not None:
-            limit = f"{self.reduction:.6g} of the parameters saved"
-        elif self.max_params is not None:
-            limit = f"at most {self.max_params:,} parameters"
-        elif self.max_bytes is not None:
-            limit = f"at most {self.max_bytes:,} bytes"
-        else:
-            limit = f"relative error at most {self.max_error:.6g}"
-        return f"{limit}, allocated by energy per parameter"
+        (name,) = self._given()
+        return f"{_LIMITS[name].format(getattr(self, name))}, allocated by energy per parameter"
 
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
         self._check()
@@ -162,15 +157,18 @@ class ToBudget:
             )
         return fill(items, limit)
 
+    def _given(self) -> list[str]:
+        return [name for name in _LIMITS if getattr(self, name) is not None]
+
     def _check(self) -> None:
-        given = [(name, value) for name in _LIMITS if (value := getattr(self, name)) is not None]
+        given = self._given()
         if len(given) != 1:
             raise UsageError(
                 f"a budget is exactly one of {', '.join(_LIMITS)}",
                 code="several-criteria",
                 hint="give one criterion",
             )
-        name, value = given[0]
+        name, value = given[0], getattr(self, given[0])
         number_argument(name, value)
         if name in ("max_params", "max_bytes"):
             if value < 1:
@@ -191,7 +189,13 @@ class ToBudget:
         return math.floor(sum(module.params for module in modules) * kept)
 
 
-_LIMITS = ("reduction", "max_params", "max_bytes", "max_error")
+_LIMITS = {
+    "reduction": "{:.6g} of the parameters saved",
+    "max_params": "at most {:,} parameters",
+    "max_bytes": "at most {:,} bytes",
+    "max_error": "relative error at most {:.6g}",
+}
+"""Field of a budget -> what a plan says of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +230,30 @@ class ToRanks:
         for module in modules:
             _refuse_rank(module, self.ranks[module.name])
         return self.ranks
+
+
+@dataclass(frozen=True, slots=True)
+class ToPlan:
+    """The ranks of an earlier plan for the same weights; UsageError (plan-mismatch) where they are others."""
+
+    plan: CompressionPlan
+
+    @property
+    def words(self) -> str:
+        rows, words = self.plan.modules, self.plan.criterion
+        edited = any(row.new_params * row.old_rank != row.old_params * row.new_rank for row in rows)
+        return words.removesuffix(EDITED) + EDITED if edited else words
+
+    def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
+        here, there = report.adapter.sha256[:12], self.plan.adapter_sha256[:12]
+        if self.plan.adapter_sha256 != report.adapter.sha256:
+            raise UsageError(
+                f"{report.adapter.path}: the plan was made for another adapter (sha256 {there} there, {here} here)",
+                code="plan-mismatch",
+                hint="make a plan for this adapter with --dry-run --json",
+            )
+        ranks = {row.name: row.new_rank for row in self.plan.modules}
+        return ToRanks(ranks, self.words).choose(report, modules, grid)
 
 
 def suggestions_of(report: AuditReport) -> Suggestions:

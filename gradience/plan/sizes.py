@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 from gradience.arguments import integer_argument, number_argument, path_argument, wrong_type
 from gradience.artifacts.compression import CompressionPlan
 from gradience.errors import UsageError
-from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToRank, ToSuggestion
-from gradience.plan.given import ToPlan
+from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToPlan, ToRank, ToSuggestion
 
 
 class Size(NamedTuple):

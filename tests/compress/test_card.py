@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gradience.compress.card import OPENING, annotate, with_first_line
+from gradience.compress.carry import OPENING, annotate, with_first_line
 
 LINE = f"{OPENING} Made today."
 YAML = b"---\nlicense: mit\ntags: [lora]\n---\n"

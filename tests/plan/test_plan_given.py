@@ -10,8 +10,7 @@ from gradience.artifacts.audit import TensorNote
 from gradience.artifacts.compression import CompressionPlan
 from gradience.errors import UsageError
 from gradience.plan.compression import plan_compression
-from gradience.plan.criteria import ToRank, ToRanks
-from gradience.plan.given import EDITED, ToPlan
+from gradience.plan.criteria import EDITED, ToPlan, ToRank, ToRanks
 
 SIGMA = np.array([4.0, 2.0, 1.0, 0.5])
 
