@@ -8,6 +8,7 @@ from fractions import Fraction
 from gradience.artifacts.forecast import BenchForecast, CostEstimate, RenderedExample
 from gradience.report import terminal
 from gradience.report.blocks import Block, Document, Facts, Heading, Inline, Paragraph, Span, items
+from gradience.report.numbers import count, size
 
 SHOWN = 400
 """Characters of the example's prompt and response that are shown."""
@@ -61,10 +62,10 @@ def _costs(cost: CostEstimate, seeds: int) -> list[tuple[str, Inline]]:
     if cost.kernels_per_token is not None:
         kernels += f", {cost.kernels_per_token:,} per generated token of a batch"
     rows: list[tuple[str, Inline]] = [
-        ("base", f"{millions(cost.base_params)} parameters"),
-        ("probe", f"{millions(cost.probe_params)} trained parameters"),
+        ("base", f"{count(cost.base_params)} parameters"),
+        ("probe", f"{count(cost.probe_params)} trained parameters"),
         ("memory", f"about {size(memory)}: {parts}"),
-        ("tokens", f"{millions(cost.tokens_per_training)} per training, padding included"),
+        ("tokens", f"{count(cost.tokens_per_training)} per training, padding included"),
         ("kernels", kernels),
     ]
     for time in cost.times:
@@ -93,26 +94,6 @@ def _quoted(text: str) -> str:
     r"""On one line: line breaks as `\n`."""
     cut = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
     return json.dumps(cut, ensure_ascii=False)
-
-
-def size(count: int) -> str:
-    """Bytes in the largest unit that leaves at least 1: `14.5 GB`, `90 MB`.
-
-    >>> size(14_500_000_000), size(90_400_000), size(800)
-    ('14.5 GB', '90 MB', '1 kB')
-    """
-    if count >= 1e9:
-        return f"{count / 1e9:.1f} GB"
-    return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{max(1, round(count / 1e3))} kB"
-
-
-def millions(count: int) -> str:
-    """A number of parameters or tokens; millions only where there is one.
-
-    >>> millions(7_241_700_000), millions(3_072)
-    ('7,241.7 M', '3,072')
-    """
-    return f"{count / 1e6:,.1f} M" if count >= 1e6 else f"{count:,}"
 
 
 def duration(seconds: float) -> str:

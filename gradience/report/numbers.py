@@ -59,10 +59,10 @@ def digits_for(relative_error: float) -> int:
 
 
 def count(number: int) -> str:
-    """9,216; 147,456; 167.8 M."""
+    """9,216; 147,456; 167.8 M; 7.2 B."""
     if abs(number) < 1_000_000:
         return f"{number:,}"
-    return _scaled(number, 1000, ("", "k", "M", "G", "T"))
+    return _scaled(number, 1000, ("", "k", "M", "B", "T"))
 
 
 def size(number: int) -> str:

@@ -10,6 +10,7 @@ from bench_sample import bench, config, probe_of, three_seeds
 from golden import assert_golden
 
 from gradience.bench.verdict.aggregate import aggregate
+from gradience.bench.verdict.policy import exact_percent
 from gradience.report import html
 from gradience.report.bench import (
     aggregate_text,
@@ -17,7 +18,7 @@ from gradience.report.bench import (
     bench_text,
     summary_text,
 )
-from gradience.report.bench.numbers import counted_points, exact_percent, points, scale
+from gradience.report.bench.numbers import counted_points, points
 from gradience.report.faces import to_markdown
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -142,5 +143,3 @@ def test_small_numbers():
 
     assert points(-0.00001) == "0.00"
     assert exact_percent(Fraction(2, 3)) == "66.7 %"
-    assert scale(7_241_732_096) == "7.2 B"
-    assert scale(66_955_010) == "67.0 M"

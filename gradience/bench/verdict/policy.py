@@ -68,7 +68,7 @@ def verdict_of_seed(n: int, lost: int, won: int, policy: Policy) -> Verdict:
     """Return PASS or FAIL of one variant on one seed, with the reason."""
     allowed = allowed_losses(n, policy.tolerance)
     passed = passes(n, lost, won, policy.tolerance)
-    bound = f"at most {allowed:,} of {n:,} ({percent(policy.tolerance)}) may be lost"
+    bound = f"at most {allowed:,} of {n:,} ({exact_percent(policy.tolerance)}) may be lost"
     if lost == won:
         change = "as many right as the probe"
     else:
@@ -114,17 +114,19 @@ def _failures(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
     rate = Fraction(number, len(rows))
     if rate < policy.pass_rate:
         failures.append(
-            f"{number} of {len(rows)} seeds pass: {percent(rate)} is below {percent(policy.pass_rate)}"
+            f"{number} of {len(rows)} seeds pass: {exact_percent(rate)} is below {exact_percent(policy.pass_rate)}"
         )
     below = [row for row in rows if row.n and not passes(row.n, row.lost, row.won, policy.floor)]
     if below:
         worst = min(below, key=lambda row: Fraction(row.won - row.lost, row.n))
         lost = f"seed {worst.seed} loses {worst.lost - worst.won:,} of {worst.n:,} questions, net"
         allowed = allowed_losses(worst.n, policy.floor)
-        failures.append(f"{lost}: the floor of {percent(policy.floor)} allows {allowed:,}")
+        failures.append(f"{lost}: the floor of {exact_percent(policy.floor)} allows {allowed:,}")
     errors = [row.seed for row in rows if row.n == 0 and row.status not in NO_EVIDENCE]
     if errors and not failures:
-        failures.append(f"nobody has seen that seed {errors[0]} keeps the floor of {percent(policy.floor)}")
+        failures.append(
+            f"nobody has seen that seed {errors[0]} keeps the floor of {exact_percent(policy.floor)}"
+        )
     return failures
 
 
@@ -173,11 +175,13 @@ def policy_notes(policy: Policy, seeds: int, n: int | None = None) -> tuple[str,
     notes = []
     if n is not None:
         allowed = allowed_losses(n, policy.tolerance)
-        notes.append(f"{percent(policy.tolerance)} of {n:,} questions: at most {allowed:,} may be lost, net")
+        notes.append(
+            f"{exact_percent(policy.tolerance)} of {n:,} questions: at most {allowed:,} may be lost, net"
+        )
     needed = math.ceil(policy.pass_rate * seeds)
     below = Fraction(needed - 1, seeds)
-    why = f" ({needed - 1} of {seeds} is {percent(below)})" if needed > 0 else ""
-    notes.append(f"at least {percent(policy.pass_rate)} of {seeds} means {needed} of {seeds}{why}")
+    why = f" ({needed - 1} of {seeds} is {exact_percent(below)})" if needed > 0 else ""
+    notes.append(f"at least {exact_percent(policy.pass_rate)} of {seeds} means {needed} of {seeds}{why}")
     if policy.floor <= policy.tolerance:
         notes.append(
             "the pass rate decides nothing: no seed may fall below the floor, "
@@ -186,7 +190,7 @@ def policy_notes(policy: Policy, seeds: int, n: int | None = None) -> tuple[str,
     return tuple(notes)
 
 
-def percent(value: Fraction) -> str:
+def exact_percent(value: Fraction) -> str:
     """Format as `2.5 %`, `67 %`, `66.7 %`: exact where one decimal says it, else rounded to one."""
     tenths = value * 1000
     rounded = Fraction(round(tenths), 10)

@@ -21,7 +21,7 @@ from gradience.artifacts.bench import (
 from gradience.artifacts.bench_plan import Policy
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PlannedVariant, asked_for
-from gradience.bench.verdict.policy import overall, percent, verdict_of_seed
+from gradience.bench.verdict.policy import exact_percent, overall, verdict_of_seed
 
 Results = tuple[VariantResult, ...]
 
@@ -77,7 +77,8 @@ def gate_sentence(probe: Probe) -> str:
     """Say what the probe reached, and what it had to."""
     diverged = probe.training is not None and probe.training.diverged
     reached = f"the probe has {probe.correct:,} of {probe.n:,} right ({probe.score:.1%})".replace("%", " %")
-    return f"{'the training diverged; ' if diverged else ''}{reached}; its gate is {percent(probe.gate.min_value)}"
+    gate = f"its gate is {exact_percent(probe.gate.min_value)}"
+    return f"{'the training diverged; ' if diverged else ''}{reached}; {gate}"
 
 
 def status_of(results: Results) -> tuple[Status, tuple[str, ...]]:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from gradience.artifacts.bench import Bench, VariantResult
 from gradience.bench.arms.registry import control_of
-from gradience.bench.verdict.policy import allowed_losses
+from gradience.bench.verdict.policy import allowed_losses, exact_percent
 from gradience.report.bench import sections
-from gradience.report.bench.numbers import exact_percent, points
+from gradience.report.bench.numbers import points
 from gradience.report.blocks import Column, Document, Facts, Heading, Inline, Span, Table, items
 from gradience.report.numbers import MISSING, count, number_range, percent
 from gradience.words import counted

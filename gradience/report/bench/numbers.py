@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 from gradience.artifacts.bench_aggregate import Spread
-from gradience.artifacts.exact import exact_text
-from gradience.report.numbers import MISSING, count
+from gradience.report.numbers import MISSING
 
 
 def points(delta: float | None) -> str:
@@ -36,13 +33,3 @@ def mean_percent(spread: Spread | None) -> str:
         return MISSING
     around = "" if spread.sd is None else f" ± {100 * spread.sd:.1f}"
     return f"{100 * spread.mean:.1f} %{around}"
-
-
-def exact_percent(value: Fraction) -> str:
-    """2.5 %, 67 %, 66.7 %."""
-    return f"{exact_text(Fraction(round(value * 1000), 10))} %"
-
-
-def scale(params: int | None) -> str:
-    """66.4 M, 7.2 G as people say it: 7.2 B."""
-    return MISSING if params is None else count(params).replace(" G", " B")

@@ -9,8 +9,8 @@ from gradience.artifacts.bench_aggregate import BenchAggregate, BestVariant, Var
 from gradience.artifacts.bench_plan import DataSplit, Policy
 from gradience.bench.arms.controls.aa import AA
 from gradience.bench.arms.registry import ARMS, control_of
+from gradience.bench.verdict.policy import exact_percent
 from gradience.bench.verdict.sanity import as_expected
-from gradience.report.bench.numbers import exact_percent, scale
 from gradience.report.blocks import Block, Facts, Heading, Inline, Note, Notes, Paragraph, Role, Span, items
 from gradience.report.numbers import count, percent
 
@@ -60,7 +60,7 @@ def data(base_params: int | None, splits: Iterable[DataSplit], role: str) -> lis
     """Return the size of the base model, and the examples: `7,473 training and 1,319 test examples`."""
     words = {"train": "training", "dev": "dev", "confirm": "test"}
     sizes = [f"{split.n:,} {words[split.role]}" for split in splits if split.role in ("train", role)]
-    base = "unknown size" if base_params is None else f"{scale(base_params)} parameters"
+    base = "unknown size" if base_params is None else f"{count(base_params)} parameters"
     return [("base model", base), ("data", f"{' and '.join(sizes)} examples")]
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradience.artifacts.bench import Bench, Probe, VariantResult
+from gradience.bench.verdict.policy import exact_percent
 from gradience.report.bench import sections
-from gradience.report.bench.numbers import exact_percent, out_of, points
+from gradience.report.bench.numbers import out_of, points
 from gradience.report.bench.sections import Row
 from gradience.report.blocks import Column, Document, Facts, Heading, Inline, Paragraph, Span, Table, items
 from gradience.report.numbers import MISSING, count, number_range, percent, plural, sig, size, trimmed

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.report.bench.numbers import mean_percent, scale
+from gradience.report.bench.numbers import mean_percent
 from gradience.report.bench.sections import ROLES, SMOKE_STATUS, reduction
 from gradience.report.blocks import Column, Document, Inline, Span, Table
-from gradience.report.numbers import MISSING, percent
+from gradience.report.numbers import MISSING, count, percent
 
 
 def summary_blocks(results: Sequence[Bench | BenchAggregate]) -> Document:
@@ -37,7 +37,7 @@ def _row(run: Bench | BenchAggregate) -> list[Inline]:
         score, status = mean_percent(run.probe), run.status
     return [
         Span(run.model, "name"),
-        scale(run.base_params),
+        MISSING if run.base_params is None else count(run.base_params),
         Span(task, "name"),
         seeds,
         score,
