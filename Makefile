@@ -10,7 +10,7 @@
 #   make conformance-lowest     the tests on the lowest allowed versions, in an environment of their own (6 GB)
 #   make conformance-vllm       compressed adapters served by real vLLM, in an environment of its own
 #   make conformance-llama-cpp  the same through llama.cpp (builds it)
-#   make docs                   regenerate what is generated: docs/ and the README's output block
+#   make docs                   regenerate what is generated: docs/, the README's blocks and its picture
 #   make clean                  remove .venv and caches
 
 .DEFAULT_GOAL := help

@@ -6,6 +6,8 @@ python scripts/update_readme.py --check   exit 1 when a page shows something els
 
 from __future__ import annotations
 
+import html
+import io
 import os
 import re
 import shutil
@@ -19,37 +21,55 @@ from typing import NamedTuple
 
 from blocks import only_checking, replace_block
 
-from gradience.artifacts.bench import Bench
-from gradience.report.bench import bench_text
+from gradience.artifacts.bench_aggregate import BenchAggregate
+from gradience.report.bench.numbers import mean_percent, points
+from gradience.report.bench.sections import status_of
+from gradience.report.numbers import percent, plural
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = "gradience/examples/minilm-reviews-r8"
+AUDIT = "audit ./adapter"
+PICTURE = Path("docs") / "audit.svg"
+PICTURE_WIDTH = 84
+PICTURE_SECTIONS = ("How much of its rank does it use?", "What ranks are suggested?", "Where?")
+BENCH_RESULTS = Path("benchmarks") / "results" / "minilm_reviews" / "bench_aggregate.json"
+BENCH_ROWS = {
+    "per_layer.truncate": "the probe truncated, each module to a rank of its own",
+    "uniform_median.truncate": "the probe truncated, all modules to one rank",
+    "uniform_median": "retrained at that rank",
+    "random_directions": "control, must fail: the same ranks in random directions",
+}
+
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Shown(NamedTuple):
     """A block of a page, and the command whose output it shows.
 
-    kept: a result from which it is drawn again, where the command takes too long to run here.
-    before: commands that must run first.   until: a heading from which on the output is left out.
-    scratch: run in an empty folder with the example adapter in it, also as `my_adapter`; else in the repository.
+    sections: headings of the sections that are shown below the title, all of them where none is named.
+    before: commands that must run first.
+    scratch: run in an empty folder with the example adapter in it, also as `adapter` and `my_adapter`; else in the
+    repository.
     """
 
     page: str
     block: str
     command: str
+    sections: Sequence[str] = ()
     before: Sequence[str] = ()
-    until: str = ""
     scratch: bool = True
-    kept: str = ""
 
 
 SMALLER = "compress my_adapter --rank 4 --output smaller"
-DEMO = "bench run --config minilm_reviews_demo --output runs/demo"
-DEMO_RESULTS = "benchmarks/results/minilm_reviews_demo"
 PAGES = (
-    Shown("README.md", "bench", DEMO, until="Policy", kept=f"{DEMO_RESULTS}/bench.json"),
-    Shown("README.md", "demo", "demo", until="What next?", scratch=False),
-    Shown("README.md", "compress", f"compress {EXAMPLE} --rank 4 --output smaller", until="Where?"),
+    Shown("README.md", "audit", AUDIT, ("What ranks are suggested?",)),
+    Shown(
+        "README.md",
+        "compress",
+        "compress ./adapter --rank 4 --output smaller",
+        ("What is saved?", "What is lost?"),
+    ),
     Shown("docs/reading_an_audit.md", "audit", f"audit {EXAMPLE}", scratch=False),
     Shown("docs/compressing.md", "plan", "compress my_adapter --rank 4 --dry-run"),
     Shown("docs/comparing.md", "compare", "compare my_adapter smaller", before=(SMALLER,)),
@@ -57,31 +77,41 @@ PAGES = (
 
 
 def text_of(shown: Shown) -> str:
-    """The Markdown of a block."""
-    if shown.kept:
-        printed = until(bench_text(Bench.read(ROOT / shown.kept), width=100), shown.until)
-        return f"```text\n$ gradience {shown.command}\n\n{printed.strip()}\n```"
-    if not shown.scratch:
-        return f"```text\n{until(output_of(shown.command, ROOT), shown.until).strip()}\n```"
+    """Return the Markdown of a block."""
+    printed = in_scratch(shown.command, shown.before) if shown.scratch else output_of(shown.command, ROOT)
+    return f"```text\n$ gradience {shown.command}\n\n{part_of(printed, shown.sections).strip()}\n```"
+
+
+def part_of(printed: str, headings: Sequence[str]) -> str:
+    """Return the title and the sections of these headings; `…` stands for what is left out. All where none is named."""
+    title, *sections = printed.strip().split("\n\n")
+    shown, left_out = title, False
+    for section in sections:
+        if headings and not COLOUR.sub("", section).startswith(tuple(headings)):
+            left_out = True
+            continue
+        shown += ("\n…\n" if left_out else "\n\n") + section
+        left_out = False
+    return shown + ("\n…" if left_out else "")
+
+
+def in_scratch(command: str, before: Sequence[str] = (), *, colour: bool = False) -> str:
+    """Return what `gradience COMMAND` prints in an empty folder that holds the example adapter."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for place in ("my_adapter", EXAMPLE):
+        for place in ("adapter", "my_adapter"):
             shutil.copytree(ROOT / EXAMPLE, folder / place)
-        for command in shown.before:
-            output_of(command, folder)
-        printed = until(output_of(shown.command, folder), shown.until)
-    return f"```text\n$ gradience {shown.command}\n\n{printed.strip()}\n```"
+        for earlier in before:
+            output_of(earlier, folder)
+        return output_of(command, folder, colour=colour)
 
 
-def until(printed: str, heading: str) -> str:
-    """Without what stands below the heading; all of it where there is none."""
-    return printed.partition(f"\n{heading}")[0].rstrip() + "\n…" if heading else printed
-
-
-def output_of(command: str, folder: Path) -> str:
-    """What `gradience COMMAND` prints into a pipe, run in `folder`."""
-    environment = {name: value for name, value in os.environ.items() if name != "FORCE_COLOR"}
-    environment["PYTHONIOENCODING"] = "utf-8"
+def output_of(command: str, folder: Path, *, colour: bool = False) -> str:
+    """Return what `gradience COMMAND` prints into a pipe, run in `folder`."""
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "NO_COLOR")
+    }
+    environment |= {"PYTHONIOENCODING": "utf-8", **({"FORCE_COLOR": "1"} if colour else {})}
     done = subprocess.run(
         [sys.executable, "-m", "gradience", *command.split()],
         cwd=folder,
@@ -95,28 +125,73 @@ def output_of(command: str, folder: Path) -> str:
     return done.stdout
 
 
+def picture() -> str:
+    """Return the audit's screen, without what a first look can do without, as an SVG that fetches nothing."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(record=True, width=PICTURE_WIDTH, file=io.StringIO())
+    console.print(Text.from_ansi(part_of(in_scratch(AUDIT, colour=True), PICTURE_SECTIONS)))
+    svg = console.export_svg(title=f"gradience {AUDIT}", unique_id="audit")
+    svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
+    return "".join(f"{line.rstrip()}\n" for line in svg.strip().splitlines())
+
+
+def bench_table() -> str:
+    """Return the kept result of Bench over three seeds as four rows of Markdown."""
+    result = BenchAggregate.read(ROOT / BENCH_RESULTS)
+    tests = next(split.n for split in result.splits if split.role == result.eval_role)
+    variants = {variant.name: variant for variant in result.variants}
+    rows = [
+        f"| `{name}` | {words} | {percent(one.mean_reduction)} | {mean_percent(one.accuracy)} |"
+        f" {points(one.worst_delta)} | {one.passing} of {one.planned} | {status_of(one).text} |"
+        for name, words in BENCH_ROWS.items()
+        for one in (variants[name],)
+    ]
+    seeds, allowed = plural(len(result.planned_seeds), "seed"), percent(float(result.policy.tolerance))
+    return "\n".join(
+        [
+            f"MiniLM-L6 on film reviews, {tests:,} test examples, {seeds}. The probe (rank {result.probe_rank}) has "
+            f"{mean_percent(result.probe)} correct; a variant may lose {allowed}. **{result.status}**:",
+            "",
+            "| variant | is | saved | correct | worst Δ, points | passes on | |",
+            "|---|---|---:|---:|---:|---:|---|",
+            *rows,
+        ]
+    )
+
+
 def portable(page: str) -> str:
-    """The page without the digests of what was written: another processor may round the last bit otherwise."""
+    """Return the page without the digests of what was written: another processor may round the last bit otherwise."""
     return re.sub(r"(?<=sha256 )[0-9a-f]{12}(?= from)|(?<=smaller  sha256 )[0-9a-f]{12}", "…", page)
+
+
+def visible(svg: str) -> str:
+    """Return the words of a picture: how it is drawn depends on the version of rich."""
+    return html.unescape(" ".join(re.findall(r"<text [^>]*>([^<]*)</text>", svg)))
 
 
 def main() -> int:
     check = only_checking(__doc__)
     with ThreadPoolExecutor() as pool:
         texts = list(pool.map(text_of, PAGES))
+    blocks = [(shown.page, shown.block, text) for shown, text in zip(PAGES, texts, strict=True)]
+    blocks.append(("README.md", "bench", bench_table()))
+    after: dict[Path, str] = {}
+    for page, block, text in blocks:
+        path = ROOT / page
+        after[path] = replace_block(after.get(path) or path.read_text(encoding="utf-8"), block, text)
+    after[ROOT / PICTURE] = picture()
     outdated = False
-    for page in dict.fromkeys(shown.page for shown in PAGES):
-        before = after = (ROOT / page).read_text(encoding="utf-8")
-        for shown, text in zip(PAGES, texts, strict=True):
-            if shown.page == page:
-                after = replace_block(after, shown.block, text)
-        if portable(before) == portable(after):
+    for path, text in after.items():
+        comparable = visible if path.suffix == ".svg" else portable
+        if path.exists() and comparable(path.read_text(encoding="utf-8")) == comparable(text):
             continue
-        print(f"{'out of date' if check else 'wrote'}: {page}")
+        print(f"{'out of date' if check else 'wrote'}: {path.relative_to(ROOT)}")
         if check:
             outdated = True
         else:
-            (ROOT / page).write_text(after, encoding="utf-8")
+            path.write_text(text, encoding="utf-8")
     if outdated:
         print("run: make docs", file=sys.stderr)
     return int(outdated)

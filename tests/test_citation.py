@@ -17,8 +17,8 @@ ORIGINAL = CFF["references"][0]
 
 
 def entries() -> dict[str, dict[str, str]]:
-    """The BibTeX entries of the README: key -> fields."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    """The BibTeX entries of docs/citing.md: key -> fields."""
+    text = (ROOT / "docs" / "citing.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^@software\{(\w+),\n(.*?)^\}", text, flags=re.MULTILINE | re.DOTALL)
     return {key: dict(re.findall(r"^ +(\w+) += \{(.*)\}", body, flags=re.MULTILINE)) for key, body in blocks}
 

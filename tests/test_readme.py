@@ -1,4 +1,4 @@
-"""What README and guide show is what happens: output, commands and Python, run here."""
+"""README is a first screen, and what README and guide show is what happens: output, commands and Python, run here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import typer.main
@@ -41,7 +42,7 @@ def shown_commands():
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A working directory with the adapters, the config and the finished runs that the pages speak of."""
-    for name in ("my_adapter", "your_adapter", "run/checkpoint-100", "run/checkpoint-200"):
+    for name in ("adapter", "my_adapter", "your_adapter", "run/checkpoint-100", "run/checkpoint-200"):
         shutil.copytree(example_adapter(), tmp_path / name)
     shutil.copytree(example_adapter(), tmp_path / example_adapter().relative_to(ROOT))
     shutil.copy(ROOT / "gradience" / "bench" / "configs" / "minilm_reviews.yaml", tmp_path / "my.yaml")
@@ -53,7 +54,24 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_readme_shows_what_the_demo_prints():
+def test_the_readme_is_short_and_begins_with_a_picture_and_the_two_commands():
+    text = PAGES[0].read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    assert (ROOT / re.search(r"^!\[.+\]\((.+)\)$", text, flags=re.MULTILINE)[1]).is_file()
+    install = blocks(PAGES[0], "")[0].splitlines()
+    assert [line.split("    ")[0] for line in install[1:]] == ["make demo", "make test"]
+
+
+def test_the_picture_is_the_audits_screen_and_fetches_nothing():
+    picture = ElementTree.parse(ROOT / "docs" / "audit.svg").getroot()
+    shown = "".join(picture.itertext()).replace("\xa0", " ")
+    for words in ("gradience audit ./adapter", "How much of its rank does it use?", "a2fb3c8f1439"):
+        assert words in shown
+    assert 'url("http' not in shown
+    assert not any("href" in name for element in picture.iter() for name in element.attrib)
+
+
+def test_the_pages_show_what_is_printed():
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "update_readme.py"), "--check"],
         capture_output=True, text=True, check=False,
