@@ -15,19 +15,9 @@ from gradience.adapters.config import PeftConfig
 from gradience.adapters.keys import path_ends
 
 _KNOWN_ORDER = (
-    "gate_up_proj",
-    "gate_up_proj_bias",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-    "down_proj_bias",
-    "w1",
-    "v1",
-    "w2",
-    "w3",
-    "weight",
-    "bias",
-)
+    "gate_up_proj", "gate_up_proj_bias", "gate_proj", "up_proj", "down_proj", "down_proj_bias",
+    "w1", "v1", "w2", "w3", "weight", "bias",
+)  # fmt: skip
 """Every expert class of transformers 5.24 defines its parameters in this order."""
 
 

@@ -26,19 +26,11 @@ _EMBEDDING = frozenset((
     "embed_tokens", "wte", "wpe", "word_embeddings", "position_embeddings", "token_type_embeddings",
     "tok_embeddings", "embed_positions", "shared", "lm_head", "embed_out", "embedding", "embeddings",
 ))
-# fmt: on
 _ATTENTION_PARENTS = ("attn", "attention", "crossattention", "encdecattention")
 _MLP_PARENTS = (
-    "mlp",
-    "ffn",
-    "feed_forward",
-    "feedforward",
-    "densereludense",
-    "expert",
-    "moe",
-    "ff",
-    "intermediate",
+    "mlp", "ffn", "feed_forward", "feedforward", "densereludense", "expert", "moe", "ff", "intermediate",
 )
+# fmt: on
 EXPERT_PARTS = frozenset(("w1", "w2", "w3", "gate_proj", "up_proj", "down_proj"))
 
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

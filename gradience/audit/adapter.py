@@ -87,9 +87,8 @@ def _opened(source: str | os.PathLike[str] | PeftModel, adapter: str | None) -> 
     """The adapter, open; of a model, from a copy on disk that is there only within."""
     if is_peft_model(source):
         with as_folder(source, adapter) as folder, open_adapter(folder) as opened:
-            opened.location = replace(
-                opened.location, path=Path(folder.name)
-            )  # the rest of the path is random
+            # The rest of the path is random.
+            opened.location = replace(opened.location, path=Path(folder.name))
             yield opened
     else:
         path = path_argument("path", source, "a path or a PeftModel")

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradience.check.base import BaseShape
-from gradience.check.dialects.dialect import Dialect
+from gradience.check.dialects.dialect import SUPERVISED, Dialect
 from gradience.check.dialects.peft import PEFT
-from gradience.check.objective import SUPERVISED
 from gradience.check.settings import Settings
 from gradience.rules import NotApplicable
 

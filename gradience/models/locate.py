@@ -68,10 +68,7 @@ def _snapshot(name: str, revision: str | None, files: tuple[str, ...]) -> Source
             ignore_patterns=OTHER_COPIES,
             local_files_only=is_local_only(),
         )
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # no such repository or revision, no network; a name that cannot be one
+    except (OSError, ValueError) as error:  # no such repository, no network; a name that cannot be one
         raise NetworkError(
             f"{name}: no such folder, and it cannot be had from the hub: {str(error).strip().splitlines()[0]}",
             code="model-unavailable",

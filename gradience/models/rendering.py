@@ -21,9 +21,8 @@ def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
     # A lone end token is the beginning: some tokenizers have one token for both.
     if len(ids) < 2 or ids[-1] != end:
         return ids
-    plain = _ids(
-        tokenizer, prompt, special=False
-    )  # which may end with the end token, spelled out in the prompt
+    plain = _ids(tokenizer, prompt, special=False)
+    # The prompt itself may end with the end token, spelled out.
     return ids[:-1] if ids[-1 - len(plain) : -1] == plain else ids
 
 

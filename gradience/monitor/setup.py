@@ -26,11 +26,8 @@ def read_setup(config: Mapping[str, Json], logged: Collection[str] = ()) -> RunS
     """
     trainer = _block(config, "trainer")
     bases = trainer.get("bases")
-    classes = [
-        _text(trainer, "class"),
-        *(bases if isinstance(bases, list) else ()),
-        _text(trainer, "arguments"),
-    ]
+    named = bases if isinstance(bases, list) else ()
+    classes = [_text(trainer, "class"), *named, _text(trainer, "arguments")]
     lora, training = _block(config, "lora"), _block(config, "training")
     optimizer, base = _block(config, "optimizer"), _block(config, "base")
     quantization = _block(base, "quantization")

@@ -3,24 +3,8 @@ are those of the page around it."""
 
 from __future__ import annotations
 
-from gradience.report.blocks import (
-    Bars,
-    Block,
-    Code,
-    Document,
-    Facts,
-    Heading,
-    HeatMap,
-    Inline,
-    Mark,
-    Note,
-    Notes,
-    Paragraph,
-    Span,
-    Table,
-    figures_of,
-    spans,
-)
+from gradience.report import blocks
+from gradience.report.blocks import Block, Document, Inline, Mark, Note, Span, Table, figures_of, spans
 from gradience.report.names import html_name, html_text
 
 MARK_WORDS: dict[Mark, str] = {
@@ -40,21 +24,21 @@ def render(document: Document) -> str:
 
 def _block(block: Block) -> str:
     match block:
-        case Heading():
+        case blocks.Heading():
             tag = f"h{block.level + 2}"  # a notebook has headings of its own above
             aside = f"<p>{_text(block.aside)}</p>" if block.aside else ""
             return f"<{tag}>{_text(block.text)}</{tag}>{aside}"
-        case Paragraph():
+        case blocks.Paragraph():
             return f"<p>{_text(block.text)}</p>"
-        case Notes():
+        case blocks.Notes():
             return f"<ul>{''.join(map(_note, block.notes))}</ul>"
-        case Facts():
+        case blocks.Facts():
             return _table(Table([], block.facts))
         case Table():
             return _table(block)
-        case Bars() | HeatMap():
+        case blocks.Bars() | blocks.HeatMap():
             return _table(figures_of(block))
-        case Code():
+        case blocks.Code():
             lines = "\n".join(map(_text, block.lines))
             return f"<pre>{lines}</pre>"
 

@@ -4,24 +4,8 @@ from __future__ import annotations
 
 import re
 
-from gradience.report.blocks import (
-    Bars,
-    Block,
-    Code,
-    Document,
-    Facts,
-    Heading,
-    HeatMap,
-    Inline,
-    Mark,
-    Note,
-    Notes,
-    Paragraph,
-    Span,
-    Table,
-    figures_of,
-    spans,
-)
+from gradience.report import blocks
+from gradience.report.blocks import Block, Document, Inline, Mark, Note, Span, Table, figures_of, spans
 from gradience.report.names import display_sentence, markdown_name, markdown_text
 
 MARK_WORDS: dict[Mark, str] = {
@@ -41,20 +25,20 @@ def render(document: Document) -> str:
 
 def _block(block: Block) -> str:
     match block:
-        case Heading():
+        case blocks.Heading():
             title = f"{'#' * block.level} {_text(block.text)}"
             return f"{title}\n\n{_line(block.aside)}" if block.aside else title
-        case Paragraph():
+        case blocks.Paragraph():
             return _line(block.text)
-        case Notes():
+        case blocks.Notes():
             return "\n".join(map(_note, block.notes))
-        case Facts():
+        case blocks.Facts():
             return "\n".join(f"- **{_text(label)}**: {_text(text)}" for label, text in block.facts)
         case Table():
             return _table(block)
-        case Bars() | HeatMap():
+        case blocks.Bars() | blocks.HeatMap():
             return _table(figures_of(block))
-        case Code():
+        case blocks.Code():
             return _code(block)
 
 
@@ -100,7 +84,7 @@ def _table(table: Table) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
 
 
-def _code(code: Code) -> str:
+def _code(code: blocks.Code) -> str:
     """A fence that is longer than any within."""
     lines = ["".join(display_sentence(span.text) for span in spans(line)) for line in code.lines]
     longest = max((len(ticks) for line in lines for ticks in re.findall("`+", line)), default=0)

@@ -13,24 +13,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from gradience.report.blocks import (
-    Bars,
-    Block,
-    Code,
-    Column,
-    Document,
-    Facts,
-    Heading,
-    HeatMap,
-    Inline,
-    Mark,
-    Notes,
-    Paragraph,
-    Role,
-    Span,
-    Table,
-    spans,
-)
+from gradience.report import blocks
+from gradience.report.blocks import Block, Column, Document, Inline, Mark, Role, Span, Table, spans
 from gradience.report.names import cells, display_name, display_sentence, fit_names
 
 if TYPE_CHECKING:
@@ -89,8 +73,8 @@ def render(document: Document, *, width: int | None = None, color: bool = False)
     lines: list[str] = []
     indent = 0
     for block in document:
-        at = 0 if isinstance(block, Heading) else indent
-        if isinstance(block, Heading):
+        at = 0 if isinstance(block, blocks.Heading) else indent
+        if isinstance(block, blocks.Heading):
             lines += [""] if lines else []
             indent = INDENT if block.level > 1 else 0
         room = UNLIMITED if width is None else max(MIN_WIDTH, width) - at
@@ -103,21 +87,21 @@ def render(document: Document, *, width: int | None = None, color: bool = False)
 def _drawings(block: Block, room: int, text: int) -> Iterator[tuple[RenderableType, int]]:
     """What rich draws for a block, and in how many columns. room: for tables; text: for sentences."""
     match block:
-        case Heading():
+        case blocks.Heading():
             yield _heading(block), text
-        case Paragraph():
+        case blocks.Paragraph():
             yield _text(block.text), text
-        case Notes():
+        case blocks.Notes():
             yield _notes(block), text
-        case Facts():
+        case blocks.Facts():
             yield _facts(block), text
         case Table():
             yield from _table(block, room, text)
-        case Bars():
+        case blocks.Bars():
             yield from _table(_bars(block, text), room, text)
-        case HeatMap():
+        case blocks.HeatMap():
             yield from _table(_heat_map(block, room), room, text)
-        case Code():
+        case blocks.Code():
             for line in block.lines:
                 yield _text(line), UNLIMITED
 
@@ -185,7 +169,7 @@ def _without_end_blanks(line: str) -> str:
     return "".join(pieces)
 
 
-def _heading(heading: Heading) -> Text:
+def _heading(heading: blocks.Heading) -> Text:
     title = _text(heading.text, "bold")
     return title.append("  ").append_text(_text(heading.aside, "dim")) if heading.aside else title
 
@@ -193,7 +177,7 @@ def _heading(heading: Heading) -> Text:
 # ---------------------------------------------------------------- lists
 
 
-def _notes(notes: Notes) -> RenderableType:
+def _notes(notes: blocks.Notes) -> RenderableType:
     """A mark and a sentence, its details below."""
     from rich import table
 
@@ -205,7 +189,7 @@ def _notes(notes: Notes) -> RenderableType:
     return grid
 
 
-def _facts(facts: Facts) -> RenderableType:
+def _facts(facts: blocks.Facts) -> RenderableType:
     """Labels in a column, the texts beside them."""
     from rich import table
 
@@ -308,7 +292,7 @@ def _grid(columns: Sequence[_Measured], gap: int) -> RenderableType:
 # ---------------------------------------------------------------- drawings
 
 
-def _bars(bars: Bars, room: int) -> Table:
+def _bars(bars: blocks.Bars, room: int) -> Table:
     """A bar behind the figures; the titles say which sign is which."""
     roles: tuple[Role, ...] = ("bar1", "bar2", "bar3")
     parts = [Span(sign, role) for sign, role in zip(BAR_SIGNS, roles, strict=True)]
@@ -337,7 +321,7 @@ def _bar(shares: Iterable[float], parts: Sequence[Span], length: int) -> tuple[S
     return (*drawn, Span(REST.text * (length - at), REST.role))
 
 
-def _heat_map(heat: HeatMap, room: int) -> Table:
+def _heat_map(heat: blocks.HeatMap, room: int) -> Table:
     """A ruler, and below it each row of signs, each sign several times where there are few columns."""
     labels = [heat.title, *(row.label for row in heat.rows)]
     lines = [heat.titles, *(row.figures for row in heat.rows if row.figures)]

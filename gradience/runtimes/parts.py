@@ -15,31 +15,15 @@ from gradience.ranks import VLLM_MAX_LORA_RANKS
 Parts = frozenset[str]
 ON = " on "
 """Between a kind of tensor and its module."""
-NEUTRAL = frozenset(
-    (
-        # The tensors say it better.
-        *("r", "lora_alpha", "target_modules"),
-        # Where the adapter comes from, and how it was trained.
-        *(
-            "auto_mapping",
-            "base_model_name_or_path",
-            "inference_mode",
-            "lora_dropout",
-            "peft_type",
-            "peft_version",
-        ),
-        *("revision", "runtime_config", "task_type"),
-        # Read only where another setting asks for it.
-        *(
-            "corda_config",
-            "eva_config",
-            "loftq_config",
-            "lora_ga_config",
-            "megatron_core",
-            "qalora_group_size",
-        ),
-    )
-)
+NEUTRAL = frozenset((
+    # The tensors say it better.
+    "r", "lora_alpha", "target_modules",
+    # Where the adapter comes from, and how it was trained.
+    "auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout", "peft_type", "peft_version",
+    "revision", "runtime_config", "task_type",
+    # Read only where another setting asks for it.
+    "corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_core", "qalora_group_size",
+))  # fmt: skip
 """Settings that change nothing about what a runtime has to apply."""
 SPOKEN = frozenset(("bias", "init_lora_weights", "modules_to_save"))
 """Settings whose value matters; of the others it matters that they are used."""

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from gradience.check import check_configs
-from gradience.check.objective import OF_ALGORITHM
+from gradience.check.dialects.dialect import OF_ALGORITHM
 from gradience.check.rules import RULES
 from gradience.report.check import settings_sentence
 from tests.check.tool_cases import CANNOT, CASES, POLICY_GRADIENT, SEVEN, SOUND

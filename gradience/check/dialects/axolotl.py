@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradience.check.dialects.dialect import Dialect, Values, loaded_bits, precision, switched
-from gradience.check.objective import Aim, named_aim
+from gradience.check.dialects.dialect import Aim, Dialect, Values, loaded_bits, named_aim, precision, switched
 
 KEYS = {
     "base_model": "base_model",

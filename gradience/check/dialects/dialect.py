@@ -6,10 +6,36 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from gradience.check.objective import Aim
 from gradience.check.values import Reader, value_at
 
 Values = Mapping[str, Any]
+
+SUPERVISED = ("sft", "pretraining")
+"""Objectives that the advice on supervised fine-tuning is for; it says nothing about reinforcement learning."""
+OF_ALGORITHM = {
+    "sft": "sft",
+    "pt": "pretraining",
+    **dict.fromkeys(("rm", "reward", "prm"), "reward"),
+    **dict.fromkeys(("dpo", "ipo", "orpo", "kto", "simpo", "cpo", "bco"), "preference"),
+    **dict.fromkeys(("grpo", "gdpo", "rloo", "ppo", "gspo", "ebft", "online_dpo"), "rl"),
+}
+"""What a tool calls a method -> what it trains for."""
+
+
+class Aim(NamedTuple):
+    """What is trained for, by which method where that is known, and the key that says so (None: a default)."""
+
+    objective: str
+    algorithm: str | None = None
+    key: str | None = None
+
+
+def named_aim(values: Values, key: str, otherwise: str) -> Aim | None:
+    """Return the method that a key names; one that we do not know counts as `otherwise`."""
+    name = values.get(key)
+    if not isinstance(name, str) or not name:
+        return None
+    return Aim(OF_ALGORITHM.get(name.lower(), otherwise), name.lower(), key)
 
 
 class LoraSwitch(NamedTuple):

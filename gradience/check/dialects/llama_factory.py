@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gradience.check.dialects import trainer
-from gradience.check.dialects.dialect import Dialect, LoraSwitch, Values, precision, switched
-from gradience.check.objective import Aim, named_aim
+from gradience.check.dialects.dialect import Aim, Dialect, LoraSwitch, Values, named_aim, precision, switched
 from gradience.check.values import Reader, targets_or_names
 
 KEYS: Mapping[str, str | tuple[str, Reader]] = {

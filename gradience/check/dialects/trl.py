@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gradience.check.dialects import trainer
-from gradience.check.dialects.dialect import Dialect, LoraSwitch, Values, loaded_bits, precision
-from gradience.check.objective import Aim
+from gradience.check.dialects.dialect import Aim, Dialect, LoraSwitch, Values, loaded_bits, precision
 from gradience.check.values import Reader, negated, off_if_on
 
 KEYS: Mapping[str, str | tuple[str, Reader]] = {

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gradience.adapters.families import LINEAR
-from gradience.check.dialects.dialect import Dialect, Values, switched
-from gradience.check.objective import Aim
+from gradience.check.dialects.dialect import Aim, Dialect, Values, switched
 from gradience.check.values import Reader, negated, targets_or_names, value_at
 
 KEYS: Mapping[str, str | tuple[str, Reader]] = {

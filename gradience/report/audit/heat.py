@@ -16,10 +16,10 @@ from typing import NamedTuple
 from gradience.adapters.families import MODULE_TYPES
 from gradience.artifacts.audit import AuditReport, LayerAudit
 from gradience.report.blocks import HeatMap, HeatRow, Inline, Role, Span
+from gradience.report.charts import BLOCKS
 from gradience.report.modules import by_kind
 from gradience.report.numbers import number_range, trimmed
 
-BLOCKS = "▁▂▃▄▅▆▇█"
 HEAT: tuple[Role, ...] = ("heat1", "heat2", "heat3", "heat4", "heat5", "heat6", "heat7", "heat8")
 ABSENT, UNTRAINED, BROKEN = Span("·", "dim"), Span("○", "dim"), Span("✗", "dim")
 SIGN_WORDS = {ABSENT: "none", UNTRAINED: "untrained", BROKEN: "not measured"}
