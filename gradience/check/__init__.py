@@ -14,12 +14,7 @@ from gradience.check.base import read_base
 from gradience.check.context import Context
 from gradience.check.dialects import dialect_of, read_settings
 from gradience.check.dialects.peft import PEFT
-from gradience.check.files import (
-    adapter_config_in,
-    configurations_at,
-    read_mapping,
-    training_config_in,
-)
+from gradience.check.files import adapter_config_in, configurations_at, read_mapping, training_config_in
 from gradience.check.settings import Settings
 from gradience.check.tasks import TASKS, task_of
 from gradience.errors import UsageError

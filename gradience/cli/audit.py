@@ -122,12 +122,7 @@ def audit(
 
 
 def _several(
-    paths: Sequence[str],
-    measure: Callable[[str, str], AuditReport],
-    *,
-    layers: bool,
-    json: bool,
-    quiet: bool,
+    paths: Sequence[str], measure: Callable[[str, str], AuditReport], *, layers: bool, json: bool, quiet: bool
 ) -> int:
     """Audit each path in the order given, past those that fail, and return the highest exit code.
 

@@ -134,11 +134,7 @@ def compress(
     with ProgressBar(f"measuring {adapter}", quiet=quiet) as progress:
         audited = audit_adapter(adapter, adapter=name, progress=progress, command=command_line())
     ranks = plan_compression(
-        audited,
-        criterion,
-        allowed_ranks=grid,
-        multiple_of=multiple_of,
-        allow_untrained=allow_untrained,
+        audited, criterion, allowed_ranks=grid, multiple_of=multiple_of, allow_untrained=allow_untrained
     )
     how: dict[str, Any] = {
         "encoding": encoding,

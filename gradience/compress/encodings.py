@@ -199,8 +199,7 @@ def config_fields(rank: int, alpha: int | float) -> dict[str, Any]:
 ENCODINGS: dict[Encoding, EncodingRule] = {
     "uniform": EncodingRule("one r and one α for all modules", _uniform),
     "patterns": EncodingRule(
-        "rank_pattern and alpha_pattern for the modules that differ from r and α",
-        _patterns,
+        "rank_pattern and alpha_pattern for the modules that differ from r and α", _patterns
     ),
     "padded": EncodingRule(
         "zeros bring every module to one rank on disk, which saves no memory in a server",

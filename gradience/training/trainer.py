@@ -69,12 +69,7 @@ def train(
     labels = labels_of(task, model)
     if problem := several_processes(model, processes_here()):
         raise UsageError(problem, code="processes", hint="or leave model.quantization out")
-    request = {
-        "lora": dict(lora),
-        "recipe": recipe.model_dump(mode="json"),
-        "seed": seed,
-        "trained": trained,
-    }
+    request = {"lora": dict(lora), "recipe": recipe.model_dump(mode="json"), "seed": seed, "trained": trained}
     if (output / REPORT).is_file():
         return finished(output, request)
     output.mkdir(parents=True, exist_ok=True)
