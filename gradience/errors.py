@@ -136,13 +136,13 @@ def require(module: str, *, extra: str) -> ModuleType:
         ) from None
 
 
-def did_you_mean(word: str, known: Iterable[str], then: str = "") -> str:
-    """A hint that asks for the one of `known` that is spelt most like `word`, with `then` behind it.
+def did_you_mean(word: str, known: Iterable[str], then: str = "", most: int = 1) -> str:
+    """A hint that asks for those of `known` that are spelt most like `word`, at most `most`, with `then` behind it.
 
     >>> did_you_mean("gsm9k", ["glue", "gsm8k"])
     'did you mean `gsm8k`?'
     """
     from difflib import get_close_matches
 
-    guesses = [f"did you mean `{match}`?" for match in get_close_matches(word, list(known), n=1)]
-    return " ".join(filter(None, [*guesses, then]))
+    guesses = [f"`{match}`" for match in get_close_matches(word, list(known), n=most)]
+    return " ".join(filter(None, [f"did you mean {' or '.join(guesses)}?" if guesses else "", then]))

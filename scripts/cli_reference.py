@@ -10,6 +10,7 @@ from typing import Any
 import typer.main
 
 from gradience.cli.app import app
+from gradience.cli.help import records
 
 INTRODUCTION = """\
 # Command line
@@ -42,9 +43,9 @@ def _section(context: Any) -> str:
     path, command = context.command_path, context.command
     usage = command.get_usage(context).removeprefix("Usage: ")
     blocks = [f"## {path}", f"```\n{usage}\n```", _prose(command.help)]
-    records = [record for param in command.get_params(context) if (record := param.get_help_record(context))]
     blocks.append(
-        "| | |\n|---|---|\n" + "\n".join(f"| `{_cell(names)}` | {_cell(text)} |" for names, text in records)
+        "| | |\n|---|---|\n"
+        + "\n".join(f"| `{_cell(names)}` | {_cell(text)} |" for _, names, text in records(command, context))
     )
     children = [f"{path} {name}" for name in getattr(command, "commands", {})]
     if children:

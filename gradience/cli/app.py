@@ -12,10 +12,10 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
 from gradience.cli.console import show_error
 from gradience.cli.exit_codes import ExitCode
+from gradience.cli.help import SETTINGS, Group, Verb
 from gradience.cli.predecessor import VERBS_INSTEAD, instead_of
 from gradience.errors import GradienceError, UsageError
 
@@ -36,7 +36,7 @@ def _closed_pipe_apart() -> Iterator[None]:
         raise PipeClosed from error
 
 
-class Verbs(TyperGroup):
+class Verbs(Group):
     """The root command. Options such as `--help` print while the context is made, verbs when invoked."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
@@ -67,19 +67,15 @@ def show_version(wanted: bool) -> None:
 
 
 def root(
-    context: typer.Context,
     version: Annotated[
         bool,
-        typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and stop."),
+        typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     """How much of its rank does a LoRA adapter use, and is a smaller one as good?
 
     Results go to stdout, everything else to stderr.
     """
-    if context.invoked_subcommand is None:
-        print(context.get_help(), file=sys.stderr)
-        raise typer.Exit(ExitCode.USAGE)
 
 
 def application() -> typer.Typer:
@@ -89,15 +85,15 @@ def application() -> typer.Typer:
         cls=Verbs,
         rich_markup_mode=None,  # plain help: readable everywhere, and rich is not imported for it
         pretty_exceptions_enable=False,  # a bug shows its ordinary traceback
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings=SETTINGS,
     )
-    root_app.callback(invoke_without_command=True)(root)
+    root_app.callback()(root)
     for name in VERBS:
         verb = getattr(import_module(f"gradience.cli.{name}"), name)
         if isinstance(verb, typer.Typer):
             root_app.add_typer(verb)
         else:
-            root_app.command()(verb)
+            root_app.command(cls=Verb)(verb)
     return root_app
 
 

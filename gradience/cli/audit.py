@@ -30,14 +30,17 @@ def audit(
         ),
     ] = None,
     peft_dir: Annotated[
-        str | None, typer.Option("--peft-dir", metavar="DIR", help="Another way to name an adapter.")
+        str | None, typer.Option("--peft-dir", metavar="DIR", help="Same as ADAPTER.")
     ] = None,
     adapter: AdapterName = None,
     layers: Annotated[bool, typer.Option("--layers", help="Show every module and every finding.")] = False,
     top_wasteful: Annotated[
         int | None,
         typer.Option(
-            "--top-wasteful", metavar="N", min=0, help="List the N modules with most spare rank (default 3)."
+            "--top-wasteful",
+            metavar="N",
+            min=0,
+            help="List the N modules with the most unused rank (default 3).",
         ),
     ] = None,
     suggest_per_layer: Annotated[
@@ -47,7 +50,7 @@ def audit(
     tau: Annotated[
         float,
         typer.Option(
-            "--tau", metavar="T", help="Share of the energy that a suggested rank holds, in (0, 1]."
+            "--tau", metavar="T", help="Share of the energy that a suggested rank must keep, in (0, 1]."
         ),
     ] = 0.90,
     allowed_ranks: Annotated[
@@ -55,29 +58,31 @@ def audit(
         typer.Option(
             "--allowed-ranks",
             metavar="R,R...",
-            help="Ranks that may be suggested, such as 4,8,16 (default: powers of 2)",
+            help="Ranks that may be suggested, such as 4,8,16 (default: powers of 2).",
         ),
     ] = None,
     json: Annotated[
-        bool, typer.Option("--json", help="Print audit.json instead of the report, one line an adapter.")
+        bool, typer.Option("--json", help="Print audit.json instead of the report, one line per adapter.")
     ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write audit.json to FILE.")
     ] = None,
     append: Annotated[
         Path | None,
-        typer.Option("--append", metavar="RUN", help="Add a summary to the run.jsonl of its training."),
+        typer.Option("--append", metavar="RUN", help="Append a summary to the run.jsonl of its training."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Let --output replace a file.")] = False,
     quiet: Annotated[
         bool,
-        typer.Option("--quiet", "-q", help="No report and no progress: errors, --json and --output only."),
+        typer.Option(
+            "--quiet", "-q", help="No report and no progress bar: only errors, --json and --output."
+        ),
     ] = False,
 ) -> int:
-    """Measure how much of its rank a LoRA adapter uses, and suggest smaller ranks.
+    """Measure how much of its rank an adapter uses, and suggest ranks.
 
-    Reads the adapter alone: no base model, no GPU, no PyTorch. The exit code is 4 where a part could not be
-    measured or nothing was trained.
+    Reads only the adapter: no base model, no GPU, no PyTorch. Exit code 4: a part could not be measured, or
+    nothing was trained.
 
     Examples:
 

@@ -7,45 +7,50 @@ from typing import Annotated
 
 import typer
 
+from gradience.cli.bench_configs import configs
 from gradience.cli.bench_run import code_of, run
+from gradience.cli.help import Group, Verb
 from gradience.cli.output import command_line, print_json, print_screen
 from gradience.errors import UsageError
 
 bench = typer.Typer(
     name="bench",
-    help="Is the smaller adapter as good? A fixed protocol, several seeds, verdicts in counts.",
-    no_args_is_help=True,
+    help="Test over several seeds whether smaller adapters are as good.\n\n"
+    "A fixed protocol, whose verdicts are made from counts of examples.",
+    cls=Group,
     rich_markup_mode=None,
 )
 
 
-bench.command()(run)
+bench.command(cls=Verb)(run)
+bench.command(cls=Verb)(configs)
 
 Folders = Annotated[
     list[Path],
     typer.Argument(
-        metavar="DIR", help="Folders of finished runs: with a bench.json, or with seed_<n>/bench.json."
+        metavar="DIR", help="Folders of finished runs: with a bench.json, or with seed_N/bench.json."
     ),
 ]
 
 
-@bench.command()
+@bench.command(cls=Verb)
 def aggregate(
     folders: Folders,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="DIR", help="Write bench_aggregate.json and bench_aggregate.md there."
+            "--output", "-o", metavar="DIR", help="Write bench_aggregate.json and bench_aggregate.md to DIR."
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the aggregate as JSON.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an aggregate that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing aggregate.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report.")] = False,
 ) -> int:
-    """Put the seeds of one protocol together and apply the safety policy.
+    """Combine the seeds of one protocol and apply the safety policy.
 
-    Refused: another model, data or recipe, a seed twice, smoke runs, runs that are not independent. A planned seed
-    without a result is a failed seed. Exit code: 0 PASS, 1 FAIL, 8 INCONCLUSIVE, 4 a seed ended in an error.
+    Not combined: different models, data or settings, a seed twice, smoke runs, runs that are not independent. A
+    planned seed without a result counts as failed. Exit codes: 0 PASS, 1 FAIL, 8 INCONCLUSIVE, 4 a seed ended in
+    an error.
 
     Examples:
 
@@ -73,9 +78,9 @@ def aggregate(
     return code_of(report.status)
 
 
-@bench.command()
+@bench.command(cls=Verb)
 def summary(folders: Folders) -> None:
-    """Print one table over runs of all sizes: model, parameters, task, compression, status.
+    """Print one table of several runs: model, task, savings, status.
 
     Examples:
 

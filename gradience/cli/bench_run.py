@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gradience.cli.bench_configs import complete_config
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.output import command_line, print_json, print_screen
 from gradience.words import noun
@@ -21,48 +22,61 @@ def run(
     config: Annotated[
         str,
         typer.Option(
-            "--config", "-c", help="A YAML file, or the name of a config that comes with Gradience."
+            "--config",
+            "-c",
+            metavar="CONFIG",
+            autocompletion=complete_config,
+            help="A YAML file, or a name that gradience bench configs lists.",
         ),
     ],
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Folder of the run; run again with the same to go on after a kill."
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Folder of the run; with the same folder an interrupted run resumes.",
         ),
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]", help="Settings in place of the config's.")
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Settings that replace those of the config."),
     ] = None,
     only_seed: Annotated[
         int | None,
-        typer.Option("--only-seed", metavar="N", help="Run this one of the planned seeds; see exit code 4."),
+        typer.Option("--only-seed", metavar="N", help="Run only this one of the planned seeds."),
     ] = None,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="A shortened run, to see that it works: no evidence.")
+        bool,
+        typer.Option(
+            "--smoke", help="A shortened run to see that everything works; its results are no evidence."
+        ),
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Look at the inputs, say what would be done and what it would cost."),
+        typer.Option(
+            "--dry-run", help="Check the inputs and print what would be done and what it would cost."
+        ),
     ] = False,
     allow_code: Annotated[
         bool,
         typer.Option(
-            "--allow-code", help="Let the config's own task run its code. (Also: GRADIENCE_ALLOW_CODE=1)"
+            "--allow-code", help="Let the config's own task run its code (also: GRADIENCE_ALLOW_CODE=1)."
         ),
     ] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress messages.")] = False,
 ) -> int:
-    """Turn an audit's hypothesis into evidence: train, audit, make smaller adapters, evaluate, decide.
+    """Train, audit, make smaller adapters, evaluate them and decide.
 
-    Exit codes: 0 a smaller adapter passes, 1 none does, 8 nothing can be concluded, 4 a stage ended in an error, or
+    Exit codes: 0 a smaller adapter passes, 1 none does, 8 nothing can be concluded, 4 a stage ended in an error or
     planned seeds are missing.
 
     Examples:
 
       gradience bench run --config minilm_reviews_demo --output out
 
-      gradience bench run -c my.yaml -o out train.lr=1e-4 'seeds=[42, 123, 456]'
+      gradience bench run -c my.yaml -o out train.lr=1e-4 'seeds=[1, 2, 3]'
     """
     from gradience.bench.config.load import load_config
     from gradience.bench.config.shipped import find_config

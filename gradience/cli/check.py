@@ -17,7 +17,7 @@ def check(
         list[Path] | None,
         typer.Argument(
             metavar="CONFIG",
-            help="An adapter's folder, a training's folder, or a configuration file; several are taken together.",
+            help="Adapter folder, training folder or configuration file; several are read as one configuration.",
             show_default=False,
         ),
     ] = None,
@@ -45,18 +45,18 @@ def check(
             "--task",
             "--dataset",
             metavar="NAME",
-            help="What the adapter is for: classification, generation, reasoning, rl, or a name such as sst2 or gsm8k.",
+            help="Kind of task: classification, generation, reasoning, rl, or a name such as sst2 or gsm8k.",
         ),
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option("--lr", metavar="X", help="Judge this learning rate instead of the file's."),
+        typer.Option("--lr", metavar="X", help="Check this learning rate instead of the file's."),
     ] = None,
     r: Annotated[
-        int | None, typer.Option("--r", metavar="N", help="Judge this rank instead of the file's.")
+        int | None, typer.Option("--r", metavar="N", help="Check this rank instead of the file's.")
     ] = None,
     alpha: Annotated[
-        float | None, typer.Option("--alpha", metavar="X", help="Judge this α instead of the file's.")
+        float | None, typer.Option("--alpha", metavar="X", help="Check this α instead of the file's.")
     ] = None,
     base_config: Annotated[
         Path | None,
@@ -65,17 +65,18 @@ def check(
     completion_tokens: Annotated[
         int | None,
         typer.Option(
-            "--completion-tokens", metavar="N", min=1, help="Tokens that are trained on, all epochs once."
+            "--completion-tokens", metavar="N", min=1, help="Tokens in all training completions of one epoch."
         ),
     ] = None,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show sources, and the rules that found nothing.")
+        bool, typer.Option("--verbose", "-v", help="Also show sources, and the rules that found nothing.")
     ] = False,
     json: ReportAsJson = False,
 ) -> int:
-    """Look for what is wrong, unusual or refused in a LoRA configuration before it is trained.
+    """Look for mistakes in a LoRA configuration before training.
 
-    One file may hold both sides. A pickled training_args.bin is never opened. Exit code 1: an error was found.
+    Reports what is wrong, unusual or not supported. One file may hold both the adapter's and the training's
+    settings. A pickled training_args.bin is never opened. Exit code 1: an error was found.
 
     Examples:
 

@@ -16,18 +16,20 @@ def compare(
     a: Annotated[
         Path, typer.Argument(metavar="A", help="The reference: an adapter folder or .safetensors file.")
     ],
-    b: Annotated[Path, typer.Argument(metavar="B", help="The adapter that is compared with it.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The adapter to compare with it.")],
     adapter_a: Annotated[
-        str | None, typer.Option("--adapter-a", metavar="NAME", help="Which adapter, where A holds several.")
+        str | None, typer.Option("--adapter-a", metavar="NAME", help="Which adapter, if A holds several.")
     ] = None,
     adapter_b: Annotated[
-        str | None, typer.Option("--adapter-b", metavar="NAME", help="Which adapter, where B holds several.")
+        str | None, typer.Option("--adapter-b", metavar="NAME", help="Which adapter, if B holds several.")
     ] = None,
     layers: Layers = False,
     json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare two adapters: how far apart are the updates, do their directions overlap, are the runs independent?
+    """Compare two adapters, module by module.
+
+    How far apart are the updates, do their directions overlap, are the runs independent?
 
     Examples:
 

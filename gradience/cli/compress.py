@@ -23,69 +23,78 @@ def compress(
         typer.Argument(metavar="ADAPTER", help="Folder of save_pretrained(), or a .safetensors file in one."),
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder of the smaller adapter.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Where the smaller adapter is written."),
     ] = None,
-    rank: Annotated[int | None, typer.Option("--rank", metavar="K", help="Every module to rank K.")] = None,
+    rank: Annotated[
+        int | None, typer.Option("--rank", metavar="K", help="Truncate every module to rank K.")
+    ] = None,
     energy: Annotated[
         float | None,
         typer.Option(
-            "--energy", metavar="T", help="Every module to the smallest rank that holds T of its energy."
+            "--energy",
+            metavar="T",
+            help="Truncate every module to the smallest rank that keeps the share T of its energy.",
         ),
     ] = None,
     suggested: Annotated[
         str | None,
         typer.Option(
-            "--suggested", metavar="WHICH", help="What the audit suggests: median, p90 or per-layer."
+            "--suggested", metavar="WHICH", help="Ranks that the audit suggests: median, p90 or per-layer."
         ),
     ] = None,
     plan: Annotated[
         Path | None,
-        typer.Option("--plan", metavar="FILE", help="The ranks of a plan that --dry-run --json printed."),
+        typer.Option("--plan", metavar="FILE", help="Ranks of a plan printed by --dry-run --json."),
     ] = None,
     reduction: Annotated[
         float | None,
         typer.Option(
-            "--reduction", metavar="F", help="Save this share of the LoRA parameters, allocated over modules."
+            "--reduction",
+            metavar="F",
+            help="Remove the share F of the LoRA parameters, where it costs least.",
         ),
     ] = None,
     max_params: Annotated[
         int | None,
-        typer.Option("--max-params", metavar="N", help="At most N LoRA parameters, allocated over modules."),
+        typer.Option("--max-params", metavar="N", help="Keep at most N LoRA parameters."),
     ] = None,
     max_bytes: Annotated[
         int | None,
-        typer.Option("--max-bytes", metavar="N", help="At most N bytes of LoRA factors, allocated."),
+        typer.Option("--max-bytes", metavar="N", help="Keep at most N bytes of LoRA factors."),
     ] = None,
     max_error: Annotated[
         float | None,
         typer.Option(
-            "--max-error", metavar="E", help="Relative error of the whole adapter at most E, allocated."
+            "--max-error", metavar="E", help="Keep the relative error of the whole adapter at or below E."
         ),
     ] = None,
     allowed_ranks: Annotated[
         str | None,
-        typer.Option("--allowed-ranks", metavar="R,R...", help="Ranks that modules may get, such as 4,8,16."),
+        typer.Option(
+            "--allowed-ranks", metavar="R,R...", help="Ranks that modules may have, such as 4,8,16."
+        ),
     ] = None,
     multiple_of: Annotated[
         int | None,
-        typer.Option("--multiple-of", metavar="N", help="Ranks that modules may get: multiples of N."),
+        typer.Option("--multiple-of", metavar="N", help="Ranks that modules may have: multiples of N."),
     ] = None,
     encoding: Annotated[
         str | None,
         typer.Option(
             "--encoding",
             metavar="HOW",
-            help="uniform, patterns, padded or folded (default: uniform where ranks and scales agree, else patterns).",
+            help="uniform, patterns, padded or folded (default: uniform if ranks and scales agree, else patterns).",
         ),
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option("--dtype", metavar="TYPE", help="Storage type: BF16, F16, F32 … (default: as it is)."),
+        typer.Option("--dtype", metavar="TYPE", help="Storage type: BF16, F16, F32 … (default: unchanged)."),
     ] = None,
     strip: Annotated[
         list[str] | None,
         typer.Option(
-            "--strip", metavar="PART", help="Drop the other tensors with PART in their name; may be repeated."
+            "--strip", metavar="PART", help="Drop non-LoRA tensors with PART in their name; may be repeated."
         ),
     ] = None,
     base_model: Annotated[
@@ -93,33 +102,36 @@ def compress(
         typer.Option(
             "--base-model",
             metavar="DIR",
-            help="Folder of the base model: its config.json names the architecture, and DoRA needs its weights.",
+            help="Folder of the base model: names the architecture; DoRA also needs its weights.",
         ),
     ] = None,
     name: AdapterName = None,
     allow_untrained: Annotated[
-        bool, typer.Option("--allow-untrained", help="Compress an adapter whose every B·A is 0 as well.")
+        bool, typer.Option("--allow-untrained", help="Accept an adapter whose every B·A is 0.")
     ] = False,
     verify_peft: Annotated[
         bool,
-        typer.Option("--verify-peft", help="Let PEFT load the result before it is put in place; needs PEFT."),
+        typer.Option(
+            "--verify-peft", help="Load the result with PEFT before it is put in place (needs PEFT)."
+        ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
     layers: Layers = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report (or the plan) as JSON.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an adapter folder that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing adapter folder.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a smaller approximation of an adapter, with the same scale, and say exactly what was lost.
+    """Write a smaller approximation of an adapter at the same scale.
 
-    Nothing is trained and no base model is read: every module gets the best approximation of its new rank. Give
-    exactly one of --rank, --energy, --suggested, --reduction, --max-params, --max-bytes, --max-error, --plan.
+    The error is stated exactly. Nothing is trained and no base model is read: every module gets the best
+    approximation of its new rank. Give one of --rank, --energy, --suggested, --plan; or one of --reduction,
+    --max-params, --max-bytes, --max-error, which choose a rank for each module.
 
     Examples:
 
       gradience compress ./my_adapter --rank 16 --output ./smaller
 
-      gradience compress ./my_adapter --reduction 0.5 --allowed-ranks 4,8,16,32 --dry-run
+      gradience compress ./my_adapter --reduction 0.5 --dry-run
     """
     from gradience.plan.sizes import SIZES, criterion_of
 

@@ -33,18 +33,18 @@ class FailOn(StrEnum):
 def monitor(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN.jsonl...", help="What GradienceCallback wrote; several are compared."),
+        typer.Argument(metavar="RUN.jsonl", help="File written by GradienceCallback; several are compared."),
     ],
     verbose: Annotated[
         bool,
-        typer.Option("--verbose", "-v", help="Show evidence and sources, gradients, families of modules."),
+        typer.Option(
+            "--verbose", "-v", help="Also show evidence and sources, gradients, families of modules."
+        ),
     ] = False,
     json: ReportAsJson = False,
     follow: Annotated[
         bool,
-        typer.Option(
-            "--follow", "-f", help="Draw the report again while the run goes on; ends with the run."
-        ),
+        typer.Option("--follow", "-f", help="Update the report while the run continues; ends with the run."),
     ] = False,
     gap_threshold: Annotated[
         float,
@@ -52,20 +52,23 @@ def monitor(
             "--gap-threshold",
             metavar="X",
             min=1.0,
-            help="Ratio of evaluation to training perplexity that is an alert.",
+            help="Alert threshold: ratio of evaluation to training perplexity.",
         ),
     ] = 1.5,
     strict_schema: Annotated[
         bool,
-        typer.Option(
-            "--strict-schema", help="Refuse a file with a line that cannot be read or has another schema."
-        ),
+        typer.Option("--strict-schema", help="Refuse a file with an unreadable line or another schema."),
     ] = False,
     fail_on: Annotated[
-        FailOn | None, typer.Option("--fail-on", help="Exit with 1 on an alert of this severity or above.")
+        FailOn | None,
+        typer.Option(
+            "--fail-on",
+            metavar="SEVERITY",
+            help="Exit with 1 on an alert: any (warning), or errors only (error).",
+        ),
     ] = None,
 ) -> int:
-    """Summarize a training run: loss or reward, evaluation, use of rank, what is wrong, what to do.
+    """Summarize a training run: loss, evaluation, rank use, alerts.
 
     Reads the file once, whatever its size; needs no PyTorch.
 

@@ -8,11 +8,13 @@ import typer
 
 AdapterName = Annotated[
     str | None,
-    typer.Option("--adapter", metavar="NAME", help="Which adapter, where a folder or a file holds several."),
+    typer.Option(
+        "--adapter", metavar="NAME", help="Which adapter, if there are several in one folder or file."
+    ),
 ]
 Layers = Annotated[bool, typer.Option("--layers", help="Show every module.")]
 ReportAsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No report and no progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No report and no progress bar.")]
 
 
 def allowed_ranks_of(text: str | None) -> tuple[int, ...] | None:

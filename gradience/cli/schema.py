@@ -34,7 +34,11 @@ class ArtifactName(StrEnum):
     STAGE = "stage", "gradience.artifacts.stage", "StageManifest"
 
 
-def schema(artifact: Annotated[ArtifactName, typer.Argument(help="Which artifact.")]) -> None:
+def schema(
+    artifact: Annotated[
+        ArtifactName, typer.Argument(metavar="ARTIFACT", help=f"One of {', '.join(ArtifactName)}.")
+    ],
+) -> None:
     """Print the JSON Schema of an artifact.
 
     The same files are in the repository, under docs/schemas/.

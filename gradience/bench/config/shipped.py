@@ -17,6 +17,15 @@ def shipped_configs() -> Mapping[str, Path]:
     return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
 
 
+def config_titles() -> Mapping[str, str]:
+    """Return the title of each shipped config: the comment in its first line."""
+    titles = {}
+    for name, path in shipped_configs().items():
+        with path.open(encoding="utf-8") as file:
+            titles[name] = file.readline().removeprefix("# ").rstrip()
+    return titles
+
+
 def find_config(name: str) -> Path:
     """Return the file at the path `name`; where there is none, the shipped config that is meant.
 
@@ -32,8 +41,9 @@ def find_config(name: str) -> Path:
     folders = parts[:-1][-len(PACKAGED) :]
     if named is not None and folders == PACKAGED[len(PACKAGED) - len(folders) :]:
         return named
+    near = did_you_mean(given.stem, configs, most=3) or f"shipped are {', '.join(configs)}:"
     raise InputError(
         f"{name}: {'a folder, not a file' if given.is_dir() else 'no such file, and no shipped config'}",
         code="config-not-found",
-        hint=did_you_mean(given.stem, configs) or f"shipped are {', '.join(configs)}",
+        hint=f"{near} gradience bench configs lists them",
     )

@@ -1,0 +1,67 @@
+"""Help pages: whole summaries, names that a person can type, as wide as the terminal up to 160 columns."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from gradience.cli.exit_codes import ExitCode
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 160}
+"""Of the root's context; those of the verbs inherit them."""
+
+
+def records(command: Any, context: Any) -> list[tuple[bool, str, str]]:
+    """Return whether it is an argument, its name as it is typed, and its help, for each parameter of a command."""
+    rows = []
+    for param in command.get_params(context):
+        record = param.get_help_record(context)
+        argument = param.param_type_name == "argument"
+        if record:  # typer writes `ADAPTER <list[str]>` for an argument
+            rows.append((argument, record[0].partition(" <")[0] if argument else record[0], record[1]))
+    return rows
+
+
+class _Page:
+    """What the pages of verbs and of groups of verbs have in common."""
+
+    def collect_usage_pieces(self: Any, ctx: Any) -> list[str]:
+        """`A B [KEY=VALUE]...`, of typer's `{A} {B} [[KEY=VALUE]]...`."""
+        pieces = super().collect_usage_pieces(ctx)  # type: ignore[misc]
+        return [piece.replace("{", "").replace("}", "") for piece in pieces]
+
+    def format_options(self: Any, ctx: Any, formatter: Any) -> None:
+        rows = records(self, ctx)
+        for title, wanted in (("Arguments", True), ("Options", False)):
+            section = [(name, text) for argument, name, text in rows if argument is wanted]
+            if section:
+                with formatter.section(title):
+                    formatter.write_dl(section)
+
+
+class Verb(_Page, TyperCommand):
+    """A command."""
+
+
+class Group(_Page, TyperGroup):
+    """Commands under one name. Without one of them the help is shown on stderr, as for any usage error."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            print(ctx.get_help(), file=sys.stderr)
+            raise typer.Exit(ExitCode.USAGE)
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        super().format_options(ctx, formatter)
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary(command)) for name, command in self.commands.items()])
+
+
+def summary(command: Any) -> str:
+    """Return the first paragraph of a command's help."""
+    first: str = command.help.partition("\n\n")[0]
+    return " ".join(first.split())

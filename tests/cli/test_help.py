@@ -1,0 +1,118 @@
+"""Help pages and completion: nothing is cut, nothing is wider than the terminal, no type of Python is shown."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+from killing import HANGS
+
+from gradience.bench.config.shipped import config_titles
+from gradience.cli import app
+from gradience.cli.help import summary
+
+
+def commands(command, words=()):
+    yield words, command
+    for name, child in getattr(command, "commands", {}).items():
+        yield from commands(child, (*words, name))
+
+
+def squeezed(text):
+    """Without white space, which wrapping changes; a word may also be broken behind its hyphen."""
+    return "".join(text.split())
+
+
+EVERY = list(commands(typer.main.get_command(app.app)))
+
+
+@pytest.mark.parametrize("width", [60, 80, 160])
+@pytest.mark.parametrize(
+    ("words", "command"), EVERY, ids=[" ".join(words) or "gradience" for words, _ in EVERY]
+)
+def test_no_line_of_a_help_page_is_cut_or_too_wide_or_has_a_type(words, command, width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert app.run([*words, "--help"]) == 0
+    page = capsys.readouterr().out
+    for line in page.splitlines():
+        assert len(line) <= width, line
+        assert not any(sign in line for sign in ("<", "{", "[[")), line
+        assert not line.endswith("...") or line.startswith("Usage:") or line.endswith(",R..."), line
+    texts = [command.help, *(param.help for param in command.params)]
+    texts += [child.help for child in getattr(command, "commands", {}).values()]
+    for text in texts:
+        assert squeezed(text.partition("\n\n")[0]) in squeezed(page)
+
+
+def test_a_wide_terminal_is_used(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "160")
+    app.run(["compress", "--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) > 120
+
+
+@pytest.mark.parametrize(("words", "command"), EVERY[1:], ids=[" ".join(words) for words, _ in EVERY[1:]])
+def test_a_summary_takes_one_line_of_80_columns_and_is_a_sentence(words, command, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    app.run([*words[:-1], "--help"])
+    line = next(row for row in capsys.readouterr().out.splitlines() if row.startswith(f"  {words[-1]} "))
+    assert summary(command).endswith(".")
+    assert line.endswith(summary(command))
+
+
+def test_bench_alone_shows_its_help_and_is_a_usage_error(capsys):
+    assert app.run(["bench"]) == 2
+    shown = capsys.readouterr()
+    app.run(["bench", "--help"])
+    assert (shown.out, shown.err) == ("", capsys.readouterr().out)
+
+
+def test_the_shipped_configs_are_listed_with_their_titles(capsys):
+    assert app.run(["bench", "configs"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for name, title in config_titles().items():
+        assert f"{name} {title}" in shown
+        assert title.endswith((".", "?"))
+
+
+def test_a_mistyped_config_is_answered_with_near_ones(capsys):
+    assert app.run(["bench", "run", "--config", "minilm_review", "--output", "out"]) == 3
+    shown = capsys.readouterr().err
+    assert "did you mean `minilm_reviews` or `minilm_reviews_demo`?" in shown
+    assert "gradience bench configs lists them" in shown
+
+
+COMPLETE = """
+source "$HOME/.bash_completions/gradience.sh"
+COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+_gradience_completion gradience
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_verbs_and_shipped_configs_after_the_installation(tmp_path):
+    """`gradience --install-completion`, then what bash does when Tab is pressed."""
+    command = tmp_path / "bin" / "gradience"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m gradience "$@"\n')
+    command.chmod(0o755)
+    root = Path(__file__).resolve().parents[2]
+    environment = {"HOME": str(tmp_path), "PATH": f"{command.parent}:/usr/bin:/bin", "PYTHONPATH": str(root)}
+
+    def bash(script, *arguments):
+        return subprocess.run(
+            ["bash", "-c", script, "bash", *arguments],
+            env=environment, capture_output=True, text=True, timeout=HANGS, check=True,
+        ).stdout.split()  # fmt: skip
+
+    bash("gradience --install-completion bash")
+    assert bash(COMPLETE, "gradience", "be") == ["bench"]
+    assert bash(COMPLETE, "gradience", "bench", "run", "--config", "mini") == [
+        "minilm_reviews",
+        "minilm_reviews_demo",
+    ]
+    assert bash(COMPLETE, "gradience", "bench", "run", "--config", "./my.y") == []  # bash completes files
