@@ -3,7 +3,7 @@
 PEFT nests one wrapper per parameter of a module, in the order in which the model defines its parameters: the first
 one is the innermost, and its key has the most `base_layer`. The parameter's name is not in the key, and the model is
 not at hand: for the names below the order is known, for others the alphabet decides and a finding says so.
-Source: PEFT 0.21, tuners/tuners_utils.py, `_inject_parameters`; tested in tests/adapters/test_against_peft.py.
+Source: PEFT 0.21, tuners/tuners_utils.py, `_inject_parameters`; tested in tests/audit/test_against_peft.py.
 """
 
 from __future__ import annotations
