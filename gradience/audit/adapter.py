@@ -144,16 +144,13 @@ def _adapter_info(opened: Adapter, digest: str, layers: Sequence[LayerAudit]) ->
 
 
 def _coverage(opened: Adapter) -> Coverage:
-    audited = sum(pair.params for pair in opened.pairs)
-    other = sum(note.params for note in opened.other)
-    unaudited = sum(note.params for note in opened.unaudited)
     entries = list(opened.entries())
     return Coverage(
         tensors=len(entries),
         params=sum(entry.params for _, entry in entries),
-        audited_params=audited,
-        other_params=other,
-        unaudited_params=unaudited,
+        audited_params=sum(pair.params for pair in opened.pairs),
+        other_params=sum(note.params for note in opened.other),
+        unaudited_params=sum(note.params for note in opened.unaudited),
         other=_notes(opened.other),
         unaudited=_notes(opened.unaudited),
     )

@@ -70,15 +70,10 @@ def _costs(cost: CostEstimate, seeds: int) -> list[tuple[str, Inline]]:
     ]
     for time in cost.times:
         each = f"{duration(time.training)} per training, {duration(time.evaluation)} per evaluation"
-        total = f"{duration(time.seed)} per seed" + (
-            f", {duration(seeds * time.seed)} in all" if seeds > 1 else ""
-        )
-        rows.append(
-            (
-                time.machine.partition(",")[0].removeprefix("one "),
-                f"{total}: {each}" if time.seed < 1 else f"about {total}: {each}",
-            )
-        )
+        in_all = f", {duration(seeds * time.seed)} in all" if seeds > 1 else ""
+        total = f"{duration(time.seed)} per seed{in_all}"
+        about = "about " if time.seed >= 1 else ""
+        rows.append((time.machine.partition(",")[0].removeprefix("one "), f"{about}{total}: {each}"))
     return rows
 
 

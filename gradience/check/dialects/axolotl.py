@@ -54,9 +54,8 @@ def _aim(values: Values) -> Aim:
     for key in ("reward_model", "process_reward_model"):
         if values.get(key) is True:
             return Aim("reward", None, key)
-    return (
-        Aim("pretraining", None, "pretraining_dataset") if values.get("pretraining_dataset") else Aim("sft")
-    )
+    key = "pretraining_dataset"
+    return Aim("pretraining", None, key) if values.get(key) else Aim("sft")
 
 
 AXOLOTL = Dialect(

@@ -69,12 +69,8 @@ def _audit(bench: Bench) -> list[Row]:
     audit = bench.audit
     if audit is None:
         failed = bench.probe is not None and not bench.probe.gate.passed
-        return [
-            (
-                "audit",
-                "none: no rank is suggested from a probe that fails its quality gate" if failed else "none",
-            )
-        ]
+        why = ": no rank is suggested from a probe that fails its quality gate" if failed else ""
+        return [("audit", f"none{why}")]
     median, p90 = trimmed(audit.energy_rank_90_p50), trimmed(audit.energy_rank_90_p90)
     ranks = f"{audit.suggested_r_global_median} (median), {audit.suggested_r_global_90} (p90)"
     return [

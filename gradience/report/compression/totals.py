@@ -14,14 +14,10 @@ from gradience.report.view import View
 def saved_blocks(compression: CompressionPlan | CompressionReport, view: View) -> list[Block]:
     """Return parameters, bytes and the step of vLLM, before and after."""
     is_plan = isinstance(compression, CompressionPlan)
+    stored = "LoRA factors" if is_plan else "weights on disk"
     sizes = (
         ("LoRA parameters", count, compression.old_params, compression.new_params),
-        (
-            "LoRA factors" if is_plan else "weights on disk",
-            size,
-            compression.old_bytes,
-            compression.new_bytes,
-        ),
+        (stored, size, compression.old_bytes, compression.new_bytes),
     )
     rows: list[list[Inline]] = [
         [label, shown(old), Span(shown(new), "strong"), Span(saved(old, new), "good" if new < old else "dim")]
