@@ -55,3 +55,10 @@ def test_a_probe_below_its_gate_has_reasons_and_no_table() -> None:
     assert screen.startswith("Bench UNDERTRAINED")
     assert "gate" in screen
     assert "Δ" not in screen
+
+
+def test_a_control_that_passes_and_must_not_is_said_below_the_verdict() -> None:
+    noted = Bench.read(KEPT).model_copy(
+        update={"notes": ("random_directions must fail, and passes on this seed",)}
+    )
+    assert "random_directions must fail, and passes" in brief_text(noted).split("How many are correct?")[0]

@@ -16,9 +16,13 @@ from gradience.words import counted
 
 def brief_blocks(bench: Bench) -> Document:
     """Return the verdict, the table and the meaning of its columns and rows: 25 lines at 80 columns in the demo."""
-    blocks = sections.title(bench, bench.data.task, f"seed {bench.seed}")
+    limits = [*(bench.reasons if bench.status != "PASS" else []), *bench.notes]
+    blocks = [
+        *sections.title(bench, bench.data.task, f"seed {bench.seed}"),
+        *([items(limits)] if limits else []),
+    ]
     if bench.probe is None or not bench.probe.gate.passed:
-        return [*blocks, items(bench.reasons)]
+        return blocks
     return [
         *blocks,
         Heading("How many are correct?", aside=f"of the same {count(bench.probe.n)} test examples"),
