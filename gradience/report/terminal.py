@@ -142,7 +142,12 @@ _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 def _print(drawing: RenderableType, width: int, *, color: bool) -> list[str]:
     """The lines of a drawing, without blanks at their ends."""
     from rich.console import Console
+    from rich.text import Text
 
+    if isinstance(drawing, Text) and not color:
+        lines = drawing.plain.split("\n")
+        if max(map(cells, lines)) <= width:  # nothing to wrap and nothing to colour
+            return [line.rstrip(" ") for line in lines]
     out = io.StringIO()
     console = Console(
         file=out,
