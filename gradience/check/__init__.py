@@ -60,8 +60,9 @@ def check_configs(
     paths += [training_config_in(Path(training_dir))] if training_dir is not None else []
     settings, files, training_dialect = _typed(lr, r, alpha), [], PEFT
     if not paths and not settings.where:
-        hint = "gradience check ./my_adapter config.yaml"
-        raise UsageError("nothing to check", code="nothing-to-check", hint=hint)
+        raise UsageError(
+            "nothing to check", code="nothing-to-check", hint="gradience check ./my_adapter config.yaml"
+        )
     for path in dict.fromkeys(paths):
         values = read_mapping(path)
         dialect = dialect_of(values, path)
