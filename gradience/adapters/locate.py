@@ -131,7 +131,7 @@ def _nested(folder: Path, names: list[str], adapter: str | None) -> InputError:
         )
     if len(names) == 1:
         return InputError(
-            f"{folder}: the adapter lies deeper, in {names[0]}",
+            f"{folder}: adapter found in {names[0]}",
             code="several-adapters",
             hint=f"point at {folder / names[0]}",
         )

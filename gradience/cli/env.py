@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from gradience.words import counted
+
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 HUB_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
@@ -75,7 +77,7 @@ def versions_line(versions: dict[str, str | None]) -> str:
 
 def blas_line(library: dict[str, Any]) -> str:
     kernel = f", {library['architecture']} kernels" if library["architecture"] else ""
-    return f"{library['library']} {library['version'] or ''}, {library['threads']} threads{kernel}".replace(
+    return f"{library['library']} {library['version'] or ''}, {counted(library['threads'], 'thread')}{kernel}".replace(
         " ,", ","
     )
 

@@ -36,7 +36,7 @@ def require_peft() -> None:
     missing = next((name for name in NEEDED if find_spec(name) is None), None)
     if missing is not None:
         raise MissingExtra(
-            f"{missing} is not installed, so PEFT cannot be asked",
+            f"{missing} is not installed, so PEFT cannot load the result",
             code="missing-extra",
             hint='in your clone of Gradience: pip install ".[hf]", or leave --verify-peft out',
         )

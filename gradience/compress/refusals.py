@@ -112,10 +112,10 @@ def refuse_copy(opened: Adapter, jobs: Sequence[Job], names: Mapping[str, str]) 
         return
     largest = max(job.pair.rank for job in jobs)
     raise InputError(
-        f"{opened.location.path}: no module would get smaller: none has a higher rank than was asked for (the largest "
+        f"{opened.location.path}: no module would get smaller: none has a higher rank than requested (the largest "
         f"is {largest})",
         code="nothing-smaller",
-        hint="ask for less; --encoding, --dtype or --strip write it anew at the ranks that it has",
+        hint="request less; --encoding, --dtype or --strip rewrite it at its current ranks",
     )
 
 

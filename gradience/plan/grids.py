@@ -43,7 +43,9 @@ class Grid:
     def __post_init__(self) -> None:
         if self.allowed is not None and self.multiple_of is not None:
             raise UsageError(
-                "--allowed-ranks and --multiple-of say two things", code="two-grids", hint="give one of them"
+                "give only one of --allowed-ranks and --multiple-of",
+                code="two-grids",
+                hint="leave one of them out",
             )
         if self.allowed is not None:
             checked_ranks(self.allowed)

@@ -86,7 +86,7 @@ def require_permission(profile: str, code: TaskCode) -> None:
         return
     digest = f" (sha256 {code.sha256[:16]})" if code.sha256 else ""
     raise InputError(
-        f"{profile}: this task is code of its own{digest}, and nobody has allowed it to run",
+        f"{profile}: this task runs code of its own{digest}, which is not allowed yet",
         code="code-refused",
         hint=f"read the {code.source}; if you trust it, give --allow-code or set {ALLOW}=1",
     )

@@ -66,7 +66,7 @@ def launch(order: Order, processes: int) -> None:
         raise IncompleteError(
             f"{order.output}: the training in {processes} processes ended with exit code {completed.returncode}",
             code="training-failed",
-            hint="its own message stands above; run again to go on from the last checkpoint",
+            hint="its own message stands above; run again to resume from the last checkpoint",
         )
     path.unlink()
 

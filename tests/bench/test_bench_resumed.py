@@ -228,7 +228,9 @@ def test_a_corrected_task_gets_its_new_score_and_keeps_its_trainings(tmp_path: P
     assert (wrong.probe.correct, wrong.data) == (0, corrected.data)
     assert corrected.probe.correct == corrected.probe.n - corrected.probe.failed_extractions > 0
     assert {name for name, when in written(output).items() if first[name] != when} == evaluations(output)
-    assert watcher.notes[0] == "the task's own code has changed: trainings stand, evaluations are made again"
+    assert (
+        watcher.notes[0] == "the task's own code has changed: trainings are reused, evaluations are repeated"
+    )
     assert wrong.plan_digest != corrected.plan_digest
     runs = [read_records(path).run.scoring for path in output.rglob(ANSWERS)]
     assert len(set(runs)) == 1

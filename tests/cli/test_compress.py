@@ -230,7 +230,7 @@ def test_it_never_loads_torch(adapter, tmp_path):
         (["A", "-o", "out", "--rank", "4", "--dtype", "float33"], "'float33'"),
         (["A", "-o", "out", "--rank", "4", "--strip", "nonsense"], "--strip 'nonsense' matches no tensor"),
         (["A", "-o", "out", "--rank", "4", "--allowed-ranks", "4,x"], "--allowed-ranks"),
-        (["A", "-o", "out", "--rank", "4", "--allowed-ranks", "4", "--multiple-of", "2"], "two things"),
+        (["A", "-o", "out", "--rank", "4", "--allowed-ranks", "4", "--multiple-of", "2"], "give only one of --allowed"),
         (["A", "-o", "A", "--rank", "4"], "overlap"),
         (["A", "-o", "A/smaller", "--rank", "4"], "overlap"),
         (["A", "-o", ".", "--rank", "4", "--force"], "overlap"),
@@ -262,9 +262,7 @@ def test_usage(arguments, words, adapter, tmp_path, monkeypatch, capsys, plans):
 def test_where_nothing_gets_smaller(ask, dry, adapter, tmp_path, capsys):
     code, error = refused(capsys, tmp_path, adapter, *ask, "-o", tmp_path / "out", *dry)
     assert code == 3
-    assert (
-        "no module would get smaller: none has a higher rank than was asked for (the largest is 8)" in error
-    )
+    assert "no module would get smaller: none has a higher rank than requested (the largest is 8)" in error
     assert (
         run(["compress", str(adapter), *ask, "--encoding", "folded", "-o", str(tmp_path / "out"), *dry]) == 0
     )

@@ -130,7 +130,7 @@ def _plan_on_disk(config: BenchConfig, task: Task, output: Path, watcher: Watche
     if before is not None and before.task_code == plan.task_code:
         return before
     if before is not None:
-        watcher.note("the task's own code has changed: trainings stand, evaluations are made again")
+        watcher.note("the task's own code has changed: trainings are reused, evaluations are repeated")
     plan.save(path)
     return plan
 

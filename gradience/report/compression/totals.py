@@ -72,5 +72,5 @@ def lost_blocks(compression: CompressionPlan | CompressionReport, view: View) ->
             rows.append(("DoRA layers", sig(max(layers)), "largest ‖W′ − W″‖ / ‖W′ − W‖ of a layer"))
     blocks: list[Block] = [Heading(title), figures(rows)]
     if not any(module.new_rank < module.old_rank for module in compression.modules):
-        blocks.append(Paragraph("No module is truncated: none has more than was asked for."))
+        blocks.append(Paragraph("No module is truncated: none has a higher rank than requested."))
     return blocks
