@@ -20,11 +20,12 @@ def check_blocks(report: CheckReport, *, verbose: bool = False) -> Document:
     files: list[tuple[str, Inline]] = [
         (f"read as {file.dialect}", Span(file.path, "name")) for file in report.files
     ]
-    blocks: list[Block] = [Facts(files)] if files else []
+    blocks: list[Block] = [Heading("Check before training", level=1)]
+    blocks += [Facts(files)] if files else []
     blocks.append(Paragraph(Span(settings_sentence(report), "dim")))
     if report.findings:
         blocks += [Heading("Findings"), Notes([_note(finding, verbose) for finding in report.findings])]
-    blocks.append(Heading(_counts(report), level=1))
+    blocks.append(Heading(_counts(report)))
     return [*blocks, Facts(_rules_without_finding(report))] if verbose else blocks
 
 

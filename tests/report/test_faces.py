@@ -88,7 +88,7 @@ def test_no_findings_are_no_rows_of_the_same_columns():
     report = check_configs(r=16, alpha=16, lr=2e-4)
     assert report.findings == ()
     assert list(report.to_dataframe()) == list(SAMPLES["CheckReport"]().to_dataframe())
-    assert report.to_markdown().startswith("r=16")
+    assert report.to_markdown().startswith("# Check before training\n\nr=16")
 
 
 def test_every_report_has_a_document_and_rows():
