@@ -68,7 +68,7 @@ def render(document: Document, *, width: int | None = None, color: bool = False)
     """The document as lines, each ended by a newline. Sections have an empty line before them.
 
     width: columns of the terminal, of which at least 60 are used. None, for a file or a pipe: sentences wrap at 80
-    columns, tables take what they need and names are whole.
+    columns, tables take what they need, and no name or path is broken.
     """
     lines: list[str] = []
     indent = 0
@@ -78,10 +78,31 @@ def render(document: Document, *, width: int | None = None, color: bool = False)
             lines += [""] if lines else []
             indent = INDENT if block.level > 1 else 0
         room = UNLIMITED if width is None else max(MIN_WIDTH, width) - at
-        text = min(DEFAULT_WIDTH - at if width is None else room, MAX_TEXT - at)
+        text = max(DEFAULT_WIDTH - at, _unbroken(block)) if width is None else min(room, MAX_TEXT - at)
         for drawing, needed in _drawings(block, room, text):
             lines += [" " * at + line if line else "" for line in _print(drawing, needed, color=color)]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _unbroken(block: Block) -> int:
+    """Columns in which no word of a block of sentences is broken: a path must survive a copy from a file."""
+    match block:
+        case blocks.Heading():
+            return max(_longest_word(block.text), _longest_word(block.aside))
+        case blocks.Paragraph():
+            return _longest_word(block.text)
+        case blocks.Notes():
+            texts = [text for note in block.notes for text in (note.text, *note.details)]
+            return 2 + max(map(_longest_word, texts), default=0)
+        case blocks.Facts():
+            labels = max((_width(_safe(label)) for label, _ in block.facts), default=0)
+            return labels + 2 + max((_longest_word(text) for _, text in block.facts), default=0)
+        case _:
+            return 0
+
+
+def _longest_word(text: Inline) -> int:
+    return max(map(cells, "".join(span.text for span in _safe(text)).split()), default=0)
 
 
 def _drawings(block: Block, room: int, text: int) -> Iterator[tuple[RenderableType, int]]:

@@ -194,6 +194,13 @@ def test_a_file_has_whole_names():
     assert "…" in terminal.render([each_block(PATH.format(0))["table"]], width=60)
 
 
+@pytest.mark.parametrize("kind", ["title", "paragraph", "notes", "facts"])
+def test_a_path_is_not_broken_in_a_file(kind):
+    """What is copied from a pipe must be the path."""
+    path = "/runs/" + "x" * 120
+    assert path in terminal.render([each_block(path)[kind]])
+
+
 def test_rich_is_imported_when_something_is_drawn():
     code = (
         "import sys, gradience.report.terminal, gradience.report.html, gradience.report.markdown;"
