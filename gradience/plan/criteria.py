@@ -10,16 +10,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from gradience.adapters.keys import config_name
 from gradience.arguments import integer_argument, number_argument
 from gradience.artifacts.audit import AuditReport, Suggestions
-from gradience.artifacts.compression import CompressionPlan
 from gradience.errors import InputError, UsageError
 from gradience.plan.allocate import Item, cover, fill, start_cost
 from gradience.plan.grids import EVERY_RANK, Grid
 from gradience.plan.modules import Module, Ranks
+
+if TYPE_CHECKING:
+    from gradience.artifacts.compression import CompressionPlan
 
 SUGGESTIONS = ("median", "p90", "per-layer")
 EDITED = ", then edited"
