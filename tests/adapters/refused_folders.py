@@ -187,7 +187,7 @@ def many_adapters_in_a_folder(folder):
     return folder / "many"
 
 
-@refused("outer", "deeper, in inner/adapter", hint="inner/adapter")
+@refused("outer", "adapter found in inner/adapter", hint="inner/adapter")
 def adapter_two_folders_deeper(folder):
     adapter(folder / "outer" / "inner" / "adapter")
     return folder / "outer"

@@ -49,5 +49,7 @@ def test_the_callback_of_the_readme_runs(tmp_path, monkeypatch):
     args = TrainingArguments(
         "out", max_steps=3, logging_steps=1, use_cpu=True, report_to=[], save_strategy="no"
     )
-    exec(code, {"model": lora_llama(), "args": args, "train_dataset": Tokens(), "eval_dataset": Tokens(8)})
+    names = {"model": lora_llama(), "args": args, "train_dataset": Tokens(), "eval_dataset": Tokens(8)}
+    exec(code, names)
+    names["trainer"].train()
     assert monitor_runs([tmp_path / "out" / "run.jsonl"]).runs[0].outcome == "ok"
