@@ -15,7 +15,10 @@ def noun(number: int, one: str, many: str | None = None) -> str:
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
-    """Return `1 tensor`, `2 tensors`."""
+    """Return `1 tensor`, `2 tensors`, `1000 tensors`: for messages, in which digits are not grouped.
+
+    For screens: `plural` of report/numbers.py.
+    """
     return f"{number} {noun(number, one, many)}"
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.dtypes import FloatArray, Words, decode
 from gradience.adapters.files import Closing
-from gradience.adapters.inventory import GHOST_REASON, Note
+from gradience.adapters.inventory import GHOST_REASON, SkippedTensor
 from gradience.adapters.keys import Kind, parse_key
 from gradience.adapters.locate import Location
 from gradience.adapters.naming import is_applied
@@ -135,8 +135,8 @@ class Adapter(Closing):
     files: Sequence[TensorFile]
     adapter_name: str | None
     pairs: list[LoraPair] = field(default_factory=list)
-    other: list[Note] = field(default_factory=list)
-    unaudited: list[Note] = field(default_factory=list)
+    other: list[SkippedTensor] = field(default_factory=list)
+    unaudited: list[SkippedTensor] = field(default_factory=list)
     ghosts: list[str] = field(default_factory=list)
     stack: ExitStack = field(default_factory=ExitStack)
 

@@ -9,7 +9,7 @@ from gradience.adapters.keys import Key
 from gradience.adapters.tensors import TensorEntry
 
 
-class Note(NamedTuple):
+class SkippedTensor(NamedTuple):
     """A tensor that was not audited, why, and its parameters."""
 
     tensor: str
@@ -35,10 +35,12 @@ _HEADS = (
 )
 
 
-def describe_other(name: str, key: Key, entry: TensorEntry, config: PeftConfig | None) -> tuple[Note, bool]:
+def describe_other(
+    name: str, key: Key, entry: TensorEntry, config: PeftConfig | None
+) -> tuple[SkippedTensor, bool]:
     """What a tensor that is no factor is, and whether that is understood."""
     reason = _known_reason(key, config)
-    return Note(name, reason or "unknown tensor", entry.params), reason is not None
+    return SkippedTensor(name, reason or "unknown tensor", entry.params), reason is not None
 
 
 def _known_reason(key: Key, config: PeftConfig | None) -> str | None:

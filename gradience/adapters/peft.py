@@ -18,7 +18,7 @@ from gradience.adapters.adapter import Adapter, Factor, LoraPair
 from gradience.adapters.config import PeftConfig, read_config
 from gradience.adapters.experts import wrapped_parameter
 from gradience.adapters.foreign import no_factors, refuse_foreign
-from gradience.adapters.inventory import GHOST_REASON, Note, describe_other
+from gradience.adapters.inventory import GHOST_REASON, SkippedTensor, describe_other
 from gradience.adapters.keys import Ghost, Key, Kind, choose_adapter, config_name, parse_key
 from gradience.adapters.locate import Location, locate
 from gradience.adapters.tensors import TensorEntry, TensorFile
@@ -80,7 +80,7 @@ def _sort_tensors(adapter: Adapter, tensors: Tensors, keys: Mapping[str, Key]) -
     for name, key in keys.items():
         _, entry = tensors[name]
         if key.adapter is not None and key.adapter != adapter.adapter_name:
-            adapter.other.append(Note(name, f"another adapter ({key.adapter})", entry.params))
+            adapter.other.append(SkippedTensor(name, f"another adapter ({key.adapter})", entry.params))
         elif key.role in ("A", "B", "embedding_A", "embedding_B"):
             slots[key.module, key.depth, key.ghost][key.role].append(name)
         else:
@@ -93,11 +93,11 @@ def _sort_tensors(adapter: Adapter, tensors: Tensors, keys: Mapping[str, Key]) -
         better = _GHOSTS[: _GHOSTS.index(ghost)]
         if any((module, depth, other) in slots for other in better):
             adapter.ghosts.extend(names)
-            adapter.other.extend(Note(name, GHOST_REASON, tensors[name][1].params) for name in names)
+            adapter.other.extend(SkippedTensor(name, GHOST_REASON, tensors[name][1].params) for name in names)
             continue
         pair = _make_pair(adapter.config, module, depth, depths[module], roles, tensors)
         if isinstance(pair, str):
-            adapter.unaudited.extend(Note(name, pair, tensors[name][1].params) for name in names)
+            adapter.unaudited.extend(SkippedTensor(name, pair, tensors[name][1].params) for name in names)
         else:
             adapter.pairs.append(pair)
     adapter.pairs.sort(key=lambda pair: (pair.a.file.path.name, min(pair.a.entry.start, pair.b.entry.start)))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gradience import ranks
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
-from gradience.adapters.inventory import Note
+from gradience.adapters.inventory import SkippedTensor
 from gradience.arguments import number_argument, path_argument, ranks_argument
 from gradience.artifacts.audit import AdapterInfo, AuditReport, Coverage, LayerAudit, TensorNote
 from gradience.artifacts.run import Stopwatch, path_text
@@ -156,7 +156,7 @@ def _coverage(opened: Adapter) -> Coverage:
     )
 
 
-def _notes(notes: Iterable[Note]) -> tuple[TensorNote, ...]:
+def _notes(notes: Iterable[SkippedTensor]) -> tuple[TensorNote, ...]:
     return tuple(
         TensorNote(tensor=note.tensor, reason=note.reason, params=note.params) for note in sorted(notes)
     )

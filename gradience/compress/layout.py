@@ -9,7 +9,7 @@ from typing import Any
 from gradience.adapters.adapter import Adapter, Factor, LoraPair
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.dtypes import DTYPES, DType
-from gradience.adapters.inventory import DORA_REASON, GHOST_REASON, Note
+from gradience.adapters.inventory import DORA_REASON, GHOST_REASON, SkippedTensor
 from gradience.adapters.keys import config_name, ends_with, parse_key
 from gradience.adapters.locate import natural_key
 from gradience.adapters.naming import factor_name, peft_name
@@ -81,13 +81,13 @@ def lay_out(
     )
 
 
-def _other_tensors(opened: Adapter) -> tuple[list[Note], list[Note]]:
+def _other_tensors(opened: Adapter) -> tuple[list[SkippedTensor], list[SkippedTensor]]:
     """The tensors beside the factors: of this adapter, and what PEFT would not look at.
 
     That is what belongs to other adapters in the same file, and the copies of a module that PEFT once kept.
     """
-    kept: list[Note] = []
-    foreign: list[Note] = []
+    kept: list[SkippedTensor] = []
+    foreign: list[SkippedTensor] = []
     for note in opened.other:
         ours = parse_key(note.tensor).adapter in (None, opened.adapter_name)
         (kept if ours and note.reason != GHOST_REASON else foreign).append(note)
@@ -166,7 +166,12 @@ def _storage(current: DType, wanted: str | None) -> DType:
 
 
 def _with_magnitudes(
-    opened: Adapter, jobs: Sequence[Job], base: BaseWeights, others: Iterable[Note], *, transposed: bool
+    opened: Adapter,
+    jobs: Sequence[Job],
+    base: BaseWeights,
+    others: Iterable[SkippedTensor],
+    *,
+    transposed: bool,
 ) -> list[Job]:
     """The jobs of a DoRA adapter, each with its magnitude and the base weights."""
     files = {name: file for file in opened.files for name in file.entries}
@@ -191,7 +196,7 @@ def _with_magnitudes(
     return complete
 
 
-def _carried(others: Iterable[Note], strip: Sequence[str]) -> tuple[list[str], set[str]]:
+def _carried(others: Iterable[SkippedTensor], strip: Sequence[str]) -> tuple[list[str], set[str]]:
     """Names of the tensors that are copied, and of those dropped on request."""
     names = [note.tensor for note in others]
     for part in strip:

@@ -22,7 +22,7 @@ from gradience.adapters.inventory import (
     DORA_REASON,
     LORA_BIAS_REASON,
     TOKENS_REASON,
-    Note,
+    SkippedTensor,
 )
 from gradience.adapters.keys import path_ends
 from gradience.adapters.locate import natural_key
@@ -40,7 +40,9 @@ class SavedModule(NamedTuple):
     tensors: Sequence[str]
 
 
-def saved_modules(config: PeftConfig, notes: Iterable[Note], adapter: str | None) -> list[SavedModule]:
+def saved_modules(
+    config: PeftConfig, notes: Iterable[SkippedTensor], adapter: str | None
+) -> list[SavedModule]:
     """The modules that PEFT saves whole, as far as the file holds them."""
     grouped: dict[tuple[str, str], list[str]] = defaultdict(list)
     for note in notes:
@@ -67,7 +69,7 @@ class Stripped(NamedTuple):
 
 
 def without_stripped(
-    config: PeftConfig, others: Sequence[Note], stripped: Set[str], adapter: str | None
+    config: PeftConfig, others: Sequence[SkippedTensor], stripped: Set[str], adapter: str | None
 ) -> Stripped:
     """What the config says without the tensors in `stripped`.
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.experts import guessed_orders
-from gradience.adapters.inventory import DORA_REASON, LORA_BIAS_REASON, Note
+from gradience.adapters.inventory import DORA_REASON, LORA_BIAS_REASON, SkippedTensor
 from gradience.adapters.keys import ends_with, parse_key
 from gradience.artifacts.base import round_significant
 from gradience.artifacts.compression import CompressionPlan
@@ -119,7 +119,9 @@ def refuse_copy(opened: Adapter, jobs: Sequence[Job], names: Mapping[str, str]) 
     )
 
 
-def refuse_jobs(opened: Adapter, config: PeftConfig, jobs: Sequence[Job], others: Iterable[Note]) -> None:
+def refuse_jobs(
+    opened: Adapter, config: PeftConfig, jobs: Sequence[Job], others: Iterable[SkippedTensor]
+) -> None:
     """Raise InputError where the ranks or scales of some modules cannot be written so.
 
     others: the tensors that are carried beside the factors.
@@ -136,7 +138,7 @@ def refuse_jobs(opened: Adapter, config: PeftConfig, jobs: Sequence[Job], others
     _refuse_guesses(config, jobs)
 
 
-def _refuse_folded_bias(opened: Adapter, jobs: Iterable[Job], others: Iterable[Note]) -> None:
+def _refuse_folded_bias(opened: Adapter, jobs: Iterable[Job], others: Iterable[SkippedTensor]) -> None:
     biased = {parse_key(note.tensor).module for note in others if note.reason == LORA_BIAS_REASON}
     for job in jobs:
         if job.fold != 1.0 and job.pair.module in biased:

@@ -66,8 +66,8 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-def counted(call: Callable[[], Any]) -> Work:
-    """The kernels of `call`, without gradients."""
+def work_of(call: Callable[[], Any]) -> Work:
+    """Return the kernels of `call`, without gradients."""
     with torch.no_grad(), _Counting() as counting:
         call()
     return Work(counting.kernels)
@@ -109,7 +109,7 @@ def decoding_work(network: Any, rows: int, *, cached: int = 16) -> Work:
     mask = torch.ones(rows, cached + 1, dtype=torch.long, device="meta")
     with torch.no_grad():
         _, cache = next_logits(network, ids, mask[:, :-1])
-    return counted(lambda: next_logits(network, ids[:, :1], mask, cache))
+    return work_of(lambda: next_logits(network, ids[:, :1], mask, cache))
 
 
 def network_on_meta(

@@ -13,8 +13,8 @@ measurements nothing is computed and nothing is synchronised.
                 run.metrics("lora_spectra", step, tracker.measure(step).to_metrics())
 """
 
-from gradience.live.pairs import LoraPair, find_pairs
+from gradience.live.pairs import LivePair, find_pairs
 from gradience.live.snapshot import ModuleSpectrum, Signal, Snapshot
 from gradience.live.tracker import SpectralTracker
 
-__all__ = ["LoraPair", "ModuleSpectrum", "Signal", "Snapshot", "SpectralTracker", "find_pairs"]
+__all__ = ["LivePair", "ModuleSpectrum", "Signal", "Snapshot", "SpectralTracker", "find_pairs"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradience import spectra
-from gradience.live.pairs import LoraPair
+from gradience.live.pairs import LivePair
 from gradience.live.snapshot import ModuleSpectrum
 
 MAX_ETA = 10.0
@@ -20,7 +20,7 @@ LOWEST, HIGHEST = 1e-30, 1e30
 """Outside this range a float32 Gram product may have left its own range: the same way out."""
 
 
-def gram_products(pairs: Sequence[LoraPair]) -> list[tuple[spectra.FloatArray, spectra.FloatArray]]:
+def gram_products(pairs: Sequence[LivePair]) -> list[tuple[spectra.FloatArray, spectra.FloatArray]]:
     """Return AAᵀ and BᵀB of every pair, (r, r) float64 each, in one copy per device."""
     products: list[Tensor] = []
     with torch.no_grad(), _exact_float32(pairs):
@@ -48,7 +48,7 @@ def _to_cpu(tensors: Sequence[Tensor]) -> list[spectra.FloatArray]:
 
 
 @contextmanager
-def _exact_float32(pairs: Sequence[LoraPair]) -> Iterator[None]:
+def _exact_float32(pairs: Sequence[LivePair]) -> Iterator[None]:
     """Float32 products as IEEE has them: no TF32, no bfloat16 passes, no autocast. Restored afterwards."""
     before = torch.get_float32_matmul_precision()
     kind = pairs[0].A.device.type
@@ -60,7 +60,7 @@ def _exact_float32(pairs: Sequence[LoraPair]) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def module_spectrum(pair: LoraPair, gram_A: spectra.FloatArray, gram_B: spectra.FloatArray) -> ModuleSpectrum:
+def module_spectrum(pair: LivePair, gram_A: spectra.FloatArray, gram_B: spectra.FloatArray) -> ModuleSpectrum:
     """Return the measures of one module from its Gram products, or from its factors where those are too inexact."""
     try:
         spectrum = _from_grams(pair, gram_A, gram_B) or _from_factors(pair)
@@ -81,7 +81,7 @@ def module_spectrum(pair: LoraPair, gram_A: spectra.FloatArray, gram_B: spectra.
 
 
 def _from_grams(
-    pair: LoraPair, gram_A: spectra.FloatArray, gram_B: spectra.FloatArray
+    pair: LivePair, gram_A: spectra.FloatArray, gram_B: spectra.FloatArray
 ) -> spectra.Spectrum | None:
     """The spectrum from float32 Gram products, or None where they are not good enough."""
     columns, rows = math.prod(pair.A.shape[1:]), int(pair.B.shape[0])
@@ -93,7 +93,7 @@ def _from_grams(
     return spectrum if spectrum is not None and spectrum.eta <= MAX_ETA else None
 
 
-def _from_factors(pair: LoraPair) -> spectra.Spectrum:
+def _from_factors(pair: LivePair) -> spectra.Spectrum:
     """The slow and exact way: the factors themselves, in float64."""
     A = pair.A.detach().flatten(1).cpu().double().numpy()
     B = pair.B.detach().flatten(1).cpu().double().numpy()

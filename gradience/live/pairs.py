@@ -17,7 +17,7 @@ ZERO_START = (True, "gaussian", "eva")
 
 
 @dataclass(frozen=True, slots=True)
-class LoraPair:
+class LivePair:
     """One LoRA module where it lives. A: (r, n …), B: (m, r …); the update is scale·B·A."""
 
     name: str
@@ -30,12 +30,12 @@ class LoraPair:
         return int(self.A.shape[0])
 
 
-def find_pairs(model: nn.Module, adapter: str | None = None) -> tuple[list[LoraPair], dict[str, str]]:
+def find_pairs(model: nn.Module, adapter: str | None = None) -> tuple[list[LivePair], dict[str, str]]:
     """Return PEFT's LoRA factors inside `model`, and name -> reason of the modules that cannot be measured."""
     from peft.tuners.adalora.layer import AdaLoraLayer
     from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 
-    pairs: list[LoraPair] = []
+    pairs: list[LivePair] = []
     unmeasured: dict[str, str] = {}
     for path, layer in model.named_modules():
         if not isinstance(layer, LoraLayer):
@@ -49,7 +49,7 @@ def find_pairs(model: nn.Module, adapter: str | None = None) -> tuple[list[LoraP
             if reason := _unmeasurable(*factors):
                 unmeasured[name] = reason
             else:
-                pairs.append(LoraPair(name, *factors, scale=float(layer.scaling[chosen])))
+                pairs.append(LivePair(name, *factors, scale=float(layer.scaling[chosen])))
     return pairs, unmeasured
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from gradience.adapters.families import module_type
 from gradience.errors import InputError
 from gradience.live.grams import gram_products, module_spectrum
-from gradience.live.pairs import LoraPair, find_pairs, starts_at_zero
+from gradience.live.pairs import LivePair, find_pairs, starts_at_zero
 from gradience.live.snapshot import Signal, Snapshot, digits
 from gradience.telemetry.rank_series import SETTLED_INTERVALS, RankPoint, settled_since, too_large, too_small
 
@@ -38,13 +38,13 @@ class SpectralTracker:
         self._prepare(pairs, unmeasured, zero=starts_at_zero(model, adapter))
 
     @classmethod
-    def from_pairs(cls, pairs: Sequence[LoraPair], *, starts_at_zero: bool = True) -> Self:
+    def from_pairs(cls, pairs: Sequence[LivePair], *, starts_at_zero: bool = True) -> Self:
         """Return a tracker of LoRA that is not PEFT's: name the factors yourself."""
         tracker = cls.__new__(cls)
         tracker._prepare(list(pairs), {}, zero=starts_at_zero)
         return tracker
 
-    def _prepare(self, pairs: list[LoraPair], unmeasured: dict[str, str], *, zero: bool) -> None:
+    def _prepare(self, pairs: list[LivePair], unmeasured: dict[str, str], *, zero: bool) -> None:
         if not pairs:
             reasons = ", ".join(sorted(set(unmeasured.values())))
             raise InputError(

@@ -20,7 +20,7 @@ from gradience.artifacts.monitor import (
     SplitReport,
 )
 from gradience.monitor.advice import advice
-from gradience.monitor.facts import Evaluation, RunFacts, Split
+from gradience.monitor.facts import RunFacts, Split, SplitEvaluation
 from gradience.monitor.run import Options, Run
 from gradience.monitor.series import Series
 from gradience.monitor.setup import RunSetup, read_setup
@@ -134,7 +134,7 @@ def _split(split: Split, setup: RunSetup) -> SplitReport:
     )
 
 
-def _evaluation(evaluation: Evaluation | None, setup: RunSetup) -> EvaluationPoint | None:
+def _evaluation(evaluation: SplitEvaluation | None, setup: RunSetup) -> EvaluationPoint | None:
     """A perplexity only where the loss is a cross-entropy, a gap only where losses compare."""
     if evaluation is None:
         return None

@@ -19,7 +19,7 @@ MAX_SPLITS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class SplitEvaluation:
     """One evaluation on one split."""
 
     step: int
@@ -42,10 +42,10 @@ class Split:
     """All evaluations on one split."""
 
     losses: Series = field(default_factory=Series)
-    last: Evaluation | None = None
-    best: Evaluation | None = None
+    last: SplitEvaluation | None = None
+    best: SplitEvaluation | None = None
     """The one with the smallest loss."""
-    most_rewarded: Evaluation | None = None
+    most_rewarded: SplitEvaluation | None = None
     """The one with the highest reward, where rewards are evaluated."""
     count: int = 0
 
@@ -176,7 +176,7 @@ class RunFacts:
         metrics = {key: value for key, value in numbers.items() if value is not None}
         step = record.step if record.step is not None else self.last_step or 0
         train_loss = metrics.get("train_loss", self.loss.last)
-        evaluation = Evaluation(step, metrics.get("loss"), train_loss, metrics)
+        evaluation = SplitEvaluation(step, metrics.get("loss"), train_loss, metrics)
         split.last = evaluation
         if evaluation.loss is not None:
             split.losses.add(step, evaluation.loss)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from gradience.adapters.inventory import Note
+from gradience.adapters.inventory import SkippedTensor
 from gradience.adapters.keys import is_split_expert, parse_key
 from gradience.artifacts.audit import AuditReport, LayerAudit, TensorNote
 from gradience.artifacts.finding import Finding
@@ -61,7 +61,7 @@ def norm_overflow(path: object, module: str) -> InputError:
     )
 
 
-def refuse_unread(path: object, unread: Sequence[Note | TensorNote]) -> None:
+def refuse_unread(path: object, unread: Sequence[SkippedTensor | TensorNote]) -> None:
     """Raise InputError (unaudited) where tensors were not understood: nobody can say what they mean at another rank."""
     if unread:
         were = noun(len(unread), "tensor was", "tensors were")

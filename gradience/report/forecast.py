@@ -69,9 +69,11 @@ def _costs(cost: CostEstimate, seeds: int) -> list[tuple[str, Inline]]:
         ("kernels", kernels),
     ]
     for time in cost.times:
-        each = f"{duration(time.training)} per training, {duration(time.evaluation)} per evaluation"
-        in_all = f", {duration(seeds * time.seed)} in all" if seeds > 1 else ""
-        total = f"{duration(time.seed)} per seed{in_all}"
+        each = (
+            f"{rough_duration(time.training)} per training, {rough_duration(time.evaluation)} per evaluation"
+        )
+        in_all = f", {rough_duration(seeds * time.seed)} in all" if seeds > 1 else ""
+        total = f"{rough_duration(time.seed)} per seed{in_all}"
         about = "about " if time.seed >= 1 else ""
         rows.append((time.machine.partition(",")[0].removeprefix("one "), f"{about}{total}: {each}"))
     return rows
@@ -91,10 +93,10 @@ def _quoted(text: str) -> str:
     return json.dumps(cut, ensure_ascii=False)
 
 
-def duration(seconds: float) -> str:
+def rough_duration(seconds: float) -> str:
     """Seconds in a unit that a person reads: `1.5 h`, `14 min`, `40 s`; an estimate has two digits.
 
-    >>> duration(5_400), duration(840), duration(40), duration(0.2)
+    >>> rough_duration(5_400), rough_duration(840), rough_duration(40), rough_duration(0.2)
     ('1.5 h', '14 min', '40 s', 'less than 1 s')
     """
     if seconds < 1:

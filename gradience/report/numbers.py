@@ -103,12 +103,12 @@ def number_range(values: Iterable[int | float]) -> str:
 
 
 def plural(number: int, one: str, many: str | None = None) -> str:
-    """`1 module`, `24 modules`."""
+    """`1 module`, `24 modules`, `1,000 modules`: the number as `count` shows it."""
     return f"{count(number)} {noun(number, one, many)}"
 
 
 def duration(seconds: float | None) -> str:
-    """45 s, 2 min 6 s, 3 h 12 min."""
+    """A time that was measured: 45 s, 2 min 6 s, 3 h 12 min."""
     if seconds is None:
         return MISSING
     if seconds < 60:

@@ -18,15 +18,15 @@ from gradience.bench.plan.machines import H100, Machine, this_processor
 from gradience.bench.plan.preview import Lengths
 from gradience.evaluate.counting import (
     Work,
-    counted,
     decoding_work,
     forward_of,
     network_on_meta,
     tiny_with_lora,
     training_work,
+    work_of,
 )
 from gradience.models.known import KNOWN
-from gradience.report.forecast import duration
+from gradience.report.forecast import rough_duration
 
 EVERYWHERE: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 
@@ -45,8 +45,8 @@ def real_and_meta(base: Path) -> tuple[Any, Any]:
 def test_what_is_counted_without_numbers_is_what_a_real_model_computes(base: Path) -> None:
     real, meta = real_and_meta(base)
     for rows, length in ((3, 7), (2, 16)):
-        work = counted(lambda: forward_of(meta, rows=rows, length=length))  # noqa: B023
-        computed = counted(lambda: forward_of(real, rows=rows, length=length))  # noqa: B023
+        work = work_of(lambda: forward_of(meta, rows=rows, length=length))  # noqa: B023
+        computed = work_of(lambda: forward_of(real, rows=rows, length=length))  # noqa: B023
         assert work.flops == computed.flops > 0
         assert work.count == pytest.approx(computed.count, abs=5)  # a mask or two
 
@@ -58,13 +58,13 @@ def test_products_by_hand(base: Path) -> None:
     )  # LoRA's A and B too
     heads, layers, rows, length = 32, 2, 3, 7
     attention = layers * 2 * 2 * rows * heads * length * length
-    work = counted(lambda: forward_of(meta, rows=rows, length=length))
+    work = work_of(lambda: forward_of(meta, rows=rows, length=length))
     assert work.flops == 2 * rows * length * linear + attention
 
 
 def test_training_is_forward_backward_and_no_gradient_of_frozen_weights(base: Path) -> None:
     _, meta = real_and_meta(base)
-    forward = counted(lambda: forward_of(meta, rows=4, length=16))
+    forward = work_of(lambda: forward_of(meta, rows=4, length=16))
     training = training_work(meta, 4, 16, labels=False)
     assert 2 * forward.flops < training.flops < 3 * forward.flops
     assert training.count > 2 * forward.count
@@ -201,12 +201,12 @@ def test_four_bits_pack_the_linear_layers_alone(base: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        (duration(0.2), "less than 1 s"),
-        (duration(89), "89 s"),
-        (duration(840), "14 min"),
-        (duration(3 * 3600), "3.0 h"),
-        (duration(30 * 3600), "30 h"),
-        (duration(10 * 86400), "10 days"),
+        (rough_duration(0.2), "less than 1 s"),
+        (rough_duration(89), "89 s"),
+        (rough_duration(840), "14 min"),
+        (rough_duration(3 * 3600), "3.0 h"),
+        (rough_duration(30 * 3600), "30 h"),
+        (rough_duration(10 * 86400), "10 days"),
     ],
 )
 def test_units_that_a_person_reads(text: str, shown: str) -> None:

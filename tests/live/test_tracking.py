@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from gradience.errors import InputError
-from gradience.live import LoraPair, SpectralTracker, find_pairs
+from gradience.live import LivePair, SpectralTracker, find_pairs
 from tests.live.tiny import give_random_factors, lora_llama
 
 
@@ -67,7 +67,7 @@ def test_agrees_in_every_storage_type(dtype):
 @pytest.mark.parametrize(("scale_A", "scale_B"), [(1e-25, 1e-12), (1e18, 1e18), (1e-20, 1e20)])
 def test_a_scale_beyond_float32_products_takes_the_exact_way(scale_A, scale_B):
     A, B = torch.randn(4, 30) * scale_A, torch.randn(20, 4) * scale_B
-    pair = LoraPair("x", A, B, 2.0)
+    pair = LivePair("x", A, B, 2.0)
     assert_agrees(SpectralTracker.from_pairs([pair]).measure(0).modules[0], pair)
 
 
@@ -77,7 +77,7 @@ def test_factors_that_cancel_take_the_exact_way():
     gauge = torch.diag(torch.tensor([1.0, 1e-2, 1e-4, 1e-6], dtype=torch.float64))
     A = gauge @ torch.randn(4, 30, dtype=torch.float64)
     B = torch.randn(20, 4, dtype=torch.float64) @ torch.linalg.inv(gauge)
-    pair = LoraPair("x", A, B, 1.0)
+    pair = LivePair("x", A, B, 1.0)
     assert_agrees(SpectralTracker.from_pairs([pair]).measure(0).modules[0], pair)
 
 
@@ -174,20 +174,20 @@ def test_pissa_does_not_start_at_zero_so_its_rank_is_not_judged():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_agrees_on_a_gpu_with_tf32_switched_on_around_it():
-    pairs = [LoraPair("x", torch.randn(16, 4096, device="cuda"), torch.randn(4096, 16, device="cuda"), 0.5)]
+    pairs = [LivePair("x", torch.randn(16, 4096, device="cuda"), torch.randn(4096, 16, device="cuda"), 0.5)]
     torch.set_float32_matmul_precision("high")
     try:
         module = SpectralTracker.from_pairs(pairs).measure(0).modules[0]
     finally:
         torch.set_float32_matmul_precision("highest")
-    assert_agrees(module, LoraPair("x", pairs[0].A.cpu(), pairs[0].B.cpu(), 0.5))
+    assert_agrees(module, LivePair("x", pairs[0].A.cpu(), pairs[0].B.cpu(), 0.5))
 
 
 def shaped(needed, rank=8):
     """A pair whose ΔW needs exactly `needed` equal directions for 90 % of its energy."""
     sigma = torch.zeros(rank)
     sigma[:needed] = 1.0
-    return LoraPair(
+    return LivePair(
         f"model.layers.{needed}.mlp.up_proj", torch.eye(rank, 16), torch.eye(16, rank) * sigma, 1.0
     )
 

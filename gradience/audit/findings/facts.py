@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gradience.adapters.config import PeftConfig
-from gradience.adapters.inventory import Note
+from gradience.adapters.inventory import SkippedTensor
 from gradience.artifacts.audit import LayerAudit
 from gradience.artifacts.finding import Finding, Severity
 from gradience.words import listed
@@ -18,8 +18,8 @@ class Facts(NamedTuple):
 
     layers: Sequence[LayerAudit]
     config: PeftConfig | None
-    other: Sequence[Note]
-    unaudited: Sequence[Note]
+    other: Sequence[SkippedTensor]
+    unaudited: Sequence[SkippedTensor]
     ghosts: Sequence[str]
     nonfinite: Sequence[str]
     """One sentence per factor with NaN or infinity."""

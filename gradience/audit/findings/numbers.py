@@ -18,7 +18,7 @@ RANDOM_MIN_RANK = 4
 RANDOM_MIN_SIDE = 2
 """Nor can they where the smaller side of ΔW has fewer than this many times r rows: a head of six labels that was
 trained well spreads over all of its few directions."""
-SATURATED_SHARE = 0.85
+NEARLY_ALL = 0.85
 """k@90 / r from which a module uses nearly all of its rank (random factors: 0.88 to 1)."""
 COARSE_BOUND = 1e-3
 """error_bound from which a reader must know: the printed digits are no longer true."""
@@ -122,7 +122,7 @@ def _uses_all(layer: LayerAudit) -> bool:
     return (
         layer.energy_rank_90 is not None
         and layer.r >= 2
-        and layer.energy_rank_90 >= SATURATED_SHARE * layer.r
+        and layer.energy_rank_90 >= NEARLY_ALL * layer.r
         and (layer.null_position is None or layer.null_position < RANDOM_POSITION)
     )
 

@@ -15,11 +15,11 @@ from gradience.bench.plan.machines import Machine
 from gradience.bench.plan.preview import Lengths
 from gradience.evaluate.counting import (
     Work,
-    counted,
     decoding_work,
     forward_of,
     network_on_meta,
     training_work,
+    work_of,
 )
 from gradience.evaluate.evaluator import SCORED_AT_ONCE
 
@@ -184,11 +184,11 @@ def _evaluation(network: Any, shapes: Shapes) -> tuple[Work, Work | None, Work |
     """Reading a batch, one decoding step of it, and reading a batch of responses with the logits on all of them."""
     rows, prompt, new = shapes.rows, max(1, shapes.prompt), shapes.new
     if not new:
-        return counted(lambda: forward_of(network, rows=rows, length=prompt)), None, None
+        return work_of(lambda: forward_of(network, rows=rows, length=prompt)), None, None
     return (
-        counted(lambda: forward_of(network, rows=rows, length=prompt, logits=1)),
+        work_of(lambda: forward_of(network, rows=rows, length=prompt, logits=1)),
         decoding_work(network, rows, cached=prompt + new // 2),
-        counted(lambda: forward_of(network, rows=SCORED_AT_ONCE, length=prompt + new, logits=new)),
+        work_of(lambda: forward_of(network, rows=SCORED_AT_ONCE, length=prompt + new, logits=new)),
     )
 
 

@@ -9,7 +9,7 @@ from statistics import median
 
 import torch
 
-from gradience.evaluate.counting import Work, counted, forward_of, tiny_with_lora
+from gradience.evaluate.counting import Work, forward_of, tiny_with_lora, work_of
 from gradience.models.devices import threads
 from gradience.words import noun
 
@@ -72,7 +72,7 @@ def _product_rate(dtype: torch.dtype, width: int, inner: int, rows: int = 256) -
 def _launch() -> float:
     """Seconds a kernel in a model so small that its kernels compute next to nothing."""
     network = tiny_with_lora("cpu")
-    kernels = counted(lambda: forward_of(network, rows=1, length=2)).count
+    kernels = work_of(lambda: forward_of(network, rows=1, length=2)).count
     with torch.no_grad():
         return _typical(lambda: forward_of(network, rows=1, length=2)) / kernels
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gradience.monitor.facts import Evaluation, RunFacts, Split
+from gradience.monitor.facts import RunFacts, Split, SplitEvaluation
 from gradience.monitor.rules.loss import OWN
 from gradience.monitor.run import (
     MIN_LOGS,
@@ -75,7 +75,7 @@ def overfitting(run: Run) -> Observations:
             continue
         if split.count < MIN_EVALUATIONS or not last.loss > (1 + RISEN) * best.loss or best.step == last.step:
             continue
-        if not _training_fell(facts, best, last):
+        if not _training_fell(best, last):
             continue
         yield Observation(
             f"loss on {name} was best at step {best.step} ({best.loss:.3g}) and has risen to {last.loss:.3g}",
@@ -87,7 +87,7 @@ def overfitting(run: Run) -> Observations:
         return
 
 
-def _training_fell(facts: RunFacts, best: Evaluation, last: Evaluation) -> bool:
+def _training_fell(best: SplitEvaluation, last: SplitEvaluation) -> bool:
     return best.train_loss is not None and last.train_loss is not None and last.train_loss < best.train_loss
 
 
