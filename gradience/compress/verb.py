@@ -15,6 +15,7 @@ from gradience.compress.encodings import rule_of
 from gradience.compress.peft_check import require_peft
 from gradience.errors import UsageError
 from gradience.plan.compression import plan_compression
+from gradience.plan.criteria import Suggested
 from gradience.plan.sizes import criterion_of
 from gradience.progress import Progress
 
@@ -26,7 +27,7 @@ class Options(TypedDict, total=False):
 
     rank: int | None
     energy: float | None
-    suggested: Literal["median", "p90", "per-layer"] | None
+    suggested: Suggested | None
     reduction: float | None
     max_params: int | None
     max_bytes: int | None
@@ -68,7 +69,7 @@ def compress_adapter(
     *,
     rank: int | None = None,
     energy: float | None = None,
-    suggested: Literal["median", "p90", "per-layer"] | None = None,
+    suggested: Suggested | None = None,
     reduction: float | None = None,
     max_params: int | None = None,
     max_bytes: int | None = None,

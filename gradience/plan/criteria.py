@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from gradience.adapters.keys import config_name
 from gradience.arguments import integer_argument, number_argument
@@ -23,7 +23,8 @@ from gradience.plan.modules import Module, Ranks
 if TYPE_CHECKING:
     from gradience.artifacts.compression import CompressionPlan
 
-SUGGESTIONS = ("median", "p90", "per-layer")
+Suggested = Literal["median", "p90", "per-layer"]
+"""Which of the ranks that the audit suggests."""
 EDITED = ", then edited"
 
 
@@ -96,14 +97,14 @@ class ToSuggestion:
     'suggested (median)'
     """
 
-    which: Literal["median", "p90", "per-layer"]
+    which: Suggested
 
     def __post_init__(self) -> None:
-        if self.which not in SUGGESTIONS:
+        if self.which not in get_args(Suggested):
             raise UsageError(
                 f"a suggestion called {self.which!r} is unknown",
                 code="bad-suggestion",
-                hint=f"one of {', '.join(SUGGESTIONS)}",
+                hint=f"one of {', '.join(get_args(Suggested))}",
             )
 
     @property
