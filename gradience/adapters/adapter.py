@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gradience.adapters.config import PeftConfig
-from gradience.adapters.dtypes import FloatArray, Words, decode
+from gradience.adapters.dtypes import Words, decode
 from gradience.adapters.files import Closing
 from gradience.adapters.inventory import GHOST_REASON, SkippedTensor
 from gradience.adapters.keys import Kind, parse_key
@@ -18,7 +18,7 @@ from gradience.adapters.locate import Location
 from gradience.adapters.naming import is_applied
 from gradience.adapters.tensors import TensorEntry, TensorFile
 from gradience.digests import sha256_text
-from gradience.spectra import Blocks
+from gradience.spectra import Blocks, FloatArray
 
 BLOCK_ELEMENTS = 2**17
 """Elements of one decoded block: 1 MB of float64, which stays in a core's cache."""

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from gradience.spectra import FloatArray
+
 Words = NDArray[Any]
 """Stored elements in their own type (`DType.numpy`)."""
 

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+from gradience.adapters.strict_json import BOM
 from gradience.errors import InputError
 
 _LFS = b"version https://git-lfs.github.com/spec/"
 BLOCK = 4 * 2**20
 """Bytes in memory at a time of a file that is read through."""
-_BOM = b"\xef\xbb\xbf"
 PICKLE_HINT = (
     "pickle files can run code, so they are not opened here; load the adapter with PEFT where you trust it "
     "and save it again: PeftModel.from_pretrained(base, folder).save_pretrained(new, safe_serialization=True)"
@@ -196,7 +196,7 @@ def refuse_placeholder(path: Path, head: bytes) -> None:
             code="lfs-pointer",
             hint="run `git lfs pull` in the repository, or download it with `hf download`",
         )
-    start = head.removeprefix(_BOM).lstrip().lower()
+    start = head.removeprefix(BOM).lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         raise InputError(
             f"{path}: a web page, not the file itself (a download that ended on an error or login page)",
@@ -220,7 +220,7 @@ def refuse_disguise(path: Path, head: bytes) -> None:
 
 def refuse_text(path: Path, head: bytes) -> None:
     """Raise InputError (code wrong-format) when `head` begins a JSON text in the place of weights."""
-    start = head.removeprefix(_BOM).lstrip()
+    start = head.removeprefix(BOM).lstrip()
     if start.startswith((b"{", b"[")) and b"\0" not in start:
         shown = start[:60].decode("utf-8", "replace")
         raise InputError(

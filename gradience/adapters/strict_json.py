@@ -12,7 +12,7 @@ from gradience.errors import InputError
 
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 """Begins half of a character beyond the first 65,536, as JSON escapes it; alone it is no text."""
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 
 
 class _Refused(ValueError):
@@ -37,7 +37,7 @@ def loads(
             raise _Refused(f"the key {twice[:200]!r} stands twice, and two readers could take different ones")
         return convert(unique) if convert else unique
 
-    if text.startswith(_BOM):
+    if text.startswith(BOM):
         raise InputError(
             f"{path}: the {what} begins with a byte order mark, which JSON may not have",
             code="bad-encoding",

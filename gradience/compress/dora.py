@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from gradience.adapters import strict_json
-from gradience.adapters.dtypes import FloatArray, Words, decode
+from gradience.adapters.dtypes import Words, decode
 from gradience.adapters.files import Closing, pread, read_small
 from gradience.adapters.tensors import TensorEntry, TensorFile
 from gradience.errors import InputError
-from gradience.spectra import relative_error
+from gradience.spectra import FloatArray, relative_error
 
 Rows = Callable[[slice], FloatArray]
 """Some rows of W, in float64."""

@@ -13,12 +13,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from gradience.adapters.adapter import BLOCK_ELEMENTS, Factor, LoadedPair, LoraPair, word_blocks
-from gradience.adapters.dtypes import DType, FloatArray, Words, decode, encode
+from gradience.adapters.dtypes import DType, Words, decode, encode
 from gradience.artifacts.compression import ModulePlan
 from gradience.compress.dora import BaseWeights, output_error
 from gradience.compress.truncate import Truncation, cancellation, frobenius, norm_from_grams, truncation
 from gradience.errors import InputError
-from gradience.spectra import Blocks, gram, joined, triangle, with_exponent
+from gradience.spectra import Blocks, FloatArray, gram, joined, triangle, with_exponent
 
 Method = Literal["gram", "qr", "copy"]
 TINY_ERROR = 1e-4

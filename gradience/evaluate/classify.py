@@ -10,7 +10,8 @@ from gradience.digests import sha256_text
 from gradience.evaluate.engines.base import Classified, Engine
 from gradience.evaluate.examples import LabelledText, fixed_batches, pair_of, require_examples, whole_text
 from gradience.evaluate.proof import refuse_inert_classifier
-from gradience.evaluate.records import OnBatch, RecordFile, answer_batches, header
+from gradience.evaluate.records import RecordFile, answer_batches, header
+from gradience.progress import Progress
 
 
 def evaluate_classification(
@@ -23,7 +24,7 @@ def evaluate_classification(
     lora: bool = True,
     scoring: str | None = None,
     path: Path | None = None,
-    on_batch: OnBatch | None = None,
+    on_batch: Progress | None = None,
     allow_inert: bool = False,
 ) -> Evaluation[ClassificationRecord]:
     """Label each text or pair of texts with the adapter `name`; the largest logit decides.

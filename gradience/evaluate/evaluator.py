@@ -15,9 +15,9 @@ from gradience.evaluate.classify import evaluate_classification
 from gradience.evaluate.engines import engine
 from gradience.evaluate.engines.base import Engine
 from gradience.evaluate.generate import evaluate_generation
-from gradience.evaluate.records import OnBatch
 from gradience.evaluate.score import evaluate_scores
 from gradience.models.settings import ModelSettings
+from gradience.progress import Progress
 from gradience.tasks.base import ClassificationTask, Task
 
 SCORED_AT_ONCE = 16
@@ -37,7 +37,7 @@ class Evaluator:
         max_length: int,
         max_new_tokens: int | None = None,
         device: str = "auto",
-        on_batch: OnBatch | None = None,
+        on_batch: Progress | None = None,
         engine_name: str = "transformers",
     ) -> None:
         """`examples` are some of `task`. `max_length`: tokens of a text to label that are read."""

@@ -11,7 +11,8 @@ from gradience.digests import sha256_text
 from gradience.evaluate.engines.base import Engine, Output
 from gradience.evaluate.examples import Prompted, fixed_batches, require_examples
 from gradience.evaluate.proof import refuse_inert_generators
-from gradience.evaluate.records import OnBatch, RecordFile, answer_batches, header
+from gradience.evaluate.records import RecordFile, answer_batches, header
+from gradience.progress import Progress
 from gradience.tasks.base import Filter
 
 
@@ -28,7 +29,7 @@ def evaluate_generation(
     max_length: int | None = None,
     scoring: str | None = None,
     path: Path | None = None,
-    on_batch: OnBatch | None = None,
+    on_batch: Progress | None = None,
     allow_inert: bool = False,
 ) -> Evaluation[GenerationRecord]:
     """Let the adapter `name` (None: the base) answer each prompt, and find the answer in what it writes.

@@ -30,9 +30,7 @@ from gradience.artifacts.whole import write_errors, write_whole
 from gradience.digests import sha256_rows
 from gradience.errors import InputError
 from gradience.evaluate.engines.base import Engine
-
-OnBatch = Callable[[int, int], None]
-"""Called with (batches that are done, batches in all)."""
+from gradience.progress import Progress
 
 
 def header(
@@ -131,7 +129,7 @@ class RecordFile(Generic[R]):
 def answer_batches(
     files: Sequence[RecordFile[R]],
     answer: Callable[[Sequence[int]], Sequence[Sequence[R]]],
-    on_batch: OnBatch | None = None,
+    on_batch: Progress | None = None,
 ) -> list[Evaluation[R]]:
     """Answer the batches that are missing in any of `files`, which have the same batches.
 

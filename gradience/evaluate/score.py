@@ -10,7 +10,8 @@ from gradience.digests import sha256_text
 from gradience.evaluate.engines.base import Engine, Score
 from gradience.evaluate.examples import Answered, fixed_batches, require_examples
 from gradience.evaluate.proof import refuse_inert_generators
-from gradience.evaluate.records import OnBatch, RecordFile, answer_batches, header
+from gradience.evaluate.records import RecordFile, answer_batches, header
+from gradience.progress import Progress
 
 
 def evaluate_scores(
@@ -22,7 +23,7 @@ def evaluate_scores(
     batch_size: int = 16,
     max_length: int | None = None,
     paths: Mapping[str | None, Path] | None = None,
-    on_batch: OnBatch | None = None,
+    on_batch: Progress | None = None,
     allow_inert: bool = False,
 ) -> dict[str | None, Evaluation[ScoreRecord]]:
     """Score each response under each of `names` (None: the base), and against the adapter `reference`.

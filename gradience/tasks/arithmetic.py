@@ -14,10 +14,9 @@ from typing import Annotated
 from pydantic import Field
 
 from gradience.errors import UsageError, require
+from gradience.models.settings import Positive
 from gradience.tasks.base import Filter, GenerationTask
 from gradience.tasks.examples import PromptExample, content_id, prepare, role_of
-
-Positive = Annotated[int, Field(ge=1)]
 
 # No digit, and no decimal or thousands separator with a digit behind it, may follow: 16 is not the answer of `16.5`.
 _LEADING = re.compile(r"\s*(-?[0-9]+)(?![.,]?[0-9])")

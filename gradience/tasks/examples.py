@@ -11,12 +11,12 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
-from typing import Generic, Literal, TypeVar, get_args
+from typing import Generic, TypeVar, get_args
 
+from gradience.artifacts.bench_plan import Role
 from gradience.digests import sha256_rows, sha256_text
 from gradience.errors import UsageError
 
-Role = Literal["train", "dev", "confirm"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 PER_10_000: Mapping[Role, int] = {"train": 5600, "dev": 2200, "confirm": 2200}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from gradience.artifacts.bench_plan import Role
 from gradience.errors import InputError, did_you_mean
-from gradience.tasks.examples import LabelledExample, Role, canonical, content_id, role_of
+from gradience.tasks.examples import LabelledExample, canonical, content_id, role_of
 from gradience.tasks.rows import Row, Table
 
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from gradience.artifacts.bench_plan import Role
 from gradience.digests import sha256_file
 from gradience.errors import InputError, NetworkError, UsageError, did_you_mean, require
 from gradience.models.local_only import would_fetch
-from gradience.tasks.examples import Role
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field
 
+from gradience.artifacts.bench_plan import Role
 from gradience.errors import InputError, UsageError
 from gradience.tasks.base import ClassificationTask
-from gradience.tasks.examples import Role, prepare, with_dev
+from gradience.tasks.examples import prepare, with_dev
 from gradience.tasks.labelled import Columns, labelled, read
 from gradience.tasks.labelled import label_names as names_in
 from gradience.tasks.metrics import Metric

@@ -17,7 +17,7 @@ from pathlib import Path
 from gradience import tasks
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.artifacts.bench_plan import BenchPlan, DataSplit
+from gradience.artifacts.bench_plan import BenchPlan, DataSplit, Role
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.whole import write_whole
@@ -34,7 +34,6 @@ from gradience.bench.verdict.folders import AGGREGATE, BENCH, DOCUMENT, PLAN, be
 from gradience.errors import UsageError
 from gradience.models.devices import check_devices, threads
 from gradience.tasks.base import Task
-from gradience.tasks.examples import Role
 
 LOG = "run.log"
 PATIENCE = 60.0
