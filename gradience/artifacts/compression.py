@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, WithJsonSchema
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gradience.artifacts.base import ROW_CONFIG, Float12, Part
+from gradience.artifacts.encodings import ENCODING_NAMES
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
 
-Encoding = Annotated[
-    str, WithJsonSchema({"enum": ["uniform", "patterns", "padded", "folded"], "type": "string"})
-]
-"""How ranks and scales are written: a name in `compress.encodings.ENCODINGS`."""
+Encoding = Annotated[str, Field(json_schema_extra=lambda schema: schema.update(enum=list(ENCODING_NAMES)))]
+"""How ranks and scales are written: one of ENCODING_NAMES."""
 Verdict = Literal["loads", "wrong scale", "wrong meaning", "refuses", "not run"]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gradience.artifacts.encodings import ENCODING_NAMES
 from gradience.cli.options import AdapterName, Layers, Quiet, allowed_ranks_of
 from gradience.cli.output import command_line, print_json, print_screen
 from gradience.cli.progress import ProgressBar
@@ -84,7 +85,7 @@ def compress(
         typer.Option(
             "--encoding",
             metavar="HOW",
-            help="uniform, patterns, padded or folded (default: uniform if ranks and scales agree, else patterns).",
+            help=f"One of {', '.join(ENCODING_NAMES)} (default: uniform if ranks and scales agree, else patterns).",
         ),
     ] = None,
     dtype: Annotated[

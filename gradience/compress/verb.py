@@ -112,7 +112,7 @@ def compress_adapter(
     allowed_ranks: every rank is one of these, or the module's own.
     multiple_of: every rank is a multiple of it, or the module's own.
     allow_untrained: compress an adapter whose every B·A is 0 as well.
-    encoding: uniform, patterns, padded or folded (see compress/encodings.py); the simplest right one by default.
+    encoding: how ranks and scales are written, a name in compress/encodings.py; the simplest right one by default.
     dtype: storage type of the factors (BF16, F16, F32 …); each keeps its own by default.
     strip: parts of tensor names; tensors beside the factors that have one are dropped.
     base_model: folder of the base model. Its config.json names the architecture for the verdicts on runtimes; its

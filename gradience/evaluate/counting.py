@@ -16,6 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from gradience.errors import InputError
+
+# Of this engine and not of whichever is chosen: what is counted are torch's kernels, in a forward of transformers.
 from gradience.evaluate.engines.transformers.forward import next_logits
 
 NO_KERNEL = ("aten::detach", "aten::_unsafe_view", "aten::lift_fresh", "aten::empty")
