@@ -29,11 +29,13 @@ class Derived:
     """An arm that is made from the probe's files, without training."""
 
     name: str
-    """In `compression.arms`, behind the name of a variant, and as `made_by` in the results."""
+    """In `compression.arms`, and as `made_by` in the results."""
     make: Callable[[Source, Ranks, Path], None]
     """Writes the adapter with these ranks to a folder, as PEFT would."""
     words: str = ""
-    """What a candidate is, for the reference of the config."""
+    """What a candidate is, for the reference of the config and beside the results."""
+    suffix: bool = True
+    """Whether its name stands behind the variant's (`per_layer.truncate`); without it the result has that alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,18 @@ class Trained:
     name: str
     words: str = ""
     """As above."""
-    head_only: bool = False
-    """Only the model's head is trained; the LoRA stays at ΔW = 0 and is left out when the head is evaluated."""
+    suffix: bool = True
+    """As above."""
+    trains: Literal["lora", "head"] = "lora"
+    """`head`: the model's head alone; the LoRA stays at ΔW = 0 and is left out when the head is evaluated."""
 
 
 Arm = Derived | Trained
+
+
+def result_name(variant: str, arm: Arm) -> str:
+    """Return the name of a variant's result in an arm."""
+    return f"{variant}.{arm.name}" if arm.suffix else variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

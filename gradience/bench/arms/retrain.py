@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from gradience.bench.arms.arm import Trained
 
-RETRAIN = Trained("retrain", "retrained from scratch at the smaller ranks")
+RETRAIN = Trained("retrain", "retrained from scratch at the smaller ranks", suffix=False)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from gradience.artifacts.bench_plan import Share
-from gradience.bench.arms.arm import Arm
+from gradience.bench.arms.arm import Arm, Trained
 from gradience.bench.arms.ranks import VARIANTS, is_variant
 from gradience.bench.arms.registry import ARMS, CONTROLS
 from gradience.models.settings import Positive, Settings
@@ -120,7 +120,7 @@ class CompressionSettings(Settings):
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):
                 raise ValueError(f"`{name}` names something twice")
-        if self.retrain is not None and "retrain" not in self.arms:
+        if self.retrain is not None and not any(isinstance(ARMS[name], Trained) for name in self.arms):
             raise ValueError("`retrain` limits what is retrained, and `arms` has no `retrain`")
         extra = [name for name in self.retrain or () if name not in self.variants]
         if extra:
@@ -133,7 +133,8 @@ class CompressionSettings(Settings):
     def arms_of(self, variant: str) -> list[Arm]:
         """The arms in which the variant is made."""
         limited = self.retrain is not None and variant not in self.retrain
-        return [ARMS[name] for name in self.arms if not (limited and name == "retrain")]
+        arms = [ARMS[name] for name in self.arms]
+        return [arm for arm in arms if not (limited and isinstance(arm, Trained))]
 
 
 class SmokeSettings(Settings):

@@ -13,7 +13,7 @@ from typing import Any
 
 from gradience.adapters.patterns import anchored_key
 from gradience.artifacts.audit import AuditReport
-from gradience.bench.arms.arm import Arm, Control, Trained
+from gradience.bench.arms.arm import Arm, Control, Trained, result_name
 from gradience.bench.arms.ranks import AuditedProbe, NotMade
 from gradience.bench.arms.registry import CONTROLS
 from gradience.bench.config.load import BenchConfig
@@ -106,7 +106,7 @@ def plan_variants(report: AuditReport, config: BenchConfig, seed: int) -> tuple[
 def asked_for(compression: CompressionSettings) -> tuple[PlannedVariant, ...]:
     """Return all that is going to be compared, as far as it is known before the audit: names, not ranks."""
     candidates = [
-        PlannedVariant(_named(variant, arm), arm)
+        PlannedVariant(result_name(variant, arm), arm)
         for variant in compression.variants
         for arm in compression.arms_of(variant)
     ]
@@ -122,11 +122,7 @@ def _arms_of(control: Control, compression: CompressionSettings) -> list[tuple[s
     """The names of a control's results, and how each is made."""
     if control.arm is not None:
         return [(control.name, control.arm)]
-    return [(_named(control.name, arm), arm) for arm in compression.arms_of(control.needs_variant)]
-
-
-def _named(variant: str, arm: Arm) -> str:
-    return variant if arm.name == "retrain" else f"{variant}.{arm.name}"
+    return [(result_name(control.name, arm), arm) for arm in compression.arms_of(control.needs_variant)]
 
 
 def _with_ranks(variant: PlannedVariant, probe: AuditedProbe) -> PlannedVariant:

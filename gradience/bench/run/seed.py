@@ -120,7 +120,7 @@ class SeedRun:
 
     def _probe(self) -> Outcome:
         outcome = Outcome(PlannedVariant(PROBE, RETRAIN))
-        report = self._train(outcome, self.config.lora.peft_arguments())
+        report = self._train(outcome, RETRAIN, self.config.lora.peft_arguments())
         if not report.diverged:  # what has diverged answers nothing
             self._evaluate(outcome, None)
         return outcome
@@ -177,10 +177,10 @@ class SeedRun:
     def _retrain(self, outcome: Outcome) -> None:
         arm = outcome.planned.making
         assert isinstance(arm, Trained)
-        arguments = self.config.lora.peft_arguments()
-        if not arm.head_only:
-            arguments |= outcome.planned.lora_arguments()
-        self._train(outcome, arguments, head_only=arm.head_only)
+        lora = self.config.lora.peft_arguments()
+        if arm.trains == "lora":
+            lora |= outcome.planned.lora_arguments()
+        self._train(outcome, arm, lora)
 
     def _derive(self, outcome: Outcome, probe: Outcome, audit: AuditReport) -> None:
         """Make an adapter from the files of the probe."""
@@ -206,11 +206,11 @@ class SeedRun:
 
     # ------------------------------------------------------------ training and evaluating
 
-    def _train(self, outcome: Outcome, lora: Mapping[str, Any], *, head_only: bool = False) -> TrainingReport:
-        """Train the adapter of `outcome`. head_only: evaluated without its LoRA, which stays as it began."""
-        config, name, trained = self.config, outcome.planned.name, "head" if head_only else "lora"
+    def _train(self, outcome: Outcome, arm: Trained, lora: Mapping[str, Any]) -> TrainingReport:
+        """Train the adapter of `outcome`. A head alone is evaluated without its LoRA, which stays as it began."""
+        config, name, has_lora = self.config, outcome.planned.name, arm.trains == "lora"
         data = self.task.examples.fingerprint("train", config.train.train_samples)
-        settings: dict[str, Any] = {"lora": dict(lora), "seed": self.seed, "trained": trained}
+        settings: dict[str, Any] = {"lora": dict(lora), "seed": self.seed, "trained": arm.trains}
         depends = settings | {"base": self.base, "recipe": config.train.model_dump(mode="json"), "data": data}
 
         def make(folder: Path) -> None:
@@ -226,9 +226,9 @@ class SeedRun:
         report = TrainingReport.read(folder / REPORT)
         outcome.add_adapter(
             folder,
-            lora_params=0 if head_only else report.lora_params,
+            lora_params=report.lora_params if has_lora else 0,
             other_params=report.other_params,
-            lora=not head_only,
+            lora=has_lora,
             training=report,
         )
         return report

@@ -56,8 +56,7 @@ def _meanings(bench: Bench, n: int) -> Iterator[tuple[str, Inline]]:
     allowed, share = allowed_losses(n, bench.policy.tolerance), exact_percent(bench.policy.tolerance)
     yield "Δ, points", f"variant − probe; PASS loses at most {counted(allowed, 'example')} ({share})"
     yield "saved", "share of the LoRA parameters that the smaller adapter does without"
-    if any(result.arm == "truncate" for result in bench.variants):
-        yield ".truncate", "the probe itself, truncated; no suffix: retrained at that rank"
+    yield from sections.ways(bench.candidates)
     if bench.controls:
         yield "controls", "not candidates: they show that a bad adapter would be noticed"
     controls = [control for result in bench.controls if (control := control_of(result.name))]

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from gradience.artifacts.bench import Bench, Best, VariantResult
 from gradience.artifacts.bench_aggregate import BenchAggregate, BestVariant, VariantSummary
 from gradience.artifacts.bench_plan import DataSplit, Policy
-from gradience.bench.arms.controls.aa import AA
 from gradience.bench.arms.registry import ARMS, control_of
 from gradience.bench.verdict.policy import exact_percent
 from gradience.bench.verdict.sanity import as_expected
@@ -29,7 +28,7 @@ ROLES: dict[str, Role] = {
 }
 NOISE = (
     "Counts are noisy: trainings that differ only in the seed, and even one adapter written twice, differ in some "
-    f"answers. The control {AA.name}, and the range of the probe over seeds, show by how much."
+    "answers. The control that must pass, and the range of the probe over seeds, show by how much."
 )
 
 Result = VariantResult | VariantSummary
@@ -87,11 +86,14 @@ def status_of(result: Result) -> Span:
 
 def legend(variants: Sequence[Result], columns: str) -> list[Block]:
     """Return how each kind of variant is made, and what the columns mean."""
-    ways = {
-        result.name.partition(".")[2]: ARMS[result.arm].words for result in variants if result.arm in ARMS
-    }
-    rows = [(f".{suffix}" if suffix else "no suffix", words) for suffix, words in ways.items() if words]
+    rows = ways(variants)
     return [*([Facts(rows)] if rows else []), Paragraph(Span(columns, "dim"))]
+
+
+def ways(variants: Iterable[Result]) -> list[Row]:
+    """Return the suffixes of the names, and how what bears each is made."""
+    arms = {result.arm: ARMS[result.arm] for result in variants if result.arm in ARMS}
+    return [(f".{arm.name}" if arm.suffix else "no suffix", arm.words) for arm in arms.values() if arm.words]
 
 
 def controls(results: Sequence[Result], table: Block) -> list[Block]:

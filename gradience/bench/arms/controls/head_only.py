@@ -7,9 +7,9 @@ from gradience.bench.arms.ranks import Choice
 
 HEAD_ONLY = Control(
     name="head_only",
-    words="no LoRA: a head trained alone, with the probe's steps, learning rate and seed; must fail",
+    words="no LoRA: a head trained alone; same steps, learning rate and seed as the probe; must fail",
     ranks=lambda probe: Choice(dict.fromkeys(probe.ranks, 0), "no LoRA, a head trained alone"),
-    arm=Trained("head", head_only=True),
+    arm=Trained("head", trains="head"),
     needs_head=True,
     expected="FAIL",
     formerly={  # a trained head may well beat it
