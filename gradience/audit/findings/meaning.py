@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gradience.adapters.config import INITS_OUT_OF_THE_BASE
 from gradience.adapters.inventory import DORA_REASON
 from gradience.artifacts.finding import Finding
 from gradience.audit.findings.facts import Facts
 from gradience.words import counted
 
-_MUTATED_BASE = ("pissa", "olora", "corda", "lora_ga")
-
 
 def initialisation(facts: Facts) -> Iterator[Finding]:
     init = facts.config.init.lower() if facts.config else "true"
-    if init.startswith(_MUTATED_BASE):
+    if init.startswith(INITS_OUT_OF_THE_BASE):
         yield Finding(
             code="init-not-update",
             severity="error",

@@ -45,7 +45,7 @@ def _more(values: Values, read: Values) -> dict[str, Any]:
     if values.get("lora_target_linear") is True:  # lora_target_modules beside it only adds to them
         known["target_modules"] = "all-linear"
     bits = 4 if values.get("adapter") == "qlora" else loaded_bits(values)
-    return {**precision(values, read), **known, "quantized_bits": bits}
+    return {**precision(values), **known, "quantized_bits": bits}
 
 
 def _aim(values: Values) -> Aim:

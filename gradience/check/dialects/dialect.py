@@ -50,7 +50,7 @@ def switched(key: str, on: Callable[[Any], bool]) -> Callable[[Values], LoraSwit
     return lambda values: LoraSwitch(on(value_at(values, key)), key)
 
 
-def precision(values: Values, read: Values) -> dict[str, Any]:
+def precision(values: Values) -> dict[str, Any]:
     """Return the precision of training, as most tools write it."""
     return {
         "precision": "bf16" if values.get("bf16") is True else "fp16" if values.get("fp16") is True else None
@@ -75,7 +75,7 @@ class Dialect:
     """What switches LoRA on."""
     defaults: Values = field(default_factory=dict)
     """What the tool takes where nothing is written and it matters to a rule."""
-    more: Callable[[Values, Values], dict[str, Any]] = precision
+    more: Callable[[Values, Values], dict[str, Any]] = lambda values, read: precision(values)
     """(values of the file, settings that were read) -> settings that take more than one key to know."""
     aim: Callable[[Values], Aim | None] = lambda values: None
     """What is trained for, where the file tells."""

@@ -54,7 +54,7 @@ def is_v1(values: Values) -> bool:
 def _more(values: Values, read: Values) -> dict[str, Any]:
     alpha = 2.0 * read["r"] if "alpha" not in read and read.get("r") is not None else None
     init = "pissa" if values.get("pissa_init") is True else None
-    return {**precision(values, read), "init": init, "alpha": alpha}
+    return {**precision(values), "init": init, "alpha": alpha}
 
 
 LLAMA_FACTORY = Dialect(

@@ -84,7 +84,7 @@ def _lora(values: Values) -> LoraSwitch:
 
 
 def _more(values: Values, read: Values) -> dict[str, Any]:
-    return {**precision(values, read), "quantized_bits": loaded_bits(values)}
+    return {**precision(values), "quantized_bits": loaded_bits(values)}
 
 
 def _aim(values: Values) -> Aim | None:

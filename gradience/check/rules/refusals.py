@@ -18,6 +18,7 @@ TRAINER_RAISES = "TrainingArguments raises ValueError"
 INITS = (
     "true", "false", "gaussian", "eva", "olora", "pissa", "corda", "loftq", "orthogonal", "lora_ga", "mica",
 )  # fmt: skip
+"""All that PEFT knows, whatever they do to the base, in the order in which the message names them."""
 INSTEAD = {
     "evaluation_strategy": "eval_strategy",
     "no_cuda": "use_cpu",

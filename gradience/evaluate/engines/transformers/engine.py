@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-from gradience.adapters.config import HEADS_OF_TASK
+from gradience.adapters.config import HEADS_OF_TASK, INITS_OUT_OF_THE_BASE
 from gradience.adapters.patterns import SavedNames
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines.base import AdapterIdentity, Classified, Engine, Output, Score
@@ -23,8 +23,9 @@ from gradience.models.devices import choose_device
 from gradience.models.load import load_base
 from gradience.models.settings import ModelSettings
 
-CHANGES_THE_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga", "mica")
-"""Initialisations (`init_lora_weights`) with which PEFT takes something out of the base's weights when it loads."""
+REFUSED_INITS = (*INITS_OUT_OF_THE_BASE, "loftq", "mica")
+"""Initialisations with which no adapter is loaded beside others. LoftQ writes a quantised base: the audit, which reads
+its factors, says something else of it. MiCA only reads the base, one SVD for each module."""
 
 
 class TransformersEngine(Engine):
@@ -317,7 +318,7 @@ def _refuse_what_cannot_share(config: Any, folder: Path) -> None:
     start = str(config.init_lora_weights).lower()
     if config.bias != "none":
         raise _changes_the_base(folder, f"bias={config.bias!r}")
-    if start.startswith(CHANGES_THE_BASE):
+    if start.startswith(REFUSED_INITS):
         raise _changes_the_base(folder, f"init_lora_weights={start!r}")
 
 
