@@ -6,7 +6,7 @@ format has settings of its own, it translates them to those of PEFT (`PeftConfig
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,14 +19,20 @@ class Format(NamedTuple):
 
     recognises: whether a file or folder is of this format, from a look at its names.
     open: (path, name of one of several adapters) -> the open adapter.
+    words: each `Adapter.format` that `open` gives -> what reports call such an adapter.
     """
 
     recognises: Callable[[Path], bool]
     open: Callable[[Path, str | None], Adapter]
+    words: Mapping[str, str]
 
 
 FORMATS: dict[str, Format] = {
-    "peft": Format(lambda path: True, open_peft),  # last: it also says what else a path holds
+    "peft": Format(
+        lambda path: True,  # last: it also says what else a path holds
+        open_peft,
+        {"peft": "PEFT LoRA", "safetensors": "LoRA from a single safetensors file"},
+    ),
 }
 
 
@@ -37,3 +43,9 @@ def open_adapter(path: Path, *, adapter: str | None = None) -> Adapter:
     """
     chosen = next(form for form in FORMATS.values() if form.recognises(path))
     return chosen.open(path, adapter)
+
+
+def words_of(name: str) -> str:
+    """Return what reports call an adapter whose `Adapter.format` is `name`; one that is unknown here, by that name."""
+    words = (form.words.get(name) for form in FORMATS.values())
+    return next(filter(None, words), f"LoRA of the format {name}")

@@ -95,7 +95,7 @@ def test_a_toy_format_of_adapters_is_one_file_and_one_line(tmp_path, add, comman
         opened.stack.enter_context(file)
         return opened
 
-    toy = Format(lambda path: (path / "toy.json").is_file(), open_toy)
+    toy = Format(lambda path: (path / "toy.json").is_file(), open_toy, {"toy": "A toy of a LoRA"})
     add("format of adapters", toy, name="toy", first=True)
 
     rng = np.random.default_rng(0)
@@ -109,6 +109,8 @@ def test_a_toy_format_of_adapters_is_one_file_and_one_line(tmp_path, add, comman
     assert (report["adapter"]["format"], layer["name"], layer["scale"]) == ("toy", "layers.0.q_proj", 0.5)
     expected = np.linalg.svd(0.5 * B @ A, compute_uv=False)[:4]
     np.testing.assert_allclose(layer["singular_values"], expected, rtol=1e-9)
+
+    assert "\nA toy of a LoRA · r 4" in command("audit", folder).out
 
     twice = copytree(folder, tmp_path / "twice")
     (twice / "toy.json").write_text('{"scale": 1.0}')

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gradience.adapters.formats import words_of
 from gradience.artifacts.audit import AuditReport
 from gradience.report import terminal
 from gradience.report.audit.layers import layer_blocks
@@ -80,7 +81,7 @@ def title_blocks(report: AuditReport, view: View) -> list[Block]:
 def kind_of_adapter(report: AuditReport) -> str:
     """`PEFT LoRA`, or what else the file is."""
     adapter = report.adapter
-    kind = "PEFT LoRA" if adapter.format == "peft" else f"LoRA from a single {adapter.format} file"
+    kind = words_of(adapter.format)
     return f"{kind} (DoRA: magnitudes are not part of this)" if adapter.use_dora else kind
 
 
