@@ -16,10 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 from gradience import spectra
-from gradience.adapters.dtypes import DTYPES, DType, FloatArray, decode, encode
+from gradience.adapters.dtypes import DTYPES, DType, decode, encode
 from gradience.adapters.formats import open_adapter
 from gradience.audit.measures import TAUS
 from gradience.cli.demo import example_adapter
+from gradience.spectra import FloatArray
 
 TYPES = ("BF16", "F16", "F8_E4M3", "F8_E5M2")
 SIDES = (64, 384, 4096)

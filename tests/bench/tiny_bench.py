@@ -16,9 +16,10 @@ from transformers import (
     set_seed,
 )
 
+from gradience.artifacts.bench_plan import Role
 from gradience.bench.plan.machines import Machine
 from gradience.tasks.base import ClassificationTask, GenerationTask
-from gradience.tasks.examples import Examples, LabelledExample, PromptExample, Role, content_id, prepare
+from gradience.tasks.examples import Examples, LabelledExample, PromptExample, content_id, prepare
 
 SPECIAL = ["[PAD]", "[UNK]", "[END]"]
 WORDS = [*SPECIAL, "good", "bad", "a", "film", "plot", "very", "is", "=", *map(str, range(20))]
