@@ -26,6 +26,10 @@ class Subset:
 
     columns: Columns
     label_names: tuple[str, ...]
+    gate: str
+    """What a probe must reach before anything is concluded from it; the predecessor's. Text, since it is exact."""
+    confirms: int
+    """Size of the hub's validation split, which confirms: for a forecast, before the data are read."""
     metric: Metric = "accuracy"
     exact: bool = False
     """Texts that differ in punctuation alone are different: a comma may decide the label."""
@@ -35,13 +39,19 @@ _ENTAILS = ("entailment", "not_entailment")
 _SENTENCES = Columns("sentence1", "label", "sentence2")
 
 SUBSETS = {
-    "cola": Subset(Columns("sentence", "label"), ("unacceptable", "acceptable"), "matthews", exact=True),
-    "mnli": Subset(Columns("premise", "label", "hypothesis"), ("entailment", "neutral", "contradiction")),
-    "mrpc": Subset(_SENTENCES, ("not_equivalent", "equivalent"), "f1"),
-    "qnli": Subset(Columns("question", "label", "sentence"), _ENTAILS),
-    "qqp": Subset(Columns("question1", "label", "question2"), ("not_duplicate", "duplicate"), "f1"),
-    "rte": Subset(_SENTENCES, _ENTAILS),
-    "sst2": Subset(Columns("sentence", "label"), ("negative", "positive")),
+    "cola": Subset(
+        Columns("sentence", "label"), ("unacceptable", "acceptable"), "0.70", 1_043, "matthews", exact=True
+    ),
+    "mnli": Subset(
+        Columns("premise", "label", "hypothesis"), ("entailment", "neutral", "contradiction"), "0.70", 9_815
+    ),
+    "mrpc": Subset(_SENTENCES, ("not_equivalent", "equivalent"), "0.75", 408, "f1"),
+    "qnli": Subset(Columns("question", "label", "sentence"), _ENTAILS, "0.75", 5_463),
+    "qqp": Subset(
+        Columns("question1", "label", "question2"), ("not_duplicate", "duplicate"), "0.80", 40_430, "f1"
+    ),
+    "rte": Subset(_SENTENCES, _ENTAILS, "0.60", 277),
+    "sst2": Subset(Columns("sentence", "label"), ("negative", "positive"), "0.75", 872),
 }
 
 REFUSED = {

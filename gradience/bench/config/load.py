@@ -31,7 +31,6 @@ from gradience.bench.config.legacy import merged, translated
 from gradience.bench.config.predecessor import is_predecessors, predecessor_notes, refuse_policy_file
 from gradience.bench.config.sections import (
     ANSWER_GATE,
-    GLUE_GATES,
     LABEL_GATE,
     SHORT_WARMUP,
     CompressionSettings,
@@ -131,8 +130,8 @@ class BenchConfig(Settings):
             return self.task.probe_gate.min_value
         if self.model.type == "causal_lm":
             return Fraction(ANSWER_GATE)
-        subset = self.task.options.get("subset") if self.task.profile == "glue" else None
-        return Fraction(GLUE_GATES.get(str(subset), LABEL_GATE))
+        subset = self.task.glue_subset
+        return Fraction(subset.gate if subset else LABEL_GATE)
 
     def shortened(self) -> BenchConfig:
         """Return the smoke run of this config; of a smoke run, itself."""

@@ -13,21 +13,11 @@ from gradience.bench.arms.ranks import VARIANTS, is_variant
 from gradience.bench.arms.registry import ARMS, CONTROLS
 from gradience.models.settings import Positive, Settings
 from gradience.ranks import DEFAULT_GRID
+from gradience.tasks.glue import SUBSETS, Subset
 
-GLUE_GATES: Mapping[str, str] = {
-    "sst2": "0.75",
-    "mnli": "0.70",
-    "qnli": "0.75",
-    "qqp": "0.80",
-    "rte": "0.60",
-    "wnli": "0.55",
-    "cola": "0.70",
-    "mrpc": "0.75",
-    "stsb": "0.80",
-}
-"""What a probe must reach before anything is concluded from it; those of the predecessor."""
 LABEL_GATE, ANSWER_GATE = "0.70", "0.15"
-"""The same for other tasks with labels, and for tasks that are answered in free text."""
+"""What a probe must reach before anything is concluded from it, in tasks with labels and in tasks that are answered in
+free text. GLUE's have their own."""
 
 SHORT_WARMUP = 10
 """A smoke run of n steps warms up for n/10 at most, or it would end before its learning rate is reached."""
@@ -91,6 +81,11 @@ class TaskSettings(Settings):
     """The first so many examples of that role (their order is as good as random). By default all."""
     generation: Generation = Generation()
     probe_gate: ProbeGate = ProbeGate()
+
+    @property
+    def glue_subset(self) -> Subset | None:
+        """The subset of GLUE that it names; None for other tasks."""
+        return SUBSETS.get(str(self.options.get("subset"))) if self.profile == "glue" else None
 
 
 class CompressionSettings(Settings):

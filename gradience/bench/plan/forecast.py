@@ -16,18 +16,8 @@ from gradience.bench.plan.variants import PlannedVariant, asked_for
 from gradience.models.load import quiet
 from gradience.tasks.base import ClassificationTask, GenerationTask
 
-EXAMPLES: Mapping[str, int] = {
-    "gsm8k": 1_319,
-    "reviews": 2_186,
-    "sst2": 872,
-    "qnli": 5_463,
-    "mnli": 9_815,
-    "qqp": 40_430,
-    "rte": 277,
-    "cola": 1_043,
-    "mrpc": 408,
-}
-"""Examples that decide (role confirm), of tasks whose data do not change; GLUE's by the name of the subset."""
+EXAMPLES: Mapping[str, int] = {"gsm8k": 1_319, "reviews": 2_186}
+"""Examples that decide (role confirm), of tasks whose data do not change; GLUE's stand with its subsets."""
 
 NEW_TOKENS = 256
 """Of an answer at most, where neither the config nor the task says it."""
@@ -105,9 +95,9 @@ def _examples(config: BenchConfig, seen: Preview) -> int | None:
     asked = config.task.eval_samples
     if seen.task is not None:
         return len(seen.task.examples.of(config.task.eval_role, asked))
-    profile = config.task.profile
-    key = str(config.task.options.get("subset")) if profile == "glue" else profile
-    whole = EXAMPLES.get(key) if config.task.eval_role == "confirm" else None
+    subset = config.task.glue_subset
+    known = subset.confirms if subset else EXAMPLES.get(config.task.profile)
+    whole = known if config.task.eval_role == "confirm" else None
     return min(whole, asked) if whole and asked else whole or asked
 
 
