@@ -1,7 +1,7 @@
 """Reports for people: an artifact becomes a document of blocks, and a document terminal text, Markdown or HTML.
 
 blocks.py     what a document is made of: headings, paragraphs, notes, facts, tables, bars, heat maps, code
-terminal.py   a document on the screen: rich draws it, with or without colour
+terminal.py   a document on the screen; rich is only for its colours
 markdown.py   a document as GitHub-flavoured Markdown
 html.py       a document as HTML for a notebook
 ascii.py      terminal text in plain ASCII

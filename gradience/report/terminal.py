@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import TYPE_CHECKING
+from itertools import groupby, zip_longest
 
 from gradience.report import blocks
 from gradience.report.blocks import Block, Column, Document, Inline, Mark, Role, Span, Table, spans
 from gradience.report.names import cells, display_name, display_sentence, fit_names
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.text import Text
+Line = list[Span]
+"""What stands in a line, or in a cell, from left to right."""
 
 MIN_WIDTH, DEFAULT_WIDTH, MAX_TEXT = 60, 80, 100
 INDENT = 2
@@ -79,8 +77,8 @@ def render(document: Document, *, width: int | None = None, color: bool = False)
             indent = INDENT if block.level > 1 else 0
         room = UNLIMITED if width is None else max(MIN_WIDTH, width) - at
         text = max(DEFAULT_WIDTH - at, _unbroken(block)) if width is None else min(room, MAX_TEXT - at)
-        for drawing, needed in _drawings(block, room, text):
-            lines += [" " * at + line if line else "" for line in _print(drawing, needed, color=color)]
+        drawn = _colored(_lines(block, room, text)) if color else map(_plain, _lines(block, room, text))
+        lines += [" " * at + line if line else "" for line in map(_without_end_blanks, drawn)]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -105,48 +103,46 @@ def _longest_word(text: Inline) -> int:
     return max(map(cells, "".join(span.text for span in _safe(text)).split()), default=0)
 
 
-def _drawings(block: Block, room: int, text: int) -> Iterator[tuple[RenderableType, int]]:
-    """What rich draws for a block, and in how many columns. room: for tables; text: for sentences."""
+def _lines(block: Block, room: int, text: int) -> list[Line]:
+    """The lines of a block. room: columns for tables; text: for sentences."""
     match block:
         case blocks.Heading():
-            yield _heading(block), text
+            aside = [Span("  "), *_safe(block.aside, "dim")] if block.aside else []
+            return _wrapped([*_safe(block.text, "strong"), *aside], text)
         case blocks.Paragraph():
-            yield _text(block.text), text
+            return _wrapped(_safe(block.text), text)
         case blocks.Notes():
-            yield _notes(block), text
+            rows = []
+            for note in block.notes:
+                rows.append((_safe(MARKS[note.mark]), _safe(note.text)))
+                rows += [([Span("")], _safe(detail, "dim")) for detail in note.details]
+            return _beside(rows, text, gap=1)
         case blocks.Facts():
-            yield _facts(block), text
+            return _beside([(_safe(label, "dim"), _safe(said)) for label, said in block.facts], text, gap=2)
         case Table():
-            yield from _table(block, room, text)
+            return _table(block, room, text)
         case blocks.Bars():
-            yield from _table(_bars(block, text), room, text)
+            return _table(_bars(block, text), room, text)
         case blocks.HeatMap():
-            yield from _table(_heat_map(block, room), room, text)
+            return _table(_heat_map(block, room), room, text)
         case blocks.Code():
-            for line in block.lines:
-                yield _text(line), UNLIMITED
+            return [_safe(line) for line in block.lines]
 
 
 # ---------------------------------------------------------------- text
 
 
-def _safe(text: Inline) -> list[Span]:
-    """The pieces of `text`, with every character that is not plainly visible written out: the one place for it."""
+def _safe(text: Inline, role: Role = "") -> Line:
+    """The pieces of `text`, with every character that is not plainly visible written out: the one place for it.
+
+    role: of the pieces that have none.
+    """
     return [
-        Span(display_name(span.text) if span.role == "name" else display_sentence(span.text), span.role)
+        Span(
+            display_name(span.text) if span.role == "name" else display_sentence(span.text), span.role or role
+        )
         for span in spans(text)
     ]
-
-
-def _text(text: Inline, style: str = "") -> Text:
-    """A text of rich without markup. style: of the pieces that have none."""
-    return _styled(_safe(text), style)
-
-
-def _styled(safe: Sequence[Span], style: str = "") -> Text:
-    from rich.text import Text
-
-    return Text.assemble(*((span.text, STYLES[span.role] or style) for span in safe))
 
 
 def _plain(safe: Sequence[Span]) -> str:
@@ -157,24 +153,54 @@ def _width(safe: Sequence[Span]) -> int:
     return sum(cells(span.text) for span in safe)
 
 
-_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
+_WORD = re.compile(r"\s*\S+\s*")
 
 
-def _print(drawing: RenderableType, width: int, *, color: bool) -> list[str]:
-    """The lines of a drawing, without blanks at their ends."""
+def _wrapped(safe: Line, width: int) -> list[Line]:
+    """Lines of at most `width` columns, broken between words; a longer word starts a line and is broken."""
+    if _width(safe) <= width:
+        return [safe]
+    text = _plain(safe)
+    starts, used = [0], 0
+    for match in _WORD.finditer(text):
+        word = match[0].rstrip()
+        if used + cells(word) > width:
+            starts += [match.start()] if match.start() else []
+            used = 0
+            for i, sign in enumerate(word, match.start()):
+                if used + cells(sign) > width:
+                    starts.append(i)
+                    used = 0
+                used += cells(sign)
+            used += len(match[0]) - len(word)
+        else:
+            used += cells(match[0])
+    ends = [*starts[1:], len(text)]
+    return [
+        _slice(safe, start, start + len(text[start:end].rstrip()))
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def _slice(safe: Line, start: int, end: int) -> Line:
+    pieces, at = [], 0
+    for span in safe:
+        pieces.append(Span(span.text[max(0, start - at) : max(0, end - at)], span.role))
+        at += len(span.text)
+    return pieces
+
+
+def _colored(lines: Sequence[Line]) -> list[str]:
+    """The lines with colours, the only thing that needs rich's console: importing it takes longer than an audit."""
     from rich.console import Console
     from rich.text import Text
 
-    if isinstance(drawing, Text) and not color:
-        lines = drawing.plain.split("\n")
-        if max(map(cells, lines)) <= width:  # nothing to wrap and nothing to colour
-            return [line.rstrip(" ") for line in lines]
     out = io.StringIO()
     console = Console(
         file=out,
-        width=width,
-        color_system="256" if color else None,
-        force_terminal=color,
+        width=UNLIMITED,
+        color_system="256",
+        force_terminal=True,
         no_color=False,
         legacy_windows=False,
         highlight=False,
@@ -182,8 +208,12 @@ def _print(drawing: RenderableType, width: int, *, color: bool) -> list[str]:
         emoji=False,
         _environ={},
     )
-    console.print(drawing)
-    return [_without_end_blanks(line) for line in out.getvalue().split("\n")[:-1]]
+    for line in lines:
+        console.print(Text.assemble(*((span.text, STYLES[span.role]) for span in line)))
+    return out.getvalue().split("\n")[:-1]
+
+
+_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
 def _without_end_blanks(line: str) -> str:
@@ -195,40 +225,18 @@ def _without_end_blanks(line: str) -> str:
     return "".join(pieces)
 
 
-def _heading(heading: blocks.Heading) -> Text:
-    title = _text(heading.text, "bold")
-    return title.append("  ").append_text(_text(heading.aside, "dim")) if heading.aside else title
-
-
-# ---------------------------------------------------------------- lists
-
-
-def _notes(notes: blocks.Notes) -> RenderableType:
-    """A mark and a sentence, its details below."""
-    from rich import table
-
-    grid = table.Table.grid("", table.Column(overflow="fold"), padding=(0, 1, 0, 0))
-    for note in notes.notes:
-        grid.add_row(_text(MARKS[note.mark]), _text(note.text))
-        for detail in note.details:
-            grid.add_row("", _text(detail, "dim"))
-    return grid
-
-
-def _facts(facts: blocks.Facts) -> RenderableType:
-    """Labels in a column, the texts beside them."""
-    from rich import table
-
-    grid = table.Table.grid(*(table.Column(overflow="fold") for _ in range(2)), padding=(0, 2, 0, 0))
-    for label, text in facts.facts:
-        grid.add_row(_text(label, "dim"), _text(text))
-    return grid
+def _beside(rows: Sequence[tuple[Line, Line]], text: int, gap: int) -> list[Line]:
+    """Marks or labels in a column, the sentences beside them."""
+    first, second = (_measured(Column(wrap=True), [row[i] for row in rows]) for i in range(2))
+    first.least = min(first.width, (text - gap) // 2)
+    second.least = min(second.width, text - gap - first.least)
+    return _aligned([first, second], gap)
 
 
 # ---------------------------------------------------------------- tables
 
 
-def _table(table: Table, room: int, text: int) -> Iterator[tuple[RenderableType, int]]:
+def _table(table: Table, room: int, text: int) -> list[Line]:
     """The columns that fit, aligned; then which were left out. Figures are never broken and never cut."""
     rows = [[_safe(cell) for cell in row] for row in table.rows]
     if any(column.title for column in table.columns):
@@ -240,10 +248,9 @@ def _table(table: Table, room: int, text: int) -> Iterator[tuple[RenderableType,
     gap = 2 if _total([column.width for column in kept], 2) <= room else 1
     _share([column for column in kept if column.is_name], kept, room, gap)
     _share([column for column in kept if column.column.wrap], kept, min(room, text), gap)
-    yield _grid(kept, gap), _total([column.least for column in kept], gap)
     left_out = [_plain(column.cells[0]) for column in columns if column not in kept and column.column.title]
-    if left_out:
-        yield _text(Span(f"not shown at this width: {', '.join(left_out)}", "dim")), text
+    note = _safe(Span(f"not shown at this width: {', '.join(left_out)}", "dim"))
+    return _aligned(kept, gap) + (_wrapped(note, text) if left_out else [])
 
 
 @dataclass(slots=True, eq=False)
@@ -294,34 +301,19 @@ def _share(some: Sequence[_Measured], kept: Sequence[_Measured], room: int, gap:
             column.least = max(map(_width, column.cells))
 
 
-def _grid(columns: Sequence[_Measured], gap: int) -> RenderableType:
-    if not any(column.column.wrap for column in columns):
-        return _aligned(columns, gap)
-    from rich import table
-
-    grid = table.Table.grid(padding=(0, gap, 0, 0))
-    for column in columns:
-        grid.add_column(
-            justify="right" if column.column.align == ">" else "left",
-            width=column.least,
-            no_wrap=not column.column.wrap,
-            overflow="fold",
-        )
-    for row in zip(*(map(_styled, column.cells) for column in columns), strict=True):
-        grid.add_row(*row)
-    return grid
-
-
-def _aligned(columns: Sequence[_Measured], gap: int) -> Text:
-    """A line per row: there may be thousands, and rich's table would measure each cell again."""
-    pieces: list[Span] = []
+def _aligned(columns: Sequence[_Measured], gap: int) -> list[Line]:
+    """Rows of cells, each row as many lines as its longest cell takes."""
+    lines: list[Line] = []
     for row in zip(*(column.cells for column in columns), strict=True):
-        for column, cell in zip(columns, row, strict=True):
-            blank = Span(" " * (column.least - _width(cell)))
-            pieces += [blank, *cell] if column.column.align == ">" else [*cell, blank]
-            pieces.append(Span(" " * gap))
-        pieces[-1] = Span("\n")
-    return _styled(pieces[:-1])
+        wrapped = [_wrapped(cell, column.least) for column, cell in zip(columns, row, strict=True)]
+        for parts in zip_longest(*wrapped, fillvalue=[]):
+            line: Line = []
+            for column, part in zip(columns, parts, strict=True):
+                blank = Span(" " * (column.least - _width(part)))
+                line += [blank, *part] if column.column.align == ">" else [*part, blank]
+                line.append(Span(" " * gap))
+            lines.append(line[:-1])
+    return lines
 
 
 # ---------------------------------------------------------------- drawings

@@ -209,6 +209,17 @@ def test_rich_is_imported_when_something_is_drawn():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.parametrize("color", [False, True])
+def test_only_colours_import_the_console_of_rich(color):
+    code = (
+        "import sys; from gradience.report import terminal; from gradience.report.blocks import Note, Notes, Paragraph;"
+        "document = [Paragraph('a sentence ≥ ' * 20), Notes([Note('good', 'a note ' * 30)])];"
+        f"terminal.render(document, color={color});"
+        f"sys.exit(('rich.console' in sys.modules) != {color})"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_ascii_look_keeps_the_width():
     signs = "▁▂▃▄▅▆▇█▓▒░·○✓✗→–−…×‖ΔW‖₂σ₁²τα√≤≥±"
     assert ascii_look(signs).isascii()
