@@ -22,8 +22,9 @@ audit/, compression/, comparison.py, … one artifact each
         return terminal.render(forecast_blocks(forecast), width=width, color=color)
 
 **A section** is a function that returns blocks, beginning with a `Heading`, and one line where its artifact lists its
-sections (`SECTIONS` of audit/__init__.py). Where the screen shows a shorter list than the document, a parameter of the
-blocks function says so.
+sections (`SECTIONS` of audit, comparison and compression; bench, monitor, check and forecast call theirs in the
+function that returns the blocks). Where the screen shows a shorter list than the document, a parameter of the blocks
+function says so.
 
 What the functions return is text, never markup: what a stranger named is `Span(name, "name")`, and sentences that
 contain such names are plain strings. The renderers escape everything, once. A section looks the same on every screen

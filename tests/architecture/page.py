@@ -18,17 +18,35 @@ def rows(heading: str) -> list[list[str]]:
 
 
 class Place(NamedTuple):
-    """The line that registers a thing: `registry` of the module `module`."""
+    """The object called `name` of the module `module`."""
 
     module: str
-    registry: str
-
-    @classmethod
-    def of(cls, cell: str) -> Place:
-        """Read "`RULES` of `check/rules/__init__.py`"."""
-        registry, path = re.fullmatch(r"`([A-Z]+)` of `([\w/]+)\.py`", cell).groups()
-        return cls(".".join(["gradience", *path.removesuffix("/__init__").split("/")]), registry)
+    name: str
 
 
-PLACES = {re.sub("^an? ", "", kind): Place.of(line) for kind, _, line, _ in rows("One file and one line")}
-"""Kind of thing -> where its line stands."""
+class Addition(NamedTuple):
+    """Where a thing is registered, and which objects it needs besides."""
+
+    line: Place
+    besides: list[Place]
+
+
+def places(cell: str) -> list[Place]:
+    """Read every "`RULES` of `check/rules/__init__.py`"."""
+    return [
+        Place(".".join(["gradience", *path.removesuffix("/__init__").split("/")]), name)
+        for name, path in re.findall(r"`(\w+)` of `([\w/]+)\.py`", cell)
+    ]
+
+
+def addition(line: str, besides: str) -> Addition:
+    """Read the two cells; there is one line."""
+    (place,) = places(line)
+    return Addition(place, places(besides))
+
+
+ADDITIONS = {
+    re.sub("^an? ", "", kind): addition(line, besides)
+    for kind, _, line, besides in rows("One file and one line")
+}
+"""Kind of thing -> where it is added."""

@@ -8,7 +8,9 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from page import PAGE, PLACES, ROOT, rows
+from page import ADDITIONS, PAGE, ROOT, rows
+
+TOYS = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("test_toys_*.py"))]
 
 
 def test_the_drawing_has_every_room_from_the_bottom_up():
@@ -33,19 +35,33 @@ def test_every_file_of_a_table_is_there(heading: str):
     assert len(paths) >= len(rows(heading))
 
 
-@pytest.mark.parametrize(
-    ("kind", "cell"), [(kind, cell) for kind, *_, cell in rows("One file and one line") if cell]
-)
-def test_what_else_a_thing_needs_is_there(kind: str, cell: str):
-    """`NAME` of `path`, which can be imported; or a path alone."""
-    for name, path in re.findall(r"`(\w+)` of `([\w/]+)\.py`", cell):
-        assert hasattr(import_module(f"gradience.{path.replace('/', '.')}"), name), kind
+@pytest.mark.parametrize("kind", ADDITIONS)
+def test_what_a_thing_needs_is_there(kind: str):
+    for module, name in (ADDITIONS[kind].line, *ADDITIONS[kind].besides):
+        assert hasattr(import_module(module), name)
 
 
 def test_every_row_has_a_toy_and_every_toy_a_row():
     """`add` takes the place from the page: what it registers elsewhere, no toy would see."""
-    tests = Path(__file__).parent.glob("test_toys_*.py")
-    toys = {
-        kind for test in tests for kind in re.findall(r'\badd\("([^"]+)"', test.read_text(encoding="utf-8"))
+    assert {kind for toys in TOYS for kind in re.findall(r'\badd\("([^"]+)"', toys)} == {*ADDITIONS}
+
+
+def test_no_toy_patches_anything_but_what_the_page_names():
+    """`add` is the only way: it takes the line and what is besides from the page, and refuses another name."""
+    others = r"monkeypatch|setattr|setitem|mock|sys\.modules|import_module|__dict__|vars\(|exec\("
+    assert [re.findall(others, toys) for toys in TOYS] == [[]] * len(TOYS)
+    arguments = [arguments for toys in TOYS for arguments in re.findall(r"def test_\w+\(([^)]*)\)", toys)]
+    assert {*re.findall(r"\w+", " ".join(arguments))} <= {
+        "add",
+        "new_file",
+        "command",
+        "artifact",
+        "tmp_path",
     }
-    assert toys == {*PLACES}
+
+
+def test_what_the_page_does_not_name_cannot_be_patched(add):
+    with pytest.raises(AssertionError, match="LayerAudit"):
+        add("finding", None, LayerAudit=None)
+    with pytest.raises(AssertionError, match="LayerAudit"):
+        add("measure", None, name="nothing")

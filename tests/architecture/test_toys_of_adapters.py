@@ -14,20 +14,21 @@ from gradience.cli.demo import example_adapter
 EXAMPLE = example_adapter()
 
 
-def test_a_toy_measure_is_one_function_one_field_and_one_line(add, monkeypatch):
+def test_a_toy_measure_is_one_function_one_field_and_one_line(add):
     from pydantic.dataclasses import dataclass
 
     from gradience import audit_adapter
     from gradience.artifacts.audit import LayerAudit
     from gradience.artifacts.base import ROW_CONFIG
-    from gradience.audit import module
 
     @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
     class WiderRow(LayerAudit):
         crest: float | None = None
 
-    monkeypatch.setattr(module, "LayerAudit", WiderRow)
-    add("measure", lambda update: float(update.values[0] / update.values.mean()), name="crest")
+    def crest(update):
+        return float(update.values[0] / update.values.mean())
+
+    add("measure", crest, name="crest", LayerAudit=WiderRow)
     report = audit_adapter(EXAMPLE)
     assert all(1 < row.crest <= row.r for row in report.layers if row.status == "ok")
 
@@ -129,8 +130,10 @@ def test_a_toy_format_of_adapters_is_one_file_and_one_line(tmp_path, add, comman
     assert row["relative_difference"] == pytest.approx(lost)
 
 
-def test_a_toy_encoding_is_one_function_and_one_line(tmp_path, add, command, artifact):
-    """Written, read back, explained in the report, and named where another one is unknown."""
+def test_a_toy_encoding_is_one_function_one_name_and_one_line(tmp_path, add, command, artifact):
+    """Written, read back, explained in the report, and named in the schema, and where another one is unknown."""
+    from gradience.artifacts.compression import CompressionReport
+    from gradience.artifacts.encodings import ENCODING_NAMES
     from gradience.compress.encodings import Encoded, EncodingRule, Target, config_fields
 
     def doubled(targets: list[Target], reason: str) -> Encoded:
@@ -139,7 +142,9 @@ def test_a_toy_encoding_is_one_function_and_one_line(tmp_path, add, command, art
         ranks, folds, scales = ({target.name: value for target in targets} for value in (rank, 0.5, scale))
         return Encoded("doubled", reason, config_fields(rank, scale * rank), ranks, folds, scales)
 
-    add("encoding", EncodingRule("every scale is doubled", doubled), name="doubled")
+    rule, names = EncodingRule("every scale is doubled", doubled), (*ENCODING_NAMES, "doubled")
+    add("encoding", rule, name="doubled", ENCODING_NAMES=names)
+    assert CompressionReport.model_json_schema()["properties"]["encoding"]["enum"] == [*names]
     plain, toy = tmp_path / "plain", tmp_path / "toy"
     compress = ("compress", EXAMPLE, "--rank", 4, "--output")
     command(*compress, plain)
@@ -152,8 +157,7 @@ def test_a_toy_encoding_is_one_function_and_one_line(tmp_path, add, command, art
     assert "one of uniform, patterns, padded, folded, doubled" in refused.err
 
 
-def test_a_toy_runtime_is_one_entry_and_its_runs(tmp_path, add, monkeypatch, artifact):
-    from gradience.runtimes import verdict
+def test_a_toy_runtime_is_one_entry_and_its_runs(tmp_path, add, artifact):
     from gradience.runtimes.record import Runs, RuntimeRecord, read_runs
     from gradience.runtimes.runtime import Runtime
     from gradience.runtimes.scales import LoadedAdapter, LoadedModule, peft_scale
@@ -165,9 +169,10 @@ def test_a_toy_runtime_is_one_entry_and_its_runs(tmp_path, add, monkeypatch, art
     peft = next(record for record in read_runs() if record.runtime == "PEFT")
     runs = {architecture: Runs(peft.architectures[architecture].loads, (), ())}
     records = [RuntimeRecord(name, "1.0", "2026-11-26", "docs/toy.md", runs) for name in ("kind", "rude")]
-    add("runtime", Runtime(peft_scale, lambda adapter: "with patience"), name="kind")
-    add("runtime", Runtime(doubled), name="rude")
-    monkeypatch.setattr(verdict, "read_runs", lambda: (*read_runs(), *records))
+    entries = {"kind": Runtime(peft_scale, lambda adapter: "with patience"), "rude": Runtime(doubled)}
+    shipped = read_runs()
+    for number, (name, entry) in enumerate(entries.items(), 1):
+        add("runtime", entry, name=name, read_runs=lambda number=number: (*shipped, *records[:number]))
     base = tmp_path / "base"
     base.mkdir()
     (base / "config.json").write_text(json.dumps({"architectures": [architecture]}))
@@ -177,7 +182,7 @@ def test_a_toy_runtime_is_one_entry_and_its_runs(tmp_path, add, monkeypatch, art
     assert verdicts["rude"]["verdict"] == "wrong scale"
 
 
-def test_a_toy_section_of_a_report_is_one_function_and_one_line(add, command):
+def test_a_toy_section_of_an_audit_is_one_function_and_one_line(add, command):
     """Seen on the screen, in Markdown and in a notebook; a stranger's name in it is no markup anywhere."""
     from gradience import audit_adapter
     from gradience.artifacts.audit import AuditReport
@@ -190,7 +195,7 @@ def test_a_toy_section_of_a_report_is_one_function_and_one_line(add, command):
         table = Table([Column("module"), Column("letters", ">")], [[Span(f"<{longest}>", "name"), "41"]])
         return [Heading("Which name is long?"), table]
 
-    add("section of a report", letter_blocks)
+    add("section of an audit", letter_blocks)
     shown = command("audit", EXAMPLE).out
     assert "\nWhich name is long?\n  module " in shown
     assert "\n  <bert.encoder.layer." in shown
@@ -201,6 +206,23 @@ def test_a_toy_section_of_a_report_is_one_function_and_one_line(add, command):
     )
     assert "<h4>Which name is long?</h4>" in str(report._repr_html_())
     assert "<bdi>&lt;bert." in str(report._repr_html_())
+
+
+def test_a_toy_section_of_a_comparison_and_one_of_a_compression(tmp_path, add, command):
+    """Seen on the screen of both, of a plan too, and in the page beside the smaller adapter."""
+    from gradience.report.blocks import Heading
+
+    def type_blocks(report, view):
+        return [Heading(f"What is a {type(report).__name__}?")]
+
+    add("section of a comparison", type_blocks)
+    add("section of a compression", type_blocks)
+    compress = ("compress", EXAMPLE, "--rank", 4)
+    assert "\nWhat is a ComparisonReport?\n" in command("compare", EXAMPLE, EXAMPLE).out
+    assert "\nWhat is a CompressionPlan?\n" in command(*compress, "--dry-run").out
+    assert "\nWhat is a CompressionReport?\n" in command(*compress, "--output", tmp_path / "smaller").out
+    page = (tmp_path / "smaller" / "compression_report.md").read_text(encoding="utf-8")
+    assert "\n## What is a CompressionReport?\n" in page
 
 
 TOY_VERB = '''
@@ -228,16 +250,10 @@ def modules(
 '''
 
 
-def test_a_toy_verb_is_one_file_and_one_line(tmp_path, add, monkeypatch, command):
+def test_a_toy_verb_is_one_file_and_one_line(add, new_file, command):
     """It has a line in the help and help of its own, its errors are shown as those of others are, its code counts."""
-    from gradience import cli
-    from gradience.cli import app
-
-    (tmp_path / "modules.py").write_text(TOY_VERB, encoding="utf-8")
-    monkeypatch.setattr(cli, "__path__", [*cli.__path__, str(tmp_path)])
+    new_file("cli/modules.py", TOY_VERB)
     add("verb", "modules")
-    monkeypatch.setattr(app, "app", app.application())
-
     assert "Print how many modules an adapter has." in command("--help").out
     assert "--adapter NAME" in command("modules", "--help").out
     assert int(command("modules", EXAMPLE, code=8).out) > 0

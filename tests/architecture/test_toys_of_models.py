@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from shutil import copytree
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 
 import pytest
 
@@ -69,7 +68,7 @@ def additions(*, answers: tuple[str, ...] = ("4", "5", "6")) -> GenerationTask:
     )
 
 
-def test_a_toy_engine_and_a_toy_task_are_one_file_and_one_line_each(tmp_path, add, monkeypatch):
+def test_a_toy_engine_and_a_toy_task_are_one_file_and_one_line_each(tmp_path, add, new_file):
     """Seen in the answers, the header of the records, the key of the evaluation, and what may be compared."""
     from gradience import tasks
     from gradience.artifacts.records import count, read_records
@@ -78,9 +77,7 @@ def test_a_toy_engine_and_a_toy_task_are_one_file_and_one_line_each(tmp_path, ad
     from gradience.evaluate.evaluator import Evaluator
     from gradience.models.settings import ModelSettings
 
-    toy = ModuleType("gradience.tasks.additions")
-    toy.load = additions
-    monkeypatch.setitem(sys.modules, toy.__name__, toy)
+    new_file("tasks/additions.py", f"from {__name__} import additions as load")
     with pytest.raises(UsageError, match="no engine `table`"):
         engine("table")
 
