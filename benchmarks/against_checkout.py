@@ -1,0 +1,60 @@
+"""Everyday commands of this checkout against those of another one, such as the last release: nothing got slower?
+
+python benchmarks/against_checkout.py ../gradience-before [--runs 9]
+
+A bundled adapter of 16 modules, where starting decides, and a 7B-shaped one, where the numbers do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from processes import compare, machine
+from synthetic import MISTRAL_7B, module_shapes, write_adapter
+
+HERE = Path(__file__).parents[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("other", type=Path, help="folder of the other checkout")
+    parser.add_argument("--runs", type=int, default=9)
+    options = parser.parse_args()
+    other = options.other.resolve()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with tempfile.TemporaryDirectory() as scratch:
+        small = str(HERE / "gradience" / "examples" / "minilm-reviews-r8")
+        large = str(write_adapter(Path(scratch) / "adapter", module_shapes(MISTRAL_7B, 32), 64))
+        output = ["--output", str(Path(scratch) / "smaller"), "--force"]
+        print(f"{machine()}\n\n| command | cpu s there | cpu s here | ratio |\n|---|---|---|---|")
+        for words in (
+            ["--help"],
+            ["audit", small],
+            ["audit", small, "--json"],
+            ["audit", small, "--layers"],
+            ["compress", small, "--rank", "4", *output],
+            ["audit", large, "--json"],
+            ["compress", large, "--rank", "16", *output],
+        ):
+            both = {
+                root: ["env", f"PYTHONPATH={root}", sys.executable, "-P", "-m", "gradience", *words]
+                for root in (str(other), str(HERE))
+            }
+            there, here = compare(both, options.runs).values()
+            size = " (7B shapes)" if large in words else ""
+            shown = " ".join(word for word in words if not word.startswith(("/", "--force", "--output")))
+            print(
+                f"| `gradience {shown}`{size} | {there.cpu:.3f} | {here.cpu:.3f} | {here.cpu / there.cpu:.2f} |"
+            )
+
+
+if __name__ == "__main__":
+    main()
