@@ -244,5 +244,5 @@ def test_env_for_people_names_what_an_extra_lacks():
         "extras": {"x": installed_versions(["numpy", "no-such-package-anywhere"])},
     }  # fmt: skip
     text = environment_text(facts)
-    assert "extra       x: not installed (missing: no-such-package-anywhere)" in text
+    assert "extra      x: not installed (missing: no-such-package-anywhere)" in text
     assert "unknown model, 1 of 2 usable" in text

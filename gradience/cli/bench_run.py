@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gradience.cli.bench_configs import complete_config
+from gradience.cli.console import show_note
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.output import command_line, print_json, print_screen
 from gradience.words import noun
@@ -87,7 +88,7 @@ def run(
     given += [] if only_seed is None else [f"only_seed={only_seed}"]
     loaded = load_config(find_config(config), given)
     for note in loaded.notes:
-        print(f"note: {note}", file=sys.stderr)
+        show_note(note)
     with allowing(allow_code):
         if dry_run:
             return _show_plan(loaded, as_json=json_output)

@@ -29,6 +29,11 @@ def show_error(message: str, hint: str = "") -> None:
     print("\n\n".join(parts), file=sys.stderr, flush=True)
 
 
+def show_note(text: str) -> None:
+    """Print `note: …` on stderr."""
+    print(_labelled("note:", BOLD, text), file=sys.stderr, flush=True)
+
+
 def _labelled(label: str, style: str, text: str) -> str:
     """`label text`, every character of the text visible.
 

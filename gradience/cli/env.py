@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gradience.cli.output import print_screen
 from gradience.words import counted
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -26,7 +27,7 @@ def env(json: Annotated[bool, typer.Option("--json", help="Print one JSON object
 
         print(json_module.dumps(facts, indent=2, ensure_ascii=False))
         return
-    print(environment_text(facts))
+    print_screen(environment_text, facts)
 
 
 def environment() -> dict[str, Any]:
@@ -52,23 +53,26 @@ def environment() -> dict[str, Any]:
     }
 
 
-def environment_text(facts: dict[str, Any]) -> str:
+def environment_text(facts: dict[str, Any], *, width: int | None = None, color: bool = False) -> str:
     """Return the facts as lines for a person."""
+    from gradience.report import terminal
+    from gradience.report.blocks import Facts
+
     cpu = facts["cpu"]
     lines = [
-        f"gradience   {facts['gradience']}",
-        f"python      {facts['python']} ({facts['implementation']})",
-        f"platform    {facts['platform']}",
-        f"cpu         {cpu['model'] or 'unknown model'}, {cpu['usable']} of {cpu['count']} usable",
+        ("gradience", facts["gradience"]),
+        ("python", f"{facts['python']} ({facts['implementation']})"),
+        ("platform", facts["platform"]),
+        ("cpu", f"{cpu['model'] or 'unknown model'}, {cpu['usable']} of {cpu['count']} usable"),
     ]
-    lines += [f"blas        {blas_line(library)}" for library in facts["blas"]]
-    lines += [f"variable    {name}={value}" for name, value in facts["variables"].items()]
-    lines.append(f"core        {versions_line(facts['core'])}")
+    lines += [("blas", blas_line(library)) for library in facts["blas"]]
+    lines += [("variable", f"{name}={value}") for name, value in facts["variables"].items()]
+    lines.append(("core", versions_line(facts["core"])))
     for extra, versions in facts["extras"].items():
         missing = [name for name, version in versions.items() if version is None]
         state = f"not installed (missing: {', '.join(missing)})" if missing else versions_line(versions)
-        lines.append(f"extra       {extra}: {state}")
-    return "\n".join(lines)
+        lines.append(("extra", f"{extra}: {state}"))
+    return terminal.render([Facts(lines)], width=width, color=color)
 
 
 def versions_line(versions: dict[str, str | None]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from gradience.bench.run.watcher import Watcher
 from gradience.cli.console import wants_colour
-from gradience.report.names import display_name
+from gradience.report.names import display_name, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -114,7 +114,7 @@ class StageProgress(_Bars, Watcher):
 
     def note(self, text: str) -> None:
         """Print why something is done again."""
-        line = f"note: {self._seed}{text}"
+        line = f"note: {self._seed}{printable(text)}"
         if self._progress is not None:
             self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:

@@ -1,0 +1,40 @@
+"""What a config or the environment of a stranger says cannot steer the terminal, nor pose as a line of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gradience.bench.config.shipped import find_config
+from gradience.cli.app import run
+from gradience.cli.progress import StageProgress
+
+HOSTILE = "out\x1b[2J\x1b[31m\nverdict: PASS"
+
+
+def test_a_note_on_a_config_is_printed_visibly(tmp_path, capsys):
+    config = Path(find_config("minilm_reviews_demo")).read_text(encoding="utf-8")
+    hostile = tmp_path / "hostile.yaml"
+    setting = 'train:\n  output_dir: "out\\e[2J\\e[31mPASS\\nverdict: PASS"\n'
+    hostile.write_text(config.replace("train:\n", setting, 1), encoding="utf-8")
+    run(["bench", "run", "--config", str(hostile)])
+    said = capsys.readouterr().err
+    assert "note: " in said
+    assert "\\x1b[2J" in said
+    assert "\x1b" not in said
+    assert "verdict: PASS" not in said.splitlines()
+
+
+def test_the_environment_is_printed_visibly(monkeypatch, capsys):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1\x1b[31mX")
+    run(["env"])
+    out = capsys.readouterr().out
+    assert "OMP_NUM_THREADS=1\\x1b[31mX" in out
+    assert "\x1b" not in out
+
+
+def test_a_note_on_a_stage_is_printed_visibly(capsys):
+    StageProgress().note(HOSTILE)
+    said = capsys.readouterr().err
+    assert "\\x1b[2J" in said
+    assert "\x1b" not in said
+    assert said.count("\n") == 1
