@@ -15,7 +15,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from gradience.adapters.tensors import NewTensor, header_bytes, layout
+from gradience.compress.weights import NewTensor, header_bytes, in_order_of_type
 
 
 def projections(hidden: int, keys: int, inner: int) -> dict[str, tuple[int, int]]:
@@ -58,7 +58,7 @@ def write_adapter(folder: Path, modules: dict[str, tuple[int, int]], rank: int, 
     for name, (rows, columns) in modules.items():
         tensors[f"base_model.model.{name}.lora_A.weight"] = NewTensor("BF16", (rank, columns))
         tensors[f"base_model.model.{name}.lora_B.weight"] = NewTensor("BF16", (rows, rank))
-    ordered = layout(tensors)
+    ordered = in_order_of_type(tensors)
     generator = np.random.default_rng(seed)
     with open(folder / "adapter_model.safetensors", "wb") as file:
         file.write(header_bytes(ordered, {"format": "pt"}))

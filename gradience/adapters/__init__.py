@@ -1,1 +1,1 @@
-"""An adapter on disk <-> LoRA modules, one module in memory at a time."""
+"""Reading: an adapter on disk becomes LoRA modules, one module in memory at a time."""

@@ -1,1 +1,1 @@
-"""Bench: real models and data, one training room, one protocol. Everything here may import torch."""
+"""Bench: the protocol over seeds, on real models and data. Everything here may import torch."""

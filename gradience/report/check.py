@@ -25,7 +25,7 @@ def check_blocks(report: CheckReport, *, verbose: bool = False) -> Document:
     blocks.append(Paragraph(Span(settings_sentence(report), "dim")))
     if report.findings:
         blocks += [Heading("Findings"), Notes([_note(finding, verbose) for finding in report.findings])]
-    blocks.append(Heading(_counts(report)))
+    blocks.append(Paragraph(Span(_counts(report), "strong")))
     return [*blocks, Facts(_rules_without_finding(report))] if verbose else blocks
 
 
