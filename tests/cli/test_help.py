@@ -109,7 +109,9 @@ def test_bash_completes_verbs_and_shipped_configs_after_the_installation(tmp_pat
             env=environment, capture_output=True, text=True, timeout=HANGS, check=True,
         ).stdout.split()  # fmt: skip
 
-    bash("gradience --install-completion bash")
+    bash(
+        "gradience --install-completion bash; exit $?"
+    )  # two commands: bash stays its parent, by which it is known
     assert bash(COMPLETE, "gradience", "be") == ["bench"]
     assert bash(COMPLETE, "gradience", "bench", "run", "--config", "mini") == [
         "minilm_reviews",
