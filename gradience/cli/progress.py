@@ -95,8 +95,8 @@ class StageProgress(_Bars, Watcher):
         """Show that a seed begins."""
         self._seed = f"seed {seed} ({number} of {of}), " if of > 1 else ""
 
-    def stage(self, name: str, number: int, of: int) -> None:
-        """Show that a stage begins; of how many is what is known so far."""
+    def stage(self, name: str, number: int, of: int | None) -> None:
+        """Show that a stage begins. of: how many there are, where that is known."""
         variant, _, step = name.rpartition("/")
         doing = f"{DOING[step]} {display_name(variant or 'probe', 40)}"
         if self._progress is not None and self._tasks is not None:
@@ -105,7 +105,9 @@ class StageProgress(_Bars, Watcher):
             self._progress.reset(steps, description=doing, total=None)
         else:
             minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
-            self._say(f"{minutes:3}:{seconds:02} {self._seed}stage {number} of {of}: {doing}")
+            self._say(
+                f"{minutes:3}:{seconds:02} {self._seed}stage {number}{f' of {of}' if of else ''}: {doing}"
+            )
 
     def step(self, done: int, total: int) -> None:
         """Show that a step of the training, or a batch of the evaluation, is done."""

@@ -121,8 +121,11 @@ class Watcher:
         self.stop_at = stop_at
         self.notes: list[str] = []
 
-    def stage(self, name: str, number: int, of: int) -> None:
-        assert number == len(self.stages) + 1 <= of
+    def stage(self, name: str, number: int, of: int | None) -> None:
+        assert number == len(self.stages) + 1
+        assert (
+            number <= of if of is not None else name in ("probe/train", "probe/eval", "probe/score", "audit")
+        )
         self.stages.append(name)
         if name == self.stop_at:
             raise KeyboardInterrupt

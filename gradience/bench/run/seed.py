@@ -79,7 +79,7 @@ class SeedRun:
             on_batch=self.watcher.step,
         )
         self.number = 0
-        self.known = 3  # train, evaluate, audit
+        self.planned: int | None = None  # stages; the audit says which adapters follow
 
     def run(self) -> SeedFacts:
         """Run all stages. What fails is in the facts; only a kill or a refusal to begin raises."""
@@ -149,7 +149,7 @@ class SeedRun:
     def _variants(self, probe: Outcome, audit: AuditReport) -> list[Outcome]:
         outcomes = [Outcome(planned) for planned in plan_variants(audit, self.config, self.seed)]
         due = [outcome for outcome in outcomes if outcome.planned.is_made]
-        self.known += 2 * len(due)
+        self.planned = self.number + 2 * len(due)
         derived = [outcome for outcome in due if not outcome.planned.is_trained]
         trained = [outcome for outcome in due if outcome.planned.is_trained]
         for outcome in derived:  # while the base is loaded
@@ -286,7 +286,7 @@ class SeedRun:
 
     def _stage(self, name: str, depends: Mapping[str, Any], make: Any, *, resumable: bool = True) -> Path:
         self.number += 1
-        self.watcher.stage(name, self.number, max(self.known, self.number))
+        self.watcher.stage(name, self.number, self.planned)
         logger.info("seed %d: %s", self.seed, name)
         return self.stages.done(name, depends, make, resumable=resumable)
 

@@ -9,8 +9,8 @@ class Watcher:
     def seed(self, seed: int, number: int, of: int) -> None:
         """A seed begins."""
 
-    def stage(self, name: str, number: int, of: int) -> None:
-        """A stage of the seed begins; `of` is how many are known so far."""
+    def stage(self, name: str, number: int, of: int | None) -> None:
+        """A stage of the seed begins. of: how many there are; None until the probe is audited."""
 
     def step(self, done: int, total: int) -> None:
         """A step of a training, or a batch of an evaluation, is done."""
