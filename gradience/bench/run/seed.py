@@ -79,7 +79,7 @@ class SeedRun:
             on_batch=self.watcher.step,
         )
         self.number = 0
-        self.planned: int | None = None  # stages; the audit says which adapters follow
+        self.planned: int | None = None
 
     def run(self) -> SeedFacts:
         """Run all stages. What fails is in the facts; only a kill or a refusal to begin raises."""
@@ -99,6 +99,7 @@ class SeedRun:
     def _from_the_beginning(self) -> SeedFacts:
         """The stages in their order; those that are done are not done again."""
         facts = SeedFacts(self.config, self.seed)
+        self.number, self.planned = 0, None  # stages; the audit says which adapters follow
         self._probe_to_audit(facts)
         if facts.probe is not None and facts.audit is not None:
             facts.outcomes = self._variants(facts.probe, facts.audit)
