@@ -1,4 +1,4 @@
-"""docs/cli.md: the command line, as the commands describe themselves."""
+"""docs/reference/cli.md: the command line, as the commands describe themselves."""
 
 from __future__ import annotations
 

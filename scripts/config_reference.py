@@ -1,4 +1,4 @@
-"""docs/bench_config.md: every key of a Bench config, and every other name that is understood."""
+"""docs/reference/configs.md: every key of a Bench config, and every other name that is understood."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ python scripts/generate_docs.py --check   exit 1 and name the files that are out
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -35,15 +34,19 @@ def exit_code_table() -> str:
 
 def documents() -> dict[Path, str]:
     """Every generated file and its text."""
-    exit_codes = DOCS / "exit_codes.md"
-    evaluation = DOCS / "evaluation.md"
+    exit_codes = DOCS / "reference" / "exit_codes.md"
+    reference = DOCS / "reference" / "files.md"
     runtimes = DOCS / "runtimes.md"
-    config = DOCS / "bench_config.md"
+    config = DOCS / "reference" / "configs.md"
     runs = runs_text()
     records = parse_runs(runs)
     files = {
-        DOCS / "cli.md": cli_reference(),
-        evaluation: replace_block(evaluation.read_text(encoding="utf-8"), "records", record_reference()),
+        DOCS / "reference" / "cli.md": cli_reference(),
+        reference: replace_block(
+            replace_block(reference.read_text(encoding="utf-8"), "artifacts", artifact_reference()),
+            "records",
+            record_reference(),
+        ),
         DOCS.parent / "gradience" / "runtimes" / RUNS.name: runs,
         runtimes: replace_block(
             replace_block(runtimes.read_text(encoding="utf-8"), "encodings", runtime_table(records)),
@@ -62,9 +65,7 @@ def documents() -> dict[Path, str]:
         ),
     }
     for name in ArtifactName:
-        schema = schema_text(name)
-        files[DOCS / "schemas" / f"{name}.schema.json"] = schema
-        files[DOCS / f"{name}_json.md"] = artifact_reference(name, name.module, json.loads(schema))
+        files[DOCS / "schemas" / f"{name}.schema.json"] = schema_text(name)
     return files
 
 

@@ -70,9 +70,9 @@ PAGES = (
         "compress ./adapter --rank 4 --output smaller",
         ("What is saved?", "What is lost?"),
     ),
-    Shown("docs/reading_an_audit.md", "audit", f"audit {EXAMPLE}", scratch=False),
-    Shown("docs/compressing.md", "plan", "compress my_adapter --rank 4 --dry-run"),
-    Shown("docs/comparing.md", "compare", "compare my_adapter smaller", before=(SMALLER,)),
+    Shown("docs/audit.md", "audit", f"audit {EXAMPLE}", scratch=False),
+    Shown("docs/compress.md", "plan", "compress my_adapter --rank 4 --dry-run"),
+    Shown("docs/compare.md", "compare", "compare my_adapter smaller", before=(SMALLER,)),
 )
 
 

@@ -34,21 +34,20 @@ def commands(command=None, path="gradience"):
     ("path", "command"), list(commands()), ids=lambda value: value if isinstance(value, str) else ""
 )
 def test_every_command_and_option_has_help_and_is_in_the_reference(path, command):
-    section = (
-        (DOCS / "cli.md").read_text(encoding="utf-8").partition(f"\n## {path}\n")[2].partition("\n## ")[0]
-    )
-    assert section, f"docs/cli.md has no section {path}: run make docs"
+    reference = (DOCS / "reference" / "cli.md").read_text(encoding="utf-8")
+    section = reference.partition(f"\n## {path}\n")[2].partition("\n## ")[0]
+    assert section, f"docs/reference/cli.md has no section {path}: run make docs"
     assert command.help
     for param in command.params:
         assert param.help, f"{path}: {param.name} has no help"
         is_argument = param.param_type_name == "argument"
         for name in [param.metavar or param.name] if is_argument else [*param.opts, *param.secondary_opts]:
-            assert name in section, f"docs/cli.md does not know {path} {name}: run make docs"
+            assert name in section, f"docs/reference/cli.md does not know {path} {name}: run make docs"
 
 
 def test_the_reference_has_no_command_that_is_gone():
     headings = re.findall(
-        r"^## (gradience.*)$", (DOCS / "cli.md").read_text(encoding="utf-8"), flags=re.MULTILINE
+        r"^## (gradience.*)$", (DOCS / "reference" / "cli.md").read_text(encoding="utf-8"), flags=re.MULTILINE
     )
     assert headings == [path for path, _ in commands()]
 
@@ -69,13 +68,13 @@ def test_the_committed_schema_is_that_of_the_model(name):
 
 
 @pytest.mark.parametrize("name", ArtifactName)
-def test_every_key_of_an_artifact_is_in_its_reference(name):
-    schema = json.loads(schema_text(name))
-    reference = (DOCS / f"{name}_json.md").read_text(encoding="utf-8")
-    sections = {"The file": schema, **schema["$defs"]}
-    for title, model in sections.items():
-        section = reference.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-        assert re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE) == list(model["properties"])
+def test_the_first_keys_of_an_artifact_are_in_its_section(name):
+    reference = (DOCS / "reference" / "files.md").read_text(encoding="utf-8")
+    section = reference.partition(f"\n### {name}\n")[2].partition("\n<!--")[0].partition("\n### ")[0]
+    keys = re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)
+    keys += re.findall(r"`(\w+)`", section.rpartition("\nAnd ")[2])
+    assert sorted(keys) == sorted(json.loads(schema_text(name))["properties"])
+    assert f"](../schemas/{name}.schema.json)" in section
 
 
 def test_every_artifact_has_a_schema():
@@ -96,7 +95,7 @@ def test_a_real_audit_fits_the_committed_schema(option):
 
 
 def test_every_exit_code_is_documented():
-    text = (DOCS / "exit_codes.md").read_text(encoding="utf-8")
+    text = (DOCS / "reference" / "exit_codes.md").read_text(encoding="utf-8")
     assert [int(code) for code in re.findall(r"^\| (\d+) \|", text, flags=re.MULTILINE)] == list(ExitCode)
 
 
@@ -108,7 +107,7 @@ def test_files_that_pages_name_are_there():
         for page, text in pages.items()
         for path in re.findall(rf"(?<![\w/.-])(?:{folders})/[\w./*-]+", text)
     }
-    assert len(named) > 100
+    assert len(named) > 50
     assert {(page, path) for page, path in named if not any(ROOT.glob(path))} == set()
 
 
@@ -128,12 +127,12 @@ def test_check_mode_notices_an_outdated_file(tmp_path):
     for name in ("scripts", "docs"):
         (copy / name).mkdir(parents=True)
         subprocess.run(["cp", "-r", f"{ROOT / name}/.", str(copy / name)], check=True)
-    page = copy / "docs" / "cli.md"
+    page = copy / "docs" / "reference" / "cli.md"
     page.write_text(page.read_text(encoding="utf-8") + "edited by hand\n", encoding="utf-8")
     script = str(copy / "scripts" / "generate_docs.py")
     check = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
     assert check.returncode == 1
-    assert "out of date: docs/cli.md" in check.stdout
+    assert "out of date: docs/reference/cli.md" in check.stdout
     subprocess.run([sys.executable, script], check=True, capture_output=True)
     assert (
         subprocess.run([sys.executable, script, "--check"], check=False, capture_output=True).returncode == 0

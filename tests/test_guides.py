@@ -16,7 +16,7 @@ from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-GUIDES = ["compressing.md", "comparing.md"]
+GUIDES = ["compress.md", "compare.md"]
 
 
 def blocks(page, wanted):
@@ -37,7 +37,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", GUIDES)
 def test_the_commands_work_one_after_the_other(page, folder, capsys):
-    if page == "comparing.md":
+    if page == "compare.md":
         assert run(shlex.split("compress my_adapter --rank 4 --output smaller --quiet")) == 0
     lines = [line for block in blocks(page, "") for line in block.splitlines()]
     assert len(lines) >= 3
@@ -57,7 +57,7 @@ def test_the_commands_work_one_after_the_other(page, folder, capsys):
 
 @pytest.mark.parametrize("page", GUIDES)
 def test_the_python_works(page, folder):
-    if page == "comparing.md":
+    if page == "compare.md":
         assert run(shlex.split("compress my_adapter --rank 4 --output smaller --quiet")) == 0
     sources = blocks(page, "python")
     assert sources
@@ -73,7 +73,7 @@ def test_every_option_of_the_guide_exists_and_every_option_is_in_it():
 
     from gradience.cli.app import app
 
-    text = (DOCS / "compressing.md").read_text(encoding="utf-8")
+    text = (DOCS / "compress.md").read_text(encoding="utf-8")
     compress = get_command(app).commands["compress"]
     options = {option for param in compress.params for option in param.opts if option.startswith("--")}
     assert set(re.findall(r"--[a-z][a-z-]+", text)) <= options

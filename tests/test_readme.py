@@ -17,7 +17,7 @@ from gradience.cli.app import app
 from gradience.cli.demo import example_adapter
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "docs" / "guide.md"]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "quickstart.md"]
 
 
 def blocks(page, *languages):

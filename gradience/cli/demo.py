@@ -21,7 +21,7 @@ What next?
   a config     gradience audit ./your_adapter --suggest-per-layer
   smaller      gradience compress ./your_adapter --rank 8 --output ./smaller
   is it good?  gradience demo --train runs/demo
-  the numbers  docs/guide.md, docs/measures.md, docs/limitations.md
+  the numbers  docs/quickstart.md, docs/measures.md, docs/limits.md
   the example  {path}/README.md
 """
 

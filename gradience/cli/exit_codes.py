@@ -1,4 +1,4 @@
-"""Exit codes of every verb. docs/exit_codes.md is generated from this table."""
+"""Exit codes of every verb. docs/reference/exit_codes.md is generated from this table."""
 
 from __future__ import annotations
 

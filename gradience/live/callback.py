@@ -76,7 +76,7 @@ class GradienceCallback(TrainerCallback):
     all_charts      send trackers every number of every family, instead of twelve that matter most
     evaluated_by    who evaluates where the Trainer does not ("lm-eval, after training"): recorded, and
                     `gradience monitor` then does not ask for an evaluation
-    redaction       which strings are recorded (docs/telemetry.md)
+    redaction       which strings are recorded (docs/train_and_monitor.md)
     """
 
     def __init__(

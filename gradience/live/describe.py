@@ -1,6 +1,6 @@
 """How a run is set up, as plain values for `run_start`: names, numbers and switches, no data and no text.
 
-An allow-list: only the fields named here are recorded. docs/telemetry.md lists them.
+An allow-list: only the fields named here are recorded. docs/train_and_monitor.md lists them.
 """
 
 from __future__ import annotations

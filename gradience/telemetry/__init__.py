@@ -1,7 +1,7 @@
 """run.jsonl: what happened in a training run, one JSON object a line.
 
 `TelemetryWriter` appends, `TelemetryReader` reads. Both work in any training loop and need
-nothing but the standard library. The format is described in docs/telemetry.md.
+nothing but the standard library. The format is described in docs/reference/files.md.
 """
 
 from gradience.telemetry.reader import ReadIssue, TelemetryReader, last_position

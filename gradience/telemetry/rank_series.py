@@ -3,8 +3,8 @@
 The tracker asks during training, monitor when it reads run.jsonl; both get the same answer.
 
 Thresholds come from 122 real adapters by strangers and from repeated runs on one task
-(docs/monitor.md, "Where the thresholds come from"): k@90 of a module is reproducible to within 1 between
-seeds, a settled picture keeps it to within 1, and trained adapters of rank 8 or more practically never
+(docs/reference/monitor_rules.md, "Where the thresholds come from"): k@90 of a module is reproducible to within 1
+between seeds, a settled picture keeps it to within 1, and trained adapters of rank 8 or more practically never
 need 7/8 of their rank, while a rank that is too small for its task is needed to the end.
 """
 

@@ -2,6 +2,6 @@
 
 raise ImportError(
     "gradience.vnext.telemetry is the predecessor's name: use `from gradience import TelemetryReader, TelemetryWriter`"
-    " (or `from gradience.telemetry import ...`); docs/telemetry.md describes both",
+    " (or `from gradience.telemetry import ...`); docs/train_and_monitor.md describes both",
     name=__name__,
 )

@@ -130,7 +130,7 @@ def test_the_glue_profile_of_the_predecessor_is_inferred_from_its_data_set(write
         ("model.bf16=true", "unknown key `model.bf16`", "did you mean `train.bf16`?"),
         ("trian.lr=1", "unknown key `trian`", "did you mean `train`?"),
         ("task.probe_gate.minimum_value=.5", "unknown key", "did you mean `task.probe_gate.min_value`?"),
-        ("zzz=1", "unknown key `zzz`", "docs/bench_config.md lists all keys"),
+        ("zzz=1", "unknown key `zzz`", "docs/reference/configs.md lists all keys"),
         ("train.lr=-1", "`train.lr`: Input should be greater than 0", ""),
         ("train.lr=fast", "`train.lr`: Input should be a valid number", ""),
         ("train.epochs=2", None, ""),  # takes the place of max_steps

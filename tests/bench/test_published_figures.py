@@ -1,4 +1,4 @@
-"""The original's published figures, counted its way and ours: the numbers in docs/bench_results.md."""
+"""The original's published figures, counted its way and ours: the numbers in docs/results/bench.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "bench_results.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "results" / "bench.md").read_text(encoding="utf-8")
 RANKS = {42: 2, 123: 4, 456: 2}
 PROBE = 32
 

@@ -131,7 +131,7 @@ def test_it_is_silent_where_it_must_be(tmp_path, rule):
 
 
 def test_the_page_tells_of_every_rule_with_its_severity():
-    page = (Path(__file__).parents[2] / "docs" / "check.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "check_rules.md").read_text(encoding="utf-8")
     for rule in RULES:
         assert f"| `{rule.code}` | {rule.severity} |" in page
 

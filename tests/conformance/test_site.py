@@ -22,7 +22,7 @@ pytestmark = [
 
 @pytest.mark.parametrize(
     ("words", "page"),
-    [("hotswap", "runtimes.html"), ("SpectralTracker", "python.html"), ("xyzzyplugh", None)],
+    [("hotswap", "runtimes.html"), ("SpectralTracker", "reference/python.html"), ("xyzzyplugh", None)],
 )
 def test_search_works_from_disk(words, page, tmp_path):
     address = f"{(SITE / 'search.html').as_uri()}?q={words}"

@@ -14,7 +14,7 @@ from gradience.bench.config.legacy import MISSING, NO_EFFECT, RENAMED
 from gradience.check.values import value_at
 from gradience.errors import GradienceError, InputError, UsageError
 
-KEYS = "docs/bench_config.md lists all keys"
+KEYS = "docs/reference/configs.md lists all keys"
 CLOSE = 0.6
 """How alike two words must be (difflib's ratio) for one to be a misspelling of the other."""
 

@@ -1,7 +1,7 @@
 """Other names for our settings: those of the public predecessor's configs, of transformers 4, and of PEFT.
 
 Every such key is in one of two tables: it is read under our name, or it has no effect, which a note says; where a value
-asks for what would not happen, it is refused. docs/bench_config.md shows the tables.
+asks for what would not happen, it is refused. docs/reference/configs.md shows the tables.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def translated(
                 _put(ours, name, _respelled(key, value), key)
         notes += _seed(ours) + _control(ours)
     except ValueError as refusal:
-        message, hint = (*refusal.args, "see docs/bench_config.md")[:2]
+        message, hint = (*refusal.args, "see docs/reference/configs.md")[:2]
         if is_file:
             raise InputError(f"{where}: {message}", code="config-value", hint=hint) from None
         raise UsageError(f"{where}: {message}", code="config-value", hint=hint) from None

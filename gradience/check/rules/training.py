@@ -8,7 +8,7 @@ from gradience.learning_rate import THINKING_MACHINES
 from gradience.rules import NotApplicable, need, rule
 
 QLORA = "Dettmers et al., QLoRA (2023)"
-OWN = "Gradience (docs/check.md)"
+OWN = "Gradience (docs/reference/check_rules.md)"
 
 
 @rule(

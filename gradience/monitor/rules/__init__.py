@@ -1,7 +1,7 @@
 """What monitor looks for: one function for each rule in the files of this folder, and one line here.
 
-Thresholds are constants beside their rule; where they come from is told in docs/monitor.md, and tests/monitor holds one
-real run where the rule speaks and one where it must not.
+Thresholds are constants beside their rule; where they come from is told in docs/reference/monitor_rules.md, and
+tests/monitor holds one real run where the rule speaks and one where it must not.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from gradience.monitor.run import (
 from gradience.monitor.series import Series
 from gradience.rules import need, rule
 
-OWN = "Gradience (docs/monitor.md)"
+OWN = "Gradience (docs/reference/monitor_rules.md)"
 IEEE = "IEEE 754: NaN propagates through every sum"
 
 

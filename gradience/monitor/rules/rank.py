@@ -10,7 +10,7 @@ from gradience.ranks import DEFAULT_GRID, round_up
 from gradience.rules import rule
 from gradience.telemetry.rank_series import SATURATED_AT, RankPoint, settled_since, too_large, too_small
 
-ADAPTERS = "122 adapters of strangers and repeated runs (docs/monitor.md)"
+ADAPTERS = "122 adapters of strangers and repeated runs (docs/reference/monitor_rules.md)"
 ZERO_B = "LoRA's initialisation B = 0 (Hu et al., 2021)"
 
 

@@ -2,8 +2,8 @@
 
 The loss is left alone: advantages within a group add up to zero, so with one update a batch GRPO's loss is
 little more than its KL term (Shao et al., DeepSeekMath, 2024, eq. 3) and may well rise while the policy
-improves. Sources of each rule stand in its docstring; where a threshold is ours, docs/monitor.md says on
-which runs it was tried.
+improves. Sources of each rule stand in its docstring; where a threshold is ours, docs/reference/monitor_rules.md
+says on which runs it was tried.
 """
 
 from __future__ import annotations
