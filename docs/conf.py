@@ -15,7 +15,6 @@ from typing import Any
 
 from docutils import nodes
 from pydantic import BaseModel
-from pygments.lexers.special import TextLexer
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.ext.autodoc import mock
@@ -98,7 +97,6 @@ def no_constructor_of_a_report(
 
 
 def setup(app: Sphinx) -> None:
-    app.add_lexer("mermaid", TextLexer)  # drawing it takes a script from the network: its source is shown
     app.connect("source-read", add_navigation)
     app.connect("doctree-read", keep_what_lies_outside, priority=400)  # before downloads are collected
     app.connect("autodoc-process-docstring", markdown_docstring)

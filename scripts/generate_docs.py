@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from architecture_drawing import architecture_drawing
 from artifact_reference import artifact_reference
 from blocks import only_checking, replace_block
 from cli_reference import cli_reference
@@ -42,6 +43,7 @@ def documents() -> dict[Path, str]:
     records = parse_runs(runs)
     files = {
         DOCS / "reference" / "cli.md": cli_reference(),
+        DOCS / "images" / "architecture.svg": architecture_drawing(),
         reference: replace_block(
             replace_block(reference.read_text(encoding="utf-8"), "artifacts", artifact_reference()),
             "records",

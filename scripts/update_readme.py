@@ -70,9 +70,22 @@ PAGES = (
         "compress ./adapter --rank 4 --output smaller",
         ("What is saved?", "What is lost?"),
     ),
+    Shown(
+        "docs/quickstart.md",
+        "audit",
+        "audit my_adapter",
+        ("How much of its rank does it use?", "What ranks are suggested?"),
+    ),
+    Shown("docs/quickstart.md", "compress", SMALLER, ("What is saved?", "What is lost?")),
     Shown("docs/audit.md", "audit", f"audit {EXAMPLE}", scratch=False),
     Shown("docs/compress.md", "plan", "compress my_adapter --rank 4 --dry-run"),
+    Shown("docs/runtimes.md", "compressed", SMALLER, ("Which runtimes load it?",)),
     Shown("docs/compare.md", "compare", "compare my_adapter smaller", before=(SMALLER,)),
+    Shown(
+        "docs/train_and_monitor.md", "monitor", "monitor tests/monitor/runs/overfitting.jsonl", scratch=False
+    ),
+    Shown("docs/train_and_monitor.md", "check", "check my_adapter --lr 0.02"),
+    Shown("docs/bench.md", "summary", "bench summary benchmarks/results/minilm_reviews", scratch=False),
 )
 
 

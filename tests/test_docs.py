@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,7 @@ def test_check_mode_notices_an_outdated_file(tmp_path):
     for name in ("scripts", "docs"):
         (copy / name).mkdir(parents=True)
         subprocess.run(["cp", "-r", f"{ROOT / name}/.", str(copy / name)], check=True)
+    shutil.copy(ROOT / "pyproject.toml", copy)
     page = copy / "docs" / "reference" / "cli.md"
     page.write_text(page.read_text(encoding="utf-8") + "edited by hand\n", encoding="utf-8")
     script = str(copy / "scripts" / "generate_docs.py")

@@ -1,4 +1,4 @@
-"""README is a first screen, and what README and guide show is what happens: output, commands and Python, run here."""
+"""README is a first screen, and what it and the first pages show is what happens: output, commands, Python."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from gradience.cli.app import app
 from gradience.cli.demo import example_adapter
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "docs" / "quickstart.md"]
+PAGES = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / page for page in ("quickstart.md", "audit.md", "reference/python.md")),
+]
 
 
 def blocks(page, *languages):
@@ -50,6 +53,7 @@ def folder(tmp_path, monkeypatch):
         kept = ROOT / "benchmarks" / "results" / "minilm_reviews" / f"seed_{seed}" / "bench.json"
         (tmp_path / "runs" / f"seed{seed}").mkdir(parents=True)
         shutil.copy(kept, tmp_path / "runs" / f"seed{seed}")
+    shutil.copy(ROOT / "tests" / "monitor" / "runs" / "good.jsonl", tmp_path / "run.jsonl")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

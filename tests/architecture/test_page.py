@@ -6,6 +6,7 @@ import re
 import tomllib
 from importlib import import_module
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from page import ADDITIONS, PAGE, ROOT, rows
@@ -18,11 +19,12 @@ def test_the_drawing_has_every_room_from_the_bottom_up():
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
     layers = contracts["contracts"][0]["layers"][::-1]
     layer_of = {room: layer for layer, rooms in enumerate(layers) for room in rooms.split(" : ")}
-    lines = PAGE.partition("```mermaid\n")[2].partition("```")[0].splitlines()
-    drawn = re.findall(r"\w+", "\n".join(line for line in lines if "subgraph" not in line))
-    in_order = list(dict.fromkeys(word for word in drawn if word in layer_of))
-    assert {*layer_of} - {*in_order} == {"__main__"}
-    assert [layer_of[room] for room in in_order] == sorted(layer_of[room] for room in in_order)
+    (picture,) = re.findall(r"^!\[.+\]\((.+\.svg)\)$", PAGE, flags=re.MULTILINE)
+    drawing = ElementTree.parse(ROOT / "docs" / picture).getroot()
+    rooms = [element for element in drawing.iter() if element.get("class") == "room"]
+    assert sorted(room.text for room in rooms) == sorted(layer_of)
+    from_below = sorted(rooms, key=lambda room: -float(room.attrib["y"]))
+    assert [layer_of[room.text] for room in from_below] == sorted(layer_of.values())
 
 
 @pytest.mark.parametrize("heading", ["The walk of an adapter", "The walk of a YAML", "One file and one line"])
