@@ -1,0 +1,35 @@
+"""How sure is a difference? Paired tables and scores -> intervals, bounds, power. Pure: numpy and scipy.
+
+The sign is always candidate − reference: a smaller adapter that answers fewer examples correctly has Δ < 0. A margin m
+is positive, and "non-inferior" means Δ > −m.
+"""
+
+from gradience.statistics.multiplicity import fixed_sequence, holm
+from gradience.statistics.noise import NoiseFloor, bootstrap_bound, noise_floor
+from gradience.statistics.operating import pass_probability, seed_pass_probability
+from gradience.statistics.paired import Interval, PairedTable, mcnemar, mean_difference, tango, tango_p_value
+from gradience.statistics.pooled import Claim, Pooled, pool
+from gradience.statistics.power import items_needed, power, seeds_needed, smallest_margin
+
+__all__ = [
+    "Claim",
+    "Interval",
+    "NoiseFloor",
+    "PairedTable",
+    "Pooled",
+    "bootstrap_bound",
+    "fixed_sequence",
+    "holm",
+    "items_needed",
+    "mcnemar",
+    "mean_difference",
+    "noise_floor",
+    "pass_probability",
+    "pool",
+    "power",
+    "seed_pass_probability",
+    "seeds_needed",
+    "smallest_margin",
+    "tango",
+    "tango_p_value",
+]

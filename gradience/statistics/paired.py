@@ -1,0 +1,159 @@
+"""One reference, one candidate, the same examples: the paired table, Tango's interval, McNemar's test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+from scipy.optimize import brentq
+
+_EDGE = 1e-12
+"""Differences of ±1 exactly have a variance of 0: bounds are looked for just inside."""
+
+
+class Interval(NamedTuple):
+    """Two bounds on a difference, as shares: −0.025 is −2.5 points."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class PairedTable:
+    """How two adapters answered the same examples.
+
+    >>> table = PairedTable(n11=150, n10=12, n01=8, n00=30)
+    >>> table.n, table.delta, round(table.discordance, 3)
+    (200, Fraction(-1, 50), 0.1)
+
+    The first digit is the reference, the second the candidate; 1 is correct. Raises ValueError for a negative count.
+    """
+
+    n11: int
+    n10: int
+    """Only the reference is correct."""
+    n01: int
+    """Only the candidate is correct."""
+    n00: int
+
+    def __post_init__(self) -> None:
+        if min(self.n11, self.n10, self.n01, self.n00) < 0:
+            raise ValueError(f"counts cannot be negative: {self}")
+
+    @classmethod
+    def of(cls, reference: Iterable[bool], candidate: Iterable[bool]) -> PairedTable:
+        """Count two lists of answers in the same order. Raises ValueError where their lengths differ."""
+        counts = {(True, True): 0, (True, False): 0, (False, True): 0, (False, False): 0}
+        for pair in zip(reference, candidate, strict=True):
+            counts[bool(pair[0]), bool(pair[1])] += 1
+        return cls(*counts.values())
+
+    @property
+    def n(self) -> int:
+        """Examples."""
+        return self.n11 + self.n10 + self.n01 + self.n00
+
+    @property
+    def delta(self) -> Fraction:
+        """Candidate − reference, as an exact share. Raises ZeroDivisionError without examples."""
+        return Fraction(self.n01 - self.n10, self.n)
+
+    @property
+    def discordance(self) -> float:
+        """The share of examples on which exactly one of the two is correct."""
+        return (self.n10 + self.n01) / self.n
+
+
+def tango(table: PairedTable, confidence: float = 0.95) -> Interval:
+    """Tango's score interval of the difference: it holds where counts are small, even 0.
+
+    >>> [round(bound, 3) for bound in tango(PairedTable(n11=1, n10=7, n01=1, n00=12))]  # Fagerland et al. 2014
+    [-0.517, -0.026]
+
+    confidence: of the two-sided interval; its lower bound alone is one-sided at (1 + confidence) / 2.
+    Source: T. Tango, Statistics in Medicine 17 (1998) 891-908. Raises ValueError for a table without examples.
+    """
+    if table.n == 0:
+        raise ValueError("an interval needs at least one example")
+    quantile = float(stats.norm.isf((1 - confidence) / 2))
+    return invert(lambda null: score(table.n01, table.n10, table.n, null), float(table.delta), quantile)
+
+
+def tango_p_value(table: PairedTable, margin: float) -> float:
+    """The one-sided p-value of "the candidate loses `margin` or more": small where it does not.
+
+    >>> round(tango_p_value(PairedTable(n11=150, n10=12, n01=8, n00=30), margin=0.025), 3)
+    0.412
+    """
+    return float(stats.norm.sf(score(table.n01, table.n10, table.n, -margin)))
+
+
+def mcnemar(table: PairedTable) -> float:
+    """The exact two-sided p-value of "both are equally good". For display: a large one shows no equality.
+
+    >>> round(mcnemar(PairedTable(n11=150, n10=12, n01=8, n00=30)), 3)
+    0.503
+
+    Source: Q. McNemar, Psychometrika 12 (1947); exact as a sign test on the discordant pairs.
+    """
+    discordant = table.n10 + table.n01
+    return float(stats.binomtest(table.n01, discordant).pvalue) if discordant else 1.0
+
+
+def mean_difference(differences: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Student's interval of the mean of paired differences of scores that are no 0/1: NLL, KL, ROUGE, a reward.
+
+    >>> [round(bound, 3) for bound in mean_difference([0.1, -0.2, 0.0, 0.3, -0.1, 0.2])]
+    [-0.146, 0.246]
+
+    differences: (n,), candidate − reference. Raises ValueError for fewer than two, or any that is not finite.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
+        raise ValueError("an interval needs two or more finite differences in one row")
+    mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
+    reach = float(stats.t.isf((1 - confidence) / 2, len(values) - 1)) * error
+    return Interval(mean - reach, mean + reach)
+
+
+# ---------------------------------------------------------------- the score
+
+
+def score(gained: int, lost: int, n: int, null: float) -> float:
+    """Tango's statistic of Δ = `null`: about N(0, 1) where that is true, large where Δ is above it."""
+    return in_errors((gained - lost) / n - null, score_variance(gained, lost, n, null))
+
+
+def score_variance(gained: int, lost: int, n: int, null: float) -> float:
+    """The variance of the estimated difference if it were `null`, the discordance fitted by maximum likelihood.
+
+    Tango's closed form of the constrained estimate of P(only the reference correct).
+    """
+    linear = -gained - lost + (2 * n - gained + lost) * null
+    constant = -lost * null * (1 - null)
+    root = math.sqrt(max(linear * linear - 8 * n * constant, 0.0))
+    only_reference = (root - linear) / (4 * n)
+    return max(2 * only_reference + null * (1 - null), 0.0) / n
+
+
+def in_errors(distance: float, variance: float) -> float:
+    """A distance in standard errors; ±∞ where there is no error."""
+    if distance == 0:
+        return 0.0
+    return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance)
+
+
+def invert(statistic: Callable[[float], float], center: float, quantile: float) -> Interval:
+    """The nulls that `statistic`, which falls as its null rises, does not reject at ±`quantile`."""
+    low, high = -1 + _EDGE, 1 - _EDGE
+    center = min(max(center, low), high)
+    return Interval(
+        brentq(lambda null: statistic(null) - quantile, low, center) if statistic(low) > quantile else -1.0,
+        brentq(lambda null: statistic(null) + quantile, center, high) if statistic(high) < -quantile else 1.0,
+    )

@@ -1,0 +1,119 @@
+"""Tango's interval against published examples, the constrained likelihood maximised numerically, and enumeration."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import optimize, stats
+
+from gradience.statistics import PairedTable, mcnemar, mean_difference, tango, tango_p_value
+from gradience.statistics.paired import score, score_variance
+
+
+@pytest.mark.parametrize(
+    ("table", "published"),
+    [
+        pytest.param(
+            PairedTable(1, 7, 1, 12), (-0.517, -0.026), id="Fagerland, Lydersen and Laake 2014, table II"
+        ),
+        pytest.param(PairedTable(53, 8, 16, 9), (-0.020, 0.207), id="Agresti and Min 2005"),
+    ],
+)
+def test_published_intervals(table: PairedTable, published: tuple[float, float]) -> None:
+    assert tango(table) == pytest.approx(published, abs=5.1e-4)
+
+
+def numerical_variance(gained: int, lost: int, n: int, null: float) -> float:
+    """The variance under Δ = null, P(only the reference correct) by a search for the largest likelihood."""
+
+    def negative(only_reference: float) -> float:
+        only_candidate = only_reference + null
+        both = 1 - only_reference - only_candidate
+        terms = [(lost, only_reference), (gained, only_candidate), (n - gained - lost, both)]
+        return -sum(count * math.log(max(share, 1e-300)) for count, share in terms if count)
+
+    low, high = max(0.0, -null), (1 - null) / 2
+    best = optimize.minimize_scalar(negative, bounds=(low, high), method="bounded", options={"xatol": 1e-12})
+    return (2 * best.x + null - null**2) / n
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 200), st.floats(-0.3, 0.3))
+def test_the_closed_form_is_the_constrained_maximum_of_the_likelihood(
+    gained: int, lost: int, rest: int, null: float
+) -> None:
+    n = gained + lost + rest
+    expected = numerical_variance(gained, lost, n, null)
+    assert score_variance(gained, lost, n, null) == pytest.approx(expected, rel=1e-4, abs=1e-9)
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 400), st.sampled_from([0.8, 0.9, 0.95, 0.99]))
+def test_the_bounds_are_where_the_test_turns(gained: int, lost: int, rest: int, confidence: float) -> None:
+    table = PairedTable(rest, lost, gained, 0)
+    low, high = tango(table, confidence)
+    quantile = stats.norm.isf((1 - confidence) / 2)
+    assert -1 <= low <= float(table.delta) <= high <= 1
+    assert score(gained, lost, table.n, low) == pytest.approx(quantile, abs=1e-4) or low == -1
+    assert score(gained, lost, table.n, high) == pytest.approx(-quantile, abs=1e-4) or high == 1
+    mirrored = tango(PairedTable(rest, gained, lost, 0), confidence)
+    assert mirrored == pytest.approx((-high, -low), abs=1e-8)
+
+
+@pytest.mark.parametrize("n", [50, 100, 200, 400])
+def test_without_a_discordant_pair_the_bound_shrinks_with_the_examples(n: int) -> None:
+    low, high = tango(PairedTable(n, 0, 0, 0), confidence=0.90)
+    square = stats.norm.isf(0.05) ** 2
+    assert (low, high) == pytest.approx((-square / (n + square), square / (n + square)))
+
+
+@pytest.mark.parametrize(("n", "discordance"), list(product((100, 200, 500), (0.06, 0.12, 0.2))))
+def test_type_one_error_at_the_margin_by_enumeration(n: int, discordance: float) -> None:
+    """Every table that can occur, with its probability: no simulation."""
+    margin, error = 0.025, 0.0
+    lost_share, gained_share = (discordance + margin) / 2, (discordance - margin) / 2
+    most = int(stats.binom.isf(1e-9, n, discordance))
+    for discordant in range(most + 1):
+        weight = stats.binom.pmf(discordant, n, discordance)
+        gained = np.arange(discordant + 1)
+        chances = stats.binom.pmf(gained, discordant, gained_share / (lost_share + gained_share))
+        claims = [
+            tango_p_value(PairedTable(n - discordant, discordant - int(g), int(g), 0), margin) <= 0.05
+            for g in gained
+        ]
+        error += weight * float(chances[claims].sum())
+    assert error <= 0.055
+    assert error >= 0.04 or n * discordance < 8
+
+
+def test_mcnemar_is_the_sign_test() -> None:
+    assert mcnemar(PairedTable(10, 9, 1, 3)) == pytest.approx(
+        2 * sum(math.comb(10, k) for k in (0, 1)) / 2**10
+    )
+    assert mcnemar(PairedTable(10, 0, 0, 3)) == 1.0
+
+
+@given(
+    st.lists(st.floats(-5, 5), min_size=2, max_size=50).filter(lambda values: float(np.std(values)) > 1e-6)
+)
+def test_mean_difference_is_scipys(differences: list[float]) -> None:
+    expected = stats.ttest_1samp(differences, 0.0).confidence_interval(0.9)
+    assert mean_difference(differences, 0.9) == pytest.approx(
+        (expected.low, expected.high), rel=1e-9, abs=1e-12
+    )
+
+
+def test_a_table_counts_answers() -> None:
+    table = PairedTable.of([True, True, False, False, True], [True, False, True, False, True])
+    assert table == PairedTable(2, 1, 1, 1)
+    assert (table.n, table.delta, table.discordance) == (5, Fraction(0), 0.4)
+    with pytest.raises(ValueError, match="argument 2"):
+        PairedTable.of([True], [True, False])
+    with pytest.raises(ValueError, match="negative"):
+        PairedTable(-1, 0, 0, 0)
+    with pytest.raises(ValueError, match="at least one"):
+        tango(PairedTable(0, 0, 0, 0))

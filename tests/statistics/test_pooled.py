@@ -1,0 +1,99 @@
+"""Claims about these runs and about a new one: the errors that they promise, and the worked parts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from gradience.statistics import PairedTable, bootstrap_bound, noise_floor, pool, tango, tango_p_value
+from tests.statistics.paired_runs import draw
+
+MARGIN = 0.025
+
+
+def test_one_run_is_tangos_test() -> None:
+    differences = np.array([[-1] * 12 + [1] * 8 + [0] * 180])
+    table = PairedTable(180, 12, 8, 0)
+    pooled = pool(differences)
+    assert pooled.interval(confidence=0.9) == pytest.approx(tango(table, 0.9))
+    assert pooled.p_value(MARGIN) == pytest.approx(tango_p_value(table, MARGIN))
+    with pytest.raises(ValueError, match="two runs or more"):
+        pooled.interval("new-run")
+
+
+def test_identical_runs_are_worth_one() -> None:
+    one = np.array([-1] * 12 + [1] * 8 + [0] * 180)
+    thrice = pool(np.stack([one] * 3))
+    assert thrice.design_effect == pytest.approx(3, rel=0.01)
+    assert thrice.run_variance == 0
+    assert thrice.interval() == pytest.approx(pool(one[None]).interval(), abs=2e-4)
+
+
+def test_runs_without_any_discordant_pair_are_worth_one_as_well() -> None:
+    assert pool(np.zeros((3, 60))).interval().low == pytest.approx(tango(PairedTable(60, 0, 0, 0), 0.9).low)
+
+
+def test_the_spread_between_runs_is_the_analysis_of_variances() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(4, 30)) + rng.normal(size=(4, 1)) + rng.normal(size=(1, 30))
+    rows = values.mean(axis=1)
+    residual = values - rows[:, None] - values.mean(axis=0) + values.mean()
+    within = (residual**2).sum() / (3 * 29)
+    assert pool(values).run_variance == pytest.approx(max(0, rows.var(ddof=1) - within / 30))
+
+
+def test_scores_that_are_no_counts_get_students_interval_of_the_item_means() -> None:
+    values = np.random.default_rng(1).normal(size=(3, 40))
+    expected = stats.ttest_1samp(values.mean(axis=0), 0).confidence_interval(0.9)
+    assert pool(values).interval() == pytest.approx((expected.low, expected.high))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 5), st.sampled_from(["these-runs", "new-run"]))
+def test_the_p_value_and_the_bound_agree(seed: int, runs: int, claim: str) -> None:
+    rng = np.random.default_rng(seed)
+    pooled = pool(draw(rng, 1, runs, 150, discordance=0.1, delta=-0.01, spread=0.02)[0])
+    low = pooled.interval(claim, 0.9).low  # type: ignore[arg-type]
+    if abs(low + MARGIN) > 1e-6:
+        assert (pooled.p_value(MARGIN, claim) < 0.05) == (low > -MARGIN)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 1), (0, 5)])
+def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="shape"):
+        pool(np.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("runs", "items", "discordance", "spread"),
+    [(3, 200, 0.06, 0.0), (3, 500, 0.16, 0.01), (5, 200, 0.16, 0.01)],
+)
+def test_type_one_error_at_the_margin(runs: int, items: int, discordance: float, spread: float) -> None:
+    """At lower resolution than benchmarks/evidence_calibration.py: 1,500 experiments know the error to ±1.7 points."""
+    rng = np.random.default_rng(7)
+    experiments = draw(rng, 1500, runs, items, discordance=discordance, delta=-MARGIN, spread=spread)
+    claims = [pool(differences).p_value(MARGIN, "new-run") < 0.05 for differences in experiments]
+    assert 0.02 <= np.mean(claims) <= 0.09
+    if not spread:
+        claims = [pool(differences).p_value(MARGIN) < 0.05 for differences in experiments]
+        assert 0.03 <= np.mean(claims) <= 0.075
+
+
+def test_the_bootstrap_agrees_where_counts_are_large() -> None:
+    differences = draw(np.random.default_rng(3), 1, 3, 1000, discordance=0.16, delta=0.0)[0]
+    assert bootstrap_bound(differences) == pytest.approx(pool(differences).interval().low, abs=0.002)
+
+
+def test_the_noise_floor_compares_every_two_runs() -> None:
+    correct = np.random.default_rng(4).random((4, 50)) < 0.5
+    floor = noise_floor(correct)
+    pairs = [(a, b) for a in range(4) for b in range(a)]
+    assert floor.comparisons == 6
+    assert floor.discordance == pytest.approx(np.mean([(correct[a] != correct[b]).mean() for a, b in pairs]))
+    assert floor.largest_delta == pytest.approx(
+        max(abs(correct[a].mean() - correct[b].mean()) for a, b in pairs)
+    )
+    with pytest.raises(ValueError, match="two runs"):
+        noise_floor(correct[:1])
