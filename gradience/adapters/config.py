@@ -22,8 +22,8 @@ from gradience.ranks import scale_of
 MAX_CONFIG_BYTES = 16 * 2**20
 """An explicit rank and alpha for 50,000 modules needs about 10 MB."""
 MAX_RANK = 65536
-MAX_ALPHA = 1e12
-"""Absolute value; strangers' configs had up to 1e5. Larger ones would leave the range of float64 when squared."""
+MIN_ALPHA, MAX_ALPHA = 1e-30, 1e12
+"""Absolute value, unless it is 0; strangers' configs had up to 1e5. Products of others would leave float64."""
 DEFAULT_RANK = DEFAULT_ALPHA = 8
 """PEFT's own, for configs that leave them out."""
 INITS_OUT_OF_THE_BASE = ("pissa", "olora", "corda", "lora_ga")
@@ -174,7 +174,7 @@ def _bad(path: Path, what: str) -> InputError:
     return InputError(f"{path}: {what}", code="bad-config", hint="save the adapter again with PEFT")
 
 
-_A_NUMBER = f"a number of at most {MAX_ALPHA:g}"
+_A_NUMBER = f"0, or a number between {MIN_ALPHA:g} and {MAX_ALPHA:g}"
 
 
 class _Fields:
@@ -260,4 +260,6 @@ def _is_rank(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_ALPHA
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return not value or MIN_ALPHA <= abs(value) <= MAX_ALPHA

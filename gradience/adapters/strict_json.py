@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,15 @@ from typing import Any, NoReturn
 
 from gradience.errors import InputError
 
-_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 """Begins half of a character beyond the first 65,536, as JSON escapes it; alone it is no text."""
 BOM = b"\xef\xbb\xbf"
+MAX_DEPTH = 50
+"""Levels of lists and mappings; the files that are read have three or four."""
+SMALLEST, LARGEST = 1e-30, 1e30
+"""Absolute values of a setting, unless it is 0: products of a few still are numbers. Beyond them is a mistake."""
+MAX_DIGITS = 64
+"""Characters of a number: enough for every double, and for the 10^30 that tokenizers write where they mean no limit."""
 
 
 class _Refused(ValueError):
@@ -44,9 +51,18 @@ def loads(
             hint="save it again as UTF-8 without a byte order mark",
         )
     try:
-        parsed = json.loads(text.decode("utf-8"), object_pairs_hook=pairs, parse_constant=_refuse_constant)
-        if _HALF.search(text):
-            _refuse_half_characters(parsed)
+        decoded = text.decode("utf-8")
+        parsed = json.loads(
+            decoded,
+            object_pairs_hook=pairs,
+            parse_constant=_refuse_constant,
+            parse_int=_integer,
+            parse_float=_finite,
+        )
+        if is_deep(parsed):
+            raise RecursionError
+        if has_half_characters(decoded, parsed):
+            raise _Refused("a text holds half of a character (a lone surrogate)")
         return parsed
     except UnicodeDecodeError as error:
         raise InputError(
@@ -68,20 +84,44 @@ def loads(
         raise InputError(
             f"{path}: the {what} is not strict JSON: {error}", code="bad-json", hint="save it again with PEFT"
         ) from None
-    except ValueError:  # Python's own limit on the digits of an integer, which `json` hands through
-        raise InputError(
-            f"{path}: the {what} holds an integer of thousands of digits",
-            code="bad-json",
-            hint="save it again with PEFT",
-        ) from None
+
+
+def _integer(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise _Refused(f"it holds a number of {len(text):,} characters")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise _Refused(f"{text[:40]} is beyond the largest number")
+    return number
+
+
+def is_deep(value: Any) -> bool:
+    """Whether lists and mappings are nested more than MAX_DEPTH levels deep."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            item
+            for holder in level
+            if isinstance(holder, (dict, list))
+            for item in (holder.values() if isinstance(holder, dict) else holder)
+        ]
+    return bool(level)
 
 
 def _refuse_constant(text: str) -> NoReturn:
     raise _Refused(f"{text} is no JSON number")
 
 
-def _refuse_half_characters(parsed: Any) -> None:
+def has_half_characters(text: str, parsed: Any) -> bool:
+    """Whether the JSON `text`, which was parsed to `parsed`, has a lone surrogate in it: no file can hold one."""
+    if not _HALF.search(text):
+        return False
     try:
         json.dumps(parsed, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
-        raise _Refused("a text holds half of a character (a lone surrogate)") from None
+        return True
+    return False

@@ -17,6 +17,7 @@ from gradience.check.dialects.peft import PEFT
 from gradience.check.files import adapter_config_in, configurations_at, read_mapping, training_config_in
 from gradience.check.settings import Settings
 from gradience.check.tasks import TASKS, task_of
+from gradience.check.values import READERS, Unreadable
 from gradience.errors import UsageError
 from gradience.rules import NotApplicable
 
@@ -51,7 +52,7 @@ def check_configs(
     base_config             config.json of the base model, or its folder
     completion_tokens       tokens that are trained on, for the rule on capacity
 
-    Raises UsageError (nothing-to-check, unknown-task) and InputError (see `gradience.check.files`).
+    Raises UsageError (nothing-to-check, unknown-task, bad-setting) and InputError (see `gradience.check.files`).
     """
     task = task_of(task) if task is not None else None
     paths = [path for config in configs for path in configurations_at(Path(config))]
@@ -75,9 +76,18 @@ def check_configs(
 
 def _typed(lr: float | None, r: int | None, alpha: float | None) -> Settings:
     """Settings that were given by hand."""
-    typed: dict[str, Any] = {"learning_rate": lr, "r": r, "alpha": alpha}
-    where = {name: "as given" for name, value in typed.items() if value is not None}
-    return Settings(**typed, where=where)
+    given = {"learning_rate": lr, "r": r, "alpha": alpha}
+    typed: dict[str, Any] = {}
+    for (name, value), flag in zip(given.items(), ("lr", "r", "alpha"), strict=True):
+        try:
+            typed |= {} if value is None else {name: READERS[name](value)}
+        except Unreadable as error:
+            raise UsageError(
+                f"{flag} is {value!r:.40}, not {error}",
+                code="bad-setting",
+                hint="give the value that is meant",
+            ) from None
+    return Settings(**typed, where=dict.fromkeys(typed, "as given"))
 
 
 def report_of(context: Context, files: list[SourceFile]) -> CheckReport:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from gradience.adapters import strict_json, strict_yaml
 from gradience.adapters.locate import adapter_folders
-from gradience.adapters.strict_json import loads
 from gradience.errors import InputError
 
 MAX_BYTES = 1_000_000
-MAX_ALIASES = 100
-"""A configuration has a handful of anchors; thousands of aliases are a bomb."""
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle")
 
 TRAINING_NAMES = (
@@ -35,35 +30,6 @@ TRAINING_NAMES = (
 
 ANYBODYS_NAMES = ("config.yaml", "config.yml", "train.yaml", "train.yml")
 """Of them those that another program may as well have left beside an adapter."""
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that counts aliases, refuses duplicate keys and reads 1e-4 as a number, as YAML 1.2 does."""
-
-    aliases = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            self.aliases += 1
-            if self.aliases > MAX_ALIASES:
-                raise yaml.YAMLError(f"more than {MAX_ALIASES} aliases")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            name = str(key.value)
-            if name in seen and name != "<<":
-                raise yaml.YAMLError(f"the key {name[:80]!r} stands twice (line {key.start_mark.line + 1})")
-            seen.add(name)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)$"),
-    list("-+0123456789."),
-)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -86,7 +52,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
             code="config-too-large",
             hint="name the configuration file itself",
         )
-    value = loads(text, path, "configuration") if path.suffix.lower() == ".json" else parse_yaml(text, path)
+    is_json = path.suffix.lower() == ".json"
+    value = strict_json.loads(text, path, "configuration") if is_json else strict_yaml.loads(text, path)
     if not isinstance(value, Mapping):
         raise InputError(
             f"{path}: holds no mapping of settings",
@@ -94,21 +61,6 @@ def read_mapping(path: Path) -> dict[str, Any]:
             hint="a configuration consists of `key: value` lines",
         )
     return {str(key): item for key, item in value.items()}
-
-
-def parse_yaml(text: bytes, path: str | Path) -> Any:
-    """Read the value in a YAML text, from the place that `path` names. Raises InputError (bad-yaml)."""
-    try:
-        loader = _Loader(text.decode("utf-8"))
-        try:
-            return loader.get_single_data()
-        finally:
-            loader.dispose()
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{path}: cannot be read as YAML: {what[:200]}", code="bad-yaml", hint="see the line it names"
-        ) from None
 
 
 def adapter_config_in(folder: Path) -> Path:

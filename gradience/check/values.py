@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from gradience.adapters.strict_json import LARGEST, SMALLEST
 
 
 class Unreadable(ValueError):
@@ -19,20 +20,27 @@ def text(value: Any) -> str:
 
 def integer(value: Any) -> int:
     """Read 16 and 16.0, not true, not "16"."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not float(value).is_integer():
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not abs(value) <= LARGEST
+        or value % 1
+    ):
         raise Unreadable("a whole number")
     return int(value)
 
 
 def number(value: Any) -> float:
-    """Read a finite number; "2e-4" as a string is what YAML 1.1 makes of 2e-4, and is taken."""
+    """Read a number; "2e-4" as a string is what YAML 1.1 makes of 2e-4, and is taken."""
     if isinstance(value, str):
         try:
             value = float(value)
         except ValueError:
             raise Unreadable("a number") from None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise Unreadable("a number")
+    if value and not SMALLEST <= abs(value) <= LARGEST:
+        raise Unreadable(f"0, or a number between {SMALLEST:g} and {LARGEST:g}")
     return float(value)
 
 

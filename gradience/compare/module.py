@@ -30,6 +30,9 @@ from gradience.spectra import (
     with_exponent,
 )
 
+LOST_ENERGY = 1e-280
+"""Energies are relative to what both adapters could hold together, where an ordinary one has 1e-20 or more."""
+
 
 class Energies(NamedTuple):
     """‖ΔW_a‖², ‖ΔW_b‖², inner product, ‖ΔW_a − ΔW_b‖², and the energy of a in b's directions; all times 4^exponent."""
@@ -162,6 +165,14 @@ def _compare_expert(
     a, b = loaded_a.pair, loaded_b.pair
     joint = _joint(loaded_a, loaded_b, expert)
     energy_a, energy_b = (float(np.square(update).sum()) for update in (joint.update_a, joint.update_b))
+    for pair, energy in ((a, energy_a), (b, energy_b)):
+        # Squares that underflow, beside the sizes of the other adapter.
+        if energy < LOST_ENERGY and _size(pair)[0]:
+            raise InputError(
+                f"{pair.a.file.path}: {pair.module}: the numbers of the two adapters are too far apart to compare",
+                code="overflow",
+                hint="multiply its factors and alpha by powers of two so that they come near 1",
+            )
     overlap, kept = _overlap(joint.update_a, joint.update_b) if energy_a and energy_b else ({}, 0.0)
     energies = Energies(
         energy_a,

@@ -237,7 +237,7 @@ def _truncated(job: Job, loaded: LoadedPair, expert: int) -> _Expert:
     norm = abs(job.scale) * size
     cancelled = cancellation(optimum.gram_A, optimum.gram_B, size)
     lost = _distance(job, optimum, new_A, new_B)
-    if cancelled > CANCELLED or not lost > TINY_ERROR * norm:
+    if cancelled > CANCELLED or not TINY_ERROR * norm < lost < math.inf:
         lost = _exact_distance(job, loaded, expert, new_A.words, new_B.words)
     return _Expert(new_A.words, new_B.words, lost, norm, optimum.method, cancelled)
 
@@ -259,13 +259,13 @@ def _stored(job: Job, blocks: Blocks, mapping: FloatArray, dtype: DType) -> _Sto
 def _distance(job: Job, optimum: Truncation, new_A: _Stored, new_B: _Stored) -> float:
     """‖s·B·A − s′·B′·A′‖_F from Gram products: its square is the sum of the entries of two of them, multiplied.
 
-    Good down to a relative error of about 1e-7, where the terms cancel; not for scales near the ends of float64.
+    Good down to a relative error of about 1e-7, where the terms cancel; NaN or infinite near the ends of float64.
     """
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        old = (job.scale * norm_from_grams(optimum.gram_A, optimum.gram_B)) ** 2
+        old = np.square(job.scale * norm_from_grams(optimum.gram_A, optimum.gram_B))
         mixed = job.scale * job.written_scale * float((new_A.cross * new_B.cross).sum())
-        new = job.written_scale**2 * float((new_A.gram * new_B.gram).sum())
-        return math.sqrt(max(0.0, old - 2 * mixed + new))
+        new = np.square(job.written_scale) * float((new_A.gram * new_B.gram).sum())
+        return float(np.sqrt(np.maximum(0.0, old - 2 * mixed + new)))
 
 
 def _exact_distance(job: Job, loaded: LoadedPair, expert: int, words_A: Words, words_B: Words) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from gradience.adapters.strict_json import LARGEST, SMALLEST
 from gradience.artifacts.monitor import Setup
 from gradience.telemetry.records import Json
 from gradience.telemetry.trainers import method_of
@@ -73,7 +74,9 @@ def _text(values: Mapping[str, Json], key: str) -> str | None:
 
 def _number(values: Mapping[str, Json], key: str) -> float | None:
     value = values.get(key)
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if not value or SMALLEST <= abs(value) <= LARGEST else None
 
 
 def _integer(values: Mapping[str, Json], key: str) -> int | None:

@@ -19,6 +19,9 @@ NOT_THE_UPDATE = frozenset(("init-not-update", "init-noise", "variant-not-update
 UNCONVINCING = frozenset(("looks-random",))
 """Findings with which no rank is suggested: the spectra say nothing about a smaller one. Truncating is allowed."""
 
+SMALLEST_NORM = 1e-290
+"""Of an update that can be made smaller: what is left of it is still a number of full precision."""
+
 # ---------------------------------------------------------------- the adapter
 
 
@@ -47,13 +50,16 @@ def refuse_uncompressible(report: AuditReport, *, allow_untrained: bool = False)
             code="untrained",
             hint="was the trained adapter saved? --allow-untrained writes a smaller one that does nothing either",
         )
-    lost = next((row for row in report.layers if row.status == "ok" and not row.singular_values), None)
+    trained = (row for row in report.layers if row.status == "ok" and row.scale != 0)
+    lost = next(
+        (row for row in trained if not row.singular_values or (row.fro_norm or 0.0) < SMALLEST_NORM), None
+    )
     if lost is not None:
         raise norm_overflow(path, lost.name)
 
 
 def norm_overflow(path: object, module: str) -> InputError:
-    """The error (overflow) for a module whose ‖ΔW‖ is no finite number."""
+    """The error (overflow) for a module whose ‖ΔW‖ float64 does not hold."""
     return InputError(
         f"{path}: the norm of {module} is beyond double precision",
         code="overflow",

@@ -6,15 +6,18 @@ A line that cannot be read is skipped, counted and said; it never hides the line
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from gradience.adapters.strict_json import MAX_DEPTH, MAX_DIGITS, has_half_characters, is_deep
 from gradience.errors import InputError
-from gradience.telemetry.records import ENVELOPE, SCHEMA, Json, Record
+from gradience.telemetry.records import ENVELOPE, NONFINITE, SCHEMA, Json, Record, strict
 
 MAX_LINE_BYTES = 8 * 2**20
 """A longer line is no telemetry; it is skipped without being held in memory."""
@@ -22,7 +25,12 @@ MAX_LINE_BYTES = 8 * 2**20
 TAIL_BYTES = 2**16
 KEPT_ISSUES = 20
 
+FINITE = 1e100
+"""A number beyond it counts as infinite: its sums and squares would be."""
+YEAR_9999 = 253_402_300_799
 _DECODER = json.JSONDecoder()
+_ODD_NUMBER = re.compile(r"NaN|Infinity|\d{60}|[eE]\+?\d\d")
+"""What a text holds that has NaN, infinity or a number beyond FINITE in it (and now and then another text)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +113,7 @@ class TelemetryReader:
             self._note(number, "line-too-long", f"more than {MAX_LINE_BYTES} bytes")
             return None
         try:
-            value = _DECODER.decode(text.decode("utf-8"))
+            value = _decoded(text.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             if line.finished:
                 self._note(number, "not-json", f"not JSON: {type(error).__name__}")
@@ -129,6 +137,35 @@ class TelemetryReader:
             self.issues.append(ReadIssue(line, code, message))
 
 
+def _decoded(text: str) -> Json:
+    """The value of a line as our writer would have written it: NaN and infinity are null, and named in `nonfinite`.
+
+    Raises ValueError and RecursionError for what is no JSON, or none that is read.
+    """
+    if not _ODD_NUMBER.search(text):
+        value = _DECODER.decode(text)
+    else:
+        value = json.loads(text, parse_float=_number, parse_int=_integer)
+        marks: dict[str, str] = {}
+        value = strict(value, marks=marks)
+        if marks and isinstance(value, dict):
+            known = value.get(NONFINITE)
+            value[NONFINITE] = {**(known if isinstance(known, dict) else {}), **marks}
+    if is_deep(value) or has_half_characters(text, value):
+        raise ValueError(f"more than {MAX_DEPTH} levels deep, or half of a character")
+    result: Json = value
+    return result
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    return number if abs(number) <= FINITE else math.copysign(math.inf, number)
+
+
+def _integer(text: str) -> float:
+    return int(text) if len(text) <= MAX_DIGITS else _number(text)
+
+
 def _to_record(event: str, value: dict[str, Json], line: int) -> Record:
     run_id, step, ts = value.get("run_id"), value.get("step"), value.get("ts")
     for key in ENVELOPE:
@@ -137,7 +174,9 @@ def _to_record(event: str, value: dict[str, Json], line: int) -> Record:
         event=event,
         run_id=run_id if isinstance(run_id, str) else "",
         step=step if isinstance(step, int) and not isinstance(step, bool) else None,
-        ts=float(ts) if isinstance(ts, (int, float)) and not isinstance(ts, bool) else None,
+        ts=float(ts)
+        if isinstance(ts, (int, float)) and 0 <= ts <= YEAR_9999 and not isinstance(ts, bool)
+        else None,
         line=line,
         data=value,
     )

@@ -142,17 +142,23 @@ case("r_negative", config(r=-8), "r is -8", RANK, hint=SAVE)
 case("r_null", config(r=None), "r is null", RANK, hint=SAVE)
 case("r_as_a_list", config(r=[8]), "r is [8]", RANK, hint=SAVE)
 case("r_nan", replaced("r", "NaN"), "NaN is no JSON number", hint="PEFT")
-case("r_of_4000_digits", replaced("r", "9" * 4000), "r is 9999", RANK, hint=SAVE)
-case("r_of_5000_digits", replaced("r", "9" * 5000), "thousands of digits", hint="PEFT")
+case("r_of_64_digits", replaced("r", "9" * 64), "r is 9999", RANK, hint=SAVE)
+case("r_of_5000_digits", replaced("r", "9" * 5000), "a number of 5,000 characters", hint="PEFT")
 case("alpha_infinite", replaced("lora_alpha", "-Infinity"), "-Infinity is no JSON number", hint="PEFT")
 case(
     "alpha_1e999",
     replaced("lora_alpha", "1e999"),
-    "lora_alpha is",
-    "not a number of at most 1e+12",
+    "1e999 is beyond the largest number",
+    hint="PEFT",
+)
+case("alpha_of_64_digits", replaced("lora_alpha", "9" * 64), "lora_alpha is 9999", hint=SAVE)
+case("alpha_of_4000_digits", replaced("lora_alpha", "9" * 4000), "a number of 4,000 characters", hint="PEFT")
+case(
+    "alpha_1e_320",
+    config(lora_alpha=1e-320),
+    "lora_alpha is 1e-320, not 0, or a number between 1e-30",
     hint=SAVE,
 )
-case("alpha_of_4000_digits", replaced("lora_alpha", "9" * 4000), "lora_alpha is 9999", hint=SAVE)
 case("alpha_as_text", config(lora_alpha="16"), 'lora_alpha is "16"', hint=SAVE)
 case("alpha_null", config(lora_alpha=None), "lora_alpha is null", hint=SAVE)
 
@@ -181,7 +187,7 @@ case(
     "alpha_pattern_with_null",
     config(alpha_pattern={"q_proj": None}),
     'alpha_pattern["q_proj"] is null',
-    "not a number of at most 1e+12",
+    "not 0, or a number between 1e-30 and 1e+12",
     hint=SAVE,
 )
 case("rslora_as_text", config(use_rslora="false"), "use_rslora is", "not true or false", hint=SAVE)

@@ -211,7 +211,7 @@ def header_with_nan(folder):
     return weights(folder, container(b'{"a": NaN}'))
 
 
-@refused(WEIGHTS, "thousands of digits", hint="PEFT")
+@refused(WEIGHTS, "a number of 5,000 characters", hint="PEFT")
 def header_with_an_integer_of_5000_digits(folder):
     return weights(folder, container(b'{"a": ' + b"9" * 5000 + b"}"))
 

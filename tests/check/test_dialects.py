@@ -12,7 +12,8 @@ from transformers import TrainingArguments
 
 from gradience.check import check_configs
 from gradience.check.dialects import peft, trainer
-from gradience.errors import InputError
+from gradience.errors import InputError, UsageError
+from gradience.report.check import check_text
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -102,6 +103,36 @@ def test_two_files_complete_each_other_and_the_adapter_comes_first(tmp_path):
     assert (report.settings.r, report.settings.learning_rate) == (4, 2e-4)
 
 
+@pytest.mark.parametrize("number", [1e-320, 1e300, 10**60, -(10**60), "1e999", "nan", "-inf"])
+@pytest.mark.parametrize(
+    "key", ["lora_r", "lora_alpha", "learning_rate", "per_device_train_batch_size", "max_steps"]
+)
+def test_a_number_beyond_all_use_is_a_finding(tmp_path, key, number):
+    path = tmp_path / "config.json"
+    given = {
+        "use_peft": True,
+        "lora_r": 8,
+        "lora_alpha": 16,
+        "learning_rate": 1e-4,
+        "dataset_name": "d",
+        key: number,
+    }
+    path.write_text(json.dumps(given))
+    report = check_configs(path, task="generation")
+    json.loads(report.to_json(), parse_constant=pytest.fail)
+    check_text(report, verbose=True)
+    assert "unreadable-value" in [finding.code for finding in report.findings]
+
+
+@pytest.mark.parametrize(
+    "typed", [{"lr": float("nan")}, {"alpha": float("inf")}, {"r": 10**40}, {"lr": 1e-320}]
+)
+def test_a_number_beyond_all_use_is_refused_on_the_command_line(typed):
+    with pytest.raises(UsageError) as refusal:
+        check_configs(**typed)
+    assert refusal.value.code == "bad-setting"
+
+
 BAD = {
     "pickle": ("training_args.bin", b"\x80\x04", "config-pickle"),
     "missing": ("nowhere.yaml", None, "config-not-found"),
@@ -115,7 +146,7 @@ BAD = {
     "too large": ("x.yaml", b"#" * 1_000_001, "config-too-large"),
     "alias bomb": (
         "x.yaml",
-        b"a: &a [x]\n" + b"b: [" + b"*a, " * 200 + b"]\n",
+        b"a: &a [x]\n" + b"b: [" + b"*a, " * 20_000 + b"]\n",
         "bad-yaml",
     ),
     "deep": ("x.json", b"[" * 100_000, "bad-json"),

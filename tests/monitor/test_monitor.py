@@ -142,6 +142,36 @@ HOSTILE = {
     "recommendation of a word": {"event": "recommendation", "recommendations": "x"},
     "unknown event": {"event": "\x1b[31m"},
     "end of a number": {"event": "run_end", "status": 3},
+    "a learning rate and an α at the end of the numbers": {
+        "event": "run_start",
+        "config": {"lora": {"r": 8, "alpha": 1e-320}, "optimizer": {"lr": 5e-324}},
+    },
+}
+ODD_NUMBERS = (
+    "NaN",
+    "-Infinity",
+    "1e999",
+    "1e308",
+    "1e200",
+    "9" * 309,
+    "-" + "9" * 5000,
+    "1e-320",
+    '"\\ud800"',
+)
+NUMBERS = {
+    "time": '"event": "train_step", "step": 3, "ts": X, "loss": 1.0',
+    "elapsed": '"event": "train_step", "step": 3, "loss": 1.0, "elapsed_s": X',
+    "step": '"event": "train_step", "step": X, "loss": 1.0',
+    "loss": '"event": "train_step", "step": 3, "loss": X, "lr": X, "grad_norm": X, "samples_per_second": X',
+    "config": '"event": "run_start", "config": {"lora": {"r": X, "alpha": X}, "optimizer": {"lr": X}}',
+    "resumed": '"event": "run_start", "resumed_from_step": X, "config": {"training": {"batch_size": X}}',
+    "evaluation": '"event": "eval", "step": 3, "metrics": {"loss": X, "accuracy": X, "train_loss": X}',
+    "spectra": '"event": "metrics", "kind": "lora_spectra", "step": 3, "metrics": {"summary": {"modules": X,'
+    ' "nonfinite": X, "untrained": X, "stable_rank_mean": X}, "energy_rank_90": [X], "by_family": {"q":'
+    ' {"modules": X}}}',
+    "modules": '"event": "metrics", "kind": "lora_modules", "step": 3, "metrics": {"r": [X], "unmeasured": {"a": X}}',
+    "audit": '"event": "metrics", "kind": "lora_audit", "step": 3, "metrics": {"stable_rank_mean": X, "n_layers": X}',
+    "alert": '"event": "alert", "code": "a", "message": "m", "context": {"share": X}',
 }
 
 
@@ -154,6 +184,39 @@ def test_odd_records_are_no_crash(tmp_path, record):
     )
     path.write_text("\n".join([*lines[:10], middle, *lines[10:]]))
     monitor_text(monitor_runs([path]), verbose=True)
+
+
+@pytest.mark.parametrize("number", ODD_NUMBERS, ids=lambda number: number[:9])
+@pytest.mark.parametrize("record", NUMBERS.values(), ids=NUMBERS)
+def test_odd_numbers_give_a_report_in_strict_json(tmp_path, record, number):
+    path = tmp_path / "run.jsonl"
+    lines = (RUNS / "good.jsonl").read_text().splitlines()[:30]
+    run_id = json.loads(lines[0])["run_id"]
+    odd = f'{{"schema": "gradience.vnext.telemetry/v1", "run_id": "{run_id}", {record.replace("X", number)}}}'
+    path.write_text("\n".join([*lines[:20], *[odd] * 2, *lines[20:]]))
+    report = monitor_runs([path])
+    json.loads(report.to_json(), parse_constant=pytest.fail)
+    monitor_text(report, verbose=True)
+
+
+def test_a_number_beyond_the_largest_counts_as_infinite(tmp_path):
+    path = tmp_path / "run.jsonl"
+    lines = ["1.5", "NaN", "1e999", "1" + "0" * 400, "2.5"]
+    path.write_text(
+        "".join(f'{{"event": "train_step", "step": {n}, "loss": {x}}}\n' for n, x in enumerate(lines, 1))
+    )
+    run = only(path)
+    assert (run.loss.count, run.loss.nonfinite, run.loss.first_nonfinite_step) == (2, 3, 2)
+
+
+@pytest.mark.parametrize(
+    "line", ['{"event": "x", "a": "\\ud800"}', '{"event": "x", "a": ' + "[" * 60 + "]" * 60 + "}"]
+)
+def test_a_line_that_no_report_could_hold_is_skipped_and_said(tmp_path, line):
+    path = write(tmp_path / "run.jsonl", [1.0, 0.9])
+    with path.open("a") as file:
+        file.write(line + "\n")
+    assert [(note.code, note.count) for note in only(path).read_notes] == [("not-json", 1)]
 
 
 def test_names_from_strangers_cannot_steer_the_terminal(tmp_path):

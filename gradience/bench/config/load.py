@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from gradience.adapters import strict_yaml
 from gradience.artifacts.bench_plan import Policy
 from gradience.bench.arms.registry import CONTROLS
 from gradience.bench.config.errors import refused
@@ -37,7 +38,7 @@ from gradience.bench.config.sections import (
     RuntimeSettings,
     TaskSettings,
 )
-from gradience.check.files import parse_yaml, read_mapping
+from gradience.check.files import read_mapping
 from gradience.digests import sha256_json
 from gradience.errors import InputError, UsageError
 from gradience.models.settings import ModelSettings, Settings, several_processes
@@ -208,7 +209,7 @@ def _parsed(override: str) -> dict[str, Any]:
         raise UsageError(
             f"{override!r} is not a setting", code="config-override", hint="KEY=VALUE, such as train.lr=1e-4"
         )
-    value: Any = parse_yaml(text.encode(), override)
+    value: Any = strict_yaml.loads(text.encode(), override)
     for name in reversed(names):
         value = {name: value}
     return dict(value)

@@ -1,0 +1,170 @@
+"""YAML from strangers: PyYAML expands aliases without end and builds whatever a tag names; this reader does neither.
+
+What is read is what JSON could hold as well: mappings with plain keys, lists, texts, numbers, booleans, null.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yaml.nodes import MappingNode, ScalarNode
+
+from gradience.adapters.strict_json import MAX_DEPTH, MAX_DIGITS
+from gradience.errors import InputError
+
+MAX_NODES = 20_000
+"""Values in a file, each alias counted with all that its anchor holds. Configurations have a few hundred."""
+QUOTE = "put a text that is meant as it stands into quotes"
+FINITE = "write the number that is meant; leave the line out for the default"
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with bounds, one meaning for each key, and 1e-4 as a number, as YAML 1.2 has it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._nodes = self._depth = self._deepest = 0
+        self._sizes: dict[str, tuple[int, int]] = {}
+        """Finished anchor -> values that it holds, and how deep they are nested."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose as SafeLoader does, and count what an alias would become."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor in self.anchors and event.anchor not in self._sizes:
+                raise _refused(event, f"the anchor &{event.anchor} holds itself", "write the values out")
+            nodes, depth = self._sizes.get(str(event.anchor), (0, 0))
+            self._count(event, nodes, depth)
+            return super().compose_node(parent, index)
+        nodes, deepest = self._nodes, self._deepest
+        self._count(event, 1, 1)
+        self._depth, self._deepest = self._depth + 1, self._depth + 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if event.anchor is not None:
+            self._sizes[event.anchor] = self._nodes - nodes, self._deepest - self._depth
+        self._deepest = max(deepest, self._deepest)
+        return node
+
+    def _count(self, event: Any, nodes: int, depth: int) -> None:
+        self._nodes += nodes
+        self._deepest = max(self._deepest, self._depth + depth)
+        if self._nodes > MAX_NODES:
+            raise _refused(
+                event, f"more than {MAX_NODES:,} values, aliases written out", "name the right file"
+            )
+        if self._deepest > MAX_DEPTH:
+            raise _refused(event, f"nested more than {MAX_DEPTH} levels deep", "name the right file")
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """Construct as SafeLoader does, but refuse a key that stands twice, or is no single value."""
+        seen: set[str] = set()
+        for key, _ in node.value if isinstance(node, MappingNode) else ():
+            if not isinstance(key, ScalarNode):
+                raise _refused(key, "a key that is a list or a mapping", "a key is a word: `key: value`")
+            if key.value in seen and key.value != "<<":
+                raise _refused(key, f"the key {key.value[:80]!r} stands twice", "keep one of them")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+    def construct_yaml_str(self, node: Any) -> str:
+        """Return a text without half characters (lone surrogates), which no file can hold."""
+        text = str(self.construct_scalar(node))
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise _refused(node, "a text holds half of a character (a lone surrogate)", QUOTE) from None
+        return text
+
+    def construct_yaml_bool(self, node: Any) -> bool:
+        """Return what `yes`, `no`, `on`, `off`, `true` and `false` mean."""
+        text = str(self.construct_scalar(node))
+        if text.lower() not in self.bool_values:
+            raise _refused(node, f"{text[:80]!r} is neither true nor false", QUOTE)
+        return self.bool_values[text.lower()]
+
+    def construct_yaml_int(self, node: Any) -> int:
+        """Return an integer of at most MAX_DIGITS characters."""
+        value: int = self._number(node, super().construct_yaml_int)
+        return value
+
+    def construct_yaml_float(self, node: Any) -> float:
+        """Return a finite number."""
+        value: float = self._number(node, super().construct_yaml_float)
+        if not math.isfinite(value):
+            raise _refused(node, f"{self.construct_scalar(node)} is not a finite number", FINITE)
+        return value
+
+    def _number(self, node: Any, construct: Any) -> Any:
+        text = self.construct_scalar(node)
+        if len(text) > MAX_DIGITS:
+            raise _refused(node, f"a number of {len(text):,} characters", QUOTE)
+        try:
+            return construct(node)
+        except (ValueError, IndexError, OverflowError):
+            raise _refused(node, f"{text!r} is no number", QUOTE) from None
+
+    def construct_undefined(self, node: Any) -> Any:
+        """Refuse every other tag: one that asks for an object of Python, and those that JSON has no value for."""
+        raise _refused(node, f"the tag {node.tag[:80]!r} is not read", "write plain values, without `!`")
+
+
+_TAG = "tag:yaml.org,2002:"
+_Loader.yaml_constructors = {
+    _TAG + "null": _Loader.construct_yaml_null,
+    _TAG + "bool": _Loader.construct_yaml_bool,
+    _TAG + "int": _Loader.construct_yaml_int,
+    _TAG + "float": _Loader.construct_yaml_float,
+    _TAG + "timestamp": _Loader.construct_yaml_str,  # a date is read as it is written, and so is `=`
+    _TAG + "value": _Loader.construct_yaml_str,
+    _TAG + "str": _Loader.construct_yaml_str,
+    _TAG + "seq": _Loader.construct_yaml_seq,
+    _TAG + "map": _Loader.construct_yaml_map,
+    None: _Loader.construct_undefined,
+}
+_Loader.add_implicit_resolver(
+    _TAG + "float", re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)$"), list("-+0123456789.")
+)
+
+
+def loads(text: bytes, path: str | Path) -> Any:
+    """Read the value in a YAML text, from the place that `path` names. Raises InputError (bad-yaml)."""
+    try:
+        loader = _Loader(text.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise _error(path, text.count(b"\n", 0, error.start), "not UTF-8", "save it again as UTF-8") from None
+    except yaml.reader.ReaderError as error:
+        what = f"the character U+{error.character:04X}, which YAML does not allow"
+        line = text.decode("utf-8").count("\n", 0, error.position)
+        raise _error(path, line, what, "remove it, or write it as an escape between double quotes") from None
+    try:
+        return loader.get_single_data()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        what = ", ".join(
+            filter(None, [error.problem or error.context, None if error.note else error.context])
+        )
+        raise _error(path, mark.line if mark else loader.line, what, error.note) from None
+    except (ValueError, OverflowError):  # of chr(), for an escape beyond the last character
+        raise _error(path, loader.line, "an escape that names no character", None) from None
+    finally:
+        loader.dispose()
+
+
+def _refused(at: Any, what: str, hint: str) -> yaml.MarkedYAMLError:
+    """The error for what stands at an event or a node."""
+    return yaml.MarkedYAMLError(problem=what, problem_mark=at.start_mark, note=hint)
+
+
+def _error(path: str | Path, line: int, what: str, hint: str | None) -> InputError:
+    """The error for a line, counted from 0."""
+    return InputError(
+        f"{path}, line {line + 1}: cannot be read as YAML: {what[:200]}",
+        code="bad-yaml",
+        hint=hint
+        or "correct that line: indent with spaces, and put texts with signs such as `:` or `*` into quotes",
+    )
