@@ -170,9 +170,9 @@ def outcome(
 def table(name: str, original: Outcome, outcomes: list[Outcome]) -> str:
     """Markdown. Points are variant minus original; ± is the standard error of the paired difference."""
     lines = [
-        f"**{name}**: original r = {original.variant.rank}, {original.right} of {original.total} right "
+        f"**{name}**: original r = {original.variant.rank}, {original.right} of {original.total} correct "
         f"({original.right / original.total:.1%})\n",
-        "| | r | energy kept | error | right | points | lost / won | flips | KL × 1000 |",
+        "| | r | energy kept | error | correct | points | only original / only variant | flips | KL × 1000 |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for item in outcomes:

@@ -26,7 +26,7 @@ WRITTEN_BY = {
     "bench_forecast": "`gradience bench run --dry-run --json` prints it. [What it says](../bench.md#before-a-run)",
     "training": "It lies beside each adapter that Bench trains. [What a training promises](training.md)",
     "stage": "It is the last file of each finished stage of Bench."
-    " [What is made again](../bench.md#killed-and-taken-up-again)",
+    " [What is made again](../bench.md#resuming-after-an-interruption)",
 }
 """Name of the artifact -> who writes it, and where it is explained."""
 
