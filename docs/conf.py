@@ -1,8 +1,9 @@
 """The site that `make site` builds from these pages; why by Sphinx: decisions/009-docs-site.md.
 
 The pages are the files that a forge shows, so next to nothing in them is Sphinx's own. What a site needs beyond them is
-made here: navigation, from the links of index.md, in their order, a group for each heading; and docstrings as autodoc
-reads them. A warning is an error: a page that index.md does not name, a link or an anchor that leads nowhere.
+made here: navigation, from the links of index.md, in their order, a group for each heading, a folder for all its pages;
+and docstrings as autodoc reads them. A warning is an error: a page that index.md does not name, a link or an anchor
+that leads nowhere.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ with mock(["accelerate", "peft", "torch", "transformers"]):
 
 HEADING = re.compile(r"^## (.+)$", flags=re.MULTILINE)
 PARAMETER = re.compile(r"(\w+)(?:: +|  +)(\S.*)")
-PAGE_LINK = re.compile(r"\]\(([\w/.-]+)\.md\)")
+PAGE_LINK = re.compile(r"\]\(([\w/.-]+)\.md\)|\]\((decisions)\)")
 
 
 def add_navigation(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -54,8 +55,8 @@ def add_navigation(app: Sphinx, docname: str, source: list[str]) -> None:
     groups = [("", first), *zip(rest[::2], rest[1::2], strict=True)]
     for caption, text in groups:
         title = f":caption: {caption}\n" if caption else ""
-        pages = "\n".join(dict.fromkeys(PAGE_LINK.findall(text)))
-        source[0] += f"\n\n```{{toctree}}\n:hidden:\n{title}\n{pages}\n```\n"
+        pages = "\n".join(dict.fromkeys(page or f"{folder}/*" for page, folder in PAGE_LINK.findall(text)))
+        source[0] += f"\n\n```{{toctree}}\n:hidden:\n:glob:\n{title}\n{pages}\n```\n"
 
 
 def keep_what_lies_outside(app: Sphinx, doctree: nodes.document) -> None:

@@ -122,6 +122,13 @@ def test_links_between_documents_lead_somewhere():
     assert not broken
 
 
+def test_the_index_names_every_page():
+    """The site's navigation is made of its links; a page that nobody finds is a warning there, and an error."""
+    links = re.findall(r"\]\(([\w/.-]+\.md)\)", (DOCS / "index.md").read_text(encoding="utf-8"))
+    pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md") if page.parent.name != "decisions"}
+    assert pages - {"index.md"} == set(links)
+
+
 def test_check_mode_notices_an_outdated_file(tmp_path):
     """The check that CI relies on can fail."""
     copy = tmp_path / "repository"
