@@ -71,6 +71,21 @@ def test_names_of_the_package_are_there():
     assert [pair for pair in sorted(named) if not is_there(pair[1][1:].split("."))] == []
 
 
+def test_documents_that_the_package_names_are_there():
+    """Its hints and docstrings name pages; `docs/x.md#heading` too."""
+    sources = [
+        path for end in ("py", "yaml", "json", "md") for path in (ROOT / "gradience").rglob(f"*.{end}")
+    ]
+    named = {
+        (source.name, page)
+        for source in [*sources, *(ROOT / "scripts").glob("*"), ROOT / "Makefile"]
+        if source.is_file()
+        for page in re.findall(r"docs/[\w/-]+\.\w+", text_of(source))
+    }
+    assert len(named) > 20
+    assert {(source, page) for source, page in named if not (ROOT / page).is_file()} == set()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_code_imports_from_the_package_is_there(page):
     """Of blocks that are not run as well: they train, or need a model."""
