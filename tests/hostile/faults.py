@@ -1,0 +1,236 @@
+"""The one list of faults: what can be wrong with a file, and which exit codes fit.
+
+A fault changes the bytes of a good file, or puts something else in its place. Which faults a file can have depends on
+its syntax; faults of the fields of a JSON object, and of the headers of weights, are made for each field.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from factory import lfs_pointer
+
+from hostile.header_faults import header_faults
+from hostile.yaml_faults import YAML_FAULTS
+
+REFUSED = frozenset({3})
+"""The file is none: it can only be refused."""
+ANY = frozenset({0, 1, 2, 3, 4, 8})
+"""The file is one, with odd content: a report, a finding or a refusal."""
+
+
+class Fault(NamedTuple):
+    """change: good bytes -> bad ones.   place: puts something at the path, in place of the file."""
+
+    name: str
+    codes: frozenset[int]
+    change: Callable[[bytes], bytes] | None = None
+    place: Callable[[Path], object] | None = None
+
+
+class Payload:
+    """What a pickle would do to whoever opens it."""
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, ("echo opened > /tmp/opened",)
+
+
+def middle(content: bytes, inserted: bytes) -> bytes:
+    half = len(content) // 2
+    return content[:half] + inserted + content[half:]
+
+
+PAGE = b"<!DOCTYPE html>\n<html><body>401 Unauthorized</body></html>\n"
+BYTES = [
+    Fault("empty", REFUSED, lambda content: b""),
+    Fault("one byte", REFUSED, lambda content: content[:1]),
+    *(
+        Fault(f"cut to {share}/8", REFUSED, lambda content, share=share: content[: len(content) * share // 8])
+        for share in range(1, 8)
+    ),
+    Fault("without its last bytes", REFUSED, lambda content: content.rstrip()[:-2]),
+    Fault("twice", ANY, lambda content: content + content),
+    Fault("git lfs pointer", REFUSED, lambda content: lfs_pointer()),
+    Fault("web page", REFUSED, lambda content: PAGE),
+    Fault("zip", REFUSED, lambda content: b"PK\x03\x04" + bytes(200)),
+    Fault("gzip", REFUSED, lambda content: b"\x1f\x8b\x08" + bytes(200)),
+    Fault("png", REFUSED, lambda content: b"\x89PNG\r\n\x1a\n" + bytes(64)),
+    *(
+        Fault(f"pickle {protocol}", REFUSED, lambda content, protocol=protocol: pickle.dumps(Payload(), protocol))
+        for protocol in (0, 2, 4, 5)
+    ),
+    Fault("shell script", REFUSED, lambda content: b"#!/bin/sh\ntouch out/ran\n"),
+    Fault("zeros", REFUSED, lambda content: bytes(2**20)),
+    Fault("spaces", REFUSED, lambda content: b" " * 2**20),
+    Fault("random bytes", REFUSED, lambda content: bytes((i * 7919 + 13) % 251 for i in range(5000))),
+    Fault("NUL bytes inside", ANY, lambda content: middle(content, bytes(16))),
+    Fault("a byte that is no UTF-8", ANY, lambda content: middle(content, b"\xff")),
+    Fault("a surrogate in UTF-8", ANY, lambda content: middle(content, b"\xed\xa0\x80")),
+    Fault("byte order mark", ANY, lambda content: b"\xef\xbb\xbf" + content),
+    Fault("UTF-16", ANY, lambda content: content.decode("latin-1").encode("utf-16")),
+    Fault("UTF-32", ANY, lambda content: content.decode("latin-1").encode("utf-32")),
+    Fault("EBCDIC", REFUSED, lambda content: content.decode("latin-1").encode("cp037", "replace")),
+    Fault("line ends of Windows", ANY, lambda content: content.replace(b"\n", b"\r\n")),
+    Fault("line ends of old Macs", ANY, lambda content: content.replace(b"\n", b"\r")),
+    Fault("32 MB of spaces behind it", ANY, lambda content: content + b" " * 2**25),
+    Fault("32 MB of letters", REFUSED, lambda content: b"x" * 2**25),
+    Fault("32 MB of lines", ANY, lambda content: b"a\n" * 2**24),
+    Fault("ESC before it", ANY, lambda content: b"\x1b[2J" + content),
+]  # fmt: skip
+
+
+def _sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(20 * 2**30)
+
+
+def _socket(path: Path) -> None:
+    here = os.getcwd()
+    os.chdir(path.parent)  # the path of a socket may have 107 bytes
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path.name)
+    os.chdir(here)
+
+
+def _unreadable(path: Path) -> None:
+    path.write_bytes(b"{}")
+    path.chmod(0)
+
+
+PLACES = [
+    Fault("missing", frozenset({2, 3, 8}), place=lambda path: None),
+    Fault("folder", REFUSED, place=lambda path: path.mkdir()),
+    Fault("pipe", REFUSED, place=os.mkfifo),
+    Fault("socket", REFUSED, place=_socket),
+    Fault("link to /dev/zero", REFUSED, place=lambda path: path.symlink_to("/dev/zero")),
+    Fault("link to /dev/null", REFUSED, place=lambda path: path.symlink_to("/dev/null")),
+    Fault("link to /dev/full", REFUSED, place=lambda path: path.symlink_to("/dev/full")),
+    Fault("link to nothing", REFUSED, place=lambda path: path.symlink_to("nowhere")),
+    Fault("link to itself", REFUSED, place=lambda path: path.symlink_to(path.name)),
+    Fault("link to a secret", REFUSED, place=lambda path: path.symlink_to("/etc/passwd")),
+    Fault("sparse, 20 GB", REFUSED, place=_sparse),
+]
+
+
+# ---------------------------------------------------------------- JSON
+
+DEEP = 100_000
+WORDS = {
+    "null": b"null", "true": b"true", "-1": b"-1", "0": b"0", "half": b"0.5", "1e308": b"1e308", "1e309": b"1e309",
+    "1e-320": b"1e-320", "minus zero": b"-0.0", "NaN": b"NaN", "Infinity": b"Infinity", "2^63": b"9223372036854775808",
+    "400 digits": b"9" * 400, "5000 digits": b"9" * 5000, "text": b'"text"', "empty text": b'""',
+    "number as text": b'"16"', "ESC": rb'"\u001b[2J\u009b31m"', "NUL": rb'"\u0000"', "bidi": rb'"\u202egpj.exe"',
+    "surrogate": rb'"\ud800"', "1 MB of text": b'"' + b"x" * 2**20 + b'"', "a new line": rb'"a\nerror: forged"',
+    "markup": b'"[/]<script>alert(1)</script>|`x`"', "path": b'"../../../../etc/passwd"', "url": b'"https://evil.example/"',
+    "empty list": b"[]", "list of lists": b"[[[[1]]]]", "100,000 numbers": b"[" + b"1," * 99_999 + b"1]",
+    "empty object": b"{}", "object": b'{"a": {"b": [1, null]}}', "deep list": b"[" * DEEP + b"]" * DEEP,
+    "deep object": b'{"a":' * DEEP + b"1" + b"}" * DEEP, "regex": b'"(a+)+$"', "key twice": b'{"a": 1, "a": 2}',
+    "regexes": json.dumps({"(a|aa)+$" + "b" * i: 2 for i in range(200)}).encode(),
+}  # fmt: skip
+"""Values as they stand in a file, also those that JSON does not have."""
+FEW = ("null", "-1", "1e309", "NaN", "400 digits", "ESC", "surrogate", "empty list", "deep list", "object", "1 MB of text")
+"""For files with many fields: those that have been worst."""
+WHOLE = {
+    "null": b"null", "a number": b"1", "a text": b'"x"', "a list": b"[]", "an empty object": b"{}", "NaN": b"NaN",
+    "deep lists": b"[" * DEEP, "deep objects": b'{"a":' * DEEP, "a million lists": b"[" + b"[]," * 10**6 + b"[]]",
+    "100,000 keys": json.dumps({f"key{i}": i for i in range(100_000)}).encode(),
+    "a key of 1 MB": json.dumps({"k" * 2**20: 1}).encode(), "a key that steers": rb'{"\u001b[2J": 1}',
+    "a surrogate": rb'{"a": "\ud800"}', "comments": b'{"a": 1} // x', "a comma too many": b'{"a": 1,}',
+    "python": b"{'r': True}", "a key twice": b'{"r": 1, "r": 2}', "the predecessor": b'{"bench_version": "0.1"}',
+    "another schema": b'{"schema": "gradience.audit/99"}', "a schema that steers": rb'{"schema": "\u001b[2J"}',
+    "a schema of 1 MB": json.dumps({"schema": "x" * 2**20}).encode(),
+}  # fmt: skip
+
+
+def json_faults(content: bytes, least: int) -> Iterator[Fault]:
+    """Whole texts of JSON; and each field of the object, at the top and one below, left out or with an odd value."""
+    for name, text in WHOLE.items():
+        yield Fault(f"JSON: {name}", ANY, lambda _, text=text: text)
+    value = json.loads(content)
+    places = [(key,) for key in value]
+    places += [(key, inner) for key, part in value.items() if isinstance(part, dict) for inner in part]
+    words = WORDS if len(places) < least else {name: WORDS[name] for name in FEW}
+    for path in places:
+        shown = ".".join(path)
+        yield Fault(f"{shown} left out", ANY, lambda _, path=path: _with(value, path, None))
+        for name, word in words.items():
+            yield Fault(f"{shown}: {name}", ANY, lambda _, path=path, word=word: _with(value, path, word))
+
+
+def _with(value: Any, path: tuple[str, ...], word: bytes | None) -> bytes:
+    """The JSON text of `value` in which `word` stands at `path`; None leaves the key out."""
+    first, *rest = path
+    changed = dict(value)
+    if rest:
+        inner = _with(value[first], tuple(rest), word)
+    elif word is None:
+        del changed[first]
+        return json.dumps(changed).encode()
+    else:
+        inner = word
+    changed[first] = "\0word\0"
+    return json.dumps(changed).encode().replace(b'"\\u0000word\\u0000"', inner)
+
+
+def line_faults(content: bytes) -> Iterator[Fault]:
+    """Odd lines of a file that has one object a line, at its beginning, in its middle and at its end."""
+    lines = content.splitlines(keepends=True)
+    rows = [json.loads(line) for line in lines[:40]]
+    chosen = {json.dumps(sorted(row)): (place, row) for place, row in enumerate(rows)}.values()
+    for name, text in WHOLE.items():
+        for where, place in (("first", 0), ("middle", len(lines) // 2), ("last", len(lines))):
+            yield Fault(f"{where} line: {name}", ANY, lambda _, p=place, t=text: b"".join([*lines[:p], t, b"\n", *lines[p:]]))
+    for place, row in chosen:
+        places = [(key,) for key in row]
+        places += [(key, inner) for key, part in row.items() if isinstance(part, dict) for inner in list(part)[:6]]
+        for path in places:
+            for name in FEW:
+                text = _with(row, path, WORDS[name])
+                yield Fault(
+                    f"line {place + 1}: {'.'.join(path)}: {name}", ANY,
+                    lambda _, p=place, t=text: b"".join([*lines[:p], t, b"\n", *lines[p + 1 :]]),
+                )
+    yield Fault("lines in another order", ANY, lambda _: b"".join(reversed(lines)))
+    yield Fault("every line twice", ANY, lambda _: b"".join(line * 2 for line in lines))
+    yield Fault("a line of 32 MB", ANY, lambda _: b"".join([*lines, b'{"a": "' + b"x" * 2**25 + b'"}\n']))
+    yield Fault("only its first line", ANY, lambda _: lines[0])
+    yield Fault("without its first line", ANY, lambda _: b"".join(lines[1:]))
+
+
+def yaml_faults() -> Iterator[Fault]:
+    for name, change in YAML_FAULTS.items():
+        yield Fault(f"YAML: {name}", ANY, change)
+
+
+ROWS = {
+    "another header": lambda content: content.replace(b"text,label", b"a,b", 1), "no header": lambda content: content[11:],
+    "a quote that never ends": lambda content: content.replace(b'"text number 3', b'"text number 3"', 1),
+    "a field too many": lambda content: content + b"a,b,c,d\n", "a field too few": lambda content: content + b"a\n",
+    "one label": lambda content: content.replace(b"bad", b"good"), "a column twice": lambda content: b"text,text,label\n" + content,
+    "10,000 columns": lambda content: b",".join(b"c%d" % i for i in range(10_000)) + b"\n" + b"," * 9_999 + b"\n",
+    "a field of 8 MB": lambda content: content + b'"' + b"x" * 2**23 + b'",good\n',
+    "a label that steers": lambda content: content + b"x,\x1b[2J\n", "100,000 labels": lambda content: content
+    + b"".join(b"text %d,label %d\n" % (i, i) for i in range(100_000)),
+}  # fmt: skip
+
+
+def faults_of(syntax: str, content: bytes) -> Iterator[Fault]:
+    """Every fault that a file of this syntax can have."""
+    yield from PLACES
+    yield from BYTES
+    if syntax == "json":
+        yield from json_faults(content, least=20)
+    elif syntax == "lines":
+        yield from line_faults(content)
+    elif syntax == "yaml":
+        yield from yaml_faults()
+    elif syntax == "safetensors":
+        yield from (Fault(f"header: {name}", ANY, lambda _, made=made: made()) for name, made in header_faults())
+    elif syntax == "rows":
+        yield from (Fault(f"rows: {name}", ANY, change) for name, change in ROWS.items())

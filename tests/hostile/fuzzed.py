@@ -1,0 +1,120 @@
+"""What the fuzzer feeds: each parser that a stranger can reach, as a function of a file that ends well or in a refusal.
+
+Whatever else a target raises is a find.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+from gradience.adapters.config import read_config
+from gradience.adapters.locate import locate
+from gradience.adapters.patterns import PatternTable
+from gradience.adapters.strict_json import loads
+from gradience.adapters.tensors import TensorFile
+from gradience.artifacts.bench import Bench
+from gradience.artifacts.compression import CompressionPlan
+from gradience.artifacts.records import read_records
+from gradience.bench.config.load import load_config
+from gradience.check.files import parse_yaml
+from gradience.errors import GradienceError
+from gradience.monitor import monitor_runs
+from gradience.report.monitor import monitor_text
+from gradience.tasks import load as load_task
+from gradience.telemetry.reader import last_position
+
+CORPUS = Path(__file__).parent / "corpus"
+"""A folder for each target: what it begins with, and what it once failed on."""
+KEPT_BYTES = 2048
+"""No file of the corpus is larger."""
+
+
+def header(path: Path) -> None:
+    with TensorFile.open(path) as file:
+        for name in file.entries:
+            file.read_bytes(name)
+
+
+def config(path: Path) -> None:
+    settings = read_config(path)
+    for module in ("model.layers.0.self_attn.q_proj", "lm_head"):
+        settings.scale(settings.alpha_of(module), settings.rank_of(module) or 1)
+
+
+def shards(path: Path) -> None:
+    locate(path.parent)
+
+
+def strict_json(path: Path) -> None:
+    loads(path.read_bytes(), path, "text")
+
+
+def patterns(path: Path) -> None:
+    keys = path.read_bytes().decode("utf-8", "replace").split("\n")
+    PatternTable({key: place + 1 for place, key in enumerate(keys)}).lookup("model.layers.0.self_attn.q_proj")
+
+
+def yaml(path: Path) -> None:
+    parse_yaml(path.read_bytes(), path)
+
+
+def bench_config(path: Path) -> None:
+    load_config(path)
+
+
+def run(path: Path) -> None:
+    last_position(path)
+    monitor_text(monitor_runs([path]), verbose=True)
+
+
+def records(path: Path) -> None:
+    read_records(path)
+
+
+def bench(path: Path) -> None:
+    Bench.read(path)
+
+
+def plan(path: Path) -> None:
+    CompressionPlan.read(path)
+
+
+def rows(path: Path) -> None:
+    load_task("text_classification", {"file": str(path), "text_column": "text", "label_column": "label"})
+
+
+TARGETS: Mapping[str, tuple[Callable[[Path], None], str]] = {
+    "header": (header, "a.safetensors"), "config": (config, "adapter_config.json"),
+    "shards": (shards, "adapter_model.safetensors.index.json"), "strict_json": (strict_json, "a.json"), "patterns": (patterns, "keys"),
+    "yaml": (yaml, "a.yaml"), "bench_config": (bench_config, "a.yaml"), "run": (run, "run.jsonl"), "records": (records, "a.records.jsonl"),
+    "bench": (bench, "bench.json"), "plan": (plan, "plan.json"), "rows_csv": (rows, "a.csv"), "rows_jsonl": (rows, "a.jsonl"),
+}  # fmt: skip
+"""Name -> the parser, and what its file is called."""
+
+
+@cache
+def folder(name: str) -> Path:
+    """Where a target finds its file: in memory where that is a folder."""
+    fast = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-", dir=fast if fast.is_dir() else None))
+
+
+def feed(name: str, content: bytes) -> bool:
+    """Give a target these bytes; whether it took them. Raises whatever is no refusal."""
+    parse, file = TARGETS[name]
+    path = folder(name) / file
+    path.write_bytes(content)
+    try:
+        parse(path)
+    except GradienceError as error:
+        assert error.hint, error
+        return False
+    return True
+
+
+def seeds(name: str) -> dict[str, bytes]:
+    """The corpus of a target."""
+    return {path.name: path.read_bytes() for path in sorted((CORPUS / name).iterdir())}

@@ -1,0 +1,254 @@
+"""Every kind of file that a stranger can hand us: a good one, where it lies, and what reads it.
+
+A case stands in a folder with `in`, which nothing may change, and `out`, where results go. Paths are relative to it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+
+from factory import CONFIG, INDEX, WEIGHTS, config, modules, safetensors
+from factory import sharded as sharded_folder
+from hostile import samples
+
+from gradience.artifacts.records import read_records
+from gradience.bench.config.load import load_config
+from gradience.bench.config.shipped import find_config
+from gradience.bench.run.stages import Stages
+from gradience.check.files import read_mapping
+from gradience.cli.app import run
+from gradience.cli.schema import ArtifactName
+from gradience.digests import sha256_text
+from gradience.tasks import load as load_task
+from gradience.training.journal import Journal
+
+TESTS = Path(__file__).resolve().parent.parent
+GOOD = "in/good"
+"""A good adapter, for verbs that read two."""
+BAD = "in/adapter"
+
+Read = Callable[[], int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of file.
+
+    target: the file that is damaged; `files` has it and what lies beside it.
+    syntax: safetensors, json, lines (of JSON), yaml or rows; it decides which faults fit.
+    readers: what reads it, under a name; commands as they are typed.
+    """
+
+    target: str
+    syntax: str
+    files: Mapping[str, bytes]
+    readers: Mapping[str, Read]
+    tolerant: bool = False
+    """Whether a reader may skip what it cannot read, and say so: then a damaged file is no refusal."""
+    optional: bool = False
+    """Whether everything works without it."""
+    torch: bool = False
+    codes: frozenset[int] = field(default=frozenset({0}))
+    """Exit codes of the readers on the good file."""
+
+    @property
+    def content(self) -> bytes:
+        """The good one."""
+        return self.files[self.target]
+
+
+def typed(command: str) -> tuple[str, Read]:
+    """A command line, under itself."""
+    return command, lambda: run(command.split())
+
+
+def commands(*lines: str) -> dict[str, Read]:
+    return dict(map(typed, lines))
+
+
+def folder_files(made: Path, at: str) -> dict[str, bytes]:
+    """What lies in a folder, by its place below `at`."""
+    return {f"{at}/{path.relative_to(made)}": path.read_bytes() for path in made.rglob("*") if path.is_file()}
+
+
+def peft(at: str) -> dict[str, bytes]:
+    return {f"{at}/{WEIGHTS}": safetensors(modules()), f"{at}/{CONFIG}": json.dumps(config()).encode()}
+
+
+ADAPTERS = {**peft(BAD), **peft(GOOD)}
+VERBS_ON_ADAPTERS = commands(
+    f"audit {BAD} --layers",
+    f"audit {BAD} --json --output out/audit.json",
+    f"compress {BAD} --rank 2 --output out/small",
+    f"compress {BAD} --reduction 0.5 --dry-run --json",
+    f"compare {BAD} {GOOD}",
+    f"compare {GOOD} {BAD} --json",
+)
+
+
+def adapters(made: Path) -> dict[str, Kind]:
+    index = folder_files(sharded_folder(made / "sharded", {"a.safetensors": modules(1)}), BAD) | peft(GOOD)
+    return {
+        "weights": Kind(f"{BAD}/{WEIGHTS}", "safetensors", ADAPTERS, VERBS_ON_ADAPTERS),
+        "adapter config": Kind(
+            f"{BAD}/{CONFIG}", "json", ADAPTERS, VERBS_ON_ADAPTERS | commands(f"check {BAD}")
+        ),
+        "index of shards": Kind(f"{BAD}/{INDEX}", "json", index, VERBS_ON_ADAPTERS),
+        "shard": Kind(f"{BAD}/a.safetensors", "safetensors", index, VERBS_ON_ADAPTERS),
+    }
+
+
+def artifacts() -> dict[str, Kind]:
+    """Every JSON that we write, read again by the verbs that do so, or by the library."""
+    made = samples.artifacts()
+    kinds = {}
+    for name in ArtifactName:
+        path = f"in/{name}.json"
+        kinds[f"{name}.json"] = Kind(
+            path, "json", {path: made[name].to_json().encode()}, {f"{name.model}.read": _reading(name, path)}
+        )
+    seeds = {f"in/run/seed_{bench.seed}/bench.json": bench.to_json().encode() for bench in samples.seeds()}
+    plan = {"in/run/plan.json": made[ArtifactName.BENCH_PLAN].to_json().encode()}
+    together = {"in/run/bench_aggregate.json": made[ArtifactName.BENCH_AGGREGATE].to_json().encode()}
+    aggregate, summary = "bench aggregate in/run --output out/all", "bench summary in/run"
+    known = frozenset({0, 1, 4, 8})
+    written = samples.plan_of(peft('adapter')).to_json().encode()
+    return kinds | {
+        "bench of a run": Kind(
+            next(iter(seeds)), "json", seeds | plan, commands(aggregate, summary), codes=known
+        ),
+        "plan of a run": Kind("in/run/plan.json", "json", seeds | plan, commands(aggregate), codes=known),
+        "aggregate of a run": Kind(
+            "in/run/bench_aggregate.json", "json", seeds | plan | together, commands(summary), codes=known
+        ),
+        "plan of a compression": Kind(
+            "in/plan.json", "json", peft(BAD) | {"in/plan.json": written},
+            commands(f"compress {BAD} --plan in/plan.json --output out/small"),
+        ),
+    }  # fmt: skip
+
+
+def _reading(name: ArtifactName, path: str) -> Read:
+    from importlib import import_module
+
+    model = getattr(import_module(name.module), name.model)
+
+    def read() -> None:
+        print(model.read(path).to_json(indent=None))
+
+    return read
+
+
+def texts() -> dict[str, Kind]:
+    yaml = Path(find_config("minilm_reviews_demo")).read_bytes()
+    trl = (TESTS / "check" / "configs" / "trl.yaml").read_bytes()
+    arguments = json.dumps({"learning_rate": 2e-4, "num_train_epochs": 1, "lr_scheduler_type": "cosine", "bf16": True,
+                            "per_device_train_batch_size": 2, "output_dir": "runs"}).encode()  # fmt: skip
+    base = json.dumps({"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_hidden_layers": 2,
+                       "num_attention_heads": 4, "model_type": "llama", "num_key_value_heads": 2}).encode()  # fmt: skip
+    beside = peft(BAD)
+    return {
+        "bench YAML": Kind(
+            "in/config.yaml", "yaml", {"in/config.yaml": yaml}, {"load_config": _config("in/config.yaml")}
+        ),
+        "training YAML": Kind(
+            "in/trl.yaml", "yaml", {"in/trl.yaml": trl},
+            commands("check in/trl.yaml --verbose", "check --training in/trl.yaml --json"),
+            codes=frozenset({0, 1}),
+        ),
+        "training arguments": Kind(
+            "in/run/training_args.json", "json", beside | {"in/run/training_args.json": arguments},
+            commands(f"check --peft-dir {BAD} --training-dir in/run", "check --training in/run/training_args.json --json"),
+            codes=frozenset({0, 1}),
+        ),
+        "config of the base": Kind(
+            "in/base/config.json", "json", beside | {"in/base/config.json": base},
+            commands(f"check {BAD} --base-config in/base",
+                     f"compress {BAD} --rank 2 --base-model in/base --output out/small"),
+            codes=frozenset({0, 1}),
+        ),
+    }  # fmt: skip
+
+
+def _config(path: str) -> Read:
+    def read() -> None:
+        loaded = load_config(path)
+        print(json.dumps(loaded.model_dump(mode="json"), allow_nan=False))
+        print(json.dumps(read_mapping(Path(path)), default=str)[:100])
+
+    return read
+
+
+def records() -> dict[str, Kind]:
+    runs = TESTS / "monitor" / "runs"
+    good = b"".join((runs / "good.jsonl").read_bytes().splitlines(keepends=True)[:60])
+    answers = samples.records()
+    rows = {"in/a.csv": samples.csv_rows(), "in/a.jsonl": samples.jsonl_rows()}
+    journal = json.dumps({"call": sha256_text("{}"), "initial": "b" * 64, "first_batch": "c" * 64, "numerics": {}}).encode()
+    stage = samples.stage_folder()
+    return {
+        "run.jsonl": Kind(
+            "in/run.jsonl", "lines", {"in/run.jsonl": good},
+            commands("monitor in/run.jsonl --verbose", "monitor in/run.jsonl --json", "monitor in/run.jsonl in/run.jsonl",
+                     "monitor in/run.jsonl --strict-schema"), tolerant=True,
+        ),
+        "run.jsonl to append to": Kind(
+            "out/run.jsonl", "lines", peft(BAD) | {"out/run.jsonl": good},
+            commands(f"audit {BAD} --append out/run.jsonl"), tolerant=True, optional=True,
+        ),
+        "records": Kind("in/a.records.jsonl", "lines", {"in/a.records.jsonl": answers}, {"read_records": _records}),
+        "rows in CSV": Kind("in/a.csv", "rows", rows, {"text_classification": _rows("in/a.csv")}),
+        "rows in JSONL": Kind("in/a.jsonl", "lines", rows, {"text_classification": _rows("in/a.jsonl")}),
+        "journal of a training": Kind(
+            "out/training/started.json", "json", {"out/training/started.json": journal}, {"Journal": _journal}, optional=True
+        ),
+        "manifest of a stage": Kind(
+            "out/probe/manifest.json", "json", stage, {"Stages.done": _stage}, tolerant=True, optional=True
+        ),
+    }  # fmt: skip
+
+
+def _records() -> None:
+    print(len(read_records("in/a.records.jsonl").records))
+
+
+def _rows(path: str) -> Read:
+    options = {"file": path, "text_column": "text", "label_column": "label"}
+    return lambda: print(len(load_task("text_classification", options).label_names))
+
+
+def _journal() -> None:
+    journal = Journal(Path("out/training/started.json"), {}, "b" * 64, {})
+    journal.resume(3)
+    print("resumed")
+
+
+def _stage() -> None:
+    def make(folder: Path) -> None:
+        (folder / "made").write_bytes(b"again")
+
+    print(Stages(Path("out"), lambda name: lambda: None, say=print).done("probe", {"seed": 1}, make))
+
+
+@cache
+def all_kinds(made: Path) -> Mapping[str, Kind]:
+    """Every kind, by name. made: an empty folder to make good files in."""
+    logging.disable()
+    return {**adapters(made), **artifacts(), **texts(), **records()}
+
+
+def laid_out(kind: Kind, folder: Path) -> None:
+    """Put the good files of a kind where its readers expect them."""
+    for name in ("in", "out"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for place, content in kind.files.items():
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).write_bytes(content)
+
+

@@ -1,0 +1,117 @@
+"""A good one of every file that is read again: made by hand, or by a run of Bench that is kept in the repository."""
+
+from __future__ import annotations
+
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import audit_sample
+import bench_sample
+import compression_sample
+
+from gradience import ToRank, audit_adapter, plan_compression
+from gradience.artifacts.bench import Bench
+from gradience.artifacts.compression import CompressionPlan
+from gradience.artifacts.forecast import BenchForecast, Check
+from gradience.artifacts.stage import StageManifest
+from gradience.artifacts.training import TrainingReport
+from gradience.bench.plan.preregister import bench_plan
+from gradience.bench.run.stages import stage_key
+from gradience.bench.verdict.aggregate import aggregate
+from gradience.check import check_configs
+from gradience.cli.schema import ArtifactName
+from gradience.digests import sha256_text
+from gradience.monitor import monitor_runs
+
+ROOT = Path(__file__).resolve().parents[2]
+KEPT = ROOT / "benchmarks" / "results" / "minilm_reviews_demo" / "everything.tar.xz"
+SHAPE = (64, 32)
+
+
+def kept(name: str) -> bytes:
+    """A file of the run of Bench that is kept in the repository."""
+    with tarfile.open(KEPT) as archive:
+        member = archive.extractfile(name)
+        assert member is not None
+        return member.read()
+
+
+def seeds() -> list[Bench]:
+    return bench_sample.three_seeds()
+
+
+def artifacts() -> dict[ArtifactName, Any]:
+    """One of each."""
+    rows = [
+        audit_sample.row(f"model.layers.{i}.q_proj", audit_sample.power_law(8, i + 1.0), r=8, shape=SHAPE, index=i)
+        for i in range(3)
+    ]  # fmt: skip
+    modules = [f"model.layers.{i}.q_proj" for i in range(2)]
+    written = [compression_sample.written(name, 8, 4, SHAPE) for name in modules]
+    planned = [compression_sample.planned(name, 8, 4, SHAPE) for name in modules]
+    compared = [compression_sample.compared(name, 20) for name in modules]
+    config = bench_sample.config()
+    runs = ROOT / "tests" / "monitor" / "runs"
+    return {
+        ArtifactName.AUDIT: audit_sample.report(rows),
+        ArtifactName.COMPRESSION: compression_sample.report(written),
+        ArtifactName.COMPRESSION_PLAN: compression_sample.plan(planned),
+        ArtifactName.COMPARISON: compression_sample.comparison(compared),
+        ArtifactName.MONITOR: monitor_runs([runs / "nan.jsonl"]),
+        ArtifactName.CHECK: check_configs(r=16, alpha=16, lr=0.5),
+        ArtifactName.BENCH: seeds()[0],
+        ArtifactName.BENCH_AGGREGATE: aggregate(seeds(), ["a", "b", "c"]),
+        ArtifactName.BENCH_PLAN: bench_plan(config, "gsm8k", seeds()[0].data.splits),
+        ArtifactName.BENCH_FORECAST: forecast(),
+        ArtifactName.TRAINING: TrainingReport.model_validate_json(kept("probe/train/training.json")),
+        ArtifactName.STAGE: StageManifest.model_validate_json(kept("probe/train/manifest.json")),
+    }
+
+
+def forecast() -> BenchForecast:
+    config = bench_sample.config()
+    return BenchForecast(
+        config_digest=config.digest(), protocol_digest=config.protocol_digest(), smoke=False, model="m", task="t",
+        seeds=(42,), checks=(Check(what="data", name="rows.csv", state="found", note="3 rows"),), example=None,
+        stages=("probe", "audit"), trainings=1, evaluations=2, examples=None, gate="0.1", policy=config.policy,
+        cost=None, assumptions=("none",), notes=("a note",),
+    )  # fmt: skip
+
+
+def plan_of(files: Mapping[str, bytes]) -> CompressionPlan:
+    """The plan to compress the adapter in `files` to rank 2."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            (Path(folder) / name).parent.mkdir(exist_ok=True)
+            (Path(folder) / name).write_bytes(content)
+        return plan_compression(audit_adapter(Path(folder) / "adapter"), ToRank(2))
+
+
+def records() -> bytes:
+    """Six answers of the kept run."""
+    header, *lines = kept("probe/eval/answers.records.jsonl").splitlines(keepends=True)
+    count = len(lines)
+    return b"".join([header.replace(f'"n":{count}'.encode(), b'"n":6'), *lines[:6]])
+
+
+def stage_folder() -> dict[str, bytes]:
+    """A finished stage that says what its one file holds."""
+    text = "made"
+    manifest = StageManifest(
+        stage="probe", key=stage_key("probe", {"seed": 1}), seconds=1.0, peak_memory_bytes=None,
+        files={"made": {"sha256": sha256_text(text), "bytes": len(text)}},
+    )  # fmt: skip
+    return {"out/probe/manifest.json": manifest.to_json().encode(), "out/probe/made": text.encode()}
+
+
+def csv_rows() -> bytes:
+    lines = [f'"text number {i}, with a comma",{"good" if i % 3 else "bad"}' for i in range(40)]
+    return "\n".join(["text,label", *lines, ""]).encode()
+
+
+def jsonl_rows() -> bytes:
+    lines = [f'{{"text": "text number {i}", "label": "{"good" if i % 3 else "bad"}"}}' for i in range(40)]
+    return "\n".join([*lines, ""]).encode()

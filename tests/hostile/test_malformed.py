@@ -1,0 +1,41 @@
+"""Malformed files x the verbs that read them: a documented code, one message, nothing executed, bounded (R1, R2)."""
+
+from __future__ import annotations
+
+import pytest
+from hostile.attacking import attacked
+from hostile.figures import record
+from hostile.known import unknown
+
+MB = 1_000_000
+
+
+def figures(tally):
+    return {
+        "inputs": tally["inputs"], "runs": tally["runs"], "kinds of file": tally["kinds"],
+        "slowest, seconds": round(tally["slowest"], 2), "largest, MB": round(tally["peak_bytes"] / MB),
+        "processor, seconds": round(tally["cpu_seconds"]), "seconds": round(tally["seconds"]),
+    }  # fmt: skip
+
+
+def test_a_sample_of_the_malformed_files(tmp_path):
+    tally = attacked(tmp_path, "--share", 89)
+    assert unknown(tally["problems"]) == []
+    assert tally["runs"] > 250
+    assert tally["kinds"] > 28
+
+
+@pytest.mark.hostile
+def test_every_kind_of_malformed_file(tmp_path):
+    tally = attacked(tmp_path, "--share", 7, parts=2)
+    assert unknown(tally["problems"]) == []
+    assert tally["inputs"] > 1500
+    record("R1", "malformed files", **figures(tally))
+
+
+@pytest.mark.hostile
+def test_mutants_of_texts(tmp_path):
+    tally = attacked(tmp_path, "--mutants", 500, parts=2)
+    assert unknown(tally["problems"]) == []
+    assert tally["inputs"] > 5000
+    record("R2", "mutants of texts", **figures(tally))
