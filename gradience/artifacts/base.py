@@ -77,6 +77,7 @@ class Artifact(Part):
                 code="artifact-missing",
                 hint="check the path",
             ) from None
+        _refuse_long_integers(path, cls, text)
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
@@ -128,11 +129,36 @@ def _escaped(match: re.Match[str]) -> str:
     return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
 
 
+_LONG = re.compile(rb"\d{19}")
+
+
+def _refuse_long_integers(path: Path, artifact: type[Artifact], text: bytes) -> None:
+    """Raise InputError (`artifact-invalid`) for an integer of 2^63 or more: nothing is counted so far, and a float has
+    no room for 400 digits. Only a text with so many digits in a row is looked at twice."""
+
+    def bounded(digits: str) -> int:
+        if len(digits) > 19 or abs(int(digits)) >= 2**63:
+            raise OverflowError
+        return int(digits)
+
+    if _LONG.search(text):
+        try:
+            json.loads(text, parse_int=bounded)
+        except OverflowError:
+            raise InputError(
+                f"{path}: not a valid {artifact.schema_id} file: it holds an integer of 2^63 or more",
+                code="artifact-invalid",
+                hint=artifact.repair,
+            ) from None
+        except (ValueError, RecursionError):
+            return  # no JSON: the validation says where
+
+
 def _predecessors(path: Path, artifact: type[Artifact], text: bytes) -> InputError | None:
     """The error for a file of the public predecessor; None for any other. Its files name no schema."""
     try:
         values = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(values, dict) or "schema" in values:
         return None

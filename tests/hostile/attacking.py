@@ -21,10 +21,12 @@ def attacked(root: Path, *options: object, parts: int = 1) -> dict[str, Any]:
     running = [
         subprocess.Popen(
             [*command, str(root / str(part)), "--part", f"{part}/{parts}", *map(str, options)],
-            env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         for part in range(parts)
-    ]  # fmt: skip
+    ]
     tallies = []
     for process in running:
         out, err = process.communicate(timeout=HANGS)
@@ -40,6 +42,8 @@ def together(tallies: list[dict[str, Any]]) -> dict[str, Any]:
         for code, count in tally["codes"].items():
             codes[code] = codes.get(code, 0) + count
     sums = {name: sum(tally[name] for tally in tallies) for name in ("inputs", "runs", "cpu_seconds")}
-    most = {name: max(tally[name] for tally in tallies) for name in ("slowest", "peak_bytes", "seconds", "kinds")}
+    most = {
+        name: max(tally[name] for tally in tallies) for name in ("slowest", "peak_bytes", "seconds", "kinds")
+    }
     problems = [problem for tally in tallies for problem in tally["problems"]]
     return {**sums, **most, "codes": dict(sorted(codes.items())), "problems": problems}

@@ -6,9 +6,8 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 
-from hostile.sandbox import CPU_SECONDS, Outcome
-
 from gradience.cli.exit_codes import ExitCode
+from hostile.sandbox import CPU_SECONDS, Outcome
 
 MEMORY = 500_000_000
 """Bytes that a verb without torch may use at most, or eight times its files, whichever is more."""

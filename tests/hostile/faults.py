@@ -21,6 +21,8 @@ from hostile.yaml_faults import YAML_FAULTS
 
 REFUSED = frozenset({3})
 """The file is none: it can only be refused."""
+NO_FILE = frozenset({2, 3, 5})
+"""There is something else in its place, or it may not be read."""
 ANY = frozenset({0, 1, 2, 3, 4, 8})
 """The file is one, with odd content: a report, a finding or a refusal."""
 
@@ -62,7 +64,11 @@ BYTES = [
     Fault("gzip", REFUSED, lambda content: b"\x1f\x8b\x08" + bytes(200)),
     Fault("png", REFUSED, lambda content: b"\x89PNG\r\n\x1a\n" + bytes(64)),
     *(
-        Fault(f"pickle {protocol}", REFUSED, lambda content, protocol=protocol: pickle.dumps(Payload(), protocol))
+        Fault(
+            f"pickle {protocol}",
+            REFUSED,
+            lambda content, protocol=protocol: pickle.dumps(Payload(), protocol),
+        )
         for protocol in (0, 2, 4, 5)
     ),
     Fault("shell script", REFUSED, lambda content: b"#!/bin/sh\ntouch out/ran\n"),
@@ -82,7 +88,7 @@ BYTES = [
     Fault("32 MB of letters", REFUSED, lambda content: b"x" * 2**25),
     Fault("32 MB of lines", ANY, lambda content: b"a\n" * 2**24),
     Fault("ESC before it", ANY, lambda content: b"\x1b[2J" + content),
-]  # fmt: skip
+]
 
 
 def _sparse(path: Path) -> None:
@@ -105,16 +111,16 @@ def _unreadable(path: Path) -> None:
 
 PLACES = [
     Fault("missing", frozenset({2, 3, 8}), place=lambda path: None),
-    Fault("folder", REFUSED, place=lambda path: path.mkdir()),
-    Fault("pipe", REFUSED, place=os.mkfifo),
-    Fault("socket", REFUSED, place=_socket),
-    Fault("link to /dev/zero", REFUSED, place=lambda path: path.symlink_to("/dev/zero")),
-    Fault("link to /dev/null", REFUSED, place=lambda path: path.symlink_to("/dev/null")),
-    Fault("link to /dev/full", REFUSED, place=lambda path: path.symlink_to("/dev/full")),
-    Fault("link to nothing", REFUSED, place=lambda path: path.symlink_to("nowhere")),
-    Fault("link to itself", REFUSED, place=lambda path: path.symlink_to(path.name)),
-    Fault("link to a secret", REFUSED, place=lambda path: path.symlink_to("/etc/passwd")),
-    Fault("sparse, 20 GB", REFUSED, place=_sparse),
+    Fault("folder", NO_FILE, place=lambda path: path.mkdir()),
+    Fault("pipe", NO_FILE, place=os.mkfifo),
+    Fault("socket", NO_FILE, place=_socket),
+    Fault("link to /dev/zero", NO_FILE, place=lambda path: path.symlink_to("/dev/zero")),
+    Fault("link to /dev/null", NO_FILE, place=lambda path: path.symlink_to("/dev/null")),
+    Fault("link to /dev/full", NO_FILE, place=lambda path: path.symlink_to("/dev/full")),
+    Fault("link to nothing", NO_FILE, place=lambda path: path.symlink_to("nowhere")),
+    Fault("link to itself", NO_FILE, place=lambda path: path.symlink_to(path.name)),
+    Fault("link to a secret", NO_FILE, place=lambda path: path.symlink_to("/etc/passwd")),
+    Fault("sparse, 20 GB", NO_FILE, place=_sparse),
 ]
 
 
@@ -122,30 +128,81 @@ PLACES = [
 
 DEEP = 100_000
 WORDS = {
-    "null": b"null", "true": b"true", "-1": b"-1", "0": b"0", "half": b"0.5", "1e308": b"1e308", "1e309": b"1e309",
-    "1e-320": b"1e-320", "minus zero": b"-0.0", "NaN": b"NaN", "Infinity": b"Infinity", "2^63": b"9223372036854775808",
-    "400 digits": b"9" * 400, "5000 digits": b"9" * 5000, "text": b'"text"', "empty text": b'""',
-    "number as text": b'"16"', "ESC": rb'"\u001b[2J\u009b31m"', "NUL": rb'"\u0000"', "bidi": rb'"\u202egpj.exe"',
-    "surrogate": rb'"\ud800"', "1 MB of text": b'"' + b"x" * 2**20 + b'"', "a new line": rb'"a\nerror: forged"',
-    "markup": b'"[/]<script>alert(1)</script>|`x`"', "path": b'"../../../../etc/passwd"', "url": b'"https://evil.example/"',
-    "empty list": b"[]", "list of lists": b"[[[[1]]]]", "100,000 numbers": b"[" + b"1," * 99_999 + b"1]",
-    "empty object": b"{}", "object": b'{"a": {"b": [1, null]}}', "deep list": b"[" * DEEP + b"]" * DEEP,
-    "deep object": b'{"a":' * DEEP + b"1" + b"}" * DEEP, "regex": b'"(a+)+$"', "key twice": b'{"a": 1, "a": 2}',
+    "null": b"null",
+    "true": b"true",
+    "-1": b"-1",
+    "0": b"0",
+    "half": b"0.5",
+    "1e308": b"1e308",
+    "1e309": b"1e309",
+    "1e-320": b"1e-320",
+    "minus zero": b"-0.0",
+    "NaN": b"NaN",
+    "Infinity": b"Infinity",
+    "2^63": b"9223372036854775808",
+    "400 digits": b"9" * 400,
+    "5000 digits": b"9" * 5000,
+    "text": b'"text"',
+    "empty text": b'""',
+    "number as text": b'"16"',
+    "ESC": rb'"\u001b[2J\u009b31m"',
+    "NUL": rb'"\u0000"',
+    "bidi": rb'"\u202egpj.exe"',
+    "surrogate": rb'"\ud800"',
+    "1 MB of text": b'"' + b"x" * 2**20 + b'"',
+    "a new line": rb'"a\nerror: forged"',
+    "markup": b'"[/]<script>alert(1)</script>|`x`"',
+    "path": b'"../../../../etc/passwd"',
+    "url": b'"https://evil.example/"',
+    "empty list": b"[]",
+    "list of lists": b"[[[[1]]]]",
+    "100,000 numbers": b"[" + b"1," * 99_999 + b"1]",
+    "empty object": b"{}",
+    "object": b'{"a": {"b": [1, null]}}',
+    "deep list": b"[" * DEEP + b"]" * DEEP,
+    "deep object": b'{"a":' * DEEP + b"1" + b"}" * DEEP,
+    "regex": b'"(a+)+$"',
+    "key twice": b'{"a": 1, "a": 2}',
     "regexes": json.dumps({"(a|aa)+$" + "b" * i: 2 for i in range(200)}).encode(),
-}  # fmt: skip
+}
 """Values as they stand in a file, also those that JSON does not have."""
-FEW = ("null", "-1", "1e309", "NaN", "400 digits", "ESC", "surrogate", "empty list", "deep list", "object", "1 MB of text")
+FEW = (
+    "null",
+    "-1",
+    "1e309",
+    "NaN",
+    "400 digits",
+    "ESC",
+    "surrogate",
+    "empty list",
+    "deep list",
+    "object",
+    "1 MB of text",
+)
 """For files with many fields: those that have been worst."""
 WHOLE = {
-    "null": b"null", "a number": b"1", "a text": b'"x"', "a list": b"[]", "an empty object": b"{}", "NaN": b"NaN",
-    "deep lists": b"[" * DEEP, "deep objects": b'{"a":' * DEEP, "a million lists": b"[" + b"[]," * 10**6 + b"[]]",
+    "null": b"null",
+    "a number": b"1",
+    "a text": b'"x"',
+    "a list": b"[]",
+    "an empty object": b"{}",
+    "NaN": b"NaN",
+    "deep lists": b"[" * DEEP,
+    "deep objects": b'{"a":' * DEEP,
+    "a million lists": b"[" + b"[]," * 10**6 + b"[]]",
     "100,000 keys": json.dumps({f"key{i}": i for i in range(100_000)}).encode(),
-    "a key of 1 MB": json.dumps({"k" * 2**20: 1}).encode(), "a key that steers": rb'{"\u001b[2J": 1}',
-    "a surrogate": rb'{"a": "\ud800"}', "comments": b'{"a": 1} // x', "a comma too many": b'{"a": 1,}',
-    "python": b"{'r': True}", "a key twice": b'{"r": 1, "r": 2}', "the predecessor": b'{"bench_version": "0.1"}',
-    "another schema": b'{"schema": "gradience.audit/99"}', "a schema that steers": rb'{"schema": "\u001b[2J"}',
+    "a key of 1 MB": json.dumps({"k" * 2**20: 1}).encode(),
+    "a key that steers": rb'{"\u001b[2J": 1}',
+    "a surrogate": rb'{"a": "\ud800"}',
+    "comments": b'{"a": 1} // x',
+    "a comma too many": b'{"a": 1,}',
+    "python": b"{'r': True}",
+    "a key twice": b'{"r": 1, "r": 2}',
+    "the predecessor": b'{"bench_version": "0.1"}',
+    "another schema": b'{"schema": "gradience.audit/99"}',
+    "a schema that steers": rb'{"schema": "\u001b[2J"}',
     "a schema of 1 MB": json.dumps({"schema": "x" * 2**20}).encode(),
-}  # fmt: skip
+}
 
 
 def json_faults(content: bytes, least: int) -> Iterator[Fault]:
@@ -185,15 +242,22 @@ def line_faults(content: bytes) -> Iterator[Fault]:
     chosen = {json.dumps(sorted(row)): (place, row) for place, row in enumerate(rows)}.values()
     for name, text in WHOLE.items():
         for where, place in (("first", 0), ("middle", len(lines) // 2), ("last", len(lines))):
-            yield Fault(f"{where} line: {name}", ANY, lambda _, p=place, t=text: b"".join([*lines[:p], t, b"\n", *lines[p:]]))
+            yield Fault(
+                f"{where} line: {name}",
+                ANY,
+                lambda _, p=place, t=text: b"".join([*lines[:p], t, b"\n", *lines[p:]]),
+            )
     for place, row in chosen:
         places = [(key,) for key in row]
-        places += [(key, inner) for key, part in row.items() if isinstance(part, dict) for inner in list(part)[:6]]
+        places += [
+            (key, inner) for key, part in row.items() if isinstance(part, dict) for inner in list(part)[:6]
+        ]
         for path in places:
             for name in FEW:
                 text = _with(row, path, WORDS[name])
                 yield Fault(
-                    f"line {place + 1}: {'.'.join(path)}: {name}", ANY,
+                    f"line {place + 1}: {'.'.join(path)}: {name}",
+                    ANY,
                     lambda _, p=place, t=text: b"".join([*lines[:p], t, b"\n", *lines[p + 1 :]]),
                 )
     yield Fault("lines in another order", ANY, lambda _: b"".join(reversed(lines)))
@@ -209,15 +273,22 @@ def yaml_faults() -> Iterator[Fault]:
 
 
 ROWS = {
-    "another header": lambda content: content.replace(b"text,label", b"a,b", 1), "no header": lambda content: content[11:],
+    "another header": lambda content: content.replace(b"text,label", b"a,b", 1),
+    "no header": lambda content: content[11:],
     "a quote that never ends": lambda content: content.replace(b'"text number 3', b'"text number 3"', 1),
-    "a field too many": lambda content: content + b"a,b,c,d\n", "a field too few": lambda content: content + b"a\n",
-    "one label": lambda content: content.replace(b"bad", b"good"), "a column twice": lambda content: b"text,text,label\n" + content,
-    "10,000 columns": lambda content: b",".join(b"c%d" % i for i in range(10_000)) + b"\n" + b"," * 9_999 + b"\n",
+    "a field too many": lambda content: content + b"a,b,c,d\n",
+    "a field too few": lambda content: content + b"a\n",
+    "one label": lambda content: content.replace(b"bad", b"good"),
+    "a column twice": lambda content: b"text,text,label\n" + content,
+    "10,000 columns": lambda content: (
+        b",".join(b"c%d" % i for i in range(10_000)) + b"\n" + b"," * 9_999 + b"\n"
+    ),
     "a field of 8 MB": lambda content: content + b'"' + b"x" * 2**23 + b'",good\n',
-    "a label that steers": lambda content: content + b"x,\x1b[2J\n", "100,000 labels": lambda content: content
-    + b"".join(b"text %d,label %d\n" % (i, i) for i in range(100_000)),
-}  # fmt: skip
+    "a label that steers": lambda content: content + b"x,\x1b[2J\n",
+    "100,000 labels": lambda content: (
+        content + b"".join(b"text %d,label %d\n" % (i, i) for i in range(100_000))
+    ),
+}
 
 
 def faults_of(syntax: str, content: bytes) -> Iterator[Fault]:
@@ -231,6 +302,9 @@ def faults_of(syntax: str, content: bytes) -> Iterator[Fault]:
     elif syntax == "yaml":
         yield from yaml_faults()
     elif syntax == "safetensors":
-        yield from (Fault(f"header: {name}", ANY, lambda _, made=made: made()) for name, made in header_faults())
+        yield from (
+            Fault(f"header: {name}", ANY, lambda _, content=content: content())
+            for name, content in header_faults()
+        )
     elif syntax == "rows":
         yield from (Fault(f"rows: {name}", ANY, change) for name, change in ROWS.items())

@@ -1,7 +1,7 @@
 """python -m hostile.fuzz [TARGET …] --seconds N: feed each parser that a stranger can reach for N seconds.
 
-By coverage where atheris is installed (`make fuzz` does so), else with the mutants of the corpus. What a target fails on is
-left in the folder that `--finds` names, and the exit code is 1.
+By coverage where atheris is installed (`make fuzz` does so), else with the mutants of the corpus. What a target
+fails on is left in the folder that `--finds` names, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -52,16 +52,37 @@ def by_coverage(name: str, seconds: float, finds: Path) -> dict[str, Any]:
     """Let libFuzzer look for new branches, in a process of its own: it ends the process."""
     finds.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as grown:
-        options = [f"-max_total_time={seconds:.0f}", "-rss_limit_mb=2048", "-timeout=10", "-max_len=4096", "-print_final_stats=1",
-                   f"-artifact_prefix={finds}/{name}-", grown, str(CORPUS / name)]  # fmt: skip
+        options = [
+            f"-max_total_time={seconds:.0f}",
+            "-rss_limit_mb=2048",
+            "-timeout=10",
+            "-max_len=4096",
+            "-print_final_stats=1",
+            f"-artifact_prefix={finds}/{name}-",
+            grown,
+            str(CORPUS / name),
+        ]
         done = subprocess.run(
-            [sys.executable, "-m", "hostile.fuzz_one", name, *options], stderr=subprocess.PIPE, text=True, check=False
+            [sys.executable, "-m", "hostile.fuzz_one", name, *options],
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
         )
-        said = dict(line.split(":", 1) for line in done.stderr.splitlines() if line.startswith("stat::") for line in [line[6:]])
+        said = dict(
+            line.split(":", 1)
+            for line in done.stderr.splitlines()
+            if line.startswith("stat::")
+            for line in [line[6:]]
+        )
         if done.returncode:
             sys.stderr.write(done.stderr[-3000:])
         kept = len(list(Path(grown).iterdir()))
-    return {"by": "coverage", "inputs": int(said.get("number_of_executed_units", 0)), "new": kept, "failed": int(done.returncode != 0)}  # fmt: skip
+    return {
+        "by": "coverage",
+        "inputs": int(said.get("number_of_executed_units", 0)),
+        "new": kept,
+        "failed": int(done.returncode != 0),
+    }
 
 
 def main() -> int:

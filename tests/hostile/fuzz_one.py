@@ -1,4 +1,4 @@
-"""python -m hostile.fuzz_one TARGET [options of libFuzzer] [folders]: one target under atheris, which measures its branches."""
+"""python -m hostile.fuzz_one TARGET [options of libFuzzer] [folders]: one target under atheris."""
 
 from __future__ import annotations
 

@@ -87,11 +87,20 @@ def rows(path: Path) -> None:
 
 
 TARGETS: Mapping[str, tuple[Callable[[Path], None], str]] = {
-    "header": (header, "a.safetensors"), "config": (config, "adapter_config.json"),
-    "shards": (shards, "adapter_model.safetensors.index.json"), "strict_json": (strict_json, "a.json"), "patterns": (patterns, "keys"),
-    "yaml": (yaml, "a.yaml"), "bench_config": (bench_config, "a.yaml"), "run": (run, "run.jsonl"), "records": (records, "a.records.jsonl"),
-    "bench": (bench, "bench.json"), "plan": (plan, "plan.json"), "rows_csv": (rows, "a.csv"), "rows_jsonl": (rows, "a.jsonl"),
-}  # fmt: skip
+    "header": (header, "a.safetensors"),
+    "config": (config, "adapter_config.json"),
+    "shards": (shards, "adapter_model.safetensors.index.json"),
+    "strict_json": (strict_json, "a.json"),
+    "patterns": (patterns, "keys"),
+    "yaml": (yaml, "a.yaml"),
+    "bench_config": (bench_config, "a.yaml"),
+    "run": (run, "run.jsonl"),
+    "records": (records, "a.records.jsonl"),
+    "bench": (bench, "bench.json"),
+    "plan": (plan, "plan.json"),
+    "rows_csv": (rows, "a.csv"),
+    "rows_jsonl": (rows, "a.jsonl"),
+}
 """Name -> the parser, and what its file is called."""
 
 
@@ -110,7 +119,8 @@ def feed(name: str, content: bytes) -> bool:
     try:
         parse(path)
     except GradienceError as error:
-        assert error.hint, error
+        if not error.hint:
+            raise AssertionError(f"no next step: {error}") from error
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""What is wrong with weights beyond their bytes: headers that lie, shapes that claim, names that steer, numbers that are none."""
+"""What is wrong with weights beyond their bytes: headers that lie, shapes that claim, names that steer, odd numbers."""
 
 from __future__ import annotations
 
@@ -59,42 +59,129 @@ def first(value: float) -> Callable[[np.ndarray], np.ndarray]:
     return change
 
 
-LENGTHS = (0, 1, 7, 8, len(HEADER) - 1, len(HEADER) + 1, 2**24, 2**25, 2**25 + 1, 10**8, 2**31, 2**32, 2**40, 2**63, 2**64 - 1)
+LENGTHS = (
+    0,
+    1,
+    7,
+    8,
+    len(HEADER) - 1,
+    len(HEADER) + 1,
+    2**24,
+    2**25,
+    2**25 + 1,
+    10**8,
+    2**31,
+    2**32,
+    2**40,
+    2**63,
+    2**64 - 1,
+)
 SHAPES: Mapping[str, Any] = {
-    "negative": [-4, 16], "float": [4.0, 16], "text": ["4", 16], "null": None, "a number": 64, "nested": [[4], 16], "bool": [True, 64],
-    "2^63": [2**63, 1], "overflow": [2**32, 2**32], "huge": [2**62, 4], "nine dimensions": [1] * 8 + [64], "100,000 dimensions": [1] * 100_000,
-    "no dimension": [], "one dimension": [64], "three dimensions": [2, 2, 16], "zero": [0, 16], "zero times 2^40": [0, 2**40], "other way": [16, 4],
-    "a digit of 400": [10**400], "longer": [5, 16],
-}  # fmt: skip
+    "negative": [-4, 16],
+    "float": [4.0, 16],
+    "text": ["4", 16],
+    "null": None,
+    "a number": 64,
+    "nested": [[4], 16],
+    "bool": [True, 64],
+    "2^63": [2**63, 1],
+    "overflow": [2**32, 2**32],
+    "huge": [2**62, 4],
+    "nine dimensions": [1] * 8 + [64],
+    "100,000 dimensions": [1] * 100_000,
+    "no dimension": [],
+    "one dimension": [64],
+    "three dimensions": [2, 2, 16],
+    "zero": [0, 16],
+    "zero times 2^40": [0, 2**40],
+    "other way": [16, 4],
+    "a digit of 400": [10**400],
+    "longer": [5, 16],
+}
 OFFSETS: Mapping[str, Any] = {
-    "reversed": [256, 0], "negative": [-1, 255], "float": [0.0, 256.0], "text": ["0", "256"], "three": [0, 128, 256], "one": [0], "null": None,
-    "overlap": [128, 384], "beyond": [2**40, 2**40 + 256], "2^63": [2**63, 2**63 + 256], "gap": [1, 257], "an object": {"a": 1}, "10^400": [0, 10**400],
-}  # fmt: skip
+    "reversed": [256, 0],
+    "negative": [-1, 255],
+    "float": [0.0, 256.0],
+    "text": ["0", "256"],
+    "three": [0, 128, 256],
+    "one": [0],
+    "null": None,
+    "overlap": [128, 384],
+    "beyond": [2**40, 2**40 + 256],
+    "2^63": [2**63, 2**63 + 256],
+    "gap": [1, 257],
+    "an object": {"a": 1},
+    "10^400": [0, 10**400],
+}
 DTYPES: Mapping[str, Any] = {
-    "unknown": "F13", "null": None, "a number": 32, "lower case": "f32", "empty": "", "a list": ["F32"], "BOOL": "BOOL", "complex": "C64",
-    "ESC": "\x1b[2J", "1 MB": "F" * 2**20, "fp8": "F8_E4M3", "four bits": "F4", "I64": "I64", "BF16": "BF16",
-}  # fmt: skip
+    "unknown": "F13",
+    "null": None,
+    "a number": 32,
+    "lower case": "f32",
+    "empty": "",
+    "a list": ["F32"],
+    "BOOL": "BOOL",
+    "complex": "C64",
+    "ESC": "\x1b[2J",
+    "1 MB": "F" * 2**20,
+    "fp8": "F8_E4M3",
+    "four bits": "F4",
+    "I64": "I64",
+    "BF16": "BF16",
+}
 NAMES: Mapping[str, str] = {
-    "ESC": "\x1b[2J", "C1": "\x9b31m", "NUL": "a\0b", "a new line": "a\nerror: forged", "bidi": "\u202egpj", "markup": "[/]<script>|`",
-    "path": "../../../../out/x", "absolute": "/etc/passwd", "empty": "", "dots": "....", "10,000 letters": "x" * 10_000, "1 MB": "x" * 2**20,
-    "emoji": "🧠" * 100, "combining": "a" + "\u0301" * 500, "percent": "%s{0}", "a key of the header": "__metadata__", "fullwidth": "ｑ",
-    "regex": "(a+)+$", "only lora": "lora_A", "a layer of 400 digits": "layers." + "9" * 400,
-}  # fmt: skip
+    "ESC": "\x1b[2J",
+    "C1": "\x9b31m",
+    "NUL": "a\0b",
+    "a new line": "a\nerror: forged",
+    "bidi": "\u202egpj",
+    "markup": "[/]<script>|`",
+    "path": "../../../../out/x",
+    "absolute": "/etc/passwd",
+    "empty": "",
+    "dots": "....",
+    "10,000 letters": "x" * 10_000,
+    "1 MB": "x" * 2**20,
+    "emoji": "🧠" * 100,
+    "combining": "a" + "\u0301" * 500,
+    "percent": "%s{0}",
+    "a key of the header": "__metadata__",
+    "fullwidth": "ｑ",
+    "regex": "(a+)+$",
+    "only lora": "lora_A",
+    "a layer of 400 digits": "layers." + "9" * 400,
+}
 
 
 def objects() -> Iterator[tuple[str, Make]]:
     """Headers that are no description of tensors."""
     texts: Mapping[str, bytes] = {
-        "no JSON": b"{not json}", "a list": b"[1]", "a number": b"1", "null": b"null", "empty": b"{}", "spaces": b" " * 100, "NaN": b'{"a": NaN}',
-        "a list of strings": b'{"a": []}', "deep": b'{"a":' * 100_000, "lists without end": b"[" * 10**6, "an inner list": b'{"a": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
-        "32 MB of lists": b'{"a":[' + b"[]," * 10**7 + b"[]]}", "a million objects": b'{"a":[' + b"{}," * 10**6 + b"{}]}",
-        "metadata null": b'{"__metadata__": null}', "metadata of numbers": b'{"__metadata__": {"a": 1}}', "metadata a list": b'{"__metadata__": []}',
-        "a surrogate": rb'{"\ud800": {"dtype":"U8","shape":[0],"data_offsets":[0,0]}}', "no UTF-8": b'{"\xff": 1}', "a byte order mark": b"\xef\xbb\xbf{}",
-        "a name twice": b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"a":{"dtype":"I8","shape":[0],"data_offsets":[0,0]}}',
-        "a field too many": b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0],"x":1}}', "a field too few": b'{"a":{"dtype":"U8","shape":[0]}}',
-        "metadata of 20 MB": json.dumps({"__metadata__": {"a": "x" * 20_000_000}}).encode(), "an integer of 5000 digits": b'{"a": ' + b"9" * 5000 + b"}",
+        "no JSON": b"{not json}",
+        "a list": b"[1]",
+        "a number": b"1",
+        "null": b"null",
+        "empty": b"{}",
+        "spaces": b" " * 100,
+        "NaN": b'{"a": NaN}',
+        "a list of strings": b'{"a": []}',
+        "deep": b'{"a":' * 100_000,
+        "lists without end": b"[" * 10**6,
+        "an inner list": b'{"a": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+        "32 MB of lists": b'{"a":[' + b"[]," * 10**7 + b"[]]}",
+        "a million objects": b'{"a":[' + b"{}," * 10**6 + b"{}]}",
+        "metadata null": b'{"__metadata__": null}',
+        "metadata of numbers": b'{"__metadata__": {"a": 1}}',
+        "metadata a list": b'{"__metadata__": []}',
+        "a surrogate": rb'{"\ud800": {"dtype":"U8","shape":[0],"data_offsets":[0,0]}}',
+        "no UTF-8": b'{"\xff": 1}',
+        "a byte order mark": b"\xef\xbb\xbf{}",
+        "a name twice": b"{" + b",".join([b'"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'] * 2) + b"}",
+        "a field too many": b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0],"x":1}}',
+        "a field too few": b'{"a":{"dtype":"U8","shape":[0]}}',
+        "metadata of 20 MB": json.dumps({"__metadata__": {"a": "x" * 20_000_000}}).encode(),
+        "an integer of 5000 digits": b'{"a": ' + b"9" * 5000 + b"}",
         "metadata that steers": json.dumps({"__metadata__": {"format": "\x1b[2J"}}).encode(),
-    }  # fmt: skip
+    }
     for name, text in texts.items():
         yield name, lambda text=text: container(text)
 
@@ -102,18 +189,38 @@ def objects() -> Iterator[tuple[str, Make]]:
 def claims() -> Iterator[tuple[str, Make]]:
     """Few bytes that ask for much work."""
     yield "300,000 empty tensors", lambda: safetensors({f"t{i}": zeros(0) for i in range(300_000)})
-    yield "100,000 empty factors", lambda: safetensors(
-        {f"{PREFIX}m.{i}.lora_{side}.weight": zeros(0, 0) for i in range(50_000) for side in "AB"}
+    yield (
+        "100,000 empty factors",
+        lambda: safetensors(
+            {f"{PREFIX}m.{i}.lora_{side}.weight": zeros(0, 0) for i in range(50_000) for side in "AB"}
+        ),
     )
-    yield "rank 20,000 of 1 × 1", pair(Stored("F32", (20_000, 1), bytes(80_000)), Stored("F32", (1, 20_000), bytes(80_000)))
+    yield (
+        "rank 20,000 of 1 × 1",
+        pair(Stored("F32", (20_000, 1), bytes(80_000)), Stored("F32", (1, 20_000), bytes(80_000))),
+    )
     yield "rank 0", pair(zeros(0, 16), zeros(12, 0))
     yield "a product of 2^20 × 2^20", pair(zeros(1, 2**20), zeros(2**20, 1))
     yield "2^20 features of no rank", pair(zeros(0, 2**20), zeros(2**20, 0))
     yield "400,000 experts", pair(zeros(1, 400_000, 1), zeros(1, 400_000, 1), "experts")
     yield "grouped convolution", pair(zeros(1500, 1, 1, 1), zeros(1500, 1500 // 1500, 1, 1), "conv")
     yield "a wide convolution", pair(zeros(16, 1, 3, 3), zeros(4096, 16, 1, 1), "conv")
-    yield "an embedding of 2^40 rows", lambda: safetensors({f"{PREFIX}e.lora_embedding_A": zeros(0, 2**40), f"{PREFIX}e.lora_embedding_B": zeros(4, 0)})
-    yield "5,000 modules", lambda: safetensors({name: tensor for i in range(5_000) for name, tensor in factors(f"l.{i}.q_proj", r=1, m=2, n=2).items()})
+    yield (
+        "an embedding of 2^40 rows",
+        lambda: safetensors(
+            {f"{PREFIX}e.lora_embedding_A": zeros(0, 2**40), f"{PREFIX}e.lora_embedding_B": zeros(4, 0)}
+        ),
+    )
+    yield (
+        "5,000 modules",
+        lambda: safetensors(
+            {
+                name: tensor
+                for i in range(5_000)
+                for name, tensor in factors(f"l.{i}.q_proj", r=1, m=2, n=2).items()
+            }
+        ),
+    )
 
 
 def pairs() -> Iterator[tuple[str, Make]]:
@@ -130,14 +237,29 @@ def pairs() -> Iterator[tuple[str, Make]]:
     yield "five dimensions", pair(zeros(4, 16, 1, 1, 1), zeros(12, 4, 1, 1, 1))
     yield "whole numbers", pair(Stored("I32", (4, 16), bytes(256)), Stored("I32", (12, 4), bytes(192)))
     yield "truth values", pair(Stored("BOOL", (4, 16), bytes(64)), Stored("BOOL", (12, 4), bytes(48)))
-    yield "bools that are neither", pair(Stored("BOOL", (4, 16), b"\2" * 64), Stored("BOOL", (12, 4), b"\2" * 48))
+    yield (
+        "bools that are neither",
+        pair(Stored("BOOL", (4, 16), b"\2" * 64), Stored("BOOL", (12, 4), b"\2" * 48)),
+    )
     yield "complex numbers", pair(Stored("C64", (4, 16), bytes(512)), Stored("C64", (12, 4), bytes(384)))
-    yield "exponents alone", pair(Stored("F8_E8M0", (4, 16), bytes(64)), Stored("F8_E8M0", (12, 4), bytes(48)))
+    yield (
+        "exponents alone",
+        pair(Stored("F8_E8M0", (4, 16), bytes(64)), Stored("F8_E8M0", (12, 4), bytes(48))),
+    )
     yield "four bits", pair(Stored("F4", (4, 16), bytes(32)), Stored("F4", (12, 4), bytes(24)))
     yield "as ZeRO-3 leaves them", lambda: safetensors({name: Stored("F32", (0,), b"") for name in good})
     yield "rank above both sides", pair(zeros(64, 4), zeros(4, 64))
     yield "a magnitude of DoRA", lambda: safetensors(good | {f"{Q}.lora_magnitude_vector.weight": zeros(3)})
-    yield "two adapters", lambda: safetensors(good | {name.replace("lora_A", "lora_A.other").replace("lora_B", "lora_B.other"): tensor for name, tensor in good.items()})
+    yield (
+        "two adapters",
+        lambda: safetensors(
+            good
+            | {
+                name.replace("lora_A", "lora_A.other").replace("lora_B", "lora_B.other"): tensor
+                for name, tensor in good.items()
+            }
+        ),
+    )
 
 
 def numbers() -> Iterator[tuple[str, Make]]:
@@ -164,7 +286,10 @@ def header_faults() -> Iterator[tuple[str, Make]]:
             yield f"{kind}: {name}", field(kind, value)
     for name, text in NAMES.items():
         yield f"a module called {name}", lambda text=text: safetensors(modules() | factors(f"model.{text}"))
-        yield f"a tensor called {name}", lambda text=text: safetensors(modules() | {text + ".weight": zeros(2)})
+        yield (
+            f"a tensor called {name}",
+            lambda text=text: safetensors(modules() | {text + ".weight": zeros(2)}),
+        )
     for make in (objects, claims, pairs, numbers):
         yield from make()
     yield "bytes behind the data", lambda: container(HEADER, DATA + bytes(4))

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-
 from factory import CONFIG, INDEX, WEIGHTS, config, modules, safetensors
 from factory import sharded as sharded_folder
-from hostile import samples
 
 from gradience.artifacts.records import read_records
 from gradience.bench.config.load import load_config
@@ -27,6 +26,7 @@ from gradience.cli.schema import ArtifactName
 from gradience.digests import sha256_text
 from gradience.tasks import load as load_task
 from gradience.training.journal import Journal
+from hostile import samples
 
 TESTS = Path(__file__).resolve().parent.parent
 GOOD = "in/good"
@@ -63,6 +63,10 @@ class Kind:
         return self.files[self.target]
 
 
+def say(what: object) -> None:
+    sys.stdout.write(f"{what}\n")
+
+
 def typed(command: str) -> tuple[str, Read]:
     """A command line, under itself."""
     return command, lambda: run(command.split())
@@ -72,9 +76,11 @@ def commands(*lines: str) -> dict[str, Read]:
     return dict(map(typed, lines))
 
 
-def folder_files(made: Path, at: str) -> dict[str, bytes]:
+def folder_files(folder: Path, at: str) -> dict[str, bytes]:
     """What lies in a folder, by its place below `at`."""
-    return {f"{at}/{path.relative_to(made)}": path.read_bytes() for path in made.rglob("*") if path.is_file()}
+    return {
+        f"{at}/{path.relative_to(folder)}": path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 def peft(at: str) -> dict[str, bytes]:
@@ -92,8 +98,8 @@ VERBS_ON_ADAPTERS = commands(
 )
 
 
-def adapters(made: Path) -> dict[str, Kind]:
-    index = folder_files(sharded_folder(made / "sharded", {"a.safetensors": modules(1)}), BAD) | peft(GOOD)
+def adapters(folder: Path) -> dict[str, Kind]:
+    index = folder_files(sharded_folder(folder / "sharded", {"a.safetensors": modules(1)}), BAD) | peft(GOOD)
     return {
         "weights": Kind(f"{BAD}/{WEIGHTS}", "safetensors", ADAPTERS, VERBS_ON_ADAPTERS),
         "adapter config": Kind(
@@ -106,19 +112,19 @@ def adapters(made: Path) -> dict[str, Kind]:
 
 def artifacts() -> dict[str, Kind]:
     """Every JSON that we write, read again by the verbs that do so, or by the library."""
-    made = samples.artifacts()
+    good = samples.artifacts()
     kinds = {}
     for name in ArtifactName:
         path = f"in/{name}.json"
         kinds[f"{name}.json"] = Kind(
-            path, "json", {path: made[name].to_json().encode()}, {f"{name.model}.read": _reading(name, path)}
+            path, "json", {path: good[name].to_json().encode()}, {f"{name.model}.read": _reading(name, path)}
         )
     seeds = {f"in/run/seed_{bench.seed}/bench.json": bench.to_json().encode() for bench in samples.seeds()}
-    plan = {"in/run/plan.json": made[ArtifactName.BENCH_PLAN].to_json().encode()}
-    together = {"in/run/bench_aggregate.json": made[ArtifactName.BENCH_AGGREGATE].to_json().encode()}
+    plan = {"in/run/plan.json": good[ArtifactName.BENCH_PLAN].to_json().encode()}
+    together = {"in/run/bench_aggregate.json": good[ArtifactName.BENCH_AGGREGATE].to_json().encode()}
     aggregate, summary = "bench aggregate in/run --output out/all", "bench summary in/run"
     known = frozenset({0, 1, 4, 8})
-    written = samples.plan_of(peft('adapter')).to_json().encode()
+    written = samples.plan_of(peft("adapter")).to_json().encode()
     return kinds | {
         "bench of a run": Kind(
             next(iter(seeds)), "json", seeds | plan, commands(aggregate, summary), codes=known
@@ -128,10 +134,12 @@ def artifacts() -> dict[str, Kind]:
             "in/run/bench_aggregate.json", "json", seeds | plan | together, commands(summary), codes=known
         ),
         "plan of a compression": Kind(
-            "in/plan.json", "json", peft(BAD) | {"in/plan.json": written},
+            "in/plan.json",
+            "json",
+            peft(BAD) | {"in/plan.json": written},
             commands(f"compress {BAD} --plan in/plan.json --output out/small"),
         ),
-    }  # fmt: skip
+    }
 
 
 def _reading(name: ArtifactName, path: str) -> Read:
@@ -140,7 +148,7 @@ def _reading(name: ArtifactName, path: str) -> Read:
     model = getattr(import_module(name.module), name.model)
 
     def read() -> None:
-        print(model.read(path).to_json(indent=None))
+        say(model.read(path).to_json(indent=None))
 
     return read
 
@@ -148,39 +156,70 @@ def _reading(name: ArtifactName, path: str) -> Read:
 def texts() -> dict[str, Kind]:
     yaml = Path(find_config("minilm_reviews_demo")).read_bytes()
     trl = (TESTS / "check" / "configs" / "trl.yaml").read_bytes()
-    arguments = json.dumps({"learning_rate": 2e-4, "num_train_epochs": 1, "lr_scheduler_type": "cosine", "bf16": True,
-                            "per_device_train_batch_size": 2, "output_dir": "runs"}).encode()  # fmt: skip
-    base = json.dumps({"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_hidden_layers": 2,
-                       "num_attention_heads": 4, "model_type": "llama", "num_key_value_heads": 2}).encode()  # fmt: skip
+    arguments = json.dumps(
+        {
+            "learning_rate": 2e-4,
+            "num_train_epochs": 1,
+            "lr_scheduler_type": "cosine",
+            "bf16": True,
+            "per_device_train_batch_size": 2,
+            "output_dir": "runs",
+        }
+    ).encode()
+    base = json.dumps(
+        {
+            "architectures": ["LlamaForCausalLM"],
+            "hidden_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "model_type": "llama",
+            "num_key_value_heads": 2,
+        }
+    ).encode()
     beside = peft(BAD)
     return {
         "bench YAML": Kind(
             "in/config.yaml", "yaml", {"in/config.yaml": yaml}, {"load_config": _config("in/config.yaml")}
         ),
         "training YAML": Kind(
-            "in/trl.yaml", "yaml", {"in/trl.yaml": trl},
+            "in/trl.yaml",
+            "yaml",
+            {"in/trl.yaml": trl},
             commands("check in/trl.yaml --verbose", "check --training in/trl.yaml --json"),
             codes=frozenset({0, 1}),
         ),
         "training arguments": Kind(
-            "in/run/training_args.json", "json", beside | {"in/run/training_args.json": arguments},
-            commands(f"check --peft-dir {BAD} --training-dir in/run", "check --training in/run/training_args.json --json"),
+            "in/run/training_args.json",
+            "json",
+            beside | {"in/run/training_args.json": arguments},
+            commands(
+                f"check --peft-dir {BAD} --training-dir in/run",
+                "check --training in/run/training_args.json --json",
+            ),
             codes=frozenset({0, 1}),
         ),
         "config of the base": Kind(
-            "in/base/config.json", "json", beside | {"in/base/config.json": base},
-            commands(f"check {BAD} --base-config in/base",
-                     f"compress {BAD} --rank 2 --base-model in/base --output out/small"),
+            "in/base/config.json",
+            "json",
+            beside | {"in/base/config.json": base},
+            commands(f"check {BAD} --base-config in/base"),
             codes=frozenset({0, 1}),
         ),
-    }  # fmt: skip
+        "config that names the architecture": Kind(
+            "in/base/config.json",
+            "json",
+            beside | {"in/base/config.json": base},
+            commands(f"compress {BAD} --rank 2 --base-model in/base --output out/small"),
+            tolerant=True,
+        ),
+    }
 
 
 def _config(path: str) -> Read:
     def read() -> None:
         loaded = load_config(path)
-        print(json.dumps(loaded.model_dump(mode="json"), allow_nan=False))
-        print(json.dumps(read_mapping(Path(path)), default=str)[:100])
+        say(json.dumps(loaded.model_dump(mode="json"), allow_nan=False))
+        say(json.dumps(read_mapping(Path(path)), default=str)[:100])
 
     return read
 
@@ -190,57 +229,76 @@ def records() -> dict[str, Kind]:
     good = b"".join((runs / "good.jsonl").read_bytes().splitlines(keepends=True)[:60])
     answers = samples.records()
     rows = {"in/a.csv": samples.csv_rows(), "in/a.jsonl": samples.jsonl_rows()}
-    journal = json.dumps({"call": sha256_text("{}"), "initial": "b" * 64, "first_batch": "c" * 64, "numerics": {}}).encode()
+    journal = json.dumps(
+        {"call": sha256_text("{}"), "initial": "b" * 64, "first_batch": "c" * 64, "numerics": {}}
+    ).encode()
     stage = samples.stage_folder()
     return {
         "run.jsonl": Kind(
-            "in/run.jsonl", "lines", {"in/run.jsonl": good},
-            commands("monitor in/run.jsonl --verbose", "monitor in/run.jsonl --json", "monitor in/run.jsonl in/run.jsonl",
-                     "monitor in/run.jsonl --strict-schema"), tolerant=True,
+            "in/run.jsonl",
+            "lines",
+            {"in/run.jsonl": good},
+            commands(
+                "monitor in/run.jsonl --verbose",
+                "monitor in/run.jsonl --json",
+                "monitor in/run.jsonl in/run.jsonl",
+                "monitor in/run.jsonl --strict-schema",
+            ),
+            tolerant=True,
         ),
         "run.jsonl to append to": Kind(
-            "out/run.jsonl", "lines", peft(BAD) | {"out/run.jsonl": good},
-            commands(f"audit {BAD} --append out/run.jsonl"), tolerant=True, optional=True,
+            "out/run.jsonl",
+            "lines",
+            peft(BAD) | {"out/run.jsonl": good},
+            commands(f"audit {BAD} --append out/run.jsonl"),
+            tolerant=True,
+            optional=True,
         ),
-        "records": Kind("in/a.records.jsonl", "lines", {"in/a.records.jsonl": answers}, {"read_records": _records}),
+        "records": Kind(
+            "in/a.records.jsonl", "lines", {"in/a.records.jsonl": answers}, {"read_records": _records}
+        ),
         "rows in CSV": Kind("in/a.csv", "rows", rows, {"text_classification": _rows("in/a.csv")}),
         "rows in JSONL": Kind("in/a.jsonl", "lines", rows, {"text_classification": _rows("in/a.jsonl")}),
         "journal of a training": Kind(
-            "out/training/started.json", "json", {"out/training/started.json": journal}, {"Journal": _journal}, optional=True
+            "out/training/started.json",
+            "json",
+            {"out/training/started.json": journal},
+            {"Journal": _journal},
+            optional=True,
         ),
         "manifest of a stage": Kind(
             "out/probe/manifest.json", "json", stage, {"Stages.done": _stage}, tolerant=True, optional=True
         ),
-    }  # fmt: skip
+    }
 
 
 def _records() -> None:
-    print(len(read_records("in/a.records.jsonl").records))
+    say(len(read_records("in/a.records.jsonl").records))
 
 
 def _rows(path: str) -> Read:
     options = {"file": path, "text_column": "text", "label_column": "label"}
-    return lambda: print(len(load_task("text_classification", options).label_names))
+    return lambda: say(len(load_task("text_classification", options).label_names))
 
 
 def _journal() -> None:
     journal = Journal(Path("out/training/started.json"), {}, "b" * 64, {})
     journal.resume(3)
-    print("resumed")
+    say("resumed")
 
 
 def _stage() -> None:
     def make(folder: Path) -> None:
         (folder / "made").write_bytes(b"again")
 
-    print(Stages(Path("out"), lambda name: lambda: None, say=print).done("probe", {"seed": 1}, make))
+    say(Stages(Path("out"), lambda name: lambda: None, say=say).done("probe", {"seed": 1}, make))
 
 
 @cache
-def all_kinds(made: Path) -> Mapping[str, Kind]:
-    """Every kind, by name. made: an empty folder to make good files in."""
+def all_kinds(folder: Path) -> Mapping[str, Kind]:
+    """Every kind, by name. folder: an empty folder to make good files in."""
     logging.disable()
-    return {**adapters(made), **artifacts(), **texts(), **records()}
+    return {**adapters(folder), **artifacts(), **texts(), **records()}
 
 
 def laid_out(kind: Kind, folder: Path) -> None:
@@ -250,5 +308,3 @@ def laid_out(kind: Kind, folder: Path) -> None:
     for place, content in kind.files.items():
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         (folder / place).write_bytes(content)
-
-

@@ -10,10 +10,54 @@ import re
 from collections.abc import Iterator
 
 WORDS = (
-    b"null", b"true", b"false", b"0", b"-1", b"1e999", b"NaN", b"Infinity", b"-0.0", b"0.5", b"9" * 30, b"9" * 400, b"[]", b"{}", b'""', b'"x"',
-    b"[[]]", b'{"a": 1}', b"18446744073709551616", b"1e-400", b'"\\ud800"', b'"\\u001b[2J"', b"[1, 2]", b"\xff", b"\0", b"<<: 1", b"*a", b"&a",
-    b"!!int x", b"!!bool x", b".inf", b".nan", b"~", b"---", b"{", b"}", b"[", b"]", b",", b":", b'"', b"\n", b" ", b"\t", b"#", b"\\", b"'",
-)  # fmt: skip
+    b"null",
+    b"true",
+    b"false",
+    b"0",
+    b"-1",
+    b"1e999",
+    b"NaN",
+    b"Infinity",
+    b"-0.0",
+    b"0.5",
+    b"9" * 30,
+    b"9" * 400,
+    b"[]",
+    b"{}",
+    b'""',
+    b'"x"',
+    b"[[]]",
+    b'{"a": 1}',
+    b"18446744073709551616",
+    b"1e-400",
+    b'"\\ud800"',
+    b'"\\u001b[2J"',
+    b"[1, 2]",
+    b"\xff",
+    b"\0",
+    b"<<: 1",
+    b"*a",
+    b"&a",
+    b"!!int x",
+    b"!!bool x",
+    b".inf",
+    b".nan",
+    b"~",
+    b"---",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b",",
+    b":",
+    b'"',
+    b"\n",
+    b" ",
+    b"\t",
+    b"#",
+    b"\\",
+    b"'",
+)
 _ATOM = re.compile(rb'"(?:[^"\\\n]|\\.)*"|-?\d[\d.eE+-]*|true|false|null|[A-Za-z_][\w.]*')
 
 
@@ -56,4 +100,6 @@ def _of_bytes(content: bytes, chance: random.Random) -> bytes:
         case 4:  # a word
             return content[:at] + chance.choice(WORDS) + content[at:]
         case _:  # cut
-            return content[:to] if chance.random() < 0.2 else content[:at] + chance.choice(WORDS) + content[to:]
+            return (
+                content[:to] if chance.random() < 0.2 else content[:at] + chance.choice(WORDS) + content[to:]
+            )

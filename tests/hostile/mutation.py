@@ -1,7 +1,7 @@
 """python -m hostile.mutation [--count N] [--core NAME]: does a test fail when our own code is wrong?
 
-Mutants of the numeric core: an operator, a comparison, a constant or a condition is exchanged in the source that a child
-process imports; nothing on the disk changes. A mutant that no test of its room notices has survived. Prints JSON.
+Mutants of the numeric core: an operator, a comparison, a constant or a condition is exchanged in the source that a
+child process imports; nothing on the disk changes. A mutant that no test of its room notices has survived. Prints JSON.
 """
 
 from __future__ import annotations
@@ -35,21 +35,49 @@ class Core(NamedTuple):
 
 
 CORES = {
-    "spectra": Core("gradience.spectra", ("tests/numbers/test_spectra.py", "tests/numbers/test_spectra_oracle.py")),
+    "spectra": Core(
+        "gradience.spectra", ("tests/numbers/test_spectra.py", "tests/numbers/test_spectra_oracle.py")
+    ),
     "ranks": Core("gradience.ranks", ("tests/numbers/test_ranks.py",)),
-    "measures": Core("gradience.audit.measures", ("tests/numbers/test_spectra.py", "tests/audit/test_measures.py")),
+    "measures": Core(
+        "gradience.audit.measures", ("tests/numbers/test_spectra.py", "tests/audit/test_measures.py")
+    ),
     "allocate": Core("gradience.plan.allocate", ("tests/plan/test_allocate.py",)),
     "truncate": Core("gradience.compress.truncate", ("tests/compress/test_truncate.py",)),
     "policy": Core("gradience.bench.verdict.policy", ("tests/bench/test_policy.py",)),
-}  # fmt: skip
+}
 
 SWAPS: dict[type, type] = {
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult,
-    ast.Pow: ast.Mult, ast.MatMult: ast.Add, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
-    ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
-    ast.And: ast.Or, ast.Or: ast.And,
-}  # fmt: skip
-NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "ceil": "floor", "floor": "ceil", "sum": "max"}
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult,
+    ast.Pow: ast.Mult,
+    ast.MatMult: ast.Add,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+}
+NAMES = {
+    "min": "max",
+    "max": "min",
+    "any": "all",
+    "all": "any",
+    "ceil": "floor",
+    "floor": "ceil",
+    "sum": "max",
+}
 
 
 class Mutant(NamedTuple):
@@ -77,7 +105,11 @@ def _changes(tree: ast.Module) -> Iterator[tuple[int, str, Callable[[], None]]]:
                 yield line, f"{type(op).__name__} -> {type(other).__name__}", _setting(node, "op", other)
             case ast.Compare(ops=[op, *rest]) if type(op) in SWAPS:
                 other = SWAPS[type(op)]()
-                yield line, f"{type(op).__name__} -> {type(other).__name__}", _setting(node, "ops", [other, *rest])
+                yield (
+                    line,
+                    f"{type(op).__name__} -> {type(other).__name__}",
+                    _setting(node, "ops", [other, *rest]),
+                )
             case ast.UnaryOp(op=ast.USub() | ast.Not(), operand=operand):
                 yield line, f"without {type(node.op).__name__}", _replacing(node, operand)
             case ast.Constant(value=bool(value)):
@@ -95,7 +127,9 @@ def _changes(tree: ast.Module) -> Iterator[tuple[int, str, Callable[[], None]]]:
 def _code(node: ast.AST) -> Iterator[ast.AST]:
     """The nodes below `node` that compute: no annotations, no messages of errors, no docstrings."""
     for name, value in ast.iter_fields(node):
-        if name in ("annotation", "returns", "decorator_list") or isinstance(node, ast.Raise | ast.JoinedStr | ast.AnnAssign):
+        if name in ("annotation", "returns", "decorator_list") or isinstance(
+            node, ast.Raise | ast.JoinedStr | ast.AnnAssign
+        ):
             continue
         for part in value if isinstance(value, list) else [value]:
             if isinstance(part, ast.AST):
@@ -155,7 +189,16 @@ def _test(core: Core, tree: ast.Module, path: Path) -> NoReturn:
         os.chdir(ROOT)
         import pytest
 
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning", "--hypothesis-profile", "unshrunk"]
+        options = [
+            "-x",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-W",
+            "ignore::pytest.PytestAssertRewriteWarning",
+            "--hypothesis-profile",
+            "unshrunk",
+        ]
         code = int(pytest.main([*options, *core.tests]))
     except BaseException:  # noqa: BLE001  (a child never returns into its parent's code)
         traceback.print_exc()
@@ -197,7 +240,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.core or CORES:
         started = time.perf_counter()
         every, tried, left = survivors(CORES[name], options.count, seed=0)
-        results[name] = {"mutants": every, "tried": tried, "survivors": left, "seconds": time.perf_counter() - started}
+        results[name] = {
+            "mutants": every,
+            "tried": tried,
+            "survivors": left,
+            "seconds": time.perf_counter() - started,
+        }
     sys.stdout.write(json.dumps(results, indent=1) + "\n")
 
 

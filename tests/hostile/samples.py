@@ -46,9 +46,11 @@ def seeds() -> list[Bench]:
 def artifacts() -> dict[ArtifactName, Any]:
     """One of each."""
     rows = [
-        audit_sample.row(f"model.layers.{i}.q_proj", audit_sample.power_law(8, i + 1.0), r=8, shape=SHAPE, index=i)
+        audit_sample.row(
+            f"model.layers.{i}.q_proj", audit_sample.power_law(8, i + 1.0), r=8, shape=SHAPE, index=i
+        )
         for i in range(3)
-    ]  # fmt: skip
+    ]
     modules = [f"model.layers.{i}.q_proj" for i in range(2)]
     written = [compression_sample.written(name, 8, 4, SHAPE) for name in modules]
     planned = [compression_sample.planned(name, 8, 4, SHAPE) for name in modules]
@@ -74,11 +76,24 @@ def artifacts() -> dict[ArtifactName, Any]:
 def forecast() -> BenchForecast:
     config = bench_sample.config()
     return BenchForecast(
-        config_digest=config.digest(), protocol_digest=config.protocol_digest(), smoke=False, model="m", task="t",
-        seeds=(42,), checks=(Check(what="data", name="rows.csv", state="found", note="3 rows"),), example=None,
-        stages=("probe", "audit"), trainings=1, evaluations=2, examples=None, gate="0.1", policy=config.policy,
-        cost=None, assumptions=("none",), notes=("a note",),
-    )  # fmt: skip
+        config_digest=config.digest(),
+        protocol_digest=config.protocol_digest(),
+        smoke=False,
+        model="m",
+        task="t",
+        seeds=(42,),
+        checks=(Check(what="data", name="rows.csv", state="found", note="3 rows"),),
+        example=None,
+        stages=("probe", "audit"),
+        trainings=1,
+        evaluations=2,
+        examples=None,
+        gate="0.1",
+        policy=config.policy,
+        cost=None,
+        assumptions=("none",),
+        notes=("a note",),
+    )
 
 
 def plan_of(files: Mapping[str, bytes]) -> CompressionPlan:
@@ -101,9 +116,12 @@ def stage_folder() -> dict[str, bytes]:
     """A finished stage that says what its one file holds."""
     text = "made"
     manifest = StageManifest(
-        stage="probe", key=stage_key("probe", {"seed": 1}), seconds=1.0, peak_memory_bytes=None,
+        stage="probe",
+        key=stage_key("probe", {"seed": 1}),
+        seconds=1.0,
+        peak_memory_bytes=None,
         files={"made": {"sha256": sha256_text(text), "bytes": len(text)}},
-    )  # fmt: skip
+    )
     return {"out/probe/manifest.json": manifest.to_json().encode(), "out/probe/made": text.encode()}
 
 

@@ -30,10 +30,18 @@ TRIED = 97
 STARTS = ("subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "pty.", "socket.")
 RUNS_CODE = ("pickle.find_class", "ctypes.dlopen", "code.__new__")
 CHANGES = {
-    "os.remove": ((0, 1),), "os.rename": ((0, 2), (1, 3)), "os.rmdir": ((0, 1),), "os.mkdir": ((0, 2),),
-    "os.chmod": ((0, 2),), "os.chown": ((0, 3),), "os.link": ((1, 3),), "os.symlink": ((1, 2),),
-    "os.truncate": ((0, None),), "os.utime": ((0, 3),), "os.setxattr": ((0, None),),
-}  # fmt: skip
+    "os.remove": ((0, 1),),
+    "os.rename": ((0, 2), (1, 3)),
+    "os.rmdir": ((0, 1),),
+    "os.mkdir": ((0, 2),),
+    "os.chmod": ((0, 2),),
+    "os.chown": ((0, 3),),
+    "os.link": ((1, 3),),
+    "os.symlink": ((1, 2),),
+    "os.truncate": ((0, None),),
+    "os.utime": ((0, 3),),
+    "os.setxattr": ((0, None),),
+}
 """Events that change the file system, and which of their arguments are a path and the folder that it is relative to."""
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -70,9 +78,13 @@ def contained(work: Callable[[], int | None], folder: Path, writable: Path) -> O
     _, status, usage = os.wait4(child, 0)
     outputs = [_content(file) for file in files]
     return Outcome(
-        os.waitstatus_to_exitcode(status), outputs[0], outputs[1], usage.ru_utime + usage.ru_stime,
-        usage.ru_maxrss * 1024, tried,
-    )  # fmt: skip
+        os.waitstatus_to_exitcode(status),
+        outputs[0],
+        outputs[1],
+        usage.ru_utime + usage.ru_stime,
+        usage.ru_maxrss * 1024,
+        tried,
+    )
 
 
 def _content(file: int) -> bytes:
@@ -139,7 +151,10 @@ def _watch(writable: Path, pipe: int) -> None:
         if event.startswith(STARTS) or event in RUNS_CODE:
             return True
         if event in CHANGES:
-            return any(outside(arguments[path], -1 if folder is None else arguments[folder]) for path, folder in CHANGES[event])
+            return any(
+                outside(arguments[path], -1 if folder is None else arguments[folder])
+                for path, folder in CHANGES[event]
+            )
         return event == "open" and bool(arguments[2] & WRITES) and outside(arguments[0])
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:

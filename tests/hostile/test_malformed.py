@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from hostile.attacking import attacked
 from hostile.figures import record
 from hostile.known import unknown
@@ -12,10 +13,14 @@ MB = 1_000_000
 
 def figures(tally):
     return {
-        "inputs": tally["inputs"], "runs": tally["runs"], "kinds of file": tally["kinds"],
-        "slowest, seconds": round(tally["slowest"], 2), "largest, MB": round(tally["peak_bytes"] / MB),
-        "processor, seconds": round(tally["cpu_seconds"]), "seconds": round(tally["seconds"]),
-    }  # fmt: skip
+        "inputs": tally["inputs"],
+        "runs": tally["runs"],
+        "kinds of file": tally["kinds"],
+        "slowest, seconds": round(tally["slowest"], 2),
+        "largest, MB": round(tally["peak_bytes"] / MB),
+        "processor, seconds": round(tally["cpu_seconds"]),
+        "seconds": round(tally["seconds"]),
+    }
 
 
 def test_a_sample_of_the_malformed_files(tmp_path):

@@ -30,45 +30,165 @@ def merges(levels: int) -> str:
 
 
 TAGS = (
-    "!!python/object/apply:os.system ['touch out/ran']", "!!python/object/new:os.system ['touch out/ran']",
-    "!!python/name:os.system", "!!python/module:os", "!!python/tuple [1]", "!!python/object:builtins.object {}",
-    "!!bool foo", "!!int ''", "!!int foo", "!!int '-'", "!!int 0b2", "!!int 0x", "!!int '1:99'", "!!float foo", "!!float ''",
-    "!!float '.'", "!!timestamp foo", "!!timestamp 2024-99-99", "!!binary '***'", "!!binary []", "!!set [a]", "!!set {a, b}",
-    "!!omap {a: 1}", "!!omap [1]", "!!pairs {a: 1}", "!!pairs [[1]]", "!!null x", "!!seq {}", "!!map []", "!!str []",
-    "!unknown x", "!<tag:example.com,2000:x> y", "!include /etc/passwd", "!!merge x", "!!value =",
-)  # fmt: skip
+    "!!python/object/apply:os.system ['touch out/ran']",
+    "!!python/object/new:os.system ['touch out/ran']",
+    "!!python/name:os.system",
+    "!!python/module:os",
+    "!!python/tuple [1]",
+    "!!python/object:builtins.object {}",
+    "!!bool foo",
+    "!!int ''",
+    "!!int foo",
+    "!!int '-'",
+    "!!int 0b2",
+    "!!int 0x",
+    "!!int '1:99'",
+    "!!float foo",
+    "!!float ''",
+    "!!float '.'",
+    "!!timestamp foo",
+    "!!timestamp 2024-99-99",
+    "!!binary '***'",
+    "!!binary []",
+    "!!set [a]",
+    "!!set {a, b}",
+    "!!omap {a: 1}",
+    "!!omap [1]",
+    "!!pairs {a: 1}",
+    "!!pairs [[1]]",
+    "!!null x",
+    "!!seq {}",
+    "!!map []",
+    "!!str []",
+    "!unknown x",
+    "!<tag:example.com,2000:x> y",
+    "!include /etc/passwd",
+    "!!merge x",
+    "!!value =",
+)
 SCALARS = (
-    ".inf", "-.inf", ".nan", "1e999", "1e-999", "9" * 400, "9" * 5000, "0x" + "f" * 5000, "0o" + "7" * 5000, "1_000", "012",
-    "190:20:30", "190:20:30.15", "2024-01-01", "2024-13-45", "0001-01-01 00:00:00+99:99", "~", "=", "<<", "yes", "'\\x1b[2J'",
-    '"\\e[2J\\e[31m"', '"\\uD800"', '"\\u202e"', '"\\0"', "|\n  a\n  b", "- a", "? b", "&x", "*x", "%x", "@x", "`x",
-    "[" * 2000, "{a: " * 2000, "[" * 2000 + "]" * 2000, "'" + "x" * 2**20 + "'", "-" + "9" * 400, "0.1e-400", "{}", "[]", "''",
-)  # fmt: skip
+    ".inf",
+    "-.inf",
+    ".nan",
+    "1e999",
+    "1e-999",
+    "9" * 400,
+    "9" * 5000,
+    "0x" + "f" * 5000,
+    "0o" + "7" * 5000,
+    "1_000",
+    "012",
+    "190:20:30",
+    "190:20:30.15",
+    "2024-01-01",
+    "2024-13-45",
+    "0001-01-01 00:00:00+99:99",
+    "~",
+    "=",
+    "<<",
+    "yes",
+    "'\\x1b[2J'",
+    '"\\e[2J\\e[31m"',
+    '"\\uD800"',
+    '"\\u202e"',
+    '"\\0"',
+    "|\n  a\n  b",
+    "- a",
+    "? b",
+    "&x",
+    "*x",
+    "%x",
+    "@x",
+    "`x",
+    "[" * 2000,
+    "{a: " * 2000,
+    "[" * 2000 + "]" * 2000,
+    "'" + "x" * 2**20 + "'",
+    "-" + "9" * 400,
+    "0.1e-400",
+    "{}",
+    "[]",
+    "''",
+)
 KEYS = (
-    "1: a", "null: a", "true: a", "1.5: a", ".nan: a", "? [a, b]\n: c", "? {a: b}\n: c", "'': a", "\"\\e[2J\": a", "? !!binary aGk=\n: a",
-    "2024-01-01: a", f"{'k' * 100_000}: 1", "model: 1\nmodel: 2", "<<: 1", "<<: [1]", "<<: *nowhere", "? |\n  block\n: 1",
-)  # fmt: skip
+    "1: a",
+    "null: a",
+    "true: a",
+    "1.5: a",
+    ".nan: a",
+    "? [a, b]\n: c",
+    "? {a: b}\n: c",
+    "'': a",
+    '"\\e[2J": a',
+    "? !!binary aGk=\n: a",
+    "2024-01-01: a",
+    f"{'k' * 100_000}: 1",
+    "model: 1\nmodel: 2",
+    "<<: 1",
+    "<<: [1]",
+    "<<: *nowhere",
+    "? |\n  block\n: 1",
+)
 YAML_FAULTS: dict[str, Change] = {
-    "recursive list": behind("x: &a [*a]"), "recursive map": behind("x: &a {b: *a}"), "recursive key": behind("? &a [*a]\n: 1"),
-    "recursive merge": behind("x: &a\n  <<: *a"), "the root in itself": alone("&a [*a]"), "the root map in itself": alone("&a {model: *a}"),
-    "bomb of lists": behind(bomb(9, 9)), "bomb, wide": behind(bomb(4, 60)), "bomb, deep": behind(bomb(30, 2)),
-    "bomb alone": alone(bomb(9, 9)), "merges": behind(merges(20)), "a bomb under model": alone(bomb(9, 9) + "\nmodel: *a8"),
-    "undefined alias": behind("x: *y"), "an anchor twice": behind("x: &a 1\ny: &a 2\nz: *a"),
+    "recursive list": behind("x: &a [*a]"),
+    "recursive map": behind("x: &a {b: *a}"),
+    "recursive key": behind("? &a [*a]\n: 1"),
+    "recursive merge": behind("x: &a\n  <<: *a"),
+    "the root in itself": alone("&a [*a]"),
+    "the root map in itself": alone("&a {model: *a}"),
+    "bomb of lists": behind(bomb(9, 9)),
+    "bomb, wide": behind(bomb(4, 60)),
+    "bomb, deep": behind(bomb(30, 2)),
+    "bomb alone": alone(bomb(9, 9)),
+    "merges": behind(merges(20)),
+    "a bomb under model": alone(bomb(9, 9) + "\nmodel: *a8"),
+    "undefined alias": behind("x: *y"),
+    "an anchor twice": behind("x: &a 1\ny: &a 2\nz: *a"),
     "200 aliases": behind("x: &a 1\n" + "\n".join(f"y{i}: *a" for i in range(200))),
-    "two documents": behind("---\na: 1"), "end of document": behind("...\nx"), "directive": lambda content: b"%YAML 3.0\n---\n" + content,
-    "tag directive": lambda content: b"%TAG ! tag:x,2000:\n---\n" + content, "tab": behind("\tx: 1"), "unclosed quote": behind("x: 'a"),
-    "unclosed list": behind("x: [a"), "bad indent": behind("  x: 1\n y: 2"), "only a comment": alone("# nothing"),
-    "a scalar": alone("model"), "a list": alone("- model"), "null": alone("~"), "100,000 keys": alone("\n".join(f"k{i}: {i}" for i in range(100_000))),
-    "a list of 100,000": behind("x: [" + "1, " * 100_000 + "1]"), "a control character": behind("x: a\x01b"), "NEL": behind("x: a\x85b"),
-    "a surrogate": behind("x: \ud800"), "a tag of 1 MB": behind("x: !" + "t" * 2**20 + " 1"), "an anchor of 1 MB": behind("x: &" + "a" * 2**20 + " 1"),
+    "two documents": behind("---\na: 1"),
+    "end of document": behind("...\nx"),
+    "directive": lambda content: b"%YAML 3.0\n---\n" + content,
+    "tag directive": lambda content: b"%TAG ! tag:x,2000:\n---\n" + content,
+    "tab": behind("\tx: 1"),
+    "unclosed quote": behind("x: 'a"),
+    "unclosed list": behind("x: [a"),
+    "bad indent": behind("  x: 1\n y: 2"),
+    "only a comment": alone("# nothing"),
+    "a scalar": alone("model"),
+    "a list": alone("- model"),
+    "null": alone("~"),
+    "100,000 keys": alone("\n".join(f"k{i}: {i}" for i in range(100_000))),
+    "a list of 100,000": behind("x: [" + "1, " * 100_000 + "1]"),
+    "a control character": behind("x: a\x01b"),
+    "NEL": behind("x: a\x85b"),
+    "a surrogate": behind("x: \ud800"),
+    "a tag of 1 MB": behind("x: !" + "t" * 2**20 + " 1"),
+    "an anchor of 1 MB": behind("x: &" + "a" * 2**20 + " 1"),
     **{f"tag {tag}": behind(f"x: {tag}") for tag in TAGS},
-    **{f"r: {tag}": lambda content, tag=tag: content.replace(b"seed: 42", f"seed: {tag}".encode(), 1).replace(
-        b"lora_r: 32", f"lora_r: {tag}".encode(), 1) for tag in TAGS},
-    **{f"seed: {scalar[:40]!r} ({len(scalar)})": lambda content, scalar=scalar: content.replace(b"seed: 42", f"seed: {scalar}".encode(), 1).replace(
-        b"lora_r: 32", f"lora_r: {scalar}".encode(), 1) for scalar in SCALARS},
-    **{f"lr: {scalar[:40]!r} ({len(scalar)})": lambda content, scalar=scalar: content.replace(b"lr: 3e-4", f"lr: {scalar}".encode(), 1).replace(
-        b"learning_rate: 2e-4", f"learning_rate: {scalar}".encode(), 1) for scalar in SCALARS},
-    **{f"name: {scalar[:40]!r} ({len(scalar)})": lambda content, scalar=scalar: content.replace(b"embedded:minilm", scalar.encode(), 1).replace(
-        b"Qwen/Qwen2.5-0.5B", scalar.encode(), 1) for scalar in SCALARS},
+    **{
+        f"r: {tag}": lambda content, tag=tag: content.replace(
+            b"seed: 42", f"seed: {tag}".encode(), 1
+        ).replace(b"lora_r: 32", f"lora_r: {tag}".encode(), 1)
+        for tag in TAGS
+    },
+    **{
+        f"seed: {scalar[:40]!r} ({len(scalar)})": lambda content, scalar=scalar: content.replace(
+            b"seed: 42", f"seed: {scalar}".encode(), 1
+        ).replace(b"lora_r: 32", f"lora_r: {scalar}".encode(), 1)
+        for scalar in SCALARS
+    },
+    **{
+        f"lr: {scalar[:40]!r} ({len(scalar)})": lambda content, scalar=scalar: content.replace(
+            b"lr: 3e-4", f"lr: {scalar}".encode(), 1
+        ).replace(b"learning_rate: 2e-4", f"learning_rate: {scalar}".encode(), 1)
+        for scalar in SCALARS
+    },
+    **{
+        f"name: {scalar[:40]!r} ({len(scalar)})": lambda content, scalar=scalar: content.replace(
+            b"embedded:minilm", scalar.encode(), 1
+        ).replace(b"Qwen/Qwen2.5-0.5B", scalar.encode(), 1)
+        for scalar in SCALARS
+    },
     **{f"key {key[:40]!r}": behind(key) for key in KEYS},
-}  # fmt: skip
+}
 """Name -> what it makes of a good text."""

@@ -44,11 +44,12 @@ def _protocol(benches: Sequence[Bench], rows: Sequence[SeedRow]) -> tuple[bool, 
 def _confirm(benches: Sequence[Bench]) -> tuple[bool, str]:
     """All examples of the confirm split."""
     for bench in benches:
-        limit = bench.config.get("task", {}).get("eval_samples")
+        task = bench.config.get("task")
+        limit = task.get("eval_samples") if isinstance(task, dict) else None
         evaluated = next((split.n for split in bench.data.splits if split.role == bench.data.eval_role), 0)
         if bench.data.eval_role != "confirm":
             return False, f"evaluated on {bench.data.eval_role}"
-        if limit is not None and evaluated >= limit:
+        if isinstance(limit, int) and evaluated >= limit:
             return False, f"limited to {evaluated:,} examples (task.eval_samples)"
     return True, "all examples of the confirm split"
 
