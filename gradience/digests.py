@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gradience.reading import open_stream
+
 Sha256 = hashlib.sha256
 """A digest that is fed as the bytes come: `update(data)`, then `hexdigest()`."""
 
@@ -29,9 +31,9 @@ def sha256_text(text: str) -> str:
     return sha256_parts([text.encode()])
 
 
-def sha256_file(path: Path) -> str:
-    """The digest of the file at `path`, read piece by piece. Raises OSError."""
-    with path.open("rb") as file:
+def sha256_file(path: Path, *, limit: int | None = None) -> str:
+    """The digest of the file at `path`, read piece by piece. Raises InputError as `open_regular` does."""
+    with open_stream(path, limit=limit) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

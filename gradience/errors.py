@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import ClassVar
 
+MAX_MESSAGE_BYTES, MAX_HINT_BYTES = 1400, 500
+"""Of an error in UTF-8: it may quote names and values of a stranger's file, which have megabytes."""
+
 
 class GradienceError(Exception):
     """An error that a user can act on; any other exception is a bug of Gradience.
@@ -18,15 +21,30 @@ class GradienceError(Exception):
     not-found 3
 
     `code` is stable and short (`lfs-pointer`), for scripts and for the documentation.
-    `hint`, when given, says what to do next.
+    `hint`, when given, says what to do next. Both are short, whatever the input holds.
     """
 
     exit_code: ClassVar[int] = 3
 
     def __init__(self, message: str, *, code: str, hint: str = "") -> None:
-        super().__init__(message)
+        super().__init__(shortened(message, MAX_MESSAGE_BYTES))
         self.code = code
-        self.hint = hint
+        self.hint = shortened(hint, MAX_HINT_BYTES)
+
+
+def shortened(text: str, limit: int) -> str:
+    """`text` in at most `limit` bytes of UTF-8: what is too much is cut out of the middle.
+
+    >>> shortened("0123456789", 9)
+    '012…789'
+    """
+    half = (limit - len("…".encode())) // 2
+    if len(text) <= half:
+        return text
+    encoded = text.encode(errors="surrogatepass")
+    if len(encoded) <= limit:
+        return text
+    return f"{encoded[:half].decode(errors='ignore')}…{encoded[-half:].decode(errors='ignore')}"
 
 
 class VerificationError(GradienceError):
@@ -63,6 +81,16 @@ class InputError(GradienceError):
     """
 
     exit_code = 3
+
+
+class ReadError(InputError):
+    """The input is there, and the disk or the permissions do not allow it to be read.
+
+    >>> ReadError("adapter_config.json: cannot be opened: Permission denied", code="unreadable").exit_code
+    5
+    """
+
+    exit_code = 5
 
 
 class IncompleteError(GradienceError):

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from gradience.adapters import strict_json
-from gradience.adapters.files import read_small, refuse_disguise
+from gradience.adapters.files import refuse_disguise
 from gradience.adapters.foreign import MLX_HINT, refuse_method
 from gradience.adapters.patterns import PatternTable, SavedNames
 from gradience.errors import InputError
 from gradience.ranks import scale_of
+from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
-MAX_CONFIG_BYTES = 16 * 2**20
-"""An explicit rank and alpha for 50,000 modules needs about 10 MB."""
 MAX_RANK = 65536
 MIN_ALPHA, MAX_ALPHA = 1e-30, 1e12
 """Absolute value, unless it is 0; strangers' configs had up to 1e5. Products of others would leave float64."""
@@ -117,7 +116,7 @@ def read_config(path: Path, *, root: Path | None = None) -> PeftConfig:
     Raises InputError: not-found, lfs-pointer, html-page, bad-encoding, bad-json, bad-config, mlx-adapter,
     adapterhub-adapter, other-method, not-peft-config.
     """
-    text = read_small(path, MAX_CONFIG_BYTES, root=root)
+    text = read_file(path, MAX_SETTINGS_BYTES, root=root)
     refuse_disguise(path, text[:1024])
     fields = strict_json.loads(text, path, path.name)
     if not isinstance(fields, dict):

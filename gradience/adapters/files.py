@@ -1,12 +1,8 @@
-"""Opening a stranger's file: regular files only, inside their folder, and named for what they really are."""
+"""What a stranger's file really is: weights, or one of the many things that lie in their place."""
 
 from __future__ import annotations
 
-import errno
-import os
 import re
-import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -14,8 +10,6 @@ from gradience.adapters.strict_json import BOM
 from gradience.errors import InputError
 
 _LFS = b"version https://git-lfs.github.com/spec/"
-BLOCK = 4 * 2**20
-"""Bytes in memory at a time of a file that is read through."""
 PICKLE_HINT = (
     "pickle files can run code, so they are not opened here; load the adapter with PEFT where you trust it "
     "and save it again: PeftModel.from_pretrained(base, folder).save_pretrained(new, safe_serialization=True)"
@@ -53,130 +47,6 @@ class Closing:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def open_regular(path: Path, *, root: Path | None = None) -> int:
-    """A read-only descriptor of a regular file. Never blocks on a FIFO or a device.
-
-    root: the folder that the file must stay in after symbolic links are resolved. The layout of the
-    Hugging Face cache (`snapshots/<commit>/file` -> `../../blobs/<digest>`) is the one exception.
-    Raises InputError: not-found, not-a-file, symlink-outside, unreadable.
-    """
-    if root is not None:
-        _refuse_escape(path, root)
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise cannot_open(path, error) from None
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise _not_a_file(path)
-    return handle
-
-
-def cannot_open(path: Path, error: OSError) -> InputError:
-    """What a failed `open` or `stat` of `path` means to a person: not-found, not-a-file or unreadable."""
-    if error.errno in (errno.ENOENT, errno.ENOTDIR) and os.path.islink(path):
-        return InputError(
-            f"{path}: a symbolic link to {os.readlink(path)}, which does not exist",
-            code="not-found",
-            hint="a cache that was cleaned or a folder that was copied without its targets: download it again",
-        )
-    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
-        return InputError(f"{path}: no such file or folder", code="not-found", hint="check the path")
-    if error.errno == errno.ELOOP:
-        return InputError(
-            f"{path}: symbolic links that lead in a circle",
-            code="not-found",
-            hint="replace the link by the file",
-        )
-    if error.errno == errno.ENXIO:  # a socket
-        return _not_a_file(path)
-    return InputError(
-        f"{path}: cannot be opened: {error.strerror}",
-        code="unreadable",
-        hint="check the permissions of the file and of its folder",
-    )
-
-
-def _not_a_file(path: Path) -> InputError:
-    return InputError(
-        f"{path}: not a regular file (a folder, pipe, socket or device)",
-        code="not-a-file",
-        hint="point at the adapter's folder or at its .safetensors file",
-    )
-
-
-def _refuse_escape(path: Path, root: Path) -> None:
-    # Not Path.resolve(): before Python 3.13 it raises RuntimeError on links that lead in a circle.
-    target, home = Path(os.path.realpath(path)), Path(os.path.realpath(root))
-    if target.is_relative_to(home) or _in_hub_cache(target, home):
-        return
-    raise InputError(
-        f"{path}: a symbolic link that leaves the adapter's folder (to {target})",
-        code="symlink-outside",
-        hint="copy the file into the folder, or point at the place where the files really are",
-    )
-
-
-def _in_hub_cache(target: Path, home: Path) -> bool:
-    """Whether `home` is (in) a `snapshots/<commit>` folder and `target` lies in the `blobs` beside `snapshots`."""
-    return any(
-        snapshot.parent.name == "snapshots" and target.parent == snapshot.parent.parent / "blobs"
-        for snapshot in (home, *home.parents)
-    )
-
-
-def pread(handle: int, size: int, offset: int, path: Path) -> bytearray:
-    """Exactly `size` bytes at `offset`. A positioned read: a file that shrinks is an error here, not a crash.
-
-    Raises InputError (code truncated, unreadable).
-    """
-    buffer = bytearray(size)
-    view = memoryview(buffer)
-    done = 0
-    while done < size:
-        try:
-            count = os.preadv(handle, [view[done:]], offset + done)
-        except OSError as error:
-            raise InputError(
-                f"{path}: reading failed: {error.strerror}", code="unreadable", hint="check the disk"
-            ) from None
-        if count == 0:
-            raise truncated(path, expected=offset + size, actual=offset + done)
-        done += count
-    return buffer
-
-
-def pread_blocks(handle: int, size: int, offset: int, path: Path) -> Iterator[bytearray]:
-    """`size` bytes at `offset`, a few MB at a time. Raises InputError as `pread` does."""
-    for start in range(0, size, BLOCK):
-        yield pread(handle, min(BLOCK, size - start), offset + start, path)
-
-
-def truncated(path: Path, *, expected: int, actual: int) -> InputError:
-    """The error for a file that ends too early."""
-    return InputError(
-        f"{path}: truncated: {expected:,} bytes expected, {actual:,} found",
-        code="truncated",
-        hint="download or copy it again; `hf cache verify` checks a cached download",
-    )
-
-
-def read_small(path: Path, limit: int, *, root: Path | None = None) -> bytes:
-    """A whole small file. Raises InputError (also code too-large)."""
-    handle = open_regular(path, root=root)
-    try:
-        size = os.fstat(handle).st_size
-        if size > limit:
-            raise InputError(
-                f"{path}: {size:,} bytes, more than the {limit:,} that such a file may have",
-                code="too-large",
-                hint="this is not the file it seems to be",
-            )
-        return bytes(pread(handle, size, 0, path))
-    finally:
-        os.close(handle)
 
 
 def refuse_placeholder(path: Path, head: bytes) -> None:

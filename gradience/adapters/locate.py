@@ -12,17 +12,10 @@ from pathlib import Path, PurePath
 
 from gradience.adapters import strict_json
 from gradience.adapters.config import read_config
-from gradience.adapters.files import (
-    PICKLE_HINT,
-    cannot_open,
-    open_regular,
-    pread,
-    read_small,
-    refuse_disguise,
-    refuse_placeholder,
-)
+from gradience.adapters.files import PICKLE_HINT, refuse_disguise, refuse_placeholder
 from gradience.adapters.foreign import FOLDERS, MLX_HINT
 from gradience.errors import InputError
+from gradience.reading import cannot_open, open_regular, pread, read_file
 from gradience.words import listed
 
 WEIGHTS = "adapter_model.safetensors"
@@ -237,7 +230,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _sharded(folder: Path, index: Path) -> Location:
-    text = read_small(index, MAX_INDEX_BYTES, root=folder)
+    text = read_file(index, MAX_INDEX_BYTES, root=folder)
     refuse_disguise(index, text[:1024])
     content = strict_json.loads(text, index, index.name)
     shard_of = content.get("weight_map") if isinstance(content, dict) else None

@@ -21,17 +21,10 @@ import numpy as np
 
 from gradience.adapters import strict_json
 from gradience.adapters.dtypes import DTYPES, DType, Words
-from gradience.adapters.files import (
-    Closing,
-    open_regular,
-    pread,
-    pread_blocks,
-    refuse_disguise,
-    refuse_text,
-    truncated,
-)
+from gradience.adapters.files import Closing, refuse_disguise, refuse_text
 from gradience.digests import sha256_parts
 from gradience.errors import InputError
+from gradience.reading import open_regular, pread, pread_blocks, truncated
 
 MAX_HEADER_BYTES = 32 * 2**20
 """100,000 tensors need about 12 MB; the reference implementation allows 100 MB."""
@@ -81,7 +74,7 @@ class TensorFile(Closing):
     def open(cls, path: Path, *, root: Path | None = None) -> TensorFile:
         """Open and check the whole header.
 
-        Raises InputError with the codes of `files.open_regular` and `files.refuse_disguise`, and truncated,
+        Raises InputError with the codes of `reading.open_regular` and `files.refuse_disguise`, and truncated,
         header-too-large, bad-json, bad-encoding, bad-header, unknown-dtype, bad-offsets.
         """
         handle = open_regular(path, root=root)

@@ -17,8 +17,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from gradience.artifacts.whole import write_whole
 from gradience.errors import InputError
+from gradience.reading import read_file
 
 SIGNIFICANT_DIGITS = 12
+MAX_ARTIFACT_BYTES = 256 * 2**20
+"""An audit of 50,000 modules has about 100 MB."""
 
 
 def round_significant(value: float) -> float:
@@ -66,14 +69,16 @@ class Artifact(Part):
     def read(cls, path: str | os.PathLike[str]) -> Self:
         """Read and validate the artifact at `path`.
 
-        Raises InputError (code `artifact-missing`, `artifact-invalid` or `artifact-version`).
+        Raises InputError (`artifact-missing`, `artifact-invalid`, `artifact-version`, and what `reading` raises).
         """
         path = Path(path)
         try:
-            text = path.read_bytes()
-        except OSError as error:
+            text = read_file(path, MAX_ARTIFACT_BYTES)
+        except InputError as error:
+            if error.code != "not-found":
+                raise
             raise InputError(
-                f"{path}: cannot read this {cls.schema_id} file: {error.strerror}",
+                f"{path}: cannot read this {cls.schema_id} file: no such file",
                 code="artifact-missing",
                 hint="check the path",
             ) from None

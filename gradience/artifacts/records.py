@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 from gradience.artifacts.base import Float12, Part
 from gradience.artifacts.whole import write_whole
 from gradience.errors import InputError
+from gradience.reading import MAX_DATA_BYTES, read_file
 
 SCHEMA = "gradience.records/1"
 
@@ -229,10 +230,12 @@ def read_records(path: str | os.PathLike[str], expected: type[R] | None = None) 
     """
     path = Path(path)
     try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
+        lines = read_file(path, MAX_DATA_BYTES).split(b"\n")
+    except InputError as error:
+        if error.code != "not-found":
+            raise
         raise InputError(
-            f"{path}: cannot read these records: {error.strerror}",
+            f"{path}: cannot read these records: no such file",
             code="artifact-missing",
             hint="check the path",
         ) from None

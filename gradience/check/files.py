@@ -9,6 +9,7 @@ from typing import Any
 from gradience.adapters import strict_json, strict_yaml
 from gradience.adapters.locate import adapter_folders
 from gradience.errors import InputError
+from gradience.reading import read_file
 
 MAX_BYTES = 1_000_000
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle")
@@ -45,13 +46,16 @@ def read_mapping(path: Path) -> dict[str, Any]:
             code="config-not-found",
             hint="gradience check takes files and folders; --peft and --training take files",
         )
-    text = path.read_bytes()
-    if len(text) > MAX_BYTES:
+    try:
+        text = read_file(path, MAX_BYTES)
+    except InputError as error:
+        if error.code != "too-large":
+            raise
         raise InputError(
-            f"{path}: {len(text):,} bytes are too many for a configuration",
+            f"{path}: more than {MAX_BYTES:,} bytes, which are too many for a configuration",
             code="config-too-large",
             hint="name the configuration file itself",
-        )
+        ) from None
     is_json = path.suffix.lower() == ".json"
     value = strict_json.loads(text, path, "configuration") if is_json else strict_yaml.loads(text, path)
     if not isinstance(value, Mapping):

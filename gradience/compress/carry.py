@@ -11,10 +11,11 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from gradience.adapters.files import PICKLE_STARTS, open_regular, pread, pread_blocks
+from gradience.adapters.files import PICKLE_STARTS
 from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location
 from gradience.artifacts.compression import ModuleResult
 from gradience.errors import InputError
+from gradience.reading import MAX_DATA_BYTES, open_regular, pread, pread_blocks, read_file
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 """What torch and others pickle: code to whoever opens it, weights of the old shapes, the state of a training."""
@@ -30,8 +31,8 @@ def carry_files(location: Location, target: Path) -> tuple[list[str], list[str]]
     """Copy the files beside the weights of an adapter; names of the copied ones and of those left out.
 
     Neither: the weights and the config, which the caller writes. Left out are pickles (training state and weights of
-    the old shapes among them), reports of an earlier compression, sub-folders, hidden files, pipes, and links that
-    lead elsewhere.
+    the old shapes among them), reports of an earlier compression, sub-folders, hidden files, pipes, links that lead
+    elsewhere, and what is larger than `MAX_DATA_BYTES`.
     Raises InputError for a file that cannot be read.
     """
     carried, left = [], []
@@ -60,11 +61,11 @@ def _carries(entry: Path) -> bool:
 
 
 def _copy(source: Path, target: Path, *, root: Path) -> bool:
-    """False for a link that leads out of `root`, and for a pickle."""
+    """False for a link that leads out of `root`, for a pickle, and for what is too large to belong to an adapter."""
     try:
-        handle = open_regular(source, root=root)
+        handle = open_regular(source, root=root, limit=MAX_DATA_BYTES)
     except InputError as error:
-        if error.code == "symlink-outside":
+        if error.code in ("symlink-outside", "too-large"):
             return False
         raise
     try:
@@ -111,7 +112,7 @@ def annotate(folder: Path, line: str) -> tuple[str, ...]:
     card = folder / CARD
     if not card.is_file():
         return ()
-    card.write_bytes(with_first_line(card.read_bytes(), line))
+    card.write_bytes(with_first_line(read_file(card, MAX_DATA_BYTES), line))
     return (CARD,)
 
 

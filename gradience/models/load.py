@@ -17,8 +17,9 @@ import torch
 from gradience.digests import Sha256, sha256_file
 from gradience.errors import InputError, require
 from gradience.models.devices import choose_device, make_current
-from gradience.models.locate import BESIDE, Source, locate
+from gradience.models.locate import BESIDE, EVERYTHING, Source, locate
 from gradience.models.settings import ModelSettings
+from gradience.reading import check_regular
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
 
@@ -126,8 +127,9 @@ def fingerprint_of(settings: ModelSettings) -> str:
 def from_folder(factory: Any, name: str, folder: Path, **arguments: Any) -> Any:
     """What `factory.from_pretrained` makes of `folder`, which holds the model `name`, or of a config.json.
 
-    Raises InputError (`model-unreadable`).
+    Raises InputError (`model-unreadable`, and what `reading` raises).
     """
+    _refuse_irregular(folder)
     try:
         with quiet():
             return factory.from_pretrained(str(folder), trust_remote_code=False, **arguments)
@@ -139,6 +141,14 @@ def from_folder(factory: Any, name: str, folder: Path, **arguments: Any) -> Any:
             hint="it needs *.safetensors, the tokenizer's files, and a config.json of an architecture that this"
             " transformers knows",
         ) from error
+
+
+def _refuse_irregular(folder: Path) -> None:
+    """Raise InputError where transformers would read a pipe, a device or far more than such a file has."""
+    for pattern in EVERYTHING:
+        for path in [folder] if folder.is_file() else folder.glob(pattern):
+            if not path.is_dir():
+                check_regular(path, limit=MAX_BESIDE_BYTES if pattern in BESIDE else None)
 
 
 @contextmanager
@@ -180,6 +190,8 @@ def _upcast(model: Any) -> Any:
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # type: ignore[no-untyped-call]
 
 
+MAX_BESIDE_BYTES = 256 * 2**20
+"""Of a config or a file of the tokenizer; Gemma's tokenizer.json has 33 MB."""
 WEIGHTS = ("*.safetensors", "*.bin")
 """Files of a base's weights: the first pattern that fits, as transformers chooses."""
 

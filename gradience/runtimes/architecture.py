@@ -10,8 +10,8 @@ from typing import Any
 
 from gradience.adapters import strict_json
 from gradience.adapters.config import PeftConfig
-from gradience.adapters.files import read_small
 from gradience.errors import InputError
+from gradience.reading import read_file
 
 MAX_CONFIG_BYTES = 2**20
 CLASS_NAME = re.compile(r"[A-Za-z]\w{0,99}", re.ASCII)
@@ -83,7 +83,7 @@ def _cached(name: str) -> Iterator[Path]:
     model = cache / f"models--{name.replace('/', '--')}"
     main = model / "refs" / "main"
     if os.path.isfile(main):
-        commit = read_small(main, 100).decode("ascii", "replace").strip()
+        commit = read_file(main, 100).decode("ascii", "replace").strip()
         if re.fullmatch(r"[0-9a-f]{40}", commit):
             yield model / "snapshots" / commit / "config.json"
 
@@ -93,7 +93,7 @@ def _declared_class(path: Path) -> str | None:
     if not os.path.isfile(path):
         return None
     try:
-        fields = strict_json.loads(read_small(path, MAX_CONFIG_BYTES), path, path.name)
+        fields = strict_json.loads(read_file(path, MAX_CONFIG_BYTES), path, path.name)
     except InputError:
         return None
     names = fields.get("architectures") if isinstance(fields, dict) else None

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.runtimes.parts import Parts
 
 RUNS = Path(__file__).with_name("runs.json")
@@ -47,7 +48,7 @@ class RuntimeRecord(NamedTuple):
 @cache
 def read_runs() -> tuple[RuntimeRecord, ...]:
     """Read those that Gradience is shipped with, in the order of the file."""
-    return parse_runs(RUNS.read_text(encoding="utf-8"))
+    return parse_runs(read_file(RUNS, MAX_SETTINGS_BYTES).decode())
 
 
 def parse_runs(text: str) -> tuple[RuntimeRecord, ...]:

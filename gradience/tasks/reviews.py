@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gradience.errors import InputError
 from gradience.models.embedded import REVIEWS, review_sentences
+from gradience.reading import MAX_DATA_BYTES, read_file
 from gradience.tasks.base import ClassificationTask
 from gradience.tasks.examples import LabelledExample, content_id, prepare, role_of
 
@@ -34,7 +35,8 @@ def load(path: Path | None = None) -> ClassificationTask:
     path = path or review_sentences()
     rows: list[LabelledExample] = []
     neutral = 0
-    for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), start=1):
+    content = read_file(path, MAX_DATA_BYTES).decode().replace("\r\n", "\n")
+    for number, line in enumerate(content.removesuffix("\n").split("\n"), start=1):
         try:
             _, rating_text, text = line.split("\t")
             rating = float(rating_text)

@@ -19,6 +19,7 @@ from gradience.artifacts.bench_plan import Role
 from gradience.digests import sha256_file
 from gradience.errors import InputError, NetworkError, UsageError, did_you_mean, require
 from gradience.models.local_only import would_fetch
+from gradience.reading import MAX_DATA_BYTES, read_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +158,7 @@ def train_and_confirm(
 
 def _file_rows(path: Path) -> Iterator[Row]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            text = file.read()  # whole: who stops at a wrong row leaves no file open
+        text = read_file(path, MAX_DATA_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8", code="task-file", hint="save it again as UTF-8") from None
     yield from _READERS[path.suffix.lower()](path, io.StringIO(text, newline=""))

@@ -20,6 +20,7 @@ from typing import Any
 from gradience.artifacts.bench_plan import TaskCode
 from gradience.digests import sha256_file, sha256_parts, sha256_text
 from gradience.errors import InputError
+from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
 ALLOW, GROUP, FUNCTION = "GRADIENCE_ALLOW_CODE", "gradience.tasks", "load"
 HOW = f"one of your own is a file, `path/to/file.py`, or an installed entry point of the group `{GROUP}`"
@@ -39,10 +40,12 @@ def file_code(profile: str) -> tuple[TaskCode, bytes]:
     """What the file holds, and its digest. Raises InputError (`task-file`) when it cannot be read."""
     path = Path(profile)
     try:
-        content = path.read_bytes()
-    except OSError as error:
+        content = read_file(path, MAX_SETTINGS_BYTES)
+    except InputError as error:
+        if error.code != "not-found":
+            raise
         raise InputError(
-            f"{profile}: cannot read this task: {error.strerror}",
+            f"{profile}: cannot read this task: no such file",
             code="task-file",
             hint="check the path; a relative one starts where the command is run",
         ) from None

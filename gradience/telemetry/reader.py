@@ -17,12 +17,16 @@ from typing import BinaryIO, NamedTuple
 
 from gradience.adapters.strict_json import MAX_DEPTH, MAX_DIGITS, has_half_characters, is_deep
 from gradience.errors import InputError
+from gradience.reading import open_stream
 from gradience.telemetry.records import ENVELOPE, NONFINITE, SCHEMA, Json, Record, strict
 
 MAX_LINE_BYTES = 8 * 2**20
 """A longer line is no telemetry; it is skipped without being held in memory."""
 
-TAIL_BYTES = 2**16
+MAX_RUN_BYTES = 2 * 2**30
+"""Seven million lines or more; a longer file takes minutes to read, and is no telemetry of a training."""
+
+TAIL_BYTES, MAX_TAIL_BYTES = 2**16, 32 * 2**20
 KEPT_ISSUES = 20
 
 FINITE = 1e100
@@ -55,7 +59,7 @@ class TelemetryReader:
     `issue_counts` how many there were of each kind. `poll()` reads on from where the last poll
     ended, for a run that is still being written.
 
-    Raises InputError (code `run-not-found`, `run-not-a-file`) when iteration starts.
+    Raises InputError (code `run-not-found`, `run-not-a-file`, `too-large`), ReadError when iteration starts.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -91,19 +95,22 @@ class TelemetryReader:
                     yield record
 
     def _open(self) -> BinaryIO:
-        if not self.path.exists():
-            raise InputError(
-                f"{self.path}: no such file",
-                code="run-not-found",
-                hint="GradienceCallback writes run.jsonl into the Trainer's output_dir",
-            )
-        if not self.path.is_file():
-            raise InputError(
-                f"{self.path}: not a regular file",
-                code="run-not-a-file",
-                hint=f"try {self.path / 'run.jsonl'}" if self.path.is_dir() else "",
-            )
-        return self.path.open("rb")
+        try:
+            return open_stream(self.path, limit=MAX_RUN_BYTES)
+        except InputError as error:
+            if error.code == "not-found":
+                raise InputError(
+                    f"{self.path}: no such file",
+                    code="run-not-found",
+                    hint="GradienceCallback writes run.jsonl into the Trainer's output_dir",
+                ) from None
+            if error.code == "not-a-file":
+                raise InputError(
+                    f"{self.path}: not a regular file",
+                    code="run-not-a-file",
+                    hint=f"try {self.path / 'run.jsonl'}" if self.path.is_dir() else "name a run.jsonl",
+                ) from None
+            raise
 
     def _record(self, line: _Line, number: int) -> Record | None:
         text = line.start.strip()
@@ -203,18 +210,18 @@ def last_position(path: str | os.PathLike[str]) -> tuple[str, int | None] | None
     """The run id of the file's last record and the last step seen near its end.
 
     For whoever appends to a finished run (an audit) or resumes one. Reads the last
-    64 kB only, or the whole file where that is not enough. None: no file, or no record in it.
+    64 kB only, or the last 32 MB where that is not enough. None: no file, or no record in it.
     """
     file_path = Path(path)
     if not file_path.is_file():
         return None
     size = file_path.stat().st_size
-    for window in (TAIL_BYTES, size):
-        with file_path.open("rb") as file:
+    for window in (TAIL_BYTES, min(size, MAX_TAIL_BYTES)):
+        with open_stream(file_path) as file:
             file.seek(max(0, size - window))
             lines = file.read(min(window, size)).split(b"\n")
         last = _last_of(lines)
-        if last is not None and (last[1] is not None or window >= size):
+        if last is not None and (last[1] is not None or window != TAIL_BYTES):
             return last
     return None
 

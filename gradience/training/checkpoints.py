@@ -15,6 +15,7 @@ from typing import Any
 from transformers.trainer_callback import TrainerCallback, TrainerState
 
 from gradience.artifacts.whole import sync_folder, write_whole
+from gradience.reading import MAX_DATA_BYTES, check_regular
 
 MARK = "complete"
 KEPT = 2
@@ -56,7 +57,9 @@ def ended_at(checkpoint: Path) -> TrainerState | None:
 
     None is left when all are done, or when the loss is no number any more.
     """
-    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    path = checkpoint / "trainer_state.json"
+    check_regular(path, limit=MAX_DATA_BYTES)
+    state = TrainerState.load_from_json(str(path))
     diverged = not all(math.isfinite(row.get("loss", 0.0)) for row in state.log_history)
     return state if diverged or state.global_step >= state.max_steps else None
 
@@ -66,7 +69,9 @@ def restore_adapter(network: Any, checkpoint: Path) -> None:
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    set_peft_model_state_dict(network, load_file(checkpoint / "adapter_model.safetensors"))
+    path = checkpoint / "adapter_model.safetensors"
+    check_regular(path)
+    set_peft_model_state_dict(network, load_file(path))
 
 
 def last_loss(history: Sequence[Mapping[str, Any]], interval: int) -> float | None:

@@ -13,6 +13,7 @@ from gradience.artifacts.training import Earlier
 from gradience.artifacts.whole import write_whole
 from gradience.digests import sha256_text
 from gradience.errors import InputError
+from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
 
 class Started(BaseModel):
@@ -71,10 +72,10 @@ class Journal:
         write_whole(self.path, [started.model_dump_json().encode()])
 
     def _read(self) -> Started | None:
-        try:
-            return Started.model_validate_json(self.path.read_bytes())
-        except FileNotFoundError:
+        if not self.path.exists():
             return None
+        try:
+            return Started.model_validate_json(read_file(self.path, MAX_SETTINGS_BYTES))
         except ValidationError as error:
             raise InputError(
                 f"{self.path}: not what a training writes: {error.errors(include_url=False)[0]['msg']}",

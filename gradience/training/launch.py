@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from gradience import tasks
 from gradience.errors import IncompleteError, InputError
 from gradience.models.settings import ModelSettings
+from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.training.network import Trained
 from gradience.training.settings import TrainSettings
 from gradience.training.trainer import train
@@ -72,6 +73,6 @@ def launch(order: Order, processes: int) -> None:
 
 
 if __name__ == "__main__":
-    Order.model_validate_json(Path(sys.argv[1]).read_bytes()).run()
+    Order.model_validate_json(read_file(Path(sys.argv[1]), MAX_SETTINGS_BYTES)).run()
     if torch.distributed.is_initialized():  # else the first process to leave takes the others down
         torch.distributed.destroy_process_group()

@@ -14,6 +14,7 @@ from gradience.artifacts.whole import whole_folder
 from gradience.digests import Sha256
 from gradience.models.load import Base
 from gradience.models.settings import ModelSettings
+from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.training.seeds import stream
 
 Trained = Literal["lora", "head"]
@@ -78,7 +79,9 @@ def store(network: Any, folder: Path, base_name: str) -> None:
     with whole_folder(folder, force=True) as scratch:
         network.save_pretrained(scratch)
         config_path = scratch / "adapter_config.json"
-        config = json.loads(config_path.read_text(encoding="utf-8")) | {"base_model_name_or_path": base_name}
+        config = json.loads(read_file(config_path, MAX_SETTINGS_BYTES)) | {
+            "base_model_name_or_path": base_name
+        }
         if isinstance(config["target_modules"], list):  # a set in PEFT, written in no fixed order
             config["target_modules"].sort()
         config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gradience.errors import InputError, did_you_mean
+from gradience.reading import open_stream
 
 FOLDER = Path(__file__).parent.parent / "configs"
 PACKAGED = ("gradience", "bench", "configs")
@@ -21,8 +22,8 @@ def config_titles() -> Mapping[str, str]:
     """Return the title of each shipped config: the comment in its first line."""
     titles = {}
     for name, path in shipped_configs().items():
-        with path.open(encoding="utf-8") as file:
-            titles[name] = file.readline().removeprefix("# ").rstrip()
+        with open_stream(path) as file:
+            titles[name] = file.readline().decode().removeprefix("# ").rstrip()
     return titles
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from gradience.artifacts.records import ExamplesRun
 from gradience.bench.run.stages import MANIFEST
+from gradience.reading import MAX_DATA_BYTES, open_stream
 
 
 class MadeElsewhere(Exception):
@@ -25,7 +26,7 @@ def refuse_mixture(seed: Path, records: str, here: Mapping[str, Any]) -> None:
     """
     elsewhere = {}
     for path in sorted(seed.glob(f"*/eval/{records}")):
-        with path.open("rb") as file:
+        with open_stream(path, limit=MAX_DATA_BYTES) as file:
             run = ExamplesRun.model_validate_json(file.readline())
         differences = _differences(run.model_dump(), here)
         if differences and (path.parent / MANIFEST).is_file():

@@ -38,6 +38,7 @@ from gradience.errors import GradienceError, OutputError
 from gradience.evaluate.evaluator import Evaluator
 from gradience.models.devices import choose_device
 from gradience.models.load import fingerprint_of
+from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.tasks.base import ClassificationTask, Task
 from gradience.training.launch import Order, launch
 from gradience.training.memory import Reading, watch_peak
@@ -202,7 +203,7 @@ class SeedRun:
             write_whole(folder / SIZES, [json.dumps(parameters_of(target)).encode()])
 
         folder = self._stage(f"{planned.name}/adapter", depends, make, resumable=False)
-        lora_params, other_params = json.loads((folder / SIZES).read_bytes())
+        lora_params, other_params = json.loads(read_file(folder / SIZES, MAX_SETTINGS_BYTES))
         outcome.add_adapter(folder, lora_params=lora_params, other_params=other_params)
 
     # ------------------------------------------------------------ training and evaluating

@@ -22,6 +22,7 @@ from gradience.artifacts.stage import StageFile, StageManifest
 from gradience.artifacts.whole import write_whole
 from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError, LockedError
+from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
 logger = logging.getLogger("gradience.bench")
 
@@ -128,7 +129,7 @@ def _begin(folder: Path, key: str, *, resumable: bool) -> None:
     """Make the folder ready: what an interrupted run with the same key had written stays."""
     begun = folder / BEGUN
     unfinished = begun.is_file() and not (folder / MANIFEST).exists()
-    if resumable and unfinished and begun.read_text(encoding="utf-8") == key:
+    if resumable and unfinished and read_file(begun, MAX_SETTINGS_BYTES) == key.encode():
         return
     if folder.exists():
         shutil.rmtree(folder)

@@ -14,6 +14,7 @@ from gradience.artifacts.records import StopReason
 from gradience.digests import sha256_file
 from gradience.errors import InputError
 from gradience.models.settings import ModelSettings
+from gradience.reading import MAX_SETTINGS_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +28,9 @@ class AdapterIdentity:
     @classmethod
     def of(cls, folder: Path) -> AdapterIdentity:
         """Hash the files of `folder`. Raises InputError (`no-such-adapter`) when one of them is not there."""
-        return cls(
-            folder, _digest(folder / "adapter_model.safetensors"), _digest(folder / "adapter_config.json")
-        )
+        weights, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+        digests = _digest(weights), _digest(config, limit=MAX_SETTINGS_BYTES)
+        return cls(folder, *digests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +153,14 @@ class Engine(Protocol):
         """Free the memory of the base; nothing can be answered afterwards."""
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Path, limit: int | None = None) -> str:
     try:
-        return sha256_file(path)
-    except OSError as error:
+        return sha256_file(path, limit=limit)
+    except InputError as error:
+        if error.code != "not-found":
+            raise
         raise InputError(
-            f"{path}: cannot be read: {error.strerror}",
+            f"{path}: cannot be read: no such file or folder",
             code="no-such-adapter",
             hint="name the folder that PEFT wrote, with adapter_config.json and adapter_model.safetensors",
         ) from None

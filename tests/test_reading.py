@@ -1,0 +1,267 @@
+"""Files are opened in one place: regular ones, of a bounded size, without waiting. What else lies there is named."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from killing import HANGS
+
+import gradience
+from gradience.cli.demo import example_adapter
+from gradience.errors import InputError, ReadError, UsageError, shortened
+from gradience.reading import open_regular, open_stream, read_file
+
+PACKAGE = Path(gradience.__file__).parent
+
+# ---------------------------------------------------------------- nothing else reads
+
+ALLOWED = {
+    "reading.py": {"os.open", "fdopen"},
+    "cli/app.py": {"os.open"},  # /dev/null, to write
+    "cli/env.py": {"read_text"},  # /proc/cpuinfo, which has no size
+    "training/memory.py": {"read_text"},  # /proc/self/status
+    "artifacts/scratch.py": {"os.open"},  # to lock and to sync, not to read
+    "artifacts/whole.py": {"os.open", "open"},  # to sync
+    "telemetry/writer.py": {"os.open"},  # to write
+    "adapters/tensors.py": {"read_bytes"},  # of a TensorFile
+    "compress/carry.py": {"fdopen", "ZipFile"},  # of what open_regular has opened
+    "models/packages.py": {"ZipFile", "tarfile.open", "open"},  # archives whose sha256 was compared
+    # What a library opens by its name; check_regular or our own reader has looked at it.
+    "compress/peft_load.py": {"json.load", "load_file", "from_pretrained"},
+    "training/checkpoints.py": {"load_file", "load_from_json"},
+    "models/load.py": {"from_pretrained"},
+    "evaluate/engines/transformers/engine.py": {"safe_open", "from_pretrained"},
+    # Stages of a Bench, read where the run that wrote them holds the folder.
+    "models/gguf_conversion.py": {"from_pretrained"},
+    "bench/arms/controls/random_directions.py": {"load_file", "shutil.copy"},
+    "bench/run/weights.py": {"safe_open"},
+}  # fmt: skip
+READERS = {
+    "open", "read_text", "read_bytes", "memmap", "fromfile", "genfromtxt", "loadtxt", "fdopen", "load_file",
+    "safe_open", "ZipFile", "from_pretrained", "load_from_json", "copyfile", "copy2", "copytree", "getline", "io.open",
+    "os.open", "json.load", "np.load", "torch.load", "yaml.load", "yaml.safe_load", "tomllib.load", "tarfile.open",
+    "shutil.copy",
+}  # fmt: skip
+OURS = {"TensorFile.open", "BaseWeights.open", "chosen.open"}
+"""Readers of our own, which end in `reading`."""
+
+
+def reads_in(tree: ast.Module) -> Iterator[str]:
+    """Calls that read a file; those that write one say so with a mode."""
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        full = ast.unparse(call.func)
+        name = full.rpartition(".")[2]
+        modes = [*call.args, *(keyword.value for keyword in call.keywords)]
+        writes = any(
+            isinstance(mode, ast.Constant) and mode.value in ("xb", "ab", "wb", "w") for mode in modes
+        )
+        if full in OURS or (name == "open" and writes):
+            continue
+        if full in READERS:
+            yield full
+        elif name in READERS:
+            yield name
+
+
+def test_every_other_file_is_read_through_reading():
+    reads = {
+        path.relative_to(PACKAGE).as_posix(): set(reads_in(ast.parse(path.read_text(encoding="utf-8"))))
+        for path in sorted(PACKAGE.rglob("*.py"))
+    }
+    assert {path: names for path, names in reads.items() if names} == ALLOWED
+
+
+# ---------------------------------------------------------------- what lies there instead
+
+SPARSE = 20 * 2**30
+PROGRAM = """
+import json, resource, signal, sys
+from gradience.cli.app import run
+from gradience.audit.adapter import audit_adapter  # all is imported before memory is limited
+import gradience.compress.adapter, gradience.compare.adapters, gradience.check, gradience.monitor
+import gradience.plan.sizes, gradience.bench.verdict.folders, gradience.bench.config.load
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + 500 * 2**20, -1))
+for arguments in json.loads(sys.stdin.read()):
+    signal.alarm(60)
+    print(run(arguments), flush=True)
+    print("NEXT", file=sys.stderr, flush=True)
+"""
+
+
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def bound_socket(path: Path) -> None:
+    here = os.getcwd()
+    os.chdir(path.parent)  # the name of a socket has at most 107 bytes
+    try:
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+def sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(SPARSE)
+
+
+KINDS = {kind.__name__: kind for kind in (fifo, endless, folder, bound_socket, sparse)}
+
+
+def instead(place: Path, name: str, kind: str) -> Path:
+    """A copy of the example adapter in `place` where something else has taken the place of the file `name`."""
+    shutil.copytree(example_adapter(), place)
+    (place / name).unlink(missing_ok=True)
+    KINDS[kind](place / name)
+    return place
+
+
+def commands(place: Path, kind: str) -> dict[str, list[str]]:
+    """Every way in which a verb of the core reads a file, with such a thing in the file's place."""
+    whole, other = str(example_adapter()), place / "other"
+    place.mkdir()
+    KINDS[kind](other)
+    config = str(instead(place / "config", "adapter_config.json", kind))
+    weights = str(instead(place / "weights", "adapter_model.safetensors", kind))
+    (place / "index").mkdir()
+    KINDS[kind](place / "index" / "adapter_model.safetensors.index.json")
+    (place / "shard").mkdir()
+    KINDS[kind](place / "shard" / "a.safetensors")
+    (place / "shard" / "adapter_model.safetensors.index.json").write_text(
+        '{"weight_map": {"x.lora_A.weight": "a.safetensors"}}'
+    )
+    output = str(place / "smaller")
+    (place / "bench").mkdir()
+    KINDS[kind](place / "bench" / "bench.json")
+    return {
+        "config": ["audit", config],
+        "weights": ["audit", weights],
+        "file": ["audit", str(other)],
+        "index": ["audit", str(place / "index")],
+        "shard": ["audit", str(place / "shard")],
+        "compress": ["compress", config, "--rank", "2", "--output", output],
+        "plan": ["compress", whole, "--plan", str(other), "--output", output],
+        "compare": ["compare", whole, weights],
+        "check": ["check", config],
+        "peft": ["check", "--peft", str(other)],
+        "training": ["check", "--training", str(other)],
+        "base": ["check", "--r", "4", "--base-config", str(other)],
+        "monitor": ["monitor", str(other)],
+        "append": ["audit", whole, "--append", str(other), "--quiet"],
+        "bench": ["bench", "run", "--config", str(other), "--dry-run"],
+        "aggregate": ["bench", "aggregate", str(place / "bench")],
+        "summary": ["bench", "summary", str(place / "bench")],
+    }
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory) -> dict[tuple[str, str], tuple[int, str]]:
+    """(kind, command) -> exit code and what stood on stderr, all of one child: it blocks, or takes too much, or not."""
+    place = tmp_path_factory.mktemp("instead")
+    asked = {
+        (kind, name): command
+        for kind in KINDS
+        for name, command in commands(place / kind, kind).items()
+        if (kind, name) != ("sparse", "append")  # a large run.jsonl may be appended to: only its end is read
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], input=json.dumps([*asked.values()]), capture_output=True, text=True,
+        timeout=HANGS, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    codes, texts = done.stdout.split(), done.stderr.split("NEXT\n")
+    return {key: (int(code), text) for key, code, text in zip(asked, codes, texts[:-1], strict=True)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_file_blocks_nothing_and_fills_nothing(kind, outcomes):
+    assert sum(key[0] == kind for key in outcomes) >= 16
+    for key, (code, text) in outcomes.items():
+        if key[0] == kind:
+            assert code in (2, 3), (key, code, text)
+            assert text.startswith("error: ")
+            assert "\nhint: " in text
+            assert len(text.encode()) <= 2000
+
+
+def test_a_reader_says_what_it_could_not_read(tmp_path):
+    path = tmp_path / "file"
+    with pytest.raises(InputError) as missing:
+        read_file(path, 10)
+    assert (missing.value.code, missing.value.exit_code) == ("not-found", 3)
+    path.write_bytes(b"12345")
+    assert read_file(path, 5) == b"12345"
+    with pytest.raises(InputError, match="5 bytes, more than the 4 that such a file may have") as large:
+        read_file(path, 4)
+    assert large.value.code == "too-large"
+    with open_stream(path) as stream:
+        assert stream.readline() == b"12345"
+
+
+def test_a_disk_that_fails_is_not_a_broken_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+
+    def fails(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", fails)
+    with pytest.raises(ReadError, match="reading failed: Input/output error") as caught:
+        read_file(path, 5)
+    assert (caught.value.code, caught.value.exit_code) == ("unreadable", 5)
+    monkeypatch.setattr(os, "open", fails)
+    with pytest.raises(ReadError, match="cannot be opened: Input/output error"):
+        open_regular(path)
+
+
+def test_refused_files_leave_no_descriptor_open(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(9))
+    before = set(os.listdir("/proc/self/fd"))
+    for path, limit in ((tmp_path, 1), (tmp_path / "file", 1)):
+        with pytest.raises(InputError):
+            open_regular(path, limit=limit)
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+# ---------------------------------------------------------------- how much of it is told
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "漢", "\x1b", "\udcff", "\n"])
+@pytest.mark.parametrize("error", [InputError, UsageError])
+def test_an_error_is_short_whatever_it_quotes(letter, error, capsys):
+    from gradience.cli.console import show_error
+
+    raised = error(f"file.json: {letter * 10**6} is no number", code="c", hint=letter * 10**6)
+    assert len(str(raised).encode(errors="surrogatepass")) <= 1400
+    assert str(raised).startswith("file.json: ")
+    assert str(raised).endswith(" is no number")
+    show_error(str(raised), raised.hint)
+    show_error(letter * 10**6)
+    first, second = capsys.readouterr().err.split("error: ")[1:]
+    assert len(first.encode()) <= 2000
+    assert len(second.encode()) <= 2000
+
+
+def test_what_fits_is_not_shortened():
+    assert shortened("σ" * 700, 1400) == "σ" * 700
+    assert shortened("σ" * 701, 1400).count("…") == 1
