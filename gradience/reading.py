@@ -101,7 +101,7 @@ def not_a_file(path: Path) -> InputError:
     return InputError(
         f"{path}: not a regular file (a folder, pipe, socket or device)",
         code="not-a-file",
-        hint="name the file itself",
+        hint="point at the file itself",
     )
 
 

@@ -64,7 +64,7 @@ def folder_with_other_files(folder):
     return folder
 
 
-@refused(WEIGHTS, "not a regular file", hint="name the file")
+@refused(WEIGHTS, "not a regular file", hint="point at")
 def fifo_as_weights(folder):
     os.mkfifo(without(folder, WEIGHTS))
     return folder
@@ -82,7 +82,7 @@ def fifo_by_name(folder):
     return folder / "pipe.safetensors"
 
 
-@refused(WEIGHTS, "not a regular file", hint="name the file")
+@refused(WEIGHTS, "not a regular file", hint="point at")
 def socket_as_weights(folder):
     os.mknod(without(folder, WEIGHTS), stat.S_IFSOCK | 0o600)
     return folder
