@@ -15,12 +15,14 @@ from typing import Any
 from gradience.adapters import strict_json
 from gradience.adapters.files import refuse_disguise
 from gradience.adapters.foreign import MLX_HINT, refuse_method
-from gradience.adapters.patterns import PatternTable, SavedNames
+from gradience.adapters.patterns import Budget, PatternTable, SavedNames
 from gradience.errors import InputError
 from gradience.ranks import scale_of
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
 MAX_RANK = 65536
+MAX_NAMES = 200_000
+"""Of modules in one field: as many as tensors are read."""
 MIN_ALPHA, MAX_ALPHA = 1e-30, 1e12
 """Absolute value, unless it is 0; strangers' configs had up to 1e5. Products of others would leave float64."""
 DEFAULT_RANK = DEFAULT_ALPHA = 8
@@ -132,13 +134,14 @@ def read_config(path: Path, *, root: Path | None = None) -> PeftConfig:
             code="not-peft-config",
             hint="put the adapter's own adapter_config.json here; without any, the weights are audited alone",
         )
+    budget = Budget()
     return PeftConfig(
         path=path,
         fields=fields,
         r=reader.count("r", DEFAULT_RANK),
         lora_alpha=reader.number("lora_alpha", DEFAULT_ALPHA),
-        rank_pattern=PatternTable(reader.pattern("rank_pattern", ranks=True)),
-        alpha_pattern=PatternTable(reader.pattern("alpha_pattern", ranks=False)),
+        rank_pattern=PatternTable(reader.pattern("rank_pattern", ranks=True), budget),
+        alpha_pattern=PatternTable(reader.pattern("alpha_pattern", ranks=False), budget),
         use_rslora=reader.flag("use_rslora"),
         use_dora=reader.flag("use_dora"),
         fan_in_fan_out=reader.flag("fan_in_fan_out"),
@@ -216,8 +219,8 @@ class _Fields:
         value = self._fields.get(name)
         if value is None:
             return {}
-        if not isinstance(value, dict):
-            raise self._refuse(name, "a map from module names to numbers")
+        if not isinstance(value, dict) or len(value) > MAX_NAMES:
+            raise self._refuse(name, f"a map from at most {MAX_NAMES:,} module names to numbers")
         for key, number in value.items():
             if not (_is_rank(number) if ranks else _is_number(number)):
                 wanted = f"an integer from 1 to {MAX_RANK}" if ranks else _A_NUMBER
@@ -228,8 +231,9 @@ class _Fields:
         value = self._fields.get(name)
         if value is None:
             return ()
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self._refuse(name, "a list of names")
+        strings = isinstance(value, list) and all(isinstance(item, str) for item in value)
+        if not strings or len(value) > MAX_NAMES:
+            raise self._refuse(name, f"a list of at most {MAX_NAMES:,} names")
         return tuple(dict.fromkeys(value))
 
     def targets(self) -> tuple[str, ...] | str | None:
@@ -250,8 +254,16 @@ class _Fields:
 
 
 def _json(value: Any) -> str:
-    """A value as it stands in the file."""
-    return json.dumps(value, ensure_ascii=False)[:80]
+    """The beginning of a value as it stands in the file; of a long one no more is written than is shown."""
+    pieces, size = [], 0
+    for piece in json.JSONEncoder(ensure_ascii=False).iterencode(
+        value[:80] if isinstance(value, str) else value
+    ):
+        pieces.append(piece)
+        size += len(piece)
+        if size > 80:
+            break
+    return "".join(pieces)[:80]
 
 
 def _is_rank(value: Any) -> bool:

@@ -2,38 +2,46 @@
 
 PEFT's rule (0.21, utils/other.py, `get_pattern_key`): the entries are tried in order, the first key with
 `re.match(rf"(.*\\.)?({key})$", module)` wins; without a hit the module's own name is looked up literally.
-The keys are regular expressions from a stranger's file: `(a+)+` can keep `re` busy for years. Keys that are
-plain names (nearly all) are compared as text; the rest is matched by the `regex` package under a time limit.
-What `re` refuses, or the two read differently, is not evaluated: then the value is unknown, never guessed.
+The keys are regular expressions from a stranger's file: `(a+)+` can keep `re` busy for years, and compiling
+`(?:a{1000}){1000}` takes `regex` seconds. Keys that are names (nearly all), their dots escaped or not, are compared as
+text. The rest is compiled and matched by the `regex` package within one `Budget` of the adapter.
+What is beyond it, what `re` refuses, or the two read differently, is not evaluated: then the value is unknown, never
+guessed.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import time
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import accumulate, pairwise
+from operator import itemgetter
 from typing import Any, NamedTuple
 
-MAX_KEY_LENGTH = 512
-BUDGET_SECONDS = 1.0
-"""Processor time for all expressions of one map against all modules. Ordinary ones need microseconds each."""
+from gradience.errors import InputError
 
-_LITERAL = re.compile(r"(\^?)((?:[A-Za-z0-9_\-/: ]|\\[^A-Za-z0-9])+)(\$?)", re.ASCII)
-"""A key without any regular-expression meaning: name characters and escaped punctuation, maybe anchored."""
+MAX_KEY_LENGTH = 512
+MAX_NAME_LENGTH = 2048
+"""A longer key is the name of no tensor, however much of it is escaped (see tensors.MAX_NAME)."""
+MAX_REPEATS = 1000
+"""Product of the numbers in braces: `regex` writes repeats out when it compiles."""
+MAX_EXPRESSIONS = 200
+"""Keys of an adapter that are expressions; strangers' configs had a handful."""
+BUDGET_SECONDS = 1.0
+"""Processor time for all expressions of an adapter: to compile them, and to match all modules. Ordinary ones need
+microseconds each."""
+MAX_STEPS = 5_000_000
+"""Comparisons with names in all look-ups together: 3 s. A rank for each of 50,000 modules needs a fifth."""
+
+_LITERAL = re.compile(r"(\^?)((?:[A-Za-z0-9_\-/: .]|\\[^A-Za-z0-9])+)(\$?)", re.ASCII)
+"""A key that is a name: name characters, dots (each any character) and escaped punctuation, maybe anchored."""
 
 _DIFFERS = re.compile(r"\[:|\\N|(?:^|[^\\])(?:\\\\)*\{(?!\d+\}|\d*,\d*\})")
 """What `regex` reads in another way than `re`: `[:alpha:]`, named characters, fuzzy matching (`{e<=1}`)."""
-
-
-@dataclass(frozen=True)
-class _Literal:
-    """A key that means exactly one text."""
-
-    text: str
-    anchored: bool
+_REPEAT = re.compile(r"\{(\d*)(?:,(\d*))?\}")
 
 
 class Found(NamedTuple):
@@ -52,6 +60,7 @@ class SavedNames:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._by_length: dict[int, set[str]] = {}
+        self._steps = 0
         for name in filter(None, names):
             self._by_length.setdefault(len(name), set()).add(name)
 
@@ -62,40 +71,64 @@ class SavedNames:
         ('pre_classifier', 'classifier')
         >>> SavedNames(["classifier"]).find("classifiers") is None
         True
+
+        Raises InputError (`too-many-names`) where so many names would be compared that no model has them.
         """
         for path in accumulate(module.split("."), "{}.{}".format):
+            self._steps += len(self._by_length)
+            if self._steps > MAX_STEPS:
+                raise InputError(
+                    f"modules_to_save names so many modules that more than {MAX_STEPS:,} comparisons are needed",
+                    code="too-many-names",
+                    hint="this is not the config of an adapter: save the adapter again with PEFT",
+                )
             for length, names in self._by_length.items():
                 if path[-length:] in names:
                     return path, path[-length:]
         return None
 
 
+class Budget:
+    """What the patterns of one adapter may take: a number of expressions, their time, and comparisons of names."""
+
+    def __init__(self) -> None:
+        self.seconds = BUDGET_SECONDS
+        self.expressions = MAX_EXPRESSIONS
+        self.steps = MAX_STEPS
+
+    @contextmanager
+    def spending(self) -> Iterator[None]:
+        """Take the time of the block from the budget."""
+        started = time.process_time()  # what `regex` counts as well
+        try:
+            yield
+        finally:
+            self.seconds -= time.process_time() - started
+
+
 class PatternTable:
-    """One of the two pattern maps, ready for look-ups.
+    """One of the two pattern maps, ready for look-ups. The two of an adapter share a `budget`.
 
     unmatched: keys that have matched no module so far.
     skipped: keys that were not evaluated, with the reason.
     """
 
-    def __init__(self, entries: Mapping[str, float]) -> None:
+    def __init__(self, entries: Mapping[str, float], budget: Budget | None = None) -> None:
         self._entries = dict(entries)
         self._positions = {key: index for index, key in enumerate(self._entries)}
         self._keys = list(self._entries)
-        self._whole: dict[str, int] = {}
-        self._suffix: dict[str, int] = {}
+        self._whole, self._suffix = _Names(), _Names()
         self._expressions: list[int] = []
         self._compiled: dict[int, Any] = {}
         self._hits: set[str] = set()
-        self._budget = BUDGET_SECONDS
+        self._budget = budget or Budget()
         self.skipped: dict[str, str] = {}
         for index, key in enumerate(self._keys):
             literal = _as_literal(key)
             if literal is None:
                 self._expressions.append(index)
             else:
-                table = self._whole if literal.anchored else self._suffix
-                table.setdefault(literal.text, index)
-        self._longest = max((text.count(".") for text in self._suffix), default=-1)
+                (self._whole if literal.anchored else self._suffix).add(literal, index)
 
     def __bool__(self) -> bool:
         return bool(self._entries)
@@ -110,6 +143,9 @@ class PatternTable:
         if not self._entries:
             return Found(None)
         best = self._literal_hit(name)
+        if self._budget.steps < 0:
+            self.skipped.setdefault(self._keys[0], f"more than {MAX_STEPS:,} comparisons with names")
+            return Found(None, certain=False)
         for index in self._expressions:
             if best is not None and index > best:
                 break
@@ -127,22 +163,23 @@ class PatternTable:
         return Found(self._entries[self._keys[best]])
 
     def _literal_hit(self, name: str) -> int | None:
-        """Position of the first plain key that applies: the whole name, or what stands behind one of its dots.
+        """Position of the first key that is a name and applies: to the whole of `name`, or to what stands behind a dot.
 
         In the expression that PEFT makes, `.` stops at a line break and `$` allows one at the end.
         """
-        hits = []
+        hits: list[int] = []
         for text in {name, name.removesuffix("\n")}:
-            hits += [self._whole.get(text), self._suffix.get(text)]
+            hits += self._whole.hits(text, self._budget)
+            hits += self._suffix.hits(text, self._budget)
             dot = len(text)
             # A key with k dots begins behind the (k + 1)th dot from the end, at most.
-            for _ in range(self._longest + 1):
+            for _ in range(self._suffix.most_dots + 1):
                 dot = text.rfind(".", 0, dot)
                 if dot < 0:
                     break
                 if "\n" not in text[:dot]:
-                    hits.append(self._suffix.get(text[dot + 1 :]))
-        return min((hit for hit in hits if hit is not None), default=None)
+                    hits += self._suffix.hits(text[dot + 1 :], self._budget)
+        return min(hits, default=None)
 
     def _matches(self, index: int, name: str) -> bool | None:
         """Whether the expression applies; None where that is not known."""
@@ -150,26 +187,26 @@ class PatternTable:
         if key in self.skipped:
             return None
         if index not in self._compiled:
-            self._compiled[index] = self._compile(key)
+            with self._budget.spending():
+                self._compiled[index] = self._compile(key)
         pattern = self._compiled[index]
         if pattern is None:
             return None
-        started = time.process_time()  # what `regex` counts as well
         try:
-            if self._budget > 0:
-                return pattern.match(name, timeout=self._budget) is not None
+            if self._budget.seconds > 0:
+                with self._budget.spending():
+                    return pattern.match(name, timeout=self._budget.seconds) is not None
         except TimeoutError:
             pass
-        finally:
-            self._budget -= time.process_time() - started
         self.skipped[key] = f"matching takes more than {BUDGET_SECONDS:g} s"
         return None
 
     def _compile(self, key: str) -> Any:
         import regex
 
-        if len(key) > MAX_KEY_LENGTH:
-            self.skipped[key] = f"longer than {MAX_KEY_LENGTH} characters"
+        reason = self._too_much(key)
+        if reason is not None:
+            self.skipped[key] = reason
             return None
         expression = rf"(.*\.)?({key})$"
         try:
@@ -185,12 +222,78 @@ class PatternTable:
             return None
         return compiled
 
+    def _too_much(self, key: str) -> str | None:
+        """Why the key is not even compiled, or None."""
+        self._budget.expressions -= 1
+        if self._budget.expressions < 0:
+            return f"more than {MAX_EXPRESSIONS} expressions in one adapter"
+        if self._budget.seconds <= 0:
+            return f"compiling and matching take more than {BUDGET_SECONDS:g} s"
+        if len(key) > MAX_KEY_LENGTH:
+            return f"longer than {MAX_KEY_LENGTH} characters"
+        numbers = [int(number[:9]) for pair in _REPEAT.findall(key) for number in pair if number]
+        if math.prod(max(1, number) for number in numbers) > MAX_REPEATS:
+            return f"more than {MAX_REPEATS} repeats"
+        return None
+
+
+# ---------------------------------------------------------------- keys that are names
+
+
+class _Literal(NamedTuple):
+    """A key that is a name: its text, where dots in it stand for any character, and whether it must be the whole."""
+
+    text: str
+    dots: tuple[int, ...]
+    anchored: bool
+
+
+Pieces = Callable[[str], Any]
+"""What stands between some positions of a text."""
+
+
+class _Names:
+    """Names, by their length and the positions of the dots that stand for any character; each with its first place."""
+
+    def __init__(self) -> None:
+        self._tables: dict[int, dict[tuple[int, ...], tuple[Pieces, dict[Any, int]]]] = {}
+        self.most_dots = -1
+
+    def add(self, name: _Literal, index: int) -> None:
+        """Take up one more, unless the same is there already."""
+        tables = self._tables.setdefault(len(name.text), {})
+        pieces, table = tables.setdefault(name.dots, (_between(name.dots), {}))
+        table.setdefault(pieces(name.text), index)
+        self.most_dots = max(self.most_dots, name.text.count("."))
+
+    def hits(self, text: str, budget: Budget) -> list[int]:
+        """The places of the names that `text` is."""
+        tables = self._tables.get(len(text))
+        if tables is None:
+            return []
+        budget.steps -= len(tables)
+        # A dot stands for any character but a line break.
+        places = [
+            table.get(pieces(text))
+            for dots, (pieces, table) in tables.items()
+            if "\n" not in text or not any(text[dot] == "\n" for dot in dots)
+        ]
+        return [place for place in places if place is not None]
+
+
+def _between(dots: tuple[int, ...]) -> Pieces:
+    parts = [slice(start + 1, stop) for start, stop in pairwise((-1, *dots, None))]
+    return itemgetter(*parts)
+
 
 def _as_literal(key: str) -> _Literal | None:
-    literal = _LITERAL.fullmatch(key)
+    literal = _LITERAL.fullmatch(key) if len(key) <= MAX_NAME_LENGTH else None
     if literal is None:
         return None
-    return _Literal(re.sub(r"\\(.)", r"\1", literal[2], flags=re.DOTALL), anchored=bool(literal[1]))
+    characters = re.findall(r"\\?.", literal[2], flags=re.DOTALL)
+    text = "".join(character[-1] for character in characters)
+    dots = tuple(index for index, character in enumerate(characters) if character == ".")
+    return _Literal(text, dots, anchored=bool(literal[1]))
 
 
 def anchored_key(name: str) -> str:

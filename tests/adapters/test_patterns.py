@@ -9,7 +9,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gradience.adapters.patterns import BUDGET_SECONDS, Found, PatternTable, anchored_key
+from gradience.adapters.patterns import (
+    BUDGET_SECONDS,
+    MAX_EXPRESSIONS,
+    MAX_STEPS,
+    Budget,
+    Found,
+    PatternTable,
+    SavedNames,
+    anchored_key,
+)
+from gradience.errors import InputError
 
 PARTS = st.sampled_from(
     [
@@ -130,6 +140,21 @@ def test_plain_names_never_reach_an_expression(monkeypatch):
     assert [table.lookup(name).value for name in names] == [1, 2, None, 3, 4]
 
 
+def test_names_with_their_dots_never_reach_an_expression(monkeypatch):
+    """As PEFT's own EVA writes them; a dot stands for any character, and the first key that applies wins."""
+    monkeypatch.setattr(PatternTable, "_compile", lambda *_: pytest.fail("compiled"))
+    names = [f"model.layers.{layer}.self_attn.{part}_proj" for layer in range(60) for part in "qkvo"]
+    entries = {name: 1 + index % 64 for index, name in enumerate(names)}
+    table = PatternTable(entries)
+    for name in names:
+        assert table.lookup(name).value == entries[name] == table.lookup(f"base.{name}").value
+    wild = PatternTable({"layers.1.q": 1, r"layers\.11.q": 2, "^a.b": 3})
+    assert wild.lookup("layersX1Xq").value == wild.lookup("x.layers.1.q").value == 1
+    assert wild.lookup("layers.11Xq").value == 2
+    assert wild.lookup("layersX11.q").value is wild.lookup("layers\n1.q").value is None
+    assert (wild.lookup("aXb").value, wild.lookup("x.a.b").value) == (3, None)
+
+
 def test_keys_that_applied_to_nothing():
     table = PatternTable({"q_proj": 1, "v_proj": 2, "k.*": 3})
     table.lookup("a.q_proj")
@@ -162,6 +187,42 @@ def test_bombs_share_one_budget():
     assert table.skipped
 
 
+def test_both_maps_of_an_adapter_share_one_budget_which_compiling_spends_too():
+    budget = Budget()
+    ranks = PatternTable({f"(?i:[\x00-\U0010ffff]){{{n}}}q": 4 for n in range(1, 99)}, budget)
+    alphas = PatternTable({"q|v": 8}, budget)
+    assert ranks.lookup("v").certain
+    assert budget.seconds < BUDGET_SECONDS
+    assert budget.expressions == MAX_EXPRESSIONS - 98
+    budget.seconds = 0.0
+    assert alphas.lookup("v") == Found(None, certain=False)
+    assert alphas.skipped == {"q|v": "compiling and matching take more than 1 s"}
+
+
+def test_no_more_expressions_than_an_adapter_may_have(monkeypatch):
+    table = PatternTable({f"(?:{index})": 4 for index in range(20_000)})
+    assert not table.lookup("q").certain
+    assert len(table.skipped) == 1
+    assert len(table._compiled) == MAX_EXPRESSIONS + 1
+    assert f"more than {MAX_EXPRESSIONS} expressions" in next(iter(table.skipped.values()))
+    assert table.lookup("7") == Found(4)
+
+
+def test_no_more_comparisons_with_names_than_an_adapter_may_have():
+    table = PatternTable({"." * dots + "a" * (40 - dots): 4 for dots in range(40)})
+    table._budget.steps = 100
+    assert table.lookup("b" * 40) == Found(None)
+    assert table.lookup("xx" + "a" * 38) == Found(4)  # two dots
+    assert table.lookup("b" * 40) == Found(None, certain=False)
+    assert "comparisons" in next(iter(table.skipped.values()))
+    saved = SavedNames("n" * length for length in range(1, 1000))
+    saved._steps = MAX_STEPS - 5000
+    assert saved.find("a.b.c.d") is None
+    with pytest.raises(InputError, match="comparisons") as caught:
+        saved.find("a.b.c.d")
+    assert caught.value.code == "too-many-names"
+
+
 def test_a_value_behind_a_key_that_was_not_evaluated_is_unknown():
     table = PatternTable({"q_proj": 2, "(": 4, "v_proj": 8})
     assert table.lookup("a.q_proj") == Found(2)
@@ -179,6 +240,9 @@ def test_a_value_behind_a_key_that_was_not_evaluated_is_unknown():
         ("(?<=a*)b", "not a regular expression"),
         ("[a-", "not a regular expression"),
         ("(?:" + "x" * 600 + ")", "longer than 512"),
+        ("x" * 10**7, "longer than 512"),
+        ("(?:a{1000}){1000}", "more than 1000 repeats"),
+        ("((a{,99}){9,}){2}", "more than 1000 repeats"),
         ("(?:q_prox){e<=1}", "two engines"),
         ("[[:alpha:]]", "two engines"),
     ],
