@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -282,7 +282,7 @@ class _Names:
 
 
 def _between(dots: tuple[int, ...]) -> Pieces:
-    parts = [slice(start + 1, stop) for start, stop in pairwise((-1, *dots, None))]
+    parts = [slice(start + 1, stop) for start, stop in zip((-1, *dots), (*dots, None), strict=True)]
     return itemgetter(*parts)
 
 
