@@ -99,9 +99,14 @@ class LoadedPair(NamedTuple):
         return word_blocks(self.words_B(expert))
 
 
+def block_height(rank: int) -> int:
+    """Rows of one decoded block of a factor of this rank."""
+    return max(4 * rank, min(BLOCK_ROWS, BLOCK_ELEMENTS // rank))
+
+
 def word_blocks(words: Words, height: int | None = None) -> Blocks:
     """Decoded blocks of a factor stored as (rows, r) words; `height` rows each, where it matters."""
-    height = height or max(4 * words.shape[1], min(BLOCK_ROWS, BLOCK_ELEMENTS // words.shape[1]))
+    height = height or block_height(words.shape[1])
 
     def blocks() -> Iterator[FloatArray]:
         for start in range(0, words.shape[0], height):

@@ -22,7 +22,7 @@ WEIGHTS = "adapter_model.safetensors"
 INDEX = "adapter_model.safetensors.index.json"
 CONFIG = "adapter_config.json"
 PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
-MAX_INDEX_BYTES = 64 * 2**20
+MAX_INDEX_BYTES = 32 * 2**20
 LISTED = 8
 """Names shown in a message before it says how many more there are."""
 

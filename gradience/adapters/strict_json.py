@@ -13,6 +13,9 @@ from gradience.errors import InputError
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 """Begins half of a character beyond the first 65,536, as JSON escapes it; alone it is no text."""
+MAX_PARTS = 2_000_000
+"""Values and pairs of one text: a header of 200,000 tensors has ten of each. An empty list is 2 bytes in a file, and 64
+in memory."""
 BOM = b"\xef\xbb\xbf"
 MAX_DEPTH = 50
 """Levels of lists and mappings; the files that are read have three or four."""
@@ -49,6 +52,12 @@ def loads(
             f"{path}: the {what} begins with a byte order mark, which JSON may not have",
             code="bad-encoding",
             hint="save it again as UTF-8 without a byte order mark",
+        )
+    if text.count(b",") + text.count(b"[") + text.count(b"{") > MAX_PARTS:
+        raise InputError(
+            f"{path}: the {what} holds more than {MAX_PARTS:,} values, which is as many as are read",
+            code="bad-json",
+            hint="this is not an adapter's file",
         )
     try:
         decoded = text.decode("utf-8")

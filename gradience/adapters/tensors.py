@@ -32,6 +32,8 @@ MAX_TENSORS = 200_000
 MAX_NAME = 1024
 """Characters; real names have fewer than 200."""
 MAX_DIMENSIONS = 8
+MAX_DEPTH = 64
+"""Parts of a name between its dots; real names have fewer than 20."""
 
 
 class TensorEntry(NamedTuple):
@@ -195,6 +197,10 @@ def _entry(path: Path, name: str, raw: Any, data_start: int) -> TensorEntry:
     if len(name) > MAX_NAME:
         raise _bad_tensor(
             path, name, f"has a name of {len(name):,} characters (at most {MAX_NAME:,} are read)"
+        )
+    if name.count(".") >= MAX_DEPTH:
+        raise _bad_tensor(
+            path, name, f"has a name of more than {MAX_DEPTH} parts, which are as many as are read"
         )
     if not isinstance(raw, _RawEntry):
         raise _bad_tensor(path, name, "lacks dtype, shape or data_offsets, or has more than these")

@@ -14,7 +14,8 @@ from gradience import ranks
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.inventory import SkippedTensor
-from gradience.arguments import number_argument, path_argument, ranks_argument
+from gradience.adapters.memory import audit_bytes, limit_for, workers_within
+from gradience.arguments import integer_argument, number_argument, path_argument, ranks_argument
 from gradience.artifacts.audit import AdapterInfo, AuditReport, Coverage, LayerAudit, TensorNote
 from gradience.artifacts.run import Stopwatch, path_text
 from gradience.audit.findings import Facts, find
@@ -41,6 +42,7 @@ def audit_adapter(
     tau: float = DEFAULT_TAU,
     allowed_ranks: Iterable[int] | None = None,
     workers: int | None = None,
+    max_memory: int | None = None,
     progress: Progress | None = None,
     command: str = "",
 ) -> AuditReport:
@@ -55,6 +57,7 @@ def audit_adapter(
     tau: energy threshold that the suggestions rest on, in (0, 1].
     allowed_ranks: ranks that may be suggested; powers of two by default.
     workers: modules measured at a time; the processor count by default. The result does not depend on it.
+    max_memory: bytes that the work may take; 500 MB by default, or eight times the file. More is refused beforehand.
 
     Raises InputError when there is nothing to audit, UsageError for a tau or ranks that make no sense, WrongType (a
     TypeError too) for an argument of another type.
@@ -65,8 +68,11 @@ def audit_adapter(
     given = ranks.DEFAULT_GRID if allowed_ranks is None else ranks_argument("allowed_ranks", allowed_ranks)
     allowed = checked_ranks(given)
     watch = Stopwatch(command)
+    limit = None if max_memory is None else integer_argument("max_memory", max_memory)
     with _opened(path, adapter) as opened:
-        with worker_threads(workers) as pool:
+        work = ((pair, audit_bytes(pair)) for pair in opened.pairs)
+        fitting = workers_within(limit_for(limit, [opened]), [opened], work, workers)
+        with worker_threads(fitting) as pool:
             digest = pool.submit(opened.sha256)
             measured = map_in_order(pool, partial(measure_pair, tau=tau), opened.pairs, progress)
         layers = tuple(row for item in measured for row in item.rows)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gradience.cli.console import show_error
-from gradience.cli.options import AdapterName, allowed_ranks_of
+from gradience.cli.options import AdapterName, MaxMemory, allowed_ranks_of, bytes_of
 from gradience.cli.output import command_line, print_json, print_screen, print_text
 from gradience.cli.progress import ProgressBar
 from gradience.errors import GradienceError, IncompleteError, UsageError
@@ -71,6 +71,7 @@ def audit(
         Path | None,
         typer.Option("--append", metavar="RUN", help="Append a summary to the run.jsonl of its training."),
     ] = None,
+    max_memory: MaxMemory = None,
     force: Annotated[bool, typer.Option("--force", help="Let --output replace a file.")] = False,
     quiet: Annotated[
         bool,
@@ -94,14 +95,20 @@ def audit(
     """
     paths = [*(adapters or []), *([peft_dir] if peft_dir else [])]
     _check_usage(paths, layers, top_wasteful, suggest_per_layer, json, output, append, force=force)
-    ranks = allowed_ranks_of(allowed_ranks)
+    ranks, limit = allowed_ranks_of(allowed_ranks), bytes_of(max_memory)
 
     def measure(path: str, label: str) -> AuditReport:
         from gradience.audit.adapter import audit_adapter
 
         with ProgressBar(label, quiet=quiet) as progress:
             return audit_adapter(
-                path, adapter=adapter, tau=tau, allowed_ranks=ranks, progress=progress, command=command_line()
+                path,
+                adapter=adapter,
+                tau=tau,
+                allowed_ranks=ranks,
+                max_memory=limit,
+                progress=progress,
+                command=command_line(),
             )
 
     if len(paths) > 1:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gradience.cli.options import Layers, Quiet
+from gradience.cli.options import Layers, MaxMemory, Quiet, bytes_of
 from gradience.cli.output import command_line, print_json, print_screen
 from gradience.cli.progress import ProgressBar
 
@@ -25,6 +25,7 @@ def compare(
     ] = None,
     layers: Layers = False,
     json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
+    max_memory: MaxMemory = None,
     quiet: Quiet = False,
 ) -> None:
     """Compare two adapters, module by module.
@@ -40,9 +41,16 @@ def compare(
     from gradience.compare.adapters import compare_adapters
     from gradience.report.comparison import comparison_text
 
+    limit = bytes_of(max_memory)
     with ProgressBar(f"comparing {a}", quiet=quiet) as progress:
         report = compare_adapters(
-            a, b, adapter_a=adapter_a, adapter_b=adapter_b, progress=progress, command=command_line()
+            a,
+            b,
+            adapter_a=adapter_a,
+            adapter_b=adapter_b,
+            max_memory=limit,
+            progress=progress,
+            command=command_line(),
         )
     if json:
         print_json(report)

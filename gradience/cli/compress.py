@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gradience.artifacts.encodings import ENCODING_NAMES
-from gradience.cli.options import AdapterName, Layers, Quiet, allowed_ranks_of
+from gradience.cli.options import AdapterName, Layers, MaxMemory, Quiet, allowed_ranks_of, bytes_of
 from gradience.cli.output import command_line, print_json, print_screen
 from gradience.cli.progress import ProgressBar
 from gradience.errors import UsageError
@@ -119,6 +119,7 @@ def compress(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
     layers: Layers = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report (or the plan) as JSON.")] = False,
+    max_memory: MaxMemory = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing adapter folder.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -137,7 +138,7 @@ def compress(
     from gradience.plan.sizes import SIZES, criterion_of
 
     criterion = criterion_of({name: context.params[name] for name in SIZES}, flag_of)
-    grid = allowed_ranks_of(allowed_ranks)
+    grid, limit = allowed_ranks_of(allowed_ranks), bytes_of(max_memory)
     _check_usage(encoding, adapter, output, dry_run=dry_run, force=force, verify_peft=verify_peft)
     from gradience.audit.adapter import audit_adapter
     from gradience.compress.adapter import rehearse_compression, write_compressed
@@ -145,7 +146,9 @@ def compress(
     from gradience.report.faces import to_markdown
 
     with ProgressBar(f"measuring {adapter}", quiet=quiet) as progress:
-        audited = audit_adapter(adapter, adapter=name, progress=progress, command=command_line())
+        audited = audit_adapter(
+            adapter, adapter=name, max_memory=limit, progress=progress, command=command_line()
+        )
     ranks = plan_compression(
         audited, criterion, allowed_ranks=grid, multiple_of=multiple_of, allow_untrained=allow_untrained
     )
@@ -168,6 +171,7 @@ def compress(
             **how,
             verify_peft=verify_peft,
             force=force,
+            max_memory=limit,
             progress=progress,
             command=command_line(),
             documents=lambda report: {"compression_report.md": to_markdown(report)},

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
+
+from gradience.errors import UsageError
 
 AdapterName = Annotated[
     str | None,
@@ -15,6 +18,27 @@ AdapterName = Annotated[
 Layers = Annotated[bool, typer.Option("--layers", help="Show every module.")]
 ReportAsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No report and no progress bar.")]
+
+
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--max-memory",
+        metavar="SIZE",
+        help="Refuse what would take more memory (default: 500MB, or eight times the adapter's files).",
+    ),
+]
+
+
+def bytes_of(text: str | None) -> int | None:
+    """Return a size such as `2GB`, `800 MB` or `1500000` in bytes; None for None. Raises UsageError (bad-size)."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?) ?([kmgt]?)b?", text.strip(), re.ASCII | re.IGNORECASE)
+    size = match and int(float(match[1]) * 1000 ** " kmgt".index(match[2].lower() or " "))
+    if not size:
+        raise UsageError(f"{text!r} is no size", code="bad-size", hint="such as --max-memory 2GB")
+    return size
 
 
 def allowed_ranks_of(text: str | None) -> tuple[int, ...] | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from contextlib import ExitStack
 
 from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.inventory import DORA_REASON
-from gradience.arguments import path_argument
+from gradience.adapters.memory import compare_bytes, comparison_bytes, limit_for, workers_within
+from gradience.arguments import integer_argument, path_argument
 from gradience.artifacts.comparison import ComparisonReport
 from gradience.artifacts.run import Stopwatch, path_text
 from gradience.audit.findings import Facts, meaning
@@ -27,6 +29,7 @@ def compare_adapters(
     adapter_a: str | None = None,
     adapter_b: str | None = None,
     workers: int | None = None,
+    max_memory: int | None = None,
     progress: Progress | None = None,
     command: str = "",
 ) -> ComparisonReport:
@@ -39,21 +42,31 @@ def compare_adapters(
     a: the reference of relative differences and kept energy.
     adapter_a: which one, where `a` holds several.
     adapter_b: which one, where `b` holds several.
+    max_memory: bytes that the work may take; 500 MB by default, or eight times the files. More is refused beforehand.
 
     Raises InputError when one cannot be read, holds NaN or infinity, or has no known scale; WrongType (a TypeError too)
     for what is no path.
     """
     path_a, path_b = path_argument("a", a), path_argument("b", b)
+    if max_memory is not None:
+        max_memory = integer_argument("max_memory", max_memory)
     watch = Stopwatch(command)
     with (
         open_adapter(path_a, adapter=adapter_a) as left,
         open_adapter(path_b, adapter=adapter_b) as right,
-        worker_threads(workers) as pool,
+        ExitStack() as stack,
     ):
-        digests = [pool.submit(left.sha256), pool.submit(right.sha256)]
         pairs_a = _by_name(left)
         pairs_b = _by_name(right)
         names = list(dict.fromkeys([*pairs_a, *pairs_b]))
+        work = [compare_bytes(*filter(None, (pairs_a.get(name), pairs_b.get(name)))) for name in names]
+        named = [pairs_a.get(name) or pairs_b[name] for name in names]
+        limit = limit_for(max_memory, [left, right])
+        fitting = workers_within(
+            limit, [left, right], zip(named, work, strict=True), workers, comparison_bytes
+        )
+        pool = stack.enter_context(worker_threads(fitting))
+        digests = [pool.submit(left.sha256), pool.submit(right.sha256)]
         compared = map_in_order(
             pool, lambda name: compare_modules(pairs_a.get(name), pairs_b.get(name)), names, progress
         )

@@ -16,6 +16,7 @@ from gradience.adapters.adapter import Adapter
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG, WEIGHTS
+from gradience.adapters.memory import compress_bytes, limit_for, workers_within
 from gradience.artifacts.compression import CompressionPlan, CompressionReport, Encoding
 from gradience.artifacts.run import Stopwatch, path_text
 from gradience.artifacts.whole import check_output, whole_folder
@@ -48,6 +49,7 @@ def write_compressed(
     force: bool = False,
     adapter_name: str | None = None,
     workers: int | None = None,
+    max_memory: int | None = None,
     progress: Progress | None = None,
     documents: Callable[[CompressionReport], Mapping[str, str]] | None = None,
     command: str = "",
@@ -69,13 +71,15 @@ def write_compressed(
     choices = {"encoding": encoding, "dtype": dtype, "strip": strip}
     with (
         _prepared(source, plan, base_model, adapter_name, **choices) as (opened, config, layout),
-        worker_threads(workers) as pool,
+        ExitStack() as stack,
     ):
+        fitting = _fitting(opened, layout, max_memory, workers)
+        pool = stack.enter_context(worker_threads(fitting))
         digest = pool.submit(opened.sha256)
         fields = config.fields
         new_fields = merged_fields(fields, layout.fields)
         with whole_folder(target, force=force) as folder:
-            weights = write_weights(folder / WEIGHTS, opened, layout, pool, progress)
+            weights = write_weights(folder / WEIGHTS, opened, layout, pool, 4 * fitting, progress)
             if plan.adapter_sha256 != digest.result():
                 raise another_adapter(
                     opened, f"sha256 {plan.adapter_sha256[:12]}… there, {digest.result()[:12]}… here"
@@ -119,6 +123,18 @@ def rehearse_compression(adapter: str | os.PathLike[str], plan: CompressionPlan,
     """Raise what `write_compressed` would raise before it writes, for the same choices; reads the headers alone."""
     with _prepared(Path(adapter), plan, **choices):
         pass
+
+
+def _fitting(opened: Adapter, layout: Layout, max_memory: int | None, workers: int | None) -> int:
+    """Modules at a time. Raises InputError (memory-limit)."""
+    work = (
+        (
+            job.pair,
+            compress_bytes(job.pair, job.plan.new_rank, job.stored_bytes, dora=job.magnitude is not None),
+        )
+        for job in layout.jobs
+    )
+    return workers_within(limit_for(max_memory, [opened]), [opened], work, workers)
 
 
 @contextmanager

@@ -78,6 +78,12 @@ class Job:
         inner = self.stored_rank * self.pair.experts
         return (inner, *old_A[1:]), (old_B[0], inner, *old_B[2:])
 
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of A and B on disk."""
+        shapes = zip(self.shapes(), (self.dtype_A, self.dtype_B), strict=True)
+        return sum(math.prod(shape) * dtype.bits // 8 for shape, dtype in shapes)
+
 
 class CompressedModule(NamedTuple):
     """The bytes of one module and what they lost."""

@@ -44,6 +44,7 @@ class Options(TypedDict, total=False):
     verify_peft: bool
     force: bool
     workers: int | None
+    max_memory: int | None
     progress: Progress | None
 
 
@@ -87,6 +88,7 @@ def compress_adapter(
     dry_run: bool = False,
     force: bool = False,
     workers: int | None = None,
+    max_memory: int | None = None,
     progress: Progress | None = None,
 ) -> CompressionReport | CompressionPlan:
     """Write a smaller approximation of the adapter at `path` to the folder `output`, and return what was lost.
@@ -122,6 +124,7 @@ def compress_adapter(
     dry_run: return the plan, and write nothing.
     force: replace an adapter folder that is there.
     workers: modules at a time; the processor count by default. The result does not depend on it.
+    max_memory: bytes that the work may take; 500 MB by default, or eight times the file. More is refused beforehand.
 
     Raises InputError where the adapter cannot be compressed, UsageError for arguments that make no sense (WrongType, a
     TypeError too, for those of a wrong type), VerificationError where PEFT does not load the result, OutputError when
@@ -158,7 +161,8 @@ def compress_adapter(
         check_output(target, source, force=force)
         if verify_peft:
             require_peft()
-    audited = audit_adapter(source, adapter=adapter, workers=workers, progress=progress)
+    machine: dict[str, Any] = {"workers": workers, "max_memory": max_memory, "progress": progress}
+    audited = audit_adapter(source, adapter=adapter, **machine)
     planned = plan_compression(
         audited, criterion, allowed_ranks=grid, multiple_of=multiple_of, allow_untrained=allow_untrained
     )
@@ -172,6 +176,5 @@ def compress_adapter(
         **how,
         verify_peft=verify_peft,
         force=force,
-        workers=workers,
-        progress=progress,
+        **machine,
     )

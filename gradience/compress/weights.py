@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Self
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.dtypes import DTYPES
 from gradience.adapters.tensors import TensorFile
-from gradience.blas import processors
 from gradience.compress.layout import Layout
 from gradience.compress.module import CompressedModule, Job, write_module
 from gradience.digests import Sha256
@@ -68,9 +67,14 @@ class Weights:
 
 
 def write_weights(
-    path: Path, opened: Adapter, layout: Layout, pool: ThreadPoolExecutor, progress: Progress | None
+    path: Path,
+    opened: Adapter,
+    layout: Layout,
+    pool: ThreadPoolExecutor,
+    ahead: int,
+    progress: Progress | None,
 ) -> Weights:
-    """Write the weights file: every tensor in its order; the pool computes modules a little ahead of the writer."""
+    """Write the weights file: every tensor in its order; the pool computes `ahead` modules before the writer."""
     name_of = layout.names
     source_of = {name: tensor for tensor, name in name_of.items()}
     job_of = {name_of[factor.tensor]: job for job in layout.jobs for factor in (job.pair.a, job.pair.b)}
@@ -79,7 +83,7 @@ def write_weights(
     with WeightsWriter(path, _tensors(opened, layout), metadata) as writer:
         ordered = dict.fromkeys(job_of[name].pair.module for name in writer.names if name in job_of)
         by_module = {job.pair.module: job for job in layout.jobs}
-        coming = _ahead(pool, [by_module[module] for module in ordered], window=4 * processors())
+        coming = _ahead(pool, [by_module[module] for module in ordered], window=ahead)
         done: dict[str, CompressedModule] = {}
         waiting: dict[str, bytes] = {}
         for name in writer.names:

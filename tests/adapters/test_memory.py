@@ -1,0 +1,307 @@
+"""Memory is told from the shapes that a header claims, before anything is allocated: more than the limit is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from factory import (
+    CONFIG,
+    PREFIX,
+    WEIGHTS,
+    Stored,
+    adapter,
+    config,
+    container,
+    described,
+    factors,
+    modules,
+    zeros,
+)
+from killing import HANGS
+
+from gradience import audit_adapter, compare_adapters, compress_adapter
+from gradience.adapters.formats import open_adapter
+from gradience.adapters.memory import LEAST_LIMIT, MB, audit_bytes, limit_for, report_bytes, workers_within
+from gradience.cli.app import run
+from gradience.cli.options import bytes_of
+from gradience.errors import InputError, UsageError, WrongType
+
+MEASURE = """
+import json, os, resource, sys
+sys.path.insert(0, os.getcwd())
+from gradience.adapters import memory
+import gradience.artifacts.audit
+from gradience.audit import adapter as audit
+from gradience.compare import adapters as compare
+from gradience.compress import adapter as compress
+from gradience.cli.app import run
+import gradience.report.audit, gradience.report.compression, gradience.report.comparison
+
+needs = [0]
+def one_at_a_time(limit, adapters, work, workers, *report):
+    opened, work = list(adapters), list(work)
+    try:  # what is needed stands in the refusal
+        memory.workers_within(0, opened, work, workers, *report)
+    except memory.InputError as error:
+        needs.append(int(str(error).split(" MB")[0].rpartition(" ")[2].replace(",", "")) * memory.MB)
+    return memory.workers_within(limit, opened, work, 1, *report)
+
+audit.workers_within = compare.workers_within = compress.workers_within = one_at_a_time
+resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, -1))
+for arguments in json.loads(sys.stdin.read()):
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = run(arguments)
+        open("needs", "w").write(str(max(needs)))
+        os._exit(code)
+    _, status, used = os.wait4(child, 0)
+    need = int(open("needs").read()) if os.path.exists("needs") else 0
+    print(json.dumps([os.waitstatus_to_exitcode(status), used.ru_maxrss * 1024, need]), flush=True)
+    if os.path.exists("needs"):
+        os.unlink("needs")
+"""
+
+
+def measured(folder: Path, commands: list[list[str]]) -> list[list[int]]:
+    """Exit code, peak of the resident memory, and what was thought to be needed, of each command in a child."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE], input=json.dumps(commands), capture_output=True, text=True, cwd=folder,
+        timeout=HANGS, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def eighths(*shape: int) -> Stored:
+    """A tensor in 8 bits: the most elements for a byte."""
+    values = np.random.default_rng(0).integers(0x20, 0x40, int(np.prod(shape)))
+    return Stored("F8_E4M3", shape, values.astype(np.uint8).tobytes())
+
+
+def convolution(groups: int, n: int = 1) -> dict[str, Stored]:
+    """A convolution of as many groups as channels: B is a matrix of which all but the diagonal is 0."""
+    name = f"{PREFIX}stem.conv"
+    return {
+        f"{name}.lora_A.weight": eighths(groups, n, 1, 1),
+        f"{name}.lora_B.weight": eighths(groups, 1, 1, 1),
+    }
+
+
+def linear(r: int, m: int, n: int) -> dict[str, Stored]:
+    name = f"{PREFIX}model.layers.0.mlp.up_proj"
+    return {f"{name}.lora_A.weight": eighths(r, n), f"{name}.lora_B.weight": eighths(m, r)}
+
+
+def experts(count: int) -> dict[str, Stored]:
+    name = f"{PREFIX}model.experts"
+    return {f"{name}.lora_A.weight": eighths(count, 1), f"{name}.lora_B.weight": eighths(1, count)}
+
+
+STACKED = config(r=1, target_parameters=["model.experts.up_proj"])
+HONEST = {
+    "grouped": (convolution(700), config(r=700)),
+    "wide": (linear(900, 300, 200), config(r=900)),
+    "large": (linear(256, 1024, 1500), config(r=256)),
+    "experts": (experts(1500), STACKED),
+    "modules": (modules(400, ("q_proj", "k_proj")), config()),
+}
+
+
+def test_what_is_needed_is_no_less_than_what_is_taken(tmp_path):
+    asked = []
+    for name, (tensors, settings) in HONEST.items():
+        folder = str(adapter(tmp_path / name, tensors, settings))
+        asked += [
+            ["audit", folder, "--json"],
+            [
+                "compress",
+                folder,
+                "--rank",
+                "1",
+                "--encoding",
+                "uniform",
+                "--output",
+                f"{folder}-1",
+                "--quiet",
+            ],
+            ["compare", folder, folder, "--json"],
+        ]
+    for arguments, (code, peak, need) in zip(asked, measured(tmp_path, asked), strict=True):
+        assert code == 0, arguments
+        assert 50 * MB < peak <= need < 7 * peak, arguments
+
+
+HOSTILE = {
+    "grouped-12-kB": (convolution(6000), config(r=6000), ["audit", "compress", "compare"]),
+    "grouped-200-kB": (convolution(6000, 30), config(r=6000), ["audit", "compress", "compare"]),
+    "r-20000": (linear(20_000, 1, 1), config(r=20_000), ["compress"]),
+    "experts-400000": (experts(400_000), STACKED, ["audit", "compress", "compare"]),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_more_than_the_limit_is_refused_with_what_would_be_needed(name, tmp_path, capsys):
+    tensors, settings, verbs = HOSTILE[name]
+    folder = str(adapter(tmp_path / name, tensors, settings))
+    rest = {"audit": [], "compress": ["--rank", "1", "--output", f"{folder}-1"], "compare": [folder]}
+    for verb in verbs:
+        assert run([verb, folder, *rest[verb]]) == 3
+        error = capsys.readouterr().err
+        assert f"{name}: the work would take about " in error
+        assert "the limit is 500 MB" in error
+        assert "hint: if you trust the file: --max-memory " in error
+        assert not Path(f"{folder}-1").exists()
+
+
+def test_the_limit_is_what_the_hint_says_it_should_be(tmp_path, capsys):
+    folder = str(adapter(tmp_path / "conv", convolution(300), config(r=300)))
+    assert run(["audit", folder, "--max-memory", "70MB"]) == 3
+    error = capsys.readouterr().err
+    assert "(r 300 on 300 x 1, 300 groups)" not in error  # most of it is the process
+    hint = error.partition("hint: if you trust the file: ")[2].split()
+    assert run(["audit", folder, *hint, "--quiet"]) == 0
+
+
+def test_in_python_the_limit_is_a_number_of_bytes(tmp_path):
+    folder = adapter(tmp_path / "small")
+    for function in (
+        lambda limit: audit_adapter(folder, max_memory=limit),
+        lambda limit: compress_adapter(folder, tmp_path / "out", rank=1, max_memory=limit),
+        lambda limit: compare_adapters(folder, folder, max_memory=limit),
+    ):
+        with pytest.raises(InputError, match="the limit is 1 MB") as caught:
+            function(1_000_000)
+        assert caught.value.code == "memory-limit"
+        with pytest.raises(WrongType):
+            function("1MB")
+
+
+def test_fewer_modules_at_a_time_where_not_as_many_fit(tmp_path):
+    folder = adapter(tmp_path / "wide", linear(500, 400, 300), config(r=500))
+    with open_adapter(folder) as opened:
+        (pair,) = opened.pairs
+        most = audit_bytes(pair)
+        kept = 80 * MB + 2 * 1000 + report_bytes(pair)
+        workers = [workers_within(kept + most * some, [opened], [(pair, most)], 4) for some in (1, 2, 3, 9)]
+        assert workers == [1, 2, 3, 4]
+    few, many = (audit_adapter(folder, max_memory=limit) for limit in (kept + most, 10**9))
+    assert few.layers == many.layers
+
+
+def headers_only(folder: Path, shapes: dict[str, tuple[int, int]], r: int) -> Path:
+    """An adapter of bf16 zeros that takes no room on the disk."""
+    tensors = {}
+    position = 0
+    for name, (m, n) in shapes.items():
+        for side, shape in (("A", [r, n]), ("B", [m, r])):
+            end = position + 2 * shape[0] * shape[1]
+            tensors[f"{PREFIX}{name}.lora_{side}.weight"] = {
+                "dtype": "BF16", "shape": shape, "data_offsets": [position, end],
+            }  # fmt: skip
+            position = end
+    folder.mkdir()
+    (folder / CONFIG).write_text(json.dumps(config(r=r)))
+    with (folder / WEIGHTS).open("wb") as file:
+        file.write(container(tensors))
+        file.truncate(file.tell() + position)
+    return folder
+
+
+def test_large_adapters_of_real_shapes_fit_on_every_processor(tmp_path):
+    hidden, inner = 4096, 14336
+    shapes = {
+        f"model.layers.{layer}.{name}": shape
+        for layer in range(32)
+        for name, shape in {
+            "self_attn.q_proj": (hidden, hidden), "self_attn.k_proj": (1024, hidden),
+            "mlp.gate_proj": (inner, hidden), "mlp.down_proj": (hidden, inner),
+        }.items()
+    }  # fmt: skip
+    for r in (8, 64, 512):
+        with open_adapter(headers_only(tmp_path / f"r{r}", shapes, r)) as opened:
+            work = [(pair, audit_bytes(pair)) for pair in opened.pairs]
+            assert workers_within(limit_for(None, [opened]), [opened], work, 16) == 16
+
+
+def test_many_experts_fit(tmp_path):
+    """128 experts a block in 48 blocks, r = 8 each: 12,288 rows."""
+    shapes = {f"model.layers.{layer}.mlp.experts": (2048, 768) for layer in range(96)}
+    folder = headers_only(tmp_path / "moe", shapes, 8 * 128)
+    parameters = {"r": 8, "target_parameters": ["mlp.experts.gate_up_proj"]}
+    (folder / CONFIG).write_text(json.dumps(config(**parameters)))
+    with open_adapter(folder) as opened:
+        assert {pair.experts for pair in opened.pairs} == {128}
+        work = [(pair, audit_bytes(pair)) for pair in opened.pairs]
+        assert workers_within(limit_for(None, [opened]), [opened], work, 16) == 16
+
+
+def test_the_default_grows_with_the_file_and_stops_at_half_of_the_machine(tmp_path, monkeypatch):
+    with open_adapter(adapter(tmp_path / "small")) as opened:
+        assert limit_for(None, [opened]) == LEAST_LIMIT == 500 * MB
+        assert limit_for(5, [opened]) == 5
+        monkeypatch.setattr(type(opened), "bytes", 10**9)
+        monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 10**7, "SC_PAGE_SIZE": 4096}.get)
+        assert limit_for(None, [opened]) == 8 * 10**9
+        assert limit_for(None, [opened] * 9) == 10**7 * 4096 // 2
+
+
+# ---------------------------------------------------------------- texts that are small in a file and large in memory
+
+
+def bombs(folder: Path) -> list[list[str]]:
+    lists = b'{"a":[' + b"[]," * (10 * 2**20) + b"[]]}"
+    adapter(folder / "header", container(lists))
+    adapter(folder / "names", container(json.dumps({f"n{i}": 0 for i in range(300_000)}).encode()))
+    adapter(folder / "config", None, lists[: 15 * 2**20] + b"[]]}")
+    adapter(folder / "keys", None, config(rank_pattern={f"{'k' * 60}{i}": 4 for i in range(90_000)}))
+    tensors = {f"{PREFIX}{i:06}.{'x' * 40}.lora_A.weight": "a.safetensors" for i in range(250_000)}
+    for name, index in (("index", {"weight_map": tensors}), ("lists", {"weight_map": [[]] * (7 * 2**20)})):
+        (folder / name).mkdir()
+        (folder / name / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+    return [["audit", str(folder / name)] for name in ("header", "names", "config", "keys", "index", "lists")]
+
+
+def test_a_text_takes_no_more_than_its_bytes_allow(tmp_path):
+    asked = bombs(tmp_path)
+    for arguments, (code, peak, _) in zip(asked, measured(tmp_path, asked), strict=True):
+        assert code == (0 if arguments[1].endswith("keys") else 3), arguments
+        assert peak < 400 * MB, arguments
+
+
+def test_a_name_of_many_parts_is_refused(tmp_path, capsys):
+    name = f"{'a.' * 64}lora_A.weight"
+    assert run(["audit", str(adapter(tmp_path / "deep", {name: zeros(2, 2)}))]) == 3
+    assert "more than 64 parts" in capsys.readouterr().err
+    header = described(factors("a." * 58 + "q"))
+    assert all(key.count(".") < 64 for key in header)
+
+
+# ---------------------------------------------------------------- sizes as they are typed
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("2GB", 2 * 10**9),
+        ("1.5 gb", 1.5 * 10**9),
+        ("800M", 8 * 10**8),
+        ("123456", 123456),
+        ("7kB", 7000),
+        (None, None),
+    ],
+)
+def test_a_size(text, size):
+    assert bytes_of(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "GB", "1e9", "2 PB", "1,5GB", "9" * 40])
+def test_what_is_no_size(text):
+    with pytest.raises(UsageError, match="is no size"):
+        bytes_of(text)
