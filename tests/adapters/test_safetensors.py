@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors import SafetensorError, deserialize
 
-from gradience.adapters import files
 from gradience.adapters.tensors import TensorFile
 from gradience.errors import InputError
 
@@ -207,7 +206,7 @@ def test_a_file_that_shrinks_between_its_size_and_its_header_is_an_error(weights
         os.truncate(weights, 20)
         return status
 
-    monkeypatch.setattr(files.os, "fstat", shrinking)
+    monkeypatch.setattr(os, "fstat", shrinking)
     with pytest.raises(InputError, match="truncated"):
         TensorFile.open(weights)
 
@@ -218,7 +217,7 @@ def test_a_disk_error_is_told(weights, monkeypatch):
         def failing(*arguments):
             raise OSError(errno.EIO, "Input/output error")
 
-        monkeypatch.setattr(files.os, "preadv", failing)
+        monkeypatch.setattr(os, "preadv", failing)
         with pytest.raises(InputError, match=r"weights\.safetensors: reading failed: Input/output error"):
             file.read_words(next(iter(file.entries)))
 
@@ -226,9 +225,7 @@ def test_a_disk_error_is_told(weights, monkeypatch):
 def test_reads_that_come_in_pieces_are_put_together(weights, monkeypatch):
     expected = safetensors.numpy.load_file(weights)
     real = os.preadv
-    monkeypatch.setattr(
-        files.os, "preadv", lambda handle, buffers, offset: real(handle, [buffers[0][:7]], offset)
-    )
+    monkeypatch.setattr(os, "preadv", lambda handle, buffers, offset: real(handle, [buffers[0][:7]], offset))
     with TensorFile.open(weights) as file:
         for name, array in expected.items():
             np.testing.assert_array_equal(file.read_words(name), array)
