@@ -133,10 +133,12 @@ def compress_bytes(pair: LoraPair, new_rank: int, stored_bytes: int, *, dora: bo
     return factor_bytes(pair) + 3 * gram + at_a_time + 6 * stored_bytes
 
 
-def compare_bytes(a: LoraPair, b: LoraPair | None) -> int:
+def compare_bytes(a: LoraPair, b: LoraPair | None = None) -> int:
     """What comparing one module takes: the joined factors, and every direction of both updates."""
     if b is None:
         return audit_bytes(a)
+    if (a.rows, a.columns) != (b.rows, b.columns):  # each by itself
+        return max(audit_bytes(a), audit_bytes(b))
     both, sides = a.rank + b.rank, (a.rows, a.columns)
     joint = max(block_bytes(both, side, max(4 * both, 1024)) for side in sides)
     cores = sum(core_bytes(both, side) for side in sides)
