@@ -67,7 +67,7 @@ def short(name: str, overrides: list[str]) -> dict[str, object]:
         evaluation = time.process_time() - started
         if config.model.type == "causal_lm":
             started = time.process_time()
-            evaluator.closeness(*probe, Path(scratch, "scores.jsonl"), reference=probe)
+            evaluator.scores(*probe, Path(scratch, "scores.jsonl"), reference=probe)
             evaluation += 2 * (time.process_time() - started)  # a variant is read beside the probe
     peak = report.peak_memory_bytes or 0
     return _rows(name, here, memory, training, evaluation, peak)

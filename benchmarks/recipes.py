@@ -172,7 +172,7 @@ def answered(engine: TransformersEngine, name: str | None, task: Task, output: P
         "only_generated": both.count((True, False)),
         "only_teacher_forced": both.count((False, True)),
         "cut_off": free.cut_off,
-        "no_answer": free.no_answer,
+        "no_answer": free.failed_extractions,
         "by_filter": {
             key: sum(
                 answer is not None and task.same(answer, row.answer)

@@ -11,7 +11,7 @@ from gradience.artifacts.bench import (
     Bench,
     BenchData,
     BenchEnvironment,
-    Closeness,
+    DivergenceSummary,
     Gate,
     Measures,
     Pairs,
@@ -61,12 +61,12 @@ def config(**sections: Any) -> BenchConfig:
     return BenchConfig.model_validate(MISTRAL | sections)
 
 
-def pairs(n: int, probe: int, lost: int, won: int) -> Pairs:
+def pairs(n: int, probe: int, only_probe: int, only_variant: int) -> Pairs:
     return Pairs(
-        both_right=probe - lost,
-        only_probe_right=lost,
-        only_variant_right=won,
-        both_wrong=n - probe - won,
+        both_correct=probe - only_probe,
+        only_probe_correct=only_probe,
+        only_variant_correct=only_variant,
+        both_wrong=n - probe - only_variant,
     )
 
 
@@ -110,8 +110,8 @@ def variant_measures(planned: PlannedVariant, seed: int, counts: Pairs, **more: 
         "bytes": 2 * planned.lora_params,
         "adapter_sha256": f"{planned.name}-{seed}",
         "n": counts.n,
-        "correct": counts.both_right + counts.only_variant_right,
-        "score": (counts.both_right + counts.only_variant_right) / counts.n,
+        "correct": counts.both_correct + counts.only_variant_correct,
+        "score": (counts.both_correct + counts.only_variant_correct) / counts.n,
         "records": f"{planned.name}/eval/answers.records.jsonl",
         "records_sha256": f"records-{planned.name}-{seed}",
         "training": training(seed, planned.name) if planned.making.name == "retrain" else None,
@@ -145,7 +145,7 @@ def variants_of(
             variants.append(unmeasured(planned, "ERROR", change))
         else:
             counted = pairs(n, correct, *change)
-            close = Closeness(kl_mean=0.0123, kl_standard_error=0.0011, flips=31)
+            close = DivergenceSummary(kl_mean=0.0123, kl_standard_error=0.0011, flips=31)
             measures = variant_measures(planned, seed, counted)
             variants.append(measured(planned, measures, counted, asked.policy, close))
     return tuple(variants)
@@ -162,7 +162,8 @@ def bench(
     probe_error: str = "",
     **more: Any,
 ) -> Bench:
-    """One seed. changes: name of a variant -> (lost, won), or the error it ended in; (0, 0) where not named."""
+    """One seed. changes: name of a variant -> the error it ended in, or how many examples only the probe and only the
+    variant has correct; (0, 0) where not named."""
     asked = asked or config()
     probe = None if probe_error else probe_of(seed, correct=correct, n=n, gate=gate)
     splits = (
@@ -176,7 +177,7 @@ def bench(
         "status": status,
         "reasons": reasons,
         "seed": seed,
-        "seeds": asked.seeds,
+        "planned_seeds": asked.seeds,
         "model": asked.model.name,
         "model_type": asked.model.type,
         "base_params": 7_241_732_096,
@@ -213,7 +214,7 @@ PUBLISHED: dict[int, tuple[int, dict[str, tuple[int, int] | str]]] = {
     123: (57, {"uniform_median": (8, 10), "per_layer": (11, 7), "per_layer_shuffled": (9, 9), "aa": (0, 0)}),
     456: (60, {"uniform_median": (9, 11), "per_layer": (7, 20), "per_layer_shuffled": (8, 8), "aa": (2, 1)}),
 }
-"""Seed -> right answers of the probe, and (lost, won): invented counts with the published probe scores at n = 200."""
+"""Seed -> correct answers of the probe, and changes: invented counts with the published probe scores at n = 200."""
 
 
 def three_seeds(**more: Any) -> list[Bench]:

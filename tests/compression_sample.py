@@ -202,8 +202,8 @@ def compared(name: str, angle: float, **more: Any) -> ModuleComparison:
         "left_overlap": math.cos(turned) ** 2,
         "right_overlap": 1.0,
         "largest_angle": angle,
-        "cosine_A": 1.0,
-        "cosine_B": math.cos(turned),
+        "cosine_lora_A": 1.0,
+        "cosine_lora_B": math.cos(turned),
     }
     return ModuleComparison(**(facts | more))
 
@@ -241,8 +241,8 @@ def comparison(
         "n_shapes_differ": sum(row.presence == "shapes-differ" for row in rows),
         "replicates": Replicates(
             verdict=verdict,
-            cosine_A_median=0.0123 if both else None,
-            cosine_B_median=0.0456 if both else None,
+            cosine_lora_A_median=0.0123 if both else None,
+            cosine_lora_B_median=0.0456 if both else None,
             reason="the factors are nearly orthogonal, as random starts make them",
         ),
         "modules": rows,

@@ -48,7 +48,7 @@ def folder(tmp_path, monkeypatch):
         {"rank": np.int64(4)},
         {"energy": 0.9},
         {"suggested": "median"},
-        {"suggested": "per-layer"},
+        {"suggested": "per_layer"},
         {"reduction": np.float64(0.5)},
         {"max_params": 60_000},
         {"max_bytes": 200_000},

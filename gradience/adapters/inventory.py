@@ -19,7 +19,7 @@ class SkippedTensor(NamedTuple):
 
 DORA_REASON = "DoRA magnitude"
 LORA_BIAS_REASON = "bias of lora_B (lora_bias)"
-SAVED_REASON = "module trained and saved whole (modules_to_save)"
+SAVED_REASON = "full-weight module (modules_to_save)"
 TOKENS_REASON = "trained rows of an embedding (trainable_token_indices)"
 BASE_BIAS_REASON, BIAS_REASON = "bias of the base layer", "bias"
 GHOST_REASON = "ghost copy of a module"
@@ -62,5 +62,5 @@ def _known_reason(key: Key, config: PeftConfig | None) -> str | None:
     if parts[-1] == "bias":
         return BIAS_REASON
     if any(part in _HEADS for part in parts):
-        return "head or embedding saved whole"
+        return "full-weight head or embedding"
     return None

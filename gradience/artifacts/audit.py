@@ -166,7 +166,7 @@ class Suggestion(Part):
     reduction: Float12
     """1 − params / params now."""
     decided_by: Literal["evidence", "grid", "cap"]
-    """`grid`: rounded up to an allowed rank; `cap`: the allocated rank; `evidence`: already on the grid."""
+    """`grid`: rounded up to an allowed rank; `cap`: the allocated rank; `evidence`: already an allowed rank."""
     max_lora_rank: int | None
     """vLLM's smallest permitted max_lora_rank that holds it; null above 512."""
 
@@ -193,8 +193,8 @@ class Suggestions(Part):
 
     tau: float
     """Energy threshold used: the `tau` of the report."""
-    grid: tuple[int, ...]
-    """Allowed ranks."""
+    allowed_ranks: tuple[int, ...]
+    """Ranks that may be suggested, up to the largest of the adapter."""
     current_max_rank: int
     current_max_lora_rank: int | None
     """vLLM's permitted max_lora_rank that the adapter needs now."""
@@ -251,8 +251,9 @@ class AuditReport(Report):
     """
 
     row_field: ClassVar[str] = "layers"
+    repair: ClassVar[str] = "audit the adapter again: gradience audit ADAPTER --output FILE"
 
-    schema_: Literal["gradience.audit/1"] = Field(default="gradience.audit/1", alias="schema")
+    schema_: Literal["gradience.audit/2"] = Field(default="gradience.audit/2", alias="schema")
     adapter: AdapterInfo
     total_lora_params: int
     """Parameters of the audited A and B factors."""

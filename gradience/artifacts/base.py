@@ -52,13 +52,13 @@ class Part(BaseModel):
 class Artifact(Part):
     """A file of its own: read with validation, written whole or not at all.
 
-    A subclass has a field `schema`: a literal such as `gradience.audit/1`, which is its default as well.
+    A subclass has a field `schema`: a literal such as `gradience.audit/2`, which is its default as well.
     """
 
     schema_id: ClassVar[str]
     """That literal."""
     repair: ClassVar[str] = "make the file again: artifacts are never edited by hand"
-    """What to do about a file that is not valid."""
+    """What to do about a file that is not valid, or that an earlier version of Gradience wrote."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
@@ -182,13 +182,26 @@ def _invalid(path: Path, artifact: type[Artifact], error: ValidationError) -> In
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "the file"
     if first["loc"] == ("schema",):
-        return InputError(
-            f"{path}: this is not {artifact.schema_id} but {first['input']!r}",
-            code="artifact-version",
-            hint="read it with the version of Gradience that wrote it, or name the right file",
-        )
+        return _other_schema(path, artifact, first["input"])
     return InputError(
         f"{path}: not a valid {artifact.schema_id} file: {where}: {first['msg']}",
         code="artifact-invalid",
         hint=artifact.repair,
+    )
+
+
+def _other_schema(path: Path, artifact: type[Artifact], schema: object) -> InputError:
+    """The error for a file of another version, in which keys may mean something else, or of another kind."""
+    name, _, number = artifact.schema_id.partition("/")
+    other, _, version = str(schema).partition("/")
+    if other == name and version.isdecimal() and int(version) < int(number):
+        return InputError(
+            f"{path}: this is {schema}, of an earlier version of Gradience, and not {artifact.schema_id}",
+            code="artifact-version",
+            hint=artifact.repair,
+        )
+    return InputError(
+        f"{path}: this is not {artifact.schema_id} but {str(schema)[:120]!r}",
+        code="artifact-version",
+        hint="read it with the version of Gradience that wrote it, or name the right file",
     )

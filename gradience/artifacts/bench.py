@@ -1,6 +1,6 @@
 """`bench.json`: one seed. The probe, what its audit says, and every smaller adapter against it, in counts.
 
-A comparison is paired: the same questions, question by question. Everything that a verdict hangs on is an integer
+A comparison is paired: the same examples, one by one. Everything that a verdict hangs on is an integer
 here, and the records that the counts were made from are named with their digests, so that anybody can count again.
 """
 
@@ -15,6 +15,7 @@ from gradience.artifacts.base import Float12, Part, round_significant
 from gradience.artifacts.bench_plan import DataSplit, Policy, Share
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
+from gradience.words import counted
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "UNDERTRAINED", "SKIPPED", "ERROR"]
 """FAIL: worse than the policy allows, or not shown on every planned seed. INCONCLUSIVE: some seeds say nothing.
@@ -22,13 +23,13 @@ UNDERTRAINED: the probe did not reach its gate. SKIPPED: not made, for a stated 
 
 
 class BenchData(Part):
-    """Which examples were trained and asked."""
+    """Which examples were used to train and to evaluate."""
 
     task: str
     source: dict[str, str]
     """Where they come from: names, versions, digests."""
     splits: tuple[DataSplit, ...]
-    """As they were used: trained, and evaluated."""
+    """As they were used: training, and evaluation."""
     eval_role: Literal["dev", "confirm"]
     counts: dict[str, int]
     """Rows read, duplicates and conflicts left out, and whatever else the task counts."""
@@ -80,20 +81,20 @@ class Measures(Part):
     bytes: int
     adapter_sha256: str
     n: int
-    """Questions asked."""
+    """Examples that were evaluated."""
     correct: int
     score: Float12
     """correct / n."""
     metrics: dict[str, Float12] = Field(default_factory=dict)
     """What else the task reports: F1, another way of finding the answer."""
     cut_off: int = 0
-    """Answers that ended at `max_new_tokens`."""
+    """Outputs that ended at `max_new_tokens`."""
     failed_extractions: int = 0
     """Outputs in which no answer was found; they count as wrong."""
     truncated: int = 0
-    """Questions that were too long and were cut."""
+    """Inputs that were too long and were cut."""
     records: str
-    """File with one line a question, relative to this file."""
+    """File with one line per example, relative to this file."""
     records_sha256: str
     training: TrainingFacts | None = None
     """Null where nothing was trained: a truncation."""
@@ -104,7 +105,7 @@ class Measures(Part):
     @model_validator(mode="after")
     def _score_is_the_share(self) -> Measures:
         if not 0 <= self.correct <= self.n or not self.n:
-            raise ValueError(f"{self.correct} right of {self.n}")
+            raise ValueError(f"{self.correct} correct of {counted(self.n, 'example')}")
         if self.score != round_significant(self.correct / self.n):
             raise ValueError(f"score {self.score} is not {self.correct}/{self.n}")
         return self
@@ -130,38 +131,36 @@ class AuditSummary(Part):
 
 
 class Pairs(Part):
-    """The questions by who has them right. Their sum is n."""
+    """The examples by which of the two has them correct: a table of pairs, whose sum is n."""
 
-    both_right: int
-    only_probe_right: int
-    """Lost by the variant."""
-    only_variant_right: int
-    """Won by the variant."""
+    both_correct: int
+    only_probe_correct: int
+    only_variant_correct: int
     both_wrong: int
 
     @property
     def n(self) -> int:
-        return self.both_right + self.only_probe_right + self.only_variant_right + self.both_wrong
+        return self.both_correct + self.only_probe_correct + self.only_variant_correct + self.both_wrong
 
     @property
     def delta(self) -> Fraction:
-        """Variant − probe, as a share of the questions."""
-        return Fraction(self.only_variant_right - self.only_probe_right, self.n)
+        """Variant − probe, as a share of the examples."""
+        return Fraction(self.only_variant_correct - self.only_probe_correct, self.n)
 
     @property
     def delta_exact(self) -> str:
         """The same as it was counted, not reduced: `-5/200`."""
-        return f"{self.only_variant_right - self.only_probe_right}/{self.n}"
+        return f"{self.only_variant_correct - self.only_probe_correct}/{self.n}"
 
 
-class Closeness(Part):
-    """How far its outputs are from the probe's, whether right or wrong."""
+class DivergenceSummary(Part):
+    """How far its outputs are from the probe's, whether correct or not."""
 
     kl_mean: Float12
-    """KL(probe ‖ variant) in nats, summed over an answer's tokens, mean over questions."""
+    """KL(probe ‖ variant) in nats, summed over the tokens of an answer, mean over examples."""
     kl_standard_error: Float12 | None
     flips: int
-    """Questions that get another label; in free text, tokens of the gold answer that get another most likely one."""
+    """Examples that get another label; in free text, tokens of the gold answer that get another most likely one."""
 
 
 class RankSummary(Part):
@@ -191,7 +190,7 @@ class VariantResult(Part):
     same_as: str | None = None
     """The variant whose numbers these are: it has the same ranks and is made in the same way. `probe`: no rank is
     smaller than the probe's."""
-    evidence: str = ""
+    rank_basis: str = ""
     """What the ranks rest on, before rounding."""
     ranks: RankSummary | None = None
     planned_lora_params: int | None = None
@@ -201,10 +200,10 @@ class VariantResult(Part):
     measures: Measures | None = None
     pairs: Pairs | None = None
     delta: Float12 | None = None
-    """Variant − probe, as a share of the questions."""
+    """Variant − probe, as a share of the examples."""
     delta_exact: str | None = None
-    """The same in questions: `-5/200`."""
-    closeness: Closeness | None = None
+    """The same as counted: `-5/200`."""
+    divergence: DivergenceSummary | None = None
 
     @property
     def is_control(self) -> bool:
@@ -218,8 +217,8 @@ class VariantResult(Part):
         if self.pairs is None or self.measures is None:
             return self
         if self.pairs.n != self.measures.n:
-            raise ValueError(f"{self.name}: {self.pairs.n} pairs and {self.measures.n} questions")
-        if self.pairs.both_right + self.pairs.only_variant_right != self.measures.correct:
+            raise ValueError(f"{self.name}: {self.pairs.n} pairs and {self.measures.n} examples")
+        if self.pairs.both_correct + self.pairs.only_variant_correct != self.measures.correct:
             raise ValueError(f"{self.name}: pairs and `correct` disagree")
         if self.delta_exact != self.pairs.delta_exact:
             raise ValueError(f"{self.name}: delta_exact is not {self.pairs.delta_exact}")
@@ -243,16 +242,19 @@ class Bench(Report):
     """
 
     row_field: ClassVar[str] = "variants"
+    repair: ClassVar[str] = (
+        "make it again: gradience bench run with the same --config and --output, which uses the finished stages"
+    )
 
-    schema_: Literal["gradience.bench/1"] = Field(default="gradience.bench/1", alias="schema")
+    schema_: Literal["gradience.bench/2"] = Field(default="gradience.bench/2", alias="schema")
     smoke: bool
     """Shortened, to see that everything works: no evidence, whatever the verdicts say."""
     status: Status
     """ERROR if something ended in one; else PASS if a variant passes."""
     reasons: tuple[str, ...] = ()
     seed: int
-    seeds: tuple[int, ...]
-    """All seeds that were planned together."""
+    planned_seeds: tuple[int, ...]
+    """All seeds that were planned together, this one among them."""
     model: str
     model_type: Literal["seqcls", "causal_lm"]
     base_params: int | None

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gradience.artifacts.base import Float12, Part
 from gradience.artifacts.bench import Status
-from gradience.artifacts.bench_plan import DataSplit, Policy
+from gradience.artifacts.bench_plan import DataSplit, Policy, Share
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
 
@@ -20,12 +20,12 @@ class SeedRow(Part):
     source: str | None
     """The bench.json it was read from; null where there is none: a failed seed."""
     status: Status
-    stopped_early: bool = False
-    """Its run began and left no result; false beside a null source: it was never run."""
+    unfinished: bool = False
+    """Its run began and has left no result; false beside a null source: it was never run."""
     plan_digest: str | None = None
     """Of the plan that its run followed."""
     correct: int | None = None
-    """Right answers of the probe."""
+    """Examples that the probe has correct."""
     n: int | None = None
     score: Float12 | None = None
     gate_passed: bool | None = None
@@ -52,18 +52,17 @@ class VariantSeed(Part):
     status: Status
     n: int | None = None
     correct: int | None = None
-    lost: int | None = None
-    """Questions that only the probe has right."""
-    won: int | None = None
-    """Questions that only the variant has right."""
+    only_probe_correct: int | None = None
+    """Examples, as in the `pairs` of bench.json."""
+    only_variant_correct: int | None = None
     delta: Float12 | None = None
     delta_exact: str | None = None
-    """In questions: `-5/200`."""
+    """The same as counted: `-5/200`."""
     reduction: Float12 | None = None
     largest_rank: int | None = None
     same_as: str | None = None
-    closeness: Float12 | None = None
-    """Mean KL to the probe, in nats."""
+    kl_mean: Float12 | None = None
+    """KL(probe ‖ variant), in nats: the `divergence.kl_mean` of bench.json."""
 
 
 class VariantSummary(Part):
@@ -80,8 +79,8 @@ class VariantSummary(Part):
     passing: int
     """Planned seeds that pass; a seed without a result is not one of them."""
     planned: int
-    pass_rate: str
-    """`2 of 3`."""
+    pass_rate: Share
+    """passing / planned, exactly: `2/3`. The policy's `pass_rate` is what it is held against."""
     worst_delta: Float12 | None
     """The smallest difference, over the seeds that have a result."""
     worst_delta_exact: str | None
@@ -111,19 +110,12 @@ class BestVariant(Part):
 
 
 class Condition(Part):
-    """One condition of a run that can carry a claim."""
+    """Something without which a run can carry no claim, whatever its verdict."""
 
     name: Literal["protocol", "seeds", "confirm", "controls"]
     met: bool
     why: str
     """What was looked at, in words."""
-
-
-class Certifiable(Part):
-    """Whether the run can carry a claim, whatever its verdict: all conditions are met."""
-
-    met: bool
-    conditions: tuple[Condition, ...]
 
 
 class BenchAggregate(Report):
@@ -135,9 +127,10 @@ class BenchAggregate(Report):
     """
 
     row_field: ClassVar[str] = "variants"
+    repair: ClassVar[str] = "aggregate the runs again: gradience bench aggregate DIR… --output DIR"
 
-    schema_: Literal["gradience.bench_aggregate/1"] = Field(
-        default="gradience.bench_aggregate/1", alias="schema"
+    schema_: Literal["gradience.bench_aggregate/2"] = Field(
+        default="gradience.bench_aggregate/2", alias="schema"
     )
     status: Status
     """ERROR if a planned seed has an error or no result; else PASS if a variant passes."""
@@ -159,11 +152,16 @@ class BenchAggregate(Report):
     variants: tuple[VariantSummary, ...]
     """Controls last."""
     best: BestVariant | None
-    certifiable: Certifiable | None = None
-    """Null in aggregates that were written before this was looked at."""
+    conditions: tuple[Condition, ...]
+    """Of a claim. Whether they are met says nothing about the verdict."""
     notes: tuple[str, ...]
-    """What the thresholds mean in questions, and what limits the verdicts."""
+    """What the thresholds mean in examples, and what limits the verdicts."""
     run: RunInfo
+
+    @property
+    def conditions_met(self) -> bool:
+        """Whether the run can carry a claim at all."""
+        return all(condition.met for condition in self.conditions)
 
     @property
     def candidates(self) -> tuple[VariantSummary, ...]:

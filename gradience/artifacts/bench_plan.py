@@ -15,16 +15,17 @@ Share = Annotated[Exact, Field(ge=0, le=1)]
 
 
 class Policy(Part):
-    """When is a smaller adapter safe? Counted in questions; every bound is inclusive."""
+    """When is a smaller adapter safe? Counted in examples; every bound is inclusive."""
 
     model_config = ConfigDict(
         use_attribute_docstrings=True
     )  # a section of a config as well, documented from there
 
     tolerance: Share = Fraction("0.025")
-    """A seed passes when it loses at most this share of the questions, net: `lost − won ≤ ⌊tolerance · n⌋`."""
+    """A seed passes when at most this share of the examples is lost, net: those that only the probe has correct minus
+    those that only the variant has correct are at most ⌊tolerance · n⌋."""
     floor: Share = Fraction("0.025")
-    """No seed may lose more than this share, whatever the others do: worst Δ ≥ −floor."""
+    """No seed may lose more than this share, net, whatever the others do: worst Δ ≥ −floor."""
     pass_rate: Share = Fraction("0.67")
     """Share of the planned seeds that must pass. With three seeds, 0.67 means all three: two are 66.7 %."""
 
@@ -63,7 +64,7 @@ class BenchPlan(Artifact):
     model: str
     task: str
     task_code: TaskCode | None = None
-    """The user's own code that makes the task and decides what is right; null for a task of Gradience."""
+    """The user's own code that makes the task and decides what is correct; null for a task of Gradience."""
     seeds: tuple[int, ...]
     splits: tuple[DataSplit, ...]
     """Train, and the role that is evaluated (`eval_role`)."""
@@ -71,7 +72,7 @@ class BenchPlan(Artifact):
     tests: tuple[str, ...]
     """The variants that are compared with the probe, in the order of testing."""
     controls: tuple[str, ...]
-    """Compared as well, as a measure of the measurement; nothing is claimed of them."""
+    """Compared as well, as a measure of the measurement; not candidates."""
     policy: Policy
     margin: Share
     """Largest loss that still counts as none: the margin of the non-inferiority tests."""

@@ -44,9 +44,10 @@ class ModuleComparison:
     """The same for the leading input directions."""
     largest_angle: Float12 | None = None
     """Largest principal angle of both sides, in degrees."""
-    cosine_A: Float12 | None = None
-    """Cosine between the stored A factors, where their shapes agree."""
-    cosine_B: Float12 | None = None
+    cosine_lora_A: Float12 | None = None
+    """Cosine between the stored factors A (`lora_A`) of the two adapters, where their shapes agree."""
+    cosine_lora_B: Float12 | None = None
+    """The same for the factors B (`lora_B`)."""
 
 
 class Replicates(Part):
@@ -54,8 +55,8 @@ class Replicates(Part):
 
     verdict: Independence
     """`truncation`: one adapter is a truncation of the other, so that the question does not arise."""
-    cosine_A_median: Float12 | None
-    cosine_B_median: Float12 | None
+    cosine_lora_A_median: Float12 | None
+    cosine_lora_B_median: Float12 | None
     reason: str
 
 
@@ -68,8 +69,9 @@ class ComparisonReport(Report):
     """
 
     row_field: ClassVar[str] = "modules"
+    repair: ClassVar[str] = "compare the adapters again: gradience compare A B --json"
 
-    schema_: Literal["gradience.comparison/1"] = Field(default="gradience.comparison/1", alias="schema")
+    schema_: Literal["gradience.comparison/2"] = Field(default="gradience.comparison/2", alias="schema")
     path_a: str
     sha256_a: str
     path_b: str

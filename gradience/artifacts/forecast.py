@@ -40,7 +40,7 @@ class TimeEstimate(Part):
     training: Float12
     """Seconds of one training."""
     evaluation: Float12
-    """Seconds of one evaluation of a variant; for a causal model its closeness to the probe included."""
+    """Seconds of one evaluation of a variant; for a causal model its divergence from the probe included."""
     seed: Float12
     """Seconds of all trainings and evaluations of a seed, if no two variants come to the same."""
 
@@ -91,9 +91,9 @@ class BenchForecast(Report):
     """For a seed, the probe's among them, if no two variants come to the same."""
     evaluations: int
     examples: int | None
-    """Questions that decide; null where only the data can tell."""
+    """Examples that decide; null where only the data can tell."""
     gate: str
-    """Share of right answers that the probe must reach."""
+    """Share of correct answers that the probe must reach."""
     policy: Policy
     cost: CostEstimate | None
     """Null where the shape of the model or the number of steps is not known here."""

@@ -75,7 +75,7 @@ class ExamplesRun(Part):
     filters: tuple[str, ...] = ()
     """Generation: names of the ways of finding the answer. The first decides."""
     scoring: str | None = None
-    """What decides which answers are right: a task's version of scoring, or the digest of a user's own code."""
+    """What decides which answers are correct: a task's version of scoring, or the digest of a user's own code."""
     examples_sha256: str
     """Digest of the examples, in their order."""
     n: int
@@ -95,7 +95,7 @@ class ClassificationRecord(Part):
     text_sha256: str
     """Digest of the text exactly as it was given to the tokenizer; a pair is joined by U+0000."""
     label: int
-    """The right one."""
+    """The correct one."""
     predicted: int
     """The one with the largest logit; the first of them where several are."""
     correct: bool
@@ -132,7 +132,7 @@ class GenerationRecord(Part):
 
 
 class ScoreRecord(Part):
-    """One prompt with its response: how likely the model finds it, token by token, with the right tokens before."""
+    """One prompt with its response: how likely the model finds it, token by token, with the gold tokens before."""
 
     id: str
     """The example's."""
@@ -184,14 +184,14 @@ class Counts:
     correct: int
     cut_off: int
     """Outputs that ended at `max_new_tokens`."""
-    no_answer: int
+    failed_extractions: int
     """Outputs in which the first filter found no answer."""
     truncated: int
     """Examples that were too long and were cut."""
 
     @property
     def accuracy(self) -> float:
-        """The share of right answers (NaN for no examples)."""
+        """The share of correct answers (NaN for no examples)."""
         return self.correct / self.n if self.n else float("nan")
 
 
@@ -203,7 +203,7 @@ def count(records: Iterable[Record]) -> Counts:
         n=len(rows),
         correct=sum(row.correct for row in rows),
         cut_off=sum(row.stopped_by == "length" for row in outputs),
-        no_answer=sum(row.extracted is None for row in outputs),
+        failed_extractions=sum(row.extracted is None for row in outputs),
         truncated=sum(row.truncated for row in rows),
     )
 

@@ -20,7 +20,7 @@ class TrainedExamples(Part):
     truncated: int
     """Texts that were cut at `max_length` tokens (classification)."""
     left_out: int
-    """Questions that were left out, because with their answer they are longer than `max_length` tokens."""
+    """Prompts that were left out, because with their answer they are longer than `max_length` tokens."""
     tokens: int
     """Tokens of one pass over the examples, without padding."""
 

@@ -41,7 +41,7 @@ def compress(
     suggested: Annotated[
         str | None,
         typer.Option(
-            "--suggested", metavar="WHICH", help="Ranks that the audit suggests: median, p90 or per-layer."
+            "--suggested", metavar="WHICH", help="Ranks that the audit suggests: median, p90 or per_layer."
         ),
     ] = None,
     plan: Annotated[

@@ -195,8 +195,8 @@ def _compare_expert(
         cosine=energies.cosine,
         kept_energy=energies.kept_share if energy_b else None,
         **overlap,
-        cosine_A=_factor_cosine(joint.y, a.rank) if same_rank else None,
-        cosine_B=_factor_cosine(joint.x, a.rank) if same_rank else None,
+        cosine_lora_A=_factor_cosine(joint.y, a.rank) if same_rank else None,
+        cosine_lora_B=_factor_cosine(joint.x, a.rank) if same_rank else None,
     )
     return row, energies
 

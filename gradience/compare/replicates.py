@@ -21,8 +21,8 @@ LOST_ENERGY = 0.01
 def replicates_of(rows: Sequence[ModuleComparison]) -> Replicates:
     """Return whether the runs are independent, share their start, or are truncations or copies of each other."""
     updates = [abs(row.cosine) for row in rows if row.cosine is not None]
-    cosines_A = [abs(row.cosine_A) for row in rows if row.cosine_A is not None]
-    cosines_B = [abs(row.cosine_B) for row in rows if row.cosine_B is not None]
+    cosines_A = [abs(row.cosine_lora_A) for row in rows if row.cosine_lora_A is not None]
+    cosines_B = [abs(row.cosine_lora_B) for row in rows if row.cosine_lora_B is not None]
     typical_A = median(cosines_A) if cosines_A else None
     typical_B = median(cosines_B) if cosines_B else None
     verdict: Independence
@@ -45,7 +45,9 @@ def replicates_of(rows: Sequence[ModuleComparison]) -> Replicates:
         reason = "one factor points the same way: the runs share their start (seed, or a frozen A)"
     else:
         verdict, reason = "independent", "the factors are nearly orthogonal, as random starts make them"
-    return Replicates(verdict=verdict, cosine_A_median=typical_A, cosine_B_median=typical_B, reason=reason)
+    return Replicates(
+        verdict=verdict, cosine_lora_A_median=typical_A, cosine_lora_B_median=typical_B, reason=reason
+    )
 
 
 def _truncated(rows: Sequence[ModuleComparison]) -> str:

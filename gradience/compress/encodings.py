@@ -62,7 +62,7 @@ class EncodingRule(NamedTuple):
 
 def encode_modules(targets: Sequence[Target], encoding: Encoding | None) -> Encoded:
     """Write `targets` (not empty) by the rule `encoding`, or by the one that fits them where it is None."""
-    encoding, reason = (encoding, "asked for") if encoding else _fitting(targets)
+    encoding, reason = (encoding, "requested") if encoding else _fitting(targets)
     return rule_of(encoding).encode(targets, reason)
 
 
@@ -128,7 +128,9 @@ def _commonest_scale(targets: Sequence[Target]) -> float:
 def _uniform(targets: Sequence[Target], reason: str) -> Encoded:
     largest = _largest(targets)
     if any(target.rank != largest for target in targets):
-        return _one_alpha("padded", targets, "uniform was asked for; ranks differ, so zeros fill them up")
+        return _one_alpha(
+            "padded", targets, "uniform was requested; ranks differ, so smaller ones are padded with zeros"
+        )
     return _one_alpha("uniform", targets, reason)
 
 

@@ -16,6 +16,7 @@ from gradience.compress.layout import Layout
 from gradience.compress.module import CompressedModule, Job
 from gradience.ranks import max_lora_rank_step
 from gradience.spectra import relative_error
+from gradience.words import counted
 
 ROUNDING_SHOWS = 0.01
 """Relative error from which a loss by rounding alone is worth a warning."""
@@ -95,7 +96,10 @@ def _row(plan: ModulePlan, pair: LoraPair, job: Job | None, module: CompressedMo
 def warnings_of(plan: CompressionPlan, layout: Layout, results: Mapping[str, Any]) -> tuple[str, ...]:
     """What a reader of the report should know."""
     kept = Counter(module.fixed for module in plan.modules if module.fixed)
-    warnings = [f"{count} modules keep their rank: {reason}" for reason, count in kept.items()]
+    warnings = [
+        f"{counted(count, 'module keeps its rank', 'modules keep their rank')}: {reason}"
+        for reason, count in kept.items()
+    ]
     keys = {**layout.encoded.fields["rank_pattern"], **layout.encoded.fields["alpha_pattern"]}
     if any(anchored_key(job.pair.module) in keys for job in layout.jobs if job.parameter):
         warnings.append(
@@ -111,7 +115,7 @@ def warnings_of(plan: CompressionPlan, layout: Layout, results: Mapping[str, Any
         warnings.append("untrained: B·A = 0, so the kept energy and the error say nothing")
     if rounding > max(results["predicted_error"], ROUNDING_SHOWS):
         warnings.append(
-            f"rounding to the storage type loses more ({rounding:.2g}) than the smaller rank does: "
-            "a wider --dtype keeps more"
+            f"rounding to the storage type costs more ({rounding:.2g}) than the smaller rank does: "
+            "use a wider --dtype"
         )
     return tuple(warnings)

@@ -25,9 +25,9 @@ class Divergence:
     """Adapter B against adapter A on the same examples."""
 
     n: int
-    both_right: int
-    only_a_right: int
-    only_b_right: int
+    both_correct: int
+    only_a_correct: int
+    only_b_correct: int
     both_wrong: int
     flips: int | None
     """Examples with another predicted label, another extracted answer (none at all counts as an answer), or,
@@ -54,9 +54,9 @@ def diverge(a: tuple[ExamplesRun, Sequence[T]], b: tuple[ExamplesRun, Sequence[T
     right = [(x.correct, y.correct) for x, y in rows]
     return Divergence(
         n=len(rows),
-        both_right=right.count((True, True)),
-        only_a_right=right.count((True, False)),
-        only_b_right=right.count((False, True)),
+        both_correct=right.count((True, True)),
+        only_a_correct=right.count((True, False)),
+        only_b_correct=right.count((False, True)),
         both_wrong=right.count((False, False)),
         flips=flips,
         kl_mean=None if kl is None else float(kl.mean()),

@@ -86,7 +86,7 @@ class Evaluator:
         settings["max_new_tokens"] = self.max_new_tokens or task.max_new_tokens
         return evaluate_generation(engine, name, self.examples, **settings)
 
-    def closeness(
+    def scores(
         self, name: str, adapter: Path, path: Path, *, reference: tuple[str, Path], allow_inert: bool = False
     ) -> Evaluation[Any]:
         """Log-likelihood, KL and flips on the gold responses, against the adapter `reference`; for causal models."""

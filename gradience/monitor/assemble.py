@@ -78,7 +78,7 @@ def run_report(
 
 def _outcome(facts: RunFacts) -> tuple[Outcome, str | None]:
     if facts.end is None:
-        return "unfinished", "no end is recorded: the run is still going on, or was killed"
+        return "unfinished", "no end is recorded: still running, or killed"
     status, reason = facts.end.text("status"), facts.end.text("reason")
     if status == "error":
         return "error", reason
@@ -206,8 +206,8 @@ def _notes(facts: RunFacts, setup: RunSetup) -> list[str]:
     if facts.modules.get("starts_at_zero") is False:
         notes.append(
             f"The factors were initialised with {setup.init or 'something other than zero'}: B·A is not yet ΔW,"
-            " so use of rank is shown but not judged."
+            " so rank use is shown without an alert."
         )
     if facts.not_kept:
-        notes.append(f"{facts.not_kept} more recorded alerts, recommendations or splits are not shown.")
+        notes.append(f"Recorded alerts, recommendations or splits that are not shown: {facts.not_kept}.")
     return notes

@@ -23,7 +23,7 @@ from gradience.plan.modules import Module, Ranks
 if TYPE_CHECKING:
     from gradience.artifacts.compression import CompressionPlan
 
-Suggested = Literal["median", "p90", "per-layer"]
+Suggested = Literal["median", "p90", "per_layer"]
 """Which of the ranks that the audit suggests."""
 EDITED = ", then edited"
 
@@ -113,8 +113,8 @@ class ToSuggestion:
 
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
         suggestions = suggestions_of(report)
-        if self.which == "per-layer":
-            suggested = ToEnergy(suggestions.tau).choose(report, modules, Grid(suggestions.grid))
+        if self.which == "per_layer":
+            suggested = ToEnergy(suggestions.tau).choose(report, modules, Grid(suggestions.allowed_ranks))
             return _each(modules, grid, lambda module: suggested[module.name])
         uniform = suggestions.median if self.which == "median" else suggestions.p90
         return ToRank(uniform.rank).choose(report, modules, grid)

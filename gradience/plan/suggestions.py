@@ -35,7 +35,7 @@ def suggest(report: AuditReport, grid: Sequence[int]) -> Suggestions | None:
     largest = max(module.rank for module in modules)
     return Suggestions(
         tau=report.tau,
-        grid=tuple(rank for rank in grid if rank <= largest) or (min(grid),),
+        allowed_ranks=tuple(rank for rank in grid if rank <= largest) or (min(grid),),
         current_max_rank=largest,
         current_max_lora_rank=max_lora_rank_step(largest),
         median=_uniform(report, modules, 50, grid),

@@ -106,8 +106,12 @@ def independence_blocks(report: ComparisonReport, view: View) -> list[Block]:
     mark, answer = INDEPENDENCE[replicates.verdict]
     truncation = replicates.verdict == "truncation"
     cosines = []
-    if not truncation and replicates.cosine_A_median is not None and replicates.cosine_B_median is not None:
-        a, b = sig(replicates.cosine_A_median, 2), sig(replicates.cosine_B_median, 2)
+    if (
+        not truncation
+        and replicates.cosine_lora_A_median is not None
+        and replicates.cosine_lora_B_median is not None
+    ):
+        a, b = sig(replicates.cosine_lora_A_median, 2), sig(replicates.cosine_lora_B_median, 2)
         cosines = [f"median |cosine| between the factors: A {a}, B {b}"]
     return [
         Heading("How are they related?" if truncation else "Are they independent runs?"),

@@ -21,7 +21,7 @@ KINDS: dict[str, tuple[Any, LoraConfig, set[str], dict[str, int]]] = {
         bert,
         config(target_modules=["query", "value", "dense"], task_type="SEQ_CLS"),
         {"linear"},
-        {"module trained and saved whole (modules_to_save)": 2},
+        {"full-weight module (modules_to_save)": 2},
     ),
     "gpt2-conv1d": (
         gpt2,
@@ -151,7 +151,7 @@ KINDS: dict[str, tuple[Any, LoraConfig, set[str], dict[str, int]]] = {
         llama,
         config(target_modules=LINEAR, modules_to_save=["lm_head", "input_layernorm"]),
         {"linear"},
-        {"module trained and saved whole (modules_to_save)": 3},
+        {"full-weight module (modules_to_save)": 3},
     ),
     "bias-lora-only": (
         bert,

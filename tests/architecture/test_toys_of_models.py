@@ -92,7 +92,7 @@ def test_a_toy_engine_and_a_toy_task_are_one_file_and_one_line_each(tmp_path, ad
     assert evaluator.settings["engine"] == "table"
     assert evaluator.numerics["versions"] == {"table": "1"}
     answers = evaluator.answers("a", tmp_path, tmp_path / "a.records.jsonl")
-    assert (count(answers.records).correct, count(answers.records).no_answer) == (2, 1)
+    assert (count(answers.records).correct, count(answers.records).failed_extractions) == (2, 1)
     assert read_records(tmp_path / "a.records.jsonl") == answers
     assert (answers.run.engine, answers.run.scoring) == ("table", "additions 1")
     elsewhere = answers.run.model_copy(update={"engine": "transformers"})

@@ -32,7 +32,7 @@ def test_another_number_of_parameters_than_planned_is_an_error():
     wrong = variant_measures(planned, 42, counted, lora_params=planned.lora_params + 1536)
     result = measured(planned, wrong, counted, config().policy)
     assert result.status == "ERROR"
-    assert "LoRA parameters, and" in result.reasons[0]
+    assert "LoRA parameters; planned: " in result.reasons[0]
 
 
 def test_counts_that_disagree_are_no_artifact():
@@ -54,7 +54,7 @@ def test_a_probe_below_its_gate_makes_everything_undertrained():
     assert run.audit is None
     assert run.best is None
     assert {v.status for v in run.variants} == {"UNDERTRAINED"}
-    assert run.variants[0].reasons == ("the probe has 19 of 200 right (9.5 %); its gate is 10 %",)
+    assert run.variants[0].reasons == ("the probe has 19 / 200 correct (9.5 %); its quality gate is 10 %",)
     assert [v.name for v in run.variants] == [v.name for v in bench(42).variants]
     assert bench(42, correct=20).status == "PASS"  # exactly at the gate
 
@@ -80,7 +80,9 @@ def test_a_seed_without_a_variant_that_passes_fails_and_says_why():
     names = [v.name for v in bench(42).variants if v.arm != "control"]
     run = bench(42, dict.fromkeys(names, (20, 0)))
     assert run.status == "FAIL"
-    assert "20 fewer right than the probe (lost 20, won 0)" in run.reasons[0]
+    assert (
+        "20 fewer correct than the probe (only probe correct: 20, only variant correct: 0)" in run.reasons[0]
+    )
     assert run.best is None
 
 

@@ -165,9 +165,9 @@ def test_the_same_configuration_is_trained_once(classified: tuple[Path, Bench, W
 def test_the_probe_written_again_answers_the_same(classified: tuple[Path, Bench, Watcher]) -> None:
     _, bench, _ = classified
     again = bench.variant("aa")
-    assert again.pairs.only_probe_right == again.pairs.only_variant_right == 0
-    assert again.closeness.flips == 0
-    assert again.closeness.kl_mean < 1e-6
+    assert again.pairs.only_probe_correct == again.pairs.only_variant_correct == 0
+    assert again.divergence.flips == 0
+    assert again.divergence.kl_mean < 1e-6
 
 
 def test_the_head_alone_is_trained_as_the_probe_is(classified: tuple[Path, Bench, Watcher]) -> None:
@@ -249,12 +249,12 @@ def test_answers_are_generated_and_compared_with_the_probe_s(answered: tuple[Pat
         if variant.measures is None:
             continue
         assert (folder / variant.measures.records).is_file()
-        assert variant.closeness.kl_mean >= 0
+        assert variant.divergence.kl_mean >= 0
     again = bench.variant("aa")
-    assert again.closeness.kl_mean < 1e-6
-    assert again.closeness.flips == 0
+    assert again.divergence.kl_mean < 1e-6
+    assert again.divergence.flips == 0
     truncated = bench.variant("uniform_median.truncate")
-    assert truncated.closeness.kl_mean > 10 * again.closeness.kl_mean
+    assert truncated.divergence.kl_mean > 10 * again.divergence.kl_mean
 
 
 # ------------------------------------------------------------------ what goes wrong

@@ -57,7 +57,7 @@ def test_the_announced_variants():
     assert set(by_name["uniform_median"].ranks.values()) == {4}
     assert set(by_name["uniform_p90"].ranks.values()) == {8}  # 6.6, linearly interpolated
     assert list(by_name["per_layer"].ranks.values()) == [4, 4, 4, 4, 16]
-    assert by_name["uniform_p90"].evidence == (
+    assert by_name["uniform_p90"].rank_basis == (
         "90th percentile of the directions that hold 0.9 of the energy: 6.6, rounded up to an allowed rank"
     )
     assert all(variant.is_made for variant in by_name.values())
@@ -132,7 +132,7 @@ def test_a_stated_rank_needs_no_suggestion():
 def test_an_untrained_module_gets_the_smallest_rank_and_is_not_evidence():
     by_name = planned(audited(None, 8, 8))
     assert list(by_name["per_layer"].ranks.values()) == [1, 8, 8]
-    assert by_name["uniform_median"].evidence.endswith("energy: 8")
+    assert by_name["uniform_median"].rank_basis.endswith("energy: 8")
 
 
 def test_retraining_can_be_limited():

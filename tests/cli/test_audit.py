@@ -81,7 +81,7 @@ def test_tau_and_allowed_ranks_change_the_suggestion(adapter):
         audit(adapter, "--json", "--tau", "0.5", "--allowed-ranks", "3,5,8").stdout
     )
     assert other.suggestions.tau == 0.5
-    assert other.suggestions.grid == (3, 5, 8)
+    assert other.suggestions.allowed_ranks == (3, 5, 8)
     assert other.suggestions.median.rank in (3, 5, 8)
     assert other.suggestions.median.unrounded < default.suggestions.median.unrounded
     assert "k@50" in audit(adapter, "--tau", "0.5").stdout
@@ -114,7 +114,7 @@ def test_the_printed_config_is_applied_by_peft_to_exactly_these_modules(run_fold
     report = AuditReport.model_validate_json(
         audit(adapter, "--json", "--allowed-ranks", "2,3,4,5,6,8", "--tau", "0.8").stdout
     )
-    grid = report.suggestions.grid
+    grid = report.suggestions.allowed_ranks
     expected = {
         layer.name: (min(rank for rank in grid if rank >= layer.energy_rank_tau), layer.scale)
         for layer in report.layers

@@ -147,7 +147,7 @@ def test_quiet_says_nothing_when_all_is_well(adapter, tmp_path, capsys):
 def test_every_encoding_is_named_on_the_screen(encoding, adapter, tmp_path, capsys):
     output = tmp_path / "out"
     assert run(["compress", str(adapter), "--rank", "3", "--encoding", encoding, "-o", str(output)]) == 0
-    assert f" encoding {encoding} (asked for)" in " ".join(capsys.readouterr().out.split())
+    assert f" encoding {encoding} (requested)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_other_storage_types_and_stripped_tensors(adapter, tmp_path, capsys):

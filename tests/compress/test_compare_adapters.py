@@ -104,10 +104,10 @@ def test_factor_cosines(tmp_path):
     )
     (row,) = report.modules
     other = moved[name][0]
-    assert row.cosine_A == pytest.approx(
+    assert row.cosine_lora_A == pytest.approx(
         (down * other).sum() / np.linalg.norm(down) / np.linalg.norm(other), abs=1e-12
     )
-    assert row.cosine_B == pytest.approx(-1.0, abs=1e-12)
+    assert row.cosine_lora_B == pytest.approx(-1.0, abs=1e-12)
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
@@ -188,8 +188,8 @@ def test_untrained_modules(tmp_path):
     report = compare_adapters(write(tmp_path / "a", a), write(tmp_path / "b", b))
     untrained, same = report.modules
     assert untrained.relative_difference == 1.0
-    assert untrained.cosine is untrained.kept_energy is untrained.cosine_B is None
-    assert untrained.cosine_A == pytest.approx(1.0)
+    assert untrained.cosine is untrained.kept_energy is untrained.cosine_lora_B is None
+    assert untrained.cosine_lora_A == pytest.approx(1.0)
     assert same.relative_difference == 0.0
     backwards = compare_adapters(tmp_path / "b", tmp_path / "a")
     assert backwards.modules[0].relative_difference is None

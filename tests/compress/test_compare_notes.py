@@ -47,8 +47,8 @@ def test_verdicts(one, other, verdict, tmp_path):
     assert report.replicates.verdict == verdict
     assert report.replicates.reason
     if verdict == "same-start":
-        assert report.replicates.cosine_A_median > 0.8
-        assert report.replicates.cosine_B_median < 0.2
+        assert report.replicates.cosine_lora_A_median > 0.8
+        assert report.replicates.cosine_lora_B_median < 0.2
 
 
 def test_ranks_that_differ_cannot_say_much_but_copies_show(tmp_path):

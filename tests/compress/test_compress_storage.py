@@ -93,7 +93,7 @@ def test_rounding_that_loses_more_than_the_rank_is_said(tmp_path):
     folder = write(tmp_path / "in", random_factors(1, (6, 30, 20), decay=0.1))
     report = compress(folder, tmp_path / "out", ToRank(4), dtype="F8_E5M2")
     (warning,) = report.warnings
-    assert "rounding to the storage type loses more" in warning
+    assert "rounding to the storage type costs more" in warning
     assert not compress(folder, tmp_path / "wide", ToRank(4), dtype="F32").warnings
 
 

@@ -75,7 +75,12 @@ def test_every_cell_of_two_classifiers_is_counted():
     second = [(YES, 1), (NO, 1), (NO, 1), (YES, 1), (NO, 1), (NO, 1), (NO, 0)]
     change = diverge((run(), labels(first)), (run(adapter="b"), labels(second)))
     assert (change.n, change.flips) == (7, 3)
-    assert (change.both_right, change.only_a_right, change.only_b_right, change.both_wrong) == (2, 2, 1, 2)
+    assert (change.both_correct, change.only_a_correct, change.only_b_correct, change.both_wrong) == (
+        2,
+        2,
+        1,
+        2,
+    )
     per_flip = math.tanh(0.5)  # KL between softmax(0, 1) and softmax(1, 0)
     assert change.kl_mean == pytest.approx(3 * per_flip / 7)
     spread = np.std([0, per_flip, per_flip, per_flip, 0, 0, 0], ddof=1) / math.sqrt(7)
@@ -88,7 +93,12 @@ def test_two_writers_differ_in_answers_and_in_being_right():
     first = [written(0, "7"), written(1, "7"), written(2, "8"), written(3, None), written(4, None)]
     second = [written(0, "7"), written(1, "9"), written(2, "9"), written(3, "7"), written(4, None)]
     change = diverge((run("generation"), first), (run("generation", "b"), second))
-    assert (change.both_right, change.only_a_right, change.only_b_right, change.both_wrong) == (1, 1, 1, 2)
+    assert (change.both_correct, change.only_a_correct, change.only_b_correct, change.both_wrong) == (
+        1,
+        1,
+        1,
+        2,
+    )
     assert change.flips == 3
     assert change.kl_mean is change.kl_standard_error is change.loglikelihood_gain is None
 
@@ -100,7 +110,7 @@ def test_scores_tell_kl_only_against_their_reference():
     a, b = (run("scores", "a", **reference), first), (run("scores", "b", **reference), second)
     change = diverge(a, b)
     assert (change.kl_mean, change.flips, change.loglikelihood_gain) == (0.5, 1, 0.25)
-    assert (change.both_right, change.only_b_right) == (1, 1)
+    assert (change.both_correct, change.only_b_correct) == (1, 1)
     assert diverge(b, a).kl_mean is None
     other = (run("scores", "a", **{**reference, "reference_sha256": "1" * 64}), first)
     with pytest.raises(UsageError):
@@ -145,7 +155,13 @@ def test_counts_of_every_kind():
         written(2, "8", truncated=True), written(3, None, stopped_by="length"),
     ]  # fmt: skip
     counts = count(rows)
-    assert (counts.n, counts.correct, counts.cut_off, counts.no_answer, counts.truncated) == (4, 1, 2, 2, 1)
+    assert (counts.n, counts.correct, counts.cut_off, counts.failed_extractions, counts.truncated) == (
+        4,
+        1,
+        2,
+        2,
+        1,
+    )
     assert counts.accuracy == 0.25
     assert count([scored(0, -1.0, True), scored(1, -2.0, False)]).correct == 1
     assert math.isnan(count([]).accuracy)

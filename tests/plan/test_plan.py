@@ -50,14 +50,14 @@ def test_ranks_of_a_criterion(criterion, options, expected):
     assert list(ranks_of(plan_compression(audited, criterion, **options)).values()) == expected
 
 
-@pytest.mark.parametrize("which", ["median", "p90", "per-layer"])
+@pytest.mark.parametrize("which", ["median", "p90", "per_layer"])
 def test_what_the_audit_suggests(which):
     rows = mistral_rows(4)
     audited = report(rows)
     suggestions = suggest(audited, DEFAULT_GRID)
     audited = audited.model_copy(update={"suggestions": suggestions})
     plan = plan_compression(audited, ToSuggestion(which))
-    if which == "per-layer":
+    if which == "per_layer":
         assert list(ranks_of(plan).values()) == list(suggestions.per_layer.rank_pattern.values())
         assert plan.new_params == suggestions.per_layer.params
     else:

@@ -154,7 +154,7 @@ def test_a_grouped_convolution_keeps_its_rank():
     assert suggestions.p90.params == suggestions.per_layer.params
 
 
-@pytest.mark.parametrize("which", ["median", "p90", "per-layer"])
+@pytest.mark.parametrize("which", ["median", "p90", "per_layer"])
 def test_a_suggestion_is_what_compress_would_write(which):
     """Modules that share a name in the config share a rank: here one of them keeps its own, so both do."""
     sigma = np.array([4.0, 1.0, 0.1, 0.1])

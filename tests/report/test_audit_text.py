@@ -23,7 +23,7 @@ SATURATED = Finding(
     code="saturated",
     severity="warning",
     module="model.layers.31.mlp.down_proj",
-    message="2 of 224 modules use nearly all of their rank (k@90 near r): model.layers.31.mlp.down_proj, "
+    message="2 of 224 modules with nearly all of the rank in use (k@90 near r): model.layers.31.mlp.down_proj, "
     "model.layers.30.mlp.down_proj",
     hint="the rank may be too small for them; a larger probe would tell",
 )
@@ -71,10 +71,10 @@ def small():
     )
     head = [
         TensorNote(
-            tensor="classifier.modules_to_save.weight", reason="saved whole (modules_to_save)", params=768
+            tensor="classifier.modules_to_save.weight", reason="full-weight module (modules_to_save)", params=768
         ),
         TensorNote(
-            tensor="classifier.modules_to_save.bias", reason="saved whole (modules_to_save)", params=2
+            tensor="classifier.modules_to_save.bias", reason="full-weight module (modules_to_save)", params=2
         ),
         TensorNote(tensor="bert.pooler.dense.bias", reason="LoRA bias", params=384),
     ]

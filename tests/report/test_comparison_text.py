@@ -25,12 +25,13 @@ def seeds():
 def attention():
     """Three modules of other ranks on both sides."""
     return [
-        compared(f"h.{i}.attn.c_attn", 2.0 * i, r_b=2 + i, cosine_A=None, cosine_B=None) for i in range(3)
+        compared(f"h.{i}.attn.c_attn", 2.0 * i, r_b=2 + i, cosine_lora_A=None, cosine_lora_B=None)
+        for i in range(3)
     ]
 
 
 def replicates(verdict, reason):
-    return Replicates(verdict=verdict, cosine_A_median=None, cosine_B_median=None, reason=reason)
+    return Replicates(verdict=verdict, cosine_lora_A_median=None, cosine_lora_B_median=None, reason=reason)
 
 
 def smaller():
@@ -50,7 +51,7 @@ def unlike():
         "right_overlap",
         "largest_angle",
     )
-    nothing = dict.fromkeys((*figures, "cosine_A", "cosine_B", "compared_dimensions"))
+    nothing = dict.fromkeys((*figures, "cosine_lora_A", "cosine_lora_B", "compared_dimensions"))
     rows = [
         compared("mlp.experts.down_proj", 0, expert=3, norm_a=0.0, norm_b=0.0, **nothing),
         alone("lm_head", "only-b", 4),
@@ -121,7 +122,9 @@ def test_a_7b_comparison_fits_on_one_screen():
     ],
 )
 def test_independence(verdict, words):
-    answer = Replicates(verdict=verdict, cosine_A_median=0.5, cosine_B_median=0.25, reason="because")
+    answer = Replicates(
+        verdict=verdict, cosine_lora_A_median=0.5, cosine_lora_B_median=0.25, reason="because"
+    )
     text = comparison_text(comparison([compared("a", 30)], replicates=answer))
     assert f"{words}because median |cosine| between the factors: A 0.50, B 0.25" in " ".join(text.split())
 

@@ -52,7 +52,7 @@ def hostile_report(name):
 
 def hostile_comparison(name):
     rows = [compared(name, 10), compared(f"m.layers.0.{name}", 20), alone(f"{name}.a", "only-a")]
-    answer = Replicates(verdict="same-start", cosine_A_median=0.9, cosine_B_median=0.1, reason=name)
+    answer = Replicates(verdict="same-start", cosine_lora_A_median=0.9, cosine_lora_B_median=0.1, reason=name)
     return comparison(rows, path_a=name, path_b=name, replicates=answer, notes=(name,))
 
 

@@ -51,7 +51,7 @@ def padded_report():
         rows,
         criterion="0.5 of the parameters saved, allocated by energy per parameter",
         encoding="padded",
-        encoding_reason="asked for; scales differ, so the ratio is folded into B",
+        encoding_reason="requested; scales differ, so the ratio is folded into B",
         carried_tensors=3,
         carried_files=("README.md", "tokenizer.json"),
         left_out_files=("optimizer.pt", "rng_state.pth", "scheduler.pt", "logs/"),

@@ -72,10 +72,11 @@ def untrained(facts: Facts) -> Iterator[Finding]:
     if not names:
         return
     if len(names) == len(facts.layers):
+        everything = "the one module is" if len(names) == 1 else f"all {len(names)} modules are"
         yield Finding(
             code="untrained",
             severity="error",
-            message=f"all {len(names)} modules are untrained: B·A = 0 exactly",
+            message=f"{everything} untrained: B·A = 0 exactly",
             hint="this is a fresh adapter, or the trained weights were not the ones saved",
         )
     else:
@@ -84,7 +85,7 @@ def untrained(facts: Facts) -> Iterator[Finding]:
             "warning",
             names,
             "never trained (B·A = 0)",
-            "they get the smallest rank; check that their gradients flow (frozen or unused modules)",
+            "the smallest rank is suggested there; check that gradients flow (frozen or unused modules)",
             total=len(facts.layers),
         )
 
@@ -112,8 +113,8 @@ def random(facts: Facts) -> Iterator[Finding]:
             "random-modules",
             "warning",
             names,
-            "look random (spectra like those of random factors)",
-            "hardly trained, or trained to use every direction: compare with the rest of their family",
+            "with spectra like those of random factors",
+            "hardly trained, or trained to use every direction: compare with the rest of the family",
             total=len(facts.layers),
         )
 
@@ -131,15 +132,15 @@ saturated = ModuleRule(
     "saturated",
     "warning",
     _uses_all,
-    "use nearly all of their rank (k@90 near r)",
-    "the rank may be too small for them; a larger probe would tell",
+    "with nearly all of the rank in use (k@90 near r)",
+    "the rank may be too small there; a larger probe would tell",
 )
 
 shape_ceiling = ModuleRule(
     "rank-above-shape",
     "warning",
     lambda layer: layer.r > min(layer.shape),
-    "with a rank above what their shape can use (min(m, n))",
+    "with a rank above what the shape can use (min(m, n))",
     "the surplus is wasted",
     of_all=False,
 )

@@ -19,7 +19,7 @@ class Choice(NamedTuple):
     """Ranks, and in words what they rest on, before rounding."""
 
     ranks: Ranks
-    evidence: str
+    basis: str
 
 
 class NotMade(Exception):
@@ -50,7 +50,7 @@ class AuditedProbe:
         """Return the ranks of a variant. Raises NotMade."""
         if variant in VARIANTS:
             return VARIANTS[variant](self)
-        return Choice(self.ranks_by(ToRank(int(variant.removeprefix("uniform_r")))), "as asked for")
+        return Choice(self.ranks_by(ToRank(int(variant.removeprefix("uniform_r")))), "as requested")
 
     def ranks_by(self, criterion: Criterion) -> Ranks:
         """Return the rank that `criterion` gives every module."""
@@ -75,8 +75,8 @@ def _p90(probe: AuditedProbe) -> Choice:
 
 
 def _per_layer(probe: AuditedProbe) -> Choice:
-    evidence = f"directions that hold {probe.suggestions.tau:g} of each module's energy, rounded up"
-    return Choice(probe.ranks_by(ToSuggestion("per-layer")), evidence)
+    basis = f"directions that hold {probe.suggestions.tau:g} of each module's energy, rounded up"
+    return Choice(probe.ranks_by(ToSuggestion("per_layer")), basis)
 
 
 def _uniform(probe: AuditedProbe, statistic: str, chosen: Suggestion) -> Choice:

@@ -61,7 +61,7 @@ DATASETS: Mapping[str, str] = {
 """`task.dataset` -> the profile that it stands for; another data set is an option of the task."""
 
 
-_COUNTS = "every verdict rests on counts of right answers"
+_COUNTS = "every verdict rests on counts of correct answers"
 _GREEDY = "decoding is greedy"
 _ONCE = "an adapter is evaluated once, when its training is done"
 _LAST = "what is audited and compared is the adapter after the last step"

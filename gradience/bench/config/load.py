@@ -126,7 +126,7 @@ class BenchConfig(Settings):
         return copy
 
     def gate(self) -> Fraction:
-        """Return the share of right answers that the probe must reach."""
+        """Return the share of correct answers that the probe must reach."""
         if self.task.probe_gate.min_value is not None:
             return self.task.probe_gate.min_value
         if self.model.type == "causal_lm":
@@ -145,12 +145,12 @@ class BenchConfig(Settings):
             "warmup_steps": warmup if warmup is None else min(warmup, steps // SHORT_WARMUP),
             "train_samples": min(self.train.train_samples or limits.train_samples, limits.train_samples),
         }
-        asked = min(self.task.eval_samples or limits.eval_samples, limits.eval_samples)
+        evaluated = min(self.task.eval_samples or limits.eval_samples, limits.eval_samples)
         return self.model_copy(
             update={
                 "run_type": "smoke",
                 "train": self.train.model_copy(update=train),
-                "task": self.task.model_copy(update={"eval_samples": asked}),
+                "task": self.task.model_copy(update={"eval_samples": evaluated}),
             }
         )
 

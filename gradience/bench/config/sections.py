@@ -58,7 +58,7 @@ class ProbeGate(Settings):
     """What the probe itself must reach; below it, nothing is trained any more and the run is UNDERTRAINED."""
 
     min_value: Share | None = None
-    """Share of right answers. By default that of GLUE's task (sst2 0.75 …), 0.70 for other labels, 0.15 for answers."""
+    """Share of correct answers. By default GLUE's own (sst2 0.75 …), 0.70 for other labels, 0.15 for free text."""
 
 
 class Generation(Settings):

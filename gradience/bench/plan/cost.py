@@ -41,7 +41,7 @@ class Shapes:
     """Of a training."""
     train: tuple[int, int]
     """Rows and tokens of a batch, padding included."""
-    asked: int
+    deciding: int
     """Examples that decide."""
     rows: int
     """Of a batch of them."""
@@ -125,14 +125,14 @@ def cost_of(
         loading = weights_bytes / LOADED
         training = shapes.steps * (micro * machine.seconds(step) + machine.seconds(adam)) + loading
         answers = (
-            shapes.asked
+            shapes.deciding
             / shapes.rows
             * (machine.seconds(answering) + (shapes.new * machine.seconds(decoding) if decoding else 0))
         )
-        closeness = 2 * shapes.asked / SCORED_AT_ONCE * machine.seconds(scoring) if scoring else 0
-        seed = trainings * training + evaluations * answers + (evaluations - 1) * closeness + loading
+        scores = 2 * shapes.deciding / SCORED_AT_ONCE * machine.seconds(scoring) if scoring else 0
+        seed = trainings * training + evaluations * answers + (evaluations - 1) * scores + loading
         times.append(
-            TimeEstimate(machine=machine.name, training=training, evaluation=answers + closeness, seed=seed)
+            TimeEstimate(machine=machine.name, training=training, evaluation=answers + scores, seed=seed)
         )
     return CostEstimate(
         base_params=sum(weight.numel() for name, weight in base.named_parameters() if "lora_" not in name),

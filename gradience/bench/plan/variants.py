@@ -41,7 +41,7 @@ class PlannedVariant:
     """The α that keeps the scale of every module whose rank is not 0; without those whose α is unknown."""
     lora_params: int = 0
     probe_params: int = 0
-    evidence: str = ""
+    rank_basis: str = ""
     """What the ranks rest on, before rounding."""
     same_as: str | None = None
     """The variant, or `probe`, that has the same ranks and is made in the same way: this one is not made again."""
@@ -128,7 +128,7 @@ def _arms_of(control: Control, compression: CompressionSettings) -> list[tuple[s
 def _with_ranks(variant: PlannedVariant, probe: AuditedProbe) -> PlannedVariant:
     """The same with its ranks, or with the reason why it is not made."""
     try:
-        ranks, evidence = (
+        ranks, basis = (
             variant.control.ranks(probe) if variant.control else probe.choose(variant.name.partition(".")[0])
         )
     except NotMade as reason:
@@ -139,7 +139,7 @@ def _with_ranks(variant: PlannedVariant, probe: AuditedProbe) -> PlannedVariant:
         alphas=alphas_at(probe.modules, ranks, use_rslora=probe.use_rslora),
         lora_params=size_at(probe.modules, ranks)[0],
         probe_params=size_at(probe.modules, probe.ranks)[0],
-        evidence=evidence,
+        rank_basis=basis,
     )
 
 

@@ -11,7 +11,7 @@ from gradience.artifacts.bench import (
     Bench,
     BenchData,
     BenchEnvironment,
-    Closeness,
+    DivergenceSummary,
     Gate,
     Measures,
     Pairs,
@@ -45,7 +45,7 @@ def assemble(facts: SeedFacts, task: Task, plan: BenchPlan, watch: Stopwatch) ->
         status=status,
         reasons=reasons,
         seed=facts.seed,
-        seeds=config.seeds,
+        planned_seeds=config.seeds,
         model=config.model.name,
         model_type=config.model.type,
         base_params=training.base_params if training else None,
@@ -102,29 +102,29 @@ def _variant(
     assert outcome.answers is not None
     assert facts.probe is not None
     assert facts.probe.answers is not None
-    change = diverge(facts.probe.answers, outcome.answers)  # refuses what was not asked in the same way
+    change = diverge(facts.probe.answers, outcome.answers)  # refuses what was not evaluated in the same way
     pairs = Pairs(
-        both_right=change.both_right,
-        only_probe_right=change.only_a_right,
-        only_variant_right=change.only_b_right,
+        both_correct=change.both_correct,
+        only_probe_correct=change.only_a_correct,
+        only_variant_correct=change.only_b_correct,
         both_wrong=change.both_wrong,
     )
-    closeness = _closeness_of_scores(outcome) if outcome.scores else None
+    divergence = _divergence_of_scores(outcome) if outcome.scores else None
     if change.kl_mean is not None and change.flips is not None:
-        closeness = Closeness(
+        divergence = DivergenceSummary(
             kl_mean=change.kl_mean, kl_standard_error=change.kl_standard_error, flips=change.flips
         )
     return results.measured(
-        planned, Measures(**_measures(outcome, task)), pairs, facts.config.policy, closeness
+        planned, Measures(**_measures(outcome, task)), pairs, facts.config.policy, divergence
     )
 
 
-def _closeness_of_scores(outcome: Outcome) -> Closeness:
+def _divergence_of_scores(outcome: Outcome) -> DivergenceSummary:
     """KL and flips on the gold responses, against the probe."""
     assert outcome.scores is not None
     rows = [row for row in outcome.scores.records if isinstance(row, ScoreRecord)]
     values = [row.kl or 0.0 for row in rows]
-    return Closeness(
+    return DivergenceSummary(
         kl_mean=fmean(values),
         kl_standard_error=stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
         flips=sum(row.flips or 0 for row in rows),
@@ -158,7 +158,7 @@ def _measures(outcome: Outcome, task: Task) -> dict[str, Any]:
         "score": counts.accuracy,
         "metrics": metrics_of(task, outcome.answers.records),
         "cut_off": counts.cut_off,
-        "failed_extractions": counts.no_answer,
+        "failed_extractions": counts.failed_extractions,
         "truncated": counts.truncated,
         "records": f"{outcome.planned.name}/eval/{ANSWERS}",
         "records_sha256": evaluated.files[ANSWERS].sha256,
@@ -180,7 +180,7 @@ def metrics_of(task: Task, records: Sequence[Any]) -> dict[str, float]:
 
 
 def _share(task: GenerationTask, rows: Sequence[GenerationRecord], name: str) -> float:
-    """Share of outputs in which this filter finds the right answer."""
+    """Share of outputs in which this filter finds the correct answer."""
     answers = [(row.answers[name], row.answer) for row in rows]
     return sum(answer is not None and task.same(answer, gold) for answer, gold in answers) / len(rows)
 

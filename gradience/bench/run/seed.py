@@ -236,7 +236,7 @@ class SeedRun:
         return report
 
     def _evaluate(self, outcome: Outcome, probe: Outcome | None) -> None:
-        """Records of the variant's answers, and for a causal model of its closeness to the probe."""
+        """Records of the variant's answers, and for a causal model of its divergence from the probe."""
         assert outcome.adapter is not None
         adapter, inert = outcome.adapter, outcome.planned.control is not None
         reference = probe.adapter if probe else None
@@ -258,7 +258,7 @@ class SeedRun:
                 adapter.name, adapter.folder, folder / ANSWERS, lora=adapter.lora, allow_inert=inert
             )
             if reference is not None and not isinstance(self.task, ClassificationTask):
-                self.evaluator.closeness(
+                self.evaluator.scores(
                     adapter.name,
                     adapter.folder,
                     folder / SCORES,

@@ -22,7 +22,7 @@ from gradience.artifacts.bench_aggregate import (
     VariantSummary,
 )
 from gradience.artifacts.run import RunInfo, Stopwatch
-from gradience.bench.verdict.certifiable import certifiable
+from gradience.bench.verdict.conditions import conditions_of
 from gradience.bench.verdict.policy import SeedOutcome, overall, passing, policy_notes, verdict_over_seeds
 from gradience.bench.verdict.sanity import aggregate_notes, cannot_tell
 from gradience.bench.verdict.together import check_together
@@ -47,7 +47,9 @@ def aggregate(
     check_together(benches, sources)
     ordered = sorted(zip(benches, sources, strict=True), key=lambda pair: pair[0].seed)
     by_seed = {bench.seed: (bench, source) for bench, source in ordered}
-    planned = tuple(sorted({*stopped, *(seed for bench in benches for seed in (*bench.seeds, bench.seed))}))
+    planned = tuple(
+        sorted({*stopped, *(seed for bench in benches for seed in (*bench.planned_seeds, bench.seed))})
+    )
     first = ordered[0][0]
     rows = tuple(_seed_row(seed, by_seed.get(seed), stopped=seed in stopped) for seed in planned)
     runs = {seed: bench for seed, (bench, _) in by_seed.items()}
@@ -77,7 +79,7 @@ def aggregate(
         probe=spread([Fraction(row.correct, row.n) for row in rows if row.correct is not None and row.n]),
         variants=variants,
         best=None if blind else _best(candidates),
-        certifiable=certifiable(benches, rows, variants),
+        conditions=conditions_of(benches, rows, variants),
         notes=(*_notes(benches, planned, candidates), *aggregate_notes(rows, variants, first.policy)),
         run=run or Stopwatch("").run_info(),
     )
@@ -100,7 +102,7 @@ def spread(values: Sequence[Fraction]) -> Spread | None:
 def _seed_row(seed: int, result: tuple[Bench, str] | None, *, stopped: bool) -> SeedRow:
     """The row of a planned seed. result: with the place that it was read from."""
     if result is None:
-        return SeedRow(seed=seed, source=None, status="ERROR", stopped_early=stopped)
+        return SeedRow(seed=seed, source=None, status="ERROR", unfinished=stopped)
     bench, source = result
     if bench.probe is None:
         return SeedRow(seed=seed, source=source, status=bench.status, plan_digest=bench.plan_digest)
@@ -126,7 +128,7 @@ def _names(benches: Sequence[Bench]) -> list[str]:
 
 
 def _why_missing(row: SeedRow) -> str:
-    return "stopped early: begun, and not finished" if row.stopped_early else "never run"
+    return "started, and not finished" if row.unfinished else "never run"
 
 
 def _variant(
@@ -151,7 +153,7 @@ def _variant(
         reasons=verdict.reasons,
         passing=passing(outcomes, policy),
         planned=len(planned),
-        pass_rate=f"{passing(outcomes, policy)} of {len(planned)}",
+        pass_rate=Fraction(passing(outcomes, policy), len(planned)),
         worst_delta=worst.delta if worst else None,
         worst_delta_exact=worst.delta_exact if worst else None,
         mean_delta=float(sum(deltas) / len(deltas)) if deltas else None,
@@ -166,7 +168,9 @@ def _outcome(seed: int, result: VariantResult) -> SeedOutcome:
     if result.pairs is None or result.status == "ERROR":
         return SeedOutcome(seed, result.status, why=why)
     pairs = result.pairs
-    return SeedOutcome(seed, n=pairs.n, lost=pairs.only_probe_right, won=pairs.only_variant_right)
+    return SeedOutcome(
+        seed, n=pairs.n, only_probe=pairs.only_probe_correct, only_variant=pairs.only_variant_correct
+    )
 
 
 def _variant_seed(seed: int, result: VariantResult | None) -> VariantSeed:
@@ -178,14 +182,14 @@ def _variant_seed(seed: int, result: VariantResult | None) -> VariantSeed:
         status=result.status,
         n=pairs.n if pairs else None,
         correct=measures.correct if measures else None,
-        lost=pairs.only_probe_right if pairs else None,
-        won=pairs.only_variant_right if pairs else None,
+        only_probe_correct=pairs.only_probe_correct if pairs else None,
+        only_variant_correct=pairs.only_variant_correct if pairs else None,
         delta=result.delta,
         delta_exact=result.delta_exact,
         reduction=result.reduction,
         largest_rank=result.ranks.largest if result.ranks else None,
         same_as=result.same_as,
-        closeness=result.closeness.kl_mean if result.closeness else None,
+        kl_mean=result.divergence.kl_mean if result.divergence else None,
     )
 
 
@@ -237,9 +241,9 @@ def _notes(
     for (name, other), seeds in twins.items():
         where = "every seed" if len(seeds) == len(planned) else f"seed {', '.join(map(str, seeds))}"
         notes.append(f"{name} and {other} are the same adapter on {where}: one result, not two")
-    if len({bench.seeds for bench in benches}) > 1:
-        notes.append("the seeds were planned one by one, so nobody can see whether another was run and left out: "
-                     "a claim needs one plan that names them all")  # fmt: skip
+    if len({bench.planned_seeds for bench in benches}) > 1:
+        notes.append("the seeds were planned one by one, so it cannot be checked whether another was run and left "
+                     "out: a claim needs one plan that names them all")  # fmt: skip
     engines = {bench.environment.model_dump_json(exclude={"processes"}) for bench in benches}
     if len(engines) > 1:
         notes.append("the seeds ran on different devices or library versions: each variant was still compared "

@@ -62,7 +62,9 @@ def begun(folder: Path, benches: Sequence[Bench]) -> list[int]:
     """Return the seeds whose run in `folder` began and left no result, of those its plan names (else `benches`)."""
     plan = folder / PLAN
     planned = (
-        BenchPlan.read(plan).seeds if plan.is_file() else {seed for run in benches for seed in run.seeds}
+        BenchPlan.read(plan).seeds
+        if plan.is_file()
+        else {seed for run in benches for seed in run.planned_seeds}
     )
     places = {seed: folder / f"seed_{seed}" if len(planned) > 1 else folder for seed in sorted(planned)}
     return [seed for seed, place in places.items() if place.is_dir() and not (place / BENCH).is_file()]

@@ -1,7 +1,7 @@
 """The safety policy: counts of examples -> a verdict and its reasons. Exact: integers and fractions only.
 
-won: examples that the probe gets wrong and the variant right. lost: the reverse. n: all examples.
-A seed passes when `lost − won ≤ ⌊tolerance · n⌋`. A variant passes when enough of the planned seeds pass and no
+Of n examples some only the probe has correct, and some only the variant: the difference is what the variant loses, net.
+A seed passes when it loses at most ⌊tolerance · n⌋. A variant passes when enough of the planned seeds pass and no
 seed lies below the floor. What did not yield a number is never dropped: a seed that is missing or ended in an
 error is a failed seed; a seed whose probe did not train is no evidence, so that nothing can be concluded.
 """
@@ -16,6 +16,7 @@ from fractions import Fraction
 from gradience.artifacts.bench import Status
 from gradience.artifacts.bench_plan import Policy
 from gradience.artifacts.exact import exact_text
+from gradience.words import counted, noun
 
 NO_EVIDENCE: tuple[Status, ...] = ("UNDERTRAINED", "SKIPPED", "INCONCLUSIVE")
 
@@ -36,14 +37,20 @@ class SeedOutcome:
     status: Status = "PASS"
     """Read only where there are no counts: with counts, they decide."""
     n: int = 0
-    lost: int = 0
-    won: int = 0
+    only_probe: int = 0
+    """Examples that only the probe has correct."""
+    only_variant: int = 0
     why: str = ""
+
+    @property
+    def net_loss(self) -> int:
+        """How many fewer the variant has correct; below 0 where it has more."""
+        return self.only_probe - self.only_variant
 
     @property
     def delta(self) -> Fraction | None:
         """Variant − probe, as a share of the examples; None without counts."""
-        return Fraction(self.won - self.lost, self.n) if self.n else None
+        return Fraction(-self.net_loss, self.n) if self.n else None
 
 
 # ---------------------------------------------------------------- one seed
@@ -54,27 +61,34 @@ def allowed_losses(n: int, tolerance: Fraction) -> int:
     return math.floor(tolerance * n)
 
 
-def passes(n: int, lost: int, won: int, tolerance: Fraction) -> bool:
-    """Return whether the variant loses at most `tolerance` of `n` examples, net. Exactly at the bound is a pass."""
-    return lost - won <= allowed_losses(n, tolerance)
+def passes(n: int, net_loss: int, tolerance: Fraction) -> bool:
+    """Return whether at most `tolerance` of `n` examples are lost, net. Exactly at the bound is a pass."""
+    return net_loss <= allowed_losses(n, tolerance)
 
 
 def gate_passed(correct: int, n: int, minimum: Fraction) -> bool:
-    """Return whether a probe with `correct` of `n` right reaches its gate. Without examples, none does."""
+    """Return whether a probe with `correct` of `n` examples reaches its gate. Without examples, none does."""
     return n > 0 and correct >= minimum * n
 
 
-def verdict_of_seed(n: int, lost: int, won: int, policy: Policy) -> Verdict:
-    """Return PASS or FAIL of one variant on one seed, with the reason."""
-    allowed = allowed_losses(n, policy.tolerance)
-    passed = passes(n, lost, won, policy.tolerance)
-    bound = f"at most {allowed:,} of {n:,} ({exact_percent(policy.tolerance)}) may be lost"
-    if lost == won:
-        change = "as many right as the probe"
+def verdict_of_seed(n: int, only_probe: int, only_variant: int, policy: Policy) -> Verdict:
+    """Return PASS or FAIL of one variant on one seed, with the reason.
+
+    only_probe, only_variant: how many of `n` examples only the one has correct.
+    """
+    net_loss = only_probe - only_variant
+    if net_loss == 0:
+        change = "as many correct as the probe"
     else:
-        change = f"{abs(lost - won):,} {'fewer' if lost > won else 'more'} right than the probe"
-    reason = f"{change} (lost {lost:,}, won {won:,}); {bound}"
-    return Verdict("PASS" if passed else "FAIL", (reason,))
+        change = f"{abs(net_loss):,} {'fewer' if net_loss > 0 else 'more'} correct than the probe"
+    pairs = f"only probe correct: {only_probe:,}, only variant correct: {only_variant:,}"
+    bound = f"allowed: {allowed_losses(n, policy.tolerance):,} fewer ({_share(policy.tolerance, n)})"
+    status: Status = "PASS" if passes(n, net_loss, policy.tolerance) else "FAIL"
+    return Verdict(status, (f"{change} ({pairs}); {bound}",))
+
+
+def _share(bound: Fraction, n: int) -> str:
+    return f"{exact_percent(bound)} of {n:,}"
 
 
 # ---------------------------------------------------------------- all seeds
@@ -98,13 +112,17 @@ def verdict_over_seeds(outcomes: Sequence[SeedOutcome], planned: Sequence[int], 
     if failures:
         return Verdict("FAIL", (*failures, *unknown))
     worst = min(row.delta for row in rows if row.delta is not None)
-    rate = f"{passing(rows, policy)} of {len(rows)} seeds pass, worst Δ {points(worst)}"
-    return Verdict("PASS", (rate,))
+    return Verdict("PASS", (f"{_pass(passing(rows, policy), len(rows))}, worst Δ {points(worst)}",))
 
 
 def passing(rows: Iterable[SeedOutcome], policy: Policy) -> int:
     """Return how many seeds pass."""
-    return sum(row.n > 0 and passes(row.n, row.lost, row.won, policy.tolerance) for row in rows)
+    return sum(row.n > 0 and passes(row.n, row.net_loss, policy.tolerance) for row in rows)
+
+
+def _pass(number: int, planned: int) -> str:
+    verb = "passes" if 1 in (number, planned) else "pass"
+    return f"{number} of {counted(planned, 'seed')} {verb}"
 
 
 def _failures(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
@@ -114,18 +132,19 @@ def _failures(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
     rate = Fraction(number, len(rows))
     if rate < policy.pass_rate:
         failures.append(
-            f"{number} of {len(rows)} seeds pass: {exact_percent(rate)} is below {exact_percent(policy.pass_rate)}"
+            f"{_pass(number, len(rows))}: {exact_percent(rate)} is below {exact_percent(policy.pass_rate)}"
         )
-    below = [row for row in rows if row.n and not passes(row.n, row.lost, row.won, policy.floor)]
+    below = [row for row in rows if row.n and not passes(row.n, row.net_loss, policy.floor)]
     if below:
-        worst = min(below, key=lambda row: Fraction(row.won - row.lost, row.n))
-        lost = f"seed {worst.seed} loses {worst.lost - worst.won:,} of {worst.n:,} questions, net"
-        allowed = allowed_losses(worst.n, policy.floor)
-        failures.append(f"{lost}: the floor of {exact_percent(policy.floor)} allows {allowed:,}")
+        worst = max(below, key=lambda row: Fraction(row.net_loss, row.n))
+        allowed = f"{allowed_losses(worst.n, policy.floor):,} fewer ({_share(policy.floor, worst.n)})"
+        failures.append(
+            f"seed {worst.seed}: {worst.net_loss:,} fewer correct than the probe; allowed by the floor: {allowed}"
+        )
     errors = [row.seed for row in rows if row.n == 0 and row.status not in NO_EVIDENCE]
     if errors and not failures:
         failures.append(
-            f"nobody has seen that seed {errors[0]} keeps the floor of {exact_percent(policy.floor)}"
+            f"it is not known whether seed {errors[0]} keeps the floor of {exact_percent(policy.floor)}"
         )
     return failures
 
@@ -138,12 +157,12 @@ def _without_result(rows: Iterable[SeedOutcome]) -> list[str]:
             alike.setdefault((row.status, row.why), []).append(str(row.seed))
     sentences = []
     for (status, why), seeds in alike.items():
-        who = f"seed {seeds[0]} is" if len(seeds) == 1 else f"seeds {', '.join(seeds)} are"
+        who = f"{noun(len(seeds), 'seed')} {', '.join(seeds)}"
         because = f" ({why})" if why else ""
         if status in NO_EVIDENCE:
-            sentences.append(f"{who} {status}{because}: no evidence")
+            sentences.append(f"{who}: {status}{because}, no evidence")
         else:
-            sentences.append(f"{who} without a result{because}, which counts as failed")
+            sentences.append(f"{who}: no result{because}, counted as failed")
     return sentences
 
 
@@ -176,12 +195,13 @@ def policy_notes(policy: Policy, seeds: int, n: int | None = None) -> tuple[str,
     if n is not None:
         allowed = allowed_losses(n, policy.tolerance)
         notes.append(
-            f"{exact_percent(policy.tolerance)} of {n:,} questions: at most {allowed:,} may be lost, net"
+            f"{_share(policy.tolerance, n)} examples: at most {allowed:,} fewer correct than the probe"
         )
     needed = math.ceil(policy.pass_rate * seeds)
     below = Fraction(needed - 1, seeds)
     why = f" ({needed - 1} of {seeds} is {exact_percent(below)})" if needed > 0 else ""
-    notes.append(f"at least {exact_percent(policy.pass_rate)} of {seeds} means {needed} of {seeds}{why}")
+    planned = counted(seeds, "seed")
+    notes.append(f"at least {exact_percent(policy.pass_rate)} of {planned} means {needed} of {seeds}{why}")
     if policy.floor <= policy.tolerance:
         notes.append(
             "the pass rate decides nothing: no seed may fall below the floor, "

@@ -10,7 +10,7 @@ from gradience.artifacts.audit import AuditReport
 from gradience.artifacts.bench import (
     AuditSummary,
     Best,
-    Closeness,
+    DivergenceSummary,
     Measures,
     Pairs,
     Probe,
@@ -31,17 +31,17 @@ def measured(
     measures: Measures,
     pairs: Pairs,
     policy: Policy,
-    closeness: Closeness | None = None,
+    divergence: DivergenceSummary | None = None,
 ) -> VariantResult:
     """Return the result of a variant that was made and evaluated.
 
     An adapter with another number of parameters than was planned is an ERROR: the predecessor's per_layer was never
     what it said, and nobody counted.
     """
-    verdict = verdict_of_seed(pairs.n, pairs.only_probe_right, pairs.only_variant_right, policy)
+    verdict = verdict_of_seed(pairs.n, pairs.only_probe_correct, pairs.only_variant_correct, policy)
     status, reasons = verdict.status, verdict.reasons
     if measures.lora_params != planned.lora_params:
-        why = f"it has {measures.lora_params:,} LoRA parameters, and {planned.lora_params:,} were planned"
+        why = f"it has {measures.lora_params:,} LoRA parameters; planned: {planned.lora_params:,}"
         status, reasons = "ERROR", (why,)
     return _described(
         planned,
@@ -51,7 +51,7 @@ def measured(
         pairs=pairs,
         delta=float(pairs.delta),
         delta_exact=pairs.delta_exact,
-        closeness=closeness,
+        divergence=divergence,
     )
 
 
@@ -69,15 +69,15 @@ def repeated(planned: PlannedVariant, results: Iterable[VariantResult]) -> Varia
     """Return the result of a variant that equals an earlier one: its numbers under another name."""
     first = next(result for result in results if result.name == planned.same_as)
     reasons = (f"the same adapter as {first.name}", *first.reasons)
-    same = {"name": planned.name, "arm": planned.arm, "same_as": first.name, "evidence": planned.evidence}
+    same = {"name": planned.name, "arm": planned.arm, "same_as": first.name, "rank_basis": planned.rank_basis}
     return first.model_copy(update=same | {"reasons": reasons})
 
 
 def gate_sentence(probe: Probe) -> str:
     """Say what the probe reached, and what it had to."""
     diverged = probe.training is not None and probe.training.diverged
-    reached = f"the probe has {probe.correct:,} of {probe.n:,} right ({probe.score:.1%})".replace("%", " %")
-    gate = f"its gate is {exact_percent(probe.gate.min_value)}"
+    reached = f"the probe has {probe.correct:,} / {probe.n:,} correct ({probe.score:.1%})".replace("%", " %")
+    gate = f"its quality gate is {exact_percent(probe.gate.min_value)}"
     return f"{'the training diverged; ' if diverged else ''}{reached}; {gate}"
 
 
@@ -125,7 +125,7 @@ def _described(
         status=status,
         reasons=reasons,
         same_as=planned.same_as,
-        evidence=planned.evidence,
+        rank_basis=planned.rank_basis,
         ranks=RankSummary(smallest=min(ranks), median=median(ranks), largest=max(ranks), modules=len(ranks))
         if ranks
         else None,

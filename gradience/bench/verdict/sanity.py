@@ -72,23 +72,23 @@ def cannot_tell(variants: Iterable[VariantSummary]) -> tuple[str, ...]:
 def ceiling_notes(scores: Sequence[tuple[int, int]], policy: Policy) -> list[str]:
     """Warn where a probe has so few examples wrong that little is left to tell adapters apart by.
 
-    scores: (right, examples) of each seed. At the ceiling is who has no more wrong than a variant may lose.
+    scores: (correct, examples) of each seed. At the ceiling is who has no more wrong than a variant may lose.
     """
-    high = [(right, n) for right, n in scores if n and at_ceiling(right, n, policy.tolerance)]
+    high = [(correct, n) for correct, n in scores if n and at_ceiling(correct, n, policy.tolerance)]
     if not high:
         return []
-    right, n = high[0]
+    correct, n = high[0]
     where = "" if len(scores) == 1 else f" on {len(high)} of {len(scores)} seeds"
     return [
-        f"warning: the probe is at its ceiling{where} ({right:,} of {n:,} right): easy questions are answered by worse"
-        " adapters as well; harder ones tell more"
+        f"warning: the probe is at its ceiling{where} ({correct:,} / {n:,} correct): worse adapters have easy examples"
+        " correct as well; harder ones tell more"
     ]
 
 
-def at_ceiling(right: int, n: int, tolerance: Fraction) -> bool:
+def at_ceiling(correct: int, n: int, tolerance: Fraction) -> bool:
     """Return whether no more of `n` examples are wrong than a variant may lose, net.
 
     >>> at_ceiling(195, 200, Fraction(1, 40)), at_ceiling(194, 200, Fraction(1, 40))
     (True, False)
     """
-    return n - right <= allowed_losses(n, tolerance)
+    return n - correct <= allowed_losses(n, tolerance)

@@ -13,6 +13,7 @@ from gradience.learning_rate import (
     reference_lr,
 )
 from gradience.rules import NotApplicable, need, rule
+from gradience.words import counted
 
 RSLORA = "Kalajdzievski, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA (2023)"
 WILD = "163 adapter configurations in public repositories: α/r between 0.25 and 4 in all but 9"
@@ -132,8 +133,8 @@ def pattern_scale(context: Context) -> Problems:
     if changed:
         yield Problem(
             "alpha_pattern",
-            f"{len(changed)} keys of rank_pattern have no α of their own",
-            "an alpha_pattern with α·r′/r for each of them",
+            f"{counted(len(changed), 'key')} of rank_pattern without an α",
+            "α·r′/r for each of them, in alpha_pattern",
             "modules with another rank get another scale",
             "PEFT divides α by the rank of each module; a module with half the rank is scaled twice as much",
         )
@@ -152,7 +153,7 @@ def capacity(context: Context) -> Problems:
             "r",
             f"{params:,} LoRA parameters for {tokens:,} completion tokens",
             f"r = {-(-tokens * r // params)} or more",
-            "the adapter may run out of capacity before the data are learnt",
+            "the adapter may run out of capacity before the data are learned",
             "LoRA keeps up with full fine-tuning while its parameters exceed what the data hold; a rule of thumb"
             " counts one parameter per completion token",
         )
@@ -184,6 +185,6 @@ def large_batch(context: Context) -> Problems:
             "effective_batch_size",
             str(batch),
             "32 to 128",
-            "LoRA loses more from a large batch than full fine-tuning does",
+            "a large batch costs LoRA more than full fine-tuning",
             "the product B·A is optimised less well than a full matrix when batches grow; more rank does not help",
         )

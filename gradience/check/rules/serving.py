@@ -27,7 +27,7 @@ def rank(context: Context) -> Problems:
         str(top),
         f"{lower} or {step}" if step else f"{largest} or less",
         f"vLLM allocates max_lora_rank {step} for it" if step else f"vLLM serves ranks up to {largest}",
-        "memory and time are paid for the next permitted rank: " + ", ".join(map(str, VLLM_MAX_LORA_RANKS)),
+        "memory and time are those of the next permitted rank: " + ", ".join(map(str, VLLM_MAX_LORA_RANKS)),
     )
 
 
@@ -40,7 +40,7 @@ def features(context: Context) -> Problems:
     if s.use_dora:
         yield Problem("use_dora", "true", "false", "vLLM refuses DoRA adapters", reason)
     if whole:
-        message = "vLLM refuses adapters with whole modules"
+        message = "vLLM refuses adapters with full-weight modules (modules_to_save)"
         yield Problem("modules_to_save", ", ".join(whole), "none", message, reason)
     if s.bias not in (None, "none"):
         yield Problem("bias", str(s.bias), "none", "vLLM refuses adapters with trained biases", reason)

@@ -99,7 +99,7 @@ def prompt_loss(context: Context) -> Problems:
             "the prompt is part of the loss",
             context.dialect.completions_only,
             "capacity goes into predicting prompts",
-            "the adapter is asked to learn tokens that it will never have to produce",
+            "the adapter learns tokens that it will never have to produce",
         )
 
 

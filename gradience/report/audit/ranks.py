@@ -59,7 +59,7 @@ def decision_sentence(plan: Suggestions) -> str:
     """How each uniform rank came from its evidence: as measured, rounded up, or limited."""
     words = {
         "evidence": "as measured",
-        "grid": f"rounded up (allowed: {shown_grid(plan.grid)})",
+        "grid": f"rounded up (allowed: {shown_grid(plan.allowed_ranks)})",
         "cap": "limited by the current rank",
     }
     chosen = {"median": plan.median, "p90": plan.p90}

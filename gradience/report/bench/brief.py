@@ -11,7 +11,6 @@ from gradience.report.bench import sections
 from gradience.report.bench.numbers import points
 from gradience.report.blocks import Column, Document, Facts, Heading, Inline, Span, Table, items
 from gradience.report.numbers import MISSING, count, number_range, percent
-from gradience.words import counted
 
 
 def brief_blocks(bench: Bench) -> Document:
@@ -54,7 +53,7 @@ def _row(result: VariantResult) -> list[Inline]:
 def _meanings(bench: Bench, n: int) -> Iterator[tuple[str, Inline]]:
     """Yield a label and a sentence for each thing that the table does not say itself."""
     allowed, share = allowed_losses(n, bench.policy.tolerance), exact_percent(bench.policy.tolerance)
-    yield "Δ, points", f"variant − probe; PASS loses at most {counted(allowed, 'example')} ({share})"
+    yield "Δ, points", f"variant − probe; PASS: at most {allowed:,} fewer correct than the probe ({share})"
     yield "saved", "share of the LoRA parameters that the smaller adapter does without"
     yield from sections.ways(bench.candidates)
     if bench.controls:

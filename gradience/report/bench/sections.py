@@ -8,7 +8,7 @@ from gradience.artifacts.bench import Bench, Best, VariantResult
 from gradience.artifacts.bench_aggregate import BenchAggregate, BestVariant, VariantSummary
 from gradience.artifacts.bench_plan import DataSplit, Policy
 from gradience.bench.arms.registry import ARMS, control_of
-from gradience.bench.verdict.policy import exact_percent
+from gradience.bench.verdict.policy import exact_percent, points
 from gradience.bench.verdict.sanity import as_expected
 from gradience.report.blocks import Block, Facts, Heading, Inline, Note, Notes, Paragraph, Role, Span, items
 from gradience.report.numbers import count, percent
@@ -125,9 +125,9 @@ def reasons(results: Iterable[Result], said: Sequence[str] = ()) -> list[Block]:
 def policy(rule: Policy, notes: Iterable[str]) -> list[Block]:
     """Return the safety policy, what it means here, and what limits the verdicts."""
     text = (
-        f"A seed passes when it loses at most {exact_percent(rule.tolerance)} of the examples, net: only probe correct "
-        f"minus only variant correct. A variant passes when at least {exact_percent(rule.pass_rate)} of the planned "
-        f"seeds pass and no seed loses more than {exact_percent(rule.floor)}. A seed without a result counts as failed."
+        f"A seed passes when its Δ is at least {points(-rule.tolerance)}. A variant passes when at least "
+        f"{exact_percent(rule.pass_rate)} of the planned seeds pass and none has a Δ below {points(-rule.floor)}. "
+        "A seed without a result counts as failed."
     )
     return [Heading("Policy"), Paragraph(text), Notes([*map(_note, notes), Note("item", NOISE)])]
 

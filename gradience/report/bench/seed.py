@@ -14,8 +14,8 @@ from gradience.report.numbers import MISSING, count, number_range, percent, plur
 
 SMOKE = "SMOKE RUN: shortened to see that everything works. Its numbers are no evidence of anything."
 COLUMNS = (
-    "Only probe: examples that only the probe has correct (lost). Only variant: those that only the variant has correct"
-    " (won). Δ: variant − probe, in percentage points. Saved: share of the LoRA parameters, classifier heads excluded. "
+    "Only probe: examples that only the probe has correct. Only variant: those that only the variant has correct. "
+    "Δ: variant − probe, in percentage points. Saved: share of the LoRA parameters, classifier heads excluded. "
     "KL: distance from the probe's outputs, in nats."
 )
 
@@ -91,7 +91,7 @@ def _table(results: Sequence[VariantResult]) -> Table:
         Column("only variant", ">", drop=2),
         Column("Δ, points", ">"),
         Column("saved", ">"),
-        *([Column("KL", ">", drop=1)] if any(result.closeness for result in results) else []),
+        *([Column("KL", ">", drop=1)] if any(result.divergence for result in results) else []),
     ]
     return Table(columns, [_row(result)[: len(columns)] for result in results])
 
@@ -103,12 +103,12 @@ def _row(result: VariantResult) -> list[Inline]:
         sections.status_of(result),
         number_range((ranks.smallest, ranks.largest)) if ranks else MISSING,
         f"{measures.correct:,}" if measures else MISSING,
-        f"{pairs.only_probe_right:,}" if pairs else MISSING,
-        f"{pairs.only_variant_right:,}" if pairs else MISSING,
+        f"{pairs.only_probe_correct:,}" if pairs else MISSING,
+        f"{pairs.only_variant_correct:,}" if pairs else MISSING,
         points(result.delta),
         percent(result.reduction),
         # never below 0; rounding was, in older runs
-        sig(max(0.0, result.closeness.kl_mean)) if result.closeness else MISSING,
+        sig(max(0.0, result.divergence.kl_mean)) if result.divergence else MISSING,
     ]
 
 

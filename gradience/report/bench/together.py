@@ -35,7 +35,7 @@ def aggregate_blocks(report: BenchAggregate, *, sources: bool = True) -> Documen
     blocks = [
         *sections.title(report, report.task, seeds),
         *_reasons(report),
-        *_certifiable(report),
+        _conditions(report),
         Heading("Probe"),
         Facts([*sections.data(report.base_params, report.splits, report.eval_role), *_probe(report)]),
         Heading("Variants", aside="each seed on the same examples as its probe"),
@@ -57,20 +57,14 @@ def _reasons(report: BenchAggregate) -> list[Block]:
     return [items(report.reasons)] if whole else []
 
 
-def _certifiable(report: BenchAggregate) -> list[Block]:
-    """Whether it can carry a claim, with every condition that is not met; nothing where it was not looked at."""
-    if report.certifiable is None:
-        return []
+def _conditions(report: BenchAggregate) -> Paragraph:
+    """Whether it can carry a claim, with every condition that is not met."""
     seeds = plural(len(report.planned_seeds), "seed")
-    answer = f"yes (the protocol was followed, {seeds}, the full test split, controls as expected)"
-    if not report.certifiable.met:
-        unmet = [
-            f"{condition.name}: {condition.why}"
-            for condition in report.certifiable.conditions
-            if not condition.met
-        ]
-        answer = f"no ({'; '.join(unmet)})"
-    return [Paragraph((Span("Certifiable", "strong"), f": {answer}."))]
+    answer = f"met (the protocol was followed, {seeds}, the full test split, controls as expected)"
+    unmet = [f"{condition.name}: {condition.why}" for condition in report.conditions if not condition.met]
+    if unmet:
+        answer = f"not met ({'; '.join(unmet)})"
+    return Paragraph((Span("Conditions of a claim", "strong"), f": {answer}."))
 
 
 def _probe(report: BenchAggregate) -> list[Row]:
@@ -105,7 +99,7 @@ def _row(variant: VariantSummary) -> list[Inline]:
     return [
         Span(variant.name, "name"),
         sections.status_of(variant),
-        MISSING if variant.status == "SKIPPED" else variant.pass_rate,
+        MISSING if variant.status == "SKIPPED" else f"{variant.passing} of {variant.planned}",
         counted_points(variant.worst_delta, variant.worst_delta_exact),
         percent(variant.mean_reduction),
         f"{100 * mean.mean:.1f} %{some}" if mean else MISSING,

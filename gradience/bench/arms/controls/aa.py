@@ -21,6 +21,6 @@ AA = Control(
     ranks=lambda probe: Choice(probe.ranks, "the probe, in other factors"),
     arm=Derived("rotate", rotate),
     expected="PASS",
-    otherwise="the same update in other factors changes more answers than a variant may lose, so rounding alone"
+    otherwise="the same update in other factors changes more answers than the policy allows, so rounding alone"
     " decides here",
 )

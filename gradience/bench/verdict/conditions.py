@@ -1,4 +1,4 @@
-"""Whether what was run can carry a claim at all, PASS or FAIL: "certifiable", condition by condition. Pure.
+"""Whether what was run can carry a claim at all, PASS or FAIL, condition by condition. Pure.
 
 It says nothing about the verdict. docs/bench.md defines it in words.
 """
@@ -8,23 +8,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradience.artifacts.bench import Bench
-from gradience.artifacts.bench_aggregate import Certifiable, Condition, SeedRow, VariantSummary
+from gradience.artifacts.bench_aggregate import Condition, SeedRow, VariantSummary
 from gradience.bench.arms.registry import control_of
 
 MIN_SEEDS = 3
 
 
-def certifiable(
+def conditions_of(
     benches: Sequence[Bench], rows: Sequence[SeedRow], variants: Sequence[VariantSummary]
-) -> Certifiable:
-    """Check the four conditions over the planned seeds (`rows`), of which `benches` have results."""
-    conditions = (
+) -> tuple[Condition, ...]:
+    """Check the conditions over the planned seeds (`rows`), of which `benches` have results."""
+    return (
         _condition("protocol", *_protocol(benches, rows)),
-        _condition("seeds", len(rows) >= MIN_SEEDS, f"{len(rows)} planned, {MIN_SEEDS} or more are needed"),
+        _condition("seeds", len(rows) >= MIN_SEEDS, f"{len(rows)} planned; {MIN_SEEDS} or more are needed"),
         _condition("confirm", *_confirm(benches)),
         _condition("controls", *_controls(variants)),
     )
-    return Certifiable(met=all(condition.met for condition in conditions), conditions=conditions)
 
 
 def _condition(name: str, met: bool, why: str) -> Condition:
@@ -36,7 +35,10 @@ def _protocol(benches: Sequence[Bench], rows: Sequence[SeedRow]) -> tuple[bool, 
     without = [str(row.seed) for row in rows if row.status == "ERROR"]
     if without:
         return False, f"no complete result for seed {', '.join(without)}"
-    if len({bench.seeds for bench in benches}) > 1 or len({bench.plan_digest for bench in benches}) > 1:
+    if (
+        len({bench.planned_seeds for bench in benches}) > 1
+        or len({bench.plan_digest for bench in benches}) > 1
+    ):
         return False, "the seeds were planned one by one"
     return True, "one plan, written first, and a result for every seed of it"
 

@@ -1,4 +1,4 @@
-"""Certifiable: what must hold before a verdict can be claimed, condition by condition, met and not met."""
+"""What must hold before a verdict can be claimed, condition by condition, met and not met."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from bench_sample import MISTRAL, bench, config, three_seeds
 
 from gradience.bench.verdict.aggregate import aggregate
-from gradience.bench.verdict.certifiable import MIN_SEEDS
+from gradience.bench.verdict.conditions import MIN_SEEDS
 from gradience.report.faces import to_markdown
 
 CONTROLS = {"compression": {"controls": ["per_layer_shuffled", "random_directions", "aa"]}}
@@ -24,22 +24,22 @@ def runs(
 
 
 def of(report):
-    return {condition.name: condition for condition in report.certifiable.conditions}
+    return {condition.name: condition for condition in report.conditions}
 
 
 def test_a_run_that_meets_everything():
     report = aggregate(runs())
     assert report.status == "PASS"
-    assert report.certifiable.met
+    assert report.conditions_met
     assert list(of(report)) == ["protocol", "seeds", "confirm", "controls"]
-    assert "**Certifiable**: yes" in to_markdown(report)
+    assert "**Conditions of a claim**: met" in to_markdown(report)
 
 
 def test_it_is_not_the_verdict():
     lost = dict.fromkeys(("uniform_median", "uniform_p90", "per_layer"), (40, 0))
     report = aggregate(runs(BAD | lost | {f"{name}.truncate": change for name, change in lost.items()}))
     assert report.status == "FAIL"
-    assert report.certifiable.met
+    assert report.conditions_met
 
 
 UNMET = {
@@ -83,10 +83,10 @@ UNMET = {
 @pytest.mark.parametrize(("runs_of", "unmet", "why"), UNMET.values(), ids=UNMET)
 def test_a_condition_that_is_not_met_is_named_with_its_reason(runs_of, unmet, why):
     report = aggregate(runs_of())
-    assert not report.certifiable.met
+    assert not report.conditions_met
     assert {name for name, condition in of(report).items() if not condition.met} == unmet
     assert any(why in condition.why for condition in of(report).values() if not condition.met)
-    assert "**Certifiable**: no" in to_markdown(report)
+    assert "**Conditions of a claim**: not met" in to_markdown(report)
 
 
 def test_a_limit_above_the_split_limits_nothing():

@@ -1,0 +1,65 @@
+"""A file of another version or of another kind is refused by its schema's name, with what to do about it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gradience.artifacts.audit import AuditReport
+from gradience.artifacts.base import Artifact
+from gradience.artifacts.bench import Bench
+from gradience.artifacts.bench_aggregate import BenchAggregate
+from gradience.artifacts.comparison import ComparisonReport
+from gradience.artifacts.compression import CompressionReport
+from gradience.errors import InputError
+
+EARLIER: dict[type[Artifact], str] = {
+    AuditReport: "gradience audit",
+    Bench: "gradience bench run",
+    BenchAggregate: "gradience bench aggregate",
+    ComparisonReport: "gradience compare",
+    CompressionReport: "make the file again",
+}
+"""Artifacts that are no longer of version 1, and what makes them again."""
+
+
+def refused(artifact: type[Artifact], schema: object, folder: Path) -> InputError:
+    path = folder / "file.json"
+    path.write_text(json.dumps({"schema": schema, "seeds": [42], "pass_rate": "2 of 3"}))
+    with pytest.raises(InputError) as caught:
+        artifact.read(path)
+    assert caught.value.code == "artifact-version"
+    assert str(path) in str(caught.value)
+    assert artifact.schema_id in str(caught.value)
+    return caught.value
+
+
+@pytest.mark.parametrize("artifact", EARLIER, ids=lambda artifact: artifact.schema_id)
+def test_an_earlier_version_says_how_to_make_the_file_again(artifact: type[Artifact], tmp_path: Path) -> None:
+    name, _, number = artifact.schema_id.partition("/")
+    for version in range(1, int(number)):
+        error = refused(artifact, f"{name}/{version}", tmp_path)
+        assert f"{name}/{version}, of an earlier version" in str(error)
+        assert EARLIER[artifact] in error.hint
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        "gradience.bench/9",
+        "gradience.bench/x",
+        "gradience.bench_plan/1",
+        "gradience.audit/1",
+        "other",
+        2,
+        [],
+        None,
+    ],
+    ids=str,
+)
+def test_a_later_version_or_another_kind_is_named(schema: object, tmp_path: Path) -> None:
+    error = refused(Bench, schema, tmp_path)
+    assert repr(str(schema)) in str(error)
+    assert "the version of Gradience that wrote it, or name the right file" in error.hint
