@@ -163,7 +163,7 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
     plan = bench_plan(config, "sentences", [])
     assert (plan.tests, plan.controls) == (("narrow.cut",), ("unharmed",))
     bench = assemble(SeedRun(config, task, 42, tmp_path / "run").run(), task, plan, Stopwatch())
-    assert [(result.name, result.arm, result.made_by, result.evidence) for result in bench.variants] == [
+    assert [(result.name, result.arm, result.made_by, result.rank_basis) for result in bench.variants] == [
         ("narrow.cut", "cut", "cut", "two of each module"),
         ("unharmed", "control", "copy", "all of it"),
     ]

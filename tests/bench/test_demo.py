@@ -47,7 +47,7 @@ def test_the_last_screen_is_short_and_explains_each_number(width: int | None) ->
         "one seed",
     ):
         assert f"\n  {label}" in explained
-    assert "at most 54 examples (2.5 %)" in explained
+    assert "at most 54 fewer correct (2.5 %)" in explained
 
 
 def test_a_probe_below_its_gate_has_reasons_and_no_table() -> None:

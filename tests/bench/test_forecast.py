@@ -150,7 +150,7 @@ def test_a_seed_s_cost_by_hand(base: Path) -> None:
         gsm8k_values(base, model={"name": str(base), "type": "causal_lm", "dtype": "float32"})
     )
     shape = AutoConfig.from_pretrained(base)
-    shapes = Shapes(6, (2, 10), asked=32, rows=16, prompt=6, new=4)
+    shapes = Shapes(6, (2, 10), deciding=32, rows=16, prompt=6, new=4)
     cost = cost_of(config, shape, shapes, [SLOW, H100], labels=None, trainings=2, evaluations=3)
     real, network = real_and_meta(base)
     trained = sum(weight.numel() for weight in real.parameters() if weight.requires_grad)
@@ -166,7 +166,7 @@ def test_a_seed_s_cost_by_hand(base: Path) -> None:
     adam = slow.training - 6 * 3 * SLOW.seconds(step)
     assert 6 * 28 * trained / 1e6 <= adam <= 6 * (28 * trained / 1e6 + 1.0)
     assert slow.seed > 2 * slow.training + 2 * slow.evaluation
-    longer = Shapes(12, (2, 10), asked=32, rows=16, prompt=6, new=4)
+    longer = Shapes(12, (2, 10), deciding=32, rows=16, prompt=6, new=4)
     twice = cost_of(config, shape, longer, [SLOW], labels=None, trainings=2, evaluations=3)
     assert twice.times[0].training == pytest.approx(2 * slow.training, rel=1e-3)
 
@@ -174,7 +174,7 @@ def test_a_seed_s_cost_by_hand(base: Path) -> None:
 def test_checkpointing_keeps_less_and_computes_more(base: Path) -> None:
     deep = AutoConfig.from_pretrained(base)
     deep.num_hidden_layers = 5
-    shapes = Shapes(6, (4, 32), asked=32, rows=16, prompt=6, new=4)
+    shapes = Shapes(6, (4, 32), deciding=32, rows=16, prompt=6, new=4)
     costs = []
     for checkpointing in (False, True):
         model = {"name": str(base), "type": "causal_lm", "gradient_checkpointing": checkpointing}

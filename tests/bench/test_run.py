@@ -268,7 +268,7 @@ def test_a_probe_below_its_gate_costs_nothing_more(causal: Path, tmp_path: Path)
     assert bench.status == "UNDERTRAINED"
     assert {variant.status for variant in bench.variants} == {"UNDERTRAINED"}
     assert bench.audit is None
-    assert "its gate is 99 %" in bench.variants[0].reasons[0]
+    assert "its quality gate is 99 %" in bench.variants[0].reasons[0]
 
 
 def test_a_probe_that_diverged_is_not_even_evaluated(causal: Path, tmp_path: Path) -> None:

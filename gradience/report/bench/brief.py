@@ -53,7 +53,7 @@ def _row(result: VariantResult) -> list[Inline]:
 def _meanings(bench: Bench, n: int) -> Iterator[tuple[str, Inline]]:
     """Yield a label and a sentence for each thing that the table does not say itself."""
     allowed, share = allowed_losses(n, bench.policy.tolerance), exact_percent(bench.policy.tolerance)
-    yield "Δ, points", f"variant − probe; PASS: at most {allowed:,} fewer correct than the probe ({share})"
+    yield "Δ, points", f"variant − probe; PASS: at most {allowed:,} fewer correct ({share})"
     yield "saved", "share of the LoRA parameters that the smaller adapter does without"
     yield from sections.ways(bench.candidates)
     if bench.controls:
