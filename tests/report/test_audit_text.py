@@ -71,7 +71,9 @@ def small():
     )
     head = [
         TensorNote(
-            tensor="classifier.modules_to_save.weight", reason="full-weight module (modules_to_save)", params=768
+            tensor="classifier.modules_to_save.weight",
+            reason="full-weight module (modules_to_save)",
+            params=768,
         ),
         TensorNote(
             tensor="classifier.modules_to_save.bias", reason="full-weight module (modules_to_save)", params=2

@@ -48,7 +48,9 @@ def checkpoint(step, exponent, size, *, status="ok", findings=(), modules=4, **m
 
 
 def run():
-    odd = Finding(code="saturated", severity="warning", message="2 of 8 modules with nearly all of the rank in use")
+    odd = Finding(
+        code="saturated", severity="warning", message="2 of 8 modules with nearly all of the rank in use"
+    )
     return [checkpoint(200, 0.4, 0.1, findings=[odd]), checkpoint(400, 0.6, 0.3), checkpoint(1000, 0.8, 0.5)]
 
 
