@@ -9,12 +9,14 @@ that leads nowhere.
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from myst_parser.parsers.sphinx_ import MystParser
 from pydantic import BaseModel
 from sphinx import addnodes
 from sphinx.application import Sphinx
@@ -44,7 +46,20 @@ with mock(["accelerate", "peft", "torch", "transformers"]):
 
 HEADING = re.compile(r"^## (.+)$", flags=re.MULTILINE)
 PARAMETER = re.compile(r"(\w+)(?:: +|  +)(\S.*)")
-PAGE_LINK = re.compile(r"\]\(([\w/.-]+)\.md\)|\]\((decisions)\)")
+PAGE_LINK = re.compile(r"\]\(([\w/.-]+)\.(?:md|ipynb)\)|\]\((decisions)\)")
+
+
+class NotebookParser(MystParser):  # type: ignore[misc]
+    """A notebook as a page: its text and its code, and itself to download. It is run by the tests, not for the site."""
+
+    supported = ("notebook",)
+
+    def parse(self, inputstring: str, document: nodes.document) -> None:
+        cells = json.loads(inputstring)["cells"]
+        texts = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+        pieces = [text if kind == "markdown" else f"```python\n{text}\n```" for kind, text in texts]
+        name = Path(document["source"]).name
+        super().parse("\n\n".join([*pieces, f"{{download}}`This page as a notebook <{name}>`"]), document)
 
 
 def add_navigation(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -98,6 +113,8 @@ def no_constructor_of_a_report(
 
 
 def setup(app: Sphinx) -> None:
+    app.add_source_suffix(".ipynb", "notebook")
+    app.add_source_parser(NotebookParser)
     app.connect("source-read", add_navigation)
     app.connect("doctree-read", keep_what_lies_outside, priority=400)  # before downloads are collected
     app.connect("autodoc-process-docstring", markdown_docstring)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from gradience.live import SpectralTracker
     from gradience.live.callback import GradienceCallback
+    from gradience.monitor import monitor_runs
     from gradience.plan.compression import plan_compression
     from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToRanks, ToSuggestion
     from gradience.telemetry import TelemetryReader, TelemetryWriter
@@ -69,6 +70,7 @@ _HOME = {
     "audit_adapter": "gradience.audit.adapter",
     "compare_adapters": "gradience.compare.adapters",
     "compress_adapter": "gradience.compress.verb",
+    "monitor_runs": "gradience.monitor",
     "plan_compression": "gradience.plan.compression",
 }
 
@@ -101,6 +103,7 @@ __all__ = [
     "audit_adapter",
     "compare_adapters",
     "compress_adapter",
+    "monitor_runs",
     "plan_compression",
 ]
 

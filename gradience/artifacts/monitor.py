@@ -230,7 +230,7 @@ class RunReport(Part):
 class MonitorReport(Report):
     """One or several runs.
 
-    >>> from gradience.monitor import monitor_runs
+    >>> from gradience import monitor_runs
     >>> report = monitor_runs(["run.jsonl"])
     >>> report.runs[0].outcome
     'ok'

@@ -64,7 +64,12 @@ def monitor_runs(
 ) -> MonitorReport:
     """Read the runs at `paths` and report what happened in each of them.
 
+    >>> from gradience import monitor_runs
+    >>> monitor_runs(["run.jsonl"]).runs[0].outcome
+    'ok'
+
     gap_threshold: exp(evaluation loss − training loss) from which a gap is an alert.
+
     Raises InputError when a file is missing or holds no record.
     """
     options = Options(gap_threshold=gap_threshold)
