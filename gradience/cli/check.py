@@ -8,8 +8,14 @@ from typing import Annotated
 import typer
 
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.options import ReportAsJson
+from gradience.cli.options import ReportAsJson, one_of
 from gradience.cli.output import print_json, print_screen
+
+
+def _tasks() -> tuple[str, ...]:
+    from gradience.check.tasks import TASKS
+
+    return TASKS
 
 
 def check(
@@ -46,6 +52,7 @@ def check(
             "--dataset",
             metavar="NAME",
             help="Kind of task: classification, generation, reasoning, rl, or a name such as sst2 or gsm8k.",
+            autocompletion=one_of(_tasks),
         ),
     ] = None,
     lr: Annotated[

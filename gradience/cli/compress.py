@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from gradience.artifacts.encodings import ENCODING_NAMES
-from gradience.cli.options import AdapterName, Layers, MaxMemory, Quiet, allowed_ranks_of, bytes_of
+from gradience.cli.options import AdapterName, Layers, MaxMemory, Quiet, allowed_ranks_of, bytes_of, one_of
 from gradience.cli.output import command_line, print_json, print_screen
 from gradience.cli.progress import ProgressBar
 from gradience.errors import UsageError
 
 if TYPE_CHECKING:
     from gradience.artifacts.compression import CompressionPlan, CompressionReport
+
+
+def _suggestions() -> tuple[str, ...]:
+    from gradience.plan.criteria import Suggested
+
+    return get_args(Suggested)
+
+
+def _dtypes() -> list[str]:
+    """Return the storage types that factors can have."""
+    from gradience.adapters.dtypes import DTYPES
+
+    return [name for name, dtype in DTYPES.items() if dtype.numpy_name is not None]
 
 
 def compress(
@@ -41,7 +54,10 @@ def compress(
     suggested: Annotated[
         str | None,
         typer.Option(
-            "--suggested", metavar="WHICH", help="Ranks that the audit suggests: median, p90 or per_layer."
+            "--suggested",
+            metavar="WHICH",
+            help="Ranks that the audit suggests: median, p90 or per_layer.",
+            autocompletion=one_of(_suggestions),
         ),
     ] = None,
     plan: Annotated[
@@ -86,11 +102,17 @@ def compress(
             "--encoding",
             metavar="HOW",
             help=f"One of {', '.join(ENCODING_NAMES)} (default: uniform if ranks and scales agree, else patterns).",
+            autocompletion=one_of(lambda: ENCODING_NAMES),
         ),
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option("--dtype", metavar="TYPE", help="Storage type: BF16, F16, F32 … (default: unchanged)."),
+        typer.Option(
+            "--dtype",
+            metavar="TYPE",
+            help="Storage type: BF16, F16, F32 … (default: unchanged).",
+            autocompletion=one_of(_dtypes),
+        ),
     ] = None,
     strip: Annotated[
         list[str] | None,

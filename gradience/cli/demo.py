@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from gradience.report.blocks import Facts, Span
+
 EXAMPLE = "minilm-reviews-r8"
 CONFIG = "minilm_reviews_demo"
-
-NEXT = """\
-
-What next?
-  your own     gradience audit ./your_adapter
-  each module  gradience audit {path} --layers
-  a config     gradience audit ./your_adapter --suggest-per-layer
-  smaller      gradience compress ./your_adapter --rank 8 --output ./smaller
-  is it good?  gradience demo --train runs/demo
-  the numbers  docs/quickstart.md, docs/measures.md, docs/limits.md
-  the example  {path}/README.md
-"""
 
 
 def demo(
@@ -43,12 +35,41 @@ def demo(
     if train is not None:
         return train_and_decide(train)
     from gradience.cli.audit import audit
+    from gradience.cli.output import print_screen
+    from gradience.report import terminal
+    from gradience.report.blocks import Code, Heading
 
     path = shown_path(example_adapter())
-    print(f"$ gradience audit {path}\n")
+    print_screen(terminal.render, [Code([("$ gradience audit ", typed(path))])])
+    print()
     code = audit([str(path)])
-    print(NEXT.format(path=path), end="")
+    print()
+    print_screen(terminal.render, [Heading("What next?"), next_steps(path)])
     return code
+
+
+def next_steps(example: Path) -> Facts:
+    """Return what to type or to read after the audit of `example`."""
+    from gradience.report.blocks import Facts, Span
+
+    return Facts(
+        [
+            ("your own", "gradience audit ./your_adapter"),
+            ("each module", ("gradience audit ", typed(example), " --layers")),
+            ("a config", "gradience audit ./your_adapter --suggest-per-layer"),
+            ("smaller", "gradience compress ./your_adapter --rank 8 --output ./smaller"),
+            ("is it good?", "gradience demo --train runs/demo"),
+            ("the numbers", "docs/quickstart.md, docs/measures.md, docs/limits.md"),
+            ("the example", Span(f"{example}/README.md", "name")),
+        ]
+    )
+
+
+def typed(path: Path) -> Span:
+    """Return `path` as a shell takes it."""
+    from gradience.report.blocks import Span
+
+    return Span(shlex.quote(str(path)), "name")
 
 
 def train_and_decide(output: Path, overrides: Sequence[str] = ()) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from typing import Annotated
 
 import typer
@@ -46,3 +47,12 @@ def allowed_ranks_of(text: str | None) -> tuple[int, ...] | None:
     from gradience.plan.grids import parse_ranks
 
     return None if text is None else parse_ranks(text)
+
+
+def one_of(values: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """Return the shell completion of an option that takes one of `values`, which are asked for when Tab is pressed."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values() if value.startswith(incomplete)]
+
+    return complete

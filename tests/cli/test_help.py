@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -91,11 +92,20 @@ COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
 _gradience_completion gradience
 printf '%s\\n' "${COMPREPLY[@]}"
 """
+CLOSED = {
+    "compress adapter --suggested ": "median p90 per_layer",
+    "compress adapter --encoding pa": "patterns padded",
+    "compress adapter --dtype F": "F64 F32 F16 F8_E4M3 F8_E5M2 F8_E4M3FNUZ F8_E5M2FNUZ",
+    "check adapter --task ": "classification generation reasoning rl",
+    "monitor run.jsonl --fail-on ": "warning error",
+    "schema bench": "bench bench_aggregate bench_plan bench_forecast",
+}
+"""What is typed before Tab, and what may follow."""
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_bash_completes_verbs_and_shipped_configs_after_the_installation(tmp_path):
-    """`gradience --install-completion`, then what bash does when Tab is pressed."""
+@pytest.fixture
+def shell(tmp_path):
+    """Runs a shell that has `gradience` and a home of its own, with the completion of that shell installed."""
     command = tmp_path / "bin" / "gradience"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m gradience "$@"\n')
@@ -103,18 +113,33 @@ def test_bash_completes_verbs_and_shipped_configs_after_the_installation(tmp_pat
     root = Path(__file__).resolve().parents[2]
     environment = {"HOME": str(tmp_path), "PATH": f"{command.parent}:/usr/bin:/bin", "PYTHONPATH": str(root)}
 
-    def bash(script, *arguments):
+    def run(*words):
         return subprocess.run(
-            ["bash", "-c", script, "bash", *arguments],
-            env=environment, capture_output=True, text=True, timeout=HANGS, check=True,
-        ).stdout.split()  # fmt: skip
+            words, env=environment, capture_output=True, text=True, timeout=HANGS, check=True
+        ).stdout
 
-    bash(
-        "gradience --install-completion bash; exit $?"
-    )  # two commands: bash stays its parent, by which it is known
-    assert bash(COMPLETE, "gradience", "be") == ["bench"]
-    assert bash(COMPLETE, "gradience", "bench", "run", "--config", "mini") == [
-        "minilm_reviews",
-        "minilm_reviews_demo",
-    ]
-    assert bash(COMPLETE, "gradience", "bench", "run", "--config", "./my.y") == []  # bash completes files
+    return run
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_verbs_configs_and_closed_sets_after_the_installation(shell):
+    """`gradience --install-completion`, then what bash does when Tab is pressed."""
+    # two commands: bash stays its parent, by which it is known
+    shell("bash", "-c", "gradience --install-completion bash; exit $?")
+
+    def completed(line):
+        return shell("bash", "-c", COMPLETE, "bash", *re.split(" ", line)).split()
+
+    assert completed("gradience be") == ["bench"]
+    assert completed("gradience bench run --config mini") == ["minilm_reviews", "minilm_reviews_demo"]
+    assert completed("gradience bench run --config ./my.y") == []  # bash completes files
+    for line, values in CLOSED.items():
+        assert completed(f"gradience {line}") == values.split()
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="needs fish")
+def test_fish_completes_closed_sets_after_the_installation(shell):
+    shell("fish", "-c", "gradience --install-completion fish; exit $status")
+    for line, values in CLOSED.items():
+        shown = shell("fish", "-c", f'complete --do-complete "gradience {line}"').splitlines()
+        assert {row.partition("\t")[0] for row in shown} == set(values.split())

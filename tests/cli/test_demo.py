@@ -1,0 +1,42 @@
+"""`gradience demo`: the audit of the bundled adapter, and what to type next."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+
+from gradience.cli import app, demo
+
+
+def shown_commands(screen):
+    _, _, steps = screen.partition("\nWhat next?\n")
+    return [line[15:] for line in steps.splitlines() if line[15:].startswith("gradience ")]
+
+
+def test_its_next_commands_can_be_typed(tmp_path, monkeypatch, capsys):
+    """Also from a folder whose name has a space: the command is read as a shell reads it."""
+    folder = tmp_path / "my tools"
+    shutil.copytree(demo.example_adapter(), folder / "example")
+    monkeypatch.setattr(demo, "example_adapter", lambda: folder / "example")
+    monkeypatch.chdir(tmp_path)
+    assert app.run(["demo"]) == 0
+    screen = capsys.readouterr().out
+    assert screen.startswith("$ gradience audit 'my tools/example'\n\nAudit of ")
+    commands = shown_commands(screen)
+    assert len(commands) == 5
+    shutil.copytree(folder / "example", tmp_path / "your_adapter")
+    monkeypatch.setattr(demo, "train_and_decide", lambda output: 0)
+    for command in commands:
+        if "compress" in command:  # of rank 8, as the example is: a smaller one is asked for here
+            command = command.replace("--rank 8", "--rank 4")
+        assert app.run(shlex.split(command)[1:]) == 0
+
+
+def test_a_folder_cannot_steer_the_terminal(tmp_path, monkeypatch, capsys):
+    hostile = tmp_path / "\x1b]0;owned\x07"
+    shutil.copytree(demo.example_adapter(), hostile)
+    monkeypatch.setattr(demo, "example_adapter", lambda: hostile)
+    assert app.run(["demo"]) == 0
+    screen = capsys.readouterr().out
+    assert "\x1b" not in screen
+    assert screen.count("\\x1b]0;owned\\x07") >= 3
