@@ -62,5 +62,5 @@ def test_a_notebook_runs(name, tmp_path, monkeypatch):
     client.execute()
     rest = re.sub(r"<[^>]*>", "", "\n".join(outputs(notebook)))
     for words in re.split(r"[|\n]", SHOWN[name].strip()):
-        _, found, rest = rest.partition(words.strip())
-        assert found, words
+        _, match, rest = rest.partition(words.strip())
+        assert match, words
