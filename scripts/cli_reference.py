@@ -21,9 +21,9 @@ Results go to stdout, everything else to stderr. Exit codes: [exit_codes.md](exi
 Colour is used on a terminal only; `NO_COLOR=1` turns it off, `FORCE_COLOR=1` turns it on.
 `python -m gradience` is the same thing as `gradience`.
 
-`gradience --install-completion` makes Tab complete verbs, options, shipped configs, and the values of options that take one
-of a few (`--suggested`, `--encoding`, `--dtype`, `--task`, `--fail-on`). It was installed and tried in bash 5.2, zsh 5.9 and
-fish 4.0, on Linux. Completions of files are the shell's.
+`gradience --install-completion` makes Tab complete verbs, options, shipped configs, and the values of options that take
+one of a few (`--suggested`, `--encoding`, `--dtype`, `--task`, `--fail-on`). It was installed and tried in bash 5.2,
+zsh 5.9 and fish 4.0, on Linux. Completions of files are the shell's.
 """
 
 
