@@ -65,7 +65,7 @@ $(VENV)/.conformance: pyproject.toml $(VENV)/.test
 # stages done and shows the result again; `rm -r runs/demo` starts over.
 demo: $(VENV)/.core
 	@$(VENV)/bin/gradience demo
-	@echo; echo "In this clone, gradience is $(VENV)/bin/gradience. Next, is a smaller adapter as good? Minutes on a CPU:"
+	@echo; echo "In this clone, gradience is $(VENV)/bin/gradience. Next, is a smaller adapter as good? About 20 minutes of one core:"
 	@$(MAKE) --no-print-directory $(VENV)/.bench
 	@$(VENV)/bin/gradience demo --train runs/demo
 
