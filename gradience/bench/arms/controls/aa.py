@@ -12,7 +12,7 @@ from gradience.plan.modules import Ranks
 
 def rotate(source: Source, ranks: Ranks, target: Path) -> None:
     """Write the probe with its factors rotated to the folder `target`."""
-    write_random_directions(source.probe, source.probe, target, seed=source.seed)
+    write_random_directions(source.probe, source.probe, ranks, target, seed=source.seed)
 
 
 AA = Control(

@@ -6,8 +6,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from gradience.adapters.adapter import LoraPair
+from gradience.adapters.dtypes import decode
+from gradience.adapters.formats import open_adapter
+from gradience.adapters.locate import WEIGHTS
 from gradience.bench.arms.arm import Control, Derived, Source
 from gradience.bench.arms.ranks import AuditedProbe, Choice, NotMade
 from gradience.bench.arms.truncate import truncate
@@ -40,40 +45,63 @@ def random_directions(source: Source, ranks: Ranks, target: Path) -> None:
     """Write the probe in so many random directions to the folder `target`."""
     truncated = target.with_name("truncated")
     truncate(source, ranks, truncated)
-    write_random_directions(source.probe, truncated, target, seed=source.seed)
+    write_random_directions(source.probe, truncated, ranks, target, seed=source.seed)
     shutil.rmtree(truncated)
 
 
-def write_random_directions(probe: Path, truncated: Path, output: Path, *, seed: int) -> None:
+def write_random_directions(probe: Path, truncated: Path, ranks: Ranks, output: Path, *, seed: int) -> None:
     """Write to `output` what `truncated` would be if its directions had been random ones.
 
     With Q (r, k) random and orthonormal, (B·Q)(Qᵀ·A) is the update B·A projected on k random directions of the r that
-    lie between its factors. At k = r it is the same update in other factors: only the rounding differs. k is the rank
-    that `truncated` has in a module; config, scale and all other tensors are those of `truncated`, which may be the
-    probe itself. Factors are stored in float32. Raises UsageError (`control-kind`) for an adapter whose factors are not
-    plain matrices, and for fewer directions of a DoRA.
+    lie between its factors; every expert of a stacked module has a Q of its own. At k = r it is the same update in
+    other factors: only the rounding differs. ranks: k of every module. Config, scale and all other tensors are those of
+    `truncated`, which may be the probe itself. Factors are stored in float32. Raises UsageError (`control-kind`) for a
+    grouped convolution, and for fewer directions of a DoRA.
     """
     from safetensors.torch import load_file  # numpy has no bfloat16; reading a config must not import torch
 
-    old, new = (load_file(folder / "adapter_model.safetensors") for folder in (probe, truncated))
-    tensors = {name: tensor.float().numpy() for name, tensor in new.items()}
+    tensors = {name: tensor.float().numpy() for name, tensor in load_file(truncated / WEIGHTS).items()}
+    has_magnitudes = any("lora_magnitude_vector" in name for name in tensors)
     draw = np.random.default_rng(seed)
-    for name in sorted(name for name in tensors if ".lora_A." in name):
-        other = name.replace(".lora_A.", ".lora_B.")
-        a, b = old[name].double().numpy(), old[other].double().numpy()
-        fewer = tensors[name].shape[0] < a.shape[0]
-        if a.ndim != 2 or (fewer and "lora_magnitude_vector" in "".join(new)):
-            raise UsageError(
-                f"{probe}: {name} is not a plain LoRA matrix: there is no random direction to project on",
-                code="control-kind",
-                hint="leave this control out of compression.controls",
-            )
-        basis = np.linalg.qr(draw.standard_normal((a.shape[0], tensors[name].shape[0])))[0]
-        tensors[name] = np.ascontiguousarray(basis.T @ a, dtype=np.float32)
-        tensors[other] = np.ascontiguousarray(b @ basis, dtype=np.float32)
+    with open_adapter(probe) as whole, open_adapter(truncated) as smaller:
+        updates = {pair.module: pair for pair in whole.pairs}
+        for pair in sorted(smaller.pairs, key=lambda pair: pair.a.tensor):
+            update, rank = updates[pair.module], ranks[pair.module]
+            if update.groups > 1 or (has_magnitudes and rank < update.rank):
+                what = (
+                    "a grouped convolution, whose B is block-diagonal"
+                    if update.groups > 1
+                    else "a DoRA module"
+                )
+                raise UsageError(
+                    f"{probe}: {pair.module} is {what}: there is no random direction to project on",
+                    code="control-kind",
+                    hint="leave this control out of compression.controls",
+                )
+            tensors |= _projected(update, pair, rank, draw)
     output.mkdir(parents=True, exist_ok=True)
     shutil.copy(truncated / "adapter_config.json", output)
-    save_file(tensors, output / "adapter_model.safetensors", {"format": "pt"})
+    save_file(tensors, output / WEIGHTS, {"format": "pt"})
+
+
+def _projected(
+    update: LoraPair, like: LoraPair, rank: int, draw: np.random.Generator
+) -> dict[str, NDArray[np.float32]]:
+    """The factors of `update` in `rank` random directions, by name, in the shapes of `like`: zeros fill them up, and B
+    makes up for another scale."""
+    loaded = update.load()
+    scale = update.scale / like.scale if update.scale and like.scale else 1.0
+    factors_A, factors_B = [], []
+    for expert in range(update.experts):
+        basis = np.linalg.qr(draw.standard_normal((update.rank, rank)))[0]
+        basis = np.pad(basis, ((0, 0), (0, like.rank - rank)))
+        factors_A.append((decode(loaded.words_A(expert)) @ basis).T)
+        factors_B.append(scale * decode(loaded.words_B(expert)) @ basis)
+    stacked_A, stacked_B = np.concatenate(factors_A), np.stack(factors_B, axis=-1)  # experts: first, and last
+    return {
+        factor.tensor: np.ascontiguousarray(stacked.reshape(factor.entry.shape), dtype=np.float32)
+        for factor, stacked in ((like.a, stacked_A), (like.b, stacked_B))
+    }
 
 
 RANDOM_DIRECTIONS = Control(
