@@ -15,7 +15,7 @@ from gradience.artifacts.base import round_significant
 from gradience.artifacts.compression import CompressionPlan
 from gradience.compress.module import Job
 from gradience.errors import InputError, UsageError
-from gradience.plan.blocking import refuse_empty, refuse_unread
+from gradience.plan.blocking import is_wrapped, refuse_empty, refuse_unread
 
 
 def is_dora(opened: Adapter, config: PeftConfig) -> bool:
@@ -166,7 +166,7 @@ def _refuse_guesses(config: PeftConfig, jobs: Sequence[Job]) -> None:
 def refuse_dropped(config: PeftConfig, dropped: Sequence[LoraPair]) -> None:
     """Raise InputError (parameter-dropped) where a parameter that `target_parameters` wraps would be left out."""
     parameter = next(
-        (pair.module for pair in dropped if ends_with(pair.module, config.target_parameters)), None
+        (pair.module for pair in dropped if is_wrapped(pair.module, config.target_parameters)), None
     )
     if parameter is not None:
         raise InputError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from gradience.adapters.inventory import SkippedTensor
-from gradience.adapters.keys import is_split_expert, parse_key
+from gradience.adapters.keys import ends_with, is_split_expert, parse_key
 from gradience.artifacts.audit import AuditReport, LayerAudit, TensorNote
 from gradience.artifacts.finding import Finding
 from gradience.errors import InputError, UsageError
@@ -109,10 +109,18 @@ def why_fixed(rows: Sequence[LayerAudit]) -> str:
 def must_stay(report: AuditReport, row: LayerAudit, owners: set[str]) -> bool:
     """Whether a module may not get rank 0. owners: `modules_with_other_tensors` of the same report.
 
-    Without its factors, a bias, a magnitude or a base weight that was saved with them would be lost as well, and an
-    expert's wrapper cannot be left out alone.
+    Without its factors, a bias, a magnitude or a base weight that was saved with them would be lost as well. An
+    expert's wrapper cannot be left out alone, nor that of any other parameter: `target_parameters` may match many.
     """
-    return report.adapter.use_dora or row.name in owners or row.kind == "expert" or is_split_expert(row.name)
+    if report.adapter.use_dora or row.name in owners or row.kind == "expert" or is_split_expert(row.name):
+        return True
+    wrapped = report.adapter.settings.get("target_parameters")
+    return isinstance(wrapped, list) and is_wrapped(row.name, map(str, wrapped))
+
+
+def is_wrapped(module: str, target_parameters: Iterable[str]) -> bool:
+    """Whether a module is a parameter that the config's `target_parameters` wraps, which may not get rank 0."""
+    return ends_with(module, target_parameters)
 
 
 def modules_with_other_tensors(report: AuditReport) -> set[str]:

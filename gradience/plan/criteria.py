@@ -301,7 +301,7 @@ def _refuse_rank(module: Module, rank: int) -> None:
     elif module.fixed and rank != module.rank:
         why = f"it keeps its rank {module.rank} ({module.fixed})"
     elif rank == 0 and module.stays:
-        why = "it cannot be left out: other tensors or experts need it"
+        why = "it cannot be left out: other tensors, experts or target_parameters need it"
     else:
         return
     raise UsageError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +26,10 @@ from peft_models import peft_updates, save, stored_tensors
 
 from gradience import audit_adapter
 from gradience.artifacts.compression import CompressionReport
-from gradience.errors import InputError
+from gradience.compress.adapter import write_compressed
+from gradience.errors import InputError, UsageError
 from gradience.plan.compression import plan_compression
-from gradience.plan.criteria import ToBudget, ToRank
+from gradience.plan.criteria import ToBudget, ToRank, ToRanks
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +83,14 @@ def test_smaller_ranks_lose_what_the_report_says_and_no_more_than_they_must(
 
 
 @pytest.mark.parametrize("encoding", ["patterns", "padded"])
-@pytest.mark.parametrize("name", [name for name in CASES if "bias" not in name and name != "router"])
+@pytest.mark.parametrize("name", [name for name in CASES if "bias" not in name])
 def test_modules_left_out_are_not_missed(name, encoding, originals, tmp_path):
     case, folder, known, updates, _ = originals(name)
     full = plan_compression(audit_adapter(folder), ToRank(64))
-    # Room for what has to stay (stacks of experts, an embedding saved with its base weight), and one component more.
+    # Room for what has to stay (what target_parameters wraps, an embedding saved with its base weight), and one
+    # component more.
     costs = {row.name: row.old_params // row.old_rank for row in full.modules}
-    stay = {name for name in costs if "experts" in name or "wte" in name}
+    stay = {name for name in costs if re.search(r"experts|mlp\.gate\.|wte", name)}
     others = [cost for name, cost in costs.items() if name not in stay]
     budget = sum(costs[name] for name in stay) + min(others)
     report = compress(folder, tmp_path / "out", ToBudget(max_params=budget), encoding=encoding)
@@ -139,11 +143,19 @@ def test_encodings_that_cannot_say_it_are_refused(name, encoding, code, original
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wrapped_parameter_is_not_left_out_alone(originals, tmp_path):
-    """Its wrapper would stay: `target_parameters` may match many modules."""
-    with pytest.raises(InputError) as refusal:
-        compress(originals("router")[1], tmp_path / "out", ToBudget(max_params=209))
-    assert refusal.value.code == "parameter-dropped"
+def test_a_plan_that_leaves_out_a_wrapped_parameter_is_refused(originals, tmp_path):
+    folder = originals("router")[1]
+    report = audit_adapter(folder)
+    plan = plan_compression(report, ToRank(2))
+    gate = "model.layers.1.mlp.gate.weight"
+    with pytest.raises(UsageError, match="cannot be left out") as unplanned:
+        plan_compression(report, ToRanks({row.name: 2 * (row.name != gate) for row in plan.modules}))
+    assert unplanned.value.code == "bad-rank"
+    edited = [replace(row, new_rank=2 * (row.name != gate)) for row in plan.modules]
+    with pytest.raises(InputError, match="parameter that target_parameters wraps") as unwritten:
+        write_compressed(folder, plan.model_copy(update={"modules": tuple(edited)}), tmp_path / "out")
+    assert unwritten.value.code == "parameter-dropped"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_config_is_changed_where_it_must_be_and_nowhere_else(originals, tmp_path):
