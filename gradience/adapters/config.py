@@ -27,9 +27,6 @@ MIN_ALPHA, MAX_ALPHA = 1e-30, 1e12
 """Absolute value, unless it is 0; strangers' configs had up to 1e5. Products of others would leave float64."""
 DEFAULT_RANK = DEFAULT_ALPHA = 8
 """PEFT's own, for configs that leave them out."""
-INITS_OUT_OF_THE_BASE = ("pissa", "olora", "corda", "lora_ga")
-"""Initialisations (`init_lora_weights`) that take the first B·A out of the base's weights: those that PEFT 0.21 can
-save as plain LoRA afterwards."""
 HEADS_OF_TASK: Mapping[str, tuple[str, ...]] = {
     "SEQ_CLS": ("classifier", "score"),
     "TOKEN_CLS": ("classifier", "score"),

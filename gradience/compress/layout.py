@@ -17,7 +17,7 @@ from gradience.artifacts.compression import CompressionPlan, Encoding
 from gradience.compress.dora import BaseWeights
 from gradience.compress.encodings import Encoded, Target, encode_modules
 from gradience.compress.module import Job
-from gradience.compress.reconfigure import target_fields, without_stripped
+from gradience.compress.reconfigure import init_fields, target_fields, without_stripped
 from gradience.compress.refusals import refuse_adapter, refuse_copy, refuse_dropped, refuse_jobs, refuse_plan
 from gradience.errors import InputError, UsageError
 
@@ -70,6 +70,7 @@ def lay_out(
         refuse_copy(opened, jobs, names)
     targets = {config_name(job.pair.module) for job in jobs if not job.parameter}
     gone = [pair.module for pair in dropped]
+    fields = {**encoded.fields, **init_fields(config, [job.stored_rank for job in jobs])}
     return Layout(
         encoded,
         jobs,
@@ -77,7 +78,7 @@ def lay_out(
         carried,
         sorted([*taken, *(note.tensor for note in foreign)]),
         names,
-        {**encoded.fields, **stripped.fields, **target_fields(config, sorted(targets), gone, stripped.bared)},
+        {**fields, **stripped.fields, **target_fields(config, sorted(targets), gone, stripped.bared)},
     )
 
 

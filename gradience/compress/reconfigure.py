@@ -168,6 +168,15 @@ def _saved_fields(
 # ---------------------------------------------------------------- targets
 
 
+def init_fields(config: PeftConfig, ranks: Iterable[int]) -> dict[str, Any]:
+    """Return what `init_lora_weights` must say of factors with these `ranks`.
+
+    PEFT makes orthogonal factors of even ranks alone, also where it is about to load others.
+    """
+    odd = any(rank % 2 for rank in ranks)
+    return {"init_lora_weights": True} if odd and config.init.lower() == "orthogonal" else {}
+
+
 def target_fields(
     config: PeftConfig, kept: Sequence[str], dropped: Collection[str], bared: Collection[str]
 ) -> dict[str, Any]:

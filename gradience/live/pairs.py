@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 
+from gradience.adapters.initialisations import initialisation_of
 from gradience.adapters.keys import parse_key
 
 if TYPE_CHECKING:
     from peft.tuners.lora.layer import LoraLayer
-
-ZERO_START = (True, "gaussian", "eva")
-"""Initialisations of PEFT that start at ΔW = 0; for the others B·A is not yet the update."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,8 @@ def starts_at_zero(model: nn.Module, adapter: str | None) -> bool:
     if not configs:
         return True
     config = configs[adapter] if adapter in configs else next(iter(configs.values()))
-    return config.init_lora_weights in ZERO_START
+    start = initialisation_of(config.init_lora_weights)
+    return start is not None and start.zero
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -14,9 +14,9 @@ from gradience.artifacts.finding import Finding
 from gradience.errors import InputError, UsageError
 from gradience.words import noun
 
-NOT_THE_UPDATE = frozenset(("init-not-update", "init-noise", "variant-not-update", "non-finite"))
+NOT_THE_UPDATE = frozenset(("init-not-update", "variant-not-update", "non-finite"))
 """Findings with which nothing is compressed or suggested: B·A is not the learned update, or holds NaN or infinity."""
-UNCONVINCING = frozenset(("looks-random",))
+UNCONVINCING = frozenset(("looks-random", "init-noise"))
 """Findings with which no rank is suggested: the spectra say nothing about a smaller one. Truncating is allowed."""
 
 SMALLEST_NORM = 1e-290

@@ -104,7 +104,7 @@ def test_r_and_alpha_that_are_left_out_are_those_of_peft(tmp_path, capsys):
         ({"init_lora_weights": "pissa_niter_4"}, "init-not-update", "pissa_niter_4"),
         ({"init_lora_weights": "loftq"}, "init-not-update", "LoftQ"),
         ({"init_lora_weights": False}, "init-noise", "random non-zero factors"),
-        ({"init_lora_weights": "orthogonal"}, "init-noise", "orthogonal factors"),
+        ({"init_lora_weights": "orthogonal"}, "init-noise", "rounding"),
         ({"init_lora_weights": "new_idea"}, "init-unknown", "new_idea"),
         ({"use_qalora": True}, "variant-not-update", "QA-LoRA"),
         ({"alora_invocation_tokens": [1, 2]}, "activated-lora", "after its invocation tokens"),

@@ -136,15 +136,15 @@ def assert_projections(probe: Saved, after: dict, ranks: Ranks) -> None:
     """Each expert's s·B·P·A has a projection P of the rank that was asked for: with X = s·B·P·A, X·(s·B·A)⁺·X = X."""
     assert after.keys() == probe.updates.keys()
     for (module, expert), update in probe.updates.items():
-        found = after[module, expert]
+        projected = after[module, expert]
         left, values, right = np.linalg.svd(update)
         rank, wanted = int((values > 1e-9 * values[0]).sum()), ranks[module]
         inverse = np.linalg.pinv(update, rcond=1e-9)
-        np.testing.assert_allclose(found @ inverse @ found, found, rtol=0, atol=1e-4 * values[0])
-        assert np.linalg.matrix_rank(found, rtol=1e-5) == min(wanted, rank)
+        np.testing.assert_allclose(projected @ inverse @ projected, projected, rtol=0, atol=1e-4 * values[0])
+        assert np.linalg.matrix_rank(projected, rtol=1e-5) == min(wanted, rank)
         if rank > wanted:  # and those directions are not the leading ones
             leading = (left[:, :wanted] * values[:wanted]) @ right[:wanted]
-            assert np.abs(found - leading).max() > 1e-2 * values[0]
+            assert np.abs(projected - leading).max() > 1e-2 * values[0]
 
 
 @pytest.mark.filterwarnings("ignore")  # PEFT warns of patterns for parameters

@@ -39,8 +39,6 @@ def refused(folder: Path, tmp_path: Path, **options) -> GradienceError:
             ({"init_lora_weights": init}, "init-not-update")
             for init in ("pissa", "pissa_niter_16", "olora", "corda", "lora_ga", "loftq")
         ],
-        ({"init_lora_weights": "orthogonal"}, "init-noise"),
-        ({"init_lora_weights": False}, "init-noise"),
         ({"use_qalora": True}, "variant-not-update"),
         ({"use_bdlora": {"groups": 2}}, "variant-not-update"),
         ({"kasa_config": {"beta": 0.1}}, "variant-not-update"),
@@ -59,8 +57,8 @@ def test_adapters_whose_update_is_something_else(fields, code, tmp_path):
     assert error.code == code
 
 
-@pytest.mark.parametrize("init", [True, None, "gaussian", "eva", "mica"])
-def test_initialisations_that_start_from_nothing_are_kept(init, tmp_path):
+@pytest.mark.parametrize("init", [True, False, None, "gaussian", "eva", "mica", "orthogonal"])
+def test_initialisations_that_leave_the_base_as_it_was_are_kept(init, tmp_path):
     compress(write(tmp_path / "in", FACTORS, init_lora_weights=init), tmp_path / "out")
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["init_lora_weights"] is init or config["init_lora_weights"] == init

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradience.adapters.config import INITS_OUT_OF_THE_BASE
+from gradience.adapters.initialisations import initialisation_of
 from gradience.adapters.inventory import DORA_REASON
 from gradience.artifacts.finding import Finding
 from gradience.audit.findings.facts import Facts
@@ -13,7 +13,22 @@ from gradience.words import counted
 
 def initialisation(facts: Facts) -> Iterator[Finding]:
     init = facts.config.init.lower() if facts.config else "true"
-    if init.startswith(INITS_OUT_OF_THE_BASE):
+    start = initialisation_of(init)
+    if start is None:
+        yield Finding(
+            code="init-unknown",
+            severity="warning",
+            message=f"unknown initialisation {init[:60]!r}: unless it starts from B·A = 0, this is not the update",
+            hint="check what it does before using a suggestion",
+        )
+    elif init == "loftq":
+        yield Finding(
+            code="init-not-update",
+            severity="error",
+            message="initialised with LoftQ: B·A contains the correction of the quantised base, not only the update",
+            hint="no rank is suggested from it",
+        )
+    elif not start.keeps_base:
         yield Finding(
             code="init-not-update",
             severity="error",
@@ -26,27 +41,14 @@ def initialisation(facts: Facts) -> Iterator[Finding]:
                 "and audit that; no rank is suggested from this one"
             ),
         )
-    elif init.startswith("loftq"):
-        yield Finding(
-            code="init-not-update",
-            severity="error",
-            message="initialised with LoftQ: B·A contains the correction of the quantised base, not only the update",
-            hint="no rank is suggested from it",
-        )
-    elif init in ("orthogonal", "false"):
-        what = "orthogonal factors" if init == "orthogonal" else "random non-zero factors"
+    elif not start.zero:
+        rounding = "factors whose product is 0 to rounding alone (orthogonal): B·A held that rounding before training"
+        random = "random non-zero factors (false): B·A held noise of full rank r before training"
         yield Finding(
             code="init-noise",
             severity="error",
-            message=f"initialised with {what} ({init}): B·A held noise of full rank r before training",
+            message=f"initialised with {rounding if init == 'orthogonal' else random}",
             hint="energy ranks are inflated by it; no rank is suggested",
-        )
-    elif init not in ("true", "gaussian", "eva", "mica"):
-        yield Finding(
-            code="init-unknown",
-            severity="warning",
-            message=f"unknown initialisation {init[:60]!r}: unless it starts from B·A = 0, this is not the update",
-            hint="check what it does before using a suggestion",
         )
 
 

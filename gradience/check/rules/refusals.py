@@ -6,6 +6,7 @@ Read in peft 0.21.2 and transformers 5.24, and tested against them.
 from __future__ import annotations
 
 from gradience.adapters.families import DEFAULT_TARGETS
+from gradience.adapters.initialisations import INITIALISATIONS, initialisation_of
 from gradience.check.context import Context, Problem, Problems
 from gradience.rules import NotApplicable, need, rule
 
@@ -15,10 +16,6 @@ PEFT_RAISES = "PEFT raises ValueError"
 TORCH_RAISES = "torch raises ValueError"
 TRAINER_RAISES = "TrainingArguments raises ValueError"
 
-INITS = (
-    "true", "false", "gaussian", "eva", "olora", "pissa", "corda", "loftq", "orthogonal", "lora_ga", "mica",
-)  # fmt: skip
-"""All that PEFT knows, whatever they do to the base, in the order in which the message names them."""
 INSTEAD = {
     "evaluation_strategy": "eval_strategy",
     "no_cuda": "use_cpu",
@@ -123,8 +120,8 @@ def initialisation(context: Context) -> Problems:
     init = need(s.init)
     if init.lower() == "loftq" and not s.loftq_config:
         yield Problem("init", init, "give a loftq_config", "LoftQ needs its configuration", PEFT_RAISES)
-    elif init.lower() not in INITS and not init.lower().startswith("pissa_niter_"):
-        reason = f"it knows {', '.join(INITS)}"
+    elif initialisation_of(init) is None:
+        reason = f"it knows {', '.join(INITIALISATIONS)}"
         yield Problem("init", init, "true", "PEFT knows no such initialisation", reason)
 
 

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-from gradience.adapters.config import HEADS_OF_TASK, INITS_OUT_OF_THE_BASE
+from gradience.adapters.config import HEADS_OF_TASK
+from gradience.adapters.initialisations import initialisation_of
 from gradience.adapters.patterns import SavedNames
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines.base import AdapterIdentity, Classified, Engine, Output, Score
@@ -22,10 +23,6 @@ from gradience.evaluate.engines.transformers.scoring import ResponseBatch
 from gradience.models.devices import choose_device
 from gradience.models.load import load_base
 from gradience.models.settings import ModelSettings
-
-REFUSED_INITS = (*INITS_OUT_OF_THE_BASE, "loftq", "mica")
-"""Initialisations with which no adapter is loaded beside others. LoftQ writes a quantised base: the audit, which reads
-its factors, says something else of it. MiCA only reads the base, one SVD for each module."""
 
 
 class TransformersEngine(Engine):
@@ -233,9 +230,14 @@ class TransformersEngine(Engine):
         """Have PEFT load the adapter; returns what is missing from the file or has no place in the model."""
         from peft import get_peft_model
 
+        config.inference_mode, config.base_model_name_or_path = True, None
+        config.init_lora_weights = (
+            True  # the factors come from the file; MiCA would take an SVD of every module first
+        )
         if self._peft is None:
-            config.inference_mode, config.base_model_name_or_path = True, None
             self._peft = get_peft_model(self.base, config, adapter_name=key)
+        else:
+            self._peft.add_adapter(key, config)
         result = self._peft.load_adapter(str(folder), adapter_name=key)
         self._peft.eval()
         return [
@@ -315,16 +317,16 @@ def _refuse_what_cannot_share(config: Any, folder: Path) -> None:
             code="other-method",
             hint="only LoRA is evaluated",
         )
-    start = str(config.init_lora_weights).lower()
     if config.bias != "none":
         raise _changes_the_base(folder, f"bias={config.bias!r}")
-    if start.startswith(REFUSED_INITS):
-        raise _changes_the_base(folder, f"init_lora_weights={start!r}")
+    start = initialisation_of(config.init_lora_weights)
+    if start is not None and not start.keeps_base:
+        raise _changes_the_base(folder, f"init_lora_weights={config.init_lora_weights!r}")
 
 
 def _changes_the_base(folder: Path, what: str) -> InputError:
     return InputError(
-        f"{folder}: {what} would change the base's weights, on which the other adapters stand",
+        f"{folder}: {what} changes the base's weights, on which the other adapters stand",
         code="adapter-changes-base",
         hint="train with bias='none'; PEFT saves other initialisations as plain LoRA with"
         " path_initial_model_for_weight_conversion",
