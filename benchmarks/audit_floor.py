@@ -1,8 +1,8 @@
 """What no audit can do without: start Python with numpy, read the bytes, hash them, one float64 Gram per factor.
 
-`python benchmarks/audit_floor.py FILE.safetensors` does it as well as we can: factors decoded in blocks that stay in
-cache, two threads, one BLAS thread each, the hash beside them. With `--plain` it does it as one writes it down: one
-step after the other, whole factors, one thread.
+`python benchmarks/audit_floor.py FILE.safetensors` (factors alone, in bfloat16, as synthetic.py writes them)
+does it as well as we can: factors decoded in blocks that stay in cache, two threads, one BLAS thread each, the hash
+beside them. With `--plain` it does it as one writes it down: one step after the other, whole factors, one thread.
 """
 
 from __future__ import annotations

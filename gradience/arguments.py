@@ -1,4 +1,4 @@
-"""Arguments of the public functions: one of a wrong type is answered with a sentence that says what is expected."""
+"""What a value is. An argument of a public function that is of a wrong type is answered with what is expected."""
 
 from __future__ import annotations
 
@@ -6,9 +6,24 @@ import os
 from collections.abc import Iterable
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from gradience.errors import WrongType
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value of a file is a number; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_integer(value: object) -> TypeGuard[int]:
+    """Whether a value of a file is an integer; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def positive_integer(value: object) -> int | None:
+    """Return a value of a file that is an integer above 0; None for anything else."""
+    return value if is_integer(value) and value > 0 else None
 
 
 def path_argument(name: str, value: object, expected: str = "a path", hint: str = "") -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 
 def noun(number: int, one: str, many: str | None = None) -> str:
@@ -30,3 +31,10 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     """
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def points(difference: Fraction | float) -> str:
+    """Format a difference of shares in percentage points with its sign: `−2.50`, `+0.15`, `0.00`."""
+    hundredths = round(Fraction(difference) * 10_000)
+    sign = "−" if hundredths < 0 else "+" if hundredths > 0 else ""
+    return f"{sign}{abs(hundredths) // 100}.{abs(hundredths) % 100:02d}"

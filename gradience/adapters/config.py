@@ -16,6 +16,7 @@ from gradience.adapters import strict_json
 from gradience.adapters.files import refuse_disguise
 from gradience.adapters.foreign import MLX_HINT, refuse_method
 from gradience.adapters.patterns import Budget, PatternTable, SavedNames
+from gradience.arguments import is_integer, is_number
 from gradience.errors import InputError
 from gradience.ranks import scale_of
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
@@ -264,10 +265,8 @@ def _json(value: Any) -> str:
 
 
 def _is_rank(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_RANK
+    return is_integer(value) and 1 <= value <= MAX_RANK
 
 
 def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return not value or MIN_ALPHA <= abs(value) <= MAX_ALPHA
+    return is_number(value) and (not value or MIN_ALPHA <= abs(value) <= MAX_ALPHA)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Self
 
@@ -35,12 +36,12 @@ _TAR = slice(257, 262)
 """Where a tar archive has its magic bytes, `ustar`."""
 
 
-class Closing:
+class Closing(ABC):
     """What has something to close: a context manager that calls `close` at its end."""
 
+    @abstractmethod
     def close(self) -> None:
         """Release what is open."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         return self

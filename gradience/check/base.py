@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gradience.adapters.families import LINEAR, LINEAR_IN
+from gradience.arguments import positive_integer
 from gradience.check.files import read_mapping
 
 
@@ -35,18 +35,13 @@ def read_base(path: Path) -> BaseShape:
     """Read shapes from a config.json, or from the folder that holds it. Raises InputError as `read_mapping` does."""
     config = read_mapping(path / "config.json" if path.is_dir() else path)
     model_type = config.get("model_type")
-    hidden, inner = _positive(config, "hidden_size"), _positive(config, "intermediate_size")
-    heads, layers = _positive(config, "num_attention_heads"), _positive(config, "num_hidden_layers")
+    names = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers")
+    hidden, inner, heads, layers = (positive_integer(config.get(name)) for name in names)
     shapes: list[tuple[int, int]] = []
     if model_type in LINEAR_IN and hidden and inner and heads and layers:
-        head = _positive(config, "head_dim") or hidden // heads
-        queries, keys = heads * head, (_positive(config, "num_key_value_heads") or heads) * head
+        head = positive_integer(config.get("head_dim")) or hidden // heads
+        queries, keys = heads * head, (positive_integer(config.get("num_key_value_heads")) or heads) * head
         attention = [(hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden)]
         shapes = [*attention, (hidden, inner), (hidden, inner), (inner, hidden)]
     projections = dict(zip(LINEAR, shapes, strict=False))
     return BaseShape(model_type if isinstance(model_type, str) else None, hidden, projections, layers or 0)
-
-
-def _positive(config: Mapping[str, Any], key: str) -> int | None:
-    value = config.get(key)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

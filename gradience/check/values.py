@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gradience.adapters.strict_json import LARGEST, SMALLEST
+from gradience.arguments import is_number
 
 
 class Unreadable(ValueError):
@@ -20,12 +21,7 @@ def text(value: Any) -> str:
 
 def integer(value: Any) -> int:
     """Read 16 and 16.0, not true, not "16"."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not abs(value) <= LARGEST
-        or value % 1
-    ):
+    if not is_number(value) or not abs(value) <= LARGEST or value % 1:
         raise Unreadable("a whole number")
     return int(value)
 
@@ -37,7 +33,7 @@ def number(value: Any) -> float:
             value = float(value)
         except ValueError:
             raise Unreadable("a number") from None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not is_number(value):
         raise Unreadable("a number")
     if value and not SMALLEST <= abs(value) <= LARGEST:
         raise Unreadable(f"0, or a number between {SMALLEST:g} and {LARGEST:g}")

@@ -33,7 +33,12 @@ def show_error(message: str, hint: str = "") -> None:
 
 def show_note(text: str) -> None:
     """Print `note: …` on stderr."""
-    print(_labelled("note:", BOLD, text, MAX_MESSAGE_BYTES), file=sys.stderr, flush=True)
+    print(note_line(text), file=sys.stderr, flush=True)
+
+
+def note_line(text: str) -> str:
+    """Return `note: …` as stderr shows it."""
+    return _labelled("note:", BOLD, text, MAX_MESSAGE_BYTES)
 
 
 def _labelled(label: str, style: str, text: str, limit: int) -> str:

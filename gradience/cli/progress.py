@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from gradience.bench.run.watcher import Watcher
-from gradience.cli.console import wants_colour
-from gradience.report.names import display_name, printable
+from gradience.cli.console import note_line, wants_colour
+from gradience.report.names import display_name
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -116,9 +116,11 @@ class StageProgress(_Bars, Watcher):
 
     def note(self, text: str) -> None:
         """Print why something is done again."""
-        line = f"note: {self._seed}{printable(text)}"
+        line = note_line(f"{self._seed}{text}")
         if self._progress is not None:
-            self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            from rich.text import Text
+
+            self._progress.console.print(Text.from_ansi(line), soft_wrap=True)
         else:
             self._say(line)
 

@@ -81,6 +81,8 @@ def _changes(
         or run_b.reference != run_a.adapter
     ):
         return None, None, gain
+    if any(y.kl is None or y.flips is None for _, y in rows):  # an engine of one's own need not measure them
+        return None, None, gain
     return sum(bool(y.flips) for _, y in rows), np.array([y.kl for _, y in rows], dtype=np.float64), gain
 
 

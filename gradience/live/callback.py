@@ -23,6 +23,7 @@ from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import TrainerCallback
 
+from gradience.arguments import is_number
 from gradience.errors import InputError
 from gradience.live import SpectralTracker
 from gradience.live.describe import class_names, describe_run, describe_trainer, is_language_model
@@ -154,7 +155,7 @@ class GradienceCallback(TrainerCallback):
     ) -> None:
         if self._run is None or not self._training:
             return
-        numbers = {key: float(value) for key, value in kwargs["logs"].items() if _is_number(value)}
+        numbers = {key: float(value) for key, value in kwargs["logs"].items() if is_number(value)}
         if "loss" in numbers:
             self._log_step(args, state, numbers)
         elif "train_runtime" in numbers:
@@ -175,7 +176,7 @@ class GradienceCallback(TrainerCallback):
         run = self._run or self._open(args, self._run_id)
         split = next((k.removesuffix("_runtime") for k in metrics if k.endswith("_runtime")), "eval")
         values = {
-            key.removeprefix(f"{split}_"): float(value) for key, value in metrics.items() if _is_number(value)
+            key.removeprefix(f"{split}_"): float(value) for key, value in metrics.items() if is_number(value)
         }
         self._speed.leave_out(values.get("runtime", 0.0))
         loss = values.get("loss")
@@ -318,10 +319,6 @@ def _record_left_run(run: TelemetryWriter) -> None:
         run.close()
     except Exception:  # the process is ending: its own exit code matters more
         logger.warning("Gradience could not record the end of the run", exc_info=True)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _length(dataset: Any) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from gradience.arguments import is_number
 from gradience.artifacts.monitor import (
     Curve,
     CurvePoint,
@@ -194,7 +195,7 @@ def _audit(record: Record) -> dict[str, int | float | str | None]:
     row: dict[str, int | float | str | None] = {"step": record.step}
     for key in AUDIT_KEYS:
         value = metrics.get(key)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if is_number(value):
             row[key] = value
     return row
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from gradience.adapters.strict_json import LARGEST, SMALLEST
+from gradience.arguments import is_number, positive_integer
 from gradience.artifacts.monitor import Setup
 from gradience.telemetry.records import Json
 from gradience.telemetry.trainers import method_of
@@ -32,17 +33,17 @@ def read_setup(config: Mapping[str, Json], logged: Collection[str] = ()) -> RunS
     lora, training = _block(config, "lora"), _block(config, "training")
     optimizer, base = _block(config, "optimizer"), _block(config, "base")
     quantization = _block(base, "quantization")
-    batch = _integer(training, "effective_batch_size")
-    if batch is None and (size := _integer(training, "batch_size")):
-        batch = size * (_integer(training, "gradient_accumulation") or 1)
+    batch = positive_integer(training.get("effective_batch_size"))
+    if batch is None and (size := positive_integer(training.get("batch_size"))):
+        batch = size * (positive_integer(training.get("gradient_accumulation")) or 1)
     return RunSetup(
         model=_text(config, "model_name") or _text(config, "model"),
         task=_text(config, "task_profile"),
         trainer=_text(trainer, "class"),
         method=method_of([name for name in classes if isinstance(name, str)], logged),
         evaluated_by=_text(config, "evaluated_by"),
-        max_completion_length=_integer(trainer, "max_completion_length"),
-        r=_integer(lora, "r"),
+        max_completion_length=positive_integer(trainer.get("max_completion_length")),
+        r=positive_integer(lora.get("r")),
         alpha=_number(lora, "alpha"),
         scale=_number(lora, "scale"),
         rslora=lora.get("use_rslora") is True,
@@ -51,12 +52,12 @@ def read_setup(config: Mapping[str, Json], logged: Collection[str] = ()) -> RunS
         optimizer=_text(optimizer, "name"),
         schedule=_text(training, "schedule"),
         effective_batch_size=batch,
-        max_steps=_integer(training, "max_steps"),
+        max_steps=positive_integer(training.get("max_steps")),
         precision=_text(training, "dtype") or _text(base, "dtype"),
         quantization=_text(quantization, "name"),
         quantization_meaning=_text(quantization, "meaning"),
-        trainable_params=_integer(lora, "trainable_params"),
-        hidden_size=_integer(base, "hidden_size"),
+        trainable_params=positive_integer(lora.get("trainable_params")),
+        hidden_size=positive_integer(base.get("hidden_size")),
         nan_filter=training.get("logging_nan_inf_filter") is True,
         notes=_text(config, "notes"),
     )
@@ -74,11 +75,6 @@ def _text(values: Mapping[str, Json], key: str) -> str | None:
 
 def _number(values: Mapping[str, Json], key: str) -> float | None:
     value = values.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not is_number(value):
         return None
     return float(value) if not value or SMALLEST <= abs(value) <= LARGEST else None
-
-
-def _integer(values: Mapping[str, Json], key: str) -> int | None:
-    value = values.get(key)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from gradience.adapters.strict_json import MAX_DEPTH, MAX_DIGITS, has_half_characters, is_deep
+from gradience.arguments import is_integer, is_number
 from gradience.errors import InputError
 from gradience.reading import open_stream
 from gradience.telemetry.records import ENVELOPE, NONFINITE, SCHEMA, Json, Record, strict
@@ -180,10 +181,8 @@ def _to_record(event: str, value: dict[str, Json], line: int) -> Record:
     return Record(
         event=event,
         run_id=run_id if isinstance(run_id, str) else "",
-        step=step if isinstance(step, int) and not isinstance(step, bool) else None,
-        ts=float(ts)
-        if isinstance(ts, (int, float)) and 0 <= ts <= YEAR_9999 and not isinstance(ts, bool)
-        else None,
+        step=step if is_integer(step) else None,
+        ts=float(ts) if is_number(ts) and 0 <= ts <= YEAR_9999 else None,
         line=line,
         data=value,
     )

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from gradience.arguments import is_number
+
 SCHEMA = "gradience.vnext.telemetry/v1"
 """The schema id. It changes when a required field changes its meaning, and only then."""
 
@@ -56,7 +58,7 @@ class Record:
         value: Json = self.data
         for key in keys:
             value = value.get(key) if isinstance(value, Mapping) else None
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if is_number(value):
             return float(value)
         marks = self.data.get(NONFINITE)
         mark = marks.get(".".join(keys)) if isinstance(marks, Mapping) else None

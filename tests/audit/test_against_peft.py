@@ -14,6 +14,7 @@ from peft_models import (
     Saved,
     fill,
     gpt2,
+    half_of_the_factors,
     llama,
     mixtral,
     peft_updates,
@@ -186,12 +187,7 @@ def test_tensors_dumped_from_a_live_model(prefix, tmp_path):
 def test_factors_in_two_types(tmp_path):
     """Nothing forbids bf16 beside fp32; what is read is what is stored."""
 
-    def mixed(model):
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.data = parameter.data.to(torch.bfloat16)
-
-    report = check(save(llama(), config(target_modules=LINEAR), tmp_path, prepare=mixed))
+    report = check(save(llama(), config(target_modules=LINEAR), tmp_path, prepare=half_of_the_factors))
     assert report.adapter.dtypes == ("BF16+F32",)
 
 

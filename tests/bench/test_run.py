@@ -26,10 +26,11 @@ from gradience.bench.plan.forecast import forecast
 from gradience.bench.plan.preregister import bench_plan
 from gradience.bench.run import seed as run_module
 from gradience.bench.run.assemble import assemble
+from gradience.bench.run.bench import run_bench
 from gradience.bench.run.facts import SeedFacts
 from gradience.bench.run.seed import SeedRun
 from gradience.bench.run.stages import MANIFEST
-from gradience.errors import NetworkError
+from gradience.errors import GradienceError, NetworkError
 from gradience.tasks.base import Task
 from gradience.training.memory import CLEAR
 from gradience.training.resume import REPORT
@@ -305,6 +306,15 @@ def test_a_variant_that_fails_is_a_result_and_the_others_go_on(
     monkeypatch.undo()
     repaired = bench_of(SeedRun(config, sums(), 42, tmp_path).run(), sums())
     assert repaired.status in ("PASS", "FAIL")
+
+
+def test_a_run_without_its_data_leaves_no_folder(tmp_path: Path) -> None:
+    columns = {"text_column": "text", "label_column": "label", "exact": True}
+    task = CONFIG["task"] | {"options": {"file": str(tmp_path / "missing.csv"), **columns}}
+    config = with_base({**CONFIG, "task": task, "model": {"type": "seqcls"}}, tmp_path / "base")
+    with pytest.raises(GradienceError, match=r"missing\.csv"):
+        run_bench(config, tmp_path / "out", Watcher(), page_of=str)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_base_that_cannot_be_had_is_an_error_for_the_user_not_a_result(tmp_path: Path) -> None:

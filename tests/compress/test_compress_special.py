@@ -16,6 +16,7 @@ from peft_models import (
     Convolutions,
     Mixture,
     fill,
+    half_of_the_factors,
     llama,
     mixtral,
     peft_updates,
@@ -74,12 +75,7 @@ def test_another_storage_type_on_request(wanted, digits, tmp_path):
 
 
 def test_factors_in_two_types_keep_them(tmp_path):
-    def mixed(model):
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.data = parameter.data.to(torch.bfloat16)
-
-    saved = save(llama(), config(target_modules=LINEAR), tmp_path / "in", prepare=mixed)
+    saved = save(llama(), config(target_modules=LINEAR), tmp_path / "in", prepare=half_of_the_factors)
     report = compress(tmp_path / "in", tmp_path / "out", ToRank(2))
     assert {row.dtype for row in report.modules} == {"BF16+F32"}
     tensors = load_file(tmp_path / "out" / "adapter_model.safetensors")

@@ -103,6 +103,17 @@ def test_two_writers_differ_in_answers_and_in_being_right():
     assert change.kl_mean is change.kl_standard_error is change.loglikelihood_gain is None
 
 
+@pytest.mark.parametrize("missing", [{"kl": None}, {"flips": None}])
+def test_scores_of_an_engine_that_measures_no_kl_are_not_averaged(missing):
+    """Not NaN, and not a count of nothing: not measured."""
+    reference = {"reference": "a", "reference_sha256": SHA}
+    first = [scored(0, -1.0, True), scored(1, -2.0, False)]
+    second = [scored(0, -1.5, True, **{"kl": 0.1, "flips": 1} | missing), scored(1, -2.0, False, 0.2, 0)]
+    change = diverge((run("scores", "a", **reference), first), (run("scores", "b", **reference), second))
+    assert (change.kl_mean, change.kl_standard_error, change.flips) == (None, None, None)
+    assert change.loglikelihood_gain == pytest.approx(-0.25)
+
+
 def test_scores_tell_kl_only_against_their_reference():
     first = [scored(0, -1.0, True, 0.0, 0), scored(1, -2.0, False, 0.0, 0)]
     second = [scored(0, -1.5, True, 0.25, 0), scored(1, -1.0, True, 0.75, 2)]

@@ -57,10 +57,11 @@ def run_bench(
     """
     check_devices(config.runtime.device, config.runtime.processes)
     whole = config.only_seed is None
+    task = tasks.load(config.task.profile, config.task.options)
+    planned = _planned(config, task)  # what is refused so far leaves no folder behind
     with _held(output, whole) as locked, threads(config.runtime.threads):
-        task = tasks.load(config.task.profile, config.task.options)
         with locked():
-            plan = _plan_on_disk(config, task, output, watcher)
+            plan = _plan_on_disk(planned, output, watcher)
         watch, benches = Stopwatch(command), []
         for number, seed in enumerate(config.due, start=1):
             watcher.seed(seed, number, len(config.due))
@@ -114,11 +115,15 @@ def _together(config: BenchConfig, output: Path, watch: Stopwatch) -> BenchAggre
     return together
 
 
-def _plan_on_disk(config: BenchConfig, task: Task, output: Path, watcher: Watcher) -> BenchPlan:
-    """The plan, written now or found as it was written before."""
+def _planned(config: BenchConfig, task: Task) -> BenchPlan:
     role, limit = config.task.eval_role, config.task.eval_samples
     splits = [_split(task, "train", config.train.train_samples), _split(task, role, limit)]
-    plan, path = bench_plan(config, task.name, splits, task.code), output / PLAN
+    return bench_plan(config, task.name, splits, task.code)
+
+
+def _plan_on_disk(plan: BenchPlan, output: Path, watcher: Watcher) -> BenchPlan:
+    """The plan, written now or found as it was written before."""
+    path = output / PLAN
     before = BenchPlan.read(path) if path.is_file() else None
     if before is not None and promised(before) != promised(plan):
         raise UsageError(

@@ -16,7 +16,7 @@ from fractions import Fraction
 from gradience.artifacts.bench import Status
 from gradience.artifacts.bench_plan import Policy
 from gradience.artifacts.exact import exact_text
-from gradience.words import counted, noun
+from gradience.words import counted, noun, points
 
 NO_EVIDENCE: tuple[Status, ...] = ("UNDERTRAINED", "SKIPPED", "INCONCLUSIVE")
 
@@ -112,7 +112,7 @@ def verdict_over_seeds(outcomes: Sequence[SeedOutcome], planned: Sequence[int], 
     if failures:
         return Verdict("FAIL", (*failures, *unknown))
     worst = min(row.delta for row in rows if row.delta is not None)
-    return Verdict("PASS", (f"{_pass(passing(rows, policy), len(rows))}, worst Δ {points(worst)}",))
+    return Verdict("PASS", (f"{_pass(passing(rows, policy), len(rows))}, worst Δ {points(worst)} points",))
 
 
 def passing(rows: Iterable[SeedOutcome], policy: Policy) -> int:
@@ -215,10 +215,3 @@ def exact_percent(value: Fraction) -> str:
     tenths = value * 1000
     rounded = Fraction(round(tenths), 10)
     return f"{exact_text(rounded)} %"
-
-
-def points(delta: Fraction) -> str:
-    """Format a difference in percentage points with its sign: `−2.50`, `+0.15`, `0.00`."""
-    hundredths = round(delta * 10_000)
-    sign = "−" if hundredths < 0 else "+" if hundredths > 0 else ""
-    return f"{sign}{abs(hundredths) // 100}.{abs(hundredths) % 100:02d} points"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gradience.arguments import is_integer
 from gradience.check.context import Context, Problem, Problems
 from gradience.ranks import VLLM_MAX_LORA_RANKS, max_lora_rank_step
 from gradience.rules import NotApplicable, need, rule
@@ -15,7 +16,7 @@ def rank(context: Context) -> Problems:
     s = context.settings
     if need(s.r) < 1:
         raise NotApplicable
-    ranks = [r for r in (s.rank_pattern or {}).values() if isinstance(r, int) and not isinstance(r, bool)]
+    ranks = [r for r in (s.rank_pattern or {}).values() if is_integer(r)]
     top = max([need(s.r), *ranks])
     step = max_lora_rank_step(top)
     if step == top:

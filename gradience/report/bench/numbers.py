@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from gradience import words
 from gradience.artifacts.bench_aggregate import Spread
 from gradience.report.numbers import MISSING
 
 
 def points(delta: float | None) -> str:
     """A difference of shares in percentage points, with its sign: −2.50."""
-    if delta is None:
-        return MISSING
-    shown = f"{abs(100 * delta):.2f}"
-    return shown if shown == "0.00" else f"{'−' if delta < 0 else '+'}{shown}"
+    return MISSING if delta is None else words.points(delta)
 
 
 def counted_points(delta: float | None, exact: str | None) -> str:
