@@ -131,7 +131,7 @@ def time_parts(clock: Clock) -> None:
     from gradience.bench.task_profiles import gsm8k_causal_lm, seqcls_glue
     from transformers import Trainer
 
-    from gradience.bench.run import bench as protocol
+    from gradience.bench import protocol
 
     for name, part in {
         "setup_dataset": "data",
