@@ -8,10 +8,11 @@ from gradience.artifacts.bench import Bench, Best, VariantResult
 from gradience.artifacts.bench_aggregate import BenchAggregate, BestVariant, VariantSummary
 from gradience.artifacts.bench_plan import DataSplit, Policy
 from gradience.bench.arms.registry import ARMS, control_of
-from gradience.bench.verdict.policy import exact_percent, points
+from gradience.bench.verdict.policy import exact_percent
 from gradience.bench.verdict.sanity import as_expected
 from gradience.report.blocks import Block, Facts, Heading, Inline, Note, Notes, Paragraph, Role, Span, items
 from gradience.report.numbers import count, percent
+from gradience.words import points
 
 AS_EXPECTED, NOT_AS_EXPECTED = "as expected", "not as expected"
 SMOKE_STATUS = "smoke, no evidence"
@@ -125,8 +126,9 @@ def reasons(results: Iterable[Result], said: Sequence[str] = ()) -> list[Block]:
 def policy(rule: Policy, notes: Iterable[str]) -> list[Block]:
     """Return the safety policy, what it means here, and what limits the verdicts."""
     text = (
-        f"A seed passes when its Δ is at least {points(-rule.tolerance)}. A variant passes when at least "
-        f"{exact_percent(rule.pass_rate)} of the planned seeds pass and none has a Δ below {points(-rule.floor)}. "
+        f"A seed passes when its Δ is at least {points(-rule.tolerance)} points. A variant passes when at least "
+        f"{exact_percent(rule.pass_rate)} of the planned seeds pass and none has a Δ below {points(-rule.floor)} "
+        "points. "
         "A seed without a result counts as failed."
     )
     return [Heading("Policy"), Paragraph(text), Notes([*map(_note, notes), Note("item", NOISE)])]
