@@ -1,0 +1,149 @@
+"""Every system call that writes, killed or failed once, and what the next run makes of it.
+
+python -m hostile.crash ROOT [--writers NAME …] [--share N] [--how signal=KILL error=ENOSPC …]
+
+prints one JSON object: calls, runs, seconds, problems. An N-th of the calls is taken, spread over all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from hostile.syscalls import Call, Ending, failing, undisturbed, writing_calls
+from hostile.trainings import TRAININGS
+from hostile.writers import WRITERS, Writer, state
+
+KILL = "signal=KILL"
+ERRORS = ("error=ENOSPC", "error=EIO", "error=EDQUOT", "error=EROFS", "error=EACCES")
+LONGEST = 2000
+"""Bytes that one message may have."""
+_MESSAGE = re.compile(r"^error: ", re.MULTILINE)
+_LEFT = re.compile(r"\..+\.[0-9a-f]{8}\.(tmp|old)")
+
+
+class Attempt:
+    """One writer and one folder, prepared anew for each attempt."""
+
+    def __init__(self, writer: Writer, root: Path) -> None:
+        self.writer, self.before, self.folder = writer, root / "before", root / "now"
+        self.before.mkdir(parents=True)
+        writer.prepare(self.before)
+        self._anew()
+        assert writer.work(self.folder) in (0, None)  # here, so that whatever is loaded is loaded once
+        self._anew()
+        self.old = {unit: state(self.folder / unit) for unit in writer.units}
+        self.calls = writing_calls(lambda: writer.work(self.folder), self.folder, root / "calls")
+        self.new = {unit: state(self.folder / unit) for unit in writer.units}
+        self.whole = {unit: state(self.folder / unit) for unit in writer.result}
+
+    def _anew(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.copytree(self.before, self.folder)
+
+    def problems(self, call: Call, how: str) -> list[str]:
+        """What is wrong when this call fails this way; empty is right."""
+        self._anew()
+        ending = failing(lambda: self.writer.work(self.folder), call, how)
+        wrong = self._after_kill(ending) if how == KILL else self._after_error(ending)
+        again = undisturbed(lambda: self.writer.again(self.folder))
+        if again.code != 0:
+            wrong.append(f"the next run ends with {again.code}: {again.said[-300:]}")
+        else:
+            wrong += self._after_next()
+        return [
+            f"{self.writer.name}: {call.name} #{call.number} {how}: {text} [{call.text}]" for text in wrong
+        ]
+
+    def _after_kill(self, ending: Ending) -> list[str]:
+        if ending.code != -9:
+            return [f"not killed: {ending.code} {ending.said[-300:]}"]
+        return self._units(between_renames=True)
+
+    def _after_error(self, ending: Ending) -> list[str]:
+        wrong = self._units(between_renames=False)
+        if ending.code == 0:  # what failed was not needed
+            return wrong + ([] if self._is_new() else ["exit 0 without the result"])
+        if ending.code != 5:
+            wrong.append(f"exit {ending.code}")
+        if "Traceback" in ending.said or not 0 < len(ending.said) <= LONGEST:
+            wrong.append(f"no message but {ending.said[-400:]!r}")
+        if len(_MESSAGE.findall(ending.said)) != 1:
+            wrong.append(f"{len(_MESSAGE.findall(ending.said))} messages: {ending.said[-400:]!r}")
+        return wrong + [f"left: {path.name}" for path in self._left()]
+
+    def _is_new(self) -> bool:
+        return all(state(self.folder / unit) == self.new[unit] for unit in self.writer.units)
+
+    def _units(self, *, between_renames: bool) -> list[str]:
+        wrong = []
+        for unit in self.writer.units:
+            try:
+                here = state(self.folder / unit)
+            except ValueError as error:
+                wrong.append(f"{unit} is half-written: {error}")
+                continue
+            if self.writer.appends:
+                if not _grown(self.old[unit], here, self.new[unit]):
+                    wrong.append(f"{unit} has other lines")
+            elif here not in (self.old[unit], self.new[unit], {}):
+                wrong.append(f"{unit} is neither old nor new")
+            elif not here and self.old[unit] and not (between_renames or self.writer.removes):
+                wrong.append(f"{unit} is gone")
+        return wrong
+
+    def _after_next(self) -> list[str]:
+        wrong = [f"left by the next run: {path.name}" for path in self._left()]
+        if self.writer.appends:
+            unit = self.writer.units[0]
+            added = len(_lines(self.new[unit])) - len(_lines(self.old[unit]))
+            if _lines(state(self.folder / unit))[-added:] != _lines(self.new[unit])[-added:]:
+                wrong.append("the next run's lines are not whole")
+        elif {unit: state(self.folder / unit) for unit in self.writer.result} != self.whole:
+            wrong.append("the next run's result is another")
+        return wrong
+
+    def _left(self) -> list[Path]:
+        return [path for path in self.folder.rglob(".*") if _LEFT.fullmatch(path.name)]
+
+
+def _lines(unit: dict[str, Any]) -> list[Any]:
+    return unit.get("", [])
+
+
+def _grown(old: dict[str, Any], here: dict[str, Any], new: dict[str, Any]) -> bool:
+    lines = _lines(here)
+    return len(_lines(old)) <= len(lines) and lines == _lines(new)[: len(lines)]
+
+
+def main(root: Path, names: list[str], share: int, hows: list[str]) -> None:
+    started, tally, problems = time.monotonic(), Counter(), []
+    taken = [writer for writer in (*WRITERS, *TRAININGS) if writer.name in names] or WRITERS
+    for number, writer in enumerate(taken):
+        attempt = Attempt(writer, root / str(number))
+        chosen = attempt.calls[number % share :: share]
+        for place, call in enumerate(chosen):
+            tally[f"{writer.name}, calls"] += 1
+            for how in hows if share == 1 else hows[place % len(hows) :][:1]:
+                tally[how] += 1
+                problems += attempt.problems(call, how)
+    seconds = round(time.monotonic() - started, 1)
+    answer = {"tally": dict(tally), "seconds": seconds, "problems": problems}
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--writers", nargs="*", default=[])
+    parser.add_argument("--share", type=int, default=1)
+    parser.add_argument("--how", nargs="+", default=[KILL])
+    options = parser.parse_args()
+    main(options.root, options.writers, options.share, options.how)

@@ -1,0 +1,216 @@
+"""What writes: each on a folder of its own, with what stood there before, small enough to be killed at every call."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import bench_sample
+from compress.samples import random_factors, write
+from evaluate.kill_records import evaluate
+
+from gradience.artifacts.whole import write_whole
+from gradience.bench.run.stages import Stages, only_one
+from gradience.cli.app import run
+from gradience.cli.console import show_error
+from gradience.cli.exit_codes import ExitCode
+from gradience.errors import GradienceError
+from gradience.telemetry import TelemetryWriter
+from gradience.telemetry.writer import RunStatus
+
+MOVING = {
+    "seconds",
+    "peak_memory_bytes",
+    "run",
+    "mtime_ns",
+    "ts",
+    "elapsed_s",
+    "run_id",
+    "started",
+    "resumed_from",
+    "earlier",
+}
+"""Keys whose values differ between two runs of the same."""
+ADAPTER = "adapter"
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """One kind of writing, below a folder."""
+
+    name: str
+    prepare: Callable[[Path], object]
+    """Put there what stands before."""
+    work: Callable[[Path], int | None]
+    """Write, and return the exit code."""
+    again: Callable[[Path], int | None]
+    """What the user does after it was killed."""
+    units: tuple[str, ...]
+    """Files and folders that are there whole or not at all."""
+    appends: bool = False
+    """Whether its one unit is a file of lines that only grows."""
+    removes: bool = False
+    """Whether it takes away what is out of date before it has the new."""
+    result: tuple[str, ...] = (".",)
+    """What the next run makes equal to that of a run that nobody disturbed."""
+
+
+def nothing(folder: Path) -> None:
+    """Nothing stands there."""
+
+
+def as_verb(work: Callable[[Path], object]) -> Callable[[Path], int]:
+    """What a part of a verb raises, as the command line would end."""
+
+    def worked(folder: Path) -> int:
+        try:
+            work(folder)
+        except GradienceError as error:
+            show_error(str(error), error.hint)
+            return int(error.exit_code)
+        except OSError as error:
+            show_error(str(error), "")
+            return int(ExitCode.OUTPUT)
+        return 0
+
+    return worked
+
+
+def adapter(folder: Path, modules: int = 3) -> Path:
+    """An adapter with a card beside it."""
+    place = write(folder / ADAPTER, random_factors(0, *[(6, 20, 30)] * modules))
+    (place / "README.md").write_text("# card\n", encoding="utf-8")
+    return place
+
+
+def older(folder: Path) -> None:
+    """The adapter, and another one where the smaller one goes."""
+    adapter(folder)
+    write(folder / "out", random_factors(1, (3, 5, 5)))
+
+
+def compress(folder: Path, *more: str) -> int:
+    arguments = ["compress", str(folder / ADAPTER), "--rank", "2", "--output", str(folder / "out"), "--quiet"]
+    return run([*arguments, *more])
+
+
+def compress_over(folder: Path) -> int:
+    return compress(folder, "--force")
+
+
+def before_audit(folder: Path) -> None:
+    adapter(folder)
+    (folder / "audit.json").write_text("{}\n", encoding="utf-8")
+
+
+def audit(folder: Path) -> int:
+    return run(["audit", str(folder / ADAPTER), "-o", str(folder / "audit.json"), "--force", "--quiet"])
+
+
+def before_append(folder: Path) -> None:
+    adapter(folder)
+    telemetry(folder)
+
+
+def append(folder: Path) -> int:
+    return run(["audit", str(folder / ADAPTER), "--append", str(folder / "run.jsonl"), "--quiet"])
+
+
+def telemetry(folder: Path) -> None:
+    """A run of forty steps, as the callback writes it."""
+    writer = TelemetryWriter(folder / "run.jsonl", run_id="same")
+    writer.start({"lora": {"r": 8}})
+    for step in range(40):
+        writer.train_step(step, loss=1 / (step + 1), lr=1e-3)
+        if step % 10 == 9:
+            writer.eval(step, {"eval_loss": 0.5})
+    writer.end(RunStatus.OK, step=40)
+    writer.close()
+
+
+def before_aggregate(folder: Path) -> None:
+    for number, bench in enumerate(bench_sample.three_seeds()):
+        (folder / f"seed_{number}").mkdir()
+        bench.save(folder / f"seed_{number}" / "bench.json")
+    aggregate(folder)
+
+
+def aggregate(folder: Path) -> int:
+    """FAIL, or whatever the three seeds are worth, is a result."""
+    folders = [str(folder / f"seed_{number}") for number in range(3)]
+    code = run(["bench", "aggregate", *folders, "-o", str(folder / "out"), "--force", "--quiet"])
+    return 0 if code in (ExitCode.GATE_FAILED, ExitCode.INCONCLUSIVE) else code
+
+
+def stage(folder: Path, rank: int = 2) -> None:
+    """Two stages of a seed, the second from the first."""
+
+    def first(place: Path) -> None:
+        write_whole(place / "weights", [b"long work"])
+        (place / "more").mkdir(exist_ok=True)
+        write_whole(place / "more" / "log", [b"a", b"b"])
+
+    def second(place: Path) -> None:
+        write_whole(place / "score", [str(rank).encode()])
+
+    with only_one(folder / "seed"):
+        stages = Stages(folder / "seed", watch=lambda stage: lambda: None, say=lambda text: None)
+        stages.done("train", {"rank": rank}, first)
+        stages.done("eval", {"rank": rank}, second, resumable=False)
+
+
+def before_stage(folder: Path) -> None:
+    stage(folder, rank=1)
+
+
+WRITERS = (
+    Writer("compress", adapter, compress, compress_over, ("out",)),
+    Writer("compress --force", older, compress_over, compress_over, ("out",)),
+    Writer("audit --output", before_audit, audit, audit, ("audit.json",)),
+    Writer("audit --append", before_append, append, append, ("run.jsonl",), appends=True),
+    Writer("telemetry", nothing, as_verb(telemetry), as_verb(telemetry), ("run.jsonl",), appends=True),
+    Writer("records", nothing, as_verb(evaluate), as_verb(evaluate), ("first.jsonl", "second.jsonl")),
+    Writer("stages", nothing, as_verb(stage), as_verb(stage), ("seed/train/weights", "seed/eval/score")),
+    Writer(
+        "stages made again",
+        before_stage,
+        as_verb(stage),
+        as_verb(stage),
+        ("seed/train/manifest.json", "seed/eval/manifest.json"),
+        removes=True,
+    ),
+    Writer(
+        "bench aggregate",
+        before_aggregate,
+        aggregate,
+        aggregate,
+        ("out/bench_aggregate.json", "out/bench_aggregate.md"),
+    ),
+)
+
+
+def state(place: Path) -> dict[str, Any]:
+    """What is at `place`, a file or a folder, without what differs between two runs: {} when nothing is."""
+    if place.is_file():
+        return {"": timeless(place)}
+    files = (path for path in sorted(place.rglob("*")) if not path.is_dir())
+    return {os.fspath(path.relative_to(place)): timeless(path) for path in files}
+
+
+def timeless(path: Path) -> Any:
+    content = path.read_bytes()
+    if path.suffix == ".json":
+        return _without_moving(json.loads(content))
+    if path.suffix == ".jsonl":
+        return [_without_moving(json.loads(line)) for line in content.splitlines() if line]
+    return content
+
+
+def _without_moving(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_moving(inner) for key, inner in value.items() if key not in MOVING}
+    return [_without_moving(inner) for inner in value] if isinstance(value, list) else value
