@@ -19,6 +19,8 @@ MODULE_OF = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
 ON_MODELS = ("bench", "evaluate", "live", "models", "tasks", "training", "vnext")
 IN_A_CHILD = ("peft_load.py",)
 """Rooms, and files, that are imported only where the extra `hf` is installed."""
+STATISTICS = "statistics"
+"""The room that is imported only where the extra `stats` is."""
 
 
 def modules(requirements: list[str]) -> set[str]:
@@ -50,6 +52,7 @@ def files(*, on_models: bool) -> list[Path]:
         file
         for file in every
         if (file.relative_to(package).parts[0] in ON_MODELS or file.name in IN_A_CHILD) == on_models
+        and file.relative_to(package).parts[0] != STATISTICS
     ]
 
 
@@ -74,6 +77,12 @@ def test_the_rooms_on_models_import_what_some_extra_brings():
     assert imported(files(on_models=True)) <= extras | modules(PROJECT["dependencies"])
     hf = modules(PROJECT["optional-dependencies"]["hf"])
     assert {"huggingface_hub", "safetensors", "torch", "transformers", "peft"} <= hf
+
+
+def test_statistics_import_numpy_and_what_their_extra_brings():
+    in_statistics = imported(list((ROOT / "gradience" / STATISTICS).glob("*.py")))
+    assert in_statistics == {"numpy"} | modules(PROJECT["optional-dependencies"]["stats"])
+    assert any(Requirement(text).extras == {"stats"} for text in PROJECT["optional-dependencies"]["hf"])
 
 
 def test_it_says_linux():
