@@ -222,7 +222,7 @@ def spectrum_from_grams(gram_A: Core, gram_B: Core) -> Spectrum | None:
         errors = np.minimum(math.sqrt(relative), relative / unit)
     norms = math.sqrt(gram_A.matrix.trace()), math.sqrt(gram_B.matrix.trace())
     rms = _entry_size(gram_A, norms[0]), _entry_size(gram_B, norms[1])
-    return _finish(values, exponent, "gram", eta, errors, 2 * count * relative, rms)
+    return spectrum_of_values(values, exponent, "gram", eta, errors, 2 * count * relative, rms)
 
 
 def spectrum_from_triangles(triangle_A: Core, triangle_B: Core) -> Spectrum:
@@ -238,12 +238,12 @@ def spectrum_from_triangles(triangle_A: Core, triangle_B: Core) -> Spectrum:
         return Spectrum(np.zeros(count), 0, "qr", 1.0, bound, min(1.0, bound))
     norms = np.linalg.norm(triangle_A.matrix, 2) * np.linalg.norm(triangle_B.matrix, 2)
     eta = max(1.0, float(norms / values[0]))
-    relative = _triangle_rounding(triangle_A) * eta
+    relative = triangle_rounding(triangle_A.matrix.shape[1]) * eta
     errors = np.full(len(values), relative)
     exponent = triangle_A.exponent + triangle_B.exponent
     sizes = np.linalg.norm(triangle_A.matrix), np.linalg.norm(triangle_B.matrix)
     rms = _entry_size(triangle_A, float(sizes[0])), _entry_size(triangle_B, float(sizes[1]))
-    return _finish(values, exponent, "qr", eta, errors, 4 * count * relative, rms)
+    return spectrum_of_values(values, exponent, "qr", eta, errors, 4 * count * relative, rms)
 
 
 def singular_values(core: FloatArray) -> FloatArray:
@@ -274,12 +274,12 @@ def _gram_rounding(gram_A: Core, gram_B: Core) -> float:
     return (2 * math.sqrt(longest) + 16 * math.sqrt(gram_A.matrix.shape[0]) + 64) * EPS
 
 
-def _triangle_rounding(triangle_A: Core) -> float:
+def triangle_rounding(rank: int) -> float:
     """ε of the qr route: at most 74 ε for each triangle, and 61 ε for LAPACK's values-only SVD of tight clusters."""
-    return (16 * math.sqrt(triangle_A.matrix.shape[1]) + 256) * EPS
+    return (16 * math.sqrt(rank) + 256) * EPS
 
 
-def _finish(
+def spectrum_of_values(
     values: FloatArray,
     exponent: int,
     method: Method,

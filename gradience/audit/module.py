@@ -11,6 +11,7 @@ from gradience.adapters.adapter import Factor, LoadedPair, LoraPair
 from gradience.adapters.dtypes import decode, type_names
 from gradience.adapters.families import family_of, layer_of, module_type
 from gradience.artifacts.audit import LayerAudit
+from gradience.audit.grouped import grouped_spectrum
 from gradience.audit.measures import MEASURES, Update
 from gradience.spectra import ENERGY_SLACK, NonFiniteFactor, Spectrum
 from gradience.spectra import spectrum as spectrum_of
@@ -38,7 +39,11 @@ def measure_pair(pair: LoraPair, tau: float) -> Measured:
     for expert in range(pair.experts):
         known = _known_before(pair, expert if pair.kind == "expert" else None)
         try:
-            spectrum = spectrum_of(loaded.blocks_A(expert), loaded.blocks_B(expert), wide=wide)
+            spectrum = (
+                grouped_spectrum(loaded)
+                if pair.groups > 1
+                else spectrum_of(loaded.blocks_A(expert), loaded.blocks_B(expert), wide=wide)
+            )
         except NonFiniteFactor:
             nonfinite += [
                 sentence for factor in (pair.a, pair.b) if (sentence := _nonfinite_sentence(factor, loaded))
