@@ -14,6 +14,8 @@ from gradience.spectra import FloatArray, singular_values
 
 SIMULATED = PROBED = 128
 """Side up to which it is simulated, and of the smaller factors that larger ones are compared with."""
+WIDE = 8
+"""Times the smaller side from which a rank changes places with it: its triangles would have gigabytes at r = 6,000."""
 _ONE_AT_A_TIME = Lock()
 
 
@@ -24,6 +26,9 @@ def null_stable_rank(rank: int, rows: int, columns: int) -> float:
     the value of infinitely large factors, and the distance of finite ones from it is measured on smaller factors of the
     same proportions: it shrinks as side^(−2/3) (Tracy & Widom 1996). Within 1 % of a simulation at 512.
     """
+    # B·Q is Gaussian for A = Q·R, so the three sides may change places: the smallest needs the smallest triangles.
+    if rank > WIDE * min(rows, columns):
+        rank, rows, columns = min(rows, columns), rank, max(rows, columns)
     with _ONE_AT_A_TIME:  # modules of one shape are measured side by side, and need it once
         size = min(rank, rows, columns)
         if size <= SIMULATED:

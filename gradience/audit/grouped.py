@@ -1,8 +1,8 @@
 """The spectrum of a grouped convolution, group by group: its B, (m, r), is 0 outside of a block for each group.
 
 With B_g = Q_g R_g for each group, ΔW is the stack of Q_g (R_g A_g), and has the singular values of the stack of the
-R_g A_g: min(m, r) rows of n columns, of which one QR remains. The r x r matrices of `spectra` would be zeros mostly, and
-have gigabytes where a header of 12 kB claims 6,000 groups.
+R_g A_g: min(m, r) rows of n columns, of which one QR remains. The r x r matrices of `spectra` would be zeros mostly,
+and have gigabytes where a header of 12 kB claims 6,000 groups.
 """
 
 from __future__ import annotations

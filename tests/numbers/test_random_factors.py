@@ -44,6 +44,21 @@ def test_the_null_of_large_ranks_is_that_of_a_simulation(shape):
     assert null_stable_rank(*shape) == pytest.approx(stable.mean(), rel=0.01)
 
 
+def test_the_sides_may_change_places():
+    """B·A of a rank far above both sides is simulated with the smallest side in its place: as exact, and small."""
+    for wide, narrow in (
+        ((600, 20, 30), (20, 600, 30)),
+        ((600, 30, 20), (20, 600, 30)),
+        ((6000, 6000, 3), (3, 6000, 6000)),
+    ):
+        assert null_stable_rank(*wide) == null_stable_rank(*narrow)
+    left, right = (random_factors._bartlett(np.random.default_rng(5), 200, 600, side) for side in (20, 30))
+    energies = np.square(np.linalg.svd(left @ right.swapaxes(1, 2), compute_uv=False))
+    assert null_stable_rank(600, 20, 30) == pytest.approx(
+        (energies.sum(axis=1) / energies[:, 0]).mean(), rel=0.02
+    )
+
+
 def test_the_null_of_infinitely_large_square_factors():
     """Penson & Życzkowski 2011: the largest eigenvalue of the product is 27/4 of the mean one."""
     assert random_factors._limit(1000, 1000, 1000) == pytest.approx(1000 * 4 / 27)
