@@ -1,9 +1,19 @@
-"""Words of messages: one and many, and the first of a long list. Numbers for screens are in report/numbers.py."""
+"""Words of messages: one and many, the first of a long list, and what a stranger called something made visible.
+
+Numbers for screens are in report/numbers.py.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from fractions import Fraction
+
+# Letters and marks by category, but nothing to see: fillers, joiners, variation selectors
+# (the Default_Ignorable_Code_Point property of Unicode, as far as str.isprintable() lets it through).
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 
 
 def noun(number: int, one: str, many: str | None = None) -> str:
@@ -38,3 +48,28 @@ def points(difference: Fraction | float) -> str:
     hundredths = round(Fraction(difference) * 10_000)
     sign = "−" if hundredths < 0 else "+" if hundredths > 0 else ""
     return f"{sign}{abs(hundredths) // 100}.{abs(hundredths) % 100:02d}"
+
+
+def printable(text: str) -> str:
+    r"""`text` with every character that is not plainly visible written out, as in `\x1b` or `\u202e`.
+
+    That is what `str.isprintable()` rejects (controls, newlines, format and bidirectional characters,
+    surrogates, private and unassigned code points, odd spaces), and the invisible letters it lets through.
+    """
+    if text.isprintable() and (text.isascii() or not _INVISIBLE.search(text)):
+        return text
+    return "".join(_visible(character) for character in text)
+
+
+def _visible(character: str) -> str:
+    if character.isprintable() and not _INVISIBLE.match(character):
+        return character
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def visible(text: str) -> str:
+    """Lines of which each is `printable`; tabs and line ends stay."""
+    return re.sub(r"[^\n\t]+", lambda match: printable(match[0]), text)

@@ -7,7 +7,6 @@ import platform
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 
@@ -49,8 +48,3 @@ class Stopwatch:
             platform=platform.platform(),
             cpu_count=os.cpu_count() or 1,
         )
-
-
-def path_text(path: Path) -> str:
-    """A path for an artifact: it may hold bytes that are no UTF-8, JSON may not."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

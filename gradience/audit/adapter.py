@@ -17,7 +17,8 @@ from gradience.adapters.inventory import SkippedTensor
 from gradience.adapters.memory import audit_bytes, limit_for, workers_within
 from gradience.arguments import integer_argument, number_argument, path_argument, ranks_argument
 from gradience.artifacts.audit import AdapterInfo, AuditReport, Coverage, LayerAudit, TensorNote
-from gradience.artifacts.run import Stopwatch, path_text
+from gradience.artifacts.run import Stopwatch
+from gradience.artifacts.shared_names import path_text
 from gradience.audit.findings import Facts, find
 from gradience.audit.in_memory import as_folder, is_peft_model
 from gradience.audit.module import measure_pair
@@ -135,7 +136,7 @@ def _adapter_info(opened: Adapter, digest: str, layers: Sequence[LayerAudit]) ->
     if config is None:
         return AdapterInfo(**common)
     return AdapterInfo(
-        base_model=config.base_model,
+        base_model=None if config.base_model is None else path_text(config.base_model),
         r=config.r,
         lora_alpha=config.lora_alpha,
         use_rslora=config.use_rslora,

@@ -9,6 +9,7 @@ from typing import Any
 
 from gradience.artifacts.check import CheckFinding, CheckReport, SettingsRead, SourceFile
 from gradience.artifacts.finding import SEVERITIES
+from gradience.artifacts.shared_names import path_text
 from gradience.check import rules
 from gradience.check.base import read_base
 from gradience.check.context import Context
@@ -67,7 +68,7 @@ def check_configs(
     for path in dict.fromkeys(paths):
         values = read_mapping(path)
         dialect = dialect_of(values, path)
-        files.append(SourceFile(path=str(path), dialect=dialect.name))
+        files.append(SourceFile(path=path_text(path), dialect=dialect.name))
         training_dialect = dialect if training_dialect is PEFT else training_dialect
         settings = settings.filled_from(read_settings(values, dialect, path))
     base = read_base(Path(base_config)) if base_config is not None else None
@@ -118,6 +119,7 @@ def report_of(context: Context, files: list[SourceFile]) -> CheckReport:
             passed.append(rule.code)
     base = context.base
     shown = {name: getattr(settings, name) for name in SettingsRead.model_fields}
+    shown["base_model"] = settings.base_model and path_text(settings.base_model)
     return CheckReport(
         gradience_version=__version__,
         task=context.task,

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from gradience.cli.console import show_error
+from gradience.cli.console import VisibleStream, show_error
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.help import SETTINGS, Group, Verb
 from gradience.cli.predecessor import VERBS_INSTEAD, instead_of
@@ -142,10 +142,16 @@ def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
 def main() -> NoReturn:
     """Entry point of the console script."""
     signal.signal(signal.SIGTERM, _terminate)
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        # A stream that was closed is None: then nobody reads, and nothing is said.
+        stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
         # A narrow locale must not turn a result into a traceback: σ becomes \u03c3 there.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    code = run()
+        stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, VisibleStream(stream))
+    try:
+        code = run()
+    except BrokenPipeError:  # standard error was closed as well
+        code = ExitCode.PIPE_CLOSED
     if code in (ExitCode.OUTPUT, ExitCode.PIPE_CLOSED):
         # What is still buffered cannot be written either; without this the interpreter would fail on it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

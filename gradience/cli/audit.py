@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -140,7 +139,7 @@ def _several(
 
     With `json` each report is printed as soon as it is there, and not kept.
     """
-    from gradience.artifacts.run import path_text
+    from gradience.artifacts.shared_names import given_text
     from gradience.report.audit.series import Refused
     from gradience.report.audit.trend import trend_text
 
@@ -152,7 +151,7 @@ def _several(
         except GradienceError as error:
             show_error(str(error), error.hint)
             troubles.append(error)
-            entries.append(Refused(path_text(Path(path)), error.code))
+            entries.append(Refused(given_text(path), error.code))
             continue
         incomplete = _incomplete(report, layers=layers)
         troubles += [incomplete] if incomplete else []
@@ -160,8 +159,9 @@ def _several(
             print_json(report)
             if incomplete:
                 show_error(str(incomplete), incomplete.hint)
-        else:
-            entries.append(report)
+        else:  # on the screen the paths tell the adapters apart
+            shown = report.adapter.model_copy(update={"path": given_text(path)})
+            entries.append(report.model_copy(update={"adapter": shown}))
     if not quiet and any(not isinstance(entry, Refused) for entry in entries):
         print_screen(trend_text, entries, layers=layers)
     if not json:
@@ -245,7 +245,7 @@ def _print_config(report: AuditReport) -> None:
         raise _incomplete(report) or IncompleteError(
             f"{report.adapter.path}: no rank is suggested from this adapter",
             code="no-suggestion",
-            hint=f"gradience audit {shlex.quote(report.adapter.path)} tells why",
+            hint="leave out --suggest-per-layer: the report tells why",
         )
     print_text(source)
 

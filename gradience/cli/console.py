@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 from gradience.errors import MAX_HINT_BYTES, MAX_MESSAGE_BYTES, shortened
+from gradience.words import visible
 
 RED, BOLD, RESET = "\x1b[31m", "\x1b[1m", "\x1b[0m"
 
@@ -23,17 +24,43 @@ def wants_colour(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
+class VisibleStream:
+    """A stream on which nothing steers the terminal: warnings, logs and tracebacks of anybody's go through it.
+
+    What is safe already, our colours and bars in it, is written `beneath` it. A return to the start of the line is kept
+    at the start of a text, where the bars of libraries have it.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.beneath = stream
+
+    def write(self, text: str) -> int:
+        """Write `text`, every character of it visible."""
+        start = "\r" if text.startswith("\r") else ""
+        self.beneath.write(start + visible(text[len(start) :]))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.beneath, name)
+
+
+def beneath(stream: TextIO) -> TextIO:
+    """The stream that takes colours: the one under a VisibleStream, or `stream` itself."""
+    below: TextIO = getattr(stream, "beneath", stream)
+    return below
+
+
 def show_error(message: str, hint: str = "") -> None:
     """Print `error: …`, an empty line and `hint: …` on stderr."""
     parts = [_labelled("error:", RED + BOLD, message, MAX_MESSAGE_BYTES)]
     if hint:
         parts.append(_labelled("hint:", BOLD, hint, MAX_HINT_BYTES))
-    print("\n\n".join(parts), file=sys.stderr, flush=True)
+    print("\n\n".join(parts), file=beneath(sys.stderr), flush=True)
 
 
 def show_note(text: str) -> None:
     """Print `note: …` on stderr."""
-    print(note_line(text), file=sys.stderr, flush=True)
+    print(note_line(text), file=beneath(sys.stderr), flush=True)
 
 
 def note_line(text: str) -> str:
@@ -46,10 +73,7 @@ def _labelled(label: str, style: str, text: str, limit: int) -> str:
 
     Further lines are indented, so that a name with a newline in it cannot pose as a line of ours.
     """
-    from gradience.report.names import printable
-
-    text = shortened(text, limit)
-    lines = [printable(line.replace("\t", "    ")) for line in text.split("\n")]
+    lines = visible(shortened(text, limit)).replace("\t", "    ").split("\n")
     body = ("\n" + " " * (len(label) + 1)).join(lines)
     shown = f"{style}{label}{RESET}" if wants_colour(sys.stderr) else label
     return f"{shown} {shortened(body, limit)}"

@@ -25,7 +25,7 @@ def env(json: Annotated[bool, typer.Option("--json", help="Print one JSON object
     if json:
         import json as json_module
 
-        print(json_module.dumps(facts, indent=2, ensure_ascii=False))
+        print(json_module.dumps(facts, indent=2))
         return
     print_screen(environment_text, facts)
 

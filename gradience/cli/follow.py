@@ -8,6 +8,7 @@ import sys
 from types import TracebackType
 from typing import Self
 
+from gradience.cli.console import beneath
 from gradience.cli.output import drawable
 
 ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l"
@@ -25,14 +26,14 @@ class Screen:
     """As a context manager: the terminal is as it was before when it ends, however it ends."""
 
     def __enter__(self) -> Self:
-        sys.stdout.write(ENTER)
+        beneath(sys.stdout).write(ENTER)
         sys.stdout.flush()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        sys.stdout.write(LEAVE)
+        beneath(sys.stdout).write(LEAVE)
         sys.stdout.flush()
 
     def draw(self, text: str) -> None:
@@ -42,5 +43,5 @@ class Screen:
         if len(lines) > rows:
             more = f"... {len(lines) - rows + 1} more lines; all are printed when this ends (Ctrl-C)"
             lines = [*lines[: rows - 1], more]
-        sys.stdout.write(HOME + "\r\n".join(row + CLEAR_LINE for row in lines) + CLEAR_BELOW)
+        beneath(sys.stdout).write(HOME + "\r\n".join(row + CLEAR_LINE for row in lines) + CLEAR_BELOW)
         sys.stdout.flush()

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import shutil
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from gradience.cli.console import wants_colour
+from gradience.cli.console import beneath, wants_colour
 
 if TYPE_CHECKING:
     from gradience.artifacts.base import Artifact
 
 
 def command_line() -> str:
-    """Return the command as it could be typed again; bytes that are no UTF-8 written out."""
-    line = shlex.join(["gradience", *sys.argv[1:]])
-    return os.fsencode(line).decode("utf-8", "backslashreplace")
+    """Return the command for an artifact: as it could be typed again, of absolute paths the last part."""
+    from gradience.artifacts.shared_names import command_text
+
+    return command_text(["gradience", *sys.argv[1:]])
 
 
 def screen(draw: Callable[..., str], content: Any, **options: Any) -> str:
@@ -33,7 +32,7 @@ def print_screen(draw: Callable[..., str], content: Any, **options: Any) -> None
 
 def print_text(text: str) -> None:
     """Print on stdout; in plain ASCII where its encoding cannot hold the signs we draw with."""
-    sys.stdout.write(drawable(text))
+    beneath(sys.stdout).write(drawable(text))
 
 
 def drawable(text: str) -> str:
@@ -54,14 +53,14 @@ def print_json(artifact: Artifact) -> None:
     """
     from gradience.artifacts.base import ascii_json
 
-    encoding = sys.stdout.encoding
+    out, encoding = beneath(sys.stdout), sys.stdout.encoding
     for chunk in artifact.json_chunks():
         try:
             chunk.encode(encoding)
         except UnicodeEncodeError:
             chunk = ascii_json(chunk)
-        sys.stdout.write(chunk)
-    sys.stdout.write("\n")
+        out.write(chunk)
+    out.write("\n")
 
 
 def terminal_width() -> int | None:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from gradience.bench.run.watcher import Watcher
-from gradience.cli.console import note_line, wants_colour
+from gradience.cli.console import beneath, note_line, wants_colour
 from gradience.report.names import display_name
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class _Bars:
             rich.MofNCompleteColumn(),
             *([rich.TimeElapsedColumn()] if elapsed else []),
             rich.TimeRemainingColumn(),
-            console=Console(file=sys.stderr, no_color=not wants_colour(sys.stderr)),
+            console=Console(file=beneath(sys.stderr), no_color=not wants_colour(sys.stderr)),
             transient=True,
         )
         self._progress.start()
@@ -126,4 +126,4 @@ class StageProgress(_Bars, Watcher):
 
     def _say(self, line: str) -> None:
         if not self._quiet:
-            print(line, file=sys.stderr, flush=True)
+            print(line, file=beneath(sys.stderr), flush=True)

@@ -12,7 +12,8 @@ from gradience.adapters.inventory import DORA_REASON
 from gradience.adapters.memory import compare_bytes, comparison_bytes, limit_for, workers_within
 from gradience.arguments import integer_argument, path_argument
 from gradience.artifacts.comparison import ComparisonReport
-from gradience.artifacts.run import Stopwatch, path_text
+from gradience.artifacts.run import Stopwatch
+from gradience.artifacts.shared_names import path_text
 from gradience.audit.findings import Facts, meaning
 from gradience.blas import map_in_order, worker_threads
 from gradience.compare.module import compare_modules, total_energies

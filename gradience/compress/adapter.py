@@ -18,7 +18,8 @@ from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.adapters.memory import compress_bytes, limit_for, workers_within
 from gradience.artifacts.compression import CompressionPlan, CompressionReport, Encoding
-from gradience.artifacts.run import Stopwatch, path_text
+from gradience.artifacts.run import Stopwatch
+from gradience.artifacts.shared_names import path_text
 from gradience.artifacts.whole import check_output, whole_folder
 from gradience.blas import worker_threads
 from gradience.compress.carry import annotate, carry_files, first_line
@@ -110,7 +111,7 @@ def write_compressed(
                 config_changes=changed_fields(fields, new_fields),
                 peft_check=loaded,
                 **_runtimes(folder, opened, config, base_model),
-                warnings=warnings_of(plan, layout, results),
+                warnings=(*warnings_of(plan, layout, results), *_names_a_folder(config)),
                 run=watch.run_info(),
             )
             report.save(folder / REPORT)
@@ -155,6 +156,16 @@ def _prepared(
         elif base_model is not None:
             require_model_config(Path(base_model))
         yield opened, config, lay_out(opened, config, plan, base=base, **choices)
+
+
+def _names_a_folder(config: PeftConfig) -> tuple[str, ...]:
+    """What to know before the folder is shared: the base's own path stays, since PEFT loads the base by it."""
+    if config.base_model is None or path_text(config.base_model) == config.base_model:
+        return ()
+    return (
+        "adapter_config.json names the base model by an absolute path, by which PEFT loads it: before the adapter is"
+        " shared, put the model's public name there (base_model_name_or_path)",
+    )
 
 
 def _runtimes(

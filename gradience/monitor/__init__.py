@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from gradience.artifacts.monitor import MonitorReport, RunReport
+from gradience.artifacts.shared_names import path_text
 from gradience.errors import InputError
 from gradience.monitor.assemble import run_report
 from gradience.monitor.facts import RunFacts
@@ -56,7 +57,7 @@ class RunLog:
                 code="run-empty",
                 hint="give the run.jsonl that GradienceCallback or TelemetryWriter wrote",
             )
-        return run_report(str(self.path), self._facts, self._reader, len(self._ids), options)
+        return run_report(path_text(self.path), self._facts, self._reader, len(self._ids), options)
 
 
 def monitor_runs(

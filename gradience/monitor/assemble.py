@@ -20,6 +20,7 @@ from gradience.artifacts.monitor import (
     Setup,
     SplitReport,
 )
+from gradience.artifacts.shared_names import path_text
 from gradience.monitor.advice import advice
 from gradience.monitor.facts import RunFacts, Split, SplitEvaluation
 from gradience.monitor.run import Options, Run
@@ -63,7 +64,7 @@ def run_report(
         started=facts.started,
         seconds=facts.seconds,
         samples_per_second=facts.speed.median(),
-        setup=Setup(**{name: getattr(setup, name) for name in Setup.model_fields}),
+        setup=_shown(setup),
         loss=_curve(facts.loss),
         grad_norm=_curve(facts.grad_norm),
         learning_rate=_curve(facts.lr),
@@ -75,6 +76,11 @@ def run_report(
         recommendations=recommendations,
         notes=tuple(_notes(facts, setup)),
     )
+
+
+def _shown(setup: RunSetup) -> Setup:
+    shown = {name: getattr(setup, name) for name in Setup.model_fields}
+    return Setup(**{**shown, "model": setup.model and path_text(setup.model)})
 
 
 def _outcome(facts: RunFacts) -> tuple[Outcome, str | None]:

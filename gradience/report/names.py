@@ -12,39 +12,16 @@ import re
 from collections.abc import Sequence
 from itertools import product, takewhile
 
+from gradience.words import printable
+
 MAX_NAME = 200
 """Characters of a name that are shown; the rest is cut out of the middle."""
 MAX_SENTENCE = 600
 """Characters of a message that are shown: messages contain names."""
 
-# Letters and marks by category, but nothing to see: fillers, joiners, variation selectors
-# (the Default_Ignorable_Code_Point property of Unicode, as far as str.isprintable() lets it through).
-_INVISIBLE = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
-)
 # Structure, HTML, math, and what renderers turn into links by themselves (addresses, mentions; `k@90` is neither).
 _MARKDOWN_ACTIVE = re.compile(r"[\\`*{}\[\]#|~$^!<>&]|(?<!\bk)@|@(?!\d)|://|(?<=www)\.")
 _PLAIN_NAME = re.compile(r"[\w.\-/ …]+")
-
-
-def printable(text: str) -> str:
-    r"""`text` with every character that is not plainly visible written out, as in `\x1b` or `\u202e`.
-
-    That is what `str.isprintable()` rejects (controls, newlines, format and bidirectional characters,
-    surrogates, private and unassigned code points, odd spaces), and the invisible letters it lets through.
-    """
-    if text.isprintable() and (text.isascii() or not _INVISIBLE.search(text)):
-        return text
-    return "".join(_visible(character) for character in text)
-
-
-def _visible(character: str) -> str:
-    if character.isprintable() and not _INVISIBLE.match(character):
-        return character
-    code = ord(character)
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def display_name(name: str, limit: int = MAX_NAME) -> str:

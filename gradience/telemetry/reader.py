@@ -229,8 +229,8 @@ def _last_of(lines: list[bytes]) -> tuple[str, int | None] | None:
     run_id: str | None = None
     for line in reversed(lines):
         try:
-            value = json.loads(line)
-        except ValueError:
+            value = _decoded(line.decode("utf-8"))
+        except (ValueError, RecursionError):
             continue
         if not isinstance(value, dict) or not isinstance(value.get("run_id"), str):
             continue

@@ -20,6 +20,7 @@ from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from gradience.artifacts.run import Stopwatch
+from gradience.artifacts.shared_names import path_text
 from gradience.artifacts.training import Start, TrainedExamples, TrainingReport
 from gradience.digests import sha256_file
 from gradience.errors import UsageError
@@ -148,7 +149,7 @@ def _report(
     seed = request["seed"]
     loss = last_loss(trainer.state.log_history, request["recipe"]["logging_steps"])
     return TrainingReport(
-        base=base.name,
+        base=path_text(base.name),
         base_fingerprint=base.fingerprint,
         base_params=base.parameters,
         dtype=base.dtype,

@@ -50,7 +50,7 @@ def test_the_screen_is_made_from_the_json(smaller):
     assert printed.stdout.count("\n") == 1
     report = ComparisonReport.model_validate_json(printed.stdout)
     assert screen.stdout == comparison_text(report)
-    assert report.run.command == f"gradience compare {example_adapter()} {smaller} --json"
+    assert report.run.command == f"gradience compare {example_adapter().name} {smaller.name} --json"
 
 
 def test_compress_and_compare_say_the_same(smaller, capsys):

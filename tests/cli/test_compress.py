@@ -64,7 +64,7 @@ def test_the_report_on_disk_is_the_report_on_the_screen(adapter, tmp_path):
     report = CompressionReport.read(output / "compression_report.json")
     assert done.stdout == compression_text(report, layers=True)
     assert (output / "compression_report.md").read_text(encoding="utf-8") == to_markdown(report)
-    assert report.run.command == f"gradience compress {adapter} --rank 4 --output {output} --layers"
+    assert report.run.command == f"gradience compress {adapter.name} --rank 4 --output {output.name} --layers"
     assert {path.name for path in output.iterdir()} >= {
         WEIGHTS,
         CONFIG,

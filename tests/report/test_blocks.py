@@ -35,7 +35,8 @@ from gradience.report.blocks import (
     Table,
     items,
 )
-from gradience.report.names import MAX_NAME, display_name, printable
+from gradience.report.names import MAX_NAME, display_name
+from gradience.words import printable
 
 GOLDEN = Path(__file__).parent / "golden"
 SENTENCE = "Weight energy is a crude guide to quality: each rank is a hypothesis until it was evaluated."

@@ -25,8 +25,8 @@ from gradience.report.names import (
     html_name,
     markdown_name,
     markdown_text,
-    printable,
 )
+from gradience.words import printable
 
 HOSTILE = {
     "colour": "\x1b[31mred",

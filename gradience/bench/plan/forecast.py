@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from gradience.artifacts.exact import exact_text
-from gradience.artifacts.forecast import BenchForecast, CostEstimate
+from gradience.artifacts.forecast import BenchForecast, Check, CostEstimate
+from gradience.artifacts.shared_names import path_text, sentence_text
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.cost import cost_of, dtype_of, shapes_of
 from gradience.bench.plan.machines import H100, Machine, this_processor
@@ -37,10 +38,10 @@ def forecast(config: BenchConfig, machines: Sequence[Machine] | None = None) -> 
         config_digest=config.digest(),
         protocol_digest=config.protocol_digest(),
         smoke=config.smoke,
-        model=config.model.name,
-        task=config.task.profile,
+        model=path_text(config.model.name),
+        task=path_text(config.task.profile),
         seeds=config.due,
-        checks=tuple(seen.checks),
+        checks=tuple(map(_shared, seen.checks)),
         example=seen.example,
         stages=_stages(wanted),
         trainings=trainings,
@@ -50,8 +51,12 @@ def forecast(config: BenchConfig, machines: Sequence[Machine] | None = None) -> 
         policy=config.policy,
         cost=cost,
         assumptions=tuple(_assumptions(config, seen, examples, cost)),
-        notes=config.notes,
+        notes=tuple(map(sentence_text, config.notes)),
     )
+
+
+def _shared(check: Check) -> Check:
+    return check.model_copy(update={"name": path_text(check.name), "note": sentence_text(check.note)})
 
 
 def _assumptions(
@@ -59,7 +64,7 @@ def _assumptions(
 ) -> list[str]:
     if seen.shape is None:
         return [
-            f"no cost: the shape of {config.model.name} is not known here; give a folder with config.json"
+            f"no cost: the shape of {path_text(config.model.name)} is not known here; give a folder with config.json"
         ]
     if cost is None:
         return ["no cost: the number of steps is known when the data are read"]

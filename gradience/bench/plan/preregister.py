@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from gradience.artifacts.bench_plan import BenchPlan, DataSplit, TaskCode
+from gradience.artifacts.shared_names import path_text
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import asked_for
 from gradience.digests import sha256_json
@@ -23,7 +24,7 @@ def bench_plan(
         config_digest=sha256_json(config.model_dump(mode="json", exclude={"runtime"})),
         protocol_digest=config.protocol_digest(),
         smoke=config.smoke,
-        model=config.model.name,
+        model=path_text(config.model.name),
         task=task,
         task_code=code,
         seeds=config.seeds,

@@ -130,7 +130,7 @@ def _folder_with_weights(folder: Path) -> Path:
 def _hub_config(settings: ModelSettings, checks: list[Check]) -> str | None:
     """The file config.json from the cache or the hub; None when the hub cannot be reached."""
     from huggingface_hub import hf_hub_download, logging
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     name, level = settings.name, logging.get_verbosity()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it warns of each attempt; what became of them is said below
@@ -139,9 +139,9 @@ def _hub_config(settings: ModelSettings, checks: list[Check]) -> str | None:
     except LocalEntryNotFoundError:  # neither in the cache nor to be reached
         checks.append(Check(what="model", name=name, state="not checked", note="the hub cannot be reached"))
         return None
-    except (RepositoryNotFoundError, EntryNotFoundError) as error:
+    except (OSError, ValueError) as error:  # no such repository, revision or file; a name that cannot be one
         raise NetworkError(
-            f"{name}: not on the hub: {str(error).strip().splitlines()[0]}",
+            f"{name}: not on the hub: {(str(error).strip().splitlines() or [''])[0]}",
             code="model-unavailable",
             hint="check the name; for a gated model accept its terms and run `hf auth login`",
         ) from None

@@ -22,6 +22,7 @@ from gradience.artifacts.bench import (
 from gradience.artifacts.bench_plan import BenchPlan
 from gradience.artifacts.records import ClassificationRecord, GenerationRecord, ScoreRecord, count
 from gradience.artifacts.run import Stopwatch
+from gradience.artifacts.shared_names import path_text, sentence_text, values_text
 from gradience.artifacts.training import TrainingReport
 from gradience.bench.plan.preregister import plan_digest
 from gradience.bench.plan.variants import PROBE
@@ -46,18 +47,18 @@ def assemble(facts: SeedFacts, task: Task, plan: BenchPlan, watch: Stopwatch) ->
         reasons=reasons,
         seed=facts.seed,
         planned_seeds=config.seeds,
-        model=config.model.name,
+        model=path_text(config.model.name),
         model_type=config.model.type,
         base_params=training.base_params if training else None,
         base_fingerprint=training.base_fingerprint if training else "",
-        config=config.model_dump(mode="json"),
+        config=values_text(config.model_dump(mode="json")),
         config_digest=config.digest(),
         protocol_digest=config.protocol_digest(),
         plan_digest=plan_digest(plan),
         policy=config.policy,
         data=BenchData(
             task=task.name,
-            source=dict(task.source),
+            source={role: sentence_text(source) for role, source in task.source.items()},
             splits=plan.splits,
             eval_role=config.task.eval_role,
             counts=dict(task.examples.counts),
@@ -67,7 +68,7 @@ def assemble(facts: SeedFacts, task: Task, plan: BenchPlan, watch: Stopwatch) ->
         audit=results.summary(facts.audit) if facts.audit else None,
         variants=variants,
         best=results.best_of(variants),
-        notes=(*config.notes, *seed_notes(probe, variants, config.policy)),
+        notes=(*map(sentence_text, config.notes), *seed_notes(probe, variants, config.policy)),
         run=watch.run_info(),
     )
 

@@ -34,6 +34,7 @@ from gradience.bench.verdict.folders import AGGREGATE, BENCH, DOCUMENT, PLAN, be
 from gradience.errors import UsageError
 from gradience.models.devices import check_devices, threads
 from gradience.tasks.base import Task
+from gradience.words import visible
 
 LOG = "run.log"
 PATIENCE = 60.0
@@ -154,11 +155,18 @@ def _tidy(config: BenchConfig, facts: SeedFacts) -> None:
     remove_weights(outcome.adapter.folder.parent for outcome in gone if outcome.adapter is not None)
 
 
+class _Visible(logging.Formatter):
+    """A line of the log, which is read in a terminal: names and tracebacks in it cannot steer it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
     """Everything that our loggers say, appended to the file."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Visible("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("gradience")
     level = logger.level
     logger.addHandler(handler)

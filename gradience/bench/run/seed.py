@@ -20,6 +20,7 @@ import torch
 
 from gradience.artifacts.audit import AuditReport
 from gradience.artifacts.records import Evaluation, count, read_records
+from gradience.artifacts.shared_names import sentence_text
 from gradience.artifacts.stage import StageManifest
 from gradience.artifacts.training import TrainingReport
 from gradience.artifacts.whole import write_whole
@@ -302,4 +303,4 @@ class SeedRun:
 
     def _failed(self, name: str, error: Exception) -> str:
         logger.error("seed %d: %s failed\n%s", self.seed, name, traceback.format_exc())
-        return f"{type(error).__name__}: {error}".split("\n", maxsplit=1)[0]
+        return sentence_text(f"{type(error).__name__}: {error}".split("\n", maxsplit=1)[0])

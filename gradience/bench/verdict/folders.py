@@ -12,6 +12,7 @@ from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.artifacts.bench_plan import BenchPlan
 from gradience.artifacts.run import Stopwatch
+from gradience.artifacts.shared_names import given_text, path_text
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.errors import InputError, UsageError
 
@@ -55,7 +56,12 @@ def aggregate_folders(folders: Sequence[Path], *, command: str = "") -> BenchAgg
     paths = find_benches(folders)
     benches = [Bench.read(path) for path in paths]
     stopped = [seed for folder in folders for seed in begun(folder, benches)]
-    return aggregate(benches, [str(path) for path in paths], run=watch.run_info(), stopped=stopped)
+    return aggregate(benches, [_source(path) for path in paths], run=watch.run_info(), stopped=stopped)
+
+
+def _source(path: Path) -> str:
+    """How an aggregate names a result: its folder tells it apart."""
+    return f"{path_text(path.parent)}/{path.name}" if path.is_absolute() else given_text(path)
 
 
 def begun(folder: Path, benches: Sequence[Bench]) -> list[int]:
@@ -85,5 +91,5 @@ def read_results(folders: Sequence[Path]) -> list[Bench | BenchAggregate]:
         if any(bench.smoke for bench in benches):
             results += benches
         else:
-            results.append(aggregate(benches, [str(path) for path in paths]))
+            results.append(aggregate(benches, [_source(path) for path in paths]))
     return results

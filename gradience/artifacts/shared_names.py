@@ -1,0 +1,72 @@
+"""Paths and commands in artifacts, which are made to be shared: no folder above the last part of an absolute path."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+ABSOLUTE = re.compile(r"[/~\\]|[A-Za-z]:[\\/]|file:/")
+IN_A_SETTING = re.compile(r"(?<=[=\[,{:\s'\"])(?!//)(?:[/~\\]|file:/)[^,\]}'\"]*")
+"""An absolute path inside an argument, behind what opens or separates values there; `://` of an address is none."""
+IN_A_SENTENCE = re.compile(r"(?<![^\s'\"(\[=,])(?:/|~/|file:/)[^\s:,;'\"()\[\]]+")
+HOMES = ("home", "users")
+"""Folders of home folders."""
+
+
+def given_text(path: str | os.PathLike[str]) -> str:
+    """A path as it was given, for a screen: bytes that are no UTF-8 written out."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def path_text(path: str | os.PathLike[str]) -> str:
+    """A path or another name for an artifact, which is made to be shared: the folders above often name a person.
+
+    As it was given where it is relative; of an absolute path the last part, and `~` for somebody's home folder itself.
+
+    >>> path_text("runs/mine"), path_text("/home/alice/models/mistral"), path_text("/home/alice")
+    ('runs/mine', 'mistral', '~')
+    """
+    text = given_text(path)
+    if not ABSOLUTE.match(text):
+        return text
+    separators = r"[\\/]+" if text[:1] not in "/~f" else "/+"  # a backslash may stand in a name of POSIX
+    parts = [part for part in re.split(separators, text) if part]
+    if len(parts) < 2:
+        return "~" if text.startswith("~") else text
+    return "~" if parts[-2].casefold() in HOMES else parts[-1]
+
+
+def command_text(arguments: Sequence[str]) -> str:
+    """A command as it could be typed again, with its paths as `path_text` has them."""
+    return shlex.join(_argument_text(argument) for argument in arguments)
+
+
+def _argument_text(argument: str) -> str:
+    """An argument: a path, `--option=path`, `key=path`, or a list of paths in a setting."""
+    if ABSOLUTE.match(argument):
+        return path_text(argument)
+    name, sign, value = argument.partition("=")
+    if sign and ABSOLUTE.match(value):
+        return f"{name}={path_text(value)}"
+    return IN_A_SETTING.sub(lambda match: path_text(match[0]), given_text(argument))
+
+
+def values_text(value: Any) -> Any:
+    """A value of a config with every text in it, at any depth, as `path_text` has it."""
+    if isinstance(value, str):
+        return path_text(value)
+    if isinstance(value, Mapping):
+        return {key: values_text(item) for key, item in value.items()}
+    return [values_text(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def sentence_text(text: str) -> str:
+    """A sentence, such as an error's, with the absolute paths in it as `path_text` has them.
+
+    >>> sentence_text("/home/alice/data.csv: no such file")
+    'data.csv: no such file'
+    """
+    return IN_A_SENTENCE.sub(lambda match: path_text(match[0]), text)
