@@ -142,6 +142,7 @@ def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
 def main() -> NoReturn:
     """Entry point of the console script."""
     signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in ("stdout", "stderr"):
         # A stream that was closed is None: then nobody reads, and nothing is said.
         stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115 (until the process ends)

@@ -22,7 +22,7 @@ from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.shared_names import path_text
 from gradience.artifacts.whole import check_output, whole_folder
 from gradience.blas import worker_threads
-from gradience.compress.carry import annotate, carry_files, first_line
+from gradience.compress.carry import annotate, carry_files, first_line, refuse_foreign_files
 from gradience.compress.dora import BaseWeights
 from gradience.compress.layout import Layout, lay_out
 from gradience.compress.peft_check import check_with_peft, require_peft
@@ -67,6 +67,8 @@ def write_compressed(
     source, target = Path(adapter), Path(output)
     watch = Stopwatch(command)
     check_output(target, source, force=force)
+    beside = source.parent if source.is_file() else source
+    refuse_foreign_files(target, os.listdir(beside) if beside.is_dir() else ())
     if verify_peft:
         require_peft()
     choices = {"encoding": encoding, "dtype": dtype, "strip": strip}
@@ -117,6 +119,7 @@ def write_compressed(
             report.save(folder / REPORT)
             for name, text in (documents(report) if documents else {}).items():
                 (folder / name).write_bytes(text.encode())
+            refuse_foreign_files(target, os.listdir(folder))
     return report
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 import os
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from gradience.adapters.files import PICKLE_STARTS
 from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location
-from gradience.artifacts.compression import ModuleResult
-from gradience.errors import InputError
+from gradience.artifacts.compression import CompressionReport, ModuleResult
+from gradience.errors import InputError, UsageError
 from gradience.reading import MAX_DATA_BYTES, open_regular, pread, pread_blocks, read_file
+from gradience.words import listed
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 """What torch and others pickle: code to whoever opens it, weights of the old shapes, the state of a training."""
@@ -47,6 +49,26 @@ def carry_files(location: Location, target: Path) -> tuple[list[str], list[str]]
         else:
             left.append(entry.name + "/" if entry.is_dir() else entry.name)
     return carried, left
+
+
+def refuse_foreign_files(old: Path, kept: Iterable[str]) -> None:
+    """Raise UsageError (not-ours) where the folder `old` holds a file that would be deleted with it and is not ours.
+
+    kept: names that the new folder has. Ours are the adapter's files and what an earlier compression put beside them.
+    """
+    if not old.is_dir():
+        return
+    ours = {CONFIG, WEIGHTS, *REPORTS, *kept}
+    with suppress(InputError):
+        report = CompressionReport.read(old / REPORTS[0])
+        ours |= {*report.carried_files, *report.annotated_files}
+    foreign = sorted(entry.name for entry in old.iterdir() if entry.name not in ours)
+    if foreign:
+        raise UsageError(
+            f"{old}: holds {listed(foreign)}, which --force would delete",
+            code="not-ours",
+            hint="move what is not the adapter's to another place, or choose another --output",
+        )
 
 
 def _carries(entry: Path) -> bool:

@@ -24,11 +24,16 @@ DATA_FIELDS = frozenset(
 """Fields that hold what a model was shown or said."""
 
 SECRET_FIELDS = re.compile(
-    r"(^|_)(api_?key|auth|authorization|bearer|credentials?|hub_token|passw(or)?d|secret|"
-    r"access_?token|token)$",
+    r"(^|_)(api_?keys?|private_?keys?|access_?keys?|auth|authorization|bearer|credentials?|passw(or)?ds?|secrets?|"
+    r"access_?tokens?|hub_tokens?|auth_tokens?|token)$",
     re.IGNORECASE,
 )
 """Fields that hold something that opens a door. `num_tokens` and `pad_token_id` are none."""
+
+KEY_FIELDS = re.compile(r"key(s|_?id)?$", re.IGNORECASE)
+"""Fields that may hold a key, such as `wandb_key`, or a name, such as `sort_key`: what looks like noise is a key."""
+NOISE = re.compile(r"^(?=.*[0-9])[A-Za-z0-9+/_=-]*[A-Za-z0-9]{16}[A-Za-z0-9+/_=-]*$")
+"""No space and no dot, a digit, and 16 letters and digits in a row."""
 
 SECRET_VALUES = re.compile(
     r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|"
@@ -37,7 +42,7 @@ SECRET_VALUES = re.compile(
 )
 """Prefixes that the issuers of tokens use so that scanners find them."""
 
-URL_LOGIN = re.compile(r"^[a-z][a-z0-9+.-]{0,20}://[^/\s@]{1,256}@", re.IGNORECASE)
+URL_LOGIN = re.compile(r"\b[a-z][a-z0-9+.-]{0,20}://[^/\s@]{1,256}@", re.IGNORECASE)
 EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63}){1,4}")
 PATH = re.compile(r"^(~|/|\\\\|[A-Za-z]:[\\/]|file://)")
 OPAQUE = re.compile(r"^(?=.*[0-9])(?=.*[A-Za-z])[A-Za-z0-9+/_=-]{32,}$")
@@ -100,13 +105,13 @@ class Redaction:
 
 def reason_to_redact(text: str, field: str, max_chars: int) -> str | None:
     """Why a string is not recorded; None if it is."""
-    if SECRET_FIELDS.search(field):
+    if SECRET_FIELDS.search(field) or (KEY_FIELDS.search(field) and NOISE.match(text)):
         return "secret"
     if len(text) > max_chars:
         return "long"
     if "\n" in text:
         return "text"
-    if SECRET_VALUES.search(text) or URL_LOGIN.match(text):
+    if SECRET_VALUES.search(text) or URL_LOGIN.search(text):
         return "secret"
     if EMAIL.search(text):
         return "e-mail"

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from gradience.adapters.config import MAX_ALPHA, MIN_ALPHA
 from gradience.models.settings import Positive, Settings, Share
 
 
@@ -13,7 +14,7 @@ class LoraSettings(Settings):
     """The probe's adapter."""
 
     probe_r: Positive
-    alpha: Annotated[float, Field(gt=0)]
+    alpha: Annotated[float, Field(ge=MIN_ALPHA, le=MAX_ALPHA)]
     dropout: Share = 0.0
     target_modules: list[str] | str = "all-linear"
     use_rslora: bool = False

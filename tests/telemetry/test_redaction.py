@@ -14,6 +14,11 @@ HIDDEN = {
     "token by name": ("hub_token", "short", "secret"),
     "api key by name": ("openai_api_key", "short", "secret"),
     "token by form": ("notes", "use hf_AbCdEfGhIjKlMnOpQrStUvWx please", "secret"),
+    "hex key by name": ("wandb_key", "0123456789abcdef0123456789abcdef01234567", "secret"),
+    "short key by name": ("mlflow_key", "a1b2c3d4e5f6a7b8", "secret"),
+    "private key": ("private_key", "MIIE", "secret"),
+    "login inside a sentence": ("notes", "the data are at https://alice:pw@example.org/x today", "secret"),
+    "login after a bracket": ("notes", "(postgres://alice:pw@db/x)", "secret"),
     "login in a URL": ("dataset", "https://alice:secret@example.org/data", "secret"),
     "long": ("notes", "x y " * 100, "long"),
     "several lines": ("notes", "line one\nline two", "text"),
@@ -33,6 +38,9 @@ KEPT = {
     "a number in a data field": ("labels", 2),
     "measures of a module called query": ("by_family", {"attention.self.query": {"modules": 6, "r": 2.5}}),
     "url": ("dataset", "https://example.org/data"),
+    "url in a sentence": ("notes", "see https://example.org/a@b and k@90 of it"),
+    "name of a column": ("sort_key", "stable_rank_mean_2"),
+    "module under key": ("key", "layers.0.self_attn.k_proj"),
     "sentence": ("notes", "second try with a smaller rank"),
 }
 
@@ -89,3 +97,8 @@ def test_what_is_asked_for_is_kept(tmp_path):
         "prompt": "hello",
         "path": "/home/alice/x",
     }
+
+
+def test_keys_in_a_list_are_hidden(tmp_path):
+    marks = written(tmp_path, Redaction(), api_keys=["one", "two"], wandb_keys=["0123456789abcdef" * 2])
+    assert all(mark.startswith("[REDACTED secret") for key in marks for mark in marks[key])

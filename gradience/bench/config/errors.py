@@ -14,6 +14,8 @@ from gradience.bench.config.legacy import MISSING, NO_EFFECT, RENAMED
 from gradience.check.values import value_at
 from gradience.errors import GradienceError, InputError, UsageError
 
+MOST = 10
+"""Unknown keys that are named; the rest is counted."""
 KEYS = "docs/reference/configs.md lists all keys"
 CLOSE = 0.6
 """How alike two words must be (difflib's ratio) for one to be a misspelling of the other."""
@@ -29,7 +31,7 @@ def refused(
     """
     known, details = list(known_keys(config)), error.errors(include_url=False, include_context=False)
     unknown = [detail for detail in details if detail["type"] == "extra_forbidden"]
-    named = unknown or details[:1]
+    named = unknown[:MOST] or details[:1]
     keys = [key_of(detail, known) for detail in named]
     places = [_place(key, overrides) or path for key in keys]
     rest = f" (and {len(details) - len(named)} more)" if len(details) > len(named) else ""
