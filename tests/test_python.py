@@ -226,7 +226,7 @@ for call in (
         tmp_path,
     )
     assert done.stdout.splitlines() == [
-        "PeftModel: holds no adapter called 'other'; it holds default, style",
+        "PeftModel: contains no adapter called 'other', only default, style",
         "path must be a path or a PeftModel, not Sequential",
         "PeftModel: IA3 (learned rescalings)",
         "path must be a path, not PeftModel",

@@ -128,9 +128,9 @@ def read_config(path: Path, *, root: Path | None = None) -> PeftConfig:
         raise refuse_method(path, peft_type)
     if peft_type is None and not {"r", "lora_alpha"} & fields.keys():
         raise InputError(
-            f"{path}: not a config of PEFT: it has neither peft_type nor r and lora_alpha (it begins {_json(fields)})",
+            f"{path}: not a PEFT adapter config: neither peft_type nor r and lora_alpha (it begins {_json(fields)})",
             code="not-peft-config",
-            hint="put the adapter's own adapter_config.json here; without any, the weights are audited alone",
+            hint="put the adapter's own adapter_config.json here, or remove this file to audit the weights alone",
         )
     budget = Budget()
     return PeftConfig(
@@ -166,7 +166,7 @@ def _refuse_other_tools(path: Path, fields: Mapping[str, Any]) -> None:
         raise InputError(
             f"{path}: an adapter of the AdapterHub library, not a PEFT one",
             code="adapterhub-adapter",
-            hint="only PEFT LoRA adapters are read",
+            hint="train it with PEFT: only PEFT LoRA adapters are read",
         )
 
 

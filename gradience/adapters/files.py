@@ -70,7 +70,7 @@ def refuse_placeholder(path: Path, head: bytes) -> None:
     start = head.removeprefix(BOM).lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         raise InputError(
-            f"{path}: a web page, not the file itself (a download that ended on an error or login page)",
+            f"{path}: a web page, not the file itself (the download got an error or login page)",
             code="html-page",
             hint="download it again with `hf download`, logged in if the repository is gated",
         )
@@ -95,7 +95,7 @@ def refuse_text(path: Path, head: bytes) -> None:
     if start.startswith((b"{", b"[")) and b"\0" not in start:
         shown = start[:60].decode("utf-8", "replace")
         raise InputError(
-            f"{path}: a JSON text, not weights (it begins {shown!r}: the error message of a server, or a config?)",
+            f"{path}: a JSON text, not weights (it begins {shown!r}: a server's error message, or a config?)",
             code="wrong-format",
-            hint="download the weights again, and look at what the server answers",
+            hint="download the weights again with `hf download`, which reports a server's errors",
         )

@@ -14,7 +14,7 @@ from gradience.adapters.files import GGUF_HINT
 from gradience.adapters.tensors import TensorEntry
 from gradience.errors import InputError
 
-LORA_HINT = "only LoRA has the spectrum that is audited here, and saving it otherwise does not make it one"
+LORA_HINT = "only LoRA adapters are audited; saving this one in another format does not make it LoRA"
 CONVERT_HINT = "this format is not read yet: convert it to PEFT format first"
 MLX_HINT = "MLX adapters are not read yet: convert it to PEFT format, or audit the PEFT original"
 DIFFUSERS_HINT = (
@@ -59,7 +59,7 @@ METHODS = (
     Method("PROMPT_TUNING", "prompt_embeddings", "prompt tuning (no weight updates)"),
     Method("P_TUNING", None, "p-tuning (no weight updates)"),
     Method("PREFIX_TUNING", None, "prefix tuning (no weight updates)"),
-    Method("ADAPTION_PROMPT", "adaption_prompt", "an adaption prompt (no weight updates)"),
+    Method("ADAPTION_PROMPT", "adaption_prompt", "adaption prompts (no weight updates)"),
 )
 
 
@@ -125,7 +125,7 @@ FOLDERS = (
         "an MLX-LM adapter ({}), not a PEFT one",
         MLX_HINT,
     ),
-    Folder(("*.gguf",), "wrong-format", "holds GGUF files, no PEFT adapter", GGUF_HINT),
+    Folder(("*.gguf",), "wrong-format", "contains GGUF files, not a PEFT adapter", GGUF_HINT),
     Folder(
         ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin"),
         "diffusers-adapter",
@@ -136,7 +136,7 @@ FOLDERS = (
         ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
         "full-model",
         "a full model ({}), not a LoRA adapter",
-        "an adapter folder holds adapter_config.json and adapter_model.safetensors",
+        "point at the adapter's folder, which contains adapter_config.json and adapter_model.safetensors",
         without_config=True,
     ),
 )
@@ -152,7 +152,7 @@ def refuse_foreign(
     """
     if not entries:
         raise InputError(
-            f"{path}: the file holds no tensors at all",
+            f"{path}: the file contains no tensors",
             code="empty-adapter",
             hint="saved under DeepSpeed ZeRO-3 or FSDP without gathering the weights? gather them and save again",
         )
@@ -203,7 +203,7 @@ def _not_lora(path: Path, entries: Mapping[str, TensorEntry], *, has_config: boo
     matrices = any(len(entry.shape) >= 2 for entry in entries.values())
     if matrices and not has_config and any(name.endswith(".weight") for name in entries):
         return InputError(
-            f"{path}: {len(entries)} tensors and no LoRA factor among them: a full model?",
+            f"{path}: no LoRA factors among its {len(entries)} tensors: a full model?",
             code="full-model",
             hint="point at the adapter's folder (adapter_config.json and adapter_model.safetensors)",
         )
@@ -213,9 +213,9 @@ def _not_lora(path: Path, entries: Mapping[str, TensorEntry], *, has_config: boo
 def no_factors(path: Path, entries: Mapping[str, TensorEntry]) -> InputError:
     """The error for a file in which there is no LoRA factor to measure."""
     scalars = sum(entry.params <= 1 for entry in entries.values())
-    numbers = f", {scalars} of them single numbers" if scalars else ""
+    numbers = f", {scalars} of them scalars" if scalars else ""
     return InputError(
         f"{path}: no LoRA factors among its {len(entries)} tensors{numbers} (the first is {min(entries)[:80]!r})",
         code="no-lora-tensors",
-        hint="a home-made format, or a save that lost the weights: PEFT writes keys that end in lora_A.weight",
+        hint="save it again with PEFT, whose keys end in lora_A.weight: another format, or the weights were lost",
     )

@@ -133,20 +133,20 @@ def choose_adapter(path: Path, keys: Iterable[Key], wanted: str | None) -> str |
     if wanted is None:
         if len(names) > 1:
             raise InputError(
-                f"{path}: one file holds {len(names)} adapters: {listed}",
+                f"{path}: contains {len(names)} adapters in one file: {listed}",
                 code="several-adapters",
                 hint=f"name one with --adapter {names[0]}",
             )
         return names[0] if names else None
     if not names:
         raise InputError(
-            f"{path}: its tensors carry no adapter name, so there is no {wanted!r} to choose",
+            f"{path}: contains one adapter without a name, so none called {wanted!r}",
             code="no-such-adapter",
             hint="leave --adapter out",
         )
     if wanted not in names:
         raise InputError(
-            f"{path}: holds no adapter called {wanted!r}; it holds {listed}",
+            f"{path}: contains no adapter called {wanted!r}, only {listed}",
             code="no-such-adapter",
             hint=f"--adapter {names[0]}",
         )

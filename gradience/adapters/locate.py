@@ -118,7 +118,7 @@ def _names_a_folder(folder: Path, adapter: str) -> bool:
 def _nested(folder: Path, names: list[str], adapter: str | None) -> InputError:
     if adapter is not None:
         return InputError(
-            f"{folder}: holds no adapter called {adapter!r}; it holds {_listed(names)}",
+            f"{folder}: contains no adapter called {adapter!r}, only {_listed(names)}",
             code="no-such-adapter",
             hint=f"--adapter {names[0]}",
         )
@@ -129,9 +129,9 @@ def _nested(folder: Path, names: list[str], adapter: str | None) -> InputError:
             hint=f"point at {folder / names[0]}",
         )
     return InputError(
-        f"{folder}: holds {len(names)} adapters: {_listed(names)}",
+        f"{folder}: contains {len(names)} adapters: {_listed(names)}",
         code="several-adapters",
-        hint=f"name one with --adapter {names[0]}, or point at several folders to compare them",
+        hint=f"name one with --adapter {names[0]}, or list their folders to audit several",
     )
 
 
@@ -194,7 +194,7 @@ def _something_else(folder: Path) -> InputError:
     what = f"{CONFIG} but no {WEIGHTS}" if CONFIG in names else f"neither {WEIGHTS} nor {CONFIG}"
     file = f"at {folder / weights[0]}" if len(weights) == 1 else "at the .safetensors file itself"
     return InputError(
-        f"{folder}: no adapter here: the folder holds {what} (found: {_listed(names)})",
+        f"{folder}: no adapter here: {what} (the folder contains {_listed(names)})",
         code="not-an-adapter",
         hint=f"point at the folder that save_pretrained() wrote, or {file}",
     )
@@ -240,12 +240,12 @@ def _sharded(folder: Path, index: Path) -> Location:
         if not isinstance(shard, str) or not _is_shard_name(shard):
             shown = json.dumps(shard)[:80]
             raise _bad_index(
-                index, f"tensor {name[:80]!r} lies in {shown}, which is no file name in this folder"
+                index, f"tensor {name[:80]!r} is in {shown}, which is not a file name in this folder"
             )
     shards = tuple(folder / shard for shard in sorted(set(shard_of.values())))
     for shard in shards:
         if not _present(shard):
-            raise _bad_index(index, f"the shard {shard.name[:80]!r} that it names is not there")
+            raise _bad_index(index, f"the shard {shard.name[:80]!r} that it names is missing")
     return Location(folder, folder, shards, _config_in(folder), shard_of)
 
 

@@ -23,6 +23,7 @@ from gradience.adapters.keys import Ghost, Key, Kind, choose_adapter, config_nam
 from gradience.adapters.locate import Location, locate
 from gradience.adapters.tensors import TensorEntry, TensorFile
 from gradience.errors import InputError
+from gradience.words import counted
 
 
 def open_peft(path: Path, adapter: str | None) -> Adapter:
@@ -64,7 +65,7 @@ def _check_shards(location: Location, files: Sequence[TensorFile]) -> None:
         raise InputError(
             f"{location.path}: the index and the shards disagree about tensor {culprit[:120]!r}",
             code="bad-index",
-            hint="every tensor must lie in exactly the shard that the index names: download the adapter again",
+            hint="download the adapter again: every tensor must be in exactly the shard that the index names",
         )
 
 
@@ -140,9 +141,10 @@ def _make_pair(
                 "(set stage3_gather_16bit_weights_on_model_save and save again)"
             )
         if factor.entry.dtype.numpy_name is None:
-            return f"stored as {factor.entry.dtype.name}, which is no type for LoRA factors"
+            return f"stored as {factor.entry.dtype.name}, which is not a type for LoRA factors"
         if len(factor.entry.shape) < 2:
-            return f"a factor with {len(factor.entry.shape)} dimension(s): flattened or sharded, the shape is lost"
+            dimensions = counted(len(factor.entry.shape), "dimension")
+            return f"a factor with {dimensions}: flattened or sharded, the shape is lost"
     if config is not None and config.fields.get("enable_lora") is not None:
         return "MergedLinear of PEFT before 0.4 (enable_lora): block-diagonal factors"
     if config is not None and config.target_parameters:
@@ -150,7 +152,7 @@ def _make_pair(
         if parameter is not None:
             return _expert_pair(config, parameter, a, b)
     if deepest:
-        return "one of several wrappers of one module (base_layer), which target_parameters must tell apart"
+        return "one of several wrappers of one module (base_layer), which only target_parameters tells apart"
     return _plain_pair(config, module, "embedding" if embedding else "linear", a, b)
 
 
@@ -177,7 +179,7 @@ def _expert_pair(config: PeftConfig, parameter: str, a: Factor, b: Factor) -> Lo
     if len(a.entry.shape) != 2 or len(b.entry.shape) != 2 or b.entry.shape[1] != stacked:
         return f"inner dimensions differ: A is {list(a.entry.shape)}, B is {list(b.entry.shape)}"
     if stacked % rank:
-        return f"stacked experts: {stacked} rows of A are no multiple of the rank {rank} in the config"
+        return f"stacked experts: {stacked} rows of A are not a multiple of the rank {rank} in the config"
     kind: Kind = "expert" if stacked > rank else "linear"
     rows, columns = b.entry.shape[0], a.entry.shape[1]
     return _scaled(config, parameter, kind, a, b, rank, rows, columns, experts=stacked // rank)

@@ -44,7 +44,9 @@ def loads(
         if len(unique) != len(items):
             seen: set[str] = set()
             twice = next(key for key, _ in items if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise _Refused(f"the key {twice[:200]!r} stands twice, and two readers could take different ones")
+            raise _Refused(
+                f"the key {twice[:200]!r} occurs twice, and two readers could take different values"
+            )
         return convert(unique) if convert else unique
 
     if text.startswith(BOM):
@@ -81,7 +83,7 @@ def loads(
         ) from None
     except RecursionError:
         raise InputError(
-            f"{path}: the {what} is nested too deeply", code="bad-json", hint="this is not an adapter's file"
+            f"{path}: the {what} is nested too deeply", code="bad-json", hint="download or save it again"
         ) from None
     except json.JSONDecodeError as error:
         raise InputError(
@@ -122,7 +124,7 @@ def is_deep(value: Any) -> bool:
 
 
 def _refuse_constant(text: str) -> NoReturn:
-    raise _Refused(f"{text} is no JSON number")
+    raise _Refused(f"{text} is not a JSON number")
 
 
 def has_half_characters(text: str, parsed: Any) -> bool:

@@ -99,7 +99,7 @@ class TensorFile(Closing):
             raise truncated(path, expected=8, actual=size)
         if length > MAX_HEADER_BYTES:
             raise InputError(
-                f"{path}: its first 8 bytes announce a header of {length:,} bytes "
+                f"{path}: its first 8 bytes promise a header of {length:,} bytes "
                 f"(at most {MAX_HEADER_BYTES:,} are read): not a safetensors file, or a broken one",
                 code="header-too-large",
                 hint="download or save the adapter again",
@@ -158,7 +158,7 @@ def _read_header(path: Path, text: bytes, size: int) -> tuple[dict[str, TensorEn
         raise _bad_header(path, "the header is not a JSON object that describes tensors")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise _bad_header(path, "__metadata__ is not a map from text to text")
+        raise _bad_header(path, "__metadata__ is not a map from strings to strings")
     data = 8 + len(text)
     entries = {name: _entry(path, name, raw, data) for name, raw in header.items()}
     entries = dict(sorted(entries.items(), key=lambda item: (item[1].start, item[1].size)))
@@ -177,7 +177,7 @@ def _compact(path: Path) -> Callable[[dict[str, Any]], Any]:
         nonlocal objects
         objects += 1
         if objects > MAX_TENSORS + 2:  # the metadata and the header itself
-            raise _bad_header(path, f"more than {MAX_TENSORS:,} tensors, which is as many as are read")
+            raise _bad_header(path, f"more than {MAX_TENSORS:,} tensors, the most that are read")
         if item.keys() == {"dtype", "shape", "data_offsets"}:
             return _RawEntry(item["dtype"], item["shape"], item["data_offsets"])
         return item
@@ -203,22 +203,22 @@ def _entry(path: Path, name: str, raw: Any, data_start: int) -> TensorEntry:
             path, name, f"has a name of more than {MAX_DEPTH} parts, which are as many as are read"
         )
     if not isinstance(raw, _RawEntry):
-        raise _bad_tensor(path, name, "lacks dtype, shape or data_offsets, or has more than these")
+        raise _bad_tensor(path, name, "does not have exactly dtype, shape and data_offsets")
     dtype = DTYPES.get(raw.dtype) if isinstance(raw.dtype, str) else None
     if dtype is None:
         raise InputError(
             f"{path}: {_tensor(name)} has the unknown type {str(raw.dtype)[:40]!r}",
             code="unknown-dtype",
-            hint=f"known types: {', '.join(DTYPES)}",
+            hint=f"save it in one of the types {', '.join(DTYPES)}",
         )
     shape = raw.shape
     if isinstance(shape, list) and len(shape) > MAX_DIMENSIONS:
         raise _bad_tensor(path, name, f"has {len(shape):,} dimensions (at most {MAX_DIMENSIONS} are read)")
     if not isinstance(shape, list) or not all(map(_is_count, shape)):
-        raise _bad_tensor(path, name, "has a shape that is no list of counts")
+        raise _bad_tensor(path, name, "has a shape that is not a list of counts")
     offsets = raw.offsets
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):
-        raise _bad_tensor(path, name, "has data_offsets that are no pair of counts")
+        raise _bad_tensor(path, name, "has data_offsets that are not a pair of counts")
     bits = math.prod(shape) * dtype.bits
     size = offsets[1] - offsets[0]
     if bits % 8 or size != bits // 8:
@@ -248,14 +248,14 @@ def _check_cover(path: Path, entries: Mapping[str, TensorEntry], *, start: int, 
             raise InputError(
                 f"{path}: the tensors {what} at byte {min(entry.start, position):,} ({_tensor(name)})",
                 code="bad-offsets",
-                hint="two readers could see different weights: download or save the adapter again",
+                hint="download or save the adapter again: two readers could see different weights",
             )
         position += entry.size
     if position > end:
         raise truncated(path, expected=position, actual=end)
     if position < end:
         raise InputError(
-            f"{path}: {end - position:,} bytes behind the last tensor belong to none",
+            f"{path}: {end - position:,} bytes after the last tensor belong to none",
             code="bad-offsets",
-            hint="two readers could see different weights: download or save the adapter again",
+            hint="download or save the adapter again: two readers could see different weights",
         )

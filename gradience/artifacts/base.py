@@ -171,10 +171,10 @@ def _predecessors(path: Path, artifact: type[Artifact], text: bytes) -> InputErr
     if mark is None:
         return None
     return InputError(
-        f"{path}: written by the predecessor of Gradience ({mark}: {str(values[mark])[:40]!r}), which is not"
+        f"{path}: written by the original Gradience ({mark}: {str(values[mark])[:40]!r}), which is not"
         f" {artifact.schema_id}",
         code="artifact-version",
-        hint="make it again with `gradience audit` or `gradience bench run`: its shares cannot be turned into counts",
+        hint="write a new one with `gradience audit` or `gradience bench run`: its fractions give no counts",
     )
 
 

@@ -50,7 +50,9 @@ class CompressionPlan(Report):
     """
 
     row_field: ClassVar[str] = "modules"
-    repair: ClassVar[str] = "make it again with gradience compress --dry-run --json, and edit new_rank alone"
+    repair: ClassVar[str] = (
+        "print a new plan with `gradience compress --dry-run --json`, and edit nothing but new_rank"
+    )
 
     schema_: Literal["gradience.compression_plan/1"] = Field(
         default="gradience.compression_plan/1", alias="schema"

@@ -54,7 +54,7 @@ class Report(Artifact):
         if self.faces is None:
             name = type(self).__name__
             raise UsageError(
-                f"nothing that draws a {name} is loaded",
+                f"the module that prints a {name} is not imported",
                 code="no-faces",
                 hint=f"from gradience import {name}",
             )

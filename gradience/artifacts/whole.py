@@ -81,19 +81,19 @@ def check_output(output: Path, source: Path, *, force: bool) -> None:
         _finish_interrupted(there)
         if there == here or there in here.parents or here in there.parents:
             raise UsageError(
-                f"{output}: the output and the adapter itself overlap",
+                f"{output}: the output is the adapter itself, lies in it, or contains it",
                 code="output-is-input",
-                hint="choose another --output",
+                hint="choose another output folder",
             )
         if not os.path.lexists(there):
             return
         if not force:
-            raise _exists(output)
+            raise already_exists(output)
         if not there.is_dir() or (any(there.iterdir()) and not (there / CONFIG).exists()):
             raise UsageError(
-                f"{output}: not an adapter folder, so --force does not replace it",
+                f"{output}: not an adapter folder, so it is not replaced (--force replaces adapters only)",
                 code="not-ours",
-                hint="choose another --output",
+                hint="choose another output folder",
             )
 
 
@@ -107,11 +107,12 @@ def _resolved(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _exists(output: Path) -> UsageError:
+def already_exists(output: Path) -> UsageError:
+    """The error for an output that is not replaced without force."""
     return UsageError(
-        f"{output}: exists already",
+        f"{output}: already exists",
         code="output-exists",
-        hint="choose another --output, or replace it with --force",
+        hint="choose another output, or replace it with --force (Python: force=True)",
     )
 
 
@@ -151,7 +152,7 @@ def _rename_unless_there(scratch: Path, place: Path, output: Path) -> None:
         scratch.rename(place)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-            raise _exists(output) from None
+            raise already_exists(output) from None
         raise
 
 

@@ -65,7 +65,9 @@ def audit_adapter(
     Modules that cannot be measured do not raise: they are rows with a status, findings, and coverage.
     """
     if not 0 < number_argument("tau", tau) <= 1:
-        raise UsageError(f"tau is {tau}, not in (0, 1]", code="bad-tau", hint="for instance --tau 0.95")
+        raise UsageError(
+            f"tau is {tau}, not in (0, 1]", code="bad-tau", hint="a share of the energy such as 0.95"
+        )
     given = ranks.DEFAULT_GRID if allowed_ranks is None else ranks_argument("allowed_ranks", allowed_ranks)
     allowed = checked_ranks(given)
     watch = Stopwatch(command)

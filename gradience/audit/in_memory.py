@@ -34,7 +34,7 @@ def as_folder(model: Any, adapter: str | None) -> Iterator[Path]:
     shown = Path(type(model).__name__)
     if config is None:
         raise InputError(
-            f"{shown}: holds no adapter called {name!r}; it holds {listed(list(model.peft_config))}",
+            f"{shown}: contains no adapter called {name!r}, only {listed(list(model.peft_config))}",
             code="no-such-adapter",
             hint=f"adapter={next(iter(model.peft_config))!r}",
         )
@@ -58,6 +58,6 @@ def _active(model: Any) -> str:
         raise InputError(
             f"{type(model).__name__}: {len(names)} adapters are active: {listed(names)}",
             code="several-adapters",
-            hint="name one with adapter=",
+            hint=f"name one: adapter={names[0]!r}" if names else "call model.set_adapter first",
         )
     return names[0]

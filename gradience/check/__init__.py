@@ -63,7 +63,9 @@ def check_configs(
     settings, files, training_dialect = _typed(lr, r, alpha), [], PEFT
     if not paths and not settings.where:
         raise UsageError(
-            "nothing to check", code="nothing-to-check", hint="gradience check ./my_adapter config.yaml"
+            "nothing to check",
+            code="nothing-to-check",
+            hint="give folders or files: gradience check ./my_adapter config.yaml",
         )
     for path in dict.fromkeys(paths):
         values = read_mapping(path)

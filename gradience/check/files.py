@@ -44,7 +44,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}",
             code="config-not-found",
-            hint="gradience check takes files and folders; --peft and --training take files",
+            hint="check the path; --peft and --training take files, gradience check takes folders too",
         )
     try:
         text = read_file(path, MAX_BYTES)
@@ -60,9 +60,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
     value = strict_json.loads(text, path, "configuration") if is_json else strict_yaml.loads(text, path)
     if not isinstance(value, Mapping):
         raise InputError(
-            f"{path}: holds no mapping of settings",
+            f"{path}: contains no settings",
             code="config-not-a-mapping",
-            hint="a configuration consists of `key: value` lines",
+            hint="write `key: value` lines",
         )
     return {str(key): item for key, item in value.items()}
 
@@ -74,7 +74,7 @@ def adapter_config_in(folder: Path) -> Path:
         raise InputError(
             f"{folder}: no adapter_config.json in it",
             code="config-not-found",
-            hint="--peft-dir is a folder that save_pretrained() wrote; --peft takes a file of any name",
+            hint="give the folder that save_pretrained() wrote to --peft-dir, or the file itself to --peft",
         )
     return path
 
@@ -87,9 +87,9 @@ def training_config_in(folder: Path) -> Path:
     if (folder / "training_args.bin").is_file():
         raise _pickle(folder / "training_args.bin")
     raise InputError(
-        f"{folder}: no configuration of a training in it",
+        f"{folder}: no training configuration in it",
         code="config-not-found",
-        hint=f"looked for {', '.join(TRAINING_NAMES[:4])} …; --training takes a file of any name",
+        hint=f"give the file itself to --training; looked for {', '.join(TRAINING_NAMES[:4])} …",
     )
 
 
@@ -120,7 +120,7 @@ def configurations_at(path: Path) -> list[Path]:
 
 def _pickle(path: Path) -> InputError:
     return InputError(
-        f"{path}: a pickle, which runs code when it is opened, so it is not opened",
+        f"{path}: a pickle, not opened because that could run code",
         code="config-pickle",
         hint='write the settings as JSON: open("training_args.json", "w").write(args.to_json_string())',
     )

@@ -35,9 +35,8 @@ def task_of(name: str) -> str:
     task = TASK_OF.get(re.sub(r"[\s-]+", "_", last.strip().lower()))
     if task is None:
         raise UsageError(
-            f"no task {name!r}",
+            f"no kind of task is called {name!r}",
             code="unknown-task",
-            hint=f"one of {', '.join(TASKS)}; names such as sst2, gsm8k, seq_cls and text_generation are"
-            " understood as well",
+            hint=f"use one of {', '.join(TASKS)}, or a name such as sst2, gsm8k, seq_cls or text_generation",
         )
     return task

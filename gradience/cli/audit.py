@@ -187,7 +187,9 @@ def _check_usage(
 ) -> None:
     """Refuse what makes no sense together, before any work is done. Raises UsageError."""
     if not paths:
-        raise UsageError("no adapter given", code="no-adapter", hint="gradience audit ./my_adapter")
+        raise UsageError(
+            "no adapter given", code="no-adapter", hint="give its folder: gradience audit ./my_adapter"
+        )
     one_only = {
         "--output": output is not None,
         "--append": append is not None,
@@ -197,9 +199,9 @@ def _check_usage(
     for option, given in one_only.items():
         if given and len(paths) > 1:
             raise UsageError(
-                f"{option} is for one adapter, {len(paths)} are given",
+                f"{option} takes one adapter, and {len(paths)} are given",
                 code="one-adapter",
-                hint="name one of them; --json prints one JSON object a line for all",
+                hint="give one of them; --json prints one line per adapter",
             )
     if suggest_per_layer and not json and (layers or top_wasteful is not None):
         raise UsageError(
@@ -208,7 +210,9 @@ def _check_usage(
             hint="leave out --layers and --top-wasteful",
         )
     if output is not None and not force and os.path.lexists(output):
-        raise UsageError(f"{output} exists", code="output-exists", hint="--force replaces it")
+        from gradience.artifacts.whole import already_exists
+
+        raise already_exists(output)
     if append is not None and not append.is_file():
         raise UsageError(
             f"{append}: no such file to append to",

@@ -11,12 +11,11 @@ from gradience.cli.bench_configs import configs
 from gradience.cli.bench_run import code_of, run
 from gradience.cli.help import Group, Verb
 from gradience.cli.output import command_line, print_json, print_screen
-from gradience.errors import UsageError
 
 bench = typer.Typer(
     name="bench",
     help="Test over several seeds whether smaller adapters are as good.\n\n"
-    "A fixed protocol, whose verdicts are made from counts of examples.",
+    "A fixed protocol, with verdicts from counts of examples.",
     cls=Group,
     rich_markup_mode=None,
 )
@@ -56,18 +55,15 @@ def aggregate(
 
       gradience bench aggregate runs/seed42 runs/seed123 runs/seed456 --output runs/all
     """
+    from gradience.artifacts.whole import already_exists, write_whole
     from gradience.bench.verdict.folders import AGGREGATE, DOCUMENT, aggregate_folders
     from gradience.report.bench import aggregate_text
     from gradience.report.faces import to_markdown
 
     if output is not None and (output / AGGREGATE).exists() and not force:
-        raise UsageError(
-            f"{output / AGGREGATE} exists already", code="output-exists", hint="--force replaces it"
-        )
+        raise already_exists(output / AGGREGATE)
     report = aggregate_folders(folders, command=command_line())
     if output is not None:
-        from gradience.artifacts.whole import write_whole
-
         output.mkdir(parents=True, exist_ok=True)
         report.save(output / AGGREGATE)
         write_whole(output / DOCUMENT, [to_markdown(report).encode()])

@@ -93,7 +93,11 @@ def run(
         if dry_run:
             return _show_plan(loaded, as_json=json_output)
         if output is None:
-            raise UsageError("a run needs a folder", code="no-output", hint="give --output DIR, or --dry-run")
+            raise UsageError(
+                "no --output given",
+                code="no-output",
+                hint="give --output DIR, or --dry-run to see what would be done",
+            )
         return _run(loaded, output, as_json=json_output, quiet=quiet)
 
 

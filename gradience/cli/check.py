@@ -82,7 +82,7 @@ def check(
 ) -> int:
     """Look for mistakes in a LoRA configuration before training.
 
-    Reports what is wrong, unusual or not supported. One file may hold both the adapter's and the training's
+    Reports what is wrong, unusual or not supported. One file may contain both the adapter's and the training's
     settings. A pickled training_args.bin is never opened. Exit code 1: an error was found.
 
     Examples:

@@ -18,10 +18,10 @@ def compare(
     ],
     b: Annotated[Path, typer.Argument(metavar="B", help="The adapter to compare with it.")],
     adapter_a: Annotated[
-        str | None, typer.Option("--adapter-a", metavar="NAME", help="Which adapter, if A holds several.")
+        str | None, typer.Option("--adapter-a", metavar="NAME", help="Which adapter, if A contains several.")
     ] = None,
     adapter_b: Annotated[
-        str | None, typer.Option("--adapter-b", metavar="NAME", help="Which adapter, if B holds several.")
+        str | None, typer.Option("--adapter-b", metavar="NAME", help="Which adapter, if B contains several.")
     ] = None,
     layers: Layers = False,
     json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,

@@ -219,7 +219,7 @@ def _check_usage(
         rule_of(encoding)
     if output is None and not dry_run:
         raise UsageError(
-            "no --output given", code="no-output", hint="--output DIR, or --dry-run to see the plan"
+            "no --output given", code="no-output", hint="give --output DIR, or --dry-run to see the plan"
         )
     if output is not None and not dry_run:
         from gradience.artifacts.whole import check_output

@@ -111,7 +111,7 @@ def _follow(files: list[Path], gap_threshold: float, *, verbose: bool, json: boo
     from gradience.report.monitor import monitor_text
 
     if len(files) > 1:
-        raise UsageError("--follow is for one run", code="follow-one", hint="name one file")
+        raise UsageError("--follow takes one run", code="follow-one", hint="give one file")
     report: MonitorReport | None = None
     try:
         if json:

@@ -97,7 +97,7 @@ def _by_name(adapter: Adapter) -> dict[str, LoraPair]:
     for pair in adapter.pairs:
         if pair.scale is None:
             raise InputError(
-                f"{adapter.location.path}: without lora_alpha the scale is unknown, so updates cannot be compared",
+                f"{adapter.location.path}: its scale is unknown without lora_alpha, so it cannot be compared",
                 code="no-alpha",
                 hint="put the adapter_config.json beside the weights",
             )
@@ -121,8 +121,8 @@ def _notes(left: Adapter, right: Adapter) -> tuple[str, ...]:
             for finding in rule(facts)
         ]
         if any(note.reason == DORA_REASON for note in adapter.other):
-            notes.append(f"{label} is a DoRA adapter: compared is s·B·A, not the magnitudes")
+            notes.append(f"{label} is a DoRA adapter: s·B·A is compared, the magnitudes are not")
         if adapter.unaudited:
             tensors = counted(len(adapter.unaudited), "tensor")
-            notes.append(f"{label} holds {tensors} that could not be understood: not compared")
+            notes.append(f"{label} contains {tensors} that could not be read: not compared")
     return tuple(notes)

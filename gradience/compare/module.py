@@ -140,9 +140,9 @@ def _triangles(pair: LoraPair, blocks_A: Blocks, blocks_B: Blocks) -> tuple[Core
         return triangle(blocks_A), triangle(blocks_B)
     except NonFiniteFactor:
         raise InputError(
-            f"{pair.a.file.path}: {pair.module} holds NaN or infinity, here or in the other adapter",
+            f"{pair.a.file.path}: {pair.module} contains NaN or infinity, here or in the other adapter",
             code="non-finite",
-            hint="`gradience audit` says where; a broken adapter cannot be compared",
+            hint="use an earlier checkpoint of the broken one; `gradience audit` says which it is, and where",
         ) from None
 
 

@@ -56,9 +56,9 @@ class BaseWeights(Closing):
             names = sorted(path.name for path in folder.glob("*.safetensors")) if folder.is_dir() else []
         if not names or any(Path(name).name != name for name in names):
             raise InputError(
-                f"{folder}: no base weights here (model.safetensors, or shards with an index)",
+                f"{folder}: no base weights (model.safetensors, or shards with an index)",
                 code="no-base-weights",
-                hint="--base-model names the folder of the base model that the adapter was trained on",
+                hint="give --base-model the folder of the base model that the adapter was trained on",
             )
         with ExitStack() as stack:
             opened = [stack.enter_context(TensorFile.open(folder / name, root=folder)) for name in names]
@@ -84,7 +84,7 @@ class BaseWeights(Closing):
             raise InputError(
                 f"{self.folder}: {name} is {list(stored)}, the adapter's module {module} needs {list(shape)}",
                 code="base-mismatch",
-                hint="this is not the base model that the adapter was trained on",
+                hint="give the base model that the adapter was trained on: this is another",
             )
         if transposed:
             words = file.read_words(name).T
@@ -93,9 +93,9 @@ class BaseWeights(Closing):
 
     def _quantised(self, what: str) -> InputError:
         return InputError(
-            f"{self.folder}: {what}: a quantised base",
+            f"{self.folder}: {what}: a quantized base",
             code="base-quantised",
-            hint="give the folder of the unquantised model",
+            hint="give --base-model the folder of the unquantized model",
         )
 
     def _find(self, module: str) -> str:
@@ -114,7 +114,7 @@ class BaseWeights(Closing):
         raise InputError(
             f"{self.folder}: has no weight for the module {module}",
             code="base-mismatch",
-            hint="this is not the base model that the adapter was trained on",
+            hint="give the base model that the adapter was trained on: this is another",
         )
 
 

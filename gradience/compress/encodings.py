@@ -70,9 +70,9 @@ def rule_of(encoding: str) -> EncodingRule:
     """Return the rule called `encoding`. Raises UsageError (`unknown-encoding`)."""
     if encoding not in ENCODINGS:
         raise UsageError(
-            f"--encoding {encoding!r} is unknown",
+            f"no encoding is called {encoding!r}",
             code="unknown-encoding",
-            hint=f"one of {', '.join(ENCODINGS)}",
+            hint=f"use one of {', '.join(ENCODINGS)}",
         )
     return ENCODINGS[encoding]
 

@@ -106,9 +106,9 @@ def _names(opened: Adapter, jobs: Iterable[Job], carried: Iterable[str]) -> dict
     for tensor, name in names.items():
         if taken.setdefault(name, tensor) != tensor:
             raise InputError(
-                f"{opened.location.path}: {taken[name]} and {tensor} are the same tensor for PEFT ({name})",
+                f"{opened.location.path}: PEFT loads {taken[name]} and {tensor} as the same tensor ({name})",
                 code="same-tensor",
-                hint="leave one of them out with --strip",
+                hint="drop one of them with --strip (Python: strip=)",
             )
     return names
 
@@ -121,10 +121,10 @@ def _targets(opened: Adapter, plan: CompressionPlan) -> list[Target]:
         target = Target(config_name(pair.module), rank_of[pair.module], pair.scale or 0.0)
         if targets.setdefault(target.name, target) != target:
             raise InputError(
-                f"{opened.location.path}: {target.name} and the modules in it share one rank and one scale in PEFT, "
-                f"and {pair.module} would get another",
+                f"{opened.location.path}: {target.name} and the modules in it have one rank and one scale in PEFT, "
+                f"and {pair.module} would get a different one",
                 code="shared-rank",
-                hint="--rank and --energy give them the same",
+                hint="give them the same with --rank or --energy (Python: rank=, energy=)",
             )
     kept = [target for target in targets.values() if target.rank]
     return sorted(kept, key=lambda target: (natural_key(target.name), target.name))
@@ -162,7 +162,7 @@ def _storage(current: DType, wanted: str | None) -> DType:
     dtype = DTYPES.get(wanted.upper())
     if dtype is None or dtype.numpy_name is None:
         known = ", ".join(name for name, item in DTYPES.items() if item.numpy_name is not None)
-        raise UsageError(f"unknown storage type {wanted!r}", code="bad-dtype", hint=f"one of {known}")
+        raise UsageError(f"unknown storage type {wanted!r}", code="bad-dtype", hint=f"use one of {known}")
     return dtype
 
 
@@ -191,7 +191,7 @@ def _with_magnitudes(
             raise InputError(
                 f"{opened.location.path}: {job.pair.module} has {what}: only linear DoRA layers are compressed",
                 code="dora",
-                hint="train a smaller adapter, or merge this one into its base model",
+                hint="retrain at a smaller rank, or merge this adapter into its base model",
             )
         complete.append(replace(job, magnitude=magnitude, base=base, transposed=transposed))
     return complete
@@ -203,9 +203,9 @@ def _carried(others: Iterable[SkippedTensor], strip: Sequence[str]) -> tuple[lis
     for part in strip:
         if not part or not any(part in name for name in names):
             raise UsageError(
-                f"--strip {part!r} matches no tensor beside the LoRA factors",
+                f"no tensor except LoRA factors has {part!r} in its name, so strip has nothing to drop",
                 code="strip-unmatched",
-                hint="`gradience audit --json` lists them under coverage.other",
+                hint="`gradience audit --json` lists what can be stripped under coverage.other",
             )
     stripped = {name for name in names if any(part in name for part in strip)}
     return sorted(set(names) - stripped), stripped

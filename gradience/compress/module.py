@@ -147,7 +147,7 @@ def _overflow(job: Job, what: str) -> InputError:
     return InputError(
         f"{job.pair.a.file.path}: {job.pair.module}: {what}",
         code="overflow",
-        hint="store them in a wider type, e.g. --dtype BF16",
+        hint="store them in a wider type: --dtype BF16 (Python: dtype=)",
     )
 
 
@@ -299,8 +299,7 @@ def _dora_error(job: Job, loaded: LoadedPair, truncated: _Expert) -> float:
     magnitude = decode(stored).reshape(-1)
     if magnitude.shape != (pair.rows,):
         raise InputError(
-            f"{job.magnitude.file.path}: the magnitude of {pair.module} has {len(magnitude)} entries for "
-            f"{pair.rows} outputs",
+            f"{job.magnitude.file.path}: the magnitude of {pair.module} has length {len(magnitude)}, not {pair.rows}",
             code="dora",
             hint="save the adapter again with PEFT",
         )

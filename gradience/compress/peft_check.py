@@ -38,7 +38,7 @@ def require_peft() -> None:
         raise MissingExtra(
             f"{missing} is not installed, so PEFT cannot load the result",
             code="missing-extra",
-            hint='in your clone of Gradience: pip install ".[hf]", or leave --verify-peft out',
+            hint='in your clone of Gradience: pip install ".[hf]", or leave out --verify-peft (verify_peft=)',
         )
 
 
@@ -84,9 +84,9 @@ def check_with_peft(folder: Path, opened: Adapter, config: PeftConfig, layout: L
 
 def _failed(opened: Adapter, what: str) -> VerificationError:
     return VerificationError(
-        f"{opened.location.path}: PEFT does not load what would be written, so nothing was: {what}",
+        f"{opened.location.path}: nothing was written: PEFT does not load the result: {what}",
         code="peft-refuses",
-        hint="please report it; without --verify-peft the folder is written all the same",
+        hint="report it, please; without --verify-peft (verify_peft=) the folder is written all the same",
     )
 
 

@@ -147,9 +147,9 @@ def _module_problems(
     layers: Mapping[str, LoraLayer], expected: Mapping[str, Sequence[float]]
 ) -> Iterator[str]:
     for name in sorted(layers.keys() - expected.keys()):
-        yield f"it makes LoRA for {name} anew, which was left out"
+        yield f"it creates LoRA for {name}, which was left out"
     for name in sorted(expected.keys() - layers.keys()):
-        yield f"it makes no LoRA for {name}"
+        yield f"it creates no LoRA for {name}"
     for name in sorted(layers.keys() & expected.keys()):
         rank, scale = expected[name]
         if layers[name].r[ADAPTER] != rank:
@@ -165,7 +165,7 @@ def _tensor_problems(model: PeftModel, tensors: Mapping[str, torch.Tensor]) -> I
     for name, stored in tensors.items():
         loaded = state.get(name)
         if loaded is None:
-            yield f"it leaves {name} aside"
+            yield f"it ignores {name}"
         elif loaded.is_meta or loaded.shape != stored.shape:
             yield f"it does not load {name}"
         elif not torch.equal(_bits(loaded.to(stored.dtype)), _bits(stored)):

@@ -83,10 +83,10 @@ def without_stripped(
     magnitudes = stripped & set(by_reason[DORA_REASON])
     if magnitudes:
         raise InputError(
-            f"{config.path}: --strip takes {min(magnitudes)}, a DoRA magnitude: without it the factors mean something "
+            f"{config.path}: strip drops {min(magnitudes)}, a DoRA magnitude: without it the factors mean something "
             "else",
             code="strip-dora",
-            hint="name the other tensors more closely",
+            hint="give strip a longer part of the other tensors' names",
         )
     fields: dict[str, Any] = {}
     for reason, field, without in (
@@ -119,9 +119,9 @@ def _split(names: Iterable[str], stripped: Collection[str]) -> tuple[list[str], 
 
 def _partly(config: PeftConfig, taken: str, left: str, why: str) -> InputError:
     return InputError(
-        f"{config.path}: --strip takes {taken} and leaves {left}: {why}",
+        f"{config.path}: strip drops {taken} and keeps {left}: {why}",
         code="strip-partly",
-        hint="strip both or none",
+        hint="strip both or neither",
     )
 
 
@@ -156,7 +156,7 @@ def _saved_fields(
     back = next((module.name for module in gone if any(module.name.endswith(name) for name in names)), None)
     if back is not None:
         raise InputError(
-            f"{config.path}: --strip takes {back}, and PEFT would look for it all the same: it matches the end of "
+            f"{config.path}: strip drops {back}, and PEFT would look for it all the same: it matches the end of "
             f"names, and {', '.join(names)} must stay",
             code="strip-partly",
             hint="strip these as well, or none of them",

@@ -28,7 +28,7 @@ def another_adapter(opened: Adapter, what: str) -> UsageError:
     return UsageError(
         f"{opened.location.path}: the plan was made for another adapter ({what})",
         code="plan-mismatch",
-        hint="audit this adapter and plan again",
+        hint="audit this adapter and make a new plan",
     )
 
 
@@ -40,13 +40,13 @@ def refuse_adapter(opened: Adapter, config: PeftConfig, *, has_base: bool) -> No
     path = opened.location.path
     if is_dora(opened, config) and not has_base:
         raise InputError(
-            f"{path}: a DoRA adapter: its layers are m·(W + s·B·A)/‖W + s·B·A‖: what a smaller B·A does depends on W",
+            f"{path}: a DoRA adapter: what a smaller B·A does depends on the base weights W: m·(W + s·B·A)/‖W + s·B·A‖",
             code="dora",
-            hint="give the folder of the base model's weights with --base-model",
+            hint="give the folder of the base weights: --base-model DIR (Python: base_model=)",
         )
     if is_dora(opened, config) and config.fields.get("layer_replication"):
         raise InputError(
-            f"{path}: DoRA on replicated layers: its modules are numbered otherwise than the base weights",
+            f"{path}: DoRA on replicated layers: its modules are numbered differently from the base weights",
             code="dora",
             hint="merge this adapter into its base model instead",
         )
@@ -54,24 +54,24 @@ def refuse_adapter(opened: Adapter, config: PeftConfig, *, has_base: bool) -> No
     nested = next((pair.module for pair in opened.pairs if not _understood(pair.module)), None)
     if nested is not None:
         raise InputError(
-            f"{path}: {nested} lies inside another LoRA module (base_layer): PEFT 0.21 makes such modules only for the "
+            f"{path}: {nested} is inside another LoRA module (base_layer): PEFT 0.21 creates such modules only for the "
             "out_proj of nn.MultiheadAttention",
             code="nested-lora",
-            hint="train without one of the two",
+            hint="retrain with LoRA on only one of the two",
         )
     saved = next((pair.module for pair in opened.pairs if config.saved_whole(pair.module)), None)
     if saved is not None:
         raise InputError(
-            f"{path}: {saved} has LoRA factors, and the config saves it whole as well "
+            f"{path}: {saved} has LoRA factors, and the config saves its full weights as well "
             f"({_saved_by(config, saved)}): PEFT 0.21 refuses that",
             code="saved-and-adapted",
-            hint="train without LoRA on it, or without saving it",
+            hint="retrain without LoRA on it, or without it in modules_to_save",
         )
     if config.fields.get("ensure_weight_tying") and any(pair.kind == "embedding" for pair in opened.pairs):
         raise InputError(
-            f"{path}: the factors of the embedding and of the head are one (ensure_weight_tying)",
+            f"{path}: embedding and head share their factors (ensure_weight_tying)",
             code="tied-factors",
-            hint="train without ensure_weight_tying, or without the embedding",
+            hint="retrain without ensure_weight_tying, or without LoRA on the embedding",
         )
 
 
@@ -115,7 +115,7 @@ def refuse_copy(opened: Adapter, jobs: Sequence[Job], names: Mapping[str, str]) 
         f"{opened.location.path}: no module would get smaller: none has a higher rank than requested (the largest "
         f"is {largest})",
         code="nothing-smaller",
-        hint="request less; --encoding, --dtype or --strip rewrite it at its current ranks",
+        hint="request a smaller rank; with --encoding, --dtype or --strip it is rewritten at its current ranks",
     )
 
 
@@ -132,7 +132,7 @@ def refuse_jobs(
                 f"{opened.location.path}: {job.pair.module} is a grouped convolution: its block-diagonal B keeps its "
                 "rank, and cannot get another one on disk",
                 code="block-diagonal",
-                hint="use --encoding patterns",
+                hint='use --encoding patterns (Python: encoding="patterns")',
             )
     _refuse_folded_bias(opened, jobs, others)
     _refuse_guesses(config, jobs)
@@ -146,7 +146,7 @@ def _refuse_folded_bias(opened: Adapter, jobs: Iterable[Job], others: Iterable[S
                 f"{opened.location.path}: {job.pair.module} has a lora_bias, multiplied by the same scale: "
                 "the scale cannot be folded into B alone",
                 code="lora-bias",
-                hint="use --encoding patterns",
+                hint='use --encoding patterns (Python: encoding="patterns")',
             )
 
 
@@ -159,7 +159,7 @@ def _refuse_guesses(config: PeftConfig, jobs: Sequence[Job]) -> None:
             f"{config.path}: which tensors belong to {' and which to '.join(guessed[:2])} is a guess, and they would "
             "get different ranks or scales",
             code="parameter-order",
-            hint="--rank K --encoding uniform gives all of them the same",
+            hint="give all of them the same rank: --rank K --encoding uniform (Python: rank=, encoding=)",
         )
 
 
@@ -172,5 +172,5 @@ def refuse_dropped(config: PeftConfig, dropped: Sequence[LoraPair]) -> None:
         raise InputError(
             f"{config.path}: the plan leaves out {parameter}, a parameter that target_parameters wraps",
             code="parameter-dropped",
-            hint="--rank and --energy keep every module",
+            hint="use --rank or --energy (Python: rank=, energy=), which keep every module",
         )

@@ -157,7 +157,11 @@ def compress_adapter(
         rule_of(encoding)
     if not dry_run:
         if target is None:
-            raise UsageError("no output given", code="no-output", hint="name a folder, or ask for a dry_run")
+            raise UsageError(
+                "no output given",
+                code="no-output",
+                hint="give output=FOLDER, or dry_run=True to see the plan",
+            )
         check_output(target, source, force=force)
         if verify_peft:
             require_peft()

@@ -96,7 +96,7 @@ def _refuse_unpaired(
         f"{run_a.adapter} and {run_b.adapter} cannot be compared:"
         f" {'their settings' if same_examples else 'their examples'} differ",
         code="not-paired",
-        hint="evaluate both on the same examples with the same base, batch size, dtype, threads and versions",
+        hint="evaluate both again on the same examples, with the same base, batch size, dtype, threads and versions",
     )
 
 

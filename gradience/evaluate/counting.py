@@ -142,7 +142,7 @@ def network_on_meta(
         raise InputError(
             f"lora: PEFT refuses it on this {config.model_type}: {str(error).splitlines()[0]}",
             code="lora-misfit",
-            hint="name the modules that the architecture has in lora.target_modules",
+            hint="set lora.target_modules to modules that this architecture has",
         ) from None
 
 

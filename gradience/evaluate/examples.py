@@ -77,5 +77,5 @@ def require_examples(examples: Sequence[Any], engine: Engine, *, classifies: boo
             f"{engine.facts['base']} was loaded as {kinds[engine.classifies]}; this evaluation needs"
             f" {kinds[classifies]}",
             code="wrong-model",
-            hint="an engine's `load(..., labels=N)` makes a classifier",
+            hint="load a classifier with the engine's `load(..., labels=N)`, a language model without labels",
         )

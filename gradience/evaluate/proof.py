@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from gradience.errors import InputError
 from gradience.evaluate.engines.base import Engine
+from gradience.words import counted
 
 EXAMPLES_OF_PROOF = 8
 """On how many texts or prompts it must show that."""
@@ -21,7 +22,9 @@ def refuse_inert_classifier(
         for lora in (True, False)
     )
     if with_lora == without:
-        raise _inert(engine, name, f"with and without its LoRA the logits of {len(texts)} texts are equal")
+        raise _inert(
+            engine, name, f"the logits of {counted(len(texts), 'text')} are the same without its LoRA"
+        )
 
 
 def refuse_inert_generators(
@@ -36,13 +39,13 @@ def refuse_inert_generators(
     for name, scores in zip(names, adapters, strict=True):
         if scores == base:
             raise _inert(
-                engine, name, f"with and without it the likelihoods behind {len(ends)} prompts are equal"
+                engine, name, f"the likelihoods after {counted(len(ends), 'prompt')} are the same without it"
             )
 
 
 def _inert(engine: Engine, name: str, how: str) -> InputError:
     return InputError(
-        f"{engine.adapters[name].folder}: changes nothing: {how}",
+        f"{engine.adapters[name].folder}: has no effect: {how}",
         code="adapter-inert",
-        hint="it is untrained (every B is zero), or its modules do not fit this base model",
+        hint="check that it is trained (some B is not zero) and that its modules fit this base model",
     )

@@ -50,7 +50,7 @@ class SpectralTracker:
             raise InputError(
                 "no LoRA module to measure" + (f": {reasons}" if reasons else ""),
                 code="no-lora-modules",
-                hint="give the tracker the model that get_peft_model returned",
+                hint="pass the model that get_peft_model returned",
             )
         self.pairs = tuple(pairs)
         self.unmeasured = unmeasured

@@ -49,7 +49,7 @@ def choose_device(device: str = "auto") -> torch.device:
         raise UsageError(
             f"there is no cuda:{index}: this machine has {counted(torch.cuda.device_count(), 'GPU')}",
             code="no-device",
-            hint=f"name another runtime.device, or fewer runtime.processes; {SEEN}",
+            hint=f"set another runtime.device, or fewer runtime.processes; {SEEN}",
         )
     return torch.device("cuda", index)
 
@@ -68,7 +68,7 @@ def check_devices(device: str, processes: int) -> None:
         raise UsageError(
             f"runtime.processes is {processes}, and this machine has {counted(torch.cuda.device_count(), 'GPU')}",
             code="processes",
-            hint=f"one process for each GPU; {SEEN}",
+            hint=f"set runtime.processes to the number of GPUs or fewer; {SEEN}",
         )
 
 
@@ -100,5 +100,5 @@ def _shared(device: str, processes: int) -> UsageError:
     return UsageError(
         f"runtime.device {device} is one device, and there are {processes} processes",
         code="processes",
-        hint="runtime.device: cuda gives each process a GPU of its own",
+        hint="set `runtime.device: cuda`, which gives each process its own GPU",
     )

@@ -158,7 +158,7 @@ def _kept(name: str, make: Callable[[Path], None], pins: Callable[[Path], Mappin
                     raise InputError(
                         f"{name}: {damaged} is not the expected file",
                         code="asset-hash",
-                        hint=f"do not use it; delete its archive in {cache_folder() / 'archives'}, and fetch it again",
+                        hint=f"delete its archive in {cache_folder() / 'archives'} and run again, which downloads it",
                     )
     return folder
 

@@ -138,8 +138,8 @@ def from_folder(factory: Any, name: str, folder: Path, **arguments: Any) -> Any:
         raise InputError(
             f"{name}: cannot load this model: {first}",
             code="model-unreadable",
-            hint="it needs *.safetensors, the tokenizer's files, and a config.json of an architecture that this"
-            " transformers knows",
+            hint="check for *.safetensors, the tokenizer's files, and a config.json of an architecture that this"
+            " version of transformers knows",
         ) from error
 
 

@@ -49,7 +49,7 @@ def locate(settings: ModelSettings, files: tuple[str, ...] = EVERYTHING) -> Sour
         raise UsageError(
             f"model.name: there is no {name}",
             code="unknown-model",
-            hint=f"embedded are {', '.join(EMBEDDED)}",
+            hint=f"use {' or '.join(EMBEDDED)}, a hub name or a folder",
         )
     if Path(name).exists():
         return Source(Path(name), name)
@@ -70,7 +70,7 @@ def _snapshot(name: str, revision: str | None, files: tuple[str, ...]) -> Source
         )
     except (OSError, ValueError) as error:  # no such repository, no network; a name that cannot be one
         raise NetworkError(
-            f"{name}: no such folder, and it cannot be had from the hub: {str(error).strip().splitlines()[0]}",
+            f"{name}: no such folder, and not available from the hub: {str(error).strip().splitlines()[0]}",
             code="model-unavailable",
             hint="check the name and the network; for a gated model accept its terms and run `hf auth login`",
         ) from error

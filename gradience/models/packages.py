@@ -76,10 +76,10 @@ def fetch(release: Release, archives: Path) -> Path:
     complaints = _download(release, archives)
     if "DO NOT MATCH THE HASHES" in complaints:
         raise InputError(
-            f"{release.filename}: the package index delivered other bytes than the pinned ones"
-            f" (sha256 {release.sha256[:16]}…)",
+            f"{release.filename}: the package index served a file with the wrong sha256"
+            f" (expected {release.sha256[:16]}…)",
             code="asset-hash",
-            hint="do not use it; check which package index pip is set to use",
+            hint="check which package index pip uses (pip config list); the file was not kept",
         )
     if not path.is_file():
         raise NetworkError(
@@ -153,5 +153,5 @@ def copy_member(archive: Path, member: str, target: Path) -> None:
         raise InputError(
             f"{archive}: cannot be read as an archive: {error}",
             code="archive-unreadable",
-            hint="delete it and fetch it again",
+            hint="delete it and run again, which downloads it",
         ) from None

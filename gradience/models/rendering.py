@@ -43,7 +43,7 @@ def end_token(tokenizer: Any) -> int:
     """The id of the end token. Raises InputError (`no-end-token`) when the tokenizer has none."""
     if tokenizer.eos_token_id is None:
         raise InputError(
-            f"{tokenizer.name_or_path or 'the tokenizer'}: has no end token, so no response could ever end",
+            f"{tokenizer.name_or_path or 'the tokenizer'}: has no end token, so a response would never end",
             code="no-end-token",
             hint="set tokenizer.eos_token to the token that closes a response",
         )

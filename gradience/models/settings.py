@@ -35,5 +35,5 @@ class ModelSettings(Settings):
 def several_processes(model: ModelSettings, processes: int) -> str:
     """Why `processes` cannot train this model together; empty when they can."""
     if model.quantization and processes > 1:
-        return f"a base in 4 bits is trained in one process, and there are {processes}: set `runtime.processes: 1`"
+        return f"a 4-bit base is trained in one process, not {processes}: set `runtime.processes: 1`"
     return ""

@@ -53,7 +53,7 @@ class RunLog:
         """Return the report on the last run of the file."""
         if self._facts is None:
             raise InputError(
-                f"{self.path}: no telemetry record in it",
+                f"{self.path}: contains no telemetry records",
                 code="run-empty",
                 hint="give the run.jsonl that GradienceCallback or TelemetryWriter wrote",
             )
@@ -104,5 +104,5 @@ def require_strict(report: MonitorReport) -> None:
             raise InputError(
                 f"{run.file}: line {note.first_line}: {note.message}{more}",
                 code="run-not-strict",
-                hint="leave --strict-schema out to skip such lines; the report names them",
+                hint="leave out --strict-schema (strict=) to skip such lines; the report lists them",
             )

@@ -43,12 +43,14 @@ def refuse_uncompressible(report: AuditReport, *, allow_untrained: bool = False)
         )
     refuse_unread(path, report.coverage.unaudited)
     if not report.layers:
-        raise InputError(f"{path}: has no LoRA modules", code="no-lora-tensors", hint="nothing to compress")
+        raise InputError(
+            f"{path}: has no LoRA modules to compress", code="no-lora-tensors", hint="check the path"
+        )
     if not allow_untrained and all(layer.status == "untrained" for layer in report.layers):
         raise InputError(
             f"{path}: untrained: B·A = 0 in every module, so there is no update to make smaller",
             code="untrained",
-            hint="was the trained adapter saved? --allow-untrained writes a smaller one that does nothing either",
+            hint="were the trained weights saved? --allow-untrained (allow_untrained=True) compresses it anyway",
         )
     trained = (row for row in report.layers if row.status == "ok" and row.scale != 0)
     lost = next(
@@ -61,9 +63,9 @@ def refuse_uncompressible(report: AuditReport, *, allow_untrained: bool = False)
 def norm_overflow(path: object, module: str) -> InputError:
     """The error (overflow) for a module whose ‖ΔW‖ float64 does not hold."""
     return InputError(
-        f"{path}: the norm of {module} is beyond double precision",
+        f"{path}: the norm of {module} overflows double precision",
         code="overflow",
-        hint="divide its factors by a power of two and multiply alpha by it",
+        hint="divide its factors by a power of two and multiply lora_alpha by the same",
     )
 
 
@@ -75,7 +77,7 @@ def refuse_unread(path: object, unread: Sequence[SkippedTensor | TensorNote]) ->
             f"{path}: cannot be compressed: {len(unread)} {were} not understood, the first is {unread[0].tensor} "
             f"({unread[0].reason})",
             code="unaudited",
-            hint="see `gradience audit` for all of them",
+            hint="`gradience audit` lists all of them",
         )
 
 
@@ -83,9 +85,9 @@ def refuse_empty(ranks: Iterable[int]) -> None:
     """Raise UsageError (empty-plan) where no module keeps a component."""
     if not any(ranks):
         raise UsageError(
-            "this plan leaves no component of any module",
+            "this plan removes every module",
             code="empty-plan",
-            hint="allow more parameters, or a smaller error",
+            hint="allow more parameters or bytes, or a smaller relative error",
         )
 
 
@@ -102,7 +104,7 @@ def why_fixed(rows: Sequence[LayerAudit]) -> str:
     if any(row.status == "unsupported" for row in rows):
         return "cannot be measured: its factors cancel"
     if any(row.status == "nonfinite" for row in rows):
-        return "cannot be measured: its factors hold NaN or infinity"
+        return "cannot be measured: its factors contain NaN or infinity"
     return ""
 
 

@@ -61,7 +61,9 @@ class ToRank:
 
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
         if self.rank < 1:
-            raise UsageError(f"a rank of {self.rank} makes no sense", code="bad-rank", hint="--rank 16")
+            raise UsageError(
+                f"rank is {self.rank}, not at least 1", code="bad-rank", hint="give a rank such as 16"
+            )
         return _each(modules, grid, lambda module: min(self.rank, module.rank))
 
 
@@ -85,7 +87,11 @@ class ToEnergy:
 
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
         if not 0 < self.tau <= 1:
-            raise UsageError(f"energy is {self.tau}, not in (0, 1]", code="bad-tau", hint="--energy 0.95")
+            raise UsageError(
+                f"energy is {self.tau}, not in (0, 1]",
+                code="bad-tau",
+                hint="give a share of the energy such as 0.95",
+            )
         return _each(modules, grid, lambda module: module.energy_rank(self.tau))
 
 
@@ -102,9 +108,9 @@ class ToSuggestion:
     def __post_init__(self) -> None:
         if self.which not in get_args(Suggested):
             raise UsageError(
-                f"a suggestion called {self.which!r} is unknown",
+                f"no suggestion is called {self.which!r}",
                 code="bad-suggestion",
-                hint=f"one of {', '.join(get_args(Suggested))}",
+                hint=f"use one of {', '.join(get_args(Suggested))}",
             )
 
     @property
@@ -154,9 +160,9 @@ class ToBudget:
             limit, unit = self._params_limit(modules), "parameters"
         if start_cost(items) > limit:
             raise UsageError(
-                f"this budget of {limit:,} {unit} cannot be met: modules that must stay need {start_cost(items):,}",
+                f"this budget of {limit:,} {unit} cannot be met: modules that must be kept need {start_cost(items):,}",
                 code="bad-budget",
-                hint="`gradience compress --dry-run --rank 1` shows the smallest plan",
+                hint="raise the budget; `gradience compress --dry-run --rank 1` shows the smallest plan",
             )
         return fill(items, limit)
 
@@ -167,7 +173,7 @@ class ToBudget:
         given = self._given()
         if len(given) != 1:
             raise UsageError(
-                f"a budget is exactly one of {', '.join(_LIMITS)}",
+                f"a budget needs exactly one of {', '.join(_LIMITS)}",
                 code="several-criteria",
                 hint="give one criterion",
             )
@@ -175,13 +181,17 @@ class ToBudget:
         number_argument(name, value)
         if name in ("max_params", "max_bytes"):
             if value < 1:
-                raise UsageError("a budget is at least 1", code="bad-budget", hint="--max-params 1000000")
+                raise UsageError(
+                    "a budget is at least 1",
+                    code="bad-budget",
+                    hint="give a number of parameters or bytes such as 1000000",
+                )
         elif not 0 <= value < 1:
             what = "a reduction" if name == "reduction" else "an error"
             raise UsageError(
                 f"{what} of {value} is not in [0, 1)",
                 code="bad-budget",
-                hint="--reduction 0.5" if name == "reduction" else "--max-error 0.1",
+                hint="give a share such as 0.5" if name == "reduction" else "give an error such as 0.1",
             )
 
     def _params_limit(self, modules: Sequence[Module]) -> int:
@@ -217,16 +227,16 @@ class ToRanks:
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
         if not grid.is_open:
             raise UsageError(
-                "every module's rank is given, so there is nothing for --allowed-ranks or --multiple-of to round",
+                "the plan gives every rank, so --allowed-ranks and --multiple-of have nothing to round",
                 code="two-grids",
-                hint="leave them out",
+                hint="leave them out (Python: allowed_ranks=, multiple_of=)",
             )
         names = {module.name for module in modules}
         odd = sorted(names ^ self.ranks.keys())
         if odd:
             what = "has no rank in the plan" if odd[0] in names else "is in the plan, not in the adapter"
             raise UsageError(
-                f"{odd[0]} {what} ({len(odd)} such modules)",
+                f"{odd[0]} {what}" + (f", nor do {len(odd) - 1} others" if len(odd) > 1 else ""),
                 code="plan-mismatch",
                 hint="give a rank for every module of the adapter, and for no other",
             )
@@ -251,9 +261,9 @@ class ToPlan:
         here, there = report.adapter.sha256[:12], self.plan.adapter_sha256[:12]
         if self.plan.adapter_sha256 != report.adapter.sha256:
             raise UsageError(
-                f"{report.adapter.path}: the plan was made for another adapter (sha256 {there} there, {here} here)",
+                f"{report.adapter.path}: the plan is for another adapter (sha256 {there} in the plan, {here} here)",
                 code="plan-mismatch",
-                hint="make a plan for this adapter with --dry-run --json",
+                hint="make a plan for this adapter: --dry-run --json (Python: dry_run=True)",
             )
         ranks = {row.name: row.new_rank for row in self.plan.modules}
         return ToRanks(ranks, self.words).choose(report, modules, grid)
@@ -265,7 +275,7 @@ def suggestions_of(report: AuditReport) -> Suggestions:
         raise InputError(
             f"{report.adapter.path}: the audit suggests no rank for this adapter",
             code="no-suggestion",
-            hint="`gradience audit` says why; --rank or --energy need no suggestion",
+            hint="give --rank or --energy (Python: rank=, energy=) instead; `gradience audit` says why",
         )
     return report.suggestions
 
@@ -297,7 +307,7 @@ def _item(module: Module, cost: int, grid: Grid) -> Item:
 def _refuse_rank(module: Module, rank: int) -> None:
     """Raise UsageError (bad-rank) for a rank that a module cannot get."""
     if not 0 <= rank <= module.rank:
-        why = f"it has rank {module.rank}, and no other can be made than 0 to {module.rank}"
+        why = f"its rank is {module.rank}, so only 0 to {module.rank} is possible"
     elif module.fixed and rank != module.rank:
         why = f"it keeps its rank {module.rank} ({module.fixed})"
     elif rank == 0 and module.stays:

@@ -15,7 +15,7 @@ def checked_ranks(allowed: Iterable[int]) -> tuple[int, ...]:
     """`allowed` ascending, each once. Raises UsageError (bad-grid) where it is empty, or holds a rank below 1."""
     ranks = tuple(sorted(set(allowed)))
     if not ranks or ranks[0] < 1:
-        raise UsageError("allowed ranks are integers from 1", code="bad-grid", hint=EXAMPLE)
+        raise UsageError("allowed ranks are integers of at least 1", code="bad-grid", hint=EXAMPLE)
     return ranks
 
 

@@ -48,9 +48,9 @@ def require_model_config(folder: Path) -> None:
     """Raise InputError (no-model-config) where the folder of a base model has no config.json."""
     if not os.path.isfile(folder / "config.json"):
         raise InputError(
-            f"{folder}: no config.json here",
+            f"{folder}: no config.json in it",
             code="no-model-config",
-            hint="--base-model names the folder of the base model that the adapter was trained on",
+            hint="give the folder of the adapter's base model: --base-model DIR (Python: base_model=)",
         )
 
 

@@ -47,9 +47,9 @@ def load(profile: str, options: Mapping[str, Any]) -> Task:
         if not task.examples.of(role):
             counts = ", ".join(f"{count} {name}" for name, count in task.examples.counts.items())
             raise InputError(
-                f"{profile}: no example has the role {role} ({counts})",
+                f"{profile}: no {role} examples ({counts})",
                 code="task-empty",
-                hint="give it more data: see docs/tasks.md for how examples get their roles",
+                hint="add data: docs/tasks.md says how examples are split into train, dev and confirm",
             )
     return replace(task, code=code_of(profile))
 
@@ -83,7 +83,7 @@ def _source(profile: str) -> tuple[TaskCode | None, Callable[[], Load]]:
     entries = user_code.installed()
     if profile not in entries:
         raise InputError(
-            f"there is no task `{profile}`",
+            f"no task is called `{profile}`",
             code="task-unknown",
             hint=_hint(profile, [*PROFILES, *entries]),
         )

@@ -42,9 +42,9 @@ def load(
     for what, least, most in (("terms", min_terms, max_terms), ("digits", min_digits, max_digits)):
         if least > most:
             raise UsageError(
-                f"`min_{what}: {least}` is more than `max_{what}: {most}`",
+                f"`min_{what}: {least}` is greater than `max_{what}: {most}`",
                 code="task-range",
-                hint=f"give both, `min_{what}` the smaller one",
+                hint=f"set both, `min_{what}` to the smaller number",
             )
     options = {
         "size": size,

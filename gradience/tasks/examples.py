@@ -16,6 +16,7 @@ from typing import Generic, TypeVar, get_args
 from gradience.artifacts.bench_plan import Role
 from gradience.digests import sha256_rows, sha256_text
 from gradience.errors import UsageError
+from gradience.words import counted
 
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -138,9 +139,9 @@ def with_dev(examples: Examples[Example], dev: int | None) -> Examples[Example]:
     train = examples.of("train")
     if dev is not None and dev >= len(train) > 0:
         raise UsageError(
-            f"`dev: {dev}` leaves none of the {len(train)} training examples",
+            f"`dev: {dev}` leaves none of the {counted(len(train), 'example')} for training",
             code="task-dev",
-            hint="leave `dev` out: then a fifth, and no more than 500, is held out",
+            hint="leave out `dev`: then a fifth, at most 500, is held out",
         )
     chosen = {example.id for example in train[: min(DEV, len(train) // 5) if dev is None else dev]}
     return replace(

@@ -84,13 +84,13 @@ def load(
     if subset not in SUBSETS:
         plain = subset.lower().replace("-", "").replace("_", "")
         raise UsageError(
-            f"{subset}: {REFUSED.get(plain, 'this is none of the tasks of GLUE')}",
+            f"{subset}: {REFUSED.get(plain, 'not a task of GLUE')}",
             code="glue-subset",
             hint=(f"did you mean `{plain}`? " if plain in SUBSETS else "")
-            + f"`subset` is one of {', '.join(SUBSETS)}",
+            + f"set `subset` to one of {', '.join(SUBSETS)}",
         )
     if mismatched and subset != "mnli":
-        raise UsageError("`mismatched` belongs to mnli", code="glue-subset", hint="leave `mismatched` out")
+        raise UsageError("`mismatched` is for mnli only", code="glue-subset", hint="leave out `mismatched`")
     tables = train_and_confirm(
         train_file,
         validation_file,
@@ -105,7 +105,7 @@ def load(
             raise InputError(
                 f"{table.source}: its labels are {', '.join(names)}, not {', '.join(kind.label_names)}",
                 code="task-label",
-                hint="this is not the GLUE task of that name: use the profile text_classification",
+                hint="use the profile text_classification: this is not the GLUE task of that name",
             )
     rows = [row for role, table in tables.items() for row in read(table, kind.columns, role)]
     return ClassificationTask(

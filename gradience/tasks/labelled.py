@@ -83,9 +83,9 @@ def _indices(rows: Sequence[Read], names: Sequence[str]) -> Mapping[str, int]:
     for row in rows:
         if row.label not in reading:
             raise InputError(
-                f"{row.place}: `{row.label}` is none of the labels {', '.join(names)}",
+                f"{row.place}: `{row.label}` is not one of the labels {', '.join(names)}",
                 code="task-label",
-                hint=did_you_mean(row.label, names) or "correct the row, or name all the labels",
+                hint=did_you_mean(row.label, names) or "correct the row, or list all labels in label_names",
             )
     return reading
 
@@ -102,9 +102,9 @@ def _label(row: Row, column: str, class_names: Sequence[str]) -> str:
     if isinstance(value, str) and value.strip():
         return value.strip()
     raise InputError(
-        f"{row.place}: column `{column}` holds {value!r:.40}, which is no label",
+        f"{row.place}: column `{column}` contains {value!r:.40}, which is not a label",
         code="task-label",
-        hint="a label is a word, a whole number, true or false",
+        hint="use words, integers, true or false as labels",
     )
 
 

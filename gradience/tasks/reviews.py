@@ -44,7 +44,7 @@ def load(path: Path | None = None) -> ClassificationTask:
             raise InputError(
                 f"{path}: line {number} is not `id <tab> rating <tab> text`",
                 code="task-row",
-                hint="use the file as it comes in its package",
+                hint="use the file as its package has it",
             ) from None
         if abs(rating) <= NEUTRAL:
             neutral += 1

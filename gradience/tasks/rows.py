@@ -34,7 +34,7 @@ class Row:
         """What stands in `column`. Raises InputError (`task-column`)."""
         if column not in self.values:
             raise InputError(
-                f"{self.place}: there is no column `{column}`",
+                f"{self.place}: no column `{column}`",
                 code="task-column",
                 hint=did_you_mean(
                     column, self.values, f"the columns are {', '.join(f'`{name}`' for name in self.values)}"
@@ -46,19 +46,19 @@ class Row:
         """The text in `column`, as it is. Raises InputError (`task-column`, `task-text`)."""
         text = self.value(column)
         if not isinstance(text, str):
-            raise self._no_text(column, f"holds {json.dumps(text, default=str)[:40]}, which is no text")
+            raise self._no_text(column, f"contains {json.dumps(text, default=str)[:40]}, which is not text")
         if not text.strip():
             raise self._no_text(column, "is empty")
         # JSON may spell half of a surrogate pair (`\ud83d` alone), which no tokenizer and no hash can encode.
         if any("\ud800" <= character <= "\udfff" for character in text):
-            raise self._no_text(column, "is not valid Unicode: it holds half of a character")
+            raise self._no_text(column, "is not valid Unicode: it contains half of a character")
         return text
 
     def _no_text(self, column: str, what: str) -> InputError:
         return InputError(
             f"{self.place}: column `{column}` {what}",
             code="task-text",
-            hint="take the row out, or give it its text",
+            hint="remove the row, or correct its text",
         )
 
 
@@ -81,12 +81,12 @@ def local(path: Path) -> Table:
     """
     if path.suffix.lower() not in _READERS:
         raise InputError(
-            f"{path}: the end of the name says nothing about the format",
+            f"{path}: no file format is known by this extension",
             code="task-file",
-            hint=f"name it {', '.join(_READERS)} after what it is",
+            hint=f"rename it with the extension of its format: {', '.join(_READERS)}",
         )
     if not path.is_file():
-        raise InputError(f"{path}: there is no such file", code="task-file", hint="check the path")
+        raise InputError(f"{path}: no such file", code="task-file", hint="check the path")
     return Table(_file_rows(path), f"{path.name} sha256:{sha256_file(path)}")
 
 
@@ -108,14 +108,14 @@ def hub(dataset: str, split: str, *, subset: str | None = None, revision: str | 
         raise NetworkError(
             f"{name}: {_first_line(error)}",
             code="task-dataset",
-            hint="check the name, the network and `hf auth login`; or give the same rows as local files",
+            hint="check the name, the network and `hf auth login`, or use local files with the same rows",
         ) from None
     # What `datasets` raises for an unknown subset or split, for unreadable files, and for a loading script.
     except (datasets.exceptions.DatasetsError, FileNotFoundError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{name}: {_first_line(error)}",
             code="task-dataset",
-            hint="check subset and split; or give the rows as local files",
+            hint="check subset and split, or use local files with the same rows",
         ) from None
     return Table(
         (Row(f"{name}: row {number}", values) for number, values in enumerate(loaded)),
@@ -146,7 +146,7 @@ def train_and_confirm(
         raise UsageError(
             f"only one of `train_file` and `{split.partition('_')[0]}_file` is given",
             code="task-files",
-            hint="give both, or none of them to take the data set from the hub",
+            hint="give both, or neither to load the data set from the hub",
         )
     if train_file and confirm_file:
         return {"confirm": local(confirm_file), "train": local(train_file)}
@@ -180,7 +180,7 @@ def _delimited(path: Path, reader: Any) -> Iterator[Row]:
             raise InputError(
                 f"{path}: line 1 must name the columns, each once",
                 code="task-file",
-                hint="put the names of the columns into the first line",
+                hint="write the names of the columns into the first line",
             )
         line = reader.line_num + 1
         for fields in reader:
@@ -188,10 +188,11 @@ def _delimited(path: Path, reader: Any) -> Iterator[Row]:
             if not fields:
                 continue
             if len(fields) != len(header):
+                columns = counted(len(header), "column")
                 raise InputError(
-                    f"{place}: {len(fields)} fields, but the first line names {len(header)} columns",
+                    f"{place}: {counted(len(fields), 'field')}, and the first line names {columns}",
                     code="task-row",
-                    hint="quote texts with commas or line breaks (CSV); a TSV file can hold neither tabs nor"
+                    hint="quote texts with commas or line breaks (CSV); a TSV file can contain neither tabs nor"
                     " line breaks in a text: use CSV or JSONL",
                 )
             yield Row(place, dict(zip(header, fields, strict=True)))
@@ -199,7 +200,7 @@ def _delimited(path: Path, reader: Any) -> Iterator[Row]:
         raise InputError(
             f"{path}: line {reader.line_num}: {error}",
             code="task-row",
-            hint='write a quote inside of a quoted text twice (`""`), or use JSONL',
+            hint='write a quote inside a quoted text twice (`""`), or use JSONL',
         ) from None
 
 
@@ -217,7 +218,7 @@ def _json_rows(path: Path, file: TextIO) -> Iterator[Row]:
         yield Row(place, values)
 
 
-_ONE_OBJECT = 'write one JSON object a line: {"text": "…", "label": "…"}'
+_ONE_OBJECT = 'write one JSON object per line: {"text": "…", "label": "…"}'
 _READERS = {".csv": _csv_rows, ".tsv": _tsv_rows, ".jsonl": _json_rows}
 
 

@@ -52,7 +52,7 @@ def load(
     `rows.hub`, `labelled.read` and `examples.with_dev` raise.
     """
     if sum(given is not None for given in (file, train_file or dev_file or confirm_file, dataset)) != 1:
-        raise _unclear("give one of `file`, `train_file` with `confirm_file`, and `dataset`")
+        raise _unclear("give exactly one of `file`, `train_file` with `confirm_file`, and `dataset`")
     tables: dict[Role | None, Table]
     if dataset is None:
         files = _by_role(file, {"confirm": confirm_file, "dev": dev_file, "train": train_file})
@@ -88,24 +88,26 @@ def _by_role(alone: Place | None, places: Mapping[Role, Place | None]) -> dict[R
         return {None: alone}
     known: dict[Role | None, Place] = {role: place for role, place in places.items() if place is not None}
     if not {"confirm", "train"} <= known.keys():
-        raise _unclear("for roles of your own, give what trains and what confirms; dev may be left out")
+        raise _unclear("give both a train and a confirm file or split; dev may be left out")
     return known
 
 
 def _unclear(hint: str) -> UsageError:
-    return UsageError("it is not clear which data have which role", code="task-files", hint=hint)
+    return UsageError(
+        "it is unclear which data are for training and which for evaluation", code="task-files", hint=hint
+    )
 
 
 def _check(names: Sequence[str], metric: Metric, source: str) -> None:
     if len(set(names)) < max(2, len(names)):
         raise InputError(
-            f"{source}: the labels are {', '.join(names) or 'none at all'}",
+            f"{source}: its labels are {', '.join(names) or 'none'}",
             code="task-label",
-            hint="two labels or more are needed, each named once: check `label_column` and `label_names`",
+            hint="check `label_column` and `label_names`: two labels or more are needed, each once",
         )
     if metric == "f1" and len(names) != 2:
         raise UsageError(
-            f"f1 is that of the second of two labels, and there are {len(names)}",
+            f"f1 needs exactly two labels (it is that of the second), and there are {len(names)}",
             code="task-metric",
             hint="use `metric: accuracy` or `metric: matthews`",
         )

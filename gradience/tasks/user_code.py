@@ -89,7 +89,7 @@ def require_permission(profile: str, code: TaskCode) -> None:
         return
     digest = f" (sha256 {code.sha256[:16]})" if code.sha256 else ""
     raise InputError(
-        f"{profile}: this task runs code of its own{digest}, which is not allowed yet",
+        f"{profile}: this task runs its own code{digest}, which is not allowed yet",
         code="code-refused",
         hint=f"read the {code.source}; if you trust it, give --allow-code or set {ALLOW}=1",
     )
@@ -116,7 +116,7 @@ def _function(profile: str, function: Any) -> Callable[..., Any]:
         raise InputError(
             f"{profile} has no function `{FUNCTION}`",
             code="task-contract",
-            hint=f"define `{FUNCTION}(...)`, which returns the task: see docs/tasks.md",
+            hint=f"define `{FUNCTION}(...)` that returns the task: see docs/tasks.md",
         )
     checked: Callable[..., Any] = function
     return checked

@@ -63,7 +63,7 @@ def accumulation(recipe: TrainSettings) -> int:
         raise UsageError(
             f"{recipe.gradient_accumulation_steps} accumulation steps cannot be shared by {processes} processes",
             code="processes",
-            hint="make train.gradient_accumulation_steps a multiple of runtime.processes",
+            hint="set train.gradient_accumulation_steps to a multiple of runtime.processes",
         )
     return each
 
@@ -77,9 +77,9 @@ def sequences_per_step(args: TrainingArguments, recipe: TrainSettings) -> int:
     planned = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
     if counted != planned:
         raise UsageError(
-            f"a step would take {counted} examples, and the recipe says {planned}",
+            f"a step would train on {counted} examples, and the recipe says {planned}",
             code="effective-batch",
-            hint="let runtime.processes start the processes, or launch as many as share the accumulation steps",
+            hint="set runtime.processes and launch one process, or launch as many as divide the accumulation steps",
         )
     return counted
 

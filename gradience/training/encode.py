@@ -18,6 +18,7 @@ from gradience.models.rendering import encode_pair
 from gradience.models.settings import ModelSettings
 from gradience.tasks.base import ClassificationTask, Task
 from gradience.tasks.examples import LabelledExample, PromptExample
+from gradience.words import counted
 
 IGNORED = -100
 """The label that PyTorch's cross entropy leaves out."""
@@ -50,7 +51,7 @@ def labels_of(task: Task, model: ModelSettings) -> int | None:
             f"model.type is {model.type}, and the task {task.name} needs"
             f" {'seqcls' if classifies else 'causal_lm'}",
             code="task-model",
-            hint="change model.type, or choose another task",
+            hint="set model.type to that, or choose another task",
         )
     return len(task.label_names) if isinstance(task, ClassificationTask) else None
 
@@ -61,10 +62,10 @@ def encode(tokenizer: Any, task: Task, examples: Sequence[Any], max_length: int)
     encoded = encode_all(tokenizer, examples, max_length)
     if not encoded.features:
         raise InputError(
-            f"{task.name}: there is nothing to train on: {len(examples)} train examples,"
+            f"{task.name}: nothing to train on: {counted(len(examples), 'training example')},"
             f" {encoded.left_out} of them longer than {max_length} tokens",
             code="no-examples",
-            hint="raise train.max_length, or give more data",
+            hint="raise train.max_length, or add data",
         )
     return encoded
 

@@ -46,7 +46,7 @@ class Journal:
         self.started = self._read()
         if self.started and self.started.call != self.call:
             raise InputError(
-                f"{path.parent}: holds another training, begun with other settings or data",
+                f"{path.parent}: contains another training, begun with other settings or data",
                 code="other-training",
                 hint="give an empty folder, or delete this one",
             )
@@ -78,7 +78,7 @@ class Journal:
             return Started.model_validate_json(read_file(self.path, MAX_SETTINGS_BYTES))
         except ValidationError as error:
             raise InputError(
-                f"{self.path}: not what a training writes: {error.errors(include_url=False)[0]['msg']}",
+                f"{self.path}: not a valid training journal: {error.errors(include_url=False)[0]['msg']}",
                 code="other-training",
                 hint="delete the folder and train again",
             ) from None

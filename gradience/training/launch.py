@@ -44,9 +44,9 @@ class Order(BaseModel):
         task = tasks.load(self.profile, self.options)
         if task.examples.fingerprint("train", self.recipe.train_samples) != self.data:
             raise InputError(
-                f"{self.profile}: gives other train examples in this process than in the one that began the run",
+                f"{self.profile}: returns other training examples here than in the process that started the run",
                 code="task-changed",
-                hint="leave its files alone during a run, and draw nothing unseeded",
+                hint="do not change its files during a run, and seed everything random in it",
             )
         about_the_task = {"profile", "options", "data"}
         train(task, **{name: getattr(self, name) for name in set(type(self).model_fields) - about_the_task})
@@ -67,7 +67,7 @@ def launch(order: Order, processes: int) -> None:
         raise IncompleteError(
             f"{order.output}: the training in {processes} processes ended with exit code {completed.returncode}",
             code="training-failed",
-            hint="its own message stands above; run again to resume from the last checkpoint",
+            hint="see its message above; run again to resume from the last checkpoint",
         )
     path.unlink()
 

@@ -80,14 +80,14 @@ def finished(output: Path, request: Mapping[str, Any]) -> TrainingReport:
     if done != request:
         differs = ", ".join(key for key, value in request.items() if done[key] != value)
         raise InputError(
-            f"{output}: holds another training: its {differs} differ",
+            f"{output}: contains another training, with a different {differs}",
             code="other-training",
             hint="give an empty folder, or delete this one",
         )
     weights = output / ADAPTER / "adapter_model.safetensors"
     if weights.is_file() and sha256_file(weights) != report.adapter_sha256:
         raise InputError(
-            f"{weights}: not the weights that {REPORT} beside it tells of",
+            f"{weights}: not the weights that {REPORT} beside it describes",
             code="other-training",
             hint="give an empty folder, or delete this one",
         )

@@ -61,7 +61,7 @@ class TrainSettings(Settings):
     @model_validator(mode="after")
     def _one_length(self) -> TrainSettings:
         if (self.max_steps is None) == (self.epochs is None):
-            raise ValueError("give either `max_steps` or `epochs`")
+            raise ValueError("give exactly one of `max_steps` and `epochs`")
         if self.warmup_steps is not None and self.warmup_ratio is not None:
-            raise ValueError("give either `warmup_steps` or `warmup_ratio`")
+            raise ValueError("give only one of `warmup_steps` and `warmup_ratio`")
         return self

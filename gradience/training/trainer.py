@@ -69,7 +69,9 @@ def train(
     watch = Stopwatch(command="train")
     labels = labels_of(task, model)
     if problem := several_processes(model, processes_here()):
-        raise UsageError(problem, code="processes", hint="or leave model.quantization out")
+        raise UsageError(
+            problem, code="processes", hint="set runtime.processes: 1, or remove model.quantization"
+        )
     request = {"lora": dict(lora), "recipe": recipe.model_dump(mode="json"), "seed": seed, "trained": trained}
     if (output / REPORT).is_file():
         return finished(output, request)

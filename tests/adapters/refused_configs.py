@@ -38,14 +38,14 @@ case("empty_config", b"", "empty", hint="again")
 case(
     "json_error_page_as_config",
     b'{"error": "Not found"}',
-    "not a config of PEFT",
+    "not a PEFT adapter config",
     '{"error": "Not found"}',
-    hint="weights are audited alone",
+    hint="audit the weights alone",
 )
 case(
     "home_made_config",
     b'{"rank": 8, "alpha": 16}',
-    "not a config of PEFT",
+    "not a PEFT adapter config",
     hint="the adapter's own adapter_config.json",
 )
 case(
@@ -66,23 +66,28 @@ case(
     config(peft_type="ADALORA", init_r=12, target_r=8),
     "AdaLoRA",
     "B·diag(E)·A",
-    hint="only LoRA has",
+    hint="only LoRA adapters",
 )
 case(
     "ia3_config",
     b'{"peft_type": "IA3", "target_modules": ["k"], "feedforward_modules": []}',
     "IA3",
-    hint="only LoRA has",
+    hint="only LoRA adapters",
 )
 case(
     "prompt_tuning_config",
     b'{"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 8}',
     "prompt tuning",
-    hint="only LoRA has",
+    hint="only LoRA adapters",
 )
-case("loha_config", config(peft_type="LOHA"), "LoHa", "Hadamard", hint="only LoRA has")
-case("unilora_config", config(peft_type="UNILORA"), "UniLoRA (one shared vector)", hint="only LoRA has")
-case("method_of_a_later_peft", config(peft_type="NEWLORA"), "the PEFT method 'NEWLORA'", hint="only LoRA has")
+case("loha_config", config(peft_type="LOHA"), "LoHa", "Hadamard", hint="only LoRA adapters")
+case("unilora_config", config(peft_type="UNILORA"), "UniLoRA (one shared vector)", hint="only LoRA adapters")
+case(
+    "method_of_a_later_peft",
+    config(peft_type="NEWLORA"),
+    "the PEFT method 'NEWLORA'",
+    hint="only LoRA adapters",
+)
 
 
 # ---------------------------------------------------------------- no strict JSON
@@ -103,24 +108,24 @@ case(
     "byte order mark",
     hint="without a byte order mark",
 )
-case("the_same_field_twice", replaced("r", '4, "r": 64'), "'r' stands twice", hint="PEFT")
+case("the_same_field_twice", replaced("r", '4, "r": 64'), "'r' occurs twice", hint="PEFT")
 case(
     "the_same_pattern_twice",
     replaced("rank_pattern", '{"q_proj": 2, "q_proj": 4}'),
-    "'q_proj' stands twice",
+    "'q_proj' occurs twice",
     hint="PEFT",
 )
 case(
     "config_nested_100000_deep",
     replaced("target_modules", "[" * 100_000 + "]" * 100_000),
     "nested too deeply",
-    hint="not an adapter's file",
+    hint="save it again",
 )
 case(
     "config_of_17_megabytes",
     lambda: json.dumps(config()).encode() + b" " * 17 * 2**20,
-    "more than the 16,777,216",
-    hint="not the file it seems to be",
+    "such a file has at most 16,777,216",
+    hint="not what its name says",
 )
 case(
     "base_model_with_a_lone_surrogate",
@@ -141,10 +146,10 @@ case("r_zero", config(r=0), "r is 0", RANK, hint=SAVE)
 case("r_negative", config(r=-8), "r is -8", RANK, hint=SAVE)
 case("r_null", config(r=None), "r is null", RANK, hint=SAVE)
 case("r_as_a_list", config(r=[8]), "r is [8]", RANK, hint=SAVE)
-case("r_nan", replaced("r", "NaN"), "NaN is no JSON number", hint="PEFT")
+case("r_nan", replaced("r", "NaN"), "NaN is not a JSON number", hint="PEFT")
 case("r_of_64_digits", replaced("r", "9" * 64), "r is 9999", RANK, hint=SAVE)
 case("r_of_5000_digits", replaced("r", "9" * 5000), "a number of 5,000 characters", hint="PEFT")
-case("alpha_infinite", replaced("lora_alpha", "-Infinity"), "-Infinity is no JSON number", hint="PEFT")
+case("alpha_infinite", replaced("lora_alpha", "-Infinity"), "-Infinity is not a JSON number", hint="PEFT")
 case(
     "alpha_1e999",
     replaced("lora_alpha", "1e999"),

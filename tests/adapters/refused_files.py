@@ -60,7 +60,7 @@ def xml_error_of_an_object_store(folder):
     return weights(folder, b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>')
 
 
-@refused(WEIGHTS, "JSON text", "Repository not found", hint="what the server answers")
+@refused(WEIGHTS, "JSON text", "Repository not found", hint="reports a server's errors")
 def json_error_page(folder):
     return weights(folder, json.dumps({"error": "Repository not found", "code": 404}).encode())
 
@@ -155,12 +155,12 @@ def all_zero_bytes(folder):
 # ---------------------------------------------------------------- the header
 
 
-@refused(WEIGHTS, "announce a header of", "not a safetensors file", hint=AGAIN)
+@refused(WEIGHTS, "promise a header of", "not a safetensors file", hint=AGAIN)
 def header_too_large(folder):
     return weights(folder, container(b"{}", bytes(100), length=2**63))
 
 
-@refused(WEIGHTS, "announce a header of 33,554,433 bytes", hint=AGAIN)
+@refused(WEIGHTS, "promise a header of 33,554,433 bytes", hint=AGAIN)
 def header_one_byte_too_large(folder):
     return weights(folder, container(b"{}", bytes(100), length=32 * 2**20 + 1))
 
@@ -201,12 +201,12 @@ def header_that_is_a_list(folder):
     return weights(folder, container([1, 2, 3]))
 
 
-@refused(WEIGHTS, "nested too deeply", hint="not an adapter's file")
+@refused(WEIGHTS, "nested too deeply", hint="save it again")
 def header_nested_100000_deep(folder):
     return weights(folder, container(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"))
 
 
-@refused(WEIGHTS, "NaN is no JSON number", hint="PEFT")
+@refused(WEIGHTS, "NaN is not a JSON number", hint="PEFT")
 def header_with_nan(folder):
     return weights(folder, container(b'{"a": NaN}'))
 
@@ -222,18 +222,18 @@ def header_with_a_lone_surrogate(folder):
     return weights(folder, container(b"{" + entry + b"}"))
 
 
-@refused(WEIGHTS, "stands twice", "lora_A", "two readers could take different ones", hint="PEFT")
+@refused(WEIGHTS, "occurs twice", "lora_A", "two readers could take different values", hint="PEFT")
 def the_same_tensor_twice(folder):
     first, second = (json.dumps({A: described({A: zeros(2, 2)})[A]})[1:-1] for _ in range(2))
     return weights(folder, container(f"{{{first},{second}}}".encode(), bytes(16)))
 
 
-@refused(WEIGHTS, "__metadata__ is not a map from text to text", hint=AGAIN)
+@refused(WEIGHTS, "__metadata__ is not a map from strings to strings", hint=AGAIN)
 def metadata_with_a_number(folder):
     return weights(folder, safetensors(pair(), {"rank": 4}))
 
 
-@refused(WEIGHTS, "__metadata__ is not a map from text to text", hint=AGAIN)
+@refused(WEIGHTS, "__metadata__ is not a map from strings to strings", hint=AGAIN)
 def metadata_that_is_a_list(folder):
     return weights(folder, safetensors(pair(), ["pt"]))
 
@@ -246,27 +246,27 @@ def header_that_is_the_description_of_one_tensor(folder):
 # ---------------------------------------------------------------- one tensor's description
 
 
-@refused(WEIGHTS, A, "lacks dtype, shape or data_offsets", hint=AGAIN)
+@refused(WEIGHTS, A, "exactly dtype, shape and data_offsets", hint=AGAIN)
 def tensor_without_offsets(folder):
     return one_tensor(folder, {"dtype": "F32", "shape": [2, 2]})
 
 
-@refused(WEIGHTS, A, "or has more than these", hint=AGAIN)
+@refused(WEIGHTS, A, "exactly dtype, shape and data_offsets", hint=AGAIN)
 def tensor_with_a_field_too_many(folder):
     return one_tensor(folder, {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16], "strides": [1, 2]})
 
 
-@refused(WEIGHTS, A, "lacks dtype, shape or data_offsets", hint=AGAIN)
+@refused(WEIGHTS, A, "exactly dtype, shape and data_offsets", hint=AGAIN)
 def tensor_described_by_a_text(folder):
     return one_tensor(folder, "F32")
 
 
-@refused(WEIGHTS, A, "unknown type 'Q4_K'", hint=("known types", "BF16"))
+@refused(WEIGHTS, A, "unknown type 'Q4_K'", hint=("save it in one of", "BF16"))
 def unknown_type(folder):
     return one_tensor(folder, {"dtype": "Q4_K", "shape": [2, 2], "data_offsets": [0, 16]})
 
 
-@refused(WEIGHTS, A, "unknown type", hint="known types")
+@refused(WEIGHTS, A, "unknown type", hint="save it in one of")
 def type_that_is_a_list(folder):
     return one_tensor(folder, {"dtype": ["F32"], "shape": [2, 2], "data_offsets": [0, 16]})
 
@@ -286,17 +286,17 @@ def four_bit_tensor_with_half_a_byte(folder):
     return one_tensor(folder, {"dtype": "F4", "shape": [31], "data_offsets": [0, 16]})
 
 
-@refused(WEIGHTS, A, "shape that is no list of counts", hint=AGAIN)
+@refused(WEIGHTS, A, "shape that is not a list of counts", hint=AGAIN)
 def negative_shape(folder):
     return one_tensor(folder, {"dtype": "F32", "shape": [-2, -2], "data_offsets": [0, 16]})
 
 
-@refused(WEIGHTS, A, "shape that is no list of counts", hint=AGAIN)
+@refused(WEIGHTS, A, "shape that is not a list of counts", hint=AGAIN)
 def shape_with_a_fraction(folder):
     return one_tensor(folder, {"dtype": "F32", "shape": [2.0, 2], "data_offsets": [0, 16]})
 
 
-@refused(WEIGHTS, A, "shape that is no list of counts", hint=AGAIN)
+@refused(WEIGHTS, A, "shape that is not a list of counts", hint=AGAIN)
 def shape_of_truth_values(folder):
     return one_tensor(folder, {"dtype": "F32", "shape": [True, 4], "data_offsets": [0, 16]})
 
@@ -306,7 +306,7 @@ def nine_dimensions(folder):
     return one_tensor(folder, {"dtype": "F32", "shape": [1] * 8 + [4], "data_offsets": [0, 16]})
 
 
-@refused(WEIGHTS, A, "data_offsets that are no pair of counts", hint=AGAIN)
+@refused(WEIGHTS, A, "data_offsets that are not a pair of counts", hint=AGAIN)
 def three_offsets(folder):
     return one_tensor(folder, {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 8, 16]})
 
@@ -351,6 +351,6 @@ def gap_before_the_first_tensor(folder):
     return one_tensor(folder, {"dtype": "F32", "shape": [2, 2], "data_offsets": [8, 24]}, bytes(24))
 
 
-@refused(WEIGHTS, "5 bytes behind the last tensor", hint="two readers could see different weights")
+@refused(WEIGHTS, "5 bytes after the last tensor", hint="two readers could see different weights")
 def trailing_bytes(folder):
     return weights(folder, safetensors(pair()) + b"extra")

@@ -163,7 +163,7 @@ def dangling_link_as_folder(folder):
     return folder / "dangling"
 
 
-@refused(WEIGHTS, "lead in a circle", hint="replace the link")
+@refused(WEIGHTS, "form a loop", hint="replace the link")
 def links_in_a_circle(folder):
     without(folder, WEIGHTS).symlink_to("other")
     (folder / "other").symlink_to(WEIGHTS)
@@ -173,14 +173,14 @@ def links_in_a_circle(folder):
 # ---------------------------------------------------------------- several adapters
 
 
-@refused("run", "holds 3 adapters", "checkpoint-9, checkpoint-10", hint="--adapter checkpoint-9")
+@refused("run", "contains 3 adapters", "checkpoint-9, checkpoint-10", hint="--adapter checkpoint-9")
 def several_adapters_in_a_folder(folder):
     for step in (10, 9, 100):
         adapter(folder / "run" / f"checkpoint-{step}")
     return folder / "run"
 
 
-@refused("many", "holds 12 adapters", "checkpoint-8 and 4 more", hint="--adapter checkpoint-1")
+@refused("many", "contains 12 adapters", "checkpoint-8 and 4 more", hint="--adapter checkpoint-1")
 def many_adapters_in_a_folder(folder):
     for step in range(1, 13):
         adapter(folder / "many" / f"checkpoint-{step}")
@@ -216,7 +216,7 @@ def two_in_one_file(folder: Path) -> Path:
     return folder / "dump.safetensors"
 
 
-@refused("dump.safetensors", "one file holds 2 adapters: ranking, reward", hint="--adapter ranking")
+@refused("dump.safetensors", "contains 2 adapters in one file: ranking, reward", hint="--adapter ranking")
 def several_adapters_in_a_file(folder):
     return two_in_one_file(folder)
 
@@ -227,7 +227,7 @@ def wrong_name_in_a_file(folder):
     return two_in_one_file(folder)
 
 
-@refused("named_although_there_is_one", "carry no adapter name", "'policy'", hint="leave --adapter out",
+@refused("named_although_there_is_one", "without a name", "'policy'", hint="leave --adapter out",
          options=("--adapter", "policy"))  # fmt: skip
 def named_although_there_is_one(folder):
     return adapter(folder)
@@ -251,7 +251,7 @@ def path_that_is_no_utf8(folder):
     return folder / os.fsdecode(b"bytes\xff")
 
 
-@refused(WEIGHTS, "tensor 'q\\x1b[31m[bold]<b>\\u202e'", "unknown type", hint="known types")
+@refused(WEIGHTS, "tensor 'q\\x1b[31m[bold]<b>\\u202e'", "unknown type", hint="save it in one of")
 def hostile_tensor_name(folder):
     entry = {"dtype": "X", "shape": [0], "data_offsets": [0, 0]}
     return adapter(folder, factory.container({"q\x1b[31m[bold]<b>\u202e": entry}))
@@ -283,13 +283,13 @@ def bare(folder: Path, config: object, **files: bytes) -> Path:
     return folder
 
 
-@refused(CONFIG, "IA3", hint="only LoRA has")
+@refused(CONFIG, "IA3", hint="only LoRA adapters")
 def ia3_as_a_pickle(folder):
     """Saving it again as safetensors, the advice for a pickle, would end in a refusal."""
     return bare(folder, {"peft_type": "IA3"}, adapter_model__bin=b"\x80\x02")
 
 
-@refused(CONFIG, "IA3", hint="only LoRA has")
+@refused(CONFIG, "IA3", hint="only LoRA adapters")
 def ia3_pickle_by_name(folder):
     return bare(folder, {"peft_type": "IA3"}, adapter_model__bin=b"\x80\x02") / "adapter_model.bin"
 

@@ -83,7 +83,7 @@ def gguf_file(folder):
     return file(folder, "adapter.gguf", b"GGUF" + bytes(100))
 
 
-@refused("gguf_folder", "holds GGUF files", hint="converted from")
+@refused("gguf_folder", "contains GGUF files", hint="converted from")
 def gguf_folder(folder):
     (folder / "adapter.gguf").write_bytes(b"GGUF" + bytes(100))
     return folder
@@ -121,14 +121,14 @@ def kohya_file(folder):
     return file(folder, "style.safetensors", tensors, {"ss_network_dim": "4"})
 
 
-@refused("lokr.safetensors", "LoKr", hint="only LoRA has")
+@refused("lokr.safetensors", "LoKr", hint="only LoRA adapters")
 def kohya_lokr(folder):
     name = "lora_unet_input_blocks_1_1_proj_in"
     shapes = {f"{name}.lokr_w1": (4, 4), f"{name}.lokr_w2_a": (8, 2), f"{name}.lokr_w2_b": (2, 8)}
     return file(folder, "lokr.safetensors", named(**shapes) | {f"{name}.alpha": zeros()})
 
 
-@refused("loha.safetensors", "LoHa", hint="only LoRA has")
+@refused("loha.safetensors", "LoHa", hint="only LoRA adapters")
 def kohya_loha(folder):
     sides = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
     return file(folder, "loha.safetensors", {f"lora_te_text_model.{side}": zeros(4, 4) for side in sides})
@@ -208,35 +208,35 @@ def megatron_file(folder):
     )
 
 
-@refused(str(WEIGHTS), "AdaLoRA tensors (lora_E)", hint="only LoRA has")
+@refused(str(WEIGHTS), "AdaLoRA tensors (lora_E)", hint="only LoRA adapters")
 def adalora_tensors_under_a_lora_config(folder):
     name = f"{factory.PREFIX}{MODULE}"
     tensors = named(**{f"{name}.lora_A": (12, 16), f"{name}.lora_B": (12, 12), f"{name}.lora_E": (12, 1)})
     return adapter(folder, tensors) / WEIGHTS
 
 
-@refused("ia3_tensors", "IA3", hint="only LoRA has")
+@refused("ia3_tensors", "IA3", hint="only LoRA adapters")
 def ia3_tensors(folder):
     return adapter(folder, {f"{factory.PREFIX}{MODULE}.ia3_l": zeros(12, 1)})
 
 
-@refused("vera_tensors", "VeRA", hint="only LoRA has")
+@refused("vera_tensors", "VeRA", hint="only LoRA adapters")
 def vera_tensors(folder):
     name = f"{factory.PREFIX}{MODULE}"
     return adapter(folder, named(**{f"{name}.vera_lambda_b": (12,), f"{name}.vera_lambda_d": (4,)}))
 
 
-@refused("oft_tensors", "OFT", hint="only LoRA has")
+@refused("oft_tensors", "OFT", hint="only LoRA adapters")
 def oft_tensors(folder):
     return adapter(folder, {f"{factory.PREFIX}{MODULE}.oft_R.weight": zeros(4, 6)})
 
 
-@refused("unilora_tensors", "UniLoRA", hint="only LoRA has")
+@refused("unilora_tensors", "UniLoRA", hint="only LoRA adapters")
 def unilora_tensors(folder):
     return adapter(folder, {f"{factory.PREFIX}{MODULE}.unilora_indices_A": zeros(4, 6)})
 
 
-@refused("prompt_tuning_tensors", "prompt tuning", hint="only LoRA has")
+@refused("prompt_tuning_tensors", "prompt tuning", hint="only LoRA adapters")
 def prompt_tuning_tensors(folder):
     return adapter(folder, {"prompt_embeddings": zeros(8, 16)})
 
@@ -244,14 +244,16 @@ def prompt_tuning_tensors(folder):
 # ---------------------------------------------------------------- no adapter at all
 
 
-@refused("full_model_folder", "a full model (model.safetensors)", hint="an adapter folder holds")
+@refused("full_model_folder", "a full model (model.safetensors)", hint="which contains adapter_config.json")
 def full_model_folder(folder):
     (folder / "config.json").write_text('{"model_type": "llama"}')
     file(folder, "model.safetensors", {"model.embed_tokens.weight": zeros(16, 8)})
     return folder
 
 
-@refused("full_pickled_model_folder", "a full model (pytorch_model.bin)", hint="an adapter folder holds")
+@refused(
+    "full_pickled_model_folder", "a full model (pytorch_model.bin)", hint="which contains adapter_config.json"
+)
 def full_pickled_model_folder(folder):
     (folder / "config.json").write_text('{"model_type": "llama"}')
     (folder / "pytorch_model.bin").write_bytes(factory.pickled(2))
@@ -270,22 +272,26 @@ def only_a_config(folder):
     return folder
 
 
-@refused("home_made", "no LoRA factors among its 4 tensors (the first is 'w_a_000')", hint="PEFT writes keys")
+@refused(
+    "home_made",
+    "no LoRA factors among its 4 tensors (the first is 'w_a_000')",
+    hint="keys end in lora_A.weight",
+)
 def home_made(folder):
     return adapter(folder, named(w_a_000=(4, 16), w_b_000=(12, 4), w_a_001=(4, 16), w_b_001=(12, 4)))
 
 
-@refused("scalars.safetensors", "606 of them single numbers", hint="a save that lost the weights")
+@refused("scalars.safetensors", "606 of them scalars", hint="the weights were lost")
 def scalars(folder):
     return file(folder, "scalars.safetensors", {f"layer.{i}.weight": zeros() for i in range(606)})
 
 
-@refused("no_tensors_at_all", "no tensors at all", hint=("ZeRO-3", "gather"))
+@refused("no_tensors_at_all", "contains no tensors", hint=("ZeRO-3", "gather"))
 def no_tensors_at_all(folder):
     # The 40 bytes that a ZeRO-3 save leaves: a header with metadata and nothing else.
     return adapter(folder, safetensors({}, {"format": "pt"}))
 
 
-@refused("only_the_bias_of_lora_B", "no LoRA factors among its 1 tensors", hint="lost the weights")
+@refused("only_the_bias_of_lora_B", "no LoRA factors among its 1 tensors", hint="weights were lost")
 def only_the_bias_of_lora_B(folder):
     return adapter(folder, {f"{factory.PREFIX}{MODULE}.lora_B.bias": zeros(12)})

@@ -43,27 +43,27 @@ def index_that_is_a_list(folder):
     return in_two(folder, [FIRST, SECOND])
 
 
-@refused(INDEX, "lora_A", '"../outside.safetensors", which is no file name in this folder', hint="again")
+@refused(INDEX, "lora_A", '"../outside.safetensors", which is not a file name in this folder', hint="again")
 def shard_outside_the_folder(folder):
     return pointing(folder, A="../outside.safetensors")
 
 
-@refused(INDEX, '"/etc/passwd", which is no file name', hint="again")
+@refused(INDEX, '"/etc/passwd", which is not a file name', hint="again")
 def shard_with_an_absolute_path(folder):
     return pointing(folder, A="/etc/passwd")
 
 
-@refused(INDEX, "\\u0000", "which is no file name", hint="again")
+@refused(INDEX, "\\u0000", "which is not a file name", hint="again")
 def shard_name_with_a_zero_byte(folder):
     return pointing(folder, A="a\0.safetensors")
 
 
-@refused(INDEX, "7, which is no file name", hint="again")
+@refused(INDEX, "7, which is not a file name", hint="again")
 def shard_that_is_a_number(folder):
     return in_two(folder, {"weight_map": {"a": 7}})
 
 
-@refused(INDEX, SECOND, "is not there", hint="download or save the adapter again")
+@refused(INDEX, SECOND, "is missing", hint="download or save the adapter again")
 def missing_shard(folder):
     (in_two(folder) / SECOND).unlink()
     return folder

@@ -91,15 +91,19 @@ def test_r_and_alpha_that_are_left_out_are_those_of_peft(tmp_path, capsys):
         (
             {"rank_pattern": {"k_proj": 2}},
             "pattern-unmatched",
-            "rank_pattern keys that match no module: k_proj",
+            "rank_pattern key without a matching module: k_proj",
         ),
-        ({"alpha_pattern": {"layers.1": 2}}, "pattern-unmatched", "alpha_pattern keys"),
+        ({"alpha_pattern": {"layers.1": 2}}, "pattern-unmatched", "alpha_pattern key"),
         ({"alpha_pattern": {"(q_proj": 2}}, "pattern-skipped", "not a regular expression"),
-        ({"target_modules": ["q_proj", "V"]}, "target-unmatched", "no module of the file matches: V"),
-        ({"target_modules": ["q_proj", "proj"]}, "target-unmatched", "no module of the file matches: proj"),
+        ({"target_modules": ["q_proj", "V"]}, "target-unmatched", "without a matching module in the file: V"),
+        (
+            {"target_modules": ["q_proj", "proj"]},
+            "target-unmatched",
+            "without a matching module in the file: proj",
+        ),
         ({"bias": "lora_only"}, "bias-missing", "bias='lora_only'"),
         ({"modules_to_save": ["score"]}, "saved-module-missing", "score"),
-        ({"use_dora": True}, "config-disagrees", "use_dora=true, the file holds no magnitude vectors"),
+        ({"use_dora": True}, "config-disagrees", "use_dora=true, the file contains no magnitude vectors"),
         ({"lora_alpha": 0}, "zero-scale", "multiplied by 0"),
         ({"init_lora_weights": "pissa_niter_4"}, "init-not-update", "pissa_niter_4"),
         ({"init_lora_weights": "loftq"}, "init-not-update", "LoftQ"),
@@ -215,7 +219,8 @@ def test_dora_is_said(tmp_path, capsys):
     assert "ΔW is not s·B·A alone" in outcome.finding("dora")["message"]
     outcome = audit(capsys, adapter(tmp_path / "silent", modules() | magnitude))
     assert (
-        "use_dora=false, the file holds magnitude vectors" in outcome.finding("config-disagrees")["message"]
+        "use_dora=false, the file contains magnitude vectors"
+        in outcome.finding("config-disagrees")["message"]
     )
     (tmp_path / "silent" / CONFIG).unlink()
     assert "config-disagrees" not in audit(capsys, tmp_path / "silent").codes
@@ -262,7 +267,7 @@ def test_copies_of_a_module_count_once(places, read, nested, tmp_path, capsys):
 def test_a_rank_that_the_shape_cannot_use(tmp_path, capsys):
     outcome = audit(capsys, adapter(tmp_path, modules(r=20, m=6, n=16), config(r=20)))
     assert outcome.code == 0
-    assert "above what their shape can use" in outcome.finding("rank-above-shape")["message"]
+    assert "above the smaller side of the matrix" in outcome.finding("rank-above-shape")["message"]
     layer = outcome.report["layers"][0]
     assert layer["r"] == 20
     assert len(layer["singular_values"]) == 6

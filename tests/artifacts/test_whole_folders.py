@@ -266,7 +266,7 @@ def test_output_beside_the_input(tmp_path, monkeypatch):
 def test_an_existing_output_needs_force(tmp_path):
     source = adapter(tmp_path / "in")
     out = adapter(tmp_path / "out")
-    with pytest.raises(UsageError, match="exists already") as refusal:
+    with pytest.raises(UsageError, match="already exists") as refusal:
         check_output(out, source, force=False)
     assert refusal.value.exit_code == 2
     assert "--force" in refusal.value.hint

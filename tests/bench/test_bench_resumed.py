@@ -139,7 +139,7 @@ def test_weights_that_were_removed_and_are_needed_again_are_asked_for(
     bench, _, _ = again(config_file, output)
     broken = bench.variant(victim.removesuffix("/eval"))
     assert broken.status == "ERROR"
-    assert "its weights were removed" in broken.reasons[0]
+    assert "its weights are needed again" in broken.reasons[0]
 
 
 # ------------------------------------------------------------------ what was exchanged or edited

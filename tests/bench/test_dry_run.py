@@ -57,9 +57,9 @@ def test_the_first_example_is_shown_as_the_model_sees_it(dry_run, data):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"task": {"profile": "gsm9k"}}, "there is no task `gsm9k`"),
+        ({"task": {"profile": "gsm9k"}}, "no task is called `gsm9k`"),
         ({"task": {"profile": "tasks/mine.py"}}, "tasks/mine.py: cannot read this task"),
-        ({"task": task(train_file="no.jsonl", test_file="no.jsonl")}, "no.jsonl: there is no such file"),
+        ({"task": task(train_file="no.jsonl", test_file="no.jsonl")}, "no.jsonl: no such file"),
         ({"task": task(annotation="keep")}, "has no option `annotation`"),
         ({"model": {"name": "./no/base", "type": "causal_lm"}}, "./no/base: there is no such folder"),
         ({"model": {"name": "/no/base", "type": "causal_lm"}}, "/no/base: there is no such folder"),
@@ -79,7 +79,7 @@ def test_a_folder_without_a_model(dry_run, tmp_path):
     (tmp_path / "base").mkdir()
     model = {"name": str(tmp_path / "base"), "type": "causal_lm"}
     code, _, err = dry_run(model=model)
-    assert (code, "holds no weights" in err) == (3, True)
+    assert (code, "contains no weights" in err) == (3, True)
     (tmp_path / "base" / "model.safetensors").touch()
     code, _, err = dry_run(model=model)
     assert (code, "cannot load this model" in err) == (3, True)

@@ -99,5 +99,5 @@ def test_other_seeds_are_a_plan_of_their_own(config: Path) -> None:
 def test_a_forecast_counts_the_seeds_that_are_run() -> None:
     one = forecast(load_config(shipped_configs()["mistral_gsm8k_certifiable_seed123"]))
     assert one.seeds == (123,)
-    assert one.notes == ("seed 123 is run alone; planned are 42, 123, 456",)
+    assert one.notes == ("seed 123 is run alone; the plan has 42, 123, 456",)
     assert forecast(load_config(shipped_configs()["mistral_gsm8k_certifiable"])).seeds == (42, 123, 456)

@@ -49,7 +49,7 @@ def write(folder: Path, text: str) -> Path:
 def test_its_artifacts(tmp_path: Path, artifact: type[Artifact], content: dict[str, object]) -> None:
     path = tmp_path / "artifact.json"
     path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(InputError, match="written by the predecessor of Gradience") as caught:
+    with pytest.raises(InputError, match="written by the original Gradience") as caught:
         artifact.read(path)
     assert caught.value.code == "artifact-version"
     assert artifact.schema_id in str(caught.value)
@@ -65,10 +65,10 @@ def test_a_file_of_ours_that_lost_its_schema_is_not_taken_for_one(tmp_path: Path
 
 def test_its_configs_are_read_and_said_to_be_its(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, CONFIG))
-    assert config.notes[0].startswith("a config of the predecessor")
+    assert config.notes[0].startswith("a config of the original Gradience")
     assert config.task.profile == "glue"
     with pytest.raises(
-        InputError, match=r"given\.yaml \(a config of the predecessor\): unknown keys"
+        InputError, match=r"given\.yaml \(a config of the original Gradience\): unknown keys"
     ) as caught:
         load_config(write(tmp_path, CONFIG.replace("lr: 2e-4", "lr: 2e-4, batch_size: 4, num_epochs: 2")))
     assert "`train.batch_size`" in str(caught.value)
@@ -76,7 +76,7 @@ def test_its_configs_are_read_and_said_to_be_its(tmp_path: Path) -> None:
 
 
 def test_its_policy_files_are_no_configs(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="a policy file of the predecessor, not a config") as caught:
+    with pytest.raises(InputError, match="a policy file of the original Gradience, not a config") as caught:
         load_config(write(tmp_path, POLICY))
     assert "pass_rate: 0.67, tolerance: 0.025, floor: 0.025" in caught.value.hint
 
@@ -84,4 +84,4 @@ def test_its_policy_files_are_no_configs(tmp_path: Path) -> None:
 def test_a_run_of_it_cannot_be_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bench.json").write_text(json.dumps({"bench_version": "0.1"}), encoding="utf-8")
     assert run(["bench", "aggregate", str(tmp_path)]) == 3
-    assert "written by the predecessor of Gradience" in capsys.readouterr().err
+    assert "written by the original Gradience" in capsys.readouterr().err

@@ -83,7 +83,7 @@ def test_a_mistyped_config_is_answered_with_near_ones(capsys):
     assert app.run(["bench", "run", "--config", "minilm_review", "--output", "out"]) == 3
     shown = capsys.readouterr().err
     assert "did you mean `minilm_reviews` or `minilm_reviews_demo`?" in shown
-    assert "gradience bench configs lists them" in shown
+    assert "`gradience bench configs` lists them" in shown
 
 
 COMPLETE = """

@@ -111,7 +111,7 @@ def spoiled(folder: Path, **fields) -> None:
         ),
         ("llama", {}, {"r": 3}, "size mismatch"),
         ("llama", {}, {"lora_alpha": 7}, "the scale"),
-        ("llama", {}, {"target_modules": ["q_proj"]}, "makes no LoRA for"),
+        ("llama", {}, {"target_modules": ["q_proj"]}, "creates no LoRA for"),
     ],
     ids=["head of the task", "all-linear", "rank", "scale", "targets"],
 )

@@ -88,6 +88,6 @@ def test_a_budget_below_what_must_stay(budget):
     audited = small_report(
         [2.0, 1.0, 1.0, 1.0], [2.0, 1.0, 1.0, 1.0], shapes=((8, 8),), adapter={"use_dora": True}
     )
-    with pytest.raises(UsageError, match=r"cannot be met: modules that must stay need (32|64)") as refusal:
+    with pytest.raises(UsageError, match=r"cannot be met: modules that must be kept need (32|64)") as refusal:
         plan_compression(audited, budget)
     assert refusal.value.code == "bad-budget"

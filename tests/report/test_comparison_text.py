@@ -58,7 +58,7 @@ def unlike():
         alone("embed", "shapes-differ", 16),
     ]
     cannot = replicates("not-comparable", "no module has trained factors of the same shapes in both adapters")
-    note = "A is a DoRA adapter: compared is s·B·A, not the magnitudes"
+    note = "A is a DoRA adapter: s·B·A is compared, the magnitudes are not"
     return comparison(rows, replicates=cannot, notes=(note,))
 
 

@@ -68,7 +68,7 @@ def test_without_the_generator_the_extra_is_named(monkeypatch):
 
 @pytest.mark.parametrize("least", [{"min_terms": 4}, {"min_digits": 3}], ids=str)
 def test_a_minimum_above_its_maximum(least):
-    with pytest.raises(UsageError, match="is more than") as caught:
+    with pytest.raises(UsageError, match="is greater than") as caught:
         arithmetic.load(**least)
     assert caught.value.code == "task-range"
 

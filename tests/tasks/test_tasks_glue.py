@@ -109,7 +109,7 @@ def test_labels_in_another_order_are_refused(repository):
 def test_a_test_split_without_labels_is_refused(tmp_path):
     train = write_jsonl(tmp_path / "train.jsonl", rows("sst2", 0, 50))
     unlabelled = [{**row, "label": -1} for row in rows("sst2", 100, 3)]
-    with pytest.raises(InputError, match=r"test.jsonl: line 1: `-1` is none of the labels"):
+    with pytest.raises(InputError, match=r"test.jsonl: line 1: `-1` is not one of the labels"):
         glue.load(
             subset="sst2",
             train_file=train,
@@ -134,7 +134,7 @@ def test_cola_tells_texts_apart_by_their_punctuation(tmp_path):
         ("ax", "without training examples"),
         ("mnli_matched", "no training split"),
         ("SST-2", "did you mean `sst2`"),
-        ("imdb", "none of the tasks"),
+        ("imdb", "not a task of GLUE"),
     ],
 )
 def test_what_is_refused_is_told_why(subset, why):
@@ -145,7 +145,7 @@ def test_what_is_refused_is_told_why(subset, why):
 
 
 def test_options_that_do_not_fit(tmp_path):
-    with pytest.raises(UsageError, match="belongs to mnli"):
+    with pytest.raises(UsageError, match="is for mnli only"):
         glue.load(subset="rte", mismatched=True)
     with pytest.raises(UsageError, match="only one of"):
         glue.load(subset="rte", train_file=tmp_path / "train.tsv")

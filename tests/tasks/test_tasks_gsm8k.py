@@ -150,7 +150,7 @@ def test_a_row_that_its_own_answer_would_not_solve_is_left_out_and_counted(files
 def test_dev_is_as_large_as_asked(files):
     assert len(gsm8k.load(**files, dev=10).examples.of("dev")) == 10
     assert not gsm8k.load(**files, dev=0).examples.of("dev")
-    with pytest.raises(UsageError, match="none of the 30 training examples") as caught:
+    with pytest.raises(UsageError, match="none of the 30 examples for training") as caught:
         gsm8k.load(**files, dev=30)
     assert caught.value.code == "task-dev"
 

@@ -92,29 +92,29 @@ def test_what_the_standard_library_writes_is_read_back(tmp_path_factory, given_r
 @pytest.mark.parametrize(
     ("name", "content", "message", "code"),
     [
-        ("a.csv", "text,label\nFine,a\nGood\n", "line 3: 1 fields", "task-row"),
+        ("a.csv", "text,label\nFine,a\nGood\n", "line 3: 1 field", "task-row"),
         ("a.csv", 'text,label\n"Fine" x,a\n', "line 2: ", "task-row"),
         ("a.csv", 'text,label\n"Fine,a\n', "unexpected end of data", "task-row"),
-        ("a.csv", "text;label\nFine;a\n", "line 2: there is no column `text`", "task-column"),
+        ("a.csv", "text;label\nFine;a\n", "line 2: no column `text`", "task-column"),
         ("a.csv", "text,text\nFine,a\n", "line 1 must name the columns", "task-file"),
         ("a.csv", "", "line 1 must name the columns", "task-file"),
         ("a.csv", "text,label\n  ,a\n", "line 2: column `text` is empty", "task-text"),
-        ("a.csv", "text,label\nFine,\n", "line 2: column `label` holds ''", "task-label"),
+        ("a.csv", "text,label\nFine,\n", "line 2: column `label` contains ''", "task-label"),
         ("a.tsv", "text\tlabel\nFine\twine\ta\n", "line 2: 3 fields", "task-row"),
         ("a.jsonl", '{"text": "Fine", "label": 1}\n{"text": \n', "line 2: ", "task-row"),
         ("a.jsonl", '[{"text": "Fine", "label": 1}]\n', "line 1 is not a JSON object", "task-row"),
-        ("a.jsonl", '{"txt": "Fine", "label": 1}\n', "line 1: there is no column `text`", "task-column"),
-        ("a.jsonl", '{"text": 3, "label": 1}\n', "line 1: column `text` holds 3", "task-text"),
-        ("a.jsonl", '{"text": null, "label": 1}\n', "line 1: column `text` holds null", "task-text"),
+        ("a.jsonl", '{"txt": "Fine", "label": 1}\n', "line 1: no column `text`", "task-column"),
+        ("a.jsonl", '{"text": 3, "label": 1}\n', "line 1: column `text` contains 3", "task-text"),
+        ("a.jsonl", '{"text": null, "label": 1}\n', "line 1: column `text` contains null", "task-text"),
         ("a.jsonl", '{"text": "\\ud83d", "label": 1}\n', "half of a character", "task-text"),
-        ("a.jsonl", '{"text": "Fine", "label": null}\n', "holds None", "task-label"),
-        ("a.jsonl", '{"text": "Fine", "label": 0.5}\n', "holds 0.5", "task-label"),
-        ("a.jsonl", '{"text": "Fine", "label": [1]}\n', "holds \\[1\\]", "task-label"),
+        ("a.jsonl", '{"text": "Fine", "label": null}\n', "contains None", "task-label"),
+        ("a.jsonl", '{"text": "Fine", "label": 0.5}\n', "contains 0.5", "task-label"),
+        ("a.jsonl", '{"text": "Fine", "label": [1]}\n', "contains \\[1\\]", "task-label"),
         ("a.csv", "text,label\nTouché,a\n".encode("latin-1"), "is not UTF-8", "task-file"),
         ("a.csv", "text,label\nFine,a\n".encode("utf-16"), "is not UTF-8", "task-file"),
-        ("a.csv", "text,label\nFine,a\nGood,a\n", "the labels are a", "task-label"),
-        ("a.csv", "text,label\n", "the labels are none at all", "task-label"),
-        ("a.json", "[]", "says nothing about the format", "task-file"),
+        ("a.csv", "text,label\nFine,a\nGood,a\n", "its labels are a", "task-label"),
+        ("a.csv", "text,label\n", "its labels are none", "task-label"),
+        ("a.json", "[]", "no file format is known", "task-file"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(tmp_path, name, content, message, code):
@@ -127,7 +127,7 @@ def test_what_is_wrong_is_named(tmp_path, name, content, message, code):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match="there is no such file"):
+    with pytest.raises(InputError, match="no such file"):
         load(file=tmp_path / "none.csv")
 
 
@@ -177,7 +177,7 @@ def test_labels(tmp_path, labels, names, expected_names, expected):
 )
 def test_an_unknown_label_is_named_with_its_row(tmp_path, labels, names, wrong):
     given_rows = [{"text": f"Text {n}", "label": label} for n, label in enumerate(labels)]
-    with pytest.raises(InputError, match=f"line 2: `{wrong}` is none of the labels"):
+    with pytest.raises(InputError, match=f"line 2: `{wrong}` is not one of the labels"):
         load(file=write_jsonl(tmp_path / "a.jsonl", given_rows), label_names=names)
 
 

@@ -140,7 +140,9 @@ def test_a_batch_that_is_not_the_recipe_s_is_refused(gpus: list[torch.device], t
     args._n_gpu = 8
     many = type("AllOfThem", (OneDevice,), {"n_gpu": property(lambda self: self._n_gpu)})
     args.__class__ = many  # as transformers counts by itself
-    with pytest.raises(UsageError, match="a step would take 128 examples, and the recipe says 16") as caught:
+    with pytest.raises(
+        UsageError, match="a step would train on 128 examples, and the recipe says 16"
+    ) as caught:
         sequences_per_step(args, RECIPE)
     assert caught.value.code == "effective-batch"
 
@@ -251,7 +253,7 @@ def test_four_bits_in_several_processes_are_refused_before_anything_is_run(
         "lora": {"probe_r": 4, "alpha": 8},
         "train": {"max_steps": 1, "lr": 1e-3, "gradient_accumulation_steps": 2},
     }
-    with pytest.raises(ValueError, match="a base in 4 bits is trained in one process, and there are 2"):
+    with pytest.raises(ValueError, match="a 4-bit base is trained in one process, not 2"):
         BenchConfig.model_validate(values | {"runtime": {"processes": 2}})
     with pytest.raises(ValueError, match="`device: cuda` gives each process a GPU of its own"):
         BenchConfig.model_validate(
@@ -259,6 +261,6 @@ def test_four_bits_in_several_processes_are_refused_before_anything_is_run(
         )
     under_torchrun(monkeypatch, 0, 2)
     packed = causal.model_copy(update={"quantization": "nf4"})
-    with pytest.raises(UsageError, match="4 bits is trained in one process"):
+    with pytest.raises(UsageError, match="4-bit base is trained in one process"):
         train(sums(), model=packed, lora=LORA, recipe=RECIPE, seed=1, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()

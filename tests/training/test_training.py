@@ -281,9 +281,9 @@ def test_nothing_fits(causal: ModelSettings, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_steps": None}, "either `max_steps` or `epochs`"),
-        ({"epochs": 1}, "either `max_steps` or `epochs`"),
-        ({"warmup_steps": 3, "warmup_ratio": 0.1}, "either `warmup_steps` or `warmup_ratio`"),
+        ({"max_steps": None}, "exactly one of `max_steps` and `epochs`"),
+        ({"epochs": 1}, "exactly one of `max_steps` and `epochs`"),
+        ({"warmup_steps": 3, "warmup_ratio": 0.1}, "only one of `warmup_steps` and `warmup_ratio`"),
         ({"learning_rate": 1e-3}, "Extra inputs"),
         ({"lr": 0}, "greater than 0"),
         ({"lrr": 1}, "Extra inputs"),

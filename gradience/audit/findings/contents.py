@@ -9,7 +9,7 @@ from gradience.adapters.experts import guessed_orders
 from gradience.adapters.keys import parse_key, path_ends
 from gradience.artifacts.finding import Finding
 from gradience.audit.findings.facts import Facts, many
-from gradience.words import counted, listed
+from gradience.words import counted, listed, noun
 
 
 def no_config(facts: Facts) -> Iterator[Finding]:
@@ -40,7 +40,7 @@ def declared_ranks(facts: Facts) -> Iterator[Finding]:
             "error",
             [layer.name for layer in wrong],
             f"with another rank than the config says (tensors {first.r}, config {first.declared_r})",
-            "the tensors are believed here (also for s = α/r); PEFT will not load this: correct r or rank_pattern",
+            "correct r or rank_pattern: PEFT will not load this; the audit takes the tensors' ranks (also in s = α/r)",
         )
 
 
@@ -58,8 +58,8 @@ def targets(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             code="target-unmatched",
             severity="warning",
-            message=f"targets that no module of the file matches: {listed(missing, 6)}",
-            hint="a typo in target_modules means that those modules were never trained",
+            message=f"{noun(len(missing), 'target')} without a matching module in the file: {listed(missing, 6)}",
+            hint="check target_modules for a typo: what it does not match was never trained",
         )
     guessed = guessed_orders(config)
     if guessed:
@@ -70,21 +70,22 @@ def targets(facts: Facts) -> Iterator[Finding]:
                 f"several parameters of one module are targeted ({listed(guessed)}); the file does not say which "
                 "tensor belongs to which: named in alphabetical order"
             ),
-            hint="compare the shapes; rank_pattern and alpha_pattern may be assigned to the wrong one of them",
+            hint="compare the shapes: rank_pattern and alpha_pattern may apply to the wrong parameter",
         )
     for label, table in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
         for key, reason in table.skipped.items():
             yield Finding(
                 code="pattern-skipped",
                 severity="error",
-                message=f"{label} key {key[:80]!r} was not evaluated ({reason}): rank or scale may be wrong",
-                hint="write the key as the escaped name of the module",
+                message=f"{label} key {key[:80]!r} was not applied ({reason}): rank or scale may be wrong",
+                hint="write the key as the module's name, with dots escaped",
             )
         if table.unmatched:
+            keys = noun(len(table.unmatched), "key")
             yield Finding(
                 code="pattern-unmatched",
                 severity="warning",
-                message=f"{label} keys that match no module: {listed([key[:80] for key in table.unmatched])}",
+                message=f"{label} {keys} without a matching module: {listed([key[:80] for key in table.unmatched])}",
                 hint="PEFT ignores them; a key must match the end of a module's name",
             )
 
@@ -98,7 +99,7 @@ def saved_parts(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             code="bias-missing",
             severity="warning",
-            message=f"the config says bias={config.bias!r}, the file holds none: it may not be the whole trained model",
+            message=f"the config says bias={config.bias!r}, the file contains none: trained biases may be missing",
             hint="save it again with PEFT's save_pretrained",
         )
     saved = (config.saved_whole(parse_key(tensor).module) for tensor in tensors)
@@ -110,8 +111,8 @@ def saved_parts(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             code="saved-module-missing",
             severity="warning",
-            message=f"modules_to_save that the file does not hold: {listed(absent)}",
-            hint="those modules would be loaded untrained",
+            message=f"modules_to_save not in the file: {listed(absent)}",
+            hint="save it again with PEFT's save_pretrained: without their weights these load untrained",
         )
 
 
@@ -121,11 +122,11 @@ def names(facts: Facts) -> Iterator[Finding]:
             code="not-applied",
             severity="error",
             message=(
-                f"{counted(len(facts.misnamed), 'tensor')} under names that PEFT does not save: "
+                f"{counted(len(facts.misnamed), 'tensor')} with names that PEFT does not write: "
                 f"{listed(facts.misnamed, 1)}. PeftModel.from_pretrained (0.21) refuses such an adapter, or ignores "
                 "the tensors and answers as the base does"
             ),
-            hint="`gradience compress` writes PEFT's own names, at the same ranks as well",
+            hint="`gradience compress` writes PEFT's own names, at the same ranks too (--rank R --encoding patterns)",
         )
 
 
@@ -135,8 +136,8 @@ def saved_and_adapted(facts: Facts) -> Iterator[Finding]:
         "saved-and-adapted",
         "warning",
         list(dict.fromkeys(saved)),
-        "with LoRA factors that the config saves whole as well (modules_to_save matches the end of a name)",
-        "PEFT 0.21 does not load both",
+        "with LoRA factors and also in modules_to_save (which matches the end of a name)",
+        "take them out of modules_to_save or of target_modules: PEFT 0.21 does not load both",
     )
 
 
@@ -149,7 +150,7 @@ def ghosts(facts: Facts) -> Iterator[Finding]:
                 f"{counted(len(facts.ghosts), 'tensor')} repeat a module under original_module or modules_to_save: "
                 f"{listed(facts.ghosts, 2)}"
             ),
-            hint="they are counted once; a server may refuse the file",
+            hint="save it again with PEFT's save_pretrained: a server may refuse these; they are counted once here",
         )
 
 
@@ -163,5 +164,5 @@ def unaudited(facts: Facts) -> Iterator[Finding]:
             severity="error",
             module=tensors[0],
             message=f"{counted(len(tensors), 'tensor')} not audited: {reason}: {listed(tensors, 2)}",
-            hint="the figures below leave them out",
+            hint="excluded from all figures below; the reason says what is wrong with the file",
         )

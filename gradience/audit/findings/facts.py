@@ -10,7 +10,7 @@ from gradience.adapters.config import PeftConfig
 from gradience.adapters.inventory import SkippedTensor
 from gradience.artifacts.audit import LayerAudit
 from gradience.artifacts.finding import Finding, Severity
-from gradience.words import listed
+from gradience.words import counted, listed
 
 
 class Facts(NamedTuple):
@@ -55,8 +55,9 @@ def many(
 ) -> Iterator[Finding]:
     """One finding for all modules in `names`, if there are any."""
     if names:
-        part = f" of {total}" if total is not None else ""
-        head = f"{len(names)}{part} modules" if len(names) > 1 or total else "1 module"
+        head = (
+            counted(len(names), "module") if total is None else f"{len(names)} of {counted(total, 'module')}"
+        )
         yield Finding(
             code=code,
             severity=severity,

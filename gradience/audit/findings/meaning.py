@@ -38,7 +38,7 @@ def initialisation(facts: Facts) -> Iterator[Finding]:
             ),
             hint=(
                 "save it with PEFT's path_initial_model_for_weight_conversion (a plain LoRA of rank 2r) "
-                "and audit that; no rank is suggested from this one"
+                "and audit the result; no rank is suggested from this one"
             ),
         )
     elif not start.zero:
@@ -64,7 +64,7 @@ def variant(facts: Facts) -> Iterator[Finding]:
                 code="variant-not-update",
                 severity="error",
                 message=f"{what}: the update is not s·B·A",
-                hint="the spectra are those of B·A; no rank is suggested",
+                hint="the spectra are those of B·A, so no rank is suggested; evaluate a smaller rank on the task",
             )
     if fields.get("alora_invocation_tokens"):
         yield Finding(
@@ -83,15 +83,15 @@ def dora(facts: Facts) -> Iterator[Finding]:
             severity="warning",
             message=(
                 f"DoRA: {counted(magnitudes, 'magnitude vector')} beside the factors. ΔW is not s·B·A alone; "
-                "audited is the low-rank part of the direction"
+                "the audit covers the low-rank part of the direction"
             ),
-            hint="judge a smaller rank by outputs; truncation keeps the magnitudes only where the base is at hand",
+            hint="evaluate a smaller rank on the task; compressing DoRA needs the base weights (--base-model)",
         )
     if facts.config and declared != bool(magnitudes):
         held = "no magnitude vectors" if declared else "magnitude vectors"
         yield Finding(
             code="config-disagrees",
             severity="error",
-            message=f"the config says use_dora={str(declared).lower()}, the file holds {held}",
-            hint="the file and the config do not belong together, or the save is incomplete",
+            message=f"the config says use_dora={str(declared).lower()}, the file contains {held}",
+            hint="save it again: the file and the config do not belong together, or the save is incomplete",
         )

@@ -10,6 +10,7 @@ from statistics import median
 from gradience.artifacts.audit import LayerAudit
 from gradience.artifacts.finding import Finding
 from gradience.audit.findings.facts import Facts, ModuleRule, many
+from gradience.words import counted
 
 RANDOM_POSITION = 0.85
 """null_position above which factors look random. Trained adapters of strangers: median 0.02 to 0.2."""
@@ -35,12 +36,14 @@ OUTLIER_MIN_FAMILY = 6
 
 def nonfinite(facts: Facts) -> Iterator[Finding]:
     if facts.nonfinite:
-        more = f" (and {len(facts.nonfinite) - 1} more factors)" if len(facts.nonfinite) > 1 else ""
+        more = (
+            f" (and {counted(len(facts.nonfinite) - 1, 'more factor')})" if len(facts.nonfinite) > 1 else ""
+        )
         yield Finding(
             code="non-finite",
             severity="error",
             message=facts.nonfinite[0] + more,
-            hint="the training diverged, or the save overflowed fp16: this adapter is broken",
+            hint="use an earlier checkpoint: the training diverged, or the save overflowed fp16",
         )
 
 
@@ -49,7 +52,7 @@ cancelled = ModuleRule(
     "error",
     lambda layer: layer.status == "unsupported",
     "cannot be measured: A and B cancel, and what is left of B·A is below their rounding",
-    "two opposite adapters concatenated? such a module does nothing measurable",
+    "two opposite adapters concatenated? the update of such a module is too small to measure",
 )
 
 
@@ -62,7 +65,7 @@ def imprecise(facts: Facts) -> Iterator[Finding]:
         "warning",
         [layer.label for layer in coarse],
         f"accurate only to about {100 * worst:.2g} %, because A and B nearly cancel",
-        "see error_bound and eta of the modules",
+        "--json lists error_bound and eta of each module",
         total=len(facts.layers),
     )
 
@@ -105,8 +108,8 @@ def random(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             code="looks-random",
             severity="error",
-            message=f"{who}: spectra like those of random factors of these shapes, and no module that says otherwise",
-            hint="a synthetic adapter, or one that was hardly trained: no rank is suggested from it",
+            message=f"{who}: spectra like those of random factors of these shapes, and no module looks trained",
+            hint="a synthetic or hardly trained adapter? no rank is suggested from it",
         )
     else:
         yield from many(
@@ -150,7 +153,7 @@ diverged = ModuleRule(
     "warning",
     lambda layer: (layer.fro_norm or 0.0) >= DIVERGED_NORM,
     f"with ‖ΔW‖_F above {DIVERGED_NORM:g}",
-    "larger than a weight matrix itself: did the training diverge?",
+    "larger than a weight matrix itself: did the training diverge? look at its loss (gradience monitor run.jsonl)",
     of_all=False,
 )
 
@@ -179,15 +182,15 @@ def unlike_family(facts: Facts) -> Iterator[Finding]:
         "nearly-dead",
         "warning",
         weak,
-        "with a norm far below their family's: they hardly moved",
-        "frozen for most of the training, or cut off from the loss?",
+        "with a norm far below the same module's in other layers: hardly trained",
+        "check that gradients reach every module: frozen for most of the training, or cut off from the loss?",
     )
     yield from many(
         "rank-one-spike",
         "warning",
         spikes,
         "with one dominant direction (a rank-one spike)",
-        "adapters like this add up badly with others; a lower learning rate or α avoids it",
+        "a lower learning rate or α avoids it; such adapters combine badly with others",
     )
 
 
@@ -209,8 +212,8 @@ def outliers(facts: Facts) -> Iterator[Finding]:
         "family-outlier",
         "info",
         list(dict.fromkeys(names)),
-        "differ strongly from their family in norm or stable rank",
-        "compare their norm and stable rank with those of the same name in other layers",
+        "far from the same module in other layers in norm or stable rank",
+        "--layers lists norm and stable rank of every module",
         total=len(facts.layers),
     )
 
@@ -224,5 +227,5 @@ def coarse_storage(facts: Facts) -> Iterator[Finding]:
             code="coarse-storage",
             severity="info",
             message=f"stored as {', '.join(coarse)}: rounding alone may move the stable rank by up to {worst:.1%}",
-            hint="small entries are gone in these types; audit the adapter as it was before the conversion",
+            hint="audit the adapter as it was before the conversion: small entries are lost in these types",
         )

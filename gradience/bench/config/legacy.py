@@ -76,7 +76,7 @@ NO_EFFECT: Mapping[str, str] = {
     "train.fp16": "mixed precision is `train.bf16`",
     "train.load_best_model_at_end": _LAST,
     "train.group_by_length": "the order of the examples depends on the seed alone",
-    "train.no_cuda": "say `runtime.device: cpu`",
+    "train.no_cuda": "set `runtime.device: cpu`",
     "model.use_cache": "answers are generated with the cache, and training never uses it",
     "audit.compute_udr": "Bench does not compare the update with the base weights, and no verdict needs it",
     "audit.base_model": _BASE,
@@ -95,7 +95,7 @@ NO_EFFECT: Mapping[str, str] = {
     "train.logging_dir": "run.jsonl lies beside the adapter",
     "train.logging_strategy": "`train.logging_steps` says when",
     "train.output_dir": "--output says where",
-    "train.overwrite_output_dir": "a finished stage is never made again; --output names a new folder",
+    "train.overwrite_output_dir": "a finished stage is never repeated; --output names a new folder",
     "runtime.keep_checkpoints": "checkpoints are only there to resume from, and removed when the training is done",
 }
 """Key -> why it has no effect."""
@@ -186,7 +186,7 @@ def _take(values: Values, key: str) -> Any:
 def _put(values: Values, key: str, value: Any, written: str) -> None:
     """Set a dotted key, which the file calls `written`. Refuses to change a value that is there."""
     if _take(values, key) not in (MISSING, value):
-        raise ValueError(f"`{written}` and `{key}` are two names of one setting, and say different things")
+        raise ValueError(f"`{written}` and `{key}` are two names of one setting, with different values")
     *sections, name = key.split(".")
     for section in sections:
         if not isinstance(values.get(section), dict):
@@ -233,7 +233,9 @@ def _number_of_seeds(values: Values) -> list[str]:
         return []
     written = f"`compression.seeds: {number}`"
     if isinstance(number, bool) or not 1 <= number <= len(PROTOCOL_SEEDS):
-        raise ValueError(f"{written}: which seeds?", "seeds: [42, 123, 456, 789]")
+        raise ValueError(
+            f"{written} does not say which seeds", "list them, such as `seeds: [42, 123, 456, 789]`"
+        )
     if number == 1:
         return [f"{written} has no effect: it is the run's own seed"]
     seeds = list(PROTOCOL_SEEDS[:number])

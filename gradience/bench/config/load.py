@@ -47,7 +47,7 @@ from gradience.training.settings import LoraSettings, TrainSettings
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds):
-        raise ValueError("names a seed twice: that would be one run, counted twice")
+        raise ValueError("lists a seed twice: one run would be counted twice")
     return seeds
 
 
@@ -88,7 +88,9 @@ class BenchConfig(Settings):
     def _fits_together(self) -> BenchConfig:
         for control in (CONTROLS[name] for name in self.compression.controls):
             if control.needs_head and self.model.type != "seqcls":
-                raise ValueError(f"the control {control.name} needs a head to train: `model.type: seqcls`")
+                raise ValueError(
+                    f"the control {control.name} needs a classifier head: set `model.type: seqcls`"
+                )
         if problem := several_processes(self.model, self.runtime.processes):
             raise ValueError(problem)
         if self.runtime.processes > 1 and re.fullmatch(r"mps|cuda:\d+", self.runtime.device):
@@ -176,7 +178,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         raise InputError(
             f"{path}: no such file",
             code="config-not-found",
-            hint="the shipped configs lie in gradience/bench/configs",
+            hint="check the path; `gradience bench configs` lists the shipped configs",
         )
     given = read_mapping(path)
     refuse_policy_file(given, str(path))
@@ -189,7 +191,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     try:
         config = BenchConfig.model_validate(values)
     except ValidationError as error:
-        whose = " (a config of the predecessor)" if is_predecessors(given) else ""
+        whose = " (a config of the original Gradience)" if is_predecessors(given) else ""
         raise refused(error, BenchConfig, f"{path}{whose}", changes) from None
     config = config.with_notes((*predecessor_notes(given), *notes, *_one_of_several(config)))
     return config.shortened() if config.smoke else config
@@ -198,7 +200,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 def _one_of_several(config: BenchConfig) -> tuple[str, ...]:
     if config.due == config.seeds:
         return ()
-    return (f"seed {config.only_seed} is run alone; planned are {', '.join(map(str, config.seeds))}",)
+    return (f"seed {config.only_seed} is run alone; the plan has {', '.join(map(str, config.seeds))}",)
 
 
 def _parsed(override: str) -> dict[str, Any]:
@@ -207,7 +209,9 @@ def _parsed(override: str) -> dict[str, Any]:
     names = key.strip().split(".")
     if not sign or not all(names):
         raise UsageError(
-            f"{override!r} is not a setting", code="config-override", hint="KEY=VALUE, such as train.lr=1e-4"
+            f"{override!r} is not a setting",
+            code="config-override",
+            hint="write KEY=VALUE, such as train.lr=1e-4",
         )
     value: Any = strict_yaml.loads(text.encode(), override)
     for name in reversed(names):

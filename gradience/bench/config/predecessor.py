@@ -23,8 +23,8 @@ def predecessor_notes(values: Mapping[str, Any]) -> tuple[str, ...]:
     if not is_predecessors(values):
         return ()
     return (
-        "a config of the predecessor, read under our names: its splits, its seeding and its α at smaller ranks"
-        " were others, so its numbers need not come out again",
+        "a config of the original Gradience, its keys renamed: its splits, seeding and α at smaller ranks were"
+        " different, so its numbers may not be reproduced",
     )
 
 
@@ -36,7 +36,7 @@ def refuse_policy_file(values: Mapping[str, Any], path: str) -> None:
     rate, worst = criteria.get("pass_rate_min"), criteria.get("worst_delta_min")
     floor = -worst if isinstance(worst, int | float) else worst
     raise InputError(
-        f"{path}: a policy file of the predecessor, not a config: thresholds and advice, and nothing to run",
+        f"{path}: a policy file of the original Gradience, not a config: it contains thresholds and nothing to run",
         code="config-value",
-        hint=f"in a config its thresholds are `policy: {{pass_rate: {rate}, tolerance: {floor}, floor: {floor}}}`",
+        hint=f"write its thresholds into a config: `policy: {{pass_rate: {rate}, tolerance: {floor}, floor: {floor}}}`",
     )

@@ -26,7 +26,7 @@ SHORT_WARMUP = 10
 def _variant(name: str) -> str:
     if not is_variant(name):
         raise ValueError(
-            f"{name!r} is not a variant: {', '.join(VARIANTS)}, or uniform_rN such as uniform_r16"
+            f"{name!r} is not a variant: use {', '.join(VARIANTS)}, or uniform_rN such as uniform_r16"
         )
     return name
 
@@ -40,7 +40,7 @@ class OneOf:
     def __call__(self, name: str) -> str:
         """The name. Raises ValueError where the table has none such."""
         if name not in self.table:
-            raise ValueError(f"{name!r} is none of {', '.join(self.table)}")
+            raise ValueError(f"{name!r} is not one of {', '.join(self.table)}")
         return name
 
     def in_words(self) -> str:
@@ -114,7 +114,7 @@ class CompressionSettings(Settings):
         for name in ("variants", "arms", "retrain", "controls", "allowed_ranks"):
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):
-                raise ValueError(f"`{name}` names something twice")
+                raise ValueError(f"`{name}` lists a name twice")
         if self.retrain is not None and not any(isinstance(ARMS[name], Trained) for name in self.arms):
             raise ValueError("`retrain` limits what is retrained, and `arms` has no `retrain`")
         extra = [name for name in self.retrain or () if name not in self.variants]

@@ -46,5 +46,5 @@ def find_config(name: str) -> Path:
     raise InputError(
         f"{name}: {'a folder, not a file' if given.is_dir() else 'no such file, and no shipped config'}",
         code="config-not-found",
-        hint=f"{near} gradience bench configs lists them",
+        hint=f"{near} `gradience bench configs` lists them",
     )

@@ -92,7 +92,7 @@ def _model(settings: ModelSettings, checks: list[Check]) -> Any:
             raise InputError(
                 f"model.name: there is no {name}",
                 code="unknown-model",
-                hint=f"embedded are {', '.join(EMBEDDED)}",
+                hint=f"use {' or '.join(EMBEDDED)}, a hub name or a folder",
             )
         source: str | None = None
         checks.append(Check(what="model", name=name, state="found", note="of the package index, pinned"))
@@ -103,7 +103,7 @@ def _model(settings: ModelSettings, checks: list[Check]) -> Any:
         raise InputError(
             f"{name}: there is no such folder",
             code="model-not-found",
-            hint="model.name is a folder with a base model, a hub name, or embedded:minilm",
+            hint="set model.name to the folder of a base model, a hub name, or embedded:minilm",
         )
     else:
         source = _hub_config(settings, checks)
@@ -120,9 +120,9 @@ def _is_path(name: str) -> bool:
 def _folder_with_weights(folder: Path) -> Path:
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise InputError(
-            f"{folder}: holds no weights",
+            f"{folder}: contains no weights",
             code="model-unreadable",
-            hint="the folder needs config.json, *.safetensors and the tokenizer's files",
+            hint="put config.json, *.safetensors and the tokenizer's files there",
         )
     return folder
 
@@ -143,7 +143,7 @@ def _hub_config(settings: ModelSettings, checks: list[Check]) -> str | None:
         raise NetworkError(
             f"{name}: not on the hub: {(str(error).strip().splitlines() or [''])[0]}",
             code="model-unavailable",
-            hint="check the name; for a gated model accept its terms and run `hf auth login`",
+            hint="check the name; for a gated model, accept its terms and run `hf auth login`",
         ) from None
     finally:
         logging.set_verbosity(level)

@@ -95,7 +95,7 @@ def plan_variants(report: AuditReport, config: BenchConfig, seed: int) -> tuple[
             f"{report.adapter.path}: audited at an energy of {report.tau:g}, and the config says "
             f"{compression.energy:g}",
             code="plan-mismatch",
-            hint="audit the probe again",
+            hint="audit the probe again with the config's compression.energy",
         )
     probe = AuditedProbe(
         report, variants=compression.variants, allowed_ranks=compression.allowed_ranks, seed=seed

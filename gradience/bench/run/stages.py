@@ -77,14 +77,14 @@ class Stages:
         try:
             manifest = StageManifest.read(folder / MANIFEST)
         except InputError as error:
-            self.say(f"{name}: made again: {error}")
+            self.say(f"{name}: repeated: {error}")
             return False
         if manifest.key != key:
-            self.say(f"{name}: made again: what it depends on has changed")
+            self.say(f"{name}: repeated: what it depends on has changed")
             return False
         changed = changed_files(folder, manifest)
         if changed:
-            self.say(f"{name}: made again: {changed[0]} is not what this stage wrote")
+            self.say(f"{name}: repeated: {changed[0]} is not what this stage wrote")
         return not changed
 
 
@@ -155,5 +155,5 @@ def only_one(folder: Path, *, wait: float = 0) -> Iterator[None]:
         raise LockedError(
             f"{folder}: another run is writing here",
             code="output-locked",
-            hint="wait for it, or give another --output",
+            hint="wait until it ends, or give another --output",
         ) from None

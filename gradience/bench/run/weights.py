@@ -29,9 +29,9 @@ def require_weights(adapter: Path) -> None:
     """Raise InputError (`weights-removed`) where a finished stage is needed again and its weights are gone."""
     if not (adapter / REMOVABLE).is_file():
         raise InputError(
-            f"{adapter}: its weights were removed when the run was done (runtime.keep_adapters), and are needed again",
+            f"{adapter}: its weights are needed again, and were removed when the run ended (runtime.keep_adapters)",
             code="weights-removed",
-            hint=f"delete {adapter.parent} to have them made again, or give another --output",
+            hint=f"delete {adapter.parent} and run again to retrain it, or give another --output",
         )
 
 

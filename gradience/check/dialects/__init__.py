@@ -35,15 +35,15 @@ def dialect_of(values: Mapping[str, Any], path: Path) -> Dialect:
         raise InputError(
             f"{path}: a configuration of MLX-LM",
             code="config-unknown",
-            hint="check reads files of PEFT, the Trainer, TRL, Axolotl, LLaMA-Factory and Unsloth",
+            hint="give a config of PEFT, the Trainer, TRL, Axolotl, LLaMA-Factory or Unsloth",
         )
     for dialect in DIALECTS:
         if dialect.is_written_in(values):
             return dialect
     raise InputError(
-        f"{path}: not a configuration that check knows",
+        f"{path}: not a recognized configuration",
         code="config-unknown",
-        hint="PEFT's adapter_config.json, Trainer arguments, or YAML of TRL, Axolotl, LLaMA-Factory or Unsloth",
+        hint="give PEFT's adapter_config.json, Trainer arguments, or YAML of TRL, Axolotl, LLaMA-Factory or Unsloth",
     )
 
 

@@ -17,7 +17,7 @@ def engine(name: str = "transformers") -> type[Engine]:
         raise UsageError(
             f"there is no engine `{name}`",
             code="unknown-engine",
-            hint=f"the engines are {', '.join(ENGINES)}",
+            hint=f"use {' or '.join(ENGINES)}",
         )
     engine_class: type[Engine] = resolve_name(ENGINES[name])
     return engine_class

@@ -162,5 +162,5 @@ def _digest(path: Path, limit: int | None = None) -> str:
         raise InputError(
             f"{path}: cannot be read: no such file or folder",
             code="no-such-adapter",
-            hint="name the folder that PEFT wrote, with adapter_config.json and adapter_model.safetensors",
+            hint="give the folder that PEFT wrote, with adapter_config.json and adapter_model.safetensors",
         ) from None

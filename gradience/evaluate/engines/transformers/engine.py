@@ -46,7 +46,7 @@ class TransformersEngine(Engine):
             raise UsageError(
                 "the model has an adapter already",
                 code="not-a-base",
-                hint="pass the base, then add the adapter",
+                hint="pass the base model without an adapter, then add the adapter",
             )
         self.base, self.tokenizer = model.eval(), tokenizer
         self.untrained = frozenset(untrained or ())
@@ -113,8 +113,8 @@ class TransformersEngine(Engine):
             raise InputError(
                 f"{folder}: does not fit this base model and its other adapters: {misfits[0]}",
                 code="adapter-misfit",
-                hint=f"load the base that it was trained on ({trained_on or 'it names none'}); an adapter that trains"
-                " a module as a whole and one with LoRA on the same module need a base each",
+                hint=f"load the base that it was trained on ({trained_on or 'its config names none'}); a full-weight"
+                " module and LoRA on the same module need separate engines",
             )
         self._adapters[name], self._keys[name] = digests, key
 
@@ -213,7 +213,7 @@ class TransformersEngine(Engine):
                 f"{self._base_facts['base']}: {_few(self.untrained)} untrained: without an adapter its outputs are"
                 " noise",
                 code="no-head",
-                hint="name an adapter; lora=False uses its head alone",
+                hint="evaluate an adapter; lora=False uses its head without its LoRA",
             )
         if self._peft is None:
             yield self.base
@@ -284,9 +284,9 @@ class TransformersEngine(Engine):
         lacking = (self.untrained - declared) | (declared - set(stored))
         if lacking or (self._head_unknown and not declared):
             raise InputError(
-                f"{folder}: holds no {f'weights for {_few(lacking)}' if lacking else 'classification head'}",
+                f"{folder}: contains no {f'weights for {_few(lacking)}' if lacking else 'classification head'}",
                 code="no-head",
-                hint='train with task_type="SEQ_CLS" and name in modules_to_save what else the base lacks',
+                hint='retrain with task_type="SEQ_CLS", and put what else the base lacks into modules_to_save',
             )
 
 
@@ -315,7 +315,7 @@ def _refuse_what_cannot_share(config: Any, folder: Path) -> None:
         raise InputError(
             f"{folder}: a {config.peft_type} adapter, not LoRA",
             code="other-method",
-            hint="only LoRA is evaluated",
+            hint="evaluate a LoRA adapter: other methods are not supported",
         )
     if config.bias != "none":
         raise _changes_the_base(folder, f"bias={config.bias!r}")
@@ -328,7 +328,7 @@ def _changes_the_base(folder: Path, what: str) -> InputError:
     return InputError(
         f"{folder}: {what} changes the base's weights, on which the other adapters stand",
         code="adapter-changes-base",
-        hint="train with bias='none'; PEFT saves other initialisations as plain LoRA with"
+        hint="retrain with bias='none', or save it as plain LoRA with PEFT's"
         " path_initial_model_for_weight_conversion",
     )
 

@@ -91,7 +91,7 @@ def _room(max_length: int | None, max_new_tokens: int) -> int | None:
         raise UsageError(
             f"max_new_tokens={max_new_tokens} leaves no room for a prompt in max_length={max_length}",
             code="no-room",
-            hint="ask for fewer new tokens or allow a longer text",
+            hint="lower max_new_tokens or raise max_length",
         )
     return max_length - max_new_tokens
 

@@ -35,7 +35,7 @@ def _fitted(tokenizer: Any, prompt: str, response: str, max_length: int | None) 
         raise InputError(
             f"a response of {len(answer)} tokens leaves no room for its prompt in max_length={max_length}",
             code="response-too-long",
-            hint="allow a longer text or leave this example out",
+            hint="raise max_length or leave this example out",
         )
     before, truncated = prompt_ids(tokenizer, prompt, room)
     return _Pair(before, answer, truncated)
