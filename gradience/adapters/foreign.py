@@ -67,7 +67,7 @@ def refuse_method(path: Path, peft_type: str) -> InputError:
     """The error for a config of another method than LoRA."""
     named = (method.what for method in METHODS if method.peft_type == peft_type.upper())
     what = next(named, f"the PEFT method {peft_type!r}")
-    return InputError(f"{path}: {what}", code="other-method", hint=LORA_HINT)
+    return InputError(f"{path}: not LoRA but {what}", code="other-method", hint=LORA_HINT)
 
 
 class Tool(NamedTuple):

@@ -67,7 +67,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, ScalarNode):
                 raise _refused(key, "a key that is a list or a mapping", "a key is a word: `key: value`")
             if key.value in seen and key.value != "<<":
-                raise _refused(key, f"the key {key.value[:80]!r} stands twice", "keep one of them")
+                raise _refused(key, f"the key {key.value[:80]!r} occurs twice", "keep one of them")
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 

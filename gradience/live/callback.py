@@ -70,7 +70,7 @@ class GradienceCallback(TrainerCallback):
 
     output          the file to append to; `<output_dir>/run.jsonl` when not given
     notes           a sentence of yours, recorded with the configuration
-    spectra_every   measure the LoRA modules at the first logging step, then every so many, and at the end;
+    spectra_every   measure the LoRA modules at the first logging step, then once per this many, and at the end;
                     0 never
     sinks           trackers that also get the spectra (tensorboard, wandb, mlflow, trackio); those that
                     the run reports to (`report_to`) when not given; () for none
@@ -126,7 +126,7 @@ class GradienceCallback(TrainerCallback):
     ) -> None:
         model: nn.Module = kwargs["model"]
         if self._training:
-            self._finish(RunStatus.ERROR, "train() was left before its end", step=None)
+            self._finish(RunStatus.ERROR, "train() ended early", step=None)
         self._reset()
         resumed = state.global_step or None
         run = self._open(args, self._id_to_use(args, resumed is not None))

@@ -15,6 +15,7 @@ from gradience.live.grams import gram_products, module_spectrum
 from gradience.live.pairs import LivePair, find_pairs, starts_at_zero
 from gradience.live.snapshot import Signal, Snapshot, digits
 from gradience.telemetry.rank_series import SETTLED_INTERVALS, RankPoint, settled_since, too_large, too_small
+from gradience.words import counted, listed
 
 
 class SpectralTracker:
@@ -101,7 +102,7 @@ class SpectralTracker:
             yield Signal(
                 "nonfinite-weights",
                 "error",
-                f"{len(broken)} LoRA modules hold NaN or infinity, the first is {broken[0]}",
+                f"NaN or infinity in {counted(len(broken), 'LoRA module')}: {listed(broken)}",
                 {"modules": len(broken)},
             )
         since = settled_since(self._points)
@@ -120,14 +121,14 @@ class SpectralTracker:
             yield Signal(
                 "rank-too-small",
                 "warning",
-                f"{count} of {len(point.measured)} modules need nearly all of their rank",
+                f"{count} of {counted(len(point.measured), 'module')} at nearly full rank",
                 facts | {"saturated": count},
             )
         if too_large(point):
             yield Signal(
                 "rank-too-large",
                 "info",
-                f"nine modules of ten hold 90 % of their energy in {facts['energy_rank_90_p90']:g}"
+                f"nine modules in ten have 90 % of their energy in {facts['energy_rank_90_p90']:g}"
                 f" of {max(point.ranks)} directions",
                 facts,
             )

@@ -126,7 +126,7 @@ def _reason(complaints: str) -> str:
     if any("No module named pip" in line for line in lines):
         return "this Python environment has no pip"
     errors = [line for line in lines if line.startswith("ERROR")]
-    return (errors or lines or ["pip said nothing"])[0].removeprefix("ERROR: ")
+    return (errors or lines or ["pip gave no reason"])[0].removeprefix("ERROR: ")
 
 
 _UNREADABLE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, KeyError, RuntimeError)

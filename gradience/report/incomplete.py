@@ -17,7 +17,7 @@ def incompleteness(report: AuditReport) -> str | None:
     statuses = Counter(layer.status for layer in report.layers)
     parts = []
     if statuses["nonfinite"]:
-        parts.append(f"{_of(statuses['nonfinite'], report.n_layers)} hold NaN or infinity")
+        parts.append(f"NaN or infinity in {_of(statuses['nonfinite'], report.n_layers)}")
     if statuses["unsupported"]:
         parts.append(f"{_of(statuses['unsupported'], report.n_layers)} could not be measured")
     if report.coverage.unaudited:

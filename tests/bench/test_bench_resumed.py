@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from bench_process import timeless, write_inputs
 from tiny_bench import Watcher, llama, sums
 
@@ -125,9 +126,31 @@ def test_what_belongs_to_the_machine_is_no_other_run(config_file: Path, output: 
     assert (remade, watcher.notes) == (set(), [])
     assert not list(output.rglob("adapter_model.safetensors"))
     assert bench.plan_digest == Bench.read(output / "bench.json").plan_digest
-    with pytest.raises(UsageError, match="holds a run of another config") as caught:
-        again(config_file, output, "train.lr=1e-4")
+
+
+def test_another_config_is_refused_with_the_settings_that_differ(config_file: Path, output: Path) -> None:
+    there = yaml.safe_load((output / "config.yaml").read_text())
+    with pytest.raises(UsageError) as caught:
+        again(config_file, output, "train.lr=0.5", "lora.r=7", "runtime.threads=2")
+    message, hint = str(caught.value), caught.value.hint
+    assert (
+        f"another config: `lora.probe_r` is {there['lora']['probe_r']} there, 7 here, `train.lr` is "
+        in message
+    )
+    assert "threads" not in message
     assert caught.value.exit_code == 2
+    assert str(output / "config.yaml") in hint
+    bench, watcher, remade = again(output / "config.yaml", output)
+    assert (remade, watcher.notes) == (set(), [])
+    assert bench.plan_digest == Bench.read(output / "bench.json").plan_digest
+
+
+def test_other_data_are_refused_by_the_name_of_the_split(config_file: Path, output: Path) -> None:
+    plan = json.loads((output / "plan.json").read_text())
+    plan["splits"][0]["sha256"] = "0" * 64
+    (output / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(UsageError, match="contains a run of other data: the train examples differ"):
+        again(config_file, output)
 
 
 def test_weights_that_were_removed_and_are_needed_again_are_asked_for(
@@ -188,7 +211,7 @@ def test_what_was_edited_is_made_again_with_the_same_result(
     damage(output)
     bench, watcher, remade = again(config_file, output)
     assert remade == {stage}  # what depends on it has the same inputs again
-    assert watcher.notes == [note for note in watcher.notes if note.startswith(f"{stage}: made again: ")]
+    assert watcher.notes == [note for note in watcher.notes if note.startswith(f"{stage}: repeated: ")]
     assert len(watcher.notes) == 1
     assert results(bench) == before
 

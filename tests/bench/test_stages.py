@@ -151,7 +151,7 @@ def test_what_was_exchanged_is_noticed_and_made_again(
     stages.done("train", {}, make)
     assert (len(seen), len(said)) == ((1, 1) if again else (0, 0))
     if again:
-        assert said[0].startswith("train: made again: ")
+        assert said[0].startswith("train: repeated: ")
         assert [path.name for path in seen[0]] == [BEGUN]  # nothing of it is trusted
         assert (folder / "records").read_bytes() == b"records"
         stages.done("train", {}, make)

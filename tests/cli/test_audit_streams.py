@@ -88,7 +88,7 @@ def test_a_module_of_nan_is_shown_and_exits_4(adapter):
     edit(adapter, poison)
     done = audit(adapter, "--layers")
     assert done.returncode == 4
-    assert f"1 of {MODULES} modules hold NaN or infinity" in done.stderr
+    assert f"NaN or infinity in 1 of {MODULES} modules" in done.stderr
     assert re.search(r"^  model\.layers\.\S+ +8 +nonfinite$", done.stdout, flags=re.MULTILINE)
     assert "✗" in done.stdout
 

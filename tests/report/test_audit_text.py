@@ -215,7 +215,7 @@ def test_it_is_deterministic():
         ("ok", 1, None),
         ("untrained", 1, None),
         ("untrained", 0, "the one module is untrained"),
-        ("nonfinite", 1, "1 of 2 modules hold NaN or infinity"),
+        ("nonfinite", 1, "NaN or infinity in 1 of 2 modules"),
         ("unsupported", 1, "1 of 2 modules could not be measured"),
     ],
 )
@@ -240,7 +240,7 @@ def test_a_scale_that_is_unknown_is_said():
 def test_the_threshold_is_known_where_no_rank_is_suggested():
     rows = [row("a", power_law(8, 0.5), r=8, shape=(32, 16), tau=0.6)]
     text = audit_text(report(rows, suggest=False, tau=0.6))
-    assert "k@60: directions that hold 60 % of the energy" in text
+    assert "k@60: directions with 60 % of the energy" in text
     assert "k@60 3 of 8" in text
 
 

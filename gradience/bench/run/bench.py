@@ -1,6 +1,7 @@
 """A whole Bench run: its plan on the disk before anything is trained, then seed after seed, then the aggregate.
 
 DIR/plan.json                  what was decided beforehand
+DIR/config.yaml                the config of the run, with all its defaults
 DIR/bench.json, bench.md       the result of one seed; with several seeds in DIR/seed_<n>/ each,
 DIR/bench_aggregate.json, .md  and theirs together
 …/probe/train, probe/eval, audit, uniform_median/train, …   the stages
@@ -14,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
+import yaml
+
 from gradience import tasks
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_aggregate import BenchAggregate
@@ -21,6 +24,7 @@ from gradience.artifacts.bench_plan import BenchPlan, DataSplit, Role
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.whole import write_whole
+from gradience.bench.config.differences import differences
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import bench_plan, plan_digest, promised
 from gradience.bench.run.assemble import assemble
@@ -31,12 +35,14 @@ from gradience.bench.run.watcher import Watcher
 from gradience.bench.run.weights import remove_weights
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.folders import AGGREGATE, BENCH, DOCUMENT, PLAN, begun
+from gradience.check.files import parse_yaml
 from gradience.errors import UsageError
 from gradience.models.devices import check_devices, threads
 from gradience.tasks.base import Task
 from gradience.words import visible
 
 LOG = "run.log"
+CONFIG = "config.yaml"
 PATIENCE = 60.0
 """Seconds to wait for another seed of the same plan that is writing plan or aggregate, which takes it moments."""
 
@@ -127,17 +133,33 @@ def _plan_on_disk(plan: BenchPlan, output: Path, watcher: Watcher) -> BenchPlan:
     path = output / PLAN
     before = BenchPlan.read(path) if path.is_file() else None
     if before is not None and promised(before) != promised(plan):
-        raise UsageError(
-            f"{output}: holds a run of another config or of other data ({PLAN} differs)",
-            code="output-other-run",
-            hint="give another --output, or the config that it was begun with",
-        )
+        raise _other_run(output, config, before, plan)
     if before is not None and before.task_code == plan.task_code:
         return before
     if before is not None:
         watcher.note("the task's own code has changed: trainings are reused, evaluations are repeated")
+    write_whole(output / CONFIG, [yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode()])
     plan.save(path)
     return plan
+
+
+def _other_run(output: Path, config: BenchConfig, before: BenchPlan, plan: BenchPlan) -> UsageError:
+    """The error for a folder with the run of another plan: the first settings, or the data, that differ."""
+    there = output / CONFIG
+    begun_with = parse_yaml(there.read_bytes(), there) if there.is_file() else {}
+    changed = differences(begun_with, config.model_dump(mode="json")) if begun_with else []
+    if changed:
+        what = "another config: " + listed(
+            [f"`{key}` is {was} there, {now} here" for key, was, now in changed]
+        )
+    else:
+        other = [new.role for old, new in zip(before.splits, plan.splits, strict=False) if old != new]
+        what = f"other data: the {' and '.join(other)} examples differ" if other else f"another plan ({PLAN})"
+    return UsageError(
+        f"{output}: contains a run of {what}",
+        code="output-other-run",
+        hint="give another --output" + (f", or --config {there} to resume it" if there.is_file() else ""),
+    )
 
 
 def _split(task: Task, role: Role, limit: int | None) -> DataSplit:

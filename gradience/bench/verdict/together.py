@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
 
 from gradience.artifacts.bench import Bench
+from gradience.bench.config.differences import UNCOUNTED, differences
 from gradience.errors import InputError
-
-NOT_PROTOCOL = ("seeds", "runtime", "run_type", "bench_version")
 
 
 def check_together(benches: Sequence[Bench], sources: Sequence[str]) -> None:
@@ -60,21 +58,10 @@ def _difference(a: Bench, b: Bench) -> str:
             short = f"{left} there, {right} here" if isinstance(left, str) else "the contents differ"
             return f"another {what} ({short})"
     if a.protocol_digest != b.protocol_digest:
-        left, right = dict(_flat(a.config)), dict(_flat(b.config))
-        keys = [key for key in sorted({*left, *right}) if left.get(key) != right.get(key)]
-        keys = [key for key in keys if key.partition(".")[0] not in NOT_PROTOCOL]
-        if keys:
-            return f"`{keys[0]}` is {left.get(keys[0])} there, {right.get(keys[0])} here"
+        for key, left, right in differences(a.config, b.config, ignored=("seeds", *UNCOUNTED)):
+            return f"`{key}` is {left} there, {right} here"
         return "another protocol digest"
     return ""
-
-
-def _flat(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            yield from _flat(item, f"{before}{key}.")
-        else:
-            yield before + key, item
 
 
 def _same_start(a: Bench, b: Bench) -> str:

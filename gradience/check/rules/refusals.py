@@ -41,7 +41,7 @@ def impossible_numbers(context: Context) -> Problems:
         yield Problem("r", str(s.r), "a positive rank", "there is no rank below 1", PEFT_RAISES)
     if s.learning_rate is not None and s.learning_rate <= 0:
         seen = f"{s.learning_rate:g}"
-        yield Problem("learning_rate", seen, "above 0", "nothing would move", "the step has no size")
+        yield Problem("learning_rate", seen, "above 0", "nothing would be trained", "the step size is zero")
     if s.weight_decay is not None and s.weight_decay < 0:
         yield Problem("weight_decay", f"{s.weight_decay:g}", "0 or more", "weights would grow", TORCH_RAISES)
     if s.dropout is not None and not 0 <= s.dropout < 1:
@@ -78,7 +78,7 @@ def no_adapter(context: Context) -> Problems:
             f"peft_type {s.peft_type}" if s.peft_type else "LoRA is not switched on",
             f"{context.dialect.switch}, if LoRA is meant",
             "no LoRA adapter is trained",
-            "what is written about LoRA has no effect then, and the rules on LoRA were not applied",
+            "LoRA settings then have no effect, and the rules on LoRA were not applied",
         )
 
 
@@ -107,7 +107,7 @@ def pattern_without_layers(context: Context) -> Problems:
         yield Problem(
             "layers_pattern",
             "set, without layers_to_transform",
-            "say which layers as well",
+            "set layers_to_transform too",
             "layers_pattern alone does nothing",
             PEFT_RAISES,
         )
@@ -148,7 +148,7 @@ def lora_bias(context: Context) -> Problems:
 def removed_arguments(context: Context) -> Problems:
     """Arguments that transformers 5 no longer takes."""
     for key in context.settings.removed:
-        advised, message = INSTEAD.get(key, "leave it out"), f"transformers 5 has no {key}"
+        advised, message = INSTEAD.get(key, "remove it"), f"transformers 5 has no {key}"
         yield Problem(key, "set", advised, message, "TrainingArguments raises TypeError")
 
 

@@ -46,7 +46,7 @@ def nonfinite(run: Run) -> Observations:
         f"NaN or infinity since step {first}{note}",
         broken,
         "high",
-        "go back to a checkpoint before that step, and look at the data and the precision there",
+        "go back to a checkpoint before that step, and check the data and the precision there",
         "weights that are NaN never recover; usual causes are a missing label, a row without any label to"
         " predict, float16, or a learning rate far too high",
     )
@@ -89,7 +89,7 @@ def loss_explosion(run: Run) -> Observations:
         evidence("largest loss", top.high, top.high_step) + evidence("first loss", first),
         "high",
         f"look at the rows that were trained on shortly before step {top.high_step}, and at the learning rate there",
-        "a single row with a wrong label or an extreme value does this, and so does a step that is too large",
+        "one row with a wrong label or an extreme value can do this, and so can a step that is too large",
     )
 
 
@@ -117,7 +117,7 @@ def divergence(run: Run) -> Observations:
         + evidence("mean of the last fifth", end, loss.last_step),
         "high" if above_start else "medium",
         "lower the learning rate (by ten, then look again)",
-        "a loss that leaves and does not come back is a step size the model cannot follow",
+        "a loss that rises and stays up usually comes from steps that are too large",
     )
 
 

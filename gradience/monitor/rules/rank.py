@@ -9,6 +9,7 @@ from gradience.monitor.setup import RunSetup
 from gradience.ranks import DEFAULT_GRID, round_up
 from gradience.rules import rule
 from gradience.telemetry.rank_series import SATURATED_AT, RankPoint, settled_since, too_large, too_small
+from gradience.words import counted
 
 ADAPTERS = "122 adapters of strangers and repeated runs (docs/reference/monitor_rules.md)"
 ZERO_B = "LoRA's initialisation B = 0 (Hu et al., 2021)"
@@ -24,10 +25,10 @@ def untrained_modules(run: Run) -> Observations:
     if not untrained or not last.step:
         return
     yield Observation(
-        f"{untrained} of {modules} LoRA modules are still zero",
+        f"ΔW is still zero in {untrained} of {counted(modules, 'LoRA module')}",
         evidence("modules with ΔW = 0", untrained, last.step),
         "high",
-        "look whether these modules take part in the forward pass, and whether gradients reach them",
+        "check whether the forward pass uses these modules and whether gradients reach them",
         "B starts at zero and moves with the first gradient",
     )
 
@@ -40,12 +41,12 @@ def rank_too_small(run: Run) -> Observations:
         return
     count = len(point.saturated())
     yield Observation(
-        f"{count} of {len(point.measured)} modules need nearly all of rank {max(point.ranks)}",
+        f"{count} of {counted(len(point.measured), 'module')} at nearly full rank ({max(point.ranks)})",
         evidence(f"modules whose k@90 reaches {SATURATED_AT:.0%} of their rank", count, point.step)
         + evidence("median k@90", point.needed_percentile(50), point.step),
         "medium",
         f"try rank {2 * max(point.ranks)} with α = {_doubled_alpha(run.setup)} and compare the evaluation",
-        "an update that fills its rank may want more; only the evaluation can tell",
+        "an update that fills its rank may need more; only an evaluation shows whether it does",
     )
 
 
@@ -58,11 +59,11 @@ def rank_too_large(run: Run) -> Observations:
     needed = point.needed_percentile(90) or 1.0
     rank, _ = round_up(needed, DEFAULT_GRID, ceiling=max(point.ranks))
     yield Observation(
-        f"nine modules of ten hold 90 % of their energy in {needed:g} of {max(point.ranks)} directions",
+        f"nine modules in ten have 90 % of their energy in {needed:g} of {max(point.ranks)} directions",
         evidence("k@90, 90th percentile of modules", needed, point.step)
         + evidence("allocated rank", max(point.ranks)),
         "medium",
-        f"audit the adapter; rank {rank} may do (retrain or truncate, then evaluate)",
+        f"audit the adapter; rank {rank} may be enough (retrain or truncate, then evaluate)",
         "energy is a crude stand-in for importance: a hypothesis, not a verdict",
     )
 

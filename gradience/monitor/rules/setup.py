@@ -32,7 +32,7 @@ def learning_rate(run: Run) -> Observations:
     side = "above" if ratio > 1 else "below"
     by = ratio if ratio > 1 else 1 / ratio
     yield Observation(
-        f"the learning rate {rate(peak)} lies {float(f'{by:.2g}'):,.0f} times {side} what α = {setup.alpha:g} suggests",
+        f"the learning rate {rate(peak)} is {float(f'{by:.2g}'):,.0f} times {side} what α = {setup.alpha:g} suggests",
         evidence("peak learning rate", peak)
         + evidence("reference", reference)
         + evidence("α/r", alpha / setup.r),
@@ -49,7 +49,7 @@ def run_error(run: Run) -> Observations:
     facts = run.facts
     if facts.end is None or facts.end.text("status") != "error":
         return
-    reason = facts.end.text("reason") or "not said"
+    reason = facts.end.text("reason") or "no reason recorded"
     yield Observation(
         f"the run ended with an error: {reason}",
         evidence("last step", facts.last_step),

@@ -18,7 +18,7 @@ def use_blocks(report: AuditReport, view: View) -> list[Block]:
     top = max(layer.r for layer in report.layers)
     scale = f"r = {top}" if all(layer.r == top for layer in report.layers) else f"r ≤ {top}"
     tau = k_label(report.tau)
-    meaning = f"{tau}: directions that hold {tau[2:]} % of the energy"
+    meaning = f"{tau}: directions with {tau[2:]} % of the energy"
     return [
         Heading("How much of its rank does it use?", aside=meaning),
         Bars(("median", "p90", "max"), use_bars(report), top, scale),
