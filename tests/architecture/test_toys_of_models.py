@@ -142,7 +142,7 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
         "compression": {"variants": ["narrow"], "arms": ["cut"], "controls": ["unharmed"]},
         "runtime": {"device": "cpu", "threads": 1},
     }
-    with pytest.raises(ValueError, match="'unharmed' is none of per_layer_shuffled, random_directions"):
+    with pytest.raises(ValueError, match="'unharmed' is not one of per_layer_shuffled, random_directions"):
         BenchConfig.model_validate(values)
 
     narrow = ranks.Choice({}, "two of each module")

@@ -171,7 +171,7 @@ def test_metrics_are_what_the_four_counts_give(pairs):
 def test_metrics_of_three_labels():
     assert score("accuracy", [0, 1, 2, 2], [0, 1, 2, 1]) == 0.75
     assert 0 < score("matthews", [0, 1, 2, 2], [0, 1, 2, 1]) < 1
-    with pytest.raises(ValueError, match="there are other labels"):
+    with pytest.raises(ValueError, match="and there are others"):
         score("f1", [0, 1, 2], [0, 1, 2])
 
 

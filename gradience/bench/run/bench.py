@@ -138,7 +138,10 @@ def _plan_on_disk(plan: BenchPlan, output: Path, watcher: Watcher) -> BenchPlan:
         return before
     if before is not None:
         watcher.note("the task's own code has changed: trainings are reused, evaluations are repeated")
-    write_whole(output / CONFIG, [yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode()])
+    write_whole(
+        output / CONFIG,
+        [yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False).encode()],
+    )
     plan.save(path)
     return plan
 
@@ -147,7 +150,7 @@ def _other_run(output: Path, config: BenchConfig, before: BenchPlan, plan: Bench
     """The error for a folder with the run of another plan: the first settings, or the data, that differ."""
     there = output / CONFIG
     begun_with = parse_yaml(there.read_bytes(), there) if there.is_file() else {}
-    changed = differences(begun_with, config.model_dump(mode="json")) if begun_with else []
+    changed = differences(begun_with, config.model_dump(mode="json", exclude_none=True)) if begun_with else []
     if changed:
         what = "another config: " + listed(
             [f"`{key}` is {was} there, {now} here" for key, was, now in changed]
