@@ -45,9 +45,9 @@ def open_regular(path: Path, *, root: Path | None = None, limit: int | None = No
     if limit is not None and facts.st_size > limit:
         os.close(handle)
         raise InputError(
-            f"{path}: {facts.st_size:,} bytes, more than the {limit:,} that such a file may have",
+            f"{path}: {facts.st_size:,} bytes, and such a file has at most {limit:,}",
             code="too-large",
-            hint="this is not the file it seems to be",
+            hint="this is not what its name says: download or save the adapter again",
         )
     return handle
 
@@ -77,22 +77,22 @@ def cannot_open(path: Path, error: OSError) -> InputError:
         return InputError(
             f"{path}: a symbolic link to {os.readlink(path)}, which does not exist",
             code="not-found",
-            hint="a cache that was cleaned or a folder that was copied without its targets: download it again",
+            hint="download it again: a cache was cleaned, or a folder was copied without the targets of its links",
         )
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
         return InputError(f"{path}: no such file or folder", code="not-found", hint="check the path")
     if error.errno == errno.ELOOP:
         return InputError(
-            f"{path}: symbolic links that lead in a circle",
+            f"{path}: symbolic links that form a loop",
             code="not-found",
-            hint="replace the link by the file",
+            hint="replace the link with the file",
         )
     if error.errno in (errno.ENXIO, errno.EISDIR):  # a socket, a folder
         return not_a_file(path)
     return ReadError(
         f"{path}: cannot be opened: {error.strerror}",
         code="unreadable",
-        hint="check the permissions of the file and of its folder",
+        hint="check the permissions of the file and its folder",
     )
 
 
@@ -113,7 +113,7 @@ def _refuse_escape(path: Path, root: Path) -> None:
     raise InputError(
         f"{path}: a symbolic link that leaves the adapter's folder (to {target})",
         code="symlink-outside",
-        hint="copy the file into the folder, or point at the place where the files really are",
+        hint="copy the file into the folder, or point at the folder where the files really are",
     )
 
 
@@ -138,7 +138,9 @@ def pread(handle: int, size: int, offset: int, path: Path) -> bytearray:
             count = os.preadv(handle, [view[done:]], offset + done)
         except OSError as error:
             raise ReadError(
-                f"{path}: reading failed: {error.strerror}", code="unreadable", hint="check the disk"
+                f"{path}: reading failed: {error.strerror}",
+                code="unreadable",
+                hint="check the disk, or copy the adapter to another one",
             ) from None
         if count == 0:
             raise truncated(path, expected=offset + size, actual=offset + done)

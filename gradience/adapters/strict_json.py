@@ -73,7 +73,7 @@ def loads(
         if is_deep(parsed):
             raise RecursionError
         if has_half_characters(decoded, parsed):
-            raise _Refused("a text holds half of a character (a lone surrogate)")
+            raise _Refused("a string contains half of a character (a lone surrogate)")
         return parsed
     except UnicodeDecodeError as error:
         raise InputError(

@@ -77,7 +77,7 @@ class _Loader(yaml.SafeLoader):
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
-            raise _refused(node, "a text holds half of a character (a lone surrogate)", QUOTE) from None
+            raise _refused(node, "a string contains half of a character (a lone surrogate)", QUOTE) from None
         return text
 
     def construct_yaml_bool(self, node: Any) -> bool:

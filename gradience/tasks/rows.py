@@ -20,6 +20,7 @@ from gradience.digests import sha256_file
 from gradience.errors import InputError, NetworkError, UsageError, did_you_mean, require
 from gradience.models.local_only import would_fetch
 from gradience.reading import MAX_DATA_BYTES, read_file
+from gradience.words import counted
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,7 @@ class TelemetryReader:
                 raise InputError(
                     f"{self.path}: no such file",
                     code="run-not-found",
-                    hint="GradienceCallback writes run.jsonl into the Trainer's output_dir",
+                    hint="look for run.jsonl in the Trainer's output_dir, where GradienceCallback writes it",
                 ) from None
             if error.code == "not-a-file":
                 raise InputError(

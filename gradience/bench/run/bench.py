@@ -36,8 +36,10 @@ from gradience.bench.run.watcher import Watcher
 from gradience.bench.run.weights import remove_weights
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.folders import AGGREGATE, BENCH, DOCUMENT, PLAN, begun
+from gradience.check.files import MAX_BYTES
 from gradience.errors import UsageError
 from gradience.models.devices import check_devices, threads
+from gradience.reading import read_file
 from gradience.tasks.base import Task
 from gradience.words import visible
 
@@ -149,7 +151,7 @@ def _plan_on_disk(plan: BenchPlan, output: Path, watcher: Watcher) -> BenchPlan:
 def _other_run(output: Path, config: BenchConfig, before: BenchPlan, plan: BenchPlan) -> UsageError:
     """The error for a folder with the run of another plan: the first settings, or the data, that differ."""
     there = output / CONFIG
-    begun_with = strict_yaml.loads(there.read_bytes(), there) if there.is_file() else {}
+    begun_with = strict_yaml.loads(read_file(there, MAX_BYTES), there) if there.is_file() else {}
     changed = differences(begun_with, config.model_dump(mode="json", exclude_none=True)) if begun_with else []
     if changed:
         what = "another config: " + listed(
