@@ -267,7 +267,7 @@ def test_copies_of_a_module_count_once(places, read, nested, tmp_path, capsys):
 def test_a_rank_that_the_shape_cannot_use(tmp_path, capsys):
     outcome = audit(capsys, adapter(tmp_path, modules(r=20, m=6, n=16), config(r=20)))
     assert outcome.code == 0
-    assert "above the smaller side of the matrix" in outcome.finding("rank-above-shape")["message"]
+    assert "above what the shape can use" in outcome.finding("rank-above-shape")["message"]
     layer = outcome.report["layers"][0]
     assert layer["r"] == 20
     assert len(layer["singular_values"]) == 6

@@ -80,7 +80,7 @@ def untrained(facts: Facts) -> Iterator[Finding]:
             code="untrained",
             severity="error",
             message=f"{everything} untrained: B·A = 0 exactly",
-            hint="this is a fresh adapter, or the trained weights were not the ones saved",
+            hint="a fresh adapter? if it was trained, the trained weights were not saved",
         )
     else:
         yield from many(
@@ -144,7 +144,7 @@ shape_ceiling = ModuleRule(
     "warning",
     lambda layer: layer.r > min(layer.shape),
     "with a rank above what the shape can use (min(m, n))",
-    "the surplus is wasted",
+    "the surplus does nothing: lower the rank there (rank_pattern)",
     of_all=False,
 )
 
