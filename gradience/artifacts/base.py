@@ -57,7 +57,7 @@ class Artifact(Part):
 
     schema_id: ClassVar[str]
     """That literal."""
-    repair: ClassVar[str] = "write the file again: artifacts are never edited by hand"
+    repair: ClassVar[str] = "make the file again: artifacts are never edited by hand"
     """What to do about a file that is not valid, or that an earlier version of Gradience wrote."""
 
     @classmethod

@@ -19,14 +19,14 @@ def initialisation(facts: Facts) -> Iterator[Finding]:
             code="init-unknown",
             severity="warning",
             message=f"unknown initialisation {init[:60]!r}: unless it starts from B·A = 0, this is not the update",
-            hint="check what it does before using a suggestion",
+            hint="look up what this init_lora_weights does before using a suggestion",
         )
     elif init == "loftq":
         yield Finding(
             code="init-not-update",
             severity="error",
             message="initialised with LoftQ: B·A contains the correction of the quantised base, not only the update",
-            hint="no rank is suggested from it",
+            hint="no rank is suggested from it; evaluate a smaller rank on the task instead",
         )
     elif not start.keeps_base:
         yield Finding(
@@ -43,12 +43,12 @@ def initialisation(facts: Facts) -> Iterator[Finding]:
         )
     elif not start.zero:
         rounding = "factors whose product is 0 to rounding alone (orthogonal): B·A held that rounding before training"
-        random = "random non-zero factors (false): B·A held noise of full rank r before training"
+        random = "random non-zero factors (false): B·A was noise of full rank r before training"
         yield Finding(
             code="init-noise",
             severity="error",
             message=f"initialised with {rounding if init == 'orthogonal' else random}",
-            hint="energy ranks are inflated by it; no rank is suggested",
+            hint="energy ranks are inflated by it, so none is suggested; the default init_lora_weights avoids it",
         )
 
 

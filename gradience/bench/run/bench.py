@@ -70,7 +70,7 @@ def run_bench(
     planned = _planned(config, task)  # what is refused so far leaves no folder behind
     with _held(output, whole) as locked, threads(config.runtime.threads):
         with locked():
-            plan = _plan_on_disk(planned, output, watcher)
+            plan = _plan_on_disk(config, planned, output, watcher)
         watch, benches = Stopwatch(command), []
         for number, seed in enumerate(config.due, start=1):
             watcher.seed(seed, number, len(config.due))
@@ -130,7 +130,7 @@ def _planned(config: BenchConfig, task: Task) -> BenchPlan:
     return bench_plan(config, task.name, splits, task.code)
 
 
-def _plan_on_disk(plan: BenchPlan, output: Path, watcher: Watcher) -> BenchPlan:
+def _plan_on_disk(config: BenchConfig, plan: BenchPlan, output: Path, watcher: Watcher) -> BenchPlan:
     """The plan, written now or found as it was written before."""
     path = output / PLAN
     before = BenchPlan.read(path) if path.is_file() else None

@@ -76,7 +76,7 @@ def write_random_directions(probe: Path, truncated: Path, ranks: Ranks, output: 
                 raise UsageError(
                     f"{probe}: {pair.module} is {what}: there is no random direction to project on",
                     code="control-kind",
-                    hint="leave this control out of compression.controls",
+                    hint="remove random_directions from compression.controls",
                 )
             tensors |= _projected(update, pair, rank, draw)
     output.mkdir(parents=True, exist_ok=True)
