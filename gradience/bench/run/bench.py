@@ -41,7 +41,7 @@ from gradience.errors import UsageError
 from gradience.models.devices import check_devices, threads
 from gradience.reading import read_file
 from gradience.tasks.base import Task
-from gradience.words import visible
+from gradience.words import listed, visible
 
 LOG = "run.log"
 CONFIG = "config.yaml"
