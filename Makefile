@@ -5,6 +5,8 @@
 #   make test                   the test suite
 #   make lint                   ruff, mypy, import contracts, generated docs
 #   make wheel                  the wheel without extras, installed away from the source tree
+#   make hostile                the whole of what the suite samples: hostile files, mutants, no network (30 minutes)
+#   make fuzz                   every parser that a stranger can reach, FUZZ_SECONDS each (300)
 #   make site                   docs/ as HTML in site/: warnings are errors, links checked, nothing from the network
 #   make conformance            slow runs against other libraries
 #   make conformance-lowest     the tests on the lowest allowed versions, in an environment of their own (6 GB)
@@ -15,7 +17,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format wheel site conformance conformance-lowest conformance-vllm conformance-llama-cpp docs clean
+.PHONY: help demo test lint format wheel hostile fuzz site conformance conformance-lowest conformance-vllm conformance-llama-cpp docs clean
 
 # The first interpreter that is new enough; `make PYTHON=/path/to/python test` overrides it.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -87,6 +89,31 @@ format: $(VENV)/.dev
 
 wheel: $(VENV)/.made
 	scripts/bare_wheel.sh
+
+# Figures of the run renew their rows of docs/conformance/hostile.json, from which `make docs` writes the table of
+# docs/reliability.md.
+FIGURES := .hostile-figures
+
+hostile: $(VENV)/.test
+	@rm -rf $(FIGURES) && mkdir $(FIGURES)
+	GRADIENCE_FIGURES=$(abspath $(FIGURES)) OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m hostile tests/hostile $(ARGS)
+	$(PY) scripts/hostile_figures.py $(FIGURES)
+
+# atheris in an environment of its own: it has wheels for few versions of Python, and nothing else needs it. Without it the
+# mutants of the corpus are fed.
+FUZZ := .venv-fuzz
+FUZZ_SECONDS ?= 300
+
+$(FUZZ)/.made: pyproject.toml $(VENV)/.made
+	@echo "installing atheris into $(FUZZ)"
+	@test -x $(FUZZ)/bin/python || $(PY) -m venv $(FUZZ)
+	@$(FUZZ)/bin/python -m pip install --quiet --disable-pip-version-check -e .
+	@$(FUZZ)/bin/python -m pip install --quiet --disable-pip-version-check atheris || \
+	  echo "no atheris for this Python: the mutants of the corpus are fed instead"
+	@touch $@
+
+fuzz: $(FUZZ)/.made
+	PYTHONPATH=tests $(FUZZ)/bin/python -m hostile.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
 
 # Sphinx in an environment of its own, without PyTorch. Every page is read anew: a warning must not hide in a cache.
 SITE := .venv-site
@@ -165,5 +192,5 @@ docs: $(VENV)/.core
 	$(PY) scripts/update_readme.py
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(LLAMA) $(LOWEST) $(SITE) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(FUZZ) $(FIGURES) fuzz-finds $(VLLM) $(LLAMA) $(LOWEST) $(SITE) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -15,6 +15,7 @@ from blocks import only_checking, replace_block
 from cli_reference import cli_reference
 from config_reference import config_dialects, config_keys
 from error_table import error_table
+from hostile_table import hostile_table
 from record_reference import record_reference
 from runtime_runs import runs_text
 from runtime_table import ran_table, runtime_table
@@ -38,6 +39,7 @@ def documents() -> dict[Path, str]:
     exit_codes = DOCS / "reference" / "exit_codes.md"
     reference = DOCS / "reference" / "files.md"
     runtimes = DOCS / "runtimes.md"
+    reliability = DOCS / "reliability.md"
     config = DOCS / "reference" / "configs.md"
     runs = runs_text()
     records = parse_runs(runs)
@@ -50,6 +52,7 @@ def documents() -> dict[Path, str]:
             record_reference(),
         ),
         DOCS.parent / "gradience" / "runtimes" / RUNS.name: runs,
+        reliability: replace_block(reliability.read_text(encoding="utf-8"), "figures", hostile_table()),
         runtimes: replace_block(
             replace_block(runtimes.read_text(encoding="utf-8"), "encodings", runtime_table(records)),
             "ran",

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 # Adapters made byte by byte and tiny models are used beyond the folders that they lie in.
-sys.path += [str(Path(__file__).parent / folder) for folder in ("adapters", "bench")]
+sys.path += [str(Path(__file__).parent / folder) for folder in ("adapters", "bench", "report")]
 
 # Before anything loads numpy or torch: their thread pools read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -23,4 +23,7 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 patient = {"deadline": None, "print_blob": True, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("fixed", derandomize=True, **patient)
 settings.register_profile("explore", **patient)
+settings.register_profile(
+    "many", derandomize=True, max_examples=int(os.environ.get("EXAMPLES", "100")), **patient
+)
 settings.load_profile("fixed")

@@ -159,10 +159,10 @@ def _make_pair(
 def _plain_pair(config: PeftConfig | None, module: str, kind: Kind, a: Factor, b: Factor) -> LoraPair | str:
     rank, rows, groups = a.entry.shape[0], b.entry.shape[0], 1
     inner = math.prod(b.entry.shape[1:])
+    if any(side != 1 for side in b.entry.shape[2:]):
+        return f"B of shape {list(b.entry.shape)}: a B kernel larger than 1 is unknown"
     if len(a.entry.shape) > 2:
         kind = "conv"
-        if any(side != 1 for side in b.entry.shape[2:]):
-            return f"convolution with a B of shape {list(b.entry.shape)}: a B kernel larger than 1 is unknown"
         if inner and rank % inner == 0 and rows % (rank // inner) == 0:
             groups = rank // inner
     if inner * groups != rank:

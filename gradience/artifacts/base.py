@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic_core import from_json
 
 from gradience.artifacts.whole import write_whole
 from gradience.errors import InputError
@@ -82,11 +83,11 @@ class Artifact(Part):
                 code="artifact-missing",
                 hint="check the path",
             ) from None
-        _refuse_long_integers(path, cls, text)
+        values = _parsed(path, cls, text)
         try:
-            return cls.model_validate_json(text)
+            return cls.model_validate(values)
         except ValidationError as error:
-            raise _predecessors(path, cls, text) or _invalid(path, cls, error) from None
+            raise _predecessors(path, cls, values) or _invalid(path, cls, error) from None
 
     def to_json(self, indent: int | None = 2) -> str:
         """The artifact as strict JSON text, safe to print (see `visible_json`)."""
@@ -137,34 +138,36 @@ def _escaped(match: re.Match[str]) -> str:
 _LONG = re.compile(rb"\d{19}")
 
 
-def _refuse_long_integers(path: Path, artifact: type[Artifact], text: bytes) -> None:
-    """Raise InputError (`artifact-invalid`) for an integer of 2^63 or more: nothing is counted so far, and a float has
-    no room for 400 digits. Only a text with so many digits in a row is looked at twice."""
+def _parsed(path: Path, artifact: type[Artifact], text: bytes) -> Any:
+    """The values of a JSON text. Raises InputError (`artifact-invalid`), also for an integer of 2^63 or more:
+    nothing is counted so far, and a float has no room for 400 digits.
 
-    def bounded(digits: str) -> int:
-        if len(digits) > 19 or abs(int(digits)) >= 2**63:
-            raise OverflowError
-        return int(digits)
-
-    if _LONG.search(text):
-        try:
-            json.loads(text, parse_int=bounded)
-        except OverflowError:
-            raise InputError(
-                f"{path}: not a valid {artifact.schema_id} file: it holds an integer of 2^63 or more",
-                code="artifact-invalid",
-                hint=artifact.repair,
-            ) from None
-        except (ValueError, RecursionError):
-            return  # no JSON: the validation says where
-
-
-def _predecessors(path: Path, artifact: type[Artifact], text: bytes) -> InputError | None:
-    """The error for a file of the public predecessor; None for any other. Its files name no schema."""
+    Parsed apart from the validation: pydantic's errors hold what they are about, and out of a text that would be a
+    copy of the whole object for each field that is missing, 250 times the file.
+    """
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+        if _LONG.search(text):  # only a text with so many digits in a row is looked at twice
+            json.loads(text, parse_int=_counted)
+        return from_json(text, allow_inf_nan=False)
+    except OverflowError:
+        what = "it holds an integer of 2^63 or more"
+    except (ValueError, RecursionError) as error:
+        what = f"the file: Invalid JSON: {error}"
+    raise InputError(
+        f"{path}: not a valid {artifact.schema_id} file: {what}",
+        code="artifact-invalid",
+        hint=artifact.repair,
+    )
+
+
+def _counted(digits: str) -> int:
+    if len(digits) > 20 or abs(int(digits)) >= 2**63:
+        raise OverflowError
+    return int(digits)
+
+
+def _predecessors(path: Path, artifact: type[Artifact], values: Any) -> InputError | None:
+    """The error for a file of the public predecessor; None for any other. Its files name no schema."""
     if not isinstance(values, dict) or "schema" in values:
         return None
     mark = next((mark for mark in PREDECESSORS_MARKS if mark in values), None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -33,6 +34,7 @@ class Sink(ABC):
 MAX_CHARTS = 12
 OVERALL = ("energy_rank_90_p50", "energy_rank_90_p90", "stable_rank_median", "utilization_median", "fro_norm")
 BY_FAMILY = "energy_rank_90_p90"
+MAX_TAG = 200
 
 
 def chart_values(snapshot: Snapshot, *, everything: bool = False) -> dict[str, float]:
@@ -43,17 +45,25 @@ def chart_values(snapshot: Snapshot, *, everything: bool = False) -> dict[str, f
     metrics = snapshot.to_metrics()
     families: Mapping[str, Mapping[str, Any]] = metrics["by_family"]  # type: ignore[assignment]
     groups: dict[str, Mapping[str, Any]] = {"": metrics["summary"]}  # type: ignore[dict-item]
-    groups |= {f"{family}/": values for family, values in families.items()}
+    groups |= {f"{tag_of(family)}/": values for family, values in families.items()}
     if not everything:
         few = {"": {key: groups[""][key] for key in OVERALL}}
         shown = list(families)[: MAX_CHARTS - len(OVERALL)] if len(families) > 1 else []
-        groups = few | {f"{family}/": {BY_FAMILY: families[family][BY_FAMILY]} for family in shown}
+        groups = few | {f"{tag_of(family)}/": {BY_FAMILY: families[family][BY_FAMILY]} for family in shown}
     return {
         f"{PREFIX}{group}{key}": float(value)
         for group, values in groups.items()
         for key, value in values.items()
         if value is not None and math.isfinite(value) and key not in ("seconds", "modules")
     }
+
+
+def tag_of(name: str) -> str:
+    """Return a name as part of a tag: what is no letter, digit, dot, star or hyphen becomes `_`; a long one is cut.
+
+    The pages of trackers are made by others, and modules are named by whoever wrote the model.
+    """
+    return re.sub(r"[^\w.*-]", "_", name)[:MAX_TAG]
 
 
 class TensorBoardSink(Sink):

@@ -212,8 +212,9 @@ def _json_rows(path: Path, file: TextIO) -> Iterator[Row]:
         place = f"{path}: line {number}"
         try:
             values = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{place}: {error.msg}", code="task-row", hint=_ONE_OBJECT) from None
+        except (ValueError, RecursionError) as error:  # also integers of thousands of digits
+            what = getattr(error, "msg", str(error)) or "not JSON"
+            raise InputError(f"{place}: {what}", code="task-row", hint=_ONE_OBJECT) from None
         if not isinstance(values, dict):
             raise InputError(f"{place} is not a JSON object", code="task-row", hint=_ONE_OBJECT)
         yield Row(place, values)

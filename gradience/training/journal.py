@@ -7,13 +7,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gradience.artifacts.training import Earlier
 from gradience.artifacts.whole import write_whole
 from gradience.digests import sha256_text
 from gradience.errors import InputError
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
+
+
+class Numerics(BaseModel):
+    """On what a process computes: what `Earlier` says of steps that were done elsewhere."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    device: str
+    threads: int
+    versions: dict[str, str]
 
 
 class Started(BaseModel):
@@ -24,7 +34,7 @@ class Started(BaseModel):
     initial: str
     """Digest of the adapter before the first step."""
     first_batch: str
-    numerics: dict[str, Any]
+    numerics: Numerics
     """Device, threads and versions of the process that is at work, or was last."""
     resumed: list[int] = []
     earlier: list[Earlier] = []
@@ -41,7 +51,7 @@ class Journal:
         numerics (device, threads, versions) may differ when the training is resumed: then the file names both.
         Raises InputError (`other-training`) when `path` was written by a training with other settings.
         """
-        self.path, self.initial, self.numerics = path, initial, dict(numerics)
+        self.path, self.initial, self.numerics = path, initial, Numerics(**numerics)
         self.call = sha256_text(json.dumps(call, sort_keys=True, default=str))
         self.started = self._read()
         if self.started and self.started.call != self.call:
@@ -63,7 +73,7 @@ class Journal:
             return
         update: dict[str, Any] = {"resumed": [*self.started.resumed, step], "numerics": self.numerics}
         if self.started.numerics != self.numerics:
-            before = Earlier(until_step=step, **self.started.numerics)
+            before = Earlier(until_step=step, **self.started.numerics.model_dump())
             update["earlier"] = [*self.started.earlier, before]
         self._write(self.started.model_copy(update=update))
 

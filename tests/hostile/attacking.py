@@ -14,14 +14,19 @@ from killing import HANGS
 TESTS = Path(__file__).resolve().parent.parent
 
 
+def environment() -> dict[str, str]:
+    """For programs of this package."""
+    path = os.pathsep.join([str(TESTS), str(TESTS / "adapters"), str(TESTS / "bench"), *sys.path])
+    return os.environ | {"PYTHONPATH": path}
+
+
 def attacked(root: Path, *options: object, parts: int = 1) -> dict[str, Any]:
     """The tally over all parts; they run side by side."""
-    path = os.pathsep.join([str(TESTS), str(TESTS / "adapters"), str(TESTS / "bench"), *sys.path])
     command = [sys.executable, "-m", "hostile.attack"]
     running = [
         subprocess.Popen(
             [*command, str(root / str(part)), "--part", f"{part}/{parts}", *map(str, options)],
-            env=os.environ | {"PYTHONPATH": path},
+            env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )

@@ -86,7 +86,7 @@ BYTES = [
     Fault("line ends of old Macs", ANY, lambda content: content.replace(b"\n", b"\r")),
     Fault("32 MB of spaces behind it", ANY, lambda content: content + b" " * 2**25),
     Fault("32 MB of letters", REFUSED, lambda content: b"x" * 2**25),
-    Fault("32 MB of lines", ANY, lambda content: b"a\n" * 2**24),
+    Fault("4 MB of lines", ANY, lambda content: b"a\n" * 2**21),
     Fault("ESC before it", ANY, lambda content: b"\x1b[2J" + content),
 ]
 

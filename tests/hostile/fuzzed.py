@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
+from gradience.adapters import strict_yaml
 from gradience.adapters.config import read_config
 from gradience.adapters.locate import locate
 from gradience.adapters.patterns import PatternTable
@@ -19,7 +20,6 @@ from gradience.artifacts.bench import Bench
 from gradience.artifacts.compression import CompressionPlan
 from gradience.artifacts.records import read_records
 from gradience.bench.config.load import load_config
-from gradience.check.files import parse_yaml
 from gradience.errors import GradienceError
 from gradience.monitor import monitor_runs
 from gradience.report.monitor import monitor_text
@@ -58,7 +58,7 @@ def patterns(path: Path) -> None:
 
 
 def yaml(path: Path) -> None:
-    parse_yaml(path.read_bytes(), path)
+    strict_yaml.loads(path.read_bytes(), path)
 
 
 def bench_config(path: Path) -> None:

@@ -129,9 +129,16 @@ def artifacts() -> dict[str, Kind]:
         "bench of a run": Kind(
             next(iter(seeds)), "json", seeds | plan, commands(aggregate, summary), codes=known
         ),
-        "plan of a run": Kind("in/run/plan.json", "json", seeds | plan, commands(aggregate), codes=known),
+        "plan of a run": Kind(
+            "in/run/plan.json", "json", seeds | plan, commands(aggregate), optional=True, codes=known
+        ),
         "aggregate of a run": Kind(
-            "in/run/bench_aggregate.json", "json", seeds | plan | together, commands(summary), codes=known
+            "in/run/bench_aggregate.json",
+            "json",
+            seeds | plan | together,
+            commands(summary),
+            optional=True,
+            codes=known,
         ),
         "plan of a compression": Kind(
             "in/plan.json",
@@ -230,7 +237,7 @@ def records() -> dict[str, Kind]:
     answers = samples.records()
     rows = {"in/a.csv": samples.csv_rows(), "in/a.jsonl": samples.jsonl_rows()}
     journal = json.dumps(
-        {"call": sha256_text("{}"), "initial": "b" * 64, "first_batch": "c" * 64, "numerics": {}}
+        {"call": sha256_text("{}"), "initial": "b" * 64, "first_batch": "c" * 64, "numerics": NUMERICS}
     ).encode()
     stage = samples.stage_folder()
     return {
@@ -281,8 +288,11 @@ def _rows(path: str) -> Read:
     return lambda: say(len(load_task("text_classification", options).label_names))
 
 
+NUMERICS = {"device": "cpu", "threads": 1, "versions": {"torch": "2.13.0"}}
+
+
 def _journal() -> None:
-    journal = Journal(Path("out/training/started.json"), {}, "b" * 64, {})
+    journal = Journal(Path("out/training/started.json"), {}, "b" * 64, NUMERICS | {"threads": 2})
     journal.resume(3)
     say("resumed")
 

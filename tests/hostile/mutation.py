@@ -40,7 +40,7 @@ CORES = {
     ),
     "ranks": Core("gradience.ranks", ("tests/numbers/test_ranks.py",)),
     "measures": Core(
-        "gradience.audit.measures", ("tests/numbers/test_spectra.py", "tests/audit/test_measures.py")
+        "gradience.audit.measures", ("tests/audit/test_measures.py", "tests/report/test_audit_text.py")
     ),
     "allocate": Core("gradience.plan.allocate", ("tests/plan/test_allocate.py",)),
     "truncate": Core("gradience.compress.truncate", ("tests/compress/test_truncate.py",)),

@@ -32,7 +32,7 @@ def test_a_sample_of_the_malformed_files(tmp_path):
 
 @pytest.mark.hostile
 def test_every_kind_of_malformed_file(tmp_path):
-    tally = attacked(tmp_path, "--share", 7, parts=2)
+    tally = attacked(tmp_path, "--share", 11, parts=2)
     assert unknown(tally["problems"]) == []
     assert tally["inputs"] > 1500
     record("R1", "malformed files", **figures(tally))
@@ -42,5 +42,5 @@ def test_every_kind_of_malformed_file(tmp_path):
 def test_mutants_of_texts(tmp_path):
     tally = attacked(tmp_path, "--mutants", 500, parts=2)
     assert unknown(tally["problems"]) == []
-    assert tally["inputs"] > 5000
+    assert tally["inputs"] > 8000
     record("R2", "mutants of texts", **figures(tally))

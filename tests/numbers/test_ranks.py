@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradience import ranks
-from gradience.ranks import max_lora_rank_step, percentile, round_up, scaled_alpha
+from gradience.ranks import max_lora_rank_step, percentile, round_up, scale_of, scaled_alpha
 
 grids = st.lists(st.integers(1, 1024), min_size=1, max_size=12)
 
@@ -114,3 +114,8 @@ def test_the_scale_stays_what_it_was(alpha, rank, new, rslora):
         return alpha / math.sqrt(rank) if rslora else alpha / rank
 
     assert scale(scaled_alpha(alpha, rank, new, use_rslora=rslora), new) == pytest.approx(scale(alpha, rank))
+
+
+def test_the_scale_of_an_adapter():
+    assert scale_of(8, 16, use_rslora=False) == 0.5
+    assert scale_of(8, 16, use_rslora=True) == 2

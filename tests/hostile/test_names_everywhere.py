@@ -1,0 +1,164 @@
+"""Names x every report x every face, and tags of trackers: nothing steers, nothing is markup, nothing is lost (R16).
+
+In each sample every text that may be any text is replaced at once. `tests/report/test_names.py` has the names.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import cache
+
+import pytest
+from pydantic import ValidationError
+from test_names import HOSTILE, parsed, steering
+
+from gradience.live.sinks import chart_values
+from gradience.live.snapshot import ModuleSpectrum, Snapshot
+from gradience.report import terminal
+from gradience.report.faces import DOCUMENTS, blocks_of, to_html, to_markdown
+from hostile import samples
+from hostile.figures import record
+
+NAMES = HOSTILE | {
+    "ten thousand": "x" * 10_000,
+    "ten thousand wide": "模" * 10_000,
+    "separators": "../../a/b\\c:d\0e",
+    "absolute": "/etc/passwd",
+    "a drive": "C:\\Windows\\system32",
+    "rtl alone": "\u202e\u202d\u2066\u2069",
+    "arabic": "نموذج.طبقة",
+}
+FEW = (
+    "colour",
+    "newline",
+    "bidi-override",
+    "rich-close",
+    "script",
+    "pipe",
+    "md-link",
+    "ten thousand",
+    "separators",
+    "c1-csi",
+)
+"""For the suite; `make hostile` takes all of them."""
+
+
+@cache
+def reports():
+    """One of each report, by its class."""
+    return {
+        type(sample).__name__: sample
+        for sample in samples.artifacts().values()
+        if type(sample).__name__ in DOCUMENTS
+    }
+
+
+def paths(value, at=()):
+    """Where texts stand in a JSON value."""
+    if isinstance(value, str):
+        yield at
+    elif isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from paths(part, (*at, key))
+
+
+def with_text(values, places, text):
+    """A copy in which `text` stands at these places."""
+    copy = json.loads(json.dumps(values))
+    for *parents, last in places:
+        part = copy
+        for key in parents:
+            part = part[key]
+        part[last] = text
+    return copy
+
+
+@cache
+def free_places(kind):
+    """Where a report may hold any text: the schema takes it, and the report can be drawn."""
+    sample = reports()[kind]
+    values = sample.model_dump(mode="json")
+    places = []
+    for place in paths(values):
+        try:
+            changed = type(sample).model_validate(with_text(values, [place], "any name"))
+            to_markdown(changed)
+        except (ValidationError, ValueError, KeyError):
+            continue
+        places.append(place)
+    return values, tuple(places)
+
+
+def named(kind, name):
+    values, places = free_places(kind)
+    return type(reports()[kind]).model_validate(with_text(values, places, name))
+
+
+def structure(markdown):
+    """Headings, and how many cells every row of a table has."""
+    lines = markdown.splitlines()
+    return [line.split(" ")[0] for line in lines if line.startswith("#")], [
+        line.count("|") for line in lines if line.startswith("|")
+    ]
+
+
+def check(kind, name):
+    report, plain = named(kind, name), named(kind, "plain")
+    text, page = terminal.render(blocks_of(report), width=80), to_markdown(report)
+    html = to_html(report)
+    assert not steering(text, "\n")
+    assert not steering(page, "\n")
+    assert not steering(html, "\n")
+    assert not any(line.startswith("error:") for line in text.splitlines())
+    assert structure(page) == structure(to_markdown(plain))
+    assert parsed(html).tags == parsed(to_html(plain)).tags
+    again = type(report).model_validate_json(report.to_json())
+    assert again == report
+    assert not steering(report.to_json(), "\n")
+
+
+@pytest.mark.parametrize("kind", DOCUMENTS)
+def test_a_report_has_names_in_many_places(kind):
+    assert len(free_places(kind)[1]) >= 5
+
+
+@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("kind", DOCUMENTS)
+def test_hostile_names_in_every_report(kind, name):
+    check(kind, NAMES[name])
+
+
+@pytest.mark.hostile
+def test_every_hostile_name_in_every_report():
+    started = time.perf_counter()
+    for kind in DOCUMENTS:
+        for name in NAMES.values():
+            check(kind, name)
+    places = sum(len(free_places(kind)[1]) for kind in DOCUMENTS)
+    record(
+        "R16",
+        "names",
+        names=len(NAMES),
+        reports=len(DOCUMENTS),
+        places=places,
+        faces=4,
+        seconds=round(time.perf_counter() - started),
+    )
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_tags_of_trackers_are_plain(name):
+    spectra = [
+        ModuleSpectrum(f"layers.{i}.{family}", 4, "ok", 1.5, 2, 1.0, 1.0)
+        for i in range(2)
+        for family in (name, "q_proj")
+    ]
+    tags = chart_values(Snapshot(1, tuple(spectra), 0.1, None), everything=True)
+    assert len(tags) > 5
+    for tag in tags:
+        assert tag.isprintable()
+        assert tag.startswith("gradience/")
+        assert len(tag) < 300
+        assert not set(tag) & set("<>&\"'\\ ")
+        assert ".." not in tag.split("/")
