@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers.trainer_callback import TrainerCallback, TrainerState
 
-from gradience.artifacts.whole import sync_folder, write_whole
+from gradience.artifacts.whole import sync_folder, write_errors, write_whole
+from gradience.errors import OutputError
 from gradience.reading import MAX_DATA_BYTES, check_regular
 
 MARK = "complete"
 KEPT = 2
+TORCH_WRITING = ("inline_container", "iostream", "Parent directory")
+"""What torch.save says in a plain RuntimeError when the disk refuses: its own file, or the library that writes."""
 
 
 class MarkComplete(TrainerCallback):
@@ -33,6 +38,27 @@ class MarkComplete(TrainerCallback):
         sync_folder(folder)
         for old in complete_checkpoints(folder)[:-KEPT]:
             shutil.rmtree(old)
+
+
+@contextmanager
+def library_write_errors(folder: Path) -> Iterator[None]:
+    """Turn what the disk refuses to PEFT, torch and safetensors into OutputError (`write-failed`).
+
+    Only Python's own writing raises OSError. A full disk must end the run: as another error it would count as a failed
+    training, which is a result.
+    """
+    try:
+        with write_errors(folder):
+            yield
+    except (RuntimeError, SafetensorError) as error:
+        words = str(error).strip().splitlines()[0]
+        if isinstance(error, RuntimeError) and not any(mark in words for mark in TORCH_WRITING):
+            raise
+        raise OutputError(
+            f"{folder}: cannot write: {words}",
+            code="write-failed",
+            hint="check the folder, its permissions and the free space",
+        ) from None
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:

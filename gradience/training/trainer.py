@@ -22,6 +22,7 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.shared_names import path_text
 from gradience.artifacts.training import Start, TrainedExamples, TrainingReport
+from gradience.artifacts.whole import write_errors
 from gradience.digests import sha256_file
 from gradience.errors import UsageError
 from gradience.live.callback import GradienceCallback
@@ -32,7 +33,7 @@ from gradience.progress import Progress
 from gradience.tasks.base import Task
 from gradience.tasks.examples import fingerprint
 from gradience.training.arguments import OneDevice, sequences_per_step, trainer_arguments
-from gradience.training.checkpoints import MarkComplete, last_loss
+from gradience.training.checkpoints import MarkComplete, last_loss, library_write_errors
 from gradience.training.encode import Collator, Encoded, encode, labels_of
 from gradience.training.journal import Journal
 from gradience.training.memory import watch_peak
@@ -64,7 +65,7 @@ def train(
 
     Raises InputError or NetworkError when the base cannot be loaded, InputError when `output` holds another
     training (`other-training`), UsageError when task and model do not fit together (`task-model`), and for devices and
-    processes that cannot be had (`no-device`, `processes`, `effective-batch`).
+    processes that cannot be had (`no-device`, `processes`, `effective-batch`); OutputError (`write-failed`).
     """
     watch = Stopwatch(command="train")
     labels = labels_of(task, model)
@@ -75,7 +76,8 @@ def train(
     request = {"lora": dict(lora), "recipe": recipe.model_dump(mode="json"), "seed": seed, "trained": trained}
     if (output / REPORT).is_file():
         return finished(output, request)
-    output.mkdir(parents=True, exist_ok=True)
+    with write_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
     peak = watch_peak(choose_device(device))
     base = load_base(model, labels=labels, seed=stream(seed, "base"), device=device)
     network = with_fresh_lora(base, lora, model, seed, labels=labels, trained=trained)
@@ -95,9 +97,11 @@ def train(
     args = trainer_arguments(recipe, output / CHECKPOINTS, seed, base, model.gradient_checkpointing)
     trainer = _trainer(network, args, encoded, Collator(base.tokenizer), journal, output, on_step)
     sequences = sequences_per_step(args, recipe)
-    seconds = run_from_newest(trainer, journal, output / CHECKPOINTS)
+    with library_write_errors(output):
+        seconds = run_from_newest(trainer, journal, output / CHECKPOINTS)
+        if trainer.is_world_process_zero():
+            store(network, output / ADAPTER, base.name)
     if trainer.is_world_process_zero():
-        store(network, output / ADAPTER, base.name)
         _report(
             trainer,
             journal,

@@ -156,3 +156,17 @@ def test_what_was_exchanged_is_noticed_and_made_again(
         assert (folder / "records").read_bytes() == b"records"
         stages.done("train", {}, make)
         assert len(seen) == 1
+
+
+def test_a_disk_that_refuses_around_a_stage_ends_the_run(
+    stages: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another error it would count as a failed variant, which is a result."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(OutputError) as caught:
+        stages.done("train", {}, lambda folder: None)
+    assert caught.value.code == "write-failed"

@@ -19,7 +19,7 @@ from typing import Any
 
 from hostile.syscalls import Call, Ending, failing, undisturbed, writing_calls
 from hostile.trainings import TRAININGS
-from hostile.writers import WRITERS, Writer, state
+from hostile.writers import WRITERS, Writer, lines_of, state
 
 KILL = "signal=KILL"
 ERRORS = ("error=ENOSPC", "error=EIO", "error=EDQUOT", "error=EROFS", "error=EACCES")
@@ -77,7 +77,7 @@ class Attempt:
             wrong.append(f"no message but {ending.said[-400:]!r}")
         if len(_MESSAGE.findall(ending.said)) != 1:
             wrong.append(f"{len(_MESSAGE.findall(ending.said))} messages: {ending.said[-400:]!r}")
-        return wrong + [f"left: {path.name}" for path in self._left()]
+        return wrong + left_below(self.folder)
 
     def _is_new(self) -> bool:
         return all(state(self.folder / unit) == self.new[unit] for unit in self.writer.units)
@@ -100,27 +100,25 @@ class Attempt:
         return wrong
 
     def _after_next(self) -> list[str]:
-        wrong = [f"left by the next run: {path.name}" for path in self._left()]
+        wrong = left_below(self.folder)
         if self.writer.appends:
             unit = self.writer.units[0]
-            added = len(_lines(self.new[unit])) - len(_lines(self.old[unit]))
-            if _lines(state(self.folder / unit))[-added:] != _lines(self.new[unit])[-added:]:
+            added = len(lines_of(self.new[unit])) - len(lines_of(self.old[unit]))
+            if lines_of(state(self.folder / unit))[-added:] != lines_of(self.new[unit])[-added:]:
                 wrong.append("the next run's lines are not whole")
         elif {unit: state(self.folder / unit) for unit in self.writer.result} != self.whole:
             wrong.append("the next run's result is another")
         return wrong
 
-    def _left(self) -> list[Path]:
-        return [path for path in self.folder.rglob(".*") if _LEFT.fullmatch(path.name)]
 
-
-def _lines(unit: dict[str, Any]) -> list[Any]:
-    return unit.get("", [])
+def left_below(folder: Path) -> list[str]:
+    """Temporary files and folders that nobody will look for."""
+    return [f"left: {path.name}" for path in folder.rglob(".*") if _LEFT.fullmatch(path.name)]
 
 
 def _grown(old: dict[str, Any], here: dict[str, Any], new: dict[str, Any]) -> bool:
-    lines = _lines(here)
-    return len(_lines(old)) <= len(lines) and lines == _lines(new)[: len(lines)]
+    lines = lines_of(here)
+    return len(lines_of(old)) <= len(lines) and lines == lines_of(new)[: len(lines)]
 
 
 def main(root: Path, names: list[str], share: int, hows: list[str]) -> None:

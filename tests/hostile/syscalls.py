@@ -98,8 +98,13 @@ def failing(work: Work, call: Call, how: str) -> Ending:
 
 def undisturbed(work: Work) -> Ending:
     """The same in a child that nobody looks into."""
+    return begun(work)()
+
+
+def begun(work: Work) -> Callable[[], Ending]:
+    """Begin it in a child; what this returns waits for its end."""
     reader, child = _forked(work, wait=False)
-    return _ended(reader, child)
+    return lambda: _ended(reader, child)
 
 
 def _under_strace(work: Work, options: list[str], log: Path) -> Ending:

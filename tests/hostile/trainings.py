@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gradience.cli.app import run
+from gradience.cli.exit_codes import ExitCode
 from hostile.writers import Writer, as_verb
 
+RESULTS = (ExitCode.GATE_FAILED, ExitCode.INCONCLUSIVE, ExitCode.INCOMPLETE)
 BASE = "base"
 
 
@@ -17,12 +20,26 @@ def before_training(folder: Path) -> None:
 
 def train(folder: Path) -> None:
     """Three steps with a checkpoint after each."""
-    from tiny_training import recipe, run
+    from tiny_training import recipe
+    from tiny_training import run as run_training
 
     from gradience.models.settings import ModelSettings
 
     base = ModelSettings(name=str(folder / BASE), type="causal_lm")
-    run(base, folder / "out", recipe=recipe(max_steps=3, save_steps=1))
+    run_training(base, folder / "out", recipe=recipe(max_steps=3, save_steps=1))
+
+
+def before_bench(folder: Path) -> None:
+    from bench_process import write_inputs
+
+    write_inputs(folder / "inputs", train={"lr": 3e-3, "max_steps": 2, "per_device_train_batch_size": 4})
+
+
+def bench_run(folder: Path) -> int:
+    """FAIL, or whatever two steps are worth, is a result."""
+    config = str(folder / "inputs" / "config.yaml")
+    code = run(["bench", "run", "--config", config, "--output", str(folder / "out"), "--quiet"])
+    return 0 if code in RESULTS else code
 
 
 TRAININGS = (
@@ -34,4 +51,5 @@ TRAININGS = (
         ("out/adapter", "out/training.json"),
         result=("out/adapter", "out/training.json"),
     ),
+    Writer("bench run", before_bench, bench_run, bench_run, ("out/bench.json",)),
 )

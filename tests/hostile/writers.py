@@ -214,3 +214,8 @@ def _without_moving(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_moving(inner) for key, inner in value.items() if key not in MOVING}
     return [_without_moving(inner) for inner in value] if isinstance(value, list) else value
+
+
+def lines_of(unit: dict[str, Any]) -> list[Any]:
+    """The records of a file of lines; none where it is not there."""
+    return unit.get("", [])

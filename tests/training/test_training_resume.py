@@ -7,16 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from killing import program
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_training import recipe, run, weights
 
 from gradience.artifacts.training import TrainingReport
-from gradience.errors import InputError
+from gradience.errors import InputError, OutputError
 from gradience.models.settings import ModelSettings
 from gradience.telemetry import TelemetryReader
 from gradience.training import trainer as training
-from gradience.training.checkpoints import MARK, complete_checkpoints, remove_incomplete
+from gradience.training.checkpoints import (
+    MARK,
+    complete_checkpoints,
+    library_write_errors,
+    remove_incomplete,
+)
 
 
 @pytest.mark.slow
@@ -39,6 +45,38 @@ def test_a_checkpoint_without_its_mark_is_none(tmp_path: Path) -> None:
     assert [path.name for path in complete_checkpoints(tmp_path)] == ["checkpoint-5", "checkpoint-10"]
     remove_incomplete(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-5"]
+
+
+def test_a_full_disk_ends_a_training_as_a_disk_that_refuses_and_it_resumes(
+    causal: ModelSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(causal, tmp_path / "whole", recipe=recipe(save_steps=1))
+    save, saved = torch.save, []
+
+    def save_until_full(value: Any, file: Any, *more: Any, **options: Any) -> None:
+        saved.append(file)
+        save(value, file if len(saved) < 8 else "/dev/full", *more, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", save_until_full)
+        with pytest.raises(OutputError, match="cannot write") as caught:
+            run(causal, tmp_path / "full", recipe=recipe(save_steps=1))
+    assert caught.value.code == "write-failed"
+    assert run(causal, tmp_path / "full", recipe=recipe(save_steps=1)).resumed_from
+    assert weights(tmp_path / "full") == weights(tmp_path / "whole")
+
+
+def test_what_libraries_say_of_a_disk_is_told_from_their_other_errors(tmp_path: Path) -> None:
+    for write in (
+        lambda: torch.save({"a": torch.zeros(9)}, "/dev/full"),
+        lambda: torch.save({}, tmp_path / "missing" / "file"),
+        lambda: save_file({"a": torch.zeros(9)}, tmp_path / "missing" / "file"),
+        lambda: (tmp_path / "missing" / "file").write_text(""),
+    ):
+        with pytest.raises(OutputError, match="cannot write"), library_write_errors(tmp_path):
+            write()
+    with pytest.raises(RuntimeError, match="must match"), library_write_errors(tmp_path):
+        torch.zeros(2) + torch.zeros(3)
 
 
 def test_an_unfinished_training_is_not_continued_with_other_settings(

@@ -19,7 +19,7 @@ from typing import Any
 
 from gradience.artifacts.scratch import sweep_below
 from gradience.artifacts.stage import StageFile, StageManifest
-from gradience.artifacts.whole import write_whole
+from gradience.artifacts.whole import write_errors, write_whole
 from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError, LockedError
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
@@ -54,9 +54,11 @@ class Stages:
         """
         folder, key = self.folder / name, stage_key(name, depends)
         if self._is_done(name, folder, key):
-            (folder / BEGUN).unlink(missing_ok=True)
+            with write_errors(folder):
+                (folder / BEGUN).unlink(missing_ok=True)
             return folder
-        _begin(folder, key, resumable=resumable)
+        with write_errors(folder):
+            _begin(folder, key, resumable=resumable)
         started, peak = time.perf_counter(), self.watch(name)
         make(folder)
         StageManifest(
@@ -67,7 +69,8 @@ class Stages:
             seconds=time.perf_counter() - started,
             peak_memory_bytes=peak(),
         ).save(folder / MANIFEST)
-        (folder / BEGUN).unlink()  # last: whatever happens before, the stage is done or resumes
+        with write_errors(folder):
+            (folder / BEGUN).unlink()  # last: whatever happens before, the stage is done or resumes
         return folder
 
     def _is_done(self, name: str, folder: Path, key: str) -> bool:
