@@ -17,9 +17,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from hostile.syscalls import Call, Ending, failing, undisturbed, writing_calls
+from hostile.syscalls import Call, Ending, failing, loaded, undisturbed, writing_calls
 from hostile.trainings import TRAININGS
-from hostile.writers import WRITERS, Writer, lines_of, state
+from hostile.writers import TORN, WRITERS, Writer, lines_of, state
 
 KILL = "signal=KILL"
 ERRORS = ("error=ENOSPC", "error=EIO", "error=EDQUOT", "error=EROFS", "error=EACCES")
@@ -36,38 +36,43 @@ class Attempt:
         self.writer, self.before, self.folder = writer, root / "before", root / "now"
         self.before.mkdir(parents=True)
         writer.prepare(self.before)
-        self._anew()
-        assert writer.work(self.folder) in (0, None)  # here, so that whatever is loaded is loaded once
-        self._anew()
+        self.anew()
+        loaded(lambda: writer.work(self.folder))
+        self.anew()
         self.old = {unit: state(self.folder / unit) for unit in writer.units}
         self.calls = writing_calls(lambda: writer.work(self.folder), self.folder, root / "calls")
         self.new = {unit: state(self.folder / unit) for unit in writer.units}
         self.whole = {unit: state(self.folder / unit) for unit in writer.result}
 
-    def _anew(self) -> None:
+    def anew(self) -> None:
+        """Put there what stands before."""
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.copytree(self.before, self.folder)
 
     def problems(self, call: Call, how: str) -> list[str]:
         """What is wrong when this call fails this way; empty is right."""
-        self._anew()
+        self.anew()
         ending = failing(lambda: self.writer.work(self.folder), call, how)
-        wrong = self._after_kill(ending) if how == KILL else self._after_error(ending)
-        again = undisturbed(lambda: self.writer.again(self.folder))
-        if again.code != 0:
-            wrong.append(f"the next run ends with {again.code}: {again.said[-300:]}")
-        else:
-            wrong += self._after_next()
+        wrong = self._after_kill(ending) if how == KILL else self.after_error(ending)
+        wrong += self.next_run()
         return [
             f"{self.writer.name}: {call.name} #{call.number} {how}: {text} [{call.text}]" for text in wrong
         ]
+
+    def next_run(self) -> list[str]:
+        """What is wrong with the run after it."""
+        again = undisturbed(lambda: self.writer.again(self.folder))
+        if again.code != 0:
+            return [f"the next run ends with {again.code}: {again.said[-300:]}"]
+        return self._after_next()
 
     def _after_kill(self, ending: Ending) -> list[str]:
         if ending.code != -9:
             return [f"not killed: {ending.code} {ending.said[-300:]}"]
         return self._units(between_renames=True)
 
-    def _after_error(self, ending: Ending) -> list[str]:
+    def after_error(self, ending: Ending) -> list[str]:
+        """What is wrong with a run that was refused something."""
         wrong = self._units(between_renames=False)
         if ending.code == 0:  # what failed was not needed
             return wrong + ([] if self._is_new() else ["exit 0 without the result"])
@@ -118,6 +123,7 @@ def left_below(folder: Path) -> list[str]:
 
 def _grown(old: dict[str, Any], here: dict[str, Any], new: dict[str, Any]) -> bool:
     lines = lines_of(here)
+    lines = lines[:-1] if lines[-1:] == [TORN] else lines
     return len(lines_of(old)) <= len(lines) and lines == lines_of(new)[: len(lines)]
 
 

@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,6 +95,12 @@ def failing(work: Work, call: Call, how: str) -> Ending:
     """What becomes of `work` when this call of it fails. how: `signal=KILL`, `error=ENOSPC` …"""
     inject = f"inject={call.name}:{how}:when={call.number}"
     return _under_strace(work, ["-e", f"trace={call.name}", "-e", inject], Path(os.devnull))
+
+
+def loaded(work: Work) -> None:
+    """Do it here once, so that whatever it loads is there in every child."""
+    with redirect_stdout(sys.stderr):
+        assert work() in (0, None)
 
 
 def undisturbed(work: Work) -> Ending:

@@ -36,6 +36,8 @@ MOVING = {
 }
 """Keys whose values differ between two runs of the same."""
 ADAPTER = "adapter"
+TORN = "torn"
+"""In place of a line that is not whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +208,15 @@ def timeless(path: Path) -> Any:
     if path.suffix == ".json":
         return _without_moving(json.loads(content))
     if path.suffix == ".jsonl":
-        return [_without_moving(json.loads(line)) for line in content.splitlines() if line]
+        return [_line(line) for line in content.splitlines() if line]
     return content
+
+
+def _line(line: bytes) -> Any:
+    try:
+        return _without_moving(json.loads(line))
+    except ValueError:
+        return TORN
 
 
 def _without_moving(value: Any) -> Any:
