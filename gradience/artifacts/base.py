@@ -87,7 +87,7 @@ class Artifact(Part):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise _predecessors(path, cls, values) or _invalid(path, cls, error) from None
+            raise _without_schema(path, cls, values) or _invalid(path, cls, error) from None
 
     def to_json(self, indent: int | None = 2) -> str:
         """The artifact as strict JSON text, safe to print (see `visible_json`)."""
@@ -166,13 +166,17 @@ def _counted(digits: str) -> int:
     return int(digits)
 
 
-def _predecessors(path: Path, artifact: type[Artifact], values: Any) -> InputError | None:
-    """The error for a file of the public predecessor; None for any other. Its files name no schema."""
+def _without_schema(path: Path, artifact: type[Artifact], values: Any) -> InputError | None:
+    """The error for an object that names no schema, as no file of the public predecessor does; None for any other."""
     if not isinstance(values, dict) or "schema" in values:
         return None
     mark = next((mark for mark in PREDECESSORS_MARKS if mark in values), None)
     if mark is None:
-        return None
+        return InputError(
+            f"{path}: not a valid {artifact.schema_id} file: it names no schema",
+            code="artifact-invalid",
+            hint="name another file, or the folder of a run: every file that Gradience writes has a `schema`",
+        )
     return InputError(
         f"{path}: written by the original Gradience ({mark}: {str(values[mark])[:40]!r}), which is not"
         f" {artifact.schema_id}",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,17 @@ def rows_of(path: Path) -> dict[str, dict[str, Any]]:
 
 def of(path: Path) -> str:
     return str(path.relative_to(RESULTS).parent)
+
+
+def test_the_page_counts_again_what_it_says(
+    unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (RESULTS.parents[1] / "docs" / "results" / "bench.md").read_text(encoding="utf-8")
+    [source] = re.findall(r"^```py\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "again").symlink_to(unpacked / "minilm_reviews")
+    monkeypatch.chdir(tmp_path)
+    exec(source, {})  # our own page
+    assert f"# {capsys.readouterr().out}" in source
 
 
 def test_there_are_some() -> None:

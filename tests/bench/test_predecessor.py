@@ -85,3 +85,11 @@ def test_a_run_of_it_cannot_be_counted(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "bench.json").write_text(json.dumps({"bench_version": "0.1"}), encoding="utf-8")
     assert run(["bench", "aggregate", str(tmp_path)]) == 3
     assert "written by the original Gradience" in capsys.readouterr().err
+
+
+def test_a_file_without_a_schema_that_is_nobodys_is_not_asked_to_be_made_again(tmp_path, capsys):
+    (tmp_path / "speed.json").write_text('{"machine": "2 cores"}', encoding="utf-8")
+    assert run(["bench", "summary", str(tmp_path / "speed.json")]) == 3
+    said = capsys.readouterr().err
+    assert "it names no schema" in said
+    assert "name another file, or the folder of a run" in said

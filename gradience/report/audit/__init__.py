@@ -49,10 +49,21 @@ def audit_text(
     """
     columns = max(terminal.MIN_WIDTH, width or terminal.DEFAULT_WIDTH) - BESIDE_MAP
     view = View(not layers, layers, top_wasteful, SHOWN_FULLEST, columns)
-    steps = ["--layers"] if not layers else []
+    steps = [*smaller(report), *([] if layers else ["--layers"])]
     steps += ["--suggest-per-layer (a LoraConfig to copy)"] if report.suggestions else []
     following = Paragraph(("Next: ", Span(" · ".join([*steps, "--json"]), "dim")))
     return terminal.render([*audit_blocks(report, view), following], width=width, color=color)
+
+
+def smaller(report: AuditReport) -> list[str]:
+    """The command that would write the first suggestion that is smaller; none where none is.
+
+    ADAPTER stands for the path: of an absolute one the report knows only the last part.
+    """
+    plan = report.suggestions
+    saved = {"median": plan.median.reduction, "per_layer": plan.per_layer.reduction} if plan else {}
+    named = next((name for name, reduction in saved.items() if reduction > 0), None)
+    return [f"gradience compress ADAPTER --suggested {named} --dry-run"] if named else []
 
 
 def audit_blocks(report: AuditReport, view: View = DOCUMENT) -> Document:

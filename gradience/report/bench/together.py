@@ -20,12 +20,13 @@ from gradience.report.blocks import (
     Table,
     items,
 )
-from gradience.report.numbers import MISSING, percent, plural
+from gradience.report.numbers import MISSING, number_range, percent, plural
 from gradience.words import noun
 
 COLUMNS = (
-    "Worst Δ: variant − probe on the same examples, in percentage points, on the seed where it is lowest. Saved: share "
-    "of the LoRA parameters, classifier heads excluded. Accuracy: mean over the seeds that have a result."
+    "Max rank: the largest of its modules, lowest to highest over the seeds. Worst Δ: variant − probe on the same "
+    "examples, in percentage points, on the seed where it is lowest. Saved: share of the LoRA parameters, classifier "
+    "heads excluded. Accuracy: mean over the seeds that have a result."
 )
 
 
@@ -84,9 +85,10 @@ def _table(variants: Sequence[VariantSummary]) -> Table:
     columns = [
         Column(),
         Column("status"),
-        Column("pass rate", ">", drop=2),
+        Column("max rank", ">", drop=2),
+        Column("pass rate", ">", drop=3),
         Column("worst Δ, points", ">"),
-        Column("saved", ">", drop=3),
+        Column("saved", ">", drop=4),
         Column("accuracy", ">", drop=1),
     ]
     return Table(columns, [_row(variant) for variant in variants])
@@ -99,6 +101,7 @@ def _row(variant: VariantSummary) -> list[Inline]:
     return [
         Span(variant.name, "name"),
         sections.status_of(variant),
+        number_range(cell.largest_rank for cell in variant.seeds if cell.largest_rank is not None),
         MISSING if variant.status == "SKIPPED" else f"{variant.passing} of {variant.planned}",
         counted_points(variant.worst_delta, variant.worst_delta_exact),
         percent(variant.mean_reduction),

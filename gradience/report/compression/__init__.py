@@ -23,7 +23,7 @@ Compression = CompressionPlan | CompressionReport
 
 QUALITY = (
     "Quality: a small error in the weights does not prove equal answers, and weight energy says little about which "
-    "module matters. Evaluate the smaller adapter beside the original, on the task."
+    "module matters. Evaluate the smaller adapter beside the original, on the task (docs/quickstart.md)."
 )
 
 
@@ -38,7 +38,7 @@ def compression_text(
     if isinstance(compression, CompressionPlan):
         steps = ["--output DIR in place of --dry-run", "--json > plan.json, and --plan plan.json"]
     else:
-        steps = ["gradience compare", "compression_report.md"]
+        steps = ["gradience compare ADAPTER SMALLER", "compression_report.md"]
     steps += [] if layers else ["--layers"]
     following = Paragraph(("Next: ", Span(" · ".join(steps), "dim")))
     blocks = compression_blocks(compression, View(brief=not layers, layers=layers))
