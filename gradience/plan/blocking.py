@@ -52,7 +52,7 @@ def refuse_uncompressible(report: AuditReport, *, allow_untrained: bool = False)
             code="untrained",
             hint="were the trained weights saved? --allow-untrained (allow_untrained=True) compresses it anyway",
         )
-    trained = (row for row in report.layers if row.status == "ok" and row.scale != 0)
+    trained = (row for row in report.layers if row.status == "ok" and row.scale)  # None: there is no config
     lost = next(
         (row for row in trained if not row.singular_values or (row.fro_norm or 0.0) < SMALLEST_NORM), None
     )
