@@ -72,7 +72,7 @@ def row(
         facts |= {name: measure(update) for name, measure in MEASURES.items()}
         facts |= {
             "sigma_max": float(sigma[0]) if scale else None,
-            "fro_norm": float(np.linalg.norm(sigma)) if scale else None,
+            "fro_norm": float(np.linalg.norm(sigma / sigma.max()) * sigma.max()) if scale else None,
             "singular_values": tuple(map(float, sigma)),
             "method": "gram",
             "eta": 1.3,

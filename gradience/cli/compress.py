@@ -172,7 +172,12 @@ def compress(
             adapter, adapter=name, max_memory=limit, progress=progress, command=command_line()
         )
     ranks = plan_compression(
-        audited, criterion, allowed_ranks=grid, multiple_of=multiple_of, allow_untrained=allow_untrained
+        audited,
+        criterion,
+        allowed_ranks=grid,
+        multiple_of=multiple_of,
+        allow_untrained=allow_untrained,
+        path=adapter,
     )
     how: dict[str, Any] = {
         "encoding": encoding,

@@ -168,7 +168,12 @@ def compress_adapter(
     machine: dict[str, Any] = {"workers": workers, "max_memory": max_memory, "progress": progress}
     audited = audit_adapter(source, adapter=adapter, **machine)
     planned = plan_compression(
-        audited, criterion, allowed_ranks=grid, multiple_of=multiple_of, allow_untrained=allow_untrained
+        audited,
+        criterion,
+        allowed_ranks=grid,
+        multiple_of=multiple_of,
+        allow_untrained=allow_untrained,
+        path=source,
     )
     if dry_run or target is None:
         rehearse_compression(source, planned, **how)

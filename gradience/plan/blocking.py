@@ -5,12 +5,14 @@ An adapter is refused where no smaller one can mean the same; a suggestion is re
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 
 from gradience.adapters.inventory import SkippedTensor
 from gradience.adapters.keys import ends_with, is_split_expert, parse_key
 from gradience.artifacts.audit import AuditReport, LayerAudit, TensorNote
 from gradience.artifacts.finding import Finding
+from gradience.artifacts.shared_names import given_text
 from gradience.errors import InputError, UsageError
 from gradience.words import noun
 
@@ -30,12 +32,14 @@ def blocks_suggestions(findings: Iterable[Finding]) -> bool:
     return any(finding.code in NOT_THE_UPDATE | UNCONVINCING for finding in findings)
 
 
-def refuse_uncompressible(report: AuditReport, *, allow_untrained: bool = False) -> None:
-    """Raise InputError where no smaller adapter can mean the same.
+def refuse_uncompressible(
+    report: AuditReport, *, allow_untrained: bool = False, path: str | os.PathLike[str] | None = None
+) -> None:
+    """Raise InputError where no smaller adapter can mean the same. path: as messages name it, by default the report's.
 
     Codes: those of NOT_THE_UPDATE, unaudited, no-lora-tensors, untrained, overflow.
     """
-    path = report.adapter.path
+    path = report.adapter.path if path is None else given_text(path)
     finding = next((finding for finding in report.findings if finding.code in NOT_THE_UPDATE), None)
     if finding is not None:
         raise InputError(
@@ -53,11 +57,9 @@ def refuse_uncompressible(report: AuditReport, *, allow_untrained: bool = False)
             hint="were the trained weights saved? --allow-untrained (allow_untrained=True) compresses it anyway",
         )
     trained = (row for row in report.layers if row.status == "ok" and row.scale)  # None: there is no config
-    lost = next(
-        (row for row in trained if not row.singular_values or (row.fro_norm or 0.0) < SMALLEST_NORM), None
-    )
-    if lost is not None:
-        raise norm_overflow(path, lost.name)
+    for row in trained:
+        if not row.singular_values or (row.fro_norm is not None and row.fro_norm < SMALLEST_NORM):
+            raise norm_overflow(path, row.name)
 
 
 def norm_overflow(path: object, module: str) -> InputError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 
 from gradience.arguments import wrong_type
@@ -23,6 +24,7 @@ def plan_compression(
     allowed_ranks: Sequence[int] | None = None,
     multiple_of: int | None = None,
     allow_untrained: bool = False,
+    path: str | os.PathLike[str] | None = None,
 ) -> CompressionPlan:
     """Plan a rank for every module of an audited adapter, and return what that is predicted to cost.
 
@@ -33,6 +35,7 @@ def plan_compression(
     allowed_ranks: every rank is one of these, or the module's own.
     multiple_of: every rank is a multiple of it, or the module's own.
     allow_untrained: plan for an adapter whose every B·A is 0 as well.
+    path: where the adapter is, for refusals: a report names no folder above it.
 
     Raises InputError where the adapter must not be truncated (B·A is not the update, NaN, missing modules, untrained),
     UsageError for a criterion that makes no sense or a budget that cannot be met.
@@ -41,7 +44,7 @@ def plan_compression(
         raise wrong_type("report", report, "an AuditReport", "audit_adapter(path) returns one")
     if not hasattr(criterion, "choose"):
         raise wrong_type("criterion", criterion, "a criterion, such as ToRank(16)")
-    refuse_uncompressible(report, allow_untrained=allow_untrained)
+    refuse_uncompressible(report, allow_untrained=allow_untrained, path=path)
     grid = Grid(allowed_ranks, multiple_of)
     modules = modules_of(report)
     chosen = criterion.choose(report, modules, grid)

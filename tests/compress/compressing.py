@@ -19,5 +19,5 @@ def compress(
 ) -> CompressionReport:
     """criterion: rank 2 by default."""
     audited = audit_adapter(folder, adapter=options.get("adapter_name"))
-    plan = plan_compression(audited, criterion or ToRank(2))
+    plan = plan_compression(audited, criterion or ToRank(2), path=folder)
     return write_compressed(folder, plan, output, **options)
