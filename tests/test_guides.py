@@ -28,9 +28,10 @@ def blocks(page, wanted):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A working directory with the adapters that the pages speak of."""
-    names = ["my_adapter", "seed42", "seed123"]
+    names = ["my_adapter", "seed42", "seed123", "adapters/support", "adapters/sales"]
     for name in names:
         shutil.copytree(example_adapter(), tmp_path / name)
+    (tmp_path / "adapters" / "broken").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -66,6 +67,9 @@ def test_the_python_works(page, folder):
     )
     assert done.returncode == 0, done.stderr
     assert "bert.encoder.layer.0" in done.stdout
+    if page == "compress.md":
+        assert "adapters/sales: rank 8 to 4, error 0.126, vLLM: refuses" in done.stdout
+        assert "adapters/broken: " in done.stdout
 
 
 def test_every_option_of_the_guide_exists_and_every_option_is_in_it():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import shlex
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -192,7 +193,11 @@ def _something_else(folder: Path) -> InputError:
     for name in weights:
         _refuse_placeholders(folder / name)
     what = f"{CONFIG} but no {WEIGHTS}" if CONFIG in names else f"neither {WEIGHTS} nor {CONFIG}"
-    file = f"at {folder / weights[0]}" if len(weights) == 1 else "at the .safetensors file itself"
+    file = (
+        f"at {shlex.quote(str(folder / weights[0]))}"
+        if len(weights) == 1
+        else "at the .safetensors file itself"
+    )
     return InputError(
         f"{folder}: no adapter here: {what} (the folder contains {_listed(names)})",
         code="not-an-adapter",

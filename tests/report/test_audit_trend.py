@@ -54,6 +54,24 @@ def run():
     return [checkpoint(200, 0.4, 0.1, findings=[odd]), checkpoint(400, 0.6, 0.3), checkpoint(1000, 0.8, 0.5)]
 
 
+def test_the_adapters_that_force_the_servers_rank_are_named():
+    def served(**ranks):
+        reports = [
+            report(
+                [row("model.layers.0.q", power_law(rank, 1.0, 1.0), r=rank, shape=(1024, 1024))], path=name
+            )
+            for name, rank in ranks.items()
+        ]
+        return " ".join(trend_text(reports, width=80).split())
+
+    assert "vLLM max_lora_rank 64 because of b, d; the others need 16" in served(a=8, b=64, c=16, d=48)
+    assert "max_lora_rank" not in served(a=5, b=8), "both need 8"
+    many = served(**{f"big{n}": 600 for n in range(7)}, small=1)
+    assert (
+        "max_lora_rank over 512 because of big0, big1, big2, big3, big4 and 2 more; the others need 1" in many
+    )
+
+
 def test_golden_table():
     assert_golden(GOLDEN / "trend.txt", trend_text(run(), width=80, layers=True))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
 from gradience.artifacts.audit import AuditReport, LayerAudit
-from gradience.ranks import percentile
+from gradience.ranks import max_lora_rank_step, percentile
 from gradience.report import terminal
 from gradience.report.audit.series import Refused, by_step, step_number, why_no_series
 from gradience.report.audit.view import energy_ranks_of, k_label, measure_digits, trained_layers
@@ -23,9 +24,20 @@ from gradience.report.blocks import (
     Table,
 )
 from gradience.report.incomplete import incompleteness
-from gradience.report.numbers import MISSING, count, number_range, percent, plural, sig, trimmed
+from gradience.report.numbers import (
+    MISSING,
+    count,
+    max_lora_rank,
+    number_range,
+    percent,
+    plural,
+    sig,
+    trimmed,
+)
 
 BAR = 6
+FORCING = 5
+"""Adapters that the line on serving names."""
 
 
 def trend_text(
@@ -52,6 +64,7 @@ def trend_blocks(entries: Sequence[AuditReport | Refused], *, layers: bool = Fal
     return [
         *title_blocks(len(entries), common_folder(paths), reports),
         *trend_table(named, reports, threshold),
+        *serving_blocks(named),
         *([Notes(notes)] if notes else []),
         *(module_blocks(entries, threshold) if layers else []),
     ]
@@ -130,6 +143,30 @@ def trend_row(report: AuditReport, last: AuditReport | None, threshold: float) -
         *([] if last is None else ["" if same is None else percent(same)]),
         Span(flags, "warn"),
     ]
+
+
+def serving_blocks(named: Sequence[tuple[str, AuditReport | Refused]]) -> list[Block]:
+    """Which adapters force vLLM's max_lora_rank when all are served together, and what the others need.
+
+    Nothing where all need the same.
+    """
+    largest = {
+        name: max(layer.r for layer in entry.layers)
+        for name, entry in named
+        if isinstance(entry, AuditReport) and entry.layers
+    }
+    steps = {name: max_lora_rank_step(rank) or math.inf for name, rank in largest.items()}
+    if len(set(steps.values())) < 2:
+        return []
+    top = max(steps.values())
+    forcing = [name for name, step in steps.items() if step == top]
+    rest = max(step for step in steps.values() if step < top)
+    shown = [Span(name, "name") for name in forcing[:FORCING]]
+    names = [part for name in shown for part in (name, ", ")][:-1]
+    more = f" and {count(len(forcing) - FORCING)} more" if len(forcing) > FORCING else ""
+    need = max_lora_rank(None if top == math.inf else int(top))
+    said = f"vLLM max_lora_rank {need} because of "
+    return [Paragraph((said, *names, f"{more}; the others need {rest}"))]
 
 
 def middle_and_p90(ks: Mapping[str, int]) -> tuple[float | None, float | None]:
