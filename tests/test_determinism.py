@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 
@@ -12,6 +13,18 @@ import pytest
 from safetensors.numpy import save_file
 
 from gradience import audit_adapter
+
+KERNELS = """
+import json, sys
+import numpy, threadpoolctl
+from gradience import audit_adapter
+from gradience.report.audit import audit_text
+report = audit_adapter(sys.argv[1], workers=1)
+fields = json.loads(report.to_json())
+del fields["run"]
+kernels = [pool.get("architecture") for pool in threadpoolctl.threadpool_info()]
+print(json.dumps({"kernels": kernels, "fields": fields, "text": audit_text(report, layers=True)}))
+"""
 
 PROGRAM = """
 import json, sys
@@ -91,3 +104,37 @@ def test_progress_and_repetition_change_nothing(folder, reference):
     report = audit_adapter(folder, workers=2, progress=lambda done, total: seen.append((done, total)))
     assert without_run(report) == reference
     assert seen == [(done, 12) for done in range(1, 13)]
+
+
+def audited_on(kernel, folder):
+    """The audit on one of OpenBLAS's kernels, by a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", KERNELS, str(folder)],
+        env=os.environ | {"OPENBLAS_CORETYPE": kernel}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
+def numbers_in(value, name=""):
+    """(where, number) of every float in what was read from JSON, and everything else as it is."""
+    if isinstance(value, dict):
+        return [entry for key in value for entry in numbers_in(value[key], f"{name}.{key}")]
+    if isinstance(value, list):
+        return [entry for place, inner in enumerate(value) for entry in numbers_in(inner, f"{name}.{place}")]
+    return [(name, value)]
+
+
+def test_another_kernel_of_blas_changes_no_digit_that_is_printed(folder):
+    """The last stored digit may differ, and the noise at the end of a spectrum: nothing that stands on a screen."""
+    first, second = (audited_on(kernel, folder) for kernel in ("Prescott", "Haswell"))
+    if platform.machine() == "x86_64" and "OpenBLAS" in json.dumps(np.show_config(mode="dicts"), default=str):
+        assert first["kernels"] != second["kernels"]
+    assert first["text"] == second["text"]
+    for (name, one), (where, other) in zip(
+        numbers_in(first["fields"]), numbers_in(second["fields"]), strict=True
+    ):
+        assert name == where
+        if isinstance(one, float) and isinstance(other, float):
+            assert one == pytest.approx(other, rel=1e-9, abs=1e-9), name
+        else:
+            assert one == other, name

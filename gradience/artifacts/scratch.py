@@ -47,7 +47,10 @@ def scratch_folder(path: Path) -> Iterator[Path]:
     while True:
         scratch = scratch_beside(path)
         scratch.mkdir()
-        handle = os.open(scratch, os.O_RDONLY)
+        try:
+            handle = os.open(scratch, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # swept between its making and its opening
         try:
             lock(handle)
             if not os.path.lexists(scratch):

@@ -120,6 +120,9 @@ def run(arguments: list[str] | None = None) -> int:
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         show_error(f"{where}{error.strerror or error}", "check the path, its permissions and the free space")
         return ExitCode.OUTPUT
+    except MemoryError as error:
+        show_error(f"not enough memory: {error}".removesuffix(": "), "free some, or use a machine with more")
+        return ExitCode.OUTPUT
     except (KeyboardInterrupt, typer.Abort):
         return ExitCode.INTERRUPTED
     return code if isinstance(code, int) else ExitCode.DONE

@@ -21,7 +21,7 @@ class ExitCode(IntEnum):
     USAGE = 2, "The command is wrong: unknown option, missing extra, output exists without `--force`."
     INPUT = 3, "The input cannot be used, or is refused for a stated reason."
     INCOMPLETE = 4, "There is a result, but parts of it could not be made."
-    OUTPUT = 5, "The disk or the permissions do not allow the result to be read or written."
+    OUTPUT = 5, "The disk, the permissions or the memory do not allow the result to be read, made or written."
     LOCKED = 6, "Another run is writing to the same output."
     NETWORK = 7, "The network or the authorisation failed, or the hub does not have it."
     INCONCLUSIVE = 8, "The evidence is not enough to decide (INCONCLUSIVE, UNDERTRAINED)."

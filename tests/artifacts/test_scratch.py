@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -84,3 +85,20 @@ def test_many_writers_of_one_file_at_once(tmp_path):
     assert failures == []
     assert len(set(path.read_bytes())) == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_swept_between_its_making_and_its_opening_is_made_again(tmp_path, monkeypatch):
+    """Another writer of the same begins at that moment, and finds a folder that nobody has locked yet."""
+    opened, names = os.open, []
+
+    def swept(name, *more, **options):
+        names.append(name)
+        if len(names) == 1:
+            sweep_below(tmp_path)
+        return opened(name, *more, **options)
+
+    monkeypatch.setattr("os.open", swept)
+    with scratch_folder(tmp_path / "out") as scratch:
+        assert scratch.is_dir()
+    assert names[0] != scratch
+    assert list(tmp_path.iterdir()) == []

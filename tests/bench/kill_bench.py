@@ -1,4 +1,4 @@
-"""A Bench run in ROOT/whole, and the same in ROOT/killed, killed at drawn moments and resumed.
+"""A Bench run in ROOT/whole, unless it is there, and the same in ROOT/killed, killed at drawn moments and resumed.
 
 python kill_bench.py CONFIG ROOT SEED KILLS
 """
@@ -30,8 +30,10 @@ def main(config: Path, root: Path, seed: int, kills: int) -> None:
     def bench(output: Path) -> None:
         assert run(["bench", "run", "--config", str(config), "--output", str(output)]) in (0, 1)
 
-    files = watched()
-    moments = moments_of(lambda: bench(root / "whole"), files)
+    files, counted = watched(), root / "moments"
+    if not counted.exists():
+        counted.write_text(str(moments_of(lambda: bench(root / "whole"), files)))
+    moments = int(counted.read_text())
     for moment in drawn(moments, kills, seed):
         assert in_child(lambda: bench(root / "killed"), files, moment) == KILLED, moment
         if (root / "killed").exists():

@@ -188,3 +188,10 @@ def test_colour_on_a_terminal(term, coloured):
 def test_an_ascii_terminal_gets_escapes_instead_of_a_traceback():
     done = extra_verb("print('σ₁')", env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stdout) == (0, "\\u03c3\\u2081\n")
+
+
+def test_too_little_memory_is_a_message_and_a_code():
+    """1, that of a traceback, would say that a gate failed."""
+    done = extra_verb("bytearray(2**62)")
+    assert done.returncode == ExitCode.OUTPUT
+    assert done.stderr == "error: not enough memory\n\nhint: free some, or use a machine with more\n"

@@ -1,6 +1,6 @@
-"""Every kind of evaluation, into files: left alone in ROOT/whole, and killed five times in ROOT/killed.
+"""Every kind of evaluation, into files: left alone in ROOT/whole, and killed in ROOT/killed, five times or KILLS.
 
-python evaluate_all.py ADAPTERS ROOT     prints the number of batches that were answered between the kills
+python evaluate_all.py ADAPTERS ROOT [KILLS]     prints the number of batches that were answered between the kills
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def evaluate_all(adapters: Path, output: Path, on_batch=None):
     )
 
 
-def main(adapters: Path, root: Path) -> None:
+def main(adapters: Path, root: Path, kills: int = 5) -> None:
     """Kill at drawn moments of all of the package's code, then let one come to its end."""
     files, log = watched(), os.open(root / "answered", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 
@@ -48,11 +48,11 @@ def main(adapters: Path, root: Path) -> None:
         evaluate_all(adapters, root / "killed", lambda done, total: done and os.write(log, b"."))
 
     moments = moments_of(lambda: evaluate_all(adapters, root / "whole"), files)
-    for moment in drawn(moments, kills=5, seed=0):
+    for moment in drawn(moments, kills, seed=0):
         assert in_child(killed, files, moment) == KILLED
     assert in_child(killed) == 0
     sys.stdout.write(f"{(root / 'answered').stat().st_size}\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:]))

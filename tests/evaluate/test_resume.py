@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hostile.figures import record
 from killing import program
 from tiny_models import bert_adapter, sums
 
@@ -156,6 +157,17 @@ def test_killed_at_drawn_moments_it_ends_with_the_same_bytes(adapter_folders, tm
     assert {read_records(file).run.n for file in (tmp_path / "whole").iterdir()} == {60, 100}
     batches = 34 + 20 + 34
     assert batches - kills <= answered <= batches  # a kill costs the batch in hand, no more
+
+
+@pytest.mark.hostile
+def test_killed_at_thirty_moments_it_ends_with_the_same_bytes(adapter_folders, tmp_path):
+    adapters = adapter_folders["plain"].parent
+    bert_adapter(adapters / "a", 1)
+    program(HERE / "evaluate_all.py", adapters, tmp_path, 30)
+    assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
+    record(
+        "R10", "classification, generation and scoring killed and resumed, equal in every byte", moments=30
+    )
 
 
 def test_killed_at_every_moment_of_writing_it_ends_with_the_same_bytes(tmp_path):

@@ -108,10 +108,20 @@ def undisturbed(work: Work) -> Ending:
     return begun(work)()
 
 
-def begun(work: Work) -> Callable[[], Ending]:
-    """Begin it in a child; what this returns waits for its end."""
+class Begun(NamedTuple):
+    """A child at work; called, it waits for the end."""
+
+    child: int
+    reader: int
+
+    def __call__(self) -> Ending:
+        return _ended(self.reader, self.child)
+
+
+def begun(work: Work) -> Begun:
+    """Begin it in a child."""
     reader, child = _forked(work, wait=False)
-    return lambda: _ended(reader, child)
+    return Begun(child, reader)
 
 
 def _under_strace(work: Work, options: list[str], log: Path) -> Ending:

@@ -32,7 +32,8 @@ def train(folder: Path) -> None:
 def before_bench(folder: Path) -> None:
     from bench_process import write_inputs
 
-    write_inputs(folder / "inputs", train={"lr": 3e-3, "max_steps": 2, "per_device_train_batch_size": 4})
+    train = {"lr": 3e-3, "max_steps": 2, "per_device_train_batch_size": 4}
+    write_inputs(folder / "inputs", train=train, compression={"retrain": [], "controls": []})
 
 
 def bench_run(folder: Path) -> int:

@@ -10,6 +10,8 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from hostile.figures import record as figure
 
 from gradience.live import SpectralTracker
 from gradience.live import callback as module
@@ -64,10 +66,33 @@ def undisturbed(tmp_path_factory):
 def test_an_exception_anywhere_is_one_warning_and_training_goes_on(
     tmp_path, monkeypatch, caplog, undisturbed, holder, name
 ):
+    goes_on(RuntimeError("injected"), tmp_path, monkeypatch, caplog, undisturbed, holder, name)
+
+
+EXCEPTIONS = (
+    *(OSError(errno.ENOSPC, "full"), OSError(errno.EIO, "broken"), PermissionError(errno.EACCES, "denied")),
+    *(MemoryError(), RecursionError(), UnicodeEncodeError("ascii", "σ", 0, 1, "no"), KeyError("loss")),
+    *(FloatingPointError(), StopIteration(), torch.OutOfMemoryError("out of memory"), AssertionError()),
+)
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("error", EXCEPTIONS, ids=lambda error: f"{type(error).__name__} {error}"[:30])
+@pytest.mark.parametrize(("holder", "name"), functions_of_the_callback())
+def test_any_exception_anywhere_leaves_the_training_as_it_is(
+    tmp_path, monkeypatch, caplog, undisturbed, holder, name, error
+):
+    goes_on(error, tmp_path, monkeypatch, caplog, undisturbed, holder, name)
+    cases = {"functions": len(functions_of_the_callback()), "exceptions": len(EXCEPTIONS)}
+    figure("R8", "exceptions inside the callback, training equal in every bit", **cases)
+
+
+def goes_on(error, tmp_path, monkeypatch, caplog, undisturbed, holder, name):
+    """One warning, the same losses and the same weights in every bit, and a file that reads."""
     callback = GradienceCallback(spectra_every=1)
 
     def fail(*args, **kwargs):
-        raise RuntimeError("injected")
+        raise error
 
     run = trainer(
         tmp_path, callbacks=[callback], eval_rows=8, max_steps=4, eval_strategy="steps", eval_steps=2
@@ -78,7 +103,7 @@ def test_an_exception_anywhere_is_one_warning_and_training_goes_on(
     warnings = [r for r in caplog.records if r.name.startswith("gradience") and r.exc_info]
     assert len(warnings) == 1
     assert "switched itself off" in warnings[0].message
-    assert warnings[0].exc_info[0] is RuntimeError
+    assert warnings[0].exc_info[1] is error
     assert losses(run) == losses(undisturbed)
     assert_same_weights(weights(run), weights(undisturbed))
     monkeypatch.undo()
