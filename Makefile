@@ -93,10 +93,11 @@ wheel: $(VENV)/.made
 # Figures of the run renew their rows of docs/conformance/hostile.json, from which `make docs` writes the table of
 # docs/reliability.md.
 FIGURES := .hostile-figures
+HOSTILE := tests/hostile tests/bench tests/evaluate tests/live
 
 hostile: $(VENV)/.test
 	@rm -rf $(FIGURES) && mkdir $(FIGURES)
-	GRADIENCE_FIGURES=$(abspath $(FIGURES)) OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m hostile tests/hostile $(ARGS)
+	GRADIENCE_FIGURES=$(abspath $(FIGURES)) OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m hostile $(HOSTILE) $(ARGS)
 	$(PY) scripts/hostile_figures.py $(FIGURES)
 
 # atheris in an environment of its own: it has wheels for few versions of Python, and nothing else needs it. Without it the

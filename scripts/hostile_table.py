@@ -16,7 +16,7 @@ def hostile_table() -> str:
     lines = ["| goal | what | figures | seconds | run on |", "|---|---|---|---|---|"]
     for row in json.loads(KEPT.read_text(encoding="utf-8"))["rows"]:
         lines.append(
-            f"| {row['goal']} | {row['what']} | {_figures(row)} | {row['seconds']} | {row['run']['date']} |"
+            f"| {row['goal']} | {row['what']} | {_figures(row)} | {row.get('seconds', '')} | {row['run']['date']} |"
         )
     runs = sorted({row["run"]["on"] for row in json.loads(KEPT.read_text(encoding="utf-8"))["rows"]})
     return "\n".join([*lines, "", f"Run on {'; '.join(runs)}."])

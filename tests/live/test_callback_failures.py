@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+from itertools import product
 
 import pytest
 import torch
@@ -77,14 +78,13 @@ EXCEPTIONS = (
 
 
 @pytest.mark.hostile
-@pytest.mark.parametrize("error", EXCEPTIONS, ids=lambda error: f"{type(error).__name__} {error}"[:30])
-@pytest.mark.parametrize(("holder", "name"), functions_of_the_callback())
-def test_any_exception_anywhere_leaves_the_training_as_it_is(
-    tmp_path, monkeypatch, caplog, undisturbed, holder, name, error
-):
-    goes_on(error, tmp_path, monkeypatch, caplog, undisturbed, holder, name)
-    cases = {"functions": len(functions_of_the_callback()), "exceptions": len(EXCEPTIONS)}
-    figure("R8", "exceptions inside the callback, training equal in every bit", **cases)
+def test_any_exception_anywhere_leaves_the_training_as_it_is(tmp_path, monkeypatch, caplog, undisturbed):
+    functions = [parameters.values for parameters in functions_of_the_callback()]
+    for number, (error, (holder, name)) in enumerate(product(EXCEPTIONS, functions)):
+        caplog.clear()
+        goes_on(error, tmp_path / str(number), monkeypatch, caplog, undisturbed, holder, name)
+    cases = {"functions": len(functions), "exceptions": len(EXCEPTIONS)}
+    figure("R8", "exceptions in the callback, training equal in every bit", **cases)
 
 
 def goes_on(error, tmp_path, monkeypatch, caplog, undisturbed, holder, name):
