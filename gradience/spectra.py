@@ -32,6 +32,8 @@ Blocks = Callable[[], Iterable[FloatArray]]
 
 Method = Literal["gram", "qr"]
 
+LARGEST_SHIFT = 900
+"""Of `balance`: with a scale of 1e30 beside it, it still is a number."""
 EPS = float(np.finfo(np.float64).eps)
 GRAM_TOLERANCE = 1e-7
 """Largest bound of a measure's relative error that the gram route may have: a thousandth of what storage in bf16 costs.
@@ -103,6 +105,16 @@ def joined(left: Blocks, right: Blocks, left_scale: float = 1.0, right_scale: fl
             yield np.hstack([left_scale * first, right_scale * second])
 
     return blocks
+
+
+def balance(blocks_A: Blocks, blocks_B: Blocks) -> tuple[float, float]:
+    """Powers of two, 2^k and 2^-k, that bring A and B to about one size. Raises NonFiniteFactor.
+
+    Beside another pair, A × 1e300 and B × 1e-300 would leave float64 although their product does not.
+    """
+    (size_A, _), (size_B, _) = _peak_exponent(blocks_A()), _peak_exponent(blocks_B())
+    shift = max(-LARGEST_SHIFT, min(LARGEST_SHIFT, (size_B - size_A) // 2))
+    return math.ldexp(1.0, shift), math.ldexp(1.0, -shift)
 
 
 def with_exponent(value: float, exponent: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import pytest
 from killing import HANGS
 
 import gradience
+from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.errors import InputError, ReadError, UsageError, shortened
 from gradience.reading import open_regular, open_stream, read_file
@@ -265,3 +267,56 @@ def test_an_error_is_short_whatever_it_quotes(letter, error, capsys):
 def test_what_fits_is_not_shortened():
     assert shortened("σ" * 700, 1400) == "σ" * 700
     assert shortened("σ" * 701, 1400).count("…") == 1
+
+
+# ---------------------------------------------------------------- what may not be read
+
+
+VERBS = {
+    "audit": (["audit", "adapter"], "adapter_model.safetensors"),
+    "audit-config": (["audit", "adapter"], "adapter_config.json"),
+    "audit-append": (["audit", "adapter", "--append", "run.jsonl", "--quiet"], "run.jsonl"),
+    "compress": (["compress", "adapter", "--rank", "2", "--output", "out"], "adapter_model.safetensors"),
+    "compress-plan": (["compress", "adapter", "--plan", "plan.json", "--output", "out"], "plan.json"),
+    "compress-base": (["compress", "adapter", "--rank", "2", "--base-model", "base", "-o", "out"], "config.json"),
+    "compare": (["compare", "adapter", "adapter"], "adapter_model.safetensors"),
+    "monitor": (["monitor", "run.jsonl"], "run.jsonl"),
+    "check": (["check", "lora.yaml"], "lora.yaml"),
+    "check-adapter": (["check", "adapter"], "adapter_config.json"),
+    "bench run": (["bench", "run", "--config", "lora.yaml", "--output", "out"], "lora.yaml"),
+    "bench aggregate": (["bench", "aggregate", "bench"], "bench.json"),
+    "bench summary": (["bench", "summary", "bench"], "bench.json"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def refusing(tmp_path, monkeypatch):
+    """A folder with one file of each kind, of which the kernel opens all but those of one name (root may read all)."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(example_adapter(), tmp_path / "adapter")
+    for folder, name in ((".", "plan.json"), (".", "run.jsonl"), (".", "lora.yaml"), ("bench", "bench.json"),
+                         ("base", "config.json")):  # fmt: skip
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / name).write_text("{}\n")
+    real = os.open
+
+    def refuse(name):
+        def opened(path, *more, **others):
+            if Path(os.fsdecode(path)).name == name:
+                raise PermissionError(errno.EACCES, "Permission denied", path)
+            return real(path, *more, **others)
+
+        monkeypatch.setattr(os, "open", opened)
+
+    return refuse
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_what_may_not_be_read_ends_with_5(verb, refusing, capsys):
+    words, name = VERBS[verb]
+    refusing(name)
+    code = run(words)
+    err = capsys.readouterr().err
+    assert (code, "Permission denied" in err, name in err) == (5, True, True), err
+    assert "check the permissions of the file and its folder" in err
+    assert not Path("out").exists()

@@ -8,7 +8,8 @@ exact (no squares that cancel), and ΔW is never formed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from gradience.spectra import (
     Core,
     FloatArray,
     NonFiniteFactor,
+    balance,
     energy_rank,
     joined,
     relative_error,
@@ -136,8 +138,14 @@ def _norm(pair: LoraPair, size: float, exponent: int) -> float:
 
 
 def _triangles(pair: LoraPair, blocks_A: Blocks, blocks_B: Blocks) -> tuple[Core, Core]:
-    try:
+    with _finite(pair):
         return triangle(blocks_A), triangle(blocks_B)
+
+
+@contextmanager
+def _finite(pair: LoraPair) -> Iterator[None]:
+    try:
+        yield
     except NonFiniteFactor:
         raise InputError(
             f"{pair.a.file.path}: {pair.module} contains NaN or infinity, here or in the other adapter",
@@ -204,11 +212,13 @@ def _compare_expert(
 def _joint(loaded_a: LoadedPair, loaded_b: LoadedPair, expert: int) -> _Joint:
     a, b = loaded_a.pair, loaded_b.pair
     height = max(4 * (a.rank + b.rank), 1024)
-    joint_A, joint_B = _triangles(
-        a,
-        joined(word_blocks(loaded_a.words_A(expert), height), word_blocks(loaded_b.words_A(expert), height)),
-        joined(word_blocks(loaded_a.words_B(expert), height), word_blocks(loaded_b.words_B(expert), height)),
-    )
+    with _finite(a):
+        (a_A, a_B), (b_A, b_B) = (
+            balance(loaded.blocks_A(expert), loaded.blocks_B(expert)) for loaded in (loaded_a, loaded_b)
+        )
+    words_A = (word_blocks(loaded.words_A(expert), height) for loaded in (loaded_a, loaded_b))
+    words_B = (word_blocks(loaded.words_B(expert), height) for loaded in (loaded_a, loaded_b))
+    joint_A, joint_B = _triangles(a, joined(*words_A, a_A, b_A), joined(*words_B, a_B, b_B))
     x, y = joint_B.matrix, joint_A.matrix
     update_a = (a.scale or 0.0) * x[:, : a.rank] @ y[:, : a.rank].T
     update_b = (b.scale or 0.0) * x[:, a.rank :] @ y[:, a.rank :].T

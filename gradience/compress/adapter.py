@@ -32,7 +32,7 @@ from gradience.compress.refusals import another_adapter, is_dora
 from gradience.compress.results import results_of, warnings_of
 from gradience.compress.weights import write_weights
 from gradience.progress import Progress
-from gradience.runtimes import architecture_of, require_model_config, verdicts
+from gradience.runtimes import architecture_of, check_model_config, verdicts
 
 REPORT = "compression_report.json"
 
@@ -154,10 +154,10 @@ def _prepared(
         opened = stack.enter_context(open_adapter(source, adapter=adapter_name))
         config = require_config(opened)
         base = None
-        if base_model is not None and is_dora(opened, config):
-            base = stack.enter_context(BaseWeights.open(Path(base_model)))
-        elif base_model is not None:
-            require_model_config(Path(base_model))
+        if base_model is not None:
+            dora = is_dora(opened, config)
+            check_model_config(Path(base_model), needed=not dora)
+            base = stack.enter_context(BaseWeights.open(Path(base_model))) if dora else None
         yield opened, config, lay_out(opened, config, plan, base=base, **choices)
 
 

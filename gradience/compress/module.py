@@ -18,7 +18,7 @@ from gradience.artifacts.compression import ModulePlan
 from gradience.compress.dora import BaseWeights, output_error
 from gradience.compress.truncate import Truncation, cancellation, frobenius, norm_from_grams, truncation
 from gradience.errors import InputError
-from gradience.spectra import Blocks, FloatArray, gram, joined, triangle, with_exponent
+from gradience.spectra import Blocks, FloatArray, balance, gram, joined, triangle, with_exponent
 
 Method = Literal["gram", "qr", "copy"]
 TINY_ERROR = 1e-4
@@ -277,11 +277,14 @@ def _distance(job: Job, optimum: Truncation, new_A: _Stored, new_B: _Stored) -> 
 def _exact_distance(job: Job, loaded: LoadedPair, expert: int, words_A: Words, words_B: Words) -> float:
     """The same by QR of the joined factors, which does not cancel."""
     height = max(4 * (job.pair.rank + job.plan.new_rank), 1024)
-    joint_A = joined(word_blocks(loaded.words_A(expert), height), word_blocks(words_A, height))
+    size_A, size_B = balance(loaded.blocks_A(expert), loaded.blocks_B(expert))  # the new factors are balanced
+    joint_A = joined(
+        word_blocks(loaded.words_A(expert), height), word_blocks(words_A, height), left_scale=size_A
+    )
     joint_B = joined(
         word_blocks(loaded.words_B(expert), height),
         word_blocks(words_B, height),
-        left_scale=job.scale,
+        left_scale=job.scale * size_B,
         right_scale=-job.written_scale,
     )
     return frobenius(triangle(joint_A), triangle(joint_B))

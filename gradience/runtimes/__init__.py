@@ -4,7 +4,7 @@
 `make docs`. An adapter that holds nothing beyond one that was run gets that run's verdict; every other is "not run".
 """
 
-from gradience.runtimes.architecture import architecture_of, require_model_config
+from gradience.runtimes.architecture import architecture_of, check_model_config
 from gradience.runtimes.verdict import verdicts
 
-__all__ = ["architecture_of", "require_model_config", "verdicts"]
+__all__ = ["architecture_of", "check_model_config", "verdicts"]

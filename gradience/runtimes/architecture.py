@@ -44,13 +44,25 @@ def architecture_of(
     return None
 
 
-def require_model_config(folder: Path) -> None:
-    """Raise InputError (no-model-config) where the folder of a base model has no config.json."""
-    if not os.path.isfile(folder / "config.json"):
+def check_model_config(folder: Path, *, needed: bool = True) -> None:
+    """Raise InputError where the base model's folder that was asked for has a damaged config.json, or (needed) none.
+
+    Codes: no-model-config, bad-config, and those of the reader.
+    """
+    path = folder / "config.json"
+    if not os.path.isfile(path):
+        if not needed:
+            return
         raise InputError(
             f"{folder}: no config.json in it",
             code="no-model-config",
             hint="give the folder of the adapter's base model: --base-model DIR (Python: base_model=)",
+        )
+    if not isinstance(strict_json.loads(read_file(path, MAX_CONFIG_BYTES), path, path.name), dict):
+        raise InputError(
+            f"{path}: not the config of a model",
+            code="bad-config",
+            hint="save or download the base model again",
         )
 
 
@@ -89,7 +101,7 @@ def _cached(name: str) -> Iterator[Path]:
 
 
 def _declared_class(path: Path) -> str | None:
-    """The first of `architectures`. A file that cannot be read says nothing: it is not the adapter's own."""
+    """The first of `architectures`. A file that cannot be read says nothing: nobody named it (see above)."""
     if not os.path.isfile(path):
         return None
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.training.network import Trained
 from gradience.training.settings import TrainSettings
 from gradience.training.trainer import train
+from gradience.words import visible
+
+MAX_LINE = 2**16
+"""Characters that are shown at once: a line without an end is not waited for."""
 
 
 class Order(BaseModel):
@@ -53,7 +58,7 @@ class Order(BaseModel):
 
 
 def launch(order: Order, processes: int) -> None:
-    """Run `order` in so many processes, and wait for them. Their output goes to stderr.
+    """Run `order` in so many processes, and wait for them. Their output goes to stderr, every character visible.
 
     Raises IncompleteError (`training-failed`) when they fail; what they said stands above it.
     """
@@ -62,14 +67,38 @@ def launch(order: Order, processes: int) -> None:
     path.write_text(order.model_dump_json(indent=2), encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", str(processes), "-m", "gradience.training.launch", str(path)]
-    completed = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
-    if completed.returncode:
+    code = _shown(command)
+    if code:
         raise IncompleteError(
-            f"{order.output}: the training in {processes} processes ended with exit code {completed.returncode}",
+            f"{order.output}: the training in {processes} processes ended with exit code {code}",
             code="training-failed",
             hint="see its message above; run again to resume from the last checkpoint",
         )
     path.unlink()
+
+
+def _shown(command: Sequence[str]) -> int:
+    """Run `command`; what it says goes to stderr as it comes. Returns its exit code.
+
+    Libraries quote names from a stranger's files there, and a child that had our terminal could steer it with them.
+    """
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="backslashreplace",
+    ) as process:
+        assert process.stdout is not None
+        try:
+            while line := process.stdout.readline(MAX_LINE):
+                sys.stderr.write(visible(line))
+        except BaseException:
+            process.kill()
+            raise
+    return process.returncode
 
 
 if __name__ == "__main__":

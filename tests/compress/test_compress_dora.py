@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from peft_models import (
 )
 from safetensors.torch import load_file, save_file
 
+from gradience import compress_adapter
 from gradience.errors import InputError
 from gradience.plan.criteria import ToBudget, ToRank
 
@@ -158,6 +160,23 @@ def test_without_dora_the_base_model_only_names_the_architecture(tmp_path):
         compress(tmp_path / "in", tmp_path / "no", ToRank(2), base_model=tmp_path / "nowhere")
     assert refusal.value.code == "no-model-config"
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "code"), [("{", "bad-json"), ("[]", "bad-config"), ('{"a": NaN}', "bad-json")]
+)
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_damaged_config_of_the_base_that_was_named_is_refused(tmp_path, text, code, dry_run):
+    base = llama()
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text(text)
+    save(base, config(target_modules=LINEAR), tmp_path / "in")
+    with pytest.raises(InputError, match=re.escape(str(tmp_path / "base" / "config.json"))) as refusal:
+        compress_adapter(
+            tmp_path / "in", tmp_path / "out", rank=2, base_model=tmp_path / "base", dry_run=dry_run
+        )
+    assert refusal.value.code == code
+    assert not (tmp_path / "out").exists()
 
 
 def test_dora_of_embeddings_and_convolutions_is_refused(tmp_path):

@@ -16,6 +16,7 @@ import pytest
 from pseudo_terminal import TERM, opened, read
 
 from gradience.cli.app import run
+from gradience.cli.demo import example_adapter
 from gradience.telemetry import RunStatus, TelemetryWriter
 from tests.monitor.terminal import Terminal
 
@@ -208,6 +209,22 @@ def test_strict_schema_refuses_what_is_otherwise_skipped(tmp_path, capsys):
     assert shown.out == ""
     assert "not JSON" in shown.err
     assert "(2 such lines)" in shown.err
+
+
+DEEP = ["[" * 100_000, '{"a":' * 100_000, "[" * 100_000 + "]" * 100_000,
+        '{"run_id": "other", "step": 9, "x": ' + "[" * 60 + "]" * 60 + "}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("last", DEEP, ids=["lists", "mappings", "closed", "a record"])
+def test_an_audit_is_appended_below_a_line_nested_too_deeply(tmp_path, last):
+    path = tmp_path / "run.jsonl"
+    before = '{"run_id": "mine", "step": 7}\n' + last + "\n"
+    path.write_text(before)
+    assert run(["audit", str(example_adapter()), "--append", str(path), "--quiet"]) == 0
+    after = path.read_text()
+    assert after.startswith(before)
+    record = json.loads(after.splitlines()[-1])
+    assert (record["run_id"], record["step"], record["kind"]) == ("mine", 7, "lora_audit")
 
 
 def test_an_audit_is_appended_to_the_run_and_shown(tmp_path, capsys):

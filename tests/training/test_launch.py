@@ -1,0 +1,56 @@
+"""What the processes of a training say reaches the terminal through the same door as all else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gradience.errors import IncompleteError
+from gradience.models.settings import ModelSettings
+from gradience.training.launch import Order, launch
+from gradience.training.settings import TrainSettings
+
+SAYS = """#!/bin/sh
+printf 'one \\033[2J\\n'
+printf 'two \\033]0;y\\007\\377\\n' >&2
+printf 'three\\r\\342\\200\\256'
+exit "$CODE"
+"""
+
+
+@pytest.fixture
+def order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Order:
+    """An order of a training in processes, all of which only say something."""
+    script = tmp_path / "python"
+    script.write_text(SAYS)
+    script.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(script))
+    values: dict[str, Any] = {"profile": "mine", "options": {}, "data": "", "lora": {}, "seed": 1}
+    recipe = TrainSettings(lr=1e-3, max_steps=1)
+    model = ModelSettings(name="base", type="causal_lm")
+    return Order(**values, model=model, recipe=recipe, output=tmp_path / "out")
+
+
+def test_nothing_that_a_child_says_steers_the_terminal(
+    order: Order, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(os.environ, "CODE", "0")
+    launch(order, 2)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err == "one \\x1b[2J\ntwo \\x1b]0;y\\x07\\xff\nthree\n\\u202e"
+    assert not order.output.with_name("out.order.json").exists()
+
+
+def test_a_training_that_fails_is_an_error_below_its_words(
+    order: Order, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(os.environ, "CODE", "7")
+    with pytest.raises(IncompleteError, match="in 2 processes ended with exit code 7") as failed:
+        launch(order, 2)
+    assert failed.value.code == "training-failed"
+    assert "one" in capfd.readouterr().err
