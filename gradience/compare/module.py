@@ -216,9 +216,21 @@ def _joint(loaded_a: LoadedPair, loaded_b: LoadedPair, expert: int) -> _Joint:
         (a_A, a_B), (b_A, b_B) = (
             balance(loaded.blocks_A(expert), loaded.blocks_B(expert)) for loaded in (loaded_a, loaded_b)
         )
-    words_A = (word_blocks(loaded.words_A(expert), height) for loaded in (loaded_a, loaded_b))
-    words_B = (word_blocks(loaded.words_B(expert), height) for loaded in (loaded_a, loaded_b))
-    joint_A, joint_B = _triangles(a, joined(*words_A, a_A, b_A), joined(*words_B, a_B, b_B))
+    joint_A, joint_B = _triangles(
+        a,
+        joined(
+            word_blocks(loaded_a.words_A(expert), height),
+            word_blocks(loaded_b.words_A(expert), height),
+            a_A,
+            b_A,
+        ),
+        joined(
+            word_blocks(loaded_a.words_B(expert), height),
+            word_blocks(loaded_b.words_B(expert), height),
+            a_B,
+            b_B,
+        ),
+    )
     x, y = joint_B.matrix, joint_A.matrix
     update_a = (a.scale or 0.0) * x[:, : a.rank] @ y[:, : a.rank].T
     update_b = (b.scale or 0.0) * x[:, a.rank :] @ y[:, a.rank :].T
