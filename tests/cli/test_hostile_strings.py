@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from bench_sample import three_seeds
+from data_files import write_jsonl
+from tiny_bench import SLOW, gsm8k_values, llama
 
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
@@ -113,3 +116,76 @@ def test_the_name_of_a_file(tmp_path, steers, verb):
     assert steers(*verb, tmp_path / HOSTILE) == []
     (tmp_path / HOSTILE).write_text("{")
     assert steers(*verb, tmp_path / HOSTILE) == []
+
+
+# ---------------------------------------------------------------- Bench
+
+
+@pytest.fixture(scope="module")
+def results():
+    """bench.json of three seeds, as mappings."""
+    return [json.loads(bench.to_json()) for bench in three_seeds()]
+
+
+def kinds_of_places(value):
+    """One place of each kind: rows of a list are alike."""
+    kinds = {}
+    for place in places(value):
+        kinds.setdefault(tuple("row" if isinstance(key, int) else key for key in place), place)
+    return set(kinds.values())
+
+
+def test_each_field_of_a_result(tmp_path, steers, results):
+    folders = [tmp_path / f"seed_{number}" for number in range(3)]
+    for folder, result in zip(folders, results, strict=True):
+        folder.mkdir()
+        (folder / "bench.json").write_text(json.dumps(result))
+    kinds = {".".join(map(str, place)) for place in kinds_of_places(results[0])} | {"a key"}
+    for changed, place in with_hostile_text(results[0]):
+        if place in kinds:
+            (folders[0] / "bench.json").write_text(json.dumps(changed))
+            assert steers("bench", "summary", *folders) == [], place
+            assert steers("bench", "aggregate", *folders) == [], place
+
+
+def test_a_text_that_all_results_share(tmp_path, steers, results):
+    """Such results are counted together, so that the aggregate shows the text."""
+    folders = [tmp_path / f"seed_{number}" for number in range(3)]
+    hostile = [list(with_hostile_text(result)) for result in results]
+    places_of_all = [{place: changed for changed, place in each} for each in hostile]
+    for place in (".".join(map(str, keys)) for keys in kinds_of_places(results[0])):
+        for folder, changed in zip(folders, places_of_all, strict=True):
+            folder.mkdir(exist_ok=True)
+            (folder / "bench.json").write_text(json.dumps(changed.get(place, {})))
+        assert steers("bench", "aggregate", *folders) == [], place
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory):
+    """A config of Bench with a text in most of its fields, whose forecast can be made."""
+    folder = tmp_path_factory.mktemp("inputs")
+    for name, count in (("train", 40), ("test", 10)):
+        rows = [{"question": f"{name} a film {n}", "answer": f"very good #### {n}"} for n in range(count)]
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    values = gsm8k_values(llama(folder / "base"))
+    files = {"train_file": str(folder / "train.jsonl"), "test_file": str(folder / "test.jsonl")}
+    values["task"]["options"] = {**files, "dev": 0}
+    values["lora"] |= {"target_modules": ["q_proj", "v_proj"], "modules_to_save": ["lm_head"]}
+    values["compression"]["controls"] = ["aa"]
+    values["model"] |= {"revision": "main"}
+    return values
+
+
+def test_each_field_of_a_config_of_bench(tmp_path, steers, values, monkeypatch):
+    monkeypatch.setattr("gradience.bench.plan.forecast.this_processor", lambda *args, **kwargs: SLOW)
+    path = tmp_path / "config.yaml"
+    for changed, place in with_hostile_text(copy.deepcopy(values)):
+        path.write_text(yaml.safe_dump(changed))
+        assert steers("bench", "run", "--config", path, "--dry-run") == [], place
+
+
+def test_a_hostile_setting_on_the_command_line(tmp_path, steers, values):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    assert steers("bench", "run", "-c", path, "--dry-run", "model.name=\x1b[2Jx") == []
+    assert steers("bench", "run", "-c", path, "--dry-run", "\x1b[2Jx=1") == []
