@@ -5,7 +5,7 @@
 #   make test                   the test suite
 #   make lint                   ruff, mypy, import contracts, generated docs
 #   make wheel                  the wheel without extras, installed away from the source tree
-#   make hostile                the whole of what the suite samples: hostile files, mutants, no network (30 minutes)
+#   make hostile                the whole of what the suite samples: hostile files, mutants, no network (slow)
 #   make fuzz                   every parser that a stranger can reach, FUZZ_SECONDS each (300)
 #   make site                   docs/ as HTML in site/: warnings are errors, links checked, nothing from the network
 #   make conformance            slow runs against other libraries

@@ -13,7 +13,7 @@ from gradience.cli.console import show_error
 from gradience.cli.options import AdapterName, MaxMemory, allowed_ranks_of, bytes_of
 from gradience.cli.output import command_line, print_json, print_screen, print_text
 from gradience.cli.progress import ProgressBar
-from gradience.errors import GradienceError, IncompleteError, UsageError
+from gradience.errors import GradienceError, IncompleteError, InputError, UsageError
 
 if TYPE_CHECKING:
     from gradience.artifacts.audit import AuditReport
@@ -213,11 +213,25 @@ def _check_usage(
         from gradience.artifacts.whole import already_exists
 
         raise already_exists(output)
-    if append is not None and not append.is_file():
+    if append is not None:
+        _check_run(append)
+
+
+def _check_run(run: Path) -> None:
+    """Refuse to append to what is no run: a name mistyped, or a link to a file of another kind."""
+    from gradience.telemetry import last_position
+
+    if not run.is_file():
         raise UsageError(
-            f"{append}: no such file to append to",
+            f"{run}: no such file to append to",
             code="no-run",
             hint="give the run.jsonl that GradienceCallback wrote",
+        )
+    if run.stat().st_size and last_position(run) is None:
+        raise InputError(
+            f"{run}: contains no telemetry records, so nothing is appended",
+            code="run-empty",
+            hint="give the run.jsonl that GradienceCallback or TelemetryWriter wrote",
         )
 
 

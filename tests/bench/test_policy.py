@@ -84,6 +84,11 @@ def counts(*net, n=200, seeds=SEEDS):
             "INCONCLUSIVE",
             "it cannot become a PASS: even with the others perfect, 2 of 3 seeds pass",
         ),
+        (
+            (0, "ERROR", "UNDERTRAINED"),
+            "INCONCLUSIVE",
+            "it cannot become a PASS: even with the others perfect, 2 of 3 seeds pass",
+        ),
         ((0, 0, "SKIPPED"), "INCONCLUSIVE", "seed 456: SKIPPED"),
         ((-6, -6, 0), "FAIL", "1 of 3 seeds passes: 33.3 % is below 67 %"),
         (("SKIPPED",) * 3, "SKIPPED", "reason"),

@@ -20,8 +20,9 @@ from gradience.cli.console import show_error
 from gradience.errors import GradienceError
 
 CPU_SECONDS = 5
-WALL_SECONDS = 20
-"""For what blocks without computing: a pipe that nobody writes. Generous: the machine may be busy."""
+WALL_SECONDS = 180
+"""For what blocks without computing: a pipe that nobody writes. Generous: on a busy machine 5 s of processor time are
+minutes."""
 ADDRESS_SPACE = 3 * 2**30
 """Beyond what the parent has mapped: the machine survives what the harness is there to find."""
 TRIED = 97

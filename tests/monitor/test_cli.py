@@ -246,3 +246,20 @@ def test_an_audit_is_appended_to_the_run_and_shown(tmp_path, capsys):
     assert "Audits" in out
     assert f"suggests rank {record['metrics']['suggested_r_global_90']}" in out
     assert run(["audit", str(tmp_path / "adapter"), "--append", str(tmp_path / "none.jsonl")]) == 2
+
+
+def test_an_audit_is_appended_to_no_file_that_is_no_run(tmp_path, capsys):
+    """A mistyped name, or a link that leads elsewhere, must not gain a line."""
+    from tests.adapters.factory import adapter, modules
+
+    other, link = tmp_path / "notes.txt", tmp_path / "run.jsonl"
+    other.write_text("root:x:0:0\n")
+    link.symlink_to(other)
+    folder = adapter(tmp_path / "adapter", modules())
+    for path in (other, link):
+        assert run(["audit", str(folder), "--append", str(path), "--output", str(tmp_path / "a.json")]) == 3
+        assert f"{path}: contains no telemetry records" in capsys.readouterr().err
+    assert other.read_text() == "root:x:0:0\n"
+    assert not (tmp_path / "a.json").exists()
+    (tmp_path / "empty.jsonl").touch()
+    assert run(["audit", str(folder), "--append", str(tmp_path / "empty.jsonl"), "--quiet"]) == 0
