@@ -120,13 +120,13 @@ def audit(
     if json:
         print_json(report)
     elif suggest_per_layer:
-        _print_config(report)
+        _print_config(report, paths[0])
     elif not quiet:
         from gradience.report.audit import SHOWN_WASTEFUL, audit_text
 
         most = SHOWN_WASTEFUL if top_wasteful is None else top_wasteful
         print_screen(audit_text, report, layers=layers, top_wasteful=most)
-    incomplete = _incomplete(report, layers=layers)
+    incomplete = _incomplete(report, paths[0], layers=layers)
     if incomplete:
         raise incomplete
     return 0
@@ -153,7 +153,7 @@ def _several(
             troubles.append(error)
             entries.append(Refused(given_text(path), error.code))
             continue
-        incomplete = _incomplete(report, layers=layers)
+        incomplete = _incomplete(report, path, layers=layers)
         troubles += [incomplete] if incomplete else []
         if json:
             print_json(report)
@@ -254,29 +254,31 @@ def _append(report: AuditReport, run: Path) -> None:
 # ---------------------------------------------------------------- printing
 
 
-def _print_config(report: AuditReport) -> None:
+def _print_config(report: AuditReport, path: str) -> None:
     """The LoraConfig. Raises IncompleteError where no rank is suggested."""
+    from gradience.artifacts.shared_names import given_text
     from gradience.report.audit.lora_config import lora_config_source
 
     source = lora_config_source(report)
     if source is None:
-        raise _incomplete(report) or IncompleteError(
-            f"{report.adapter.path}: no rank is suggested from this adapter",
+        raise _incomplete(report, path) or IncompleteError(
+            f"{given_text(path)}: no rank is suggested from this adapter",
             code="no-suggestion",
             hint="leave out --suggest-per-layer: the report tells why",
         )
     print_text(source)
 
 
-def _incomplete(report: AuditReport, *, layers: bool = False) -> IncompleteError | None:
+def _incomplete(report: AuditReport, path: str, *, layers: bool = False) -> IncompleteError | None:
     """What the exit code 4 is for, or None."""
+    from gradience.artifacts.shared_names import given_text
     from gradience.report.incomplete import incompleteness
 
     reason = incompleteness(report)
     if reason is None:
         return None
     return IncompleteError(
-        f"{report.adapter.path}: incomplete: {reason}",
+        f"{given_text(path)}: incomplete: {reason}",
         code="incomplete-audit",
         hint=f"{'the table above lists' if layers else '--layers and --json list'} each module with its status",
     )
