@@ -228,7 +228,7 @@ for call in (
     assert done.stdout.splitlines() == [
         "PeftModel: contains no adapter called 'other', only default, style",
         "path must be a path or a PeftModel, not Sequential",
-        "PeftModel: IA3 (learned rescalings)",
+        "PeftModel: not LoRA but IA3 (learned rescalings)",
         "path must be a path, not PeftModel",
     ]
 

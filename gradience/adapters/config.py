@@ -218,7 +218,7 @@ class _Fields:
         if value is None:
             return {}
         if not isinstance(value, dict) or len(value) > MAX_NAMES:
-            raise self._refuse(name, f"a map from at most {MAX_NAMES:,} module names to numbers")
+            raise self._refuse(name, f"a map from module names to numbers, at most {MAX_NAMES:,}")
         for key, number in value.items():
             if not (_is_rank(number) if ranks else _is_number(number)):
                 wanted = f"an integer from 1 to {MAX_RANK}" if ranks else _A_NUMBER
@@ -231,7 +231,7 @@ class _Fields:
             return ()
         strings = isinstance(value, list) and all(isinstance(item, str) for item in value)
         if not strings or len(value) > MAX_NAMES:
-            raise self._refuse(name, f"a list of at most {MAX_NAMES:,} names")
+            raise self._refuse(name, f"a list of names, at most {MAX_NAMES:,}")
         return tuple(dict.fromkeys(value))
 
     def targets(self) -> tuple[str, ...] | str | None:

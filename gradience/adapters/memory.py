@@ -3,7 +3,8 @@
 A header of 12 kB can describe a module whose r x r matrices have gigabytes. Every verb that does arithmetic asks here
 first: it gets the number of modules that fit at a time, or the refusal that names what would be needed.
 
-The figures are upper bounds of what was measured (tests/adapters/test_memory.py), in bytes; shapes as in `spectra`.
+The figures are upper bounds of what was measured (tests/adapters/test_memory_limit.py), in bytes; shapes as in
+`spectra`.
 """
 
 from __future__ import annotations

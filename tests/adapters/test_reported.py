@@ -274,7 +274,7 @@ def test_a_rank_that_the_shape_cannot_use(tmp_path, capsys):
     assert max(outcome.report["suggestions"]["per_layer"]["rank_pattern"].values()) <= 8
 
 
-@pytest.mark.parametrize("alpha", [1e12, -1e12, 1e-300])
+@pytest.mark.parametrize("alpha", [1e12, -1e12, 1e-30])
 def test_extreme_scales(alpha, tmp_path, capsys):
     outcome = audit(capsys, adapter(tmp_path, settings=config(lora_alpha=alpha)))
     assert outcome.code == 0

@@ -91,7 +91,7 @@ def test_the_worked_examples_of_the_document(cells):
     answers = {name: extract(output) for name, extract in gsm8k.FILTERS.items()}
     assert [answers["strict"] or "–", answers["flexible"] or "–"] == expected
     solved = {name for name, answer in answers.items() if answer and gsm8k.same(answer, gold)}
-    words = {"both": {"strict", "flexible"}, "none": set()}
+    words = {"both": {"strict", "flexible"}, "neither": set()}
     word = right.partition(":")[0].strip("` ")
     assert solved == words.get(word, {word})
 

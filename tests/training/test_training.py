@@ -232,7 +232,7 @@ def test_a_finished_training_is_not_repeated_and_not_mistaken_for_another(
     before = (tmp_path / "training.json").stat().st_mtime_ns
     assert run(causal, tmp_path) == done
     assert (tmp_path / "training.json").stat().st_mtime_ns == before
-    with pytest.raises(InputError, match="its seed differ") as caught:
+    with pytest.raises(InputError, match="with a different seed") as caught:
         run(causal, tmp_path, seed=43)
     assert caught.value.code == "other-training"
 
