@@ -76,6 +76,7 @@ def counts(*net, n=200, seeds=SEEDS):
             "FAIL",
             "seed 42: 6 fewer correct than the probe; allowed by the floor: 5 fewer (2.5 % of 200)",
         ),
+        ((-7, -9, -8), "FAIL", "seed 123: 9 fewer correct than the probe"),
         ((0, 2), "FAIL", "seed 456: no result, counted as failed"),
         ((0, 2, "ERROR"), "FAIL", "seed 456: no result (reason), counted as failed"),
         ((0, 2, "UNDERTRAINED"), "INCONCLUSIVE", "seed 456: UNDERTRAINED (reason), no evidence"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hostile.attack import MUTATED
 from hostile.attacking import attacked
 from hostile.figures import record
 
@@ -38,8 +39,9 @@ def test_every_kind_of_malformed_file(tmp_path):
 
 
 @pytest.mark.hostile
-def test_mutants_of_texts(tmp_path):
-    tally = attacked(tmp_path, "--mutants", 500, parts=2)
+@pytest.mark.parametrize("kind", MUTATED)
+def test_mutants_of_texts(kind, tmp_path):
+    tally = attacked(tmp_path, "--mutants", 500, "--kind", kind, parts=2)
     assert tally["problems"] == []
-    assert tally["inputs"] > 8000
-    record("R2", "mutants of texts", **figures(tally))
+    assert tally["inputs"] == 500 * MUTATED[kind]
+    record("R2", f"mutants of {kind}", **figures(tally))

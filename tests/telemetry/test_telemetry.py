@@ -330,3 +330,19 @@ def test_last_position(tmp_path):
     with TelemetryWriter(path, run_id="third"):
         pass
     assert last_position(path) == ("third", None)
+
+
+def test_a_line_is_no_json_for_us_where_it_is_none_for_python(tmp_path):
+    path = tmp_path / "run.jsonl"
+    rests = ("", '"', "]", "}", "1", ".5", "ull", "rue", "alse", "aN", "nfinity", "Infinity")
+    lines = [space + chr(first) + rest for first in range(33, 127) for rest in rests for space in ("", " ")]
+    for line in lines:
+        path.write_text(line + "\n")
+        reader = TelemetryReader(path)
+        list(reader)
+        try:
+            json.loads(line)
+        except ValueError:
+            assert dict(reader.issue_counts) == {"not-json": 1}, line
+        else:
+            assert dict(reader.issue_counts) != {"not-json": 1}, line
