@@ -19,7 +19,7 @@ from typing import Any
 
 from hostile.syscalls import Call, Ending, failing, loaded, undisturbed, writing_calls
 from hostile.trainings import TRAININGS
-from hostile.writers import TORN, WRITERS, Writer, lines_of, state
+from hostile.writers import LONG, TORN, WRITERS, Writer, lines_of, state
 
 KILL = "signal=KILL"
 ERRORS = ("error=ENOSPC", "error=EIO", "error=EDQUOT", "error=EROFS", "error=EACCES")
@@ -129,7 +129,7 @@ def _grown(old: dict[str, Any], here: dict[str, Any], new: dict[str, Any]) -> bo
 
 def main(root: Path, names: list[str], share: int, hows: list[str]) -> None:
     started, tally, problems = time.monotonic(), Counter(), []
-    taken = [writer for writer in (*WRITERS, *TRAININGS) if writer.name in names] or WRITERS
+    taken = [writer for writer in (*WRITERS, LONG, *TRAININGS) if writer.name in names] or WRITERS
     for number, writer in enumerate(taken):
         attempt = Attempt(writer, root / str(number))
         chosen = attempt.calls[number % share :: share]

@@ -11,6 +11,7 @@ from hostile.crash import ERRORS, KILL
 from hostile.crashing import answer_of
 from hostile.figures import record
 from hostile.syscalls import strace_works
+from hostile.writers import LONG, WRITERS
 
 with_strace = pytest.mark.skipif(not strace_works(), reason="strace is not installed, or may not trace here")
 MOUNTING = ("unshare", "--map-root-user", "--mount")
@@ -42,9 +43,10 @@ def test_a_sample_of_the_calls(tmp_path):
 @pytest.mark.hostile
 @with_strace
 def test_killed_at_every_call(tmp_path):
-    answer = answer_of("crash", tmp_path, "--how", KILL)
+    names = [writer.name for writer in (*WRITERS, LONG)]
+    answer = answer_of("crash", tmp_path, "--writers", *names, "--how", KILL)
     assert answer["problems"] == []
-    assert figures(answer)["calls"] > 280
+    assert figures(answer)["calls"] >= 500
     record("R5", "killed at every call that writes", **figures(answer))
 
 

@@ -122,16 +122,20 @@ def append(folder: Path) -> int:
     return run(["audit", str(folder / ADAPTER), "--append", str(folder / "run.jsonl"), "--quiet"])
 
 
-def telemetry(folder: Path) -> None:
-    """A run of forty steps, as the callback writes it."""
+def telemetry(folder: Path, steps: int = 40) -> None:
+    """A run of `steps` steps, as the callback writes it."""
     writer = TelemetryWriter(folder / "run.jsonl", run_id="same")
     writer.start({"lora": {"r": 8}})
-    for step in range(40):
+    for step in range(steps):
         writer.train_step(step, loss=1 / (step + 1), lr=1e-3)
         if step % 10 == 9:
             writer.eval(step, {"eval_loss": 0.5})
-    writer.end(RunStatus.OK, step=40)
+    writer.end(RunStatus.OK, step=steps)
     writer.close()
+
+
+def long_telemetry(folder: Path) -> None:
+    telemetry(folder, steps=240)
 
 
 def before_aggregate(folder: Path) -> None:
@@ -193,6 +197,17 @@ WRITERS = (
         ("out/bench_aggregate.json", "out/bench_aggregate.md"),
     ),
 )
+
+
+LONG = Writer(
+    "telemetry of 240 steps",
+    nothing,
+    as_verb(long_telemetry),
+    as_verb(long_telemetry),
+    ("run.jsonl",),
+    appends=True,
+)
+"""Only killed: a refused line is as good as another."""
 
 
 def state(place: Path) -> dict[str, Any]:
