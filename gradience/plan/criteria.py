@@ -19,6 +19,7 @@ from gradience.errors import InputError, UsageError
 from gradience.plan.allocate import Item, cover, fill, start_cost
 from gradience.plan.grids import EVERY_RANK, Grid
 from gradience.plan.modules import Module, Ranks
+from gradience.words import counted
 
 if TYPE_CHECKING:
     from gradience.artifacts.compression import CompressionPlan
@@ -213,7 +214,8 @@ _LIMITS = {
 
 @dataclass(frozen=True, slots=True)
 class ToRanks:
-    """A rank chosen for every module by name, 0 to leave it out. words: what the plan says it follows.
+    """A rank chosen for every module by name, 0 to leave it out. words: what the plan says it follows. source: where
+    the ranks stand, for refusals.
 
     >>> report = audit_adapter("my_adapter")
     >>> ranks = {layer.name: 2 if layer.family.endswith("query") else 4 for layer in report.layers}
@@ -223,6 +225,7 @@ class ToRanks:
 
     ranks: Ranks
     words: str = "a rank given for each module"
+    source: str = "the ranks"
 
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
         if not grid.is_open:
@@ -234,14 +237,19 @@ class ToRanks:
         names = {module.name for module in modules}
         odd = sorted(names ^ self.ranks.keys())
         if odd:
-            what = "has no rank in the plan" if odd[0] in names else "is in the plan, not in the adapter"
+            what = f"no rank for {odd[0]}" if odd[0] in names else f"{odd[0]} is no module of the adapter"
+            more = (
+                f" (and {counted(len(odd) - 1, 'more module differs', 'more modules differ')})"
+                if len(odd) > 1
+                else ""
+            )
             raise UsageError(
-                f"{odd[0]} {what}" + (f", nor do {len(odd) - 1} others" if len(odd) > 1 else ""),
+                f"{self.source}: {what}{more}",
                 code="plan-mismatch",
                 hint="give a rank for every module of the adapter, and for no other",
             )
         for module in modules:
-            _refuse_rank(module, self.ranks[module.name])
+            _refuse_rank(module, self.ranks[module.name], self.source)
         return self.ranks
 
 
@@ -250,6 +258,7 @@ class ToPlan:
     """The ranks of an earlier plan for the same weights; UsageError (plan-mismatch) where they are others."""
 
     plan: CompressionPlan
+    source: str = "the plan"
 
     @property
     def words(self) -> str:
@@ -261,12 +270,12 @@ class ToPlan:
         here, there = report.adapter.sha256[:12], self.plan.adapter_sha256[:12]
         if self.plan.adapter_sha256 != report.adapter.sha256:
             raise UsageError(
-                f"{report.adapter.path}: the plan is for another adapter (sha256 {there} in the plan, {here} here)",
+                f"{self.source}: is for another adapter (sha256 {there} there, {here} for {report.adapter.path})",
                 code="plan-mismatch",
                 hint="make a plan for this adapter: --dry-run --json (Python: dry_run=True)",
             )
         ranks = {row.name: row.new_rank for row in self.plan.modules}
-        return ToRanks(ranks, self.words).choose(report, modules, grid)
+        return ToRanks(ranks, self.words, self.source).choose(report, modules, grid)
 
 
 def suggestions_of(report: AuditReport) -> Suggestions:
@@ -304,7 +313,7 @@ def _item(module: Module, cost: int, grid: Grid) -> Item:
     return Item(module.name, module.energies, cost, steps[0] if module.stays else 0, steps)
 
 
-def _refuse_rank(module: Module, rank: int) -> None:
+def _refuse_rank(module: Module, rank: int, source: str) -> None:
     """Raise UsageError (bad-rank) for a rank that a module cannot get."""
     if not 0 <= rank <= module.rank:
         why = f"its rank is {module.rank}, so only 0 to {module.rank} is possible"
@@ -315,5 +324,7 @@ def _refuse_rank(module: Module, rank: int) -> None:
     else:
         return
     raise UsageError(
-        f"rank {rank} for {module.name}: {why}", code="bad-rank", hint="correct its new_rank in the plan"
+        f"{source}: rank {rank} for {module.name}: {why}",
+        code="bad-rank",
+        hint="correct its new_rank in the plan",
     )

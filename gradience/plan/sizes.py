@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from gradience.arguments import integer_argument, number_argument, path_argument, wrong_type
 from gradience.artifacts.compression import CompressionPlan
+from gradience.artifacts.shared_names import given_text
 from gradience.errors import UsageError
 from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToPlan, ToRank, ToSuggestion
 
@@ -25,12 +26,13 @@ def _text(name: str, value: Any) -> str:
     return value
 
 
-def _plan(name: str, value: Any) -> CompressionPlan:
+def _plan(name: str, value: Any) -> ToPlan:
     if isinstance(value, CompressionPlan):
-        return value
+        return ToPlan(value)
     if not isinstance(value, str | os.PathLike):
         raise wrong_type(name, value, "a CompressionPlan, or the path of one")
-    return CompressionPlan.read(path_argument(name, value))
+    path = path_argument(name, value)
+    return ToPlan(CompressionPlan.read(path), given_text(path))
 
 
 def _budget(name: str) -> Callable[[Any], Criterion]:
@@ -45,7 +47,7 @@ SIZES: dict[str, Size] = {
     "max_params": Size(integer_argument, _budget("max_params")),
     "max_bytes": Size(integer_argument, _budget("max_bytes")),
     "max_error": Size(number_argument, _budget("max_error")),
-    "plan": Size(_plan, ToPlan),
+    "plan": Size(_plan, lambda plan: plan),
 }
 
 

@@ -241,8 +241,8 @@ def test_it_never_loads_torch(adapter, tmp_path):
         (["A", "-o", "out", "--plan", "plan.json", "--rank", "2"], "--rank and --plan"),
         (["A", "-o", "out", "--plan", "another.json"], "for another adapter"),
         (["A", "-o", "out", "--plan", "too-high.json"], "rank 9 for"),
-        (["A", "-o", "out", "--plan", "fewer.json"], "has no rank in the plan"),
-        (["A", "-o", "out", "--plan", "more.json"], "not in the adapter"),
+        (["A", "-o", "out", "--plan", "fewer.json"], "fewer.json: no rank for"),
+        (["A", "-o", "out", "--plan", "more.json"], "more.json: lm_head is no module of the adapter"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip

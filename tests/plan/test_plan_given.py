@@ -58,8 +58,8 @@ def test_an_edited_plan_is_worked_out_anew_and_says_so():
 @pytest.mark.parametrize(
     ("ranks", "code", "words"),
     [
-        ({"a": 2, "b": 2}, "plan-mismatch", "c has no rank in the plan"),
-        ({"a": 2, "b": 2, "c": 2, "d": 2}, "plan-mismatch", "d is in the plan, not in the adapter"),
+        ({"a": 2, "b": 2}, "plan-mismatch", "the ranks: no rank for c"),
+        ({"a": 2, "b": 2, "c": 2, "d": 2}, "plan-mismatch", "the ranks: d is no module of the adapter"),
         ({"a": 2, "b": 2, "c": 5}, "bad-rank", "rank 5 for c: its rank is 4"),
         ({"a": 2, "b": 2, "c": -1}, "bad-rank", "rank -1 for c"),
         ({"a": 0, "b": 0, "c": 0}, "empty-plan", "removes every module"),
