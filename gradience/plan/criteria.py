@@ -214,13 +214,14 @@ _LIMITS = {
 
 @dataclass(frozen=True, slots=True)
 class ToRanks:
-    """A rank chosen for every module by name, 0 to leave it out. words: what the plan says it follows. source: where
-    the ranks stand, for refusals.
+    """A rank chosen for every module by name, 0 to leave it out.
 
     >>> report = audit_adapter("my_adapter")
     >>> ranks = {layer.name: 2 if layer.family.endswith("query") else 4 for layer in report.layers}
     >>> plan_compression(report, ToRanks(ranks)).max_rank
     4
+
+    words: what the plan says it follows. source: where the ranks stand, for refusals.
     """
 
     ranks: Ranks
