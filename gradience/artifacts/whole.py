@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from gradience.adapters.locate import CONFIG
 from gradience.artifacts.scratch import (
     abandoned,
+    held,
     left_beside,
     remove,
     scratch_beside,
@@ -130,7 +130,7 @@ def whole_folder(output: Path, *, force: bool) -> Iterator[Path]:
         with scratch_folder(place) as scratch:
             yield scratch
             _sync(scratch)
-            if force and place.exists():
+            if force:
                 _swap(scratch, place)
             else:
                 _rename_unless_there(scratch, place, output)
@@ -157,15 +157,26 @@ def _rename_unless_there(scratch: Path, place: Path, output: Path) -> None:
 
 
 def _swap(scratch: Path, place: Path) -> None:
-    """`scratch` takes the place, the old folder vanishes. A kill between the renames is mended by the next run."""
-    aside = scratch_beside(place, "old")
-    place.rename(aside)
-    try:
-        scratch.rename(place)
-    except OSError:
-        aside.rename(place)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
+    """`scratch` takes the place, and what stood there vanishes. A kill between the renames is mended by the next run.
+
+    Another run may put its folder there between the two: that is what stands there then. Each turn of the loop is
+    another run's success, so it ends.
+    """
+    taken = False
+    while not taken:
+        aside = scratch_beside(place, "old")
+        with suppress(FileNotFoundError):
+            place.rename(aside)
+        with held(aside):
+            try:
+                scratch.rename(place)
+                taken = True
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    if os.path.lexists(aside):
+                        aside.rename(place)
+                    raise
+            remove(aside)
 
 
 def _finish_interrupted(place: Path) -> None:
@@ -179,6 +190,7 @@ def _finish_interrupted(place: Path) -> None:
             return
         for rest in rests:
             if rest.suffix == ".old" and not os.path.lexists(place):
-                rest.rename(place)
+                with suppress(FileNotFoundError):  # whoever put it aside has just removed it
+                    rest.rename(place)
             else:
                 remove(rest)
