@@ -71,21 +71,6 @@ def lock(handle: int) -> None:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Let nobody sweep `folder`, or put it back, while the block lasts. It need not be there."""
-    try:
-        handle = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        yield
-        return
-    try:
-        lock(handle)
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextmanager
 def abandoned(scratch: Path) -> Iterator[bool]:
     """Whether no living process works on it. While the block lasts, none begins to: it is ours to remove."""
     try:

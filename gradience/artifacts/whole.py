@@ -13,9 +13,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from gradience.adapters.locate import CONFIG
+from gradience.artifacts.exchange import exchange
 from gradience.artifacts.scratch import (
     abandoned,
-    held,
     left_beside,
     remove,
     scratch_beside,
@@ -133,7 +133,10 @@ def whole_folder(output: Path, *, force: bool) -> Iterator[Path]:
             if force:
                 _swap(scratch, place)
             else:
-                _rename_unless_there(scratch, place, output)
+                try:
+                    _rename_unless_there(scratch, place)
+                except FileExistsError:
+                    raise already_exists(output) from None
         sync_folder(place.parent)
 
 
@@ -146,37 +149,42 @@ def _sync(folder: Path) -> None:
     sync_folder(folder)
 
 
-def _rename_unless_there(scratch: Path, place: Path, output: Path) -> None:
-    """The check before the work may be long ago; a folder with files makes a rename fail."""
+def _rename_unless_there(scratch: Path, place: Path) -> None:
+    """Raises FileExistsError: the check before the work may be long ago. A folder with files makes a rename fail."""
     try:
         scratch.rename(place)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-            raise already_exists(output) from None
+            raise FileExistsError(error.errno, error.strerror, str(place)) from None
         raise
 
 
 def _swap(scratch: Path, place: Path) -> None:
-    """`scratch` takes the place, and what stood there vanishes. A kill between the renames is mended by the next run.
+    """`scratch` takes the place. What stood there bears the name of `scratch` then, and vanishes with it.
 
-    Another run may put its folder there between the two: that is what stands there then. Each turn of the loop is
-    another run's success, so it ends.
+    Of several that come at the same moment each finds either what stood there or another's result.
     """
-    taken = False
-    while not taken:
-        aside = scratch_beside(place, "old")
-        with suppress(FileNotFoundError):
-            place.rename(aside)
-        with held(aside):
-            try:
-                scratch.rename(place)
-                taken = True
-            except OSError as error:
-                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                    if os.path.lexists(aside):
-                        aside.rename(place)
-                    raise
-            remove(aside)
+    while True:
+        try:
+            if not exchange(scratch, place):
+                _swap_by_renames(scratch, place)
+            return
+        except FileNotFoundError:
+            with suppress(FileExistsError):
+                _rename_unless_there(scratch, place)
+                return
+
+
+def _swap_by_renames(scratch: Path, place: Path) -> None:
+    """Where nothing can be exchanged in one step. A kill between the renames is mended by the next run."""
+    aside = scratch_beside(place, "old")
+    place.rename(aside)
+    try:
+        scratch.rename(place)
+    except OSError:
+        aside.rename(place)
+        raise
+    remove(aside)
 
 
 def _finish_interrupted(place: Path) -> None:

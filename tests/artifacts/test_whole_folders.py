@@ -12,6 +12,8 @@ from factory import adapter
 from killing import HANGS
 
 from gradience.artifacts import scratch as scratch_files
+from gradience.artifacts import whole
+from gradience.artifacts.exchange import exchange
 from gradience.artifacts.whole import check_output, whole_folder
 from gradience.errors import OutputError, UsageError
 
@@ -101,6 +103,20 @@ def test_a_folder_that_came_into_being_meanwhile_is_left_alone(tmp_path):
     assert names(tmp_path) == {"out"}
 
 
+def test_the_old_folder_is_never_missing(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    fill(out, "old")
+    monkeypatch.setattr(Path, "rename", None)
+    with whole_folder(out, force=True) as scratch:
+        fill(scratch)
+        missing = tmp_path / "missing"
+        with pytest.raises(FileNotFoundError, match="missing"):
+            exchange(scratch, missing)
+    assert (out / "adapter_config.json").read_text() == "new"
+    assert names(tmp_path) == {"out"}
+
+
 def test_a_failed_swap_puts_the_old_folder_back(tmp_path, monkeypatch):
     out = tmp_path / "out"
     out.mkdir()
@@ -113,6 +129,7 @@ def test_a_failed_swap_puts_the_old_folder_back(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         return rename(self, target)
 
+    monkeypatch.setattr(whole, "exchange", lambda one, other: False)
     monkeypatch.setattr(Path, "rename", second_fails)
     with pytest.raises(OutputError, match="No space left"), whole_folder(out, force=True) as scratch:
         fill(scratch)

@@ -36,8 +36,12 @@ def kill_at(where, call):
         return original(*args, **options)
     setattr(target, name, counted)
 
+if sys.argv[3] == "by renames":
+    import gradience.artifacts.whole as whole
+    whole.exchange = lambda one, other: False
+
 kill_at(sys.argv[1], int(sys.argv[2]))
-sys.exit(run(sys.argv[3:]))
+sys.exit(run(sys.argv[4:]))
 """
 
 WRITER = "gradience.compress.weights:WeightsWriter"
@@ -54,9 +58,17 @@ POINTS = {
     "before the rename": ("gradience.artifacts.whole:Path.rename", 1),
     "after the rename": ("gradience.artifacts.whole.sync_folder", 3),
 }
-SWAP_POINTS = POINTS | {
+SWAP_POINTS = {
+    "in the middle of the weights": POINTS["in the middle of the weights"],
+    "before the exchange": ("gradience.artifacts.whole.exchange", 1),
+    "before the old folder is removed": ("gradience.artifacts.scratch:shutil.rmtree", 1),
+    "after the exchange": POINTS["after the rename"],
+}
+RENAME_POINTS = {
+    "before the renames": ("gradience.artifacts.whole:Path.rename", 1),
     "between the renames": ("gradience.artifacts.whole:Path.rename", 2),
-    "before the old folder is removed": ("gradience.artifacts.whole:shutil.rmtree", 1),
+    "before the old folder is removed": ("gradience.artifacts.whole.remove", 1),
+    "after the renames": POINTS["after the rename"],
 }
 
 
@@ -68,9 +80,9 @@ def arguments(folder: Path, out: Path, *more: str) -> list[str]:
     return ["compress", str(folder), "--rank", "2", "--output", str(out), "--quiet", *more]
 
 
-def killed_at(point: tuple[str, int], folder: Path, out: Path, *more: str) -> int:
+def killed_at(point: tuple[str, int], folder: Path, out: Path, *more: str, swap: str = "at once") -> int:
     where, call = point
-    return python("-c", KILL, where, str(call), *arguments(folder, out, *more)).returncode
+    return python("-c", KILL, where, str(call), swap, *arguments(folder, out, *more)).returncode
 
 
 def python(*command: str) -> subprocess.CompletedProcess[str]:
@@ -117,22 +129,32 @@ def test_killed_while_writing(point, case, tmp_path):
     finish(folder, out, expected)
 
 
-@pytest.mark.parametrize("point", ["in the middle of the weights", "before the rename", "between the renames",
-                                   "before the old folder is removed", "after the rename"])  # fmt: skip
+@pytest.mark.parametrize("point", SWAP_POINTS)
 def test_killed_while_replacing(point, case, tmp_path):
     folder, expected = case
     out = tmp_path / "out"
     write(out, random_factors(1, (3, 5, 5)))
     old = content(out)
     assert killed_at(SWAP_POINTS[point], folder, out, "--force") == -signal.SIGKILL
-    if out.exists():
-        assert content(out) in (old, expected)
-    else:
-        assert point == "between the renames"
+    before = point in ("in the middle of the weights", "before the exchange")
+    assert content(out) == (old if before else expected)
+    finish(folder, out, expected)
+
+
+@pytest.mark.parametrize("point", RENAME_POINTS)
+def test_killed_while_replacing_where_nothing_can_be_exchanged_at_once(point, case, tmp_path):
+    folder, expected = case
+    out = tmp_path / "out"
+    write(out, random_factors(1, (3, 5, 5)))
+    old = content(out)
+    assert killed_at(RENAME_POINTS[point], folder, out, "--force", swap="by renames") == -signal.SIGKILL
+    if point == "between the renames":
         # The next run puts the old folder back before it does anything else.
         refused = python("-m", "gradience", *arguments(folder, out))
         assert refused.returncode == 2
         assert content(out) == old
+    else:
+        assert content(out) == (old if point == "before the renames" else expected)
     finish(folder, out, expected)
 
 
@@ -168,7 +190,7 @@ def test_interrupted_by_the_keyboard(case, tmp_path):
     # A shell that starts a job in the background lets it ignore Ctrl-C.
     interrupt = "signal.signal(signal.SIGINT, signal.default_int_handler); signal.raise_signal(signal.SIGINT)"
     script = KILL.replace("os.kill(os.getpid(), signal.SIGKILL)", interrupt)
-    done = python("-c", script, f"{WRITER}.put", "4", *arguments(folder, tmp_path / "out"))
+    done = python("-c", script, f"{WRITER}.put", "4", "at once", *arguments(folder, tmp_path / "out"))
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
