@@ -1,0 +1,37 @@
+"""The parts that hold evidence: their numbers are those of `gradience.statistics`, and a file gives them back."""
+
+from __future__ import annotations
+
+import doctest
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from gradience.artifacts import graded
+from gradience.artifacts.graded import PairedEvidence, PooledEvidence
+from gradience.statistics import PairedTable, pool, tango_p_value
+
+
+def test_the_examples_are_true() -> None:
+    result = doctest.testmod(graded)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_one_run_is_pooled_as_tango_tests_it_and_shows_nothing_of_a_new_run() -> None:
+    table = PairedTable(n11=150, n10=12, n01=8, n00=30)
+    differences = np.repeat([[-1, 1, 0]], [12, 8, 180], axis=1)
+    evidence = PooledEvidence.of(pool(differences), Fraction("0.025"))
+    assert evidence.these_runs.p_value == pytest.approx(tango_p_value(table, 0.025))
+    assert evidence.new_run is None
+    assert evidence.run_spread is None
+    assert evidence.discordance == PairedEvidence.of(table).discordance == 0.1
+
+
+def test_a_file_gives_the_same_evidence_back() -> None:
+    paired = PairedEvidence.of(PairedTable(n11=150, n10=12, n01=8, n00=30))
+    rng = np.random.default_rng(0)
+    pooled = PooledEvidence.of(pool(rng.integers(-1, 2, (3, 50))), Fraction("0.025"), bootstrap_low=-0.1)
+    assert PairedEvidence.model_validate_json(paired.model_dump_json()) == paired
+    assert PooledEvidence.model_validate_json(pooled.model_dump_json()) == pooled
