@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from gradience.statistics.paired import Interval, in_errors, invert, score_variance
 
@@ -47,7 +47,7 @@ class Pooled:
 
     def p_value(self, margin: float, claim: Claim = "these-runs") -> float:
         """The one-sided p-value of "the candidate loses `margin` or more"."""
-        return float(self._distribution(-margin, claim).sf(self._statistic(-margin, claim)))
+        return float(special.stdtr(self._freedom(-margin, claim), -self._statistic(-margin, claim)))
 
     def interval(self, claim: Claim = "these-runs", confidence: float = 0.90) -> Interval:
         """The bounds on Δ. At the default of 90 %, either bound alone is a one-sided one of 95 %.
@@ -56,20 +56,17 @@ class Pooled:
         """
         tail = (1 - confidence) / 2
 
-        def standard(
-            null: float,
-        ) -> float:  # the statistic as a normal one, so that its quantile is one number
-            distribution = self._distribution(null, claim)
+        def standard(null: float) -> float:
+            """The statistic as a normal one, so that its quantile is one number."""
             statistic = self._statistic(null, claim)
-            if statistic > 0:
-                return float(stats.norm.isf(distribution.sf(statistic)))
-            return float(stats.norm.ppf(distribution.cdf(statistic)))
+            beyond = special.stdtr(self._freedom(null, claim), -abs(statistic))
+            return math.copysign(float(special.ndtri(beyond)), statistic)
 
         if self.gained is None:
-            distribution = self._distribution(0.0, claim)
-            reach = float(distribution.isf(tail)) * math.sqrt(self._variance(0.0, claim))
+            quantile = -float(special.stdtrit(self._freedom(0.0, claim), tail))
+            reach = quantile * math.sqrt(self._variance(0.0, claim))
             return Interval(self.delta - reach, self.delta + reach)
-        return invert(standard, self.delta, float(stats.norm.isf(tail)))
+        return invert(standard, self.delta, -float(special.ndtri(tail)))
 
     def _statistic(self, null: float, claim: Claim) -> float:
         return in_errors(self.delta - null, self._variance(null, claim))
@@ -88,15 +85,14 @@ class Pooled:
             raise ValueError("a claim about a new run needs two runs or more")
         return self.run_variance / self.runs
 
-    def _distribution(self, null: float, claim: Claim) -> Any:
-        """Normal for a score of these runs; Student's with Satterthwaite's degrees of freedom for a new one."""
+    def _freedom(self, null: float, claim: Claim) -> float:
+        """Degrees of freedom of Student's distribution: infinite for a score of these runs, else Satterthwaite's."""
         if claim == "these-runs":
-            return stats.norm() if self.gained is not None else stats.t(self.items - 1)
+            return math.inf if self.gained is not None else self.items - 1
         sampling, between = self._sampling(null), self._between()
         if sampling + between == 0:
-            return stats.t(self.items - 1)
-        freedom = (sampling + between) ** 2 / (sampling**2 / (self.items - 1) + between**2 / (self.runs - 1))
-        return stats.t(freedom)
+            return self.items - 1
+        return (sampling + between) ** 2 / (sampling**2 / (self.items - 1) + between**2 / (self.runs - 1))
 
 
 def pool(differences: ArrayLike) -> Pooled:
