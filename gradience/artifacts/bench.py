@@ -69,6 +69,12 @@ class Gate(Part):
 
     min_value: Share
     passed: bool
+    above_base: Share | None = None
+    """It must have more correct than its base, by more than this share; null: that is not asked."""
+    base_correct: int | None = None
+    """Examples that its base has correct."""
+    base: Literal["without an adapter", "most frequent label"] | None = None
+    """What answers for the base."""
 
 
 class Measures(Part):
@@ -178,7 +184,7 @@ class VariantResult(Part):
     name: str
     """`uniform_median`; `uniform_median.truncate`."""
     arm: str
-    """`retrain`, `truncate`, or `control`."""
+    """`retrain`, `truncate`, `ladder` (a rung of it, truncated), or `control`."""
     made_by: str
     """How it comes to be. `retrain`, `truncate`. `random_directions`: the probe's factors kept in random directions.
     `head`: ΔW = 0, a head trained alone. `head_only`, in older runs: the probe's head with its LoRA off. `rotate`: the
@@ -187,6 +193,8 @@ class VariantResult(Part):
     """PASS and FAIL: what the policy's tolerance says of the counts of this one seed."""
     reasons: tuple[str, ...] = ()
     """In words."""
+    stopped_early: bool = False
+    """SKIPPED because it could not pass any more, whatever this seed had said."""
     same_as: str | None = None
     """The variant whose numbers these are: it has the same ranks and is made in the same way. `probe`: no rank is
     smaller than the probe's."""
@@ -207,8 +215,18 @@ class VariantResult(Part):
 
     @property
     def is_control(self) -> bool:
-        """Whether it is none of the candidates."""
+        """Whether it is there to measure the measurement."""
         return self.arm == "control"
+
+    @property
+    def is_rung(self) -> bool:
+        """Whether it belongs to the ladder."""
+        return self.arm == "ladder"
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether it is neither a control nor a rung of the ladder."""
+        return not self.is_control and not self.is_rung
 
     @model_validator(mode="after")
     def _counts_agree(self) -> VariantResult:
@@ -280,8 +298,13 @@ class Bench(Report):
 
     @property
     def candidates(self) -> tuple[VariantResult, ...]:
-        """The variants without the controls."""
-        return tuple(result for result in self.variants if not result.is_control)
+        """The variants without the controls and the ladder."""
+        return tuple(result for result in self.variants if result.is_candidate)
+
+    @property
+    def ladder(self) -> tuple[VariantResult, ...]:
+        """The rungs among the variants."""
+        return tuple(result for result in self.variants if result.is_rung)
 
     @property
     def controls(self) -> tuple[VariantResult, ...]:

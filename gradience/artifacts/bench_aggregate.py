@@ -61,6 +61,8 @@ class VariantSeed(Part):
     reduction: Float12 | None = None
     largest_rank: int | None = None
     same_as: str | None = None
+    stopped_early: bool = False
+    """Not trained: it could not pass any more."""
     kl_mean: Float12 | None = None
     """KL(probe ‖ variant), in nats: the `divergence.kl_mean` of bench.json."""
 
@@ -70,7 +72,7 @@ class VariantSummary(Part):
 
     name: str
     arm: str
-    """`retrain`, `truncate`, or `control`."""
+    """`retrain`, `truncate`, `ladder` (a rung of it, truncated), or `control`."""
     made_by: str
     """How it comes to be, as in bench.json."""
     status: Status
@@ -93,8 +95,18 @@ class VariantSummary(Part):
 
     @property
     def is_control(self) -> bool:
-        """Whether it is none of the candidates."""
+        """Whether it is there to measure the measurement."""
         return self.arm == "control"
+
+    @property
+    def is_rung(self) -> bool:
+        """Whether it belongs to the ladder."""
+        return self.arm == "ladder"
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether it is neither a control nor a rung of the ladder."""
+        return not self.is_control and not self.is_rung
 
     @property
     def complete(self) -> bool:
@@ -165,8 +177,13 @@ class BenchAggregate(Report):
 
     @property
     def candidates(self) -> tuple[VariantSummary, ...]:
-        """The variants without the controls."""
-        return tuple(variant for variant in self.variants if not variant.is_control)
+        """The variants without the controls and the ladder."""
+        return tuple(variant for variant in self.variants if variant.is_candidate)
+
+    @property
+    def rungs(self) -> tuple[VariantSummary, ...]:
+        """The rungs of the ladder among the variants."""
+        return tuple(variant for variant in self.variants if variant.is_rung)
 
     @property
     def controls(self) -> tuple[VariantSummary, ...]:

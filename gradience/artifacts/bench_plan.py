@@ -11,6 +11,8 @@ from gradience.artifacts.base import Artifact, Part
 from gradience.artifacts.exact import Exact
 
 Role = Literal["train", "dev", "confirm"]
+LadderKind = Literal["uniform", "per_layer"]
+LadderBound = Literal["new-run", "these-runs"]
 Share = Annotated[Exact, Field(ge=0, le=1)]
 
 
@@ -51,6 +53,18 @@ class TaskCode(Part):
     """Name and version of the package that brings the entry point."""
 
 
+class PlannedLadder(Part):
+    """Truncations that are tested one after the other, from the largest down, until one is not shown to be safe."""
+
+    kind: LadderKind
+    """`uniform`: a rung is a rank. `per_layer`: a share of every module's energy."""
+    rungs: tuple[int | float, ...]
+    names: tuple[str, ...]
+    """Of the results, in the same order."""
+    bound: LadderBound
+    """What each is shown for: the next training as well, or the adapters of this run."""
+
+
 class BenchPlan(Artifact):
     """What was decided before anything was trained. Every later artifact carries its digest."""
 
@@ -73,6 +87,12 @@ class BenchPlan(Artifact):
     """The variants that are compared with the probe, in the order of testing."""
     controls: tuple[str, ...]
     """Compared as well, as a measure of the measurement; not candidates."""
+    ladder: PlannedLadder | None = None
+    """Compared as well, in a sequence of its own."""
+    above_base: Share | None = None
+    """The probe must have more correct than its base, by more than this share; null: that is not asked."""
+    stop_early: bool | None = None
+    """Whether a variant is not retrained any more once it cannot pass; null in older plans: it always was."""
     policy: Policy
     margin: Share
     """Largest loss that still counts as none: the margin of the non-inferiority tests."""

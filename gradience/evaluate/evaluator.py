@@ -68,10 +68,20 @@ class Evaluator:
         return self._engine_type.numerics(self.device)
 
     def answers(
-        self, name: str, adapter: Path, path: Path, *, lora: bool = True, allow_inert: bool = False
+        self,
+        name: str | None,
+        adapter: Path | None,
+        path: Path,
+        *,
+        lora: bool = True,
+        allow_inert: bool = False,
     ) -> Evaluation[Any]:
-        """The records of the adapter called `name`: labels, or generated answers. They lie at `path`."""
-        engine, task = self.engine_with(name, adapter), self.task
+        """The records of the adapter called `name`, None for the base alone: labels, or generated answers.
+
+        They lie at `path`.
+        """
+        engine = self.engine if name is None or adapter is None else self.engine_with(name, adapter)
+        task = self.task
         settings: dict[str, Any] = {
             "batch_size": self.batch_size,
             "scoring": task.scoring,

@@ -150,6 +150,7 @@ def scaled_down(config: BenchConfig, folder: Path) -> list[str]:
         f"model.name={base_of(config.model.name, folder)}",
         "task.eval_samples=4",
         "task.probe_gate.min_value=0",
+        "task.probe_gate.above_base=null",
         "train.max_steps=2",
         "train.per_device_train_batch_size=2",
         "runtime.device=cpu",

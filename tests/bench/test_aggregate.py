@@ -14,7 +14,7 @@ from bench_sample import PUBLISHED, bench, config, three_seeds
 from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.artifacts.exact import exact_text
 from gradience.bench.plan.preregister import bench_plan
-from gradience.bench.verdict.aggregate import aggregate
+from gradience.bench.verdict.aggregate import aggregate, no_longer_passing
 from gradience.bench.verdict.folders import aggregate_folders, find_benches, read_results
 from gradience.cli.app import run
 from gradience.errors import InputError, UsageError
@@ -327,3 +327,42 @@ def test_the_summary_over_scales(runs, capsys):
     assert "22.7 M" in lines[2]
     assert "7.2 B" in lines[1]
     assert len(read_results([runs / "smoke"])) == 1
+
+
+# ---------------------------------------------------------------- stopped early
+
+
+def test_what_can_no_longer_pass_is_known_before_the_last_seed():
+    worse = bench(42, {"uniform_median": (30, 0), "per_layer": (1, 0)}, correct=57)
+    planned = (42, 123, 456)
+    assert set(no_longer_passing([worse], planned, worse.policy)) == {"uniform_median"}
+    assert no_longer_passing([], planned, worse.policy) == {}
+    failed = worse.variant("uniform_median").model_copy(update={"status": "ERROR"})
+    resumable = worse.model_copy(update={"variants": (failed,)})
+    assert no_longer_passing([resumable], planned, worse.policy) == {}
+
+
+def test_the_training_that_was_saved_is_said():
+    worse = bench(42, {"uniform_median": (30, 0)}, correct=57)
+    others = [bench(seed, {"uniform_median": (1, 0)}, correct=57) for seed in (123, 456)]
+    stopped = [
+        other.model_copy(
+            update={
+                "variants": tuple(
+                    result.model_copy(
+                        update={"status": "SKIPPED", "stopped_early": True, "pairs": None, "measures": None,
+                                "delta": None, "delta_exact": None, "reasons": ("lost",)}
+                    )
+                    for result in other.variants
+                )
+            }
+        )
+        for other in others
+    ]  # fmt: skip
+    report = aggregate([worse, *stopped])
+    median = named(report, "uniform_median")
+    assert median.status == "FAIL"
+    assert [row.stopped_early for row in median.seeds] == [False, True, True]
+    assert any(
+        "was not trained on seed 123, 456, since it could no longer pass" in note for note in report.notes
+    )

@@ -238,7 +238,10 @@ def own_task(folder: Path, same: str) -> Path:
 def test_a_corrected_task_gets_its_new_score_and_keeps_its_trainings(tmp_path: Path) -> None:
     values: dict[str, Any] = SECTIONS | {
         "model": {"name": str(llama(tmp_path / "base")), "type": "causal_lm"},
-        "task": {"profile": str(own_task(tmp_path, "False")), "probe_gate": {"min_value": 0}},
+        "task": {
+            "profile": str(own_task(tmp_path, "False")),
+            "probe_gate": {"min_value": 0, "above_base": None},
+        },
         "lora": SECTIONS["lora"] | {"target_modules": ["q_proj", "v_proj"]},
         "runtime": {"device": "cpu", "threads": 1},
     }

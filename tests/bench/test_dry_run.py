@@ -37,7 +37,7 @@ def dry_run(base, tmp_path, capsys, monkeypatch):
 
 
 def task(**options):
-    return {"profile": "gsm8k", "options": options, "probe_gate": {"min_value": 0}}
+    return {"profile": "gsm8k", "options": options, "probe_gate": {"min_value": 0, "above_base": None}}
 
 
 def test_the_first_example_is_shown_as_the_model_sees_it(dry_run, data):

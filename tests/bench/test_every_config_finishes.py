@@ -86,7 +86,7 @@ def test_all_its_seeds_reach_an_aggregate(name: str, folder: Path, tmp_path: Pat
     code = run(["bench", "run", "-c", name, "-o", str(tmp_path), "-q", *changes])
     report = BenchAggregate.read(tmp_path / "bench_aggregate.json")
     assert code in (0, 1, 8)
-    assert len(report.seeds) == 3
+    assert len(report.seeds) == max(3, len(config.seeds))
     assert all(row.source is not None and row.status != "ERROR" for row in report.seeds)
     assert {variant.name for variant in report.variants} == {
         one.name for one in asked_for(config.compression)

@@ -13,6 +13,8 @@ from gradience.bench.verdict.policy import (
     SeedOutcome,
     allowed_losses,
     gate_passed,
+    is_ahead,
+    lost_already,
     overall,
     passes,
     policy_notes,
@@ -184,3 +186,38 @@ def test_thresholds_are_what_was_written(text):
 def test_other_thresholds_are_refused(text):
     with pytest.raises(ValueError, match="tolerance"):
         Policy(tolerance=text)
+
+
+# ---------------------------------------------------------------- stopped early
+
+
+def test_a_variant_that_was_stopped_has_failed_and_says_why():
+    rows = [*counts(-6, -7), SeedOutcome(456, "SKIPPED", stopped_early=True)]
+    verdict = verdict_over_seeds(rows, SEEDS, Policy())
+    assert verdict.status == "FAIL"
+    assert verdict.reasons == ("even with the others perfect, 1 of 3 seeds passes: 33.3 % is below 67 %",)
+
+
+@given(
+    seen=st.lists(st.integers(-9, 9), max_size=3),
+    rest=st.lists(st.integers(-9, 9), min_size=3, max_size=3),
+    rate=st.sampled_from(["0", "0.5", "0.67", "1"]),
+    floor=st.sampled_from(["0.02", "0.025", "0.04"]),
+)
+def test_stopping_is_exact(seen, rest, rate, floor):
+    """What is lost already fails whatever comes; what is not passes if the rest is perfect."""
+    policy = Policy(pass_rate=Fraction(rate), floor=Fraction(floor))
+    open_seeds = [SeedOutcome(seed, "SKIPPED") for seed in SEEDS[len(seen) :]]
+    lost = lost_already([*counts(*seen, seeds=SEEDS[: len(seen)]), *open_seeds], policy)
+    perfect = verdict_over_seeds(counts(*seen, *[9] * len(open_seeds)), SEEDS, policy)
+    anything = verdict_over_seeds(counts(*seen, *rest[len(seen) :]), SEEDS, policy)
+    assert bool(lost) == (perfect.status == "FAIL")
+    assert not (lost and anything.status == "PASS")
+
+
+@pytest.mark.parametrize(
+    ("correct", "above", "ahead"),
+    [(100, "0", False), (101, "0", True), (104, "0.02", False), (105, "0.02", True)],
+)
+def test_a_probe_is_ahead_of_its_base_by_more_than_the_share(correct, above, ahead):
+    assert is_ahead(correct, 100, 200, Fraction(above)) == ahead

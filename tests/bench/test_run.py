@@ -43,7 +43,7 @@ CLASSIFY: dict[str, Any] = CONFIG | {
 }
 ANSWER: dict[str, Any] = CLASSIFY | {
     "model": {"name": "", "type": "causal_lm"},
-    "task": {"profile": "sums", "probe_gate": {"min_value": 0}},
+    "task": {"profile": "sums", "probe_gate": {"min_value": 0, "above_base": None}},
     "lora": {"probe_r": 8, "alpha": 16, "target_modules": ["q_proj", "v_proj", "down_proj"]},
     "compression": {"controls": ["aa"], "retrain": ["per_layer"]},
 }
@@ -270,6 +270,21 @@ def test_a_probe_below_its_gate_costs_nothing_more(causal: Path, tmp_path: Path)
     assert {variant.status for variant in bench.variants} == {"UNDERTRAINED"}
     assert bench.audit is None
     assert "its quality gate is 99 %" in bench.variants[0].reasons[0]
+
+
+def test_a_probe_must_leave_its_base_behind(causal: Path, tmp_path: Path) -> None:
+    """The base has no sum of the test right, and neither has a probe of a few steps."""
+    config = with_base(ANSWER, causal, task={"profile": "sums", "probe_gate": {"min_value": 0}})
+    watcher = Watcher()
+    bench = bench_of(SeedRun(config, sums(), 42, tmp_path, watcher).run(), sums())
+    assert watcher.stages == ["probe/train", "probe/eval", "base/eval"]
+    assert bench.status == "UNDERTRAINED"
+    assert (bench.probe.gate.base, bench.probe.gate.base_correct) == (
+        "without an adapter",
+        bench.probe.correct,
+    )
+    assert f"its base alone has {bench.probe.correct}" in bench.variants[0].reasons[0]
+    assert read_records(tmp_path / "base" / "eval" / "answers.records.jsonl")[0].adapter is None
 
 
 def test_a_probe_that_diverged_is_not_even_evaluated(causal: Path, tmp_path: Path) -> None:

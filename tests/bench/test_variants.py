@@ -256,3 +256,77 @@ def test_a_plan_is_the_same_on_every_machine():
     asked = config()
     elsewhere = asked.model_copy(update={"runtime": RuntimeSettings(threads=7, keep_adapters="none")})
     assert bench_plan(asked, "reviews", []) == bench_plan(elsewhere, "reviews", [])
+
+
+# ---------------------------------------------------------------- the ladder
+
+
+def test_rungs_are_truncations_from_the_largest_down():
+    by_name = planned(audited(3, 3, 9), variants=["per_layer"], ladder={"rungs": [16, 4, 1]})
+    assert list(by_name) == ["per_layer", "ladder.r16", "ladder.r4", "ladder.r1"]
+    for name, rank in (("ladder.r16", 16), ("ladder.r4", 4), ("ladder.r1", 1)):
+        rung = by_name[name]
+        assert set(rung.ranks.values()) == {rank}
+        assert (rung.arm, rung.making.name, rung.is_candidate, rung.is_trained) == (
+            "ladder", "truncate", False, False,
+        )  # fmt: skip
+
+
+def test_rungs_of_energy_give_every_module_its_own_rank():
+    by_name = planned(
+        audited(3, 9), variants=["per_layer"], ladder={"kind": "per_layer", "rungs": [0.9, 0.3]}
+    )
+    assert list(by_name["ladder.e0.9"].ranks.values()) == [3, 9]
+    assert list(by_name["ladder.e0.3"].ranks.values()) == [1, 3]
+
+
+def test_a_rung_that_equals_a_truncated_variant_is_not_made_again():
+    by_name = planned(
+        audited(3, 3, 3), variants=["uniform_median"], arms=["truncate"], ladder={"rungs": [32, 4, 2]}
+    )
+    assert by_name["ladder.r4"].same_as == "uniform_median.truncate"
+    assert by_name["ladder.r32"].skipped == NO_COMPRESSION
+    assert by_name["ladder.r2"].is_made
+
+
+@pytest.mark.parametrize(
+    ("ladder", "said"),
+    [
+        ({"rungs": [4, 8]}, "from the largest down"),
+        ({"rungs": [8, 8]}, "each once"),
+        ({"rungs": [8, 0]}, "are ranks"),
+        ({"rungs": [0.9, 0.5]}, "are ranks"),
+        ({"kind": "per_layer", "rungs": [16, 8]}, "are shares of the energy"),
+        ({"rungs": []}, "at least 1 item"),
+    ],
+)
+def test_ladders_that_make_no_sense(ladder, said):
+    with pytest.raises(ValueError, match=said):
+        config(ladder=ladder)
+
+
+def test_the_plan_names_the_rungs_and_their_bound_beside_the_tests():
+    plan = bench_plan(config(ladder={"rungs": [8, 4]}), "t", [])
+    assert plan.tests == ("uniform_median", "uniform_p90", "per_layer")
+    assert (plan.ladder.names, plan.ladder.bound) == (("ladder.r8", "ladder.r4"), "new-run")
+    assert bench_plan(config(), "t", []).ladder is None
+
+
+def test_what_can_no_longer_pass_is_not_retrained_and_what_equals_it_is():
+    audit = audited(3, 3, 9)
+    chosen = config(variants=["uniform_median", "uniform_r4"], arms=["retrain", "truncate"])
+    by_name = {
+        one.name: one
+        for one in plan_variants(audit, chosen, 42, lost={"uniform_median": "lost", "uniform_median.truncate": "x"})
+    }  # fmt: skip
+    assert by_name["uniform_median"].stopped_early
+    assert by_name["uniform_median"].skipped == "lost"
+    assert by_name["uniform_median.truncate"].is_made  # it costs no training
+    assert by_name["uniform_r4"].is_made  # the same ranks, and not decided yet
+
+
+def test_what_is_not_asked_for_leaves_the_digests_as_they_were():
+    """A run of before can still be counted together with one of today."""
+    plain = config()
+    assert "ladder" not in plain.model_dump(mode="json")["compression"]
+    assert config(stop_early=False).digest() != plain.digest() != config(ladder={"rungs": [2]}).digest()

@@ -99,7 +99,7 @@ def gsm8k_values(base: Path | str, **changes: Any) -> dict[str, Any]:
     """A config of few steps on a causal base, as its YAML says it."""
     return {
         "model": {"name": str(base), "type": "causal_lm"},
-        "task": {"profile": "gsm8k", "probe_gate": {"min_value": 0}},
+        "task": {"profile": "gsm8k", "probe_gate": {"min_value": 0, "above_base": None}},
         "lora": {"probe_r": 4, "alpha": 8},
         "train": {
             "max_steps": 6,
@@ -124,7 +124,7 @@ class Watcher:
 
     def stage(self, name: str, number: int, of: int | None) -> None:
         assert number in (self.number + 1, 1)  # from 1 again where all adapters are evaluated again
-        assert name in ("probe/train", "probe/eval", "audit") if of is None else number <= of
+        assert name in ("probe/train", "probe/eval", "base/eval", "audit") if of is None else number <= of
         self.number = number
         self.stages.append(name)
         if name == self.stop_at:

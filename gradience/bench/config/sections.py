@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
-from gradience.artifacts.bench_plan import Share
+from gradience.artifacts.bench_plan import LadderBound, LadderKind, Share
 from gradience.bench.arms.arm import Arm, Trained
 from gradience.bench.arms.ranks import VARIANTS, is_variant
 from gradience.bench.arms.registry import ARMS, CONTROLS
@@ -59,6 +60,9 @@ class ProbeGate(Settings):
 
     min_value: Share | None = None
     """Share of correct answers. By default GLUE's own (sst2 0.75 …), 0.70 for other labels, 0.15 for free text."""
+    above_base: Share | None = Field(default=Fraction(0), exclude_if=lambda share: share == 0)
+    """The probe must have more correct than its base, by more than this share of the examples. In free text the base
+    answers them as well, without an adapter; for labels the most frequent one counts. `null`: not asked."""
 
 
 class Generation(Settings):
@@ -88,6 +92,30 @@ class TaskSettings(Settings):
         return SUBSETS.get(str(self.options.get("subset"))) if self.profile == "glue" else None
 
 
+class LadderSettings(Settings):
+    """Truncations of the probe, from the largest down: the smallest rank that is shown to be safe."""
+
+    kind: LadderKind = "uniform"
+    """What a rung is: `uniform` one rank for every module; `per_layer` the share of its energy that each keeps."""
+    rungs: Annotated[tuple[int | float, ...], Field(min_length=1)]
+    """From the largest down: ranks such as `[16, 8, 4]`, or shares of the energy such as `[0.95, 0.9, 0.8]`. Tested in
+    this order, each at the full level, until one is not shown to be safe."""
+    bound: LadderBound = "new-run"
+    """What a rung must be shown for: `new-run` the next training as well; `these-runs` the adapters of this run."""
+
+    @model_validator(mode="after")
+    def _descends(self) -> LadderSettings:
+        if list(self.rungs) != sorted(set(self.rungs), reverse=True):
+            raise ValueError("`rungs` go from the largest down, each once")
+        if self.kind == "uniform" and not all(isinstance(rung, int) and rung > 0 for rung in self.rungs):
+            raise ValueError("`rungs` of a uniform ladder are ranks, such as [16, 8, 4]")
+        if self.kind == "per_layer" and not all(0 < rung <= 1 for rung in self.rungs):
+            raise ValueError(
+                "`rungs` of a per_layer ladder are shares of the energy, such as [0.95, 0.9, 0.8]"
+            )
+        return self
+
+
 class CompressionSettings(Settings):
     """Which smaller adapters are compared with the probe, and how each comes to be."""
 
@@ -106,6 +134,10 @@ class CompressionSettings(Settings):
     controls: Annotated[tuple[ControlName, ...], Field(description=CONTROL.in_words())] = ("aa",)
     allowed_ranks: Annotated[tuple[Positive, ...], Field(min_length=1)] = DEFAULT_GRID
     """Suggested ranks are rounded up to these, never above the probe's."""
+    ladder: LadderSettings | None = Field(default=None, exclude_if=lambda ladder: ladder is None)
+    """Beside the variants: the smallest rank that holds. By default none."""
+    stop_early: bool = Field(default=True, exclude_if=lambda stops: stops)
+    """Retrain no variant on a further seed once it cannot pass any more, whatever the further seeds say."""
     energy: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Share of a module's energy that its suggested rank holds."""
 

@@ -33,7 +33,9 @@ def forecast(config: BenchConfig, machines: Sequence[Machine] | None = None) -> 
     trainings = 1 + sum(variant.is_trained for variant in wanted)
     seen = look(config)
     examples = _examples(config, seen)
-    cost = _cost(config, seen, examples, trainings, 1 + len(wanted), machines)
+    has_base = config.model.type == "causal_lm" and config.task.probe_gate.above_base is not None
+    evaluations = 1 + has_base + len(wanted)
+    cost = _cost(config, seen, examples, trainings, evaluations, machines)
     return BenchForecast(
         config_digest=config.digest(),
         protocol_digest=config.protocol_digest(),
@@ -43,9 +45,9 @@ def forecast(config: BenchConfig, machines: Sequence[Machine] | None = None) -> 
         seeds=config.due,
         checks=tuple(map(_shared, seen.checks)),
         example=seen.example,
-        stages=_stages(wanted),
+        stages=_stages(wanted, has_base=has_base),
         trainings=trainings,
-        evaluations=1 + len(wanted),
+        evaluations=evaluations,
         examples=examples,
         gate=exact_text(config.gate()),
         policy=config.policy,
@@ -86,9 +88,9 @@ def _assumptions(
     return said
 
 
-def _stages(wanted: Sequence[PlannedVariant]) -> tuple[str, ...]:
+def _stages(wanted: Sequence[PlannedVariant], *, has_base: bool) -> tuple[str, ...]:
     """In the order of run.py: what is cut from the probe while its base is loaded, then what is trained."""
-    stages = ["probe/train", "probe/eval", "audit"]
+    stages = ["probe/train", "probe/eval", *(["base/eval"] if has_base else []), "audit"]
     for variant in wanted:
         if not variant.is_trained:
             stages += [f"{variant.name}/{what}" for what in ("adapter", "eval")]

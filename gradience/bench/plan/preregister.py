@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from gradience.artifacts.bench_plan import BenchPlan, DataSplit, TaskCode
+from gradience.artifacts.bench_plan import BenchPlan, DataSplit, PlannedLadder, TaskCode
 from gradience.artifacts.shared_names import path_text
+from gradience.bench.arms.ladder import rung_name
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import asked_for
 from gradience.digests import sha256_json
@@ -30,12 +31,23 @@ def bench_plan(
         seeds=config.seeds,
         splits=tuple(splits),
         eval_role=config.task.eval_role,
-        tests=tuple(variant.name for variant in variants if variant.control is None),
+        tests=tuple(variant.name for variant in variants if variant.is_candidate),
         controls=tuple(variant.name for variant in variants if variant.control),
+        ladder=_ladder(config),
+        above_base=config.task.probe_gate.above_base,
+        stop_early=config.compression.stop_early,
         policy=config.policy,
         margin=config.policy.tolerance,
         alpha=ALPHA,
     )
+
+
+def _ladder(config: BenchConfig) -> PlannedLadder | None:
+    ladder = config.compression.ladder
+    if ladder is None:
+        return None
+    names = tuple(rung_name(ladder.kind, rung) for rung in ladder.rungs)
+    return PlannedLadder(kind=ladder.kind, rungs=ladder.rungs, names=names, bound=ladder.bound)
 
 
 def promised(plan: BenchPlan) -> dict[str, Any]:

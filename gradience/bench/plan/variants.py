@@ -7,21 +7,24 @@ both stay in the list, which says so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from gradience.adapters.patterns import anchored_key
 from gradience.artifacts.audit import AuditReport
 from gradience.bench.arms.arm import Arm, Control, Trained, result_name
-from gradience.bench.arms.ranks import AuditedProbe, NotMade
+from gradience.bench.arms.ladder import ranks_of_rung, rung_name
+from gradience.bench.arms.ranks import AuditedProbe, Choice, NotMade
 from gradience.bench.arms.registry import CONTROLS
+from gradience.bench.arms.truncate import TRUNCATE
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.config.sections import CompressionSettings
 from gradience.errors import UsageError
 from gradience.plan.modules import Ranks, alphas_at, size_at
 
-PROBE = "probe"
+PROBE, LADDER = "probe", "ladder"
 NO_COMPRESSION = "no compression: every module keeps its rank"
 
 
@@ -34,7 +37,9 @@ class PlannedVariant:
     making: Arm
     """How it is made."""
     control: Control | None = None
-    """None: a candidate."""
+    """None: a candidate, or a rung."""
+    rung: float | None = None
+    """Of the ladder: a rank, or a share of the energy."""
     ranks: Ranks = field(default_factory=dict)
     """The rank of every module, by its path in the base model; 0 where the LoRA is left out of it."""
     alphas: dict[str, int | float] = field(default_factory=dict)
@@ -47,11 +52,20 @@ class PlannedVariant:
     """The variant, or `probe`, that has the same ranks and is made in the same way: this one is not made again."""
     skipped: str = ""
     """Why it is not made; empty where it is."""
+    stopped_early: bool = False
+    """Not made because it can no longer pass: `skipped` says why."""
 
     @property
     def arm(self) -> str:
-        """`control`, or the arm of a candidate: what the results call it."""
-        return "control" if self.control else self.making.name
+        """`control`, `ladder`, or the arm of a candidate: what the results call it."""
+        if self.control:
+            return "control"
+        return self.making.name if self.rung is None else LADDER
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether it is neither a control nor a rung of the ladder."""
+        return self.control is None and self.rung is None
 
     @property
     def is_trained(self) -> bool:
@@ -84,9 +98,12 @@ class PlannedVariant:
         }
 
 
-def plan_variants(report: AuditReport, config: BenchConfig, seed: int) -> tuple[PlannedVariant, ...]:
+def plan_variants(
+    report: AuditReport, config: BenchConfig, seed: int, *, lost: Mapping[str, str] = MappingProxyType({})
+) -> tuple[PlannedVariant, ...]:
     """Return everything that the config asks for, in its order, the controls last.
 
+    lost: variants that can no longer pass, and why; those of them that are trained are not made.
     Raises UsageError (plan-mismatch) for an audit with another energy threshold than the config's.
     """
     compression = config.compression
@@ -100,7 +117,9 @@ def plan_variants(report: AuditReport, config: BenchConfig, seed: int) -> tuple[
     probe = AuditedProbe(
         report, variants=compression.variants, allowed_ranks=compression.allowed_ranks, seed=seed
     )
-    return _once_each([_with_ranks(variant, probe) for variant in asked_for(compression)], probe.ranks)
+    return _once_each(
+        [_with_ranks(variant, compression, probe, lost) for variant in asked_for(compression)], probe.ranks
+    )
 
 
 def asked_for(compression: CompressionSettings) -> tuple[PlannedVariant, ...]:
@@ -115,7 +134,14 @@ def asked_for(compression: CompressionSettings) -> tuple[PlannedVariant, ...]:
         for control in (CONTROLS[name] for name in compression.controls)
         for name, arm in _arms_of(control, compression)
     ]
-    return (*candidates, *controls)
+    return (*candidates, *_rungs(compression), *controls)
+
+
+def _rungs(compression: CompressionSettings) -> list[PlannedVariant]:
+    ladder = compression.ladder
+    if ladder is None:
+        return []
+    return [PlannedVariant(rung_name(ladder.kind, rung), TRUNCATE, rung=rung) for rung in ladder.rungs]
 
 
 def _arms_of(control: Control, compression: CompressionSettings) -> list[tuple[str, Arm]]:
@@ -125,14 +151,16 @@ def _arms_of(control: Control, compression: CompressionSettings) -> list[tuple[s
     return [(result_name(control.name, arm), arm) for arm in compression.arms_of(control.needs_variant)]
 
 
-def _with_ranks(variant: PlannedVariant, probe: AuditedProbe) -> PlannedVariant:
+def _with_ranks(
+    variant: PlannedVariant, compression: CompressionSettings, probe: AuditedProbe, lost: Mapping[str, str]
+) -> PlannedVariant:
     """The same with its ranks, or with the reason why it is not made."""
     try:
-        ranks, basis = (
-            variant.control.ranks(probe) if variant.control else probe.choose(variant.name.partition(".")[0])
-        )
+        ranks, basis = _choice(variant, compression, probe)
     except NotMade as reason:
         return replace(variant, skipped=str(reason))
+    if variant.is_candidate and variant.is_trained and variant.name in lost:
+        variant = replace(variant, skipped=lost[variant.name], stopped_early=True)
     return replace(
         variant,
         ranks=ranks,
@@ -141,6 +169,14 @@ def _with_ranks(variant: PlannedVariant, probe: AuditedProbe) -> PlannedVariant:
         probe_params=size_at(probe.modules, probe.ranks)[0],
         rank_basis=basis,
     )
+
+
+def _choice(variant: PlannedVariant, compression: CompressionSettings, probe: AuditedProbe) -> Choice:
+    if variant.control is not None:
+        return variant.control.ranks(probe)
+    if variant.rung is not None and compression.ladder is not None:
+        return ranks_of_rung(probe, compression.ladder.kind, variant.rung)
+    return probe.choose(variant.name.partition(".")[0])
 
 
 def _once_each(variants: Sequence[PlannedVariant], full: Ranks) -> tuple[PlannedVariant, ...]:

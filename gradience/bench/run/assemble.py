@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
@@ -20,10 +21,11 @@ from gradience.artifacts.bench import (
     VariantResult,
 )
 from gradience.artifacts.bench_plan import BenchPlan
-from gradience.artifacts.records import ClassificationRecord, GenerationRecord, ScoreRecord, count
+from gradience.artifacts.records import ClassificationRecord, Evaluation, GenerationRecord, ScoreRecord, count
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.shared_names import path_text, sentence_text, values_text
 from gradience.artifacts.training import TrainingReport
+from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import plan_digest
 from gradience.bench.plan.variants import PROBE
 from gradience.bench.run.facts import ANSWERS, Outcome, SeedFacts
@@ -138,8 +140,27 @@ def _divergence_of_scores(outcome: Outcome) -> DivergenceSummary:
 def _probe(facts: SeedFacts, task: Task) -> Probe | None:
     if facts.probe is None or facts.probe.answers is None:
         return None
-    gate = Gate(min_value=facts.config.gate(), passed=facts.gate_passed)
+    gate = Gate(
+        min_value=facts.config.gate(),
+        passed=facts.gate_passed,
+        **gate_of_base(facts.config, facts.probe.answers, facts.base),
+    )
     return Probe(rank=facts.config.lora.probe_r, gate=gate, **_measures(facts.probe, task))
+
+
+def gate_of_base(config: BenchConfig, probe: Evaluation[Any], base: Evaluation[Any] | None) -> dict[str, Any]:
+    """Return the fields of `Gate` that are about the base: what it has correct, and the lead that is asked for."""
+    margin = config.task.probe_gate.above_base
+    if margin is None:
+        return {}
+    if base is not None:
+        correct, what = count(base.records).correct, "without an adapter"
+    else:
+        labels = Counter(row.label for row in probe.records if isinstance(row, ClassificationRecord))
+        if not labels:  # an older run, whose base was not asked
+            return {}
+        correct, what = max(labels.values()), "most frequent label"
+    return {"above_base": margin, "base_correct": correct, "base": what}
 
 
 def _measures(outcome: Outcome, task: Task) -> dict[str, Any]:

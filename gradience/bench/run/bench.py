@@ -11,7 +11,7 @@ DIR/bench_aggregate.json, .md  and theirs together
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from gradience.bench.run.seed import SeedRun
 from gradience.bench.run.stages import only_one
 from gradience.bench.run.watcher import Watcher
 from gradience.bench.run.weights import remove_weights
-from gradience.bench.verdict.aggregate import aggregate
+from gradience.bench.verdict.aggregate import aggregate, no_longer_passing
 from gradience.bench.verdict.folders import AGGREGATE, BENCH, DOCUMENT, PLAN, begun
 from gradience.check.files import MAX_BYTES
 from gradience.errors import UsageError
@@ -71,12 +71,14 @@ def run_bench(
     with _held(output, whole) as locked, threads(config.runtime.threads):
         with locked():
             plan = _plan_on_disk(config, planned, output, watcher)
-        watch, benches = Stopwatch(command), []
+        watch = Stopwatch(command)
+        benches: list[Bench] = []
         for number, seed in enumerate(config.due, start=1):
             watcher.seed(seed, number, len(config.due))
             folder = output if len(config.seeds) == 1 else output / f"seed_{seed}"
             with only_one(folder) if folder != output or not whole else nullcontext():
-                bench = _one_seed(config, task, plan, seed, folder, watcher, command)
+                lost = _lost(config, benches) if whole else {}
+                bench = _one_seed(config, task, plan, seed, folder, watcher, command, lost)
                 write_whole(folder / "bench.md", [page_of(bench).encode()])
                 benches.append(bench)
         if len(config.seeds) == 1 or config.smoke:  # a smoke run is no evidence, whatever is added up
@@ -97,12 +99,24 @@ def _held(output: Path, whole: bool) -> Iterator[Callable[[], AbstractContextMan
         yield nullcontext
 
 
+def _lost(config: BenchConfig, benches: Sequence[Bench]) -> dict[str, str]:
+    """Variants that the seeds so far have decided: they cannot pass any more."""
+    return no_longer_passing(benches, config.seeds, config.policy) if config.compression.stop_early else {}
+
+
 def _one_seed(
-    config: BenchConfig, task: Task, plan: BenchPlan, seed: int, folder: Path, watcher: Watcher, command: str
+    config: BenchConfig,
+    task: Task,
+    plan: BenchPlan,
+    seed: int,
+    folder: Path,
+    watcher: Watcher,
+    command: str,
+    lost: Mapping[str, str],
 ) -> Bench:
     watch = Stopwatch(command=command)
     with _logged(folder / LOG):
-        facts = SeedRun(config, task, seed, folder, watcher, plan=plan_digest(plan)).run()
+        facts = SeedRun(config, task, seed, folder, watcher, plan=plan_digest(plan), lost=lost).run()
     bench = assemble(facts, task, plan, watch)
     bench.save(folder / "bench.json")
     if bench.status != "ERROR":  # else the next run still needs them

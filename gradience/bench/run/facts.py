@@ -66,6 +66,8 @@ class SeedFacts:
     seed: int
     probe: Outcome | None = None
     """Without answers when its training diverged."""
+    base: Evaluation[Any] | None = None
+    """What the base answers without an adapter, where the gate asks for it."""
     gate_passed: bool = False
     audit: AuditReport | None = None
     outcomes: list[Outcome] = field(default_factory=list)

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -29,12 +30,13 @@ from gradience.bench.arms.arm import Derived, Source, Trained
 from gradience.bench.arms.retrain import RETRAIN
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PROBE, PlannedVariant, plan_variants
+from gradience.bench.run.assemble import gate_of_base
 from gradience.bench.run.facts import ANSWERS, SCORES, Outcome, SeedFacts
 from gradience.bench.run.numerics import MadeElsewhere, refuse_mixture
 from gradience.bench.run.stages import MANIFEST, Stages
 from gradience.bench.run.watcher import Watcher
 from gradience.bench.run.weights import parameters_of, require_weights
-from gradience.bench.verdict.policy import gate_passed
+from gradience.bench.verdict.policy import gate_passed, is_ahead
 from gradience.errors import GradienceError, OutputError
 from gradience.evaluate.evaluator import Evaluator
 from gradience.models.devices import choose_device
@@ -64,8 +66,13 @@ class SeedRun:
         watcher: Watcher | None = None,
         *,
         plan: str | None = None,
+        lost: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """`folder` gets a folder for every stage; `plan` is the digest of the plan that the run follows."""
+        """`folder` gets a folder for every stage; `plan` is the digest of the plan that the run follows.
+
+        lost: variants that can no longer pass, and why; those of them that are trained are not made.
+        """
+        self.lost = lost
         self.config, self.task, self.seed, self.folder = config, task, seed, folder
         self.watcher = watcher or Watcher()
         self.stages = Stages(folder, watch=self._watch_memory, plan=plan, say=self._say)
@@ -111,7 +118,7 @@ class SeedRun:
         """Fill the facts as far as the probe gets."""
         try:
             facts.probe = self._probe()
-            if facts.probe.answers is not None and self._passes_gate(facts.probe.answers):
+            if facts.probe.answers is not None and self._passes_gate(facts.probe.answers, facts):
                 facts.gate_passed = True
                 facts.audit = self._audit(facts.probe)
         except (GradienceError, MadeElsewhere):  # a message and an exit code, or a second pass: no result
@@ -128,9 +135,26 @@ class SeedRun:
             self._evaluate(outcome, None)
         return outcome
 
-    def _passes_gate(self, answers: Evaluation[Any]) -> bool:
+    def _base_answers(self) -> Evaluation[Any] | None:
+        """Answers in free text of the base without an adapter; None where the gate does not ask for them."""
+        if self.config.task.probe_gate.above_base is None or isinstance(self.task, ClassificationTask):
+            return None
+
+        def make(folder: Path) -> None:
+            refuse_mixture(self.folder, ANSWERS, self.evaluator.numerics)
+            self.evaluator.answers(None, None, folder / ANSWERS)
+
+        folder = self._stage("base/eval", {"base": self.base, "data": self.data, **self._asking}, make)
+        return read_records(folder / ANSWERS)
+
+    def _passes_gate(self, answers: Evaluation[Any], facts: SeedFacts) -> bool:
+        """Whether the probe reaches its gate; its base is asked only where it has enough correct."""
         counts = count(answers.records)
-        return gate_passed(counts.correct, counts.n, self.config.gate())
+        if not gate_passed(counts.correct, counts.n, self.config.gate()):
+            return False
+        facts.base = self._base_answers()
+        about = gate_of_base(self.config, answers, facts.base)
+        return not about or is_ahead(counts.correct, about["base_correct"], counts.n, about["above_base"])
 
     def _audit(self, probe: Outcome) -> AuditReport:
         assert probe.adapter is not None
@@ -150,7 +174,9 @@ class SeedRun:
     # ------------------------------------------------------------ the variants
 
     def _variants(self, probe: Outcome, audit: AuditReport) -> list[Outcome]:
-        outcomes = [Outcome(planned) for planned in plan_variants(audit, self.config, self.seed)]
+        outcomes = [
+            Outcome(planned) for planned in plan_variants(audit, self.config, self.seed, lost=self.lost)
+        ]
         due = [outcome for outcome in outcomes if outcome.planned.is_made]
         self.planned = self.number + 2 * len(due)
         derived = [outcome for outcome in due if not outcome.planned.is_trained]
@@ -245,9 +271,8 @@ class SeedRun:
             "adapter": adapter.sha256,
             "lora": adapter.lora,
             "base": self.base,
-            "data": self.task.examples.fingerprint(self.config.task.eval_role, len(self.examples)),
-            "settings": self.evaluator.settings,
-            "scoring": self.task.scoring,
+            "data": self.data,
+            **self._asking,
             "reference": reference.sha256 if reference else None,
         }
 
@@ -276,6 +301,16 @@ class SeedRun:
         outcome.manifests.append(StageManifest.read(folder / MANIFEST))
 
     # ------------------------------------------------------------ around them
+
+    @property
+    def data(self) -> str:
+        """Digest of the examples that are evaluated."""
+        return self.task.examples.fingerprint(self.config.task.eval_role, len(self.examples))
+
+    @property
+    def _asking(self) -> dict[str, Any]:
+        """What decides an answer and its score, beside adapter, base and examples."""
+        return {"settings": self.evaluator.settings, "scoring": self.task.scoring}
 
     @cached_property
     def base(self) -> dict[str, Any]:

@@ -21,12 +21,21 @@ from gradience.artifacts.bench_aggregate import (
     VariantSeed,
     VariantSummary,
 )
+from gradience.artifacts.bench_plan import Policy
 from gradience.artifacts.run import RunInfo, Stopwatch
 from gradience.bench.verdict.conditions import conditions_of
-from gradience.bench.verdict.policy import SeedOutcome, overall, passing, policy_notes, verdict_over_seeds
+from gradience.bench.verdict.policy import (
+    SeedOutcome,
+    lost_already,
+    overall,
+    passing,
+    policy_notes,
+    verdict_over_seeds,
+)
 from gradience.bench.verdict.sanity import aggregate_notes, cannot_tell
 from gradience.bench.verdict.together import check_together
 from gradience.errors import UsageError
+from gradience.words import counted
 
 
 def aggregate(
@@ -55,7 +64,7 @@ def aggregate(
     runs = {seed: bench for seed, (bench, _) in by_seed.items()}
     missing = {row.seed: _why_missing(row) for row in rows if row.seed not in runs}
     variants = tuple(_variant(name, runs, planned, missing) for name in _names(benches))
-    candidates = [variant for variant in variants if not variant.is_control]
+    candidates = [variant for variant in variants if variant.is_candidate]
     unfinished = [_unfinished(row, runs.get(row.seed)) for row in rows if row.status == "ERROR"]
     status: Status = "ERROR" if unfinished else overall(variant.status for variant in candidates)
     blind = cannot_tell(variants) if status in ("PASS", "FAIL") else ()
@@ -83,6 +92,22 @@ def aggregate(
         notes=(*_notes(benches, planned, candidates), *aggregate_notes(rows, variants, first.policy)),
         run=run or Stopwatch("").run_info(),
     )
+
+
+def no_longer_passing(benches: Sequence[Bench], planned: Sequence[int], policy: Policy) -> dict[str, str]:
+    """Return the variants that cannot pass any more, whatever the seeds that are not in `benches` say, and why."""
+    done, lost = {bench.seed: bench for bench in benches}, {}
+    for name in _names(benches):
+        rows = [_so_far(seed, done.get(seed), name) for seed in planned]
+        for why in lost_already(rows, policy):
+            lost[name] = why
+    return lost
+
+
+def _so_far(seed: int, bench: Bench | None, name: str) -> SeedOutcome:
+    """What a seed has decided; an error has decided nothing, since the run may be resumed."""
+    result = bench.variant(name) if bench else None
+    return _outcome(seed, result) if result and result.status != "ERROR" else SeedOutcome(seed, "SKIPPED")
 
 
 def spread(values: Sequence[Fraction]) -> Spread | None:
@@ -166,7 +191,7 @@ def _variant(
 def _outcome(seed: int, result: VariantResult) -> SeedOutcome:
     why = result.reasons[0] if result.reasons else ""
     if result.pairs is None or result.status == "ERROR":
-        return SeedOutcome(seed, result.status, why=why)
+        return SeedOutcome(seed, result.status, why=why, stopped_early=result.stopped_early)
     pairs = result.pairs
     return SeedOutcome(
         seed, n=pairs.n, only_probe=pairs.only_probe_correct, only_variant=pairs.only_variant_correct
@@ -189,6 +214,7 @@ def _variant_seed(seed: int, result: VariantResult | None) -> VariantSeed:
         reduction=result.reduction,
         largest_rank=result.ranks.largest if result.ranks else None,
         same_as=result.same_as,
+        stopped_early=result.stopped_early,
         kl_mean=result.divergence.kl_mean if result.divergence else None,
     )
 
@@ -221,6 +247,25 @@ def _reasons(
     return tuple(f"{', '.join(names)}: {reason}" for reason, names in alike.items())
 
 
+def _savings(benches: Sequence[Bench], candidates: Sequence[VariantSummary]) -> list[str]:
+    """What was not trained, since it could not have changed a verdict."""
+    notes = []
+    for variant in candidates:
+        stopped = [str(row.seed) for row in variant.seeds if row.stopped_early]
+        results = [result for bench in benches if (result := bench.variant(variant.name)) is not None]
+        took = [result.measures.seconds for result in results if result.measures and not result.same_as]
+        if stopped:
+            saved = (
+                f", about {counted(max(1, round(fmean(took) * len(stopped) / 60)), 'minute')} saved"
+                if took
+                else ""
+            )
+            notes.append(
+                f"{variant.name} was not trained on seed {', '.join(stopped)}, since it could no longer pass{saved}"
+            )
+    return notes
+
+
 def _notes(
     benches: Sequence[Bench], planned: Sequence[int], candidates: Sequence[VariantSummary]
 ) -> tuple[str, ...]:
@@ -233,6 +278,7 @@ def _notes(
         )
     if benches[0].data.eval_role == "dev":
         notes.append("evaluated on dev: a claim needs the confirm split, looked at once")
+    notes += _savings(benches, candidates)
     twins: dict[tuple[str, str], list[int]] = defaultdict(list)
     for variant in candidates:
         for row in variant.seeds:

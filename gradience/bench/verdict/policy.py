@@ -41,6 +41,8 @@ class SeedOutcome:
     """Examples that only the probe has correct."""
     only_variant: int = 0
     why: str = ""
+    stopped_early: bool = False
+    """Not run, since the variant could no longer pass."""
 
     @property
     def net_loss(self) -> int:
@@ -69,6 +71,15 @@ def passes(n: int, net_loss: int, tolerance: Fraction) -> bool:
 def gate_passed(correct: int, n: int, minimum: Fraction) -> bool:
     """Return whether a probe with `correct` of `n` examples reaches its gate. Without examples, none does."""
     return n > 0 and correct >= minimum * n
+
+
+def is_ahead(correct: int, base_correct: int, n: int, above: Fraction) -> bool:
+    """Return whether a probe has more of `n` examples correct than its base, by more than the share `above`.
+
+    >>> is_ahead(120, 100, 200, Fraction(0)), is_ahead(120, 100, 200, Fraction("0.1"))
+    (True, False)
+    """
+    return correct - base_correct > above * n
 
 
 def verdict_of_seed(n: int, only_probe: int, only_variant: int, policy: Policy) -> Verdict:
@@ -105,10 +116,12 @@ def verdict_over_seeds(outcomes: Sequence[SeedOutcome], planned: Sequence[int], 
     rows = [by_seed.get(seed, SeedOutcome(seed, "ERROR")) for seed in planned]
     if all(row.n == 0 and row.status == "SKIPPED" for row in rows):
         return Verdict("SKIPPED", tuple(dict.fromkeys(row.why for row in rows if row.why)))
-    unknown = _without_result(rows)
+    unknown = _without_result([row for row in rows if not row.stopped_early])
+    if any(row.stopped_early for row in rows):
+        return Verdict("FAIL", (*lost_already(rows, policy), *unknown))
     failures = _failures(rows, policy)
     if any(row.n == 0 and row.status in NO_EVIDENCE for row in rows):
-        return Verdict("INCONCLUSIVE", (*unknown, *_already_lost(rows, policy)))
+        return Verdict("INCONCLUSIVE", (*unknown, *_cannot_become(rows, policy)))
     if failures:
         return Verdict("FAIL", (*failures, *unknown))
     worst = min(row.delta for row in rows if row.delta is not None)
@@ -166,14 +179,18 @@ def _without_result(rows: Iterable[SeedOutcome]) -> list[str]:
     return sentences
 
 
-def _already_lost(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
-    """Said beside INCONCLUSIVE: what the other seeds have decided already."""
-    best = [
-        SeedOutcome(row.seed, n=1) if row.n == 0 and row.status in NO_EVIDENCE else row for row in rows
-    ]  # as if every seed without evidence had been a perfect one
-    return [
-        f"it cannot become a PASS: even with the others perfect, {why}" for why in _failures(best, policy)[:1]
-    ]
+def lost_already(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
+    """Return why a variant cannot pass any more, whatever the seeds without evidence say; empty where it can.
+
+    >>> lost_already([SeedOutcome(1, n=200, only_probe=9), SeedOutcome(2, "SKIPPED")], Policy())
+    ['even with the others perfect, 1 of 2 seeds passes: 50 % is below 67 %']
+    """
+    best = [SeedOutcome(row.seed, n=1) if row.n == 0 and row.status in NO_EVIDENCE else row for row in rows]
+    return [f"even with the others perfect, {why}" for why in _failures(best, policy)[:1]]
+
+
+def _cannot_become(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
+    return [f"it cannot become a PASS: {why}" for why in lost_already(rows, policy)]
 
 
 def overall(statuses: Iterable[Status]) -> Status:

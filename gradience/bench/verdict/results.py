@@ -78,12 +78,17 @@ def gate_sentence(probe: Probe) -> str:
     diverged = probe.training is not None and probe.training.diverged
     reached = f"the probe has {probe.correct:,} / {probe.n:,} correct ({probe.score:.1%})".replace("%", " %")
     gate = f"its quality gate is {exact_percent(probe.gate.min_value)}"
+    if probe.gate.base_correct is not None:
+        base = (
+            "its base alone" if probe.gate.base == "without an adapter" else "the most frequent label alone"
+        )
+        gate += f", and {base} has {probe.gate.base_correct:,}"
     return f"{'the training diverged; ' if diverged else ''}{reached}; {gate}"
 
 
 def status_of(results: Results) -> tuple[Status, tuple[str, ...]]:
     """Return the status of the seed, and why."""
-    candidates = [result for result in results if not result.is_control]
+    candidates = [result for result in results if result.is_candidate]
     status = overall(result.status for result in candidates)
     errors = [result.name for result in results if result.status == "ERROR"]
     if errors:
@@ -100,7 +105,7 @@ def best_of(results: Results) -> Best | None:
     passing = [
         result
         for result in results
-        if result.status == "PASS" and not result.is_control and result.same_as is None
+        if result.status == "PASS" and result.is_candidate and result.same_as is None
     ]
     best = max(passing, key=lambda result: result.reduction or 0.0, default=None)
     if best is None or best.reduction is None or best.planned_lora_params is None:
@@ -124,6 +129,7 @@ def _described(
         made_by=planned.making.name,
         status=status,
         reasons=reasons,
+        stopped_early=planned.stopped_early,
         same_as=planned.same_as,
         rank_basis=planned.rank_basis,
         ranks=RankSummary(smallest=min(ranks), median=median(ranks), largest=max(ranks), modules=len(ranks))

@@ -97,6 +97,14 @@ def ways(variants: Iterable[Result]) -> list[Row]:
     return [(f".{arm.name}" if arm.suffix else "no suffix", arm.words) for arm in arms.values() if arm.words]
 
 
+def ladder(results: Sequence[Result], table: Block) -> list[Block]:
+    """Return the section of the ladder; nothing where there is none."""
+    title = Heading(
+        "Ladder: the probe truncated, from the largest down", aside="not candidates of the verdict"
+    )
+    return [title, table] if results else []
+
+
 def controls(results: Sequence[Result], table: Block) -> list[Block]:
     """Return the section of the controls, with what each is for; nothing where there are none."""
     words: dict[str, Inline] = {}

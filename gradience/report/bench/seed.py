@@ -34,6 +34,7 @@ def bench_blocks(bench: Bench, *, sources: bool = True) -> Document:
         Heading("Variants", aside=f"on the same {count(probe.n)} examples as the probe" if probe else ""),
         _table(bench.candidates),
         *sections.legend(bench.candidates, COLUMNS),
+        *sections.ladder(bench.ladder, _table(bench.ladder)),
         *sections.controls(bench.controls, _table(bench.controls)),
         *sections.reasons(bench.variants, bench.reasons),
         *sections.policy(bench.policy, bench.notes),
@@ -48,6 +49,11 @@ def _probe(probe: Probe | None) -> list[Row]:
     gate = (
         f"{'passes' if probe.gate.passed else 'fails'} the {exact_percent(probe.gate.min_value)} quality gate"
     )
+    if probe.gate.base_correct is not None:
+        base = (
+            "its base alone" if probe.gate.base == "without an adapter" else "the most frequent label alone"
+        )
+        gate += f"; {base} has {out_of(probe.gate.base_correct, probe.n)}"
     counts = [
         (probe.failed_extractions, "output", "without an answer (counted as wrong)"),
         (probe.cut_off, "output", "cut off (maximum length)"),

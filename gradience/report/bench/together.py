@@ -42,6 +42,7 @@ def aggregate_blocks(report: BenchAggregate, *, sources: bool = True) -> Documen
         Heading("Variants", aside="each seed on the same examples as its probe"),
         _table(report.candidates),
         *sections.legend(report.candidates, COLUMNS),
+        *sections.ladder(report.rungs, _table(report.rungs)),
         *sections.controls(report.controls, _table(report.controls)),
         *sections.reasons(report.variants),
         Heading("Seeds", aside="correct answers of the probe; Δ of the others, in percentage points"),
