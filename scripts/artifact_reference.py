@@ -24,6 +24,7 @@ WRITTEN_BY = {
     " [The protocol](../bench.md)",
     "bench_plan": "`gradience bench run` writes it before anything is trained. [The protocol](../bench.md)",
     "bench_forecast": "`gradience bench run --dry-run --json` prints it. [What it says](../bench.md#before-a-run)",
+    "power": "`gradience bench power --json` prints it. [How to read it](../bench.md#how-much-evidence)",
     "training": "It lies beside each adapter that Bench trains. [What a training promises](training.md)",
     "stage": "It is the last file of each finished stage of Bench."
     " [What is made again](../bench.md#resuming-after-an-interruption)",

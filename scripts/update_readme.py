@@ -85,6 +85,13 @@ PAGES = (
         "docs/train_and_monitor.md", "monitor", "monitor tests/monitor/runs/overfitting.jsonl", scratch=False
     ),
     Shown("docs/train_and_monitor.md", "check", "check my_adapter --lr 0.02"),
+    Shown(
+        "docs/bench.md",
+        "power",
+        "bench power --n 1319 --seeds 3 --discordance 0.16 --spread 0.01",
+        ("These runs", "A new run", "The policy"),
+        scratch=False,
+    ),
     Shown("docs/bench.md", "summary", "bench summary benchmarks/results/minilm_reviews", scratch=False),
 )
 

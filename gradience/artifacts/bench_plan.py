@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Annotated, Literal
 
@@ -30,6 +31,11 @@ class Policy(Part):
     """No seed may lose more than this share, net, whatever the others do: worst Δ ≥ −floor."""
     pass_rate: Share = Fraction("0.67")
     """Share of the planned seeds that must pass. With three seeds, 0.67 means all three: two are 66.7 %."""
+
+
+def allowed_losses(n: int, tolerance: Fraction) -> int:
+    """Return how many of `n` examples may be lost, net: 5 of 200, 32 of 1,319 at 0.025."""
+    return math.floor(tolerance * n)
 
 
 class DataSplit(Part):

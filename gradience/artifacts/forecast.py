@@ -8,6 +8,7 @@ from pydantic import Field
 
 from gradience.artifacts.base import Float12, Part
 from gradience.artifacts.bench_plan import Policy
+from gradience.artifacts.power import Scenario
 from gradience.artifacts.report import Report
 
 
@@ -97,6 +98,9 @@ class BenchForecast(Report):
     policy: Policy
     cost: CostEstimate | None
     """Null where the shape of the model or the number of steps is not known here."""
+    scenarios: tuple[Scenario, ...] = ()
+    """What its examples and seeds can show of plausible variants; empty where only the data can tell how many examples
+    decide, and of a smoke run. `gradience bench power --config` says more."""
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
     """Keys of the config that were read under another name or have no effect."""

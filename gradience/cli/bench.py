@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from gradience.cli.bench_configs import configs
+from gradience.cli.bench_power import power
 from gradience.cli.bench_run import code_of, run
 from gradience.cli.help import Group, Verb
 from gradience.cli.output import command_line, print_json, print_screen
@@ -22,6 +23,7 @@ bench = typer.Typer(
 
 
 bench.command(cls=Verb)(run)
+bench.command(cls=Verb)(power)
 bench.command(cls=Verb)(configs)
 
 Folders = Annotated[

@@ -30,6 +30,7 @@ class ArtifactName(StrEnum):
     BENCH_AGGREGATE = "bench_aggregate", "gradience.artifacts.bench_aggregate", "BenchAggregate"
     BENCH_PLAN = "bench_plan", "gradience.artifacts.bench_plan", "BenchPlan"
     BENCH_FORECAST = "bench_forecast", "gradience.artifacts.forecast", "BenchForecast"
+    POWER = "power", "gradience.artifacts.power", "PowerReport"
     TRAINING = "training", "gradience.artifacts.training", "TrainingReport"
     STAGE = "stage", "gradience.artifacts.stage", "StageManifest"
 

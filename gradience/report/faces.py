@@ -21,6 +21,7 @@ DOCUMENTS = {
     "CompressionPlan": "compression:compression_blocks",
     "CompressionReport": "compression:compression_blocks",
     "MonitorReport": "monitor:monitor_blocks",
+    "PowerReport": "power:power_blocks",
 }
 """What a report is called -> the module of this room, and its function that returns the blocks."""
 PRINTED = 30

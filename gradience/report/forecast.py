@@ -7,11 +7,24 @@ from fractions import Fraction
 
 from gradience.artifacts.forecast import BenchForecast, CostEstimate, RenderedExample
 from gradience.report import terminal
-from gradience.report.blocks import Block, Document, Facts, Heading, Inline, Paragraph, Span, items
-from gradience.report.numbers import count, size
+from gradience.report.blocks import (
+    Block,
+    Column,
+    Document,
+    Facts,
+    Heading,
+    Inline,
+    Paragraph,
+    Span,
+    Table,
+    items,
+)
+from gradience.report.numbers import chance, count, in_points, percent, size
 
 SHOWN = 400
 """Characters of the example's prompt and response that are shown."""
+WANTED = 0.8
+"""The chance at which margins are shown."""
 
 
 def forecast_text(forecast: BenchForecast, *, width: int | None = None, color: bool = False) -> str:
@@ -30,6 +43,8 @@ def forecast_blocks(forecast: BenchForecast) -> Document:
         for check in forecast.checks
     ]
     blocks += [Heading("Plan"), Facts([*_plan(forecast), *costs]), Heading("Inputs"), Facts(checks)]
+    if forecast.scenarios:
+        blocks += _chances(forecast)
     if forecast.example is not None:
         blocks += [Heading("First training example"), Facts(_example(forecast.example))]
     stages: list[tuple[str, Inline]] = [
@@ -77,6 +92,26 @@ def _costs(cost: CostEstimate, seeds: int) -> list[tuple[str, Inline]]:
         about = "about " if time.seed >= 1 else ""
         rows.append((time.machine.partition(",")[0].removeprefix("one "), f"{about}{total}: {each}"))
     return rows
+
+
+def _chances(forecast: BenchForecast) -> list[Block]:
+    """What the run can show of a variant that is as good as the probe, and how often it passes."""
+    columns = [Column("variant"), Column("discordance", ">"), Column("spread", ">")]
+    columns += [Column("margin, these runs", ">"), Column("a new run", ">"), Column("PASS if equal", ">")]
+    rows: list[tuple[Inline, ...]] = []
+    for each in forecast.scenarios:
+        of_claim = {need.claim: need for need in each.needs if need.wanted == WANTED}
+        margins = [in_points(of_claim[claim].smallest_margin) for claim in ("these-runs", "new-run")]
+        name = Span(each.name, "name")
+        rows.append(
+            (name, percent(each.discordance), in_points(each.spread), *margins, chance(each.pass_if_equal))
+        )
+    legend = (
+        "Margin: the smallest that is shown with a chance of 80 % if the variant is exactly as good as the probe, in"
+        " points; a new run: with another seed as well. Plausible variants, not measured: `gradience bench power` says"
+        " what they rest on and what more would need."
+    )
+    return [Heading("What it can show"), Table(columns, rows), Paragraph(legend)]
 
 
 def _example(example: RenderedExample) -> list[tuple[str, Inline]]:

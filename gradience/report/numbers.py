@@ -93,6 +93,20 @@ def percent(fraction: float | None) -> str:
     return f"{value:.1f} %" if abs(value) >= 1 else f"{sig(value, 2)} %"
 
 
+def chance(value: float | None) -> str:
+    """A probability in whole per cent, and never as certain: 85 %, over 99 %, under 1 %."""
+    if value is None:
+        return MISSING
+    if value > 0.99:
+        return "over 99 %"
+    return f"{100 * value:.0f} %" if value >= 0.01 else "under 1 %"
+
+
+def in_points(difference: float | None) -> str:
+    """A difference of shares in percentage points, two digits: 0.025 -> 2.5, 0.0119 -> 1.2."""
+    return MISSING if difference is None else sig(100 * difference, 2)
+
+
 def number_range(values: Iterable[int | float]) -> str:
     """`16` where all are equal, else `4–64`."""
     ordered = sorted(set(values))

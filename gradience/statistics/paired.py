@@ -130,7 +130,7 @@ def score(gained: int, lost: int, n: int, null: float) -> float:
     return in_errors((gained - lost) / n - null, score_variance(gained, lost, n, null))
 
 
-def score_variance(gained: int, lost: int, n: int, null: float) -> float:
+def score_variance(gained: float, lost: float, n: float, null: float) -> float:
     """The variance of the estimated difference if it were `null`, the discordance fitted by maximum likelihood.
 
     Tango's closed form of the constrained estimate of P(only the reference correct).

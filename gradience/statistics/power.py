@@ -1,9 +1,10 @@
 """How many examples and seeds a claim needs, and the smallest margin that a budget can show: for planning.
 
-V = pd·(1 + (S − 1)·ρ)/(S·n) + τ²/S is the variance of the pooled difference: pd the discordance, S seeds, n examples, ρ
-the correlation of two seeds' differences on one example, τ the spread between runs. "These runs" has a closed form. For
-"a new run" τ is not known but estimated from S seeds, by the runs' spread minus what the examples explain, and with it
-the degrees of freedom: the power is the mean over what may be estimated.
+The mean difference of S seeds on n examples has the variance pd·(1 + (S − 1)·ρ)/(S·n) + τ²/S: pd the discordance, ρ the
+correlation of two seeds' differences on one example, τ the spread between runs. What decides is a score test, whose
+errors are those of a candidate at the margin: they are larger where few answers change, so more examples are needed
+than by the textbook's formula. For "a new run" τ is not known but estimated from S seeds, by the runs' spread minus
+what the examples explain, and with it the degrees of freedom: the power is the mean over what may be estimated.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import special
 from scipy.optimize import brentq
 
+from gradience.statistics.paired import score_variance
 from gradience.statistics.pooled import Claim
 
 DEFAULT_CORRELATION = 0.2
@@ -31,20 +33,24 @@ def power(
 ) -> float:  # fmt: skip
     """The chance to show non-inferiority at `margin` if the true difference is `delta`.
 
-    >>> round(power(739, 0.16, 0.025, seeds=3), 2)
+    >>> round(power(747, 0.16, 0.025, seeds=3), 2)
     0.8
-    >>> round(power(739, 0.16, 0.025, seeds=3, spread=0.01, claim="new-run"), 2)
+    >>> round(power(747, 0.16, 0.025, seeds=3, spread=0.01, claim="new-run"), 2)
     0.63
 
     Raises ValueError for "new-run" with one seed.
     """
-    sampling = discordance * (1 + (seeds - 1) * correlation) / (seeds * n)
+    shared = (1 + (seeds - 1) * correlation) / (seeds * n)
+    sampling = shared * (discordance - delta**2)
+    at_margin = shared * _variance_at(discordance, delta, -margin)
     if claim == "these-runs":
-        return float(special.ndtr((delta + margin) / math.sqrt(sampling) + special.ndtri(level)))
-    of_one_run = discordance * (1 - correlation) / n  # what the examples explain of the runs' spread
+        error = -special.ndtri(level) * math.sqrt(at_margin)
+        return float(special.ndtr((delta + margin - error) / math.sqrt(sampling)))
+    # What the examples explain of the runs' spread.
+    of_one_run = (discordance - delta**2) * (1 - correlation) / n
     estimated = np.maximum(0.0, (spread**2 + of_one_run) * _spreads(seeds) - of_one_run) / seeds
-    freedom = (sampling + estimated) ** 2 / (sampling**2 / max(n - 1, 1) + estimated**2 / (seeds - 1))
-    errors = -special.stdtrit(freedom, level) * np.sqrt(sampling + estimated)
+    freedom = (at_margin + estimated) ** 2 / (at_margin**2 / max(n - 1, 1) + estimated**2 / (seeds - 1))
+    errors = -special.stdtrit(freedom, level) * np.sqrt(at_margin + estimated)
     return float(special.ndtr((delta + margin - errors) / math.sqrt(sampling + spread**2 / seeds)).mean())
 
 
@@ -55,14 +61,14 @@ def items_needed(
     """The fewest examples that give the power `wanted`; None where no number does, since runs differ too much.
 
     >>> items_needed(0.16, 0.025, seeds=3), items_needed(0.16, 0.025, seeds=3, spread=0.005, claim="new-run")
-    (739, 994)
+    (747, 1002)
     """
     if delta + margin <= 0:
         return None
     if claim == "these-runs":
-        quantiles = special.ndtri(wanted) - special.ndtri(level)
-        design = (1 + (seeds - 1) * correlation) / seeds
-        return math.ceil(discordance * design * (quantiles / (delta + margin)) ** 2 - 1e-9)
+        distance = special.ndtri(wanted) * math.sqrt(discordance - delta**2)
+        distance -= special.ndtri(level) * math.sqrt(_variance_at(discordance, delta, -margin))
+        return math.ceil((1 + (seeds - 1) * correlation) / seeds * (distance / (delta + margin)) ** 2 - 1e-9)
 
     def suffices(n: int) -> bool:
         reached = power(
@@ -86,7 +92,7 @@ def seeds_needed(
 ) -> int | None:  # fmt: skip
     """The fewest seeds that give the power `wanted` on `n` examples; None where `most` do not.
 
-    >>> seeds_needed(739, 0.16, 0.025, claim="these-runs"), seeds_needed(739, 0.16, 0.025, spread=0.01)
+    >>> seeds_needed(747, 0.16, 0.025, claim="these-runs"), seeds_needed(747, 0.16, 0.025, spread=0.01)
     (3, 6)
     """
     for seeds in range(2 if claim == "new-run" else 1, most + 1):
@@ -102,10 +108,10 @@ def smallest_margin(
     n: int, discordance: float, *, seeds: int = 1, spread: float = 0.0, claim: Claim = "these-runs",
     correlation: float = DEFAULT_CORRELATION, level: float = 0.05, wanted: float = 0.8,
 ) -> float:  # fmt: skip
-    """The margin that an equal candidate shows with the power `wanted`.
+    """The margin that an equal candidate shows with the power `wanted`; 1, which excludes nothing, where none does.
 
     >>> round(smallest_margin(200, 0.16, seeds=3), 3), round(smallest_margin(1319, 0.16, seeds=3), 3)
-    (0.048, 0.019)
+    (0.049, 0.019)
     """
 
     def missing(margin: float) -> float:
@@ -114,10 +120,13 @@ def smallest_margin(
         )  # fmt: skip
         return reached - wanted
 
-    beyond = 1.0
-    while missing(beyond) < 0:  # a spread of whole points, of two runs
-        beyond *= 2
-    return float(brentq(missing, 0.0, beyond, xtol=1e-9))
+    widest = 1 - 1e-6
+    return float(brentq(missing, 0.0, widest, xtol=1e-9)) if missing(widest) > 0 else 1.0
+
+
+def _variance_at(discordance: float, delta: float, null: float) -> float:
+    """The variance of one pair that the score takes at `null`, of a candidate whose difference is `delta`."""
+    return score_variance((discordance + delta) / 2, (discordance - delta) / 2, 1, null)
 
 
 @lru_cache(maxsize=128)

@@ -54,6 +54,15 @@ def test_the_first_example_is_shown_as_the_model_sees_it(dry_run, data):
     assert parsed.example.tokens is not None
 
 
+def test_what_the_run_can_show_is_said_unless_it_is_a_smoke_run(dry_run, data):
+    code, out, err = dry_run(task=task(**data))
+    assert code == 0, err
+    table = out[out.index("What it can show") :].splitlines()
+    assert table[1].split()[-3:] == ["PASS", "if", "equal"]
+    assert table[2].split()[0] == "truncated"
+    assert "What it can show" not in dry_run("--smoke", task=task(**data))[1]
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

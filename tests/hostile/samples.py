@@ -18,6 +18,7 @@ from gradience.artifacts.compression import CompressionPlan
 from gradience.artifacts.forecast import BenchForecast, Check
 from gradience.artifacts.stage import StageManifest
 from gradience.artifacts.training import TrainingReport
+from gradience.bench.plan.power import plausible, report_of_numbers
 from gradience.bench.plan.preregister import bench_plan
 from gradience.bench.run.stages import stage_key
 from gradience.bench.verdict.aggregate import aggregate
@@ -68,6 +69,7 @@ def artifacts() -> dict[ArtifactName, Any]:
         ArtifactName.BENCH_AGGREGATE: aggregate(seeds(), ["a", "b", "c"]),
         ArtifactName.BENCH_PLAN: bench_plan(config, "gsm8k", seeds()[0].data.splits),
         ArtifactName.BENCH_FORECAST: forecast(),
+        ArtifactName.POWER: report_of_numbers(200, 3, None, plausible()),
         ArtifactName.TRAINING: TrainingReport.model_validate_json(kept("probe/train/training.json")),
         ArtifactName.STAGE: StageManifest.model_validate_json(kept("probe/train/manifest.json")),
     }

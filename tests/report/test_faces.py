@@ -16,6 +16,7 @@ from test_comparison_text import unlike
 from test_compression_text import budget_plan, padded_report
 
 from gradience.artifacts.forecast import BenchForecast
+from gradience.artifacts.power import PowerReport
 from gradience.artifacts.report import Report
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.check import check_configs
@@ -93,7 +94,7 @@ def test_no_findings_are_no_rows_of_the_same_columns():
 
 def test_every_report_has_a_document_and_rows():
     reports = {kind.__name__ for kind in Report.__subclasses__()}
-    assert reports == set(DOCUMENTS) == {*SAMPLES, BenchForecast.__name__}
+    assert reports == set(DOCUMENTS) == {*SAMPLES, BenchForecast.__name__, PowerReport.__name__}
     assert all(kind.row_field in kind.model_fields for kind in Report.__subclasses__())
     assert set(DOCUMENTS) <= {artifact.model for artifact in ArtifactName}
     assert all(callable(resolve_name(f"gradience.report.{place}")) for place in DOCUMENTS.values())

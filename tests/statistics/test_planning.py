@@ -46,10 +46,18 @@ THESE_RUNS = {
         for seeds, items in zip((1, 3, 5), row, strict=True)
     ],
 )  # fmt: skip
-def test_examples_that_a_claim_about_these_runs_needs(
+def test_these_runs_need_the_textbooks_examples_and_more_where_few_answers_change(
     discordance: float, wanted: float, seeds: int, items: int
 ) -> None:
-    assert items_needed(discordance, 0.025, seeds=seeds, wanted=wanted) == pytest.approx(items, abs=1)
+    quantiles = stats.norm.isf(0.05) + stats.norm.ppf(wanted)
+    textbook = discordance * (1 + 0.2 * (seeds - 1)) / seeds * (quantiles / 0.025) ** 2
+    assert textbook == pytest.approx(items, abs=1)
+    needed = items_needed(discordance, 0.025, seeds=seeds, wanted=wanted)
+    assert needed is not None
+    more = (
+        needed / textbook
+    )  # the textbook takes the errors of an equal variant, the score those of one at the margin
+    assert 1 < more < (1.03 if discordance >= 0.12 else 1.3)
 
 
 NEW_RUN = {
@@ -110,7 +118,9 @@ def test_with_endless_examples_a_new_run_is_students_test_of_the_seeds(seeds: in
 
 @pytest.mark.parametrize(("n", "points"), [(200, 4.8), (500, 3.0), (1319, 1.9)])
 def test_the_smallest_margin_of_three_seeds(n: int, points: float) -> None:
-    assert 100 * smallest_margin(n, 0.16, seeds=3) == pytest.approx(points, abs=0.06)
+    smallest = smallest_margin(n, 0.16, seeds=3)
+    assert 100 * smallest == pytest.approx(points, abs=0.25)
+    assert power(n, 0.16, smallest, seeds=3) == pytest.approx(0.8)
 
 
 def test_runs_that_differ_too_much_show_nothing_at_any_size() -> None:
@@ -127,17 +137,23 @@ def test_what_is_needed_gives_the_power_and_the_margin(discordance: float, seeds
         return
     assert power(needed, discordance, 0.025, **plan) >= 0.8 - 0.01  # type: ignore[arg-type]
     assert smallest_margin(needed, discordance, **plan) <= 0.025 + 1e-8  # type: ignore[arg-type]
-    assert smallest_margin(needed - 1, discordance, **plan) > 0.025 - 1e-4  # type: ignore[arg-type]
+    assert smallest_margin(needed - 1, discordance, **plan) > 0.025 - 1e-8  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("claim", "spread"), [("these-runs", 0.0), ("new-run", 0.0), ("new-run", 0.01)],
-    ids=["these runs", "a new run, runs alike", "a new run, runs apart"],
-)  # fmt: skip
-def test_the_power_is_that_of_the_test(claim: Claim, spread: float) -> None:
-    experiments = draw(np.random.default_rng(5), 1500, 3, 500, discordance=0.12, delta=0.0, spread=spread)
+    ("claim", "items", "discordance", "spread"),
+    [
+        pytest.param("these-runs", 500, 0.12, 0.0, id="these runs"),
+        pytest.param("these-runs", 178, 0.03, 0.0, id="these runs, few answers change"),
+        pytest.param("new-run", 500, 0.12, 0.0, id="a new run, runs alike"),
+        pytest.param("new-run", 500, 0.12, 0.01, id="a new run, runs apart"),
+    ],
+)
+def test_the_power_is_that_of_the_test(claim: Claim, items: int, discordance: float, spread: float) -> None:
+    rng = np.random.default_rng(5)
+    experiments = draw(rng, 1500, 3, items, discordance=discordance, delta=0.0, spread=spread)
     claims = [pool(differences).p_value(0.025, claim) < 0.05 for differences in experiments]
-    planned = power(500, 0.12, 0.025, seeds=3, spread=spread, claim=claim)
+    planned = power(items, discordance, 0.025, seeds=3, spread=spread, claim=claim)
     assert np.mean(claims) == pytest.approx(planned, abs=0.04)
 
 

@@ -8,10 +8,12 @@ import torch
 
 from gradience.artifacts.exact import exact_text
 from gradience.artifacts.forecast import BenchForecast, Check, CostEstimate
+from gradience.artifacts.power import Scenario
 from gradience.artifacts.shared_names import path_text, sentence_text
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.cost import cost_of, dtype_of, shapes_of
 from gradience.bench.plan.machines import H100, Machine, this_processor
+from gradience.bench.plan.power import plausible_for, scenario
 from gradience.bench.plan.preview import CHARACTERS, Preview, look
 from gradience.bench.plan.variants import PlannedVariant, asked_for
 from gradience.models.load import quiet
@@ -52,9 +54,20 @@ def forecast(config: BenchConfig, machines: Sequence[Machine] | None = None) -> 
         gate=exact_text(config.gate()),
         policy=config.policy,
         cost=cost,
+        scenarios=_scenarios(config, examples, wanted),
         assumptions=tuple(_assumptions(config, seen, examples, cost)),
         notes=tuple(map(sentence_text, config.notes)),
     )
+
+
+def _scenarios(
+    config: BenchConfig, examples: int | None, wanted: Sequence[PlannedVariant]
+) -> tuple[Scenario, ...]:
+    if examples is None or config.smoke:
+        return ()
+    policy, seeds = config.policy, len(config.seeds)
+    margin = float(policy.tolerance)
+    return tuple(scenario(each, examples, seeds, policy, margin) for each in plausible_for(wanted).of)
 
 
 def _shared(check: Check) -> Check:

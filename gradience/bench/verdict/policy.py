@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from gradience.artifacts.bench import Status
-from gradience.artifacts.bench_plan import Policy
+from gradience.artifacts.bench_plan import Policy, allowed_losses
 from gradience.artifacts.exact import exact_text
 from gradience.words import counted, noun, points
 
@@ -56,11 +56,6 @@ class SeedOutcome:
 
 
 # ---------------------------------------------------------------- one seed
-
-
-def allowed_losses(n: int, tolerance: Fraction) -> int:
-    """Return how many of `n` examples may be lost, net: 5 of 200, 32 of 1,319 at 0.025."""
-    return math.floor(tolerance * n)
 
 
 def passes(n: int, net_loss: int, tolerance: Fraction) -> bool:

@@ -7,9 +7,8 @@ from fractions import Fraction
 
 from gradience.artifacts.bench import Probe, VariantResult
 from gradience.artifacts.bench_aggregate import SeedRow, VariantSummary
-from gradience.artifacts.bench_plan import Policy
+from gradience.artifacts.bench_plan import Policy, allowed_losses
 from gradience.bench.arms.registry import control_of
-from gradience.bench.verdict.policy import allowed_losses
 
 
 def as_expected(result: str, status: str) -> bool | None:

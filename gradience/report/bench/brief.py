@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradience.artifacts.bench import Bench, VariantResult
+from gradience.artifacts.bench_plan import allowed_losses
 from gradience.bench.arms.registry import control_of
-from gradience.bench.verdict.policy import allowed_losses, exact_percent
+from gradience.bench.verdict.policy import exact_percent
 from gradience.report.bench import sections
 from gradience.report.bench.numbers import points
 from gradience.report.blocks import Column, Document, Facts, Heading, Inline, Span, Table, items

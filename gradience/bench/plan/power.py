@@ -1,0 +1,210 @@
+"""What a budget can show, before it is spent: claims, their needs, and what the policy does. Pure.
+
+Nobody knows beforehand how many answers a variant will change. So every figure is one for an assumption: what earlier
+runs have shown, what the reader says, or a few values between which most runs lie.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from itertools import product
+from statistics import fmean, variance
+from typing import Any, NamedTuple, get_args
+
+from gradience.artifacts.bench_aggregate import BenchAggregate, VariantSummary
+from gradience.artifacts.bench_plan import Policy, allowed_losses
+from gradience.artifacts.forecast import BenchForecast
+from gradience.artifacts.power import BudgetCost, Need, PowerReport, Scenario
+from gradience.bench.plan.preregister import ALPHA
+from gradience.bench.plan.variants import PlannedVariant
+from gradience.statistics import Claim, items_needed, pass_probability, power, seeds_needed, smallest_margin
+from gradience.statistics.power import DEFAULT_CORRELATION
+
+WANTED = (0.8, 0.9)
+SPREADS = (0.0, 0.01)
+TRUNCATED, RETRAINED = (0.03, 0.08), (0.12, 0.20)
+"""Between which discordances the variants of small and of published runs lie."""
+
+
+class Assumed(NamedTuple):
+    """What is assumed of a variant."""
+
+    name: str
+    discordance: float
+    spread: float
+
+
+class Assumptions(NamedTuple):
+    """What is assumed, and why."""
+
+    of: Sequence[Assumed]
+    why: Sequence[str]
+
+
+def plausible(*, truncated: bool = True, retrained: bool = True) -> Assumptions:
+    """Return a few variants between which most lie; of the arms that are asked for."""
+    arms = [("truncated", TRUNCATED)] * truncated + [("retrained", RETRAINED)] * retrained
+    of = [Assumed(name, share, spread) for name, shares in arms for share, spread in product(shares, SPREADS)]
+    why = (
+        "plausible values, not measured: a truncation changes 3 to 8 % of the answers and a retraining 12 to 20 %, and"
+        " the true difference of a run spreads by 0 to 1 point over seeds; `gradience bench power --from DIR` takes"
+        " what a run has shown"
+    )
+    return Assumptions(of, [why])
+
+
+def plausible_for(wanted: Iterable[PlannedVariant]) -> Assumptions:
+    """Return the plausible ones of the arms that a config asks for."""
+    arms = {variant.is_trained for variant in wanted if variant.control is None}
+    return plausible(truncated=False in arms, retrained=True in arms)
+
+
+def stated(discordances: Sequence[float], spreads: Sequence[float]) -> Assumptions:
+    """Return every discordance with every spread; with the plausible ones where one of the two is not stated."""
+    if not discordances:
+        every = plausible()
+        alike = [each._replace(spread=spread) for each in every.of[:: len(SPREADS)] for spread in spreads]
+        return Assumptions(alike, [*every.why, "the spread as it was given"])
+    how = "discordance and spread as they were" if spreads else "the discordance as it was"
+    of = [Assumed("a variant", *pair) for pair in product(discordances, spreads or SPREADS)]
+    more = [] if spreads else ["a plausible spread, not measured: 0 to 1 point"]
+    return Assumptions(of, [f"{how} given", *more])
+
+
+def seen(results: Sequence[BenchAggregate], source: str) -> Assumptions:
+    """Return what earlier runs have shown of their variants. source: what they are called."""
+    seeds = sorted({len(together.planned_seeds) for together in results})
+    of = [each for together in results for each in seen_in(together)]
+    why = f"discordance and spread of each variant as {source} has them"
+    if seeds[:1] == [1]:
+        why += "; one seed shows no spread: 0 to 1 point is plausible"
+    few = [] if not seeds or max(seeds) > 4 else ["a spread that a few seeds have shown is itself uncertain"]
+    return Assumptions(of, [why, *few])
+
+
+def seen_in(together: BenchAggregate) -> Iterator[Assumed]:
+    """Yield what the candidates of earlier runs have shown; not of a variant that is another under a second name."""
+    for variant in together.candidates:
+        if any(row.n and row.same_as is None for row in variant.seeds):
+            yield from _seen_of(variant)
+
+
+def _seen_of(variant: VariantSummary) -> Iterator[Assumed]:
+    rows = [row for row in variant.seeds if row.n and row.same_as is None]
+    pairs = [((row.only_probe_correct or 0), (row.only_variant_correct or 0), row.n or 0) for row in rows]
+    examples = sum(n for _, _, n in pairs)
+    # None of N differ: a share of 3/N would have shown one with a chance of 95 %.
+    discordance = max(sum(probe + variant for probe, variant, _ in pairs), 3) / examples
+    if len(rows) < 2:
+        yield from (Assumed(variant.name, discordance, spread) for spread in SPREADS)
+        return
+    explained = discordance * (1 - DEFAULT_CORRELATION) / fmean(n for _, _, n in pairs)
+    apart = variance((gained - lost) / n for lost, gained, n in pairs)
+    yield Assumed(variant.name, discordance, math.sqrt(max(0.0, apart - explained)))
+
+
+def power_report(
+    n: int, seeds: int, policy: Policy, assumed: Iterable[Assumed], *, margin: Fraction | None = None,
+    costs: Sequence[BudgetCost] = (), assumptions: Sequence[str] = (),
+) -> PowerReport:  # fmt: skip
+    """Return what `n` examples and so many seeds can show. margin: the policy's tolerance unless it is given."""
+    margin = policy.tolerance if margin is None else margin
+    return PowerReport(
+        n=n,
+        seeds=seeds,
+        margin=margin,
+        alpha=ALPHA,
+        correlation=DEFAULT_CORRELATION,
+        policy=policy,
+        allowed=allowed_losses(n, policy.tolerance),
+        scenarios=tuple(scenario(each, n, seeds, policy, float(margin)) for each in assumed),
+        costs=tuple(costs),
+        assumptions=tuple(assumptions),
+    )
+
+
+def report_of_numbers(n: int, seeds: int, margin: Fraction | None, assumptions: Assumptions) -> PowerReport:
+    """Return what a budget can show of which nothing but its size is known."""
+    policy = Policy() if margin is None else Policy(tolerance=margin, floor=margin)
+    return power_report(n, seeds, policy, assumptions.of, assumptions=rests_on(assumptions))
+
+
+def rests_on(assumptions: Assumptions, *, tested: int = 1) -> list[str]:
+    """Say what the figures rest on. tested: how many variants are tested together."""
+    said = [
+        *assumptions.why,
+        f"assumed: the differences of two runs on one example correlate by {DEFAULT_CORRELATION}",
+        "one-sided tests at 5 %; a grade of A also needs three seeds",
+    ]
+    if tested > 1:
+        level = 100 * float(ALPHA) / tested
+        said.append(
+            f"each variant alone: of {tested} that are tested together, by Holm, the first must reach {level:.2g} %"
+        )
+    return said
+
+
+def scenario(assumed: Assumed, n: int, seeds: int, policy: Policy, margin: float) -> Scenario:
+    """Return what is to be expected of a variant like `assumed`."""
+    of_policy: dict[str, Any] = {
+        "n": n,
+        "allowed": allowed_losses(n, policy.tolerance),
+        "discordance": assumed.discordance,
+        "spread": assumed.spread,
+        "seeds": seeds,
+        "needed": math.ceil(policy.pass_rate * seeds),
+        "floor_allowed": allowed_losses(n, policy.floor),
+    }
+    return Scenario(
+        name=assumed.name,
+        discordance=assumed.discordance,
+        spread=assumed.spread,
+        power_these_runs=power(n, assumed.discordance, margin, **_claim("these-runs", assumed, seeds)),
+        power_new_run=power(n, assumed.discordance, margin, **_claim("new-run", assumed, seeds))
+        if seeds > 1
+        else None,
+        pass_if_equal=pass_probability(delta=0.0, **of_policy),
+        pass_if_worse=pass_probability(
+            delta=-2 * margin, **of_policy | {"discordance": max(assumed.discordance, 2 * margin)}
+        ),
+        needs=tuple(
+            _need(claim, wanted, assumed, n, seeds, margin)
+            for claim, wanted in product(get_args(Claim), WANTED)
+        ),
+    )
+
+
+def _need(claim: Claim, wanted: float, assumed: Assumed, n: int, seeds: int, margin: float) -> Need:
+    impossible = claim == "new-run" and seeds < 2
+    how = _claim(claim, assumed, seeds) | {"wanted": wanted}
+    of_any_seeds = {key: value for key, value in how.items() if key != "seeds"}
+    return Need(
+        claim=claim,
+        wanted=wanted,
+        smallest_margin=None if impossible else smallest_margin(n, assumed.discordance, **how),
+        examples=None if impossible else items_needed(assumed.discordance, margin, **how),
+        seeds=seeds_needed(n, assumed.discordance, margin, **of_any_seeds),
+    )
+
+
+def _claim(claim: Claim, assumed: Assumed, seeds: int) -> dict[str, Any]:
+    return {"claim": claim, "spread": assumed.spread, "seeds": seeds, "level": float(ALPHA)}
+
+
+def costs_of(forecast: BenchForecast) -> tuple[BudgetCost, ...]:
+    """Return what seeds and examples cost by a forecast; empty where it knows no cost."""
+    if forecast.cost is None or not forecast.examples:
+        return ()
+    costs = []
+    for time in forecast.cost.times:
+        evaluations = forecast.evaluations * time.evaluation
+        costs.append(
+            BudgetCost(
+                machine=time.machine,
+                of_a_seed=max(0.0, time.seed - evaluations),
+                of_an_example=evaluations / forecast.examples,
+            )
+        )
+    return tuple(costs)

@@ -1,0 +1,132 @@
+"""`gradience bench power`: what a budget can show, as blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gradience.artifacts.power import BudgetCost, Need, PowerReport, Scenario
+from gradience.report import terminal
+from gradience.report.blocks import (
+    Block,
+    Column,
+    Document,
+    Facts,
+    Heading,
+    Inline,
+    Paragraph,
+    Span,
+    Table,
+    items,
+)
+from gradience.report.forecast import rough_duration
+from gradience.report.numbers import MISSING, chance, in_points, percent, plural
+
+NONE_ENOUGH = "none"
+"""No number of examples is enough."""
+
+
+def power_text(report: PowerReport, *, width: int | None = None, color: bool = False) -> str:
+    """What `gradience bench power` prints."""
+    return terminal.render(power_blocks(report), width=width, color=color)
+
+
+def power_blocks(report: PowerReport) -> Document:
+    """The budget, the two claims, the policy, and what all of it rests on."""
+    cost = report.costs[0] if report.costs else None
+    blocks: list[Block] = [
+        Heading(f"What {plural(report.n, 'example')} and {plural(report.seeds, 'seed')} can show", level=1),
+        Facts(_budget(report)),
+        Heading("These runs", aside="non-inferior on other examples, asked of the same adapters"),
+        _claim_table(report, "these-runs", cost),
+        Heading("A new run", aside="non-inferior on other examples, with another seed"),
+        _claim_table(report, "new-run", cost),
+        Paragraph(_legend(report, cost)),
+        Heading(
+            "The policy", aside=f"at most {report.allowed:,} of {report.n:,} fewer correct than the probe"
+        ),
+        policy_table(report.scenarios, report.seeds, float(report.margin)),
+        Heading("What this rests on"),
+        items(report.assumptions),
+    ]
+    return blocks
+
+
+def _budget(report: PowerReport) -> list[tuple[str, Inline]]:
+    margin = (
+        f"{in_points(float(report.margin))} points, at a one-sided error of {percent(float(report.alpha))}"
+    )
+    rows: list[tuple[str, Inline]] = [("margin", margin)]
+    for cost in report.costs:
+        machine = cost.machine.partition(",")[0].removeprefix("one ")
+        rows.append((machine, f"about {rough_duration(cost.seconds(report.seeds, report.n))}"))
+    return rows
+
+
+def _legend(report: PowerReport, cost: BudgetCost | None) -> str:
+    text = (
+        "If the variant is exactly as good as the probe. Power: chance to show it with this budget. Margin: the "
+        "smallest that this budget shows with that chance, in points. Examples: how many are needed with "
+        f"{plural(report.seeds, 'seed')}. Seeds: how many are needed with {plural(report.n, 'example')}."
+    )
+    if cost is not None:
+        machine = cost.machine.partition(",")[0].removeprefix("one ")
+        text += f" In brackets what that takes on {machine}."
+    return text
+
+
+def _claim_table(report: PowerReport, claim: str, cost: BudgetCost | None) -> Table:
+    """One row for each scenario; those that differ in nothing that the claim depends on stand once."""
+    columns = [Column("variant"), Column("discordance", ">")]
+    spread = claim == "new-run"
+    columns += [Column("spread", ">")] if spread else []
+    columns += [Column("power", ">"), Column("margin 80 %", ">"), Column("90 %", ">", drop=2)]
+    columns += [Column("examples 80 %", ">"), Column("90 %", ">", drop=1)]
+    columns += [Column("seeds 80 %", ">"), Column("90 %", ">", drop=1)]
+    rows: list[tuple[Inline, ...]] = []
+    for scenario in report.scenarios:
+        needs = [need for need in scenario.needs if need.claim == claim]
+        power = scenario.power_new_run if spread else scenario.power_these_runs
+        row: tuple[Inline, ...] = (
+            Span(scenario.name, "name"),
+            percent(scenario.discordance),
+            *((in_points(scenario.spread),) if spread else ()),
+            chance(power),
+            *(in_points(need.smallest_margin) for need in needs),
+            *(_examples(need, report, cost) for need in needs),
+            *(_seeds(need, report, cost) for need in needs),
+        )
+        rows += [] if row in rows else [row]
+    return Table(columns, rows)
+
+
+def _examples(need: Need, report: PowerReport, cost: BudgetCost | None) -> str:
+    if need.examples is None:
+        return NONE_ENOUGH if need.smallest_margin is not None else MISSING
+    return f"{need.examples:,}{_takes(cost, report.seeds, need.examples)}"
+
+
+def _seeds(need: Need, report: PowerReport, cost: BudgetCost | None) -> str:
+    if need.seeds is None:
+        return "over 100"
+    return f"{need.seeds}{_takes(cost, need.seeds, report.n)}"
+
+
+def _takes(cost: BudgetCost | None, seeds: int, examples: int) -> str:
+    return "" if cost is None else f" ({rough_duration(cost.seconds(seeds, examples))})"
+
+
+def policy_table(scenarios: Sequence[Scenario], seeds: int, margin: float) -> Table:
+    """The chance that the policy passes a variant that is as good, and one that is worse by two margins."""
+    columns = [Column("variant"), Column("discordance", ">"), Column("spread", ">")]
+    columns += [Column("PASS if equal", ">"), Column(f"PASS if {in_points(2 * margin)} points worse", ">")]
+    rows = [
+        (
+            Span(each.name, "name"),
+            percent(each.discordance),
+            in_points(each.spread),
+            chance(each.pass_if_equal),
+            chance(each.pass_if_worse),
+        )
+        for each in scenarios
+    ]
+    return Table(columns, rows)
