@@ -121,7 +121,7 @@ def test_a_config_says_its_examples_seeds_arms_and_costs(monkeypatch: pytest.Mon
     monkeypatch.setattr("gradience.bench.plan.budget.forecast", lambda config: expected)
     report = report_of_config(ours)
     assert (report.n, report.seeds, report.allowed) == (500, 3, 12)
-    tested = sum(variant.control is None for variant in asked_for(ours.compression))
+    tested = sum(variant.is_candidate for variant in asked_for(ours.compression))
     assert any(f"of {tested} that are tested together" in said for said in report.assumptions)
     text = power_text(report)
     assert "500 examples and 3 seeds" in text

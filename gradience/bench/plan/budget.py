@@ -33,7 +33,7 @@ def report_of_config(
             hint="give --n as well",
         )
     wanted = asked_for(config.compression)
-    tested = sum(variant.control is None for variant in wanted)
+    tested = sum(variant.is_candidate for variant in wanted)
     assumed = assumed or plausible_for(wanted)
     return power_report(
         examples,

@@ -85,8 +85,8 @@ def seen(results: Sequence[BenchAggregate], source: str) -> Assumptions:
 
 
 def seen_in(together: BenchAggregate) -> Iterator[Assumed]:
-    """Yield what the candidates of earlier runs have shown; not of a variant that is another under a second name."""
-    for variant in together.candidates:
+    """Yield what candidates and rungs have shown; not of a variant that is another one under a second name."""
+    for variant in (each for each in together.variants if not each.is_control):
         if any(row.n and row.same_as is None for row in variant.seeds):
             yield from _seen_of(variant)
 
