@@ -146,11 +146,11 @@ def pooled(
             deviations -= deviations.mean(axis=1, keepdims=True)
         true = np.clip(delta + deviations, -cell.discordance, cell.discordance)
         counts = rng.multinomial(cell.n, chances_of(patterns, true, cell.discordance))
-        made = summarised(patterns, counts, cell.n)
+        experiments_drawn = summarised(patterns, counts, cell.n)
         if not done:
-            assert_same(next(made), pool(np.repeat(patterns, counts[0], axis=0).T))
-            made = summarised(patterns, counts, cell.n)
-        yield from made
+            assert_same(next(experiments_drawn), pool(np.repeat(patterns, counts[0], axis=0).T))
+            experiments_drawn = summarised(patterns, counts, cell.n)
+        yield from experiments_drawn
 
 
 def chances_of(patterns: NDArray[Any], true: NDArray[Any], discordance: float) -> NDArray[Any]:
@@ -190,10 +190,10 @@ def summarised(patterns: NDArray[Any], counts: NDArray[Any], n: int) -> Iterator
         )  # fmt: skip
 
 
-def assert_same(made: Pooled, expected: Pooled) -> None:
+def assert_same(summary: Pooled, expected: Pooled) -> None:
     """Raise AssertionError where the two differ by more than rounding."""
     for name, value in asdict(expected).items():
-        assert value is None or abs(value - getattr(made, name)) < 1e-9, (name, made, expected)
+        assert value is None or abs(value - getattr(summary, name)) < 1e-9, (name, summary, expected)
 
 
 # ---------------------------------------------------------------- what is said of it
