@@ -21,6 +21,7 @@ from gradience.bench.plan.power import Assumed, plausible_for, scenario, seen
 from gradience.bench.plan.variants import asked_for
 from gradience.bench.verdict.folders import read_results
 from gradience.cli.app import run
+from gradience.report.faces import to_markdown
 from gradience.report.forecast import forecast_text
 from gradience.report.power import power_text
 
@@ -146,7 +147,7 @@ def test_the_screen_is_made_from_the_json(capsys: pytest.CaptureFixture[str]) ->
     report = PowerReport.model_validate_json(capsys.readouterr().out)
     assert run(arguments) == 0
     assert capsys.readouterr().out == power_text(report)
-    assert report.to_markdown().startswith("# What 500 examples and 5 seeds can show\n")
+    assert to_markdown(report).startswith("# What 500 examples and 5 seeds can show\n")
     assert len(report.to_dataframe()) == 1
     assert [each.discordance for each in report.scenarios] == [0.06]
 
