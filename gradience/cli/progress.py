@@ -7,8 +7,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from gradience.bench.run.watcher import Watcher
 from gradience.cli.console import beneath, note_line, wants_colour
+from gradience.progress import Watcher
 from gradience.report.names import display_name
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from killing import KILLED, WRITING, in_child, moments_of, watched
 
+from gradience.artifacts.lock import only_one
 from gradience.artifacts.stage import StageManifest
-from gradience.bench.run.stages import MANIFEST, Stages, changed_files, only_one
+from gradience.bench.run.stages import MANIFEST, Stages, changed_files
 
 
 def work(root: Path) -> None:

@@ -14,7 +14,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.cost import ADAM_BYTES, Shapes, cost_of, longest_of, shapes_of, sorted_longest
-from gradience.bench.plan.machines import H100, Machine, this_processor
 from gradience.bench.plan.preview import Lengths
 from gradience.evaluate.counting import (
     Work,
@@ -25,6 +24,7 @@ from gradience.evaluate.counting import (
     training_work,
     work_of,
 )
+from gradience.evaluate.machines import H100, Machine, this_processor
 from gradience.models.known import KNOWN
 from gradience.report.forecast import rough_duration
 

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from gradience.artifacts.bench_plan import Role
-from gradience.bench.plan.machines import Machine
+from gradience.evaluate.machines import Machine
 from gradience.tasks.base import ClassificationTask, GenerationTask
 from gradience.tasks.examples import Examples, LabelledExample, PromptExample, content_id, prepare
 

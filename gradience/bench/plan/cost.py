@@ -11,7 +11,6 @@ import torch
 
 from gradience.artifacts.forecast import CostEstimate, TimeEstimate
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.machines import Machine
 from gradience.bench.plan.preview import Lengths
 from gradience.evaluate.counting import (
     Work,
@@ -22,6 +21,7 @@ from gradience.evaluate.counting import (
     work_of,
 )
 from gradience.evaluate.evaluator import SCORED_AT_ONCE
+from gradience.evaluate.machines import Machine
 
 ADAM_BYTES = 16
 """For each trained parameter: float32 weight, gradient and two moments."""

@@ -12,10 +12,10 @@ from gradience.artifacts.power import Scenario
 from gradience.artifacts.shared_names import path_text, sentence_text
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.cost import cost_of, dtype_of, shapes_of
-from gradience.bench.plan.machines import H100, Machine, this_processor
 from gradience.bench.plan.power import plausible_for, scenario
 from gradience.bench.plan.preview import CHARACTERS, Preview, look
 from gradience.bench.plan.variants import PlannedVariant, asked_for
+from gradience.evaluate.machines import H100, Machine, this_processor
 from gradience.models.load import quiet
 from gradience.tasks.base import ClassificationTask, GenerationTask
 

@@ -22,6 +22,7 @@ from gradience.adapters import strict_yaml
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.artifacts.bench_plan import BenchPlan, DataSplit, Role
+from gradience.artifacts.lock import only_one
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.whole import write_whole
@@ -31,14 +32,13 @@ from gradience.bench.plan.preregister import bench_plan, plan_digest, promised
 from gradience.bench.run.assemble import assemble
 from gradience.bench.run.facts import SeedFacts
 from gradience.bench.run.seed import SeedRun
-from gradience.bench.run.stages import only_one
-from gradience.bench.run.watcher import Watcher
 from gradience.bench.run.weights import remove_weights
 from gradience.bench.verdict.aggregate import aggregate, no_longer_passing
 from gradience.bench.verdict.folders import AGGREGATE, BENCH, DOCUMENT, PLAN, begun
 from gradience.check.files import MAX_BYTES
 from gradience.errors import UsageError
 from gradience.models.devices import check_devices, threads
+from gradience.progress import Watcher
 from gradience.reading import read_file
 from gradience.tasks.base import Task
 from gradience.words import listed, visible

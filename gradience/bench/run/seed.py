@@ -34,13 +34,13 @@ from gradience.bench.run.assemble import gate_of_base
 from gradience.bench.run.facts import ANSWERS, SCORES, Outcome, SeedFacts
 from gradience.bench.run.numerics import MadeElsewhere, refuse_mixture
 from gradience.bench.run.stages import MANIFEST, Stages
-from gradience.bench.run.watcher import Watcher
 from gradience.bench.run.weights import parameters_of, require_weights
 from gradience.bench.verdict.policy import gate_passed, is_ahead
 from gradience.errors import GradienceError, OutputError
 from gradience.evaluate.evaluator import Evaluator
 from gradience.models.devices import choose_device
 from gradience.models.load import fingerprint_of
+from gradience.progress import Watcher
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.tasks.base import ClassificationTask, Task
 from gradience.training.launch import Order, launch

@@ -11,17 +11,15 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradience.artifacts.scratch import sweep_below
 from gradience.artifacts.stage import StageFile, StageManifest
 from gradience.artifacts.whole import write_errors, write_whole
 from gradience.digests import sha256_file, sha256_text
-from gradience.errors import InputError, LockedError
+from gradience.errors import InputError
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
 logger = logging.getLogger("gradience.bench")
@@ -138,25 +136,3 @@ def _begin(folder: Path, key: str, *, resumable: bool) -> None:
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     write_whole(begun, [key.encode()])
-
-
-@contextmanager
-def only_one(folder: Path, *, wait: float = 0) -> Iterator[None]:
-    """Hold the output against a second run, and clear away what killed ones left half-written.
-
-    The system lets go of the lock when the process ends, however it ends. wait: seconds for which to wait for that.
-    Raises LockedError (`output-locked`).
-    """
-    from filelock import FileLock, Timeout
-
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=wait):
-            sweep_below(folder)
-            yield
-    except Timeout:
-        raise LockedError(
-            f"{folder}: another run is writing here",
-            code="output-locked",
-            hint="wait until it ends, or give another --output",
-        ) from None
