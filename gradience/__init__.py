@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gradience.artifacts.check import CheckReport
     from gradience.artifacts.comparison import ComparisonReport
     from gradience.artifacts.compression import CompressionPlan, CompressionReport
+    from gradience.artifacts.evidence import EvidenceReport
     from gradience.artifacts.monitor import MonitorReport
     from gradience.audit.adapter import audit_adapter
     from gradience.compare.adapters import compare_adapters
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         OutputError,
         UsageError,
     )
+    from gradience.evidence.verb import compare_logs
     from gradience.live import SpectralTracker
     from gradience.live.callback import GradienceCallback
     from gradience.monitor import monitor_runs
@@ -49,6 +51,7 @@ _HOME = {
     "ComparisonReport": "gradience.artifacts.comparison",
     "CompressionPlan": "gradience.artifacts.compression",
     "CompressionReport": "gradience.artifacts.compression",
+    "EvidenceReport": "gradience.artifacts.evidence",
     "GradienceCallback": "gradience.live.callback",
     "GradienceError": "gradience.errors",
     "IncompleteError": "gradience.errors",
@@ -69,6 +72,7 @@ _HOME = {
     "UsageError": "gradience.errors",
     "audit_adapter": "gradience.audit.adapter",
     "compare_adapters": "gradience.compare.adapters",
+    "compare_logs": "gradience.evidence.verb",
     "compress_adapter": "gradience.compress.verb",
     "monitor_runs": "gradience.monitor",
     "plan_compression": "gradience.plan.compression",
@@ -82,6 +86,7 @@ __all__ = [
     "ComparisonReport",
     "CompressionPlan",
     "CompressionReport",
+    "EvidenceReport",
     "GradienceCallback",
     "GradienceError",
     "IncompleteError",
@@ -102,6 +107,7 @@ __all__ = [
     "UsageError",
     "audit_adapter",
     "compare_adapters",
+    "compare_logs",
     "compress_adapter",
     "monitor_runs",
     "plan_compression",

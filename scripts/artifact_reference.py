@@ -17,6 +17,7 @@ WRITTEN_BY = {
     "compression_plan": "`gradience compress --dry-run --json` prints it, `--plan` reads it."
     " [What may be edited](../compress.md#a-plan-in-a-file)",
     "comparison": "`gradience compare A B --json` prints it. [How to read it](../compare.md)",
+    "evidence": "`gradience evidence A B --json` prints it. [How to read it](../evidence.md)",
     "monitor": "`gradience monitor --json` prints it. [How to read it](../train_and_monitor.md)",
     "check": "`gradience check --json` prints it. [The rules](check_rules.md)",
     "bench": "`gradience bench run` writes one for each seed. [The protocol](../bench.md)",

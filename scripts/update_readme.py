@@ -82,6 +82,12 @@ PAGES = (
     Shown("docs/runtimes.md", "compressed", SMALLER, ("Which runtimes load it?",)),
     Shown("docs/compare.md", "compare", "compare my_adapter smaller", before=(SMALLER,)),
     Shown(
+        "docs/evidence.md",
+        "evidence",
+        "evidence examples/evidence/probe.csv examples/evidence/truncated.csv --flips 2",
+        scratch=False,
+    ),
+    Shown(
         "docs/train_and_monitor.md", "monitor", "monitor tests/monitor/runs/overfitting.jsonl", scratch=False
     ),
     Shown("docs/train_and_monitor.md", "check", "check my_adapter --lr 0.02"),

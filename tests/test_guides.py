@@ -16,7 +16,7 @@ from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-GUIDES = ["compress.md", "compare.md"]
+GUIDES = ["compress.md", "compare.md", "evidence.md"]
 
 
 def blocks(page, wanted):
@@ -32,6 +32,13 @@ def folder(tmp_path, monkeypatch):
     for name in names:
         shutil.copytree(example_adapter(), tmp_path / name)
     (tmp_path / "adapters" / "broken").mkdir()
+    for scores in (DOCS.parent / "examples" / "evidence").iterdir():
+        shutil.copy(scores, tmp_path)
+    for name, side in (("base", "a"), ("lora", "b")):
+        (tmp_path / f"{name}_nll.csv").write_text(f"id,score\n1,2.5{len(side)}\n2,3.1\n3,1.{ord(side)}\n")
+        (log,) = (DOCS.parent / "tests" / "evidence" / "logs" / "lm_eval" / side).glob("samples_sums_*")
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        shutil.copy(log, tmp_path / "runs" / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -43,7 +50,7 @@ def test_the_commands_work_one_after_the_other(page, folder, capsys):
     lines = [line for block in blocks(page, "") for line in block.splitlines()]
     assert len(lines) >= 3
     for line in lines:
-        program, *words = shlex.split(line)
+        program, *words = shlex.split(line, comments=True)
         assert program == "gradience"
         words, _, target = (words[:-2], ">", words[-1]) if ">" in words else (words, "", "")
         assert run(words) == 0, line
@@ -66,7 +73,7 @@ def test_the_python_works(page, folder):
         [sys.executable, "-c", "\n".join(sources)], capture_output=True, text=True, timeout=HANGS, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "bert.encoder.layer.0" in done.stdout
+    assert ("B is as good as A" if page == "evidence.md" else "bert.encoder.layer.0") in done.stdout
     if page == "compress.md":
         assert "adapters/sales: rank 8 to 4, error 0.126, vLLM: refuses" in done.stdout
         assert "adapters/broken: " in done.stdout

@@ -53,6 +53,8 @@ def folder(tmp_path, monkeypatch):
         kept = ROOT / "benchmarks" / "results" / "minilm_reviews" / f"seed_{seed}" / "bench.json"
         (tmp_path / "runs" / f"seed{seed}").mkdir(parents=True)
         shutil.copy(kept, tmp_path / "runs" / f"seed{seed}")
+    for scores in (ROOT / "examples" / "evidence").iterdir():
+        shutil.copy(scores, tmp_path)
     shutil.copy(ROOT / "tests" / "monitor" / "runs" / "good.jsonl", tmp_path / "run.jsonl")
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -33,7 +33,7 @@ class Report(Artifact):
         return self._drawn_by().markdown(self)
 
     def to_dataframe(self) -> DataFrame:
-        """Return one row for each module, variant, run or finding. Raises MissingExtra when pandas is not installed."""
+        """Return one row for each module, variant, run, finding or flip. Raises MissingExtra without pandas."""
         pandas = require("pandas", extra="pandas")
         rows = self.model_dump(include={self.row_field})[self.row_field]
         if not rows:

@@ -24,6 +24,7 @@ class ArtifactName(StrEnum):
     COMPRESSION = "compression", "gradience.artifacts.compression", "CompressionReport"
     COMPRESSION_PLAN = "compression_plan", "gradience.artifacts.compression", "CompressionPlan"
     COMPARISON = "comparison", "gradience.artifacts.comparison", "ComparisonReport"
+    EVIDENCE = "evidence", "gradience.artifacts.evidence", "EvidenceReport"
     MONITOR = "monitor", "gradience.artifacts.monitor", "MonitorReport"
     CHECK = "check", "gradience.artifacts.check", "CheckReport"
     BENCH = "bench", "gradience.artifacts.bench", "Bench"

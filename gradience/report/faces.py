@@ -20,6 +20,7 @@ DOCUMENTS = {
     "ComparisonReport": "comparison:comparison_blocks",
     "CompressionPlan": "compression:compression_blocks",
     "CompressionReport": "compression:compression_blocks",
+    "EvidenceReport": "evidence:evidence_blocks",
     "MonitorReport": "monitor:monitor_blocks",
     "PowerReport": "power:power_blocks",
 }

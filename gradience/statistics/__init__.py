@@ -7,9 +7,24 @@ is positive, and "non-inferior" means Δ > −m.
 from gradience.statistics.multiplicity import fixed_sequence, holm
 from gradience.statistics.noise import NoiseFloor, bootstrap_bound, noise_floor
 from gradience.statistics.operating import pass_probability, seed_pass_probability
-from gradience.statistics.paired import Interval, PairedTable, mcnemar, mean_difference, tango, tango_p_value
+from gradience.statistics.paired import (
+    Interval,
+    PairedTable,
+    mcnemar,
+    mean_difference,
+    mean_p_value,
+    tango,
+    tango_p_value,
+)
 from gradience.statistics.pooled import Claim, Pooled, pool
-from gradience.statistics.power import items_needed, power, seeds_needed, smallest_margin
+from gradience.statistics.power import (
+    items_for_mean,
+    items_needed,
+    power,
+    seeds_needed,
+    smallest_margin,
+    smallest_margin_of_mean,
+)
 
 __all__ = [
     "Claim",
@@ -20,9 +35,11 @@ __all__ = [
     "bootstrap_bound",
     "fixed_sequence",
     "holm",
+    "items_for_mean",
     "items_needed",
     "mcnemar",
     "mean_difference",
+    "mean_p_value",
     "noise_floor",
     "pass_probability",
     "pool",
@@ -30,6 +47,7 @@ __all__ = [
     "seed_pass_probability",
     "seeds_needed",
     "smallest_margin",
+    "smallest_margin_of_mean",
     "tango",
     "tango_p_value",
 ]

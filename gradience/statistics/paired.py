@@ -122,6 +122,19 @@ def mean_difference(differences: ArrayLike, confidence: float = 0.95) -> Interva
     return Interval(mean - reach, mean + reach)
 
 
+def mean_p_value(differences: ArrayLike, margin: float) -> float:
+    """The one-sided p-value of "the candidate loses `margin` or more" of Student's test on such differences.
+
+    >>> round(mean_p_value([0.1, -0.2, 0.0, 0.3, -0.1, 0.2], margin=0.1), 3)
+    0.053
+
+    differences: as for `mean_difference`. Differences that are all equal have no error: 0, 1, or 0.5 at the margin.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    variance = float(values.var(ddof=1)) / len(values)
+    return float(stats.t.sf(in_errors(float(values.mean()) + margin, variance), len(values) - 1))
+
+
 # ---------------------------------------------------------------- the score
 
 

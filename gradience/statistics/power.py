@@ -124,6 +124,26 @@ def smallest_margin(
     return float(brentq(missing, 0.0, widest, xtol=1e-9)) if missing(widest) > 0 else 1.0
 
 
+def items_for_mean(variance: float, margin: float, *, level: float = 0.05, wanted: float = 0.8) -> int:
+    """The fewest examples that show a margin for scores that are no 0/1, if both are equally good.
+
+    >>> items_for_mean(0.25, 0.1)
+    155
+
+    variance: of the differences of single examples. Normal quantiles: Student's ask for about two examples more.
+    """
+    return math.ceil(variance * ((special.ndtri(wanted) - special.ndtri(level)) / margin) ** 2 - 1e-9)
+
+
+def smallest_margin_of_mean(n: int, variance: float, *, level: float = 0.05, wanted: float = 0.8) -> float:
+    """The margin that an equally good candidate shows with the power `wanted`, for scores that are no 0/1.
+
+    >>> round(smallest_margin_of_mean(155, 0.25), 3)
+    0.1
+    """
+    return float((special.ndtri(wanted) - special.ndtri(level)) * math.sqrt(variance / n))
+
+
 def _variance_at(discordance: float, delta: float, null: float) -> float:
     """The variance of one pair that the score takes at `null`, of a candidate whose difference is `delta`."""
     return score_variance((discordance + delta) / 2, (discordance - delta) / 2, 1, null)

@@ -38,6 +38,7 @@ MUTATED = {
     "plan of a compression": 1,
     "records": 1,
     "rows in JSONL": 1,
+    "samples of lm-eval": 1,
 }
 """Kinds of which mutants are made as well, and how many times as many as asked for."""
 

@@ -21,6 +21,8 @@ from gradience.artifacts.compression import CompressionPlan
 from gradience.artifacts.records import read_records
 from gradience.bench.config.load import load_config
 from gradience.errors import GradienceError
+from gradience.evidence.base import Wanted
+from gradience.evidence.formats import read_log
 from gradience.monitor import monitor_runs
 from gradience.report.monitor import monitor_text
 from gradience.tasks import load as load_task
@@ -28,6 +30,7 @@ from gradience.telemetry.reader import last_position
 
 CORPUS = Path(__file__).parent / "corpus"
 """A folder for each target: what it begins with, and what it once failed on."""
+LM_EVAL = Path(__file__).resolve().parent.parent / "evidence" / "logs" / "lm_eval"
 KEPT_BYTES = 2048
 """No file of the corpus is larger."""
 
@@ -86,6 +89,21 @@ def rows(path: Path) -> None:
     load_task("text_classification", {"file": str(path), "text_column": "text", "label_column": "label"})
 
 
+DATE = "2026-11-26T15-53-59.572054"
+
+
+def log(path: Path) -> None:
+    read_log(path, Wanted(filter="strict-match" if path.name.startswith("samples") else None))
+
+
+def lm_eval_results(path: Path) -> None:
+    (name,) = (path.name for path in (LM_EVAL / "b").glob("samples_orders_*"))
+    samples = path.with_name(name)
+    if not samples.is_file():
+        samples.write_bytes((LM_EVAL / "b" / name).read_bytes())
+    read_log(samples, Wanted())
+
+
 TARGETS: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "header": (header, "a.safetensors"),
     "config": (config, "adapter_config.json"),
@@ -98,6 +116,10 @@ TARGETS: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "records": (records, "a.records.jsonl"),
     "bench": (bench, "bench.json"),
     "plan": (plan, "plan.json"),
+    "lm_eval": (log, f"samples_sums_{DATE}.jsonl"),
+    "lm_eval_results": (lm_eval_results, f"results_{DATE}.json"),
+    "scores_csv": (log, "a.csv"),
+    "scores_jsonl": (log, "a.jsonl"),
     "rows_csv": (rows, "a.csv"),
     "rows_jsonl": (rows, "a.jsonl"),
 }

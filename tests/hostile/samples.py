@@ -12,7 +12,7 @@ import audit_sample
 import bench_sample
 import compression_sample
 
-from gradience import ToRank, audit_adapter, plan_compression
+from gradience import EvidenceReport, ToRank, audit_adapter, compare_logs, plan_compression
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.compression import CompressionPlan
 from gradience.artifacts.forecast import BenchForecast, Check
@@ -63,6 +63,7 @@ def artifacts() -> dict[ArtifactName, Any]:
         ArtifactName.COMPRESSION: compression_sample.report(written),
         ArtifactName.COMPRESSION_PLAN: compression_sample.plan(planned),
         ArtifactName.COMPARISON: compression_sample.comparison(compared),
+        ArtifactName.EVIDENCE: evidence(),
         ArtifactName.MONITOR: monitor_runs([runs / "nan.jsonl"]),
         ArtifactName.CHECK: check_configs(r=16, alpha=16, lr=0.5),
         ArtifactName.BENCH: seeds()[0],
@@ -130,6 +131,31 @@ def stage_folder() -> dict[str, bytes]:
 def csv_rows() -> bytes:
     lines = [f'"text number {i}, with a comma",{"good" if i % 3 else "bad"}' for i in range(40)]
     return "\n".join(["text,label", *lines, ""]).encode()
+
+
+def csv_scores() -> bytes:
+    lines = [f'q{i},{i % 3 > 0:d},"text number {i}, with a comma"' for i in range(40)]
+    return "\n".join(["id,score,prompt", *lines, ""]).encode()
+
+
+def jsonl_scores() -> bytes:
+    lines = [
+        f'{{"id": "q{i}", "score": {i / 40}, "prompt": "text number {i}", "answer": "{i}"}}'
+        for i in range(40)
+    ]
+    return "\n".join([*lines, ""]).encode()
+
+
+def evidence() -> EvidenceReport:
+    """Two tables of scores, compared."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("a", "b"):
+            (Path(folder) / f"{name}.jsonl").write_bytes(
+                jsonl_scores().replace(b"0.25", b"0.75" if name == "b" else b"0.25")
+            )
+        report = compare_logs(Path(folder) / "a.jsonl", Path(folder) / "b.jsonl")
+    named = {"task": "sums", "filter": "strict-match", "notes": ("a note",)}
+    return report.model_copy(update=named | {"a": report.a.model_copy(update={"model": "base"})})
 
 
 def jsonl_rows() -> bytes:

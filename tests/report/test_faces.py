@@ -14,6 +14,7 @@ from test_audit_document import Reader
 from test_audit_text import mistral
 from test_comparison_text import unlike
 from test_compression_text import budget_plan, padded_report
+from test_evidence_text import two_logs
 
 from gradience.artifacts.forecast import BenchForecast
 from gradience.artifacts.power import PowerReport
@@ -35,6 +36,7 @@ SAMPLES = {
     "ComparisonReport": unlike,
     "CompressionPlan": budget_plan,
     "CompressionReport": padded_report,
+    "EvidenceReport": two_logs,
     "MonitorReport": lambda: monitor_runs(sorted(RUNS.glob("*.jsonl"))),
 }
 

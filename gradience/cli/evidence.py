@@ -1,0 +1,85 @@
+"""`gradience evidence`: two logs of an evaluation, example by example."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gradience.cli.exit_codes import ExitCode
+from gradience.cli.options import Quiet, ReportAsJson
+from gradience.cli.output import command_line, print_json, print_screen
+
+
+class Required(StrEnum):
+    """Grades that two logs can reach and miss."""
+
+    B = "B"
+    C = "C"
+
+
+def evidence(
+    a: Annotated[
+        Path, typer.Argument(metavar="A", help="The reference: a log of an evaluation, or a folder with one.")
+    ],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The candidate: a log of the same examples.")],
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            "--margin",
+            metavar="M",
+            help="How much worse B may be, in the score's units (default: 0.025, 2.5 points, for scores from 0 to 1).",
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", metavar="NAME", help="Which score, if the logs have several.")
+    ] = None,
+    filter: Annotated[
+        str | None,
+        typer.Option("--filter", metavar="NAME", help="lm-eval: which filter, if a task has several."),
+    ] = None,
+    lower_is_better: Annotated[
+        bool, typer.Option("--lower-is-better", help="For losses and errors; needs --margin.")
+    ] = False,
+    flips: Annotated[
+        int, typer.Option("--flips", metavar="N", min=0, help="Examples that B lost, and that it gained.")
+    ] = 5,
+    require_grade: Annotated[
+        Required | None,
+        typer.Option(
+            "--require-grade",
+            metavar="GRADE",
+            help="B or C: exit with 8 for a C where B is required, with 1 for a D.",
+        ),
+    ] = None,
+    json: ReportAsJson = False,
+    quiet: Quiet = False,
+) -> int | None:
+    """Compare two logs of one evaluation, example by example.
+
+    Is B as good as A, how sure is that, and where do they differ?
+
+    Reads samples of lm-eval (--log_samples), and CSV, TSV or JSON lines with `id` and `score`.
+
+    Examples:
+
+      gradience evidence base/samples_gsm8k_2026-11-26.jsonl lora/samples_gsm8k_2026-11-26.jsonl --filter strict-match
+
+      gradience evidence reference.csv candidate.csv --margin 0.01 --require-grade B
+    """
+    from gradience.evidence.verb import compare_logs
+    from gradience.report.evidence import evidence_text
+
+    report = compare_logs(
+        a, b, margin=margin, metric=metric, filter=filter, lower_is_better=lower_is_better or None, flips=flips,
+        command=command_line(),
+    )  # fmt: skip
+    if json:
+        print_json(report)
+    elif not quiet:
+        print_screen(evidence_text, report)
+    if require_grade is None or report.grade <= require_grade:
+        return ExitCode.DONE
+    return ExitCode.INCONCLUSIVE if report.grade == "C" else ExitCode.GATE_FAILED

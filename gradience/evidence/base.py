@@ -1,0 +1,193 @@
+"""What a reader makes of a log: which task, under which settings, and a score for every example."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gradience.digests import sha256_text
+from gradience.errors import InputError, UsageError, did_you_mean
+from gradience.words import listed, printable
+
+MAX_ITEMS = 200_000
+"""Examples of one log: four times the largest test set in common use, and about 200 MB."""
+EXCERPT = 100
+"""Characters of an example, and of an answer, that a report shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One example of a log."""
+
+    id: str
+    document: str | None = None
+    """Digest of what was asked, with the gold answer; None where the log does not hold it."""
+    prompt: str | None = None
+    """Digest of the text that the model was given; None where the log does not hold it."""
+    excerpt: str = ""
+    """The end of the prompt: in front of it are instructions and few-shot examples, which all examples share."""
+    answer: str = ""
+    """The beginning of what the model answered."""
+    score: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One log: what was evaluated, how, and the items by their ids."""
+
+    path: Path
+    format: str
+    """As a reader of the report knows it: `lm-eval`."""
+    metric: str
+    items: Mapping[str, Item]
+    filter: str | None = None
+    """How the answers were found, where the log has several ways."""
+    task: str | None = None
+    model: str | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """What must be the same on both sides, by what it is called: `few-shot examples` -> `5`."""
+    lower_is_better: bool | None = None
+    """What the log says of its metric; None where it says nothing."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know of this log."""
+
+
+class Wanted(NamedTuple):
+    """Which score is taken where a log has several."""
+
+    metric: str | None = None
+    filter: str | None = None
+
+
+class Format(NamedTuple):
+    """A format of logs."""
+
+    name: str
+    fits: Callable[[Path], bool]
+    """Whether a file looks like one, by its name and its first bytes."""
+    read: Callable[[Path, Wanted], Log]
+
+
+def choose(
+    path: Path, option: str, names: Iterable[str], wanted: str | None, others: Iterable[str] = ()
+) -> str:
+    """Return the one of `names` that `--option` names, or the only one there is.
+
+    others: what the log has under such a name and no number for each example. Raises UsageError (`log-choice`), which
+    lists them; InputError (`log-no-score`) where there is none.
+    """
+    known, unfit = list(names), list(others)
+    unusable = f"; {_names(unfit)}: no number for each example" if unfit else ""
+    if not known:
+        raise InputError(
+            f"{path}: no score of single examples in it{unusable}",
+            code="log-no-score",
+            hint="log a metric that gives one number for each example, such as exact_match or acc",
+        )
+    listing = _names(known)
+    if wanted is not None:
+        if wanted in known:
+            return wanted
+        raise UsageError(
+            f"{path}: no {option} {wanted!r} in it; it has {listing}{unusable}",
+            code="log-choice",
+            hint=did_you_mean(wanted, known, f"choose one: --{option} {printable(known[0])}"),
+        )
+    if len(known) > 1:
+        raise UsageError(
+            f"{path}: several {option}s in it: {listing}",
+            code="log-choice",
+            hint=f"choose the one that was planned, such as --{option} {printable(known[0])}",
+        )
+    return known[0]
+
+
+def _names(names: Sequence[str]) -> str:
+    return listed([printable(name[:EXCERPT]) for name in names], 12)
+
+
+def number(value: Any) -> float | None:
+    """A score as a number, `true` as 1; None for anything else, NaN and infinity as they are."""
+    if isinstance(value, bool | int | float):
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf
+    return None
+
+
+class Row(NamedTuple):
+    """An example as a reader finds it, before the metric is chosen."""
+
+    place: str
+    item: Item
+    """Its score is yet to come."""
+    scores: Mapping[str, Any]
+    """What stands under each metric: a number, or what is no score of one example."""
+
+
+def add(rows: dict[str, Row], row: Row) -> None:
+    """Put a row into `rows` under its id. Raises InputError: `log-duplicate` for an id that is there, `too-large`."""
+    if row.item.id in rows:
+        raise InputError(
+            f"{row.place}: the id {row.item.id[:100]!r} occurs twice",
+            code="log-duplicate",
+            hint="every example needs an id of its own: repeated runs belong into logs of their own",
+        )
+    if len(rows) >= MAX_ITEMS:
+        raise InputError(
+            f"{row.place}: more than {MAX_ITEMS:,} examples",
+            code="too-large",
+            hint="split the logs by task, or take a part that was drawn at random, the same of both",
+        )
+    rows[row.item.id] = row
+
+
+def scored(
+    path: Path, rows: Mapping[str, Row], wanted: str | None, default: str | None = None
+) -> tuple[str, dict[str, Item]]:
+    """Return the metric that is taken, and every item with its score.
+
+    default: the metric where none is asked for. Raises UsageError and InputError (see `choose`; `log-score`).
+    """
+    listed = {name: None for row in rows.values() for name in row.scores}
+    numeric = {
+        name: None for row in rows.values() for name, value in row.scores.items() if number(value) is not None
+    }
+    if wanted is None and default in numeric:
+        wanted = default
+    metric = choose(path, "metric", numeric, wanted, sorted(listed.keys() - numeric.keys()))
+    return metric, {key: replace(row.item, score=_score(row, metric)) for key, row in rows.items()}
+
+
+def _score(row: Row, metric: str) -> float:
+    value = number(row.scores.get(metric))
+    if value is not None and math.isfinite(value):
+        return value
+    what = "no number" if value is None else f"{value}, which is no score,"
+    raise InputError(
+        f"{row.place}: {what} under {metric!r}, where other examples have one",
+        code="log-score",
+        hint="evaluate that example again, or leave it out of both logs",
+    )
+
+
+def head(text: str) -> str:
+    """The beginning of a text on one line."""
+    line = " ".join(text[: 4 * EXCERPT].split())
+    return line if len(line) <= EXCERPT else f"{line[: EXCERPT - 1]}…"
+
+
+def tail(text: str) -> str:
+    """The end of a text on one line."""
+    line = " ".join(text[-4 * EXCERPT :].split())
+    return line if len(line) <= EXCERPT else f"…{line[1 - EXCERPT :]}"
+
+
+def digest(value: Any) -> str:
+    """The digest of a part of a log; equal values have equal ones."""
+    return sha256_text(json.dumps(value, sort_keys=True))

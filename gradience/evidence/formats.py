@@ -1,0 +1,66 @@
+"""The formats of logs, in the order in which they are tried. A new one is a file beside this and a line here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from gradience.errors import InputError
+from gradience.evidence import lm_eval, table
+from gradience.evidence.base import Format, Log, Wanted
+from gradience.reading import check_regular
+from gradience.words import listed, printable
+
+FORMATS: tuple[Format, ...] = (
+    Format(lm_eval.NAME, lm_eval.fits, lm_eval.read),
+    Format(table.NAME, table.fits, table.read),
+)
+IN_FOLDERS = ("samples_*.jsonl",)
+"""Logs that are found in a folder, and one level below: there tools put them under the model's name."""
+MAX_FILES = 10_000
+
+
+def read_log(path: Path, wanted: Wanted) -> Log:
+    """Read the log at `path`; in a folder, the only one there is.
+
+    Raises InputError: `log-format` for what no reader knows, `log-several` and `log-none` for a folder, and what the
+    readers raise; UsageError (see `base.choose`).
+    """
+    file = _in_folder(path) if path.is_dir() else path
+    check_regular(file)
+    for form in FORMATS:
+        if form.fits(file):
+            return form.read(file, wanted)
+    raise InputError(
+        f"{file}: no log that is known here",
+        code="log-format",
+        hint=f"known are {', '.join(form.name for form in FORMATS)}; any other: write a CSV with id and score",
+    )
+
+
+def _in_folder(folder: Path) -> Path:
+    matches = sorted(_logs(folder))
+    if len(matches) == 1:
+        return matches[0]
+    names = [printable(str(match.relative_to(folder))) for match in matches]
+    raise InputError(
+        f"{folder}: {len(matches)} logs in it" + (f": {listed(names, 6)}" if names else ""),
+        code="log-several" if matches else "log-none",
+        hint="name the file" if matches else f"name a file, or a folder with one of {', '.join(IN_FOLDERS)}",
+    )
+
+
+def _logs(folder: Path) -> Iterator[Path]:
+    seen = 0
+    for where, below, names in os.walk(folder):
+        if Path(where) != folder:
+            below.clear()
+        seen += len(names) + len(below)
+        if seen > MAX_FILES:
+            raise InputError(
+                f"{folder}: more than {MAX_FILES:,} files in it",
+                code="log-several",
+                hint="name the log itself",
+            )
+        yield from (Path(where, name) for name in names if any(Path(name).match(kind) for kind in IN_FOLDERS))

@@ -1,0 +1,165 @@
+"""lm-evaluation-harness: `samples_<task>_<date>.jsonl`, as `--log_samples` writes it, and the results beside it.
+
+A line is one example under one filter. Read in lm-eval 0.4.13 (`loggers/evaluation_tracker.py`, `evaluator.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gradience.errors import InputError
+from gradience.evidence.base import Item, Log, Row, Wanted, add, choose, digest, head, scored, tail
+from gradience.evidence.text import json_lines, json_object
+from gradience.reading import MAX_SETTINGS_BYTES, read_file
+
+NAME = "lm-eval"
+SAMPLES = re.compile(r"samples_(?P<task>.+?)_(?P<date>\d{4}-\d{2}-\d{2}T[\d.\-]+)\.jsonl")
+KEYS = ("doc_id", "arguments", "filtered_resps")
+"""Of every sample, and together of no other format."""
+UNSCORED = {
+    "doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash",
+    "prompt_hash", "target_hash",
+}  # fmt: skip
+"""Keys of a sample that are no metric."""
+
+
+def fits(path: Path) -> bool:
+    """Whether the first line of the file has the keys of a sample."""
+    if path.suffix != ".jsonl":
+        return False
+    first = next(json_lines(path), None)
+    return first is not None and all(key in first[1] for key in KEYS)
+
+
+def read(path: Path, wanted: Wanted) -> Log:
+    """Read the samples of one task. Raises InputError and UsageError (see `base` and `text`)."""
+    filters: dict[str, dict[str, Row]] = {}
+    settings: set[str] = set()
+    for place, row in json_lines(path):
+        item, generation = _item(place, row)
+        settings |= generation
+        add(filters.setdefault(str(row.get("filter", "none")), {}), Row(place, item, _scores(row)))
+    chosen = choose(path, "filter", filters, wanted.filter)
+    metric, items = scored(path, filters[chosen], wanted.metric)
+    named = SAMPLES.fullmatch(path.name)
+    beside = _results(path, named["date"], named["task"]) if named else Beside()
+    if settings:
+        beside.settings["generation settings"] = " or ".join(sorted(settings))
+    return Log(
+        path,
+        NAME,
+        metric,
+        items,
+        filter=chosen if chosen != "none" else None,
+        task=named["task"] if named else None,
+        model=beside.model,
+        settings=beside.settings,
+        lower_is_better=beside.lower_is_better.get(metric),
+    )
+
+
+def _item(place: str, row: Mapping[str, Any]) -> tuple[Item, set[str]]:
+    """The example, and the settings that it was generated with, as JSON."""
+    if not isinstance(row.get("doc_id"), str | int):
+        raise InputError(
+            f"{place}: no sample of lm-eval (no doc_id)",
+            code="log-row",
+            hint="run lm-eval with --log_samples and --output_path, and name its samples_*.jsonl",
+        )
+    texts, settings = [], set()
+    for part in _arguments(row.get("arguments")):
+        if isinstance(part, dict):
+            settings.add(json.dumps(part, sort_keys=True, ensure_ascii=False))
+        else:
+            texts.append(part)
+    document = digest([row["doc"], row.get("target")]) if "doc" in row else row.get("doc_hash")
+    prompt = digest(texts) if texts else row.get("prompt_hash")
+    item = Item(
+        str(row["doc_id"]),
+        document if isinstance(document, str) else None,
+        prompt if isinstance(prompt, str) else None,
+        tail(texts[0]) if texts and isinstance(texts[0], str) else "",
+        head(_answer(row.get("filtered_resps"), texts)),
+    )
+    return item, settings
+
+
+def _arguments(requests: object) -> Iterator[Any]:
+    """What each request was made of: `{"gen_args_0": {"arg_0": prompt, "arg_1": settings}}`, older versions lists."""
+    for request in (
+        requests.values() if isinstance(requests, dict) else requests if isinstance(requests, list) else ()
+    ):
+        yield from (
+            request.values() if isinstance(request, dict) else request if isinstance(request, list) else ()
+        )
+
+
+def _answer(responses: object, texts: list[Any]) -> str:
+    """What was answered: the text; of choices (prompt and continuation in turn) the most likely one."""
+    if not isinstance(responses, list):
+        return ""
+    if len(responses) == 1:
+        return responses[0] if isinstance(responses[0], str) else ""
+    choices = texts[1::2]
+    if len(choices) != len(responses) or not all(isinstance(choice, str) for choice in choices):
+        return ""
+    return str(choices[max(range(len(choices)), key=lambda place: _likelihood(responses[place]))])
+
+
+def _likelihood(response: object) -> float:
+    """The first of `["-4.9", "False"]`."""
+    try:
+        return float(response[0])  # type: ignore[index]
+    except (IndexError, KeyError, TypeError, ValueError):
+        return -math.inf
+
+
+def _scores(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands under each metric. Versions before the list of metrics have them beside the other keys."""
+    names = row.get("metrics")
+    if not isinstance(names, list):
+        names = [key for key in row if key not in UNSCORED]
+    return {name: row[name] for name in names if isinstance(name, str) and name in row}
+
+
+# ---------------------------------------------------------------- the results beside the samples
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What `results_<date>.json` says of a task."""
+
+    settings: dict[str, str] = field(default_factory=dict)
+    model: str | None = None
+    lower_is_better: dict[str, bool] = field(default_factory=dict)
+
+
+def _results(path: Path, date: str, task: str) -> Beside:
+    """Read the results that lie beside samples; nothing where none do."""
+    results = path.with_name(f"results_{date}.json")
+    if not results.is_file():
+        return Beside()
+    content = json_object(read_file(results, MAX_SETTINGS_BYTES), str(results))
+    names = {"n-shot": "few-shot examples", "versions": "task version"}
+    said = {name: _within(content, key).get(task) for key, name in names.items()}
+    higher = _within(_within(content, "higher_is_better"), task)
+    config = _within(content, "config")
+    arguments = config.get("model_args")
+    if isinstance(arguments, dict):  # older versions write `pretrained=…,dtype=…`
+        arguments = ",".join(f"{key}={value}" for key, value in arguments.items())
+    return Beside(
+        {name: str(value)[:100] for name, value in said.items() if isinstance(value, str | int | float)},
+        arguments if isinstance(arguments, str) and arguments else None,
+        {metric: not is_higher for metric, is_higher in higher.items() if isinstance(is_higher, bool)},
+    )
+
+
+def _within(value: Mapping[str, Any], key: str) -> dict[str, Any]:
+    inner = value.get(key)
+    return inner if isinstance(inner, dict) else {}

@@ -1,0 +1,117 @@
+"""Two logs -> pairs of scores. What was not asked the same of both is refused, with both values named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from gradience.errors import InputError, UsageError
+from gradience.evidence.base import Item, Log
+from gradience.words import counted, listed, printable
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One example in both logs."""
+
+    a: Item
+    b: Item
+
+
+def paired(a: Log, b: Log) -> tuple[Pair, ...]:
+    """Return the pairs in A's order.
+
+    Raises InputError: `logs-differ` where task, metric, settings, documents or prompts are others, `logs-missing` where
+    an example is in one log alone, `log-no-pairs`.
+    """
+    for what, one, other in _compared(a, b):
+        if one != other:
+            raise InputError(
+                f"{a.path} and {b.path}: another {what}: {_shown(one)} and {_shown(other)}",
+                code="logs-differ",
+                hint="evaluate both with the same tool, task and settings: else the difference is not the model's",
+            )
+    _check_ids(a, b)
+    pairs = tuple(Pair(item, b.items[key]) for key, item in a.items.items())
+    if len(pairs) < 2:
+        raise InputError(
+            f"{a.path} and {b.path}: {len(pairs)} example in them: an interval needs two or more",
+            code="log-no-pairs",
+            hint="evaluate more examples; `gradience evidence` says how many a claim needs",
+        )
+    _check_texts(a, b, "document", ((pair.a.id, pair.a.document, pair.b.document) for pair in pairs))
+    _check_texts(a, b, "prompt", ((pair.a.id, pair.a.prompt, pair.b.prompt) for pair in pairs))
+    return pairs
+
+
+def lower_is_better(a: Log, b: Log, asked: bool | None) -> bool:
+    """Return which way is better: as the logs say, or as it was asked for. Raises UsageError (`log-direction`)."""
+    for log in (a, b):
+        if log.lower_is_better is None:
+            continue
+        if asked is not None and asked != log.lower_is_better:
+            better = "lower" if log.lower_is_better else "higher"
+            raise UsageError(
+                f"{log.path}: {better} is better, says the log of its {log.metric}",
+                code="log-direction",
+                hint="leave --lower-is-better out" if not log.lower_is_better else "add --lower-is-better",
+            )
+        asked = log.lower_is_better
+    return bool(asked)
+
+
+def unchecked(a: Log, b: Log, pairs: Iterable[Pair]) -> list[str]:
+    """What could not be compared, since a log does not tell it."""
+    notes = [f"{name}: {note}" for name, log in (("A", a), ("B", b)) for note in log.notes]
+    pair = next(iter(pairs))
+    if None in (pair.a.prompt, pair.b.prompt) and None in (pair.a.document, pair.b.document):
+        notes.append("the logs hold no prompts: that both were asked the same is taken from the ids")
+    elif None in (pair.a.prompt, pair.b.prompt):
+        notes.append("the logs hold no prompts: that both got the same instructions is not checked")
+    alone = a.settings.keys() ^ b.settings.keys()
+    if alone:
+        notes.append(f"only one log tells: {', '.join(sorted(alone))}; not compared")
+    return notes
+
+
+def _compared(a: Log, b: Log) -> Iterator[tuple[str, str, str]]:
+    yield "format of logs", a.format, b.format
+    if a.task is not None and b.task is not None:
+        yield "task", a.task, b.task
+    yield "metric", a.metric, b.metric
+    yield "filter", a.filter or "none", b.filter or "none"
+    for name in a.settings.keys() & b.settings.keys():
+        yield name, a.settings[name], b.settings[name]
+
+
+def _shown(value: str) -> str:
+    return printable(value if len(value) <= 300 else f"{value[:299]}…")
+
+
+def _check_ids(a: Log, b: Log) -> None:
+    only_a = [key for key in a.items if key not in b.items]
+    only_b = [key for key in b.items if key not in a.items]
+    if only_a or only_b:
+        raise InputError(
+            f"{counted(len(only_a), 'example')} only in {a.path}{_first(only_a)}, {len(only_b)} only in"
+            f" {b.path}{_first(only_b)}; {len(a.items) - len(only_a)} in both",
+            code="logs-missing",
+            hint="evaluate both on the same examples, to the end: those that are missing may be the hard ones",
+        )
+
+
+def _first(ids: list[str]) -> str:
+    return f" ({listed([printable(key[:60]) for key in ids], 3)})" if ids else ""
+
+
+def _check_texts(a: Log, b: Log, what: str, rows: Iterable[tuple[str, str | None, str | None]]) -> None:
+    known = [(key, one == other) for key, one, other in rows if one is not None and other is not None]
+    differ = [key for key, same in known if not same]
+    if differ:
+        raise InputError(
+            f"{a.path} and {b.path}: {len(differ)} of {len(known)} examples have another {what} in B{_first(differ)}",
+            code="logs-differ",
+            hint="compare logs of one version of the task, with the same template, few-shot examples and seed"
+            if what == "prompt"
+            else "compare logs of one version of the task: the same ids stand for other examples here",
+        )

@@ -1,0 +1,70 @@
+"""JSON and JSON lines of logs: bounded objects, no key twice. NaN may stand in them: tools write it beside scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gradience.adapters.strict_json import has_half_characters, is_deep
+from gradience.errors import InputError
+from gradience.reading import MAX_DATA_BYTES, open_stream
+
+MAX_LINE = 64 * 2**20
+"""Bytes of one example: a prompt of 100,000 tokens has about 0.5 MB."""
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every line of a file as its place (`a.jsonl: line 3`) and its object; empty lines are left out.
+
+    Raises InputError (`log-row`, and what `open_stream` raises).
+    """
+    with open_stream(path, limit=MAX_DATA_BYTES) as file:
+        line = 0
+        while text := file.readline(MAX_LINE + 1):
+            line += 1
+            place = f"{path}: line {line}"
+            if len(text) > MAX_LINE:
+                raise InputError(
+                    f"{place}: longer than {MAX_LINE:,} bytes",
+                    code="log-row",
+                    hint="a log has one example a line",
+                )
+            if text.strip():
+                yield place, json_object(text, place)
+
+
+def json_object(text: bytes, place: str) -> dict[str, Any]:
+    """The object that a text of JSON is. Raises InputError (`log-row`)."""
+    try:
+        decoded = text.decode("utf-8")
+        value = json.loads(decoded, object_pairs_hook=_once)
+        if is_deep(value):
+            raise RecursionError
+        if has_half_characters(decoded, value):
+            raise ValueError("half of a character (a lone surrogate)")
+    except UnicodeDecodeError as error:
+        raise _bad(place, f"not UTF-8 (byte {error.start})") from None
+    except RecursionError:
+        raise _bad(place, "nested too deeply") from None
+    except ValueError as error:  # JSONDecodeError, and integers of thousands of digits
+        raise _bad(place, getattr(error, "msg", str(error))[:200]) from None
+    if not isinstance(value, dict):
+        raise _bad(place, "not a JSON object")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
+        raise ValueError("a key occurs twice, and two readers could take different values")
+    return unique
+
+
+def _bad(place: str, what: str) -> InputError:
+    return InputError(
+        f"{place}: {what}",
+        code="log-row",
+        hint="copy the log again, or let the tool write it again: a log that was cut off is not compared",
+    )

@@ -1,0 +1,122 @@
+"""Two logs of an evaluation -> EvidenceReport: `gradience evidence`, and `compare_logs` in Python."""
+
+from __future__ import annotations
+
+import os
+
+from gradience.arguments import integer_argument, number_argument, path_argument
+from gradience.artifacts.evidence import EvidenceReport, LogFacts
+from gradience.artifacts.run import Stopwatch
+from gradience.artifacts.shared_names import path_text, sentence_text
+from gradience.digests import sha256_file
+from gradience.errors import UsageError, require
+from gradience.evidence.base import Log, Wanted
+from gradience.evidence.formats import read_log
+from gradience.evidence.outcome import binary, flips_of, outcome_of
+from gradience.evidence.pairing import lower_is_better as direction_of
+from gradience.evidence.pairing import paired, unchecked
+from gradience.evidence.sentences import verdict_of
+
+DEFAULT_MARGIN = 0.025
+"""2.5 points, as the safety policy of Bench has it."""
+DEFAULT_FLIPS = 5
+
+
+def compare_logs(
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    *,
+    margin: float | None = None,
+    metric: str | None = None,
+    filter: str | None = None,
+    lower_is_better: bool | None = None,
+    flips: int = DEFAULT_FLIPS,
+    command: str = "",
+) -> EvidenceReport:
+    """Compare two logs of the same examples, and return the difference of their scores and what it shows.
+
+    >>> report = compare_logs("probe.csv", "truncated.csv", margin=0.01)
+    >>> report.grade, report.n, round(report.low, 4), round(report.high, 4)
+    ('B', 2186, -0.0029, 0.004)
+
+    a: the reference: samples of lm-eval, or a CSV, TSV or JSON lines with `id` and `score`.
+    b: the candidate, of the same kind.
+    margin: how much worse B may be, in the score's units; 0.025 for scores between 0 and 1 of which more is better.
+    metric, filter: which score, where a log has several.
+    lower_is_better: None for what the logs say; more is better where they say nothing.
+    flips: how many examples that B lost, and that it gained, the report holds.
+
+    Raises InputError where one cannot be read, or where the two were not asked the same; UsageError where a choice is
+    missing; MissingExtra without scipy.
+    """
+    require("scipy", extra="stats")
+    paths = path_argument("a", a), path_argument("b", b)
+    shown = integer_argument("flips", flips)
+    given = None if margin is None else number_argument("margin", margin)
+    watch = Stopwatch(command)
+    wanted = Wanted(metric, filter)
+    left, right = (read_log(path, wanted) for path in paths)
+    pairs = paired(left, right)
+    lower = direction_of(left, right, lower_is_better)
+    bounded = all(0 <= item.score <= 1 for pair in pairs for item in (pair.a, pair.b))
+    allowed = _margin(given, left.metric, bounded=bounded, lower_is_better=lower)
+    result = outcome_of(pairs, allowed, lower_is_better=lower)
+    n_lost, n_gained, rows = flips_of(pairs, max(shown, 0), lower_is_better=lower)
+    facts = [_facts(left), _facts(right)]
+    notes = unchecked(left, right, pairs)
+    if facts[0].sha256 == facts[1].sha256:
+        notes.append("A and B are the same file")
+    if result.flat:
+        notes.append("all differences are equal: an interval without width says nothing about other examples")
+    return EvidenceReport(
+        a=facts[0],
+        b=facts[1],
+        task=left.task if left.task == right.task else None,
+        metric=left.metric,
+        filter=left.filter,
+        lower_is_better=lower,
+        n=len(pairs),
+        delta=result.delta,
+        low=result.low,
+        high=result.high,
+        margin=allowed,
+        bounds=result.bounds,
+        table=result.table,
+        planning=result.planning,
+        grade=result.grade,
+        verdict=verdict_of(result, len(pairs), allowed, lower_is_better=lower, shares=binary(pairs)),
+        n_lost=n_lost,
+        n_gained=n_gained,
+        flips=rows,
+        notes=tuple(notes),
+        run=watch.run_info(),
+    )
+
+
+def _margin(given: float | None, metric: str, *, bounded: bool, lower_is_better: bool) -> float:
+    """The margin, positive. Raises UsageError: `no-margin` where 2.5 points mean nothing, `bad-margin`."""
+    if given is None:
+        if bounded and not lower_is_better:
+            return DEFAULT_MARGIN
+        raise UsageError(
+            f"no default says how much worse {metric} may be",
+            code="no-margin",
+            hint=f"say it in the units of {metric}, as it was planned: --margin 0.05",
+        )
+    if not 0 < given < float("inf") or (bounded and given >= 1):
+        raise UsageError(
+            f"a margin of {given} makes no sense here",
+            code="bad-margin",
+            hint="a positive number in the units of the score: --margin 0.025 is 2.5 points of 0/1 scores",
+        )
+    return given
+
+
+def _facts(log: Log) -> LogFacts:
+    return LogFacts(
+        path=path_text(log.path),
+        sha256=sha256_file(log.path),
+        format=log.format,
+        model=None if log.model is None else sentence_text(log.model),
+        mean=sum(item.score for item in log.items.values()) / len(log.items),
+    )

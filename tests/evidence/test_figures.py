@@ -1,0 +1,149 @@
+"""The figures of two logs, against scipy, a count by hand and the definitions of the grades."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from log_files import counts, table
+
+from gradience import compare_logs
+from gradience.errors import UsageError
+from gradience.statistics import PairedTable, power, tango
+
+
+def test_a_table_counted_by_hand(tmp_path):
+    """162 and 158 of 200 correct: 12 lost and 8 gained are −4 of 200, −2 points."""
+    report = compare_logs(*counts(tmp_path, 150, 12, 8, 30))
+    assert (report.n, report.delta, report.n_lost, report.n_gained) == (200, -0.02, 12, 8)
+    assert (report.a.mean, report.b.mean) == (0.81, 0.79)
+    assert (report.table.n11, report.table.n10, report.table.n01, report.table.n00) == (150, 12, 8, 30)
+    assert report.table.mcnemar_p == pytest.approx(scipy.stats.binomtest(8, 20).pvalue)
+    low, high = tango(PairedTable(150, 12, 8, 30))
+    assert (report.low, report.high) == pytest.approx((low, high))
+    assert report.planning.variance == 0.1
+    assert power(report.planning.examples_80, 0.1, 0.025) == pytest.approx(0.8, abs=1e-3)
+    assert power(200, 0.1, report.planning.margin_90) == pytest.approx(0.9)
+
+
+def test_scores_that_are_no_counts_against_scipy(tmp_path):
+    draw = np.random.default_rng(7)
+    a = draw.normal(size=60).round(6)
+    b = (a + draw.normal(0.05, 0.3, size=60)).round(6)
+    report = compare_logs(
+        table(tmp_path / "a.csv", a), table(tmp_path / "b.csv", b), margin=0.1, lower_is_better=False
+    )
+    test = scipy.stats.ttest_rel(b, a)
+    low, high = test.confidence_interval(0.95)
+    assert (report.delta, report.low, report.high) == pytest.approx(((b - a).mean(), low, high))
+    one_sided = scipy.stats.ttest_1samp(b - a, -0.1, alternative="greater")
+    assert report.bounds.p_value == pytest.approx(one_sided.pvalue)
+    assert report.bounds.low == pytest.approx(scipy.stats.ttest_rel(b, a).confidence_interval(0.9).low)
+    assert report.table is None
+    variance = (b - a).var(ddof=1)
+    assert report.planning.variance == pytest.approx(variance)
+    # 6.1826 = (1.6449 + 0.8416)^2, of the normal quantiles at 95 % and 80 %
+    assert report.planning.examples_80 == math.ceil(variance * 6.1826 / 0.1**2)
+    assert report.planning.margin_80 == pytest.approx(math.sqrt(variance * 6.1826 / 60), rel=1e-4)
+
+
+def test_where_lower_is_better_the_same_difference_reads_the_other_way_round(tmp_path):
+    """Losses, and the same with the sign turned: Δ and its interval turn, p, grade and power stay."""
+    draw = np.random.default_rng(3)
+    a = draw.gamma(2.0, size=80).round(6)
+    b = (a + draw.normal(0.02, 0.1, size=80)).round(6)
+    losses = table(tmp_path / "a.csv", a), table(tmp_path / "b.csv", b)
+    gains = table(tmp_path / "c.csv", -a), table(tmp_path / "d.csv", -b)
+    down = compare_logs(*losses, margin=0.05, lower_is_better=True)
+    up = compare_logs(*gains, margin=0.05)
+    assert (down.delta, down.low, down.high) == pytest.approx((-up.delta, -up.high, -up.low))
+    assert (down.bounds.low, down.bounds.high) == pytest.approx((-up.bounds.high, -up.bounds.low))
+    assert (down.grade, down.bounds.p_value) == (up.grade, pytest.approx(up.bounds.p_value))
+    assert (
+        (down.n_lost, down.n_gained) == (up.n_lost, up.n_gained) == (int((b > a).sum()), int((b < a).sum()))
+    )
+    assert down.planning.examples_80 == up.planning.examples_80
+
+
+def test_errors_as_zeros_and_ones_count_as_correct_where_they_are_zero(tmp_path):
+    report = compare_logs(*counts(tmp_path, 30, 8, 12, 150), margin=0.025, lower_is_better=True)
+    same = compare_logs(*counts(tmp_path, 150, 12, 8, 30), margin=0.025)
+    assert report.table == same.table
+    assert (report.delta, report.low, report.high) == pytest.approx((0.02, -same.high, -same.low))
+    assert report.bounds.p_value == same.bounds.p_value
+
+
+@pytest.mark.parametrize(
+    ("cells", "margin", "grade"),
+    [
+        ((900, 10, 10, 80), 0.025, "B"),
+        ((150, 12, 8, 30), 0.025, "C"),
+        ((700, 120, 20, 160), 0.025, "D"),
+        ((700, 120, 20, 160), 0.5, "B"),
+        ((700, 10, 90, 200), 0.025, "B"),
+    ],
+    ids=["equal", "few", "worse", "worse-but-allowed", "better"],
+)
+def test_the_grade_is_where_the_bounds_lie(tmp_path, cells, margin, grade):
+    report = compare_logs(*counts(tmp_path, *cells), margin=margin)
+    bounds = tango(PairedTable(*cells), 0.90)
+    expected = "B" if bounds.low > -margin else "D" if bounds.high < -margin else "C"
+    assert report.grade == expected == grade
+    assert (report.bounds.p_value < 0.05) == (grade == "B")
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        ((900, 10, 10, 80), "as good as A, within the allowed 2.5 points"),
+        ((150, 12, 8, 30), "do not decide: B may be up to 5.94 points worse"),
+        ((700, 120, 20, 160), "worse than A by more than the allowed 2.5 points: by at least"),
+        ((700, 10, 90, 200), "not worse (95 % confidence); it is better by at least"),
+    ],
+)
+def test_the_verdict_is_a_sentence_with_the_numbers_that_it_hangs_on(tmp_path, cells, words):
+    assert words in compare_logs(*counts(tmp_path, *cells)).verdict
+
+
+def test_equal_differences_show_nothing(tmp_path):
+    """Student's interval of 60 equal differences has no width: no evidence for other examples."""
+    a = [number / 7 + 1 for number in range(60)]
+    report = compare_logs(table(tmp_path / "a.csv", a), table(tmp_path / "b.csv", a), margin=0.1)
+    assert (report.grade, report.planning.variance) == ("C", None)
+    assert any("without width" in note for note in report.notes)
+    answers = [1, 0] * 500  # of counts Tango's interval has a width even where none differs
+    same = compare_logs(table(tmp_path / "a.csv", answers), table(tmp_path / "c.csv", answers))
+    assert (same.grade, same.n_lost, same.n_gained) == ("B", 0, 0)
+    assert same.low < 0 < same.high
+
+
+@pytest.mark.parametrize(
+    ("scores", "options", "code"),
+    [
+        ([3.0, 4.0, 2.5], {}, "no-margin"),
+        ([0.5, 0.25, 1.0], {"lower_is_better": True}, "no-margin"),
+        ([0.5, 0.25, 1.0], {"margin": 0.0}, "bad-margin"),
+        ([0.5, 0.25, 1.0], {"margin": 2.5}, "bad-margin"),
+        ([3.0, 4.0, 2.5], {"margin": float("nan")}, "bad-margin"),
+    ],
+)
+def test_a_margin_must_mean_something(tmp_path, scores, options, code):
+    a = table(tmp_path / "a.csv", scores)
+    b = table(tmp_path / "b.csv", scores[::-1])
+    with pytest.raises(UsageError) as caught:
+        compare_logs(a, b, **options)
+    assert caught.value.code == code
+
+
+def test_flips_are_those_that_differ_most(tmp_path):
+    a = table(tmp_path / "a.csv", [0.9, 0.8, 0.7, 0.6, 0.5], answer=["x"] * 5)
+    b = table(tmp_path / "b.csv", [0.9, 0.2, 0.6, 0.9, 0.6], answer=["y"] * 5)
+    report = compare_logs(a, b, flips=1)
+    assert [(flip.id, flip.change, flip.answer_a) for flip in report.flips] == [
+        ("q1", "lost", "x"),
+        ("q3", "gained", "x"),
+    ]
+    assert (report.n_lost, report.n_gained) == (2, 2)
+    assert compare_logs(a, b, flips=0).flips == ()

@@ -1,0 +1,97 @@
+"""Two logs on the screen and as Markdown: the drawn interval, words for every grade, and no line too wide."""
+
+from __future__ import annotations
+
+import pytest
+
+from gradience import EvidenceReport
+from gradience.artifacts.evidence import Flip, LogFacts, Planning
+from gradience.artifacts.graded import Bounds, PairedEvidence
+from gradience.artifacts.run import Stopwatch
+from gradience.report.evidence import evidence_text, interval_lines
+from gradience.statistics import PairedTable
+
+
+def two_logs(**more):
+    """150 of 200 examples correct with both, 12 with A alone, 8 with B alone."""
+    log = {"sha256": "a" * 64, "format": "lm-eval", "model": "base"}
+    flip = {"id": "q1", "score_a": 1, "score_b": 0, "excerpt": "1 + 1 =", "answer_a": "2", "answer_b": "3"}
+    table = PairedEvidence.of(PairedTable(150, 12, 8, 30))
+    facts = {
+        "a": LogFacts(path="a.jsonl", mean=0.81, **log),
+        "b": LogFacts(path="b.jsonl", mean=0.79, **log),
+        "task": "gsm8k",
+        "metric": "exact_match",
+        "filter": "strict-match",
+        "lower_is_better": False,
+        "n": 200,
+        "delta": -0.02,
+        "low": table.low,
+        "high": table.high,
+        "margin": 0.025,
+        "bounds": Bounds(low=-0.0594, high=0.018, p_value=0.41),
+        "table": table,
+        "planning": Planning(
+            variance=0.1, examples_80=990, examples_90=1371, margin_80=0.0556, margin_90=0.0654
+        ),
+        "grade": "C",
+        "verdict": "These 200 examples do not decide.",
+        "n_lost": 12,
+        "n_gained": 8,
+        "flips": (Flip(change="lost", **flip),),
+        "notes": (),
+        "run": Stopwatch().run_info(),
+    }
+    return EvidenceReport(**(facts | more))
+
+
+SCORES = {"table": None, "metric": "nll", "lower_is_better": True, "delta": 0.004, "low": -0.01, "high": 0.018,
+          "margin": 0.05, "bounds": Bounds(low=-0.007, high=0.016, p_value=1e-9), "grade": "B"}  # fmt: skip
+
+
+def test_the_interval_is_drawn_where_it_lies():
+    line, zero, margin = interval_lines(two_logs(delta=-0.02, low=-0.06, high=0.02))
+    drawn = line[7:50]
+    assert (drawn.index("–"), drawn.index("○"), drawn.rindex("–")) == (2, 15, 27)
+    middle = zero.index("▏") - 7
+    assert (middle, len(drawn)) == (21, 43)  # ±6.6 points: 21 columns to each side
+    assert margin.index("▏") - 7 == round(21 - 21 * 0.025 / 0.066)
+    assert margin.endswith("▏−2.50 points: the margin")
+
+
+def test_where_lower_is_better_the_margin_lies_above_zero():
+    line, zero, margin = interval_lines(two_logs(**SCORES))
+    assert line.startswith("better ")
+    assert zero.index("▏") < margin.index("▏")
+    assert margin.endswith("+0.0500: the margin ▏")
+
+
+def test_what_counts_have_and_scores_have_not():
+    counts, scores = evidence_text(two_logs()), " ".join(evidence_text(two_logs(**SCORES)).split())
+    assert "A         81.0 %, 162 / 200 (the reference)" in counts
+    assert "A correct        150       12" in counts
+    assert "B correct" not in scores
+    assert "p = below 0.0001" not in scores
+    assert "p below 0.0001 against a loss of 0.0500 or more" in scores
+    assert "nll · strict-match, lower is better" in scores
+
+
+@pytest.mark.parametrize(("grade", "words"), [("B", "supported"), ("C", "neither shown"), ("D", "inferior")])
+def test_every_grade_has_its_words(grade, words):
+    assert f"grade {grade}: {words}" in evidence_text(two_logs(grade=grade))
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_no_line_is_wider_than_the_terminal(width):
+    long = Flip(
+        id="q1", change="lost", score_a=1, score_b=0, excerpt="e" * 100, answer_a="a" * 100, answer_b="b"
+    )
+    shown = evidence_text(two_logs(flips=(long,)), width=width)
+    assert max(map(len, shown.splitlines())) <= width
+
+
+def test_markdown_has_the_same_sections():
+    page = two_logs().to_markdown()
+    assert "## Is B as good as A?" in page
+    assert "| A correct | 150 | 12 |" in page
+    assert "```" in page  # the drawing
