@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from fractions import Fraction
 from typing import Any
 
@@ -19,6 +20,7 @@ from gradience.artifacts.bench import (
     TrainingFacts,
 )
 from gradience.artifacts.bench_plan import DataSplit
+from gradience.artifacts.packed import pack
 from gradience.artifacts.run import RunInfo
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import bench_plan, plan_digest
@@ -70,6 +72,13 @@ def pairs(n: int, probe: int, only_probe: int, only_variant: int) -> Pairs:
     )
 
 
+def answers(n: int, probe: int, seed: int, name: str = "", changed: tuple[int, int] = (0, 0)) -> list[bool]:
+    """Which examples are correct: the probe's easiest; a variant has lost and won some, drawn by its name."""
+    draw = random.Random(f"{seed} {name}")
+    lost, won = draw.sample(range(probe), changed[0]), draw.sample(range(probe, n), changed[1])
+    return [(place < probe or place in won) and place not in lost for place in range(n)]
+
+
 def training(seed: int, name: str) -> TrainingFacts:
     return TrainingFacts(
         steps=1200,
@@ -93,6 +102,7 @@ def probe_of(seed: int, *, correct: int, n: int, gate: str, rank: int = 64, **mo
         "n": n,
         "correct": correct,
         "score": correct / n,
+        "correct_examples": pack(answers(n, correct, seed)),
         "records": "probe/eval/answers.records.jsonl",
         "records_sha256": f"records-{seed}",
         "training": training(seed, "probe"),
@@ -112,6 +122,15 @@ def variant_measures(planned: PlannedVariant, seed: int, counts: Pairs, **more: 
         "n": counts.n,
         "correct": counts.both_correct + counts.only_variant_correct,
         "score": (counts.both_correct + counts.only_variant_correct) / counts.n,
+        "correct_examples": pack(
+            answers(
+                counts.n,
+                counts.both_correct + counts.only_probe_correct,
+                seed,
+                planned.name,
+                (counts.only_probe_correct, counts.only_variant_correct),
+            )
+        ),
         "records": f"{planned.name}/eval/answers.records.jsonl",
         "records_sha256": f"records-{planned.name}-{seed}",
         "training": training(seed, planned.name) if planned.making.name == "retrain" else None,

@@ -6,6 +6,8 @@ here, and the records that the counts were made from are named with their digest
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, ClassVar, Literal
 
@@ -13,6 +15,8 @@ from pydantic import Field, model_validator
 
 from gradience.artifacts.base import Float12, Part, round_significant
 from gradience.artifacts.bench_plan import DataSplit, Policy, Share
+from gradience.artifacts.graded import Ladder, PairedEvidence, VariantEvidence
+from gradience.artifacts.packed import unpack
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
 from gradience.words import counted
@@ -91,6 +95,9 @@ class Measures(Part):
     correct: int
     score: Float12
     """correct / n."""
+    correct_examples: str | None = None
+    """Which ones: a bit for each in the order of the records, the first the highest bit of the first byte, in base64.
+    The same example has the same place in every seed. Null in files of earlier versions."""
     metrics: dict[str, Float12] = Field(default_factory=dict)
     """What else the task reports: F1, another way of finding the answer."""
     cut_off: int = 0
@@ -114,7 +121,14 @@ class Measures(Part):
             raise ValueError(f"{self.correct} correct of {counted(self.n, 'example')}")
         if self.score != round_significant(self.correct / self.n):
             raise ValueError(f"score {self.score} is not {self.correct}/{self.n}")
+        answers = self.answers()
+        if answers is not None and sum(answers) != self.correct:
+            raise ValueError(f"{sum(answers)} correct by `correct_examples`, and {self.correct} by `correct`")
         return self
+
+    def answers(self) -> tuple[bool, ...] | None:
+        """Whether each example is correct, in the order of the records; None where the file does not say."""
+        return None if self.correct_examples is None else unpack(self.correct_examples, self.n)
 
 
 class Probe(Measures):
@@ -143,6 +157,17 @@ class Pairs(Part):
     only_probe_correct: int
     only_variant_correct: int
     both_wrong: int
+
+    @classmethod
+    def of(cls, probe: Sequence[bool], variant: Sequence[bool]) -> Pairs:
+        """Count the answers of two, in the same order."""
+        counts = Counter(zip(probe, variant, strict=True))
+        return cls(
+            both_correct=counts[True, True],
+            only_probe_correct=counts[True, False],
+            only_variant_correct=counts[False, True],
+            both_wrong=counts[False, False],
+        )
 
     @property
     def n(self) -> int:
@@ -211,6 +236,11 @@ class VariantResult(Part):
     """Variant − probe, as a share of the examples."""
     delta_exact: str | None = None
     """The same as counted: `-5/200`."""
+    paired: PairedEvidence | None = None
+    """How sure the difference is, by this seed alone. Null without counts, and in files of earlier versions."""
+    evidence: VariantEvidence | None = None
+    """How sure the verdict is. Null where several seeds are planned, which are graded together, of a smoke run, and in
+    files of earlier versions."""
     divergence: DivergenceSummary | None = None
 
     @property
@@ -240,7 +270,21 @@ class VariantResult(Part):
             raise ValueError(f"{self.name}: pairs and `correct` disagree")
         if self.delta_exact != self.pairs.delta_exact:
             raise ValueError(f"{self.name}: delta_exact is not {self.pairs.delta_exact}")
+        if self.paired is not None and _table(self.paired) != _table(self.pairs):
+            raise ValueError(f"{self.name}: `paired` and `pairs` disagree")
         return self
+
+
+def _table(pairs: Pairs | PairedEvidence) -> tuple[int, int, int, int]:
+    """Both correct, only the probe, only the variant, both wrong."""
+    if isinstance(pairs, Pairs):
+        return (
+            pairs.both_correct,
+            pairs.only_probe_correct,
+            pairs.only_variant_correct,
+            pairs.both_wrong,
+        )
+    return pairs.n11, pairs.n10, pairs.n01, pairs.n00
 
 
 class Best(Part):
@@ -293,8 +337,21 @@ class Bench(Report):
     """Null where the probe did not reach its gate: nothing is suggested from such a probe."""
     variants: tuple[VariantResult, ...]
     best: Best | None
+    ladder: Ladder | None = None
+    """The smallest rank that holds in this one run; null where none was planned, or several seeds are."""
     notes: tuple[str, ...] = ()
     run: RunInfo
+
+    @model_validator(mode="after")
+    def _pairs_are_those_of_the_answers(self) -> Bench:
+        probe = self.probe.answers() if self.probe else None
+        for result in self.variants:
+            answers = result.measures.answers() if result.measures else None
+            if probe is None or answers is None or result.pairs is None:
+                continue
+            if len(probe) != len(answers) or Pairs.of(probe, answers) != result.pairs:
+                raise ValueError(f"{result.name}: `correct_examples` and `pairs` disagree")
+        return self
 
     @property
     def candidates(self) -> tuple[VariantResult, ...]:
@@ -302,7 +359,7 @@ class Bench(Report):
         return tuple(result for result in self.variants if result.is_candidate)
 
     @property
-    def ladder(self) -> tuple[VariantResult, ...]:
+    def rungs(self) -> tuple[VariantResult, ...]:
         """The rungs among the variants."""
         return tuple(result for result in self.variants if result.is_rung)
 

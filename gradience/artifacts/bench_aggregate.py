@@ -9,6 +9,7 @@ from pydantic import Field
 from gradience.artifacts.base import Float12, Part
 from gradience.artifacts.bench import Status
 from gradience.artifacts.bench_plan import DataSplit, Policy, Share
+from gradience.artifacts.graded import AnswerCounts, Ladder, Noise, VariantEvidence
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
 
@@ -92,6 +93,10 @@ class VariantSummary(Part):
     mean_reduction: Float12 | None
     """LoRA parameters saved, over the seeds in which its ranks are known."""
     seeds: tuple[VariantSeed, ...]
+    evidence: VariantEvidence | None = None
+    """How sure the verdict is. Null in files of earlier versions."""
+    answers: AnswerCounts | None = None
+    """What happened to its answers; null without any, and in files of earlier versions."""
 
     @property
     def is_control(self) -> bool:
@@ -161,9 +166,18 @@ class BenchAggregate(Report):
     probe_rank: int | None
     probe: Spread | None
     """Null where no seed has a probe."""
+    probe_answers: AnswerCounts | None = None
+    """What happened to the probes' answers; null without any, and in files of earlier versions."""
     variants: tuple[VariantSummary, ...]
     """Controls last."""
     best: BestVariant | None
+    ladder: Ladder | None = None
+    """The smallest rank that holds; null where none was planned."""
+    noise: Noise | None = None
+    """How much differs although nothing was made smaller. Null in files of earlier versions."""
+    records_verified: bool | None = None
+    """Whether the counts were known to be those of the records: counted from them by the same process, or verified.
+    Null in files of earlier versions."""
     conditions: tuple[Condition, ...]
     """Of a claim. Whether they are met says nothing about the verdict."""
     notes: tuple[str, ...]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field
 
 from gradience.artifacts.base import Float12, Part
-from gradience.artifacts.bench_plan import Share
+from gradience.artifacts.bench_plan import LadderBound, LadderKind, Share
 
 if TYPE_CHECKING:  # scipy is loaded where something is computed, not where a file is read
     from fractions import Fraction
@@ -154,9 +154,10 @@ class NextGrade(Part):
 
     grade: Grade
     examples: int | None
-    """With as many seeds as now, for a chance of 80 % if both are equally good; null where no number is enough."""
+    """With as many seeds as now (A: at least three), for a chance of 80 % if the true difference is the one that was
+    seen, or 0 where that is above 0. Null where no number is enough."""
     seeds: int | None
-    """With as many examples as now; null where 100 are not enough."""
+    """With as many examples as now, for the same; null where 100 are not enough."""
     obstacles: tuple[str, ...] = ()
     """What neither more seeds nor more examples change, in words."""
 
@@ -180,3 +181,93 @@ class NoiseFloor(Part):
             delta_sd=floor.delta_sd,
             largest_delta=floor.largest_delta,
         )
+
+
+class VariantEvidence(Part):
+    """How sure the verdict on one variant is."""
+
+    grade: Grade | None
+    """Null for a control, and for what was not made: nothing is claimed of it."""
+    reason: str
+    """In one sentence; empty without a grade."""
+    pooled: PooledEvidence | None
+    """Null where the answers, example by example, are not known."""
+    adjusted_p: Probability | None
+    """Of the claim about a new run: Holm's over all candidates of the plan; of a rung, the largest down to it. Null for
+    one seed, and for controls."""
+    family: int | None
+    """How many claims it is adjusted for."""
+    policy: OperatingCharacteristics | None
+    next_grade: NextGrade | None
+    """Null for A, D and X, and without a grade."""
+
+
+class AnswerCounts(Part):
+    """What happened to the answers of one adapter, over all seeds that have some."""
+
+    n: int
+    """Answers."""
+    failed_extractions: int
+    """Outputs in which no answer was found; they count as wrong."""
+    cut_off: int
+    """Outputs that ended at `max_new_tokens`."""
+    truncated: int
+    """Inputs that were too long and were cut."""
+
+
+class Noise(Part):
+    """What differs although nothing was made smaller."""
+
+    probes: NoiseFloor | None
+    """The probes of different seeds against each other, on the same examples."""
+    rewrite: NoiseFloor | None
+    """The rewrite control `aa` against the probe of its seed: the same update in other factors."""
+
+
+RungStatus = Literal["shown", "not shown", "not tested", "not smaller"]
+
+
+class Rung(Part):
+    """One step of the ladder."""
+
+    name: str
+    """Of the result."""
+    rung: int | float
+    """A rank, or the share of each module's energy that is kept."""
+    status: RungStatus
+    """`not smaller`: no rank is below the probe's. `not tested`: the sequence had stopped above it; what its row of the
+    variants says is exploratory."""
+    reason: str = ""
+    """Why it could not be tested."""
+    delta: Float12 | None
+    low: Float12 | None
+    """The lower bound that was held against the margin."""
+    p_value: Probability | None
+
+
+class NextRung(Part):
+    """What the first rung that was not shown would have needed, for a chance of 80 % if its true difference is the one
+    that was seen, or 0 where that is above 0."""
+
+    name: str
+    examples: int | None
+    """With as many seeds as there were; null where no number is enough."""
+    seeds: int | None
+    """With as many examples as there were; null where 100 are not enough."""
+
+
+class Ladder(Part):
+    """The smallest rank that holds: tested from the top, each at the full level, until one is not shown."""
+
+    kind: LadderKind
+    planned_bound: LadderBound
+    """What the plan names."""
+    bound: LadderBound
+    """What was tested: `these-runs` where one seed tells nothing of a new run."""
+    margin: Share
+    rungs: tuple[Rung, ...]
+    smallest_safe: str | None
+    """The last rung that is shown; null where none is."""
+    sentence: str
+    next_rung: NextRung | None
+    """Null where all are shown, or none could be tested."""

@@ -58,6 +58,9 @@ def aggregate(
       gradience bench aggregate runs/seed42 runs/seed123 runs/seed456 --output runs/all
     """
     from gradience.artifacts.whole import already_exists, write_whole
+    from gradience.errors import require
+
+    require("scipy", extra="stats")
     from gradience.bench.verdict.folders import AGGREGATE, DOCUMENT, aggregate_folders
     from gradience.report.bench import aggregate_text
     from gradience.report.faces import to_markdown
@@ -84,6 +87,9 @@ def summary(folders: Folders) -> None:
 
       gradience bench summary runs/minilm runs/smollm2 runs/mistral
     """
+    from gradience.errors import require
+
+    require("scipy", extra="stats")
     from gradience.bench.verdict.folders import read_results
     from gradience.report.bench import summary_text
 

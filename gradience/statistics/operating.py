@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 
 def seed_pass_probability(
@@ -51,18 +51,14 @@ def pass_probability(
     if floor_allowed < allowed:  # a seed below the floor fails the variant, whatever its tolerance
         passes = holds = seed_pass_probability(n, floor_allowed, discordance, delta, spread)
     between = max(holds - passes, 0.0)  # kept the floor, missed the tolerance
-    ways = stats.multinomial
-    return float(
-        sum(
-            ways.pmf([good, seeds - good, 0], seeds, [passes, between, max(1 - passes - between, 0.0)])
-            for good in range(needed, seeds + 1)
-        )
+    return sum(
+        math.comb(seeds, good) * passes**good * between ** (seeds - good) for good in range(needed, seeds + 1)
     )
 
 
 @lru_cache(maxsize=4096)
 def _passes(n: int, allowed: int, discordance: float, delta: float) -> float:
-    return float(_net(n, discordance, delta)[: allowed + n + 1].sum())
+    return min(float(_net(n, discordance, delta)[: allowed + n + 1].sum()), 1.0)
 
 
 def _net(n: int, discordance: float, delta: float) -> NDArray[np.float64]:

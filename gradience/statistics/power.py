@@ -88,7 +88,8 @@ def items_needed(
 
 def seeds_needed(
     n: int, discordance: float, margin: float, *, spread: float = 0.0, claim: Claim = "new-run",
-    correlation: float = DEFAULT_CORRELATION, level: float = 0.05, wanted: float = 0.8, most: int = 100,
+    correlation: float = DEFAULT_CORRELATION, delta: float = 0.0, level: float = 0.05, wanted: float = 0.8,
+    most: int = 100,
 ) -> int | None:  # fmt: skip
     """The fewest seeds that give the power `wanted` on `n` examples; None where `most` do not.
 
@@ -97,7 +98,8 @@ def seeds_needed(
     """
     for seeds in range(2 if claim == "new-run" else 1, most + 1):
         reached = power(
-            n, discordance, margin, seeds=seeds, spread=spread, claim=claim, correlation=correlation, level=level
+            n, discordance, margin, seeds=seeds, spread=spread, claim=claim, correlation=correlation,
+            delta=delta, level=level,
         )  # fmt: skip
         if reached >= wanted:
             return seeds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -32,7 +33,18 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bench(config: Path, capsys: pytest.CaptureFixture[str]) -> Bench:
     def bench(output: Path, *more: str) -> tuple[int, str]:
         code = run(
-            ["bench", "run", "-c", str(config), "-o", str(output), "--quiet", "train.max_steps=3", *more]
+            [
+                "bench",
+                "run",
+                "-c",
+                str(config),
+                "-o",
+                str(output),
+                "--quiet",
+                "train.max_steps=3",
+                "task.probe_gate.above_base=null",
+                *more,
+            ]
         )
         return code, capsys.readouterr().err
 
@@ -60,6 +72,19 @@ def test_seed_by_seed_is_the_same_run(bench: Bench, tmp_path: Path) -> None:
             record.pop("notes")  # the seed that was run alone says so
         assert one == other
     assert (apart / "plan.json").read_bytes() == (whole / "plan.json").read_bytes()
+    assert BenchAggregate.read(apart / "bench_aggregate.json").records_verified
+
+
+def test_a_seed_of_another_process_is_counted_again_before_anything_is_certified(
+    bench: Bench, tmp_path: Path
+) -> None:
+    bench(tmp_path, "--only-seed", "42")
+    path = tmp_path / "seed_42" / "bench.json"
+    values = json.loads(path.read_text())
+    values["probe"]["records_sha256"] = "0" * 64
+    path.write_text(json.dumps(values))
+    bench(tmp_path, "--only-seed", "123")
+    assert BenchAggregate.read(tmp_path / "bench_aggregate.json").records_verified is False
 
 
 def test_a_seed_that_was_stopped_is_not_one_that_was_never_run(

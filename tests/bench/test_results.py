@@ -7,8 +7,10 @@ from bench_sample import bench, config, pairs, probe_of, three_seeds, variant_me
 from pydantic import ValidationError
 
 from gradience.artifacts.bench import Bench
+from gradience.artifacts.packed import pack
 from gradience.bench.plan.variants import plan_variants
 from gradience.bench.verdict.results import gate_sentence, measured
+from gradience.statistics import PairedTable, tango
 
 
 def test_a_seed_round_trips_and_has_a_status():
@@ -43,9 +45,41 @@ def test_counts_that_disagree_are_no_artifact():
         {"pairs": {**good["pairs"], "both_wrong": 0}},
         {"measures": {**good["measures"], "correct": 56}},
         {"measures": {**good["measures"], "score": 0.5}},
+        {"measures": {**good["measures"], "correct_examples": pack([True] * 200)}},
+        {"paired": {**good["paired"], "n11": 0}},
     ):
         with pytest.raises(ValidationError):
             type(bench(42).variants[0]).model_validate(good | change)
+
+
+def test_answers_of_other_examples_are_no_artifact():
+    """As many correct, and others: the pairs would not be those that were counted."""
+    run = bench(42, {"per_layer": (9, 16)})
+    values = run.model_dump(by_alias=True)
+    one = next(row for row in values["variants"] if row["name"] == "per_layer")
+    one["measures"]["correct_examples"] = pack([place >= 200 - 64 for place in range(200)])
+    with pytest.raises(ValidationError, match="per_layer: `correct_examples` and `pairs` disagree"):
+        Bench.model_validate(values)
+
+
+def test_a_variant_has_the_interval_of_its_own_seed():
+    """Tango's, as for one table anywhere: 13 lost and 8 won of 200."""
+    [paired] = [row.paired for row in three_seeds()[0].variants if row.name == "uniform_median"]
+    assert (paired.n11, paired.n10, paired.n01, paired.n00) == (41, 13, 8, 138)
+    low, high = tango(PairedTable(41, 13, 8, 138))
+    assert (paired.delta, paired.low, paired.high) == (-0.025, pytest.approx(low), pytest.approx(high))
+
+
+def test_a_file_of_an_earlier_version_knows_no_answers():
+    values = bench(42).model_dump(by_alias=True)
+    for measures in (values["probe"], *(row["measures"] for row in values["variants"])):
+        if measures is not None:
+            del measures["correct_examples"]
+    for row in values["variants"]:
+        del row["paired"]
+    run = Bench.model_validate(values)
+    assert run.probe.answers() is None
+    assert {row.paired for row in run.variants} == {None}
 
 
 def test_a_probe_below_its_gate_makes_everything_undertrained():

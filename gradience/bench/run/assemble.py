@@ -21,6 +21,7 @@ from gradience.artifacts.bench import (
     VariantResult,
 )
 from gradience.artifacts.bench_plan import BenchPlan
+from gradience.artifacts.packed import pack
 from gradience.artifacts.records import ClassificationRecord, Evaluation, GenerationRecord, ScoreRecord, count
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.shared_names import path_text, sentence_text, values_text
@@ -30,6 +31,7 @@ from gradience.bench.plan.preregister import plan_digest
 from gradience.bench.plan.variants import PROBE
 from gradience.bench.run.facts import ANSWERS, Outcome, SeedFacts
 from gradience.bench.verdict import results
+from gradience.bench.verdict.graded import graded_seed
 from gradience.bench.verdict.sanity import seed_notes
 from gradience.evaluate import diverge
 from gradience.tasks.base import ClassificationTask, GenerationTask, Task
@@ -43,7 +45,7 @@ def assemble(facts: SeedFacts, task: Task, plan: BenchPlan, watch: Stopwatch) ->
     probe = _probe(facts, task)
     variants = _variants(facts, task, probe, training)
     status, reasons = results.status_of(variants)
-    return Bench(
+    bench = Bench(
         smoke=config.smoke,
         status=status,
         reasons=reasons,
@@ -73,6 +75,7 @@ def assemble(facts: SeedFacts, task: Task, plan: BenchPlan, watch: Stopwatch) ->
         notes=(*map(sentence_text, config.notes), *seed_notes(probe, variants, config.policy)),
         run=watch.run_info(),
     )
+    return graded_seed(bench)
 
 
 def _variants(
@@ -177,6 +180,7 @@ def _measures(outcome: Outcome, task: Task) -> dict[str, Any]:
         "adapter_sha256": outcome.adapter.sha256,
         "n": counts.n,
         "correct": counts.correct,
+        "correct_examples": pack(row.correct for row in outcome.answers.records),
         "score": counts.accuracy,
         "metrics": metrics_of(task, outcome.answers.records),
         "cut_off": counts.cut_off,

@@ -31,6 +31,7 @@ from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import bench_plan, plan_digest, promised
 from gradience.bench.run.assemble import assemble
 from gradience.bench.run.facts import SeedFacts
+from gradience.bench.run.recount import agrees
 from gradience.bench.run.seed import SeedRun
 from gradience.bench.run.weights import remove_weights
 from gradience.bench.verdict.aggregate import aggregate, no_longer_passing
@@ -84,7 +85,7 @@ def run_bench(
         if len(config.seeds) == 1 or config.smoke:  # a smoke run is no evidence, whatever is added up
             return benches, None
         with locked():
-            together = _together(config, output, watch)
+            together = _together(config, output, watch, benches)
             write_whole(output / DOCUMENT, [page_of(together).encode()])
             return benches, together
 
@@ -124,8 +125,9 @@ def _one_seed(
     return bench
 
 
-def _together(config: BenchConfig, output: Path, watch: Stopwatch) -> BenchAggregate:
-    """The aggregate of the planned seeds that are there; the others are missing."""
+def _together(config: BenchConfig, output: Path, watch: Stopwatch, counted: list[Bench]) -> BenchAggregate:
+    """The aggregate of the planned seeds that are there; the others are missing. counted: seeds of this process."""
+    here = {bench.seed for bench in counted}
     there = [seed for seed in config.seeds if (output / f"seed_{seed}" / BENCH).is_file()]
     benches = [Bench.read(output / f"seed_{seed}" / BENCH) for seed in there]
     together = aggregate(
@@ -133,6 +135,9 @@ def _together(config: BenchConfig, output: Path, watch: Stopwatch) -> BenchAggre
         [f"seed_{seed}/{BENCH}" for seed in there],
         run=watch.run_info(),
         stopped=begun(output, benches),
+        records_verified=all(
+            bench.seed in here or agrees(output / f"seed_{bench.seed}", bench) for bench in benches
+        ),
     )
     together.save(output / AGGREGATE)
     return together

@@ -24,6 +24,7 @@ from gradience.artifacts.bench_aggregate import (
 from gradience.artifacts.bench_plan import Policy
 from gradience.artifacts.run import RunInfo, Stopwatch
 from gradience.bench.verdict.conditions import conditions_of
+from gradience.bench.verdict.graded import graded_together
 from gradience.bench.verdict.policy import (
     SeedOutcome,
     lost_already,
@@ -44,10 +45,12 @@ def aggregate(
     *,
     run: RunInfo | None = None,
     stopped: Collection[int] = (),
+    records_verified: bool = False,
 ) -> BenchAggregate:
     """Return the verdicts over all planned seeds: those that the plans name, whether they are there or not.
 
-    sources: where each was read from. stopped: seeds whose run began and left no result.
+    sources: where each was read from. stopped: seeds whose run began and left no result. records_verified: whether the
+    counts are known to be those of the records, without which nothing is certified.
     Raises InputError where they may not be counted together (`check_together`).
     """
     if not benches:
@@ -70,7 +73,7 @@ def aggregate(
     blind = cannot_tell(variants) if status in ("PASS", "FAIL") else ()
     status = "INCONCLUSIVE" if blind else status
     ranks = {bench.probe.rank for bench in benches if bench.probe is not None}
-    return BenchAggregate(
+    report = BenchAggregate(
         status=status,
         reasons=blind or _reasons(status, unfinished, candidates),
         model=first.model,
@@ -92,6 +95,7 @@ def aggregate(
         notes=(*_notes(benches, planned, candidates), *aggregate_notes(rows, variants, first.policy)),
         run=run or Stopwatch("").run_info(),
     )
+    return graded_together(report, benches, records_verified=records_verified)
 
 
 def no_longer_passing(benches: Sequence[Bench], planned: Sequence[int], policy: Policy) -> dict[str, str]:

@@ -21,7 +21,7 @@ def conditions_of(
     return (
         _condition("protocol", *_protocol(benches, rows)),
         _condition("seeds", len(rows) >= MIN_SEEDS, f"{len(rows)} planned; {MIN_SEEDS} or more are needed"),
-        _condition("confirm", *_confirm(benches)),
+        _condition("confirm", *confirm_untouched(benches)),
         _condition("controls", *_controls(variants)),
     )
 
@@ -43,8 +43,8 @@ def _protocol(benches: Sequence[Bench], rows: Sequence[SeedRow]) -> tuple[bool, 
     return True, "one plan, written first, and a result for every seed of it"
 
 
-def _confirm(benches: Sequence[Bench]) -> tuple[bool, str]:
-    """All examples of the confirm split."""
+def confirm_untouched(benches: Sequence[Bench]) -> tuple[bool, str]:
+    """Return whether all examples of the confirm split were evaluated, and what was looked at."""
     for bench in benches:
         task = bench.config.get("task")
         limit = task.get("eval_samples") if isinstance(task, dict) else None

@@ -75,18 +75,18 @@ def grade(facts: GradeFacts) -> Graded:
     """
     if invalid := faults(facts):
         return Graded("X", f"invalid: {'; '.join(invalid)}")
-    margin = f"(margin {_in_points(facts.margin)})"
+    margin = f"(margin {in_points(facts.margin)})"
     bounds = facts.these_runs
-    if bounds is not None and _exactly(bounds.high) < -facts.margin:
+    if bounds is not None and exactly(bounds.high) < -facts.margin:
         return Graded("D", f"inferior: with 95 % confidence it has {_or_worse(bounds.high)} {margin}")
     missing = short_of_a(facts)
     if facts.passes and not missing and facts.new_run is not None:
-        worst = _at_worst(facts.new_run.low)
+        worst = at_worst(facts.new_run.low)
         return Graded(
             "A", f"certified: with 95 % confidence it has {worst} in a new training run too {margin}"
         )
     if facts.passes and bounds is not None and supported(facts):
-        worst = _at_worst(bounds.low)
+        worst = at_worst(bounds.low)
         return Graded(
             "B",
             f"supported for these runs: with 95 % confidence it has {worst} {margin}; not A: {missing[0]}",
@@ -97,7 +97,7 @@ def grade(facts: GradeFacts) -> Graded:
 def supported(facts: GradeFacts) -> bool:
     """Return whether a loss of the margin is ruled out for these runs, whatever the policy says."""
     bounds = facts.these_runs
-    return bounds is not None and _exactly(bounds.low) > -facts.margin and not facts.untested
+    return bounds is not None and exactly(bounds.low) > -facts.margin and not facts.untested
 
 
 def faults(facts: GradeFacts) -> tuple[str, ...]:
@@ -116,13 +116,21 @@ def faults(facts: GradeFacts) -> tuple[str, ...]:
 
 def short_of_a(facts: GradeFacts) -> tuple[str, ...]:
     """Return what a certificate lacks, the verdict of the policy apart; empty where it lacks nothing."""
+    few = f"{counted(facts.seeds, 'seed')}, and {MIN_SEEDS} or more are needed"
     checks = (
-        (bool(facts.untested), f"not tested, the sequence stopped at {facts.untested}"),
-        (facts.seeds < MIN_SEEDS, f"{counted(facts.seeds, 'seed')}, and {MIN_SEEDS} or more are needed"),
-        (not facts.confirm_untouched, "not all of an untouched confirm split was evaluated"),
-        (not facts.plan_followed, "the seeds do not follow one plan to its end"),
+        (facts.seeds < MIN_SEEDS, few),
         (facts.new_run is None, "the spread between training runs is unknown"),
         (facts.new_run is not None and not _shown(facts), _not_shown(facts)),
+    )
+    return (*(words for is_so, words in checks if is_so), *besides(facts))
+
+
+def besides(facts: GradeFacts) -> tuple[str, ...]:
+    """Return what a certificate lacks that neither seeds nor examples give."""
+    checks = (
+        (bool(facts.untested), f"not tested, the sequence stopped at {facts.untested}"),
+        (not facts.confirm_untouched, "not all of an untouched confirm split was evaluated"),
+        (not facts.plan_followed, "the seeds do not follow one plan to its end"),
         (not facts.records_verified, "its records were not verified"),
     )
     return tuple(words for is_so, words in checks if is_so)
@@ -132,18 +140,18 @@ def _shown(facts: GradeFacts) -> bool:
     """Whether R rules out a loss of the margin, adjusted for the other claims."""
     return (
         facts.new_run is not None
-        and _exactly(facts.new_run.low) > -facts.margin
+        and exactly(facts.new_run.low) > -facts.margin
         and facts.adjusted_p is not None
-        and _exactly(facts.adjusted_p) <= ALPHA
+        and exactly(facts.adjusted_p) <= ALPHA
     )
 
 
 def _not_shown(facts: GradeFacts) -> str:
     if facts.new_run is None:
         return ""
-    if _exactly(facts.new_run.low) > -facts.margin:
+    if exactly(facts.new_run.low) > -facts.margin:
         return f"for a new training run it is not shown after adjustment for {counted(facts.family, 'claim')}"
-    return f"in a new training run it may have {_at_worst(facts.new_run.low, bound='')}"
+    return f"in a new training run it may have {at_worst(facts.new_run.low, bound='')}"
 
 
 def _neither(facts: GradeFacts, margin: str) -> str:
@@ -157,19 +165,17 @@ def _neither(facts: GradeFacts, margin: str) -> str:
     if supported(facts):
         return (
             "policy FAIL, statistically non-inferior: with 95 % confidence it has"
-            f" {_at_worst(bounds.low)} in these runs {margin}"
+            f" {at_worst(bounds.low)} in these runs {margin}"
         )
-    return (
-        f"{verdict}, and is not shown to be as good: it may have {_at_worst(bounds.low, bound='')} {margin}"
-    )
+    return f"{verdict}, and is not shown to be as good: it may have {at_worst(bounds.low, bound='')} {margin}"
 
 
-def _exactly(value: float) -> Fraction:
+def exactly(value: float) -> Fraction:
     """A number as a file has it: −0.025 is the margin exactly, and its binary number is a little less."""
     return Fraction(repr(value))
 
 
-def _at_worst(low: float, *, bound: str = "at most ") -> str:
+def at_worst(low: float, *, bound: str = "at most ") -> str:
     """A lower bound of Δ in words."""
     size = points(abs(low)).removeprefix("+")
     if low < 0:
@@ -182,5 +188,5 @@ def _or_worse(high: float) -> str:
     return f"at least {points(-high).removeprefix('+')} points fewer correct than the probe"
 
 
-def _in_points(share: Fraction) -> str:
+def in_points(share: Fraction) -> str:
     return f"{exact_text(share * 100)} points"

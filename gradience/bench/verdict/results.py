@@ -19,6 +19,7 @@ from gradience.artifacts.bench import (
     VariantResult,
 )
 from gradience.artifacts.bench_plan import Policy
+from gradience.artifacts.graded import PairedEvidence
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PlannedVariant, asked_for
 from gradience.bench.verdict.policy import exact_percent, overall, verdict_of_seed
@@ -51,8 +52,22 @@ def measured(
         pairs=pairs,
         delta=float(pairs.delta),
         delta_exact=pairs.delta_exact,
+        paired=paired_evidence(pairs),
         divergence=divergence,
     )
+
+
+def paired_evidence(pairs: Pairs) -> PairedEvidence:
+    """Return how sure the difference is by one seed alone."""
+    from gradience.statistics import PairedTable
+
+    table = PairedTable(
+        n11=pairs.both_correct,
+        n10=pairs.only_probe_correct,
+        n01=pairs.only_variant_correct,
+        n00=pairs.both_wrong,
+    )
+    return PairedEvidence.of(table)
 
 
 def unmeasured(planned: PlannedVariant, status: Status, why: str) -> VariantResult:

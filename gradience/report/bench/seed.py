@@ -34,7 +34,7 @@ def bench_blocks(bench: Bench, *, sources: bool = True) -> Document:
         Heading("Variants", aside=f"on the same {count(probe.n)} examples as the probe" if probe else ""),
         _table(bench.candidates),
         *sections.legend(bench.candidates, COLUMNS),
-        *sections.ladder(bench.ladder, _table(bench.ladder)),
+        *sections.ladder(bench.rungs, _table(bench.rungs)),
         *sections.controls(bench.controls, _table(bench.controls)),
         *sections.reasons(bench.variants, bench.reasons),
         *sections.policy(bench.policy, bench.notes),

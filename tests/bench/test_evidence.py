@@ -1,0 +1,341 @@
+"""Evidence beside the verdicts: pooled over seeds, adjusted, graded; and the ladder, tested from the top."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from bench_sample import bench, config, three_seeds
+
+from gradience.artifacts.bench import Bench
+from gradience.artifacts.bench_aggregate import BenchAggregate, VariantSummary
+from gradience.artifacts.graded import VariantEvidence
+from gradience.bench.verdict.aggregate import aggregate
+from gradience.bench.verdict.graded import graded_seed
+from gradience.statistics import PairedTable, holm, pool, tango
+
+SEEDS = (42, 123, 456)
+LARGE = {"n": 2000, "correct": 1500}
+
+
+def large(*changes: dict[str, tuple[int, int] | str], **more: Any) -> list[Bench]:
+    """Three seeds of 2,000 examples each: enough to show something. changes: of each seed, or one for all."""
+    of_seeds = changes * 3 if len(changes) == 1 else changes
+    return [bench(seed, change, **(LARGE | more)) for seed, change in zip(SEEDS, of_seeds, strict=True)]
+
+
+def named(report: BenchAggregate | Bench, name: str) -> Any:
+    return next(variant for variant in report.variants if variant.name == name)
+
+
+def evidence(report: BenchAggregate | Bench, name: str = "uniform_median") -> VariantEvidence:
+    one = named(report, name).evidence
+    assert one is not None
+    return one
+
+
+def grades(report: BenchAggregate) -> dict[str, str | None]:
+    return {variant.name: variant.evidence.grade for variant in report.variants if variant.evidence}
+
+
+# ---------------------------------------------------------------- what is pooled
+
+
+def test_the_bounds_are_those_of_the_answers_of_all_seeds() -> None:
+    report = aggregate(three_seeds())
+    rows = []
+    for run in three_seeds():
+        probe, variant = run.probe.answers(), run.variant("per_layer").measures.answers()
+        rows.append([int(b) - int(a) for a, b in zip(probe, variant, strict=True)])
+    pooled, shown = pool(rows), evidence(report, "per_layer").pooled
+    assert (shown.runs, shown.examples) == (3, 200)
+    assert shown.delta == pytest.approx((7 - 4 + 13) / 600)
+    assert shown.discordance == pytest.approx((25 + 18 + 27) / 600)
+    assert shown.these_runs.low == pytest.approx(pooled.interval("these-runs").low)
+    assert shown.new_run.low == pytest.approx(pooled.interval("new-run").low)
+    assert shown.these_runs.p_value == pytest.approx(pooled.p_value(0.025))
+    assert shown.bootstrap_low == pytest.approx(shown.these_runs.low, abs=0.005)
+
+
+def test_seeds_in_another_order_have_the_same_evidence() -> None:
+    runs = three_seeds()
+    assert aggregate(runs).variants == aggregate(runs[::-1]).variants
+
+
+def test_a_single_seed_has_tangos_bounds_and_nothing_of_a_new_run() -> None:
+    one = graded_seed(bench(42, {"per_layer": (9, 16)}, asked=config(seeds=[42])))
+    shown = evidence(one, "per_layer")
+    low, high = tango(PairedTable(48, 9, 16, 127), confidence=0.90)
+    assert (shown.pooled.these_runs.low, shown.pooled.these_runs.high) == (
+        pytest.approx(low, abs=1e-6),
+        pytest.approx(high, abs=1e-6),
+    )
+    assert shown.pooled.new_run is None
+    assert shown.grade == "B"
+    assert "not A: 1 seed, and 3 or more are needed" in shown.reason
+
+
+def test_a_seed_of_several_and_a_smoke_run_have_no_grade_of_their_own() -> None:
+    for run in (bench(42), bench(42, asked=config(run_type="smoke", seeds=[42]))):
+        assert {result.evidence for result in graded_seed(run).variants} == {None}
+
+
+def test_files_without_answers_have_no_bounds_and_say_so() -> None:
+    report = aggregate([without_answers(run) for run in three_seeds()])
+    shown = evidence(report)
+    assert (shown.grade, shown.pooled, shown.policy, shown.next_grade) == ("C", None, None, None)
+    assert "example by example, are not in the file" in shown.reason
+    assert report.noise.probes is None
+
+
+def without_answers(run: Bench) -> Bench:
+    """As an earlier version wrote it."""
+    values = run.model_dump(by_alias=True)
+    for measures in (values["probe"], *(row["measures"] for row in values["variants"])):
+        if measures is not None:
+            measures["correct_examples"] = None
+    return Bench.model_validate(values)
+
+
+# ---------------------------------------------------------------- grades
+
+
+def test_a_variant_that_is_as_good_on_enough_examples_is_certified() -> None:
+    report = aggregate(
+        large({"uniform_median": (30, 28), "random_directions": (900, 0)}), records_verified=True
+    )
+    shown = evidence(report)
+    assert shown.grade == "A"
+    assert shown.pooled.new_run.low > -0.025
+    assert report.records_verified
+    assert shown.next_grade is None
+
+
+def test_counts_that_nobody_verified_are_not_certified() -> None:
+    report = aggregate(large({"uniform_median": (30, 28)}))
+    assert evidence(report).grade == "B"
+    assert "not A: its records were not verified" in evidence(report).reason
+    assert evidence(report).next_grade.obstacles == ("its records were not verified",)
+
+
+def test_every_arm_of_the_plan_counts_in_holms_family() -> None:
+    """Six arms are planned, of which two are not made: they count as not shown."""
+    report = aggregate(three_seeds())
+    candidates = [variant for variant in report.variants if variant.is_candidate]
+    p_values = [v.evidence.pooled.new_run.p_value if v.evidence.pooled else 1.0 for v in candidates]
+    assert len(candidates) == 6
+    for variant, adjusted in zip(candidates, holm(p_values), strict=True):
+        if variant.evidence.pooled is None:
+            assert variant.evidence.adjusted_p is None
+        else:
+            assert variant.evidence.adjusted_p == pytest.approx(adjusted)
+            assert variant.evidence.family == 6
+
+
+def test_controls_have_evidence_and_no_grade() -> None:
+    report = aggregate(three_seeds())
+    for control in report.controls:
+        assert control.evidence.grade is None
+        assert control.evidence.pooled is not None
+        assert control.evidence.adjusted_p is None
+
+
+def test_a_fail_may_be_statistically_non_inferior() -> None:
+    """One seed beyond the tolerance, and the three together far above the margin."""
+    report = aggregate(
+        large({"uniform_median": (90, 30)}, {"uniform_median": (30, 40)}, {"uniform_median": (30, 40)})
+    )
+    shown = evidence(report)
+    assert named(report, "uniform_median").status == "FAIL"
+    assert shown.grade == "C"
+    assert shown.reason.startswith("policy FAIL, statistically non-inferior")
+    assert 0 < shown.policy.pass_if_twice_margin < shown.policy.pass_if_equal < 1
+    assert shown.next_grade.obstacles == ("it does not pass the policy",)
+
+
+def test_a_variant_that_loses_more_than_the_margin_is_inferior() -> None:
+    assert evidence(aggregate(large({"uniform_median": (200, 20)}))).grade == "D"
+
+
+def undertrained() -> Sequence[Bench]:
+    return [bench(42, correct=10), *three_seeds()[1:]]
+
+
+def one_missing() -> Sequence[Bench]:
+    return three_seeds()[:2]
+
+
+def other_precision() -> Sequence[Bench]:
+    first, *others = three_seeds()
+    there = first.environment.model_copy(update={"dtype": "float32"})
+    return [first.model_copy(update={"environment": there}), *others]
+
+
+def an_error() -> Sequence[Bench]:
+    return [bench(42, {"uniform_median": "OutOfMemoryError"}), *three_seeds()[1:]]
+
+
+def unseeded() -> Sequence[Bench]:
+    values = bench(42).model_dump(by_alias=True)
+    row = next(row for row in values["variants"] if row["name"] == "uniform_median")
+    row["measures"]["training"]["first_batch_sha256"] = "another order of the examples"
+    return [Bench.model_validate(values), *three_seeds()[1:]]
+
+
+def blind() -> Sequence[Bench]:
+    asked = config(compression={"controls": ["random_directions", "aa"]})
+    return [bench(seed, {"random_directions": (1, 2)}, asked=asked) for seed in SEEDS]
+
+
+INVALID: dict[str, tuple[Callable[[], Sequence[Bench]], str]] = {
+    "the probe of a seed fails its gate": (undertrained, "the probe does not pass its quality gate"),
+    "a planned seed is missing": (one_missing, "a planned seed has no answers to compare"),
+    "a variant ended in an error on a seed": (an_error, "a planned seed has no answers to compare"),
+    "seeds in two precisions": (other_precision, "not computed in the same precision"),
+    "a training that does not follow its seed": (unseeded, "its training was not seeded"),
+    "a control that must fail passes": (blind, "random_directions must fail and passes on all seeds"),
+}
+
+
+@pytest.mark.parametrize("why", INVALID)
+def test_what_makes_a_result_invalid(why: str) -> None:
+    make, words = INVALID[why]
+    shown = evidence(aggregate(make(), records_verified=True))
+    assert shown.grade == "X"
+    assert words in shown.reason
+
+
+def test_a_variant_that_repeats_another_on_every_seed_is_no_result_of_its_own() -> None:
+    asked = config(compression={"variants": ["uniform_r8", "uniform_median"], "allowed_ranks": [8, 64]})
+    report = aggregate([bench(seed, asked=asked) for seed in SEEDS])
+    twins = [v for v in report.variants if {row.same_as for row in v.seeds} - {None, "probe"}]
+    assert twins
+    for variant in twins:
+        assert variant.evidence.grade == "X"
+        assert "one result, not two" in variant.evidence.reason
+
+
+# ---------------------------------------------------------------- what differs anyway
+
+
+def test_the_noise_floor_counts_pairs_of_probes() -> None:
+    """The easiest 54, 57 and 60 examples: 3, 3 and 6 differ; aa: 3, 0 and 3 of 200."""
+    noise = aggregate(three_seeds()).noise
+    assert (noise.probes.comparisons, noise.probes.largest_delta) == (3, 0.03)
+    assert noise.probes.discordance == pytest.approx(12 / 600)
+    assert noise.rewrite.discordance == pytest.approx(6 / 600)
+    assert noise.rewrite.largest_delta == 0.005
+
+
+def test_what_happened_to_the_answers_is_added_up() -> None:
+    runs = [bench(seed) for seed in SEEDS]
+    report = aggregate(runs)
+    assert report.probe_answers.n == 600
+    assert named(report, "uniform_median").answers.failed_extractions == 0
+
+
+# ---------------------------------------------------------------- the ladder
+
+RUNGS = [32, 16, 8, 4]
+
+
+def ladder(
+    *losses: tuple[int, int], seeds: Sequence[int] = SEEDS, bound: str = "new-run", **more: Any
+) -> list[Bench]:
+    """Seeds with a ladder of four rungs. losses: of each rung, the same on every seed."""
+    compression = {"variants": ["uniform_r2"], "controls": [], "ladder": {"rungs": RUNGS, "bound": bound}}
+    asked = config(compression=compression, seeds=list(seeds))
+    changes = {f"ladder.r{rung}": loss for rung, loss in zip(RUNGS, losses, strict=True)}
+    return [bench(seed, changes, asked=asked, **(LARGE | more)) for seed in seeds]
+
+
+def test_the_smallest_rung_that_is_shown_is_the_last_before_the_first_that_is_not() -> None:
+    """The fourth is perfect, and is not looked at: the order was fixed, and the third had failed."""
+    report = aggregate(ladder((5, 5), (30, 25), (90, 40), (0, 0)), records_verified=True)
+    outcome = report.ladder
+    assert [rung.status for rung in outcome.rungs] == ["shown", "shown", "not shown", "not tested"]
+    assert outcome.smallest_safe == "ladder.r16"
+    assert "rank 16 is the smallest shown to be safe" in outcome.sentence
+    assert "in a new training run too" in outcome.sentence
+    assert outcome.next_rung.name == "ladder.r8"
+    assert grades(report)["ladder.r16"] == "A"
+    assert grades(report)["ladder.r4"] == "C"
+    assert "the sequence stopped at ladder.r8" in named(report, "ladder.r4").evidence.reason
+
+
+def test_each_rung_is_tested_at_the_full_level() -> None:
+    """The adjusted value of a rung is the largest down to it, and no multiple of its own."""
+    report = aggregate(ladder((40, 40), (20, 20), (60, 58), (90, 40)), records_verified=True)
+    p_values = [rung.p_value for rung in report.ladder.rungs]
+    adjusted = [evidence(report, rung.name).adjusted_p for rung in report.ladder.rungs]
+    assert adjusted == [max(p_values[: place + 1]) for place in range(4)]
+
+
+def test_rungs_do_not_count_among_the_candidates() -> None:
+    report = aggregate(ladder((5, 5), (5, 5), (5, 5), (5, 5)))
+    assert evidence(report, "uniform_r2").family == sum(variant.is_candidate for variant in report.variants)
+    assert report.ladder.next_rung is None
+    assert report.ladder.smallest_safe == "ladder.r4"
+
+
+def test_nothing_is_shown_where_the_first_rung_is_not() -> None:
+    outcome = aggregate(ladder((200, 5), (5, 5), (5, 5), (5, 5))).ladder
+    assert (outcome.smallest_safe, outcome.sentence) == (None, "no rung is shown to be safe")
+    assert [rung.status for rung in outcome.rungs] == ["not shown", *["not tested"] * 3]
+    assert (outcome.next_rung.name, outcome.next_rung.examples) == ("ladder.r32", None)
+
+
+def test_one_seed_says_nothing_of_a_new_run() -> None:
+    one = graded_seed(ladder((5, 5), (5, 5), (200, 5), (5, 5), seeds=[42])[0])
+    assert (one.ladder.planned_bound, one.ladder.bound) == ("new-run", "these-runs")
+    assert one.ladder.smallest_safe == "ladder.r16"
+    assert one.ladder.sentence.endswith("one seed says nothing of the next training")
+
+
+def test_a_plan_may_name_the_bound_of_these_runs() -> None:
+    report = aggregate(ladder((5, 5), (5, 5), (5, 5), (5, 5), bound="these-runs"))
+    for rung in report.ladder.rungs:
+        assert rung.low == evidence(report, rung.name).pooled.these_runs.low
+
+
+def test_a_rung_at_the_probes_own_rank_is_no_rung_to_be_shown() -> None:
+    compression = {"variants": ["uniform_median"], "controls": [], "ladder": {"rungs": [64, 32]}}
+    asked = config(compression=compression)
+    report = aggregate([bench(seed, asked=asked, **LARGE) for seed in SEEDS])
+    assert [rung.status for rung in report.ladder.rungs] == ["not smaller", "shown"]
+
+
+def test_an_invalid_run_shows_no_rung() -> None:
+    runs = ladder((5, 5), (5, 5), (5, 5), (5, 5))
+    outcome = aggregate(runs[:2]).ladder
+    assert outcome.smallest_safe is None
+    assert outcome.rungs[0].reason == "a planned seed has no answers to compare"
+
+
+def test_the_ladder_keeps_its_level_where_every_rung_loses_the_margin() -> None:
+    """Simulated: three seeds, 400 examples, every rung exactly at the margin: at most 5 % show the first, which is
+    where any false claim begins."""
+    from fractions import Fraction
+
+    from gradience.artifacts.graded import PooledEvidence
+    from gradience.bench.config.sections import LadderSettings
+    from gradience.bench.verdict.ladder import RungFacts, climb_down
+
+    rng, settings, false = np.random.default_rng(3), LadderSettings(rungs=(8, 4)), 0
+    for _ in range(400):
+        rungs = []
+        for rung in settings.rungs:
+            pooled = pool(rng.choice([-1, 0, 1], p=[0.0625, 0.9, 0.0375], size=(3, 400)))
+            shown = PooledEvidence.of(pooled, Fraction("0.025"))
+            rungs.append(RungFacts(name=f"ladder.r{rung}", rung=rung, pooled=pooled, evidence=shown))
+        false += climb_down(rungs, settings, Fraction("0.025"), seeds=3).smallest_safe is not None
+    assert false <= 400 * 0.05 + 3 * (400 * 0.05 * 0.95) ** 0.5
+    assert false > 0
+
+
+def test_summaries_of_every_kind_round_trip() -> None:
+    report = aggregate(ladder((5, 5), (30, 25), (90, 40), (0, 0)), records_verified=True)
+    assert BenchAggregate.model_validate_json(report.to_json()) == report
+    assert isinstance(report.variants[0], VariantSummary)
