@@ -229,12 +229,21 @@ class PatternTable:
             return f"more than {MAX_EXPRESSIONS} expressions in one adapter"
         if self._budget.seconds <= 0:
             return f"compiling and matching take more than {BUDGET_SECONDS:g} s"
-        if len(key) > MAX_KEY_LENGTH:
-            return f"longer than {MAX_KEY_LENGTH} characters"
-        numbers = [int(number[:9]) for pair in _REPEAT.findall(key) for number in pair if number]
-        if math.prod(max(1, number) for number in numbers) > MAX_REPEATS:
-            return f"more than {MAX_REPEATS} repeats"
-        return None
+        return too_large(key)
+
+
+def too_large(expression: str) -> str | None:
+    """Why a regular expression is not even compiled, or None: it is long, or its repeats multiply.
+
+    >>> too_large("(a{100}){100}")
+    'more than 1000 repeats'
+    """
+    if len(expression) > MAX_KEY_LENGTH:
+        return f"longer than {MAX_KEY_LENGTH} characters"
+    numbers = [int(number[:9]) for pair in _REPEAT.findall(expression) for number in pair if number]
+    if math.prod(max(1, number) for number in numbers) > MAX_REPEATS:
+        return f"more than {MAX_REPEATS} repeats"
+    return None
 
 
 # ---------------------------------------------------------------- keys that are names

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial, wraps
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError, validate_call
@@ -21,22 +22,24 @@ from gradience.tasks.base import ClassificationTask, GenerationTask, Task
 
 Load = Callable[..., Task]
 
-PROFILES = ("arithmetic", "glue", "gsm8k", "reviews", "text_classification")
+PROFILES = ("arithmetic", "classification", "glue", "gsm8k", "jsonl", "reviews", "text_classification")
 """The tasks that come with Gradience, each in the file of its name; a user's is named by where it stands."""
 
 
-def load(profile: str, options: Mapping[str, Any]) -> Task:
+def load(profile: str, options: Mapping[str, Any], *, folder: Path | None = None) -> Task:
     """Make the task `profile` with `options`.
 
     profile: one of PROFILES; or a user's task, `path/to/file.py` with a function `load`, or the name of an entry point
     of the group `gradience.tasks`. A user's code runs only when the environment allows it (`user_code.allowing`).
     options: keyword arguments of the task's function, with the types that its annotations say.
+    folder: where relative paths among them start; by default where the command is run.
     Raises InputError (`task-unknown`, `task-file`, `code-refused`, `task-option`; `task-contract` when a user's
     function returns something else; `task-empty` when there is nothing to train on or to confirm with), and what the
     task itself raises.
     """
     function = find(profile)
-    task = function(**_checked(profile, function, options))
+    given = _checked(profile, function, options)
+    task = function(**{name: _from(folder, value) for name, value in given.items()})
     if not isinstance(task, ClassificationTask | GenerationTask):
         raise InputError(
             f"{profile} returned {type(task).__name__}, not a task",
@@ -97,6 +100,11 @@ def _hint(profile: str, known: Sequence[str]) -> str:
     if colon:
         return user_code.HOW
     return did_you_mean(profile, known, f"the tasks are {', '.join(PROFILES)}; {user_code.HOW}")
+
+
+def _from(folder: Path | None, value: Any) -> Any:
+    """A path as it is seen from `folder`; other values as they are."""
+    return folder / value if folder is not None and isinstance(value, Path) else value
 
 
 def _checked(profile: str, function: Load, options: Mapping[str, Any]) -> Mapping[str, Any]:

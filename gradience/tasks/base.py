@@ -23,6 +23,8 @@ class _Named:
     name: str
     scoring_version: int = 1
     """Raised when the same outputs come to count otherwise: finished evaluations are then made again."""
+    scored_by: str = ""
+    """Which of several ways of scoring a task's options choose; it is part of `scoring`."""
     code: TaskCode | None = None
     """The user's code that makes the task; `load` fills it in."""
     source: Mapping[str, str] = field(default_factory=dict)
@@ -30,8 +32,8 @@ class _Named:
 
     @property
     def scoring(self) -> str:
-        """Name and version of the scoring, and of a user's code its digest, or its package without one."""
-        version = f"{self.name} {self.scoring_version}"
+        """Name and version of the scoring and its way, and of a user's code its digest, or its package without one."""
+        version = ", ".join(filter(None, [f"{self.name} {self.scoring_version}", self.scored_by]))
         if self.code is None:
             return version
         return f"{version}, {self.code.sha256 or self.code.package or self.code.name}"

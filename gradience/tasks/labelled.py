@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gradience.artifacts.bench_plan import Role
-from gradience.errors import InputError, did_you_mean
+from gradience.errors import InputError, UsageError, did_you_mean
 from gradience.tasks.examples import LabelledExample, canonical, content_id, role_of
+from gradience.tasks.metrics import Metric
 from gradience.tasks.rows import Row, Table
 
 
@@ -69,6 +70,25 @@ def pair_id(text: str, text_pair: str | None, *, exact: bool = False) -> str:
         return content_id(text, exact=exact)
     parts = (text, text_pair) if exact else (canonical(text), canonical(text_pair))
     return content_id("\n".join(parts), exact=True)
+
+
+def check_labels(names: Sequence[str], metric: Metric, source: str) -> None:
+    """Raise InputError (`task-label`) unless there are two labels or more, each once.
+
+    UsageError (`task-metric`) where `metric` needs exactly two.
+    """
+    if len(set(names)) < max(2, len(names)):
+        raise InputError(
+            f"{source}: its labels are {', '.join(names) or 'none'}",
+            code="task-label",
+            hint="check `label_column` and `label_names`: two labels or more are needed, each once",
+        )
+    if metric == "f1" and len(names) != 2:
+        raise UsageError(
+            f"f1 needs exactly two labels (it is that of the second), and there are {len(names)}",
+            code="task-metric",
+            hint="use `metric: accuracy` or `metric: matthews`",
+        )
 
 
 def _indices(rows: Sequence[Read], names: Sequence[str]) -> Mapping[str, int]:

@@ -47,15 +47,21 @@ class Row:
         """The text in `column`, as it is. Raises InputError (`task-column`, `task-text`)."""
         text = self.value(column)
         if not isinstance(text, str):
-            raise self._no_text(column, f"contains {json.dumps(text, default=str)[:40]}, which is not text")
+            raise self.wrong(column, f"contains {json.dumps(text, default=str)[:40]}, which is not text")
         if not text.strip():
-            raise self._no_text(column, "is empty")
+            raise self.wrong(column, "is empty")
         # JSON may spell half of a surrogate pair (`\ud83d` alone), which no tokenizer and no hash can encode.
         if any("\ud800" <= character <= "\udfff" for character in text):
-            raise self._no_text(column, "is not valid Unicode: it contains half of a character")
+            raise self.wrong(column, "is not valid Unicode: it contains half of a character")
         return text
 
-    def _no_text(self, column: str, what: str) -> InputError:
+    def has(self, column: str) -> bool:
+        """Whether something stands in `column`: not null, and in CSV, where every row has every column, not blank."""
+        value = self.values.get(column)
+        return bool(value.strip()) if isinstance(value, str) else value is not None
+
+    def wrong(self, column: str, what: str) -> InputError:
+        """The error (`task-text`) for a row that cannot be used as it stands: `what` is wrong with the column."""
         return InputError(
             f"{self.place}: column `{column}` {what}",
             code="task-text",

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from pydantic import Field
 
 from gradience.artifacts.bench_plan import Role
-from gradience.errors import InputError, UsageError
 from gradience.tasks.base import ClassificationTask
 from gradience.tasks.examples import prepare, with_dev
-from gradience.tasks.labelled import Columns, labelled, read
+from gradience.tasks.labelled import Columns, check_labels, labelled, read
 from gradience.tasks.labelled import label_names as names_in
 from gradience.tasks.metrics import Metric
-from gradience.tasks.rows import Table, hub, local
-
-Place = TypeVar("Place", Path, str)
-"""A file, or a split of a data set."""
+from gradience.tasks.rows import Table, hub
+from gradience.tasks.user_rows import by_role, tables_of, unclear
 
 
 def load(
@@ -52,14 +48,13 @@ def load(
     `rows.hub`, `labelled.read` and `examples.with_dev` raise.
     """
     if sum(given is not None for given in (file, train_file or dev_file or confirm_file, dataset)) != 1:
-        raise _unclear("give exactly one of `file`, `train_file` with `confirm_file`, and `dataset`")
+        raise unclear("give exactly one of `file`, `train_file` with `confirm_file`, and `dataset`")
     tables: dict[Role | None, Table]
     if dataset is None:
-        files = _by_role(file, {"confirm": confirm_file, "dev": dev_file, "train": train_file})
-        tables = {role: local(path) for role, path in files.items()}
+        tables = tables_of(file, train=train_file, dev=dev_file, confirm=confirm_file)
     else:
         alone = train_split if dev_split is None and confirm_split is None else None
-        splits = _by_role(alone, {"confirm": confirm_split, "dev": dev_split, "train": train_split})
+        splits = by_role(alone, {"confirm": confirm_split, "dev": dev_split, "train": train_split})
         tables = {
             role: hub(dataset, split, subset=subset, revision=revision) for role, split in splits.items()
         }
@@ -71,7 +66,7 @@ def load(
     names = (
         label_names or next(iter(known), ()) or names_in(row for row in rows if row.role in (None, "train"))
     )
-    _check(names, metric, " and ".join(table.source for table in tables.values()))
+    check_labels(names, metric, " and ".join(table.source for table in tables.values()))
     examples = prepare(labelled(rows, names, exact=exact))
     return ClassificationTask(
         name="text_classification",
@@ -80,34 +75,3 @@ def load(
         metric=metric,
         source={role or "all": table.source for role, table in tables.items()},
     )
-
-
-def _by_role(alone: Place | None, places: Mapping[Role, Place | None]) -> dict[Role | None, Place]:
-    """What to read, in the order in which a text keeps its first role; under None what the identities split."""
-    if alone is not None:
-        return {None: alone}
-    known: dict[Role | None, Place] = {role: place for role, place in places.items() if place is not None}
-    if not {"confirm", "train"} <= known.keys():
-        raise _unclear("give both a train and a confirm file or split; dev may be left out")
-    return known
-
-
-def _unclear(hint: str) -> UsageError:
-    return UsageError(
-        "it is unclear which data are for training and which for evaluation", code="task-files", hint=hint
-    )
-
-
-def _check(names: Sequence[str], metric: Metric, source: str) -> None:
-    if len(set(names)) < max(2, len(names)):
-        raise InputError(
-            f"{source}: its labels are {', '.join(names) or 'none'}",
-            code="task-label",
-            hint="check `label_column` and `label_names`: two labels or more are needed, each once",
-        )
-    if metric == "f1" and len(names) != 2:
-        raise UsageError(
-            f"f1 needs exactly two labels (it is that of the second), and there are {len(names)}",
-            code="task-metric",
-            hint="use `metric: accuracy` or `metric: matthews`",
-        )

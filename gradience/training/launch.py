@@ -34,6 +34,8 @@ class Order(BaseModel):
 
     profile: str
     options: dict[str, Any]
+    folder: Path | None = None
+    """Where relative paths in the options start; by default where the command is run."""
     data: str
     """Fingerprint of the train examples that the process which launches this has seen."""
     model: ModelSettings
@@ -46,14 +48,14 @@ class Order(BaseModel):
 
     def run(self) -> None:
         """Train, on the same examples as the process that launched this. Raises InputError (`task-changed`)."""
-        task = tasks.load(self.profile, self.options)
+        task = tasks.load(self.profile, self.options, folder=self.folder)
         if task.examples.fingerprint("train", self.recipe.train_samples) != self.data:
             raise InputError(
                 f"{self.profile}: returns other training examples here than in the process that started the run",
                 code="task-changed",
                 hint="do not change its files during a run, and seed everything random in it",
             )
-        about_the_task = {"profile", "options", "data"}
+        about_the_task = {"profile", "options", "folder", "data"}
         train(task, **{name: getattr(self, name) for name in set(type(self).model_fields) - about_the_task})
 
 

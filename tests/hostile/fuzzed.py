@@ -104,6 +104,10 @@ def lm_eval_results(path: Path) -> None:
     read_log(samples, Wanted())
 
 
+def prompts(path: Path) -> None:
+    load_task("jsonl", {"file": str(path), "scorer": "number"})
+
+
 TARGETS: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "header": (header, "a.safetensors"),
     "config": (config, "adapter_config.json"),
@@ -122,6 +126,7 @@ TARGETS: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "scores_jsonl": (log, "a.jsonl"),
     "rows_csv": (rows, "a.csv"),
     "rows_jsonl": (rows, "a.jsonl"),
+    "prompts_jsonl": (prompts, "a.jsonl"),
 }
 """Name -> the parser, and what its file is called."""
 

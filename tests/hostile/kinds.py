@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from factory import CONFIG, INDEX, WEIGHTS, config, modules, safetensors
@@ -270,6 +270,7 @@ def records() -> dict[str, Kind]:
     good = b"".join((runs / "good.jsonl").read_bytes().splitlines(keepends=True)[:60])
     answers = samples.records()
     rows = {"in/a.csv": samples.csv_rows(), "in/a.jsonl": samples.jsonl_rows()}
+    prompts = {"in/a.jsonl": samples.jsonl_prompts()}
     journal = json.dumps(
         {"call": sha256_text("{}"), "initial": "b" * 64, "first_batch": "c" * 64, "numerics": NUMERICS}
     ).encode()
@@ -298,8 +299,9 @@ def records() -> dict[str, Kind]:
         "records": Kind(
             "in/a.records.jsonl", "lines", {"in/a.records.jsonl": answers}, {"read_records": _records}
         ),
-        "rows in CSV": Kind("in/a.csv", "rows", rows, {"text_classification": _rows("in/a.csv")}),
-        "rows in JSONL": Kind("in/a.jsonl", "lines", rows, {"text_classification": _rows("in/a.jsonl")}),
+        "rows in CSV": Kind("in/a.csv", "rows", rows, _rows("in/a.csv")),
+        "rows in JSONL": Kind("in/a.jsonl", "lines", rows, _rows("in/a.jsonl")),
+        "prompts in JSONL": Kind("in/a.jsonl", "lines", prompts, {"jsonl": _prompts}),
         "journal of a training": Kind(
             "out/training/started.json",
             "json",
@@ -317,9 +319,18 @@ def _records() -> None:
     say(len(read_records("in/a.records.jsonl").records))
 
 
-def _rows(path: str) -> Read:
-    options = {"file": path, "text_column": "text", "label_column": "label"}
-    return lambda: say(len(load_task("text_classification", options).label_names))
+def _rows(path: str) -> dict[str, Read]:
+    columns = {"text_column": "text", "label_column": "label"}
+    tasks = {"text_classification": {"file": path, **columns}, "classification": {"file": path}}
+    return {name: partial(_labels, name, options) for name, options in tasks.items()}
+
+
+def _labels(name: str, options: Mapping[str, str]) -> None:
+    say(len(load_task(name, options).label_names))
+
+
+def _prompts() -> None:
+    say(load_task("jsonl", {"file": "in/a.jsonl", "scorer": "number"}).examples.counts)
 
 
 NUMERICS = {"device": "cpu", "threads": 1, "versions": {"torch": "2.13.0"}}

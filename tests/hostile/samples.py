@@ -161,3 +161,8 @@ def evidence() -> EvidenceReport:
 def jsonl_rows() -> bytes:
     lines = [f'{{"text": "text number {i}", "label": "{"good" if i % 3 else "bad"}"}}' for i in range(40)]
     return "\n".join([*lines, ""]).encode()
+
+
+def jsonl_prompts() -> bytes:
+    lines = [f'{{"id": {i}, "prompt": "number {i} and", "completion": " then {i + 1}"}}' for i in range(40)]
+    return "\n".join([*lines, ""]).encode()

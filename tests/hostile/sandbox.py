@@ -44,6 +44,8 @@ CHANGES = {
     "os.setxattr": ((0, None),),
 }
 """Events that change the file system, and which of their arguments are a path and the folder that it is relative to."""
+NAMES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink")
+"""Of these, the events that change a name in a folder: a link there is not followed."""
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -141,11 +143,13 @@ def _watch(writable: Path, pipe: int) -> None:
     """From now on the child ends where it tries what it may not."""
     home = os.path.realpath(writable)
 
-    def outside(path: Any, folder: int = -1) -> bool:
+    def outside(path: Any, folder: int = -1, *, follow: bool = True) -> bool:
         if not isinstance(path, str | bytes | os.PathLike):  # a descriptor that is open already
             return False
         base = f"/proc/self/fd/{folder}" if folder >= 0 else ""
-        where = os.path.realpath(os.path.join(base, os.fsdecode(path)))
+        whole = os.path.join(base, os.fsdecode(path))
+        above, name = os.path.split(whole)
+        where = os.path.realpath(whole) if follow else os.path.join(os.path.realpath(above), name)
         return not (where + "/").startswith(home + "/") and where != os.devnull
 
     def forbidden(event: str, arguments: tuple[Any, ...]) -> bool:
@@ -153,7 +157,9 @@ def _watch(writable: Path, pipe: int) -> None:
             return True
         if event in CHANGES:
             return any(
-                outside(arguments[path], -1 if folder is None else arguments[folder])
+                outside(
+                    arguments[path], -1 if folder is None else arguments[folder], follow=event not in NAMES
+                )
                 for path, folder in CHANGES[event]
             )
         return event == "open" and bool(arguments[2] & WRITES) and outside(arguments[0])

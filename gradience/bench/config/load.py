@@ -38,6 +38,7 @@ from gradience.bench.config.sections import (
     RuntimeSettings,
     TaskSettings,
 )
+from gradience.bench.config.shipped import FOLDER
 from gradience.check.files import read_mapping
 from gradience.digests import sha256_json
 from gradience.errors import InputError, UsageError
@@ -127,6 +128,13 @@ class BenchConfig(Settings):
         copy._notes = notes
         return copy
 
+    def seen_from(self, folder: Path | None) -> BenchConfig:
+        """Return the same config, its `task.folder` seen from `folder`; None leaves it where the command is run."""
+        if folder is None:
+            return self
+        task = self.task.model_copy(update={"folder": str(folder / (self.task.folder or ""))})
+        return self.model_copy(update={"task": task})
+
     def gate(self) -> Fraction:
         """Return the share of correct answers that the probe must reach."""
         if self.task.probe_gate.min_value is not None:
@@ -193,8 +201,14 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     except ValidationError as error:
         whose = " (a config of the original Gradience)" if is_predecessors(given) else ""
         raise refused(error, BenchConfig, f"{path}{whose}", changes) from None
+    config = config.seen_from(_folder(path))
     config = config.with_notes((*predecessor_notes(given), *notes, *_one_of_several(config)))
     return config.shortened() if config.smoke else config
+
+
+def _folder(path: Path) -> Path | None:
+    """Where the relative paths of the config at `path` start; None for a shipped one, beside which no data lie."""
+    return None if path.resolve().parent == FOLDER.resolve() else path.parent
 
 
 def _one_of_several(config: BenchConfig) -> tuple[str, ...]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
+from gradience import tasks
 from gradience.artifacts.bench_plan import LadderBound, LadderKind, Share
 from gradience.bench.arms.arm import Arm, Trained
 from gradience.bench.arms.ranks import VARIANTS, is_variant
 from gradience.bench.arms.registry import ARMS, CONTROLS
 from gradience.models.settings import Positive, Settings
 from gradience.ranks import DEFAULT_GRID
+from gradience.tasks.base import Task
 from gradience.tasks.glue import SUBSETS, Subset
 
 LABEL_GATE, ANSWER_GATE = "0.70", "0.15"
@@ -79,12 +82,24 @@ class TaskSettings(Settings):
     """The task's name. One of your own is `path/to/file.py` or an installed entry point, and needs `--allow-code`."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Passed on to the task: files, subsets."""
+    folder: str | None = Field(default=None, exclude=True)
+    """Where relative paths in `options` start, those of KEY=VALUE too: by default the config's own folder, or for a
+    shipped config where the command is run. Itself relative to the config's folder. Part of no digest."""
     eval_role: Literal["confirm", "dev"] = "confirm"
     """Claims rest on `confirm`, which is looked at once; `dev` is for trying things out."""
     eval_samples: Positive | None = None
     """The first so many examples of that role (their order is as good as random). By default all."""
     generation: Generation = Generation()
     probe_gate: ProbeGate = ProbeGate()
+
+    def load(self) -> Task:
+        """Make the task, its relative paths seen from `folder`. Raises what `tasks.load` raises."""
+        return tasks.load(self.profile, self.options, folder=self.place)
+
+    @property
+    def place(self) -> Path | None:
+        """`folder` as a path; None where the command is run."""
+        return None if self.folder is None else Path(self.folder)
 
     @property
     def glue_subset(self) -> Subset | None:

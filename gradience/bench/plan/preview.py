@@ -174,7 +174,7 @@ def _task(config: BenchConfig, checks: list[Check]) -> Task | None:
         checks.append(Check(what="code", name=code.name, state="found", note=note))
         return None
     try:
-        task = tasks.load(profile, config.task.options)
+        task = config.task.load()
     except NotHereError as error:
         checks.append(Check(what="data", name=profile, state="not checked", note=f"not here yet: {error}"))
         return None

@@ -11,13 +11,14 @@ DIR/bench_aggregate.json, .md  and theirs together
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from gradience import tasks
 from gradience.adapters import strict_yaml
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_aggregate import BenchAggregate
@@ -67,7 +68,7 @@ def run_bench(
     """
     check_devices(config.runtime.device, config.runtime.processes)
     whole = config.only_seed is None
-    task = tasks.load(config.task.profile, config.task.options)
+    task = config.task.load()
     planned = _planned(config, task)  # what is refused so far leaves no folder behind
     with _held(output, whole) as locked, threads(config.runtime.threads):
         with locked():
@@ -159,19 +160,24 @@ def _plan_on_disk(config: BenchConfig, plan: BenchPlan, output: Path, watcher: W
         return before
     if before is not None:
         watcher.note("the task's own code has changed: trainings are reused, evaluations are repeated")
-    write_whole(
-        output / CONFIG,
-        [yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False).encode()],
-    )
+    write_whole(output / CONFIG, [yaml.safe_dump(_resumable(config, output), sort_keys=False).encode()])
     plan.save(path)
     return plan
+
+
+def _resumable(config: BenchConfig, output: Path) -> dict[str, Any]:
+    """The config with all its defaults; the task's relative paths, if it has options, are seen from `output` now."""
+    values = config.model_dump(mode="json", exclude_none=True)
+    if config.task.options:
+        values["task"]["folder"] = os.path.relpath(config.task.folder or ".", output)
+    return values
 
 
 def _other_run(output: Path, config: BenchConfig, before: BenchPlan, plan: BenchPlan) -> UsageError:
     """The error for a folder with the run of another plan: the first settings, or the data, that differ."""
     there = output / CONFIG
     begun_with = strict_yaml.loads(read_file(there, MAX_BYTES), there) if there.is_file() else {}
-    changed = differences(begun_with, config.model_dump(mode="json", exclude_none=True)) if begun_with else []
+    changed = differences(begun_with, _resumable(config, output)) if begun_with else []
     if changed:
         what = "another config: " + listed(
             [f"`{key}` is {was} there, {now} here" for key, was, now in changed]

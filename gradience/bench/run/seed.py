@@ -246,7 +246,7 @@ class SeedRun:
             arguments = settings | {"model": config.model, "recipe": config.train, "output": folder}
             arguments["device"] = config.runtime.device
             if config.runtime.processes > 1:
-                task: dict[str, Any] = {"profile": config.task.profile, "options": config.task.options}
+                task = {name: getattr(config.task, name) for name in ("profile", "options", "folder")}
                 launch(Order(**arguments, **task, data=data), config.runtime.processes)
             else:
                 train(self.task, **arguments, on_step=self.watcher.step)

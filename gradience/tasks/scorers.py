@@ -1,0 +1,122 @@
+"""Ways of deciding whether an output is the answer, by name: what is extracted from it, and when that is correct.
+
+`number` is the flexible filter of GSM8K, see `gsm8k`; `normalised` is SQuAD's normalisation (Rajpurkar et al. 2016,
+evaluate-v1.1.py), `contains` what Inspect calls `includes()`.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import regex
+
+from gradience.adapters.patterns import too_large
+from gradience.errors import InputError, UsageError
+from gradience.tasks import gsm8k
+from gradience.tasks.base import Filter
+
+PATTERN_SECONDS = 1.0
+"""For one output. An ordinary pattern needs microseconds."""
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """How an output is scored."""
+
+    name: str
+    extract: Filter
+    same: Callable[[str, str], bool]
+    """(extracted, gold) -> whether it is correct."""
+    words: str
+    """What is compared, for people."""
+
+
+def stripped(output: str) -> str | None:
+    """The output without the blanks around it."""
+    return output.strip() or None
+
+
+def plain(text: str) -> str:
+    """SQuAD's normal form: lower case, no punctuation, no articles, single blanks.
+
+    >>> plain("The  Eiffel-Tower!")
+    'eiffeltower'
+    """
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
+
+
+def same_plain(extracted: str, gold: str) -> bool:
+    """Whether both have the same normal form."""
+    return plain(extracted) == plain(gold)
+
+
+def contains(extracted: str, gold: str) -> bool:
+    """Whether the gold answer occurs in the output, in whatever case."""
+    return gold.strip().casefold() in extracted.casefold()
+
+
+SCORERS: Mapping[str, Scorer] = {
+    scorer.name: scorer
+    for scorer in (
+        Scorer("exact", stripped, str.__eq__, "the whole output is the answer, blanks around it aside"),
+        Scorer("normalised", stripped, same_plain, "the same without case, punctuation, articles and blanks"),
+        Scorer("contains", stripped, contains, "the answer occurs in the output, in whatever case"),
+        Scorer("number", gsm8k.flexible, gsm8k.same, "the last number in the output is the answer"),
+    )
+}
+"""By name; `regex` is made of a pattern."""
+
+
+def scorer_of(name: str, pattern: str | None) -> Scorer:
+    """The scorer of this name. Raises UsageError (`task-scorer`: it and the pattern do not fit, `task-pattern`)."""
+    if (pattern is not None) != (name == "regex"):
+        raise UsageError(
+            "`scorer: regex` needs a `pattern`" if pattern is None else f"`scorer: {name}` has no `pattern`",
+            code="task-scorer",
+            hint="give `scorer: regex` with `pattern: …`, whose one group is the answer",
+        )
+    if pattern is None:
+        return SCORERS[name]
+    return Scorer(name, matching(pattern), str.__eq__, f"what `{pattern}` extracts is the answer")
+
+
+def matching(pattern: str) -> Filter:
+    """From an output to what the first match of `pattern` has in its group, or the whole match where it has none.
+
+    The `regex` package reads it, within a time. Raises UsageError (`task-pattern`) for what is no such pattern; the
+    filter raises InputError (`task-pattern`) when an output takes longer: what is correct must not depend on the clock.
+    """
+    reason = too_large(pattern)
+    compiled: Any = None
+    if reason is None:
+        try:
+            compiled = regex.compile(pattern)
+        except (regex.error, RecursionError, OverflowError) as error:
+            reason = f"not a regular expression: {error}"
+    if compiled is not None and compiled.groups > 1:
+        reason = f"{compiled.groups} groups"
+    if reason is not None:
+        raise UsageError(
+            f"`pattern: {pattern}`: {reason}",
+            code="task-pattern",
+            hint="write a short pattern with one group; `(?:…)` groups without extracting",
+        )
+
+    def extract(output: str) -> str | None:
+        try:
+            match = compiled.search(output, timeout=PATTERN_SECONDS)
+        except TimeoutError:
+            raise InputError(
+                f"`pattern: {pattern}` takes more than {PATTERN_SECONDS:g} s on an output of {len(output)} characters",
+                code="task-pattern",
+                hint="write it without repeats inside repeats, such as `(a+)+`",
+            ) from None
+        return None if match is None else stripped(match[compiled.groups] or "")
+
+    return extract
