@@ -168,6 +168,8 @@ def _plan_on_disk(config: BenchConfig, plan: BenchPlan, output: Path, watcher: W
 def _resumable(config: BenchConfig, output: Path) -> dict[str, Any]:
     """The config with all its defaults; the task's relative paths, if it has options, are seen from `output` now."""
     values = config.model_dump(mode="json", exclude_none=True)
+    if config.task.probe_gate.above_base is None:  # it says something: by default the gate asks for it
+        values["task"]["probe_gate"]["above_base"] = None
     if config.task.options:
         values["task"]["folder"] = os.path.relpath(config.task.folder or ".", output)
     return values
