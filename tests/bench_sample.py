@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -239,3 +240,25 @@ PUBLISHED: dict[int, tuple[int, dict[str, tuple[int, int] | str]]] = {
 def three_seeds(**more: Any) -> list[Bench]:
     """Three seeds with the published probe scores."""
     return [bench(seed, changes, correct=correct, **more) for seed, (correct, changes) in PUBLISHED.items()]
+
+
+SEEDS = (42, 123, 456)
+RUNGS = (32, 16, 8, 4)
+LARGE: dict[str, Any] = {"n": 2000, "correct": 1500}
+"""Enough examples to show something."""
+
+
+def ladder(
+    *losses: tuple[int, int], seeds: Sequence[int] = SEEDS, bound: str = "new-run", **more: Any
+) -> list[Bench]:
+    """Seeds with a ladder of four rungs. losses: of each rung, the same number on every seed."""
+    compression = {
+        "variants": ["uniform_r2"],
+        "controls": [],
+        "ladder": {"rungs": list(RUNGS), "bound": bound},
+    }
+    asked = config(compression=compression, seeds=list(seeds))
+    changes: dict[str, tuple[int, int] | str] = {
+        f"ladder.r{rung}": loss for rung, loss in zip(RUNGS, losses, strict=True)
+    }
+    return [bench(seed, changes, asked=asked, **(LARGE | more)) for seed in seeds]

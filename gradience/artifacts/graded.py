@@ -198,6 +198,7 @@ class VariantEvidence(Part):
     family: int | None
     """How many claims it is adjusted for."""
     policy: OperatingCharacteristics | None
+    """Null for controls, and without `pooled`."""
     next_grade: NextGrade | None
     """Null for A, D and X, and without a grade."""
 

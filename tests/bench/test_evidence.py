@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bench_sample import bench, config, three_seeds
+from bench_sample import LARGE, SEEDS, bench, config, ladder, three_seeds
 
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_aggregate import BenchAggregate, VariantSummary
@@ -15,9 +15,6 @@ from gradience.artifacts.graded import VariantEvidence
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.graded import graded_seed
 from gradience.statistics import PairedTable, holm, pool, tango
-
-SEEDS = (42, 123, 456)
-LARGE = {"n": 2000, "correct": 1500}
 
 
 def large(*changes: dict[str, tuple[int, int] | str], **more: Any) -> list[Bench]:
@@ -139,7 +136,7 @@ def test_controls_have_evidence_and_no_grade() -> None:
     for control in report.controls:
         assert control.evidence.grade is None
         assert control.evidence.pooled is not None
-        assert control.evidence.adjusted_p is None
+        assert (control.evidence.adjusted_p, control.evidence.policy) == (None, None)
 
 
 def test_a_fail_may_be_statistically_non_inferior() -> None:
@@ -152,6 +149,7 @@ def test_a_fail_may_be_statistically_non_inferior() -> None:
     assert shown.grade == "C"
     assert shown.reason.startswith("policy FAIL, statistically non-inferior")
     assert 0 < shown.policy.pass_if_twice_margin < shown.policy.pass_if_equal < 1
+    assert f"fails in {100 * (1 - shown.policy.pass_if_equal):.0f} % of such runs" in shown.reason
     assert shown.next_grade.obstacles == ("it does not pass the policy",)
 
 
@@ -237,18 +235,6 @@ def test_what_happened_to_the_answers_is_added_up() -> None:
 
 
 # ---------------------------------------------------------------- the ladder
-
-RUNGS = [32, 16, 8, 4]
-
-
-def ladder(
-    *losses: tuple[int, int], seeds: Sequence[int] = SEEDS, bound: str = "new-run", **more: Any
-) -> list[Bench]:
-    """Seeds with a ladder of four rungs. losses: of each rung, the same on every seed."""
-    compression = {"variants": ["uniform_r2"], "controls": [], "ladder": {"rungs": RUNGS, "bound": bound}}
-    asked = config(compression=compression, seeds=list(seeds))
-    changes = {f"ladder.r{rung}": loss for rung, loss in zip(RUNGS, losses, strict=True)}
-    return [bench(seed, changes, asked=asked, **(LARGE | more)) for seed in seeds]
 
 
 def test_the_smallest_rung_that_is_shown_is_the_last_before_the_first_that_is_not() -> None:

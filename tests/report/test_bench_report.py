@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from bench_sample import bench, config, probe_of, three_seeds
+from bench_sample import bench, config, ladder, probe_of, three_seeds
 from golden import assert_golden
 
 from gradience.bench.verdict.aggregate import aggregate
+from gradience.bench.verdict.graded import graded_seed
 from gradience.bench.verdict.policy import exact_percent
 from gradience.report import html
 from gradience.report.bench import (
@@ -28,6 +29,7 @@ SEEDS = {
     "pass": lambda: three_seeds()[0],
     "smoke": lambda: bench(42, asked=config(run_type="smoke")),
     "undertrained": lambda: bench(42, correct=10),
+    "alone": lambda: graded_seed(ladder((20, 15), (40, 30), (90, 40), (5, 5), seeds=[42])[0]),
     "error": lambda: bench(42, {"per_layer": "OutOfMemoryError: CUDA out of memory"}, n=1319, correct=376),
     "fail": lambda: bench(
         42,
@@ -43,6 +45,9 @@ SEEDS = {
 
 TOGETHER = {
     "pass": lambda: aggregate(three_seeds(), [f"run{seed}/bench.json" for seed in (42, 123, 456)]),
+    "ladder": lambda: aggregate(
+        ladder((20, 15), (40, 30), (75, 40), (5, 5)), ["a", "b", "c"], records_verified=True
+    ),
     "missing": lambda: aggregate(three_seeds()[:2], ["run42/bench.json", "run123/bench.json"]),
     "inconclusive": lambda: aggregate([bench(42, correct=10), *three_seeds()[1:]], ["a", "b", "c"]),
 }

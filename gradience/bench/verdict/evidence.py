@@ -165,10 +165,12 @@ def _with_adjusted(
 
 
 def _evidence(facts: GradeFacts, subject: _Subject, run: RunFacts, first: Bench) -> VariantEvidence:
-    pooled = subject.pooled
-    graded = not subject.kind.is_control and any(
-        result.status != "SKIPPED" for result in subject.results.values()
-    )
+    control = subject.kind.is_control
+    policy = None
+    if subject.pooled is not None and not control:
+        policy = outlook.characteristics(subject.pooled, first.policy, len(run.planned))
+        facts = replace(facts, pass_if_equal=policy.pass_if_equal)
+    graded = not control and any(result.status != "SKIPPED" for result in subject.results.values())
     letter, reason = grade(facts) if graded else (None, "")
     return VariantEvidence(
         grade=letter,
@@ -176,6 +178,6 @@ def _evidence(facts: GradeFacts, subject: _Subject, run: RunFacts, first: Bench)
         pooled=subject.shown,
         adjusted_p=facts.adjusted_p,
         family=facts.family if facts.adjusted_p is not None else None,
-        policy=outlook.characteristics(pooled, first.policy, len(run.planned)) if pooled else None,
-        next_grade=outlook.next_grade(letter, facts, pooled) if letter else None,
+        policy=policy,
+        next_grade=outlook.next_grade(letter, facts, subject.pooled) if letter else None,
     )

@@ -52,6 +52,9 @@ class GradeFacts:
     untested: str = ""
     """Of a rung of a ladder: the rung at which the sequence had stopped before."""
 
+    pass_if_equal: float | None = None
+    """The chance that an adapter which is exactly as good passes the policy."""
+
     # ---- what a certificate needs besides
     seeds: int
     confirm_untouched: bool = True
@@ -163,9 +166,15 @@ def _neither(facts: GradeFacts, margin: str) -> str:
     if facts.untested:
         return f"not tested, since the sequence stopped at {facts.untested}: its numbers are exploratory"
     if supported(facts):
+        chance = facts.pass_if_equal
+        luck = (
+            ""
+            if chance is None
+            else f"; one that is exactly as good fails in {100 * (1 - chance):.0f} % of such runs"
+        )
         return (
             "policy FAIL, statistically non-inferior: with 95 % confidence it has"
-            f" {at_worst(bounds.low)} in these runs {margin}"
+            f" {at_worst(bounds.low)} in these runs {margin}{luck}"
         )
     return f"{verdict}, and is not shown to be as good: it may have {at_worst(bounds.low, bound='')} {margin}"
 

@@ -9,7 +9,7 @@ from gradience.artifacts.bench_plan import Policy, allowed_losses
 from gradience.artifacts.graded import Grade, NextGrade, OperatingCharacteristics
 from gradience.bench.plan.preregister import ALPHA
 from gradience.bench.verdict.conditions import MIN_SEEDS
-from gradience.bench.verdict.grade import GradeFacts, besides
+from gradience.bench.verdict.grade import GradeFacts, besides, supported
 from gradience.statistics import Claim, Pooled, items_needed, pass_probability, seeds_needed
 from gradience.statistics.power import DEFAULT_CORRELATION
 
@@ -47,6 +47,8 @@ def next_grade(grade: Grade, facts: GradeFacts, pooled: Pooled | None) -> NextGr
     if grade not in ("B", "C") or pooled is None:
         return None
     stands = () if facts.passes else ("it does not pass the policy",)
+    if grade == "C" and supported(facts):  # the policy alone stands in the way
+        return NextGrade(grade="B", examples=pooled.items, seeds=pooled.runs, obstacles=stands)
     if grade == "C":
         needs = Needs(pooled, facts.margin, "these-runs")
         return NextGrade(grade="B", examples=needs.examples(), seeds=needs.seeds(), obstacles=stands)

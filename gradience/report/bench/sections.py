@@ -10,6 +10,7 @@ from gradience.artifacts.bench_plan import DataSplit, Policy
 from gradience.bench.arms.registry import ARMS, control_of
 from gradience.bench.verdict.policy import exact_percent
 from gradience.bench.verdict.sanity import as_expected
+from gradience.report.bench.evidence import best_grade
 from gradience.report.blocks import Block, Facts, Heading, Inline, Note, Notes, Paragraph, Role, Span, items
 from gradience.report.numbers import count, percent
 from gradience.words import points
@@ -45,7 +46,10 @@ def title(run: Bench | BenchAggregate, task: str, seeds: str) -> list[Block]:
 def _best(run: Bench | BenchAggregate) -> Inline:
     if run.best is not None:
         saved = percent(reduction(run.best))
-        return "Smallest that passes: ", Span(run.best.name, "name"), f", with {saved} fewer LoRA parameters."
+        of_best = next((one.evidence for one in run.variants if one.name == run.best.name), None)
+        graded = best_grade(of_best, claimable=isinstance(run, BenchAggregate) and run.conditions_met)
+        words = f", with {saved} fewer LoRA parameters.{graded}"
+        return "Smallest that passes: ", Span(run.best.name, "name"), words
     if run.status in ("UNDERTRAINED", "SKIPPED"):
         return "Nothing was compared, so nothing is concluded."
     return "Nothing can be concluded." if run.status == "INCONCLUSIVE" else "No smaller adapter passes."
@@ -95,14 +99,6 @@ def ways(variants: Iterable[Result]) -> list[Row]:
     """Return the suffixes of the names, and how what bears each is made."""
     arms = {result.arm: ARMS[result.arm] for result in variants if result.arm in ARMS}
     return [(f".{arm.name}" if arm.suffix else "no suffix", arm.words) for arm in arms.values() if arm.words]
-
-
-def ladder(results: Sequence[Result], table: Block) -> list[Block]:
-    """Return the section of the ladder; nothing where there is none."""
-    title = Heading(
-        "Ladder: the probe truncated, from the largest down", aside="not candidates of the verdict"
-    )
-    return [title, table] if results else []
 
 
 def controls(results: Sequence[Result], table: Block) -> list[Block]:

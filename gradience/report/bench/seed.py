@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradience.artifacts.bench import Bench, Probe, VariantResult
+from gradience.artifacts.graded import PairedEvidence
 from gradience.bench.verdict.policy import exact_percent
-from gradience.report.bench import sections
+from gradience.report.bench import evidence, sections
+from gradience.report.bench.ladder import ladder_section
 from gradience.report.bench.numbers import out_of, points
 from gradience.report.bench.sections import Row
-from gradience.report.blocks import Column, Document, Facts, Heading, Inline, Paragraph, Span, Table, items
+from gradience.report.blocks import (
+    Block,
+    Column,
+    Document,
+    Facts,
+    Heading,
+    Inline,
+    Paragraph,
+    Span,
+    Table,
+    items,
+)
 from gradience.report.numbers import MISSING, count, number_range, percent, plural, sig, size, trimmed
 
 SMOKE = "SMOKE RUN: shortened to see that everything works. Its numbers are no evidence of anything."
@@ -34,7 +47,10 @@ def bench_blocks(bench: Bench, *, sources: bool = True) -> Document:
         Heading("Variants", aside=f"on the same {count(probe.n)} examples as the probe" if probe else ""),
         _table(bench.candidates),
         *sections.legend(bench.candidates, COLUMNS),
-        *sections.ladder(bench.rungs, _table(bench.rungs)),
+        *evidence.grades(bench.candidates),
+        *evidence.differences(bench.variants),
+        *evidence.next_grades(bench.candidates),
+        *_ladder(bench),
         *sections.controls(bench.controls, _table(bench.controls)),
         *sections.reasons(bench.variants, bench.reasons),
         *sections.policy(bench.policy, bench.notes),
@@ -88,34 +104,51 @@ def _audit(bench: Bench) -> list[Row]:
 
 
 def _table(results: Sequence[VariantResult]) -> Table:
+    graded, paired = evidence.is_graded(results), any(result.paired for result in results)
     columns = [
         Column(),
         Column("status"),
+        *([Column("grade")] if graded else []),
         Column("ranks", ">", drop=4),
         Column("correct", ">", drop=5),
         Column("only probe", ">", drop=3),
         Column("only variant", ">", drop=2),
         Column("Δ, points", ">"),
+        *([Column("95 % interval", ">", drop=6)] if paired else []),
         Column("saved", ">"),
         *([Column("KL", ">", drop=1)] if any(result.divergence for result in results) else []),
     ]
-    return Table(columns, [_row(result)[: len(columns)] for result in results])
+    return Table(columns, [_row(result, graded, paired)[: len(columns)] for result in results])
 
 
-def _row(result: VariantResult) -> list[Inline]:
+def _ladder(bench: Bench) -> list[Block]:
+    """The rungs: tested where this seed is all that was planned, else their counts."""
+    if bench.ladder is not None:
+        return ladder_section(bench.ladder, bench.rungs)
+    title = Heading("Ladder: the probe truncated, from the largest down", aside="tested over all seeds")
+    return [title, _table(bench.rungs)] if bench.rungs else []
+
+
+def _row(result: VariantResult, graded: bool, paired: bool) -> list[Inline]:
     ranks, measures, pairs = result.ranks, result.measures, result.pairs
     return [
         Span(result.name, "name"),
         sections.status_of(result),
+        *([evidence.letter(result)] if graded else []),
         number_range((ranks.smallest, ranks.largest)) if ranks else MISSING,
         f"{measures.correct:,}" if measures else MISSING,
         f"{pairs.only_probe_correct:,}" if pairs else MISSING,
         f"{pairs.only_variant_correct:,}" if pairs else MISSING,
         points(result.delta),
+        *([_interval(result.paired)] if paired else []),
         percent(result.reduction),
         # never below 0; rounding was, in older runs
         sig(max(0.0, result.divergence.kl_mean)) if result.divergence else MISSING,
     ]
+
+
+def _interval(paired: PairedEvidence | None) -> str:
+    return MISSING if paired is None else f"{points(paired.low)} … {points(paired.high)}"
 
 
 def _sources(bench: Bench) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_aggregate import BenchAggregate
+from gradience.report.bench.evidence import letter
 from gradience.report.bench.numbers import mean_percent
 from gradience.report.bench.sections import ROLES, SMOKE_STATUS, reduction
 from gradience.report.blocks import Column, Document, Inline, Span, Table
@@ -14,6 +15,7 @@ from gradience.report.numbers import MISSING, count, percent
 
 def summary_blocks(results: Sequence[Bench | BenchAggregate]) -> Document:
     """Return the table, one row for each run."""
+    graded = any(_grade(run) != MISSING for run in results)
     columns = [
         Column("model"),
         Column("parameters", ">", drop=1),
@@ -23,8 +25,15 @@ def summary_blocks(results: Sequence[Bench | BenchAggregate]) -> Document:
         Column("smallest that passes"),
         Column("saved", ">"),
         Column("status"),
+        *([Column("grade")] if graded else []),
     ]
-    return [Table(columns, [_row(run) for run in results])]
+    return [Table(columns, [_row(run)[: len(columns)] for run in results])]
+
+
+def _grade(run: Bench | BenchAggregate) -> Inline:
+    """Of the smallest that passes."""
+    best = next((one for one in run.variants if run.best is not None and one.name == run.best.name), None)
+    return letter(best) if best is not None else MISSING
 
 
 def _row(run: Bench | BenchAggregate) -> list[Inline]:
@@ -44,4 +53,5 @@ def _row(run: Bench | BenchAggregate) -> list[Inline]:
         Span(run.best.name, "name") if run.best else MISSING,
         percent(reduction(run.best)) if run.best else MISSING,
         Span(status, ROLES[status]),
+        _grade(run),
     ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradience.artifacts.bench_aggregate import BenchAggregate, VariantSeed, VariantSummary
-from gradience.report.bench import sections
+from gradience.report.bench import evidence, sections
+from gradience.report.bench.ladder import ladder_section
 from gradience.report.bench.numbers import counted_points, mean_percent, out_of, points
 from gradience.report.bench.sections import Row
 from gradience.report.blocks import (
@@ -38,13 +39,23 @@ def aggregate_blocks(report: BenchAggregate, *, sources: bool = True) -> Documen
         *_reasons(report),
         _conditions(report),
         Heading("Probe"),
-        Facts([*sections.data(report.base_params, report.splits, report.eval_role), *_probe(report)]),
+        Facts(
+            [
+                *sections.data(report.base_params, report.splits, report.eval_role),
+                *_probe(report),
+                *evidence.answer_problems(report),
+                *evidence.noise(report),
+            ]
+        ),
         Heading("Variants", aside="each seed on the same examples as its probe"),
         _table(report.candidates),
         *sections.legend(report.candidates, COLUMNS),
-        *sections.ladder(report.rungs, _table(report.rungs)),
+        *evidence.grades(report.candidates),
+        *evidence.differences(report.variants),
+        *evidence.next_grades(report.candidates),
+        *(ladder_section(report.ladder, report.rungs) if report.ladder else ()),
         *sections.controls(report.controls, _table(report.controls)),
-        *sections.reasons(report.variants),
+        *sections.reasons([variant for variant in report.variants if not variant.is_rung]),
         Heading("Seeds", aside="correct answers of the probe; Δ of the others, in percentage points"),
         _seeds(report),
         *sections.policy(report.policy, report.notes),
@@ -83,25 +94,28 @@ def _probe(report: BenchAggregate) -> list[Row]:
 
 
 def _table(variants: Sequence[VariantSummary]) -> Table:
+    graded = evidence.is_graded(variants)
     columns = [
         Column(),
         Column("status"),
+        *([Column("grade")] if graded else []),
         Column("max rank", ">", drop=2),
         Column("pass rate", ">", drop=3),
         Column("worst Δ, points", ">"),
         Column("saved", ">", drop=4),
         Column("accuracy", ">", drop=1),
     ]
-    return Table(columns, [_row(variant) for variant in variants])
+    return Table(columns, [_row(variant, graded) for variant in variants])
 
 
-def _row(variant: VariantSummary) -> list[Inline]:
+def _row(variant: VariantSummary, graded: bool) -> list[Inline]:
     mean, some = variant.accuracy, ""
     if mean is not None and mean.seeds < variant.planned:
         some = f" ({plural(mean.seeds, 'seed')})"
     return [
         Span(variant.name, "name"),
         sections.status_of(variant),
+        *([evidence.letter(variant)] if graded else []),
         number_range(cell.largest_rank for cell in variant.seeds if cell.largest_rank is not None),
         MISSING if variant.status == "SKIPPED" else f"{variant.passing} of {variant.planned}",
         counted_points(variant.worst_delta, variant.worst_delta_exact),

@@ -1,0 +1,85 @@
+"""The ladder as a section of its own: which rungs are shown, and what the next would have needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gradience.artifacts.bench import VariantResult
+from gradience.artifacts.bench_aggregate import VariantSummary
+from gradience.artifacts.exact import exact_text
+from gradience.artifacts.graded import Ladder, Rung, RungStatus
+from gradience.report.bench.evidence import amount, p_value
+from gradience.report.bench.numbers import points
+from gradience.report.bench.sections import status
+from gradience.report.blocks import Block, Column, Heading, Inline, Paragraph, Role, Span, Table
+from gradience.report.numbers import MISSING, percent
+
+ROLES: dict[RungStatus, Role] = {
+    "shown": "good",
+    "not shown": "warn",
+    "not tested": "dim",
+    "not smaller": "dim",
+}
+Result = VariantResult | VariantSummary
+
+
+def ladder_section(ladder: Ladder, rungs: Sequence[Result]) -> list[Block]:
+    """Return the answer, and the rungs from the top."""
+    where = "a new run" if ladder.bound == "new-run" else "these runs"
+    columns = [
+        Column(),
+        Column("safe"),
+        Column("policy", drop=2),
+        Column("Δ, points", ">"),
+        Column(f"bound, {where}", ">"),
+        Column("p", ">", drop=1),
+        Column("saved", ">", drop=3),
+    ]
+    of_name = {result.name: result for result in rungs}
+    legend = (
+        "Truncations of the probe, tested from the top until one is not shown to be safe: its bound must lie above"
+        f" −{exact_text(100 * ladder.margin)} points, with 95 % confidence. What stands below is not tested; its"
+        " numbers are exploratory."
+    )
+    sentence = f"{ladder.sentence[0].upper()}{ladder.sentence[1:]}."
+    return [
+        Heading("Ladder: the smallest rank that holds"),
+        Paragraph(Span(sentence, "strong")),
+        Table(columns, [_row(rung, of_name.get(rung.name)) for rung in ladder.rungs]),
+        Paragraph(Span(legend, "dim")),
+        *_needs(ladder, of_name),
+    ]
+
+
+def _row(rung: Rung, result: Result | None) -> list[Inline]:
+    words = rung.status + (f": {rung.reason}" if rung.reason and rung.status == "not shown" else "")
+    saved = (
+        result.reduction if isinstance(result, VariantResult) else result.mean_reduction if result else None
+    )
+    return [
+        Span(rung.name, "name"),
+        Span(words, ROLES[rung.status]),
+        status(result.status) if result else MISSING,
+        points(rung.delta),
+        points(rung.low),
+        p_value(rung.p_value),
+        percent(saved),
+    ]
+
+
+def _needs(ladder: Ladder, of_name: dict[str, Result]) -> list[Block]:
+    """What the first rung that is not shown would have needed."""
+    needs = ladder.next_rung
+    result = of_name.get(needs.name) if needs else None
+    if needs is None or result is None or result.evidence is None or result.evidence.pooled is None:
+        return []
+    pooled = result.evidence.pooled
+    wanted = amount(needs.examples, needs.seeds, pooled, pooled.runs)
+    return [
+        Paragraph(
+            (
+                Span(needs.name, "name"),
+                f" would have needed, for an 80 % chance, if the Δ seen is the true one: {wanted}.",
+            )
+        )
+    ]

@@ -1,0 +1,107 @@
+"""Evidence on the screen: intervals drawn to scale, grades in words, and nothing said of files that have none."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from bench_sample import LARGE, SEEDS, bench, config, ladder, three_seeds
+
+from gradience.artifacts.graded import Bounds, PooledEvidence
+from gradience.bench.verdict.aggregate import aggregate
+from gradience.report.bench import aggregate_text, bench_text, summary_text
+from gradience.report.bench.evidence import chance, p_value, round_up
+from gradience.report.bench.intervals import WIDTH, Scale, drawing
+from gradience.report.blocks import spans
+from gradience.report.faces import to_markdown
+
+MARGIN = Fraction("0.025")
+
+
+def pooled(
+    delta: float, these: tuple[float, float], new: tuple[float, float] | None = None
+) -> PooledEvidence:
+    def bounds(ends: tuple[float, float]) -> Bounds:
+        return Bounds(low=ends[0], high=ends[1], p_value=0.1)
+
+    return PooledEvidence(
+        runs=3, examples=200, margin=MARGIN, delta=delta, these_runs=bounds(these),
+        new_run=bounds(new) if new else None, discordance=0.1, run_spread=0.0,
+    )  # fmt: skip
+
+
+def lines(*rows: PooledEvidence) -> list[str]:
+    picture = drawing([(f"v{place}", row) for place, row in enumerate(rows)], MARGIN)
+    return ["".join(span.text for span in spans(line)) for line in picture.lines]
+
+
+def test_all_intervals_stand_on_one_scale() -> None:
+    """What is equal stands in one column, and the marks below the labels of the ruler."""
+    ruler, *drawn = lines(
+        pooled(0.0, (-0.01, 0.01)), pooled(-0.05, (-0.06, -0.04)), pooled(0.0, (-0.04, 0.04))
+    )
+    assert drawn[0].index("●") == drawn[2].index("●") == ruler.index("0", ruler.index("5"))
+    assert drawn[0].index("┊") == ruler.index("5")
+    assert drawn[1].index("●") < ruler.index("−") < drawn[0].index("━")
+
+
+def test_a_new_run_is_drawn_lighter_around_these_runs() -> None:
+    _, drawn = lines(pooled(0.0, (-0.01, 0.01), (-0.02, 0.02)))
+    left = drawn.split("●")[0].strip().removeprefix("v0").lstrip("┊ ")
+    assert left.startswith("─")
+    assert left.endswith("━")
+    assert set(left) == {"─", "━"}
+
+
+def test_what_lies_far_off_is_an_arrow() -> None:
+    _, drawn, near = lines(pooled(-0.5, (-0.6, -0.4)), pooled(0.0, (-0.01, 0.01)))
+    assert "●" not in drawn
+    assert drawn.split()[1].startswith("◂")
+    assert "●" in near
+
+
+@pytest.mark.parametrize("margin", ["0", "0.001", "0.025", "0.5", "1"])
+def test_every_margin_has_a_scale_with_its_marks(margin: str) -> None:
+    scale = Scale(Fraction(margin), [-0.02, 0.03])
+    assert 0 <= scale.place(-float(Fraction(margin))) <= scale.place(0.0) < WIDTH
+
+
+def test_small_chances_and_p_values_are_not_spelled_out() -> None:
+    assert [chance(share) for share in (0, 1e-9, 0.002, 0.582)] == ["0 %", "< 0.1 %", "0.20 %", "58.2 %"]
+    assert [p_value(value) for value in (None, 1e-9, 0.0123)] == ["–", "< 0.001", "0.012"]
+    assert [round_up(number) for number in (7, 99, 101, 1063, 2400)] == [7, 99, 110, 1100, 2400]
+
+
+def test_certifiable_stands_only_beside_grade_a_of_a_run_that_can_carry_a_claim() -> None:
+    changes = {"random_directions": (1400, 10), "uniform_r4": (20, 15)}
+    asked = config(
+        compression={
+            "variants": ["uniform_r4"],
+            "arms": ["truncate"],
+            "controls": ["random_directions", "aa"],
+        }
+    )
+    runs = [bench(seed, {"uniform_r4.truncate": (20, 15)} | changes, asked=asked, **LARGE) for seed in SEEDS]
+    verified, unknown = (aggregate(runs, records_verified=known) for known in (True, False))
+    assert verified.conditions_met
+    for report, says in ((verified, True), (unknown, False)):
+        for text in (aggregate_text(report), to_markdown(report)):
+            assert ("certifiable" in text) == says
+    without_controls = aggregate(ladder(*[(5, 5)] * 4), records_verified=True)
+    assert "Its grade is A." in " ".join(aggregate_text(without_controls).split())
+
+
+def test_files_of_earlier_versions_say_nothing_of_grades() -> None:
+    report = aggregate(three_seeds())
+    bare = [variant.model_copy(update={"evidence": None, "answers": None}) for variant in report.variants]
+    gone = dict.fromkeys(("noise", "ladder", "probe_answers", "records_verified"))
+    old = report.model_copy(update={"variants": tuple(bare), **gone})
+    for text in (aggregate_text(old), to_markdown(old), summary_text([old])):
+        assert "grade" not in text.lower()
+
+
+def test_a_seed_of_several_shows_the_interval_of_its_own_counts() -> None:
+    text = bench_text(three_seeds()[0])
+    assert "95 % interval" in text
+    assert "−7.40 … +2.15" in text
+    assert "grade" not in text
