@@ -1,7 +1,8 @@
 """Write the logs that the tests of evidence read: real tools, a real small model, two adapters. Nobody edits them.
 
 python scripts/make_evidence_fixtures.py lm-eval   needs `pip install ".[demo]" lm-eval==0.4.13`; a minute
-python scripts/make_evidence_fixtures.py inspect   needs inspect-ai 0.3.285, in an environment of its own
+python scripts/make_evidence_fixtures.py inspect   needs inspect-ai 0.3.285 and ".[demo]", in an environment of its own
+python scripts/make_evidence_fixtures.py every-eval-ever   needs every-eval-ever 0.3.0 (Python 3.12 or newer) alone
 
 The base is SmolLM2-135M-Instruct as `gradience.models.embedded` has it. A is the base alone, B the base with a random
 LoRA adapter: worse, and not by much. The files go to tests/evidence/logs/.
@@ -21,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "tests" / "evidence" / "logs"
 DOCS = 24
+HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SUMS = """task: sums
 dataset_path: json
 dataset_kwargs: {data_files: {train: train.jsonl, test: test.jsonl}}
@@ -125,7 +127,96 @@ def lm_eval() -> None:
                 (place / path.name).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
-MAKERS = {"lm-eval": lm_eval}
+INSPECT_TASK = """import json
+from inspect_ai import Task, task
+from inspect_ai.dataset import Sample
+from inspect_ai.scorer import includes
+from inspect_ai.solver import generate, system_message
+
+
+@task
+def larger():
+    samples = []
+    for number, line in enumerate(open("test.jsonl"), start=1):
+        choice = json.loads(line)["smaller"].partition(":")[0]
+        target = max((word for word in choice.split() if word.isdigit()), key=int)
+        samples.append(Sample(id=number, input=f"Which is more, {choice}? Say the number.", target=target))
+    return Task(dataset=samples, solver=[system_message("You compare numbers."), generate()], scorer=includes())
+"""
+
+
+def inspect() -> None:
+    """Two runs of inspect's own command line: the base, and the base with the adapter merged into it."""
+    sys.path.insert(0, str(ROOT))
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from gradience.models.embedded import smollm2
+
+    base = smollm2()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_rows(folder)
+        (folder / "larger.py").write_text(INSPECT_TASK, encoding="utf-8")
+        (folder / "base").symlink_to(base)
+        model = AutoModelForCausalLM.from_pretrained(base)
+        merged = PeftModel.from_pretrained(model, random_adapter(base, folder / "adapter")).merge_and_unload()
+        merged.save_pretrained(folder / "merged")
+        AutoTokenizer.from_pretrained(base).save_pretrained(folder / "merged")
+        for side, model_path in (("a", "base"), ("b", "merged")):
+            subprocess.run(
+                [
+                    sys.executable, "-m", "inspect_ai", "eval", "larger.py", "--model", "hf/local",
+                    "-M", f"model_path={model_path}", "-M", "device=cpu", "-M", "do_sample=false", "--max-tokens", "12",
+                    "--display", "plain", "--log-dir", side,
+                ],
+                check=True, cwd=folder, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            )  # fmt: skip
+            place = LOGS / "inspect"
+            place.mkdir(parents=True, exist_ok=True)
+            (log,) = (folder / side).glob("*.eval")
+            shutil.copy(log, place / f"{side}.eval")
+            repacked(log, place / f"{side}_deflated.eval")
+
+
+def repacked(log: Path, target: Path) -> None:
+    """The header and eight samples, deflated, as earlier versions of inspect pack them: read without zstandard."""
+    import zipfile
+
+    import zipfile_zstd  # noqa: F401 (lets zipfile read Zstandard)
+
+    with zipfile.ZipFile(log) as packed, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        samples = sorted(name for name in packed.namelist() if name.startswith("samples/"))[:8]
+        for name in [*samples, "header.json"]:
+            archive.writestr(zipfile.ZipInfo(name), packed.read(name), zipfile.ZIP_DEFLATED)
+
+
+def every_eval_ever() -> None:
+    """The logs of lm-eval as `every_eval_ever convert` makes records of them: the task `orders`."""
+    with tempfile.TemporaryDirectory() as name:
+        for side in "ab":
+            source = Path(name) / side
+            shutil.copytree(LOGS / "lm_eval" / side, source / "base")
+            (results,) = source.rglob("results_*.json")
+            content = json.loads(results.read_text(encoding="utf-8"))
+            content["config"]["model_args"]["pretrained"] = HUB_NAME  # a developer is asked for
+            results.write_text(json.dumps(content), encoding="utf-8")
+            output = Path(name) / f"{side}_records"
+            subprocess.run(
+                [
+                    sys.executable, "-m", "every_eval_ever", "convert", "lm_eval", "--log_path", str(results),
+                    "--output_dir", str(output), "--include_samples",
+                ],
+                check=True,
+            )  # fmt: skip
+            place = LOGS / "every_eval_ever" / side
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir(parents=True)
+            for path in (output / "orders").rglob("*.json*"):
+                shutil.copy(path, place)
+
+
+MAKERS = {"lm-eval": lm_eval, "inspect": inspect, "every-eval-ever": every_eval_ever}
 
 
 def main() -> None:

@@ -61,7 +61,8 @@ def evidence(
 
     Is B as good as A, how sure is that, and where do they differ?
 
-    Reads samples of lm-eval (--log_samples), and CSV, TSV or JSON lines with `id` and `score`.
+    Reads samples of lm-eval (--log_samples), logs of Inspect (.eval), records of Every Eval Ever, and CSV, TSV or
+    JSON lines with `id` and `score`.
 
     Examples:
 

@@ -7,16 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gradience.errors import InputError
-from gradience.evidence import lm_eval, table
+from gradience.evidence import every_eval_ever, inspect_ai, lm_eval, table
 from gradience.evidence.base import Format, Log, Wanted
 from gradience.reading import check_regular
 from gradience.words import listed, printable
 
 FORMATS: tuple[Format, ...] = (
     Format(lm_eval.NAME, lm_eval.fits, lm_eval.read),
+    Format(inspect_ai.NAME, inspect_ai.fits, inspect_ai.read),
+    Format(every_eval_ever.NAME, every_eval_ever.fits, every_eval_ever.read),
     Format(table.NAME, table.fits, table.read),
 )
-IN_FOLDERS = ("samples_*.jsonl",)
+IN_FOLDERS = ("samples_*.jsonl", "*.eval")
 """Logs that are found in a folder, and one level below: there tools put them under the model's name."""
 MAX_FILES = 10_000
 

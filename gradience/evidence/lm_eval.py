@@ -15,7 +15,7 @@ from typing import Any
 
 from gradience.errors import InputError
 from gradience.evidence.base import Item, Log, Row, Wanted, add, choose, digest, head, scored, tail
-from gradience.evidence.text import json_lines, json_object
+from gradience.evidence.text import json_lines, json_object, within
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
 NAME = "lm-eval"
@@ -147,9 +147,9 @@ def _results(path: Path, date: str, task: str) -> Beside:
         return Beside()
     content = json_object(read_file(results, MAX_SETTINGS_BYTES), str(results))
     names = {"n-shot": "few-shot examples", "versions": "task version"}
-    said = {name: _within(content, key).get(task) for key, name in names.items()}
-    higher = _within(_within(content, "higher_is_better"), task)
-    config = _within(content, "config")
+    said = {name: within(content, key).get(task) for key, name in names.items()}
+    higher = within(within(content, "higher_is_better"), task)
+    config = within(content, "config")
     arguments = config.get("model_args")
     if isinstance(arguments, dict):  # older versions write `pretrained=…,dtype=…`
         arguments = ",".join(f"{key}={value}" for key, value in arguments.items())
@@ -158,8 +158,3 @@ def _results(path: Path, date: str, task: str) -> Beside:
         arguments if isinstance(arguments, str) and arguments else None,
         {metric: not is_higher for metric, is_higher in higher.items() if isinstance(is_higher, bool)},
     )
-
-
-def _within(value: Mapping[str, Any], key: str) -> dict[str, Any]:
-    inner = value.get(key)
-    return inner if isinstance(inner, dict) else {}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gradience.adapters.strict_json import has_half_characters, is_deep
+from gradience.adapters.strict_json import MAX_PARTS, has_half_characters, is_deep
 from gradience.errors import InputError
 from gradience.reading import MAX_DATA_BYTES, open_stream
 
@@ -37,6 +37,8 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def json_object(text: bytes, place: str) -> dict[str, Any]:
     """The object that a text of JSON is. Raises InputError (`log-row`)."""
+    if text.count(b",") + text.count(b"[") + text.count(b"{") > MAX_PARTS:
+        raise _bad(place, f"more than {MAX_PARTS:,} values")
     try:
         decoded = text.decode("utf-8")
         value = json.loads(decoded, object_pairs_hook=_once)
@@ -53,6 +55,17 @@ def json_object(text: bytes, place: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise _bad(place, "not a JSON object")
     return value
+
+
+def within(value: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The object under a key; an empty one where there is none."""
+    inner = value.get(key)
+    return inner if isinstance(inner, dict) else {}
+
+
+def text_or_none(value: object) -> str | None:
+    """A text as it is; None for anything else."""
+    return value if isinstance(value, str) else None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -96,6 +96,13 @@ def log(path: Path) -> None:
     read_log(path, Wanted(filter="strict-match" if path.name.startswith("samples") else None))
 
 
+def every_eval_ever_record(path: Path) -> None:
+    samples = path.with_name("a_samples.jsonl")
+    if not samples.is_file():
+        samples.write_bytes(seeds("every_eval_ever")["orders"])
+    read_log(path, Wanted())
+
+
 def lm_eval_results(path: Path) -> None:
     (name,) = (path.name for path in (LM_EVAL / "b").glob("samples_orders_*"))
     samples = path.with_name(name)
@@ -120,6 +127,9 @@ TARGETS: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "records": (records, "a.records.jsonl"),
     "bench": (bench, "bench.json"),
     "plan": (plan, "plan.json"),
+    "inspect": (log, "a.eval"),
+    "every_eval_ever": (log, "a_samples.jsonl"),
+    "every_eval_ever_record": (every_eval_ever_record, "a.json"),
     "lm_eval": (log, f"samples_sums_{DATE}.jsonl"),
     "lm_eval_results": (lm_eval_results, f"results_{DATE}.json"),
     "scores_csv": (log, "a.csv"),

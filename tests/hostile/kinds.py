@@ -41,7 +41,7 @@ class Kind:
     """One kind of file.
 
     target: the file that is damaged; `files` has it and what lies beside it.
-    syntax: safetensors, json, lines (of JSON), yaml or rows; it decides which faults fit.
+    syntax: safetensors, json, lines (of JSON), yaml, rows or archive; it decides which faults fit.
     readers: what reads it, under a name; commands as they are typed.
     """
 
@@ -231,7 +231,8 @@ def _config(path: str) -> Read:
     return read
 
 
-LM_EVAL = TESTS / "evidence" / "logs" / "lm_eval"
+LOGS = TESTS / "evidence" / "logs"
+LM_EVAL = LOGS / "lm_eval"
 
 
 def logs() -> dict[str, Kind]:
@@ -250,7 +251,25 @@ def logs() -> dict[str, Kind]:
     )
     scores = {"in/a.csv": samples.csv_scores(), "in/b.csv": samples.csv_scores()}
     lines = {"in/a.jsonl": samples.jsonl_scores(), "in/b.jsonl": samples.jsonl_scores()}
+    inspect = {f"in/{side}.eval": (LOGS / "inspect" / f"{side}_deflated.eval").read_bytes() for side in "ab"}
+    records = folder_files(LOGS / "every_eval_ever" / "a", "in/a") | folder_files(
+        LOGS / "every_eval_ever" / "b", "in/b"
+    )
+    a, b = (
+        next(place for place in records if place.startswith(f"in/{side}/") and place.endswith(".json"))
+        for side in "ab"
+    )
     return {
+        "log of Inspect": Kind(
+            "in/b.eval", "archive", inspect, commands("evidence in/a.eval in/b.eval --json")
+        ),
+        "record of Every Eval Ever": Kind(b, "json", records, commands(f"evidence {a} {b}")),
+        "samples of Every Eval Ever": Kind(
+            b.replace(".json", "_samples.jsonl"),
+            "lines",
+            records,
+            commands(f"evidence {a} {b.replace('.json', '_samples.jsonl')} --json"),
+        ),
         "samples of lm-eval": Kind(samples_of_b, "lines", both, lm_eval),
         "results of lm-eval": Kind(results_of_b, "json", both, lm_eval, optional=True),
         "scores in CSV": Kind(

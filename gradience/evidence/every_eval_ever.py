@@ -1,0 +1,149 @@
+"""Every Eval Ever: the record of an evaluation (JSON) and its samples (JSON lines beside it), schema 0.3.
+
+Read in every-eval-ever 0.3.0 (`schemas/eval.schema.json`, `schemas/instance_level_eval.schema.json`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from gradience.digests import sha256_file
+from gradience.errors import InputError
+from gradience.evidence.base import Item, Log, Row, Wanted, add, choose, digest, head, scored, tail
+from gradience.evidence.text import json_lines, json_object, text_or_none, within
+from gradience.reading import MAX_SETTINGS_BYTES, read_file
+
+NAME = "Every Eval Ever"
+KEYS = ("schema_version", "evaluation_id", "evaluation_results")
+SAMPLE_KEYS = ("schema_version", "evaluation_id", "sample_id", "evaluation")
+SAMPLES = "_samples.jsonl"
+SCORE = "score"
+LONGEST_NAME = 255
+"""Bytes of a name, as file systems have it."""
+
+
+def fits(path: Path) -> bool:
+    """Whether the file has the keys of a record, or its first line those of a sample."""
+    if path.suffix == ".json":
+        return all(key in _record(path) for key in KEYS)
+    if path.suffix != ".jsonl":
+        return False
+    first = next(json_lines(path), None)
+    return first is not None and all(key in first[1] for key in SAMPLE_KEYS)
+
+
+def read(path: Path, wanted: Wanted) -> Log:
+    """Read one result of a record: `--metric` names its evaluation_result_id, or its evaluation_name.
+
+    Raises InputError and UsageError (see `base` and `text`; `log-samples` where the samples are missing or others).
+    """
+    samples = path if path.suffix == ".jsonl" else _samples_of(path)
+    beside = samples.with_name(samples.name.removesuffix(SAMPLES) + ".json")
+    record = _record(path) if path.suffix == ".json" else _record(beside) if beside.is_file() else {}
+    results: dict[str, dict[str, Row]] = {}
+    models: dict[str, None] = {}
+    for place, line in json_lines(samples):
+        row = _row(place, line)
+        add(results.setdefault(_result(line), {}), row)
+        models.setdefault(str(line.get("model_id"))[:200])
+    chosen = choose(samples, "metric", results, wanted.metric)
+    _, items = scored(samples, results[chosen], SCORE)
+    described = _described(record, chosen)
+    config = within(described, "metric_config")
+    lower = config.get("lower_is_better")
+    generation = within(described, "generation_config")
+    return Log(
+        samples,
+        NAME,
+        chosen,
+        items,
+        task=text_or_none(described.get("evaluation_name")),
+        model=next(iter(models)),
+        settings={"generation settings": json.dumps(generation, sort_keys=True, ensure_ascii=False)}
+        if generation
+        else {},
+        lower_is_better=lower if isinstance(lower, bool) else None,
+        notes=()
+        if record
+        else (f"the record of {samples.name} does not lie beside it: settings are not compared",),
+    )
+
+
+def _record(path: Path) -> dict[str, Any]:
+    return json_object(read_file(path, MAX_SETTINGS_BYTES), str(path))
+
+
+def _samples_of(path: Path) -> Path:
+    """The samples that a record names, beside it. Raises InputError (`log-samples`)."""
+    details = within(_record(path), "detailed_evaluation_results")
+    named = PurePosixPath(str(details.get("file_path", ""))).name or path.stem + SAMPLES
+    samples = path.with_name(named)
+    if len(named.encode()) > LONGEST_NAME or not samples.is_file():
+        raise InputError(
+            f"{path}: its samples ({samples.name!r:.200}) do not lie beside it",
+            code="log-samples",
+            hint="put the JSON lines into the folder of the record; converters write them with --include_samples",
+        )
+    checksum = details.get("checksum")
+    if (
+        details.get("hash_algorithm") == "sha256"
+        and checksum
+        and checksum != (actual := sha256_file(samples))
+    ):
+        raise InputError(
+            f"{path}: it names samples with the sha256 {str(checksum)[:64]}, and those beside it have {actual}",
+            code="log-samples",
+            hint="copy both files again, from the same place",
+        )
+    return samples
+
+
+def _result(line: Mapping[str, Any]) -> str:
+    """The result that a sample belongs to."""
+    return str(line.get("evaluation_result_id") or line.get("evaluation_name"))
+
+
+def _described(record: Mapping[str, Any], chosen: str) -> dict[str, Any]:
+    """What the record says of a result; {} where it has none of that name."""
+    results = record.get("evaluation_results")
+    for result in results if isinstance(results, list) else ():
+        if isinstance(result, dict) and chosen in (
+            result.get("evaluation_result_id"),
+            result.get("evaluation_name"),
+        ):
+            return result
+    return {}
+
+
+def _row(place: str, line: Mapping[str, Any]) -> Row:
+    key = line.get("sample_id")
+    if not isinstance(key, str) or not all(name in line for name in SAMPLE_KEYS):
+        raise InputError(
+            f"{place}: no sample of Every Eval Ever (no sample_id)",
+            code="log-row",
+            hint="`every_eval_ever validate` checks the file",
+        )
+    asked = within(line, "input")
+    raw = text_or_none(asked.get("raw")) or ""
+    given = text_or_none(asked.get("formatted")) or raw
+    item = Item(
+        key,
+        digest([raw, asked.get("reference"), asked.get("choices")]),
+        digest(given),
+        tail(raw),
+        head(_answer(line)),
+    )
+    return Row(place, item, {SCORE: within(line, "evaluation").get("score")})
+
+
+def _answer(line: Mapping[str, Any]) -> str:
+    """The answer that was extracted, else the output."""
+    attributions = line.get("answer_attribution")
+    for attribution in attributions if isinstance(attributions, list) else ():
+        if isinstance(attribution, dict) and isinstance(attribution.get("extracted_value"), str):
+            return str(attribution["extracted_value"])
+    outputs = within(line, "output").get("raw")
+    return outputs[0] if isinstance(outputs, list) and outputs and isinstance(outputs[0], str) else ""
