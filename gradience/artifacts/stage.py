@@ -8,6 +8,8 @@ from pydantic import Field
 
 from gradience.artifacts.base import Artifact, Float12, Part
 
+MANIFEST = "manifest.json"
+
 
 class StageFile(Part):
     """One file of a stage."""

@@ -9,6 +9,9 @@ from pydantic import Field
 from gradience.artifacts.base import Artifact, Float12, Part
 from gradience.artifacts.run import RunInfo
 
+REPORT, ADAPTER = "training.json", "adapter"
+"""Names in the folder of a training."""
+
 
 class TrainedExamples(Part):
     """The examples that were trained."""

@@ -9,7 +9,8 @@ import typer
 
 from gradience.cli.bench_configs import configs
 from gradience.cli.bench_power import power
-from gradience.cli.bench_run import code_of, run
+from gradience.cli.bench_run import code_of, run, say_root
+from gradience.cli.bench_verify import verify
 from gradience.cli.help import Group, Verb
 from gradience.cli.output import command_line, print_json, print_screen
 
@@ -24,6 +25,7 @@ bench = typer.Typer(
 
 bench.command(cls=Verb)(run)
 bench.command(cls=Verb)(power)
+bench.command(cls=Verb)(verify)
 bench.command(cls=Verb)(configs)
 
 Folders = Annotated[
@@ -61,17 +63,21 @@ def aggregate(
     from gradience.errors import require
 
     require("scipy", extra="stats")
-    from gradience.bench.verdict.folders import AGGREGATE, DOCUMENT, aggregate_folders
+    from gradience.bench.verdict.folders import AGGREGATE, DOCUMENT, PLAN
+    from gradience.bench.verify.files import write_digests
+    from gradience.bench.verify.together import aggregate_checked
     from gradience.report.bench import aggregate_text
     from gradience.report.faces import to_markdown
 
     if output is not None and (output / AGGREGATE).exists() and not force:
         raise already_exists(output / AGGREGATE)
-    report = aggregate_folders(folders, command=command_line())
+    report = aggregate_checked(folders, command=command_line())
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         report.save(output / AGGREGATE)
         write_whole(output / DOCUMENT, [to_markdown(report).encode()])
+        # a folder of its own holds nothing else that is ours; that of a run is listed as a whole
+        say_root(output, write_digests(output, None if (output / PLAN).is_file() else (AGGREGATE, DOCUMENT)))
     if json:
         print_json(report)
     elif not quiet:

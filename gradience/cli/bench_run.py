@@ -122,9 +122,13 @@ def _run(config: BenchConfig, output: Path, *, as_json: bool, quiet: bool) -> in
 
     need_libraries()
     from gradience.bench.run.bench import run_bench
+    from gradience.bench.verify.files import root_of
 
     with StageProgress(quiet=quiet) as watcher:
         benches, together = run_bench(config, output, watcher, page_of=to_markdown, command=command_line())
+    root = root_of(output)
+    if root is not None:
+        say_root(output, root)
     missing = [row.seed for row in together.seeds if row.source is None] if together else []
     result = benches[-1] if missing or together is None else together
     if as_json:
@@ -142,6 +146,11 @@ def _run(config: BenchConfig, output: Path, *, as_json: bool, quiet: bool) -> in
         file=sys.stderr,
     )
     return ExitCode.INCOMPLETE
+
+
+def say_root(output: Path, root: str) -> None:
+    """Tell the digest that stands for the whole folder, for whoever publishes it."""
+    print(f"root: {root} (sha256 of {output / 'digests.json'})", file=sys.stderr)
 
 
 def need_libraries() -> None:

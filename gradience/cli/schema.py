@@ -32,6 +32,8 @@ class ArtifactName(StrEnum):
     BENCH_PLAN = "bench_plan", "gradience.artifacts.bench_plan", "BenchPlan"
     BENCH_FORECAST = "bench_forecast", "gradience.artifacts.forecast", "BenchForecast"
     POWER = "power", "gradience.artifacts.power", "PowerReport"
+    DIGESTS = "digests", "gradience.artifacts.digests", "Digests"
+    VERIFICATION = "verification", "gradience.artifacts.verification", "Verification"
     TRAINING = "training", "gradience.artifacts.training", "TrainingReport"
     STAGE = "stage", "gradience.artifacts.stage", "StageManifest"
 

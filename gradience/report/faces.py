@@ -23,6 +23,7 @@ DOCUMENTS = {
     "EvidenceReport": "evidence:evidence_blocks",
     "MonitorReport": "monitor:monitor_blocks",
     "PowerReport": "power:power_blocks",
+    "Verification": "verification:verification_blocks",
 }
 """What a report is called -> the module of this room, and its function that returns the blocks."""
 PRINTED = 30

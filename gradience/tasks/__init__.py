@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial, wraps
@@ -18,7 +19,14 @@ from pydantic import ValidationError, validate_call
 from gradience.artifacts.bench_plan import TaskCode
 from gradience.errors import InputError, did_you_mean
 from gradience.tasks import user_code
-from gradience.tasks.base import ClassificationTask, GenerationTask, Task
+from gradience.tasks.base import (
+    AnswerScoring,
+    ClassificationTask,
+    GenerationTask,
+    LabelScoring,
+    Scoring,
+    Task,
+)
 
 Load = Callable[..., Task]
 
@@ -55,6 +63,27 @@ def load(profile: str, options: Mapping[str, Any], *, folder: Path | None = None
                 hint="add data: docs/tasks.md says how examples are split into train, dev and confirm",
             )
     return replace(task, code=code_of(profile))
+
+
+def scoring_of(profile: str, options: Mapping[str, Any]) -> Scoring:
+    """Return what counts as right in the task `profile` with `options`.
+
+    A task that comes with Gradience says it without its examples. A user's has it in `scoring(...)`, or is loaded as a
+    whole. Raises what `load` raises.
+    """
+    function = find(profile)
+    module = sys.modules.get(getattr(function, "__module__", ""))
+    alone = getattr(module, "scoring", None) if getattr(module, "load", None) is function else None
+    if not callable(alone):
+        return load(profile, options).rules
+    rules = alone(**_checked(profile, function, options))
+    if not isinstance(rules, LabelScoring | AnswerScoring):
+        raise InputError(
+            f"{profile}: `scoring` returned {type(rules).__name__}",
+            code="task-contract",
+            hint="return a LabelScoring or an AnswerScoring: see docs/tasks.md",
+        )
+    return rules
 
 
 def find(profile: str) -> Load:

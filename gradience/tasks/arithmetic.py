@@ -15,7 +15,7 @@ from pydantic import Field
 
 from gradience.errors import UsageError, require
 from gradience.models.settings import Positive
-from gradience.tasks.base import Filter, GenerationTask
+from gradience.tasks.base import AnswerScoring, Filter, GenerationTask
 from gradience.tasks.examples import PromptExample, content_id, prepare, role_of
 
 # No digit, and no decimal or thousands separator with a digit behind it, may follow: 16 is not the answer of `16.5`.
@@ -66,6 +66,11 @@ def load(
         source={"generator": f"reasoning-gym {version('reasoning-gym')} chain_sum"}
         | {name: str(value) for name, value in options.items()},
     )
+
+
+def scoring(**_: object) -> AnswerScoring:
+    """How outputs are scored; no option matters."""
+    return AnswerScoring(filters=FILTERS, same=same)
 
 
 def leading(output: str) -> str | None:

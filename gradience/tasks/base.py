@@ -1,6 +1,8 @@
 """What a task is: its examples, and how an output becomes right or wrong. Two kinds; every task is one of them.
 
-A task file has one function `load(...) -> Task`, whose keyword parameters are the task's options in a config.
+A task file has one function `load(...) -> Task`, whose keyword parameters are the task's options in a config. It may
+have a second one with the same parameters, `scoring(...) -> Scoring`: what counts as right, without the examples, so
+that stored answers can be scored again where the data are not.
 """
 
 from __future__ import annotations
@@ -14,6 +16,31 @@ from gradience.tasks.metrics import Metric
 
 Filter = Callable[[str], str | None]
 """From a model's output to the answer in it, or None when there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelScoring:
+    """How labels are scored: the predicted one is right when it is the example's."""
+
+    metric: Metric = "accuracy"
+    """What the field reports; shown beside accuracy."""
+    version: int = 1
+    """The task's `scoring_version`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerScoring:
+    """How outputs in free text are scored."""
+
+    filters: Mapping[str, Filter]
+    """Ways of finding the answer in an output. The first decides."""
+    same: Callable[[str, str], bool]
+    """(extracted, gold) -> whether they are the same answer."""
+    version: int = 1
+    """The task's `scoring_version`."""
+
+
+Scoring = LabelScoring | AnswerScoring
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +75,11 @@ class ClassificationTask(_Named):
     metric: Metric = "accuracy"
     """What the field reports for this task; shown beside accuracy."""
 
+    @property
+    def rules(self) -> LabelScoring:
+        """How its labels are scored."""
+        return LabelScoring(metric=self.metric, version=self.scoring_version)
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationTask(_Named):
@@ -61,6 +93,11 @@ class GenerationTask(_Named):
     max_new_tokens: int
     stop: tuple[str, ...] = ()
     """An output ends before the first of these."""
+
+    @property
+    def rules(self) -> AnswerScoring:
+        """How its outputs are scored."""
+        return AnswerScoring(filters=self.filters, same=self.same, version=self.scoring_version)
 
 
 Task = ClassificationTask | GenerationTask

@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import Field
 
 from gradience.errors import InputError, UsageError
-from gradience.tasks.base import ClassificationTask
+from gradience.tasks.base import ClassificationTask, LabelScoring
 from gradience.tasks.examples import prepare, with_dev
 from gradience.tasks.labelled import Columns, labelled, read
 from gradience.tasks.metrics import Metric
@@ -81,14 +81,7 @@ def load(
     Raises UsageError (`glue-subset`), InputError (`task-label`), and what `rows.train_and_confirm`, `labelled.read` and
     `examples.with_dev` raise.
     """
-    if subset not in SUBSETS:
-        plain = subset.lower().replace("-", "").replace("_", "")
-        raise UsageError(
-            f"{subset}: {REFUSED.get(plain, 'not a task of GLUE')}",
-            code="glue-subset",
-            hint=(f"did you mean `{plain}`? " if plain in SUBSETS else "")
-            + f"set `subset` to one of {', '.join(SUBSETS)}",
-        )
+    kind = _subset(subset)
     if mismatched and subset != "mnli":
         raise UsageError("`mismatched` is for mnli only", code="glue-subset", hint="leave out `mismatched`")
     tables = train_and_confirm(
@@ -99,7 +92,6 @@ def load(
         split="validation" + {"mnli": "_mismatched" if mismatched else "_matched"}.get(subset, ""),
         revision=revision,
     )
-    kind = SUBSETS[subset]
     for table in tables.values():
         if (names := table.label_names.get(kind.columns.label, kind.label_names)) != kind.label_names:
             raise InputError(
@@ -115,3 +107,20 @@ def load(
         metric=kind.metric,
         source={role: table.source for role, table in tables.items()},
     )
+
+
+def scoring(*, subset: str, **_: object) -> LabelScoring:
+    """How labels are scored; of the options `subset` alone matters. Raises UsageError (`glue-subset`)."""
+    return LabelScoring(metric=_subset(subset).metric)
+
+
+def _subset(name: str) -> Subset:
+    if name not in SUBSETS:
+        plain = name.lower().replace("-", "").replace("_", "")
+        raise UsageError(
+            f"{name}: {REFUSED.get(plain, 'not a task of GLUE')}",
+            code="glue-subset",
+            hint=(f"did you mean `{plain}`? " if plain in SUBSETS else "")
+            + f"set `subset` to one of {', '.join(SUBSETS)}",
+        )
+    return SUBSETS[name]

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from gradience.artifacts.bench_plan import Role
-from gradience.tasks.base import Filter, GenerationTask
+from gradience.tasks.base import AnswerScoring, Filter, GenerationTask
 from gradience.tasks.examples import PromptExample, content_id, prepare, with_dev
 from gradience.tasks.rows import Row, train_and_confirm
 
@@ -65,6 +65,11 @@ def load(
         stop=STOP,
         source={role: table.source for role, table in tables.items()} | {"annotations": annotations},
     )
+
+
+def scoring(**_: object) -> AnswerScoring:
+    """How outputs are scored; no option matters."""
+    return AnswerScoring(filters=FILTERS, same=same)
 
 
 def strict(output: str) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from gradience.errors import InputError
 from gradience.models.embedded import REVIEWS, review_sentences
 from gradience.reading import MAX_DATA_BYTES, read_file
-from gradience.tasks.base import ClassificationTask
+from gradience.tasks.base import ClassificationTask, LabelScoring
 from gradience.tasks.examples import LabelledExample, content_id, prepare, role_of
 
 LABEL_NAMES = ("negative", "positive")
@@ -56,3 +56,8 @@ def load(path: Path | None = None) -> ClassificationTask:
     return ClassificationTask(
         name="reviews", examples=replace(examples, counts=counts), label_names=LABEL_NAMES, source=source
     )
+
+
+def scoring(**_: object) -> LabelScoring:
+    """How labels are scored; no option matters."""
+    return LabelScoring()

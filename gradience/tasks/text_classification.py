@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from gradience.artifacts.bench_plan import Role
-from gradience.tasks.base import ClassificationTask
+from gradience.tasks.base import ClassificationTask, LabelScoring
 from gradience.tasks.examples import prepare, with_dev
 from gradience.tasks.labelled import Columns, check_labels, labelled, read
 from gradience.tasks.labelled import label_names as names_in
@@ -75,3 +75,8 @@ def load(
         metric=metric,
         source={role or "all": table.source for role, table in tables.items()},
     )
+
+
+def scoring(*, metric: Metric = "accuracy", **_: object) -> LabelScoring:
+    """How labels are scored; of the options `metric` alone matters."""
+    return LabelScoring(metric=metric)

@@ -16,7 +16,7 @@ from typing import Any
 from transformers import Trainer
 from transformers.trainer_callback import TrainerState
 
-from gradience.artifacts.training import TrainingReport
+from gradience.artifacts.training import ADAPTER, REPORT, TrainingReport
 from gradience.digests import sha256_file
 from gradience.errors import InputError
 from gradience.training.checkpoints import (
@@ -28,7 +28,7 @@ from gradience.training.checkpoints import (
 )
 from gradience.training.journal import Journal
 
-REPORT, ADAPTER, CHECKPOINTS, JOURNAL = "training.json", "adapter", "checkpoints", "start.json"
+CHECKPOINTS, JOURNAL = "checkpoints", "start.json"
 
 
 def run_from_newest(trainer: Trainer, journal: Journal, checkpoints: Path) -> float:

@@ -21,7 +21,7 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.shared_names import path_text
-from gradience.artifacts.training import Start, TrainedExamples, TrainingReport
+from gradience.artifacts.training import ADAPTER, REPORT, Start, TrainedExamples, TrainingReport
 from gradience.artifacts.whole import write_errors
 from gradience.digests import sha256_file
 from gradience.errors import UsageError
@@ -38,7 +38,7 @@ from gradience.training.encode import Collator, Encoded, encode, labels_of
 from gradience.training.journal import Journal
 from gradience.training.memory import watch_peak
 from gradience.training.network import Trained, store, weights_of, with_fresh_lora
-from gradience.training.resume import ADAPTER, CHECKPOINTS, JOURNAL, REPORT, clear, finished, run_from_newest
+from gradience.training.resume import CHECKPOINTS, JOURNAL, clear, finished, run_from_newest
 from gradience.training.seeds import STREAMS, stream
 from gradience.training.settings import TrainSettings
 

@@ -128,9 +128,9 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
     from gradience.bench.arms.arm import Control, Derived
     from gradience.bench.config.load import BenchConfig
     from gradience.bench.plan.preregister import bench_plan
-    from gradience.bench.run.assemble import assemble
     from gradience.bench.run.seed import SeedRun
     from gradience.bench.verdict.aggregate import aggregate
+    from gradience.bench.verdict.assemble import assemble, data_of
     from gradience.plan.criteria import ToRank
     from gradience.report.faces import to_markdown
 
@@ -162,7 +162,8 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
     config, task = BenchConfig.model_validate(values), sentences()
     plan = bench_plan(config, "sentences", [])
     assert (plan.tests, plan.controls) == (("narrow.cut",), ("unharmed",))
-    bench = assemble(SeedRun(config, task, 42, tmp_path / "run").run(), task, plan, Stopwatch())
+    facts, data = SeedRun(config, task, 42, tmp_path / "run").run(), data_of(task, config, plan)
+    bench = assemble(facts, task.rules, data, plan, Stopwatch().run_info())
     assert [(result.name, result.arm, result.made_by, result.rank_basis) for result in bench.variants] == [
         ("narrow.cut", "cut", "cut", "two of each module"),
         ("unharmed", "control", "copy", "all of it"),

@@ -20,7 +20,7 @@ from gradience.artifacts.bench import Bench
 from gradience.artifacts.records import read_records
 from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.run.bench import run_bench
-from gradience.bench.run.facts import ANSWERS
+from gradience.bench.verdict.facts import ANSWERS
 from gradience.errors import UsageError
 from gradience.evaluate.engines.transformers import identity
 from gradience.models.load import fingerprint_of

@@ -18,22 +18,20 @@ from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_plan import BenchPlan, DataSplit
 from gradience.artifacts.records import read_records
 from gradience.artifacts.run import Stopwatch
-from gradience.artifacts.stage import StageManifest
-from gradience.artifacts.training import TrainingReport
+from gradience.artifacts.stage import MANIFEST, StageManifest
+from gradience.artifacts.training import REPORT, TrainingReport
 from gradience.bench.arms import truncate
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.forecast import forecast
 from gradience.bench.plan.preregister import bench_plan
 from gradience.bench.run import seed as run_module
-from gradience.bench.run.assemble import assemble
 from gradience.bench.run.bench import run_bench
-from gradience.bench.run.facts import SeedFacts
 from gradience.bench.run.seed import SeedRun
-from gradience.bench.run.stages import MANIFEST
+from gradience.bench.verdict.assemble import assemble, data_of
+from gradience.bench.verdict.facts import SeedFacts
 from gradience.errors import GradienceError, NetworkError
 from gradience.tasks.base import Task
 from gradience.training.memory import CLEAR
-from gradience.training.resume import REPORT
 
 CLASSIFY: dict[str, Any] = CONFIG | {
     "model": {"name": "", "type": "seqcls"},
@@ -63,7 +61,8 @@ def plan_of(config: BenchConfig, task: Task) -> BenchPlan:
 
 
 def bench_of(facts: SeedFacts, task: Task) -> Bench:
-    return assemble(facts, task, plan_of(facts.config, task), Stopwatch())
+    plan = plan_of(facts.config, task)
+    return assemble(facts, task.rules, data_of(task, facts.config, plan), plan, Stopwatch().run_info())
 
 
 @pytest.fixture(scope="module")

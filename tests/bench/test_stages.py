@@ -12,8 +12,8 @@ import pytest
 from killing import program
 
 from gradience.artifacts.lock import only_one
-from gradience.artifacts.stage import StageManifest
-from gradience.bench.run.stages import BEGUN, MANIFEST, Stages, stage_key
+from gradience.artifacts.stage import MANIFEST, StageManifest
+from gradience.bench.run.stages import BEGUN, Stages, stage_key
 from gradience.errors import LockedError, OutputError
 
 

@@ -4,6 +4,7 @@ DIR/plan.json                  what was decided beforehand
 DIR/config.yaml                the config of the run, with all its defaults
 DIR/bench.json, bench.md       the result of one seed; with several seeds in DIR/seed_<n>/ each,
 DIR/bench_aggregate.json, .md  and theirs together
+DIR/digests.json               every file with its sha256, written last
 …/probe/train, probe/eval, audit, uniform_median/train, …   the stages
 …/run.log                      what was done when, and the traceback of what failed; one for each seed
 """
@@ -30,13 +31,23 @@ from gradience.artifacts.whole import write_whole
 from gradience.bench.config.differences import differences
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import bench_plan, plan_digest, promised
-from gradience.bench.run.assemble import assemble
-from gradience.bench.run.facts import SeedFacts
 from gradience.bench.run.recount import agrees
 from gradience.bench.run.seed import SeedRun
 from gradience.bench.run.weights import remove_weights
-from gradience.bench.verdict.aggregate import aggregate, no_longer_passing
-from gradience.bench.verdict.folders import AGGREGATE, BENCH, DOCUMENT, PLAN, begun
+from gradience.bench.verdict.aggregate import no_longer_passing
+from gradience.bench.verdict.assemble import assemble, data_of
+from gradience.bench.verdict.facts import SeedFacts
+from gradience.bench.verdict.folders import (
+    AGGREGATE,
+    BENCH,
+    CONFIG,
+    DOCUMENT,
+    PAGE,
+    PLAN,
+    aggregate_run,
+    benches_of,
+)
+from gradience.bench.verify.files import write_digests
 from gradience.check.files import MAX_BYTES
 from gradience.errors import UsageError
 from gradience.models.devices import check_devices, threads
@@ -46,7 +57,6 @@ from gradience.tasks.base import Task
 from gradience.words import listed, visible
 
 LOG = "run.log"
-CONFIG = "config.yaml"
 PATIENCE = 60.0
 """Seconds to wait for another seed of the same plan that is writing plan or aggregate, which takes it moments."""
 
@@ -81,14 +91,15 @@ def run_bench(
             with only_one(folder) if folder != output or not whole else nullcontext():
                 lost = _lost(config, benches) if whole else {}
                 bench = _one_seed(config, task, plan, seed, folder, watcher, command, lost)
-                write_whole(folder / "bench.md", [page_of(bench).encode()])
+                write_whole(folder / PAGE, [page_of(bench).encode()])
                 benches.append(bench)
-        if len(config.seeds) == 1 or config.smoke:  # a smoke run is no evidence, whatever is added up
-            return benches, None
+        together = None
         with locked():
-            together = _together(config, output, watch, benches)
-            write_whole(output / DOCUMENT, [page_of(together).encode()])
-            return benches, together
+            if len(config.seeds) > 1 and not config.smoke:  # a smoke run is no evidence, whatever is added up
+                together = _together(config, output, watch, benches)
+                write_whole(output / DOCUMENT, [page_of(together).encode()])
+            write_digests(output)
+        return benches, together
 
 
 @contextmanager
@@ -119,8 +130,8 @@ def _one_seed(
     watch = Stopwatch(command=command)
     with _logged(folder / LOG):
         facts = SeedRun(config, task, seed, folder, watcher, plan=plan_digest(plan), lost=lost).run()
-    bench = assemble(facts, task, plan, watch)
-    bench.save(folder / "bench.json")
+    bench = assemble(facts, task.rules, data_of(task, config, plan), plan, watch.run_info())
+    bench.save(folder / BENCH)
     if bench.status != "ERROR":  # else the next run still needs them
         _tidy(config, facts)
     return bench
@@ -129,17 +140,9 @@ def _one_seed(
 def _together(config: BenchConfig, output: Path, watch: Stopwatch, counted: list[Bench]) -> BenchAggregate:
     """The aggregate of the planned seeds that are there; the others are missing. counted: seeds of this process."""
     here = {bench.seed for bench in counted}
-    there = [seed for seed in config.seeds if (output / f"seed_{seed}" / BENCH).is_file()]
-    benches = [Bench.read(output / f"seed_{seed}" / BENCH) for seed in there]
-    together = aggregate(
-        benches,
-        [f"seed_{seed}/{BENCH}" for seed in there],
-        run=watch.run_info(),
-        stopped=begun(output, benches),
-        records_verified=all(
-            bench.seed in here or agrees(output / f"seed_{bench.seed}", bench) for bench in benches
-        ),
-    )
+    benches = benches_of(output, config.seeds)
+    verified = all(bench.seed in here or agrees(output / f"seed_{bench.seed}", bench) for bench in benches)
+    together = aggregate_run(output, benches, watch.run_info(), records_verified=verified)
     together.save(output / AGGREGATE)
     return together
 

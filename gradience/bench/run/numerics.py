@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gradience.artifacts.records import ExamplesRun
-from gradience.bench.run.stages import MANIFEST
+from gradience.artifacts.stage import MANIFEST
 from gradience.reading import MAX_DATA_BYTES, open_stream
 
 

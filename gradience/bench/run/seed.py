@@ -20,38 +20,31 @@ from typing import Any
 import torch
 
 from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.records import Evaluation, count, read_records
+from gradience.artifacts.records import Evaluation, read_records
 from gradience.artifacts.shared_names import sentence_text
-from gradience.artifacts.stage import StageManifest
-from gradience.artifacts.training import TrainingReport
+from gradience.artifacts.training import ADAPTER, REPORT, TrainingReport
 from gradience.artifacts.whole import write_whole
 from gradience.audit.adapter import audit_adapter
 from gradience.bench.arms.arm import Derived, Source, Trained
 from gradience.bench.arms.retrain import RETRAIN
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PROBE, PlannedVariant, plan_variants
-from gradience.bench.run.assemble import gate_of_base
-from gradience.bench.run.facts import ANSWERS, SCORES, Outcome, SeedFacts
 from gradience.bench.run.numerics import MadeElsewhere, refuse_mixture
-from gradience.bench.run.stages import MANIFEST, Stages
+from gradience.bench.run.stages import Stages
 from gradience.bench.run.weights import parameters_of, require_weights
-from gradience.bench.verdict.policy import gate_passed, is_ahead
+from gradience.bench.verdict.assemble import leads_base, reaches_gate
+from gradience.bench.verdict.facts import ANSWERS, AUDIT, SCORES, SIZES, Outcome, SeedFacts
 from gradience.errors import GradienceError, OutputError
 from gradience.evaluate.evaluator import Evaluator
 from gradience.models.devices import choose_device
 from gradience.models.load import fingerprint_of
 from gradience.progress import Watcher
-from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.tasks.base import ClassificationTask, Task
 from gradience.training.launch import Order, launch
 from gradience.training.memory import Reading, watch_peak
-from gradience.training.resume import ADAPTER, REPORT
 from gradience.training.trainer import train
 
 logger = logging.getLogger("gradience.bench")
-
-AUDIT = "audit.json"
-SIZES = "parameters.json"
 
 
 class SeedRun:
@@ -149,12 +142,10 @@ class SeedRun:
 
     def _passes_gate(self, answers: Evaluation[Any], facts: SeedFacts) -> bool:
         """Whether the probe reaches its gate; its base is asked only where it has enough correct."""
-        counts = count(answers.records)
-        if not gate_passed(counts.correct, counts.n, self.config.gate()):
+        if not reaches_gate(self.config, answers):
             return False
         facts.base = self._base_answers()
-        about = gate_of_base(self.config, answers, facts.base)
-        return not about or is_ahead(counts.correct, about["base_correct"], counts.n, about["above_base"])
+        return leads_base(self.config, answers, facts.base)
 
     def _audit(self, probe: Outcome) -> AuditReport:
         assert probe.adapter is not None
@@ -230,8 +221,7 @@ class SeedRun:
             write_whole(folder / SIZES, [json.dumps(parameters_of(target)).encode()])
 
         folder = self._stage(f"{planned.name}/adapter", depends, make, resumable=False)
-        lora_params, other_params = json.loads(read_file(folder / SIZES, MAX_SETTINGS_BYTES))
-        outcome.add_adapter(folder, lora_params=lora_params, other_params=other_params)
+        outcome.read_derived(folder)
 
     # ------------------------------------------------------------ training and evaluating
 
@@ -252,15 +242,7 @@ class SeedRun:
                 train(self.task, **arguments, on_step=self.watcher.step)
 
         folder = self._stage(f"{name}/train", depends, make)
-        report = TrainingReport.read(folder / REPORT)
-        outcome.add_adapter(
-            folder,
-            lora_params=report.lora_params if has_lora else 0,
-            other_params=report.other_params,
-            lora=has_lora,
-            training=report,
-        )
-        return report
+        return outcome.read_training(folder, has_lora=has_lora)
 
     def _evaluate(self, outcome: Outcome, probe: Outcome | None) -> None:
         """Records of the variant's answers, and for a causal model of its divergence from the probe."""
@@ -294,11 +276,7 @@ class SeedRun:
             if reference is not None:
                 self.evaluator.forget(adapter.name)
 
-        folder = self._stage(f"{adapter.name}/eval", depends, make)
-        outcome.answers = read_records(folder / ANSWERS)
-        if (folder / SCORES).is_file():
-            outcome.scores = read_records(folder / SCORES)
-        outcome.manifests.append(StageManifest.read(folder / MANIFEST))
+        outcome.read_answers(self._stage(f"{adapter.name}/eval", depends, make))
 
     # ------------------------------------------------------------ around them
 

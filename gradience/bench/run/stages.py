@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradience.artifacts.stage import StageFile, StageManifest
+from gradience.adapters.locate import WEIGHTS
+from gradience.artifacts.stage import MANIFEST, StageFile, StageManifest
 from gradience.artifacts.whole import write_errors, write_whole
 from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError
@@ -26,7 +27,7 @@ logger = logging.getLogger("gradience.bench")
 
 VERSION = 1
 """Raised when a stage starts to mean something else: what was made before is then made again."""
-MANIFEST, BEGUN, REMOVABLE = "manifest.json", "begun", "adapter_model.safetensors"
+BEGUN = "begun"
 
 Make = Callable[[Path], None]
 """Fills the folder it is given; called again with what is there after a kill."""
@@ -111,8 +112,7 @@ def changed_files(folder: Path, manifest: StageManifest) -> list[str]:
     return [
         name
         for name, file in manifest.files.items()
-        if not _is_unchanged(folder / name, file)
-        and ((folder / name).exists() or not name.endswith(REMOVABLE))
+        if not _is_unchanged(folder / name, file) and ((folder / name).exists() or not name.endswith(WEIGHTS))
     ]
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from gradience.bench.run.stages import REMOVABLE
+from gradience.adapters.locate import WEIGHTS
 from gradience.errors import InputError
 
 
@@ -15,7 +15,7 @@ def parameters_of(adapter: Path) -> tuple[int, int]:
     from safetensors import safe_open
 
     lora = other = 0
-    with safe_open(adapter / REMOVABLE, framework="np") as file:
+    with safe_open(adapter / WEIGHTS, framework="np") as file:
         for name in file.keys():  # noqa: SIM118  (no dict)
             size = math.prod(file.get_slice(name).get_shape())
             if "lora_" in name:
@@ -27,7 +27,7 @@ def parameters_of(adapter: Path) -> tuple[int, int]:
 
 def require_weights(adapter: Path) -> None:
     """Raise InputError (`weights-removed`) where a finished stage is needed again and its weights are gone."""
-    if not (adapter / REMOVABLE).is_file():
+    if not (adapter / WEIGHTS).is_file():
         raise InputError(
             f"{adapter}: its weights are needed again, and were removed when the run ended (runtime.keep_adapters)",
             code="weights-removed",
@@ -38,5 +38,5 @@ def require_weights(adapter: Path) -> None:
 def remove_weights(stages: Iterable[Path]) -> None:
     """Delete the weights below these folders; configs, reports and records stay."""
     for folder in stages:
-        for path in folder.rglob(REMOVABLE):
+        for path in folder.rglob(WEIGHTS):
             path.unlink()

@@ -46,11 +46,13 @@ def aggregate(
     run: RunInfo | None = None,
     stopped: Collection[int] = (),
     records_verified: bool = False,
+    notes: Sequence[str] = (),
 ) -> BenchAggregate:
     """Return the verdicts over all planned seeds: those that the plans name, whether they are there or not.
 
     sources: where each was read from. stopped: seeds whose run began and left no result. records_verified: whether the
-    counts are known to be those of the records, without which nothing is certified.
+    counts are known to be those of the records, without which nothing is certified. notes: what else limits the
+    verdicts.
     Raises InputError where they may not be counted together (`check_together`).
     """
     if not benches:
@@ -92,7 +94,7 @@ def aggregate(
         variants=variants,
         best=None if blind else _best(candidates),
         conditions=conditions_of(benches, rows, variants),
-        notes=(*_notes(benches, planned, candidates), *aggregate_notes(rows, variants, first.policy)),
+        notes=(*_notes(benches, planned, candidates), *aggregate_notes(rows, variants, first.policy), *notes),
         run=run or Stopwatch("").run_info(),
     )
     return graded_together(report, benches, records_verified=records_verified)

@@ -11,12 +11,14 @@ from pathlib import Path
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.artifacts.bench_plan import BenchPlan
-from gradience.artifacts.run import Stopwatch
+from gradience.artifacts.run import RunInfo, Stopwatch
 from gradience.artifacts.shared_names import given_text, path_text
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.errors import InputError, UsageError
 
-PLAN, BENCH, AGGREGATE, DOCUMENT = "plan.json", "bench.json", "bench_aggregate.json", "bench_aggregate.md"
+PLAN, CONFIG = "plan.json", "config.yaml"
+BENCH, PAGE = "bench.json", "bench.md"
+AGGREGATE, DOCUMENT = "bench_aggregate.json", "bench_aggregate.md"
 
 
 def find_benches(folders: Sequence[Path]) -> list[Path]:
@@ -50,13 +52,45 @@ def find_benches(folders: Sequence[Path]) -> list[Path]:
     return paths
 
 
-def aggregate_folders(folders: Sequence[Path], *, command: str = "") -> BenchAggregate:
-    """Read and aggregate the runs in `folders`. Raises what `find_benches`, `Bench.read` and `aggregate` raise."""
+def aggregate_folders(
+    folders: Sequence[Path],
+    *,
+    command: str = "",
+    notes: Sequence[str] = (),
+    records_verified: bool = False,
+) -> BenchAggregate:
+    """Read and aggregate the runs in `folders`; notes and records_verified as in `aggregate`.
+
+    Raises what `find_benches`, `Bench.read` and `aggregate` raise.
+    """
     watch = Stopwatch(command)
     paths = find_benches(folders)
     benches = [Bench.read(path) for path in paths]
     stopped = [seed for folder in folders for seed in begun(folder, benches)]
-    return aggregate(benches, [_source(path) for path in paths], run=watch.run_info(), stopped=stopped)
+    return aggregate(
+        benches,
+        [_source(path) for path in paths],
+        run=watch.run_info(),
+        stopped=stopped,
+        notes=notes,
+        records_verified=records_verified,
+    )
+
+
+def benches_of(folder: Path, seeds: Sequence[int]) -> list[Bench]:
+    """Return the results of those of the planned seeds that have one in the folder of their run."""
+    paths = [folder / f"seed_{seed}" / BENCH for seed in seeds]
+    return [Bench.read(path) for path in paths if path.is_file()]
+
+
+def aggregate_run(
+    folder: Path, benches: Sequence[Bench], run: RunInfo, *, records_verified: bool
+) -> BenchAggregate:
+    """Aggregate the results in the folder of their run; planned seeds that have none are missing."""
+    sources = [f"seed_{bench.seed}/{BENCH}" for bench in benches]
+    return aggregate(
+        benches, sources, run=run, stopped=begun(folder, benches), records_verified=records_verified
+    )
 
 
 def _source(path: Path) -> str:

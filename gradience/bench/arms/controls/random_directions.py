@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
 from gradience.adapters.adapter import LoraPair
 from gradience.adapters.dtypes import decode
@@ -58,6 +57,7 @@ def write_random_directions(probe: Path, truncated: Path, ranks: Ranks, output: 
     `truncated`, which may be the probe itself. Factors are stored in float32. Raises UsageError (`control-kind`) for a
     grouped convolution, and for fewer directions of a DoRA.
     """
+    from safetensors.numpy import save_file
     from safetensors.torch import load_file  # numpy has no bfloat16; reading a config must not import torch
 
     tensors = {name: tensor.float().numpy() for name, tensor in load_file(truncated / WEIGHTS).items()}

@@ -23,27 +23,39 @@ from gradience.artifacts.bench import (
 from gradience.artifacts.bench_plan import BenchPlan
 from gradience.artifacts.packed import pack
 from gradience.artifacts.records import ClassificationRecord, Evaluation, GenerationRecord, ScoreRecord, count
-from gradience.artifacts.run import Stopwatch
+from gradience.artifacts.run import RunInfo
 from gradience.artifacts.shared_names import path_text, sentence_text, values_text
 from gradience.artifacts.training import TrainingReport
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import plan_digest
 from gradience.bench.plan.variants import PROBE
-from gradience.bench.run.facts import ANSWERS, Outcome, SeedFacts
 from gradience.bench.verdict import results
+from gradience.bench.verdict.facts import ANSWERS, Outcome, SeedFacts
 from gradience.bench.verdict.graded import graded_seed
+from gradience.bench.verdict.policy import gate_passed, is_ahead
 from gradience.bench.verdict.sanity import seed_notes
 from gradience.evaluate import diverge
-from gradience.tasks.base import ClassificationTask, GenerationTask, Task
+from gradience.tasks.base import AnswerScoring, LabelScoring, Scoring, Task
 from gradience.tasks.metrics import score
 
 
-def assemble(facts: SeedFacts, task: Task, plan: BenchPlan, watch: Stopwatch) -> Bench:
-    """Return the result of one seed."""
+def data_of(task: Task, config: BenchConfig, plan: BenchPlan) -> BenchData:
+    """Return which examples of the task were used."""
+    return BenchData(
+        task=task.name,
+        source={role: sentence_text(source) for role, source in task.source.items()},
+        splits=plan.splits,
+        eval_role=config.task.eval_role,
+        counts=dict(task.examples.counts),
+    )
+
+
+def assemble(facts: SeedFacts, rules: Scoring, data: BenchData, plan: BenchPlan, run: RunInfo) -> Bench:
+    """Return the result of one seed. Pure: whoever has the same facts gets the same result."""
     config = facts.config
     training = facts.probe.adapter.training if facts.probe and facts.probe.adapter else None
-    probe = _probe(facts, task)
-    variants = _variants(facts, task, probe, training)
+    probe = _probe(facts, rules)
+    variants = _variants(facts, rules, probe, training)
     status, reasons = results.status_of(variants)
     bench = Bench(
         smoke=config.smoke,
@@ -60,26 +72,20 @@ def assemble(facts: SeedFacts, task: Task, plan: BenchPlan, watch: Stopwatch) ->
         protocol_digest=config.protocol_digest(),
         plan_digest=plan_digest(plan),
         policy=config.policy,
-        data=BenchData(
-            task=task.name,
-            source={role: sentence_text(source) for role, source in task.source.items()},
-            splits=plan.splits,
-            eval_role=config.task.eval_role,
-            counts=dict(task.examples.counts),
-        ),
+        data=data,
         environment=_environment(facts, training),
         probe=probe,
         audit=results.summary(facts.audit) if facts.audit else None,
         variants=variants,
         best=results.best_of(variants),
         notes=(*map(sentence_text, config.notes), *seed_notes(probe, variants, config.policy)),
-        run=watch.run_info(),
+        run=run,
     )
     return graded_seed(bench)
 
 
 def _variants(
-    facts: SeedFacts, task: Task, probe: Probe | None, training: TrainingReport | None
+    facts: SeedFacts, rules: Scoring, probe: Probe | None, training: TrainingReport | None
 ) -> results.Results:
     if facts.error:
         return results.all_unmeasured(facts.config, "ERROR", f"there is no probe: {facts.error}")
@@ -91,12 +97,12 @@ def _variants(
         return results.all_unmeasured(facts.config, "UNDERTRAINED", results.gate_sentence(probe))
     variants: list[VariantResult] = []
     for outcome in facts.outcomes:
-        variants.append(_variant(outcome, variants, facts, task))
+        variants.append(_variant(outcome, variants, facts, rules))
     return tuple(variants)
 
 
 def _variant(
-    outcome: Outcome, before: Sequence[VariantResult], facts: SeedFacts, task: Task
+    outcome: Outcome, before: Sequence[VariantResult], facts: SeedFacts, rules: Scoring
 ) -> VariantResult:
     planned = outcome.planned
     if planned.same_as not in (None, PROBE):
@@ -121,7 +127,7 @@ def _variant(
             kl_mean=change.kl_mean, kl_standard_error=change.kl_standard_error, flips=change.flips
         )
     return results.measured(
-        planned, Measures(**_measures(outcome, task)), pairs, facts.config.policy, divergence
+        planned, Measures(**_measures(outcome, rules)), pairs, facts.config.policy, divergence
     )
 
 
@@ -140,7 +146,7 @@ def _divergence_of_scores(outcome: Outcome) -> DivergenceSummary:
 # ---------------------------------------------------------------- one adapter
 
 
-def _probe(facts: SeedFacts, task: Task) -> Probe | None:
+def _probe(facts: SeedFacts, rules: Scoring) -> Probe | None:
     if facts.probe is None or facts.probe.answers is None:
         return None
     gate = Gate(
@@ -148,7 +154,7 @@ def _probe(facts: SeedFacts, task: Task) -> Probe | None:
         passed=facts.gate_passed,
         **gate_of_base(facts.config, facts.probe.answers, facts.base),
     )
-    return Probe(rank=facts.config.lora.probe_r, gate=gate, **_measures(facts.probe, task))
+    return Probe(rank=facts.config.lora.probe_r, gate=gate, **_measures(facts.probe, rules))
 
 
 def gate_of_base(config: BenchConfig, probe: Evaluation[Any], base: Evaluation[Any] | None) -> dict[str, Any]:
@@ -166,7 +172,19 @@ def gate_of_base(config: BenchConfig, probe: Evaluation[Any], base: Evaluation[A
     return {"above_base": margin, "base_correct": correct, "base": what}
 
 
-def _measures(outcome: Outcome, task: Task) -> dict[str, Any]:
+def reaches_gate(config: BenchConfig, probe: Evaluation[Any]) -> bool:
+    """Return whether a probe with these answers has as many correct as its gate asks for."""
+    counts = count(probe.records)
+    return gate_passed(counts.correct, counts.n, config.gate())
+
+
+def leads_base(config: BenchConfig, probe: Evaluation[Any], base: Evaluation[Any] | None) -> bool:
+    """Return whether it has more correct than its base, by more than its gate asks for; true where nothing is asked."""
+    counts, about = count(probe.records), gate_of_base(config, probe, base)
+    return not about or is_ahead(counts.correct, about["base_correct"], counts.n, about["above_base"])
+
+
+def _measures(outcome: Outcome, rules: Scoring) -> dict[str, Any]:
     """The fields of `Measures`."""
     assert outcome.answers is not None
     assert outcome.adapter is not None
@@ -182,7 +200,7 @@ def _measures(outcome: Outcome, task: Task) -> dict[str, Any]:
         "correct": counts.correct,
         "correct_examples": pack(row.correct for row in outcome.answers.records),
         "score": counts.accuracy,
-        "metrics": metrics_of(task, outcome.answers.records),
+        "metrics": metrics_of(rules, outcome.answers.records),
         "cut_off": counts.cut_off,
         "failed_extractions": counts.failed_extractions,
         "truncated": counts.truncated,
@@ -194,21 +212,23 @@ def _measures(outcome: Outcome, task: Task) -> dict[str, Any]:
     }
 
 
-def metrics_of(task: Task, records: Sequence[Any]) -> dict[str, float]:
+def metrics_of(rules: Scoring, records: Sequence[Any]) -> dict[str, float]:
     """Compute what the field reports beside the count: GLUE's metric, or the other ways of finding an answer."""
-    if isinstance(task, ClassificationTask):
+    if isinstance(rules, LabelScoring):
         rows = [row for row in records if isinstance(row, ClassificationRecord)]
-        if task.metric == "accuracy":
+        if rules.metric == "accuracy":
             return {}
-        return {task.metric: score(task.metric, [row.label for row in rows], [row.predicted for row in rows])}
+        return {
+            rules.metric: score(rules.metric, [row.label for row in rows], [row.predicted for row in rows])
+        }
     answers = [row for row in records if isinstance(row, GenerationRecord)]
-    return {name: _share(task, answers, name) for name in list(task.filters)[1:]}
+    return {name: _share(rules, answers, name) for name in list(rules.filters)[1:]}
 
 
-def _share(task: GenerationTask, rows: Sequence[GenerationRecord], name: str) -> float:
+def _share(rules: AnswerScoring, rows: Sequence[GenerationRecord], name: str) -> float:
     """Share of outputs in which this filter finds the correct answer."""
     answers = [(row.answers[name], row.answer) for row in rows]
-    return sum(answer is not None and task.same(answer, gold) for answer, gold in answers) / len(rows)
+    return sum(answer is not None and rules.same(answer, gold) for answer, gold in answers) / len(rows)
 
 
 def _training(report: TrainingReport | None) -> TrainingFacts | None:

@@ -1,0 +1,115 @@
+"""What the stages of a seed leave: adapters on disk, records of their answers, and what went wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from gradience.adapters.locate import WEIGHTS
+from gradience.artifacts.audit import AuditReport
+from gradience.artifacts.records import Evaluation, read_records
+from gradience.artifacts.stage import MANIFEST, StageManifest
+from gradience.artifacts.training import ADAPTER, REPORT, TrainingReport
+from gradience.bench.config.load import BenchConfig
+from gradience.bench.plan.variants import PlannedVariant
+from gradience.errors import InputError
+from gradience.reading import MAX_SETTINGS_BYTES, read_file
+
+ANSWERS, SCORES = "answers.records.jsonl", "scores.records.jsonl"
+"""Files in the folder of an evaluation."""
+AUDIT, SIZES = "audit.json", "parameters.json"
+"""What the audit writes; beside a derived adapter, its parameters: of LoRA factors, and of everything else."""
+
+_TWO_SIZES: TypeAdapter[tuple[int, int]] = TypeAdapter(tuple[int, int])
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAdapter:
+    """An adapter on disk, and the facts about it that outlive its weights."""
+
+    name: str
+    folder: Path
+    """PEFT's folder."""
+    sha256: str
+    bytes: int
+    lora_params: int
+    other_params: int
+    """A classifier's head."""
+    lora: bool = True
+    """False: its head alone is used, and its LoRA was never trained."""
+    training: TrainingReport | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one planned variant."""
+
+    planned: PlannedVariant
+    adapter: StoredAdapter | None = None
+    answers: Evaluation[Any] | None = None
+    scores: Evaluation[Any] | None = None
+    manifests: list[StageManifest] = field(default_factory=list)
+    error: str = ""
+    """The last line of the traceback of what stopped it."""
+
+    def read_training(self, stage: Path, *, has_lora: bool) -> TrainingReport:
+        """Add the adapter that was trained in this folder. has_lora: whether its LoRA is used, not its head alone."""
+        report = TrainingReport.read(stage / REPORT)
+        self._add_adapter(
+            stage,
+            lora_params=report.lora_params if has_lora else 0,
+            other_params=report.other_params,
+            lora=has_lora,
+            training=report,
+        )
+        return report
+
+    def read_derived(self, stage: Path) -> None:
+        """Add the adapter that was derived from the probe in this folder. Raises InputError (`artifact-invalid`)."""
+        path = stage / SIZES
+        try:
+            sizes: tuple[int, int] = _TWO_SIZES.validate_json(read_file(path, MAX_SETTINGS_BYTES))
+        except ValidationError:
+            raise InputError(
+                f"{path}: not two numbers of parameters",
+                code="artifact-invalid",
+                hint="make it again: gradience bench run with the same --config and --output",
+            ) from None
+        lora_params, other_params = sizes
+        self._add_adapter(stage, lora_params=lora_params, other_params=other_params)
+
+    def read_answers(self, stage: Path) -> None:
+        """Add the records of the evaluation in this folder."""
+        self.answers = read_records(stage / ANSWERS)
+        if (stage / SCORES).is_file():
+            self.scores = read_records(stage / SCORES)
+        self.manifests.append(StageManifest.read(stage / MANIFEST))
+
+    def _add_adapter(self, stage: Path, **facts: Any) -> None:
+        """facts: the other fields of StoredAdapter."""
+        manifest = StageManifest.read(stage / MANIFEST)
+        weights = manifest.files[f"{ADAPTER}/{WEIGHTS}"]
+        self.manifests.append(manifest)
+        self.adapter = StoredAdapter(
+            self.planned.name, stage / ADAPTER, weights.sha256, weights.bytes, **facts
+        )
+
+
+@dataclass(slots=True)
+class SeedFacts:
+    """Everything that a seed yielded: what bench.json is made from."""
+
+    config: BenchConfig
+    seed: int
+    probe: Outcome | None = None
+    """Without answers when its training diverged."""
+    base: Evaluation[Any] | None = None
+    """What the base answers without an adapter, where the gate asks for it."""
+    gate_passed: bool = False
+    audit: AuditReport | None = None
+    outcomes: list[Outcome] = field(default_factory=list)
+    error: str = ""
+    """What stopped the probe or its audit."""

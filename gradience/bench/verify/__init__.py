@@ -1,0 +1,1 @@
+"""A finished run, checked by whoever has its folder: on any machine, without torch."""

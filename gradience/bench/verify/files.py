@@ -1,0 +1,97 @@
+"""The files of a run and their digests: `digests.json`, and what has changed since it was written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+from gradience.adapters.locate import WEIGHTS
+from gradience.artifacts.digests import DIGESTS, Digests
+from gradience.artifacts.shared_names import given_text
+from gradience.bench.verify.findings import Findings
+from gradience.digests import sha256_file
+from gradience.errors import InputError
+from gradience.words import counted
+
+NOT_LISTED = (DIGESTS, "attestation.json", "attestation_vsa.json", "model.sig")
+"""At the root: what is written about the folder as a whole, and its signature."""
+SHOWN = 8
+
+
+def files_below(folder: Path) -> dict[str, Path]:
+    """Return the files of a run by their names inside `folder`, in order; hidden ones and links to folders left out."""
+    return dict(sorted(_files(folder)))
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = Path(place, name)
+            inside = given_text(path.relative_to(folder).as_posix())
+            if not name.startswith(".") and inside not in NOT_LISTED:
+                yield inside, path
+
+
+def write_digests(folder: Path, only: Collection[str] | None = None) -> str:
+    """Write `digests.json` for all that lies in `folder`, or `only` for these, and return its own digest: the root."""
+    files = {
+        name: sha256_file(path)
+        for name, path in files_below(folder).items()
+        if path.is_file() and (only is None or name in only)
+    }
+    return sha256_file(Digests(files=files).save(folder / DIGESTS))
+
+
+def root_of(folder: Path) -> str | None:
+    """Return the digest of the `digests.json` in `folder`; None where there is none."""
+    path = folder / DIGESTS
+    return sha256_file(path) if path.is_file() else None
+
+
+def check_files(folder: Path, findings: Findings, *, below: str = "", expected: str | None = None) -> None:
+    """Compare the files in `folder` with its `digests.json`, and that with the root that is expected.
+
+    below: only names that begin so.
+    """
+    root = root_of(folder)
+    if expected is not None and root != expected.strip().lower():
+        findings.mismatch(DIGESTS, f"its sha256 is {root or 'none: it is missing'}; expected: {expected}")
+    if root is None:
+        findings.not_done("files", "L1", f"there is no {DIGESTS}: an older run, or one that did not end")
+        findings.gap("files that no manifest of a stage lists: there is no digests.json")
+        return
+    try:
+        listed = Digests.read(folder / DIGESTS).files
+    except InputError as error:
+        findings.mismatch(DIGESTS, str(error))
+        return
+    listed = {name: digest for name, digest in listed.items() if name.startswith(below)}
+    there = {name: path for name, path in files_below(folder).items() if name.startswith(below)}
+    with findings.check("files", "L1", f"{len(listed):,} files have the digests in {DIGESTS}"):
+        _compare(listed, there, findings)
+    extra = sorted(there.keys() - listed.keys())
+    if extra:
+        names = ", ".join(extra[:SHOWN]) + (f" and {len(extra) - SHOWN} more" if len(extra) > SHOWN else "")
+        findings.gap(f"files that {DIGESTS} does not list: {names}")
+
+
+def _compare(listed: Mapping[str, str], there: Mapping[str, Path], findings: Findings) -> None:
+    gone = 0
+    for name, digest in listed.items():
+        if name not in there:
+            if name.endswith(WEIGHTS):  # large, and often not published
+                gone += 1
+            else:
+                findings.mismatch(name, f"listed in {DIGESTS}, and not there")
+            continue
+        try:
+            now = sha256_file(there[name])
+        except InputError as error:
+            findings.mismatch(name, str(error))
+            continue
+        if now != digest:
+            findings.mismatch(name, f"sha256 {now[:16]}…; in {DIGESTS} {digest[:16]}…")
+    if gone:
+        findings.gap(f"the weights of {counted(gone, 'adapter')} that {DIGESTS} lists and that are not here")

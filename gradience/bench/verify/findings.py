@@ -1,0 +1,65 @@
+"""What a verification comes upon, collected as it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gradience.artifacts.verification import Level, VerificationCheck, VerificationMismatch
+from gradience.errors import shortened
+
+MAX_BYTES = 400
+"""Of a value that is quoted: it may come from a stranger's file."""
+
+
+class Findings:
+    """Checks, mismatches and gaps. Later checks go on after a mismatch: all that is wrong is named."""
+
+    def __init__(self) -> None:
+        self.checks: list[VerificationCheck] = []
+        self.mismatches: list[VerificationMismatch] = []
+        self.gaps: list[str] = []
+
+    def mismatch(self, file: str, what: str, field: str = "") -> None:
+        """Name something that does not agree."""
+        one = VerificationMismatch(file=file, field=field, what=shortened(what, MAX_BYTES))
+        if one not in self.mismatches:
+            self.mismatches.append(one)
+
+    def gap(self, what: str) -> None:
+        """Say what was not verified; each thing once."""
+        if what not in self.gaps:
+            self.gaps.append(what)
+
+    def not_done(self, name: str, level: Level, why: str) -> None:
+        """Say that a check was not made."""
+        self.checks.append(VerificationCheck(name=name, level=level, result="not done", what=why))
+
+    @contextmanager
+    def check(self, name: str, level: Level, what: str) -> Iterator[None]:
+        """A check: it has failed where the block names a mismatch."""
+        before, ended = len(self.mismatches), False
+        try:
+            yield
+            ended = True
+        finally:
+            passed = ended and len(self.mismatches) == before
+            self.checks.append(
+                VerificationCheck(name=name, level=level, result="passed" if passed else "failed", what=what)
+            )
+
+    @property
+    def level(self) -> Level | None:
+        """The highest level of which everything passed, and of those below; None where something disagrees."""
+        if self.mismatches or not any(check.result == "passed" for check in self.checks):
+            return None
+        reached: Level | None = None
+        levels: tuple[Level, ...] = ("L1", "L2", "L3")
+        for level in levels:
+            results = {check.result for check in self.checks if check.level == level}
+            if level != "L1" and "passed" not in results:
+                break
+            if level == "L2" and "not done" in results:
+                break
+            reached = level
+        return reached

@@ -1,0 +1,87 @@
+"""Facts that stand in two places of a seed's folder: a run under another seed's name, another adapter's answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gradience.artifacts.bench_plan import BenchPlan
+from gradience.bench.arms.arm import Trained
+from gradience.bench.plan.variants import PROBE
+from gradience.bench.verdict.facts import Outcome, SeedFacts, StoredAdapter
+from gradience.bench.verify.findings import Findings
+from gradience.bench.verify.rescore import repeated
+from gradience.digests import sha256_file
+from gradience.training.seeds import STREAMS, stream
+
+Link = tuple[str, str, Any, Any]
+"""File, field, what stands there, what must."""
+
+
+def check_links(
+    facts: SeedFacts, plan: BenchPlan, config: Mapping[str, Any], findings: Findings, *, inside: str = ""
+) -> None:
+    """Compare what the files of a seed say of each other. config: as the result records it."""
+    what = (
+        f"{inside or 'the run'}: trainings, adapters, audit and answers belong to each other and to the seed"
+    )
+    with findings.check("links", "L1", what):
+        for file, field, there, expected in _links(facts, plan, config):
+            if there != expected:
+                findings.mismatch(f"{inside}{file}", f"{there}; must be {expected}", field)
+
+
+def _links(facts: SeedFacts, plan: BenchPlan, config: Mapping[str, Any]) -> Iterator[Link]:
+    if facts.probe is None or facts.probe.adapter is None:
+        return
+    probe = facts.probe.adapter
+    if facts.audit is not None:
+        yield "audit/audit.json", "adapter.sha256", facts.audit.adapter.sha256, probe.sha256
+    for outcome in (facts.probe, *facts.outcomes):
+        if outcome.adapter is not None:
+            yield from _of_training(outcome, outcome.adapter, facts, plan, config)
+            yield from _of_answers(outcome, outcome.adapter, probe, plan)
+
+
+def _of_training(
+    outcome: Outcome, adapter: StoredAdapter, facts: SeedFacts, plan: BenchPlan, config: Mapping[str, Any]
+) -> Iterator[Link]:
+    report, arm = adapter.training, outcome.planned.making
+    if report is None or not isinstance(arm, Trained):
+        return
+    file, recipe = f"{outcome.planned.name}/train/training.json", config["train"]
+    data = next(split for split in plan.splits if split.role == "train")
+    yield file, "adapter_sha256", report.adapter_sha256, adapter.sha256
+    yield file, "start.seed", report.start.seed, facts.seed
+    yield file, "start.streams", report.start.streams, {name: stream(facts.seed, name) for name in STREAMS}
+    yield file, "trained", report.trained, arm.trains
+    yield file, "recipe", report.recipe, {key: recipe.get(key) for key in report.recipe}
+    if (
+        facts.audit is not None or outcome.planned.name == PROBE
+    ):  # else its ranks are not known module by module
+        lora = facts.config.lora.peft_arguments()
+        if outcome.planned.name != PROBE and arm.trains == "lora":
+            lora |= outcome.planned.lora_arguments()
+        yield file, "lora", report.lora, json.loads(json.dumps(lora))
+    yield file, "examples.task", report.examples.task, plan.task
+    yield file, "examples.sha256", report.examples.sha256, data.sha256
+
+
+def _of_answers(
+    outcome: Outcome, adapter: StoredAdapter, probe: StoredAdapter, plan: BenchPlan
+) -> Iterator[Link]:
+    name, asked = outcome.planned.name, next(split for split in plan.splits if split.role == plan.eval_role)
+    config = adapter.folder / "adapter_config.json"
+    for kind, evaluation in (("answers", outcome.answers), ("scores", outcome.scores)):
+        if evaluation is None:
+            continue
+        run, file = evaluation.run, f"{name}/eval/{kind}.records.jsonl"
+        yield file, "adapter", run.adapter, name
+        yield file, "adapter_sha256", run.adapter_sha256, adapter.sha256
+        if config.is_file():
+            yield file, "adapter_config_sha256", run.adapter_config_sha256, sha256_file(config)
+        yield file, "n", run.n, asked.n
+        yield file, "id", repeated(evaluation.records)[:3], []
+        if kind == "scores":
+            yield file, "reference_sha256", run.reference_sha256, probe.sha256

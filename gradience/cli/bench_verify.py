@@ -1,0 +1,56 @@
+"""`gradience bench verify`: does the folder of a run agree with itself, and with what was published?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gradience.cli.exit_codes import ExitCode
+from gradience.cli.output import command_line, print_json, print_screen
+
+
+def verify(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder of a finished run, or of one of its seeds.")
+    ],
+    root: Annotated[
+        str | None,
+        typer.Option(
+            "--root",
+            metavar="SHA256",
+            help="What the sha256 of its digests.json must be, from where the result was published.",
+        ),
+    ] = None,
+    allow_code: Annotated[
+        bool,
+        typer.Option(
+            "--allow-code", help="Let the run's own task mark its answers (also: GRADIENCE_ALLOW_CODE=1)."
+        ),
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the verification as JSON.")] = False,
+) -> int:
+    """Check a finished run on any machine, without a model and without PyTorch.
+
+    Digests, scores of the stored answers, counts, verdicts, aggregate and pages are made again and compared; what
+    cannot be verified so is listed. Exit codes: 0 nothing disagrees, 1 something does.
+
+    Examples:
+
+      gradience bench verify runs/mine
+
+      gradience bench verify runs/mine --root 5e2dad3437c42908dacc05164a5c6fa313983eef2258ffe9ef34b4997834ae43
+    """
+    from gradience.bench.verify.verify import verify_run
+    from gradience.report.faces import to_markdown
+    from gradience.report.verification import verification_text
+    from gradience.tasks.user_code import allowing
+
+    with allowing(allow_code):
+        report = verify_run(folder, root=root, page_of=to_markdown, command=command_line())
+    if json:
+        print_json(report)
+    else:
+        print_screen(verification_text, report)
+    return ExitCode.DONE if report.verified else ExitCode.GATE_FAILED

@@ -1,0 +1,343 @@
+"""`bench verify`: nothing disagrees in a run that nobody touched, and whatever is touched is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench_process import write_inputs
+from tiny_bench import Watcher
+
+from gradience.artifacts.digests import DIGESTS
+from gradience.artifacts.verification import Verification
+from gradience.bench.config.load import load_config
+from gradience.bench.run.bench import run_bench
+from gradience.bench.verify.files import check_files, files_below, root_of, write_digests
+from gradience.bench.verify.findings import Findings
+from gradience.bench.verify.verify import verify_run
+from gradience.cli.app import run
+from gradience.digests import sha256_file
+from gradience.errors import InputError
+from gradience.report.faces import to_markdown
+
+KEPT = Path(__file__).parents[2] / "benchmarks" / "results"
+SECTIONS: dict[str, Any] = {
+    "lora": {"probe_r": 4, "alpha": 8, "target_modules": ["query", "value"]},
+    "train": {"lr": 3e-3, "max_steps": 6, "per_device_train_batch_size": 4, "max_length": 16},
+    "compression": {"variants": ["uniform_r2"], "controls": ["aa", "head_only"]},
+    "task": {"profile": "text_classification", "eval_samples": 40, "probe_gate": {"min_value": 0}},
+    "seeds": [1, 2],
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real run of two seeds."""
+    output = tmp_path_factory.mktemp("trained") / "mine"
+    config = load_config(write_inputs(tmp_path_factory.mktemp("inputs"), **SECTIONS))
+    run_bench(config, output, Watcher(), page_of=to_markdown)
+    return output
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kept run of the demo, which is older than digests.json."""
+    source, folder = KEPT / "minilm_reviews_demo", tmp_path_factory.mktemp("kept")
+    shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.xz"))
+    with tarfile.open(source / "everything.tar.xz") as tar:
+        tar.extractall(folder, filter="data")
+    write_digests(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "mine"))
+
+
+def verified(folder: Path, root: str | None = None) -> Verification:
+    return verify_run(folder, root=root, page_of=to_markdown)
+
+
+def named(folder: Path, root: str | None = None) -> dict[str, list[str]]:
+    """File -> the fields of it that disagree."""
+    names: dict[str, list[str]] = {}
+    for one in verified(folder, root).mismatches:
+        names.setdefault(one.file, []).append(one.field)
+    return names
+
+
+def edit(path: Path, change: Callable[[Any], object]) -> None:
+    """Change the values of a JSON file in place."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    change(values)
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def forge(folder: Path) -> None:
+    """Make every manifest, and digests.json, say what the files are now."""
+    for manifest in folder.rglob("manifest.json"):
+        values = json.loads(manifest.read_text(encoding="utf-8"))
+        for name, file in values["files"].items():
+            path = manifest.parent / name
+            if path.is_file():
+                file |= {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+        manifest.write_text(json.dumps(values), encoding="utf-8")
+    write_digests(folder)
+
+
+# ---------------------------------------------------------------- what nobody touched
+
+
+def test_nothing_disagrees_in_a_run_that_has_just_ended(trained: Path) -> None:
+    report = verified(trained, root_of(trained))
+    assert not report.mismatches
+    assert (report.verified, report.level, report.seeds) == (True, "L2", (1, 2))
+    assert {check.result for check in report.checks} == {"passed"}
+    listed = json.loads((trained / DIGESTS).read_text())["files"]
+    there = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
+    assert there - listed.keys() == {DIGESTS, ".lock", "seed_1/.lock", "seed_2/.lock"}
+
+
+def test_one_seed_is_verified_by_itself(trained: Path) -> None:
+    report = verified(trained / "seed_2")
+    assert (report.verified, report.level, report.seeds) == (True, "L2", (2,))
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in KEPT.glob("*/everything.tar.xz")))
+def test_the_kept_runs_are_verified(name: str, tmp_path: Path) -> None:
+    shutil.copytree(KEPT / name, tmp_path / "run", ignore=shutil.ignore_patterns("*.xz"))
+    with tarfile.open(KEPT / name / "everything.tar.xz") as tar:
+        tar.extractall(tmp_path / "run", filter="data")
+    report = verified(tmp_path / "run")
+    assert not report.mismatches
+    assert (report.verified, report.level) == (True, "L2")
+
+
+def test_no_torch_is_needed(kept: Path) -> None:
+    program = (
+        "import sys; from gradience.cli.app import run; code = run(['bench', 'verify', sys.argv[1], '--json']);"
+        "print(code, *({name.partition('.')[0] for name in sys.modules}"
+        " & {'torch', 'transformers', 'peft', 'datasets', 'accelerate'}), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, kept], capture_output=True, text=True, check=True)
+    assert done.stderr.split()[-1] == "0"
+    assert Verification.model_validate_json(done.stdout).verified
+
+
+# ---------------------------------------------------------------- one byte
+
+
+@pytest.mark.parametrize("which", ["kept", "trained"])
+def test_a_changed_byte_in_any_file_is_named(
+    which: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(request.getfixturevalue(which), tmp_path / "run"))
+    names = list(files_below(folder))
+    assert len(names) > 40
+    for name in names:
+        path = folder / name
+        before = path.read_bytes()
+        place = len(before) // 2
+        path.write_bytes(before[:place] + bytes([before[place] ^ 1]) + before[place + 1 :])
+        findings = Findings()
+        check_files(folder, findings)
+        assert [one.file for one in findings.mismatches] == [name]
+        path.write_bytes(before)
+    assert not verified(folder).mismatches
+
+
+def torn(lines: list[bytes]) -> Iterator[list[bytes]]:
+    """A line less, a line twice, two lines exchanged, a line of another example."""
+    yield lines[:-1]
+    yield [*lines, lines[-1]]
+    yield [*lines[:-2], lines[-1], lines[-2]]
+    yield [*lines[:-1], lines[-2]]
+
+
+def test_lines_of_records_that_were_dropped_doubled_or_exchanged_are_named(copy: Path) -> None:
+    """Also where every digest was made again: the counts, the pairs or the root tell."""
+    root = root_of(copy)
+    files = sorted((copy / "seed_1").rglob("*.records.jsonl"))
+    assert len(files) == 5
+    for path in files:
+        name, before = str(path.relative_to(copy)), path.read_bytes()
+        for lines in torn(before.splitlines(keepends=True)):
+            path.write_bytes(b"".join(lines))
+            assert name in named(copy)
+            forge(copy)
+            names = named(copy, root)
+            assert DIGESTS in names
+            assert any(file.startswith("seed_1/") for file in names)
+            path.write_bytes(before)
+            forge(copy)
+
+
+# ---------------------------------------------------------------- clever cheats, all digests made again
+
+
+def better(bench: dict[str, Any]) -> None:
+    """One example more for a variant, consistently: pairs, counts, difference."""
+    result = next(row for row in bench["variants"] if row["name"] == "head_only")
+    pairs, measures = result["pairs"], result["measures"]
+    lost = pairs["only_probe_correct"] > 0
+    kind, other = ("only_probe_correct", "both_correct") if lost else ("both_wrong", "only_variant_correct")
+    pairs[kind] -= 1
+    pairs[other] += 1
+    measures["correct"] += 1
+    measures["score"] = round(measures["correct"] / measures["n"], 12)
+    net = pairs["only_variant_correct"] - pairs["only_probe_correct"]
+    result |= {"delta": round(net / measures["n"], 12), "delta_exact": f"{net}/{measures['n']}"}
+
+
+def test_edited_counts_are_named_field_by_field_and_not_added_up(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gradience.artifacts.bench import Bench
+
+    result = copy / "seed_1" / "bench.json"
+    edit(result, better)
+    (copy / "seed_1" / "bench.md").write_text(to_markdown(Bench.read(result)), encoding="utf-8")
+    forge(copy)
+    fields = named(copy)["seed_1/bench.json"]
+    assert any(field.endswith((".pairs.both_correct", ".pairs.both_wrong")) for field in fields)
+    assert any(field.endswith(".measures.correct") for field in fields)
+    assert run(["bench", "aggregate", str(copy)]) == 3
+    said = capsys.readouterr().err
+    assert "seed_1/bench.json" in said
+    assert "gradience bench verify" in said
+
+
+def test_an_edited_policy_is_named(copy: Path) -> None:
+    def lenient(values: dict[str, Any]) -> None:
+        values["policy"]["tolerance"] = "0.5"
+        if "config" in values:
+            values["config"]["policy"]["tolerance"] = "0.5"
+
+    for seed in (1, 2):
+        edit(copy / f"seed_{seed}" / "bench.json", lenient)
+    forge(copy)
+    assert "policy" in named(copy)["seed_1/bench.json"]
+    edit(copy / "plan.json", lenient)
+    forge(copy)
+    names = named(copy)
+    assert "plan_digest" in names["seed_1/bench.json"]
+    assert "plan_digest" in names["seed_1/probe/train/manifest.json"]
+
+
+def test_seeds_that_changed_places_are_named(copy: Path) -> None:
+    (copy / "seed_1").rename(copy / "other")
+    (copy / "seed_2").rename(copy / "seed_1")
+    (copy / "other").rename(copy / "seed_2")
+    for seed in (1, 2):
+        edit(copy / f"seed_{seed}" / "bench.json", lambda values, seed=seed: values.update(seed=seed))
+    forge(copy)
+    assert {"start.seed", "start.streams"} <= set(named(copy)["seed_1/probe/train/training.json"])
+
+
+def test_a_run_under_another_seeds_name_is_named_and_not_added_up(copy: Path) -> None:
+    shutil.rmtree(copy / "seed_2")
+    shutil.copytree(copy / "seed_1", copy / "seed_2")
+    edit(copy / "seed_2" / "bench.json", lambda values: values.update(seed=2))
+    forge(copy)
+    assert "start.seed" in named(copy)["seed_2/probe/train/training.json"]
+    assert run(["bench", "aggregate", str(copy), "--quiet"]) == 3
+
+
+def test_a_seed_that_was_left_out_with_its_entry_in_the_plan_is_named(copy: Path) -> None:
+    root = root_of(copy)
+    shutil.rmtree(copy / "seed_2")
+    for name in ("seed_1/bench.json", "bench.json"):
+        (copy / "seed_1").is_dir() and shutil.copytree(copy / "seed_1", copy, dirs_exist_ok=True)
+        if (copy / name).is_file():
+            edit(copy / name, lambda values: values.update(planned_seeds=[1]))
+    shutil.rmtree(copy / "seed_1")
+    edit(copy / "plan.json", lambda values: values.update(seeds=[1]))
+    for name in ("bench_aggregate.json", "bench_aggregate.md"):
+        (copy / name).unlink()
+    forge(copy)
+    names = named(copy)
+    assert "plan_digest" in names["bench.json"]
+    assert "seeds" in names["plan.json"]
+    assert DIGESTS in named(copy, root)
+
+
+def test_gold_answers_that_were_changed_are_named(copy: Path) -> None:
+    """In the records of one seed, all of them, with whatever follows from it: the other seed was asked the same."""
+    for path in (copy / "seed_1").rglob("answers.records.jsonl"):
+        header, *rows = path.read_text(encoding="utf-8").splitlines()
+        first = json.loads(rows[0])
+        first["label"] = first["predicted"]
+        first["correct"] = True
+        path.write_text("\n".join([header, json.dumps(first), *rows[1:], ""]), encoding="utf-8")
+    forge(copy)
+    assert "seed_2/probe/eval/answers.records.jsonl" in named(copy)
+
+
+def test_a_seed_beside_those_of_the_plan_is_named(copy: Path) -> None:
+    shutil.copytree(copy / "seed_1", copy / "seed_3")
+    assert "seed_3/bench.json" in named(copy)
+
+
+# ---------------------------------------------------------------- what there is to say besides
+
+
+def test_weights_that_are_not_published_are_no_mismatch_and_changed_ones_are(copy: Path) -> None:
+    weights = sorted(copy.rglob("adapter_model.safetensors"))
+    weights[0].write_bytes(weights[0].read_bytes() + b"\0")
+    assert str(weights[0].relative_to(copy)) in named(copy)
+    for path in weights:
+        path.unlink()
+    report = verified(copy)
+    assert report.verified
+    assert any("weights" in gap for gap in report.not_verified)
+
+
+def test_files_beside_those_of_the_run_are_listed_and_no_mismatch(copy: Path) -> None:
+    (copy / "README.md").write_text("my run")
+    report = verified(copy)
+    assert report.verified
+    assert any("README.md" in gap for gap in report.not_verified)
+
+
+def test_results_without_anything_beside_them_are_not_verified(
+    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The aggregate takes them as they stand, and says so."""
+    for seed in (1, 2):
+        (tmp_path / f"seed_{seed}").mkdir()
+        shutil.copy(copy / f"seed_{seed}" / "bench.json", tmp_path / f"seed_{seed}")
+    with pytest.raises(InputError) as error:
+        verified(tmp_path / "seed_1")
+    assert error.value.code == "nothing-to-verify"
+    assert run(["bench", "aggregate", str(tmp_path / "seed_1"), str(tmp_path / "seed_2"), "--json"]) in (
+        0,
+        1,
+        8,
+    )
+    notes = json.loads(capsys.readouterr().out)["notes"]
+    assert any("no records" in note and "seed_1" in note and "seed_2" in note for note in notes)
+
+
+def test_another_root_is_a_mismatch_and_the_right_one_is_said(copy: Path) -> None:
+    assert verified(copy, root_of(copy)).verified
+    report = verified(copy, "0" * 64)
+    assert [one.file for one in report.mismatches] == [DIGESTS]
+
+
+def test_a_resumed_run_has_its_digests_made_again(trained: Path) -> None:
+    names = json.loads((trained / DIGESTS).read_text())["files"]
+    assert {
+        "plan.json",
+        "bench_aggregate.json",
+        "bench_aggregate.md",
+        "config.yaml",
+        "seed_1/run.log",
+    } <= names.keys()
