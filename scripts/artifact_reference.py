@@ -26,6 +26,8 @@ WRITTEN_BY = {
     "bench_plan": "`gradience bench run` writes it before anything is trained. [The protocol](../bench.md)",
     "bench_forecast": "`gradience bench run --dry-run --json` prints it. [What it says](../bench.md#before-a-run)",
     "power": "`gradience bench power --json` prints it. [How to read it](../bench.md#how-much-evidence)",
+    "digests": "`gradience bench run` and `gradience bench aggregate` write it last. [How to verify](../verify.md)",
+    "verification": "`gradience bench verify --json` prints it. [How to verify](../verify.md)",
     "training": "It lies beside each adapter that Bench trains. [What a training promises](training.md)",
     "stage": "It is the last file of each finished stage of Bench."
     " [What is made again](../bench.md#resuming-after-an-interruption)",

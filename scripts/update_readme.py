@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from gradience.report.numbers import percent, plural
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = "gradience/examples/minilm-reviews-r8"
+RUN = "benchmarks/results/minilm_reviews_demo"
 AUDIT = "audit ./adapter"
 PICTURE = Path("docs") / "audit.svg"
 PICTURE_WIDTH = 84
@@ -49,8 +51,8 @@ class Shown(NamedTuple):
 
     sections: headings of the sections that are shown below the title, all of them where none is named.
     before: commands that must run first.
-    scratch: run in an empty folder with the example adapter in it, also as `adapter` and `my_adapter`; else in the
-    repository.
+    scratch: run in an empty folder with the example adapter in it, also as `adapter` and `my_adapter`, and a run of
+    Bench as `published`; else in the repository.
     """
 
     page: str
@@ -99,6 +101,7 @@ PAGES = (
         scratch=False,
     ),
     Shown("docs/bench.md", "summary", "bench summary benchmarks/results/minilm_reviews", scratch=False),
+    Shown("docs/verify.md", "verify", "bench verify published", ("Checks",)),
 )
 
 
@@ -127,6 +130,9 @@ def in_scratch(command: str, before: Sequence[str] = (), *, colour: bool = False
         folder = Path(name)
         for place in ("adapter", "my_adapter"):
             shutil.copytree(ROOT / EXAMPLE, folder / place)
+        shutil.copytree(ROOT / RUN, folder / "published")
+        with tarfile.open(folder / "published" / "everything.tar.xz") as archive:
+            archive.extractall(folder / "published", filter="data")
         for earlier in before:
             output_of(earlier, folder)
         return output_of(command, folder, colour=colour)

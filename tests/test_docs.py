@@ -57,7 +57,7 @@ def shape(schema):
     """Keys of every block: what must not drift (versions of pydantic word the rest differently)."""
     return {
         name: (list(model["properties"]), model.get("required"), model["additionalProperties"])
-        for name, model in {"": schema, **schema["$defs"]}.items()
+        for name, model in {"": schema, **schema.get("$defs", {})}.items()
     }
 
 

@@ -160,6 +160,34 @@ def _reading(name: ArtifactName, path: str) -> Read:
     return read
 
 
+def verified() -> dict[str, Kind]:
+    """The files of a whole run, each of which `bench verify` reads. What is damaged is a mismatch, and named."""
+    files = samples.whole_run("in/run")
+    names = {
+        "digests": "digests.json",
+        "plan": "plan.json",
+        "result": "bench.json",
+        "page": "bench.md",
+        "audit": "audit/audit.json",
+        "manifest": "probe/eval/manifest.json",
+        "training report": "probe/train/training.json",
+        "answers": "aa/eval/answers.records.jsonl",
+        "scores": "aa/eval/scores.records.jsonl",
+    }
+    syntax = {".md": "rows", ".json": "json", ".jsonl": "lines"}
+    return {
+        f"{what} of a whole run": Kind(
+            f"in/run/{name}",
+            syntax[Path(name).suffix],
+            files,
+            commands("bench verify in/run", "bench verify in/run --json"),
+            tolerant=True,
+            codes=frozenset({0, 1}),
+        )
+        for what, name in names.items()
+    }
+
+
 def texts() -> dict[str, Kind]:
     yaml = Path(find_config("minilm_reviews_demo")).read_bytes()
     trl = (TESTS / "check" / "configs" / "trl.yaml").read_bytes()
@@ -373,6 +401,7 @@ def all_kinds(folder: Path) -> Mapping[str, Kind]:
     """Every kind, by name. folder: an empty folder to make good files in."""
     logging.disable()
     return {**adapters(folder), **artifacts(), **texts(), **records(), **logs()}
+    return {**adapters(folder), **artifacts(), **verified(), **texts(), **records()}
 
 
 def laid_out(kind: Kind, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tarfile
 import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,17 @@ import compression_sample
 from gradience import EvidenceReport, ToRank, audit_adapter, compare_logs, plan_compression
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.compression import CompressionPlan
+from gradience.artifacts.digests import Digests
 from gradience.artifacts.forecast import BenchForecast, Check
 from gradience.artifacts.stage import StageManifest
 from gradience.artifacts.training import TrainingReport
+from gradience.artifacts.verification import Verification
 from gradience.bench.plan.power import plausible, report_of_numbers
 from gradience.bench.plan.preregister import bench_plan
 from gradience.bench.run.stages import stage_key
 from gradience.bench.verdict.aggregate import aggregate
+from gradience.bench.verify.files import write_digests
+from gradience.bench.verify.verify import verify_run
 from gradience.check import check_configs
 from gradience.cli.schema import ArtifactName
 from gradience.digests import sha256_text
@@ -38,6 +43,23 @@ def kept(name: str) -> bytes:
         member = archive.extractfile(name)
         assert member is not None
         return member.read()
+
+
+@cache
+def whole_run(at: str) -> dict[str, bytes]:
+    """The files of the smallest kept run, digests.json among them, by their places below `at`."""
+    results = KEPT.parents[1] / "smollm2_gsm8k_smoke"
+    with tempfile.TemporaryDirectory() as name, tarfile.open(results / KEPT.name) as archive:
+        folder = Path(name)
+        archive.extractall(folder, filter="data")
+        for file in ("plan.json", "bench.json", "bench.md"):
+            (folder / file).write_bytes((results / file).read_bytes())
+        write_digests(folder)
+        return {
+            f"{at}/{path.relative_to(folder)}": path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
 
 
 def seeds() -> list[Bench]:
@@ -71,9 +93,21 @@ def artifacts() -> dict[ArtifactName, Any]:
         ArtifactName.BENCH_PLAN: bench_plan(config, "gsm8k", seeds()[0].data.splits),
         ArtifactName.BENCH_FORECAST: forecast(),
         ArtifactName.POWER: report_of_numbers(200, 3, None, plausible()),
+        ArtifactName.DIGESTS: Digests(files={"bench.json": sha256_text("")}),
+        ArtifactName.VERIFICATION: verification(),
         ArtifactName.TRAINING: TrainingReport.model_validate_json(kept("probe/train/training.json")),
         ArtifactName.STAGE: StageManifest.model_validate_json(kept("probe/train/manifest.json")),
     }
+
+
+def verification() -> Verification:
+    """What is said of a run in which one file was touched."""
+    with tempfile.TemporaryDirectory() as name:
+        for place, content in whole_run("run").items():
+            path = Path(name, place)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content + (b" " if path.name == "plan.json" else b""))
+        return verify_run(Path(name, "run"))
 
 
 def forecast() -> BenchForecast:

@@ -36,12 +36,12 @@ def differences(
     if isinstance(recorded, Mapping) and isinstance(computed, Mapping):
         for key in (*computed, *(key for key in recorded if key not in computed)):
             where = f"{at}.{key}" if at else str(key)
-            if key not in recorded and computed[key] and where not in ignored:
+            if key in recorded:
+                yield from differences(recorded[key], computed.get(key), ignored=ignored, at=where)
+            elif computed[key] and where not in ignored:
                 yield Difference(
                     where, f"not recorded; by the records {_shown(computed[key])}", False, unrecorded=True
                 )
-            else:
-                yield from differences(recorded.get(key), computed.get(key), ignored=ignored, at=where)
     elif isinstance(recorded, list) and isinstance(computed, list):
         yield from _of_lists(recorded, computed, ignored, at)
     elif not _equal(recorded, computed):

@@ -97,16 +97,16 @@ class SeedFolder:
             return outcome
         if self._has_no_stage(outcome):
             return outcome
-        made = "train" if planned.is_trained else "adapter"
-        for stage in (made, "eval"):
+        making = "train" if planned.is_trained else "adapter"
+        for stage in (making, "eval"):
             if not self._is_done(f"{planned.name}/{stage}"):
                 outcome.error = self._error_of(planned.name, stage)
                 return outcome
         folder, arm = self.folder / planned.name, planned.making
         if isinstance(arm, Trained):
-            outcome.read_training(folder / made, has_lora=arm.trains == "lora")
+            outcome.read_training(folder / making, has_lora=arm.trains == "lora")
         else:
-            outcome.read_derived(folder / made)
+            outcome.read_derived(folder / making)
         self._read_answers(outcome)
         return outcome
 

@@ -188,7 +188,7 @@ def _check_result(
 ) -> None:
     """Make the result of a seed again and compare it, field by field."""
     findings, file = run.findings, f"{place}{BENCH}"
-    config = BenchConfig.model_validate(values["config"])
+    config = BenchConfig.model_validate(_with_the_gate_of(recorded, values["config"], findings, place))
     marking = marking_of(run.folder, plan, recorded)
     mark, lost = partial(_marked, run, place, marking), _decided_before(run, recorded, plan, seed)
     folder = SeedFolder(run.folder / place, config, seed, recorded, mark, lost)
@@ -228,6 +228,17 @@ def _check_result(
             "" if folder.is_earlier else recorded.run.gradience_version,
         )
     run.seeds.append(seed)
+
+
+def _with_the_gate_of(
+    recorded: Bench, config: dict[str, Any], findings: Findings, place: str
+) -> dict[str, Any]:
+    """The config as it was meant: a run of an earlier version did not hold its probe against the base."""
+    gate = config["task"]["probe_gate"]
+    if recorded.probe is None or recorded.probe.gate.above_base is not None or "above_base" in gate:
+        return config
+    findings.gap(f"{place}that the probe has more correct than its base: an earlier version did not ask")
+    return config | {"task": config["task"] | {"probe_gate": gate | {"above_base": None}}}
 
 
 def _decided_before(run: RunFolder, recorded: Bench, plan: BenchPlan, seed: int) -> dict[str, str]:
