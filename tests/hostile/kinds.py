@@ -400,8 +400,7 @@ def _stage() -> None:
 def all_kinds(folder: Path) -> Mapping[str, Kind]:
     """Every kind, by name. folder: an empty folder to make good files in."""
     logging.disable()
-    return {**adapters(folder), **artifacts(), **texts(), **records(), **logs()}
-    return {**adapters(folder), **artifacts(), **verified(), **texts(), **records()}
+    return {**adapters(folder), **artifacts(), **verified(), **texts(), **records(), **logs()}
 
 
 def laid_out(kind: Kind, folder: Path) -> None:
