@@ -27,20 +27,26 @@ class Rescored(NamedTuple):
 def rescored(evaluation: Evaluation[Any], rules: Scoring) -> Rescored:
     """Mark every answer again, as an evaluation would."""
     rows = tuple(_again(row, evaluation.run, rules) for row in evaluation.records)
-    changed = tuple(row.id for row, before in zip(rows, evaluation.records, strict=True) if row != before)
+    changed = tuple(row.id for row, before in zip(rows, evaluation.records, strict=True) if row is not before)
     return Rescored(Evaluation(evaluation.run, rows), changed)
 
 
 def _again(row: Record, run: ExamplesRun, rules: Scoring) -> Record:
     if isinstance(row, ClassificationRecord) and isinstance(rules, LabelScoring) and row.logits:
         predicted = max(range(len(row.logits)), key=lambda place: row.logits[place])  # the first of equals
-        return row.model_copy(update={"predicted": predicted, "correct": predicted == row.label})
+        return _with(row, predicted=predicted, correct=predicted == row.label)
     if isinstance(row, GenerationRecord) and isinstance(rules, AnswerScoring):
         answers = {name: extract(row.output) for name, extract in rules.filters.items()}
         extracted = next(iter(answers.values()), None)
         correct = extracted is not None and rules.same(extracted, row.answer)
-        return row.model_copy(update={"answers": answers, "extracted": extracted, "correct": correct})
+        return _with(row, answers=answers, extracted=extracted, correct=correct)
     return row
+
+
+def _with(row: Record, **fields: Any) -> Record:
+    """The record with these fields; itself where it has them."""
+    same = all(getattr(row, name) == value for name, value in fields.items())
+    return row if same else row.model_copy(update=fields)
 
 
 def repeated(records: Iterable[Record]) -> list[str]:
