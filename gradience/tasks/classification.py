@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from gradience.artifacts.bench_plan import Role
-from gradience.tasks.base import ClassificationTask
+from gradience.tasks.base import ClassificationTask, LabelScoring
 from gradience.tasks.examples import LabelledExample
 from gradience.tasks.labelled import Columns, check_labels, labelled, pair_id, read
 from gradience.tasks.labelled import label_names as names_in
@@ -69,3 +69,8 @@ def load(
         metric=metric,
         source={role or "all": table.source for role, table in tables.items()},
     )
+
+
+def scoring(*, metric: Metric = "accuracy", **_: object) -> LabelScoring:
+    """How labels are scored; of the options `metric` alone matters."""
+    return LabelScoring(metric=metric)

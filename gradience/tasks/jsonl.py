@@ -11,7 +11,7 @@ from pydantic import Field
 from gradience.artifacts.bench_plan import Role
 from gradience.errors import InputError
 from gradience.models.settings import Positive
-from gradience.tasks.base import GenerationTask
+from gradience.tasks.base import AnswerScoring, GenerationTask
 from gradience.tasks.examples import PromptExample, content_id
 from gradience.tasks.rows import Row
 from gradience.tasks.scorers import Scorer, scorer_of
@@ -60,6 +60,12 @@ def load(
         stop=tuple(stop or ()),
         source={role or "all": table.source for role, table in tables.items()},
     )
+
+
+def scoring(*, scorer: str = "exact", pattern: str | None = None, **_: object) -> AnswerScoring:
+    """How outputs are scored; of the options `scorer` and `pattern` matter. Raises as `load` does."""
+    rule = scorer_of(scorer, pattern)
+    return AnswerScoring(filters={rule.name: rule.extract}, same=rule.same)
 
 
 def room_for(responses: Iterator[str]) -> int:

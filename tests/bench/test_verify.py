@@ -16,6 +16,7 @@ from bench_process import write_inputs
 from tiny_bench import Watcher
 
 from gradience.artifacts.digests import DIGESTS
+from gradience.artifacts.packed import pack, unpack
 from gradience.artifacts.verification import Verification
 from gradience.bench.config.load import load_config
 from gradience.bench.run.bench import run_bench
@@ -196,6 +197,10 @@ def better(bench: dict[str, Any]) -> None:
     pairs[kind] -= 1
     pairs[other] += 1
     measures["correct"] += 1
+    answers, probe = unpack(measures["correct_examples"], measures["n"]), bench["probe"]
+    of_probe = unpack(probe["correct_examples"], probe["n"])
+    answers[next(i for i, ours in enumerate(answers) if not ours and bool(of_probe[i]) is lost)] = True
+    measures["correct_examples"] = pack(map(bool, answers))
     measures["score"] = round(measures["correct"] / measures["n"], 12)
     net = pairs["only_variant_correct"] - pairs["only_probe_correct"]
     result |= {"delta": round(net / measures["n"], 12), "delta_exact": f"{net}/{measures['n']}"}
