@@ -197,11 +197,12 @@ def better(bench: dict[str, Any]) -> None:
     pairs[kind] -= 1
     pairs[other] += 1
     measures["correct"] += 1
-    answers, probe = unpack(measures["correct_examples"], measures["n"]), bench["probe"]
+    answers, probe = list(unpack(measures["correct_examples"], measures["n"])), bench["probe"]
     of_probe = unpack(probe["correct_examples"], probe["n"])
-    answers[next(i for i, ours in enumerate(answers) if not ours and bool(of_probe[i]) is lost)] = True
-    measures["correct_examples"] = pack(map(bool, answers))
+    answers[next(i for i, ours in enumerate(answers) if not ours and of_probe[i] is lost)] = True
+    measures["correct_examples"] = pack(answers)
     measures["score"] = round(measures["correct"] / measures["n"], 12)
+    del result["paired"]
     net = pairs["only_variant_correct"] - pairs["only_probe_correct"]
     result |= {"delta": round(net / measures["n"], 12), "delta_exact": f"{net}/{measures['n']}"}
 
