@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gradience.artifacts.check import CheckReport
     from gradience.artifacts.comparison import ComparisonReport
     from gradience.artifacts.compression import CompressionPlan, CompressionReport
+    from gradience.artifacts.evaluation import EvaluationReport
     from gradience.artifacts.evidence import EvidenceReport
     from gradience.artifacts.monitor import MonitorReport
     from gradience.audit.adapter import audit_adapter
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         OutputError,
         UsageError,
     )
+    from gradience.evaluate.verb import evaluate_adapters
     from gradience.evidence.verb import compare_logs
     from gradience.live import SpectralTracker
     from gradience.live.callback import GradienceCallback
@@ -51,6 +53,7 @@ _HOME = {
     "ComparisonReport": "gradience.artifacts.comparison",
     "CompressionPlan": "gradience.artifacts.compression",
     "CompressionReport": "gradience.artifacts.compression",
+    "EvaluationReport": "gradience.artifacts.evaluation",
     "EvidenceReport": "gradience.artifacts.evidence",
     "GradienceCallback": "gradience.live.callback",
     "GradienceError": "gradience.errors",
@@ -74,6 +77,7 @@ _HOME = {
     "compare_adapters": "gradience.compare.adapters",
     "compare_logs": "gradience.evidence.verb",
     "compress_adapter": "gradience.compress.verb",
+    "evaluate_adapters": "gradience.evaluate.verb",
     "monitor_runs": "gradience.monitor",
     "plan_compression": "gradience.plan.compression",
 }
@@ -86,6 +90,7 @@ __all__ = [
     "ComparisonReport",
     "CompressionPlan",
     "CompressionReport",
+    "EvaluationReport",
     "EvidenceReport",
     "GradienceCallback",
     "GradienceError",
@@ -109,6 +114,7 @@ __all__ = [
     "compare_adapters",
     "compare_logs",
     "compress_adapter",
+    "evaluate_adapters",
     "monitor_runs",
     "plan_compression",
 ]

@@ -18,6 +18,11 @@ WRITTEN_BY = {
     " [What may be edited](../compress.md#a-plan-in-a-file)",
     "comparison": "`gradience compare A B --json` prints it. [How to read it](../compare.md)",
     "evidence": "`gradience evidence A B --json` prints it. [How to read it](../evidence.md)",
+    "evaluation": "`gradience evaluate` writes it. [How to read it](../evaluate.md)",
+    "evaluation_forecast": "`gradience evaluate --dry-run --json` prints it."
+    " [What it says](../evaluate.md#before-it-begins)",
+    "kept_records": "`gradience evaluate` keeps it beside its records."
+    " [What is used again](../evaluate.md#what-lies-in-the-folder)",
     "monitor": "`gradience monitor --json` prints it. [How to read it](../train_and_monitor.md)",
     "check": "`gradience check --json` prints it. [The rules](check_rules.md)",
     "bench": "`gradience bench run` writes one for each seed. [The protocol](../bench.md)",

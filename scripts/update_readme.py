@@ -23,8 +23,10 @@ from typing import NamedTuple
 from blocks import only_checking, replace_block
 
 from gradience.artifacts.bench_aggregate import BenchAggregate
+from gradience.artifacts.evaluation import EvaluationReport
 from gradience.report.bench.numbers import mean_percent, points
 from gradience.report.bench.sections import status_of
+from gradience.report.evaluation import evaluation_text
 from gradience.report.numbers import percent, plural
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +37,7 @@ PICTURE = Path("docs") / "audit.svg"
 PICTURE_WIDTH = 84
 PICTURE_SECTIONS = ("How much of its rank does it use?", "What ranks are suggested?", "Where?")
 BENCH_RESULTS = Path("benchmarks") / "results" / "minilm_reviews" / "bench_aggregate.json"
+EVALUATION = Path("benchmarks") / "results" / "minilm_evaluation" / "evaluation.json"
 BENCH_ROWS = {
     "per_layer.truncate": "the probe truncated, each module to a rank of its own",
     "uniform_median.truncate": "the probe truncated, all modules to one rank",
@@ -193,6 +196,12 @@ def bench_table() -> str:
     )
 
 
+def evaluation_screen() -> str:
+    """Return the kept result of an evaluation as its command and its screen."""
+    result = EvaluationReport.read(ROOT / EVALUATION)
+    return f"```text\n$ {result.run.command}\n\n{evaluation_text(result).strip()}\n```"
+
+
 def portable(page: str) -> str:
     """Return the page without the digests of what was written: another processor may round the last bit otherwise."""
     return re.sub(r"(?<=sha256 )[0-9a-f]{12}(?= from)|(?<=smaller  sha256 )[0-9a-f]{12}", "…", page)
@@ -209,6 +218,7 @@ def main() -> int:
         texts = list(pool.map(text_of, PAGES))
     blocks = [(shown.page, shown.block, text) for shown, text in zip(PAGES, texts, strict=True)]
     blocks.append(("README.md", "bench", bench_table()))
+    blocks.append(("docs/evaluate.md", "evaluation", evaluation_screen()))
     after: dict[Path, str] = {}
     for page, block, text in blocks:
         path = ROOT / page

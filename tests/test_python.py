@@ -248,6 +248,7 @@ def example_files(folder):
         shutil.copy(scores, scores.name)
     shutil.copy(RESULTS / "seed_42" / "bench.json", "bench.json")
     shutil.copy(RESULTS / "bench_aggregate.json", "bench_aggregate.json")
+    shutil.copy(RESULTS.parent / "minilm_evaluation" / "evaluation.json", "evaluation.json")
     return folder
 
 

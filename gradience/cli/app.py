@@ -19,7 +19,19 @@ from gradience.cli.help import SETTINGS, Group, Verb
 from gradience.cli.predecessor import VERBS_INSTEAD, instead_of
 from gradience.errors import GradienceError, UsageError
 
-VERBS = ("audit", "compress", "compare", "evidence", "bench", "monitor", "check", "demo", "schema", "env")
+VERBS = (
+    "audit",
+    "compress",
+    "compare",
+    "evidence",
+    "evaluate",
+    "bench",
+    "monitor",
+    "check",
+    "demo",
+    "schema",
+    "env",
+)
 """In the order of `gradience --help`: each is a file here, and in it a function (or a typer.Typer) of that name."""
 
 

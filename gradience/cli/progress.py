@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 PATIENCE_SECONDS = 1.0
-DOING = {"train": "training", "eval": "evaluating", "adapter": "making", "audit": "auditing"}
+DOING = {
+    "train": "training",
+    "eval": "evaluating",
+    "scores": "scoring gold responses with",
+    "adapter": "making",
+    "audit": "auditing",
+}
 """The last part of a stage's name -> what is done in it."""
 
 

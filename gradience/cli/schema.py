@@ -34,6 +34,9 @@ class ArtifactName(StrEnum):
     POWER = "power", "gradience.artifacts.power", "PowerReport"
     DIGESTS = "digests", "gradience.artifacts.digests", "Digests"
     VERIFICATION = "verification", "gradience.artifacts.verification", "Verification"
+    EVALUATION = "evaluation", "gradience.artifacts.evaluation", "EvaluationReport"
+    EVALUATION_FORECAST = "evaluation_forecast", "gradience.artifacts.evaluation", "EvaluationForecast"
+    KEPT_RECORDS = "kept_records", "gradience.artifacts.evaluation", "KeptRecords"
     TRAINING = "training", "gradience.artifacts.training", "TrainingReport"
     STAGE = "stage", "gradience.artifacts.stage", "StageManifest"
 

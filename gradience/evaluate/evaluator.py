@@ -71,14 +71,14 @@ class Evaluator:
         self,
         name: str | None,
         adapter: Path | None,
-        path: Path,
+        path: Path | None,
         *,
         lora: bool = True,
         allow_inert: bool = False,
     ) -> Evaluation[Any]:
         """The records of the adapter called `name`, None for the base alone: labels, or generated answers.
 
-        They lie at `path`.
+        They lie at `path`, where one is given.
         """
         engine = self.engine if name is None or adapter is None else self.engine_with(name, adapter)
         task = self.task
@@ -97,17 +97,28 @@ class Evaluator:
         return evaluate_generation(engine, name, self.examples, **settings)
 
     def scores(
-        self, name: str, adapter: Path, path: Path, *, reference: tuple[str, Path], allow_inert: bool = False
+        self,
+        name: str | None,
+        adapter: Path | None,
+        path: Path | None,
+        *,
+        reference: tuple[str, Path],
+        allow_inert: bool = False,
     ) -> Evaluation[Any]:
-        """Log-likelihood, KL and flips on the gold responses, against the adapter `reference`; for causal models."""
-        self.engine_with(*reference)
+        """Log-likelihood, KL and flips on the gold responses, against the adapter `reference`; for causal models.
+
+        name: None for the base alone.
+        """
+        engine = self.engine_with(*reference)
+        if name is not None and adapter is not None:
+            self.engine_with(name, adapter)
         return evaluate_scores(
-            self.engine_with(name, adapter),
+            engine,
             [name],
             self.examples,
             reference=reference[0],
             batch_size=min(self.batch_size, SCORED_AT_ONCE),
-            paths={name: path},
+            paths=None if path is None else {name: path},
             on_batch=self.on_batch,
             allow_inert=allow_inert,
         )[name]

@@ -41,6 +41,8 @@ def binary(pairs: Sequence[Pair]) -> bool:
 
 def outcome_of(pairs: Sequence[Pair], margin: float, *, lower_is_better: bool) -> Outcome:
     """Compare the scores. margin: positive, in the score's units."""
+    from gradience.statistics import pair_grade
+
     a = np.array([pair.a.score for pair in pairs])
     b = np.array([pair.b.score for pair in pairs])
     better = a - b if lower_is_better else b - a
@@ -56,7 +58,7 @@ def outcome_of(pairs: Sequence[Pair], margin: float, *, lower_is_better: bool) -
         Bounds(low=turned[1][0], high=turned[1][1], p_value=p_value),
         table,
         _planning(better, margin, table),
-        "C" if flat else _grade(worst, best, margin),
+        "C" if flat else pair_grade(worst, best, margin),
         flat,
     )
 
@@ -80,13 +82,6 @@ def _of_scores(better: FloatArray, _: FloatArray, margin: float) -> Found:
     low, high = mean_difference(better)
     worst, best = mean_difference(better, 0.90)
     return low, high, worst, best, mean_p_value(better, margin), None
-
-
-def _grade(worst: float, best: float, margin: float) -> Grade:
-    """B where it is shown that B loses less than the margin, D where it is shown that it loses more, else C."""
-    if worst > -margin:
-        return "B"
-    return "D" if best < -margin else "C"
 
 
 def _planning(better: FloatArray, margin: float, table: PairedEvidence | None) -> Planning:

@@ -21,6 +21,8 @@ DOCUMENTS = {
     "CompressionPlan": "compression:compression_blocks",
     "CompressionReport": "compression:compression_blocks",
     "EvidenceReport": "evidence:evidence_blocks",
+    "EvaluationForecast": "evaluation:evaluation_forecast_blocks",
+    "EvaluationReport": "evaluation:evaluation_blocks",
     "MonitorReport": "monitor:monitor_blocks",
     "PowerReport": "power:power_blocks",
     "Verification": "verification:verification_blocks",

@@ -4,6 +4,7 @@ The sign is always candidate − reference: a smaller adapter that answers fewer
 is positive, and "non-inferior" means Δ > −m.
 """
 
+from gradience.statistics.grade import PairGrade, pair_grade
 from gradience.statistics.multiplicity import fixed_sequence, holm
 from gradience.statistics.noise import NoiseFloor, bootstrap_bound, noise_floor
 from gradience.statistics.operating import pass_probability, seed_pass_probability
@@ -30,6 +31,7 @@ __all__ = [
     "Claim",
     "Interval",
     "NoiseFloor",
+    "PairGrade",
     "PairedTable",
     "Pooled",
     "bootstrap_bound",
@@ -41,6 +43,7 @@ __all__ = [
     "mean_difference",
     "mean_p_value",
     "noise_floor",
+    "pair_grade",
     "pass_probability",
     "pool",
     "power",

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError, validate_call
 
-from gradience.artifacts.bench_plan import TaskCode
+from gradience.artifacts.bench_plan import Role, TaskCode
 from gradience.errors import InputError, did_you_mean
 from gradience.tasks import user_code
 from gradience.tasks.base import (
@@ -34,15 +34,22 @@ PROFILES = ("arithmetic", "classification", "glue", "gsm8k", "jsonl", "reviews",
 """The tasks that come with Gradience, each in the file of its name; a user's is named by where it stands."""
 
 
-def load(profile: str, options: Mapping[str, Any], *, folder: Path | None = None) -> Task:
+def load(
+    profile: str,
+    options: Mapping[str, Any],
+    *,
+    folder: Path | None = None,
+    needed: Sequence[Role] = ("train", "confirm"),
+) -> Task:
     """Make the task `profile` with `options`.
 
     profile: one of PROFILES; or a user's task, `path/to/file.py` with a function `load`, or the name of an entry point
     of the group `gradience.tasks`. A user's code runs only when the environment allows it (`user_code.allowing`).
     options: keyword arguments of the task's function, with the types that its annotations say.
     folder: where relative paths among them start; by default where the command is run.
+    needed: roles that must have examples.
     Raises InputError (`task-unknown`, `task-file`, `code-refused`, `task-option`; `task-contract` when a user's
-    function returns something else; `task-empty` when there is nothing to train on or to confirm with), and what the
+    function returns something else; `task-empty` when one of `needed` has none), and what the
     task itself raises.
     """
     function = find(profile)
@@ -54,7 +61,7 @@ def load(profile: str, options: Mapping[str, Any], *, folder: Path | None = None
             code="task-contract",
             hint="return a ClassificationTask or a GenerationTask: see docs/tasks.md",
         )
-    for role in ("train", "confirm"):
+    for role in needed:
         if not task.examples.of(role):
             counts = ", ".join(f"{count} {name}" for name, count in task.examples.counts.items())
             raise InputError(

@@ -17,6 +17,7 @@ from gradience import EvidenceReport, ToRank, audit_adapter, compare_logs, plan_
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.compression import CompressionPlan
 from gradience.artifacts.digests import Digests
+from gradience.artifacts.evaluation import EvaluationForecast, EvaluationReport, KeptFile, KeptRecords
 from gradience.artifacts.forecast import BenchForecast, Check
 from gradience.artifacts.stage import StageManifest
 from gradience.artifacts.training import TrainingReport
@@ -30,10 +31,12 @@ from gradience.bench.verify.verify import verify_run
 from gradience.check import check_configs
 from gradience.cli.schema import ArtifactName
 from gradience.digests import sha256_text
+from gradience.evaluate.forecast import margins_of
 from gradience.monitor import monitor_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "benchmarks" / "results" / "minilm_reviews_demo" / "everything.tar.xz"
+EVALUATED = ROOT / "benchmarks" / "results" / "minilm_evaluation" / "evaluation.json"
 SHAPE = (64, 32)
 
 
@@ -85,6 +88,9 @@ def artifacts() -> dict[ArtifactName, Any]:
         ArtifactName.COMPRESSION: compression_sample.report(written),
         ArtifactName.COMPRESSION_PLAN: compression_sample.plan(planned),
         ArtifactName.COMPARISON: compression_sample.comparison(compared),
+        ArtifactName.EVALUATION: EvaluationReport.read(EVALUATED),
+        ArtifactName.EVALUATION_FORECAST: evaluation_forecast(),
+        ArtifactName.KEPT_RECORDS: KeptRecords(files={"a.jsonl": KeptFile(key="0", sha256=None)}),
         ArtifactName.EVIDENCE: evidence(),
         ArtifactName.MONITOR: monitor_runs([runs / "nan.jsonl"]),
         ArtifactName.CHECK: check_configs(r=16, alpha=16, lr=0.5),
@@ -128,6 +134,24 @@ def forecast() -> BenchForecast:
         gate="0.1",
         policy=config.policy,
         cost=None,
+        assumptions=("none",),
+        notes=("a note",),
+    )
+
+
+def evaluation_forecast() -> EvaluationForecast:
+    return EvaluationForecast(
+        base="m",
+        task="t",
+        adapters=("a", "b"),
+        with_base=True,
+        examples=200,
+        margin="0.025",
+        margins=margins_of(200, 1),
+        weights_bytes=None,
+        adapter_bytes=1,
+        batch_bytes=None,
+        times=(),
         assumptions=("none",),
         notes=("a note",),
     )

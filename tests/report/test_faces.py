@@ -16,6 +16,7 @@ from test_comparison_text import unlike
 from test_compression_text import budget_plan, padded_report
 from test_evidence_text import two_logs
 
+from gradience.artifacts.evaluation import EvaluationForecast, EvaluationReport
 from gradience.artifacts.forecast import BenchForecast
 from gradience.artifacts.power import PowerReport
 from gradience.artifacts.report import Report
@@ -28,6 +29,7 @@ from gradience.report import terminal
 from gradience.report.faces import DOCUMENTS, blocks_of
 
 RUNS = Path(__file__).parents[1] / "monitor" / "runs"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 SAMPLES = {
     "AuditReport": mistral,
     "Bench": lambda: bench(42),
@@ -36,9 +38,12 @@ SAMPLES = {
     "ComparisonReport": unlike,
     "CompressionPlan": budget_plan,
     "CompressionReport": padded_report,
+    "EvaluationReport": lambda: EvaluationReport.read(RESULTS / "minilm_evaluation" / "evaluation.json"),
     "EvidenceReport": two_logs,
     "MonitorReport": lambda: monitor_runs(sorted(RUNS.glob("*.jsonl"))),
 }
+
+PLANS = (BenchForecast.__name__, EvaluationForecast.__name__, PowerReport.__name__)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -96,7 +101,7 @@ def test_no_findings_are_no_rows_of_the_same_columns():
 
 def test_every_report_has_a_document_and_rows():
     reports = {kind.__name__ for kind in Report.__subclasses__()}
-    assert reports == set(DOCUMENTS) == {*SAMPLES, BenchForecast.__name__, PowerReport.__name__}
+    assert reports == set(DOCUMENTS) == {*SAMPLES, *PLANS}
     assert all(kind.row_field in kind.model_fields for kind in Report.__subclasses__())
     assert set(DOCUMENTS) <= {artifact.model for artifact in ArtifactName}
     assert all(callable(resolve_name(f"gradience.report.{place}")) for place in DOCUMENTS.values())

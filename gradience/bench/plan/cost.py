@@ -12,13 +12,18 @@ import torch
 from gradience.artifacts.forecast import CostEstimate, TimeEstimate
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preview import Lengths
+from gradience.evaluate.cost import (
+    LOADED,
+    dtype_of,
+    evaluation_work,
+    longest_of,
+    sorted_longest,
+    weights_bytes_of,
+)
 from gradience.evaluate.counting import (
     Work,
-    decoding_work,
-    forward_of,
     network_on_meta,
     training_work,
-    work_of,
 )
 from gradience.evaluate.evaluator import SCORED_AT_ONCE
 from gradience.evaluate.machines import Machine
@@ -27,10 +32,6 @@ ADAM_BYTES = 16
 """For each trained parameter: float32 weight, gradient and two moments."""
 ADAM_KERNELS = 10
 """For each trained tensor and step; together they read and write its weight, gradient and moments: 28 bytes a value."""
-PACKED_BITS = 4.127
-"""Of a weight in NF4 with its block constants (QLoRA)."""
-LOADED = 1e9
-"""Bytes of a checkpoint that are loaded in a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,30 +49,6 @@ class Shapes:
     prompt: int
     new: int
     """Tokens that a batch generates until its last row ends; 0 for labels."""
-
-
-def longest_of(lengths: Sequence[int], batch: int) -> float:
-    """The expected longest of `batch` lengths that are drawn at random: how long a padded row of training is.
-
-    >>> longest_of([10, 20], 1), longest_of([10, 20], 2)
-    (15.0, 17.5)
-    """
-    n, before, expected = len(lengths), 0.0, 0.0
-    for place, length in enumerate(sorted(lengths), start=1):
-        below = (place / n) ** batch  # the chance that no drawn length is further right than this
-        expected += length * (below - before)
-        before = below
-    return expected
-
-
-def sorted_longest(lengths: Sequence[int], batch: int) -> float:
-    """The mean longest of batches that are sorted by length, as an evaluation makes them.
-
-    >>> sorted_longest([3, 9, 4, 10], 2)
-    7.0
-    """
-    longest = sorted(lengths)[batch - 1 :: batch] or [max(lengths)]
-    return sum(longest) / len(longest)
 
 
 def shapes_of(config: BenchConfig, lengths: Lengths | None, examples: int, new_tokens: int) -> Shapes | None:
@@ -106,11 +83,11 @@ def cost_of(
     evaluations: int,
 ) -> CostEstimate:
     """The cost of one seed of `config` on a base of this shape (transformers' config), on each of the machines."""
-    dtype = dtype_of(config, shape)
+    dtype = dtype_of(config.model, shape)
     base, network = _networks(config, shape, dtype, labels)
     trained = [weight for weight in network.parameters() if weight.requires_grad]
     parameters = sum(weight.numel() for weight in trained)
-    weights_bytes = _weights_bytes(base, packed=config.model.quantization is not None)
+    weights_bytes = weights_bytes_of(base, packed=config.model.quantization is not None)
     step = training_work(network, *shapes.train, labels=labels is not None)
     saved = (
         step.saved if not config.model.gradient_checkpointing else _recomputed(config, shape, shapes, labels)
@@ -119,7 +96,7 @@ def cost_of(
         {(0, 28 * parameters // (ADAM_KERNELS * len(trained)), torch.float32): ADAM_KERNELS * len(trained)}
     )
     micro = config.train.gradient_accumulation_steps
-    answering, decoding, scoring = _evaluation(network, shapes)
+    answering, decoding, scoring = evaluation_work(network, shapes.rows, shapes.prompt, shapes.new)
     times = []
     for machine in machines:
         loading = weights_bytes / LOADED
@@ -147,14 +124,6 @@ def cost_of(
     )
 
 
-def dtype_of(config: BenchConfig, shape: Any) -> torch.dtype:
-    """The precision of the frozen base; `auto` is what its config.json says."""
-    if config.model.dtype != "auto":
-        return getattr(torch, config.model.dtype)  # type: ignore[no-any-return]
-    said = getattr(shape, "dtype", None)
-    return said if isinstance(said, torch.dtype) else torch.float32
-
-
 def _networks(config: BenchConfig, shape: Any, dtype: torch.dtype, labels: int | None) -> tuple[Any, Any]:
     base, network = network_on_meta(
         copy.deepcopy(shape), config.lora.peft_arguments(), dtype=dtype, labels=labels
@@ -173,36 +142,8 @@ def _recomputed(config: BenchConfig, shape: Any, shapes: Shapes, labels: int | N
     layers = shape.get_text_config().num_hidden_layers
     one = copy.deepcopy(shape)
     one.get_text_config().num_hidden_layers = 1
-    dtype = dtype_of(config, shape)
+    dtype = dtype_of(config.model, shape)
     _, network = network_on_meta(one, config.lora.peft_arguments(), dtype=dtype, labels=labels)
     rows, length = shapes.train
     between = rows * length * shape.get_text_config().hidden_size * dtype.itemsize
     return training_work(network, rows, length, labels=labels is not None).saved + int(layers * between)
-
-
-def _evaluation(network: Any, shapes: Shapes) -> tuple[Work, Work | None, Work | None]:
-    """Reading a batch, one decoding step of it, and reading a batch of responses with the logits on all of them."""
-    rows, prompt, new = shapes.rows, max(1, shapes.prompt), shapes.new
-    if not new:
-        return work_of(lambda: forward_of(network, rows=rows, length=prompt)), None, None
-    return (
-        work_of(lambda: forward_of(network, rows=rows, length=prompt, logits=1)),
-        decoding_work(network, rows, cached=prompt + new // 2),
-        work_of(lambda: forward_of(network, rows=SCORED_AT_ONCE, length=prompt + new, logits=new)),
-    )
-
-
-def _weights_bytes(base: Any, *, packed: bool) -> int:
-    """Bytes of the base's weights; packed: the linear layers in NF4, everything else and the head in float32."""
-    weights = {name: weight for name, weight in base.named_parameters() if "lora_" not in name}
-    if not packed:
-        return sum(weight.nbytes for weight in weights.values())
-    linear = {
-        id(module.weight)
-        for name, module in base.named_modules()
-        if isinstance(module, torch.nn.Linear) and "lora_" not in name
-    }
-    head = base.get_output_embeddings()
-    linear -= {id(head.weight)} if head is not None else set()
-    bits = sum(weight.numel() * (PACKED_BITS if id(weight) in linear else 32) for weight in weights.values())
-    return int(bits / 8)

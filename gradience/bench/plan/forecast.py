@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
-
 from gradience.artifacts.exact import exact_text
 from gradience.artifacts.forecast import BenchForecast, Check, CostEstimate
 from gradience.artifacts.power import Scenario
 from gradience.artifacts.shared_names import path_text, sentence_text
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.cost import cost_of, dtype_of, shapes_of
+from gradience.bench.plan.cost import cost_of, shapes_of
 from gradience.bench.plan.power import plausible_for, scenario
 from gradience.bench.plan.preview import CHARACTERS, Preview, look
 from gradience.bench.plan.variants import PlannedVariant, asked_for
-from gradience.evaluate.machines import H100, Machine, this_processor
+from gradience.evaluate.cost import machines_for
+from gradience.evaluate.machines import Machine
 from gradience.models.load import quiet
 from gradience.tasks.base import ClassificationTask, GenerationTask
 
@@ -144,18 +143,10 @@ def _cost(
             config,
             seen.shape,
             shapes,
-            machines if machines is not None else _machines(config, seen),
+            machines
+            if machines is not None
+            else machines_for(config.model, seen.shape, config.runtime.device, config.runtime.threads),
             labels=labels,
             trainings=trainings,
             evaluations=evaluations,
         )
-
-
-def _machines(config: BenchConfig, seen: Preview) -> list[Machine]:
-    device, gpu = config.runtime.device, torch.cuda.is_available() or torch.backends.mps.is_available()
-    if device not in ("cpu", "auto") or (device == "auto" and gpu):
-        return [H100]
-    text = seen.shape.get_text_config()
-    width = text.hidden_size
-    inner = getattr(text, "intermediate_size", None) or getattr(text, "hidden_dim", None) or 4 * width
-    return [H100, this_processor(dtype_of(config, text), config.runtime.threads, width=width, inner=inner)]

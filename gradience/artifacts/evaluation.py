@@ -1,0 +1,192 @@
+"""`evaluation.json`: several adapters of one base on the same examples, each against the first of them."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from gradience.artifacts.base import Artifact, Float12, Part
+from gradience.artifacts.bench_plan import Role, Share
+from gradience.artifacts.forecast import TimeEstimate
+from gradience.artifacts.graded import Bounds, Grade, NextGrade, PairedEvidence, Probability
+from gradience.artifacts.report import Report
+from gradience.artifacts.run import RunInfo
+
+RowRole = Literal["reference", "candidate", "base"]
+REFERENCE: Literal["reference"] = "reference"
+CANDIDATE: Literal["candidate"] = "candidate"
+BASE: Literal["base"] = "base"
+
+
+class OutputChange(Part):
+    """How far its outputs are from the reference's, whether correct or not."""
+
+    kl_mean: Float12
+    """KL(reference ‖ this one) in nats: of the labels, or summed over the tokens of the gold response; mean over
+    examples."""
+    kl_standard_error: Float12 | None
+    flips: int
+    """Examples that get another label; in free text, tokens of the gold response that get another most likely one."""
+
+
+class RecordsFile(Part):
+    """A file of records, one line for each example."""
+
+    path: str
+    """Inside the folder of the evaluation."""
+    sha256: str
+
+
+class EvaluatedAdapter(Part):
+    """One row: an adapter, or the base without one, and how it compares with the reference."""
+
+    name: str
+    role: RowRole
+    """`base`: the base without an adapter; of a classifier the reference's head on the base's own features."""
+    path: str | None
+    """Null for the base."""
+    sha256: str | None
+    """Of its weights file."""
+    config_sha256: str | None
+    smallest_rank: int | None
+    largest_rank: int | None
+    lora_params: int
+    other_params: int
+    """Heads and full-weight modules."""
+    params_saved: Float12 | None
+    """Share of the reference's LoRA parameters; null for the reference and the base."""
+    n: int | None = None
+    """Examples; null where it could not be evaluated."""
+    correct: int | None = None
+    truncated: int | None = None
+    """Examples that were too long and were cut."""
+    cut_off: int | None = None
+    """Outputs that ended at `max_new_tokens`."""
+    failed_extractions: int | None = None
+    """Outputs in which no answer was found; they count as wrong."""
+    pairs: PairedEvidence | None = None
+    """Against the reference; null for itself."""
+    bounds: Bounds | None = None
+    """One-sided 95 % bounds on Δ, and the p-value of "it loses the margin or more"."""
+    adjusted_p: Probability | None = None
+    """Holm's, over all candidates that were evaluated; null for the base: nothing is claimed of it."""
+    change: OutputChange | None = None
+    grade: Grade | None = None
+    """B: supported for these runs. C: neither shown. D: inferior. X: could not be evaluated. One run each gives no A.
+    Null for the reference and the base."""
+    reason: str = ""
+    """The grade in a sentence."""
+    next_grade: NextGrade | None = None
+    """What B needs, for a C."""
+    records: tuple[RecordsFile, ...] = ()
+    """Its answers; for free text the scores of the gold responses as well. Empty where none were kept."""
+
+
+class EvaluationConditions(Part):
+    """What decides an answer, beside adapter and examples."""
+
+    engine: str
+    device: str
+    threads: int
+    dtype: str
+    quantization: str | None
+    attention: str | None
+    batch_size: int
+    max_length: int | None
+    max_new_tokens: int | None
+    versions: dict[str, str]
+    base_fingerprint: str
+    """The commit on the hub, or sha256 over the names and hashes of the folder's files."""
+    tokenizer_sha256: str
+    scoring: str | None
+    """What decides which answers are correct."""
+
+
+class EvaluationReport(Report):
+    """Several adapters of one base on the same examples, each against the first of them.
+
+    >>> report = EvaluationReport.read("evaluation.json")
+    >>> [(row.name, row.correct, row.grade) for row in report.adapters]
+    [('my_adapter', 1793, None), ('rank4', 1793, 'B'), ('rank1', 1769, 'B'), ('base', 1152, None)]
+    """
+
+    row_field: ClassVar[str] = "adapters"
+    repair: ClassVar[str] = "evaluate again: gradience evaluate … --output DIR"
+
+    schema_: Literal["gradience.evaluation/1"] = Field(default="gradience.evaluation/1", alias="schema")
+    base: str
+    task: str
+    source: dict[str, str]
+    """Where the examples come from."""
+    role: Role | None
+    """Which of the task's examples; null for all rows of a file."""
+    examples: int
+    examples_sha256: str
+    """Over everything in them, in their order."""
+    margin: Share
+    """The loss that a B excludes."""
+    conditions: EvaluationConditions
+    adapters: tuple[EvaluatedAdapter, ...]
+    """The reference first, then the candidates as they were given, then the base."""
+    notes: tuple[str, ...]
+    """What a reader must know before the figures."""
+    run: RunInfo
+
+    @property
+    def candidates(self) -> tuple[EvaluatedAdapter, ...]:
+        """The rows that have a grade."""
+        return tuple(row for row in self.adapters if row.role == CANDIDATE)
+
+
+class ShownMargin(Part):
+    """The smallest margin that the examples show with a chance of 80 %, if both adapters are equally good."""
+
+    discordance: Float12
+    """Share of the examples on which exactly one of the two is correct: assumed."""
+    margin: Float12
+
+
+class EvaluationForecast(Report):
+    """What an evaluation would do, cost and be able to show; nothing is loaded."""
+
+    row_field: ClassVar[str] = "margins"
+
+    schema_: Literal["gradience.evaluation_forecast/1"] = Field(
+        default="gradience.evaluation_forecast/1", alias="schema"
+    )
+    base: str
+    task: str
+    adapters: tuple[str, ...]
+    """Names, the reference first."""
+    with_base: bool
+    examples: int
+    margin: Share
+    margins: tuple[ShownMargin, ...]
+    weights_bytes: int | None
+    """The base in its precision; null where the shape of the model is not known here."""
+    adapter_bytes: int
+    """The largest two adapters in float32: no more are loaded at once."""
+    batch_bytes: int | None
+    """The largest step of a batch, and its cache of keys and values."""
+    times: tuple[TimeEstimate, ...]
+    """Of each machine; `evaluation` is one adapter, `seed` all of them with the loading, and nothing is trained."""
+    assumptions: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+class KeptFile(Part):
+    """What one file of records depends on, and what it was when it was finished."""
+
+    key: str
+    """sha256 over everything that decides its records."""
+    sha256: str | None
+    """Of the finished file; null while records are added."""
+
+
+class KeptRecords(Artifact):
+    """`records/manifest.json`: which records may be used again."""
+
+    schema_: Literal["gradience.kept_records/1"] = Field(default="gradience.kept_records/1", alias="schema")
+    files: dict[str, KeptFile]
+    """Name in the folder -> what it depends on."""

@@ -1,0 +1,247 @@
+"""`gradience evaluate`: adapters on your own examples, each against the first."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gradience.cli.exit_codes import ExitCode
+from gradience.cli.options import Quiet, ReportAsJson
+from gradience.cli.output import command_line, print_json, print_screen
+from gradience.errors import UsageError
+
+if TYPE_CHECKING:
+    from gradience.artifacts.evaluation import EvaluationReport
+    from gradience.evaluate.inputs import Inputs
+
+
+class Precision(StrEnum):
+    """Of the base's weights."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Packed(StrEnum):
+    """How the base's weights are packed."""
+
+    nf4 = "nf4"
+
+
+class TestRole(StrEnum):
+    """Examples that may be evaluated."""
+
+    confirm = "confirm"
+    dev = "dev"
+
+
+def evaluate(
+    adapters: Annotated[
+        list[Path], typer.Argument(metavar="ADAPTER…", help="Adapter folders; the first is the reference.")
+    ],
+    base_model: Annotated[
+        str | None,
+        typer.Option(
+            "--base-model",
+            "-b",
+            metavar="ID_OR_PATH",
+            help="A folder, a name on the hub, or embedded:minilm (default: what the reference's config names).",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="FILE", help="Your examples: CSV, TSV or JSON lines; every row counts."
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", metavar="NAME", help="A task by its name, such as reviews or gsm8k."),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="KEY=VALUE", help="An option of the task; may be repeated."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Folder of the result; with the same folder an interrupted evaluation resumes.",
+        ),
+    ] = None,
+    margin: Annotated[
+        str,
+        typer.Option(
+            "--margin", metavar="M", help="The loss that must be excluded, as a share: 0.025 is 2.5 points."
+        ),
+    ] = "0.025",
+    with_base: Annotated[
+        bool,
+        typer.Option(
+            "--with-base",
+            help="The base without an adapter as well (of a classifier: with the reference's head).",
+        ),
+    ] = False,
+    role: Annotated[TestRole, typer.Option("--role", help="Which examples of a --task.")] = TestRole.confirm,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help="At most so many examples.")
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", metavar="N", min=1, help="Examples that are answered together.")
+    ] = 32,
+    max_length: Annotated[
+        int | None,
+        typer.Option("--max-length", metavar="N", min=1, help="Tokens of a text to label (default: 512)."),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-new-tokens", metavar="N", min=1, help="Of an answer (default: what the task says)."
+        ),
+    ] = None,
+    dtype: Annotated[Precision, typer.Option("--dtype", help="Of the base's weights.")] = Precision.auto,
+    quantization: Annotated[
+        Packed | None, typer.Option("--quantization", help="nf4: the base in 4 bits, as QLoRA trains on it.")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="COMMIT", help="Of the base on the hub.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps.")] = "auto",
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Check the inputs; print memory, time and the margin that can be shown."
+        ),
+    ] = False,
+    allow_code: Annotated[
+        bool,
+        typer.Option(
+            "--allow-code", help="Let a task of your own run its code (also: GRADIENCE_ALLOW_CODE=1)."
+        ),
+    ] = False,
+    json: ReportAsJson = False,
+    quiet: Quiet = False,
+) -> int:
+    """Evaluate adapters of one base on the same examples: is each as good as the first?
+
+    Exit codes: 0 every candidate is shown to be as good (B), 8 of some that is not shown (C), 1 some is inferior (D),
+    4 some could not be evaluated (X).
+
+    Examples:
+
+      gradience evaluate ./my_adapter ./smaller --base-model embedded:minilm --task reviews -o out
+
+      gradience evaluate ./my_adapter ./smaller -b ./base --data rows.jsonl --with-base -o out
+    """
+    from gradience.evaluate.inputs import Request, read_inputs
+    from gradience.evaluate.verb import margin_of
+    from gradience.tasks.user_code import allowing
+
+    with allowing(allow_code):
+        if output is None and not dry_run:
+            raise UsageError(
+                "no --output given", code="no-output", hint="give --output DIR, or --dry-run to see the plan"
+            )
+        inputs = read_inputs(
+            Request(
+                adapters=tuple(adapters),
+                base_model=base_model,
+                data=data,
+                task=task,
+                options=options_of(option or []),
+                role=role.value,
+                limit=limit,
+                margin=margin_of(margin),
+                with_base=with_base,
+                batch_size=batch_size,
+                max_length=max_length,
+                max_new_tokens=max_new_tokens,
+                dtype=dtype.value,
+                quantization="nf4" if quantization else None,
+                revision=revision,
+                device=device,
+            )
+        )
+        if output is None or dry_run:
+            return _forecast(inputs, as_json=json)
+        return _evaluate(inputs, output, as_json=json, quiet=quiet)
+
+
+def options_of(given: list[str]) -> dict[str, object]:
+    """Return `KEY=VALUE` texts as options, each value as YAML reads it. Raises UsageError (`bad-option`)."""
+    from gradience.adapters.strict_yaml import loads
+
+    options: dict[str, object] = {}
+    for each in given:
+        key, sign, value = each.partition("=")
+        if not sign or not key:
+            raise UsageError(
+                f"--option {each}: no KEY=VALUE",
+                code="bad-option",
+                hint="such as --option text_column=review",
+            )
+        options[key] = loads(value.encode(), f"--option {key}")
+    return options
+
+
+def code_of(report: EvaluationReport) -> ExitCode:
+    """Return 4 where a candidate could not be evaluated, 1 for an inferior one, 8 for one that is not shown, else 0."""
+    grades = {row.grade for row in report.candidates}
+    for grade, code in (
+        ("X", ExitCode.INCOMPLETE),
+        ("D", ExitCode.GATE_FAILED),
+        ("C", ExitCode.INCONCLUSIVE),
+    ):
+        if grade in grades:
+            return code
+    return ExitCode.DONE
+
+
+def _forecast(inputs: Inputs, *, as_json: bool) -> int:
+    from gradience.cli.bench_run import need_libraries
+    from gradience.report.evaluation import evaluation_forecast_text
+
+    need_libraries()
+    from gradience.evaluate.forecast import forecast_evaluation
+
+    expected = forecast_evaluation(inputs)
+    if as_json:
+        print_json(expected)
+    else:
+        print_screen(evaluation_forecast_text, expected)
+    return ExitCode.DONE
+
+
+def _evaluate(inputs: Inputs, output: Path, *, as_json: bool, quiet: bool) -> int:
+    from gradience.cli.bench_run import need_libraries
+    from gradience.cli.console import beneath, show_note
+    from gradience.cli.progress import StageProgress
+    from gradience.evaluate.forecast import margins_of
+    from gradience.evaluate.verb import DOCUMENT, EVALUATION
+    from gradience.evaluate.verb import evaluate as run
+    from gradience.report.evaluation import evaluation_text, showable
+    from gradience.report.faces import to_markdown
+
+    need_libraries()
+    for note in inputs.notes:
+        show_note(note)
+    if not quiet and len(inputs.adapters) > 1:
+        margins = margins_of(len(inputs.examples), len(inputs.adapters) - 1)
+        print(showable(len(inputs.examples), margins), file=beneath(sys.stderr), flush=True)
+    with StageProgress(quiet=quiet) as watcher:
+        report = run(inputs, output, watcher, page_of=to_markdown, command=command_line())
+    if as_json:
+        print_json(report)
+    elif not quiet:
+        print_screen(evaluation_text, report)
+    if not quiet:
+        print(f"written: {output / EVALUATION}, {DOCUMENT}", file=beneath(sys.stderr))
+    return code_of(report)

@@ -1,0 +1,166 @@
+"""Adapters after one another on one base: their answers, and how far each is from the reference, kept on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gradience.artifacts.evaluation import RecordsFile
+from gradience.artifacts.records import Evaluation
+from gradience.errors import GradienceError, InputError, OutputError
+from gradience.evaluate.evaluator import Evaluator
+from gradience.evaluate.inputs import BASE_ROW, AdapterInput, Inputs, why_inert
+from gradience.evaluate.kept import Kept
+from gradience.progress import Watcher
+from gradience.tasks.examples import fingerprint
+
+RECORDS = "records"
+
+
+@dataclass(slots=True)
+class Answers:
+    """What one row left."""
+
+    adapter: AdapterInput | None
+    """None: the base."""
+    answers: Evaluation[Any] | None = None
+    scores: Evaluation[Any] | None = None
+    """Of the gold responses; None for labels, and for the reference."""
+    files: list[RecordsFile] = field(default_factory=list)
+    error: str = ""
+    """Why there are no answers."""
+
+
+class Answering:
+    """One base, and every adapter on it."""
+
+    def __init__(self, inputs: Inputs, output: Path | None, watcher: Watcher) -> None:
+        """output: the folder of the evaluation; None keeps nothing."""
+        request = inputs.request
+        self.inputs, self.watcher = inputs, watcher
+        self.kept = None if output is None else Kept(output / RECORDS, watcher.note)
+        self.evaluator = Evaluator(
+            inputs.task,
+            inputs.model,
+            inputs.examples,
+            batch_size=request.batch_size,
+            max_length=inputs.max_length,
+            max_new_tokens=request.max_new_tokens,
+            device=request.device,
+            on_batch=watcher.step,
+        )
+        self._number = 0
+
+    def run(self) -> list[Answers]:
+        """Evaluate the reference, the candidates, and the base where that is wanted.
+
+        A candidate that cannot be evaluated is a row with its error; the reference raises.
+        """
+        inputs = self.inputs
+        try:
+            reference = Answers(inputs.reference)
+            self._evaluate(reference)
+            rows = [reference, *(Answers(adapter) for adapter in inputs.adapters[1:])]
+            for row in rows[1:]:
+                self._attempt(row)
+            if inputs.request.with_base:
+                rows.append(Answers(None))
+                self._evaluate(rows[-1])
+            return rows
+        finally:
+            self.evaluator.close()
+
+    def _attempt(self, row: Answers) -> None:
+        try:
+            self._evaluate(row)
+        except OutputError:  # a full disk stops the others as well
+            raise
+        except GradienceError as error:
+            row.answers, row.error = None, str(error)
+            self.watcher.note(str(error))
+
+    def _evaluate(self, row: Answers) -> None:
+        try:
+            self._answer(row)
+            if not self.inputs.classifies and row.adapter is not self.inputs.reference:
+                self._score(row)
+        except InputError as error:
+            if error.code != "adapter-inert" or row.adapter is None:
+                raise
+            reason = why_inert(row.adapter.folder)
+            raise InputError(
+                f"{row.adapter.given}: this adapter does nothing here: {reason or 'its logits are those of the base'}",
+                code=error.code,
+                hint=error.hint,
+            ) from None
+        if row.adapter is not None and row.adapter is not self.inputs.reference:
+            self.evaluator.forget(row.adapter.name)
+
+    def _answer(self, row: Answers) -> None:
+        """Answers of the row; a classifier's base has the head of the reference, and no LoRA."""
+        adapter, lora = row.adapter, True
+        if adapter is None and self.inputs.classifies:
+            adapter, lora = self.inputs.reference, False
+        name, folder = (None, None) if adapter is None else (adapter.name, adapter.folder)
+        self._stage(row, "eval")
+        depends = {"kind": "answers", "adapter": _digests(adapter), "name": name, "lora": lora}
+
+        def make(path: Path | None) -> Evaluation[Any]:
+            return self.evaluator.answers(name, folder, path, lora=lora)
+
+        row.answers = self._keep(row, f"{_file_name(row)}.jsonl", depends, make)
+
+    def _score(self, row: Answers) -> None:
+        reference, adapter = self.inputs.reference, row.adapter
+        name, folder = (None, None) if adapter is None else (adapter.name, adapter.folder)
+        self._stage(row, "scores")
+        depends = {"kind": "scores", "adapter": _digests(adapter), "name": name}
+        depends |= {"reference": _digests(reference), "reference_name": reference.name}
+
+        def make(path: Path | None) -> Evaluation[Any]:
+            return self.evaluator.scores(name, folder, path, reference=(reference.name, reference.folder))
+
+        row.scores = self._keep(row, f"{_file_name(row)}.scores.jsonl", depends, make)
+
+    def _keep(self, row: Answers, file: str, depends: Mapping[str, Any], make: Any) -> Evaluation[Any]:
+        if self.kept is None:
+            return make(None)  # type: ignore[no-any-return]
+        evaluation, digest = self.kept.records(file, {**self._shared, **depends}, make)
+        row.files.append(RecordsFile(path=f"{RECORDS}/{file}", sha256=digest))
+        return evaluation
+
+    def _stage(self, row: Answers, what: str) -> None:
+        rows = len(self.inputs.adapters) + self.inputs.request.with_base
+        stages = rows if self.inputs.classifies else 2 * rows - 1
+        self._number += 1
+        self.watcher.stage(f"{_file_name(row)}/{what}", self._number, stages)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The base by its content."""
+        from gradience.models.load import fingerprint_of
+
+        return fingerprint_of(self.inputs.model)
+
+    @cached_property
+    def _shared(self) -> dict[str, Any]:
+        """What decides every row's records."""
+        return {
+            "base": self.fingerprint,
+            "model": self.inputs.model.model_dump(mode="json", exclude={"name", "revision"}),
+            "data": fingerprint(self.inputs.examples),
+            "settings": self.evaluator.settings,
+            "scoring": self.inputs.task.scoring,
+            "numerics": self.evaluator.numerics,
+        }
+
+
+def _digests(adapter: AdapterInput | None) -> list[str] | None:
+    return None if adapter is None else [adapter.identity.weights_sha256, adapter.identity.config_sha256]
+
+
+def _file_name(row: Answers) -> str:
+    return BASE_ROW if row.adapter is None else row.adapter.name

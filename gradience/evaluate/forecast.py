@@ -1,0 +1,139 @@
+"""What an evaluation would cost and be able to show, before any weight is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gradience.artifacts.evaluation import EvaluationForecast, ShownMargin
+from gradience.artifacts.forecast import TimeEstimate
+from gradience.artifacts.shared_names import path_text, sentence_text
+from gradience.errors import InputError
+from gradience.evaluate.inputs import AdapterInput, Inputs
+from gradience.tasks.base import GenerationTask
+
+DISCORDANCES = (0.01, 0.03, 0.05, 0.1, 0.2)
+"""From a truncation that hardly differs to a retrained adapter of another answer in five."""
+CHANCE = 0.8
+SHAPING = ("r", "target_modules", "rank_pattern", "use_dora", "layers_to_transform", "layers_pattern")
+"""What of an adapter's config decides how much is computed."""
+
+
+def margins_of(examples: int, claims: int) -> tuple[ShownMargin, ...]:
+    """Return the smallest margin that so many examples show, for several discordances.
+
+    claims: candidates that share the error of 5 %; the smallest p-value must pass the strictest of Holm's levels.
+    """
+    from gradience.statistics import smallest_margin
+
+    return tuple(
+        ShownMargin(
+            discordance=discordance,
+            margin=smallest_margin(examples, discordance, level=0.05 / max(1, claims), wanted=CHANCE),
+        )
+        for discordance in DISCORDANCES
+    )
+
+
+def forecast_evaluation(inputs: Inputs) -> EvaluationForecast:
+    """Return what `inputs` would do: only the base's config.json and its tokenizer are read."""
+    examples, request = len(inputs.examples), inputs.request
+    cost, assumptions = _cost(inputs)
+    sizes = sorted((each.lora_params + each.other_params for each in inputs.adapters), reverse=True)
+    return EvaluationForecast(
+        base=path_text(inputs.model.name),
+        task=inputs.task.name,
+        adapters=tuple(each.name for each in inputs.adapters),
+        with_base=request.with_base,
+        examples=examples,
+        margin=request.margin,
+        margins=margins_of(examples, len(inputs.adapters) - 1),
+        weights_bytes=cost.weights if cost else None,
+        adapter_bytes=4 * sum(sizes[:2]),
+        batch_bytes=cost.batch if cost else None,
+        times=cost.times if cost else (),
+        assumptions=tuple(assumptions),
+        notes=tuple(map(sentence_text, inputs.notes)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    weights: int
+    batch: int
+    times: tuple[TimeEstimate, ...]
+
+
+def _cost(inputs: Inputs) -> tuple[_Cost | None, list[str]]:
+    """Memory and times, and what they rest on."""
+    from transformers import AutoConfig
+
+    from gradience.evaluate.cost import LOADED, dtype_of, evaluation_work, machines_for, weights_bytes_of
+    from gradience.evaluate.counting import network_on_meta
+    from gradience.evaluate.evaluator import SCORED_AT_ONCE
+    from gradience.models.load import from_folder, quiet
+    from gradience.models.locate import locate
+
+    shape = from_folder(AutoConfig, inputs.model.name, locate(inputs.model, ("config.json",)).folder)
+    dtype = dtype_of(inputs.model, shape)
+    labels = None if isinstance(inputs.task, GenerationTask) else len(inputs.task.label_names)
+    rows, prompt, new = _lengths(inputs)
+    with quiet():
+        try:
+            base, network = network_on_meta(shape, _lora(inputs.reference), dtype=dtype, labels=labels)
+        except InputError as error:
+            return None, [f"no cost: {sentence_text(str(error))}"]
+        weights = weights_bytes_of(base, packed=inputs.model.quantization is not None)
+        reading, decoding, scoring = evaluation_work(network, rows, prompt, new)
+    machines = machines_for(inputs.model, shape, inputs.request.device, None)
+    examples, adapters = len(inputs.examples), len(inputs.adapters) + inputs.request.with_base
+    times = []
+    for machine in machines:
+        answers = machine.seconds(reading) + (new * machine.seconds(decoding) if decoding else 0)
+        one = examples / rows * answers
+        scores = 2 * examples / SCORED_AT_ONCE * machine.seconds(scoring) if scoring else 0.0
+        whole = adapters * one + (adapters - 1) * scores + weights / LOADED
+        times.append(TimeEstimate(machine=machine.name, training=0.0, evaluation=one + scores, seed=whole))
+    largest = max(size for work in (reading, decoding, scoring) if work for _, size, _ in work.kernels)
+    said = [machine.name for machine in machines]
+    if new:
+        said.append(
+            "answers as long as the gold ones; a model that does not stop takes up to `max_new_tokens`"
+        )
+    if inputs.model.quantization:
+        said.append("times of the unpacked base: unpacking NF4 takes longer")
+    return _Cost(
+        weights, largest + _cache(shape, rows * (prompt + new) if new else 0, dtype.itemsize), tuple(times)
+    ), said
+
+
+def _lora(adapter: AdapterInput) -> Mapping[str, Any]:
+    return {key: adapter.fields[key] for key in SHAPING if adapter.fields.get(key)}
+
+
+def _lengths(inputs: Inputs) -> tuple[int, int, int]:
+    """Rows, tokens of a padded prompt or text, and tokens that are generated."""
+    from gradience.evaluate.cost import longest_of, sorted_longest
+    from gradience.models.load import load_tokenizer
+    from gradience.models.rendering import encode_pair
+
+    tokenizer = load_tokenizer(inputs.model)
+    rows = min(inputs.request.batch_size, len(inputs.examples))
+    if not isinstance(inputs.task, GenerationTask):
+        texts = [f"{each.text} {each.text_pair or ''}" for each in inputs.examples]
+        lengths = [min(inputs.max_length, len(ids)) for ids in tokenizer(texts, verbose=False)["input_ids"]]
+        return rows, round(sorted_longest(lengths, rows)), 0
+    pairs = [encode_pair(tokenizer, each.prompt, each.response) for each in inputs.examples]
+    most = inputs.request.max_new_tokens or inputs.task.max_new_tokens
+    prompts, responses = [len(before) for before, _ in pairs], [len(after) for _, after in pairs]
+    return rows, round(sorted_longest(prompts, rows)), min(most, round(longest_of(responses, rows)))
+
+
+def _cache(shape: Any, tokens: int, itemsize: int) -> int:
+    """Bytes of the keys and values of so many tokens."""
+    text = shape.get_text_config()
+    heads = getattr(text, "num_attention_heads", 0) or 1
+    width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    groups = getattr(text, "num_key_value_heads", None) or heads
+    return int(2 * tokens * text.num_hidden_layers * groups * width * itemsize)

@@ -1,0 +1,315 @@
+"""What an evaluation is asked to do, read and checked before any model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+from gradience import tasks
+from gradience.adapters.adapter import Adapter
+from gradience.adapters.config import HEADS_OF_TASK
+from gradience.adapters.formats import open_adapter
+from gradience.artifacts.bench_plan import Role
+from gradience.artifacts.shared_names import path_text
+from gradience.errors import InputError, UsageError
+from gradience.evaluate.engines.base import AdapterIdentity
+from gradience.models.settings import ModelSettings
+from gradience.tasks.base import ClassificationTask, Task
+from gradience.tasks.rows import local
+from gradience.tasks.user_rows import Kind, kind_of
+from gradience.words import counted
+
+BASE_ROW = "base"
+READERS: Mapping[Kind, tuple[str, Mapping[str, Any]]] = {
+    "labels": ("classification", {}),
+    "prompts": ("jsonl", {}),
+    "choices": ("jsonl", {"scorer": "multiple_choice"}),
+    "messages": ("chat", {}),
+}
+"""What the rows of a file hold -> the task that reads them, and options that it needs."""
+ENCODER_DECODER = "SEQ_2_SEQ_LM"
+TEXT_TOKENS = 512
+"""Of a text to label, where no other number is given: what BERT and its kin can tell apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """An evaluation as it is asked for; the defaults are those of the command line."""
+
+    adapters: tuple[Path, ...]
+    """The first is the reference."""
+    base_model: str | None = None
+    """None: what the reference's config names."""
+    data: Path | None = None
+    task: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    role: Role = "confirm"
+    limit: int | None = None
+    margin: Fraction = Fraction("0.025")
+    with_base: bool = False
+    batch_size: int = 32
+    max_length: int | None = None
+    max_new_tokens: int | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Literal["nf4"] | None = None
+    revision: str | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterInput:
+    """One adapter on disk."""
+
+    name: str
+    """Short, and different from all others."""
+    given: Path
+    identity: AdapterIdentity
+    ranks: tuple[int, int]
+    """Smallest and largest."""
+    lora_params: int
+    other_params: int
+    base_model: str | None
+    """What its config names."""
+    fields: Mapping[str, Any]
+    """Its whole config."""
+
+    @property
+    def folder(self) -> Path:
+        """PEFT's folder."""
+        return self.identity.folder
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Everything that can be known before a model is loaded."""
+
+    request: Request
+    adapters: tuple[AdapterInput, ...]
+    model: ModelSettings
+    task: Task
+    examples: Sequence[Any]
+    role: Role | None
+    """None: all rows of a file."""
+    notes: tuple[str, ...]
+
+    @property
+    def reference(self) -> AdapterInput:
+        """The first adapter."""
+        return self.adapters[0]
+
+    @property
+    def classifies(self) -> bool:
+        """Whether labels are given, and not text."""
+        return isinstance(self.task, ClassificationTask)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a text to label."""
+        return self.request.max_length or TEXT_TOKENS
+
+
+def read_inputs(request: Request) -> Inputs:
+    """Read adapters and examples. No model is loaded, and nothing of it is fetched.
+
+    Raises UsageError (`no-adapter`, `same-adapter`, `no-task`, `no-base`, `bad-margin`, `wrong-model`, `no-examples`),
+    InputError (`labels-differ`), and what adapters and tasks raise.
+    """
+    if not 0 < request.margin < 1:
+        raise UsageError(
+            f"a margin of {float(request.margin):g} makes no sense",
+            code="bad-margin",
+            hint="a share between 0 and 1: 0.025 is 2.5 points",
+        )
+    adapters = _adapters(request.adapters)
+    task = _task(request)
+    role = None if request.data is not None else request.role
+    examples = (task.examples.all if role is None else task.examples.of(role))[: request.limit]
+    if not examples:
+        raise UsageError(
+            f"{task.name} has no {role} examples", code="no-examples", hint="choose another --role"
+        )
+    for adapter in adapters:
+        _check_kind(adapter, task)
+    name = request.base_model or adapters[0].base_model
+    if name is None:
+        raise UsageError(
+            f"{request.adapters[0]}: its config names no base model",
+            code="no-base",
+            hint="give --base-model: a folder, or a name on the hub",
+        )
+    model = ModelSettings(
+        name=name,
+        type="seqcls" if isinstance(task, ClassificationTask) else "causal_lm",
+        revision=request.revision,
+        dtype=request.dtype,
+        quantization=request.quantization,
+    )
+    return Inputs(request, adapters, model, task, examples, role, tuple(_notes(adapters, name)))
+
+
+# ---------------------------------------------------------------- adapters
+
+
+def _adapters(paths: Sequence[Path]) -> tuple[AdapterInput, ...]:
+    if not paths:
+        raise UsageError("no adapter given", code="no-adapter", hint="name at least one adapter folder")
+    whole = [path.resolve() for path in paths]
+    for place, path in enumerate(whole):
+        if path in whole[:place]:
+            raise UsageError(
+                f"{paths[place]} is given twice", code="same-adapter", hint="name each adapter once"
+            )
+    return tuple(_adapter(name, path) for name, path in zip(short_names(whole), paths, strict=True))
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """Return the last parts of each path, as few as tell all of them apart; none is the base's.
+
+    >>> short_names([Path("/runs/r8"), Path("/runs/r4")])
+    ['r8', 'r4']
+    >>> short_names([Path("/run/probe/adapter"), Path("/run/small/adapter")])
+    ['probe-adapter', 'small-adapter']
+    """
+    names: list[str] = []
+    for depth in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["-".join(part for part in path.parts[-depth:] if part != path.anchor) for path in paths]
+        lower = [name.casefold() for name in names]  # some disks know no difference
+        if len({*lower}) == len(lower) and BASE_ROW not in lower:
+            return names
+    return [f"{place}-{name}" for place, name in enumerate(names, start=1)]
+
+
+def _adapter(name: str, path: Path) -> AdapterInput:
+    with open_adapter(path) as adapter:
+        config = adapter.config
+        if config is None:
+            raise InputError(
+                f"{path}: there is no adapter_config.json beside the weights",
+                code="no-config",
+                hint="give the folder that PEFT wrote, with adapter_config.json and adapter_model.safetensors",
+            )
+        ranks = [pair.rank for pair in adapter.pairs]
+        lora = sum(pair.params for pair in adapter.pairs)
+        return AdapterInput(
+            name,
+            path,
+            AdapterIdentity.of(config.path.parent),
+            (min(ranks, default=0), max(ranks, default=0)),
+            lora,
+            sum(entry.params for _, entry in adapter.entries()) - lora,
+            config.base_model,
+            config.fields,
+        )
+
+
+def why_inert(folder: Path) -> str:
+    """Return why an adapter changes nothing, as far as its file shows it; empty where that is not known."""
+    with open_adapter(folder) as adapter:
+        if adapter.pairs and all(pair.scale == 0 for pair in adapter.pairs):
+            return "its scale is 0 in every module (lora_alpha is 0)"
+        if adapter.pairs and all(_is_zero(adapter, place) for place in range(len(adapter.pairs))):
+            return "B is 0 in every module, as before training"
+    return ""
+
+
+def _is_zero(adapter: Adapter, place: int) -> bool:
+    pair = adapter.pairs[place].load()
+    return not any(
+        block.any() for expert in range(adapter.pairs[place].experts) for block in pair.blocks_B(expert)()
+    )
+
+
+def _notes(adapters: Sequence[AdapterInput], base: str) -> list[str]:
+    """Configs that name another base: not wrong, since a copy of it has another name."""
+    short = path_text(base)
+    return [
+        f"{adapter.name}: its config names {path_text(adapter.base_model)} as its base, and it is evaluated on {short}"
+        for adapter in adapters
+        if adapter.base_model is not None
+        and _last(adapter.base_model) != _last(base)
+        and not base.startswith("embedded:")
+    ]
+
+
+def _last(name: str) -> str:
+    return name.rstrip("/\\").replace("\\", "/").rpartition("/")[2].casefold()
+
+
+# ---------------------------------------------------------------- examples
+
+
+def _task(request: Request) -> Task:
+    options = dict(request.options)
+    if request.data is None:
+        if request.task is None:
+            raise UsageError(
+                "neither data nor a task given",
+                code="no-task",
+                hint=f"give --data FILE, or --task with one of {', '.join(tasks.PROFILES)}",
+            )
+        return tasks.load(request.task, options)
+    if request.task is None:
+        profile, more = _reader_of(request.data, options)
+        return tasks.load(profile, {**more, **options, "file": str(request.data)}, needed=())
+    return tasks.load(request.task, {**options, "file": str(request.data)}, needed=())
+
+
+def _reader_of(data: Path, options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The task that reads such rows, and options that it needs. Raises InputError (`task-kind`)."""
+    if "text_column" in options or "label_column" in options:
+        return "text_classification", {"text_column": "text", "label_column": "label"}
+    first = next(iter(local(data).rows), None)
+    kind = None if first is None else kind_of(first)
+    if kind is None:
+        what = "has no rows" if first is None else f"its first row has {', '.join(sorted(first.values)[:8])}"
+        raise InputError(
+            f"{data}: {what}",
+            code="task-kind",
+            hint="give each row `text` and `label`, or `prompt` and `completion` or `answer`; for other columns"
+            " --option text_column=NAME --option label_column=NAME",
+        )
+    return READERS[kind]
+
+
+def _check_kind(adapter: AdapterInput, task: Task) -> None:
+    """Refuse an adapter of another kind of model, and a head with another number of labels."""
+    kind = adapter.fields.get("task_type")
+    if kind == ENCODER_DECODER:
+        raise UsageError(
+            f"{adapter.given}: an adapter of an encoder–decoder model",
+            code="wrong-model",
+            hint="only causal language models and sequence classifiers are evaluated so far",
+        )
+    wanted = "SEQ_CLS" if isinstance(task, ClassificationTask) else "CAUSAL_LM"
+    if kind not in (None, wanted):
+        raise UsageError(
+            f"{adapter.given}: its task_type is {kind}, and {task.name} needs {wanted}",
+            code="wrong-model",
+            hint="choose a task of the adapter's kind",
+        )
+    if isinstance(task, ClassificationTask):
+        _check_labels(adapter, task)
+
+
+def _check_labels(adapter: AdapterInput, task: ClassificationTask) -> None:
+    """Raise InputError (`labels-differ`) where no matrix of the adapter's head has a row for each label."""
+    labels = len(task.label_names)
+    with open_adapter(adapter.folder) as opened:
+        rows = {
+            entry.shape[0]
+            for name, entry in opened.entries()
+            if name.endswith(".weight")
+            and "lora_" not in name
+            and len(entry.shape) == 2
+            and any(part in HEADS_OF_TASK["SEQ_CLS"] for part in name.split("."))
+        }
+    if rows and labels not in rows:
+        raise InputError(
+            f"{adapter.given}: its head has {counted(min(rows), 'label')}, and {task.name} has {labels}"
+            f" ({', '.join(task.label_names[:5])})",
+            code="labels-differ",
+            hint="check the label column, or list the labels with --option label_names=…",
+        )

@@ -1,0 +1,80 @@
+"""Records of an evaluation that are used again as long as nothing that decides them has changed.
+
+`records/manifest.json` holds for each file a key over its inputs, written before the first record, and the file's
+sha256, written after the last one. So a killed evaluation resumes, a finished one is read without loading a model, and
+what was edited or has other inputs is made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gradience.artifacts.evaluation import KeptFile, KeptRecords
+from gradience.artifacts.records import Evaluation, read_records
+from gradience.artifacts.whole import write_errors
+from gradience.digests import sha256_file, sha256_text
+from gradience.errors import InputError
+
+MANIFEST = "manifest.json"
+VERSION = 1
+"""Raised when the same inputs come to give other records: what was made before is then made again."""
+
+
+class Kept:
+    """The records in one folder."""
+
+    def __init__(self, folder: Path, note: Callable[[str], None]) -> None:
+        """note: called with the reason when something that was finished is made again."""
+        self.folder, self._note = folder, note
+        with write_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._files = dict(KeptRecords.read(folder / MANIFEST).files)
+        except InputError:  # none yet, or none that this version reads
+            self._files = {}
+
+    def records(
+        self, name: str, depends: Mapping[str, Any], make: Callable[[Path], object]
+    ) -> tuple[Evaluation[Any], str]:
+        """Return the records in the file `name`, and its sha256; what is not finished is made by `make`.
+
+        depends: everything that decides the records, in what JSON can hold.
+        """
+        path, key = self.folder / name, _key(depends)
+        if self._is_finished(name, key):
+            return read_records(path), self._files[name].sha256 or ""
+        kept = self._files.get(name)
+        if (
+            kept is None or kept.key != key or kept.sha256 is not None
+        ):  # of an unfinished one what is there stays
+            with write_errors(path):
+                path.unlink(missing_ok=True)
+                path.with_name(f"{name}.part").unlink(missing_ok=True)
+        self._save(name, key, None)
+        make(path)
+        digest = sha256_file(path)
+        self._save(name, key, digest)
+        return read_records(path), digest
+
+    def _is_finished(self, name: str, key: str) -> bool:
+        kept, path = self._files.get(name), self.folder / name
+        if kept is None or kept.sha256 is None:
+            return False
+        if kept.key != key:
+            self._note(f"{name}: evaluated again: what it depends on has changed")
+            return False
+        if path.is_file() and sha256_file(path) == kept.sha256:
+            return True
+        self._note(f"{name}: evaluated again: it is not what was written")
+        return False
+
+    def _save(self, name: str, key: str, digest: str | None) -> None:
+        self._files[name] = KeptFile(key=key, sha256=digest)
+        KeptRecords(files=self._files).save(self.folder / MANIFEST)
+
+
+def _key(depends: Mapping[str, Any]) -> str:
+    return sha256_text(json.dumps({"version": VERSION, **depends}, sort_keys=True, ensure_ascii=False))

@@ -1,0 +1,185 @@
+"""Records of the rows -> `EvaluationReport`. Counts come from the records alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from gradience.artifacts.evaluation import (
+    BASE,
+    CANDIDATE,
+    REFERENCE,
+    EvaluatedAdapter,
+    EvaluationConditions,
+    EvaluationReport,
+    OutputChange,
+)
+from gradience.artifacts.graded import Bounds, NextGrade, PairedEvidence
+from gradience.artifacts.records import Evaluation, ScoreRecord, count
+from gradience.artifacts.run import Stopwatch
+from gradience.artifacts.shared_names import path_text, sentence_text
+from gradience.evaluate.answering import Answering, Answers
+from gradience.evaluate.comparison import diverge
+from gradience.evaluate.inputs import BASE_ROW, Inputs
+from gradience.tasks.examples import fingerprint
+from gradience.words import counted, points
+
+
+def report_of(
+    answering: Answering, rows: Sequence[Answers], fingerprint_of_base: str, watch: Stopwatch
+) -> EvaluationReport:
+    """Return what the rows show, the first of them being the reference."""
+    inputs = answering.inputs
+    first = rows[0].answers
+    assert first is not None
+    run = first.run
+    return EvaluationReport(
+        base=path_text(inputs.model.name),
+        task=inputs.task.name,
+        source={key: sentence_text(value) for key, value in inputs.task.source.items()},
+        role=inputs.role,
+        examples=len(inputs.examples),
+        examples_sha256=fingerprint(inputs.examples),
+        margin=inputs.request.margin,
+        conditions=EvaluationConditions(
+            **{
+                name: getattr(run, name)
+                for name in EvaluationConditions.model_fields
+                if name != "base_fingerprint"
+            },
+            base_fingerprint=fingerprint_of_base,
+        ),
+        adapters=tuple(_graded(inputs, [_row(inputs, rows[0], row) for row in rows])),
+        notes=tuple(map(sentence_text, inputs.notes)),
+        run=watch.run_info(),
+    )
+
+
+def _row(inputs: Inputs, reference: Answers, row: Answers) -> EvaluatedAdapter:
+    """Everything but the grade."""
+    facts: dict[str, Any] = {"records": tuple(row.files)}
+    if row.answers is not None:
+        counts = count(row.answers.records)
+        facts |= {"n": counts.n, "correct": counts.correct, "truncated": counts.truncated}
+        if not inputs.classifies:
+            facts |= {"cut_off": counts.cut_off, "failed_extractions": counts.failed_extractions}
+    if row.answers is not None and row is not reference:
+        assert reference.answers is not None
+        facts |= _against(inputs, reference.answers, row)
+    if row.adapter is None:
+        return EvaluatedAdapter(
+            name=BASE_ROW, role=BASE, path=None, sha256=None, config_sha256=None, smallest_rank=None,
+            largest_rank=None, lora_params=0, other_params=0, params_saved=None, **facts,
+        )  # fmt: skip
+    adapter, whole = row.adapter, inputs.reference.lora_params
+    is_reference = row is reference
+    return EvaluatedAdapter(
+        name=adapter.name,
+        role=REFERENCE if is_reference else CANDIDATE,
+        path=path_text(adapter.given),
+        sha256=adapter.identity.weights_sha256,
+        config_sha256=adapter.identity.config_sha256,
+        smallest_rank=adapter.ranks[0],
+        largest_rank=adapter.ranks[1],
+        lora_params=adapter.lora_params,
+        other_params=adapter.other_params,
+        params_saved=None if is_reference or not whole else 1 - adapter.lora_params / whole,
+        grade="X" if row.error else None,
+        reason=f"could not be evaluated: {sentence_text(row.error)}" if row.error else "",
+        **facts,
+    )
+
+
+def _against(inputs: Inputs, reference: Evaluation[Any], row: Answers) -> dict[str, Any]:
+    """The fields that compare with the reference."""
+    from gradience.statistics import PairedTable, tango, tango_p_value
+
+    assert row.answers is not None
+    change = diverge(reference, row.answers)  # refuses what was not evaluated in the same way
+    table = PairedTable(
+        n11=change.both_correct,
+        n10=change.only_a_correct,
+        n01=change.only_b_correct,
+        n00=change.both_wrong,
+    )
+    output = _change_of_scores(row.scores) if row.scores is not None else None
+    if change.kl_mean is not None and change.flips is not None:
+        output = OutputChange(
+            kl_mean=change.kl_mean, kl_standard_error=change.kl_standard_error, flips=change.flips
+        )
+    return {
+        "pairs": PairedEvidence.of(table),
+        "bounds": Bounds.of(tango(table, 0.90), tango_p_value(table, float(inputs.request.margin))),
+        "change": output,
+    }
+
+
+def _change_of_scores(scores: Evaluation[Any]) -> OutputChange | None:
+    """KL and flips on the gold responses; None where the engine does not measure them."""
+    rows = [row for row in scores.records if isinstance(row, ScoreRecord)]
+    values = [row.kl for row in rows if row.kl is not None]
+    flips = [row.flips for row in rows if row.flips is not None]
+    if not rows or len(values) < len(rows) or len(flips) < len(rows):
+        return None
+    error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return OutputChange(kl_mean=fmean(values), kl_standard_error=error, flips=sum(flips))
+
+
+# ---------------------------------------------------------------- grades
+
+
+def _graded(inputs: Inputs, rows: Sequence[EvaluatedAdapter]) -> list[EvaluatedAdapter]:
+    """The rows, the candidates among them with their grades: several claims from one experiment are adjusted."""
+    from gradience.statistics import holm
+
+    tested = [row for row in rows if row.role == CANDIDATE and row.bounds is not None]
+    adjusted = dict(
+        zip(
+            [row.name for row in tested],
+            holm([row.bounds.p_value for row in tested if row.bounds is not None]),
+            strict=True,
+        )
+    )
+    return [
+        EvaluatedAdapter(**{**dict(row), **_grade(inputs, row, adjusted[row.name], len(tested))})
+        if row.role == CANDIDATE and row.name in adjusted
+        else row
+        for row in rows
+    ]
+
+
+def _grade(inputs: Inputs, row: EvaluatedAdapter, adjusted: float, family: int) -> dict[str, Any]:
+    """The fields of a candidate that hang on its grade."""
+    from gradience.statistics import items_needed, pair_grade
+
+    pairs, bounds, margin = row.pairs, row.bounds, inputs.request.margin
+    assert pairs is not None
+    assert bounds is not None
+    allowed = f"(margin {points(margin).removeprefix('+')} points)"
+    grade = pair_grade(bounds.low, bounds.high, margin, adjusted)
+    if grade == "B":
+        reason = f"supported for these runs: with 95 % confidence {_at_worst(bounds.low)} {allowed}"
+        return {"grade": grade, "reason": reason, "adjusted_p": adjusted}
+    if grade == "D":
+        least = points(-bounds.high).removeprefix("+")
+        reason = f"inferior: with 95 % confidence at least {least} points fewer correct {allowed}"
+        return {"grade": grade, "reason": reason, "adjusted_p": adjusted}
+    reason = f"neither shown: it may have {_at_worst(bounds.low).removeprefix('at most ')} {allowed}"
+    if pair_grade(bounds.low, bounds.high, margin, 0.0) == "B":
+        reason = f"not shown after adjustment for {counted(family, 'candidate')}: {_at_worst(bounds.low)} {allowed}"
+    needed = items_needed(pairs.discordance, float(margin), delta=min(pairs.delta, 0.0), level=0.05 / family)
+    # One that lies between: what it needs is never less than what it has.
+    examples = None if needed is None else max(needed, pairs.n + 1)
+    return {
+        "grade": grade,
+        "reason": reason,
+        "adjusted_p": adjusted,
+        "next_grade": NextGrade(grade="B", examples=examples, seeds=None),
+    }
+
+
+def _at_worst(low: float) -> str:
+    size = points(abs(low)).removeprefix("+")
+    return f"at most {size} points fewer correct" if low < 0 else f"at least {size} points more correct"

@@ -1,0 +1,145 @@
+"""`evaluate_adapters`: what `gradience evaluate` does, as one function: read, check, answer, compare, write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+from gradience.arguments import integer_argument, path_argument
+from gradience.artifacts.bench_plan import Role
+from gradience.artifacts.evaluation import EvaluationReport
+from gradience.artifacts.exact import as_written
+from gradience.artifacts.lock import only_one
+from gradience.artifacts.report import Report
+from gradience.artifacts.run import Stopwatch
+from gradience.artifacts.whole import write_whole
+from gradience.errors import OutputError, UsageError, require
+from gradience.evaluate.answering import Answering
+from gradience.evaluate.inputs import Inputs, Request, read_inputs
+from gradience.evaluate.outcome import report_of
+from gradience.progress import Watcher
+
+EVALUATION, DOCUMENT = "evaluation.json", "evaluation.md"
+LIBRARIES = ("scipy", "torch", "transformers", "peft")
+
+
+def evaluate_adapters(
+    adapters: Iterable[str | os.PathLike[str]],
+    *,
+    base_model: str | os.PathLike[str] | None = None,
+    data: str | os.PathLike[str] | None = None,
+    task: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    output: str | os.PathLike[str] | None = None,
+    margin: float | str | Fraction = "0.025",
+    with_base: bool = False,
+    role: Role = "confirm",
+    limit: int | None = None,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    max_new_tokens: int | None = None,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    quantization: Literal["nf4"] | None = None,
+    revision: str | None = None,
+    device: str = "auto",
+    watcher: Watcher | None = None,
+) -> EvaluationReport:
+    """Evaluate several adapters of one base on the same examples, and compare each with the first of them.
+
+    >>> report = evaluate_adapters(
+    ...     ["my_adapter", "smaller"], base_model="embedded:minilm", task="reviews", limit=64
+    ... )
+    >>> [(row.name, row.n, row.grade) for row in report.adapters]  # 64 examples decide nothing
+    [('my_adapter', 64, None), ('smaller', 64, 'C')]
+
+    The base is loaded once, and every adapter answers the same batches. The keywords are the flags of
+    `gradience evaluate`:
+
+    adapters: folders of LoRA adapters; the first is the reference.
+    base_model: a folder, a name on the hub, or embedded:minilm; by default what the reference's config names.
+    data: a file of examples (CSV, TSV or JSON lines), every row of which is evaluated.
+    task, options: a task by its name, with its options, in place of data or to say how data are read.
+    output: the folder for evaluation.json and the records; with the same folder an interrupted evaluation resumes.
+    margin: the loss that must be excluded, as a share: 0.025 is 2.5 points.
+    with_base: the base without an adapter as well; of a classifier the reference's head on the base's own features.
+    role: which of the task's examples: "confirm" (test) or "dev".
+    limit: at most so many examples.
+    batch_size: examples that are answered together.
+    max_length: tokens of a text to label that are read; 512 by default.
+    max_new_tokens: of an answer in free text; by default what the task says.
+    dtype, quantization, revision, device: of the base, as in a config of Bench.
+    watcher: told of each stage and batch.
+
+    Raises InputError where adapters, data or base cannot be used, UsageError for what makes no sense together,
+    MissingExtra, LockedError while another evaluation writes to `output`, OutputError when disk or memory refuse.
+    """
+    request = Request(
+        adapters=tuple(path_argument("an adapter", each) for each in _several(adapters)),
+        base_model=None if base_model is None else os.fspath(base_model),
+        data=None if data is None else path_argument("data", data),
+        task=task,
+        options=options or {},
+        role=role,
+        limit=None if limit is None else integer_argument("limit", limit),
+        margin=margin_of(margin),
+        with_base=with_base,
+        batch_size=integer_argument("batch_size", batch_size),
+        max_length=max_length,
+        max_new_tokens=max_new_tokens,
+        dtype=dtype,
+        quantization=quantization,
+        revision=revision,
+        device=device,
+    )
+    return evaluate(
+        read_inputs(request), None if output is None else path_argument("output", output), watcher
+    )
+
+
+def evaluate(
+    inputs: Inputs,
+    output: Path | None,
+    watcher: Watcher | None = None,
+    *,
+    page_of: Callable[[Report], str] | None = None,
+    command: str = "",
+) -> EvaluationReport:
+    """Evaluate what was read; what is finished in `output` is used again. page_of: makes the Markdown beside it."""
+    for module in LIBRARIES:
+        require(module, extra="hf")
+    import torch
+
+    watch = Stopwatch(command)
+    with nullcontext() if output is None else only_one(output):
+        answering = Answering(inputs, output, watcher or Watcher())
+        base = answering.fingerprint
+        try:
+            rows = answering.run()
+        except torch.OutOfMemoryError as error:
+            raise OutputError(
+                f"the device has not enough memory: {str(error).splitlines()[0]}",
+                code="out-of-memory",
+                hint=f"a smaller --batch-size than {inputs.request.batch_size}, or --quantization nf4",
+            ) from None
+        report = report_of(answering, rows, base, watch)
+        if output is not None:
+            report.save(output / EVALUATION)
+            if page_of is not None:
+                write_whole(output / DOCUMENT, [page_of(report).encode()])
+        return report
+
+
+def margin_of(value: object) -> Fraction:
+    """Return a margin exactly as it was written. Raises UsageError (`bad-margin`)."""
+    try:
+        return as_written(value)
+    except ValueError as error:
+        raise UsageError(f"margin: {error}", code="bad-margin", hint="a share: 0.025 is 2.5 points") from None
+
+
+def _several(adapters: Iterable[Any]) -> list[Any]:
+    return [adapters] if isinstance(adapters, str | os.PathLike) else list(adapters)

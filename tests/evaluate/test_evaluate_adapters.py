@@ -1,0 +1,357 @@
+"""`evaluate_adapters`: counts against transformers and PEFT themselves; what is used again; what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from fractions import Fraction
+from pathlib import Path
+
+import adapters_to_compare as data
+import numpy as np
+import pytest
+import torch
+from killing import program
+from peft import PeftModel
+from scipy.special import log_softmax
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+import gradience
+from gradience import evaluate_adapters
+from gradience.artifacts.evaluation import EvaluationReport
+from gradience.artifacts.records import read_records
+from gradience.errors import InputError, UsageError
+from gradience.evaluate.evaluator import Evaluator
+from gradience.evaluate.forecast import margins_of
+from gradience.evaluate.inputs import Request, read_inputs
+from gradience.progress import Watcher
+from gradience.tasks.user_code import allowing
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    return data.classifiers(tmp_path_factory.mktemp("classifiers"))
+
+
+@pytest.fixture
+def folder(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "all")
+    return tmp_path / "all"
+
+
+@pytest.fixture(scope="session")
+def causal(tmp_path_factory):
+    return data.writers(tmp_path_factory.mktemp("writers"))
+
+
+class Notes(Watcher):
+    """Remembers what was said, and which stages and batches there were."""
+
+    def __init__(self):
+        self.notes, self.stages, self.steps = [], [], 0
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def stage(self, name, number, of):
+        self.stages.append((name, number, of))
+
+    def step(self, done, total):
+        self.steps += 1
+
+
+def evaluate(folder, *names, **options):
+    settings = {"base_model": folder / "base", "data": folder / "rows.csv", "device": "cpu", "batch_size": 7}
+    return evaluate_adapters([folder / name for name in names], **{**settings, **options})
+
+
+def rows_of(report):
+    return {row.name: row for row in report.adapters}
+
+
+# ---------------------------------------------------------------- counts
+
+
+def labels_of_peft(folder, name, texts, *, lora=True):
+    """Logits one text at a time, as a user of PEFT gets them."""
+    tokenizer = data.tiny_bench.tokenizer()
+    base = AutoModelForSequenceClassification.from_pretrained(folder / "base", num_labels=2)
+    model = PeftModel.from_pretrained(base, folder / name).eval()
+    if not lora:
+        for key, weight in model.named_parameters():
+            if "lora_B" in key:
+                weight.data.zero_()
+    with torch.no_grad():
+        return np.array([model(**tokenizer(text, return_tensors="pt")).logits[0].numpy() for text in texts])
+
+
+def test_every_row_counts_what_peft_answers(folder, tmp_path):
+    names = list(data.KINDS)
+    report = evaluate(folder, *names, output=tmp_path / "out", with_base=True)
+    with (folder / "rows.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    texts, gold = [row["text"] for row in rows], np.array([row["label"] == "good" for row in rows])
+    logits = {name: labels_of_peft(folder, name, texts) for name in names}
+    logits["base"] = labels_of_peft(folder, "reference", texts, lora=False)
+    reference = logits["reference"].argmax(1) == gold
+    assert report.examples == len(rows)
+    assert [row.name for row in report.adapters] == [*names, "base"]
+    for name, row in rows_of(report).items():
+        right = logits[name].argmax(1) == gold
+        assert (row.n, row.correct) == (len(rows), right.sum())
+        if name == "reference":
+            assert (row.pairs, row.grade, row.change) == (None, None, None)
+            continue
+        assert (row.pairs.n10, row.pairs.n01) == ((reference & ~right).sum(), (right & ~reference).sum())
+        a, b = (log_softmax(logits[each].astype(float), axis=1) for each in ("reference", name))
+        assert row.change.kl_mean == pytest.approx((np.exp(a) * (a - b)).sum(axis=1).mean(), abs=1e-5)
+        assert row.change.flips == (logits[name].argmax(1) != logits["reference"].argmax(1)).sum()
+    assert {row.grade for row in report.candidates} <= {"B", "C", "D"}
+    assert rows_of(report)["patterns"].params_saved == pytest.approx(
+        0.25
+    )  # one of two layers at half the rank
+    assert EvaluationReport.read(tmp_path / "out" / "evaluation.json") == report
+
+
+def test_free_text_is_what_transformers_writes(causal, tmp_path):
+    with allowing(True):
+        report = evaluate_adapters(
+            [causal / "reference", causal / "other"], base_model=causal / "base", task=str(causal / "task.py"),
+            output=tmp_path / "out", with_base=True, device="cpu", batch_size=4, role="dev",
+        )  # fmt: skip
+    task, tokenizer = data.tiny_bench.sums(), data.tiny_bench.tokenizer()
+    examples = task.examples.of("dev")
+    kl = {}
+    for name in ("reference", "other", "base"):
+        model = AutoModelForCausalLM.from_pretrained(causal / "base")
+        if name != "base":
+            model = PeftModel.from_pretrained(model, causal / name)
+        model.eval()
+        right, logs = 0, []
+        for example in examples:
+            ids = tokenizer(example.prompt, return_tensors="pt")
+            with torch.no_grad():
+                written = model.generate(
+                    **ids, max_new_tokens=4, do_sample=False, pad_token_id=0, eos_token_id=2
+                )
+                whole = tokenizer(example.prompt + example.response, return_tensors="pt")["input_ids"]
+                logs.append(
+                    torch.log_softmax(model(whole).logits[0, ids["input_ids"].shape[1] - 1 :].double(), -1)
+                )
+            words = tokenizer.decode(written[0, ids["input_ids"].shape[1] :]).replace("[END]", "").split()
+            right += words[:1] == [example.answer]
+        assert rows_of(report)[name].correct == right
+        kl[name] = logs
+    for name in ("other", "base"):
+        expected = np.mean(
+            [float((a.exp() * (a - b)).sum()) for a, b in zip(kl["reference"], kl[name], strict=True)]
+        )
+        assert rows_of(report)[name].change.kl_mean == pytest.approx(expected, rel=1e-3)
+    files = [file.path for row in report.adapters for file in row.records]
+    assert files == [
+        "records/reference.jsonl", "records/other.jsonl", "records/other.scores.jsonl", "records/base.jsonl",
+        "records/base.scores.jsonl",
+    ]  # fmt: skip
+    assert read_records(tmp_path / "out" / files[1]).run.n == len(examples)
+
+
+def test_several_claims_are_adjusted_and_the_order_of_candidates_changes_no_grade(folder):
+    there = evaluate(folder, "reference", "other", "dora", margin="0.3")
+    back = evaluate(folder, "reference", "dora", "other", margin="0.3")
+    assert {row.name: row.grade for row in there.candidates} == {
+        row.name: row.grade for row in back.candidates
+    }
+    smallest = min(there.candidates, key=lambda row: row.bounds.p_value)
+    assert smallest.adjusted_p == pytest.approx(min(1.0, 2 * smallest.bounds.p_value))
+    alone = evaluate(folder, "reference", smallest.name, margin="0.3")
+    assert alone.candidates[0].adjusted_p == alone.candidates[0].bounds.p_value
+
+
+# ---------------------------------------------------------------- what is used again
+
+
+@pytest.fixture
+def finished(folder, tmp_path):
+    evaluate(folder, "reference", "other", output=tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_what_is_finished_loads_no_model_and_another_margin_is_another_grade(folder, finished, monkeypatch):
+    monkeypatch.setattr(Evaluator, "engine", property(lambda self: pytest.fail("a model is loaded")))
+    wide = evaluate(folder, "reference", "other", output=finished, margin="0.9")
+    assert wide.candidates[0].grade == "B"
+    assert wide.margin == Fraction("0.9")
+
+
+@pytest.mark.parametrize("what", ["label", "adapter", "settings", "base", "edited", "gone"])
+def test_what_has_other_inputs_is_evaluated_again(folder, finished, what):
+    options, again = {}, {"reference.jsonl", "other.jsonl"}
+    before = {name: (finished / "records" / name).read_bytes() for name in again}
+    if what == "label":
+        rows = (folder / "rows.csv").read_text().splitlines()
+        rows[1] = rows[1].replace("good", "x").replace("bad", "good").replace("x", "bad")
+        (folder / "rows.csv").write_text("\n".join(rows) + "\n")
+    elif what == "adapter":
+        data.adapter(folder / "other", folder / "base", 9)
+        again = {"other.jsonl"}
+    elif what == "settings":
+        options = {"max_length": 2}
+    elif what == "base":
+        (folder / "base" / "more.txt").write_text("of the tokenizer, perhaps")
+    elif what == "edited":
+        path = finished / "records" / "other.jsonl"
+        path.write_bytes(path.read_bytes().replace(b'"correct":true', b'"correct":false'))
+        again = {"other.jsonl"}
+    else:
+        (finished / "records" / "other.jsonl").unlink()
+        again = {"other.jsonl"}
+    watcher = Notes()
+    evaluate(folder, "reference", "other", output=finished, watcher=watcher, **options)
+    assert {note.partition(":")[0] for note in watcher.notes} == again
+    assert watcher.steps == len(again) * -(-data.ROWS // 7)
+    if what in ("edited", "gone"):
+        assert (finished / "records" / "other.jsonl").read_bytes() == before["other.jsonl"]
+
+
+# ---------------------------------------------------------------- adapters that do nothing, or do not fit
+
+
+def inert(folder, how):
+    if how == "scale":
+        data.adapter(folder / "inert", folder / "base", 3)
+        data.edit(folder / "inert", lora_alpha=0)
+    else:
+        data.adapter(folder / "inert", folder / "base", 3, init_lora_weights=True)
+    return "inert"
+
+
+@pytest.mark.parametrize(("how", "words"), [("scale", "its scale is 0"), ("B", "B is 0 in every module")])
+def test_an_adapter_that_does_nothing_is_said_to_with_its_reason(folder, how, words):
+    name = inert(folder, how)
+    report = evaluate(folder, "reference", name, "other")
+    row = rows_of(report)["inert"]
+    assert (row.grade, row.n, row.pairs) == ("X", None, None)
+    assert "this adapter does nothing here" in row.reason
+    assert words in row.reason
+    assert rows_of(report)["other"].grade in ("B", "C", "D")
+    with pytest.raises(InputError, match="does nothing here") as caught:
+        evaluate(folder, name, "other")
+    assert caught.value.code == "adapter-inert"
+
+
+def test_an_adapter_of_another_base_is_a_row_that_says_so(folder):
+    data.edit(folder / "other", target_modules=["key"])
+    row = rows_of(evaluate(folder, "reference", "other"))["other"]
+    assert row.grade == "X"
+    assert "does not fit this base model" in row.reason
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "code"),
+    [
+        ([], {}, "no-adapter"),
+        (["reference", "other", "reference"], {}, "same-adapter"),
+        (["reference"], {"data": None}, "no-task"),
+        (["reference"], {"margin": 0}, "bad-margin"),
+        (["reference"], {"margin": "a lot"}, "bad-margin"),
+        (["three"], {}, "labels-differ"),
+        (["causal"], {}, "wrong-model"),
+        (["seq2seq"], {}, "wrong-model"),
+        (["nameless"], {"base_model": None}, "no-base"),
+        (["nowhere"], {}, "not-found"),
+        (["reference"], {"base_model": "./nowhere/at/all"}, "model-unavailable"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_what_cannot_be_is_refused_before_a_model_is_loaded(
+    prepared, tmp_path, monkeypatch, names, options, code
+):
+    shutil.copytree(prepared, tmp_path / "all")
+    data.adapter(tmp_path / "all" / "three", prepared / "base", 0, labels=3)
+    for name, change in (
+        ("causal", {"task_type": "CAUSAL_LM"}),
+        ("seq2seq", {"task_type": "SEQ_2_SEQ_LM"}),
+        ("nameless", {"base_model_name_or_path": None}),
+    ):
+        shutil.copytree(prepared / "other", tmp_path / "all" / name)
+        data.edit(tmp_path / "all" / name, **change)
+    monkeypatch.setattr("gradience.models.load.load_base", lambda *_, **__: pytest.fail("a model is loaded"))
+    with pytest.raises(gradience.GradienceError) as caught:
+        evaluate(tmp_path / "all", *names, **options)
+    assert caught.value.code == code
+
+
+def test_a_second_evaluation_does_not_write_into_the_same_folder(folder, finished):
+    from gradience.artifacts.lock import only_one
+
+    with only_one(finished), pytest.raises(gradience.LockedError):
+        evaluate(folder, "reference", "other", output=finished)
+
+
+def test_a_wrong_argument_is_a_usage_error():
+    with pytest.raises(UsageError):
+        evaluate_adapters([3], task="reviews")
+
+
+# ---------------------------------------------------------------- before a run
+
+
+def test_margins_shrink_with_examples_and_grow_with_discordance_and_claims():
+    few, many = margins_of(200, 1), margins_of(2_000, 1)
+    assert all(a.margin > b.margin for a, b in zip(few, many, strict=True))
+    assert sorted(each.margin for each in few) == [each.margin for each in few]
+    assert all(a.margin > b.margin for a, b in zip(margins_of(200, 3), few, strict=True))
+
+
+def test_names_come_from_folders_and_never_collide(folder, tmp_path):
+    for name in ("base", "smaller"):
+        shutil.copytree(folder / "other", tmp_path / name / "adapter")
+    inputs = read_inputs(
+        Request(
+            adapters=(tmp_path / "base" / "adapter", tmp_path / "smaller" / "adapter"),
+            base_model=str(folder / "base"),
+            data=folder / "rows.csv",
+        )
+    )
+    assert [each.name for each in inputs.adapters] == ["base-adapter", "smaller-adapter"]
+    assert json.dumps(dict(inputs.reference.fields))
+
+
+def test_killed_and_run_again_it_ends_with_the_same_bytes(prepared, tmp_path):
+    program(Path(__file__).parent / "kill_evaluate.py", prepared, tmp_path, 3)
+    whole, killed = (
+        {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.*")}
+        for name in ("whole", "killed")
+    )
+    reports = [
+        EvaluationReport.model_validate_json(files.pop(Path("evaluation.json"))) for files in (whole, killed)
+    ]
+    assert killed == whole
+    assert reports[0].model_dump(exclude={"run"}) == reports[1].model_dump(exclude={"run"})
+    assert len(whole) == 5  # three files of records, their manifest, the lock
+
+
+def test_rows_of_prompts_are_answered_and_every_row_counts(causal, tmp_path):
+    task = data.tiny_bench.sums()
+    rows = [
+        {"prompt": f"{each.prompt} {place}", "answer": each.answer}
+        for place, each in enumerate(task.examples.all[:9])
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = evaluate_adapters(
+        [causal / "reference", causal / "other"], base_model=causal / "base", data=tmp_path / "rows.jsonl",
+        device="cpu", max_new_tokens=3,
+    )  # fmt: skip
+    assert (report.examples, report.task, report.role) == (9, "jsonl", None)
+    assert report.candidates[0].change.kl_mean > 0
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("", "has no rows"), ('{"question": "?", "n": 1}\n', "its first row has n, question")],
+)
+def test_rows_that_nothing_reads_say_what_they_hold(prepared, tmp_path, content, words):
+    (tmp_path / "rows.jsonl").write_text(content)
+    with pytest.raises(InputError, match=words):
+        evaluate(prepared, "reference", data=tmp_path / "rows.jsonl")

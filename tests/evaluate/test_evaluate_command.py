@@ -1,0 +1,110 @@
+"""`gradience evaluate`: its screen, its files, its exit codes, its plan."""
+
+from __future__ import annotations
+
+import json
+
+import adapters_to_compare as data
+import pytest
+
+from gradience.artifacts.evaluation import EvaluationForecast, EvaluationReport
+from gradience.cli.app import run
+from gradience.cli.evaluate import code_of, options_of
+from gradience.errors import UsageError
+from gradience.report.evaluation import evaluation_text
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return data.classifiers(tmp_path_factory.mktemp("classifiers"))
+
+
+@pytest.fixture
+def arguments(prepared, monkeypatch):
+    monkeypatch.chdir(prepared)
+    return ["evaluate", "reference", "other", "-b", "base", "--data", "rows.csv", "--device", "cpu"]
+
+
+def test_a_run_says_what_it_can_show_prints_rows_and_writes_them(arguments, tmp_path, capsys):
+    out = tmp_path / "out"
+    code = run([*arguments, "-o", str(out), "--with-base", "--margin", "0.9"])
+    printed = capsys.readouterr()
+    report = EvaluationReport.read(out / "evaluation.json")
+    assert (code, report.candidates[0].grade) == (0, "B")
+    assert printed.err.startswith("60 examples can show a margin of ")
+    for words in ("stage 3 of 3: evaluating base", f"written: {out}/evaluation.json, evaluation.md"):
+        assert words in printed.err
+    assert printed.out == evaluation_text(report)
+    for words in ("Is each as good as reference?", "Does reference do anything?", "other: B, supported"):
+        assert words in printed.out
+    assert f"{report.adapters[0].correct}  " in (out / "evaluation.md").read_text(encoding="utf-8")
+    assert run([*arguments, "-o", str(out), "--margin", "0.0001", "--json", "--quiet"]) in (1, 8)
+    again = EvaluationReport.model_validate(json.loads(capsys.readouterr().out))
+    assert again.candidates[0].pairs == report.candidates[0].pairs
+
+
+def test_a_candidate_that_cannot_be_evaluated_gives_4(arguments, prepared, tmp_path, capsys):
+    data.adapter(prepared / "inert", prepared / "base", 3, init_lora_weights=True)
+    assert run([*arguments, "inert", "-o", str(tmp_path), "--margin", "0.9"]) == 4
+    printed = capsys.readouterr()
+    assert "inert: X, could not be evaluated: inert: this adapter does nothing here: B is 0" in " ".join(
+        printed.out.split()
+    )
+
+
+@pytest.mark.parametrize(
+    ("grades", "code"),
+    [("", 0), ("B", 0), ("BC", 8), ("CD", 1), ("BDCX", 4)],
+)
+def test_the_worst_grade_is_the_exit_code(grades, code):
+    kept = EvaluationReport.read(data.KEPT)
+    rows = [kept.candidates[0].model_copy(update={"grade": grade}) for grade in grades]
+    assert code_of(kept.model_copy(update={"adapters": (kept.adapters[0], *rows)})) == code
+
+
+def test_a_plan_loads_nothing_and_names_margins_memory_and_time(arguments, capsys, monkeypatch):
+    monkeypatch.setattr("gradience.models.load.load_base", lambda *_, **__: pytest.fail("a model is loaded"))
+    assert run([*arguments, "--dry-run", "--json"]) == 0
+    plan = EvaluationForecast.model_validate(json.loads(capsys.readouterr().out))
+    assert (plan.examples, plan.adapters) == (60, ("reference", "other"))
+    assert plan.weights_bytes > 0 < plan.batch_bytes
+    assert all(0 < time.evaluation < time.seed for time in plan.times)
+    assert run([*arguments, "--dry-run"]) == 0
+    assert "What can these examples show?" in capsys.readouterr().out
+
+
+def test_a_plan_of_free_text_counts_its_answers(tmp_path, monkeypatch, capsys):
+    data.writers(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    command = "evaluate reference -b base --task task.py --allow-code --device cpu --dry-run --json"
+    assert run(command.split()) == 0
+    plan = EvaluationForecast.model_validate(json.loads(capsys.readouterr().out))
+    assert "answers as long as the gold ones" in " ".join(plan.assumptions)
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "words"),
+    [
+        ([], 2, "no --output given"),
+        (["--dry-run", "--margin", "much"], 2, "margin"),
+        (["--dry-run", "--option", "text_column"], 2, "no KEY=VALUE"),
+        (["--dry-run", "--option", "text_column=words"], 3, "words"),
+        (["nowhere", "--dry-run"], 3, "nowhere"),
+    ],
+)
+def test_a_wrong_command_says_what_to_do(arguments, more, code, words, capsys):
+    assert run([*arguments, *more]) == code
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert "hint: " in printed.err
+
+
+def test_options_are_read_as_yaml_reads_them():
+    assert options_of(["a=1", "b=[x, y]", "c=d=e", "f=true"]) == {
+        "a": 1,
+        "b": ["x", "y"],
+        "c": "d=e",
+        "f": True,
+    }
+    with pytest.raises(UsageError):
+        options_of(["=1"])
