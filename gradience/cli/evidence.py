@@ -66,9 +66,9 @@ def evidence(
 
     Examples:
 
-      gradience evidence base/samples_gsm8k_2026-11-26.jsonl lora/samples_gsm8k_2026-11-26.jsonl --filter strict-match
+      gradience evidence runs/base runs/lora --filter strict-match
 
-      gradience evidence reference.csv candidate.csv --margin 0.01 --require-grade B
+      gradience evidence a.csv b.csv --require-grade B
     """
     from gradience.evidence.verb import compare_logs
     from gradience.report.evidence import evidence_text

@@ -25,7 +25,7 @@ FREE, RATIO = 64 * 2**20, 250
 """All members together: 64 MiB and 250 times the archive, at most as much as any file of data."""
 ZSTANDARD = 93
 END, END_SIZE = b"PK\x05\x06", 22
-END_64 = b"PK\x06\x06"
+END_64, SIZE_64 = b"PK\x06\x06", 76
 LOCAL_SIZE = 30
 
 
@@ -77,8 +77,10 @@ class Archive:
 
     def _packed(self, info: zipfile.ZipInfo) -> bytes:
         """The bytes of a member as they lie in the archive."""
-        if info.flag_bits & 1 or info.compress_size > self._archive_size:
-            raise self.broken(f"{info.filename!r:.200}: encrypted, or longer than the archive")
+        if info.flag_bits & 1 or info.compress_size > self._archive_size or info.header_offset < 0:
+            raise self.broken(
+                f"{info.filename!r:.200}: encrypted, longer than the archive, or before its beginning"
+            )
         self._file.seek(info.header_offset)
         header = self._file.read(LOCAL_SIZE)
         if len(header) < LOCAL_SIZE or not header.startswith(b"PK\x03\x04"):
@@ -131,6 +133,9 @@ def _check_directory(path: Path, file: BufferedReader, size: int) -> None:
             code="too-large",
             hint="split the log by task",
         )
+    before_end = max(0, size - END_SIZE - 2**16) + at - (SIZE_64 if at_64 >= 0 else 0)
+    if length > before_end:  # zipfile would look for it before the beginning
+        raise _broken(path, "its list of members does not fit into it")
 
 
 def _broken(path: Path, what: str) -> InputError:

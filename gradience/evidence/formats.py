@@ -34,11 +34,12 @@ def read_log(path: Path, wanted: Wanted) -> Log:
     for form in FORMATS:
         if form.fits(file):
             return form.read(file, wanted)
-    raise InputError(
-        f"{file}: no log that is known here",
-        code="log-format",
-        hint=f"known are {', '.join(form.name for form in FORMATS)}; any other: write a CSV with id and score",
-    )
+    hint = f"known are {', '.join(form.name for form in FORMATS)}; any other: write a CSV with id and score"
+    if file.name.startswith("results_"):
+        hint = "lm-eval's results hold no examples: name the samples_*.jsonl beside them (--log_samples writes it)"
+    elif file.suffix == ".json":
+        hint += "; a JSON log of Inspect: `inspect log convert --to eval`"
+    raise InputError(f"{file}: no log that is known here", code="log-format", hint=hint)
 
 
 def _in_folder(folder: Path) -> Path:

@@ -27,7 +27,7 @@ def paired(a: Log, b: Log) -> tuple[Pair, ...]:
     for what, one, other in _compared(a, b):
         if one != other:
             raise InputError(
-                f"{a.path} and {b.path}: another {what}: {_shown(one)} and {_shown(other)}",
+                f"{a.path} and {b.path}: not the same {what}: {_shown(one)} and {_shown(other)}",
                 code="logs-differ",
                 hint="evaluate both with the same tool, task and settings: else the difference is not the model's",
             )
@@ -75,7 +75,7 @@ def unchecked(a: Log, b: Log, pairs: Iterable[Pair]) -> list[str]:
 
 
 def _compared(a: Log, b: Log) -> Iterator[tuple[str, str, str]]:
-    yield "format of logs", a.format, b.format
+    yield "format", a.format, b.format
     if a.task is not None and b.task is not None:
         yield "task", a.task, b.task
     yield "metric", a.metric, b.metric

@@ -24,8 +24,8 @@ def verdict_of(result: Outcome, n: int, margin: float, *, lower_is_better: bool,
         by = amount(least, shares)
         return f"B is worse than A by more than the allowed {allowed}: by at least {by} (95 % confidence)."
     return (
-        f"These {n:,} examples do not decide: B may be up to {amount(worst, shares)} worse than A, allowed are"
-        f" {allowed}; that it is worse by more than that is not shown either."
+        f"These {n:,} examples do not decide: B may be up to {amount(worst, shares)} worse than A (allowed:"
+        f" {allowed}); that it is worse by more than that is not shown either."
     )
 
 
