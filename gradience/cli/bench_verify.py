@@ -31,7 +31,7 @@ def verify(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the verification as JSON.")] = False,
 ) -> int:
-    """Check a finished run on any machine, without a model and without PyTorch.
+    """Check a finished run, without a model and without PyTorch.
 
     Digests, scores of the stored answers, counts, verdicts, aggregate and pages are made again and compared; what
     cannot be verified so is listed. Exit codes: 0 nothing disagrees, 1 something does.

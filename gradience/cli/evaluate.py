@@ -90,7 +90,9 @@ def evaluate(
             help="The base without an adapter as well (of a classifier: with the reference's head).",
         ),
     ] = False,
-    role: Annotated[TestRole, typer.Option("--role", help="Which examples of a --task.")] = TestRole.confirm,
+    role: Annotated[
+        TestRole, typer.Option("--role", metavar="ROLE", help="Which examples of a --task: confirm or dev.")
+    ] = TestRole.confirm,
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", min=1, help="At most so many examples.")
     ] = None,
@@ -107,9 +109,17 @@ def evaluate(
             "--max-new-tokens", metavar="N", min=1, help="Of an answer (default: what the task says)."
         ),
     ] = None,
-    dtype: Annotated[Precision, typer.Option("--dtype", help="Of the base's weights.")] = Precision.auto,
+    dtype: Annotated[
+        Precision,
+        typer.Option(
+            "--dtype", metavar="NAME", help="Of the base's weights: auto, float32, bfloat16, float16."
+        ),
+    ] = Precision.auto,
     quantization: Annotated[
-        Packed | None, typer.Option("--quantization", help="nf4: the base in 4 bits, as QLoRA trains on it.")
+        Packed | None,
+        typer.Option(
+            "--quantization", metavar="NAME", help="nf4: the base in 4 bits, as QLoRA trains on it."
+        ),
     ] = None,
     revision: Annotated[
         str | None, typer.Option("--revision", metavar="COMMIT", help="Of the base on the hub.")
@@ -130,7 +140,7 @@ def evaluate(
     json: ReportAsJson = False,
     quiet: Quiet = False,
 ) -> int:
-    """Evaluate adapters of one base on the same examples: is each as good as the first?
+    """Compare adapters with the first one on the same examples.
 
     Exit codes: 0 every candidate is shown to be as good (B), 8 of some that is not shown (C), 1 some is inferior (D),
     4 some could not be evaluated (X).
