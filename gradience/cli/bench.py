@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from gradience.cli.bench_configs import configs
+from gradience.cli.bench_export import export
 from gradience.cli.bench_power import power
 from gradience.cli.bench_run import code_of, run, say_root
 from gradience.cli.bench_verify import verify
@@ -26,6 +27,7 @@ bench = typer.Typer(
 bench.command(cls=Verb)(run)
 bench.command(cls=Verb)(power)
 bench.command(cls=Verb)(verify)
+bench.command(cls=Verb)(export)
 bench.command(cls=Verb)(configs)
 
 Folders = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +30,12 @@ def verify(
             "--allow-code", help="Let the run's own task mark its answers (also: GRADIENCE_ALLOW_CODE=1)."
         ),
     ] = False,
+    attest: Annotated[
+        bool,
+        typer.Option(
+            "--attest", help="Write attestation.json and attestation_vsa.json (in-toto, unsigned) to DIR."
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the verification as JSON.")] = False,
 ) -> int:
     """Check a finished run, without a model and without PyTorch.
@@ -42,6 +49,7 @@ def verify(
 
       gradience bench verify runs/mine --root 5e2dad3437c42908dacc05164a5c6fa313983eef2258ffe9ef34b4997834ae43
     """
+    from gradience.bench.verify.attest import write_attestation
     from gradience.bench.verify.verify import verify_run
     from gradience.report.faces import to_markdown
     from gradience.report.verification import verification_text
@@ -53,4 +61,7 @@ def verify(
         print_json(report)
     else:
         print_screen(verification_text, report)
+    if attest and report.verified:
+        for path in write_attestation(folder, report):
+            print(f"written: {path}", file=sys.stderr)
     return ExitCode.DONE if report.verified else ExitCode.GATE_FAILED

@@ -1,8 +1,8 @@
 """The folder of a run -> what in it agrees with what, and what does not.
 
 Everything that can be computed again is: digests, how answers are scored, counts, verdicts, the aggregate, the pages.
-What is left is said: that the answers are those of the adapters (`--regenerate`), and that the folder is the one that
-was published (`--root`).
+What is left is said: that the answers are those of the adapters, and that the folder is the one that was published
+(`root`).
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ APART = (
 WORDS = ("reasons", "notes", "rank_basis", "why", "words")
 """Fields that hold sentences, which another version may word in another way."""
 MADE_UP = (
-    "that nobody made up the whole run: a root from elsewhere (--root, a signature) shows that the folder is the one"
-    " that was published, and --regenerate that its adapters answer so"
+    "that nobody made up the whole run: a root or a signature from elsewhere shows that the folder is the one that was"
+    " published, and running its config again that its adapters answer so"
 )
 Page = Callable[[Report], str]
 

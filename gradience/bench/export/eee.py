@@ -1,0 +1,183 @@
+"""A run as Every Eval Ever 0.3.0 has it: for each adapter one JSON, and one line for each example.
+
+Schemas: evaleval/every_eval_ever, `eval.schema.json` and `instance_level_eval.schema.json`. They know no adapter and no
+paired difference: these stand under `details`. Prompts are not in the records, so their digests stand in their place.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from gradience.artifacts.records import ClassificationRecord, GenerationRecord, Record, read_records
+from gradience.artifacts.whole import write_whole
+from gradience.bench.export.adapters import Evaluated, evaluated
+from gradience.digests import sha256_parts
+
+SCHEMA_VERSION = "0.3.0"
+TEXT_UNKNOWN = "sha256:"
+"""Stands before the digest of a prompt."""
+
+
+def export_eee(folder: Path, output: Path) -> list[Path]:
+    """Write the run in `folder` below `output`/data, and return the files; raises what `evaluated` does."""
+    written = []
+    for one in evaluated(folder):
+        base = one.bench.model.replace(":", "-").replace("/", "-")
+        place = output / "data" / one.bench.data.task / "gradience" / f"{base}-{one.label}"
+        name = str(uuid.UUID(bytes=bytes.fromhex(one.measures.records_sha256)[:16], version=4))
+        place.mkdir(parents=True, exist_ok=True)
+        model = f"gradience/{base}-{one.label}"
+        timestamp = str(int(datetime.fromisoformat(one.bench.run.started).timestamp()))
+        identity = f"{one.bench.data.task}/{model}/{timestamp}"
+        rows = _rows(one, identity, model)
+        samples = write_whole(place / f"{name}_samples.jsonl", rows)
+        document = _document(one, identity, model, timestamp)
+        document["detailed_evaluation_results"] = {
+            "format": "jsonl",
+            "file_path": samples.relative_to(output).as_posix(),
+            "hash_algorithm": "sha256",
+            "checksum": sha256_parts(rows),
+            "total_rows": len(rows),
+        }
+        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+        written += [write_whole(place / f"{name}.json", [text.encode() + b"\n"]), samples]
+    return written
+
+
+def _document(one: Evaluated, identity: str, model: str, timestamp: str) -> dict[str, Any]:
+    bench, measures = one.bench, one.measures
+    versions = bench.environment.versions
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "evaluation_id": identity,
+        "evaluation_timestamp": bench.run.started,
+        "retrieved_timestamp": timestamp,
+        "source_metadata": {
+            "source_name": "gradience bench",
+            "source_type": "evaluation_run",
+            "source_organization_name": "unknown",
+            "evaluator_relationship": "other",
+        },
+        "eval_library": {"name": "gradience", "version": bench.run.gradience_version},
+        "model_info": {
+            "name": f"{bench.model} with the LoRA adapter {one.name} (seed {bench.seed})",
+            "id": model,
+            "inference_engine": {"name": "transformers", "version": versions.get("transformers", "unknown")},
+            "additional_details": {
+                "deployment_type": "self_deployed",
+                "model_availability": "unknown",
+                "base_model": bench.model,
+                "base_fingerprint": bench.base_fingerprint,
+                "adapter": one.name,
+                "adapter_sha256": measures.adapter_sha256,
+                "lora_params": str(measures.lora_params),
+                "seed": str(bench.seed),
+            },
+        },
+        "evaluation_results": [_result(one)],
+    }
+
+
+def _result(one: Evaluated) -> dict[str, Any]:
+    bench, measures = one.bench, one.measures
+    deviation = math.sqrt(measures.score * (1 - measures.score))
+    return {
+        "evaluation_result_id": "accuracy",
+        "evaluation_name": bench.data.task,
+        "source_data": {
+            "dataset_name": bench.data.task,
+            "source_type": "other",
+            "additional_details": {role: str(source) for role, source in bench.data.source.items()},
+        },
+        "metric_config": {
+            "metric_id": "accuracy",
+            "metric_name": "Accuracy",
+            "metric_kind": "accuracy",
+            "metric_unit": "proportion",
+            "lower_is_better": False,
+            "score_type": "continuous",
+            "min_score": 0,
+            "max_score": 1,
+        },
+        "score_details": {
+            "score": measures.score,
+            "details": _details(one),
+            "uncertainty": {
+                "standard_error": {"value": deviation / math.sqrt(measures.n), "method": "analytic"},
+                "standard_deviation": deviation,
+                "num_samples": measures.n,
+            },
+        },
+    }
+
+
+def _details(one: Evaluated) -> dict[str, str]:
+    """What the schema has no field for: the difference to the probe, and what the policy and the evidence say."""
+    details = {"correct": str(one.measures.correct), "n": str(one.measures.n)}
+    interval, result = one.difference, one.result
+    if interval is None or result is None:
+        return details
+    return details | {
+        "compared_with": f"the probe of the same seed (rank {one.bench.probe.rank if one.bench.probe else 'unknown'})",
+        "difference": str(result.delta_exact),
+        "difference_95_percent_interval": f"[{interval.low:.6g}, {interval.high:.6g}]",
+        "difference_interval_method": "Tango's score interval for paired proportions",
+        "policy_status_of_this_seed": result.status,
+        **({"grade_over_all_seeds": one.grade} if one.grade is not None else {}),
+    }
+
+
+def _rows(one: Evaluated, identity: str, model: str) -> list[bytes]:
+    evaluation = read_records(one.folder / one.measures.records)
+    shared = {
+        "schema_version": SCHEMA_VERSION,
+        "evaluation_id": identity,
+        "model_id": model,
+        "evaluation_name": one.bench.data.task,
+        "evaluation_result_id": "accuracy",
+        "interaction_type": "single_turn",
+    }
+    how = evaluation.run.filters[0] if evaluation.run.filters else "largest logit"
+    return [
+        json.dumps(shared | _row(record, how), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        for record in evaluation.records
+    ]
+
+
+def _row(record: Record, how: str) -> dict[str, Any]:
+    if isinstance(record, ClassificationRecord):
+        digest, gold, output, extracted = (
+            record.text_sha256,
+            str(record.label),
+            str(record.predicted),
+            str(record.predicted),
+        )
+    else:
+        assert isinstance(record, GenerationRecord)
+        digest, gold, output, extracted = (
+            record.prompt_sha256,
+            record.answer,
+            record.output,
+            record.extracted or "",
+        )
+    return {
+        "sample_id": record.id,
+        "sample_hash": digest,
+        "input": {"raw": f"{TEXT_UNKNOWN}{digest}", "reference": [gold]},
+        "output": {"raw": [output]},
+        "answer_attribution": [
+            {
+                "turn_idx": 0,
+                "source": "output.raw",
+                "extracted_value": extracted,
+                "extraction_method": how,
+                "is_terminal": True,
+            }
+        ],
+        "evaluation": {"score": float(record.correct), "is_correct": record.correct},
+    }

@@ -1,0 +1,147 @@
+"""What is made of a verified run for others: in-toto statements, Every Eval Ever, the hub's YAML."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from gradience.artifacts.bench import Bench
+from gradience.bench.export.eee import export_eee
+from gradience.bench.export.hub import export_hub
+from gradience.bench.verify.files import root_of, write_digests
+from gradience.cli.app import run
+from gradience.errors import InputError, UsageError
+from gradience.statistics import PairedTable, tango
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+SCHEMAS = Path(__file__).with_name("every_eval_ever")
+"""Of the wheel every-eval-ever 0.3.0, with its licence."""
+
+
+def unpacked(name: str, folder: Path) -> Path:
+    shutil.copytree(RESULTS / name, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.xz"))
+    with tarfile.open(RESULTS / name / "everything.tar.xz") as tar:
+        tar.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = unpacked("minilm_reviews_demo", tmp_path_factory.mktemp("labels"))
+    write_digests(folder)
+    return folder
+
+
+def statement(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    assert values["_type"] == "https://in-toto.io/Statement/v1"
+    assert values.keys() == {"_type", "subject", "predicateType", "predicate"}
+    assert all(
+        set(one["digest"]) == {"sha256"} and len(one["digest"]["sha256"]) == 64 for one in values["subject"]
+    )
+    return values
+
+
+def test_what_was_verified_is_attested_and_the_folder_stays_verified(
+    labels: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["bench", "verify", str(labels), "--attest"]) == 0
+    bench = Bench.read(labels / "bench.json")
+    result = statement(labels / "attestation.json")
+    assert result["predicateType"] == "https://in-toto.io/attestation/test-result/v0.1"
+    subjects = {one["name"]: one["digest"]["sha256"] for one in result["subject"]}
+    assert subjects["digests.json"] == root_of(labels)
+    assert bench.probe is not None
+    assert subjects["seed 42: probe"] == bench.probe.adapter_sha256
+    predicate = result["predicate"]
+    assert predicate["result"] == "PASSED"
+    assert predicate["passedTests"] == [one.name for one in bench.candidates if one.status == "PASS"]
+    assert predicate["failedTests"] == [one.name for one in bench.candidates if one.status == "FAIL"]
+    assert predicate["configuration"][0]["name"] == "plan.json"
+
+    summary = statement(labels / "attestation_vsa.json")
+    assert summary["predicateType"] == "https://slsa.dev/verification_summary/v1"
+    required = {"verifier", "timeVerified", "resourceUri", "policy", "verificationResult", "verifiedLevels"}
+    assert summary["predicate"].keys() == required
+    assert summary["predicate"]["verifiedLevels"] == ["GRADIENCE_BENCH_L1", "GRADIENCE_BENCH_L2"]
+    assert root_of(labels) in summary["predicate"]["resourceUri"]
+
+    root = root_of(labels)
+    capsys.readouterr()
+    assert run(["bench", "verify", str(labels), "--root", str(root)]) == 0
+    assert "attestation" not in capsys.readouterr().out
+
+
+def test_what_disagrees_is_not_attested(labels: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(labels, tmp_path / "run"))
+    (copy / "bench.md").write_text("PASS")
+    (copy / "attestation.json").unlink(missing_ok=True)
+    assert run(["bench", "verify", str(copy), "--attest"]) == 1
+    assert not (copy / "attestation.json").exists()
+
+
+@pytest.mark.parametrize("name", ["minilm_reviews_demo", "smollm2_arithmetic"])
+def test_every_eval_ever_reads_what_is_exported(name: str, tmp_path: Path) -> None:
+    folder = unpacked(name, tmp_path / "run")
+    written = export_eee(folder, tmp_path / "out")
+    bench = Bench.read(folder / "bench.json")
+    measured = [one.measures for one in bench.variants if one.measures is not None and one.same_as is None]
+    documents = [path for path in written if path.suffix == ".json"]
+    assert len(documents) == 1 + len(measured)
+    of_run, of_example = (
+        jsonschema.Draft7Validator(json.loads((SCHEMAS / f"{kind}.schema.json").read_text()))
+        for kind in ("eval", "instance_level_eval")
+    )
+    for path in documents:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        of_run.validate(document)
+        details = document["detailed_evaluation_results"]
+        lines = (tmp_path / "out" / details["file_path"]).read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        assert details["total_rows"] == len(rows)
+        for row in rows[:20]:
+            of_example.validate(row)
+        assert {row["evaluation_id"] for row in rows} == {document["evaluation_id"]}
+        [result] = document["evaluation_results"]
+        assert sum(row["evaluation"]["is_correct"] for row in rows) == int(
+            result["score_details"]["details"]["correct"]
+        )
+
+
+def test_the_hubs_yaml_says_n_and_interval_in_its_notes(labels: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as error:
+        export_hub(labels, tmp_path)
+    assert error.value.code == "no-dataset"
+    export_hub(labels, tmp_path, dataset="someone/reviews")
+    [entry] = yaml.safe_load((tmp_path / "seed_42" / "uniform_median.yaml").read_text())
+    assert entry.keys() == {"dataset", "value", "date", "notes"}
+    assert entry["dataset"] == {"id": "someone/reviews", "task_id": "reviews"}
+    result = Bench.read(labels / "bench.json").variant("uniform_median")
+    assert result is not None
+    assert result.pairs is not None
+    assert result.measures is not None
+    pairs = result.pairs
+    table = PairedTable(
+        n11=pairs.both_correct,
+        n10=pairs.only_probe_correct,
+        n01=pairs.only_variant_correct,
+        n00=pairs.both_wrong,
+    )
+    low, high = tango(table)
+    assert f"{result.measures.correct:,} of {result.measures.n:,} correct" in entry["notes"]
+    assert (
+        f"{result.delta_exact}, 95 % interval {100 * low:+.2f} to {100 * high:+.2f} points" in entry["notes"]
+    )
+
+
+def test_a_smoke_run_is_not_exported(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        export_eee(RESULTS / "smollm2_gsm8k_smoke", tmp_path)
+    assert error.value.code == "bench-smoke"
