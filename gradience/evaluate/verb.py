@@ -13,7 +13,6 @@ from gradience.arguments import integer_argument, path_argument
 from gradience.artifacts.bench_plan import Role
 from gradience.artifacts.evaluation import EvaluationReport
 from gradience.artifacts.exact import as_written
-from gradience.artifacts.lock import only_one
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.whole import write_whole
@@ -21,6 +20,7 @@ from gradience.errors import OutputError, UsageError, require
 from gradience.evaluate.answering import Answering
 from gradience.evaluate.inputs import Inputs, Request, read_inputs
 from gradience.evaluate.outcome import report_of
+from gradience.models.lock import only_one
 from gradience.progress import Watcher
 
 EVALUATION, DOCUMENT = "evaluation.json", "evaluation.md"

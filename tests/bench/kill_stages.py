@@ -10,9 +10,9 @@ from pathlib import Path
 
 from killing import KILLED, WRITING, in_child, moments_of, watched
 
-from gradience.artifacts.lock import only_one
 from gradience.artifacts.stage import MANIFEST, StageManifest
 from gradience.bench.run.stages import Stages, changed_files
+from gradience.models.lock import only_one
 
 
 def work(root: Path) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from killing import program
 
-from gradience.artifacts.lock import only_one
 from gradience.artifacts.stage import MANIFEST, StageManifest
 from gradience.bench.run.stages import BEGUN, Stages, stage_key
 from gradience.errors import LockedError, OutputError
+from gradience.models.lock import only_one
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_the_key_knows_the_stage_and_every_value() -> None:
 
 
 def test_a_second_run_on_the_same_output_is_refused(tmp_path: Path) -> None:
-    program = "import sys, pathlib; from gradience.artifacts.lock import only_one\n"
+    program = "import sys, pathlib; from gradience.models.lock import only_one\n"
     program += f"with only_one(pathlib.Path({str(tmp_path)!r})): pass"
     with only_one(tmp_path):
         second = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

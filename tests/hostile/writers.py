@@ -13,13 +13,13 @@ import bench_sample
 from compress.samples import random_factors, write
 from evaluate.kill_records import evaluate
 
-from gradience.artifacts.lock import only_one
 from gradience.artifacts.whole import write_whole
 from gradience.bench.run.stages import Stages
 from gradience.cli.app import run
 from gradience.cli.console import show_error
 from gradience.cli.exit_codes import ExitCode
 from gradience.errors import GradienceError
+from gradience.models.lock import only_one
 from gradience.telemetry import TelemetryWriter
 from gradience.telemetry.writer import RunStatus
 

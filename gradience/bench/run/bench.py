@@ -24,7 +24,6 @@ from gradience.adapters import strict_yaml
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.artifacts.bench_plan import BenchPlan, DataSplit, Role
-from gradience.artifacts.lock import only_one
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.whole import write_whole
@@ -51,6 +50,7 @@ from gradience.bench.verify.files import write_digests
 from gradience.check.files import MAX_BYTES
 from gradience.errors import UsageError
 from gradience.models.devices import check_devices, threads
+from gradience.models.lock import only_one
 from gradience.progress import Watcher
 from gradience.reading import read_file
 from gradience.tasks.base import Task
