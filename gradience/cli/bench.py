@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from gradience.cli.bench_codes import RequireGrade, ended
 from gradience.cli.bench_configs import configs
 from gradience.cli.bench_export import export
 from gradience.cli.bench_power import power
-from gradience.cli.bench_run import code_of, run, say_root
+from gradience.cli.bench_run import run, say_root
 from gradience.cli.bench_verify import verify
 from gradience.cli.help import Group, Verb
 from gradience.cli.output import command_line, print_json, print_screen
@@ -47,6 +48,7 @@ def aggregate(
             "--output", "-o", metavar="DIR", help="Write bench_aggregate.json and bench_aggregate.md to DIR."
         ),
     ] = None,
+    require_grade: RequireGrade = None,
     json: Annotated[bool, typer.Option("--json", help="Print the aggregate as JSON.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing aggregate.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report.")] = False,
@@ -84,7 +86,7 @@ def aggregate(
         print_json(report)
     elif not quiet:
         print_screen(aggregate_text, report)
-    return code_of(report.status)
+    return ended(report, require_grade)
 
 
 @bench.command(cls=Verb)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gradience.cli.bench_codes import Required, RequireGrade, ended
 from gradience.cli.bench_configs import complete_config
 from gradience.cli.console import show_note
 from gradience.cli.exit_codes import ExitCode
@@ -15,7 +16,6 @@ from gradience.cli.output import command_line, print_json, print_screen
 from gradience.words import noun
 
 if TYPE_CHECKING:
-    from gradience.artifacts.bench import Status
     from gradience.bench.config.load import BenchConfig
 
 
@@ -65,6 +65,7 @@ def run(
             "--allow-code", help="Let the config's own task run its code (also: GRADIENCE_ALLOW_CODE=1)."
         ),
     ] = False,
+    require_grade: RequireGrade = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress messages.")] = False,
 ) -> int:
@@ -98,7 +99,7 @@ def run(
                 code="no-output",
                 hint="give --output DIR, or --dry-run to see what would be done",
             )
-        return _run(loaded, output, as_json=json_output, quiet=quiet)
+        return _run(loaded, output, require_grade, as_json=json_output, quiet=quiet)
 
 
 def _show_plan(config: BenchConfig, *, as_json: bool) -> int:
@@ -115,7 +116,9 @@ def _show_plan(config: BenchConfig, *, as_json: bool) -> int:
     return ExitCode.DONE
 
 
-def _run(config: BenchConfig, output: Path, *, as_json: bool, quiet: bool) -> int:
+def _run(
+    config: BenchConfig, output: Path, require_grade: Required | None, *, as_json: bool, quiet: bool
+) -> int:
     from gradience.cli.progress import StageProgress
     from gradience.report.bench import aggregate_text, bench_text
     from gradience.report.faces import to_markdown
@@ -138,7 +141,7 @@ def _run(config: BenchConfig, output: Path, *, as_json: bool, quiet: bool) -> in
         name = "bench_aggregate" if together else "bench"
         print(f"written: {output / name}.json, {name}.md", file=sys.stderr)
     if not missing:
-        return code_of(result.status)
+        return ended(result, require_grade)
     seeds = ", ".join(map(str, missing))
     print(
         f"missing: {noun(len(missing), 'seed')} {seeds}, of {len(config.seeds)} that are planned: a seed that"
@@ -163,16 +166,3 @@ def need_libraries() -> None:
         require(module, extra="hf")
     # Warnings of the libraries about each other; ours go through the log.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b")
-
-
-def code_of(status: Status) -> ExitCode:
-    """Return 0 for PASS (and SKIPPED: nothing to compress), 1 FAIL, 8 no evidence, 4 something ended in an error."""
-    codes = {
-        "PASS": ExitCode.DONE,
-        "SKIPPED": ExitCode.DONE,
-        "FAIL": ExitCode.GATE_FAILED,
-        "INCONCLUSIVE": ExitCode.INCONCLUSIVE,
-        "UNDERTRAINED": ExitCode.INCONCLUSIVE,
-        "ERROR": ExitCode.INCOMPLETE,
-    }
-    return codes[status]

@@ -76,7 +76,8 @@ def train_and_decide(output: Path, overrides: Sequence[str] = ()) -> int:
     """Run Bench on the demo's config in the folder `output`, print its result briefly, and return the exit code."""
     from gradience.bench.config.load import load_config
     from gradience.bench.config.shipped import find_config
-    from gradience.cli.bench_run import code_of, need_libraries
+    from gradience.cli.bench_codes import code_of
+    from gradience.cli.bench_run import need_libraries
     from gradience.cli.output import command_line, print_screen
     from gradience.cli.progress import StageProgress
     from gradience.report.bench import brief_text

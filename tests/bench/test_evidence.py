@@ -182,6 +182,11 @@ def unseeded() -> Sequence[Bench]:
     return [Bench.model_validate(values), *three_seeds()[1:]]
 
 
+def another_scale() -> Sequence[Bench]:
+    why = "ScaleChanged: its scale α/r is not the probe's: model.layers.0 has 1.0, and the probe has 2.0"
+    return [bench(42, {"uniform_median": why}), *three_seeds()[1:]]
+
+
 def blind() -> Sequence[Bench]:
     asked = config(compression={"controls": ["random_directions", "aa"]})
     return [bench(seed, {"random_directions": (1, 2)}, asked=asked) for seed in SEEDS]
@@ -193,6 +198,7 @@ INVALID: dict[str, tuple[Callable[[], Sequence[Bench]], str]] = {
     "a variant ended in an error on a seed": (an_error, "a planned seed has no answers to compare"),
     "seeds in two precisions": (other_precision, "not computed in the same precision"),
     "a training that does not follow its seed": (unseeded, "its training was not seeded"),
+    "another scale than the probe's": (another_scale, "its scale α/r is not the probe's"),
     "a control that must fail passes": (blind, "random_directions must fail and passes on all seeds"),
 }
 

@@ -30,6 +30,7 @@ from gradience.bench.arms.retrain import RETRAIN
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PROBE, PlannedVariant, plan_variants
 from gradience.bench.run.numerics import MadeElsewhere, refuse_mixture
+from gradience.bench.run.scales import hold_scale
 from gradience.bench.run.stages import Stages
 from gradience.bench.run.weights import parameters_of, require_weights
 from gradience.bench.verdict.assemble import leads_base, reaches_gate
@@ -249,6 +250,8 @@ class SeedRun:
         assert outcome.adapter is not None
         adapter, inert = outcome.adapter, outcome.planned.control is not None
         reference = probe.adapter if probe else None
+        if reference is not None:
+            hold_scale(reference.folder, adapter.folder, outcome.planned.ranks)
         depends = {
             "adapter": adapter.sha256,
             "lora": adapter.lora,

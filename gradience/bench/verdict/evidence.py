@@ -14,7 +14,7 @@ from gradience.artifacts.graded import Ladder, PooledEvidence, VariantEvidence
 from gradience.bench.plan.variants import PROBE
 from gradience.bench.verdict import outlook
 from gradience.bench.verdict.answers import differences, pooled_answers, results_of
-from gradience.bench.verdict.grade import GradeFacts, faults, grade
+from gradience.bench.verdict.grade import SCALE_CHANGED, GradeFacts, faults, grade
 from gradience.bench.verdict.ladder import RungFacts, adjusted, climb_down, names_of, settings_of
 from gradience.statistics import Pooled, bootstrap_bound, holm
 
@@ -85,6 +85,7 @@ def _facts(benches: Sequence[Bench], run: RunFacts, name: str, subject: _Subject
         gate_passed=all(probe is None or probe.gate.passed for probe in probes.values()),
         pairs_complete=all(_compared(results.get(seed)) for seed in run.planned),
         one_engine=len(precisions) == 1,
+        scale_held=not any(SCALE_CHANGED in why for result in results.values() for why in result.reasons),
         same_as=(twins.pop() or "") if duplicate else "",
         seeded=all(
             _seeded(result, bench) for bench in benches if (result := results.get(bench.seed)) is not None

@@ -16,6 +16,9 @@ from gradience.bench.plan.preregister import ALPHA
 from gradience.bench.verdict.conditions import MIN_SEEDS
 from gradience.words import counted, points
 
+SCALE_CHANGED = "its scale α/r is not the probe's"
+"""Said of a variant that ends in an error for it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradeFacts:
@@ -109,7 +112,7 @@ def faults(facts: GradeFacts) -> tuple[str, ...]:
         (not facts.gate_passed, "the probe does not pass its quality gate"),
         (not facts.pairs_complete, "a planned seed has no answers to compare"),
         (not facts.one_engine, "the seeds were not computed in the same precision"),
-        (not facts.scale_held, "its scale α/r is not the probe's"),
+        (not facts.scale_held, SCALE_CHANGED),
         (bool(facts.same_as), f"the same adapter as {facts.same_as}: one result, not two"),
         (not facts.seeded, "its training was not seeded"),
         (bool(facts.blind), f"{facts.blind} must fail and passes on all seeds: a loss would not be seen"),
