@@ -1,6 +1,6 @@
 """A run as the hub's `.eval_results/*.yaml` has it: one file for each adapter, to be put into its repository.
 
-The format has a value and no interval (huggingface/hub-docs, docs/hub/eval-results.md): n, interval and grade stand in
+The format, as the documentation of the hub has it, has a value and no interval: n, interval and grade stand in
 its notes.
 """
 
