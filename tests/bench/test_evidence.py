@@ -14,6 +14,7 @@ from gradience.artifacts.bench_aggregate import BenchAggregate, VariantSummary
 from gradience.artifacts.graded import VariantEvidence
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.graded import graded_seed
+from gradience.errors import InputError
 from gradience.statistics import PairedTable, holm, pool, tango
 
 
@@ -297,6 +298,13 @@ def test_a_rung_at_the_probes_own_rank_is_no_rung_to_be_shown() -> None:
     asked = config(compression=compression)
     report = aggregate([bench(seed, asked=asked, **LARGE) for seed in SEEDS])
     assert [rung.status for rung in report.ladder.rungs] == ["not smaller", "shown"]
+
+
+def test_a_ladder_that_is_none_is_refused() -> None:
+    one, *_ = ladder((5, 5), (5, 5), (5, 5), (5, 5), seeds=[42])
+    one.config["compression"]["ladder"] = {"rungs": "junk"}
+    with pytest.raises(InputError, match=r"bench\.json: not a ladder"):
+        aggregate([one])
 
 
 def test_an_invalid_run_shows_no_rung() -> None:

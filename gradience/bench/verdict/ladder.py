@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from pydantic import ValidationError
+
 from gradience.artifacts.bench_plan import LadderBound, LadderKind
 from gradience.artifacts.graded import Bounds, Ladder, NextRung, PooledEvidence, Rung, RungStatus
 from gradience.bench.arms.ladder import rung_name
 from gradience.bench.config.sections import LadderSettings
 from gradience.bench.verdict.grade import at_worst, exactly, in_points
 from gradience.bench.verdict.outlook import Needs
+from gradience.errors import InputError
 from gradience.statistics import Pooled
 
 
@@ -35,10 +38,17 @@ class RungFacts:
 
 
 def settings_of(config: Mapping[str, Any]) -> LadderSettings | None:
-    """Return the ladder of a run's config; None where it has none."""
+    """Return the ladder of a run's config; None where it has none. Raises InputError for one that is none."""
     compression = config.get("compression")
     ladder = compression.get("ladder") if isinstance(compression, dict) else None
-    return None if ladder is None else LadderSettings.model_validate(ladder)
+    try:
+        return None if ladder is None else LadderSettings.model_validate(ladder)
+    except ValidationError as error:
+        raise InputError(
+            f"bench.json: not a ladder: {error.errors(include_url=False)[0]['msg']}",
+            code="artifact-invalid",
+            hint="make it again with gradience bench run",
+        ) from None
 
 
 def names_of(settings: LadderSettings) -> dict[str, float]:
