@@ -33,6 +33,16 @@ class RenderedExample(Part):
     """Of both; null where the tokenizer is not on this machine."""
 
 
+class ScoredExample(Part):
+    """One of the examples that decide, as the model sees it, and what its answer is compared with."""
+
+    id: str
+    prompt: str
+    """As of `RenderedExample`."""
+    scored: str
+    """The gold answer, the name of the label, or the choices, the correct one marked with `*`."""
+
+
 class TimeEstimate(Part):
     """Seconds on one machine, of one process."""
 
@@ -86,6 +96,10 @@ class BenchForecast(Report):
     """What was looked at before the run. What does not exist is an error, not a check."""
     example: RenderedExample | None
     """Null where the data are not on this machine, or the task is code of the user's own."""
+    scored: tuple[ScoredExample, ...] = ()
+    """The first three of the examples that decide; empty where `example` is null."""
+    scored_by: str = ""
+    """Which of the task's ways of scoring the config chooses; empty where the task has one."""
     stages: tuple[str, ...]
     """Of each seed, in order."""
     trainings: int

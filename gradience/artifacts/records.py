@@ -21,7 +21,7 @@ from gradience.reading import MAX_DATA_BYTES, read_file
 
 SCHEMA = "gradience.records/1"
 
-RecordKind = Literal["classification", "generation", "scores"]
+RecordKind = Literal["classification", "generation", "choices", "scores"]
 StopReason = Literal["eos", "stop_string", "length"]
 
 
@@ -131,6 +131,32 @@ class GenerationRecord(Part):
     """Whether the prompt was too long and lost its beginning."""
 
 
+class ChoiceRecord(Part):
+    """One prompt, and how likely each of the responses is that it may have."""
+
+    id: str
+    """The example's."""
+    prompt_sha256: str
+    """Digest of the prompt."""
+    choices_sha256: str
+    """Digest of the responses, their leading blanks included."""
+    label: int
+    """The place of the correct one."""
+    loglikelihoods: tuple[Float12, ...]
+    """Of each response behind the prompt, summed over its tokens, in nats; without an end token."""
+    characters: tuple[int, ...]
+    """Of each choice, without a leading blank."""
+    predictions: dict[str, int]
+    """Way of choosing -> the place that it chooses: `sum` the largest log-likelihood, `per_character` the largest for
+    each character of the choice; the first of them where several are."""
+    predicted: int
+    """What the way chooses that `scoring` names."""
+    correct: bool
+    """Whether that is the correct one."""
+    truncated: bool
+    """Whether the prompt was too long for one of them and lost its beginning."""
+
+
 class ScoreRecord(Part):
     """One prompt with its response: how likely the model finds it, token by token, with the gold tokens before."""
 
@@ -159,12 +185,13 @@ class ScoreRecord(Part):
         return self.exact
 
 
-Record = ClassificationRecord | GenerationRecord | ScoreRecord
+Record = ClassificationRecord | GenerationRecord | ChoiceRecord | ScoreRecord
 R = TypeVar("R", bound=Record)
 
 RECORD_TYPES: Mapping[RecordKind, type[Record]] = {
     "classification": ClassificationRecord,
     "generation": GenerationRecord,
+    "choices": ChoiceRecord,
     "scores": ScoreRecord,
 }
 

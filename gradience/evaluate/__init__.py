@@ -4,6 +4,7 @@ Every number that is reported is counted over the records, never the other way r
 `engine` imports one when it is called.
 """
 
+from gradience.evaluate.choose import evaluate_choices
 from gradience.evaluate.classify import evaluate_classification
 from gradience.evaluate.comparison import Divergence, diverge, kl_divergence
 from gradience.evaluate.engines import engine
@@ -17,6 +18,7 @@ __all__ = [
     "Engine",
     "diverge",
     "engine",
+    "evaluate_choices",
     "evaluate_classification",
     "evaluate_generation",
     "evaluate_scores",

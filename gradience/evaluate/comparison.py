@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradience.artifacts.records import (
+    ChoiceRecord,
     ClassificationRecord,
     ExamplesRun,
     GenerationRecord,
@@ -30,7 +31,7 @@ class Divergence:
     only_b_correct: int
     both_wrong: int
     flips: int | None
-    """Examples with another predicted label, another extracted answer (none at all counts as an answer), or,
+    """Examples with another predicted label or choice, another extracted answer (none at all counts as an answer), or,
     for scores, another most likely token at one position or more."""
     kl_mean: float | None
     """Mean over examples of KL(A ‖ B) in nats: of the labels, or summed over the tokens of a response."""
@@ -74,6 +75,8 @@ def _changes(
         return sum(x.predicted != y.predicted for x, y in rows), kl, None
     if run_a.kind == "generation":
         return sum(x.extracted != y.extracted for x, y in rows), None, None
+    if run_a.kind == "choices":
+        return sum(x.predicted != y.predicted for x, y in rows), None, None
     gain = float(np.mean([y.loglikelihood - x.loglikelihood for x, y in rows]))
     if (
         run_b.reference is None
@@ -106,6 +109,8 @@ def _example(record: Record) -> tuple[str | int, ...]:
         return record.id, record.text_sha256, record.label
     if isinstance(record, GenerationRecord):
         return record.id, record.prompt_sha256, record.answer
+    if isinstance(record, ChoiceRecord):
+        return record.id, record.prompt_sha256, record.choices_sha256, record.label
     return record.id, record.prompt_sha256, record.response_sha256
 
 

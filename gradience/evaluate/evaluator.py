@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gradience.artifacts.records import Evaluation
+from gradience.evaluate.choose import evaluate_choices
 from gradience.evaluate.classify import evaluate_classification
 from gradience.evaluate.engines import engine
 from gradience.evaluate.engines.base import Engine
@@ -18,7 +19,7 @@ from gradience.evaluate.generate import evaluate_generation
 from gradience.evaluate.score import evaluate_scores
 from gradience.models.settings import ModelSettings
 from gradience.progress import Progress
-from gradience.tasks.base import ClassificationTask, Task
+from gradience.tasks.base import ChoiceTask, ClassificationTask, Task
 
 SCORED_AT_ONCE = 16
 """Responses in a batch of teacher-forced scoring: its logits over a whole vocabulary take the memory."""
@@ -56,6 +57,8 @@ class Evaluator:
         settings = {"engine": self._engine_type.name, "batch_size": self.batch_size}
         if isinstance(self.task, ClassificationTask):
             return settings | {"max_length": self.max_length}
+        if isinstance(self.task, ChoiceTask):
+            return settings | {"choose_by": self.task.choose_by}
         return settings | {
             "max_new_tokens": self.max_new_tokens or self.task.max_new_tokens,
             "stop": list(self.task.stop),
@@ -76,7 +79,7 @@ class Evaluator:
         lora: bool = True,
         allow_inert: bool = False,
     ) -> Evaluation[Any]:
-        """The records of the adapter called `name`, None for the base alone: labels, or generated answers.
+        """The records of the adapter called `name`, None for the base alone: labels, choices, or generated answers.
 
         They lie at `path`, where one is given.
         """
@@ -92,6 +95,8 @@ class Evaluator:
         if isinstance(task, ClassificationTask):
             settings |= {"max_length": self.max_length, "lora": lora}
             return evaluate_classification(engine, name, self.examples, **settings)
+        if isinstance(task, ChoiceTask):
+            return evaluate_choices(engine, name, self.examples, choose_by=task.choose_by, **settings)
         settings |= {"filters": task.filters, "same": task.same, "stop": task.stop}
         settings["max_new_tokens"] = self.max_new_tokens or task.max_new_tokens
         return evaluate_generation(engine, name, self.examples, **settings)

@@ -11,7 +11,7 @@ from gradience.artifacts.forecast import TimeEstimate
 from gradience.artifacts.shared_names import path_text, sentence_text
 from gradience.errors import InputError
 from gradience.evaluate.inputs import AdapterInput, Inputs
-from gradience.tasks.base import GenerationTask
+from gradience.tasks.base import ClassificationTask, GenerationTask
 
 DISCORDANCES = (0.01, 0.03, 0.05, 0.1, 0.2)
 """From a truncation that hardly differs to a retrained adapter of another answer in five."""
@@ -77,7 +77,7 @@ def _cost(inputs: Inputs) -> tuple[_Cost | None, list[str]]:
 
     shape = from_folder(AutoConfig, inputs.model.name, locate(inputs.model, ("config.json",)).folder)
     dtype = dtype_of(inputs.model, shape)
-    labels = None if isinstance(inputs.task, GenerationTask) else len(inputs.task.label_names)
+    labels = len(inputs.task.label_names) if isinstance(inputs.task, ClassificationTask) else None
     rows, prompt, new = _lengths(inputs)
     with quiet():
         try:

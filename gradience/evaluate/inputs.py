@@ -17,7 +17,7 @@ from gradience.artifacts.shared_names import path_text
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines.base import AdapterIdentity
 from gradience.models.settings import ModelSettings
-from gradience.tasks.base import ClassificationTask, Task
+from gradience.tasks.base import ChatTask, ChoiceTask, ClassificationTask, Task
 from gradience.tasks.rows import local
 from gradience.tasks.user_rows import Kind, kind_of
 from gradience.words import counted
@@ -242,6 +242,17 @@ def _last(name: str) -> str:
 
 
 def _task(request: Request) -> Task:
+    task = _loaded(request)
+    if isinstance(task, ChatTask | ChoiceTask):
+        raise UsageError(
+            f"{task.name}: conversations and multiple choice are not evaluated here so far",
+            code="wrong-task",
+            hint="use them as `task.profile` of `gradience bench run`, or rows of `prompt` and `answer`",
+        )
+    return task
+
+
+def _loaded(request: Request) -> Task | ChatTask:
     options = dict(request.options)
     if request.data is None:
         if request.task is None:

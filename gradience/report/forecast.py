@@ -47,6 +47,8 @@ def forecast_blocks(forecast: BenchForecast) -> Document:
         blocks += _chances(forecast)
     if forecast.example is not None:
         blocks += [Heading("First training example"), Facts(_example(forecast.example))]
+    if forecast.scored:
+        blocks += [Heading("First examples that decide"), Facts(_scored(forecast))]
     stages: list[tuple[str, Inline]] = [
         (str(number), name) for number, name in enumerate(forecast.stages, start=1)
     ]
@@ -120,6 +122,14 @@ def _example(example: RenderedExample) -> list[tuple[str, Inline]]:
         ("response", _quoted(example.response)),
     ]
     return rows + ([("tokens", str(example.tokens))] if example.tokens is not None else [])
+
+
+def _scored(forecast: BenchForecast) -> list[tuple[str, Inline]]:
+    """Prompts, and behind each what its answer is compared with."""
+    rows: list[tuple[str, Inline]] = [("scored by", forecast.scored_by)] if forecast.scored_by else []
+    for example in forecast.scored:
+        rows += [("prompt", _quoted(example.prompt)), ("scored", _quoted(example.scored))]
+    return rows
 
 
 def _quoted(text: str) -> str:

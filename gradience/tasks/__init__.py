@@ -21,6 +21,9 @@ from gradience.errors import InputError, did_you_mean
 from gradience.tasks import user_code
 from gradience.tasks.base import (
     AnswerScoring,
+    ChatTask,
+    ChoiceScoring,
+    ChoiceTask,
     ClassificationTask,
     GenerationTask,
     LabelScoring,
@@ -28,9 +31,18 @@ from gradience.tasks.base import (
     Task,
 )
 
-Load = Callable[..., Task]
+Load = Callable[..., Task | ChatTask]
 
-PROFILES = ("arithmetic", "classification", "glue", "gsm8k", "jsonl", "reviews", "text_classification")
+PROFILES = (
+    "arithmetic",
+    "chat",
+    "classification",
+    "glue",
+    "gsm8k",
+    "jsonl",
+    "reviews",
+    "text_classification",
+)
 """The tasks that come with Gradience, each in the file of its name; a user's is named by where it stands."""
 
 
@@ -40,7 +52,7 @@ def load(
     *,
     folder: Path | None = None,
     needed: Sequence[Role] = ("train", "confirm"),
-) -> Task:
+) -> Task | ChatTask:
     """Make the task `profile` with `options`.
 
     profile: one of PROFILES; or a user's task, `path/to/file.py` with a function `load`, or the name of an entry point
@@ -55,7 +67,7 @@ def load(
     function = find(profile)
     given = _checked(profile, function, options)
     task = function(**{name: _from(folder, value) for name, value in given.items()})
-    if not isinstance(task, ClassificationTask | GenerationTask):
+    if not isinstance(task, ClassificationTask | GenerationTask | ChoiceTask | ChatTask):
         raise InputError(
             f"{profile} returned {type(task).__name__}, not a task",
             code="task-contract",
@@ -84,7 +96,7 @@ def scoring_of(profile: str, options: Mapping[str, Any]) -> Scoring:
     if not callable(alone):
         return load(profile, options).rules
     rules = alone(**_checked(profile, function, options))
-    if not isinstance(rules, LabelScoring | AnswerScoring):
+    if not isinstance(rules, LabelScoring | AnswerScoring | ChoiceScoring):
         raise InputError(
             f"{profile}: `scoring` returned {type(rules).__name__}",
             code="task-contract",

@@ -7,11 +7,13 @@ that stored answers can be scored again where the data are not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 from gradience.artifacts.bench_plan import TaskCode
-from gradience.tasks.examples import Examples, LabelledExample, PromptExample
+from gradience.models.chat import ASSISTANT, last_turn
+from gradience.tasks.examples import ChatExample, ChoiceExample, Examples, LabelledExample, PromptExample
 from gradience.tasks.metrics import Metric
 
 Filter = Callable[[str], str | None]
@@ -40,7 +42,20 @@ class AnswerScoring:
     """The task's `scoring_version`."""
 
 
-Scoring = LabelScoring | AnswerScoring
+ChooseBy = Literal["sum", "per_character"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceScoring:
+    """How choices are scored: the chosen one is right when it is the example's."""
+
+    choose_by: ChooseBy = "sum"
+    """The largest log-likelihood, or the largest for each character; the other one is shown beside it."""
+    version: int = 1
+    """The task's `scoring_version`."""
+
+
+Scoring = LabelScoring | AnswerScoring | ChoiceScoring
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,4 +115,60 @@ class GenerationTask(_Named):
         return AnswerScoring(filters=self.filters, same=self.same, version=self.scoring_version)
 
 
-Task = ClassificationTask | GenerationTask
+@dataclass(frozen=True, kw_only=True)
+class ChoiceTask(_Named):
+    """Prompts with several responses; right when the likeliest is the correct one. Nothing is generated."""
+
+    examples: Examples[ChoiceExample]
+    choose_by: ChooseBy = "sum"
+
+    @property
+    def rules(self) -> ChoiceScoring:
+        """How its choices are scored."""
+        return ChoiceScoring(choose_by=self.choose_by, version=self.scoring_version)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatTask(_Named):
+    """Conversations: the chat template of a tokenizer makes prompts of them, and then it is a `GenerationTask`."""
+
+    examples: Examples[ChatExample]
+    filters: Mapping[str, Filter]
+    same: Callable[[str, str], bool]
+    max_new_tokens: int
+
+    @property
+    def rules(self) -> AnswerScoring:
+        """How the assistant's last turns are scored."""
+        return AnswerScoring(filters=self.filters, same=self.same, version=self.scoring_version)
+
+    def rendered(self, tokenizer: Any) -> GenerationTask:
+        """The assistant's turns as prompts and responses: in training all of them, else the last of a conversation.
+
+        Raises InputError as `last_turn` does.
+        """
+        turns = [turn for example in self.examples.all for turn in _turns(tokenizer, example)]
+        return GenerationTask(
+            examples=Examples(tuple(prompt for prompt, _ in turns), self.examples.counts),
+            stop=tuple(sorted({close for _, close in turns if close})),
+            **{each.name: getattr(self, each.name) for each in fields(self) if each.name != "examples"},
+        )
+
+
+def _turns(tokenizer: Any, example: ChatExample) -> Iterator[tuple[PromptExample, str]]:
+    """What one conversation trains or is evaluated on, and what closes a turn of it."""
+    messages = [{"role": role, "content": content} for role, content in example.messages]
+    last = len(messages) - 1
+    for place, message in enumerate(messages):
+        if place == last or (example.role == "train" and message["role"] == ASSISTANT and place > 0):
+            turn = last_turn(tokenizer, messages[: place + 1])
+            key, answer = (
+                (example.id, example.answer)
+                if place == last
+                else (f"{example.id}#{place}", message["content"])
+            )
+            yield PromptExample(key, turn.prompt, turn.response, answer, example.role), turn.close
+
+
+Task = ClassificationTask | GenerationTask | ChoiceTask
+"""What can be trained and evaluated; a `ChatTask` once it is rendered."""

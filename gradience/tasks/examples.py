@@ -52,7 +52,50 @@ class PromptExample:
     role: Role
 
 
-Example = TypeVar("Example", LabelledExample, PromptExample)
+@dataclass(frozen=True, slots=True)
+class ChoiceExample:
+    """One prompt and the responses that it may have, one of which is correct."""
+
+    id: str
+    """The first 16 hexadecimal digits of the sha256 of prompt and choices."""
+    prompt: str
+    choices: tuple[str, ...]
+    label: int
+    """The place of the correct one."""
+    role: Role
+    before: str = " "
+    """What stands between the prompt and a choice."""
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """What follows the prompt, for each choice."""
+        return tuple(self.before + choice for choice in self.choices)
+
+    @property
+    def response(self) -> str:
+        """What follows the prompt in training."""
+        return self.responses[self.label]
+
+    @property
+    def answer(self) -> str:
+        """The correct choice."""
+        return self.choices[self.label]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatExample:
+    """One conversation, whose last message is the assistant's."""
+
+    id: str
+    """The first 16 hexadecimal digits of the sha256 of its messages."""
+    messages: tuple[tuple[str, str], ...]
+    """(role, content) of each."""
+    answer: str
+    """The gold answer, as the task's filters extract it from the last message."""
+    role: Role
+
+
+Example = TypeVar("Example", LabelledExample, PromptExample, ChoiceExample, ChatExample)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +116,12 @@ class Examples(Generic[Example]):
         return fingerprint(self.of(role, limit))
 
 
-def fingerprint(examples: Sequence[LabelledExample] | Sequence[PromptExample]) -> str:
+def fingerprint(
+    examples: Sequence[LabelledExample]
+    | Sequence[PromptExample]
+    | Sequence[ChoiceExample]
+    | Sequence[ChatExample],
+) -> str:
     """sha256 over everything in `examples`, in their order: equal if and only if they are the same."""
     return sha256_rows(map(astuple, examples))
 
@@ -152,5 +200,5 @@ def with_dev(examples: Examples[Example], dev: int | None) -> Examples[Example]:
     )
 
 
-def _truth(example: LabelledExample | PromptExample) -> int | str:
+def _truth(example: LabelledExample | PromptExample | ChoiceExample | ChatExample) -> int | str:
     return example.label if isinstance(example, LabelledExample) else example.answer

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import regex
 
@@ -18,7 +18,11 @@ from gradience.adapters.patterns import too_large
 from gradience.errors import InputError, UsageError
 from gradience.tasks import gsm8k
 from gradience.tasks.base import Filter
+from gradience.tasks.rows import Row
 
+ScorerName = Literal["exact", "normalised", "contains", "regex", "number"]
+ROOM, MOST_TOKENS = 8, 1024
+"""Tokens beside those of the longest response, and how many an output gets at most unless an option says more."""
 PATTERN_SECONDS = 1.0
 """For one output. An ordinary pattern needs microseconds."""
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -84,6 +88,27 @@ def scorer_of(name: str, pattern: str | None) -> Scorer:
     if pattern is None:
         return SCORERS[name]
     return Scorer(name, matching(pattern), str.__eq__, f"what `{pattern}` extracts is the answer")
+
+
+def room_for(responses: Iterable[str]) -> int:
+    """How many tokens an output may have: a token is never less than a byte of the longest response."""
+    longest = max((len(response.encode()) for response in responses), default=0)
+    return min(longest + ROOM, MOST_TOKENS)
+
+
+def gold_of(row: Row, response: str, answer: str | None, rule: Scorer) -> str:
+    """The gold answer of a row, which its own response must have. Raises InputError (`task-answer`)."""
+    extracted = rule.extract(response)
+    gold = extracted if answer is None else answer
+    if extracted is not None and gold is not None and rule.same(extracted, gold):
+        return gold
+    what = "nothing" if extracted is None else f"{extracted[:80]!r}"
+    expected = "" if answer is None else f", and its answer is {answer[:80]!r}"
+    raise InputError(
+        f"{row.place}: its own response would be scored wrong: `{rule.name}` finds {what} in it{expected}",
+        code="task-answer",
+        hint="correct the row, or choose another scorer: exact, normalised, contains, regex, number",
+    )
 
 
 def matching(pattern: str) -> Filter:

@@ -20,6 +20,7 @@ from gradience import tasks
 from gradience.errors import IncompleteError, InputError
 from gradience.models.settings import ModelSettings
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
+from gradience.tasks.rendered import rendered
 from gradience.training.network import Trained
 from gradience.training.settings import TrainSettings
 from gradience.training.trainer import train
@@ -48,7 +49,7 @@ class Order(BaseModel):
 
     def run(self) -> None:
         """Train, on the same examples as the process that launched this. Raises InputError (`task-changed`)."""
-        task = tasks.load(self.profile, self.options, folder=self.folder)
+        task = rendered(tasks.load(self.profile, self.options, folder=self.folder), self.model)
         if task.examples.fingerprint("train", self.recipe.train_samples) != self.data:
             raise InputError(
                 f"{self.profile}: returns other training examples here than in the process that started the run",

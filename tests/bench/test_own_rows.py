@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import yaml
 from data_files import write_jsonl
-from tiny_bench import bert, gsm8k_values, llama
+from tiny_bench import bert, gsm8k_values, llama, tokenizer
 
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.records import read_records
@@ -18,6 +20,7 @@ ROWS = {
         for n in range(40)
     ],
 }
+LABELS = [{"text": f"a film {n}", "label": ("bad", "good")[n % 2]} for n in range(4)]
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ def config(tmp_path):
         folder = tmp_path / "project"
         labels = profile == "classification"
         base = (bert if labels else llama)(folder / "base")
-        write_jsonl(folder / "data" / "rows.jsonl", ROWS[profile])
+        write_jsonl(folder / "data" / "rows.jsonl", ROWS.get(profile, []))
         values = gsm8k_values(base)
         values["task"] |= {"profile": profile, "options": {"file": "data/rows.jsonl", **options}}
         values["lora"]["target_modules"] = ["query", "value"] if labels else ["q_proj", "v_proj"]
@@ -55,3 +58,38 @@ def test_rows_beside_the_config_go_to_a_verdict(config, tmp_path, profile):
         run(["bench", "run", "--config", str(out / "config.yaml"), "--output", str(out), "--quiet"]) == code
     )
     assert Bench.read(out / "bench.json").data == bench.data
+
+
+@pytest.mark.parametrize(
+    ("profile", "options", "row", "shown"),
+    [
+        ("jsonl", {"scorer": "normalised"}, {"prompt": "{n} is", "answer": "{n}."}, ['prompt "12 is"', 'scored "12."']),
+        ("jsonl", {"scorer": "multiple_choice"}, {"prompt": "{n} is", "choices": ["a", "bad"], "answer": "bad"},
+         ["scored by multiple_choice sum", 'scored "a | *bad"']),
+        ("chat", {}, {"messages": [{"role": "user", "content": "{n}"}], "answer": "good"},
+         ["scored by exact", 'scored "good"']),
+        ("classification", {}, {"text": "film {n}", "label": "good"}, ['prompt "film 12"', 'scored "good"']),
+    ],
+    ids=["jsonl", "choices", "chat", "labels"],
+)  # fmt: skip
+def test_a_dry_run_shows_three_prompts_and_what_is_scored(config, profile, options, row, shown, capsys):
+    text = json.dumps(row)
+    rows = [json.loads(text.replace("{n}", str(n))) for n in range(10, 16)]
+    path = config(profile)
+    data = path.parent / "data"
+    write_jsonl(data / "test.jsonl", rows[2:5])
+    write_jsonl(data / "train.jsonl", rows[:2] if profile != "classification" else LABELS)
+    reader = tokenizer()
+    reader.chat_template = (
+        "{% for m in messages %}{{ 'film' if m['role'] == 'user' else 'plot' }} : {{ m['content'] }} [END] {% endfor %}"
+        "{% if add_generation_prompt %}plot : {% endif %}"
+    )
+    reader.save_pretrained(path.parent / "base")
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    files = {"train_file": "data/train.jsonl", "confirm_file": "data/test.jsonl", "dev": 0}
+    values["task"]["options"] = {**files, **options}
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    assert run(["bench", "run", "--config", str(path), "--dry-run"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert all(each in out for each in shown)
+    assert out.partition("First examples that decide")[2].count("prompt ") == 3

@@ -115,6 +115,14 @@ def prompts(path: Path) -> None:
     load_task("jsonl", {"file": str(path), "scorer": "number"})
 
 
+def choices(path: Path) -> None:
+    load_task("jsonl", {"file": str(path), "scorer": "multiple_choice"})
+
+
+def messages(path: Path) -> None:
+    load_task("chat", {"file": str(path)})
+
+
 TARGETS: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "header": (header, "a.safetensors"),
     "config": (config, "adapter_config.json"),
@@ -137,6 +145,8 @@ TARGETS: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "rows_csv": (rows, "a.csv"),
     "rows_jsonl": (rows, "a.jsonl"),
     "prompts_jsonl": (prompts, "a.jsonl"),
+    "choices_jsonl": (choices, "a.jsonl"),
+    "messages_jsonl": (messages, "a.jsonl"),
 }
 """Name -> the parser, and what its file is called."""
 

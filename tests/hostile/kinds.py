@@ -264,7 +264,7 @@ def records() -> dict[str, Kind]:
     good = b"".join((runs / "good.jsonl").read_bytes().splitlines(keepends=True)[:60])
     answers = samples.records()
     rows = {"in/a.csv": samples.csv_rows(), "in/a.jsonl": samples.jsonl_rows()}
-    prompts = {"in/a.jsonl": samples.jsonl_prompts()}
+    prompts, talks = {"in/a.jsonl": samples.jsonl_prompts()}, {"in/a.jsonl": samples.jsonl_messages()}
     journal = json.dumps(
         {"call": sha256_text("{}"), "initial": "b" * 64, "first_batch": "c" * 64, "numerics": NUMERICS}
     ).encode()
@@ -295,7 +295,8 @@ def records() -> dict[str, Kind]:
         ),
         "rows in CSV": Kind("in/a.csv", "rows", rows, _rows("in/a.csv")),
         "rows in JSONL": Kind("in/a.jsonl", "lines", rows, _rows("in/a.jsonl")),
-        "prompts in JSONL": Kind("in/a.jsonl", "lines", prompts, {"jsonl": _prompts}),
+        "prompts in JSONL": Kind("in/a.jsonl", "lines", prompts, _counts("jsonl", scorer="number")),
+        "messages in JSONL": Kind("in/a.jsonl", "lines", talks, _counts("chat")),
         "journal of a training": Kind(
             "out/training/started.json",
             "json",
@@ -323,8 +324,8 @@ def _labels(name: str, options: Mapping[str, str]) -> None:
     say(len(load_task(name, options).label_names))
 
 
-def _prompts() -> None:
-    say(load_task("jsonl", {"file": "in/a.jsonl", "scorer": "number"}).examples.counts)
+def _counts(name: str, **options: str) -> dict[str, Read]:
+    return {name: lambda: say(load_task(name, {"file": "in/a.jsonl", **options}).examples.counts)}
 
 
 NUMERICS = {"device": "cpu", "threads": 1, "versions": {"torch": "2.13.0"}}

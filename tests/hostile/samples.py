@@ -224,3 +224,9 @@ def jsonl_rows() -> bytes:
 def jsonl_prompts() -> bytes:
     lines = [f'{{"id": {i}, "prompt": "number {i} and", "completion": " then {i + 1}"}}' for i in range(40)]
     return "\n".join([*lines, ""]).encode()
+
+
+def jsonl_messages() -> bytes:
+    talk = '[{{"role": "user", "content": "number {0}"}}, {{"role": "assistant", "content": "then {1}"}}]'
+    lines = [f'{{"messages": {talk.format(i, i + 1)}}}' for i in range(40)]
+    return "\n".join([*lines, ""]).encode()

@@ -47,7 +47,7 @@ def test_options_arrive_with_their_types(tmp_path):
     ("profile", "options", "message", "hint"),
     [
         ("gsm9k", {}, "no task is called `gsm9k`", "did you mean `gsm8k`?"),
-        ("zzz", {}, "no task is called `zzz`", "the tasks are arithmetic, classification, glue"),
+        ("zzz", {}, "no task is called `zzz`", "the tasks are arithmetic, chat, classification"),
         ("gsm8k", {"annotation": "keep"}, "no option `annotation`", "did you mean `annotations`?"),
         ("gsm8k", {"annotations": "remove"}, "`annotations`: input should be 'keep' or 'strip'", ""),
         ("gsm8k", {"dev": "many"}, "`dev`: input should be a valid integer", ""),

@@ -191,12 +191,18 @@ def test_relative_paths_start_at_the_folder(tmp_path):
 # --- the examples of the page ---------------------------------------------------------------------
 
 ROWS = Path(__file__).parents[2] / "examples" / "rows"
-SHOWN = {"prompts.jsonl": "jsonl", "labels.csv": "classification"}
+SHOWN = {
+    "prompts.jsonl": {"profile": "jsonl"},
+    "choices.jsonl": {"profile": "jsonl", "scorer": "multiple_choice"},
+    "messages.jsonl": {"profile": "chat"},
+    "labels.csv": {"profile": "classification"},
+}
 
 
-@pytest.mark.parametrize(("name", "profile"), SHOWN.items())
-def test_the_example_files_are_read(name, profile):
-    task = tasks.load(profile, {"file": name}, folder=ROWS)
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_example_files_are_read(name):
+    profile, *options = SHOWN[name].items()
+    task = tasks.load(profile[1], {"file": name, **dict(options)}, folder=ROWS)
     assert task.examples.counts == {"rows": 12, "duplicates": 0, "conflicts": 0}
     assert all(task.examples.of(role) for role in ("train", "confirm"))
     assert json.dumps(task.source).count("sha256") == 1

@@ -16,7 +16,7 @@ from gradience.bench.arms.ranks import VARIANTS, is_variant
 from gradience.bench.arms.registry import ARMS, CONTROLS
 from gradience.models.settings import Positive, Settings
 from gradience.ranks import DEFAULT_GRID
-from gradience.tasks.base import Task
+from gradience.tasks.base import ChatTask, Task
 from gradience.tasks.glue import SUBSETS, Subset
 
 LABEL_GATE, ANSWER_GATE = "0.70", "0.15"
@@ -92,7 +92,7 @@ class TaskSettings(Settings):
     generation: Generation = Generation()
     probe_gate: ProbeGate = ProbeGate()
 
-    def load(self) -> Task:
+    def load(self) -> Task | ChatTask:
         """Make the task, its relative paths seen from `folder`. Raises what `tasks.load` raises."""
         return tasks.load(self.profile, self.options, folder=self.place)
 

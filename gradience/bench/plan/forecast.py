@@ -46,6 +46,8 @@ def forecast(config: BenchConfig, machines: Sequence[Machine] | None = None) -> 
         seeds=config.due,
         checks=tuple(map(_shared, seen.checks)),
         example=seen.example,
+        scored=seen.scored,
+        scored_by=seen.task.scored_by if seen.task is not None else "",
         stages=_stages(wanted, has_base=has_base),
         trainings=trainings,
         evaluations=evaluations,

@@ -11,21 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from gradience import tasks
-from gradience.artifacts.forecast import Check, RenderedExample
+from gradience.artifacts.forecast import Check, RenderedExample, ScoredExample
 from gradience.bench.config.load import BenchConfig
 from gradience.errors import InputError, MissingExtra, NetworkError
 from gradience.models.known import KNOWN
 from gradience.models.load import from_folder, load_tokenizer
 from gradience.models.local_only import NotHereError, local_only
 from gradience.models.locate import EMBEDDED
-from gradience.models.rendering import encode_pair
+from gradience.models.rendering import encode_pair, encode_prompt
 from gradience.models.settings import ModelSettings
 from gradience.tasks import user_code
-from gradience.tasks.base import ClassificationTask, Task
+from gradience.tasks.base import ChatTask, ChoiceTask, ClassificationTask, Task
 from gradience.training.encode import encode, labels_of
 
 HUB_SECONDS = 5
 """How long the hub may take to answer."""
+SHOWN = 3
+"""Examples that decide of which a preview shows what is scored."""
 CHARACTERS = 3.5
 """Of a token of prose, where the tokenizer is not here to count."""
 
@@ -52,10 +54,12 @@ class Preview:
     shape: Any = None
     """transformers' config of the base; None where it is not known here."""
     task: Task | None = None
-    """None where its data are not here, or it is code of the user's own."""
+    """None where its data are not here, it is code of the user's own, or a chat whose template is not here."""
     lengths: Lengths | None = None
     """None where the task is not here."""
     example: RenderedExample | None = None
+    scored: tuple[ScoredExample, ...] = ()
+    """The first of the examples that decide."""
 
 
 def look(config: BenchConfig) -> Preview:
@@ -68,11 +72,16 @@ def look(config: BenchConfig) -> Preview:
     seen = Preview()
     with local_only():
         seen.shape = _model(config.model, seen.checks)
-        seen.task = _task(config, seen.checks)
+        task = _task(config, seen.checks)
+        tokenizer = None if task is None else _tokenizer(config.model, seen.checks)
+        if isinstance(task, ChatTask):
+            task = None if tokenizer is None else task.rendered(tokenizer)
+        seen.task = task
         if seen.task is not None:
             labels_of(seen.task, config.model)
-            tokenizer = _tokenizer(config.model, seen.checks)
             seen.example = _rendered(seen.task, tokenizer)
+            deciding = seen.task.examples.of(config.task.eval_role, SHOWN)
+            seen.scored = tuple(_scored(seen.task, one, tokenizer) for one in deciding)
             seen.lengths = (
                 _guessed(config, seen.task) if tokenizer is None else _lengths(config, seen.task, tokenizer)
             )
@@ -165,7 +174,7 @@ def _tokenizer(settings: ModelSettings, checks: list[Check]) -> Any:
 # ------------------------------------------------------------------ the task
 
 
-def _task(config: BenchConfig, checks: list[Check]) -> Task | None:
+def _task(config: BenchConfig, checks: list[Check]) -> Task | ChatTask | None:
     profile = config.task.profile
     code = tasks.code_of(profile)
     if code is not None:
@@ -185,7 +194,7 @@ def _task(config: BenchConfig, checks: list[Check]) -> Task | None:
     return task
 
 
-def _counts(task: Task) -> str:
+def _counts(task: Task | ChatTask) -> str:
     roles = ("train", "dev", "confirm")
     return ", ".join(f"{len(task.examples.of(role)):,} {role}" for role in roles)  # type: ignore[arg-type]
 
@@ -194,9 +203,7 @@ def _rendered(task: Task, tokenizer: Any) -> RenderedExample:
     """The first train example, as the model sees it where its tokenizer is here."""
     first: Any = task.examples.of("train")[0]
     if isinstance(task, ClassificationTask):
-        pair = (first.text, first.text_pair) if first.text_pair is not None else (first.text,)
-        ids = tokenizer(*pair)["input_ids"] if tokenizer is not None else None
-        prompt = tokenizer.decode(ids) if ids is not None else "\n".join(pair)
+        prompt, ids = _read_text(first, tokenizer)
         return RenderedExample(
             id=first.id,
             prompt=prompt,
@@ -212,6 +219,30 @@ def _rendered(task: Task, tokenizer: Any) -> RenderedExample:
         response=tokenizer.decode(after),
         tokens=len(before) + len(after),
     )
+
+
+def _scored(task: Task, example: Any, tokenizer: Any) -> ScoredExample:
+    """One of the examples that decide, and what its answer is compared with."""
+    if isinstance(task, ClassificationTask):
+        prompt, scored = _read_text(example, tokenizer)[0], task.label_names[example.label]
+    else:
+        prompt = (
+            example.prompt
+            if tokenizer is None
+            else tokenizer.decode(encode_prompt(tokenizer, example.prompt))
+        )
+        scored = example.answer
+    if isinstance(task, ChoiceTask):
+        marks = [f"*{text}" if place == example.label else text for place, text in enumerate(example.choices)]
+        scored = " | ".join(marks)
+    return ScoredExample(id=example.id, prompt=prompt, scored=scored)
+
+
+def _read_text(example: Any, tokenizer: Any) -> tuple[str, list[int] | None]:
+    """A text or a pair as the model sees it, and its ids where the tokenizer is here."""
+    pair = (example.text, example.text_pair) if example.text_pair is not None else (example.text,)
+    ids = tokenizer(*pair)["input_ids"] if tokenizer is not None else None
+    return (tokenizer.decode(ids) if ids is not None else "\n".join(pair)), ids
 
 
 def _guessed(config: BenchConfig, task: Task) -> Lengths:

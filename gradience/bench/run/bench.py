@@ -54,6 +54,7 @@ from gradience.models.lock import only_one
 from gradience.progress import Watcher
 from gradience.reading import read_file
 from gradience.tasks.base import Task
+from gradience.tasks.rendered import rendered
 from gradience.words import listed, visible
 
 LOG = "run.log"
@@ -78,7 +79,7 @@ def run_bench(
     """
     check_devices(config.runtime.device, config.runtime.processes)
     whole = config.only_seed is None
-    task = config.task.load()
+    task = rendered(config.task.load(), config.model)
     planned = _planned(config, task)  # what is refused so far leaves no folder behind
     with _held(output, whole) as locked, threads(config.runtime.threads):
         with locked():

@@ -22,7 +22,14 @@ from gradience.artifacts.bench import (
 )
 from gradience.artifacts.bench_plan import BenchPlan
 from gradience.artifacts.packed import pack
-from gradience.artifacts.records import ClassificationRecord, Evaluation, GenerationRecord, ScoreRecord, count
+from gradience.artifacts.records import (
+    ChoiceRecord,
+    ClassificationRecord,
+    Evaluation,
+    GenerationRecord,
+    ScoreRecord,
+    count,
+)
 from gradience.artifacts.run import RunInfo
 from gradience.artifacts.shared_names import path_text, sentence_text, values_text
 from gradience.artifacts.training import TrainingReport
@@ -35,7 +42,7 @@ from gradience.bench.verdict.graded import graded_seed
 from gradience.bench.verdict.policy import gate_passed, is_ahead
 from gradience.bench.verdict.sanity import seed_notes
 from gradience.evaluate import diverge
-from gradience.tasks.base import AnswerScoring, LabelScoring, Scoring, Task
+from gradience.tasks.base import AnswerScoring, ChoiceScoring, LabelScoring, Scoring, Task
 from gradience.tasks.metrics import score
 
 
@@ -221,6 +228,10 @@ def metrics_of(rules: Scoring, records: Sequence[Any]) -> dict[str, float]:
         return {
             rules.metric: score(rules.metric, [row.label for row in rows], [row.predicted for row in rows])
         }
+    if isinstance(rules, ChoiceScoring):
+        choices = [row for row in records if isinstance(row, ChoiceRecord)]
+        other = "per_character" if rules.choose_by == "sum" else "sum"
+        return {other: sum(row.predictions[other] == row.label for row in choices) / len(choices)}
     answers = [row for row in records if isinstance(row, GenerationRecord)]
     return {name: _share(rules, answers, name) for name in list(rules.filters)[1:]}
 

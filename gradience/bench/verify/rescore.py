@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from gradience.artifacts.records import (
+    ChoiceRecord,
     ClassificationRecord,
     Evaluation,
     ExamplesRun,
@@ -13,7 +14,8 @@ from gradience.artifacts.records import (
     Record,
     ScoreRecord,
 )
-from gradience.tasks.base import AnswerScoring, LabelScoring, Scoring
+from gradience.evaluate.choose import predictions_of
+from gradience.tasks.base import AnswerScoring, ChoiceScoring, LabelScoring, Scoring
 
 
 class Rescored(NamedTuple):
@@ -35,6 +37,10 @@ def _again(row: Record, run: ExamplesRun, rules: Scoring) -> Record:
     if isinstance(row, ClassificationRecord) and isinstance(rules, LabelScoring) and row.logits:
         predicted = max(range(len(row.logits)), key=lambda place: row.logits[place])  # the first of equals
         return _with(row, predicted=predicted, correct=predicted == row.label)
+    if isinstance(row, ChoiceRecord) and isinstance(rules, ChoiceScoring):
+        predictions = predictions_of(row.loglikelihoods, row.characters)
+        predicted = predictions[rules.choose_by]
+        return _with(row, predictions=predictions, predicted=predicted, correct=predicted == row.label)
     if isinstance(row, GenerationRecord) and isinstance(rules, AnswerScoring):
         answers = {name: extract(row.output) for name, extract in rules.filters.items()}
         extracted = next(iter(answers.values()), None)
@@ -59,6 +65,8 @@ def gold_of(row: Record) -> tuple[str, str, str]:
     """Return what a record says of the example itself: identity, digest of the text, and the gold answer."""
     if isinstance(row, ClassificationRecord):
         return row.id, row.text_sha256, str(row.label)
+    if isinstance(row, ChoiceRecord):
+        return row.id, row.prompt_sha256, f"{row.choices_sha256} {row.label}"
     if isinstance(row, ScoreRecord):
         return row.id, row.prompt_sha256, row.response_sha256
     return row.id, row.prompt_sha256, row.answer

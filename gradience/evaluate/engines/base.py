@@ -58,7 +58,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One response under one model; sums over its tokens and the end token, in nats."""
+    """One response under one model; sums over its tokens and the end token if that counts, in nats."""
 
     loglikelihood: float
     n_tokens: int
@@ -146,8 +146,12 @@ class Engine(Protocol):
         *,
         reference: str | None = None,
         max_length: int | None = None,
+        end: bool = True,
     ) -> list[list[Score]]:
-        """Scores of the (prompt, response) pairs under each of `names`, with KL and flips against `reference`."""
+        """Scores of the (prompt, response) pairs under each of `names`, with KL and flips against `reference`.
+
+        end: whether the end token behind a response counts.
+        """
 
     def close(self) -> None:
         """Free the memory of the base; nothing can be answered afterwards."""

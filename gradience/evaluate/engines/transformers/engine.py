@@ -161,12 +161,13 @@ class TransformersEngine(Engine):
         *,
         reference: str | None = None,
         max_length: int | None = None,
+        end: bool = True,
     ) -> list[list[Score]]:
         """Scores of one batch of (prompt, response) under each of `names`: one forward pass each.
 
         Raises InputError (`response-too-long`, `empty-prompt`, `no-end-token`).
         """
-        batch = ResponseBatch(self.tokenizer, pairs, max_length, self.base.device)
+        batch = ResponseBatch(self.tokenizer, pairs, max_length, self.base.device, end=end)
 
         def logits(name: str | None) -> torch.Tensor:
             with self.using(name) as model:

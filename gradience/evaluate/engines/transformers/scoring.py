@@ -27,9 +27,10 @@ class _Pair:
     truncated: bool
 
 
-def _fitted(tokenizer: Any, prompt: str, response: str, max_length: int | None) -> _Pair:
+def _fitted(tokenizer: Any, prompt: str, response: str, max_length: int | None, *, end: bool) -> _Pair:
     """Ids of both; where they are too many, the prompt loses its beginning, never the response its end."""
     _, answer = encode_pair(tokenizer, prompt, response)
+    answer = answer if end else answer[:-1]
     room = None if max_length is None else max_length - len(answer)
     if room is not None and room < 1:
         raise InputError(
@@ -45,10 +46,16 @@ class ResponseBatch:
     """Pairs padded on the right, and the places whose next token belongs to a response."""
 
     def __init__(
-        self, tokenizer: Any, pairs: Sequence[tuple[str, str]], max_length: int | None, device: torch.device
+        self,
+        tokenizer: Any,
+        pairs: Sequence[tuple[str, str]],
+        max_length: int | None,
+        device: torch.device,
+        *,
+        end: bool = True,
     ) -> None:
-        """Tokenise (prompt, response) pairs, each of `max_length` tokens at most."""
-        self.pairs = [_fitted(tokenizer, *pair, max_length) for pair in pairs]
+        """Tokenise (prompt, response) pairs, each of `max_length` tokens at most; `end`: the end token counts."""
+        self.pairs = [_fitted(tokenizer, *pair, max_length, end=end) for pair in pairs]
         rows = [pair.prompt + pair.response for pair in self.pairs]
         self.ids, self.mask = padded(rows, fill=end_token(tokenizer), left=False, device=device)
         self.wanted = torch.zeros_like(self.mask, dtype=torch.bool)

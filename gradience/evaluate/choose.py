@@ -1,0 +1,111 @@
+"""Which of several given responses an adapter finds likeliest: a record for every example, nothing generated.
+
+As lm-evaluation-harness scores `multiple_choice`: log-likelihoods of the choices behind the prompt, without an end
+token; the largest sum decides (its `acc`), or the largest per character of the choice (its `acc_norm`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from gradience.artifacts.records import ChoiceRecord, Evaluation
+from gradience.digests import sha256_rows, sha256_text
+from gradience.evaluate.engines.base import Engine, Score
+from gradience.evaluate.examples import fixed_batches, require_examples
+from gradience.evaluate.proof import refuse_inert_generators
+from gradience.evaluate.records import RecordFile, answer_batches, header
+from gradience.progress import Progress
+from gradience.tasks.base import ChooseBy
+
+
+class Choosable(Protocol):
+    """A prompt, what could follow it, and which of that is correct."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def choices(self) -> Sequence[str]: ...
+    @property
+    def responses(self) -> Sequence[str]:
+        """The choices as they follow the prompt, a leading blank included."""
+
+    @property
+    def label(self) -> int:
+        """The place of the correct one."""
+
+
+def evaluate_choices(
+    engine: Engine,
+    name: str | None,
+    examples: Sequence[Choosable],
+    *,
+    choose_by: ChooseBy = "sum",
+    batch_size: int = 16,
+    max_length: int | None = None,
+    scoring: str | None = None,
+    path: Path | None = None,
+    on_batch: Progress | None = None,
+    allow_inert: bool = False,
+) -> Evaluation[ChoiceRecord]:
+    """Score the choices of each example under the adapter `name` (None: the base), and choose the likeliest.
+
+    batch_size: responses that are scored together, those of an example always; max_length: tokens of prompt and choice.
+    Raises UsageError (`no-examples`, `wrong-model`), InputError (`empty-prompt`, `response-too-long`, `no-end-token`,
+    `adapter-inert` unless `allow_inert`), OutputError (`write-failed`), and what the engine itself raises.
+    """
+    require_examples(examples, engine, classifies=False)
+    limit = max_length if max_length is not None else engine.max_length
+    if name is not None and not allow_inert:
+        refuse_inert_generators(engine, [name], [example.prompt for example in examples], limit)
+    together = max(1, batch_size // max(len(example.responses) for example in examples))
+
+    def answer(places: Sequence[int]) -> list[list[ChoiceRecord]]:
+        few = [examples[place] for place in places]
+        pairs = [(example.prompt, response) for example in few for response in example.responses]
+        scores = iter(engine.score([name], pairs, max_length=limit, end=False)[0])
+        return [[_record(example, [next(scores) for _ in example.responses], choose_by) for example in few]]
+
+    run = header(
+        engine,
+        "choices",
+        name,
+        [(example.id, example.prompt, *example.responses, example.label) for example in examples],
+        batch_size=batch_size,
+        max_length=limit,
+        scoring=scoring,
+    )
+    texts = [example.prompt + "".join(example.responses) for example in examples]
+    file: RecordFile[ChoiceRecord] = RecordFile(
+        run, [e.id for e in examples], fixed_batches(texts, together), path
+    )
+    return answer_batches([file], answer, on_batch)[0]
+
+
+def predictions_of(loglikelihoods: Sequence[float], characters: Sequence[int]) -> dict[str, int]:
+    """The place that each way chooses: the largest log-likelihood, and the largest for each character."""
+    sums = np.array(loglikelihoods)
+    return {"sum": int(sums.argmax()), "per_character": int((sums / np.array(characters)).argmax())}
+
+
+def _record(example: Choosable, scores: Sequence[Score], choose_by: ChooseBy) -> ChoiceRecord:
+    sums = tuple(score.loglikelihood for score in scores)
+    characters = tuple(map(len, example.choices))
+    predictions = predictions_of(sums, characters)
+    return ChoiceRecord(
+        id=example.id,
+        prompt_sha256=sha256_text(example.prompt),
+        choices_sha256=sha256_rows([list(example.responses)]),
+        label=example.label,
+        loglikelihoods=sums,
+        characters=characters,
+        predictions=predictions,
+        predicted=predictions[choose_by],
+        correct=predictions[choose_by] == example.label,
+        truncated=any(score.truncated for score in scores),
+    )

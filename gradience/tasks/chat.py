@@ -1,0 +1,110 @@
+"""Conversations from a user's own files (JSONL, CSV, TSV): `messages`, each with `role` and `content`.
+
+The tokenizer's chat template makes text of them. What is trained and scored are the assistant's turns alone: in
+training all of them, each once; in dev and confirm the last one of each conversation, since turns of one conversation
+are no separate evidence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from gradience.artifacts.bench_plan import Role
+from gradience.errors import InputError
+from gradience.models.chat import ASSISTANT
+from gradience.models.settings import Positive
+from gradience.tasks.base import AnswerScoring, ChatTask
+from gradience.tasks.examples import ChatExample, content_id
+from gradience.tasks.rows import Row
+from gradience.tasks.scorers import ScorerName, gold_of, room_for, scorer_of
+from gradience.tasks.user_rows import Gathering, answer_of, list_of, tables_of
+
+ROLES = ("system", "developer", "user", ASSISTANT, "tool")
+
+
+def load(
+    *,
+    file: Path | None = None,
+    train_file: Path | None = None,
+    dev_file: Path | None = None,
+    confirm_file: Path | None = None,
+    dev: Annotated[int, Field(ge=0)] | None = None,
+    scorer: ScorerName = "exact",
+    pattern: Annotated[str, Field(min_length=1)] | None = None,
+    max_new_tokens: Positive | None = None,
+) -> ChatTask:
+    """Conversations from one `file`, split by all but their last turns, or from `train_file` and `confirm_file`.
+
+    The last message is the assistant's, or the row has an `answer`, which then is that message. The gold answer is the
+    `answer`, or what the scorer extracts from the last message. max_new_tokens: as in `jsonl`.
+    Raises UsageError (`task-scorer`, `task-pattern`), InputError (`task-messages`: a message is none, or the last is
+    not the assistant's; `task-answer`), and as `tables_of` and `Gathering.examples` do.
+    """
+    rule = scorer_of(scorer, pattern)
+
+    def make(row: Row, role: Role) -> Iterator[ChatExample]:
+        messages = messages_of(row)
+        answer = answer_of(row).strip() if row.has("answer") else None
+        gold = gold_of(row, messages[-1][1], answer, rule)
+        yield ChatExample(content_id(_text(messages), exact=True), messages, gold, role)
+
+    tables = tables_of(file, train=train_file, dev=dev_file, confirm=confirm_file)
+    gathering = Gathering("messages", lambda row: _text(messages_of(row)[:-1]), make)
+    examples = gathering.examples(tables, dev)
+    return ChatTask(
+        name="chat",
+        scored_by=rule.name if pattern is None else f"{rule.name} {pattern}",
+        examples=examples,
+        filters={rule.name: rule.extract},
+        same=rule.same,
+        max_new_tokens=max_new_tokens or room_for(example.messages[-1][1] for example in examples.all),
+        source={role or "all": table.source for role, table in tables.items()},
+    )
+
+
+def scoring(*, scorer: str = "exact", pattern: str | None = None, **_: object) -> AnswerScoring:
+    """How the last turns are scored; of the options `scorer` and `pattern` matter. Raises as `load` does."""
+    rule = scorer_of(scorer, pattern)
+    return AnswerScoring(filters={rule.name: rule.extract}, same=rule.same)
+
+
+def messages_of(row: Row) -> tuple[tuple[str, str], ...]:
+    """(role, content) of each message, the assistant's last. Raises InputError (`task-messages`, `task-text`)."""
+    messages = [
+        _message(row, number, value) for number, value in enumerate(list_of(row, "messages", "message", 1), 1)
+    ]
+    if messages[-1][0] != ASSISTANT and row.has("answer"):
+        messages.append((ASSISTANT, answer_of(row)))
+    if messages[-1][0] != ASSISTANT:
+        raise _no_message(
+            row, f"the last message is of the {messages[-1][0]}, so nothing says what is to be answered"
+        )
+    if len(messages) < 2:
+        raise _no_message(row, "nothing comes before the assistant's message")
+    return tuple(messages)
+
+
+def _message(row: Row, number: int, value: Any) -> tuple[str, str]:
+    role, content = (value.get("role"), value.get("content")) if isinstance(value, dict) else (None, None)
+    if role not in ROLES:
+        raise _no_message(row, f"message {number} has no role of {', '.join(ROLES)}")
+    if not isinstance(content, str) or not content.strip():
+        raise _no_message(row, f"the content of message {number} is no text, or empty")
+    return role, Row(row.place, {"messages": content}).text("messages")
+
+
+def _no_message(row: Row, what: str) -> InputError:
+    return InputError(
+        f"{row.place}: {what}",
+        code="task-messages",
+        hint='write {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}',
+    )
+
+
+def _text(messages: Sequence[tuple[str, str]]) -> str:
+    return json.dumps(messages, ensure_ascii=False)

@@ -1,0 +1,143 @@
+"""Multiple choice: log-likelihoods of a naive loop, and the formulas of lm-evaluation-harness over them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import log_softmax
+
+from gradience import tasks
+from gradience.artifacts.records import ChoiceRecord, count, read_records
+from gradience.bench.verify.rescore import gold_of, rescored
+from gradience.errors import InputError, UsageError
+from gradience.evaluate import diverge, evaluate_choices
+from gradience.tasks.base import ChoiceScoring
+from gradience.tasks.examples import ChoiceExample
+
+EXAMPLES = [
+    ChoiceExample(
+        str(n), f"{n}+{n % 3}=", (f"{n + n % 3}", f"{n}{n}{n}", "7")[: 2 + n % 2], n % 2, "confirm", ""
+    )
+    for n in range(10, 24)
+]
+
+
+def naive(engine, name, prompt, response):
+    """Sum of the log-probabilities of each token after those before it, one forward pass without padding for each."""
+    ids = engine.tokenizer(prompt)["input_ids"]
+    total = 0.0
+    with engine.using(name) as model, torch.no_grad():
+        for token in engine.tokenizer(response, add_special_tokens=False)["input_ids"]:
+            logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
+            total += float(log_softmax(logits.double().numpy())[token])
+            ids = [*ids, token]
+    return total
+
+
+@pytest.mark.parametrize("name", [None, "plain"])
+def test_choices_are_those_of_lm_evals_acc_and_acc_norm(engine, name):
+    run, records = evaluate_choices(engine, name, EXAMPLES, batch_size=7)
+    assert (run.kind, run.adapter, run.batch_size) == ("choices", name, 7)
+    for record, example in zip(records, EXAMPLES, strict=True):
+        lls = np.array([naive(engine, name, example.prompt, response) for response in example.responses])
+        assert record.loglikelihoods == pytest.approx(lls, abs=1e-4)
+        # process_results of lm_eval/api/task.py, 0.4: acc = argmax(lls) == gold, acc_norm = argmax(lls / len) == gold
+        completion_len = np.array([float(len(choice)) for choice in example.choices])
+        assert record.predictions == {"sum": lls.argmax(), "per_character": (lls / completion_len).argmax()}
+        assert record.correct == (lls.argmax() == example.label)
+    normed = evaluate_choices(engine, name, EXAMPLES, choose_by="per_character", batch_size=7).records
+    assert [record.predicted for record in normed] == [
+        record.predictions["per_character"] for record in records
+    ]
+    assert count(normed).correct == sum(record.predicted == record.label for record in normed)
+    assert any(record.predictions["sum"] != record.predictions["per_character"] for record in records)
+
+
+def test_records_are_read_again_and_paired(engine, tmp_path):
+    path = tmp_path / "a.records.jsonl"
+    plain = evaluate_choices(engine, "plain", EXAMPLES, path=path)
+    assert read_records(path, ChoiceRecord) == plain
+    change = diverge(plain, evaluate_choices(engine, "rslora", EXAMPLES))
+    assert change.n == len(EXAMPLES)
+    other = [
+        example if example.id != "10" else ChoiceExample("10", "x", ("1", "2"), 0, "confirm")
+        for example in EXAMPLES
+    ]
+    with pytest.raises(UsageError, match="their examples differ"):
+        diverge(plain, evaluate_choices(engine, "rslora", other))
+
+
+def test_an_evaluation_that_was_stopped_resumes_with_the_same_bytes(engine, tmp_path):
+    whole, stopped = tmp_path / "whole.jsonl", tmp_path / "stopped.jsonl"
+    evaluate_choices(engine, "plain", EXAMPLES, batch_size=6, path=whole)
+
+    def stop(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_choices(engine, "plain", EXAMPLES, batch_size=6, path=stopped, on_batch=stop)
+    seen = []
+    evaluate_choices(
+        engine, "plain", EXAMPLES, batch_size=6, path=stopped, on_batch=lambda done, total: seen.append(done)
+    )
+    assert seen[0] == 3
+    assert stopped.read_bytes() == whole.read_bytes()
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def load(folder, rows, **options):
+    path = folder / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return tasks.load("jsonl", {"file": path, "scorer": "multiple_choice", **options})
+
+
+def test_an_answer_is_a_text_or_a_place(tmp_path):
+    rows = [
+        {"prompt": f"{n}?", "choices": ["a", "b", n], "answer": ("b", 1, "1", "a")[n % 4]}
+        for n in range(10, 40)
+    ]
+    task = load(tmp_path, rows, choose_by="per_character")
+    assert {e.prompt: e.label for e in task.examples.all} == {
+        row["prompt"]: int(row["answer"] != "a") for row in rows
+    }
+    assert {e.responses[1] for e in task.examples.all} == {" b"}
+    assert (task.choose_by, task.scoring) == ("per_character", "jsonl 1, multiple_choice per_character")
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "message"),
+    [
+        ({"choices": ["a", "b"], "answer": "c"}, "task-answer", "none of the 2 choices"),
+        ({"choices": ["a", "b"], "answer": 2}, "task-answer", "none of the 2 choices"),
+        ({"choices": ["1", "2"], "answer": 1}, "task-answer", "a choice, and the place of another one"),
+        ({"choices": ["a"], "answer": 0}, "task-text", "no list of 2 choices or more"),
+        ({"choices": ["a", "a "], "answer": 0}, "task-choices", "a choice is there twice"),
+        ({"choices": ["a", ""], "answer": 0}, "task-text", "is empty"),
+        ({"choices": "a,b", "answer": 0}, "task-text", "is no list in JSON"),
+        ({"choices": ["a", "b"], "answer": " "}, "task-text", "column `answer` is empty"),
+        ({"answer": "a"}, "task-kind", "this task needs `prompt` and `choices` and `answer`"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(tmp_path, row, code, message):
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, [{"prompt": "x", **row}])
+    assert caught.value.code == code
+    assert message in str(caught.value)
+    assert "line 1" in str(caught.value)
+
+
+def test_choices_that_are_stored_are_marked_again(engine):
+    stored = evaluate_choices(engine, "plain", EXAMPLES)
+    assert rescored(stored, ChoiceScoring()).changed == ()
+    normed = evaluate_choices(engine, "plain", EXAMPLES, choose_by="per_character").records
+    again = rescored(
+        stored, tasks.scoring_of("jsonl", {"scorer": "multiple_choice", "choose_by": "per_character"})
+    )
+    assert again.evaluation.records == normed
+    assert {len(gold_of(record)) for record in normed} == {3}
