@@ -25,7 +25,7 @@ def data(tmp_path_factory):
 @pytest.fixture
 def dry_run(base, tmp_path, capsys, monkeypatch):
     """`--dry-run` of a config with these sections: exit code, stdout, stderr."""
-    monkeypatch.setattr("gradience.bench.plan.forecast.this_processor", lambda *args, **kwargs: SLOW)
+    monkeypatch.setattr("gradience.evaluate.cost.this_processor", lambda *args, **kwargs: SLOW)
 
     def call(*arguments, **changes):
         path = tmp_path / "config.yaml"

@@ -177,7 +177,7 @@ def values(tmp_path_factory):
 
 
 def test_each_field_of_a_config_of_bench(tmp_path, steers, values, monkeypatch):
-    monkeypatch.setattr("gradience.bench.plan.forecast.this_processor", lambda *args, **kwargs: SLOW)
+    monkeypatch.setattr("gradience.evaluate.cost.this_processor", lambda *args, **kwargs: SLOW)
     path = tmp_path / "config.yaml"
     for changed, place in with_hostile_text(copy.deepcopy(values)):
         path.write_text(yaml.safe_dump(changed))
