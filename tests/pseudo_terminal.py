@@ -13,7 +13,8 @@ TERM = {"TERM": "xterm-256color"}
 
 def opened(columns=80, rows=50):
     """(master, slave) of a terminal of this size."""
-    pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
+    pty = pytest.importorskip("pty", reason="pseudo-terminals are a matter of Unix")
+    termios = pytest.importorskip("termios", reason="pseudo-terminals are a matter of Unix")
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (rows, columns))
     return master, slave

@@ -47,7 +47,7 @@ def folder(tmp_path, monkeypatch):
         {"rank": 4},
         {"rank": np.int64(4)},
         {"energy": 0.9},
-        {"suggested": "median"},
+        {"suggested": "uniform_median"},
         {"suggested": "per_layer"},
         {"reduction": np.float64(0.5)},
         {"max_params": 60_000},

@@ -47,7 +47,7 @@ def open_peft(path: Path, adapter: str | None) -> Adapter:
             _sort_tensors(opened, tensors, keys)
             if not opened.pairs and not opened.unaudited:
                 raise no_factors(location.path, entries)
-        except BaseException:
+        except BaseException:  # Ctrl-C as well: whatever ends this, the files are closed
             opened.close()
             raise
         return opened

@@ -82,7 +82,7 @@ class TensorFile(Closing):
         handle = open_regular(path, root=root)
         try:
             return cls._check(path, handle)
-        except BaseException:
+        except BaseException:  # Ctrl-C as well: nobody else knows the handle yet
             os.close(handle)
             raise
 

@@ -56,7 +56,7 @@ def compress(
         typer.Option(
             "--suggested",
             metavar="WHICH",
-            help="Ranks that the audit suggests: median, p90 or per_layer.",
+            help="Ranks that the audit suggests: uniform_median, uniform_p90 or per_layer.",
             autocompletion=one_of(_suggestions),
         ),
     ] = None,

@@ -21,6 +21,7 @@ from gradience.words import listed
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 """What torch and others pickle: code to whoever opens it, weights of the old shapes, the state of a training."""
+ARCHIVE_START = b"PK\x03\x04"
 PICKLED_BINS = ("adapter_model", "pytorch_model", "training_args", "optimizer", "scheduler", "scaler")
 """How the names of pickles that end in .bin begin."""
 REPORTS = ("compression_report.json", "compression_report.md")
@@ -92,8 +93,10 @@ def _copy(source: Path, target: Path, *, root: Path) -> bool:
         raise
     try:
         size = os.fstat(handle).st_size
-        head = bytes(pread(handle, min(2, size), 0, source))
-        if head in PICKLE_STARTS or (head == b"PK" and (source.suffix == ".bin" or _holds_pickle(handle))):
+        head = bytes(pread(handle, min(len(ARCHIVE_START), size), 0, source))
+        if head.startswith(PICKLE_STARTS):
+            return False
+        if head == ARCHIVE_START and (source.suffix == ".bin" or _may_hold_pickle(handle)):
             return False
         with open(target, "xb") as file:
             for block in pread_blocks(handle, size, 0, source):
@@ -103,13 +106,13 @@ def _copy(source: Path, target: Path, *, root: Path) -> bool:
     return True
 
 
-def _holds_pickle(handle: int) -> bool:
-    """Whether an archive holds a pickle, as what torch.save writes does (archive/data.pkl)."""
+def _may_hold_pickle(handle: int) -> bool:
+    """Whether an archive holds a pickle (archive/data.pkl, as torch.save writes), or cannot be looked into."""
     try:
         with os.fdopen(os.dup(handle), "rb") as file, zipfile.ZipFile(file) as archive:
             return any(name.lower().endswith(PICKLE_SUFFIXES) for name in archive.namelist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
-        return False
+        return True  # damaged for Python, and perhaps not for what loads it
 
 
 # ---------------------------------------------------------------- the model card

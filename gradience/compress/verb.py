@@ -104,7 +104,7 @@ def compress_adapter(
 
     rank: every module to this rank.
     energy: every module to the smallest rank that holds this share of its energy.
-    suggested: what the audit suggests: "median", "p90" or "per_layer".
+    suggested: what the audit suggests: "uniform_median", "uniform_p90" or "per_layer".
     reduction: save this share of the LoRA parameters, allocated over modules.
     max_params: at most so many LoRA parameters, allocated over modules.
     max_bytes: at most so many bytes of LoRA factors, allocated over modules.

@@ -57,7 +57,7 @@ def guarded(hook: Hook) -> Hook:
             return
         try:
             hook(self, args, state, control, **kwargs)
-        except Exception:  # noqa: BLE001  (the boundary: see the module's docstring)
+        except Exception:  # noqa: BLE001  (the boundary: see the module's docstring; the log has the traceback)
             self._switch_off(hook.__name__)
 
     return safe  # type: ignore[return-value]
@@ -274,7 +274,9 @@ class GradienceCallback(TrainerCallback):
         for name, sink in list(self._sinks.items()):
             try:
                 sink.send(values, step)
-            except Exception:  # someone else's network must not end our file
+            except (
+                Exception
+            ):  # a tracker raises what it likes, and must not end our file; the log has its traceback
                 del self._sinks[name]
                 logger.warning("Gradience no longer reports to %s", name, exc_info=True)
 
@@ -282,8 +284,11 @@ class GradienceCallback(TrainerCallback):
         self._training = False
         if self._left is not None:
             self._left.detach()
-        for sink in self._sinks.values():
-            sink.close()
+        for name, sink in self._sinks.items():
+            try:
+                sink.close()
+            except Exception:  # someone else's failure must not take the end from our file
+                logger.warning("Gradience could not end its part of %s", name, exc_info=True)
         if self._run is not None:
             run, self._run = self._run, None
             try:
@@ -317,7 +322,7 @@ def _record_left_run(run: TelemetryWriter) -> None:
             reason=error.__name__ if error else "the process ended",
         )
         run.close()
-    except Exception:  # the process is ending: its own exit code matters more
+    except Exception:  # at exit nobody could catch it, and the process's own exit code matters more
         logger.warning("Gradience could not record the end of the run", exc_info=True)
 
 

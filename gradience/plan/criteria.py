@@ -24,7 +24,7 @@ from gradience.words import counted
 if TYPE_CHECKING:
     from gradience.artifacts.compression import CompressionPlan
 
-Suggested = Literal["median", "p90", "per_layer"]
+Suggested = Literal["uniform_median", "uniform_p90", "per_layer"]
 """Which of the ranks that the audit suggests."""
 EDITED = ", then edited"
 
@@ -100,8 +100,8 @@ class ToEnergy:
 class ToSuggestion:
     """What the audit suggests: one rank (the median or the 90th percentile), or the energy threshold of the audit.
 
-    >>> plan_compression(audit_adapter("my_adapter"), ToSuggestion("median")).criterion
-    'suggested (median)'
+    >>> plan_compression(audit_adapter("my_adapter"), ToSuggestion("uniform_median")).criterion
+    'suggested (uniform_median)'
     """
 
     which: Suggested
@@ -123,7 +123,7 @@ class ToSuggestion:
         if self.which == "per_layer":
             suggested = ToEnergy(suggestions.tau).choose(report, modules, Grid(suggestions.allowed_ranks))
             return _each(modules, grid, lambda module: suggested[module.name])
-        uniform = suggestions.median if self.which == "median" else suggestions.p90
+        uniform = suggestions.median if self.which == "uniform_median" else suggestions.p90
         return ToRank(uniform.rank).choose(report, modules, grid)
 
 

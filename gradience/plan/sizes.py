@@ -22,7 +22,7 @@ class Size(NamedTuple):
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise wrong_type(name, value, "a name, such as 'median'")
+        raise wrong_type(name, value, "a name, such as 'uniform_median'")
     return value
 
 

@@ -28,6 +28,8 @@ from gradience.words import visible
 
 MAX_LINE = 2**16
 """Characters that are shown at once: a line without an end is not waited for."""
+PATIENCE = 60
+"""Seconds that a launcher has to end its workers."""
 
 
 class Order(BaseModel):
@@ -98,8 +100,12 @@ def _shown(command: Sequence[str]) -> int:
         try:
             while line := process.stdout.readline(MAX_LINE):
                 sys.stderr.write(visible(line))
-        except BaseException:
-            process.kill()
+        except BaseException:  # Ctrl-C and SIGTERM as well: no worker goes on without whoever started it
+            process.terminate()  # a launcher that is killed leaves its workers behind
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
             raise
     return process.returncode
 

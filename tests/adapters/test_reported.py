@@ -69,7 +69,8 @@ def test_unusual_configs_are_fine(fields, tmp_path, capsys):
 
 
 def test_r_and_alpha_that_are_left_out_are_those_of_peft(tmp_path, capsys):
-    peft = pytest.importorskip("peft")
+    import peft
+
     settings = config()
     del settings["r"], settings["lora_alpha"]
     outcome = audit(capsys, adapter(tmp_path, modules(r=8), settings))

@@ -14,6 +14,14 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     return path
 
 
+def small_gsm8k(folder: Path) -> dict[str, Any]:
+    """The options of a task in GSM8K's form: 40 rows to train on and 10 to decide, written to `folder`."""
+    for name, count in (("train", 40), ("test", 10)):
+        rows = [{"question": f"{name} a film {n}", "answer": f"very good #### {n}"} for n in range(count)]
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    return {"train_file": str(folder / "train.jsonl"), "test_file": str(folder / "test.jsonl"), "dev": 0}
+
+
 def write_repository(
     folder: Path, subset: str, splits: Mapping[str, Iterable[Mapping[str, Any]]], features: str = ""
 ) -> Path:

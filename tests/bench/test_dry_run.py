@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from data_files import write_jsonl
+from data_files import small_gsm8k
 from tiny_bench import SLOW, bert, gsm8k_values
 
 from gradience.artifacts.forecast import BenchForecast
@@ -15,11 +15,7 @@ from gradience.report.forecast import forecast_text
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    for name, count in (("train", 40), ("test", 10)):
-        rows = [{"question": f"{name} a film {n}", "answer": f"very good #### {n}"} for n in range(count)]
-        write_jsonl(folder / f"{name}.jsonl", rows)
-    return {"train_file": str(folder / "train.jsonl"), "test_file": str(folder / "test.jsonl"), "dev": 0}
+    return small_gsm8k(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ _gradience_completion gradience
 printf '%s\\n' "${COMPREPLY[@]}"
 """
 CLOSED = {
-    "compress adapter --suggested ": "median p90 per_layer",
+    "compress adapter --suggested ": "uniform_median uniform_p90 per_layer",
     "compress adapter --encoding pa": "patterns padded",
     "compress adapter --dtype F": "F64 F32 F16 F8_E4M3 F8_E5M2 F8_E4M3FNUZ F8_E5M2FNUZ",
     "check adapter --task ": "classification generation reasoning rl",

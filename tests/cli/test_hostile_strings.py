@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from bench_sample import three_seeds
-from data_files import write_jsonl
+from data_files import small_gsm8k
 from tiny_bench import SLOW, gsm8k_values, llama
 
 from gradience.cli.app import run
@@ -164,12 +164,8 @@ def test_a_text_that_all_results_share(tmp_path, steers, results):
 def values(tmp_path_factory):
     """A config of Bench with a text in most of its fields, whose forecast can be made."""
     folder = tmp_path_factory.mktemp("inputs")
-    for name, count in (("train", 40), ("test", 10)):
-        rows = [{"question": f"{name} a film {n}", "answer": f"very good #### {n}"} for n in range(count)]
-        write_jsonl(folder / f"{name}.jsonl", rows)
     values = gsm8k_values(llama(folder / "base"))
-    files = {"train_file": str(folder / "train.jsonl"), "test_file": str(folder / "test.jsonl")}
-    values["task"]["options"] = {**files, "dev": 0}
+    values["task"]["options"] = small_gsm8k(folder)
     values["lora"] |= {"target_modules": ["q_proj", "v_proj"], "modules_to_save": ["lm_head"]}
     values["compression"]["controls"] = ["aa"]
     values["model"] |= {"revision": "main"}

@@ -82,7 +82,8 @@ def test_files_beside_the_weights(tmp_path):
     for name, start in (
         ("notes", b"\x80\x04\x95"),
         ("weights.bin", b"PK\x03\x04"),
-        ("images.zip", b"PK\x03\x04"),
+        ("damaged.zip", b"PK\x03\x04"),
+        ("authors", b"PKU-Alignment"),
     ):
         (source / name).write_bytes(start)
     for name, member in (("state", "archive/data.pkl"), ("docs.zip", "docs/readme.txt")):
@@ -101,9 +102,10 @@ def test_files_beside_the_weights(tmp_path):
     assert (
         set(carried_files)
         == set(os.listdir(target))
-        == {*carried, "big.bin", "inside", "images.zip", "docs.zip"}
+        == {*carried, "big.bin", "inside", "authors", "docs.zip"}
     )
-    assert set(missing) == {*left, "runs/", "pipe", "gone", "outside", "notes", "weights.bin", "state"}
+    refused = {"runs/", "pipe", "gone", "outside", "notes", "weights.bin", "state", "damaged.zip"}
+    assert set(missing) == {*left, *refused}
     assert carried_files == sorted(carried_files)
     for name in carried_files:
         assert (target / name).read_bytes() == (source / name).read_bytes()

@@ -31,7 +31,7 @@ Pair = tuple[str, Row]
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory):
     """lm-eval's task, with rows of our own in place of the hub's."""
-    lm_eval = pytest.importorskip("lm_eval")
+    lm_eval = pytest.importorskip("lm_eval", reason="needs lm-eval: make conformance")
     import datasets
     import yaml
     from lm_eval.api.task import ConfigurableTask

@@ -17,6 +17,7 @@ from hostile.figures import record as figure
 from gradience.live import SpectralTracker
 from gradience.live import callback as module
 from gradience.live.callback import GradienceCallback
+from gradience.live.sinks import Sink
 from gradience.live.speed import Speed
 from gradience.telemetry import TelemetryReader, TelemetryWriter
 from tests.live.tiny import (
@@ -158,6 +159,24 @@ def test_an_output_that_cannot_be_written(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="gradience"):
         trainer(tmp_path / "out", callbacks=[callback], max_steps=2).train()
     assert sum("switched itself off" in r.message for r in caplog.records) == 1
+
+
+class Unclosable(Sink):
+    """A tracker that cannot be ended."""
+
+    def send(self, values, step):
+        pass
+
+    def close(self):
+        raise ConnectionError("no network")
+
+
+def test_a_tracker_that_cannot_be_closed_takes_no_end_from_the_file(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(module, "open_sinks", lambda *args, **kwargs: {"mine": Unclosable()})
+    trainer(tmp_path, callbacks=[GradienceCallback()], max_steps=2).train()
+    [end] = records(tmp_path / "run.jsonl", "run_end")
+    assert end.text("status") == "completed"
+    assert sum("could not end its part of mine" in record.message for record in caplog.records) == 1
 
 
 def test_only_the_first_process_writes(tmp_path):

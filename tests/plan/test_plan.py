@@ -50,7 +50,7 @@ def test_ranks_of_a_criterion(criterion, options, expected):
     assert list(ranks_of(plan_compression(audited, criterion, **options)).values()) == expected
 
 
-@pytest.mark.parametrize("which", ["median", "p90", "per_layer"])
+@pytest.mark.parametrize("which", ["uniform_median", "uniform_p90", "per_layer"])
 def test_what_the_audit_suggests(which):
     rows = mistral_rows(4)
     audited = report(rows)
@@ -61,7 +61,7 @@ def test_what_the_audit_suggests(which):
         assert list(ranks_of(plan).values()) == list(suggestions.per_layer.rank_pattern.values())
         assert plan.new_params == suggestions.per_layer.params
     else:
-        chosen = suggestions.median if which == "median" else suggestions.p90
+        chosen = suggestions.median if which == "uniform_median" else suggestions.p90
         assert set(ranks_of(plan).values()) == {chosen.rank}
         assert plan.new_params == chosen.params
         assert plan.reduction == pytest.approx(chosen.reduction)
@@ -305,7 +305,7 @@ def test_a_plan_is_a_file(tmp_path):
     [
         (ToRank(8), "rank 8"),
         (ToEnergy(0.95), "energy at least 0.95 in every module"),
-        (ToSuggestion("p90"), "suggested (p90)"),
+        (ToSuggestion("uniform_p90"), "suggested (uniform_p90)"),
         (ToBudget(max_params=123456), "at most 123,456 parameters"),
         (ToBudget(max_bytes=123456), "at most 123,456 bytes"),
         (ToBudget(max_error=0.1), "relative error at most 0.1"),

@@ -41,7 +41,7 @@ def test_a_norm_beyond_double_precision():
 
 def test_no_suggestion_to_follow():
     with pytest.raises(InputError) as refusal:
-        plan_compression(small_report([2.0, 1.0], suggest=False), ToSuggestion("p90"))
+        plan_compression(small_report([2.0, 1.0], suggest=False), ToSuggestion("uniform_p90"))
     assert refusal.value.code == "no-suggestion"
 
 

@@ -154,7 +154,7 @@ def test_a_grouped_convolution_keeps_its_rank():
     assert suggestions.p90.params == suggestions.per_layer.params
 
 
-@pytest.mark.parametrize("which", ["median", "p90", "per_layer"])
+@pytest.mark.parametrize("which", ["uniform_median", "uniform_p90", "per_layer"])
 def test_a_suggestion_is_what_compress_would_write(which):
     """Modules that share a name in the config share a rank: here one of them keeps its own, so both do."""
     sigma = np.array([4.0, 1.0, 0.1, 0.1])
@@ -164,7 +164,7 @@ def test_a_suggestion_is_what_compress_would_write(which):
     ]
     audited = report(rows, with_gain=False)
     plan = plan_compression(audited, ToSuggestion(which))
-    suggestion = getattr(audited.suggestions, which.replace("-", "_"))
+    suggestion = getattr(audited.suggestions, which.removeprefix("uniform_"))
     assert [module.new_rank for module in plan.modules] == [4, 4, 1]
     assert (suggestion.params, suggestion.bytes) == (plan.new_params, plan.new_bytes)
     assert suggestion.reduction == plan.reduction

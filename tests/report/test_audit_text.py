@@ -174,12 +174,12 @@ def test_errors_come_before_warnings_and_both_before_good_news():
 
 
 def test_the_next_step_is_a_command_that_writes_something_smaller():
-    smaller = "gradience compress ADAPTER --suggested median --dry-run"
+    smaller = "gradience compress ADAPTER --suggested uniform_median --dry-run"
     assert f"Next: {smaller}" in audit_text(mistral(), width=None)
     plan = mistral().suggestions
     kept = plan.median.model_copy(update={"reduction": 0.0})
     only_per_layer = mistral().model_copy(update={"suggestions": plan.model_copy(update={"median": kept})})
-    assert f"Next: {smaller.replace('median', 'per_layer')}" in audit_text(only_per_layer, width=None)
+    assert f"Next: {smaller.replace('uniform_median', 'per_layer')}" in audit_text(only_per_layer, width=None)
     assert "gradience compress" not in audit_text(refused(), width=None), "nothing is suggested"
 
 

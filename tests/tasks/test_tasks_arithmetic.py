@@ -15,6 +15,7 @@ from gradience.tasks import arithmetic
 from gradience.tasks.examples import ROLES, content_id, role_of
 
 WORDS = "State the final answer to the following arithmetic problem: "
+NEEDED = "needs the extra `demo`: make conformance installs it"
 CASES: dict[str, tuple[str, str | None, str | None]] = {
     # name: (output, leading, flexible)
     "trained": (" 16", "16", "16"),
@@ -78,7 +79,7 @@ def test_a_minimum_above_its_maximum(least):
 
 @pytest.fixture(scope="module")
 def task():
-    pytest.importorskip("reasoning_gym")
+    pytest.importorskip("reasoning_gym", reason=NEEDED)
     return arithmetic.load()
 
 
@@ -128,7 +129,7 @@ def test_a_question_has_the_same_role_under_every_seed(task):
 
 
 def test_longer_numbers_get_more_tokens():
-    pytest.importorskip("reasoning_gym")
+    pytest.importorskip("reasoning_gym", reason=NEEDED)
     task = arithmetic.load(size=50, min_terms=4, max_terms=4, min_digits=30, max_digits=30)
     assert all(len(item.response) < task.max_new_tokens for item in task.examples.all)
     assert task.max_new_tokens > 30

@@ -54,3 +54,42 @@ def test_a_training_that_fails_is_an_error_below_its_words(
         launch(order, 2)
     assert failed.value.code == "training-failed"
     assert "one" in capfd.readouterr().err
+
+
+LAUNCHER = """#!/bin/sh
+sleep 1000 & worker=$!
+trap 'kill $worker; touch "$ASKED"; exit 1' TERM
+echo started
+wait
+"""
+DEAF = """#!/bin/sh
+trap '' TERM
+echo started
+while :; do :; done
+"""
+
+
+class Interrupted:
+    """A stderr at whose first line somebody presses Ctrl-C."""
+
+    def write(self, text: str) -> int:
+        raise KeyboardInterrupt
+
+
+def test_a_launcher_is_asked_to_end_so_that_it_can_end_its_workers(
+    order: Order, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Path(sys.executable).write_text(LAUNCHER)
+    monkeypatch.setitem(os.environ, "ASKED", str(tmp_path / "asked"))
+    monkeypatch.setattr(sys, "stderr", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        launch(order, 2)
+    assert (tmp_path / "asked").exists()
+
+
+def test_a_launcher_that_does_not_listen_is_killed(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(sys.executable).write_text(DEAF)
+    monkeypatch.setattr("gradience.training.launch.PATIENCE", 0.01)
+    monkeypatch.setattr(sys, "stderr", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        launch(order, 2)  # returns only when the process has ended

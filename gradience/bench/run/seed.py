@@ -117,7 +117,7 @@ class SeedRun:
                 facts.audit = self._audit(facts.probe)
         except (GradienceError, MadeElsewhere):  # a message and an exit code, or a second pass: no result
             raise
-        except Exception as error:  # noqa: BLE001  (the boundary of a seed: a failed probe is a result)
+        except Exception as error:  # noqa: BLE001  (the boundary of a seed: a failed probe is a result, traceback in run.log)
             facts.error = self._failed(PROBE, error)
 
     # ------------------------------------------------------------ the probe
@@ -192,7 +192,7 @@ class SeedRun:
             step(outcome, *arguments)
         except (OutputError, MadeElsewhere):  # a full disk stops the others as well
             raise
-        except Exception as error:  # noqa: BLE001  (the boundary of a variant: the others are still made)
+        except Exception as error:  # noqa: BLE001  (the boundary of a variant: the others are still made, traceback in run.log)
             outcome.error = self._failed(outcome.planned.name, error)
 
     def _retrain(self, outcome: Outcome) -> None:

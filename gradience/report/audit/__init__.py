@@ -61,7 +61,7 @@ def smaller(report: AuditReport) -> list[str]:
     ADAPTER stands for the path: of an absolute one the report knows only the last part.
     """
     plan = report.suggestions
-    saved = {"median": plan.median.reduction, "per_layer": plan.per_layer.reduction} if plan else {}
+    saved = {"uniform_median": plan.median.reduction, "per_layer": plan.per_layer.reduction} if plan else {}
     named = next((name for name, reduction in saved.items() if reduction > 0), None)
     return [f"gradience compress ADAPTER --suggested {named} --dry-run"] if named else []
 
