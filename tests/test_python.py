@@ -118,7 +118,7 @@ def test_what_cannot_be_written_is_said_before_anything_is_measured(folder, monk
         (lambda: compress_adapter("my_adapter", "out", energy="90%"), "energy must be a number, not str ('90%')"),
         (
             lambda: compress_adapter("my_adapter", "out", suggested=8),
-            "suggested must be a name, such as 'median', not int (8)",
+            "suggested must be a name, such as 'uniform_median', not int (8)",
         ),
         (
             lambda: compress_adapter("my_adapter", "out", rank=4, multiple_of="2"),
