@@ -11,7 +11,7 @@ from gradience.artifacts.forecast import TimeEstimate
 from gradience.artifacts.shared_names import path_text, sentence_text
 from gradience.errors import InputError
 from gradience.evaluate.inputs import AdapterInput, Inputs
-from gradience.tasks.base import ClassificationTask, GenerationTask
+from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask
 
 DISCORDANCES = (0.01, 0.03, 0.05, 0.1, 0.2)
 """From a truncation that hardly differs to a retrained adapter of another answer in five."""
@@ -88,16 +88,19 @@ def _cost(inputs: Inputs) -> tuple[_Cost | None, list[str]]:
         reading, decoding, scoring = evaluation_work(network, rows, prompt, new)
     machines = machines_for(inputs.model, shape, inputs.request.device, None)
     examples, adapters = len(inputs.examples), len(inputs.adapters) + inputs.request.with_base
+    choices = sum(len(each.choices) for each in inputs.examples) if isinstance(inputs.task, ChoiceTask) else 0
     times = []
     for machine in machines:
         answers = machine.seconds(reading) + (new * machine.seconds(decoding) if decoding else 0)
         one = examples / rows * answers
+        if choices and scoring:
+            one = choices / SCORED_AT_ONCE * machine.seconds(scoring)
         scores = 2 * examples / SCORED_AT_ONCE * machine.seconds(scoring) if scoring else 0.0
         whole = adapters * one + (adapters - 1) * scores + weights / LOADED
         times.append(TimeEstimate(machine=machine.name, training=0.0, evaluation=one + scores, seed=whole))
     largest = max(size for work in (reading, decoding, scoring) if work for _, size, _ in work.kernels)
     said = [machine.name for machine in machines]
-    if new:
+    if new and not choices:
         said.append(
             "answers as long as the gold ones; a model that does not stop takes up to `max_new_tokens`"
         )
@@ -120,13 +123,15 @@ def _lengths(inputs: Inputs) -> tuple[int, int, int]:
 
     tokenizer = load_tokenizer(inputs.model)
     rows = min(inputs.request.batch_size, len(inputs.examples))
-    if not isinstance(inputs.task, GenerationTask):
+    if isinstance(inputs.task, ClassificationTask):
         texts = [f"{each.text} {each.text_pair or ''}" for each in inputs.examples]
         lengths = [min(inputs.max_length, len(ids)) for ids in tokenizer(texts, verbose=False)["input_ids"]]
         return rows, round(sorted_longest(lengths, rows)), 0
     pairs = [encode_pair(tokenizer, each.prompt, each.response) for each in inputs.examples]
-    most = inputs.request.max_new_tokens or inputs.task.max_new_tokens
     prompts, responses = [len(before) for before, _ in pairs], [len(after) for _, after in pairs]
+    most = max(responses)
+    if isinstance(inputs.task, GenerationTask):
+        most = inputs.request.max_new_tokens or inputs.task.max_new_tokens
     return rows, round(sorted_longest(prompts, rows)), min(most, round(longest_of(responses, rows)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,8 @@ from gradience.artifacts.shared_names import path_text
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines.base import AdapterIdentity
 from gradience.models.settings import ModelSettings
-from gradience.tasks.base import ChatTask, ChoiceTask, ClassificationTask, Task
+from gradience.tasks.base import ChatTask, ClassificationTask, Task
+from gradience.tasks.rendered import rendered
 from gradience.tasks.rows import local
 from gradience.tasks.user_rows import Kind, kind_of
 from gradience.words import counted
@@ -125,12 +126,6 @@ def read_inputs(request: Request) -> Inputs:
         )
     adapters = _adapters(request.adapters)
     task = _task(request)
-    role = None if request.data is not None else request.role
-    examples = (task.examples.all if role is None else task.examples.of(role))[: request.limit]
-    if not examples:
-        raise UsageError(
-            f"{task.name} has no {role} examples", code="no-examples", hint="choose another --role"
-        )
     for adapter in adapters:
         _check_kind(adapter, task)
     name = request.base_model or adapters[0].base_model
@@ -147,7 +142,14 @@ def read_inputs(request: Request) -> Inputs:
         dtype=request.dtype,
         quantization=request.quantization,
     )
-    return Inputs(request, adapters, model, task, examples, role, tuple(_notes(adapters, name)))
+    role = None if request.data is not None else request.role
+    asked = rendered(task if role is not None else _all_alike(task), model)
+    examples = (asked.examples.all if role is None else asked.examples.of(role))[: request.limit]
+    if not examples:
+        raise UsageError(
+            f"{task.name} has no {role} examples", code="no-examples", hint="choose another --role"
+        )
+    return Inputs(request, adapters, model, asked, examples, role, tuple(_notes(adapters, name)))
 
 
 # ---------------------------------------------------------------- adapters
@@ -241,18 +243,7 @@ def _last(name: str) -> str:
 # ---------------------------------------------------------------- examples
 
 
-def _task(request: Request) -> Task:
-    task = _loaded(request)
-    if isinstance(task, ChatTask | ChoiceTask):
-        raise UsageError(
-            f"{task.name}: conversations and multiple choice are not evaluated here so far",
-            code="wrong-task",
-            hint="use them as `task.profile` of `gradience bench run`, or rows of `prompt` and `answer`",
-        )
-    return task
-
-
-def _loaded(request: Request) -> Task | ChatTask:
+def _task(request: Request) -> Task | ChatTask:
     options = dict(request.options)
     if request.data is None:
         if request.task is None:
@@ -266,6 +257,14 @@ def _loaded(request: Request) -> Task | ChatTask:
         profile, more = _reader_of(request.data, options)
         return tasks.load(profile, {**more, **options, "file": str(request.data)}, needed=())
     return tasks.load(request.task, {**options, "file": str(request.data)}, needed=())
+
+
+def _all_alike(task: Task | ChatTask) -> Task | ChatTask:
+    """The task with conversations of one role: only their last turns are asked, since none of them is trained on."""
+    if not isinstance(task, ChatTask):
+        return task
+    last = tuple(replace(example, role="confirm") for example in task.examples.all)
+    return replace(task, examples=replace(task.examples, all=last))
 
 
 def _reader_of(data: Path, options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -285,7 +284,7 @@ def _reader_of(data: Path, options: Mapping[str, Any]) -> tuple[str, Mapping[str
     return READERS[kind]
 
 
-def _check_kind(adapter: AdapterInput, task: Task) -> None:
+def _check_kind(adapter: AdapterInput, task: Task | ChatTask) -> None:
     """Refuse an adapter of another kind of model, and a head with another number of labels."""
     kind = adapter.fields.get("task_type")
     if kind == ENCODER_DECODER:

@@ -23,6 +23,7 @@ from gradience.artifacts.shared_names import path_text, sentence_text
 from gradience.evaluate.answering import Answering, Answers
 from gradience.evaluate.comparison import diverge
 from gradience.evaluate.inputs import BASE_ROW, Inputs
+from gradience.tasks.base import GenerationTask
 from gradience.tasks.examples import fingerprint
 from gradience.words import counted, points
 
@@ -63,7 +64,7 @@ def _row(inputs: Inputs, reference: Answers, row: Answers) -> EvaluatedAdapter:
     if row.answers is not None:
         counts = count(row.answers.records)
         facts |= {"n": counts.n, "correct": counts.correct, "truncated": counts.truncated}
-        if not inputs.classifies:
+        if isinstance(inputs.task, GenerationTask):
             facts |= {"cut_off": counts.cut_off, "failed_extractions": counts.failed_extractions}
     if row.answers is not None and row is not reference:
         assert reference.answers is not None

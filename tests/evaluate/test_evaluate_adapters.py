@@ -23,7 +23,7 @@ from gradience.artifacts.evaluation import EvaluationReport
 from gradience.artifacts.records import read_records
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.evaluator import Evaluator
-from gradience.evaluate.forecast import margins_of
+from gradience.evaluate.forecast import forecast_evaluation, margins_of
 from gradience.evaluate.inputs import Request, read_inputs
 from gradience.progress import Watcher
 from gradience.tasks.user_code import allowing
@@ -355,3 +355,40 @@ def test_rows_that_nothing_reads_say_what_they_hold(prepared, tmp_path, content,
     (tmp_path / "rows.jsonl").write_text(content)
     with pytest.raises(InputError, match=words):
         evaluate(prepared, "reference", data=tmp_path / "rows.jsonl")
+
+
+def test_multiple_choice_and_conversations_are_evaluated_as_rows_too(causal, tmp_path):
+    choices = [
+        {"prompt": f"{place} is", "choices": ["good", "bad", "plot"], "answer": place % 3}
+        for place in range(8)
+    ]
+    turns = [("user", "a film"), ("assistant", "good"), ("user", "a plot"), ("assistant", "bad")]
+    chats = [
+        {"messages": [{"role": role, "content": f"{text} {place}"} for role, text in turns]}
+        for place in range(8)
+    ]
+    for name, rows in (("choices", choices), ("chats", chats)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shutil.copytree(causal / "base", tmp_path / "base")
+    tokenizer = data.tiny_bench.tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }} {% if m.role == 'assistant' %}[END] {% endif %}{% endfor %}"
+    )
+    tokenizer.save_pretrained(tmp_path / "base")
+    for name, task in (("choices", "jsonl"), ("chats", "chat")):
+        report = evaluate_adapters(
+            [causal / "reference", causal / "other"], base_model=tmp_path / "base",
+            data=tmp_path / f"{name}.jsonl", device="cpu", max_new_tokens=3,
+        )  # fmt: skip
+        assert (report.task, report.examples) == (task, 8)  # of a conversation its last turn alone
+        assert report.candidates[0].grade in ("B", "C", "D")
+        assert report.candidates[0].change.kl_mean > 0
+        assert (report.adapters[0].cut_off is None) == (name == "choices")
+        inputs = read_inputs(
+            Request(
+                adapters=(causal / "reference",),
+                base_model=str(tmp_path / "base"),
+                data=tmp_path / f"{name}.jsonl",
+            )
+        )
+        assert all(time.evaluation > 0 for time in forecast_evaluation(inputs).times)
