@@ -64,7 +64,8 @@ def package(tmp_path, monkeypatch):
 
 
 def write_config(path: Path, profile: str, base: str = "embedded:smollm2") -> Path:
-    task = {"profile": profile, "options": {"size": 120}, "eval_samples": 4, "probe_gate": {"min_value": 0}}
+    gate = {"min_value": 0, "above_base": None}
+    task = {"profile": profile, "options": {"size": 120}, "eval_samples": 4, "probe_gate": gate}
     path.write_text(
         json.dumps(
             {
