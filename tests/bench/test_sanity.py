@@ -104,7 +104,7 @@ def test_a_control_s_row_never_says_pass(name: str, lost: int, shown: str) -> No
     texts = (bench_text(run, width=200), aggregate_text(report, width=200))
     for text in (*texts, to_markdown(run), to_markdown(report)):
         rows = rows_of(name, text)
-        assert shown in rows[0]
+        assert any(shown in row for row in rows)
         assert not any(status in row for status in ("PASS", "FAIL") for row in rows)
 
 
