@@ -51,7 +51,7 @@ def check_protocol(
             "data.task": planned["task"],
             "data.splits": planned["splits"],
             "data.eval_role": planned["eval_role"],
-            "variants": [*planned["tests"], *planned["controls"]],
+            "variants": [*planned["tests"], *_rungs(planned), *planned["controls"]],
         }
         for field, value in expected.items():
             there = _at(result, field)
@@ -60,6 +60,11 @@ def check_protocol(
             if there != value:
                 findings.mismatch(file, f"{there}; in plan.json {value}", field)
         _check_config(folder, planned, result, file, findings)
+
+
+def _rungs(planned: Values) -> list[str]:
+    """The results of the ladder, in the plan's order."""
+    return planned["ladder"]["names"] if planned["ladder"] else []
 
 
 def _check_config(folder: Path, planned: Values, result: Values, file: str, findings: Findings) -> None:
