@@ -324,7 +324,7 @@ def test_the_summary_over_scales(runs, capsys):
     assert [line.split()[0] for line in lines[1:]] == [
         "mistralai/Mistral-7B-v0.1", "embedded:minilm", "mistralai/Mistral-7B-v0.1",
     ]  # fmt: skip
-    assert lines[2].endswith("smoke, no evidence")
+    assert lines[2].rstrip(" –").endswith("smoke, no evidence")
     assert "22.7 M" in lines[2]
     assert "7.2 B" in lines[1]
     assert len(read_results([runs / "smoke"])) == 1
