@@ -140,7 +140,7 @@ class BenchAggregate(Report):
 
     >>> together = BenchAggregate.read("bench_aggregate.json")
     >>> together.status, together.planned_seeds
-    ('PASS', (42, 123, 456))
+    ('PASS', (42, 123, 456, 789, 1011))
     """
 
     row_field: ClassVar[str] = "variants"

@@ -92,7 +92,7 @@ def seen_in(together: BenchAggregate) -> Iterator[Assumed]:
 
 
 def _seen_of(variant: VariantSummary) -> Iterator[Assumed]:
-    rows = [row for row in variant.seeds if row.n and row.same_as is None]
+    rows = [row for row in variant.seeds if row.n]
     pairs = [((row.only_probe_correct or 0), (row.only_variant_correct or 0), row.n or 0) for row in rows]
     examples = sum(n for _, _, n in pairs)
     # None of N differ: a share of 3/N would have shown one with a chance of 95 %.
