@@ -24,7 +24,9 @@ def export(
     to: Annotated[
         Format,
         typer.Option(
-            "--to", help="eee: Every Eval Ever 0.3.0, JSON and JSONL; hub: YAML for .eval_results/."
+            "--to",
+            metavar="FORMAT",
+            help="eee: Every Eval Ever 0.3.0, JSON and JSONL; hub: YAML for .eval_results/.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder to write to.")],
@@ -35,7 +37,7 @@ def export(
         ),
     ] = None,
 ) -> int:
-    """Write the results of a run in a format that others read. Nothing is uploaded.
+    """Write the results of a run as others read them.
 
     Examples:
 

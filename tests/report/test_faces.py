@@ -20,6 +20,7 @@ from gradience.artifacts.evaluation import EvaluationForecast, EvaluationReport
 from gradience.artifacts.forecast import BenchForecast
 from gradience.artifacts.power import PowerReport
 from gradience.artifacts.report import Report
+from gradience.artifacts.verification import Verification
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.check import check_configs
 from gradience.cli.schema import ArtifactName
@@ -43,7 +44,12 @@ SAMPLES = {
     "MonitorReport": lambda: monitor_runs(sorted(RUNS.glob("*.jsonl"))),
 }
 
-PLANS = (BenchForecast.__name__, EvaluationForecast.__name__, PowerReport.__name__)
+COMMAND_LINE_ONLY = (
+    BenchForecast.__name__,
+    EvaluationForecast.__name__,
+    PowerReport.__name__,
+    Verification.__name__,
+)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -101,7 +107,7 @@ def test_no_findings_are_no_rows_of_the_same_columns():
 
 def test_every_report_has_a_document_and_rows():
     reports = {kind.__name__ for kind in Report.__subclasses__()}
-    assert reports == set(DOCUMENTS) == {*SAMPLES, *PLANS}
+    assert reports == set(DOCUMENTS) == {*SAMPLES, *COMMAND_LINE_ONLY}
     assert all(kind.row_field in kind.model_fields for kind in Report.__subclasses__())
     assert set(DOCUMENTS) <= {artifact.model for artifact in ArtifactName}
     assert all(callable(resolve_name(f"gradience.report.{place}")) for place in DOCUMENTS.values())

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-UNCOUNTED = ("runtime", "run_type", "bench_version")
-"""Sections of a config that change no number: the machine, and labels."""
+UNCOUNTED = ("runtime", "run_type", "bench_version", "task.folder")
+"""What changes no number in a config: the machine, labels, and where paths start."""
 
 
 class Difference(NamedTuple):
@@ -26,7 +26,7 @@ def differences(
     [Difference(key='train.lr', a=0.0001, b=0.0002)]
     """
     left, right = dict(_flat(a)), dict(_flat(b))
-    keys = (key for key in sorted({*left, *right}) if key.partition(".")[0] not in ignored)
+    keys = (key for key in sorted({*left, *right}) if not {key, key.partition(".")[0]} & set(ignored))
     return [Difference(key, left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)]
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.artifacts.shared_names import given_text
-from gradience.bench.verdict.folders import aggregate_folders, find_benches
+from gradience.bench.verdict.folders import AGGREGATE, DOCUMENT, aggregate_folders, find_benches
 from gradience.bench.verify.verify import verify_run
 from gradience.errors import InputError
 from gradience.words import counted
 
 NOTHING = ("not-a-run", "nothing-to-verify")
+MADE_AGAIN = (AGGREGATE, DOCUMENT)
+"""An aggregate in the folder may be older than its seeds: a new one is made of them."""
 
 
 def aggregate_checked(folders: Sequence[Path], *, command: str = "") -> BenchAggregate:
@@ -21,7 +24,8 @@ def aggregate_checked(folders: Sequence[Path], *, command: str = "") -> BenchAgg
     What its own records and digests contradict is refused; a result that has none beside it is taken as it stands, and
     a note says so. Raises InputError (`bench-altered`), and what `aggregate_folders` raises.
     """
-    find_benches(folders)  # first: whether there is anything at all
+    for path in find_benches(folders):  # first: whether there is anything at all, and can be read
+        Bench.read(path)
     unchecked = [name for folder in folders for name in _unchecked(folder)]
     notes = (
         [f"nothing to check the counts of {', '.join(unchecked)} by: no records beside the result"]
@@ -40,8 +44,9 @@ def _unchecked(folder: Path) -> list[str]:
         if error.code not in NOTHING:
             raise
         return [given_text(folder)]
-    if verification.mismatches:
-        first, count = verification.mismatches[0], len(verification.mismatches)
+    wrong = [one for one in verification.mismatches if one.file not in MADE_AGAIN]
+    if wrong:
+        first, count = wrong[0], len(wrong)
         where = f"{given_text(place)}/{first.file}" + (f": {first.field}" if first.field else "")
         rest = f" (and {counted(count - 1, 'other mismatch', 'other mismatches')})" if count > 1 else ""
         raise InputError(
