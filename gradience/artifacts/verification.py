@@ -36,6 +36,30 @@ class VerificationMismatch(Part):
     what: str
 
 
+class DifferingAnswer(Part):
+    """An example that was answered otherwise when it was answered again."""
+
+    id: str
+    recorded: str
+    """The output, or the label or choice by its number."""
+    again: str
+    recorded_correct: bool
+    again_correct: bool
+
+
+class RegeneratedAnswers(Part):
+    """A sample of one evaluation's examples, answered again by its adapter."""
+
+    file: str
+    """The records, inside the folder."""
+    examples: int
+    equal: int
+    """Outputs, labels or choices that are exactly those recorded."""
+    differing: tuple[DifferingAnswer, ...]
+    undecidable: str
+    """Why a difference shows nothing (another machine, half precision); empty where it is a mismatch."""
+
+
 class Verification(Report):
     """`gradience bench verify --json`.
 
@@ -63,4 +87,6 @@ class Verification(Report):
     mismatches: tuple[VerificationMismatch, ...]
     not_verified: tuple[str, ...]
     """What this verification cannot or did not see, and what would."""
+    regenerated: tuple[RegeneratedAnswers, ...] | None = None
+    """What was answered again, for each adapter whose weights are there; null without `--regenerate`."""
     run: RunInfo

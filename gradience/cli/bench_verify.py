@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,16 @@ def verify(
             "--allow-code", help="Let the run's own task mark its answers (also: GRADIENCE_ALLOW_CODE=1)."
         ),
     ] = False,
+    regenerate: Annotated[
+        int | None,
+        typer.Option(
+            "--regenerate",
+            metavar="K",
+            min=1,
+            help="Also let every adapter whose weights are there answer K examples again, or a few more: whole batches."
+            " Needs the model, the data and PyTorch.",
+        ),
+    ] = None,
     attest: Annotated[
         bool,
         typer.Option(
@@ -38,7 +49,7 @@ def verify(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the verification as JSON.")] = False,
 ) -> int:
-    """Check a finished run, without a model and without PyTorch.
+    """Check a finished run, without a model and without PyTorch (but with --regenerate).
 
     Digests, scores of the stored answers, counts, verdicts, aggregate and pages are made again and compared; what
     cannot be verified so is listed. Exit codes: 0 nothing disagrees, 1 something does.
@@ -48,6 +59,8 @@ def verify(
       gradience bench verify runs/mine
 
       gradience bench verify runs/mine --root 5e2dad3437c42908dacc05164a5c6fa313983eef2258ffe9ef34b4997834ae43
+
+      gradience bench verify runs/mine --regenerate 16
     """
     from gradience.bench.verify.attest import write_attestation
     from gradience.bench.verify.verify import verify_run
@@ -55,8 +68,13 @@ def verify(
     from gradience.report.verification import verification_text
     from gradience.tasks.user_code import allowing
 
+    again = None
+    if regenerate is not None:
+        from gradience.bench.verify.regenerate import regenerated
+
+        again = partial(regenerated, least=regenerate)
     with allowing(allow_code):
-        report = verify_run(folder, root=root, page_of=to_markdown, command=command_line())
+        report = verify_run(folder, root=root, page_of=to_markdown, regenerate=again, command=command_line())
     if json:
         print_json(report)
     else:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from gradience.artifacts.verification import Verification, VerificationCheck
+from collections.abc import Sequence
+
+from gradience.artifacts.verification import (
+    DifferingAnswer,
+    RegeneratedAnswers,
+    Verification,
+    VerificationCheck,
+)
+from gradience.errors import shortened
 from gradience.report import terminal
 from gradience.report.blocks import (
     Block,
@@ -18,8 +26,10 @@ from gradience.report.blocks import (
     Table,
     items,
 )
-from gradience.report.numbers import MISSING, plural
+from gradience.report.numbers import MISSING, count, plural
 
+QUOTED = 80
+"""Bytes of an answer on a screen."""
 SHOWN = 20
 """Mismatches on a screen; Markdown and JSON have all."""
 LEVELS = {
@@ -48,6 +58,8 @@ def verification_blocks(report: Verification, *, most: int | None = None) -> Doc
         if len(shown) < len(report.mismatches):
             left = len(report.mismatches) - len(shown)
             blocks.append(Paragraph(Span(f"… {plural(left, 'more')} in --json", "dim")))
+    if report.regenerated:
+        blocks += [Heading("Answered again"), *_regenerated(report.regenerated, most)]
     columns = [Column("check"), Column("level"), Column("result"), Column("what", wrap=True)]
     return [
         *blocks,
@@ -81,6 +93,39 @@ def _facts(report: Verification) -> list[tuple[str, Inline]]:
 def _mismatch(file: str, field: str, what: str) -> Note:
     return Note(
         "error", (Span(file, "name"), *((": ", Span(field, "name")) if field else ())), [Span(what, "name")]
+    )
+
+
+def _regenerated(answers: Sequence[RegeneratedAnswers], most: int | None) -> list[Block]:
+    """Counts for each evaluation, and the differences that are no mismatches: those are named above."""
+    columns = [
+        Column("records", wrap=True),
+        *(Column(name, ">") for name in ("examples", "equal", "differing")),
+    ]
+    rows: list[list[Inline]] = [
+        [Span(one.file, "name"), count(one.examples), count(one.equal), count(len(one.differing))]
+        for one in answers
+    ]
+    undecided = [
+        (Span(f"{one.file}, {each.id}", "name"), ": ", Span(_change(each), "name"))
+        for one in answers
+        if one.undecidable
+        for each in one.differing
+    ]
+    blocks: list[Block] = [Table(columns, rows)]
+    if undecided:
+        blocks.append(items(undecided[:most]))
+        if len(undecided) > len(undecided[:most]):
+            blocks.append(Paragraph(Span(f"… {plural(len(undecided) - SHOWN, 'more')} in --json", "dim")))
+    return blocks
+
+
+def _change(one: DifferingAnswer) -> str:
+    marks = {True: "correct", False: "wrong"}
+    recorded, again = shortened(one.recorded, QUOTED), shortened(one.again, QUOTED)
+    return (
+        f"{recorded!r} ({marks[one.recorded_correct]}) recorded, {again!r} ({marks[one.again_correct]}) when it is"
+        " answered again"
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from gradience.artifacts.records import ExamplesRun
 from gradience.artifacts.stage import MANIFEST
+from gradience.evaluate.numerics import numerics_differences
 from gradience.reading import MAX_DATA_BYTES, open_stream
 
 
@@ -28,21 +29,8 @@ def refuse_mixture(seed: Path, records: str, here: Mapping[str, Any]) -> None:
     for path in sorted(seed.glob(f"*/eval/{records}")):
         with open_stream(path, limit=MAX_DATA_BYTES) as file:
             run = ExamplesRun.model_validate_json(file.readline())
-        differences = _differences(run.model_dump(), here)
+        differences = numerics_differences(run.model_dump(), here)
         if differences and (path.parent / MANIFEST).is_file():
             elsewhere[path.parent] = differences
     if elsewhere:
         raise MadeElsewhere(list(elsewhere), next(iter(elsewhere.values())))
-
-
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """`torch 2.13.0, here 2.14.0; threads 1, here 2`, in words; empty where there is none."""
-    before, now = (
-        {"device": facts["device"], "threads": facts["threads"], **facts["versions"]}
-        for facts in (there, here)
-    )
-    return "; ".join(
-        f"{name} {before.get(name)}, here {now.get(name)}"
-        for name in {**before, **now}
-        if before.get(name) != now.get(name)
-    )

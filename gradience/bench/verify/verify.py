@@ -22,7 +22,7 @@ from gradience.artifacts.records import Evaluation
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.shared_names import path_text
-from gradience.artifacts.verification import Verification
+from gradience.artifacts.verification import RegeneratedAnswers, Verification
 from gradience.bench.arms.registry import control_of
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.verdict.aggregate import no_longer_passing
@@ -59,6 +59,8 @@ MADE_UP = (
     " published, and running its config again that its adapters answer so"
 )
 Page = Callable[[Report], str]
+Regenerate = Callable[[Path, str, Findings], tuple[RegeneratedAnswers, ...]]
+"""(folder of the run, the seed's folder inside it or nothing, findings) -> what was answered again."""
 
 
 @dataclass
@@ -77,12 +79,18 @@ class RunFolder:
 
 
 def verify_run(
-    folder: Path, *, root: str | None = None, page_of: Page | None = None, command: str = ""
+    folder: Path,
+    *,
+    root: str | None = None,
+    page_of: Page | None = None,
+    regenerate: Regenerate | None = None,
+    command: str = "",
 ) -> Verification:
     """Verify the run in `folder`, or the one seed of it that lies there.
 
     root: sha256 that its digests.json must have. page_of: what renders a result as Markdown; without it pages are not
-    compared. Raises InputError (`not-a-run`, `nothing-to-verify`) where there is nothing that could be verified.
+    compared. regenerate: what answers examples again; it needs the model, and nothing else here does.
+    Raises InputError (`not-a-run`, `nothing-to-verify`) where there is nothing that could be verified.
     """
     watch = Stopwatch(command)
     run = _opened(folder)
@@ -95,6 +103,7 @@ def verify_run(
             code="nothing-to-verify",
             hint="unpack what was published beside it, or name the folder that `gradience bench run` wrote",
         )
+    regenerated = regenerate(run.folder, run.only, findings) if regenerate is not None else None
     if root is None:
         findings.gap("that this is the folder that was published: give its --root")
     findings.gap(MADE_UP)
@@ -109,6 +118,7 @@ def verify_run(
         checks=tuple(findings.checks),
         mismatches=tuple(findings.mismatches),
         not_verified=tuple(findings.gaps),
+        regenerated=regenerated,
         run=watch.run_info(),
     )
 

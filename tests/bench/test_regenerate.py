@@ -1,0 +1,253 @@
+"""`bench verify --regenerate K`: the adapters are asked again, and what they answer otherwise is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from bench_process import write_inputs
+from test_verify import SECTIONS, edit, forge
+from tiny_bench import Watcher, llama, sentences, sums
+
+from gradience.artifacts.records import read_records
+from gradience.artifacts.verification import Verification
+from gradience.bench.config.load import load_config
+from gradience.bench.run.bench import run_bench
+from gradience.bench.verify.regenerate import drawn, regenerated, undecidable
+from gradience.bench.verify.verify import verify_run
+from gradience.cli.app import run
+from gradience.digests import sha256_file
+from gradience.evaluate.examples import fixed_batches
+from gradience.report.faces import to_markdown
+from gradience.report.verification import verification_text
+
+SHORT = {"max_steps": 3, "per_device_train_batch_size": 4, "per_device_eval_batch_size": 8}
+RUNTIME = {"device": "cpu", "threads": 1, "keep_adapters": "all"}
+
+
+def classifier(inputs: Path) -> Path:
+    return write_inputs(
+        inputs,
+        **SECTIONS | {"train": SECTIONS["train"] | SHORT, "runtime": RUNTIME},
+    )
+
+
+def causal(inputs: Path) -> Path:
+    """Most answers are 7, which a probe learns and its base does not know, so that both are asked, and a variant."""
+    rows = [
+        {"prompt": f"{a} {b} =", "completion": " 7" if (a + b) % 4 else " 3"}
+        for a in range(10)
+        for b in range(10)
+    ]
+    (inputs / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    values = {
+        "model": {"name": str(llama(inputs / "base")), "type": "causal_lm"},
+        "task": {
+            "profile": "jsonl",
+            "options": {"file": str(inputs / "rows.jsonl")},
+            "eval_samples": 20,
+            "generation": {"max_new_tokens": 4},
+            "probe_gate": {"min_value": 0, "above_base": 0},
+        },
+        "lora": {"probe_r": 4, "alpha": 8, "target_modules": ["q_proj", "v_proj"]},
+        "train": SHORT | {"lr": 3e-2, "max_steps": 30},
+        "compression": {"variants": ["uniform_r2"], "controls": []},
+        "runtime": RUNTIME,
+    }
+    path = inputs / "config.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module", params=[classifier, causal])
+def ended(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("ended") / "mine"
+    config = load_config(request.param(tmp_path_factory.mktemp("inputs")))
+    run_bench(config, output, Watcher(), page_of=to_markdown)
+    return output
+
+
+@pytest.fixture
+def copy(ended: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(ended, tmp_path / "mine"))
+
+
+def again(folder: Path, least: int = 10) -> Verification:
+    return verify_run(folder, page_of=to_markdown, regenerate=partial(regenerated, least=least))
+
+
+def records_of(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("answers.records.jsonl"))
+
+
+def change_rows(path: Path, change: Callable[[dict[str, Any]], object], *, header: bool = False) -> None:
+    """Change the records in a file, or its header."""
+    first, *rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    for values in [first] if header else rows:
+        change(values)
+    path.write_text("".join(json.dumps(values) + "\n" for values in [first, *rows]), encoding="utf-8")
+
+
+def answer_otherwise(row: dict[str, Any]) -> None:
+    """Another answer, marked as the task marks it; a wrong output becomes another wrong output."""
+    if "logits" in row:
+        row["logits"].reverse()
+        row["predicted"] = 1 - row["predicted"]
+        row["correct"] = not row["correct"]
+    elif not row["correct"]:
+        row["output"] = "plot"
+        row["answers"] = dict.fromkeys(row["answers"], "plot")
+        row["extracted"] = "plot"
+
+
+def forge_all(folder: Path) -> None:
+    """Make the digests of records in every result, every manifest and digests.json again."""
+    for result in folder.rglob("bench.json"):
+
+        def renew(values: dict[str, Any], place: Path = result.parent) -> None:
+            measured = [values["probe"], *(one["measures"] for one in values["variants"])]
+            for one in filter(None, measured):
+                one["records_sha256"] = sha256_file(place / one["records"])
+
+        edit(result, renew)
+    forge(folder)
+
+
+def test_what_nobody_touched_is_answered_so_again(ended: Path) -> None:
+    report = again(ended)
+    assert not report.mismatches
+    assert report.level == "L3"
+    assert report.regenerated is not None
+    evaluations = [str(path.relative_to(ended)) for path in records_of(ended)]
+    assert {one.file for one in report.regenerated} == set(evaluations)
+    assert {one.examples for one in report.regenerated} <= set(range(10, 18))
+    assert all(one.equal == one.examples and not one.undecidable for one in report.regenerated)
+
+
+def test_an_answer_that_was_edited_with_all_digests_is_named(copy: Path) -> None:
+    path = copy / next(one for one in records_of(copy) if one.parts[-3] == "probe").relative_to(copy)
+    change_rows(path, answer_otherwise)
+    forge_all(copy)
+    file = str(path.relative_to(copy))
+    report = again(copy, 10_000)
+    named = [one for one in report.mismatches if "answered again" in one.what]
+    assert {one.file for one in named} == {file}
+    assert report.level is None
+    assert report.regenerated is not None
+    (probe,) = (one for one in report.regenerated if one.file == file)
+    assert len(probe.differing) == len(named) == probe.examples - probe.equal > 0
+    assert all(one.equal == one.examples for one in report.regenerated if one.file != file)
+
+
+def labels(path: Path) -> bool:
+    return '"kind":"classification"' in path.read_text(encoding="utf-8").replace(" ", "").partition("\n")[0]
+
+
+def test_an_edited_run_that_agrees_with_itself_is_told_by_its_adapter_alone(copy: Path) -> None:
+    """Of a label its count tells as well, without a model."""
+    path = next(one for one in records_of(copy) if one.parts[-3] == "probe")
+    change_rows(path, answer_otherwise)
+    forge_all(copy)
+    without = verify_run(copy, page_of=to_markdown)
+    assert (without.level, without.regenerated) == (None if labels(path) else "L2", None)
+    assert not again(copy, 10_000).verified
+
+
+def test_on_another_machine_a_difference_is_counted_and_no_mismatch(copy: Path) -> None:
+    for path in copy.rglob("*.records.jsonl"):
+        change_rows(path, lambda header: header["versions"].update(torch="1.0"), header=True)
+    forge_all(copy)
+    assert again(copy).level == "L3"  # equal answers are equal wherever they were made
+    path = next(one for one in records_of(copy) if one.parts[-3] == "probe")
+    change_rows(path, answer_otherwise)
+    forge_all(copy)
+    report = again(copy, 10_000)
+    assert not any("answered again" in one.what for one in report.mismatches)
+    assert report.level == (None if labels(path) else "L2")
+    assert [one.result for one in report.checks if one.level == "L3"] == ["not done"]
+    assert any("not decidable: torch 1.0, here" in gap for gap in report.not_verified)
+    assert "answered again" in verification_text(report, width=200)
+
+
+def test_half_precision_and_packed_bases_decide_nothing(ended: Path) -> None:
+    header = read_records(records_of(ended)[0]).run
+    here = header.model_dump()
+    assert undecidable(header, here) == ""
+    assert undecidable(header.model_copy(update={"dtype": "bfloat16"}), here) == "computed in bfloat16"
+    assert undecidable(header.model_copy(update={"quantization": "nf4"}), here) == "computed in nf4"
+    assert undecidable(header, here | {"device": "another"}) == f"device {header.device}, here another"
+
+
+def test_another_gold_answer_than_the_tasks_is_named(copy: Path) -> None:
+    path = next(one for one in records_of(copy) if one.parts[-3] == "probe")
+    change_rows(
+        path, lambda row: row.update({"label": 1 - row["label"]} if "label" in row else {"answer": "5"})
+    )
+    assert any("than the task's" in one.what for one in again(copy).mismatches)
+
+
+def test_weights_that_are_not_there_are_said(copy: Path) -> None:
+    for weights in copy.rglob("adapter_model.safetensors"):
+        if "probe" not in weights.parts:
+            weights.unlink()
+    report = again(copy)
+    assert report.level == "L3"
+    assert report.regenerated is not None
+    assert {Path(one.file).parts[-3] for one in report.regenerated} <= {"probe", "base"}
+    assert sum("not regenerated: the adapter's weights" in gap for gap in report.not_verified) > 0
+    for weights in copy.rglob("adapter_model.safetensors"):
+        weights.unlink()
+    shutil.rmtree(copy / "base", ignore_errors=True)
+    report = again(copy)
+    assert report.regenerated == ()
+    assert [one.result for one in report.checks if one.level == "L3"] == ["not done"]
+
+
+def test_other_data_are_not_asked(copy: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load((copy / "config.yaml").read_text(encoding="utf-8"))
+    rows = Path(values["task"]["options"]["file"])
+    other = tmp_path / rows.name
+    lines = rows.read_text(encoding="utf-8").splitlines(keepends=True)
+    other.write_text("".join(lines[: len(lines) * 3 // 4]), encoding="utf-8")
+    values["task"]["options"]["file"] = str(other)
+    (copy / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    forge(copy)
+    report = again(copy)
+    assert report.regenerated == ()
+    (check,) = (one for one in report.checks if one.level == "L3")
+    assert (check.result, "other data" in check.what) == ("not done", True)
+
+
+def test_the_command_line_tells_what_was_answered_again(
+    ended: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["bench", "verify", str(ended), "--regenerate", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "Verified, L3" in said
+    assert "Answered again" in said
+    assert run(["bench", "verify", str(ended), "--regenerate", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["regenerated"]
+
+
+@pytest.mark.parametrize("least", [1, 5, 9, 1000])
+@pytest.mark.parametrize("make", [sentences, sums])
+def test_what_is_drawn_is_batched_as_it_was(make: Callable[[], Any], least: int) -> None:
+    """An answer may depend on what else is in its batch."""
+    task = make()
+    examples = task.examples.of("train")
+    sample = drawn(task, examples, 8, least)
+    assert min(least, len(examples)) <= len(sample) < least + 8
+
+    def batches(some: Any) -> list[list[str]]:
+        texts = [one.text if hasattr(one, "text") else one.prompt for one in some]
+        return [[some[place].id for place in batch] for batch in fixed_batches(texts, 8)]
+
+    whole = batches(examples)
+    assert all(batch in whole for batch in batches(sample))
+    assert sample == drawn(task, examples, 8, least)
