@@ -39,7 +39,8 @@ def ladder_section(ladder: Ladder, rungs: Sequence[Result]) -> list[Block]:
     legend = (
         "Truncations of the probe, tested from the top until one is not shown to be safe: its bound must lie above"
         f" −{exact_text(100 * ladder.margin)} points, with 95 % confidence. What stands below is not tested; its"
-        " numbers are exploratory."
+        " numbers are exploratory. So is a training at the rank found: it was not planned, and nothing here is about"
+        " it."
     )
     sentence = f"{ladder.sentence[0].upper()}{ladder.sentence[1:]}."
     return [
