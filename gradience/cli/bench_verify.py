@@ -49,10 +49,11 @@ def verify(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the verification as JSON.")] = False,
 ) -> int:
-    """Check a finished run, without a model and without PyTorch (but with --regenerate).
+    """Check a finished run, without a model and without PyTorch.
 
     Digests, scores of the stored answers, counts, verdicts, aggregate and pages are made again and compared; what
-    cannot be verified so is listed. Exit codes: 0 nothing disagrees, 1 something does.
+    cannot be verified so is listed. Only --regenerate needs the model. Exit codes: 0 nothing disagrees, 1 something
+    does.
 
     Examples:
 
