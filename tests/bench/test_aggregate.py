@@ -367,3 +367,12 @@ def test_the_training_that_was_saved_is_said():
     assert any(
         "was not trained on seed 123, 456, since it could no longer pass" in note for note in report.notes
     )
+
+
+def test_a_shared_aggregate_names_no_folder_above_the_runs(runs, tmp_path):
+    folders = [str(tmp_path / f"run{seed}") for seed in (42, 123, 456)]
+    run(["bench", "aggregate", *folders, "--output", str(tmp_path / "again"), "--quiet"])
+    for name in ("bench_aggregate.json", "bench_aggregate.md"):
+        text = (tmp_path / "again" / name).read_text(encoding="utf-8")
+        assert "no records beside the result" in text
+        assert str(tmp_path) not in text.replace("\\", "")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.artifacts.shared_names import given_text
+from gradience.artifacts.shared_names import given_text, path_text
 from gradience.bench.verdict.folders import AGGREGATE, DOCUMENT, aggregate_folders, find_benches
 from gradience.bench.verify.verify import verify_run
 from gradience.errors import InputError
@@ -43,7 +43,7 @@ def _unchecked(folder: Path) -> list[str]:
     except InputError as error:
         if error.code not in NOTHING:
             raise
-        return [given_text(folder)]
+        return [path_text(folder)]
     wrong = [one for one in verification.mismatches if one.file not in MADE_AGAIN]
     if wrong:
         first, count = wrong[0], len(wrong)
