@@ -62,7 +62,8 @@ def evaluate_adapters(
     adapters: folders of LoRA adapters; the first is the reference.
     base_model: a folder, a name on the hub, or embedded:minilm; by default what the reference's config names.
     data: a file of examples (CSV, TSV or JSON lines), every row of which is evaluated.
-    task, options: a task by its name, with its options, in place of data or to say how data are read.
+    task: a task by its name, in place of data or to say how data are read.
+    options: the options of the task.
     output: the folder for evaluation.json and the records; with the same folder an interrupted evaluation resumes.
     margin: the loss that must be excluded, as a share: 0.025 is 2.5 points.
     with_base: the base without an adapter as well; of a classifier the reference's head on the base's own features.
@@ -71,7 +72,10 @@ def evaluate_adapters(
     batch_size: examples that are answered together.
     max_length: tokens of a text to label that are read; 512 by default.
     max_new_tokens: of an answer in free text; by default what the task says.
-    dtype, quantization, revision, device: of the base, as in a config of Bench.
+    dtype: of the base, as in a config of Bench; so are the next three.
+    quantization: of the base.
+    revision: of the base on the hub.
+    device: where the base is.
     watcher: told of each stage and batch.
 
     Raises InputError where adapters, data or base cannot be used, UsageError for what makes no sense together,

@@ -39,11 +39,11 @@ def compare_logs(
     >>> report.grade, report.n, round(report.low, 4), round(report.high, 4)
     ('B', 2186, -0.0029, 0.004)
 
-    a: the reference: samples of lm-eval, a log of Inspect, a record of Every Eval Ever, or a CSV, TSV or JSON lines
-    with `id` and `score`.
+    a: the reference: a log of lm-eval, Inspect or Every Eval Ever, or a table (CSV, JSON lines) with `id` and `score`.
     b: the candidate, of the same kind.
     margin: how much worse B may be, in the score's units; 0.025 for scores between 0 and 1 of which more is better.
-    metric, filter: which score, where a log has several.
+    metric: which score, where a log has several.
+    filter: which way of finding the answer, where a log has several.
     lower_is_better: None for what the logs say; more is better where they say nothing.
     flips: how many examples that B lost, and that it gained, the report holds.
 
