@@ -14,7 +14,7 @@ from gradience.cli.bench_power import power
 from gradience.cli.bench_run import run, say_root
 from gradience.cli.bench_verify import verify
 from gradience.cli.help import Group, Verb
-from gradience.cli.output import command_line, print_json, print_screen
+from gradience.cli.output import command_line, print_result, print_screen
 
 bench = typer.Typer(
     name="bench",
@@ -82,10 +82,7 @@ def aggregate(
         write_whole(output / DOCUMENT, [to_markdown(report).encode()])
         # a folder of its own holds nothing else that is ours; that of a run is listed as a whole
         say_root(output, write_digests(output, None if (output / PLAN).is_file() else (AGGREGATE, DOCUMENT)))
-    if json:
-        print_json(report)
-    elif not quiet:
-        print_screen(aggregate_text, report)
+    print_result(aggregate_text, report, as_json=json, quiet=quiet)
     return ended(report, require_grade)
 
 

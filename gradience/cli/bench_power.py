@@ -10,7 +10,7 @@ import typer
 
 from gradience.cli.bench_configs import complete_config
 from gradience.cli.console import show_note
-from gradience.cli.output import print_json, print_screen
+from gradience.cli.output import print_result
 
 if TYPE_CHECKING:
     from gradience.artifacts.power import PowerReport
@@ -108,10 +108,7 @@ def power(
         report = report_of_numbers(n or 0, seeds or DEFAULT_SEEDS, _share_of(margin), assumed or plausible())
     else:
         report = _of_config(config, overrides or [], n, seeds, margin, assumed)
-    if json:
-        print_json(report)
-    else:
-        print_screen(power_text, report)
+    print_result(power_text, report, as_json=json)
 
 
 def _of_config(

@@ -12,7 +12,7 @@ from gradience.cli.bench_codes import Required, RequireGrade, ended
 from gradience.cli.bench_configs import complete_config
 from gradience.cli.console import show_note
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.output import command_line, print_json, print_screen
+from gradience.cli.output import command_line, print_result
 from gradience.words import noun
 
 if TYPE_CHECKING:
@@ -108,11 +108,7 @@ def _show_plan(config: BenchConfig, *, as_json: bool) -> int:
     need_libraries()
     from gradience.bench.plan.forecast import forecast
 
-    expected = forecast(config)
-    if as_json:
-        print_json(expected)
-    else:
-        print_screen(forecast_text, expected)
+    print_result(forecast_text, forecast(config), as_json=as_json)
     return ExitCode.DONE
 
 
@@ -134,10 +130,8 @@ def _run(
         say_root(output, root)
     missing = [row.seed for row in together.seeds if row.source is None] if together else []
     result = benches[-1] if missing or together is None else together
-    if as_json:
-        print_json(result)
-    else:
-        print_screen(bench_text if result is benches[-1] else aggregate_text, result)
+    print_result(bench_text if result is benches[-1] else aggregate_text, result, as_json=as_json)
+    if not as_json:
         name = "bench_aggregate" if together else "bench"
         print(f"written: {output / name}.json, {name}.md", file=sys.stderr)
     if not missing:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.output import command_line, print_json, print_screen
+from gradience.cli.output import command_line, print_result
 
 
 def verify(
@@ -76,10 +76,7 @@ def verify(
         again = partial(regenerated, least=regenerate)
     with allowing(allow_code):
         report = verify_run(folder, root=root, page_of=to_markdown, regenerate=again, command=command_line())
-    if json:
-        print_json(report)
-    else:
-        print_screen(verification_text, report)
+    print_result(verification_text, report, as_json=json)
     if attest and report.verified:
         for path in write_attestation(folder, report):
             print(f"written: {path}", file=sys.stderr)

@@ -9,7 +9,7 @@ import typer
 
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.options import ReportAsJson, one_of
-from gradience.cli.output import print_json, print_screen
+from gradience.cli.output import print_result
 
 
 def _tasks() -> tuple[str, ...]:
@@ -109,9 +109,6 @@ def check(
         base_config=base_config,
         completion_tokens=completion_tokens,
     )
-    if json:
-        print_json(report)
-    else:
-        print_screen(check_text, report, verbose=verbose)
+    print_result(check_text, report, as_json=json, verbose=verbose)
     errors = any(finding.severity == "error" for finding in report.findings)
     return ExitCode.GATE_FAILED if errors else ExitCode.DONE

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gradience.cli.options import Layers, MaxMemory, Quiet, bytes_of
-from gradience.cli.output import command_line, print_json, print_screen
+from gradience.cli.output import command_line, print_result
 from gradience.cli.progress import ProgressBar
 
 
@@ -52,7 +52,4 @@ def compare(
             progress=progress,
             command=command_line(),
         )
-    if json:
-        print_json(report)
-    elif not quiet:
-        print_screen(comparison_text, report, layers=layers)
+    print_result(comparison_text, report, as_json=json, quiet=quiet, layers=layers)

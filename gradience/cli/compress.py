@@ -9,7 +9,7 @@ import typer
 
 from gradience.artifacts.encodings import ENCODING_NAMES
 from gradience.cli.options import AdapterName, Layers, MaxMemory, Quiet, allowed_ranks_of, bytes_of, one_of
-from gradience.cli.output import command_line, print_json, print_screen
+from gradience.cli.output import command_line, print_result
 from gradience.cli.progress import ProgressBar
 from gradience.errors import UsageError
 
@@ -243,7 +243,4 @@ def _show(artifact: CompressionPlan | CompressionReport, *, layers: bool, json: 
     """The artifact as JSON, or the screen that is made from it."""
     from gradience.report.compression import compression_text
 
-    if json:
-        print_json(artifact)
-    elif not quiet:
-        print_screen(compression_text, artifact, layers=layers)
+    print_result(compression_text, artifact, as_json=json, quiet=quiet, layers=layers)

@@ -11,7 +11,7 @@ import typer
 
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.options import Quiet, ReportAsJson
-from gradience.cli.output import command_line, print_json, print_screen
+from gradience.cli.output import command_line, print_result
 from gradience.errors import UsageError
 
 if TYPE_CHECKING:
@@ -222,11 +222,7 @@ def _forecast(inputs: Inputs, *, as_json: bool) -> int:
     need_libraries()
     from gradience.evaluate.forecast import forecast_evaluation
 
-    expected = forecast_evaluation(inputs)
-    if as_json:
-        print_json(expected)
-    else:
-        print_screen(evaluation_forecast_text, expected)
+    print_result(evaluation_forecast_text, forecast_evaluation(inputs), as_json=as_json)
     return ExitCode.DONE
 
 
@@ -248,10 +244,7 @@ def _evaluate(inputs: Inputs, output: Path, *, as_json: bool, quiet: bool) -> in
         print(showable(len(inputs.examples), margins), file=beneath(sys.stderr), flush=True)
     with StageProgress(quiet=quiet) as watcher:
         report = run(inputs, output, watcher, page_of=to_markdown, command=command_line())
-    if as_json:
-        print_json(report)
-    elif not quiet:
-        print_screen(evaluation_text, report)
+    print_result(evaluation_text, report, as_json=as_json, quiet=quiet)
     if not quiet:
         print(f"written: {output / EVALUATION}, {DOCUMENT}", file=beneath(sys.stderr))
     return code_of(report)

@@ -10,7 +10,7 @@ import typer
 
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.options import Quiet, ReportAsJson
-from gradience.cli.output import command_line, print_json, print_screen
+from gradience.cli.output import command_line, print_result
 
 
 class Required(StrEnum):
@@ -77,10 +77,7 @@ def evidence(
         a, b, margin=margin, metric=metric, filter=filter, lower_is_better=lower_is_better or None, flips=flips,
         command=command_line(),
     )  # fmt: skip
-    if json:
-        print_json(report)
-    elif not quiet:
-        print_screen(evidence_text, report)
+    print_result(evidence_text, report, as_json=json, quiet=quiet)
     if require_grade is None or report.grade <= require_grade:
         return ExitCode.DONE
     return ExitCode.INCONCLUSIVE if report.grade == "C" else ExitCode.GATE_FAILED

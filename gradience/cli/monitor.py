@@ -14,7 +14,7 @@ import typer
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.follow import Screen, can_redraw
 from gradience.cli.options import ReportAsJson
-from gradience.cli.output import print_json, print_screen, screen
+from gradience.cli.output import print_result, screen
 from gradience.errors import UsageError
 
 if TYPE_CHECKING:
@@ -96,10 +96,7 @@ def monitor(
 def _print(report: MonitorReport, *, verbose: bool, json: bool) -> None:
     from gradience.report.monitor import monitor_text
 
-    if json:
-        print_json(report)
-    else:
-        print_screen(monitor_text, report, verbose=verbose)
+    print_result(monitor_text, report, as_json=json, verbose=verbose)
     sys.stdout.flush()
 
 

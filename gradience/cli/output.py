@@ -30,6 +30,16 @@ def print_screen(draw: Callable[..., str], content: Any, **options: Any) -> None
     print_text(screen(draw, content, **options))
 
 
+def print_result(
+    draw: Callable[..., str], artifact: Artifact, *, as_json: bool, quiet: bool = False, **options: Any
+) -> None:
+    """Print an artifact as JSON, or as the screen that `draw` makes of it; quiet leaves out the screen."""
+    if as_json:
+        print_json(artifact)
+    elif not quiet:
+        print_screen(draw, artifact, **options)
+
+
 def print_text(text: str) -> None:
     """Print on stdout; in plain ASCII where its encoding cannot hold the signs we draw with."""
     beneath(sys.stdout).write(drawable(text))
