@@ -37,9 +37,12 @@ class Answers:
 class Answering:
     """One base, and every adapter on it."""
 
-    def __init__(self, inputs: Inputs, output: Path | None, watcher: Watcher) -> None:
-        """output: the folder of the evaluation; None keeps nothing."""
+    def __init__(
+        self, inputs: Inputs, output: Path | None, watcher: Watcher, *, rows: int | None = None
+    ) -> None:
+        """output: the folder of the evaluation; None keeps nothing. rows: how many there will be at most."""
         request = inputs.request
+        self._rows = len(inputs.adapters) + request.with_base if rows is None else rows
         self.inputs, self.watcher = inputs, watcher
         self.kept = None if output is None else Kept(output / RECORDS, watcher.note)
         self.evaluator = Evaluator(
@@ -55,23 +58,32 @@ class Answering:
         self._number = 0
 
     def run(self) -> list[Answers]:
-        """Evaluate the reference, the candidates, and the base where that is wanted.
-
-        A candidate that cannot be evaluated is a row with its error; the reference raises.
-        """
+        """Evaluate the reference, the candidates, and the base where that is wanted."""
         inputs = self.inputs
         try:
-            reference = Answers(inputs.reference)
-            self._evaluate(reference)
-            rows = [reference, *(Answers(adapter) for adapter in inputs.adapters[1:])]
-            for row in rows[1:]:
-                self._attempt(row)
+            rows = [self.reference(), *map(self.candidate, inputs.adapters[1:])]
             if inputs.request.with_base:
                 rows.append(Answers(None))
                 self._evaluate(rows[-1])
             return rows
         finally:
-            self.evaluator.close()
+            self.close()
+
+    def reference(self) -> Answers:
+        """Evaluate the reference. Raises what keeps it from being evaluated."""
+        row = Answers(self.inputs.reference)
+        self._evaluate(row)
+        return row
+
+    def candidate(self, adapter: AdapterInput) -> Answers:
+        """Evaluate an adapter against the reference; one that cannot be evaluated is a row with its error."""
+        row = Answers(adapter)
+        self._attempt(row)
+        return row
+
+    def close(self) -> None:
+        """Free the memory of the base."""
+        self.evaluator.close()
 
     def _attempt(self, row: Answers) -> None:
         try:
@@ -133,8 +145,7 @@ class Answering:
         return evaluation
 
     def _stage(self, row: Answers, what: str) -> None:
-        rows = len(self.inputs.adapters) + self.inputs.request.with_base
-        stages = rows if self.inputs.classifies else 2 * rows - 1
+        stages = self._rows if self.inputs.classifies else 2 * self._rows - 1
         self._number += 1
         self.watcher.stage(f"{_file_name(row)}/{what}", self._number, stages)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -168,20 +169,34 @@ def _adapters(paths: Sequence[Path]) -> tuple[AdapterInput, ...]:
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """Return the last parts of each path, as few as tell all of them apart; none is the base's.
+    """Return a name for each path: its last part, and where several share that, the part before it in its place.
 
     >>> short_names([Path("/runs/r8"), Path("/runs/r4")])
     ['r8', 'r4']
-    >>> short_names([Path("/run/probe/adapter"), Path("/run/small/adapter")])
-    ['probe-adapter', 'small-adapter']
+    >>> short_names([Path("/run/probe/adapter"), Path("/run/small/adapter"), Path("/run/mine")])
+    ['probe', 'small', 'mine']
+
+    None is the base's; where single parts do not tell all apart, the last parts are joined.
     """
-    names: list[str] = []
-    for depth in range(1, max(len(path.parts) for path in paths) + 1):
-        names = ["-".join(part for part in path.parts[-depth:] if part != path.anchor) for path in paths]
-        lower = [name.casefold() for name in names]  # some disks know no difference
-        if len({*lower}) == len(lower) and BASE_ROW not in lower:
+    named = list(paths)
+    while all(path.name for path in named):
+        names = [path.name for path in named]
+        if _differ(names):
             return names
-    return [f"{place}-{name}" for place, name in enumerate(names, start=1)]
+        shared = Counter(map(str.casefold, names))
+        if BASE_ROW in shared:
+            break
+        named = [path.parent if shared[path.name.casefold()] > 1 else path for path in named]
+    for depth in range(2, max(len(path.parts) for path in paths) + 1):
+        names = ["-".join(part for part in path.parts[-depth:] if part != path.anchor) for path in paths]
+        if _differ(names):
+            return names
+    return [f"{place}-{path.name}" for place, path in enumerate(paths, start=1)]
+
+
+def _differ(names: Sequence[str]) -> bool:
+    lower = [name.casefold() for name in names]  # some disks know no difference
+    return len({*lower}) == len(lower) and BASE_ROW not in lower
 
 
 def _adapter(name: str, path: Path) -> AdapterInput:

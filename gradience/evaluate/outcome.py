@@ -17,7 +17,7 @@ from gradience.artifacts.evaluation import (
     OutputChange,
 )
 from gradience.artifacts.graded import Bounds, NextGrade, PairedEvidence
-from gradience.artifacts.records import Evaluation, ScoreRecord, count
+from gradience.artifacts.records import Evaluation, ExamplesRun, ScoreRecord, count
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.shared_names import path_text, sentence_text
 from gradience.evaluate.answering import Answering, Answers
@@ -35,7 +35,6 @@ def report_of(
     inputs = answering.inputs
     first = rows[0].answers
     assert first is not None
-    run = first.run
     return EvaluationReport(
         base=path_text(inputs.model.name),
         task=inputs.task.name,
@@ -44,22 +43,23 @@ def report_of(
         examples=len(inputs.examples),
         examples_sha256=fingerprint(inputs.examples),
         margin=inputs.request.margin,
-        conditions=EvaluationConditions(
-            **{
-                name: getattr(run, name)
-                for name in EvaluationConditions.model_fields
-                if name != "base_fingerprint"
-            },
-            base_fingerprint=fingerprint_of_base,
-        ),
-        adapters=tuple(_graded(inputs, [_row(inputs, rows[0], row) for row in rows])),
+        conditions=conditions_of(first.run, fingerprint_of_base),
+        adapters=tuple(_graded(inputs, [row_of(inputs, rows[0], row) for row in rows])),
         notes=tuple(map(sentence_text, inputs.notes)),
         run=watch.run_info(),
     )
 
 
-def _row(inputs: Inputs, reference: Answers, row: Answers) -> EvaluatedAdapter:
-    """Everything but the grade."""
+def conditions_of(run: ExamplesRun, fingerprint_of_base: str) -> EvaluationConditions:
+    """Return what decides an answer, from the header of the reference's records."""
+    names = EvaluationConditions.model_fields.keys() - {"base_fingerprint"}
+    return EvaluationConditions(
+        **{name: getattr(run, name) for name in names}, base_fingerprint=fingerprint_of_base
+    )
+
+
+def row_of(inputs: Inputs, reference: Answers, row: Answers) -> EvaluatedAdapter:
+    """Return everything about a row but its grade."""
     facts: dict[str, Any] = {"records": tuple(row.files)}
     if row.answers is not None:
         counts = count(row.answers.records)
@@ -144,15 +144,15 @@ def _graded(inputs: Inputs, rows: Sequence[EvaluatedAdapter]) -> list[EvaluatedA
         )
     )
     return [
-        EvaluatedAdapter(**{**dict(row), **_grade(inputs, row, adjusted[row.name], len(tested))})
+        graded(inputs, row, adjusted[row.name], len(tested))
         if row.role == CANDIDATE and row.name in adjusted
         else row
         for row in rows
     ]
 
 
-def _grade(inputs: Inputs, row: EvaluatedAdapter, adjusted: float, family: int) -> dict[str, Any]:
-    """The fields of a candidate that hang on its grade."""
+def graded(inputs: Inputs, row: EvaluatedAdapter, adjusted: float, family: int = 1) -> EvaluatedAdapter:
+    """Return a candidate's row with its grade. adjusted: its p-value, for the claims in `family` together."""
     from gradience.statistics import items_needed, pair_grade
 
     pairs, bounds, margin = row.pairs, row.bounds, inputs.request.margin
@@ -160,25 +160,25 @@ def _grade(inputs: Inputs, row: EvaluatedAdapter, adjusted: float, family: int) 
     assert bounds is not None
     allowed = f"(margin {points(margin).removeprefix('+')} points)"
     grade = pair_grade(bounds.low, bounds.high, margin, adjusted)
+    needs = None
     if grade == "B":
         reason = f"supported for these runs: with 95 % confidence {_at_worst(bounds.low)} {allowed}"
-        return {"grade": grade, "reason": reason, "adjusted_p": adjusted}
-    if grade == "D":
+    elif grade == "D":
         least = points(-bounds.high).removeprefix("+")
         reason = f"inferior: with 95 % confidence at least {least} points fewer correct {allowed}"
-        return {"grade": grade, "reason": reason, "adjusted_p": adjusted}
-    reason = f"neither shown: it may have {_at_worst(bounds.low).removeprefix('at most ')} {allowed}"
-    if pair_grade(bounds.low, bounds.high, margin, 0.0) == "B":
-        reason = f"not shown after adjustment for {counted(family, 'candidate')}: {_at_worst(bounds.low)} {allowed}"
-    needed = items_needed(pairs.discordance, float(margin), delta=min(pairs.delta, 0.0), level=0.05 / family)
-    # One that lies between: what it needs is never less than what it has.
-    examples = None if needed is None else max(needed, pairs.n + 1)
-    return {
-        "grade": grade,
-        "reason": reason,
-        "adjusted_p": adjusted,
-        "next_grade": NextGrade(grade="B", examples=examples, seeds=None),
-    }
+    else:
+        reason = f"neither shown: it may have {_at_worst(bounds.low).removeprefix('at most ')} {allowed}"
+        if pair_grade(bounds.low, bounds.high, margin, 0.0) == "B":
+            several = counted(family, "candidate")
+            reason = f"not shown after adjustment for {several}: {_at_worst(bounds.low)} {allowed}"
+        needed = items_needed(
+            pairs.discordance, float(margin), delta=min(pairs.delta, 0.0), level=0.05 / family
+        )
+        # One that lies between: what it needs is never less than what it has.
+        examples = None if needed is None else max(needed, pairs.n + 1)
+        needs = NextGrade(grade="B", examples=examples, seeds=None)
+    changes = {"grade": grade, "reason": reason, "adjusted_p": adjusted, "next_grade": needs}
+    return EvaluatedAdapter(**{**dict(row), **changes})
 
 
 def _at_worst(low: float) -> str:
