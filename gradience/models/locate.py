@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from gradience.errors import NetworkError, UsageError
+from gradience.errors import InputError, NetworkError, UsageError
 from gradience.models import embedded
 from gradience.models.local_only import is_local_only
 from gradience.models.settings import ModelSettings
@@ -39,7 +39,8 @@ def locate(settings: ModelSettings, files: tuple[str, ...] = EVERYTHING) -> Sour
     """Return the folder of the base, fetched where it is not here yet (inside `local_only`: the hub's cache alone).
 
     files: patterns of what is needed of a repository on the hub.
-    Raises UsageError (`unknown-model`), NetworkError (`model-unavailable`), and what the embedded packages raise.
+    Raises UsageError (`unknown-model`), InputError (`model-not-found`, for what can only be a folder), NetworkError
+    (`model-unavailable`), and what the embedded packages raise.
     """
     name = settings.name
     if name in EMBEDDED:
@@ -51,9 +52,22 @@ def locate(settings: ModelSettings, files: tuple[str, ...] = EVERYTHING) -> Sour
             code="unknown-model",
             hint=f"use {' or '.join(EMBEDDED)}, a hub name or a folder",
         )
-    if Path(name).exists():
-        return Source(Path(name), name)
+    path = settings.path
+    if path.exists():
+        return Source(path, name if settings.folder is None else str(path))
+    if is_path(name):
+        raise InputError(
+            f"{path}: there is no such folder",
+            code="model-not-found",
+            hint="name the folder of a base model (in a config a relative path starts at the config's folder), a hub"
+            " name, or embedded:minilm",
+        )
     return _snapshot(name, settings.revision, files)
+
+
+def is_path(name: str) -> bool:
+    """Return whether a name can only be a folder: on the hub there is `name` and `owner/name`."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
 
 
 def _snapshot(name: str, revision: str | None, files: tuple[str, ...]) -> Source:

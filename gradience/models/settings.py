@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,6 +23,8 @@ class ModelSettings(Settings):
     name: str
     """A hub name, a folder, or `embedded:minilm` or `embedded:smollm2` (from the package index)."""
     type: Literal["seqcls", "causal_lm"] = "seqcls"
+    folder: str | None = Field(default=None, exclude=True)
+    """Where the relative path of a `name` starts: as of `task.folder`."""
     revision: str | None = None
     """A commit of the hub's repository."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -30,6 +33,17 @@ class ModelSettings(Settings):
     """`nf4`: the base in 4 bits through bitsandbytes (QLoRA)."""
     gradient_checkpointing: bool = False
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = None
+
+    @property
+    def path(self) -> Path:
+        """The folder that `name` means, if it is one."""
+        return Path(self.folder or "", self.name)
+
+    def whole(self) -> ModelSettings:
+        """The same settings for another process, which is told no `folder`."""
+        if self.folder is None or not self.path.exists():
+            return self
+        return self.model_copy(update={"name": str(self.path), "folder": None})
 
 
 def several_processes(model: ModelSettings, processes: int) -> str:

@@ -58,13 +58,14 @@ def load(
     profile: one of PROFILES; or a user's task, `path/to/file.py` with a function `load`, or the name of an entry point
     of the group `gradience.tasks`. A user's code runs only when the environment allows it (`user_code.allowing`).
     options: keyword arguments of the task's function, with the types that its annotations say.
-    folder: where relative paths among them start; by default where the command is run.
+    folder: where the path of a user's file and relative paths among the options start; by default where the command is
+    run.
     needed: roles that must have examples.
     Raises InputError (`task-unknown`, `task-file`, `code-refused`, `task-option`; `task-contract` when a user's
     function returns something else; `task-empty` when one of `needed` has none), and what the
     task itself raises.
     """
-    function = find(profile)
+    function = find(profile, folder)
     given = _checked(profile, function, options)
     task = function(**{name: _from(folder, value) for name, value in given.items()})
     if not isinstance(task, ClassificationTask | GenerationTask | ChoiceTask | ChatTask):
@@ -81,20 +82,20 @@ def load(
                 code="task-empty",
                 hint="add data: docs/tasks.md says how examples are split into train, dev and confirm",
             )
-    return replace(task, code=code_of(profile))
+    return replace(task, code=code_of(profile, folder))
 
 
-def scoring_of(profile: str, options: Mapping[str, Any]) -> Scoring:
-    """Return what counts as right in the task `profile` with `options`.
+def scoring_of(profile: str, options: Mapping[str, Any], *, folder: Path | None = None) -> Scoring:
+    """Return what counts as right in the task `profile` with `options`; folder: as for `load`.
 
     A task that comes with Gradience says it without its examples. A user's has it in `scoring(...)`, or is loaded as a
     whole. Raises what `load` raises.
     """
-    function = find(profile)
+    function = find(profile, folder)
     module = sys.modules.get(getattr(function, "__module__", ""))
     alone = getattr(module, "scoring", None) if getattr(module, "load", None) is function else None
     if not callable(alone):
-        return load(profile, options).rules
+        return load(profile, options, folder=folder).rules
     rules = alone(**_checked(profile, function, options))
     if not isinstance(rules, LabelScoring | AnswerScoring | ChoiceScoring):
         raise InputError(
@@ -105,32 +106,33 @@ def scoring_of(profile: str, options: Mapping[str, Any]) -> Scoring:
     return rules
 
 
-def find(profile: str) -> Load:
-    """Return the function that makes the task `profile`.
+def find(profile: str, folder: Path | None = None) -> Load:
+    """Return the function that makes the task `profile`, the path of a user's file seen from `folder`.
 
     Raises InputError (`task-unknown`, `task-file`, `code-refused`, `task-contract`).
     """
-    code, run = _source(profile)
+    code, run = _source(profile, folder)
     if code is not None:
         user_code.require_permission(profile, code)
     return run()
 
 
-def code_of(profile: str) -> TaskCode | None:
-    """Return what code a user's task would run, hashed but not run; None for one of PROFILES.
+def code_of(profile: str, folder: Path | None = None) -> TaskCode | None:
+    """Return what code a user's task would run, hashed but not run; None for one of PROFILES. folder: as for `find`.
 
     Raises InputError (`task-unknown`, `task-file`).
     """
-    return _source(profile)[0]
+    return _source(profile, folder)[0]
 
 
-def _source(profile: str) -> tuple[TaskCode | None, Callable[[], Load]]:
+def _source(profile: str, folder: Path | None) -> tuple[TaskCode | None, Callable[[], Load]]:
     """The user's code behind `profile`, and what runs or imports it to get at its function."""
     if profile in PROFILES:
         return None, lambda: importlib.import_module(f"{__name__}.{profile}").load
     if user_code.is_file(profile):
-        code, content = user_code.file_code(profile)
-        return code, partial(user_code.run_file, profile, content)
+        path = _from(folder, Path(profile))
+        code, content = user_code.file_code(profile, path)
+        return code, partial(user_code.run_file, profile, path, content)
     entries = user_code.installed()
     if profile not in entries:
         raise InputError(

@@ -36,9 +36,11 @@ def installed() -> dict[str, importlib.metadata.EntryPoint]:
     return {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
 
 
-def file_code(profile: str) -> tuple[TaskCode, bytes]:
-    """What the file holds, and its digest. Raises InputError (`task-file`) when it cannot be read."""
-    path = Path(profile)
+def file_code(profile: str, path: Path) -> tuple[TaskCode, bytes]:
+    """What the file at `path` holds, and its digest; `profile`: as a config names it.
+
+    Raises InputError (`task-file`) when it cannot be read.
+    """
     try:
         content = read_file(path, MAX_SETTINGS_BYTES)
     except InputError as error:
@@ -47,9 +49,9 @@ def file_code(profile: str) -> tuple[TaskCode, bytes]:
         raise InputError(
             f"{profile}: cannot read this task: no such file",
             code="task-file",
-            hint="check the path; a relative one starts where the command is run",
+            hint="check the path; a relative one starts at the config's folder, or where the command is run",
         ) from None
-    name = path.name if path.is_absolute() else profile
+    name = path.name if Path(profile).is_absolute() else profile
     return TaskCode(source="file", name=name, sha256=sha256_parts([content])), content
 
 
@@ -95,9 +97,9 @@ def require_permission(profile: str, code: TaskCode) -> None:
     )
 
 
-def run_file(profile: str, content: bytes) -> Callable[..., Any]:
+def run_file(profile: str, path: Path, content: bytes) -> Callable[..., Any]:
     """Execute the bytes that were hashed as a module, and return its `load`. Raises InputError (`task-contract`)."""
-    path = Path(profile).resolve()
+    path = path.resolve()
     # A name of its own in sys.modules: dataclasses and the annotations of the options are looked up there.
     name = f"gradience_task_{sha256_text(str(path))[:16]}"
     sys.modules[name] = module = ModuleType(name)

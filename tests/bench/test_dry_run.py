@@ -66,7 +66,7 @@ def test_what_the_run_can_show_is_said_unless_it_is_a_smoke_run(dry_run, data):
         ({"task": {"profile": "tasks/mine.py"}}, "tasks/mine.py: cannot read this task"),
         ({"task": task(train_file="no.jsonl", test_file="no.jsonl")}, "no.jsonl: no such file"),
         ({"task": task(annotation="keep")}, "has no option `annotation`"),
-        ({"model": {"name": "./no/base", "type": "causal_lm"}}, "./no/base: there is no such folder"),
+        ({"model": {"name": "./no/base", "type": "causal_lm"}}, "no/base: there is no such folder"),
         ({"model": {"name": "/no/base", "type": "causal_lm"}}, "/no/base: there is no such folder"),
         ({"lora": {"probe_r": 4, "alpha": 8, "target_modules": ["qq"]}}, "PEFT refuses it on this llama"),
         ({"model": {"name": "embedded:none", "type": "causal_lm"}}, "there is no embedded:none"),

@@ -11,7 +11,10 @@ from tiny_bench import bert, gsm8k_values, llama, tokenizer
 
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.records import read_records
+from gradience.bench.config.load import load_config
+from gradience.bench.run.bench import _resumable
 from gradience.cli.app import run
+from gradience.errors import InputError
 
 ROWS = {
     "jsonl": [{"id": f"row {n}", "prompt": f"{n % 7} {n // 7} is =", "answer": n % 3} for n in range(49)],
@@ -33,9 +36,15 @@ def config(tmp_path):
         base = (bert if labels else llama)(folder / "base")
         write_jsonl(folder / "data" / "rows.jsonl", ROWS.get(profile, []))
         values = gsm8k_values(base)
+        values["model"]["name"] = "base"  # beside the config
         values["task"] |= {"profile": profile, "options": {"file": "data/rows.jsonl", **options}}
         values["lora"]["target_modules"] = ["query", "value"] if labels else ["q_proj", "v_proj"]
         values["model"]["type"] = "seqcls" if labels else "causal_lm"
+        (folder / "tasks").mkdir()
+        (folder / "tasks" / "mine.py").write_text(
+            "from pathlib import Path\n\nfrom gradience.tasks.jsonl import load as rows\n\n\n"
+            "def load(file: Path):\n    return rows(file=file)\n"
+        )
         (folder / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
         return folder / "config.yaml"
 
@@ -58,6 +67,32 @@ def test_rows_beside_the_config_go_to_a_verdict(config, tmp_path, profile):
         run(["bench", "run", "--config", str(out / "config.yaml"), "--output", str(out), "--quiet"]) == code
     )
     assert Bench.read(out / "bench.json").data == bench.data
+
+
+def test_code_and_base_beside_the_config_are_found_from_elsewhere(config, tmp_path, monkeypatch, capsys):
+    path, out = config("tasks/mine.py"), tmp_path / "out"
+    write_jsonl(path.parent / "data" / "rows.jsonl", ROWS["jsonl"])
+    monkeypatch.setenv("GRADIENCE_ALLOW_CODE", "1")
+    assert run(["bench", "run", "--config", str(path), "--dry-run"]) == 0
+    assert "tasks/mine.py: found: the run executes it (allowed)" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(InputError, match=r"tasks/nobody\.py: cannot read this task: no such file"):
+        load_config(path, ["task.profile=tasks/nobody.py"]).task.load()
+    loaded = load_config(path)
+    assert {len(example.answer) for example in loaded.task.load().examples.all} == {1}
+    # What a run writes down is found from where it writes it, and says the same.
+    (out / "deep").mkdir(parents=True)
+    written = out / "deep" / "config.yaml"
+    written.write_text(yaml.safe_dump(_resumable(loaded, out / "deep")), encoding="utf-8")
+    again = load_config(written)
+    assert again.task.load().code == loaded.task.load().code
+    assert again.model.path.resolve() == path.parent / "base"
+    assert again.digest() == loaded.digest()
+
+
+def test_a_base_that_is_not_there_is_named_with_its_place(config, capsys):
+    path = config("jsonl")
+    assert run(["bench", "run", "--config", str(path), "--dry-run", "model.name=./bases/none"]) == 3
+    assert f"{path.parent}/bases/none: there is no such folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

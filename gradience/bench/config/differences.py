@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-UNCOUNTED = ("runtime", "run_type", "bench_version", "task.folder")
+UNCOUNTED = ("runtime", "run_type", "bench_version", "task.folder", "model.folder")
 """What changes no number in a config: the machine, labels, and where paths start."""
 
 

@@ -129,11 +129,14 @@ class BenchConfig(Settings):
         return copy
 
     def seen_from(self, folder: Path | None) -> BenchConfig:
-        """Return the same config, its `task.folder` seen from `folder`; None leaves it where the command is run."""
+        """Return the same config, its relative paths seen from `folder`; None leaves them where the command is run."""
         if folder is None:
             return self
-        task = self.task.model_copy(update={"folder": str(folder / (self.task.folder or ""))})
-        return self.model_copy(update={"task": task})
+        sections = {
+            name: section.model_copy(update={"folder": str(folder / (section.folder or ""))})
+            for name, section in (("task", self.task), ("model", self.model))
+        }
+        return self.model_copy(update=sections)
 
     def gate(self) -> Fraction:
         """Return the share of correct answers that the probe must reach."""

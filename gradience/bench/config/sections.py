@@ -83,8 +83,9 @@ class TaskSettings(Settings):
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Passed on to the task: files, subsets."""
     folder: str | None = Field(default=None, exclude=True)
-    """Where relative paths in `options` start, those of KEY=VALUE too: by default the config's own folder, or for a
-    shipped config where the command is run. Itself relative to the config's folder. Part of no digest."""
+    """Where relative paths start, in `profile` and in `options`, those of KEY=VALUE too: by default the config's own
+    folder, or for a shipped config where the command is run. Itself relative to the config's folder. Part of no
+    digest."""
     eval_role: Literal["confirm", "dev"] = "confirm"
     """Claims rest on `confirm`, which is looked at once; `dev` is for trying things out."""
     eval_samples: Positive | None = None

@@ -17,7 +17,7 @@ from gradience.errors import InputError, MissingExtra, NetworkError
 from gradience.models.known import KNOWN
 from gradience.models.load import from_folder, load_tokenizer
 from gradience.models.local_only import NotHereError, local_only
-from gradience.models.locate import EMBEDDED
+from gradience.models.locate import EMBEDDED, is_path, locate
 from gradience.models.rendering import encode_pair, encode_prompt
 from gradience.models.settings import ModelSettings
 from gradience.tasks import user_code
@@ -105,25 +105,16 @@ def _model(settings: ModelSettings, checks: list[Check]) -> Any:
             )
         source: str | None = None
         checks.append(Check(what="model", name=name, state="found", note="of the package index, pinned"))
-    elif Path(name).is_dir():
-        source = str(_folder_with_weights(Path(name)))
+    elif settings.path.is_dir():
+        source = str(_folder_with_weights(settings.path))
         checks.append(Check(what="model", name=name, state="found", note="a folder"))
-    elif _is_path(name):
-        raise InputError(
-            f"{name}: there is no such folder",
-            code="model-not-found",
-            hint="set model.name to the folder of a base model, a hub name, or embedded:minilm",
-        )
+    elif is_path(name):
+        source = str(locate(settings).folder)  # refused, since there is none
     else:
         source = _hub_config(settings, checks)
     if source is None:
         return AutoConfig.for_model(**known) if known else None
     return from_folder(AutoConfig, name, Path(source))
-
-
-def _is_path(name: str) -> bool:
-    """Whether a name can only be a folder: on the hub there is `name` and `owner/name`."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
 
 
 def _folder_with_weights(folder: Path) -> Path:
@@ -176,7 +167,7 @@ def _tokenizer(settings: ModelSettings, checks: list[Check]) -> Any:
 
 def _task(config: BenchConfig, checks: list[Check]) -> Task | ChatTask | None:
     profile = config.task.profile
-    code = tasks.code_of(profile)
+    code = tasks.code_of(profile, config.task.place)
     if code is not None:
         allowed = "allowed" if user_code.is_allowed() else "not allowed: it needs --allow-code"
         note = f"the run executes it ({allowed}); a dry run does not"

@@ -55,6 +55,7 @@ from gradience.progress import Watcher
 from gradience.reading import read_file
 from gradience.tasks.base import Task
 from gradience.tasks.rendered import rendered
+from gradience.tasks.user_code import is_file
 from gradience.words import listed, visible
 
 LOG = "run.log"
@@ -170,12 +171,14 @@ def _plan_on_disk(config: BenchConfig, plan: BenchPlan, output: Path, watcher: W
 
 
 def _resumable(config: BenchConfig, output: Path) -> dict[str, Any]:
-    """The config with all its defaults; the task's relative paths, if it has options, are seen from `output` now."""
+    """The config with all its defaults; relative paths, if there are any, are seen from `output` now."""
     values = config.model_dump(mode="json", exclude_none=True)
     if config.task.probe_gate.above_base is None:  # it says something: by default the gate asks for it
         values["task"]["probe_gate"]["above_base"] = None
-    if config.task.options:
+    if config.task.options or is_file(config.task.profile):
         values["task"]["folder"] = os.path.relpath(config.task.folder or ".", output)
+    if config.model.path.exists():
+        values["model"]["folder"] = os.path.relpath(config.model.folder or ".", output)
     return values
 
 

@@ -234,7 +234,7 @@ class SeedRun:
         depends = settings | {"base": self.base, "recipe": config.train.model_dump(mode="json"), "data": data}
 
         def make(folder: Path) -> None:
-            arguments = settings | {"model": config.model, "recipe": config.train, "output": folder}
+            arguments = settings | {"model": config.model.whole(), "recipe": config.train, "output": folder}
             arguments["device"] = config.runtime.device
             if config.runtime.processes > 1:
                 task = {name: getattr(config.task, name) for name in ("profile", "options", "folder")}

@@ -28,11 +28,11 @@ class Marking(NamedTuple):
 
 def marking_of(run: Path, plan: BenchPlan, recorded: Bench) -> Marking:
     """Return how answers are marked: by the task that comes with Gradience, or by a user's where that may run."""
-    profile, options = _task(run, recorded)
+    profile, options, folder = _task(run, recorded)
     try:
-        code = tasks.code_of(profile)
+        code = tasks.code_of(profile, folder)
         if code is None and plan.task_code is None:
-            return Marking(tasks.scoring_of(profile, options))
+            return Marking(tasks.scoring_of(profile, options, folder=folder))
         if not user_code.is_allowed():
             return _without(
                 recorded,
@@ -40,7 +40,7 @@ def marking_of(run: Path, plan: BenchPlan, recorded: Bench) -> Marking:
             )
         if code is None or plan.task_code is None or code.sha256 != plan.task_code.sha256:
             return _without(recorded, f"{profile}: not the code that the plan names: not scored again")
-        return Marking(tasks.scoring_of(profile, options))
+        return Marking(tasks.scoring_of(profile, options, folder=folder))
     except GradienceError as error:
         return _without(recorded, f"the task's rules cannot be had: not scored again: {error}")
 
@@ -53,10 +53,11 @@ def _without(recorded: Bench, why: str) -> Marking:
     return Marking(AnswerScoring(filters={}, same=lambda _, __: False), why_not=why, unknown=unknown)
 
 
-def _task(run: Path, recorded: Bench) -> tuple[str, dict[str, Any]]:
-    """Profile and options, with their paths whole where config.yaml is there."""
+def _task(run: Path, recorded: Bench) -> tuple[str, dict[str, Any], Path | None]:
+    """Profile, options, and where their paths start; whole where config.yaml is there."""
     values: Any = recorded.config
     if (run / CONFIG).is_file():
         values = strict_yaml.loads(read_file(run / CONFIG, MAX_SETTINGS_BYTES), run / CONFIG)
     task = values["task"]
-    return str(task["profile"]), dict(task.get("options") or {})
+    folder = run / task["folder"] if task.get("folder") else None
+    return str(task["profile"]), dict(task.get("options") or {}), folder
