@@ -6,21 +6,28 @@ import inspect
 import types
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from gradience.artifacts.exact import exact_text
-from gradience.bench.config.errors import section_of
 from gradience.bench.config.legacy import ALLOWED, DATASETS, NO_EFFECT, RENAMED, VALUES
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.config.sections import OneOf
+from gradience.evaluate.request import Request
+from gradience.models.config_errors import section_of
 
 
 def config_keys() -> str:
     """A table for each section, its own section of the page."""
     return "\n\n".join(_tables(BenchConfig, ""))
+
+
+def evaluation_keys() -> str:
+    """The table of a config of `gradience evaluate`."""
+    return "\n\n".join(_tables(Request, ""))
 
 
 def config_dialects() -> str:
@@ -113,5 +120,12 @@ def _kind(annotation: Any) -> str:
         return f"list of {_kind(arguments[0])}"
     if origin is dict:
         return "map"
-    names = {int: "integer", float: "number", Fraction: "exact number", str: "text", bool: "true or false"}
+    names = {
+        int: "integer",
+        float: "number",
+        Fraction: "exact number",
+        str: "text",
+        Path: "path",
+        bool: "true or false",
+    }
     return names.get(annotation, "value")

@@ -13,7 +13,7 @@ from architecture_drawing import architecture_drawing
 from artifact_reference import artifact_reference
 from blocks import only_checking, replace_block
 from cli_reference import cli_reference
-from config_reference import config_dialects, config_keys
+from config_reference import config_dialects, config_keys, evaluation_keys
 from error_table import error_table
 from hostile_table import hostile_table
 from record_reference import record_reference
@@ -59,9 +59,13 @@ def documents() -> dict[Path, str]:
             ran_table(records),
         ),
         config: replace_block(
-            replace_block(config.read_text(encoding="utf-8"), "keys", config_keys()),
-            "other-names",
-            config_dialects(),
+            replace_block(
+                replace_block(config.read_text(encoding="utf-8"), "keys", config_keys()),
+                "other-names",
+                config_dialects(),
+            ),
+            "evaluation-keys",
+            evaluation_keys(),
         ),
         exit_codes: replace_block(
             replace_block(exit_codes.read_text(encoding="utf-8"), "exit-codes", exit_code_table()),

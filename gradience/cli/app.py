@@ -26,6 +26,7 @@ VERBS = (
     "evidence",
     "evaluate",
     "bench",
+    "init",
     "monitor",
     "check",
     "demo",

@@ -43,8 +43,18 @@ class TestRole(StrEnum):
 
 def evaluate(
     adapters: Annotated[
-        list[Path], typer.Argument(metavar="ADAPTER…", help="Adapter folders; the first is the reference.")
-    ],
+        list[Path] | None,
+        typer.Argument(metavar="ADAPTER…", help="Adapter folders; the first is the reference."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            metavar="FILE",
+            help="A YAML file with these settings, as gradience init writes it; flags replace them.",
+        ),
+    ] = None,
     base_model: Annotated[
         str | None,
         typer.Option(
@@ -78,11 +88,13 @@ def evaluate(
         ),
     ] = None,
     margin: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--margin", metavar="M", help="The loss that must be excluded, as a share: 0.025 is 2.5 points."
+            "--margin",
+            metavar="M",
+            help="The loss that must be excluded, as a share: 0.025 is 2.5 points (default: 0.025).",
         ),
-    ] = "0.025",
+    ] = None,
     with_base: Annotated[
         bool,
         typer.Option(
@@ -91,14 +103,20 @@ def evaluate(
         ),
     ] = False,
     role: Annotated[
-        TestRole, typer.Option("--role", metavar="ROLE", help="Which examples of a --task: confirm or dev.")
-    ] = TestRole.confirm,
+        TestRole | None,
+        typer.Option(
+            "--role", metavar="ROLE", help="Which examples of a --task: confirm or dev (default: confirm)."
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", min=1, help="At most so many examples.")
     ] = None,
     batch_size: Annotated[
-        int, typer.Option("--batch-size", metavar="N", min=1, help="Examples that are answered together.")
-    ] = 32,
+        int | None,
+        typer.Option(
+            "--batch-size", metavar="N", min=1, help="Examples that are answered together (default: 32)."
+        ),
+    ] = None,
     max_length: Annotated[
         int | None,
         typer.Option("--max-length", metavar="N", min=1, help="Tokens of a text to label (default: 512)."),
@@ -110,11 +128,13 @@ def evaluate(
         ),
     ] = None,
     dtype: Annotated[
-        Precision,
+        Precision | None,
         typer.Option(
-            "--dtype", metavar="NAME", help="Of the base's weights: auto, float32, bfloat16, float16."
+            "--dtype",
+            metavar="NAME",
+            help="Of the base's weights: auto, float32, bfloat16, float16 (default: auto).",
         ),
-    ] = Precision.auto,
+    ] = None,
     quantization: Annotated[
         Packed | None,
         typer.Option(
@@ -124,7 +144,9 @@ def evaluate(
     revision: Annotated[
         str | None, typer.Option("--revision", metavar="COMMIT", help="Of the base on the hub.")
     ] = None,
-    device: Annotated[str, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps.")] = "auto",
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: auto).")
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -150,39 +172,43 @@ def evaluate(
       gradience evaluate ./my_adapter ./smaller --base-model embedded:minilm --task reviews -o out
 
       gradience evaluate ./my_adapter ./smaller -b ./base --data rows.jsonl --with-base -o out
+
+      gradience evaluate --config evaluate.yaml --dry-run
     """
-    from gradience.evaluate.inputs import Request, read_inputs
+    from gradience.evaluate.inputs import read_inputs
+    from gradience.evaluate.request import request_of
     from gradience.evaluate.verb import margin_of
     from gradience.tasks.user_code import allowing
 
+    given = {
+        "adapters": tuple(adapters or ()) or None,
+        "base_model": base_model,
+        "data": data,
+        "task": task,
+        "options": options_of(option or []) or None,
+        "output": output,
+        "margin": None if margin is None else margin_of(margin),
+        "with_base": with_base or None,
+        "role": role and role.value,
+        "limit": limit,
+        "batch_size": batch_size,
+        "max_length": max_length,
+        "max_new_tokens": max_new_tokens,
+        "dtype": dtype and dtype.value,
+        "quantization": quantization and quantization.value,
+        "revision": revision,
+        "device": device,
+    }
+    request = request_of({name: value for name, value in given.items() if value is not None}, config)
     with allowing(allow_code):
-        if output is None and not dry_run:
+        if request.output is None and not dry_run:
             raise UsageError(
                 "no --output given", code="no-output", hint="give --output DIR, or --dry-run to see the plan"
             )
-        inputs = read_inputs(
-            Request(
-                adapters=tuple(adapters),
-                base_model=base_model,
-                data=data,
-                task=task,
-                options=options_of(option or []),
-                role=role.value,
-                limit=limit,
-                margin=margin_of(margin),
-                with_base=with_base,
-                batch_size=batch_size,
-                max_length=max_length,
-                max_new_tokens=max_new_tokens,
-                dtype=dtype.value,
-                quantization="nf4" if quantization else None,
-                revision=revision,
-                device=device,
-            )
-        )
-        if output is None or dry_run:
+        inputs = read_inputs(request)
+        if request.output is None or dry_run:
             return _forecast(inputs, as_json=json)
-        return _evaluate(inputs, output, as_json=json, quiet=quiet)
+        return _evaluate(inputs, request.output, as_json=json, quiet=quiet)
 
 
 def options_of(given: list[str]) -> dict[str, object]:

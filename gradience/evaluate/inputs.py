@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from fractions import Fraction
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from gradience import tasks
 from gradience.adapters.adapter import Adapter
@@ -17,6 +16,7 @@ from gradience.artifacts.bench_plan import Role
 from gradience.artifacts.shared_names import path_text
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines.base import AdapterIdentity
+from gradience.evaluate.request import Request
 from gradience.models.settings import ModelSettings
 from gradience.tasks.base import ChatTask, ClassificationTask, Task
 from gradience.tasks.rendered import rendered
@@ -35,30 +35,6 @@ READERS: Mapping[Kind, tuple[str, Mapping[str, Any]]] = {
 ENCODER_DECODER = "SEQ_2_SEQ_LM"
 TEXT_TOKENS = 512
 """Of a text to label, where no other number is given: what BERT and its kin can tell apart."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """An evaluation as it is asked for; the defaults are those of the command line."""
-
-    adapters: tuple[Path, ...]
-    """The first is the reference."""
-    base_model: str | None = None
-    """None: what the reference's config names."""
-    data: Path | None = None
-    task: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    role: Role = "confirm"
-    limit: int | None = None
-    margin: Fraction = Fraction("0.025")
-    with_base: bool = False
-    batch_size: int = 32
-    max_length: int | None = None
-    max_new_tokens: int | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    quantization: Literal["nf4"] | None = None
-    revision: str | None = None
-    device: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,11 +243,13 @@ def _task(request: Request) -> Task | ChatTask:
                 code="no-task",
                 hint=f"give --data FILE, or --task with one of {', '.join(tasks.PROFILES)}",
             )
-        return tasks.load(request.task, options)
-    if request.task is None:
-        profile, more = _reader_of(request.data, options)
-        return tasks.load(profile, {**more, **options, "file": str(request.data)}, needed=())
-    return tasks.load(request.task, {**options, "file": str(request.data)}, needed=())
+        return tasks.load(request.task, options, folder=request.folder)
+    more: Mapping[str, Any] = {}
+    profile = request.task
+    if profile is None:
+        profile, more = reader_of(request.data, options)
+    file = request.data if request.folder is None else request.data.absolute()
+    return tasks.load(profile, {**more, **options, "file": str(file)}, folder=request.folder, needed=())
 
 
 def _all_alike(task: Task | ChatTask) -> Task | ChatTask:
@@ -282,7 +260,7 @@ def _all_alike(task: Task | ChatTask) -> Task | ChatTask:
     return replace(task, examples=replace(task.examples, all=last))
 
 
-def _reader_of(data: Path, options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+def reader_of(data: Path, options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """The task that reads such rows, and options that it needs. Raises InputError (`task-kind`)."""
     if "text_column" in options or "label_column" in options:
         return "text_classification", {"text_column": "text", "label_column": "label"}

@@ -18,8 +18,9 @@ from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.whole import write_whole
 from gradience.errors import OutputError, UsageError, require
 from gradience.evaluate.answering import Answering
-from gradience.evaluate.inputs import Inputs, Request, read_inputs
+from gradience.evaluate.inputs import Inputs, read_inputs
 from gradience.evaluate.outcome import report_of
+from gradience.evaluate.request import request_of
 from gradience.models.lock import only_one
 from gradience.progress import Watcher
 
@@ -81,27 +82,27 @@ def evaluate_adapters(
     Raises InputError where adapters, data or base cannot be used, UsageError for what makes no sense together,
     MissingExtra, LockedError while another evaluation writes to `output`, OutputError when disk or memory refuse.
     """
-    request = Request(
-        adapters=tuple(path_argument("an adapter", each) for each in _several(adapters)),
-        base_model=None if base_model is None else os.fspath(base_model),
-        data=None if data is None else path_argument("data", data),
-        task=task,
-        options=options or {},
-        role=role,
-        limit=None if limit is None else integer_argument("limit", limit),
-        margin=margin_of(margin),
-        with_base=with_base,
-        batch_size=integer_argument("batch_size", batch_size),
-        max_length=max_length,
-        max_new_tokens=max_new_tokens,
-        dtype=dtype,
-        quantization=quantization,
-        revision=revision,
-        device=device,
-    )
-    return evaluate(
-        read_inputs(request), None if output is None else path_argument("output", output), watcher
-    )
+    given = {
+        "adapters": tuple(path_argument("an adapter", each) for each in _several(adapters)),
+        "base_model": None if base_model is None else os.fspath(base_model),
+        "data": None if data is None else path_argument("data", data),
+        "task": task,
+        "options": dict(options or {}),
+        "output": None if output is None else path_argument("output", output),
+        "margin": margin_of(margin),
+        "with_base": with_base,
+        "role": role,
+        "limit": None if limit is None else integer_argument("limit", limit),
+        "batch_size": integer_argument("batch_size", batch_size),
+        "max_length": max_length,
+        "max_new_tokens": max_new_tokens,
+        "dtype": dtype,
+        "quantization": quantization,
+        "revision": revision,
+        "device": device,
+    }
+    request = request_of({name: value for name, value in given.items() if value is not None})
+    return evaluate(read_inputs(request), request.output, watcher)
 
 
 def evaluate(

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gradience.bench.config.errors import known_keys, nearest
 from gradience.bench.config.legacy import NO_EFFECT, RENAMED
-from gradience.bench.config.load import BenchConfig, load_config
+from gradience.bench.config.load import OTHER_KEYS, BenchConfig, load_config
 from gradience.errors import InputError, UsageError
+from gradience.models.config_errors import known_keys, nearest
 
 MINIMAL = """
 model: {name: embedded:minilm}
@@ -271,7 +271,7 @@ def test_digests(write):
 
 
 def test_every_other_name_leads_to_a_setting_that_exists():
-    known = {*known_keys(BenchConfig)}
+    known = {*known_keys(BenchConfig), *OTHER_KEYS}
     assert {new for new in RENAMED.values() if not new.startswith("task.options.")} <= known | {"seed"}
     ours = [key for key in known_keys(BenchConfig) if key not in {*RENAMED, *NO_EFFECT}]
     assert not {*RENAMED, *NO_EFFECT} & set(ours)

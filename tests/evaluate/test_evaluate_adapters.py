@@ -23,8 +23,9 @@ from gradience.artifacts.evaluation import EvaluationReport
 from gradience.artifacts.records import read_records
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.evaluator import Evaluator
-from gradience.evaluate.forecast import forecast_evaluation, margins_of
-from gradience.evaluate.inputs import Request, read_inputs, short_names
+from gradience.evaluate.forecast import forecast_evaluation
+from gradience.evaluate.inputs import read_inputs
+from gradience.evaluate.request import Request
 from gradience.progress import Watcher
 from gradience.tasks.user_code import allowing
 
@@ -297,13 +298,6 @@ def test_a_wrong_argument_is_a_usage_error():
 # ---------------------------------------------------------------- before a run
 
 
-def test_margins_shrink_with_examples_and_grow_with_discordance_and_claims():
-    few, many = margins_of(200, 1), margins_of(2_000, 1)
-    assert all(a.margin > b.margin for a, b in zip(few, many, strict=True))
-    assert sorted(each.margin for each in few) == [each.margin for each in few]
-    assert all(a.margin > b.margin for a, b in zip(margins_of(200, 3), few, strict=True))
-
-
 def test_names_come_from_folders_and_never_collide(folder, tmp_path):
     for name in ("base", "smaller"):
         shutil.copytree(folder / "other", tmp_path / name / "adapter")
@@ -316,21 +310,6 @@ def test_names_come_from_folders_and_never_collide(folder, tmp_path):
     )
     assert [each.name for each in inputs.adapters] == ["base-adapter", "smaller-adapter"]
     assert json.dumps(dict(inputs.reference.fields))
-
-
-@pytest.mark.parametrize(
-    ("paths", "names"),
-    [
-        (["/runs/adapter", "/mine/adapter"], ["runs", "mine"]),
-        (["/runs/a/adapter", "/mine/a/adapter", "/mine/b"], ["runs", "mine", "b"]),
-        (["/mine/Adapter", "/mine/adapter/b", "/yours/adapter"], ["mine", "b", "yours"]),
-        (["/small/adapter", "/mine/adapter", "/x/small"], ["small-adapter", "mine-adapter", "x-small"]),
-        (["/x/base"], ["x-base"]),
-        (["/base"], ["1-base"]),
-    ],
-)
-def test_a_name_that_several_folders_share_gives_way_to_the_one_above(paths, names):
-    assert short_names([Path(path) for path in paths]) == names
 
 
 def test_killed_and_run_again_it_ends_with_the_same_bytes(prepared, tmp_path):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gradience.errors import InputError, UsageError
+from gradience.models.config_errors import MISSING
 
 Values = dict[str, Any]
 
@@ -126,8 +127,6 @@ RIVALS: Mapping[str, str] = {
     "seeds": "only_seed",
 }
 """A setting that is overridden -> the setting that it takes the place of."""
-
-MISSING: Any = object()
 
 
 def translated(

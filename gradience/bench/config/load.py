@@ -27,8 +27,7 @@ from pydantic import (
 from gradience.adapters import strict_yaml
 from gradience.artifacts.bench_plan import Policy
 from gradience.bench.arms.registry import CONTROLS
-from gradience.bench.config.errors import refused
-from gradience.bench.config.legacy import merged, translated
+from gradience.bench.config.legacy import NO_EFFECT, RENAMED, merged, translated
 from gradience.bench.config.predecessor import is_predecessors, predecessor_notes, refuse_policy_file
 from gradience.bench.config.sections import (
     ANSWER_GATE,
@@ -42,6 +41,7 @@ from gradience.bench.config.shipped import FOLDER
 from gradience.check.files import read_mapping
 from gradience.digests import sha256_json
 from gradience.errors import InputError, UsageError
+from gradience.models.config_errors import known_keys, refused
 from gradience.models.settings import ModelSettings, Settings, several_processes
 from gradience.training.settings import LoraSettings, TrainSettings
 
@@ -55,6 +55,10 @@ def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
 Seeds = Annotated[
     tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1), AfterValidator(_distinct)
 ]
+
+
+OTHER_KEYS = ("seed", *RENAMED, *NO_EFFECT)
+"""Keys that are read under another name, or have no effect."""
 
 
 class BenchConfig(Settings):
@@ -203,7 +207,8 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         config = BenchConfig.model_validate(values)
     except ValidationError as error:
         whose = " (a config of the original Gradience)" if is_predecessors(given) else ""
-        raise refused(error, BenchConfig, f"{path}{whose}", changes) from None
+        known = (*known_keys(BenchConfig), *OTHER_KEYS)
+        raise refused(error, known, f"{path}{whose}", changes) from None
     config = config.seen_from(_folder(path))
     config = config.with_notes((*predecessor_notes(given), *notes, *_one_of_several(config)))
     return config.shortened() if config.smoke else config

@@ -10,26 +10,26 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from gradience.bench.config.legacy import MISSING, NO_EFFECT, RENAMED
 from gradience.check.values import value_at
 from gradience.errors import GradienceError, InputError, UsageError
 
 MOST = 10
 """Unknown keys that are named; the rest is counted."""
 KEYS = "docs/reference/configs.md lists all keys"
+MISSING: Any = object()
 CLOSE = 0.6
 """How alike two words must be (difflib's ratio) for one to be a misspelling of the other."""
 
 
 def refused(
-    error: ValidationError, config: type[BaseModel], path: str, overrides: Mapping[str, Mapping[str, Any]]
+    error: ValidationError, known: Sequence[str], path: str, overrides: Mapping[str, Mapping[str, Any]]
 ) -> GradienceError:
     """Return the error for a config that is not valid: UsageError where an override is to blame, else InputError.
 
-    overrides: text -> what it sets, under our names.
+    known: all dotted keys. overrides: text -> what it sets, under our names.
     All unknown keys are named at once, and before anything else: what is missing is often only misspelt.
     """
-    known, details = list(known_keys(config)), error.errors(include_url=False, include_context=False)
+    details = error.errors(include_url=False, include_context=False)
     unknown = [detail for detail in details if detail["type"] == "extra_forbidden"]
     named = unknown[:MOST] or details[:1]
     keys = [key_of(detail, known) for detail in named]
@@ -86,14 +86,12 @@ def section_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
 
 
 def known_keys(model: type[BaseModel], before: str = "") -> Iterator[str]:
-    """Yield all dotted keys of a config, sections included; those that are read under another name come last."""
+    """Yield all dotted keys of a config, sections included."""
     for name in model.model_fields:
         yield before + name
         section = section_of(model, name)
         if section is not None:
             yield from known_keys(section, f"{before}{name}.")
-    if not before:
-        yield from ("seed", *RENAMED, *NO_EFFECT)
 
 
 def nearest(key: str, known: Sequence[str]) -> str | None:

@@ -1,0 +1,176 @@
+"""Configs to begin with: a commented YAML of Bench and one of an evaluation, filled in as far as somebody has said."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+PLACEHOLDERS = {
+    "model": "path/to/base",
+    "data": "rows.jsonl",
+    "adapters": ("path/to/adapter", "path/to/smaller"),
+}
+"""What stands where nothing was said: a run refuses it by name."""
+LABELS = ("classification", "glue", "reviews", "text_classification")
+"""Tasks of a sequence classifier."""
+ROWS = ("chat", "classification", "jsonl", "text_classification")
+"""Tasks that read a file of somebody's own."""
+NEEDED: Mapping[str, Mapping[str, Any]] = {
+    "glue": {"subset": "sst2"},
+    "text_classification": {"text_column": "text", "label_column": "label"},
+}
+"""Options that a task does not do without."""
+SCORERS = "exact, normalised, contains, number, regex (with a `pattern`), multiple_choice: docs/tasks.md"
+
+BENCH = """\
+# Is a smaller adapter as good as this recipe's? Trained, audited, made smaller and evaluated on the same examples.
+#
+#   gradience bench run --config {file} --dry-run{code}  # checks it; prompts, cost, what can be shown
+#   gradience bench run --config {file} --output runs/mine{code}
+#
+# Relative paths start at the folder of this file. Every key: docs/reference/configs.md
+model:
+  name: {model}  # a folder, a name on the hub, embedded:minilm or embedded:smollm2
+  type: {type}  # causal_lm writes text, seqcls gives labels
+  dtype: auto  # of the frozen weights: auto, float32, bfloat16, float16
+  # quantization: nf4  # the base in 4 bits, as QLoRA trains on it
+task:
+{task}
+  # eval_samples: 1000  # by default all test examples; --dry-run says what so many can show
+  # probe_gate: {{min_value: 0.5}}  # share of correct answers below which nothing is concluded
+lora:
+  probe_r: 32  # the rank that is questioned
+  alpha: 64
+  target_modules: all-linear
+train:
+  epochs: 1  # or max_steps
+  lr: 2e-4
+  warmup_ratio: 0.05
+  per_device_train_batch_size: 8
+  max_length: 512  # tokens; a longer prompt with its response is left out of training
+compression:
+  variants: [uniform_median, per_layer]  # ranks that the audit suggests
+  arms: [truncate]  # add `retrain` to train each variant as well, which is what costs
+  ladder:
+    rungs: [16, 8, 4, 2, 1]  # truncations in this order: the smallest rank that is shown to hold
+policy:
+  tolerance: 0.025  # the loss that still counts as none: 2.5 points. Choose it before you look
+seeds: [42]  # three or more for a claim about the next training
+"""
+
+EVALUATION = """\
+# Is each of these adapters as good as the first, on the same examples?
+#
+#   gradience evaluate --config {file} --dry-run{code}  # checks it; memory, time, what can be shown
+#   gradience evaluate --config {file}{code}
+#
+# Relative paths start at the folder of this file; flags replace what stands here. Every key: docs/reference/configs.md
+adapters:  # the first is the reference
+{adapters}
+{base}
+{examples}
+output: evaluation  # the result; with the same folder an interrupted evaluation resumes
+margin: 0.025  # the loss that must be excluded: 2.5 points. Choose it before you look
+with_base: true  # the base alone as well: does the adapter do anything?
+# limit: 200  # at most so many examples
+# dtype: bfloat16  # of the base's weights; auto is what the checkpoint says
+# quantization: nf4  # the base in 4 bits, as QLoRA trains on it
+# device: cuda
+"""
+
+
+def bench_config(
+    file: str, *, model: str | None, profile: str | None, options: Mapping[str, Any], data: str | None
+) -> str:
+    """Return a config of Bench. file: its own name. profile: None for rows of somebody's own, prompts with answers."""
+    profile = profile or "jsonl"
+    lines = [f"profile: {scalar(profile)}  # how rows are read and what is correct: docs/tasks.md"]
+    given = {**NEEDED.get(profile, {}), **options}
+    if data is not None or profile in ROWS:
+        place = scalar(data or PLACEHOLDERS["data"])
+        lines += [
+            "options:",
+            f"  file: {place}  # split by its contents into train, dev and confirm (test)",
+            "  # train_file: train.jsonl  # in place of `file`: a file for each role",
+            "  # confirm_file: test.jsonl",
+        ]
+    elif given:
+        lines.append("options:")
+    lines += [f"  {line}" for line in _options(profile, given)]
+    return BENCH.format(
+        file=file,
+        model=scalar(model or str(PLACEHOLDERS["model"])),
+        type="seqcls" if profile in LABELS else "causal_lm",
+        task="\n".join(f"  {line}" for line in lines),
+        code=_code(profile),
+    )
+
+
+def evaluation_config(
+    file: str,
+    *,
+    adapters: Sequence[str],
+    base_model: str | None,
+    profile: str | None,
+    data: str | None,
+    reads: str,
+) -> str:
+    """Return a config of `gradience evaluate`. file: its own name.
+
+    profile: None where the data say how they are read. reads: the task that reads them then.
+    """
+    examples = []
+    if data is not None or profile is None or profile in ROWS:
+        examples.append(
+            f"data: {scalar(data or PLACEHOLDERS['data'])}  # CSV, TSV or JSON lines; every row is evaluated"
+        )
+    if profile is not None:
+        examples.append(f"task: {scalar(profile)}  # how rows are read and what is correct: docs/tasks.md")
+    elif data is None:
+        examples.append("# task: gsm8k  # in place of `data`: a task by its name, docs/tasks.md")
+    lines = _options(profile or reads, NEEDED.get(profile or "", {}))
+    asked = all(line.startswith("#") for line in lines)
+    if lines:
+        examples += ["# options:" if asked else "options:"]
+        examples += [f"#   {line[2:]}" if asked else f"  {line}" for line in lines]
+    name = scalar(base_model or str(PLACEHOLDERS["model"]))
+    base = f"base_model: {name}  # a folder, a name on the hub, embedded:minilm or embedded:smollm2"
+    return EVALUATION.format(
+        file=file,
+        adapters="\n".join(f"  - {scalar(each)}" for each in adapters or PLACEHOLDERS["adapters"]),
+        base=base if base_model else f"# {base}\n# (without it: the base that the first adapter names)",
+        examples="\n".join(examples),
+        code=_code(profile or ""),
+    )
+
+
+def _options(profile: str, given: Mapping[str, Any]) -> list[str]:
+    """The lines of a task's options; what most change is there as a comment."""
+    lines = [f"{name}: {scalar(value)}" for name, value in given.items()]
+    if profile in ("chat", "jsonl") and "scorer" not in given:
+        lines.append(f"# scorer: exact  # {SCORERS}")
+    if profile in ("classification", "text_classification"):
+        lines.append("# label_names: [bad, good]  # in the order of the head's outputs; by default sorted")
+    return lines
+
+
+def _code(profile: str) -> str:
+    return " --allow-code" if profile.endswith(".py") else ""
+
+
+PLAIN = re.compile(r"(\.{0,2}/)*[A-Za-z_][A-Za-z0-9_.+/-]*(:[A-Za-z0-9_]+)?", re.ASCII)
+WORDS = ("true", "false", "null", "yes", "no", "on", "off", "y", "n")
+
+
+def scalar(value: object) -> str:
+    """Return a text as YAML takes it back: plain where that is safe, else quoted.
+
+    >>> scalar("embedded:minilm"), scalar("my rows.csv"), scalar("1e3")
+    ('embedded:minilm', '"my rows.csv"', '"1e3"')
+    """
+    text = str(value)
+    if PLAIN.fullmatch(text) and text.lower() not in WORDS:
+        return text
+    return json.dumps(text, ensure_ascii=False)

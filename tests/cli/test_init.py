@@ -1,0 +1,143 @@
+"""`gradience init`: what it writes runs, once what it leaves open is filled in."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gradience.bench.config.load import BenchConfig
+from gradience.cli.app import run
+from gradience.evaluate.request import Request
+from gradience.models.config_errors import known_keys
+
+TESTS = Path(__file__).parents[1]
+ROWS = TESTS.parent / "examples" / "rows"
+sys.path += [str(TESTS / "bench"), str(TESTS / "evaluate")]
+TEMPLATE = "{% for m in messages %}{{ m['content'] }} [END] {% endfor %}"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """Two bases, an adapter of each with another, and rows of every kind."""
+    import adapters_to_compare as data
+    import tiny_bench
+
+    root = tmp_path_factory.mktemp("project")
+    for name, make, task in (("bert", tiny_bench.bert, "SEQ_CLS"), ("llama", tiny_bench.llama, "CAUSAL_LM")):
+        make(root / name)
+        for seed, which in enumerate(("adapter", "smaller")):
+            data.adapter(root / f"{name}_{which}", root / name, seed, task=task, labels=3)
+    reader = tiny_bench.tokenizer()
+    reader.chat_template = TEMPLATE
+    reader.save_pretrained(root / "llama")
+    shutil.copytree(ROWS, root / "rows")
+    return root
+
+
+@pytest.fixture
+def here(project, monkeypatch):
+    monkeypatch.chdir(project)
+    return project
+
+
+LABELS, CHOICES, CHAT = (
+    ("rows/labels.csv", "bert"),
+    ("rows/choices.jsonl", "llama"),
+    ("rows/messages.jsonl", "llama"),
+)
+"""Prompts are what the placeholders stand for."""
+
+
+@pytest.mark.parametrize(("rows", "base"), [LABELS, CHOICES, CHAT])
+def test_a_config_of_bench_is_filled_in_and_runs(rows, base, here, capsys):
+    file = Path("configs") / f"{Path(rows).stem}.yaml"
+    file.parent.mkdir(exist_ok=True)
+    assert run(["init", "bench", "-b", base, "--data", rows, "-o", str(file), "--force"]) == 0
+    assert f"next: gradience bench run --config {file} --dry-run" in capsys.readouterr().err
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert (values["model"]["name"], values["task"]["options"]["file"]) == (f"../{base}", f"../{rows}")
+    assert run(["bench", "run", "--config", str(file), "--dry-run"]) == 0, capsys.readouterr().err
+    assert "What it can show" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("rows", "base"), [LABELS, CHAT])
+def test_a_config_of_an_evaluation_is_filled_in_and_runs(rows, base, here, capsys):
+    file = Path("configs") / f"{Path(rows).stem}.evaluate.yaml"
+    file.parent.mkdir(exist_ok=True)
+    given = [f"{base}_adapter", f"{base}_smaller", "-b", base, "--data", rows, "-o", str(file), "--force"]
+    assert run(["init", "evaluate", *given]) == 0
+    assert run(["evaluate", "--config", str(file), "--dry-run"]) == 0, capsys.readouterr().err
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in (f"{base}_adapter", f"{base}_smaller", "the base alone"))
+
+
+def test_the_placeholders_are_refused_by_name_and_may_be_edited(here, tmp_path, capsys):
+    for verb in ("bench", "evaluate"):
+        assert run(["init", verb, "-o", str(tmp_path / f"{verb}.yaml")]) == 0
+    assert run(["bench", "run", "-c", str(tmp_path / "bench.yaml"), "--dry-run"]) == 3
+    assert "path/to/base: there is no such folder" in capsys.readouterr().err
+    assert run(["evaluate", "-c", str(tmp_path / "evaluate.yaml"), "--dry-run"]) == 3
+    assert f"{tmp_path}/path/to/adapter" in capsys.readouterr().err
+    edits = {
+        "path/to/base": here / "llama",
+        "rows.jsonl": here / "rows" / "prompts.jsonl",
+        "path/to/adapter": here / "llama_adapter",
+        "path/to/smaller": here / "llama_smaller",
+        "# base_model": "base_model",
+    }
+    for verb, command in (("bench", ["bench", "run"]), ("evaluate", ["evaluate"])):
+        file = tmp_path / f"{verb}.yaml"
+        text = file.read_text(encoding="utf-8")
+        for before, after in edits.items():
+            text = text.replace(before, str(after))
+        file.write_text(text, encoding="utf-8")
+        assert run([*command, "-c", str(file), "--dry-run"]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "task", ["arithmetic", "glue", "gsm8k", "reviews", "text_classification", "my/task.py"]
+)
+def test_a_named_task_gets_the_options_that_it_needs(task, here, tmp_path):
+    (here / "my").mkdir(exist_ok=True)
+    (here / "my" / "task.py").touch()
+    for verb, keys in (("bench", known_keys(BenchConfig)), ("evaluate", known_keys(Request))):
+        file = tmp_path / f"{verb}.yaml"
+        assert run(["init", verb, "--task", task, "-o", str(file)]) == 0
+        text = file.read_text(encoding="utf-8")
+        values = yaml.safe_load(text)
+        assert set(values) <= set(keys)
+        named = values["task"] if verb == "evaluate" else values["task"]["profile"]
+        assert (file.parent / named).resolve() == here / task if task.endswith(".py") else named == task
+        assert ("--allow-code" in text) == task.endswith(".py")
+        assert all(len(line) <= 120 or "task.py" in line for line in text.splitlines())
+
+
+def test_every_key_that_stands_as_a_comment_is_a_key(here, tmp_path):
+    """Uncommented, the file is still read: nothing in it is only decoration."""
+    file = tmp_path / "bench.yaml"
+    run(["init", "bench", "-o", str(file), "-b", "llama", "--data", "rows/prompts.jsonl"])
+    keys = {key.rpartition(".")[2] for key in known_keys(BenchConfig)} | {
+        "train_file",
+        "confirm_file",
+        "scorer",
+    }
+    comments = [
+        line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("  ")
+    ]
+    written = {line[2:].partition(":")[0].strip() for line in comments if line.startswith("# ")}
+    assert written
+    assert written <= keys
+
+
+def test_a_file_that_is_there_stays_without_force(here, tmp_path, capsys):
+    file = tmp_path / "mine.yaml"
+    file.write_text("mine")
+    assert run(["init", "bench", "-o", str(file)]) == 2
+    assert "give --force to replace it" in capsys.readouterr().err
+    assert file.read_text() == "mine"
+    assert run(["init", "bench", "-o", str(file), "--data", "no.jsonl", "--force"]) == 3
+    assert file.read_text() == "mine"
