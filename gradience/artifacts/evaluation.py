@@ -93,6 +93,9 @@ class EvaluationConditions(Part):
     quantization: str | None
     attention: str | None
     batch_size: int
+    """Examples that are answered together at most."""
+    batch_tokens: int | None = None
+    """Tokens of a batch at most; null where a number of examples was given."""
     max_length: int | None
     max_new_tokens: int | None
     versions: dict[str, str]
@@ -184,9 +187,20 @@ class KeptFile(Part):
     """Of the finished file; null while records are added."""
 
 
+class KeptBudget(Part):
+    """How large batches are where nothing was said: found once, and used again when the evaluation resumes."""
+
+    key: str
+    """sha256 over base, precision and device."""
+    tokens: int
+    """Of a batch at most."""
+
+
 class KeptRecords(Artifact):
     """`records/manifest.json`: which records may be used again."""
 
     schema_: Literal["gradience.kept_records/1"] = Field(default="gradience.kept_records/1", alias="schema")
     files: dict[str, KeptFile]
     """Name in the folder -> what it depends on."""
+    budget: KeptBudget | None = None
+    """Null where a number of examples was given."""

@@ -65,7 +65,10 @@ class ExamplesRun(Part):
     versions: dict[str, str]
     """gradience and what the engine computes with: torch, transformers, peft, tokenizers."""
     batch_size: int
-    """Examples that are answered together."""
+    """Examples that are answered together at most; of multiple choice, responses."""
+    batch_tokens: int | None = None
+    """Tokens of a batch at most, padding and what may be generated among them, unless one example has more; null where
+    a number of examples was given."""
     max_length: int | None
     """Tokens that an example may have, its answer included; what is longer is cut. Null: no limit is known."""
     max_new_tokens: int | None = None

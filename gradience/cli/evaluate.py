@@ -114,7 +114,10 @@ def evaluate(
     batch_size: Annotated[
         int | None,
         typer.Option(
-            "--batch-size", metavar="N", min=1, help="Examples that are answered together (default: 32)."
+            "--batch-size",
+            metavar="N",
+            min=1,
+            help="Examples that are answered together (default: by length, as many as fit).",
         ),
     ] = None,
     max_length: Annotated[

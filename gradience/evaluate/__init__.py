@@ -4,12 +4,12 @@ Every number that is reported is counted over the records, never the other way r
 `engine` imports one when it is called.
 """
 
+from gradience.evaluate.batches import fixed_batches
 from gradience.evaluate.choose import evaluate_choices
 from gradience.evaluate.classify import evaluate_classification
 from gradience.evaluate.comparison import Divergence, diverge, kl_divergence
 from gradience.evaluate.engines import engine
 from gradience.evaluate.engines.base import Engine
-from gradience.evaluate.examples import fixed_batches
 from gradience.evaluate.generate import evaluate_generation
 from gradience.evaluate.score import evaluate_scores
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gradience.artifacts.evaluation import RecordsFile
 from gradience.artifacts.records import Evaluation
 from gradience.errors import GradienceError, InputError, OutputError
+from gradience.evaluate.budget import Budget
+from gradience.evaluate.engines.base import OutOfMemoryError
 from gradience.evaluate.evaluator import Evaluator
 from gradience.evaluate.inputs import BASE_ROW, AdapterInput, Inputs, why_inert
 from gradience.evaluate.kept import Kept
@@ -18,6 +20,7 @@ from gradience.progress import Watcher
 from gradience.tasks.examples import fingerprint
 
 RECORDS = "records"
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -59,15 +62,33 @@ class Answering:
 
     def run(self) -> list[Answers]:
         """Evaluate the reference, the candidates, and the base where that is wanted."""
-        inputs = self.inputs
         try:
-            rows = [self.reference(), *map(self.candidate, inputs.adapters[1:])]
-            if inputs.request.with_base:
-                rows.append(Answers(None))
-                self._evaluate(rows[-1])
-            return rows
+            return self.sharing_batches(self._all)
         finally:
             self.close()
+
+    def sharing_batches(self, evaluate: Callable[[], T]) -> T:
+        """Return what `evaluate` returns; where memory ends, call it again, with smaller batches for all its adapters.
+
+        The size of batches that nobody gave is decided here. Raises OutOfMemoryError where smaller ones do not help.
+        """
+        reference = self.inputs.reference
+        budget = Budget(self.evaluator, self.kept, self._device, self.watcher.note)
+        if self.evaluator.batch_size is None:
+            budget.find((reference.name, reference.folder))
+        while True:
+            self._number = 0
+            try:
+                return evaluate()
+            except OutOfMemoryError as error:
+                budget.smaller(error)
+
+    def _all(self) -> list[Answers]:
+        rows = [self.reference(), *map(self.candidate, self.inputs.adapters[1:])]
+        if self.inputs.request.with_base:
+            rows.append(Answers(None))
+            self._evaluate(rows[-1])
+        return rows
 
     def reference(self) -> Answers:
         """Evaluate the reference. Raises what keeps it from being evaluated."""
@@ -157,11 +178,22 @@ class Answering:
         return fingerprint_of(self.inputs.model)
 
     @cached_property
-    def _shared(self) -> dict[str, Any]:
-        """What decides every row's records."""
+    def _base(self) -> dict[str, Any]:
         return {
             "base": self.fingerprint,
             "model": self.inputs.model.model_dump(mode="json", exclude={"name", "revision"}),
+        }
+
+    @property
+    def _device(self) -> dict[str, Any]:
+        """What decides how much fits."""
+        return {**self._base, "device": self.evaluator.numerics["device"]}
+
+    @property
+    def _shared(self) -> dict[str, Any]:
+        """What decides every row's records."""
+        return {
+            **self._base,
             "data": fingerprint(self.inputs.examples),
             "settings": self.evaluator.settings,
             "scoring": self.inputs.task.scoring,

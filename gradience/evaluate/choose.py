@@ -14,8 +14,9 @@ import numpy as np
 
 from gradience.artifacts.records import ChoiceRecord, Evaluation
 from gradience.digests import sha256_rows, sha256_text
+from gradience.evaluate.batches import batched
 from gradience.evaluate.engines.base import Engine, Score
-from gradience.evaluate.examples import fixed_batches, require_examples
+from gradience.evaluate.examples import require_examples
 from gradience.evaluate.proof import refuse_inert_generators
 from gradience.evaluate.records import RecordFile, answer_batches, header
 from gradience.progress import Progress
@@ -47,6 +48,7 @@ def evaluate_choices(
     *,
     choose_by: ChooseBy = "sum",
     batch_size: int = 16,
+    batch_tokens: int | None = None,
     max_length: int | None = None,
     scoring: str | None = None,
     path: Path | None = None,
@@ -56,6 +58,7 @@ def evaluate_choices(
     """Score the choices of each example under the adapter `name` (None: the base), and choose the likeliest.
 
     batch_size: responses that are scored together, those of an example always; max_length: tokens of prompt and choice.
+    batch_tokens: tokens of a batch, each choice behind its prompt, in place of a number of responses.
     Raises UsageError (`no-examples`, `wrong-model`), InputError (`empty-prompt`, `response-too-long`, `no-end-token`,
     `adapter-inert` unless `allow_inert`), OutputError (`write-failed`), and what the engine itself raises.
     """
@@ -63,7 +66,14 @@ def evaluate_choices(
     limit = max_length if max_length is not None else engine.max_length
     if name is not None and not allow_inert:
         refuse_inert_generators(engine, [name], [example.prompt for example in examples], limit)
-    together = max(1, batch_size // max(len(example.responses) for example in examples))
+    texts = [example.prompt + "".join(example.responses) for example in examples]
+
+    def lengths() -> list[int]:
+        whole = engine.count_tokens([e.prompt + max(e.responses, key=len) for e in examples])
+        return [count if limit is None else min(count, limit) for count in whole]
+
+    rows = [len(example.responses) for example in examples]
+    batches = batched(texts, lengths, size=batch_size, tokens=batch_tokens, rows=rows)
 
     def answer(places: Sequence[int]) -> list[list[ChoiceRecord]]:
         few = [examples[place] for place in places]
@@ -76,14 +86,11 @@ def evaluate_choices(
         "choices",
         name,
         [(example.id, example.prompt, *example.responses, example.label) for example in examples],
-        batch_size=batch_size,
         max_length=limit,
         scoring=scoring,
+        **batches.facts,
     )
-    texts = [example.prompt + "".join(example.responses) for example in examples]
-    file: RecordFile[ChoiceRecord] = RecordFile(
-        run, [e.id for e in examples], fixed_batches(texts, together), path
-    )
+    file: RecordFile[ChoiceRecord] = RecordFile(run, [e.id for e in examples], batches.places, path)
     return answer_batches([file], answer, on_batch)[0]
 
 

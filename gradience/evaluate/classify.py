@@ -7,8 +7,9 @@ from pathlib import Path
 
 from gradience.artifacts.records import ClassificationRecord, Evaluation
 from gradience.digests import sha256_text
+from gradience.evaluate.batches import batched
 from gradience.evaluate.engines.base import Classified, Engine
-from gradience.evaluate.examples import LabelledText, fixed_batches, pair_of, require_examples, whole_text
+from gradience.evaluate.examples import LabelledText, pair_of, require_examples, whole_text
 from gradience.evaluate.proof import refuse_inert_classifier
 from gradience.evaluate.records import RecordFile, answer_batches, header
 from gradience.progress import Progress
@@ -20,6 +21,7 @@ def evaluate_classification(
     examples: Sequence[LabelledText],
     *,
     batch_size: int = 64,
+    batch_tokens: int | None = None,
     max_length: int | None = 64,
     lora: bool = True,
     scoring: str | None = None,
@@ -30,7 +32,7 @@ def evaluate_classification(
     """Label each text or pair of texts with the adapter `name`; the largest logit decides.
 
     max_length: tokens of a text that are read. lora=False: the adapter's head alone, ΔW = 0. scoring: what the records
-    say of who decides what is right.
+    say of who decides what is right. batch_tokens: tokens of a batch, in place of a number of texts.
     Raises UsageError (`no-examples`, `wrong-model`, `mixed-examples`), InputError (`adapter-inert` unless
     `allow_inert`), OutputError (`write-failed`), and what the engine itself raises.
     """
@@ -43,18 +45,22 @@ def evaluate_classification(
         answers = engine.classify(name, [texts[place] for place in places], lora=lora, max_length=max_length)
         return [[_record(examples[place], each) for place, each in zip(places, answers, strict=True)]]
 
+    def lengths() -> list[int]:
+        whole = engine.count_tokens([f"{text} {second or ''}" for text, second in texts])
+        return [count if max_length is None else min(count, max_length) for count in whole]
+
+    batches = batched([whole_text(e) for e in examples], lengths, size=batch_size, tokens=batch_tokens)
     run = header(
         engine,
         "classification",
         name,
         [(example.id, example.text, pair_of(example), example.label) for example in examples],
         lora=lora,
-        batch_size=batch_size,
         max_length=max_length,
         scoring=scoring,
+        **batches.facts,
     )
-    batches = fixed_batches([whole_text(example) for example in examples], batch_size)
-    file: RecordFile[ClassificationRecord] = RecordFile(run, [e.id for e in examples], batches, path)
+    file: RecordFile[ClassificationRecord] = RecordFile(run, [e.id for e in examples], batches.places, path)
     return answer_batches([file], answer, on_batch)[0]
 
 

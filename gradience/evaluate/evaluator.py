@@ -7,10 +7,12 @@ evaluated. So a run that is resumed after all evaluations loads nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from gradience.artifacts.records import Evaluation
+from gradience.evaluate.batches import SCORED_SHARE
 from gradience.evaluate.choose import evaluate_choices
 from gradience.evaluate.classify import evaluate_classification
 from gradience.evaluate.engines import engine
@@ -34,16 +36,20 @@ class Evaluator:
         model: ModelSettings,
         examples: Sequence[Any],
         *,
-        batch_size: int,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
         max_length: int,
         max_new_tokens: int | None = None,
         device: str = "auto",
         on_batch: Progress | None = None,
         engine_name: str = "transformers",
     ) -> None:
-        """`examples` are some of `task`. `max_length`: tokens of a text to label that are read."""
+        """`examples` are some of `task`. `max_length`: tokens of a text to label that are read.
+
+        batch_size: examples that are answered together; None: as many as `batch_tokens` hold.
+        """
         self.task, self.model, self.examples, self.device = task, model, examples, device
-        self.batch_size, self.max_length = batch_size, max_length
+        self.batch_size, self.batch_tokens, self.max_length = batch_size, batch_tokens, max_length
         self.max_new_tokens = max_new_tokens
         self.on_batch = on_batch
         self.loads = 0
@@ -54,7 +60,7 @@ class Evaluator:
     @property
     def settings(self) -> dict[str, Any]:
         """What decides an answer, beside adapter, base and examples."""
-        settings = {"engine": self._engine_type.name, "batch_size": self.batch_size}
+        settings = {"engine": self._engine_type.name, **self._batches()}
         if isinstance(self.task, ClassificationTask):
             return settings | {"max_length": self.max_length}
         if isinstance(self.task, ChoiceTask):
@@ -86,7 +92,7 @@ class Evaluator:
         engine = self.engine if name is None or adapter is None else self.engine_with(name, adapter)
         task = self.task
         settings: dict[str, Any] = {
-            "batch_size": self.batch_size,
+            **self._batches(),
             "scoring": task.scoring,
             "path": path,
             "on_batch": self.on_batch,
@@ -122,11 +128,33 @@ class Evaluator:
             [name],
             self.examples,
             reference=reference[0],
-            batch_size=min(self.batch_size, SCORED_AT_ONCE),
+            **self._batches(scored=True),
             paths=None if path is None else {name: path},
             on_batch=self.on_batch,
             allow_inert=allow_inert,
         )[name]
+
+    def try_longest(self, reference: tuple[str, Path]) -> None:
+        """Answer the longest batch with an adapter, and score it, for the memory alone; nothing is kept.
+
+        Raises OutOfMemoryError where that does not fit.
+        """
+        usual, self.on_batch = self.on_batch, _stop
+        try:
+            with suppress(_TriedError):
+                self.answers(*reference, None, allow_inert=True)
+            if not isinstance(self.task, ClassificationTask):
+                with suppress(_TriedError):  # the base stands for the other adapters, which may not fit it
+                    self.scores(None, None, None, reference=reference, allow_inert=True)
+        finally:
+            self.on_batch = usual
+
+    def _batches(self, *, scored: bool = False) -> dict[str, Any]:
+        """How examples are batched, as the functions of this room take it."""
+        if self.batch_size is not None:
+            return {"batch_size": min(self.batch_size, SCORED_AT_ONCE) if scored else self.batch_size}
+        assert self.batch_tokens is not None
+        return {"batch_tokens": max(1, self.batch_tokens // SCORED_SHARE) if scored else self.batch_tokens}
 
     @property
     def engine(self) -> Engine:
@@ -153,3 +181,11 @@ class Evaluator:
         if self._engine is not None:
             self._engine.close()
             self._engine = None
+
+
+class _TriedError(Exception):
+    """The longest batch fits."""
+
+
+def _stop(done: int, total: int) -> None:
+    raise _TriedError

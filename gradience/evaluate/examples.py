@@ -1,8 +1,4 @@
-"""What an example must have to be evaluated, whatever its class (that of a task, or a user's), and the batches.
-
-Which examples are answered together is a matter of the examples alone, so that it is the same for every adapter:
-the composition of a batch can move a logit in the last bits, and in bfloat16 by more.
-"""
+"""What an example must have to be evaluated, whatever its class (that of a task, or a user's)."""
 
 from __future__ import annotations
 
@@ -56,15 +52,6 @@ def whole_text(example: LabelledText) -> str:
     """Both texts of `example` as one, to sort and to hash."""
     second = pair_of(example)
     return example.text if second is None else f"{example.text}\0{second}"
-
-
-def fixed_batches(texts: Sequence[str], batch_size: int) -> list[list[int]]:
-    """Return the places of the texts in each batch: sorted by length, so that little is padded.
-
-    They depend on the texts alone: neither on their order nor on what is answered.
-    """
-    order = sorted(range(len(texts)), key=lambda place: (len(texts[place]), texts[place], place))
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def require_examples(examples: Sequence[Any], engine: Engine, *, classifies: bool) -> None:

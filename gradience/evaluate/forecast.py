@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from gradience.artifacts.evaluation import EvaluationForecast, ShownMargin
 from gradience.artifacts.forecast import TimeEstimate
 from gradience.artifacts.shared_names import path_text, sentence_text
 from gradience.errors import InputError
+from gradience.evaluate.batches import CPU_TOKENS, TRIED_TOKENS
+from gradience.evaluate.budget import on_processor
 from gradience.evaluate.inputs import AdapterInput, Inputs
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask
 
@@ -122,17 +125,25 @@ def _lengths(inputs: Inputs) -> tuple[int, int, int]:
     from gradience.models.rendering import encode_pair
 
     tokenizer = load_tokenizer(inputs.model)
-    rows = min(inputs.request.batch_size, len(inputs.examples))
     if isinstance(inputs.task, ClassificationTask):
         texts = [f"{each.text} {each.text_pair or ''}" for each in inputs.examples]
         lengths = [min(inputs.max_length, len(ids)) for ids in tokenizer(texts, verbose=False)["input_ids"]]
+        rows = _rows(inputs, lengths, 0)
         return rows, round(sorted_longest(lengths, rows)), 0
     pairs = [encode_pair(tokenizer, each.prompt, each.response) for each in inputs.examples]
     prompts, responses = [len(before) for before, _ in pairs], [len(after) for _, after in pairs]
     most = max(responses)
     if isinstance(inputs.task, GenerationTask):
         most = inputs.request.max_new_tokens or inputs.task.max_new_tokens
+    rows = _rows(inputs, prompts, most)
     return rows, round(sorted_longest(prompts, rows)), min(most, round(longest_of(responses, rows)))
+
+
+def _rows(inputs: Inputs, lengths: Sequence[int], new: int) -> int:
+    """Examples of a batch: as many as were asked for, or of the mean length as the first budget holds."""
+    budget = CPU_TOKENS if on_processor(inputs.request.device) else TRIED_TOKENS
+    many = inputs.request.batch_size or max(1, budget // max(1, round(fmean(lengths)) + new))
+    return min(many, len(inputs.examples))
 
 
 def _cache(shape: Any, tokens: int, itemsize: int) -> int:

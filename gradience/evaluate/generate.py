@@ -8,8 +8,9 @@ from typing import Any
 
 from gradience.artifacts.records import Evaluation, GenerationRecord
 from gradience.digests import sha256_text
+from gradience.evaluate.batches import batched
 from gradience.evaluate.engines.base import Engine, Output
-from gradience.evaluate.examples import Prompted, fixed_batches, require_examples
+from gradience.evaluate.examples import Prompted, require_examples
 from gradience.evaluate.proof import refuse_inert_generators
 from gradience.evaluate.records import RecordFile, answer_batches, header
 from gradience.progress import Progress
@@ -26,6 +27,7 @@ def evaluate_generation(
     max_new_tokens: int,
     stop: Sequence[str] = (),
     batch_size: int = 32,
+    batch_tokens: int | None = None,
     max_length: int | None = None,
     scoring: str | None = None,
     path: Path | None = None,
@@ -36,7 +38,8 @@ def evaluate_generation(
 
     filters: ways of finding the answer; the first decides. same: (extracted, gold) -> whether they are the same
     answer; scoring: what the records say of the two, such as a version. max_length: tokens of prompt and output
-    together (by default what the base allows); a prompt that is too long loses its beginning.
+    together (by default what the base allows); a prompt that is too long loses its beginning. batch_tokens: tokens of
+    a batch, `max_new_tokens` for each output among them, in place of a number of examples.
     Raises UsageError (`no-examples`, `wrong-model`, `no-room`), InputError (`empty-prompt`, `no-end-token`,
     `adapter-inert` unless `allow_inert`), OutputError (`write-failed`), and what the engine itself raises.
     """
@@ -46,6 +49,11 @@ def evaluate_generation(
     if name is not None and not allow_inert:
         refuse_inert_generators(engine, [name], prompts, limit)
 
+    def lengths() -> list[int]:
+        whole = (count + max_new_tokens for count in engine.count_tokens(prompts))
+        return [count if limit is None else min(count, limit) for count in whole]
+
+    batches = batched(prompts, lengths, size=batch_size, tokens=batch_tokens)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": tuple(stop), "max_length": limit}
 
     def answer(places: Sequence[int]) -> list[list[GenerationRecord]]:
@@ -62,14 +70,12 @@ def evaluate_generation(
         "generation",
         name,
         [(example.id, example.prompt, example.answer) for example in examples],
-        batch_size=batch_size,
         filters=tuple(filters),
         scoring=scoring,
         **settings,
+        **batches.facts,
     )
-    file: RecordFile[GenerationRecord] = RecordFile(
-        run, [e.id for e in examples], fixed_batches(prompts, batch_size), path
-    )
+    file: RecordFile[GenerationRecord] = RecordFile(run, [e.id for e in examples], batches.places, path)
     return answer_batches([file], answer, on_batch)[0]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gradience.artifacts.evaluation import KeptFile, KeptRecords
+from gradience.artifacts.evaluation import KeptBudget, KeptFile, KeptRecords
 from gradience.artifacts.records import Evaluation, read_records
 from gradience.artifacts.whole import write_errors
 from gradience.digests import sha256_file, sha256_text
@@ -31,10 +31,25 @@ class Kept:
         self.folder, self._note = folder, note
         with write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
+        self._files: dict[str, KeptFile] = {}
+        self._budget: KeptBudget | None = None
         try:
-            self._files = dict(KeptRecords.read(folder / MANIFEST).files)
+            manifest = KeptRecords.read(folder / MANIFEST)
         except InputError:  # none yet, or none that this version reads
+            return
+        self._files, self._budget = dict(manifest.files), manifest.budget
+
+    def budget(self, depends: Mapping[str, Any]) -> int | None:
+        """Return the tokens of a batch that were found for what they depend on, where they were."""
+        kept = self._budget
+        return kept.tokens if kept is not None and kept.key == _key(depends) else None
+
+    def keep_budget(self, depends: Mapping[str, Any], tokens: int) -> None:
+        """Remember the tokens of a batch; where they were others, all records begin again, without a note for each."""
+        if self.budget(depends) not in (None, tokens):
             self._files = {}
+        self._budget = KeptBudget(key=_key(depends), tokens=tokens)
+        self._write()
 
     def records(
         self, name: str, depends: Mapping[str, Any], make: Callable[[Path], object]
@@ -73,7 +88,10 @@ class Kept:
 
     def _save(self, name: str, key: str, digest: str | None) -> None:
         self._files[name] = KeptFile(key=key, sha256=digest)
-        KeptRecords(files=self._files).save(self.folder / MANIFEST)
+        self._write()
+
+    def _write(self) -> None:
+        KeptRecords(files=self._files, budget=self._budget).save(self.folder / MANIFEST)
 
 
 def _key(depends: Mapping[str, Any]) -> str:

@@ -9,14 +9,14 @@ from gradience.evaluate.engines.base import Engine
 from gradience.words import counted
 
 EXAMPLES_OF_PROOF = 8
-"""On how many texts or prompts it must show that."""
+"""On how many texts or prompts it must show that: the shortest, which fit where any batch does."""
 
 
 def refuse_inert_classifier(
     engine: Engine, name: str, texts: Sequence[tuple[str, str | None]], max_length: int | None
 ) -> None:
     """Raise InputError (`adapter-inert`) when the LoRA of `name` changes no logit of `texts` (beside its head)."""
-    texts = texts[:EXAMPLES_OF_PROOF]
+    texts = sorted(texts, key=lambda text: len(text[0]))[:EXAMPLES_OF_PROOF]
     with_lora, without = (
         [answer.logits.tolist() for answer in engine.classify(name, texts, max_length=max_length, lora=lora)]
         for lora in (True, False)
@@ -34,7 +34,7 @@ def refuse_inert_generators(
 
     That likelihood depends on the logits of the whole vocabulary, and every engine can tell it.
     """
-    ends = [(prompt, "") for prompt in prompts[:EXAMPLES_OF_PROOF]]
+    ends = [(prompt, "") for prompt in sorted(prompts, key=len)[:EXAMPLES_OF_PROOF]]
     base, *adapters = engine.score([None, *names], ends, max_length=max_length) if names else [[]]
     for name, scores in zip(names, adapters, strict=True):
         if scores == base:

@@ -29,7 +29,7 @@ from gradience.artifacts.scratch import sweep_beside
 from gradience.artifacts.whole import write_errors, write_whole
 from gradience.digests import sha256_rows
 from gradience.errors import InputError
-from gradience.evaluate.engines.base import Engine
+from gradience.evaluate.engines.base import Engine, OutOfMemoryError
 from gradience.progress import Progress
 from gradience.reading import MAX_DATA_BYTES, read_file
 
@@ -141,7 +141,12 @@ def answer_batches(
     for file in files:
         file.keep(first)
     for done in range(first, len(batches)):
-        for file, records in zip(files, answer(batches[done]), strict=True):
+        try:
+            answers = answer(batches[done])
+        except OutOfMemoryError as error:
+            error.divisible = len(batches[done]) > 1
+            raise
+        for file, records in zip(files, answers, strict=True):
             file.append(records)
         if on_batch is not None:
             on_batch(done + 1, len(batches))

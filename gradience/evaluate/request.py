@@ -44,8 +44,8 @@ class Request(Settings):
     """Which examples of a `task`; of `data` every row is evaluated."""
     limit: Positive | None = None
     """At most so many examples."""
-    batch_size: Positive = 32
-    """Examples that are answered together."""
+    batch_size: Positive | None = None
+    """Examples that are answered together; by default as many of like length as fit."""
     max_length: Positive | None = None
     """Tokens of a text to label that are read; 512 where it is not given."""
     max_new_tokens: Positive | None = None

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from gradience.artifacts.records import Evaluation, ScoreRecord
 from gradience.digests import sha256_text
+from gradience.evaluate.batches import batched
 from gradience.evaluate.engines.base import Engine, Score
-from gradience.evaluate.examples import Answered, fixed_batches, require_examples
+from gradience.evaluate.examples import Answered, require_examples
 from gradience.evaluate.proof import refuse_inert_generators
 from gradience.evaluate.records import RecordFile, answer_batches, header
 from gradience.progress import Progress
@@ -21,6 +22,7 @@ def evaluate_scores(
     *,
     reference: str | None = None,
     batch_size: int = 16,
+    batch_tokens: int | None = None,
     max_length: int | None = None,
     paths: Mapping[str | None, Path] | None = None,
     on_batch: Progress | None = None,
@@ -29,7 +31,8 @@ def evaluate_scores(
     """Score each response under each of `names` (None: the base), and against the adapter `reference`.
 
     Every batch is read once by the reference and once by each adapter. paths: a file for each name. max_length:
-    tokens of prompt and response together (by default what the base allows).
+    tokens of prompt and response together (by default what the base allows). batch_tokens: tokens of a batch, in place
+    of a number of examples.
     Raises UsageError (`no-examples`, `wrong-model`), InputError (`empty-prompt`, `response-too-long`, `no-end-token`,
     `adapter-inert` unless `allow_inert`), OutputError (`write-failed`), and what the engine itself raises.
     """
@@ -48,18 +51,24 @@ def evaluate_scores(
         ]
 
     rows = [(example.id, example.prompt, example.response) for example in examples]
+    texts = [example.prompt + example.response for example in examples]
+
+    def lengths() -> list[int]:
+        whole = (count + 1 for count in engine.count_tokens(texts))  # the end token
+        return [count if limit is None else min(count, limit) for count in whole]
+
+    batches = batched(texts, lengths, size=batch_size, tokens=batch_tokens)
     settings = {
-        "batch_size": batch_size,
+        **batches.facts,
         "max_length": limit,
         "reference": reference,
         "reference_sha256": None if reference is None else engine.adapters[reference].weights_sha256,
     }
-    batches = fixed_batches([example.prompt + example.response for example in examples], batch_size)
     files: list[RecordFile[ScoreRecord]] = [
         RecordFile(
             header(engine, "scores", name, rows, **settings),
             [example.id for example in examples],
-            batches,
+            batches.places,
             None if paths is None else paths[name],
         )
         for name in names

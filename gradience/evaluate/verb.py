@@ -18,6 +18,7 @@ from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.whole import write_whole
 from gradience.errors import OutputError, UsageError, require
 from gradience.evaluate.answering import Answering
+from gradience.evaluate.engines.base import OutOfMemoryError
 from gradience.evaluate.inputs import Inputs, read_inputs
 from gradience.evaluate.outcome import report_of
 from gradience.evaluate.request import request_of
@@ -40,7 +41,7 @@ def evaluate_adapters(
     with_base: bool = False,
     role: Role = "confirm",
     limit: int | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     max_length: int | None = None,
     max_new_tokens: int | None = None,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
@@ -70,7 +71,7 @@ def evaluate_adapters(
     with_base: the base without an adapter as well; of a classifier the reference's head on the base's own features.
     role: which of the task's examples: "confirm" (test) or "dev".
     limit: at most so many examples.
-    batch_size: examples that are answered together.
+    batch_size: examples that are answered together; by default as many of like length as fit.
     max_length: tokens of a text to label that are read; 512 by default.
     max_new_tokens: of an answer in free text; by default what the task says.
     dtype: of the base, as in a config of Bench; so are the next three.
@@ -93,7 +94,7 @@ def evaluate_adapters(
         "with_base": with_base,
         "role": role,
         "limit": None if limit is None else integer_argument("limit", limit),
-        "batch_size": integer_argument("batch_size", batch_size),
+        "batch_size": None if batch_size is None else integer_argument("batch_size", batch_size),
         "max_length": max_length,
         "max_new_tokens": max_new_tokens,
         "dtype": dtype,
@@ -116,26 +117,29 @@ def evaluate(
     """Evaluate what was read; what is finished in `output` is used again. page_of: makes the Markdown beside it."""
     for module in LIBRARIES:
         require(module, extra="hf")
-    import torch
-
     watch = Stopwatch(command)
     with nullcontext() if output is None else only_one(output):
         answering = Answering(inputs, output, watcher or Watcher())
         base = answering.fingerprint
         try:
             rows = answering.run()
-        except torch.OutOfMemoryError as error:
-            raise OutputError(
-                f"the device has not enough memory: {str(error).splitlines()[0]}",
-                code="out-of-memory",
-                hint=f"a smaller --batch-size than {inputs.request.batch_size}, or --quantization nf4",
-            ) from None
+        except OutOfMemoryError as error:
+            raise _no_memory(error) from None
         report = report_of(answering, rows, base, watch)
         if output is not None:
             report.save(output / EVALUATION)
             if page_of is not None:
                 write_whole(output / DOCUMENT, [page_of(report).encode()])
         return report
+
+
+def _no_memory(error: OutOfMemoryError) -> OutputError:
+    smaller = "a smaller --batch-size, or none, or " if error.divisible else ""
+    return OutputError(
+        f"not enough memory: {error}",
+        code="out-of-memory",
+        hint=f"try {smaller}--quantization nf4, --dtype bfloat16 or another --device",
+    )
 
 
 def margin_of(value: object) -> Fraction:

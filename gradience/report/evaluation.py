@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from gradience.artifacts.evaluation import (
     BASE,
     EvaluatedAdapter,
+    EvaluationConditions,
     EvaluationForecast,
     EvaluationReport,
     ShownMargin,
@@ -60,10 +61,16 @@ def title_blocks(report: EvaluationReport) -> list[Block]:
     rows: list[tuple[str, Inline]] = [
         ("base", (Span(report.base, "name"), Span(f"  {conditions.dtype}{packed}", "dim"))),
         ("examples", (f"{count(report.examples)} of ", Span(report.task, "name"), _which(report))),
-        ("device", (conditions.device, Span(f"{threads}, batches of {conditions.batch_size}", "dim"))),
+        ("device", (conditions.device, Span(f"{threads}, {_batches(conditions)}", "dim"))),
     ]
     blocks: list[Block] = [Heading("Evaluation", level=1), Facts(rows)]
     return [*blocks, Notes([Note("warning", note) for note in report.notes])] if report.notes else blocks
+
+
+def _batches(conditions: EvaluationConditions) -> str:
+    if conditions.batch_tokens is None:
+        return f"batches of {conditions.batch_size}"
+    return f"batches of up to {count(conditions.batch_tokens)} tokens, {count(conditions.batch_size)} at most"
 
 
 def _which(report: EvaluationReport) -> str:

@@ -372,5 +372,15 @@ def test_the_header_names_every_setting_that_must_agree():
         *("schema_", "kind", "engine", "adapter", "adapter_sha256", "adapter_config_sha256", "lora"),
         *("reference", "reference_sha256", "base", "base_sha256", "tokenizer_sha256", "quantization"),
         *("dtype", "attention", "device", "threads", "versions"),
-        *("batch_size", "max_length", "max_new_tokens", "stop", "filters", "scoring", "examples_sha256", "n"),
+        *(
+            "batch_size",
+            "batch_tokens",
+            "max_length",
+            "max_new_tokens",
+            "stop",
+            "filters",
+            "scoring",
+            "examples_sha256",
+            "n",
+        ),
     }

@@ -34,8 +34,9 @@ from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.protocol import plan_of
 from gradience.bench.verify.rescore import gold_of
 from gradience.errors import GradienceError, InputError
+from gradience.evaluate.batches import fixed_batches
 from gradience.evaluate.evaluator import Evaluator
-from gradience.evaluate.examples import fixed_batches, whole_text
+from gradience.evaluate.examples import whole_text
 from gradience.evaluate.numerics import numerics_differences
 from gradience.models.devices import threads
 from gradience.tasks.base import ChoiceTask, ClassificationTask, Task

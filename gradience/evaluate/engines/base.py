@@ -72,11 +72,19 @@ class Score:
     """Whether the prompt lost its beginning."""
 
 
+class OutOfMemoryError(MemoryError):
+    """The device has no room for a model, an adapter or a batch. Its text is the first line of what torch said."""
+
+    divisible = False
+    """Whether it was a batch of several examples."""
+
+
 class Engine(Protocol):
     """Answers batches of examples with one base model and any number of LoRA adapters.
 
     Adapters go by name; the name None is the base alone. Equal batches give equal answers, whichever adapters are
-    loaded beside and whatever was answered before.
+    loaded beside and whatever was answered before. What the device has no room for raises OutOfMemoryError and leaves
+    everything as it was.
     """
 
     name: ClassVar[str]
@@ -108,6 +116,9 @@ class Engine(Protocol):
     @property
     def adapters(self) -> Mapping[str, AdapterIdentity]:
         """Name -> folder and digests of each adapter that is loaded."""
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text with its special ones: what a batch of them weighs."""
 
     def add(self, name: str, folder: Path) -> None:
         """Load the PEFT adapter in `folder`. Raises UsageError (`adapter-name`) when the name is taken."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +14,18 @@ from gradience.adapters.config import HEADS_OF_TASK
 from gradience.adapters.initialisations import initialisation_of
 from gradience.adapters.patterns import SavedNames
 from gradience.errors import InputError, UsageError
-from gradience.evaluate.engines.base import AdapterIdentity, Classified, Engine, Output, Score
+from gradience.evaluate.engines.base import (
+    AdapterIdentity,
+    Classified,
+    Engine,
+    OutOfMemoryError,
+    Output,
+    Score,
+)
 from gradience.evaluate.engines.transformers import identity
 from gradience.evaluate.engines.transformers.classification import classify_batch
 from gradience.evaluate.engines.transformers.generation import generate_batch
+from gradience.evaluate.engines.transformers.memory import free_cached, memory
 from gradience.evaluate.engines.transformers.scoring import ResponseBatch
 from gradience.models.devices import choose_device
 from gradience.models.load import load_base
@@ -60,7 +67,8 @@ class TransformersEngine(Engine):
 
     @classmethod
     def load(cls, model: ModelSettings, *, labels: int | None = None, device: str = "auto") -> Self:
-        base = load_base(model, labels=labels, device=device)
+        with memory():
+            base = load_base(model, labels=labels, device=device)
         return cls(base.model, base.tokenizer, untrained=base.untrained)
 
     @classmethod
@@ -75,6 +83,9 @@ class TransformersEngine(Engine):
     def max_length(self) -> int | None:
         limit: int | None = getattr(self.base.config.get_text_config(), "max_position_embeddings", None)
         return limit
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return [len(ids) for ids in self.tokenizer(list(texts), verbose=False)["input_ids"]]
 
     @property
     def adapters(self) -> Mapping[str, AdapterIdentity]:
@@ -104,8 +115,13 @@ class TransformersEngine(Engine):
         self._added += 1
         # Not `name`: PEFT looks for names inside the keys of tensors, and torch forbids dots in them.
         key = f"gradience{self._added}x"
+        misfits: list[str] = []
         try:
-            misfits = self._load(key, folder, config)
+            with memory():
+                misfits = self._load(key, folder, config)
+        except OutOfMemoryError:
+            self._unload(key)
+            raise
         except (ValueError, RuntimeError) as error:  # no such modules; other shapes
             misfits = [str(error)]
         if misfits:
@@ -131,7 +147,7 @@ class TransformersEngine(Engine):
         lora: bool = True,
     ) -> list[Classified]:
         """Logits of one batch of texts or pairs. Raises UsageError (`mixed-examples`)."""
-        with self.using(name, lora=lora) as model:
+        with memory(), self.using(name, lora=lora) as model:
             return classify_batch(model, self.tokenizer, texts, max_length=max_length)
 
     def generate(
@@ -144,7 +160,7 @@ class TransformersEngine(Engine):
         max_length: int | None = None,
     ) -> list[Output]:
         """Outputs of one batch. Raises UsageError (`no-room`) and InputError (`empty-prompt`, `no-end-token`)."""
-        with self.using(name) as model:
+        with memory(), self.using(name) as model:
             return generate_batch(
                 model,
                 self.tokenizer,
@@ -167,8 +183,13 @@ class TransformersEngine(Engine):
 
         Raises InputError (`response-too-long`, `empty-prompt`, `no-end-token`).
         """
-        batch = ResponseBatch(self.tokenizer, pairs, max_length, self.base.device, end=end)
+        with memory():
+            batch = ResponseBatch(self.tokenizer, pairs, max_length, self.base.device, end=end)
+            return self._scores(names, batch, reference)
 
+    def _scores(
+        self, names: Sequence[str | None], batch: ResponseBatch, reference: str | None
+    ) -> list[list[Score]]:
         def logits(name: str | None) -> torch.Tensor:
             with self.using(name) as model:
                 return batch.logits(model)
@@ -183,9 +204,7 @@ class TransformersEngine(Engine):
 
     def close(self) -> None:
         self.base = self._peft = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_cached()
 
     @contextmanager
     def using(self, name: str | None, *, lora: bool = True) -> Iterator[Any]:

@@ -1,0 +1,82 @@
+"""Which examples are answered together: a matter of the examples alone, so that it is the same for every adapter.
+
+The composition of a batch can move a logit in the last bits, and in bfloat16 by more; pairs must share their batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+CPU_TOKENS = 4096
+"""Of a batch on a processor, where larger ones are no faster (docs/decisions/014-batches.md)."""
+TRIED_TOKENS = 32768
+"""Of a batch elsewhere, before it is tried whether the memory holds the longest one."""
+SCORED_SHARE = 4
+"""By how much a batch of teacher-forced scoring is smaller: its logits over a whole vocabulary take the memory."""
+
+
+class Batches(NamedTuple):
+    """The places of the examples in each batch, and what the header says of them."""
+
+    places: list[list[int]]
+    size: int
+    """Examples of a batch at most; of multiple choice, responses."""
+    tokens: int | None
+    """Tokens of a batch at most; None where a number of examples was given."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Fields of `ExamplesRun`."""
+        return {"batch_size": self.size, "batch_tokens": self.tokens}
+
+
+def batched(
+    texts: Sequence[str],
+    lengths: Callable[[], Sequence[int]],
+    *,
+    size: int,
+    tokens: int | None,
+    rows: Sequence[int] | None = None,
+) -> Batches:
+    """Batch examples by a budget of `tokens`, or where that is None by `size`.
+
+    lengths: tokens of each example, those that are generated included. rows: how many of that length an example has.
+    """
+    each = rows or [1] * len(texts)
+    if tokens is None:
+        return Batches(fixed_batches(texts, max(1, size // max(each))), size, None)
+    places = budget_batches(texts, lengths(), tokens, each)
+    return Batches(places, max(sum(each[place] for place in batch) for batch in places), tokens)
+
+
+def fixed_batches(texts: Sequence[str], batch_size: int) -> list[list[int]]:
+    """Return the places of the texts in each batch: sorted by length, so that little is padded.
+
+    They depend on the texts alone: neither on their order nor on what is answered.
+    """
+    order = sorted(range(len(texts)), key=lambda place: (len(texts[place]), texts[place], place))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def budget_batches(
+    texts: Sequence[str], lengths: Sequence[int], tokens: int, rows: Sequence[int]
+) -> list[list[int]]:
+    """Return the places of the texts in each batch, the longest first: what does not fit is seen at once.
+
+    A batch has `tokens` at most, its padding included, unless a single example has more. The batches depend on the
+    texts and their lengths alone.
+
+    >>> budget_batches(["a", "b", "c", "d"], [9, 2, 3, 4], 8, [1, 1, 1, 1])
+    [[0], [3, 2], [1]]
+    """
+    order = sorted(range(len(texts)), key=lambda place: (-lengths[place], texts[place], place))
+    batches: list[list[int]] = []
+    room = 0
+    for place in order:
+        if not batches or rows[place] > room:
+            batches.append([])
+            room = tokens // max(1, lengths[place])
+        batches[-1].append(place)
+        room -= rows[place]
+    return batches
