@@ -9,7 +9,14 @@ from pydantic import Field
 from gradience.artifacts.base import Artifact, Float12, Part
 from gradience.artifacts.bench_plan import Role, Share
 from gradience.artifacts.forecast import TimeEstimate
-from gradience.artifacts.graded import Bounds, Grade, NextGrade, PairedEvidence, Probability
+from gradience.artifacts.graded import (
+    Bounds,
+    Grade,
+    LikelihoodEvidence,
+    NextGrade,
+    PairedEvidence,
+    Probability,
+)
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
 
@@ -27,7 +34,7 @@ class OutputChange(Part):
     examples."""
     kl_standard_error: Float12 | None
     flips: int
-    """Examples that get another label; in free text, tokens of the gold response that get another most likely one."""
+    """Examples that get another label; else tokens of the gold response that get another most likely one."""
 
 
 class RecordsFile(Part):
@@ -59,6 +66,7 @@ class EvaluatedAdapter(Part):
     n: int | None = None
     """Examples; null where it could not be evaluated."""
     correct: int | None = None
+    """Null as well where likelihoods are compared: no response is correct or not."""
     truncated: int | None = None
     """Examples that were too long and were cut."""
     cut_off: int | None = None
@@ -66,9 +74,12 @@ class EvaluatedAdapter(Part):
     failed_extractions: int | None = None
     """Outputs in which no answer was found; they count as wrong."""
     pairs: PairedEvidence | None = None
-    """Against the reference; null for itself."""
+    """Against the reference; null for itself, and where likelihoods are compared."""
+    likelihood: LikelihoodEvidence | None = None
+    """Where likelihoods are compared: those of the given responses."""
     bounds: Bounds | None = None
-    """One-sided 95 % bounds on Δ, and the p-value of "it loses the margin or more"."""
+    """One-sided 95 % bounds on Δ, and the p-value of "it loses the margin or more". Of likelihoods Δ is what the
+    log-likelihood per token gains: −ΔNLL."""
     adjusted_p: Probability | None = None
     """Holm's, over all candidates that were evaluated; null for the base: nothing is claimed of it."""
     change: OutputChange | None = None
@@ -128,7 +139,7 @@ class EvaluationReport(Report):
     examples_sha256: str
     """Over everything in them, in their order."""
     margin: Share
-    """The loss that a B excludes."""
+    """The loss that a B excludes: a share of the examples; of likelihoods, nats per token."""
     conditions: EvaluationConditions
     adapters: tuple[EvaluatedAdapter, ...]
     """The reference first, then the candidates as they were given, then the base."""
@@ -166,6 +177,7 @@ class EvaluationForecast(Report):
     examples: int
     margin: Share
     margins: tuple[ShownMargin, ...]
+    """Empty where likelihoods are compared: how much their differences spread is not known before."""
     weights_bytes: int | None
     """The base in its precision; null where the shape of the model is not known here."""
     adapter_bytes: int

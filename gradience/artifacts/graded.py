@@ -7,6 +7,7 @@ Differences are candidate − reference, as shares: −0.025 is 2.5 points fewer
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field
@@ -72,6 +73,59 @@ class PairedEvidence(Part):
             n11=table.n11, n10=table.n10, n01=table.n01, n00=table.n00,
             delta=float(table.delta), low=low, high=high, mcnemar_p=mcnemar(table),
         )  # fmt: skip
+
+
+class LikelihoodEvidence(Part):
+    """How likely given responses are, in nats per token: less is likelier. A difference is per token of the mean
+    example, so that every example counts with its length.
+
+    >>> evidence = LikelihoodEvidence.of([-9.0, -12.0, -6.0], [3, 4, 2], [-9.2, -12.1, -6.0])
+    >>> round(evidence.nll, 4), round(evidence.delta, 4), round(evidence.low, 4), round(evidence.high, 4)
+    (3.0333, 0.0333, -0.0495, 0.1161)
+    """
+
+    tokens: int
+    """Of the responses, the end tokens included where they count."""
+    nll: Float12
+    """Negative log-likelihood per token."""
+    delta: Float12 | None = None
+    """ΔNLL: this one − the reference; above 0 the reference finds the responses likelier. Null for the reference."""
+    low: Float12 | None = None
+    """Lower end of Student's 95 % interval of ΔNLL; null for a single example."""
+    high: Float12 | None = None
+    """Its upper end."""
+    spread: Float12 | None = None
+    """Standard deviation of the differences of single examples."""
+
+    @classmethod
+    def of(
+        cls, reference: Sequence[float], tokens: Sequence[int], candidate: Sequence[float] | None = None
+    ) -> Self:
+        """Return the evidence of log-likelihoods of the same examples; of the reference alone without `candidate`."""
+        from statistics import stdev
+
+        from gradience.statistics import mean_difference
+
+        count = sum(tokens)
+        if candidate is None:
+            return cls(tokens=count, nll=-math.fsum(reference) / count)
+        differences = per_token(reference, tokens, candidate)
+        several = len(differences) > 1
+        low, high = mean_difference(differences) if several else (None, None)
+        return cls(
+            tokens=count,
+            nll=-math.fsum(candidate) / count,
+            delta=-math.fsum(differences) / len(differences),
+            low=None if high is None else -high,
+            high=None if low is None else -low,
+            spread=stdev(differences) if several else None,
+        )
+
+
+def per_token(reference: Sequence[float], tokens: Sequence[int], candidate: Sequence[float]) -> list[float]:
+    """Return what each example gains in log-likelihood, per token of the mean example."""
+    mean = sum(tokens) / len(tokens)
+    return [(after - before) / mean for before, after in zip(reference, candidate, strict=True)]
 
 
 class Bounds(Part):

@@ -170,7 +170,7 @@ class ScoreRecord(Part):
     response_sha256: str
     """Digest of the response, its leading space included."""
     loglikelihood: Float12
-    """Sum over the tokens of the response and the end token, in nats."""
+    """Sum over the tokens of the response and, where it counts, the end token, in nats."""
     n_tokens: int
     """How many tokens that is."""
     exact: bool

@@ -268,7 +268,7 @@ def _evaluate(inputs: Inputs, output: Path, *, as_json: bool, quiet: bool) -> in
     need_libraries()
     for note in inputs.notes:
         show_note(note)
-    if not quiet and len(inputs.adapters) > 1:
+    if not quiet and len(inputs.adapters) > 1 and not inputs.compares_nll:
         margins = margins_of(len(inputs.examples), len(inputs.adapters) - 1)
         print(showable(len(inputs.examples), margins), file=beneath(sys.stderr), flush=True)
     with StageProgress(quiet=quiet) as watcher:

@@ -31,7 +31,7 @@ class Answers:
     """None: the base."""
     answers: Evaluation[Any] | None = None
     scores: Evaluation[Any] | None = None
-    """Of the gold responses; None for labels, and for the reference."""
+    """Of the gold responses; None for labels, for the reference, and where they are the answers."""
     files: list[RecordsFile] = field(default_factory=list)
     error: str = ""
     """Why there are no answers."""
@@ -117,9 +117,12 @@ class Answering:
 
     def _evaluate(self, row: Answers) -> None:
         try:
-            self._answer(row)
-            if not self.inputs.classifies and row.adapter is not self.inputs.reference:
-                self._score(row)
+            if self.inputs.likelihoods:
+                row.answers = self._scores(row, "eval", f"{_file_name(row)}.jsonl")
+            else:
+                self._answer(row)
+                if not self.inputs.classifies and row.adapter is not self.inputs.reference:
+                    row.scores = self._scores(row, "scores", f"{_file_name(row)}.scores.jsonl")
         except InputError as error:
             if error.code != "adapter-inert" or row.adapter is None:
                 raise
@@ -146,17 +149,18 @@ class Answering:
 
         row.answers = self._keep(row, f"{_file_name(row)}.jsonl", depends, make)
 
-    def _score(self, row: Answers) -> None:
+    def _scores(self, row: Answers, stage: str, file: str) -> Evaluation[Any]:
+        """Likelihoods of the gold responses; where nothing is generated, they are the answers."""
         reference, adapter = self.inputs.reference, row.adapter
         name, folder = (None, None) if adapter is None else (adapter.name, adapter.folder)
-        self._stage(row, "scores")
+        self._stage(row, stage)
         depends = {"kind": "scores", "adapter": _digests(adapter), "name": name}
         depends |= {"reference": _digests(reference), "reference_name": reference.name}
 
         def make(path: Path | None) -> Evaluation[Any]:
             return self.evaluator.scores(name, folder, path, reference=(reference.name, reference.folder))
 
-        row.scores = self._keep(row, f"{_file_name(row)}.scores.jsonl", depends, make)
+        return self._keep(row, file, depends, make)
 
     def _keep(self, row: Answers, file: str, depends: Mapping[str, Any], make: Any) -> Evaluation[Any]:
         if self.kept is None:
@@ -166,7 +170,8 @@ class Answering:
         return evaluation
 
     def _stage(self, row: Answers, what: str) -> None:
-        stages = self._rows if self.inputs.classifies else 2 * self._rows - 1
+        alone = self.inputs.classifies or self.inputs.likelihoods
+        stages = self._rows if alone else 2 * self._rows - 1
         self._number += 1
         self.watcher.stage(f"{_file_name(row)}/{what}", self._number, stages)
 

@@ -20,7 +20,7 @@ from gradience.evaluate.examples import require_examples
 from gradience.evaluate.proof import refuse_inert_generators
 from gradience.evaluate.records import RecordFile, answer_batches, header
 from gradience.progress import Progress
-from gradience.tasks.base import ChooseBy
+from gradience.tasks.base import ChooseBy, Decide
 
 
 class Choosable(Protocol):
@@ -37,6 +37,10 @@ class Choosable(Protocol):
         """The choices as they follow the prompt, a leading blank included."""
 
     @property
+    def pairs(self) -> Sequence[tuple[str, str]]:
+        """What is scored: for each choice a prompt and what follows it."""
+
+    @property
     def label(self) -> int:
         """The place of the correct one."""
 
@@ -47,6 +51,7 @@ def evaluate_choices(
     examples: Sequence[Choosable],
     *,
     choose_by: ChooseBy = "sum",
+    decide: Decide | None = None,
     batch_size: int = 16,
     batch_tokens: int | None = None,
     max_length: int | None = None,
@@ -57,7 +62,8 @@ def evaluate_choices(
 ) -> Evaluation[ChoiceRecord]:
     """Score the choices of each example under the adapter `name` (None: the base), and choose the likeliest.
 
-    batch_size: responses that are scored together, those of an example always; max_length: tokens of prompt and choice.
+    decide: says what is correct in place of `choose_by`. batch_size: responses that are scored together, those of an
+    example always; max_length: tokens of prompt and choice.
     batch_tokens: tokens of a batch, each choice behind its prompt, in place of a number of responses.
     Raises UsageError (`no-examples`, `wrong-model`), InputError (`empty-prompt`, `response-too-long`, `no-end-token`,
     `adapter-inert` unless `allow_inert`), OutputError (`write-failed`), and what the engine itself raises.
@@ -69,17 +75,19 @@ def evaluate_choices(
     texts = [example.prompt + "".join(example.responses) for example in examples]
 
     def lengths() -> list[int]:
-        whole = engine.count_tokens([e.prompt + max(e.responses, key=len) for e in examples])
+        whole = engine.count_tokens([max(map("".join, e.pairs), key=len) for e in examples])
         return [count if limit is None else min(count, limit) for count in whole]
 
-    rows = [len(example.responses) for example in examples]
+    rows = [len(example.pairs) for example in examples]
     batches = batched(texts, lengths, size=batch_size, tokens=batch_tokens, rows=rows)
 
     def answer(places: Sequence[int]) -> list[list[ChoiceRecord]]:
         few = [examples[place] for place in places]
-        pairs = [(example.prompt, response) for example in few for response in example.responses]
+        pairs = [pair for example in few for pair in example.pairs]
         scores = iter(engine.score([name], pairs, max_length=limit, end=False)[0])
-        return [[_record(example, [next(scores) for _ in example.responses], choose_by) for example in few]]
+        return [
+            [_record(example, [next(scores) for _ in example.pairs], choose_by, decide) for example in few]
+        ]
 
     run = header(
         engine,
@@ -100,10 +108,15 @@ def predictions_of(loglikelihoods: Sequence[float], characters: Sequence[int]) -
     return {"sum": int(sums.argmax()), "per_character": int((sums / np.array(characters)).argmax())}
 
 
-def _record(example: Choosable, scores: Sequence[Score], choose_by: ChooseBy) -> ChoiceRecord:
+def _record(
+    example: Choosable, scores: Sequence[Score], choose_by: ChooseBy, decide: Decide | None
+) -> ChoiceRecord:
     sums = tuple(score.loglikelihood for score in scores)
     characters = tuple(map(len, example.choices))
-    predictions = predictions_of(sums, characters)
+    predictions = predictions_of(sums[: len(characters)], characters)
+    correct = predictions[choose_by] == example.label
+    if decide is not None:
+        correct = decide(example.id, [(score.loglikelihood, score.exact) for score in scores]).correct
     return ChoiceRecord(
         id=example.id,
         prompt_sha256=sha256_text(example.prompt),
@@ -113,6 +126,6 @@ def _record(example: Choosable, scores: Sequence[Score], choose_by: ChooseBy) ->
         characters=characters,
         predictions=predictions,
         predicted=predictions[choose_by],
-        correct=predictions[choose_by] == example.label,
+        correct=correct,
         truncated=any(score.truncated for score in scores),
     )

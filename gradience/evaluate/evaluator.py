@@ -21,7 +21,7 @@ from gradience.evaluate.generate import evaluate_generation
 from gradience.evaluate.score import evaluate_scores
 from gradience.models.settings import ModelSettings
 from gradience.progress import Progress
-from gradience.tasks.base import ChoiceTask, ClassificationTask, Task
+from gradience.tasks.base import ChoiceTask, ClassificationTask, LikelihoodTask, Task
 
 SCORED_AT_ONCE = 16
 """Responses in a batch of teacher-forced scoring: its logits over a whole vocabulary take the memory."""
@@ -65,10 +65,12 @@ class Evaluator:
             return settings | {"max_length": self.max_length}
         if isinstance(self.task, ChoiceTask):
             return settings | {"choose_by": self.task.choose_by}
+        if isinstance(self.task, LikelihoodTask):
+            return settings | {"end": self.task.end, "rolling": self.task.rolling}
         return settings | {
             "max_new_tokens": self.max_new_tokens or self.task.max_new_tokens,
             "stop": list(self.task.stop),
-            "filters": list(self.task.filters),
+            "filters": list(self.task.ways),
         }
 
     @property
@@ -102,8 +104,11 @@ class Evaluator:
             settings |= {"max_length": self.max_length, "lora": lora}
             return evaluate_classification(engine, name, self.examples, **settings)
         if isinstance(task, ChoiceTask):
-            return evaluate_choices(engine, name, self.examples, choose_by=task.choose_by, **settings)
-        settings |= {"filters": task.filters, "same": task.same, "stop": task.stop}
+            settings |= {"choose_by": task.choose_by, "decide": task.decide}
+            return evaluate_choices(engine, name, self.examples, **settings)
+        if isinstance(task, LikelihoodTask):
+            raise TypeError("the answers of a task of likelihoods are its scores")
+        settings |= {"filters": task.filters, "same": task.same, "decide": task.decide, "stop": task.stop}
         settings["max_new_tokens"] = self.max_new_tokens or task.max_new_tokens
         return evaluate_generation(engine, name, self.examples, **settings)
 
@@ -123,6 +128,9 @@ class Evaluator:
         engine = self.engine_with(*reference)
         if name is not None and adapter is not None:
             self.engine_with(name, adapter)
+        whole: dict[str, Any] = {}
+        if isinstance(self.task, LikelihoodTask):  # whose answers these are
+            whole = {"end": self.task.end, "rolling": self.task.rolling, "scoring": self.task.scoring}
         return evaluate_scores(
             engine,
             [name],
@@ -132,6 +140,7 @@ class Evaluator:
             paths=None if path is None else {name: path},
             on_batch=self.on_batch,
             allow_inert=allow_inert,
+            **whole,
         )[name]
 
     def try_longest(self, reference: tuple[str, Path]) -> None:
@@ -141,8 +150,9 @@ class Evaluator:
         """
         usual, self.on_batch = self.on_batch, _stop
         try:
-            with suppress(_TriedError):
-                self.answers(*reference, None, allow_inert=True)
+            if not isinstance(self.task, LikelihoodTask):
+                with suppress(_TriedError):
+                    self.answers(*reference, None, allow_inert=True)
             if not isinstance(self.task, ClassificationTask):
                 with suppress(_TriedError):  # the base stands for the other adapters, which may not fit it
                     self.scores(None, None, None, reference=reference, allow_inert=True)

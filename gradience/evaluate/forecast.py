@@ -51,7 +51,7 @@ def forecast_evaluation(inputs: Inputs) -> EvaluationForecast:
         with_base=request.with_base,
         examples=examples,
         margin=request.margin,
-        margins=margins_of(examples, len(inputs.adapters) - 1),
+        margins=() if inputs.compares_nll else margins_of(examples, len(inputs.adapters) - 1),
         weights_bytes=cost.weights if cost else None,
         adapter_bytes=4 * sum(sizes[:2]),
         batch_bytes=cost.batch if cost else None,

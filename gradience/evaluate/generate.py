@@ -14,7 +14,7 @@ from gradience.evaluate.examples import Prompted, require_examples
 from gradience.evaluate.proof import refuse_inert_generators
 from gradience.evaluate.records import RecordFile, answer_batches, header
 from gradience.progress import Progress
-from gradience.tasks.base import Filter
+from gradience.tasks.base import Decide, Decision, Filter
 
 
 def evaluate_generation(
@@ -25,6 +25,7 @@ def evaluate_generation(
     filters: Mapping[str, Filter],
     same: Callable[[str, str], bool],
     max_new_tokens: int,
+    decide: Decide | None = None,
     stop: Sequence[str] = (),
     batch_size: int = 32,
     batch_tokens: int | None = None,
@@ -37,9 +38,10 @@ def evaluate_generation(
     """Let the adapter `name` (None: the base) answer each prompt, and find the answer in what it writes.
 
     filters: ways of finding the answer; the first decides. same: (extracted, gold) -> whether they are the same
-    answer; scoring: what the records say of the two, such as a version. max_length: tokens of prompt and output
-    together (by default what the base allows); a prompt that is too long loses its beginning. batch_tokens: tokens of
-    a batch, `max_new_tokens` for each output among them, in place of a number of examples.
+    answer. decide: decides in place of both. scoring: what the records say of that, such as a version. max_length:
+    tokens of prompt and output together (by default what the base allows); a prompt that is too long loses its
+    beginning. batch_tokens: tokens of a batch, `max_new_tokens` for each output among them, in place of a number of
+    examples.
     Raises UsageError (`no-examples`, `wrong-model`, `no-room`), InputError (`empty-prompt`, `no-end-token`,
     `adapter-inert` unless `allow_inert`), OutputError (`write-failed`), and what the engine itself raises.
     """
@@ -56,21 +58,21 @@ def evaluate_generation(
     batches = batched(prompts, lengths, size=batch_size, tokens=batch_tokens)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": tuple(stop), "max_length": limit}
 
+    def mark(example: Prompted, output: str) -> Decision:
+        return (
+            decided(output, example.answer, filters, same) if decide is None else decide(example.id, [output])
+        )
+
     def answer(places: Sequence[int]) -> list[list[GenerationRecord]]:
         outputs = engine.generate(name, [prompts[place] for place in places], **settings)
-        return [
-            [
-                _record(examples[place], each, filters, same)
-                for place, each in zip(places, outputs, strict=True)
-            ]
-        ]
+        return [[_record(examples[place], each, mark) for place, each in zip(places, outputs, strict=True)]]
 
     run = header(
         engine,
         "generation",
         name,
         [(example.id, example.prompt, example.answer) for example in examples],
-        filters=tuple(filters),
+        filters=tuple(filters) if decide is None else decide.names,
         scoring=scoring,
         **settings,
         **batches.facts,
@@ -79,11 +81,17 @@ def evaluate_generation(
     return answer_batches([file], answer, on_batch)[0]
 
 
-def _record(
-    example: Prompted, output: Output, filters: Mapping[str, Filter], same: Callable[[str, str], bool]
-) -> GenerationRecord:
-    answers = {name: extract(output.text) for name, extract in filters.items()}
+def decided(
+    output: str, gold: str, filters: Mapping[str, Filter], same: Callable[[str, str], bool]
+) -> Decision:
+    """What each filter finds in an output; it is correct when what the first one finds is the gold answer."""
+    answers = {name: extract(output) for name, extract in filters.items()}
     extracted = next(iter(answers.values()), None)
+    return Decision(extracted is not None and same(extracted, gold), answers)
+
+
+def _record(example: Prompted, output: Output, mark: Callable[[Prompted, str], Decision]) -> GenerationRecord:
+    verdict = mark(example, output.text)
     return GenerationRecord(
         id=example.id,
         prompt_sha256=sha256_text(example.prompt),
@@ -91,8 +99,8 @@ def _record(
         output=output.text,
         n_tokens=output.n_tokens,
         stopped_by=output.stopped_by,
-        answers=answers,
-        extracted=extracted,
-        correct=extracted is not None and same(extracted, example.answer),
+        answers=dict(verdict.answers),
+        extracted=next(iter(verdict.answers.values()), None),
+        correct=verdict.correct,
         truncated=output.truncated,
     )

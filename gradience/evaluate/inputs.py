@@ -18,7 +18,7 @@ from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines.base import AdapterIdentity
 from gradience.evaluate.request import Request
 from gradience.models.settings import ModelSettings
-from gradience.tasks.base import ChatTask, ClassificationTask, Task
+from gradience.tasks.base import ChatTask, ClassificationTask, LikelihoodTask, Task
 from gradience.tasks.rendered import rendered
 from gradience.tasks.rows import local
 from gradience.tasks.user_rows import Kind, kind_of
@@ -82,6 +82,16 @@ class Inputs:
     def classifies(self) -> bool:
         """Whether labels are given, and not text."""
         return isinstance(self.task, ClassificationTask)
+
+    @property
+    def likelihoods(self) -> bool:
+        """Whether nothing is generated, and the likelihoods of given responses are the answers."""
+        return isinstance(self.task, LikelihoodTask)
+
+    @property
+    def compares_nll(self) -> bool:
+        """Whether no answer is correct or not, and the likelihoods themselves are compared."""
+        return isinstance(self.task, LikelihoodTask) and self.task.decide_by == "nll"
 
     @property
     def max_length(self) -> int:
@@ -243,7 +253,7 @@ def _task(request: Request) -> Task | ChatTask:
                 code="no-task",
                 hint=f"give --data FILE, or --task with one of {', '.join(tasks.PROFILES)}",
             )
-        return tasks.load(request.task, options, folder=request.folder)
+        return tasks.load(request.task, options, folder=request.folder, needed=())
     more: Mapping[str, Any] = {}
     profile = request.task
     if profile is None:

@@ -23,6 +23,7 @@ from gradience.artifacts.shared_names import path_text, sentence_text
 from gradience.evaluate.answering import Answering, Answers
 from gradience.evaluate.comparison import diverge
 from gradience.evaluate.inputs import BASE_ROW, Inputs
+from gradience.evaluate.likelihoods import against, graded_likelihood, likelihoods_of
 from gradience.tasks.base import GenerationTask
 from gradience.tasks.examples import fingerprint
 from gradience.words import counted, points
@@ -64,6 +65,8 @@ def row_of(inputs: Inputs, reference: Answers, row: Answers) -> EvaluatedAdapter
     if row.answers is not None:
         counts = count(row.answers.records)
         facts |= {"n": counts.n, "correct": counts.correct, "truncated": counts.truncated}
+        if inputs.compares_nll:
+            facts |= {"correct": None, "likelihood": likelihoods_of(row.answers)}
         if isinstance(inputs.task, GenerationTask):
             facts |= {"cut_off": counts.cut_off, "failed_extractions": counts.failed_extractions}
     if row.answers is not None and row is not reference:
@@ -105,8 +108,11 @@ def _against(inputs: Inputs, reference: Evaluation[Any], row: Answers) -> dict[s
         n01=change.only_b_correct,
         n00=change.both_wrong,
     )
-    output = _change_of_scores(row.scores) if row.scores is not None else None
-    if change.kl_mean is not None and change.flips is not None:
+    scores = row.answers if inputs.likelihoods else row.scores
+    output = _change_of_scores(scores) if scores is not None else None
+    if inputs.compares_nll:
+        return {**against(reference, row.answers, inputs.request.margin), "change": output}
+    if output is None and change.kl_mean is not None and change.flips is not None:
         output = OutputChange(
             kl_mean=change.kl_mean, kl_standard_error=change.kl_standard_error, flips=change.flips
         )
@@ -155,6 +161,8 @@ def graded(inputs: Inputs, row: EvaluatedAdapter, adjusted: float, family: int =
     """Return a candidate's row with its grade. adjusted: its p-value, for the claims in `family` together."""
     from gradience.statistics import items_needed, pair_grade
 
+    if row.likelihood is not None:
+        return graded_likelihood(row, inputs.request.margin, adjusted, family)
     pairs, bounds, margin = row.pairs, row.bounds, inputs.request.margin
     assert pairs is not None
     assert bounds is not None

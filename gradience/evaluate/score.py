@@ -27,12 +27,16 @@ def evaluate_scores(
     paths: Mapping[str | None, Path] | None = None,
     on_batch: Progress | None = None,
     allow_inert: bool = False,
+    end: bool = True,
+    rolling: bool = False,
+    scoring: str | None = None,
 ) -> dict[str | None, Evaluation[ScoreRecord]]:
     """Score each response under each of `names` (None: the base), and against the adapter `reference`.
 
     Every batch is read once by the reference and once by each adapter. paths: a file for each name. max_length:
     tokens of prompt and response together (by default what the base allows). batch_tokens: tokens of a batch, in place
-    of a number of examples.
+    of a number of examples. end: whether the end token counts. rolling: the responses are whole texts without prompts,
+    read in windows. scoring: what the records say of the task.
     Raises UsageError (`no-examples`, `wrong-model`), InputError (`empty-prompt`, `response-too-long`, `no-end-token`,
     `adapter-inert` unless `allow_inert`), OutputError (`write-failed`), and what the engine itself raises.
     """
@@ -42,12 +46,15 @@ def evaluate_scores(
     if not allow_inert:
         refuse_inert_generators(engine, adapters, [example.prompt for example in examples], limit)
 
+    # An engine of one's own need not know what it is not asked for.
+    how = {"end": False} | ({"rolling": True} if rolling else {}) if rolling or not end else {}
+
     def answer(places: Sequence[int]) -> list[list[ScoreRecord]]:
         batch = [examples[place] for place in places]
         pairs = [(example.prompt, example.response) for example in batch]
         return [
             [_record(*row) for row in zip(batch, scores, strict=True)]
-            for scores in engine.score(names, pairs, reference=reference, max_length=limit)
+            for scores in engine.score(names, pairs, reference=reference, max_length=limit, **how)
         ]
 
     rows = [(example.id, example.prompt, example.response) for example in examples]
@@ -63,6 +70,7 @@ def evaluate_scores(
         "max_length": limit,
         "reference": reference,
         "reference_sha256": None if reference is None else engine.adapters[reference].weights_sha256,
+        "scoring": scoring,
     }
     files: list[RecordFile[ScoreRecord]] = [
         RecordFile(

@@ -39,6 +39,15 @@ def encode_pair(tokenizer: Any, prompt: str, response: str) -> tuple[list[int], 
     return before, [*answer, end_token(tokenizer)]
 
 
+def begin_token(tokenizer: Any) -> int:
+    """The id that stands before a text without a prompt: the begin token, or where there is none the end token.
+
+    As lm-evaluation-harness does (`prefix_token_id`). Raises InputError (`no-end-token`) when there is neither.
+    """
+    begin: int | None = tokenizer.bos_token_id
+    return end_token(tokenizer) if begin is None else int(begin)
+
+
 def end_token(tokenizer: Any) -> int:
     """The id of the end token. Raises InputError (`no-end-token`) when the tokenizer has none."""
     if tokenizer.eos_token_id is None:

@@ -28,6 +28,13 @@ from gradience.report.blocks import (
     Table,
     items,
 )
+from gradience.report.evaluation_likelihoods import (
+    likelihood_caveats,
+    likelihood_legend,
+    likelihood_of_base,
+    likelihood_table,
+    loses_nothing,
+)
 from gradience.report.evidence import GRADES, probability
 from gradience.report.forecast import rough_duration
 from gradience.report.numbers import MISSING, count, in_points, number_range, percent, plural, sig, size
@@ -80,6 +87,8 @@ def _which(report: EvaluationReport) -> str:
 def table_blocks(report: EvaluationReport) -> list[Block]:
     """Return one row for each adapter, and for each candidate what is shown."""
     reference = report.adapters[0]
+    if reference.likelihood is not None:
+        return [*likelihood_table(report), *_verdicts(report), *likelihood_legend(report)]
     columns = [
         Column(),
         Column("rank", ">", drop=3),
@@ -158,16 +167,18 @@ def _adjusted(report: EvaluationReport) -> str:
 def _needs(row: EvaluatedAdapter) -> str:
     """What a C needs for a B."""
     assert row.next_grade is not None
-    assert row.pairs is not None
     if row.next_grade.examples is None:
         return "if its loss is what it seems, no number of examples shows this margin"
-    true = "both are equally good" if row.pairs.delta >= 0 else "its loss is what it seems"
+    loses = row.pairs.delta < 0 if row.pairs is not None else not loses_nothing(row)
+    true = "its loss is what it seems" if loses else "both are equally good"
     return f"a B needs about {count(row.next_grade.examples)} examples, for a chance of 80 % if {true}"
 
 
 def base_blocks(report: EvaluationReport) -> list[Block]:
     """Return whether the reference does anything, where the base was evaluated."""
     base = next((row for row in report.adapters if row.role == BASE), None)
+    if base is not None and base.likelihood is not None:
+        return likelihood_of_base(report, base)
     if base is None or base.pairs is None:
         return []
     gain, low, high = -base.pairs.delta, -base.pairs.high, -base.pairs.low
@@ -203,6 +214,8 @@ def answer_blocks(report: EvaluationReport) -> list[Block]:
 
 def caveat_blocks(report: EvaluationReport) -> list[Block]:
     """Return what one evaluation never shows."""
+    if report.adapters[0].likelihood is not None:
+        return likelihood_caveats(report)
     margin = points(report.margin).removeprefix("+")
     return [
         Heading("What does this not show?"),
@@ -255,7 +268,7 @@ def evaluation_forecast_blocks(forecast: EvaluationForecast) -> Document:
     blocks: list[Block] = [Heading("Nothing is loaded: this is the plan.", level=1), Facts(rows)]
     if forecast.notes:
         blocks.append(Notes([Note("warning", note) for note in forecast.notes]))
-    if len(forecast.adapters) > 1:
+    if len(forecast.adapters) > 1 and forecast.margins:
         blocks += _margin_blocks(forecast)
     return [*blocks, Heading("Estimates rest on"), items(forecast.assumptions)]
 

@@ -19,17 +19,7 @@ from pydantic import ValidationError, validate_call
 from gradience.artifacts.bench_plan import Role, TaskCode
 from gradience.errors import InputError, did_you_mean
 from gradience.tasks import user_code
-from gradience.tasks.base import (
-    AnswerScoring,
-    ChatTask,
-    ChoiceScoring,
-    ChoiceTask,
-    ClassificationTask,
-    GenerationTask,
-    LabelScoring,
-    Scoring,
-    Task,
-)
+from gradience.tasks.base import ChatTask, Scoring, Task
 
 Load = Callable[..., Task | ChatTask]
 
@@ -68,7 +58,7 @@ def load(
     function = find(profile, folder)
     given = _checked(profile, function, options)
     task = function(**{name: _from(folder, value) for name, value in given.items()})
-    if not isinstance(task, ClassificationTask | GenerationTask | ChoiceTask | ChatTask):
+    if not isinstance(task, Task | ChatTask):
         raise InputError(
             f"{profile} returned {type(task).__name__}, not a task",
             code="task-contract",
@@ -97,7 +87,7 @@ def scoring_of(profile: str, options: Mapping[str, Any], *, folder: Path | None 
     if not callable(alone):
         return load(profile, options, folder=folder).rules
     rules = alone(**_checked(profile, function, options))
-    if not isinstance(rules, LabelScoring | AnswerScoring | ChoiceScoring):
+    if not isinstance(rules, Scoring):
         raise InputError(
             f"{profile}: `scoring` returned {type(rules).__name__}",
             code="task-contract",

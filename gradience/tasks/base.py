@@ -7,9 +7,9 @@ that stored answers can be scored again where the data are not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from gradience.artifacts.bench_plan import TaskCode
 from gradience.models.chat import ASSISTANT, last_turn
@@ -18,6 +18,26 @@ from gradience.tasks.metrics import Metric
 
 Filter = Callable[[str], str | None]
 """From a model's output to the answer in it, or None when there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a rule says of one example."""
+
+    correct: bool
+    answers: Mapping[str, str | None] = field(default_factory=dict)
+    """Way of finding the answer -> what it finds in the output; the first decides. None when it finds none."""
+
+
+class Decide(Protocol):
+    """Decides by a rule of its own, which may look at more of an example than its gold answer."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The ways of finding an answer in an output."""
+
+    def __call__(self, example_id: str, responses: Sequence[Any]) -> Decision:
+        """Say what is correct of an output, or of (log-likelihood, is it the likeliest token by token) per choice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +60,8 @@ class AnswerScoring:
     """(extracted, gold) -> whether they are the same answer."""
     version: int = 1
     """The task's `scoring_version`."""
+    decide: Decide | None = None
+    """Decides in place of filters and comparison."""
 
 
 ChooseBy = Literal["sum", "per_character"]
@@ -55,7 +77,21 @@ class ChoiceScoring:
     """The task's `scoring_version`."""
 
 
-Scoring = LabelScoring | AnswerScoring | ChoiceScoring
+DecideBy = Literal["exact", "nll"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodScoring:
+    """How given responses are compared: nothing is generated."""
+
+    decide_by: DecideBy = "nll"
+    """`exact`: a response is correct when each of its tokens is the most likely one. `nll`: none is correct, and the
+    likelihoods themselves are compared."""
+    version: int = 1
+    """The task's `scoring_version`."""
+
+
+Scoring = LabelScoring | AnswerScoring | ChoiceScoring | LikelihoodScoring
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +144,20 @@ class GenerationTask(_Named):
     max_new_tokens: int
     stop: tuple[str, ...] = ()
     """An output ends before the first of these."""
+    decide: Decide | None = None
+    """Decides in place of `filters` and `same`."""
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """Names of the ways of finding the answer; the first decides."""
+        return tuple(self.filters) if self.decide is None else self.decide.names
 
     @property
     def rules(self) -> AnswerScoring:
         """How its outputs are scored."""
-        return AnswerScoring(filters=self.filters, same=self.same, version=self.scoring_version)
+        return AnswerScoring(
+            filters=self.filters, same=self.same, version=self.scoring_version, decide=self.decide
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,11 +166,30 @@ class ChoiceTask(_Named):
 
     examples: Examples[ChoiceExample]
     choose_by: ChooseBy = "sum"
+    decide: Decide | None = None
+    """Decides in place of `choose_by`."""
 
     @property
     def rules(self) -> ChoiceScoring:
         """How its choices are scored."""
         return ChoiceScoring(choose_by=self.choose_by, version=self.scoring_version)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodTask(_Named):
+    """Prompts with their responses, or whole texts: how likely are they? Nothing is generated."""
+
+    examples: Examples[PromptExample]
+    decide_by: DecideBy = "nll"
+    end: bool = True
+    """Whether the end token behind a response counts."""
+    rolling: bool = False
+    """Whether the responses are whole texts of any length, without prompts."""
+
+    @property
+    def rules(self) -> LikelihoodScoring:
+        """How its responses are compared."""
+        return LikelihoodScoring(decide_by=self.decide_by, version=self.scoring_version)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,22 +200,33 @@ class ChatTask(_Named):
     filters: Mapping[str, Filter]
     same: Callable[[str, str], bool]
     max_new_tokens: int
+    likelihoods: bool = False
+    """Whether nothing is generated, and the likelihoods of the last turns are compared."""
 
     @property
-    def rules(self) -> AnswerScoring:
+    def rules(self) -> AnswerScoring | LikelihoodScoring:
         """How the assistant's last turns are scored."""
+        if self.likelihoods:
+            return LikelihoodScoring(version=self.scoring_version)
         return AnswerScoring(filters=self.filters, same=self.same, version=self.scoring_version)
 
-    def rendered(self, tokenizer: Any) -> GenerationTask:
+    def rendered(self, tokenizer: Any) -> GenerationTask | LikelihoodTask:
         """The assistant's turns as prompts and responses: in training all of them, else the last of a conversation.
 
         Raises InputError as `last_turn` does.
         """
         turns = [turn for example in self.examples.all for turn in _turns(tokenizer, example)]
+        examples = Examples(tuple(prompt for prompt, _ in turns), self.examples.counts)
+        named = {each.name: getattr(self, each.name) for each in fields(_Named)}
+        if self.likelihoods:
+            return LikelihoodTask(examples=examples, **named)
         return GenerationTask(
-            examples=Examples(tuple(prompt for prompt, _ in turns), self.examples.counts),
+            examples=examples,
+            filters=self.filters,
+            same=self.same,
+            max_new_tokens=self.max_new_tokens,
             stop=tuple(sorted({close for _, close in turns if close})),
-            **{each.name: getattr(self, each.name) for each in fields(self) if each.name != "examples"},
+            **named,
         )
 
 
@@ -170,5 +245,6 @@ def _turns(tokenizer: Any, example: ChatExample) -> Iterator[tuple[PromptExample
             yield PromptExample(key, turn.prompt, turn.response, answer, example.role), turn.close
 
 
-Task = ClassificationTask | GenerationTask | ChoiceTask
-"""What can be trained and evaluated; a `ChatTask` once it is rendered."""
+Task = ClassificationTask | GenerationTask | ChoiceTask | LikelihoodTask
+"""What can be evaluated; a `ChatTask` once it is rendered. Bench counts correct answers, so that it takes no
+`LikelihoodTask`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -18,10 +18,10 @@ from gradience.artifacts.bench_plan import Role
 from gradience.errors import InputError
 from gradience.models.chat import ASSISTANT
 from gradience.models.settings import Positive
-from gradience.tasks.base import AnswerScoring, ChatTask
+from gradience.tasks.base import AnswerScoring, ChatTask, LikelihoodScoring
 from gradience.tasks.examples import ChatExample, content_id
 from gradience.tasks.rows import Row
-from gradience.tasks.scorers import ScorerName, gold_of, room_for, scorer_of
+from gradience.tasks.scorers import NLL, ScorerName, gold_of, room_for, scorer_of
 from gradience.tasks.user_rows import Gathering, answer_of, list_of, tables_of
 
 ROLES = ("system", "developer", "user", ASSISTANT, "tool")
@@ -34,7 +34,7 @@ def load(
     dev_file: Path | None = None,
     confirm_file: Path | None = None,
     dev: Annotated[int, Field(ge=0)] | None = None,
-    scorer: ScorerName = "exact",
+    scorer: ScorerName | Literal["nll"] = "exact",
     pattern: Annotated[str, Field(min_length=1)] | None = None,
     max_new_tokens: Positive | None = None,
 ) -> ChatTask:
@@ -45,12 +45,13 @@ def load(
     Raises UsageError (`task-scorer`, `task-pattern`), InputError (`task-messages`: a message is none, or the last is
     not the assistant's; `task-answer`), and as `tables_of` and `Gathering.examples` do.
     """
-    rule = scorer_of(scorer, pattern)
+    likelihoods = scorer == NLL
+    rule = scorer_of("exact" if likelihoods else scorer, pattern)
 
     def make(row: Row, role: Role) -> Iterator[ChatExample]:
         messages = messages_of(row)
         answer = answer_of(row).strip() if row.has("answer") else None
-        gold = gold_of(row, messages[-1][1], answer, rule)
+        gold = messages[-1][1] if likelihoods else gold_of(row, messages[-1][1], answer, rule)
         yield ChatExample(content_id(_text(messages), exact=True), messages, gold, role)
 
     tables = tables_of(file, train=train_file, dev=dev_file, confirm=confirm_file)
@@ -58,7 +59,8 @@ def load(
     examples = gathering.examples(tables, dev)
     return ChatTask(
         name="chat",
-        scored_by=rule.name if pattern is None else f"{rule.name} {pattern}",
+        scored_by=scorer if pattern is None else f"{rule.name} {pattern}",
+        likelihoods=likelihoods,
         examples=examples,
         filters={rule.name: rule.extract},
         same=rule.same,
@@ -67,8 +69,12 @@ def load(
     )
 
 
-def scoring(*, scorer: str = "exact", pattern: str | None = None, **_: object) -> AnswerScoring:
+def scoring(
+    *, scorer: str = "exact", pattern: str | None = None, **_: object
+) -> AnswerScoring | LikelihoodScoring:
     """How the last turns are scored; of the options `scorer` and `pattern` matter. Raises as `load` does."""
+    if scorer == NLL:
+        return LikelihoodScoring()
     rule = scorer_of(scorer, pattern)
     return AnswerScoring(filters={rule.name: rule.extract}, same=rule.same)
 

@@ -72,6 +72,11 @@ class ChoiceExample:
         return tuple(self.before + choice for choice in self.choices)
 
     @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """For each choice the prompt and what follows it."""
+        return tuple((self.prompt, response) for response in self.responses)
+
+    @property
     def response(self) -> str:
         """What follows the prompt in training."""
         return self.responses[self.label]

@@ -21,6 +21,8 @@ from gradience.tasks.base import Filter
 from gradience.tasks.rows import Row
 
 ScorerName = Literal["exact", "normalised", "contains", "regex", "number"]
+NLL: Literal["nll"] = "nll"
+"""No way of finding an answer: how likely the given responses are, and nothing is generated."""
 ROOM, MOST_TOKENS = 8, 1024
 """Tokens beside those of the longest response, and how many an output gets at most unless an option says more."""
 PATTERN_SECONDS = 1.0

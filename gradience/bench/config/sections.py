@@ -14,9 +14,10 @@ from gradience.artifacts.bench_plan import LadderBound, LadderKind, Share
 from gradience.bench.arms.arm import Arm, Trained
 from gradience.bench.arms.ranks import VARIANTS, is_variant
 from gradience.bench.arms.registry import ARMS, CONTROLS
+from gradience.errors import InputError
 from gradience.models.settings import Positive, Settings
 from gradience.ranks import DEFAULT_GRID
-from gradience.tasks.base import ChatTask, Task
+from gradience.tasks.base import ChatTask, LikelihoodTask, Task
 from gradience.tasks.glue import SUBSETS, Subset
 
 LABEL_GATE, ANSWER_GATE = "0.70", "0.15"
@@ -94,8 +95,18 @@ class TaskSettings(Settings):
     probe_gate: ProbeGate = ProbeGate()
 
     def load(self) -> Task | ChatTask:
-        """Make the task, its relative paths seen from `folder`. Raises what `tasks.load` raises."""
-        return tasks.load(self.profile, self.options, folder=self.place)
+        """Make the task, its relative paths seen from `folder`.
+
+        Raises InputError (`task-uncounted`: nothing in it is correct or not), and what `tasks.load` raises.
+        """
+        task = tasks.load(self.profile, self.options, folder=self.place)
+        if isinstance(task, LikelihoodTask) or (isinstance(task, ChatTask) and task.likelihoods):
+            raise InputError(
+                f"task.profile {self.profile}: compares likelihoods, and the verdicts of Bench count correct answers",
+                code="task-uncounted",
+                hint="choose another scorer, or compare adapters that you have: gradience evaluate",
+            )
+        return task
 
     @property
     def place(self) -> Path | None:

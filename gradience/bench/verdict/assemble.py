@@ -232,6 +232,8 @@ def metrics_of(rules: Scoring, records: Sequence[Any]) -> dict[str, float]:
         choices = [row for row in records if isinstance(row, ChoiceRecord)]
         other = "per_character" if rules.choose_by == "sum" else "sum"
         return {other: sum(row.predictions[other] == row.label for row in choices) / len(choices)}
+    if not isinstance(rules, AnswerScoring) or rules.decide is not None:
+        return {}
     answers = [row for row in records if isinstance(row, GenerationRecord)]
     return {name: _share(rules, answers, name) for name in list(rules.filters)[1:]}
 

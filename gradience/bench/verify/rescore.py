@@ -15,6 +15,7 @@ from gradience.artifacts.records import (
     ScoreRecord,
 )
 from gradience.evaluate.choose import predictions_of
+from gradience.evaluate.generate import decided
 from gradience.tasks.base import AnswerScoring, ChoiceScoring, LabelScoring, Scoring
 
 
@@ -42,10 +43,13 @@ def _again(row: Record, run: ExamplesRun, rules: Scoring) -> Record:
         predicted = predictions[rules.choose_by]
         return _with(row, predictions=predictions, predicted=predicted, correct=predicted == row.label)
     if isinstance(row, GenerationRecord) and isinstance(rules, AnswerScoring):
-        answers = {name: extract(row.output) for name, extract in rules.filters.items()}
-        extracted = next(iter(answers.values()), None)
-        correct = extracted is not None and rules.same(extracted, row.answer)
-        return _with(row, answers=answers, extracted=extracted, correct=correct)
+        verdict = (
+            decided(row.output, row.answer, rules.filters, rules.same)
+            if rules.decide is None
+            else rules.decide(row.id, [row.output])
+        )
+        extracted = next(iter(verdict.answers.values()), None)
+        return _with(row, answers=dict(verdict.answers), extracted=extracted, correct=verdict.correct)
     return row
 
 

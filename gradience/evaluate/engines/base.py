@@ -158,10 +158,13 @@ class Engine(Protocol):
         reference: str | None = None,
         max_length: int | None = None,
         end: bool = True,
+        rolling: bool = False,
     ) -> list[list[Score]]:
         """Scores of the (prompt, response) pairs under each of `names`, with KL and flips against `reference`.
 
-        end: whether the end token behind a response counts.
+        end: whether the end token behind a response counts. Without a prompt a response follows the begin token.
+        rolling: responses are whole texts without prompts and without end tokens, of any length: what is longer than
+        `max_length` is read in windows, each of which begins behind the last token of the one before.
         """
 
     def close(self) -> None:

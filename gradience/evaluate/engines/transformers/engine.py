@@ -26,7 +26,7 @@ from gradience.evaluate.engines.transformers import identity
 from gradience.evaluate.engines.transformers.classification import classify_batch
 from gradience.evaluate.engines.transformers.generation import generate_batch
 from gradience.evaluate.engines.transformers.memory import free_cached, memory
-from gradience.evaluate.engines.transformers.scoring import ResponseBatch
+from gradience.evaluate.engines.transformers.scoring import ResponseBatch, Window, summed, windows_of
 from gradience.models.devices import choose_device
 from gradience.models.load import load_base
 from gradience.models.settings import ModelSettings
@@ -178,14 +178,28 @@ class TransformersEngine(Engine):
         reference: str | None = None,
         max_length: int | None = None,
         end: bool = True,
+        rolling: bool = False,
     ) -> list[list[Score]]:
         """Scores of one batch of (prompt, response) under each of `names`: one forward pass each.
 
-        Raises InputError (`response-too-long`, `empty-prompt`, `no-end-token`).
+        Whole texts are read window by window. Raises InputError (`response-too-long`, `no-end-token`).
         """
+        device = self.base.device
         with memory():
-            batch = ResponseBatch(self.tokenizer, pairs, max_length, self.base.device, end=end)
-            return self._scores(names, batch, reference)
+            if not rolling:
+                batch = ResponseBatch(self.tokenizer, pairs, max_length, device, end=end)
+                return self._scores(names, batch, reference)
+            texts = [
+                [
+                    self._scores(names, Window(window, device), reference)
+                    for window in windows_of(self.tokenizer, text, max_length)
+                ]
+                for _, text in pairs
+            ]
+        return [
+            [summed([window[place][0] for window in windows]) for windows in texts]
+            for place in range(len(names))
+        ]
 
     def _scores(
         self, names: Sequence[str | None], batch: ResponseBatch, reference: str | None

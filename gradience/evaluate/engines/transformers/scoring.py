@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,9 @@ from gradience.errors import InputError
 from gradience.evaluate.engines.base import Score
 from gradience.evaluate.engines.transformers.forward import logits_at, padded
 from gradience.evaluate.engines.transformers.generation import prompt_ids
-from gradience.models.rendering import encode_pair, end_token
+from gradience.models.rendering import begin_token, encode_pair, encode_prompt, end_token
+
+N = TypeVar("N", int, float)
 
 CHUNK = 2**24
 """Logits that are held in float32 at a time."""
@@ -38,8 +40,25 @@ def _fitted(tokenizer: Any, prompt: str, response: str, max_length: int | None, 
             code="response-too-long",
             hint="raise max_length or leave this example out",
         )
-    before, truncated = prompt_ids(tokenizer, prompt, room)
+    before, truncated = prompt_ids(tokenizer, prompt, room) if prompt else ([begin_token(tokenizer)], False)
     return _Pair(before, answer, truncated)
+
+
+def windows_of(tokenizer: Any, text: str, max_length: int | None) -> list[_Pair]:
+    """A whole text in windows of `max_length` tokens, each behind the last token before it; the first behind the begin
+    token.
+
+    As lm-evaluation-harness has them (`get_rolling_token_windows` with a context of one token): of the last window the
+    context reaches back as far as there is room. A begin token that the tokenizer puts before every text is predicted.
+    """
+    ids = encode_prompt(tokenizer, text)
+    limit = max_length or max(1, len(ids))
+    before = [begin_token(tokenizer), *ids]
+    pairs = []
+    for start in range(0, len(ids), limit):
+        end = min(start + limit, len(ids))
+        pairs.append(_Pair(before[max(0, end - limit) : start + 1], ids[start:end], truncated=False))
+    return pairs
 
 
 class ResponseBatch:
@@ -82,6 +101,37 @@ class ResponseBatch:
             _summed(terms, slice(end - len(pair.response), end), pair)
             for pair, end in zip(self.pairs, ends, strict=True)
         ]
+
+
+class Window(ResponseBatch):
+    """One window of a text: a batch of its own, since a window is as long as the model allows."""
+
+    def __init__(self, pair: _Pair, device: torch.device) -> None:
+        """Without its last token, which predicts nothing: there may be no place for it in the model."""
+        row = (pair.prompt + pair.response)[:-1]
+        self.pairs = [pair]
+        self.ids = torch.tensor([row], device=device)
+        self.mask = torch.ones_like(self.ids)
+        self.wanted = torch.zeros_like(self.mask, dtype=torch.bool)
+        self.wanted[0, len(pair.prompt) - 1 :] = True
+        self.targets = torch.tensor(pair.response, device=device)
+
+
+def summed(windows: Sequence[Score]) -> Score:
+    """The score of a text from those of its windows."""
+    return Score(
+        loglikelihood=sum(score.loglikelihood for score in windows),
+        n_tokens=sum(score.n_tokens for score in windows),
+        exact=all(score.exact for score in windows),
+        kl=_total([score.kl for score in windows]),
+        flips=_total([score.flips for score in windows]),
+        truncated=False,
+    )
+
+
+def _total(values: Sequence[N | None]) -> N | None:
+    known = [value for value in values if value is not None]
+    return sum(known[1:], start=known[0]) if known else None
 
 
 class Terms(NamedTuple):

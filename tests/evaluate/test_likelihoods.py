@@ -1,0 +1,171 @@
+"""Likelihoods of given responses: whole texts in windows, and adapters compared by them."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import adapters_to_compare as data
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from scipy.special import log_softmax
+from tiny_models import Sum, letters_tokenizer, llama
+
+from gradience.artifacts.evaluation import EvaluationForecast, EvaluationReport
+from gradience.artifacts.graded import LikelihoodEvidence
+from gradience.artifacts.records import read_records
+from gradience.bench.config.sections import TaskSettings
+from gradience.cli.app import run
+from gradience.errors import InputError
+from gradience.evaluate import evaluate_scores
+from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.models.rendering import encode_prompt
+from gradience.tasks import load, scoring_of
+from gradience.tasks.base import LikelihoodScoring, LikelihoodTask
+
+TEXTS = ["1", "12 + 7 = 19", "3 + 4 = 7 and 5 + 5 = 10 and 12 + 12 = 24"]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["no begin token", "begins every text"])
+def reader(request):
+    return TransformersEngine(llama(), letters_tokenizer(bos=request.param))
+
+
+@pytest.mark.parametrize("limit", [4, 7, 100])
+def test_each_token_of_a_text_is_predicted_once_from_what_its_window_holds(reader, limit):
+    examples = [Sum(str(place), "", text, "") for place, text in enumerate(TEXTS)]
+    records = evaluate_scores(reader, [None], examples, max_length=limit, rolling=True)[None].records
+    begin = reader.tokenizer.bos_token_id or reader.tokenizer.eos_token_id
+    for record, text in zip(records, TEXTS, strict=True):
+        ids = encode_prompt(reader.tokenizer, text)
+        whole, total, start = [begin, *ids], 0.0, 0
+        while start < len(ids):  # the last window reaches back, and only its new tokens count
+            end = min(start + limit, len(ids))
+            window = whole[max(0, end - limit) : end]
+            with torch.no_grad():
+                logits = reader.base(input_ids=torch.tensor([window])).logits[0].double().numpy()
+            new = end - start
+            total += log_softmax(logits[-new:], axis=1)[np.arange(new), ids[start:end]].sum()
+            start = end
+        assert record.n_tokens == len(ids)
+        assert record.loglikelihood == pytest.approx(total, abs=1e-4)
+
+
+def test_without_a_prompt_a_response_follows_the_begin_token():
+    engine = TransformersEngine(llama(), letters_tokenizer())
+    lone, spelled = (
+        evaluate_scores(engine, [None], [Sum("0", prompt, "12", "")], end=False)[None].records[0]
+        for prompt in ("", engine.tokenizer.bos_token or engine.tokenizer.eos_token)
+    )
+    assert lone.n_tokens == 2
+    assert lone.loglikelihood == spelled.loglikelihood
+
+
+def test_the_interval_is_students_of_the_paired_differences():
+    draw = np.random.default_rng(0)
+    tokens, before = draw.integers(1, 30, 40), -draw.random(40) * 50
+    after = before - draw.normal(0.3, 1.0, 40)
+    evidence = LikelihoodEvidence.of(before.tolist(), tokens.tolist(), after.tolist())
+    low, high = stats.ttest_rel(before, after).confidence_interval(0.95)
+    mean = tokens.mean()
+    assert evidence.nll == pytest.approx(-after.sum() / tokens.sum())
+    assert evidence.delta == pytest.approx((before - after).mean() / mean)
+    assert (evidence.low, evidence.high) == pytest.approx((low / mean, high / mean))
+    assert LikelihoodEvidence.of([-1.0], [2], [-2.0]).low is None
+
+
+# ---------------------------------------------------------------- gradience evaluate
+
+
+ROWS = [
+    {"prompt": f"{first} + {second} =", "answer": str(first + second)}
+    for first in range(2, 8)
+    for second in range(2, 7)
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = data.writers(tmp_path_factory.mktemp("writers"))
+    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    messages = [
+        [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["answer"]}]
+        for row in ROWS
+    ]
+    (root / "chat.jsonl").write_text("".join(json.dumps({"messages": each}) + "\n" for each in messages))
+    return root
+
+
+@pytest.fixture
+def command(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    likelihoods = ["--data", "rows.jsonl", "--option", "scorer=nll"]
+    return ["evaluate", "reference", "other", "-b", "base", *likelihoods, "--device", "cpu"]
+
+
+def test_rows_show_nats_per_token_and_a_grade_by_a_margin_in_nats(command, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run([*command, "--with-base", "--margin", "0.9", "-o", str(out)]) == 0
+    printed = capsys.readouterr()
+    report = EvaluationReport.read(out / "evaluation.json")
+    reference, other, base = report.adapters
+    records = {row.name: read_records(out / "records" / f"{row.name}.jsonl") for row in report.adapters}
+    assert [row.correct for row in report.adapters] == [None, None, None]
+    assert report.conditions.scoring == "jsonl 1, nll"
+    for row in report.adapters:
+        rows = records[row.name].records
+        assert row.n == len(rows) == len(ROWS)
+        assert row.likelihood.tokens == sum(record.n_tokens for record in rows)
+        assert row.likelihood.nll == pytest.approx(
+            -sum(r.loglikelihood for r in rows) / row.likelihood.tokens
+        )
+    assert other.likelihood.delta == pytest.approx(other.likelihood.nll - reference.likelihood.nll)
+    assert other.bounds.low == pytest.approx(
+        -other.likelihood.delta, abs=other.likelihood.high - other.likelihood.low
+    )
+    assert other.change.kl_mean == pytest.approx(np.mean([record.kl for record in records["other"].records]))
+    assert reference.grade is base.grade is None
+    assert other.grade == "B"
+    assert "examples can show a margin" not in printed.err
+    words = " ".join(printed.out.split())
+    for part in (
+        "Does each find the responses as likely as reference?",
+        f"{other.likelihood.nll:.4f}",
+        "other: B, supported for these runs: with 95 % confidence at most",
+        "(margin 0.9)",
+        "Does reference do anything?",
+        f"0.9 nats per token: a perplexity {100 * math.expm1(0.9):.1f} % higher",
+    ):
+        assert part in words
+    assert not list((out / "records").glob("*.scores.jsonl"))
+    assert run([*command, "--with-base", "--margin", "0.0001", "-o", str(out), "--quiet", "--json"]) in (1, 8)
+    again = EvaluationReport.model_validate(json.loads(capsys.readouterr().out))
+    assert again.candidates[0].likelihood == other.likelihood
+
+
+def test_a_plan_of_likelihoods_names_no_margin(command, capsys):
+    assert run([*command, "--dry-run", "--json"]) == 0
+    plan = EvaluationForecast.model_validate(json.loads(capsys.readouterr().out))
+    assert plan.margins == ()
+    assert run([*command, "--dry-run"]) == 0
+    assert "What can these examples show?" not in capsys.readouterr().out
+
+
+def test_a_completion_need_not_be_what_any_other_scorer_finds(folder):
+    rows = folder / "odd.jsonl"
+    rows.write_text('{"prompt": "a", "completion": " two words", "answer": "three"}\n')
+    task = load("jsonl", {"file": str(rows), "scorer": "nll"}, needed=())
+    assert isinstance(task, LikelihoodTask)
+    assert [(each.response, each.answer) for each in task.examples.all] == [(" two words", "two words")]
+
+
+@pytest.mark.parametrize(("profile", "file"), [("jsonl", "rows.jsonl"), ("chat", "chat.jsonl")])
+def test_bench_which_counts_correct_answers_refuses_likelihoods(folder, profile, file):
+    options = {"file": str(folder / file), "scorer": "nll"}
+    assert isinstance(scoring_of(profile, options), LikelihoodScoring)
+    with pytest.raises(InputError, match="compares likelihoods") as refused:
+        TaskSettings(profile=profile, options=options).load()
+    assert refused.value.code == "task-uncounted"
+    assert "gradience evaluate" in refused.value.hint
