@@ -83,6 +83,11 @@ class Artifact(Part):
                 code="artifact-missing",
                 hint="check the path",
             ) from None
+        return cls.parse(path, text)
+
+    @classmethod
+    def parse(cls, path: Path, text: bytes) -> Self:
+        """Validate the JSON `text`, which stands in the file at `path`. Raises InputError as `read` does."""
         values = _parsed(path, cls, text)
         try:
             return cls.model_validate(values)

@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from gradience.artifacts.base import ROW_CONFIG, Float12, Part
 from gradience.artifacts.encodings import ENCODING_NAMES
+from gradience.artifacts.prediction import CurvePoint, Prediction
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
 
@@ -69,13 +70,20 @@ class CompressionPlan(Report):
     reduction: Float12
     """1 − new_params / old_params (LoRA factors only)."""
     kept_energy: Float12
-    """Σ over modules of the kept ‖ΔW‖_F² / Σ‖ΔW‖_F² (of ‖B·A‖_F² where α is unknown)."""
+    """Σ over modules of the kept ‖ΔW‖_F² / Σ‖ΔW‖_F² (of ‖B·A‖_F² where α is unknown). With a calibration 1 −
+    predicted_error², which may fall below 0: its components are not orthogonal."""
     predicted_error: Float12
     """√(1 − kept_energy)."""
     max_rank: int
     old_max_lora_rank: int | None
     """vLLM's permitted max_lora_rank that the adapter needs now."""
     new_max_lora_rank: int | None
+    calibration_sha256: str | None = None
+    """Of the calibration that its components come from; null for those of the SVD."""
+    prediction: Prediction | None = None
+    """Null without a calibration."""
+    curve: tuple[CurvePoint, ...] = ()
+    """Predictions at other sizes, from large to small; empty without a calibration."""
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -180,6 +188,9 @@ class CompressionReport(Report):
     """Carried files that describe the original, with a line on top that says so."""
     left_out_files: tuple[str, ...]
     """Files of the source that are not in the output: they describe the old weights, or are pickles."""
+    calibration_sha256: str | None = None
+    """As in the plan, as is the next."""
+    prediction: Prediction | None = None
     config_changes: dict[str, str]
     """Field of adapter_config.json -> `old -> new`, shortened."""
     peft_check: PeftCheck | None = None

@@ -86,6 +86,22 @@ def compress(
             "--max-error", metavar="E", help="Keep the relative error of the whole adapter at or below E."
         ),
     ] = None,
+    max_kl: Annotated[
+        float | None,
+        typer.Option(
+            "--max-kl",
+            metavar="X",
+            help="Keep the predicted KL per scored token at or below X nats (needs --calibration).",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration",
+            metavar="FILE",
+            help="Choose directions and ranks by what `gradience calibrate` measured.",
+        ),
+    ] = None,
     allowed_ranks: Annotated[
         str | None,
         typer.Option(
@@ -149,24 +165,28 @@ def compress(
 
     The error is stated exactly. Nothing is trained and no base model is read: every module gets the best
     approximation of its new rank. Give one of --rank, --energy, --suggested, --plan; or one of --reduction,
-    --max-params, --max-bytes, --max-error, which choose a rank for each module.
+    --max-params, --max-bytes, --max-error, --max-kl, which choose a rank for each module.
 
     Examples:
 
       gradience compress ./my_adapter --rank 16 --output ./smaller
 
       gradience compress ./my_adapter --reduction 0.5 --dry-run
+
+      gradience compress ./my_adapter --calibration calibration.safetensors --max-kl 0.01 -o ./smaller
     """
     from gradience.plan.sizes import SIZES, criterion_of
 
     criterion = criterion_of({name: context.params[name] for name in SIZES}, flag_of)
     grid, limit = allowed_ranks_of(allowed_ranks), bytes_of(max_memory)
     _check_usage(encoding, adapter, output, dry_run=dry_run, force=force, verify_peft=verify_peft)
+    from gradience.artifacts.calibration import Calibration
     from gradience.audit.adapter import audit_adapter
     from gradience.compress.adapter import rehearse_compression, write_compressed
     from gradience.plan.compression import plan_compression
     from gradience.report.faces import to_markdown
 
+    measured = None if calibration is None else Calibration.read(calibration)
     with ProgressBar(f"measuring {adapter}", quiet=quiet) as progress:
         audited = audit_adapter(
             adapter, adapter=name, max_memory=limit, progress=progress, command=command_line()
@@ -178,6 +198,7 @@ def compress(
         multiple_of=multiple_of,
         allow_untrained=allow_untrained,
         path=adapter,
+        calibration=measured,
     )
     how: dict[str, Any] = {
         "encoding": encoding,
@@ -185,6 +206,7 @@ def compress(
         "strip": strip or (),
         "base_model": base_model,
         "adapter_name": name,
+        "calibration": measured,
     }
     if output is None or dry_run:
         rehearse_compression(adapter, ranks, **how)

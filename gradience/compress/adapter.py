@@ -17,6 +17,7 @@ from gradience.adapters.config import PeftConfig
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.adapters.memory import compress_bytes, limit_for, workers_within
+from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.compression import CompressionPlan, CompressionReport, Encoding
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.shared_names import path_text
@@ -46,6 +47,7 @@ def write_compressed(
     dtype: str | None = None,
     strip: Sequence[str] = (),
     base_model: str | os.PathLike[str] | None = None,
+    calibration: Calibration | None = None,
     verify_peft: bool = False,
     force: bool = False,
     adapter_name: str | None = None,
@@ -57,7 +59,7 @@ def write_compressed(
 ) -> CompressionReport:
     """Write the adapter at `adapter`, at the ranks of `plan`, to the folder `output`.
 
-    The other keywords are those of `compress_adapter`.
+    The other keywords are those of `compress_adapter`; a calibration is the one that the plan was made with.
     documents: makes further files of the folder (name -> text) from the report, such as its Markdown.
 
     Returns the report, which also lies in the folder. Raises InputError where the adapter cannot be compressed,
@@ -71,7 +73,7 @@ def write_compressed(
     refuse_foreign_files(target, os.listdir(beside) if beside.is_dir() else ())
     if verify_peft:
         require_peft()
-    choices = {"encoding": encoding, "dtype": dtype, "strip": strip}
+    choices = {"encoding": encoding, "dtype": dtype, "strip": strip, "calibration": calibration}
     with (
         _prepared(source, plan, base_model, adapter_name, **choices) as (opened, config, layout),
         ExitStack() as stack,
@@ -99,6 +101,8 @@ def write_compressed(
                 output_path=path_text(target),
                 output_sha256=weights.sha256,
                 criterion=plan.criterion,
+                calibration_sha256=plan.calibration_sha256,
+                prediction=plan.prediction,
                 encoding=layout.encoded.encoding,
                 encoding_reason=layout.encoded.reason,
                 **results,

@@ -13,6 +13,7 @@ from gradience.adapters.inventory import DORA_REASON, GHOST_REASON, SkippedTenso
 from gradience.adapters.keys import config_name, ends_with, parse_key
 from gradience.adapters.locate import natural_key
 from gradience.adapters.naming import factor_name, peft_name
+from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.compression import CompressionPlan, Encoding
 from gradience.compress.dora import BaseWeights
 from gradience.compress.encodings import Encoded, Target, encode_modules
@@ -49,13 +50,15 @@ def lay_out(
     dtype: str | None,
     strip: Sequence[str],
     base: BaseWeights | None,
+    calibration: Calibration | None = None,
 ) -> Layout:
     """Decide what is written, and under which names.
 
-    Raises InputError where the adapter cannot be compressed so, UsageError for arguments that make no sense.
+    calibration: the one that the plan was made with. Raises InputError where the adapter cannot be compressed so,
+    UsageError for arguments that make no sense.
     """
     refuse_adapter(opened, config, has_base=base is not None)
-    refuse_plan(opened, plan)
+    refuse_plan(opened, plan, calibration)
     others, foreign = _other_tensors(opened)
     carried, taken = _carried(others, strip)
     stripped = without_stripped(config, others, taken, opened.adapter_name)
@@ -63,6 +66,8 @@ def lay_out(
     jobs, dropped = _jobs(opened, config, plan, encoded, dtype)
     refuse_jobs(opened, config, jobs, [note for note in others if note.tensor not in taken])
     refuse_dropped(config, dropped)
+    if calibration is not None:
+        jobs = [_with_basis(job, calibration) for job in jobs]
     if base is not None:
         jobs = _with_magnitudes(opened, jobs, base, others, transposed=config.fan_in_fan_out)
     names = _names(opened, jobs, carried)
@@ -164,6 +169,11 @@ def _storage(current: DType, wanted: str | None) -> DType:
         known = ", ".join(name for name, item in DTYPES.items() if item.numpy_name is not None)
         raise UsageError(f"unknown storage type {wanted!r}", code="bad-dtype", hint=f"use one of {known}")
     return dtype
+
+
+def _with_basis(job: Job, calibration: Calibration) -> Job:
+    moments = calibration.modules.get(job.pair.module)
+    return job if moments is None else replace(job, basis=(moments.p, moments.q))
 
 
 def _with_magnitudes(

@@ -16,7 +16,14 @@ from gradience.adapters.adapter import BLOCK_ELEMENTS, Factor, LoadedPair, LoraP
 from gradience.adapters.dtypes import DType, Words, decode, encode
 from gradience.artifacts.compression import ModulePlan
 from gradience.compress.dora import BaseWeights, output_error
-from gradience.compress.truncate import Truncation, cancellation, frobenius, norm_from_grams, truncation
+from gradience.compress.truncate import (
+    Truncation,
+    cancellation,
+    frobenius,
+    norm_from_grams,
+    projection,
+    truncation,
+)
 from gradience.errors import InputError
 from gradience.spectra import Blocks, FloatArray, balance, gram, joined, triangle, with_exponent
 
@@ -35,6 +42,7 @@ class Job:
     fold: what B is multiplied by.   written_scale: what the config will say; s = fold · written_scale.
     parameter: the module is a parameter that `target_parameters` wraps.
     magnitude, base, transposed: DoRA only (transposed: W is stored as (n, m)).
+    basis: p and q, (r, k), of a calibration: the leading components are kept. None: those of the SVD.
     """
 
     pair: LoraPair
@@ -48,6 +56,7 @@ class Job:
     magnitude: Factor | None = None
     base: BaseWeights | None = None
     transposed: bool = False
+    basis: tuple[FloatArray, FloatArray] | None = None
 
     @property
     def scale(self) -> float:
@@ -236,7 +245,10 @@ class _Stored(NamedTuple):
 
 def _truncated(job: Job, loaded: LoadedPair, expert: int) -> _Expert:
     blocks_A, blocks_B = loaded.blocks_A(expert), loaded.blocks_B(expert)
-    optimum = truncation(blocks_A, blocks_B, job.plan.new_rank)
+    if job.basis is None:
+        optimum = truncation(blocks_A, blocks_B, job.plan.new_rank)
+    else:
+        optimum = projection(blocks_A, blocks_B, *(_leading(each, job.plan.new_rank) for each in job.basis))
     new_A = _stored(job, blocks_A, optimum.map_A.T, job.dtype_A)
     new_B = _stored(job, blocks_B, optimum.map_B * job.fold, job.dtype_B)
     size = with_exponent(float(np.linalg.norm(optimum.values)), optimum.exponent)
@@ -246,6 +258,12 @@ def _truncated(job: Job, loaded: LoadedPair, expert: int) -> _Expert:
     if cancelled > CANCELLED or not TINY_ERROR * norm < lost < math.inf:
         lost = _exact_distance(job, loaded, expert, new_A.words, new_B.words)
     return _Expert(new_A.words, new_B.words, lost, norm, optimum.method, cancelled)
+
+
+def _leading(directions: FloatArray, rank: int) -> FloatArray:
+    """The first `rank` columns, zeros where there are not so many."""
+    kept = directions[:, :rank]
+    return np.pad(kept, ((0, 0), (0, rank - kept.shape[1])))
 
 
 def _stored(job: Job, blocks: Blocks, mapping: FloatArray, dtype: DType) -> _Stored:

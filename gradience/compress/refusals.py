@@ -12,6 +12,7 @@ from gradience.adapters.experts import guessed_orders
 from gradience.adapters.inventory import DORA_REASON, LORA_BIAS_REASON, SkippedTensor
 from gradience.adapters.keys import ends_with, parse_key
 from gradience.artifacts.base import round_significant
+from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.compression import CompressionPlan
 from gradience.compress.module import Job
 from gradience.errors import InputError, UsageError
@@ -86,8 +87,18 @@ def _saved_by(config: PeftConfig, module: str) -> str:
     return f"PEFT saves every {entry!r} for the task {config.task_type}"
 
 
-def refuse_plan(opened: Adapter, plan: CompressionPlan) -> None:
-    """Raise UsageError for a plan that does not fit the adapter, InputError (no-alpha) where a scale is unknown."""
+def refuse_plan(opened: Adapter, plan: CompressionPlan, calibration: Calibration | None = None) -> None:
+    """Raise UsageError for a plan that does not fit the adapter or the calibration, InputError (no-alpha) where a
+    scale is unknown.
+    """
+    if plan.calibration_sha256 != (None if calibration is None else calibration.sha256):
+        raise UsageError(
+            "the plan was made with another calibration"
+            if calibration
+            else "the plan was made with a calibration",
+            code="plan-mismatch",
+            hint="give the calibration that the plan was made with: --calibration FILE (Python: calibration=)",
+        )
     planned = {module.name: module for module in plan.modules}
     if planned.keys() != {pair.module for pair in opened.pairs}:
         raise another_adapter(opened, "its modules differ")

@@ -21,6 +21,7 @@ from gradience.spectra import (
     FloatArray,
     Method,
     gram,
+    spectrum,
     spectrum_from_grams,
     triangle,
     with_exponent,
@@ -64,13 +65,23 @@ def truncation(blocks_A: Blocks, blocks_B: Blocks, rank: int) -> Truncation:
         return Truncation(leading, leading.T, np.zeros(rank), 0, "gram", gram_A, gram_B)
     # A factor with more columns than rows has a singular Gram matrix, which rounding can hide from Cholesky.
     wide = gram_A.matrix.shape[0] > min(gram_A.rows, gram_B.rows)
-    spectrum = None if wide else spectrum_from_grams(gram_A, gram_B)
-    if spectrum is not None and spectrum.error_bound <= GRAM_TOLERANCE and spectrum.values[0] > 0:
+    cheap = None if wide else spectrum_from_grams(gram_A, gram_B)
+    if cheap is not None and cheap.error_bound <= GRAM_TOLERANCE and cheap.values[0] > 0:
         maps = _from_grams(gram_A, gram_B, rank)
         if maps is not None:
             return _truncation(maps, gram_A, gram_B, rank, "gram")
     maps = _from_triangles(triangle(blocks_A), triangle(blocks_B), rank)
     return _truncation(maps, gram_A, gram_B, rank, "qr")
+
+
+def projection(blocks_A: Blocks, blocks_B: Blocks, p: FloatArray, q: FloatArray) -> Truncation:
+    """B·p·qᵀ·A as a truncation: the maps are given, and values, norms and Gram matrices are those of B·A.
+
+    p, q: (r, k). Raises NonFiniteFactor.
+    """
+    gram_A, gram_B = gram(blocks_A), gram(blocks_B)
+    whole = spectrum(blocks_A, blocks_B, wide=gram_A.matrix.shape[0] > min(gram_A.rows, gram_B.rows))
+    return Truncation(q.T, p, whole.values, whole.exponent, whole.method, gram_A, gram_B)
 
 
 class _Maps(NamedTuple):

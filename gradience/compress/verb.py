@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 from gradience.arguments import integer_argument, names_argument, path_argument, ranks_argument
+from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.compression import CompressionPlan, CompressionReport, Encoding
 from gradience.artifacts.whole import check_output
 from gradience.audit.adapter import audit_adapter
@@ -32,7 +33,9 @@ class Options(TypedDict, total=False):
     max_params: int | None
     max_bytes: int | None
     max_error: float | None
+    max_kl: float | None
     plan: CompressionPlan | str | os.PathLike[str] | None
+    calibration: Calibration | str | os.PathLike[str] | None
     allowed_ranks: Iterable[int] | None
     multiple_of: int | None
     allow_untrained: bool
@@ -75,7 +78,9 @@ def compress_adapter(
     max_params: int | None = None,
     max_bytes: int | None = None,
     max_error: float | None = None,
+    max_kl: float | None = None,
     plan: CompressionPlan | str | os.PathLike[str] | None = None,
+    calibration: Calibration | str | os.PathLike[str] | None = None,
     allowed_ranks: Iterable[int] | None = None,
     multiple_of: int | None = None,
     allow_untrained: bool = False,
@@ -100,7 +105,7 @@ def compress_adapter(
     33792
 
     Every module gets the best approximation of its new rank, at the scale that it had; nothing is trained, no base
-    model is read. The keywords are the flags of `gradience compress`. Exactly one of the first eight says how small:
+    model is read. The keywords are the flags of `gradience compress`. Exactly one of the first nine says how small:
 
     rank: every module to this rank.
     energy: every module to the smallest rank that holds this share of its energy.
@@ -109,8 +114,10 @@ def compress_adapter(
     max_params: at most so many LoRA parameters, allocated over modules.
     max_bytes: at most so many bytes of LoRA factors, allocated over modules.
     max_error: relative error of the whole adapter at most this, allocated over modules.
+    max_kl: predicted KL divergence per scored token at most this, in nats; needs a calibration.
     plan: an earlier plan or its file, whose ranks may have been edited.
 
+    calibration: what `calibrate_adapter` returned or wrote: then directions and budgets follow the model's output.
     allowed_ranks: every rank is one of these, or the module's own.
     multiple_of: every rank is a multiple of it, or the module's own.
     allow_untrained: compress an adapter whose every B·A is 0 as well.
@@ -140,6 +147,7 @@ def compress_adapter(
         "max_params": max_params,
         "max_bytes": max_bytes,
         "max_error": max_error,
+        "max_kl": max_kl,
         "plan": plan,
     }
     criterion = criterion_of(sizes)
@@ -150,6 +158,7 @@ def compress_adapter(
         "strip": names_argument("strip", strip, "a list of parts of names, such as ['lm_head']"),
         "base_model": None if base_model is None else path_argument("base_model", base_model),
         "adapter_name": adapter,
+        "calibration": _calibration(calibration),
     }
     if multiple_of is not None:
         multiple_of = integer_argument("multiple_of", multiple_of)
@@ -174,6 +183,7 @@ def compress_adapter(
         multiple_of=multiple_of,
         allow_untrained=allow_untrained,
         path=source,
+        calibration=how["calibration"],
     )
     if dry_run or target is None:
         rehearse_compression(source, planned, **how)
@@ -187,3 +197,9 @@ def compress_adapter(
         force=force,
         **machine,
     )
+
+
+def _calibration(given: Calibration | str | os.PathLike[str] | None) -> Calibration | None:
+    if given is None or isinstance(given, Calibration):
+        return given
+    return Calibration.read(path_argument("calibration", given))

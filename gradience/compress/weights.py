@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Self
 
 from gradience.adapters.adapter import Adapter
-from gradience.adapters.dtypes import DTYPES
+from gradience.adapters.headers import NewTensor, header_bytes, in_order_of_type
 from gradience.adapters.tensors import TensorFile
 from gradience.compress.layout import Layout
 from gradience.compress.module import CompressedModule, Job, write_module
@@ -139,35 +137,3 @@ def _ahead(
     finally:
         for _, future in pending:  # the writer has failed: do not finish what nobody reads
             future.cancel()
-
-
-# ---------------------------------------------------------------- the header of a safetensors file
-
-
-class NewTensor(NamedTuple):
-    """A tensor to be written: its type, its shape, and the bytes when they are asked for."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-
-def header_bytes(tensors: Mapping[str, NewTensor], metadata: Mapping[str, str]) -> bytes:
-    """The 8-byte length and the header for `tensors` laid one after the other, padded to 8 bytes with spaces."""
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    position = 0
-    for name, tensor in tensors.items():
-        size = math.prod(tensor.shape) * DTYPES[tensor.dtype].bits // 8
-        header[name] = {
-            "dtype": tensor.dtype,
-            "shape": list(tensor.shape),
-            "data_offsets": [position, position + size],
-        }
-        position += size
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-def in_order_of_type(tensors: Mapping[str, NewTensor]) -> dict[str, NewTensor]:
-    """The order that the reference implementation writes: wider types first (alignment), then names."""
-    return dict(sorted(tensors.items(), key=lambda item: (-DTYPES[item[1].dtype].bits, item[0])))

@@ -51,6 +51,11 @@ def last_turn(tokenizer: Any, messages: Sequence[Message]) -> Turn:
     return Turn(_without_beginning(tokenizer, before), behind[:end] + close, close)
 
 
+def prompt_before(tokenizer: Any, messages: Sequence[Message]) -> str:
+    """All `messages` as the prompt of the assistant's next turn. Raises InputError as `last_turn` does."""
+    return _without_beginning(tokenizer, _written(tokenizer, messages, asks=True))
+
+
 def _written(tokenizer: Any, messages: Sequence[Message], *, asks: bool) -> str:
     from jinja2.exceptions import TemplateError
 

@@ -30,7 +30,7 @@ class Item(NamedTuple):
     steps: Sequence[int]
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """From the rank before it to `rank`."""
 
     name: str
@@ -44,7 +44,7 @@ def fill(items: Sequence[Item], limit: int) -> dict[str, int]:
     chosen = {item.name: item.start for item in items}
     used = start_cost(items)
     closed: set[str] = set()
-    for step in _ordered(items):
+    for step in steps_of(items):
         if step.name in closed:
             continue
         if used + step.cost > limit:
@@ -58,7 +58,7 @@ def fill(items: Sequence[Item], limit: int) -> dict[str, int]:
 def cover(items: Sequence[Item], allowed_loss: float) -> dict[str, int]:
     """Ranks under which the worth of all that is left out is at most `allowed_loss`."""
     chosen = {item.name: item.start for item in items}
-    steps = _ordered(items)
+    steps = steps_of(items)
     # What is lost before each step, summed from the small end: differences of large sums would be noise.
     lost = np.cumsum([step.worth for step in reversed(steps)])[::-1]
     for step, missing in zip(steps, lost, strict=True):
@@ -73,7 +73,7 @@ def start_cost(items: Sequence[Item]) -> int:
     return sum(item.cost * item.start for item in items)
 
 
-def _ordered(items: Sequence[Item]) -> list[_Step]:
+def steps_of(items: Sequence[Item]) -> list[Step]:
     """All steps that are worth something, by falling density; equal ones by name, so that no order of files decides."""
     keyed = []
     for item in items:
@@ -81,7 +81,7 @@ def _ordered(items: Sequence[Item]) -> list[_Step]:
         for target in item.steps:
             if target <= item.start:
                 continue
-            step = _Step(item.name, target, float(item.worth[rank:target].sum()), item.cost * (target - rank))
+            step = Step(item.name, target, float(item.worth[rank:target].sum()), item.cost * (target - rank))
             if step.worth > 0:
                 # The running minimum keeps the steps of a module in their order whatever the scores are.
                 density = min(density, step.worth / step.cost)

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 
 from gradience.arguments import wrong_type
 from gradience.artifacts.audit import AuditReport
+from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.compression import CompressionPlan, ModulePlan
 from gradience.plan.blocking import refuse_empty, refuse_uncompressible
-from gradience.plan.criteria import Criterion
+from gradience.plan.calibrated import calibrated, curve, predicted, with_calibration
+from gradience.plan.criteria import Criterion, ToPlan
 from gradience.plan.grids import Grid
 from gradience.plan.modules import Module, Ranks, modules_of, size_at
 from gradience.ranks import max_lora_rank_step
@@ -25,6 +27,7 @@ def plan_compression(
     multiple_of: int | None = None,
     allow_untrained: bool = False,
     path: str | os.PathLike[str] | None = None,
+    calibration: Calibration | None = None,
 ) -> CompressionPlan:
     """Plan a rank for every module of an audited adapter, and return what that is predicted to cost.
 
@@ -36,6 +39,7 @@ def plan_compression(
     multiple_of: every rank is a multiple of it, or the module's own.
     allow_untrained: plan for an adapter whose every B·A is 0 as well.
     path: where the adapter is, for refusals: a report names no folder above it.
+    calibration: what its components are worth, in place of the weights' energy; with it the plan has a prediction.
 
     Raises InputError where the adapter must not be truncated (B·A is not the update, NaN, missing modules, untrained),
     UsageError for a criterion that makes no sense or a budget that cannot be met.
@@ -46,10 +50,23 @@ def plan_compression(
         raise wrong_type("criterion", criterion, "a criterion, such as ToRank(16)")
     refuse_uncompressible(report, allow_untrained=allow_untrained, path=path)
     grid = Grid(allowed_ranks, multiple_of)
-    modules = modules_of(report)
+    modules: Sequence[Module] = modules_of(report)
+    if isinstance(criterion, ToPlan):
+        criterion.refuse_calibration(None if calibration is None else calibration.sha256)
+    if calibration is None:
+        chosen = criterion.choose(report, modules, grid)
+        refuse_empty(chosen.values())
+        return _described(report, modules, chosen, criterion.words + grid.words)
+    modules, criterion = with_calibration(report, modules, calibration), calibrated(criterion)
     chosen = criterion.choose(report, modules, grid)
     refuse_empty(chosen.values())
-    return _described(report, modules, chosen, criterion.words + grid.words)
+    return _described(report, modules, chosen, criterion.words + grid.words).model_copy(
+        update={
+            "calibration_sha256": calibration.sha256,
+            "prediction": predicted(modules, chosen),
+            "curve": curve(modules),
+        }
+    )
 
 
 def _described(
@@ -62,7 +79,7 @@ def _described(
     rows, losses, totals = [], [], []
     for module in modules:
         rank = chosen[module.name]
-        losses.append(lost_energy(module.energies, rank))
+        losses.append(module.lost(rank))
         totals.append(lost_energy(module.energies, 0))
         rows.append(_row(module, rank, losses[-1], totals[-1]))
     lost, total = math.fsum(losses), math.fsum(totals)

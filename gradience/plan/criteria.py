@@ -16,9 +16,9 @@ from gradience.adapters.keys import config_name
 from gradience.arguments import integer_argument, number_argument
 from gradience.artifacts.audit import AuditReport, Suggestions
 from gradience.errors import InputError, UsageError
-from gradience.plan.allocate import Item, cover, fill, start_cost
+from gradience.plan.allocate import cover, fill, start_cost
 from gradience.plan.grids import EVERY_RANK, Grid
-from gradience.plan.modules import Module, Ranks
+from gradience.plan.modules import Module, Ranks, item_of
 from gradience.words import counted
 
 if TYPE_CHECKING:
@@ -136,28 +136,32 @@ class ToBudget:
 
     reduction: share of the LoRA parameters to save.   max_params, max_bytes: of the LoRA factors.
     max_error: √(Σ‖ΔW − ΔW′‖²/Σ‖ΔW‖²) over the whole adapter.
+    by: what a component is worth, in words: its energy, or its effect on the output where there is a calibration.
     """
 
     reduction: float | None = None
     max_params: int | None = None
     max_bytes: int | None = None
     max_error: float | None = None
+    by: Literal["energy", "effect"] = "energy"
 
     @property
     def words(self) -> str:
         (name,) = self._given()
-        return f"{_LIMITS[name].format(getattr(self, name))}, allocated by energy per parameter"
+        return f"{_LIMITS[name].format(getattr(self, name))}, allocated by {self.by} per parameter"
 
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
         self._check()
         if self.max_error is not None:
             total = sum(float(module.energies.sum()) for module in modules)
-            return cover([_item(module, module.cost, grid) for module in modules], self.max_error**2 * total)
+            return cover(
+                [item_of(module, module.cost, grid) for module in modules], self.max_error**2 * total
+            )
         if self.max_bytes is not None:
-            items = [_item(module, module.stored_cost, grid) for module in modules]
+            items = [item_of(module, module.stored_cost, grid) for module in modules]
             limit, unit = self.max_bytes, "bytes"
         else:
-            items = [_item(module, module.cost, grid) for module in modules]
+            items = [item_of(module, module.cost, grid) for module in modules]
             limit, unit = self._params_limit(modules), "parameters"
         if start_cost(items) > limit:
             raise UsageError(
@@ -267,6 +271,17 @@ class ToPlan:
         edited = any(row.new_params * row.old_rank != row.old_params * row.new_rank for row in rows)
         return words.removesuffix(EDITED) + EDITED if edited else words
 
+    def refuse_calibration(self, sha256: str | None) -> None:
+        """Raise UsageError (plan-mismatch) where the plan was made with another calibration than the one given."""
+        wanted = self.plan.calibration_sha256
+        if wanted != sha256:
+            what = "without a calibration" if wanted is None else f"with the calibration {wanted[:12]}"
+            raise UsageError(
+                f"{self.source}: was made {what}",
+                code="plan-mismatch",
+                hint="leave --calibration out" if wanted is None else "give the same --calibration FILE",
+            )
+
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
         here, there = report.adapter.sha256[:12], self.plan.adapter_sha256[:12]
         if self.plan.adapter_sha256 != report.adapter.sha256:
@@ -305,13 +320,6 @@ def _each(modules: Sequence[Module], grid: Grid, needed: Callable[[Module], int]
         name = config_name(module)
         largest[name] = max(largest.get(name, 0), rank)
     return {module: largest[config_name(module)] for module in chosen}
-
-
-def _item(module: Module, cost: int, grid: Grid) -> Item:
-    if module.fixed:
-        return Item(module.name, module.energies, cost, module.rank, ())
-    steps = grid.steps(module.rank)
-    return Item(module.name, module.energies, cost, steps[0] if module.stays else 0, steps)
 
 
 def _refuse_rank(module: Module, rank: int, source: str) -> None:

@@ -10,12 +10,31 @@ from functools import cached_property
 import numpy as np
 
 from gradience.artifacts.audit import AuditReport, LayerAudit
+from gradience.plan.allocate import Item
 from gradience.plan.blocking import modules_with_other_tensors, must_stay, why_fixed
+from gradience.plan.grids import Grid
 from gradience.ranks import scaled_alpha
-from gradience.spectra import FloatArray, energy_rank
+from gradience.spectra import FloatArray, energy_rank, lost_energy
 
 Ranks = Mapping[str, int]
 """Module, by its path in the base model -> rank; 0 where its LoRA is left out."""
+
+
+@dataclass(frozen=True, eq=False)
+class Effects:
+    """What the components of a calibrated module do to the model's output, by falling score.
+
+    scores: (r,) mean square over the rows that select.   lost: (r + 1,) weight energy that the leading 0 … r leave out,
+    in units of the adapter's largest σ².
+    predicting, svd_predicting: (rows, r) signed, of the rows that predict, for these components and those of the SVD.
+    tokens: that these rows score.
+    """
+
+    scores: FloatArray
+    lost: FloatArray
+    predicting: FloatArray
+    svd_predicting: FloatArray
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -27,6 +46,7 @@ class Module:
     measured: threshold and energy rank of the audit (the largest of the experts; None for an untrained module).
     alpha, scale: None where α is unknown.
     stays: it may not get rank 0.   fixed: why it must keep its rank, or nothing.
+    effects: of a calibration; then these decide what its components are, and what they are worth.
     """
 
     name: str
@@ -41,6 +61,7 @@ class Module:
     scale: float | None
     stays: bool
     fixed: str
+    effects: Effects | None = None
 
     @cached_property
     def spectra(self) -> tuple[FloatArray, ...]:
@@ -54,6 +75,15 @@ class Module:
         for values in self.spectra:
             energies[: len(values)] += np.square(values)
         return energies
+
+    @property
+    def worth(self) -> FloatArray:
+        """(rank,) what each component is worth under a budget: its energy, or its score where it is calibrated."""
+        return self.energies if self.effects is None else self.effects.scores
+
+    def lost(self, rank: int) -> float:
+        """‖ΔW − ΔW′‖² at this rank, in units of `unit`²."""
+        return lost_energy(self.energies, rank) if self.effects is None else float(self.effects.lost[rank])
 
     @property
     def cost(self) -> int:
@@ -71,6 +101,14 @@ class Module:
         if tau == threshold:
             return rank or 1
         return max((energy_rank(values, tau) for values in self.spectra if values.any()), default=1)
+
+
+def item_of(module: Module, cost: int, grid: Grid) -> Item:
+    """The module as it competes under a budget. cost: of one component."""
+    if module.fixed:
+        return Item(module.name, module.worth, cost, module.rank, ())
+    steps = grid.steps(module.rank)
+    return Item(module.name, module.worth, cost, steps[0] if module.stays else 0, steps)
 
 
 def modules_of(report: AuditReport) -> list[Module]:

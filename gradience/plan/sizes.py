@@ -10,6 +10,7 @@ from gradience.arguments import integer_argument, number_argument, path_argument
 from gradience.artifacts.compression import CompressionPlan
 from gradience.artifacts.shared_names import given_text
 from gradience.errors import UsageError
+from gradience.plan.calibrated import ToKl
 from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToPlan, ToRank, ToSuggestion
 
 
@@ -47,6 +48,7 @@ SIZES: dict[str, Size] = {
     "max_params": Size(integer_argument, _budget("max_params")),
     "max_bytes": Size(integer_argument, _budget("max_bytes")),
     "max_error": Size(number_argument, _budget("max_error")),
+    "max_kl": Size(number_argument, ToKl),
     "plan": Size(_plan, lambda plan: plan),
 }
 

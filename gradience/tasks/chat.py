@@ -81,9 +81,7 @@ def scoring(
 
 def messages_of(row: Row) -> tuple[tuple[str, str], ...]:
     """(role, content) of each message, the assistant's last. Raises InputError (`task-messages`, `task-text`)."""
-    messages = [
-        _message(row, number, value) for number, value in enumerate(list_of(row, "messages", "message", 1), 1)
-    ]
+    messages = several_messages_of(row)
     if messages[-1][0] != ASSISTANT and row.has("answer"):
         messages.append((ASSISTANT, answer_of(row)))
     if messages[-1][0] != ASSISTANT:
@@ -93,6 +91,13 @@ def messages_of(row: Row) -> tuple[tuple[str, str], ...]:
     if len(messages) < 2:
         raise _no_message(row, "nothing comes before the assistant's message")
     return tuple(messages)
+
+
+def several_messages_of(row: Row) -> list[tuple[str, str]]:
+    """(role, content) of each message, whoever says the last. Raises InputError (`task-messages`, `task-text`)."""
+    return [
+        _message(row, number, value) for number, value in enumerate(list_of(row, "messages", "message", 1), 1)
+    ]
 
 
 def _message(row: Row, number: int, value: Any) -> tuple[str, str]:

@@ -1,0 +1,225 @@
+"""A calibration, one safetensors file: what each component of an adapter does to the model's output, on prompts.
+
+The header's metadata has one entry, `gradience`: the JSON of a `CalibrationReport`. Of each calibrated module `M` with
+rank r and k components, over n rows in the order of their identities, there are the tensors
+
+    M:moment_in, M:moment_out   (r, r) F64   E[hhᵀ] and E[ttᵀ] over the tokens of the selection rows
+    M:p, M:q                    (r, k) F64   components by falling score: B·p·qᵀ·A
+    M:values                    (k,)   F64   what each adds to the weighted norm, in the order of the components
+    M:lost                      (k+1,) F64   ‖B·(I − P)·A‖²/‖B·A‖² where the leading 0 … k components are kept
+    M:effects                   (n, k) F32   ⟨J, p·qᵀ⟩ of each row: first-order change of −log p, signed
+    M:svd_effects               (n, k) F32   the same for the components of the SVD, by falling singular value
+
+and of the rows `rows:tokens` (n,) I64, how many tokens are scored, and `rows:selection` (n,) U8, 1 for those that chose
+and 0 for those that predict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass as row_dataclass
+
+from gradience.adapters.headers import NewTensor, header_bytes, in_order_of_type
+from gradience.adapters.tensors import TensorFile
+from gradience.artifacts.base import ROW_CONFIG, Float12
+from gradience.artifacts.report import Report
+from gradience.artifacts.run import RunInfo
+from gradience.artifacts.whole import write_whole
+from gradience.errors import InputError
+from gradience.spectra import FloatArray
+
+METADATA = "gradience"
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "I64": np.dtype("<i8"),
+    "U8": np.dtype("u1"),
+}
+_TENSORS = {
+    "moment_in": "F64",
+    "moment_out": "F64",
+    "p": "F64",
+    "q": "F64",
+    "values": "F64",
+    "lost": "F64",
+    "effects": "F32",
+    "svd_effects": "F32",
+}
+
+
+@row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+class CalibratedModule:
+    """One module that the prompts reach."""
+
+    name: str
+    rank: int
+    components: int
+    """Fewer than the rank where the factors have linearly dependent directions."""
+    scale: Float12
+    """s when it was calibrated; effects are proportional to it."""
+    importance: Float12
+    """Predicted KL per scored token of leaving out the module's whole update, in nats."""
+    weighted_energy_rank_90: int
+    """Fewest directions that hold 90 % of the gradient-weighted energy."""
+
+
+@row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+class ExcludedModule:
+    """One module about which a calibration says nothing: it keeps its rank, and no prediction includes it."""
+
+    name: str
+    reason: str
+
+
+class CalibrationReport(Report):
+    """What was calibrated, with what, and what came out for each module. The metadata of the calibration file.
+
+    >>> report = Calibration.read("calibration.safetensors").report
+    >>> len(report.modules), report.excluded
+    (36, ())
+    """
+
+    row_field: ClassVar[str] = "modules"
+    repair: ClassVar[str] = "calibrate again with `gradience calibrate`"
+
+    schema_: Literal["gradience.calibration/1"] = Field(default="gradience.calibration/1", alias="schema")
+    adapter_path: str
+    adapter_sha256: str
+    """Of its weights: a calibration belongs to one adapter."""
+    base: str
+    base_sha256: str
+    """Over name, shape, type and some values of each parameter."""
+    quantization: str | None
+    dtype: str
+    device: str
+    kind: Literal["causal_lm", "sequence_classification"]
+    prompts: str
+    prompts_sha256: str
+    rows: int
+    duplicates: int
+    """Rows of the file that repeat another one and were left out."""
+    selection_rows: int
+    """Rows that the moments, the components and their order come from; the other rows predict."""
+    given_completions: int
+    sampled_completions: int
+    """Rows without a completion, for which the adapted model wrote one. Both are 0 for a classifier."""
+    completion_tokens: int | None
+    truncated: int
+    """Rows that were too long and lost the beginning of their prompt (for a classifier, the end of the text)."""
+    scored_tokens: int
+    """Of the rows that predict; one per row for a classifier."""
+    seed: int
+    batch_size: int
+    max_length: int | None
+    ridge: float
+    modules: tuple[CalibratedModule, ...]
+    excluded: tuple[ExcludedModule, ...]
+    run: RunInfo
+
+
+class ModuleMoments(NamedTuple):
+    """The arrays of one module; see the top of this file."""
+
+    moment_in: FloatArray
+    moment_out: FloatArray
+    p: FloatArray
+    q: FloatArray
+    values: FloatArray
+    lost: FloatArray
+    effects: NDArray[np.float32]
+    svd_effects: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A calibration in memory.
+
+    tokens: (n,) scored tokens of each row.   selection: (n,) true where the row chose; the others predict.
+    path: where it was read from, for refusals.
+    """
+
+    report: CalibrationReport
+    modules: Mapping[str, ModuleMoments]
+    tokens: NDArray[np.int64]
+    selection: NDArray[np.bool_]
+    path: str = "the calibration"
+    sha256: str = ""
+
+    @classmethod
+    def read(cls, path: Path) -> Calibration:
+        """Read and check a calibration file.
+
+        Raises InputError (`calibration-invalid`, `artifact-version`, and what `TensorFile.open` raises).
+        """
+        with TensorFile.open(path) as file:
+            text = file.metadata.get(METADATA)
+            if text is None:
+                raise _invalid(path, f"no metadata called {METADATA!r}")
+            report = CalibrationReport.parse(path, text.encode())
+            modules = {
+                row.name: ModuleMoments(
+                    *(_array(file, f"{row.name}:{name}", _TENSORS[name]) for name in _TENSORS)
+                )
+                for row in report.modules
+            }
+            tokens = _array(file, "rows:tokens", "I64")
+            selection = _array(file, "rows:selection", "U8").astype(np.bool_)
+            calibration = cls(report, modules, tokens, selection, str(path), file.sha256())
+        _check(path, calibration)
+        return calibration
+
+    def write(self, path: Path) -> Path:
+        """Write the file, whole or not at all. Equal calibrations give equal tensors. Raises OutputError."""
+        tensors: dict[str, NDArray[Any]] = {
+            "rows:tokens": self.tokens,
+            "rows:selection": self.selection.astype(np.uint8),
+        }
+        for module, moments in self.modules.items():
+            tensors |= {f"{module}:{name}": getattr(moments, name) for name in _TENSORS}
+        types = {name: _TENSORS.get(name.rpartition(":")[2], "") for name in tensors}
+        types |= {"rows:tokens": "I64", "rows:selection": "U8"}
+        ordered = in_order_of_type(
+            {name: NewTensor(types[name], array.shape) for name, array in tensors.items()}
+        )
+        head = header_bytes(ordered, {METADATA: self.report.to_json(indent=None)})
+        data = (np.ascontiguousarray(tensors[name], _DTYPES[types[name]]).tobytes() for name in ordered)
+        return write_whole(path, (chunk for part in ([head], data) for chunk in part))
+
+
+def _array(file: TensorFile, name: str, dtype: str) -> NDArray[Any]:
+    entry = file.entries.get(name)
+    if entry is None or entry.dtype.name != dtype:
+        raise _invalid(file.path, f"no tensor {name} of type {dtype}")
+    array: NDArray[Any] = np.frombuffer(file.read_bytes(name), _DTYPES[dtype]).reshape(entry.shape)
+    return array
+
+
+def _check(path: Path, calibration: Calibration) -> None:
+    """Raise InputError where shapes do not fit together, or something is not a finite number."""
+    rows = (calibration.report.rows,)
+    if calibration.tokens.shape != rows or calibration.selection.shape != rows:
+        raise _invalid(path, f"not {rows[0]} rows")
+    if not calibration.selection.any() or calibration.selection.all():
+        raise _invalid(path, "no rows that select, or none that predict")
+    for module in calibration.report.modules:
+        moments, r, k = calibration.modules[module.name], module.rank, module.components
+        shapes = [(r, r), (r, r), (r, k), (r, k), (k,), (k + 1,), (*rows, k)]
+        if [array.shape for array in moments[:-1]] != shapes or moments.svd_effects.shape[:-1] != rows:
+            raise _invalid(path, f"the tensors of {module.name} have other shapes than its row says")
+        if not all(np.isfinite(array).all() for array in moments):
+            raise _invalid(path, f"NaN or infinity in the tensors of {module.name}")
+
+
+def _invalid(path: Path, what: str) -> InputError:
+    return InputError(
+        f"{path}: not a calibration: {what}",
+        code="calibration-invalid",
+        hint="give the file that `gradience calibrate` wrote, or " + CalibrationReport.repair,
+    )

@@ -1,0 +1,32 @@
+"""What a smaller adapter is predicted to cost, from a calibration: a part of a compression's plan and report."""
+
+from __future__ import annotations
+
+from gradience.artifacts.base import Float12, Part
+
+RATIOS = {"MiniLM-L6, reviews": (0.6, 2.4), "SmolLM2-135M, arithmetic": (0.73, 1.04)}
+"""Measured KL / predicted KL in the experiments so far (one seed each, random directions left out)."""
+
+
+class Prediction(Part):
+    """What a smaller adapter is predicted to cost: KL(original ‖ smaller) per scored token, in nats."""
+
+    kl: Float12
+    standard_error: Float12
+    """Over rows; it leaves out what a second-order prediction misses."""
+    rows: int
+    scored_tokens: int
+    excluded_modules: int
+    """Modules that keep their rank because the calibration does not include them."""
+    ratios: dict[str, tuple[float, float]]
+    """Measured / predicted in the experiments so far, by model and task."""
+
+
+class CurvePoint(Part):
+    """Predictions at the parameters of one uniform rank."""
+
+    rank: int
+    params: int
+    """Of uniform SVD at this rank: the limit of the calibrated adapter beside it."""
+    calibrated_kl: Float12
+    svd_kl: Float12

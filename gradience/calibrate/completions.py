@@ -1,0 +1,56 @@
+"""Completions that the adapted model writes for prompts without one, drawn from it as it is: no temperature, no cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from gradience.calibrate.batches import Encoded
+from gradience.calibrate.draws import uniforms
+from gradience.calibrate.passes import draw
+from gradience.evaluate.engines.transformers.forward import next_logits, padded
+from gradience.evaluate.examples import fixed_batches
+from gradience.models.rendering import end_token
+
+
+def with_completions(
+    model: Any, tokenizer: Any, rows: Sequence[Encoded], *, tokens: int, batch_size: int, seed: int
+) -> list[Encoded]:
+    """The rows, each with a completion of at most `tokens` tokens; those that have one keep it."""
+    lacking = [row for row in rows if not row.completion]
+    written: dict[str, list[int]] = {}
+    for places in fixed_batches(["·" * len(row.prompt) + row.id for row in lacking], batch_size):
+        batch = [lacking[place] for place in places]
+        for row, completion in zip(batch, _written(model, tokenizer, batch, tokens, seed), strict=True):
+            written[row.id] = completion
+    return [
+        replace(row, completion=tuple(written[row.id]), scored=len(written[row.id]))
+        if row.id in written
+        else row
+        for row in rows
+    ]
+
+
+def _written(model: Any, tokenizer: Any, rows: Sequence[Encoded], tokens: int, seed: int) -> list[list[int]]:
+    """Token ids up to the end token, which is one of them. Rows that have ended stay until all have."""
+    end = end_token(tokenizer)
+    draws = np.stack([uniforms(seed, row.id, tokens, "completion") for row in rows])
+    completions: list[list[int]] = [[] for _ in rows]
+    ids, mask = padded([list(row.prompt) for row in rows], fill=end, left=True, device=model.device)
+    cache = None
+    with torch.inference_mode():
+        for step in range(tokens):
+            logits, cache = next_logits(model, ids, mask, cache)
+            drawn = draw(logits.float().softmax(dim=-1), draws[:, step])
+            for completion, token in zip(completions, drawn.tolist(), strict=True):
+                if not completion or completion[-1] != end:
+                    completion.append(token)
+            if all(completion[-1] == end for completion in completions):
+                break
+            ids = drawn[:, None].to(model.device)
+            mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+    return completions

@@ -1,0 +1,136 @@
+"""What a calibration is asked to do, read and checked before the base is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from gradience.adapters.adapter import Adapter
+from gradience.adapters.config import HEADS_OF_TASK, PeftConfig
+from gradience.adapters.formats import open_adapter
+from gradience.calibrate.needs import Needs, needs_of
+from gradience.calibrate.rows import Kind, Rows, kind_of, read_rows
+from gradience.errors import InputError, UsageError, require
+from gradience.models.settings import ModelSettings
+
+LIBRARIES = ("torch", "transformers", "peft")
+KINDS: Mapping[str, Kind] = {"CAUSAL_LM": "causal_lm", "SEQ_CLS": "sequence_classification"}
+"""task_type of an adapter -> the kind of its model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A calibration as it is asked for; the defaults are those of the command line."""
+
+    adapter: Path
+    prompts: Path
+    base_model: str | None = None
+    """None: what the adapter's config names."""
+    limit: int | None = None
+    completion_tokens: int = 64
+    seed: int = 42
+    batch_size: int = 8
+    max_length: int | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Literal["nf4"] | None = None
+    revision: str | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Everything that can be known before the base is loaded."""
+
+    request: Request
+    folder: Path
+    kind: Kind
+    model: ModelSettings
+    labels: int | None
+    rows: Rows
+    ranks: Mapping[str, int]
+    """Of each module."""
+
+    def needs(self, tokens: int) -> Needs:
+        """What a calibration with batches of at most so many tokens needs."""
+        return needs_of(self.ranks.values(), len(self.rows.all), tokens)
+
+
+def read_inputs(request: Request) -> Inputs:
+    """Read adapter and rows. The base's tokenizer is loaded, the base is not.
+
+    Raises InputError (`no-config`, `calibration-rows` …), UsageError (`wrong-model`, `no-base`, `too-few-rows`).
+    """
+    for module in LIBRARIES:
+        require(module, extra="hf")
+    from gradience.models.load import load_tokenizer
+
+    kind = kind_of(request.prompts)
+    with open_adapter(request.adapter) as opened:
+        config = _config(opened, request.adapter)
+        _refuse_kind(request, config.fields.get("task_type"), kind)
+        labels = _labels(opened, request.adapter) if kind == "sequence_classification" else None
+        name = request.base_model or config.base_model
+        folder, ranks = config.path.parent, {pair.module: pair.rank for pair in opened.pairs}
+    if name is None:
+        raise UsageError(
+            f"{request.adapter}: its config names no base model",
+            code="no-base",
+            hint="give --base-model: a folder, or a name on the hub",
+        )
+    model = ModelSettings(
+        name=name,
+        type="causal_lm" if labels is None else "seqcls",
+        revision=request.revision,
+        dtype=request.dtype,
+        quantization=request.quantization,
+    )
+    rows = read_rows(request.prompts, kind, load_tokenizer(model), request.limit)
+    return Inputs(request, folder, kind, model, labels, rows, ranks)
+
+
+def _config(opened: Adapter, path: Path) -> PeftConfig:
+    if opened.config is None:
+        raise InputError(
+            f"{path}: there is no adapter_config.json beside the weights",
+            code="no-config",
+            hint="give the folder that PEFT wrote, with adapter_config.json and adapter_model.safetensors",
+        )
+    return opened.config
+
+
+def _refuse_kind(request: Request, task_type: object, kind: Kind) -> None:
+    if task_type is not None and task_type not in KINDS:
+        raise UsageError(
+            f"{request.adapter}: its task_type is {task_type}",
+            code="wrong-model",
+            hint="adapters of causal language models and of sequence classifiers are calibrated so far",
+        )
+    if task_type is not None and KINDS[str(task_type)] != kind:
+        needed = "`prompt` or `messages`" if task_type == "CAUSAL_LM" else "`text`"
+        raise UsageError(
+            f"{request.prompts}: its rows do not fit {request.adapter}, whose task_type is {task_type}",
+            code="wrong-model",
+            hint=f"give each row {needed}",
+        )
+
+
+def _labels(opened: Adapter, path: Path) -> int:
+    """How many labels the head of an adapter has: its smallest matrix has a row for each."""
+    rows = [
+        entry.shape[0]
+        for name, entry in opened.entries()
+        if name.endswith(".weight")
+        and "lora_" not in name
+        and len(entry.shape) == 2
+        and any(part in HEADS_OF_TASK["SEQ_CLS"] for part in name.split("."))
+    ]
+    if not rows or min(rows) < 2:
+        what = "a head with one output, which has no labels" if rows else "no classification head"
+        raise InputError(
+            f"{path}: contains {what}",
+            code="no-head",
+            hint='calibrate a classifier that was trained with task_type="SEQ_CLS" and two labels or more',
+        )
+    return min(rows)

@@ -1,0 +1,235 @@
+"""Inputs -> a calibration: the base is loaded, both passes are run, and each module's components get their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradience.adapters.adapter import Adapter, LoraPair
+from gradience.adapters.formats import open_adapter
+from gradience.artifacts.calibration import (
+    CalibratedModule,
+    Calibration,
+    CalibrationReport,
+    ExcludedModule,
+    ModuleMoments,
+)
+from gradience.artifacts.run import Stopwatch
+from gradience.artifacts.shared_names import path_text
+from gradience.calibrate.batches import Encoded, batches_of, encode_pairs, encode_texts
+from gradience.calibrate.capture import Reach, reach
+from gradience.calibrate.completions import with_completions
+from gradience.calibrate.inputs import Inputs
+from gradience.calibrate.passes import Moments, gather_effects, gather_moments
+from gradience.components import RIDGE, Components, components, lost_energies, root
+from gradience.digests import sha256_file
+from gradience.errors import InputError
+from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.progress import Progress
+from gradience.spectra import FloatArray, energy_rank, triangle
+
+ADAPTER = "adapter"
+TEXT_TOKENS = 512
+NOT_A_LAYER = "not a layer that PEFT calls with its inputs"
+NO_EFFECT = "its update or its gradient is 0"
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """One module after the first pass."""
+
+    moments: Moments
+    triangle_A: FloatArray
+    triangle_B: FloatArray
+    weighted: Components
+    svd: Components
+
+
+def measured(inputs: Inputs, watch: Stopwatch, progress: Progress | None) -> Calibration:
+    """The calibration. Raises InputError (`nothing-calibrated`), and what loading the base and encoding rows raise."""
+    request = inputs.request
+    engine = TransformersEngine.load(inputs.model, labels=inputs.labels, device=request.device)
+    engine.add(ADAPTER, inputs.folder)
+    with engine.using(ADAPTER) as model, open_adapter(inputs.folder) as opened:
+        model.requires_grad_(False)
+        rows = encoded_rows(inputs, engine, model)
+        selects = np.array(inputs.rows.selects)
+        selecting = [row for row, chooses in zip(rows, selects, strict=True) if chooses]
+        first = batches_of(engine.tokenizer, selecting, request.batch_size, model.device)
+        second = batches_of(engine.tokenizer, rows, request.batch_size, model.device)
+        advance = _counter(progress, len(first) + len(second))
+        layers = reach(model)
+        moments, reasons = gather_moments(model, layers.layers, first, request.seed, advance)
+        modules = {
+            pair.module: _components(pair, moments[pair.module])
+            for pair in opened.pairs
+            if pair.module in moments
+        }
+        kept = {name: each for name, each in modules.items() if each.weighted.values.size}
+        excluded = _excluded(opened, kept, layers, reasons)
+        if not kept:
+            raise InputError(
+                f"{request.adapter}: no module can be calibrated: {excluded[0].name}: {excluded[0].reason}",
+                code="nothing-calibrated",
+                hint="`gradience compress` without --calibration needs no base model",
+            )
+        bases = {name: (each.weighted, each.svd) for name, each in kept.items()}
+        watched = {name: layers.layers[name] for name in kept}
+        ids, effects = gather_effects(model, watched, second, bases, request.seed, advance)
+        place = {row: number for number, row in enumerate(ids)}
+        order = [place[row.id] for row in rows]
+        arrays = {
+            name: _ordered(each, [one[order] for one in effects[name]], selects)
+            for name, each in kept.items()
+        }
+        tokens = np.array([row.scored for row in rows], dtype=np.int64)
+        report = CalibrationReport(
+            adapter_path=path_text(request.adapter),
+            adapter_sha256=opened.sha256(),
+            **_facts(inputs, engine, rows, tokens, selects),
+            modules=_rows(opened, arrays, tokens, selects),
+            excluded=excluded,
+            run=watch.run_info(),
+        )
+    return Calibration(report, arrays, tokens, selects)
+
+
+# ---------------------------------------------------------------- rows
+
+
+def length_of(inputs: Inputs, engine: TransformersEngine) -> int | None:
+    """Tokens of a row at most."""
+    known, asked = engine.max_length, inputs.request.max_length
+    if asked is None and inputs.kind == "sequence_classification":
+        asked = TEXT_TOKENS
+    return min((length for length in (known, asked) if length is not None), default=None)
+
+
+def encoded_rows(inputs: Inputs, engine: TransformersEngine, model: Any) -> list[Encoded]:
+    """All rows as token ids, with a completion each where a language model is to be scored on one."""
+    limit, request = length_of(inputs, engine), inputs.request
+    if inputs.kind == "sequence_classification":
+        return encode_texts(engine.tokenizer, inputs.rows.all, limit)
+    encoded = encode_pairs(engine.tokenizer, inputs.rows.all, limit, request.completion_tokens)
+    return with_completions(
+        model,
+        engine.tokenizer,
+        encoded,
+        tokens=request.completion_tokens,
+        batch_size=request.batch_size,
+        seed=request.seed,
+    )
+
+
+def _counter(progress: Progress | None, total: int) -> Callable[[], None]:
+    done = 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total)
+
+    return advance
+
+
+# ---------------------------------------------------------------- modules
+
+
+def _components(pair: LoraPair, moments: Moments) -> _Measured:
+    loaded = pair.load()
+    cores = triangle(loaded.blocks_A()), triangle(loaded.blocks_B())
+    triangle_A, triangle_B = (np.ldexp(core.matrix, core.exponent) for core in cores)
+    roots = root(moments.moment_in, triangle_A), root(moments.moment_out, triangle_B)
+    weighted = components(*roots, triangle_A, triangle_B)
+    svd = components(triangle_A, triangle_B, triangle_A, triangle_B)
+    return _Measured(moments, triangle_A, triangle_B, weighted, svd)
+
+
+def _ordered(module: _Measured, effects: Sequence[FloatArray], selects: NDArray[np.bool_]) -> ModuleMoments:
+    """One module with its components by falling mean square of what they do to the rows that select."""
+    scores = np.square(effects[0][selects]).mean(axis=0)
+    order = np.argsort(-scores, kind="stable")
+    best = module.weighted.ordered(order)
+    lost = lost_energies(best, module.triangle_A, module.triangle_B)
+    whole = float(np.square(np.linalg.norm(module.triangle_B @ module.triangle_A.T)))
+    return ModuleMoments(
+        moment_in=module.moments.moment_in,
+        moment_out=module.moments.moment_out,
+        p=best.p,
+        q=best.q,
+        values=best.values,
+        lost=lost / whole,
+        effects=effects[0][:, order].astype(np.float32),
+        svd_effects=effects[1].astype(np.float32),
+    )
+
+
+def _excluded(
+    opened: Adapter, kept: Mapping[str, object], layers: Reach, reasons: Mapping[str, str]
+) -> tuple[ExcludedModule, ...]:
+    """Every module of the adapter that is not in `kept`, and why."""
+    known = {**dict.fromkeys(layers.layers, NO_EFFECT), **layers.reasons, **reasons}
+    return tuple(
+        ExcludedModule(name=pair.module, reason=known.get(pair.module, NOT_A_LAYER))
+        for pair in opened.pairs
+        if pair.module not in kept
+    )
+
+
+# ---------------------------------------------------------------- the report
+
+
+def _rows(
+    opened: Adapter,
+    arrays: Mapping[str, ModuleMoments],
+    tokens: NDArray[np.int64],
+    selects: NDArray[np.bool_],
+) -> tuple[CalibratedModule, ...]:
+    def row(pair: LoraPair) -> CalibratedModule:
+        moments = arrays[pair.module]
+        change = moments.effects[~selects].astype(np.float64).sum(axis=1)
+        return CalibratedModule(
+            name=pair.module,
+            rank=pair.rank,
+            components=len(moments.values),
+            scale=pair.scale or 0.0,
+            importance=float(np.square(change).sum() / 2 / tokens[~selects].sum()),
+            weighted_energy_rank_90=energy_rank(np.sort(moments.values)[::-1], 0.9),
+        )
+
+    return tuple(row(pair) for pair in opened.pairs if pair.module in arrays)
+
+
+def _facts(
+    inputs: Inputs,
+    engine: TransformersEngine,
+    rows: Sequence[Encoded],
+    tokens: NDArray[np.int64],
+    selects: NDArray[np.bool_],
+) -> dict[str, Any]:
+    request, facts = inputs.request, engine.facts
+    writes = inputs.kind == "causal_lm"
+    given = sum(row.more is not None for row in inputs.rows.all) if writes else 0
+    return {
+        **{name: facts[name] for name in ("base", "base_sha256", "quantization", "dtype", "device")},
+        "kind": inputs.kind,
+        "prompts": path_text(request.prompts),
+        "prompts_sha256": sha256_file(request.prompts),
+        "rows": len(rows),
+        "duplicates": inputs.rows.duplicates,
+        "selection_rows": int(selects.sum()),
+        "given_completions": given,
+        "sampled_completions": len(rows) - given if writes else 0,
+        "completion_tokens": request.completion_tokens if writes else None,
+        "truncated": sum(row.truncated for row in rows),
+        "scored_tokens": int(tokens[~selects].sum()),
+        "seed": request.seed,
+        "batch_size": request.batch_size,
+        "max_length": length_of(inputs, engine),
+        "ridge": RIDGE,
+    }

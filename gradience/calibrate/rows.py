@@ -1,0 +1,113 @@
+"""The rows that an adapter is calibrated on. Needs no torch.
+
+A language model takes rows of `prompt`, with a `completion` or an `answer` where there is one, or of `messages`; a
+classifier takes rows of `text`, with or without a `text_pair`. Gold labels are not read: what is scored is drawn from
+the adapted model itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from gradience.digests import sha256_json
+from gradience.errors import InputError, UsageError
+from gradience.models.chat import ASSISTANT, last_turn, prompt_before
+from gradience.tasks.chat import messages_of, several_messages_of
+from gradience.tasks.rows import Row, local
+from gradience.tasks.user_rows import answer_of
+
+Kind = Literal["causal_lm", "sequence_classification"]
+FEWEST = 4
+"""Rows: two that select, and two that predict, so that their spread is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationRow:
+    """One row. text: the prompt, or what is to be labelled.   more: the completion, or the second text; None: none."""
+
+    id: str
+    """Digest of what the row says: it decides the row's half and the labels that are drawn for it."""
+    text: str
+    more: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a file in the order of their identities, so that the order in the file decides nothing."""
+
+    all: tuple[CalibrationRow, ...]
+    duplicates: int
+
+    @property
+    def selects(self) -> list[bool]:
+        """For each row whether it is of the half that selects; every other one."""
+        return [place % 2 == 0 for place in range(len(self.all))]
+
+
+def kind_of(file: Path) -> Kind:
+    """Which kind of model the rows of `file` are for, by its first row. Raises InputError (`calibration-rows`)."""
+    first = next(iter(local(file).rows), None)
+    if first is not None and (first.has("prompt") or first.has("messages")):
+        return "causal_lm"
+    if first is not None and first.has("text"):
+        return "sequence_classification"
+    what = "has no rows" if first is None else f"its first row has {', '.join(sorted(first.values)[:8])}"
+    raise InputError(
+        f"{file}: {what}",
+        code="calibration-rows",
+        hint="give each row `prompt` (with or without `completion`), `messages`, or for a classifier `text`",
+    )
+
+
+def read_rows(file: Path, kind: Kind, tokenizer: Any, limit: int | None = None) -> Rows:
+    """Read the first `limit` rows of `file`, each once. tokenizer: writes conversations as prompts.
+
+    Raises InputError (`calibration-rows`, `task-…` as the rows of tasks do), UsageError (`too-few-rows`).
+    """
+    rows: dict[str, CalibrationRow] = {}
+    count = 0
+    for count, row in enumerate(_read(file, kind, tokenizer), start=1):
+        rows.setdefault(row.id, row)
+        if count == limit:
+            break
+    if len(rows) < FEWEST:
+        raise UsageError(
+            f"{file}: {len(rows)} different rows, and a calibration needs at least {FEWEST}",
+            code="too-few-rows",
+            hint="give some hundred prompts like those that the adapter will see; 256 are enough",
+        )
+    return Rows(tuple(rows[key] for key in sorted(rows)), count - len(rows))
+
+
+def _read(file: Path, kind: Kind, tokenizer: Any) -> Iterator[CalibrationRow]:
+    for row in local(file).rows:
+        if kind == "sequence_classification":
+            text, more = row.text("text"), row.text("text_pair") if row.has("text_pair") else None
+        elif row.has("messages"):
+            text, more = _turn(row, tokenizer)
+        else:
+            text, more = row.text("prompt"), _completion(row)
+        yield CalibrationRow(sha256_json([text, more])[:16], text, more)
+
+
+def _completion(row: Row) -> str | None:
+    if row.has("completion"):
+        return row.text("completion")
+    if not row.has("answer"):
+        return None
+    return answer_of(row) if row.text("prompt")[-1].isspace() else f" {answer_of(row)}"
+
+
+def _turn(row: Row, tokenizer: Any) -> tuple[str, str | None]:
+    """The prompt of a conversation, and what the assistant says at its end, if it does."""
+    if row.has("answer") or several_messages_of(row)[-1][0] == ASSISTANT:
+        turn = last_turn(tokenizer, _as_messages(messages_of(row)))
+        return turn.prompt, turn.response
+    return prompt_before(tokenizer, _as_messages(several_messages_of(row))), None
+
+
+def _as_messages(messages: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in messages]

@@ -1,0 +1,201 @@
+"""Modules whose components are worth what a calibration says, and predictions from it. Pure.
+
+To second order, KL(original ‖ smaller) of a row is half the expected square of the change of −log p(y) for y drawn from
+the original: ½·E(Σ over all that is left out of ⟨J, p·qᵀ⟩)². Components that choose come from one half of the rows, and
+what is predicted for them from the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradience.arguments import number_argument
+from gradience.artifacts.audit import AuditReport
+from gradience.artifacts.calibration import Calibration
+from gradience.artifacts.prediction import RATIOS, CurvePoint, Prediction
+from gradience.errors import UsageError
+from gradience.plan.allocate import Step, fill, start_cost, steps_of
+from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToSuggestion
+from gradience.plan.grids import EVERY_RANK, Grid
+from gradience.plan.modules import Effects, Module, Ranks, item_of, size_at
+from gradience.spectra import FloatArray
+
+SCALE_TOLERANCE = 1e-9
+NOT_CALIBRATED = "not in the calibration: {}"
+
+
+def with_calibration(
+    report: AuditReport, modules: Sequence[Module], calibration: Calibration
+) -> list[Module]:
+    """The modules with the effects of their components; those that the calibration leaves out keep their rank.
+
+    Raises UsageError (`other-calibration`) for the calibration of another adapter, or of another scale.
+    """
+    facts = calibration.report
+    here, there = report.adapter.sha256, facts.adapter_sha256
+    if here != there:
+        raise _other(calibration, f"sha256 {there[:12]} there, {here[:12]} for {report.adapter.path}")
+    scales = {row.name: row.scale for row in facts.modules}
+    for module in modules:
+        scale = scales.get(module.name)
+        if scale is not None and not math.isclose(scale, module.scale or 0.0, rel_tol=SCALE_TOLERANCE):
+            raise _other(
+                calibration, f"{module.name} had the scale {scale:g} there, and has {module.scale} here"
+            )
+    reasons = {row.name: row.reason for row in facts.excluded}
+    return [
+        replace(module, effects=effects_of(calibration, module))
+        if module.name in calibration.modules
+        else replace(
+            module, fixed=module.fixed or NOT_CALIBRATED.format(reasons.get(module.name, "unknown to it"))
+        )
+        for module in modules
+    ]
+
+
+def effects_of(calibration: Calibration, module: Module) -> Effects:
+    """What the calibration says of one module, at every rank up to its own."""
+    moments, selects = calibration.modules[module.name], calibration.selection
+    effects, svd = (_wide(each, module.rank) for each in (moments.effects, moments.svd_effects))
+    whole = float(module.energies.sum())
+    lost = np.append(moments.lost, np.zeros(module.rank + 1 - len(moments.lost))) * whole
+    return Effects(
+        scores=np.square(effects[selects]).mean(axis=0),
+        lost=lost,
+        predicting=effects[~selects],
+        svd_predicting=svd[~selects],
+        tokens=int(calibration.tokens[~selects].sum()),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ToKl:
+    """The smallest adapter whose predicted KL per scored token, in nats, is at most this. Needs a calibration.
+
+    Components are taken by effect per parameter; the first ranks are taken from which on no prediction exceeds it.
+    """
+
+    max_kl: float
+
+    def __post_init__(self) -> None:
+        number_argument("max_kl", self.max_kl)
+
+    @property
+    def words(self) -> str:
+        return f"predicted KL at most {self.max_kl:.6g} per token, allocated by effect per parameter"
+
+    def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
+        if not 0 < self.max_kl < math.inf:
+            raise UsageError(
+                f"a KL divergence of {self.max_kl} is no limit",
+                code="bad-kl",
+                hint="give nats per token, such as 0.01; `gradience compress --dry-run` draws the curve",
+            )
+        if all(module.effects is None for module in modules):
+            raise UsageError(
+                "a KL divergence is predicted from a calibration, and none is given",
+                code="no-calibration",
+                hint="give --calibration FILE, which `gradience calibrate` writes",
+            )
+        items = [item_of(module, module.cost, grid) for module in modules]
+        chosen = {item.name: item.start for item in items}
+        steps = steps_of(items)
+        for step in steps[: _needed(modules, chosen, steps, self.max_kl)]:
+            chosen[step.name] = step.rank
+        return chosen
+
+
+def _needed(modules: Sequence[Module], start: Ranks, steps: Sequence[Step], limit: float) -> int:
+    """How many of the steps keep the predicted KL at or below `limit`, and it stays so with each further one."""
+    effects = {module.name: module.effects for module in modules if module.effects is not None}
+    ranks = dict(start)
+    change = sum(each.predicting[:, start[name] :].sum(axis=1) for name, each in effects.items())
+    (tokens,) = {each.tokens for each in effects.values()}
+    needed = 0
+    for taken, step in enumerate([None, *steps]):
+        if step is not None and step.name in effects:
+            change = change - effects[step.name].predicting[:, ranks[step.name] : step.rank].sum(axis=1)
+            ranks[step.name] = step.rank
+        if float(np.square(change).sum()) / 2 / tokens > limit:
+            needed = taken + 1
+    return min(needed, len(steps))
+
+
+def calibrated(criterion: Criterion) -> Criterion:
+    """The criterion as it is used with a calibration. Raises UsageError for one of weight energies."""
+    energy = isinstance(criterion, ToBudget) and criterion.max_error is not None
+    if energy or isinstance(criterion, ToEnergy | ToSuggestion):
+        raise UsageError(
+            f"a calibration says nothing about the weights' energy ({criterion.words})",
+            code="calibrated-size",
+            hint="give --max-kl, --reduction, --max-params, --max-bytes or --rank, or leave --calibration out",
+        )
+    return replace(criterion, by="effect") if isinstance(criterion, ToBudget) else criterion
+
+
+def predicted(modules: Sequence[Module], ranks: Ranks) -> Prediction:
+    """What the modules are predicted to cost at these ranks."""
+    effects = [module.effects for module in modules if module.effects is not None]
+    rows, tokens = effects[0].predicting.shape[0], effects[0].tokens
+    change = np.zeros(rows)
+    for module in modules:
+        if module.effects is not None:
+            change += module.effects.predicting[:, ranks[module.name] :].sum(axis=1)
+    each = np.square(change) / 2 * rows / tokens
+    return Prediction(
+        kl=float(each.mean()),
+        standard_error=float(each.std(ddof=1) / math.sqrt(rows)),
+        rows=rows,
+        scored_tokens=tokens,
+        excluded_modules=len(modules) - len(effects),
+        ratios=RATIOS,
+    )
+
+
+def svd_kl(modules: Sequence[Module], ranks: Ranks) -> float:
+    """Predicted KL per scored token of plain SVD truncation at these ranks."""
+    change = sum(
+        module.effects.svd_predicting[:, ranks[module.name] :].sum(axis=1)
+        for module in modules
+        if module.effects is not None
+    )
+    (tokens,) = {module.effects.tokens for module in modules if module.effects is not None}
+    return float(np.square(change).sum() / 2 / tokens)
+
+
+def curve(modules: Sequence[Module]) -> tuple[CurvePoint, ...]:
+    """Predictions at the parameters of uniform ranks: powers of two below the largest rank."""
+    largest = max(module.rank for module in modules)
+    points = []
+    for rank in (2**power for power in range(largest.bit_length()) if 2**power < largest):
+        uniform = {module.name: module.rank if module.fixed else min(rank, module.rank) for module in modules}
+        params, _ = size_at(modules, uniform)
+        items = [item_of(module, module.cost, EVERY_RANK) for module in modules]
+        if start_cost(items) <= params:
+            points.append(
+                CurvePoint(
+                    rank=rank,
+                    params=params,
+                    calibrated_kl=predicted(modules, fill(items, params)).kl,
+                    svd_kl=svd_kl(modules, uniform),
+                )
+            )
+    return tuple(reversed(points))
+
+
+def _wide(effects: NDArray[np.float32], rank: int) -> FloatArray:
+    """(rows, rank): components that B·A does not have do nothing."""
+    return np.pad(effects.astype(np.float64), ((0, 0), (0, rank - effects.shape[1])))
+
+
+def _other(calibration: Calibration, why: str) -> UsageError:
+    return UsageError(
+        f"{calibration.path}: is for another adapter ({why})",
+        code="other-calibration",
+        hint="calibrate this adapter with `gradience calibrate`",
+    )
