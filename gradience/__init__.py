@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gradience.artifacts.audit import AuditReport
     from gradience.artifacts.bench import Bench
     from gradience.artifacts.bench_aggregate import BenchAggregate
+    from gradience.artifacts.calibration import Calibration, CalibrationReport
     from gradience.artifacts.check import CheckReport
     from gradience.artifacts.comparison import ComparisonReport
     from gradience.artifacts.compression import CompressionPlan, CompressionReport
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from gradience.artifacts.evidence import EvidenceReport
     from gradience.artifacts.monitor import MonitorReport
     from gradience.audit.adapter import audit_adapter
+    from gradience.calibrate.verb import calibrate_adapter
     from gradience.compare.adapters import compare_adapters
     from gradience.compress.verb import compress_adapter
     from gradience.errors import (
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from gradience.live import SpectralTracker
     from gradience.live.callback import GradienceCallback
     from gradience.monitor import monitor_runs
+    from gradience.plan.calibrated import ToKl
     from gradience.plan.compression import plan_compression
     from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToRanks, ToSuggestion
     from gradience.telemetry import TelemetryReader, TelemetryWriter
@@ -49,6 +52,8 @@ _HOME = {
     "AuditReport": "gradience.artifacts.audit",
     "Bench": "gradience.artifacts.bench",
     "BenchAggregate": "gradience.artifacts.bench_aggregate",
+    "Calibration": "gradience.artifacts.calibration",
+    "CalibrationReport": "gradience.artifacts.calibration",
     "CheckReport": "gradience.artifacts.check",
     "ComparisonReport": "gradience.artifacts.comparison",
     "CompressionPlan": "gradience.artifacts.compression",
@@ -69,11 +74,13 @@ _HOME = {
     "TelemetryWriter": "gradience.telemetry",
     "ToBudget": "gradience.plan.criteria",
     "ToEnergy": "gradience.plan.criteria",
+    "ToKl": "gradience.plan.calibrated",
     "ToRank": "gradience.plan.criteria",
     "ToRanks": "gradience.plan.criteria",
     "ToSuggestion": "gradience.plan.criteria",
     "UsageError": "gradience.errors",
     "audit_adapter": "gradience.audit.adapter",
+    "calibrate_adapter": "gradience.calibrate.verb",
     "compare_adapters": "gradience.compare.adapters",
     "compare_logs": "gradience.evidence.verb",
     "compress_adapter": "gradience.compress.verb",
@@ -86,6 +93,8 @@ __all__ = [
     "AuditReport",
     "Bench",
     "BenchAggregate",
+    "Calibration",
+    "CalibrationReport",
     "CheckReport",
     "ComparisonReport",
     "CompressionPlan",
@@ -106,11 +115,13 @@ __all__ = [
     "TelemetryWriter",
     "ToBudget",
     "ToEnergy",
+    "ToKl",
     "ToRank",
     "ToRanks",
     "ToSuggestion",
     "UsageError",
     "audit_adapter",
+    "calibrate_adapter",
     "compare_adapters",
     "compare_logs",
     "compress_adapter",

@@ -16,6 +16,9 @@ WRITTEN_BY = {
     " [How to read it](../compress.md#the-report)",
     "compression_plan": "`gradience compress --dry-run --json` prints it, `--plan` reads it."
     " [What may be edited](../compress.md#a-plan-in-a-file)",
+    "calibration": "`gradience calibrate` writes it into the metadata of its file, `--json` prints it."
+    " [What it says](../calibrate.md)",
+    "calibration_forecast": "`gradience calibrate --dry-run --json` prints it. [What it says](../calibrate.md#cost)",
     "comparison": "`gradience compare A B --json` prints it. [How to read it](../compare.md)",
     "evidence": "`gradience evidence A B --json` prints it. [How to read it](../evidence.md)",
     "evaluation": "`gradience evaluate` writes it. [How to read it](../evaluate.md)",

@@ -28,7 +28,7 @@ from pydantic.dataclasses import dataclass as row_dataclass
 
 from gradience.adapters.headers import NewTensor, header_bytes, in_order_of_type
 from gradience.adapters.tensors import TensorFile
-from gradience.artifacts.base import ROW_CONFIG, Float12
+from gradience.artifacts.base import ROW_CONFIG, Artifact, Float12
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
 from gradience.artifacts.whole import write_whole
@@ -122,6 +122,32 @@ class CalibrationReport(Report):
     modules: tuple[CalibratedModule, ...]
     excluded: tuple[ExcludedModule, ...]
     run: RunInfo
+
+
+class CalibrationForecast(Artifact):
+    """What a calibration would need; the base is not loaded."""
+
+    schema_: Literal["gradience.calibration_forecast/1"] = Field(
+        default="gradience.calibration_forecast/1", alias="schema"
+    )
+    adapter_path: str
+    base: str
+    kind: Literal["causal_lm", "sequence_classification"]
+    rows: int
+    duplicates: int
+    selection_rows: int
+    sampled_completions: int
+    """Rows for which the adapted model would write a completion."""
+    longest: int
+    """Tokens of the longest row."""
+    batch_size: int
+    modules: int
+    file_bytes: int
+    """Of the calibration, if no module is excluded."""
+    held_bytes: int
+    """In memory from the first batch to the last, beside the base."""
+    batch_bytes: int
+    """What the modules' inputs and gradients take while a batch is computed, beside the base's own activations."""
 
 
 class ModuleMoments(NamedTuple):

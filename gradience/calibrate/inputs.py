@@ -10,11 +10,12 @@ from typing import Literal
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.config import HEADS_OF_TASK, PeftConfig
 from gradience.adapters.formats import open_adapter
-from gradience.calibrate.needs import Needs, needs_of
 from gradience.calibrate.rows import Kind, Rows, kind_of, read_rows
 from gradience.errors import InputError, UsageError, require
 from gradience.models.settings import ModelSettings
 
+TEXT_TOKENS = 512
+"""Of a text to label, where no other number is given: what BERT and its kin can tell apart."""
 LIBRARIES = ("torch", "transformers", "peft")
 KINDS: Mapping[str, Kind] = {"CAUSAL_LM": "causal_lm", "SEQ_CLS": "sequence_classification"}
 """task_type of an adapter -> the kind of its model."""
@@ -51,10 +52,6 @@ class Inputs:
     rows: Rows
     ranks: Mapping[str, int]
     """Of each module."""
-
-    def needs(self, tokens: int) -> Needs:
-        """What a calibration with batches of at most so many tokens needs."""
-        return needs_of(self.ranks.values(), len(self.rows.all), tokens)
 
 
 def read_inputs(request: Request) -> Inputs:

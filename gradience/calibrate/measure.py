@@ -23,7 +23,7 @@ from gradience.artifacts.shared_names import path_text
 from gradience.calibrate.batches import Encoded, batches_of, encode_pairs, encode_texts
 from gradience.calibrate.capture import Reach, reach
 from gradience.calibrate.completions import with_completions
-from gradience.calibrate.inputs import Inputs
+from gradience.calibrate.inputs import TEXT_TOKENS, Inputs
 from gradience.calibrate.passes import Moments, gather_effects, gather_moments
 from gradience.components import RIDGE, Components, components, lost_energies, root
 from gradience.digests import sha256_file
@@ -33,7 +33,6 @@ from gradience.progress import Progress
 from gradience.spectra import FloatArray, energy_rank, triangle
 
 ADAPTER = "adapter"
-TEXT_TOKENS = 512
 NOT_A_LAYER = "not a layer that PEFT calls with its inputs"
 NO_EFFECT = "its update or its gradient is 0"
 

@@ -111,7 +111,8 @@ def backward(
     draws = uniforms_of(seed, [(row.id, row.scored) for row in batch.rows])
     with torch.enable_grad(), capturing(model, layers, consumer):
         logits = batch.logits(model)
-        logits.backward(residual(logits.detach(), draws))  # type: ignore[no-untyped-call]
+        if logits.requires_grad:  # some layer is reached
+            logits.backward(residual(logits.detach(), draws))  # type: ignore[no-untyped-call]
 
 
 def residual(logits: Tensor, draws: FloatArray) -> Tensor:

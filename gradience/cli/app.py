@@ -21,6 +21,7 @@ from gradience.errors import GradienceError, UsageError
 
 VERBS = (
     "audit",
+    "calibrate",
     "compress",
     "compare",
     "evidence",

@@ -23,6 +23,8 @@ class ArtifactName(StrEnum):
     AUDIT = "audit", "gradience.artifacts.audit", "AuditReport"
     COMPRESSION = "compression", "gradience.artifacts.compression", "CompressionReport"
     COMPRESSION_PLAN = "compression_plan", "gradience.artifacts.compression", "CompressionPlan"
+    CALIBRATION = "calibration", "gradience.artifacts.calibration", "CalibrationReport"
+    CALIBRATION_FORECAST = "calibration_forecast", "gradience.artifacts.calibration", "CalibrationForecast"
     COMPARISON = "comparison", "gradience.artifacts.comparison", "ComparisonReport"
     EVIDENCE = "evidence", "gradience.artifacts.evidence", "EvidenceReport"
     MONITOR = "monitor", "gradience.artifacts.monitor", "MonitorReport"

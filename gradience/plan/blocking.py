@@ -89,7 +89,7 @@ def refuse_empty(ranks: Iterable[int]) -> None:
         raise UsageError(
             "this plan removes every module",
             code="empty-plan",
-            hint="allow more parameters or bytes, or a smaller relative error",
+            hint="allow more parameters or bytes, or a smaller error or KL divergence",
         )
 
 

@@ -16,6 +16,7 @@ DOCUMENTS = {
     "Bench": "bench:bench_blocks",
     "BenchAggregate": "bench:aggregate_blocks",
     "BenchForecast": "forecast:forecast_blocks",
+    "CalibrationReport": "calibration:calibration_blocks",
     "CheckReport": "check:check_blocks",
     "ComparisonReport": "comparison:comparison_blocks",
     "CompressionPlan": "compression:compression_blocks",

@@ -11,6 +11,7 @@ from typing import Any
 
 import audit_sample
 import bench_sample
+import calibration_sample
 import compression_sample
 
 from gradience import EvidenceReport, ToRank, audit_adapter, compare_logs, plan_compression
@@ -87,6 +88,8 @@ def artifacts() -> dict[ArtifactName, Any]:
         ArtifactName.AUDIT: audit_sample.report(rows),
         ArtifactName.COMPRESSION: compression_sample.report(written),
         ArtifactName.COMPRESSION_PLAN: compression_sample.plan(planned),
+        ArtifactName.CALIBRATION: calibration_sample.calibration_report(),
+        ArtifactName.CALIBRATION_FORECAST: calibration_sample.calibration_forecast(),
         ArtifactName.COMPARISON: compression_sample.comparison(compared),
         ArtifactName.EVALUATION: EvaluationReport.read(EVALUATED),
         ArtifactName.EVALUATION_FORECAST: evaluation_forecast(),

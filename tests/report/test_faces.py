@@ -10,6 +10,7 @@ from pkgutil import resolve_name
 
 import pytest
 from bench_sample import bench, three_seeds
+from calibration_sample import calibration_report
 from test_audit_document import Reader
 from test_audit_text import mistral
 from test_comparison_text import unlike
@@ -35,6 +36,7 @@ SAMPLES = {
     "AuditReport": mistral,
     "Bench": lambda: bench(42),
     "BenchAggregate": lambda: aggregate(three_seeds(), ["a", "b", "c"]),
+    "CalibrationReport": calibration_report,
     "CheckReport": lambda: check_configs(r=16, alpha=16, lr=0.5),
     "ComparisonReport": unlike,
     "CompressionPlan": budget_plan,

@@ -2,6 +2,7 @@
 
 totals.py    what is saved, what is lost?
 runtimes.py  which runtimes load it?
+prediction.py  what is the model's output predicted to lose? With a calibration
 where.py     where is it lost? By kind of modules, and module by module
 written.py   how was it written?
 """
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from gradience.artifacts.compression import CompressionPlan, CompressionReport
 from gradience.report import terminal
 from gradience.report.blocks import Block, Document, Facts, Heading, Paragraph, Span
+from gradience.report.compression.prediction import prediction_blocks
 from gradience.report.compression.runtimes import runtime_blocks
 from gradience.report.compression.totals import lost_blocks, saved_blocks
 from gradience.report.compression.where import layer_blocks, where_blocks
@@ -59,6 +61,10 @@ def title_blocks(compression: Compression, view: View) -> list[Block]:
         ]
     digests = f"sha256 {compression.output_sha256[:12]} from {compression.source_sha256[:12]}"
     method = "Nothing was trained: each module is the best approximation of its new rank."
+    if compression.calibration_sha256 is not None:
+        method = (
+            "Nothing was trained: each module keeps the components with the largest effect on the output."
+        )
     return [
         Heading(("Compressed to ", Span(compression.output_path, "name")), level=1),
         Paragraph(("from ", Span(compression.source_path, "name"), f" · {compression.criterion}")),
@@ -93,6 +99,7 @@ SECTIONS: tuple[Callable[[Compression, View], list[Block]], ...] = (
     title_blocks,
     saved_blocks,
     lost_blocks,
+    prediction_blocks,
     runtime_blocks,
     where_blocks,
     written_blocks,

@@ -1,0 +1,161 @@
+"""`gradience calibrate`: what each component of an adapter does to the model's output, on your prompts."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gradience.cli.evaluate import Packed, Precision
+from gradience.cli.options import Layers, Quiet, ReportAsJson
+from gradience.cli.output import command_line, print_result
+from gradience.errors import UsageError
+
+if TYPE_CHECKING:
+    from gradience.calibrate.inputs import Inputs
+
+
+def calibrate(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of save_pretrained().")],
+    prompts: Annotated[
+        Path,
+        typer.Option(
+            "--prompts",
+            metavar="FILE",
+            help="Rows of `prompt` (and `completion`), `messages`, or `text` (JSONL, CSV, TSV).",
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="The calibration (a .safetensors file)."),
+    ] = None,
+    base_model: Annotated[
+        str | None,
+        typer.Option(
+            "--base-model",
+            "-b",
+            metavar="ID_OR_PATH",
+            help="A folder, a name on the hub, or embedded:minilm (default: what the adapter's config names).",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help="At most the first N rows.")
+    ] = None,
+    completion_tokens: Annotated[
+        int,
+        typer.Option(
+            "--completion-tokens",
+            metavar="N",
+            min=1,
+            help="Length of the completions that are sampled for rows without one.",
+        ),
+    ] = 64,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="Of the labels and completions that are drawn.")
+    ] = 42,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", metavar="N", min=1, help="Rows that are computed together.")
+    ] = 8,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            "--max-length",
+            metavar="N",
+            min=1,
+            help="Tokens of a row (default: what the base allows; of a text to label 512).",
+        ),
+    ] = None,
+    dtype: Annotated[
+        Precision,
+        typer.Option(
+            "--dtype", metavar="NAME", help="Of the base's weights: auto, float32, bfloat16, float16."
+        ),
+    ] = Precision.auto,
+    quantization: Annotated[
+        Packed | None,
+        typer.Option(
+            "--quantization", metavar="NAME", help="nf4: the base in 4 bits, as QLoRA trains on it."
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="COMMIT", help="Of the base on the hub.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps.")] = "auto",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the inputs and print what a calibration needs.")
+    ] = False,
+    layers: Layers = False,
+    json: ReportAsJson = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure on prompts what each part of an adapter does to the output.
+
+    The prompts need no gold labels: what is scored is drawn from the adapted model. The file that is written lets
+    `gradience compress` choose directions and ranks by the model's output, and predict the KL divergence of every
+    size before anything is evaluated.
+
+    Examples:
+
+      gradience calibrate ./my_adapter --prompts rows.jsonl -o calibration.safetensors
+
+      gradience compress ./my_adapter --calibration calibration.safetensors --max-kl 0.01 -o ./smaller
+    """
+    _check_output(output, dry_run=dry_run, force=force)
+    from gradience.calibrate.inputs import Request, read_inputs
+
+    inputs = read_inputs(
+        Request(
+            adapter=adapter,
+            prompts=prompts,
+            base_model=base_model,
+            limit=limit,
+            completion_tokens=completion_tokens,
+            seed=seed,
+            batch_size=batch_size,
+            max_length=max_length,
+            dtype=dtype.value,
+            quantization="nf4" if quantization else None,
+            revision=revision,
+            device=device,
+        )
+    )
+    if output is None or dry_run:
+        _forecast(inputs, as_json=json)
+    else:
+        _calibrate(inputs, output, as_json=json, layers=layers, quiet=quiet)
+
+
+def _check_output(output: Path | None, *, dry_run: bool, force: bool) -> None:
+    if output is None and not dry_run:
+        raise UsageError(
+            "no --output given", code="no-output", hint="give --output FILE, or --dry-run to see the needs"
+        )
+    if output is not None and output.exists() and not force and not dry_run:
+        raise UsageError(
+            f"{output} exists already",
+            code="output-exists",
+            hint="choose another --output, or replace it with --force",
+        )
+
+
+def _forecast(inputs: Inputs, *, as_json: bool) -> None:
+    from gradience.calibrate.forecast import forecast_calibration
+    from gradience.report.calibration import calibration_forecast_text
+
+    print_result(calibration_forecast_text, forecast_calibration(inputs), as_json=as_json)
+
+
+def _calibrate(inputs: Inputs, output: Path, *, as_json: bool, layers: bool, quiet: bool) -> None:
+    from gradience.calibrate.verb import calibrate as run
+    from gradience.cli.console import beneath
+    from gradience.cli.progress import ProgressBar
+    from gradience.report.calibration import calibration_text
+
+    with ProgressBar(f"calibrating {inputs.request.adapter}", quiet=quiet) as progress:
+        calibration = run(inputs, output, progress=progress, command=command_line())
+    print_result(calibration_text, calibration.report, as_json=as_json, quiet=quiet, layers=layers)
+    if not quiet:
+        print(f"written: {output}", file=beneath(sys.stderr))

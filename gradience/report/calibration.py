@@ -1,0 +1,144 @@
+"""`gradience calibrate`: what was measured on the prompts, and which modules matter, as blocks."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from gradience.artifacts.calibration import CalibratedModule, CalibrationForecast, CalibrationReport
+from gradience.report import terminal
+from gradience.report.blocks import (
+    Block,
+    Column,
+    Document,
+    Facts,
+    Heading,
+    Inline,
+    Note,
+    Notes,
+    Paragraph,
+    Span,
+    Table,
+)
+from gradience.report.numbers import count, plural, sig, size
+
+SHOWN = 8
+"""Modules on the screen, unless all are asked for."""
+
+
+def calibration_text(
+    report: CalibrationReport, *, width: int | None = None, color: bool = False, layers: bool = False
+) -> str:
+    """Return what `gradience calibrate` prints. layers: every module."""
+    following = "Next: gradience compress ADAPTER --calibration FILE --dry-run --max-kl 0.01"
+    blocks = calibration_blocks(report, shown=None if layers else SHOWN)
+    return terminal.render([*blocks, Paragraph(Span(following, "dim"))], width=width, color=color)
+
+
+def calibration_blocks(report: CalibrationReport, shown: int | None = None) -> Document:
+    """Return what was measured on, what is excluded, and which modules matter; `shown` of them, or all."""
+    return [
+        Heading(("Calibration of ", Span(report.adapter_path, "name")), level=1),
+        Facts(_facts(report)),
+        *_notes(report),
+        Heading("Which modules matter?"),
+        _modules(report, shown),
+        Paragraph(
+            "KL without it: predicted divergence per scored token, in nats, if the module's whole update is left out."
+            " Gradient-weighted k@90: directions that hold 90 % of the energy, weighted by inputs and gradients."
+        ),
+    ]
+
+
+def _facts(report: CalibrationReport) -> list[tuple[str, Inline]]:
+    predicting = report.rows - report.selection_rows
+    rows: list[tuple[str, Inline]] = [
+        ("base", Span(report.base, "name")),
+        ("prompts", (Span(report.prompts, "name"), f", {plural(report.rows, 'row')}")),
+        ("halves", f"{count(report.selection_rows)} choose, {count(predicting)} predict"),
+        ("scored", f"{plural(report.scored_tokens, 'token')} of the rows that predict"),
+        ("modules", f"{count(len(report.modules))} calibrated, {count(len(report.excluded))} excluded"),
+    ]
+    if report.kind == "causal_lm":
+        text = f"{count(report.given_completions)} given, {count(report.sampled_completions)} sampled"
+        rows.insert(3, ("completions", text))
+    return rows
+
+
+def _notes(report: CalibrationReport) -> list[Block]:
+    reasons = Counter(module.reason for module in report.excluded)
+    notes = [
+        Note("warning", f"{plural(number, 'module')} excluded from every prediction: {reason}")
+        for reason, number in reasons.items()
+    ]
+    if report.truncated:
+        what = (
+            "lost the end of the text" if report.kind != "causal_lm" else "lost the beginning of the prompt"
+        )
+        notes.append(Note("info", f"{plural(report.truncated, 'row')} too long: {what}"))
+    if report.duplicates:
+        notes.append(Note("info", f"{plural(report.duplicates, 'repeated row')} left out"))
+    dependent = sum(module.components < module.rank for module in report.modules)
+    if dependent:
+        text = (
+            f"{plural(dependent, 'module')} with linearly dependent factors: fewer components than the rank"
+        )
+        notes.append(Note("info", text))
+    return [Notes(notes)] if notes else []
+
+
+def _modules(report: CalibrationReport, shown: int | None) -> Table:
+    ordered = sorted(report.modules, key=lambda module: (-module.importance, module.name))
+    kept = ordered[:shown]
+    rows = [_row(module) for module in kept]
+    if len(kept) < len(ordered):
+        rows.append([f"… {len(ordered) - len(kept)} more with --layers"])
+    columns = [
+        Column("module"),
+        Column("KL without it", ">"),
+        Column("weighted k@90", ">"),
+        Column("rank", ">"),
+    ]
+    return Table(columns, rows)
+
+
+def _row(module: CalibratedModule) -> list[Inline]:
+    return [
+        Span(module.name, "name"),
+        sig(module.importance),
+        str(module.weighted_energy_rank_90),
+        str(module.rank),
+    ]
+
+
+# ---------------------------------------------------------------- before it
+
+
+def calibration_forecast_text(
+    forecast: CalibrationForecast, *, width: int | None = None, color: bool = False
+) -> str:
+    """Return what `gradience calibrate --dry-run` prints."""
+    predicting = forecast.rows - forecast.selection_rows
+    rows: list[tuple[str, Inline]] = [
+        ("adapter", (Span(forecast.adapter_path, "name"), f", {plural(forecast.modules, 'module')}")),
+        ("base", Span(forecast.base, "name")),
+        (
+            "rows",
+            f"{count(forecast.rows)}: {count(forecast.selection_rows)} choose, {count(predicting)} predict",
+        ),
+        ("longest row", f"{plural(forecast.longest, 'token')}, {count(forecast.batch_size)} rows in a batch"),
+        ("passes", "1.5 forward and 1.5 backward passes of all rows"),
+        (
+            "memory",
+            f"{size(forecast.held_bytes)}, and {size(forecast.batch_bytes)} while a batch is computed",
+        ),
+        ("file", size(forecast.file_bytes)),
+    ]
+    if forecast.sampled_completions:
+        rows.insert(3, ("completions", f"{count(forecast.sampled_completions)} would be sampled"))
+    note = "Memory is beside the base, its activations and the gradients of those."
+    blocks: list[Block] = [
+        Heading("Nothing is loaded: this is the plan.", level=1),
+        Facts(rows),
+        Paragraph(note),
+    ]
+    return terminal.render(blocks, width=width, color=color)

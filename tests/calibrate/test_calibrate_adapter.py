@@ -1,0 +1,181 @@
+"""`calibrate_adapter` and `gradience calibrate`: rows of every kind, equal files, what is excluded or refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from conftest import adapter, texts, write
+
+from gradience import UsageError, calibrate_adapter
+from gradience.artifacts.calibration import Calibration
+from gradience.calibrate.needs import needs_of
+from gradience.cli.app import run
+from gradience.errors import InputError
+
+
+def tensors(calibration) -> dict[str, np.ndarray]:
+    found = {
+        f"{name}:{key}": array
+        for name, each in calibration.modules.items()
+        for key, array in each._asdict().items()
+    }
+    return {**found, "tokens": calibration.tokens, "selection": calibration.selection}
+
+
+def again(case, output, **options):
+    options = {
+        "prompts": case.prompts,
+        "base_model": case.base,
+        "completion_tokens": 5,
+        "device": "cpu",
+        **options,
+    }
+    return calibrate_adapter(case.adapter, output, **options)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "writer"])
+def test_the_same_rows_give_the_same_file_in_whatever_order_they_stand(kind, request, tmp_path):
+    case = request.getfixturevalue(kind)
+    first, second = Calibration.read(case.calibration), again(case, tmp_path / "again.safetensors")
+    assert first.report.model_dump(exclude={"run"}) == second.report.model_dump(exclude={"run"})
+    for name, array in tensors(first).items():
+        np.testing.assert_array_equal(tensors(second)[name], array, err_msg=name)
+    lines = case.prompts.read_text().splitlines(keepends=True)
+    (tmp_path / "turned.jsonl").write_text("".join(reversed(lines)) + lines[0])
+    turned = again(case, tmp_path / "turned.safetensors", prompts=tmp_path / "turned.jsonl")
+    assert turned.report.duplicates == first.report.duplicates + 1
+    for name, array in tensors(first).items():
+        np.testing.assert_array_equal(tensors(turned)[name], array, err_msg=name)
+
+
+def test_another_seed_draws_other_labels(classifier, tmp_path):
+    first = Calibration.read(classifier.calibration)
+    other = again(classifier, tmp_path / "c.safetensors", seed=1)
+    assert (tensors(first)["tokens"] == tensors(other)["tokens"]).all()
+    assert any(
+        (tensors(first)[name] != array).any() for name, array in tensors(other).items() if array.ndim == 2
+    )
+
+
+def test_completions_are_sampled_where_a_row_has_none(writer):
+    report = Calibration.read(writer.calibration).report
+    assert (report.given_completions, report.sampled_completions) == (30, 30)
+    tokens = Calibration.read(writer.calibration).tokens
+    assert tokens.min() >= 1
+    assert tokens.max() <= 5
+    assert len(set(tokens.tolist())) > 1
+    assert report.scored_tokens == tokens[1::2].sum()
+
+
+def test_moments_and_components_come_from_the_rows_that_select_alone(classifier, tmp_path):
+    """Other rows in the half that predicts change neither moments nor components, nor their order."""
+    first = Calibration.read(classifier.calibration)
+    assert first.selection.tolist() == [True, False] * 30
+    for moments in first.modules.values():
+        scores = np.square(moments.effects[first.selection].astype(float)).mean(axis=0)
+        assert (np.diff(scores) <= 1e-6 * scores[0]).all()
+        k = len(moments.values)
+        np.testing.assert_allclose(moments.q.T @ moments.p, np.eye(k), atol=1e-8)
+        assert (moments.lost[0], moments.lost[-1]) == (pytest.approx(1.0), 0.0)
+
+
+def test_rows_of_conversations_and_of_pairs(writer, classifier, tmp_path):
+    pairs = [
+        {"text": first, "text_pair": second} for first, second in zip(texts(8), texts(9)[1:], strict=True)
+    ]
+    read = again(classifier, tmp_path / "pairs.safetensors", prompts=write(tmp_path / "pairs.jsonl", pairs))
+    assert read.report.rows == 8
+    talks = write(tmp_path / "talks.jsonl", [{"messages": [{"role": "user", "content": "3 4 ="}]}])
+    with pytest.raises(InputError, match="has no chat template"):
+        again(writer, tmp_path / "talks.safetensors", prompts=talks)
+
+
+def test_an_untrained_module_is_excluded_with_its_reason(writer, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    folder = tmp_path / "partly"
+    folder.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (folder / name).write_bytes((writer.adapter / name).read_bytes())
+    weights = load_file(folder / "adapter_model.safetensors")
+    zero = next(name for name in weights if "layers.0.self_attn.v_proj.lora_B" in name)
+    weights[zero] = np.zeros_like(weights[zero])
+    save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
+    case = writer._replace(adapter=folder)
+    report = again(case, tmp_path / "c.safetensors").report
+    assert [(row.name, row.reason) for row in report.excluded] == [
+        ("model.layers.0.self_attn.v_proj", "its update or its gradient is 0")
+    ]
+    assert len(report.modules) == 5
+
+
+def test_dora_cannot_be_calibrated_and_it_is_said(writer, tmp_path):
+    dora = adapter(tmp_path / "dora", writer.base, "CAUSAL_LM", use_dora=True)
+    with pytest.raises(InputError, match="not plain LoRA"):
+        again(writer._replace(adapter=dora), tmp_path / "c.safetensors")
+    assert not (tmp_path / "c.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "what"),
+    [
+        ([{"text": "a b"}] * 9, "1 different rows, and a calibration needs at least 4"),
+        ([{"prompt": "3"}] * 9, "its rows do not fit"),
+        ([{"query": "3"}] * 9, "its first row has query"),
+        ([], "has no rows"),
+    ],
+)
+def test_rows_that_cannot_be_used_are_refused(classifier, tmp_path, rows, what):
+    prompts = write(tmp_path / "rows.jsonl", rows)
+    with pytest.raises((InputError, UsageError), match=what):
+        again(classifier, tmp_path / "c.safetensors", prompts=prompts)
+
+
+def test_an_encoder_decoder_is_refused(classifier, tmp_path):
+    folder = tmp_path / "t5"
+    folder.mkdir()
+    (folder / "adapter_model.safetensors").write_bytes(
+        (classifier.adapter / "adapter_model.safetensors").read_bytes()
+    )
+    config = json.loads((classifier.adapter / "adapter_config.json").read_text()) | {
+        "task_type": "SEQ_2_SEQ_LM"
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match="its task_type is SEQ_2_SEQ_LM"):
+        again(classifier._replace(adapter=folder), tmp_path / "c.safetensors")
+
+
+def test_the_command_writes_shows_and_does_not_overwrite(classifier, tmp_path, capsys):
+    output = tmp_path / "c.safetensors"
+    words = ["calibrate", str(classifier.adapter), "--prompts", str(classifier.prompts), "-o", str(output)]
+    words += ["--base-model", str(classifier.base), "--device", "cpu"]
+    assert run([*words, "--dry-run"]) == 0
+    assert "60: 30 choose, 30 predict" in capsys.readouterr().out
+    assert not output.exists()
+    assert run(words) == 0
+    shown = capsys.readouterr().out
+    assert "Which modules matter?" in shown
+    assert "calibrated, 0 excluded" in shown
+    assert run(words) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert run([*words, "--force", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["schema"] == "gradience.calibration/1"
+    compress = ["compress", str(classifier.adapter), "--calibration", str(output), "--max-kl", "0.001"]
+    assert run([*compress, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "predicted KL" in shown
+    assert "uniform SVD" in shown
+    assert run([*compress, "-o", str(tmp_path / "small")]) == 0
+    assert (tmp_path / "small" / "adapter_model.safetensors").exists()
+
+
+def test_what_a_model_of_7b_parameters_needs():
+    """32 layers, seven modules, r = 64, 256 rows in batches of 8 × 512 tokens: under 1 GB beside the base."""
+    needs = needs_of([64] * 224, rows=256, tokens=8 * 512)
+    assert needs.file < 60e6
+    assert needs.held < 200e6
+    assert needs.batch < 300e6
+    twice = needs_of([64] * 224, rows=512, tokens=8 * 512)
+    assert twice.held - needs.held == 8 * 2 * 256 * 64 * 224  # effects alone grow with the rows
