@@ -2,88 +2,33 @@
 
 from __future__ import annotations
 
-import json
-from typing import NamedTuple
-
-import numpy as np
 import pytest
 import tiny_bench
-import torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, set_seed
+from calibrated_cases import Case, adapter, texts, write
 
 from gradience.calibrate.verb import calibrate_adapter
-from gradience.models.load import quiet
-
-TARGETS = {"SEQ_CLS": ["query", "value", "output.dense"], "CAUSAL_LM": ["q_proj", "v_proj", "down_proj"]}
-
-
-class Case(NamedTuple):
-    base: object
-    adapter: object
-    prompts: object
-    calibration: object
-    """The path of the file."""
-
-
-def adapter(folder, base, task: str, **config):
-    """Trained factors whose components differ in size."""
-    set_seed(3)
-    with quiet():
-        if task == "SEQ_CLS":
-            model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
-        else:
-            model = AutoModelForCausalLM.from_pretrained(base)
-    settings = {
-        "r": 4,
-        "lora_alpha": 8,
-        "target_modules": TARGETS[task],
-        "init_lora_weights": False,
-        **config,
-    }
-    peft = get_peft_model(model, LoraConfig(task_type=task, **settings))
-    with torch.no_grad():
-        for name, weight in peft.named_parameters():
-            if "lora_B" in name:
-                weight.mul_(4 * 0.5 ** torch.arange(weight.shape[1]))
-    peft.save_pretrained(folder, save_embedding_layers=False)
-    return folder
-
-
-def texts(count: int) -> list[str]:
-    """Different ones."""
-    draw = np.random.default_rng(0)
-    drawn: dict[str, None] = {}
-    while len(drawn) < count:
-        drawn.setdefault(" ".join(draw.choice(tiny_bench.WORDS[3:9], size=draw.integers(2, 9))))
-    return list(drawn)
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture(scope="session")
 def classifier(tmp_path_factory) -> Case:
     root = tmp_path_factory.mktemp("classifier")
     base = tiny_bench.bert(root / "base")
-    made = adapter(root / "adapter", base, "SEQ_CLS")
+    trained = adapter(root / "adapter", base, "SEQ_CLS")
     prompts = write(root / "rows.jsonl", [{"text": text} for text in texts(60)])
-    calibrate_adapter(made, root / "c.safetensors", prompts=prompts, base_model=base, device="cpu")
-    return Case(base, made, prompts, root / "c.safetensors")
+    calibrate_adapter(trained, root / "c.safetensors", prompts=prompts, base_model=base, device="cpu")
+    return Case(base, trained, prompts, root / "c.safetensors")
 
 
 @pytest.fixture(scope="session")
 def writer(tmp_path_factory) -> Case:
     root = tmp_path_factory.mktemp("writer")
     base = tiny_bench.llama(root / "base")
-    made = adapter(root / "adapter", base, "CAUSAL_LM")
+    trained = adapter(root / "adapter", base, "CAUSAL_LM")
     rows = [
         {"prompt": f"{place % 20} {place % 7} =", **({"completion": f" {place % 20}"} if place % 2 else {})}
         for place in range(60)
     ]
     prompts = write(root / "rows.jsonl", rows)
     options = {"prompts": prompts, "base_model": base, "completion_tokens": 5, "device": "cpu"}
-    calibrate_adapter(made, root / "c.safetensors", **options)
-    return Case(base, made, prompts, root / "c.safetensors")
+    calibrate_adapter(trained, root / "c.safetensors", **options)
+    return Case(base, trained, prompts, root / "c.safetensors")

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import adapter, texts, write
+from calibrated_cases import adapter, texts, write
 
 from gradience import UsageError, calibrate_adapter
 from gradience.artifacts.calibration import Calibration
@@ -16,12 +16,12 @@ from gradience.errors import InputError
 
 
 def tensors(calibration) -> dict[str, np.ndarray]:
-    found = {
+    arrays = {
         f"{name}:{key}": array
         for name, each in calibration.modules.items()
         for key, array in each._asdict().items()
     }
-    return {**found, "tokens": calibration.tokens, "selection": calibration.selection}
+    return {**arrays, "tokens": calibration.tokens, "selection": calibration.selection}
 
 
 def again(case, output, **options):
