@@ -11,9 +11,9 @@ from torch import Tensor
 
 from gradience.calibrate.rows import CalibrationRow
 from gradience.errors import InputError
+from gradience.evaluate.batches import fixed_batches
 from gradience.evaluate.engines.transformers.forward import logits_at, padded
 from gradience.evaluate.engines.transformers.generation import prompt_ids
-from gradience.evaluate.examples import fixed_batches
 from gradience.models.rendering import encode_pair, end_token
 
 

@@ -12,8 +12,8 @@ import torch
 from gradience.calibrate.batches import Encoded
 from gradience.calibrate.draws import uniforms
 from gradience.calibrate.passes import draw
+from gradience.evaluate.batches import fixed_batches
 from gradience.evaluate.engines.transformers.forward import next_logits, padded
-from gradience.evaluate.examples import fixed_batches
 from gradience.models.rendering import end_token
 
 
