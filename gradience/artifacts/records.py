@@ -70,7 +70,8 @@ class ExamplesRun(Part):
     """Tokens of a batch at most, padding and what may be generated among them, unless one example has more; null where
     a number of examples was given."""
     max_length: int | None
-    """Tokens that an example may have, its answer included; what is longer is cut. Null: no limit is known."""
+    """Tokens that an example may have, its answer included (of an encoder–decoder each of the two); what is longer is
+    cut. Null: no limit is known."""
     max_new_tokens: int | None = None
     """Generation: tokens of an output at most."""
     stop: tuple[str, ...] = ()
@@ -131,7 +132,7 @@ class GenerationRecord(Part):
     correct: bool
     """Whether that is the gold answer, as the task compares them."""
     truncated: bool
-    """Whether the prompt was too long and lost its beginning."""
+    """Whether the prompt was too long and was cut: it lost its beginning, of an encoder–decoder its end."""
 
 
 class ChoiceRecord(Part):
@@ -157,7 +158,7 @@ class ChoiceRecord(Part):
     correct: bool
     """Whether that is the correct one."""
     truncated: bool
-    """Whether the prompt was too long for one of them and lost its beginning."""
+    """Whether the prompt was too long for one of them and was cut."""
 
 
 class ScoreRecord(Part):
@@ -180,7 +181,7 @@ class ScoreRecord(Part):
     flips: int | None = None
     """Positions at which another token is the most likely one; null without a reference."""
     truncated: bool
-    """Whether the prompt was too long and lost its beginning."""
+    """Whether the prompt was too long and was cut: it lost its beginning, of an encoder–decoder its end."""
 
     @property
     def correct(self) -> bool:

@@ -59,7 +59,7 @@ def require_examples(examples: Sequence[Any], engine: Engine, *, classifies: boo
     if not examples:
         raise UsageError("there is no example to evaluate", code="no-examples")
     if engine.classifies != classifies:
-        kinds = ("a causal language model", "a sequence classifier")
+        kinds = ("a language model", "a sequence classifier")
         raise UsageError(
             f"{engine.facts['base']} was loaded as {kinds[engine.classifies]}; this evaluation needs"
             f" {kinds[classifies]}",

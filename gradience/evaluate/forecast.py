@@ -70,6 +70,8 @@ class _Cost:
 
 def _cost(inputs: Inputs) -> tuple[_Cost | None, list[str]]:
     """Memory and times, and what they rest on."""
+    if inputs.model.type == "seq2seq_lm":
+        return None, ["no cost: of encoder–decoder models it is not counted"]
     from transformers import AutoConfig
 
     from gradience.evaluate.cost import LOADED, dtype_of, evaluation_work, machines_for, weights_bytes_of

@@ -17,7 +17,7 @@ from gradience.artifacts.shared_names import path_text
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines.base import AdapterIdentity
 from gradience.evaluate.request import Request
-from gradience.models.settings import ModelSettings
+from gradience.models.settings import ModelSettings, ModelType
 from gradience.tasks.base import ChatTask, ClassificationTask, LikelihoodTask, Task
 from gradience.tasks.rendered import rendered
 from gradience.tasks.rows import local
@@ -113,8 +113,7 @@ def read_inputs(request: Request) -> Inputs:
         )
     adapters = _adapters(request.adapters)
     task = _task(request)
-    for adapter in adapters:
-        _check_kind(adapter, task)
+    kind = _kind(adapters, task)
     name = request.base_model or adapters[0].base_model
     if name is None:
         raise UsageError(
@@ -124,7 +123,7 @@ def read_inputs(request: Request) -> Inputs:
         )
     model = ModelSettings(
         name=name,
-        type="seqcls" if isinstance(task, ClassificationTask) else "causal_lm",
+        type=kind,
         revision=request.revision,
         dtype=request.dtype,
         quantization=request.quantization,
@@ -287,24 +286,39 @@ def reader_of(data: Path, options: Mapping[str, Any]) -> tuple[str, Mapping[str,
     return READERS[kind]
 
 
-def _check_kind(adapter: AdapterInput, task: Task | ChatTask) -> None:
-    """Refuse an adapter of another kind of model, and a head with another number of labels."""
-    kind = adapter.fields.get("task_type")
-    if kind == ENCODER_DECODER:
+def _kind(adapters: Sequence[AdapterInput], task: Task | ChatTask) -> ModelType:
+    """Return the kind of model that the adapters need; one that does not say so is like the others, or causal.
+
+    Raises UsageError (`wrong-model`) for a kind that does not fit the task or the first adapter, InputError
+    (`labels-differ`) for a head with another number of labels.
+    """
+    classifies = isinstance(task, ClassificationTask)
+    fitting: tuple[str, ...] = ("SEQ_CLS",) if classifies else ("CAUSAL_LM", ENCODER_DECODER)
+    if (
+        isinstance(task, LikelihoodTask) and task.rolling
+    ):  # of a whole text an encoder–decoder has no likelihood
+        fitting = ("CAUSAL_LM",)
+    needed = " or ".join(fitting)
+    for adapter in adapters:
+        kind = adapter.fields.get("task_type")
+        if kind is not None and kind not in fitting:
+            raise UsageError(
+                f"{adapter.given}: its task_type is {kind}, and {task.name} needs {needed}",
+                code="wrong-model",
+                hint="choose a task of the adapter's kind",
+            )
+        if isinstance(task, ClassificationTask):
+            _check_labels(adapter, task)
+    kinds = {kind for adapter in adapters if (kind := adapter.fields.get("task_type")) is not None}
+    if len(kinds) > 1:
         raise UsageError(
-            f"{adapter.given}: an adapter of an encoder–decoder model",
+            f"adapters of two kinds of model: task_type is {' and '.join(sorted(kinds))}",
             code="wrong-model",
-            hint="only causal language models and sequence classifiers are evaluated so far",
+            hint="evaluate those of one base together",
         )
-    wanted = "SEQ_CLS" if isinstance(task, ClassificationTask) else "CAUSAL_LM"
-    if kind not in (None, wanted):
-        raise UsageError(
-            f"{adapter.given}: its task_type is {kind}, and {task.name} needs {wanted}",
-            code="wrong-model",
-            hint="choose a task of the adapter's kind",
-        )
-    if isinstance(task, ClassificationTask):
-        _check_labels(adapter, task)
+    if classifies:
+        return "seqcls"
+    return "seq2seq_lm" if kinds == {ENCODER_DECODER} else "causal_lm"
 
 
 def _check_labels(adapter: AdapterInput, task: ClassificationTask) -> None:

@@ -66,12 +66,17 @@ def _tokenizer(settings: ModelSettings, source: Source) -> Any:
 def load_base(
     settings: ModelSettings, *, labels: int | None = None, seed: int = 0, device: str = "auto"
 ) -> Base:
-    """Load the base: a sequence classifier with `labels` labels, or a causal language model when None.
+    """Load the base: a sequence classifier with `labels` labels, or a language model when None.
 
     `seed` is set before the model is made, since a classifier's head is drawn then.
     Raises InputError or NetworkError when it cannot be had, MissingExtra without bitsandbytes for `nf4`.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, set_seed
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForSeq2SeqLM,
+        AutoModelForSequenceClassification,
+        set_seed,
+    )
 
     where = choose_device(device)
     make_current(where)
@@ -87,7 +92,9 @@ def load_base(
     if source.commit:
         arguments["use_safetensors"] = True  # nothing that was downloaded is unpickled
     set_seed(seed)
-    factory = AutoModelForCausalLM if labels is None else AutoModelForSequenceClassification
+    factory: Any = AutoModelForSeq2SeqLM if settings.type == "seq2seq_lm" else AutoModelForCausalLM
+    if labels is not None:
+        factory = AutoModelForSequenceClassification
     model, loaded = from_folder(factory, settings.name, source.folder, **arguments)
     if labels is not None:
         model.config.pad_token_id = tokenizer.pad_token_id

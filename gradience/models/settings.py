@@ -17,12 +17,16 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+ModelType = Literal["seqcls", "causal_lm", "seq2seq_lm"]
+
+
 class ModelSettings(Settings):
     """The base model and how it is loaded."""
 
     name: str
     """A hub name, a folder, or `embedded:minilm` or `embedded:smollm2` (from the package index)."""
-    type: Literal["seqcls", "causal_lm"] = "seqcls"
+    type: ModelType = "seqcls"
+    """`seq2seq_lm` (encoder–decoder) is evaluated and not trained: a config of Bench cannot have it."""
     folder: str | None = Field(default=None, exclude=True)
     """Where the relative path of a `name` starts: as of `task.folder`."""
     revision: str | None = None

@@ -162,7 +162,7 @@ def test_kl_is_never_below_nothing():
     nearly = logits + 1e-6 * torch.randn(400, 300, generator=generator)
     terms = scoring.measure(nearly, torch.zeros(400, dtype=torch.long), logits)
     assert (terms.kl < 0).any()  # or this test shows nothing
-    pair = scoring._Pair(prompt=[1], response=[2], truncated=False)
+    pair = scoring.Pair(prompt=[1], response=[2], truncated=False)
     summed = [scoring._summed(terms, slice(place, place + 1), pair).kl for place in range(400)]
     assert min(summed) == 0 < max(summed)
     assert kl_divergence(logits.numpy(), nearly.numpy()).min() >= 0

@@ -91,6 +91,11 @@ class BenchConfig(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> BenchConfig:
+        if self.model.type == "seq2seq_lm":
+            raise ValueError(
+                "Bench does not train encoder–decoder models: `model.type` is seqcls or causal_lm"
+                " (`gradience evaluate` compares adapters of such a model that are trained already)"
+            )
         for control in (CONTROLS[name] for name in self.compression.controls):
             if control.needs_head and self.model.type != "seqcls":
                 raise ValueError(

@@ -53,7 +53,7 @@ class Output:
     """How many were generated, the end token or those of the stop string included."""
     stopped_by: StopReason
     truncated: bool
-    """Whether the prompt lost its beginning."""
+    """Whether the prompt was cut: it lost its beginning, of an encoder–decoder its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Score:
     flips: int | None
     """Tokens at which another one is the most likely than under the reference; None without a reference."""
     truncated: bool
-    """Whether the prompt lost its beginning."""
+    """Whether the prompt was cut: it lost its beginning, of an encoder–decoder its end."""
 
 
 class OutOfMemoryError(MemoryError):
@@ -92,7 +92,7 @@ class Engine(Protocol):
 
     @classmethod
     def load(cls, model: ModelSettings, *, labels: int | None = None, device: str = "auto") -> Self:
-        """Load the base: with `labels` a sequence classifier, else a causal language model."""
+        """Load the base: with `labels` a sequence classifier, else the language model that `model.type` says."""
 
     @classmethod
     def numerics(cls, device: str = "auto") -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Engine(Protocol):
 
     @property
     def classifies(self) -> bool:
-        """Whether the base is a classifier (else it is a causal language model)."""
+        """Whether the base is a classifier (else it is a language model)."""
 
     @property
     def max_length(self) -> int | None:
@@ -148,7 +148,8 @@ class Engine(Protocol):
         stop: Sequence[str] = (),
         max_length: int | None = None,
     ) -> list[Output]:
-        """What is written behind each prompt, greedily; max_length: tokens of prompt and output together."""
+        """What is written behind each prompt, greedily; max_length: tokens of prompt and output together (of an
+        encoder–decoder of each)."""
 
     def score(
         self,

@@ -24,6 +24,7 @@ from gradience.evaluate.engines.base import (
 )
 from gradience.evaluate.engines.transformers import identity
 from gradience.evaluate.engines.transformers.classification import classify_batch
+from gradience.evaluate.engines.transformers.encoder_decoder import TargetBatch, generate_targets
 from gradience.evaluate.engines.transformers.generation import generate_batch
 from gradience.evaluate.engines.transformers.memory import free_cached, memory
 from gradience.evaluate.engines.transformers.scoring import ResponseBatch, Window, summed, windows_of
@@ -33,7 +34,7 @@ from gradience.models.settings import ModelSettings
 
 
 class TransformersEngine(Engine):
-    """A causal language model or a sequence classifier of transformers, with adapters of PEFT.
+    """A language model (causal or encoder–decoder) or a sequence classifier of transformers, with adapters of PEFT.
 
     Factors are held in float32 whatever the base's dtype is (PEFT's default), the same for every adapter.
     What a method does stands with `Engine`.
@@ -57,6 +58,7 @@ class TransformersEngine(Engine):
             )
         self.base, self.tokenizer = model.eval(), tokenizer
         self.untrained = frozenset(untrained or ())
+        self._encodes = bool(model.config.is_encoder_decoder) and model.can_generate()
         self._head_unknown = untrained is None and self.classifies
         self._base_facts = identity.base_facts(model, tokenizer)
         self._names = frozenset(name for name, _ in model.named_parameters())
@@ -160,8 +162,9 @@ class TransformersEngine(Engine):
         max_length: int | None = None,
     ) -> list[Output]:
         """Outputs of one batch. Raises UsageError (`no-room`) and InputError (`empty-prompt`, `no-end-token`)."""
+        generate = generate_targets if self._encodes else generate_batch
         with memory(), self.using(name) as model:
-            return generate_batch(
+            return generate(
                 model,
                 self.tokenizer,
                 prompts,
@@ -187,7 +190,8 @@ class TransformersEngine(Engine):
         device = self.base.device
         with memory():
             if not rolling:
-                batch = ResponseBatch(self.tokenizer, pairs, max_length, device, end=end)
+                kind = TargetBatch if self._encodes else ResponseBatch
+                batch = kind(self.tokenizer, pairs, max_length, device, end=end)
                 return self._scores(names, batch, reference)
             texts = [
                 [
@@ -202,7 +206,7 @@ class TransformersEngine(Engine):
         ]
 
     def _scores(
-        self, names: Sequence[str | None], batch: ResponseBatch, reference: str | None
+        self, names: Sequence[str | None], batch: ResponseBatch | TargetBatch, reference: str | None
     ) -> list[list[Score]]:
         def logits(name: str | None) -> torch.Tensor:
             with self.using(name) as model:

@@ -37,20 +37,27 @@ def next_logits(model: Any, ids: Tensor, mask: Tensor, cache: Any = None) -> tup
 
     ids: (batch, new). mask: (batch, old + new), 0 where a row is padded on its left.
     """
-    parameters = _parameters(model)
-    # Late releases of transformers 5 call the cache `cache`; before, it was `past_key_values`.
-    name = "cache" if "cache" in parameters else "past_key_values"
+    name = cache_name(model)
     inputs = {"input_ids": ids, "attention_mask": mask, name: cache, "use_cache": True}
-    if "position_ids" in parameters:  # a model with ALiBi has none
+    if "position_ids" in _parameters(model):  # a model with ALiBi has none
         inputs["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     out = logits_at(model, lambda hidden: hidden[:, -1], **inputs)
     return out.logits, getattr(out, name)
 
 
+def cache_name(model: Any) -> str:
+    """What the model calls its cache: late releases of transformers 5 `cache`; before, it was `past_key_values`."""
+    return "cache" if "cache" in _parameters(model) else "past_key_values"
+
+
+def inner_of(model: Any) -> Any:
+    """The model of transformers below that of PEFT."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def _parameters(model: Any) -> frozenset[str]:
     """Parameters of the model's forward, below that of PEFT, which takes anything."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return frozenset(inspect.signature(inner.forward).parameters)
+    return frozenset(inspect.signature(inner_of(model).forward).parameters)
 
 
 def padded(rows: Sequence[list[int]], *, fill: int, left: bool, device: Any) -> tuple[Tensor, Tensor]:

@@ -6,11 +6,12 @@ an output is depends on the model, the prompt and the arguments alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gradience.artifacts.records import StopReason
 from gradience.errors import InputError, UsageError
@@ -34,23 +35,39 @@ def generate_batch(
     from adapter to adapter.
     """
     encoded = [prompt_ids(tokenizer, prompt, _room(max_length, max_new_tokens)) for prompt in prompts]
-    rows = [_Row(tokenizer, tuple(stop), truncated) for _, truncated in encoded]
-    ids, mask = padded([ids for ids, _ in encoded], fill=end_token(tokenizer), left=True, device=model.device)
-    cache = None
-    with torch.inference_mode():
-        for _ in range(max_new_tokens):
-            logits, cache = next_logits(model, ids, mask, cache)
-            ids = logits.argmax(dim=-1, keepdim=True)
-            for row, token in zip(rows, ids[:, 0].tolist(), strict=True):
-                row.take(token)
-            if all(row.stopped_by for row in rows):
-                break
+    rows = [Row(tokenizer, tuple(stop), truncated) for _, truncated in encoded]
+    first, mask = padded(
+        [ids for ids, _ in encoded], fill=end_token(tokenizer), left=True, device=model.device
+    )
+    cache: Any = None
+
+    def advance(ids: Tensor) -> Tensor:
+        nonlocal cache, mask
+        if cache is not None:
             mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+        logits, cache = next_logits(model, ids, mask, cache)
+        return logits
+
+    with torch.inference_mode():
+        return greedy(rows, first, advance, max_new_tokens)
+
+
+def greedy(
+    rows: Sequence[Row], first: Tensor, advance: Callable[[Tensor], Tensor], max_new_tokens: int
+) -> list[Output]:
+    """Outputs of rows that begin with `first`; advance: ids (rows, new) -> logits (rows, vocabulary) behind them."""
+    ids = first
+    for _ in range(max_new_tokens):
+        ids = advance(ids).argmax(dim=-1, keepdim=True)
+        for row, token in zip(rows, ids[:, 0].tolist(), strict=True):
+            row.take(token)
+        if all(row.stopped_by for row in rows):
+            break
     return [row.output() for row in rows]
 
 
 @dataclass(slots=True)
-class _Row:
+class Row:
     """The output of one prompt, token by token."""
 
     tokenizer: Any
@@ -103,10 +120,15 @@ def prompt_ids(tokenizer: Any, prompt: str, room: int | None) -> tuple[list[int]
     """
     ids = encode_prompt(tokenizer, prompt)
     if not ids:
-        raise InputError(
-            "a prompt is empty, and the tokenizer puts nothing before it",
-            code="empty-prompt",
-            hint="leave this example out",
-        )
+        raise empty_prompt()
     cut = room is not None and len(ids) > room
     return (ids[-room:] if cut and room else ids), cut
+
+
+def empty_prompt() -> InputError:
+    """What is raised for a prompt without tokens."""
+    return InputError(
+        "a prompt is empty, and the tokenizer puts nothing before it",
+        code="empty-prompt",
+        hint="leave this example out",
+    )

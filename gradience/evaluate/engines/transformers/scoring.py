@@ -23,28 +23,33 @@ CHUNK = 2**24
 
 
 @dataclass(frozen=True, slots=True)
-class _Pair:
+class Pair:
     prompt: list[int]
     response: list[int]
     truncated: bool
 
 
-def _fitted(tokenizer: Any, prompt: str, response: str, max_length: int | None, *, end: bool) -> _Pair:
+def _fitted(tokenizer: Any, prompt: str, response: str, max_length: int | None, *, end: bool) -> Pair:
     """Ids of both; where they are too many, the prompt loses its beginning, never the response its end."""
     _, answer = encode_pair(tokenizer, prompt, response)
     answer = answer if end else answer[:-1]
     room = None if max_length is None else max_length - len(answer)
-    if room is not None and room < 1:
-        raise InputError(
-            f"a response of {len(answer)} tokens leaves no room for its prompt in max_length={max_length}",
-            code="response-too-long",
-            hint="raise max_length or leave this example out",
-        )
+    if max_length is not None and len(answer) >= max_length:
+        raise no_room(len(answer), max_length)
     before, truncated = prompt_ids(tokenizer, prompt, room) if prompt else ([begin_token(tokenizer)], False)
-    return _Pair(before, answer, truncated)
+    return Pair(before, answer, truncated)
 
 
-def windows_of(tokenizer: Any, text: str, max_length: int | None) -> list[_Pair]:
+def no_room(tokens: int, max_length: int) -> InputError:
+    """What is raised for a response that is too long."""
+    return InputError(
+        f"a response of {tokens} tokens leaves no room for its prompt in max_length={max_length}",
+        code="response-too-long",
+        hint="raise max_length or leave this example out",
+    )
+
+
+def windows_of(tokenizer: Any, text: str, max_length: int | None) -> list[Pair]:
     """A whole text in windows of `max_length` tokens, each behind the last token before it; the first behind the begin
     token.
 
@@ -57,7 +62,7 @@ def windows_of(tokenizer: Any, text: str, max_length: int | None) -> list[_Pair]
     pairs = []
     for start in range(0, len(ids), limit):
         end = min(start + limit, len(ids))
-        pairs.append(_Pair(before[max(0, end - limit) : start + 1], ids[start:end], truncated=False))
+        pairs.append(Pair(before[max(0, end - limit) : start + 1], ids[start:end], truncated=False))
     return pairs
 
 
@@ -95,18 +100,25 @@ class ResponseBatch:
 
     def scores(self, adapter_logits: Tensor, reference_logits: Tensor | None) -> list[Score]:
         """Sums over the tokens of each pair."""
-        terms = measure(adapter_logits, self.targets, reference_logits)
-        ends = accumulate(len(pair.response) for pair in self.pairs)
-        return [
-            _summed(terms, slice(end - len(pair.response), end), pair)
-            for pair, end in zip(self.pairs, ends, strict=True)
-        ]
+        return scores_of(self.pairs, self.targets, adapter_logits, reference_logits)
+
+
+def scores_of(
+    pairs: Sequence[Pair], targets: Tensor, adapter_logits: Tensor, reference_logits: Tensor | None
+) -> list[Score]:
+    """Sums over the tokens of each pair; `targets` are those of all responses, one behind the other."""
+    terms = measure(adapter_logits, targets, reference_logits)
+    ends = accumulate(len(pair.response) for pair in pairs)
+    return [
+        _summed(terms, slice(end - len(pair.response), end), pair)
+        for pair, end in zip(pairs, ends, strict=True)
+    ]
 
 
 class Window(ResponseBatch):
     """One window of a text: a batch of its own, since a window is as long as the model allows."""
 
-    def __init__(self, pair: _Pair, device: torch.device) -> None:
+    def __init__(self, pair: Pair, device: torch.device) -> None:
         """Without its last token, which predicts nothing: there may be no place for it in the model."""
         row = (pair.prompt + pair.response)[:-1]
         self.pairs = [pair]
@@ -183,7 +195,7 @@ def _measure(adapter_logits: Tensor, targets: Tensor, reference_logits: Tensor |
     return Terms(likelihood, hits, kl.cpu().double(), (reference_logits.argmax(dim=-1) != best).cpu())
 
 
-def _summed(terms: Terms, where: slice, pair: _Pair) -> Score:
+def _summed(terms: Terms, where: slice, pair: Pair) -> Score:
     return Score(
         loglikelihood=float(terms.likelihood[where].sum()),
         n_tokens=len(pair.response),

@@ -1,0 +1,145 @@
+"""Encoder–decoder models: the prompt goes into the encoder whole, and the decoder begins anew.
+
+Prompts and targets are tokenised as they are in training (`tokenizer(prompt)`, `tokenizer(text_target=response)`), so a
+target has no blank before it. What a tokenizer puts before every target (BART's `<s>`) is given to the decoder, as
+transformers' `forced_bos_token_id` does: it is neither generated nor scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradience.errors import InputError
+from gradience.evaluate.engines.base import Output, Score
+from gradience.evaluate.engines.transformers.forward import cache_name, inner_of, logits_at, padded
+from gradience.evaluate.engines.transformers.generation import Row, empty_prompt, greedy
+from gradience.evaluate.engines.transformers.scoring import Pair, no_room, scores_of
+from gradience.models.rendering import end_token
+
+
+def generate_targets(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    stop: Sequence[str] = (),
+    max_length: int | None = None,
+) -> list[Output]:
+    """Outputs of one batch; `max_length`: tokens of a prompt, and of an output. Raises as `generate_batch`."""
+    sources = [_source(tokenizer, prompt, max_length) for prompt in prompts]
+    rows = [Row(tokenizer, tuple(stop), cut) for _, cut in sources]
+    first = [_start(model), *_before(tokenizer)]
+    room = max_new_tokens if max_length is None else min(max_new_tokens, max_length - len(first))
+    name, cache = cache_name(model), None
+
+    def advance(ids: Tensor) -> Tensor:
+        nonlocal cache
+        inputs = {"decoder_input_ids": ids, name: cache, "use_cache": True, **encoded}
+        out = logits_at(model, lambda hidden: hidden[:, -1], **inputs)
+        cache = getattr(out, name)
+        return out.logits  # type: ignore[no-any-return]
+
+    with torch.inference_mode():
+        encoded = _encoded(model, tokenizer, [ids for ids, _ in sources])
+        return greedy(rows, torch.tensor([first] * len(rows), device=model.device), advance, room)
+
+
+class TargetBatch:
+    """Pairs of a prompt and a target; a prompt that several pairs share is encoded once."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        pairs: Sequence[tuple[str, str]],
+        max_length: int | None,
+        device: torch.device,
+        *,
+        end: bool = True,
+    ) -> None:
+        """Tokenise (prompt, response) pairs; `max_length`: tokens of each; `end`: the end token counts."""
+        self.tokenizer, self.device, before = tokenizer, device, _before(tokenizer)
+        places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompt for prompt, _ in pairs))}
+        sources = [_source(tokenizer, prompt, max_length) for prompt in places]
+        self.sources = [ids for ids, _ in sources]
+        self.source_of = torch.tensor([places[prompt] for prompt, _ in pairs], device=device)
+        self.pairs = [
+            Pair(before, _target(tokenizer, response, end=end), sources[places[prompt]][1])
+            for prompt, response in pairs
+        ]
+        for pair in self.pairs:
+            if max_length is not None and len(before) + len(pair.response) > max_length:
+                raise no_room(len(pair.response), max_length)
+        self.targets = torch.tensor([token for pair in self.pairs for token in pair.response], device=device)
+
+    def logits(self, model: Any) -> Tensor:
+        """Shape (tokens of the targets, vocabulary), in the base's dtype."""
+        start = _start(model)
+        rows = [[start, *pair.prompt, *pair.response[:-1]] for pair in self.pairs]
+        ids, mask = padded(rows, fill=end_token(self.tokenizer), left=False, device=self.device)
+        wanted = mask.bool()
+        wanted[:, : len(self.pairs[0].prompt)] = False
+        wanted &= torch.tensor([bool(pair.response) for pair in self.pairs], device=self.device)[:, None]
+        encoded = _encoded(model, self.tokenizer, self.sources, self.source_of)
+        logits: Tensor = logits_at(
+            model, lambda hidden: hidden[wanted], decoder_input_ids=ids, use_cache=False, **encoded
+        ).logits
+        return logits
+
+    def scores(self, adapter_logits: Tensor, reference_logits: Tensor | None) -> list[Score]:
+        """Sums over the tokens of each target."""
+        return scores_of(self.pairs, self.targets, adapter_logits, reference_logits)
+
+
+def _encoded(
+    model: Any, tokenizer: Any, sources: Sequence[list[int]], rows: Tensor | None = None
+) -> dict[str, Any]:
+    """What the decoder attends to: the encoder's states of `sources`, each once or as `rows` says, and their mask."""
+    ids, mask = padded(sources, fill=end_token(tokenizer), left=False, device=model.device)
+    states = inner_of(model).get_encoder()(input_ids=ids, attention_mask=mask)
+    if rows is not None:
+        states.last_hidden_state, mask = states.last_hidden_state[rows], mask[rows]
+    return {"encoder_outputs": states, "attention_mask": mask}
+
+
+def _source(tokenizer: Any, prompt: str, limit: int | None) -> tuple[list[int], bool]:
+    """Ids of the prompt, and whether its end was cut, its end token apart."""
+    ids = list(tokenizer(prompt, verbose=False)["input_ids"])
+    if not ids:
+        raise empty_prompt()
+    if limit is None or len(ids) <= limit:
+        return ids, False
+    last = ids[-1:] if ids[-1] == end_token(tokenizer) else []
+    return [*ids[: limit - len(last)], *last], True
+
+
+def _target(tokenizer: Any, response: str, *, end: bool) -> list[int]:
+    """Ids of the response as a target, without what stands before every target."""
+    closing = end_token(tokenizer)
+    ids = list(tokenizer(text_target=response.lstrip(" "), verbose=False)["input_ids"])[
+        len(_before(tokenizer)) :
+    ]
+    ids = ids[:-1] if ids and ids[-1] == closing else ids
+    return [*ids, closing] if end else ids
+
+
+def _before(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts before every target: the ids of an empty one, without its end."""
+    ids = list(tokenizer(text_target="", verbose=False)["input_ids"])
+    return ids[:-1] if ids and ids[-1] == end_token(tokenizer) else ids
+
+
+def _start(model: Any) -> int:
+    config = inner_of(model).config
+    start = getattr(config, "decoder_start_token_id", None)
+    if start is None:
+        raise InputError(
+            f"{config._name_or_path}: its config.json has no decoder_start_token_id",
+            code="no-decoder-start",
+            hint="set it to the token with which the decoder was trained to begin",
+        )
+    return int(start)
