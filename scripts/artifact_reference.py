@@ -22,6 +22,7 @@ WRITTEN_BY = {
     "comparison": "`gradience compare A B --json` prints it. [How to read it](../compare.md)",
     "evidence": "`gradience evidence A B --json` prints it. [How to read it](../evidence.md)",
     "evaluation": "`gradience evaluate` writes it. [How to read it](../evaluate.md)",
+    "evaluation_preview": "`gradience evaluate --preview --json` prints it.",
     "evaluation_forecast": "`gradience evaluate --dry-run --json` prints it."
     " [What it says](../evaluate.md#before-it-begins)",
     "kept_records": "`gradience evaluate` keeps it beside its records."
@@ -34,7 +35,8 @@ WRITTEN_BY = {
     "bench_plan": "`gradience bench run` writes it before anything is trained. [The protocol](../bench.md)",
     "bench_forecast": "`gradience bench run --dry-run --json` prints it. [What it says](../bench.md#before-a-run)",
     "power": "`gradience bench power --json` prints it. [How to read it](../bench.md#how-much-evidence)",
-    "digests": "`gradience bench run` and `gradience bench aggregate` write it last. [How to verify](../verify.md)",
+    "digests": "`gradience bench run`, `gradience bench aggregate` and `gradience evaluate` write it last."
+    " [How to verify](../verify.md)",
     "verification": "`gradience bench verify --json` prints it. [How to verify](../verify.md)",
     "training": "It lies beside each adapter that Bench trains. [What a training promises](training.md)",
     "stage": "It is the last file of each finished stage of Bench."

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gradience.artifacts.base import Artifact, Float12, Part
 from gradience.artifacts.bench_plan import Role, Share
-from gradience.artifacts.forecast import TimeEstimate
+from gradience.artifacts.forecast import ScoredExample, TimeEstimate
 from gradience.artifacts.graded import (
     Bounds,
     Grade,
@@ -187,6 +187,24 @@ class EvaluationForecast(Report):
     times: tuple[TimeEstimate, ...]
     """Of each machine; `evaluation` is one adapter, `seed` all of them with the loading, and nothing is trained."""
     assumptions: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+class EvaluationPreview(Report):
+    """What the first examples look like to the model, and what is scored in them; no model is loaded."""
+
+    row_field: ClassVar[str] = "scored"
+
+    schema_: Literal["gradience.evaluation_preview/1"] = Field(
+        default="gradience.evaluation_preview/1", alias="schema"
+    )
+    base: str
+    task: str
+    scored_by: str
+    """Which of the task's ways of scoring is chosen; empty where the task has one."""
+    examples: int
+    scored: tuple[ScoredExample, ...]
+    """The first three."""
     notes: tuple[str, ...]
 
 

@@ -39,8 +39,14 @@ class ScoredExample(Part):
     id: str
     prompt: str
     """As of `RenderedExample`."""
+    response: str | None = None
+    """The gold response as the model sees it, the end token included (of choices the correct one); null for labels."""
     scored: str
     """The gold answer, the name of the label, or the choices, the correct one marked with `*`."""
+    extracted: str | None = None
+    """What the scorer finds in the gold response; null where nothing is looked for, or nothing found."""
+    correct: bool | None = None
+    """Whether that counts as the gold answer; null where nothing is looked for."""
 
 
 class TimeEstimate(Part):

@@ -67,8 +67,8 @@ def aggregate(
     from gradience.errors import require
 
     require("scipy", extra="stats")
+    from gradience.artifacts.digests import write_digests
     from gradience.bench.verdict.folders import AGGREGATE, DOCUMENT, PLAN
-    from gradience.bench.verify.files import write_digests
     from gradience.bench.verify.together import aggregate_checked
     from gradience.report.bench import aggregate_text
     from gradience.report.faces import to_markdown

@@ -156,6 +156,12 @@ def evaluate(
             "--dry-run", help="Check the inputs; print memory, time and the margin that can be shown."
         ),
     ] = False,
+    preview: Annotated[
+        bool,
+        typer.Option(
+            "--preview", help="Print three rendered examples with what is scored in them; no model is loaded."
+        ),
+    ] = False,
     allow_code: Annotated[
         bool,
         typer.Option(
@@ -178,6 +184,7 @@ def evaluate(
 
       gradience evaluate --config evaluate.yaml --dry-run
     """
+    from gradience.cli.bench_run import need_libraries
     from gradience.evaluate.inputs import read_inputs
     from gradience.evaluate.request import request_of
     from gradience.evaluate.verb import margin_of
@@ -204,11 +211,14 @@ def evaluate(
     }
     request = request_of({name: value for name, value in given.items() if value is not None}, config)
     with allowing(allow_code):
-        if request.output is None and not dry_run:
+        if request.output is None and not (dry_run or preview):
             raise UsageError(
                 "no --output given", code="no-output", hint="give --output DIR, or --dry-run to see the plan"
             )
+        need_libraries()
         inputs = read_inputs(request)
+        if preview:
+            return _preview(inputs, as_json=json)
         if request.output is None or dry_run:
             return _forecast(inputs, as_json=json)
         return _evaluate(inputs, request.output, as_json=json, quiet=quiet)
@@ -245,18 +255,22 @@ def code_of(report: EvaluationReport) -> ExitCode:
 
 
 def _forecast(inputs: Inputs, *, as_json: bool) -> int:
-    from gradience.cli.bench_run import need_libraries
-    from gradience.report.evaluation import evaluation_forecast_text
-
-    need_libraries()
     from gradience.evaluate.forecast import forecast_evaluation
+    from gradience.report.evaluation import evaluation_forecast_text
 
     print_result(evaluation_forecast_text, forecast_evaluation(inputs), as_json=as_json)
     return ExitCode.DONE
 
 
+def _preview(inputs: Inputs, *, as_json: bool) -> int:
+    from gradience.evaluate.preview import preview_evaluation
+    from gradience.report.forecast import preview_text
+
+    print_result(preview_text, preview_evaluation(inputs), as_json=as_json)
+    return ExitCode.DONE
+
+
 def _evaluate(inputs: Inputs, output: Path, *, as_json: bool, quiet: bool) -> int:
-    from gradience.cli.bench_run import need_libraries
     from gradience.cli.console import beneath, show_note
     from gradience.cli.progress import StageProgress
     from gradience.evaluate.forecast import margins_of
@@ -265,7 +279,6 @@ def _evaluate(inputs: Inputs, output: Path, *, as_json: bool, quiet: bool) -> in
     from gradience.report.evaluation import evaluation_text, showable
     from gradience.report.faces import to_markdown
 
-    need_libraries()
     for note in inputs.notes:
         show_note(note)
     if not quiet and len(inputs.adapters) > 1 and not inputs.compares_nll:

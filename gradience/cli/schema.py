@@ -38,6 +38,7 @@ class ArtifactName(StrEnum):
     VERIFICATION = "verification", "gradience.artifacts.verification", "Verification"
     EVALUATION = "evaluation", "gradience.artifacts.evaluation", "EvaluationReport"
     EVALUATION_FORECAST = "evaluation_forecast", "gradience.artifacts.evaluation", "EvaluationForecast"
+    EVALUATION_PREVIEW = "evaluation_preview", "gradience.artifacts.evaluation", "EvaluationPreview"
     KEPT_RECORDS = "kept_records", "gradience.artifacts.evaluation", "KeptRecords"
     TRAINING = "training", "gradience.artifacts.training", "TrainingReport"
     STAGE = "stage", "gradience.artifacts.stage", "StageManifest"

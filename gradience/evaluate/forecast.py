@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -13,6 +13,7 @@ from gradience.artifacts.shared_names import path_text, sentence_text
 from gradience.errors import InputError
 from gradience.evaluate.batches import CPU_TOKENS, TRIED_TOKENS
 from gradience.evaluate.budget import on_processor
+from gradience.evaluate.checks import memory, memory_of
 from gradience.evaluate.inputs import AdapterInput, Inputs
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask
 
@@ -43,7 +44,7 @@ def forecast_evaluation(inputs: Inputs) -> EvaluationForecast:
     """Return what `inputs` would do: only the base's config.json and its tokenizer are read."""
     examples, request = len(inputs.examples), inputs.request
     cost, assumptions = _cost(inputs)
-    sizes = sorted((each.lora_params + each.other_params for each in inputs.adapters), reverse=True)
+    notes = (*inputs.notes, *(_memory(inputs, cost) if cost else ()))
     return EvaluationForecast(
         base=path_text(inputs.model.name),
         task=inputs.task.name,
@@ -53,11 +54,11 @@ def forecast_evaluation(inputs: Inputs) -> EvaluationForecast:
         margin=request.margin,
         margins=() if inputs.compares_nll else margins_of(examples, len(inputs.adapters) - 1),
         weights_bytes=cost.weights if cost else None,
-        adapter_bytes=4 * sum(sizes[:2]),
+        adapter_bytes=inputs.adapter_bytes,
         batch_bytes=cost.batch if cost else None,
         times=cost.times if cost else (),
         assumptions=tuple(assumptions),
-        notes=tuple(map(sentence_text, inputs.notes)),
+        notes=tuple(map(sentence_text, notes)),
     )
 
 
@@ -66,6 +67,14 @@ class _Cost:
     weights: int
     batch: int
     times: tuple[TimeEstimate, ...]
+
+
+def _memory(inputs: Inputs, cost: _Cost) -> Iterator[str]:
+    """What the batches add to what `checks.notes_of` has said of the weights."""
+    free, whole = memory_of(inputs.request.device)
+    alone = cost.weights + inputs.adapter_bytes
+    if alone <= free:
+        yield from memory(alone + cost.batch, cost.weights, free, whole)
 
 
 def _cost(inputs: Inputs) -> tuple[_Cost | None, list[str]]:

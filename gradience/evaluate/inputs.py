@@ -15,6 +15,7 @@ from gradience.adapters.formats import open_adapter
 from gradience.artifacts.bench_plan import Role
 from gradience.artifacts.shared_names import path_text
 from gradience.errors import InputError, UsageError
+from gradience.evaluate.checks import notes_of
 from gradience.evaluate.engines.base import AdapterIdentity
 from gradience.evaluate.request import Request
 from gradience.models.settings import ModelSettings, ModelType
@@ -94,16 +95,21 @@ class Inputs:
         return isinstance(self.task, LikelihoodTask) and self.task.decide_by == "nll"
 
     @property
+    def adapter_bytes(self) -> int:
+        """The largest two adapters in float32: no more are loaded at once."""
+        return 4 * sum(sorted(each.lora_params + each.other_params for each in self.adapters)[-2:])
+
+    @property
     def max_length(self) -> int:
         """Tokens of a text to label."""
         return self.request.max_length or TEXT_TOKENS
 
 
 def read_inputs(request: Request) -> Inputs:
-    """Read adapters and examples. No model is loaded, and nothing of it is fetched.
+    """Read and check adapters, examples and what of the base is small; no model is loaded.
 
     Raises UsageError (`no-adapter`, `same-adapter`, `no-task`, `no-base`, `bad-margin`, `wrong-model`, `no-examples`),
-    InputError (`labels-differ`), and what adapters and tasks raise.
+    InputError (`labels-differ`), and what adapters, tasks and `checks.notes_of` raise.
     """
     if not 0 < request.margin < 1:
         raise UsageError(
@@ -135,7 +141,8 @@ def read_inputs(request: Request) -> Inputs:
         raise UsageError(
             f"{task.name} has no {role} examples", code="no-examples", hint="choose another --role"
         )
-    return Inputs(request, adapters, model, asked, examples, role, tuple(_notes(adapters, name)))
+    inputs = Inputs(request, adapters, model, asked, examples, role, tuple(_notes(adapters, name)))
+    return replace(inputs, notes=(*inputs.notes, *notes_of(inputs)))
 
 
 # ---------------------------------------------------------------- adapters

@@ -11,15 +11,18 @@ from typing import Any, Literal
 
 from gradience.arguments import integer_argument, path_argument
 from gradience.artifacts.bench_plan import Role
+from gradience.artifacts.digests import DIGESTS, Digests, write_digests
 from gradience.artifacts.evaluation import EvaluationReport
 from gradience.artifacts.exact import as_written
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import Stopwatch
-from gradience.artifacts.whole import write_whole
-from gradience.errors import OutputError, UsageError, require
-from gradience.evaluate.answering import Answering
+from gradience.artifacts.whole import write_errors, write_whole
+from gradience.digests import sha256_file
+from gradience.errors import InputError, OutputError, UsageError, require
+from gradience.evaluate.answering import RECORDS, Answering
 from gradience.evaluate.engines.base import OutOfMemoryError
 from gradience.evaluate.inputs import Inputs, read_inputs
+from gradience.evaluate.kept import MANIFEST
 from gradience.evaluate.outcome import report_of
 from gradience.evaluate.request import request_of
 from gradience.models.lock import only_one
@@ -103,6 +106,7 @@ def evaluate_adapters(
         "device": device,
     }
     request = request_of({name: value for name, value in given.items() if value is not None})
+    require_libraries()
     return evaluate(read_inputs(request), request.output, watcher)
 
 
@@ -115,11 +119,13 @@ def evaluate(
     command: str = "",
 ) -> EvaluationReport:
     """Evaluate what was read; what is finished in `output` is used again. page_of: makes the Markdown beside it."""
-    for module in LIBRARIES:
-        require(module, extra="hf")
+    require_libraries()
     watch = Stopwatch(command)
     with nullcontext() if output is None else only_one(output):
-        answering = Answering(inputs, output, watcher or Watcher())
+        watcher = watcher or Watcher()
+        if output is not None:
+            _note_changes(output, watcher.note)
+        answering = Answering(inputs, output, watcher)
         base = answering.fingerprint
         try:
             rows = answering.run()
@@ -127,9 +133,7 @@ def evaluate(
             raise _no_memory(error) from None
         report = report_of(answering, rows, base, watch)
         if output is not None:
-            report.save(output / EVALUATION)
-            if page_of is not None:
-                write_whole(output / DOCUMENT, [page_of(report).encode()])
+            _save(report, output, page_of)
         return report
 
 
@@ -140,6 +144,41 @@ def _no_memory(error: OutOfMemoryError) -> OutputError:
         code="out-of-memory",
         hint=f"try {smaller}--quantization nf4, --dtype bfloat16 or another --device",
     )
+
+
+def _save(report: EvaluationReport, output: Path, page_of: Callable[[Report], str] | None) -> None:
+    """Write the report, the page, and last the digests of both and of the records that it rests on."""
+    names = [
+        EVALUATION,
+        f"{RECORDS}/{MANIFEST}",
+        *(file.path for row in report.adapters for file in row.records),
+    ]
+    with write_errors(output):
+        (output / DIGESTS).unlink(missing_ok=True)  # of other files; what is written now is not what it lists
+    report.save(output / EVALUATION)
+    if page_of is not None:
+        names.append(write_whole(output / DOCUMENT, [page_of(report).encode()]).name)
+    write_digests(output, names)
+
+
+def _note_changes(output: Path, note: Callable[[str], None]) -> None:
+    """Say which of the files that are written anew are not what was written; the records are compared when used."""
+    if not (output / DIGESTS).is_file():
+        return
+    try:
+        listed = Digests.read(output / DIGESTS).files
+    except InputError as error:
+        note(f"{DIGESTS}: made again: {error}")
+        return
+    for name in (EVALUATION, DOCUMENT):
+        if name in listed and (output / name).is_file() and sha256_file(output / name) != listed[name]:
+            note(f"{name}: made again: it is not what was written")
+
+
+def require_libraries() -> None:
+    """Check that the libraries of an evaluation are there. Raises MissingExtra."""
+    for module in LIBRARIES:
+        require(module, extra="hf")
 
 
 def margin_of(value: object) -> Fraction:

@@ -65,6 +65,16 @@ def locate(settings: ModelSettings, files: tuple[str, ...] = EVERYTHING) -> Sour
     return _snapshot(name, settings.revision, files)
 
 
+def require_weights(folder: Path) -> None:
+    """Raise InputError (`model-unreadable`) unless there are weights in `folder`."""
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise InputError(
+            f"{folder}: contains no weights",
+            code="model-unreadable",
+            hint="put config.json, *.safetensors and the tokenizer's files there",
+        )
+
+
 def is_path(name: str) -> bool:
     """Return whether a name can only be a folder: on the hub there is `name` and `owner/name`."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name

@@ -48,6 +48,12 @@ def begin_token(tokenizer: Any) -> int:
     return end_token(tokenizer) if begin is None else int(begin)
 
 
+def encode_apart(tokenizer: Any, prompt: str, response: str) -> tuple[list[int], list[int]]:
+    """Ids of a prompt for an encoder and of a response for its decoder, each with all that the tokenizer adds."""
+    source = tokenizer(prompt, verbose=False)["input_ids"]
+    return list(source), list(tokenizer(text_target=response.lstrip(" "), verbose=False)["input_ids"])
+
+
 def end_token(tokenizer: Any) -> int:
     """The id of the end token. Raises InputError (`no-end-token`) when the tokenizer has none."""
     if tokenizer.eos_token_id is None:

@@ -23,6 +23,7 @@ DOCUMENTS = {
     "CompressionReport": "compression:compression_blocks",
     "EvidenceReport": "evidence:evidence_blocks",
     "EvaluationForecast": "evaluation:evaluation_forecast_blocks",
+    "EvaluationPreview": "forecast:preview_blocks",
     "EvaluationReport": "evaluation:evaluation_blocks",
     "MonitorReport": "monitor:monitor_blocks",
     "PowerReport": "power:power_blocks",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from fractions import Fraction
 
-from gradience.artifacts.forecast import BenchForecast, CostEstimate, RenderedExample
+from gradience.artifacts.evaluation import EvaluationPreview
+from gradience.artifacts.forecast import BenchForecast, CostEstimate, RenderedExample, ScoredExample
 from gradience.report import terminal
 from gradience.report.blocks import (
     Block,
@@ -14,6 +16,8 @@ from gradience.report.blocks import (
     Facts,
     Heading,
     Inline,
+    Note,
+    Notes,
     Paragraph,
     Span,
     Table,
@@ -22,7 +26,7 @@ from gradience.report.blocks import (
 from gradience.report.numbers import chance, count, in_points, percent, size
 
 SHOWN = 400
-"""Characters of the example's prompt and response that are shown."""
+"""Characters of an example's prompt or response that are shown, from its beginning and its end."""
 WANTED = 0.8
 """The chance at which margins are shown."""
 
@@ -48,7 +52,7 @@ def forecast_blocks(forecast: BenchForecast) -> Document:
     if forecast.example is not None:
         blocks += [Heading("First training example"), Facts(_example(forecast.example))]
     if forecast.scored:
-        blocks += [Heading("First examples that decide"), Facts(_scored(forecast))]
+        blocks += [Heading("First examples that decide"), Facts(_scored(forecast.scored, forecast.scored_by))]
     stages: list[tuple[str, Inline]] = [
         (str(number), name) for number, name in enumerate(forecast.stages, start=1)
     ]
@@ -124,17 +128,48 @@ def _example(example: RenderedExample) -> list[tuple[str, Inline]]:
     return rows + ([("tokens", str(example.tokens))] if example.tokens is not None else [])
 
 
-def _scored(forecast: BenchForecast) -> list[tuple[str, Inline]]:
+def preview_text(preview: EvaluationPreview, *, width: int | None = None, color: bool = False) -> str:
+    """Return what `gradience evaluate --preview` prints."""
+    return terminal.render(preview_blocks(preview), width=width, color=color)
+
+
+def preview_blocks(preview: EvaluationPreview) -> Document:
+    """Return the first examples as the model sees them, and what is scored in them."""
+    rows: list[tuple[str, Inline]] = [
+        ("base", Span(preview.base, "name")),
+        ("task", Span(preview.task, "name")),
+        ("examples", count(preview.examples)),
+    ]
+    blocks: list[Block] = [Heading("No model is loaded: this is what it would see.", level=1), Facts(rows)]
+    if preview.notes:
+        blocks.append(Notes([Note("warning", note) for note in preview.notes]))
+    blocks += [Heading("First examples"), Facts(_scored(preview.scored, preview.scored_by))]
+    legend = (
+        "Special tokens are spelt out, a line break is \\n. response: the gold one, on which likelihood and KL are"
+        " measured; scored: what an output is compared with; extracted: what the scorer finds in the gold response."
+    )
+    return [*blocks, Paragraph(legend)]
+
+
+def _scored(examples: Sequence[ScoredExample], scored_by: str) -> list[tuple[str, Inline]]:
     """Prompts, and behind each what its answer is compared with."""
-    rows: list[tuple[str, Inline]] = [("scored by", forecast.scored_by)] if forecast.scored_by else []
-    for example in forecast.scored:
-        rows += [("prompt", _quoted(example.prompt)), ("scored", _quoted(example.scored))]
+    rows: list[tuple[str, Inline]] = [("scored by", scored_by)] if scored_by else []
+    for example in examples:
+        rows.append(("prompt", _quoted(example.prompt)))
+        if example.response is not None:
+            rows.append(("response", _quoted(example.response)))
+        rows.append(("scored", _quoted(example.scored)))
+        if example.correct is not None:
+            text = "nothing" if example.extracted is None else _quoted(example.extracted)
+            verdict = Span(": correct", "good") if example.correct else Span(": wrong", "bad")
+            rows.append(("extracted", (text, verdict)))
     return rows
 
 
 def _quoted(text: str) -> str:
     r"""On one line: line breaks as `\n`."""
-    cut = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+    half = SHOWN // 2
+    cut = text if len(text) <= SHOWN else f"{text[:half]}…{text[-half:]}"
     return json.dumps(cut, ensure_ascii=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from data_files import small_gsm8k
@@ -33,7 +34,8 @@ def dry_run(base, tmp_path, capsys, monkeypatch):
 
 
 def task(**options):
-    return {"profile": "gsm8k", "options": options, "probe_gate": {"min_value": 0, "above_base": None}}
+    gate = {"min_value": 0, "above_base": None}
+    return {"profile": "gsm8k", "options": {"max_new_tokens": 8, **options}, "probe_gate": gate}
 
 
 def test_the_first_example_is_shown_as_the_model_sees_it(dry_run, data):
@@ -48,6 +50,27 @@ def test_the_first_example_is_shown_as_the_model_sees_it(dry_run, data):
     assert forecast_text(parsed) == out
     assert parsed.cost.tokens_per_training < 6 * 3 * 2 * 512 / 10  # real lengths
     assert parsed.example.tokens is not None
+
+
+def test_what_is_too_long_is_counted(dry_run, tmp_path):
+    options = small_gsm8k(tmp_path)
+    rows = Path(options["train_file"]).read_text(encoding="utf-8").splitlines()
+    longer = json.loads(rows[0])
+    longer["question"] += " a film" * 5
+    Path(options["train_file"]).write_text(
+        "\n".join([*rows, rows[0], json.dumps(longer)]) + "\n", encoding="utf-8"
+    )
+    train = {"max_steps": 2, "lr": 1e-3, "max_length": 12}
+    code, out, err = dry_run(task=task(**options), train=train)
+    assert code == 0, err
+    shown = " ".join(out.split())
+    assert (
+        "1 repeated row left out; 1 of 41 training examples exceed `train.max_length: 12` and are left out"
+        in shown
+    )
+    code, _, err = dry_run(task=task(**options, max_new_tokens=64))
+    assert code == 2
+    assert "64 new tokens leave no room for a prompt: the base takes 64" in err
 
 
 def test_what_the_run_can_show_is_said_unless_it_is_a_smoke_run(dry_run, data):

@@ -15,12 +15,12 @@ import pytest
 from bench_process import write_inputs
 from tiny_bench import Watcher
 
-from gradience.artifacts.digests import DIGESTS
+from gradience.artifacts.digests import DIGESTS, files_below, root_of, write_digests
 from gradience.artifacts.packed import pack, unpack
 from gradience.artifacts.verification import Verification
 from gradience.bench.config.load import load_config
 from gradience.bench.run.bench import run_bench
-from gradience.bench.verify.files import check_files, files_below, root_of, write_digests
+from gradience.bench.verify.files import check_files
 from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.verify import verify_run
 from gradience.cli.app import run

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import gradience
 from gradience import evaluate_adapters
+from gradience.artifacts.digests import DIGESTS, Digests
 from gradience.artifacts.evaluation import EvaluationReport
 from gradience.artifacts.records import read_records
 from gradience.errors import InputError, UsageError
@@ -261,7 +262,7 @@ def test_an_adapter_of_another_base_is_a_row_that_says_so(folder):
         (["seq2seq"], {}, "wrong-model"),
         (["nameless"], {"base_model": None}, "no-base"),
         (["nowhere"], {}, "not-found"),
-        (["reference"], {"base_model": "./nowhere/at/all"}, "model-unavailable"),
+        (["reference"], {"base_model": "./nowhere/at/all"}, "model-not-found"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -321,6 +322,8 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(prepared, tmp_path):
     reports = [
         EvaluationReport.model_validate_json(files.pop(Path("evaluation.json"))) for files in (whole, killed)
     ]
+    digests = [Digests.model_validate_json(files.pop(Path(DIGESTS))).files for files in (whole, killed)]
+    assert digests[0] | {"evaluation.json": ""} == digests[1] | {"evaluation.json": ""}  # it tells the time
     assert killed == whole
     assert reports[0].model_dump(exclude={"run"}) == reports[1].model_dump(exclude={"run"})
     assert len(whole) == 5  # three files of records, their manifest, the lock

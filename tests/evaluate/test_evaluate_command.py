@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import adapters_to_compare as data
 import pytest
 
+from gradience.artifacts.digests import Digests
 from gradience.artifacts.evaluation import EvaluationForecast, EvaluationReport
 from gradience.cli.app import run
 from gradience.cli.evaluate import code_of, options_of
@@ -41,6 +43,20 @@ def test_a_run_says_what_it_can_show_prints_rows_and_writes_them(arguments, tmp_
     assert run([*arguments, "-o", str(out), "--margin", "0.0001", "--json", "--quiet"]) in (1, 8)
     again = EvaluationReport.model_validate(json.loads(capsys.readouterr().out))
     assert again.candidates[0].pairs == report.candidates[0].pairs
+    listed = Digests.read(out / "digests.json").files
+    records = {file.path for row in again.adapters for file in row.records}
+    assert listed.keys() == {"evaluation.json", "evaluation.md", "records/manifest.json"} | records
+    assert listed == {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in listed}
+    page = out / "evaluation.md"
+    page.write_text(page.read_text(encoding="utf-8").replace("other", "mine"), encoding="utf-8")
+    assert run([*arguments, "-o", str(out), "--margin", "0.9"]) == 0
+    said = capsys.readouterr().err
+    assert "evaluation.md: made again: it is not what was written" in said
+    assert "evaluation.json: made again" not in said
+    assert (
+        Digests.read(out / "digests.json").files["evaluation.md"]
+        == hashlib.sha256(page.read_bytes()).hexdigest()
+    )
 
 
 def test_a_candidate_that_cannot_be_evaluated_gives_4(arguments, prepared, tmp_path, capsys):

@@ -17,7 +17,7 @@ import compression_sample
 from gradience import EvidenceReport, ToRank, audit_adapter, compare_logs, plan_compression
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.compression import CompressionPlan
-from gradience.artifacts.digests import Digests
+from gradience.artifacts.digests import Digests, write_digests
 from gradience.artifacts.evaluation import EvaluationForecast, EvaluationReport, KeptFile, KeptRecords
 from gradience.artifacts.forecast import BenchForecast, Check
 from gradience.artifacts.stage import StageManifest
@@ -27,7 +27,6 @@ from gradience.bench.plan.power import plausible, report_of_numbers
 from gradience.bench.plan.preregister import bench_plan
 from gradience.bench.run.stages import stage_key
 from gradience.bench.verdict.aggregate import aggregate
-from gradience.bench.verify.files import write_digests
 from gradience.bench.verify.verify import verify_run
 from gradience.check import check_configs
 from gradience.cli.schema import ArtifactName

@@ -17,7 +17,7 @@ from test_comparison_text import unlike
 from test_compression_text import budget_plan, padded_report
 from test_evidence_text import two_logs
 
-from gradience.artifacts.evaluation import EvaluationForecast, EvaluationReport
+from gradience.artifacts.evaluation import EvaluationForecast, EvaluationPreview, EvaluationReport
 from gradience.artifacts.forecast import BenchForecast
 from gradience.artifacts.power import PowerReport
 from gradience.artifacts.report import Report
@@ -49,6 +49,7 @@ SAMPLES = {
 COMMAND_LINE_ONLY = (
     BenchForecast.__name__,
     EvaluationForecast.__name__,
+    EvaluationPreview.__name__,
     PowerReport.__name__,
     Verification.__name__,
 )

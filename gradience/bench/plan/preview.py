@@ -14,20 +14,21 @@ from gradience import tasks
 from gradience.artifacts.forecast import Check, RenderedExample, ScoredExample
 from gradience.bench.config.load import BenchConfig
 from gradience.errors import InputError, MissingExtra, NetworkError
+from gradience.evaluate.checks import lengths
+from gradience.evaluate.preview import SHOWN, read_text, scored_example
 from gradience.models.known import KNOWN
 from gradience.models.load import from_folder, load_tokenizer
 from gradience.models.local_only import NotHereError, local_only
-from gradience.models.locate import EMBEDDED, is_path, locate
-from gradience.models.rendering import encode_pair, encode_prompt
+from gradience.models.locate import EMBEDDED, is_path, locate, require_weights
+from gradience.models.rendering import encode_pair
 from gradience.models.settings import ModelSettings
 from gradience.tasks import user_code
-from gradience.tasks.base import ChatTask, ChoiceTask, ClassificationTask, Task
+from gradience.tasks.base import ChatTask, ClassificationTask, Task
 from gradience.training.encode import encode, labels_of
+from gradience.words import counted
 
 HUB_SECONDS = 5
 """How long the hub may take to answer."""
-SHOWN = 3
-"""Examples that decide of which a preview shows what is scored."""
 CHARACTERS = 3.5
 """Of a token of prose, where the tokenizer is not here to count."""
 
@@ -81,10 +82,12 @@ def look(config: BenchConfig) -> Preview:
             labels_of(seen.task, config.model)
             seen.example = _rendered(seen.task, tokenizer)
             deciding = seen.task.examples.of(config.task.eval_role, SHOWN)
-            seen.scored = tuple(_scored(seen.task, one, tokenizer) for one in deciding)
-            seen.lengths = (
-                _guessed(config, seen.task) if tokenizer is None else _lengths(config, seen.task, tokenizer)
-            )
+            seen.scored = tuple(scored_example(seen.task, one, tokenizer) for one in deciding)
+            if tokenizer is None:
+                seen.lengths = _guessed(config, seen.task)
+            else:
+                seen.lengths, too_long = _lengths(config, seen.task, tokenizer, seen.shape)
+                seen.checks = [_with(check, too_long) for check in seen.checks]
     return seen
 
 
@@ -106,7 +109,8 @@ def _model(settings: ModelSettings, checks: list[Check]) -> Any:
         source: str | None = None
         checks.append(Check(what="model", name=name, state="found", note="of the package index, pinned"))
     elif settings.path.is_dir():
-        source = str(_folder_with_weights(settings.path))
+        require_weights(settings.path)
+        source = str(settings.path)
         checks.append(Check(what="model", name=name, state="found", note="a folder"))
     elif is_path(name):
         source = str(locate(settings).folder)  # refused, since there is none
@@ -115,16 +119,6 @@ def _model(settings: ModelSettings, checks: list[Check]) -> Any:
     if source is None:
         return AutoConfig.for_model(**known) if known else None
     return from_folder(AutoConfig, name, Path(source))
-
-
-def _folder_with_weights(folder: Path) -> Path:
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise InputError(
-            f"{folder}: contains no weights",
-            code="model-unreadable",
-            hint="put config.json, *.safetensors and the tokenizer's files there",
-        )
-    return folder
 
 
 def _hub_config(settings: ModelSettings, checks: list[Check]) -> str | None:
@@ -187,14 +181,20 @@ def _task(config: BenchConfig, checks: list[Check]) -> Task | ChatTask | None:
 
 def _counts(task: Task | ChatTask) -> str:
     roles = ("train", "dev", "confirm")
-    return ", ".join(f"{len(task.examples.of(role)):,} {role}" for role in roles)  # type: ignore[arg-type]
+    shown = ", ".join(f"{len(task.examples.of(role)):,} {role}" for role in roles)  # type: ignore[arg-type]
+    left_out = [
+        f"{counted(number, what)} left out"
+        for key, what in (("duplicates", "repeated row"), ("conflicts", "row of contradicting ones"))
+        if (number := task.examples.counts.get(key, 0))
+    ]
+    return "; ".join([shown, *left_out])
 
 
 def _rendered(task: Task, tokenizer: Any) -> RenderedExample:
     """The first train example, as the model sees it where its tokenizer is here."""
     first: Any = task.examples.of("train")[0]
     if isinstance(task, ClassificationTask):
-        prompt, ids = _read_text(first, tokenizer)
+        prompt, ids = read_text(first, tokenizer)
         return RenderedExample(
             id=first.id,
             prompt=prompt,
@@ -210,30 +210,6 @@ def _rendered(task: Task, tokenizer: Any) -> RenderedExample:
         response=tokenizer.decode(after),
         tokens=len(before) + len(after),
     )
-
-
-def _scored(task: Task, example: Any, tokenizer: Any) -> ScoredExample:
-    """One of the examples that decide, and what its answer is compared with."""
-    if isinstance(task, ClassificationTask):
-        prompt, scored = _read_text(example, tokenizer)[0], task.label_names[example.label]
-    else:
-        prompt = (
-            example.prompt
-            if tokenizer is None
-            else tokenizer.decode(encode_prompt(tokenizer, example.prompt))
-        )
-        scored = example.answer
-    if isinstance(task, ChoiceTask):
-        marks = [f"*{text}" if place == example.label else text for place, text in enumerate(example.choices)]
-        scored = " | ".join(marks)
-    return ScoredExample(id=example.id, prompt=prompt, scored=scored)
-
-
-def _read_text(example: Any, tokenizer: Any) -> tuple[str, list[int] | None]:
-    """A text or a pair as the model sees it, and its ids where the tokenizer is here."""
-    pair = (example.text, example.text_pair) if example.text_pair is not None else (example.text,)
-    ids = tokenizer(*pair)["input_ids"] if tokenizer is not None else None
-    return (tokenizer.decode(ids) if ids is not None else "\n".join(pair)), ids
 
 
 def _guessed(config: BenchConfig, task: Task) -> Lengths:
@@ -259,13 +235,30 @@ def _tokens(text: str) -> int:
     return 1 + round(len(text) / CHARACTERS)
 
 
-def _lengths(config: BenchConfig, task: Task, tokenizer: Any) -> Lengths:
+def _with(check: Check, too_long: Sequence[str]) -> Check:
+    """The check of the data, with what is to be said of examples that are too long."""
+    if check.what != "data":
+        return check
+    return check.model_copy(update={"note": "; ".join([check.note, *too_long])})
+
+
+def _lengths(config: BenchConfig, task: Task, tokenizer: Any, shape: Any) -> tuple[Lengths, list[str]]:
+    """Tokens of the examples, and what is to be said of those that are too long."""
     limit = config.train.max_length
-    features = encode(tokenizer, task, task.examples.of("train", config.train.train_samples), limit).features
-    train = tuple(len(row["input_ids"]) for row in features)
+    trained = task.examples.of("train", config.train.train_samples)
+    encoded = encode(tokenizer, task, trained, limit)
+    train = tuple(len(row["input_ids"]) for row in encoded.features)
+    too_long = [
+        f"{number:,} of {len(trained):,} training examples exceed `train.max_length: {limit}` and are {fate}"
+        for number, fate in ((encoded.left_out, "left out"), (encoded.truncated, "cut"))
+        if number
+    ]
     deciding: Sequence[Any] = task.examples.of(config.task.eval_role, config.task.eval_samples)
+    if shape is not None and deciding:
+        new = config.task.generation.max_new_tokens
+        too_long += lengths(task, deciding, tokenizer, shape=shape, max_length=limit, max_new_tokens=new)
     if isinstance(task, ClassificationTask):
         rows = encode(tokenizer, task, deciding, limit).features
-        return Lengths(train, tuple(len(row["input_ids"]) for row in rows))
+        return Lengths(train, tuple(len(row["input_ids"]) for row in rows)), too_long
     pairs = [encode_pair(tokenizer, item.prompt, item.response) for item in deciding]
-    return Lengths(train, tuple(len(p) for p, _ in pairs), tuple(len(r) for _, r in pairs))
+    return Lengths(train, tuple(len(p) for p, _ in pairs), tuple(len(r) for _, r in pairs)), too_long

@@ -24,6 +24,7 @@ from gradience.adapters import strict_yaml
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.artifacts.bench_plan import BenchPlan, DataSplit, Role
+from gradience.artifacts.digests import write_digests
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.whole import write_whole
@@ -46,7 +47,6 @@ from gradience.bench.verdict.folders import (
     aggregate_run,
     benches_of,
 )
-from gradience.bench.verify.files import write_digests
 from gradience.check.files import MAX_BYTES
 from gradience.errors import UsageError
 from gradience.models.devices import check_devices, threads

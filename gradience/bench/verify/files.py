@@ -2,52 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from gradience.adapters.locate import WEIGHTS
-from gradience.artifacts.digests import DIGESTS, Digests
-from gradience.artifacts.shared_names import given_text
+from gradience.artifacts.digests import DIGESTS, Digests, files_below, root_of
 from gradience.bench.verify.findings import Findings
 from gradience.digests import sha256_file
 from gradience.errors import InputError
 from gradience.words import counted
 
-NOT_LISTED = (DIGESTS, "attestation.json", "attestation_vsa.json", "model.sig")
-"""At the root: what is written about the folder as a whole, and its signature."""
 SHOWN = 8
-
-
-def files_below(folder: Path) -> dict[str, Path]:
-    """Return the files of a run by their names inside `folder`, in order; hidden ones and links to folders left out."""
-    return dict(sorted(_files(folder)))
-
-
-def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            path = Path(place, name)
-            inside = given_text(path.relative_to(folder).as_posix())
-            if not name.startswith(".") and inside not in NOT_LISTED:
-                yield inside, path
-
-
-def write_digests(folder: Path, only: Collection[str] | None = None) -> str:
-    """Write `digests.json` for all that lies in `folder`, or `only` for these, and return its own digest: the root."""
-    files = {
-        name: sha256_file(path)
-        for name, path in files_below(folder).items()
-        if path.is_file() and (only is None or name in only)
-    }
-    return sha256_file(Digests(files=files).save(folder / DIGESTS))
-
-
-def root_of(folder: Path) -> str | None:
-    """Return the digest of the `digests.json` in `folder`; None where there is none."""
-    path = folder / DIGESTS
-    return sha256_file(path) if path.is_file() else None
 
 
 def check_files(folder: Path, findings: Findings, *, below: str = "", expected: str | None = None) -> None:

@@ -18,6 +18,7 @@ from gradience.adapters import strict_json
 from gradience.artifacts.bench import Bench, Status
 from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.artifacts.bench_plan import BenchPlan
+from gradience.artifacts.digests import root_of
 from gradience.artifacts.records import Evaluation
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import Stopwatch
@@ -30,7 +31,7 @@ from gradience.bench.verdict.assemble import assemble
 from gradience.bench.verdict.facts import SeedFacts
 from gradience.bench.verdict.folders import AGGREGATE, BENCH, PLAN, aggregate_run, benches_of
 from gradience.bench.verify.difference import Difference, differences
-from gradience.bench.verify.files import check_files, root_of
+from gradience.bench.verify.files import check_files
 from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.links import check_links
 from gradience.bench.verify.marking import Marking, marking_of

@@ -1,0 +1,215 @@
+"""What can be wrong with an evaluation before its base is loaded: rows that repeat, lengths, memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradience.errors import InputError, OutputError, UsageError
+from gradience.models.settings import ModelSettings
+from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
+from gradience.words import counted
+
+if TYPE_CHECKING:
+    from gradience.evaluate.inputs import Inputs
+
+MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+PACKED_SHARE = 0.3
+"""Of bfloat16 weights that is left in NF4, embeddings and head in float32 aside."""
+
+
+def notes_of(inputs: Inputs) -> Iterator[str]:
+    """Yield what a reader must know of `inputs` before anything is run; only config.json and the tokenizer are read.
+
+    Raises what `lengths` and `memory` raise, and InputError or NetworkError where the base is not there.
+    """
+    from transformers import AutoConfig
+
+    from gradience.models.load import from_folder, load_tokenizer
+    from gradience.models.locate import locate, require_weights
+
+    model, request = inputs.model, inputs.request
+    source = locate(model, ("config.json",))
+    if source.commit is None:
+        require_weights(source.folder)
+    shape = from_folder(AutoConfig, model.name, source.folder)
+    if inputs.role is None:
+        yield from repeated(inputs.task.examples.counts)
+    yield from lengths(
+        inputs.task,
+        inputs.examples,
+        load_tokenizer(model),
+        shape=shape,
+        max_length=inputs.max_length,
+        max_new_tokens=request.max_new_tokens,
+    )
+    weights = weights_on_disk(source.folder, model, shape)
+    if weights is not None:
+        yield from memory(weights + inputs.adapter_bytes, weights, *memory_of(request.device))
+
+
+def repeated(counts: Mapping[str, int]) -> Iterator[str]:
+    """Yield what is to be said of rows of a file that are not asked: one text counts once."""
+    if duplicates := counts.get("duplicates", 0):
+        verb = "repeats" if duplicates == 1 else "repeat"
+        yield f"{counted(duplicates, 'row')} of {counts['rows']:,} {verb} an earlier one: each text counts once"
+    if conflicts := counts.get("conflicts", 0):
+        yield f"{counted(conflicts, 'row')} of {counts['rows']:,} are left out: the same text with different answers"
+
+
+def lengths(
+    task: Task,
+    examples: Sequence[Any],
+    tokenizer: Any,
+    *,
+    shape: Any,
+    max_length: int,
+    max_new_tokens: int | None,
+) -> Iterator[str]:
+    """Yield what is to be said of examples that are too long for the base.
+
+    shape: transformers' config of the base. max_length: tokens of a text to label that are read.
+    Raises UsageError (`no-room`, `max-length`) and InputError (`response-too-long`): with these nothing could be run.
+    """
+    context = getattr(shape.get_text_config(), "max_position_embeddings", None)
+    together = not getattr(shape, "is_encoder_decoder", False)  # prompt and answer share the context
+    if isinstance(task, ClassificationTask):
+        yield from _texts(examples, tokenizer, context, max_length)
+        return
+    if context is None or (isinstance(task, LikelihoodTask) and task.rolling):
+        return
+    room = context
+    if isinstance(task, GenerationTask) and together:
+        new = max_new_tokens or task.max_new_tokens
+        room = context - new
+        if room < 1:
+            raise UsageError(
+                f"{new:,} new tokens leave no room for a prompt: the base takes {context:,}",
+                code="no-room",
+                hint="lower max_new_tokens",
+            )
+    yield from _prompts(task, examples, tokenizer, context, room, together=together)
+
+
+def _texts(examples: Sequence[Any], tokenizer: Any, context: int | None, max_length: int) -> Iterator[str]:
+    texts = [f"{each.text} {each.text_pair or ''}" for each in examples]
+    counts = [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
+    if context is not None and max_length > context and max(counts) > context:
+        raise UsageError(
+            f"a text has {max(counts):,} tokens, of which {max_length:,} would be read, and the base takes {context:,}",
+            code="max-length",
+            hint=f"set max_length to {context} or less",
+        )
+    if too_long := sum(count > max_length for count in counts):
+        yield (
+            f"{_of(too_long, examples, 'text')} more than {max_length:,} tokens (the longest has {max(counts):,}) and"
+            f" {_is(too_long)} cut: a larger max_length reads more, up to what the base takes"
+        )
+
+
+def _prompts(
+    task: Task, examples: Sequence[Any], tokenizer: Any, context: int, room: int, *, together: bool
+) -> Iterator[str]:
+    from gradience.models.rendering import encode_apart, encode_pair
+
+    encode = encode_pair if together else encode_apart
+
+    longest, too_long = 0, 0
+    for example in examples:
+        responses = example.responses if isinstance(task, ChoiceTask) else (example.response,)
+        for response in responses:
+            before, after = encode(tokenizer, example.prompt, response)
+            if len(after) >= context:
+                raise InputError(
+                    f"{example.id}: its response has {len(after):,} tokens, and the base takes {context:,} in all",
+                    code="response-too-long",
+                    hint="take this row out, or shorten it",
+                )
+            wanted = (
+                len(before) if isinstance(task, GenerationTask) or not together else len(before) + len(after)
+            )
+            longest = max(longest, wanted)
+        too_long += wanted > room
+    if too_long:
+        less = f" less {context - room:,} for the answer" if room < context else ""
+        end = "beginning" if together else "end"
+        yield (
+            f"{_of(too_long, examples, 'prompt')} more than {room:,} tokens (the longest has {longest:,}) and"
+            f" {'loses its' if too_long == 1 else 'lose their'} {end}: the base takes {context:,}{less}"
+        )
+
+
+def _of(number: int, examples: Sequence[Any], what: str) -> str:
+    return f"{number:,} of {counted(len(examples), what)} {'has' if number == 1 else 'have'}"
+
+
+def _is(number: int) -> str:
+    return "is" if number == 1 else "are"
+
+
+# ---------------------------------------------------------------- memory
+
+
+def weights_on_disk(folder: Path, model: ModelSettings, shape: Any) -> int | None:
+    """Return about how many bytes the base's weights take when they are loaded; None where they are not here yet."""
+    import torch
+
+    from gradience.evaluate.cost import dtype_of
+
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    stored = getattr(shape, "dtype", None)
+    itemsize = (stored if isinstance(stored, torch.dtype) else torch.float32).itemsize
+    if model.quantization is not None:
+        return int(PACKED_SHARE * size * 2 / itemsize) or None
+    return size * dtype_of(model, shape).itemsize // itemsize or None
+
+
+def memory_of(device: str) -> tuple[int, int]:
+    """Return how many bytes are free on a device, and how many it has. Raises UsageError (`no-device`)."""
+    import torch
+
+    from gradience.models.devices import choose_device
+
+    chosen = choose_device(device)
+    if chosen.type == "cuda":
+        free, whole = torch.cuda.mem_get_info(chosen)
+        return int(free), int(whole)
+    return _machine()
+
+
+def _machine() -> tuple[int, int]:
+    """Free and whole memory of the machine, or what the container may take where that is less."""
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = whole
+    if MEMINFO.is_file():
+        lines = (line.split() for line in MEMINFO.read_text().splitlines())
+        free = next((1024 * int(words[1]) for words in lines if words[0] == "MemAvailable:"), whole)
+    limit = CGROUP.read_text().strip() if CGROUP.is_file() else ""
+    if limit.isdecimal():
+        free, whole = min(free, int(limit)), min(whole, int(limit))
+    return free, whole
+
+
+def memory(needed: int, weights: int, free: int, whole: int) -> Iterator[str]:
+    """Yield what is to be said where an evaluation may not fit. Raises OutputError (`out-of-memory`) where it cannot.
+
+    needed: bytes of all of it; weights: of the base alone.
+    """
+    smaller = "--dtype bfloat16, --quantization nf4, or another --device"
+    if weights > whole:
+        raise OutputError(
+            f"the base alone takes about {_gigabytes(weights)}, and there are {_gigabytes(whole)}",
+            code="out-of-memory",
+            hint=smaller,
+        )
+    if needed > free:
+        yield (
+            f"about {_gigabytes(needed)} of memory are needed, and {_gigabytes(free)} are free: a smaller"
+            f" --batch-size, {smaller}"
+        )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"

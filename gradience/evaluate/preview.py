@@ -1,0 +1,73 @@
+"""What an example looks like to the model, and what is scored in it; only the tokenizer is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gradience.artifacts.evaluation import EvaluationPreview
+from gradience.artifacts.forecast import ScoredExample
+from gradience.artifacts.shared_names import path_text
+from gradience.evaluate.inputs import Inputs
+from gradience.models.rendering import encode_apart, encode_pair
+from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
+
+Encode = Callable[[Any, str, str], tuple[list[int], list[int]]]
+SHOWN = 3
+"""Examples of which a preview shows what is scored."""
+
+
+def preview_evaluation(inputs: Inputs) -> EvaluationPreview:
+    """Return the first examples of an evaluation as the model would see them, with what is scored in them."""
+    from gradience.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(inputs.model)
+    encode = encode_apart if inputs.model.type == "seq2seq_lm" else encode_pair
+    return EvaluationPreview(
+        base=path_text(inputs.model.name),
+        task=inputs.task.name,
+        scored_by=inputs.task.scored_by,
+        examples=len(inputs.examples),
+        scored=tuple(
+            scored_example(inputs.task, each, tokenizer, encode) for each in inputs.examples[:SHOWN]
+        ),
+        notes=inputs.notes,
+    )
+
+
+def scored_example(task: Task, example: Any, tokenizer: Any, encode: Encode = encode_pair) -> ScoredExample:
+    """Return an example as the model sees it, and what its answer is compared with.
+
+    tokenizer: None where it is not here. encode: into ids of prompt and response, the end token included.
+    """
+    if isinstance(task, ClassificationTask):
+        text, _ = read_text(example, tokenizer)
+        return ScoredExample(id=example.id, prompt=text, scored=task.label_names[example.label])
+    prompt, response = example.prompt, example.response
+    if tokenizer is not None:
+        before, after = encode(tokenizer, prompt, response)
+        ends = task.end if isinstance(task, LikelihoodTask) else not isinstance(task, ChoiceTask)
+        prompt, response = tokenizer.decode(before), tokenizer.decode(after if ends else after[:-1])
+    if isinstance(task, ChoiceTask):
+        marks = [f"*{text}" if place == example.label else text for place, text in enumerate(example.choices)]
+        return ScoredExample(id=example.id, prompt=prompt, response=response, scored=" | ".join(marks))
+    extracted = correct = None
+    if isinstance(task, GenerationTask):
+        deciding = next(iter(task.filters.values()), None)
+        extracted = None if deciding is None else deciding(example.response)
+        correct = extracted is not None and task.same(extracted, example.answer)
+    return ScoredExample(
+        id=example.id,
+        prompt=prompt,
+        response=response,
+        scored=example.answer,
+        extracted=extracted,
+        correct=correct,
+    )
+
+
+def read_text(example: Any, tokenizer: Any) -> tuple[str, list[int] | None]:
+    """Return a text or a pair as the model sees it, and its ids where the tokenizer is here."""
+    pair = (example.text, example.text_pair) if example.text_pair is not None else (example.text,)
+    ids = tokenizer(*pair)["input_ids"] if tokenizer is not None else None
+    return (tokenizer.decode(ids) if ids is not None else "\n".join(pair)), ids
