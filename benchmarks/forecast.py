@@ -30,7 +30,7 @@ from gradience.training.trainer import train
 
 ROOT = Path(__file__).resolve().parent
 KEPT = ("minilm_reviews_demo", "smollm2_arithmetic", "smollm2_gsm8k_smoke")
-"""One seed each, one thread."""
+"""One thread."""
 SHORT = {
     "minilm_reviews_demo": ["train.max_steps=40", "task.eval_samples=640"],
     "smollm2_arithmetic": ["train.max_steps=8", "task.eval_samples=64"],
@@ -75,15 +75,16 @@ def short(name: str, overrides: list[str]) -> dict[str, object]:
 
 def kept(name: str, folder: Path) -> dict[str, object]:
     """Forecast and measurement of a run that is kept."""
-    values = json.loads((ROOT / "results" / name / "bench.json").read_text())["config"]
+    first = min((ROOT / "results" / name).rglob("bench.json"))
+    values = json.loads(first.read_text())["config"]
     files = os.environ.get("GRADIENCE_GSM8K")
     if values["task"]["profile"] == "gsm8k":
         values["task"]["options"] = {f"{part}_file": f"{files}/{part}.jsonl" for part in ("train", "test")}
     here, memory = _forecast(BenchConfig.model_validate(values))
-    reports = [json.loads(path.read_text()) for path in folder.glob("*/train/training.json")]
+    reports = [json.loads(path.read_text()) for path in folder.rglob("train/training.json")]
     evaluations = [
         json.loads(path.read_text())["seconds"]
-        for path in folder.glob("*/eval/manifest.json")
+        for path in folder.rglob("eval/manifest.json")
         if path.parts[-3] != "probe"
     ]
     peak = min(

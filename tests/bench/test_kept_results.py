@@ -122,10 +122,11 @@ def test_every_stage_followed_the_plan_and_left_what_it_says(archive: Path, unpa
                 assert hashlib.sha256((path.parent / name).read_bytes()).hexdigest() == file["sha256"]
 
 
-def test_the_page_names_the_root_of_the_run_that_is_kept() -> None:
+@pytest.mark.parametrize("name", ["minilm_reviews", "smollm2_arithmetic"])
+def test_the_page_names_the_root_of_the_run_that_is_kept(name: str) -> None:
     """Whoever has it from there can see whether a folder is that run: `gradience bench verify DIR --root SHA256`."""
     page = (RESULTS.parents[1] / "docs" / "results" / "bench.md").read_text(encoding="utf-8")
-    root = hashlib.sha256((RESULTS / "minilm_reviews" / "digests.json").read_bytes()).hexdigest()
+    root = hashlib.sha256((RESULTS / name / "digests.json").read_bytes()).hexdigest()
     assert f"`{root}`" in page
 
 
@@ -135,3 +136,7 @@ def test_the_grades_that_the_page_speaks_of() -> None:
     truncated = ("per_layer.truncate", "uniform_median.truncate", "per_layer")
     assert [grades[name] for name in (*truncated, "uniform_median")] == ["A", "A", "A", "C"]
     assert (report.ladder.smallest_safe, report.conditions_met) == ("ladder.r2", True)
+    report = BenchAggregate.read(RESULTS / "smollm2_arithmetic" / "bench_aggregate.json")
+    grades = {variant.name: variant.evidence.grade for variant in report.variants if variant.evidence}
+    assert [grades[name] for name in (*truncated[:2], "uniform_median")] == ["B", "B", "C"]
+    assert (report.ladder.smallest_safe, report.conditions_met) == ("ladder.r4", False)

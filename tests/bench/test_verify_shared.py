@@ -91,10 +91,15 @@ def test_what_disagrees_is_not_attested(labels: Path, tmp_path: Path) -> None:
 def test_every_eval_ever_reads_what_is_exported(name: str, tmp_path: Path) -> None:
     folder = unpacked(name, tmp_path / "run")
     written = export_eee(folder, tmp_path / "out")
-    bench = Bench.read(folder / "bench.json")
-    measured = [one.measures for one in bench.variants if one.measures is not None and one.same_as is None]
+    benches = [Bench.read(path) for path in sorted(folder.rglob("bench.json"))]
+    measured = [
+        one.measures
+        for bench in benches
+        for one in bench.variants
+        if one.measures is not None and one.same_as is None
+    ]
     documents = [path for path in written if path.suffix == ".json"]
-    assert len(documents) == 1 + len(measured)
+    assert len(documents) == len(benches) + len(measured)
     of_run, of_example = (
         jsonschema.Draft7Validator(json.loads((SCHEMAS / f"{kind}.schema.json").read_text()))
         for kind in ("eval", "instance_level_eval")
