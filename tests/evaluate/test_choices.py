@@ -141,3 +141,57 @@ def test_choices_that_are_stored_are_marked_again(engine):
     )
     assert again.evaluation.records == normed
     assert {len(gold_of(record)) for record in normed} == {3}
+
+
+# --- a prompt is read once ------------------------------------------------------------------------
+
+
+def test_a_prompt_is_read_once_for_all_its_choices(engine):
+    read = []
+    engine.base.get_input_embeddings().register_forward_hook(
+        lambda _module, arguments, _output: read.append(tuple(arguments[0].shape))
+    )
+    evaluate_choices(engine, "plain", EXAMPLES[:2], batch_size=9, allow_inert=True)
+    assert read == [
+        (2, 5),
+        (4, 5),
+    ]  # two prompts; and all but the last letter of "11", "101010", "13" and "111111"
+
+
+def models():
+    import transformers as t
+
+    size = {"vocab_size": 46, "hidden_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "intermediate_size": 48, "pad_token_id": 0}
+    windows = {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 4, "final_logit_softcapping": 3.0}
+    return {
+        "absolute positions": (
+            t.GPT2LMHeadModel,
+            t.GPT2Config(vocab_size=46, n_embd=32, n_layer=2, n_head=4),
+        ),
+        "alibi": (t.BloomForCausalLM, t.BloomConfig(vocab_size=46, hidden_size=32, n_layer=2, n_head=4)),
+        "windows": (t.Gemma2ForCausalLM, t.Gemma2Config(**size, **heads, **windows)),
+        "no keys and values": (t.MambaForCausalLM, t.MambaConfig(**size, state_size=8, pad_token_id=0)),
+    }
+
+
+@pytest.mark.parametrize("kind", ["absolute positions", "alibi", "windows", "no keys and values"])
+def test_whatever_the_model_remembers_choices_are_those_of_the_naive_loop(kind):
+    from tiny_models import letters_tokenizer
+    from transformers import set_seed
+
+    from gradience.evaluate.engines.transformers import TransformersEngine
+
+    set_seed(0)
+    model_type, config = models()[kind]
+    config.initializer_range = 0.5
+    engine = TransformersEngine(model_type(config), letters_tokenizer())
+    examples = [
+        ChoiceExample(str(n), "1 + " * (n % 3) + f"{n}=", (f"{n}", "123 4", "7"), 0, "confirm", "")
+        for n in range(4)
+    ]
+    for record, example in zip(
+        evaluate_choices(engine, None, examples, batch_size=12).records, examples, strict=True
+    ):
+        expected = [naive(engine, None, example.prompt, response) for response in example.responses]
+        assert record.loglikelihoods == pytest.approx(expected, abs=2e-4)

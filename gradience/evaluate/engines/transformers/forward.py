@@ -32,22 +32,34 @@ def logits_at(model: Any, choose: Callable[[Tensor], Tensor], **inputs: Any) -> 
         handle.remove()
 
 
-def next_logits(model: Any, ids: Tensor, mask: Tensor, cache: Any = None) -> tuple[Tensor, Any]:
-    """Logits (batch, vocabulary) of the token after the last of each row, and the cache of keys and values.
+def last(hidden: Tensor) -> Tensor:
+    """The last position of each row."""
+    return hidden[:, -1]
 
-    ids: (batch, new). mask: (batch, old + new), 0 where a row is padded on its left.
+
+def next_logits(
+    model: Any, ids: Tensor, mask: Tensor, cache: Any = None, choose: Callable[[Tensor], Tensor] = last
+) -> tuple[Tensor, Any]:
+    """Logits (rows, vocabulary) of the tokens after the chosen ones, and the cache of keys and values.
+
+    ids: (batch, new). mask: (batch, old + new), 0 where a row is padded. choose: as in `logits_at`.
     """
     name = cache_name(model)
     inputs = {"input_ids": ids, "attention_mask": mask, name: cache, "use_cache": True}
     if "position_ids" in _parameters(model):  # a model with ALiBi has none
         inputs["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-    out = logits_at(model, lambda hidden: hidden[:, -1], **inputs)
+    out = logits_at(model, choose, **inputs)
     return out.logits, getattr(out, name)
 
 
 def cache_name(model: Any) -> str:
     """What the model calls its cache: late releases of transformers 5 `cache`; before, it was `past_key_values`."""
     return "cache" if "cache" in _parameters(model) else "past_key_values"
+
+
+def caches(model: Any) -> bool:
+    """Whether the model keeps keys and values, which rows may share; not a state that every token changes."""
+    return cache_name(model) in _parameters(model) and not getattr(inner_of(model), "_is_stateful", False)
 
 
 def inner_of(model: Any) -> Any:

@@ -14,6 +14,7 @@ from gradience.errors import InputError
 from gradience.evaluate.engines.base import Score
 from gradience.evaluate.engines.transformers.forward import logits_at, padded
 from gradience.evaluate.engines.transformers.generation import prompt_ids
+from gradience.evaluate.engines.transformers.shared_prompts import shared_logits
 from gradience.models.rendering import begin_token, encode_pair, encode_prompt, end_token
 
 N = TypeVar("N", int, float)
@@ -78,10 +79,14 @@ class ResponseBatch:
         *,
         end: bool = True,
     ) -> None:
-        """Tokenise (prompt, response) pairs, each of `max_length` tokens at most; `end`: the end token counts."""
+        """Tokenise (prompt, response) pairs, each of `max_length` tokens at most.
+
+        end: the end token counts. Without it the responses are choices, and those of one prompt read it once.
+        """
+        self.fill, self.device, self.choices = end_token(tokenizer), device, not end
         self.pairs = [_fitted(tokenizer, *pair, max_length, end=end) for pair in pairs]
         rows = [pair.prompt + pair.response for pair in self.pairs]
-        self.ids, self.mask = padded(rows, fill=end_token(tokenizer), left=False, device=device)
+        self.ids, self.mask = padded(rows, fill=self.fill, left=False, device=device)
         self.wanted = torch.zeros_like(self.mask, dtype=torch.bool)
         for place, pair in enumerate(self.pairs):
             self.wanted[place, len(pair.prompt) - 1 : len(rows[place]) - 1] = True
@@ -89,6 +94,11 @@ class ResponseBatch:
 
     def logits(self, model: Any) -> Tensor:
         """Shape (response tokens of the batch, vocabulary), in the base's dtype."""
+        if self.choices:
+            rows = [(pair.prompt, pair.response) for pair in self.pairs]
+            shared = shared_logits(model, rows, self.fill, self.device)
+            if shared is not None:
+                return shared
         logits: Tensor = logits_at(
             model,
             lambda hidden: hidden[self.wanted],
@@ -121,7 +131,7 @@ class Window(ResponseBatch):
     def __init__(self, pair: Pair, device: torch.device) -> None:
         """Without its last token, which predicts nothing: there may be no place for it in the model."""
         row = (pair.prompt + pair.response)[:-1]
-        self.pairs = [pair]
+        self.pairs, self.choices = [pair], False
         self.ids = torch.tensor([row], device=device)
         self.mask = torch.ones_like(self.ids)
         self.wanted = torch.zeros_like(self.mask, dtype=torch.bool)
