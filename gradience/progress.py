@@ -20,5 +20,8 @@ class Watcher:
     def step(self, done: int, total: int) -> None:
         """A step of a training, or a batch of an evaluation, is done."""
 
+    def tokens(self, count: int) -> None:
+        """So many tokens were read and written for the batch of which `step` speaks next."""
+
     def note(self, text: str) -> None:
         """Something is done again, for this reason."""

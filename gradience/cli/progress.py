@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 PATIENCE_SECONDS = 1.0
+LINE_SECONDS = 30.0
+"""Between two lines about the steps of a stage, where there is no terminal."""
 DOING = {
     "train": "training",
     "eval": "evaluating",
@@ -90,6 +92,8 @@ class StageProgress(_Bars, Watcher):
         self._seed = ""
         self._tasks: tuple[TaskID, TaskID] | None = None
         """The bar of the stages, and that of the steps."""
+        self._stages_done, self._doing = 0, ""
+        self._pace = _Pace(0.0)
 
     def __enter__(self) -> Self:
         if not self._quiet and sys.stderr.isatty():
@@ -104,21 +108,38 @@ class StageProgress(_Bars, Watcher):
     def stage(self, name: str, number: int, of: int | None) -> None:
         """Show that a stage begins. of: how many there are, where that is known."""
         variant, _, step = name.rpartition("/")
-        doing = f"{DOING[step]} {display_name(variant or 'probe', 40)}"
+        doing = self._doing = f"{DOING[step]} {display_name(variant or 'probe', 40)}"
+        self._stages_done, self._pace = number - 1, _Pace(time.monotonic())
         if self._progress is not None and self._tasks is not None:
             stages, steps = self._tasks
             self._progress.update(stages, description=f"{self._seed}stages", completed=number - 1, total=of)
             self._progress.reset(steps, description=doing, total=None)
         else:
-            minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
-            self._say(
-                f"{minutes:3}:{seconds:02} {self._seed}stage {number}{f' of {of}' if of else ''}: {doing}"
-            )
+            self._say(f"{self._clock()} {self._seed}stage {number}{f' of {of}' if of else ''}: {doing}")
+
+    def tokens(self, count: int) -> None:
+        """Count what the next step has read and written."""
+        self._pace.tokens += count
 
     def step(self, done: int, total: int) -> None:
-        """Show that a step of the training, or a batch of the evaluation, is done."""
+        """Show that a step of the training, or a batch of the evaluation, is done, and how fast that goes."""
+        now = time.monotonic()
+        self._pace.first = self._pace.first or done
         if self._progress is not None and self._tasks is not None:
-            self._progress.update(self._tasks[1], completed=done, total=total)
+            stages, steps = self._tasks
+            self._progress.update(stages, completed=self._stages_done + done / total)
+            rate = self._pace.rate(now)
+            self._progress.update(
+                steps, completed=done, total=total, description=f"{self._doing}{f', {rate}' if rate else ''}"
+            )
+        elif now - self._pace.shown >= LINE_SECONDS and done < total:
+            self._pace.shown = now
+            said = (f"{done:,} of {total:,}", self._pace.rate(now), self._pace.left(done, total, now))
+            self._say(f"{self._clock()}   {', '.join(filter(None, said))}")
+
+    def _clock(self) -> str:
+        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
+        return f"{minutes:3}:{seconds:02}"
 
     def note(self, text: str) -> None:
         """Print why something is done again."""
@@ -133,3 +154,25 @@ class StageProgress(_Bars, Watcher):
     def _say(self, line: str) -> None:
         if not self._quiet:
             print(line, file=beneath(sys.stderr), flush=True)
+
+
+class _Pace:
+    """How fast one stage is."""
+
+    def __init__(self, began: float) -> None:
+        self.began = self.shown = began
+        self.tokens = 0
+        self.first = 0
+        """Steps that were done with the first that was seen: what an interrupted run had left is none of this one's."""
+
+    def rate(self, now: float) -> str:
+        """`1,200 tokens/s`; empty where no tokens are counted."""
+        passed = now - self.began
+        return f"{self.tokens / passed:,.0f} tokens/s" if self.tokens and passed > 0 else ""
+
+    def left(self, done: int, total: int, now: float) -> str:
+        """`about 3 min left`, at the pace of the steps that were seen."""
+        from gradience.report.forecast import rough_duration
+
+        seen = done - self.first + 1
+        return f"about {rough_duration((now - self.began) / seen * (total - done))} left"

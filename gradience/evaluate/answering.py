@@ -57,6 +57,7 @@ class Answering:
             max_new_tokens=request.max_new_tokens,
             device=request.device,
             on_batch=watcher.step,
+            on_tokens=watcher.tokens,
         )
         self._number = 0
 

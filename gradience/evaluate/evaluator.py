@@ -6,7 +6,7 @@ evaluated. So a run that is resumed after all evaluations loads nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -42,16 +42,18 @@ class Evaluator:
         max_new_tokens: int | None = None,
         device: str = "auto",
         on_batch: Progress | None = None,
+        on_tokens: Callable[[int], None] | None = None,
         engine_name: str = "transformers",
     ) -> None:
         """`examples` are some of `task`. `max_length`: tokens of a text to label that are read.
 
-        batch_size: examples that are answered together; None: as many as `batch_tokens` hold.
+        batch_size: examples that are answered together; None: as many as `batch_tokens` hold. on_tokens: called after
+        each batch, before `on_batch`, with the tokens that were read and written for it.
         """
         self.task, self.model, self.examples, self.device = task, model, examples, device
         self.batch_size, self.batch_tokens, self.max_length = batch_size, batch_tokens, max_length
         self.max_new_tokens = max_new_tokens
-        self.on_batch = on_batch
+        self.on_batch = on_batch if on_tokens is None else self._counted(on_tokens, on_batch)
         self.loads = 0
         """How often the base has been loaded."""
         self._engine_type = engine(engine_name)
@@ -158,6 +160,20 @@ class Evaluator:
                     self.scores(None, None, None, reference=reference, allow_inert=True)
         finally:
             self.on_batch = usual
+
+    def _counted(self, on_tokens: Callable[[int], None], on_batch: Progress | None) -> Progress:
+        """Tell the tokens of each batch first. What came before it belongs to it: the texts of the proof."""
+        before = 0
+
+        def batch(done: int, total: int) -> None:
+            nonlocal before
+            now = self.engine.tokens
+            on_tokens(now - before if now >= before else now)  # another engine counts from 0
+            before = now
+            if on_batch is not None:
+                on_batch(done, total)
+
+        return batch
 
     def _batches(self, *, scored: bool = False) -> dict[str, Any]:
         """How examples are batched, as the functions of this room take it."""

@@ -53,3 +53,32 @@ def test_a_label_is_text(label):
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn)
     assert "\x1b[2J" not in drawn
     assert label[:10].replace("\x1b", "\\x1b").replace("\n", "\\x0a") in plain
+
+
+def test_a_stage_says_how_fast_it_is_and_what_is_left(monkeypatch, capsys):
+    from gradience.cli import progress
+
+    clock = iter([0.0, 10.0, 10.0, *(second for n in range(1, 8) for second in [10.0 + 12 * n] * 2)])
+    last = [0.0]
+
+    def now():
+        last[0] = next(clock, last[0])
+        return last[0]
+
+    monkeypatch.setattr(progress.time, "monotonic", now)
+    with progress.StageProgress() as watcher:
+        watcher.stage("mine/eval", 1, 3)
+        for batch in range(3, 9):  # two batches were there from a run that was interrupted
+            watcher.tokens(600)
+            watcher.step(batch, 10)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].split() == ["0:10", "stage", "1", "of", "3:", "evaluating", "mine"]
+    assert len(lines) > 1
+    for line in lines[1:]:
+        done = int(line.split()[1])
+        minutes, seconds = map(int, line.split()[0].split(":"))
+        passed, seen = 60 * minutes + seconds - 10, done - 2
+        assert (
+            f"{done} of 10, {600 * seen / passed:,.0f} tokens/s, about {passed / seen * (10 - done):.0f} s left"
+            in line
+        )

@@ -252,3 +252,23 @@ def test_the_trial_scores_free_text_as_well(tmp_path, monkeypatch):
     )  # fmt: skip
     assert max(sizes[3:]) <= 12
     assert report.candidates[0].change is not None
+
+
+def test_tokens_are_counted_for_the_progress_alone(engine, prepared):
+    prompts = [example.prompt for example in sums(5)]
+    outputs = engine.generate("plain", prompts, max_new_tokens=3)
+    # One letter is one token here.
+    assert engine.tokens == sum(map(len, prompts)) + sum(output.n_tokens for output in outputs)
+    before, pairs = engine.tokens, [(example.prompt, example.response) for example in sums(5)]
+    engine.score(["dora", "plain"], pairs, reference="plain")
+    assert engine.tokens - before == 2 * sum(len(prompt + response) for prompt, response in pairs)
+
+    class Tokens(Watcher):
+        batches: list[int] = []  # noqa: RUF012  (of this one test)
+
+        def tokens(self, count):
+            self.batches.append(count)
+
+    evaluate(prepared, "reference", "other", watcher=Tokens(), batch_size=20)
+    of_proof = 2 * 8 * 3
+    assert Tokens.batches == 2 * [60 + of_proof, 60, 60]

@@ -89,6 +89,8 @@ class Engine(Protocol):
 
     name: ClassVar[str]
     """What it is registered as; it stands in every header of records and in the key of every evaluation."""
+    tokens: int
+    """Read and written so far, without padding; for the progress alone, so that an engine may leave it at 0."""
 
     @classmethod
     def load(cls, model: ModelSettings, *, labels: int | None = None, device: str = "auto") -> Self:

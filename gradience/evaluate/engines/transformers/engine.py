@@ -10,8 +10,6 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-from gradience.adapters.config import HEADS_OF_TASK
-from gradience.adapters.initialisations import initialisation_of
 from gradience.adapters.patterns import SavedNames
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines.base import (
@@ -28,6 +26,12 @@ from gradience.evaluate.engines.transformers.encoder_decoder import TargetBatch,
 from gradience.evaluate.engines.transformers.generation import generate_batch
 from gradience.evaluate.engines.transformers.memory import free_cached, memory
 from gradience.evaluate.engines.transformers.scoring import ResponseBatch, Window, summed, windows_of
+from gradience.evaluate.engines.transformers.sharing import (
+    changes_the_base,
+    original_name,
+    refuse_what_cannot_share,
+    trained_whole,
+)
 from gradience.models.devices import choose_device
 from gradience.models.load import load_base
 from gradience.models.settings import ModelSettings
@@ -41,6 +45,7 @@ class TransformersEngine(Engine):
     """
 
     name: ClassVar[str] = "transformers"
+    tokens = 0
 
     def __init__(self, model: Any, tokenizer: Any, *, untrained: Iterable[str] | None = None) -> None:
         """Use a model that is loaded already, quantised or not.
@@ -111,7 +116,7 @@ class TransformersEngine(Engine):
         folder = Path(folder)
         digests = AdapterIdentity.of(folder)
         config = PeftConfig.from_pretrained(str(folder))
-        _refuse_what_cannot_share(config, folder)
+        refuse_what_cannot_share(config, folder)
         self._check_what_comes_besides_lora(config, folder)
         trained_on = config.base_model_name_or_path
         self._added += 1
@@ -149,6 +154,7 @@ class TransformersEngine(Engine):
         lora: bool = True,
     ) -> list[Classified]:
         """Logits of one batch of texts or pairs. Raises UsageError (`mixed-examples`)."""
+        self._count(f"{first} {second or ''}" for first, second in texts)
         with memory(), self.using(name, lora=lora) as model:
             return classify_batch(model, self.tokenizer, texts, max_length=max_length)
 
@@ -163,15 +169,12 @@ class TransformersEngine(Engine):
     ) -> list[Output]:
         """Outputs of one batch. Raises UsageError (`no-room`) and InputError (`empty-prompt`, `no-end-token`)."""
         generate = generate_targets if self._encodes else generate_batch
+        settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "max_length": max_length}
         with memory(), self.using(name) as model:
-            return generate(
-                model,
-                self.tokenizer,
-                prompts,
-                max_new_tokens=max_new_tokens,
-                stop=stop,
-                max_length=max_length,
-            )
+            outputs = generate(model, self.tokenizer, prompts, **settings)
+        self._count(prompts)
+        self.tokens += sum(output.n_tokens for output in outputs)
+        return outputs
 
     def score(
         self,
@@ -187,7 +190,8 @@ class TransformersEngine(Engine):
 
         Whole texts are read window by window. Raises InputError (`response-too-long`, `no-end-token`).
         """
-        device = self.base.device
+        device, passes = self.base.device, len({*names, reference or names[0]})
+        self._count((prompt + response for prompt, response in pairs), passes)
         with memory():
             if not rolling:
                 kind = TargetBatch if self._encodes else ResponseBatch
@@ -219,6 +223,9 @@ class TransformersEngine(Engine):
                 known = of_reference if name == reference else None
                 scores.append(batch.scores(logits(name) if known is None else known, of_reference))
         return scores
+
+    def _count(self, texts: Iterable[str], passes: int = 1) -> None:
+        self.tokens += passes * sum(self.count_tokens(list(texts)))
 
     def close(self) -> None:
         self.base = self._peft = None
@@ -307,16 +314,16 @@ class TransformersEngine(Engine):
         """
         from safetensors import safe_open
 
-        brought = SavedNames(_trained_whole(config))
-        parameters = {_original(name): tensor for name, tensor in self.base.named_parameters()}
+        brought = SavedNames(trained_whole(config))
+        parameters = {original_name(name): tensor for name, tensor in self.base.named_parameters()}
         weights = {name: parameters[name] for name in self._names}  # without what PEFT has added
         declared = {name for name in weights if brought.find(name.rpartition(".")[0])}
         with safe_open(str(folder / "adapter_model.safetensors"), framework="pt") as file:
-            stored = {_original(key.removeprefix("base_model.model.")): key for key in file.keys()}  # noqa: SIM118
+            stored = {original_name(key.removeprefix("base_model.model.")): key for key in file.keys()}  # noqa: SIM118
             self._refuse_without_head(declared, stored, folder)
             for name in weights.keys() & stored.keys() - declared:
                 if not torch.equal(file.get_tensor(stored[name]).to(weights[name]), weights[name]):
-                    raise _changes_the_base(folder, f"its own {name}")
+                    raise changes_the_base(folder, f"its own {name}")
 
     def _refuse_without_head(self, declared: Set[str], stored: Iterable[str], folder: Path) -> None:
         lacking = (self.untrained - declared) | (declared - set(stored))
@@ -346,39 +353,6 @@ def _unwrap(base: Any) -> None:
 def _few(names: Iterable[str]) -> str:
     first, *more = sorted(names)
     return f"{first} and {len(more)} more" if more else first
-
-
-def _refuse_what_cannot_share(config: Any, folder: Path) -> None:
-    if config.peft_type != "LORA":
-        raise InputError(
-            f"{folder}: a {config.peft_type} adapter, not LoRA",
-            code="other-method",
-            hint="evaluate a LoRA adapter: other methods are not supported",
-        )
-    if config.bias != "none":
-        raise _changes_the_base(folder, f"bias={config.bias!r}")
-    start = initialisation_of(config.init_lora_weights)
-    if start is not None and not start.keeps_base:
-        raise _changes_the_base(folder, f"init_lora_weights={config.init_lora_weights!r}")
-
-
-def _changes_the_base(folder: Path, what: str) -> InputError:
-    return InputError(
-        f"{folder}: {what} changes the base's weights, on which the other adapters stand",
-        code="adapter-changes-base",
-        hint="retrain with bias='none', or save it as plain LoRA with PEFT's"
-        " path_initial_model_for_weight_conversion",
-    )
-
-
-def _trained_whole(config: Any) -> set[str]:
-    """Names of the modules that the adapter brings besides LoRA; PEFT adds the head of a classifier by itself."""
-    return {*(config.modules_to_save or ()), *HEADS_OF_TASK.get(config.task_type or "", ())}
-
-
-def _original(name: str) -> str:
-    """The name of a parameter of the base before PEFT wrapped its module."""
-    return name.replace(".base_layer.", ".").replace(".original_module.", ".")
 
 
 @contextmanager

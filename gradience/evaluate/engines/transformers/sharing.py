@@ -1,0 +1,43 @@
+"""What an adapter may bring beside LoRA where others stand on the same base, and what it may not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gradience.adapters.config import HEADS_OF_TASK
+from gradience.adapters.initialisations import initialisation_of
+from gradience.errors import InputError
+
+
+def refuse_what_cannot_share(config: Any, folder: Path) -> None:
+    if config.peft_type != "LORA":
+        raise InputError(
+            f"{folder}: a {config.peft_type} adapter, not LoRA",
+            code="other-method",
+            hint="evaluate a LoRA adapter: other methods are not supported",
+        )
+    if config.bias != "none":
+        raise changes_the_base(folder, f"bias={config.bias!r}")
+    start = initialisation_of(config.init_lora_weights)
+    if start is not None and not start.keeps_base:
+        raise changes_the_base(folder, f"init_lora_weights={config.init_lora_weights!r}")
+
+
+def changes_the_base(folder: Path, what: str) -> InputError:
+    return InputError(
+        f"{folder}: {what} changes the base's weights, on which the other adapters stand",
+        code="adapter-changes-base",
+        hint="retrain with bias='none', or save it as plain LoRA with PEFT's"
+        " path_initial_model_for_weight_conversion",
+    )
+
+
+def trained_whole(config: Any) -> set[str]:
+    """Names of the modules that the adapter brings besides LoRA; PEFT adds the head of a classifier by itself."""
+    return {*(config.modules_to_save or ()), *HEADS_OF_TASK.get(config.task_type or "", ())}
+
+
+def original_name(name: str) -> str:
+    """The name of a parameter of the base before PEFT wrapped its module."""
+    return name.replace(".base_layer.", ".").replace(".original_module.", ".")
