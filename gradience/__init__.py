@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gradience.artifacts.evaluation import EvaluationReport
     from gradience.artifacts.evidence import EvidenceReport
     from gradience.artifacts.monitor import MonitorReport
+    from gradience.artifacts.shrink import ShrinkReport
     from gradience.audit.adapter import audit_adapter
     from gradience.calibrate.verb import calibrate_adapter
     from gradience.compare.adapters import compare_adapters
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from gradience.plan.calibrated import ToKl
     from gradience.plan.compression import plan_compression
     from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToRanks, ToSuggestion
+    from gradience.shrink.verb import shrink_adapter
     from gradience.telemetry import TelemetryReader, TelemetryWriter
 
 __version__ = "0.1.0"
@@ -69,6 +71,7 @@ _HOME = {
     "MonitorReport": "gradience.artifacts.monitor",
     "NetworkError": "gradience.errors",
     "OutputError": "gradience.errors",
+    "ShrinkReport": "gradience.artifacts.shrink",
     "SpectralTracker": "gradience.live",
     "TelemetryReader": "gradience.telemetry",
     "TelemetryWriter": "gradience.telemetry",
@@ -87,6 +90,7 @@ _HOME = {
     "evaluate_adapters": "gradience.evaluate.verb",
     "monitor_runs": "gradience.monitor",
     "plan_compression": "gradience.plan.compression",
+    "shrink_adapter": "gradience.shrink.verb",
 }
 
 __all__ = [
@@ -110,6 +114,7 @@ __all__ = [
     "MonitorReport",
     "NetworkError",
     "OutputError",
+    "ShrinkReport",
     "SpectralTracker",
     "TelemetryReader",
     "TelemetryWriter",
@@ -128,6 +133,7 @@ __all__ = [
     "evaluate_adapters",
     "monitor_runs",
     "plan_compression",
+    "shrink_adapter",
 ]
 
 

@@ -25,7 +25,12 @@ WRITTEN_BY = {
     "evaluation_preview": "`gradience evaluate --preview --json` prints it.",
     "evaluation_forecast": "`gradience evaluate --dry-run --json` prints it."
     " [What it says](../evaluate.md#before-it-begins)",
-    "kept_records": "`gradience evaluate` keeps it beside its records."
+    "shrink": "`gradience shrink` writes it. [How to read it](../shrink.md)",
+    "shrink_plan": "`gradience shrink` writes it as plan.json before anything is evaluated."
+    " [What it fixes](../shrink.md#what-is-decided-before)",
+    "shrink_forecast": "`gradience shrink --dry-run --json` prints it."
+    " [What it says](../shrink.md#before-it-begins)",
+    "kept_records": "`gradience evaluate` and `gradience shrink` keep it beside its records."
     " [What is used again](../evaluate.md#what-lies-in-the-folder)",
     "monitor": "`gradience monitor --json` prints it. [How to read it](../train_and_monitor.md)",
     "check": "`gradience check --json` prints it. [The rules](check_rules.md)",

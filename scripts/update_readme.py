@@ -24,10 +24,12 @@ from blocks import only_checking, replace_block
 
 from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.artifacts.evaluation import EvaluationReport
+from gradience.artifacts.shrink import ShrinkReport
 from gradience.report.bench.numbers import mean_percent, points
 from gradience.report.bench.sections import status_of
 from gradience.report.evaluation import evaluation_text
 from gradience.report.numbers import percent, plural
+from gradience.report.shrink import shrink_text
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = "gradience/examples/minilm-reviews-r8"
@@ -38,6 +40,7 @@ PICTURE_WIDTH = 84
 PICTURE_SECTIONS = ("How much of its rank does it use?", "What ranks are suggested?", "Where?")
 BENCH_RESULTS = Path("benchmarks") / "results" / "minilm_reviews" / "bench_aggregate.json"
 EVALUATION = Path("benchmarks") / "results" / "minilm_evaluation" / "evaluation.json"
+SHRUNK = Path("benchmarks") / "results" / "minilm_shrink" / "shrink.json"
 BENCH_ROWS = {
     "per_layer.truncate": "the probe truncated, each module to a rank of its own",
     "uniform_median.truncate": "the probe truncated, all modules to one rank",
@@ -196,10 +199,9 @@ def bench_table() -> str:
     )
 
 
-def evaluation_screen() -> str:
-    """Return the kept result of an evaluation as its command and its screen."""
-    result = EvaluationReport.read(ROOT / EVALUATION)
-    return f"```text\n$ {result.run.command}\n\n{evaluation_text(result).strip()}\n```"
+def kept_screen(result: EvaluationReport | ShrinkReport, text: str) -> str:
+    """Return a kept result as its command and its screen."""
+    return f"```text\n$ {result.run.command}\n\n{text.strip()}\n```"
 
 
 def portable(page: str) -> str:
@@ -218,7 +220,9 @@ def main() -> int:
         texts = list(pool.map(text_of, PAGES))
     blocks = [(shown.page, shown.block, text) for shown, text in zip(PAGES, texts, strict=True)]
     blocks.append(("README.md", "bench", bench_table()))
-    blocks.append(("docs/evaluate.md", "evaluation", evaluation_screen()))
+    evaluated, shrunk = EvaluationReport.read(ROOT / EVALUATION), ShrinkReport.read(ROOT / SHRUNK)
+    blocks.append(("docs/evaluate.md", "evaluation", kept_screen(evaluated, evaluation_text(evaluated))))
+    blocks.append(("docs/shrink.md", "shrink", kept_screen(shrunk, shrink_text(shrunk))))
     after: dict[Path, str] = {}
     for page, block, text in blocks:
         path = ROOT / page

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 # Adapters made byte by byte and tiny models are used beyond the folders that they lie in.
-sys.path += [str(Path(__file__).parent / folder) for folder in ("adapters", "bench", "report")]
+sys.path += [str(Path(__file__).parent / folder) for folder in ("adapters", "bench", "evaluate", "report")]
 
 # Before anything loads numpy or torch: their thread pools read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -16,7 +16,7 @@ import lowest_versions  # noqa: E402
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 MODULE_OF = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
-ON_MODELS = ("bench", "calibrate", "evaluate", "live", "models", "tasks", "training", "vnext")
+ON_MODELS = ("bench", "calibrate", "evaluate", "live", "models", "shrink", "tasks", "training", "vnext")
 IN_A_CHILD = ("peft_load.py",)
 """Rooms, and files, that are imported only where the extra `hf` is installed."""
 STATISTICS = "statistics"

@@ -249,6 +249,7 @@ def example_files(folder):
     shutil.copy(RESULTS / "seed_42" / "bench.json", "bench.json")
     shutil.copy(RESULTS / "bench_aggregate.json", "bench_aggregate.json")
     shutil.copy(RESULTS.parent / "minilm_evaluation" / "evaluation.json", "evaluation.json")
+    shutil.copy(RESULTS.parent / "minilm_shrink" / "shrink.json", "shrink.json")
     return folder
 
 

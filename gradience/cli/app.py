@@ -26,6 +26,7 @@ VERBS = (
     "compare",
     "evidence",
     "evaluate",
+    "shrink",
     "bench",
     "init",
     "monitor",

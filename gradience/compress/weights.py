@@ -87,7 +87,7 @@ def write_weights(
         for name in writer.names:
             job = job_of.get(name)
             if job is None:
-                for piece in _pieces(files[source_of[name]], source_of[name]):
+                for piece in pieces(files[source_of[name]], source_of[name]):
                     writer.put(piece)
                 continue
             while name not in waiting:
@@ -102,8 +102,8 @@ def write_weights(
         return Weights(writer.close(), writer.size, done)
 
 
-def _pieces(file: TensorFile, name: str) -> Iterator[bytearray]:
-    """The stored bytes of a tensor, a few MB at a time: a head may be larger than all factors together."""
+def pieces(file: TensorFile, name: str) -> Iterator[bytearray]:
+    """Return the stored bytes of a tensor, a few MB at a time: a head may be larger than all factors together."""
     entry = file.entries[name]
     return pread_blocks(file.handle, entry.size, entry.start, file.path)
 

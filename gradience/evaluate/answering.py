@@ -41,10 +41,20 @@ class Answering:
     """One base, and every adapter on it."""
 
     def __init__(
-        self, inputs: Inputs, output: Path | None, watcher: Watcher, *, rows: int | None = None
+        self,
+        inputs: Inputs,
+        output: Path | None,
+        watcher: Watcher,
+        *,
+        rows: int | None = None,
+        likelihoods: bool = False,
     ) -> None:
-        """output: the folder of the evaluation; None keeps nothing. rows: how many there will be at most."""
+        """output: the folder of the evaluation; None keeps nothing. rows: how many there will be at most.
+
+        likelihoods: score the gold responses of the reference as well; of the others they are scored anyway.
+        """
         request = inputs.request
+        self._likelihoods = likelihoods
         self._rows = len(inputs.adapters) + request.with_base if rows is None else rows
         self.inputs, self.watcher = inputs, watcher
         self.kept = None if output is None else Kept(output / RECORDS, watcher.note)
@@ -63,10 +73,14 @@ class Answering:
 
     def run(self) -> list[Answers]:
         """Evaluate the reference, the candidates, and the base where that is wanted."""
+        return self.work(Answering._all)
+
+    def work(self, do: Callable[[Answering], T]) -> T:
+        """Return what `do` makes of adapters that it evaluates here; the memory of the base is free afterwards."""
         try:
-            return self.sharing_batches(self._all)
+            return self.sharing_batches(lambda: do(self))
         finally:
-            self.close()
+            self.evaluator.close()
 
     def sharing_batches(self, evaluate: Callable[[], T]) -> T:
         """Return what `evaluate` returns; where memory ends, call it again, with smaller batches for all its adapters.
@@ -103,10 +117,6 @@ class Answering:
         self._attempt(row)
         return row
 
-    def close(self) -> None:
-        """Free the memory of the base."""
-        self.evaluator.close()
-
     def _attempt(self, row: Answers) -> None:
         try:
             self._evaluate(row)
@@ -122,7 +132,8 @@ class Answering:
                 row.answers = self._scores(row, "eval", f"{_file_name(row)}.jsonl")
             else:
                 self._answer(row)
-                if not self.inputs.classifies and row.adapter is not self.inputs.reference:
+                scored = self._likelihoods or row.adapter is not self.inputs.reference
+                if scored and not self.inputs.classifies:
                     row.scores = self._scores(row, "scores", f"{_file_name(row)}.scores.jsonl")
         except InputError as error:
             if error.code != "adapter-inert" or row.adapter is None:
@@ -172,7 +183,7 @@ class Answering:
 
     def _stage(self, row: Answers, what: str) -> None:
         alone = self.inputs.classifies or self.inputs.likelihoods
-        stages = self._rows if alone else 2 * self._rows - 1
+        stages = self._rows if alone else 2 * self._rows - (not self._likelihoods)
         self._number += 1
         self.watcher.stage(f"{_file_name(row)}/{what}", self._number, stages)
 

@@ -157,7 +157,7 @@ def _adapters(paths: Sequence[Path]) -> tuple[AdapterInput, ...]:
             raise UsageError(
                 f"{paths[place]} is given twice", code="same-adapter", hint="name each adapter once"
             )
-    return tuple(_adapter(name, path) for name, path in zip(short_names(whole), paths, strict=True))
+    return tuple(adapter_input(name, path) for name, path in zip(short_names(whole), paths, strict=True))
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
@@ -191,7 +191,8 @@ def _differ(names: Sequence[str]) -> bool:
     return len({*lower}) == len(lower) and BASE_ROW not in lower
 
 
-def _adapter(name: str, path: Path) -> AdapterInput:
+def adapter_input(name: str, path: Path) -> AdapterInput:
+    """Read the adapter at `path`, to be called `name`. Raises InputError (`no-config`), and what reading raises."""
     with open_adapter(path) as adapter:
         config = adapter.config
         if config is None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -127,23 +127,26 @@ def evaluate(
             _note_changes(output, watcher.note)
         answering = Answering(inputs, output, watcher)
         base = answering.fingerprint
-        try:
+        with memory_errors():
             rows = answering.run()
-        except OutOfMemoryError as error:
-            raise _no_memory(error) from None
         report = report_of(answering, rows, base, watch)
         if output is not None:
             _save(report, output, page_of)
         return report
 
 
-def _no_memory(error: OutOfMemoryError) -> OutputError:
-    smaller = "a smaller --batch-size, or none, or " if error.divisible else ""
-    return OutputError(
-        f"not enough memory: {error}",
-        code="out-of-memory",
-        hint=f"try {smaller}--quantization nf4, --dtype bfloat16 or another --device",
-    )
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Say what to do where memory ends. Raises OutputError (`out-of-memory`)."""
+    try:
+        yield
+    except OutOfMemoryError as error:
+        smaller = "a smaller --batch-size, or none, or " if error.divisible else ""
+        raise OutputError(
+            f"not enough memory: {error}",
+            code="out-of-memory",
+            hint=f"try {smaller}--quantization nf4, --dtype bfloat16 or another --device",
+        ) from None
 
 
 def _save(report: EvaluationReport, output: Path, page_of: Callable[[Report], str] | None) -> None:

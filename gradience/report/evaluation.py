@@ -4,6 +4,7 @@ sure is that, and what was evaluated? And the plan of such an evaluation."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 
 from gradience.artifacts.evaluation import (
     BASE,
@@ -13,6 +14,7 @@ from gradience.artifacts.evaluation import (
     EvaluationReport,
     ShownMargin,
 )
+from gradience.artifacts.shrink import ShrinkForecast
 from gradience.report import terminal
 from gradience.report.blocks import (
     Block,
@@ -64,14 +66,19 @@ def title_blocks(report: EvaluationReport) -> list[Block]:
     """Return base, examples, device, and what a reader must know first."""
     conditions = report.conditions
     packed = f", {conditions.quantization}" if conditions.quantization else ""
-    threads = f", {plural(conditions.threads, 'thread')}" if conditions.device.startswith("cpu") else ""
     rows: list[tuple[str, Inline]] = [
         ("base", (Span(report.base, "name"), Span(f"  {conditions.dtype}{packed}", "dim"))),
         ("examples", (f"{count(report.examples)} of ", Span(report.task, "name"), _which(report))),
-        ("device", (conditions.device, Span(f"{threads}, {_batches(conditions)}", "dim"))),
+        ("device", device_of(conditions)),
     ]
     blocks: list[Block] = [Heading("Evaluation", level=1), Facts(rows)]
     return [*blocks, Notes([Note("warning", note) for note in report.notes])] if report.notes else blocks
+
+
+def device_of(conditions: EvaluationConditions) -> Inline:
+    """Return the device, its threads where it is a processor, and the batches."""
+    threads = f", {plural(conditions.threads, 'thread')}" if conditions.device.startswith("cpu") else ""
+    return (conditions.device, Span(f"{threads}, {_batches(conditions)}", "dim"))
 
 
 def _batches(conditions: EvaluationConditions) -> str:
@@ -255,6 +262,18 @@ def evaluation_forecast_blocks(forecast: EvaluationForecast) -> Document:
         *([("also", "the base alone")] if forecast.with_base else []),
         ("examples", count(forecast.examples)),
     ]
+    rows += cost_facts(forecast)
+    blocks: list[Block] = [Heading("Nothing is loaded: this is the plan.", level=1), Facts(rows)]
+    if forecast.notes:
+        blocks.append(Notes([Note("warning", note) for note in forecast.notes]))
+    if len(forecast.adapters) > 1 and forecast.margins:
+        blocks += margin_blocks(forecast.margin, forecast.margins)
+    return [*blocks, Heading("Estimates rest on"), items(forecast.assumptions)]
+
+
+def cost_facts(forecast: EvaluationForecast | ShrinkForecast, most: str = "") -> list[tuple[str, Inline]]:
+    """Return memory and time of each machine. most: stands before the time in all."""
+    rows: list[tuple[str, Inline]] = []
     if forecast.weights_bytes is not None and forecast.batch_bytes is not None:
         whole = forecast.weights_bytes + forecast.adapter_bytes + forecast.batch_bytes
         parts = (forecast.weights_bytes, forecast.adapter_bytes, forecast.batch_bytes)
@@ -262,19 +281,14 @@ def evaluation_forecast_blocks(forecast: EvaluationForecast) -> Document:
         rows.append(("memory", f"about {size(whole)}: {base} base, {adapters} adapters, {batch} a batch"))
     for time in forecast.times:
         name = time.machine.partition(",")[0].removeprefix("one ")
-        rows.append(
-            (name, f"{rough_duration(time.seed)} in all, {rough_duration(time.evaluation)} per adapter")
-        )
-    blocks: list[Block] = [Heading("Nothing is loaded: this is the plan.", level=1), Facts(rows)]
-    if forecast.notes:
-        blocks.append(Notes([Note("warning", note) for note in forecast.notes]))
-    if len(forecast.adapters) > 1 and forecast.margins:
-        blocks += _margin_blocks(forecast)
-    return [*blocks, Heading("Estimates rest on"), items(forecast.assumptions)]
+        text = f"{most}{rough_duration(time.seed)} in all, {rough_duration(time.evaluation)} per adapter"
+        rows.append((name, text))
+    return rows
 
 
-def _margin_blocks(forecast: EvaluationForecast) -> list[Block]:
-    asked = in_points(float(forecast.margin))
+def margin_blocks(margin: Fraction, margins: Sequence[ShownMargin]) -> list[Block]:
+    """Return the smallest margin that the examples show, for several discordances."""
+    asked = in_points(float(margin))
     columns = [
         Column("exactly one is correct on", ">"),
         Column("smallest margin, points", ">"),
@@ -284,9 +298,9 @@ def _margin_blocks(forecast: EvaluationForecast) -> list[Block]:
         (
             percent(each.discordance),
             in_points(each.margin),
-            "yes" if each.margin <= float(forecast.margin) else "no",
+            "yes" if each.margin <= float(margin) else "no",
         )
-        for each in forecast.margins
+        for each in margins
     ]
     legend = (
         "With a chance of 80 %, if both are equally good. A truncation that keeps most of the energy often differs on 1"

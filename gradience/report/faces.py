@@ -27,6 +27,8 @@ DOCUMENTS = {
     "EvaluationReport": "evaluation:evaluation_blocks",
     "MonitorReport": "monitor:monitor_blocks",
     "PowerReport": "power:power_blocks",
+    "ShrinkForecast": "shrink:shrink_forecast_blocks",
+    "ShrinkReport": "shrink:shrink_blocks",
     "Verification": "verification:verification_blocks",
 }
 """What a report is called -> the module of this room, and its function that returns the blocks."""

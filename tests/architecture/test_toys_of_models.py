@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from shutil import copytree
 from types import MappingProxyType
 
 import pytest
 
+import gradience
 from gradience.evaluate.engines.base import AdapterIdentity, Output, Score
 from gradience.tasks.base import GenerationTask
 from gradience.tasks.examples import PromptExample, content_id, prepare
+
+EXAMPLE = Path(gradience.__file__).parent / "examples" / "minilm-reviews-r8"
 
 
 class TableEngine:
@@ -117,6 +121,30 @@ def test_a_toy_metric_is_one_function_and_one_line(add, tmp_path):
         InputError, match="option `metric`: input should be one of accuracy, f1, matthews, errors"
     ):
         tasks.load("text_classification", {**options, "metric": "mistakes"})
+
+
+def test_a_toy_kind_of_rung_is_one_object_and_one_line(tmp_path, add):
+    """Seen in the rungs of a plan, and in what is made for them."""
+    from types import SimpleNamespace
+
+    from gradience import audit_adapter
+    from gradience.shrink.rungs import KINDS, Source, Truncated, plan_rungs
+    from gradience.shrink.walk import maker
+
+    class Twin(Truncated):
+        """Twice as many directions as the size says."""
+
+        def plan(self, source, rank):
+            return super().plan(source, 2 * rank)
+
+        def make(self, source, rank, folder, documents):
+            super().make(source, 2 * rank, folder, documents)
+
+    add("kind of rung", Twin("twin"), name="twin")
+    source = Source(EXAMPLE, audit_adapter(EXAMPLE))
+    (rung,), _ = plan_rungs(source, [2], KINDS["twin"])
+    assert (rung.kind, rung.params_saved) == ("twin", 0.5)
+    assert maker(SimpleNamespace(source=source), tmp_path, None)(rung).ranks == (4, 4)
 
 
 def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_each(tmp_path, add):

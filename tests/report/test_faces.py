@@ -21,6 +21,7 @@ from gradience.artifacts.evaluation import EvaluationForecast, EvaluationPreview
 from gradience.artifacts.forecast import BenchForecast
 from gradience.artifacts.power import PowerReport
 from gradience.artifacts.report import Report
+from gradience.artifacts.shrink import ShrinkForecast, ShrinkReport
 from gradience.artifacts.verification import Verification
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.check import check_configs
@@ -43,6 +44,7 @@ SAMPLES = {
     "CompressionReport": padded_report,
     "EvaluationReport": lambda: EvaluationReport.read(RESULTS / "minilm_evaluation" / "evaluation.json"),
     "EvidenceReport": two_logs,
+    "ShrinkReport": lambda: ShrinkReport.read(RESULTS / "minilm_shrink" / "shrink.json"),
     "MonitorReport": lambda: monitor_runs(sorted(RUNS.glob("*.jsonl"))),
 }
 
@@ -51,6 +53,7 @@ COMMAND_LINE_ONLY = (
     EvaluationForecast.__name__,
     EvaluationPreview.__name__,
     PowerReport.__name__,
+    ShrinkForecast.__name__,
     Verification.__name__,
 )
 

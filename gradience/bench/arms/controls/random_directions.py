@@ -6,15 +6,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gradience.adapters.adapter import LoraPair
-from gradience.adapters.dtypes import decode
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import WEIGHTS
 from gradience.bench.arms.arm import Control, Derived, Source
 from gradience.bench.arms.ranks import AuditedProbe, Choice, NotMade
 from gradience.bench.arms.truncate import truncate
+from gradience.compress.rotate import rotated
 from gradience.errors import UsageError
 from gradience.plan.modules import Ranks
 
@@ -51,11 +49,9 @@ def random_directions(source: Source, ranks: Ranks, target: Path) -> None:
 def write_random_directions(probe: Path, truncated: Path, ranks: Ranks, output: Path, *, seed: int) -> None:
     """Write to `output` what `truncated` would be if its directions had been random ones.
 
-    With Q (r, k) random and orthonormal, (B·Q)(Qᵀ·A) is the update B·A projected on k random directions of the r that
-    lie between its factors; every expert of a stacked module has a Q of its own. At k = r it is the same update in
-    other factors: only the rounding differs. ranks: k of every module. Config, scale and all other tensors are those of
-    `truncated`, which may be the probe itself. Factors are stored in float32. Raises UsageError (`control-kind`) for a
-    grouped convolution, and for fewer directions of a DoRA.
+    The update of each module is projected on k random directions (`compress.rotate`). ranks: k of every module. Config,
+    scale and all other tensors are those of `truncated`, which may be the probe itself. Factors are stored in float32.
+    Raises UsageError (`control-kind`) for a grouped convolution, and for fewer directions of a DoRA.
     """
     from safetensors.numpy import save_file
     from safetensors.torch import load_file  # numpy has no bfloat16; reading a config must not import torch
@@ -78,30 +74,11 @@ def write_random_directions(probe: Path, truncated: Path, ranks: Ranks, output: 
                     code="control-kind",
                     hint="remove random_directions from compression.controls",
                 )
-            tensors |= _projected(update, pair, rank, draw)
+            for factor, values in zip((pair.a, pair.b), rotated(update, pair, rank, draw), strict=True):
+                tensors[factor.tensor] = np.ascontiguousarray(values, dtype=np.float32)
     output.mkdir(parents=True, exist_ok=True)
     shutil.copy(truncated / "adapter_config.json", output)
     save_file(tensors, output / WEIGHTS, {"format": "pt"})
-
-
-def _projected(
-    update: LoraPair, like: LoraPair, rank: int, draw: np.random.Generator
-) -> dict[str, NDArray[np.float32]]:
-    """The factors of `update` in `rank` random directions, by name, in the shapes of `like`: zeros fill them up, and B
-    makes up for another scale."""
-    loaded = update.load()
-    scale = update.scale / like.scale if update.scale and like.scale else 1.0
-    factors_A, factors_B = [], []
-    for expert in range(update.experts):
-        basis = np.linalg.qr(draw.standard_normal((update.rank, rank)))[0]
-        basis = np.pad(basis, ((0, 0), (0, like.rank - rank)))
-        factors_A.append((decode(loaded.words_A(expert)) @ basis).T)
-        factors_B.append(scale * decode(loaded.words_B(expert)) @ basis)
-    stacked_A, stacked_B = np.concatenate(factors_A), np.stack(factors_B, axis=-1)  # experts: first, and last
-    return {
-        factor.tensor: np.ascontiguousarray(stacked.reshape(factor.entry.shape), dtype=np.float32)
-        for factor, stacked in ((like.a, stacked_A), (like.b, stacked_B))
-    }
 
 
 RANDOM_DIRECTIONS = Control(

@@ -1,0 +1,227 @@
+"""`gradience shrink`: the smallest adapter that is shown to be as good on your own examples."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gradience.cli.evaluate import Packed, Precision, TestRole, options_of
+from gradience.cli.exit_codes import ExitCode
+from gradience.cli.options import Quiet, ReportAsJson
+from gradience.cli.output import command_line, print_result
+from gradience.errors import UsageError
+
+if TYPE_CHECKING:
+    from gradience.artifacts.shrink import ShrinkReport
+    from gradience.shrink.plan import Prepared
+
+
+def shrink(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of a LoRA adapter.")],
+    base_model: Annotated[
+        str | None,
+        typer.Option(
+            "--base-model",
+            "-b",
+            metavar="ID_OR_PATH",
+            help="A folder, a name on the hub, or embedded:minilm (default: what the adapter's config names).",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="FILE", help="Your examples: CSV, TSV or JSON lines; every row counts."
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", metavar="NAME", help="A task by its name, such as reviews or gsm8k."),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="KEY=VALUE", help="An option of the task; may be repeated."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Folder of the smaller adapter and its evidence; an interrupted search resumes there.",
+        ),
+    ] = None,
+    margin: Annotated[
+        str,
+        typer.Option(
+            "--margin", metavar="M", help="The loss that must be excluded, as a share: 0.025 is 2.5 points."
+        ),
+    ] = "0.025",
+    rungs: Annotated[
+        str | None,
+        typer.Option(
+            "--rungs",
+            metavar="RANKS",
+            help="Ranks to test, such as 8,4,2,1 (default: halvings of the audit's p90 suggestion).",
+        ),
+    ] = None,
+    role: Annotated[
+        TestRole, typer.Option("--role", metavar="ROLE", help="Which examples of a --task: confirm or dev.")
+    ] = TestRole.confirm,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help="At most so many examples.")
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", metavar="N", min=1, help="Examples that are answered together."),
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option("--max-length", metavar="N", min=1, help="Tokens of a text to label (default: 512)."),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-new-tokens", metavar="N", min=1, help="Of an answer (default: what the task says)."
+        ),
+    ] = None,
+    dtype: Annotated[
+        Precision,
+        typer.Option(
+            "--dtype", metavar="NAME", help="Of the base's weights: auto, float32, bfloat16, float16."
+        ),
+    ] = Precision.auto,
+    quantization: Annotated[
+        Packed | None,
+        typer.Option(
+            "--quantization", metavar="NAME", help="nf4: the base in 4 bits, as QLoRA trains on it."
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="COMMIT", help="Of the base on the hub.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps.")] = "auto",
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Check the inputs; print rungs, memory, time and the margin that can be shown."
+        ),
+    ] = False,
+    allow_code: Annotated[
+        bool,
+        typer.Option(
+            "--allow-code", help="Let a task of your own run its code (also: GRADIENCE_ALLOW_CODE=1)."
+        ),
+    ] = False,
+    json: ReportAsJson = False,
+    quiet: Quiet = False,
+) -> int:
+    """Write the smallest adapter that is shown to be as good.
+
+    Rungs are truncations, tested from the largest down on the same examples until one is not shown to hold.
+
+    Exit codes: 0 a smaller one is shown to hold, 8 none is shown, 1 the first one tested is inferior, 4 one could not
+    be evaluated.
+
+    Examples:
+
+      gradience shrink ./my_adapter --base-model embedded:minilm --task reviews -o shrunk
+
+      gradience shrink ./my_adapter -b ./base --data rows.jsonl --rungs 16,8,4 --margin 0.05 -o shrunk
+    """
+    from gradience.evaluate.request import request_of
+    from gradience.evaluate.verb import margin_of
+    from gradience.shrink.plan import prepare
+    from gradience.shrink.verb import refuse_output
+    from gradience.tasks.user_code import allowing
+
+    given = {
+        "adapters": (adapter,),
+        "base_model": base_model,
+        "data": data,
+        "task": task,
+        "options": options_of(option or []),
+        "margin": margin_of(margin),
+        "role": role.value,
+        "limit": limit,
+        "batch_size": batch_size,
+        "max_length": max_length,
+        "max_new_tokens": max_new_tokens,
+        "dtype": dtype.value,
+        "quantization": quantization and quantization.value,
+        "revision": revision,
+        "device": device,
+    }
+    with allowing(allow_code):
+        if output is None and not dry_run:
+            raise UsageError(
+                "no --output given", code="no-output", hint="give --output DIR, or --dry-run to see the plan"
+            )
+        request = request_of({name: value for name, value in given.items() if value is not None})
+        if output is not None and not dry_run:
+            refuse_output(adapter, output)
+        prepared = prepare(request, ranks_of(rungs))
+        if output is None or dry_run:
+            return _forecast(prepared, as_json=json)
+        return _shrink(prepared, output, as_json=json, quiet=quiet)
+
+
+def ranks_of(text: str | None) -> tuple[int, ...] | None:
+    """Return `8,4,2,1` as ranks; None for None. Raises UsageError (`bad-rank`)."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and len(part) < 7 and int(part) for part in parts):
+        raise UsageError(
+            f"--rungs {text}: not ranks", code="bad-rank", hint="whole numbers from 1, such as 8,4,2,1"
+        )
+    return tuple(map(int, parts))
+
+
+def code_of(report: ShrinkReport) -> ExitCode:
+    """Return 4 where a rung could not be evaluated, 0 where one is shown to hold, 1 for an inferior one, else 8."""
+    statuses = {rung.status for rung in report.rungs}
+    if "not evaluated" in statuses:
+        return ExitCode.INCOMPLETE
+    if report.smallest is not None:
+        return ExitCode.DONE
+    return ExitCode.GATE_FAILED if "inferior" in statuses else ExitCode.INCONCLUSIVE
+
+
+def _forecast(prepared: Prepared, *, as_json: bool) -> int:
+    from gradience.cli.bench_run import need_libraries
+    from gradience.report.shrink import shrink_forecast_text
+
+    need_libraries()
+    from gradience.shrink.forecast import forecast_shrink
+
+    print_result(shrink_forecast_text, forecast_shrink(prepared), as_json=as_json)
+    return ExitCode.DONE
+
+
+def _shrink(prepared: Prepared, output: Path, *, as_json: bool, quiet: bool) -> int:
+    from gradience.cli.bench_run import need_libraries
+    from gradience.cli.console import beneath, show_note
+    from gradience.cli.progress import StageProgress
+    from gradience.evaluate.forecast import margins_of
+    from gradience.report.evaluation import showable
+    from gradience.report.faces import to_markdown
+    from gradience.report.shrink import shrink_text
+    from gradience.shrink.verb import ADAPTER, DOCUMENT, SHRUNK
+    from gradience.shrink.verb import shrink as run
+
+    need_libraries()
+    for note in prepared.inputs.notes:
+        show_note(note)
+    if not quiet and not prepared.inputs.compares_nll:
+        examples = len(prepared.inputs.examples)
+        print(showable(examples, margins_of(examples, 1)), file=beneath(sys.stderr), flush=True)
+    with StageProgress(quiet=quiet) as watcher:
+        report = run(prepared, output, watcher, page_of=to_markdown, command=command_line())
+    print_result(shrink_text, report, as_json=as_json, quiet=quiet)
+    if not quiet:
+        adapter = "" if report.smallest is None else f", {ADAPTER}/"
+        print(f"written: {output / SHRUNK}, {DOCUMENT}{adapter}", file=beneath(sys.stderr))
+    return code_of(report)

@@ -1,0 +1,304 @@
+"""The search for the smallest adapter as a document: which one holds, what changes in its outputs, what neither shows.
+And the plan of such a search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from gradience.artifacts.evaluation import EvaluatedAdapter
+from gradience.artifacts.shrink import (
+    MeanInterval,
+    OutputDistance,
+    PlannedRung,
+    RungStatus,
+    ShrinkForecast,
+    ShrinkPlan,
+    ShrinkReport,
+    ShrinkRung,
+)
+from gradience.report import terminal
+from gradience.report.blocks import (
+    Block,
+    Column,
+    Document,
+    Facts,
+    Heading,
+    Inline,
+    Mark,
+    Note,
+    Notes,
+    Paragraph,
+    Role,
+    Span,
+    Table,
+    items,
+)
+from gradience.report.evaluation import cost_facts, device_of, margin_blocks
+from gradience.report.evidence import probability
+from gradience.report.numbers import MISSING, count, percent, sig
+from gradience.words import points
+
+MARKS: dict[RungStatus, Mark] = {
+    "shown": "good",
+    "not shown": "unknown",
+    "inferior": "error",
+    "not evaluated": "error",
+    "skipped": "unknown",
+    "not tested": "unknown",
+}
+ROLES: dict[RungStatus, Role] = {
+    "shown": "good",
+    "not shown": "warn",
+    "inferior": "bad",
+    "not evaluated": "bad",
+}
+COUNTED = (
+    Column("correct", ">"),
+    Column("only ref", ">", drop=1),
+    Column("only it", ">", drop=1),
+    Column("Δ", ">"),
+)
+LIKELY = (Column("NLL per token", ">"), Column("ΔNLL", ">"))
+DELTA: tuple[str, Inline] = (
+    "Δ",
+    "correct answers beyond the reference's, in points, with Tango's 95 % interval",
+)
+DELTA_NLL: tuple[str, Inline] = (
+    "ΔNLL",
+    "NLL beyond the reference's, in nats per token, with Student's 95 % interval over examples",
+)
+LEGEND: tuple[tuple[str, Inline], ...] = (
+    ("NLL", "of the gold labels or responses, in nats an example: what it gains; above 0 is worse"),
+    ("KL", "of the outputs from the adapter's own, in nats: 0 is no change"),
+    ("above rewrite", "KL beyond the rewrite control's: the same update in other factors, rounded anew"),
+    ("flips", "outputs that change, whether correct or not"),
+)
+
+
+def shrink_text(report: ShrinkReport, *, width: int | None = None, color: bool = False) -> str:
+    """Return what `gradience shrink` prints. width: columns of the terminal; None for a file or a pipe."""
+    return terminal.render(shrink_blocks(report), width=width, color=color)
+
+
+def shrink_blocks(report: ShrinkReport) -> Document:
+    """Return the sections, in the order of the questions that a reader has."""
+    return [block for section in SECTIONS for block in section(report)]
+
+
+def title_blocks(report: ShrinkReport) -> list[Block]:
+    """Return adapter, base, rows, plan, and what a reader must know first."""
+    conditions, plan = report.conditions, report.plan
+    packed = f", {conditions.quantization}" if conditions.quantization else ""
+    rows: list[tuple[str, Inline]] = [
+        *_plan_facts(plan, f"{conditions.dtype}{packed}"),
+        ("device", device_of(conditions)),
+    ]
+    changed = [Note("warning", f"not fixed before the answers: {change}") for change in plan.changes]
+    notes = [Note("warning", note) for note in report.notes]
+    blocks: list[Block] = [Heading("Shrink", level=1), Facts(rows)]
+    return [*blocks, Notes([*changed, *notes])] if changed or notes else blocks
+
+
+def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:
+    which = {None: " (all rows)", "confirm": " (test)"}.get(plan.role, f" ({plan.role})")
+    why = "as given" if plan.given else f"halvings of the audit's p90 suggestion, {plan.suggested_rank}"
+    largest = Span(f"  rank {plan.rank}, {count(plan.lora_params)} LoRA parameters", "dim")
+    facts: list[tuple[str, Inline]] = [
+        ("adapter", (Span(plan.adapter, "name"), largest)),
+        ("base", (Span(plan.base, "name"), Span(f"  {dtype}", "dim"))),
+        ("examples", (f"{count(plan.examples)} of ", Span(plan.task, "name"), which)),
+        ("rungs", (f"rank {', '.join(str(rung.rank) for rung in plan.rungs)}", Span(f"  {why}", "dim"))),
+        ("margin", plan.loss(plan.margin)),
+    ]
+    if plan.dev is not None:
+        whose = "the task's own" if plan.dev.source == "task" else "set aside"
+        text = f"{count(plan.dev.examples)} dev examples ({whose}) choose where the sequence starts"
+        facts.insert(3, ("start", text))
+    return facts
+
+
+def rung_blocks(report: ShrinkReport) -> list[Block]:
+    """Return one row for each rung, and the answer."""
+    counts = report.plan.compares == "correct"
+    columns = [
+        Column(),
+        Column("rank", ">", drop=3),
+        Column("saved", ">"),
+        *(COUNTED if counts else LIKELY),
+        Column("95 % interval", ">", drop=2),
+        Column(),
+    ]
+    reference = report.reference
+    name = Span(reference.name, "name")
+    first: Sequence[Inline] = (
+        name,
+        str(report.plan.rank),
+        "",
+        _correct(reference) if counts else _nll(reference),
+    )
+    cells = _cells if counts else _likelihood_cells
+    return [
+        Heading(("Which is the smallest that is as good as ", name, "?")),
+        Table(columns, [first, *(cells(rung) for rung in report.rungs)]),
+        Notes([_answer(report), *_stopped(report)]),
+        Facts([DELTA if counts else DELTA_NLL]),
+    ]
+
+
+def _cells(rung: ShrinkRung) -> Sequence[Inline]:
+    first = (Span(rung.name, "name"), str(rung.rank), percent(rung.params_saved))
+    status = Span(rung.status, ROLES.get(rung.status, "dim"))
+    row = rung.result
+    if row is None or row.pairs is None:
+        return (*first, MISSING, "", "", "", "", status)
+    pairs = row.pairs
+    interval = f"{points(pairs.low)} … {points(pairs.high)}"
+    only = (count(pairs.n10), count(pairs.n01))
+    return (*first, _correct(row), *only, points(pairs.delta), interval, status)
+
+
+def _likelihood_cells(rung: ShrinkRung) -> Sequence[Inline]:
+    first = (Span(rung.name, "name"), str(rung.rank), percent(rung.params_saved))
+    status = Span(rung.status, ROLES.get(rung.status, "dim"))
+    likelihood = None if rung.result is None else rung.result.likelihood
+    if rung.result is None or likelihood is None:
+        return (*first, MISSING, "", "", status)
+    interval = "" if likelihood.low is None else f"{_signed(likelihood.low)} … {_signed(likelihood.high)}"
+    return (*first, _nll(rung.result), _signed(likelihood.delta), interval, status)
+
+
+def _nll(row: EvaluatedAdapter) -> str:
+    return MISSING if row.likelihood is None else sig(row.likelihood.nll)
+
+
+def _correct(row: EvaluatedAdapter) -> str:
+    if row.n is None or row.correct is None:
+        return MISSING
+    return f"{count(row.correct)}  {100 * row.correct / row.n:.1f} %"
+
+
+def _answer(report: ShrinkReport) -> Note:
+    """The sentence, with the evidence that decides it."""
+    last = next((rung for rung in reversed(report.rungs) if rung.result is not None), None)
+    assert last is not None
+    shown = next((rung for rung in report.rungs if rung.name == report.smallest), None)
+    mark = MARKS[last.status] if shown is None else "good"
+    details: list[Inline] = []
+    if shown is not None and shown.result is not None and shown.result.adjusted_p is not None:
+        details.append(
+            f"grade B: {probability(shown.result.adjusted_p)} against a loss of the margin, the largest from the start"
+            " down to it"
+        )
+        details.append(f"written to adapter/ (sha256 {(report.smallest_sha256 or '')[:12]}…)")
+    return Note(mark, report.sentence, details)
+
+
+def _stopped(report: ShrinkReport) -> list[Note]:
+    """What the rung below the smallest would have needed."""
+    last = next(rung for rung in reversed(report.rungs) if rung.result is not None)
+    if report.smallest is None or last.status == "shown" or last.result is None:
+        return []
+    if last.status == "not shown":
+        return [Note("unknown", f"not shown: {last.needs}")]
+    return [Note(MARKS[last.status], f"rank {last.rank}: {last.result.reason}")]
+
+
+def distance_blocks(report: ShrinkReport) -> list[Block]:
+    """Return how far the outputs are from the adapter's, against what writing it anew changes."""
+    rows = [(rung.name, rung.distance, rung.result) for rung in report.rungs if rung.distance is not None]
+    control = report.control
+    if control.distance is not None:
+        rows.append(("rewrite control", control.distance, control.result))
+    rows = [row for row in rows if row[1].nll is not None or row[1].kl is not None]
+    blocks: list[Block] = [Heading("How much do the outputs change?")]
+    if control.reason:
+        blocks.append(Notes([Note("warning", f"no rewrite control: {control.reason}")]))
+    if not rows:
+        return blocks if control.reason else []
+    columns = [
+        Column(),
+        Column("NLL", ">"),
+        Column("95 % interval", ">", drop=1),
+        Column("KL", ">"),
+        Column("above rewrite", ">"),
+        Column("95 % interval", ">", drop=2),
+        Column("flips", ">", drop=3),
+    ]
+    table = Table(columns, [_distance_cells(*row) for row in rows])
+    return [*blocks, table, Facts(LEGEND)]
+
+
+def _distance_cells(name: str, distance: OutputDistance, row: EvaluatedAdapter | None) -> Sequence[Inline]:
+    flips = MISSING if row is None or row.change is None else count(row.change.flips)
+    return (
+        Span(name, "name"),
+        _mean(distance.nll),
+        _interval(distance.nll),
+        MISSING if distance.kl is None else sig(distance.kl.mean, 2),
+        _mean(distance.kl_above_floor),
+        _interval(distance.kl_above_floor),
+        flips,
+    )
+
+
+def _mean(mean: MeanInterval | None) -> str:
+    return _signed(None if mean is None else mean.mean)
+
+
+def _signed(value: float | None) -> str:
+    if value is None:
+        return MISSING
+    return f"{'+' if value > 0 else '−' if value < 0 else ''}{sig(abs(value), 2)}"
+
+
+def _interval(mean: MeanInterval | None) -> str:
+    return "" if mean is None or mean.low is None else f"{_signed(mean.low)} … {_signed(mean.high)}"
+
+
+def caveat_blocks(report: ShrinkReport) -> list[Block]:
+    """Return what a search never shows."""
+    fixed = (
+        "Rungs, rows and margin were written to plan.json before anything was evaluated"
+        if not report.plan.changes
+        else "The plan was changed after answers were there, so the 5 % of a wrong claim do not hold"
+    )
+    return [
+        Heading("What does this not show?"),
+        Paragraph(
+            "Whether another training run would come out the same: one adapter gives at most grade B. Nor anything"
+            f" about rungs that were not tested, or rows unlike these. {fixed}."
+        ),
+    ]
+
+
+SECTIONS: tuple[Callable[[ShrinkReport], list[Block]], ...] = (
+    title_blocks,
+    rung_blocks,
+    distance_blocks,
+    caveat_blocks,
+)
+
+
+# ---------------------------------------------------------------- before it
+
+
+def shrink_forecast_text(forecast: ShrinkForecast, *, width: int | None = None, color: bool = False) -> str:
+    """Return what `gradience shrink --dry-run` prints."""
+    return terminal.render(shrink_forecast_blocks(forecast), width=width, color=color)
+
+
+def shrink_forecast_blocks(forecast: ShrinkForecast) -> Document:
+    """Return the plan, what the rows can show, and what the estimates rest on."""
+    facts = [*_plan_facts(forecast.plan), *cost_facts(forecast, "at most ")]
+    blocks: list[Block] = [Heading("Nothing is loaded: this is the plan.", level=1), Facts(facts)]
+    if forecast.notes:
+        blocks.append(Notes([Note("warning", note) for note in forecast.notes]))
+    columns = [Column("rung"), Column("saved", ">"), Column("energy kept", ">")]
+    table = Table(columns, [_planned(rung) for rung in forecast.rungs])
+    blocks += [Heading("What is tested, from the largest down?"), table]
+    margins = margin_blocks(forecast.plan.margin, forecast.margins) if forecast.margins else []
+    return [*blocks, *margins, Heading("Estimates rest on"), items(forecast.assumptions)]
+
+
+def _planned(rung: PlannedRung) -> Sequence[Inline]:
+    return (Span(rung.name, "name"), percent(rung.params_saved), percent(rung.kept_energy))

@@ -1,0 +1,34 @@
+"""What a search would do, cost and be able to show, before any weight is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gradience.artifacts.shrink import ShrinkForecast
+from gradience.evaluate.forecast import forecast_evaluation, margins_of
+from gradience.shrink.plan import CONTROL, Prepared
+
+
+def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
+    """Return what `prepared` would do: only the base's config.json and its tokenizer are read."""
+    inputs, plan = prepared.inputs, prepared.plan
+    smaller = [replace(inputs.reference, name=rung.name, lora_params=rung.lora_params) for rung in plan.rungs]
+    rewritten = replace(inputs.reference, name=CONTROL)
+    expected = forecast_evaluation(
+        replace(inputs, adapters=(inputs.reference, rewritten, *smaller), notes=inputs.notes)
+    )
+    share = len(prepared.dev) / len(inputs.examples)
+    on_dev = share * (1 + len(plan.rungs))
+    return ShrinkForecast(
+        plan=plan,
+        rungs=plan.rungs,
+        margins=() if inputs.compares_nll else margins_of(len(inputs.examples), 1),
+        weights_bytes=expected.weights_bytes,
+        adapter_bytes=expected.adapter_bytes,
+        batch_bytes=expected.batch_bytes,
+        times=tuple(
+            time.model_copy(update={"seed": time.seed + on_dev * time.evaluation}) for time in expected.times
+        ),
+        assumptions=expected.assumptions,
+        notes=expected.notes,
+    )

@@ -1,0 +1,146 @@
+"""What was evaluated -> `ShrinkReport`: which rung is the smallest that is shown to hold, in words too. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gradience.artifacts.evaluation import EvaluatedAdapter
+from gradience.artifacts.run import Stopwatch
+from gradience.artifacts.shared_names import path_text, sentence_text
+from gradience.artifacts.shrink import (
+    RewriteControl,
+    RungStatus,
+    ShrinkPlan,
+    ShrinkReport,
+    ShrinkRung,
+    TestedStatus,
+)
+from gradience.evaluate.outcome import conditions_of, row_of
+from gradience.shrink.distance import distance
+from gradience.shrink.plan import Prepared
+from gradience.shrink.walk import TestedRung, Walk
+
+STATUSES: dict[str | None, TestedStatus] = {
+    None: "not shown",  # a single row, of whose likelihood nothing is shown
+    "B": "shown",
+    "C": "not shown",
+    "D": "inferior",
+    "X": "not evaluated",
+}
+"""Grade -> what it says of a rung."""
+
+
+def report_of(
+    prepared: Prepared,
+    plan_sha256: str,
+    fingerprint_of_base: str,
+    dev: Sequence[TestedRung],
+    start: int,
+    walked: Walk,
+    watch: Stopwatch,
+) -> ShrinkReport:
+    """Return what the answers show."""
+    inputs, plan = prepared.inputs, prepared.plan
+    assert walked.reference.answers is not None
+    rungs = rungs_of(plan, dev, start, walked)
+    smallest = next((rung for rung in reversed(rungs) if rung.status == "shown"), None)
+    return ShrinkReport(
+        base=path_text(inputs.model.name),
+        task=inputs.task.name,
+        source={key: sentence_text(value) for key, value in inputs.task.source.items()},
+        plan=plan,
+        plan_sha256=plan_sha256,
+        conditions=conditions_of(walked.reference.answers.run, fingerprint_of_base),
+        reference=row_of(inputs, walked.reference, walked.reference),
+        control=_control(prepared, walked),
+        start=plan.rungs[start].name,
+        rungs=rungs,
+        smallest=None if smallest is None else smallest.name,
+        smallest_sha256=None if smallest is None or smallest.result is None else smallest.result.sha256,
+        sentence=sentence_of(plan, rungs),
+        notes=tuple(map(sentence_text, inputs.notes)),
+        run=watch.run_info(),
+    )
+
+
+def rungs_of(plan: ShrinkPlan, dev: Sequence[TestedRung], start: int, walked: Walk) -> tuple[ShrinkRung, ...]:
+    """Return every planned rung with what came of it."""
+    on_dev = {tested.rung.name: tested.row.pairs for tested in dev}
+    tested = {each.rung.name: each for each in walked.tested}
+    rows = []
+    for place, rung in enumerate(plan.rungs):
+        one = tested.get(rung.name)
+        status = _status(one, skipped=place < start)
+        rows.append(
+            ShrinkRung(
+                **rung.model_dump(include={"name", "kind", "rank", "lora_params", "params_saved"}),
+                status=status,
+                dev=on_dev.get(rung.name),
+                result=None if one is None else one.row,
+                distance=None if one is None else distance(walked.reference, one.answers, walked.control),
+                needs="" if one is None or status != "not shown" else needs_of(one.row, plan, rung.rank),
+            )
+        )
+    return tuple(rows)
+
+
+def _status(tested: TestedRung | None, *, skipped: bool) -> RungStatus:
+    if tested is None:
+        return "skipped" if skipped else "not tested"
+    return STATUSES[tested.row.grade]
+
+
+def _control(prepared: Prepared, walked: Walk) -> RewriteControl:
+    if walked.control is None:
+        return RewriteControl(result=None, distance=None, reason=sentence_text(walked.control_reason))
+    return RewriteControl(
+        result=row_of(prepared.inputs, walked.reference, walked.control),
+        distance=distance(walked.reference, walked.control, None),
+        reason=sentence_text(walked.control.error),
+    )
+
+
+# ---------------------------------------------------------------- words
+
+
+def sentence_of(plan: ShrinkPlan, rungs: Sequence[ShrinkRung]) -> str:
+    """Return the answer in one sentence."""
+    shown = [rung for rung in rungs if rung.status == "shown"]
+    if shown:
+        last = shown[-1]
+        assert last.result is not None
+        saved = f"{100 * last.params_saved:.1f} % of the LoRA parameters saved"
+        return f"rank {last.rank} is the smallest shown to hold: {saved}, {_claim(last.result)}"
+    first = next(rung for rung in rungs if rung.result is not None)
+    assert first.result is not None
+    if first.status == "inferior":
+        return f"no rung holds: rank {first.rank}, the first one tested, is {first.result.reason}"
+    if first.status == "not evaluated":
+        return f"nothing is shown: rank {first.rank} {first.result.reason}"
+    return f"no rung is shown to hold: {first.needs}"
+
+
+def _claim(row: EvaluatedAdapter) -> str:
+    """The reason of a B behind its colon."""
+    return row.reason.partition(": ")[2]
+
+
+def needs_of(row: EvaluatedAdapter, plan: ShrinkPlan, rank: int) -> str:
+    """Return which margin these rows show of a rung, and how many rows the margin of the plan would take."""
+    if row.bounds is None:
+        return f"of rank {rank} a single row shows nothing"
+    rows = row.next_grade.examples if row.next_grade else None
+    seen = "its loss is what it seems" if _loses(row) else "both are equally good"
+    needs = (
+        f"that margin needs about {rows:,} rows, for a chance of 80 % if {seen}"
+        if rows
+        else "if its loss is what it seems, no number of rows shows that margin"
+    )
+    excluded, asked = plan.loss(max(0.0, -row.bounds.low)), plan.loss(plan.margin)
+    return f"of rank {rank} these {row.n:,} rows exclude a loss of {excluded}, not of {asked}; {needs}"
+
+
+def _loses(row: EvaluatedAdapter) -> bool:
+    if row.pairs is not None:
+        return row.pairs.delta < 0
+    return row.likelihood is not None and (row.likelihood.delta or 0.0) > 0

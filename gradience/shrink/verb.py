@@ -1,0 +1,186 @@
+"""`shrink_adapter`: what `gradience shrink` does, as one function: audit, plan, make, evaluate, write.
+
+DIR/plan.json       what is decided before anything is evaluated
+DIR/rungs/NAME/     each rung that was made, with the report of its compression; and the rewrite control
+DIR/records/        the answers on the test rows;  DIR/dev/records/  those on the dev rows
+DIR/adapter/        the smallest rung that is shown to hold
+DIR/shrink.json     the evidence
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+from gradience.adapters.locate import CONFIG, WEIGHTS
+from gradience.arguments import integer_argument, path_argument, ranks_argument
+from gradience.artifacts.bench_plan import Role
+from gradience.artifacts.report import Report
+from gradience.artifacts.run import Stopwatch
+from gradience.artifacts.shrink import ShrinkReport
+from gradience.artifacts.whole import check_output, whole_folder, write_errors, write_whole
+from gradience.digests import sha256_file
+from gradience.errors import UsageError, require
+from gradience.evaluate.request import request_of
+from gradience.evaluate.verb import LIBRARIES, margin_of, memory_errors
+from gradience.models.lock import only_one
+from gradience.progress import Watcher
+from gradience.shrink.outcome import report_of
+from gradience.shrink.plan import PLAN, Prepared, prepare, settle
+from gradience.shrink.rungs import Documents
+from gradience.shrink.walk import RUNGS, maker, start_of, start_on_dev, walk
+
+SHRUNK, DOCUMENT, ADAPTER = "shrink.json", "shrink.md", "adapter"
+COMPRESSION_DOCUMENT = "compression_report.md"
+
+
+def shrink_adapter(
+    adapter: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    base_model: str | os.PathLike[str] | None = None,
+    data: str | os.PathLike[str] | None = None,
+    task: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    margin: float | str | Fraction = "0.025",
+    rungs: Iterable[int] | None = None,
+    role: Role = "confirm",
+    limit: int | None = None,
+    batch_size: int | None = None,
+    max_length: int | None = None,
+    max_new_tokens: int | None = None,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    quantization: Literal["nf4"] | None = None,
+    revision: str | None = None,
+    device: str = "auto",
+    watcher: Watcher | None = None,
+) -> ShrinkReport:
+    """Write the smallest adapter that is shown to be as good as `adapter`, and return the evidence.
+
+    >>> report = shrink_adapter(
+    ...     "my_adapter", "shrunk", base_model="embedded:minilm", task="reviews", limit=64, rungs=[4], margin=0.05
+    ... )
+    >>> report.smallest, [rung.status for rung in report.rungs]
+    ('rank4', ['shown'])
+
+    Rungs are made by truncation, and tested from the largest down on the same examples; the first that is not shown to
+    hold ends the search. The keywords are the flags of `gradience shrink`:
+
+    adapter: the folder of a LoRA adapter.
+    output: the folder for the smaller adapter and the evidence; with the same folder an interrupted search resumes.
+    base_model: a folder, a name on the hub, or embedded:minilm; by default what the adapter's config names.
+    data: a file of examples (CSV, TSV or JSON lines), every row of which counts.
+    task: a task by its name, in place of data or to say how data are read.
+    options: the options of the task.
+    margin: the loss that must be excluded, as a share: 0.025 is 2.5 points.
+    rungs: ranks to test; by default halvings of the audit's p90 suggestion down to 1.
+    role: which of the task's examples: "confirm" (test) or "dev".
+    limit: at most so many examples.
+    batch_size: examples that are answered together; by default as evaluate_adapters has it.
+    max_length: tokens of a text to label that are read; 512 by default.
+    max_new_tokens: of an answer in free text; by default what the task says.
+    dtype: of the base, as in a config of Bench; so are the next three.
+    quantization: of the base.
+    revision: of the base on the hub.
+    device: where the base is.
+    watcher: told of each stage and batch.
+
+    Raises what `compress_adapter` and `evaluate_adapters` raise, UsageError where no rung is smaller.
+    """
+    given = {
+        "adapters": (path_argument("adapter", adapter),),
+        "base_model": None if base_model is None else os.fspath(base_model),
+        "data": None if data is None else path_argument("data", data),
+        "task": task,
+        "options": dict(options or {}),
+        "margin": margin_of(margin),
+        "role": role,
+        "limit": None if limit is None else integer_argument("limit", limit),
+        "batch_size": None if batch_size is None else integer_argument("batch_size", batch_size),
+        "max_length": max_length,
+        "max_new_tokens": max_new_tokens,
+        "dtype": dtype,
+        "quantization": quantization,
+        "revision": revision,
+        "device": device,
+    }
+    request = request_of({name: value for name, value in given.items() if value is not None})
+    target = path_argument("output", output)
+    ranks = None if rungs is None else ranks_argument("rungs", rungs)
+    refuse_output(request.adapters[0], target)
+    return shrink(prepare(request, ranks), target, watcher)
+
+
+def refuse_output(adapter: Path, output: Path) -> None:
+    """Refuse an output in or over the adapter, or with an adapter in it that no search has written.
+
+    Raises UsageError (`output-is-input`, `output-exists`, `not-ours`).
+    """
+    check_output(output / ADAPTER, adapter, force=(output / SHRUNK).exists() or (output / PLAN).exists())
+    if output.resolve() == adapter.resolve():
+        raise UsageError(
+            f"{output}: the output is the adapter itself",
+            code="output-is-input",
+            hint="choose another output folder",
+        )
+
+
+def shrink(
+    prepared: Prepared,
+    output: Path,
+    watcher: Watcher | None = None,
+    *,
+    page_of: Callable[[Report], str] | None = None,
+    command: str = "",
+) -> ShrinkReport:
+    """Search the smallest rung that holds; what is finished in `output` is used again.
+
+    page_of: makes the Markdown beside each report.
+    """
+    for module in LIBRARIES:
+        require(module, extra="hf")
+    watch, watcher = Stopwatch(command), watcher or Watcher()
+    with only_one(output):
+        prepared = replace(prepared, plan=settle(prepared.plan, output, watcher.note))
+        make = maker(prepared, output, _documents(page_of))
+        with memory_errors():
+            dev = start_on_dev(prepared, output, watcher, make)
+            start = start_of(dev)
+            answering, walked = walk(prepared, start, output, watcher, make)
+        plan_sha256 = sha256_file(output / PLAN)
+        report = report_of(prepared, plan_sha256, answering.fingerprint, dev, start, walked, watch)
+        put_in_place(output, report.smallest)
+        report.save(output / SHRUNK)
+        if page_of is not None:
+            write_whole(output / DOCUMENT, [page_of(report).encode()])
+        return report
+
+
+def put_in_place(output: Path, name: str | None) -> None:
+    """Have the rung of this name in `adapter/`, as it was evaluated; None leaves no adapter there."""
+    target = output / ADAPTER
+    if name is None:
+        with write_errors(target):
+            if target.exists():
+                shutil.rmtree(target)
+        return
+    source = output / RUNGS / name
+    if target.exists() and all(_same(source / file, target / file) for file in (WEIGHTS, CONFIG)):
+        return
+    with whole_folder(target, force=True) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+
+
+def _same(a: Path, b: Path) -> bool:
+    return b.is_file() and sha256_file(a) == sha256_file(b)
+
+
+def _documents(page_of: Callable[[Report], str] | None) -> Documents | None:
+    if page_of is None:
+        return None
+    return lambda report: {COMPRESSION_DOCUMENT: page_of(report)}

@@ -1,0 +1,113 @@
+"""The walk down the rungs against a plain recount: which are evaluated, which are shown, where a search begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gradience.artifacts.records import ClassificationRecord, Evaluation, ExamplesRun
+from gradience.artifacts.shrink import PlannedRung
+from gradience.evaluate.answering import Answers
+from gradience.evaluate.inputs import AdapterInput
+from gradience.shrink.outcome import rungs_of
+from gradience.shrink.walk import Walk, down, start_of
+from gradience.statistics import PairedTable, fixed_sequence, tango, tango_p_value
+
+RUN = {
+    "kind": "classification", "adapter_sha256": "a", "adapter_config_sha256": "c", "base": "b", "base_sha256": "b",
+    "tokenizer_sha256": "t", "dtype": "float32", "attention": None, "device": "cpu", "threads": 1, "versions": {},
+    "batch_size": 1, "max_length": None, "examples_sha256": "e",
+}  # fmt: skip
+IDENTITY = SimpleNamespace(weights_sha256="w", config_sha256="c")
+
+
+def answers(name, right):
+    """Two labels, the first of which is correct."""
+    records = tuple(
+        ClassificationRecord(
+            id=str(place), text_sha256="t", label=0, predicted=int(not good), correct=good,
+            logits=(1.0, 0.0) if good else (0.0, 1.0), truncated=False,
+        )
+        for place, good in enumerate(right)
+    )  # fmt: skip
+    adapter = AdapterInput(name, name, IDENTITY, (1, 1), 1, 0, None, {})
+    return Answers(adapter, Evaluation(ExamplesRun(adapter=name, n=len(right), **RUN), records))
+
+
+@dataclass
+class Kept:
+    """An evaluation whose answers are known; remembers which were asked for."""
+
+    known: dict
+    margin: Fraction
+    asked: list = field(default_factory=list)
+
+    @property
+    def inputs(self):
+        request = SimpleNamespace(margin=self.margin)
+        return SimpleNamespace(
+            request=request,
+            task=None,
+            likelihoods=False,
+            compares_nll=False,
+            reference=self.known["reference"].adapter,
+        )
+
+    def candidate(self, name):
+        self.asked.append(name)
+        return self.known[name]
+
+
+@st.composite
+def cases(draw):
+    n = draw(st.integers(2, 60))
+    reference = draw(st.lists(st.booleans(), min_size=n, max_size=n))
+    known = {"reference": answers("reference", reference)}
+    for rank in range(draw(st.integers(1, 5)), 0, -1):
+        flipped = draw(st.sets(st.integers(0, n - 1), max_size=6))
+        right = [value != (place in flipped) for place, value in enumerate(reference)]
+        known[f"rank{rank}"] = answers(f"rank{rank}", right)
+    return known, draw(st.sampled_from(["0.025", "0.1", "0.3"]))
+
+
+@settings(max_examples=50)
+@given(cases())
+def test_the_sequence_stops_at_the_first_that_a_plain_count_does_not_show(case):
+    known, margin = case
+    asked, names = Kept(known, Fraction(margin)), [name for name in known if name != "reference"]
+    rungs = tuple(
+        PlannedRung(
+            name=name, kind="truncated", rank=int(name[4:]), lora_params=1, params_saved=0.5, kept_energy=1
+        )
+        for name in names
+    )
+    tested = tuple(down(asked, known["reference"], rungs, lambda rung: rung.name))
+    right = {name: [row.correct for row in one.answers.records] for name, one in known.items()}
+    tables = {name: PairedTable.of(right["reference"], right[name]) for name in names}
+    p_values = [tango_p_value(tables[name], float(margin)) for name in names]
+    shown = fixed_sequence(p_values)
+    assert asked.asked == names[: shown + 1]
+    assert [each.row.grade == "B" for each in tested] == [True] * shown + [False] * (len(tested) - shown)
+    assert [each.row.adjusted_p for each in tested] == pytest.approx(
+        [max(p_values[: place + 1]) for place in range(len(tested))]
+    )
+    plan = SimpleNamespace(rungs=rungs, margin=Fraction(margin), loss=str)
+    rows = rungs_of(plan, (), 0, Walk(known["reference"], None, "", tested))
+    below = ["not tested"] * (len(names) - shown - 1)
+    assert [row.status for row in rows][shown + 1 :] == below
+    if shown < len(names):
+        worse = tango(tables[names[shown]], 0.90).high < -float(margin)
+        assert rows[shown].status == ("inferior" if worse else "not shown")
+        assert bool(rows[shown].needs) == (rows[shown].status == "not shown")
+
+
+@pytest.mark.parametrize(
+    ("grades", "start"), [("", 0), ("C", 0), ("BC", 0), ("BB", 0), ("BBD", 0), ("BBBC", 1), ("BBBB", 2)]
+)
+def test_a_search_begins_one_above_the_smallest_that_the_dev_rows_show(grades, start):
+    assert start_of([SimpleNamespace(row=SimpleNamespace(grade=grade)) for grade in grades]) == start

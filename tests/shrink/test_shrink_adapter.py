@@ -1,0 +1,354 @@
+"""`shrink_adapter`: what it writes, against PEFT and a plain recount of its records; its plan, resuming, refusals."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import adapters_to_compare as data
+import numpy as np
+import pytest
+import torch
+from killing import program
+from peft import PeftModel
+from scipy.special import log_softmax
+from transformers import AutoModelForSequenceClassification
+
+import gradience
+from gradience import shrink_adapter
+from gradience.artifacts.compression import CompressionReport
+from gradience.artifacts.records import read_records
+from gradience.artifacts.shrink import ShrinkPlan, ShrinkReport
+from gradience.digests import sha256_file, sha256_text
+from gradience.errors import InputError, UsageError
+from gradience.evaluate.answering import Answering
+from gradience.evaluate.evaluator import Evaluator
+from gradience.progress import Watcher
+from gradience.shrink import plan as planning
+from gradience.shrink import walk
+from gradience.shrink.rungs import KINDS, TRUNCATED, Truncated
+from gradience.statistics import PairedTable, mean_difference, tango
+from gradience.tasks.user_code import allowing
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    return data.classifiers(tmp_path_factory.mktemp("classifiers"))
+
+
+@pytest.fixture
+def folder(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "all")
+    return tmp_path / "all"
+
+
+class Notes(Watcher):
+    """Remembers what was said and which stages there were."""
+
+    def __init__(self):
+        self.notes, self.stages = [], []
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def stage(self, name, number, of):
+        self.stages.append((name, number, of))
+
+
+def shrink(folder, output, name="reference", **options):
+    settings = {"base_model": folder / "base", "data": folder / "rows.csv", "device": "cpu", "batch_size": 7}
+    return shrink_adapter(folder / name, output, **{**settings, "margin": "0.9", "rungs": [2, 1], **options})
+
+
+def statuses(report):
+    return {rung.name: rung.status for rung in report.rungs}
+
+
+@pytest.fixture(scope="session")
+def finished(prepared, tmp_path_factory):
+    """A search in which every rung holds."""
+    output = tmp_path_factory.mktemp("finished") / "out"
+    return shrink(prepared, output), output
+
+
+# ---------------------------------------------------------------- what is written
+
+
+def test_the_smallest_that_holds_answers_in_peft_as_it_was_evaluated(prepared, finished):
+    report, output = finished
+    assert statuses(report) == {"rank2": "shown", "rank1": "shown"}
+    assert (report.smallest, report.start) == ("rank1", "rank2")
+    assert ShrinkReport.read(output / "shrink.json") == report
+    assert sha256_file(output / "adapter" / "adapter_model.safetensors") == report.smallest_sha256
+    compression = CompressionReport.read(output / "adapter" / "compression_report.json")
+    assert (compression.output_sha256, compression.criterion) == (report.smallest_sha256, "rank 1")
+    base = AutoModelForSequenceClassification.from_pretrained(prepared / "base", num_labels=2)
+    model, tokenizer = (
+        PeftModel.from_pretrained(base, output / "adapter").eval(),
+        data.tiny_bench.tokenizer(),
+    )
+    assert model.peft_config["default"].r == 1
+    with (prepared / "rows.csv").open() as file:
+        texts = [row["text"] for row in csv.DictReader(file)]
+    with torch.no_grad():
+        logits = {
+            sha256_text(text): model(**tokenizer(text, return_tensors="pt")).logits[0].tolist()
+            for text in texts
+        }
+    kept = {row.text_sha256: row.logits for row in read_records(output / "records" / "rank1.jsonl").records}
+    assert kept.keys() == logits.keys()
+    np.testing.assert_allclose([*kept.values()], [logits[key] for key in kept], atol=1e-5)
+
+
+def test_every_figure_is_a_plain_count_over_the_records(finished):
+    report, output = finished
+    records = {
+        name: read_records(output / "records" / f"{name}.jsonl").records
+        for name in ("reference", "rewrite", "rank2", "rank1")
+    }
+    right = {name: np.array([row.correct for row in rows]) for name, rows in records.items()}
+    log_p = {
+        name: log_softmax(np.array([row.logits for row in rows]), axis=1) for name, rows in records.items()
+    }
+    labels = [row.label for row in records["reference"]]
+    nll = {name: -values[np.arange(len(labels)), labels] for name, values in log_p.items()}
+    kl = {
+        name: (np.exp(log_p["reference"]) * (log_p["reference"] - values)).sum(axis=1)
+        for name, values in log_p.items()
+    }
+    assert report.reference.correct == right["reference"].sum()
+    for rung in report.rungs:
+        table = PairedTable.of(right["reference"], right[rung.name])
+        assert (rung.result.pairs.n10, rung.result.pairs.n01) == (table.n10, table.n01)
+        assert rung.result.bounds.low == pytest.approx(tango(table, 0.90).low)
+        for mean, values in (
+            (rung.distance.nll, nll[rung.name] - nll["reference"]),
+            (rung.distance.kl, kl[rung.name]),
+            (rung.distance.kl_above_floor, kl[rung.name] - kl["rewrite"]),
+        ):
+            assert (mean.low, mean.high) == pytest.approx(mean_difference(values), abs=1e-9)
+            assert mean.mean == pytest.approx(values.mean(), abs=1e-9)
+    control = report.control
+    assert control.distance.kl.mean == pytest.approx(kl["rewrite"].mean(), abs=1e-9)
+    assert control.distance.kl.mean < 1e-6 < report.rungs[0].distance.kl.mean
+    assert control.distance.kl_above_floor is None
+    assert (right["rewrite"] == right["reference"]).all()
+
+
+@pytest.fixture(scope="session")
+def causal(tmp_path_factory):
+    return data.writers(tmp_path_factory.mktemp("writers"))
+
+
+def test_free_text_has_the_likelihood_of_its_gold_responses(causal, tmp_path):
+    with allowing(True):
+        report = shrink_adapter(
+            causal / "reference", tmp_path / "out", base_model=causal / "base", task=str(causal / "task.py"),
+            role="dev", device="cpu", batch_size=8, margin="0.9", rungs=[2],
+        )  # fmt: skip
+    scores = {
+        name: read_records(tmp_path / "out" / "records" / f"{name}.scores.jsonl").records
+        for name in ("reference", "rewrite", "rank2")
+    }
+    lost = np.array(
+        [a.loglikelihood - b.loglikelihood for a, b in zip(scores["reference"], scores["rank2"], strict=True)]
+    )
+    above = np.array([b.kl - a.kl for a, b in zip(scores["rewrite"], scores["rank2"], strict=True)])
+    distance = report.rungs[0].distance
+    assert distance.nll.mean == pytest.approx(lost.mean(), abs=1e-9)
+    assert distance.kl_above_floor.mean == pytest.approx(above.mean(), abs=1e-9)
+    assert [record.kl for record in scores["reference"]] == pytest.approx([0.0] * len(lost), abs=1e-6)
+
+
+def test_likelihoods_are_compared_in_nats_per_token(causal, tmp_path):
+    prompts = [example.prompt for example in data.tiny_bench.sums().examples.all[:9]]
+    rows = [{"prompt": f"{prompt} {place}", "completion": " 3"} for place, prompt in enumerate(prompts)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = shrink_adapter(
+        causal / "reference", tmp_path / "out", base_model=causal / "base", data=tmp_path / "rows.jsonl",
+        options={"scorer": "nll"}, device="cpu", margin="0.01", rungs=[1],
+    )  # fmt: skip
+    (rung,) = report.rungs
+    before, after = (
+        read_records(tmp_path / "out" / "records" / f"{name}.jsonl").records
+        for name in ("reference", "rank1")
+    )
+    tokens = np.mean([record.n_tokens for record in before])
+    lost = np.array([a.loglikelihood - b.loglikelihood for a, b in zip(before, after, strict=True)])
+    assert rung.distance.nll.mean == pytest.approx(lost.mean(), abs=1e-9)
+    assert rung.result.likelihood.delta == pytest.approx(lost.mean() / tokens, abs=1e-9)
+    expected = mean_difference(-lost / tokens, 0.90)
+    assert rung.result.bounds.low == pytest.approx(expected.low, abs=1e-9)
+    assert (rung.status == "shown") == (expected.low > -0.01)
+    assert "0.01 nats per token" in report.to_markdown()
+    assert "points" not in report.to_markdown()
+
+
+def test_a_dora_is_written_for_the_base_that_it_stands_on(folder, tmp_path):
+    report = shrink(folder, tmp_path / "out", "dora", rungs=[2])
+    assert report.smallest == "rank2"
+    base = AutoModelForSequenceClassification.from_pretrained(folder / "base", num_labels=2)
+    assert PeftModel.from_pretrained(base, tmp_path / "out" / "adapter").peft_config["default"].use_dora
+
+
+def test_nothing_shown_leaves_no_adapter_and_says_what_could_be_shown(folder, tmp_path):
+    output = tmp_path / "out"
+    assert (shrink(folder, output).smallest, (output / "adapter").is_dir()) == ("rank1", True)
+    report = shrink(folder, output, margin="0.0001")
+    first = report.rungs[0]
+    assert (report.smallest, report.smallest_sha256, (output / "adapter").exists()) == (None, None, False)
+    assert first.status in ("not shown", "inferior")
+    assert report.rungs[1].status == "not tested"
+    assert "these 60 rows exclude a loss of" in report.sentence or "is inferior" in report.sentence
+
+
+# ---------------------------------------------------------------- fixed beforehand
+
+
+def test_the_plan_is_on_the_disk_before_anything_is_evaluated(folder, tmp_path, monkeypatch):
+    plans = []
+    evaluate = Answering.reference
+
+    def watched(self):
+        plans.append(ShrinkPlan.read(tmp_path / "out" / "plan.json"))
+        return evaluate(self)
+
+    monkeypatch.setattr(Answering, "reference", watched)
+    report = shrink(folder, tmp_path / "out", rungs=[3, 1])
+    assert plans == [report.plan]
+    assert [rung.rank for rung in report.plan.rungs] == [3, 1]
+    assert report.plan_sha256 == sha256_file(tmp_path / "out" / "plan.json")
+
+
+def test_a_plan_that_changes_after_answers_is_noticed_and_stays_said(folder, tmp_path):
+    output, watcher = tmp_path / "out", Notes()
+    shrink(folder, output, rungs=[2])
+    assert shrink(folder, output, rungs=[2]).plan.changes == ()
+    changed = shrink(folder, output, watcher=watcher, rungs=[2, 1], margin="0.8")
+    assert changed.plan.changes == (
+        "the rungs were 2, and are 2, 1",
+        "the margin was 90.00 points, and is 80.00 points",
+    )
+    assert [note for note in watcher.notes if "the plan has changed" in note]
+    assert shrink(folder, output, rungs=[2, 1], margin="0.8").plan.changes == changed.plan.changes
+    assert "do not hold" in changed.to_markdown()
+
+
+def test_a_plan_without_answers_may_change(folder, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    with monkeypatch.context() as broken:
+        broken.setattr(Answering, "reference", lambda self: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            shrink(folder, output, rungs=[2])
+    assert ShrinkPlan.read(output / "plan.json").rungs[0].rank == 2
+    assert shrink(folder, output, rungs=[1]).plan.changes == ()
+
+
+def test_the_dev_rows_choose_the_start_and_nothing_else(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "UNSPLIT", 40)
+    watcher = Notes()
+    report = shrink(folder, tmp_path / "out", rungs=[3, 2, 1], watcher=watcher)
+    assert (report.plan.examples, report.plan.dev.examples, report.plan.dev.source) == (40, 20, "split")
+    assert statuses(report) == {"rank3": "skipped", "rank2": "shown", "rank1": "shown"}
+    assert [rung.dev.n for rung in report.rungs] == [20, 20, 20]
+    assert [rung.result and rung.result.n for rung in report.rungs] == [None, 40, 40]
+    assert [name for name, _, _ in watcher.stages] == [
+        f"{name}/eval"
+        for name in ("reference", "rank3", "rank2", "rank1", "reference", "rewrite", "rank2", "rank1")
+    ]
+
+
+# ---------------------------------------------------------------- resumed
+
+
+def test_what_is_finished_loads_no_model(prepared, finished, monkeypatch):
+    report, output = finished
+    monkeypatch.setattr(Evaluator, "engine", property(lambda self: pytest.fail("a model is loaded")))
+    again = shrink(prepared, output)
+    assert again.model_dump(exclude={"run"}) == report.model_dump(exclude={"run"})
+
+
+def test_killed_and_run_again_it_ends_with_the_same(prepared, tmp_path):
+    program(Path(__file__).parent / "kill_shrink.py", prepared, tmp_path, 2)
+    whole, killed = (
+        {path.relative_to(tmp_path / name): path for path in (tmp_path / name).rglob("*.*")}
+        for name in ("whole", "killed")
+    )
+    assert whole.keys() == killed.keys()
+    for name, path in whole.items():
+        if name.name in ("shrink.json", "compression_report.json"):  # which say when they were made
+            one, other = (json.loads(each.read_text()) for each in (path, killed[name]))
+            one["run"] = other["run"] = None
+            assert one == other
+        elif path.is_file():
+            assert path.read_bytes() == killed[name].read_bytes(), name
+
+
+# ---------------------------------------------------------------- what cannot be
+
+
+class Inert(Truncated):
+    """Rungs that do nothing from rank 1 down."""
+
+    def make(self, source, rank, folder, documents):
+        super().make(source, rank, folder, documents)
+        if rank == 1:
+            data.edit(folder, lora_alpha=0)
+
+
+def test_a_rung_of_another_kind_that_does_nothing_ends_the_sequence(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(KINDS, TRUNCATED.name, Inert())
+    report = shrink(folder, tmp_path / "out", rungs=[2, 1])
+    assert statuses(report) == {"rank2": "shown", "rank1": "not evaluated"}
+    assert report.smallest == "rank2"
+    assert "this adapter does nothing here: its scale is 0" in report.rungs[1].result.reason
+
+
+def test_without_other_factors_there_is_no_floor_and_the_reason(folder, tmp_path, monkeypatch):
+    def refuse(source, folder):
+        raise InputError("no other factors", code="not-rotatable", hint="none")
+
+    monkeypatch.setattr(walk, "write_rotated", refuse)
+    report = shrink(folder, tmp_path / "out", rungs=[1])
+    assert (report.control.result, report.control.reason) == (None, "no other factors")
+    assert report.rungs[0].distance.kl_above_floor is None
+    assert "no rewrite control: no other factors" in report.to_markdown()
+
+
+def test_names_never_meet(folder, tmp_path):
+    shutil.copytree(folder / "reference", folder / "rank1")
+    report = shrink(folder, tmp_path / "out", "rank1", rungs=[1])
+    assert report.reference.name == "rank1-original"
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"rungs": [4]}, "nothing-smaller"),
+        ({"rungs": [0]}, "bad-rank"),
+        ({"rungs": "8,4"}, "wrong-type"),
+        ({"name": "untrained", "rungs": None}, "no-suggestion"),
+        ({"data": None}, "no-task"),
+        ({"name": "nowhere"}, "not-found"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_a_model_is_loaded(folder, tmp_path, monkeypatch, options, code):
+    data.adapter(folder / "untrained", folder / "base", 3, init_lora_weights=True)
+    monkeypatch.setattr("gradience.models.load.load_base", lambda *_, **__: pytest.fail("a model is loaded"))
+    with pytest.raises(gradience.GradienceError) as caught:
+        shrink(folder, tmp_path / "out", **options)
+    assert caught.value.code == code
+    assert not (tmp_path / "out" / "plan.json").exists()
+
+
+@pytest.mark.parametrize(("output", "code"), [("reference", "output-is-input"), ("theirs", "output-exists")])
+def test_an_output_that_holds_an_adapter_of_somebody_is_left_alone(folder, output, code):
+    shutil.copytree(folder / "other", folder / "theirs" / "adapter")
+    with pytest.raises(UsageError) as caught:
+        shrink(folder, folder / output)
+    assert caught.value.code == code
+    assert sha256_file(folder / "theirs" / "adapter" / "adapter_model.safetensors") == sha256_file(
+        folder / "other" / "adapter_model.safetensors"
+    )

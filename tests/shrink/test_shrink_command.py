@@ -1,0 +1,102 @@
+"""`gradience shrink`: its screen, its files, its exit codes, its plan."""
+
+from __future__ import annotations
+
+import json
+
+import adapters_to_compare as data
+import pytest
+
+from gradience.artifacts.shrink import ShrinkForecast, ShrinkReport
+from gradience.cli.app import run
+from gradience.cli.shrink import code_of, ranks_of
+from gradience.errors import UsageError
+from gradience.report.shrink import shrink_text
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return data.classifiers(tmp_path_factory.mktemp("classifiers"))
+
+
+@pytest.fixture
+def arguments(prepared, monkeypatch):
+    monkeypatch.chdir(prepared)
+    return ["shrink", "reference", "-b", "base", "--data", "rows.csv", "--device", "cpu", "--rungs", "2,1"]
+
+
+def test_a_search_prints_what_it_writes_and_says_when_nothing_is_shown(arguments, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run([*arguments, "-o", str(out), "--margin", "0.9"]) == 0
+    printed = capsys.readouterr()
+    report = ShrinkReport.read(out / "shrink.json")
+    assert printed.out == shrink_text(report)
+    assert printed.err.startswith("60 examples can show a margin of ")
+    for words in ("stage 4 of 4: evaluating rank1", f"written: {out}/shrink.json, shrink.md, adapter/"):
+        assert words in printed.err
+    assert "rank 1 is the smallest shown to hold: 75.0 % of the LoRA" in " ".join(printed.out.split())
+    assert report.sentence in (out / "shrink.md").read_text(encoding="utf-8")
+    assert (out / "adapter" / "compression_report.md").read_text(encoding="utf-8")
+    assert run([*arguments, "-o", str(out), "--margin", "0.0001", "--json", "--quiet"]) in (1, 8)
+    printed = capsys.readouterr()
+    again = ShrinkReport.model_validate(json.loads(printed.out))
+    assert again.smallest is None
+    assert again.plan.changes == ("the margin was 90.00 points, and is 0.01 points",)
+    screen = shrink_text(again)
+    assert "not fixed before the answers: the margin was 90.00 points" in " ".join(screen.split())
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code"),
+    [
+        (("shown", "shown"), 0),
+        (("shown", "inferior"), 0),
+        (("skipped", "not shown"), 8),
+        (("inferior", "not tested"), 1),
+        (("shown", "not evaluated"), 4),
+    ],
+)
+def test_a_smaller_one_that_holds_gives_0_and_one_that_could_not_be_evaluated_4(statuses, code):
+    kept = ShrinkReport.read(data.RESULTS / "minilm_shrink" / "shrink.json")
+    rungs = tuple(kept.rungs[0].model_copy(update={"status": status}) for status in statuses)
+    smallest = "rank4" if "shown" in statuses else None
+    assert code_of(kept.model_copy(update={"rungs": rungs, "smallest": smallest})) == code
+
+
+def test_a_plan_loads_nothing_and_names_rungs_margins_memory_and_time(
+    arguments, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("gradience.models.load.load_base", lambda *_, **__: pytest.fail("a model is loaded"))
+    assert run([*arguments, "--dry-run", "--json", "-o", str(tmp_path / "out")]) == 0
+    plan = ShrinkForecast.model_validate(json.loads(capsys.readouterr().out))
+    assert [rung.rank for rung in plan.rungs] == [2, 1]
+    assert plan.weights_bytes > 0 < plan.batch_bytes
+    assert all(0 < time.evaluation < time.seed for time in plan.times)
+    assert run([*arguments, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("What is tested, from the largest down?", "What can these examples show?", "at most "):
+        assert words in printed
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "words"),
+    [
+        ([], 2, "no --output given"),
+        (["-o", "out", "--rungs", "4,x"], 2, "not ranks"),
+        (["-o", "out", "--rungs", "9"], 2, "no rung is smaller"),
+        (["-o", "reference"], 2, "the output is the adapter itself"),
+    ],
+)
+def test_a_wrong_command_says_what_to_do(arguments, more, code, words, capsys):
+    assert run([*arguments, *more]) == code
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert "hint: " in printed.err
+
+
+def test_ranks_are_whole_numbers():
+    assert (ranks_of(None), ranks_of("8, 4,1")) == (None, (8, 4, 1))
+    for text in ("", "8,", "-1", "0", "1.5", "²", "9" * 7):
+        with pytest.raises(UsageError):
+            ranks_of(text)
