@@ -39,8 +39,19 @@ PICTURE = Path("docs") / "audit.svg"
 PICTURE_WIDTH = 84
 PICTURE_SECTIONS = ("How much of its rank does it use?", "What ranks are suggested?", "Where?")
 BENCH_RESULTS = Path("benchmarks") / "results" / "minilm_reviews" / "bench_aggregate.json"
-EVALUATION = Path("benchmarks") / "results" / "minilm_evaluation" / "evaluation.json"
 SHRUNK = Path("benchmarks") / "results" / "minilm_shrink" / "shrink.json"
+EVALUATIONS = {
+    "evaluation": ("minilm_evaluation/evaluation.json", ()),
+    "evaluation-arithmetic": (
+        "smollm2_evaluation/arithmetic.json",
+        ("Is each as good", "Does probe do anything"),
+    ),
+    "evaluation-gsm8k": (
+        "smollm2_evaluation/gsm8k.json",
+        ("Is each as good", "Does probe do anything", "Which examples were not answered"),
+    ),
+}
+"""Block of docs/evaluate.md -> a kept result below benchmarks/results, and the sections that are shown."""
 BENCH_ROWS = {
     "per_layer.truncate": "the probe truncated, each module to a rank of its own",
     "uniform_median.truncate": "the probe truncated, all modules to one rank",
@@ -199,9 +210,9 @@ def bench_table() -> str:
     )
 
 
-def kept_screen(result: EvaluationReport | ShrinkReport, text: str) -> str:
-    """Return a kept result as its command and its screen."""
-    return f"```text\n$ {result.run.command}\n\n{text.strip()}\n```"
+def kept_screen(result: EvaluationReport | ShrinkReport, text: str, sections: Sequence[str] = ()) -> str:
+    """Return a kept result as its command and its screen, or some sections of it."""
+    return f"```text\n$ {result.run.command}\n\n{part_of(text, sections).strip()}\n```"
 
 
 def portable(page: str) -> str:
@@ -220,8 +231,12 @@ def main() -> int:
         texts = list(pool.map(text_of, PAGES))
     blocks = [(shown.page, shown.block, text) for shown, text in zip(PAGES, texts, strict=True)]
     blocks.append(("README.md", "bench", bench_table()))
-    evaluated, shrunk = EvaluationReport.read(ROOT / EVALUATION), ShrinkReport.read(ROOT / SHRUNK)
-    blocks.append(("docs/evaluate.md", "evaluation", kept_screen(evaluated, evaluation_text(evaluated))))
+    for block, (file, sections) in EVALUATIONS.items():
+        evaluated = EvaluationReport.read(ROOT / "benchmarks" / "results" / file)
+        blocks.append(
+            ("docs/evaluate.md", block, kept_screen(evaluated, evaluation_text(evaluated), sections))
+        )
+    shrunk = ShrinkReport.read(ROOT / SHRUNK)
     blocks.append(("docs/shrink.md", "shrink", kept_screen(shrunk, shrink_text(shrunk))))
     after: dict[Path, str] = {}
     for page, block, text in blocks:

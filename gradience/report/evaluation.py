@@ -88,7 +88,7 @@ def _batches(conditions: EvaluationConditions) -> str:
 
 
 def _which(report: EvaluationReport) -> str:
-    return {None: " (all rows)", "confirm": " (test)"}.get(report.role, f" ({report.role})")
+    return {None: " (rows of a file)", "confirm": " (test)"}.get(report.role, f" ({report.role})")
 
 
 def table_blocks(report: EvaluationReport) -> list[Block]:
