@@ -16,6 +16,7 @@ from gradience.adapters.families import ModuleType
 from gradience.adapters.keys import Kind
 from gradience.artifacts.base import ROW_CONFIG, Float12, Part, visible_json
 from gradience.artifacts.finding import Finding
+from gradience.artifacts.prediction import MeasuredEffects
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
 
@@ -287,7 +288,9 @@ class AuditReport(Report):
     gain: Gain | None = None
     """Null where the scale is unknown."""
     evidence: dict[str, str]
-    """What the suggestions rest on."""
+    """What the suggestions rest on, the best evidence first."""
+    effects: MeasuredEffects | None = None
+    """Null without a calibration."""
     layers: tuple[LayerAudit, ...]
     findings: tuple[Finding, ...]
     run: RunInfo

@@ -16,6 +16,7 @@ and 0 for those that predict.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from pydantic.dataclasses import dataclass as row_dataclass
 
 from gradience.adapters.headers import NewTensor, header_bytes, in_order_of_type
 from gradience.adapters.tensors import TensorFile
+from gradience.arguments import path_argument
 from gradience.artifacts.base import ROW_CONFIG, Artifact, Float12
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
@@ -217,6 +219,13 @@ class Calibration:
         head = header_bytes(ordered, {METADATA: self.report.to_json(indent=None)})
         data = (np.ascontiguousarray(tensors[name], _DTYPES[types[name]]).tobytes() for name in ordered)
         return write_whole(path, (chunk for part in ([head], data) for chunk in part))
+
+
+def calibration_argument(given: Calibration | str | os.PathLike[str] | None) -> Calibration | None:
+    """A calibration that is given itself or by its path; None for None. Raises WrongType, and as `read` does."""
+    if given is None or isinstance(given, Calibration):
+        return given
+    return Calibration.read(path_argument("calibration", given, "a Calibration, or the path of one"))
 
 
 def _array(file: TensorFile, name: str, dtype: str) -> NDArray[Any]:

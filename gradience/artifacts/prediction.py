@@ -22,6 +22,25 @@ class Prediction(Part):
     """Measured / predicted in the experiments so far, by model and task."""
 
 
+class ModuleEffect(Part):
+    """What one module does to the model's output."""
+
+    name: str
+    importance: Float12
+    """Predicted KL per scored token of leaving out its whole update, in nats."""
+    weighted_energy_rank_90: int
+    """Fewest directions that hold 90 % of the gradient-weighted energy."""
+
+
+class LayerEffect(Part):
+    """What the modules of one transformer layer do together."""
+
+    layer: str
+    """Path of the layer; `(outside the layers)` for the rest."""
+    importance: Float12
+    """Predicted KL per scored token of leaving out all of their updates, in nats."""
+
+
 class CurvePoint(Part):
     """Predictions at the parameters of one uniform rank."""
 
@@ -30,3 +49,22 @@ class CurvePoint(Part):
     """Of uniform SVD at this rank: the limit of the calibrated adapter beside it."""
     calibrated_kl: Float12
     svd_kl: Float12
+
+
+class MeasuredEffects(Part):
+    """An audit's part from a calibration: what matters to the output, and what each size is predicted to cost."""
+
+    calibration_sha256: str
+    rows: int
+    """That predict."""
+    scored_tokens: int
+    excluded_modules: int
+    """Modules that the calibration does not include; their rank stays in every prediction."""
+    weighted_energy_rank_90_p50: Float12
+    """Median over the calibrated modules."""
+    weighted_energy_rank_90_p90: Float12
+    curve: tuple[CurvePoint, ...]
+    modules: tuple[ModuleEffect, ...]
+    by_layer: tuple[LayerEffect, ...]
+    ratios: dict[str, tuple[float, float]]
+    """Measured / predicted in the experiments so far, by model and task."""

@@ -17,6 +17,7 @@ from gradience.adapters.inventory import SkippedTensor
 from gradience.adapters.memory import audit_bytes, limit_for, workers_within
 from gradience.arguments import integer_argument, number_argument, path_argument, ranks_argument
 from gradience.artifacts.audit import AdapterInfo, AuditReport, Coverage, LayerAudit, TensorNote
+from gradience.artifacts.calibration import Calibration, calibration_argument
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.shared_names import path_text
 from gradience.audit.findings import Facts, find
@@ -26,6 +27,7 @@ from gradience.audit.settings import settings_of
 from gradience.audit.summary import gain_of, summary_by_type, summary_of
 from gradience.blas import map_in_order, worker_threads
 from gradience.errors import UsageError
+from gradience.plan.effects import with_effects
 from gradience.plan.grids import checked_ranks
 from gradience.plan.suggestions import with_suggestions
 from gradience.progress import Progress
@@ -42,6 +44,7 @@ def audit_adapter(
     adapter: str | None = None,
     tau: float = DEFAULT_TAU,
     allowed_ranks: Iterable[int] | None = None,
+    calibration: Calibration | str | os.PathLike[str] | None = None,
     workers: int | None = None,
     max_memory: int | None = None,
     progress: Progress | None = None,
@@ -57,6 +60,7 @@ def audit_adapter(
     adapter: which one, where a folder, a file or a model holds several.
     tau: energy threshold that the suggestions rest on, in (0, 1].
     allowed_ranks: ranks that may be suggested; powers of two by default.
+    calibration: what `calibrate_adapter` returned or wrote for this adapter: adds what matters to the output.
     workers: modules measured at a time; the processor count by default. The result does not depend on it.
     max_memory: bytes that the work may take; 500 MB by default, or eight times the file. More is refused beforehand.
 
@@ -70,6 +74,7 @@ def audit_adapter(
         )
     given = ranks.DEFAULT_GRID if allowed_ranks is None else ranks_argument("allowed_ranks", allowed_ranks)
     allowed = checked_ranks(given)
+    known = calibration_argument(calibration)
     watch = Stopwatch(command)
     limit = None if max_memory is None else integer_argument("max_memory", max_memory)
     with _opened(path, adapter) as opened:
@@ -88,7 +93,8 @@ def audit_adapter(
             nonfinite=[sentence for item in measured for sentence in item.nonfinite],
             misnamed=opened.misnamed(),
         )
-        return with_suggestions(_assemble(opened, digest.result(), facts, tau, watch), allowed)
+        report = with_suggestions(_assemble(opened, digest.result(), facts, tau, watch), allowed)
+    return report if known is None else with_effects(report, known)
 
 
 @contextmanager

@@ -60,6 +60,14 @@ def audit(
             help="Ranks that may be suggested, such as 4,8,16 (default: powers of 2).",
         ),
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration",
+            metavar="FILE",
+            help="Add what `gradience calibrate` measured: what matters to the output, and what sizes cost.",
+        ),
+    ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print audit.json instead of the report, one line per adapter.")
     ] = False,
@@ -105,6 +113,7 @@ def audit(
                 adapter=adapter,
                 tau=tau,
                 allowed_ranks=ranks,
+                calibration=calibration,
                 max_memory=limit,
                 progress=progress,
                 command=command_line(),

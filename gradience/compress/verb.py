@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 from gradience.arguments import integer_argument, names_argument, path_argument, ranks_argument
-from gradience.artifacts.calibration import Calibration
+from gradience.artifacts.calibration import Calibration, calibration_argument
 from gradience.artifacts.compression import CompressionPlan, CompressionReport, Encoding
 from gradience.artifacts.whole import check_output
 from gradience.audit.adapter import audit_adapter
@@ -158,7 +158,7 @@ def compress_adapter(
         "strip": names_argument("strip", strip, "a list of parts of names, such as ['lm_head']"),
         "base_model": None if base_model is None else path_argument("base_model", base_model),
         "adapter_name": adapter,
-        "calibration": _calibration(calibration),
+        "calibration": calibration_argument(calibration),
     }
     if multiple_of is not None:
         multiple_of = integer_argument("multiple_of", multiple_of)
@@ -197,9 +197,3 @@ def compress_adapter(
         force=force,
         **machine,
     )
-
-
-def _calibration(given: Calibration | str | os.PathLike[str] | None) -> Calibration | None:
-    if given is None or isinstance(given, Calibration):
-        return given
-    return Calibration.read(path_argument("calibration", given))

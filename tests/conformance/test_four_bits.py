@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_bench import llama, sums
 
+from gradience import calibrate_adapter, compress_adapter
 from gradience.evaluate.evaluator import Evaluator
 from gradience.models.load import load_base
 from gradience.models.settings import ModelSettings
@@ -48,3 +50,37 @@ def test_training_and_evaluation_stand_on_one_base(tmp_path: Path) -> None:
     kinds = {name: (weight.dtype, type(weight).__name__) for name, weight in trained.named_parameters()}
     assert kinds["model.layers.0.self_attn.q_proj.base_layer.weight"] == (torch.uint8, "Params4bit")
     assert kinds["model.norm.weight"][0] == kinds["model.embed_tokens.weight"][0] == torch.float32
+
+
+def test_an_adapter_is_calibrated_on_a_base_in_four_bits(tmp_path: Path) -> None:
+    """Every module is reached through the packed layers, forward and backward."""
+    base = llama(tmp_path / "base", hidden_size=64, intermediate_size=128)
+    packed = ModelSettings(name=str(base), type="causal_lm", dtype="bfloat16", quantization="nf4")
+    model = with_fresh_lora(load_base(packed, device="cpu"), LORA, packed, 1, labels=None, trained="lora")
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.2)
+    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(
+        "".join(json.dumps({"prompt": f"{n} {n % 7} =", "completion": f" {n + 1}"}) + "\n" for n in range(12))
+    )
+    calibration = calibrate_adapter(
+        tmp_path / "adapter",
+        tmp_path / "c.safetensors",
+        prompts=rows,
+        base_model=base,
+        dtype="bfloat16",
+        quantization="nf4",
+        device="cpu",
+    )
+    assert calibration.report.quantization == "bitsandbytes nf4"
+    assert calibration.report.excluded == ()
+    assert len(calibration.modules) == 14
+    assert all(each.effects.any() for each in calibration.modules.values())
+    small = compress_adapter(
+        tmp_path / "adapter", tmp_path / "small", calibration=calibration, reduction=0.5, force=True
+    )
+    assert small.prediction is not None
+    assert small.prediction.kl > 0

@@ -3,6 +3,7 @@
 view.py         how much is shown
 trust.py        can I trust it?
 use.py          how much of its rank does it use?
+effects.py      what matters to the output? With a calibration
 ranks.py        what ranks are suggested?
 where.py        where? The maps (heat.py) and the modules at both ends
 layers.py       every module
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from gradience.adapters.formats import words_of
 from gradience.artifacts.audit import AuditReport
 from gradience.report import terminal
+from gradience.report.audit.effects import effect_blocks
 from gradience.report.audit.layers import layer_blocks
 from gradience.report.audit.ranks import rank_blocks
 from gradience.report.audit.trust import number_types, trust_blocks
@@ -115,6 +117,7 @@ SECTIONS: tuple[Callable[[AuditReport, View], list[Block]], ...] = (
     title_blocks,
     trust_blocks,
     use_blocks,
+    effect_blocks,
     rank_blocks,
     where_blocks,
     caveat_blocks,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from gradience.artifacts.compression import CompressionPlan, CompressionReport
 from gradience.artifacts.prediction import CurvePoint, Prediction
 from gradience.report.blocks import Block, Column, Heading, Inline, Paragraph, Span, Table, figures
@@ -24,7 +26,7 @@ def prediction_blocks(compression: CompressionPlan | CompressionReport, view: Vi
         Paragraph(_basis(prediction)),
     ]
     if isinstance(compression, CompressionPlan) and compression.curve:
-        blocks.append(_curve(compression.curve))
+        blocks.append(curve_table(compression.curve))
     return blocks
 
 
@@ -32,21 +34,27 @@ def _shown(prediction: Prediction) -> str:
     return f"{sig(prediction.kl)} ± {sig(prediction.standard_error, 2)}"
 
 
+def ratios_text(ratios: Mapping[str, tuple[float, float]]) -> str:
+    """Return how far measured values were from predicted ones, by model and task."""
+    return "; ".join(f"{low:g} to {high:g} on {where}" for where, (low, high) in ratios.items())
+
+
 def _basis(prediction: Prediction) -> str:
-    ratios = "; ".join(f"{low:g} to {high:g} on {where}" for where, (low, high) in prediction.ratios.items())
     left_out = (
         f" It excludes {plural(prediction.excluded_modules, 'module')}, whose rank stays."
         if prediction.excluded_modules
         else ""
     )
+    rows, tokens = plural(prediction.rows, "row"), plural(prediction.scored_tokens, "scored token")
     return (
-        f"Second order, from {plural(prediction.rows, 'row')} ({plural(prediction.scored_tokens, 'scored token')}) that"
-        f" did not choose the components; ± is the standard error over them. Measured / predicted so far: {ratios}."
-        f"{left_out} It is no accuracy: evaluate the result."
+        f"Second order, from {rows} ({tokens}) that did not choose the components; ± is the standard error over them."
+        f" Measured / predicted so far: {ratios_text(prediction.ratios)}.{left_out} It is no accuracy: evaluate the"
+        " result."
     )
 
 
-def _curve(points: tuple[CurvePoint, ...]) -> Table:
+def curve_table(points: tuple[CurvePoint, ...]) -> Table:
+    """Return what each size is predicted to cost, uniform SVD's beside it."""
     rows: list[list[Inline]] = [
         [str(point.rank), count(point.params), Span(sig(point.calibrated_kl), "strong"), sig(point.svd_kl)]
         for point in points
