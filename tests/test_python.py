@@ -250,6 +250,10 @@ def example_files(folder):
     shutil.copy(RESULTS / "bench_aggregate.json", "bench_aggregate.json")
     shutil.copy(RESULTS.parent / "minilm_evaluation" / "evaluation.json", "evaluation.json")
     shutil.copy(RESULTS.parent / "minilm_shrink" / "shrink.json", "shrink.json")
+    kept = RESULTS.parent / "minilm_calibration"
+    shutil.copy(kept / "calibration.safetensors", "calibration.safetensors")
+    rows = (kept / "rows.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    Path("rows.jsonl").write_text("".join(rows[:8]), encoding="utf-8")
     return folder
 
 

@@ -77,6 +77,11 @@ def effects_of(calibration: Calibration, module: Module) -> Effects:
 class ToKl:
     """The smallest adapter whose predicted KL per scored token, in nats, is at most this. Needs a calibration.
 
+    >>> calibration = Calibration.read("calibration.safetensors")
+    >>> plan = plan_compression(audit_adapter("my_adapter"), ToKl(0.001), calibration=calibration)
+    >>> plan.prediction.kl <= 0.001
+    True
+
     Components are taken by effect per parameter; the first ranks are taken from which on no prediction exceeds it.
     """
 
