@@ -131,6 +131,7 @@ def shrink(
 
       gradience shrink ./my_adapter -b ./base --data rows.jsonl --rungs 16,8,4 --margin 0.05 -o shrunk
     """
+    from gradience.cli.bench_run import need_libraries
     from gradience.evaluate.request import request_of
     from gradience.evaluate.verb import margin_of
     from gradience.shrink.plan import prepare
@@ -160,6 +161,7 @@ def shrink(
                 "no --output given", code="no-output", hint="give --output DIR, or --dry-run to see the plan"
             )
         request = request_of({name: value for name, value in given.items() if value is not None})
+        need_libraries()
         if output is not None and not dry_run:
             refuse_output(adapter, output)
         prepared = prepare(request, ranks_of(rungs))
@@ -191,10 +193,7 @@ def code_of(report: ShrinkReport) -> ExitCode:
 
 
 def _forecast(prepared: Prepared, *, as_json: bool) -> int:
-    from gradience.cli.bench_run import need_libraries
     from gradience.report.shrink import shrink_forecast_text
-
-    need_libraries()
     from gradience.shrink.forecast import forecast_shrink
 
     print_result(shrink_forecast_text, forecast_shrink(prepared), as_json=as_json)
@@ -202,7 +201,6 @@ def _forecast(prepared: Prepared, *, as_json: bool) -> int:
 
 
 def _shrink(prepared: Prepared, output: Path, *, as_json: bool, quiet: bool) -> int:
-    from gradience.cli.bench_run import need_libraries
     from gradience.cli.console import beneath, show_note
     from gradience.cli.progress import StageProgress
     from gradience.evaluate.forecast import margins_of
@@ -212,7 +210,6 @@ def _shrink(prepared: Prepared, output: Path, *, as_json: bool, quiet: bool) -> 
     from gradience.shrink.verb import ADAPTER, DOCUMENT, SHRUNK
     from gradience.shrink.verb import shrink as run
 
-    need_libraries()
     for note in prepared.inputs.notes:
         show_note(note)
     if not quiet and not prepared.inputs.compares_nll:

@@ -124,7 +124,7 @@ def evaluate(
     with nullcontext() if output is None else only_one(output):
         watcher = watcher or Watcher()
         if output is not None:
-            _note_changes(output, watcher.note)
+            note_changes(output, (EVALUATION, DOCUMENT), watcher.note)
         answering = Answering(inputs, output, watcher)
         base = answering.fingerprint
         with memory_errors():
@@ -164,7 +164,7 @@ def _save(report: EvaluationReport, output: Path, page_of: Callable[[Report], st
     write_digests(output, names)
 
 
-def _note_changes(output: Path, note: Callable[[str], None]) -> None:
+def note_changes(output: Path, names: Iterable[str], note: Callable[[str], None]) -> None:
     """Say which of the files that are written anew are not what was written; the records are compared when used."""
     if not (output / DIGESTS).is_file():
         return
@@ -173,7 +173,7 @@ def _note_changes(output: Path, note: Callable[[str], None]) -> None:
     except InputError as error:
         note(f"{DIGESTS}: made again: {error}")
         return
-    for name in (EVALUATION, DOCUMENT):
+    for name in names:
         if name in listed and (output / name).is_file() and sha256_file(output / name) != listed[name]:
             note(f"{name}: made again: it is not what was written")
 

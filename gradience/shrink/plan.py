@@ -12,7 +12,6 @@ from gradience.artifacts.shared_names import path_text
 from gradience.artifacts.shrink import DevRows, ShrinkPlan
 from gradience.audit.adapter import audit_adapter
 from gradience.digests import sha256_text
-from gradience.errors import require
 from gradience.evaluate.answering import RECORDS
 from gradience.evaluate.inputs import BASE_ROW, Inputs, read_inputs
 from gradience.evaluate.request import Request
@@ -48,7 +47,6 @@ def prepare(request: Request, rungs: Sequence[int] | None = None) -> Prepared:
 
     Raises what reading, auditing and planning raise.
     """
-    require("scipy", extra="hf")
     from gradience.statistics.grade import LEVEL
 
     inputs = read_inputs(request)
@@ -137,8 +135,7 @@ def settle(plan: ShrinkPlan, output: Path, note: Callable[[str], None]) -> Shrin
         for change in changes:
             note(f"the plan has changed after answers were there: {change}")
         plan = plan.model_copy(update={"changes": (*earlier.changes, *changes)})
-    if plan != earlier:
-        plan.save(path)
+    plan.save(path)
     return plan
 
 

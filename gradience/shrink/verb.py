@@ -5,6 +5,7 @@ DIR/rungs/NAME/     each rung that was made, with the report of its compression;
 DIR/records/        the answers on the test rows;  DIR/dev/records/  those on the dev rows
 DIR/adapter/        the smallest rung that is shown to hold
 DIR/shrink.json     the evidence
+DIR/digests.json    all of these but the rungs, each with its sha256
 """
 
 from __future__ import annotations
@@ -20,18 +21,21 @@ from typing import Any, Literal
 from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.arguments import integer_argument, path_argument, ranks_argument
 from gradience.artifacts.bench_plan import Role
+from gradience.artifacts.digests import DIGESTS, files_below, write_digests
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.shrink import ShrinkReport
 from gradience.artifacts.whole import check_output, whole_folder, write_errors, write_whole
 from gradience.digests import sha256_file
-from gradience.errors import UsageError, require
+from gradience.errors import UsageError
+from gradience.evaluate.answering import RECORDS
+from gradience.evaluate.kept import MANIFEST
 from gradience.evaluate.request import request_of
-from gradience.evaluate.verb import LIBRARIES, margin_of, memory_errors
+from gradience.evaluate.verb import margin_of, memory_errors, note_changes, require_libraries
 from gradience.models.lock import only_one
 from gradience.progress import Watcher
 from gradience.shrink.outcome import report_of
-from gradience.shrink.plan import PLAN, Prepared, prepare, settle
+from gradience.shrink.plan import DEV, PLAN, Prepared, prepare, settle
 from gradience.shrink.rungs import Documents
 from gradience.shrink.walk import RUNGS, maker, start_of, start_on_dev, walk
 
@@ -112,6 +116,7 @@ def shrink_adapter(
     request = request_of({name: value for name, value in given.items() if value is not None})
     target = path_argument("output", output)
     ranks = None if rungs is None else ranks_argument("rungs", rungs)
+    require_libraries()
     refuse_output(request.adapters[0], target)
     return shrink(prepare(request, ranks), target, watcher)
 
@@ -142,10 +147,10 @@ def shrink(
 
     page_of: makes the Markdown beside each report.
     """
-    for module in LIBRARIES:
-        require(module, extra="hf")
+    require_libraries()
     watch, watcher = Stopwatch(command), watcher or Watcher()
     with only_one(output):
+        note_changes(output, (PLAN, SHRUNK, DOCUMENT), watcher.note)
         prepared = replace(prepared, plan=settle(prepared.plan, output, watcher.note))
         make = maker(prepared, output, _documents(page_of))
         with memory_errors():
@@ -155,10 +160,28 @@ def shrink(
         plan_sha256 = sha256_file(output / PLAN)
         report = report_of(prepared, plan_sha256, answering.fingerprint, dev, start, walked, watch)
         put_in_place(output, report.smallest)
-        report.save(output / SHRUNK)
-        if page_of is not None:
-            write_whole(output / DOCUMENT, [page_of(report).encode()])
+        _save(report, output, page_of)
         return report
+
+
+def _save(report: ShrinkReport, output: Path, page_of: Callable[[Report], str] | None) -> None:
+    """Write the report, the page, and last the digests of both, of the plan, the adapter and the records."""
+    with write_errors(output):
+        (output / DIGESTS).unlink(missing_ok=True)  # of other files; what is written now is not what it lists
+    report.save(output / SHRUNK)
+    if page_of is not None:
+        write_whole(output / DOCUMENT, [page_of(report).encode()])
+    rows = [report.reference, report.control.result, *(rung.result for rung in report.rungs)]
+    names = {
+        PLAN,
+        SHRUNK,
+        f"{RECORDS}/{MANIFEST}",
+        *(file.path for row in rows if row for file in row.records),
+    }
+    if page_of is not None:
+        names.add(DOCUMENT)
+    beside = tuple(f"{folder}/" for folder in (ADAPTER, DEV))
+    write_digests(output, {*names, *(name for name in files_below(output) if name.startswith(beside))})
 
 
 def put_in_place(output: Path, name: str | None) -> None:

@@ -19,6 +19,7 @@ from transformers import AutoModelForSequenceClassification
 import gradience
 from gradience import shrink_adapter
 from gradience.artifacts.compression import CompressionReport
+from gradience.artifacts.digests import Digests
 from gradience.artifacts.records import read_records
 from gradience.artifacts.shrink import ShrinkPlan, ShrinkReport
 from gradience.digests import sha256_file, sha256_text
@@ -220,6 +221,10 @@ def test_the_plan_is_on_the_disk_before_anything_is_evaluated(folder, tmp_path, 
     assert plans == [report.plan]
     assert [rung.rank for rung in report.plan.rungs] == [3, 1]
     assert report.plan_sha256 == sha256_file(tmp_path / "out" / "plan.json")
+    watcher = Notes()
+    (tmp_path / "out" / "plan.json").write_bytes((tmp_path / "out" / "plan.json").read_bytes() + b" ")
+    shrink(folder, tmp_path / "out", rungs=[3, 1], watcher=watcher)
+    assert watcher.notes == ["plan.json: made again: it is not what was written"]
 
 
 def test_a_plan_that_changes_after_answers_is_noticed_and_stays_said(folder, tmp_path):
@@ -270,6 +275,10 @@ def test_what_is_finished_loads_no_model(prepared, finished, monkeypatch):
     assert again.model_dump(exclude={"run"}) == report.model_dump(exclude={"run"})
 
 
+TIMED = {"shrink.json", "compression_report.json"}
+"""What says when it was made."""
+
+
 def test_killed_and_run_again_it_ends_with_the_same(prepared, tmp_path):
     program(Path(__file__).parent / "kill_shrink.py", prepared, tmp_path, 2)
     whole, killed = (
@@ -278,10 +287,16 @@ def test_killed_and_run_again_it_ends_with_the_same(prepared, tmp_path):
     )
     assert whole.keys() == killed.keys()
     for name, path in whole.items():
-        if name.name in ("shrink.json", "compression_report.json"):  # which say when they were made
+        if name.name in TIMED:
             one, other = (json.loads(each.read_text()) for each in (path, killed[name]))
             one["run"] = other["run"] = None
             assert one == other
+        elif name.name == "digests.json":
+            one, other = (Digests.read(each).files for each in (path, killed[name]))
+            assert (
+                {*one} == {*other} > {"plan.json", "records/rank1.jsonl", "adapter/adapter_model.safetensors"}
+            )
+            assert {Path(name).name for name in one if one[name] != other[name]} == TIMED
         elif path.is_file():
             assert path.read_bytes() == killed[name].read_bytes(), name
 
