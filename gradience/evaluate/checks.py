@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradience.errors import InputError, OutputError, UsageError
+from gradience.errors import InputError, OutputError, UsageError, require
 from gradience.models.settings import ModelSettings
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
 from gradience.words import counted
@@ -23,8 +23,10 @@ PACKED_SHARE = 0.3
 def notes_of(inputs: Inputs) -> Iterator[str]:
     """Yield what a reader must know of `inputs` before anything is run; only config.json and the tokenizer are read.
 
-    Raises what `lengths` and `memory` raise, and InputError or NetworkError where the base is not there.
+    Raises what `lengths` and `memory` raise, MissingExtra, and InputError or NetworkError where the base is not there.
     """
+    for module in ("torch", "transformers"):
+        require(module, extra="hf")
     from transformers import AutoConfig
 
     from gradience.models.load import from_folder, load_tokenizer

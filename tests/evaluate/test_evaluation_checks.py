@@ -168,6 +168,13 @@ def test_a_folder_without_weights_is_no_base(inputs, prepared, tmp_path):
         inputs(labelled("a", "b"), base_model=str(tmp_path / "empty"))
 
 
+def test_without_the_libraries_it_says_what_brings_them(inputs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(GradienceError, match="transformers is not installed") as error:
+        inputs(labelled("a film", "a plot"))
+    assert error.value.code == "missing-extra"
+
+
 # ---------------------------------------------------------------- memory
 
 
