@@ -96,7 +96,9 @@ def _seen_from(folder: Path, request: Request, names: list[str]) -> dict[str, An
             seen[name] = tuple(folder / one for one in value) if name == "adapters" else folder / value
     if "base_model" in names and request.base_model is not None and request.base_model not in EMBEDDED:
         path = folder / request.base_model
-        if path.exists() or is_path(request.base_model):
+        if os.path.exists(path) or is_path(
+            request.base_model
+        ):  # False for a name that is too long for a file
             seen["base_model"] = str(path)
     if "task" not in names and request.task is not None and is_file(request.task):
         seen["task"] = os.path.abspath(

@@ -24,6 +24,8 @@ from gradience.check.files import read_mapping
 from gradience.cli.app import run
 from gradience.cli.schema import ArtifactName
 from gradience.digests import sha256_text
+from gradience.evaluate.request import request_of
+from gradience.report.starter_configs import evaluation_config
 from gradience.tasks import load as load_task
 from gradience.training.journal import Journal
 from hostile import samples
@@ -259,6 +261,27 @@ def _config(path: str) -> Read:
     return read
 
 
+def evaluations() -> dict[str, Kind]:
+    """A config of `gradience evaluate`."""
+    text = evaluation_config(
+        "evaluate.yaml",
+        adapters=["a", "b"],
+        base_model="m",
+        profile="jsonl",
+        data="rows.jsonl",
+        reads="jsonl",
+    )
+    path = "in/evaluate.yaml"
+    return {"evaluation YAML": Kind(path, "yaml", {path: text.encode()}, {"request_of": _request(path)})}
+
+
+def _request(path: str) -> Read:
+    def read() -> None:
+        say(request_of({}, Path(path)).model_dump_json())
+
+    return read
+
+
 def records() -> dict[str, Kind]:
     runs = TESTS / "monitor" / "runs"
     good = b"".join((runs / "good.jsonl").read_bytes().splitlines(keepends=True)[:60])
@@ -350,7 +373,15 @@ def all_kinds(folder: Path) -> Mapping[str, Kind]:
     from hostile.log_kinds import logs
 
     logging.disable()
-    return {**adapters(folder), **artifacts(), **verified(), **texts(), **records(), **logs()}
+    return {
+        **adapters(folder),
+        **artifacts(),
+        **verified(),
+        **texts(),
+        **evaluations(),
+        **records(),
+        **logs(),
+    }
 
 
 def laid_out(kind: Kind, folder: Path) -> None:

@@ -18,8 +18,14 @@ from gradience import EvidenceReport, ToRank, audit_adapter, compare_logs, plan_
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.compression import CompressionPlan
 from gradience.artifacts.digests import Digests, write_digests
-from gradience.artifacts.evaluation import EvaluationForecast, EvaluationReport, KeptFile, KeptRecords
-from gradience.artifacts.forecast import BenchForecast, Check
+from gradience.artifacts.evaluation import (
+    EvaluationForecast,
+    EvaluationPreview,
+    EvaluationReport,
+    KeptFile,
+    KeptRecords,
+)
+from gradience.artifacts.forecast import BenchForecast, Check, ScoredExample
 from gradience.artifacts.stage import StageManifest
 from gradience.artifacts.training import TrainingReport
 from gradience.artifacts.verification import Verification
@@ -92,6 +98,16 @@ def artifacts() -> dict[ArtifactName, Any]:
         ArtifactName.COMPARISON: compression_sample.comparison(compared),
         ArtifactName.EVALUATION: EvaluationReport.read(EVALUATED),
         ArtifactName.EVALUATION_FORECAST: evaluation_forecast(),
+        ArtifactName.EVALUATION_PREVIEW: EvaluationPreview(
+            base="m",
+            task="t",
+            scored_by="exact",
+            examples=1,
+            scored=(
+                ScoredExample(id="a", prompt="p", response="r", scored="r", extracted="r", correct=True),
+            ),
+            notes=("a note",),
+        ),
         ArtifactName.KEPT_RECORDS: KeptRecords(files={"a.jsonl": KeptFile(key="0", sha256=None)}),
         ArtifactName.EVIDENCE: evidence(),
         ArtifactName.MONITOR: monitor_runs([runs / "nan.jsonl"]),
