@@ -50,6 +50,10 @@ EVALUATIONS = {
         "smollm2_evaluation/gsm8k.json",
         ("Is each as good", "Does probe do anything", "Which examples were not answered"),
     ),
+    "lm_eval_written": ("smollm2_lm_eval/written.json", ("Is each as good", "Does my_adapter do anything")),
+    "lm_eval_chosen": ("smollm2_lm_eval/chosen.json", ("Is each as good",)),
+    "lm_eval_ended": ("smollm2_lm_eval/ended.json", ("Is each as good",)),
+    "lm_eval_read": ("smollm2_lm_eval/read.json", ()),
 }
 """Block of docs/evaluate.md -> a kept result below benchmarks/results, and the sections that are shown."""
 BENCH_ROWS = {

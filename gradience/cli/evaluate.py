@@ -72,7 +72,9 @@ def evaluate(
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option("--task", metavar="NAME", help="A task by its name, such as reviews or gsm8k."),
+        typer.Option(
+            "--task", metavar="NAME", help="A task by its name, such as reviews, gsm8k or lm_eval:arc_easy."
+        ),
     ] = None,
     option: Annotated[
         list[str] | None,

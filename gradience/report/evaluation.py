@@ -121,7 +121,8 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
 
 def _legend(report: EvaluationReport) -> Sequence[tuple[str, Inline]]:
     """What the columns are; and what the base of a classifier is."""
-    head = report.conditions.max_new_tokens is None and any(row.role == BASE for row in report.adapters)
+    base = any(row.role == BASE for row in report.adapters)
+    head = base and report.conditions.max_new_tokens is None and report.adapters[0].other_params > 0
     name = Span(report.adapters[0].name, "name")
     return (*LEGEND, ("base alone", ("the base's features under the head of ", name))) if head else LEGEND
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError, validate_call
 
 from gradience.artifacts.bench_plan import Role, TaskCode
 from gradience.errors import InputError, did_you_mean
-from gradience.tasks import user_code
+from gradience.tasks import harness, user_code
 from gradience.tasks.base import ChatTask, Scoring, Task
 
 Load = Callable[..., Task | ChatTask]
@@ -55,7 +55,7 @@ def load(
     function returns something else; `task-empty` when one of `needed` has none), and what the
     task itself raises.
     """
-    function = find(profile, folder)
+    function = find(profile, folder, training="train" in needed)
     given = _checked(profile, function, options)
     task = function(**{name: _from(folder, value) for name, value in given.items()})
     if not isinstance(task, Task | ChatTask):
@@ -96,12 +96,13 @@ def scoring_of(profile: str, options: Mapping[str, Any], *, folder: Path | None 
     return rules
 
 
-def find(profile: str, folder: Path | None = None) -> Load:
+def find(profile: str, folder: Path | None = None, *, training: bool = True) -> Load:
     """Return the function that makes the task `profile`, the path of a user's file seen from `folder`.
 
+    training: whether a task of lm-eval makes its train examples as well.
     Raises InputError (`task-unknown`, `task-file`, `code-refused`, `task-contract`).
     """
-    code, run = _source(profile, folder)
+    code, run = _source(profile, folder, training=training)
     if code is not None:
         user_code.require_permission(profile, code)
     return run()
@@ -115,7 +116,9 @@ def code_of(profile: str, folder: Path | None = None) -> TaskCode | None:
     return _source(profile, folder)[0]
 
 
-def _source(profile: str, folder: Path | None) -> tuple[TaskCode | None, Callable[[], Load]]:
+def _source(
+    profile: str, folder: Path | None, *, training: bool = True
+) -> tuple[TaskCode | None, Callable[[], Load]]:
     """The user's code behind `profile`, and what runs or imports it to get at its function."""
     if profile in PROFILES:
         return None, lambda: importlib.import_module(f"{__name__}.{profile}").load
@@ -123,6 +126,9 @@ def _source(profile: str, folder: Path | None) -> tuple[TaskCode | None, Callabl
         path = _from(folder, Path(profile))
         code, content = user_code.file_code(profile, path)
         return code, partial(user_code.run_file, profile, path, content)
+    if profile.startswith(harness.PREFIX):
+        definition = harness.definition_of(profile, folder)
+        return definition.code, lambda: harness.maker(definition, training=training)
     entries = user_code.installed()
     if profile not in entries:
         raise InputError(

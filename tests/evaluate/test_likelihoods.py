@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import adapters_to_compare as data
 import numpy as np
@@ -24,6 +25,7 @@ from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.models.rendering import encode_prompt
 from gradience.tasks import load, scoring_of
 from gradience.tasks.base import LikelihoodScoring, LikelihoodTask
+from gradience.tasks.harness.choices import behind_the_blank
 
 TEXTS = ["1", "12 + 7 = 19", "3 + 4 = 7 and 5 + 5 = 10 and 12 + 12 = 24"]
 
@@ -51,6 +53,23 @@ def test_each_token_of_a_text_is_predicted_once_from_what_its_window_holds(reade
             start = end
         assert record.n_tokens == len(ids)
         assert record.loglikelihood == pytest.approx(total, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["plain", "begins"])
+def test_likelihoods_are_those_that_lm_eval_has_computed(name):
+    kept = json.loads((Path(__file__).parent / "lm_eval_likelihoods.json").read_text())["tokenizers"][name]
+    engine = TransformersEngine(llama(), letters_tokenizer(bos=name == "begins"))
+    assert engine.max_length == kept["max_length"]
+    pairs = [behind_the_blank(prompt, response) for prompt, response, _, _ in kept["pairs"]]
+    for score, (_, _, likelihood, greedy) in zip(
+        engine.score([None], pairs, end=False)[0], kept["pairs"], strict=True
+    ):
+        assert score.loglikelihood == pytest.approx(likelihood, abs=1e-3)
+        assert score.exact == greedy
+    texts = [("", text) for text, _ in kept["texts"]]
+    scores = engine.score([None], texts, rolling=True, max_length=engine.max_length)[0]
+    for score, (_, likelihood) in zip(scores, kept["texts"], strict=True):
+        assert score.loglikelihood == pytest.approx(likelihood, rel=1e-5)
 
 
 def test_without_a_prompt_a_response_follows_the_begin_token():

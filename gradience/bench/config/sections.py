@@ -80,7 +80,8 @@ class TaskSettings(Settings):
     """The task, and which of its examples decide."""
 
     profile: str
-    """The task's name. One of your own is `path/to/file.py` or an installed entry point, and needs `--allow-code`."""
+    """The task's name; of lm-evaluation-harness `lm_eval:NAME`. One of your own is `path/to/file.py` or an installed
+    entry point, and needs `--allow-code`."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Passed on to the task: files, subsets."""
     folder: str | None = Field(default=None, exclude=True)

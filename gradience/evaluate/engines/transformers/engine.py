@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
@@ -25,7 +26,7 @@ from gradience.evaluate.engines.transformers.classification import classify_batc
 from gradience.evaluate.engines.transformers.encoder_decoder import TargetBatch, generate_targets
 from gradience.evaluate.engines.transformers.generation import generate_batch
 from gradience.evaluate.engines.transformers.memory import free_cached, memory
-from gradience.evaluate.engines.transformers.scoring import ResponseBatch, Window, summed, windows_of
+from gradience.evaluate.engines.transformers.scoring import ResponseBatch, score_texts
 from gradience.evaluate.engines.transformers.sharing import (
     changes_the_base,
     original_name,
@@ -188,26 +189,25 @@ class TransformersEngine(Engine):
     ) -> list[list[Score]]:
         """Scores of one batch of (prompt, response) under each of `names`: one forward pass each.
 
-        Whole texts are read window by window. Raises InputError (`response-too-long`, `no-end-token`).
+        Whole texts are read window by window. Raises InputError (`response-too-long`, `no-end-token`), UsageError
+        (`wrong-model`: whole texts for an encoder–decoder model).
         """
+        if rolling and self._encodes:
+            raise UsageError(
+                f"{self._base_facts['base']} is an encoder–decoder model: a text by itself says nothing to its encoder",
+                code="wrong-model",
+                hint="give prompts with their responses",
+            )
         device, passes = self.base.device, len({*names, reference or names[0]})
         self._count((prompt + response for prompt, response in pairs), passes)
         with memory():
-            if not rolling:
-                kind = TargetBatch if self._encodes else ResponseBatch
-                batch = kind(self.tokenizer, pairs, max_length, device, end=end)
-                return self._scores(names, batch, reference)
-            texts = [
-                [
-                    self._scores(names, Window(window, device), reference)
-                    for window in windows_of(self.tokenizer, text, max_length)
-                ]
-                for _, text in pairs
-            ]
-        return [
-            [summed([window[place][0] for window in windows]) for windows in texts]
-            for place in range(len(names))
-        ]
+            if rolling:
+                texts = [text for _, text in pairs]
+                windows = partial(self._scores, names, reference=reference)
+                return score_texts(windows, self.tokenizer, texts, max_length, device)
+            kind = TargetBatch if self._encodes else ResponseBatch
+            batch = kind(self.tokenizer, pairs, max_length, device, end=end)
+            return self._scores(names, batch, reference)
 
     def _scores(
         self, names: Sequence[str | None], batch: ResponseBatch | TargetBatch, reference: str | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple, TypeVar
@@ -139,7 +139,22 @@ class Window(ResponseBatch):
         self.targets = torch.tensor(pair.response, device=device)
 
 
-def summed(windows: Sequence[Score]) -> Score:
+def score_texts(
+    score: Callable[[Window], list[list[Score]]],
+    tokenizer: Any,
+    texts: Sequence[str],
+    max_length: int | None,
+    device: torch.device,
+) -> list[list[Score]]:
+    """Scores of whole texts under each adapter. score: a window -> its score under each of them."""
+    windows = [
+        [score(Window(pair, device)) for pair in windows_of(tokenizer, text, max_length)] for text in texts
+    ]
+    adapters = range(len(windows[0][0]))
+    return [[_summed_up([one[place][0] for one in parts]) for parts in windows] for place in adapters]
+
+
+def _summed_up(windows: Sequence[Score]) -> Score:
     """The score of a text from those of its windows."""
     return Score(
         loglikelihood=sum(score.loglikelihood for score in windows),

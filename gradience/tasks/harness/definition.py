@@ -1,0 +1,224 @@
+"""The YAML of a task of lm-eval, with what it includes: read without lm-eval, and what in it is code.
+
+lm-eval imports the modules of `!function` when it loads a definition, and runs the scripts of metrics that it does not
+know. So a definition is looked through first, and its templates are run in a sandbox (`library`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gradience.adapters import strict_yaml
+from gradience.artifacts.bench_plan import TaskCode
+from gradience.digests import sha256_parts
+from gradience.errors import InputError, MissingExtra, did_you_mean
+from gradience.reading import MAX_SETTINGS_BYTES, read_file
+
+PREFIX = "lm_eval:"
+EXTRA = "lm-eval"
+SUFFIXES = (".yaml", ".yml")
+FUNCTION = "!function"
+_NAMED = re.compile(
+    rb"""^["']?(?:task|group)["']?:[ \t]*(["']?)([^"'\n#]+?)\1[ \t]*(?:#.*)?\r?$""", re.MULTILINE
+)
+PICKLES = "pandas"
+"""The builder of `datasets` whose files are pickles, which are code."""
+MOST_FILES = 32
+"""Of one definition: lm-eval's own have up to four."""
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A task as its YAML says it."""
+
+    profile: str
+    """As it was given."""
+    path: Path
+    files: tuple[tuple[str, bytes], ...]
+    """Name and content of each file: the YAML, what it includes, the modules beside it that it names."""
+    values: Mapping[str, Any] | None
+    """What it says; None where functions stand in it, which only lm-eval can read."""
+    reasons: tuple[str, ...]
+    """What in it is code."""
+
+    @property
+    def sha256(self) -> str:
+        """Of all its files."""
+        return sha256_parts([content for _, content in self.files])
+
+    @property
+    def code(self) -> TaskCode | None:
+        """What it would run; None where it is none."""
+        if not self.reasons:
+            return None
+        return TaskCode(
+            source="file", name=f"{self.path.name} ({', '.join(self.reasons)})", sha256=self.sha256
+        )
+
+
+def definition_of(profile: str, folder: Path | None = None) -> Definition:
+    """Read the definition behind `lm_eval:…`; nothing of it is run. folder: where a relative path starts.
+
+    Raises MissingExtra where a name is given and lm-eval is not installed; InputError: `task-file` (no such file, no
+    mapping, or files that include each other), `task-unknown`, `task-group` (several tasks), `bad-yaml`.
+    """
+    name = profile.removeprefix(PREFIX)
+    if name.endswith(SUFFIXES):
+        path = Path(name) if folder is None else folder / name
+        if not path.is_file():
+            raise InputError(
+                f"{profile}: cannot read this task: no such file",
+                code="task-file",
+                hint="check the path; a relative one starts where the command is run, in a config at its folder",
+            )
+    else:
+        path = _installed(profile, name)
+    return _read(profile, path)
+
+
+def _read(profile: str, path: Path) -> Definition:
+    chain = list(_chain(path, ()))
+    reasons: dict[str, None] = {}
+    modules: dict[Path, bytes] = {}
+    for file, content in chain:
+        for function in _functions(file, content):
+            reasons[f"{FUNCTION} {function}"] = None
+            module = file.parent / f"{function.rpartition('.')[0].replace('.', '/')}.py"
+            if module.is_file():
+                modules[module] = read_file(module, MAX_SETTINGS_BYTES)
+    values = None
+    if not reasons:
+        values = _merged(path, dict(chain))
+        reasons = dict.fromkeys(_code_in(values))
+    kind = values if values is not None else {}
+    if "group" in kind or isinstance(kind.get("task"), list) or _is_group(chain[0][1]):
+        raise InputError(
+            f"{profile}: a group of tasks, whose scores are different things",
+            code="task-group",
+            hint="name one task of it; `lm-eval ls tasks` lists them",
+        )
+    files = [*chain, *sorted(modules.items())]
+    return Definition(
+        profile, path, tuple((file.name, content) for file, content in files), values, tuple(reasons)
+    )
+
+
+# ---------------------------------------------------------------- files
+
+
+def _chain(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, bytes]]:
+    """The file and all that it includes, each with its content."""
+    path = path.expanduser().resolve()
+    if path in above or len(above) >= MOST_FILES:
+        raise InputError(f"{path}: includes itself", code="task-file", hint="take one `include` out")
+    content = read_file(path, MAX_SETTINGS_BYTES)
+    yield path, content
+    for included in _includes(path, content):
+        yield from _chain(path.parent / included, (*above, path))
+
+
+def _includes(path: Path, content: bytes) -> list[str]:
+    """What `include` at the top of a file names, whatever else stands in it."""
+    root = _composed(path, content)
+    for key, value in root.value:
+        if getattr(key, "value", None) == "include":
+            nodes = value.value if isinstance(value, yaml.SequenceNode) else [value]
+            return [str(node.value) for node in nodes]
+    return []
+
+
+def _composed(path: Path, content: bytes) -> yaml.MappingNode:
+    """The nodes of a YAML, none of them built. Raises InputError (`bad-yaml`, `task-file`)."""
+    strict_yaml.loads(_without_functions(content), path)  # its bounds, and an error with its line
+    root = yaml.compose(_without_functions(content), Loader=yaml.SafeLoader)
+    if not isinstance(root, yaml.MappingNode):
+        raise InputError(f"{path}: no mapping", code="task-file", hint="name the YAML of one task")
+    return root
+
+
+def _without_functions(content: bytes) -> bytes:
+    return content.replace(FUNCTION.encode(), b"")
+
+
+def _functions(path: Path, content: bytes) -> list[str]:
+    """What follows each `!function`, as lm-eval would import it. Raises InputError (`bad-yaml`) for another tag."""
+    names = []
+    for event in yaml.parse(content, Loader=yaml.SafeLoader):
+        if getattr(event, "tag", None) == FUNCTION:
+            names.append(str(getattr(event, "value", "?")))
+    if not names:
+        strict_yaml.loads(content, path)  # refuses every other tag
+    return names
+
+
+def _merged(path: Path, contents: Mapping[Path, bytes]) -> dict[str, Any]:
+    """What the files say together: what a file says itself stands over what it includes, as in lm-eval."""
+    path = path.expanduser().resolve()
+    values = dict(strict_yaml.loads(contents[path], path))
+    merged: dict[str, Any] = {}
+    for included in _includes(path, contents[path]):
+        other = _merged(path.parent / included, contents)
+        other.pop("task_list", None)
+        merged.update(other)
+    values.pop("include", None)
+    return merged | values
+
+
+def _is_group(content: bytes) -> bool:
+    return re.search(rb"""^["']?group["']?:""", content, re.MULTILINE) is not None
+
+
+# ---------------------------------------------------------------- code
+
+
+def _code_in(values: Mapping[str, Any]) -> Iterator[str]:
+    """What in a definition without functions is code all the same, or has code of others run."""
+    if "class" in values:
+        yield "class"
+    if values.get("unsafe_code"):
+        yield "unsafe_code"
+    if values.get("use_prompt"):
+        yield "use_prompt"
+    data = str(values.get("dataset_path") or "")
+    if data.endswith(".py"):
+        yield f"dataset_path {Path(data).name}"
+    if data == PICKLES:
+        yield f"dataset_path {PICKLES}: pickles"
+    metrics = values.get("metric_list")
+    for metric in metrics if isinstance(metrics, list) else []:
+        if isinstance(metric, dict) and metric.get("hf_evaluate"):
+            yield f"hf_evaluate {metric.get('metric')}"
+
+
+# ---------------------------------------------------------------- names
+
+
+def _installed(profile: str, name: str) -> Path:
+    """The file of lm-eval that defines `name`. Raises MissingExtra, InputError (`task-unknown`)."""
+    spec = find_spec("lm_eval")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtra(
+            "lm_eval is not installed",
+            code="missing-extra",
+            hint=f'in your clone of Gradience: pip install ".[{EXTRA}]"',
+        )
+    folder = Path(next(iter(spec.submodule_search_locations))) / "tasks"
+    known: dict[str, Path] = {}
+    # As lm-eval's own index, which takes ten times as long: sorted, the first file of a name counts.
+    for path in sorted(folder.glob("**/*.yaml"), key=Path.as_posix):
+        for match in _NAMED.finditer(path.read_bytes()):
+            known.setdefault(match[2].decode("utf-8", "replace"), path)
+    if name not in known:
+        raise InputError(
+            f"{profile}: this lm-eval has no task of this name",
+            code="task-unknown",
+            hint=did_you_mean(name, known, "a task of your own is a file: lm_eval:path/to/task.yaml"),
+        )
+    return known[name]

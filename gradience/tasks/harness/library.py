@@ -1,0 +1,139 @@
+"""lm-eval itself, imported when a task of it is made; its templates run in a sandbox.
+
+A template is Python in all but name: in an ordinary environment of Jinja it reaches any module. lm-eval renders them in
+one such environment for the whole process, which is replaced by a sandboxed one that renders the same text.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import regex
+
+from gradience.errors import InputError, require
+from gradience.models.local_only import would_fetch
+from gradience.tasks.harness.definition import EXTRA, Definition
+
+BUILDERS = ("arrow", "csv", "json", "pandas", "parquet", "text")
+"""`dataset_path`s that read files named in `dataset_kwargs`, here or at an address."""
+SEED = 1234
+"""Of the few shots, as lm-eval's command line draws them."""
+SECONDS = 1.0
+"""For one replacement in a template."""
+
+
+def harness(module: str) -> Any:
+    """Import a module of lm-eval, quiet and with sandboxed templates. Raises MissingExtra."""
+    utils: Any = require("lm_eval.utils", extra=EXTRA)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    from jinja2 import BaseLoader, StrictUndefined
+    from jinja2.sandbox import SandboxedEnvironment
+
+    if not isinstance(utils.env, SandboxedEnvironment):
+        sandbox = SandboxedEnvironment(
+            loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True
+        )
+        sandbox.filters.update(utils.env.filters)
+        sandbox.filters["regex_replace"] = _replace
+        utils.env = sandbox
+    return require(module, extra=EXTRA)
+
+
+def load(definition: Definition, num_fewshot: int | None) -> Any:
+    """Return lm-eval's object of the task, its few shots seeded as on lm-eval's command line.
+
+    Raises InputError: `task-harness` for what lm-eval cannot make a task of, `task-dataset` for data that cannot be
+    read; NetworkError (`task-dataset`); UsageError (`task-option`).
+    """
+    from gradience.errors import NetworkError, UsageError
+
+    manager = harness("lm_eval.tasks").TaskManager(include_defaults=False)
+    datasets: Any = require("datasets", extra="hf")
+    from huggingface_hub.errors import HfHubHTTPError
+    from jinja2 import TemplateError
+
+    values = definition.values
+    if values is not None:
+        _check(definition, str(values.get("dataset_path") or ""))
+    bars = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        loaded = manager.load(str(definition.path) if values is None else {**values})
+    except (ConnectionError, HfHubHTTPError, datasets.exceptions.DatasetNotFoundError) as error:
+        raise NetworkError(
+            f"{definition.profile}: {_first_line(error)}",
+            code="task-dataset",
+            hint="check the network and `hf auth login`; local files: `dataset_path: json` with `data_files`",
+        ) from None
+    except (datasets.exceptions.DatasetsError, FileNotFoundError) as error:
+        raise InputError(
+            f"{definition.profile}: its data cannot be read: {_first_line(error)}",
+            code="task-dataset",
+            hint="check `dataset_path` and `data_files`; relative paths start where the command is run",
+        ) from None
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        AssertionError,
+        ImportError,
+        TemplateError,
+    ) as error:
+        raise unusable(definition.profile, error) from None
+    finally:
+        if bars:
+            datasets.enable_progress_bars()
+    task = next(iter(loaded["tasks"].values()))
+    if num_fewshot is not None and num_fewshot != task.get_config("num_fewshot"):
+        if task.get_config("num_fewshot") == 0:
+            raise UsageError(
+                f"{definition.profile} fixes `num_fewshot` at 0",
+                code="task-option",
+                hint="leave the option out",
+            )
+        task.set_config("num_fewshot", num_fewshot)
+    if task.get_config("num_fewshot") is None:
+        task.set_config("num_fewshot", 0)
+    task.set_fewshot_seed(SEED)
+    return task
+
+
+def unusable(profile: str, error: Exception) -> InputError:
+    """The error (`task-harness`) for what lm-eval raises."""
+    return InputError(
+        f"{profile}: lm-eval cannot use this task: {type(error).__name__}: {_first_line(error)}",
+        code="task-harness",
+        hint="correct the YAML; `lm-eval validate --tasks NAME` checks one",
+    )
+
+
+def _check(definition: Definition, data: str) -> None:
+    """Before lm-eval sees it: metrics that it does not know would be downloaded as scripts and run."""
+    from pathlib import Path
+
+    from gradience.tasks import user_code
+
+    assert definition.values is not None
+    known = harness("lm_eval.api.registry").metric_registry
+    harness("lm_eval.api.metrics")  # which fills it
+    for metric in definition.values.get("metric_list") or ():
+        name = metric.get("metric") if isinstance(metric, dict) else None
+        if name is not None and name not in known and not user_code.is_allowed():
+            raise InputError(
+                f"{definition.profile}: the metric {name!r} is none of lm-eval's: it would be loaded as a script",
+                code="code-refused",
+                hint=f"choose one of lm-eval's; if you trust the script, give --allow-code or set {user_code.ALLOW}=1",
+            )
+    if data not in BUILDERS and not Path(data).is_dir():
+        would_fetch(f"{data} (from the hub)")
+
+
+def _replace(text: str, pattern: str, by: str, count: int = 0) -> str:
+    """`re.sub`, within a time."""
+    return regex.sub(pattern, by, text, count=count, timeout=SECONDS)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,0 +1,183 @@
+"""What of a task of lm-eval is refused before anything of it runs, and what permission makes of it."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+
+import pytest
+
+from gradience import tasks
+from gradience.errors import GradienceError
+from gradience.tasks.base import ChoiceTask, GenerationTask
+from gradience.tasks.user_code import allowing
+
+pytestmark = [pytest.mark.conformance, pytest.mark.filterwarnings("ignore")]
+
+TASK = """
+    task: sums
+    dataset_path: json
+    dataset_kwargs: {{data_files: {{train: {train}, test: {test}}}}}
+    test_split: test
+    output_type: generate_until
+    doc_to_text: "{{{{question}}}}"
+    doc_to_target: "{{{{answer}}}}"
+    generation_kwargs: {{until: ["\\n"], do_sample: false, max_gen_toks: 7}}
+    metric_list: [{{metric: exact_match}}]
+    """
+
+
+NEAR = "[{metric: near, aggregation: mean, higher_is_better: true}]"
+"""A metric that only `process_results` of the task knows."""
+
+
+WRONG_FILTER = """
+filter_list:
+- {name: odd, filter: [{function: regex, regex_pattern: "([0-9]+)", group_select: one}]}
+"""
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    pytest.importorskip("lm_eval", reason="needs lm-eval: make conformance")
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for name, first in (("train", 10), ("test", 50)):
+        rows = [{"question": f"{n} + 1 =", "answer": str(n + 1)} for n in range(first, first + 30)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def file(more: str = "", **changes: str) -> str:
+        text = textwrap.dedent(TASK).format(train=tmp_path / "train.jsonl", test=tmp_path / "test.jsonl")
+        for key, value in changes.items():
+            text = "\n".join(
+                f"{key}: {value}" if line.startswith(f"{key}:") else line for line in text.splitlines()
+            )
+        (tmp_path / "task.yaml").write_text(f"{text}\n{more}\n")
+        return f"lm_eval:{tmp_path / 'task.yaml'}"
+
+    return file
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ cycler.__init__.__globals__.os.popen('touch ran').read() }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ question.__class__.__init__.__globals__ }}",
+    ],
+)
+def test_a_template_reaches_nothing_but_its_document(write, tmp_path, monkeypatch, template):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GradienceError) as refused:
+        tasks.load(write(doc_to_text=json.dumps(template)), {}, needed=())
+    assert refused.value.code == "task-harness"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_unknown_metric_is_no_script_that_is_downloaded(write, tmp_path, monkeypatch):
+    script = tmp_path / "mine.py"
+    script.write_text("from pathlib import Path\nPath(__file__).with_name('ran').touch()\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GradienceError, match="none of lm-eval's") as refused:
+        tasks.load(write(metric_list="[{metric: ./mine.py}]"), {}, needed=())
+    assert refused.value.code == "code-refused"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_with_permission_functions_make_prompts_and_decide(write, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def text(doc):\n    return 'Add: ' + doc['question']\n\n"
+        "def results(doc, results):\n    return {'near': float(abs(int(results[0]) - int(doc['answer'])) < 2)}\n"
+    )
+    profile = write(
+        "process_results: !function mine.results",
+        doc_to_text="!function mine.text",
+        metric_list=NEAR,
+    )
+    with pytest.raises(GradienceError, match="runs its own code"):
+        tasks.load(profile, {}, needed=())
+    with allowing():
+        task = tasks.load(profile, {}, needed=())
+    first = task.examples.all[0]
+    assert (first.prompt, first.answer) == ("Add: 50 + 1 =", "51")
+    assert [task.decide(first.id, [output]).correct for output in ("51", "52", "53")] == [True, True, False]
+    assert task.code.sha256 in task.scoring
+
+
+def test_bench_trains_on_training_documents_and_confirms_on_the_test(write):
+    with pytest.raises(GradienceError, match="has no training documents") as refused:
+        tasks.load(write(), {})
+    assert refused.value.code == "task-empty"
+    task = tasks.load(write("training_split: train"), {"dev": 5})
+    assert isinstance(task, GenerationTask)
+    assert {role: len(task.examples.of(role)) for role in ("train", "dev", "confirm")} == {
+        "train": 25,
+        "dev": 5,
+        "confirm": 30,
+    }
+    assert [each.prompt for each in task.examples.of("confirm")][:2] == ["50 + 1 =", "51 + 1 ="]
+    assert {each.response for each in task.examples.of("train")} <= {f" {n}" for n in range(11, 41)}
+    assert (task.stop, task.max_new_tokens) == (("\n",), 7)
+    rules = tasks.scoring_of(write("training_split: train"), {})
+    first = task.examples.of("confirm")[0]
+    assert [rules.decide(first.id, [text]).correct for text in ("51", "52")] == [True, False]
+
+
+def test_multiple_choice_that_only_lm_eval_can_count_is_not_for_bench(write):
+    more = 'training_split: train\ndoc_to_choice: "{{[answer, question]}}"'
+    settings = {"output_type": "multiple_choice", "doc_to_target": "0", "generation_kwargs": "null"}
+    task = tasks.load(write(more, **settings, metric_list="[{metric: acc}]"), {})
+    assert isinstance(task, ChoiceTask)
+    assert task.decide is None
+    with pytest.raises(GradienceError, match="cannot be counted again"):
+        tasks.load(write(more, **settings, metric_list="[{metric: acc_bytes}]"), {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "code", "words"),
+    [
+        (
+            {"generation_kwargs": "{do_sample: true, temperature: 0.7}"},
+            {},
+            "task-unsupported",
+            "do_sample: True",
+        ),
+        ({"doc_to_text": '"{{nothing}}"'}, {}, "task-harness", "nothing"),
+        ({"test_split": "absent"}, {}, "task-harness", "absent"),
+        ({"output_type": "painting"}, {}, "task-harness", "painting"),
+        ({}, {"metric": "bleu"}, "task-option", "has no metric `bleu`"),
+        ({}, {"filter": "strict"}, "task-option", "has no filter `strict`"),
+        ({}, {"shots": 3}, "task-option", "no option `shots`"),
+    ],
+)
+def test_what_cannot_be_evaluated_here_says_why(write, changes, options, code, words):
+    with pytest.raises(GradienceError, match=words) as refused:
+        tasks.load(write(**changes), options, needed=())
+    assert refused.value.code == code
+
+
+def test_a_score_that_is_neither_0_nor_1_is_said_before_a_model_is_loaded(write):
+    with pytest.raises(GradienceError, match="neither 0 nor 1") as refused:
+        tasks.load(write(metric_list="[{metric: bleu}]"), {}, needed=())
+    assert refused.value.code == "task-metric"
+    assert "--option metric=NAME" in refused.value.hint
+    with pytest.raises(GradienceError, match="lm-eval cannot use this task"):
+        tasks.load(write(WRONG_FILTER), {}, needed=())
+
+
+def test_a_name_of_the_installed_lm_eval_is_read_as_lm_eval_reads_it():
+    lm_eval = pytest.importorskip("lm_eval", reason="needs lm-eval: make conformance")
+    from pathlib import Path
+
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    from gradience.tasks.harness import definition_of
+
+    for name in ("gsm8k", "arc_challenge", "lambada_openai", "wikitext", "winogrande", "boolq"):
+        definition = definition_of(f"lm_eval:{name}")
+        theirs = load_yaml(definition.path, resolve_func=False)
+        assert definition.path.is_relative_to(Path(lm_eval.__file__).parent)
+        assert theirs["task"] == name
+        assert definition.values in (None, theirs)
+        assert (definition.values is None) == any("!function" in reason for reason in definition.reasons)
