@@ -101,7 +101,9 @@ class EvaluationConditions(Part):
     device: str
     threads: int
     dtype: str
+    """Of the base's weights; of a packed base that of its embeddings, norms and head."""
     quantization: str | None
+    """How the linear layers of the base are packed; null: they are not."""
     attention: str | None
     batch_size: int
     """Examples that are answered together at most."""

@@ -55,7 +55,8 @@ class ExamplesRun(Part):
     quantization: str | None = None
     """How the base's weights are packed, such as `bitsandbytes nf4`."""
     dtype: str
-    """The base's dtype, as torch names it. LoRA factors are computed in float32 unless the base is float64."""
+    """The base's dtype, as torch names it; of a packed base that of its embeddings, norms and head. LoRA factors are
+    computed in float32 unless the base is float64."""
     attention: str | None
     """The implementation of attention, as transformers names it."""
     device: str

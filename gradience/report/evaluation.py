@@ -65,9 +65,8 @@ def evaluation_blocks(report: EvaluationReport) -> Document:
 def title_blocks(report: EvaluationReport) -> list[Block]:
     """Return base, examples, device, and what a reader must know first."""
     conditions = report.conditions
-    packed = f", {conditions.quantization}" if conditions.quantization else ""
     rows: list[tuple[str, Inline]] = [
-        ("base", (Span(report.base, "name"), Span(f"  {conditions.dtype}{packed}", "dim"))),
+        ("base", (Span(report.base, "name"), Span(f"  {_held(conditions)}", "dim"))),
         ("examples", (f"{count(report.examples)} of ", Span(report.task, "name"), _which(report))),
         ("device", device_of(conditions)),
     ]
@@ -81,10 +80,17 @@ def device_of(conditions: EvaluationConditions) -> Inline:
     return (conditions.device, Span(f"{threads}, {_batches(conditions)}", "dim"))
 
 
+def _held(conditions: EvaluationConditions) -> str:
+    """How the base's weights are held: of a packed one `dtype` is that of the rest."""
+    if conditions.quantization is None:
+        return conditions.dtype
+    return f"linear layers in {conditions.quantization}, embeddings, norms and head in {conditions.dtype}"
+
+
 def _batches(conditions: EvaluationConditions) -> str:
     if conditions.batch_tokens is None:
         return f"batches of {conditions.batch_size}"
-    return f"batches of up to {count(conditions.batch_tokens)} tokens, {count(conditions.batch_size)} at most"
+    return f"batches of up to {count(conditions.batch_tokens)} tokens ({plural(conditions.batch_size, 'example')})"
 
 
 def _which(report: EvaluationReport) -> str:

@@ -1,0 +1,69 @@
+"""How a base may lie on the disk and in memory, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import adapters_to_compare as data
+import pytest
+from transformers import AutoModelForSequenceClassification
+
+from gradience import evaluate_adapters
+from gradience.artifacts.evaluation import EvaluationReport
+from gradience.artifacts.records import read_records
+from gradience.errors import InputError
+from gradience.report.evaluation import evaluation_text
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The base of the classifiers as one file in `base`, and in shards in `shards`."""
+    root = data.classifiers(tmp_path_factory.mktemp("classifiers"))
+    model = AutoModelForSequenceClassification.from_pretrained(root / "base", num_labels=2)
+    shutil.copytree(root / "base", root / "shards", ignore=shutil.ignore_patterns("*.safetensors"))
+    model.save_pretrained(root / "shards", max_shard_size="8KB")
+    return root
+
+
+def evaluate(folder, base, output, **options):
+    return evaluate_adapters(
+        [folder / "reference", folder / "other"], base_model=folder / base, data=folder / "rows.csv", output=output,
+        device="cpu", **options,
+    )  # fmt: skip
+
+
+def test_a_base_in_shards_answers_as_the_same_base_in_one_file(folder, tmp_path):
+    shards = sorted((folder / "shards").glob("*.safetensors"))
+    assert len(shards) > 2
+    assert (folder / "shards" / "model.safetensors.index.json").is_file()
+    whole, parts = (evaluate(folder, base, tmp_path / base) for base in ("base", "shards"))
+    for name in ("reference", "other"):
+        one, other = (
+            read_records(tmp_path / base / "records" / f"{name}.jsonl") for base in ("base", "shards")
+        )
+        assert one.records == other.records
+        assert one.run.base_sha256 == other.run.base_sha256
+    assert whole.candidates[0].pairs == parts.candidates[0].pairs
+    # Another shard is another base; one that is missing is no base.
+    assert whole.conditions.base_fingerprint != parts.conditions.base_fingerprint
+    shutil.copytree(folder / "shards", tmp_path / "fewer")
+    (tmp_path / "fewer" / shards[1].name).unlink()
+    with pytest.raises(InputError) as caught:
+        evaluate(folder, tmp_path / "fewer", None)
+    assert caught.value.code == "model-unreadable"
+    assert shards[1].name in str(caught.value)
+    index = folder / "shards" / "model.safetensors.index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"metadata": {}}))
+    assert evaluate(folder, "shards", None).conditions.base_fingerprint != parts.conditions.base_fingerprint
+
+
+def test_the_screen_says_what_is_held_how_and_what_is_answered_together():
+    kept = EvaluationReport.read(data.KEPT)
+    assert "embedded:minilm  float32" in evaluation_text(kept)
+    assert "1 thread, batches of up to 4,096 tokens (240 examples)" in evaluation_text(kept)
+    fixed = kept.conditions.model_copy(update={"batch_size": 32, "batch_tokens": None})
+    assert "1 thread, batches of 32\n" in evaluation_text(kept.model_copy(update={"conditions": fixed}))
+    packed = kept.conditions.model_copy(update={"quantization": "bitsandbytes nf4"})
+    text = " ".join(evaluation_text(kept.model_copy(update={"conditions": packed})).split())
+    assert "linear layers in bitsandbytes nf4, embeddings, norms and head in float32" in text
