@@ -110,19 +110,20 @@ def _cost(inputs: Inputs) -> tuple[_Cost | None, list[str]]:
         if choices and scoring:
             one = choices / SCORED_AT_ONCE * machine.seconds(scoring)
         scores = 2 * examples / SCORED_AT_ONCE * machine.seconds(scoring) if scoring else 0.0
+        if inputs.likelihoods:  # nothing is generated; against the reference, which reads them again
+            one = scores = scores / 2
         whole = adapters * one + (adapters - 1) * scores + weights / LOADED
         times.append(TimeEstimate(machine=machine.name, training=0.0, evaluation=one + scores, seed=whole))
     largest = max(size for work in (reading, decoding, scoring) if work for _, size, _ in work.kernels)
     said = [machine.name for machine in machines]
-    if new and not choices:
+    if new and not choices and not inputs.likelihoods:
         said.append(
             "answers as long as the gold ones; a model that does not stop takes up to `max_new_tokens`"
         )
     if inputs.model.quantization:
         said.append("times of the unpacked base: unpacking NF4 takes longer")
-    return _Cost(
-        weights, largest + _cache(shape, rows * (prompt + new) if new else 0, dtype.itemsize), tuple(times)
-    ), said
+    cached = rows * (prompt + new) if new and not inputs.likelihoods else 0
+    return _Cost(weights, largest + _cache(shape, cached, dtype.itemsize), tuple(times)), said
 
 
 def _lora(adapter: AdapterInput) -> Mapping[str, Any]:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
 from gradience import tasks
 from gradience.errors import GradienceError
+from gradience.evaluate.preview import scored_example
 from gradience.tasks.base import ChoiceTask, GenerationTask
 from gradience.tasks.user_code import allowing
+
+sys.path.append(str(Path(__file__).parents[1] / "bench"))
+import tiny_bench
 
 pytestmark = [pytest.mark.conformance, pytest.mark.filterwarnings("ignore")]
 
@@ -23,6 +29,7 @@ TASK = """
     doc_to_text: "{{{{question}}}}"
     doc_to_target: "{{{{answer}}}}"
     generation_kwargs: {{until: ["\\n"], do_sample: false, max_gen_toks: 7}}
+    filter_list: [{{name: bare, filter: [{{function: remove_whitespace}}, {{function: take_first}}]}}]
     metric_list: [{{metric: exact_match}}]
     """
 
@@ -31,10 +38,7 @@ NEAR = "[{metric: near, aggregation: mean, higher_is_better: true}]"
 """A metric that only `process_results` of the task knows."""
 
 
-WRONG_FILTER = """
-filter_list:
-- {name: odd, filter: [{function: regex, regex_pattern: "([0-9]+)", group_select: one}]}
-"""
+WRONG_FILTER = '[{name: odd, filter: [{function: regex, regex_pattern: "([0-9]+)", group_select: one}]}]'
 
 
 @pytest.fixture
@@ -119,14 +123,38 @@ def test_bench_trains_on_training_documents_and_confirms_on_the_test(write):
     assert [each.prompt for each in task.examples.of("confirm")][:2] == ["50 + 1 =", "51 + 1 ="]
     assert {each.response for each in task.examples.of("train")} <= {f" {n}" for n in range(11, 41)}
     assert (task.stop, task.max_new_tokens) == (("\n",), 7)
+    shown = scored_example(task, task.examples.of("confirm")[0], None)
+    assert (shown.scored, shown.extracted, shown.correct) == ("51", "51", True)
+    with pytest.raises(GradienceError, match="' 51', which is trained, would be scored wrong") as refused:
+        tasks.load(write("training_split: train", filter_list="null"), {})
+    assert refused.value.code == "task-answer"
     rules = tasks.scoring_of(write("training_split: train"), {})
     first = task.examples.of("confirm")[0]
     assert [rules.decide(first.id, [text]).correct for text in ("51", "52")] == [True, False]
 
 
+def test_a_run_of_bench_on_such_a_task_ends_with_a_verdict_that_can_be_verified(write, tmp_path):
+    from gradience.artifacts.bench import Bench
+    from gradience.cli.app import run
+
+    base = tiny_bench.llama(tmp_path / "base")
+    task = {"profile": write("training_split: train"), "probe_gate": {"min_value": "0", "above_base": None}}
+    config = tmp_path / "bench.yaml"
+    config.write_text(json.dumps(tiny_bench.gsm8k_values(base, task=task)))
+    assert run(["bench", "run", "--config", str(config), "--output", str(tmp_path / "out"), "--quiet"]) in (
+        0,
+        1,
+        8,
+    )
+    result = Bench.read(tmp_path / "out" / "bench.json")
+    assert (result.data.task, result.probe.n) == ("lm_eval:sums", 30)
+    assert run(["bench", "verify", str(tmp_path / "out")]) == 0
+
+
 def test_multiple_choice_that_only_lm_eval_can_count_is_not_for_bench(write):
     more = 'training_split: train\ndoc_to_choice: "{{[answer, question]}}"'
     settings = {"output_type": "multiple_choice", "doc_to_target": "0", "generation_kwargs": "null"}
+    settings |= {"filter_list": "null"}
     task = tasks.load(write(more, **settings, metric_list="[{metric: acc}]"), {})
     assert isinstance(task, ChoiceTask)
     assert task.decide is None
@@ -163,13 +191,11 @@ def test_a_score_that_is_neither_0_nor_1_is_said_before_a_model_is_loaded(write)
     assert refused.value.code == "task-metric"
     assert "--option metric=NAME" in refused.value.hint
     with pytest.raises(GradienceError, match="lm-eval cannot use this task"):
-        tasks.load(write(WRONG_FILTER), {}, needed=())
+        tasks.load(write(filter_list=WRONG_FILTER), {}, needed=())
 
 
 def test_a_name_of_the_installed_lm_eval_is_read_as_lm_eval_reads_it():
     lm_eval = pytest.importorskip("lm_eval", reason="needs lm-eval: make conformance")
-    from pathlib import Path
-
     from lm_eval.tasks._yaml_loader import load_yaml
 
     from gradience.tasks.harness import definition_of

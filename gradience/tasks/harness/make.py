@@ -159,6 +159,15 @@ class Making:
             return PromptExample(key, requests[0].arguments[0], response, gold, role)
 
         self._try(rule, confirm, lambda requests: [self._target(requests[0].doc)])
+        if train:
+            key, requests = confirm[0]
+            first = make(key, requests, "confirm")
+            if not rule(first.id, [first.response]).correct:
+                raise InputError(
+                    f"{self.profile}: its own answer {first.response[:80]!r}, which is trained, would be scored wrong",
+                    code="task-answer",
+                    hint="add a filter to the task, such as `remove_whitespace`, or choose one: --option filter=NAME",
+                )
         return GenerationTask(
             examples=self._examples(confirm, train, dev, make),
             filters={},
