@@ -94,7 +94,7 @@ def test_a_shown_command_works(command, folder):
     ]
     if words[0] == "evaluate":
         shutil.copytree(example_adapter(), folder / "smaller")
-    if words[0] in ("evaluate", "shrink") or (words[:2] == ["bench", "run"] and "--dry-run" not in words):
+    if words[0] == "evaluate" or (words[:2] == ["bench", "run"] and "--dry-run" not in words):
         words.append("--dry-run")  # a run takes minutes: tests/bench has them
     done = subprocess.run(
         [sys.executable, "-m", "gradience", *words], capture_output=True, text=True, check=False

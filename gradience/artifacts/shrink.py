@@ -65,7 +65,7 @@ class ShrinkPlan(Artifact):
     """Rows that the rungs are tested on."""
     examples_sha256: str
     dev: DevRows | None
-    """Null up to 2,000 rows."""
+    """Null up to 2,000 rows, and for up to four rungs."""
     compares: Literal["correct", "nll"] = "correct"
     """`correct`: how many examples are. `nll`: how likely given responses are, where none is correct or not."""
     margin: Share

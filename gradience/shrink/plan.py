@@ -24,6 +24,8 @@ DEV = "dev"
 CONTROL = "rewrite"
 UNSPLIT = 2000
 """Up to so many rows all are tested on; of more, never fewer."""
+FEW_RUNGS = 4
+"""Of so many all are tested on all rows: dev rows would save nothing (docs/decisions/016-shrink.md)."""
 TEST = (
     "non-inferiority at the margin by {}, one-sided, on all test rows; in fixed sequence from the start down, each at"
     " the full level, until one is not shown"
@@ -58,7 +60,7 @@ def prepare(request: Request, rungs: Sequence[int] | None = None) -> Prepared:
     names = {*(rung.name for rung in planned), CONTROL, BASE_ROW}
     if adapter.name.casefold() in names:
         adapter = replace(adapter, name=f"{adapter.name}-original")
-    test, dev, dev_rows = split(inputs)
+    test, dev, dev_rows = split(inputs, len(planned))
     inputs = replace(inputs, adapters=(adapter,), examples=test, notes=(*inputs.notes, *notes))
     suggestions = source.audit.suggestions
     plan = ShrinkPlan(
@@ -87,14 +89,14 @@ def prepare(request: Request, rungs: Sequence[int] | None = None) -> Prepared:
 # ---------------------------------------------------------------- rows
 
 
-def split(inputs: Inputs) -> tuple[Sequence[Any], Sequence[Any], DevRows | None]:
+def split(inputs: Inputs, rungs: int) -> tuple[Sequence[Any], Sequence[Any], DevRows | None]:
     """Return the rows that are tested on, the dev rows, and what the plan says of those.
 
-    Up to 2,000 rows there are no dev rows. Above, they are the task's own where it has some; else those beyond 2,000,
-    at most half of all, chosen by what they hold, so that neither order nor seed matters.
+    For up to 4 rungs, or 2,000 rows, there are none. Else they are the task's own where it has some; or the rows beyond
+    2,000, at most half of all, chosen by what they hold, so that neither order nor seed matters.
     """
     rows = inputs.examples
-    if len(rows) <= UNSPLIT:
+    if len(rows) <= UNSPLIT or rungs <= FEW_RUNGS:
         return rows, (), None
     given = inputs.task.examples.of("dev")[: len(rows) // 2] if inputs.role == "confirm" else ()
     if given:

@@ -253,6 +253,7 @@ def test_a_plan_without_answers_may_change(folder, tmp_path, monkeypatch):
 
 def test_the_dev_rows_choose_the_start_and_nothing_else(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(planning, "UNSPLIT", 40)
+    monkeypatch.setattr(planning, "FEW_RUNGS", 2)
     watcher = Notes()
     report = shrink(folder, tmp_path / "out", rungs=[3, 2, 1], watcher=watcher)
     assert (report.plan.examples, report.plan.dev.examples, report.plan.dev.source) == (40, 20, "split")

@@ -38,14 +38,15 @@ def test_rungs_are_halvings_of_the_suggestion_that_make_something_smaller():
 def test_rows_beyond_2000_are_set_aside_at_most_half_by_what_they_hold(count):
     rows = [LabelledExample(content_id(f"row {n}"), f"row {n}", n % 2, "confirm") for n in range(count)]
     inputs = SimpleNamespace(examples=rows, role=None)
-    test, dev, planned = split(inputs)
+    assert split(inputs, 4) == (rows, (), None)
+    test, dev, planned = split(inputs, 5)
     assert len(test) >= min(count, 2_000)
     assert len(dev) == max(0, min(count - 2_000, count // 2))
     assert {row.id for row in test} | {row.id for row in dev} == {row.id for row in rows}
     assert len(test) + len(dev) == count
     assert (planned is None) == (count <= 2_000)
     mixed = random.Random(0).sample(rows, count)
-    again = split(SimpleNamespace(examples=mixed, role=None))
+    again = split(SimpleNamespace(examples=mixed, role=None), 5)
     assert [{row.id for row in part} for part in again[:2]] == [
         {row.id for row in part} for part in (test, dev)
     ]
@@ -56,6 +57,6 @@ def test_a_task_gives_its_own_dev_examples(monkeypatch):
     rows = [LabelledExample(str(n), f"row {n}", 0, "confirm" if n < 12 else "dev") for n in range(100)]
     examples = SimpleNamespace(of=lambda role: tuple(row for row in rows if row.role == role))
     inputs = SimpleNamespace(examples=rows[:12], role="confirm", task=SimpleNamespace(examples=examples))
-    test, dev, planned = split(inputs)
+    test, dev, planned = split(inputs, 5)
     assert (len(test), len(dev), planned.source) == (12, 6, "task")
     assert {row.role for row in dev} == {"dev"}
