@@ -19,7 +19,7 @@ from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError
 
 MANIFEST = "manifest.json"
-VERSION = 1
+VERSION = 2
 """Raised when the same inputs come to give other records: what was made before is then made again."""
 
 

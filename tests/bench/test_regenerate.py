@@ -23,7 +23,7 @@ from gradience.bench.verify.regenerate import drawn, regenerated, undecidable
 from gradience.bench.verify.verify import verify_run
 from gradience.cli.app import run
 from gradience.digests import sha256_file
-from gradience.evaluate.examples import fixed_batches
+from gradience.evaluate.batches import fixed_batches
 from gradience.report.faces import to_markdown
 from gradience.report.verification import verification_text
 
