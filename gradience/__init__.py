@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from gradience.artifacts.compression import CompressionPlan, CompressionReport
     from gradience.artifacts.evaluation import EvaluationReport
     from gradience.artifacts.evidence import EvidenceReport
+    from gradience.artifacts.heal import HealReport
     from gradience.artifacts.monitor import MonitorReport
     from gradience.artifacts.shrink import ShrinkReport
     from gradience.audit.adapter import audit_adapter
+    from gradience.calibrate.heal.verb import heal_adapter
     from gradience.calibrate.verb import calibrate_adapter
     from gradience.compare.adapters import compare_adapters
     from gradience.compress.verb import compress_adapter
@@ -64,6 +66,7 @@ _HOME = {
     "EvidenceReport": "gradience.artifacts.evidence",
     "GradienceCallback": "gradience.live.callback",
     "GradienceError": "gradience.errors",
+    "HealReport": "gradience.artifacts.heal",
     "IncompleteError": "gradience.errors",
     "InputError": "gradience.errors",
     "LockedError": "gradience.errors",
@@ -88,6 +91,7 @@ _HOME = {
     "compare_logs": "gradience.evidence.verb",
     "compress_adapter": "gradience.compress.verb",
     "evaluate_adapters": "gradience.evaluate.verb",
+    "heal_adapter": "gradience.calibrate.heal.verb",
     "monitor_runs": "gradience.monitor",
     "plan_compression": "gradience.plan.compression",
     "shrink_adapter": "gradience.shrink.verb",
@@ -107,6 +111,7 @@ __all__ = [
     "EvidenceReport",
     "GradienceCallback",
     "GradienceError",
+    "HealReport",
     "IncompleteError",
     "InputError",
     "LockedError",
@@ -131,6 +136,7 @@ __all__ = [
     "compare_logs",
     "compress_adapter",
     "evaluate_adapters",
+    "heal_adapter",
     "monitor_runs",
     "plan_compression",
     "shrink_adapter",

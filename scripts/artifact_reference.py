@@ -19,6 +19,8 @@ WRITTEN_BY = {
     "calibration": "`gradience calibrate` writes it into the metadata of its file, `--json` prints it."
     " [What it says](../calibrate.md)",
     "calibration_forecast": "`gradience calibrate --dry-run --json` prints it. [What it says](../calibrate.md#cost)",
+    "heal": "`gradience heal` writes it beside the healed adapter. [What it says](../heal.md)",
+    "heal_forecast": "`gradience heal --dry-run --json` prints it. [What it says](../heal.md#cost)",
     "comparison": "`gradience compare A B --json` prints it. [How to read it](../compare.md)",
     "evidence": "`gradience evidence A B --json` prints it. [How to read it](../evidence.md)",
     "evaluation": "`gradience evaluate` writes it. [How to read it](../evaluate.md)",

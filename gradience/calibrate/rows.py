@@ -75,7 +75,7 @@ def read_rows(file: Path, kind: Kind, tokenizer: Any, limit: int | None = None) 
             break
     if len(rows) < FEWEST:
         raise UsageError(
-            f"{file}: {len(rows)} different rows, and a calibration needs at least {FEWEST}",
+            f"{file}: {len(rows)} different rows, and at least {FEWEST} are needed",
             code="too-few-rows",
             hint="give some hundred prompts like those that the adapter will see; 256 are enough",
         )

@@ -23,6 +23,7 @@ VERBS = (
     "audit",
     "calibrate",
     "compress",
+    "heal",
     "compare",
     "evidence",
     "evaluate",

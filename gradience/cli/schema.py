@@ -25,6 +25,8 @@ class ArtifactName(StrEnum):
     COMPRESSION_PLAN = "compression_plan", "gradience.artifacts.compression", "CompressionPlan"
     CALIBRATION = "calibration", "gradience.artifacts.calibration", "CalibrationReport"
     CALIBRATION_FORECAST = "calibration_forecast", "gradience.artifacts.calibration", "CalibrationForecast"
+    HEAL = "heal", "gradience.artifacts.heal", "HealReport"
+    HEAL_FORECAST = "heal_forecast", "gradience.artifacts.heal", "HealForecast"
     COMPARISON = "comparison", "gradience.artifacts.comparison", "ComparisonReport"
     EVIDENCE = "evidence", "gradience.artifacts.evidence", "EvidenceReport"
     MONITOR = "monitor", "gradience.artifacts.monitor", "MonitorReport"

@@ -24,7 +24,8 @@ PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 ARCHIVE_START = b"PK\x03\x04"
 PICKLED_BINS = ("adapter_model", "pytorch_model", "training_args", "optimizer", "scheduler", "scaler")
 """How the names of pickles that end in .bin begin."""
-REPORTS = ("compression_report.json", "compression_report.md")
+HEAL_REPORT = "heal_report.json"
+REPORTS = ("compression_report.json", "compression_report.md", HEAL_REPORT)
 CARD = "README.md"
 OPENING = "> **A smaller approximation of the adapter described here.**"
 _FRONT_MATTER = re.compile(rb"(?:\xef\xbb\xbf)?---[ \t]*\r?\n.*?\r?\n---[ \t]*\r?\n", re.DOTALL)
@@ -34,8 +35,8 @@ def carry_files(location: Location, target: Path) -> tuple[list[str], list[str]]
     """Copy the files beside the weights of an adapter; names of the copied ones and of those left out.
 
     Neither: the weights and the config, which the caller writes. Left out are pickles (training state and weights of
-    the old shapes among them), reports of an earlier compression, sub-folders, hidden files, pipes, links that lead
-    elsewhere, and what is larger than `MAX_DATA_BYTES`.
+    the old shapes among them), reports of an earlier compression or healing, sub-folders, hidden files, pipes, links
+    that lead elsewhere, and what is larger than `MAX_DATA_BYTES`.
     Raises InputError for a file that cannot be read.
     """
     carried, left = [], []

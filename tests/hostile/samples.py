@@ -13,6 +13,7 @@ import audit_sample
 import bench_sample
 import calibration_sample
 import compression_sample
+import heal_sample
 
 from gradience import EvidenceReport, ToRank, audit_adapter, compare_logs, plan_compression
 from gradience.artifacts.bench import Bench
@@ -95,6 +96,8 @@ def artifacts() -> dict[ArtifactName, Any]:
         ArtifactName.COMPRESSION_PLAN: compression_sample.plan(planned),
         ArtifactName.CALIBRATION: calibration_sample.calibration_report(),
         ArtifactName.CALIBRATION_FORECAST: calibration_sample.calibration_forecast(),
+        ArtifactName.HEAL: heal_sample.heal_report(),
+        ArtifactName.HEAL_FORECAST: heal_sample.heal_forecast(),
         ArtifactName.COMPARISON: compression_sample.comparison(compared),
         ArtifactName.EVALUATION: EvaluationReport.read(EVALUATED),
         ArtifactName.EVALUATION_FORECAST: evaluation_forecast(),

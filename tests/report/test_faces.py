@@ -11,6 +11,7 @@ from pkgutil import resolve_name
 import pytest
 from bench_sample import bench, three_seeds
 from calibration_sample import calibration_report
+from heal_sample import heal_report
 from test_audit_document import Reader
 from test_audit_text import mistral
 from test_comparison_text import unlike
@@ -44,6 +45,7 @@ SAMPLES = {
     "CompressionReport": padded_report,
     "EvaluationReport": lambda: EvaluationReport.read(RESULTS / "minilm_evaluation" / "evaluation.json"),
     "EvidenceReport": two_logs,
+    "HealReport": heal_report,
     "ShrinkReport": lambda: ShrinkReport.read(RESULTS / "minilm_shrink" / "shrink.json"),
     "MonitorReport": lambda: monitor_runs(sorted(RUNS.glob("*.jsonl"))),
 }

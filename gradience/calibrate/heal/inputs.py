@@ -1,0 +1,124 @@
+"""What a healing is asked to do, read and checked before the base is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from gradience.adapters.adapter import Adapter
+from gradience.adapters.formats import open_adapter
+from gradience.calibrate.inputs import Inputs, Request, read_inputs
+from gradience.errors import UsageError
+
+Row = TypeVar("Row")
+FEWEST = 16
+"""Rows: of them 4 are held out, so that what is measured on them has a spread."""
+_SPLIT = 2
+"""Stream of random numbers, beside those of `calibrate/draws.py`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealRequest:
+    """A healing as it is asked for; the defaults are those of the command line."""
+
+    student: Request
+    """The smaller adapter, the rows and the base, as a calibration takes them."""
+    teacher: Path
+    steps: int = 100
+    lr: float = 3e-4
+
+
+@dataclass(frozen=True, slots=True)
+class HealInputs:
+    """Everything that can be known before the base is loaded."""
+
+    request: HealRequest
+    student: Inputs
+    teacher: Path
+    """Its folder."""
+    student_sha256: str
+    teacher_sha256: str
+    student_params: int
+    teacher_params: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parts(Generic[Row]):
+    """Rows by what they are for; a quarter is held out, an eighth decides when to stop."""
+
+    training: tuple[Row, ...]
+    stopping: tuple[Row, ...]
+    held_out: tuple[Row, ...]
+
+
+def split(rows: Sequence[Row], seed: int) -> Parts[Row]:
+    """Split rows, which stand in the order of their identities, so that the order in the file decides nothing."""
+    order = np.random.default_rng([seed, _SPLIT]).permutation(len(rows)).tolist()
+    shuffled = [rows[place] for place in order]
+    held_out, stopping = len(rows) // 4, len(rows) // 8
+    return Parts(
+        tuple(shuffled[held_out + stopping :]),
+        tuple(shuffled[held_out : held_out + stopping]),
+        tuple(shuffled[:held_out]),
+    )
+
+
+def read_heal_inputs(request: HealRequest) -> HealInputs:
+    """Read both adapters and the rows. The base's tokenizer is loaded, the base is not.
+
+    Raises UsageError (`not-smaller`, `same-adapter`, `other-base`, `other-modules`, `too-few-rows`), and what
+    `read_inputs` raises.
+    """
+    if not request.lr > 0:
+        raise UsageError(
+            f"lr is {request.lr}", code="bad-lr", hint="give --lr a positive number, such as 3e-4"
+        )
+    student_path = request.student.adapter
+    with open_adapter(student_path) as student, open_adapter(request.teacher) as teacher:
+        digests = student.sha256(), teacher.sha256()
+        if digests[0] == digests[1]:
+            raise UsageError(
+                f"{student_path} and {request.teacher} hold the same weights",
+                code="same-adapter",
+                hint="give the smaller adapter first, and the original as --teacher",
+            )
+        _refuse_unlike(student, teacher, student_path, request.teacher)
+        params = [sum(pair.params for pair in adapter.pairs) for adapter in (student, teacher)]
+        folder = teacher.location.weights[0].parent
+    if params[0] >= params[1]:
+        raise UsageError(
+            f"{student_path} has {params[0]:,} LoRA parameters, its teacher {params[1]:,}",
+            code="not-smaller",
+            hint="give the smaller adapter first, and the original as --teacher",
+        )
+    inputs = read_inputs(request.student)
+    rows = len(inputs.rows.all)
+    if rows < FEWEST:
+        raise UsageError(
+            f"{request.student.prompts}: {rows} different rows, and healing needs at least {FEWEST}",
+            code="too-few-rows",
+            hint="give some hundred prompts like those that the adapter will see; 256 are enough",
+        )
+    return HealInputs(request, inputs, folder, *digests, *params)
+
+
+def _refuse_unlike(student: Adapter, teacher: Adapter, student_path: Path, teacher_path: Path) -> None:
+    """Both must stand on one base, by the last part of its name, and the teacher must have every module."""
+    names = [adapter.config.base_model if adapter.config else None for adapter in (student, teacher)]
+    if all(names) and len({PurePosixPath(str(name)).name for name in names}) > 1:
+        raise UsageError(
+            f"{student_path} was trained on {names[0]}, {teacher_path} on {names[1]}",
+            code="other-base",
+            hint="heal an adapter with the one that it was made from",
+        )
+    foreign = sorted({pair.module for pair in student.pairs} - {pair.module for pair in teacher.pairs})
+    if foreign:
+        raise UsageError(
+            f"{student_path} changes {foreign[0]}, which {teacher_path} does not",
+            code="other-modules",
+            hint="heal an adapter with the one that it was made from",
+        )

@@ -1,0 +1,168 @@
+"""Inputs -> the healed adapter's folder and its report: load, measure, distil, measure again, write."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradience.adapters.formats import open_adapter
+from gradience.adapters.locate import CONFIG, WEIGHTS
+from gradience.artifacts.heal import HealReport, HeldOutRow
+from gradience.artifacts.run import Stopwatch
+from gradience.artifacts.shared_names import path_text
+from gradience.artifacts.whole import whole_folder
+from gradience.calibrate.batches import Encoded, batches_of
+from gradience.calibrate.heal.distil import (
+    STUDENT,
+    TEACHER,
+    Distilled,
+    as_rows,
+    distil,
+    divergences,
+    factors_of,
+)
+from gradience.calibrate.heal.factors import check_names, healed_bytes, read_stored, round_as_stored
+from gradience.calibrate.heal.inputs import HealInputs, Parts, split
+from gradience.calibrate.heal.intervals import mean_kl
+from gradience.calibrate.measure import encoded_rows, length_of
+from gradience.compress.carry import HEAL_REPORT, OPENING, annotate, carry_files, refuse_foreign_files
+from gradience.digests import sha256_file
+from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.progress import Progress
+from gradience.words import counted
+
+CARD_LINE = (
+    f"{OPENING} `gradience heal` trained it for {{steps}} to answer as the original does, without labels. What follows,"
+    " every figure in it included, is about the original."
+)
+
+
+def write_healed(
+    inputs: HealInputs, output: Path, watch: Stopwatch, progress: Progress | None, *, force: bool
+) -> HealReport:
+    """Heal the adapter, and write it with its report to the folder `output`."""
+    request, student = inputs.request, inputs.student
+    asked = student.request
+    stored = read_stored(student.folder)
+    engine = TransformersEngine.load(student.model, labels=student.labels, device=asked.device)
+    engine.add(TEACHER, inputs.teacher)
+    engine.add(STUDENT, student.folder)
+    with engine.using(STUDENT) as model:
+        factors = factors_of(model)
+    check_names(stored, factors, student.folder)
+    with engine.using(TEACHER) as model:
+        parts = split(encoded_rows(student, engine, model), asked.seed)
+    held_out = batches_of(engine.tokenizer, parts.held_out, asked.batch_size, engine.base.device)
+    before = as_rows(divergences(engine, held_out), parts.held_out)
+    done = distil(
+        engine,
+        parts,
+        steps=request.steps,
+        lr=request.lr,
+        batch_size=asked.batch_size,
+        seed=asked.seed,
+        on_step=_counter(progress, request.steps),
+    )
+    improved = done.best.step > 0
+    if improved:
+        round_as_stored(stored, factors)
+    after = as_rows(divergences(engine, held_out), parts.held_out) if improved else before
+    weights = healed_bytes(stored, factors) if improved else (student.folder / WEIGHTS).read_bytes()
+    tokens = np.array([row.scored for row in parts.held_out], dtype=np.int64)
+    measured = {
+        "before": mean_kl(before, tokens),
+        "after": mean_kl(after, tokens),
+        "change": mean_kl(after - before, tokens, least=-math.inf),
+        "by_row": tuple(
+            HeldOutRow(id=row.id, tokens=row.scored, before=float(old), after=float(new))
+            for row, old, new in zip(parts.held_out, before, after, strict=True)
+        ),
+        "scored_tokens": int(tokens.sum()),
+        **_outcome(parts, done, request.steps),
+        **_facts(inputs, engine),
+    }
+    return _write(inputs, output, weights, measured, watch, force=force)
+
+
+def _write(
+    inputs: HealInputs,
+    output: Path,
+    weights: bytes,
+    measured: Mapping[str, Any],
+    watch: Stopwatch,
+    *,
+    force: bool,
+) -> HealReport:
+    """The folder: weights, config, the other files of the adapter, and the report."""
+    source = inputs.student.folder
+    with open_adapter(source) as opened, whole_folder(output, force=force) as folder:
+        (folder / WEIGHTS).write_bytes(weights)
+        (folder / CONFIG).write_bytes((source / CONFIG).read_bytes())
+        carried, left_out = carry_files(opened.location, folder)
+        if measured["improved"]:
+            annotate(folder, CARD_LINE.format(steps=counted(measured["best_step"], "step")))
+        with open_adapter(folder) as written:
+            digest = written.sha256()
+        report = HealReport(
+            output_path=path_text(output),
+            output_sha256=digest,
+            carried_files=tuple(carried),
+            left_out_files=tuple(left_out),
+            **measured,
+            run=watch.run_info(),
+        )
+        report.save(folder / HEAL_REPORT)
+        refuse_foreign_files(output, os.listdir(folder))
+    return report
+
+
+def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
+    return lambda done: None if progress is None else progress(done, total)
+
+
+def _outcome(parts: Parts[Encoded], done: Distilled, planned: int) -> dict[str, Any]:
+    every = (*parts.training, *parts.stopping, *parts.held_out)
+    return {
+        "rows": len(every),
+        "training_rows": len(parts.training),
+        "stopping_rows": len(parts.stopping),
+        "held_out_rows": len(parts.held_out),
+        "truncated": sum(row.truncated for row in every),
+        "planned_steps": planned,
+        "steps": done.steps,
+        "best_step": done.best.step,
+        "improved": done.best.step > 0,
+        "checks": done.checks,
+    }
+
+
+def _facts(inputs: HealInputs, engine: TransformersEngine) -> dict[str, Any]:
+    student, facts = inputs.student, engine.facts
+    asked, rows = student.request, student.rows
+    writes = student.kind == "causal_lm"
+    given = sum(row.more is not None for row in rows.all) if writes else 0
+    return {
+        **{name: facts[name] for name in ("base", "base_sha256", "quantization", "dtype", "device")},
+        "adapter_path": path_text(asked.adapter),
+        "adapter_sha256": inputs.student_sha256,
+        "teacher_path": path_text(inputs.request.teacher),
+        "teacher_sha256": inputs.teacher_sha256,
+        "teacher_params": inputs.teacher_params,
+        "trained_params": inputs.student_params,
+        "kind": student.kind,
+        "prompts": path_text(asked.prompts),
+        "prompts_sha256": sha256_file(asked.prompts),
+        "duplicates": rows.duplicates,
+        "given_completions": given,
+        "sampled_completions": len(rows.all) - given if writes else 0,
+        "completion_tokens": asked.completion_tokens if writes else None,
+        "seed": asked.seed,
+        "batch_size": asked.batch_size,
+        "max_length": length_of(student, engine),
+        "lr": inputs.request.lr,
+    }

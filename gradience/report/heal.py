@@ -1,0 +1,158 @@
+"""`gradience heal`: how far the smaller adapter is from its original, before and after, as blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gradience.artifacts.heal import HealForecast, HealReport, MeanKl
+from gradience.report import terminal
+from gradience.report.blocks import (
+    Block,
+    Column,
+    Document,
+    Facts,
+    Heading,
+    Inline,
+    Note,
+    Notes,
+    Paragraph,
+    Span,
+    Table,
+)
+from gradience.report.numbers import count, plural, sig, signed, size
+
+FEW = 30
+"""Rows held out below which it is said that they are few."""
+
+
+def heal_text(report: HealReport, *, width: int | None = None, color: bool = False) -> str:
+    """Return what `gradience heal` prints."""
+    following = "Next: gradience evaluate ORIGINAL HEALED --base-model ID_OR_PATH --data ROWS -o DIR"
+    blocks = [*heal_blocks(report), Paragraph(Span(following, "dim"))]
+    return terminal.render(blocks, width=width, color=color)
+
+
+def heal_blocks(report: HealReport) -> Document:
+    """Return what was trained on what, KL before and after, and what the early stop saw."""
+    return [
+        Heading(("Healing of ", Span(report.adapter_path, "name")), level=1),
+        Facts(_facts(report)),
+        Heading("Is it closer to its original?"),
+        Paragraph(_answer(report)),
+        Table(
+            [Column("on rows held out"), Column("KL", ">"), Column("95 % interval", ">")],
+            [
+                _row("before", report.before, sig),
+                _row("after", report.after, sig),
+                _row("after − before", report.change, signed),
+            ],
+        ),
+        *_notes(report),
+        Heading("Which step was kept?"),
+        Table(
+            [Column("step", ">"), Column("KL on rows that decide", ">"), Column("")],
+            [
+                [str(check.step), sig(check.kl), "kept" if check.step == report.best_step else ""]
+                for check in report.checks
+            ],
+        ),
+        Paragraph(
+            "KL: divergence of the adapter from its original per scored token, in nats. It is no accuracy: evaluate the"
+            " result."
+        ),
+    ]
+
+
+def _answer(report: HealReport) -> str:
+    if not report.improved:
+        return "No step was better than the start: the adapter is written as it was given."
+    if report.change.high < 0:
+        return (
+            f"Yes: KL is {sig(report.before.kl / report.after.kl)} times smaller."
+            if report.after.kl
+            else "Yes."
+        )
+    if report.change.low > 0:
+        return "No: on the rows held out it is farther away. Use the adapter that you gave."
+    return "Not shown: the interval of the change contains 0."
+
+
+def _facts(report: HealReport) -> list[tuple[str, Inline]]:
+    parts = (
+        f"{count(report.training_rows)} trained on, {count(report.stopping_rows)} decide when to stop, "
+        f"{count(report.held_out_rows)} held out"
+    )
+    rows: list[tuple[str, Inline]] = [
+        ("original", Span(report.teacher_path, "name")),
+        ("base", Span(report.base, "name")),
+        ("prompts", (Span(report.prompts, "name"), f", {plural(report.rows, 'row')}")),
+        ("rows", parts),
+        ("scored", f"{plural(report.scored_tokens, 'token')} of the rows held out"),
+        (
+            "trained",
+            f"{plural(report.trained_params, 'parameter')} of LoRA factors alone; the original has "
+            f"{count(report.teacher_params)}",
+        ),
+        (
+            "steps",
+            f"{count(report.steps)} of {count(report.planned_steps)}, {count(report.batch_size)} rows each",
+        ),
+    ]
+    if report.kind == "causal_lm":
+        text = f"{count(report.given_completions)} given, {count(report.sampled_completions)} written by the original"
+        rows.insert(4, ("completions", text))
+    return rows
+
+
+def _row(name: str, mean: MeanKl, number: Callable[[float], str]) -> list[Inline]:
+    return [name, number(mean.kl), f"{number(mean.low)} … {number(mean.high)}"]
+
+
+def _notes(report: HealReport) -> list[Block]:
+    notes = []
+    if report.held_out_rows < FEW:
+        notes.append(
+            Note("warning", f"only {plural(report.held_out_rows, 'row')} held out: give some hundred")
+        )
+    if report.truncated:
+        lost = "the end of the text" if report.kind != "causal_lm" else "the beginning of the prompt"
+        notes.append(Note("info", f"{plural(report.truncated, 'row')} too long: lost {lost}"))
+    if report.duplicates:
+        notes.append(Note("info", f"{plural(report.duplicates, 'repeated row')} left out"))
+    return [Notes(notes)] if notes else []
+
+
+# ---------------------------------------------------------------- before it
+
+
+def heal_forecast_text(forecast: HealForecast, *, width: int | None = None, color: bool = False) -> str:
+    """Return what `gradience heal --dry-run` prints."""
+    parts = (
+        f"{count(forecast.rows)}: {count(forecast.training_rows)} trained on, "
+        f"{count(forecast.stopping_rows)} decide when to stop, {count(forecast.held_out_rows)} held out"
+    )
+    rows: list[tuple[str, Inline]] = [
+        (
+            "adapter",
+            (Span(forecast.adapter_path, "name"), f", {plural(forecast.trained_params, 'parameter')}"),
+        ),
+        (
+            "original",
+            (Span(forecast.teacher_path, "name"), f", {plural(forecast.teacher_params, 'parameter')}"),
+        ),
+        ("base", Span(forecast.base, "name")),
+        ("rows", parts),
+        ("longest row", f"{plural(forecast.longest, 'token')}, {count(forecast.batch_size)} rows in a batch"),
+        ("steps", f"{count(forecast.steps)} at most; each is two forward passes and a backward pass"),
+        ("memory", f"{size(forecast.held_bytes)} beside the base"),
+    ]
+    if forecast.sampled_completions:
+        rows.insert(4, ("completions", f"{count(forecast.sampled_completions)} written by the original"))
+    blocks: list[Block] = [
+        Heading("Nothing is loaded: this is the plan.", level=1),
+        Facts(rows),
+        Paragraph(
+            "Memory is beside the base's activations, their gradients, and the logits of a batch, twice."
+        ),
+    ]
+    return terminal.render(blocks, width=width, color=color)

@@ -1,0 +1,258 @@
+"""`heal_adapter` and `gradience heal`: closer to the original on rows held out; what is written was measured."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from calibrated_cases import texts, write
+from peft import PeftModel
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+from toys import logits_of
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from gradience import HealReport, InputError, OutputError, UsageError, compress_adapter, heal_adapter
+from gradience.calibrate.batches import encode_pairs, encode_texts
+from gradience.calibrate.heal.distil import residual
+from gradience.calibrate.heal.inputs import split
+from gradience.calibrate.heal.intervals import mean_kl
+from gradience.calibrate.rows import read_rows
+from gradience.cli.app import run
+from gradience.models.load import quiet
+from gradience.statistics.paired import mean_difference
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+class Healed(NamedTuple):
+    case: object
+    small: object
+    options: dict
+    output: object
+    report: HealReport
+
+
+def heal(case, small, output, **options) -> HealReport:
+    options = {
+        "teacher": case.adapter,
+        "prompts": case.prompts,
+        "base_model": case.base,
+        "completion_tokens": 5,
+        "device": "cpu",
+        "steps": 40,
+        "lr": 1e-2,
+        **options,
+    }
+    return heal_adapter(small, output, **options)
+
+
+@pytest.fixture(scope="module", params=["classifier", "writer"])
+def healed(request, tmp_path_factory) -> Healed:
+    """A classifier, and a language model whose small adapter is stored in two bytes and has given completions."""
+    case, root = request.getfixturevalue(request.param), tmp_path_factory.mktemp(request.param)
+    options = {}
+    if request.param == "writer":
+        rows = [{"prompt": f"{n % 20} {n % 7} =", "completion": f" {n % 20}"} for n in range(60)]
+        case = case._replace(prompts=write(root / "rows.jsonl", rows))
+        options = {"dtype": "BF16"}
+    compress_adapter(case.adapter, root / "small", rank=2, **options)
+    report = heal(case, root / "small", root / "healed")
+    return Healed(case, root / "small", options, root / "healed", report)
+
+
+def loaded(case, folder):
+    """The base with an adapter, as PEFT itself loads it."""
+    config = json.loads((case.adapter / "adapter_config.json").read_text())
+    kind = AutoModelForSequenceClassification if config["task_type"] == "SEQ_CLS" else AutoModelForCausalLM
+    with quiet():
+        base = kind.from_pretrained(
+            case.base, **({"num_labels": 2} if kind is AutoModelForSequenceClassification else {})
+        )
+    return PeftModel.from_pretrained(base, folder).eval()
+
+
+def rows_held_out(case, report):
+    tokenizer = AutoTokenizer.from_pretrained(case.base)
+    rows = split(read_rows(case.prompts, report.kind, tokenizer).all, 42).held_out
+    return (
+        encode_texts(tokenizer, rows, 512)
+        if report.kind != "causal_lm"
+        else encode_pairs(tokenizer, rows, None, 5)
+    )
+
+
+def kl_of_rows(case, folder, rows) -> np.ndarray:
+    """Σ over a row's labels of KL(original ‖ adapter) by hand: one row at a time, without padding, in float64."""
+    original, other = loaded(case, case.adapter), loaded(case, folder)
+    sums = []
+    for row in rows:
+        with torch.no_grad():
+            p, q = (logits_of(model, row).double().log_softmax(dim=-1) for model in (original, other))
+        sums.append(float((p.exp() * (p - q)).sum()))
+    return np.array(sums)
+
+
+def test_what_is_written_is_closer_to_the_original_by_what_peft_itself_computes(healed):
+    """Teacher and student are read from the disk anew: neither was changed by the training of the other."""
+    rows, report = rows_held_out(healed.case, healed.report), healed.report
+    tokens = sum(row.scored for row in rows)
+    assert (len(rows), tokens) == (report.held_out_rows, report.scored_tokens)
+    assert [(row.id, row.tokens) for row in report.by_row] == [(row.id, row.scored) for row in rows]
+    for name, folder in (("before", healed.small), ("after", healed.output)):
+        measured = getattr(report, name)
+        by_hand = kl_of_rows(healed.case, folder, rows)
+        np.testing.assert_allclose(
+            [getattr(row, name) for row in report.by_row], by_hand, rtol=2e-3, atol=1e-6
+        )
+        assert measured.kl == pytest.approx(by_hand.sum() / tokens, rel=1e-3, abs=1e-7)
+        assert measured.low < measured.kl < measured.high
+    assert report.improved
+    assert report.change.kl == pytest.approx(report.after.kl - report.before.kl)
+    assert report.after.kl < 0.8 * report.before.kl
+    assert min(report.checks, key=lambda check: check.kl).step == report.best_step
+
+
+def test_only_the_factors_differ_from_the_adapter_that_was_given(healed):
+    with safe_open(healed.small / WEIGHTS, "pt") as old, safe_open(healed.output / WEIGHTS, "pt") as new:
+        assert list(old.keys()) == list(new.keys())
+        assert old.metadata() == new.metadata()
+        trained = 0
+        for name in old.keys():  # noqa: SIM118
+            before, after = old.get_tensor(name), new.get_tensor(name)
+            assert (before.dtype, before.shape) == (after.dtype, after.shape)
+            trained += before.numel() if "lora_" in name else 0
+            assert torch.equal(before, after) == ("lora_" not in name), name
+    assert healed.report.trained_params == trained < healed.report.teacher_params
+    assert (healed.small / "adapter_config.json").read_bytes() == (
+        healed.output / "adapter_config.json"
+    ).read_bytes()
+    assert HealReport.read(healed.output / "heal_report.json") == healed.report
+    compress_adapter(healed.output, healed.output.parent / "again", rank=1, force=True)
+    assert not (healed.output.parent / "again" / "heal_report.json").exists()
+
+
+def test_the_same_rows_give_the_same_adapter_in_whatever_order_they_stand(healed, tmp_path):
+    lines = healed.case.prompts.read_text().splitlines(keepends=True)
+    (tmp_path / "turned.jsonl").write_text("".join(reversed(lines)) + lines[0])
+    again = heal(healed.case, healed.small, tmp_path / "again", prompts=tmp_path / "turned.jsonl")
+    assert again.duplicates == healed.report.duplicates + 1
+    assert (tmp_path / "again" / WEIGHTS).read_bytes() == (healed.output / WEIGHTS).read_bytes()
+    assert (again.checks, again.after) == (healed.report.checks, healed.report.after)
+
+
+def test_where_nothing_improves_the_adapter_is_written_as_it_was_and_that_is_said(healed, tmp_path):
+    report = heal(healed.case, healed.small, tmp_path / "healed", lr=100.0)
+    assert (report.improved, report.best_step, report.steps) == (False, 0, 12)
+    assert report.output_sha256 == report.adapter_sha256
+    assert (tmp_path / "healed" / WEIGHTS).read_bytes() == (healed.small / WEIGHTS).read_bytes()
+    assert (report.after, report.change.kl) == (report.before, 0)
+    assert "written as it was given" in str(report)
+
+
+def test_completions_are_written_by_the_original_where_a_row_has_none(writer, tmp_path):
+    compress_adapter(writer.adapter, tmp_path / "small", rank=1)
+    report = heal(writer, tmp_path / "small", tmp_path / "healed", steps=2)
+    assert (report.given_completions, report.sampled_completions) == (30, 30)
+    assert (report.training_rows, report.stopping_rows, report.held_out_rows) == (38, 7, 15)
+
+
+def test_parts_share_no_row():
+    parts = split(range(60), seed=1)
+    assert sorted((*parts.training, *parts.stopping, *parts.held_out)) == list(range(60))
+    assert split(range(60), seed=2) != parts
+
+
+def test_the_gradient_is_that_of_the_divergence():
+    torch.manual_seed(0)
+    logits, teacher = torch.randn(2, 5, 7).double()
+    logits.requires_grad_(True)
+    p = teacher.log_softmax(dim=-1)
+    (p.exp() * (p - logits.log_softmax(dim=-1))).sum().backward()
+    torch.testing.assert_close(residual(logits.detach(), teacher), logits.grad, atol=1e-6, rtol=0)
+
+
+def test_the_interval_is_of_a_ratio_of_sums():
+    sums = np.random.default_rng(0).gamma(1, size=40)
+    mean = mean_kl(sums, np.ones(40, dtype=np.int64))
+    assert (mean.low, mean.high) == pytest.approx(mean_difference(sums))
+    tokens = np.arange(1, 41)
+    exact = mean_kl(0.25 * tokens, tokens)  # every token the same: nothing varies
+    assert (exact.kl, exact.low, exact.high) == pytest.approx((0.25, 0.25, 0.25))
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.fixture(scope="module")
+def small(classifier, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small") / "small"
+    compress_adapter(classifier.adapter, folder, rank=1)
+    return folder
+
+
+def test_adapters_that_do_not_belong_together_are_refused(classifier, writer, small, tmp_path):
+    def refused(adapter, **options) -> str:
+        with pytest.raises((UsageError, InputError)) as caught:
+            heal(classifier, adapter, tmp_path / "healed", **options)
+        assert not (tmp_path / "healed").exists()
+        return caught.value.code
+
+    assert refused(classifier.adapter, teacher=small) == "not-smaller"
+    assert refused(small, teacher=small) == "same-adapter"
+    few = write(tmp_path / "few.jsonl", [{"text": text} for text in texts(15)])
+    assert refused(small, prompts=few) == "too-few-rows"
+    assert refused(small, prompts=writer.prompts) == "wrong-model"
+    assert refused(small, lr=0.0) == "bad-lr"
+    assert refused(copy_of(small, tmp_path / "base", base="another/model")) == "other-base"
+    assert refused(copy_of(small, tmp_path / "modules", rename="encoder")) == "other-modules"
+
+
+def copy_of(folder, target, *, base=None, rename=None):
+    """With another base in the config, or with its modules under another name."""
+    target.mkdir()
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = base or config["base_model_name_or_path"]
+    (target / "adapter_config.json").write_text(json.dumps(config))
+    weights = load_file(folder / WEIGHTS)
+    if rename:
+        weights = {name.replace(rename, "another"): tensor for name, tensor in weights.items()}
+    save_file(weights, target / WEIGHTS, {"format": "pt"})
+    return target
+
+
+def test_a_full_device_is_said(classifier, small, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("gradience.calibrate.heal.write.distil", full)
+    with pytest.raises(OutputError, match="not enough memory") as caught:
+        heal(classifier, small, tmp_path / "healed")
+    assert caught.value.code == "out-of-memory"
+    assert not (tmp_path / "healed").exists()
+
+
+def test_the_command_plans_heals_and_does_not_overwrite(classifier, small, tmp_path, capsys):
+    output = tmp_path / "healed"
+    words = ["heal", str(small), "--teacher", str(classifier.adapter), "--prompts", str(classifier.prompts)]
+    words += ["--base-model", str(classifier.base), "--device", "cpu", "--steps", "3"]
+    assert run(words) == 2
+    assert "no --output given" in capsys.readouterr().err
+    words += ["-o", str(output)]
+    assert run([*words, "--dry-run"]) == 0
+    assert "38 trained on, 7 decide when to stop, 15 held out" in capsys.readouterr().out
+    assert run([*words, "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["schema"] == "gradience.heal_forecast/1"
+    assert not output.exists()
+    assert run(words) == 0
+    assert "Is it closer to its original?" in capsys.readouterr().out
+    assert run(words) == 2
+    assert "already exists" in capsys.readouterr().err
+    assert run([*words, "--force", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["schema"] == "gradience.heal/1"
+    words[words.index("-o") + 1] = str(classifier.adapter)
+    assert run([*words, "--force"]) == 2
+    assert "the output is the adapter itself" in capsys.readouterr().err
