@@ -66,7 +66,7 @@ class Evaluator:
         if isinstance(self.task, ClassificationTask):
             return settings | {"max_length": self.max_length}
         if isinstance(self.task, ChoiceTask):
-            return settings | {"choose_by": self.task.choose_by}
+            return settings | {"choose_by": self.task.choose_by, "prompts": "once for all choices"}
         if isinstance(self.task, LikelihoodTask):
             return settings | {"end": self.task.end, "rolling": self.task.rolling}
         return settings | {

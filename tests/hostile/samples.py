@@ -27,6 +27,7 @@ from gradience.artifacts.evaluation import (
     KeptRecords,
 )
 from gradience.artifacts.forecast import BenchForecast, Check, ScoredExample
+from gradience.artifacts.shrink import ShrinkForecast, ShrinkReport
 from gradience.artifacts.stage import StageManifest
 from gradience.artifacts.training import TrainingReport
 from gradience.artifacts.verification import Verification
@@ -44,6 +45,7 @@ from gradience.monitor import monitor_runs
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "benchmarks" / "results" / "minilm_reviews_demo" / "everything.tar.xz"
 EVALUATED = ROOT / "benchmarks" / "results" / "minilm_evaluation" / "evaluation.json"
+SHRUNK = ROOT / "benchmarks" / "results" / "minilm_shrink" / "shrink.json"
 SHAPE = (64, 32)
 
 
@@ -111,6 +113,9 @@ def artifacts() -> dict[ArtifactName, Any]:
             ),
             notes=("a note",),
         ),
+        ArtifactName.SHRINK: shrink(),
+        ArtifactName.SHRINK_PLAN: shrink().plan,
+        ArtifactName.SHRINK_FORECAST: shrink_forecast(),
         ArtifactName.KEPT_RECORDS: KeptRecords(files={"a.jsonl": KeptFile(key="0", sha256=None)}),
         ArtifactName.EVIDENCE: evidence(),
         ArtifactName.MONITOR: monitor_runs([runs / "nan.jsonl"]),
@@ -168,6 +173,24 @@ def evaluation_forecast() -> EvaluationForecast:
         with_base=True,
         examples=200,
         margin="0.025",
+        margins=margins_of(200, 1),
+        weights_bytes=None,
+        adapter_bytes=1,
+        batch_bytes=None,
+        times=(),
+        assumptions=("none",),
+        notes=("a note",),
+    )
+
+
+def shrink() -> ShrinkReport:
+    return ShrinkReport.read(SHRUNK)
+
+
+def shrink_forecast() -> ShrinkForecast:
+    return ShrinkForecast(
+        plan=shrink().plan,
+        rungs=shrink().plan.rungs,
         margins=margins_of(200, 1),
         weights_bytes=None,
         adapter_bytes=1,
