@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from calibrated_cases import texts, write
+from calibrated_cases import adapter, texts, write
 from peft import PeftModel
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -151,6 +151,23 @@ def test_where_nothing_improves_the_adapter_is_written_as_it_was_and_that_is_sai
     assert (tmp_path / "healed" / WEIGHTS).read_bytes() == (healed.small / WEIGHTS).read_bytes()
     assert (report.after, report.change.kl) == (report.before, 0)
     assert "written as it was given" in str(report)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"target_modules": ["embed_tokens", "q_proj", "lm_head"]}, {"use_dora": True}],
+    ids=["embedding", "dora"],
+)
+def test_factors_of_every_kind_of_layer_are_trained_and_magnitudes_are_not(config, writer, tmp_path):
+    case = writer._replace(adapter=adapter(tmp_path / "original", writer.base, "CAUSAL_LM", **config))
+    rows = [{"prompt": f"{n % 20} {n % 7} =", "completion": f" {n % 20}"} for n in range(60)]
+    case = case._replace(prompts=write(tmp_path / "rows.jsonl", rows))
+    compress_adapter(case.adapter, tmp_path / "small", rank=1, base_model=case.base)
+    report = heal(case, tmp_path / "small", tmp_path / "healed", steps=30)
+    assert report.after.kl < report.before.kl
+    old, new = (load_file(tmp_path / name / WEIGHTS) for name in ("small", "healed"))
+    for name, tensor in old.items():
+        assert (tensor == new[name]).all() == ("lora_magnitude_vector" in name), name
 
 
 def test_completions_are_written_by_the_original_where_a_row_has_none(writer, tmp_path):
