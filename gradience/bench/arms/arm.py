@@ -51,7 +51,23 @@ class Trained:
     """`head`: the model's head alone; the LoRA stays at ΔW = 0 and is left out when the head is evaluated."""
 
 
-Arm = Derived | Trained
+@dataclass(frozen=True, slots=True)
+class Healed:
+    """An arm that is made from the probe's files, and then trained for a few steps to answer as the probe does."""
+
+    name: str
+    """As above."""
+    begin: Callable[[Source, Ranks, Path], None]
+    """Writes the adapter that is healed to a folder, as PEFT would."""
+    words: str = ""
+    """As above."""
+    suffix: bool = True
+    """As above."""
+    needs_control: str = ""
+    """The control without which it is not reported."""
+
+
+Arm = Derived | Healed | Trained
 
 
 def result_name(variant: str, arm: Arm) -> str:
@@ -73,6 +89,8 @@ class Control:
     """How it is made; None: in each arm in which the variant `needs_variant` is made."""
     needs_variant: str = ""
     """The variant without which it means nothing."""
+    needs_arm: str = ""
+    """The arm without which it means nothing."""
     needs_head: bool = False
     """Whether the model must have a head, as `model.type: seqcls` has."""
     expected: Literal["PASS", "FAIL"] | None = None

@@ -11,9 +11,10 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from gradience import tasks
 from gradience.artifacts.bench_plan import LadderBound, LadderKind, Share
-from gradience.bench.arms.arm import Arm, Trained
+from gradience.bench.arms.arm import Arm, Healed, Trained
 from gradience.bench.arms.ranks import VARIANTS, is_variant
 from gradience.bench.arms.registry import ARMS, CONTROLS
+from gradience.calibrate.heal.inputs import FEWEST
 from gradience.errors import InputError
 from gradience.models.settings import Positive, Settings
 from gradience.ranks import DEFAULT_GRID
@@ -144,6 +145,18 @@ class LadderSettings(Settings):
         return self
 
 
+class HealingSettings(Settings):
+    """How the arm `heal` trains, on the probe's training prompts and without their labels."""
+
+    steps: Annotated[Share, Field(gt=0)] = Fraction(1, 10)
+    """Share of the probe's training steps, at most: it stops where nothing gets better. A step takes
+    `train.per_device_train_batch_size` rows."""
+    rows: Annotated[int, Field(ge=FEWEST)] = 512
+    """The first so many training examples. Of them a quarter is held out, and an eighth decides which step is kept."""
+    lr: Annotated[float, Field(gt=0)] = 3e-4
+    """At the first step; it falls in a straight line to 0."""
+
+
 class CompressionSettings(Settings):
     """Which smaller adapters are compared with the probe, and how each comes to be."""
 
@@ -166,8 +179,19 @@ class CompressionSettings(Settings):
     """Beside the variants: the smallest rank that holds. By default none."""
     stop_early: bool = Field(default=True, exclude_if=lambda stops: stops)
     """Retrain no variant on a further seed once it cannot pass any more, whatever the further seeds say."""
+    healing: HealingSettings | None = Field(default=None, exclude_if=lambda healing: healing is None)
+    """Of the arm `heal`; its defaults where that is among the arms."""
     energy: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Share of a module's energy that its suggested rank holds."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _heals(cls, values: Any) -> Any:
+        """What heals by default stands in the config all the same: it decides what is made."""
+        if not isinstance(values, dict) or not isinstance(values.get("arms"), list | tuple):
+            return values
+        heals = any(isinstance(ARMS.get(name), Healed) for name in values["arms"] if isinstance(name, str))
+        return {**values, "healing": {}} if heals and values.get("healing") is None else values
 
     @model_validator(mode="after")
     def _fits_together(self) -> CompressionSettings:
@@ -180,7 +204,14 @@ class CompressionSettings(Settings):
         extra = [name for name in self.retrain or () if name not in self.variants]
         if extra:
             raise ValueError(f"`retrain` names {extra[0]}, which is not among `variants`")
+        for arm in (ARMS[name] for name in self.arms):
+            if isinstance(arm, Healed) and arm.needs_control not in self.controls:
+                raise ValueError(f"the arm {arm.name} needs the control {arm.needs_control}")
+        if self.healing is not None and not any(isinstance(ARMS[name], Healed) for name in self.arms):
+            raise ValueError("`healing` says how is healed, and `arms` has no `heal`")
         for control in (CONTROLS[name] for name in self.controls):
+            if control.needs_arm and control.needs_arm not in self.arms:
+                raise ValueError(f"the control {control.name} needs the arm {control.needs_arm}")
             if control.needs_variant and control.needs_variant not in self.variants:
                 raise ValueError(f"the control {control.name} needs the variant {control.needs_variant}")
         return self

@@ -14,7 +14,7 @@ from typing import Any
 
 from gradience.adapters.patterns import anchored_key
 from gradience.artifacts.audit import AuditReport
-from gradience.bench.arms.arm import Arm, Control, Trained, result_name
+from gradience.bench.arms.arm import Arm, Control, Healed, Trained, result_name
 from gradience.bench.arms.ladder import ranks_of_rung, rung_name
 from gradience.bench.arms.ranks import AuditedProbe, Choice, NotMade
 from gradience.bench.arms.registry import CONTROLS
@@ -71,6 +71,11 @@ class PlannedVariant:
     def is_trained(self) -> bool:
         """Whether it is trained from scratch; everything else is derived from the probe."""
         return isinstance(self.making, Trained)
+
+    @property
+    def is_healed(self) -> bool:
+        """Whether it is derived from the probe and then healed."""
+        return isinstance(self.making, Healed)
 
     @property
     def is_made(self) -> bool:

@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -25,10 +25,11 @@ from gradience.artifacts.shared_names import sentence_text
 from gradience.artifacts.training import ADAPTER, REPORT, TrainingReport
 from gradience.artifacts.whole import write_whole
 from gradience.audit.adapter import audit_adapter
-from gradience.bench.arms.arm import Derived, Source, Trained
+from gradience.bench.arms.arm import Derived, Healed, Source, Trained
 from gradience.bench.arms.retrain import RETRAIN
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PROBE, PlannedVariant, plan_variants
+from gradience.bench.run.heal import Healing, heal_variant
 from gradience.bench.run.numerics import MadeElsewhere, refuse_mixture
 from gradience.bench.run.scales import hold_scale
 from gradience.bench.run.stages import Stages
@@ -39,6 +40,7 @@ from gradience.errors import GradienceError, OutputError
 from gradience.evaluate.evaluator import Evaluator
 from gradience.models.devices import choose_device
 from gradience.models.load import fingerprint_of
+from gradience.plan.modules import Ranks
 from gradience.progress import Watcher
 from gradience.tasks.base import ClassificationTask, Task
 from gradience.training.launch import Order, launch
@@ -83,6 +85,8 @@ class SeedRun:
         )
         self.number = 0
         self.planned: int | None = None
+        self.healed: set[str] = set()
+        """Stages that make an adapter with the base."""
 
     def run(self) -> SeedFacts:
         """Run all stages. What fails is in the facts; only a kill or a refusal to begin raises."""
@@ -171,16 +175,19 @@ class SeedRun:
         ]
         due = [outcome for outcome in outcomes if outcome.planned.is_made]
         self.planned = self.number + 2 * len(due)
-        derived = [outcome for outcome in due if not outcome.planned.is_trained]
+        healed = [outcome for outcome in due if outcome.planned.is_healed]
         trained = [outcome for outcome in due if outcome.planned.is_trained]
+        derived = [outcome for outcome in due if outcome not in healed and outcome not in trained]
         for outcome in derived:  # while the base is loaded
             self._attempt(outcome, self._derive, probe, audit)
             self._attempt(outcome, self._evaluate, probe)
-        if trained and torch.cuda.is_available():
+        if (healed or trained) and torch.cuda.is_available():
             self.evaluator.close()  # a card holds one base more easily than two
+        for outcome in healed:
+            self._attempt(outcome, self._heal, probe, audit)
         for outcome in trained:
             self._attempt(outcome, self._retrain)
-        for outcome in trained:
+        for outcome in (*healed, *trained):
             self._attempt(outcome, self._evaluate, probe)
         return outcomes
 
@@ -205,24 +212,51 @@ class SeedRun:
 
     def _derive(self, outcome: Outcome, probe: Outcome, audit: AuditReport) -> None:
         """Make an adapter from the files of the probe."""
-        planned, arm, source = outcome.planned, outcome.planned.making, probe.adapter
-        assert source is not None
+        arm = outcome.planned.making
         assert isinstance(arm, Derived)
+        self._from_probe(outcome, probe, audit, arm.make, {})
+
+    def _heal(self, outcome: Outcome, probe: Outcome, audit: AuditReport) -> None:
+        """Make an adapter from the files of the probe, and train it to answer as the probe does."""
+        arm = outcome.planned.making
+        assert isinstance(arm, Healed)
+        assert probe.adapter is not None
+        assert probe.adapter.training is not None
+        healing = Healing.of(self.config, self.task, probe.adapter.training.planned_steps)
+
+        def make(source: Source, ranks: Ranks, target: Path) -> None:
+            heal_variant(arm, source, ranks, target, healing, self.watcher.step)
+
+        self._from_probe(outcome, probe, audit, make, {"base": self.base, "healing": healing.decides()})
+
+    def _from_probe(
+        self,
+        outcome: Outcome,
+        probe: Outcome,
+        audit: AuditReport,
+        write: Callable[[Source, Ranks, Path], None],
+        more: Mapping[str, Any],
+    ) -> None:
+        """The stage of an adapter that `write` makes. more: what it depends on beside the probe and the ranks."""
+        planned, source = outcome.planned, probe.adapter
+        assert source is not None
         depends = {
             "adapter": source.sha256,
             "ranks": dict(planned.ranks),
-            "made_by": arm.name,
+            "made_by": planned.making.name,
             "seed": self.seed,
+            **more,
         }
 
         def make(folder: Path) -> None:
             require_weights(source.folder)
             target = folder / ADAPTER
-            arm.make(Source(source.folder, audit, self.seed), planned.ranks, target)
+            write(Source(source.folder, audit, self.seed), planned.ranks, target)
             write_whole(folder / SIZES, [json.dumps(parameters_of(target)).encode()])
 
-        folder = self._stage(f"{planned.name}/adapter", depends, make, resumable=False)
-        outcome.read_derived(folder)
+        if planned.is_healed:
+            self.healed.add(f"{planned.name}/adapter")
+        outcome.read_derived(self._stage(f"{planned.name}/adapter", depends, make, resumable=False))
 
     # ------------------------------------------------------------ training and evaluating
 
@@ -314,7 +348,7 @@ class SeedRun:
         if stage.endswith("/train"):
             report = self.folder / stage / REPORT
             return lambda: TrainingReport.read(report).peak_memory_bytes
-        on_cpu = stage == "audit" or stage.endswith("/adapter")  # numpy's work
+        on_cpu = stage == "audit" or (stage.endswith("/adapter") and stage not in self.healed)  # numpy's work
         return watch_peak(torch.device("cpu") if on_cpu else choose_device(self.config.runtime.device))
 
     def _failed(self, name: str, error: Exception) -> str:

@@ -1,0 +1,13 @@
+"""The truncated probe, trained for a few steps without labels to answer as the probe does."""
+
+from __future__ import annotations
+
+from gradience.bench.arms.arm import Healed
+from gradience.bench.arms.truncate import truncate
+
+HEAL = Healed(
+    "heal",
+    truncate,
+    "the probe itself, truncated, then trained for a few steps without labels to answer as the probe does",
+    needs_control="probe_healed",
+)
