@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from bench_process import CONFIG
-from pydantic import ValidationError
-from tiny_bench import Watcher, bert, llama, sentences, sums
+from tiny_bench import ROLES, Watcher, bert, llama, sums
 
 from gradience.artifacts.heal import HealReport
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.run.seed import SeedRun
+from gradience.tasks.base import ClassificationTask
+from gradience.tasks.examples import LabelledExample, content_id, prepare
 
 HEALS = {
     "variants": ["uniform_r1"],
@@ -26,11 +27,22 @@ VALUES: dict[str, Any] = CONFIG | {
 }
 
 
+def sentences(count: int = 60) -> ClassificationTask:
+    """Good or bad, and no text twice."""
+    items = []
+    for place in range(count):
+        text = f"{'good' if place % 2 else 'bad'} film {place % 20} {place // 20}"
+        items.append(LabelledExample(content_id(text, exact=True), text, place % 2, ROLES[place % 5]))
+    return ClassificationTask(name="sentences", examples=prepare(items), label_names=("bad", "good"))
+
+
 def config(kind: str, folder: Path, **compression: Any) -> BenchConfig:
     profile = {"seqcls": "sentences", "causal_lm": "sums"}[kind]
     gate = {"min_value": 0, "above_base": None}
+    lora = VALUES["lora"] | ({"target_modules": ["q_proj", "down_proj"]} if kind == "causal_lm" else {})
     return BenchConfig.model_validate(
         VALUES
+        | {"lora": lora}
         | {"model": {"name": str(folder), "type": kind}, "task": {"profile": profile, "probe_gate": gate}}
         | {"compression": HEALS | compression}
     )

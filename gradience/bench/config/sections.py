@@ -156,6 +156,10 @@ class HealingSettings(Settings):
     lr: Annotated[float, Field(gt=0)] = 3e-4
     """At the first step; it falls in a straight line to 0."""
 
+    def steps_of(self, training: int) -> int:
+        """Steps of a healing after a training of so many."""
+        return max(1, round(self.steps * training))
+
 
 class CompressionSettings(Settings):
     """Which smaller adapters are compared with the probe, and how each comes to be."""

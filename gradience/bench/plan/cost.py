@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from gradience.artifacts.forecast import CostEstimate, TimeEstimate
 from gradience.bench.config.load import BenchConfig
+from gradience.bench.config.sections import HealingSettings
 from gradience.bench.plan.preview import Lengths
+from gradience.calibrate.heal.distil import CHECKS
 from gradience.evaluate.cost import (
     LOADED,
     dtype_of,
@@ -32,6 +34,17 @@ ADAM_BYTES = 16
 """For each trained parameter: float32 weight, gradient and two moments."""
 ADAM_KERNELS = 10
 """For each trained tensor and step; together they read and write its weight, gradient and moments: 28 bytes a value."""
+
+PASS = 1 / 3
+"""A pass forward, in micro-steps of a training, whose pass backward is as much as two."""
+
+
+class Counts(NamedTuple):
+    """How often a seed does what costs time."""
+
+    trainings: int
+    healings: int
+    evaluations: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +92,7 @@ def cost_of(
     machines: Sequence[Machine],
     *,
     labels: int | None,
-    trainings: int,
-    evaluations: int,
+    counts: Counts,
 ) -> CostEstimate:
     """The cost of one seed of `config` on a base of this shape (transformers' config), on each of the machines."""
     dtype = dtype_of(config.model, shape)
@@ -107,7 +119,14 @@ def cost_of(
             * (machine.seconds(answering) + (shapes.new * machine.seconds(decoding) if decoding else 0))
         )
         scores = 2 * shapes.deciding / SCORED_AT_ONCE * machine.seconds(scoring) if scoring else 0
-        seed = trainings * training + evaluations * answers + (evaluations - 1) * scores + loading
+        healing = 0.0
+        if config.compression.healing is not None:
+            writing = shapes.new * machine.seconds(decoding) / shapes.rows if decoding else 0
+            healing = loading + _healing(
+                config.compression.healing, shapes, machine.seconds(step), machine.seconds(adam), writing
+            )
+        seed = counts.trainings * training + counts.healings * healing + loading
+        seed += counts.evaluations * answers + (counts.evaluations - 1) * scores
         times.append(
             TimeEstimate(machine=machine.name, training=training, evaluation=answers + scores, seed=seed)
         )
@@ -122,6 +141,16 @@ def cost_of(
         kernels_per_token=decoding.count if decoding else None,
         times=tuple(times),
     )
+
+
+def _healing(healing: HealingSettings, shapes: Shapes, step: float, adam: float, writing: float) -> float:
+    """Seconds of a healing. step: of a micro-step of a training; adam: of an update; writing: of a row's completion.
+
+    Each of its steps, and each look at rows, is the teacher's pass besides the student's.
+    """
+    steps = healing.steps_of(shapes.steps) * (step * (1 + PASS) + adam)
+    looks = ((CHECKS + 1) / 8 + 2 / 4) * healing.rows * 2 * PASS * step / shapes.train[0]
+    return steps + looks + healing.rows * writing
 
 
 def _networks(config: BenchConfig, shape: Any, dtype: torch.dtype, labels: int | None) -> tuple[Any, Any]:

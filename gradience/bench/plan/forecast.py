@@ -9,7 +9,7 @@ from gradience.artifacts.forecast import BenchForecast, Check, CostEstimate
 from gradience.artifacts.power import Scenario
 from gradience.artifacts.shared_names import path_text, sentence_text
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.cost import cost_of, shapes_of
+from gradience.bench.plan.cost import Counts, cost_of, shapes_of
 from gradience.bench.plan.power import plausible_for, scenario
 from gradience.bench.plan.preview import CHARACTERS, Preview, look
 from gradience.bench.plan.variants import PlannedVariant, asked_for
@@ -36,7 +36,8 @@ def forecast(config: BenchConfig, machines: Sequence[Machine] | None = None) -> 
     examples = _examples(config, seen)
     has_base = config.model.type == "causal_lm" and config.task.probe_gate.above_base is not None
     evaluations = 1 + has_base + len(wanted)
-    cost = _cost(config, seen, examples, trainings, evaluations, machines)
+    healings = sum(variant.is_healed for variant in wanted)
+    cost = _cost(config, seen, examples, Counts(trainings, healings, evaluations), machines)
     return BenchForecast(
         config_digest=config.digest(),
         protocol_digest=config.protocol_digest(),
@@ -97,19 +98,26 @@ def _assumptions(
         )
     if not examples:
         said.append("evaluations are not counted: how many examples decide is known when the data are read")
+    if (healing := config.compression.healing) is not None:
+        said.append(
+            f"healings that take all their steps, {100 * float(healing.steps):g} % of a training's, on"
+            f" {healing.rows:,} rows"
+        )
     if config.model.quantization:
         said.append("times of the unpacked base: unpacking NF4 takes longer")
     return said
 
 
 def _stages(wanted: Sequence[PlannedVariant], *, has_base: bool) -> tuple[str, ...]:
-    """In the order of run.py: what is cut from the probe while its base is loaded, then what is trained."""
+    """In the order of run.py: what is cut from the probe while its base is loaded, then what is healed or trained."""
     stages = ["probe/train", "probe/eval", *(["base/eval"] if has_base else []), "audit"]
     for variant in wanted:
-        if not variant.is_trained:
+        if not variant.is_trained and not variant.is_healed:
             stages += [f"{variant.name}/{what}" for what in ("adapter", "eval")]
+    healed = [variant.name for variant in wanted if variant.is_healed]
     trained = [variant.name for variant in wanted if variant.is_trained]
-    return (*stages, *(f"{name}/train" for name in trained), *(f"{name}/eval" for name in trained))
+    stages += [*(f"{name}/adapter" for name in healed), *(f"{name}/train" for name in trained)]
+    return (*stages, *(f"{name}/eval" for name in (*healed, *trained)))
 
 
 def _examples(config: BenchConfig, seen: Preview) -> int | None:
@@ -126,8 +134,7 @@ def _cost(
     config: BenchConfig,
     seen: Preview,
     examples: int | None,
-    trainings: int,
-    evaluations: int,
+    counts: Counts,
     machines: Sequence[Machine] | None,
 ) -> CostEstimate | None:
     task = seen.task
@@ -149,6 +156,5 @@ def _cost(
             if machines is not None
             else machines_for(config.model, seen.shape, config.runtime.device, config.runtime.threads),
             labels=labels,
-            trainings=trainings,
-            evaluations=evaluations,
+            counts=counts,
         )

@@ -17,7 +17,7 @@ from gradience.bench.config.load import BenchConfig
 from gradience.calibrate.heal.inputs import FEWEST, HealInputs, HealRequest
 from gradience.calibrate.heal.write import write_healed
 from gradience.calibrate.inputs import Inputs, Request
-from gradience.calibrate.rows import read_rows
+from gradience.calibrate.rows import Kind, read_rows
 from gradience.errors import UsageError
 from gradience.models.load import load_tokenizer
 from gradience.models.settings import ModelSettings
@@ -57,7 +57,7 @@ class Healing:
             rows=tuple(rows_of(task, examples[: healing.rows])),
             model=config.model,
             labels=labels,
-            steps=max(1, round(healing.steps * trained)),
+            steps=healing.steps_of(trained),
             lr=healing.lr,
             batch_size=config.train.per_device_train_batch_size,
             max_length=None if labels is None else config.train.max_length,
@@ -107,7 +107,7 @@ def heal_variant(
 
 def _inputs(before: Path, prompts: Path, source: Source, healing: Healing) -> HealInputs:
     """As `read_heal_inputs` reads them, but for its refusal of what is no smaller than its teacher."""
-    kind = "causal_lm" if healing.labels is None else "sequence_classification"
+    kind: Kind = "causal_lm" if healing.labels is None else "sequence_classification"
     rows = read_rows(prompts, kind, load_tokenizer(healing.model))
     if len(rows.all) < FEWEST:
         raise UsageError(

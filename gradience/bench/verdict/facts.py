@@ -10,11 +10,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from gradience.adapters.locate import WEIGHTS
 from gradience.artifacts.audit import AuditReport
+from gradience.artifacts.heal import HealReport
 from gradience.artifacts.records import Evaluation, read_records
 from gradience.artifacts.stage import MANIFEST, StageManifest
 from gradience.artifacts.training import ADAPTER, REPORT, TrainingReport
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PlannedVariant
+from gradience.compress.carry import HEAL_REPORT
 from gradience.errors import InputError
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
@@ -41,6 +43,7 @@ class StoredAdapter:
     lora: bool = True
     """False: its head alone is used, and its LoRA was never trained."""
     training: TrainingReport | None = None
+    healing: HealReport | None = None
 
 
 @dataclass(slots=True)
@@ -79,7 +82,13 @@ class Outcome:
                 hint="make it again: gradience bench run with the same --config and --output",
             ) from None
         lora_params, other_params = sizes
-        self._add_adapter(stage, lora_params=lora_params, other_params=other_params)
+        report = stage / ADAPTER / HEAL_REPORT
+        self._add_adapter(
+            stage,
+            lora_params=lora_params,
+            other_params=other_params,
+            healing=HealReport.read(report) if self.planned.is_healed else None,
+        )
 
     def read_answers(self, stage: Path) -> None:
         """Add the records of the evaluation in this folder."""
