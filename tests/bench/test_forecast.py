@@ -13,7 +13,15 @@ from tiny_bench import SLOW, gsm8k_values
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.cost import ADAM_BYTES, Shapes, cost_of, longest_of, shapes_of, sorted_longest
+from gradience.bench.plan.cost import (
+    ADAM_BYTES,
+    Counts,
+    Shapes,
+    cost_of,
+    longest_of,
+    shapes_of,
+    sorted_longest,
+)
 from gradience.bench.plan.preview import Lengths
 from gradience.evaluate.counting import (
     Work,
@@ -151,7 +159,7 @@ def test_a_seed_s_cost_by_hand(base: Path) -> None:
     )
     shape = AutoConfig.from_pretrained(base)
     shapes = Shapes(6, (2, 10), deciding=32, rows=16, prompt=6, new=4)
-    cost = cost_of(config, shape, shapes, [SLOW, H100], labels=None, trainings=2, evaluations=3)
+    cost = cost_of(config, shape, shapes, [SLOW, H100], labels=None, counts=Counts(2, 0, 3))
     real, network = real_and_meta(base)
     trained = sum(weight.numel() for weight in real.parameters() if weight.requires_grad)
     everything = sum(weight.numel() for weight in real.parameters())

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_process import CONFIG
+from bench_process import CONFIG, write_inputs
+from pydantic import ValidationError
 from tiny_bench import ROLES, Watcher, bert, llama, sums
 
+from gradience.artifacts.bench import Bench
 from gradience.artifacts.heal import HealReport
-from gradience.bench.config.load import BenchConfig
+from gradience.bench.config.load import BenchConfig, load_config
+from gradience.bench.plan.forecast import forecast
+from gradience.bench.run.bench import run_bench
 from gradience.bench.run.seed import SeedRun
+from gradience.bench.verify.regenerate import regenerated
+from gradience.bench.verify.verify import verify_run
+from gradience.report.bench import to_markdown
 from gradience.tasks.base import ClassificationTask
 from gradience.tasks.examples import LabelledExample, content_id, prepare
 
@@ -82,3 +90,62 @@ def test_the_truncated_probe_comes_closer_to_the_probe(kind: str, tmp_path: Path
     SeedRun(config(kind, base), task, 42, folder, again).run()
     assert again.stages == watcher.stages
     assert again.notes == []
+
+
+def test_a_run_with_healed_variants_is_verified_and_asked_again(tmp_path: Path) -> None:
+    path = write_inputs(tmp_path / "inputs", compression=HEALS | {"healing": {"lr": 1e-2, "rows": 64}})
+    config, output = load_config(path), tmp_path / "mine"
+    run_bench(config, output, Watcher(), page_of=to_markdown)
+    results = {variant.name: variant for variant in Bench.read(output / "bench.json").variants}
+    assert (results["uniform_r1.heal"].arm, results["probe_healed"].arm) == ("heal", "control")
+    verified = verify_run(output, page_of=to_markdown, regenerate=partial(regenerated, least=4))
+    assert verified.mismatches == ()
+    assert verified.regenerated is not None
+    assert {one.file.partition("/")[0] for one in verified.regenerated} >= {"uniform_r1.heal", "probe_healed"}
+
+    # Another lr than the config's: a report that was exchanged together with its manifest.
+    file = output / "uniform_r1.heal/adapter/adapter/heal_report.json"
+    HealReport.read(file).model_copy(update={"lr": 3e-3, "teacher_sha256": "0" * 64}).save(file)
+    fields = {one.field for one in verify_run(output, page_of=to_markdown).mismatches}
+    assert {"lr", "teacher_sha256"} <= fields
+
+
+def test_the_forecast_names_the_stages_and_counts_their_time(tmp_path: Path) -> None:
+    path = write_inputs(tmp_path, compression=HEALS | {"healing": {}})
+    seen = forecast(load_config(path))
+    stages = [stage for stage in seen.stages if "heal" in stage]
+    assert stages == [
+        "uniform_r1.heal/adapter", "probe_healed/adapter", "uniform_r1.heal/eval", "probe_healed/eval",
+    ]  # fmt: skip
+    assert any(
+        "healings that take all their steps, 10 % of a training's, on 512 rows" in said
+        for said in seen.assumptions
+    )
+    longer = forecast(load_config(path, ["compression.healing.steps=1"]))
+    assert seen.cost is not None
+    assert longer.cost is not None
+    more = longer.cost.times[0].seed - seen.cost.times[0].seed
+    # 27 of the 30 steps more, in two healings, each a third longer than one of the training (its update counted once)
+    assert more == pytest.approx(2 * 27 / 30 * 4 / 3 * seen.cost.times[0].training, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"controls": ["aa"]}, "the arm heal needs the control probe_healed"),
+        ({"arms": ["truncate"], "healing": None}, "the control probe_healed needs the arm heal"),
+        ({"arms": ["truncate"], "controls": []}, "`arms` has no `heal`"),
+        ({"healing": {"rows": 15}}, "greater than or equal to 16"),
+        ({"healing": {"steps": 0}}, "greater than 0"),
+    ],
+)
+def test_what_makes_no_sense_together_is_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match=said):
+        config("seqcls", tmp_path, **changes)
+
+
+def test_how_is_healed_stands_in_the_plan_only_where_something_is(tmp_path: Path) -> None:
+    heals = config("seqcls", tmp_path, healing=None).model_dump(mode="json")["compression"]
+    assert heals["healing"] == {"steps": "1/10", "rows": 512, "lr": 3e-4}
+    without = config("seqcls", tmp_path, arms=["truncate"], controls=[], healing=None)
+    assert "healing" not in without.model_dump(mode="json")["compression"]
