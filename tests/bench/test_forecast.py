@@ -175,7 +175,7 @@ def test_a_seed_s_cost_by_hand(base: Path) -> None:
     assert 6 * 28 * trained / 1e6 <= adam <= 6 * (28 * trained / 1e6 + 1.0)
     assert slow.seed > 2 * slow.training + 2 * slow.evaluation
     longer = Shapes(12, (2, 10), deciding=32, rows=16, prompt=6, new=4)
-    twice = cost_of(config, shape, longer, [SLOW], labels=None, trainings=2, evaluations=3)
+    twice = cost_of(config, shape, longer, [SLOW], labels=None, counts=Counts(2, 0, 3))
     assert twice.times[0].training == pytest.approx(2 * slow.training, rel=1e-3)
 
 
@@ -187,7 +187,7 @@ def test_checkpointing_keeps_less_and_computes_more(base: Path) -> None:
     for checkpointing in (False, True):
         model = {"name": str(base), "type": "causal_lm", "gradient_checkpointing": checkpointing}
         config = BenchConfig.model_validate(gsm8k_values(base, model=model))
-        costs.append(cost_of(config, deep, shapes, [SLOW], labels=None, trainings=1, evaluations=1))
+        costs.append(cost_of(config, deep, shapes, [SLOW], labels=None, counts=Counts(1, 0, 1)))
     plain, saved = costs
     assert saved.activation_bytes < 0.6 * plain.activation_bytes
     assert 1.15 < saved.times[0].training / plain.times[0].training < 1.6
@@ -197,7 +197,7 @@ def test_four_bits_pack_the_linear_layers_alone(base: Path) -> None:
     model = {"name": str(base), "type": "causal_lm", "quantization": "nf4"}
     shape, shapes = AutoConfig.from_pretrained(base), Shapes(1, (1, 4), 1, 1, 4, 1)
     config = BenchConfig.model_validate(gsm8k_values(base, model=model))
-    cost = cost_of(config, shape, shapes, [SLOW], labels=None, trainings=1, evaluations=1)
+    cost = cost_of(config, shape, shapes, [SLOW], labels=None, counts=Counts(1, 0, 1))
     outside = sum(
         weight.numel()
         for name, weight in AutoModelForCausalLM.from_pretrained(base).named_parameters()

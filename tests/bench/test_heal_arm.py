@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from bench_process import CONFIG, write_inputs
 from pydantic import ValidationError
-from tiny_bench import ROLES, Watcher, bert, llama, sums
+from tiny_bench import ROLES, SLOW, Watcher, bert, llama, sums
 
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.heal import HealReport
@@ -19,7 +19,7 @@ from gradience.bench.run.bench import run_bench
 from gradience.bench.run.seed import SeedRun
 from gradience.bench.verify.regenerate import regenerated
 from gradience.bench.verify.verify import verify_run
-from gradience.report.bench import to_markdown
+from gradience.report.faces import to_markdown
 from gradience.tasks.base import ClassificationTask
 from gradience.tasks.examples import LabelledExample, content_id, prepare
 
@@ -112,7 +112,7 @@ def test_a_run_with_healed_variants_is_verified_and_asked_again(tmp_path: Path) 
 
 def test_the_forecast_names_the_stages_and_counts_their_time(tmp_path: Path) -> None:
     path = write_inputs(tmp_path, compression=HEALS | {"healing": {}})
-    seen = forecast(load_config(path))
+    seen = forecast(load_config(path), [SLOW])
     stages = [stage for stage in seen.stages if "heal" in stage]
     assert stages == [
         "uniform_r1.heal/adapter", "probe_healed/adapter", "uniform_r1.heal/eval", "probe_healed/eval",
@@ -121,7 +121,7 @@ def test_the_forecast_names_the_stages_and_counts_their_time(tmp_path: Path) -> 
         "healings that take all their steps, 10 % of a training's, on 512 rows" in said
         for said in seen.assumptions
     )
-    longer = forecast(load_config(path, ["compression.healing.steps=1"]))
+    longer = forecast(load_config(path, ["compression.healing.steps=1"]), [SLOW])
     assert seen.cost is not None
     assert longer.cost is not None
     more = longer.cost.times[0].seed - seen.cost.times[0].seed
@@ -146,6 +146,6 @@ def test_what_makes_no_sense_together_is_refused(changes: dict[str, Any], said: 
 
 def test_how_is_healed_stands_in_the_plan_only_where_something_is(tmp_path: Path) -> None:
     heals = config("seqcls", tmp_path, healing=None).model_dump(mode="json")["compression"]
-    assert heals["healing"] == {"steps": "1/10", "rows": 512, "lr": 3e-4}
+    assert heals["healing"] == {"steps": "0.1", "rows": 512, "lr": 3e-4}
     without = config("seqcls", tmp_path, arms=["truncate"], controls=[], healing=None)
     assert "healing" not in without.model_dump(mode="json")["compression"]
