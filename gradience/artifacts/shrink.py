@@ -20,19 +20,45 @@ TestedStatus = Literal["shown", "not shown", "inferior", "not evaluated"]
 RungStatus = Literal[TestedStatus, "skipped", "not tested"]
 
 
+def rung_words(kind: str, rank: int) -> str:
+    """Return what a rung is called in a sentence."""
+    return f"rank {rank}" if kind == "truncated" else f"{kind} rank {rank}"
+
+
 class PlannedRung(Part):
     """One smaller adapter that may be made."""
 
     name: str
     kind: str
-    """How it is made: `truncated`, the leading directions of each module."""
+    """How it is made. `truncated`: the leading directions of each module. `calibrated`: what a calibration says matters
+    most to the output. `healed`: the smallest of those, trained a little to answer as the adapter does."""
     rank: int
-    """Of every module that has more; the others keep theirs."""
+    """Of every module that has more; the others keep theirs. With a calibration the rank whose LoRA parameters are the
+    budget of the rung."""
     lora_params: int
     params_saved: Float12
     """Share of the adapter's LoRA parameters."""
     kept_energy: Float12
     """Σσ² kept / Σσ², over all modules."""
+    predicted_kl: Float12 | None = None
+    """Of the calibration, in nats per scored token; null without one, and for a healed rung."""
+
+    @property
+    def words(self) -> str:
+        """What it is called in a sentence."""
+        return rung_words(self.kind, self.rank)
+
+
+class PlannedHealing(Part):
+    """How the healed rung is trained, on which prompts."""
+
+    prompts: str
+    prompts_sha256: str
+    steps: int
+    """At most."""
+    lr: Float12
+    batch_size: int
+    seed: int
 
 
 class DevRows(Part):
@@ -80,7 +106,11 @@ class ShrinkPlan(Artifact):
     given: bool
     """Whether the rungs were given; else they are halvings of the suggested rank."""
     rungs: tuple[PlannedRung, ...]
-    """In the order in which they are tested: from the largest down."""
+    """In the order in which they are tested: from the largest down, the healed one before the smallest."""
+    calibration_sha256: str | None = None
+    """Of the calibration that all rungs are made with; null for truncations."""
+    healing: PlannedHealing | None = None
+    """Null where no rung is healed."""
     changes: tuple[str, ...] = ()
     """What was another in an earlier plan of this folder, after answers were there."""
 
@@ -130,6 +160,8 @@ class ShrinkRung(Part):
     rank: int
     lora_params: int
     params_saved: Float12
+    predicted_kl: Float12 | None = None
+    """As planned."""
     status: RungStatus
     """`skipped`: the sequence started below it. `not tested`: it had stopped above it."""
     dev: PairedEvidence | None = None
@@ -139,6 +171,11 @@ class ShrinkRung(Part):
     distance: OutputDistance | None = None
     needs: str = ""
     """Of one that is not shown: which margin these rows show of it, and how many rows that of the plan would take."""
+
+    @property
+    def words(self) -> str:
+        """What it is called in a sentence."""
+        return rung_words(self.kind, self.rank)
 
 
 class ShrinkReport(Report):

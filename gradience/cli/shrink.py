@@ -67,6 +67,22 @@ def shrink(
             help="Ranks to test, such as 8,4,2,1 (default: halvings of the audit's p90 suggestion).",
         ),
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration",
+            metavar="FILE",
+            help="Of `gradience calibrate`: rungs keep what matters to the output.",
+        ),
+    ] = None,
+    heal_prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--heal-prompts",
+            metavar="FILE",
+            help="Rows without labels: the smallest rung, healed on them, is one more rung.",
+        ),
+    ] = None,
     role: Annotated[
         TestRole, typer.Option("--role", metavar="ROLE", help="Which examples of a --task: confirm or dev.")
     ] = TestRole.confirm,
@@ -120,7 +136,7 @@ def shrink(
 ) -> int:
     """Write the smallest adapter that is shown to be as good.
 
-    Rungs are truncations, tested from the largest down on the same examples until one is not shown to hold.
+    Rungs are smaller copies, tested from the largest down on the same examples until one is not shown to hold.
 
     Exit codes: 0 a smaller one is shown to hold, 8 none is shown, 1 the first one tested is inferior, 4 one could not
     be evaluated.
@@ -131,6 +147,7 @@ def shrink(
 
       gradience shrink ./my_adapter -b ./base --data rows.jsonl --rungs 16,8,4 --margin 0.05 -o shrunk
     """
+    from gradience.artifacts.calibration import Calibration
     from gradience.cli.bench_run import need_libraries
     from gradience.evaluate.request import request_of
     from gradience.evaluate.verb import margin_of
@@ -164,7 +181,8 @@ def shrink(
         need_libraries()
         if output is not None and not dry_run:
             refuse_output(adapter, output)
-        prepared = prepare(request, ranks_of(rungs))
+        measured = None if calibration is None else Calibration.read(calibration)
+        prepared = prepare(request, ranks_of(rungs), calibration=measured, heal_prompts=heal_prompts)
         if output is None or dry_run:
             return _forecast(prepared, as_json=json)
         return _shrink(prepared, output, as_json=json, quiet=quiet)

@@ -115,6 +115,32 @@ class ToKl:
         return chosen
 
 
+@dataclass(frozen=True, slots=True)
+class ToSizeOfRank:
+    """As many LoRA parameters as this rank of every module takes, allocated by effect. Needs a calibration.
+
+    >>> calibration = Calibration.read("calibration.safetensors")
+    >>> plan = plan_compression(audit_adapter("my_adapter"), ToSizeOfRank(4), calibration=calibration)
+    >>> plan.new_params
+    67584
+
+    Modules that keep their rank whatever is asked for keep it in the budget as well.
+    """
+
+    rank: int
+
+    @property
+    def words(self) -> str:
+        return f"at most the parameters of rank {self.rank}, allocated by effect per parameter"
+
+    def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
+        uniform = {
+            module.name: module.rank if module.fixed else min(self.rank, module.rank) for module in modules
+        }
+        params, _ = size_at(modules, uniform)
+        return ToBudget(max_params=params, by="effect").choose(report, modules, grid)
+
+
 def _needed(modules: Sequence[Module], start: Ranks, steps: Sequence[Step], limit: float) -> int:
     """How many of the steps keep the predicted KL at or below `limit`, and it stays so with each further one."""
     effects = {module.name: module.effects for module in modules if module.effects is not None}

@@ -4,6 +4,7 @@ And the plan of such a search."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 from gradience.artifacts.evaluation import EvaluatedAdapter
 from gradience.artifacts.shrink import (
@@ -15,6 +16,7 @@ from gradience.artifacts.shrink import (
     ShrinkPlan,
     ShrinkReport,
     ShrinkRung,
+    rung_words,
 )
 from gradience.report import terminal
 from gradience.report.blocks import (
@@ -67,6 +69,10 @@ DELTA_NLL: tuple[str, Inline] = (
     "ΔNLL",
     "NLL beyond the reference's, in nats per token, with Student's 95 % interval over examples",
 )
+PREDICTED: tuple[str, Inline] = (
+    "predicted KL",
+    "of the outputs from the adapter's own, by the calibration, in nats per scored token",
+)
 LEGEND: tuple[tuple[str, Inline], ...] = (
     ("NLL", "of the gold labels or responses, in nats an example: what it gains; above 0 is worse"),
     ("KL", "of the outputs from the adapter's own, in nats: 0 is no change"),
@@ -107,9 +113,17 @@ def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:
         ("adapter", (Span(plan.adapter, "name"), largest)),
         ("base", (Span(plan.base, "name"), Span(f"  {dtype}", "dim"))),
         ("examples", (f"{count(plan.examples)} of ", Span(plan.task, "name"), which)),
-        ("rungs", (f"rank {', '.join(str(rung.rank) for rung in plan.rungs)}", Span(f"  {why}", "dim"))),
+        ("rungs", (_rungs(plan), Span(f"  {why}", "dim"))),
         ("margin", plan.loss(plan.margin)),
     ]
+    if plan.healing is not None:
+        heal = plan.healing
+        facts.insert(
+            4,
+            ("healed", (f"up to {count(heal.steps)} steps on ", Span(heal.prompts, "name"))),
+        )
+    if plan.calibration_sha256 is not None:
+        facts.insert(4, ("calibration", f"sha256 {plan.calibration_sha256[:12]}…"))
     if plan.dev is not None:
         whose = "the task's own" if plan.dev.source == "task" else "set aside"
         text = f"{count(plan.dev.examples)} dev examples ({whose}) choose where the sequence starts"
@@ -117,13 +131,25 @@ def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:
     return facts
 
 
+def _rungs(plan: ShrinkPlan) -> str:
+    """In the order of the tests; a kind stands once before its ranks."""
+    groups = [
+        (kind, [rung.rank for rung in rungs]) for kind, rungs in groupby(plan.rungs, lambda rung: rung.kind)
+    ]
+    return ", ".join(
+        f"{rung_words(kind, ranks[0])}{''.join(f', {rank}' for rank in ranks[1:])}" for kind, ranks in groups
+    )
+
+
 def rung_blocks(report: ShrinkReport) -> list[Block]:
     """Return one row for each rung, and the answer."""
     counts = report.plan.compares == "correct"
+    predicts = report.plan.calibration_sha256 is not None
     columns = [
         Column(),
         Column("rank", ">", drop=3),
         Column("saved", ">"),
+        *([Column("predicted KL", ">", drop=4)] if predicts else []),
         *(COUNTED if counts else LIKELY),
         Column("95 % interval", ">", drop=2),
         Column(),
@@ -134,19 +160,29 @@ def rung_blocks(report: ShrinkReport) -> list[Block]:
         name,
         str(report.plan.rank),
         "",
+        *([""] if predicts else []),
         _correct(reference) if counts else _nll(reference),
     )
     cells = _cells if counts else _likelihood_cells
     return [
         Heading(("Which is the smallest that is as good as ", name, "?")),
-        Table(columns, [first, *(cells(rung) for rung in report.rungs)]),
+        Table(columns, [first, *(cells(rung, predicts) for rung in report.rungs)]),
         Notes([_answer(report), *_stopped(report)]),
-        Facts([DELTA if counts else DELTA_NLL]),
+        Facts([DELTA if counts else DELTA_NLL, *([PREDICTED] if predicts else [])]),
     ]
 
 
-def _cells(rung: ShrinkRung) -> Sequence[Inline]:
-    first = (Span(rung.name, "name"), str(rung.rank), percent(rung.params_saved))
+def _size(rung: ShrinkRung, predicts: bool) -> tuple[Inline, ...]:
+    size = (Span(rung.name, "name"), str(rung.rank), percent(rung.params_saved))
+    return (*size, *([_predicted(rung.predicted_kl)] if predicts else []))
+
+
+def _predicted(kl: float | None) -> str:
+    return MISSING if kl is None else sig(kl, 2)
+
+
+def _cells(rung: ShrinkRung, predicts: bool) -> Sequence[Inline]:
+    first = _size(rung, predicts)
     status = Span(rung.status, ROLES.get(rung.status, "dim"))
     row = rung.result
     if row is None or row.pairs is None:
@@ -157,8 +193,8 @@ def _cells(rung: ShrinkRung) -> Sequence[Inline]:
     return (*first, _correct(row), *only, points(pairs.delta), interval, status)
 
 
-def _likelihood_cells(rung: ShrinkRung) -> Sequence[Inline]:
-    first = (Span(rung.name, "name"), str(rung.rank), percent(rung.params_saved))
+def _likelihood_cells(rung: ShrinkRung, predicts: bool) -> Sequence[Inline]:
+    first = _size(rung, predicts)
     status = Span(rung.status, ROLES.get(rung.status, "dim"))
     likelihood = None if rung.result is None else rung.result.likelihood
     if rung.result is None or likelihood is None:
@@ -200,7 +236,7 @@ def _stopped(report: ShrinkReport) -> list[Note]:
         return []
     if last.status == "not shown":
         return [Note("unknown", f"not shown: {last.needs}")]
-    return [Note(MARKS[last.status], f"rank {last.rank}: {last.result.reason}")]
+    return [Note(MARKS[last.status], f"{last.words}: {last.result.reason}")]
 
 
 def distance_blocks(report: ShrinkReport) -> list[Block]:
@@ -293,12 +329,15 @@ def shrink_forecast_blocks(forecast: ShrinkForecast) -> Document:
     blocks: list[Block] = [Heading("Nothing is loaded: this is the plan.", level=1), Facts(facts)]
     if forecast.notes:
         blocks.append(Notes([Note("warning", note) for note in forecast.notes]))
+    predicts = forecast.plan.calibration_sha256 is not None
     columns = [Column("rung"), Column("saved", ">"), Column("energy kept", ">")]
-    table = Table(columns, [_planned(rung) for rung in forecast.rungs])
+    columns += [Column("predicted KL", ">")] if predicts else []
+    table = Table(columns, [_planned(rung, predicts) for rung in forecast.rungs])
     blocks += [Heading("What is tested, from the largest down?"), table]
     margins = margin_blocks(forecast.plan.margin, forecast.margins) if forecast.margins else []
     return [*blocks, *margins, Heading("Estimates rest on"), items(forecast.assumptions)]
 
 
-def _planned(rung: PlannedRung) -> Sequence[Inline]:
-    return (Span(rung.name, "name"), percent(rung.params_saved), percent(rung.kept_energy))
+def _planned(rung: PlannedRung, predicts: bool) -> Sequence[Inline]:
+    cells = (Span(rung.name, "name"), percent(rung.params_saved), percent(rung.kept_energy))
+    return (*cells, *([_predicted(rung.predicted_kl)] if predicts else []))

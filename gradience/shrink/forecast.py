@@ -8,6 +8,8 @@ from gradience.artifacts.shrink import ShrinkForecast
 from gradience.evaluate.forecast import forecast_evaluation, margins_of
 from gradience.shrink.plan import CONTROL, Prepared
 
+UNCOUNTED = "healing is in none of the times: `gradience heal --dry-run` says what it takes"
+
 
 def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
     """Return what `prepared` would do: only the base's config.json and its tokenizer are read."""
@@ -29,6 +31,6 @@ def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
         times=tuple(
             time.model_copy(update={"seed": time.seed + on_dev * time.evaluation}) for time in expected.times
         ),
-        assumptions=expected.assumptions,
+        assumptions=(*expected.assumptions, *(() if plan.healing is None else (UNCOUNTED,))),
         notes=expected.notes,
     )

@@ -73,12 +73,14 @@ def rungs_of(plan: ShrinkPlan, dev: Sequence[TestedRung], start: int, walked: Wa
         status = _status(one, skipped=place < start)
         rows.append(
             ShrinkRung(
-                **rung.model_dump(include={"name", "kind", "rank", "lora_params", "params_saved"}),
+                **rung.model_dump(
+                    include={"name", "kind", "rank", "lora_params", "params_saved", "predicted_kl"}
+                ),
                 status=status,
                 dev=on_dev.get(rung.name),
                 result=None if one is None else one.row,
                 distance=None if one is None else distance(walked.reference, one.answers, walked.control),
-                needs="" if one is None or status != "not shown" else needs_of(one.row, plan, rung.rank),
+                needs="" if one is None or status != "not shown" else needs_of(one.row, plan, rung.words),
             )
         )
     return tuple(rows)
@@ -110,13 +112,13 @@ def sentence_of(plan: ShrinkPlan, rungs: Sequence[ShrinkRung]) -> str:
         last = shown[-1]
         assert last.result is not None
         saved = f"{100 * last.params_saved:.1f} % of the LoRA parameters saved"
-        return f"rank {last.rank} is the smallest shown to hold: {saved}, {_claim(last.result)}"
+        return f"{last.words} is the smallest shown to hold: {saved}, {_claim(last.result)}"
     first = next(rung for rung in rungs if rung.result is not None)
     assert first.result is not None
     if first.status == "inferior":
-        return f"no rung holds: rank {first.rank}, the first one tested, is {first.result.reason}"
+        return f"no rung holds: {first.words}, the first one tested, is {first.result.reason}"
     if first.status == "not evaluated":
-        return f"nothing is shown: rank {first.rank} {first.result.reason}"
+        return f"nothing is shown: {first.words} {first.result.reason}"
     return f"no rung is shown to hold: {first.needs}"
 
 
@@ -125,10 +127,10 @@ def _claim(row: EvaluatedAdapter) -> str:
     return row.reason.partition(": ")[2]
 
 
-def needs_of(row: EvaluatedAdapter, plan: ShrinkPlan, rank: int) -> str:
+def needs_of(row: EvaluatedAdapter, plan: ShrinkPlan, rung: str) -> str:
     """Return which margin these rows show of a rung, and how many rows the margin of the plan would take."""
     if row.bounds is None:
-        return f"of rank {rank} a single row shows nothing"
+        return f"of {rung} a single row shows nothing"
     rows = row.next_grade.examples if row.next_grade else None
     seen = "its loss is what it seems" if _loses(row) else "both are equally good"
     needs = (
@@ -137,7 +139,7 @@ def needs_of(row: EvaluatedAdapter, plan: ShrinkPlan, rank: int) -> str:
         else "if its loss is what it seems, no number of rows shows that margin"
     )
     excluded, asked = plan.loss(max(0.0, -row.bounds.low)), plan.loss(plan.margin)
-    return f"of rank {rank} these {row.n:,} rows exclude a loss of {excluded}, not of {asked}; {needs}"
+    return f"of {rung} these {row.n:,} rows exclude a loss of {excluded}, not of {asked}; {needs}"
 
 
 def _loses(row: EvaluatedAdapter) -> bool:

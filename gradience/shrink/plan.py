@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.shared_names import path_text
 from gradience.artifacts.shrink import DevRows, ShrinkPlan
 from gradience.audit.adapter import audit_adapter
@@ -16,6 +17,7 @@ from gradience.evaluate.answering import RECORDS
 from gradience.evaluate.inputs import BASE_ROW, Inputs, read_inputs
 from gradience.evaluate.request import Request
 from gradience.models.locate import locate
+from gradience.shrink.prompts import healing_of, notes_on_prompts, planned_healing
 from gradience.shrink.rungs import Source, plan_rungs, with_base
 from gradience.tasks.examples import LabelledExample, fingerprint
 
@@ -44,8 +46,19 @@ class Prepared:
     plan: ShrinkPlan
 
 
-def prepare(request: Request, rungs: Sequence[int] | None = None) -> Prepared:
-    """Read and audit the adapter, read the rows, and plan. request: of one adapter. rungs: ranks to test.
+def prepare(
+    request: Request,
+    rungs: Sequence[int] | None = None,
+    *,
+    calibration: Calibration | None = None,
+    heal_prompts: Path | None = None,
+) -> Prepared:
+    """Read and audit the adapter, read the rows, and plan.
+
+    request: of one adapter.
+    rungs: ranks to test.
+    calibration: of this adapter, which all rungs are made with.
+    heal_prompts: rows on which the smallest rung is healed, as one more rung.
 
     Raises what reading, auditing and planning raise.
     """
@@ -53,7 +66,8 @@ def prepare(request: Request, rungs: Sequence[int] | None = None) -> Prepared:
 
     inputs = read_inputs(request)
     adapter = inputs.reference
-    source = Source(adapter.folder, audit_adapter(adapter.folder))
+    healing, rows = (None, ()) if heal_prompts is None else healing_of(request, heal_prompts)
+    source = Source(adapter.folder, audit_adapter(adapter.folder), calibration=calibration, healing=healing)
     if adapter.fields.get("use_dora"):  # which is written anew for the base that it stands on
         source = with_base(source, locate(inputs.model).folder)
     planned, notes = plan_rungs(source, rungs)
@@ -61,7 +75,9 @@ def prepare(request: Request, rungs: Sequence[int] | None = None) -> Prepared:
     if adapter.name.casefold() in names:
         adapter = replace(adapter, name=f"{adapter.name}-original")
     test, dev, dev_rows = split(inputs, len(planned))
-    inputs = replace(inputs, adapters=(adapter,), examples=test, notes=(*inputs.notes, *notes))
+    planned_heal = None if healing is None else planned_healing(healing)
+    known = notes_on_prompts(test, request.data, calibration, planned_heal, rows)
+    inputs = replace(inputs, adapters=(adapter,), examples=test, notes=(*inputs.notes, *notes, *known))
     suggestions = source.audit.suggestions
     plan = ShrinkPlan(
         adapter=path_text(adapter.given),
@@ -82,6 +98,8 @@ def prepare(request: Request, rungs: Sequence[int] | None = None) -> Prepared:
         suggested_rank=None if suggestions is None else suggestions.p90.rank,
         given=rungs is not None,
         rungs=planned,
+        calibration_sha256=None if calibration is None else calibration.sha256,
+        healing=planned_heal,
     )
     return Prepared(inputs, dev, source, plan)
 
@@ -145,11 +163,17 @@ def _changes(earlier: ShrinkPlan, now: ShrinkPlan) -> tuple[str, ...]:
     """What of the claim is another, in sentences."""
 
     def ranks(plan: ShrinkPlan) -> str:
-        return ", ".join(str(rung.rank) for rung in plan.rungs)
+        cut = all(rung.kind == "truncated" for rung in plan.rungs)
+        return ", ".join(str(rung.rank) if cut else rung.words for rung in plan.rungs)
 
     changes = []
     if [(rung.kind, rung.rank) for rung in earlier.rungs] != [(rung.kind, rung.rank) for rung in now.rungs]:
         changes.append(f"the rungs were {ranks(earlier)}, and are {ranks(now)}")
+    # That there is none any more is said by the rungs.
+    if earlier.calibration_sha256 and now.calibration_sha256 not in (None, earlier.calibration_sha256):
+        changes.append("the calibration is another")
+    if earlier.healing and now.healing not in (None, earlier.healing):
+        changes.append("the prompts or settings of the healing are others")
     if earlier.margin != now.margin:
         before, after = (plan.loss(plan.margin) for plan in (earlier, now))
         changes.append(f"the margin was {before}, and is {after}")

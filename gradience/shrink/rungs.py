@@ -1,5 +1,5 @@
-"""Rungs: smaller adapters of one kind, each known by a size. A new kind is an object like `TRUNCATED`, and one line in
-`KINDS`: it may choose ranks otherwise (from a calibration), or go on from a truncation (and heal it)."""
+"""Rungs: smaller adapters, each known by a size. A new kind is an object like `TRUNCATED`, and one line in `KINDS`: it
+chooses ranks otherwise (from a calibration), or goes on from another rung (and heals it)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gradience.artifacts.audit import AuditReport
+from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.compression import CompressionPlan, CompressionReport
 from gradience.artifacts.shrink import PlannedRung
+from gradience.calibrate.heal.inputs import HealRequest, read_heal_inputs
+from gradience.calibrate.heal.verb import heal
 from gradience.compress.adapter import rehearse_compression, write_compressed
 from gradience.errors import InputError, UsageError
+from gradience.plan.calibrated import ToSizeOfRank
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRank
 from gradience.words import listed
@@ -32,6 +36,10 @@ class Source:
     audit: AuditReport
     base_model: Path | None = None
     """A folder with the base's weights, which a DoRA needs."""
+    calibration: Calibration | None = None
+    """Where there is one, all rungs are made with it."""
+    healing: HealRequest | None = None
+    """How the smallest rung is healed; its student is the adapter itself until that rung is made."""
 
     @property
     def rank(self) -> int:
@@ -72,8 +80,67 @@ class Truncated:
         )
 
 
-TRUNCATED = Truncated()
-KINDS: Mapping[str, RungKind] = {kind.name: kind for kind in (TRUNCATED,)}
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What matters most to the output, in as many LoRA parameters as one rank for all modules takes."""
+
+    name: str = "calibrated"
+
+    def plan(self, source: Source, rank: int) -> CompressionPlan:
+        plan = plan_compression(
+            source.audit, ToSizeOfRank(rank), path=source.adapter, calibration=source.calibration
+        )
+        if plan.new_params < plan.old_params:
+            rehearse_compression(
+                source.adapter, plan, base_model=source.base_model, calibration=source.calibration, **AS_IT_IS
+            )
+        return plan
+
+    def make(self, source: Source, rank: int, folder: Path, documents: Documents | None) -> None:
+        plan = plan_compression(
+            source.audit, ToSizeOfRank(rank), path=source.adapter, calibration=source.calibration
+        )
+        write_compressed(
+            source.adapter,
+            plan,
+            folder,
+            base_model=source.base_model,
+            force=True,
+            documents=documents,
+            calibration=source.calibration,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Healed:
+    """The rung of this size, trained for a few steps on prompts to answer as the adapter does."""
+
+    name: str = "healed"
+
+    def plan(self, source: Source, rank: int) -> CompressionPlan:
+        return cut_of(source).plan(source, rank).model_copy(update={"prediction": None})
+
+    def make(self, source: Source, rank: int, folder: Path, documents: Documents | None) -> None:
+        assert source.healing is not None
+        cut = cut_of(source)
+        student = folder.with_name(rung_name(cut, rank))
+        cut.make(source, rank, student, documents)
+        request = replace(source.healing, student=replace(source.healing.student, adapter=student))
+        heal(read_heal_inputs(request), folder, force=True)
+
+
+TRUNCATED, CALIBRATED, HEALED = Truncated(), Calibrated(), Healed()
+KINDS: Mapping[str, RungKind] = {kind.name: kind for kind in (TRUNCATED, CALIBRATED, HEALED)}
+
+
+def cut_of(source: Source) -> RungKind:
+    """Return the kind of all rungs but a healed one."""
+    return TRUNCATED if source.calibration is None else CALIBRATED
+
+
+def rung_name(kind: RungKind, rank: int) -> str:
+    """Return the name of a rung, which is that of its folder and of its records."""
+    return f"rank{rank}" if kind is TRUNCATED else f"{kind.name}{rank}"
 
 
 def halvings(rank: int) -> tuple[int, ...]:
@@ -86,13 +153,17 @@ def halvings(rank: int) -> tuple[int, ...]:
 
 
 def plan_rungs(
-    source: Source, given: Iterable[int] | None, kind: RungKind = TRUNCATED
+    source: Source, given: Iterable[int] | None, kind: RungKind | None = None
 ) -> tuple[tuple[PlannedRung, ...], tuple[str, ...]]:
     """Return the rungs from the largest down, and what was left out of them and why.
+
+    The healed rung stands before the smallest, which is of its size: behind it, it would be tested only where nothing
+    needs healing.
 
     given: ranks in place of the halvings of the audit's p90 suggestion. Raises UsageError (`bad-rank`,
     `nothing-smaller`), InputError (`no-suggestion`), and what planning a compression raises.
     """
+    kind = kind or cut_of(source)
     ranks = sorted({*_suggested(source)} if given is None else {*given}, reverse=True)
     rungs: list[PlannedRung] = []
     left_out: list[int] = []
@@ -103,22 +174,32 @@ def plan_rungs(
             left_out.append(rank)
             continue
         smallest = plan.new_params
-        rungs.append(
-            PlannedRung(
-                name=f"rank{rank}", kind=kind.name, rank=rank, lora_params=plan.new_params,
-                params_saved=plan.reduction, kept_energy=plan.kept_energy,
-            )
-        )  # fmt: skip
+        rungs.append(_planned(kind, rank, plan))
     if not rungs:
         raise UsageError(
             f"{source.adapter}: its rank is {source.rank}, and no rung is smaller",
             code="nothing-smaller",
             hint="give --rungs with ranks below it",
         )
+    if source.healing is not None:
+        rank = rungs[-1].rank
+        rungs.insert(-1, _planned(HEALED, rank, HEALED.plan(source, rank)))
     if given is None or not left_out:
         return tuple(rungs), ()
     names = listed([f"rank {rank}" for rank in left_out], most=5)
     return tuple(rungs), (f"left out, since it makes nothing smaller: {names}",)
+
+
+def _planned(kind: RungKind, rank: int, plan: CompressionPlan) -> PlannedRung:
+    return PlannedRung(
+        name=rung_name(kind, rank),
+        kind=kind.name,
+        rank=rank,
+        lora_params=plan.new_params,
+        params_saved=plan.reduction,
+        kept_energy=plan.kept_energy,
+        predicted_kl=None if plan.prediction is None else plan.prediction.kl,
+    )
 
 
 def with_base(source: Source, folder: Path) -> Source:

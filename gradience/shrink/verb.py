@@ -21,6 +21,7 @@ from typing import Any, Literal
 from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.arguments import integer_argument, path_argument, ranks_argument
 from gradience.artifacts.bench_plan import Role
+from gradience.artifacts.calibration import Calibration, calibration_argument
 from gradience.artifacts.digests import DIGESTS, files_below, write_digests
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import Stopwatch
@@ -36,7 +37,7 @@ from gradience.models.lock import only_one
 from gradience.progress import Watcher
 from gradience.shrink.outcome import report_of
 from gradience.shrink.plan import DEV, PLAN, Prepared, prepare, settle
-from gradience.shrink.rungs import Documents
+from gradience.shrink.rungs import HEALED, Documents
 from gradience.shrink.walk import RUNGS, maker, start_of, start_on_dev, walk
 
 SHRUNK, DOCUMENT, ADAPTER = "shrink.json", "shrink.md", "adapter"
@@ -53,6 +54,8 @@ def shrink_adapter(
     options: Mapping[str, Any] | None = None,
     margin: float | str | Fraction = "0.025",
     rungs: Iterable[int] | None = None,
+    calibration: Calibration | str | os.PathLike[str] | None = None,
+    heal_prompts: str | os.PathLike[str] | None = None,
     role: Role = "confirm",
     limit: int | None = None,
     batch_size: int | None = None,
@@ -72,7 +75,7 @@ def shrink_adapter(
     >>> report.smallest, [rung.status for rung in report.rungs]
     ('rank4', ['shown'])
 
-    Rungs are made by truncation, and tested from the largest down on the same examples; the first that is not shown to
+    Rungs are smaller copies, and tested from the largest down on the same examples; the first that is not shown to
     hold ends the search. The keywords are the flags of `gradience shrink`:
 
     adapter: the folder of a LoRA adapter.
@@ -83,6 +86,8 @@ def shrink_adapter(
     options: the options of the task.
     margin: the loss that must be excluded, as a share: 0.025 is 2.5 points.
     rungs: ranks to test; by default halvings of the audit's p90 suggestion down to 1.
+    calibration: what `calibrate_adapter` returned or wrote; rungs keep what matters to the output, at equal sizes.
+    heal_prompts: rows without labels; the smallest rung, healed on them, is tested before it as one more rung.
     role: which of the task's examples: "confirm" (test) or "dev".
     limit: at most so many examples.
     batch_size: examples that are answered together; by default as evaluate_adapters has it.
@@ -116,9 +121,13 @@ def shrink_adapter(
     request = request_of({name: value for name, value in given.items() if value is not None})
     target = path_argument("output", output)
     ranks = None if rungs is None else ranks_argument("rungs", rungs)
+    kinds: dict[str, Any] = {
+        "calibration": calibration_argument(calibration),
+        "heal_prompts": None if heal_prompts is None else path_argument("heal_prompts", heal_prompts),
+    }
     require_libraries()
     refuse_output(request.adapters[0], target)
-    return shrink(prepare(request, ranks), target, watcher)
+    return shrink(prepare(request, ranks, **kinds), target, watcher)
 
 
 def refuse_output(adapter: Path, output: Path) -> None:
@@ -153,6 +162,10 @@ def shrink(
         note_changes(output, (PLAN, SHRUNK, DOCUMENT), watcher.note)
         prepared = replace(prepared, plan=settle(prepared.plan, output, watcher.note))
         make = maker(prepared, output, _documents(page_of))
+        for rung in prepared.plan.rungs:
+            if rung.kind == HEALED.name:  # while no other base is loaded
+                watcher.stage(f"{rung.name}/heal", 1, None)
+                make(rung)
         with memory_errors():
             dev = start_on_dev(prepared, output, watcher, make)
             start = start_of(dev)

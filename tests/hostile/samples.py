@@ -27,7 +27,7 @@ from gradience.artifacts.evaluation import (
     KeptRecords,
 )
 from gradience.artifacts.forecast import BenchForecast, Check, ScoredExample
-from gradience.artifacts.shrink import ShrinkForecast, ShrinkReport
+from gradience.artifacts.shrink import PlannedHealing, ShrinkForecast, ShrinkReport
 from gradience.artifacts.stage import StageManifest
 from gradience.artifacts.training import TrainingReport
 from gradience.artifacts.verification import Verification
@@ -184,7 +184,12 @@ def evaluation_forecast() -> EvaluationForecast:
 
 
 def shrink() -> ShrinkReport:
-    return ShrinkReport.read(SHRUNK)
+    report = ShrinkReport.read(SHRUNK)
+    healing = PlannedHealing(
+        prompts="prompts.jsonl", prompts_sha256="0" * 64, steps=100, lr=3e-4, batch_size=8, seed=42
+    )
+    plan = report.plan.model_copy(update={"healing": healing, "calibration_sha256": "0" * 64})
+    return report.model_copy(update={"plan": plan})
 
 
 def shrink_forecast() -> ShrinkForecast:

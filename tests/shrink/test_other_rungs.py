@@ -1,0 +1,159 @@
+"""Rungs from a calibration and a healed one: their place, what they are made of, what is said of prompts."""
+
+from __future__ import annotations
+
+import json
+
+import adapters_to_compare as data
+import pytest
+
+from gradience import compress_adapter, shrink_adapter
+from gradience.artifacts.heal import HealReport
+from gradience.artifacts.shrink import ShrinkPlan, ShrinkReport
+from gradience.calibrate.verb import calibrate_adapter
+from gradience.digests import sha256_file
+from gradience.errors import UsageError
+from gradience.report.shrink import shrink_text
+from gradience.shrink import verb
+from gradience.shrink.plan import settle
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Adapters, rows to test on, and 20 other prompts with a calibration on them."""
+    root = data.classifiers(tmp_path_factory.mktemp("rungs"))
+    words = data.tiny_bench.WORDS[8:13]
+    texts = [f"{words[place % 5]} {words[place // 5]} {words[0]}" for place in range(20)]
+    (root / "prompts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    calibrate(root, "prompts.jsonl", "c.safetensors")
+    return root
+
+
+def calibrate(root, prompts, output):
+    options = {"prompts": root / prompts, "base_model": root / "base", "device": "cpu"}
+    calibrate_adapter(root / "reference", root / output, **options)
+
+
+def shrink(folder, output, name="reference", **options):
+    settings = {"base_model": folder / "base", "data": folder / "rows.csv", "device": "cpu", "margin": "0.9"}
+    return shrink_adapter(folder / name, output, **{**settings, "rungs": [2, 1], **options})
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory):
+    """A search with rungs of both kinds, each of which holds."""
+    output = tmp_path_factory.mktemp("finished") / "out"
+    return shrink(
+        folder, output, calibration=folder / "c.safetensors", heal_prompts=folder / "prompts.jsonl"
+    ), output
+
+
+def test_calibrated_rungs_have_the_size_of_a_rank_and_the_prediction_of_their_plan(folder, finished):
+    report, output = finished
+    plan = ShrinkPlan.read(output / "plan.json")
+    assert [rung.name for rung in plan.rungs] == ["calibrated2", "healed1", "calibrated1"]
+    assert plan.calibration_sha256 == sha256_file(folder / "c.safetensors")
+    for rung in (plan.rungs[0], plan.rungs[2]):
+        uniform = compress_adapter(folder / "reference", rank=rung.rank, dry_run=True).new_params
+        expected = compress_adapter(
+            folder / "reference",
+            output / f"expected{rung.rank}",
+            max_params=uniform,
+            calibration=folder / "c.safetensors",
+        )
+        assert rung.lora_params == expected.new_params <= uniform
+        assert rung.predicted_kl == expected.prediction.kl
+        assert sha256_file(output / "rungs" / rung.name / WEIGHTS) == expected.output_sha256
+    assert [rung.predicted_kl for rung in report.rungs] == [rung.predicted_kl for rung in plan.rungs]
+
+
+def test_the_healed_rung_stands_before_the_one_that_it_is_made_from(folder, finished):
+    report, output = finished
+    healed, cut = report.plan.rungs[1:]
+    assert (healed.kind, healed.rank, healed.lora_params) == ("healed", cut.rank, cut.lora_params)
+    assert healed.predicted_kl is None
+    done = HealReport.read(output / "rungs" / "healed1" / "heal_report.json")
+    assert done.adapter_sha256 == sha256_file(output / "rungs" / "calibrated1" / WEIGHTS)
+    assert done.teacher_sha256 == report.plan.adapter_sha256
+    assert done.output_sha256 == report.rungs[1].result.sha256
+    planned = report.plan.healing
+    assert (planned.prompts_sha256, planned.steps, planned.lr, planned.batch_size, planned.seed) == (
+        done.prompts_sha256, done.planned_steps, done.lr, done.batch_size, done.seed
+    )  # fmt: skip
+    assert [rung.status for rung in report.rungs] == ["shown"] * 3
+    assert report.smallest == "calibrated1"
+    assert report.sentence.startswith("calibrated rank 1 is the smallest shown to hold")
+    assert report.notes == ()  # both were made on the same prompts, none of which is tested
+
+
+def test_the_screen_says_what_is_predicted_and_how_rungs_are_made(finished):
+    screen = shrink_text(finished[0])
+    assert "calibrated rank 2, healed rank 1, calibrated rank 1" in " ".join(screen.split())
+    assert "up to 100 steps on prompts.jsonl" in " ".join(screen.split())
+    assert "predicted KL" in screen
+    kept = ShrinkReport.read(data.RESULTS / "minilm_shrink" / "shrink.json")
+    assert "predicted" not in shrink_text(kept)
+
+
+def test_a_truncation_is_healed_as_well_and_prompts_that_are_tested_are_counted(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(verb, "shrink", lambda prepared, output, watcher: prepared)
+    tested = (folder / "rows.csv").read_text().splitlines()[1:4]
+    rows = [json.dumps({"text": row.split(",")[0]}) for row in tested]
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text("\n".join(rows) + "\n" + (folder / "prompts.jsonl").read_text())
+    prepared = shrink(folder, tmp_path / "out", heal_prompts=mixed)
+    assert [rung.name for rung in prepared.plan.rungs] == ["rank2", "healed1", "rank1"]
+    (note,) = prepared.inputs.notes
+    assert note.startswith("3 of the 23 prompts that heal are rows that are tested")
+
+
+def test_what_is_not_known_of_a_calibrations_prompts_is_said(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(verb, "shrink", lambda prepared, output, watcher: prepared)
+    prepared = shrink(folder, tmp_path / "out", calibration=folder / "c.safetensors")
+    assert prepared.inputs.notes == (
+        "a calibration keeps none of its prompts: see that none of them is a row that is tested",
+    )
+    calibrate(folder, "rows.csv", "tested.safetensors")
+    prepared = shrink(folder, tmp_path / "out", calibration=folder / "tested.safetensors")
+    assert prepared.inputs.notes[0].startswith("the calibration was made on the rows that are tested")
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"name": "other", "calibration": "c.safetensors"}, "other-calibration"),
+        ({"heal_prompts": "few.jsonl"}, "too-few-rows"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(folder, tmp_path, options, code):
+    lines = (folder / "prompts.jsonl").read_text().splitlines(keepends=True)
+    (folder / "few.jsonl").write_text("".join(lines[:15]))
+    options = {key: value if key == "name" else folder / value for key, value in options.items()}
+    with pytest.raises(UsageError) as caught:
+        shrink(folder, tmp_path / "out", **options)
+    assert caught.value.code == code
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_calibration_or_healing_changes_the_plan(finished, tmp_path):
+    plan = finished[0].plan
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "reference.jsonl").touch()
+    settle(plan, tmp_path, print)
+    other = plan.healing.model_copy(update={"prompts_sha256": "0" * 64})
+    changed = settle(
+        plan.model_copy(update={"calibration_sha256": "0" * 64, "healing": other}), tmp_path, print
+    )
+    assert changed.changes == (
+        "the calibration is another",
+        "the prompts or settings of the healing are others",
+    )
+    cut = plan.model_copy(update={"calibration_sha256": None, "healing": None, "rungs": plan.rungs[:1]})
+    assert (
+        "the rungs were calibrated rank 2, healed rank 1, calibrated rank 1, and are calibrated rank 2"
+        in settle(cut, tmp_path, print).changes
+    )
