@@ -39,7 +39,14 @@ PICTURE = Path("docs") / "audit.svg"
 PICTURE_WIDTH = 84
 PICTURE_SECTIONS = ("How much of its rank does it use?", "What ranks are suggested?", "Where?")
 BENCH_RESULTS = Path("benchmarks") / "results" / "minilm_reviews" / "bench_aggregate.json"
-SHRUNK = Path("benchmarks") / "results" / "minilm_shrink" / "shrink.json"
+SHRUNK = {
+    "shrink": ("minilm_shrink/shrink.json", ()),
+    "shrink-arithmetic": (
+        "smollm2_shrink/shrink.json",
+        ("Which is the smallest", "How much do the outputs change"),
+    ),
+}
+"""Block of docs/shrink.md -> a kept result below benchmarks/results, and the sections that are shown."""
 EVALUATIONS = {
     "evaluation": ("minilm_evaluation/evaluation.json", ()),
     "evaluation-arithmetic": (
@@ -240,8 +247,9 @@ def main() -> int:
         blocks.append(
             ("docs/evaluate.md", block, kept_screen(evaluated, evaluation_text(evaluated), sections))
         )
-    shrunk = ShrinkReport.read(ROOT / SHRUNK)
-    blocks.append(("docs/shrink.md", "shrink", kept_screen(shrunk, shrink_text(shrunk))))
+    for block, (file, sections) in SHRUNK.items():
+        shrunk = ShrinkReport.read(ROOT / "benchmarks" / "results" / file)
+        blocks.append(("docs/shrink.md", block, kept_screen(shrunk, shrink_text(shrunk), sections)))
     after: dict[Path, str] = {}
     for page, block, text in blocks:
         path = ROOT / page
