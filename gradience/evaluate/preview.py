@@ -41,7 +41,7 @@ def scored_example(task: Task, example: Any, tokenizer: Any, encode: Encode = en
     tokenizer: None where it is not here. encode: into ids of prompt and response, the end token included.
     """
     if isinstance(task, ClassificationTask):
-        text, _ = read_text(example, tokenizer)
+        text, _ = text_and_ids(example, tokenizer)
         return ScoredExample(id=example.id, prompt=text, scored=task.label_names[example.label])
     prompt, response = example.prompt, example.response
     if tokenizer is not None:
@@ -69,7 +69,7 @@ def scored_example(task: Task, example: Any, tokenizer: Any, encode: Encode = en
     )
 
 
-def read_text(example: Any, tokenizer: Any) -> tuple[str, list[int] | None]:
+def text_and_ids(example: Any, tokenizer: Any) -> tuple[str, list[int] | None]:
     """Return a text or a pair as the model sees it, and its ids where the tokenizer is here."""
     pair = (example.text, example.text_pair) if example.text_pair is not None else (example.text,)
     ids = tokenizer(*pair)["input_ids"] if tokenizer is not None else None

@@ -15,7 +15,8 @@ import yaml
 from gradience.artifacts.bench import Bench
 from gradience.bench.export.eee import export_eee
 from gradience.bench.export.hub import export_hub
-from gradience.bench.verify.files import root_of, write_digests
+from gradience.artifacts.digests import write_digests
+from gradience.bench.verify.files import root_of
 from gradience.cli.app import run
 from gradience.errors import InputError, UsageError
 from gradience.statistics import PairedTable, tango

@@ -15,7 +15,7 @@ from gradience.artifacts.forecast import Check, RenderedExample, ScoredExample
 from gradience.bench.config.load import BenchConfig
 from gradience.errors import InputError, MissingExtra, NetworkError
 from gradience.evaluate.checks import lengths
-from gradience.evaluate.preview import SHOWN, read_text, scored_example
+from gradience.evaluate.preview import SHOWN, scored_example, text_and_ids
 from gradience.models.known import KNOWN
 from gradience.models.load import from_folder, load_tokenizer
 from gradience.models.local_only import NotHereError, local_only
@@ -194,7 +194,7 @@ def _rendered(task: Task, tokenizer: Any) -> RenderedExample:
     """The first train example, as the model sees it where its tokenizer is here."""
     first: Any = task.examples.of("train")[0]
     if isinstance(task, ClassificationTask):
-        prompt, ids = read_text(first, tokenizer)
+        prompt, ids = text_and_ids(first, tokenizer)
         return RenderedExample(
             id=first.id,
             prompt=prompt,
