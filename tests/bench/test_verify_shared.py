@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from gradience.artifacts.bench import Bench
+from gradience.artifacts.digests import write_digests
 from gradience.bench.export.eee import export_eee
 from gradience.bench.export.hub import export_hub
-from gradience.artifacts.digests import write_digests
 from gradience.bench.verify.files import root_of
 from gradience.cli.app import run
 from gradience.errors import InputError, UsageError
