@@ -65,8 +65,9 @@ class Probe:
         if method == "rewrite":
             write_random_directions(self.folder, self.folder, ranks, target, seed=0)
         elif method == "random":
-            smaller = write_compressed(self.folder, plan, target.with_name("smaller"), force=True)
-            write_random_directions(self.folder, target.with_name(smaller.output_path), ranks, target, seed=0)
+            smaller = target.with_name("smaller")  # gives the shapes
+            write_compressed(self.folder, plan, smaller, force=True)
+            write_random_directions(self.folder, smaller, ranks, target, seed=0)
         else:
             given = self.calibration if plan.calibration_sha256 else None
             write_compressed(self.folder, plan, target, calibration=given)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 
 from gradience.artifacts.base import Artifact, Part
 from gradience.artifacts.exact import Exact
@@ -104,10 +104,3 @@ class BenchPlan(Artifact):
     """Largest loss that still counts as none: the margin of the non-inferiority tests."""
     alpha: Share
     """One-sided error of each of those tests."""
-
-    @model_validator(mode="after")
-    def _splits_that_are_used(self) -> Self:
-        missing = {"train", self.eval_role} - {split.role for split in self.splits}
-        if missing:
-            raise ValueError(f"splits: no {' and no '.join(sorted(missing))} examples")
-        return self

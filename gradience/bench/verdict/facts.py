@@ -12,7 +12,7 @@ from gradience.adapters.locate import WEIGHTS
 from gradience.artifacts.audit import AuditReport
 from gradience.artifacts.heal import HealReport
 from gradience.artifacts.records import Evaluation, read_records
-from gradience.artifacts.stage import MANIFEST, StageManifest
+from gradience.artifacts.stage import MANIFEST, StageFile, StageManifest
 from gradience.artifacts.training import ADAPTER, REPORT, TrainingReport
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PlannedVariant
@@ -95,12 +95,14 @@ class Outcome:
         self.answers = read_records(stage / ANSWERS)
         if (stage / SCORES).is_file():
             self.scores = read_records(stage / SCORES)
-        self.manifests.append(StageManifest.read(stage / MANIFEST))
+        manifest = StageManifest.read(stage / MANIFEST)
+        _listed(manifest, ANSWERS, stage)
+        self.manifests.append(manifest)
 
     def _add_adapter(self, stage: Path, **facts: Any) -> None:
         """facts: the other fields of StoredAdapter."""
         manifest = StageManifest.read(stage / MANIFEST)
-        weights = manifest.files[f"{ADAPTER}/{WEIGHTS}"]
+        weights = _listed(manifest, f"{ADAPTER}/{WEIGHTS}", stage)
         self.manifests.append(manifest)
         self.adapter = StoredAdapter(
             self.planned.name, stage / ADAPTER, weights.sha256, weights.bytes, **facts
@@ -122,3 +124,14 @@ class SeedFacts:
     outcomes: list[Outcome] = field(default_factory=list)
     error: str = ""
     """What stopped the probe or its audit."""
+
+
+def _listed(manifest: StageManifest, name: str, stage: Path) -> StageFile:
+    """Return what a manifest says of a file. Raises InputError (`artifact-invalid`) where it does not list it."""
+    if name not in manifest.files:
+        raise InputError(
+            f"{stage / MANIFEST}: does not list {name}",
+            code="artifact-invalid",
+            hint="make it again: gradience bench run with the same --config and --output",
+        )
+    return manifest.files[name]

@@ -24,8 +24,18 @@ UNCOUNTED = ("seeds", "runtime", "run_type", "bench_version")
 
 
 def plan_of(folder: Path) -> tuple[BenchPlan, str]:
-    """Return the plan in a folder and its digest, whichever version wrote it. Raises what `BenchPlan.read` raises."""
+    """Return the plan in a folder and its digest, whichever version wrote it.
+
+    Raises InputError (`artifact-invalid` where it names no examples as well), and what `BenchPlan.read` raises.
+    """
     plan = BenchPlan.read(folder / PLAN)
+    missing = {"train", plan.eval_role} - {split.role for split in plan.splits}
+    if missing:
+        raise InputError(
+            f"{folder / PLAN}: splits: no {' and no '.join(sorted(missing))} examples",
+            code="artifact-invalid",
+            hint="get the plan.json that the run wrote",
+        )
     values = strict_json.loads(read_file(folder / PLAN, MAX_SETTINGS_BYTES), folder / PLAN, PLAN)
     return plan, sha256_json(_without_nulls(values))
 
