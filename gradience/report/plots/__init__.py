@@ -1,0 +1,9 @@
+"""Plots as pure data, and what draws them.
+
+plot.py     what a plot is made of: axes, series of a few kinds, reference lines, a sentence; and the table behind it
+table.py    the figures behind a plot
+palette.py  the colours, the same in every renderer
+
+A plot is made of a report by a function of the file of its kind, and holds plain text, never markup: a renderer
+escapes all of it in one place.
+"""

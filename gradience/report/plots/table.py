@@ -1,0 +1,168 @@
+"""The table behind a plot: every value of every series, as figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gradience.report.blocks import Column, Inline, Span, Table
+from gradience.report.numbers import MISSING, count, percent, plain, size
+from gradience.report.plots.plot import (
+    Axis,
+    BarsOf,
+    Histogram,
+    Image,
+    Intervals,
+    Lines,
+    Plot,
+    Points,
+    Series,
+)
+
+Row = tuple[Inline, ...]
+
+
+def table_of(plot: Plot) -> Table:
+    """Return one table for a plot: a column for each series where all have their points at the same places, otherwise
+    a row for each point, with the name of its series."""
+    series = plot.series
+    if len(series) == 1 and isinstance(series[0], Image):
+        return _image(plot, series[0])
+    if len(series) == 1 and isinstance(series[0], Histogram):
+        return _histogram(plot, series[0])
+    if any(isinstance(one, Intervals) for one in series):
+        return _intervals(plot)
+    if len({tuple(_places(one)) for one in series}) == 1:
+        return _wide(plot)
+    return _long(plot)
+
+
+def shown(value: float | None, axis: Axis) -> str:
+    """Return a value as figures, in the form of its axis; a position of categories as its name."""
+    if value is None:
+        return MISSING
+    if axis.categories and float(value).is_integer() and 0 <= value < len(axis.categories):
+        return axis.categories[int(value)]
+    if axis.form == "share":
+        return percent(value)
+    return size(round(value)) if axis.form == "bytes" else plain(value)
+
+
+# ---------------------------------------------------------------- shapes of tables
+
+
+def _wide(plot: Plot) -> Table:
+    places, values = _axes(plot)
+    columns = [_head(places), *(_column(name) for one in plot.series for name in _column_names(one, values))]
+    figures = [column for one in plot.series for column in _columns(one)]
+    rows: list[Row] = [
+        (_cell(at, places), *(_cell(column[number], values) for column in figures))
+        for number, at in enumerate(_places(plot.series[0]))
+    ]
+    return Table(columns, rows)
+
+
+def _long(plot: Plot) -> Table:
+    places, values = _axes(plot)
+    banded = any(isinstance(one, Lines) and one.low for one in plot.series)
+    extra = [_column("from"), _column("to")] if banded else []
+    rows: list[Row] = [
+        (Span(one.name, "name"), *(_cell(at, places), *(_cell(value, values) for value in figures)))
+        for one in plot.series
+        for at, *figures in zip(_places(one), *_columns(one), strict=True)
+    ]
+    return Table([Column("series"), _head(places), _column(values.label), *extra], rows)
+
+
+def _image(plot: Plot, image: Image) -> Table:
+    columns = [Column(plot.y.label), *(_column(name) for name in plot.x.categories)]
+    rows: list[Row] = [
+        (Span(name, "name"), *(shown(value, image.color) for value in row))
+        for name, row in zip(plot.y.categories, image.values, strict=True)
+    ]
+    return Table(columns, rows)
+
+
+def _histogram(plot: Plot, histogram: Histogram) -> Table:
+    edges = histogram.edges
+    rows = [
+        (f"{shown(low, plot.x)} – {shown(high, plot.x)}", count(number))
+        for low, high, number in zip(edges, edges[1:], histogram.counts, strict=False)
+    ]
+    return Table([Column(plot.x.label), _column(plot.y.label)], rows)
+
+
+def _intervals(plot: Plot) -> Table:
+    """The forest's rows, then the points that are drawn on them."""
+    x = plot.x
+    rows: list[Row] = []
+    labels: list[str] = []
+    for one in plot.series:
+        if isinstance(one, Intervals):
+            labels = [row.label for row in one.rows]
+            rows += [
+                (Span(row.label, "name"), one.name, *(shown(v, x) for v in (row.value, row.low, row.high)))
+                for row in one.rows
+            ]
+    for one in plot.series:
+        if isinstance(one, Points):
+            rows += [
+                (Span(shown(y, Axis("", categories=labels)), "name"), one.name, shown(at, x))
+                for at, y in zip(one.x, one.y, strict=True)
+            ]
+    head = [Column(plot.y.label), Column("series"), _column(x.label), _column("from"), _column("to")]
+    return Table(head, rows)
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _axes(plot: Plot) -> tuple[Axis, Axis]:
+    """The axis of the places, and that of the values."""
+    lying = any(isinstance(one, BarsOf) and one.lying for one in plot.series)
+    return (plot.y, plot.x) if lying else (plot.x, plot.y)
+
+
+def _places(series: Series) -> Sequence[float]:
+    match series:
+        case Lines() | Points():
+            return series.x
+        case BarsOf():
+            return series.at
+        case Histogram():
+            return series.edges[:-1]
+        case Intervals() | Image():
+            return ()
+
+
+def _columns(series: Series) -> list[Sequence[float | None]]:
+    """The values at each place; of a line with a band also its ends."""
+    match series:
+        case Lines():
+            return [series.y, *(ends for ends in (series.low, series.high) if ends)]
+        case Points():
+            return [series.y]
+        case BarsOf():
+            return [series.values]
+        case Histogram():
+            return [series.counts]
+        case Intervals() | Image():
+            return []
+
+
+def _column_names(series: Series, values: Axis) -> list[str]:
+    name = series.name or values.label
+    banded = isinstance(series, Lines) and series.low
+    return [name, f"{name}, from", f"{name}, to"] if banded else [name]
+
+
+def _cell(value: float | None, axis: Axis) -> Inline:
+    text = shown(value, axis)
+    return Span(text, "name") if axis.categories else text
+
+
+def _head(axis: Axis) -> Column:
+    return Column(axis.label, "<" if axis.categories else ">")
+
+
+def _column(title: str) -> Column:
+    return Column(Span(title, "name"), ">")
