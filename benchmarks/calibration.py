@@ -1,11 +1,12 @@
-"""Predicted and measured KL of truncations: uniform SVD, global SVD, calibrated; seeds × budgets × methods of one task.
+"""Predicted and measured KL of smaller adapters: SVD, calibrated, healed, random; one task, seeds × budgets × methods.
 
     python benchmarks/calibration.py --output OUT --base embedded:minilm --task reviews --max-length 64 \
         --adapter 42=runs/minilm_reviews/seed_42/probe/train/adapter --budgets 8 4 2 1
 
 OUT/results.jsonl has one line for each seed, method and budget (a budget is the parameters of that uniform rank); what
 is there is not measured again, so an interrupted run resumes. OUT/kl/ has KL(original ‖ smaller) of each test example.
-`rewrite` is the control: the same update in other factors, whose KL is the noise of storage and kernels.
+`rewrite` is a control: the same update in other factors, whose KL is the noise of storage and kernels. `probe_healed`
+is another: the probe itself, healed as `calibrated_heal` is. All of a seed are read in the same batches.
 
 Calibration rows are training examples without their labels; `--completions sampled` takes their gold completions away
 as well. Language models are scored teacher-forced on the gold responses; correct is that every token is the likeliest.
@@ -27,16 +28,33 @@ import numpy as np
 from gradience import AuditReport, ToBudget, ToRank, audit_adapter, calibrate_adapter, plan_compression, tasks
 from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.compression import CompressionPlan
+from gradience.bench.arms.arm import Healed, Source
+from gradience.bench.arms.controls.probe_healed import PROBE_HEALED
 from gradience.bench.arms.controls.random_directions import write_random_directions
+from gradience.bench.run.heal import Healing, heal_variant
 from gradience.compress.adapter import write_compressed
 from gradience.evaluate import evaluate_classification, evaluate_scores, kl_divergence
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.models.settings import ModelSettings
-from gradience.plan.calibrated import svd_kl, with_calibration
+from gradience.plan.calibrated import ToKl, svd_kl, with_calibration
 from gradience.plan.modules import modules_of
 from gradience.tasks.base import ClassificationTask
 
 PROBE = "probe"
+METHODS = [
+    "svd_uniform",
+    "svd_global",
+    "calibrated",
+    "calibrated_heal",
+    "random",
+    "probe_healed",
+    "under_limit",
+]
+CONTROLS = ("rewrite", "probe_healed")
+LIMITED = "under_limit"
+"""The smallest adapter whose predicted KL is at most `--max-kl`. Like the controls, once a seed; the budget is 0."""
+COSTLY = ("calibrated_heal", "random")
+"""Made at the budgets `--few` alone."""
 
 
 @dataclass
@@ -48,34 +66,52 @@ class Probe:
     work: Path
     report: AuditReport
     calibration: Calibration
+    healing: Healing
+    max_kl: float
 
     def plan(self, method: str, budget: int) -> CompressionPlan:
-        uniform = plan_compression(self.report, ToRank(budget))
+        if method == LIMITED:
+            return plan_compression(self.report, ToKl(self.max_kl), calibration=self.calibration)
+        uniform = plan_compression(self.report, ToRank(budget or 2**30))
         if method == "svd_global":
             return plan_compression(self.report, ToBudget(max_params=uniform.new_params))
-        if method == "calibrated":
+        if method.startswith("calibrated"):
             limit = ToBudget(max_params=uniform.new_params)
             return plan_compression(self.report, limit, calibration=self.calibration)
         return uniform
 
     def write(self, method: str, plan: CompressionPlan) -> Path:
-        target = self.work / f"{method}_{plan.max_rank}_{plan.new_params}"
-        shutil.rmtree(target, ignore_errors=True)
+        target = self.work / method / f"{plan.new_params}"
+        shutil.rmtree(target.parent, ignore_errors=True)
+        target.parent.mkdir(parents=True)
         ranks = {row.name: row.new_rank for row in plan.modules}
-        if method == "rewrite":
+        if method == "probe_healed":
+            assert isinstance(PROBE_HEALED.arm, Healed)
+            self.heal(PROBE_HEALED.arm.begin, ranks, target)
+        elif method.endswith("_heal"):
+            self.heal(lambda source, ranks, folder: self.smaller(plan, folder), ranks, target)
+        elif method == "rewrite":
             write_random_directions(self.folder, self.folder, ranks, target, seed=0)
         elif method == "random":
             smaller = target.with_name("smaller")  # gives the shapes
-            write_compressed(self.folder, plan, smaller, force=True)
+            self.smaller(plan, smaller)
             write_random_directions(self.folder, smaller, ranks, target, seed=0)
         else:
-            given = self.calibration if plan.calibration_sha256 else None
-            write_compressed(self.folder, plan, target, calibration=given)
+            self.smaller(plan, target)
         return target
+
+    def smaller(self, plan: CompressionPlan, target: Path) -> None:
+        given = self.calibration if plan.calibration_sha256 else None
+        write_compressed(self.folder, plan, target, calibration=given)
+
+    def heal(self, begin: Callable[[Source, Any, Path], None], ranks: Any, target: Path) -> None:
+        """As Bench heals: the probe teaches, no label is read."""
+        source = Source(self.folder, self.report, int(self.seed))
+        heal_variant(Healed("heal", begin), source, ranks, target, self.healing, lambda done, total: None)
 
     def predicted(self, method: str, plan: CompressionPlan) -> float | None:
         """KL per scored token; None where the calibration does not know the directions."""
-        if plan.prediction is not None:
+        if method in ("calibrated", LIMITED) and plan.prediction is not None:
             return plan.prediction.kl
         if method not in ("svd_uniform", "svd_global"):
             return None
@@ -83,46 +119,51 @@ class Probe:
         return svd_kl(modules, {row.name: row.new_rank for row in plan.modules})
 
 
+Answers = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]
+"""KL of each example, whether it flips, whether probe and adapter are correct, and the scored tokens."""
+
+
 class Measure:
-    """The probe's answers on the test examples, and how far another adapter's are from them."""
+    """The probe's answers on the test examples, and how far those of others are from them."""
 
     def __init__(
         self, engine: TransformersEngine, examples: Sequence[Any], options: argparse.Namespace
     ) -> None:
         self.engine, self.examples, self.options = engine, examples, options
-        self.labels = engine.classifies
-        self.reference = self._classified(PROBE) if self.labels else None
+        self.reference = self._classified(PROBE) if engine.classifies else None
 
-    def __call__(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
-        """KL of each example, whether it flips, whether probe and adapter are correct, and the scored tokens."""
+    def __call__(self, names: Sequence[str]) -> dict[str, Answers]:
+        """All of `names` on the same batches, which the probe reads once."""
         if self.reference is not None:
-            before, after = self.reference, self._classified(name)
-            kl = kl_divergence(
-                np.array([row.logits for row in before]), np.array([row.logits for row in after])
-            )
-            flips = np.array([x.predicted != y.predicted for x, y in zip(before, after, strict=True)])
-            right = [np.array([row.correct for row in rows]) for rows in (before, after)]
-            return kl, flips, *right, len(kl)
+            return {name: self._changed(self.reference, self._classified(name)) for name in names}
         scores = evaluate_scores(
             self.engine,
-            [PROBE, name],
+            [PROBE, *names],
             self.examples,
             reference=PROBE,
-            batch_size=self.options.batch_size,
+            batch_size=self.options.test_batch_size,
             max_length=self.options.max_length,
             allow_inert=True,
         )
-        before, after = (scores[each].records for each in (PROBE, name))
+        before = np.array([row.exact for row in scores[PROBE].records])
+        return {name: self._further(before, scores[name].records) for name in names}
+
+    def _further(self, before: np.ndarray, after: Sequence[Any]) -> Answers:
         kl, flips = np.array([row.kl for row in after]), np.array([row.flips > 0 for row in after])
-        right = [np.array([row.exact for row in rows]) for rows in (before, after)]
-        return kl, flips, *right, sum(row.n_tokens for row in after)
+        return kl, flips, before, np.array([row.exact for row in after]), sum(row.n_tokens for row in after)
+
+    def _changed(self, before: Sequence[Any], after: Sequence[Any]) -> Answers:
+        kl = kl_divergence(np.array([row.logits for row in before]), np.array([row.logits for row in after]))
+        flips = np.array([x.predicted != y.predicted for x, y in zip(before, after, strict=True)])
+        right = [np.array([row.correct for row in rows]) for rows in (before, after)]
+        return kl, flips, *right, len(kl)
 
     def _classified(self, name: str) -> Sequence[Any]:
         return evaluate_classification(
             self.engine,
             name,
             self.examples,
-            batch_size=self.options.batch_size,
+            batch_size=self.options.test_batch_size,
             max_length=self.options.max_length,
             allow_inert=True,
         ).records
@@ -131,89 +172,127 @@ class Measure:
 def main() -> None:
     options = parsed()
     task = tasks.load(options.task, json.loads(options.options))
-    classifies = isinstance(task, ClassificationTask)
     training, testing = (list(task.examples.of(role)) for role in ("train", "confirm"))
     options.output.mkdir(parents=True, exist_ok=True)
     prompts = options.output / "prompts.jsonl"
-    prompts.write_text(
-        "".join(json.dumps(row) + "\n" for row in rows_of(training[: options.rows], classifies, options))
-    )
+    rows = [json.dumps(row) for row in rows_of(training[: max(options.rows, options.heal_rows)], options)]
+    prompts.write_text("".join(f"{row}\n" for row in rows[: options.rows]))
     results = options.output / "results.jsonl"
     known = {tuple(map(json.loads(line).get, ("seed", "method", "budget"))) for line in lines_of(results)}
     for given in options.adapter:
         seed, _, folder = given.partition("=")
-        wanted = [(seed, *each) for each in cells(options) if (seed, *each) not in known]
+        wanted = [each for each in cells(options) if (seed, *each) not in known]
         if wanted:
-            for row in measured(
-                seed, Path(folder), wanted, task, testing[: options.examples], prompts, options
-            ):
+            labels = len(task.label_names) if isinstance(task, ClassificationTask) else None
+            probe = prepared(seed, Path(folder), labels, prompts, rows[: options.heal_rows], options)
+            for row in measured(probe, wanted, labels, testing[: options.examples], options):
                 with results.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 print(json.dumps(row), flush=True)
 
 
-def cells(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
-    yield "rewrite", 0
-    for budget in options.budgets:
-        for method in options.methods:
-            yield method, budget
+def cells(options: argparse.Namespace) -> list[tuple[str, int]]:
+    """Methods and budgets, the same budget side by side."""
+    few = options.budgets if options.few is None else options.few
+    methods = [method for method in options.methods if method not in (*CONTROLS, LIMITED)]
+    return [
+        ("rewrite", 0),
+        *((method, 0) for method in ("probe_healed", LIMITED) if method in options.methods),
+        *(
+            (method, budget)
+            for budget in options.budgets
+            for method in methods
+            if method not in COSTLY or budget in few
+        ),
+    ]
 
 
 def measured(
-    seed: str,
-    folder: Path,
-    wanted: Sequence[tuple[str, str, int]],
-    task: Any,
+    probe: Probe,
+    wanted: Sequence[tuple[str, int]],
+    labels: int | None,
     testing: Sequence[Any],
-    prompts: Path,
     options: argparse.Namespace,
 ) -> Iterator[dict[str, Any]]:
+    engine = TransformersEngine.load(model_of(labels, options), labels=labels, device=options.device)
+    engine.add(PROBE, probe.folder)
+    measure = Measure(engine, testing, options)
+    kept = options.output / "kl"
+    kept.mkdir(exist_ok=True)
+    full = max(layer.r for layer in probe.report.layers)
+    plans = {cell: probe.plan(*cell) for cell in wanted if cell[1] < full}
+    names = {cell: f"{cell[0]}_{cell[1]}" for cell in plans}
+    for cell, plan in plans.items():
+        engine.add(names[cell], probe.write(cell[0], plan))
+        shutil.rmtree(probe.work / cell[0])
+    answers = measure(list(names.values()))
+    for (method, budget), plan in plans.items():
+        name = names[method, budget]
+        np.save(kept / f"{probe.seed}_{name}.npy", answers[name][0].astype(np.float32))
+        yield line(probe, method, budget, plan, answers[name], options)
+
+
+def line(
+    probe: Probe,
+    method: str,
+    budget: int,
+    plan: CompressionPlan,
+    answers: Answers,
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    kl, flips, before, after, tokens = answers
+    predicted = probe.predicted(method, plan)
+    return {
+        "task": options.named or options.task,
+        "seed": probe.seed,
+        "method": method,
+        "budget": budget,
+        "params": plan.new_params,
+        "weight_error": plan.predicted_error,
+        "predicted_kl": predicted,
+        "predicted_se": plan.prediction.standard_error if plan.prediction and predicted else None,
+        "kl": float(kl.sum() / tokens),
+        "kl_se": float(kl.std(ddof=1) * np.sqrt(len(kl)) / tokens),
+        "n": len(kl),
+        "tokens": tokens,
+        "flips": int(flips.sum()),
+        "probe_correct": int(before.sum()),
+        "only_probe_correct": int((before & ~after).sum()),
+        "only_variant_correct": int((after & ~before).sum()),
+    }
+
+
+def model_of(labels: int | None, options: argparse.Namespace) -> ModelSettings:
+    kind = "causal_lm" if labels is None else "seqcls"
+    return ModelSettings(name=options.base, type=kind, dtype=options.dtype)
+
+
+def prepared(
+    seed: str,
+    folder: Path,
+    labels: int | None,
+    prompts: Path,
+    rows: Sequence[str],
+    options: argparse.Namespace,
+) -> Probe:
+    """The probe with its calibration, which is read where it is there already."""
     work = options.output / f"seed_{seed}"
     work.mkdir(exist_ok=True)
-    probe = prepared(seed, folder, work, prompts, options)
-    labels = len(task.label_names) if isinstance(task, ClassificationTask) else None
-    kind = "causal_lm" if labels is None else "seqcls"
-    settings = ModelSettings(name=options.base, type=kind, dtype=options.dtype)
-    engine = TransformersEngine.load(settings, labels=labels, device=options.device)
-    engine.add(PROBE, folder)
-    measure = Measure(engine, testing, options)
-    for _, method, budget in wanted:
-        if budget >= max(layer.r for layer in probe.report.layers):
-            continue
-        plan = probe.plan(method, budget or 2**30)
-        target = probe.write(method, plan)
-        engine.add(method, target)
-        kl, flips, before, after, tokens = measure(method)
-        engine.remove(method)
-        (options.output / "kl").mkdir(exist_ok=True)
-        np.save(options.output / "kl" / f"{seed}_{method}_{budget}.npy", kl.astype(np.float32))
-        shutil.rmtree(target)
-        yield {
-            "task": options.task,
-            "seed": seed,
-            "method": method,
-            "budget": budget,
-            "params": plan.new_params,
-            "weight_error": plan.predicted_error,
-            "predicted_kl": probe.predicted(method, plan),
-            "predicted_se": plan.prediction.standard_error if plan.prediction else None,
-            "kl": float(kl.sum() / tokens),
-            "kl_se": float(kl.std(ddof=1) * np.sqrt(len(kl)) / tokens),
-            "n": len(kl),
-            "tokens": tokens,
-            "flips": int(flips.sum()),
-            "probe_correct": int(before.sum()),
-            "only_probe_correct": int((before & ~after).sum()),
-            "only_variant_correct": int((after & ~before).sum()),
-        }
-
-
-def prepared(seed: str, folder: Path, work: Path, prompts: Path, options: argparse.Namespace) -> Probe:
-    """The probe with its calibration, which is read where it is there already."""
     report = audit_adapter(folder)
+    healing = Healing(
+        rows=tuple(rows),
+        model=model_of(labels, options),
+        labels=labels,
+        steps=options.heal_steps,
+        lr=3e-4,
+        batch_size=options.batch_size,
+        max_length=None if labels is None else options.max_length,
+        completion_tokens=64,
+        device=options.device,
+    )
     path = work / "calibration.safetensors"
     if path.exists():
-        return Probe(seed, folder, work, report, Calibration.read(path))
+        return Probe(seed, folder, work, report, Calibration.read(path), healing, options.max_kl)
     started = time.perf_counter()
     calibration = calibrate_adapter(
         folder,
@@ -227,14 +306,12 @@ def prepared(seed: str, folder: Path, work: Path, prompts: Path, options: argpar
     )
     seconds = {"seed": seed, "rows": calibration.report.rows, "seconds": time.perf_counter() - started}
     (work / "calibration_cost.json").write_text(json.dumps(seconds) + "\n")
-    return Probe(seed, folder, work, report, calibration)
+    return Probe(seed, folder, work, report, calibration, healing, options.max_kl)
 
 
-def rows_of(
-    examples: Sequence[Any], classifies: bool, options: argparse.Namespace
-) -> Iterator[dict[str, str]]:
+def rows_of(examples: Sequence[Any], options: argparse.Namespace) -> Iterator[dict[str, str]]:
     for example in examples:
-        if classifies:
+        if hasattr(example, "text"):
             second = getattr(example, "text_pair", None)
             yield {"text": example.text, **({} if second is None else {"text_pair": second})}
         elif options.completions == "given":
@@ -256,11 +333,17 @@ def parsed() -> argparse.Namespace:
     add("--options", default="{}", help="of the task, as JSON")
     add("--adapter", action="append", required=True, metavar="SEED=FOLDER")
     add("--budgets", type=int, nargs="+", default=[16, 8, 4, 2, 1])
-    add("--methods", nargs="+", default=["svd_uniform", "svd_global", "calibrated", "random"])
+    add("--methods", nargs="+", default=METHODS)
+    add("--max-kl", type=float, default=0.002, help="of the adapters `under_limit`")
+    add("--few", type=int, nargs="+", help="budgets of healed and random adapters, where not all")
     add("--rows", type=int, default=256, help="training examples to calibrate on")
     add("--examples", type=int, default=None, help="test examples at most")
     add("--completions", choices=["given", "sampled"], default="given")
+    add("--heal-rows", type=int, default=512, help="training examples to heal on")
+    add("--heal-steps", type=int, default=30, help="a tenth of the probe's, as Bench does")
     add("--batch-size", type=int, default=16)
+    add("--test-batch-size", type=int, default=64)
+    add("--named", help="the task in the results, in place of its profile")
     add("--max-length", type=int, default=None)
     add("--dtype", default="auto")
     add("--device", default="cpu")

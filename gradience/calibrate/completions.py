@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gradience.calibrate.batches import Encoded
 from gradience.calibrate.draws import uniforms
-from gradience.calibrate.passes import draw
 from gradience.evaluate.batches import fixed_batches
 from gradience.evaluate.engines.transformers.forward import next_logits, padded
 from gradience.models.rendering import end_token
+from gradience.spectra import FloatArray
 
 
 def with_completions(
@@ -38,7 +39,7 @@ def with_completions(
 def _written(model: Any, tokenizer: Any, rows: Sequence[Encoded], tokens: int, seed: int) -> list[list[int]]:
     """Token ids up to the end token, which is one of them. Rows that have ended stay until all have."""
     end = end_token(tokenizer)
-    draws = np.stack([uniforms(seed, row.id, tokens, "completion") for row in rows])
+    draws = np.stack([uniforms(seed, row.id, tokens) for row in rows])
     completions: list[list[int]] = [[] for _ in rows]
     ids, mask = padded([list(row.prompt) for row in rows], fill=end, left=True, device=model.device)
     cache = None
@@ -54,3 +55,10 @@ def _written(model: Any, tokenizer: Any, rows: Sequence[Encoded], tokens: int, s
             ids = drawn[:, None].to(model.device)
             mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
     return completions
+
+
+def draw(p: Tensor, draws: FloatArray) -> Tensor:
+    """One class for each row of probabilities, by the inverse of their sums; on the processor."""
+    sums = p.cpu().double().cumsum(dim=-1)
+    wanted = torch.from_numpy(draws)[:, None] * sums[:, -1:]
+    return torch.searchsorted(sums, wanted, right=True)[:, 0].clamp(max=p.shape[1] - 1)

@@ -6,17 +6,29 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradience.spectra import FloatArray
 
-_STREAMS = {"labels": 0, "completion": 1}
+_STREAMS = {"signs": 0, "completion": 1}
 
 
-def uniforms(seed: int, row_id: str, count: int, of: Literal["labels", "completion"]) -> FloatArray:
-    """`count` numbers in [0, 1) for the row with this identity (hexadecimal digits)."""
-    return np.random.default_rng([seed, _STREAMS[of], int(row_id, 16)]).random(count)
+def uniforms(seed: int, row_id: str, count: int) -> FloatArray:
+    """`count` numbers in [0, 1) that draw a completion of the row with this identity (hexadecimal digits)."""
+    return _stream(seed, row_id, "completion").random(count)
 
 
-def uniforms_of(seed: int, rows: Sequence[tuple[str, int]]) -> FloatArray:
-    """The numbers that draw the labels of several rows (identity, scored tokens), one row after the other."""
-    return np.concatenate([uniforms(seed, row, count, "labels") for row, count in rows])
+def signs(seed: int, row_id: str, count: int, classes: int) -> NDArray[np.float32]:
+    """+1 or −1, as likely, for each scored token of the row and each class: (count, classes)."""
+    drawn = np.frombuffer(_stream(seed, row_id, "signs").bytes(-(-count * classes // 8)), dtype=np.uint8)
+    bits = np.unpackbits(drawn, count=count * classes).reshape(count, classes)
+    return bits.astype(np.float32) * 2 - 1
+
+
+def signs_of(seed: int, rows: Sequence[tuple[str, int]], classes: int) -> NDArray[np.float32]:
+    """The signs of several rows (identity, scored tokens), one row after the other."""
+    return np.concatenate([signs(seed, row, count, classes) for row, count in rows])
+
+
+def _stream(seed: int, row_id: str, of: Literal["signs", "completion"]) -> np.random.Generator:
+    return np.random.default_rng([seed, _STREAMS[of], int(row_id, 16)])

@@ -1,7 +1,7 @@
 """Two passes over the rows: moments of h and t, then the effect of each component on each row.
 
-A pass is a forward and a backward of the loss Σ −log p(y) over the scored tokens of a batch, never averaged, with
-labels y drawn from the model itself. Rows do not see each other, so that what arrives for a row is its own gradient.
+A pass is a forward, and a backward from a random direction of the logits at every scored token: summed over the tokens
+of a row, never averaged. Rows do not see each other, so that what arrives for a row is its own gradient.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gradience.calibrate.batches import Batch
 from gradience.calibrate.capture import capturing
-from gradience.calibrate.draws import uniforms_of
+from gradience.calibrate.draws import signs_of
 from gradience.components import Components
 from gradience.evaluate.engines.transformers.scoring import CHUNK
 from gradience.spectra import FloatArray
@@ -107,35 +107,30 @@ def backward(
     seed: int,
     consumer: Callable[[str, Tensor, Tensor], None],
 ) -> None:
-    """One forward and one backward pass of a batch, with labels drawn for its rows."""
-    draws = uniforms_of(seed, [(row.id, row.scored) for row in batch.rows])
+    """One forward and one backward pass of a batch, with signs drawn for its rows."""
     with torch.enable_grad(), capturing(model, layers, consumer):
         logits = batch.logits(model)
         if logits.requires_grad:  # some layer is reached
-            logits.backward(residual(logits.detach(), draws))  # type: ignore[no-untyped-call]
+            drawn = signs_of(seed, [(row.id, row.scored) for row in batch.rows], logits.shape[1])
+            logits.backward(direction(logits.detach(), torch.from_numpy(drawn)))  # type: ignore[no-untyped-call]
 
 
-def residual(logits: Tensor, draws: FloatArray) -> Tensor:
-    """Gradient of Σ −log p(y) with respect to the logits (labels, classes): p minus one at a y drawn from p.
+def direction(logits: Tensor, drawn: Tensor) -> Tensor:
+    """A random direction z of the logits (labels, classes) for each label, with E[zzᵀ] = diag(p) − ppᵀ.
 
-    The analytic form, a few rows at a time: autograd would keep float32 copies of all logits.
+    That is the Fisher information of the softmax, so that ½·E(change of the logits · z)² is the KL to second order, as
+    it is with the gradient of −log p(y) at a y drawn from p. With signs ε, as in Hutchinson's estimate of a trace,
+    z = √p·ε − p·(√p·ε) speaks of all classes at once. A y drawn from a confident model is almost always the likeliest,
+    and the few that are not would decide everything. A few rows at a time, for the memory.
     """
     gradient = torch.empty_like(logits)
     rows = max(1, CHUNK // logits.shape[1])
     for start in range(0, len(logits), rows):
         few = slice(start, start + rows)
         p = logits[few].float().softmax(dim=-1)
-        drawn = draw(p, draws[few]).to(p.device)
-        p[torch.arange(len(p), device=p.device), drawn] -= 1
-        gradient[few] = p.to(gradient.dtype)
+        mixed = p.sqrt() * drawn[few].to(p.device)
+        gradient[few] = (mixed - p * mixed.sum(dim=-1, keepdim=True)).to(gradient.dtype)
     return gradient
-
-
-def draw(p: Tensor, draws: FloatArray) -> Tensor:
-    """One class for each row of probabilities, by the inverse of their sums; on the processor."""
-    sums = p.cpu().double().cumsum(dim=-1)
-    wanted = torch.from_numpy(draws)[:, None] * sums[:, -1:]
-    return torch.searchsorted(sums, wanted, right=True)[:, 0].clamp(max=p.shape[1] - 1)
 
 
 def _outer(values: Tensor) -> FloatArray:

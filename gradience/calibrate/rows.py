@@ -1,8 +1,7 @@
 """The rows that an adapter is calibrated on. Needs no torch.
 
 A language model takes rows of `prompt`, with a `completion` or an `answer` where there is one, or of `messages`; a
-classifier takes rows of `text`, with or without a `text_pair`. Gold labels are not read: what is scored is drawn from
-the adapted model itself.
+classifier takes rows of `text`, with or without a `text_pair`. Gold labels are not read.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class CalibrationRow:
     """One row. text: the prompt, or what is to be labelled.   more: the completion, or the second text; None: none."""
 
     id: str
-    """Digest of what the row says: it decides the row's half and the labels that are drawn for it."""
+    """Digest of what the row says: it decides the row's half and the directions that are drawn for it."""
     text: str
     more: str | None
 

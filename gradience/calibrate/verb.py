@@ -49,7 +49,7 @@ def calibrate_adapter(
     base_model: a folder, a name on the hub, or embedded:minilm; by default what the adapter's config names.
     limit: read the first so many rows.
     completion_tokens: of a completion that the adapted model writes for a row without one, at most.
-    seed: of the labels and completions that are drawn.
+    seed: of the directions and completions that are drawn.
     batch_size: rows that are computed together.
     max_length: tokens of a row; by default what the base allows, and 512 for a classifier.
     dtype: of the base, as in a config of Bench; so are the next three.

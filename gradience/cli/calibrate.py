@@ -53,7 +53,8 @@ def calibrate(
         ),
     ] = 64,
     seed: Annotated[
-        int, typer.Option("--seed", metavar="N", min=0, help="Of the labels and completions that are drawn.")
+        int,
+        typer.Option("--seed", metavar="N", min=0, help="Of the directions and completions that are drawn."),
     ] = 42,
     batch_size: Annotated[
         int, typer.Option("--batch-size", metavar="N", min=1, help="Rows that are computed together.")

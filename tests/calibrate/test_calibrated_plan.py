@@ -105,10 +105,10 @@ def test_what_is_written_is_the_projection_and_peft_loads_it(classifier, calibra
         classifier.adapter,
         tmp_path / "small",
         calibration=classifier.calibration,
-        max_params=400,
+        max_params=250,
         verify_peft=False,
     )
-    assert 0 < written.new_params <= 400
+    assert 0 < written.new_params <= 250
     assert written.dropped  # some module has no component left
     before, after = (
         load_file(folder / "adapter_model.safetensors") for folder in (classifier.adapter, tmp_path / "small")

@@ -7,8 +7,10 @@ import pytest
 import torch
 from toys import (
     MODELS,
+    along,
+    at_labels,
     batches,
-    drawn_labels,
+    drawn_direction,
     effects,
     factors,
     jacobians,
@@ -21,7 +23,8 @@ from toys import (
 )
 
 from gradience.calibrate.batches import Encoded
-from gradience.calibrate.passes import draw
+from gradience.calibrate.completions import draw
+from gradience.calibrate.passes import direction
 from gradience.components import Components
 
 EVERY = pytest.mark.parametrize("kind", MODELS)
@@ -35,7 +38,7 @@ def test_effects_are_those_of_autograd_on_single_rows(kind):
     bases = some_bases(model)
     gathered = effects(model, encoded, bases, size=3)
     for place, row in enumerate(encoded):
-        J = jacobians(model, row, drawn_labels(model, row))
+        J = jacobians(model, row, along(drawn_direction(model, row)))
         for name, arrays in gathered.items():
             for basis, array in zip(bases[name], arrays, strict=True):
                 expected = np.einsum("ik,ij,jk->k", basis.p, J[name], basis.q)
@@ -126,7 +129,7 @@ def jacobian_at(model, row, token, labels):
     shorter = Encoded(
         row.id, row.prompt + row.completion[:token], row.completion[token : token + 1], 1, False
     )
-    return jacobians(model, shorter if row.completion else row, labels[:1])
+    return jacobians(model, shorter if row.completion else row, at_labels(labels[:1]))
 
 
 @pytest.mark.parametrize(
@@ -156,7 +159,27 @@ def test_drawn_scores_converge_to_the_enumerated_one():
     assert squares.std() / np.sqrt(count) < wanted / 10
 
 
-def test_labels_are_drawn_with_their_probabilities_and_the_ends_are_safe():
+def test_directions_have_the_covariance_of_the_gradient_at_a_label_drawn_from_the_model():
+    logits = torch.tensor([[2.0, -1.0, 0.5]], dtype=torch.float64)
+    every = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 3)  # all signs, each as likely
+    z = direction(logits.expand(len(every), 3), every)
+    p = logits.softmax(dim=-1)[0]
+    torch.testing.assert_close(z.T @ z / len(every), torch.diag(p) - torch.outer(p, p), atol=1e-7, rtol=0)
+
+
+def test_of_a_confident_model_directions_spread_less_than_drawn_labels():
+    p = torch.tensor([0.98, 0.01, 0.01])
+    change = torch.tensor([0.3, -0.2, 0.5])  # of the logits
+    every = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 3)
+    directed = (direction(p.log().expand(len(every), 3), every) @ change).square()
+    labelled = ((p - torch.eye(3)) @ change).square()
+    exact = float(p @ change.square() - (p @ change) ** 2)
+    assert float(directed.mean()) == pytest.approx(exact, rel=1e-4)
+    assert float(p @ labelled) == pytest.approx(exact, rel=1e-4)
+    assert float(directed.square().mean()) < float(p @ labelled.square()) / 5
+
+
+def test_tokens_are_drawn_with_their_probabilities_and_the_ends_are_safe():
     p = torch.tensor([[0.2, 0.0, 0.5, 0.3]]).expand(1000, 4)
     drawn = draw(p, (np.arange(1000) + 0.5) / 1000)
     assert torch.bincount(drawn, minlength=4).tolist() == [200, 0, 500, 300]

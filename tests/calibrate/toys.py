@@ -19,8 +19,8 @@ from transformers import (
 
 from gradience.calibrate.batches import Encoded, batches_of
 from gradience.calibrate.capture import reach
-from gradience.calibrate.draws import uniforms
-from gradience.calibrate.passes import draw, gather_effects, gather_moments
+from gradience.calibrate.draws import signs
+from gradience.calibrate.passes import direction, gather_effects, gather_moments
 from gradience.components import Components
 
 VOCABULARY, SEED = 29, 5
@@ -133,17 +133,27 @@ def logits_of(model, row: Encoded) -> torch.Tensor:
     return out[None] if out.dim() == 1 else out[len(row.prompt) - 1 : len(row.ids) - 1]
 
 
-def drawn_labels(model, row: Encoded, seed: int = SEED) -> torch.Tensor:
+def drawn_direction(model, row: Encoded, seed: int = SEED) -> torch.Tensor:
     with torch.no_grad():
-        return draw(logits_of(model, row).softmax(dim=-1), uniforms(seed, row.id, row.scored, "labels"))
+        logits = logits_of(model, row)
+        return direction(logits, torch.from_numpy(signs(seed, row.id, row.scored, logits.shape[1])))
 
 
-def jacobians(model, row: Encoded, labels: torch.Tensor) -> dict[str, np.ndarray]:
-    """J of each module by autograd: the gradient of Σ −log p(label) for B is Σ g·hᵀ, so that J = Bᵀ·∂/∂B."""
+def at_labels(labels: torch.Tensor):
+    """The loss Σ −log p(label)."""
+    return lambda logits: -logits.log_softmax(dim=-1).gather(1, labels[:, None]).sum()
+
+
+def along(z: torch.Tensor):
+    """The logits along fixed directions."""
+    return lambda logits: (logits * z).sum()
+
+
+def jacobians(model, row: Encoded, loss_of) -> dict[str, np.ndarray]:
+    """J of each module by autograd: the gradient of the loss for B is Σ g·hᵀ, so that J = Bᵀ·∂/∂B."""
     layers = layers_of(model)
     outputs = [factors(layer)[1].requires_grad_(True) for layer in layers.values()]
-    loss = -logits_of(model, row).log_softmax(dim=-1).gather(1, labels[:, None]).sum()
-    gradients = torch.autograd.grad(loss, outputs)
+    gradients = torch.autograd.grad(loss_of(logits_of(model, row)), outputs)
     for B in outputs:
         B.requires_grad_(False)
     return {
