@@ -71,9 +71,10 @@ demo: $(VENV)/.core
 	@$(MAKE) --no-print-directory $(VENV)/.bench
 	@$(VENV)/bin/gradience demo --train runs/demo
 
-# Two processes with one thread each: a test file stays in one process, as its fixtures want it.
+# Two processes with one thread each: a test file stays in one process, as its fixtures want it. Files are dealt out in the
+# order of tests/conftest.py, slow ones first; xdist by itself begins with those of the most tests.
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .

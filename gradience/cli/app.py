@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -116,6 +117,12 @@ def application() -> typer.Typer:
 app = application()
 
 
+@cache
+def _command(of: typer.Typer) -> Any:
+    """Return what `of` parses with. Made once in a process: it takes reading every option of every verb."""
+    return typer.main.get_command(of)
+
+
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code; a bug raises.
 
@@ -123,7 +130,7 @@ def run(arguments: list[str] | None = None) -> int:
     A verb returns nothing, or its exit code.
     """
     try:
-        code = app(args=arguments, prog_name="gradience", standalone_mode=False)
+        code = _command(app)(args=arguments, prog_name="gradience", standalone_mode=False)
         sys.stdout.flush()
     except GradienceError as error:
         show_error(str(error), error.hint)

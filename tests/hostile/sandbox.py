@@ -6,6 +6,7 @@ its work is seen by an audit hook, which cannot be taken off again.
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -71,6 +72,7 @@ def contained(work: Callable[[], int | None], folder: Path, writable: Path) -> O
     reader, writer = os.pipe()
     files = [os.memfd_create(name) for name in ("stdout", "stderr")]
     sys.stdout.flush()
+    gc.freeze()  # what is loaded is neither walked through nor copied by a collection in the child
     child = os.fork()
     if not child:
         os.close(reader)
