@@ -8,8 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gradience.cli.evaluate import Packed, Precision
-from gradience.cli.options import Layers, Quiet, ReportAsJson
+from gradience.cli.options import (
+    AdaptersBase,
+    BasePacked,
+    BasePrecision,
+    BaseRevision,
+    Device,
+    FirstRows,
+    Layers,
+    Precision,
+    Prompts,
+    Quiet,
+    ReportAsJson,
+    RowTokens,
+)
 from gradience.cli.output import command_line, print_result
 from gradience.errors import UsageError
 
@@ -19,30 +31,13 @@ if TYPE_CHECKING:
 
 def calibrate(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of save_pretrained().")],
-    prompts: Annotated[
-        Path,
-        typer.Option(
-            "--prompts",
-            metavar="FILE",
-            help="Rows of `prompt` (and `completion`), `messages`, or `text` (JSONL, CSV, TSV).",
-        ),
-    ],
+    prompts: Prompts,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="The calibration (a .safetensors file)."),
     ] = None,
-    base_model: Annotated[
-        str | None,
-        typer.Option(
-            "--base-model",
-            "-b",
-            metavar="ID_OR_PATH",
-            help="A folder, a name on the hub, or embedded:minilm (default: what the adapter's config names).",
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", metavar="N", min=1, help="At most the first N rows.")
-    ] = None,
+    base_model: AdaptersBase = None,
+    limit: FirstRows = None,
     completion_tokens: Annotated[
         int,
         typer.Option(
@@ -59,31 +54,11 @@ def calibrate(
     batch_size: Annotated[
         int, typer.Option("--batch-size", metavar="N", min=1, help="Rows that are computed together.")
     ] = 8,
-    max_length: Annotated[
-        int | None,
-        typer.Option(
-            "--max-length",
-            metavar="N",
-            min=1,
-            help="Tokens of a row (default: what the base allows; of a text to label 512).",
-        ),
-    ] = None,
-    dtype: Annotated[
-        Precision,
-        typer.Option(
-            "--dtype", metavar="NAME", help="Of the base's weights: auto, float32, bfloat16, float16."
-        ),
-    ] = Precision.auto,
-    quantization: Annotated[
-        Packed | None,
-        typer.Option(
-            "--quantization", metavar="NAME", help="nf4: the base in 4 bits, as QLoRA trains on it."
-        ),
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option("--revision", metavar="COMMIT", help="Of the base on the hub.")
-    ] = None,
-    device: Annotated[str, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps.")] = "auto",
+    max_length: RowTokens = None,
+    dtype: BasePrecision = Precision.auto,
+    quantization: BasePacked = None,
+    revision: BaseRevision = None,
+    device: Device = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the inputs and print what a calibration needs.")
     ] = False,

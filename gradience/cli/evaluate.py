@@ -3,42 +3,32 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.options import Quiet, ReportAsJson
+from gradience.cli.options import (
+    AllowCode,
+    AnswerTokens,
+    BasePacked,
+    BaseRevision,
+    Data,
+    ExampleLimit,
+    Precision,
+    Quiet,
+    ReportAsJson,
+    TaskOptions,
+    TestRole,
+    TextTokens,
+)
 from gradience.cli.output import command_line, print_result
 from gradience.errors import UsageError
 
 if TYPE_CHECKING:
     from gradience.artifacts.evaluation import EvaluationReport
     from gradience.evaluate.inputs import Inputs
-
-
-class Precision(StrEnum):
-    """Of the base's weights."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class Packed(StrEnum):
-    """How the base's weights are packed."""
-
-    nf4 = "nf4"
-
-
-class TestRole(StrEnum):
-    """Examples that may be evaluated."""
-
-    confirm = "confirm"
-    dev = "dev"
 
 
 def evaluate(
@@ -64,22 +54,14 @@ def evaluate(
             help="A folder, a name on the hub, or embedded:minilm (default: what the reference's config names).",
         ),
     ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data", metavar="FILE", help="Your examples: CSV, TSV or JSON lines; every row counts."
-        ),
-    ] = None,
+    data: Data = None,
     task: Annotated[
         str | None,
         typer.Option(
             "--task", metavar="NAME", help="A task by its name, such as reviews, gsm8k or lm_eval:arc_easy."
         ),
     ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--option", metavar="KEY=VALUE", help="An option of the task; may be repeated."),
-    ] = None,
+    option: TaskOptions = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -110,9 +92,7 @@ def evaluate(
             "--role", metavar="ROLE", help="Which examples of a --task: confirm or dev (default: confirm)."
         ),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", metavar="N", min=1, help="At most so many examples.")
-    ] = None,
+    limit: ExampleLimit = None,
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -122,16 +102,8 @@ def evaluate(
             help="Examples that are answered together (default: by length, as many as fit).",
         ),
     ] = None,
-    max_length: Annotated[
-        int | None,
-        typer.Option("--max-length", metavar="N", min=1, help="Tokens of a text to label (default: 512)."),
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-new-tokens", metavar="N", min=1, help="Of an answer (default: what the task says)."
-        ),
-    ] = None,
+    max_length: TextTokens = None,
+    max_new_tokens: AnswerTokens = None,
     dtype: Annotated[
         Precision | None,
         typer.Option(
@@ -140,15 +112,8 @@ def evaluate(
             help="Of the base's weights: auto, float32, bfloat16, float16 (default: auto).",
         ),
     ] = None,
-    quantization: Annotated[
-        Packed | None,
-        typer.Option(
-            "--quantization", metavar="NAME", help="nf4: the base in 4 bits, as QLoRA trains on it."
-        ),
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option("--revision", metavar="COMMIT", help="Of the base on the hub.")
-    ] = None,
+    quantization: BasePacked = None,
+    revision: BaseRevision = None,
     device: Annotated[
         str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: auto).")
     ] = None,
@@ -164,12 +129,7 @@ def evaluate(
             "--preview", help="Print three rendered examples with what is scored in them; no model is loaded."
         ),
     ] = False,
-    allow_code: Annotated[
-        bool,
-        typer.Option(
-            "--allow-code", help="Let a task of your own run its code (also: GRADIENCE_ALLOW_CODE=1)."
-        ),
-    ] = False,
+    allow_code: AllowCode = False,
     json: ReportAsJson = False,
     quiet: Quiet = False,
 ) -> int:

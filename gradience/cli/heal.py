@@ -8,8 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gradience.cli.evaluate import Packed, Precision
-from gradience.cli.options import Quiet, ReportAsJson
+from gradience.cli.options import (
+    AdaptersBase,
+    BasePacked,
+    BasePrecision,
+    BaseRevision,
+    Device,
+    FirstRows,
+    Precision,
+    Prompts,
+    Quiet,
+    ReportAsJson,
+    RowTokens,
+)
 from gradience.cli.output import command_line, print_result
 from gradience.errors import UsageError
 
@@ -23,27 +34,12 @@ def heal(
         Path,
         typer.Option("--teacher", metavar="ORIGINAL", help="Folder of the adapter that it was made from."),
     ],
-    prompts: Annotated[
-        Path,
-        typer.Option(
-            "--prompts",
-            metavar="FILE",
-            help="Rows of `prompt` (and `completion`), `messages`, or `text` (JSONL, CSV, TSV).",
-        ),
-    ],
+    prompts: Prompts,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Where the healed adapter is written."),
     ] = None,
-    base_model: Annotated[
-        str | None,
-        typer.Option(
-            "--base-model",
-            "-b",
-            metavar="ID_OR_PATH",
-            help="A folder, a name on the hub, or embedded:minilm (default: what the adapter's config names).",
-        ),
-    ] = None,
+    base_model: AdaptersBase = None,
     steps: Annotated[
         int,
         typer.Option(
@@ -55,9 +51,7 @@ def heal(
         typer.Option("--lr", metavar="RATE", help="Of AdamW at first; it falls in a straight line to 0."),
     ] = 3e-4,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="Rows of a step.")] = 8,
-    limit: Annotated[
-        int | None, typer.Option("--limit", metavar="N", min=1, help="At most the first N rows.")
-    ] = None,
+    limit: FirstRows = None,
     completion_tokens: Annotated[
         int,
         typer.Option(
@@ -73,31 +67,11 @@ def heal(
             "--seed", metavar="N", min=0, help="Of the split and order of the rows, and completions."
         ),
     ] = 42,
-    max_length: Annotated[
-        int | None,
-        typer.Option(
-            "--max-length",
-            metavar="N",
-            min=1,
-            help="Tokens of a row (default: what the base allows; of a text to label 512).",
-        ),
-    ] = None,
-    dtype: Annotated[
-        Precision,
-        typer.Option(
-            "--dtype", metavar="NAME", help="Of the base's weights: auto, float32, bfloat16, float16."
-        ),
-    ] = Precision.auto,
-    quantization: Annotated[
-        Packed | None,
-        typer.Option(
-            "--quantization", metavar="NAME", help="nf4: the base in 4 bits, as QLoRA trains on it."
-        ),
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option("--revision", metavar="COMMIT", help="Of the base on the hub.")
-    ] = None,
-    device: Annotated[str, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps.")] = "auto",
+    max_length: RowTokens = None,
+    dtype: BasePrecision = Precision.auto,
+    quantization: BasePacked = None,
+    revision: BaseRevision = None,
+    device: Device = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the inputs and print what healing does and needs.")
     ] = False,

@@ -8,9 +8,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gradience.cli.evaluate import Packed, Precision, TestRole, options_of
+from gradience.cli.evaluate import options_of
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.options import Quiet, ReportAsJson
+from gradience.cli.options import (
+    AdaptersBase,
+    AllowCode,
+    AnswerTokens,
+    BasePacked,
+    BasePrecision,
+    BaseRevision,
+    Data,
+    Device,
+    ExampleLimit,
+    Precision,
+    Quiet,
+    ReportAsJson,
+    TaskOptions,
+    TestRole,
+    TextTokens,
+)
 from gradience.cli.output import command_line, print_result
 from gradience.errors import UsageError
 
@@ -21,29 +37,13 @@ if TYPE_CHECKING:
 
 def shrink(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of a LoRA adapter.")],
-    base_model: Annotated[
-        str | None,
-        typer.Option(
-            "--base-model",
-            "-b",
-            metavar="ID_OR_PATH",
-            help="A folder, a name on the hub, or embedded:minilm (default: what the adapter's config names).",
-        ),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data", metavar="FILE", help="Your examples: CSV, TSV or JSON lines; every row counts."
-        ),
-    ] = None,
+    base_model: AdaptersBase = None,
+    data: Data = None,
     task: Annotated[
         str | None,
         typer.Option("--task", metavar="NAME", help="A task by its name, such as reviews or gsm8k."),
     ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--option", metavar="KEY=VALUE", help="An option of the task; may be repeated."),
-    ] = None,
+    option: TaskOptions = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -86,51 +86,24 @@ def shrink(
     role: Annotated[
         TestRole, typer.Option("--role", metavar="ROLE", help="Which examples of a --task: confirm or dev.")
     ] = TestRole.confirm,
-    limit: Annotated[
-        int | None, typer.Option("--limit", metavar="N", min=1, help="At most so many examples.")
-    ] = None,
+    limit: ExampleLimit = None,
     batch_size: Annotated[
         int | None,
         typer.Option("--batch-size", metavar="N", min=1, help="Examples that are answered together."),
     ] = None,
-    max_length: Annotated[
-        int | None,
-        typer.Option("--max-length", metavar="N", min=1, help="Tokens of a text to label (default: 512)."),
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-new-tokens", metavar="N", min=1, help="Of an answer (default: what the task says)."
-        ),
-    ] = None,
-    dtype: Annotated[
-        Precision,
-        typer.Option(
-            "--dtype", metavar="NAME", help="Of the base's weights: auto, float32, bfloat16, float16."
-        ),
-    ] = Precision.auto,
-    quantization: Annotated[
-        Packed | None,
-        typer.Option(
-            "--quantization", metavar="NAME", help="nf4: the base in 4 bits, as QLoRA trains on it."
-        ),
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option("--revision", metavar="COMMIT", help="Of the base on the hub.")
-    ] = None,
-    device: Annotated[str, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps.")] = "auto",
+    max_length: TextTokens = None,
+    max_new_tokens: AnswerTokens = None,
+    dtype: BasePrecision = Precision.auto,
+    quantization: BasePacked = None,
+    revision: BaseRevision = None,
+    device: Device = "auto",
     dry_run: Annotated[
         bool,
         typer.Option(
             "--dry-run", help="Check the inputs; print rungs, memory, time and the margin that can be shown."
         ),
     ] = False,
-    allow_code: Annotated[
-        bool,
-        typer.Option(
-            "--allow-code", help="Let a task of your own run its code (also: GRADIENCE_ALLOW_CODE=1)."
-        ),
-    ] = False,
+    allow_code: AllowCode = False,
     json: ReportAsJson = False,
     quiet: Quiet = False,
 ) -> int:
