@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from gradience import HealReport, InputError, OutputError, UsageError, compress_adapter, heal_adapter
 from gradience.calibrate.batches import encode_pairs, encode_texts
 from gradience.calibrate.heal.distil import residual
-from gradience.calibrate.heal.inputs import split
+from gradience.calibrate.heal.inputs import may_be_one_base, split
 from gradience.calibrate.heal.intervals import mean_kl
 from gradience.calibrate.rows import read_rows
 from gradience.cli.app import run
@@ -226,6 +226,24 @@ def test_adapters_that_do_not_belong_together_are_refused(classifier, writer, sm
     assert refused(small, lr=0.0) == "bad-lr"
     assert refused(copy_of(small, tmp_path / "base", base="another/model")) == "other-base"
     assert refused(copy_of(small, tmp_path / "modules", rename="encoder")) == "other-modules"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("org/llama", "org/llama", True),
+        ("org/llama", "Org/Llama", True),
+        ("org/llama", "other/llama", False),
+        ("org/llama", "/models/llama/", True),
+        ("../models/llama", "C:\\models\\llama", True),
+        ("org/llama", "llama", True),
+        ("./llama", "./mistral", False),
+        ("embedded:minilm", "embedded:smollm2", False),
+    ],
+    ids=str,
+)
+def test_names_on_the_hub_are_compared_whole_and_folders_by_their_last_part(one, other, same):
+    assert may_be_one_base(one, other) is may_be_one_base(other, one) is same
 
 
 def copy_of(folder, target, *, base=None, rename=None):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -17,6 +18,8 @@ from gradience.errors import UsageError
 Row = TypeVar("Row")
 FEWEST = 16
 """Rows: of them 4 are held out, so that what is measured on them has a spread."""
+ON_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+"""A name of the form `organization/model`."""
 _SPLIT = 2
 """Stream of random numbers, beside those of `calibrate/draws.py`."""
 
@@ -106,10 +109,28 @@ def read_heal_inputs(request: HealRequest) -> HealInputs:
     return HealInputs(request, inputs, folder, *digests, *params)
 
 
+def may_be_one_base(one: str, other: str) -> bool:
+    """Return whether two names of bases may mean the same weights.
+
+    Names on the hub must be the same, the organization included. A folder may be anywhere: of it, and of what is
+    compared with it, the last part counts.
+
+    >>> may_be_one_base("org/llama", "/models/llama"), may_be_one_base("org/llama", "other/llama")
+    (True, False)
+    """
+    if ON_HUB.fullmatch(one) and ON_HUB.fullmatch(other):
+        return one.casefold() == other.casefold()
+    return _last(one) == _last(other)
+
+
+def _last(name: str) -> str:
+    return name.rstrip("/\\").replace("\\", "/").rpartition("/")[2].casefold()
+
+
 def _refuse_unlike(student: Adapter, teacher: Adapter, student_path: Path, teacher_path: Path) -> None:
-    """Both must stand on one base, by the last part of its name, and the teacher must have every module."""
+    """Both must stand on one base, as far as their configs say, and the teacher must have every module."""
     names = [adapter.config.base_model if adapter.config else None for adapter in (student, teacher)]
-    if all(names) and len({PurePosixPath(str(name)).name for name in names}) > 1:
+    if names[0] and names[1] and not may_be_one_base(names[0], names[1]):
         raise UsageError(
             f"{student_path} was trained on {names[0]}, {teacher_path} on {names[1]}",
             code="other-base",
