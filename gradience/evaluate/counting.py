@@ -18,7 +18,7 @@ from torch.utils.flop_counter import flop_registry
 from gradience.errors import InputError
 
 # Of this engine and not of whichever is chosen: what is counted are torch's kernels, in a forward of transformers.
-from gradience.evaluate.engines.transformers.forward import next_logits
+from gradience.evaluate.engines.transformers.forward import logits_at, next_logits
 
 NO_KERNEL = ("aten::detach", "aten::_unsafe_view", "aten::lift_fresh", "aten::empty")
 VALUE = "aten::_local_scalar_dense"
@@ -97,11 +97,15 @@ def training_work(network: Any, rows: int, length: int, *, labels: bool) -> Work
 
 
 def forward_of(network: Any, *, rows: int, length: int, logits: int | None = None) -> Any:
-    """One forward of a batch, with logits of the last `logits` tokens (None: of all that the model makes)."""
+    """One forward of a batch, with logits of the last `logits` tokens (None: of all that the model makes).
+
+    They are made as the engine makes them: of contiguous rows, for which the head's weights are read where they lie.
+    """
     network.eval()
     ids = torch.zeros(rows, length, dtype=torch.long, device=network.device)
-    more = {"logits_to_keep": logits} if logits is not None else {}
-    return network(input_ids=ids, **more)
+    if logits is None:
+        return network(input_ids=ids)
+    return logits_at(network, lambda hidden: hidden[:, -logits:].flatten(0, 1), input_ids=ids)
 
 
 def decoding_work(network: Any, rows: int, *, cached: int = 16) -> Work:

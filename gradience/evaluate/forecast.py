@@ -11,7 +11,7 @@ from gradience.artifacts.evaluation import EvaluationForecast, ShownMargin
 from gradience.artifacts.forecast import TimeEstimate
 from gradience.artifacts.shared_names import path_text, sentence_text
 from gradience.errors import InputError
-from gradience.evaluate.batches import CPU_TOKENS, TRIED_TOKENS
+from gradience.evaluate.batches import CPU_TOKENS, SCORED_SHARE, TRIED_TOKENS
 from gradience.evaluate.budget import on_processor
 from gradience.evaluate.checks import memory, memory_of
 from gradience.evaluate.inputs import AdapterInput, Inputs
@@ -20,6 +20,9 @@ from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask
 DISCORDANCES = (0.01, 0.03, 0.05, 0.1, 0.2)
 """From a truncation that hardly differs to a retrained adapter of another answer in five."""
 CHANCE = 0.8
+MEASURED = 5
+"""Numbers in float32 for each logit of which KL is computed: both log-probabilities, a probability, the difference of
+the logs, and the product of the last two."""
 SHAPING = ("r", "target_modules", "rank_pattern", "use_dora", "layers_to_transform", "layers_pattern")
 """What of an adapter's config decides how much is computed."""
 
@@ -114,7 +117,7 @@ def _cost(inputs: Inputs) -> tuple[_Cost | None, list[str]]:
             one = scores = scores / 2
         whole = adapters * one + (adapters - 1) * scores + weights / LOADED
         times.append(TimeEstimate(machine=machine.name, training=0.0, evaluation=one + scores, seed=whole))
-    largest = max(size for work in (reading, decoding, scoring) if work for _, size, _ in work.kernels)
+    largest = max(size for work in (reading, decoding) if work for _, size, _ in work.kernels)
     said = [machine.name for machine in machines]
     if new and not choices and not inputs.likelihoods:
         said.append(
@@ -123,7 +126,9 @@ def _cost(inputs: Inputs) -> tuple[_Cost | None, list[str]]:
     if inputs.model.quantization:
         said.append("times of the unpacked base: unpacking NF4 takes longer")
     cached = rows * (prompt + new) if new and not inputs.likelihoods else 0
-    return _Cost(weights, largest + _cache(shape, cached, dtype.itemsize), tuple(times)), said
+    answering = largest + _cache(shape, cached, dtype.itemsize)
+    logits = _scored_rows(inputs, rows) * new * shape.get_text_config().vocab_size if new else 0
+    return _Cost(weights, max(answering, scoring_bytes(logits, dtype.itemsize)), tuple(times)), said
 
 
 def _lora(adapter: AdapterInput) -> Mapping[str, Any]:
@@ -156,6 +161,20 @@ def _rows(inputs: Inputs, lengths: Sequence[int], new: int) -> int:
     budget = CPU_TOKENS if on_processor(inputs.request.device) else TRIED_TOKENS
     many = inputs.request.batch_size or max(1, budget // max(1, round(fmean(lengths)) + new))
     return min(many, len(inputs.examples))
+
+
+def _scored_rows(inputs: Inputs, rows: int) -> int:
+    """Responses that are scored together, where `rows` are answered together."""
+    from gradience.evaluate.evaluator import SCORED_AT_ONCE
+
+    return min(rows, SCORED_AT_ONCE) if inputs.request.batch_size else max(1, rows // SCORED_SHARE)
+
+
+def scoring_bytes(logits: int, itemsize: int) -> int:
+    """Bytes of so many logits of an adapter and of the reference, and of what is computed of some in float32."""
+    from gradience.evaluate.engines.transformers.scoring import CHUNK
+
+    return 2 * logits * itemsize + MEASURED * 4 * min(logits, CHUNK)
 
 
 def _cache(shape: Any, tokens: int, itemsize: int) -> int:

@@ -37,6 +37,11 @@ from gradience.models.known import KNOWN
 from gradience.report.forecast import rough_duration
 
 EVERYWHERE: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
+TALL: dict[str, int] = {
+    "vocab_size": 5000, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}  # fmt: skip
+"""A head that outweighs everything else."""
 
 # ------------------------------------------------------------------ kernels
 
@@ -68,6 +73,16 @@ def test_products_by_hand(base: Path) -> None:
     attention = layers * 2 * 2 * rows * heads * length * length
     work = work_of(lambda: forward_of(meta, rows=rows, length=length))
     assert work.flops == 2 * rows * length * linear + attention
+
+
+def test_the_head_is_read_once_however_many_rows_are_answered() -> None:
+    shape = AutoConfig.for_model("llama", **TALL)
+    _, network = network_on_meta(shape, EVERYWHERE, dtype=torch.float32, labels=None)
+    width, vocabulary = TALL["hidden_size"], TALL["vocab_size"]
+    for rows in (1, 16):
+        work = work_of(lambda: forward_of(network, rows=rows, length=4, logits=1))  # noqa: B023
+        largest = max(size for _, size, _ in work.kernels)
+        assert largest == 4 * (width * vocabulary + rows * (width + vocabulary))
 
 
 def test_training_is_forward_backward_and_no_gradient_of_frozen_weights(base: Path) -> None:

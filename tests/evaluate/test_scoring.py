@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, rel_entr
 from tiny_models import Sum, generate, letters_tokenizer, llama, sums, varied_end
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradience.artifacts.records import ScoreRecord, count, read_records
 from gradience.errors import InputError, UsageError
 from gradience.evaluate import diverge, evaluate_scores, kl_divergence
 from gradience.evaluate.engines.transformers import TransformersEngine, scoring
+from gradience.evaluate.forecast import scoring_bytes
 from gradience.models.rendering import encode_pair
 
 EXAMPLES = sums(20)
@@ -84,6 +88,35 @@ def test_a_few_rows_at_a_time_give_the_same(monkeypatch):
     monkeypatch.setattr(scoring, "CHUNK", 33)
     for once, pieces in zip(whole, scoring.measure(adapter, targets, reference), strict=True):
         assert torch.equal(once, pieces)
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes that tensors made here have held at a time."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and not func.is_view:
+            self.now += out.nbytes
+            self.most = max(self.most, self.now)
+            weakref.finalize(out, self.free, out.nbytes)
+        return out
+
+    def free(self, size):
+        self.now -= size
+
+
+@pytest.mark.parametrize("tokens", [3, 6, 30])
+def test_what_a_plan_counts_for_scoring_is_what_is_held_while_kl_is_computed(tokens, monkeypatch):
+    vocabulary = 4000
+    monkeypatch.setattr(scoring, "CHUNK", 6 * vocabulary)
+    targets = torch.zeros(tokens, dtype=torch.long)
+    with Peak() as peak:
+        scoring.measure(torch.randn(tokens, vocabulary), targets, torch.randn(tokens, vocabulary))
+    assert peak.most == pytest.approx(scoring_bytes(tokens * vocabulary, 4), rel=0.02)
 
 
 @pytest.mark.parametrize("cap", [None, 2.0])
