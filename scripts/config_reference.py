@@ -58,16 +58,16 @@ def config_dialects() -> str:
 
 def _tables(model: type[BaseModel], name: str) -> Iterator[str]:
     before = f"{name}." if name else ""
-    sections = {key: section_of(model, key) for key in model.model_fields}
+    sections = {key: section_of(model, key) or _optional(field) for key, field in model.model_fields.items()}
     rows = [
         (
             before + key,
             _default(field),
-            _kind(field.annotation),
+            "the keys below" if sections[key] else _kind(field.annotation),
             " ".join((field.description or "").split()),
         )
         for key, field in model.model_fields.items()
-        if sections[key] is None
+        if sections[key] is None or field.default is None
     ]
     if name:
         yield f"### {name}"
@@ -77,6 +77,14 @@ def _tables(model: type[BaseModel], name: str) -> Iterator[str]:
     for key, section in sections.items():
         if section is not None:
             yield from _tables(section, before + key)
+
+
+def _optional(field: Any) -> type[BaseModel] | None:
+    """The model of a section that may be left out: it has a row of its own, which says what is so without it."""
+    kinds = [
+        kind for kind in get_args(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)
+    ]
+    return kinds[0] if kinds else None
 
 
 def _table(head: tuple[str, ...], rows: Any) -> str:
