@@ -110,6 +110,21 @@ def test_a_run_with_healed_variants_is_verified_and_asked_again(tmp_path: Path) 
     assert {"lr", "teacher_sha256"} <= fields
 
 
+def test_where_healing_helps_nowhere_it_is_graded_as_the_truncated_probe_that_it_is(tmp_path: Path) -> None:
+    path = write_inputs(tmp_path / "inputs", compression=HEALS | {"healing": {"lr": 1e-30, "rows": 64}})
+    anyhow = ["task.probe_gate.min_value=0", "task.probe_gate.above_base=null"]
+    (bench,), _ = run_bench(load_config(path, anyhow), tmp_path / "out", Watcher(), page_of=to_markdown)
+    report = HealReport.read(tmp_path / "out/uniform_r1.heal/adapter/adapter/heal_report.json")
+    assert not report.improved
+    truncated, healed = bench.variant("uniform_r1.truncate"), bench.variant("uniform_r1.heal")
+    assert healed.measures is not None
+    assert truncated.measures is not None
+    assert healed.measures.adapter_sha256 == truncated.measures.adapter_sha256
+    assert healed.evidence is not None
+    assert truncated.evidence is not None
+    assert healed.evidence.grade == truncated.evidence.grade != "X"
+
+
 def test_the_forecast_names_the_stages_and_counts_their_time(tmp_path: Path) -> None:
     path = write_inputs(tmp_path, compression=HEALS | {"healing": {}})
     seen = forecast(load_config(path), [SLOW])
