@@ -198,12 +198,22 @@ from transformers import TrainerCallback
 from gradience import GradienceCallback
 from tests.live.tiny import trainer
 
+folder, *acts = sys.argv[1:]
+for place, act in enumerate(acts):
+    child = os.fork()
+    if not child:
+        os.dup2(2, 1)  # codes alone are printed
+        break  # and ends below, as any process ends
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+else:
+    sys.exit()
+
 class Stop(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == 5:
-            exec(sys.argv[2])
+            exec(act)
 
-trainer(Path(sys.argv[1]), callbacks=[GradienceCallback(spectra_every=2), Stop()], max_steps=9).train()
+trainer(Path(folder, str(place)), callbacks=[GradienceCallback(spectra_every=2), Stop()], max_steps=9).train()
 """
 
 ENDS = {
@@ -215,19 +225,32 @@ ENDS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("act", "code", "status", "reason"), ENDS.values(), ids=ENDS)
-def test_how_a_process_ended_is_recorded_where_it_can_be(tmp_path, act, code, status, reason):
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """Each of ENDS, in a process of its own that is forked when the libraries are loaded: exit code and folder."""
+    folder, acts = tmp_path_factory.mktemp("ended"), [act for act, *_ in ENDS.values()]
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path), act], capture_output=True, text=True, check=False
+        [sys.executable, "-c", SCRIPT, str(folder), *acts], capture_output=True, text=True, check=False
     )
-    assert code is None or done.returncode == code, done.stderr
-    rows = records(tmp_path / "run.jsonl")
+    assert done.returncode == 0, done.stderr
+    codes = map(int, done.stdout.split())
+    return {
+        name: (code, folder / str(place)) for place, (name, code) in enumerate(zip(ENDS, codes, strict=True))
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ENDS)
+def test_how_a_process_ended_is_recorded_where_it_can_be(ended, how):
+    _, code, status, reason = ENDS[how]
+    left, folder = ended[how]
+    assert code is None or left == code
+    rows = records(folder / "run.jsonl")
     assert [r.step for r in rows if r.event == "train_step"] == [1, 2, 3, 4]
-    assert not _read_issues(tmp_path / "run.jsonl")
+    assert not _read_issues(folder / "run.jsonl")
     ends = [(r.text("status"), r.text("reason")) for r in rows if r.event == "run_end"]
     assert ends == ([(status, reason)] if status else [])
-    assert "private text" not in (tmp_path / "run.jsonl").read_text()
+    assert "private text" not in (folder / "run.jsonl").read_text()
 
 
 JIT = """
