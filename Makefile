@@ -94,7 +94,7 @@ wheel: $(VENV)/.made
 # Figures of the run renew their rows of docs/conformance/hostile.json, from which `make docs` writes the table of
 # docs/reliability.md.
 FIGURES := .hostile-figures
-HOSTILE := tests/hostile tests/bench tests/evaluate tests/live
+HOSTILE := tests/hostile tests/bench tests/evaluate tests/live tests/monitor
 
 hostile: $(VENV)/.test
 	@rm -rf $(FIGURES) && mkdir $(FIGURES)
