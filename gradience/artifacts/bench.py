@@ -203,13 +203,33 @@ class RankSummary(Part):
     modules: int
 
 
-class VariantResult(Part):
-    """One smaller adapter, or control, against the probe of this seed."""
+class OfAnArm(Part):
+    """What a result of a variant is called, on one seed or on all, and which arm it belongs to."""
 
     name: str
     """`uniform_median`; `uniform_median.truncate`."""
     arm: str
     """`retrain`, `truncate`, `ladder` (a rung of it, truncated), or `control`."""
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is there to measure the measurement."""
+        return self.arm == "control"
+
+    @property
+    def is_rung(self) -> bool:
+        """Whether it belongs to the ladder."""
+        return self.arm == "ladder"
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether it is neither a control nor a rung of the ladder."""
+        return not self.is_control and not self.is_rung
+
+
+class VariantResult(OfAnArm):
+    """One smaller adapter, or control, against the probe of this seed."""
+
     made_by: str
     """How it comes to be. `retrain`, `truncate`. `random_directions`: the probe's factors kept in random directions.
     `head`: ΔW = 0, a head trained alone. `head_only`, in older runs: the probe's head with its LoRA off. `rotate`: the
@@ -242,21 +262,6 @@ class VariantResult(Part):
     """How sure the verdict is. Null where several seeds are planned, which are graded together, of a smoke run, and in
     files of earlier versions."""
     divergence: DivergenceSummary | None = None
-
-    @property
-    def is_control(self) -> bool:
-        """Whether it is there to measure the measurement."""
-        return self.arm == "control"
-
-    @property
-    def is_rung(self) -> bool:
-        """Whether it belongs to the ladder."""
-        return self.arm == "ladder"
-
-    @property
-    def is_candidate(self) -> bool:
-        """Whether it is neither a control nor a rung of the ladder."""
-        return not self.is_control and not self.is_rung
 
     @model_validator(mode="after")
     def _counts_agree(self) -> VariantResult:

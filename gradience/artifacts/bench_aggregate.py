@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from gradience.artifacts.base import Float12, Part
-from gradience.artifacts.bench import Status
+from gradience.artifacts.bench import OfAnArm, Status
 from gradience.artifacts.bench_plan import DataSplit, Policy, Share
 from gradience.artifacts.graded import AnswerCounts, Ladder, Noise, VariantEvidence
 from gradience.artifacts.report import Report
@@ -68,12 +68,9 @@ class VariantSeed(Part):
     """KL(probe ‖ variant), in nats: the `divergence.kl_mean` of bench.json."""
 
 
-class VariantSummary(Part):
+class VariantSummary(OfAnArm):
     """One variant over the planned seeds."""
 
-    name: str
-    arm: str
-    """`retrain`, `truncate`, `ladder` (a rung of it, truncated), or `control`."""
     made_by: str
     """How it comes to be, as in bench.json."""
     status: Status
@@ -97,21 +94,6 @@ class VariantSummary(Part):
     """How sure the verdict is. Null in files of earlier versions."""
     answers: AnswerCounts | None = None
     """What happened to its answers; null without any, and in files of earlier versions."""
-
-    @property
-    def is_control(self) -> bool:
-        """Whether it is there to measure the measurement."""
-        return self.arm == "control"
-
-    @property
-    def is_rung(self) -> bool:
-        """Whether it belongs to the ladder."""
-        return self.arm == "ladder"
-
-    @property
-    def is_candidate(self) -> bool:
-        """Whether it is neither a control nor a rung of the ladder."""
-        return not self.is_control and not self.is_rung
 
     @property
     def complete(self) -> bool:

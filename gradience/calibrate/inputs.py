@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.config import HEADS_OF_TASK, PeftConfig
 from gradience.adapters.formats import open_adapter
+from gradience.arguments import integer_argument, path_argument
 from gradience.calibrate.rows import Kind, Rows, kind_of, read_rows
 from gradience.errors import InputError, UsageError, require
 from gradience.models.settings import ModelSettings
@@ -38,6 +40,29 @@ class Request:
     quantization: Literal["nf4"] | None = None
     revision: str | None = None
     device: str = "auto"
+
+
+def checked_request(
+    adapter: Any,
+    prompts: Any,
+    base_model: Any,
+    limit: Any,
+    completion_tokens: Any,
+    seed: Any,
+    batch_size: Any,
+    **base: Any,
+) -> Request:
+    """Return the arguments of a public function as a request; `base`: how it is loaded. Raises WrongType."""
+    return Request(
+        adapter=path_argument("adapter", adapter),
+        prompts=path_argument("prompts", prompts),
+        base_model=None if base_model is None else os.fspath(base_model),
+        limit=None if limit is None else integer_argument("limit", limit),
+        completion_tokens=integer_argument("completion_tokens", completion_tokens),
+        seed=integer_argument("seed", seed),
+        batch_size=integer_argument("batch_size", batch_size),
+        **base,
+    )
 
 
 @dataclass(frozen=True, slots=True)

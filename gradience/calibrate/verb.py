@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from gradience.arguments import integer_argument, path_argument
+from gradience.arguments import path_argument
 from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.run import Stopwatch
-from gradience.calibrate.inputs import Inputs, Request, read_inputs
+from gradience.calibrate.inputs import Inputs, checked_request, read_inputs
 from gradience.errors import OutputError
 from gradience.progress import Progress
 
@@ -61,20 +61,10 @@ def calibrate_adapter(
     Raises InputError where adapter, rows or base cannot be used, UsageError for what makes no sense together,
     MissingExtra, OutputError when disk or memory refuse.
     """
-    request = Request(
-        adapter=path_argument("adapter", adapter),
-        prompts=path_argument("prompts", prompts),
-        base_model=None if base_model is None else os.fspath(base_model),
-        limit=None if limit is None else integer_argument("limit", limit),
-        completion_tokens=integer_argument("completion_tokens", completion_tokens),
-        seed=integer_argument("seed", seed),
-        batch_size=integer_argument("batch_size", batch_size),
-        max_length=max_length,
-        dtype=dtype,
-        quantization=quantization,
-        revision=revision,
-        device=device,
-    )
+    request = checked_request(
+        adapter, prompts, base_model, limit, completion_tokens, seed, batch_size,
+        max_length=max_length, dtype=dtype, quantization=quantization, revision=revision, device=device,
+    )  # fmt: skip
     return calibrate(read_inputs(request), path_argument("output", output), progress=progress)
 
 

@@ -11,7 +11,7 @@ from gradience.artifacts.heal import HealReport
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.whole import check_output
 from gradience.calibrate.heal.inputs import HealInputs, HealRequest, read_heal_inputs
-from gradience.calibrate.inputs import Request
+from gradience.calibrate.inputs import checked_request
 from gradience.compress.carry import refuse_foreign_files
 from gradience.errors import OutputError
 from gradience.progress import Progress
@@ -75,20 +75,10 @@ def heal_adapter(
     Raises InputError where adapters, rows or base cannot be used, UsageError for what makes no sense together,
     MissingExtra, OutputError when disk or memory refuse.
     """
-    student = Request(
-        adapter=path_argument("adapter", adapter),
-        prompts=path_argument("prompts", prompts),
-        base_model=None if base_model is None else os.fspath(base_model),
-        limit=None if limit is None else integer_argument("limit", limit),
-        completion_tokens=integer_argument("completion_tokens", completion_tokens),
-        seed=integer_argument("seed", seed),
-        batch_size=integer_argument("batch_size", batch_size),
-        max_length=max_length,
-        dtype=dtype,
-        quantization=quantization,
-        revision=revision,
-        device=device,
-    )
+    student = checked_request(
+        adapter, prompts, base_model, limit, completion_tokens, seed, batch_size,
+        max_length=max_length, dtype=dtype, quantization=quantization, revision=revision, device=device,
+    )  # fmt: skip
     request = HealRequest(
         student=student,
         teacher=path_argument("teacher", teacher),
