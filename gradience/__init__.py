@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gradience.artifacts.compression import CompressionPlan, CompressionReport
     from gradience.artifacts.evaluation import EvaluationReport
     from gradience.artifacts.evidence import EvidenceReport
+    from gradience.artifacts.fleet import FleetReport
     from gradience.artifacts.heal import HealReport
     from gradience.artifacts.monitor import MonitorReport
     from gradience.artifacts.shrink import ShrinkReport
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     )
     from gradience.evaluate.verb import evaluate_adapters
     from gradience.evidence.verb import compare_logs
+    from gradience.fleet.verb import audit_fleet
     from gradience.live import SpectralTracker
     from gradience.live.callback import GradienceCallback
     from gradience.monitor import monitor_runs
@@ -64,6 +66,7 @@ _HOME = {
     "CompressionReport": "gradience.artifacts.compression",
     "EvaluationReport": "gradience.artifacts.evaluation",
     "EvidenceReport": "gradience.artifacts.evidence",
+    "FleetReport": "gradience.artifacts.fleet",
     "GradienceCallback": "gradience.live.callback",
     "GradienceError": "gradience.errors",
     "HealReport": "gradience.artifacts.heal",
@@ -86,6 +89,7 @@ _HOME = {
     "ToSuggestion": "gradience.plan.criteria",
     "UsageError": "gradience.errors",
     "audit_adapter": "gradience.audit.adapter",
+    "audit_fleet": "gradience.fleet.verb",
     "calibrate_adapter": "gradience.calibrate.verb",
     "compare_adapters": "gradience.compare.adapters",
     "compare_logs": "gradience.evidence.verb",
@@ -109,6 +113,7 @@ __all__ = [
     "CompressionReport",
     "EvaluationReport",
     "EvidenceReport",
+    "FleetReport",
     "GradienceCallback",
     "GradienceError",
     "HealReport",
@@ -131,6 +136,7 @@ __all__ = [
     "ToSuggestion",
     "UsageError",
     "audit_adapter",
+    "audit_fleet",
     "calibrate_adapter",
     "compare_adapters",
     "compare_logs",

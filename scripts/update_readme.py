@@ -92,6 +92,12 @@ class Shown(NamedTuple):
 
 
 SMALLER = "compress my_adapter --rank 4 --output smaller"
+FLEET = (
+    "compress my_adapter --rank 8 --encoding uniform --output adapters/reviews",
+    "compress my_adapter --rank 8 --encoding folded --output adapters/reviews-again",
+    "compress my_adapter --energy 0.995 --output adapters/reviews-smaller",
+    "compress my_adapter --rank 1 --output adapters/reviews-rank1",
+)
 PAGES = (
     Shown("README.md", "audit", AUDIT, ("What ranks are suggested?",)),
     Shown(
@@ -111,6 +117,7 @@ PAGES = (
     Shown("docs/compress.md", "plan", "compress my_adapter --rank 4 --dry-run"),
     Shown("docs/runtimes.md", "compressed", SMALLER, ("Which runtimes load it?",)),
     Shown("docs/compare.md", "compare", "compare my_adapter smaller", before=(SMALLER,)),
+    Shown("docs/fleet.md", "fleet", "fleet adapters -o fleet.jsonl", before=FLEET),
     Shown(
         "docs/evidence.md",
         "evidence",

@@ -26,6 +26,7 @@ VERBS = (
     "compress",
     "heal",
     "compare",
+    "fleet",
     "evidence",
     "evaluate",
     "shrink",

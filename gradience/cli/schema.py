@@ -28,6 +28,8 @@ class ArtifactName(StrEnum):
     HEAL = "heal", "gradience.artifacts.heal", "HealReport"
     HEAL_FORECAST = "heal_forecast", "gradience.artifacts.heal", "HealForecast"
     COMPARISON = "comparison", "gradience.artifacts.comparison", "ComparisonReport"
+    FLEET = "fleet", "gradience.artifacts.fleet", "FleetReport"
+    FLEET_ROW = "fleet_row", "gradience.artifacts.fleet", "FleetRow"
     EVIDENCE = "evidence", "gradience.artifacts.evidence", "EvidenceReport"
     MONITOR = "monitor", "gradience.artifacts.monitor", "MonitorReport"
     CHECK = "check", "gradience.artifacts.check", "CheckReport"

@@ -15,7 +15,7 @@ import calibration_sample
 import compression_sample
 import heal_sample
 
-from gradience import EvidenceReport, ToRank, audit_adapter, compare_logs, plan_compression
+from gradience import EvidenceReport, ToRank, audit_adapter, audit_fleet, compare_logs, plan_compression
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.compression import CompressionPlan
 from gradience.artifacts.digests import Digests, write_digests
@@ -26,6 +26,7 @@ from gradience.artifacts.evaluation import (
     KeptFile,
     KeptRecords,
 )
+from gradience.artifacts.fleet import FleetReport, FleetRow
 from gradience.artifacts.forecast import BenchForecast, Check, ScoredExample
 from gradience.artifacts.shrink import PlannedHealing, ShrinkForecast, ShrinkReport
 from gradience.artifacts.stage import StageManifest
@@ -37,9 +38,11 @@ from gradience.bench.run.stages import stage_key
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verify.verify import verify_run
 from gradience.check import check_configs
+from gradience.cli.demo import example_adapter
 from gradience.cli.schema import ArtifactName
 from gradience.digests import sha256_text
 from gradience.evaluate.forecast import margins_of
+from gradience.fleet.measure import measure
 from gradience.monitor import monitor_runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,6 +120,8 @@ def artifacts() -> dict[ArtifactName, Any]:
         ArtifactName.SHRINK_PLAN: shrink().plan,
         ArtifactName.SHRINK_FORECAST: shrink_forecast(),
         ArtifactName.KEPT_RECORDS: KeptRecords(files={"a.jsonl": KeptFile(key="0", sha256=None)}),
+        ArtifactName.FLEET: fleet_report(),
+        ArtifactName.FLEET_ROW: fleet_row(),
         ArtifactName.EVIDENCE: evidence(),
         ArtifactName.MONITOR: monitor_runs([runs / "nan.jsonl"]),
         ArtifactName.CHECK: check_configs(r=16, alpha=16, lr=0.5),
@@ -130,6 +135,14 @@ def artifacts() -> dict[ArtifactName, Any]:
         ArtifactName.TRAINING: TrainingReport.model_validate_json(kept("probe/train/training.json")),
         ArtifactName.STAGE: StageManifest.model_validate_json(kept("probe/train/manifest.json")),
     }
+
+
+def fleet_row() -> FleetRow:
+    return measure(example_adapter(), "an adapter")
+
+
+def fleet_report() -> FleetReport:
+    return audit_fleet(example_adapter(), root=example_adapter().parent, workers=1)
 
 
 def verification() -> Verification:

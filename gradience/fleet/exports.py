@@ -1,0 +1,106 @@
+"""The rows as a table for other programs: CSV, and Parquet through pyarrow.
+
+Sketches and stamps stay in `fleet.jsonl`."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from gradience.artifacts.fleet import FleetRow
+from gradience.artifacts.whole import already_exists, write_whole
+from gradience.errors import UsageError, require
+from gradience.ranks import VLLM_MAX_LORA_RANKS
+
+ROWS, CSV, PARQUET = ".jsonl", ".csv", ".parquet"
+EXTRA = "parquet"
+BATCH = 1000
+"""Rows in memory at a time."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a cell must not begin with: a spreadsheet would compute it."""
+TEXTS = ("path", "status", "error", "message", "sha256", "format", "base_model", "dtypes", "init")
+FLAGS = ("use_rslora", "use_dora")
+COUNTS = ("bytes", "rank", "declared_r", "modules", "trained", "unmeasured", "params")
+NUMBERS = ("width", "stable_rank_median", "energy_rank_90_p50", "energy_rank_90_p90", "fro_norm")
+LOST = tuple(f"lost_energy_at_{step}" for step in VLLM_MAX_LORA_RANKS)
+COLUMNS = (*TEXTS, *FLAGS, *COUNTS, *NUMBERS, *LOST)
+
+
+def rows_file_of(output: Path, *, force: bool) -> Path:
+    """Return where the rows are kept: the output itself, or `.jsonl` in place of the suffix of a table.
+
+    Raises UsageError (bad-fleet-output, output-exists), MissingExtra for a Parquet file without pyarrow.
+    """
+    if output.suffix not in (ROWS, CSV, PARQUET):
+        raise UsageError(
+            f"{output}: its name says no format",
+            code="bad-fleet-output",
+            hint="end it in .jsonl, .csv or .parquet",
+        )
+    if output.suffix == PARQUET:
+        require("pyarrow", extra=EXTRA)
+    if output.suffix != ROWS and output.exists() and not force:
+        raise already_exists(output)
+    return output.with_suffix(ROWS)
+
+
+def export(rows: Iterable[FleetRow], output: Path) -> None:
+    """Write a table with a line for each row. Raises OutputError (write-failed)."""
+    cells = (cells_of(row) for row in rows)
+    write_whole(output, _csv(cells) if output.suffix == CSV else _parquet(cells))
+
+
+def cells_of(row: FleetRow) -> dict[str, Any]:
+    """Return a row by column; what does not exist is None."""
+    values = {name: getattr(row, name) for name in (*TEXTS, *FLAGS, *COUNTS, *NUMBERS)}
+    lost = {
+        column: row.lost_energy_at.get(step) for column, step in zip(LOST, VLLM_MAX_LORA_RANKS, strict=True)
+    }
+    return {**values, "dtypes": " ".join(row.dtypes), **lost}
+
+
+def _csv(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+    yield _line(COLUMNS)
+    for row in rows:
+        yield _line(_harmless(row[column]) for column in COLUMNS)
+
+
+def _line(cells: Iterable[Any]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue().encode(errors="backslashreplace")
+
+
+def _harmless(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+def _parquet(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+    arrow = require("pyarrow", extra=EXTRA)
+    parquet = require("pyarrow.parquet", extra=EXTRA)
+    kinds = {
+        **dict.fromkeys(TEXTS, arrow.string()),
+        **dict.fromkeys(FLAGS, arrow.bool_()),
+        **dict.fromkeys(COUNTS, arrow.int64()),
+        **dict.fromkeys((*NUMBERS, *LOST), arrow.float64()),
+    }
+    schema = arrow.schema([(name, kinds[name]) for name in COLUMNS])
+    buffer = io.BytesIO()
+    with parquet.ParquetWriter(buffer, schema) as writer:
+        for batch in _batches(rows):
+            writer.write_table(arrow.Table.from_pylist(batch, schema=schema))
+    yield buffer.getvalue()
+
+
+def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    batch: list[dict[str, Any]] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,141 @@
+"""`fleet.jsonl` and how it survives a kill: rows are appended to `fleet.jsonl.part` as they come, and at the end the
+file itself is replaced whole.
+
+A row is taken over where every file of its adapter has the size and the time of change that it had, and where it did
+not fail: failures are tried again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Self
+
+from gradience.adapters.files import Closing
+from gradience.artifacts.fleet import FleetRow
+from gradience.artifacts.whole import write_errors, write_whole
+from gradience.errors import InputError, LockedError
+from gradience.fleet.measure import stamp_of, stamped_files
+from gradience.reading import MAX_DATA_BYTES, open_stream
+
+PART = ".part"
+
+
+class _Place(NamedTuple):
+    start: int
+    size: int
+
+
+class Journal(Closing):
+    """The rows of one run, on the disk. Use as a context manager; only one process at a time."""
+
+    def __init__(self, output: Path, file: BinaryIO, stack: ExitStack) -> None:
+        self.output = output
+        self._file = file
+        self._stack = stack
+        self._places: dict[str, _Place] = {}
+        self._end = os.fstat(file.fileno()).st_size
+
+    @classmethod
+    def open(cls, output: Path) -> Self:
+        """Open the journal of a file. Raises LockedError (output-locked), OutputError (write-failed)."""
+        part = output.with_name(output.name + PART)
+        with write_errors(part), ExitStack() as stack:
+            file = stack.enter_context(open(part, "ab"))
+            try:
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LockedError(
+                    f"{output}: another run is writing it",
+                    code="output-locked",
+                    hint="wait until it ends, or give another --output",
+                ) from None
+            return cls(output, file, stack.pop_all())
+
+    def close(self) -> None:
+        """Close the journal; what it holds stays for the next run."""
+        self._stack.close()
+
+    def kept(self, paths: Mapping[str, Path]) -> Iterator[FleetRow]:
+        """Yield the rows of earlier runs that still hold, each name once.
+
+        paths: the adapters of this run by name. Raises InputError where the earlier file is none of ours.
+        """
+        part = self.output.with_name(self.output.name + PART)
+        for start, line in _lines(part):
+            row = _torn(line)
+            if row is not None and self._holds(row, paths):
+                self._places[row.path] = _Place(start, len(line))
+                yield row
+        if self._end and not _ends_whole(part, self._end):
+            self._write(b"\n")  # behind a line that a kill cut short
+        if self.output.exists():
+            for row in read_rows(self.output):
+                if self._holds(row, paths):
+                    self.add(row)
+                    yield row
+
+    def _holds(self, row: FleetRow, paths: Mapping[str, Path]) -> bool:
+        path = paths.get(row.path)
+        if path is None or row.status == "failed" or row.path in self._places:
+            return False
+        return row.stamp == stamp_of(stamped_files(path))
+
+    def add(self, row: FleetRow) -> None:
+        """Append a row. Raises OutputError (write-failed)."""
+        line = row.to_json(indent=None).encode() + b"\n"
+        self._places[row.path] = _Place(self._end, len(line))
+        self._write(line)
+
+    def _write(self, line: bytes) -> None:
+        with write_errors(self.output):
+            self._file.write(line)
+            self._file.flush()
+        self._end += len(line)
+
+    def finish(self, names: Iterable[str]) -> None:
+        """Write the file, with the rows of these names in this order, and remove the journal."""
+        part = self.output.with_name(self.output.name + PART)
+        with open_stream(part) as rows:
+            write_whole(self.output, (_at(rows, self._places[name]) for name in names))
+        with write_errors(part):
+            part.unlink()
+
+
+def read_rows(path: Path) -> Iterator[FleetRow]:
+    """Yield the rows of a `fleet.jsonl`, one in memory at a time. Raises InputError as `Artifact.read` does."""
+    for _, line in _lines(path):
+        if line.strip():
+            yield FleetRow.parse(path, line)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    start = 0
+    with open_stream(path, limit=MAX_DATA_BYTES) as file:
+        for line in file:
+            yield start, line
+            start += len(line)
+
+
+def _torn(line: bytes) -> FleetRow | None:
+    """The row of a line of the journal; None for one that was not written to its end."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        return FleetRow.parse(Path("journal"), line)
+    except InputError:
+        return None
+
+
+def _ends_whole(path: Path, size: int) -> bool:
+    with open_stream(path) as file:
+        file.seek(size - 1)
+        return file.read(1) == b"\n"
+
+
+def _at(file: BinaryIO, place: _Place) -> bytes:
+    file.seek(place.start)
+    return file.read(place.size)

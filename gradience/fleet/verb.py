@@ -1,0 +1,110 @@
+"""`audit_fleet`: what `gradience fleet` does, as one function."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from gradience.arguments import integer_argument, path_argument
+from gradience.artifacts.fleet import FleetReport
+from gradience.artifacts.run import Stopwatch
+from gradience.compare.adapters import compare_adapters
+from gradience.errors import GradienceError
+from gradience.fleet.discover import discover
+from gradience.fleet.exports import export, rows_file_of
+from gradience.fleet.journal import Journal, read_rows
+from gradience.fleet.predictions import Predictions
+from gradience.fleet.processes import measured_rows
+from gradience.fleet.summary import Tally
+from gradience.progress import Progress
+from gradience.runtimes.slots import engine
+
+
+def audit_fleet(
+    sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    root: str | os.PathLike[str] = ".",
+    recursive: bool = False,
+    calibrations: Iterable[str | os.PathLike[str]] = (),
+    force: bool = False,
+    workers: int | None = None,
+    max_memory: int | None = None,
+    progress: Progress | None = None,
+    command: str = "",
+) -> FleetReport:
+    """Measure every adapter of the sources, write a row for each, and return what holds over all of them.
+
+    >>> report = audit_fleet("adapters", "fleet.jsonl")
+    >>> report.adapters, report.failed, report.bases[0].largest_rank
+    (3, 0, 8)
+
+    sources: folders of adapters, adapters, and .txt files with a path a line; one or several.
+    output: fleet.jsonl; or fleet.csv or fleet.parquet, with a fleet.jsonl beside it. A fleet.jsonl that is there is
+        resumed: rows whose files have not changed are taken over.
+    root: what the paths of the rows are relative to; the current folder by default.
+    recursive: look for adapters at any depth.
+    calibrations: files of `gradience calibrate`; each predicts the cost of the next lower step for its adapter.
+    force: replace a table that is there.
+    workers: processes; one a processor by default. The rows do not depend on it.
+    max_memory: bytes that the work on one adapter may take; as for `audit_adapter`.
+
+    Raises InputError where there are no adapters, UsageError (outside-root, bad-fleet-output, output-exists),
+    LockedError while another run writes the same file, OutputError when the disk refuses, MissingExtra for .parquet
+    without pyarrow. An adapter that cannot be measured does not raise: its row has the error's code.
+    """
+    watch = Stopwatch(command)
+    given = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
+    home = path_argument("root", root)
+    table = None if output is None else path_argument("output", output)
+    rows_file = None if table is None else rows_file_of(table, force=force)
+    limit = None if max_memory is None else integer_argument("max_memory", max_memory)
+    predictions = Predictions([path_argument("calibrations", each) for each in calibrations])
+    fleet = discover([path_argument("sources", each) for each in given], root=home, recursive=recursive)
+    paths = {member.name: member.path for member in fleet.members}
+    tally = Tally()
+    with ExitStack() as stack:
+        journal = stack.enter_context(Journal.open(rows_file)) if rows_file else None
+        reused = set()
+        for row in journal.kept(paths) if journal else ():
+            reused.add(row.path)
+            tally.add(row)
+        rest = [member for member in fleet.members if member.name not in reused]
+        for row in measured_rows(rest, workers=workers, max_memory=limit):
+            if journal:
+                journal.add(row)
+            tally.add(row)
+            if progress:
+                progress(tally.count, len(paths))
+        if journal and rows_file:
+            journal.finish(paths)
+            if table and table != rows_file:
+                export(read_rows(rows_file), table)
+    predictions.check_used(tally.digests)
+    return FleetReport(
+        adapters=len(paths),
+        measured=len(rest),
+        reused=len(reused),
+        failed=tally.failed,
+        incomplete=tally.incomplete,
+        untrained=tally.untrained,
+        bytes=tally.bytes,
+        params=tally.params,
+        elsewhere=fleet.elsewhere,
+        engine=engine(),
+        bases=tally.bases(partial(predictions.kl, paths)),
+        copies=tally.copies(partial(_difference, paths)),
+        failures=tally.failures(),
+        run=watch.run_info(),
+    )
+
+
+def _difference(paths: dict[str, Path], a: str, b: str) -> float | None:
+    """Exact; None where one of them can no longer be read."""
+    try:
+        return compare_adapters(paths[a], paths[b], workers=1).relative_difference
+    except GradienceError:
+        return None

@@ -1,0 +1,163 @@
+"""Rows of a fleet: the figures of the audit, energies against a dense SVD, sketches that see ΔW alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from factory import adapter, config, modules, stored
+from fleets import MODULES, padded, random_factors, rotated, save, updates
+
+from gradience import audit_adapter
+from gradience.adapters.formats import open_adapter
+from gradience.cli.demo import example_adapter
+from gradience.fleet.measure import measure, stamp_of, stamped_files
+from gradience.runtimes.slots import slot_bytes, steps_below
+
+
+def test_the_figures_are_those_of_the_audit():
+    row, report = measure(example_adapter(), "it"), audit_adapter(example_adapter())
+    assert (row.path, row.status, row.sha256, row.bytes) == (
+        "it",
+        "ok",
+        report.adapter.sha256,
+        report.adapter.bytes,
+    )
+    assert (row.modules, row.trained, row.params) == (
+        report.n_layers,
+        report.n_trained,
+        report.total_lora_params,
+    )
+    assert row.stable_rank_median == report.stable_rank_median
+    assert (row.energy_rank_90_p50, row.energy_rank_90_p90) == (
+        report.energy_rank_90_p50,
+        report.energy_rank_90_p90,
+    )
+    assert row.fro_norm == pytest.approx(report.gain.fro_norm_total, rel=1e-9)
+    assert row.base_model == report.adapter.base_model
+
+
+def test_lost_energy_is_that_of_a_dense_svd(tmp_path):
+    factors = random_factors(1, 10, decay=0.8)
+    row = measure(save(tmp_path / "a", factors), "a")
+    spectra = [np.linalg.svd(b @ a, compute_uv=False) for a, b in factors.values()]
+    total = sum((values**2).sum() for values in spectra)
+    expected = {k: sum((values[k:] ** 2).sum() for values in spectra) / total for k in (1, 8)}
+    assert row.lost_energy_at == pytest.approx(expected, rel=1e-5)
+    assert row.fro_norm == pytest.approx(2 * np.sqrt(total), rel=1e-6)
+
+
+def test_width_times_rank_is_what_one_slot_holds(tmp_path):
+    row = measure(save(tmp_path / "a", random_factors(1, 4)), "a")
+    assert row.width == len(MODULES) * (12 + 16)
+    assert slot_bytes(row.width, 8) == 2 * sum(8 * 16 + 12 * 8 for _ in MODULES)
+
+
+@pytest.mark.parametrize(
+    ("rank", "below"),
+    [
+        (1, ()),
+        (8, (1,)),
+        (9, (8, 1)),
+        (64, (32, 16, 8, 1)),
+        (513, (512, 320, 256, 128, 64, 32, 16, 8, 1)),
+    ],
+)
+def test_the_steps_below_a_rank(rank, below):
+    assert steps_below(rank) == below
+
+
+# ---------------------------------------------------------------- sketches
+
+
+def sketch(folder, factors, **settings):
+    return np.array(measure(save(folder, factors, **settings), "a").sketch)
+
+
+def test_equal_updates_have_equal_sketches_in_whatever_factors(tmp_path):
+    factors = random_factors(3, 4)
+    first = sketch(tmp_path / "a", factors)
+    for name, other in {"rotated": rotated(factors, 1), "padded": padded(factors, 9)}.items():
+        same = sketch(tmp_path / name, other, lora_alpha=2 * len(other[MODULES[0]][0]))
+        assert np.linalg.norm(first - same) < 1e-5 * np.linalg.norm(first)
+    doubled = sketch(tmp_path / "doubled", factors, lora_alpha=16)
+    assert doubled == pytest.approx(2 * first, rel=1e-5)
+
+
+def test_distances_of_sketches_are_about_those_of_the_updates(tmp_path):
+    """Over twenty pairs the mean ratio is near 8, √64; each is within the factor that candidates allow for."""
+    ratios = []
+    for seed in range(20):
+        a, b = random_factors(seed, 4), random_factors(seed + 100, 4)
+        apart = sketch(tmp_path / f"a{seed}", a) - sketch(tmp_path / f"b{seed}", b)
+        ratios.append(np.linalg.norm(apart) / np.linalg.norm(updates(a) - updates(b)) / 8)
+    assert np.mean(np.square(ratios)) == pytest.approx(1, abs=0.25)
+    assert 1 / 3 < min(ratios) <= max(ratios) < 3
+
+
+def test_modules_do_not_stand_in_for_each_other(tmp_path):
+    factors = random_factors(3, 4)
+    swapped = dict(zip(factors, reversed(factors.values()), strict=True))
+    first = sketch(tmp_path / "a", factors)
+    assert np.linalg.norm(first - sketch(tmp_path / "b", swapped)) > 0.3 * np.linalg.norm(first)
+
+
+def test_each_expert_counts(tmp_path):
+    """Two experts in one tensor of PEFT: rank 2, not 4."""
+    generator = np.random.default_rng(0)
+    a, b = generator.standard_normal((4, 6)), generator.standard_normal((5, 4))
+    tensors = {
+        "base_model.model.m.experts.lora_A.weight": stored(a.astype(np.float32)),
+        "base_model.model.m.experts.lora_B.weight": stored(b.astype(np.float32)),
+    }
+    folder = adapter(
+        tmp_path / "a",
+        tensors,
+        config(r=2, lora_alpha=2, target_parameters=["experts.w"], target_modules=[]),
+    )
+    row = measure(folder, "a")
+    with open_adapter(folder) as opened:
+        assert [pair.experts for pair in opened.pairs] == [2]
+    stacked = np.einsum("ore,eri->eoi", b.reshape(5, 2, 2), a.reshape(2, 2, 6))
+    assert (row.rank, row.modules, row.width) == (2, 2, 2 * 11)
+    assert row.fro_norm == pytest.approx(np.linalg.norm(stacked), rel=1e-6)
+
+
+# ---------------------------------------------------------------- what cannot be measured
+
+
+def test_a_refusal_is_a_row_with_its_code(tmp_path):
+    row = measure(tmp_path / "nothing", "nothing")
+    assert (row.status, row.error, row.rank) == ("failed", "not-found", None)
+    assert "no such file" in row.message
+
+
+def test_absolute_paths_of_messages_stay_here(tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "adapter_model.safetensors").write_bytes(b"1234")
+    row = measure(tmp_path / "broken", "broken")
+    assert row.status == "failed"
+    assert str(tmp_path) not in row.message
+
+
+def test_untrained_and_nan_are_told_apart(tmp_path):
+    zero = {name: (a, 0 * b) for name, (a, b) in random_factors(0, 4).items()}
+    row = measure(save(tmp_path / "zero", zero), "zero")
+    assert (row.status, row.trained, row.sketch, row.lost_energy_at) == ("untrained", 0, (), {})
+    broken = random_factors(0, 4)
+    broken[MODULES[0]][0][0, 0] = np.nan
+    row = measure(save(tmp_path / "nan", broken), "nan")
+    assert (row.status, row.trained, row.unmeasured, row.sketch) == ("incomplete", 3, 1, ())
+
+
+def test_weights_without_a_config_have_no_norm(tmp_path):
+    folder = save(tmp_path / "a", random_factors(0, 4))
+    (folder / "adapter_config.json").unlink()
+    row = measure(folder, "a")
+    assert (row.status, row.fro_norm, row.lost_energy_at) == ("ok", None, {})
+
+
+def test_a_stamp_names_the_files_of_the_adapter_alone(tmp_path):
+    folder = adapter(tmp_path / "a", modules())
+    (folder / "README.md").write_text("a card")
+    (folder / "checkpoint-1").mkdir()
+    assert sorted(stamp_of(stamped_files(folder))) == ["adapter_config.json", "adapter_model.safetensors"]

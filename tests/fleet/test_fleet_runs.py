@@ -1,0 +1,283 @@
+"""`gradience fleet` over folders: where adapters are looked for, what is kept, what is the same, and the tables."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+from fleets import MODULES, random_factors, rotated, save
+from refused_folders import POINTER
+
+from gradience import GradienceError, LockedError, UsageError, audit_fleet
+from gradience.artifacts.fleet import FleetReport
+from gradience.cli.app import run
+from gradience.errors import InputError
+from gradience.fleet import journal, processes
+from gradience.fleet.discover import Member, discover
+from gradience.fleet.journal import read_rows
+from gradience.report.fleet import fleet_text
+
+SCHEMAS = Path(__file__).resolve().parents[2] / "docs" / "schemas"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder `zoo` with four adapters, one of them broken; the current folder is the one above."""
+    monkeypatch.chdir(tmp_path)
+    first = random_factors(1, 4)
+    save(tmp_path / "zoo" / "one", first)
+    save(tmp_path / "zoo" / "wide", random_factors(2, 12, decay=0.9))
+    save(tmp_path / "zoo" / "turned", rotated(first, 5))
+    (tmp_path / "zoo" / "broken").mkdir()
+    (tmp_path / "zoo" / "broken" / "adapter_model.safetensors").write_bytes(POINTER)
+    (tmp_path / "zoo" / "notes").mkdir()
+    return tmp_path
+
+
+def names(path="fleet.jsonl"):
+    return [row.path for row in read_rows(Path(path))]
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_a_row_each_and_what_holds_over_all(here, capsys):
+    assert run(["fleet", "zoo", "-o", "fleet.jsonl", "--json"]) == 4
+    report = FleetReport.model_validate_json(capsys.readouterr().out)
+    assert (report.adapters, report.failed, report.elsewhere) == (4, 1, 1)
+    (base,) = report.bases
+    assert (base.base_model, base.largest_rank, base.max_lora_rank) == ("org/base", 12, 16)
+    assert [step.max_lora_rank for step in base.steps] == [8, 1]
+    assert [step.squeezed for step in base.steps] == [1, 3]
+    assert [adapter.path for adapter in base.forcing] == ["zoo/wide"]
+    assert base.forcing[0].lost_energy == base.steps[0].lost_energy_max > 0
+    assert [(group.kind, group.paths) for group in report.copies] == [
+        ("same update", ("zoo/one", "zoo/turned"))
+    ]
+    assert [(failure.code, failure.first) for failure in report.failures] == [("lfs-pointer", "zoo/broken")]
+    assert names() == ["zoo/broken", "zoo/one", "zoo/turned", "zoo/wide"]
+
+
+def test_rows_and_report_fit_their_schemas(here, capsys):
+    run(["fleet", "zoo", "-o", "fleet.jsonl", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    jsonschema.validate(report, json.loads((SCHEMAS / "fleet.schema.json").read_text(encoding="utf-8")))
+    schema = json.loads((SCHEMAS / "fleet_row.schema.json").read_text(encoding="utf-8"))
+    for line in Path("fleet.jsonl").read_text(encoding="utf-8").splitlines():
+        jsonschema.validate(json.loads(line), schema)
+
+
+def test_the_screen_says_who_forces_what_and_what_it_costs(here):
+    text = fleet_text(audit_fleet("zoo"))
+    for part in ("4 adapters", "1 of 3", "zoo/wide", "same update", "lfs-pointer"):
+        assert part in text
+
+
+# ---------------------------------------------------------------- where adapters are
+
+
+def test_lists_folders_and_adapters_are_sources(here):
+    (here / "some.txt").write_text("# a list\nzoo/one\n\nzoo/wide\n")
+    fleet = discover([Path("some.txt"), Path("zoo/one")], root=Path())
+    assert [member.name for member in fleet.members] == ["zoo/one", "zoo/wide"]
+
+
+def test_recursive_looks_below_adapters_too(here):
+    save(here / "zoo" / "one" / "checkpoint-10", random_factors(4, 4))
+    save(here / "zoo" / "one" / "checkpoint-9", random_factors(4, 4))
+    assert [member.name for member in discover([Path("zoo")], root=Path("zoo")).members] == [
+        "broken",
+        "one",
+        "turned",
+        "wide",
+    ]
+    deep = discover([Path("zoo")], root=Path("zoo"), recursive=True)
+    assert [member.name for member in deep.members][1:4] == ["one", "one/checkpoint-9", "one/checkpoint-10"]
+
+
+def test_a_folder_that_links_to_itself_is_walked_once(here):
+    (here / "zoo" / "notes" / "loop").symlink_to(here / "zoo", target_is_directory=True)
+    assert len(discover([Path("zoo")], root=Path(), recursive=True).members) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error"),
+    [
+        (["zoo/notes"], 3, "no adapters there"),
+        (["zoo", "--root", "zoo/notes"], 2, "not below zoo/notes"),
+        (["zoo", "-o", "fleet.xlsx"], 2, "its name says no format"),
+    ],
+)
+def test_what_is_refused(here, capsys, arguments, code, error):
+    assert run(["fleet", *arguments]) == code
+    assert error in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- resuming
+
+
+def counts(**options):
+    report = audit_fleet("zoo", "fleet.jsonl", **options)
+    return report.measured, report.reused
+
+
+def test_unchanged_adapters_are_taken_over_and_failures_tried_again(here):
+    assert counts() == (4, 0)
+    before = Path("fleet.jsonl").read_bytes()
+    assert counts() == (1, 3)
+    assert Path("fleet.jsonl").read_bytes() == before
+    save(here / "zoo" / "wide", random_factors(9, 2))
+    assert counts() == (2, 2)
+    shutil.rmtree("zoo/one")
+    assert counts() == (1, 2)
+    assert names() == ["zoo/broken", "zoo/turned", "zoo/wide"]
+
+
+def test_another_scale_is_a_change(here):
+    counts()
+    path = here / "zoo" / "one" / "adapter_config.json"
+    before = next(row for row in read_rows(Path("fleet.jsonl")) if row.path == "zoo/one")
+    path.write_text(path.read_text().replace('"lora_alpha": 8', '"lora_alpha": 16'))
+    assert counts() == (2, 2)
+    after = next(row for row in read_rows(Path("fleet.jsonl")) if row.path == "zoo/one")
+    assert after.fro_norm == pytest.approx(2 * before.fro_norm)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def test_what_a_killed_run_has_measured_is_kept(here, monkeypatch):
+    written = []
+
+    def killed_at_the_third(self, row):
+        if len(written) == 2:
+            self._write(b'{"schema":"gradience.fleet_row/1","path":"zoo/tur')  # a line cut short
+            raise Killed
+        written.append(row.path)
+        add(self, row)
+
+    add = journal.Journal.add
+    monkeypatch.setattr(journal.Journal, "add", killed_at_the_third)
+    with pytest.raises(Killed):
+        audit_fleet("zoo", "fleet.jsonl")
+    monkeypatch.undo()
+    os.chdir(here)
+    assert written == ["zoo/broken", "zoo/one"]
+    assert not Path("fleet.jsonl").exists()
+    assert counts() == (3, 1)
+    assert names() == ["zoo/broken", "zoo/one", "zoo/turned", "zoo/wide"]
+    assert not Path("fleet.jsonl.part").exists()
+
+
+def test_a_file_of_somebody_else_is_not_replaced(here):
+    Path("fleet.jsonl").write_text('{"hello": 1}\n')
+    with pytest.raises(InputError, match=r"gradience\.fleet_row/1"):
+        audit_fleet("zoo", "fleet.jsonl")
+    assert Path("fleet.jsonl").read_text() == '{"hello": 1}\n'
+
+
+def test_two_runs_do_not_write_the_same_file(here):
+    with open("fleet.jsonl.part", "ab") as file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        with pytest.raises(LockedError):
+            audit_fleet("zoo", "fleet.jsonl")
+
+
+# ---------------------------------------------------------------- processes
+
+
+def members(count):
+    return [Member(f"zoo/{name}", Path("zoo", name)) for name in ("one", "wide", "turned", "broken")] * count
+
+
+def test_processes_give_the_rows_that_one_gives(here, monkeypatch):
+    alone = {row.path: row for row in processes.measured_rows(members(1), workers=1)}
+    monkeypatch.setattr(processes, "WORTH_A_PROCESS", 1)
+    spread = list(processes.measured_rows(members(3), workers=2))
+    assert len(spread) == 12
+    assert all(row == alone[row.path] for row in spread)
+
+
+def test_a_process_that_dies_costs_one_row(here, monkeypatch):
+    monkeypatch.setattr(processes.sys, "executable", "/bin/false")
+    process = processes._Process()
+    row = process.row(members(1)[0], None)
+    assert (row.path, row.status, row.error) == ("zoo/one", "failed", "process-died")
+    monkeypatch.undo()
+    assert process.row(Member("zoo/one", here / "zoo" / "one"), None).status == "ok"
+    process.close()
+
+
+# ---------------------------------------------------------------- copies
+
+
+def test_copies_are_told_by_the_update_and_not_by_the_bytes(here):
+    shutil.copytree("zoo/one", "zoo/z-copy")
+    near = {
+        name: (a, b + 0.02 * np.linalg.norm(b) / np.sqrt(b.size))
+        for name, (a, b) in random_factors(2, 12, 0.9).items()
+    }
+    save(here / "zoo" / "wide-near", near)
+    save(here / "zoo" / "z-louder", random_factors(1, 4), lora_alpha=16)
+    copies = audit_fleet("zoo").copies
+    assert [(group.kind, group.paths) for group in copies] == [
+        ("same file", ("zoo/one", "zoo/z-copy")),
+        ("same update", ("zoo/one", "zoo/turned")),
+        ("near", ("zoo/wide", "zoo/wide-near")),
+    ]
+    assert copies[1].difference < 1e-5 < 0.005 < copies[2].difference < 0.1
+
+
+def test_updates_of_other_bases_are_not_copies(here):
+    save(here / "zoo" / "turned", rotated(random_factors(1, 4), 5), base_model_name_or_path="org/other")
+    assert audit_fleet("zoo").copies == ()
+
+
+# ---------------------------------------------------------------- tables
+
+
+def test_a_csv_holds_the_rows_and_nothing_that_a_spreadsheet_computes(here):
+    shutil.copytree("zoo/one", "=1+1")
+    audit_fleet(["zoo", "=1+1"], "fleet.csv")
+    with open("fleet.csv", encoding="utf-8") as file:
+        table = {row["path"]: row for row in csv.DictReader(file)}
+    rows = {row.path: row for row in read_rows(Path("fleet.jsonl"))}
+    assert set(table) == {"'=1+1", *(set(rows) - {"=1+1"})}
+    wide = table["zoo/wide"]
+    assert (int(wide["rank"]), float(wide["lost_energy_at_8"])) == (12, rows["zoo/wide"].lost_energy_at[8])
+    assert (wide["lost_energy_at_16"], table["zoo/broken"]["error"]) == ("", "lfs-pointer")
+    with pytest.raises(UsageError, match="already exists"):
+        audit_fleet("zoo", "fleet.csv")
+
+
+def test_a_parquet_file_holds_the_rows(here):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    audit_fleet("zoo", "fleet.parquet")
+    table = parquet.read_table("fleet.parquet").to_pylist()
+    assert [row["path"] for row in table] == names()
+    assert [row["rank"] for row in table] == [None, 4, 4, 12]
+    assert {len(MODULES)} == {row["modules"] for row in table if row["status"] == "ok"}
+
+
+# ---------------------------------------------------------------- calibrations
+
+
+def test_a_calibration_of_no_adapter_is_an_error(here, monkeypatch):
+    import calibration_sample
+
+    from gradience.artifacts.calibration import Calibration
+
+    class Read:
+        report = calibration_sample.calibration_report()
+
+    monkeypatch.setattr(Calibration, "read", classmethod(lambda cls, path: Read))
+    with pytest.raises(GradienceError, match="of none of these adapters"):
+        audit_fleet("zoo", calibrations=["c.safetensors"])
