@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gradience.artifacts.evaluation import EvaluationReport
     from gradience.artifacts.evidence import EvidenceReport
     from gradience.artifacts.fleet import FleetReport
+    from gradience.artifacts.fleet_compression import FleetCompression
     from gradience.artifacts.heal import HealReport
     from gradience.artifacts.monitor import MonitorReport
     from gradience.artifacts.shrink import ShrinkReport
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     )
     from gradience.evaluate.verb import evaluate_adapters
     from gradience.evidence.verb import compare_logs
+    from gradience.fleet.batch import compress_fleet
     from gradience.fleet.verb import audit_fleet
     from gradience.live import SpectralTracker
     from gradience.live.callback import GradienceCallback
@@ -66,6 +68,7 @@ _HOME = {
     "CompressionReport": "gradience.artifacts.compression",
     "EvaluationReport": "gradience.artifacts.evaluation",
     "EvidenceReport": "gradience.artifacts.evidence",
+    "FleetCompression": "gradience.artifacts.fleet_compression",
     "FleetReport": "gradience.artifacts.fleet",
     "GradienceCallback": "gradience.live.callback",
     "GradienceError": "gradience.errors",
@@ -94,6 +97,7 @@ _HOME = {
     "compare_adapters": "gradience.compare.adapters",
     "compare_logs": "gradience.evidence.verb",
     "compress_adapter": "gradience.compress.verb",
+    "compress_fleet": "gradience.fleet.batch",
     "evaluate_adapters": "gradience.evaluate.verb",
     "heal_adapter": "gradience.calibrate.heal.verb",
     "monitor_runs": "gradience.monitor",
@@ -113,6 +117,7 @@ __all__ = [
     "CompressionReport",
     "EvaluationReport",
     "EvidenceReport",
+    "FleetCompression",
     "FleetReport",
     "GradienceCallback",
     "GradienceError",
@@ -141,6 +146,7 @@ __all__ = [
     "compare_adapters",
     "compare_logs",
     "compress_adapter",
+    "compress_fleet",
     "evaluate_adapters",
     "heal_adapter",
     "monitor_runs",

@@ -23,6 +23,8 @@ WRITTEN_BY = {
     "heal_forecast": "`gradience heal --dry-run --json` prints it. [What it says](../heal.md#cost)",
     "comparison": "`gradience compare A B --json` prints it. [How to read it](../compare.md)",
     "fleet": "`gradience fleet --json` prints it. [How to read it](../fleet.md)",
+    "fleet_compression": "`gradience compress --fleet` writes it into the folder of the batch."
+    " [How to read it](../fleet.md#all-to-one-rank)",
     "fleet_row": "`gradience fleet --output fleet.jsonl` writes one per line. [How to read it](../fleet.md#the-rows)",
     "evidence": "`gradience evidence A B --json` prints it. [How to read it](../evidence.md)",
     "evaluation": "`gradience evaluate` writes it. [How to read it](../evaluate.md)",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from gradience.artifacts.encodings import ENCODING_NAMES
+from gradience.cli.compress_fleet import compress_batch
 from gradience.cli.options import AdapterName, Layers, MaxMemory, Quiet, allowed_ranks_of, bytes_of, one_of
 from gradience.cli.output import command_line, print_result
 from gradience.cli.progress import ProgressBar
@@ -33,9 +34,13 @@ def _dtypes() -> list[str]:
 def compress(
     context: typer.Context,
     adapter: Annotated[
-        Path,
-        typer.Argument(metavar="ADAPTER", help="Folder of save_pretrained(), or a .safetensors file in one."),
-    ],
+        Path | None,
+        typer.Argument(
+            metavar="ADAPTER",
+            help="Folder of save_pretrained(), or a .safetensors file in one.",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Where the smaller adapter is written."),
@@ -144,6 +149,20 @@ def compress(
             help="Folder of the base model: names the architecture; DoRA also needs its weights.",
         ),
     ] = None,
+    fleet: Annotated[
+        Path | None,
+        typer.Option(
+            "--fleet", metavar="FILE", help="Compress every adapter of this fleet.jsonl above --to-rank."
+        ),
+    ] = None,
+    to_rank: Annotated[
+        int | None,
+        typer.Option("--to-rank", metavar="K", help="With --fleet: the largest rank that is left."),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option("--root", metavar="DIR", help="With --fleet: what its paths are relative to."),
+    ] = None,
     name: AdapterName = None,
     allow_untrained: Annotated[
         bool, typer.Option("--allow-untrained", help="Accept an adapter whose every B·A is 0.")
@@ -160,7 +179,7 @@ def compress(
     max_memory: MaxMemory = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing adapter folder.")] = False,
     quiet: Quiet = False,
-) -> None:
+) -> int | None:
     """Write a smaller approximation of an adapter at the same scale.
 
     The error is stated exactly. Nothing is trained and no base model is read: every module gets the best
@@ -174,9 +193,14 @@ def compress(
       gradience compress ./my_adapter --reduction 0.5 --dry-run
 
       gradience compress ./my_adapter --calibration calibration.safetensors --max-kl 0.01 -o ./smaller
+
+      gradience compress --fleet fleet.jsonl --to-rank 16 -o ./smaller
     """
     from gradience.plan.sizes import SIZES, criterion_of
 
+    if fleet is not None:
+        return compress_batch(context)
+    adapter = _one_adapter(adapter, to_rank=to_rank, root=root)
     criterion = criterion_of({name: context.params[name] for name in SIZES}, flag_of)
     grid, limit = allowed_ranks_of(allowed_ranks), bytes_of(max_memory)
     _check_usage(encoding, adapter, output, dry_run=dry_run, force=force, verify_peft=verify_peft)
@@ -211,7 +235,7 @@ def compress(
     if output is None or dry_run:
         rehearse_compression(adapter, ranks, **how)
         _show(ranks, layers=layers, json=json, quiet=quiet)
-        return
+        return None
     with ProgressBar(f"writing {output}", quiet=quiet) as progress:
         report = write_compressed(
             adapter,
@@ -226,9 +250,25 @@ def compress(
             documents=lambda report: {"compression_report.md": to_markdown(report)},
         )
     _show(report, layers=layers, json=json, quiet=quiet)
+    return None
 
 
 # ---------------------------------------------------------------- the command line
+
+
+def _one_adapter(adapter: Path | None, *, to_rank: int | None, root: Path | None) -> Path:
+    """The adapter. Raises UsageError where there is none, or where what belongs to --fleet is given."""
+    if to_rank is not None or root is not None:
+        raise UsageError(
+            "--to-rank and --root belong to --fleet", code="no-fleet", hint="for one adapter, give --rank K"
+        )
+    if adapter is None:
+        raise UsageError(
+            "no adapter given",
+            code="no-adapter",
+            hint="give its folder, or --fleet fleet.jsonl for many: gradience compress ./my_adapter --rank 4 -o DIR",
+        )
+    return adapter
 
 
 def flag_of(keyword: str) -> str:

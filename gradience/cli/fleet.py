@@ -67,6 +67,8 @@ def fleet(
       gradience fleet adapters/ -o fleet.jsonl
 
       gradience fleet adapters/ --recursive -o fleet.csv
+
+      gradience compress --fleet fleet.jsonl --to-rank 16 -o smaller/
     """
     from gradience.fleet.verb import audit_fleet
     from gradience.report.fleet import fleet_text

@@ -29,6 +29,7 @@ class ArtifactName(StrEnum):
     HEAL_FORECAST = "heal_forecast", "gradience.artifacts.heal", "HealForecast"
     COMPARISON = "comparison", "gradience.artifacts.comparison", "ComparisonReport"
     FLEET = "fleet", "gradience.artifacts.fleet", "FleetReport"
+    FLEET_COMPRESSION = "fleet_compression", "gradience.artifacts.fleet_compression", "FleetCompression"
     FLEET_ROW = "fleet_row", "gradience.artifacts.fleet", "FleetRow"
     EVIDENCE = "evidence", "gradience.artifacts.evidence", "EvidenceReport"
     MONITOR = "monitor", "gradience.artifacts.monitor", "MonitorReport"

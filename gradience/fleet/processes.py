@@ -1,7 +1,7 @@
-"""Adapters spread over processes: a thread for each process hands it an adapter and waits for the row.
+"""Adapters spread over processes: a thread for each process hands it an adapter and waits for the answer.
 
-A process that dies of an adapter (memory, a fault in a library) costs that adapter's row alone: the row says so, and
-another process takes its place.
+A process that dies of an adapter (memory, a fault in a library) costs that adapter's answer alone; another takes its
+place.
 """
 
 from __future__ import annotations
@@ -14,48 +14,59 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager, suppress
 from queue import SimpleQueue
+from typing import NamedTuple
 
 from threadpoolctl import threadpool_limits
 
-from gradience.artifacts.fleet import FleetRow
 from gradience.blas import processors
-from gradience.fleet.discover import Member
-from gradience.fleet.measure import failed, measure
+from gradience.fleet.worker import Request, answer
 
 WORTH_A_PROCESS = 16
 """Adapters below which another process would not earn its start."""
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
-def processes_for(members: int, workers: int | None) -> int:
-    """Return how many processes are worth while for so many adapters; at most `workers`, by default one a processor."""
-    return max(1, min(workers or processors(), members // WORTH_A_PROCESS))
+class Died(NamedTuple):
+    """In place of an answer: the process ended while it worked on this."""
+
+    exit_code: int
+
+    @property
+    def words(self) -> str:
+        """What is said of it."""
+        return f"the process that worked on it ended with exit code {self.exit_code}"
 
 
-def measured_rows(
-    members: Sequence[Member], *, workers: int | None = None, max_memory: int | None = None
-) -> Iterator[FleetRow]:
-    """Yield the row of every adapter, as they come.
+Answer = tuple[Request, bytes | Died]
 
-    workers: processes; the processor count by default. With few adapters this process does it all by itself.
+
+def processes_for(number: int, workers: int | None) -> int:
+    """Return how many processes are worth while for so many adapters: at most `workers`, by default one a processor."""
+    return max(1, min(workers or processors(), number // WORTH_A_PROCESS))
+
+
+def answers(requests: Sequence[Request], *, workers: int | None = None) -> Iterator[Answer]:
+    """Yield every request with its answer, as they come.
+
+    workers: processes; the processor count by default. With few requests this process does it all by itself.
     """
-    count = processes_for(len(members), workers)
+    count = processes_for(len(requests), workers)
     if count == 1:
         with threadpool_limits(limits=1, user_api="blas"):
-            for member in members:
-                yield measure(member.path, member.name, max_memory=max_memory)
+            for request in requests:
+                yield request, answer(request)
         return
     free: SimpleQueue[_Process] = SimpleQueue()
     with ExitStack() as stack:
         for _ in range(count):
             free.put(stack.enter_context(closing(_Process())))
         pool = stack.enter_context(_threads(count))
-        waiting: set[Future[FleetRow]] = set()
-        for member in members:
+        waiting: set[Future[Answer]] = set()
+        for request in requests:
             if len(waiting) >= 2 * count:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
-            waiting.add(pool.submit(_ask, free, member, max_memory))
+            waiting.add(pool.submit(_ask, free, request))
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
@@ -63,7 +74,7 @@ def measured_rows(
 
 @contextmanager
 def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that do not begin anything more once the block is left."""
+    """Threads that begin nothing more once the block is left."""
     pool = ThreadPoolExecutor(count)
     try:
         yield pool
@@ -71,10 +82,10 @@ def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _ask(free: SimpleQueue[_Process], member: Member, max_memory: int | None) -> FleetRow:
+def _ask(free: SimpleQueue[_Process], request: Request) -> Answer:
     process = free.get()
     try:
-        return process.row(member, max_memory)
+        return request, process.ask(request)
     finally:
         free.put(process)
 
@@ -85,12 +96,11 @@ class _Process:
     def __init__(self) -> None:
         self._running: subprocess.Popen[bytes] | None = None
 
-    def row(self, member: Member, max_memory: int | None) -> FleetRow:
-        """Return the row of an adapter."""
+    def ask(self, request: Request) -> bytes | Died:
+        """Return the answer to a request."""
         running = self._running or self._start()
         assert running.stdin is not None
         assert running.stdout is not None
-        request = {"path": str(member.path), "name": member.name, "max_memory": max_memory}
         try:
             running.stdin.write(json.dumps(request).encode() + b"\n")
             running.stdin.flush()
@@ -98,13 +108,9 @@ class _Process:
         except BrokenPipeError:
             line = b""
         if line.endswith(b"\n"):
-            return FleetRow.model_validate_json(line)
+            return line
         self.close()
-        return failed(
-            member.name,
-            "process-died",
-            f"the process that measured it ended with exit code {running.returncode}",
-        )
+        return Died(running.returncode)
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._running = subprocess.Popen(

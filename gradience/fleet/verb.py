@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from gradience.arguments import integer_argument, path_argument
-from gradience.artifacts.fleet import FleetReport
+from gradience.artifacts.fleet import FleetReport, FleetRow
 from gradience.artifacts.run import Stopwatch
 from gradience.compare.adapters import compare_adapters
 from gradience.errors import GradienceError
-from gradience.fleet.discover import discover
+from gradience.fleet.discover import Member, discover
 from gradience.fleet.exports import export, rows_file_of
 from gradience.fleet.journal import Journal, read_rows
+from gradience.fleet.measure import failed
 from gradience.fleet.predictions import Predictions
-from gradience.fleet.processes import measured_rows
+from gradience.fleet.processes import Died, answers
 from gradience.fleet.summary import Tally
 from gradience.progress import Progress
 from gradience.runtimes.slots import engine
@@ -100,6 +101,21 @@ def audit_fleet(
         failures=tally.failures(),
         run=watch.run_info(),
     )
+
+
+def measured_rows(
+    members: Sequence[Member], *, workers: int | None = None, max_memory: int | None = None
+) -> Iterator[FleetRow]:
+    """Yield the row of every adapter, as they come."""
+    requests = [
+        {"task": "measure", "name": member.name, "path": str(member.path), "max_memory": max_memory}
+        for member in members
+    ]
+    for request, answer in answers(requests, workers=workers):
+        if isinstance(answer, Died):
+            yield failed(request["name"], "process-died", answer.words)
+        else:
+            yield FleetRow.model_validate_json(answer)
 
 
 def _difference(paths: dict[str, Path], a: str, b: str) -> float | None:

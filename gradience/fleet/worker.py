@@ -1,4 +1,4 @@
-"""A process that measures adapters: a request a line on standard input, a row a line on standard output.
+"""A process that works on adapters: a request a line on standard input, an answer a line on standard output.
 
 JSON on both ways, so that nothing of a stranger's is unpacked in the process that asked. It ends when its input does:
 then whoever asked has ended as well.
@@ -9,26 +9,50 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from threadpoolctl import threadpool_limits
 
-from gradience.fleet.measure import measure
+Request = dict[str, Any]
+"""`task`, a name of TASKS; `path` and `name` of an adapter; and what else the task takes."""
 
 
-def serve(requests: TextIO, answers: TextIO) -> None:
-    """Answer every request, in order, until there are no more."""
+def measure(request: Request) -> str:
+    """Return the row of an adapter."""
+    from gradience.fleet.measure import measure
+
+    row = measure(Path(request["path"]), request["name"], max_memory=request["max_memory"])
+    return row.to_json(indent=None)
+
+
+def squeeze(request: Request) -> str:
+    """Return what became of an adapter that was to be written smaller."""
+    from gradience.artifacts.fleet import FleetRow
+    from gradience.fleet.squeeze import as_json, squeeze
+
+    row = FleetRow.model_validate(request["row"])
+    places = Path(request["path"]), Path(request["target"])
+    return json.dumps(as_json(squeeze(row, *places, request["rank"], request["options"])))
+
+
+TASKS: dict[str, Callable[[Request], str]] = {"measure": measure, "squeeze": squeeze}
+
+
+def answer(request: Request) -> bytes:
+    """Return the answer to a request, a line of JSON."""
+    return TASKS[request["task"]](request).encode() + b"\n"
+
+
+def serve(requests: TextIO) -> None:
+    """Answer every request on standard output, in order, until there are no more."""
     with threadpool_limits(limits=1, user_api="blas"):
         for line in requests:
-            request = json.loads(line)
-            row = measure(Path(request["path"]), request["name"], max_memory=request["max_memory"])
-            answers.write(row.to_json(indent=None) + "\n")
-            answers.flush()
+            sys.stdout.buffer.write(answer(json.loads(line)))
+            sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches whoever asked, who then closes the input
-    for stream in (sys.stdin, sys.stdout):
-        stream.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
-    serve(sys.stdin, sys.stdout)
+    serve(sys.stdin)

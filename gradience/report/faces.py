@@ -25,6 +25,7 @@ DOCUMENTS = {
     "EvaluationForecast": "evaluation:evaluation_forecast_blocks",
     "EvaluationPreview": "forecast:preview_blocks",
     "EvaluationReport": "evaluation:evaluation_blocks",
+    "FleetCompression": "fleet_compression:fleet_compression_blocks",
     "FleetReport": "fleet:fleet_blocks",
     "HealReport": "heal:heal_blocks",
     "MonitorReport": "monitor:monitor_blocks",

@@ -142,7 +142,8 @@ def _forcing(base: BaseGroup, *, brief: bool) -> list[Block]:
     blocks: list[Block] = [Table(columns, [_forcing_row(adapter, calibrated) for adapter in shown])]
     if step.squeezed > len(shown):
         blocks.append(Paragraph(Span(f"and {count(step.squeezed - len(shown))} more", "dim")))
-    return blocks
+    command = f"Next: gradience compress --fleet fleet.jsonl --to-rank {step.max_lora_rank} -o DIR"
+    return [*blocks, Paragraph(Span(command, "dim"))]
 
 
 def _forcing_row(adapter: Forcing, calibrated: bool) -> list[Inline]:

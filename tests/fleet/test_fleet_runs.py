@@ -22,6 +22,7 @@ from gradience.errors import InputError
 from gradience.fleet import journal, processes
 from gradience.fleet.discover import Member, discover
 from gradience.fleet.journal import read_rows
+from gradience.fleet.verb import measured_rows
 from gradience.report.fleet import fleet_text
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "docs" / "schemas"
@@ -76,7 +77,7 @@ def test_rows_and_report_fit_their_schemas(here, capsys):
 
 def test_the_screen_says_who_forces_what_and_what_it_costs(here):
     text = fleet_text(audit_fleet("zoo"))
-    for part in ("4 adapters", "1 of 3", "zoo/wide", "same update", "lfs-pointer"):
+    for part in ("4 adapters", "1 of 3", "zoo/wide", "same update", "lfs-pointer", "--to-rank 8"):
         assert part in text
 
 
@@ -199,20 +200,23 @@ def members(count):
 
 
 def test_processes_give_the_rows_that_one_gives(here, monkeypatch):
-    alone = {row.path: row for row in processes.measured_rows(members(1), workers=1)}
+    alone = {row.path: row for row in measured_rows(members(1), workers=1)}
     monkeypatch.setattr(processes, "WORTH_A_PROCESS", 1)
-    spread = list(processes.measured_rows(members(3), workers=2))
+    spread = list(measured_rows(members(3), workers=2))
     assert len(spread) == 12
     assert all(row == alone[row.path] for row in spread)
 
 
 def test_a_process_that_dies_costs_one_row(here, monkeypatch):
     monkeypatch.setattr(processes.sys, "executable", "/bin/false")
+    request = {"task": "measure", "name": "zoo/one", "path": str(here / "zoo" / "one"), "max_memory": None}
     process = processes._Process()
-    row = process.row(members(1)[0], None)
-    assert (row.path, row.status, row.error) == ("zoo/one", "failed", "process-died")
+    assert process.ask(request) == processes.Died(1)
+    monkeypatch.setattr(processes, "WORTH_A_PROCESS", 1)
+    (row,) = (row for row in measured_rows(members(1), workers=2) if row.path == "zoo/one")
+    assert (row.status, row.error) == ("failed", "process-died")
     monkeypatch.undo()
-    assert process.row(Member("zoo/one", here / "zoo" / "one"), None).status == "ok"
+    assert json.loads(process.ask(request))["status"] == "ok"
     process.close()
 
 

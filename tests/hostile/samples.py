@@ -27,6 +27,7 @@ from gradience.artifacts.evaluation import (
     KeptRecords,
 )
 from gradience.artifacts.fleet import FleetReport, FleetRow
+from gradience.artifacts.fleet_compression import FleetCompression, Squeezed
 from gradience.artifacts.forecast import BenchForecast, Check, ScoredExample
 from gradience.artifacts.shrink import PlannedHealing, ShrinkForecast, ShrinkReport
 from gradience.artifacts.stage import StageManifest
@@ -121,6 +122,7 @@ def artifacts() -> dict[ArtifactName, Any]:
         ArtifactName.SHRINK_FORECAST: shrink_forecast(),
         ArtifactName.KEPT_RECORDS: KeptRecords(files={"a.jsonl": KeptFile(key="0", sha256=None)}),
         ArtifactName.FLEET: fleet_report(),
+        ArtifactName.FLEET_COMPRESSION: fleet_compression(),
         ArtifactName.FLEET_ROW: fleet_row(),
         ArtifactName.EVIDENCE: evidence(),
         ArtifactName.MONITOR: monitor_runs([runs / "nan.jsonl"]),
@@ -143,6 +145,16 @@ def fleet_row() -> FleetRow:
 
 def fleet_report() -> FleetReport:
     return audit_fleet(example_adapter(), root=example_adapter().parent, workers=1)
+
+
+def fleet_compression() -> FleetCompression:
+    known = {"rank": 4, "reused": 0, "small_enough": 0, "old_bytes": 9, "new_bytes": 4}
+    adapters = (
+        Squeezed(path="a", status="written", old_rank=8, old_bytes=9, new_bytes=4, measured_error=0.1),
+        Squeezed(path="b", status="failed", error="dora", message="a DoRA adapter"),
+    )
+    run = fleet_report().run
+    return FleetCompression(written=1, failed=1, adapters=adapters, run=run, **known)
 
 
 def verification() -> Verification:

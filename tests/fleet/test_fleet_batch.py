@@ -1,0 +1,129 @@
+"""`gradience compress --fleet`: all to one rank, whole or not at all, continued after a kill."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fleets import random_factors, save
+
+from gradience import audit_adapter, audit_fleet, compare_adapters, compress_fleet
+from gradience.artifacts.fleet_compression import FleetCompression
+from gradience.cli.app import run
+from gradience.fleet import squeeze as one
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Two wide adapters, a narrow one and one with NaN, measured to fleet.jsonl."""
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "zoo" / "a", random_factors(1, 12, decay=0.9))
+    save(tmp_path / "zoo" / "deep" / "b", random_factors(2, 9, decay=0.9))
+    save(tmp_path / "zoo" / "narrow", random_factors(3, 4))
+    broken = random_factors(4, 12)
+    next(iter(broken.values()))[0][0, 0] = np.nan
+    save(tmp_path / "zoo" / "nan", broken)
+    audit_fleet("zoo", "fleet.jsonl", recursive=True)
+    return tmp_path
+
+
+def statuses(report):
+    return {adapter.path: adapter.status for adapter in report.adapters}
+
+
+def test_wide_ones_are_written_and_the_rest_is_listed(here, capsys):
+    assert run(["compress", "--fleet", "fleet.jsonl", "--to-rank", "8", "-o", "small", "--json"]) == 4
+    report = FleetCompression.model_validate_json(capsys.readouterr().out)
+    assert statuses(report) == {
+        "zoo/a": "written",
+        "zoo/deep/b": "written",
+        "zoo/nan": "failed",
+        "zoo/narrow": "small enough",
+    }
+    for adapter in ("zoo/a", "zoo/deep/b"):
+        assert {layer.r for layer in audit_adapter(Path("small", adapter)).layers} == {8}
+        said = next(row for row in report.adapters if row.path == adapter).measured_error
+        assert compare_adapters(adapter, Path("small", adapter)).relative_difference == pytest.approx(
+            said, rel=1e-5
+        )
+    assert not Path("small/zoo/narrow").exists()
+    assert FleetCompression.read("small/fleet_compression.json") == report
+
+
+def test_what_it_costs_is_what_the_fleet_said(here):
+    forcing = {row.path: row.lost_energy for row in audit_fleet("zoo", recursive=True).bases[0].forcing}
+    written = {
+        row.path: row.measured_error for row in compress_fleet("fleet.jsonl", "small", rank=8).adapters
+    }
+    for path in ("zoo/a", "zoo/deep/b"):
+        assert written[path] ** 2 == pytest.approx(forcing[path], rel=1e-4)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def test_after_a_kill_finished_adapters_are_kept(here, monkeypatch):
+    write = one.compress_adapter
+
+    def killed_at_the_second(source, *arguments, **options):
+        if source.name == "b":
+            raise Killed
+        return write(source, *arguments, **options)
+
+    monkeypatch.setattr(one, "compress_adapter", killed_at_the_second)
+    with pytest.raises(Killed):
+        compress_fleet("fleet.jsonl", "small", rank=8)
+    monkeypatch.setattr(one, "compress_adapter", write)
+    before = Path("small/zoo/a/adapter_model.safetensors").stat().st_mtime_ns
+    report = compress_fleet("fleet.jsonl", "small", rank=8)
+    assert (statuses(report)["zoo/a"], statuses(report)["zoo/deep/b"]) == ("reused", "written")
+    assert Path("small/zoo/a/adapter_model.safetensors").stat().st_mtime_ns == before
+    assert statuses(compress_fleet("fleet.jsonl", "small", rank=4))["zoo/a"] == "failed"
+    assert statuses(compress_fleet("fleet.jsonl", "small", rank=4, force=True))["zoo/a"] == "written"
+
+
+def test_an_adapter_that_changed_since_is_not_compressed(here):
+    save(here / "zoo" / "a", random_factors(7, 12, decay=0.8))
+    report = compress_fleet("fleet.jsonl", "small", rank=8)
+    (row,) = (row for row in report.adapters if row.path == "zoo/a")
+    assert (row.status, row.error) == ("failed", "row-outdated")
+
+
+@pytest.mark.parametrize("path", ["../zoo/a", "/etc", ".", "a/../../b"])
+def test_a_row_cannot_lead_out_of_the_output(here, path):
+    row = json.loads(Path("fleet.jsonl").read_text().splitlines()[0])
+    Path("fleet.jsonl").write_text(json.dumps(row | {"path": path}) + "\n")
+    (adapter,) = compress_fleet("fleet.jsonl", "small", rank=8).adapters
+    assert (adapter.status, adapter.error) == ("failed", "bad-row-path")
+
+
+def test_an_adapter_inside_another_is_listed(here):
+    save(here / "zoo" / "a" / "checkpoint-1", random_factors(1, 12, decay=0.9))
+    audit_fleet("zoo", "fleet.jsonl", recursive=True)
+    errors = {row.path: row.error for row in compress_fleet("fleet.jsonl", "small", rank=8).adapters}
+    assert errors["zoo/a/checkpoint-1"] == "nested-adapter"
+    assert errors["zoo/a"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--fleet", "fleet.jsonl", "-o", "out"], "--fleet needs --to-rank"),
+        (["--fleet", "fleet.jsonl", "--to-rank", "8"], "--fleet needs --output"),
+        (["zoo/a", "--fleet", "fleet.jsonl", "--to-rank", "8", "-o", "out"], "ADAPTER and --fleet"),
+        (
+            ["--fleet", "fleet.jsonl", "--to-rank", "8", "-o", "out", "--energy", "0.9"],
+            "--energy and --fleet",
+        ),
+        (["zoo/a", "--to-rank", "8", "-o", "out"], "belong to --fleet"),
+        (["--rank", "8", "-o", "out"], "no adapter given"),
+        (["--fleet", "fleet.jsonl", "--to-rank", "0", "-o", "out"], "0 is no rank"),
+    ],
+)
+def test_usage(here, capsys, arguments, error):
+    assert run(["compress", *arguments]) == 2
+    assert error in capsys.readouterr().err
+    assert not Path("out").exists()
