@@ -40,8 +40,8 @@ class Journal(Closing):
         self._end = os.fstat(file.fileno()).st_size
 
     @classmethod
-    def open(cls, output: Path) -> Self:
-        """Open the journal of a file. Raises LockedError (output-locked), OutputError (write-failed)."""
+    def begin(cls, output: Path) -> Self:
+        """Open or continue the journal of a file. Raises LockedError (output-locked), OutputError (write-failed)."""
         part = output.with_name(output.name + PART)
         with write_errors(part), ExitStack() as stack:
             file = stack.enter_context(open(part, "ab"))

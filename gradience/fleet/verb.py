@@ -68,7 +68,7 @@ def audit_fleet(
     paths = {member.name: member.path for member in fleet.members}
     tally = Tally()
     with ExitStack() as stack:
-        journal = stack.enter_context(Journal.open(rows_file)) if rows_file else None
+        journal = stack.enter_context(Journal.begin(rows_file)) if rows_file else None
         reused = set()
         for row in journal.kept(paths) if journal else ():
             reused.add(row.path)
