@@ -13,9 +13,10 @@ import audit_sample
 import bench_sample
 import calibration_sample
 import compression_sample
+import fleet_sample
 import heal_sample
 
-from gradience import EvidenceReport, ToRank, audit_adapter, audit_fleet, compare_logs, plan_compression
+from gradience import EvidenceReport, ToRank, audit_adapter, compare_logs, plan_compression
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.compression import CompressionPlan
 from gradience.artifacts.digests import Digests, write_digests
@@ -26,8 +27,6 @@ from gradience.artifacts.evaluation import (
     KeptFile,
     KeptRecords,
 )
-from gradience.artifacts.fleet import FleetReport, FleetRow
-from gradience.artifacts.fleet_compression import FleetCompression, Squeezed
 from gradience.artifacts.forecast import BenchForecast, Check, ScoredExample
 from gradience.artifacts.shrink import PlannedHealing, ShrinkForecast, ShrinkReport
 from gradience.artifacts.stage import StageManifest
@@ -39,11 +38,9 @@ from gradience.bench.run.stages import stage_key
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verify.verify import verify_run
 from gradience.check import check_configs
-from gradience.cli.demo import example_adapter
 from gradience.cli.schema import ArtifactName
 from gradience.digests import sha256_text
 from gradience.evaluate.forecast import margins_of
-from gradience.fleet.measure import measure
 from gradience.monitor import monitor_runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,9 +118,9 @@ def artifacts() -> dict[ArtifactName, Any]:
         ArtifactName.SHRINK_PLAN: shrink().plan,
         ArtifactName.SHRINK_FORECAST: shrink_forecast(),
         ArtifactName.KEPT_RECORDS: KeptRecords(files={"a.jsonl": KeptFile(key="0", sha256=None)}),
-        ArtifactName.FLEET: fleet_report(),
-        ArtifactName.FLEET_COMPRESSION: fleet_compression(),
-        ArtifactName.FLEET_ROW: fleet_row(),
+        ArtifactName.FLEET: fleet_sample.fleet_report(),
+        ArtifactName.FLEET_COMPRESSION: fleet_sample.fleet_compression(),
+        ArtifactName.FLEET_ROW: fleet_sample.fleet_row(),
         ArtifactName.EVIDENCE: evidence(),
         ArtifactName.MONITOR: monitor_runs([runs / "nan.jsonl"]),
         ArtifactName.CHECK: check_configs(r=16, alpha=16, lr=0.5),
@@ -137,24 +134,6 @@ def artifacts() -> dict[ArtifactName, Any]:
         ArtifactName.TRAINING: TrainingReport.model_validate_json(kept("probe/train/training.json")),
         ArtifactName.STAGE: StageManifest.model_validate_json(kept("probe/train/manifest.json")),
     }
-
-
-def fleet_row() -> FleetRow:
-    return measure(example_adapter(), "an adapter")
-
-
-def fleet_report() -> FleetReport:
-    return audit_fleet(example_adapter(), root=example_adapter().parent, workers=1)
-
-
-def fleet_compression() -> FleetCompression:
-    known = {"rank": 4, "reused": 0, "small_enough": 0, "old_bytes": 9, "new_bytes": 4}
-    adapters = (
-        Squeezed(path="a", status="written", old_rank=8, old_bytes=9, new_bytes=4, measured_error=0.1),
-        Squeezed(path="b", status="failed", error="dora", message="a DoRA adapter"),
-    )
-    run = fleet_report().run
-    return FleetCompression(written=1, failed=1, adapters=adapters, run=run, **known)
 
 
 def verification() -> Verification:

@@ -11,6 +11,7 @@ from pkgutil import resolve_name
 import pytest
 from bench_sample import bench, three_seeds
 from calibration_sample import calibration_report
+from fleet_sample import fleet_compression, fleet_report
 from heal_sample import heal_report
 from test_audit_document import Reader
 from test_audit_text import mistral
@@ -45,6 +46,8 @@ SAMPLES = {
     "CompressionReport": padded_report,
     "EvaluationReport": lambda: EvaluationReport.read(RESULTS / "minilm_evaluation" / "evaluation.json"),
     "EvidenceReport": two_logs,
+    "FleetCompression": fleet_compression,
+    "FleetReport": fleet_report,
     "HealReport": heal_report,
     "ShrinkReport": lambda: ShrinkReport.read(RESULTS / "minilm_shrink" / "shrink.json"),
     "MonitorReport": lambda: monitor_runs(sorted(RUNS.glob("*.jsonl"))),

@@ -1,0 +1,83 @@
+"""Reports of fleets, made by hand."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from gradience.artifacts.fleet import BaseGroup, Copies, Failure, FleetReport, FleetRow, Forcing, Step
+from gradience.artifacts.fleet_compression import FleetCompression, Squeezed
+from gradience.artifacts.run import Stopwatch
+
+RUN = Stopwatch("gradience fleet zoo", started=datetime(2026, 1, 1, tzinfo=UTC)).run_info()
+
+
+def fleet_row() -> FleetRow:
+    return FleetRow(
+        path="zoo/a",
+        status="ok",
+        stamp={"adapter_model.safetensors": (9, 1)},
+        sha256="0" * 64,
+        bytes=9,
+        format="peft",
+        base_model="org/base",
+        dtypes=("BF16",),
+        rank=32,
+        modules=2,
+        trained=2,
+        params=128,
+        width=4.0,
+        fro_norm=1.5,
+        lost_energy_at={1: 0.5, 8: 0.1, 16: 0.01},
+        sketch=(0.5,) * 64,
+    )
+
+
+def fleet_report() -> FleetReport:
+    steps = tuple(
+        Step(max_lora_rank=k, slot_bytes=k * 8, squeezed=1, lost_energy_median=0.1, lost_energy_max=0.2)
+        for k in (16, 8, 1)
+    )
+    base = BaseGroup(
+        base_model="org/base",
+        adapters=3,
+        bytes=27,
+        largest_rank=32,
+        max_lora_rank=32,
+        slot_bytes=256,
+        steps=steps,
+        forcing=(Forcing(path="zoo/a", rank=32, lost_energy=0.2, predicted_kl=0.01),),
+    )
+    return FleetReport(
+        adapters=4,
+        measured=2,
+        reused=2,
+        failed=1,
+        incomplete=1,
+        untrained=0,
+        bytes=27,
+        params=384,
+        elsewhere=1,
+        engine="vLLM 0.32.0",
+        bases=(base,),
+        copies=(Copies(kind="near", paths=("zoo/a", "zoo/b"), difference=0.05),),
+        failures=(Failure(code="pickle", adapters=1, first="zoo/p", message="a pickle file (torch.save)"),),
+        run=RUN,
+    )
+
+
+def fleet_compression() -> FleetCompression:
+    return FleetCompression(
+        rank=4,
+        written=1,
+        reused=0,
+        small_enough=1,
+        failed=1,
+        old_bytes=9,
+        new_bytes=4,
+        adapters=(
+            Squeezed(path="a", status="written", old_rank=8, old_bytes=9, new_bytes=4, measured_error=0.1),
+            Squeezed(path="b", status="small enough", old_rank=2, old_bytes=9),
+            Squeezed(path="c", status="failed", error="dora", message="a DoRA adapter"),
+        ),
+        run=RUN,
+    )
