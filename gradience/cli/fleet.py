@@ -57,7 +57,7 @@ def fleet(
     ] = False,
     quiet: Quiet = False,
 ) -> int:
-    """Measure many adapters: one row each, and what a server needs to serve them all.
+    """Measure many adapters: one row each, and what a server needs.
 
     With --output it resumes: an adapter whose files have not changed is not measured again. What cannot be measured
     is a row with the code of its error (exit code 4).
