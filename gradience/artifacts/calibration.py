@@ -101,7 +101,7 @@ class CalibrationReport(Report):
     quantization: str | None
     dtype: str
     device: str
-    kind: Literal["causal_lm", "sequence_classification"]
+    kind: Literal["causal_lm", "seq2seq_lm", "sequence_classification"]
     prompts: str
     prompts_sha256: str
     rows: int
@@ -114,7 +114,7 @@ class CalibrationReport(Report):
     """Rows without a completion, for which the adapted model wrote one. Both are 0 for a classifier."""
     completion_tokens: int | None
     truncated: int
-    """Rows that were too long and lost the beginning of their prompt (for a classifier, the end of the text)."""
+    """Rows that were too long and lost the beginning of their prompt; its end, if it goes into an encoder."""
     scored_tokens: int
     """Of the rows that predict; one per row for a classifier."""
     seed: int
@@ -134,7 +134,7 @@ class CalibrationForecast(Artifact):
     )
     adapter_path: str
     base: str
-    kind: Literal["causal_lm", "sequence_classification"]
+    kind: Literal["causal_lm", "seq2seq_lm", "sequence_classification"]
     rows: int
     duplicates: int
     selection_rows: int

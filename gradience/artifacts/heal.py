@@ -11,7 +11,7 @@ from gradience.artifacts.base import ROW_CONFIG, Artifact, Float12, Part
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
 
-Kind = Literal["causal_lm", "sequence_classification"]
+Kind = Literal["causal_lm", "seq2seq_lm", "sequence_classification"]
 
 
 @row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -87,7 +87,7 @@ class HealReport(Report):
     """Rows without a completion, for which the teacher wrote one. Both are 0 for a classifier."""
     completion_tokens: int | None
     truncated: int
-    """Rows that were too long and lost the beginning of their prompt (for a classifier, the end of the text)."""
+    """Rows that were too long and lost the beginning of their prompt; its end, if it goes into an encoder."""
     seed: int
     batch_size: int
     max_length: int | None

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from gradience.calibrate.rows import CalibrationRow
 from gradience.errors import InputError
 from gradience.evaluate.batches import fixed_batches
+from gradience.evaluate.engines.transformers.encoder_decoder import source_ids, target_ids
 from gradience.evaluate.engines.transformers.forward import logits_at, padded
 from gradience.evaluate.engines.transformers.generation import prompt_ids
 from gradience.models.rendering import encode_pair, end_token
@@ -29,6 +31,8 @@ class Encoded:
     completion: tuple[int, ...]
     scored: int
     truncated: bool
+    opening: tuple[int, ...] = ()
+    """What the decoder of an encoder–decoder is given before the completion; its encoder is given the prompt."""
     extra: dict[str, list[int]] = field(default_factory=dict)
     """Further inputs with a number for each token, such as `token_type_ids`."""
 
@@ -42,13 +46,13 @@ class Encoded:
 class Batch:
     """Rows that are computed together.
 
-    mask: (rows, length), 1 where there is a token.   wanted: (rows, length), true where the next token is scored; None
-    where each row has one label.
+    masks: (rows, length), 1 where there is a token; of an encoder and its decoder two, of different lengths.
+    wanted: (rows, length) as the last mask, true where the next token is scored; None where each row has one label.
     """
 
     rows: tuple[Encoded, ...]
     inputs: dict[str, Tensor]
-    mask: Tensor
+    masks: tuple[Tensor, ...]
     wanted: Tensor | None
 
     def logits(self, model: Any) -> Tensor:
@@ -66,27 +70,29 @@ class Batch:
         A layer sees all positions, one vector a row (a head), all positions of all rows in a line, or only those that
         are scored (the last layer of a language model).
         """
-        rows, length = self.mask.shape
-        kept = self.mask[..., None].to(values.dtype)
-        if values.dim() == 3 and values.shape[:2] == (rows, length):
-            return values * kept
+        rows = len(self.rows)
         if values.dim() == 3 and values.shape[0] == rows:
-            return values
+            mask = self._mask(values.shape[1])
+            return values if mask is None else values * mask[..., None].to(values.dtype)
         if values.dim() != 2:
             return None
         if self.wanted is not None and values.shape[0] == int(self.wanted.sum()):
-            spread = values.new_zeros(rows, length, values.shape[1])
+            spread = values.new_zeros(*self.wanted.shape, values.shape[1])
             spread[self.wanted] = values
             return spread
-        if values.shape[0] == rows * length:
-            return values.reshape(rows, length, -1) * kept
+        length, left = divmod(values.shape[0], rows)
+        mask = self._mask(length)
+        if mask is not None and not left:
+            return values.reshape(rows, length, -1) * mask[..., None].to(values.dtype)
         return values[:, None] if values.shape[0] == rows else None
 
     def count(self, values: Tensor) -> int:
         """How many vectors of `by_row` are of a token."""
-        rows, length = self.mask.shape
-        whole = values.shape[1] == length
-        return int(self.mask.sum()) if whole else rows * values.shape[1]
+        mask = self._mask(values.shape[1])
+        return len(self.rows) * values.shape[1] if mask is None else int(mask.sum())
+
+    def _mask(self, length: int) -> Tensor | None:
+        return next((mask for mask in self.masks if mask.shape[1] == length), None)
 
 
 def encode_pairs(
@@ -103,13 +109,31 @@ def encode_pairs(
         needed = completion_tokens if row.more is None else len(answer)
         room = None if max_length is None else max_length - needed
         if room is not None and room < 1:
-            raise InputError(
-                f"a completion of {needed} tokens leaves no room for its prompt in {max_length}",
-                code="completion-too-long",
-                hint="raise --max-length, lower --completion-tokens, or leave the row out",
-            )
+            raise _too_long(needed, f"no room for its prompt in {max_length}")
         before, truncated = prompt_ids(tokenizer, row.text, room)
         encoded.append(Encoded(row.id, tuple(before), tuple(answer), len(answer), truncated))
+    return encoded
+
+
+def encode_targets(
+    tokenizer: Any,
+    rows: Sequence[CalibrationRow],
+    max_length: int | None,
+    completion_tokens: int,
+    opening: Sequence[int] = (),
+) -> list[Encoded]:
+    """Prompts for an encoder and completions for its decoder, which begins with `opening`; each of `max_length` tokens.
+
+    A prompt that is too long loses its end. Raises InputError (`completion-too-long`, `empty-prompt`, `no-end-token`).
+    """
+    encoded = []
+    for row in rows:
+        answer = [] if row.more is None else target_ids(tokenizer, row.more, end=True)
+        needed = completion_tokens if row.more is None else len(answer)
+        if max_length is not None and len(opening) + needed > max_length:
+            raise _too_long(needed, f"no room in a decoder of {max_length}")
+        before, truncated = source_ids(tokenizer, row.text, max_length)
+        encoded.append(Encoded(row.id, tuple(before), tuple(answer), len(answer), truncated, tuple(opening)))
     return encoded
 
 
@@ -122,7 +146,7 @@ def encode_texts(tokenizer: Any, rows: Sequence[CalibrationRow], max_length: int
         whole = len(tokenizer(*texts, truncation=False, verbose=False)["input_ids"])
         extra = {name: values[name] for name in values if name not in ("input_ids", "attention_mask")}
         ids = values["input_ids"]
-        encoded.append(Encoded(row.id, tuple(ids), (), 1, whole > len(ids), extra))
+        encoded.append(Encoded(row.id, tuple(ids), (), 1, whole > len(ids), extra=extra))
     return encoded
 
 
@@ -131,10 +155,16 @@ def batches_of(
 ) -> list[Batch]:
     """Batches of rows of about one length. left: padded on that side (for a model that reads positions from a mask)."""
     order = fixed_batches(["·" * len(row.ids) + row.id for row in rows], batch_size)
-    return [_batch(tokenizer, [rows[place] for place in places], device, left=left) for places in order]
+    together = ([rows[place] for place in places] for places in order)
+    return [
+        _two_stacks(tokenizer, few, device)
+        if few[0].opening
+        else _one_stack(tokenizer, few, device, left=left)
+        for few in together
+    ]
 
 
-def _batch(tokenizer: Any, rows: Sequence[Encoded], device: Any, *, left: bool) -> Batch:
+def _one_stack(tokenizer: Any, rows: Sequence[Encoded], device: Any, *, left: bool) -> Batch:
     labels = not rows[0].completion
     fill = tokenizer.pad_token_id if labels else end_token(tokenizer)
     ids, mask = padded([row.ids for row in rows], fill=fill, left=left, device=device)
@@ -142,9 +172,32 @@ def _batch(tokenizer: Any, rows: Sequence[Encoded], device: Any, *, left: bool) 
     for name in rows[0].extra:
         inputs[name], _ = padded([row.extra[name] for row in rows], fill=0, left=left, device=device)
     if labels:
-        return Batch(tuple(rows), inputs, mask, None)
+        return Batch(tuple(rows), inputs, (mask,), None)
     wanted = torch.zeros_like(mask, dtype=torch.bool)
     for place, row in enumerate(rows):
         end = ids.shape[1] if left else len(row.ids)
         wanted[place, end - 1 - len(row.completion) : end - 1] = True
-    return Batch(tuple(rows), inputs, mask, wanted)
+    return Batch(tuple(rows), inputs, (mask,), wanted)
+
+
+def _two_stacks(tokenizer: Any, rows: Sequence[Encoded], device: Any) -> Batch:
+    """Of an encoder and its decoder, padded to different lengths: so a length says which of them a layer is given."""
+    fill = end_token(tokenizer)
+    sources = [list(row.prompt) for row in rows]
+    targets = [[*row.opening, *row.completion[:-1]] for row in rows]
+    ids, mask = padded(sources, fill=fill, left=False, device=device)
+    begun, seen = padded(targets, fill=fill, left=False, device=device)
+    if ids.shape[1] == begun.shape[1]:
+        begun, seen = pad(begun, (0, 1), value=fill), pad(seen, (0, 1))
+    wanted = seen.bool()
+    wanted[:, : len(rows[0].opening) - 1] = False
+    inputs = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": begun}
+    return Batch(tuple(rows), inputs, (mask, seen), wanted)
+
+
+def _too_long(tokens: int, why: str) -> InputError:
+    return InputError(
+        f"a completion of {tokens} tokens leaves {why}",
+        code="completion-too-long",
+        hint="raise --max-length, lower --completion-tokens, or leave the row out",
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,9 @@ from torch import Tensor
 from gradience.calibrate.batches import Encoded
 from gradience.calibrate.draws import uniforms
 from gradience.evaluate.batches import fixed_batches
-from gradience.evaluate.engines.transformers.forward import next_logits, padded
+from gradience.evaluate.engines.transformers.encoder_decoder import decoding
+from gradience.evaluate.engines.transformers.forward import padded
+from gradience.evaluate.engines.transformers.generation import continuing
 from gradience.models.rendering import end_token
 from gradience.spectra import FloatArray
 
@@ -41,19 +43,16 @@ def _written(model: Any, tokenizer: Any, rows: Sequence[Encoded], tokens: int, s
     end = end_token(tokenizer)
     draws = np.stack([uniforms(seed, row.id, tokens) for row in rows])
     completions: list[list[int]] = [[] for _ in rows]
-    ids, mask = padded([list(row.prompt) for row in rows], fill=end, left=True, device=model.device)
-    cache = None
     with torch.inference_mode():
+        ids, advance = _begun(model, tokenizer, rows)
         for step in range(tokens):
-            logits, cache = next_logits(model, ids, mask, cache)
-            drawn = draw(logits.float().softmax(dim=-1), draws[:, step])
+            drawn = draw(advance(ids).float().softmax(dim=-1), draws[:, step])
             for completion, token in zip(completions, drawn.tolist(), strict=True):
                 if not completion or completion[-1] != end:
                     completion.append(token)
             if all(completion[-1] == end for completion in completions):
                 break
             ids = drawn[:, None].to(model.device)
-            mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
     return completions
 
 
@@ -62,3 +61,13 @@ def draw(p: Tensor, draws: FloatArray) -> Tensor:
     sums = p.cpu().double().cumsum(dim=-1)
     wanted = torch.from_numpy(draws)[:, None] * sums[:, -1:]
     return torch.searchsorted(sums, wanted, right=True)[:, 0].clamp(max=p.shape[1] - 1)
+
+
+def _begun(model: Any, tokenizer: Any, rows: Sequence[Encoded]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """The ids with which rows begin, and what gives the logits behind ids."""
+    prompts = [list(row.prompt) for row in rows]
+    if rows[0].opening:
+        first = torch.tensor([row.opening for row in rows], device=model.device)
+        return first, decoding(model, tokenizer, prompts)
+    first, mask = padded(prompts, fill=end_token(tokenizer), left=True, device=model.device)
+    return first, continuing(model, mask)

@@ -19,7 +19,11 @@ from gradience.models.settings import ModelSettings
 TEXT_TOKENS = 512
 """Of a text to label, where no other number is given: what BERT and its kin can tell apart."""
 LIBRARIES = ("torch", "transformers", "peft")
-KINDS: Mapping[str, Kind] = {"CAUSAL_LM": "causal_lm", "SEQ_CLS": "sequence_classification"}
+KINDS: Mapping[str, Kind] = {
+    "CAUSAL_LM": "causal_lm",
+    "SEQ_2_SEQ_LM": "seq2seq_lm",
+    "SEQ_CLS": "sequence_classification",
+}
 """task_type of an adapter -> the kind of its model."""
 
 
@@ -88,10 +92,9 @@ def read_inputs(request: Request) -> Inputs:
         require(module, extra="hf")
     from gradience.models.load import load_tokenizer
 
-    kind = kind_of(request.prompts)
     with open_adapter(request.adapter) as opened:
         config = _config(opened, request.adapter)
-        _refuse_kind(request, config.fields.get("task_type"), kind)
+        kind = _kind(request, config.fields.get("task_type"))
         labels = _labels(opened, request.adapter) if kind == "sequence_classification" else None
         name = request.base_model or config.base_model
         folder, ranks = config.path.parent, {pair.module: pair.rank for pair in opened.pairs}
@@ -103,7 +106,7 @@ def read_inputs(request: Request) -> Inputs:
         )
     model = ModelSettings(
         name=name,
-        type="causal_lm" if labels is None else "seqcls",
+        type="seqcls" if kind == "sequence_classification" else kind,
         revision=request.revision,
         dtype=request.dtype,
         quantization=request.quantization,
@@ -122,20 +125,27 @@ def _config(opened: Adapter, path: Path) -> PeftConfig:
     return opened.config
 
 
-def _refuse_kind(request: Request, task_type: object, kind: Kind) -> None:
-    if task_type is not None and task_type not in KINDS:
+def _kind(request: Request, task_type: object) -> Kind:
+    """What the adapter says, or if it says nothing what the rows are for."""
+    rows = kind_of(request.prompts)
+    if task_type is None:
+        return rows
+    kind = KINDS.get(str(task_type))
+    if kind is None:
         raise UsageError(
             f"{request.adapter}: its task_type is {task_type}",
             code="wrong-model",
-            hint="adapters of causal language models and of sequence classifiers are calibrated so far",
+            hint="calibrate adapters of language models (causal, encoder–decoder) and of sequence classifiers",
         )
-    if task_type is not None and KINDS[str(task_type)] != kind:
-        needed = "`prompt` or `messages`" if task_type == "CAUSAL_LM" else "`text`"
+    classifies = kind == "sequence_classification"
+    if classifies != (rows == "sequence_classification"):
+        needed = "`text`" if classifies else "`prompt` or `messages`"
         raise UsageError(
             f"{request.prompts}: its rows do not fit {request.adapter}, whose task_type is {task_type}",
             code="wrong-model",
             hint=f"give each row {needed}",
         )
+    return kind
 
 
 def _labels(opened: Adapter, path: Path) -> int:

@@ -20,7 +20,7 @@ from gradience.artifacts.calibration import (
 )
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.shared_names import path_text
-from gradience.calibrate.batches import Encoded, batches_of, encode_pairs, encode_texts
+from gradience.calibrate.batches import Encoded, batches_of, encode_pairs, encode_targets, encode_texts
 from gradience.calibrate.capture import Reach, reach
 from gradience.calibrate.completions import with_completions
 from gradience.calibrate.inputs import TEXT_TOKENS, Inputs
@@ -29,6 +29,7 @@ from gradience.components import RIDGE, Components, components, lost_energies, r
 from gradience.digests import sha256_file
 from gradience.errors import InputError
 from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.evaluate.engines.transformers.encoder_decoder import opening
 from gradience.progress import Progress
 from gradience.spectra import FloatArray, energy_rank, triangle
 
@@ -113,7 +114,11 @@ def encoded_rows(inputs: Inputs, engine: TransformersEngine, model: Any) -> list
     limit, request = length_of(inputs, engine), inputs.request
     if inputs.kind == "sequence_classification":
         return encode_texts(engine.tokenizer, inputs.rows.all, limit)
-    encoded = encode_pairs(engine.tokenizer, inputs.rows.all, limit, request.completion_tokens)
+    asked = engine.tokenizer, inputs.rows.all, limit, request.completion_tokens
+    if inputs.kind == "seq2seq_lm":
+        encoded = encode_targets(*asked, opening(model, engine.tokenizer))
+    else:
+        encoded = encode_pairs(*asked)
     return with_completions(
         model,
         engine.tokenizer,
@@ -212,7 +217,7 @@ def _facts(
     selects: NDArray[np.bool_],
 ) -> dict[str, Any]:
     request, facts = inputs.request, engine.facts
-    writes = inputs.kind == "causal_lm"
+    writes = inputs.kind != "sequence_classification"
     given = sum(row.more is not None for row in inputs.rows.all) if writes else 0
     return {
         **{name: facts[name] for name in ("base", "base_sha256", "quantization", "dtype", "device")},

@@ -1,7 +1,7 @@
 """The rows that an adapter is calibrated on. Needs no torch.
 
-A language model takes rows of `prompt`, with a `completion` or an `answer` where there is one, or of `messages`; a
-classifier takes rows of `text`, with or without a `text_pair`. Gold labels are not read.
+A language model, causal or encoder–decoder, takes rows of `prompt`, with a `completion` or an `answer` where there is
+one, or of `messages`; a classifier takes rows of `text`, with or without a `text_pair`. Gold labels are not read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gradience.tasks.chat import messages_of, several_messages_of
 from gradience.tasks.rows import Row, local
 from gradience.tasks.user_rows import answer_of
 
-Kind = Literal["causal_lm", "sequence_classification"]
+Kind = Literal["causal_lm", "seq2seq_lm", "sequence_classification"]
 FEWEST = 4
 """Rows: two that select, and two that predict, so that their spread is known."""
 
@@ -47,7 +47,10 @@ class Rows:
 
 
 def kind_of(file: Path) -> Kind:
-    """Which kind of model the rows of `file` are for, by its first row. Raises InputError (`calibration-rows`)."""
+    """Which kind of model the rows of `file` are for, by its first row; an encoder–decoder takes those of a causal one.
+
+    Raises InputError (`calibration-rows`).
+    """
     first = next(iter(local(file).rows), None)
     if first is not None and (first.has("prompt") or first.has("messages")):
         return "causal_lm"

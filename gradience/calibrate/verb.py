@@ -43,7 +43,7 @@ def calibrate_adapter(
 
     The keywords are the flags of `gradience calibrate`:
 
-    adapter: folder of a LoRA adapter of a causal language model or a sequence classifier.
+    adapter: folder of a LoRA adapter of a language model, causal or encoder–decoder, or of a sequence classifier.
     output: the file to write.
     prompts: rows of `prompt` (with or without `completion`), of `messages`, or of `text` for a classifier.
     base_model: a folder, a name on the hub, or embedded:minilm; by default what the adapter's config names.

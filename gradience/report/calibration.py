@@ -58,7 +58,7 @@ def _facts(report: CalibrationReport) -> list[tuple[str, Inline]]:
         ("scored", f"{plural(report.scored_tokens, 'token')} of the rows that predict"),
         ("modules", f"{count(len(report.modules))} calibrated, {count(len(report.excluded))} excluded"),
     ]
-    if report.kind == "causal_lm":
+    if report.kind != "sequence_classification":
         text = f"{count(report.given_completions)} given, {count(report.sampled_completions)} sampled"
         rows.insert(3, ("completions", text))
     return rows
@@ -71,10 +71,8 @@ def _notes(report: CalibrationReport) -> list[Block]:
         for reason, number in reasons.items()
     ]
     if report.truncated:
-        what = (
-            "lost the end of the text" if report.kind != "causal_lm" else "lost the beginning of the prompt"
-        )
-        notes.append(Note("info", f"{plural(report.truncated, 'row')} too long: {what}"))
+        what = "the beginning of the prompt" if report.kind == "causal_lm" else "the end of the text"
+        notes.append(Note("info", f"{plural(report.truncated, 'row')} too long: lost {what}"))
     if report.duplicates:
         notes.append(Note("info", f"{plural(report.duplicates, 'repeated row')} left out"))
     dependent = sum(module.components < module.rank for module in report.modules)

@@ -98,7 +98,7 @@ def _facts(report: HealReport) -> list[tuple[str, Inline]]:
             f"{count(report.steps)} of {count(report.planned_steps)}, {count(report.batch_size)} rows each",
         ),
     ]
-    if report.kind == "causal_lm":
+    if report.kind != "sequence_classification":
         text = f"{count(report.given_completions)} given, {count(report.sampled_completions)} written by the original"
         rows.insert(4, ("completions", text))
     return rows

@@ -133,17 +133,15 @@ def test_rows_that_cannot_be_used_are_refused(classifier, tmp_path, rows, what):
         again(classifier, tmp_path / "c.safetensors", prompts=prompts)
 
 
-def test_an_encoder_decoder_is_refused(classifier, tmp_path):
-    folder = tmp_path / "t5"
+def test_another_kind_of_model_is_refused(classifier, tmp_path):
+    folder = tmp_path / "tokens"
     folder.mkdir()
     (folder / "adapter_model.safetensors").write_bytes(
         (classifier.adapter / "adapter_model.safetensors").read_bytes()
     )
-    config = json.loads((classifier.adapter / "adapter_config.json").read_text()) | {
-        "task_type": "SEQ_2_SEQ_LM"
-    }
+    config = json.loads((classifier.adapter / "adapter_config.json").read_text()) | {"task_type": "TOKEN_CLS"}
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(UsageError, match="its task_type is SEQ_2_SEQ_LM"):
+    with pytest.raises(UsageError, match="its task_type is TOKEN_CLS"):
         again(classifier._replace(adapter=folder), tmp_path / "c.safetensors")
 
 

@@ -144,7 +144,7 @@ def _outcome(parts: Parts[Encoded], done: Distilled, planned: int) -> dict[str, 
 def _facts(inputs: HealInputs, engine: TransformersEngine) -> dict[str, Any]:
     student, facts = inputs.student, engine.facts
     asked, rows = student.request, student.rows
-    writes = student.kind == "causal_lm"
+    writes = student.kind != "sequence_classification"
     given = sum(row.more is not None for row in rows.all) if writes else 0
     return {
         **{name: facts[name] for name in ("base", "base_sha256", "quantization", "dtype", "device")},

@@ -7,7 +7,7 @@ transformers' `forced_bos_token_id` does: it is neither generated nor scored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gradience.errors import InputError
 from gradience.evaluate.engines.base import Output, Score
-from gradience.evaluate.engines.transformers.forward import cache_name, inner_of, logits_at, padded
+from gradience.evaluate.engines.transformers.forward import cache_name, inner_of, last, logits_at, padded
 from gradience.evaluate.engines.transformers.generation import Row, empty_prompt, greedy
 from gradience.evaluate.engines.transformers.scoring import Pair, no_room, scores_of
 from gradience.models.rendering import end_token
@@ -31,22 +31,27 @@ def generate_targets(
     max_length: int | None = None,
 ) -> list[Output]:
     """Outputs of one batch; `max_length`: tokens of a prompt, and of an output. Raises as `generate_batch`."""
-    sources = [_source(tokenizer, prompt, max_length) for prompt in prompts]
+    sources = [source_ids(tokenizer, prompt, max_length) for prompt in prompts]
     rows = [Row(tokenizer, tuple(stop), cut) for _, cut in sources]
-    first = [_start(model), *_before(tokenizer)]
+    first = opening(model, tokenizer)
     room = max_new_tokens if max_length is None else min(max_new_tokens, max_length - len(first))
-    name, cache = cache_name(model), None
+    with torch.inference_mode():
+        advance = decoding(model, tokenizer, [ids for ids, _ in sources])
+        return greedy(rows, torch.tensor([first] * len(rows), device=model.device), advance, room)
+
+
+def decoding(model: Any, tokenizer: Any, sources: Sequence[list[int]]) -> Callable[[Tensor], Tensor]:
+    """Encode `sources`; what is returned takes ids (rows, new) of the decoder, and gives logits behind them."""
+    name, cache, encoded = cache_name(model), None, _encoded(model, tokenizer, sources)
 
     def advance(ids: Tensor) -> Tensor:
         nonlocal cache
         inputs = {"decoder_input_ids": ids, name: cache, "use_cache": True, **encoded}
-        out = logits_at(model, lambda hidden: hidden[:, -1], **inputs)
+        out = logits_at(model, last, **inputs)
         cache = getattr(out, name)
         return out.logits  # type: ignore[no-any-return]
 
-    with torch.inference_mode():
-        encoded = _encoded(model, tokenizer, [ids for ids, _ in sources])
-        return greedy(rows, torch.tensor([first] * len(rows), device=model.device), advance, room)
+    return advance
 
 
 class TargetBatch:
@@ -64,11 +69,11 @@ class TargetBatch:
         """Tokenise (prompt, response) pairs; `max_length`: tokens of each; `end`: the end token counts."""
         self.tokenizer, self.device, before = tokenizer, device, _before(tokenizer)
         places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompt for prompt, _ in pairs))}
-        sources = [_source(tokenizer, prompt, max_length) for prompt in places]
+        sources = [source_ids(tokenizer, prompt, max_length) for prompt in places]
         self.sources = [ids for ids, _ in sources]
         self.source_of = torch.tensor([places[prompt] for prompt, _ in pairs], device=device)
         self.pairs = [
-            Pair(before, _target(tokenizer, response, end=end), sources[places[prompt]][1])
+            Pair(before, target_ids(tokenizer, response, end=end), sources[places[prompt]][1])
             for prompt, response in pairs
         ]
         for pair in self.pairs:
@@ -78,8 +83,8 @@ class TargetBatch:
 
     def logits(self, model: Any) -> Tensor:
         """Shape (tokens of the targets, vocabulary), in the base's dtype."""
-        start = _start(model)
-        rows = [[start, *pair.prompt, *pair.response[:-1]] for pair in self.pairs]
+        first = opening(model, self.tokenizer)
+        rows = [[*first, *pair.response[:-1]] for pair in self.pairs]
         ids, mask = padded(rows, fill=end_token(self.tokenizer), left=False, device=self.device)
         wanted = mask.bool()
         wanted[:, : len(self.pairs[0].prompt)] = False
@@ -106,7 +111,7 @@ def _encoded(
     return {"encoder_outputs": states, "attention_mask": mask}
 
 
-def _source(tokenizer: Any, prompt: str, limit: int | None) -> tuple[list[int], bool]:
+def source_ids(tokenizer: Any, prompt: str, limit: int | None) -> tuple[list[int], bool]:
     """Ids of the prompt, and whether its end was cut, its end token apart."""
     ids = list(tokenizer(prompt, verbose=False)["input_ids"])
     if not ids:
@@ -117,7 +122,7 @@ def _source(tokenizer: Any, prompt: str, limit: int | None) -> tuple[list[int], 
     return [*ids[: limit - len(last)], *last], True
 
 
-def _target(tokenizer: Any, response: str, *, end: bool) -> list[int]:
+def target_ids(tokenizer: Any, response: str, *, end: bool) -> list[int]:
     """Ids of the response as a target, without what stands before every target."""
     closing = end_token(tokenizer)
     ids = list(tokenizer(text_target=response.lstrip(" "), verbose=False)["input_ids"])[
@@ -133,7 +138,11 @@ def _before(tokenizer: Any) -> list[int]:
     return ids[:-1] if ids and ids[-1] == end_token(tokenizer) else ids
 
 
-def _start(model: Any) -> int:
+def opening(model: Any, tokenizer: Any) -> list[int]:
+    """With what every decoder of this model begins; its last token predicts the first that is scored.
+
+    Raises InputError (`no-decoder-start`).
+    """
     config = inner_of(model).config
     start = getattr(config, "decoder_start_token_id", None)
     if start is None:
@@ -142,4 +151,4 @@ def _start(model: Any) -> int:
             code="no-decoder-start",
             hint="set it to the token with which the decoder was trained to begin",
         )
-    return int(start)
+    return [int(start), *_before(tokenizer)]

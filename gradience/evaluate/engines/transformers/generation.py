@@ -39,6 +39,12 @@ def generate_batch(
     first, mask = padded(
         [ids for ids, _ in encoded], fill=end_token(tokenizer), left=True, device=model.device
     )
+    with torch.inference_mode():
+        return greedy(rows, first, continuing(model, mask), max_new_tokens)
+
+
+def continuing(model: Any, mask: Tensor) -> Callable[[Tensor], Tensor]:
+    """What takes ids (rows, new), at first prompts of this mask, and gives logits (rows, vocabulary) behind them."""
     cache: Any = None
 
     def advance(ids: Tensor) -> Tensor:
@@ -48,8 +54,7 @@ def generate_batch(
         logits, cache = next_logits(model, ids, mask, cache)
         return logits
 
-    with torch.inference_mode():
-        return greedy(rows, first, advance, max_new_tokens)
+    return advance
 
 
 def greedy(
