@@ -34,6 +34,7 @@ def calibration_report() -> CalibrationReport:
         kind="causal_lm",
         prompts="rows.jsonl",
         prompts_sha256="c" * 64,
+        prompt_ids=tuple(f"{place:016x}" for place in range(256)),
         rows=256,
         duplicates=1,
         selection_rows=128,

@@ -104,6 +104,9 @@ class CalibrationReport(Report):
     kind: Literal["causal_lm", "seq2seq_lm", "sequence_classification"]
     prompts: str
     prompts_sha256: str
+    prompt_ids: tuple[str, ...] = ()
+    """Of each row, in the order of the arrays: the first 16 hexadecimal digits of the sha256 of its prompt. Empty in a
+    file that was written before they were kept."""
     rows: int
     duplicates: int
     """Rows of the file that repeat another one and were left out."""
@@ -246,6 +249,8 @@ def _check(path: Path, calibration: Calibration) -> None:
     rows = (calibration.report.rows,)
     if calibration.tokens.shape != rows or calibration.selection.shape != rows:
         raise _invalid(path, f"not {rows[0]} rows")
+    if len(calibration.report.prompt_ids) not in (0, *rows):
+        raise _invalid(path, f"{len(calibration.report.prompt_ids)} prompt ids, not {rows[0]}")
     if not calibration.selection.any() or calibration.selection.all():
         raise _invalid(path, "no rows that select, or none that predict")
     for module in calibration.report.modules:

@@ -224,6 +224,7 @@ def _facts(
         "kind": inputs.kind,
         "prompts": path_text(request.prompts),
         "prompts_sha256": sha256_file(request.prompts),
+        "prompt_ids": inputs.rows.prompt_ids(inputs.kind),
         "rows": len(rows),
         "duplicates": inputs.rows.duplicates,
         "selection_rows": int(selects.sum()),

@@ -33,6 +33,14 @@ class CalibrationRow:
     more: str | None
 
 
+def prompt_id(text: str, second: str | None = None) -> str:
+    """Digest of what a model is asked, without the spaces around it: equal for a prompt and for a row that is tested.
+
+    second: of a pair of texts to label.
+    """
+    return sha256_json([text.strip(), second])[:16]
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """The rows of a file in the order of their identities, so that the order in the file decides nothing."""
@@ -44,6 +52,12 @@ class Rows:
     def selects(self) -> list[bool]:
         """For each row whether it is of the half that selects; every other one."""
         return [place % 2 == 0 for place in range(len(self.all))]
+
+    def prompt_ids(self, kind: Kind) -> tuple[str, ...]:
+        """Of each row what it asks, whatever its completion is."""
+        if kind == "sequence_classification":
+            return tuple(prompt_id(row.text, row.more) for row in self.all)
+        return tuple(prompt_id(row.text) for row in self.all)
 
 
 def kind_of(file: Path) -> Kind:

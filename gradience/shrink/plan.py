@@ -66,7 +66,7 @@ def prepare(
 
     inputs = read_inputs(request)
     adapter = inputs.reference
-    healing, rows = (None, ()) if heal_prompts is None else healing_of(request, heal_prompts)
+    healing, healing_ids = (None, ()) if heal_prompts is None else healing_of(request, heal_prompts)
     source = Source(adapter.folder, audit_adapter(adapter.folder), calibration=calibration, healing=healing)
     if adapter.fields.get("use_dora"):  # which is written anew for the base that it stands on
         source = with_base(source, locate(inputs.model).folder)
@@ -76,7 +76,7 @@ def prepare(
         adapter = replace(adapter, name=f"{adapter.name}-original")
     test, dev, dev_rows = split(inputs, len(planned))
     planned_heal = None if healing is None else planned_healing(healing)
-    known = notes_on_prompts(test, request.data, calibration, planned_heal, rows)
+    known = notes_on_prompts(test, calibration, healing_ids)
     inputs = replace(inputs, adapters=(adapter,), examples=test, notes=(*inputs.notes, *notes, *known))
     suggestions = source.audit.suggestions
     plan = ShrinkPlan(

@@ -11,15 +11,15 @@ from gradience.artifacts.shared_names import path_text
 from gradience.artifacts.shrink import PlannedHealing
 from gradience.calibrate.heal.inputs import FEWEST, HealRequest
 from gradience.calibrate.inputs import Request, read_inputs
-from gradience.calibrate.rows import CalibrationRow
+from gradience.calibrate.rows import prompt_id
 from gradience.digests import sha256_file
 from gradience.errors import UsageError
 from gradience.evaluate.request import Request as Evaluation
 from gradience.tasks.examples import LabelledExample
 
 
-def healing_of(asked: Evaluation, prompts: Path) -> tuple[HealRequest, Sequence[CalibrationRow]]:
-    """Return how the smallest rung is healed, as `gradience heal` does by default, and the rows of `prompts`.
+def healing_of(asked: Evaluation, prompts: Path) -> tuple[HealRequest, Sequence[str]]:
+    """Return how the smallest rung is healed, as `gradience heal` does by default, and the ids of its prompts.
 
     Raises UsageError (`too-few-rows`), and what reading prompts raises.
     """
@@ -33,14 +33,15 @@ def healing_of(asked: Evaluation, prompts: Path) -> tuple[HealRequest, Sequence[
         revision=asked.revision,
         device=asked.device,
     )
-    rows = read_inputs(student).rows.all
-    if len(rows) < FEWEST:
+    inputs = read_inputs(student)
+    ids = inputs.rows.prompt_ids(inputs.kind)
+    if len(ids) < FEWEST:
         raise UsageError(
-            f"{prompts}: {len(rows)} different rows, and healing needs at least {FEWEST}",
+            f"{prompts}: {len(ids)} different rows, and healing needs at least {FEWEST}",
             code="too-few-rows",
             hint="give some hundred prompts like those that the adapter will see; 256 are enough",
         )
-    return HealRequest(student=student, teacher=asked.adapters[0]), rows
+    return HealRequest(student=student, teacher=asked.adapters[0]), ids
 
 
 def planned_healing(healing: HealRequest) -> PlannedHealing:
@@ -57,40 +58,28 @@ def planned_healing(healing: HealRequest) -> PlannedHealing:
 
 
 def notes_on_prompts(
-    tested: Sequence[Any],
-    data: Path | None,
-    calibration: Calibration | None,
-    healing: PlannedHealing | None,
-    rows: Sequence[CalibrationRow],
+    tested: Sequence[Any], calibration: Calibration | None, healing_ids: Sequence[str]
 ) -> tuple[str, ...]:
-    """Return what is known of prompts that are tested as well. rows: those of the healing; a calibration keeps none."""
-    notes = []
-    if healing is not None:
-        texts = {_tested(example) for example in tested}
-        both = sum(_prompt(row, tested[0]) in texts for row in rows)
-        if both:
-            notes.append(
-                f"{both:,} of the {len(rows):,} prompts that heal are rows that are tested: the healed rung may look"
-                " better than it is"
-            )
-    digest = None if calibration is None else calibration.report.prompts_sha256
-    if digest is None or (healing is not None and digest == healing.prompts_sha256):
-        return tuple(notes)
-    if data is not None and digest == sha256_file(data):
-        notes.append(
-            "the calibration was made on the rows that are tested: its rungs may look better than they are"
+    """Return what is known of prompts that are tested as well. healing_ids: `prompt_ids` of the rows that heal."""
+    ids = {_asked(example) for example in tested}
+    known = () if calibration is None else calibration.report.prompt_ids
+    notes = [
+        f"{both:,} of the {len(prompts):,} prompts that {what} are rows that are tested: {whose} may look better than"
+        f" {pronoun}"
+        for prompts, what, whose, pronoun in (
+            (healing_ids, "heal", "the healed rung", "it is"),
+            (known, "calibrate", "all rungs", "they are"),
         )
-    else:
-        notes.append("a calibration keeps none of its prompts: see that none of them is a row that is tested")
+        if (both := sum(prompt in ids for prompt in prompts))
+    ]
+    if calibration is not None and not known:
+        notes.append(
+            "this calibration names none of its prompts: see that none of them is a row that is tested"
+        )
     return tuple(notes)
 
 
-def _tested(example: Any) -> tuple[str, str | None]:
+def _asked(example: Any) -> str:
     if isinstance(example, LabelledExample):
-        return example.text, example.text_pair
-    return str(example.prompt).strip(), None
-
-
-def _prompt(row: CalibrationRow, example: Any) -> tuple[str, str | None]:
-    """As `_tested` has it: of a language model the prompt alone."""
-    return (row.text, row.more) if isinstance(example, LabelledExample) else (row.text.strip(), None)
+        return prompt_id(example.text, example.text_pair)
+    return prompt_id(str(example.prompt))

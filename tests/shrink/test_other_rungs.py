@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import adapters_to_compare as data
 import pytest
 
 from gradience import compress_adapter, shrink_adapter
+from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.heal import HealReport
 from gradience.artifacts.shrink import ShrinkPlan, ShrinkReport
 from gradience.calibrate.verb import calibrate_adapter
@@ -111,15 +113,21 @@ def test_a_truncation_is_healed_as_well_and_prompts_that_are_tested_are_counted(
     assert note.startswith("3 of the 23 prompts that heal are rows that are tested")
 
 
-def test_what_is_not_known_of_a_calibrations_prompts_is_said(folder, tmp_path, monkeypatch):
+def test_prompts_of_a_calibration_that_are_tested_are_counted(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(verb, "shrink", lambda prepared, output, watcher: prepared)
     prepared = shrink(folder, tmp_path / "out", calibration=folder / "c.safetensors")
+    assert prepared.inputs.notes == ()
+    made = Calibration.read(folder / "c.safetensors")
+    before = replace(made, report=made.report.model_copy(update={"prompt_ids": ()}))
+    prepared = shrink(folder, tmp_path / "out", calibration=before)
     assert prepared.inputs.notes == (
-        "a calibration keeps none of its prompts: see that none of them is a row that is tested",
+        "this calibration names none of its prompts: see that none of them is a row that is tested",
     )
     calibrate(folder, "rows.csv", "tested.safetensors")
     prepared = shrink(folder, tmp_path / "out", calibration=folder / "tested.safetensors")
-    assert prepared.inputs.notes[0].startswith("the calibration was made on the rows that are tested")
+    tested, rows = prepared.plan.examples, len(Calibration.read(folder / "tested.safetensors").tokens)
+    (note,) = prepared.inputs.notes
+    assert note.startswith(f"{tested} of the {rows} prompts that calibrate are rows that are tested")
 
 
 @pytest.mark.parametrize(
