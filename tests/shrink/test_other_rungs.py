@@ -117,8 +117,8 @@ def test_prompts_of_a_calibration_that_are_tested_are_counted(folder, tmp_path, 
     monkeypatch.setattr(verb, "shrink", lambda prepared, output, watcher: prepared)
     prepared = shrink(folder, tmp_path / "out", calibration=folder / "c.safetensors")
     assert prepared.inputs.notes == ()
-    made = Calibration.read(folder / "c.safetensors")
-    before = replace(made, report=made.report.model_copy(update={"prompt_ids": ()}))
+    known = Calibration.read(folder / "c.safetensors")
+    before = replace(known, report=known.report.model_copy(update={"prompt_ids": ()}))
     prepared = shrink(folder, tmp_path / "out", calibration=before)
     assert prepared.inputs.notes == (
         "this calibration names none of its prompts: see that none of them is a row that is tested",

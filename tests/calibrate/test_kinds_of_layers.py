@@ -1,0 +1,95 @@
+"""Kinds of layers and scales on PEFT's own models: what is calibrated, and what is said of the rest."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tiny_bench
+import torch
+from calibrated_cases import adapter, write
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import MixtralConfig, MixtralForCausalLM, set_seed
+
+from gradience import calibrate_adapter, compress_adapter
+from gradience.calibrate.capture import reach
+from gradience.calibrate.measure import NOT_A_LAYER
+
+ROWS = [{"prompt": f"{n % 20} {n % 7} =", "completion": f" {n % 20}"} for n in range(24)]
+
+
+class Several(nn.Module):
+    """One layer of each kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.table = nn.Linear(4, 4), nn.Embedding(5, 4)
+        self.line, self.plane = nn.Conv1d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.heads = nn.MultiheadAttention(4, 2)
+        self.experts = nn.Module()
+        self.experts.stacked = nn.Parameter(torch.ones(2, 4, 4))
+
+
+def test_what_cannot_be_watched_is_named_with_its_reason():
+    targets = ["linear", "table", "line", "plane", "heads"]
+    model = get_peft_model(
+        Several(), LoraConfig(r=2, target_modules=targets, target_parameters=["experts.stacked"])
+    )
+    found = reach(model)
+    assert set(found.layers) == {"linear", "table", "heads.base_layer.out_proj"}
+    assert {name: reason.split(":")[0] for name, reason in found.reasons.items()} == {
+        "line": "a convolution",
+        "plane": "a convolution",
+        "heads": "nn.MultiheadAttention",
+        "experts": "a parameter (stacked experts)",
+    }
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("rows") / "rows.jsonl", ROWS)
+
+
+def test_modules_of_stacked_experts_are_excluded_and_every_prediction_says_so(tmp_path, prompts):
+    set_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_local_experts": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": len(tiny_bench.WORDS)}
+    MixtralForCausalLM(MixtralConfig(**shape, **heads, pad_token_id=0)).save_pretrained(tmp_path / "base")
+    tiny_bench.tokenizer().save_pretrained(tmp_path / "base")
+    config = {"target_modules": ["q_proj", "o_proj"], "target_parameters": ["mlp.experts.down_proj"]}
+    adapter(tmp_path / "adapter", tmp_path / "base", "CAUSAL_LM", **config)
+    calibration = calibrate_adapter(
+        tmp_path / "adapter", tmp_path / "c.safetensors", prompts=prompts, base_model=tmp_path / "base", device="cpu"
+    )  # fmt: skip
+    assert len(calibration.report.modules) == 2
+    (experts,) = calibration.report.excluded
+    assert (experts.name, experts.reason) == ("model.layers.0.mlp.experts.down_proj", NOT_A_LAYER)
+    plan = compress_adapter(tmp_path / "adapter", calibration=calibration, reduction=0.2, dry_run=True)
+    assert plan.prediction.excluded_modules == 1
+    (row,) = [row for row in plan.modules if row.name == experts.name]
+    assert row.new_rank == row.old_rank
+
+
+def test_a_rank_stabilised_scale_counts_as_the_same_plain_one(tmp_path, prompts):
+    """Equal factors with equal scales have equal effects, however the config writes the scale; embeddings included."""
+    base = tiny_bench.llama(tmp_path / "base")
+    config = {"target_modules": ["q_proj", "v_proj", "embed_tokens"], "rank_pattern": {"v_proj": 1}}
+    folder = adapter(tmp_path / "adapter", base, "CAUSAL_LM", use_rslora=True, **config)
+    measured = []
+    for change in ({}, {"use_rslora": False, "lora_alpha": 16, "alpha_pattern": {"v_proj": 8}}):
+        fields = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps({**fields, **change}))
+        output = tmp_path / f"{len(measured)}.safetensors"
+        measured.append(calibrate_adapter(folder, output, prompts=prompts, base_model=base, device="cpu"))
+    first, second = measured
+    assert {row.scale for row in first.report.modules} == {4.0, 8.0}
+    assert first.report.modules == second.report.modules
+    assert len(first.modules) == 5
+    for name, each in first.modules.items():
+        np.testing.assert_array_equal(each.effects, second.modules[name].effects)
+    assert "model.embed_tokens" in first.modules
+    small = compress_adapter(folder, tmp_path / "small", calibration=second, reduction=0.5)
+    assert small.new_params <= small.old_params / 2
+    assert small.prediction.excluded_modules == 0
