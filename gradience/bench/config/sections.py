@@ -154,7 +154,7 @@ class HealingSettings(Settings):
     rows: Annotated[int, Field(ge=FEWEST)] = 512
     """The first so many training examples. Of them a quarter is held out, and an eighth decides which step is kept."""
     lr: Annotated[float, Field(gt=0)] = 3e-4
-    """At the first step; it falls in a straight line to 0."""
+    """At most; it rises over a fifth of the steps and falls in a straight line to 0."""
 
     def steps_of(self, training: int) -> int:
         """Steps of a healing after a training of so many."""

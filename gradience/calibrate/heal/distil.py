@@ -27,7 +27,9 @@ FACTORS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
 CHECKS = 10
 """Looks at the rows that decide when to stop, if all steps are taken."""
 PATIENCE = 3
-"""Checks in a row without anything better, after which it stops."""
+"""Checks in a row without anything better, after which it stops, if half of the steps are done."""
+WARM = 5
+"""The rate rises over a fifth of the steps: AdamW's first ones are as long as the rate, however small the gradient."""
 _ORDER = 3
 """Stream of random numbers, beside those of `calibrate/draws.py` and of the split."""
 
@@ -67,7 +69,8 @@ def distil(
 ) -> Distilled:
     """Train the student's factors, and leave the best of them in it.
 
-    AdamW without weight decay, whose rate falls in a straight line to 0. on_step: called with the steps that are done.
+    AdamW without weight decay, whose rate rises to `lr` over the first steps, and falls in a straight line to 0. on_step:
+    called with the steps that are done.
     """
     with engine.using(STUDENT) as model:
         factors = factors_of(model)
@@ -79,7 +82,7 @@ def distil(
     step = 0
     for rows in _few(parts.training, steps, batch_size, seed):
         for group in optimizer.param_groups:
-            group["lr"] = lr * (1 - step / steps)
+            group["lr"] = lr * min((step + 1) / max(1, steps // WARM), 1 - step / steps)
         _step(engine, factors, optimizer, batches_of(engine.tokenizer, rows, batch_size, engine.base.device))
         step += 1
         on_step(step)
@@ -88,7 +91,7 @@ def distil(
         checks.append(HealCheck(step=step, kl=per_token(divergences(engine, stopping), parts.stopping)))
         if checks[-1].kl < best.kl:
             best, kept = checks[-1], copied(factors)
-        elif len(checks) - checks.index(best) > PATIENCE:
+        elif step >= steps / 2 and len(checks) - checks.index(best) > PATIENCE:
             break
     restore(factors, kept)
     return Distilled(tuple(checks), step)

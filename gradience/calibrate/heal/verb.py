@@ -59,7 +59,7 @@ def heal_adapter(
     prompts: rows of `prompt` (with or without `completion`), of `messages`, or of `text` for a classifier.
     base_model: a folder, a name on the hub, or embedded:minilm; by default what the adapter's config names.
     steps: of the optimiser, at most; a tenth of those of the training is a good start.
-    lr: of AdamW at the first step; it falls in a straight line to 0.
+    lr: of AdamW at most; it rises over a fifth of the steps and falls in a straight line to 0.
     batch_size: rows of a step.
     limit: read the first so many rows.
     completion_tokens: of a completion that the teacher writes for a row without one, at most.
