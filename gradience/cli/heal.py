@@ -48,7 +48,11 @@ def heal(
     ] = 100,
     lr: Annotated[
         float,
-        typer.Option("--lr", metavar="RATE", help="Of AdamW at most; it rises over a fifth of the steps, then falls to 0."),
+        typer.Option(
+            "--lr",
+            metavar="RATE",
+            help="Of AdamW at most; it rises over a fifth of the steps, then falls to 0.",
+        ),
     ] = 3e-4,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="Rows of a step.")] = 8,
     limit: FirstRows = None,

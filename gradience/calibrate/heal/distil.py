@@ -69,8 +69,8 @@ def distil(
 ) -> Distilled:
     """Train the student's factors, and leave the best of them in it.
 
-    AdamW without weight decay, whose rate rises to `lr` over the first steps, and falls in a straight line to 0. on_step:
-    called with the steps that are done.
+    AdamW without weight decay, whose rate rises to `lr` over the first steps and falls in a straight line to 0.
+    on_step: called with the steps that are done.
     """
     with engine.using(STUDENT) as model:
         factors = factors_of(model)
