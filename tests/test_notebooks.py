@@ -45,6 +45,7 @@ def test_a_notebook_is_kept_without_outputs(name):
     assert all(cell.get("execution_count") is None for cell in notebook.cells)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHOWN)
 def test_a_notebook_runs(name, tmp_path, monkeypatch):
     for variable in (

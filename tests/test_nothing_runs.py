@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from killing import HANGS
 
 from gradience.cli.demo import example_adapter
@@ -42,6 +43,7 @@ YAMLS = {
 }
 
 
+@pytest.mark.slow
 def test_no_verb_runs_what_a_config_says(tmp_path):
     for name, text in YAMLS.items():
         (tmp_path / f"{name}.yaml").write_text(text)

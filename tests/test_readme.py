@@ -77,6 +77,7 @@ def test_the_picture_is_the_audits_screen_and_fetches_nothing():
     assert not any("href" in name for element in picture.iter() for name in element.attrib)
 
 
+@pytest.mark.slow
 def test_the_pages_show_what_is_printed():
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "update_readme.py"), "--check"],

@@ -24,6 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("scaled_down")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_it_goes_from_the_config_to_a_verdict(
     name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -23,6 +23,7 @@ def figures(tally):
     }
 
 
+@pytest.mark.slow
 def test_a_sample_of_the_malformed_files(tmp_path):
     tally = attacked(tmp_path, "--share", 89)
     assert tally["problems"] == []
