@@ -185,7 +185,7 @@ class CompressionReport(Report):
     carried_files: tuple[str, ...]
     """Files copied byte for byte."""
     annotated_files: tuple[str, ...] = ()
-    """Carried files that describe the original, with a line on top that says so."""
+    """Carried files that describe the original, with a block on top that says so."""
     left_out_files: tuple[str, ...]
     """Files of the source that are not in the output: they describe the old weights, or are pickles."""
     calibration_sha256: str | None = None

@@ -30,6 +30,7 @@ VERBS = (
     "evidence",
     "evaluate",
     "shrink",
+    "card",
     "bench",
     "init",
     "monitor",

@@ -205,9 +205,11 @@ def compress(
     grid, limit = allowed_ranks_of(allowed_ranks), bytes_of(max_memory)
     _check_usage(encoding, adapter, output, dry_run=dry_run, force=force, verify_peft=verify_peft)
     from gradience.artifacts.calibration import Calibration
+    from gradience.artifacts.card import CARD
     from gradience.audit.adapter import audit_adapter
     from gradience.compress.adapter import rehearse_compression, write_compressed
     from gradience.plan.compression import plan_compression
+    from gradience.report.card import card_of
     from gradience.report.faces import to_markdown
 
     measured = None if calibration is None else Calibration.read(calibration)
@@ -247,7 +249,10 @@ def compress(
             max_memory=limit,
             progress=progress,
             command=command_line(),
-            documents=lambda report: {"compression_report.md": to_markdown(report)},
+            documents=lambda folder, report: {
+                "compression_report.md": to_markdown(report),
+                CARD: card_of(folder),
+            },
         )
     _show(report, layers=layers, json=json, quiet=quiet)
     return None

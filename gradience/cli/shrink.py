@@ -195,10 +195,11 @@ def _shrink(prepared: Prepared, output: Path, *, as_json: bool, quiet: bool) -> 
     from gradience.cli.console import beneath, show_note
     from gradience.cli.progress import StageProgress
     from gradience.evaluate.forecast import margins_of
+    from gradience.report.card import card_of
     from gradience.report.evaluation import showable
     from gradience.report.faces import to_markdown
     from gradience.report.shrink import shrink_text
-    from gradience.shrink.verb import ADAPTER, DOCUMENT, SHRUNK
+    from gradience.shrink.verb import ADAPTER, DOCUMENT, SHRUNK, Pages
     from gradience.shrink.verb import shrink as run
 
     for note in prepared.inputs.notes:
@@ -207,7 +208,7 @@ def _shrink(prepared: Prepared, output: Path, *, as_json: bool, quiet: bool) -> 
         examples = len(prepared.inputs.examples)
         print(showable(examples, margins_of(examples, 1)), file=beneath(sys.stderr), flush=True)
     with StageProgress(quiet=quiet) as watcher:
-        report = run(prepared, output, watcher, page_of=to_markdown, command=command_line())
+        report = run(prepared, output, watcher, pages=Pages(to_markdown, card_of), command=command_line())
     print_result(shrink_text, report, as_json=as_json, quiet=quiet)
     if not quiet:
         adapter = "" if report.smallest is None else f", {ADAPTER}/"

@@ -18,12 +18,13 @@ from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.adapters.memory import compress_bytes, limit_for, workers_within
 from gradience.artifacts.calibration import Calibration
+from gradience.artifacts.card import CARD, write_block
 from gradience.artifacts.compression import CompressionPlan, CompressionReport, Encoding
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.shared_names import path_text
 from gradience.artifacts.whole import check_output, whole_folder
 from gradience.blas import worker_threads
-from gradience.compress.carry import annotate, carry_files, first_line, refuse_foreign_files
+from gradience.compress.carry import annotate, carry_files, compressed_opening, refuse_foreign_files
 from gradience.compress.dora import BaseWeights
 from gradience.compress.layout import Layout, lay_out
 from gradience.compress.peft_check import check_with_peft, require_peft
@@ -36,6 +37,8 @@ from gradience.progress import Progress
 from gradience.runtimes import architecture_of, check_model_config, verdicts
 
 REPORT = "compression_report.json"
+Documents = Callable[[Path, CompressionReport], Mapping[str, str]]
+"""The folder of a written adapter, its report -> further files, name -> text; of README.md the block of the card."""
 
 
 def write_compressed(
@@ -54,13 +57,13 @@ def write_compressed(
     workers: int | None = None,
     max_memory: int | None = None,
     progress: Progress | None = None,
-    documents: Callable[[CompressionReport], Mapping[str, str]] | None = None,
+    documents: Documents | None = None,
     command: str = "",
 ) -> CompressionReport:
     """Write the adapter at `adapter`, at the ranks of `plan`, to the folder `output`.
 
     The other keywords are those of `compress_adapter`; a calibration is the one that the plan was made with.
-    documents: makes further files of the folder (name -> text) from the report, such as its Markdown.
+    documents: makes further files of the folder from it and the report: its Markdown, the block of its card.
 
     Returns the report, which also lies in the folder. Raises InputError where the adapter cannot be compressed,
     UsageError for arguments that make no sense, VerificationError where PEFT does not load the result, OutputError
@@ -94,7 +97,7 @@ def write_compressed(
             check_written(folder, layout, weights.modules, weights.size)
             loaded = check_with_peft(folder, opened, config, layout) if verify_peft else None
             results = results_of(opened, plan, layout, weights.modules)
-            annotated = annotate(folder, first_line(results["modules"], results["measured_error"]))
+            annotated = annotate(folder, compressed_opening(results["modules"], results["measured_error"]))
             report = CompressionReport(
                 source_path=path_text(opened.location.path),
                 source_sha256=digest.result(),
@@ -121,10 +124,18 @@ def write_compressed(
                 run=watch.run_info(),
             )
             report.save(folder / REPORT)
-            for name, text in (documents(report) if documents else {}).items():
-                (folder / name).write_bytes(text.encode())
+            if documents is not None:
+                _add(folder, documents(folder, report))
             refuse_foreign_files(target, os.listdir(folder))
     return report
+
+
+def _add(folder: Path, texts: Mapping[str, str]) -> None:
+    for name, text in texts.items():
+        if name == CARD:
+            write_block(folder, text)
+        else:
+            (folder / name).write_bytes(text.encode())
 
 
 def rehearse_compression(adapter: str | os.PathLike[str], plan: CompressionPlan, **choices: Any) -> None:

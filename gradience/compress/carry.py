@@ -1,12 +1,11 @@
 """The other files of an adapter's folder: carried over, but for what describes or is the old weights.
 
-The model card describes the original, and its first line says so.
+The model card describes the original, and a block of ours on top of it says so.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import zipfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -14,10 +13,11 @@ from pathlib import Path
 
 from gradience.adapters.files import PICKLE_STARTS
 from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location
+from gradience.artifacts.card import CARD, read_card, without_block, write_block
 from gradience.artifacts.compression import CompressionReport, ModuleResult
 from gradience.errors import InputError, UsageError
-from gradience.reading import MAX_DATA_BYTES, open_regular, pread, pread_blocks, read_file
-from gradience.words import listed
+from gradience.reading import MAX_DATA_BYTES, open_regular, pread, pread_blocks
+from gradience.words import counted, listed
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 """What torch and others pickle: code to whoever opens it, weights of the old shapes, the state of a training."""
@@ -26,9 +26,8 @@ PICKLED_BINS = ("adapter_model", "pytorch_model", "training_args", "optimizer", 
 """How the names of pickles that end in .bin begin."""
 HEAL_REPORT = "heal_report.json"
 REPORTS = ("compression_report.json", "compression_report.md", HEAL_REPORT)
-CARD = "README.md"
-OPENING = "> **A smaller approximation of the adapter described here.**"
-_FRONT_MATTER = re.compile(rb"(?:\xef\xbb\xbf)?---[ \t]*\r?\n.*?\r?\n---[ \t]*\r?\n", re.DOTALL)
+OPENING = "> **A smaller approximation of another adapter.**"
+AROUND = "The text around this block, every figure in it included, describes the original."
 
 
 def carry_files(location: Location, target: Path) -> tuple[list[str], list[str]]:
@@ -64,6 +63,9 @@ def refuse_foreign_files(old: Path, kept: Iterable[str]) -> None:
     with suppress(InputError):
         report = CompressionReport.read(old / REPORTS[0])
         ours |= {*report.carried_files, *report.annotated_files}
+    with suppress(InputError):
+        if not without_block(read_card(old)).strip():
+            ours.add(CARD)
     foreign = sorted(entry.name for entry in old.iterdir() if entry.name not in ours)
     if foreign:
         raise UsageError(
@@ -119,35 +121,28 @@ def _may_hold_pickle(handle: int) -> bool:
 # ---------------------------------------------------------------- the model card
 
 
-def with_first_line(card: bytes, line: str) -> bytes:
-    """Return the card with `line` above its text, behind the YAML that hubs read, in place of an earlier such line.
-
-    >>> with_first_line(b"---\\nlicense: mit\\n---\\n# My adapter\\n", OPENING)
-    b'---\\nlicense: mit\\n---\\n> **A smaller approximation of the adapter described here.**\\n\\n# My adapter\\n'
-    """
-    front = _FRONT_MATTER.match(card)
-    head, text = (card[: front.end()], card[front.end() :]) if front else (b"", card)
-    text = text.lstrip(b"\r\n")
-    if text.startswith(OPENING.encode()):
-        text = text.partition(b"\n")[2].lstrip(b"\r\n")
-    return head + line.encode() + b"\n\n" + text
-
-
-def annotate(folder: Path, line: str) -> tuple[str, ...]:
-    """Put `line` on top of the card in `folder` and return its name; nothing where there is none. Raises OSError."""
-    card = folder / CARD
-    if not card.is_file():
+def annotate(folder: Path, opening: str) -> tuple[str, ...]:
+    """Put `opening` into the card in `folder` and return its name; nothing where there is none."""
+    if not (folder / CARD).is_file():
         return ()
-    card.write_bytes(with_first_line(read_file(card, MAX_DATA_BYTES), line))
+    write_block(folder, opening)
     return (CARD,)
 
 
-def first_line(rows: Sequence[ModuleResult], error: float) -> str:
+def compressed_opening(rows: Sequence[ModuleResult], error: float) -> str:
     """Return what the card of an adapter compressed to `rows`, with this relative error, must say first."""
     before, now = (_span([getattr(row, name) for row in rows]) for name in ("old_rank", "new_rank"))
     return (
         f"{OPENING} `gradience compress` wrote it without training: LoRA rank {before} → {now}, the same scale, "
-        f"relative error of the update {error:.2g}. What follows, every figure in it included, is about the original."
+        f"relative error of the update {error:.2g}. {AROUND}"
+    )
+
+
+def healed_opening(steps: int) -> str:
+    """Return what the card of an adapter that was healed for so many steps must say first."""
+    return (
+        f"{OPENING} `gradience heal` trained it for {counted(steps, 'step')} to answer as the original does, without"
+        f" labels. {AROUND}"
     )
 
 

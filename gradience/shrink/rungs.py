@@ -3,18 +3,18 @@ chooses ranks otherwise (from a calibration), or goes on from another rung (and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from gradience.artifacts.audit import AuditReport
 from gradience.artifacts.calibration import Calibration
-from gradience.artifacts.compression import CompressionPlan, CompressionReport
+from gradience.artifacts.compression import CompressionPlan
 from gradience.artifacts.shrink import PlannedRung
 from gradience.calibrate.heal.inputs import HealRequest, read_heal_inputs
 from gradience.calibrate.heal.verb import heal
-from gradience.compress.adapter import rehearse_compression, write_compressed
+from gradience.compress.adapter import Documents, rehearse_compression, write_compressed
 from gradience.errors import InputError, UsageError
 from gradience.plan.calibrated import ToSizeOfRank
 from gradience.plan.compression import plan_compression
@@ -23,8 +23,6 @@ from gradience.words import listed
 
 AS_IT_IS: Mapping[str, Any] = {"adapter_name": None, "encoding": None, "dtype": None, "strip": ()}
 """How a rung is written: as `gradience compress` does where nothing else is asked for."""
-Documents = Callable[[CompressionReport], Mapping[str, str]]
-"""A report -> further files of its folder: name -> text."""
 
 
 @dataclass(frozen=True, slots=True)

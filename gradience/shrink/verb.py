@@ -3,7 +3,7 @@
 DIR/plan.json       what is decided before anything is evaluated
 DIR/rungs/NAME/     each rung that was made, with the report of its compression; and the rewrite control
 DIR/records/        the answers on the test rows;  DIR/dev/records/  those on the dev rows
-DIR/adapter/        the smallest rung that is shown to hold
+DIR/adapter/        the smallest rung that is shown to hold; the card in it names the evidence
 DIR/shrink.json     the evidence
 DIR/digests.json    all of these but the rungs, each with its sha256
 """
@@ -16,17 +16,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.arguments import integer_argument, path_argument, ranks_argument
 from gradience.artifacts.bench_plan import Role
 from gradience.artifacts.calibration import Calibration, calibration_argument
+from gradience.artifacts.card import CARD, write_block
 from gradience.artifacts.digests import DIGESTS, files_below, write_digests
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.shrink import ShrinkReport
 from gradience.artifacts.whole import check_output, whole_folder, write_errors, write_whole
+from gradience.compress.adapter import Documents
 from gradience.digests import sha256_file
 from gradience.errors import UsageError
 from gradience.evaluate.answering import RECORDS
@@ -37,11 +39,20 @@ from gradience.models.lock import only_one
 from gradience.progress import Watcher
 from gradience.shrink.outcome import report_of
 from gradience.shrink.plan import DEV, PLAN, Prepared, prepare, settle
-from gradience.shrink.rungs import HEALED, Documents
+from gradience.shrink.rungs import HEALED
 from gradience.shrink.walk import RUNGS, maker, start_of, start_on_dev, walk
 
 SHRUNK, DOCUMENT, ADAPTER = "shrink.json", "shrink.md", "adapter"
 COMPRESSION_DOCUMENT = "compression_report.md"
+
+
+class Pages(NamedTuple):
+    """What makes the Markdown for people, which is no business of a search."""
+
+    document: Callable[[Report], str]
+    """A report -> the page beside it."""
+    card: Callable[[Path, ShrinkReport | None], str]
+    """An adapter's folder, and the evidence about it -> the block of its model card."""
 
 
 def shrink_adapter(
@@ -149,19 +160,19 @@ def shrink(
     output: Path,
     watcher: Watcher | None = None,
     *,
-    page_of: Callable[[Report], str] | None = None,
+    pages: Pages | None = None,
     command: str = "",
 ) -> ShrinkReport:
     """Search the smallest rung that holds; what is finished in `output` is used again.
 
-    page_of: makes the Markdown beside each report.
+    pages: makes what is written for people.
     """
     require_libraries()
     watch, watcher = Stopwatch(command), watcher or Watcher()
     with only_one(output):
         note_changes(output, (PLAN, SHRUNK, DOCUMENT), watcher.note)
         prepared = replace(prepared, plan=settle(prepared.plan, output, watcher.note))
-        make = maker(prepared, output, _documents(page_of))
+        make = maker(prepared, output, _documents(pages))
         for rung in prepared.plan.rungs:
             if rung.kind == HEALED.name:  # while no other base is loaded
                 watcher.stage(f"{rung.name}/heal", 1, None)
@@ -173,17 +184,19 @@ def shrink(
         plan_sha256 = sha256_file(output / PLAN)
         report = report_of(prepared, plan_sha256, answering.fingerprint, dev, start, walked, watch)
         put_in_place(output, report.smallest)
-        _save(report, output, page_of)
+        _save(report, output, pages)
         return report
 
 
-def _save(report: ShrinkReport, output: Path, page_of: Callable[[Report], str] | None) -> None:
-    """Write the report, the page, and last the digests of both, of the plan, the adapter and the records."""
+def _save(report: ShrinkReport, output: Path, pages: Pages | None) -> None:
+    """Write the report, its pages, and last the digests of all, of the plan, the adapter and the records."""
     with write_errors(output):
         (output / DIGESTS).unlink(missing_ok=True)  # of other files; what is written now is not what it lists
     report.save(output / SHRUNK)
-    if page_of is not None:
-        write_whole(output / DOCUMENT, [page_of(report).encode()])
+    if pages is not None:
+        write_whole(output / DOCUMENT, [pages.document(report).encode()])
+        if report.smallest is not None:
+            write_block(output / ADAPTER, pages.card(output / ADAPTER, report))
     rows = [report.reference, report.control.result, *(rung.result for rung in report.rungs)]
     names = {
         PLAN,
@@ -191,7 +204,7 @@ def _save(report: ShrinkReport, output: Path, page_of: Callable[[Report], str] |
         f"{RECORDS}/{MANIFEST}",
         *(file.path for row in rows if row for file in row.records),
     }
-    if page_of is not None:
+    if pages is not None:
         names.add(DOCUMENT)
     beside = tuple(f"{folder}/" for folder in (ADAPTER, DEV))
     write_digests(output, {*names, *(name for name in files_below(output) if name.startswith(beside))})
@@ -216,7 +229,10 @@ def _same(a: Path, b: Path) -> bool:
     return b.is_file() and sha256_file(a) == sha256_file(b)
 
 
-def _documents(page_of: Callable[[Report], str] | None) -> Documents | None:
-    if page_of is None:
+def _documents(pages: Pages | None) -> Documents | None:
+    if pages is None:
         return None
-    return lambda report: {COMPRESSION_DOCUMENT: page_of(report)}
+    return lambda folder, report: {
+        COMPRESSION_DOCUMENT: pages.document(report),
+        CARD: pages.card(folder, None),
+    }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gradience.artifacts.evaluation import EvaluatedAdapter
 from gradience.artifacts.shrink import PlannedRung
+from gradience.compress.adapter import Documents
 from gradience.compress.rotate import write_rotated
 from gradience.errors import InputError
 from gradience.evaluate.answering import Answering, Answers
@@ -15,7 +16,7 @@ from gradience.evaluate.inputs import AdapterInput, adapter_input
 from gradience.evaluate.outcome import graded, row_of
 from gradience.progress import Watcher
 from gradience.shrink.plan import CONTROL, DEV, Prepared
-from gradience.shrink.rungs import KINDS, Documents
+from gradience.shrink.rungs import KINDS
 
 RUNGS = "rungs"
 Make = Callable[[PlannedRung], AdapterInput]

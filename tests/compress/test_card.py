@@ -1,39 +1,48 @@
-"""The carried model card: its first line says what it is about, and hubs still read its YAML."""
+"""The block in a model card: where it goes, that it is replaced, and that every other byte stays."""
 
 from __future__ import annotations
 
 import pytest
 
-from gradience.compress.carry import OPENING, annotate, with_first_line
+from gradience.artifacts.card import BEGIN, CARD, END, with_block, without_block, write_block
+from gradience.compress.carry import annotate
 
-LINE = f"{OPENING} Made today."
 YAML = b"---\nlicense: mit\ntags: [lora]\n---\n"
+BLOCK = BEGIN + b"Made today.\n" + END
+CARDS = {
+    "text": (b"# My adapter\n", b"%s# My adapter\n"),
+    "yaml": (YAML + b"# My adapter\n", YAML + b"%s# My adapter\n"),
+    "blank lines": (YAML + b"\n\n# My adapter", YAML + b"%s\n\n# My adapter"),
+    "windows": (YAML.replace(b"\n", b"\r\n") + b"# A\r\n", YAML.replace(b"\n", b"\r\n") + b"%s# A\r\n"),
+    "byte order mark": (b"\xef\xbb\xbf" + YAML + b"# A", b"\xef\xbb\xbf" + YAML + b"%s# A"),
+    "nothing": (b"", b"%s"),
+    "yaml alone": (YAML.rstrip(), YAML + b"%s"),
+    "a rule is no yaml": (b"--- no yaml\n---\n", b"%s--- no yaml\n---\n"),
+    "a rule below": (b"text\n---\na: b\n---\n", b"%stext\n---\na: b\n---\n"),
+    "no UTF-8": (b"\xff\xfe no UTF-8", b"%s\xff\xfe no UTF-8"),
+    "an earlier block": (b"# A\n" + BEGIN + b"Old.\n" + END + b"end", b"# A\n%send"),
+    "no end": (BEGIN + b"text\n", b"%s" + BEGIN + b"text\n"),
+}
 
 
-@pytest.mark.parametrize(
-    ("card", "expected"),
-    [
-        (b"# My adapter\n", b"%s\n\n# My adapter\n"),
-        (YAML + b"# My adapter\n", YAML + b"%s\n\n# My adapter\n"),
-        (YAML + b"\n\n# My adapter", YAML + b"%s\n\n# My adapter"),
-        (YAML.replace(b"\n", b"\r\n") + b"# A\r\n", YAML.replace(b"\n", b"\r\n") + b"%s\n\n# A\r\n"),
-        (b"\xef\xbb\xbf" + YAML + b"# A", b"\xef\xbb\xbf" + YAML + b"%s\n\n# A"),
-        (b"", b"%s\n\n"),
-        (b"--- no yaml\n---\n", b"%s\n\n--- no yaml\n---\n"),
-        (b"text\n---\na: b\n---\n", b"%s\n\ntext\n---\na: b\n---\n"),
-        (b"\xff\xfe no UTF-8", b"%s\n\n\xff\xfe no UTF-8"),
-        (YAML + f"{OPENING} Made earlier.\n\n# A".encode(), YAML + b"%s\n\n# A"),
-    ],
-)
-def test_the_line_stands_above_the_text(card, expected):
-    annotated = with_first_line(card, LINE)
-    assert annotated == expected % LINE.encode()
-    assert with_first_line(annotated, LINE) == annotated
+@pytest.mark.parametrize(("card", "expected"), CARDS.values(), ids=CARDS)
+def test_the_block_stands_above_the_text_and_nothing_else_changes(card, expected):
+    written = with_block(card, "Made today.")
+    assert written == expected.replace(b"%s", BLOCK)
+    assert with_block(written, "Made today.") == written
+    assert without_block(written).replace(b"\n", b"") == without_block(card).replace(b"\n", b"")
 
 
-def test_a_folder_without_a_card_gets_none(tmp_path):
-    assert annotate(tmp_path, LINE) == ()
+def test_a_block_is_written_once(tmp_path):
+    assert write_block(tmp_path, "Made today.") is True
+    assert (tmp_path / CARD).read_bytes() == BLOCK
+    assert write_block(tmp_path, "Made today.\n") is False
+    assert [path.name for path in tmp_path.iterdir()] == [CARD]
+
+
+def test_a_folder_without_a_card_gets_none_from_a_compression(tmp_path):
+    assert annotate(tmp_path, "Made today.") == ()
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / "README.md").write_bytes(YAML + b"# A\n")
-    assert annotate(tmp_path, LINE) == ("README.md",)
-    assert (tmp_path / "README.md").read_bytes() == YAML + f"{LINE}\n\n# A\n".encode()
+    (tmp_path / CARD).write_bytes(YAML + b"# A\n")
+    assert annotate(tmp_path, "Made today.") == (CARD,)
+    assert (tmp_path / CARD).read_bytes() == YAML + BLOCK + b"# A\n"

@@ -30,16 +30,16 @@ from gradience.calibrate.heal.factors import check_names, healed_bytes, read_sto
 from gradience.calibrate.heal.inputs import HealInputs, Parts, split
 from gradience.calibrate.heal.intervals import mean_kl
 from gradience.calibrate.measure import encoded_rows, length_of
-from gradience.compress.carry import HEAL_REPORT, OPENING, annotate, carry_files, refuse_foreign_files
+from gradience.compress.carry import (
+    HEAL_REPORT,
+    annotate,
+    carry_files,
+    healed_opening,
+    refuse_foreign_files,
+)
 from gradience.digests import sha256_file
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.progress import Progress
-from gradience.words import counted
-
-CARD_LINE = (
-    f"{OPENING} `gradience heal` trained it for {{steps}} to answer as the original does, without labels. What follows,"
-    " every figure in it included, is about the original."
-)
 
 
 def write_healed(
@@ -105,7 +105,7 @@ def _write(
         (folder / CONFIG).write_bytes((source / CONFIG).read_bytes())
         carried, left_out = carry_files(opened.location, folder)
         if measured["improved"]:
-            annotate(folder, CARD_LINE.format(steps=counted(measured["best_step"], "step")))
+            annotate(folder, healed_opening(measured["best_step"]))
         with open_adapter(folder) as written:
             digest = written.sha256()
         report = HealReport(

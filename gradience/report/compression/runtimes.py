@@ -27,12 +27,12 @@ def runtime_blocks(compression: CompressionPlan | CompressionReport, view: View)
     titles = (f"Run on {compression.architecture} with such tensors ({pages}):", "Not run:")
     blocks: list[Block] = [Heading("Which runtimes load it?")]
     for title, rows in zip(titles, (run, [row for row in compression.runtimes if not row.run]), strict=True):
-        blocks += [Paragraph(Span(title, "dim")), Notes(_notes(rows))] if rows else []
+        blocks += [Paragraph(Span(title, "dim")), Notes(runtime_notes(rows))] if rows else []
     return blocks
 
 
-def _notes(runtimes: Iterable[RuntimeVerdict]) -> list[Note]:
-    """One note for all runtimes with one verdict for one reason."""
+def runtime_notes(runtimes: Iterable[RuntimeVerdict]) -> list[Note]:
+    """Return one note for all runtimes with one verdict for one reason."""
     alike: dict[tuple[Verdict, str], list[str]] = {}
     for row in runtimes:
         alike.setdefault((row.verdict, row.why), []).append(f"{row.runtime} {row.version}")

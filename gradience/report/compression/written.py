@@ -57,11 +57,11 @@ def _written(report: CompressionReport) -> list[Fact]:
 
 def _lists(report: CompressionReport, most: int) -> list[Fact]:
     """What is not in the folder, or not as it was; only what there is."""
-    first_line = "whose first line now says that it describes the original"
+    says = "whose first block now says that it describes the original"
     groups = (
         ("left out", "module at rank 0", "modules at rank 0", report.dropped),
         ("stripped", "tensor", "tensors", report.stripped),
-        ("annotated", f"file {first_line}", f"files {first_line}", report.annotated_files),
+        ("annotated", f"file {says}", f"files {says}", report.annotated_files),
         ("not copied", "file", "files", report.left_out_files),
     )
     return [fact for label, one, many, names in groups for fact in _listed(label, one, many, names, most)]

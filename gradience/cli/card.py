@@ -1,0 +1,60 @@
+"""`gradience card`: what is known of an adapter, in its README.md."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gradience.cli.console import beneath
+from gradience.cli.output import print_text
+from gradience.errors import UsageError
+
+
+def card(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of a LoRA adapter.")],
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(
+            "--evaluation",
+            metavar="FILE",
+            help="An evaluation.json or shrink.json (default: the one in or above the folder that is about it).",
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the block and write nothing.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Write what is known of an adapter into its model card.
+
+    A block between two markers of ADAPTER/README.md: ranks, energy, the evaluation with its interval and grade,
+    digests, and how PEFT and vLLM load it. A block that is there is replaced; all else stays as it is.
+
+    Examples:
+
+      gradience card ./smaller
+
+      gradience card ./smaller --evaluation evaluated/evaluation.json --dry-run
+    """
+    from gradience.artifacts.card import CARD, write_block
+    from gradience.report.card import card_of, read_evaluation
+
+    if not adapter.is_dir():
+        raise UsageError(
+            f"{adapter}: not a folder",
+            code="no-folder",
+            hint="name the folder of an adapter: its card is the README.md in it",
+        )
+    block = card_of(adapter, None if evaluation is None else read_evaluation(evaluation))
+    changed = False if dry_run else write_block(adapter, block)
+    if json:
+        import json as json_module
+
+        facts = {"card": str(Path(adapter, CARD)), "changed": changed, "block": block}
+        print(json_module.dumps(facts, indent=2))
+        return
+    if dry_run:
+        print_text(f"{block.rstrip()}\n")
+        return
+    print(f"{'written' if changed else 'unchanged'}: {adapter / CARD}", file=beneath(sys.stderr))

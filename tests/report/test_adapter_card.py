@@ -1,0 +1,145 @@
+"""`gradience card`: what the block says is what the files say, and it is written where the block belongs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from gradience.artifacts.card import BEGIN, CARD, END, without_block
+from gradience.artifacts.compression import CompressionReport
+from gradience.artifacts.shrink import ShrinkReport
+from gradience.cli.app import run
+from gradience.cli.demo import example_adapter
+from gradience.errors import InputError
+from gradience.report.card import card_of, read_evaluation
+
+SHRUNK = Path(__file__).parents[2] / "benchmarks" / "results" / "minilm_shrink" / "shrink.json"
+
+
+@pytest.fixture(scope="module")
+def smaller(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("card") / "adapter"
+    assert run(["compress", str(example_adapter()), "--rank", "4", "-o", str(folder), "-q"]) == 0
+    return folder
+
+
+def facts(block: str) -> dict[str, str]:
+    return dict(re.findall(r"^- \*\*(.+?)\*\*: (.+)$", block, flags=re.MULTILINE))
+
+
+def about(folder: Path, place: Path) -> Path:
+    """A real search's evidence, as if its first rung were the adapter in `folder`."""
+    report = ShrinkReport.read(SHRUNK)
+    old = report.rungs[0].result.sha256
+    weights = hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
+    path = place / "shrink.json"
+    path.write_text(SHRUNK.read_text(encoding="utf-8").replace(str(old), weights), encoding="utf-8")
+    return path
+
+
+def energy_ranks(folder: Path) -> list[int]:
+    """k@90 of each module; the file is read by hand."""
+    data = (folder / "adapter_model.safetensors").read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    entries = json.loads(data[8:start])
+
+    def factor(name: str) -> np.ndarray:
+        low, high = entries[name]["data_offsets"]
+        flat = np.frombuffer(data[start + low : start + high], dtype=ml_dtypes.bfloat16)
+        return flat.reshape(entries[name]["shape"]).astype(np.float64)
+
+    ranks = []
+    for name in entries:
+        if ".lora_A." in name:
+            a, b = factor(name), factor(name.replace("lora_A", "lora_B"))
+            energies = np.sort(np.linalg.eigvals((b.T @ b) @ (a @ a.T)).real)[::-1]  # those of ΔWᵀΔW
+            ranks.append(int((energies.cumsum() < 0.9 * energies.sum()).sum()) + 1)
+    return ranks
+
+
+def test_compress_writes_the_block_and_card_finds_nothing_to_change(smaller, capsys):
+    before = (smaller / CARD).read_bytes()
+    said = facts(before.decode())
+    report = CompressionReport.read(smaller / "compression_report.json")
+    assert said["LoRA rank"] == "4 (8 in the original)"
+    assert said["LoRA parameters"] == f"{report.new_params:,} ({report.old_params:,} in the original)"
+    assert said["weights"].endswith(report.output_sha256)
+    assert f"{100 * report.measured_error:.1f} %" in said["energy"]
+    assert without_block(before) == (example_adapter() / CARD).read_bytes()
+    assert run(["card", str(smaller), "--json"]) == 0
+    facts_in_json = json.loads(capsys.readouterr().out)
+    assert facts_in_json["changed"] is False
+    assert facts_in_json["block"].strip().encode() in before
+    assert (smaller / CARD).read_bytes() == before
+
+
+def test_of_an_original_it_says_what_the_spectra_say(tmp_path, capsys):
+    folder = tmp_path / "mine"
+    shutil.copytree(example_adapter(), folder)
+    (folder / CARD).unlink()
+    assert run(["card", str(folder)]) == 0
+    text = (folder / CARD).read_text(encoding="utf-8")
+    ks = energy_ranks(folder)
+    median, most = np.median(ks), np.percentile(ks, 90)
+    assert f"in {median:g} directions of the median module, in {most:g} at the 90th" in facts(text)["energy"]
+    assert facts(text)["LoRA rank"] == f"8 in {len(ks)} modules"
+    assert "AutoPeftModelForSequenceClassification.from_pretrained" in text
+    assert "smaller approximation" not in text
+    assert "written" in capsys.readouterr().err
+
+
+def test_the_evaluation_above_the_folder_is_shown_with_interval_and_grade(smaller, tmp_path, capsys):
+    folder = tmp_path / "adapter"
+    shutil.copytree(smaller, folder)
+    report = ShrinkReport.read(about(folder, tmp_path))
+    row = report.rungs[0].result
+    assert run(["card", str(folder), "--dry-run"]) == 0
+    said = facts(capsys.readouterr().out)
+    assert said["grade"].startswith(f"{row.grade} (")
+    assert row.pairs.low < 0 < row.pairs.high
+    assert (
+        f"(95 % interval −{-100 * row.pairs.low:.2f} … +{100 * row.pairs.high:.2f})"
+        in said["Δ from the original"]
+    )
+    assert said["correct"].startswith(f"{row.correct:,} / {row.n:,} ")
+
+
+def test_an_evaluation_of_another_adapter_is_refused_or_left_out(smaller, tmp_path):
+    other = tmp_path / "shrink.json"
+    other.write_text(SHRUNK.read_text().replace('"sha256": "', '"sha256": "other'))
+    shutil.copytree(smaller, tmp_path / "adapter")
+    assert "grade" not in facts(card_of(tmp_path / "adapter"))
+    with pytest.raises(InputError, match="no row about these weights") as caught:
+        card_of(smaller, read_evaluation(other))
+    assert caught.value.code == "other-adapter"
+
+
+def test_no_name_of_a_stranger_ends_the_block(tmp_path, capsys):
+    folder = tmp_path / "mine"
+    shutil.copytree(example_adapter(), folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config.pop("auto_mapping")  # names an architecture that vLLM refuses
+    name = "x\n```\n<!-- /gradience:card -->\n# Mine"
+    (folder / "adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": name, "task_type": "CAUSAL_LM"})
+    )
+    kept = (folder / CARD).read_bytes()
+    assert run(["card", str(folder)]) == 0
+    once = (folder / CARD).read_bytes()
+    assert (once.count(BEGIN), once.count(END)) == (1, 1)
+    assert without_block(once) == kept
+    assert run(["card", str(folder)]) == 0
+    assert (folder / CARD).read_bytes() == once
+    assert b"vllm serve BASE_MODEL" in once
+
+
+def test_a_file_has_no_card(capsys):
+    assert run(["card", str(example_adapter() / "adapter_model.safetensors")]) == 2
+    assert "not a folder" in capsys.readouterr().err
