@@ -3,6 +3,7 @@
 plot.py     what a plot is made of: axes, series of a few kinds, reference lines, a sentence; and the table behind it
 table.py    the figures behind a plot
 palette.py  the colours, the same in every renderer
+to_matplotlib.py   a plot for a paper: SVG, PDF or PNG
 
 A plot is made of a report by a function of the file of its kind, and holds plain text, never markup: a renderer
 escapes all of it in one place.

@@ -1,0 +1,366 @@
+"""A plot for a paper: drawn by matplotlib, as SVG, PDF or PNG.
+
+The same plots give the same bytes with one version of matplotlib: no date, no random identifiers. Text stays text in an
+SVG. Series differ in their mark, dash or hatching as well as in colour, so that a plot printed in black says the same.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from gradience.errors import require
+from gradience.report.names import display_name
+from gradience.report.numbers import count, percent, sig, size
+from gradience.report.plots.palette import SHADES, TONES, series_color
+from gradience.report.plots.plot import (
+    Axis,
+    BarsOf,
+    Histogram,
+    Image,
+    Intervals,
+    Lines,
+    Plot,
+    Points,
+    Reference,
+    Series,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+STYLE: dict[str, Any] = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": "medium",
+    "font.size": 9.0,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.5,
+    "legend.fontsize": "small",
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 5.0,
+    "pdf.fonttype": 42,  # text that can be searched and copied
+    "svg.fonttype": "none",
+    "svg.hashsalt": "gradience",
+    "text.parse_math": False,  # a `$` in a stranger's name is a `$`
+}
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\")
+PANEL = (5.2, 3.6)
+"""Inches of one plot."""
+ROW = 0.28
+"""Inches of one row of a forest plot or a heat map."""
+COLUMNS = 3
+TICKS = 40
+"""Names on one axis of categories, at most."""
+LEGEND = 10
+"""Series in a legend, at most; of more the first and the last are named."""
+ABSENT = "#f2f2f2"
+"""Of a cell without a value."""
+NAME = 60
+"""Characters of a name in a plot."""
+
+
+def figure_of(plots: Sequence[Plot], *, columns: int = COLUMNS) -> Figure:
+    """Return a figure of matplotlib with the plots beside each other.
+
+    plots: at least one.
+    columns: plots beside each other, at most; the others stand below.
+
+    Raises MissingExtra without matplotlib.
+    """
+    across = min(len(plots), columns)
+    down = math.ceil(len(plots) / across)
+    height = sum(max(map(_height, plots[row * across : (row + 1) * across])) for row in range(down))
+    with _style():
+        figure: Figure = _part("figure").Figure(figsize=(PANEL[0] * across, height), layout="constrained")
+        for plot, axes in zip(plots, figure.subplots(down, across, squeeze=False).flat, strict=False):
+            _draw(plot, axes)
+        for axes in figure.axes[len(plots) : across * down]:
+            axes.set_axis_off()
+    return figure
+
+
+def image_of(plots: Sequence[Plot], kind: str, *, columns: int = COLUMNS) -> bytes:
+    """Return the plots as the bytes of a file: kind is `svg`, `pdf` or `png`. Raises MissingExtra."""
+    figure = figure_of(plots, columns=columns)
+    title, sentence = plots[0].title, " ".join(plot.sentence for plot in plots)
+    metadata: dict[str, dict[str, Any]] = {
+        "svg": {"Date": None, "Creator": None, "Title": title, "Description": sentence},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None, "Title": title, "Subject": sentence},
+        "png": {"Software": None, "Title": title, "Description": sentence},
+    }
+    file = BytesIO()
+    with _style():
+        figure.savefig(file, format=kind, metadata=metadata[kind], dpi=200)
+    return file.getvalue()
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    with require("matplotlib", extra="plots").rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        yield
+
+
+def _part(name: str) -> Any:
+    """A module of matplotlib. Raises MissingExtra."""
+    return require(f"matplotlib.{name}", extra="plots")
+
+
+def _height(plot: Plot) -> float:
+    return max(PANEL[1], 1.4 + ROW * _rows(plot))
+
+
+def _rows(plot: Plot) -> int:
+    """Rows that need a line of text each."""
+    for series in plot.series:
+        if isinstance(series, Intervals):
+            return len(series.rows)
+    return len(plot.y.categories) if plot.y.scale == "categories" else 0
+
+
+# ---------------------------------------------------------------- one plot
+
+
+def _draw(plot: Plot, axes: Axes) -> None:
+    axes.set_title(_text(plot.title, 120))
+    for side, axis in (("x", plot.x), ("y", plot.y)):
+        if axis.scale == "log":
+            getattr(axes, f"set_{side}scale")("log")
+    bars = [one for one in plot.series if isinstance(one, BarsOf)]
+    for place, series in enumerate(plot.series):
+        _draw_series(axes, series, place, bars)
+    _draw_axis(axes, "x", plot.x)
+    _draw_axis(axes, "y", plot.y)
+    if any(isinstance(one, Intervals) for one in plot.series):
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+    for reference in plot.references:
+        _draw_reference(axes, reference)
+    _draw_legend(axes, plot)
+
+
+def _draw_series(axes: Axes, series: Series, place: int, bars: Sequence[BarsOf]) -> None:
+    match series:
+        case Lines():
+            _draw_lines(axes, series, place)
+        case Points():
+            _draw_points(axes, series, place)
+        case BarsOf():
+            _draw_bars(axes, series, place, bars)
+        case Histogram():
+            color = series_color(series.tone, None, place)
+            axes.stairs(
+                series.counts,
+                series.edges,
+                fill=True,
+                color=color,
+                edgecolor="white",
+                label=_text(series.name),
+            )
+        case Intervals():
+            _draw_intervals(axes, series, place)
+        case Image():
+            _draw_image(axes, series)
+
+
+def _draw_lines(axes: Axes, series: Lines, place: int) -> None:
+    color = series_color(series.tone, series.shade, place)
+    plain_line = series.shade is not None or series.marked
+    axes.plot(
+        series.x,
+        _gaps(series.y),
+        color=color,
+        label=_text(series.name),
+        drawstyle="steps-post" if series.step else "default",
+        marker=MARKS[place % len(MARKS)] if series.marked else "",
+        linestyle=DASHES[1] if series.dashed else DASHES[0 if plain_line else place % len(DASHES)],
+    )
+    if series.low and series.high:
+        axes.fill_between(
+            series.x, _gaps(series.low), _gaps(series.high), color=color, alpha=0.18, linewidth=0
+        )
+
+
+def _draw_points(axes: Axes, series: Points, place: int) -> None:
+    color = series_color(series.tone, series.shade, place)
+    axes.plot(
+        series.x,
+        _gaps(series.y),
+        color=color,
+        linestyle="",
+        marker=MARKS[place % len(MARKS)],
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        label=_text(series.name),
+    )
+    for x, y, label in zip(series.x, series.y, series.labels, strict=False):
+        if y is not None:
+            axes.annotate(_text(label), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+
+
+def _draw_bars(axes: Axes, series: BarsOf, place: int, bars: Sequence[BarsOf]) -> None:
+    values = _gaps(series.values)
+    look: dict[str, Any] = {
+        "color": series_color(series.tone, None, place),
+        "edgecolor": "white",
+        "hatch": HATCHES[place % len(HATCHES)] if len(bars) > 1 else "",
+        "label": _text(series.name),
+    }
+    beside = [one for one in bars if not one.stacked]
+    thick = 0.8 / max(1, len(beside))
+    start: Any = 0
+    at: list[float] = list(series.at)
+    if series.stacked:
+        thick, start = 0.8, _beneath(series, bars)
+    elif len(beside) > 1:
+        shift = (beside.index(series) - (len(beside) - 1) / 2) * thick
+        at = [value + shift for value in at]
+    if series.lying:
+        axes.barh(at, values, height=thick, left=start, **look)
+    else:
+        axes.bar(at, values, width=thick, bottom=start, **look)
+
+
+def _beneath(series: BarsOf, bars: Sequence[BarsOf]) -> list[float]:
+    """What the stacked series before this one add up to, at each of its places."""
+    total: dict[float, float] = {}
+    for one in bars:
+        if one is series:
+            break
+        for at, value in zip(one.at, one.values, strict=True):
+            total[at] = total.get(at, 0.0) + (value or 0.0)
+    return [total.get(at, 0.0) for at in series.at]
+
+
+def _draw_intervals(axes: Axes, series: Intervals, place: int) -> None:
+    """A mark with a line for each row; an arrow where an end is open."""
+    known = [value for row in series.rows for value in (row.value, row.low, row.high) if value is not None]
+    span = max(known, default=1.0) - min(known, default=0.0)
+    left, right = min(known, default=0.0) - 0.05 * span, max(known, default=1.0) + 0.05 * span
+    for at, row in enumerate(series.rows):
+        if row.value is None:
+            continue
+        color = series_color(row.tone, None, place)
+        ends = (left if row.low is None else row.low, right if row.high is None else row.high)
+        axes.plot(ends, (at, at), color=color, linewidth=1.6, solid_capstyle="butt")
+        for end, value, arrow in ((ends[0], row.low, "<"), (ends[1], row.high, ">")):
+            axes.plot(
+                end, at, marker=arrow if value is None else "|", color=color, markersize=6, linestyle=""
+            )
+        axes.plot(row.value, at, marker=MARKS[place % len(MARKS)], color=color, linestyle="")
+    axes.set_yticks(range(len(series.rows)), [_text(row.label) for row in series.rows])
+    axes.set_ylim(-0.7, len(series.rows) - 0.3)
+
+
+def _draw_image(axes: Axes, image: Image) -> None:
+    scale = _part("colors").LinearSegmentedColormap.from_list("shades", SHADES)
+    shown = axes.imshow(
+        [_gaps(row) for row in image.values],
+        cmap=scale.with_extremes(bad=ABSENT),
+        aspect="auto",
+        interpolation="nearest",
+        vmin=image.color.low,
+        vmax=image.color.high,
+    )
+    axes.grid(visible=False)
+    figure = axes.get_figure()
+    assert figure is not None
+    bar = figure.colorbar(shown, ax=axes, label=_text(image.color.label), pad=0.02)
+    bar.ax.yaxis.set_major_formatter(_formatter(image.color))
+
+
+def _draw_reference(axes: Axes, reference: Reference) -> None:
+    color = TONES.get(reference.tone, TONES["dim"])
+    look: dict[str, Any] = {"color": color, "linewidth": 1.0, "linestyle": DASHES[1], "zorder": 1}
+    text: dict[str, Any] = {"color": color, "fontsize": 7}
+    label = _text(reference.label)
+    if reference.on == "x":
+        axes.axvline(reference.at, **look)
+        across = axes.get_xaxis_transform()
+        axes.text(reference.at, 1.0, label, transform=across, rotation=90, ha="right", va="top", **text)
+    else:
+        axes.axhline(reference.at, **look)
+        axes.text(
+            1.0, reference.at, label, transform=axes.get_yaxis_transform(), ha="right", va="bottom", **text
+        )
+
+
+def _draw_legend(axes: Axes, plot: Plot) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    named = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label]
+    if len(named) > LEGEND:
+        named = [named[0], named[-1]]
+    if len(named) > 1 or (named and plot.series[0].name not in ("", plot.title) and len(plot.series) > 1):
+        axes.legend([handle for handle, _ in named], [label for _, label in named])
+
+
+# ---------------------------------------------------------------- axes
+
+
+def _draw_axis(axes: Axes, side: str, axis: Axis) -> None:
+    getattr(axes, f"set_{side}label")(_text(axis.label, 120))
+    shown = getattr(axes, f"{side}axis")
+    if axis.scale == "categories":
+        if axis.categories:
+            _draw_categories(shown, axis.categories, side)
+        return
+    if axis.low is not None or axis.high is not None:
+        low, high = ("left", "right") if side == "x" else ("bottom", "top")
+        getattr(axes, f"set_{side}lim")(**{low: axis.low, high: axis.high})
+    if axis.scale == "log":
+        ticker = _part("ticker")
+        low, high = getattr(axes, f"get_{side}lim")()
+        narrow = high / low < 200
+        shown.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
+        shown.set_minor_formatter(ticker.NullFormatter())
+    shown.set_major_formatter(_formatter(axis))
+
+
+def _draw_categories(shown: Any, names: Sequence[str], side: str) -> None:
+    """Names at their places: all, or as many as can be read."""
+    every = math.ceil(len(names) / TICKS)
+    at = range(0, len(names), every)
+    texts = [_text(names[place]) for place in at]
+    shown.set_ticks(at, texts)
+    if side == "x" and sum(map(len, texts)) > 60:
+        shown.set_tick_params(labelrotation=90 if max(map(len, texts)) > 3 else 0, labelsize=7)
+
+
+def _formatter(axis: Axis) -> Any:
+    forms: dict[str, Callable[[float], str]] = {
+        "share": percent,
+        "bytes": lambda value: size(round(value)),
+        "number": _number,
+    }
+    form = forms[axis.form]
+    return _part("ticker").FuncFormatter(lambda value, _: form(float(value)))
+
+
+def _number(value: float) -> str:
+    """A tick: 0.001, 2.5, 20,000, 1e-5."""
+    value = float(f"{value:.6g}")
+    if value.is_integer() and abs(value) < 1e15:
+        return count(int(value)).replace("-", "−")
+    text = f"{value:.4g}" if 1e-3 <= abs(value) < 1e5 else sig(value, 1)
+    return text.replace("-", "−") if value < 0 else text
+
+
+def _text(text: str, most: int = NAME) -> str:
+    """A name or a title: visible characters only, and not too many."""
+    return display_name(text, most)
+
+
+def _gaps(values: Sequence[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]
