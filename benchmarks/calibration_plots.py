@@ -21,15 +21,17 @@ from gradience.report.plots.plot import Axis, Lines, Plot, Points, Reference
 from gradience.report.plots.to_matplotlib import image_of
 
 METHODS = {
-    "svd_uniform": "SVD, one rank for all",
-    "svd_global": "SVD, ranks by energy",
+    "svd_uniform": "SVD, uniform",
+    "svd_global": "SVD, by energy",
     "calibrated": "calibrated",
-    "calibrated_heal": "calibrated and healed",
+    "calibrated_heal": "calibrated, healed",
     "random": "random directions",
+    "under_limit": "calibrated, under the limit of KL",
 }
 """Method of a line -> its name; another one is called as it is. In this order, so that each has its mark and colour."""
-CONTROL, RANDOM = "rewrite", "random"
+REWRITE, RANDOM = "rewrite", "random"
 """The axis of Δ does not reach down to random directions."""
+CONTROLS = (REWRITE, "probe_healed")
 FACTOR = 3.0
 MARGIN = 2.5
 PARAMS = "LoRA parameters"
@@ -50,7 +52,7 @@ def rows_of(folders: Iterable[Path]) -> dict[str, list[Row]]:
 
 def methods_in(rows: Sequence[Row]) -> list[str]:
     """The methods that there are, controls left out."""
-    there = {row["method"] for row in rows} - {CONTROL}
+    there = {row["method"] for row in rows} - {*CONTROLS}
     return [name for name in METHODS if name in there] + sorted(there - set(METHODS))
 
 
@@ -64,7 +66,7 @@ def delta(row: Row) -> float:
 
 def prediction_plot(task: str, rows: Sequence[Row]) -> Plot:
     """Each smaller adapter at its predicted and its measured KL, beside the diagonal and a band around it."""
-    known = [row for row in rows if row["predicted_kl"] and row["kl"] > 0 and row["method"] != CONTROL]
+    known = [row for row in rows if row["predicted_kl"] and row["kl"] > 0 and row["method"] not in CONTROLS]
     values = [row[name] for row in known for name in ("predicted_kl", "kl")]
     low, high = min(values) / 2, max(values) * 2
     band = Lines(
@@ -83,7 +85,7 @@ def prediction_plot(task: str, rows: Sequence[Row]) -> Plot:
         )
         for method in methods_in(known)
     ]
-    noise = max((row["kl"] for row in rows if row["method"] == CONTROL), default=0.0)
+    noise = max((row["kl"] for row in rows if row["method"] == REWRITE), default=0.0)
     within = sum(1 / FACTOR <= row["kl"] / row["predicted_kl"] <= FACTOR for row in known)
     return Plot(
         f"prediction-{task}",
@@ -103,10 +105,12 @@ def prediction_plot(task: str, rows: Sequence[Row]) -> Plot:
 def size_lines(
     rows: Sequence[Row], value: Callable[[Row], float], mean: Callable[[Sequence[float]], float]
 ) -> list[Lines]:
-    """For each method its mean over seeds at each budget, with the range of the seeds as a band."""
+    """For each method its mean over seeds at each budget, with the range of the seeds as a band; what has no budget is
+    left out."""
     lines = []
-    for method in methods_in(rows):
-        mine = [row for row in rows if row["method"] == method]
+    budgeted = [row for row in rows if row["budget"]]
+    for method in methods_in(budgeted):
+        mine = [row for row in budgeted if row["method"] == method]
         budgets = sorted({row["budget"] for row in mine})
         cells = [[row for row in mine if row["budget"] == budget] for budget in budgets]
         figures = [[value(row) for row in cell] for cell in cells]
@@ -131,7 +135,7 @@ def geometric(values: Sequence[float]) -> float:
 def kl_plot(task: str, rows: Sequence[Row]) -> Plot:
     lines = size_lines([row for row in rows if row["kl"] > 0], lambda row: float(row["kl"]), geometric)
     lowest = min(min(line.low) for line in lines)
-    noise = max((row["kl"] for row in rows if row["method"] == CONTROL), default=0.0)
+    noise = max((row["kl"] for row in rows if row["method"] == REWRITE), default=0.0)
     return Plot(
         f"kl-{task}",
         f"{task}: measured KL by size",
@@ -144,12 +148,13 @@ def kl_plot(task: str, rows: Sequence[Row]) -> Plot:
 
 
 def delta_plot(task: str, rows: Sequence[Row]) -> Plot:
-    lowest = min(delta(row) for row in rows if row["method"] != RANDOM)
+    shown = [delta(row) for row in rows if row["budget"] and row["method"] != RANDOM]
+    low, high = min(-MARGIN, *shown) - 1, max(0.0, *shown) + 1
     return Plot(
         f"delta-{task}",
         f"{task}: Δ of correct answers by size",
         Axis(PARAMS, scale="log"),
-        Axis("Δ, smaller − original", "points", low=min(lowest, -MARGIN) - 1),
+        Axis("Δ, smaller − original", "points", low=low, high=high),
         size_lines(rows, delta, fmean),
         f"Δ of correct answers on {task}, {seeds(rows)}: mean, and the range of the seeds.",
         [Reference(0.0, ""), Reference(-MARGIN, f"−{MARGIN:g} points", tone="bad")],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, cast, get_args
 
 from gradience.artifacts.base import Artifact
 from gradience.errors import UsageError, require
@@ -13,15 +13,16 @@ if TYPE_CHECKING:
 
 
 class Faces(NamedTuple):
-    """What draws a report: short text for `print`, Markdown, HTML."""
+    """What draws a report: short text for `print`, Markdown, HTML, a figure of plotly or matplotlib."""
 
     text: Callable[[Report], str]
     markdown: Callable[[Report], str]
     html: Callable[[Report], str]
+    figure: Callable[[Report, str | None, str], Any]
 
 
 class Report(Artifact):
-    """An artifact that shows itself: with `print`, in a notebook, as Markdown, as a DataFrame."""
+    """An artifact that shows itself: with `print`, in a notebook, as Markdown, as a plot, as a DataFrame."""
 
     row_field: ClassVar[str]
     """The field whose entries are the rows of `to_dataframe`."""
@@ -31,6 +32,19 @@ class Report(Artifact):
     def to_markdown(self) -> str:
         """Return the report as GitHub-flavoured Markdown, for a model card or a pull request."""
         return self._drawn_by().markdown(self)
+
+    def plot(self, kind: str | None = None, *, backend: Literal["plotly", "matplotlib"] = "plotly") -> Any:
+        """Return a plot of the report: plotly's figure for a notebook, or matplotlib's for a paper.
+
+        >>> report.plot("energy", backend="matplotlib").savefig("energy.pdf")  # doctest: +SKIP
+
+        kind: which one; the most telling by default. Of an audit `heatmap`, `energy`, `spectrum`, `use`,
+            `stable-rank`; docs/plots.md lists those of every report, and the error for another one does.
+        backend: both draw the same data.
+
+        Raises UsageError (`no-plot`, `no-backend`), and MissingExtra without the extra `plots`.
+        """
+        return self._drawn_by().figure(self, kind, backend)
 
     def to_dataframe(self) -> DataFrame:
         """Return one row for each module, variant, run, finding or flip. Raises MissingExtra without pandas."""

@@ -31,6 +31,7 @@ VERBS = (
     "evaluate",
     "shrink",
     "card",
+    "plot",
     "bench",
     "init",
     "monitor",

@@ -5,7 +5,8 @@ terminal.py   a document on the screen; rich is only for its colours
 markdown.py   a document as GitHub-flavoured Markdown
 html.py       a document as HTML for a notebook
 ascii.py      terminal text in plain ASCII
-faces.py      reports show themselves: print, Markdown, a notebook's HTML
+faces.py      reports show themselves: print, Markdown, a notebook's HTML, a plot
+card.py       the block of an adapter's model card
 names.py      what a stranger called something, made safe for each of the three
 numbers.py    numbers for people, never more precise than they are true
 view.py       how much of an artifact is shown

@@ -7,8 +7,10 @@ report consists of is imported when one is drawn.
 from __future__ import annotations
 
 from pkgutil import resolve_name
+from typing import Any
 
 from gradience.artifacts.report import Faces, Report
+from gradience.errors import UsageError, did_you_mean
 from gradience.report.blocks import Document
 
 DOCUMENTS = {
@@ -35,6 +37,8 @@ DOCUMENTS = {
     "Verification": "verification:verification_blocks",
 }
 """What a report is called -> the module of this room, and its function that returns the blocks."""
+BACKENDS = {"plotly": "plotly_figure:figure_of", "matplotlib": "to_matplotlib:figure_of"}
+"""What draws plots -> its module below plots/, and the function that returns its figure."""
 PRINTED = 30
 """Lines of a report that is printed; Markdown and HTML are whole."""
 
@@ -72,4 +76,18 @@ def to_html(report: Report) -> str:
     return html.render(blocks_of(report))
 
 
-Report.faces = Faces(to_text, to_markdown, to_html)
+def to_figure(report: Report, kind: str | None, backend: str) -> Any:
+    """Return a plot of the report, drawn by plotly or matplotlib. Raises UsageError (`no-plot`, `no-backend`)."""
+    from gradience.report.plots.kinds import plot_of
+
+    if backend not in BACKENDS:
+        raise UsageError(
+            f"no backend {backend!r}",
+            code="no-backend",
+            hint=did_you_mean(str(backend), BACKENDS) or "plotly",
+        )
+    plot = plot_of(report, kind)
+    return resolve_name(f"gradience.report.plots.{BACKENDS[backend]}")([plot])
+
+
+Report.faces = Faces(to_text, to_markdown, to_html, to_figure)

@@ -225,6 +225,25 @@ def test_a_toy_section_of_a_comparison_and_one_of_a_compression(tmp_path, add, c
     assert "\n## What is a CompressionReport?\n" in page
 
 
+TOY_PLOT = """
+from gradience.report.plots.plot import Axis, Plot, Points
+
+
+def count_plot(report):
+    return Plot("count", "Modules", Axis("r"), Axis("modules"), [Points("", [1], [report.n_both])], "All.")
+"""
+
+
+def test_a_toy_plot(add, new_file):
+    """Of a comparison, which had another one."""
+    from gradience import compare_adapters
+    from gradience.report.plots.kinds import plot_of
+
+    new_file("report/plots/toy.py", TOY_PLOT)
+    add("plot", {"count": "toy:count_plot"}, name="ComparisonReport")
+    assert plot_of(compare_adapters(EXAMPLE, EXAMPLE), "count").series[0].y == [16]
+
+
 TOY_VERB = '''
 """`gradience modules`: how many modules does an adapter have?"""
 

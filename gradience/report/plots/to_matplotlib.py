@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradience.errors import require
 from gradience.report.names import display_name
-from gradience.report.numbers import count, percent, sig, size
+from gradience.report.numbers import count, sig, size
 from gradience.report.plots.palette import SHADES, TONES, series_color
 from gradience.report.plots.plot import (
     Axis,
@@ -61,8 +61,9 @@ PANEL = (5.2, 3.6)
 ROW = 0.28
 """Inches of one row of a forest plot or a heat map."""
 COLUMNS = 3
-TICKS = 40
-"""Names on one axis of categories, at most."""
+TICKS = 48
+"""Names on an upright axis of categories, or their letters on a lying one, at most."""
+FEW = 12
 LEGEND = 10
 """Series in a legend, at most; of more the first and the last are named."""
 ABSENT = "#f2f2f2"
@@ -177,7 +178,7 @@ def _draw_series(axes: Axes, series: Series, place: int, bars: Sequence[BarsOf])
 
 def _draw_lines(axes: Axes, series: Lines, place: int) -> None:
     color = series_color(series.tone, series.shade, place)
-    plain_line = series.shade is not None or series.marked
+    plain_line = series.shade is not None or series.marked or not series.name
     axes.plot(
         series.x,
         _gaps(series.y),
@@ -229,6 +230,7 @@ def _draw_bars(axes: Axes, series: BarsOf, place: int, bars: Sequence[BarsOf]) -
         at = [value + shift for value in at]
     if series.lying:
         axes.barh(at, values, height=thick, left=start, **look)
+        axes.set_ylim(-0.6, max(series.at, default=0) + 0.6)
     else:
         axes.bar(at, values, width=thick, bottom=start, **look)
 
@@ -330,17 +332,18 @@ def _draw_axis(axes: Axes, side: str, axis: Axis) -> None:
 
 def _draw_categories(shown: Any, names: Sequence[str], side: str) -> None:
     """Names at their places: all, or as many as can be read."""
-    every = math.ceil(len(names) / TICKS)
+    room = TICKS if side == "y" else max(TICKS // max(2, max(map(len, names))), min(len(names), FEW))
+    every = math.ceil(len(names) / room)
     at = range(0, len(names), every)
     texts = [_text(names[place]) for place in at]
     shown.set_ticks(at, texts)
-    if side == "x" and sum(map(len, texts)) > 60:
-        shown.set_tick_params(labelrotation=90 if max(map(len, texts)) > 3 else 0, labelsize=7)
+    if side == "x" and sum(map(len, texts)) > TICKS:
+        shown.set_tick_params(labelrotation=90, labelsize=7)
 
 
 def _formatter(axis: Axis) -> Any:
     forms: dict[str, Callable[[float], str]] = {
-        "share": percent,
+        "share": lambda value: f"{100 * value:.4g} %",
         "bytes": lambda value: size(round(value)),
         "number": _number,
     }

@@ -1,0 +1,128 @@
+"""`gradience plot`: one plot of an adapter, a run or a report, as a file for a paper."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gradience.cli.console import beneath
+from gradience.cli.options import one_of
+from gradience.cli.output import print_text
+from gradience.errors import UsageError
+
+if TYPE_CHECKING:
+    from gradience.artifacts.report import Report
+    from gradience.report.plots.plot import Plot
+
+FILES = ("svg", "pdf", "png")
+EVOLUTION = "evolution"
+"""All that is drawn over steps: of a run, or of several audits in their order."""
+
+
+def _kinds() -> list[str]:
+    from gradience.report.plots.kinds import KINDS
+
+    return [EVOLUTION, *dict.fromkeys(kind for kinds in KINDS.values() for kind in kinds)]
+
+
+def plot(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="heatmap, energy, spectrum, use, stable-rank (audit); loss, rank, evolution (run); error, ranks, kl"
+            " (compression); forest, pareto, pairs, ladder, operating (evaluation, Bench); importance, difference.",
+            autocompletion=one_of(_kinds),
+        ),
+    ],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="INPUT…",
+            help="Adapter folders, run.jsonl files, or reports that Gradience wrote; several stand beside each other.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Where it is written: .svg, .pdf or .png.")
+    ],
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Draw an adapter, a run or a report.
+
+    What is seen is printed as a sentence. The same input gives the same bytes with one version of matplotlib.
+
+    Examples:
+
+      gradience plot energy ./my_adapter -o energy.svg
+
+      gradience plot evolution ./run/checkpoint-100 ./run/checkpoint-200 -o steps.pdf
+
+      gradience plot pareto evaluated/evaluation.json -o pareto.svg
+    """
+    from gradience.artifacts.whole import write_whole
+    from gradience.cli.plot_inputs import report_at
+    from gradience.report.plots.to_matplotlib import image_of
+
+    file = _file_kind(output, force=force)
+    plots = _plots(kind, inputs, [report_at(path) for path in inputs])
+    write_whole(output, [image_of(plots, file)])
+    if json:
+        import json as json_module
+
+        drawn = [{"name": one.name, "title": one.title, "sentence": one.sentence} for one in plots]
+        print(json_module.dumps({"file": str(output), "plots": drawn}, indent=2))
+        return
+    print_text("".join(f"{one.sentence}\n" for one in plots))
+    print(f"written: {output}", file=beneath(sys.stderr))
+
+
+def _file_kind(output: Path, *, force: bool) -> str:
+    kind = output.suffix.lower().removeprefix(".")
+    if kind not in FILES:
+        raise UsageError(
+            f"{output}: not a kind of file that is drawn",
+            code="plot-file",
+            hint=f"end the name with one of {', '.join(f'.{file}' for file in FILES)}",
+        )
+    if output.exists() and not force:
+        raise UsageError(
+            f"{output}: exists already",
+            code="output-exists",
+            hint="give --force to replace it, or another --output",
+        )
+    return kind
+
+
+def _plots(kind: str, inputs: Sequence[Path], reports: Sequence[Report]) -> list[Plot]:
+    """One plot of each report, with its name where there are several; of checkpoints what changed over them."""
+    from dataclasses import replace
+
+    from gradience.artifacts.audit import AuditReport
+    from gradience.report.plots.kinds import plot_of, plots_of
+    from gradience.report.plots.steps import evolution_plots
+
+    audits = [report for report in reports if isinstance(report, AuditReport)]
+    if kind == EVOLUTION and audits:
+        if len(audits) < len(reports) or len(audits) < 2:
+            raise UsageError(
+                "evolution is drawn of two audits or more, or of runs",
+                code="no-plot",
+                hint="name the checkpoints of one run in their order, or a run.jsonl",
+            )
+        return evolution_plots(audits)
+    if kind == EVOLUTION:
+        drawn = [list(plots_of(report).values()) or [plot_of(report)] for report in reports]
+    else:
+        drawn = [[plot_of(report, kind)] for report in reports]
+    if len(reports) == 1:
+        return drawn[0]
+    return [
+        replace(one, title=f"{path.name}: {one.title}")
+        for path, plots in zip(inputs, drawn, strict=True)
+        for one in plots
+    ]

@@ -1,0 +1,184 @@
+"""Smaller adapters against their original, whatever compared them: a row for each, with interval, size and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gradience.artifacts.bench import Bench, VariantResult
+from gradience.artifacts.bench_aggregate import BenchAggregate, VariantSummary
+from gradience.artifacts.evaluation import BASE, REFERENCE, EvaluatedAdapter, EvaluationReport
+from gradience.artifacts.evidence import EvidenceReport
+from gradience.artifacts.graded import Grade, PairedEvidence
+from gradience.artifacts.shrink import ShrinkReport
+from gradience.report.plots.plot import Tone
+
+Comparing = EvaluationReport | ShrinkReport | EvidenceReport | Bench | BenchAggregate
+TONES: dict[Grade | None, Tone] = {"A": "good", "B": "good", "C": "warn", "D": "bad", "X": "bad", None: "dim"}
+
+STATUSES: dict[str, Tone] = {"PASS": "good", "FAIL": "bad"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One adapter against the reference, in the unit of its comparison."""
+
+    name: str
+    delta: float
+    low: float | None
+    high: float | None
+    tone: Tone
+    saved: float | None = None
+    """Share of the reference's LoRA parameters."""
+    lost: int | None = None
+    """Examples that only the reference has correct."""
+    gained: int | None = None
+    """Examples that only this one has correct."""
+    said: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """All rows of a report, and what they are measured in."""
+
+    rows: Sequence[Row]
+    what: str
+    """What Δ is of."""
+    unit: str
+    interval: str
+    """What the interval is."""
+    limit: float | None
+    """Where the margin lies, on the scale of Δ."""
+    better: str
+    """`higher`, or `lower` for a loss."""
+
+
+def compared(report: Comparing) -> Compared:
+    """Return the rows of any report that compares adapters; the reference itself has none."""
+    match report:
+        case EvaluationReport():
+            return _evaluated(report.adapters, float(report.margin))
+        case ShrinkReport():
+            results = [rung.result for rung in report.rungs if rung.result is not None]
+            return _evaluated(results, float(report.plan.margin))
+        case EvidenceReport():
+            return _logs(report)
+        case Bench():
+            return _one_seed(report)
+        case BenchAggregate():
+            return _seeds(report)
+
+
+def _points(value: float | None) -> float | None:
+    return None if value is None else 100 * value
+
+
+def _paired(name: str, pairs: PairedEvidence, tone: Tone, saved: float | None, said: str = "") -> Row:
+    return Row(
+        name,
+        100 * pairs.delta,
+        _points(pairs.low),
+        _points(pairs.high),
+        tone,
+        saved,
+        pairs.n10,
+        pairs.n01,
+        said,
+    )
+
+
+def _evaluated(adapters: Iterable[EvaluatedAdapter], margin: float) -> Compared:
+    rows: list[Row] = []
+    likelihoods = False
+    for row in adapters:
+        name = "base alone" if row.role == BASE else row.name
+        if row.role == REFERENCE:
+            continue
+        if row.pairs is not None:
+            rows.append(_paired(name, row.pairs, TONES[row.grade], row.params_saved, row.reason))
+        elif row.likelihood is not None and row.likelihood.delta is not None:
+            likelihoods = True
+            evidence, tone = row.likelihood, TONES[row.grade]
+            rows.append(
+                Row(
+                    name,
+                    row.likelihood.delta,
+                    evidence.low,
+                    evidence.high,
+                    tone,
+                    row.params_saved,
+                    said=row.reason,
+                )
+            )
+    if likelihoods:
+        return Compared(rows, "ΔNLL", "nats per token", "Student's 95 % interval", margin, "lower")
+    return Compared(rows, "Δ of correct answers", "points", "Tango's 95 % interval", -100 * margin, "higher")
+
+
+def _logs(report: EvidenceReport) -> Compared:
+    name, tone = report.b.model or report.b.path, TONES[report.grade]
+    better = "lower" if report.lower_is_better else "higher"
+    margin = report.margin if report.lower_is_better else -report.margin
+    what = f"Δ of {report.metric}"
+    if report.table is not None:
+        row = _paired(name, report.table, tone, None, report.verdict)
+        return Compared([row], what, "points", "Tango's 95 % interval", 100 * margin, better)
+    row = Row(
+        name,
+        report.delta,
+        report.low,
+        report.high,
+        tone,
+        None,
+        report.n_lost,
+        report.n_gained,
+        report.verdict,
+    )
+    return Compared([row], what, "", "Student's 95 % interval", margin, better)
+
+
+def _one_seed(report: Bench) -> Compared:
+    rows = [
+        _paired(row.name, row.paired, _tone(row), row.reduction, "; ".join(row.reasons))
+        for row in report.variants
+        if row.paired is not None
+    ]
+    margin = -100 * float(report.policy.tolerance)
+    return Compared(rows, "Δ of correct answers", "points", "Tango's 95 % interval", margin, "higher")
+
+
+def _tone(row: VariantResult | VariantSummary) -> Tone:
+    if row.is_control:
+        return "dim"
+    if row.evidence is not None and row.evidence.grade is not None:
+        return TONES[row.evidence.grade]
+    return STATUSES.get(row.status, "warn")
+
+
+def _seeds(report: BenchAggregate) -> Compared:
+    """The one-sided 95 % bounds of a new run, where several seeds tell of one; else of these runs."""
+    rows: list[Row] = []
+    new_runs = False
+    for row in report.variants:
+        if row.evidence is None or row.evidence.pooled is None:
+            continue
+        pooled = row.evidence.pooled
+        bounds = pooled.new_run or pooled.these_runs
+        new_runs = new_runs or pooled.new_run is not None
+        counted = [seed for seed in row.seeds if seed.n]
+        rows.append(
+            Row(
+                row.name,
+                100 * pooled.delta,
+                _points(bounds.low),
+                _points(bounds.high),
+                _tone(row),
+                row.mean_reduction,
+                sum(seed.only_probe_correct or 0 for seed in counted),
+                sum(seed.only_variant_correct or 0 for seed in counted),
+                row.evidence.reason,
+            )
+        )
+    interval = f"one-sided 95 % bounds, {'a new run' if new_runs else 'these runs'}"
+    margin = -100 * float(report.policy.tolerance)
+    return Compared(rows, "Δ of correct answers", "points", interval, margin, "higher")

@@ -1,0 +1,161 @@
+"""Smaller adapters against their original: the forest plot of their differences, what each size costs, and the counts
+of examples that only one of the two has correct."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gradience.artifacts.bench import Bench
+from gradience.artifacts.bench_aggregate import BenchAggregate
+from gradience.report.numbers import count, plural, sig
+from gradience.report.plots.compared import Compared, Comparing, Row, compared
+from gradience.report.plots.plot import (
+    Axis,
+    BarsOf,
+    Interval,
+    Intervals,
+    Lines,
+    Plot,
+    Points,
+    Reference,
+    Series,
+    Tone,
+)
+
+NAMES = Axis("", scale="categories")
+WORDS: dict[Tone, str] = {
+    "good": "supported",
+    "warn": "not shown",
+    "bad": "inferior or failed",
+}
+
+
+def forest_plot(report: Comparing) -> Plot | None:
+    """Return Δ of each adapter with its interval, beside 0 and the margin."""
+    told = compared(report)
+    if not told.rows:
+        return None
+    rows = [Interval(row.name, row.delta, row.low, row.high, row.tone, _said(row, told)) for row in told.rows]
+    inside = [row for row in told.rows if _holds(row, told)]
+    return Plot(
+        "forest",
+        f"{told.what}, with {told.interval}",
+        Axis(told.what, told.unit),
+        NAMES,
+        [Intervals(told.interval, rows)],
+        f"{len(inside)} of {plural(len(told.rows), 'interval')} {'lies' if len(told.rows) == 1 else 'lie'} on the safe"
+        f" side of the margin.",
+        [Reference(0.0, "", on="x"), *_limit(told, "x")],
+    )
+
+
+def pareto_plot(report: Comparing) -> Plot | None:
+    """Return the LoRA parameters that each candidate keeps, and what it costs; nothing where no size is known."""
+    told = compared(report)
+    rows = [row for row in told.rows if row.saved is not None and row.tone != "dim"]
+    if not rows:
+        return None
+    series: list[Series] = []
+    for tone, words in WORDS.items():
+        of_tone = [row for row in rows if row.tone == tone]
+        if of_tone:
+            kept = [1 - (row.saved or 0.0) for row in of_tone]
+            series.append(
+                Points(
+                    words,
+                    kept,
+                    [row.delta for row in of_tone],
+                    [row.name for row in of_tone],
+                    tone=tone,
+                    hover=[_said(row, told) for row in of_tone],
+                )
+            )
+            series += [
+                Lines("", [at, at], [row.low, row.high], tone=tone)
+                for at, row in zip(kept, of_tone, strict=True)
+                if row.low is not None and row.high is not None
+            ]
+    smallest = min(rows, key=lambda row: -(row.saved or 0.0))
+    return Plot(
+        "pareto",
+        f"{told.what} by size",
+        Axis("LoRA parameters kept", form="share"),
+        Axis(told.what, told.unit),
+        series,
+        f"The smallest, {smallest.name}, keeps {100 * (1 - (smallest.saved or 0.0)):.1f} % of the LoRA parameters, at"
+        f" {told.what} {sig(smallest.delta)} {told.unit}.",
+        [Reference(0.0, "original"), *_limit(told, "y")],
+    )
+
+
+def pairs_plot(report: Comparing) -> Plot | None:
+    """Return how many examples only the original, and only the smaller adapter, has correct."""
+    rows = [row for row in compared(report).rows if row.lost is not None and row.gained is not None][::-1]
+    if not rows:
+        return None
+    places = list(range(len(rows)))
+    lost, gained = [row.lost or 0 for row in rows], [row.gained or 0 for row in rows]
+    return Plot(
+        "pairs",
+        "Examples that only one of the two has correct",
+        Axis("examples", low=0.0),
+        Axis("", scale="categories", categories=[row.name for row in rows]),
+        [
+            BarsOf("only the original", places, lost, lying=True, tone="bad"),
+            BarsOf("only this one", places, gained, lying=True, tone="good"),
+        ],
+        f"Over {plural(len(rows), 'adapter')}: {count(sum(lost))} examples that only the original has correct,"
+        f" {count(sum(gained))} that only the smaller one has.",
+    )
+
+
+def ladder_plot(report: Bench | BenchAggregate) -> Plot | None:
+    """Return the rungs with the lower bound that was held against the margin; nothing without a ladder."""
+    ladder = report.ladder
+    if ladder is None:
+        return None
+    tones: dict[str, Tone] = {"shown": "good", "not shown": "warn"}
+    rows = [
+        Interval(
+            f"{rung.name} ({rung.status})",
+            None if rung.delta is None else 100 * rung.delta,
+            None if rung.low is None else 100 * rung.low,
+            None,
+            tones.get(rung.status, "dim"),
+            rung.reason,
+        )
+        for rung in ladder.rungs
+    ]
+    where = "a new run" if ladder.bound == "new-run" else "these runs"
+    return Plot(
+        "ladder",
+        "Ladder: the smallest rank that holds",
+        Axis("Δ of correct answers", "points"),
+        NAMES,
+        [Intervals(f"lower bound of {where}, 95 %", rows)],
+        f"{ladder.sentence[0].upper()}{ladder.sentence[1:]}.",
+        [
+            Reference(0.0, "", on="x"),
+            Reference(-100 * float(ladder.margin), "margin", on="x", tone="bad"),
+        ],
+    )
+
+
+def _holds(row: Row, told: Compared) -> bool:
+    """Whether its interval lies on the safe side of the margin."""
+    if told.limit is None:
+        return False
+    end = row.low if told.better == "higher" else row.high
+    return end is not None and (end > told.limit if told.better == "higher" else end < told.limit)
+
+
+def _limit(told: Compared, on: str) -> Sequence[Reference]:
+    if told.limit is None:
+        return []
+    return [Reference(told.limit, "margin", on="x" if on == "x" else "y", tone="bad")]
+
+
+def _said(row: Row, told: Compared) -> str:
+    interval = "" if row.low is None else f" ({sig(row.low)} … {sig(row.high)})"
+    figures = f"{told.what} {sig(row.delta)} {told.unit}{interval}"
+    return "\n".join(filter(None, (row.name, figures, row.said)))

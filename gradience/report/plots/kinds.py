@@ -1,0 +1,76 @@
+"""Which plots a report has: by the name of its class, kind -> the function that makes it, the most telling first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pkgutil import resolve_name
+
+from gradience.artifacts.report import Report
+from gradience.errors import UsageError, did_you_mean
+from gradience.report.plots.plot import Plot
+
+COMPARED = {
+    "forest": "forest:forest_plot",
+    "pareto": "forest:pareto_plot",
+    "pairs": "forest:pairs_plot",
+}
+KINDS: Mapping[str, Mapping[str, str]] = {
+    "AuditReport": {
+        "heatmap": "layers:heatmap_plot",
+        "energy": "spectra:energy_plot",
+        "spectrum": "spectra:spectrum_plot",
+        "use": "layers:use_plot",
+        "stable-rank": "layers:stable_rank_plot",
+        "kl": "compression:kl_plot",
+        "importance": "bars:importance_plot",
+    },
+    "Bench": {**COMPARED, "ladder": "forest:ladder_plot"},
+    "BenchAggregate": {**COMPARED, "ladder": "forest:ladder_plot", "operating": "chances:operating_plot"},
+    "CalibrationReport": {"importance": "bars:importance_plot"},
+    "ComparisonReport": {"difference": "bars:difference_plot"},
+    "CompressionPlan": {
+        "kl": "compression:kl_plot",
+        "ranks": "compression:ranks_plot",
+        "error": "bars:error_plot",
+    },
+    "CompressionReport": {"error": "bars:error_plot", "ranks": "compression:ranks_plot"},
+    "EvaluationReport": COMPARED,
+    "EvidenceReport": COMPARED,
+    "HealReport": {"kl": "steps:heal_plot"},
+    "MonitorReport": {"loss": "steps:loss_plot", "rank": "steps:rank_plot"},
+    "PowerReport": {"power": "chances:power_plot"},
+    "ShrinkReport": COMPARED,
+}
+"""The functions stand in the modules of this folder; one that has nothing to show returns None."""
+
+
+def plots_of(report: Report) -> dict[str, Plot]:
+    """Return every plot that there is of a report, the most telling first; none for a report that only has words."""
+    plots = {kind: _maker(where)(report) for kind, where in KINDS.get(type(report).__name__, {}).items()}
+    return {kind: plot for kind, plot in plots.items() if plot is not None}
+
+
+def plot_of(report: Report, kind: str | None = None) -> Plot:
+    """Return one plot of a report: of a kind, or the most telling one.
+
+    Raises UsageError (`no-plot`) where there is no such plot of it.
+    """
+    name, kinds = type(report).__name__, KINDS.get(type(report).__name__, {})
+    if kind is None:
+        plot = next(iter(plots_of(report).values()), None)
+    else:
+        plot = _maker(kinds[kind])(report) if kind in kinds else None
+    if plot is None:
+        there = ", ".join(plots_of(report)) or "none"
+        hint = did_you_mean(kind or "", kinds) if kind is not None and kind not in kinds else ""
+        raise UsageError(
+            f"no plot of the kind {kind!r} of this {name}" if kind else f"no plot of this {name}",
+            code="no-plot",
+            hint=hint or f"plots of it: {there}",
+        )
+    return plot
+
+
+def _maker(where: str) -> Callable[[Report], Plot | None]:
+    maker: Callable[[Report], Plot | None] = resolve_name(f"gradience.report.plots.{where}")
+    return maker

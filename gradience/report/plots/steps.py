@@ -1,0 +1,181 @@
+"""What changed over the steps of a training: loss, use of rank, events; and the stable rank of each layer where several
+checkpoints were audited."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import median
+
+from gradience.artifacts.audit import AuditReport
+from gradience.artifacts.heal import HealReport
+from gradience.artifacts.monitor import Curve, MonitorReport, RunReport
+from gradience.report.audit.series import step_number
+from gradience.report.audit.view import trained_layers
+from gradience.report.numbers import count, sig, trimmed
+from gradience.report.plots.plot import Axis, Lines, Plot, Reference, Series
+
+STEP = Axis("step")
+
+
+def loss_plot(report: MonitorReport) -> Plot | None:
+    """Return the loss of the last run (in reinforcement learning the reward), with evaluations and events."""
+    run = _last(report)
+    if run is None:
+        return None
+    rewards = run.rewards is not None and run.rewards.reward.points
+    what = "reward" if rewards else "loss"
+    curve = run.rewards.reward if run.rewards is not None and rewards else run.loss
+    if not curve.points:
+        return None
+    series: list[Series] = [_curve(f"training {what}", curve)]
+    if not rewards:
+        series += [
+            _curve(f"{name} loss", split.loss, marked=True)
+            for name, split in run.evaluations.items()
+            if split.loss.points
+        ]
+    return Plot(
+        "loss",
+        f"{what[0].upper()}{what[1:]}",
+        STEP,
+        Axis(what),
+        series,
+        f"The training {what} goes from {sig(curve.first)} to {sig(curve.last)} over {count(run.last_step or 0)}"
+        " steps.",
+        events_of(run),
+    )
+
+
+def rank_plot(report: MonitorReport) -> Plot | None:
+    """Return the use of rank over the steps of the last run, where it was measured."""
+    run = _last(report)
+    if run is None or run.rank_use is None or not run.rank_use.points:
+        return None
+    points = run.rank_use.points
+    steps = [point.step for point in points]
+    last = points[-1]
+    return Plot(
+        "rank",
+        "Use of rank",
+        STEP,
+        Axis("directions", low=0.0),
+        [
+            Lines("k@90, median module", steps, [point.energy_rank_90_p50 for point in points], marked=True),
+            Lines(
+                "k@90, 90th percentile", steps, [point.energy_rank_90_p90 for point in points], marked=True
+            ),
+            Lines("stable rank, median", steps, [point.stable_rank_median for point in points], marked=True),
+        ],
+        f"k@90 of the median module is {trimmed(last.energy_rank_90_p50)} at step {count(last.step)}, of"
+        f" {count(run.rank_use.modules)} modules with rank {run.rank_use.max_rank or 'unknown'}.",
+        events_of(run),
+    )
+
+
+def events_of(run: RunReport) -> list[Reference]:
+    """Return where a run was resumed, and the steps that its alerts name."""
+    resumed = [Reference(step, "resumed", on="x") for step in run.resumed_from]
+    alerts = {
+        evidence.step: alert.code
+        for alert in run.alerts
+        for evidence in alert.evidence[:1]
+        if evidence.step is not None
+    }
+    return [*resumed, *(Reference(step, code, on="x", tone="warn") for step, code in sorted(alerts.items()))]
+
+
+def heal_plot(report: HealReport) -> Plot | None:
+    """Return KL from the original over the steps of a healing, on the rows that decide when to stop."""
+    steps = [check.step for check in report.checks]
+    return Plot(
+        "kl",
+        "KL from the original while healing",
+        STEP,
+        Axis("KL", "nats per scored token", low=0.0),
+        [Lines("rows that decide", steps, [check.kl for check in report.checks], marked=True)],
+        f"On the rows held out KL from the original goes from {sig(report.before.kl)} to {sig(report.after.kl)} nats"
+        " per scored token.",
+        [Reference(report.best_step, "kept", on="x", tone="good")],
+    )
+
+
+def _last(report: MonitorReport) -> RunReport | None:
+    return report.runs[-1] if report.runs else None
+
+
+def _curve(name: str, curve: Curve, *, marked: bool = False) -> Lines:
+    points = curve.points
+    banded = any(point.low != point.high for point in points)
+    return Lines(
+        name,
+        [point.step for point in points],
+        [point.mean for point in points],
+        [point.low for point in points] if banded else (),
+        [point.high for point in points] if banded else (),
+        band="lowest to highest of neighbouring steps" if banded else "",
+        marked=marked,
+    )
+
+
+# ---------------------------------------------------------------- several checkpoints
+
+
+def evolution_plots(reports: Sequence[AuditReport]) -> list[Plot]:
+    """Return the use of rank over the audits of several checkpoints, and the stable rank of each layer.
+
+    reports: in their order; a step that the name tells is its place, otherwise its number in the sequence.
+    """
+    steps = [step_number(report) for report in reports]
+    known = [step for step in steps if step is not None]
+    ordered = len(known) == len(steps) and known == sorted(set(known))
+    at = known if ordered else list(range(1, len(reports) + 1))
+    axis = STEP if ordered else Axis("checkpoint")
+    return [_use(reports, at, axis), _stable_ranks(reports, at, axis)]
+
+
+def _use(reports: Sequence[AuditReport], at: Sequence[int], axis: Axis) -> Plot:
+    first, last = reports[0], reports[-1]
+    return Plot(
+        "rank",
+        "Use of rank",
+        axis,
+        Axis("directions", low=0.0),
+        [
+            Lines("k@90, median module", at, [each.energy_rank_90_p50 for each in reports], marked=True),
+            Lines("k@90, 90th percentile", at, [each.energy_rank_90_p90 for each in reports], marked=True),
+            Lines("stable rank, median", at, [each.stable_rank_median for each in reports], marked=True),
+        ],
+        f"k@90 of the median module goes from {trimmed(first.energy_rank_90_p50)} to"
+        f" {trimmed(last.energy_rank_90_p50)}, the median stable rank from {sig(first.stable_rank_median)} to"
+        f" {sig(last.stable_rank_median)}.",
+    )
+
+
+def _stable_ranks(reports: Sequence[AuditReport], at: Sequence[int], axis: Axis) -> Plot:
+    """One line for each transformer layer: the median of its modules."""
+    of_layer: dict[str, list[float | None]] = {}
+    for place, report in enumerate(reports):
+        for layer, value in _medians(report):
+            of_layer.setdefault(layer, [None] * len(reports))[place] = value
+    names = list(of_layer)
+    lines = [
+        Lines(name, at, values, shade=place / max(1, len(names) - 1), marked=len(at) < 3)
+        for place, (name, values) in enumerate(of_layer.items())
+    ]
+    return Plot(
+        "stable-rank-by-layer",
+        "Stable rank of each layer",
+        axis,
+        Axis("stable rank, median of the layer", low=1.0),
+        lines,
+        f"Median stable rank of {count(len(names))} layers over {count(len(reports))} checkpoints.",
+    )
+
+
+def _medians(report: AuditReport) -> Iterable[tuple[str, float]]:
+    """Layer -> the median stable rank of its modules, in the order of the layers."""
+    layers: dict[tuple[int, str], list[float]] = {}
+    for layer in trained_layers(report):
+        if layer.layer is not None and layer.stable_rank is not None:
+            layers.setdefault((layer.layer_index or 0, layer.layer), []).append(layer.stable_rank)
+    return [(name, float(median(values))) for (_, name), values in sorted(layers.items())]

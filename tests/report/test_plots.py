@@ -1,0 +1,277 @@
+"""Plots hold the figures of their reports: each is compared with what the report, or a count by hand, says."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from pathlib import Path
+from pkgutil import resolve_name
+
+import numpy as np
+import pytest
+from audit_sample import mistral_rows, power_law, row
+from audit_sample import report as audit_report
+from compression_sample import compared, comparison, plan, planned
+from compression_sample import mistral as mistral_modules
+from test_faces import SAMPLES
+
+from gradience import audit_adapter
+from gradience.artifacts.bench_aggregate import BenchAggregate
+from gradience.artifacts.evaluation import EvaluationReport
+from gradience.artifacts.prediction import CurvePoint, Prediction
+from gradience.artifacts.shrink import ShrinkReport
+from gradience.cli.app import run
+from gradience.cli.demo import example_adapter
+from gradience.cli.schema import ArtifactName
+from gradience.errors import MissingExtra, UsageError
+from gradience.monitor import monitor_runs
+from gradience.report.plots.kinds import KINDS, plot_of, plots_of
+from gradience.report.plots.steps import evolution_plots
+
+RUN = Path(__file__).parents[1] / "monitor" / "runs" / "arithmetic.jsonl"
+PAGE = Path(__file__).parents[2] / "docs" / "plots.md"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+REVIEWS = RESULTS / "minilm_reviews" / "bench_aggregate.json"
+SHRUNK, EVALUATED = (
+    RESULTS / "minilm_shrink" / "shrink.json",
+    RESULTS / "minilm_evaluation" / "evaluation.json",
+)
+
+
+@pytest.fixture(scope="module")
+def audit():
+    return audit_adapter(example_adapter())
+
+
+DRAWN = {
+    **{name: sample for name, sample in SAMPLES.items() if name in KINDS},
+    "AuditReport": lambda: audit_report(mistral_rows(layers=2)),
+    "ComparisonReport": lambda: comparison([compared("q", 10), compared("k", 80)]),
+    "MonitorReport": lambda: monitor_runs([RUN]),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_every_plot_has_a_sentence_a_name_of_its_own_and_a_table(name):
+    plots = plots_of(DRAWN[name]())
+    assert plots
+    assert len({plot.name for plot in plots.values()}) == len(plots)
+    for plot in plots.values():
+        assert re.fullmatch(r"[a-z0-9-]+", plot.name)
+        assert re.search(r"\d.*\.$", plot.sentence, flags=re.DOTALL)
+        assert plot.table().rows
+
+
+def test_kinds_are_functions_of_reports():
+    assert set(KINDS) <= {artifact.model for artifact in ArtifactName}
+    places = {where for kinds in KINDS.values() for where in kinds.values()}
+    assert all(callable(resolve_name(f"gradience.report.plots.{where}")) for where in places)
+
+
+def test_a_kind_that_there_is_not_is_named_with_those_that_there_are(audit):
+    with pytest.raises(UsageError, match=r"no plot of the kind 'enegry' of this AuditReport") as misspelt:
+        audit.plot("enegry", backend="matplotlib")
+    assert "energy" in misspelt.value.hint
+    with pytest.raises(UsageError, match="'kl'") as absent:  # the audit has no calibration
+        plot_of(audit, "kl")
+    assert "heatmap, energy" in absent.value.hint
+    with pytest.raises(UsageError, match="no plot of this CheckReport"):
+        SAMPLES["CheckReport"]().plot()
+    with pytest.raises(UsageError, match="no backend 'bokeh'"):
+        audit.plot(backend="bokeh")
+
+
+def test_matplotlib_draws_what_it_is_asked_for(audit, monkeypatch):
+    pytest.importorskip("matplotlib")
+    (axes,) = audit.plot("energy", backend="matplotlib").axes
+    assert axes.get_title() == "Cumulative energy"
+    assert len(axes.get_lines()) == audit.n_layers + 1  # and the threshold
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    with pytest.raises(MissingExtra) as refusal:
+        audit.plot("energy", backend="matplotlib")
+    assert "[plots]" in refusal.value.hint
+
+
+# ---------------------------------------------------------------- audit
+
+
+def test_energy_and_spectrum_are_those_of_the_singular_values(audit):
+    energy, spectrum = plot_of(audit, "energy"), plot_of(audit, "spectrum")
+    for layer, held, sigma in zip(audit.layers, energy.series, spectrum.series, strict=True):
+        squares = np.square(layer.singular_values)
+        assert held.name == sigma.name == layer.label
+        assert held.y == pytest.approx(squares.cumsum() / squares.sum())
+        assert sigma.y == pytest.approx(np.array(layer.singular_values) / max(layer.singular_values))
+        reached = next(k for k, share in zip(held.x, held.y, strict=True) if share >= 0.9)
+        assert reached == layer.energy_rank_90
+    assert energy.references[0].at == audit.tau
+    assert "in 2 directions of the median module, and in 7" in energy.sentence
+
+
+def test_of_many_modules_the_kinds_have_their_medians():
+    report = audit_report(mistral_rows())
+    series = plot_of(report, "spectrum").series
+    assert [one.name for one in series][:2] == ["q_proj (32)", "k_proj (32)"]
+    ratios = [
+        layer.singular_values[9] / layer.singular_values[0]
+        for layer in report.layers
+        if "q_proj" in layer.name
+    ]
+    assert series[0].y[9] == pytest.approx(np.median(ratios))
+
+
+def test_the_map_has_each_module_where_it_belongs(audit):
+    plot = plot_of(audit)
+    (image,) = plot.series
+    cells = {
+        (plot.y.categories[i], plot.x.categories[j]): value
+        for i, values in enumerate(image.values)
+        for j, value in enumerate(values)
+        if value is not None
+    }
+    expected = {
+        (layer.name.rpartition("layer.")[2].partition(".")[2], str(layer.layer_index)): layer.energy_rank_90
+        / 8
+        for layer in audit.layers
+    }
+    assert {
+        (kind.rpartition(".")[2], at): value for (kind, at), value in cells.items() if "dense" not in kind
+    } == {
+        (kind.rpartition(".")[2], at): value for (kind, at), value in expected.items() if "dense" not in kind
+    }
+    assert sorted(cells.values()) == sorted(expected.values())
+
+
+def test_use_counts_the_modules(audit):
+    (histogram,) = plot_of(audit, "use").series
+    ranks = Counter(layer.energy_rank_90 for layer in audit.layers)
+    assert list(histogram.counts) == [ranks[k] for k in range(1, 9)]
+
+
+def test_checkpoints_are_in_the_order_of_their_steps():
+    def checkpoint(step, exponent):
+        rows = [
+            row(f"model.layers.{i}.self_attn.q_proj", power_law(8, exponent + i), r=8, shape=(64, 64),
+                layer=f"model.layers.{i}", index=i)
+            for i in range(2)
+        ]  # fmt: skip
+        return audit_report(rows, path=f"run/checkpoint-{step}")
+
+    reports = [checkpoint(100, 0.5), checkpoint(200, 1.0)]
+    use, by_layer = evolution_plots(reports)
+    assert list(use.series[0].x) == [100, 200]
+    assert use.series[0].y == [report.energy_rank_90_p50 for report in reports]
+    assert [line.name for line in by_layer.series] == ["model.layers.0", "model.layers.1"]
+    assert by_layer.series[0].y[1] == pytest.approx(sum(i**-2.0 for i in range(1, 9)))
+
+
+# ---------------------------------------------------------------- comparisons
+
+
+def test_the_forest_has_the_counts_and_intervals_of_an_evaluation():
+    report = EvaluationReport.read(EVALUATED)
+    forest, pairs = plot_of(report), plot_of(report, "pairs")
+    rows = {each.label: each for each in forest.series[0].rows}
+    lost, gained = (
+        {pairs.y.categories[at]: value for at, value in zip(one.at, one.values, strict=True)}
+        for one in pairs.series
+    )
+    for adapter in report.adapters[1:]:
+        label = "base alone" if adapter.role == "base" else adapter.name
+        table = adapter.pairs
+        assert rows[label].value == pytest.approx(100 * (table.n01 - table.n10) / report.examples)
+        assert (rows[label].low, rows[label].high) == pytest.approx((100 * table.low, 100 * table.high))
+        assert (lost[label], gained[label]) == (table.n10, table.n01)
+    assert [line.at for line in forest.references] == [0, -100 * float(report.margin)]
+
+
+def test_the_pareto_plot_has_the_sizes_of_the_rungs():
+    report = ShrinkReport.read(SHRUNK)
+    points = [one for one in plot_of(report, "pareto").series if getattr(one, "labels", ())]
+    drawn = {label: (x, y) for one in points for label, x, y in zip(one.labels, one.x, one.y, strict=True)}
+    for rung in report.rungs:
+        kept = rung.result.lora_params / report.reference.lora_params
+        assert drawn[rung.name] == pytest.approx((kept, 100 * rung.result.pairs.delta))
+
+
+def test_a_kept_run_has_its_ladder_and_what_the_policy_does():
+    report = BenchAggregate.read(REVIEWS)
+    ladder, chances = plot_of(report, "ladder"), plot_of(report, "operating")
+    lows = [each.low for each in ladder.series[0].rows]
+    assert lows == pytest.approx(
+        [None if rung.low is None else 100 * rung.low for rung in report.ladder.rungs]
+    )
+    assert all(each.high is None for each in ladder.series[0].rows)
+    equal = dict(zip(chances.y.categories, chances.series[0].values, strict=True))
+    assert equal == {
+        variant.name: variant.evidence.policy.pass_if_equal
+        for variant in report.variants
+        if variant.evidence.policy is not None
+    }
+    drawn = {each.label: (each.low, each.high) for each in plot_of(report, "forest").series[0].rows}
+    pooled = {variant.name: variant.evidence.pooled for variant in report.variants if variant.evidence.pooled}
+    assert set(drawn) == set(pooled)
+    for name, evidence in pooled.items():
+        assert drawn[name] == pytest.approx((100 * evidence.new_run.low, 100 * evidence.new_run.high))
+
+
+def test_the_curve_of_predicted_kl_is_that_of_the_plan():
+    points = tuple(
+        CurvePoint(rank=k, params=1000 * k, calibrated_kl=0.1 / k, svd_kl=0.2 / k) for k in (4, 2, 1)
+    )
+    prediction = Prediction(
+        kl=0.04, standard_error=0.01, rows=8, scored_tokens=80, excluded_modules=0, ratios={}
+    )
+    smaller = plan([planned(*one) for one in mistral_modules()], curve=points, prediction=prediction)
+    plot = plot_of(smaller, "kl")
+    assert list(plot.series[0].x) == [1000, 2000, 4000]
+    assert plot.series[1].y == pytest.approx([0.2, 0.1, 0.05])
+    assert (plot.series[2].x, plot.series[2].y) == ([smaller.new_params], [0.04])
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_the_command_writes_an_svg_and_says_what_is_seen(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "energy.svg"
+    command = ["plot", "energy", str(example_adapter()), "-o", str(path)]
+    assert run(command) == 0
+    shown = capsys.readouterr()
+    assert "in 2 directions of the median module" in shown.out
+    assert shown.out in PAGE.read_text(encoding="utf-8")
+    texts = {
+        "".join(node.itertext()).strip()
+        for node in ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}text")
+    }
+    assert {"Cumulative energy", "energy held", "k@90"} <= texts
+    before = path.read_bytes()
+    assert run(command) == 2
+    assert "--force" in capsys.readouterr().err
+    assert run([*command, "--force", "--json"]) == 0
+    assert path.read_bytes() == before
+    assert json.loads(capsys.readouterr().out)["plots"][0]["name"] == "energy"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["energy", str(example_adapter()), "-o", "energy.doc"], 2, "not a kind of file"),
+        (["evolution", str(example_adapter()), "-o", "x.svg"], 2, "two audits or more"),
+        (["forest", str(example_adapter()), "-o", "x.svg"], 2, "no plot of the kind 'forest'"),
+        (
+            ["energy", str(example_adapter() / "adapter_config.json"), "-o", "x.svg"],
+            3,
+            "no report that has plots",
+        ),
+        (["energy", str(example_adapter() / "README.md"), "-o", "x.svg"], 3, "no report that has plots"),
+    ],
+    ids=["kind of file", "one checkpoint", "another's plot", "no schema", "no JSON"],
+)
+def test_what_cannot_be_drawn_is_said(arguments, code, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(["plot", *arguments]) == code
+    assert says in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
