@@ -114,6 +114,9 @@ PAGES = (
     ),
     Shown("docs/quickstart.md", "compress", SMALLER, ("What is saved?", "What is lost?")),
     Shown("docs/audit.md", "audit", f"audit {EXAMPLE}", scratch=False),
+    Shown(
+        "docs/formats.md", "formats", "audit tests/adapters/foreign/mlx", ("Can I trust it?",), scratch=False
+    ),
     Shown("docs/compress.md", "plan", "compress my_adapter --rank 4 --dry-run"),
     Shown("docs/runtimes.md", "compressed", SMALLER, ("Which runtimes load it?",)),
     Shown("docs/compare.md", "compare", "compare my_adapter smaller", before=(SMALLER,)),

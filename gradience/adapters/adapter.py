@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -27,11 +27,25 @@ BLOCK_ROWS = 4096
 
 
 class Factor(NamedTuple):
-    """One stored factor: its tensor and where it lies."""
+    """One stored factor: its tensor and where it lies.
+
+    entry: with the shape that PEFT gives this factor, (r, n…) for A and (m, r…) for B.
+    turn: what makes the stored words of another format a view in that order of axes.
+    """
 
     tensor: str
     file: TensorFile
     entry: TensorEntry
+    turn: Callable[[Words], Words] | None = None
+
+    def read(self) -> Words:
+        """The stored words, in PEFT's order of axes. Raises InputError (truncated, unreadable)."""
+        words = self.file.read_words(self.tensor)
+        return words if self.turn is None else self.turn(words)
+
+    def turned(self, shape: tuple[int, ...], turn: Callable[[Words], Words]) -> Factor:
+        """The factor as PEFT has it: `shape` once `turn` has been applied."""
+        return self._replace(entry=self.entry._replace(shape=shape), turn=turn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +80,7 @@ class LoraPair:
 
     def load(self) -> LoadedPair:
         """Read both tensors. Raises InputError (truncated, unreadable)."""
-        return LoadedPair(self, self.a.file.read_words(self.a.tensor), self.b.file.read_words(self.b.tensor))
+        return LoadedPair(self, self.a.read(), self.b.read())
 
 
 class LoadedPair(NamedTuple):
@@ -79,7 +93,7 @@ class LoadedPair(NamedTuple):
     def words_A(self, expert: int = 0) -> Words:
         """Aᵀ of one expert, (n, r), as stored words (a view)."""
         rank = self.pair.rank
-        flat = self.stored_A.reshape(self.stored_A.shape[0], -1)
+        flat = self.stored_A.reshape(self.pair.experts * rank, -1)
         return flat[expert * rank : (expert + 1) * rank].T
 
     def words_B(self, expert: int = 0) -> Words:
@@ -130,6 +144,8 @@ class Adapter(Closing):
     """An open adapter, whatever its format. Use as a context manager.
 
     format: what reports call the format.
+    of_peft: whether PEFT loads the files, so that it looks for the tensors by their names.
+    unwritable: why a smaller one cannot be written, where no adapter of PEFT can say the same.
     pairs: the LoRA modules, in the order of the data.
     other: tensors that are understood and no low-rank update.   unaudited: the rest, with reasons.
     """
@@ -143,6 +159,8 @@ class Adapter(Closing):
     other: list[SkippedTensor] = field(default_factory=list)
     unaudited: list[SkippedTensor] = field(default_factory=list)
     ghosts: list[str] = field(default_factory=list)
+    unwritable: str | None = None
+    of_peft: bool = False
     stack: ExitStack = field(default_factory=ExitStack)
 
     def close(self) -> None:
@@ -160,7 +178,9 @@ class Adapter(Closing):
             yield from file.entries.items()
 
     def misnamed(self) -> list[str]:
-        """Tensors of this adapter under names that PEFT does not look for (see `naming`)."""
+        """Tensors of this adapter under names that PEFT does not look for (see `naming`); none of another format."""
+        if not self.of_peft:
+            return []
         factors = [factor.tensor for pair in self.pairs for factor in (pair.a, pair.b)]
         others = [
             note.tensor

@@ -122,6 +122,14 @@ def read_config(path: Path, *, root: Path | None = None) -> PeftConfig:
     if not isinstance(fields, dict):
         raise _bad(path, "it is not a JSON object")
     _refuse_other_tools(path, fields)
+    return config_of(path, fields)
+
+
+def config_of(path: Path, fields: Mapping[str, Any]) -> PeftConfig:
+    """The config that these fields of `path` describe.
+
+    Raises InputError: bad-config, other-method, not-peft-config.
+    """
     reader = _Fields(path, fields)
     peft_type = reader.text("peft_type")
     if peft_type is not None and peft_type.upper() != "LORA":
@@ -158,7 +166,7 @@ def read_config(path: Path, *, root: Path | None = None) -> PeftConfig:
 def _refuse_other_tools(path: Path, fields: Mapping[str, Any]) -> None:
     if "fine_tune_type" in fields or "lora_parameters" in fields:
         raise InputError(
-            f"{path}: an MLX-LM adapter (fine_tune_type, lora_parameters), not a PEFT one",
+            f"{path}: the config of an MLX-LM adapter (fine_tune_type, lora_parameters), beside other weights",
             code="mlx-adapter",
             hint=MLX_HINT,
         )
@@ -203,13 +211,13 @@ class _Fields:
 
     def count(self, name: str, default: int) -> int:
         value = self._fields.get(name, default)
-        if not _is_rank(value):
+        if not is_rank(value):
             raise self._refuse(name, f"an integer from 1 to {MAX_RANK}")
         return int(value)
 
     def number(self, name: str, default: float) -> float:
         value = self._fields.get(name, default)
-        if not _is_number(value):
+        if not is_alpha(value):
             raise self._refuse(name, _A_NUMBER)
         return float(value)
 
@@ -220,7 +228,7 @@ class _Fields:
         if not isinstance(value, dict) or len(value) > MAX_NAMES:
             raise self._refuse(name, f"a map from module names to numbers, at most {MAX_NAMES:,}")
         for key, number in value.items():
-            if not (_is_rank(number) if ranks else _is_number(number)):
+            if not (is_rank(number) if ranks else is_alpha(number)):
                 wanted = f"an integer from 1 to {MAX_RANK}" if ranks else _A_NUMBER
                 raise _bad(self._path, f"{name}[{_json(key)}] is {_json(number)}, not {wanted}")
         return dict(value)
@@ -264,9 +272,11 @@ def _json(value: Any) -> str:
     return "".join(pieces)[:80]
 
 
-def _is_rank(value: Any) -> bool:
+def is_rank(value: Any) -> bool:
+    """Whether a value of a config can be a rank."""
     return is_integer(value) and 1 <= value <= MAX_RANK
 
 
-def _is_number(value: Any) -> bool:
+def is_alpha(value: Any) -> bool:
+    """Whether a value of a config can be an α or a scale: 0, or of a size that stays within float64."""
     return is_number(value) and (not value or MIN_ALPHA <= abs(value) <= MAX_ALPHA)

@@ -14,17 +14,17 @@ _ATTENTION = frozenset((
     "c_attn", "q", "k", "v", "o", "qkv", "to_q", "to_k", "to_v", "to_out", "q_lin", "k_lin",
     "v_lin", "out_lin", "wq", "wk", "wv", "wo", "w_qkv", "wqkv", "in_proj_qkv", "in_proj_weight",
     "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "add_q_proj", "add_k_proj", "add_v_proj",
-    "to_add_out", "attn_out",
+    "to_add_out", "attn_out", "attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output",
 ))
 _MLP = frozenset((
     "gate_proj", "up_proj", "down_proj", "gate_up_proj", "fc1", "fc2", "fc_in", "fc_out", "c_fc", "w1",
     "w2", "w3", "wi", "wi_0", "wi_1", "lin1", "lin2", "dense_h_to_4h", "dense_4h_to_h", "ff_proj",
     "ff_out", "linear_fc1", "linear_fc2", "linear1", "linear2", "proj_mlp", "experts", "gate", "router", "up", "down",
-    "mlp", "ffn",
+    "mlp", "ffn", "ffn_gate", "ffn_up", "ffn_down",
 ))
 _EMBEDDING = frozenset((
     "embed_tokens", "wte", "wpe", "word_embeddings", "position_embeddings", "token_type_embeddings",
-    "tok_embeddings", "embed_positions", "shared", "lm_head", "embed_out", "embedding", "embeddings",
+    "tok_embeddings", "embed_positions", "shared", "lm_head", "embed_out", "token_embd", "embedding", "embeddings",
 ))
 _ATTENTION_PARENTS = ("attn", "attention", "crossattention", "encdecattention")
 _MLP_PARENTS = (

@@ -10,16 +10,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from gradience.adapters.files import GGUF_HINT
 from gradience.adapters.tensors import TensorEntry
 from gradience.errors import InputError
 
 LORA_HINT = "only LoRA adapters are audited; saving this one in another format does not make it LoRA"
 CONVERT_HINT = "this format is not read yet: convert it to PEFT format first"
-MLX_HINT = "MLX adapters are not read yet: convert it to PEFT format, or audit the PEFT original"
-DIFFUSERS_HINT = (
-    "diffusers' own format is not read yet; a LoRA trained with PEFT is read as save_pretrained() wrote it"
+MLX_HINT = (
+    "call the weights adapters.safetensors, as mlx-lm does, and keep its adapter_config.json beside them"
 )
+RENAME_HINT = "give the file another name: under that of PEFT's weights only PEFT's tensors are looked for"
 
 
 class Method(NamedTuple):
@@ -81,12 +80,17 @@ class Tool(NamedTuple):
 
 
 TOOLS = (
-    Tool(r"\blora_(down|up)\b", "kohya-adapter", "a kohya LoRA (lora_down, lora_up), not a PEFT adapter"),
+    Tool(
+        r"\blora_(down|up)\b",
+        "kohya-adapter",
+        "a kohya LoRA (lora_down, lora_up), not a PEFT adapter",
+        RENAME_HINT,
+    ),
     Tool(
         r"\blora\.(.*\.)?(down|up)\b",
         "diffusers-adapter",
         "an old diffusers LoRA (lora.down, lora.up), not a PEFT adapter",
-        DIFFUSERS_HINT,
+        RENAME_HINT,
     ),
     Tool(
         r"\blinear_(in|out)\b",
@@ -99,7 +103,12 @@ TOOLS = (
         "torchtune-adapter",
         "a torchtune adapter (lora_a.weight, lora_b.weight), not a PEFT one",
     ),
-    Tool(r"\blora_[ab]\b", "mlx-adapter", "an MLX-LM adapter (lora_a, lora_b), not a PEFT one"),
+    Tool(
+        r"\blora_[ab]$",
+        "mlx-adapter",
+        "an MLX-LM adapter (lora_a, lora_b) under the name of PEFT's weights",
+        MLX_HINT,
+    ),
 )
 DIFFUSERS_PARTS = ("to_q_lora", "to_k_lora", "to_v_lora", "to_out_lora", "lora_linear_layer")
 
@@ -120,17 +129,11 @@ class Folder(NamedTuple):
 
 FOLDERS = (
     Folder(
-        ("adapters.safetensors", "adapters.npz"),
-        "mlx-adapter",
-        "an MLX-LM adapter ({}), not a PEFT one",
-        MLX_HINT,
-    ),
-    Folder(("*.gguf",), "wrong-format", "contains GGUF files, not a PEFT adapter", GGUF_HINT),
-    Folder(
-        ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin"),
-        "diffusers-adapter",
-        "a diffusers LoRA (pytorch_lora_weights), not a PEFT folder",
-        DIFFUSERS_HINT,
+        ("pytorch_lora_weights.bin",),
+        "pickle",
+        "a diffusers LoRA as a pickle file ({})",
+        "pickle files can run code, so they are not opened here; load it with diffusers where you trust it, and "
+        "save it again with safe_serialization=True",
     ),
     Folder(
         ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
@@ -151,11 +154,7 @@ def refuse_foreign(
     full-model, no-lora-tensors, empty-adapter.
     """
     if not entries:
-        raise InputError(
-            f"{path}: the file contains no tensors",
-            code="empty-adapter",
-            hint="saved under DeepSpeed ZeRO-3 or FSDP without gathering the weights? gather them and save again",
-        )
+        raise no_factors(path, entries)
     parts = {part for name in entries for part in name.split(".")}
     if "lora_E" in parts:  # beside lora_A and lora_B
         raise InputError(
@@ -163,11 +162,11 @@ def refuse_foreign(
             code="other-method",
             hint=LORA_HINT,
         )
-    if _from_diffusers(entries, parts, metadata, has_config=has_config):
+    if from_diffusers(entries, parts, metadata, has_config=has_config):
         raise InputError(
             f"{path}: a diffusers LoRA (keys like {next(iter(entries))[:80]!r}), not a PEFT adapter",
             code="diffusers-adapter",
-            hint=DIFFUSERS_HINT,
+            hint=RENAME_HINT,
         )
     if parts.intersection(("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")):
         return
@@ -182,10 +181,10 @@ def refuse_foreign(
     raise _not_lora(path, entries, has_config=has_config)
 
 
-def _from_diffusers(
+def from_diffusers(
     names: Iterable[str], parts: set[str], metadata: Mapping[str, str], *, has_config: bool
 ) -> bool:
-    """Keys of today's diffusers, of its attention processors (`to_q_lora`), or its config in the header."""
+    """Whether these are keys of diffusers, of its attention processors (`to_q_lora`), or its config in the header."""
     if "lora_adapter_metadata" in metadata or parts.intersection(DIFFUSERS_PARTS):
         return True
     if has_config:
@@ -212,10 +211,17 @@ def _not_lora(path: Path, entries: Mapping[str, TensorEntry], *, has_config: boo
 
 def no_factors(path: Path, entries: Mapping[str, TensorEntry]) -> InputError:
     """The error for a file in which there is no LoRA factor to measure."""
+    if not entries:
+        return InputError(
+            f"{path}: the file contains no tensors",
+            code="empty-adapter",
+            hint="saved under DeepSpeed ZeRO-3 or FSDP without gathering the weights? gather them and save again",
+        )
     scalars = sum(entry.params <= 1 for entry in entries.values())
     numbers = f", {scalars} of them scalars" if scalars else ""
     return InputError(
         f"{path}: no LoRA factors among its {len(entries)} tensors{numbers} (the first is {min(entries)[:80]!r})",
         code="no-lora-tensors",
-        hint="save it again with PEFT, whose keys end in lora_A.weight: another format, or the weights were lost",
+        hint="save it again with PEFT, whose keys end in lora_A.weight, or name its pairs with --pairs: another "
+        "format, or the weights were lost",
     )

@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from gradience.adapters import strict_json
 from gradience.adapters.config import read_config
 from gradience.adapters.files import PICKLE_HINT, refuse_disguise, refuse_placeholder
-from gradience.adapters.foreign import FOLDERS, MLX_HINT
+from gradience.adapters.foreign import FOLDERS
 from gradience.errors import InputError
 from gradience.reading import cannot_open, open_regular, pread, read_file
 from gradience.words import listed
@@ -49,7 +49,7 @@ def locate(path: Path, *, adapter: str | None = None) -> Location:
 
     adapter: name of a sub-folder where several adapters lie in one.
     Raises InputError: not-found, not-a-file, several-adapters, no-such-adapter, pickle, full-model,
-    mlx-adapter, gguf, diffusers, not-an-adapter, bad-index and those of `files`.
+    gguf, diffusers, not-an-adapter, bad-index and those of `files`.
     """
     if _is_folder(path):
         return _in_folder(path, adapter)
@@ -77,12 +77,6 @@ def _single_file(path: Path, adapter: str | None) -> Location:
         return _in_folder(path.parent, adapter)
     if name == INDEX:
         return _sharded(path.parent, path)
-    if name.endswith(".npz"):
-        raise InputError(
-            f"{path}: a numpy archive (old MLX adapters look like this), not a PEFT adapter",
-            code="mlx-adapter",
-            hint=MLX_HINT,
-        )
     return Location(path, path.parent, (path,), _config_in(path.parent))
 
 

@@ -8,7 +8,6 @@ expert last. Factors are handed out as tall float64 blocks, see `spectra`.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,9 +20,18 @@ from gradience.adapters.foreign import no_factors, refuse_foreign
 from gradience.adapters.inventory import GHOST_REASON, SkippedTensor, describe_other
 from gradience.adapters.keys import Ghost, Key, Kind, choose_adapter, config_name, parse_key
 from gradience.adapters.locate import Location, locate
-from gradience.adapters.tensors import TensorEntry, TensorFile
+from gradience.adapters.pairing import (
+    NO_A,
+    NO_B,
+    SEVERAL,
+    Tensors,
+    in_order_of_data,
+    mismatch,
+    shape_of,
+    unusable,
+)
+from gradience.adapters.tensors import TensorFile
 from gradience.errors import InputError
-from gradience.words import counted
 
 
 def open_peft(path: Path, adapter: str | None) -> Adapter:
@@ -42,7 +50,7 @@ def open_peft(path: Path, adapter: str | None) -> Adapter:
         keys = {name: parse_key(name) for name in tensors}
         name = choose_adapter(location.path, keys.values(), None if location.sub_folder else adapter)
         kind = "peft" if config else "safetensors"
-        opened = Adapter(kind, location, config, files, name, stack=stack.pop_all())
+        opened = Adapter(kind, location, config, files, name, of_peft=True, stack=stack.pop_all())
         try:
             _sort_tensors(opened, tensors, keys)
             if not opened.pairs and not opened.unaudited:
@@ -69,7 +77,6 @@ def _check_shards(location: Location, files: Sequence[TensorFile]) -> None:
         )
 
 
-Tensors = Mapping[str, tuple[TensorFile, TensorEntry]]
 Slot = tuple[str, int, Ghost]
 """Module, nesting depth, and whether it is a copy: one pair of factors."""
 _GHOSTS: tuple[Ghost, ...] = ("", "modules_to_save", "original_module")
@@ -101,7 +108,7 @@ def _sort_tensors(adapter: Adapter, tensors: Tensors, keys: Mapping[str, Key]) -
             adapter.unaudited.extend(SkippedTensor(name, pair, tensors[name][1].params) for name in names)
         else:
             adapter.pairs.append(pair)
-    adapter.pairs.sort(key=lambda pair: (pair.a.file.path.name, min(pair.a.entry.start, pair.b.entry.start)))
+    in_order_of_data(adapter)
 
 
 def _parameter_depths(slots: Iterable[Slot]) -> dict[str, int]:
@@ -125,26 +132,14 @@ def _make_pair(
     side_A, side_B = ("embedding_A", "embedding_B") if embedding else ("A", "B")
     names_A, names_B = roles.get(side_A, []), roles.get(side_B, [])
     if len(names_A) > 1 or len(names_B) > 1 or set(roles) - {side_A, side_B}:
-        return "several tensors claim to be the same factor"
-    if not names_B:
-        return "A without B: half of a LoRA pair is missing"
-    if not names_A:
-        return "B without A: half of a LoRA pair is missing"
+        return SEVERAL
+    if not names_A or not names_B:
+        return NO_B if names_A else NO_A
     a = Factor(names_A[0], *tensors[names_A[0]])
     b = Factor(names_B[0], *tensors[names_B[0]])
-    if a.entry.shape[:1] == (0,) and len(a.entry.shape) > 1 and b.entry.shape[1:2] == (0,):
-        return f"rank 0: A is {list(a.entry.shape)}, B is {list(b.entry.shape)}"
-    for factor in (a, b):
-        if 0 in factor.entry.shape:
-            return (
-                "empty tensor (0 elements): saved under DeepSpeed ZeRO-3 without gathering the weights "
-                "(set stage3_gather_16bit_weights_on_model_save and save again)"
-            )
-        if factor.entry.dtype.numpy_name is None:
-            return f"stored as {factor.entry.dtype.name}, which is not a type for LoRA factors"
-        if len(factor.entry.shape) < 2:
-            dimensions = counted(len(factor.entry.shape), "dimension")
-            return f"a factor with {dimensions}: flattened or sharded, the shape is lost"
+    reason = unusable(a, b)
+    if reason is not None:
+        return reason
     if config is not None and config.fields.get("enable_lora") is not None:
         return "MergedLinear of PEFT before 0.4 (enable_lora): block-diagonal factors"
     if config is not None and config.target_parameters:
@@ -157,17 +152,11 @@ def _make_pair(
 
 
 def _plain_pair(config: PeftConfig | None, module: str, kind: Kind, a: Factor, b: Factor) -> LoraPair | str:
-    rank, rows, groups = a.entry.shape[0], b.entry.shape[0], 1
-    inner = math.prod(b.entry.shape[1:])
-    if any(side != 1 for side in b.entry.shape[2:]):
-        return f"B of shape {list(b.entry.shape)}: a B kernel larger than 1 is unknown"
-    if len(a.entry.shape) > 2:
-        kind = "conv"
-        if inner and rank % inner == 0 and rows % (rank // inner) == 0:
-            groups = rank // inner
-    if inner * groups != rank:
-        return f"inner dimensions differ: A is {list(a.entry.shape)}, B is {list(b.entry.shape)}"
-    return _scaled(config, module, kind, a, b, rank, rows, math.prod(a.entry.shape[1:]), groups=groups)
+    shape = shape_of(kind, a, b)
+    if isinstance(shape, str):
+        return shape
+    kind, rank, rows, columns, groups = shape
+    return _scaled(config, module, kind, a, b, rank, rows, columns, groups=groups)
 
 
 def _expert_pair(config: PeftConfig, parameter: str, a: Factor, b: Factor) -> LoraPair | str:
@@ -177,7 +166,7 @@ def _expert_pair(config: PeftConfig, parameter: str, a: Factor, b: Factor) -> Lo
     if rank is None:
         return "stacked experts need the rank from the config, which has none"
     if len(a.entry.shape) != 2 or len(b.entry.shape) != 2 or b.entry.shape[1] != stacked:
-        return f"inner dimensions differ: A is {list(a.entry.shape)}, B is {list(b.entry.shape)}"
+        return mismatch(a, b)
     if stacked % rank:
         return f"stacked experts: {stacked} rows of A are not a multiple of the rank {rank} in the config"
     kind: Kind = "expert" if stacked > rank else "linear"

@@ -156,7 +156,9 @@ def _read_header(path: Path, text: bytes, size: int) -> tuple[dict[str, TensorEn
     header = strict_json.loads(text, path, "header", convert=_compact(path))
     if not isinstance(header, dict):
         raise _bad_header(path, "the header is not a JSON object that describes tensors")
-    metadata = header.pop("__metadata__", {})
+    metadata = header.pop("__metadata__", None)
+    if metadata is None:  # as MLX writes it where there is none, and the reference reads it
+        metadata = {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _bad_header(path, "__metadata__ is not a map from strings to strings")
     data = 8 + len(text)

@@ -15,6 +15,7 @@ from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.inventory import SkippedTensor
 from gradience.adapters.memory import audit_bytes, limit_for, workers_within
+from gradience.adapters.pairs import Pairs, pairs_of
 from gradience.arguments import integer_argument, number_argument, path_argument, ranks_argument
 from gradience.artifacts.audit import AdapterInfo, AuditReport, Coverage, LayerAudit, TensorNote
 from gradience.artifacts.calibration import Calibration, calibration_argument
@@ -45,6 +46,8 @@ def audit_adapter(
     tau: float = DEFAULT_TAU,
     allowed_ranks: Iterable[int] | None = None,
     calibration: Calibration | str | os.PathLike[str] | None = None,
+    pairs: tuple[str, str] | None = None,
+    scale: float | None = None,
     workers: int | None = None,
     max_memory: int | None = None,
     progress: Progress | None = None,
@@ -61,6 +64,8 @@ def audit_adapter(
     tau: energy threshold that the suggestions rest on, in (0, 1].
     allowed_ranks: ranks that may be suggested; powers of two by default.
     calibration: what `calibrate_adapter` returned or wrote for this adapter: adds what matters to the output.
+    pairs: names of A and B in a home-made file, with {} for what differs: ("blocks.{}.w_a", "blocks.{}.w_b").
+    scale: what B·A of such pairs is multiplied by; without it there are no norms.
     workers: modules measured at a time; the processor count by default. The result does not depend on it.
     max_memory: bytes that the work may take; 500 MB by default, or eight times the file. More is refused beforehand.
 
@@ -77,7 +82,7 @@ def audit_adapter(
     known = calibration_argument(calibration)
     watch = Stopwatch(command)
     limit = None if max_memory is None else integer_argument("max_memory", max_memory)
-    with _opened(path, adapter) as opened:
+    with _opened(path, adapter, pairs_of(pairs, scale)) as opened:
         work = ((pair, audit_bytes(pair)) for pair in opened.pairs)
         fitting = workers_within(limit_for(limit, [opened]), [opened], work, workers)
         with worker_threads(fitting) as pool:
@@ -98,7 +103,9 @@ def audit_adapter(
 
 
 @contextmanager
-def _opened(source: str | os.PathLike[str] | PeftModel, adapter: str | None) -> Iterator[Adapter]:
+def _opened(
+    source: str | os.PathLike[str] | PeftModel, adapter: str | None, pairs: Pairs | None
+) -> Iterator[Adapter]:
     """The adapter, open; of a model, from a copy on disk that is there only within."""
     if is_peft_model(source):
         with as_folder(source, adapter) as folder, open_adapter(folder) as opened:
@@ -107,7 +114,7 @@ def _opened(source: str | os.PathLike[str] | PeftModel, adapter: str | None) -> 
             yield opened
     else:
         path = path_argument("path", source, "a path or a PeftModel")
-        with open_adapter(path, adapter=adapter) as opened:
+        with open_adapter(path, adapter=adapter, pairs=pairs) as opened:
             yield opened
 
 

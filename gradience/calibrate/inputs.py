@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.config import HEADS_OF_TASK, PeftConfig
-from gradience.adapters.formats import open_adapter
+from gradience.adapters.formats import open_adapter, require_peft
 from gradience.arguments import integer_argument, path_argument
 from gradience.calibrate.rows import Kind, Rows, kind_of, read_rows
 from gradience.errors import InputError, UsageError, require
@@ -122,6 +122,7 @@ def _config(opened: Adapter, path: Path) -> PeftConfig:
             code="no-config",
             hint="give the folder that PEFT wrote, with adapter_config.json and adapter_model.safetensors",
         )
+    require_peft(opened)
     return opened.config
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gradience.cli.console import show_error
-from gradience.cli.options import AdapterName, MaxMemory, allowed_ranks_of, bytes_of
+from gradience.cli.options import AdapterName, MaxMemory, PairNames, PairScale, allowed_ranks_of, bytes_of
 from gradience.cli.output import command_line, print_json, print_screen, print_text
 from gradience.cli.progress import ProgressBar
 from gradience.errors import GradienceError, IncompleteError, InputError, UsageError
@@ -68,6 +68,8 @@ def audit(
             help="Add what `gradience calibrate` measured: what matters to the output, and what sizes cost.",
         ),
     ] = None,
+    pairs: PairNames = None,
+    scale: PairScale = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print audit.json instead of the report, one line per adapter.")
     ] = False,
@@ -99,6 +101,8 @@ def audit(
       gradience audit --peft-dir ./my_adapter --layers
 
       gradience audit run/checkpoint-*
+
+      gradience audit lora.safetensors --pairs 'blocks.{}.w_a' 'blocks.{}.w_b' --scale 1
     """
     paths = [*(adapters or []), *([peft_dir] if peft_dir else [])]
     _check_usage(paths, layers, top_wasteful, suggest_per_layer, json, output, append, force=force)
@@ -114,6 +118,8 @@ def audit(
                 tau=tau,
                 allowed_ranks=ranks,
                 calibration=calibration,
+                pairs=pairs,
+                scale=scale,
                 max_memory=limit,
                 progress=progress,
                 command=command_line(),

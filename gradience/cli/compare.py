@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gradience.cli.options import Layers, MaxMemory, Quiet, bytes_of
+from gradience.cli.options import Layers, MaxMemory, PairNames, PairScale, Quiet, bytes_of
 from gradience.cli.output import command_line, print_result
 from gradience.cli.progress import ProgressBar
 
@@ -23,6 +23,8 @@ def compare(
     adapter_b: Annotated[
         str | None, typer.Option("--adapter-b", metavar="NAME", help="Which adapter, if B contains several.")
     ] = None,
+    pairs: PairNames = None,
+    scale: PairScale = None,
     layers: Layers = False,
     json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
     max_memory: MaxMemory = None,
@@ -48,6 +50,8 @@ def compare(
             b,
             adapter_a=adapter_a,
             adapter_b=adapter_b,
+            pairs=pairs,
+            scale=scale,
             max_memory=limit,
             progress=progress,
             command=command_line(),

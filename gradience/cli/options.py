@@ -41,6 +41,18 @@ AdapterName = Annotated[
         "--adapter", metavar="NAME", help="Which adapter, if there are several in one folder or file."
     ),
 ]
+PairNames = Annotated[
+    tuple[str, str] | None,
+    typer.Option(
+        "--pairs",
+        metavar="A B",
+        help="Names of the factors in a home-made file, {} for what differs: 'blocks.{}.w_a' 'blocks.{}.w_b'.",
+    ),
+]
+PairScale = Annotated[
+    float | None,
+    typer.Option("--scale", metavar="S", help="What B·A is multiplied by, with --pairs (default: unknown)."),
+]
 Layers = Annotated[bool, typer.Option("--layers", help="Show every module.")]
 ReportAsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No report and no progress bar.")]

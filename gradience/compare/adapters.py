@@ -10,6 +10,7 @@ from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.inventory import DORA_REASON
 from gradience.adapters.memory import compare_bytes, comparison_bytes, limit_for, workers_within
+from gradience.adapters.pairs import pairs_of
 from gradience.arguments import integer_argument, path_argument
 from gradience.artifacts.comparison import ComparisonReport
 from gradience.artifacts.run import Stopwatch
@@ -29,6 +30,8 @@ def compare_adapters(
     *,
     adapter_a: str | None = None,
     adapter_b: str | None = None,
+    pairs: tuple[str, str] | None = None,
+    scale: float | None = None,
     workers: int | None = None,
     max_memory: int | None = None,
     progress: Progress | None = None,
@@ -43,6 +46,8 @@ def compare_adapters(
     a: the reference of relative differences and kept energy.
     adapter_a: which one, where `a` holds several.
     adapter_b: which one, where `b` holds several.
+    pairs: names of A and B in two home-made files, with {} for what differs: ("blocks.{}.w_a", "blocks.{}.w_b").
+    scale: what B·A of such pairs is multiplied by.
     max_memory: bytes that the work may take; 500 MB by default, or eight times the files. More is refused beforehand.
 
     Raises InputError when one cannot be read, holds NaN or infinity, or has no known scale; WrongType (a TypeError too)
@@ -51,10 +56,11 @@ def compare_adapters(
     path_a, path_b = path_argument("a", a), path_argument("b", b)
     if max_memory is not None:
         max_memory = integer_argument("max_memory", max_memory)
+    named_pairs = pairs_of(pairs, scale)
     watch = Stopwatch(command)
     with (
-        open_adapter(path_a, adapter=adapter_a) as left,
-        open_adapter(path_b, adapter=adapter_b) as right,
+        open_adapter(path_a, adapter=adapter_a, pairs=named_pairs) as left,
+        open_adapter(path_b, adapter=adapter_b, pairs=named_pairs) as right,
         ExitStack() as stack,
     ):
         pairs_a = _by_name(left)
@@ -99,7 +105,7 @@ def _by_name(adapter: Adapter) -> dict[str, LoraPair]:
             raise InputError(
                 f"{adapter.location.path}: its scale is unknown without lora_alpha, so it cannot be compared",
                 code="no-alpha",
-                hint="put the adapter_config.json beside the weights",
+                hint="put the adapter_config.json beside the weights; of home-made pairs, give it with --scale",
             )
     return {pair.module: pair for pair in adapter.pairs}
 

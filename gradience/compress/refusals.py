@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.experts import guessed_orders
+from gradience.adapters.formats import words_of
 from gradience.adapters.inventory import DORA_REASON, LORA_BIAS_REASON, SkippedTensor
 from gradience.adapters.keys import ends_with, parse_key
 from gradience.artifacts.base import round_significant
@@ -39,6 +40,12 @@ def refuse_adapter(opened: Adapter, config: PeftConfig, *, has_base: bool) -> No
     has_base: whether the weights of the base model are at hand, which DoRA needs.
     """
     path = opened.location.path
+    if opened.unwritable is not None:
+        raise InputError(
+            f"{path}: {words_of(opened.format)}: {opened.unwritable}",
+            code="read-only",
+            hint="audit and compare it as it is; a smaller one must be made with its own library, or with PEFT",
+        )
     if is_dora(opened, config) and not has_base:
         raise InputError(
             f"{path}: a DoRA adapter: what a smaller B·A does depends on the base weights W: m·(W + s·B·A)/‖W + s·B·A‖",

@@ -11,7 +11,7 @@ from typing import Any
 from gradience import tasks
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.config import HEADS_OF_TASK
-from gradience.adapters.formats import open_adapter
+from gradience.adapters.formats import open_adapter, require_peft
 from gradience.artifacts.bench_plan import Role
 from gradience.artifacts.shared_names import path_text
 from gradience.errors import InputError, UsageError
@@ -201,6 +201,7 @@ def adapter_input(name: str, path: Path) -> AdapterInput:
                 code="no-config",
                 hint="give the folder that PEFT wrote, with adapter_config.json and adapter_model.safetensors",
             )
+        require_peft(adapter)
         ranks = [pair.rank for pair in adapter.pairs]
         lora = sum(pair.params for pair in adapter.pairs)
         return AdapterInput(

@@ -294,9 +294,9 @@ def ia3_pickle_by_name(folder):
     return bare(folder, {"peft_type": "IA3"}, adapter_model__bin=b"\x80\x02") / "adapter_model.bin"
 
 
-@refused(CONFIG, "MLX-LM adapter", hint="MLX adapters are not read yet")
-def mlx_checkpoint_of_another_name(folder):
-    return bare(folder, {"fine_tune_type": "lora"}, _0000100_adapters__safetensors=b"x")
+@refused(CONFIG, "the config of an MLX-LM adapter", hint="call the weights adapters.safetensors")
+def weights_of_an_unknown_name_beside_a_config_of_mlx(folder):
+    return bare(folder, {"fine_tune_type": "lora"}, weights__safetensors=b"x")
 
 
 @refused("lora.safetensors", "a Git LFS pointer of a file of 4,242 bytes", hint="git lfs pull")

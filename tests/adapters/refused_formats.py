@@ -75,50 +75,30 @@ def single_pt(folder):
     return file(folder, "lora.pt", content.getvalue())
 
 
-# ---------------------------------------------------------------- GGUF and MLX
-
-
-@refused("adapter.gguf", "GGUF file", hint="converted from")
-def gguf_file(folder):
-    return file(folder, "adapter.gguf", b"GGUF" + bytes(100))
-
-
-@refused("gguf_folder", "contains GGUF files", hint="converted from")
-def gguf_folder(folder):
-    (folder / "adapter.gguf").write_bytes(b"GGUF" + bytes(100))
-    return folder
-
-
-@refused("mlx_folder", "MLX-LM adapter", hint="audit the PEFT original")
-def mlx_folder(folder):
-    tensors = {f"{MODULE}.lora_a": zeros(16, 4), f"{MODULE}.lora_b": zeros(4, 12)}
-    (folder / "adapters.safetensors").write_bytes(safetensors(tensors))
-    (folder / CONFIG).write_text('{"fine_tune_type": "lora"}')
-    return folder
-
-
-@refused("0000100_adapters.safetensors", "MLX-LM adapter (lora_a, lora_b)", hint="convert it to PEFT")
-def mlx_checkpoint_file(folder):
-    tensors = {f"{MODULE}.lora_a": zeros(16, 4), f"{MODULE}.lora_b": zeros(4, 12)}
-    return file(folder, "0000100_adapters.safetensors", tensors)
-
-
-@refused("adapters.npz", "numpy archive", "MLX", hint="audit the PEFT original")
-def mlx_npz(folder):
-    content = io.BytesIO()
-    np.savez(content, **{f"{MODULE}.lora_a": np.zeros((16, 4))})
-    return file(folder, "adapters.npz", content.getvalue())
-
-
 # ---------------------------------------------------------------- image models
 
 
-@refused("style.safetensors", "kohya LoRA", hint="convert it to PEFT")
-def kohya_file(folder):
-    name = "lora_unet_down_blocks_0_attentions_0_proj_in"
-    tensors = {f"{name}.alpha": zeros(), f"{name}.lora_down.weight": zeros(4, 8, 1, 1)}
-    tensors[f"{name}.lora_up.weight"] = zeros(8, 4, 1, 1)
-    return file(folder, "style.safetensors", tensors, {"ss_network_dim": "4"})
+KOHYA = "lora_unet_down_blocks_0_attentions_0_proj_in"
+
+
+def kohya(alpha: Stored) -> dict[str, Stored]:
+    shapes = {f"{KOHYA}.lora_down.weight": (4, 8, 1, 1), f"{KOHYA}.lora_up.weight": (8, 4, 1, 1)}
+    return named(**shapes) | {f"{KOHYA}.alpha": alpha}
+
+
+@refused(str(WEIGHTS), "kohya LoRA", hint="give the file another name")
+def kohya_under_the_name_of_peft(folder):
+    return file(folder, str(WEIGHTS), kohya(zeros()))
+
+
+@refused("style.safetensors", "alpha is not one number of a usable size", hint="its scale is")
+def kohya_alpha_that_is_a_list(folder):
+    return file(folder, "style.safetensors", kohya(zeros(2)))
+
+
+@refused("style.safetensors", "alpha is not one number of a usable size", hint="its scale is")
+def kohya_alpha_that_is_no_number(folder):
+    return file(folder, "style.safetensors", kohya(factory.stored(np.array(np.nan, np.float32))))
 
 
 @refused("lokr.safetensors", "LoKr", hint="only LoRA adapters")
@@ -134,57 +114,38 @@ def kohya_loha(folder):
     return file(folder, "loha.safetensors", {f"lora_te_text_model.{side}": zeros(4, 4) for side in sides})
 
 
-@refused("diffusers_folder", "diffusers LoRA", "pytorch_lora_weights", hint="as save_pretrained() wrote it")
-def diffusers_folder(folder):
-    file(folder, "pytorch_lora_weights.safetensors", {"unet.a.lora_A.weight": zeros(4, 8)})
+UNET = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+
+
+@refused("diffusers_pickle", "a diffusers LoRA as a pickle file", hint="safe_serialization=True")
+def diffusers_pickle(folder):
+    (folder / "pytorch_lora_weights.bin").write_bytes(factory.pickled(2))
     return folder
 
 
-@refused("pytorch_lora_weights.safetensors", "diffusers LoRA", "unet.", hint="as save_pretrained() wrote it")
-def diffusers_file(folder):
+@refused(str(WEIGHTS), "diffusers LoRA", "unet.", hint="give the file another name")
+def diffusers_under_the_name_of_peft(folder):
+    return file(folder, str(WEIGHTS), factors_of(UNET, "lora_A", "lora_B"))
+
+
+@refused("new.safetensors", "lora_adapter_metadata in its header is not a JSON object", hint="with diffusers")
+def diffusers_config_that_is_a_list(folder):
     return file(
-        folder,
-        "pytorch_lora_weights.safetensors",
-        factors_of("unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", "lora_A", "lora_B"),
+        folder, "new.safetensors", factors_of(UNET, "lora_A", "lora_B"), {"lora_adapter_metadata": "[]"}
     )
 
 
-@refused("flux.safetensors", "diffusers LoRA", hint="as save_pretrained() wrote it")
-def diffusers_transformer(folder):
+@refused("new.safetensors", "lora_alpha is", hint="with PEFT")
+def diffusers_config_with_a_word_for_a_number(folder):
+    config = '{"unet.r": 4, "unet.lora_alpha": "much"}'
     return file(
-        folder,
-        "flux.safetensors",
-        factors_of("transformer.single_transformer_blocks.3.attn.to_q", "lora_A", "lora_B"),
+        folder, "new.safetensors", factors_of(UNET, "lora_A", "lora_B"), {"lora_adapter_metadata": config}
     )
 
 
-@refused("new.safetensors", "diffusers LoRA", hint="as save_pretrained() wrote it")
-def diffusers_with_its_config_in_the_header(folder):
-    return file(
-        folder,
-        "new.safetensors",
-        factors_of("blocks.0.to_q", "lora_A", "lora_B"),
-        {"lora_adapter_metadata": '{"transformer.r": 4}'},
-    )
-
-
-@refused(
-    "pytorch_lora_weights.safetensors",
-    "diffusers LoRA",
-    "processor",
-    hint="as save_pretrained() wrote it",
-)
-def diffusers_attention_processors(folder):
-    return file(
-        folder,
-        "pytorch_lora_weights.safetensors",
-        factors_of("mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora", "down", "up"),
-    )
-
-
-@refused("old.safetensors", "old diffusers LoRA", "lora.down", hint="as save_pretrained() wrote it")
-def diffusers_lora_layers(folder):
-    return file(folder, "old.safetensors", factors_of("blocks.0.to_q", "lora.down", "lora.up"))
+@refused("pytorch_lora_weights.safetensors", "no LoRA factors", hint="weights were lost")
+def diffusers_without_factors(folder):
+    return file(folder, "pytorch_lora_weights.safetensors", {"unet.conv_in.bias": zeros(4)}).parent
 
 
 # ---------------------------------------------------------------- other trainers of language models
@@ -279,6 +240,38 @@ def only_a_config(folder):
 )
 def home_made(folder):
     return adapter(folder, named(w_a_000=(4, 16), w_b_000=(12, 4), w_a_001=(4, 16), w_b_001=(12, 4)))
+
+
+HOME_MADE = ("--pairs", "w_a_{}", "w_b_{}")
+
+
+@refused("lora.safetensors", "no two tensors are called", hint="write {} for the part", options=HOME_MADE)
+def home_made_pairs_of_other_names(folder):
+    return file(folder, "lora.safetensors", named(a_0=(4, 16), b_0=(12, 4)))
+
+
+@refused(
+    "lora.safetensors", "more than one way of multiplying", hint="lora_A.weight (r, n)", options=HOME_MADE
+)
+def home_made_pairs_that_fit_two_ways(folder):
+    return file(folder, "lora.safetensors", named(w_a_0=(4, 9), w_b_0=(4, 4)))
+
+
+@refused(
+    "lora.safetensors", "no way of multiplying all pairs fits", hint="lora_A.weight (r, n)", options=HOME_MADE
+)
+def home_made_pairs_that_do_not_fit(folder):
+    return file(folder, "lora.safetensors", named(w_a_0=(4, 16), w_b_0=(12, 5)))
+
+
+@refused("w_a", "equally often", hint="such as --pairs", options=("--pairs", "w_a_{}", "w_b"), code=2)
+def home_made_pairs_with_one_hole(folder):
+    return file(folder, "lora.safetensors", named(w_a_0=(4, 16), w_b_0=(12, 4)))
+
+
+@refused("scale", "no pairs that it would hold for", hint="--pairs", options=("--scale", "2"), code=2)
+def a_scale_without_pairs(folder):
+    return adapter(folder)
 
 
 @refused("scalars.safetensors", "606 of them scalars", hint="the weights were lost")

@@ -8,6 +8,7 @@ import sys
 import unicodedata
 
 import pytest
+import refused_archives
 import refused_configs
 import refused_files
 import refused_folders
@@ -21,6 +22,7 @@ CASES = [
     *refused_files.CASES,
     *refused_configs.CASES,
     *refused_formats.CASES,
+    *refused_archives.CASES,
     *refused_folders.CASES,
     *refused_shards.CASES,
 ]

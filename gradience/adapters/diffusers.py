@@ -1,0 +1,116 @@
+"""A LoRA of diffusers: `pytorch_lora_weights.safetensors`, of today's keys and of the old ones; read, and not written.
+
+Today `unet.<module>.lora_A.weight` (`transformer.`, `text_encoder.`, …) with a config in the header, one of PEFT for
+each part of the pipeline; before `<module>.lora.down.weight`, and first `<module>.processor.to_q_lora.down.weight`.
+Without a config s = α/r of the number `<module>.alpha`, and 1 where there is none.
+Source: diffusers 0.42.1, utils/peft_utils.py (`get_peft_kwargs`), utils/state_dict_utils.py, loaders/lora_base.py.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from gradience.adapters import strict_json
+from gradience.adapters.adapter import Adapter, Factor, LoraPair
+from gradience.adapters.config import PeftConfig, config_of
+from gradience.adapters.foreign import from_diffusers, no_factors
+from gradience.adapters.kohya import alphas_of, scaled_pair, settings_of, sort_others
+from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location
+from gradience.adapters.pairing import Place, add_pairs
+from gradience.adapters.sniffing import listing, single, sniff
+from gradience.adapters.tensors import TensorFile
+from gradience.errors import InputError
+
+NAME = "pytorch_lora_weights.safetensors"
+METADATA = "lora_adapter_metadata"
+_FACTOR = re.compile(
+    r"(?P<path>.+)\.(?:"
+    r"(?P<processor>to_[qkv]|to_out)_lora\.(?P<first>down|up)|lora(?:_linear_layer)?\.(?P<old>down|up)|lora_(?P<new>[AB])"
+    r")\.weight"
+)
+
+
+def is_diffusers(path: Path) -> bool:
+    """Whether diffusers' weights lie at `path`: by their name, by the keys or the header of a file."""
+    if os.path.isdir(path):
+        names = set(listing(path))
+        return NAME in names and not names & {WEIGHTS, INDEX}
+    if path.name in (WEIGHTS, INDEX):
+        return False
+    shapes, metadata = sniff(path)
+    parts = {part for name in shapes for part in name.split(".")}
+    beside = os.path.lexists(path.parent / CONFIG)
+    old = any((match := _FACTOR.fullmatch(name)) and not match["new"] for name in shapes)
+    return bool(shapes) and (old or from_diffusers(shapes, parts, metadata, has_config=beside))
+
+
+def open_diffusers(path: Path, adapter: str | None) -> Adapter:
+    """Open the LoRA at `path`. Raises InputError: bad-config, bad-alpha, no-lora-tensors, what `tensors` raises."""
+    weights = single(path, adapter, lambda name: name == NAME, "files")
+    with ExitStack() as stack:
+        file = stack.enter_context(TensorFile.open(weights, root=weights.parent))
+        places = {name: place for name in file.entries if (place := _place(name))}
+        if not places:
+            raise no_factors(weights, file.entries)
+        configs = _configs(file)
+        opened = Adapter("diffusers", Location(path, weights.parent, (weights,), None), None, [file], None)
+        opened.unwritable = (
+            "its modules belong to several models of a pipeline, and an adapter of PEFT to one"
+        )
+        alphas = alphas_of(file, {place.module for place in places.values()})
+        tensors = {name: (file, entry) for name, entry in file.entries.items()}
+
+        def make(module: str, a: Factor, b: Factor) -> LoraPair | str:
+            part, _, inner = module.partition(".")
+            config = configs.get(part)
+            if config is None:
+                return scaled_pair(module, a, b, alphas.get(module))
+            pair = scaled_pair(module, a, b, None)
+            if isinstance(pair, str):
+                return pair
+            alpha = config.alpha_of(inner)
+            return LoraPair(
+                module, pair.kind, a, b, pair.rank, pair.rows, pair.columns, groups=pair.groups,
+                declared_rank=config.rank_of(inner), alpha=alpha, scale=config.scale(alpha, pair.rank),
+            )  # fmt: skip
+
+        add_pairs(opened, tensors, places, make)
+        sort_others(opened, file, places, alphas)
+        opened.config = settings_of(opened, file)
+        opened.stack = stack.pop_all()
+        return opened
+
+
+def _place(name: str) -> Place | None:
+    """Module and side of a factor; the module as today's diffusers names it."""
+    match = _FACTOR.fullmatch(name)
+    if match is None:
+        return None
+    side = match["first"] or match["old"] or match["new"]
+    module = match["path"].removesuffix(".processor")
+    if match["processor"]:
+        module += "." + ("to_out.0" if match["processor"] == "to_out" else match["processor"])
+    return Place(module, "A" if side in ("down", "A") else "B")
+
+
+def _configs(file: TensorFile) -> Mapping[str, PeftConfig]:
+    """Part of the pipeline -> its config, from the header. Raises InputError (bad-config, bad-json)."""
+    text = file.metadata.get(METADATA)
+    if text is None:
+        return {}
+    fields = strict_json.loads(text.encode(errors="surrogatepass"), file.path, METADATA)
+    if not isinstance(fields, dict):
+        raise InputError(
+            f"{file.path}: {METADATA} in its header is not a JSON object",
+            code="bad-config",
+            hint="save the LoRA again with diffusers",
+        )
+    parts: dict[str, dict[str, object]] = {}
+    for name, value in fields.items():
+        part, _, inner = name.partition(".")
+        parts.setdefault(part, {})[inner] = value
+    return {part: config_of(file.path, inner) for part, inner in parts.items() if "r" in inner}

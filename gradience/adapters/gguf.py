@@ -1,0 +1,258 @@
+"""A LoRA in a GGUF file, as llama.cpp's convert_lora_to_gguf.py writes it.
+
+Tensors `blk.0.attn_q.weight.lora_a` (r, n) and `.lora_b` (m, r); lora_a of `token_embd` lies transposed. One number,
+`adapter.lora.alpha`, holds for all: s = α/r of the tensor, or 1 where it is 0.
+The header is read by our own strict reader: the library `gguf` maps the file into memory, and trusts what it says.
+Source: GGUF 3 (ggml, docs/gguf.md); llama.cpp, convert_lora_to_gguf.py and llama-adapter.h.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gradience.adapters.adapter import Adapter, Factor, LoraPair
+from gradience.adapters.config import PeftConfig, is_alpha
+from gradience.adapters.dtypes import DTYPES, DType, Words
+from gradience.adapters.files import refuse_placeholder
+from gradience.adapters.foreign import no_factors
+from gradience.adapters.inventory import SkippedTensor
+from gradience.adapters.locate import INDEX, WEIGHTS, Location
+from gradience.adapters.pairing import Place, add_pairs, shape_of
+from gradience.adapters.sniffing import listing, single
+from gradience.adapters.tensors import MAX_NAME, MAX_TENSORS, TensorEntry, TensorFile
+from gradience.errors import InputError
+from gradience.reading import open_regular, pread
+
+MAGIC = b"GGUF"
+MAX_HEADER = 32 * 2**20
+MAX_SETTINGS = 100_000
+"""Settings, and values in one list of them."""
+ALIGNMENT, MAX_ALIGNMENT = 32, 2**16
+BLOCK, BLOCK_BYTES = 32, 34
+"""Q8_0: 32 integers of 8 bits, behind one half-precision factor for all of them."""
+Q8_0 = DType("Q8_0", 32, "<f4", 2**-7, 0.0)
+"""Decoded to float32, which holds the products exactly."""
+_TYPES = {0: DTYPES["F32"], 1: DTYPES["F16"], 8: Q8_0, 28: DTYPES["F64"], 30: DTYPES["BF16"]}
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+_FACTOR = re.compile(r"(?P<module>.+?)(\.weight)?\.lora_(?P<side>[ab])")
+_HINT = "convert the adapter again with llama.cpp's convert_lora_to_gguf.py"
+
+
+@dataclass(frozen=True)
+class GgufFile(TensorFile):
+    """An open GGUF file; its settings are the metadata, as text."""
+
+    def read_words(self, name: str) -> Words:
+        """The words of one tensor; those of Q8_0 decoded to float32, which is exact."""
+        entry = self.entries[name]
+        if entry.dtype is not Q8_0:
+            return super().read_words(name)
+        stored = pread(self.handle, entry.params // BLOCK * BLOCK_BYTES, entry.start, self.path)
+        blocks = np.frombuffer(stored, dtype=[("factor", "<f2"), ("values", "i1", BLOCK)])
+        with np.errstate(invalid="ignore", over="ignore"):
+            words = blocks["factor"].astype(np.float32)[:, None] * blocks["values"].astype(np.float32)
+        return words.reshape(entry.shape)
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a GGUF file lies at `path`, by its name."""
+    if not os.path.isdir(path):
+        return path.suffix.lower() == ".gguf"
+    names = listing(path)
+    return not {WEIGHTS, INDEX} & set(names) and any(name.lower().endswith(".gguf") for name in names)
+
+
+def open_gguf(path: Path, adapter: str | None) -> Adapter:
+    """Open the GGUF LoRA at `path`. Raises InputError: bad-gguf, full-model, no-lora-tensors, several-adapters."""
+    weights = single(path, adapter, lambda name: name.lower().endswith(".gguf"), "GGUF files")
+    file, settings = _open_file(weights, path.parent if weights == path else path)
+    try:
+        _refuse_models(weights, settings)
+        alpha = settings.get("adapter.lora.alpha", 0.0)
+        if not is_alpha(alpha):
+            raise _bad(weights, f"adapter.lora.alpha is {str(alpha)[:40]}, not a number of a usable size")
+        return _sorted(path, file, float(alpha))
+    except BaseException:  # Ctrl-C as well: whatever ends this, the file is closed
+        file.close()
+        raise
+
+
+def _refuse_models(path: Path, settings: Mapping[str, Any]) -> None:
+    if settings.get("general.type") != "adapter":
+        raise InputError(
+            f"{path}: a GGUF model, not an adapter (general.type is {str(settings.get('general.type'))[:40]!r})",
+            code="full-model",
+            hint="point at the GGUF file of the adapter, or at the PEFT adapter that it was converted from",
+        )
+    if settings.get("adapter.type") != "lora":
+        raise InputError(
+            f"{path}: an adapter of the type {str(settings.get('adapter.type'))[:40]!r}, not LoRA",
+            code="other-method",
+            hint="only LoRA adapters are audited",
+        )
+
+
+def _sorted(path: Path, file: GgufFile, alpha: float) -> Adapter:
+    places = {
+        name: Place(match["module"], "A" if match["side"] == "a" else "B")
+        for name in file.entries
+        if (match := _FACTOR.fullmatch(name))
+    }
+    if not places:
+        raise no_factors(file.path, file.entries)
+    location = Location(path, file.path.parent, (file.path,), None)
+    opened = Adapter("gguf", location, None, [file], None)
+    opened.unwritable = "its modules have llama.cpp's names, which no model of PEFT has"
+    tensors = {name: (file, entry) for name, entry in file.entries.items()}
+    add_pairs(opened, tensors, places, lambda module, a, b: _pair(module, a, b, alpha))
+    for name, entry in file.entries.items():
+        if name not in places:
+            known = name.endswith((".weight", ".bias")) and "norm" in name
+            note = SkippedTensor(name, "whole weights of a norm" if known else "unknown tensor", entry.params)
+            (opened.other if known else opened.unaudited).append(note)
+    rank = max((pair.rank for pair in opened.pairs), default=None)
+    opened.config = PeftConfig(file.path, {}, r=rank, lora_alpha=alpha or rank)
+    opened.stack.enter_context(file)
+    return opened
+
+
+def _pair(module: str, a: Factor, b: Factor, alpha: float) -> LoraPair | str:
+    embedding = module.endswith("token_embd")
+    if embedding and len(a.entry.shape) == 2:
+        a = a.turned(a.entry.shape[::-1], lambda words: words.T)
+    shape = shape_of("embedding" if embedding else "linear", a, b)
+    if isinstance(shape, str):
+        return shape
+    scale = alpha / shape.rank if alpha else 1.0
+    return LoraPair(
+        module, shape.kind, a, b, shape.rank, shape.rows, shape.columns,
+        groups=shape.groups, alpha=alpha or float(shape.rank), scale=scale,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- the file
+
+
+class _Reader:
+    """Takes values off the header, and says where it ends too early."""
+
+    def __init__(self, path: Path, text: bytes) -> None:
+        self.path, self.text, self.at = path, text, 0
+
+    def numbers(self, form: str) -> tuple[Any, ...]:
+        size = struct.calcsize("<" + form)
+        if self.at + size > len(self.text):
+            raise _bad(
+                self.path, f"its header ends at byte {len(self.text):,}, or is longer than {MAX_HEADER:,}"
+            )
+        values = struct.unpack_from("<" + form, self.text, self.at)
+        self.at += size
+        return values
+
+    def string(self, most: int = MAX_HEADER) -> str:
+        (length,) = self.numbers("Q")
+        if length > most:
+            raise _bad(self.path, f"a name of {length:,} bytes (at most {most:,} are read)")
+        (raw,) = self.numbers(f"{length}s")
+        try:
+            return str(raw, "utf-8")
+        except UnicodeDecodeError:
+            raise _bad(self.path, "a name that is not UTF-8") from None
+
+    def value(self, kind: int, depth: int = 0) -> Any:
+        if kind == _STRING:
+            return self.string()
+        if kind in _SCALARS:
+            return self.numbers(_SCALARS[kind])[0]
+        if kind != _ARRAY or depth > 1:
+            raise _bad(self.path, f"a setting of the unknown type {kind}")
+        inner, length = self.numbers("IQ")
+        if inner in _SCALARS:
+            if length > MAX_HEADER:
+                raise _bad(self.path, f"a setting with {length:,} values")
+            self.at += length * struct.calcsize("<" + _SCALARS[inner])
+            return None  # no list of numbers says anything about a LoRA
+        if length > MAX_SETTINGS:
+            raise _bad(self.path, f"a setting with {length:,} values (at most {MAX_SETTINGS:,} are read)")
+        return [self.value(inner, depth + 1) for _ in range(length)]
+
+
+class _Described(NamedTuple):
+    name: str
+    shape: tuple[int, ...]
+    kind: int
+    offset: int
+
+
+def _open_file(path: Path, root: Path) -> tuple[GgufFile, Mapping[str, Any]]:
+    """Open and check the header. Raises InputError (bad-gguf, and what `open_regular` raises)."""
+    handle = open_regular(path, root=root)
+    try:
+        size = os.fstat(handle).st_size
+        text = bytes(pread(handle, min(size, MAX_HEADER), 0, path))
+        refuse_placeholder(path, text[:1024])
+        reader = _Reader(path, text)
+        settings, described = _header(reader)
+        alignment = settings.get("general.alignment", ALIGNMENT)
+        if not (type(alignment) is int and 0 < alignment <= MAX_ALIGNMENT):
+            raise _bad(path, "general.alignment is not a usable number")
+        start = -(-reader.at // alignment) * alignment
+        entries = {tensor.name: _entry(path, tensor, start, size) for tensor in described}
+    except BaseException:  # Ctrl-C as well: nobody else knows the handle yet
+        os.close(handle)
+        raise
+    ordered = dict(sorted(entries.items(), key=lambda item: item[1].start))
+    return GgufFile(path, handle, size, ordered, {}), settings
+
+
+def _header(reader: _Reader) -> tuple[dict[str, Any], list[_Described]]:
+    (magic,) = reader.numbers("4s")
+    if magic != MAGIC:
+        raise _bad(reader.path, "it does not begin with GGUF")
+    version, tensors, count = reader.numbers("IQQ")
+    if version not in (2, 3):
+        raise _bad(reader.path, f"version {version:,} of GGUF (2 and 3 are read, in little-endian order)")
+    if tensors > MAX_TENSORS or count > MAX_SETTINGS:
+        raise _bad(reader.path, f"{tensors:,} tensors and {count:,} settings, more than are read")
+    settings: dict[str, Any] = {}
+    for _ in range(count):
+        name = reader.string(MAX_NAME)
+        if name in settings:
+            raise _bad(reader.path, f"the setting {name[:80]!r} twice")
+        settings[name] = reader.value(*reader.numbers("I"))
+    described: dict[str, _Described] = {}
+    for _ in range(tensors):
+        name = reader.string(MAX_NAME)
+        (dimensions,) = reader.numbers("I")
+        if dimensions > 4 or name in described:
+            raise _bad(reader.path, f"tensor {name[:80]!r} twice, or of more than 4 dimensions")
+        sides = reader.numbers(f"{dimensions}Q")
+        kind, offset = reader.numbers("IQ")
+        described[name] = _Described(name, sides[::-1], kind, offset)
+    return settings, list(described.values())
+
+
+def _entry(path: Path, tensor: _Described, start: int, size: int) -> TensorEntry:
+    dtype = _TYPES.get(tensor.kind)
+    params = math.prod(tensor.shape)
+    if dtype is None or (dtype is Q8_0 and (not tensor.shape or tensor.shape[-1] % BLOCK)):
+        unknown = replace(DTYPES["U8"], name=f"ggml type {tensor.kind}")
+        return TensorEntry(unknown, tensor.shape, start, 0)
+    stored = params // BLOCK * BLOCK_BYTES if dtype is Q8_0 else params * dtype.bits // 8
+    if start + tensor.offset + stored > size:
+        raise _bad(path, f"tensor {tensor.name[:80]!r} lies beyond the end of the file")
+    return TensorEntry(dtype, tensor.shape, start + tensor.offset, params * dtype.bits // 8)
+
+
+def _bad(path: Path, what: str) -> InputError:
+    return InputError(f"{path}: {what}", code="bad-gguf", hint=_HINT)

@@ -1,0 +1,239 @@
+"""An adapter of MLX-LM: `adapters.safetensors`, a numbered checkpoint, or an old `adapters.npz`.
+
+`lora_a` is (n, r) and `lora_b` (r, m): both lie transposed against PEFT's, and ΔW = scale·(lora_a·lora_b)ᵀ. Experts of
+one layer are stacked: lora_a (E, r, n), once (E·r, n), and lora_b (E, m, r). The scale is absolute and stands in
+`lora_parameters` of adapter_config.json, a file with PEFT's name and other fields.
+Source: mlx-lm 0.32.2, tuner/lora.py, tuner/dora.py and tuner/utils.py; 0.0.14 to 0.21 for what is old.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from gradience.adapters import strict_json
+from gradience.adapters.adapter import Adapter, Factor, LoraPair
+from gradience.adapters.config import MAX_RANK, PeftConfig, is_alpha, is_rank
+from gradience.adapters.dtypes import Words
+from gradience.adapters.files import refuse_disguise
+from gradience.adapters.foreign import no_factors
+from gradience.adapters.inventory import DORA_REASON, SkippedTensor
+from gradience.adapters.keys import Kind
+from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location
+from gradience.adapters.npz import open_npz
+from gradience.adapters.pairing import Place, add_pairs, mismatch, shape_of
+from gradience.adapters.sniffing import listing, single, sniff
+from gradience.adapters.tensors import TensorFile
+from gradience.errors import InputError
+from gradience.reading import MAX_SETTINGS_BYTES, read_file
+
+FINAL = ("adapters.safetensors", "adapters.npz")
+"""Names of the weights after training; `0000100_adapters.safetensors` is a checkpoint."""
+_CHECKPOINT = re.compile(r"\d{1,12}_adapters\.(safetensors|npz)")
+_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[ab])")
+_EMBEDDINGS = frozenset(
+    ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embedding", "embeddings")
+)
+HINT = "save the adapter again with mlx-lm"
+
+
+def is_mlx(path: Path) -> bool:
+    """Whether MLX-LM's weights lie at `path`: by their names, by the config beside them, by the tensors of a file."""
+    if os.path.isdir(path):
+        return not any(os.path.lexists(path / name) for name in (WEIGHTS, INDEX)) and any(
+            map(_are_weights(path), listing(path))
+        )
+    if path.name in FINAL or _CHECKPOINT.fullmatch(path.name) or path.suffix == ".npz":
+        return True
+    return any(_FACTOR.fullmatch(name) for name in sniff(path).shapes)
+
+
+def open_mlx(path: Path, adapter: str | None) -> Adapter:
+    """Open the adapter at `path`; weights without a config have no scale.
+
+    Raises InputError: several-adapters, no-such-adapter, bad-config, unclear-scale, full-model, no-lora-tensors, and
+    what `tensors` and `npz` raise.
+    """
+    location = _locate(path, adapter)
+    settings = _read_settings(location.config, location.root) if location.config else None
+    weights = location.weights[0]
+    with ExitStack() as stack:
+        reader = open_npz if weights.suffix == ".npz" else TensorFile.open
+        file = stack.enter_context(reader(weights, root=location.root))
+        places = {
+            name: Place(match["module"], "A" if match["side"] == "a" else "B")
+            for name in file.entries
+            if (match := _FACTOR.fullmatch(name))
+        }
+        if not places:
+            raise no_factors(weights, file.entries)
+        scale = None if settings is None else _scale(location.config, settings)
+        opened = Adapter("mlx", location, None, [file], None)
+        tensors = {name: (file, entry) for name, entry in file.entries.items()}
+        add_pairs(opened, tensors, places, lambda module, a, b: _pair(module, a, b, scale))
+        for name, entry in file.entries.items():
+            if name not in places:
+                module, _, last = name.rpartition(".")
+                known = last == "m" and any(place.module == module for place in places.values())
+                note = SkippedTensor(name, DORA_REASON if known else "unknown tensor", entry.params)
+                (opened.other if known else opened.unaudited).append(note)
+        opened.unwritable = _unwritable(opened)
+        if settings is not None:
+            opened.config = _as_peft(location.config, settings, opened, scale)
+        opened.stack = stack.pop_all()
+        return opened
+
+
+# ---------------------------------------------------------------- where it lies
+
+
+def _are_weights(folder: Path) -> Callable[[str], object]:
+    """Whether a name in the folder is that of its final weights; of a checkpoint, where there are none."""
+    final = next((name for name in FINAL if os.path.lexists(folder / name)), None)
+    return _CHECKPOINT.fullmatch if final is None else lambda name: name == final
+
+
+def _locate(path: Path, adapter: str | None) -> Location:
+    fits = _CHECKPOINT.fullmatch if adapter and _CHECKPOINT.fullmatch(adapter) else _are_weights(path)
+    weights = single(path, adapter, fits, "checkpoints of MLX-LM")
+    config = weights.parent / CONFIG
+    return Location(path, weights.parent, (weights,), config if os.path.lexists(config) else None)
+
+
+# ---------------------------------------------------------------- what it says
+
+
+def _read_settings(path: Path, root: Path) -> Mapping[str, Any]:
+    text = read_file(path, MAX_SETTINGS_BYTES, root=root)
+    refuse_disguise(path, text[:1024])
+    fields = strict_json.loads(text, path, path.name)
+    if not isinstance(fields, dict) or not isinstance(fields.get("lora_parameters", {}), dict):
+        raise _bad(path, "it is not a JSON object with an object lora_parameters")
+    if "peft_type" in fields:
+        raise InputError(
+            f"{path}: a config of PEFT beside weights of MLX-LM: one of the two belongs elsewhere",
+            code="bad-config",
+            hint="put the adapter_config.json that mlx-lm wrote beside the weights",
+        )
+    if fields.get("fine_tune_type", "lora") not in ("lora", "dora"):
+        raise InputError(
+            f"{path}: fine_tune_type is {str(fields['fine_tune_type'])[:40]!r}: whole weights and no LoRA factors",
+            code="full-model",
+            hint="point at an adapter that was trained with fine_tune_type lora or dora",
+        )
+    return fields
+
+
+def _bad(path: Path | None, what: str) -> InputError:
+    return InputError(f"{path}: {what}", code="bad-config", hint=HINT)
+
+
+def _scale(path: Path | None, fields: Mapping[str, Any]) -> float | None:
+    """What the product of the factors is multiplied by; None where the config does not tell.
+
+    Up to 0.14 mlx-lm multiplied by scale·alpha/rank, from 0.15 on by scale alone, whatever alpha its config has.
+    """
+    settings = fields.get("lora_parameters", {})
+    scale, alpha, rank = (settings.get(name) for name in ("scale", "alpha", "rank"))
+    if scale is None:
+        return None
+    if not is_alpha(scale):
+        raise _bad(path, f"lora_parameters.scale is {str(scale)[:40]}, not a number of a usable size")
+    if rank is not None and not is_rank(rank):
+        raise _bad(path, f"lora_parameters.rank is {str(rank)[:40]}, not an integer from 1 to {MAX_RANK}")
+    later = {"fine_tune_type", "num_layers", "use_dora"} & fields.keys()
+    if later or alpha is None or alpha == rank:
+        return float(scale)
+    raise InputError(
+        f"{path}: scale {scale:g}, alpha {str(alpha)[:40]} and rank {rank}: mlx-lm up to 0.14 multiplies by "
+        "scale·alpha/rank, 0.15 by scale alone, and the config does not tell which of them wrote it",
+        code="unclear-scale",
+        hint="write what holds as lora_parameters.scale, and take alpha out",
+    )
+
+
+def _as_peft(
+    path: Path | None, fields: Mapping[str, Any], opened: Adapter, scale: float | None
+) -> PeftConfig:
+    """The settings in PEFT's words, with which the same update is written in PEFT's format."""
+    assert path is not None
+    rank = max((pair.rank for pair in opened.pairs), default=None)
+    alpha = None if scale is None or rank is None else scale * rank
+    dora = fields.get("fine_tune_type") == "dora" or any(note.reason == DORA_REASON for note in opened.other)
+    model = fields.get("model")
+    base = model if isinstance(model, str) else None
+    targets = [pair.module for pair in opened.pairs]
+    written = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": base,
+        "r": rank,
+        "lora_alpha": alpha,
+        "use_dora": dora,
+        "bias": "none",
+        "target_modules": targets,
+    }
+    return PeftConfig(
+        path, written, r=rank, lora_alpha=alpha, use_dora=dora, target_modules=tuple(targets), base_model=base
+    )
+
+
+def _unwritable(opened: Adapter) -> str | None:
+    """What the same factors in PEFT's names would not say."""
+    stacked = next((pair.module for pair in opened.pairs if pair.kind == "expert"), None)
+    if stacked is not None:
+        return f"{stacked} holds experts in one tensor, which PEFT reads only by the names of the base's parameters"
+    return "its DoRA magnitudes are kept in PEFT's format alone" if opened.other else None
+
+
+# ---------------------------------------------------------------- the factors
+
+
+def _transposed(words: Words) -> Words:
+    return words.T
+
+
+def _output_first(words: Words) -> Words:
+    """lora_b of experts, (E, m, r), as (m, r, E): a view."""
+    return words.transpose(1, 2, 0)
+
+
+def _pair(module: str, a: Factor, b: Factor, scale: float | None) -> LoraPair | str:
+    if len(b.entry.shape) == 3:
+        return _expert_pair(module, a, b, scale)
+    if len(a.entry.shape) != 2 or len(b.entry.shape) != 2:
+        return f"factors of {list(a.entry.shape)} and {list(b.entry.shape)}: not a layer that MLX-LM adapts"
+    kind: Kind = "embedding" if module.rpartition(".")[2] in _EMBEDDINGS else "linear"
+    turned_A, turned_B = (factor.turned(factor.entry.shape[::-1], _transposed) for factor in (a, b))
+    shape = shape_of(kind, turned_A, turned_B)
+    if isinstance(shape, str):
+        return mismatch(a, b)
+    alpha = None if scale is None else scale * shape.rank
+    return LoraPair(
+        module,
+        shape.kind,
+        turned_A,
+        turned_B,
+        shape.rank,
+        shape.rows,
+        shape.columns,
+        alpha=alpha,
+        scale=scale,
+    )
+
+
+def _expert_pair(module: str, a: Factor, b: Factor, scale: float | None) -> LoraPair | str:
+    experts, rows, rank = b.entry.shape
+    columns = a.entry.shape[-1]
+    if math.prod(a.entry.shape[:-1]) != experts * rank or len(a.entry.shape) > 3:
+        return mismatch(a, b)
+    flat_A = a.turned((experts * rank, columns), lambda words: words.reshape(experts * rank, columns))
+    last_B = b.turned((rows, rank * experts), _output_first)
+    alpha = None if scale is None else scale * rank
+    return LoraPair(
+        module, "expert", flat_A, last_B, rank, rows, columns, experts=experts, alpha=alpha, scale=scale
+    )

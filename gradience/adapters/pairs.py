@@ -1,0 +1,186 @@
+"""Home-made pairs: any two tensors of a safetensors file whose names follow two patterns.
+
+`Pairs("blocks.{}.w_a", "blocks.{}.w_b", scale=1)`: each `{}` stands for the same text in both names. Which side of a
+tensor is the rank follows from the shapes: one orientation for all pairs, the only one under which every product has
+an inner dimension that is not larger than its sides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from itertools import takewhile
+from pathlib import Path
+from typing import NamedTuple
+
+from gradience.adapters.adapter import Adapter, Factor, LoraPair
+from gradience.adapters.config import PeftConfig, is_alpha
+from gradience.adapters.inventory import SkippedTensor
+from gradience.adapters.locate import Location
+from gradience.adapters.pairing import Place, Tensors, add_pairs, shape_of
+from gradience.adapters.sniffing import single
+from gradience.adapters.tensors import TensorFile
+from gradience.errors import InputError, UsageError
+
+HOLE = "{}"
+
+
+class Pairs(NamedTuple):
+    """The names of both factors, `{}` where they differ from module to module, and s; None where it is not known."""
+
+    a: str
+    b: str
+    scale: float | None = None
+
+
+class Orientation(NamedTuple):
+    """How both factors are stored: which of them must be transposed to be A (r, n) and B (m, r)."""
+
+    turn_A: bool
+    turn_B: bool
+    words: str
+
+
+ORIENTATIONS = {
+    "pairs-rn-mr": Orientation(False, False, "A (r, n) and B (m, r)"),
+    "pairs-nr-rm": Orientation(True, True, "A (n, r) and B (r, m)"),
+    "pairs-rn-rm": Orientation(False, True, "A (r, n) and B (r, m)"),
+    "pairs-nr-mr": Orientation(True, False, "A (n, r) and B (m, r)"),
+}
+WORDS = {name: f"LoRA pairs by name, by their shapes {each.words}" for name, each in ORIENTATIONS.items()}
+
+
+def pairs_of(names: tuple[str, str] | None, scale: float | None) -> Pairs | None:
+    """The patterns of the command line or of Python; None where there are none.
+
+    Raises UsageError: bad-pairs, bad-scale.
+    """
+    if names is None:
+        if scale is not None:
+            raise UsageError(
+                "a scale is given, and no pairs that it would hold for",
+                code="bad-scale",
+                hint="give --pairs A B as well (Python: pairs=); other adapters say their scale themselves",
+            )
+        return None
+    if names[0].count(HOLE) != names[1].count(HOLE) or names[0] == names[1]:
+        raise UsageError(
+            f"{names!r:.200}: not two different names with {HOLE} equally often",
+            code="bad-pairs",
+            hint="such as --pairs 'blocks.{}.w_a' 'blocks.{}.w_b'",
+        )
+    if scale is not None and not is_alpha(scale):
+        raise UsageError(f"{scale!r:.40} is no scale", code="bad-scale", hint="such as --scale 1")
+    return Pairs(*names, scale)
+
+
+def open_pairs(path: Path, adapter: str | None, pairs: Pairs) -> Adapter:
+    """Open the safetensors file at `path`, or the only one in that folder.
+
+    Raises InputError: no-pairs, unclear-orientation, several-adapters, and what `tensors` raises.
+    """
+    weights = single(path, adapter, lambda name: name.endswith(".safetensors"), "safetensors files")
+    with ExitStack() as stack:
+        file = stack.enter_context(TensorFile.open(weights, root=weights.parent))
+        tensors = {name: (file, entry) for name, entry in file.entries.items()}
+        places = _places(weights, tensors, pairs)
+        name = _orientation(weights, tensors, places)
+        opened = Adapter(name, Location(path, weights.parent, (weights,), None), None, [file], None)
+        opened.unwritable = (
+            "its names are its maker's own, and nothing but that maker's code would load the result"
+        )
+        add_pairs(opened, tensors, places, _maker(ORIENTATIONS[name], pairs.scale))
+        opened.unaudited.extend(
+            SkippedTensor(tensor, "matches neither of the names in --pairs", entry.params)
+            for tensor, entry in file.entries.items()
+            if tensor not in places
+        )
+        if pairs.scale is not None:
+            rank = max((pair.rank for pair in opened.pairs), default=None)
+            opened.config = PeftConfig(weights, {}, r=rank, lora_alpha=pairs.scale * rank if rank else None)
+        opened.stack = stack.pop_all()
+        return opened
+
+
+def _places(path: Path, names: Iterable[str], pairs: Pairs) -> dict[str, Place]:
+    """The tensors of complete pairs and of halves. Raises InputError (no-pairs) where no two belong together."""
+    filled: dict[str, dict[tuple[str, ...], str]] = {"A": {}, "B": {}}
+    for name in names:
+        for side, pattern in (("A", pairs.a), ("B", pairs.b)):
+            match = re.fullmatch("(.+?)".join(map(re.escape, pattern.split(HOLE))), name)
+            if match:
+                filled[side][match.groups()] = name
+    if not filled["A"].keys() & filled["B"].keys():
+        raise InputError(
+            f"{path}: no two tensors are called {pairs.a!r:.120} and {pairs.b!r:.120} "
+            f"(the first tensor is {min(names, default='')[:80]!r})",
+            code="no-pairs",
+            hint=f"write {HOLE} for the part that differs from module to module, and the rest as it stands in the file",
+        )
+    places = {}
+    for text, name in filled["A"].items():
+        module = _module(pairs, text, name)
+        places[name] = Place(module, "A")
+        if text in filled["B"]:
+            places[filled["B"][text]] = Place(module, "B")
+    for text, name in filled["B"].items():
+        places.setdefault(name, Place(_module(pairs, text, name), "B"))
+    return places
+
+
+def _module(pairs: Pairs, text: tuple[str, ...], tensor: str) -> str:
+    """What both names begin with, up to a dot, where that tells the modules apart; else the tensor's own name."""
+    both = zip(pairs.a.split("."), pairs.b.split("."), strict=False)
+    common = ".".join(part for part, _ in takewhile(lambda each: each[0] == each[1], both))
+    if not text or common.count(HOLE) != len(text):
+        return tensor
+    for filling in text:
+        common = common.replace(HOLE, filling, 1)
+    return common
+
+
+def _orientation(path: Path, tensors: Tensors, places: dict[str, Place]) -> str:
+    """The only orientation that makes low-rank products of all pairs. Raises InputError (unclear-orientation)."""
+    modules: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, place in places.items():
+        modules.setdefault(place.module, {})[place.side] = tensors[name][1].shape
+    whole = [(sides["A"], sides["B"]) for sides in modules.values() if len(sides) == 2]
+    flat = [(a, b) for a, b in whole if len(a) == len(b) == 2 and 0 not in a + b]
+    fitting = [
+        name for name, each in ORIENTATIONS.items() if flat and all(_is_low_rank(each, a, b) for a, b in flat)
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    a, b = (flat or whole)[0]
+    what = "more than one way of multiplying them fits" if fitting else "no way of multiplying all pairs fits"
+    raise InputError(
+        f"{path}: {what} (the first pair has the shapes {list(a)} and {list(b)})",
+        code="unclear-orientation",
+        hint="save them with names that PEFT gives: <module>.lora_A.weight (r, n) and <module>.lora_B.weight (m, r)",
+    )
+
+
+def _is_low_rank(orientation: Orientation, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    (rank, columns), (rows, inner) = (
+        a[:: -1 if orientation.turn_A else 1],
+        b[:: -1 if orientation.turn_B else 1],
+    )
+    return rank == inner and rank <= min(rows, columns)
+
+
+def _maker(orientation: Orientation, scale: float | None) -> Callable[[str, Factor, Factor], LoraPair | str]:
+    def make(module: str, a: Factor, b: Factor) -> LoraPair | str:
+        if orientation.turn_A:
+            a = a.turned(a.entry.shape[::-1], lambda words: words.T)
+        if orientation.turn_B:
+            b = b.turned(b.entry.shape[::-1], lambda words: words.T)
+        shape = shape_of("linear", a, b)
+        if isinstance(shape, str):
+            return shape
+        alpha = None if scale is None else scale * shape.rank
+        return LoraPair(
+            module, "linear", a, b, shape.rank, shape.rows, shape.columns, alpha=alpha, scale=scale
+        )
+
+    return make

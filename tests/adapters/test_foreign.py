@@ -1,0 +1,275 @@
+"""Adapters of other formats, written by their own libraries (`tests/conformance/*_adapters.py`): the same ΔW."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from shutil import copytree
+
+import factory
+import numpy as np
+import pytest
+
+from gradience import audit_adapter, compare_adapters
+from gradience.adapters.dtypes import decode
+from gradience.adapters.formats import open_adapter
+from gradience.cli.app import run
+from gradience.errors import InputError
+
+FOLDER = Path(__file__).parent / "foreign"
+TOLERANCE = {"F32": 1e-6, "F16": 1e-6, "Q8_0": 1e-6, "BF16": 1e-2}
+"""Of what the libraries compute, relative to the largest entry; MLX does so in bfloat16."""
+COMPUTED = sorted(path.parent for path in FOLDER.glob("*/expected.npz"))
+
+
+def adapter_in(folder):
+    """The folder, or the file in it where its format has no folders."""
+    file = folder / "style.safetensors"
+    return file if file.exists() else folder
+
+
+def updates(path):
+    """Module -> s·B·A of every expert, (E, m, n)."""
+    with open_adapter(path) as opened:
+        loaded = {pair.module: pair.load() for pair in opened.pairs}
+        return {
+            module: np.stack(
+                [
+                    each.pair.scale * decode(each.words_B(expert)) @ decode(each.words_A(expert)).T
+                    for expert in range(each.pair.experts)
+                ]
+            )
+            for module, each in loaded.items()
+        }, TOLERANCE[loaded.popitem()[1].pair.a.entry.dtype.name]
+
+
+@pytest.mark.parametrize("folder", COMPUTED, ids=lambda folder: folder.name)
+def test_the_update_is_the_one_that_its_library_computes(folder):
+    computed, tolerance = updates(adapter_in(folder))
+    expected = dict(np.load(folder / "expected.npz"))
+    assert computed.keys() == expected.keys()
+    for module, update in computed.items():
+        np.testing.assert_allclose(
+            update.reshape(expected[module].shape), expected[module],
+            atol=tolerance * np.abs(expected[module]).max(), rtol=0,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("folder", sorted(FOLDER.iterdir()), ids=lambda folder: folder.name)
+def test_every_tensor_is_accounted_for(folder):
+    report = audit_adapter(adapter_in(folder))
+    cover = report.coverage
+    assert cover.params == cover.audited_params + cover.other_params + cover.unaudited_params
+    assert not cover.unaudited
+    assert all(row.status == "ok" for row in report.layers)
+    assert not {"misnamed", "no-config"} & {finding.code for finding in report.findings}
+
+
+# ---------------------------------------------------------------- MLX-LM
+
+
+def settings(folder, **fields):
+    """The config of the folder with other fields; None takes one out."""
+    path = folder / "adapter_config.json"
+    kept = {**json.loads(path.read_text()), **fields}
+    path.write_text(json.dumps({name: value for name, value in kept.items() if value is not None}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("fields", "scale"),
+    [
+        ({}, 20),
+        ({"lora_parameters": {"rank": 3, "scale": 5, "alpha": 6}}, 5),  # as MLX-CLI of a stranger has it
+        ({"fine_tune_type": None, "num_layers": None, "lora_layers": 1, "use_dora": False,
+          "lora_parameters": {"rank": 3, "scale": 5, "alpha": 6}}, 5),
+        ({"fine_tune_type": None, "num_layers": None, "lora_layers": 1,
+          "lora_parameters": {"rank": 3, "scale": 5, "alpha": 3}}, 5),
+        ({"lora_parameters": {"rank": 3}}, None),
+    ],
+    ids=["0.32", "alpha-left-over", "0.16", "alpha-is-the-rank", "no-scale"],
+)  # fmt: skip
+def test_the_scale_of_mlx_by_the_version_that_wrote_it(fields, scale, tmp_path):
+    folder = settings(copytree(FOLDER / "mlx", tmp_path / "mlx"), **fields)
+    assert {row.scale for row in audit_adapter(folder).layers} == {scale}
+
+
+def test_a_checkpoint_of_mlx_is_read_by_its_name_and_by_itself(tmp_path):
+    folder = copytree(FOLDER / "mlx", tmp_path / "mlx")
+    (folder / "adapters.safetensors").rename(folder / "0000100_adapters.safetensors")
+    reports = [
+        audit_adapter(path) for path in (folder, folder / "0000100_adapters.safetensors", FOLDER / "mlx")
+    ]
+    assert len({report.adapter.sha256 for report in reports}) == 1
+    assert [report.layers[0].scale for report in reports] == [20, 20, 20]
+    other = tmp_path / "elsewhere.safetensors"
+    other.write_bytes((FOLDER / "mlx" / "adapters.safetensors").read_bytes())
+    assert (audit_adapter(other).adapter.format, audit_adapter(other).layers[0].scale) == ("mlx", None)
+
+
+def test_mlx_becomes_a_smaller_adapter_of_peft(tmp_path, capsys):
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    from gradience.adapters.headers import NewTensor, header_bytes
+
+    random = np.random.default_rng(0)
+    factors = {"model.layers.0.q_proj.lora_a": (16, 4), "model.layers.0.q_proj.lora_b": (4, 12)}
+    head = header_bytes({name: NewTensor("F32", shape) for name, shape in factors.items()}, {})
+    data = b"".join(random.standard_normal(shape).astype("<f4").tobytes() for shape in factors.values())
+    (folder / "adapters.safetensors").write_bytes(head + data)
+    (folder / "0000100_adapters.safetensors").write_bytes(head + data)
+    (folder / "adapter_config.json").write_text(
+        '{"fine_tune_type": "lora", "lora_parameters": {"rank": 4, "scale": 2.5}, "model": "org/base"}'
+    )
+    smaller = tmp_path / "smaller"
+    assert run(["compress", str(folder), "--rank", "4", "--encoding", "uniform", "-o", str(smaller)]) == 0
+    assert sorted(path.name for path in smaller.glob("*adapter*")) == [
+        "adapter_config.json", "adapter_model.safetensors"]  # fmt: skip
+    config = json.loads((smaller / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (4, 10, "org/base")
+    assert compare_adapters(folder, smaller).relative_difference < 1e-6
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"), [("mlx", "experts in one tensor"), ("mlx-dora", "its DoRA magnitudes")]
+)
+def test_what_peft_has_no_names_for_is_not_written(kind, says, tmp_path, capsys):
+    assert run(["compress", str(FOLDER / kind), "--rank", "2", "-o", str(tmp_path / "out")]) == 3
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("diffusers", "several models of a pipeline"),
+        ("kohya", "underscores"),
+        ("gguf-f32", "llama.cpp's names"),
+    ],
+)
+def test_what_is_only_read_is_not_written(kind, says, tmp_path, capsys):
+    path = adapter_in(FOLDER / kind)
+    assert run(["compress", str(path), "--rank", "1", "-o", str(tmp_path / "out")]) == 3
+    assert says in capsys.readouterr().err
+    assert compare_adapters(path, path).relative_difference == 0
+
+
+# ---------------------------------------------------------------- what their keys and numbers mean
+
+
+def stored(path, tensors, metadata=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {name: factory.stored(value) for name, value in tensors.items()}
+    path.write_bytes(factory.safetensors(content, metadata))
+    return path
+
+
+def factors(rank, *, rows=6, columns=8):
+    random = np.random.default_rng(rank)
+    return [random.standard_normal(shape).astype("<f4") for shape in ((rank, columns), (rows, rank))]
+
+
+def test_diffusers_without_numbers_has_scale_1_at_every_rank(tmp_path):
+    """The rule of diffusers 0.42 (`get_peft_kwargs`); with a number the scale is α/r of each tensor."""
+    tensors = {}
+    for module, rank in (("unet.a.to_q", 2), ("unet.a.to_k", 3)):
+        for side, factor in zip("AB", factors(rank), strict=True):
+            tensors[f"{module}.lora_{side}.weight"] = factor
+    path = stored(tmp_path / "pytorch_lora_weights.safetensors", tensors)
+    assert {row.scale for row in audit_adapter(tmp_path).layers} == {1.0}
+    stored(path, tensors | {"unet.a.to_q.alpha": np.array(6, np.float32)})
+    assert {row.name: row.scale for row in audit_adapter(path).layers} == {
+        "unet.a.to_q": 3.0,
+        "unet.a.to_k": 1.0,
+    }
+
+
+def test_old_keys_of_diffusers_name_the_modules_of_today(tmp_path):
+    keys = {
+        "down_blocks.0.attn1.processor.to_out_lora": "down_blocks.0.attn1.to_out.0",
+        "unet.mid_block.attn1.to_k.lora": "unet.mid_block.attn1.to_k",
+        "text_encoder.layers.0.self_attn.q_proj.lora_linear_layer": "text_encoder.layers.0.self_attn.q_proj",
+    }
+    tensors = {}
+    for key in keys:
+        for side, factor in zip(("down", "up"), factors(2), strict=True):
+            tensors[f"{key}.{side}.weight"] = factor
+    report = audit_adapter(stored(tmp_path / "old.safetensors", tensors))
+    assert {row.name for row in report.layers} == {*keys.values()}
+    assert {row.module_type for row in report.layers} == {"attn"}
+
+
+def test_kohya_without_numbers_and_what_is_beside_its_factors(tmp_path):
+    down, up = factors(2)
+    tensors = {"lora_unet_a.lora_down.weight": down, "lora_unet_a.lora_up.weight": up}
+    tensors |= {f"lora_unet_b.lora_{part}.weight": up for part in ("down", "mid", "up")}
+    tensors |= {"lora_unet_a.dora_scale": down[:1], "stray.alpha": down[0, 0]}
+    report = audit_adapter(stored(tmp_path / "style.safetensors", tensors))
+    assert [(row.name, row.scale) for row in report.layers] == [("lora_unet_a", 1.0)]
+    reasons = {note.tensor: note.reason for note in (*report.coverage.other, *report.coverage.unaudited)}
+    assert reasons["lora_unet_a.dora_scale"] == "DoRA magnitude"
+    assert reasons["stray.alpha"] == "unknown tensor"
+    assert reasons["lora_unet_b.lora_up.weight"].startswith("a Tucker decomposition")
+
+
+@pytest.mark.parametrize("turn_A", [False, True])
+@pytest.mark.parametrize("turn_B", [False, True])
+def test_the_orientation_of_home_made_pairs_follows_from_their_shapes(turn_A, turn_B, tmp_path):
+    tensors, expected = {}, {}
+    for layer in range(2):
+        a, b = factors(2 + layer)
+        tensors[f"blocks.{layer}.w_a"] = a.T.copy() if turn_A else a
+        tensors[f"blocks.{layer}.w_b"] = b.T.copy() if turn_B else b
+        expected[f"blocks.{layer}"] = 0.5 * b.astype(float) @ a
+    path = stored(tmp_path / "lora.safetensors", tensors)
+    report = audit_adapter(path, pairs=("blocks.{}.w_a", "blocks.{}.w_b"), scale=0.5)
+    assert report.adapter.format == f"pairs-{'nr' if turn_A else 'rn'}-{'rm' if turn_B else 'mr'}"
+    for row in report.layers:
+        assert row.fro_norm == pytest.approx(np.linalg.norm(expected[row.name]), rel=1e-6)
+
+
+def test_home_made_pairs_on_the_command_line(tmp_path, capsys):
+    tensors = {
+        f"w_{side}_{i:03}": factor for i in range(2) for side, factor in zip("ab", factors(2), strict=True)
+    }
+    path = str(stored(tmp_path / "lora.safetensors", tensors | {"bias": np.zeros(3, np.float32)}))
+    assert run(["audit", path, "--pairs", "w_a_{}", "w_b_{}"]) == 4
+    shown = capsys.readouterr().out.replace("\n", " ")
+    assert "LoRA pairs by name, by their shapes A (r, n) and B (m, r)" in shown
+    assert "α unknown" in shown
+    words = ["compare", path, path, "--pairs", "w_a_{}", "w_b_{}"]
+    assert run(words) == 3
+    assert "give it with --scale" in capsys.readouterr().err
+    assert run([*words, "--scale", "2"]) == 0
+
+
+def test_a_gguf_file_that_is_cut_or_changed_is_refused_or_read(tmp_path):
+    path = tmp_path / "adapter.gguf"
+    whole = (FOLDER / "gguf-f32" / "adapter.gguf").read_bytes()
+    for cut in range(0, len(whole), 211):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(InputError):
+            audit_adapter(path)
+    for place in range(0, 700, 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            audit_adapter(path)
+        except InputError:
+            continue
+
+
+def test_an_archive_is_read_where_its_arrays_lie(tmp_path):
+    """Truncated, or with a list of members that lies, it is refused."""
+    path = tmp_path / "adapters.npz"
+    whole = (FOLDER / "mlx-npz" / "adapters.npz").read_bytes()
+    for cut in range(0, len(whole), 61):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(InputError):
+            audit_adapter(path)
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            audit_adapter(path)
+        except InputError:
+            continue
