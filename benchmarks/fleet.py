@@ -2,10 +2,10 @@
 
 python benchmarks/fleet.py --small 10000 --large 1000
 
-Every adapter is distinct (bf16, r = 8, α = 16; factors of a made-up falling spectrum), 16 modules in 1 MB or 48 in 3 MB,
-and was just written, so that it lies in the page cache. Whole processes, table and copies included; user + system time of
-the process tree, so that a loaded machine changes little. The floor reads the files and takes a float64 QR of each factor
-and the SVD of their product, in this process, which has started already.
+Every adapter is distinct (bf16, r = 8, α = 16; made-up factors of a falling spectrum), 16 modules or 48,
+in 1 MB or 3 MB, and was just written, so that it lies in the page cache. Whole processes, table and copies included; user + system time
+of the process tree, so that a loaded machine changes little. The floor reads the files and takes a float64 QR of each
+factor and the SVD of their product, in this process, which has started already.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ def floor(folder: Path, modules: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--small", type=int, default=10_000, help="adapters of 16 modules")
     parser.add_argument("--large", type=int, default=1_000, help="adapters of 48 modules")
     parser.add_argument("--folder", type=Path, help="where they are written (10 GB with the defaults)")

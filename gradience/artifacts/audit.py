@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from gradience.adapters.families import ModuleType
 from gradience.adapters.keys import Kind
 from gradience.artifacts.base import ROW_CONFIG, Float12, Part, visible_json
+from gradience.artifacts.dominance import BaseComparison
 from gradience.artifacts.finding import Finding
 from gradience.artifacts.prediction import MeasuredEffects
 from gradience.artifacts.report import Report
@@ -291,6 +292,8 @@ class AuditReport(Report):
     """What the suggestions rest on, the best evidence first."""
     effects: MeasuredEffects | None = None
     """Null without a calibration."""
+    base: BaseComparison | None = None
+    """Null without the base model's weights."""
     layers: tuple[LayerAudit, ...]
     findings: tuple[Finding, ...]
     run: RunInfo

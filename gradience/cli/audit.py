@@ -70,6 +70,15 @@ def audit(
     ] = None,
     pairs: PairNames = None,
     scale: PairScale = None,
+    base_model: Annotated[
+        str | None,
+        typer.Option(
+            "--base-model",
+            "-b",
+            metavar="NAME",
+            help="Base model, a folder or a name: adds how large each update is beside its weight.",
+        ),
+    ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print audit.json instead of the report, one line per adapter.")
     ] = False,
@@ -112,7 +121,7 @@ def audit(
         from gradience.audit.adapter import audit_adapter
 
         with ProgressBar(label, quiet=quiet) as progress:
-            return audit_adapter(
+            report = audit_adapter(
                 path,
                 adapter=adapter,
                 tau=tau,
@@ -124,6 +133,7 @@ def audit(
                 progress=progress,
                 command=command_line(),
             )
+        return report if base_model is None else _beside_base(report, base_model, quiet=quiet)
 
     if len(paths) > 1:
         return _several(paths, measure, layers=layers, json=json, quiet=quiet)
@@ -145,6 +155,17 @@ def audit(
     if incomplete:
         raise incomplete
     return 0
+
+
+def _beside_base(report: AuditReport, name: str, *, quiet: bool) -> AuditReport:
+    """The report with the weights of the base model beside the updates."""
+    from gradience.audit.dominance import with_base
+    from gradience.models.locate import locate
+    from gradience.models.settings import ModelSettings
+
+    folder = locate(ModelSettings(name=name), ("*.safetensors", "*.json")).folder
+    with ProgressBar(f"reading {name}", quiet=quiet) as progress:
+        return with_base(report, folder, name=name, progress=progress)
 
 
 def _several(

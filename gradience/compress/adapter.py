@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gradience.adapters.adapter import Adapter
+from gradience.adapters.base_weights import BaseWeights
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG, WEIGHTS
@@ -25,7 +26,6 @@ from gradience.artifacts.shared_names import path_text
 from gradience.artifacts.whole import check_output, whole_folder
 from gradience.blas import worker_threads
 from gradience.compress.carry import annotate, carry_files, compressed_opening, refuse_foreign_files
-from gradience.compress.dora import BaseWeights
 from gradience.compress.layout import Layout, lay_out
 from gradience.compress.peft_check import check_with_peft, require_peft
 from gradience.compress.readback import check_written

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gradience.adapters.adapter import Adapter, Factor, LoraPair
+from gradience.adapters.base_weights import BaseWeights
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.dtypes import DTYPES, DType
 from gradience.adapters.inventory import DORA_REASON, GHOST_REASON, SkippedTensor
@@ -15,7 +16,6 @@ from gradience.adapters.locate import natural_key
 from gradience.adapters.naming import factor_name, peft_name
 from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.compression import CompressionPlan, Encoding
-from gradience.compress.dora import BaseWeights
 from gradience.compress.encodings import Encoded, Target, encode_modules
 from gradience.compress.module import Job
 from gradience.compress.reconfigure import init_fields, target_fields, without_stripped

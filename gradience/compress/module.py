@@ -13,9 +13,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from gradience.adapters.adapter import BLOCK_ELEMENTS, Factor, LoadedPair, LoraPair, word_blocks
+from gradience.adapters.base_weights import BaseWeights
 from gradience.adapters.dtypes import DType, Words, decode, encode
 from gradience.artifacts.compression import ModulePlan
-from gradience.compress.dora import BaseWeights, output_error
+from gradience.compress.dora import output_error
 from gradience.compress.truncate import (
     Truncation,
     cancellation,

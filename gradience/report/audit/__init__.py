@@ -4,6 +4,7 @@ view.py         how much is shown
 trust.py        can I trust it?
 use.py          how much of its rank does it use?
 effects.py      what matters to the output? With a calibration
+dominance.py    how large is it beside the base? With the base's weights
 ranks.py        what ranks are suggested?
 where.py        where? The maps (heat.py) and the modules at both ends
 layers.py       every module
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from gradience.adapters.formats import words_of
 from gradience.artifacts.audit import AuditReport
 from gradience.report import terminal
+from gradience.report.audit.dominance import dominance_blocks
 from gradience.report.audit.effects import effect_blocks
 from gradience.report.audit.layers import layer_blocks
 from gradience.report.audit.ranks import rank_blocks
@@ -118,6 +120,7 @@ SECTIONS: tuple[Callable[[AuditReport, View], list[Block]], ...] = (
     trust_blocks,
     use_blocks,
     effect_blocks,
+    dominance_blocks,
     rank_blocks,
     where_blocks,
     caveat_blocks,
