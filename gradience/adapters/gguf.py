@@ -3,7 +3,7 @@
 Tensors `blk.0.attn_q.weight.lora_a` (r, n) and `.lora_b` (m, r); lora_a of `token_embd` lies transposed. One number,
 `adapter.lora.alpha`, holds for all: s = α/r of the tensor, or 1 where it is 0.
 The header is read by our own strict reader: the library `gguf` maps the file into memory, and trusts what it says.
-Source: GGUF 3 (ggml, docs/gguf.md); llama.cpp, convert_lora_to_gguf.py and llama-adapter.h.
+Source: GGUF 3 (the page gguf.md of ggml); llama.cpp, convert_lora_to_gguf.py and llama-adapter.h.
 """
 
 from __future__ import annotations
