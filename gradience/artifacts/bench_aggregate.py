@@ -66,6 +66,8 @@ class VariantSeed(Part):
     """Not trained: it could not pass any more."""
     kl_mean: Float12 | None = None
     """KL(probe ‖ variant), in nats: the `divergence.kl_mean` of bench.json."""
+    predicted_kl_mean: Float12 | None = None
+    """The `predicted.kl_mean` of bench.json; null but for a truncation that a calibration has chosen."""
 
 
 class VariantSummary(OfAnArm):

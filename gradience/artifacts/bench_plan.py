@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from gradience.artifacts.base import Artifact, Part
+from gradience.artifacts.base import Artifact, Float12, Part
 from gradience.artifacts.exact import Exact
 
 Role = Literal["train", "dev", "confirm"]
@@ -71,6 +71,16 @@ class PlannedLadder(Part):
     """What each is shown for: the next training as well, or the adapters of this run."""
 
 
+class PlannedCalibration(Part):
+    """The prompts on which the probe of each seed is calibrated: training examples without their labels."""
+
+    rows: int
+    prompts_sha256: str
+    """Over the rows as `gradience calibrate --prompts` takes them."""
+    max_kl: Float12 | None = None
+    """Of the variant `calibrated_kl`: its limit, in nats per scored token."""
+
+
 class BenchPlan(Artifact):
     """What was decided before anything was trained. Every later artifact carries its digest."""
 
@@ -95,6 +105,8 @@ class BenchPlan(Artifact):
     """Compared as well, as a measure of the measurement; not candidates."""
     ladder: PlannedLadder | None = None
     """Compared as well, in a sequence of its own."""
+    calibration: PlannedCalibration | None = None
+    """By which the variants that are called `calibrated` are chosen; null where there are none."""
     above_base: Share | None = None
     """The probe must have more correct than its base, by more than this share; null: that is not asked."""
     stop_early: bool | None = None

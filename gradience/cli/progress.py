@@ -23,6 +23,7 @@ DOING = {
     "scores": "scoring gold responses with",
     "adapter": "making",
     "audit": "auditing",
+    "calibration": "calibrating",
     "heal": "healing",
 }
 """The last part of a stage's name -> what is done in it."""

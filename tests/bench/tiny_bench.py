@@ -113,6 +113,10 @@ def gsm8k_values(base: Path | str, **changes: Any) -> dict[str, Any]:
     }
 
 
+BEFORE = ("probe/train", "probe/eval", "base/eval", "audit", "calibration")
+"""Stages after which it is known how many follow."""
+
+
 class Watcher:
     """Remembers the stages, and breaks off where it is told to."""
 
@@ -124,7 +128,11 @@ class Watcher:
 
     def stage(self, name: str, number: int, of: int | None) -> None:
         assert number in (self.number + 1, 1)  # from 1 again where all adapters are evaluated again
-        assert name in ("probe/train", "probe/eval", "base/eval", "audit") if of is None else number <= of
+        assert (
+            name in ("probe/train", "probe/eval", "base/eval", "audit", "calibration")
+            if of is None
+            else number <= of
+        )
         self.number = number
         self.stages.append(name)
         if name == self.stop_at:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from gradience.artifacts.audit import AuditReport
+from gradience.artifacts.calibration import Calibration
 from gradience.bench.arms.ranks import AuditedProbe, Choice
 from gradience.plan.modules import Ranks
 
@@ -22,6 +23,8 @@ class Source(NamedTuple):
     """The folder that PEFT wrote."""
     audit: AuditReport
     seed: int
+    calibration: Calibration | None = None
+    """By which its components are chosen; None: by their singular values."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The audit of a probe -> a rank for every module, for each variant. Pure.
+"""The audit of a probe, and its calibration -> a rank for every module, for each variant. Pure.
 
 A new variant is one function here and one line in `VARIANTS`.
 """
@@ -10,16 +10,26 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gradience.artifacts.audit import AuditReport, Suggestion, Suggestions
+from gradience.artifacts.calibration import Calibration
+from gradience.artifacts.prediction import Prediction
+from gradience.plan.calibrated import ToKl, ToSizeOfRank, predicted, with_calibration
 from gradience.plan.criteria import Criterion, ToRank, ToSuggestion
 from gradience.plan.modules import Ranks, modules_of
 from gradience.plan.suggestions import with_suggestions
 
+UNDER_KL = "calibrated_kl"
+"""The variant that a limit of predicted KL divergence decides."""
+
 
 class Choice(NamedTuple):
-    """Ranks, and in words what they rest on, before rounding."""
+    """Ranks, and in words what they rest on, before rounding.
+
+    prediction: of a calibration, where that chooses them.
+    """
 
     ranks: Ranks
     basis: str
+    prediction: Prediction | None = None
 
 
 class NotMade(Exception):
@@ -30,10 +40,21 @@ class AuditedProbe:
     """The modules of a probe, and the ranks that its audit suggests for them."""
 
     def __init__(
-        self, report: AuditReport, *, variants: Sequence[str], allowed_ranks: Sequence[int], seed: int
+        self,
+        report: AuditReport,
+        *,
+        variants: Sequence[str],
+        allowed_ranks: Sequence[int],
+        seed: int,
+        calibration: Calibration | None = None,
+        max_kl: float | None = None,
     ) -> None:
-        """variants: all that the config compares. seed: of the run; what is random depends on it alone."""
-        self.variants, self.seed = variants, seed
+        """variants: all that the config compares. seed: of the run; what is random depends on it alone.
+
+        calibration: without it, variants that need one cannot be chosen. max_kl: of the variant `calibrated_kl`.
+        """
+        self.variants, self.seed, self.max_kl = variants, seed, max_kl
+        self._calibration = calibration
         self.modules = modules_of(report)
         self.ranks: Ranks = {module.name: module.rank for module in self.modules}
         self.use_rslora = report.adapter.use_rslora
@@ -50,20 +71,44 @@ class AuditedProbe:
         """Return the ranks of a variant. Raises NotMade."""
         if variant in VARIANTS:
             return VARIANTS[variant](self)
-        return Choice(self.ranks_by(ToRank(int(variant.removeprefix("uniform_r")))), "as requested")
+        rank = int(variant.rpartition("_r")[2])
+        if is_calibrated(variant):
+            return self.chosen_by_effect(ToSizeOfRank(rank))
+        return Choice(self.ranks_by(ToRank(rank)), "as requested")
 
     def ranks_by(self, criterion: Criterion) -> Ranks:
         """Return the rank that `criterion` gives every module."""
         return criterion.choose(self._report, self.modules)
 
+    def chosen_by_effect(self, criterion: Criterion) -> Choice:
+        """Return the ranks that `criterion` gives by what components do to the output, and what they are to cost.
+
+        Raises NotMade where it leaves nothing.
+        """
+        assert self._calibration is not None
+        modules = with_calibration(self._report, self.modules, self._calibration)
+        ranks = criterion.choose(self._report, modules)
+        if not any(ranks.values()):
+            raise NotMade(f"{criterion.words}: no module would be left")
+        return Choice(ranks, criterion.words, predicted(modules, ranks))
+
 
 def is_variant(name: str) -> bool:
     """Return whether there is a variant of this name.
 
-    >>> is_variant("per_layer"), is_variant("uniform_r16"), is_variant("uniform_r016")
+    >>> is_variant("per_layer"), is_variant("uniform_r16"), is_variant("calibrated_r4"), is_variant("uniform_r016")
+    (True, True, True, False)
+    """
+    return name in VARIANTS or re.fullmatch(r"(uniform|calibrated)_r[1-9]\d{0,5}", name) is not None
+
+
+def is_calibrated(name: str) -> bool:
+    """Return whether the variant of this name is chosen by a calibration of the probe.
+
+    >>> is_calibrated("calibrated"), is_calibrated("calibrated_r4"), is_calibrated("uniform_median")
     (True, True, False)
     """
-    return name in VARIANTS or re.fullmatch(r"uniform_r[1-9]\d{0,5}", name) is not None
+    return name.partition("_")[0] == "calibrated"
 
 
 def _median(probe: AuditedProbe) -> Choice:
@@ -79,6 +124,15 @@ def _per_layer(probe: AuditedProbe) -> Choice:
     return Choice(probe.ranks_by(ToSuggestion("per_layer")), basis)
 
 
+def _calibrated(probe: AuditedProbe) -> Choice:
+    return probe.chosen_by_effect(ToSizeOfRank(probe.suggestions.median.rank))
+
+
+def _calibrated_kl(probe: AuditedProbe) -> Choice:
+    assert probe.max_kl is not None
+    return probe.chosen_by_effect(ToKl(probe.max_kl))
+
+
 def _uniform(probe: AuditedProbe, statistic: str, chosen: Suggestion) -> Choice:
     rounding = {"evidence": "", "grid": ", rounded up to an allowed rank", "cap": ", the probe's own rank"}
     return Choice(
@@ -92,5 +146,8 @@ VARIANTS: dict[str, Callable[[AuditedProbe], Choice]] = {
     "uniform_median": _median,
     "uniform_p90": _p90,
     "per_layer": _per_layer,
+    "calibrated": _calibrated,
+    UNDER_KL: _calibrated_kl,
 }
-"""Name in `compression.variants` -> its ranks. Beside them there is `uniform_rN`, rank N everywhere."""
+"""Name in `compression.variants` -> its ranks. Beside them there are `uniform_rN`, rank N everywhere, and
+`calibrated_rN`, as many parameters as that."""

@@ -1,4 +1,5 @@
-"""The leading directions of each module: the best approximation of its update at that rank (Eckart–Young)."""
+"""The leading directions of each module: the best approximation of its update at that rank (Eckart–Young); where a
+calibration chooses, those that matter most to the output."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ from gradience.plan.modules import Ranks
 
 def truncate(source: Source, ranks: Ranks, target: Path) -> None:
     """Write the probe, truncated to `ranks`, to the folder `target`."""
-    plan = plan_compression(source.audit, ToRanks(ranks, "the ranks of a Bench variant"))
-    write_compressed(source.probe, plan, target, force=True)
+    criterion = ToRanks(ranks, "the ranks of a Bench variant")
+    plan = plan_compression(source.audit, criterion, calibration=source.calibration)
+    write_compressed(source.probe, plan, target, calibration=source.calibration, force=True)
 
 
 TRUNCATE = Derived("truncate", truncate, "the probe itself, truncated")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -12,9 +13,10 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 from gradience import tasks
 from gradience.artifacts.bench_plan import LadderBound, LadderKind, Share
 from gradience.bench.arms.arm import Arm, Healed, Trained
-from gradience.bench.arms.ranks import VARIANTS, is_variant
+from gradience.bench.arms.ranks import UNDER_KL, VARIANTS, is_calibrated, is_variant
 from gradience.bench.arms.registry import ARMS, CONTROLS
-from gradience.calibrate.heal.inputs import FEWEST
+from gradience.calibrate.heal.inputs import FEWEST as FEWEST_HEALING
+from gradience.calibrate.rows import FEWEST
 from gradience.errors import InputError
 from gradience.models.settings import Positive, Settings
 from gradience.ranks import DEFAULT_GRID
@@ -32,7 +34,7 @@ SHORT_WARMUP = 10
 def _variant(name: str) -> str:
     if not is_variant(name):
         raise ValueError(
-            f"{name!r} is not a variant: use {', '.join(VARIANTS)}, or uniform_rN such as uniform_r16"
+            f"{name!r} is not a variant: use {', '.join(VARIANTS)}, or uniform_rN such as uniform_r16, or calibrated_rN"
         )
     return name
 
@@ -52,6 +54,12 @@ class OneOf:
     def in_words(self) -> str:
         """Return every name with its words, for the key reference."""
         return " ".join(f"`{name}`: {entry.words}." for name, entry in self.table.items())
+
+
+def _names(values: Mapping[str, Any], key: str) -> list[str]:
+    """The names in a list that is not checked yet."""
+    there = values.get(key)
+    return [name for name in there if isinstance(name, str)] if isinstance(there, list | tuple) else []
 
 
 Variant = Annotated[str, AfterValidator(_variant)]
@@ -151,7 +159,7 @@ class HealingSettings(Settings):
     steps: Annotated[Share, Field(gt=0)] = Fraction(1, 10)
     """Share of the probe's training steps, at most: it stops where nothing gets better. A step takes
     `train.per_device_train_batch_size` rows."""
-    rows: Annotated[int, Field(ge=FEWEST)] = 512
+    rows: Annotated[int, Field(ge=FEWEST_HEALING)] = 512
     """The first so many training examples. Of them a quarter is held out, and an eighth decides which step is kept."""
     lr: Annotated[float, Field(gt=0)] = 3e-4
     """At most; it rises over a fifth of the steps and falls in a straight line to 0."""
@@ -159,6 +167,18 @@ class HealingSettings(Settings):
     def steps_of(self, training: int) -> int:
         """Steps of a healing after a training of so many."""
         return max(1, round(self.steps * training))
+
+
+class CalibrationSettings(Settings):
+    """How the probe is calibrated, on its training prompts and without their labels: for variants that are called
+    `calibrated`."""
+
+    rows: Annotated[int, Field(ge=FEWEST)] = 256
+    """The first so many training examples: one half of them chooses what is kept, the other predicts what it costs."""
+    max_kl: Annotated[float, Field(gt=0, lt=math.inf)] | None = Field(
+        default=None, exclude_if=lambda limit: limit is None
+    )
+    """Of the variant `calibrated_kl`: the largest predicted KL divergence per scored token, in nats."""
 
 
 class CompressionSettings(Settings):
@@ -169,7 +189,9 @@ class CompressionSettings(Settings):
         "uniform_p90",
         "per_layer",
     )
-    """Ranks: the audit's median, its 90th percentile, one for each module, or a stated one (`uniform_r16`)."""
+    """Ranks: the audit's median, its 90th percentile, one for each module, or a stated one (`uniform_r16`). By a
+    calibration of the probe, what matters most to its output: `calibrated` in as many parameters as `uniform_median`
+    has, `calibrated_r4` in those of rank 4, `calibrated_kl` the fewest under `calibration.max_kl`."""
     arms: Annotated[tuple[ArmName, ...], Field(min_length=1, description=ARM.in_words())] = (
         "retrain",
         "truncate",
@@ -185,17 +207,23 @@ class CompressionSettings(Settings):
     """Retrain no variant on a further seed once it cannot pass any more, whatever the further seeds say."""
     healing: HealingSettings | None = Field(default=None, exclude_if=lambda healing: healing is None)
     """Of the arm `heal`; its defaults where that is among the arms."""
+    calibration: CalibrationSettings | None = Field(
+        default=None, exclude_if=lambda calibration: calibration is None
+    )
+    """Of the variants that are called `calibrated`; its defaults where one of those is asked for."""
     energy: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Share of a module's energy that its suggested rank holds."""
 
     @model_validator(mode="before")
     @classmethod
-    def _heals(cls, values: Any) -> Any:
-        """What heals by default stands in the config all the same: it decides what is made."""
-        if not isinstance(values, dict) or not isinstance(values.get("arms"), list | tuple):
+    def _says_how(cls, values: Any) -> Any:
+        """How is healed or calibrated by default stands in the config all the same: it decides what is made."""
+        if not isinstance(values, dict):
             return values
-        heals = any(isinstance(ARMS.get(name), Healed) for name in values["arms"] if isinstance(name, str))
-        return {**values, "healing": {}} if heals and values.get("healing") is None else values
+        heals = any(isinstance(ARMS.get(name), Healed) for name in _names(values, "arms"))
+        calibrates = any(map(is_calibrated, _names(values, "variants")))
+        needed = {"healing": heals, "calibration": calibrates}
+        return values | {name: {} for name, is_so in needed.items() if is_so and values.get(name) is None}
 
     @model_validator(mode="after")
     def _fits_together(self) -> CompressionSettings:
@@ -213,6 +241,12 @@ class CompressionSettings(Settings):
                 raise ValueError(f"the arm {arm.name} needs the control {arm.needs_control}")
         if self.healing is not None and not any(isinstance(ARMS[name], Healed) for name in self.arms):
             raise ValueError("`healing` says how is healed, and `arms` has no `heal`")
+        if self.calibration is not None and not any(map(is_calibrated, self.variants)):
+            raise ValueError("`calibration` says how is calibrated, and `variants` has no `calibrated`")
+        if (self.calibration is not None and self.calibration.max_kl is not None) != (
+            UNDER_KL in self.variants
+        ):
+            raise ValueError(f"the variant {UNDER_KL} and `calibration.max_kl`, its limit, need each other")
         for control in (CONTROLS[name] for name in self.controls):
             if control.needs_arm and control.needs_arm not in self.arms:
                 raise ValueError(f"the control {control.name} needs the arm {control.needs_arm}")

@@ -39,12 +39,17 @@ PASS = 1 / 3
 """A pass forward, in micro-steps of a training, whose pass backward is as much as two."""
 
 
+CALIBRATING = 3 / 2
+"""Passes forward and backward over the rows of a calibration: one half of them twice, the other once."""
+
+
 class Counts(NamedTuple):
     """How often a seed does what costs time."""
 
     trainings: int
     healings: int
     evaluations: int
+    calibrations: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +124,17 @@ def cost_of(
             * (machine.seconds(answering) + (shapes.new * machine.seconds(decoding) if decoding else 0))
         )
         scores = 2 * shapes.deciding / SCORED_AT_ONCE * machine.seconds(scoring) if scoring else 0
-        healing = 0.0
+        healing = calibrating = 0.0
+        writing = shapes.new * machine.seconds(decoding) / shapes.rows if decoding else 0
+        if config.compression.calibration is not None:
+            each = CALIBRATING * machine.seconds(step) / shapes.train[0] + writing
+            calibrating = loading + config.compression.calibration.rows * each
         if config.compression.healing is not None:
-            writing = shapes.new * machine.seconds(decoding) / shapes.rows if decoding else 0
             healing = loading + _healing(
                 config.compression.healing, shapes, machine.seconds(step), machine.seconds(adam), writing
             )
         seed = counts.trainings * training + counts.healings * healing + loading
+        seed += counts.calibrations * calibrating
         seed += counts.evaluations * answers + (counts.evaluations - 1) * scores
         times.append(
             TimeEstimate(machine=machine.name, training=training, evaluation=answers + scores, seed=seed)

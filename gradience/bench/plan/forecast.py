@@ -37,7 +37,8 @@ def forecast(config: BenchConfig, machines: Sequence[Machine] | None = None) -> 
     has_base = config.model.type == "causal_lm" and config.task.probe_gate.above_base is not None
     evaluations = 1 + has_base + len(wanted)
     healings = sum(variant.is_healed for variant in wanted)
-    cost = _cost(config, seen, examples, Counts(trainings, healings, evaluations), machines)
+    calibrations = int(config.compression.calibration is not None)
+    cost = _cost(config, seen, examples, Counts(trainings, healings, evaluations, calibrations), machines)
     return BenchForecast(
         config_digest=config.digest(),
         protocol_digest=config.protocol_digest(),
@@ -49,7 +50,7 @@ def forecast(config: BenchConfig, machines: Sequence[Machine] | None = None) -> 
         example=seen.example,
         scored=seen.scored,
         scored_by=seen.task.scored_by if seen.task is not None else "",
-        stages=_stages(wanted, has_base=has_base),
+        stages=_stages(wanted, has_base=has_base, calibrates=calibrations > 0),
         trainings=trainings,
         evaluations=evaluations,
         examples=examples,
@@ -98,6 +99,8 @@ def _assumptions(
         )
     if not examples:
         said.append("evaluations are not counted: how many examples decide is known when the data are read")
+    if (calibration := config.compression.calibration) is not None:
+        said.append(f"a calibration on {calibration.rows:,} rows, one and a half passes forward and backward")
     if (healing := config.compression.healing) is not None:
         said.append(
             f"healings that take all their steps, {100 * float(healing.steps):g} % of a training's, on"
@@ -108,9 +111,10 @@ def _assumptions(
     return said
 
 
-def _stages(wanted: Sequence[PlannedVariant], *, has_base: bool) -> tuple[str, ...]:
+def _stages(wanted: Sequence[PlannedVariant], *, has_base: bool, calibrates: bool) -> tuple[str, ...]:
     """In the order of run.py: what is cut from the probe while its base is loaded, then what is healed or trained."""
     stages = ["probe/train", "probe/eval", *(["base/eval"] if has_base else []), "audit"]
+    stages += ["calibration"] if calibrates else []
     for variant in wanted:
         if not variant.is_trained and not variant.is_healed:
             stages += [f"{variant.name}/{what}" for what in ("adapter", "eval")]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from gradience.artifacts.bench_plan import BenchPlan, DataSplit, PlannedLadder, TaskCode
+from gradience.artifacts.bench_plan import BenchPlan, DataSplit, PlannedCalibration, PlannedLadder, TaskCode
 from gradience.artifacts.shared_names import path_text
 from gradience.bench.arms.ladder import rung_name
 from gradience.bench.config.load import BenchConfig
@@ -17,9 +17,16 @@ ALPHA = Fraction("0.05")
 
 
 def bench_plan(
-    config: BenchConfig, task: str, splits: Sequence[DataSplit], code: TaskCode | None = None
+    config: BenchConfig,
+    task: str,
+    splits: Sequence[DataSplit],
+    code: TaskCode | None = None,
+    calibration: PlannedCalibration | None = None,
 ) -> BenchPlan:
-    """Return the plan of a run on these examples. task: its name, as the task says it. code: of a user's own task."""
+    """Return the plan of a run on these examples. task: its name, as the task says it. code: of a user's own task.
+
+    calibration: the prompts, where the probe is to be calibrated.
+    """
     variants = asked_for(config.compression)
     return BenchPlan(
         config_digest=sha256_json(config.model_dump(mode="json", exclude={"runtime"})),
@@ -34,6 +41,7 @@ def bench_plan(
         tests=tuple(variant.name for variant in variants if variant.is_candidate),
         controls=tuple(variant.name for variant in variants if variant.control),
         ladder=_ladder(config),
+        calibration=calibration,
         above_base=config.task.probe_gate.above_base,
         stop_early=config.compression.stop_early,
         policy=config.policy,

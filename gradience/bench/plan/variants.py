@@ -1,4 +1,4 @@
-"""The audit of a probe -> the smaller adapters that are compared with it. Pure.
+"""The audit of a probe, and its calibration -> the smaller adapters that are compared with it. Pure.
 
 Every module gets an explicit rank, and the α that leaves its scale what the probe's was: rank and scale are never
 changed together. Variants that come to the same thing are run once, and one that changes nothing is not run at all;
@@ -14,9 +14,11 @@ from typing import Any
 
 from gradience.adapters.patterns import anchored_key
 from gradience.artifacts.audit import AuditReport
-from gradience.bench.arms.arm import Arm, Control, Healed, Trained, result_name
+from gradience.artifacts.bench import PredictedDivergence
+from gradience.artifacts.calibration import Calibration
+from gradience.bench.arms.arm import Arm, Control, Derived, Healed, Trained, result_name
 from gradience.bench.arms.ladder import ranks_of_rung, rung_name
-from gradience.bench.arms.ranks import AuditedProbe, Choice, NotMade
+from gradience.bench.arms.ranks import AuditedProbe, Choice, NotMade, is_calibrated
 from gradience.bench.arms.registry import CONTROLS
 from gradience.bench.arms.truncate import TRUNCATE
 from gradience.bench.config.load import BenchConfig
@@ -48,6 +50,14 @@ class PlannedVariant:
     probe_params: int = 0
     rank_basis: str = ""
     """What the ranks rest on, before rounding."""
+    by_effect: bool = False
+    """Whether a calibration chooses its components, and not their singular values."""
+    predicted: PredictedDivergence | None = None
+    """What it costs by the calibration; None where there is none, or where it is trained once it is made."""
+    unplanned: str = ""
+    """Why its ranks are not known; empty where they are."""
+    as_recorded: bool = False
+    """Whether its ranks are those of a result, which does not say which module has which."""
     same_as: str | None = None
     """The variant, or `probe`, that has the same ranks and is made in the same way: this one is not made again."""
     skipped: str = ""
@@ -78,9 +88,14 @@ class PlannedVariant:
         return isinstance(self.making, Healed)
 
     @property
+    def needs_calibration(self) -> bool:
+        """Whether its ranks are those of a calibration."""
+        return self.is_candidate and is_calibrated(self.name.partition(".")[0])
+
+    @property
     def is_made(self) -> bool:
         """Whether there is anything to do for it."""
-        return not self.skipped and self.same_as is None
+        return not self.skipped and self.same_as is None and not self.unplanned
 
     @property
     def reduction(self) -> float:
@@ -90,25 +105,35 @@ class PlannedVariant:
     def lora_arguments(self) -> dict[str, Any]:
         """Return r, lora_alpha and the two patterns for PEFT's LoraConfig. Modules at rank 0 are not in them.
 
-        Patterns name every module, so that none falls back on `r`; where all modules agree there are none.
+        Patterns name every module, so that none falls back on `r`; where all modules agree there are none. Modules at
+        rank 0 are excluded by their names.
         """
         kept = {name: rank for name, rank in self.ranks.items() if rank}
         widest = max(kept, key=lambda name: kept[name])
         uniform = len(set(kept.values())) == 1 and len(set(self.alphas.values())) == 1
+        left_out = sorted(name for name, rank in self.ranks.items() if not rank)
         return {
             "r": kept[widest],
             "lora_alpha": self.alphas[widest],
             "rank_pattern": {} if uniform else {anchored_key(name): rank for name, rank in kept.items()},
             "alpha_pattern": {} if uniform else {anchored_key(name): self.alphas[name] for name in kept},
+            **({"exclude_modules": left_out} if left_out else {}),
         }
 
 
 def plan_variants(
-    report: AuditReport, config: BenchConfig, seed: int, *, lost: Mapping[str, str] = MappingProxyType({})
+    report: AuditReport,
+    config: BenchConfig,
+    seed: int,
+    *,
+    lost: Mapping[str, str] = MappingProxyType({}),
+    calibration: Calibration | None = None,
+    uncalibrated: str = "the probe is not calibrated",
 ) -> tuple[PlannedVariant, ...]:
     """Return everything that the config asks for, in its order, the controls last.
 
     lost: variants that can no longer pass, and why; those of them that are trained are not made.
+    uncalibrated: why there is no calibration of the probe; the variants that need one have no ranks then.
     Raises UsageError (plan-mismatch) for an audit with another energy threshold than the config's.
     """
     compression = config.compression
@@ -119,11 +144,24 @@ def plan_variants(
             code="plan-mismatch",
             hint="audit the probe again with the config's compression.energy",
         )
+    settings = compression.calibration
     probe = AuditedProbe(
-        report, variants=compression.variants, allowed_ranks=compression.allowed_ranks, seed=seed
+        report,
+        variants=compression.variants,
+        allowed_ranks=compression.allowed_ranks,
+        seed=seed,
+        calibration=calibration,
+        max_kl=None if settings is None else settings.max_kl,
     )
+    without = uncalibrated if calibration is None else ""
     return _once_each(
-        [_with_ranks(variant, compression, probe, lost) for variant in asked_for(compression)], probe.ranks
+        [
+            replace(variant, unplanned=without)
+            if without and variant.needs_calibration
+            else _with_ranks(variant, compression, probe, lost)
+            for variant in asked_for(compression)
+        ],
+        probe.ranks,
     )
 
 
@@ -161,7 +199,7 @@ def _with_ranks(
 ) -> PlannedVariant:
     """The same with its ranks, or with the reason why it is not made."""
     try:
-        ranks, basis = _choice(variant, compression, probe)
+        ranks, basis, prediction = _choice(variant, compression, probe)
     except NotMade as reason:
         return replace(variant, skipped=str(reason))
     if variant.is_candidate and variant.is_trained and variant.name in lost:
@@ -173,6 +211,10 @@ def _with_ranks(
         lora_params=size_at(probe.modules, ranks)[0],
         probe_params=size_at(probe.modules, probe.ranks)[0],
         rank_basis=basis,
+        by_effect=prediction is not None and not variant.is_trained,
+        predicted=PredictedDivergence.of(prediction)
+        if prediction is not None and isinstance(variant.making, Derived)
+        else None,
     )
 
 
@@ -189,8 +231,8 @@ def _once_each(variants: Sequence[PlannedVariant], full: Ranks) -> tuple[Planned
     first: dict[tuple[Any, ...], str] = {}
     marked = []
     for variant in variants:
-        key = (variant.making, tuple(variant.ranks.items()))
-        if variant.skipped:
+        key = (variant.making, variant.by_effect, tuple(variant.ranks.items()))
+        if variant.skipped or variant.unplanned:
             marked.append(variant)
         elif variant.control is None and variant.ranks == full:
             marked.append(replace(variant, same_as=PROBE, skipped=NO_COMPRESSION))

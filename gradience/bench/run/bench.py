@@ -31,6 +31,7 @@ from gradience.artifacts.whole import write_whole
 from gradience.bench.config.differences import differences
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import bench_plan, plan_digest, promised
+from gradience.bench.run.calibrate import planned_calibration
 from gradience.bench.run.recount import agrees
 from gradience.bench.run.seed import SeedRun
 from gradience.bench.run.weights import remove_weights
@@ -152,7 +153,7 @@ def _together(config: BenchConfig, output: Path, watch: Stopwatch, counted: list
 def _planned(config: BenchConfig, task: Task) -> BenchPlan:
     role, limit = config.task.eval_role, config.task.eval_samples
     splits = [_split(task, "train", config.train.train_samples), _split(task, role, limit)]
-    return bench_plan(config, task.name, splits, task.code)
+    return bench_plan(config, task.name, splits, task.code, planned_calibration(config, task))
 
 
 def _plan_on_disk(config: BenchConfig, plan: BenchPlan, output: Path, watcher: Watcher) -> BenchPlan:

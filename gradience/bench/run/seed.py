@@ -1,4 +1,5 @@
-"""One seed of Bench: train the probe, hold it against its gate, audit it, make the variants, evaluate them all.
+"""One seed of Bench: train the probe, hold it against its gate, audit it, calibrate it where a variant needs that, make
+the variants, evaluate them all.
 
 Each thing that takes time is a stage (stages.py), so a run that was killed resumes where it was, and the result is
 computed from what the stages left: nothing is remembered that is not on the disk. What fails is a result too: a
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 
 from gradience.artifacts.audit import AuditReport
+from gradience.artifacts.calibration import Calibration, CalibrationReport
 from gradience.artifacts.records import Evaluation, read_records
 from gradience.artifacts.shared_names import sentence_text
 from gradience.artifacts.training import ADAPTER, REPORT, TrainingReport
@@ -29,13 +31,14 @@ from gradience.bench.arms.arm import Derived, Healed, Source, Trained
 from gradience.bench.arms.retrain import RETRAIN
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PROBE, PlannedVariant, plan_variants
+from gradience.bench.run.calibrate import calibrate_probe, calibration_prompts
 from gradience.bench.run.heal import Healing, heal_variant
 from gradience.bench.run.numerics import MadeElsewhere, refuse_mixture
 from gradience.bench.run.scales import hold_scale
 from gradience.bench.run.stages import Stages
 from gradience.bench.run.weights import parameters_of, require_weights
 from gradience.bench.verdict.assemble import leads_base, reaches_gate
-from gradience.bench.verdict.facts import ANSWERS, AUDIT, SCORES, SIZES, Outcome, SeedFacts
+from gradience.bench.verdict.facts import ANSWERS, AUDIT, CALIBRATION, SCORES, SIZES, Outcome, SeedFacts
 from gradience.errors import GradienceError, OutputError
 from gradience.evaluate.evaluator import Evaluator
 from gradience.models.devices import choose_device
@@ -109,7 +112,8 @@ class SeedRun:
         self.number, self.planned = 0, None  # stages; the audit says which adapters follow
         self._probe_to_audit(facts)
         if facts.probe is not None and facts.audit is not None:
-            facts.outcomes = self._variants(facts.probe, facts.audit)
+            self._calibrate(facts.probe, facts)
+            facts.outcomes = self._variants(facts.probe, facts.audit, facts)
         return facts
 
     def _probe_to_audit(self, facts: SeedFacts) -> None:
@@ -167,24 +171,61 @@ class SeedRun:
 
         return AuditReport.read(self._stage("audit", depends, make, resumable=False) / AUDIT)
 
+    def _calibrate(self, probe: Outcome, facts: SeedFacts) -> None:
+        """Fill in the calibration of the probe, where a variant needs it, or why there is none."""
+        if self.config.compression.calibration is None:
+            return
+        try:
+            facts.calibration = self._calibration(probe)
+        except (OutputError, MadeElsewhere):
+            raise
+        except Exception as error:  # noqa: BLE001  (as in `_attempt`: the variants that need none are still made)
+            facts.uncalibrated = self._failed("calibration", error)
+
+    def _calibration(self, probe: Outcome) -> Calibration:
+        assert probe.adapter is not None
+        adapter, prompts = probe.adapter, calibration_prompts(self.config, self.task)
+        assert prompts is not None
+        depends = {
+            "adapter": adapter.sha256,
+            "base": self.base,
+            "prompts": prompts.decides(),
+            "seed": self.seed,
+            "schema": CalibrationReport.schema_id,
+        }
+
+        def make(folder: Path) -> None:
+            require_weights(adapter.folder)
+            if torch.cuda.is_available():
+                self.evaluator.close()  # a card holds one base more easily than two
+            calibrate_probe(adapter.folder, prompts, self.seed, folder, self.watcher.step)
+
+        return Calibration.read(self._stage("calibration", depends, make, resumable=False) / CALIBRATION)
+
     # ------------------------------------------------------------ the variants
 
-    def _variants(self, probe: Outcome, audit: AuditReport) -> list[Outcome]:
-        outcomes = [
-            Outcome(planned) for planned in plan_variants(audit, self.config, self.seed, lost=self.lost)
-        ]
+    def _variants(self, probe: Outcome, audit: AuditReport, facts: SeedFacts) -> list[Outcome]:
+        planned = plan_variants(
+            audit,
+            self.config,
+            self.seed,
+            lost=self.lost,
+            calibration=facts.calibration,
+            uncalibrated=facts.uncalibrated,
+        )
+        outcomes = [Outcome(variant) for variant in planned]
         due = [outcome for outcome in outcomes if outcome.planned.is_made]
         self.planned = self.number + 2 * len(due)
         healed = [outcome for outcome in due if outcome.planned.is_healed]
         trained = [outcome for outcome in due if outcome.planned.is_trained]
         derived = [outcome for outcome in due if outcome not in healed and outcome not in trained]
         for outcome in derived:  # while the base is loaded
-            self._attempt(outcome, self._derive, probe, audit)
+            self._attempt(outcome, self._derive, probe, facts)
             self._attempt(outcome, self._evaluate, probe)
         if (healed or trained) and torch.cuda.is_available():
             self.evaluator.close()  # a card holds one base more easily than two
         for outcome in healed:
-            self._attempt(outcome, self._heal, probe, audit)
+            self._attempt(outcome, self._heal, probe, facts)
         for outcome in trained:
             self._attempt(outcome, self._retrain)
         for outcome in (*healed, *trained):
@@ -210,13 +251,13 @@ class SeedRun:
             lora |= outcome.planned.lora_arguments()
         self._train(outcome, arm, lora)
 
-    def _derive(self, outcome: Outcome, probe: Outcome, audit: AuditReport) -> None:
+    def _derive(self, outcome: Outcome, probe: Outcome, facts: SeedFacts) -> None:
         """Make an adapter from the files of the probe."""
         arm = outcome.planned.making
         assert isinstance(arm, Derived)
-        self._from_probe(outcome, probe, audit, arm.make, {})
+        self._from_probe(outcome, probe, facts, arm.make, {})
 
-    def _heal(self, outcome: Outcome, probe: Outcome, audit: AuditReport) -> None:
+    def _heal(self, outcome: Outcome, probe: Outcome, facts: SeedFacts) -> None:
         """Make an adapter from the files of the probe, and train it to answer as the probe does."""
         arm = outcome.planned.making
         assert isinstance(arm, Healed)
@@ -227,31 +268,34 @@ class SeedRun:
         def make(source: Source, ranks: Ranks, target: Path) -> None:
             heal_variant(arm, source, ranks, target, healing, self.watcher.step)
 
-        self._from_probe(outcome, probe, audit, make, {"base": self.base, "healing": healing.decides()})
+        self._from_probe(outcome, probe, facts, make, {"base": self.base, "healing": healing.decides()})
 
     def _from_probe(
         self,
         outcome: Outcome,
         probe: Outcome,
-        audit: AuditReport,
+        facts: SeedFacts,
         write: Callable[[Source, Ranks, Path], None],
         more: Mapping[str, Any],
     ) -> None:
         """The stage of an adapter that `write` makes. more: what it depends on beside the probe and the ranks."""
-        planned, source = outcome.planned, probe.adapter
+        planned, source, audit = outcome.planned, probe.adapter, facts.audit
         assert source is not None
+        assert audit is not None
+        calibration = facts.calibration if planned.by_effect else None
         depends = {
             "adapter": source.sha256,
             "ranks": dict(planned.ranks),
             "made_by": planned.making.name,
             "seed": self.seed,
+            **({"calibration": calibration.sha256} if calibration is not None else {}),
             **more,
         }
 
         def make(folder: Path) -> None:
             require_weights(source.folder)
             target = folder / ADAPTER
-            write(Source(source.folder, audit, self.seed), planned.ranks, target)
+            write(Source(source.folder, audit, self.seed, calibration), planned.ranks, target)
             write_whole(folder / SIZES, [json.dumps(parameters_of(target)).encode()])
 
         if planned.is_healed:

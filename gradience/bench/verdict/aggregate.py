@@ -222,6 +222,7 @@ def _variant_seed(seed: int, result: VariantResult | None) -> VariantSeed:
         same_as=result.same_as,
         stopped_early=result.stopped_early,
         kl_mean=result.divergence.kl_mean if result.divergence else None,
+        predicted_kl_mean=result.predicted.kl_mean if result.predicted else None,
     )
 
 

@@ -116,8 +116,8 @@ def _variant(
         return results.repeated(planned, before)
     if planned.skipped:
         return results.unmeasured(planned, "SKIPPED", planned.skipped)
-    if outcome.error:
-        return results.unmeasured(planned, "ERROR", outcome.error)
+    if outcome.error or planned.unplanned:
+        return results.unmeasured(planned, "ERROR", outcome.error or planned.unplanned)
     assert outcome.answers is not None
     assert facts.probe is not None
     assert facts.probe.answers is not None

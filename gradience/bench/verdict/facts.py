@@ -10,20 +10,23 @@ from pydantic import TypeAdapter, ValidationError
 
 from gradience.adapters.locate import WEIGHTS
 from gradience.artifacts.audit import AuditReport
+from gradience.artifacts.calibration import Calibration
+from gradience.artifacts.compression import CompressionReport
 from gradience.artifacts.heal import HealReport
 from gradience.artifacts.records import Evaluation, read_records
 from gradience.artifacts.stage import MANIFEST, StageFile, StageManifest
 from gradience.artifacts.training import ADAPTER, REPORT, TrainingReport
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PlannedVariant
+from gradience.compress.adapter import REPORT as COMPRESSION_REPORT
 from gradience.compress.carry import HEAL_REPORT
 from gradience.errors import InputError
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
 ANSWERS, SCORES = "answers.records.jsonl", "scores.records.jsonl"
 """Files in the folder of an evaluation."""
-AUDIT, SIZES = "audit.json", "parameters.json"
-"""What the audit writes; beside a derived adapter, its parameters: of LoRA factors, and of everything else."""
+AUDIT, CALIBRATION, SIZES = "audit.json", "calibration.safetensors", "parameters.json"
+"""What audit and calibration write; beside a derived adapter, its parameters: of LoRA factors, and of all else."""
 
 _TWO_SIZES: TypeAdapter[tuple[int, int]] = TypeAdapter(tuple[int, int])
 
@@ -44,6 +47,8 @@ class StoredAdapter:
     """False: its head alone is used, and its LoRA was never trained."""
     training: TrainingReport | None = None
     healing: HealReport | None = None
+    compression: CompressionReport | None = None
+    """Where a calibration has chosen what was kept."""
 
 
 @dataclass(slots=True)
@@ -88,6 +93,9 @@ class Outcome:
             lora_params=lora_params,
             other_params=other_params,
             healing=HealReport.read(report) if self.planned.is_healed else None,
+            compression=CompressionReport.read(stage / ADAPTER / COMPRESSION_REPORT)
+            if self.planned.predicted is not None
+            else None,
         )
 
     def read_answers(self, stage: Path) -> None:
@@ -121,6 +129,10 @@ class SeedFacts:
     """What the base answers without an adapter, where the gate asks for it."""
     gate_passed: bool = False
     audit: AuditReport | None = None
+    calibration: Calibration | None = None
+    """Where some variant needs one."""
+    uncalibrated: str = ""
+    """What stopped it."""
     outcomes: list[Outcome] = field(default_factory=list)
     error: str = ""
     """What stopped the probe or its audit."""

@@ -152,5 +152,6 @@ def _described(
         else None,
         planned_lora_params=planned.lora_params if ranks else None,
         reduction=planned.reduction if ranks else None,
+        predicted=planned.predicted,
         **outcome,
     )

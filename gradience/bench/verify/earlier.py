@@ -1,4 +1,5 @@
-"""Runs of earlier versions, whose audit is not read any more: which ranks were planned is taken as it is recorded."""
+"""Runs of earlier versions, whose audit is not read any more, and runs without their calibration: which ranks were
+planned is taken as it is recorded."""
 
 from __future__ import annotations
 
@@ -24,6 +25,8 @@ def planned_as_recorded(result: VariantResult, probe_params: int) -> PlannedVari
         lora_params=result.planned_lora_params or 0,
         probe_params=probe_params,
         rank_basis=result.rank_basis,
+        predicted=result.predicted,
+        as_recorded=True,
         same_as=result.same_as,
         skipped=result.reasons[0] if result.status == "SKIPPED" and result.reasons else "",
     )

@@ -60,9 +60,7 @@ def _of_training(
     yield file, "start.streams", report.start.streams, {name: stream(facts.seed, name) for name in STREAMS}
     yield file, "trained", report.trained, arm.trains
     yield file, "recipe", report.recipe, {key: recipe.get(key) for key in report.recipe}
-    if (
-        facts.audit is not None or outcome.planned.name == PROBE
-    ):  # else its ranks are not known module by module
+    if not outcome.planned.as_recorded:  # else its ranks are not known module by module
         lora = facts.config.lora.peft_arguments()
         if outcome.planned.name != PROBE and arm.trains == "lora":
             lora |= outcome.planned.lora_arguments()

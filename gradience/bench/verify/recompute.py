@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.bench import Bench
+from gradience.artifacts.bench import Bench, VariantResult
+from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.records import Evaluation, read_records
 from gradience.artifacts.stage import MANIFEST
 from gradience.bench.arms.arm import Trained
 from gradience.bench.arms.retrain import RETRAIN
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.variants import PROBE, PlannedVariant, plan_variants
+from gradience.bench.plan.variants import PROBE, PlannedVariant, asked_for, plan_variants
 from gradience.bench.verdict.assemble import leads_base, reaches_gate
-from gradience.bench.verdict.facts import ANSWERS, AUDIT, Outcome, SeedFacts
+from gradience.bench.verdict.facts import ANSWERS, AUDIT, CALIBRATION, Outcome, SeedFacts
 from gradience.bench.verify.earlier import adapter_as_recorded, planned_as_recorded
 from gradience.errors import InputError
 
@@ -41,6 +42,8 @@ class SeedFolder:
     """Adapters whose error is one that this folder cannot show."""
     is_earlier: bool = False
     """Whether the audit is of a version that is not read any more; then ranks are as recorded."""
+    calibration_is_gone: bool = False
+    """Whether the calibration was made and not kept; then ranks that rest on it are as recorded."""
 
     def facts(self) -> SeedFacts:
         """Return what the stages left. Raises InputError for files that are not what they should be."""
@@ -87,9 +90,42 @@ class SeedFolder:
             if error.code != "artifact-version":
                 raise
             self.is_earlier = True
-            probe = self.recorded.probe.lora_params if self.recorded.probe is not None else 0
-            return [planned_as_recorded(result, probe) for result in self.recorded.variants]
-        return plan_variants(facts.audit, self.config, self.seed, lost=self.lost)
+            return [self._as_recorded(result) for result in self.recorded.variants]
+        self._calibration(facts)
+        planned = plan_variants(
+            facts.audit,
+            self.config,
+            self.seed,
+            lost=self.lost,
+            calibration=facts.calibration,
+            uncalibrated=facts.uncalibrated,
+        )
+        if not self.calibration_is_gone:
+            return planned
+        unknown = {variant.name for variant in planned if variant.needs_calibration}
+        results = {result.name: result for result in self.recorded.variants}
+        return [
+            self._as_recorded(results[variant.name])
+            if unknown & {variant.name, results[variant.name].same_as}
+            else variant
+            for variant in planned
+        ]
+
+    def _calibration(self, facts: SeedFacts) -> None:
+        """Fill in the calibration, where a variant needs it, or why there is none."""
+        if self.config.compression.calibration is None:
+            return
+        file = self.folder / "calibration" / CALIBRATION
+        if not self._is_done("calibration"):
+            facts.uncalibrated = self._error_of_calibration()
+        elif file.is_file():
+            facts.calibration = Calibration.read(file)
+        else:
+            self.calibration_is_gone = True
+
+    def _as_recorded(self, result: VariantResult) -> PlannedVariant:
+        probe = self.recorded.probe.lora_params if self.recorded.probe is not None else 0
+        return planned_as_recorded(result, probe)
 
     def _variant(self, planned: PlannedVariant) -> Outcome:
         outcome = Outcome(planned)
@@ -136,6 +172,14 @@ class SeedFolder:
             self.taken_as_recorded.append(name)
             return result.reasons[0]
         return f"its stage {name}/{stage} is not there"
+
+    def _error_of_calibration(self) -> str:
+        for planned in asked_for(self.config.compression):
+            result = self.recorded.variant(planned.name) if planned.needs_calibration else None
+            if result is not None and result.status == "ERROR" and result.reasons:
+                self.taken_as_recorded.append("calibration")
+                return result.reasons[0]
+        return "its stage calibration is not there"
 
     def _error_of_probe(self, stage: str) -> str:
         reasons = [why for result in self.recorded.variants for why in result.reasons]

@@ -7,6 +7,7 @@ from pathlib import Path
 from gradience.adapters.locate import WEIGHTS
 from gradience.artifacts.shared_names import given_text
 from gradience.artifacts.stage import MANIFEST, StageManifest
+from gradience.bench.verdict.facts import CALIBRATION
 from gradience.bench.verify.findings import Findings
 from gradience.digests import sha256_file
 from gradience.errors import InputError
@@ -59,7 +60,7 @@ def _compare(stage: Path, manifest: StageManifest, findings: Findings, at: str) 
         elif not path.is_file():
             if name.endswith(WEIGHTS):
                 gone += 1
-            else:
+            elif not name.endswith(CALIBRATION):
                 findings.mismatch(f"{at}{name}", f"listed in {MANIFEST}, and not there")
         else:
             try:

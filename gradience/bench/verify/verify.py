@@ -30,6 +30,7 @@ from gradience.bench.verdict.aggregate import no_longer_passing
 from gradience.bench.verdict.assemble import assemble
 from gradience.bench.verdict.facts import SeedFacts
 from gradience.bench.verdict.folders import AGGREGATE, BENCH, PLAN, aggregate_run, benches_of
+from gradience.bench.verify.calibration import check_calibration
 from gradience.bench.verify.difference import Difference, differences
 from gradience.bench.verify.files import check_files
 from gradience.bench.verify.findings import Findings
@@ -219,9 +220,12 @@ def _check_result(
             f"{place}audit/audit.json, of an earlier version: the ranks of the variants are as recorded"
         )
         unknown = (*unknown, "audit")
+    if folder.calibration_is_gone:
+        findings.gap(f"{place}calibration, which was not kept: the ranks that rest on it are as recorded")
     for name in folder.taken_as_recorded:
         findings.gap(f"{place}{name}: that it ended in the error that is recorded")
     check_links(facts, plan, values["config"], findings, inside=place)
+    check_calibration(facts, plan, findings, inside=place)
     _check_gold(run, place, facts)
     with findings.check("results", "L1", f"{file}: every count, verdict and number is that of the records"):
         data = recorded.data.model_copy(update={"splits": plan.splits})

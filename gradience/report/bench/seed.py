@@ -10,6 +10,7 @@ from gradience.bench.verdict.policy import exact_percent
 from gradience.report.bench import evidence, sections
 from gradience.report.bench.ladder import ladder_section
 from gradience.report.bench.numbers import out_of, points
+from gradience.report.bench.predictions import predictions
 from gradience.report.bench.sections import Row
 from gradience.report.blocks import (
     Block,
@@ -50,6 +51,7 @@ def bench_blocks(bench: Bench, *, sources: bool = True) -> Document:
         *evidence.grades(bench.candidates),
         *evidence.differences(bench.variants),
         *evidence.next_grades(bench.candidates),
+        *predictions(bench.candidates, bench.model_type),
         *_ladder(bench),
         *sections.controls(bench.controls, _table(bench.controls)),
         *sections.reasons(bench.variants, bench.reasons),

@@ -8,6 +8,7 @@ from gradience.artifacts.bench_aggregate import BenchAggregate, VariantSeed, Var
 from gradience.report.bench import evidence, sections
 from gradience.report.bench.ladder import ladder_section
 from gradience.report.bench.numbers import counted_points, mean_percent, out_of, points
+from gradience.report.bench.predictions import predictions
 from gradience.report.bench.sections import Row
 from gradience.report.blocks import (
     Block,
@@ -53,6 +54,7 @@ def aggregate_blocks(report: BenchAggregate, *, sources: bool = True) -> Documen
         *evidence.grades(report.candidates),
         *evidence.differences(report.variants),
         *evidence.next_grades(report.candidates),
+        *predictions(report.candidates, report.model_type),
         *(ladder_section(report.ladder, report.rungs) if report.ladder else ()),
         *sections.controls(report.controls, _table(report.controls)),
         *sections.reasons([variant for variant in report.variants if not variant.is_rung]),

@@ -1,0 +1,277 @@
+"""Variants that a calibration of the probe chooses: planned, made, resumed, verified."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bench_process import write_inputs
+from pydantic import ValidationError
+from test_heal_arm import config as healing_config
+from test_heal_arm import sentences
+from tiny_bench import SLOW, Watcher, bert
+
+from gradience.artifacts.audit import AuditReport
+from gradience.artifacts.bench import Bench
+from gradience.artifacts.bench_plan import BenchPlan
+from gradience.artifacts.calibration import Calibration
+from gradience.artifacts.compression import CompressionReport
+from gradience.artifacts.heal import HealReport
+from gradience.artifacts.stage import StageManifest
+from gradience.bench.config.load import BenchConfig, load_config
+from gradience.bench.plan.forecast import forecast
+from gradience.bench.plan.variants import plan_variants
+from gradience.bench.run.bench import run_bench
+from gradience.bench.run.seed import SeedRun
+from gradience.bench.run.stages import files_of
+from gradience.bench.verify.regenerate import regenerated
+from gradience.bench.verify.verify import verify_run
+from gradience.plan.calibrated import ToKl, ToSizeOfRank
+from gradience.plan.compression import plan_compression
+from gradience.report.faces import to_markdown
+
+CALIBRATES: dict[str, Any] = {
+    "variants": ["uniform_r1", "calibrated_r1", "calibrated_kl"],
+    "arms": ["retrain", "truncate", "heal"],
+    "retrain": ["calibrated_r1"],
+    "controls": ["aa", "probe_healed"],
+    "healing": {"lr": 1e-2, "rows": 32},
+    "calibration": {"rows": 32, "max_kl": 1e-4},
+}
+FILE = "calibration/calibration.safetensors"
+
+
+def config(folder: Path, **compression: Any) -> BenchConfig:
+    """One truncation by a calibration, and what it takes."""
+    plain = {
+        "arms": ["truncate"],
+        "controls": [],
+        "healing": None,
+        "variants": ["uniform_r1", "calibrated_r1"],
+    }
+    return healing_config("seqcls", folder, **{**plain, "calibration": {"rows": 16}, **compression})
+
+
+class Run:
+    """A finished run with everything that a calibration decides, its plan and its result."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config = load_config(write_inputs(folder / "inputs", compression=CALIBRATES))
+        self.output = folder / "run"
+        run_bench(self.config, self.output, Watcher(), page_of=to_markdown)
+        self.bench = Bench.read(self.output / "bench.json")
+        self.variants = {variant.name: variant for variant in self.bench.variants}
+        self.calibration = Calibration.read(self.output / FILE)
+        self.audit = AuditReport.read(self.output / "audit" / "audit.json")
+
+    def report(self, variant: str) -> CompressionReport:
+        return CompressionReport.read(self.output / variant / "adapter/adapter/compression_report.json")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return Run(tmp_path_factory.mktemp("calibrated"))
+
+
+def test_a_calibrated_variant_is_what_compress_makes_of_the_same_calibration(run: Run) -> None:
+    for name, criterion in (("calibrated_r1", ToSizeOfRank(1)), ("calibrated_kl", ToKl(1e-4))):
+        expected = plan_compression(run.audit, criterion, calibration=run.calibration)
+        written, result = run.report(f"{name}.truncate"), run.variants[f"{name}.truncate"]
+        ranks = {module.name: module.new_rank for module in written.modules}
+        assert ranks == {module.name: module.new_rank for module in expected.modules}
+        assert written.prediction == expected.prediction
+        assert result.predicted is not None
+        assert result.predicted.kl_mean == expected.prediction.kl  # of a classifier each row has one label
+        assert (result.planned_lora_params, result.rank_basis) == (expected.new_params, criterion.words)
+        assert result.measures.lora_params == expected.new_params
+    assert run.variants["calibrated_kl.truncate"].predicted.kl_per_token <= 1e-4
+    uniform = run.variants["uniform_r1.truncate"]
+    assert run.variants["calibrated_r1.truncate"].planned_lora_params <= uniform.planned_lora_params
+
+
+def test_only_the_truncation_has_a_prediction(run: Run) -> None:
+    assert {name for name, result in run.variants.items() if result.predicted is not None} == {
+        "calibrated_r1.truncate", "calibrated_kl.truncate",
+    }  # fmt: skip
+
+
+def test_healing_begins_with_the_calibrated_truncation(run: Run) -> None:
+    report = HealReport.read(run.output / "calibrated_r1.heal/adapter/adapter/heal_report.json")
+    assert report.adapter_sha256 == run.variants["calibrated_r1.truncate"].measures.adapter_sha256
+
+
+def test_retrained_at_the_calibrated_ranks_it_has_no_lora_where_they_are_0(run: Run) -> None:
+    ranks = {module.name: module.new_rank for module in run.report("calibrated_r1.truncate").modules}
+    written = json.loads((run.output / "calibrated_r1/train/adapter/adapter_config.json").read_text())
+    retrained = run.variants["calibrated_r1"]
+    assert 0 in ranks.values()
+    assert sorted(written["exclude_modules"]) == sorted(name for name, rank in ranks.items() if not rank)
+    assert retrained.measures.lora_params == run.variants["calibrated_r1.truncate"].measures.lora_params
+
+
+def test_the_plan_names_the_prompts_before_anything_is_trained(run: Run) -> None:
+    planned, report = BenchPlan.read(run.output / "plan.json").calibration, run.calibration.report
+    assert planned is not None
+    assert (planned.rows, planned.max_kl) == (32, 1e-4)
+    assert planned.prompts_sha256 == report.prompts_sha256
+    assert (report.rows, report.seed) == (32 - report.duplicates, 42)
+    assert {path.name for path in (run.output / "calibration").iterdir()} == {
+        "calibration.safetensors", "manifest.json",
+    }  # fmt: skip
+
+
+def test_the_page_shows_what_was_predicted_beside_what_was_measured(run: Run) -> None:
+    page = (run.output / "bench.md").read_text(encoding="utf-8")
+    section = page.partition("## Predicted and measured")[2].partition("##")[0]
+    assert "calibrated_r1.truncate" in section
+    assert "uniform_r1" not in section
+
+
+def test_it_is_verified_answered_again_and_seen_when_it_is_changed(run: Run) -> None:
+    verified = verify_run(run.output, page_of=to_markdown, regenerate=partial(regenerated, least=4))
+    assert verified.mismatches == ()
+    assert (verified.level, ["calibration"]) == (
+        "L3",
+        [c.name for c in verified.checks if c.name == "calibration"],
+    )
+
+    path, original = run.output / FILE, (run.output / FILE).read_bytes()
+    manifest_path = path.with_name("manifest.json")
+    manifest = StageManifest.read(manifest_path)
+    mean = {
+        name: each._replace(effects=each.effects[:, ::-1]) for name, each in run.calibration.modules.items()
+    }
+    try:
+        Calibration(run.calibration.report, mean, run.calibration.tokens, run.calibration.selection).write(
+            path
+        )
+        manifest.model_copy(update={"files": files_of(path.parent)}).save(manifest_path)
+        changed = verify_run(run.output, page_of=to_markdown)
+        places = {(one.file, one.field) for one in changed.mismatches}
+        report = "calibrated_r1.truncate/adapter/adapter/compression_report.json"
+        assert {(report, "calibration_sha256"), (report, "prediction")} <= places
+        assert any(file == "bench.json" and "predicted" in field for file, field in places)
+
+        path.unlink()  # large, and not always published
+        manifest.save(manifest_path)
+        without = verify_run(run.output, page_of=to_markdown)
+        assert without.mismatches == ()
+        assert any("calibration, which was not kept" in gap for gap in without.not_verified)
+    finally:
+        path.write_bytes(original)
+        manifest.save(manifest_path)
+
+
+def test_equal_ranks_are_one_adapter_only_where_the_same_thing_chooses_them(run: Run, tmp_path: Path) -> None:
+    variants = ["uniform_r8", "uniform_r1", "calibrated_r1", "calibrated_r8", "calibrated_kl", "calibrated"]
+    chosen = run.config.model_copy(
+        update={
+            "compression": run.config.compression.model_validate(
+                {"variants": variants, "arms": ["truncate"], "calibration": {"max_kl": 1e6}}
+            )
+        }
+    )
+    planned = {one.name: one for one in plan_variants(run.audit, chosen, 42, calibration=run.calibration)}
+    full = planned["calibrated_r8.truncate"]
+    assert (full.same_as, full.is_made) == ("probe", False)
+    assert planned["calibrated_r1.truncate"].is_made
+    assert "no module would be left" in planned["calibrated_kl.truncate"].skipped
+    median = run.audit.suggestions.median.rank
+    twin = "calibrated_r1.truncate" if median == 1 else None
+    assert planned["calibrated.truncate"].same_as == twin
+    without = {one.name: one for one in plan_variants(run.audit, chosen, 42)}
+    assert without["calibrated_r1.truncate"].unplanned == "the probe is not calibrated"
+    assert not any(without[name].is_made for name in without if name.startswith("calibrated"))
+    assert without["uniform_r1.truncate"].is_made
+
+
+class Interrupted(Watcher):
+    """Breaks off in the middle of the calibration."""
+
+    def step(self, done: int, total: int) -> None:
+        super().step(done, total)
+        if self.stages[-1] == "calibration" and done == 2:
+            raise KeyboardInterrupt
+
+
+def test_a_calibration_that_was_interrupted_begins_again_and_a_finished_one_stands(tmp_path: Path) -> None:
+    chosen, folder = config(bert(tmp_path / "base")), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        SeedRun(chosen, sentences(), 42, folder, Interrupted()).run()
+    assert not (folder / FILE).exists()
+    facts = SeedRun(chosen, sentences(), 42, folder, Watcher()).run()
+    before, first = (folder / FILE).read_bytes(), facts.outcomes[1].adapter
+
+    again = Watcher()
+    assert SeedRun(chosen, sentences(), 42, folder, again).run().outcomes[1].adapter == first
+    assert (again.notes, (folder / FILE).read_bytes()) == ([], before)
+
+    (folder / FILE).write_bytes(before[:-8] + bytes(8))
+    facts = SeedRun(chosen, sentences(), 42, folder, again).run()
+    assert "calibration: repeated: calibration.safetensors is not what this stage wrote" in again.notes
+    anew = Calibration.read(folder / FILE)
+    assert facts.outcomes[1].adapter.sha256 == first.sha256
+    (folder / "before.safetensors").write_bytes(before)
+    for name, moments in Calibration.read(folder / "before.safetensors").modules.items():
+        assert all(map(np.array_equal, moments, anew.modules[name]))
+
+
+def test_where_it_fails_the_other_variants_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr("gradience.bench.run.seed.calibrate_probe", fails)
+    compression = {"variants": ["calibrated_r1", "uniform_r1"], "arms": ["truncate"], "controls": []}
+    path = write_inputs(tmp_path / "inputs", compression=compression, train={"lr": 3e-3, "max_steps": 30})
+    run_bench(load_config(path), tmp_path / "run", Watcher())
+    calibrated, uniform = Bench.read(tmp_path / "run" / "bench.json").variants
+    assert (calibrated.status, calibrated.reasons) == ("ERROR", ("RuntimeError: no memory left",))
+    assert uniform.status in ("PASS", "FAIL")
+    verified = verify_run(tmp_path / "run")
+    assert verified.mismatches == ()
+    assert any("calibration: that it ended in the error" in gap for gap in verified.not_verified)
+
+
+def test_the_forecast_names_the_stage_and_counts_its_time(tmp_path: Path) -> None:
+    compression = {"variants": ["calibrated_r1"], "arms": ["truncate"], "controls": []}
+    path = write_inputs(tmp_path, compression=compression)
+    seen = forecast(load_config(path, ["compression.calibration.rows=8"]), [SLOW])
+    assert seen.stages[2:5] == ("audit", "calibration", "calibrated_r1.truncate/adapter")
+    assert "a calibration on 8 rows, one and a half passes forward and backward" in seen.assumptions
+    longer = forecast(load_config(path, ["compression.calibration.rows=248"]), [SLOW])
+    more = longer.cost.times[0].seed - seen.cost.times[0].seed
+    # 240 rows more: the passes of 90 of the 30 steps of four rows, and their updates left out
+    assert more == pytest.approx(90 / 30 * seen.cost.times[0].training, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"variants": ["uniform_r1"]}, "`variants` has no `calibrated`"),
+        (
+            {"variants": ["calibrated_kl"]},
+            "calibrated_kl and `calibration.max_kl`, its limit, need each other",
+        ),
+        (
+            {"calibration": {"max_kl": 0.01}},
+            "calibrated_kl and `calibration.max_kl`, its limit, need each other",
+        ),
+        ({"calibration": {"rows": 3}}, "greater than or equal to 4"),
+        ({"variants": ["calibrated_kl"], "calibration": {"max_kl": 0}}, "greater than 0"),
+        ({"variants": ["calibrated_r0"]}, "'calibrated_r0' is not a variant"),
+    ],
+)
+def test_what_makes_no_sense_together_is_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match=said):
+        config(tmp_path, **changes)
+
+
+def test_how_is_calibrated_stands_in_the_plan_only_where_something_is(tmp_path: Path) -> None:
+    calibrates = config(tmp_path, calibration=None).model_dump(mode="json")["compression"]
+    assert calibrates["calibration"] == {"rows": 256}
+    without = config(tmp_path, variants=["uniform_r1"], calibration=None)
+    assert "calibration" not in without.model_dump(mode="json")["compression"]
