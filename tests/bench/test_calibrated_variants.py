@@ -166,7 +166,7 @@ def test_it_is_verified_answered_again_and_seen_when_it_is_changed(run: Run) -> 
         manifest.save(manifest_path)
 
 
-def test_equal_ranks_are_one_adapter_only_where_the_same_thing_chooses_them(run: Run, tmp_path: Path) -> None:
+def test_equal_ranks_are_one_adapter_only_where_the_same_thing_chooses_them(run: Run) -> None:
     variants = ["uniform_r8", "uniform_r1", "calibrated_r1", "calibrated_r8", "calibrated_kl", "calibrated"]
     chosen = run.config.model_copy(
         update={

@@ -122,6 +122,7 @@ class SeedFolder:
             facts.calibration = Calibration.read(file)
         else:
             self.calibration_is_gone = True
+            facts.uncalibrated = "its calibration was not kept"
 
     def _as_recorded(self, result: VariantResult) -> PlannedVariant:
         probe = self.recorded.probe.lora_params if self.recorded.probe is not None else 0
