@@ -142,11 +142,11 @@ def test_it_is_verified_answered_again_and_seen_when_it_is_changed(run: Run) -> 
     path, original = run.output / FILE, (run.output / FILE).read_bytes()
     manifest_path = path.with_name("manifest.json")
     manifest = StageManifest.read(manifest_path)
-    mean = {
+    turned = {
         name: each._replace(effects=each.effects[:, ::-1]) for name, each in run.calibration.modules.items()
     }
     try:
-        Calibration(run.calibration.report, mean, run.calibration.tokens, run.calibration.selection).write(
+        Calibration(run.calibration.report, turned, run.calibration.tokens, run.calibration.selection).write(
             path
         )
         manifest.model_copy(update={"files": files_of(path.parent)}).save(manifest_path)
@@ -181,8 +181,8 @@ def test_equal_ranks_are_one_adapter_only_where_the_same_thing_chooses_them(run:
     assert planned["calibrated_r1.truncate"].is_made
     assert "no module would be left" in planned["calibrated_kl.truncate"].skipped
     median = run.audit.suggestions.median.rank
-    twin = "calibrated_r1.truncate" if median == 1 else None
-    assert planned["calibrated.truncate"].same_as == twin
+    twins = {1: "calibrated_r1.truncate", 8: "probe"}
+    assert planned["calibrated.truncate"].same_as == twins.get(median)
     without = {one.name: one for one in plan_variants(run.audit, chosen, 42)}
     assert without["calibrated_r1.truncate"].unplanned == "the probe is not calibrated"
     assert not any(without[name].is_made for name in without if name.startswith("calibrated"))
@@ -226,7 +226,7 @@ def test_where_it_fails_the_other_variants_are_made(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr("gradience.bench.run.seed.calibrate_probe", fails)
     compression = {"variants": ["calibrated_r1", "uniform_r1"], "arms": ["truncate"], "controls": []}
-    path = write_inputs(tmp_path / "inputs", compression=compression, train={"lr": 3e-3, "max_steps": 30})
+    path = write_inputs(tmp_path / "inputs", compression=compression)
     run_bench(load_config(path), tmp_path / "run", Watcher())
     calibrated, uniform = Bench.read(tmp_path / "run" / "bench.json").variants
     assert (calibrated.status, calibrated.reasons) == ("ERROR", ("RuntimeError: no memory left",))
