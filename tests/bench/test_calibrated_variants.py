@@ -227,11 +227,11 @@ def test_where_it_fails_the_other_variants_are_made(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("gradience.bench.run.seed.calibrate_probe", fails)
     compression = {"variants": ["calibrated_r1", "uniform_r1"], "arms": ["truncate"], "controls": []}
     path = write_inputs(tmp_path / "inputs", compression=compression)
-    run_bench(load_config(path), tmp_path / "run", Watcher())
+    run_bench(load_config(path), tmp_path / "run", Watcher(), page_of=to_markdown)
     calibrated, uniform = Bench.read(tmp_path / "run" / "bench.json").variants
     assert (calibrated.status, calibrated.reasons) == ("ERROR", ("RuntimeError: no memory left",))
     assert uniform.status in ("PASS", "FAIL")
-    verified = verify_run(tmp_path / "run")
+    verified = verify_run(tmp_path / "run", page_of=to_markdown)
     assert verified.mismatches == ()
     assert any("calibration: that it ended in the error" in gap for gap in verified.not_verified)
 
