@@ -55,7 +55,9 @@ def root(moment: FloatArray, triangle: FloatArray, ridge: float = RIDGE) -> Floa
     if not len(values):
         return np.zeros((0, triangle.shape[1]))
     inside = directions @ moment @ directions.T
-    energy = float((np.diagonal(inside) / np.square(values)).mean())
+    energy = float(
+        (np.diagonal(inside).clip(min=0.0) / np.square(values)).mean()
+    )  # rounding may leave less than 0
     weights, vectors = np.linalg.eigh((inside + inside.T) / 2)
     within = np.sqrt(weights.clip(min=0.0))[:, None] * vectors.T
     extended = np.vstack([within, math.sqrt(ridge * energy) * np.diag(values)])

@@ -17,7 +17,7 @@ from gradience.artifacts.base import Float12, Part, round_significant
 from gradience.artifacts.bench_plan import DataSplit, Policy, Share
 from gradience.artifacts.graded import Ladder, PairedEvidence, VariantEvidence
 from gradience.artifacts.packed import unpack
-from gradience.artifacts.prediction import Prediction
+from gradience.artifacts.prediction import PredictedDivergence
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
 from gradience.words import counted
@@ -193,34 +193,6 @@ class DivergenceSummary(Part):
     kl_standard_error: Float12 | None
     flips: int
     """Examples that get another label; in free text, tokens of the gold answer that get another most likely one."""
-
-
-class PredictedDivergence(Part):
-    """What a calibrated truncation was predicted to cost, from training prompts, before anything was evaluated."""
-
-    kl_mean: Float12
-    """KL(probe ‖ variant) in nats, to second order, summed over the scored tokens of a row, mean over rows: as the
-    `kl_mean` of `divergence`, on other examples and, in free text, on what the probe writes."""
-    kl_standard_error: Float12
-    """Over rows; it leaves out what a second-order prediction misses."""
-    kl_per_token: Float12
-    """The same for each scored token: what `calibration.max_kl` limits."""
-    rows: int
-    """That predict; others chose."""
-    excluded_modules: int
-    """Modules that keep their rank, because the calibration does not include them."""
-
-    @classmethod
-    def of(cls, prediction: Prediction) -> PredictedDivergence:
-        """The same for a row, as what is measured of an example."""
-        tokens = prediction.scored_tokens / prediction.rows
-        return cls(
-            kl_mean=prediction.kl * tokens,
-            kl_standard_error=prediction.standard_error * tokens,
-            kl_per_token=prediction.kl,
-            rows=prediction.rows,
-            excluded_modules=prediction.excluded_modules,
-        )
 
 
 class RankSummary(Part):

@@ -22,6 +22,34 @@ class Prediction(Part):
     """Measured / predicted in the experiments so far, by model and task."""
 
 
+class PredictedDivergence(Part):
+    """What a calibrated truncation was predicted to cost, from training prompts, before anything was evaluated."""
+
+    kl_mean: Float12
+    """KL(probe ‖ variant) in nats, to second order, summed over the scored tokens of a row, mean over rows: as the
+    `kl_mean` of `divergence`, on other examples and, in free text, on what the probe writes."""
+    kl_standard_error: Float12
+    """Over rows; it leaves out what a second-order prediction misses."""
+    kl_per_token: Float12
+    """The same for each scored token: what `calibration.max_kl` limits."""
+    rows: int
+    """That predict; others chose."""
+    excluded_modules: int
+    """Modules that keep their rank, because the calibration does not include them."""
+
+    @classmethod
+    def of(cls, prediction: Prediction) -> PredictedDivergence:
+        """The same for a row, as what is measured of an example."""
+        tokens = prediction.scored_tokens / prediction.rows
+        return cls(
+            kl_mean=prediction.kl * tokens,
+            kl_standard_error=prediction.standard_error * tokens,
+            kl_per_token=prediction.kl,
+            rows=prediction.rows,
+            excluded_modules=prediction.excluded_modules,
+        )
+
+
 class ModuleEffect(Part):
     """What one module does to the model's output."""
 

@@ -37,10 +37,10 @@ from gradience.report.faces import to_markdown
 CALIBRATES: dict[str, Any] = {
     "variants": ["uniform_r1", "calibrated_r1", "calibrated_kl"],
     "arms": ["retrain", "truncate", "heal"],
-    "retrain": ["calibrated_r1"],
+    "retrain": ["calibrated_kl"],
     "controls": ["aa", "probe_healed"],
     "healing": {"lr": 1e-2, "rows": 32},
-    "calibration": {"rows": 32, "max_kl": 1e-4},
+    "calibration": {"rows": 32, "max_kl": 5e-3},
 }
 FILE = "calibration/calibration.safetensors"
 
@@ -78,7 +78,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_a_calibrated_variant_is_what_compress_makes_of_the_same_calibration(run: Run) -> None:
-    for name, criterion in (("calibrated_r1", ToSizeOfRank(1)), ("calibrated_kl", ToKl(1e-4))):
+    for name, criterion in (("calibrated_r1", ToSizeOfRank(1)), ("calibrated_kl", ToKl(5e-3))):
         expected = plan_compression(run.audit, criterion, calibration=run.calibration)
         written, result = run.report(f"{name}.truncate"), run.variants[f"{name}.truncate"]
         ranks = {module.name: module.new_rank for module in written.modules}
@@ -88,7 +88,7 @@ def test_a_calibrated_variant_is_what_compress_makes_of_the_same_calibration(run
         assert result.predicted.kl_mean == expected.prediction.kl  # of a classifier each row has one label
         assert (result.planned_lora_params, result.rank_basis) == (expected.new_params, criterion.words)
         assert result.measures.lora_params == expected.new_params
-    assert run.variants["calibrated_kl.truncate"].predicted.kl_per_token <= 1e-4
+    assert run.variants["calibrated_kl.truncate"].predicted.kl_per_token <= 5e-3
     uniform = run.variants["uniform_r1.truncate"]
     assert run.variants["calibrated_r1.truncate"].planned_lora_params <= uniform.planned_lora_params
 
@@ -105,18 +105,18 @@ def test_healing_begins_with_the_calibrated_truncation(run: Run) -> None:
 
 
 def test_retrained_at_the_calibrated_ranks_it_has_no_lora_where_they_are_0(run: Run) -> None:
-    ranks = {module.name: module.new_rank for module in run.report("calibrated_r1.truncate").modules}
-    written = json.loads((run.output / "calibrated_r1/train/adapter/adapter_config.json").read_text())
-    retrained = run.variants["calibrated_r1"]
+    ranks = {module.name: module.new_rank for module in run.report("calibrated_kl.truncate").modules}
+    written = json.loads((run.output / "calibrated_kl/train/adapter/adapter_config.json").read_text())
+    retrained = run.variants["calibrated_kl"]
     assert 0 in ranks.values()
     assert sorted(written["exclude_modules"]) == sorted(name for name, rank in ranks.items() if not rank)
-    assert retrained.measures.lora_params == run.variants["calibrated_r1.truncate"].measures.lora_params
+    assert retrained.measures.lora_params == run.variants["calibrated_kl.truncate"].measures.lora_params
 
 
 def test_the_plan_names_the_prompts_before_anything_is_trained(run: Run) -> None:
     planned, report = BenchPlan.read(run.output / "plan.json").calibration, run.calibration.report
     assert planned is not None
-    assert (planned.rows, planned.max_kl) == (32, 1e-4)
+    assert (planned.rows, planned.max_kl) == (32, 5e-3)
     assert planned.prompts_sha256 == report.prompts_sha256
     assert (report.rows, report.seed) == (32 - report.duplicates, 42)
     assert {path.name for path in (run.output / "calibration").iterdir()} == {

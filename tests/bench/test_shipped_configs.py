@@ -94,7 +94,7 @@ def test_a_file_of_that_path_comes_first(tmp_path, monkeypatch):
 def test_a_misspelt_name_gets_the_nearest_one():
     with pytest.raises(InputError) as caught:
         find_config("minilm_revews.yaml")
-    assert caught.value.hint.startswith("did you mean `minilm_reviews` or `minilm_reviews_demo`?")
+    assert caught.value.hint.startswith("did you mean `minilm_reviews` or `minilm_reviews_demo`")
 
 
 def test_the_published_mistral_run():

@@ -135,3 +135,8 @@ def test_what_is_lost_is_the_distance_of_the_weights(problem):
     distances = [np.linalg.norm(B @ A - kept(B, A, basis, k)) ** 2 for k in range(R + 1)]
     lost = lost_energies(basis, triangle_of(A.T), triangle_of(B))
     np.testing.assert_allclose(lost, distances, atol=1e-9)
+
+
+def test_a_moment_that_rounding_has_left_below_0_counts_as_none():
+    triangle = np.triu(np.ones((2, 2)))
+    assert np.isfinite(root(-1e-30 * np.eye(2), triangle)).all()

@@ -14,8 +14,8 @@ from typing import Any
 
 from gradience.adapters.patterns import anchored_key
 from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.bench import PredictedDivergence
 from gradience.artifacts.calibration import Calibration
+from gradience.artifacts.prediction import PredictedDivergence
 from gradience.bench.arms.arm import Arm, Control, Derived, Healed, Trained, result_name
 from gradience.bench.arms.ladder import ranks_of_rung, rung_name
 from gradience.bench.arms.ranks import AuditedProbe, Choice, NotMade, is_calibrated

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradience.artifacts.bench import PredictedDivergence
 from gradience.artifacts.bench_plan import BenchPlan
 from gradience.artifacts.calibration import Calibration
+from gradience.artifacts.prediction import PredictedDivergence
 from gradience.artifacts.training import ADAPTER
 from gradience.bench.verdict.facts import CALIBRATION, Outcome, SeedFacts
 from gradience.bench.verify.findings import Findings
