@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gradience.artifacts.check import CheckReport
     from gradience.artifacts.comparison import ComparisonReport
     from gradience.artifacts.compression import CompressionPlan, CompressionReport
+    from gradience.artifacts.conversion import ConversionReport
     from gradience.artifacts.evaluation import EvaluationReport
     from gradience.artifacts.evidence import EvidenceReport
     from gradience.artifacts.fleet import FleetReport
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from gradience.calibrate.verb import calibrate_adapter
     from gradience.compare.adapters import compare_adapters
     from gradience.compress.verb import compress_adapter
+    from gradience.convert.verb import convert_adapter
     from gradience.errors import (
         GradienceError,
         IncompleteError,
@@ -66,6 +68,7 @@ _HOME = {
     "ComparisonReport": "gradience.artifacts.comparison",
     "CompressionPlan": "gradience.artifacts.compression",
     "CompressionReport": "gradience.artifacts.compression",
+    "ConversionReport": "gradience.artifacts.conversion",
     "EvaluationReport": "gradience.artifacts.evaluation",
     "EvidenceReport": "gradience.artifacts.evidence",
     "FleetCompression": "gradience.artifacts.fleet_compression",
@@ -98,6 +101,7 @@ _HOME = {
     "compare_logs": "gradience.evidence.verb",
     "compress_adapter": "gradience.compress.verb",
     "compress_fleet": "gradience.fleet.batch",
+    "convert_adapter": "gradience.convert.verb",
     "evaluate_adapters": "gradience.evaluate.verb",
     "heal_adapter": "gradience.calibrate.heal.verb",
     "monitor_runs": "gradience.monitor",
@@ -115,6 +119,7 @@ __all__ = [
     "ComparisonReport",
     "CompressionPlan",
     "CompressionReport",
+    "ConversionReport",
     "EvaluationReport",
     "EvidenceReport",
     "FleetCompression",
@@ -147,6 +152,7 @@ __all__ = [
     "compare_logs",
     "compress_adapter",
     "compress_fleet",
+    "convert_adapter",
     "evaluate_adapters",
     "heal_adapter",
     "monitor_runs",

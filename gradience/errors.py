@@ -129,7 +129,7 @@ class LockedError(GradienceError):
 class NetworkError(GradienceError):
     """The network or the authorisation failed.
 
-    >>> NetworkError("huggingface.co does not answer", code="network").exit_code
+    >>> NetworkError("org/name: no connection to the hub", code="hub-connection").exit_code
     7
     """
 

@@ -21,6 +21,7 @@ WRITTEN_BY = {
     "calibration_forecast": "`gradience calibrate --dry-run --json` prints it. [What it says](../calibrate.md#cost)",
     "heal": "`gradience heal` writes it beside the healed adapter. [What it says](../heal.md)",
     "heal_forecast": "`gradience heal --dry-run --json` prints it. [What it says](../heal.md#cost)",
+    "conversion": "`gradience convert --json` prints it. [What it says](../convert.md)",
     "comparison": "`gradience compare A B --json` prints it. [How to read it](../compare.md)",
     "fleet": "`gradience fleet --json` prints it. [How to read it](../fleet.md)",
     "fleet_compression": "`gradience compress --fleet` writes it into the folder of the batch."

@@ -9,6 +9,7 @@ from typing import Any
 from audit_sample import MISTRAL
 
 from gradience import ranks
+from gradience.artifacts.audit import TensorNote
 from gradience.artifacts.comparison import ComparisonReport, ModuleComparison, Replicates
 from gradience.artifacts.compression import (
     CompressionPlan,
@@ -17,6 +18,8 @@ from gradience.artifacts.compression import (
     ModuleResult,
     RuntimeVerdict,
 )
+from gradience.artifacts.conversion import ConversionReport
+from gradience.artifacts.hub_source import HubSource
 from gradience.artifacts.run import RunInfo
 
 RUN = RunInfo(
@@ -250,3 +253,25 @@ def comparison(
         "run": RUN,
     }
     return ComparisonReport(**(facts | more))
+
+
+def conversion() -> ConversionReport:
+    return ConversionReport(
+        source_path="mine",
+        source_format="PEFT LoRA",
+        source_sha256="a" * 64,
+        source=HubSource(repo="org/mine", revision="v1", commit="c" * 40),
+        pickle=True,
+        output_path="as_peft",
+        output_sha256="b" * 64,
+        to="peft",
+        modules=2,
+        lora_params=100,
+        bytes=500,
+        tensors=4,
+        renamed=4,
+        left_out=(TensorNote(tensor="other.lora_A.weight", reason="another adapter (other)", params=8),),
+        carried_files=("README.md",),
+        left_out_files=("optimizer.pt",),
+        run=RUN,
+    )

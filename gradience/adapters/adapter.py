@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,8 @@ from gradience.adapters.keys import Kind, parse_key
 from gradience.adapters.locate import Location
 from gradience.adapters.naming import is_applied
 from gradience.adapters.tensors import TensorEntry, TensorFile
-from gradience.digests import sha256_text
+from gradience.digests import sha256_file, sha256_text
+from gradience.hub.client import Source
 from gradience.spectra import Blocks, FloatArray
 
 BLOCK_ELEMENTS = 2**17
@@ -162,6 +164,10 @@ class Adapter(Closing):
     unwritable: str | None = None
     of_peft: bool = False
     stack: ExitStack = field(default_factory=ExitStack)
+    source: Source | None = None
+    """Where on the hub it was read."""
+    pickle: Path | None = None
+    """The pickle that holds the weights; what is open then are the same tensors as safetensors."""
 
     def close(self) -> None:
         """Close the files."""
@@ -170,7 +176,7 @@ class Adapter(Closing):
     @property
     def bytes(self) -> int:
         """Size of the weights on disk."""
-        return sum(file.size for file in self.files)
+        return self.pickle.stat().st_size if self.pickle else sum(file.size for file in self.files)
 
     def entries(self) -> Iterator[tuple[str, TensorEntry]]:
         """All tensors."""
@@ -191,5 +197,7 @@ class Adapter(Closing):
 
     def sha256(self) -> str:
         """Digest of the file; of the shards' digests, where there are several."""
+        if self.pickle:
+            return sha256_file(self.pickle)
         digests = [file.sha256() for file in self.files]
         return digests[0] if len(digests) == 1 else sha256_text("\n".join(digests))

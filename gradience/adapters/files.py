@@ -12,8 +12,9 @@ from gradience.errors import InputError
 
 _LFS = b"version https://git-lfs.github.com/spec/"
 PICKLE_HINT = (
-    "pickle files can run code, so they are not opened here; load the adapter with PEFT where you trust it "
-    "and save it again: PeftModel.from_pretrained(base, folder).save_pretrained(new, safe_serialization=True)"
+    "pickle files can run code, so they are opened in a process with limits alone: gradience convert ADAPTER NEW "
+    "--allow-pickle; or, where you trust it, load it with PEFT and save it again: "
+    "PeftModel.from_pretrained(base, folder).save_pretrained(new, safe_serialization=True)"
 )
 PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """First bytes of a pickle under any name: no text in UTF-8 begins so."""

@@ -7,6 +7,8 @@ format has settings of its own, it translates them to those of PEFT (`PeftConfig
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +16,14 @@ from gradience.adapters.adapter import Adapter
 from gradience.adapters.diffusers import is_diffusers, open_diffusers
 from gradience.adapters.gguf import is_gguf, open_gguf
 from gradience.adapters.kohya import is_kohya, open_kohya
+from gradience.adapters.locate import INDEX, PICKLES, WEIGHTS
 from gradience.adapters.mlx import is_mlx, open_mlx
 from gradience.adapters.pairs import WORDS, Pairs, open_pairs
 from gradience.adapters.peft import open_peft
+from gradience.adapters.pickles import pickle_at, twin_of
+from gradience.adapters.remote import Weights, fetch_adapter
 from gradience.errors import InputError
+from gradience.hub.address import address_of
 
 
 class Format(NamedTuple):
@@ -26,11 +32,13 @@ class Format(NamedTuple):
     recognises: whether a file or folder is of this format, from a look at its names.
     open: (path, name of one of several adapters) -> the open adapter.
     words: each `Adapter.format` that `open` gives -> what reports call such an adapter.
+    weights: what is fetched of a repository on the hub: choices of files; the first of a choice is fetched last.
     """
 
     recognises: Callable[[Path], bool]
     open: Callable[[Path, str | None], Adapter]
     words: Mapping[str, str]
+    weights: Weights = ()
 
 
 FORMATS: dict[str, Format] = {
@@ -42,16 +50,48 @@ FORMATS: dict[str, Format] = {
         lambda path: True,  # last: it also says what else a path holds
         open_peft,
         {"peft": "PEFT LoRA", "safetensors": "LoRA from a single safetensors file"},
+        ((WEIGHTS,), (INDEX, "adapter_model-*.safetensors")),
     ),
 }
 
 
-def open_adapter(path: Path, *, adapter: str | None = None, pairs: Pairs | None = None) -> Adapter:
+def open_adapter(
+    path: Path, *, adapter: str | None = None, allow_pickle: bool = False, pairs: Pairs | None = None
+) -> Adapter:
     """Open the adapter at `path`, whatever its format. Close it with `with`.
 
+    path: on this disk; else a name on the hub (see `hub.address`), which is fetched.
     adapter: name of one, where several lie in a folder or a file.
-    pairs: how the factors of a home-made file are called: then it is of no format. Raises InputError.
+    allow_pickle: read a pickle in a process of its own (see `pickles`), where there are no other weights.
+    pairs: how the factors of a home-made file are called: then it is of no format.
+    Raises InputError; NetworkError and MissingExtra for a name on the hub.
     """
+    address = address_of(path)
+    if address is None:
+        return _open_here(path, adapter, pairs, allow_pickle=allow_pickle)
+    weights = tuple(choice for form in FORMATS.values() for choice in form.weights)
+    if allow_pickle:
+        weights += tuple((name,) for name in PICKLES)
+    fetched = fetch_adapter(address, weights, adapter)
+    opened = _open_here(fetched.path, adapter, pairs, allow_pickle=allow_pickle)
+    opened.source = fetched.source
+    opened.location = replace(opened.location, path=Path(str(address)))
+    return opened
+
+
+def _open_here(path: Path, adapter: str | None, pairs: Pairs | None, *, allow_pickle: bool) -> Adapter:
+    pickle = pickle_at(path) if allow_pickle else None
+    if pickle is None:
+        return _open_format(path, adapter, pairs)
+    with ExitStack() as stack:
+        opened = _open_format(stack.enter_context(twin_of(pickle)), adapter, pairs)
+        opened.stack.push(stack.pop_all())
+        opened.pickle = pickle
+        opened.location = replace(opened.location, path=path, root=pickle.parent)
+        return opened
+
+
+def _open_format(path: Path, adapter: str | None, pairs: Pairs | None) -> Adapter:
     if pairs is not None:
         return open_pairs(path, adapter, pairs)
     chosen = next(form for form in FORMATS.values() if form.recognises(path))

@@ -62,9 +62,7 @@ def _is_folder(path: Path) -> bool:
     except OSError as error:
         refusal = cannot_open(path, error)
         if refusal.code == "not-found" and not os.path.islink(path):
-            refusal.hint += (
-                "; an adapter on a hub must be downloaded first (`hf download REPO --local-dir DIR`)"
-            )
+            refusal.hint += "; an adapter on the hub is called org/name (or hf://org/name)"
         raise refusal from None
 
 

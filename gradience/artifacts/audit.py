@@ -17,6 +17,7 @@ from gradience.adapters.keys import Kind
 from gradience.artifacts.base import ROW_CONFIG, Float12, Part, visible_json
 from gradience.artifacts.dominance import BaseComparison
 from gradience.artifacts.finding import Finding
+from gradience.artifacts.hub_source import HubSource
 from gradience.artifacts.prediction import MeasuredEffects
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
@@ -30,7 +31,7 @@ class AdapterInfo(Part):
     """The adapter as found on disk, and what its config says."""
 
     path: str
-    """Where it was read from."""
+    """Where it was read from: a path, or the name on the hub."""
     format: str
     """`peft` (a folder with adapter_config.json) or `safetensors` (a single file without a config)."""
     sha256: str
@@ -53,6 +54,10 @@ class AdapterInfo(Part):
     task_type: str | None = None
     peft_type: str | None = None
     peft_version: str | None = None
+    source: HubSource | None = None
+    """Where on the hub it was read; null for one on the disk."""
+    pickle: bool = False
+    """The weights were read from a pickle, in a process of its own."""
     settings: dict[str, Setting] = Field(default_factory=dict)
     """What else the config says that another training must be told: `modules_to_save`, `bias`, `lora_dropout` …"""
 

@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gradience.artifacts.base import ROW_CONFIG, Float12, Part
+from gradience.artifacts.hub_source import HubSource
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
 
@@ -76,6 +77,9 @@ class ComparisonReport(Report):
     sha256_a: str
     path_b: str
     sha256_b: str
+    source_a: HubSource | None = None
+    """Where on the hub A was read; null for one on the disk."""
+    source_b: HubSource | None = None
     n_both: int
     n_only_a: int
     n_only_b: int

@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from gradience.artifacts.base import ROW_CONFIG, Float12, Part
 from gradience.artifacts.encodings import ENCODING_NAMES
+from gradience.artifacts.hub_source import HubSource
 from gradience.artifacts.prediction import CurvePoint, Prediction
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
@@ -154,6 +155,8 @@ class CompressionReport(Report):
     schema_: Literal["gradience.compression/2"] = Field(default="gradience.compression/2", alias="schema")
     source_path: str
     source_sha256: str
+    source: HubSource | None = None
+    """Where on the hub the original was read; null for one on the disk."""
     output_path: str
     output_sha256: str
     criterion: str

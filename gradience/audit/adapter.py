@@ -19,6 +19,7 @@ from gradience.adapters.pairs import Pairs, pairs_of
 from gradience.arguments import integer_argument, number_argument, path_argument, ranks_argument
 from gradience.artifacts.audit import AdapterInfo, AuditReport, Coverage, LayerAudit, TensorNote
 from gradience.artifacts.calibration import Calibration, calibration_argument
+from gradience.artifacts.hub_source import hub_source
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.shared_names import path_text
 from gradience.audit.findings import Facts, find
@@ -46,6 +47,7 @@ def audit_adapter(
     tau: float = DEFAULT_TAU,
     allowed_ranks: Iterable[int] | None = None,
     calibration: Calibration | str | os.PathLike[str] | None = None,
+    allow_pickle: bool = False,
     pairs: tuple[str, str] | None = None,
     scale: float | None = None,
     workers: int | None = None,
@@ -59,11 +61,12 @@ def audit_adapter(
     >>> report.n_layers, report.energy_rank_90_p90, report.suggested_r_global_90
     (16, 5.0, 8)
 
-    path: a PEFT folder, a Trainer checkpoint, a .safetensors file, or a PeftModel in memory.
+    path: a PEFT folder, a Trainer checkpoint, a .safetensors file, a name on the hub, or a PeftModel in memory.
     adapter: which one, where a folder, a file or a model holds several.
     tau: energy threshold that the suggestions rest on, in (0, 1].
     allowed_ranks: ranks that may be suggested; powers of two by default.
     calibration: what `calibrate_adapter` returned or wrote for this adapter: adds what matters to the output.
+    allow_pickle: read `.bin` and `.pt` as well, in a process of its own with limits (needs the extra `hf`).
     pairs: names of A and B in a home-made file, with {} for what differs: ("blocks.{}.w_a", "blocks.{}.w_b").
     scale: what B·A of such pairs is multiplied by; without it there are no norms.
     workers: modules measured at a time; the processor count by default. The result does not depend on it.
@@ -82,7 +85,7 @@ def audit_adapter(
     known = calibration_argument(calibration)
     watch = Stopwatch(command)
     limit = None if max_memory is None else integer_argument("max_memory", max_memory)
-    with _opened(path, adapter, pairs_of(pairs, scale)) as opened:
+    with _opened(path, adapter, pairs_of(pairs, scale), allow_pickle=allow_pickle) as opened:
         work = ((pair, audit_bytes(pair)) for pair in opened.pairs)
         fitting = workers_within(limit_for(limit, [opened]), [opened], work, workers)
         with worker_threads(fitting) as pool:
@@ -104,7 +107,11 @@ def audit_adapter(
 
 @contextmanager
 def _opened(
-    source: str | os.PathLike[str] | PeftModel, adapter: str | None, pairs: Pairs | None
+    source: str | os.PathLike[str] | PeftModel,
+    adapter: str | None,
+    pairs: Pairs | None,
+    *,
+    allow_pickle: bool,
 ) -> Iterator[Adapter]:
     """The adapter, open; of a model, from a copy on disk that is there only within."""
     if is_peft_model(source):
@@ -114,7 +121,7 @@ def _opened(
             yield opened
     else:
         path = path_argument("path", source, "a path or a PeftModel")
-        with open_adapter(path, adapter=adapter, pairs=pairs) as opened:
+        with open_adapter(path, adapter=adapter, pairs=pairs, allow_pickle=allow_pickle) as opened:
             yield opened
 
 
@@ -147,6 +154,8 @@ def _adapter_info(opened: Adapter, digest: str, layers: Sequence[LayerAudit]) ->
         "bytes": opened.bytes,
         "dtypes": tuple(sorted({layer.dtype for layer in layers})),
         "adapter_name": opened.adapter_name,
+        "source": hub_source(opened.source),
+        "pickle": opened.pickle is not None,
     }
     if config is None:
         return AdapterInfo(**common)

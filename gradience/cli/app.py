@@ -24,6 +24,7 @@ VERBS = (
     "audit",
     "calibrate",
     "compress",
+    "convert",
     "heal",
     "compare",
     "fleet",

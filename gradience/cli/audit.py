@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gradience.cli.console import show_error
-from gradience.cli.options import AdapterName, MaxMemory, PairNames, PairScale, allowed_ranks_of, bytes_of
+from gradience.cli.options import (
+    AdapterName,
+    AllowPickle,
+    MaxMemory,
+    PairNames,
+    PairScale,
+    allowed_ranks_of,
+    bytes_of,
+)
 from gradience.cli.output import command_line, print_json, print_screen, print_text
 from gradience.cli.progress import ProgressBar
 from gradience.errors import GradienceError, IncompleteError, InputError, UsageError
@@ -24,7 +32,8 @@ def audit(
         list[str] | None,
         typer.Argument(
             metavar="ADAPTER",
-            help="Folder of save_pretrained(), Trainer checkpoint or .safetensors file; several give one table.",
+            help="Folder of save_pretrained(), Trainer checkpoint, .safetensors file or org/name on the hub; several"
+            " give one table.",
             show_default=False,
         ),
     ] = None,
@@ -89,6 +98,7 @@ def audit(
         Path | None,
         typer.Option("--append", metavar="RUN", help="Append a summary to the run.jsonl of its training."),
     ] = None,
+    allow_pickle: AllowPickle = False,
     max_memory: MaxMemory = None,
     force: Annotated[bool, typer.Option("--force", help="Let --output replace a file.")] = False,
     quiet: Annotated[
@@ -111,6 +121,8 @@ def audit(
 
       gradience audit run/checkpoint-*
 
+      gradience audit org/name@revision:folder
+
       gradience audit lora.safetensors --pairs 'blocks.{}.w_a' 'blocks.{}.w_b' --scale 1
     """
     paths = [*(adapters or []), *([peft_dir] if peft_dir else [])]
@@ -127,6 +139,7 @@ def audit(
                 tau=tau,
                 allowed_ranks=ranks,
                 calibration=calibration,
+                allow_pickle=allow_pickle,
                 pairs=pairs,
                 scale=scale,
                 max_memory=limit,

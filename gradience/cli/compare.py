@@ -7,14 +7,17 @@ from typing import Annotated
 
 import typer
 
-from gradience.cli.options import Layers, MaxMemory, PairNames, PairScale, Quiet, bytes_of
+from gradience.cli.options import AllowPickle, Layers, MaxMemory, PairNames, PairScale, Quiet, bytes_of
 from gradience.cli.output import command_line, print_result
 from gradience.cli.progress import ProgressBar
 
 
 def compare(
     a: Annotated[
-        Path, typer.Argument(metavar="A", help="The reference: an adapter folder or .safetensors file.")
+        Path,
+        typer.Argument(
+            metavar="A", help="The reference: an adapter folder, a .safetensors file or org/name."
+        ),
     ],
     b: Annotated[Path, typer.Argument(metavar="B", help="The adapter to compare with it.")],
     adapter_a: Annotated[
@@ -27,6 +30,7 @@ def compare(
     scale: PairScale = None,
     layers: Layers = False,
     json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
+    allow_pickle: AllowPickle = False,
     max_memory: MaxMemory = None,
     quiet: Quiet = False,
 ) -> None:
@@ -50,6 +54,7 @@ def compare(
             b,
             adapter_a=adapter_a,
             adapter_b=adapter_b,
+            allow_pickle=allow_pickle,
             pairs=pairs,
             scale=scale,
             max_memory=limit,

@@ -9,7 +9,16 @@ import typer
 
 from gradience.artifacts.encodings import ENCODING_NAMES
 from gradience.cli.compress_fleet import compress_batch
-from gradience.cli.options import AdapterName, Layers, MaxMemory, Quiet, allowed_ranks_of, bytes_of, one_of
+from gradience.cli.options import (
+    AdapterName,
+    AllowPickle,
+    Layers,
+    MaxMemory,
+    Quiet,
+    allowed_ranks_of,
+    bytes_of,
+    one_of,
+)
 from gradience.cli.output import command_line, print_result
 from gradience.cli.progress import ProgressBar
 from gradience.errors import UsageError
@@ -37,7 +46,7 @@ def compress(
         Path | None,
         typer.Argument(
             metavar="ADAPTER",
-            help="Folder of save_pretrained(), or a .safetensors file in one.",
+            help="Folder of save_pretrained(), a .safetensors file in one, or org/name.",
             show_default=False,
         ),
     ] = None,
@@ -145,8 +154,8 @@ def compress(
         Path | None,
         typer.Option(
             "--base-model",
-            metavar="DIR",
-            help="Folder of the base model: names the architecture; DoRA also needs its weights.",
+            metavar="NAME",
+            help="Base model, a folder or a name on the hub: names the architecture; DoRA also needs its weights.",
         ),
     ] = None,
     fleet: Annotated[
@@ -176,6 +185,7 @@ def compress(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
     layers: Layers = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report (or the plan) as JSON.")] = False,
+    allow_pickle: AllowPickle = False,
     max_memory: MaxMemory = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing adapter folder.")] = False,
     quiet: Quiet = False,
@@ -212,11 +222,10 @@ def compress(
     from gradience.report.card import card_of
     from gradience.report.faces import to_markdown
 
+    which: dict[str, Any] = {"adapter": name, "allow_pickle": allow_pickle}
     measured = None if calibration is None else Calibration.read(calibration)
     with ProgressBar(f"measuring {adapter}", quiet=quiet) as progress:
-        audited = audit_adapter(
-            adapter, adapter=name, max_memory=limit, progress=progress, command=command_line()
-        )
+        audited = audit_adapter(adapter, **which, max_memory=limit, progress=progress, command=command_line())
     ranks = plan_compression(
         audited,
         criterion,
@@ -232,6 +241,7 @@ def compress(
         "strip": strip or (),
         "base_model": base_model,
         "adapter_name": name,
+        "allow_pickle": allow_pickle,
         "calibration": measured,
     }
     if output is None or dry_run:

@@ -58,6 +58,12 @@ ReportAsJson = Annotated[bool, typer.Option("--json", help="Print the report as 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No report and no progress bar.")]
 
 
+AllowPickle = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickle", help="Read .bin and .pt too, in a process with limits (needs PyTorch 2.10)."
+    ),
+]
 MaxMemory = Annotated[
     str | None,
     typer.Option(

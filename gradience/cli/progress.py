@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from gradience.cli.console import beneath, note_line, wants_colour
+from gradience.hub.client import with_bars
 from gradience.progress import Watcher
 from gradience.report.names import display_name
 
@@ -36,13 +37,16 @@ class _Bars:
         self._quiet = quiet
         self._started = time.monotonic()
         self._progress: Progress | None = None
+        self._downloads = with_bars(not quiet)
 
     def __enter__(self) -> Self:
+        self._downloads.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._downloads.__exit__(kind, error, trace)
         if self._progress is not None:
             self._progress.stop()
 
@@ -70,7 +74,8 @@ class ProgressBar(_Bars):
     """
 
     def __init__(self, label: str, *, quiet: bool = False) -> None:
-        super().__init__(quiet=quiet or not sys.stderr.isatty())
+        super().__init__(quiet=quiet)
+        self._quiet = quiet or not sys.stderr.isatty()
         self._label = display_name(label, 40)
         self._task: TaskID | None = None
 
@@ -98,6 +103,7 @@ class StageProgress(_Bars, Watcher):
         self._pace = _Pace(0.0)
 
     def __enter__(self) -> Self:
+        super().__enter__()
         if not self._quiet and sys.stderr.isatty():
             bars = self._start(elapsed=True)
             self._tasks = bars.add_task("stages", total=None), bars.add_task("", total=None)

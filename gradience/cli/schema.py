@@ -27,6 +27,7 @@ class ArtifactName(StrEnum):
     CALIBRATION_FORECAST = "calibration_forecast", "gradience.artifacts.calibration", "CalibrationForecast"
     HEAL = "heal", "gradience.artifacts.heal", "HealReport"
     HEAL_FORECAST = "heal_forecast", "gradience.artifacts.heal", "HealForecast"
+    CONVERSION = "conversion", "gradience.artifacts.conversion", "ConversionReport"
     COMPARISON = "comparison", "gradience.artifacts.comparison", "ComparisonReport"
     FLEET = "fleet", "gradience.artifacts.fleet", "FleetReport"
     FLEET_COMPRESSION = "fleet_compression", "gradience.artifacts.fleet_compression", "FleetCompression"

@@ -13,6 +13,7 @@ from gradience.adapters.memory import compare_bytes, comparison_bytes, limit_for
 from gradience.adapters.pairs import pairs_of
 from gradience.arguments import integer_argument, path_argument
 from gradience.artifacts.comparison import ComparisonReport
+from gradience.artifacts.hub_source import hub_source
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.shared_names import path_text
 from gradience.audit.findings import Facts, meaning
@@ -32,6 +33,7 @@ def compare_adapters(
     adapter_b: str | None = None,
     pairs: tuple[str, str] | None = None,
     scale: float | None = None,
+    allow_pickle: bool = False,
     workers: int | None = None,
     max_memory: int | None = None,
     progress: Progress | None = None,
@@ -43,11 +45,12 @@ def compare_adapters(
     >>> f"{report.relative_difference:.1%}", report.n_both, report.replicates.verdict
     ('12.6%', 16, 'truncation')
 
-    a: the reference of relative differences and kept energy.
+    a: the reference of relative differences and kept energy; a path, or a name on the hub.
     adapter_a: which one, where `a` holds several.
     adapter_b: which one, where `b` holds several.
     pairs: names of A and B in two home-made files, with {} for what differs: ("blocks.{}.w_a", "blocks.{}.w_b").
     scale: what B·A of such pairs is multiplied by.
+    allow_pickle: read `.bin` and `.pt` as well, in a process of its own with limits (needs the extra `hf`).
     max_memory: bytes that the work may take; 500 MB by default, or eight times the files. More is refused beforehand.
 
     Raises InputError when one cannot be read, holds NaN or infinity, or has no known scale; WrongType (a TypeError too)
@@ -59,8 +62,8 @@ def compare_adapters(
     named_pairs = pairs_of(pairs, scale)
     watch = Stopwatch(command)
     with (
-        open_adapter(path_a, adapter=adapter_a, pairs=named_pairs) as left,
-        open_adapter(path_b, adapter=adapter_b, pairs=named_pairs) as right,
+        open_adapter(path_a, adapter=adapter_a, pairs=named_pairs, allow_pickle=allow_pickle) as left,
+        open_adapter(path_b, adapter=adapter_b, pairs=named_pairs, allow_pickle=allow_pickle) as right,
         ExitStack() as stack,
     ):
         pairs_a = _by_name(left)
@@ -83,8 +86,10 @@ def compare_adapters(
         return ComparisonReport(
             path_a=path_text(left.location.path),
             sha256_a=digests[0].result(),
+            source_a=hub_source(left.source),
             path_b=path_text(right.location.path),
             sha256_b=digests[1].result(),
+            source_b=hub_source(right.source),
             n_both=presences["both"],
             n_only_a=presences["only-a"],
             n_only_b=presences["only-b"],

@@ -21,11 +21,19 @@ from gradience.adapters.memory import compress_bytes, limit_for, workers_within
 from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.card import CARD, write_block
 from gradience.artifacts.compression import CompressionPlan, CompressionReport, Encoding
+from gradience.artifacts.hub_source import hub_source
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.shared_names import path_text
 from gradience.artifacts.whole import check_output, whole_folder
 from gradience.blas import worker_threads
-from gradience.compress.carry import annotate, carry_files, compressed_opening, refuse_foreign_files
+from gradience.compress.base import base_folder
+from gradience.compress.carry import (
+    annotate,
+    carry_files,
+    compressed_opening,
+    names_beside,
+    refuse_foreign_files,
+)
 from gradience.compress.layout import Layout, lay_out
 from gradience.compress.peft_check import check_with_peft, require_peft
 from gradience.compress.readback import check_written
@@ -54,6 +62,7 @@ def write_compressed(
     verify_peft: bool = False,
     force: bool = False,
     adapter_name: str | None = None,
+    allow_pickle: bool = False,
     workers: int | None = None,
     max_memory: int | None = None,
     progress: Progress | None = None,
@@ -72,13 +81,13 @@ def write_compressed(
     source, target = Path(adapter), Path(output)
     watch = Stopwatch(command)
     check_output(target, source, force=force)
-    beside = source.parent if source.is_file() else source
-    refuse_foreign_files(target, os.listdir(beside) if beside.is_dir() else ())
+    refuse_foreign_files(target, names_beside(source))
     if verify_peft:
         require_peft()
-    choices = {"encoding": encoding, "dtype": dtype, "strip": strip, "calibration": calibration}
+    given = (plan, base_model, adapter_name, allow_pickle)
+    how: dict[str, Any] = {"encoding": encoding, "dtype": dtype, "strip": strip, "calibration": calibration}
     with (
-        _prepared(source, plan, base_model, adapter_name, **choices) as (opened, config, layout),
+        _prepared(source, *given, **how) as (opened, config, layout),
         ExitStack() as stack,
     ):
         fitting = _fitting(opened, layout, max_memory, workers)
@@ -101,6 +110,7 @@ def write_compressed(
             report = CompressionReport(
                 source_path=path_text(opened.location.path),
                 source_sha256=digest.result(),
+                source=hub_source(opened.source),
                 output_path=path_text(target),
                 output_sha256=weights.sha256,
                 criterion=plan.criterion,
@@ -162,17 +172,19 @@ def _prepared(
     plan: CompressionPlan,
     base_model: str | os.PathLike[str] | None,
     adapter_name: str | None,
+    allow_pickle: bool = False,
     **choices: Any,
 ) -> Iterator[tuple[Adapter, PeftConfig, Layout]]:
     """The adapter, open; its config; and what is to be written."""
     with ExitStack() as stack:
-        opened = stack.enter_context(open_adapter(source, adapter=adapter_name))
+        opened = stack.enter_context(open_adapter(source, adapter=adapter_name, allow_pickle=allow_pickle))
         config = require_config(opened)
         base = None
         if base_model is not None:
             dora = is_dora(opened, config)
-            check_model_config(Path(base_model), needed=not dora)
-            base = stack.enter_context(BaseWeights.open(Path(base_model))) if dora else None
+            where = base_folder(base_model, weights=dora)
+            check_model_config(where, needed=not dora)
+            base = stack.enter_context(BaseWeights.open(where)) if dora else None
         yield opened, config, lay_out(opened, config, plan, base=base, **choices)
 
 
@@ -190,6 +202,7 @@ def _runtimes(
     folder: Path, source: Adapter, config: PeftConfig, base_model: str | os.PathLike[str] | None
 ) -> dict[str, Any]:
     """The architecture, and which runtimes load the adapter that was written to `folder`."""
-    architecture = architecture_of(config, source.location.root, base_model)
+    base = None if base_model is None else base_folder(base_model)
+    architecture = architecture_of(config, source.location.root, base)
     with open_adapter(folder) as written:
         return {"architecture": architecture, "runtimes": verdicts(written, architecture)}

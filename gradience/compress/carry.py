@@ -39,7 +39,7 @@ def carry_files(location: Location, target: Path) -> tuple[list[str], list[str]]
     Raises InputError for a file that cannot be read.
     """
     carried, left = [], []
-    folder = location.weights[0].parent
+    folder = location.weights[0].parent if location.sub_folder else location.root
     sources = (*location.weights, *filter(None, [location.config]))
     ours = {CONFIG, INDEX, WEIGHTS, *(path.name for path in sources)}
     for entry in sorted(folder.iterdir()):
@@ -50,6 +50,12 @@ def carry_files(location: Location, target: Path) -> tuple[list[str], list[str]]
         else:
             left.append(entry.name + "/" if entry.is_dir() else entry.name)
     return carried, left
+
+
+def names_beside(source: Path) -> list[str]:
+    """Return what lies in an adapter's folder, or beside its one file; nothing for a name on the hub."""
+    folder = source.parent if source.is_file() else source
+    return os.listdir(folder) if folder.is_dir() else []
 
 
 def refuse_foreign_files(old: Path, kept: Iterable[str]) -> None:

@@ -44,6 +44,7 @@ class Options(TypedDict, total=False):
     strip: Sequence[str]
     base_model: str | os.PathLike[str] | None
     adapter: str | None
+    allow_pickle: bool
     verify_peft: bool
     force: bool
     workers: int | None
@@ -89,6 +90,7 @@ def compress_adapter(
     strip: Sequence[str] = (),
     base_model: str | os.PathLike[str] | None = None,
     adapter: str | None = None,
+    allow_pickle: bool = False,
     verify_peft: bool = False,
     dry_run: bool = False,
     force: bool = False,
@@ -124,9 +126,10 @@ def compress_adapter(
     encoding: how ranks and scales are written, a name in compress/encodings.py; the simplest right one by default.
     dtype: storage type of the factors (BF16, F16, F32 …); each keeps its own by default.
     strip: parts of tensor names; tensors beside the factors that have one are dropped.
-    base_model: folder of the base model. Its config.json names the architecture for the verdicts on runtimes; its
-        safetensors are needed for DoRA alone.
+    base_model: folder of the base model, or its name on the hub. Its config.json names the architecture for the
+        verdicts on runtimes; its safetensors are needed for DoRA alone.
     adapter: which one, where a folder or a file holds several.
+    allow_pickle: read `.bin` and `.pt` as well, in a process of its own with limits (needs the extra `hf`).
     verify_peft: let PEFT load the result before it is put in place (a child process; needs the extra `hf`).
     dry_run: return the plan, and write nothing.
     force: replace an adapter folder that is there.
@@ -158,6 +161,7 @@ def compress_adapter(
         "strip": names_argument("strip", strip, "a list of parts of names, such as ['lm_head']"),
         "base_model": None if base_model is None else path_argument("base_model", base_model),
         "adapter_name": adapter,
+        "allow_pickle": allow_pickle,
         "calibration": calibration_argument(calibration),
     }
     if multiple_of is not None:
@@ -175,7 +179,7 @@ def compress_adapter(
         if verify_peft:
             require_peft()
     machine: dict[str, Any] = {"workers": workers, "max_memory": max_memory, "progress": progress}
-    audited = audit_adapter(source, adapter=adapter, **machine)
+    audited = audit_adapter(source, adapter=adapter, allow_pickle=allow_pickle, **machine)
     planned = plan_compression(
         audited,
         criterion,
@@ -188,12 +192,4 @@ def compress_adapter(
     if dry_run or target is None:
         rehearse_compression(source, planned, **how)
         return planned
-    return write_compressed(
-        source,
-        planned,
-        target,
-        **how,
-        verify_peft=verify_peft,
-        force=force,
-        **machine,
-    )
+    return write_compressed(source, planned, target, **how, verify_peft=verify_peft, force=force, **machine)

@@ -18,6 +18,7 @@ from gradience.errors import InputError, UsageError
 from gradience.evaluate.checks import notes_of
 from gradience.evaluate.engines.base import AdapterIdentity
 from gradience.evaluate.request import Request
+from gradience.models.locate import plain_name
 from gradience.models.settings import ModelSettings, ModelType
 from gradience.tasks.base import ChatTask, ClassificationTask, LikelihoodTask, Task
 from gradience.tasks.rendered import rendered
@@ -235,6 +236,7 @@ def _is_zero(adapter: Adapter, place: int) -> bool:
 
 def _notes(adapters: Sequence[AdapterInput], base: str) -> list[str]:
     """Configs that name another base: not wrong, since a copy of it has another name."""
+    base = plain_name(base)
     short = path_text(base)
     return [
         f"{adapter.name}: its config names {path_text(adapter.base_model)} as its base, and it is evaluated on {short}"

@@ -100,7 +100,7 @@ def load_base(
         model.config.pad_token_id = tokenizer.pad_token_id
     if source.commit:
         # Records name the base by this: not by the folder of the hub's cache.
-        model.config._name_or_path = settings.name
+        model.config._name_or_path = source.name
     dtype = model.dtype
     if settings.quantization:
         model = _upcast(model)

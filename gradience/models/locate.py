@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from gradience.errors import InputError, NetworkError, UsageError
+from gradience.errors import InputError, UsageError
+from gradience.hub.address import Address, address_of
+from gradience.hub.client import fetch_folder
 from gradience.models import embedded
 from gradience.models.local_only import is_local_only
 from gradience.models.settings import ModelSettings
@@ -21,7 +24,7 @@ BESIDE = ("*.json", "*.txt", "*.model", "*.jinja")
 """Files beside the weights that decide what a base does: its config and its tokenizer."""
 EVERYTHING = (*BESIDE, "*.safetensors")
 """What is fetched from the hub: neither code nor pickles."""
-OTHER_COPIES = ["*/*.safetensors", "consolidated*"]
+OTHER_COPIES = ("*/*.safetensors", "consolidated*")
 """The same weights once more, for other programs."""
 
 
@@ -39,8 +42,8 @@ def locate(settings: ModelSettings, files: tuple[str, ...] = EVERYTHING) -> Sour
     """Return the folder of the base, fetched where it is not here yet (inside `local_only`: the hub's cache alone).
 
     files: patterns of what is needed of a repository on the hub.
-    Raises UsageError (`unknown-model`), InputError (`model-not-found`, for what can only be a folder), NetworkError
-    (`model-unavailable`), and what the embedded packages raise.
+    Raises UsageError (`unknown-model`, `bad-address`, `two-revisions`), InputError (`model-not-found`, for what can
+    only be a folder), NetworkError (`hub-…`), and what the embedded packages raise.
     """
     name = settings.name
     if name in EMBEDDED:
@@ -55,14 +58,40 @@ def locate(settings: ModelSettings, files: tuple[str, ...] = EVERYTHING) -> Sour
     path = settings.path
     if path.exists():
         return Source(path, name if settings.folder is None else str(path))
-    if is_path(name):
+    address = hub_address(settings)
+    if address is None:
         raise InputError(
             f"{path}: there is no such folder",
             code="model-not-found",
             hint="name the folder of a base model (in a config a relative path starts at the config's folder), a hub"
             " name, or embedded:minilm",
         )
-    return _snapshot(name, settings.revision, files)
+    folder, commit = fetch_folder(address, files, OTHER_COPIES, local=is_local_only())
+    return Source(folder, address.repo, commit)
+
+
+def hub_address(settings: ModelSettings) -> Address | None:
+    """Return where on the hub a base is that is not on this disk; None for a name that can only be a folder.
+
+    Raises UsageError (`bad-address`, `two-revisions`).
+    """
+    name = settings.name
+    address = address_of(name) or (None if is_path(name) else Address(name))
+    if address is None or settings.revision is None:
+        return address
+    if address.revision not in (None, settings.revision):
+        raise UsageError(
+            f"{name}: another revision is asked for as well: {settings.revision}",
+            code="two-revisions",
+            hint="give the revision once",
+        )
+    return replace(address, revision=settings.revision)
+
+
+def plain_name(name: str) -> str:
+    """Return the repository of an address on the hub, as configs name it; any other name as it is."""
+    address = address_of(name)
+    return name if address is None else address.repo
 
 
 def require_weights(folder: Path) -> None:
@@ -78,24 +107,3 @@ def require_weights(folder: Path) -> None:
 def is_path(name: str) -> bool:
     """Return whether a name can only be a folder: on the hub there is `name` and `owner/name`."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
-
-
-def _snapshot(name: str, revision: str | None, files: tuple[str, ...]) -> Source:
-    """One commit of a repository: all files of a base come from the same one, whoever pushes meanwhile."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = snapshot_download(
-            name,
-            revision=revision,
-            allow_patterns=list(files),
-            ignore_patterns=OTHER_COPIES,
-            local_files_only=is_local_only(),
-        )
-    except (OSError, ValueError) as error:  # no such repository, no network; a name that cannot be one
-        raise NetworkError(
-            f"{name}: no such folder, and not available from the hub: {str(error).strip().splitlines()[0]}",
-            code="model-unavailable",
-            hint="check the name and the network; for a gated model accept its terms and run `hf auth login`",
-        ) from error
-    return Source(Path(folder), name, Path(folder).name)

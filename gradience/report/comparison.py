@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from gradience.artifacts.comparison import ComparisonReport, Independence, ModuleComparison, Presence
+from gradience.artifacts.hub_source import commit_of
 from gradience.report import terminal
 from gradience.report.blocks import (
     Block,
@@ -77,9 +78,19 @@ def title_blocks(report: ComparisonReport, view: View) -> list[Block]:
     )
     parts = [f"{plural(report.n_both, 'module')} in both"]
     parts += [f"{count(number)} {what}" for number, what in numbers if number]
+    sides = (
+        ("A", report.path_a, report.sha256_a, report.source_a),
+        ("B", report.path_b, report.sha256_b, report.source_b),
+    )
     adapters: list[tuple[str, Inline]] = [
-        ("A", (Span(report.path_a, "name"), Span(f"  sha256 {report.sha256_a[:12]}", "dim"))),
-        ("B", (Span(report.path_b, "name"), Span(f"  sha256 {report.sha256_b[:12]}", "dim"))),
+        (
+            side,
+            (
+                Span(path, "name"),
+                Span("  " + " · ".join([f"sha256 {digest[:12]}", *commit_of(source)]), "dim"),
+            ),
+        )
+        for side, path, digest, source in sides
     ]
     blocks: list[Block] = [Heading("Comparison", level=1), Facts(adapters), Paragraph(" · ".join(parts))]
     return [*blocks, Notes([Note("warning", note) for note in report.notes])] if report.notes else blocks

@@ -23,6 +23,7 @@ DOCUMENTS = {
     "ComparisonReport": "comparison:comparison_blocks",
     "CompressionPlan": "compression:compression_blocks",
     "CompressionReport": "compression:compression_blocks",
+    "ConversionReport": "conversion:conversion_blocks",
     "EvidenceReport": "evidence:evidence_blocks",
     "EvaluationForecast": "evaluation:evaluation_forecast_blocks",
     "EvaluationPreview": "forecast:preview_blocks",

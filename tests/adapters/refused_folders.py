@@ -31,14 +31,9 @@ def linked(folder: Path, name: str, target: str) -> Path:
 # ---------------------------------------------------------------- paths
 
 
-@refused("absent", "no such file or folder", hint=("check the path", "hf download"))
+@refused("absent", "no such file or folder", hint=("check the path", "org/name"))
 def absent(folder):
     return folder / "absent"
-
-
-@refused("org/some-adapter", "no such file or folder", hint="adapter on a hub must be downloaded first")
-def name_on_a_hub(folder):
-    return Path("org/some-adapter")
 
 
 @refused("below", "no such file or folder", hint="check the path")

@@ -37,9 +37,9 @@ def test_what_cannot_be_watched_is_named_with_its_reason():
     model = get_peft_model(
         Several(), LoraConfig(r=2, target_modules=targets, target_parameters=["experts.stacked"])
     )
-    found = reach(model)
-    assert set(found.layers) == {"linear", "table", "heads.base_layer.out_proj"}
-    assert {name: reason.split(":")[0] for name, reason in found.reasons.items()} == {
+    reached = reach(model)
+    assert set(reached.layers) == {"linear", "table", "heads.base_layer.out_proj"}
+    assert {name: reason.split(":")[0] for name, reason in reached.reasons.items()} == {
         "line": "a convolution",
         "plane": "a convolution",
         "heads": "nn.MultiheadAttention",

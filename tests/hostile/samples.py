@@ -101,6 +101,7 @@ def artifacts() -> dict[ArtifactName, Any]:
         ArtifactName.CALIBRATION_FORECAST: calibration_sample.calibration_forecast(),
         ArtifactName.HEAL: heal_sample.heal_report(),
         ArtifactName.HEAL_FORECAST: heal_sample.heal_forecast(),
+        ArtifactName.CONVERSION: compression_sample.conversion(),
         ArtifactName.COMPARISON: compression_sample.comparison(compared),
         ArtifactName.EVALUATION: EvaluationReport.read(EVALUATED),
         ArtifactName.EVALUATION_FORECAST: evaluation_forecast(),

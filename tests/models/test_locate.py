@@ -10,6 +10,7 @@ import pytest
 from bench.tiny_bench import llama
 
 from gradience.errors import InputError, NetworkError
+from gradience.hub.client import fetch_folder
 from gradience.models.load import fingerprint_of, load_base, load_tokenizer
 from gradience.models.local_only import local_only
 from gradience.models.locate import locate
@@ -31,6 +32,7 @@ def snapshot(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(COMMIT)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    fetch_folder.cache_clear()  # a name means one commit for a process; here every test has a cache of its own
     return shutil.copytree(base, repository / "snapshots" / COMMIT)
 
 
@@ -54,7 +56,7 @@ def test_a_pinned_revision_is_the_one_that_is_read(snapshot: Path) -> None:
     assert load_base(pinned, device="cpu").fingerprint == OLDER
     with pytest.raises(NetworkError) as caught:
         locate(NAMED.model_copy(update={"revision": "1" * 40}))
-    assert (caught.value.code, caught.value.exit_code) == ("model-unavailable", 7)
+    assert (caught.value.code, caught.value.exit_code) == ("hub-offline", 7)
 
 
 def test_a_pickle_of_the_hub_is_not_opened(snapshot: Path) -> None:

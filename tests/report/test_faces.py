@@ -11,6 +11,7 @@ from pkgutil import resolve_name
 import pytest
 from bench_sample import bench, three_seeds
 from calibration_sample import calibration_report
+from compression_sample import conversion
 from fleet_sample import fleet_compression, fleet_report
 from heal_sample import heal_report
 from test_audit_document import Reader
@@ -44,6 +45,7 @@ SAMPLES = {
     "ComparisonReport": unlike,
     "CompressionPlan": budget_plan,
     "CompressionReport": padded_report,
+    "ConversionReport": conversion,
     "EvaluationReport": lambda: EvaluationReport.read(RESULTS / "minilm_evaluation" / "evaluation.json"),
     "EvidenceReport": two_logs,
     "FleetCompression": fleet_compression,

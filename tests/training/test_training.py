@@ -241,7 +241,7 @@ def test_a_finished_training_is_not_repeated_and_not_mistaken_for_another(
     ("settings", "error", "code"),
     [
         ({"name": "embedded:nothing"}, UsageError, "unknown-model"),
-        ({"name": "no/such-model-anywhere"}, NetworkError, "model-unavailable"),
+        ({"name": "no/such-model-anywhere"}, NetworkError, "hub-offline"),
         ({"name": "empty folder"}, InputError, "model-unreadable"),
     ],
     ids=["no such embedded model", "neither a folder nor on the hub", "a folder without a model"],

@@ -5,6 +5,7 @@ Nothing is fetched but the config.json of a model on the hub, and code of a user
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,12 @@ from gradience.bench.config.load import BenchConfig
 from gradience.errors import InputError, MissingExtra, NetworkError
 from gradience.evaluate.checks import lengths
 from gradience.evaluate.preview import SHOWN, scored_example, text_and_ids
+from gradience.hub.address import Address
+from gradience.hub.failures import explained
 from gradience.models.known import KNOWN
 from gradience.models.load import from_folder, load_tokenizer
 from gradience.models.local_only import NotHereError, local_only
-from gradience.models.locate import EMBEDDED, is_path, locate, require_weights
+from gradience.models.locate import EMBEDDED, hub_address, locate, require_weights
 from gradience.models.rendering import encode_pair
 from gradience.models.settings import ModelSettings
 from gradience.tasks import user_code
@@ -112,33 +115,34 @@ def _model(settings: ModelSettings, checks: list[Check]) -> Any:
         require_weights(settings.path)
         source = str(settings.path)
         checks.append(Check(what="model", name=name, state="found", note="a folder"))
-    elif is_path(name):
+    elif (address := hub_address(settings)) is None:
         source = str(locate(settings).folder)  # refused, since there is none
     else:
-        source = _hub_config(settings, checks)
+        source = _hub_config(address, checks)
     if source is None:
         return AutoConfig.for_model(**known) if known else None
     return from_folder(AutoConfig, name, Path(source))
 
 
-def _hub_config(settings: ModelSettings, checks: list[Check]) -> str | None:
+def _hub_config(address: Address, checks: list[Check]) -> str | None:
     """The file config.json from the cache or the hub; None when the hub cannot be reached."""
     from huggingface_hub import hf_hub_download, logging
-    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    name, level = settings.name, logging.get_verbosity()
+    name, level = str(address), logging.get_verbosity()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it warns of each attempt; what became of them is said below
     try:
-        path = hf_hub_download(name, "config.json", revision=settings.revision, etag_timeout=HUB_SECONDS)
-    except LocalEntryNotFoundError:  # neither in the cache nor to be reached
+        with explained(address):
+            path = hf_hub_download(
+                address.repo,
+                posixpath.join(address.inside, "config.json"),
+                revision=address.revision,
+                etag_timeout=HUB_SECONDS,
+            )
+    except NetworkError as error:
+        if error.code not in ("hub-offline", "hub-connection"):
+            raise
         checks.append(Check(what="model", name=name, state="not checked", note="the hub cannot be reached"))
         return None
-    except (OSError, ValueError) as error:  # no such repository, revision or file; a name that cannot be one
-        raise NetworkError(
-            f"{name}: not on the hub: {(str(error).strip().splitlines() or [''])[0]}",
-            code="model-unavailable",
-            hint="check the name; for a gated model, accept its terms and run `hf auth login`",
-        ) from None
     finally:
         logging.set_verbosity(level)
     checks.append(Check(what="model", name=name, state="found", note="on the hub, or in its cache here"))

@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from gradience.adapters.formats import words_of
 from gradience.artifacts.audit import AuditReport
+from gradience.artifacts.hub_source import commit_of
 from gradience.report import terminal
 from gradience.report.audit.dominance import dominance_blocks
 from gradience.report.audit.effects import effect_blocks
@@ -85,6 +86,7 @@ def title_blocks(report: AuditReport, view: View) -> list[Block]:
         f"{count(report.total_lora_params)} LoRA parameters",
         f"{size(adapter.bytes)} {number_types(report)}",
         f"sha256 {adapter.sha256[:12]}",
+        *commit_of(adapter.source),
     ]
     return [
         Heading(("Audit of ", Span(adapter.path, "name")), level=1),

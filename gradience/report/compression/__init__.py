@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gradience.artifacts.compression import CompressionPlan, CompressionReport
+from gradience.artifacts.hub_source import commit_of
 from gradience.report import terminal
 from gradience.report.blocks import Block, Document, Facts, Heading, Paragraph, Span
 from gradience.report.compression.prediction import prediction_blocks
@@ -60,6 +61,7 @@ def title_blocks(compression: Compression, view: View) -> list[Block]:
             Paragraph(f"{compression.criterion}. Nothing was written."),
         ]
     digests = f"sha256 {compression.output_sha256[:12]} from {compression.source_sha256[:12]}"
+    digests = " · ".join([digests, *commit_of(compression.source)])
     method = "Nothing was trained: each module is the best approximation of its new rank."
     if compression.calibration_sha256 is not None:
         method = (

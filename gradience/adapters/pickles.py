@@ -1,0 +1,131 @@
+"""Weights in a pickle (torch.save), read in a process of their own with limits, and written again as safetensors.
+
+Only where the caller allows it. The other side is `unpickle`: it alone imports torch, looks at the archive before
+anything is loaded, loads it with `weights_only=True` and with nothing else, and takes plain tensors alone. What it
+writes is then read as any adapter is, with all checks of that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from packaging.version import Version
+
+from gradience.adapters.config import read_config
+from gradience.adapters.locate import CONFIG, INDEX, PICKLES, WEIGHTS
+from gradience.errors import InputError, MissingExtra
+from gradience.reading import MAX_SETTINGS_BYTES, check_regular, read_file
+
+SUFFIXES = (".bin", ".pt", ".pth")
+MAX_BYTES = 8 * 2**30
+"""Of a pickle."""
+SAFE_TORCH = Version("2.10")
+"""Before it, `weights_only` let code or writes beyond a buffer through (CVE-2025-32434, CVE-2026-24747)."""
+MEMORY_BYTES, MEMORY_FACTOR = 2**30, 4
+"""Of address space beyond what torch itself takes: this much, and this many times the file."""
+CPU_SECONDS, BYTES_PER_SECOND = 20, 20 * 2**20
+"""Of processor time beyond torch's import: this much, and what the file takes at this speed."""
+STARTING_SECONDS = 300
+"""For the start of the process and torch's import, on a machine that is busy."""
+_AGAIN = "if you trust it, load the adapter with PEFT and save it again with safe_serialization=True"
+
+
+def pickle_at(path: Path) -> Path | None:
+    """Return the pickle that holds the adapter at `path`; None where there is none, or safetensors beside it."""
+    if path.suffix.lower() in SUFFIXES:
+        return path
+    if not path.is_dir() or any(os.path.lexists(path / name) for name in (WEIGHTS, INDEX)):
+        return None
+    return next((path / name for name in PICKLES if os.path.lexists(path / name)), None)
+
+
+@contextmanager
+def twin_of(pickle: Path) -> Iterator[Path]:
+    """The same weights as safetensors, in a temporary folder with the config beside them: its path, while this lasts.
+
+    Raises MissingExtra without torch, or with one before 2.10; InputError: pickle-refused, pickle-archive,
+    pickle-content, pickle-view, pickle-memory, pickle-time, and what opening a file raises.
+    """
+    _need_torch(pickle)
+    check_regular(pickle, limit=MAX_BYTES)
+    with tempfile.TemporaryDirectory(prefix="gradience-") as name:
+        folder = Path(name)
+        config = pickle.parent / CONFIG
+        if os.path.lexists(config):
+            read_config(config, root=pickle.parent)  # another method than LoRA ends here
+            (folder / CONFIG).write_bytes(read_file(config, MAX_SETTINGS_BYTES, root=pickle.parent))
+        weights = folder / f"{pickle.stem}.safetensors"
+        _unpickle(pickle, weights)
+        yield folder if weights.name == WEIGHTS else weights
+
+
+def _need_torch(pickle: Path) -> None:
+    try:
+        installed = Version(version("torch"))
+    except PackageNotFoundError:
+        installed = None
+    if installed is None or installed < SAFE_TORCH:
+        what = "PyTorch is not installed" if installed is None else f"PyTorch is {installed}"
+        raise MissingExtra(
+            f"{pickle}: {what}, and a pickle is read with {SAFE_TORCH} or newer alone",
+            code="missing-extra",
+            hint='in your clone of Gradience: pip install --upgrade ".[hf]"',
+        )
+
+
+def _unpickle(pickle: Path, weights: Path) -> None:
+    size = pickle.stat().st_size
+    seconds = CPU_SECONDS + size // BYTES_PER_SECOND
+    request = {
+        "pickle": str(pickle.absolute()),
+        "weights": str(weights),
+        "memory": MEMORY_BYTES + MEMORY_FACTOR * size,
+        "seconds": seconds,
+        "bytes": size,
+    }
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "gradience.adapters.unpickle"],
+            input=json.dumps(request), capture_output=True, encoding="utf-8", errors="replace", check=False,
+            timeout=STARTING_SECONDS + 10 * seconds, cwd=weights.parent,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONIOENCODING": "utf-8"},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise _refusal(pickle, {"code": "pickle-time"}) from None
+    if done.returncode == 0:
+        return
+    lines = done.stdout.splitlines()
+    if lines:
+        raise _refusal(pickle, json.loads(lines[-1]))
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        raise _refusal(pickle, {"code": "pickle-time"})
+    raise _refusal(
+        pickle, {"code": "pickle-refused", "what": f"the process that read it died ({done.returncode})"}
+    )
+
+
+def _refusal(pickle: Path, answer: dict[str, str]) -> InputError:
+    """The error for what the other process found."""
+    code, what = answer["code"], answer.get("what", "")
+    sentences = {
+        "pickle-time": ("reading it takes more time than such a file may", "this is no file of weights"),
+        "pickle-memory": ("reading it takes more memory than such a file may", "this is no file of weights"),
+        "pickle-archive": (what, f"torch.save writes no such archive; {_AGAIN}"),
+        "pickle-view": (what, f"this is no file of weights; {_AGAIN}"),
+        "pickle-content": (what, f"give the file that PEFT saved (adapter_model.bin); {_AGAIN}"),
+        "pickle-refused": (
+            f"PyTorch refuses it: {what}",
+            "it holds more than weights: leave it alone",
+        ),
+    }
+    sentence, hint = sentences[code]
+    return InputError(f"{pickle}: {sentence}", code=code, hint=hint)

@@ -1,0 +1,168 @@
+"""An adapter on the hub: its config and weights alone are fetched, and then read like any other on this disk."""
+
+from __future__ import annotations
+
+import fnmatch
+import posixpath
+import re
+from collections.abc import Collection
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from gradience.adapters.files import PICKLE_HINT
+from gradience.adapters.locate import CONFIG, LISTED, PICKLES, natural_key
+from gradience.errors import InputError, NetworkError
+from gradience.hub.address import Address
+from gradience.hub.client import Source, cached, download, is_offline, list_files, need_client
+from gradience.hub.failures import not_cached
+from gradience.words import listed
+
+Weights = tuple[tuple[str, ...], ...]
+"""Choices of files of weights, as patterns: the first of which every pattern fits is fetched, its first file last."""
+_PLAIN = re.compile(r"[\w.+-]{1,200}", re.ASCII)
+"""Names of files that are fetched: a stranger's name steers nothing."""
+
+
+class Fetched(NamedTuple):
+    """An adapter of the hub on this disk."""
+
+    path: Path
+    source: Source
+
+
+class _Choice(NamedTuple):
+    folder: str
+    files: tuple[str, ...]
+    """In the order in which they are fetched."""
+    point: str = ""
+    """The file that is asked for, where that is not the folder."""
+
+
+@cache
+def fetch_adapter(address: Address, weights: Weights, adapter: str | None = None) -> Fetched:
+    """Fetch the adapter at `address`; once for a process, so that every look at it is at the same commit.
+
+    weights: choices of files.   adapter: a sub-folder there, where several adapters lie in one.
+    Raises NetworkError (`hub-…`), InputError for a repository that holds something else, MissingExtra without
+    huggingface_hub.
+    """
+    need_client(address)
+    if is_offline() or _is_commit(address.revision):
+        kept = _kept(address, weights, adapter)
+        if kept is not None:
+            return kept
+        if is_offline():
+            raise not_cached(address)
+    choice = _choose(address, list_files(address), weights, adapter)
+    root, commit = download(address, [posixpath.join(choice.folder, name) for name in choice.files])
+    return Fetched(root / choice.folder / choice.point, Source(address, commit))
+
+
+def _is_commit(revision: str | None) -> bool:
+    return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
+
+
+def _kept(address: Address, weights: Weights, adapter: str | None) -> Fetched | None:
+    """What the cache holds of it, whole: the file that is fetched last is there."""
+    folders = [*([posixpath.join(address.inside, adapter)] if adapter else []), address.inside]
+    wanted = [(folder, choice[0], "") for folder in folders for choice in weights]
+    if address.inside:
+        above, file = posixpath.split(address.inside)
+        wanted.append((above, file, file))
+    for folder, name, point in wanted:
+        root = cached(address, posixpath.join(folder, name))
+        if root is not None:
+            return Fetched(root / folder / point, Source(address, root.name))
+    return None
+
+
+def _choose(address: Address, files: Collection[str], weights: Weights, adapter: str | None) -> _Choice:
+    """What to fetch of the files of a repository. Raises NetworkError (`hub-file`), InputError."""
+    if address.inside in files:
+        folder, name = posixpath.split(address.inside)
+        known = name == CONFIG or any(name == choice[0] for choice in weights)
+        if not known:
+            return _single(address, files, folder, name)
+    else:
+        folder = address.inside
+    within = posixpath.join(folder, adapter or "").strip("/")
+    folder = within if _beside(files, within) else folder
+    beside = _beside(files, folder)
+    if not beside and folder:
+        raise NetworkError(
+            f"{address}: there is no {folder!r} in this repository at this revision",
+            code="hub-file",
+            hint=_folders_hint(address, files, weights) or "check the name of the folder",
+        )
+    for choice in weights:
+        fitting = [
+            sorted(name for name in fnmatch.filter(beside, pattern) if _PLAIN.fullmatch(name))
+            for pattern in choice
+        ]
+        if all(fitting):
+            config = [CONFIG] if CONFIG in beside else []
+            return _Choice(folder, (*config, *(name for names in reversed(fitting) for name in names)))
+    raise _no_adapter(address, files, beside, weights)
+
+
+def _single(address: Address, files: Collection[str], folder: str, name: str) -> _Choice:
+    """One file of weights under another name, and the config beside it."""
+    if name.lower().endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt")):
+        raise _pickle(address, name)
+    if not name.lower().endswith((".safetensors", ".npz", ".gguf")) or not _PLAIN.fullmatch(name):
+        raise InputError(
+            f"{address}: not a file of weights",
+            code="not-an-adapter",
+            hint="name the repository, a folder of it, or a .safetensors file",
+        )
+    config = [CONFIG] if posixpath.join(folder, CONFIG) in files else []
+    return _Choice(folder, (*config, name), name)
+
+
+def _beside(files: Collection[str], folder: str) -> list[str]:
+    """The names of the files in one folder of the repository."""
+    return [posixpath.basename(path) for path in files if posixpath.dirname(path) == folder]
+
+
+def _pickle(address: Address, name: str) -> InputError:
+    return InputError(f"{address}: {name} is a pickle file (torch.save)", code="pickle", hint=PICKLE_HINT)
+
+
+def _no_adapter(
+    address: Address, files: Collection[str], beside: Collection[str], weights: Weights
+) -> InputError:
+    """The error for a folder of a repository without weights of an adapter: what it holds instead."""
+    pickle = next((name for name in PICKLES if name in beside), None)
+    if pickle:
+        return _pickle(address, pickle)
+    hint = _folders_hint(address, files, weights)
+    if hint:
+        return InputError(f"{address}: the adapters are in folders of it", code="several-adapters", hint=hint)
+    if CONFIG not in beside and any(fnmatch.filter(beside, "model*.safetensors*")):
+        return InputError(
+            f"{address}: a full model, not a LoRA adapter; nothing was downloaded",
+            code="full-model",
+            hint="name the repository of the adapter: it contains adapter_config.json",
+        )
+    return InputError(
+        f"{address}: no adapter there (it contains {listed(sorted(name[:80] for name in beside), LISTED)})",
+        code="not-an-adapter",
+        hint="name the repository of an adapter, or its folder: org/name:folder",
+    )
+
+
+def _folders_hint(address: Address, files: Collection[str], weights: Weights) -> str:
+    """Which folders hold adapters, where they are no more than two levels down."""
+    known = {choice[0] for choice in weights}
+    folders = sorted(
+        {
+            posixpath.dirname(path)
+            for path in files
+            if posixpath.basename(path) in known and 1 <= path.count("/") <= address.inside.count("/") + 3
+        },
+        key=natural_key,
+    )
+    revision = f"@{address.revision}" if address.revision else ""
+    shown = [f"{address.repo}{revision}:{folder[:80]}" for folder in folders]
+    return f"name one: {listed(shown, 3)}" if shown else ""

@@ -1,0 +1,148 @@
+"""The process in which a pickle is read: a request as JSON on stdin, safetensors on the disk, or a refusal on stdout.
+
+Run by `pickles` as `python -m gradience.adapters.unpickle`. Nothing else of the package imports it: it needs torch.
+Its limits are set after torch is there, since that alone takes gigabytes of address space.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import resource
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+MAX_RECORDS = 200_000
+MAX_OPCODES_BYTES = 64 * 2**20
+"""Of data.pkl, which says what the tensors are called: 100,000 need about 20 MB."""
+
+NO_MEMORY = "can't allocate memory"
+"""In PyTorch's error, which is no MemoryError."""
+
+
+class Refused(Exception):
+    """What is wrong with the file: a code, and a sentence."""
+
+
+def limit(memory: int, seconds: int, size: int) -> None:
+    """From now on: so many bytes of address space and seconds of processor time more, and files of twice `size`."""
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[0]
+    taken = int(pages) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + memory,) * 2)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + seconds + 1,) * 2)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * size + 2**20,) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def check_archive(path: Path) -> None:
+    """Look at the sizes in an archive of torch.save, before anything of it is read. Raises Refused."""
+    if not zipfile.is_zipfile(
+        path
+    ):  # before PyTorch 1.6: one pickle behind the other, which the limits bound
+        return
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+    if len(records) > MAX_RECORDS:
+        raise Refused("pickle-archive", f"an archive of {len(records):,} records")
+    packed = next((each for each in records if each.compress_type != zipfile.ZIP_STORED), None)
+    if packed:
+        raise Refused(
+            "pickle-archive",
+            f"compressed: {packed.filename[:80]!r} grows from {packed.compress_size:,} to {packed.file_size:,} bytes",
+        )
+    claimed, size = sum(each.file_size for each in records), path.stat().st_size
+    if claimed > size:
+        raise Refused("pickle-archive", f"its records claim {claimed:,} bytes, and the file has {size:,}")
+    opcodes = max((each.file_size for each in records if each.filename.endswith(".pkl")), default=0)
+    if opcodes > MAX_OPCODES_BYTES:
+        raise Refused(
+            "pickle-archive", f"{opcodes:,} bytes of opcodes, and no adapter needs {MAX_OPCODES_BYTES:,}"
+        )
+
+
+def load(path: Path) -> Mapping[str, torch.Tensor]:
+    """Return the tensors of a file, restricted to weights. Raises Refused."""
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise Refused("pickle-refused", reason(str(error))) from None
+    except (EOFError, KeyError, IndexError, AttributeError, TypeError, ValueError, AssertionError) as error:
+        raise Refused("pickle-refused", f"damaged: {type(error).__name__}: {error}"[:200]) from None
+    except RuntimeError as error:
+        if NO_MEMORY in str(error):
+            raise
+        raise Refused("pickle-refused", reason(str(error))) from None
+    return checked(loaded, path.stat().st_size)
+
+
+def reason(text: str) -> str:
+    """The one part of PyTorch's long messages that says what it met."""
+    match = re.search(r"GLOBAL ([\w.]{1,200})|Unsupported (?:operand|class|type)[^\n]{0,120}", text)
+    if match is None:
+        return next(iter(text.strip().splitlines()), "no reason given")[:200]
+    return f"it asks for {match[1]}" if match[1] else match[0]
+
+
+def checked(loaded: Any, size: int) -> Mapping[str, torch.Tensor]:
+    """Return a dict of plain tensors, none larger than what is stored of it. Raises Refused."""
+    if not isinstance(loaded, dict) or not loaded:
+        raise Refused("pickle-content", f"holds {type(loaded).__name__}, and not tensors by their names")
+    total = 0
+    for name, tensor in loaded.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            shown = repr(name)[:80]
+            raise Refused(
+                "pickle-content", f"holds {type(tensor).__name__} under {shown}, and not tensors alone"
+            )
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
+            raise Refused("pickle-content", f"{name[:80]!r} is no plain tensor")
+        taken, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+        total += taken
+        if taken > stored or total > 2 * size:
+            claim = f"{name[:80]!r} claims {tensor.numel():,} elements"
+            raise Refused("pickle-view", f"{claim}, and {stored:,} bytes of it are stored")
+    return loaded
+
+
+def read(path: Path) -> Mapping[str, torch.Tensor]:
+    """Return the tensors of a file, after a look at its archive. Raises Refused."""
+    check_archive(path)
+    return load(path)
+
+
+def main() -> int:
+    """Read the request, write the weights; 0, or 1 with a refusal on stdout."""
+    request = json.loads(sys.stdin.read())
+    torch.set_num_threads(1)
+    path = Path(request["pickle"])
+    try:
+        limit(request["memory"], request["seconds"], request["bytes"])
+        tensors = {
+            name: tensor.detach().clone(memory_format=torch.contiguous_format)
+            for name, tensor in read(path).items()
+        }
+        save_file(tensors, request["weights"], metadata={"format": "pt"})
+    except Refused as refused:
+        code, what = refused.args
+    except (zipfile.BadZipFile, RecursionError) as error:
+        code, what = "pickle-archive", f"damaged: {error}"[:200]
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and NO_MEMORY not in str(error):
+            raise
+        code, what = "pickle-memory", ""
+    else:
+        return 0
+    sys.stdout.write(json.dumps({"code": code, "what": what}) + "\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""`convert_adapter`: what `gradience convert` does, as one function: open, write, read again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from gradience.adapters.adapter import Adapter
+from gradience.adapters.formats import open_adapter, words_of
+from gradience.arguments import path_argument
+from gradience.artifacts.audit import TensorNote
+from gradience.artifacts.conversion import ConversionReport
+from gradience.artifacts.hub_source import hub_source
+from gradience.artifacts.run import Stopwatch
+from gradience.artifacts.shared_names import path_text
+from gradience.artifacts.whole import check_output, whole_folder
+from gradience.compress.carry import carry_files, names_beside, refuse_foreign_files
+from gradience.convert.targets import target_of
+from gradience.errors import VerificationError
+
+
+def convert_adapter(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    to: str = "peft",
+    adapter: str | None = None,
+    allow_pickle: bool = False,
+    force: bool = False,
+    command: str = "",
+) -> ConversionReport:
+    """Write the adapter at `path` in another format to the folder `output`, and return what became of it.
+
+    >>> report = convert_adapter("my_adapter", "as_peft")
+    >>> report.to, report.modules, report.renamed
+    ('peft', 16, 0)
+
+    Values and scales stay what they are: nothing is truncated, rounded or trained.
+
+    path: an adapter in any format that is read, or its name on the hub.
+    to: the format, a name in convert/targets.py.
+    adapter: which one, where a folder or a file holds several.
+    allow_pickle: read `.bin` and `.pt` as well, in a process of its own with limits (needs the extra `hf`).
+    force: replace an adapter folder that is there.
+
+    Raises InputError for what cannot be read, or not be held by the format; UsageError (`unknown-target`, and for an
+    output that is there); VerificationError where what was written reads otherwise; OutputError when the disk refuses.
+    Nothing is left half-written.
+    """
+    source, target = path_argument("path", path), path_argument("output", output)
+    chosen = target_of(to)
+    watch = Stopwatch(command)
+    check_output(target, source, force=force)
+    refuse_foreign_files(target, names_beside(source))
+    with (
+        open_adapter(source, adapter=adapter, allow_pickle=allow_pickle) as opened,
+        whole_folder(target, force=force) as folder,
+    ):
+        written = chosen.write(opened, folder)
+        carried, left = carry_files(opened.location, folder)
+        _check(opened, folder)
+        refuse_foreign_files(target, os.listdir(folder))
+        return ConversionReport(
+            source_path=path_text(opened.location.path),
+            source_format=words_of(opened.format),
+            source_sha256=opened.sha256(),
+            source=hub_source(opened.source),
+            pickle=opened.pickle is not None,
+            output_path=path_text(target),
+            output_sha256=written.sha256,
+            to=to,
+            modules=len(opened.pairs),
+            lora_params=sum(pair.params for pair in opened.pairs),
+            bytes=written.bytes,
+            tensors=written.tensors,
+            renamed=written.renamed,
+            left_out=tuple(TensorNote(**note._asdict()) for note in written.left_out),
+            carried_files=tuple(carried),
+            left_out_files=tuple(left),
+            run=watch.run_info(),
+        )
+
+
+def _check(opened: Adapter, folder: Path) -> None:
+    """Read what was written. Raises VerificationError (conversion-differs) unless ranks and scales are the same."""
+
+    def shape_of(adapter: Adapter) -> dict[str, tuple[object, ...]]:
+        return {pair.module: (pair.rank, pair.rows, pair.columns, pair.scale) for pair in adapter.pairs}
+
+    with open_adapter(folder) as again:
+        before, after = shape_of(opened), shape_of(again)
+    wrong = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    if wrong:
+        raise VerificationError(
+            f"{opened.location.path}: nothing was written: {wrong[0][:120]} would be read otherwise than before",
+            code="conversion-differs",
+            hint="report it, please, with the adapter's config",
+        )

@@ -1,0 +1,35 @@
+"""What a writer of a format gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from gradience.adapters.adapter import Adapter
+from gradience.adapters.inventory import SkippedTensor
+
+
+class Written(NamedTuple):
+    """The weights as written.
+
+    sha256, bytes: of the file of weights.   tensors: in it.   renamed: how many have another name than they had.
+    left_out: tensors of the source that the target does not hold, with reasons.
+    """
+
+    sha256: str
+    bytes: int
+    tensors: int
+    renamed: int
+    left_out: tuple[SkippedTensor, ...] = ()
+
+
+class Target(NamedTuple):
+    """A format that is written.
+
+    words: what a folder of it holds.
+    write: (open adapter, new folder) -> what was written there. Raises InputError for what the format cannot hold.
+    """
+
+    words: str
+    write: Callable[[Adapter, Path], Written]

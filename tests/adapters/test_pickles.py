@@ -1,0 +1,179 @@
+"""Pickles, where they are allowed: read in a process with limits, or refused with a message each."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import resource
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gradience import audit_adapter, compare_adapters, compress_adapter
+from gradience.adapters import pickles, unpickle
+from gradience.cli.app import run
+from gradience.cli.demo import example_adapter
+from gradience.digests import sha256_file
+from gradience.errors import InputError, MissingExtra
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+class Forbidden:
+    def __reduce__(self):
+        return os.system, ("touch PWNED",)
+
+
+def saved(content: object) -> bytes:
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    return stream.getvalue()
+
+
+def deflated(data: bytes) -> bytes:
+    """The same archive, compressed: 200 kB on the disk, and more in memory."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as new:
+        for record in old.infolist():
+            new.writestr(record.filename, old.read(record))
+    return stream.getvalue()
+
+
+def endless() -> bytes:
+    """A tuple of two, of two, of two …: small, and its hash takes 2^60 steps. The key of a dict is hashed."""
+    nested: object = ()
+    for _ in range(60):
+        nested = (nested, nested)
+    opcodes = pickle.dumps([nested], protocol=2)
+    # ( dict ) of that tuple: EMPTY_DICT, the tuple, None, SETITEM; the list around it was only to pickle it.
+    body = opcodes[opcodes.index(b"]q\x00") + 3 : opcodes.rindex(b"a.")]
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(saved({}))) as old, zipfile.ZipFile(stream, "w") as new:
+        for record in old.infolist():
+            data = b"\x80\x02}" + body + b"Ns." if record.filename.endswith("data.pkl") else old.read(record)
+            new.writestr(record.filename, data)
+    return stream.getvalue()
+
+
+FILES = {
+    "a bomb": (lambda: deflated(saved({"w": torch.zeros(2**20)})), "pickle-archive", "compressed"),
+    "a forbidden global": (lambda: saved({"w": Forbidden()}), "pickle-refused", "system"),
+    "a view of 2^40 elements": (
+        lambda: saved({"w": torch.zeros(1).as_strided((2**40,), (0,))}), "pickle-view", "1,099,511,627,776",
+    ),
+    "no tensors": (lambda: saved({"w": 1, "v": torch.ones(2)}), "pickle-content", "int"),
+    "a list": (lambda: saved([torch.ones(2)]), "pickle-content", "list"),
+    "a sparse tensor": (lambda: saved({"w": torch.eye(2).to_sparse()}), "pickle-content", "no plain tensor"),
+    "half a file": (lambda: saved({"w": torch.zeros(999)})[:2000], "pickle-refused", ""),
+    "no pickle": (lambda: b"hello, this is no pickle", "pickle-refused", ""),
+}  # fmt: skip
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """The example, its weights as torch.save writes them."""
+    folder = Path(shutil.copytree(example_adapter(), tmp_path / "adapter"))
+    (folder / "adapter_model.bin").write_bytes(saved(load_file(folder / WEIGHTS)))
+    (folder / WEIGHTS).unlink()
+    return folder
+
+
+def test_a_pickle_is_read_as_the_same_adapter_is(adapter: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        audit_adapter(adapter)
+    assert caught.value.code == "pickle"
+    assert "--allow-pickle" in caught.value.hint
+    report, known = audit_adapter(adapter, allow_pickle=True), audit_adapter(example_adapter())
+    assert report.layers == known.layers
+    assert (report.adapter.pickle, known.adapter.pickle) == (True, False)
+    assert report.adapter.path == adapter.name
+    assert report.adapter.sha256 == sha256_file(adapter / "adapter_model.bin")
+    assert report.adapter.bytes == (adapter / "adapter_model.bin").stat().st_size
+
+
+@pytest.mark.conformance  # seven starts of PyTorch
+def test_compress_and_compare_read_it_as_well(adapter: Path, tmp_path: Path) -> None:
+    small = compress_adapter(adapter, tmp_path / "small", rank=4, allow_pickle=True)
+    assert (
+        small.measured_error == compress_adapter(example_adapter(), tmp_path / "known", rank=4).measured_error
+    )
+    assert compare_adapters(adapter, example_adapter(), allow_pickle=True).relative_difference == 0
+    assert run(["audit", str(adapter), "--allow-pickle", "--quiet"]) == 0
+    assert run(["compare", str(adapter), str(example_adapter()), "--allow-pickle", "--quiet"]) == 0
+    assert run(["compress", str(adapter), "--rank", "4", "--dry-run", "--allow-pickle", "--quiet"]) == 0
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_wrong_is_said(name: str, tmp_path: Path) -> None:
+    make, code, words = FILES[name]
+    path = tmp_path / "adapter_model.bin"
+    path.write_bytes(make())
+    with pytest.raises(unpickle.Refused) as caught:
+        unpickle.read(path)
+    assert caught.value.args[0] == code
+    assert words in caught.value.args[1]
+
+
+FORBIDDEN = "a forbidden global"
+REST = [pytest.param(name, marks=pytest.mark.conformance) for name in FILES if name != FORBIDDEN]
+
+
+@pytest.mark.parametrize("name", [FORBIDDEN, *REST])
+def test_the_process_ends_in_one_message(
+    name: str, adapter: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    make, _, words = FILES[name]
+    (adapter / "adapter_model.bin").write_bytes(make())
+    monkeypatch.chdir(tmp_path)
+    assert run(["audit", str(adapter), "--allow-pickle"]) == 3
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.rglob("PWNED"))
+
+
+def test_a_hang_ends(adapter: Path, monkeypatch) -> None:
+    (adapter / "adapter_model.bin").write_bytes(endless())
+    monkeypatch.setattr(pickles, "CPU_SECONDS", 1)
+    with pytest.raises(InputError) as caught:
+        audit_adapter(adapter, allow_pickle=True)
+    assert (caught.value.code, caught.value.exit_code) == ("pickle-time", 3)
+
+
+@pytest.mark.conformance
+def test_memory_ends(adapter: Path, monkeypatch) -> None:
+    (adapter / "adapter_model.bin").write_bytes(saved({"w": torch.zeros(50 * 2**20, dtype=torch.uint8)}))
+    monkeypatch.setattr(pickles, "MEMORY_BYTES", 2**20)
+    monkeypatch.setattr(pickles, "MEMORY_FACTOR", 0)
+    with pytest.raises(InputError) as caught:
+        audit_adapter(adapter, allow_pickle=True)
+    assert (caught.value.code, caught.value.exit_code) == ("pickle-memory", 3)
+
+
+def test_an_older_torch_is_not_used(adapter: Path, monkeypatch) -> None:
+    monkeypatch.setattr(pickles, "version", lambda name: "2.9.1")
+    with pytest.raises(MissingExtra) as caught:
+        audit_adapter(adapter, allow_pickle=True)
+    assert "PyTorch is 2.9.1" in str(caught.value)
+
+
+def test_limits_are_set_beyond_what_is_taken(monkeypatch) -> None:
+    limits = {}
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limit: limits.setdefault(which, limit[0]))
+    unpickle.limit(2**30, 20, 1000)
+    assert limits[resource.RLIMIT_AS] > 2**30
+    assert 20 < limits[resource.RLIMIT_CPU] < sys.maxsize
+    assert limits[resource.RLIMIT_FSIZE] == 2000 + 2**20
+    assert limits[resource.RLIMIT_CORE] == 0
+
+
+def test_other_methods_are_named_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "IA3"}')
+    (tmp_path / "adapter_model.bin").write_bytes(b"\x80\x02.")
+    with pytest.raises(InputError) as caught:
+        audit_adapter(tmp_path, allow_pickle=True)
+    assert caught.value.code == "other-method"

@@ -1,0 +1,294 @@
+"""Adapters and bases by their name on the hub, through the real huggingface_hub and a hub on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub_server import TOKEN, Hub, serving
+from killing import HANGS
+
+from gradience import audit_adapter
+from gradience.cli.demo import example_adapter
+from gradience.digests import sha256_file
+from gradience.errors import MissingExtra, UsageError
+from gradience.hub.address import Address, address_of
+
+CONFIG = (example_adapter() / "adapter_config.json").read_bytes()
+WEIGHTS = (example_adapter() / "adapter_model.safetensors").read_bytes()
+GOOD = {
+    "adapter_config.json": CONFIG,
+    "adapter_model.safetensors": WEIGHTS,
+    "README.md": b"# mine",
+    "train.py": b"raise SystemExit",
+    "optimizer.pt": b"\x80\x04.",
+}
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 270000\n"
+Answers = dict[str, dict[str, Any]]
+
+
+def below(folder: str, files: dict[str, bytes]) -> dict[str, bytes]:
+    return {f"{folder}/{name}": data for name, data in files.items()}
+
+
+def ask(cases: Sequence[str | list[str]], endpoint: str, home: Path, **environment: str) -> Answers:
+    """What each case came to, in one process with the real client."""
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("through_hub.py"))],
+        input=json.dumps(cases), capture_output=True, text=True, timeout=HANGS, check=False, cwd=home,
+        env={**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", **environment},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answers = map(json.loads, done.stdout.splitlines())
+    return {str(case): answer for case, answer in zip(cases, answers, strict=True)}
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    with serving() as hub:
+        hub.add("org/good", GOOD, {**GOOD, "README.md": b"# better"}, v1=0)
+        hub.add("org/many", {**below("checkpoint-9", GOOD), **below("checkpoint-10", GOOD)})
+        hub.add("org/private", GOOD, wrong="private")
+        hub.add("org/gated", GOOD, wrong="gated")
+        hub.add("org/disabled", GOOD, wrong="disabled")
+        hub.add("org/busy", GOOD, wrong="busy")
+        hub.add("org/page", GOOD, wrong="page")
+        hub.add("org/token", GOOD, wrong="token")
+        hub.add("org/broken", GOOD, wrong="broken")
+        hub.add("org/listed", {"adapter_model.safetensors": WEIGHTS}, wrong="listed")
+        hub.add("org/pickled", {"adapter_config.json": CONFIG, "adapter_model.bin": b"\x80\x02."})
+        hub.add("org/pointer", {"adapter_config.json": CONFIG, "adapter_model.safetensors": POINTER})
+        hub.add("org/model", {"config.json": b"{}", "model.safetensors": WEIGHTS})
+        hub.add("org/other", {"README.md": b"", "weights.safetensors": WEIGHTS})
+        base = {
+            "config.json": b"{}",
+            "model.safetensors": WEIGHTS,
+            "modeling.py": b"",
+            "pytorch_model.bin": b".",
+        }
+        hub.add("org/base", {**base, **below("half", base)}, wrong="")
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def answers(hub: Hub, home: Path) -> Answers:
+    """All that is asked with a network and without a token."""
+    page = hub.url.replace("http://", "https://")
+    asked = [
+        "org/good",
+        "org/good@v1",
+        "org/many:checkpoint-9",
+        "hf://org/many@main/checkpoint-10",
+        *FAILURES,
+    ]
+    pages = [f"{page}/org/many/tree/main/checkpoint-9", f"{page}/org/other/blob/main/weights.safetensors"]
+    lines = [
+        ["compare", "org/good", "org/good@v1"],
+        ["compress", "org/good@v1", "--rank", "4", "--base-model", "org/base", "-o", "smaller", "--quiet"],
+    ]
+    return ask([*asked, *pages, "base org/base", "base org/base@main:half", *lines], hub.url, home)
+
+
+FAILURES = {
+    "org/absent": ("hub-not-found", 7, "no such repository on the hub, or it is private"),
+    "org/private": ("hub-not-found", 7, "or it is private"),
+    "org/gated": ("hub-gated", 7, "gated"),
+    "org/disabled": ("hub-not-found", 7, "disabled"),
+    "org/busy": ("hub-server", 7, "HTTP 500"),
+    "org/page": ("hub-server", 7, "in the place of the hub"),
+    "org/token": ("hub-token", 7, "does not accept the token"),
+    "org/broken": ("hub-connection", 7, "or it broke"),
+    "org/listed": ("hub-file", 7, "lists is not there"),
+    "org/pointer": ("hub-lfs-pointer", 7, "Git LFS pointer on the hub"),
+    "org/good@v9": ("hub-revision", 7, "no revision 'v9'"),
+    "org/good:lost": ("hub-file", 7, "no 'lost' in this repository"),
+    "org/many": ("several-adapters", 3, "in folders of it"),
+    "org/pickled": ("pickle", 3, "adapter_model.bin is a pickle"),
+    "org/model": ("full-model", 3, "nothing was downloaded"),
+    "org/other": ("not-an-adapter", 3, "README.md, weights.safetensors"),
+    "org/good:README.md": ("not-an-adapter", 3, "not a file of weights"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_each_failure_has_a_message_of_its_own(name: str, answers: Answers) -> None:
+    code, exit_code, words = FAILURES[name]
+    answer = answers[name]
+    assert (answer["code"], answer["exit"]) == (code, exit_code)
+    assert words in answer["message"]
+    assert answer["message"].startswith(f"{name}: ")
+    assert answer["hint"]
+
+
+def test_the_report_names_the_commit(hub: Hub, answers: Answers) -> None:
+    first, second = hub.repos["org/good"].files
+    for name, revision, commit in (("org/good", None, second), ("org/good@v1", "v1", first)):
+        assert answers[name]["path"] == name
+        assert answers[name]["source"] == {
+            "repo": "org/good", "revision": revision, "commit": commit, "inside": "",
+        }  # fmt: skip
+        assert answers[name]["sha256"] == sha256_file(example_adapter() / "adapter_model.safetensors")
+    assert f"commit {second[:12]}" in answers[str(["compare", "org/good", "org/good@v1"])]["out"]
+
+
+def test_only_config_and_weights_are_downloaded(hub: Hub, answers: Answers) -> None:
+    asked = {path.rpartition("/")[2] for path in hub.asked if "/org/good/resolve/" in path}
+    assert answers["org/good"]["format"] == "peft"
+    assert asked == {"adapter_config.json", "adapter_model.safetensors"}
+    assert not [
+        path for path in hub.asked if "/org/model/resolve/" in path or "/org/pickled/resolve/" in path
+    ]
+
+
+def test_folders_pages_and_single_files(hub: Hub, answers: Answers) -> None:
+    page = hub.url.replace("http://", "https://")
+    names = {
+        "org/many:checkpoint-9": (None, "checkpoint-9"),
+        "hf://org/many@main/checkpoint-10": ("main", "checkpoint-10"),
+        f"{page}/org/many/tree/main/checkpoint-9": ("main", "checkpoint-9"),
+        f"{page}/org/other/blob/main/weights.safetensors": ("main", "weights.safetensors"),
+    }
+    for name, (revision, inside) in names.items():
+        source = answers[name]["source"]
+        assert (source["revision"], source["inside"]) == (revision, inside)
+    assert answers["org/many"]["hint"] == "name one: org/many:checkpoint-9, org/many:checkpoint-10"
+
+
+def test_a_base_is_a_commit_or_a_folder_of_it(hub: Hub, answers: Answers) -> None:
+    (commit,) = hub.repos["org/base"].files
+    whole, half = answers["base org/base"], answers["base org/base@main:half"]
+    assert (whole["name"], whole["commit"]) == (half["name"], half["commit"]) == ("org/base", commit)
+    assert (
+        [name for name in whole["files"] if name != "half"]
+        == half["files"]
+        == ["config.json", "model.safetensors"]
+    )
+
+
+def test_compress_writes_where_it_came_from(hub: Hub, answers: Answers, home: Path) -> None:
+    done = next(answer for name, answer in answers.items() if name.startswith("['compress'"))
+    assert done["exit"] == 0, done["err"]
+    report = json.loads((home / "smaller" / "compression_report.json").read_text())
+    assert report["source_path"] == "org/good@v1"
+    assert report["source"]["commit"] == next(iter(hub.repos["org/good"].files))
+
+
+def test_a_token_opens_what_is_private_or_gated(hub: Hub, tmp_path: Path) -> None:
+    answers = ask(["org/private", "org/gated"], hub.url, tmp_path, HF_TOKEN=TOKEN)
+    assert [answer["format"] for answer in answers.values()] == ["peft", "peft"]
+    assert TOKEN not in json.dumps(answers)
+
+
+def test_offline_reads_the_cache_and_asks_nobody(hub: Hub, home: Path, answers: Answers) -> None:
+    asked = len(hub.asked)
+    offline = ask(["org/good", "org/good@v1", "org/token"], hub.url, home, HF_HUB_OFFLINE="1")
+    assert [offline[name] for name in ("org/good", "org/good@v1")] == [
+        answers["org/good"],
+        answers["org/good@v1"],
+    ]
+    assert (offline["org/token"]["code"], offline["org/token"]["exit"]) == ("hub-offline", 7)
+    assert len(hub.asked) == asked
+
+
+def test_without_a_connection_a_commit_in_the_cache_is_enough(hub: Hub, home: Path, answers: Answers) -> None:
+    commit = answers["org/good"]["source"]["commit"]
+    dead = ask([f"org/good@{commit}", "org/good", "org/never"], "http://127.0.0.1:9", home)
+    assert dead[f"org/good@{commit}"]["source"]["commit"] == commit
+    assert [dead[name]["code"] for name in ("org/good", "org/never")] == ["hub-connection"] * 2
+    assert "HF_HUB_OFFLINE=1" in dead["org/good"]["hint"]
+
+
+def test_without_the_client_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(MissingExtra) as caught:
+        audit_adapter("org/name")
+    assert str(caught.value).startswith("org/name: no such file or folder here")
+    assert '".[hub]"' in caught.value.hint
+
+
+ADDRESSES: dict[str, Address | None] = {
+    "org/name": Address("org/name"),
+    "org/name@v1.0": Address("org/name", "v1.0"),
+    "org/name@refs/pr/3:a/b": Address("org/name", "refs/pr/3", "a/b"),
+    "org/name:checkpoint-1": Address("org/name", None, "checkpoint-1"),
+    "hf://org/name": Address("org/name"),
+    "hf:/org/name@main/sub/x.safetensors": Address("org/name", "main", "sub/x.safetensors"),
+    "hf://models/org/name@refs/pr/3/sub": Address("org/name", "refs/pr/3", "sub"),
+    "https://huggingface.co/org/name": Address("org/name"),
+    "https:/huggingface.co/org/name/tree/main": Address("org/name", "main"),
+    "https://huggingface.co/org/name/tree/refs%2Fpr%2F3/sub?x=1#y": Address("org/name", "refs/pr/3", "sub"),
+    "https://hf.co/org/name/blob/v1/sub/a.safetensors": Address("org/name", "v1", "sub/a.safetensors"),
+    "adapter": None,
+    "./org/name": None,
+    "/org/name": None,
+    "~/name": None,
+    "a/b/c": None,
+    "org/adapter_model.safetensors": None,
+    "org/..": None,
+    "org/name:../secret": None,
+    "org/name\x1b": None,
+    "": None,
+}
+
+
+@pytest.mark.parametrize("text", ADDRESSES)
+def test_what_is_a_name_on_the_hub(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    address = address_of(text)
+    assert address == ADDRESSES[text]
+    if address:
+        assert address_of(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hf://datasets/org/name",
+        "hf://name",
+        "hf://org/name@main/../x",
+        "https://example.com/org/name",
+        "https://huggingface.co/spaces/org/name",
+        "https://huggingface.co/org/name/discussions/1",
+    ],
+)
+def test_another_address_is_refused(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        address_of(text)
+    assert caught.value.code == "bad-address"
+
+
+def make_folder(path: Path) -> None:
+    path.mkdir(parents=True)
+
+
+def make_link(path: Path) -> None:
+    path.parent.mkdir()
+    path.symlink_to("nowhere")
+
+
+MAKES: dict[str, Callable[[Path], None]] = {
+    "it": make_folder,
+    "a link": make_link,
+    "its first part": lambda path: make_folder(path.parent),
+}
+
+
+@pytest.mark.parametrize("place", MAKES)
+def test_what_is_here_is_never_a_name_on_the_hub(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    MAKES[place](tmp_path / "org" / "name")
+    monkeypatch.chdir(tmp_path)
+    assert address_of("org/name") is None
