@@ -122,8 +122,6 @@ def audit(
       gradience audit run/checkpoint-*
 
       gradience audit org/name@revision:folder
-
-      gradience audit lora.safetensors --pairs 'blocks.{}.w_a' 'blocks.{}.w_b' --scale 1
     """
     paths = [*(adapters or []), *([peft_dir] if peft_dir else [])]
     _check_usage(paths, layers, top_wasteful, suggest_per_layer, json, output, append, force=force)

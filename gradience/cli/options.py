@@ -46,7 +46,7 @@ PairNames = Annotated[
     typer.Option(
         "--pairs",
         metavar="A B",
-        help="Names of the factors in a home-made file, {} for what differs: 'blocks.{}.w_a' 'blocks.{}.w_b'.",
+        help="Names of the factors in a home-made file, two braces for what differs (docs/formats.md).",
     ),
 ]
 PairScale = Annotated[
