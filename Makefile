@@ -17,7 +17,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format wheel hostile fuzz site conformance conformance-lowest conformance-vllm conformance-llama-cpp docs clean
+.PHONY: help demo test lint format wheel hostile fuzz site axe conformance conformance-lowest conformance-vllm conformance-llama-cpp docs clean
 
 # The first interpreter that is new enough; `make PYTHON=/path/to/python test` overrides it.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -133,7 +133,15 @@ site: $(SITE)/.made
 	  "error: these pages fetch something from the network:" | grep .
 	@echo "open site/index.html"
 
-conformance: $(VENV)/.conformance conformance-lowest site
+# What looks at pages of `gradience report` for whoever cannot see them. Pages are opened in the chromium of the system
+# (Debian: apt install chromium); without it, or without npm, those tests are skipped.
+AXE := 4.14.1
+
+axe: $(VENV)/.made
+	@test -e $(VENV)/axe-core/axe-core-$(AXE).tgz || { mkdir -p $(VENV)/axe-core && cd $(VENV)/axe-core && \
+	  npm pack --silent axe-core@$(AXE) >/dev/null && tar -xzf axe-core-$(AXE).tgz; } || echo "no npm: pages are not checked with axe-core"
+
+conformance: $(VENV)/.conformance axe conformance-lowest site
 	$(PY) -m pytest -m conformance $(ARGS)
 
 # Every lower bound of pyproject.toml as a pin: a bound is a promise only if it was tried. The versions are older than

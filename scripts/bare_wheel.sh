@@ -24,4 +24,9 @@ trap 'rm -rf "$scratch"' EXIT
   gradience audit "$adapter" --json | python -c 'import json, sys; assert json.load(sys.stdin)["n_layers"] > 0'
   gradience compress "$adapter" --rank 4 --output smaller
   gradience compare "$adapter" smaller
+  gradience audit "$adapter" --quiet --output audit.json
+  if gradience report audit.json; then echo "a page without jinja2" >&2; exit 1; fi
+  python -m pip install --quiet --disable-pip-version-check jinja2
+  gradience report audit.json
+  grep --quiet --fixed-strings 'plotly.js (cartesian - minified)' report.html  # the bundle came with the wheel
 )

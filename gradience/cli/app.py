@@ -37,6 +37,7 @@ VERBS = (
     "init",
     "monitor",
     "check",
+    "report",
     "demo",
     "schema",
     "env",

@@ -20,6 +20,7 @@ from gradience.cli.options import (
     bytes_of,
 )
 from gradience.cli.output import command_line, print_json, print_screen, print_text
+from gradience.cli.page import Html, save_report
 from gradience.cli.progress import ProgressBar
 from gradience.errors import GradienceError, IncompleteError, InputError, UsageError
 
@@ -99,6 +100,7 @@ def audit(
         typer.Option("--append", metavar="RUN", help="Append a summary to the run.jsonl of its training."),
     ] = None,
     allow_pickle: AllowPickle = False,
+    html: Html = None,
     max_memory: MaxMemory = None,
     force: Annotated[bool, typer.Option("--force", help="Let --output replace a file.")] = False,
     quiet: Annotated[
@@ -147,12 +149,13 @@ def audit(
         return report if base_model is None else _beside_base(report, base_model, quiet=quiet)
 
     if len(paths) > 1:
-        return _several(paths, measure, layers=layers, json=json, quiet=quiet)
+        return _several(paths, measure, layers=layers, json=json, html=html, quiet=quiet)
     report = measure(paths[0], paths[0])
     if output:
         report.save(output)
     if append:
         _append(report, append)
+    save_report(html, report)
     if json:
         print_json(report)
     elif suggest_per_layer:
@@ -180,11 +183,17 @@ def _beside_base(report: AuditReport, name: str, *, quiet: bool) -> AuditReport:
 
 
 def _several(
-    paths: Sequence[str], measure: Callable[[str, str], AuditReport], *, layers: bool, json: bool, quiet: bool
+    paths: Sequence[str],
+    measure: Callable[[str, str], AuditReport],
+    *,
+    layers: bool,
+    json: bool,
+    html: Path | None,
+    quiet: bool,
 ) -> int:
     """Audit each path in the order given, past those that fail, and return the highest exit code.
 
-    With `json` each report is printed as soon as it is there, and not kept.
+    With `json` each report is printed as soon as it is there, and kept for a page only.
     """
     from gradience.artifacts.shared_names import given_text
     from gradience.report.audit.series import Refused
@@ -192,6 +201,7 @@ def _several(
 
     entries: list[AuditReport | Refused] = []
     troubles: list[GradienceError] = []
+    for_page: list[AuditReport] = []
     for number, path in enumerate(paths, start=1):
         try:
             report = measure(path, f"{path} ({number} of {len(paths)})")
@@ -202,6 +212,7 @@ def _several(
             continue
         incomplete = _incomplete(report, path, layers=layers)
         troubles += [incomplete] if incomplete else []
+        for_page += [report] if html is not None else []
         if json:
             print_json(report)
             if incomplete:
@@ -209,6 +220,8 @@ def _several(
         else:  # on the screen the paths tell the adapters apart
             shown = report.adapter.model_copy(update={"path": given_text(path)})
             entries.append(report.model_copy(update={"adapter": shown}))
+    if for_page:
+        save_report(html, *for_page)
     if not quiet and any(not isinstance(entry, Refused) for entry in entries):
         print_screen(trend_text, entries, layers=layers)
     if not json:

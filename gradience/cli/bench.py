@@ -15,6 +15,7 @@ from gradience.cli.bench_run import run, say_root
 from gradience.cli.bench_verify import verify
 from gradience.cli.help import Group, Verb
 from gradience.cli.output import command_line, print_result, print_screen
+from gradience.cli.page import Html
 
 bench = typer.Typer(
     name="bench",
@@ -51,6 +52,7 @@ def aggregate(
     require_grade: RequireGrade = None,
     json: Annotated[bool, typer.Option("--json", help="Print the aggregate as JSON.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing aggregate.")] = False,
+    html: Html = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report.")] = False,
 ) -> int:
     """Combine the seeds of one protocol and apply the safety policy.
@@ -82,7 +84,7 @@ def aggregate(
         write_whole(output / DOCUMENT, [to_markdown(report).encode()])
         # a folder of its own holds nothing else that is ours; that of a run is listed as a whole
         say_root(output, write_digests(output, None if (output / PLAN).is_file() else (AGGREGATE, DOCUMENT)))
-    print_result(aggregate_text, report, as_json=json, quiet=quiet)
+    print_result(aggregate_text, report, as_json=json, quiet=quiet, html=html)
     return ended(report, require_grade)
 
 

@@ -10,6 +10,7 @@ import typer
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.options import ReportAsJson, one_of
 from gradience.cli.output import print_result
+from gradience.cli.page import Html
 
 
 def _tasks() -> tuple[str, ...]:
@@ -79,6 +80,7 @@ def check(
         bool, typer.Option("--verbose", "-v", help="Also show sources, and the rules that found nothing.")
     ] = False,
     json: ReportAsJson = False,
+    html: Html = None,
 ) -> int:
     """Look for mistakes in a LoRA configuration before training.
 
@@ -109,6 +111,6 @@ def check(
         base_config=base_config,
         completion_tokens=completion_tokens,
     )
-    print_result(check_text, report, as_json=json, verbose=verbose)
+    print_result(check_text, report, as_json=json, html=html, verbose=verbose)
     errors = any(finding.severity == "error" for finding in report.findings)
     return ExitCode.GATE_FAILED if errors else ExitCode.DONE

@@ -9,6 +9,7 @@ import typer
 
 from gradience.cli.options import AllowPickle, Layers, MaxMemory, PairNames, PairScale, Quiet, bytes_of
 from gradience.cli.output import command_line, print_result
+from gradience.cli.page import Html
 from gradience.cli.progress import ProgressBar
 
 
@@ -31,6 +32,7 @@ def compare(
     layers: Layers = False,
     json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
     allow_pickle: AllowPickle = False,
+    html: Html = None,
     max_memory: MaxMemory = None,
     quiet: Quiet = False,
 ) -> None:
@@ -61,4 +63,4 @@ def compare(
             progress=progress,
             command=command_line(),
         )
-    print_result(comparison_text, report, as_json=json, quiet=quiet, layers=layers)
+    print_result(comparison_text, report, as_json=json, quiet=quiet, html=html, layers=layers)

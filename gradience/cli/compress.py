@@ -20,6 +20,7 @@ from gradience.cli.options import (
     one_of,
 )
 from gradience.cli.output import command_line, print_result
+from gradience.cli.page import Html
 from gradience.cli.progress import ProgressBar
 from gradience.errors import UsageError
 
@@ -186,6 +187,7 @@ def compress(
     layers: Layers = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report (or the plan) as JSON.")] = False,
     allow_pickle: AllowPickle = False,
+    html: Html = None,
     max_memory: MaxMemory = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing adapter folder.")] = False,
     quiet: Quiet = False,
@@ -246,7 +248,7 @@ def compress(
     }
     if output is None or dry_run:
         rehearse_compression(adapter, ranks, **how)
-        _show(ranks, layers=layers, json=json, quiet=quiet)
+        _show(ranks, layers=layers, json=json, html=html, quiet=quiet)
         return None
     with ProgressBar(f"writing {output}", quiet=quiet) as progress:
         report = write_compressed(
@@ -264,7 +266,7 @@ def compress(
                 CARD: card_of(folder),
             },
         )
-    _show(report, layers=layers, json=json, quiet=quiet)
+    _show(report, layers=layers, json=json, html=html, quiet=quiet)
     return None
 
 
@@ -316,8 +318,10 @@ def _check_usage(
 # ---------------------------------------------------------------- printing
 
 
-def _show(artifact: CompressionPlan | CompressionReport, *, layers: bool, json: bool, quiet: bool) -> None:
+def _show(
+    artifact: CompressionPlan | CompressionReport, *, layers: bool, json: bool, html: Path | None, quiet: bool
+) -> None:
     """The artifact as JSON, or the screen that is made from it."""
     from gradience.report.compression import compression_text
 
-    print_result(compression_text, artifact, as_json=json, quiet=quiet, layers=layers)
+    print_result(compression_text, artifact, as_json=json, quiet=quiet, html=html, layers=layers)

@@ -24,6 +24,7 @@ from gradience.cli.options import (
     TextTokens,
 )
 from gradience.cli.output import command_line, print_result
+from gradience.cli.page import Html
 from gradience.errors import UsageError
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def evaluate(
     ] = False,
     allow_code: AllowCode = False,
     json: ReportAsJson = False,
+    html: Html = None,
     quiet: Quiet = False,
 ) -> int:
     """Compare adapters with the first one on the same examples.
@@ -180,10 +182,10 @@ def evaluate(
         need_libraries()
         inputs = read_inputs(request)
         if preview:
-            return _preview(inputs, as_json=json)
+            return _preview(inputs, as_json=json, html=html)
         if request.output is None or dry_run:
-            return _forecast(inputs, as_json=json)
-        return _evaluate(inputs, request.output, as_json=json, quiet=quiet)
+            return _forecast(inputs, as_json=json, html=html)
+        return _evaluate(inputs, request.output, as_json=json, html=html, quiet=quiet)
 
 
 def options_of(given: list[str]) -> dict[str, object]:
@@ -216,23 +218,23 @@ def code_of(report: EvaluationReport) -> ExitCode:
     return ExitCode.DONE
 
 
-def _forecast(inputs: Inputs, *, as_json: bool) -> int:
+def _forecast(inputs: Inputs, *, as_json: bool, html: Path | None) -> int:
     from gradience.evaluate.forecast import forecast_evaluation
     from gradience.report.evaluation import evaluation_forecast_text
 
-    print_result(evaluation_forecast_text, forecast_evaluation(inputs), as_json=as_json)
+    print_result(evaluation_forecast_text, forecast_evaluation(inputs), as_json=as_json, html=html)
     return ExitCode.DONE
 
 
-def _preview(inputs: Inputs, *, as_json: bool) -> int:
+def _preview(inputs: Inputs, *, as_json: bool, html: Path | None) -> int:
     from gradience.evaluate.preview import preview_evaluation
     from gradience.report.forecast import preview_text
 
-    print_result(preview_text, preview_evaluation(inputs), as_json=as_json)
+    print_result(preview_text, preview_evaluation(inputs), as_json=as_json, html=html)
     return ExitCode.DONE
 
 
-def _evaluate(inputs: Inputs, output: Path, *, as_json: bool, quiet: bool) -> int:
+def _evaluate(inputs: Inputs, output: Path, *, as_json: bool, html: Path | None, quiet: bool) -> int:
     from gradience.cli.console import beneath, show_note
     from gradience.cli.progress import StageProgress
     from gradience.evaluate.forecast import margins_of
@@ -248,7 +250,7 @@ def _evaluate(inputs: Inputs, output: Path, *, as_json: bool, quiet: bool) -> in
         print(showable(len(inputs.examples), margins), file=beneath(sys.stderr), flush=True)
     with StageProgress(quiet=quiet) as watcher:
         report = run(inputs, output, watcher, page_of=to_markdown, command=command_line())
-    print_result(evaluation_text, report, as_json=as_json, quiet=quiet)
+    print_result(evaluation_text, report, as_json=as_json, quiet=quiet, html=html)
     if not quiet:
         print(f"written: {output / EVALUATION}, {DOCUMENT}", file=beneath(sys.stderr))
     return code_of(report)

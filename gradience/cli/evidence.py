@@ -11,6 +11,7 @@ import typer
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.options import Quiet, ReportAsJson
 from gradience.cli.output import command_line, print_result
+from gradience.cli.page import Html
 
 
 class Required(StrEnum):
@@ -55,6 +56,7 @@ def evidence(
         ),
     ] = None,
     json: ReportAsJson = False,
+    html: Html = None,
     quiet: Quiet = False,
 ) -> int | None:
     """Compare two logs of one evaluation, example by example.
@@ -77,7 +79,7 @@ def evidence(
         a, b, margin=margin, metric=metric, filter=filter, lower_is_better=lower_is_better or None, flips=flips,
         command=command_line(),
     )  # fmt: skip
-    print_result(evidence_text, report, as_json=json, quiet=quiet)
+    print_result(evidence_text, report, as_json=json, quiet=quiet, html=html)
     if require_grade is None or report.grade <= require_grade:
         return ExitCode.DONE
     return ExitCode.INCONCLUSIVE if report.grade == "C" else ExitCode.GATE_FAILED

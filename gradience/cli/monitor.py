@@ -15,6 +15,7 @@ from gradience.cli.exit_codes import ExitCode
 from gradience.cli.follow import Screen, can_redraw
 from gradience.cli.options import ReportAsJson
 from gradience.cli.output import print_result, screen
+from gradience.cli.page import Html, save_report
 from gradience.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def monitor(
         ),
     ] = False,
     json: ReportAsJson = False,
+    html: Html = None,
     follow: Annotated[
         bool,
         typer.Option("--follow", "-f", help="Update the report while the run continues; ends with the run."),
@@ -88,6 +90,7 @@ def monitor(
         report = monitor_runs(files, gap_threshold=gap_threshold)
     if strict_schema:
         require_strict(report)
+    save_report(html, report)
     if not (follow and json):  # whose last line it was
         _print(report, verbose=verbose, json=json)
     return ExitCode.GATE_FAILED if fail_on and _met(report, fail_on) else ExitCode.DONE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradience.cli.console import beneath, wants_colour
@@ -31,9 +32,24 @@ def print_screen(draw: Callable[..., str], content: Any, **options: Any) -> None
 
 
 def print_result(
-    draw: Callable[..., str], artifact: Artifact, *, as_json: bool, quiet: bool = False, **options: Any
+    draw: Callable[..., str],
+    artifact: Artifact,
+    *,
+    as_json: bool,
+    quiet: bool = False,
+    html: Path | None = None,
+    **options: Any,
 ) -> None:
-    """Print an artifact as JSON, or as the screen that `draw` makes of it; quiet leaves out the screen."""
+    """Print an artifact as JSON, or as the screen that `draw` makes of it; quiet leaves out the screen.
+
+    html: the page to write first, of `--html`.
+    """
+    if html is not None:
+        from gradience.artifacts.report import Report
+        from gradience.cli.page import save_report
+
+        assert isinstance(artifact, Report)
+        save_report(html, artifact)
     if as_json:
         print_json(artifact)
     elif not quiet:

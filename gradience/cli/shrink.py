@@ -28,6 +28,7 @@ from gradience.cli.options import (
     TextTokens,
 )
 from gradience.cli.output import command_line, print_result
+from gradience.cli.page import Html
 from gradience.errors import UsageError
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def shrink(
     ] = False,
     allow_code: AllowCode = False,
     json: ReportAsJson = False,
+    html: Html = None,
     quiet: Quiet = False,
 ) -> int:
     """Write the smallest adapter that is shown to be as good.
@@ -157,8 +159,8 @@ def shrink(
         measured = None if calibration is None else Calibration.read(calibration)
         prepared = prepare(request, ranks_of(rungs), calibration=measured, heal_prompts=heal_prompts)
         if output is None or dry_run:
-            return _forecast(prepared, as_json=json)
-        return _shrink(prepared, output, as_json=json, quiet=quiet)
+            return _forecast(prepared, as_json=json, html=html)
+        return _shrink(prepared, output, as_json=json, html=html, quiet=quiet)
 
 
 def ranks_of(text: str | None) -> tuple[int, ...] | None:
@@ -183,15 +185,15 @@ def code_of(report: ShrinkReport) -> ExitCode:
     return ExitCode.GATE_FAILED if "inferior" in statuses else ExitCode.INCONCLUSIVE
 
 
-def _forecast(prepared: Prepared, *, as_json: bool) -> int:
+def _forecast(prepared: Prepared, *, as_json: bool, html: Path | None) -> int:
     from gradience.report.shrink import shrink_forecast_text
     from gradience.shrink.forecast import forecast_shrink
 
-    print_result(shrink_forecast_text, forecast_shrink(prepared), as_json=as_json)
+    print_result(shrink_forecast_text, forecast_shrink(prepared), as_json=as_json, html=html)
     return ExitCode.DONE
 
 
-def _shrink(prepared: Prepared, output: Path, *, as_json: bool, quiet: bool) -> int:
+def _shrink(prepared: Prepared, output: Path, *, as_json: bool, html: Path | None, quiet: bool) -> int:
     from gradience.cli.console import beneath, show_note
     from gradience.cli.progress import StageProgress
     from gradience.evaluate.forecast import margins_of
@@ -209,7 +211,7 @@ def _shrink(prepared: Prepared, output: Path, *, as_json: bool, quiet: bool) -> 
         print(showable(examples, margins_of(examples, 1)), file=beneath(sys.stderr), flush=True)
     with StageProgress(quiet=quiet) as watcher:
         report = run(prepared, output, watcher, pages=Pages(to_markdown, card_of), command=command_line())
-    print_result(shrink_text, report, as_json=as_json, quiet=quiet)
+    print_result(shrink_text, report, as_json=as_json, quiet=quiet, html=html)
     if not quiet:
         adapter = "" if report.smallest is None else f", {ADAPTER}/"
         print(f"written: {output / SHRUNK}, {DOCUMENT}{adapter}", file=beneath(sys.stderr))

@@ -12,7 +12,8 @@ numbers.py    numbers for people, never more precise than they are true
 view.py       how much of an artifact is shown
 modules.py    tables of modules, a row for each or for each kind, a column for each measure
 audit/, compression/, comparison.py, … one artifact each
-plots/        plots as pure data, and the table behind each
+plots/        plots as pure data, the table behind each, and a plotly figure of each
+page/         reports with their plots as one HTML file
 
 **A report** is one file with one function that returns its blocks, and a line in `DOCUMENTS` of faces.py, from which
 `print`, a notebook and `to_markdown()` take them. What the command line prints has a function with its options:

@@ -19,34 +19,35 @@ MARK_WORDS: dict[Mark, str] = {
 
 def render(document: Document) -> str:
     """The document as a `<div>`. All text in it is escaped."""
-    return f'<div class="gradience">{"".join(map(_block, document))}</div>'
+    return f'<div class="gradience">{"".join(map(block, document))}</div>'
 
 
-def _block(block: Block) -> str:
-    match block:
+def block(shown: Block) -> str:
+    """One block as HTML. All text in it is escaped."""
+    match shown:
         case blocks.Heading():
-            tag = f"h{block.level + 2}"  # a notebook has headings of its own above
-            aside = f"<p>{_text(block.aside)}</p>" if block.aside else ""
-            return f"<{tag}>{_text(block.text)}</{tag}>{aside}"
+            tag = f"h{shown.level + 2}"  # a notebook has headings of its own above
+            aside = f"<p>{inline(shown.aside)}</p>" if shown.aside else ""
+            return f"<{tag}>{inline(shown.text)}</{tag}>{aside}"
         case blocks.Paragraph():
-            return f"<p>{_text(block.text)}</p>"
+            return f"<p>{inline(shown.text)}</p>"
         case blocks.Notes():
-            return f"<ul>{''.join(map(_note, block.notes))}</ul>"
+            return f"<ul>{''.join(map(_note, shown.notes))}</ul>"
         case blocks.Facts():
-            return _table(Table([], block.facts))
+            return _table(Table([], shown.facts))
         case Table():
-            return _table(block)
+            return _table(shown)
         case blocks.Bars() | blocks.HeatMap():
-            return _table(figures_of(block))
+            return _table(figures_of(shown))
         case blocks.Code():
-            lines = "\n".join(map(_text, block.lines))
+            lines = "\n".join(map(inline, shown.lines))
             return f"<pre>{lines}</pre>"
 
 
 # ---------------------------------------------------------------- text
 
 
-def _text(text: Inline) -> str:
+def inline(text: Inline) -> str:
     """The pieces of `text`, escaped: the one place for it."""
     return "".join(map(_span, spans(text)))
 
@@ -59,16 +60,23 @@ def _span(span: Span) -> str:
 
 
 def _note(note: Note) -> str:
-    details = "".join(f"<br>{_text(detail)}" for detail in note.details)
-    return f"<li>{MARK_WORDS[note.mark]}{_text(note.text)}{details}</li>"
+    details = "".join(f"<br>{inline(detail)}" for detail in note.details)
+    return f'<li class="{note.mark}">{MARK_WORDS[note.mark]}{inline(note.text)}{details}</li>'
 
 
 def _table(table: Table) -> str:
-    """A table without head where no column has a title. The first cell of a row is its header."""
-    titles = "".join(f'<th scope="col">{_text(column.title)}</th>' for column in table.columns)
+    """A table without head where no column has a title. The first cell of a row is its header.
+
+    Its classes name the columns of numbers, `n2` for the second: a page that has a style aligns them to the right.
+    """
+    titles = "".join(f'<th scope="col">{inline(column.title)}</th>' for column in table.columns)
     head = f"<thead><tr>{titles}</tr></thead>" if any(column.title for column in table.columns) else ""
     body = "".join(
-        f'<tr><th scope="row">{_text(row[0])}</th>{"".join(f"<td>{_text(cell)}</td>" for cell in row[1:])}</tr>'
+        f'<tr><th scope="row">{inline(row[0])}</th>{"".join(f"<td>{inline(cell)}</td>" for cell in row[1:])}</tr>'
         for row in table.rows
     )
-    return f"<table>{head}<tbody>{body}</tbody></table>"
+    numbers = " ".join(
+        f"n{place}" for place, column in enumerate(table.columns, start=1) if column.align == ">"
+    )
+    kind = f' class="{numbers}"' if numbers else ""
+    return f"<table{kind}>{head}<tbody>{body}</tbody></table>"

@@ -32,27 +32,30 @@ WORDS: dict[Tone, str] = {
 
 def forest_plot(report: Comparing) -> Plot | None:
     """Return Δ of each adapter with its interval, beside 0 and the margin."""
-    told = compared(report)
-    if not told.rows:
+    outcome = compared(report)
+    if not outcome.rows:
         return None
-    rows = [Interval(row.name, row.delta, row.low, row.high, row.tone, _said(row, told)) for row in told.rows]
-    inside = [row for row in told.rows if _holds(row, told)]
+    rows = [
+        Interval(row.name, row.delta, row.low, row.high, row.tone, _said(row, outcome))
+        for row in outcome.rows
+    ]
+    inside = [row for row in outcome.rows if _holds(row, outcome)]
     return Plot(
         "forest",
-        f"{told.what}, with {told.interval}",
-        Axis(told.what, told.unit),
+        f"{outcome.what}, with {outcome.interval}",
+        Axis(outcome.what, outcome.unit),
         NAMES,
-        [Intervals(told.interval, rows)],
-        f"{len(inside)} of {plural(len(told.rows), 'interval')} {'lies' if len(told.rows) == 1 else 'lie'} on the safe"
+        [Intervals(outcome.interval, rows)],
+        f"{len(inside)} of {plural(len(rows), 'interval')} {'lies' if len(rows) == 1 else 'lie'} on the safe"
         f" side of the margin.",
-        [Reference(0.0, "", on="x"), *_limit(told, "x")],
+        [Reference(0.0, "", on="x"), *_limit(outcome, "x")],
     )
 
 
 def pareto_plot(report: Comparing) -> Plot | None:
     """Return the LoRA parameters that each candidate keeps, and what it costs; nothing where no size is known."""
-    told = compared(report)
-    rows = [row for row in told.rows if row.saved is not None and row.tone != "dim"]
+    outcome = compared(report)
+    rows = [row for row in outcome.rows if row.saved is not None and row.tone != "dim"]
     if not rows:
         return None
     series: list[Series] = []
@@ -67,7 +70,7 @@ def pareto_plot(report: Comparing) -> Plot | None:
                     [row.delta for row in of_tone],
                     [row.name for row in of_tone],
                     tone=tone,
-                    hover=[_said(row, told) for row in of_tone],
+                    hover=[_said(row, outcome) for row in of_tone],
                 )
             )
             series += [
@@ -78,13 +81,13 @@ def pareto_plot(report: Comparing) -> Plot | None:
     smallest = min(rows, key=lambda row: -(row.saved or 0.0))
     return Plot(
         "pareto",
-        f"{told.what} by size",
+        f"{outcome.what} by size",
         Axis("LoRA parameters kept", form="share"),
-        Axis(told.what, told.unit),
+        Axis(outcome.what, outcome.unit),
         series,
         f"The smallest, {smallest.name}, keeps {100 * (1 - (smallest.saved or 0.0)):.1f} % of the LoRA parameters, at"
-        f" {told.what} {sig(smallest.delta)} {told.unit}.",
-        [Reference(0.0, "original"), *_limit(told, "y")],
+        f" {outcome.what} {sig(smallest.delta)} {outcome.unit}.",
+        [Reference(0.0, "original"), *_limit(outcome, "y")],
     )
 
 
@@ -141,21 +144,21 @@ def ladder_plot(report: Bench | BenchAggregate) -> Plot | None:
     )
 
 
-def _holds(row: Row, told: Compared) -> bool:
+def _holds(row: Row, outcome: Compared) -> bool:
     """Whether its interval lies on the safe side of the margin."""
-    if told.limit is None:
+    if outcome.limit is None:
         return False
-    end = row.low if told.better == "higher" else row.high
-    return end is not None and (end > told.limit if told.better == "higher" else end < told.limit)
+    end = row.low if outcome.better == "higher" else row.high
+    return end is not None and (end > outcome.limit if outcome.better == "higher" else end < outcome.limit)
 
 
-def _limit(told: Compared, on: str) -> Sequence[Reference]:
-    if told.limit is None:
+def _limit(outcome: Compared, on: str) -> Sequence[Reference]:
+    if outcome.limit is None:
         return []
-    return [Reference(told.limit, "margin", on="x" if on == "x" else "y", tone="bad")]
+    return [Reference(outcome.limit, "margin", on="x" if on == "x" else "y", tone="bad")]
 
 
-def _said(row: Row, told: Compared) -> str:
+def _said(row: Row, outcome: Compared) -> str:
     interval = "" if row.low is None else f" ({sig(row.low)} … {sig(row.high)})"
-    figures = f"{told.what} {sig(row.delta)} {told.unit}{interval}"
+    figures = f"{outcome.what} {sig(row.delta)} {outcome.unit}{interval}"
     return "\n".join(filter(None, (row.name, figures, row.said)))

@@ -1,0 +1,64 @@
+"""`--html FILE`: a report as one HTML file, and what may not be replaced by it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gradience.errors import UsageError, require
+
+if TYPE_CHECKING:
+    from gradience.artifacts.report import Report
+    from gradience.report.page.pieces import Source
+
+
+def check_page(output: Path | None) -> Path | None:
+    """Refuse, before any work is done, a page that cannot be written.
+
+    An earlier page is replaced, and no other file. Raises UsageError (`not-ours`), MissingExtra without jinja2.
+    """
+    if output is None:
+        return None
+    from gradience.report.page.render import is_page
+
+    require("jinja2", extra="report")
+    if os.path.lexists(output) and not is_page(output):
+        raise UsageError(
+            f"{output}: there already, and no page that Gradience wrote, so it is not replaced",
+            code="not-ours",
+            hint="choose another file",
+        )
+    return output
+
+
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        "--html",
+        metavar="FILE",
+        callback=check_page,
+        help="Also write the report as one HTML file (needs the extra report).",
+    ),
+]
+
+
+def save_page(output: Path, sources: Sequence[Source], *, texts: bool = True) -> bytes:
+    """Write the page and return it. texts: whether examples are quoted. Raises OutputError (write-failed)."""
+    from gradience.artifacts.whole import write_whole
+    from gradience.report.page.render import to_page
+
+    page = to_page(sources, texts=texts).encode()
+    write_whole(output, [page])
+    return page
+
+
+def save_report(output: Path | None, *reports: Report) -> None:
+    """Write the page of `--html`; nothing where it was not asked for."""
+    from gradience.report.page.pieces import Source
+
+    if output is not None:
+        save_page(output, [Source("", report) for report in reports])

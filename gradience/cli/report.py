@@ -1,0 +1,78 @@
+"""`gradience report`: what was found, as one HTML file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gradience.cli.options import Quiet
+from gradience.cli.page import check_page, save_page
+
+
+def report(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE_OR_DIR...",
+            help="audit.json and what other verbs write, run.jsonl, a calibration; or the folder of a run.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            callback=check_page,
+            help="The page; an earlier page is replaced.",
+        ),
+    ] = Path("report.html"),
+    no_texts: Annotated[
+        bool,
+        typer.Option("--no-texts", help="Leave out examples and answers: for private data."),
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print what the page was made from, and its sha256, as JSON.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write reports as one HTML file that opens without a network.
+
+    Several become parts of one page. Of a folder it takes the reports in it and in the folders right below.
+
+    Examples:
+
+      gradience report audit.json
+
+      gradience report runs/mine -o mine.html
+
+      gradience report checkpoint-*/audit.json run.jsonl -o training.html
+    """
+    from gradience.report.page.inputs import read_sources
+
+    sources = read_sources(files)
+    page = save_page(output, sources, texts=not no_texts)
+    if json:
+        from hashlib import sha256
+        from json import dumps
+
+        from gradience.artifacts.base import visible_json
+
+        made_from = [
+            {"file": source.name, "schema": source.report.schema_id, "sha256": source.sha256 or None}
+            for source in sources
+        ]
+        facts = {
+            "page": str(output),
+            "bytes": len(page),
+            "sha256": sha256(page).hexdigest(),
+            "from": made_from,
+        }
+        print(visible_json(dumps(facts, ensure_ascii=False)))
+    elif not quiet:
+        from gradience.report.numbers import size
+
+        print(f"written: {output} ({size(len(page))})", file=sys.stderr)

@@ -1,0 +1,216 @@
+"""A page as one HTML file: the template, the policy that a browser holds it to, and the place where scripts come in.
+
+Text of a stranger gets in by two ways, both escaped: as markup of `html.py`, which escapes every span, and through
+the template's autoescape. Data of plots are JSON in which `<` is written as an escape, so that nothing in it ends its
+element.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from gradience.artifacts.run import RunInfo
+from gradience.errors import InputError, require
+from gradience.reading import open_stream
+from gradience.report import html
+from gradience.report.blocks import Bars, Block, Facts, HeatMap, Inline, Table, spans
+from gradience.report.names import display_sentence, html_text
+from gradience.report.page.pieces import Part, Section, Source, part_of
+from gradience.report.page.texts import without_texts
+from gradience.report.plots.plot import Image, Intervals, Plot
+from gradience.report.plots.plotly import to_plotly
+
+MARK = b'<!doctype html>\n<html lang="en" data-written-by="gradience">'
+"""How a page begins."""
+FOLDED = 40
+"""A table with more rows is folded away."""
+HEIGHT, LEAST_HEIGHT, MOST_HEIGHT = 360, 220, 1600
+ROW_HEIGHT = 26
+"""Of a forest plot or a heat map: pixels for each row."""
+BUNDLE = "plotly-cartesian.min.js"
+
+Values = dict[str, Any]
+
+
+def is_page(path: Path) -> bool:
+    """Whether a page that Gradience wrote lies at `path`: it may be replaced."""
+    try:
+        with open_stream(path) as file:
+            return file.read(len(MARK)) == MARK
+    except InputError:
+        return False
+
+
+def to_page(sources: Sequence[Source], *, texts: bool = True) -> str:
+    """Return reports as one HTML file of at most 2.5 MB for 1,000 modules of rank 64.
+
+    >>> page = to_page([Source("audit.json", audit_adapter("my_adapter"))])
+
+    sources: the first gives the title. texts: whether examples and answers are quoted.
+    Raises MissingExtra without jinja2.
+    """
+    return _Writer(sources if texts else [without_texts(source) for source in sources]).page()
+
+
+@dataclass
+class _Writer:
+    """Numbers the plots and the anchors of one page."""
+
+    sources: Sequence[Source]
+
+    def page(self) -> str:
+        from gradience import __version__
+
+        jinja2 = require("jinja2", extra="report")
+        self.safe = require("markupsafe", extra="report").Markup  # which jinja2 brings
+        self.figures: list[Values] = []
+        parts = [self.part(number, part_of(source)) for number, source in enumerate(self.sources, start=1)]
+        script = asset("page.js")
+        bundle = asset(BUNDLE) if self.figures else ""
+        template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(asset("page.html"))
+        page: str = template.render(
+            title=parts[0]["plain"],
+            policy=policy([bundle, script] if bundle else [script]),
+            style=self.safe(asset("page.css")),
+            script=self.safe(script),
+            plotly=self.safe(bundle),
+            plots=self.safe(json_text(self.figures)) if self.figures else "",
+            parts=parts,
+            sources=[
+                {
+                    "name": display_sentence(source.name),
+                    "schema": type(source.report).schema_id,
+                    "sha256": source.sha256,
+                    "verify": display_sentence(source.verify),
+                    "command": display_sentence(command_of(source)),
+                }
+                for source in self.sources
+            ],
+            version=__version__,
+        )
+        return page
+
+    def part(self, number: int, part: Part) -> Values:
+        anchor = f"report-{number}" if len(self.sources) > 1 else "top"
+        prefix = f"{number}-" if len(self.sources) > 1 else ""
+        numbers = count(1)
+        return {
+            "anchor": anchor,
+            "title": self.safe(html.inline(part.title)),
+            "plain": plain(part.title),
+            "opening": self.blocks(part.opening),
+            "plots": [self.plot(prefix, plot) for plot in part.plots],
+            "sections": [self.section(prefix, next(numbers), section) for section in part.sections],
+        }
+
+    def section(self, prefix: str, number: int, section: Section) -> Values:
+        return {
+            "anchor": f"section-{prefix}{number}",
+            "title": self.safe(html.inline(section.title)),
+            # what the signs of a map mean: the page shows its plot instead
+            "aside": "" if _has_map(section.blocks) else self.safe(html.inline(section.aside)),
+            "plots": [self.plot(prefix, plot) for plot in section.plots],
+            "body": self.blocks(section.blocks),
+        }
+
+    def plot(self, prefix: str, plot: Plot) -> Values:
+        number = len(self.figures)
+        self.figures.append(to_plotly(plot, title=False))
+        return {
+            "number": number,
+            "anchor": f"plot-{prefix}{plot.name}",
+            "title": display_sentence(plot.title),
+            "sentence": display_sentence(plot.sentence),
+            "label": display_sentence(f"{plot.title}. {plot.sentence}"),
+            "height": height_of(plot),
+            "wide": is_wide(plot),
+            "table": self.safe(_scrolled(plot.table(), f"Figures: {plot.title}")),
+        }
+
+    def blocks(self, blocks: Sequence[Block]) -> Any:
+        """The blocks without the drawings: a page has plots of them."""
+        return self.safe(f'<div class="gradience">{"".join(_drawn(blocks))}</div>' if blocks else "")
+
+
+def _has_map(blocks: Sequence[Block]) -> bool:
+    return any(isinstance(block, HeatMap) for block in blocks)
+
+
+def _drawn(blocks: Sequence[Block]) -> Iterator[str]:
+    for block in blocks:
+        if isinstance(block, HeatMap):
+            continue
+        if not isinstance(block, Table | Facts | Bars):
+            yield html.block(block)
+        elif isinstance(block, Table) and len(block.rows) > FOLDED:
+            yield f"<details><summary>{len(block.rows):,} rows</summary>{_scrolled(block, 'Table')}</details>"
+        else:
+            yield _scrolled(block, "Table")
+
+
+def _scrolled(block: Table | Facts | Bars, label: str) -> str:
+    """A table that is wider than a phone scrolls by itself, also by keyboard."""
+    name = html_text(label)
+    return f'<div class="scroll" tabindex="0" role="group" aria-label="{name}">{html.block(block)}</div>'
+
+
+# ---------------------------------------------------------------- parts of the file
+
+
+def asset(name: str) -> str:
+    """Return a file of assets/."""
+    return (files("gradience.report.page") / "assets" / name).read_text(encoding="utf-8")
+
+
+def policy(scripts: Sequence[str]) -> str:
+    """Return the Content-Security-Policy: nothing is fetched, and only these scripts run."""
+    hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:;"
+        " base-uri 'none'; form-action 'none'"
+    )
+
+
+def json_text(values: Any) -> str:
+    r"""Return JSON for a script element: `<` as `\u003c`, so that no string ends it or opens a comment."""
+    text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def plain(text: Inline) -> str:
+    """Return the text of a line, shortened and visible."""
+    return display_sentence("".join(span.text for span in spans(text)))
+
+
+def command_of(source: Source) -> str:
+    """Return the command that made a report; empty where it does not say."""
+    run = getattr(source.report, "run", None)
+    return run.command or "" if isinstance(run, RunInfo) else ""
+
+
+def is_wide(plot: Plot) -> bool:
+    """Whether a plot takes a row of its own: a heat map, a forest plot."""
+    return any(isinstance(one, Image | Intervals) for one in plot.series)
+
+
+def height_of(plot: Plot) -> int:
+    """Return the pixels of a plot: rows of a forest or a heat map have room of their own."""
+    rows = 0
+    for one in plot.series:
+        if isinstance(one, Intervals):
+            rows = len(one.rows)
+        elif isinstance(one, Image):
+            rows = len(one.values)
+        elif plot.y.scale == "categories":
+            rows = len(plot.y.categories)
+    least = LEAST_HEIGHT if is_wide(plot) else HEIGHT
+    return min(MOST_HEIGHT, max(least, 110 + ROW_HEIGHT * rows)) if rows else HEIGHT

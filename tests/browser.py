@@ -1,0 +1,77 @@
+"""Pages of `gradience report` in a real browser: Debian's chromium, driven by Playwright.
+
+The page's policy forbids to evaluate strings, so that what is asked goes over the protocol of the developer tools.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+PATIENCE = 180_000
+"""Milliseconds after which a page hangs."""
+
+
+def need_browser() -> None:
+    pytest.importorskip("playwright")
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine")
+
+
+class Page:
+    """A page that is open, everything that its console said and everything that it asked for."""
+
+    def __init__(self, page) -> None:
+        self.page = page
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        page.set_default_timeout(PATIENCE)
+        page.on("console", lambda message: self.said.append(message.text))
+        page.on("pageerror", lambda error: self.said.append(str(error)))
+        page.on("request", lambda request: self.asked.append(request.url))
+        self.tools = page.context.new_cdp_session(page)
+
+    def open(self, path: Path) -> None:
+        """Open the file, until every plot is drawn."""
+        self.page.goto(path.resolve().as_uri())
+        self.page.wait_for_selector("html[data-drawn]", state="attached")
+
+    def value(self, expression: str):
+        """What a JavaScript expression is, in the page."""
+        answer = self.tools.send(
+            "Runtime.evaluate", {"expression": expression, "awaitPromise": True, "returnByValue": True}
+        )
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+
+@contextmanager
+def browsing(width: int = 1280, *, dark: bool = False) -> Iterator[Page]:
+    """A fresh page of this width."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        scheme = "dark" if dark else "light"
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        try:
+            yield Page(page)
+        finally:
+            browser.close()
+
+
+DRAWN = "[...document.querySelectorAll('[data-plot]')].filter(at => at.querySelector('.main-svg')).length"
+
+
+def assert_sound(page: Page, plots: int) -> None:
+    """Nothing was said, nothing was fetched, every plot is drawn, and nothing is wider than the screen."""
+    assert page.said == []
+    assert [url for url in page.asked if not url.startswith(("file:", "data:"))] == []
+    assert len([url for url in page.asked if url.startswith("file:")]) == 1
+    assert page.value(DRAWN) == plots
+    assert page.value("document.documentElement.scrollWidth <= window.innerWidth")

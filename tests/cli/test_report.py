@@ -1,0 +1,91 @@
+"""`gradience report` and `--html`: what is read, what is replaced, what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gradience.cli.app import run
+from gradience.cli.demo import example_adapter
+
+RUN = Path(__file__).parents[1] / "monitor" / "runs" / "good.jsonl"
+
+
+@pytest.fixture(scope="module")
+def audit(tmp_path_factory):
+    file = tmp_path_factory.mktemp("audit") / "audit.json"
+    assert run(["audit", str(example_adapter()), "--output", str(file), "--quiet"]) == 0
+    return file
+
+
+def test_a_file_becomes_a_page_and_an_earlier_page_is_replaced(audit, tmp_path, capsys):
+    page = tmp_path / "report.html"
+    for _ in range(2):
+        assert run(["report", str(audit), "-o", str(page), "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert said["bytes"] == page.stat().st_size
+        assert said["from"][0]["schema"] == "gradience.audit/2"
+    assert 'data-plot="0"' in page.read_text(encoding="utf-8")
+
+
+def test_a_folder_gives_all_its_reports(audit, tmp_path, capsys):
+    for step in (100, 200):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "audit.json").write_bytes(audit.read_bytes())
+    shutil.copyfile(RUN, tmp_path / "run.jsonl")
+    assert run(["report", str(tmp_path), "-o", str(tmp_path / "r.html"), "--json"]) == 0
+    made_from = json.loads(capsys.readouterr().out)["from"]
+    assert [one["file"] for one in made_from] == [
+        "checkpoint-100/audit.json", "checkpoint-200/audit.json", "run.jsonl",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("{}", "no report is made of this"),
+        ('{"schema": "gradience.digests/1"}', "no report is made of this"),
+        ('{"schema": "gradience.audit/1"}', "an earlier version"),
+        ('{"schema": 7}', "not Gradience but '7'"),
+        ("[", "Invalid JSON"),
+    ],
+    ids=["nothing", "another-kind", "another-version", "no-text", "no-json"],
+)
+def test_what_is_no_report_is_refused(text, code, tmp_path, capsys):
+    file = tmp_path / "x.json"
+    file.write_text(text, encoding="utf-8")
+    assert run(["report", str(file), "-o", str(tmp_path / "r.html")]) == 3
+    assert code in capsys.readouterr().err
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_a_folder_without_reports_says_what_to_do(tmp_path, capsys):
+    assert run(["report", str(tmp_path), "-o", str(tmp_path / "r.html")]) == 3
+    assert "gradience audit" in capsys.readouterr().err
+
+
+def test_no_other_file_is_replaced(audit, tmp_path, capsys):
+    notes = tmp_path / "notes.html"
+    notes.write_text("mine", encoding="utf-8")
+    assert run(["report", str(audit), "-o", str(notes)]) == 2
+    assert run(["audit", str(example_adapter()), "--html", str(notes)]) == 2
+    assert "not replaced" in capsys.readouterr().err
+    assert notes.read_text(encoding="utf-8") == "mine"
+
+
+def test_verbs_write_their_page(tmp_path, capsys):
+    adapter = str(example_adapter())
+    for verb in (["audit", adapter], ["compare", adapter, adapter], ["check", "--peft-dir", adapter]):
+        page = tmp_path / f"{verb[0]}.html"
+        run([*verb, "--html", str(page)])
+        assert page.read_bytes().startswith(b"<!doctype html>")
+        assert capsys.readouterr().out
+
+
+def test_several_audits_are_one_page(tmp_path):
+    adapter, page = str(example_adapter()), tmp_path / "all.html"
+    assert run(["audit", adapter, adapter, "--quiet", "--html", str(page)]) == 0
+    assert page.read_text(encoding="utf-8").count("<article") == 2

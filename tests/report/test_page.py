@@ -1,0 +1,150 @@
+"""A report as one file: it carries all that it needs, fetches nothing, and nothing in it that a stranger wrote runs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+
+import pytest
+from audit_sample import mistral_rows, report
+from test_evidence_text import two_logs
+from test_faces import SAMPLES
+from test_names import parsed, steering
+
+from gradience.report.page.pieces import Source
+from gradience.report.page.render import BUNDLE, MARK, asset, is_page, json_text, to_page
+from gradience.report.plots.kinds import KINDS, plots_of
+from gradience.report.plots.plotly import to_plotly
+
+ENDING = "</script><img src=x onerror=alert(1)>"
+FEW = ["AuditReport", "BenchAggregate", "MonitorReport", "EvidenceReport"]
+
+
+def page_of(name, **options):
+    return to_page([Source(f"{name}.json", SAMPLES[name]())], **options)
+
+
+def scripts(page):
+    """Kind and text of each script element."""
+    return re.findall(r"<script([^>]*)>(.*?)</script>", page, re.DOTALL)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_every_plot_of_a_report_stands_on_its_page(name):
+    page = page_of(name)
+    plots = plots_of(SAMPLES[name]())
+    assert set(re.findall(r'<figure id="plot-([^"]+)"', page)) == {plot.name for plot in plots.values()}
+    assert page.count("Figures of this plot") == len(plots)
+    assert (asset(BUNDLE) in page) == bool(plots)
+    assert page.encode().startswith(MARK)
+    anchors = re.findall(r'\bid="([^"]+)"', page.partition("<script")[0])
+    assert len(anchors) == len(set(anchors))
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(anchors)
+
+
+def test_the_plots_of_an_audit_stand_where_their_question_is():
+    assert set(KINDS) <= set(SAMPLES) | {"PowerReport"}
+    page = page_of("AuditReport")
+    places = [page.index(text) for text in ('">Can I trust it?', 'id="plot-use"', 'id="plot-heatmap"')]
+    assert places == sorted(places)
+    assert page.index('id="plot-energy"') < page.index("What does this not show? <a")
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_only_our_scripts_may_run(name):
+    page = page_of(name)
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1].replace("&#39;", "'")
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'"
+    assert rules["img-src"] == "data:"
+    ours = [text for kind, text in scripts(page) if not kind]
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in ours]
+    assert rules["script-src"].split() == [f"'sha256-{digest}'" for digest in digests]
+    outside = page.partition("<script")[0]
+    assert not re.search(r"<(img|link|iframe|object|embed|base)\b|\bsrc=|\son\w+=|url\(|https?://", outside)
+
+
+def test_the_bundle_is_the_one_that_its_readme_names():
+    digest = hashlib.sha256(asset(BUNDLE).encode()).hexdigest()
+    assert f"sha256 {digest}" in asset("README.md")
+    assert "MIT" in asset("plotly-LICENSE") or "Permission is hereby granted" in asset("plotly-LICENSE")
+    assert asset(BUNDLE).splitlines()[1].endswith("v4.1.1")
+    assert "4.1.1" in asset("README.md")
+
+
+def test_json_in_a_script_cannot_end_it():
+    text = json_text({"name": ENDING + "<!--\u2028"})
+    assert "<" not in text
+    assert "\u2028" not in text
+    assert json.loads(text) == {"name": ENDING + "<!--\u2028"}
+
+
+HOSTILE = {
+    "script": ENDING,
+    "right to left": "\u202egpj.exe",
+    "long": "x" * 10_000,
+    "attribute": '" onfocus="a()',
+}
+
+
+def hostile_page(name):
+    rows = mistral_rows(layers=2, r=4)
+    named = report(rows).model_copy(update={"n_layers": len(rows)})
+    adapter = named.adapter.model_copy(update={"path": name, "base_model": name})
+    return to_page([Source(name, named.model_copy(update={"adapter": adapter}), "0" * 64)])
+
+
+@pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
+def test_names_are_text(name):
+    page = hostile_page(name)
+    outside = page.partition('<script type="application/json"')[0]
+    assert not steering(outside, allowed="\n")
+    assert (
+        parsed(outside).tags == parsed(hostile_page("plain").partition('<script type="application')[0]).tags
+    )
+    assert len(page) - len(hostile_page("plain")) < 5_000
+
+
+def test_texts_of_examples_can_be_left_out():
+    flips = [flip for flip in two_logs().flips if flip.excerpt]
+    assert flips
+    shown, hidden = page_of("EvidenceReport"), page_of("EvidenceReport", texts=False)
+    for flip in flips:
+        assert flip.id in hidden
+        assert flip.excerpt[-20:] in shown.replace("&#x27;", "'").replace("&quot;", '"')
+        assert flip.excerpt[-20:] not in hidden
+
+
+def test_a_thousand_modules_of_rank_64_fit_in_two_and_a_half_megabytes():
+    page = to_page([Source("audit.json", report(mistral_rows(layers=143, r=64)))])
+    assert len(page.encode()) < 2_500_000
+
+
+def test_several_reports_are_parts_of_one_page_with_one_bundle():
+    one = SAMPLES["EvaluationReport"]()
+    page = to_page([Source("a.json", one), Source("b.json", one)])
+    assert page.count(asset(BUNDLE)) == 1
+    assert page.count("<h1") == 1
+    assert 'id="plot-1-forest"' in page
+    assert 'id="plot-2-forest"' in page
+
+
+def test_only_a_page_of_ours_is_known_as_one(tmp_path):
+    ours, other = tmp_path / "ours.html", tmp_path / "other.html"
+    ours.write_bytes(MARK + b"...")
+    other.write_bytes(b"<!doctype html>")
+    assert is_page(ours)
+    assert not is_page(other)
+    assert not is_page(tmp_path)
+    assert not is_page(tmp_path / "none.html")
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLES if name in KINDS])
+def test_plotly_itself_takes_every_figure(name):
+    figures = pytest.importorskip("plotly.graph_objects")
+    for plot in plots_of(SAMPLES[name]()).values():
+        drawn = to_plotly(plot)
+        figures.Figure(drawn)  # which refuses what is not in its schema
+        json.dumps(drawn, allow_nan=False)
