@@ -260,12 +260,21 @@ def example_files(folder):
     return folder
 
 
+def make_fleet():
+    """Three adapters, two of them of rank 8, and their rows."""
+    for name, source in (("a", "my_adapter"), ("b", "my_adapter"), ("c", "smaller")):
+        shutil.copytree(source, Path("adapters") / name)
+    gradience.audit_fleet("adapters", "fleet.jsonl", workers=1)
+
+
 @pytest.mark.parametrize("name", gradience.__all__)
 def test_a_docstring_opens_with_an_example_that_runs(name, example_files):
     text = inspect.getdoc(getattr(gradience, name))
     summary, example = text.split("\n\n")[:2]
     assert "\n" not in summary
     assert example.startswith(">>> ")
+    if "leet" in name:
+        make_fleet()
     public = {public: getattr(gradience, public) for public in gradience.__all__}
     test = doctest.DocTestParser().get_doctest(text, public, name, None, None)
     report = []

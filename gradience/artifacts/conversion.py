@@ -20,6 +20,7 @@ class ConversionReport(Report):
     ('peft', 16, 0)
     """
 
+    row_field: ClassVar[str] = "left_out"
     repair: ClassVar[str] = "convert the adapter again: gradience convert ADAPTER DIR --json"
 
     schema_: Literal["gradience.conversion/1"] = Field(default="gradience.conversion/1", alias="schema")

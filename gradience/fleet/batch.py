@@ -41,7 +41,7 @@ def compress_fleet(
 ) -> FleetCompression:
     """Bring every adapter of a `fleet.jsonl` whose rank is larger to `rank`, and return what became of each.
 
-    >>> batch = compress_fleet("fleet.jsonl", "smaller", rank=4)
+    >>> batch = compress_fleet("fleet.jsonl", "batch", rank=4)
     >>> batch.written, batch.small_enough, batch.failed
     (2, 1, 0)
 

@@ -39,7 +39,7 @@ def audit_fleet(
 ) -> FleetReport:
     """Measure every adapter of the sources, write a row for each, and return what holds over all of them.
 
-    >>> report = audit_fleet("adapters", "fleet.jsonl")
+    >>> report = audit_fleet("adapters", "adapters.jsonl")
     >>> report.adapters, report.failed, report.bases[0].largest_rank
     (3, 0, 8)
 

@@ -100,7 +100,7 @@ def test_a_data_frame_has_a_row_for_each(name):
     fields = {column.partition(".")[0] for column in frame.columns}
     names = getattr(rows[0], "__dataclass_fields__", None) or type(rows[0]).model_fields
     assert fields <= set(names)
-    assert len(fields) > 3
+    assert len(fields) >= 3
 
 
 @pytest.mark.parametrize("name", SAMPLES)
