@@ -32,6 +32,7 @@ from gradience.bench.arms.arm import Healed, Source
 from gradience.bench.arms.controls.probe_healed import PROBE_HEALED
 from gradience.bench.arms.controls.random_directions import write_random_directions
 from gradience.bench.run.heal import Healing, heal_variant
+from gradience.bench.run.prompts import Prompts
 from gradience.compress.adapter import write_compressed
 from gradience.evaluate import evaluate_classification, evaluate_scores, kl_divergence
 from gradience.evaluate.engines.transformers import TransformersEngine
@@ -279,17 +280,16 @@ def prepared(
     work = options.output / f"seed_{seed}"
     work.mkdir(exist_ok=True)
     report = audit_adapter(folder)
-    healing = Healing(
+    given = Prompts(
         rows=tuple(rows),
         model=model_of(labels, options),
         labels=labels,
-        steps=options.heal_steps,
-        lr=3e-4,
         batch_size=options.batch_size,
         max_length=None if labels is None else options.max_length,
         completion_tokens=64,
         device=options.device,
     )
+    healing = Healing(given, steps=options.heal_steps, lr=3e-4)
     path = work / "calibration.safetensors"
     if path.exists():
         return Probe(seed, folder, work, report, Calibration.read(path), healing, options.max_kl)
