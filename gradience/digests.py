@@ -26,6 +26,11 @@ def sha256_parts(parts: Iterable[bytes | bytearray | memoryview]) -> str:
     return digest.hexdigest()
 
 
+def sha256_bytes(data: bytes) -> bytes:
+    """The digest itself, 32 bytes."""
+    return Sha256(data).digest()
+
+
 def sha256_text(text: str) -> str:
     """The digest of `text` in UTF-8."""
     return sha256_parts([text.encode()])

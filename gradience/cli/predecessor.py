@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 IN_THE_FILE = "it is read from the configuration: gradience check config.yaml"
-NO_BASE = "leave it out: an audit never opens the base model; norms of every module's update are in --json"
+NO_BASE = (
+    "leave it out: --base-model compares each update with its weight, and nothing else opens the base model"
+)
 NO_GUARD = "gradience demo audits a trained adapter; gradience monitor run.jsonl finds NaN in a run"
 KEPT = "leave it out: results stay in --output, and runtime.keep_adapters=none gives up the trained weights"
 
@@ -11,7 +13,6 @@ INSTEAD = {
     ("audit", "--adapter-config"): "name the folder that holds both files: gradience audit ./my_adapter",
     ("audit", "--weights"): "gradience audit ./my_adapter, or the path of the .safetensors file",
     ("audit", "--top-singular-values"): "--json has the singular values of every module",
-    ("audit", "--base-model"): NO_BASE,
     ("audit", "--base-norms-cache"): NO_BASE,
     ("audit", "--no-udr"): NO_BASE,
     ("check", "--task-profile"): "--task classification, generation, reasoning or rl",
@@ -37,7 +38,6 @@ INSTEAD = {
 """(verb, option) -> what to type."""
 
 VERBS_INSTEAD = {
-    "report": "gradience monitor run.jsonl, or gradience bench summary DIR for Bench runs",
     "verify": "gradience env shows the installation, gradience demo shows that it works",
 }
 """verb -> what to type."""

@@ -56,10 +56,10 @@ def report(
     sources = read_sources(files)
     page = save_page(output, sources, texts=not no_texts)
     if json:
-        from hashlib import sha256
         from json import dumps
 
         from gradience.artifacts.base import visible_json
+        from gradience.digests import sha256_bytes
 
         made_from = [
             {"file": source.name, "schema": source.report.schema_id, "sha256": source.sha256 or None}
@@ -68,7 +68,7 @@ def report(
         facts = {
             "page": str(output),
             "bytes": len(page),
-            "sha256": sha256(page).hexdigest(),
+            "sha256": sha256_bytes(page).hex(),
             "from": made_from,
         }
         print(visible_json(dumps(facts, ensure_ascii=False)))

@@ -7,12 +7,12 @@ signs of Achlioptas 2003). It only finds candidates: what is called a copy was c
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
 
+from gradience.digests import sha256_bytes
 from gradience.spectra import Blocks, FloatArray
 
 SIDE = 8
@@ -62,6 +62,6 @@ _kept_signs = lru_cache(maxsize=CACHED)(_new_signs)
 
 @lru_cache(maxsize=4096)
 def _module_signs(name: str) -> FloatArray:
-    digest = hashlib.sha256(name.encode(errors="surrogatepass")).digest()[: SIDE * SIDE // 8]
+    digest = sha256_bytes(name.encode(errors="surrogatepass"))[: SIDE * SIDE // 8]
     bits = np.unpackbits(np.frombuffer(digest, dtype=np.uint8))
     return 2 * bits.astype(np.float64) - 1

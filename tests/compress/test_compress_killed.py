@@ -14,6 +14,7 @@ from killing import HANGS
 from samples import random_factors, write
 
 from gradience import audit_adapter
+from gradience.cli.app import run
 from gradience.compress.adapter import write_compressed
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRank
@@ -53,10 +54,10 @@ POINTS = {
     "before the other files": ("gradience.compress.adapter.carry_files", 1),
     "before the check": ("gradience.compress.adapter.check_written", 1),
     "before the report": ("gradience.artifacts.base:Artifact.save", 1),
-    "before the Markdown": ("gradience.compress.adapter:Path.write_bytes", 3),
+    "before the Markdown": ("gradience.compress.adapter:Path.write_bytes", 2),
     "before the folder is synced": ("gradience.artifacts.whole._sync", 1),
     "before the rename": ("gradience.artifacts.whole:Path.rename", 1),
-    "after the rename": ("gradience.artifacts.whole.sync_folder", 3),
+    "after the rename": ("gradience.artifacts.whole.sync_folder", 5),
 }
 SWAP_POINTS = {
     "in the middle of the weights": POINTS["in the middle of the weights"],
@@ -106,14 +107,13 @@ def case(tmp_path_factory):
     root = tmp_path_factory.mktemp("case")
     folder = write(root / "in", random_factors(0, *[(6, 20, 30)] * 4))
     (folder / "README.md").write_text("# card")
-    write_compressed(folder, plan_compression(audit_adapter(folder), ToRank(2)), root / "reference")
-    return folder, content(root / "reference")
+    assert run(arguments(folder, root / "reference" / "out")) == 0
+    return folder, content(root / "reference" / "out")
 
 
 def finish(folder: Path, out: Path, expected: dict[str, bytes]) -> None:
     """The next run succeeds, and clears away what was left."""
-    plan = plan_compression(audit_adapter(folder), ToRank(2))
-    write_compressed(folder, plan, out, force=True)
+    assert run([*arguments(folder, out), "--force"]) == 0
     assert content(out) == expected
     assert [entry.name for entry in out.parent.iterdir()] == [out.name]
 

@@ -31,6 +31,6 @@ def foreign() -> dict[str, Kind]:
             f"{BAD}/{file}", SYNTAX[PurePath(file).suffix], files, commands(f"audit {place} --json")
         )
     mlx = {f"{BAD}/{path.name}": path.read_bytes() for path in (FOREIGN / "mlx-npz").glob("adapter*")}
-    words = commands(f"audit {BAD}", f"compress {BAD} --rank 2 --dry-run")
+    words = commands(f"audit {BAD}", f"audit {BAD} --json")
     kinds["config of mlx"] = Kind(f"{BAD}/adapter_config.json", "json", mlx, words)
     return kinds

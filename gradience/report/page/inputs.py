@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
@@ -13,6 +12,7 @@ from pydantic import ConfigDict, Field
 from gradience.artifacts.base import MAX_ARTIFACT_BYTES, Artifact
 from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.report import Report
+from gradience.digests import sha256_bytes
 from gradience.errors import InputError
 from gradience.monitor import monitor_runs
 from gradience.reading import read_file
@@ -110,7 +110,7 @@ def _read(path: Path, name: str) -> Source:
         )
     reader = cast("type[Report]", resolve_name(f"gradience.artifacts.{kind}"))
     report = reader.parse(path, text)
-    return Source(name, report, hashlib.sha256(text).hexdigest(), verification_of(report))
+    return Source(name, report, sha256_bytes(text).hex(), verification_of(report))
 
 
 def verification_of(report: Report) -> str:

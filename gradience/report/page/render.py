@@ -8,7 +8,6 @@ element.
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gradience.artifacts.run import RunInfo
+from gradience.digests import sha256_bytes
 from gradience.errors import InputError, require
 from gradience.reading import open_stream
 from gradience.report import html
@@ -172,7 +172,7 @@ def asset(name: str) -> str:
 
 def policy(scripts: Sequence[str]) -> str:
     """Return the Content-Security-Policy: nothing is fetched, and only these scripts run."""
-    hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    hashes = (base64.b64encode(sha256_bytes(script.encode())).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
     return (
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:;"
