@@ -117,7 +117,7 @@ def predictions(rows: Sequence[Row]) -> list[str]:
         "| budget | predictions | rank correlation | measured / predicted |",
         "|---:|---:|---:|---|",
     ]
-    for budget in sorted({row["budget"] for row in clear}, reverse=True):
+    for budget in sorted({row["budget"] for row in clear} - {0}, reverse=True):
         of = [row for row in clear if row["budget"] == budget]
         lines.append(f"| {budget} | {len(of)} | {correlation(of)} | {span(of)} |")
     return lines
