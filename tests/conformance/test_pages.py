@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
 from browser import assert_sound, browsing, need_browser
 from test_faces import SAMPLES
-from test_page import HOSTILE, hostile_page
+from test_html_page import HOSTILE, hostile_page
 
 from gradience.report.page.inputs import read_sources
 from gradience.report.page.pieces import Source
