@@ -69,6 +69,8 @@ class LoraPair:
     declared_rank: int | None = None
     alpha: float | None = None
     scale: float | None = None
+    difference: bool = False
+    """Of two products, which may nearly cancel (see `initial`)."""
 
     @property
     def params(self) -> int:
@@ -166,6 +168,10 @@ class Adapter(Closing):
     stack: ExitStack = field(default_factory=ExitStack)
     source: Source | None = None
     """Where on the hub it was read."""
+    initial: Adapter | None = None
+    """The adapter before training, where `pairs` are the difference to it (see `initial`); open as well."""
+    init: str = "true"
+    """How that training started, which the config of the difference no longer says."""
     pickle: Path | None = None
     """The pickle that holds the weights; what is open then are the same tensors as safetensors."""
 

@@ -250,9 +250,7 @@ class _Fields:
 
     def init(self) -> str:
         value = self._fields.get("init_lora_weights", True)
-        if value is None:
-            return "true"
-        if isinstance(value, bool):
+        if value is None or isinstance(value, bool):  # null as PEFT reads it: neither factor is set to 0
             return "true" if value else "false"
         if not isinstance(value, str):
             raise self._refuse("init_lora_weights", "true, false or the name of an initialisation")

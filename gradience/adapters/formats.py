@@ -15,6 +15,7 @@ from typing import NamedTuple
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.diffusers import is_diffusers, open_diffusers
 from gradience.adapters.gguf import is_gguf, open_gguf
+from gradience.adapters.initial import subtract_initial
 from gradience.adapters.kohya import is_kohya, open_kohya
 from gradience.adapters.locate import INDEX, PICKLES, WEIGHTS
 from gradience.adapters.mlx import is_mlx, open_mlx
@@ -56,7 +57,12 @@ FORMATS: dict[str, Format] = {
 
 
 def open_adapter(
-    path: Path, *, adapter: str | None = None, allow_pickle: bool = False, pairs: Pairs | None = None
+    path: Path,
+    *,
+    adapter: str | None = None,
+    allow_pickle: bool = False,
+    pairs: Pairs | None = None,
+    initial: Path | None = None,
 ) -> Adapter:
     """Open the adapter at `path`, whatever its format. Close it with `with`.
 
@@ -64,8 +70,20 @@ def open_adapter(
     adapter: name of one, where several lie in a folder or a file.
     allow_pickle: read a pickle in a process of its own (see `pickles`), where there are no other weights.
     pairs: how the factors of a home-made file are called: then it is of no format.
+    initial: the adapter before training, where that changed the base: what is read is the difference (see `initial`).
     Raises InputError; NetworkError and MissingExtra for a name on the hub.
     """
+    opened = _open(path, adapter, pairs, allow_pickle=allow_pickle)
+    if initial is None:
+        return opened
+    with ExitStack() as stack:
+        stack.push(opened)
+        start = _open(initial, None, None, allow_pickle=allow_pickle)
+        stack.pop_all()
+        return subtract_initial(opened, start)
+
+
+def _open(path: Path, adapter: str | None, pairs: Pairs | None, *, allow_pickle: bool) -> Adapter:
     address = address_of(path)
     if address is None:
         return _open_here(path, adapter, pairs, allow_pickle=allow_pickle)

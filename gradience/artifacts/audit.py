@@ -18,6 +18,7 @@ from gradience.artifacts.base import ROW_CONFIG, Float12, Part, visible_json
 from gradience.artifacts.dominance import BaseComparison
 from gradience.artifacts.finding import Finding
 from gradience.artifacts.hub_source import HubSource
+from gradience.artifacts.initial import InitialAdapter
 from gradience.artifacts.prediction import MeasuredEffects
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
@@ -58,6 +59,9 @@ class AdapterInfo(Part):
     """Where on the hub it was read; null for one on the disk."""
     pickle: bool = False
     """The weights were read from a pickle, in a process of its own."""
+    initial: InitialAdapter | None = None
+    """What the update is the difference to, where its training changed the base at the start; then r, α, parameters
+    and spectra are those of the difference."""
     settings: dict[str, Setting] = Field(default_factory=dict)
     """What else the config says that another training must be told: `modules_to_save`, `bias`, `lora_dropout` …"""
 

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from gradience.artifacts.base import ROW_CONFIG, Float12, Part
 from gradience.artifacts.encodings import ENCODING_NAMES
 from gradience.artifacts.hub_source import HubSource
+from gradience.artifacts.initial import InitialAdapter
 from gradience.artifacts.prediction import CurvePoint, Prediction
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
@@ -79,6 +80,8 @@ class CompressionPlan(Report):
     old_max_lora_rank: int | None
     """vLLM's permitted max_lora_rank that the adapter needs now."""
     new_max_lora_rank: int | None
+    initial_sha256: str | None = None
+    """Of the initial adapter that the update is the difference to; null where there is none."""
     calibration_sha256: str | None = None
     """Of the calibration that its components come from; null for those of the SVD."""
     prediction: Prediction | None = None
@@ -191,6 +194,8 @@ class CompressionReport(Report):
     """Carried files that describe the original, with a block on top that says so."""
     left_out_files: tuple[str, ...]
     """Files of the source that are not in the output: they describe the old weights, or are pickles."""
+    initial: InitialAdapter | None = None
+    """What the update is the difference to; null where there is none."""
     calibration_sha256: str | None = None
     """As in the plan, as is the next."""
     prediction: Prediction | None = None

@@ -15,11 +15,12 @@ from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.inventory import SkippedTensor
 from gradience.adapters.memory import audit_bytes, limit_for, workers_within
-from gradience.adapters.pairs import Pairs, pairs_of
+from gradience.adapters.pairs import pairs_of
 from gradience.arguments import integer_argument, number_argument, path_argument, ranks_argument
 from gradience.artifacts.audit import AdapterInfo, AuditReport, Coverage, LayerAudit, TensorNote
 from gradience.artifacts.calibration import Calibration, calibration_argument
 from gradience.artifacts.hub_source import hub_source
+from gradience.artifacts.initial import initial_of
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.shared_names import path_text
 from gradience.audit.findings import Facts, find
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 DEFAULT_TAU = 0.90
+SAVE_INITIAL = (
+    'save it before training: set init_lora_weights=True in its config, then model.save_pretrained("initial")'
+)
 
 
 def audit_adapter(
@@ -50,6 +54,7 @@ def audit_adapter(
     allow_pickle: bool = False,
     pairs: tuple[str, str] | None = None,
     scale: float | None = None,
+    initial_adapter: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     max_memory: int | None = None,
     progress: Progress | None = None,
@@ -69,6 +74,8 @@ def audit_adapter(
     allow_pickle: read `.bin` and `.pt` as well, in a process of its own with limits (needs the extra `hf`).
     pairs: names of A and B in a home-made file, with {} for what differs: ("blocks.{}.w_a", "blocks.{}.w_b").
     scale: what B·A of such pairs is multiplied by; without it there are no norms.
+    initial_adapter: the adapter before training, for one whose start changed the base (PiSSA, OLoRA, CorDA, LoRA-GA,
+        LoftQ): what is measured is the difference s·(B·A − B₀·A₀), of rank 2r.
     workers: modules measured at a time; the processor count by default. The result does not depend on it.
     max_memory: bytes that the work may take; 500 MB by default, or eight times the file. More is refused beforehand.
 
@@ -85,7 +92,14 @@ def audit_adapter(
     known = calibration_argument(calibration)
     watch = Stopwatch(command)
     limit = None if max_memory is None else integer_argument("max_memory", max_memory)
-    with _opened(path, adapter, pairs_of(pairs, scale), allow_pickle=allow_pickle) as opened:
+    how: dict[str, Any] = {
+        "pairs": pairs_of(pairs, scale),
+        "allow_pickle": allow_pickle,
+        "initial": None
+        if initial_adapter is None
+        else path_argument("initial_adapter", initial_adapter, hint=SAVE_INITIAL),
+    }
+    with _opened(path, adapter, **how) as opened:
         work = ((pair, audit_bytes(pair)) for pair in opened.pairs)
         fitting = workers_within(limit_for(limit, [opened]), [opened], work, workers)
         with worker_threads(fitting) as pool:
@@ -100,6 +114,7 @@ def audit_adapter(
             ghosts=opened.ghosts,
             nonfinite=[sentence for item in measured for sentence in item.nonfinite],
             misnamed=opened.misnamed(),
+            started=None if opened.initial is None else opened.init.lower(),
         )
         report = with_suggestions(_assemble(opened, digest.result(), facts, tau, watch), allowed)
     return report if known is None else with_effects(report, known)
@@ -109,19 +124,17 @@ def audit_adapter(
 def _opened(
     source: str | os.PathLike[str] | PeftModel,
     adapter: str | None,
-    pairs: Pairs | None,
-    *,
-    allow_pickle: bool,
+    **how: Any,
 ) -> Iterator[Adapter]:
     """The adapter, open; of a model, from a copy on disk that is there only within."""
     if is_peft_model(source):
-        with as_folder(source, adapter) as folder, open_adapter(folder) as opened:
+        with as_folder(source, adapter) as folder, open_adapter(folder, initial=how["initial"]) as opened:
             # The rest of the path is random.
             opened.location = replace(opened.location, path=Path(folder.name))
             yield opened
     else:
         path = path_argument("path", source, "a path or a PeftModel")
-        with open_adapter(path, adapter=adapter, pairs=pairs, allow_pickle=allow_pickle) as opened:
+        with open_adapter(path, adapter=adapter, **how) as opened:
             yield opened
 
 
@@ -156,6 +169,7 @@ def _adapter_info(opened: Adapter, digest: str, layers: Sequence[LayerAudit]) ->
         "adapter_name": opened.adapter_name,
         "source": hub_source(opened.source),
         "pickle": opened.pickle is not None,
+        "initial": initial_of(opened),
     }
     if config is None:
         return AdapterInfo(**common)
@@ -165,7 +179,7 @@ def _adapter_info(opened: Adapter, digest: str, layers: Sequence[LayerAudit]) ->
         lora_alpha=config.lora_alpha,
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
-        init=config.init,
+        init=config.init if opened.initial is None else opened.init,
         task_type=config.task_type,
         peft_type=config.peft_type,
         peft_version=config.peft_version,
@@ -176,10 +190,11 @@ def _adapter_info(opened: Adapter, digest: str, layers: Sequence[LayerAudit]) ->
 
 def _coverage(opened: Adapter) -> Coverage:
     entries = list(opened.entries())
+    audited = sum(pair.params for pair in opened.pairs)
     return Coverage(
         tensors=len(entries),
         params=sum(entry.params for _, entry in entries),
-        audited_params=sum(pair.params for pair in opened.pairs),
+        audited_params=audited if opened.initial is None else audited // 2,  # half of them are the other's
         other_params=sum(note.params for note in opened.other),
         unaudited_params=sum(note.params for note in opened.unaudited),
         other=_notes(opened.other),

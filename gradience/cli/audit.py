@@ -13,6 +13,7 @@ from gradience.cli.console import show_error
 from gradience.cli.options import (
     AdapterName,
     AllowPickle,
+    InitialAdapter,
     MaxMemory,
     PairNames,
     PairScale,
@@ -100,6 +101,7 @@ def audit(
         typer.Option("--append", metavar="RUN", help="Append a summary to the run.jsonl of its training."),
     ] = None,
     allow_pickle: AllowPickle = False,
+    initial_adapter: InitialAdapter = None,
     html: Html = None,
     max_memory: MaxMemory = None,
     force: Annotated[bool, typer.Option("--force", help="Let --output replace a file.")] = False,
@@ -142,6 +144,7 @@ def audit(
                 allow_pickle=allow_pickle,
                 pairs=pairs,
                 scale=scale,
+                initial_adapter=initial_adapter,
                 max_memory=limit,
                 progress=progress,
                 command=command_line(),

@@ -12,6 +12,7 @@ from gradience.cli.compress_fleet import compress_batch
 from gradience.cli.options import (
     AdapterName,
     AllowPickle,
+    InitialAdapter,
     Layers,
     MaxMemory,
     Quiet,
@@ -187,6 +188,7 @@ def compress(
     layers: Layers = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report (or the plan) as JSON.")] = False,
     allow_pickle: AllowPickle = False,
+    initial_adapter: InitialAdapter = None,
     html: Html = None,
     max_memory: MaxMemory = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing adapter folder.")] = False,
@@ -224,10 +226,12 @@ def compress(
     from gradience.report.card import card_of
     from gradience.report.faces import to_markdown
 
-    which: dict[str, Any] = {"adapter": name, "allow_pickle": allow_pickle}
+    which: dict[str, Any] = {"allow_pickle": allow_pickle, "initial_adapter": initial_adapter}
     measured = None if calibration is None else Calibration.read(calibration)
     with ProgressBar(f"measuring {adapter}", quiet=quiet) as progress:
-        audited = audit_adapter(adapter, **which, max_memory=limit, progress=progress, command=command_line())
+        audited = audit_adapter(
+            adapter, adapter=name, **which, max_memory=limit, progress=progress, command=command_line()
+        )
     ranks = plan_compression(
         audited,
         criterion,
@@ -243,8 +247,8 @@ def compress(
         "strip": strip or (),
         "base_model": base_model,
         "adapter_name": name,
-        "allow_pickle": allow_pickle,
         "calibration": measured,
+        **which,
     }
     if output is None or dry_run:
         rehearse_compression(adapter, ranks, **how)

@@ -64,6 +64,14 @@ AllowPickle = Annotated[
         "--allow-pickle", help="Read .bin and .pt too, in a process with limits (needs PyTorch 2.10)."
     ),
 ]
+InitialAdapter = Annotated[
+    Path | None,
+    typer.Option(
+        "--initial-adapter",
+        metavar="DIR",
+        help="The adapter before training (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ): reads the difference to it.",
+    ),
+]
 MaxMemory = Annotated[
     str | None,
     typer.Option(

@@ -22,6 +22,7 @@ from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.card import CARD, write_block
 from gradience.artifacts.compression import CompressionPlan, CompressionReport, Encoding
 from gradience.artifacts.hub_source import hub_source
+from gradience.artifacts.initial import initial_of
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.shared_names import path_text
 from gradience.artifacts.whole import check_output, whole_folder
@@ -63,6 +64,7 @@ def write_compressed(
     force: bool = False,
     adapter_name: str | None = None,
     allow_pickle: bool = False,
+    initial_adapter: Path | None = None,
     workers: int | None = None,
     max_memory: int | None = None,
     progress: Progress | None = None,
@@ -84,7 +86,7 @@ def write_compressed(
     refuse_foreign_files(target, names_beside(source))
     if verify_peft:
         require_peft()
-    given = (plan, base_model, adapter_name, allow_pickle)
+    given = (plan, base_model, adapter_name, allow_pickle, initial_adapter)
     how: dict[str, Any] = {"encoding": encoding, "dtype": dtype, "strip": strip, "calibration": calibration}
     with (
         _prepared(source, *given, **how) as (opened, config, layout),
@@ -114,6 +116,7 @@ def write_compressed(
                 output_path=path_text(target),
                 output_sha256=weights.sha256,
                 criterion=plan.criterion,
+                initial=initial_of(opened),
                 calibration_sha256=plan.calibration_sha256,
                 prediction=plan.prediction,
                 encoding=layout.encoded.encoding,
@@ -130,7 +133,11 @@ def write_compressed(
                 config_changes=changed_fields(fields, new_fields),
                 peft_check=loaded,
                 **_runtimes(folder, opened, config, base_model),
-                warnings=(*warnings_of(plan, layout, results), *_names_a_folder(config)),
+                warnings=(
+                    *warnings_of(plan, layout, results),
+                    *_names_a_folder(config),
+                    *_needs_the_base(opened),
+                ),
                 run=watch.run_info(),
             )
             report.save(folder / REPORT)
@@ -173,11 +180,14 @@ def _prepared(
     base_model: str | os.PathLike[str] | None,
     adapter_name: str | None,
     allow_pickle: bool = False,
+    initial_adapter: Path | None = None,
     **choices: Any,
 ) -> Iterator[tuple[Adapter, PeftConfig, Layout]]:
     """The adapter, open; its config; and what is to be written."""
     with ExitStack() as stack:
-        opened = stack.enter_context(open_adapter(source, adapter=adapter_name, allow_pickle=allow_pickle))
+        opened = stack.enter_context(
+            open_adapter(source, adapter=adapter_name, allow_pickle=allow_pickle, initial=initial_adapter)
+        )
         config = require_config(opened)
         base = None
         if base_model is not None:
@@ -195,6 +205,17 @@ def _names_a_folder(config: PeftConfig) -> tuple[str, ...]:
     return (
         "adapter_config.json names the base model by an absolute path, by which PEFT loads it: before the adapter is"
         " shared, put the model's public name there (base_model_name_or_path)",
+    )
+
+
+def _needs_the_base(opened: Adapter) -> tuple[str, ...]:
+    """Which weights the written adapter belongs on, where those that it was trained on were changed."""
+    if opened.initial is None:
+        return ()
+    quantized = "; what quantizing the base changed is not in it" if opened.init.lower() == "loftq" else ""
+    return (
+        f"it is a plain LoRA for the base as it was before {opened.init} changed it, and not for the residual that"
+        f" was trained on: base_model_name_or_path must name the original{quantized}",
     )
 
 

@@ -98,6 +98,14 @@ def refuse_plan(opened: Adapter, plan: CompressionPlan, calibration: Calibration
     """Raise UsageError for a plan that does not fit the adapter or the calibration, InputError (no-alpha) where a
     scale is unknown.
     """
+    if plan.initial_sha256 != (None if opened.initial is None else opened.initial.sha256()):
+        raise UsageError(
+            "the plan was made without an initial adapter"
+            if plan.initial_sha256 is None
+            else f"the plan was made with the initial adapter of sha256 {plan.initial_sha256[:12]}…",
+            code="plan-mismatch",
+            hint="give the same --initial-adapter DIR as for the plan, or none (Python: initial_adapter=)",
+        )
     if plan.calibration_sha256 != (None if calibration is None else calibration.sha256):
         raise UsageError(
             "the plan was made with another calibration"
@@ -126,7 +134,11 @@ def refuse_plan(opened: Adapter, plan: CompressionPlan, calibration: Calibration
 
 def refuse_copy(opened: Adapter, jobs: Sequence[Job], names: Mapping[str, str]) -> None:
     """Raise InputError (nothing-smaller) where the result would be what is there already."""
-    if any(not job.keeps_rank for job in jobs) or any(name != tensor for tensor, name in names.items()):
+    if (
+        opened.initial is not None
+        or any(not job.keeps_rank for job in jobs)
+        or any(name != tensor for tensor, name in names.items())
+    ):
         return
     largest = max(job.pair.rank for job in jobs)
     raise InputError(

@@ -10,7 +10,7 @@ from gradience.arguments import integer_argument, names_argument, path_argument,
 from gradience.artifacts.calibration import Calibration, calibration_argument
 from gradience.artifacts.compression import CompressionPlan, CompressionReport, Encoding
 from gradience.artifacts.whole import check_output
-from gradience.audit.adapter import audit_adapter
+from gradience.audit.adapter import SAVE_INITIAL, audit_adapter
 from gradience.compress.adapter import rehearse_compression, write_compressed
 from gradience.compress.encodings import rule_of
 from gradience.compress.peft_check import require_peft
@@ -45,6 +45,7 @@ class Options(TypedDict, total=False):
     base_model: str | os.PathLike[str] | None
     adapter: str | None
     allow_pickle: bool
+    initial_adapter: str | os.PathLike[str] | None
     verify_peft: bool
     force: bool
     workers: int | None
@@ -91,6 +92,7 @@ def compress_adapter(
     base_model: str | os.PathLike[str] | None = None,
     adapter: str | None = None,
     allow_pickle: bool = False,
+    initial_adapter: str | os.PathLike[str] | None = None,
     verify_peft: bool = False,
     dry_run: bool = False,
     force: bool = False,
@@ -130,6 +132,8 @@ def compress_adapter(
         verdicts on runtimes; its safetensors are needed for DoRA alone.
     adapter: which one, where a folder or a file holds several.
     allow_pickle: read `.bin` and `.pt` as well, in a process of its own with limits (needs the extra `hf`).
+    initial_adapter: the adapter before training, for one whose start changed the base (PiSSA, OLoRA, CorDA, LoRA-GA,
+        LoftQ): written is the difference, a plain LoRA for the base as it was.
     verify_peft: let PEFT load the result before it is put in place (a child process; needs the extra `hf`).
     dry_run: return the plan, and write nothing.
     force: replace an adapter folder that is there.
@@ -162,6 +166,9 @@ def compress_adapter(
         "base_model": None if base_model is None else path_argument("base_model", base_model),
         "adapter_name": adapter,
         "allow_pickle": allow_pickle,
+        "initial_adapter": None
+        if initial_adapter is None
+        else path_argument("initial_adapter", initial_adapter, hint=SAVE_INITIAL),
         "calibration": calibration_argument(calibration),
     }
     if multiple_of is not None:
@@ -179,7 +186,8 @@ def compress_adapter(
         if verify_peft:
             require_peft()
     machine: dict[str, Any] = {"workers": workers, "max_memory": max_memory, "progress": progress}
-    audited = audit_adapter(source, adapter=adapter, allow_pickle=allow_pickle, **machine)
+    which: dict[str, Any] = {name: how[name] for name in ("allow_pickle", "initial_adapter")}
+    audited = audit_adapter(source, adapter=adapter, **which, **machine)
     planned = plan_compression(
         audited,
         criterion,

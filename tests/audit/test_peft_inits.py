@@ -91,9 +91,10 @@ def test_loftq(tmp_path):
     assert report.suggestions is None
 
 
-@pytest.mark.parametrize("init", ["orthogonal", False])
+@pytest.mark.parametrize("init", ["orthogonal", False, None])
 def test_noise_from_the_start(init, tmp_path):
-    report = saved(config(init_lora_weights=init), tmp_path)
+    report = saved(config(init_lora_weights=init), tmp_path, trained=False)
+    assert all(row.status == "ok" and row.fro_norm > 0 for row in report.layers) or init == "orthogonal"
     assert "init-noise" in codes(report)
     assert report.suggestions is None
 

@@ -25,6 +25,8 @@ class Facts(NamedTuple):
     """One sentence per factor with NaN or infinity."""
     misnamed: Sequence[str] = ()
     """Tensors of the adapter under names that PEFT does not look for."""
+    started: str | None = None
+    """How the training started, where the initial adapter was subtracted."""
 
 
 FindingRule = Callable[[Facts], Iterator[Finding]]

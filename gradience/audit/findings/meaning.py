@@ -10,8 +10,23 @@ from gradience.artifacts.finding import Finding
 from gradience.audit.findings.facts import Facts
 from gradience.words import counted
 
+SUBTRACT = (
+    "audit and compress read the difference to the adapter as it was saved before training: --initial-adapter DIR "
+    "(Python: initial_adapter=)"
+)
+
 
 def initialisation(facts: Facts) -> Iterator[Finding]:
+    if facts.started is not None:
+        rounding = "; against the unquantized base, the rounding of its quantization comes on top"
+        yield Finding(
+            code="init-subtracted",
+            severity="info",
+            message=(
+                f"initialised with {facts.started}: this is the difference to the initial adapter, of twice the rank: "
+                f"what training added to the base as it was before{rounding if facts.started == 'loftq' else ''}"
+            ),
+        )
     init = facts.config.init.lower() if facts.config else "true"
     start = initialisation_of(init)
     if start is None:
@@ -26,7 +41,7 @@ def initialisation(facts: Facts) -> Iterator[Finding]:
             code="init-not-update",
             severity="error",
             message="initialised with LoftQ: B·A contains the correction of the quantised base, not only the update",
-            hint="no rank is suggested from it; evaluate a smaller rank on the task instead",
+            hint=f"no rank is suggested from it; {SUBTRACT}",
         )
     elif not start.keeps_base:
         yield Finding(
@@ -36,10 +51,7 @@ def initialisation(facts: Facts) -> Iterator[Finding]:
                 f"initialised with {init}: the base weights were changed at the start and B·A contains that change. "
                 "These are spectra of B·A, not of what training learned"
             ),
-            hint=(
-                "save it with PEFT's path_initial_model_for_weight_conversion (a plain LoRA of rank 2r) "
-                "and audit the result; no rank is suggested from this one"
-            ),
+            hint=f"no rank is suggested from it; {SUBTRACT}",
         )
     elif not start.zero:
         rounding = "factors whose product is 0 to rounding alone (orthogonal): B·A held that rounding before training"

@@ -88,9 +88,17 @@ def title_blocks(report: AuditReport, view: View) -> list[Block]:
         f"sha256 {adapter.sha256[:12]}",
         *commit_of(adapter.source),
     ]
+    difference = adapter.initial and Paragraph(
+        (
+            "difference to the initial adapter ",
+            Span(adapter.initial.path, "name"),
+            ", of twice the adapter's rank",
+        )
+    )
     return [
         Heading(("Audit of ", Span(adapter.path, "name")), level=1),
         Paragraph(" · ".join([kind_of_adapter(report), ranks, alpha_and_scale(report), base])),
+        *([difference] if difference else []),
         Paragraph(Span(" · ".join(inventory), "dim")),
     ]
 

@@ -70,9 +70,21 @@ def title_blocks(compression: Compression, view: View) -> list[Block]:
     return [
         Heading(("Compressed to ", Span(compression.output_path, "name")), level=1),
         Paragraph(("from ", Span(compression.source_path, "name"), f" · {compression.criterion}")),
+        *_difference(compression),
         Paragraph(Span(digests, "dim")),
         *([] if view.brief else [Paragraph(method)]),
     ]
+
+
+def _difference(report: CompressionReport) -> list[Block]:
+    if report.initial is None:
+        return []
+    words = (
+        " of initial adapter ",
+        Span(report.initial.path, "name"),
+        " subtracted: sizes before are twice the adapter's",
+    )
+    return [Paragraph(("B₀·A₀", *words))]
 
 
 def caveat_blocks(compression: Compression, view: View) -> list[Block]:

@@ -28,8 +28,8 @@ def changes_the_base(folder: Path, what: str) -> InputError:
     return InputError(
         f"{folder}: {what} changes the base's weights, on which the other adapters stand",
         code="adapter-changes-base",
-        hint="retrain with bias='none', or save it as plain LoRA with PEFT's"
-        " path_initial_model_for_weight_conversion",
+        hint="retrain with bias='none'; of PiSSA and its like, write plain LoRA: gradience compress ADAPTER"
+        " --initial-adapter DIR --energy 1 --output NEW",
     )
 
 

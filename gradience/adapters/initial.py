@@ -1,0 +1,185 @@
+"""What training learned where the base was changed at its start: s·(B·A − B₀·A₀), as the factors [B, −B₀]·[A; A₀].
+
+PiSSA, OLoRA, CorDA, LoRA-GA and LoftQ take s·B₀·A₀ out of the weights before the first step, so that the model starts
+where the base was, and s·B·A holds it again. Against the base as it was, the update is the difference to the adapter
+of that moment: a LoRA of rank 2r, which PEFT's conversion writes as well.
+Source: PEFT 0.21, tuners/lora/model.py, `subtract_mutated_init`; peft_model.py, `save_pretrained`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from gradience.adapters.adapter import Adapter, Factor, LoraPair
+from gradience.adapters.config import PeftConfig, config_of
+from gradience.adapters.dtypes import DTYPES, DType, Words, decode, encode
+from gradience.adapters.initialisations import initialisation_of
+from gradience.errors import InputError, UsageError
+
+SAME = 1e-12
+"""Scales that differ relatively by no more are one: both are quotients."""
+_OF_THE_START = ("loftq_config", "corda_config", "lora_ga_config")
+"""Settings of an initialisation, which its result no longer has."""
+
+
+def subtract_initial(opened: Adapter, initial: Adapter) -> Adapter:
+    """Return `opened` as the difference to `initial`: its pairs, and a config that says so. Closing it closes both.
+
+    Raises UsageError (initial-needless) where B·A is the update as it is; InputError (initial-mismatch) where the two
+    do not belong together, and where nothing is known of one of them.
+    """
+    with ExitStack() as stack:
+        stack.callback(opened.close)
+        stack.callback(initial.close)
+        config = _changed_base(opened)
+        _check_start(opened, initial, config)
+        factor = math.sqrt(2) if config.use_rslora else 2
+        starts = {pair.module: pair for pair in initial.pairs}
+        pairs = [
+            _difference(opened, initial, pair, starts.pop(pair.module, None), factor) for pair in opened.pairs
+        ]
+        if starts:
+            raise _mismatch(opened, initial, f"it has a module {min(starts)}, which the adapter has not")
+        return replace(
+            opened,
+            config=config_of(config.path, _fields(config, factor)),
+            pairs=pairs,
+            initial=initial,
+            init=config.init,
+            stack=stack.pop_all(),
+        )
+
+
+def _changed_base(opened: Adapter) -> PeftConfig:
+    """The config of an adapter whose start changed the base. Raises UsageError, InputError for all others."""
+    config = opened.config
+    if not opened.of_peft or config is None:
+        raise InputError(
+            f"{opened.location.path}: no adapter_config.json of PEFT says how its training started",
+            code="initial-mismatch",
+            hint="put the adapter_config.json beside the weights, or leave --initial-adapter out",
+        )
+    start = initialisation_of(config.init)
+    if start is None or start.keeps_base:
+        raise UsageError(
+            f"{opened.location.path}: init_lora_weights is {config.init[:60]!r}, which does not change the base: "
+            "s·B·A is the whole update, and no initial adapter is taken off it",
+            code="initial-needless",
+            hint="leave --initial-adapter out (Python: initial_adapter=)",
+        )
+    if config.use_dora:
+        raise InputError(
+            f"{opened.location.path}: a DoRA adapter: its update is not the difference of two products",
+            code="initial-mismatch",
+            hint="audit it without --initial-adapter",
+        )
+    return config
+
+
+def _check_start(opened: Adapter, initial: Adapter, config: PeftConfig) -> None:
+    """Raise InputError (initial-mismatch) for an adapter that cannot be the start of this training."""
+    known = initial.config
+    if known is None or not initial.of_peft:
+        raise _mismatch(opened, initial, "it has no adapter_config.json of PEFT")
+    if known.init.lower() not in ("true", config.init.lower()):
+        raise _mismatch(
+            opened, initial, f"its init_lora_weights is {known.init[:60]!r}, not true or {config.init!r}"
+        )
+    if None not in (known.base_model, config.base_model) and known.base_model != config.base_model:
+        raise _mismatch(
+            opened, initial, f"it is for the base {known.base_model!r}, the adapter for {config.base_model!r}"
+        )
+    if initial.unaudited:
+        raise _mismatch(opened, initial, f"{initial.unaudited[0].tensor}: {initial.unaudited[0].reason}")
+    first = next((pair for pair in initial.pairs if pair.kind == "linear"), None)
+    if first is not None and not decode(first.b.read()).any():
+        raise _mismatch(opened, initial, f"B is 0 in {first.module}, and {config.init} does not start so")
+
+
+def _mismatch(opened: Adapter, initial: Adapter, what: str) -> InputError:
+    return InputError(
+        f"{initial.location.path}: not the initial adapter of {opened.location.path}: {what}",
+        code="initial-mismatch",
+        hint="give the adapter as it was saved before the first step of this training, with init_lora_weights=True",
+    )
+
+
+def _difference(
+    opened: Adapter, initial: Adapter, pair: LoraPair, start: LoraPair | None, factor: float
+) -> LoraPair:
+    """The pair [B, −B₀], [A; A₀]. Raises InputError (initial-mismatch)."""
+    if start is None:
+        raise _mismatch(opened, initial, f"it has no module {pair.module}")
+    if pair.groups > 1 or pair.experts > 1:
+        raise _mismatch(
+            opened, initial, f"{pair.module} is grouped or stacked: such differences are not read"
+        )
+    if _shapes(pair) != _shapes(start):
+        raise _mismatch(
+            opened, initial, f"{pair.module} has {_shapes(start)} there, and {_shapes(pair)} in the adapter"
+        )
+    if pair.scale is None or start.scale is None or not math.isclose(pair.scale, start.scale, rel_tol=SAME):
+        raise _mismatch(
+            opened,
+            initial,
+            f"{pair.module} has the scale {start.scale} there, and {pair.scale} in the adapter",
+        )
+    return replace(
+        pair,
+        a=_stacked(pair.a, start.a, axis=0, negative=False),
+        b=_stacked(pair.b, start.b, axis=1, negative=True),
+        rank=2 * pair.rank,
+        declared_rank=None if pair.declared_rank is None else 2 * pair.declared_rank,
+        alpha=None if pair.alpha is None else factor * pair.alpha,
+        difference=True,
+    )
+
+
+def _shapes(pair: LoraPair) -> str:
+    return f"A {list(pair.a.entry.shape)} and B {list(pair.b.entry.shape)}"
+
+
+def _stacked(factor: Factor, start: Factor, *, axis: int, negative: bool) -> Factor:
+    """Both factors as one, along the axis of the rank, in a type that holds both exactly."""
+    dtype = _common(factor.entry.dtype, start.entry.dtype)
+    shape = list(factor.entry.shape)
+    shape[axis] *= 2
+
+    def stack(words: Words) -> Words:
+        first = words if factor.turn is None else factor.turn(words)
+        second = start.read()
+        if negative or dtype != start.entry.dtype:
+            values = decode(second)
+            second = encode(-values if negative else values, dtype)
+        if dtype != factor.entry.dtype:
+            first = encode(decode(first), dtype)
+        return np.concatenate([first, second], axis=axis)
+
+    entry = factor.entry._replace(dtype=dtype, shape=tuple(shape), size=math.prod(shape) * dtype.bits // 8)
+    return factor._replace(entry=entry, turn=stack)
+
+
+def _common(first: DType, second: DType) -> DType:
+    if first == second:
+        return first
+    return DTYPES["F64" if "F64" in (first.name, second.name) else "F32"]
+
+
+def _fields(config: PeftConfig, factor: float) -> Mapping[str, Any]:
+    """The config of a plain LoRA of twice the rank, at the same scales."""
+    old = config.fields
+    changed: dict[str, Any] = {
+        "r": 2 * (config.r or 0),
+        "lora_alpha": factor * (config.lora_alpha or 0),
+        "init_lora_weights": True,
+    }
+    for name, times in (("rank_pattern", 2), ("alpha_pattern", factor)):
+        if old.get(name):
+            changed[name] = {key: times * value for key, value in old[name].items()}
+    return {**old, **changed, **{name: None for name in _OF_THE_START if name in old}}
