@@ -178,6 +178,7 @@ $(VLLM)/.$(VLLM_VERSION): | $(VENV)/.made
 
 conformance-vllm: $(VENV)/.test $(VLLM)/.$(VLLM_VERSION)
 	PYTHONPATH=tests $(PY) -W ignore -m conformance.serving vllm --python $(VLLM)/bin/python $(ARGS)
+	PYTHONPATH=tests $(PY) -W ignore -m conformance.serving.slots --python $(VLLM)/bin/python
 
 # The source archive holds llama.cpp itself, and with it the converters.
 LLAMA := .venv-llama-cpp

@@ -161,6 +161,10 @@ class FleetReport(Report):
     """Folders beside the adapters in which there is none."""
     engine: str
     """The engine and version whose steps and slots these are."""
+    rows_file: str | None = None
+    """Where the rows are, which `gradience compress --fleet` takes; null where none were written."""
+    root: str = "."
+    """What the paths of the rows are relative to."""
     bases: tuple[BaseGroup, ...]
     copies: tuple[Copies, ...]
     failures: tuple[Failure, ...]

@@ -11,6 +11,7 @@ from pathlib import Path
 from gradience.arguments import integer_argument, path_argument
 from gradience.artifacts.fleet import FleetReport, FleetRow
 from gradience.artifacts.run import Stopwatch
+from gradience.artifacts.shared_names import path_text
 from gradience.compare.adapters import compare_adapters
 from gradience.errors import GradienceError
 from gradience.fleet.discover import Member, discover
@@ -96,6 +97,8 @@ def audit_fleet(
         params=tally.params,
         elsewhere=fleet.elsewhere,
         engine=engine(),
+        rows_file=None if rows_file is None else path_text(rows_file),
+        root=path_text(home),
         bases=tally.bases(partial(predictions.kl, paths)),
         copies=tally.copies(partial(_difference, paths)),
         failures=tally.failures(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from gradience.artifacts.fleet import BaseGroup, FleetReport, Forcing
@@ -37,13 +38,14 @@ def fleet_blocks(report: FleetReport, *, brief: bool = False) -> Document:
     return [
         *_title(report),
         *_serving(report),
-        *(block for base in bases for block in _lower_steps(base, report.engine, brief=brief)),
+        *(block for base in bases for block in _lower_steps(base, brief=brief)),
+        *_next(report),
         *_copies(report, brief=brief),
         *_failures(report),
         Heading("What does this not show?"),
         Paragraph(
-            "Quality: lost energy is a crude guide to it. Slots are those of the modules that the adapters have; the"
-            f" formula was read in {report.engine}, and a server may keep room for more modules."
+            f"Quality: lost energy is a crude guide to it. Slots are as {report.engine} held them when it was run, for"
+            " the modules that the adapters have; unless told otherwise it makes room in all others, too."
         ),
     ]
 
@@ -84,7 +86,7 @@ def _serving(report: FleetReport) -> list[Block]:
         Column("adapters", ">"),
         Column("largest r", ">"),
         Column("max_lora_rank", ">"),
-        Column("per slot", ">"),
+        Column("per slot ≥", ">"),
         Column("on disk", ">", drop=1),
     ]
     rows: list[list[Inline]] = [
@@ -101,13 +103,13 @@ def _serving(report: FleetReport) -> list[Block]:
     return [Heading("What must a server hold?", aside=report.engine), Table(columns, rows)]
 
 
-def _lower_steps(base: BaseGroup, engine: str, *, brief: bool) -> list[Block]:
+def _lower_steps(base: BaseGroup, *, brief: bool) -> list[Block]:
     """What each lower step takes, and who stands above the next one."""
     if not base.steps:
         return []
     columns = [
         Column("max_lora_rank", ">"),
-        Column("per slot", ">"),
+        Column("per slot ≥", ">"),
         Column("to squeeze", ">"),
         Column("energy lost, median", ">"),
         Column("most", ">"),
@@ -142,8 +144,21 @@ def _forcing(base: BaseGroup, *, brief: bool) -> list[Block]:
     blocks: list[Block] = [Table(columns, [_forcing_row(adapter, calibrated) for adapter in shown])]
     if step.squeezed > len(shown):
         blocks.append(Paragraph(Span(f"and {count(step.squeezed - len(shown))} more", "dim")))
-    command = f"Next: gradience compress --fleet fleet.jsonl --to-rank {step.max_lora_rank} -o DIR"
-    return [*blocks, Paragraph(Span(command, "dim"))]
+    return blocks
+
+
+def _next(report: FleetReport) -> list[Block]:
+    """The command that brings all to the next step of the first base."""
+    steps = [base.steps[0].max_lora_rank for base in report.bases if base.steps]
+    if not steps:
+        return []
+    if report.rows_file is None:
+        advice = "Next: -o fleet.jsonl keeps the rows; gradience compress --fleet brings them to one rank"
+        return [Paragraph(Span(advice, "dim"))]
+    root = "" if report.root == "." else " --root ROOT"
+    command = f"gradience compress --fleet {shlex.quote(report.rows_file)}{root} --to-rank {steps[0]} -o DIR"
+    every = "  (every base)" if len(steps) > 1 else ""
+    return [Paragraph(Span(f"Next: {command}{every}", "dim"))]
 
 
 def _forcing_row(adapter: Forcing, calibrated: bool) -> list[Inline]:
@@ -189,9 +204,14 @@ def _names(paths: Sequence[str], shown: int) -> Inline:
 def _failures(report: FleetReport) -> list[Block]:
     if not report.failures:
         return []
-    columns = [Column("code"), Column("adapters", ">"), Column("first"), Column("what was said", wrap=True)]
-    rows: list[list[Inline]] = [
-        [Span(failure.code, "bad"), count(failure.adapters), Span(failure.first, "name"), failure.message]
+    notes = [
+        Note("error", _failing(failure.code, failure.adapters, failure.first), [failure.message])
         for failure in report.failures
     ]
-    return [Heading("What could not be measured?"), Table(columns, rows)]
+    return [Heading("What could not be measured?"), Notes(notes)]
+
+
+def _failing(code: str, adapters: int, first: str) -> Inline:
+    """`pickle: 5 adapters, such as zoo/a`, or the one."""
+    several = f": {plural(adapters, 'adapter')}, such as " if adapters > 1 else ": "
+    return (Span(code, "bad"), several, Span(first, "name"))

@@ -32,9 +32,9 @@ def fleet_compression_blocks(report: FleetCompression, shown: int | None = None)
                 f" {count(report.small_enough)} small enough, {count(report.failed)} failed · {saved}"
             ),
         ],
-        _section("Smaller, the largest error first", ("error", ""), there, shown),
-        _section("Small enough: left where they are", ("", ""), small, shown),
-        _section("What could not be compressed?", ("code", "what was said"), refused, shown),
+        _section("Smaller, the largest error first", there, shown),
+        _section("Small enough: left where they are", small, shown),
+        _refused(refused, shown),
     ]
     if there:
         advice = "the errors are of the weights: evaluate what matters (gradience evaluate, gradience shrink)"
@@ -42,18 +42,37 @@ def fleet_compression_blocks(report: FleetCompression, shown: int | None = None)
     return [block for part in blocks for block in part]
 
 
-def _section(title: str, titles: tuple[str, str], adapters: list[Squeezed], shown: int | None) -> Document:
+def _section(title: str, adapters: list[Squeezed], shown: int | None) -> Document:
     if not adapters:
         return []
-    columns = [Column("adapter"), Column("r", ">"), Column(titles[0]), Column(titles[1], wrap=True)]
-    hidden = len(adapters) - len(adapters[:shown])
-    more = [Paragraph(Span(f"and {count(hidden)} more", "dim"))] if hidden else []
-    return [Heading(title), Table(columns, [_row(adapter) for adapter in adapters[:shown]]), *more]
+    columns = [Column("adapter"), Column("r", ">"), Column("error", ">")]
+    return [
+        Heading(title),
+        Table(columns, [_row(adapter) for adapter in adapters[:shown]]),
+        *_more(adapters, shown),
+    ]
 
 
 def _row(adapter: Squeezed) -> list[Inline]:
     rank = "" if adapter.old_rank is None else count(adapter.old_rank)
-    name = Span(adapter.path, "name")
-    if adapter.status == "failed":
-        return [name, rank, Span(adapter.error or "", "bad"), adapter.message or ""]
-    return [name, rank, percent(adapter.measured_error) if adapter.new_bytes is not None else ""]
+    error = percent(adapter.measured_error) if adapter.new_bytes is not None else ""
+    return [Span(adapter.path, "name"), rank, error]
+
+
+def _refused(adapters: list[Squeezed], shown: int | None) -> Document:
+    if not adapters:
+        return []
+    notes = [
+        OneNote(
+            "error",
+            (Span(adapter.error or "", "bad"), ": ", Span(adapter.path, "name")),
+            [adapter.message or ""],
+        )
+        for adapter in adapters[:shown]
+    ]
+    return [Heading("What could not be compressed?"), Notes(notes), *_more(adapters, shown)]
+
+
+def _more(adapters: list[Squeezed], shown: int | None) -> Document:
+    hidden = len(adapters) - len(adapters[:shown])
+    return [Paragraph(Span(f"and {count(hidden)} more", "dim"))] if hidden else []

@@ -21,8 +21,9 @@ def slot_bytes(width: float, max_lora_rank: int) -> int:
     """Return the bytes of one slot: A is (max_lora_rank, n) and B (m, max_lora_rank) of every module, zeros included.
 
     width: Σ(m + n) over the modules that LoRA is on. A lower bound, since vLLM holds room for every module of the model
-    that can have LoRA (of `lora_target_modules`, where that is set), whether or not an adapter uses it.
-    Source, read and not run: `create_lora_weights` of vLLM 0.32.0, lora/layers/base_linear.py.
+    that can have LoRA (of `lora_target_modules`, where that is set), embedding and head among them, whether or not an
+    adapter uses it. Source: `create_lora_weights` of vLLM 0.32.0, lora/layers/base_linear.py; checked against what
+    it holds for every linear module of SmolLM2-135M (docs/conformance/vllm_slots.json).
     """
     return math.ceil(SLOT_BYTES * width * max_lora_rank)
 

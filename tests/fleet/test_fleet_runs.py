@@ -76,9 +76,11 @@ def test_rows_and_report_fit_their_schemas(here, capsys):
 
 
 def test_the_screen_says_who_forces_what_and_what_it_costs(here):
-    text = fleet_text(audit_fleet("zoo"))
-    for part in ("4 adapters", "1 of 3", "zoo/wide", "same update", "lfs-pointer", "--to-rank 8"):
+    text = fleet_text(audit_fleet("zoo", "rows.csv"))
+    for part in ("4 adapters", "1 of 3", "zoo/wide", "same update", "lfs-pointer"):
         assert part in text
+    assert "gradience compress --fleet rows.jsonl --to-rank 8 -o DIR" in text
+    assert "-o fleet.jsonl keeps the rows" in fleet_text(audit_fleet("zoo"))
 
 
 # ---------------------------------------------------------------- where adapters are

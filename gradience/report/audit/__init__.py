@@ -2,6 +2,7 @@
 
 view.py         how much is shown
 trust.py        can I trust it?
+space.py        what takes the space? Where it is not LoRA weights of 16 bits alone
 use.py          how much of its rank does it use?
 effects.py      what matters to the output? With a calibration
 dominance.py    how large is it beside the base? With the base's weights
@@ -24,6 +25,7 @@ from gradience.report.audit.dominance import dominance_blocks
 from gradience.report.audit.effects import effect_blocks
 from gradience.report.audit.layers import layer_blocks
 from gradience.report.audit.ranks import rank_blocks
+from gradience.report.audit.space import space_blocks
 from gradience.report.audit.trust import number_types, trust_blocks
 from gradience.report.audit.use import use_blocks
 from gradience.report.audit.view import DOCUMENT, View
@@ -128,6 +130,7 @@ def caveat_blocks(report: AuditReport, view: View) -> list[Block]:
 SECTIONS: tuple[Callable[[AuditReport, View], list[Block]], ...] = (
     title_blocks,
     trust_blocks,
+    space_blocks,
     use_blocks,
     effect_blocks,
     dominance_blocks,
