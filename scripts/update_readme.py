@@ -15,19 +15,23 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from blocks import only_checking, replace_block
 
 from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.artifacts.evaluation import EvaluationReport
+from gradience.artifacts.fleet import FleetReport
+from gradience.artifacts.fleet_compression import FleetCompression
 from gradience.artifacts.shrink import ShrinkReport
 from gradience.report.bench.numbers import mean_percent, points
 from gradience.report.bench.sections import status_of
 from gradience.report.evaluation import evaluation_text
+from gradience.report.fleet import fleet_text
+from gradience.report.fleet_compression import fleet_compression_text
 from gradience.report.numbers import percent, plural
 from gradience.report.shrink import shrink_text
 
@@ -39,30 +43,6 @@ PICTURE = Path("docs") / "audit.svg"
 PICTURE_WIDTH = 84
 PICTURE_SECTIONS = ("How much of its rank does it use?", "What ranks are suggested?", "Where?")
 BENCH_RESULTS = Path("benchmarks") / "results" / "minilm_reviews" / "bench_aggregate.json"
-SHRUNK = {
-    "shrink": ("minilm_shrink/shrink.json", ()),
-    "shrink-arithmetic": (
-        "smollm2_shrink/shrink.json",
-        ("Which is the smallest", "How much do the outputs change"),
-    ),
-}
-"""Block of docs/shrink.md -> a kept result below benchmarks/results, and the sections that are shown."""
-EVALUATIONS = {
-    "evaluation": ("minilm_evaluation/evaluation.json", ()),
-    "evaluation-arithmetic": (
-        "smollm2_evaluation/arithmetic.json",
-        ("Is each as good", "Does probe do anything"),
-    ),
-    "evaluation-gsm8k": (
-        "smollm2_evaluation/gsm8k.json",
-        ("Is each as good", "Does probe do anything", "Which examples were not answered"),
-    ),
-    "lm_eval_written": ("smollm2_lm_eval/written.json", ("Is each as good", "Does my_adapter do anything")),
-    "lm_eval_chosen": ("smollm2_lm_eval/chosen.json", ("Is each as good",)),
-    "lm_eval_ended": ("smollm2_lm_eval/ended.json", ("Is each as good",)),
-    "lm_eval_read": ("smollm2_lm_eval/read.json", ()),
-}
-"""Block of docs/evaluate.md -> a kept result below benchmarks/results, and the sections that are shown."""
 BENCH_ROWS = {
     "per_layer.truncate": "the probe truncated, each module to a rank of its own",
     "uniform_median.truncate": "the probe truncated, all modules to one rank",
@@ -91,7 +71,77 @@ class Shown(NamedTuple):
     scratch: bool = True
 
 
+class Kept(NamedTuple):
+    """A block of a page, and the kept result below benchmarks/results whose screen it shows."""
+
+    page: str
+    block: str
+    file: str
+    sections: Sequence[str] = ()
+
+
+QUESTIONS = "docs/questions.md"
+KEPT = (
+    Kept("docs/evaluate.md", "evaluation", "minilm_evaluation/evaluation.json"),
+    Kept(
+        "docs/evaluate.md",
+        "evaluation-arithmetic",
+        "smollm2_evaluation/arithmetic.json",
+        ("Is each as good", "Does probe do anything"),
+    ),
+    Kept(
+        "docs/evaluate.md",
+        "evaluation-gsm8k",
+        "smollm2_evaluation/gsm8k.json",
+        ("Is each as good", "Does probe do anything", "Which examples were not answered"),
+    ),
+    Kept(
+        "docs/evaluate.md",
+        "lm_eval_written",
+        "smollm2_lm_eval/written.json",
+        ("Is each as good", "Does my_adapter do anything"),
+    ),
+    Kept("docs/evaluate.md", "lm_eval_chosen", "smollm2_lm_eval/chosen.json", ("Is each as good",)),
+    Kept("docs/evaluate.md", "lm_eval_ended", "smollm2_lm_eval/ended.json", ("Is each as good",)),
+    Kept("docs/evaluate.md", "lm_eval_read", "smollm2_lm_eval/read.json"),
+    Kept("docs/shrink.md", "shrink", "minilm_shrink/shrink.json"),
+    Kept(
+        "docs/shrink.md",
+        "shrink-arithmetic",
+        "smollm2_shrink/shrink.json",
+        ("Which is the smallest", "How much do the outputs change"),
+    ),
+    Kept(
+        QUESTIONS,
+        "fleet-steps",
+        "fleet_probes/fleet.json",
+        ("What must a server hold?", "What would a lower step take?"),
+    ),
+    Kept(QUESTIONS, "squeezed", "fleet_probes/fleet_compression.json"),
+    Kept(QUESTIONS, "anything", "smollm2_evaluation/arithmetic.json", ("Does probe do anything",)),
+    Kept(QUESTIONS, "which-rank", "minilm_shrink/shrink.json", ("Which is the smallest",)),
+)
+SCREENS: Mapping[str, tuple[Any, Callable[[Any], str]]] = {
+    **dict.fromkeys(
+        (
+            "evaluation.json",
+            "arithmetic.json",
+            "gsm8k.json",
+            "written.json",
+            "chosen.json",
+            "ended.json",
+            "read.json",
+        ),
+        (EvaluationReport, evaluation_text),
+    ),
+    "shrink.json": (ShrinkReport, shrink_text),
+    "fleet.json": (FleetReport, fleet_text),
+    "fleet_compression.json": (FleetCompression, fleet_compression_text),
+}
+"""Name of a kept file -> its artifact, and the screen of that."""
 SMALLER = "compress my_adapter --rank 4 --output smaller"
+WIDE = "compress my_adapter --rank 8 --dtype F32 --output wide"
+SPACE = ("What takes the space?",)
 FLEET = (
     "compress my_adapter --rank 8 --encoding uniform --output adapters/reviews",
     "compress my_adapter --rank 8 --encoding folded --output adapters/reviews-again",
@@ -139,6 +189,34 @@ PAGES = (
         scratch=False,
     ),
     Shown("docs/bench.md", "summary", "bench summary benchmarks/results/minilm_reviews", scratch=False),
+    Shown(
+        QUESTIONS,
+        "eight-bits",
+        "compress my_adapter --rank 8 --dtype F8_E4M3 --output eight",
+        ("What is saved?", "What is lost?"),
+    ),
+    Shown(QUESTIONS, "large", "audit wide", SPACE, before=(WIDE,)),
+    Shown(
+        QUESTIONS,
+        "narrow",
+        "compress wide --rank 8 --dtype BF16 --output narrow",
+        ("What is saved?",),
+        before=(WIDE,),
+    ),
+    Shown(
+        QUESTIONS,
+        "different",
+        "evidence examples/evidence/probe.csv examples/evidence/truncated.csv",
+        ("Is B as good", "How large"),
+        scratch=False,
+    ),
+    Shown(
+        QUESTIONS,
+        "as-large",
+        "audit lower",
+        SPACE,
+        before=("compress my_adapter --rank 4 --dtype F32 --output lower",),
+    ),
     Shown("docs/verify.md", "verify", "bench verify published", ("Checks",)),
 )
 
@@ -231,14 +309,21 @@ def bench_table() -> str:
     )
 
 
-def kept_screen(result: EvaluationReport | ShrinkReport, text: str, sections: Sequence[str] = ()) -> str:
+def screen_of(kept: Kept) -> str:
     """Return a kept result as its command and its screen, or some sections of it."""
-    return f"```text\n$ {result.run.command}\n\n{part_of(text, sections).strip()}\n```"
+    kind, text = SCREENS[Path(kept.file).name]
+    result = kind.read(ROOT / "benchmarks" / "results" / kept.file)
+    return f"```text\n$ {result.run.command}\n\n{part_of(text(result), kept.sections).strip()}\n```"
 
 
 def portable(page: str) -> str:
     """Return the page without the digests of what was written: another processor may round the last bit otherwise."""
-    return re.sub(r"(?<=sha256 )[0-9a-f]{12}(?= from)|(?<=smaller  sha256 )[0-9a-f]{12}", "…", page)
+    written = (
+        "(?<=sha256 )[0-9a-f]{12}(?= from)",
+        "(?<=smaller  sha256 )[0-9a-f]{12}",
+        "(?<=f32 · sha256 )[0-9a-f]{12}",
+    )
+    return re.sub("|".join(written), "…", page)
 
 
 def visible(svg: str) -> str:
@@ -252,14 +337,7 @@ def main() -> int:
         texts = list(pool.map(text_of, PAGES))
     blocks = [(shown.page, shown.block, text) for shown, text in zip(PAGES, texts, strict=True)]
     blocks.append(("README.md", "bench", bench_table()))
-    for block, (file, sections) in EVALUATIONS.items():
-        evaluated = EvaluationReport.read(ROOT / "benchmarks" / "results" / file)
-        blocks.append(
-            ("docs/evaluate.md", block, kept_screen(evaluated, evaluation_text(evaluated), sections))
-        )
-    for block, (file, sections) in SHRUNK.items():
-        shrunk = ShrinkReport.read(ROOT / "benchmarks" / "results" / file)
-        blocks.append(("docs/shrink.md", block, kept_screen(shrunk, shrink_text(shrunk), sections)))
+    blocks += [(kept.page, kept.block, screen_of(kept)) for kept in KEPT]
     after: dict[Path, str] = {}
     for page, block, text in blocks:
         path = ROOT / page

@@ -370,6 +370,7 @@ def _stage() -> None:
 @cache
 def all_kinds(folder: Path) -> Mapping[str, Kind]:
     """Every kind, by name. folder: an empty folder to make good files in."""
+    from hostile.fleet_kinds import fleets
     from hostile.foreign_kinds import foreign
     from hostile.log_kinds import logs
 
@@ -383,6 +384,7 @@ def all_kinds(folder: Path) -> Mapping[str, Kind]:
         **records(),
         **logs(),
         **foreign(),
+        **fleets(),
     }
 
 
