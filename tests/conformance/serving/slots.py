@@ -66,9 +66,10 @@ def main() -> int:
     given = parser.parse_args()
     base = smollm2()
     with tempfile.TemporaryDirectory(prefix="gradience-slots-") as name:
-        made = {modules: list(adapters(base, Path(name), modules)) for modules in (ALL, QV)}
+        folders = {modules: list(adapters(base, Path(name), modules)) for modules in (ALL, QV)}
         rows = [
-            measured(given.python, base, Path(name), setting, made[setting.modules]) for setting in SETTINGS
+            measured(given.python, base, Path(name), setting, folders[setting.modules])
+            for setting in SETTINGS
         ]
     versions = {row.pop("vllm") for row in rows}
     content = {
@@ -103,10 +104,10 @@ def adapters(base: Path, folder: Path, modules: Sequence[str]) -> Iterator[Path]
 
 
 def measured(
-    python: Path, base: Path, folder: Path, setting: Setting, made: Sequence[Path]
+    python: Path, base: Path, folder: Path, setting: Setting, folders: Sequence[Path]
 ) -> dict[str, Any]:
     """The bytes that vLLM holds with a setting, and those of as many slots by `gradience fleet`."""
-    loaded = [path for rank, path in zip(RANKS, made, strict=True) if rank <= setting.max_lora_rank]
+    loaded = [path for rank, path in zip(RANKS, folders, strict=True) if rank <= setting.max_lora_rank]
     request, answer = folder / "request.json", folder / "answer.json"
     content = {
         "base": str(base),
