@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,9 +20,11 @@ from gradience.artifacts.fleet import FleetRow
 from gradience.artifacts.whole import write_errors, write_whole
 from gradience.errors import InputError, LockedError
 from gradience.fleet.measure import stamp_of, stamped_files
-from gradience.reading import MAX_DATA_BYTES, open_stream
+from gradience.reading import MAX_DATA_BYTES, not_a_file, open_stream
 
 PART = ".part"
+BEGINS = b'{"schema":"gradience.fleet_row/'
+"""Of a row that was written here."""
 
 
 class _Place(NamedTuple):
@@ -41,10 +44,13 @@ class Journal(Closing):
 
     @classmethod
     def begin(cls, output: Path) -> Self:
-        """Open or continue the journal of a file. Raises LockedError (output-locked), OutputError (write-failed)."""
+        """Open or continue the journal of a file.
+
+        Raises LockedError (output-locked), InputError (not-a-file), OutputError (write-failed).
+        """
         part = output.with_name(output.name + PART)
         with write_errors(part), ExitStack() as stack:
-            file = stack.enter_context(open(part, "ab"))
+            file = stack.enter_context(_appended(part))
             try:
                 fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -120,9 +126,21 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             start += len(line)
 
 
+def _appended(part: Path) -> BinaryIO:
+    """The journal, open at its end: never through a link, and never waiting for a reader."""
+    if part.is_symlink():
+        raise not_a_file(part)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    file = os.fdopen(os.open(part, flags, 0o666), "ab")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise not_a_file(part)
+    return file
+
+
 def _torn(line: bytes) -> FleetRow | None:
-    """The row of a line of the journal; None for one that was not written to its end."""
-    if not line.endswith(b"\n"):
+    """The row of a line of the journal; None for one that was not written to its end, or never by us."""
+    if not line.startswith(BEGINS) or not line.endswith(b"\n"):
         return None
     try:
         return FleetRow.parse(Path("journal"), line)

@@ -20,6 +20,7 @@ from gradience.report.blocks import (
     Table,
 )
 from gradience.report.numbers import MISSING, count, max_lora_rank, percent, plural, sig, size
+from gradience.report.view import first_names
 
 SHOWN_BASES, SHOWN_FORCING, SHOWN_GROUPS, SHOWN_COPIES = 5, 5, 8, 3
 """On the screen; Markdown and JSON list more."""
@@ -175,7 +176,7 @@ def _copies(report: FleetReport, *, brief: bool) -> list[Block]:
             group.kind,
             count(len(group.paths)),
             "" if group.kind == "same file" else percent(group.difference),
-            _names(group.paths, SHOWN_COPIES if brief else len(group.paths)),
+            first_names(group.paths, SHOWN_COPIES if brief else len(group.paths)),
         ]
         for group in groups
     ]
@@ -192,13 +193,6 @@ def _copies(report: FleetReport, *, brief: bool) -> list[Block]:
         Table(columns, rows),
         *more,
     ]
-
-
-def _names(paths: Sequence[str], shown: int) -> Inline:
-    names = [Span(path, "name") for path in paths[:shown]]
-    parts = [part for name in names for part in (name, ", ")][:-1]
-    more = f" and {count(len(paths) - shown)} more" if len(paths) > shown else ""
-    return (*parts, more)
 
 
 def _failures(report: FleetReport) -> list[Block]:

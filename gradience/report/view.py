@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradience.report.blocks import Block, Paragraph, Span
-from gradience.report.numbers import plural
+from gradience.report.numbers import count, plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,13 @@ class View:
 
 
 DOCUMENT = View()
+
+
+def first_names(names: Sequence[str], shown: int) -> tuple[str | Span, ...]:
+    """Return the first of many names in a sentence: `a, b and 3 more`."""
+    parts = [part for name in names[:shown] for part in (Span(name, "name"), ", ")][:-1]
+    hidden = len(names) - shown
+    return (*parts, f" and {count(hidden)} more") if hidden > 0 else tuple(parts)
 
 
 def more(number: int, one: str, where: str, many: str | None = None) -> list[Block]:

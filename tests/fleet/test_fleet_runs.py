@@ -187,6 +187,15 @@ def test_a_file_of_somebody_else_is_not_replaced(here):
     assert Path("fleet.jsonl").read_text() == '{"hello": 1}\n'
 
 
+def test_a_journal_is_never_written_through_a_link(here):
+    elsewhere = here / "elsewhere"
+    elsewhere.write_bytes(b"theirs")
+    Path("fleet.jsonl.part").symlink_to(elsewhere)
+    with pytest.raises(InputError, match="not a regular file"):
+        audit_fleet("zoo", "fleet.jsonl")
+    assert elsewhere.read_bytes() == b"theirs"
+
+
 def test_two_runs_do_not_write_the_same_file(here):
     with open("fleet.jsonl.part", "ab") as file:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX)

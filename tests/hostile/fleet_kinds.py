@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import fleet_sample
 
 from hostile.kinds import ADAPTERS, BAD, GOOD, Kind, commands
 
 ROWS = "in/fleet.jsonl"
-EARLIER = "out/fleet.jsonl"
+EARLIER, JOURNAL = "out/fleet.jsonl", "out/fleet.jsonl.part"
 
 
 def fleets() -> dict[str, Kind]:
@@ -35,4 +37,5 @@ def fleets() -> dict[str, Kind]:
             codes=frozenset({0, 4}),  # one row is outdated, the other small enough
         ),
         "rows of an earlier run of a fleet": earlier,
+        "journal of a fleet": replace(earlier, target=JOURNAL, files=ADAPTERS | {JOURNAL: content}),
     }

@@ -34,6 +34,7 @@ from gradience.report.numbers import (
     sig,
     trimmed,
 )
+from gradience.report.view import first_names
 
 BAR = 6
 FORCING = 5
@@ -161,12 +162,9 @@ def serving_blocks(named: Sequence[tuple[str, AuditReport | Refused]]) -> list[B
     top = max(steps.values())
     forcing = [name for name, step in steps.items() if step == top]
     rest = max(step for step in steps.values() if step < top)
-    shown = [Span(name, "name") for name in forcing[:FORCING]]
-    names = [part for name in shown for part in (name, ", ")][:-1]
-    more = f" and {count(len(forcing) - FORCING)} more" if len(forcing) > FORCING else ""
     need = max_lora_rank(None if top == math.inf else int(top))
     said = f"vLLM max_lora_rank {need} because of "
-    return [Paragraph((said, *names, f"{more}; the others need {rest}"))]
+    return [Paragraph((said, *first_names(forcing, FORCING), f"; the others need {rest}"))]
 
 
 def middle_and_p90(ks: Mapping[str, int]) -> tuple[float | None, float | None]:
