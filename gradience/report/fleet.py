@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 
 from gradience.artifacts.fleet import BaseGroup, FleetReport, Forcing
 from gradience.report import terminal
