@@ -11,6 +11,7 @@ import typer
 from gradience.cli.bench_configs import complete_config
 from gradience.cli.console import show_note
 from gradience.cli.output import print_result
+from gradience.cli.page import Html
 
 if TYPE_CHECKING:
     from gradience.artifacts.power import PowerReport
@@ -71,6 +72,7 @@ def power(
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    html: Html = None,
 ) -> None:
     """Compute what a budget of examples and seeds can show.
 
@@ -108,7 +110,7 @@ def power(
         report = report_of_numbers(n or 0, seeds or DEFAULT_SEEDS, _share_of(margin), assumed or plausible())
     else:
         report = _of_config(config, overrides or [], n, seeds, margin, assumed)
-    print_result(power_text, report, as_json=json)
+    print_result(power_text, report, as_json=json, html=html)
 
 
 def _of_config(

@@ -13,6 +13,7 @@ from gradience.cli.bench_configs import complete_config
 from gradience.cli.console import show_note
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.output import command_line, print_result
+from gradience.cli.page import Html
 from gradience.words import noun
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def run(
     ] = False,
     require_grade: RequireGrade = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    html: Html = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress messages.")] = False,
 ) -> int:
     """Train, audit, make smaller adapters, evaluate them and decide.
@@ -92,28 +94,34 @@ def run(
         show_note(note)
     with allowing(allow_code):
         if dry_run:
-            return _show_plan(loaded, as_json=json_output)
+            return _show_plan(loaded, as_json=json_output, html=html)
         if output is None:
             raise UsageError(
                 "no --output given",
                 code="no-output",
                 hint="give --output DIR, or --dry-run to see what would be done",
             )
-        return _run(loaded, output, require_grade, as_json=json_output, quiet=quiet)
+        return _run(loaded, output, require_grade, as_json=json_output, html=html, quiet=quiet)
 
 
-def _show_plan(config: BenchConfig, *, as_json: bool) -> int:
+def _show_plan(config: BenchConfig, *, as_json: bool, html: Path | None) -> int:
     from gradience.report.forecast import forecast_text
 
     need_libraries()
     from gradience.bench.plan.forecast import forecast
 
-    print_result(forecast_text, forecast(config), as_json=as_json)
+    print_result(forecast_text, forecast(config), as_json=as_json, html=html)
     return ExitCode.DONE
 
 
 def _run(
-    config: BenchConfig, output: Path, require_grade: Required | None, *, as_json: bool, quiet: bool
+    config: BenchConfig,
+    output: Path,
+    require_grade: Required | None,
+    *,
+    as_json: bool,
+    html: Path | None,
+    quiet: bool,
 ) -> int:
     from gradience.cli.progress import StageProgress
     from gradience.report.bench import aggregate_text, bench_text
@@ -130,7 +138,8 @@ def _run(
         say_root(output, root)
     missing = [row.seed for row in together.seeds if row.source is None] if together else []
     result = benches[-1] if missing or together is None else together
-    print_result(bench_text if result is benches[-1] else aggregate_text, result, as_json=as_json)
+    draw = bench_text if result is benches[-1] else aggregate_text
+    print_result(draw, result, as_json=as_json, html=html)
     if not as_json:
         name = "bench_aggregate" if together else "bench"
         print(f"written: {output / name}.json, {name}.md", file=sys.stderr)

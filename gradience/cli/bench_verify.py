@@ -11,6 +11,7 @@ import typer
 
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.output import command_line, print_result
+from gradience.cli.page import Html
 
 
 def verify(
@@ -48,6 +49,7 @@ def verify(
         ),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the verification as JSON.")] = False,
+    html: Html = None,
 ) -> int:
     """Check a finished run, without a model and without PyTorch.
 
@@ -76,7 +78,7 @@ def verify(
         again = partial(regenerated, least=regenerate)
     with allowing(allow_code):
         report = verify_run(folder, root=root, page_of=to_markdown, regenerate=again, command=command_line())
-    print_result(verification_text, report, as_json=json)
+    print_result(verification_text, report, as_json=json, html=html)
     if attest and report.verified:
         for path in write_attestation(folder, report):
             print(f"written: {path}", file=sys.stderr)

@@ -23,6 +23,7 @@ from gradience.cli.options import (
     RowTokens,
 )
 from gradience.cli.output import command_line, print_result
+from gradience.cli.page import Html, page_of_a_report
 from gradience.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def calibrate(
     ] = False,
     layers: Layers = False,
     json: ReportAsJson = False,
+    html: Html = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -80,6 +82,7 @@ def calibrate(
       gradience compress ./my_adapter --calibration calibration.safetensors --max-kl 0.01 -o ./smaller
     """
     _check_output(output, dry_run=dry_run, force=force)
+    page_of_a_report(html, dry_run=dry_run)
     from gradience.calibrate.inputs import Request, read_inputs
 
     inputs = read_inputs(
@@ -101,7 +104,7 @@ def calibrate(
     if output is None or dry_run:
         _forecast(inputs, as_json=json)
     else:
-        _calibrate(inputs, output, as_json=json, layers=layers, quiet=quiet)
+        _calibrate(inputs, output, as_json=json, html=html, layers=layers, quiet=quiet)
 
 
 def _check_output(output: Path | None, *, dry_run: bool, force: bool) -> None:
@@ -124,7 +127,9 @@ def _forecast(inputs: Inputs, *, as_json: bool) -> None:
     print_result(calibration_forecast_text, forecast_calibration(inputs), as_json=as_json)
 
 
-def _calibrate(inputs: Inputs, output: Path, *, as_json: bool, layers: bool, quiet: bool) -> None:
+def _calibrate(
+    inputs: Inputs, output: Path, *, as_json: bool, html: Path | None, layers: bool, quiet: bool
+) -> None:
     from gradience.calibrate.verb import calibrate as run
     from gradience.cli.console import beneath
     from gradience.cli.progress import ProgressBar
@@ -132,6 +137,6 @@ def _calibrate(inputs: Inputs, output: Path, *, as_json: bool, layers: bool, qui
 
     with ProgressBar(f"calibrating {inputs.request.adapter}", quiet=quiet) as progress:
         calibration = run(inputs, output, progress=progress, command=command_line())
-    print_result(calibration_text, calibration.report, as_json=as_json, quiet=quiet, layers=layers)
+    print_result(calibration_text, calibration.report, as_json=as_json, quiet=quiet, html=html, layers=layers)
     if not quiet:
         print(f"written: {output}", file=beneath(sys.stderr))

@@ -14,7 +14,7 @@ from gradience.errors import UsageError
 
 TAKEN = ("encoding", "dtype", "strip", "base_model", "force")
 """Options of `gradience compress` that hold for every adapter of a fleet."""
-BESIDE = ("fleet", "output", "to_rank", "root", "json", "quiet", "max_memory")
+BESIDE = ("fleet", "output", "to_rank", "root", "json", "html", "quiet", "max_memory")
 
 
 def compress_batch(context: typer.Context) -> int:
@@ -37,7 +37,9 @@ def compress_batch(context: typer.Context) -> int:
             progress=progress,
             command=command_line(),
         )
-    print_result(fleet_compression_text, report, as_json=given["json"], quiet=given["quiet"])
+    print_result(
+        fleet_compression_text, report, as_json=given["json"], quiet=given["quiet"], html=given["html"]
+    )
     return ExitCode.INCOMPLETE if report.failed else ExitCode.DONE
 
 

@@ -9,6 +9,7 @@ import typer
 
 from gradience.cli.options import AdapterName, AllowPickle, Quiet, ReportAsJson, one_of
 from gradience.cli.output import command_line, print_result
+from gradience.cli.page import Html
 from gradience.cli.progress import ProgressBar
 
 
@@ -33,6 +34,7 @@ def convert(
     name: AdapterName = None,
     allow_pickle: AllowPickle = False,
     json: ReportAsJson = False,
+    html: Html = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing adapter folder.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -60,4 +62,4 @@ def convert(
             force=force,
             command=command_line(),
         )
-    print_result(conversion_text, report, as_json=json, quiet=quiet)
+    print_result(conversion_text, report, as_json=json, quiet=quiet, html=html)

@@ -10,6 +10,7 @@ import typer
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.options import MaxMemory, Quiet, ReportAsJson, bytes_of
 from gradience.cli.output import command_line, print_result
+from gradience.cli.page import Html
 from gradience.cli.progress import ProgressBar
 
 
@@ -51,6 +52,7 @@ def fleet(
         ),
     ] = None,
     json: ReportAsJson = False,
+    html: Html = None,
     max_memory: MaxMemory = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an existing .csv or .parquet file.")
@@ -87,5 +89,5 @@ def fleet(
             progress=progress,
             command=command_line(),
         )
-    print_result(fleet_text, report, as_json=json, quiet=quiet)
+    print_result(fleet_text, report, as_json=json, quiet=quiet, html=html)
     return ExitCode.INCOMPLETE if report.failed or report.incomplete else ExitCode.DONE

@@ -22,6 +22,7 @@ from gradience.cli.options import (
     RowTokens,
 )
 from gradience.cli.output import command_line, print_result
+from gradience.cli.page import Html, page_of_a_report
 from gradience.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def heal(
         bool, typer.Option("--dry-run", help="Check the inputs and print what healing does and needs.")
     ] = False,
     json: ReportAsJson = False,
+    html: Html = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing adapter folder.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -112,11 +114,12 @@ def heal(
     )
     request = HealRequest(student=student, teacher=teacher, steps=steps, lr=lr)
     _check_output(output, request, dry_run=dry_run, force=force)
+    page_of_a_report(html, dry_run=dry_run)
     inputs = read_heal_inputs(request)
     if output is None or dry_run:
         _forecast(inputs, as_json=json)
     else:
-        _heal(inputs, output, as_json=json, force=force, quiet=quiet)
+        _heal(inputs, output, as_json=json, html=html, force=force, quiet=quiet)
 
 
 def _check_output(output: Path | None, request: HealRequest, *, dry_run: bool, force: bool) -> None:
@@ -137,7 +140,9 @@ def _forecast(inputs: HealInputs, *, as_json: bool) -> None:
     print_result(heal_forecast_text, forecast_heal(inputs), as_json=as_json)
 
 
-def _heal(inputs: HealInputs, output: Path, *, as_json: bool, force: bool, quiet: bool) -> None:
+def _heal(
+    inputs: HealInputs, output: Path, *, as_json: bool, html: Path | None, force: bool, quiet: bool
+) -> None:
     from gradience.calibrate.heal.verb import heal as run
     from gradience.cli.console import beneath
     from gradience.cli.progress import ProgressBar
@@ -145,6 +150,6 @@ def _heal(inputs: HealInputs, output: Path, *, as_json: bool, force: bool, quiet
 
     with ProgressBar(f"healing {inputs.student.request.adapter}", quiet=quiet) as progress:
         report = run(inputs, output, progress=progress, force=force, command=command_line())
-    print_result(heal_text, report, as_json=as_json, quiet=quiet)
+    print_result(heal_text, report, as_json=as_json, quiet=quiet, html=html)
     if not quiet:
         print(f"written: {output}", file=beneath(sys.stderr))

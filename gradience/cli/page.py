@@ -46,6 +46,16 @@ Html = Annotated[
 ]
 
 
+def page_of_a_report(output: Path | None, *, dry_run: bool) -> None:
+    """Refuse a page of a plan that is a few facts and no report. Raises UsageError (`no-page`)."""
+    if output is not None and dry_run:
+        raise UsageError(
+            "--html and --dry-run do not go together here: a plan of needs is no report",
+            code="no-page",
+            hint="leave one of them out",
+        )
+
+
 def save_page(output: Path, sources: Sequence[Source], *, texts: bool = True) -> bytes:
     """Write the page and return it. texts: whether examples are quoted. Raises OutputError (write-failed)."""
     from gradience.artifacts.whole import write_whole

@@ -54,7 +54,9 @@ def config(tmp_path):
 @pytest.mark.parametrize("profile", ROWS)
 def test_rows_beside_the_config_go_to_a_verdict(config, tmp_path, profile):
     path, out = config(profile), tmp_path / "out"
-    code = run(["bench", "run", "--config", str(path), "--output", str(out), "--quiet"])
+    page = tmp_path / "run.html"
+    code = run(["bench", "run", "-c", str(path), "-o", str(out), "--quiet", "--html", str(page)])
+    assert 'id="plot-forest"' in page.read_text(encoding="utf-8")
     assert code in (0, 1, 8)
     bench = Bench.read(out / "bench.json")
     assert bench.data.task == profile

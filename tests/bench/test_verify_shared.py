@@ -53,7 +53,9 @@ def statement(path: Path) -> dict[str, Any]:
 def test_what_was_verified_is_attested_and_the_folder_stays_verified(
     labels: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["bench", "verify", str(labels), "--attest"]) == 0
+    page = labels.parent / "verified.html"
+    assert run(["bench", "verify", str(labels), "--attest", "--html", str(page)]) == 0
+    assert "Not verified" in page.read_text(encoding="utf-8")
     bench = Bench.read(labels / "bench.json")
     result = statement(labels / "attestation.json")
     assert result["predicateType"] == "https://in-toto.io/attestation/test-result/v0.1"

@@ -158,7 +158,9 @@ def test_the_command_writes_shows_and_does_not_overwrite(classifier, tmp_path, c
     assert "calibrated, 0 excluded" in shown
     assert run(words) == 2
     assert "exists already" in capsys.readouterr().err
-    assert run([*words, "--force", "--json"]) == 0
+    page = tmp_path / "c.html"
+    assert run([*words, "--force", "--json", "--html", str(page)]) == 0
+    assert 'id="plot-importance"' in page.read_text(encoding="utf-8")
     assert json.loads(capsys.readouterr().out)["schema"] == "gradience.calibration/1"
     compress = ["compress", str(classifier.adapter), "--calibration", str(output), "--max-kl", "0.001"]
     assert run([*compress, "--dry-run"]) == 0

@@ -282,7 +282,9 @@ def test_the_command_plans_heals_and_does_not_overwrite(classifier, small, tmp_p
     assert run([*words, "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["schema"] == "gradience.heal_forecast/1"
     assert not output.exists()
-    assert run(words) == 0
+    page = tmp_path / "healed.html"
+    assert run([*words, "--html", str(page)]) == 0
+    assert 'id="plot-kl"' in page.read_text(encoding="utf-8")
     assert "Is it closer to its original?" in capsys.readouterr().out
     assert run(words) == 2
     assert "already exists" in capsys.readouterr().err

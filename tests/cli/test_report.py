@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from test_help import EVERY
 
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
@@ -83,6 +84,41 @@ def test_verbs_write_their_page(tmp_path, capsys):
         run([*verb, "--html", str(page)])
         assert page.read_bytes().startswith(b"<!doctype html>")
         assert capsys.readouterr().out
+
+
+WITHOUT_A_REPORT = {"card", "plot", "report", "env"}
+"""Verbs whose --json prints facts, or the page itself."""
+
+
+def test_every_verb_that_reports_writes_its_page():
+    for words, command in EVERY:
+        options = {option for parameter in command.params for option in parameter.opts}
+        if "--json" in options and words[0] not in WITHOUT_A_REPORT:
+            assert "--html" in options, words
+
+
+def test_pages_of_a_fleet_of_a_conversion_and_of_a_budget(tmp_path, capsys):
+    adapter, rows = str(example_adapter()), str(tmp_path / "fleet.jsonl")
+    verbs = {
+        "fleet": ["fleet", adapter, "-o", rows],
+        "small": ["compress", "--fleet", rows, "--to-rank", "4", "-o", str(tmp_path / "small")],
+        "convert": ["convert", adapter, str(tmp_path / "peft")],
+        "power": ["bench", "power", "--n", "500"],
+    }
+    for name, verb in verbs.items():
+        page = tmp_path / f"{name}.html"
+        assert run([*verb, "--html", str(page)]) in (0, 1), capsys.readouterr().err
+        assert page.read_bytes().startswith(b"<!doctype html>")
+        assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["calibrate", "heal"])
+def test_a_plan_of_needs_has_no_page(verb, tmp_path, capsys):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "x"}\n', encoding="utf-8")
+    words = [verb, str(example_adapter()), "--prompts", str(tmp_path / "rows.jsonl"), "--dry-run"]
+    words += ["--teacher", str(example_adapter())] if verb == "heal" else []
+    assert run([*words, "--html", str(tmp_path / "x.html")]) == 2
+    assert "--html and --dry-run" in capsys.readouterr().err
 
 
 def test_several_audits_are_one_page(tmp_path):
