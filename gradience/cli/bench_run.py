@@ -139,7 +139,9 @@ def _run(
     missing = [row.seed for row in together.seeds if row.source is None] if together else []
     result = benches[-1] if missing or together is None else together
     draw = bench_text if result is benches[-1] else aggregate_text
-    print_result(draw, result, as_json=as_json, html=html)
+    whole = result is together or len(config.seeds) == 1
+    folder = output if whole else output / f"seed_{benches[-1].seed}"
+    print_result(draw, result, as_json=as_json, html=html, folder=folder)
     if not as_json:
         name = "bench_aggregate" if together else "bench"
         print(f"written: {output / name}.json, {name}.md", file=sys.stderr)

@@ -250,7 +250,7 @@ def _evaluate(inputs: Inputs, output: Path, *, as_json: bool, html: Path | None,
         print(showable(len(inputs.examples), margins), file=beneath(sys.stderr), flush=True)
     with StageProgress(quiet=quiet) as watcher:
         report = run(inputs, output, watcher, page_of=to_markdown, command=command_line())
-    print_result(evaluation_text, report, as_json=as_json, quiet=quiet, html=html)
+    print_result(evaluation_text, report, as_json=as_json, quiet=quiet, html=html, folder=output)
     if not quiet:
         print(f"written: {output / EVALUATION}, {DOCUMENT}", file=beneath(sys.stderr))
     return code_of(report)

@@ -38,18 +38,19 @@ def print_result(
     as_json: bool,
     quiet: bool = False,
     html: Path | None = None,
+    folder: Path | None = None,
     **options: Any,
 ) -> None:
     """Print an artifact as JSON, or as the screen that `draw` makes of it; quiet leaves out the screen.
 
-    html: the page to write first, of `--html`.
+    html: the page to write first, of `--html`. folder: where the records lie that the artifact names.
     """
     if html is not None:
         from gradience.artifacts.report import Report
         from gradience.cli.page import save_report
 
         assert isinstance(artifact, Report)
-        save_report(html, artifact)
+        save_report(html, artifact, folder=folder)
     if as_json:
         print_json(artifact)
     elif not quiet:

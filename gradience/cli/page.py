@@ -13,7 +13,7 @@ from gradience.errors import UsageError, require
 
 if TYPE_CHECKING:
     from gradience.artifacts.report import Report
-    from gradience.report.page.pieces import Source
+    from gradience.report.inputs import Source
 
 
 def check_page(output: Path | None) -> Path | None:
@@ -66,9 +66,16 @@ def save_page(output: Path, sources: Sequence[Source], *, texts: bool = True) ->
     return page
 
 
-def save_report(output: Path | None, *reports: Report) -> None:
-    """Write the page of `--html`; nothing where it was not asked for."""
-    from gradience.report.page.pieces import Source
+def save_report(output: Path | None, *reports: Report, folder: Path | None = None) -> None:
+    """Write the page of `--html`; nothing where it was not asked for. folder: where the records of the reports lie."""
+    if output is None:
+        return
+    from gradience.report.inputs import Source, verification_of
 
-    if output is not None:
-        save_page(output, [Source("", report) for report in reports])
+    save_page(
+        output,
+        [
+            Source("", report, verify=verification_of(report, folder) if folder else "", folder=folder)
+            for report in reports
+        ],
+    )

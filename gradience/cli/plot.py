@@ -65,7 +65,7 @@ def plot(
       gradience plot pareto evaluated/evaluation.json -o pareto.svg
     """
     from gradience.artifacts.whole import write_whole
-    from gradience.cli.plot_inputs import report_at
+    from gradience.report.inputs import report_at
     from gradience.report.plots.to_matplotlib import image_of
 
     file = _file_kind(output, force=force)

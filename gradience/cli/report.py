@@ -41,7 +41,8 @@ def report(
 ) -> None:
     """Write reports as one HTML file that opens without a network.
 
-    Several become parts of one page. Of a folder it takes the reports in it and in the folders right below.
+    Several become parts of one page. Of a folder it takes the reports in it and in the folders right below, and audits
+    checkpoints that have no audit.json.
 
     Examples:
 
@@ -51,7 +52,7 @@ def report(
 
       gradience report checkpoint-*/audit.json run.jsonl -o training.html
     """
-    from gradience.report.page.inputs import read_sources
+    from gradience.report.inputs import read_sources
 
     sources = read_sources(files)
     page = save_page(output, sources, texts=not no_texts)

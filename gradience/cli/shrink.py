@@ -211,7 +211,7 @@ def _shrink(prepared: Prepared, output: Path, *, as_json: bool, html: Path | Non
         print(showable(examples, margins_of(examples, 1)), file=beneath(sys.stderr), flush=True)
     with StageProgress(quiet=quiet) as watcher:
         report = run(prepared, output, watcher, pages=Pages(to_markdown, card_of), command=command_line())
-    print_result(shrink_text, report, as_json=as_json, quiet=quiet, html=html)
+    print_result(shrink_text, report, as_json=as_json, quiet=quiet, html=html, folder=output)
     if not quiet:
         adapter = "" if report.smallest is None else f", {ADAPTER}/"
         print(f"written: {output / SHRUNK}, {DOCUMENT}{adapter}", file=beneath(sys.stderr))

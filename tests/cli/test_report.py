@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from test_help import EVERY
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 
+KEPT = Path(__file__).parents[2] / "benchmarks" / "results" / "minilm_reviews"
 RUN = Path(__file__).parents[1] / "monitor" / "runs" / "good.jsonl"
 
 
@@ -61,6 +63,27 @@ def test_what_is_no_report_is_refused(text, code, tmp_path, capsys):
     assert run(["report", str(file), "-o", str(tmp_path / "r.html")]) == 3
     assert code in capsys.readouterr().err
     assert not (tmp_path / "r.html").exists()
+
+
+def test_checkpoints_of_a_training_are_audited_and_shown_together(tmp_path, capsys):
+    for step in (90, 100):
+        shutil.copytree(example_adapter(), tmp_path / f"checkpoint-{step}")
+    shutil.copyfile(RUN, tmp_path / "run.jsonl")
+    page = tmp_path / "r.html"
+    assert run(["report", str(tmp_path), "-o", str(page), "--json"]) == 0
+    made_from = json.loads(capsys.readouterr().out)["from"]
+    assert [one["file"] for one in made_from] == ["run.jsonl", "checkpoint-90", "checkpoint-100"]
+    text = page.read_text(encoding="utf-8")
+    assert 'id="plot-1-rank"' in text
+    assert 'id="plot-1-stable-rank-by-layer"' in text
+    assert text.count("<article") == 4
+
+
+def test_the_page_of_a_run_has_the_command_that_verifies_it_with_its_root(tmp_path):
+    page = tmp_path / "r.html"
+    assert run(["report", str(KEPT), "-o", str(page), "-q"]) == 0
+    root = hashlib.sha256((KEPT / "digests.json").read_bytes()).hexdigest()
+    assert f"gradience bench verify minilm_reviews --root {root}" in page.read_text(encoding="utf-8")
 
 
 def test_a_folder_without_reports_says_what_to_do(tmp_path, capsys):
@@ -124,4 +147,4 @@ def test_a_plan_of_needs_has_no_page(verb, tmp_path, capsys):
 def test_several_audits_are_one_page(tmp_path):
     adapter, page = str(example_adapter()), tmp_path / "all.html"
     assert run(["audit", adapter, adapter, "--quiet", "--html", str(page)]) == 0
-    assert page.read_text(encoding="utf-8").count("<article") == 2
+    assert page.read_text(encoding="utf-8").count("<article") == 3  # and one of both

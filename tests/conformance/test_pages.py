@@ -14,8 +14,7 @@ from browser import assert_sound, browsing, need_browser
 from test_faces import SAMPLES
 from test_html_page import HOSTILE, hostile_page
 
-from gradience.report.page.inputs import read_sources
-from gradience.report.page.pieces import Source
+from gradience.report.inputs import Source, read_sources
 from gradience.report.page.render import to_page
 from gradience.report.plots.kinds import plots_of
 

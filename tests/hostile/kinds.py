@@ -148,6 +148,12 @@ def artifacts() -> dict[str, Kind]:
             peft(BAD) | {"in/plan.json": written},
             commands(f"compress {BAD} --plan in/plan.json --output out/small"),
         ),
+        "report for a page": Kind(
+            "in/run/evaluation.json",
+            "json",
+            {"in/run/evaluation.json": good[ArtifactName.EVALUATION].to_json().encode()},
+            commands("report in/run --output out/page.html"),
+        ),
     }
 
 

@@ -13,7 +13,7 @@ from test_evidence_text import two_logs
 from test_faces import SAMPLES
 from test_names import parsed, steering
 
-from gradience.report.page.pieces import Source
+from gradience.report.inputs import Source
 from gradience.report.page.render import BUNDLE, MARK, asset, is_page, json_text, to_page
 from gradience.report.plots.kinds import KINDS, plots_of
 from gradience.report.plots.plotly import to_plotly

@@ -167,6 +167,28 @@ def test_checkpoints_are_in_the_order_of_their_steps():
     assert by_layer.series[0].y[1] == pytest.approx(sum(i**-2.0 for i in range(1, 9)))
 
 
+def test_several_runs_are_drawn_beside_each_other():
+    runs = [RUN, RUN.parent / "good.jsonl"]
+    report = monitor_runs(runs)
+    loss, rank = plot_of(report, "loss"), plot_of(report, "rank")
+    for run_report, path in zip(report.runs, runs, strict=True):
+        (line,) = [one for one in loss.series if one.name == f"{path.name}: training loss"]
+        assert line.y == [point.mean for point in run_report.loss.points]
+        for name, split in run_report.evaluations.items():
+            (line,) = [one for one in loss.series if one.name == f"{path.name}: {name} loss"]
+            assert line.y == [point.mean for point in split.loss.points]
+        measured = run_report.rank_use is not None and bool(run_report.rank_use.points)
+        assert any(one.name.startswith(f"{path.name}: k@90") for one in rank.series) == measured
+    single = plot_of(monitor_runs([RUN]), "loss")
+    assert single.series[0].name == "training loss"
+    assert len(loss.series) > len(single.series)
+
+
+def test_runs_of_one_file_are_told_apart():
+    names = [one.name for one in plot_of(monitor_runs([RUN, RUN]), "loss").series]
+    assert len(set(names)) == len(names)
+
+
 # ---------------------------------------------------------------- comparisons
 
 
@@ -264,9 +286,9 @@ def test_the_command_writes_an_svg_and_says_what_is_seen(tmp_path, capsys):
         (
             ["energy", str(example_adapter() / "adapter_config.json"), "-o", "x.svg"],
             3,
-            "no report that has plots",
+            "no report is made of this kind of file",
         ),
-        (["energy", str(example_adapter() / "README.md"), "-o", "x.svg"], 3, "no report that has plots"),
+        (["energy", str(example_adapter() / "README.md"), "-o", "x.svg"], 3, "Invalid JSON"),
     ],
     ids=["kind of file", "one checkpoint", "another's plot", "no schema", "no JSON"],
 )

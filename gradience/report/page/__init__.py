@@ -1,5 +1,6 @@
 """Reports as one HTML file that opens from disk: no network, no other file, nothing in it that a stranger wrote runs.
 
+flips.py    the examples that only one of two adapters has correct, where the records are there
 pieces.py   what a page is made of: parts, sections, blocks, and plots among them
 places.py   which plots stand in which section of a report
 render.py   pieces as HTML: the template, the policy, the one place where scripts come in

@@ -22,8 +22,9 @@ from gradience.errors import InputError, require
 from gradience.reading import open_stream
 from gradience.report import html
 from gradience.report.blocks import Bars, Block, Facts, HeatMap, Inline, Table, spans
+from gradience.report.inputs import Source
 from gradience.report.names import display_sentence, html_text
-from gradience.report.page.pieces import Part, Section, Source, part_of
+from gradience.report.page.pieces import Part, Section, parts_of
 from gradience.report.page.texts import without_texts
 from gradience.report.plots.plot import Image, Intervals, Plot
 from gradience.report.plots.plotly import to_plotly
@@ -57,7 +58,7 @@ def to_page(sources: Sequence[Source], *, texts: bool = True) -> str:
     sources: the first gives the title. texts: whether examples and answers are quoted.
     Raises MissingExtra without jinja2.
     """
-    return _Writer(sources if texts else [without_texts(source) for source in sources]).page()
+    return _Writer(sources if texts else [without_texts(source) for source in sources], texts).page()
 
 
 @dataclass
@@ -65,6 +66,7 @@ class _Writer:
     """Numbers the plots and the anchors of one page."""
 
     sources: Sequence[Source]
+    texts: bool
 
     def page(self) -> str:
         from gradience import __version__
@@ -72,7 +74,8 @@ class _Writer:
         jinja2 = require("jinja2", extra="report")
         self.safe = require("markupsafe", extra="report").Markup  # which jinja2 brings
         self.figures: list[Values] = []
-        parts = [self.part(number, part_of(source)) for number, source in enumerate(self.sources, start=1)]
+        several = parts_of(self.sources, texts=self.texts)
+        parts = [self.part(number, part, len(several)) for number, part in enumerate(several, start=1)]
         script = asset("page.js")
         bundle = asset(BUNDLE) if self.figures else ""
         template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(asset("page.html"))
@@ -98,9 +101,9 @@ class _Writer:
         )
         return page
 
-    def part(self, number: int, part: Part) -> Values:
-        anchor = f"report-{number}" if len(self.sources) > 1 else "top"
-        prefix = f"{number}-" if len(self.sources) > 1 else ""
+    def part(self, number: int, part: Part, of: int) -> Values:
+        anchor = f"report-{number}" if of > 1 else "top"
+        prefix = f"{number}-" if of > 1 else ""
         numbers = count(1)
         return {
             "anchor": anchor,

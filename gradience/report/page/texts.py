@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from gradience.artifacts.evidence import EvidenceReport
 from gradience.artifacts.forecast import BenchForecast
-from gradience.report.page.pieces import Source
+from gradience.report.inputs import Source
 
 
 def without_texts(source: Source) -> Source:

@@ -4,12 +4,14 @@ checkpoints were audited."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from statistics import median
 
 from gradience.artifacts.audit import AuditReport
 from gradience.artifacts.heal import HealReport
 from gradience.artifacts.monitor import Curve, MonitorReport, RunReport
 from gradience.report.audit.series import step_number
+from gradience.report.audit.trend import short_names
 from gradience.report.audit.view import trained_layers
 from gradience.report.numbers import count, sig, trimmed
 from gradience.report.plots.plot import Axis, Lines, Plot, Reference, Series
@@ -18,58 +20,95 @@ STEP = Axis("step")
 
 
 def loss_plot(report: MonitorReport) -> Plot | None:
-    """Return the loss of the last run (in reinforcement learning the reward), with evaluations and events."""
-    run = _last(report)
-    if run is None:
+    """Return the loss of each run (in reinforcement learning the reward), with evaluations and events."""
+    runs = [(name, run, *_progress(run)) for name, run in _named(report)]
+    runs = [one for one in runs if one[3].points]
+    if not runs:
         return None
-    rewards = run.rewards is not None and run.rewards.reward.points
-    what = "reward" if rewards else "loss"
-    curve = run.rewards.reward if run.rewards is not None and rewards else run.loss
-    if not curve.points:
-        return None
-    series: list[Series] = [_curve(f"training {what}", curve)]
-    if not rewards:
-        series += [
-            _curve(f"{name} loss", split.loss, marked=True)
-            for name, split in run.evaluations.items()
-            if split.loss.points
-        ]
+    what = runs[0][2]
+    series: list[Series] = []
+    for name, run, said, curve in runs:
+        series.append(_curve(f"{name}training {said}", curve))
+        if run.rewards is None:
+            series += [
+                _curve(f"{name}{split} loss", of.loss, marked=True)
+                for split, of in run.evaluations.items()
+                if of.loss.points
+            ]
+    spoken = [
+        f"the training {said} goes from {sig(curve.first)} to {sig(curve.last)} over {count(run.last_step or 0)} steps"
+        for _, run, said, curve in runs
+    ]
     return Plot(
         "loss",
         f"{what[0].upper()}{what[1:]}",
         STEP,
         Axis(what),
         series,
-        f"The training {what} goes from {sig(curve.first)} to {sig(curve.last)} over {count(run.last_step or 0)}"
-        " steps.",
-        events_of(run),
+        _sentence([name for name, *_ in runs], spoken),
+        _events([(name, run) for name, run, *_ in runs]),
     )
 
 
 def rank_plot(report: MonitorReport) -> Plot | None:
-    """Return the use of rank over the steps of the last run, where it was measured."""
-    run = _last(report)
-    if run is None or run.rank_use is None or not run.rank_use.points:
+    """Return the use of rank over the steps of each run that measured it."""
+    runs = [(name, run, run.rank_use) for name, run in _named(report)]
+    measured = [(name, run, use) for name, run, use in runs if use is not None and use.points]
+    if not measured:
         return None
-    points = run.rank_use.points
-    steps = [point.step for point in points]
-    last = points[-1]
+    series: list[Series] = []
+    spoken: list[str] = []
+    for name, _, use in measured:
+        steps = [point.step for point in use.points]
+        curves = {
+            "k@90, median module": [point.energy_rank_90_p50 for point in use.points],
+            "k@90, 90th percentile": [point.energy_rank_90_p90 for point in use.points],
+            "stable rank, median": [point.stable_rank_median for point in use.points],
+        }
+        series += [Lines(f"{name}{what}", steps, values, marked=True) for what, values in curves.items()]
+        last = use.points[-1]
+        spoken.append(
+            f"k@90 of the median module is {trimmed(last.energy_rank_90_p50)} at step {count(last.step)}, of"
+            f" {count(use.modules)} modules with rank {use.max_rank or 'unknown'}"
+        )
     return Plot(
         "rank",
         "Use of rank",
         STEP,
         Axis("directions", low=0.0),
-        [
-            Lines("k@90, median module", steps, [point.energy_rank_90_p50 for point in points], marked=True),
-            Lines(
-                "k@90, 90th percentile", steps, [point.energy_rank_90_p90 for point in points], marked=True
-            ),
-            Lines("stable rank, median", steps, [point.stable_rank_median for point in points], marked=True),
-        ],
-        f"k@90 of the median module is {trimmed(last.energy_rank_90_p50)} at step {count(last.step)}, of"
-        f" {count(run.rank_use.modules)} modules with rank {run.rank_use.max_rank or 'unknown'}.",
-        events_of(run),
+        series,
+        _sentence([name for name, *_ in measured], spoken),
+        _events([(name, run) for name, run, _ in measured]),
     )
+
+
+def _named(report: MonitorReport) -> list[tuple[str, RunReport]]:
+    """Each run with what stands before its series: nothing for a single one, else its file and maybe its place."""
+    if len(report.runs) == 1:
+        return [("", report.runs[0])]
+    files = [run.file for run in report.runs]
+    names = short_names(files) if len(set(files)) == len(files) else files
+    return [
+        (f"{name}: " if names.count(name) == 1 else f"{name} ({place}): ", run)
+        for place, (name, run) in enumerate(zip(names, report.runs, strict=True), start=1)
+    ]
+
+
+def _progress(run: RunReport) -> tuple[str, Curve]:
+    if run.rewards is not None and run.rewards.reward.points:
+        return "reward", run.rewards.reward
+    return "loss", run.loss
+
+
+def _sentence(names: Sequence[str], spoken: Sequence[str]) -> str:
+    """One sentence; of several runs a clause for each with its name."""
+    clauses = [f"{name}{text}" for name, text in zip(names, spoken, strict=True)]
+    text = "; ".join(clauses)
+    return f"{text[0].upper()}{text[1:]}." if not names[0] else f"{text}."
+
+
+def _events(runs: Sequence[tuple[str, RunReport]]) -> list[Reference]:
+    return [replace(event, label=f"{name}{event.label}") for name, run in runs for event in events_of(run)]
 
 
 def events_of(run: RunReport) -> list[Reference]:
@@ -97,10 +136,6 @@ def heal_plot(report: HealReport) -> Plot | None:
         " per scored token.",
         [Reference(report.best_step, "kept", on="x", tone="good")],
     )
-
-
-def _last(report: MonitorReport) -> RunReport | None:
-    return report.runs[-1] if report.runs else None
 
 
 def _curve(name: str, curve: Curve, *, marked: bool = False) -> Lines:
