@@ -14,6 +14,15 @@ from gradience.adapters.tensors import TensorEntry
 from gradience.errors import InputError
 
 LORA_HINT = "only LoRA adapters are audited; saving this one in another format does not make it LoRA"
+AS_LORA_HINT = (
+    "PEFT 0.21 makes a LoRA of it, at the rank that you name: peft.save_as_lora(FOLDER, model, rank), with the base "
+    "model loaded; audit that. A file of LyCORIS has first to be loaded by its own library"
+)
+SCALING_HINT = (
+    "it scales what passes, so there is no rank to measure: keep it as it is, merge it into its base model "
+    "(merge_and_unload), or train LoRA in its place"
+)
+NO_UPDATE_HINT = "there is no ΔW to audit: keep it as it is, or train LoRA in its place"
 CONVERT_HINT = "this format is not read yet: convert it to PEFT format first"
 MLX_HINT = (
     "call the weights adapters.safetensors, as mlx-lm does, and keep its adapter_config.json beside them"
@@ -24,19 +33,20 @@ RENAME_HINT = "give the file another name: under that of PEFT's weights only PEF
 class Method(NamedTuple):
     """A method of PEFT or LyCORIS that is not LoRA.
 
-    peft_type: in adapter_config.json.   prefix: how a part of its tensors' names begins.
+    peft_type: in adapter_config.json.   prefix: how a part of its tensors' names begins.   hint: what to do about it.
     """
 
     peft_type: str | None
     prefix: str | None
     what: str
+    hint: str = LORA_HINT
 
 
 METHODS = (
     Method("ADALORA", None, "AdaLoRA (B·diag(E)·A with pruned directions, not s·B·A)"),
-    Method("LOHA", "hada_", "LoHa (a Hadamard product of two low-rank products)"),
-    Method("LOKR", "lokr_", "LoKr (a Kronecker product)"),
-    Method("IA3", "ia3_", "IA3 (learned rescalings)"),
+    Method("LOHA", "hada_", "LoHa (a Hadamard product of two low-rank products)", AS_LORA_HINT),
+    Method("LOKR", "lokr_", "LoKr (a Kronecker product)", AS_LORA_HINT),
+    Method("IA3", "ia3_", "IA3 (learned rescalings)", SCALING_HINT),
     Method("VERA", "vera_", "VeRA (shared random factors and learned vectors)"),
     Method("BOFT", "boft_", "BOFT (an orthogonal transform)"),
     Method("OFT", "oft_", "OFT (an orthogonal transform)"),
@@ -55,18 +65,18 @@ METHODS = (
     Method("BONE", "bone_", "Bone (shared blocks)"),
     Method("C3A", "c3a_", "C3A (circulant matrices)"),
     Method("LN_TUNING", "ln_tuning_", "LayerNorm tuning"),
-    Method("PROMPT_TUNING", "prompt_embeddings", "prompt tuning (no weight updates)"),
-    Method("P_TUNING", None, "p-tuning (no weight updates)"),
-    Method("PREFIX_TUNING", None, "prefix tuning (no weight updates)"),
-    Method("ADAPTION_PROMPT", "adaption_prompt", "adaption prompts (no weight updates)"),
+    Method("PROMPT_TUNING", "prompt_embeddings", "prompt tuning (no weight updates)", NO_UPDATE_HINT),
+    Method("P_TUNING", None, "p-tuning (no weight updates)", NO_UPDATE_HINT),
+    Method("PREFIX_TUNING", None, "prefix tuning (no weight updates)", NO_UPDATE_HINT),
+    Method("ADAPTION_PROMPT", "adaption_prompt", "adaption prompts (no weight updates)", NO_UPDATE_HINT),
 )
 
 
 def refuse_method(path: Path, peft_type: str) -> InputError:
     """The error for a config of another method than LoRA."""
-    named = (method.what for method in METHODS if method.peft_type == peft_type.upper())
-    what = next(named, f"the PEFT method {peft_type!r}")
-    return InputError(f"{path}: not LoRA but {what}", code="other-method", hint=LORA_HINT)
+    unknown = Method(None, None, f"the PEFT method {peft_type!r}")
+    method = next((method for method in METHODS if method.peft_type == peft_type.upper()), unknown)
+    return InputError(f"{path}: not LoRA but {method.what}", code="other-method", hint=method.hint)
 
 
 class Tool(NamedTuple):
@@ -132,8 +142,8 @@ FOLDERS = (
         ("pytorch_lora_weights.bin",),
         "pickle",
         "a diffusers LoRA as a pickle file ({})",
-        "pickle files can run code, so they are not opened here; load it with diffusers where you trust it, and "
-        "save it again with safe_serialization=True",
+        "pickle files can run code, so they are opened in a process with limits alone: --allow-pickle (Python: "
+        "allow_pickle=True); or, where you trust it, load it with diffusers and save it again",
     ),
     Folder(
         ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
@@ -173,7 +183,7 @@ def refuse_foreign(
     for method in METHODS:
         if method.prefix and any(part.startswith(method.prefix) for part in parts):
             raise InputError(
-                f"{path}: tensors of {method.what}: {method.prefix}…", code="other-method", hint=LORA_HINT
+                f"{path}: tensors of {method.what}: {method.prefix}…", code="other-method", hint=method.hint
             )
     for tool in TOOLS:
         if any(re.search(tool.key, name) for name in entries):

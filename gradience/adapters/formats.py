@@ -6,6 +6,7 @@ format has settings of its own, it translates them to those of PEFT (`PeftConfig
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,16 +14,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gradience.adapters.adapter import Adapter
-from gradience.adapters.diffusers import is_diffusers, open_diffusers
+from gradience.adapters.diffusers import NAME, is_diffusers, open_diffusers
 from gradience.adapters.gguf import is_gguf, open_gguf
 from gradience.adapters.initial import subtract_initial
 from gradience.adapters.kohya import is_kohya, open_kohya
-from gradience.adapters.locate import INDEX, PICKLES, WEIGHTS
-from gradience.adapters.mlx import is_mlx, open_mlx
+from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, adapter_folders, lone_weights
+from gradience.adapters.mlx import FINAL, is_mlx, open_mlx
 from gradience.adapters.pairs import WORDS, Pairs, open_pairs
 from gradience.adapters.peft import open_peft
-from gradience.adapters.pickles import pickle_at, twin_of
+from gradience.adapters.pickles import NAMES, pickle_at, twin_of
 from gradience.adapters.remote import Weights, fetch_adapter
+from gradience.adapters.sniffing import listing
 from gradience.errors import InputError
 from gradience.hub.address import address_of
 
@@ -33,7 +35,8 @@ class Format(NamedTuple):
     recognises: whether a file or folder is of this format, from a look at its names.
     open: (path, name of one of several adapters) -> the open adapter.
     words: each `Adapter.format` that `open` gives -> what reports call such an adapter.
-    weights: what is fetched of a repository on the hub: choices of files; the first of a choice is fetched last.
+    weights: the names of its weights: choices of files, of which a repository on the hub is asked for one; the first of
+        a choice is fetched last.
     """
 
     recognises: Callable[[Path], bool]
@@ -43,9 +46,9 @@ class Format(NamedTuple):
 
 
 FORMATS: dict[str, Format] = {
-    "mlx": Format(is_mlx, open_mlx, {"mlx": "MLX-LM LoRA"}),
+    "mlx": Format(is_mlx, open_mlx, {"mlx": "MLX-LM LoRA"}, tuple((name,) for name in FINAL)),
     "gguf": Format(is_gguf, open_gguf, {"gguf": "GGUF LoRA"}),
-    "diffusers": Format(is_diffusers, open_diffusers, {"diffusers": "diffusers LoRA"}),
+    "diffusers": Format(is_diffusers, open_diffusers, {"diffusers": "diffusers LoRA"}, ((NAME,),)),
     "kohya": Format(is_kohya, open_kohya, {"kohya": "kohya LoRA"}),
     "peft": Format(
         lambda path: True,  # last: it also says what else a path holds
@@ -87,9 +90,10 @@ def _open(path: Path, adapter: str | None, pairs: Pairs | None, *, allow_pickle:
     address = address_of(path)
     if address is None:
         return _open_here(path, adapter, pairs, allow_pickle=allow_pickle)
-    weights = tuple(choice for form in FORMATS.values() for choice in form.weights)
+    # PEFT first, as in a folder on this disk.
+    weights = tuple(choice for form in reversed(FORMATS.values()) for choice in form.weights)
     if allow_pickle:
-        weights += tuple((name,) for name in PICKLES)
+        weights += tuple((name,) for name in NAMES)
     fetched = fetch_adapter(address, weights, adapter)
     opened = _open_here(fetched.path, adapter, pairs, allow_pickle=allow_pickle)
     opened.source = fetched.source
@@ -112,8 +116,26 @@ def _open_here(path: Path, adapter: str | None, pairs: Pairs | None, *, allow_pi
 def _open_format(path: Path, adapter: str | None, pairs: Pairs | None) -> Adapter:
     if pairs is not None:
         return open_pairs(path, adapter, pairs)
-    chosen = next(form for form in FORMATS.values() if form.recognises(path))
-    return chosen.open(path, adapter)
+    name, chosen = next((name, form) for name, form in FORMATS.items() if form.recognises(path))
+    lone = _lone_file(path) if name == "peft" else None
+    return chosen.open(path, adapter) if lone is None else _open_format(lone, adapter, None)
+
+
+def _lone_file(path: Path) -> Path | None:
+    """The only file of weights in a folder where no file and no sub-folder has a name by which an adapter is known."""
+    if not os.path.isdir(path):
+        return None
+    names = listing(path)
+    lone = lone_weights(names)
+    if lone is None or not {WEIGHTS, INDEX}.isdisjoint(names) or adapter_folders(path):
+        return None
+    return path / lone
+
+
+def known_names() -> frozenset[str]:
+    """Names of files by which a folder is known to hold an adapter, of any format."""
+    names = {name for form in FORMATS.values() for choice in form.weights for name in choice}
+    return frozenset((CONFIG, *NAMES, *(name for name in names if "*" not in name)))
 
 
 def require_peft(opened: Adapter) -> None:

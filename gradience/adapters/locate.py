@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -23,6 +23,7 @@ WEIGHTS = "adapter_model.safetensors"
 INDEX = "adapter_model.safetensors.index.json"
 CONFIG = "adapter_config.json"
 PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
+WEIGHT_SUFFIXES = (".safetensors", ".npz", ".gguf")
 MAX_INDEX_BYTES = 32 * 2**20
 LISTED = 8
 """Names shown in a message before it says how many more there are."""
@@ -126,6 +127,15 @@ def _nested(folder: Path, names: list[str], adapter: str | None) -> InputError:
         code="several-adapters",
         hint=f"name one with --adapter {names[0]}, or list their folders to audit several",
     )
+
+
+def lone_weights(names: Collection[str]) -> str | None:
+    """The only file of weights among the names in a folder, whatever it is called; None beside a pickle of PEFT's, and
+    for a full model.
+    """
+    weights = [name for name in names if name.lower().endswith(WEIGHT_SUFFIXES)]
+    other = any(fnmatch.filter(names, pattern) for kind in FOLDERS for pattern in kind.patterns)
+    return weights[0] if len(weights) == 1 and not other and not set(PICKLES) & set(names) else None
 
 
 def adapter_folders(folder: Path) -> list[Path]:

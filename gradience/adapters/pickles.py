@@ -26,6 +26,9 @@ from gradience.errors import InputError, MissingExtra
 from gradience.reading import MAX_SETTINGS_BYTES, check_regular, read_file
 
 SUFFIXES = (".bin", ".pt", ".pth")
+OF_DIFFUSERS = "pytorch_lora_weights"
+NAMES = (*PICKLES, f"{OF_DIFFUSERS}.bin")
+"""Of weights in a folder."""
 MAX_BYTES = 8 * 2**30
 """Of a pickle."""
 SAFE_TORCH = Version("2.10")
@@ -43,9 +46,10 @@ def pickle_at(path: Path) -> Path | None:
     """Return the pickle that holds the adapter at `path`; None where there is none, or safetensors beside it."""
     if path.suffix.lower() in SUFFIXES:
         return path
-    if not path.is_dir() or any(os.path.lexists(path / name) for name in (WEIGHTS, INDEX)):
+    safe = (WEIGHTS, INDEX, f"{OF_DIFFUSERS}.safetensors")
+    if not path.is_dir() or any(os.path.lexists(path / name) for name in safe):
         return None
-    return next((path / name for name in PICKLES if os.path.lexists(path / name)), None)
+    return next((path / name for name in NAMES if os.path.lexists(path / name)), None)
 
 
 @contextmanager

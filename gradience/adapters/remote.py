@@ -5,13 +5,13 @@ from __future__ import annotations
 import fnmatch
 import posixpath
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from gradience.adapters.files import PICKLE_HINT
-from gradience.adapters.locate import CONFIG, LISTED, PICKLES, natural_key
+from gradience.adapters.locate import CONFIG, LISTED, PICKLES, WEIGHT_SUFFIXES, lone_weights, natural_key
 from gradience.errors import InputError, NetworkError
 from gradience.hub.address import Address
 from gradience.hub.client import Source, cached, download, is_offline, list_files, need_client
@@ -22,6 +22,8 @@ Weights = tuple[tuple[str, ...], ...]
 """Choices of files of weights, as patterns: the first of which every pattern fits is fetched, its first file last."""
 _PLAIN = re.compile(r"[\w.+-]{1,200}", re.ASCII)
 """Names of files that are fetched: a stranger's name steers nothing."""
+MAX_LONE = 2 * 2**30
+"""Bytes of a file that is fetched without having been named, where its own name says nothing."""
 
 
 class Fetched(NamedTuple):
@@ -67,6 +69,8 @@ def _kept(address: Address, weights: Weights, adapter: str | None) -> Fetched | 
     """What the cache holds of it, whole: the file that is fetched last is there."""
     folders = [*([posixpath.join(address.inside, adapter)] if adapter else []), address.inside]
     wanted = [(folder, choice[0], "") for folder in folders for choice in weights]
+    if adapter:
+        wanted.append((address.inside, adapter, ""))
     if address.inside:
         above, file = posixpath.split(address.inside)
         wanted.append((above, file, file))
@@ -77,13 +81,16 @@ def _kept(address: Address, weights: Weights, adapter: str | None) -> Fetched | 
     return None
 
 
-def _choose(address: Address, files: Collection[str], weights: Weights, adapter: str | None) -> _Choice:
+def _choose(
+    address: Address, files: Mapping[str, int | None], weights: Weights, adapter: str | None
+) -> _Choice:
     """What to fetch of the files of a repository. Raises NetworkError (`hub-file`), InputError."""
     if address.inside in files:
         folder, name = posixpath.split(address.inside)
-        known = name == CONFIG or any(name == choice[0] for choice in weights)
-        if not known:
+        named = tuple(choice for choice in weights if name == choice[0])
+        if not named and name != CONFIG:
             return _single(address, files, folder, name)
+        weights = named or weights
     else:
         folder = address.inside
     within = posixpath.join(folder, adapter or "").strip("/")
@@ -101,23 +108,44 @@ def _choose(address: Address, files: Collection[str], weights: Weights, adapter:
             for pattern in choice
         ]
         if all(fitting):
-            config = [CONFIG] if CONFIG in beside else []
-            return _Choice(folder, (*config, *(name for names in reversed(fitting) for name in names)))
+            return _Choice(
+                folder, (*_config(beside), *(name for names in reversed(fitting) for name in names))
+            )
+    if adapter in beside:
+        return _single(address, files, folder, adapter)._replace(point="")
+    lone = lone_weights(beside)
+    if lone is not None and _PLAIN.fullmatch(lone) and not _folders_hint(address, files, weights):
+        _refuse_large(address, lone, files[posixpath.join(folder, lone)])
+        return _Choice(folder, (*_config(beside), lone), lone)
     raise _no_adapter(address, files, beside, weights)
+
+
+def _config(beside: Collection[str]) -> list[str]:
+    return [CONFIG] if CONFIG in beside else []
+
+
+def _refuse_large(address: Address, name: str, size: int | None) -> None:
+    """Raise InputError (full-model) for a file that nobody has named, and that is too large for an adapter."""
+    if size is not None and size > MAX_LONE:
+        raise InputError(
+            f"{address}: its only file of weights, {name[:80]}, has {size / 1e9:.1f} GB: a full model, by its size; "
+            "nothing was downloaded",
+            code="full-model",
+            hint=f"if it is the adapter, name it: {address.repo}:{name[:80]}",
+        )
 
 
 def _single(address: Address, files: Collection[str], folder: str, name: str) -> _Choice:
     """One file of weights under another name, and the config beside it."""
     if name.lower().endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt")):
         raise _pickle(address, name)
-    if not name.lower().endswith((".safetensors", ".npz", ".gguf")) or not _PLAIN.fullmatch(name):
+    if not name.lower().endswith(WEIGHT_SUFFIXES) or not _PLAIN.fullmatch(name):
         raise InputError(
             f"{address}: not a file of weights",
             code="not-an-adapter",
-            hint="name the repository, a folder of it, or a .safetensors file",
+            hint="name the repository, a folder of it, or a file of weights",
         )
-    config = [CONFIG] if posixpath.join(folder, CONFIG) in files else []
-    return _Choice(folder, (*config, name), name)
+    return _Choice(folder, (*_config(_beside(files, folder)), name), name)
 
 
 def _beside(files: Collection[str], folder: str) -> list[str]:
@@ -148,7 +176,7 @@ def _no_adapter(
     return InputError(
         f"{address}: no adapter there (it contains {listed(sorted(name[:80] for name in beside), LISTED)})",
         code="not-an-adapter",
-        hint="name the repository of an adapter, or its folder: org/name:folder",
+        hint="name the repository of an adapter, its folder, or its file: org/name:folder/file",
     )
 
 

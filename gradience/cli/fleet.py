@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.options import MaxMemory, Quiet, ReportAsJson, bytes_of
+from gradience.cli.options import AllowPickle, MaxMemory, Quiet, ReportAsJson, bytes_of
 from gradience.cli.output import command_line, print_result
 from gradience.cli.page import Html
 from gradience.cli.progress import ProgressBar
@@ -53,6 +53,7 @@ def fleet(
     ] = None,
     json: ReportAsJson = False,
     html: Html = None,
+    allow_pickle: AllowPickle = False,
     max_memory: MaxMemory = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an existing .csv or .parquet file.")
@@ -83,6 +84,7 @@ def fleet(
             root=root,
             recursive=recursive,
             calibrations=calibration or (),
+            allow_pickle=allow_pickle,
             force=force,
             workers=workers,
             max_memory=limit,

@@ -33,6 +33,7 @@ def compress_fleet(
     dtype: str | None = None,
     strip: Sequence[str] = (),
     base_model: str | os.PathLike[str] | None = None,
+    allow_pickle: bool = False,
     force: bool = False,
     workers: int | None = None,
     max_memory: int | None = None,
@@ -53,6 +54,7 @@ def compress_fleet(
     dtype: of every adapter, as for `compress_adapter`.
     strip: of every adapter, as for `compress_adapter`.
     base_model: of every adapter, as for `compress_adapter`.
+    allow_pickle: of every adapter, as for `compress_adapter`.
     force: make again what an earlier run has made, and replace adapter folders that are there.
     workers: processes; one a processor by default.
     max_memory: bytes that the work on one adapter may take.
@@ -71,6 +73,7 @@ def compress_fleet(
         "dtype": dtype,
         "strip": list(strip),
         "base_model": None if base_model is None else str(path_argument("base_model", base_model)),
+        "allow_pickle": allow_pickle,
         "force": force,
         "max_memory": max_memory,
     }

@@ -7,15 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gradience.adapters.locate import CONFIG, INDEX, PICKLES, WEIGHTS, natural_key
+from gradience.adapters.formats import known_names
+from gradience.adapters.locate import WEIGHT_SUFFIXES, lone_weights, natural_key
 from gradience.artifacts.shared_names import given_text
 from gradience.errors import InputError, UsageError
 from gradience.reading import MAX_DATA_BYTES, cannot_open, read_file
 
-MARKS = (CONFIG, WEIGHTS, INDEX, *PICKLES, "adapters.safetensors", "pytorch_lora_weights.safetensors")
+MARKS = known_names()
 """A folder with one of these files is taken for an adapter; whether it is one, its row says."""
-FILES = (".safetensors", ".gguf", ".npz")
-"""Single files in a folder of adapters that are taken for adapters."""
 LIST = ".txt"
 
 
@@ -84,9 +83,11 @@ def _adapters_of(source: Path, *, recursive: bool) -> tuple[list[Path], int]:
             if entry.is_dir():
                 if _marked(Path(entry.path)):
                     matches.append(Path(entry.path))
-                else:
-                    empty += not recursive
-            elif entry.name.endswith(FILES) and not _marked(folder):
+                elif not recursive:
+                    lone = lone_weights([inner.name for inner in _entries(Path(entry.path))])
+                    matches += [] if lone is None else [Path(entry.path, lone)]
+                    empty += lone is None
+            elif entry.name.lower().endswith(WEIGHT_SUFFIXES) and not _marked(folder):
                 matches.append(Path(entry.path))
     return matches, empty
 

@@ -38,14 +38,15 @@ from gradience.spectra import (
 SKETCH_DIGITS = 7
 
 
-def measure(path: Path, name: str, *, max_memory: int | None = None) -> FleetRow:
+def measure(path: Path, name: str, *, max_memory: int | None = None, allow_pickle: bool = False) -> FleetRow:
     """Return the row of the adapter at `path`; of one that cannot be measured the row that says why.
 
     name: what the row calls it, the path relative to the root.
     max_memory: bytes that the work may take; as for `audit_adapter`.
+    allow_pickle: read pickles as well, in a process with limits.
     """
     try:
-        with open_adapter(path) as opened:
+        with open_adapter(path, allow_pickle=allow_pickle) as opened:
             work = ((pair, audit_bytes(pair)) for pair in opened.pairs)
             workers_within(limit_for(max_memory, [opened]), [opened], work, 1)
             return _row(opened, name)

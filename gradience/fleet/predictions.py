@@ -16,7 +16,8 @@ from gradience.words import listed
 class Predictions:
     """The calibrations that were given, by the digest of their adapter. Raises InputError for one that is broken."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[Path], *, allow_pickle: bool = False) -> None:
+        self._allow_pickle = allow_pickle
         self._files = {}
         self._calibrations = {}
         for file in files:
@@ -40,7 +41,7 @@ class Predictions:
         if calibration is None:
             return None
         try:
-            audited = audit_adapter(paths[name], workers=1)
+            audited = audit_adapter(paths[name], workers=1, allow_pickle=self._allow_pickle)
             plan = plan_compression(audited, ToRank(rank), path=paths[name], calibration=calibration)
         except GradienceError:  # what compress would refuse has no prediction
             return None

@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from gradience.adapters.locate import WEIGHT_SUFFIXES
+from gradience.adapters.pickles import SUFFIXES
 from gradience.artifacts.compression import CompressionReport
 from gradience.artifacts.fleet import FleetRow
 from gradience.artifacts.fleet_compression import Squeezed
@@ -63,7 +65,7 @@ def target_of(row: FleetRow, output: Path) -> Path:
             code="bad-row-path",
             hint="measure again with --root DIR, a folder above the adapters",
         )
-    return output / (path.with_suffix("") if path.suffix == ".safetensors" else path)
+    return output / (path.with_suffix("") if path.suffix.lower() in (*WEIGHT_SUFFIXES, *SUFFIXES) else path)
 
 
 def _refuse_outdated(row: FleetRow, source: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from gradience.arguments import integer_argument, path_argument
 from gradience.artifacts.fleet import FleetReport, FleetRow
@@ -32,6 +33,7 @@ def audit_fleet(
     root: str | os.PathLike[str] = ".",
     recursive: bool = False,
     calibrations: Iterable[str | os.PathLike[str]] = (),
+    allow_pickle: bool = False,
     force: bool = False,
     workers: int | None = None,
     max_memory: int | None = None,
@@ -50,6 +52,7 @@ def audit_fleet(
     root: what the paths of the rows are relative to; the current folder by default.
     recursive: look for adapters at any depth.
     calibrations: files of `gradience calibrate`; each predicts the cost of the next lower step for its adapter.
+    allow_pickle: read `.bin` and `.pt` as well, each in a process of its own with limits (needs the extra `hf`).
     force: replace a table that is there.
     workers: processes; one a processor by default. The rows do not depend on it.
     max_memory: bytes that the work on one adapter may take; as for `audit_adapter`.
@@ -64,7 +67,10 @@ def audit_fleet(
     table = None if output is None else path_argument("output", output)
     rows_file = None if table is None else rows_file_of(table, force=force)
     limit = None if max_memory is None else integer_argument("max_memory", max_memory)
-    predictions = Predictions([path_argument("calibrations", each) for each in calibrations])
+    options = {"max_memory": limit, "allow_pickle": allow_pickle}
+    predictions = Predictions(
+        [path_argument("calibrations", each) for each in calibrations], allow_pickle=allow_pickle
+    )
     fleet = discover([path_argument("sources", each) for each in given], root=home, recursive=recursive)
     paths = {member.name: member.path for member in fleet.members}
     tally = Tally()
@@ -75,7 +81,7 @@ def audit_fleet(
             reused.add(row.path)
             tally.add(row)
         rest = [member for member in fleet.members if member.name not in reused]
-        for row in measured_rows(rest, workers=workers, max_memory=limit):
+        for row in measured_rows(rest, workers=workers, **options):
             if journal:
                 journal.add(row)
             tally.add(row)
@@ -100,18 +106,21 @@ def audit_fleet(
         rows_file=None if rows_file is None else path_text(rows_file),
         root=path_text(home),
         bases=tally.bases(partial(predictions.kl, paths)),
-        copies=tally.copies(partial(_difference, paths)),
+        copies=tally.copies(partial(_difference, paths, allow_pickle=allow_pickle)),
         failures=tally.failures(),
         run=watch.run_info(),
     )
 
 
 def measured_rows(
-    members: Sequence[Member], *, workers: int | None = None, max_memory: int | None = None
+    members: Sequence[Member], *, workers: int | None = None, **options: Any
 ) -> Iterator[FleetRow]:
-    """Yield the row of every adapter, as they come."""
+    """Yield the row of every adapter, as they come.
+
+    options: keywords of `measure`.
+    """
     requests = [
-        {"task": "measure", "name": member.name, "path": str(member.path), "max_memory": max_memory}
+        {"task": "measure", "name": member.name, "path": str(member.path), "options": options}
         for member in members
     ]
     for request, answer in answers(requests, workers=workers):
@@ -121,9 +130,9 @@ def measured_rows(
             yield FleetRow.model_validate_json(answer)
 
 
-def _difference(paths: dict[str, Path], a: str, b: str) -> float | None:
+def _difference(paths: dict[str, Path], a: str, b: str, *, allow_pickle: bool) -> float | None:
     """Exact; None where one of them can no longer be read."""
     try:
-        return compare_adapters(paths[a], paths[b], workers=1).relative_difference
+        return compare_adapters(paths[a], paths[b], workers=1, allow_pickle=allow_pickle).relative_difference
     except GradienceError:
         return None

@@ -23,7 +23,7 @@ def measure(request: Request) -> str:
     """Return the row of an adapter."""
     from gradience.fleet.measure import measure
 
-    row = measure(Path(request["path"]), request["name"], max_memory=request["max_memory"])
+    row = measure(Path(request["path"]), request["name"], **request["options"])
     return row.to_json(indent=None)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from gradience.errors import NetworkError
 from gradience.hub.address import Address
@@ -21,64 +20,79 @@ def explained(address: Address) -> Iterator[None]:
     """
     from huggingface_hub import errors
 
+    raised = (
+        OSError,
+        errors.EntryNotFoundError,
+        errors.HFValidationError,
+        errors.HTTPError,  # type: ignore[attr-defined]  # of httpx, whatever it is called there
+    )
     try:
         yield
-    except errors.GatedRepoError as error:
-        raise NetworkError(
-            f"{address}: the repository is gated, and you have no access to it",
-            code="hub-gated",
-            hint=f"ask for access at {_page(address)}, then log in: {LOGIN}",
-        ) from error
-    except errors.DisabledRepoError as error:
-        raise NetworkError(
-            f"{address}: the hub has disabled this repository",
-            code="hub-not-found",
-            hint=f"see {_page(address)}",
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise NetworkError(
-            f"{address}: no such file or folder here, and no such repository on the hub, or it is private",
-            code="hub-not-found",
-            hint=f"check the name; for a private repository log in: {LOGIN}",
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise NetworkError(
-            f"{address}: the repository has no revision {address.revision!r}",
-            code="hub-revision",
-            hint=f"{_page(address)}/tree/main lists its branches and tags",
-        ) from error
-    except errors.OfflineModeIsEnabled as error:
-        raise not_cached(address) from error
-    except errors.LocalEntryNotFoundError as error:
-        if isinstance(error.__cause__, errors.FileMetadataError):
-            raise no_hub(address) from error
-        if error.__cause__ is None or isinstance(error.__cause__, errors.OfflineModeIsEnabled):
-            raise not_cached(address) from error
-        raise _unreachable(address, error.__cause__) from error
-    except errors.EntryNotFoundError as error:
-        raise NetworkError(
-            f"{address}: a file that the hub lists is not there",
-            code="hub-file",
-            hint=f"try again, or look at {_page(address)}",
-        ) from error
-    except errors.HfHubHTTPError as error:
-        raise _refused(address, error.response) from error
-    except errors.HTTPError as error:  # type: ignore[attr-defined]  # of httpx, whatever it is called there
-        raise _unreachable(address, error) from error
-    except errors.HFValidationError as error:
-        raise NetworkError(
-            f"{address}: not a name of the hub", code="hub-not-found", hint="a repository is called org/name"
-        ) from error
-    except errors.FileMetadataError as error:
-        raise no_hub(address) from error
-    except OSError as error:
-        if error.errno is not None:
+    except raised as error:
+        explanation = _of_name(address, error) or _of_network(address, error)
+        if explanation is None:
             raise
-        raise NetworkError(
-            f"{address}: the download did not arrive whole: {_first_line(error)}",
-            code="hub-incomplete",
-            hint="run it again: what has arrived is kept",
-        ) from error
+        raise explanation from error
+
+
+def _of_name(address: Address, error: Exception) -> NetworkError | None:
+    """What is wrong with the name, or with the right to it; None where the error says nothing of that."""
+    from huggingface_hub import constants, errors
+
+    page = f"{constants.ENDPOINT}/{address.repo}"
+    match error:
+        case errors.GatedRepoError():
+            what = "the repository is gated, and you have no access to it"
+            hint = f"ask for access at {page}, then log in: {LOGIN}"
+            return NetworkError(f"{address}: {what}", code="hub-gated", hint=hint)
+        case errors.DisabledRepoError():
+            what, hint = "the hub has disabled this repository", f"see {page}"
+            return NetworkError(f"{address}: {what}", code="hub-not-found", hint=hint)
+        case errors.RepositoryNotFoundError():
+            what = "no such file or folder here, and no such repository on the hub, or it is private"
+            hint = f"check the name; for a private repository log in: {LOGIN}"
+            return NetworkError(f"{address}: {what}", code="hub-not-found", hint=hint)
+        case errors.HFValidationError():
+            what, hint = "not a name of the hub", "a repository is called org/name"
+            return NetworkError(f"{address}: {what}", code="hub-not-found", hint=hint)
+        case errors.RevisionNotFoundError():
+            what = f"the repository has no revision {address.revision!r}"
+            hint = f"{page}/tree/main lists its branches and tags"
+            return NetworkError(f"{address}: {what}", code="hub-revision", hint=hint)
+        case errors.EntryNotFoundError() if not isinstance(error, errors.LocalEntryNotFoundError):
+            what, hint = "a file that the hub lists is not there", f"try again, or look at {page}"
+            return NetworkError(f"{address}: {what}", code="hub-file", hint=hint)
+    return None
+
+
+def _of_network(address: Address, error: BaseException) -> NetworkError | None:
+    """What is wrong with the way to the hub, or with the hub; None for an error of the disk."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError):  # whatever kept it from asking the hub
+        cause = error.__cause__
+        if cause is None:
+            return not_cached(address)
+        return _of_network(address, cause) or _unreachable(address, cause)
+    match error:
+        case errors.OfflineModeIsEnabled():
+            return not_cached(address)
+        case errors.FileMetadataError():
+            return no_hub(address)
+        case errors.HfHubHTTPError() if (status := error.response.status_code) in (401, 403):
+            what = f"the hub does not accept the token (HTTP {status})"
+            return NetworkError(f"{address}: {what}", code="hub-token", hint=f"log in again: {LOGIN}")
+        case errors.HfHubHTTPError():
+            what = f"the hub answers with an error (HTTP {error.response.status_code})"
+            hint = "try again later, or check HF_ENDPOINT if it is set"
+            return NetworkError(f"{address}: {what}", code="hub-server", hint=hint)
+        case errors.HTTPError():  # type: ignore[attr-defined]  # of httpx
+            return _unreachable(address, error)
+        case OSError(errno=None):
+            what = f"the download did not arrive whole: {_first_line(error)}"
+            hint = "run it again: what has arrived is kept"
+            return NetworkError(f"{address}: {what}", code="hub-incomplete", hint=hint)
+    return None
 
 
 def not_cached(address: Address) -> NetworkError:
@@ -99,34 +113,12 @@ def no_hub(address: Address) -> NetworkError:
     )
 
 
-def _refused(address: Address, response: Any) -> NetworkError:
-    """The error for an answer with an error status that says nothing more."""
-    status = response.status_code
-    if status in (401, 403):
-        return NetworkError(
-            f"{address}: the hub does not accept the token (HTTP {status})",
-            code="hub-token",
-            hint=f"log in again: {LOGIN}",
-        )
-    return NetworkError(
-        f"{address}: the hub answers with an error (HTTP {status})",
-        code="hub-server",
-        hint="try again later, or check HF_ENDPOINT if it is set",
-    )
-
-
 def _unreachable(address: Address, error: BaseException) -> NetworkError:
     return NetworkError(
         f"{address}: no such file or folder here, and no connection to the hub, or it broke: {_first_line(error)}",
         code="hub-connection",
         hint="check the network, proxies and HF_ENDPOINT; HF_HUB_OFFLINE=1 reads what is in the cache",
     )
-
-
-def _page(address: Address) -> str:
-    from huggingface_hub import constants
-
-    return f"{constants.ENDPOINT}/{address.repo}"
 
 
 def _first_line(error: BaseException) -> str:

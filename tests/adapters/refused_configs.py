@@ -72,15 +72,15 @@ case(
     "ia3_config",
     b'{"peft_type": "IA3", "target_modules": ["k"], "feedforward_modules": []}',
     "IA3",
-    hint="only LoRA adapters",
+    hint="merge_and_unload",
 )
 case(
     "prompt_tuning_config",
     b'{"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 8}',
     "prompt tuning",
-    hint="only LoRA adapters",
+    hint="no ΔW to audit",
 )
-case("loha_config", config(peft_type="LOHA"), "LoHa", "Hadamard", hint="only LoRA adapters")
+case("loha_config", config(peft_type="LOHA"), "LoHa", "Hadamard", hint="peft.save_as_lora")
 case("unilora_config", config(peft_type="UNILORA"), "UniLoRA (one shared vector)", hint="only LoRA adapters")
 case(
     "method_of_a_later_peft",

@@ -278,13 +278,13 @@ def bare(folder: Path, config: object, **files: bytes) -> Path:
     return folder
 
 
-@refused(CONFIG, "IA3", hint="only LoRA adapters")
+@refused(CONFIG, "IA3", hint="merge_and_unload")
 def ia3_as_a_pickle(folder):
     """Saving it again as safetensors, the advice for a pickle, would end in a refusal."""
     return bare(folder, {"peft_type": "IA3"}, adapter_model__bin=b"\x80\x02")
 
 
-@refused(CONFIG, "IA3", hint="only LoRA adapters")
+@refused(CONFIG, "IA3", hint="merge_and_unload")
 def ia3_pickle_by_name(folder):
     return bare(folder, {"peft_type": "IA3"}, adapter_model__bin=b"\x80\x02") / "adapter_model.bin"
 
@@ -301,8 +301,14 @@ def lfs_pointer_of_another_name(folder):
     return folder
 
 
-@refused("other_name", "no adapter here", hint="other_name/Copy of adapter_model.safetensors")
-def weights_of_another_name(folder):
-    adapter(folder / "other_name")
-    (folder / "other_name" / WEIGHTS).rename(folder / "other_name" / "Copy of adapter_model.safetensors")
-    return folder / "other_name"
+@refused(
+    "several_names",
+    "no adapter here",
+    "one.safetensors, two.safetensors",
+    hint="the .safetensors file itself",
+)
+def weights_of_several_names(folder):
+    for name in ("one", "two"):
+        adapter(folder / "several_names")
+        (folder / "several_names" / WEIGHTS).rename(folder / "several_names" / f"{name}.safetensors")
+    return folder / "several_names"

@@ -101,14 +101,14 @@ def kohya_alpha_that_is_no_number(folder):
     return file(folder, "style.safetensors", kohya(factory.stored(np.array(np.nan, np.float32))))
 
 
-@refused("lokr.safetensors", "LoKr", hint="only LoRA adapters")
+@refused("lokr.safetensors", "LoKr", hint=("save_as_lora", "LyCORIS"))
 def kohya_lokr(folder):
     name = "lora_unet_input_blocks_1_1_proj_in"
     shapes = {f"{name}.lokr_w1": (4, 4), f"{name}.lokr_w2_a": (8, 2), f"{name}.lokr_w2_b": (2, 8)}
     return file(folder, "lokr.safetensors", named(**shapes) | {f"{name}.alpha": zeros()})
 
 
-@refused("loha.safetensors", "LoHa", hint="only LoRA adapters")
+@refused("loha.safetensors", "LoHa", hint=("save_as_lora", "LyCORIS"))
 def kohya_loha(folder):
     sides = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
     return file(folder, "loha.safetensors", {f"lora_te_text_model.{side}": zeros(4, 4) for side in sides})
@@ -117,7 +117,7 @@ def kohya_loha(folder):
 UNET = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 
 
-@refused("diffusers_pickle", "a diffusers LoRA as a pickle file", hint="safe_serialization=True")
+@refused("diffusers_pickle", "a diffusers LoRA as a pickle file", hint=("can run code", "--allow-pickle"))
 def diffusers_pickle(folder):
     (folder / "pytorch_lora_weights.bin").write_bytes(factory.pickled(2))
     return folder
@@ -176,7 +176,7 @@ def adalora_tensors_under_a_lora_config(folder):
     return adapter(folder, tensors) / WEIGHTS
 
 
-@refused("ia3_tensors", "IA3", hint="only LoRA adapters")
+@refused("ia3_tensors", "IA3", hint="merge_and_unload")
 def ia3_tensors(folder):
     return adapter(folder, {f"{factory.PREFIX}{MODULE}.ia3_l": zeros(12, 1)})
 
@@ -197,7 +197,7 @@ def unilora_tensors(folder):
     return adapter(folder, {f"{factory.PREFIX}{MODULE}.unilora_indices_A": zeros(4, 6)})
 
 
-@refused("prompt_tuning_tensors", "prompt tuning", hint="only LoRA adapters")
+@refused("prompt_tuning_tensors", "prompt tuning", hint="no ΔW to audit")
 def prompt_tuning_tensors(folder):
     return adapter(folder, {"prompt_embeddings": zeros(8, 16)})
 

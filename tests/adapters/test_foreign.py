@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from shutil import copytree
+from shutil import copytree, ignore_patterns
 
 import factory
 import numpy as np
@@ -63,6 +63,13 @@ def test_every_tensor_is_accounted_for(folder):
     assert not cover.unaudited
     assert all(row.status == "ok" for row in report.layers)
     assert not {"misnamed", "no-config"} & {finding.code for finding in report.findings}
+
+
+def test_a_folder_with_one_file_of_any_name_is_that_file(tmp_path):
+    copytree(FOLDER / "kohya", tmp_path / "style", ignore=ignore_patterns("expected.npz"))
+    assert (
+        audit_adapter(tmp_path / "style").layers == audit_adapter(FOLDER / "kohya/style.safetensors").layers
+    )
 
 
 # ---------------------------------------------------------------- MLX-LM

@@ -39,6 +39,16 @@ def test_a_trainer_checkpoint(tmp_path, capsys):
     good(audit(capsys, folder))
 
 
+def test_the_only_weights_of_a_folder_may_have_any_name(tmp_path, capsys):
+    folder = adapter(tmp_path / "adapter")
+    expected = good(audit(capsys, folder)).report
+    (folder / WEIGHTS).rename(folder / "Copy of adapter_model.safetensors")
+    (folder / "README.md").write_text("mine")
+    report = good(audit(capsys, folder)).report
+    assert report["layers"] == expected["layers"]
+    assert report["adapter"]["sha256"] == expected["adapter"]["sha256"]
+
+
 @pytest.mark.parametrize("name", ["checkpoint-200", "stage/two"])
 def test_an_adapter_by_the_name_of_its_folder(name, tmp_path, capsys):
     adapter(tmp_path / "checkpoint-100", modules(seed=1))

@@ -22,6 +22,7 @@ from gradience.cli.demo import example_adapter
 from gradience.digests import sha256_file
 from gradience.errors import InputError, MissingExtra
 
+FOREIGN = Path(__file__).with_name("foreign")
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -95,6 +96,15 @@ def test_a_pickle_is_read_as_the_same_adapter_is(adapter: Path, tmp_path: Path) 
     assert report.adapter.path == adapter.name
     assert report.adapter.sha256 == sha256_file(adapter / "adapter_model.bin")
     assert report.adapter.bytes == (adapter / "adapter_model.bin").stat().st_size
+
+
+@pytest.mark.conformance  # a start of PyTorch
+def test_a_pickle_of_diffusers_is_read_as_its_twin(tmp_path: Path) -> None:
+    known = FOREIGN / "diffusers-old" / "pytorch_lora_weights.safetensors"
+    (tmp_path / "pytorch_lora_weights.bin").write_bytes(saved(load_file(known)))
+    report = audit_adapter(tmp_path, allow_pickle=True)
+    assert (report.adapter.format, report.adapter.pickle) == ("diffusers", True)
+    assert report.layers == audit_adapter(known).layers
 
 
 @pytest.mark.conformance  # seven starts of PyTorch

@@ -12,12 +12,15 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+import torch
 from fleets import MODULES, random_factors, rotated, save
 from refused_folders import POINTER
+from safetensors.torch import load_file
 
-from gradience import GradienceError, LockedError, UsageError, audit_fleet
+from gradience import GradienceError, LockedError, UsageError, audit_adapter, audit_fleet
 from gradience.artifacts.fleet import FleetReport
 from gradience.cli.app import run
+from gradience.cli.demo import example_adapter
 from gradience.errors import InputError
 from gradience.fleet import journal, processes
 from gradience.fleet.discover import Member, discover
@@ -25,6 +28,7 @@ from gradience.fleet.journal import read_rows
 from gradience.fleet.verb import measured_rows
 from gradience.report.fleet import fleet_text
 
+FOREIGN = Path(__file__).resolve().parents[1] / "adapters" / "foreign"
 SCHEMAS = Path(__file__).resolve().parents[2] / "docs" / "schemas"
 
 
@@ -103,6 +107,50 @@ def test_recursive_looks_below_adapters_too(here):
     ]
     deep = discover([Path("zoo")], root=Path("zoo"), recursive=True)
     assert [member.name for member in deep.members][1:4] == ["one", "one/checkpoint-9", "one/checkpoint-10"]
+
+
+def test_adapters_of_every_format_get_a_row(here):
+    shutil.copytree(FOREIGN, here / "others", ignore=shutil.ignore_patterns("expected.npz"))
+    report = audit_fleet("others", "others.jsonl")
+    assert (report.failed, report.incomplete, report.elsewhere) == (0, 0, 0)
+    formats = {row.path: row.format for row in read_rows(Path("others.jsonl"))}
+    files = {"kohya": "kohya/style.safetensors"}
+    files |= {name: f"{name}/adapter.gguf" for name in ("gguf-f16", "gguf-f32", "gguf-q8_0")}
+    assert formats == {
+        f"others/{files.get(folder.name, folder.name)}": folder.name.partition("-")[0]
+        for folder in FOREIGN.iterdir()
+    }
+    assert [member.name for member in discover([Path("others")], root=here, recursive=True).members] == list(
+        formats
+    )
+
+
+def test_pickles_get_a_row_where_they_are_allowed(here):
+    shutil.copytree(example_adapter(), here / "pickled" / "one")
+    weights = here / "pickled" / "one" / "adapter_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    audit_fleet("pickled", "fleet.jsonl")
+    assert [row.error for row in read_rows(Path("fleet.jsonl"))] == ["pickle"]
+    assert run(["fleet", "pickled", "-o", "fleet.jsonl", "--allow-pickle", "--quiet"]) == 0
+    (row,) = read_rows(Path("fleet.jsonl"))
+    assert (row.status, row.rank) == ("ok", 8)
+    assert row.stable_rank_median == pytest.approx(
+        np.median([layer.stable_rank for layer in audit_adapter(example_adapter()).layers])
+    )
+
+
+@pytest.mark.conformance  # two starts of PyTorch
+def test_a_fleet_of_pickles_is_compressed(here):
+    shutil.copytree(example_adapter(), here / "pickled" / "one")
+    weights = here / "pickled" / "one" / "adapter_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    audit_fleet("pickled", "fleet.jsonl", allow_pickle=True)
+    line = ["compress", "--fleet", "fleet.jsonl", "--to-rank", "4", "-o", "small", "--quiet"]
+    assert run(line) == 4
+    assert run([*line, "--allow-pickle"]) == 0
+    assert audit_adapter("small/pickled/one").adapter.r == 4
 
 
 def test_a_folder_that_links_to_itself_is_walked_once(here):
@@ -220,7 +268,7 @@ def test_processes_give_the_rows_that_one_gives(here, monkeypatch):
 
 def test_a_process_that_dies_costs_one_row(here, monkeypatch):
     monkeypatch.setattr(processes.sys, "executable", "/bin/false")
-    request = {"task": "measure", "name": "zoo/one", "path": str(here / "zoo" / "one"), "max_memory": None}
+    request = {"task": "measure", "name": "zoo/one", "path": str(here / "zoo" / "one"), "options": {}}
     process = processes._Process()
     assert process.ask(request) == processes.Died(1)
     monkeypatch.setattr(processes, "WORTH_A_PROCESS", 1)

@@ -29,6 +29,17 @@ GOOD = {
     "train.py": b"raise SystemExit",
     "optimizer.pt": b"\x80\x04.",
 }
+ADAPTERS = Path(__file__).resolve().parents[1] / "adapters" / "foreign"
+FOREIGN = {
+    "mlx": "adapters.safetensors",
+    "mlx-npz": "adapters.npz",
+    "diffusers": "pytorch_lora_weights.safetensors",
+    "kohya": "style.safetensors",
+    "gguf-f16": "adapter.gguf",
+}
+"""Of each format its weights."""
+MLX_CONFIG = (ADAPTERS / "mlx" / "adapter_config.json").read_bytes()
+STEPS = ("0000100_adapters.safetensors", "0000200_adapters.safetensors")
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 270000\n"
 Answers = dict[str, dict[str, Any]]
 
@@ -66,6 +77,14 @@ def hub() -> Iterator[Hub]:
         hub.add("org/pointer", {"adapter_config.json": CONFIG, "adapter_model.safetensors": POINTER})
         hub.add("org/model", {"config.json": b"{}", "model.safetensors": WEIGHTS})
         hub.add("org/other", {"README.md": b"", "weights.safetensors": WEIGHTS})
+        hub.add("org/large", {"README.md": b"", "weights.safetensors": WEIGHTS}, wrong="large")
+        hub.add("org/two", {"one.safetensors": WEIGHTS, "two.safetensors": WEIGHTS})
+        for name in FOREIGN:
+            folder = ADAPTERS / name
+            files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "expected.npz"}
+            hub.add(f"org/{name}", {**files, "README.md": b"", "optimizer.pt": b"."})
+        steps = {path: (ADAPTERS / "mlx" / "adapters.safetensors").read_bytes() for path in STEPS}
+        hub.add("org/steps", {**steps, "adapter_config.json": MLX_CONFIG})
         base = {
             "config.json": b"{}",
             "model.safetensors": WEIGHTS,
@@ -91,10 +110,14 @@ def answers(hub: Hub, home: Path) -> Answers:
         "org/many:checkpoint-9",
         "hf://org/many@main/checkpoint-10",
         *FAILURES,
+        *(f"org/{name}" for name in FOREIGN),
+        "org/other",
+        "org/large:weights.safetensors",
     ]
     pages = [f"{page}/org/many/tree/main/checkpoint-9", f"{page}/org/other/blob/main/weights.safetensors"]
     lines = [
         ["compare", "org/good", "org/good@v1"],
+        ["audit", "org/steps", "--adapter", STEPS[1], "--json"],
         ["compress", "org/good@v1", "--rank", "4", "--base-model", "org/base", "-o", "smaller", "--quiet"],
     ]
     return ask([*asked, *pages, "base org/base", "base org/base@main:half", *lines], hub.url, home)
@@ -116,7 +139,9 @@ FAILURES = {
     "org/many": ("several-adapters", 3, "in folders of it"),
     "org/pickled": ("pickle", 3, "adapter_model.bin is a pickle"),
     "org/model": ("full-model", 3, "nothing was downloaded"),
-    "org/other": ("not-an-adapter", 3, "README.md, weights.safetensors"),
+    "org/large": ("full-model", 3, "weights.safetensors, has 3.2 GB: a full model, by its size; nothing was"),
+    "org/two": ("not-an-adapter", 3, "one.safetensors, two.safetensors"),
+    "org/steps": ("not-an-adapter", 3, "0000100_adapters.safetensors, 0000200_adapters.safetensors"),
     "org/good:README.md": ("not-an-adapter", 3, "not a file of weights"),
 }
 
@@ -149,6 +174,26 @@ def test_only_config_and_weights_are_downloaded(hub: Hub, answers: Answers) -> N
     assert not [
         path for path in hub.asked if "/org/model/resolve/" in path or "/org/pickled/resolve/" in path
     ]
+
+
+def test_weights_of_every_format_are_fetched_and_nothing_else(hub: Hub, answers: Answers) -> None:
+    for name, weights in FOREIGN.items():
+        answer = answers[f"org/{name}"]
+        assert answer["format"] == name.partition("-")[0]
+        assert answer["sha256"] == sha256_file(ADAPTERS / name / weights)
+        asked = {path.rpartition("/")[2] for path in hub.asked if f"/org/{name}/resolve/" in path}
+        config = {"adapter_config.json"} if name.startswith("mlx") else set()
+        assert asked == {weights, *config}
+
+
+def test_weights_under_any_name_are_read_where_they_are_the_only_ones_or_named(
+    hub: Hub, answers: Answers
+) -> None:
+    known = sha256_file(example_adapter() / "adapter_model.safetensors")
+    assert answers["org/other"]["sha256"] == answers["org/large:weights.safetensors"]["sha256"] == known
+    step = json.loads(answers[str(["audit", "org/steps", "--adapter", STEPS[1], "--json"])]["out"])
+    assert step["adapter"]["format"] == "mlx"
+    assert not [path for path in hub.asked if path.endswith(f"/{STEPS[0]}")]
 
 
 def test_folders_pages_and_single_files(hub: Hub, answers: Answers) -> None:
