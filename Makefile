@@ -10,6 +10,7 @@
 #   make site                   docs/ as HTML in site/: warnings are errors, links checked, nothing from the network
 #   make conformance            slow runs against other libraries
 #   make axe                    axe-core for the tests of pages, from npm
+#   make pictures               every kind of page of `gradience report` at three widths, light and dark, in pictures/
 #   make conformance-lowest     the tests on the lowest allowed versions, in an environment of their own (6 GB)
 #   make conformance-vllm       compressed adapters served by real vLLM, in an environment of its own
 #   make conformance-llama-cpp  the same through llama.cpp (builds it)
@@ -18,7 +19,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format wheel hostile fuzz site axe conformance conformance-lowest conformance-vllm conformance-llama-cpp docs clean
+.PHONY: help demo test lint format wheel hostile fuzz site axe pictures conformance conformance-lowest conformance-vllm conformance-llama-cpp docs clean
 
 # The first interpreter that is new enough; `make PYTHON=/path/to/python test` overrides it.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -142,6 +143,10 @@ axe: $(VENV)/.made
 	@test -e $(VENV)/axe-core/axe-core-$(AXE).tgz || { mkdir -p $(VENV)/axe-core && cd $(VENV)/axe-core && \
 	  npm pack --silent axe-core@$(AXE) >/dev/null && tar -xzf axe-core-$(AXE).tgz; } || echo "no npm: pages are not checked with axe-core"
 
+# For whoever changes how a page looks. `make pictures ARGS=--docs` renews those of docs/images.
+pictures: $(VENV)/.conformance
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(PY) -m conformance.pictures $(ARGS)
+
 conformance: $(VENV)/.conformance axe conformance-lowest site
 	$(PY) -m pytest -m conformance $(ARGS)
 
@@ -204,5 +209,5 @@ docs: $(VENV)/.core
 	$(PY) scripts/update_readme.py
 
 clean:
-	rm -rf $(VENV) $(FUZZ) $(FIGURES) fuzz-finds $(VLLM) $(LLAMA) $(LOWEST) $(SITE) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(FUZZ) $(FIGURES) fuzz-finds pictures $(VLLM) $(LLAMA) $(LOWEST) $(SITE) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

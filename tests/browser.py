@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,18 +52,27 @@ class Page:
 
 
 @contextmanager
-def browsing(width: int = 1280, *, dark: bool = False) -> Iterator[Page]:
-    """A fresh page of this width."""
+def browser() -> Iterator[Any]:
+    """A browser without a page."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        scheme = "dark" if dark else "light"
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         try:
-            yield Page(page)
+            yield chromium
         finally:
-            browser.close()
+            chromium.close()
+
+
+@contextmanager
+def browsing(chromium: Any, width: int = 1280, *, dark: bool = False, **more: Any) -> Iterator[Page]:
+    """A fresh page of this width, in a context of its own. more: of Playwright's `new_page`."""
+    scheme = "dark" if dark else "light"
+    page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, **more)
+    try:
+        yield Page(page)
+    finally:
+        page.close()
 
 
 DRAWN = "[...document.querySelectorAll('[data-plot]')].filter(at => at.querySelector('.main-svg')).length"

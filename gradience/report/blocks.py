@@ -145,6 +145,8 @@ class Code:
 
     lines: Sequence[Inline]
     language: str = ""
+    drawing: bool = False
+    """A chart made of characters: where its plot stands, it is left out."""
 
 
 Block = Heading | Paragraph | Notes | Facts | Table | Bars | HeatMap | Code

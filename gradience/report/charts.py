@@ -51,7 +51,7 @@ def area(values: Sequence[float], first: int, last: int, *, width: int, height: 
         cells = "".join(_cell(eighth - 8 * row) for eighth in eighths)
         rows.append((Span(f"{text:>{LABEL}} ▏", "dim"), Span(cells.rstrip(), "info")))
     axis = _axis(first, last, len(shown)) + (" (log scale)" if logarithmic else "")
-    return Code([*rows, Span(" " * (LABEL + 2) + axis, "dim")])
+    return Code([*rows, Span(" " * (LABEL + 2) + axis, "dim")], drawing=True)
 
 
 def widen(values: Sequence[float], width: int) -> list[float]:

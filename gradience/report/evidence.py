@@ -93,7 +93,11 @@ def difference_blocks(report: EvidenceReport, view: View) -> list[Block]:
             f"{sig(scaled(report, report.margin))}{unit(report)} or more",
         ),
     ]
-    return [Heading("How large is the difference?"), figures(rows), Code(interval_lines(report))]
+    return [
+        Heading("How large is the difference?"),
+        figures(rows),
+        Code(interval_lines(report), drawing=True),
+    ]
 
 
 def interval_lines(report: EvidenceReport) -> list[str]:

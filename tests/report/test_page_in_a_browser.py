@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from audit_sample import mistral_rows, report
-from browser import assert_sound, browsing, need_browser
+from browser import assert_sound, browser, browsing, need_browser
 
 from gradience.report.page.pieces import Source
 from gradience.report.page.render import to_page
@@ -15,6 +15,6 @@ def test_an_audit_opens_from_disk(tmp_path):
     audit = report(mistral_rows(layers=4, r=8))
     file = tmp_path / "audit.html"
     file.write_text(to_page([Source("audit.json", audit)]), encoding="utf-8")
-    with browsing() as page:
+    with browser() as chromium, browsing(chromium) as page:
         page.open(file)
         assert_sound(page, len(plots_of(audit)))

@@ -21,7 +21,7 @@ from gradience.digests import sha256_bytes
 from gradience.errors import InputError, require
 from gradience.reading import open_stream
 from gradience.report import html
-from gradience.report.blocks import Bars, Block, Facts, HeatMap, Inline, Table, spans
+from gradience.report.blocks import Bars, Block, Code, Facts, HeatMap, Inline, Table, spans
 from gradience.report.inputs import Source
 from gradience.report.names import display_sentence, html_text
 from gradience.report.page.pieces import Part, Section, parts_of
@@ -109,8 +109,8 @@ class _Writer:
             "anchor": anchor,
             "title": self.safe(html.inline(part.title)),
             "plain": plain(part.title),
-            "opening": self.blocks(part.opening),
-            "plots": [self.plot(prefix, plot) for plot in part.plots],
+            "opening": self.blocks(part.opening, part.plots),
+            "plots": self.plots(prefix, part.plots),
             "sections": [self.section(prefix, next(numbers), section) for section in part.sections],
         }
 
@@ -120,13 +120,16 @@ class _Writer:
             "title": self.safe(html.inline(section.title)),
             # what the signs of a map mean: the page shows its plot instead
             "aside": "" if _has_map(section.blocks) else self.safe(html.inline(section.aside)),
-            "plots": [self.plot(prefix, plot) for plot in section.plots],
-            "body": self.blocks(section.blocks),
+            "plots": self.plots(prefix, section.plots),
+            "body": self.blocks(section.blocks, section.plots),
         }
 
-    def plot(self, prefix: str, plot: Plot) -> Values:
+    def plots(self, prefix: str, plots: Sequence[Plot]) -> list[Values]:
+        return [self.plot(prefix, plot, wide=wide) for plot, wide in zip(plots, rows_of(plots), strict=True)]
+
+    def plot(self, prefix: str, plot: Plot, *, wide: bool) -> Values:
         number = len(self.figures)
-        self.figures.append(to_plotly(plot, title=False))
+        self.figures.append(to_plotly(plot))
         return {
             "number": number,
             "anchor": f"plot-{prefix}{plot.name}",
@@ -134,13 +137,14 @@ class _Writer:
             "sentence": display_sentence(plot.sentence),
             "label": display_sentence(f"{plot.title}. {plot.sentence}"),
             "height": height_of(plot),
-            "wide": is_wide(plot),
+            "wide": wide,
             "table": self.safe(_scrolled(plot.table(), f"Figures: {plot.title}")),
         }
 
-    def blocks(self, blocks: Sequence[Block]) -> Any:
-        """The blocks without the drawings: a page has plots of them."""
-        return self.safe(f'<div class="gradience">{"".join(_drawn(blocks))}</div>' if blocks else "")
+    def blocks(self, blocks: Sequence[Block], plots: Sequence[Plot]) -> Any:
+        """The blocks; drawings only where no plot says the same."""
+        shown = [block for block in blocks if not (plots and isinstance(block, Code) and block.drawing)]
+        return self.safe(f'<div class="gradience">{"".join(_drawn(shown))}</div>' if shown else "")
 
 
 def _has_map(blocks: Sequence[Block]) -> bool:
@@ -203,6 +207,18 @@ def command_of(source: Source) -> str:
 def is_wide(plot: Plot) -> bool:
     """Whether a plot takes a row of its own: a heat map, a forest plot."""
     return any(isinstance(one, Image | Intervals) for one in plot.series)
+
+
+def rows_of(plots: Sequence[Plot]) -> list[bool]:
+    """Return which plots have a row of their own: those that need it, and one that would stand there alone."""
+    wide: list[bool] = []
+    alone = False
+    for plot in plots:
+        if is_wide(plot) and alone:
+            wide[-1] = True
+        wide.append(is_wide(plot))
+        alone = not (is_wide(plot) or alone)
+    return [*wide[:-1], True] if alone else wide
 
 
 def height_of(plot: Plot) -> int:

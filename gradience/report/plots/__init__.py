@@ -5,8 +5,9 @@ table.py    the figures behind a plot
 kinds.py    which plots each report has
 spectra.py, layers.py, … the functions that make them, a file for each subject
 palette.py  the colours, the same in every renderer
-plotly.py    the JSON of a plotly figure, for a page
-to_matplotlib.py, plotly_figure.py   a plot for a paper: SVG, PDF or PNG; for a notebook
+labels.py   where names of points stand, so that none lies on another
+plotly.py   the JSON of a plotly figure, for a page and a notebook; plotly_figure.py makes plotly's own object of it
+to_matplotlib.py   a plot for a paper: SVG, PDF or PNG
 
 A plot is made of a report by a function of the file of its kind, and holds plain text, never markup: a renderer
 escapes all of it in one place.

@@ -12,7 +12,7 @@ from gradience.report.comparison import label_of
 from gradience.report.numbers import count, percent, sig
 from gradience.report.plots.plot import Axis, BarsOf, Form, Plot
 
-MOST = 40
+MOST = 24
 """Bars in one plot."""
 
 

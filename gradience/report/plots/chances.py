@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.artifacts.power import PowerReport
-from gradience.report.numbers import chance
+from gradience.artifacts.power import PowerReport, Scenario
+from gradience.report.numbers import chance, percent
 from gradience.report.plots.plot import Axis, BarsOf, Plot, Series
 
 CHANCE = Axis("chance", low=0.0, high=1.0, form="share")
@@ -57,7 +57,17 @@ def power_plot(report: PowerReport) -> Plot | None:
         "power",
         "What the planned examples and seeds show",
         CHANCE,
-        Axis("", scale="categories", categories=[row.name for row in scenarios]),
+        Axis(
+            "variant, discordance ± spread",
+            scale="categories",
+            categories=[_assumed(row) for row in scenarios],
+        ),
         series,
         f"Non-inferiority of the runs themselves is shown with a chance of at most {chance(best)}.",
     )
+
+
+def _assumed(row: Scenario) -> str:
+    """What a scenario assumes: of one name there are several."""
+    spread = f" ± {100 * row.spread:.3g}" if row.spread else ""
+    return f"{row.name}, {percent(row.discordance)}{spread}"

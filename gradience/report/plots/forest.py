@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.report.numbers import count, plural, sig
+from gradience.report.numbers import count, plural, signed
 from gradience.report.plots.compared import Compared, Comparing, Row, compared
 from gradience.report.plots.plot import (
     Axis,
@@ -79,14 +79,17 @@ def pareto_plot(report: Comparing) -> Plot | None:
                 if row.low is not None and row.high is not None
             ]
     smallest = min(rows, key=lambda row: -(row.saved or 0.0))
+    left, right = _room([1 - (row.saved or 0.0) for row in rows], 0.12)
+    ends = [end for row in rows for end in (row.low, row.delta, row.high) if end is not None]
+    low, high = _room([0.0, *ends, *(line.at for line in _limit(outcome, "y"))], 0.06)
     return Plot(
         "pareto",
         f"{outcome.what} by size",
-        Axis("LoRA parameters kept", form="share"),
-        Axis(outcome.what, outcome.unit),
+        Axis("LoRA parameters kept", low=max(0.0, left), high=right, form="share"),
+        Axis(outcome.what, outcome.unit, low=low, high=high),
         series,
-        f"The smallest, {smallest.name}, keeps {100 * (1 - (smallest.saved or 0.0)):.1f} % of the LoRA parameters, at"
-        f" {outcome.what} {sig(smallest.delta)} {outcome.unit}.",
+        f"The smallest, {smallest.name}, keeps {100 * (1 - (smallest.saved or 0.0)):.1f} % of the LoRA parameters, with"
+        f" {outcome.what} {signed(smallest.delta)} {outcome.unit}.",
         [Reference(0.0, "original"), *_limit(outcome, "y")],
     )
 
@@ -94,7 +97,7 @@ def pareto_plot(report: Comparing) -> Plot | None:
 def pairs_plot(report: Comparing) -> Plot | None:
     """Return how many examples only the original, and only the smaller adapter, has correct."""
     rows = [row for row in compared(report).rows if row.lost is not None and row.gained is not None][::-1]
-    if not rows:
+    if not any(row.lost or row.gained for row in rows):
         return None
     places = list(range(len(rows)))
     lost, gained = [row.lost or 0 for row in rows], [row.gained or 0 for row in rows]
@@ -152,6 +155,12 @@ def _holds(row: Row, outcome: Compared) -> bool:
     return end is not None and (end > outcome.limit if outcome.better == "higher" else end < outcome.limit)
 
 
+def _room(values: Sequence[float], share: float) -> tuple[float, float]:
+    """The ends of an axis with room beyond the values, a share of their span."""
+    room = share * (max(values) - min(values)) or 0.1 * abs(values[0]) or 0.1
+    return min(values) - room, max(values) + room
+
+
 def _limit(outcome: Compared, on: str) -> Sequence[Reference]:
     if outcome.limit is None:
         return []
@@ -159,6 +168,6 @@ def _limit(outcome: Compared, on: str) -> Sequence[Reference]:
 
 
 def _said(row: Row, outcome: Compared) -> str:
-    interval = "" if row.low is None else f" ({sig(row.low)} … {sig(row.high)})"
-    figures = f"{outcome.what} {sig(row.delta)} {outcome.unit}{interval}"
+    interval = "" if row.low is None else f" ({signed(row.low)} … {signed(row.high)})"
+    figures = f"{outcome.what} {signed(row.delta)} {outcome.unit}{interval}"
     return "\n".join(filter(None, (row.name, figures, row.said)))

@@ -19,15 +19,19 @@ TONES: dict[Tone, str] = {
 SHADES = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
 """From low to high, even steps (viridis, Smith and van der Walt, 2015; CC0): heat maps, and series by their shade."""
 
-SHADE_TOP = 0.85
-"""Lines use the scale up to here: its light end is not seen on white."""
+SHADE_LOW, SHADE_TOP = 0.3, 0.85
+"""Lines use the scale between these: its dark end is not seen on a dark page, its light end not on white."""
 
 
 def series_color(tone: Tone, shade: float | None, place: int) -> str:
     """Return the colour of a series: of its tone, of its shade, or of its place in the plot."""
     if tone:
         return TONES[tone]
-    return SERIES[place % len(SERIES)] if shade is None else shade_color(SHADE_TOP * shade)
+    return (
+        SERIES[place % len(SERIES)]
+        if shade is None
+        else shade_color(SHADE_LOW + (SHADE_TOP - SHADE_LOW) * shade)
+    )
 
 
 def shade_color(shade: float) -> str:

@@ -1,4 +1,4 @@
-"""A plot as the JSON of a plotly figure: plain dicts and lists, without plotly itself.
+"""A plot as the JSON of a plotly figure, for a page and a notebook: plain dicts and lists, without plotly itself.
 
 plotly takes text as a small markup of its own, so that all text is escaped here, in one place. Colours of text and
 lines around the plot are left to the page.
@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gradience.report.names import display_name
+from gradience.report.plots import labels
+from gradience.report.plots.labels import PHONE, SCREEN, Place, label_places
 from gradience.report.plots.palette import SHADES, series_color
 from gradience.report.plots.plot import (
     Axis,
@@ -31,20 +33,25 @@ from gradience.report.plots.table import shown
 Json = dict[str, Any]
 LABEL = 32
 """Characters of a name beside an axis; all of it stands in the table."""
-TICKS, MOST_ROWS = 24, 60
+SERIES = 60
+"""Characters of the name of a series."""
+TICKS, MOST_ROWS = 48, 60
 """Names beside an axis of categories, across the plot and down."""
 HOVER_LINES = 12
 LEGEND = 10
 """Up to so many series are named in a legend."""
+GAPS = 64
+"""Up to so many columns of a heat map are parted by a line of the page."""
 BAND = 0.18
 """How opaque a band is."""
+SYMBOLS: dict[Tone, str] = {"warn": "diamond", "bad": "x", "dim": "circle-open"}
+"""Of marks that say something by their colour."""
+PATTERNS = ("", "/", ".", "x", "-")
+"""Of bars of several series: whoever does not see their colours tells them apart."""
 
 
-def to_plotly(plot: Plot, *, title: bool = True) -> Json:
-    """Return `data` and `layout` of a plotly figure.
-
-    title: whether it has its title; a page writes it above. No value is NaN: JSON.
-    """
+def to_plotly(plot: Plot) -> Json:
+    """Return `data` and `layout` of a plotly figure without its title. No value is NaN: JSON."""
     span = _span(plot)
     data = [trace for place, one in enumerate(plot.series) for trace in _traces(plot, one, place, span)]
     layout: Json = {
@@ -53,18 +60,21 @@ def to_plotly(plot: Plot, *, title: bool = True) -> Json:
         "showlegend": 1 < sum(trace.get("showlegend", True) for trace in data) <= LEGEND,
         "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
         "hovermode": "closest",
-        "margin": {"l": 60, "r": 20, "t": 48 if title else 28, "b": 52},
+        "margin": {"l": 60, "r": 20, "t": 28, "b": 52},
         "shapes": [_line(reference) for reference in plot.references],
-        "annotations": [_label(reference) for reference in plot.references],
+        "annotations": [_label(reference, plot) for reference in plot.references if reference.label],
     }
-    if title:
-        layout["title"] = {"text": _text(plot.title)}
     bars = [one for one in plot.series if isinstance(one, BarsOf)]
     if bars:
         layout["barmode"] = "stack" if any(one.stacked for one in bars) else "group"
     if any(isinstance(one, Histogram) for one in plot.series):
         layout["bargap"] = 0.04
     return {"data": data, "layout": layout}
+
+
+def title_of(plot: Plot) -> str:
+    """Return the title as plotly shows it; a page writes it above the plot."""
+    return _text(plot.title)
 
 
 # ---------------------------------------------------------------- text and numbers
@@ -156,32 +166,35 @@ def _line(reference: Reference) -> Json:
     return {"type": "line", "line": line, **(across if reference.on == "y" else upright)}
 
 
-def _label(reference: Reference) -> Json:
-    if reference.on == "y":
-        place: Json = {"xref": "paper", "x": 1, "xanchor": "right", "y": reference.at, "yanchor": "bottom"}
-    else:
-        place = {
-            "yref": "paper",
-            "y": 1,
-            "yanchor": "top",
-            "x": reference.at,
-            "xanchor": "right",
-            "textangle": -90,
-        }
+def _label(reference: Reference, plot: Plot) -> Json:
+    at = _end(plot.x if reference.on == "x" else plot.y, reference.at)
+    place: Json = {"xref": "paper", "x": 1, "xanchor": "right", "y": at, "yanchor": "bottom"}
+    if reference.on == "x":
+        rows = any(
+            isinstance(one, Intervals) for one in plot.series
+        )  # the first would lie beneath an upright label
+        beside = {"yanchor": "bottom"} if rows else {"yanchor": "top", "xanchor": "right", "textangle": -90}
+        place = {"yref": "paper", "y": 1, "x": at, **beside}
     return {"text": _text(reference.label, LABEL), "showarrow": False, "font": {"size": 11}, **place}
 
 
 # ---------------------------------------------------------------- series
 
 
-def _traces(plot: Plot, series: Series, place: int, span: tuple[float, float] | None) -> list[Json]:
+def _traces(
+    plot: Plot,
+    series: Series,
+    place: int,
+    span: tuple[float, float] | None,
+) -> list[Json]:
     match series:
         case Lines():
             return _lines(series, place)
         case Points():
-            return [_points(series, place)]
+            return [_points(plot, series, place)]
         case BarsOf():
-            return [_bars(series, place)]
+            several = sum(isinstance(one, BarsOf) for one in plot.series) > 1
+            return [_bars(series, place, PATTERNS[place % len(PATTERNS)] if several else "")]
         case Histogram():
             return [_histogram(plot, series, place)]
         case Intervals():
@@ -192,7 +205,7 @@ def _traces(plot: Plot, series: Series, place: int, span: tuple[float, float] | 
 
 def _named(name: str, hover: Sequence[str], **rest: Any) -> Json:
     """A trace with its name; with texts of its own only these are shown of a point."""
-    trace = {"name": _text(name, LABEL), "showlegend": bool(name), **rest}
+    trace = {"name": _text(name, SERIES), "showlegend": bool(name), **rest}
     return trace | {"hovertext": [_hover(text) for text in hover], "hoverinfo": "text"} if hover else trace
 
 
@@ -204,6 +217,8 @@ def _lines(series: Lines, place: int) -> list[Json]:
     x, y = _numbers(series.x), _numbers(series.y)
     mode = "lines+markers" if series.marked or len(x) == 1 else "lines"
     drawn = _named(series.name, series.hover, type="scatter", mode=mode, x=x, y=y, line=line)
+    if not series.name:
+        drawn["hoverinfo"] = "skip"  # the interval of a point, which says all of it
     ends = [
         (at, low, high)
         for at, low, high in zip(x, _numbers(series.low), _numbers(series.high), strict=False)
@@ -224,22 +239,33 @@ def _lines(series: Lines, place: int) -> list[Json]:
     return [{**edge, "x": at, "y": low}, {**edge, **fill, "x": at, "y": high}, drawn]
 
 
-def _points(series: Points, place: int) -> Json:
+def _points(plot: Plot, series: Points, place: int) -> Json:
+    """Marks with the names that have room; those that have it on a phone in `meta`, where a page takes them."""
     color = series_color(series.tone, series.shade, place)
     rest: Json = {"type": "scatter", "mode": "markers", "x": _numbers(series.x), "y": _numbers(series.y)}
-    rest["marker"] = {"color": color, "size": 9}
+    rest["marker"] = {"color": color, "size": 9, "symbol": SYMBOLS.get(series.tone, "circle")}
     if series.labels:
-        labels = [_text(label, LABEL) for label in series.labels]
-        rest |= {"mode": "markers+text", "text": labels, "textposition": "top center", "cliponaxis": False}
-    return _named(series.name, series.hover, **rest)
+        screen, phone = (label_places(plot, canvas)[place] for canvas in (SCREEN, PHONE))
+        rest |= {"mode": "markers+text", "cliponaxis": False, **_beside(series, screen)}
+        rest["meta"] = _beside(series, phone)
+    return _named(series.name, series.hover or series.labels, **rest)
 
 
-def _bars(series: BarsOf, place: int) -> Json:
+def _beside(points: Points, places: Sequence[Place | None]) -> Json:
+    names = [
+        _text(label, labels.LABEL) if at else "" for label, at in zip(points.labels, places, strict=True)
+    ]
+    return {"text": names, "textposition": [at or "top center" for at in places]}
+
+
+def _bars(series: BarsOf, place: int, pattern: str) -> Json:
     at, values = _numbers(series.at), _numbers(series.values)
     x, y = (values, at) if series.lying else (at, values)
-    color = series_color(series.tone, None, place)
+    marker: Json = {"color": series_color(series.tone, None, place)}
+    if pattern:
+        marker["pattern"] = {"shape": pattern, "fillmode": "overlay", "fgcolor": "#ffffff", "fgopacity": 0.4}
     way = "h" if series.lying else "v"
-    return _named(series.name, series.hover, type="bar", orientation=way, x=x, y=y, marker={"color": color})
+    return _named(series.name, series.hover, type="bar", orientation=way, x=x, y=y, marker=marker)
 
 
 def _histogram(plot: Plot, series: Histogram, place: int) -> Json:
@@ -276,7 +302,11 @@ def _intervals(plot: Plot, series: Intervals, span: tuple[float, float]) -> list
         or f"{row.label}\n{shown(row.value, plot.x)} ({shown(row.low, plot.x)} … {shown(row.high, plot.x)})"
         for row in series.rows
     ]
-    marker = {"color": [series_color(row.tone, None, 0) for row in series.rows], "size": 10}
+    marker = {
+        "color": [series_color(row.tone, None, 0) for row in series.rows],
+        "symbol": [SYMBOLS.get(row.tone, "circle") for row in series.rows],
+        "size": 10,
+    }
     places = list(range(len(series.rows)))
     rest: Json = {"x": _numbers(row.value for row in series.rows), "y": places, "marker": marker}
     return [
@@ -291,10 +321,10 @@ def _image(plot: Plot, series: Image) -> Json:
         "type": "heatmap",
         "z": [_numbers(row) for row in series.values],
         "colorscale": scale,
-        "xgap": 1,
+        "xgap": 1 if len(plot.x.categories) <= GAPS else 0,
         "ygap": 1,
         "showlegend": False,
-        "colorbar": {"title": {"text": _text(series.color.label), "side": "right"}, "thickness": 12},
+        "colorbar": {"title": {"text": _text(series.color.label), "side": "top"}, "thickness": 12},
     }
     if series.color.form == "share":
         trace["colorbar"]["tickformat"] = ".0%"

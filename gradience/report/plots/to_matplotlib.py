@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from gradience.errors import require
 from gradience.report.names import display_name
 from gradience.report.numbers import count, sig, size
+from gradience.report.plots.labels import LABEL, PAPER, Place, label_places
 from gradience.report.plots.palette import SHADES, TONES, series_color
 from gradience.report.plots.plot import (
     Axis,
@@ -140,8 +141,11 @@ def _draw(plot: Plot, axes: Axes) -> None:
         if axis.scale == "log":
             getattr(axes, f"set_{side}scale")("log")
     bars = [one for one in plot.series if isinstance(one, BarsOf)]
+    names = label_places(plot, PAPER)
     for place, series in enumerate(plot.series):
         _draw_series(axes, series, place, bars)
+        if isinstance(series, Points) and place in names:
+            _draw_labels(axes, series, names[place])
     _draw_axis(axes, "x", plot.x)
     _draw_axis(axes, "y", plot.y)
     if any(isinstance(one, Intervals) for one in plot.series):
@@ -206,9 +210,24 @@ def _draw_points(axes: Axes, series: Points, place: int) -> None:
         markeredgewidth=0.5,
         label=_text(series.name),
     )
-    for x, y, label in zip(series.x, series.y, series.labels, strict=False):
-        if y is not None:
-            axes.annotate(_text(label), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+
+
+def _draw_labels(axes: Axes, series: Points, places: Sequence[Place | None]) -> None:
+    for x, y, label, place in zip(series.x, series.y, series.labels, places, strict=True):
+        if y is None or place is None:
+            continue
+        high, beside = place.split(" ")
+        right = {"left": -1, "center": 0, "right": 1}[beside]
+        up = {"bottom": -1, "middle": 0, "top": 1}[high]
+        axes.annotate(
+            _text(label, LABEL),
+            (x, y),
+            xytext=(5 * right, 5 * up),
+            textcoords="offset points",
+            fontsize=7,
+            ha={-1: "right", 0: "center", 1: "left"}[right],
+            va={-1: "top", 0: "center", 1: "bottom"}[up],
+        )
 
 
 def _draw_bars(axes: Axes, series: BarsOf, place: int, bars: Sequence[BarsOf]) -> None:

@@ -7,47 +7,88 @@
   const plots = data ? JSON.parse(data.textContent) : [];
   const places = Array.from(document.querySelectorAll("[data-plot]"));
   const wantsDark = window.matchMedia("(prefers-color-scheme: dark)");
-  const narrow = window.matchMedia("(max-width: 500px)");
   const touch = window.matchMedia("(pointer: coarse)");
+  const NARROW = 400, ROOMY = 760, PAPER = 640, LETTER = 6.5, ROW = 20;  // pixels
+  const heights = places.map((place) => parseInt(place.style.height, 10));
 
   function isDark() {
     return root.dataset.theme ? root.dataset.theme === "dark" : wantsDark.matches;
   }
 
-  function colours(layout) {
-    const style = getComputedStyle(root);
-    const text = style.getPropertyValue("--text").trim();
-    const line = style.getPropertyValue("--line").trim();
-    const look = Object.assign({}, layout, {
-      paper_bgcolor: "rgba(0,0,0,0)",
-      plot_bgcolor: "rgba(0,0,0,0)",
-      font: { color: text, size: 12, family: getComputedStyle(document.body).fontFamily },
-      dragmode: touch.matches ? false : "zoom",
-      autosize: true,
-    });
-    for (const axis of ["xaxis", "yaxis"]) {
-      look[axis] = Object.assign({}, layout[axis], { gridcolor: line, linecolor: line, tickcolor: line });
-    }
-    look.annotations = layout.annotations.map((label) =>
-      Object.assign({}, label, { bgcolor: style.getPropertyValue("--card").trim() }));
-    if (narrow.matches) look.margin = Object.assign({}, layout.margin, { l: 44, r: 8 });
-    return look;
+  function longest(texts) {
+    return texts.reduce((most, text) => Math.max(most, text.length), 0);
   }
 
-  function draw(place) {
-    const plot = plots[Number(place.dataset.plot)];
-    if (narrow.matches) {
-      for (const trace of plot.data) {
-        if (trace.colorbar) {
-          trace.colorbar = Object.assign({}, trace.colorbar, { orientation: "h", y: 1.02, yanchor: "bottom", thickness: 8 });
-        }
+  // Every second, third, … name where all of them would lie on each other.
+  function thinned(axis, width) {
+    const names = axis.ticktext;
+    const every = Math.ceil((names.length * LETTER * (longest(names) + 2)) / width);
+    const kept = (_, place) => place % every === 0;
+    return { tickvals: axis.tickvals.filter(kept), ticktext: names.filter(kept), tickangle: 0 };
+  }
+
+  // The legend in columns above the plot, and the pixels that it takes.
+  function legendOf(plot, width) {
+    const named = plot.data.filter((trace) => trace.showlegend !== false && trace.name);
+    const columns = Math.max(1, Math.floor(width / (48 + LETTER * longest(named.map((trace) => trace.name)))));
+    const rows = plot.layout.showlegend ? Math.ceil(named.length / columns) : 0;
+    return { rows, look: { entrywidth: 1 / columns, entrywidthmode: "fraction" } };
+  }
+
+  // What the page's colours and the width make of a plot. On a phone names of rows stand above their rows.
+  function fitted(plot, width, height) {
+    const style = getComputedStyle(root);
+    const value = (name) => style.getPropertyValue(name).trim();
+    const narrow = width < NARROW;
+    const x = Object.assign({}, plot.layout.xaxis, plot.layout.xaxis.ticktext ? thinned(plot.layout.xaxis, width - 110) : {});
+    const y = Object.assign({}, plot.layout.yaxis);
+    const map = plot.data.some((trace) => trace.type === "heatmap");
+    let traces = plot.data;
+    let margin = plot.layout.margin;
+    if (width < ROOMY) traces = traces.map((trace) => (trace.meta ? Object.assign({}, trace, trace.meta) : trace));
+    if (narrow) {
+      margin = Object.assign({}, margin, { l: 44, r: 8 });
+      y.title = Object.assign({}, y.title, y.ticktext ? { text: "" } : {});
+      x.nticks = 5;
+      if (map) {
+        const bar = { orientation: "h", y: 1.02, yanchor: "bottom", thickness: 8 };
+        traces = traces.map((trace) => Object.assign({}, trace, { colorbar: Object.assign({}, trace.colorbar, bar) }));
+        margin.t = 60;
+      } else if (y.ticktext && longest(y.ticktext) > 8) {
+        const down = y.autorange === "reversed";
+        const last = y.ticktext.length - 1;
+        Object.assign(y, {
+          ticklabelposition: "inside", ticklabelshift: down ? 17 : -17, ticklabelstandoff: -6,
+          autorange: false, range: down ? [last + 0.5, -0.8] : [-0.5, last + 0.8],
+        });
+        margin.l = 12;
+        height += 14 * y.ticktext.length;
       }
     }
-    return Plotly.react(place, plot.data, colours(plot.layout), { displayModeBar: false, responsive: true });
+    for (const axis of [x, y]) Object.assign(axis, { gridcolor: value("--line"), linecolor: value("--line"), tickcolor: value("--line"), tickfont: { color: value("--text") } });
+    const legend = legendOf(plot, width - margin.l - margin.r);
+    height += ROW * legend.rows;
+    const layout = Object.assign({}, plot.layout, {
+      xaxis: x, yaxis: y, margin, width, height, autosize: false,
+      legend: Object.assign({}, plot.layout.legend, legend.look),
+      bargap: plot.layout.bargap === undefined && y.ticklabelposition ? 0.62 : plot.layout.bargap,
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { color: value("--text"), size: 12, family: getComputedStyle(document.body).fontFamily },
+      dragmode: touch.matches ? false : "zoom",
+      annotations: plot.layout.annotations.map((label) => Object.assign({}, label, { bgcolor: value("--card") })),
+    });
+    return { traces, layout };
   }
 
-  function drawAll() {
-    return Promise.all(places.map(draw)).then(() => { root.dataset.drawn = String(places.length); });
+  function draw(place, width) {
+    const plot = plots[Number(place.dataset.plot)];
+    const look = fitted(plot, width || place.clientWidth, heights[places.indexOf(place)]);
+    place.style.height = look.layout.height + "px";
+    return Plotly.react(place, look.traces, look.layout, { displayModeBar: false });
+  }
+
+  function drawAll(width) {
+    return Promise.all(places.map((place) => draw(place, width))).then(() => { root.dataset.drawn = String(places.length); });
   }
 
   function name() {
@@ -64,18 +105,24 @@
   wantsDark.addEventListener("change", () => { name(); drawAll(); });
   name();
 
+  let waiting;
+  let seen = window.innerWidth;
+  window.addEventListener("resize", () => {
+    if (window.innerWidth === seen) return;
+    seen = window.innerWidth;
+    clearTimeout(waiting);
+    waiting = setTimeout(() => drawAll(), 150);
+  });
+
   // Paper is white, and narrower than most screens.
   let before;
   window.addEventListener("beforeprint", () => {
     before = root.dataset.theme;
     root.dataset.theme = "light";
-    for (const place of places) {
-      Plotly.relayout(place, Object.assign(colours(plots[Number(place.dataset.plot)].layout), { width: 640, autosize: false }));
-    }
+    drawAll(PAPER);
   });
   window.addEventListener("afterprint", () => {
     if (before) root.dataset.theme = before; else delete root.dataset.theme;
-    for (const place of places) Plotly.relayout(place, { width: null, autosize: true });
     drawAll();
   });
 
