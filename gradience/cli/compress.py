@@ -241,15 +241,8 @@ def compress(
         path=adapter,
         calibration=measured,
     )
-    how: dict[str, Any] = {
-        "encoding": encoding,
-        "dtype": dtype,
-        "strip": strip or (),
-        "base_model": base_model,
-        "adapter_name": name,
-        "calibration": measured,
-        **which,
-    }
+    how: dict[str, Any] = {"encoding": encoding, "dtype": dtype, "strip": strip or (), **which}
+    how |= {"base_model": base_model, "adapter_name": name, "calibration": measured}
     if output is None or dry_run:
         rehearse_compression(adapter, ranks, **how)
         _show(ranks, layers=layers, json=json, html=html, quiet=quiet)

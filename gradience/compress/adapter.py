@@ -88,10 +88,7 @@ def write_compressed(
         require_peft()
     given = (plan, base_model, adapter_name, allow_pickle, initial_adapter)
     how: dict[str, Any] = {"encoding": encoding, "dtype": dtype, "strip": strip, "calibration": calibration}
-    with (
-        _prepared(source, *given, **how) as (opened, config, layout),
-        ExitStack() as stack,
-    ):
+    with _prepared(source, *given, **how) as (opened, config, layout), ExitStack() as stack:
         fitting = _fitting(opened, layout, max_memory, workers)
         pool = stack.enter_context(worker_threads(fitting))
         digest = pool.submit(opened.sha256)
@@ -133,11 +130,7 @@ def write_compressed(
                 config_changes=changed_fields(fields, new_fields),
                 peft_check=loaded,
                 **_runtimes(folder, opened, config, base_model),
-                warnings=(
-                    *warnings_of(plan, layout, results),
-                    *_names_a_folder(config),
-                    *_needs_the_base(opened),
-                ),
+                warnings=(*warnings_of(plan, layout, results), *_warnings_of_source(opened, config)),
                 run=watch.run_info(),
             )
             report.save(folder / REPORT)
@@ -196,6 +189,10 @@ def _prepared(
             check_model_config(where, needed=not dora)
             base = stack.enter_context(BaseWeights.open(where)) if dora else None
         yield opened, config, lay_out(opened, config, plan, base=base, **choices)
+
+
+def _warnings_of_source(opened: Adapter, config: PeftConfig) -> tuple[str, ...]:
+    return (*_names_a_folder(config), *_needs_the_base(opened))
 
 
 def _names_a_folder(config: PeftConfig) -> tuple[str, ...]:
