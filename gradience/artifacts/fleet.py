@@ -34,9 +34,11 @@ class FleetRow(Artifact):
     message: str | None = None
     stamp: dict[str, tuple[int, int]] = Field(default_factory=dict)
     """Each file that was read: its size in bytes and when it was last changed, in nanoseconds. A row whose files all
-    have the stamps of the row is taken over, not measured again."""
+    have the stamps of the row is taken over, not measured again; so is one whose digests are the same."""
     sha256: str | None = None
     """Digest of the weights, as in `gradience.audit`."""
+    config_sha256: str | None = None
+    """Digest of its adapter_config.json."""
     bytes: int | None = None
     format: str | None = None
     base_model: str | None = None

@@ -1,8 +1,9 @@
 """`fleet.jsonl` and how it survives a kill: rows are appended to `fleet.jsonl.part` as they come, and at the end the
 file itself is replaced whole.
 
-A row is taken over where every file of its adapter has the size and the time of change that it had, and where it did
-not fail: failures are tried again.
+A row is taken over where every file of its adapter has the size and the time of change that it had, or else where
+weights and config have the digests that they had (copied, downloaded again), and where it did not fail: failures are
+tried again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from gradience.adapters.files import Closing
 from gradience.artifacts.fleet import FleetRow
 from gradience.artifacts.whole import write_errors, write_whole
 from gradience.errors import InputError, LockedError
-from gradience.fleet.measure import stamp_of, stamped_files
+from gradience.fleet.measure import same_content, stamp_of, stamped_files
 from gradience.reading import MAX_DATA_BYTES, not_a_file, open_stream
 
 PART = ".part"
@@ -71,24 +72,37 @@ class Journal(Closing):
         paths: the adapters of this run by name. Raises InputError where the earlier file is none of ours.
         """
         part = self.output.with_name(self.output.name + PART)
+        touched = []
         for start, line in _lines(part):
             row = _torn(line)
-            if row is not None and self._holds(row, paths):
-                self._places[row.path] = _Place(start, len(line))
-                yield row
+            current = None if row is None else self._current(row, paths)
+            if current is not None and current == row:
+                self._places[current.path] = _Place(start, len(line))
+                yield current
+            elif current is not None:
+                touched.append(current)
         if self._end and not _ends_whole(part, self._end):
             self._write(b"\n")  # behind a line that a kill cut short
+        for row in touched:
+            if row.path not in self._places:
+                self.add(row)
+                yield row
         if self.output.exists():
             for row in read_rows(self.output):
-                if self._holds(row, paths):
-                    self.add(row)
-                    yield row
+                current = self._current(row, paths)
+                if current is not None:
+                    self.add(current)
+                    yield current
 
-    def _holds(self, row: FleetRow, paths: Mapping[str, Path]) -> bool:
+    def _current(self, row: FleetRow, paths: Mapping[str, Path]) -> FleetRow | None:
+        """The row, with the stamp of today where files were touched and not changed; None for one that is outdated."""
         path = paths.get(row.path)
         if path is None or row.status == "failed" or row.path in self._places:
-            return False
-        return row.stamp == stamp_of(stamped_files(path))
+            return None
+        stamp = stamp_of(stamped_files(path))
+        if stamp == row.stamp:
+            return row
+        return row.model_copy(update={"stamp": stamp}) if same_content(row, path) else None
 
     def add(self, row: FleetRow) -> None:
         """Append a row. Raises OutputError (write-failed)."""

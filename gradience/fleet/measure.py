@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,12 +18,15 @@ from gradience import ranks
 from gradience.adapters.adapter import Adapter, LoadedPair, LoraPair
 from gradience.adapters.dtypes import type_names
 from gradience.adapters.formats import open_adapter
+from gradience.adapters.locate import CONFIG
 from gradience.adapters.memory import audit_bytes, limit_for, workers_within
 from gradience.artifacts.fleet import FleetRow
 from gradience.artifacts.shared_names import path_text, sentence_text
 from gradience.audit.grouped import grouped_spectrum
+from gradience.digests import sha256_file
 from gradience.errors import GradienceError
 from gradience.fleet.sketch import SIDE, sketch_of
+from gradience.reading import MAX_SETTINGS_BYTES
 from gradience.spectra import (
     FloatArray,
     NonFiniteFactor,
@@ -74,6 +77,30 @@ def stamp_of(files: Sequence[Path]) -> dict[str, tuple[int, int]]:
     return stamp
 
 
+class Content(NamedTuple):
+    """Digests of what a row rests on: the weights, and the config where there is one."""
+
+    sha256: str
+    config_sha256: str | None
+
+
+def content_of(opened: Adapter) -> Content:
+    """Return the digests of an adapter's weights and config."""
+    path = opened.location.path
+    config = path / CONFIG if path.is_dir() else path.with_name(CONFIG)
+    digest = sha256_file(config, limit=MAX_SETTINGS_BYTES) if config.exists() else None
+    return Content(opened.sha256(), digest)
+
+
+def same_content(row: FleetRow, path: Path) -> bool:
+    """Return whether the adapter at `path` has the weights and the config that its row was measured from."""
+    try:
+        with open_adapter(path) as opened:
+            return content_of(opened) == (row.sha256, row.config_sha256)
+    except GradienceError:
+        return False
+
+
 def stamped_files(path: Path) -> list[Path]:
     """Return the files that a row rests on: those of a folder (not of the folders in it), or the file itself and the
     config beside it."""
@@ -81,7 +108,7 @@ def stamped_files(path: Path) -> list[Path]:
         return sorted(
             Path(entry.path) for entry in os.scandir(path) if entry.is_file() and _counts(entry.name)
         )
-    return [path, path.with_name("adapter_config.json")]
+    return [path, path.with_name(CONFIG)]
 
 
 def _counts(name: str) -> bool:
@@ -111,7 +138,7 @@ def _row(opened: Adapter, name: str) -> FleetRow:
         path=name,
         status="incomplete" if missing else "ok" if sums.stable else "untrained",
         stamp=stamp_of(stamped_files(opened.location.path)),
-        sha256=opened.sha256(),
+        **content_of(opened)._asdict(),
         bytes=opened.bytes,
         format=opened.format,
         dtypes=tuple(sorted({type_names(pair.a.entry.dtype, pair.b.entry.dtype) for pair in opened.pairs})),

@@ -201,6 +201,20 @@ def test_another_scale_is_a_change(here):
     assert after.fro_norm == pytest.approx(2 * before.fro_norm)
 
 
+def test_files_that_were_only_touched_or_moved_elsewhere_are_taken_over_by_their_content(here):
+    counts()
+    shutil.copytree("zoo", "copied", copy_function=shutil.copyfile)  # other times, as after a download
+    shutil.rmtree("zoo")
+    os.rename("copied", "zoo")
+    assert counts() == (1, 3)
+    stamped = {row.path: row.stamp for row in read_rows(Path("fleet.jsonl"))}
+    weights = Path("zoo/one/adapter_model.safetensors")
+    assert stamped["zoo/one"][weights.name] == (weights.stat().st_size, weights.stat().st_mtime_ns)
+    config = Path("zoo/one/adapter_config.json")
+    config.write_text(config.read_text().replace('"lora_alpha": 8', '"lora_alpha": 4'))
+    assert counts() == (2, 2)
+
+
 class Killed(BaseException):
     """The process ends here."""
 
