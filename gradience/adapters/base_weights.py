@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,16 +16,32 @@ from gradience.adapters.dtypes import Words, decode
 from gradience.adapters.files import Closing
 from gradience.adapters.locate import MAX_INDEX_BYTES
 from gradience.adapters.tensors import TensorEntry, TensorFile
+from gradience.arguments import is_integer
 from gradience.errors import InputError
-from gradience.reading import pread, read_file
+from gradience.reading import MAX_SETTINGS_BYTES, pread, read_file
 from gradience.spectra import FloatArray
 
 Rows = Callable[[slice], FloatArray]
 """Some rows of W, in float64."""
 BLOCK_BYTES = 2**23
 """Of a weight that is read in blocks of rows."""
-_PACKED = ("qweight", "weight_packed", "weight.absmax", "weight_scale", "qzeros")
+_PACKED = ("qweight", "weight_packed", "weight.absmax", "weight_scale", "qzeros", "blocks")
 """Ends of tensor names that stand for a quantised weight."""
+_EXPERTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")),
+    "down_proj": (("down_proj",), ("w2",)),
+}
+"""Parameter of stacked experts -> the projections of one of them, as files may call them."""
+_QUANTIZED_ENDS: Mapping[str, str] = {
+    "weight.quant_state.bitsandbytes__nf4": "bitsandbytes nf4",
+    "weight.quant_state.bitsandbytes__fp4": "bitsandbytes fp4",
+    "SCB": "bitsandbytes int8",
+    "qweight": "gptq or awq",
+    "weight_packed": "compressed-tensors",
+    "weight_scale_inv": "fp8",
+    "_proj_blocks": "mxfp4",
+}
+"""Ends of tensor names -> how the base is packed, where its config does not say it."""
 _INDEX = "model.safetensors.index.json"
 HEADS = ("lm_head", "embed_out")
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight")
@@ -37,6 +55,8 @@ class BaseWeights(Closing):
     files: Mapping[str, TensorFile]
     """Tensor name -> the open file that holds it."""
     stack: ExitStack
+    quantization: str | None = None
+    """How the weights are packed, as far as config.json or the names of the tensors tell."""
 
     @classmethod
     def open(cls, folder: Path) -> BaseWeights:
@@ -60,7 +80,7 @@ class BaseWeights(Closing):
         with ExitStack() as stack:
             opened = [stack.enter_context(TensorFile.open(folder / name, root=folder)) for name in names]
             files = {name: file for file in opened for name in file.entries}
-            return cls(folder, files, stack.pop_all())
+            return cls(folder, files, stack.pop_all(), _quantization(folder, files))
 
     def close(self) -> None:
         """Close the files."""
@@ -96,31 +116,36 @@ class BaseWeights(Closing):
         embeddings', which it is tied to.
         Raises InputError (base-mismatch, base-quantised).
         """
-        name = self._find_any(module)
-        file = self.files[name]
-        entry = file.entries[name]
-        if entry.dtype.numpy_name is None or entry.dtype.bits <= 8:
-            raise self._quantised(f"{name} is stored as {entry.dtype.name}")
-        stacked = expert is not None and len(entry.shape) == 3
-        stored = entry.shape[1:] if stacked else entry.shape
-        flat = (
-            (stored[0], entry.params // max(1, stored[0] * (entry.shape[0] if stacked else 1)))
-            if stored
-            else (0, 0)
-        )
-        if flat not in (shape, shape[::-1]):
+        parts = [_Part(self.files[name], name, index) for name, index in self._parts(module, expert)]
+        for part in parts:
+            if part.entry.dtype.numpy_name is None or part.entry.dtype.bits <= 8:
+                raise self._quantised(f"{part.name} is stored as {part.entry.dtype.name}")
+        rows, columns = sum(part.shape[0] for part in parts), parts[0].shape[1]
+        same = all(part.shape[1] == columns for part in parts)
+        if not same or (rows, columns) not in (shape, shape[::-1]):
+            stored = " and ".join(f"{part.name} is {list(part.entry.shape)}" for part in parts)
             raise InputError(
-                f"{self.folder}: {name} is {list(entry.shape)}, the module {module} needs {list(shape)}",
+                f"{self.folder}: {stored}, the module {module} needs {list(shape)}",
                 code="base-mismatch",
                 hint="give the base model that the adapter was trained on: this is another",
             )
-        width = flat[1] * entry.dtype.bits // 8
-        start = entry.start + (expert or 0) * flat[0] * width * stacked
-        height = max(1, BLOCK_BYTES // max(1, width))
-        for first in range(0, flat[0], height):
-            rows = min(height, flat[0] - first)
-            data = pread(file.handle, rows * width, start + first * width, file.path)
-            yield decode(np.frombuffer(data, dtype=entry.dtype.numpy).reshape(rows, flat[1]))
+        for part in parts:
+            yield from part.blocks()
+
+    def _parts(self, module: str, expert: int | None) -> list[tuple[str, int | None]]:
+        """The tensors whose rows are W: one, or the projections of one expert where the parameter is not stored.
+
+        transformers 5 keeps the experts of a block in one parameter, gate and up in one as well, and stores each
+        projection of each expert by itself (mixtral and qwen2_moe of 5.24, conversion_mapping.py).
+        """
+        if expert is not None:
+            owner, _, parameter = module.rpartition(".")
+            for names in _EXPERTS.get(parameter, ()):
+                found = [self._named(f"{owner}.{expert}.{name}") for name in names]
+                if all(found):
+                    return [(name, None) for name in found if name]
+        name = self._find_any(module)
+        return [(name, expert if len(self.files[name].entries[name].shape) == 3 else None)]
 
     def _find_any(self, module: str) -> str:
         """The tensor of a module or of a parameter; of a tied head, the embeddings."""
@@ -144,24 +169,90 @@ class BaseWeights(Closing):
             hint="give --base-model the folder of the unquantized model",
         )
 
+    def _named(self, module: str) -> str | None:
+        """The tensor of a module: models saved with or without their head differ by a prefix, others by a name."""
+        for spelling in _spellings(module):
+            parts = spelling.split(".")
+            for start in range(len(parts)):
+                name = ".".join(parts[start:]) + ".weight"
+                if name in self.files:
+                    return name
+            names = [name for name in self.files if name.endswith(f".{spelling}.weight")]
+            if len(names) == 1:
+                return names[0]
+        return None
+
     def _find(self, module: str) -> str:
-        """The tensor of a module: models saved with or without their head differ by a prefix."""
-        parts = module.split(".")
-        for start in range(len(parts)):
-            name = ".".join(parts[start:]) + ".weight"
-            if name in self.files:
-                return name
-        ending = f".{module}.weight"
-        names = [name for name in self.files if name.endswith(ending)]
-        if len(names) == 1:
-            return names[0]
-        if any(f".{name}".endswith(f".{module}.{ending}") for name in self.files for ending in _PACKED):
+        """The same. Raises InputError (base-mismatch, base-quantised) where there is none."""
+        name = self._named(module)
+        if name is not None:
+            return name
+        packed = tuple(f".{module}{mark}{ending}" for ending in _PACKED for mark in "._")
+        if any(f".{name}".endswith(packed) for name in self.files):
             raise self._quantised(f"the weight of {module} is packed")
         raise InputError(
             f"{self.folder}: has no weight for the module {module}",
             code="base-mismatch",
             hint="give the base model that the adapter was trained on: this is another",
         )
+
+
+def _quantization(folder: Path, names: Iterable[str]) -> str | None:
+    """`bitsandbytes nf4`, `gptq 4 bits` …; None where nothing says that the weights are packed."""
+    config: Any = None
+    with suppress(InputError):  # a base without a config has weights all the same
+        path = folder / "config.json"
+        config = strict_json.loads(read_file(path, MAX_SETTINGS_BYTES, root=folder), path, path.name)
+    told = config.get("quantization_config") if isinstance(config, dict) else None
+    if isinstance(told, dict):
+        method = str(told.get("quant_method", "quantized"))[:40]
+        if method != "bitsandbytes":
+            return f"{method} {told['bits']} bits" if is_integer(told.get("bits")) else method
+        return (
+            f"{method} int8"
+            if told.get("load_in_8bit")
+            else f"{method} {told.get('bnb_4bit_quant_type', 'fp4')!s:.10}"
+        )
+    return next(
+        (words for name in names for end, words in _QUANTIZED_ENDS.items() if name.endswith(end)), None
+    )
+
+
+def _spellings(module: str) -> list[str]:
+    """The module as the model calls it, then as its files do where they differ (transformers 5.24)."""
+    head, _, last = module.rpartition(".")
+    others = [module.replace(".mlp.", ".block_sparse_moe.")]
+    if last in HEADS:
+        others += [f"{head}.{name}".lstrip(".") for name in HEADS]
+    return list(dict.fromkeys([module, *others]))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One tensor of a weight, or one expert of it: a matrix, a convolution's kernel flattened."""
+
+    file: TensorFile
+    name: str
+    expert: int | None
+
+    @property
+    def entry(self) -> TensorEntry:
+        return self.file.entries[self.name]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        sides = self.entry.shape if self.expert is None else self.entry.shape[1:]
+        return (sides[0], math.prod(sides[1:])) if sides else (0, 0)
+
+    def blocks(self) -> Iterator[FloatArray]:
+        rows, columns = self.shape
+        width = columns * self.entry.dtype.bits // 8
+        start = self.entry.start + (self.expert or 0) * rows * width
+        height = max(1, BLOCK_BYTES // max(1, width))
+        for first in range(0, rows, height):
+            count = min(height, rows - first)
+            data = pread(self.file.handle, count * width, start + first * width, self.file.path)
+            yield decode(np.frombuffer(data, dtype=self.entry.dtype.numpy).reshape(count, columns))
 
 
 def _read_rows(file: TensorFile, entry: TensorEntry, rows: slice) -> Words:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gradience.adapters.locate import CONFIG
 from gradience.artifacts.check import CheckFinding, CheckReport, SettingsRead, SourceFile
 from gradience.artifacts.finding import SEVERITIES
 from gradience.artifacts.shared_names import path_text
@@ -20,6 +21,8 @@ from gradience.check.settings import Settings
 from gradience.check.tasks import TASKS, task_of
 from gradience.check.values import READERS, Unreadable
 from gradience.errors import UsageError
+from gradience.hub.address import address_of
+from gradience.hub.client import fetch_folder, with_bars
 from gradience.rules import NotApplicable
 
 __all__ = ["TASKS", "check_configs"]
@@ -46,18 +49,21 @@ def check_configs(
     1.0
 
     configs                 files or folders, whatever they hold; what an earlier one says counts
-    peft, peft_dir          an adapter configuration, as a file or in its folder
+    peft, peft_dir          an adapter configuration, as a file or in its folder, which may be a name on the hub
     training, training_dir  a training configuration; one file may hold both (TRL, Axolotl, ...)
     task                    one of TASKS, or a name that means one (`gradience.check.tasks`)
     lr, r, alpha            settings to judge instead of those in the files
     base_config             config.json of the base model, or its folder
     completion_tokens       tokens that are trained on, for the rule on capacity
 
-    Raises UsageError (nothing-to-check, unknown-task, bad-setting) and InputError (see `gradience.check.files`).
+    Raises UsageError (nothing-to-check, unknown-task, bad-setting), InputError (see `gradience.check.files`), and
+    NetworkError and MissingExtra for a name on the hub.
     """
     task = task_of(task) if task is not None else None
     paths = [path for config in configs for path in configurations_at(Path(config))]
-    paths += [adapter_config_in(Path(peft_dir))] if peft_dir is not None else []
+    shown: dict[Path, str] = {}
+    if peft_dir is not None:
+        paths.append(_adapter_config(peft_dir, shown))
     paths += [Path(path) for path in (peft, training) if path is not None]
     paths += [training_config_in(Path(training_dir))] if training_dir is not None else []
     settings, files, training_dialect = _typed(lr, r, alpha), [], PEFT
@@ -70,11 +76,22 @@ def check_configs(
     for path in dict.fromkeys(paths):
         values = read_mapping(path)
         dialect = dialect_of(values, path)
-        files.append(SourceFile(path=path_text(path), dialect=dialect.name))
+        files.append(SourceFile(path=shown.get(path) or path_text(path), dialect=dialect.name))
         training_dialect = dialect if training_dialect is PEFT else training_dialect
         settings = settings.filled_from(read_settings(values, dialect, path))
     base = read_base(Path(base_config)) if base_config is not None else None
     return report_of(Context(settings.completed(), task, base, completion_tokens, training_dialect), files)
+
+
+def _adapter_config(folder: PathLike, shown: dict[Path, str]) -> Path:
+    """The configuration in a folder; of a name on the hub it alone is fetched, and `shown` under that name."""
+    address = address_of(folder)
+    if address is None:
+        return adapter_config_in(Path(folder))
+    with with_bars(False):  # for a file of a few kB
+        path = adapter_config_in(fetch_folder(address, (CONFIG,))[0])
+    shown[path] = f"{address}/{path.name}"
+    return path
 
 
 def _typed(lr: float | None, r: int | None, alpha: float | None) -> Settings:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -90,6 +91,10 @@ def audit(
             help="Base model, a folder or a name: adds how large each update is beside its weight.",
         ),
     ] = None,
+    no_cache: Annotated[
+        bool,
+        typer.Option("--no-cache", help="Find the norms of the base anew, and keep none of them."),
+    ] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print audit.json instead of the report, one line per adapter.")
     ] = False,
@@ -149,7 +154,10 @@ def audit(
                 progress=progress,
                 command=command_line(),
             )
-        return report if base_model is None else _beside_base(report, base_model, quiet=quiet)
+        if base_model is None:
+            return report
+        how: dict[str, Any] = {"adapter": adapter, "allow_pickle": allow_pickle}
+        return _beside_base(report, base_model, path, how, cache=not no_cache, quiet=quiet)
 
     if len(paths) > 1:
         return _several(paths, measure, layers=layers, json=json, html=html, quiet=quiet)
@@ -174,15 +182,21 @@ def audit(
     return 0
 
 
-def _beside_base(report: AuditReport, name: str, *, quiet: bool) -> AuditReport:
-    """The report with the weights of the base model beside the updates."""
+def _beside_base(
+    report: AuditReport, name: str, path: str, how: dict[str, Any], *, cache: bool, quiet: bool
+) -> AuditReport:
+    """The report with the weights of the base model beside the updates; `how` the adapter at `path` is opened."""
+    from gradience.adapters.formats import open_adapter
     from gradience.audit.dominance import with_base
     from gradience.models.locate import locate
     from gradience.models.settings import ModelSettings
 
     folder = locate(ModelSettings(name=name), ("*.safetensors", "*.json")).folder
-    with ProgressBar(f"reading {name}", quiet=quiet) as progress:
-        return with_base(report, folder, name=name, progress=progress)
+    with ExitStack() as stack:
+        progress = stack.enter_context(ProgressBar(f"reading {name}", quiet=quiet))
+        dora = report.adapter.use_dora
+        opened = stack.enter_context(open_adapter(Path(path), **how)) if dora else None
+        return with_base(report, folder, name=name, adapter=opened, cache=cache, progress=progress)
 
 
 def _several(

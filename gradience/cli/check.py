@@ -29,7 +29,8 @@ def check(
         ),
     ] = None,
     peft_dir: Annotated[
-        Path | None, typer.Option("--peft-dir", metavar="DIR", help="Folder with an adapter_config.json.")
+        Path | None,
+        typer.Option("--peft-dir", metavar="DIR", help="Folder with an adapter_config.json, or org/name."),
     ] = None,
     peft: Annotated[
         Path | None, typer.Option("--peft", metavar="FILE", help="An adapter configuration.")

@@ -12,13 +12,13 @@ archive. Where nothing can be had, the error is NetworkError with the code `asse
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from gradience.artifacts.whole import whole_folder
+from gradience.caching import cache_folder
 from gradience.digests import sha256_file
 from gradience.errors import InputError
 from gradience.models.packages import Release, copy_member, fetch
@@ -171,14 +171,6 @@ def _damaged(folder: Path, pins: Callable[[Path], Mapping[str, str]]) -> str | N
         )
     except (InputError, ValueError, KeyError) as error:  # a file that is not there; a manifest that is none
         return str(error)
-
-
-def cache_folder() -> Path:
-    """Where everything fetched is kept."""
-    if chosen := os.environ.get("GRADIENCE_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache") / "gradience"
 
 
 @contextmanager

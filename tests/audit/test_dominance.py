@@ -18,6 +18,12 @@ from gradience.errors import InputError
 Q, V = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIENCE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "norms"
+
+
 def weights(shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
@@ -46,6 +52,8 @@ def test_norms_are_the_dense_ones(tmp_path):
         assert module.frobenius == pytest.approx(layer.fro_norm / module.weight_norm)
     above = [module.spectral > 0.1 for module in block.modules]
     assert block.above_10_percent == sum(above) / 2
+    assert block.frobenius_above_10_percent == sum(module.frobenius > 0.1 for module in block.modules) / 2
+    assert block.frobenius_above_30_percent == sum(module.frobenius > 0.3 for module in block.modules) / 2
     assert block.not_compared == ()
 
 
@@ -114,6 +122,95 @@ def test_a_quantized_base_is_recognised(tmp_path):
     assert "quantized" in block.not_compared[0].reason
 
 
+@pytest.mark.parametrize(
+    ("config_json", "ending", "words"),
+    [
+        (
+            {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+            "",
+            "bitsandbytes nf4",
+        ),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "", "bitsandbytes int8"),
+        ({"quant_method": "gptq", "bits": 4}, "", "gptq 4 bits"),
+        ({"quant_method": "awq", "bits": 4}, "", "awq 4 bits"),
+        ({"quant_method": "fp8"}, "", "fp8"),
+        ({"quant_method": "mxfp4"}, "", "mxfp4"),
+        (None, ".weight.quant_state.bitsandbytes__nf4", "bitsandbytes nf4"),
+        (None, ".SCB", "bitsandbytes int8"),
+        (None, ".qweight", "gptq or awq"),
+        (None, ".weight_scale_inv", "fp8"),
+        (None, "_proj_blocks", "mxfp4"),
+        ({}, "", "quantized"),
+        (None, "", None),
+    ],
+    ids=lambda value: str(value) if isinstance(value, str) else "",
+)
+def test_how_a_base_is_packed_is_said(tmp_path, config_json, ending, words):
+    extra = {f"{V}{ending}": Stored("U8", (4,), bytes(4))} if ending else {}
+    folder = base(tmp_path / "base", {f"{Q}.weight": stored(weights((12, 16)))} | extra)
+    settings = {} if config_json is None else {"quantization_config": config_json}
+    (folder / "config.json").write_text(json.dumps(settings))
+    report = audit_adapter(adapter(tmp_path / "adapter", factors(Q), config()))
+    block = with_base(report, folder, name="base").base
+    assert block.quantization == words
+    assert len(block.modules) == 1  # a weight that is not packed counts all the same
+
+
+# ---------------------------------------------------------------- the cache
+
+
+def test_norms_are_found_once_for_the_same_values(tmp_path, own_cache, monkeypatch):
+    tensors = {f"{Q}.weight": stored(weights((12, 16), 1)), f"{V}.weight": stored(weights((12, 16), 2))}
+    first, report = compared(tmp_path, tensors)
+    assert len(list(own_cache.rglob("*.json"))) == 2
+
+    def found_anew(*_):
+        raise AssertionError
+
+    monkeypatch.setattr("gradience.audit.norms.spectral_norm", found_anew)
+    moved = base(tmp_path / "moved", dict(reversed(tensors.items())))
+    assert with_base(report, moved, name="base").base == first
+    with pytest.raises(AssertionError):
+        with_base(report, moved, name="base", cache=False)
+    changed = base(tmp_path / "changed", tensors | {f"{Q}.weight": stored(weights((12, 16), 3))})
+    with pytest.raises(AssertionError):
+        with_base(report, changed, name="base")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b'{"frobenius": 1}',
+        b'{"of": "0", "frobenius": 1.0, "largest": 1.0}',
+        b"x" * 5000,
+        None,
+    ],
+    ids=["empty", "cut off", "a list", "half", "of another weight", "too long", "a folder"],
+)
+def test_a_damaged_entry_is_found_anew(tmp_path, own_cache, content):
+    tensors = {f"{Q}.weight": stored(weights((12, 16)))}
+    first, report = compared(tmp_path, tensors, pairs=factors(Q))
+    (entry,) = own_cache.rglob("*.json")
+    whole = entry.read_bytes()
+    entry.unlink()
+    if content is None:
+        entry.mkdir()
+    else:
+        entry.write_bytes(content)
+    assert with_base(report, tmp_path / "base", name="base").base == first
+    assert content is None or entry.read_bytes() == whole
+
+
+def test_without_a_place_for_a_cache_all_is_found(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("GRADIENCE_CACHE", str(tmp_path / "file"))
+    block, _ = compared(tmp_path, {f"{Q}.weight": stored(weights((12, 16)))}, pairs=factors(Q))
+    assert len(block.modules) == 1
+
+
 def test_a_weight_of_zeros_has_no_ratio(tmp_path):
     block, _ = compared(tmp_path, {f"{Q}.weight": stored(np.zeros((12, 16), np.float32))}, pairs=factors(Q))
     assert block.modules == ()
@@ -123,7 +220,8 @@ def test_a_weight_of_zeros_has_no_ratio(tmp_path):
 def test_a_large_weight_is_read_again_for_every_product(tmp_path, monkeypatch):
     tensors = {f"{Q}.weight": stored(weights((12, 16)))}
     kept, _ = compared(tmp_path, tensors, pairs=factors(Q))
-    monkeypatch.setattr("gradience.audit.dominance.KEPT_BYTES", 0)
+    monkeypatch.setattr("gradience.audit.norms.KEPT_BYTES", 0)
+    monkeypatch.setenv("GRADIENCE_CACHE", str(tmp_path / "another cache"))
     monkeypatch.setattr("gradience.adapters.base_weights.BLOCK_BYTES", 300)
     streamed, _ = compared(tmp_path, tensors, pairs=factors(Q))
     assert streamed.modules[0].spectral == pytest.approx(kept.modules[0].spectral, rel=1e-5)
@@ -136,15 +234,21 @@ def test_a_folder_without_weights_is_an_error(tmp_path):
         with_base(report, tmp_path / "empty", name="empty")
 
 
-def test_the_command_shows_it_and_keeps_it_in_the_json(tmp_path, capsys):
+def test_the_command_shows_it_and_keeps_it_in_the_json(tmp_path, capsys, monkeypatch):
     at = adapter(tmp_path / "adapter", factors(Q) | factors(V))
     folder = base(tmp_path / "base", {f"{Q}.weight": stored(weights((12, 16)))})
-    assert run(["audit", str(at), "--base-model", str(folder), "--json"]) == 0
+    monkeypatch.setenv("GRADIENCE_CACHE", str(tmp_path / "elsewhere"))
+    assert run(["audit", str(at), "--base-model", str(folder), "--no-cache", "--json"]) == 0
     printed = capsys.readouterr().out
     report = AuditReport.model_validate_json(printed)
     assert report.base.base == "base"
     assert json.loads(printed)["base"]["modules"][0]["name"] == Q
+    assert not (tmp_path / "elsewhere").exists()
+    assert run(["audit", str(at), "--base-model", str(folder), "--no-cache"]) == 0
+    assert not (tmp_path / "elsewhere").exists()
+    capsys.readouterr()
     assert run(["audit", str(at), "--base-model", str(folder)]) == 0
+    assert (tmp_path / "elsewhere").exists()
     text = capsys.readouterr().out
     for part in ("How large is it beside the base?", "‖ΔW‖₂/‖W‖₂", "1 module not compared"):
         assert part in text

@@ -65,6 +65,7 @@ def hub() -> Iterator[Hub]:
     with serving() as hub:
         hub.add("org/good", GOOD, {**GOOD, "README.md": b"# better"}, v1=0)
         hub.add("org/many", {**below("checkpoint-9", GOOD), **below("checkpoint-10", GOOD)})
+        hub.add("org/settings", GOOD)
         hub.add("org/private", GOOD, wrong="private")
         hub.add("org/gated", GOOD, wrong="gated")
         hub.add("org/disabled", GOOD, wrong="disabled")
@@ -116,6 +117,7 @@ def answers(hub: Hub, home: Path) -> Answers:
     ]
     pages = [f"{page}/org/many/tree/main/checkpoint-9", f"{page}/org/other/blob/main/weights.safetensors"]
     lines = [
+        ["check", "--peft-dir", "org/settings", "--json"],
         ["compare", "org/good", "org/good@v1"],
         ["audit", "org/steps", "--adapter", STEPS[1], "--json"],
         ["compress", "org/good@v1", "--rank", "4", "--base-model", "org/base", "-o", "smaller", "--quiet"],
@@ -194,6 +196,14 @@ def test_weights_under_any_name_are_read_where_they_are_the_only_ones_or_named(
     step = json.loads(answers[str(["audit", "org/steps", "--adapter", STEPS[1], "--json"])]["out"])
     assert step["adapter"]["format"] == "mlx"
     assert not [path for path in hub.asked if path.endswith(f"/{STEPS[0]}")]
+
+
+def test_check_reads_the_config_alone(hub: Hub, answers: Answers) -> None:
+    answer = answers[str(["check", "--peft-dir", "org/settings", "--json"])]
+    (source,) = json.loads(answer["out"])["files"]
+    assert (source["path"], answer["err"]) == ("org/settings/adapter_config.json", "")
+    asked = {path.rpartition("/")[2] for path in hub.asked if "/org/settings/resolve/" in path}
+    assert asked == {"adapter_config.json"}
 
 
 def test_folders_pages_and_single_files(hub: Hub, answers: Answers) -> None:

@@ -5,8 +5,20 @@ from __future__ import annotations
 from collections import Counter
 
 from gradience.artifacts.audit import AuditReport
+from gradience.ranks import percentile
 from gradience.report.audit.view import View
-from gradience.report.blocks import Block, Column, Heading, Inline, Note, Notes, Span, Table, figures
+from gradience.report.blocks import (
+    Block,
+    Column,
+    Heading,
+    Inline,
+    Note,
+    Notes,
+    Paragraph,
+    Span,
+    Table,
+    figures,
+)
 from gradience.report.numbers import bound, count, percent, plural, sig
 
 SHOWN = 3
@@ -21,14 +33,27 @@ def dominance_blocks(report: AuditReport, view: View) -> list[Block]:
     if base is None:
         return []
     blocks: list[Block] = [Heading("How large is it beside the base?", aside=Span(base.base, "name"))]
+    if base.quantization is not None:
+        blocks.append(Paragraph(("a quantized base: ", Span(base.quantization, "name"))))
     if base.modules:
         pairs = (
             ("‖ΔW‖₂/‖W‖₂", base.spectral_median, base.spectral_p90),
             ("‖ΔW‖_F/‖W‖_F", base.frobenius_median, base.frobenius_p90),
         )
         rows = [(label, f"{sig(middle)}, {sig(high)}", "median, p90") for label, middle, high in pairs]
-        above = f"{percent(base.above_10_percent)}, {percent(base.above_30_percent)}"
-        rows.append(("above 0.1, 0.3", above, f"of {plural(len(base.modules), 'module')}, by ‖·‖₂"))
+        shares = (
+            ("by ‖·‖₂", base.above_10_percent, base.above_30_percent),
+            ("by ‖·‖_F", base.frobenius_above_10_percent, base.frobenius_above_30_percent),
+        )
+        for norm, tenth, third in shares:
+            said = f"of {plural(len(base.modules), 'module')}, {norm}"
+            rows.append(("above 0.1, 0.3", f"{percent(tenth)}, {percent(third)}", said))
+        moved = [module.dora.magnitude for module in base.modules if module.dora]
+        if moved:
+            spread = f"{sig(float(percentile(moved, 50)))}, {sig(float(percentile(moved, 90)))}"
+            rows.append(
+                ("‖m − m₀‖/‖m₀‖", spread, "median, p90: DoRA's magnitudes, of which ΔW here is made too")
+            )
         blocks += [figures(rows), _largest(report, SHOWN if view.brief else None)]
         blocks.append(_tolerance(base.tolerance))
     reasons = Counter(module.reason for module in base.not_compared)
