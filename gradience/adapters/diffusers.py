@@ -1,4 +1,4 @@
-"""A LoRA of diffusers: `pytorch_lora_weights.safetensors`, of today's keys and of the old ones; read, and not written.
+"""A LoRA of diffusers: `pytorch_lora_weights.safetensors`, of today's keys and of the old ones.
 
 Today `unet.<module>.lora_A.weight` (`transformer.`, `text_encoder.`, …) with a config in the header, one of PEFT for
 each part of the pipeline; before `<module>.lora.down.weight`, and first `<module>.processor.to_q_lora.down.weight`.
@@ -12,12 +12,14 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from gradience.adapters import strict_json
 from gradience.adapters.adapter import Adapter, Factor, LoraPair
 from gradience.adapters.config import PeftConfig, config_of
 from gradience.adapters.foreign import from_diffusers, no_factors
+from gradience.adapters.inventory import DORA_REASON
 from gradience.adapters.kohya import alphas_of, scaled_pair, settings_of, sort_others
 from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location
 from gradience.adapters.pairing import Place, add_pairs
@@ -27,6 +29,12 @@ from gradience.errors import InputError
 
 NAME = "pytorch_lora_weights.safetensors"
 METADATA = "lora_adapter_metadata"
+SEVERAL = "its modules belong to several models of a pipeline, and an adapter of PEFT to one"
+PARTS = (
+    *("unet", "transformer", "transformer_2", "prior", "decoder", "controlnet"),
+    *("text_encoder", "text_encoder_2", "text_encoder_3"),
+)
+"""What the names of modules begin with: models of a pipeline."""
 _FACTOR = re.compile(
     r"(?P<path>.+)\.(?:"
     r"(?P<processor>to_[qkv]|to_out)_lora\.(?P<first>down|up)|lora(?:_linear_layer)?\.(?P<old>down|up)|lora_(?P<new>[AB])"
@@ -56,11 +64,8 @@ def open_diffusers(path: Path, adapter: str | None) -> Adapter:
         places = {name: place for name in file.entries if (place := _place(name))}
         if not places:
             raise no_factors(weights, file.entries)
-        configs = _configs(file)
+        configs = configs_of(file)
         opened = Adapter("diffusers", Location(path, weights.parent, (weights,), None), None, [file], None)
-        opened.unwritable = (
-            "its modules belong to several models of a pipeline, and an adapter of PEFT to one"
-        )
         alphas = alphas_of(file, {place.module for place in places.values()})
         tensors = {name: (file, entry) for name, entry in file.entries.items()}
 
@@ -80,9 +85,24 @@ def open_diffusers(path: Path, adapter: str | None) -> Adapter:
 
         add_pairs(opened, tensors, places, make)
         sort_others(opened, file, places, alphas)
-        opened.config = settings_of(opened, file)
+        opened.config = replace(settings_of(opened, file), init=_init(configs))
+        if len({part_of(pair.module) for pair in opened.pairs}) > 1:
+            opened.unwritable = SEVERAL
+        elif any(note.reason == DORA_REASON for note in opened.other):
+            opened.unwritable = "its DoRA magnitudes are kept in PEFT's format alone"
         opened.stack = stack.pop_all()
         return opened
+
+
+def part_of(module: str) -> str | None:
+    """The part of the pipeline that a module's name begins with; None where it names none."""
+    first = module.partition(".")[0]
+    return first if first in PARTS else None
+
+
+def _init(configs: Mapping[str, PeftConfig]) -> str:
+    """How the factors were initialised: what is not plain, where a part says so."""
+    return next((config.init for config in configs.values() if config.init != "true"), "true")
 
 
 def _place(name: str) -> Place | None:
@@ -97,7 +117,7 @@ def _place(name: str) -> Place | None:
     return Place(module, "A" if side in ("down", "A") else "B")
 
 
-def _configs(file: TensorFile) -> Mapping[str, PeftConfig]:
+def configs_of(file: TensorFile) -> Mapping[str, PeftConfig]:
     """Part of the pipeline -> its config, from the header. Raises InputError (bad-config, bad-json)."""
     text = file.metadata.get(METADATA)
     if text is None:

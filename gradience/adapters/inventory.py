@@ -23,6 +23,7 @@ SAVED_REASON = "full-weight module (modules_to_save)"
 TOKENS_REASON = "trained rows of an embedding (trainable_token_indices)"
 BASE_BIAS_REASON, BIAS_REASON = "bias of the base layer", "bias"
 GHOST_REASON = "ghost copy of a module"
+BASE_REASON = "weight of the base model saved beside the adapter"
 _HEADS = (
     "classifier",
     "score",
@@ -54,7 +55,7 @@ def _known_reason(key: Key, config: PeftConfig | None) -> str | None:
     if parts[-2:] == ["base_layer", "bias"]:
         return BASE_BIAS_REASON
     if "base_layer" in parts:
-        return "weight of the base model saved beside the adapter"
+        return BASE_REASON
     if "original_module" in parts:
         return "copy of the untrained module"
     if "modules_to_save" in parts or (config and config.saved_whole(key.module.rpartition(".")[0])):

@@ -60,7 +60,7 @@ def open_mlx(path: Path, adapter: str | None) -> Adapter:
     what `tensors` and `npz` raise.
     """
     location = _locate(path, adapter)
-    settings = _read_settings(location.config, location.root) if location.config else None
+    settings = read_settings(location) if location.config else None
     weights = location.weights[0]
     with ExitStack() as stack:
         reader = open_npz if weights.suffix == ".npz" else TensorFile.open
@@ -108,8 +108,12 @@ def _locate(path: Path, adapter: str | None) -> Location:
 # ---------------------------------------------------------------- what it says
 
 
-def _read_settings(path: Path, root: Path) -> Mapping[str, Any]:
-    text = read_file(path, MAX_SETTINGS_BYTES, root=root)
+def read_settings(location: Location) -> Mapping[str, Any]:
+    """The config beside the weights; empty where there is none. Raises InputError (bad-config, full-model)."""
+    path = location.config
+    if path is None:
+        return {}
+    text = read_file(path, MAX_SETTINGS_BYTES, root=location.root)
     refuse_disguise(path, text[:1024])
     fields = strict_json.loads(text, path, path.name)
     if not isinstance(fields, dict) or not isinstance(fields.get("lora_parameters", {}), dict):

@@ -28,9 +28,21 @@ def convert(
     to: Annotated[
         str,
         typer.Option(
-            "--to", metavar="FORMAT", help="Format to write, such as peft.", autocompletion=one_of(_targets)
+            "--to",
+            metavar="FORMAT",
+            help="Format to write: peft, mlx, gguf or diffusers.",
+            autocompletion=one_of(_targets),
         ),
     ] = "peft",
+    base_model: Annotated[
+        str | None,
+        typer.Option(
+            "--base-model",
+            metavar="NAME",
+            help="With --to gguf: base model, a folder or a name on the hub, whose config.json says what modules are "
+            "called.",
+        ),
+    ] = None,
     name: AdapterName = None,
     allow_pickle: AllowPickle = False,
     json: ReportAsJson = False,
@@ -48,6 +60,8 @@ def convert(
       gradience convert ./my_adapter ./as_peft
 
       gradience convert ./old_adapter ./as_peft --allow-pickle
+
+      gradience convert ./my_adapter ./for_mlx --to mlx
     """
     from gradience.convert.verb import convert_adapter
     from gradience.report.conversion import conversion_text
@@ -57,6 +71,7 @@ def convert(
             adapter,
             output,
             to=to,
+            base_model=base_model,
             adapter=name,
             allow_pickle=allow_pickle,
             force=force,

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.config import PeftConfig
+from gradience.adapters.diffusers import SEVERAL
 from gradience.adapters.experts import guessed_orders
 from gradience.adapters.formats import words_of
 from gradience.adapters.inventory import DORA_REASON, LORA_BIAS_REASON, SkippedTensor
@@ -40,9 +41,10 @@ def refuse_adapter(opened: Adapter, config: PeftConfig, *, has_base: bool) -> No
     has_base: whether the weights of the base model are at hand, which DoRA needs.
     """
     path = opened.location.path
-    if opened.unwritable is not None:
+    unwritable = SEVERAL if opened.format == "diffusers" else opened.unwritable
+    if unwritable is not None:
         raise InputError(
-            f"{path}: {words_of(opened.format)}: {opened.unwritable}",
+            f"{path}: {words_of(opened.format)}: {unwritable}",
             code="read-only",
             hint="audit and compare it as it is; a smaller one must be made with its own library, or with PEFT",
         )

@@ -8,20 +8,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gradience.adapters.adapter import Adapter, Factor, LoraPair
+from gradience.adapters.config import PeftConfig
+from gradience.adapters.diffusers import part_of
 from gradience.adapters.headers import NewTensor
 from gradience.adapters.inventory import GHOST_REASON, SkippedTensor
 from gradience.adapters.keys import parse_key
 from gradience.adapters.locate import CONFIG, WEIGHTS
-from gradience.adapters.naming import factor_name, peft_name
+from gradience.adapters.naming import PREFIX, peft_name
 from gradience.adapters.tensors import TensorFile
+from gradience.compress.encodings import Target, encode_modules
+from gradience.compress.forms.form import not_held
 from gradience.compress.reconfigure import require_config, write_config
 from gradience.compress.weights import WeightsWriter, pieces
-from gradience.convert.written import Written
+from gradience.convert.written import Written, require_scale
 from gradience.errors import InputError
 
 
@@ -32,12 +36,19 @@ class _Tensor(NamedTuple):
     pieces: Callable[[], Iterable[bytes | bytearray]]
 
 
-def write_peft(opened: Adapter, folder: Path) -> Written:
+def write_peft(opened: Adapter, folder: Path, base: Path | None = None) -> Written:
     """Write adapter_config.json and adapter_model.safetensors, and return what was written.
 
-    Raises InputError: no-config, same-tensor, not-in-peft.
+    Raises InputError: no-config, same-tensor, not-in-format.
     """
     config = require_config(opened)
+    if opened.unwritable is not None:
+        raise not_held(
+            opened,
+            "PEFT LoRA",
+            opened.unwritable,
+            "audit and compare it as it is: every verb that only reads takes it",
+        )
     left_out = tuple(note for note in opened.other if _of_another(opened, note))
     tensors: dict[str, _Tensor] = {}
     for tensor in _tensors(opened, {note.tensor for note in left_out}):
@@ -54,9 +65,27 @@ def write_peft(opened: Adapter, folder: Path) -> Written:
             for piece in tensors[name].pieces():
                 writer.put(piece)
         digest = writer.close()
-    write_config(folder / CONFIG, config.fields)
+    write_config(folder / CONFIG, config.fields or _fields(opened, config))
     renamed = sum(tensor.old != tensor.new for tensor in tensors.values())
-    return Written(digest, writer.size, len(tensors), renamed, left_out)
+    names = {pair.module: _inside(pair.module) for pair in opened.pairs if not opened.of_peft}
+    return Written(digest, writer.size, len(tensors), renamed, left_out, names)
+
+
+def _inside(module: str) -> str:
+    """The module without the part of a pipeline that diffusers puts before it."""
+    part = part_of(module)
+    return module if part is None else module.removeprefix(f"{part}.")
+
+
+def _fields(opened: Adapter, config: PeftConfig) -> dict[str, Any]:
+    """A config for factors that came without one of PEFT's."""
+    targets = [Target(_inside(pair.module), pair.rank, require_scale(opened, pair)) for pair in opened.pairs]
+    fields = {"peft_type": "LORA", "base_model_name_or_path": config.base_model, "bias": "none"}
+    return {
+        **fields,
+        **encode_modules(targets, "patterns").fields,
+        "target_modules": [t.name for t in targets],
+    }
 
 
 def _of_another(opened: Adapter, note: SkippedTensor) -> bool:
@@ -69,13 +98,13 @@ def _tensors(opened: Adapter, without: set[str]) -> Iterator[_Tensor]:
     for pair in opened.pairs:
         for side, factor in (("A", pair.a), ("B", pair.b)):
             factors.add(factor.tensor)
-            if parse_key(factor.tensor).role == "other":
+            if not opened.of_peft:
                 yield _turned(opened, pair, factor, is_a=side == "A")
             else:
                 yield _copied(factor.file, factor.tensor, peft_name(factor.tensor, opened.adapter_name))
     for file in opened.files:
         for name in file.entries:
-            if name not in factors and name not in without:
+            if opened.of_peft and name not in factors and name not in without:
                 yield _copied(file, name, peft_name(name, opened.adapter_name))
 
 
@@ -85,18 +114,22 @@ def _copied(file: TensorFile, name: str, new: str) -> _Tensor:
 
 
 def _turned(opened: Adapter, pair: LoraPair, factor: Factor, *, is_a: bool) -> _Tensor:
-    """A factor of another format, as PEFT stores that of a linear layer. Raises InputError (not-in-peft)."""
-    if pair.kind != "linear":
-        raise InputError(
-            f"{opened.location.path}: {pair.module} is no linear layer: of this format only those are written",
-            code="not-in-peft",
-            hint="`gradience audit` reads it as it is",
+    """A factor of another format, as PEFT stores it. Raises InputError (not-in-format)."""
+    if pair.kind == "expert":
+        raise not_held(
+            opened,
+            "PEFT LoRA",
+            f"{pair.module} holds experts in one tensor, which PEFT reads only by the names of the base's parameters",
+            "`gradience audit` and `gradience compress` take it as it is",
         )
 
     def data() -> Iterator[bytes]:
-        loaded = pair.load()
-        yield np.ascontiguousarray(loaded.words_A().T if is_a else loaded.words_B()).tobytes()
+        yield np.ascontiguousarray(factor.read()).tobytes()
 
-    shape = (pair.rank, pair.columns) if is_a else (pair.rows, pair.rank)
-    new = factor_name(factor.tensor, pair.module, pair.kind, "A" if is_a else "B")
-    return _Tensor(factor.tensor, new, NewTensor(factor.entry.dtype.name, shape), data)
+    ending = (
+        f"lora_embedding_{'A' if is_a else 'B'}"
+        if pair.kind == "embedding"
+        else f"lora_{'A' if is_a else 'B'}.weight"
+    )
+    new = f"{PREFIX}{_inside(pair.module)}.{ending}"
+    return _Tensor(factor.tensor, new, NewTensor(factor.entry.dtype.name, factor.entry.shape), data)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
-from gradience.adapters.adapter import Adapter
+from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.formats import open_adapter, words_of
 from gradience.arguments import path_argument
 from gradience.artifacts.audit import TensorNote
@@ -14,9 +15,10 @@ from gradience.artifacts.hub_source import hub_source
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.shared_names import path_text
 from gradience.artifacts.whole import check_output, whole_folder
+from gradience.compress.base import base_folder
 from gradience.compress.carry import carry_files, names_beside, refuse_foreign_files
 from gradience.convert.targets import target_of
-from gradience.errors import VerificationError
+from gradience.errors import UsageError, VerificationError
 
 
 def convert_adapter(
@@ -24,6 +26,7 @@ def convert_adapter(
     output: str | os.PathLike[str],
     *,
     to: str = "peft",
+    base_model: str | os.PathLike[str] | None = None,
     adapter: str | None = None,
     allow_pickle: bool = False,
     force: bool = False,
@@ -39,6 +42,7 @@ def convert_adapter(
 
     path: an adapter in any format that is read, or its name on the hub.
     to: the format, a name in convert/targets.py.
+    base_model: folder of the base model, or its name on the hub: GGUF's names depend on its config.json.
     adapter: which one, where a folder or a file holds several.
     allow_pickle: read `.bin` and `.pt` as well, in a process of its own with limits (needs the extra `hf`).
     force: replace an adapter folder that is there.
@@ -49,6 +53,13 @@ def convert_adapter(
     """
     source, target = path_argument("path", path), path_argument("output", output)
     chosen = target_of(to)
+    if base_model is not None and not chosen.asks_base:
+        raise UsageError(
+            f"a base model is given, and {to} does not depend on it",
+            code="base-not-used",
+            hint="leave --base-model out (Python: base_model=)",
+        )
+    base = None if base_model is None else base_folder(path_argument("base_model", base_model))
     watch = Stopwatch(command)
     check_output(target, source, force=force)
     refuse_foreign_files(target, names_beside(source))
@@ -56,9 +67,9 @@ def convert_adapter(
         open_adapter(source, adapter=adapter, allow_pickle=allow_pickle) as opened,
         whole_folder(target, force=force) as folder,
     ):
-        written = chosen.write(opened, folder)
+        written = chosen.write(opened, folder, base)
         carried, left = carry_files(opened.location, folder)
-        _check(opened, folder)
+        _check(opened, folder, written.modules)
         refuse_foreign_files(target, os.listdir(folder))
         return ConversionReport(
             source_path=path_text(opened.location.path),
@@ -81,14 +92,17 @@ def convert_adapter(
         )
 
 
-def _check(opened: Adapter, folder: Path) -> None:
+def _check(opened: Adapter, folder: Path, names: Mapping[str, str]) -> None:
     """Read what was written. Raises VerificationError (conversion-differs) unless ranks and scales are the same."""
 
-    def shape_of(adapter: Adapter) -> dict[str, tuple[object, ...]]:
-        return {pair.module: (pair.rank, pair.rows, pair.columns, pair.scale) for pair in adapter.pairs}
+    def shape_of(pair: LoraPair) -> tuple[object, ...]:
+        # Six digits of the scale: GGUF keeps α in single precision.
+        scale = None if pair.scale is None else f"{pair.scale:.6g}"
+        return pair.rank, pair.rows, pair.columns, pair.experts, scale
 
+    before = {names.get(pair.module, pair.module): shape_of(pair) for pair in opened.pairs}
     with open_adapter(folder) as again:
-        before, after = shape_of(opened), shape_of(again)
+        after = {pair.module: shape_of(pair) for pair in again.pairs}
     wrong = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     if wrong:
         raise VerificationError(

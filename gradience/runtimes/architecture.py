@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,17 @@ def architecture_of(
         name = _declared_class(path)
         if name is not None:
             return _with_head(name, config.task_type)
+    return None
+
+
+def model_config_of(
+    config: PeftConfig, folder: Path, base_model: str | os.PathLike[str] | None = None
+) -> Mapping[str, Any] | None:
+    """Return config.json of the model under an adapter, of the same places and in the same order; None without one."""
+    for path in _config_files(config, folder, base_model):
+        if _declared_class(path) is not None:
+            fields = strict_json.loads(read_file(path, MAX_CONFIG_BYTES), path, path.name)
+            return fields if isinstance(fields, dict) else None
     return None
 
 

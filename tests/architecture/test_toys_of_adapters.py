@@ -134,14 +134,17 @@ def test_a_toy_format_that_is_written_is_one_file_and_one_line(tmp_path, add, co
     from gradience.convert.peft import write_peft
     from gradience.convert.written import Target
 
-    def write_toy(opened, folder):
+    def write_toy(opened, folder, base):
         (folder / "toy.txt").write_text(f"{len(opened.pairs)} toys")
         return write_peft(opened, folder)
 
     add("format that is written", Target("toy.txt", write_toy), name="toy")
     assert " to toy" in command("convert", EXAMPLE, tmp_path / "toy", "--to", "toy").out
     assert (tmp_path / "toy" / "toy.txt").read_text() == "16 toys"
-    assert "one of: peft, toy" in command("convert", EXAMPLE, tmp_path / "no", "--to", "none", code=2).err
+    assert (
+        "one of: peft, mlx, gguf, diffusers, toy"
+        in command("convert", EXAMPLE, tmp_path / "no", "--to", "none", code=2).err
+    )
 
 
 def test_a_toy_encoding_is_one_function_one_name_and_one_line(tmp_path, add, command, artifact):

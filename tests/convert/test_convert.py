@@ -76,10 +76,10 @@ def test_factors_of_another_format_are_turned(tmp_path: Path) -> None:
         assert sorted(written) == names
         assert np.array_equal(written[names[0]], A)
         assert np.array_equal(written[names[1]], B)
-        conv = LoraPair("layers.0.q_proj", "conv", a, b, 4, 9, 12)
+        stacked = LoraPair("layers.0.q_proj", "expert", a, b, 4, 9, 12)
         with pytest.raises(InputError) as caught:
-            write_peft(Adapter("toy", where, config, [file], None, [conv]), tmp_path)
-    assert caught.value.code == "not-in-peft"
+            write_peft(Adapter("toy", where, config, [file], None, [stacked]), tmp_path)
+    assert caught.value.code == "not-in-format"
 
 
 def no_config(adapter: Path) -> None:

@@ -1,0 +1,101 @@
+"""What a format beside PEFT's asks of a writer, and the refusals that all of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from gradience.adapters.adapter import Adapter, LoraPair
+from gradience.adapters.dtypes import Words
+from gradience.adapters.formats import words_of
+from gradience.adapters.inventory import BASE_REASON, GHOST_REASON, SkippedTensor
+from gradience.adapters.keys import parse_key
+from gradience.adapters.kohya import ALPHA_REASON
+from gradience.artifacts.compression import Encoding
+from gradience.compress.encodings import Target
+from gradience.errors import InputError
+
+Side = Literal["A", "B"]
+_LEFT_OUT = (GHOST_REASON, BASE_REASON)
+"""What no update is: copies."""
+
+
+class Settings(NamedTuple):
+    """What a folder says beside its factors.
+
+    config: adapter_config.json, where the format has one.   old: what the source said, for the report.
+    metadata: of the header of the weights.
+    """
+
+    config: Mapping[str, Any] | None
+    old: Mapping[str, Any]
+    metadata: Mapping[str, str]
+
+
+class Form(NamedTuple):
+    """How an adapter is written in one format.
+
+    words: what messages call it.   weights: name of the file.
+    encoding: for ranks or scales that differ between modules; None: the one that fits.
+    dtypes: storage types that its library reads.
+    module: (adapter, one of its modules) -> the name of the module there. Raises InputError (not-in-format).
+    factor: (name of the module there, kind, side) -> the name of the tensor.
+    turn: (words in PEFT's order of axes, side, pair) -> a view in the format's order.
+    settings: (adapter, modules as they are written) -> the rest. Raises InputError (not-in-format).
+    """
+
+    words: str
+    weights: str
+    encoding: Encoding | None
+    dtypes: frozenset[str]
+    module: Callable[[Adapter, str], str]
+    factor: Callable[[str, Side], str]
+    turn: Callable[[Words, Side, LoraPair], Words]
+    settings: Callable[[Adapter, Sequence[Target]], Settings]
+
+
+def not_held(opened: Adapter, form: str, what: str, hint: str) -> InputError:
+    """The error for what the format `form` cannot hold of an adapter."""
+    return InputError(
+        f"{opened.location.path}: {words_of(opened.format)} as {form}: {what}",
+        code="not-in-format",
+        hint=hint,
+    )
+
+
+def refuse_beside(opened: Adapter, form: str) -> tuple[SkippedTensor, ...]:
+    """Return the tensors that are copies, or of another adapter in the file: they are left out.
+
+    Raises InputError (not-in-format) for a tensor beside the factors that belongs to this adapter: the format has no
+    place for it.
+    """
+    left_out = []
+    for note in (*opened.unaudited, *opened.other):
+        if note.reason == ALPHA_REASON:
+            continue  # in the settings of what is written
+        if note.reason in _LEFT_OUT or parse_key(note.tensor).adapter not in (None, opened.adapter_name):
+            left_out.append(note)
+            continue
+        raise not_held(
+            opened,
+            form,
+            f"it has no place for {note.tensor[:120]} ({note.reason})",
+            "leave it out first, where the adapter may do without: gradience compress ADAPTER --rank R --strip NAME "
+            "--output NEW; PEFT's format holds it",
+        )
+    return tuple(left_out)
+
+
+def refuse_types(opened: Adapter, form: Form, types: Mapping[str, str]) -> None:
+    """Raise InputError (not-in-format) for a storage type that the format's library does not read.
+
+    types: module -> storage type of one of its factors as written.
+    """
+    for module, dtype in types.items():
+        if dtype not in form.dtypes:
+            raise not_held(
+                opened,
+                form.words,
+                f"{module} is stored as {dtype}, and {form.words} has {', '.join(sorted(form.dtypes))}",
+                "gradience compress ADAPTER --rank R --dtype F32 --output NEW stores it so",
+            )
