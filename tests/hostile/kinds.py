@@ -122,22 +122,20 @@ def artifacts() -> dict[str, Kind]:
             path, "json", {path: good[name].to_json().encode()}, {f"{name.model}.read": _reading(name, path)}
         )
     seeds = {f"in/run/seed_{bench.seed}/bench.json": bench.to_json().encode() for bench in samples.seeds()}
-    plan = {"in/run/plan.json": good[ArtifactName.BENCH_PLAN].to_json().encode()}
+    both = seeds | {"in/run/plan.json": good[ArtifactName.BENCH_PLAN].to_json().encode()}
     together = {"in/run/bench_aggregate.json": good[ArtifactName.BENCH_AGGREGATE].to_json().encode()}
     aggregate, summary = "bench aggregate in/run --output out/all", "bench summary in/run"
     known = frozenset({0, 1, 4, 8})
     written = samples.plan_of(peft("adapter")).to_json().encode()
     return kinds | {
-        "bench of a run": Kind(
-            next(iter(seeds)), "json", seeds | plan, commands(aggregate, summary), codes=known
-        ),
+        "bench of a run": Kind(next(iter(both)), "json", both, commands(aggregate, summary), codes=known),
         "plan of a run": Kind(
-            "in/run/plan.json", "json", seeds | plan, commands(aggregate), optional=True, codes=known
+            "in/run/plan.json", "json", both, commands(aggregate), optional=True, codes=known
         ),
         "aggregate of a run": Kind(
             "in/run/bench_aggregate.json",
             "json",
-            seeds | plan | together,
+            both | together,
             commands(summary),
             optional=True,
             codes=known,
