@@ -5,7 +5,7 @@ from __future__ import annotations
 from audit_sample import mistral_rows, report
 from browser import assert_sound, browser, browsing, need_browser
 
-from gradience.report.page.pieces import Source
+from gradience.report.inputs import Source
 from gradience.report.page.render import to_page
 from gradience.report.plots.kinds import plots_of
 
