@@ -126,7 +126,6 @@ def artifacts() -> dict[str, Kind]:
     together = {"in/run/bench_aggregate.json": good[ArtifactName.BENCH_AGGREGATE].to_json().encode()}
     aggregate, summary = "bench aggregate in/run --output out/all", "bench summary in/run"
     known = frozenset({0, 1, 4, 8})
-    written = samples.plan_of(peft("adapter")).to_json().encode()
     return kinds | {
         "bench of a run": Kind(next(iter(both)), "json", both, commands(aggregate, summary), codes=known),
         "plan of a run": Kind(
@@ -143,7 +142,7 @@ def artifacts() -> dict[str, Kind]:
         "plan of a compression": Kind(
             "in/plan.json",
             "json",
-            peft(BAD) | {"in/plan.json": written},
+            peft(BAD) | {"in/plan.json": samples.plan_of(peft("adapter")).to_json().encode()},
             commands(f"compress {BAD} --plan in/plan.json --output out/small"),
         ),
         "report for a page": Kind(
