@@ -6,6 +6,7 @@ The block stands above the text, behind the YAML that hubs read, and first says 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from gradience.artifacts.whole import write_whole
@@ -14,6 +15,8 @@ from gradience.reading import MAX_DATA_BYTES, read_file
 CARD = "README.md"
 BEGIN, END = b"<!-- gradience:card -->\n", b"<!-- /gradience:card -->\n"
 """No name of a stranger can end a block: Markdown of ours writes `<` as a reference, and code holds none."""
+CardOf = Callable[[Path], str]
+"""An adapter's folder -> the block of its card."""
 _FRONT_MATTER = re.compile(rb"(?:\xef\xbb\xbf)?---[ \t]*\r?\n.*?\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _BLOCK = re.compile(re.escape(BEGIN) + rb".*?" + re.escape(END), re.DOTALL)
 

@@ -146,10 +146,11 @@ def _heal(
     from gradience.calibrate.heal.verb import heal as run
     from gradience.cli.console import beneath
     from gradience.cli.progress import ProgressBar
+    from gradience.report.card import card_of
     from gradience.report.heal import heal_text
 
     with ProgressBar(f"healing {inputs.student.request.adapter}", quiet=quiet) as progress:
-        report = run(inputs, output, progress=progress, force=force, command=command_line())
+        report = run(inputs, output, progress=progress, force=force, card=card_of, command=command_line())
     print_result(heal_text, report, as_json=as_json, quiet=quiet, html=html)
     if not quiet:
         print(f"written: {output}", file=beneath(sys.stderr))

@@ -276,7 +276,7 @@ def _digests(known: Known) -> Rows:
 
 
 def _loading(known: Known) -> list[Block]:
-    """How PEFT and vLLM load it, and what each runtime that was run makes of such a file."""
+    """How PEFT loads it, how vLLM does where it was run on such a file, and what each runtime made of one."""
     loader = LOADERS.get(known.task_type or "", "AutoPeftModel")
     labels = ", num_labels=…" if known.task_type in ("SEQ_CLS", "TOKEN_CLS") else ""
     lines = [
@@ -287,7 +287,7 @@ def _loading(known: Known) -> list[Block]:
     blocks: list[Block] = [Heading("How to load it"), Code(lines, "python")]
     step = max_lora_rank_step(known.largest_rank)
     vllm = next((row.verdict for row in known.runtimes if row.runtime == "vLLM"), "not run")
-    if known.task_type == "CAUSAL_LM" and step is not None and vllm in ("loads", "not run"):
+    if known.task_type == "CAUSAL_LM" and step is not None and vllm == "loads":
         base = known.base_model if known.base_model and _PLAIN.fullmatch(known.base_model) else "BASE_MODEL"
         blocks.append(
             Code(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import NamedTuple
 
 import numpy as np
@@ -270,6 +271,24 @@ def test_a_full_device_is_said(classifier, small, tmp_path, monkeypatch):
     assert not (tmp_path / "healed").exists()
 
 
+@pytest.mark.parametrize("kind", ["classifier", "writer"])
+def test_what_a_card_says_about_loading_is_run(kind, request, tmp_path):
+    case = request.getfixturevalue(kind)
+    folder = tmp_path / "adapter"
+    shutil.copytree(case.adapter, folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = str(case.base)
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    assert run(["card", str(folder)]) == 0
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    code = text.partition("```python\n")[2].partition("```")[0].replace("path/to/this/folder", str(folder))
+    names = {}
+    exec(code.replace("…", "2"), names)
+    logits = names["model"](input_ids=torch.tensor([[1, 2, 3]])).logits
+    assert logits.isfinite().all()
+    assert any("lora_A" in name for name, _ in names["model"].named_parameters())
+
+
 def test_the_command_plans_heals_and_does_not_overwrite(classifier, small, tmp_path, capsys):
     output = tmp_path / "healed"
     words = ["heal", str(small), "--teacher", str(classifier.adapter), "--prompts", str(classifier.prompts)]
@@ -286,6 +305,10 @@ def test_the_command_plans_heals_and_does_not_overwrite(classifier, small, tmp_p
     assert run([*words, "--html", str(page)]) == 0
     assert 'id="plot-kl"' in page.read_text(encoding="utf-8")
     assert "Is it closer to its original?" in capsys.readouterr().out
+    card = (output / "README.md").read_bytes()
+    assert b"- **healed**: KL from the original" in card
+    assert run(["card", str(output)]) == 0
+    assert (output / "README.md").read_bytes() == card
     assert run(words) == 2
     assert "already exists" in capsys.readouterr().err
     assert run([*words, "--force", "--json"]) == 0

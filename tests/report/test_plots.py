@@ -278,6 +278,25 @@ def test_the_command_writes_an_svg_and_says_what_is_seen(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("kind", "inputs", "text"),
+    [
+        ("spectrum", [example_adapter()], "Singular values"),
+        ("energy", [example_adapter()], "Cumulative energy"),
+        ("heatmap", [example_adapter()], "layer"),
+        ("evolution", [RUN], "Use of rank"),
+        ("pareto", [SHRUNK], "margin"),
+    ],
+    ids=["spectrum", "energy", "heatmap", "evolution", "pareto"],
+)
+def test_each_kind_is_drawn_of_real_input(kind, inputs, text, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "x.svg"
+    assert run(["plot", kind, *map(str, inputs), "-o", str(path)]) == 0, capsys.readouterr().err
+    assert text in " ".join(ElementTree.parse(path).getroot().itertext())
+    assert re.search(r"\d.*\.", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
         (["energy", str(example_adapter()), "-o", "energy.doc"], 2, "not a kind of file"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from gradience.arguments import integer_argument, path_argument
+from gradience.artifacts.card import CardOf
 from gradience.artifacts.heal import HealReport
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.whole import check_output
@@ -104,9 +105,10 @@ def heal(
     *,
     progress: Progress | None = None,
     force: bool = False,
+    card: CardOf | None = None,
     command: str = "",
 ) -> HealReport:
-    """Heal what was read, and write the folder."""
+    """Heal what was read, and write the folder. card: makes the block of its model card from the folder."""
     from gradience.calibrate.heal.write import write_healed
     from gradience.evaluate.engines.base import OutOfMemoryError
     from gradience.evaluate.engines.transformers.memory import memory
@@ -114,7 +116,7 @@ def heal(
     watch = Stopwatch(command)
     try:
         with memory():
-            return write_healed(inputs, output, watch, progress, force=force)
+            return write_healed(inputs, output, watch, progress, force=force, card=card)
     except OutOfMemoryError as error:
         raise OutputError(
             f"the device has not enough memory: {error}",

@@ -12,6 +12,7 @@ import numpy as np
 
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG, WEIGHTS
+from gradience.artifacts.card import CardOf, write_block
 from gradience.artifacts.heal import HealReport, HeldOutRow
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.shared_names import path_text
@@ -43,7 +44,13 @@ from gradience.progress import Progress
 
 
 def write_healed(
-    inputs: HealInputs, output: Path, watch: Stopwatch, progress: Progress | None, *, force: bool
+    inputs: HealInputs,
+    output: Path,
+    watch: Stopwatch,
+    progress: Progress | None,
+    *,
+    force: bool,
+    card: CardOf | None = None,
 ) -> HealReport:
     """Heal the adapter, and write it with its report to the folder `output`."""
     request, student = inputs.request, inputs.student
@@ -86,7 +93,7 @@ def write_healed(
         **_outcome(parts, done, request.steps),
         **_facts(inputs, engine),
     }
-    return _write(inputs, output, weights, measured, watch, force=force)
+    return _write(inputs, output, weights, measured, watch, force=force, card=card)
 
 
 def _write(
@@ -97,6 +104,7 @@ def _write(
     watch: Stopwatch,
     *,
     force: bool,
+    card: CardOf | None,
 ) -> HealReport:
     """The folder: weights, config, the other files of the adapter, and the report."""
     source = inputs.student.folder
@@ -117,6 +125,8 @@ def _write(
             run=watch.run_info(),
         )
         report.save(folder / HEAL_REPORT)
+        if card is not None:
+            write_block(folder, card(folder))
         refuse_foreign_files(output, os.listdir(folder))
     return report
 
