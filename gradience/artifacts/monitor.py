@@ -143,6 +143,15 @@ class FamilyUse(Part):
     fro_norm: Float12 | None = None
 
 
+class LayerUse(Part):
+    """Use of rank in one transformer layer, over the measurements."""
+
+    layer: str
+    """Its path, such as `model.layers.11`."""
+    stable_rank_median: tuple[Float12 | None, ...]
+    """Of its modules at each of the points; null where none was measured."""
+
+
 class RankUse(Part):
     """Live spectra of the run."""
 
@@ -155,6 +164,8 @@ class RankUse(Part):
     """The step since which k@90 stands still; null while it moves, and where too little was measured."""
     points: tuple[RankUsePoint, ...]
     families: dict[str, FamilyUse]
+    layers: tuple[LayerUse, ...] = ()
+    """At most 128, in the order of the model."""
 
 
 class Setup(Part):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from gradience.arguments import is_number
 from gradience.artifacts.monitor import (
@@ -11,6 +11,7 @@ from gradience.artifacts.monitor import (
     CurvePoint,
     EvaluationPoint,
     FamilyUse,
+    LayerUse,
     Outcome,
     RankUse,
     RankUsePoint,
@@ -22,7 +23,7 @@ from gradience.artifacts.monitor import (
 )
 from gradience.artifacts.shared_names import path_text
 from gradience.monitor.advice import advice
-from gradience.monitor.facts import RunFacts, Split, SplitEvaluation
+from gradience.monitor.facts import MAX_LAYERS, RunFacts, SpectraPoint, Split, SplitEvaluation
 from gradience.monitor.run import Options, Run
 from gradience.monitor.series import Series
 from gradience.monitor.setup import RunSetup, read_setup
@@ -184,6 +185,16 @@ def _rank_use(facts: RunFacts) -> RankUse | None:
             for name, values in facts.families.items()
             if isinstance(values, Mapping)
         },
+        layers=_layers(points),
+    )
+
+
+def _layers(points: Sequence[SpectraPoint]) -> tuple[LayerUse, ...]:
+    """A row for each layer of any point, those of the last measurement first."""
+    names = dict.fromkeys(layer for point in reversed(points) for layer in point.layers)
+    return tuple(
+        LayerUse(layer=name, stable_rank_median=tuple(point.layers.get(name) for point in points))
+        for name in [*names][:MAX_LAYERS]
     )
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import median
 
+from gradience.adapters.families import layer_of
+from gradience.arguments import is_number
 from gradience.monitor.series import Series
 from gradience.telemetry import Record
 from gradience.telemetry.rank_series import SETTLED_INTERVALS, RankPoint
@@ -16,6 +20,7 @@ MAX_POINTS = 256
 MAX_KEPT = 50
 """Recorded alerts and recommendations that are kept; the rest is counted."""
 MAX_SPLITS = 16
+MAX_LAYERS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,8 @@ class SpectraPoint:
 
     step: int
     summary: Mapping[str, float]
+    layers: Mapping[str, float]
+    """Layer -> the median stable rank of its modules."""
 
 
 @dataclass(slots=True)
@@ -206,7 +213,8 @@ class RunFacts:
             return
         numbers = {key: float(value) for key, value in summary.items() if isinstance(value, (int, float))}
         self.nonfinite_modules = int(numbers.get("nonfinite", 0))
-        self.last_spectra = SpectraPoint(step, numbers)
+        layers = stable_ranks(self.modules.get("names"), metrics.get("stable_rank"))
+        self.last_spectra = SpectraPoint(step, numbers, layers)
         if self._spectra_seen % self._spectra_stride == 0:
             self.spectra.append(self.last_spectra)
             if len(self.spectra) > MAX_POINTS:
@@ -218,6 +226,20 @@ class RunFacts:
         point = rank_point(step, self.modules.get("r"), metrics.get("energy_rank_90"))
         if point is not None:
             self.recent.append(point)
+
+
+def stable_ranks(names: Json, values: Json) -> dict[str, float]:
+    """Return the median stable rank of each transformer layer, at most `MAX_LAYERS`; none where columns do not fit."""
+    if not isinstance(names, list) or not isinstance(values, list) or len(names) != len(values):
+        return {}
+    layers: dict[str, list[float]] = {}
+    for name, value in zip(names, values, strict=True):
+        layer = layer_of(name)[0] if isinstance(name, str) else None
+        if layer is None or not is_number(value) or not math.isfinite(value):
+            continue
+        if layer in layers or len(layers) < MAX_LAYERS:
+            layers.setdefault(layer, []).append(float(value))
+    return {layer: median(ranks) for layer, ranks in layers.items()}
 
 
 def rank_point(step: int, ranks: Json, needed: Json) -> RankPoint | None:

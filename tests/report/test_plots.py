@@ -189,6 +189,23 @@ def test_runs_of_one_file_are_told_apart():
     assert len(set(names)) == len(names)
 
 
+def test_the_stable_rank_of_a_layer_is_the_median_of_its_modules_in_the_log():
+    records = [json.loads(line) for line in RUN.read_text(encoding="utf-8").splitlines()]
+    names = next(each for each in records if each.get("kind") == "lora_modules")["metrics"]["names"]
+    last = [each for each in records if each.get("kind") == "lora_spectra"][-1]
+    of_layer = [
+        value
+        for name, value in zip(names, last["metrics"]["stable_rank"], strict=True)
+        if ".layers.11." in name
+    ]
+    plot = plot_of(monitor_runs([RUN]), "stable-rank-by-layer")
+    line = next(line for line in plot.series if line.name.endswith("layers.11"))
+    assert (line.x[-1], line.y[-1]) == (last["step"], pytest.approx(np.median(of_layer)))
+    twice = plot_of(monitor_runs([RUN, RUN]), "stable-rank-by-layer")
+    assert [one.y for one in twice.series] == [one.y for one in plot.series] * 2
+    assert len({one.name for one in twice.series}) == 2 * len(plot.series)
+
+
 # ---------------------------------------------------------------- comparisons
 
 

@@ -41,7 +41,11 @@ PLACES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "EvaluationReport": {"forest": ("Is each",), "pairs": ("Is each",), "pareto": ("Is each",)},
     "EvidenceReport": {"forest": ("How large",), "pairs": ("How large",)},
     "HealReport": {"kl": ("Which step",)},
-    "MonitorReport": {"loss": ("Loss",), "rank": ("Use of rank",)},
+    "MonitorReport": {
+        "loss": ("Loss",),
+        "rank": ("Use of rank",),
+        "stable-rank-by-layer": ("Use of rank",),
+    },
     "ShrinkReport": {
         "forest": ("Which is the smallest",),
         "pairs": ("Which is the smallest",),

@@ -37,7 +37,11 @@ KINDS: Mapping[str, Mapping[str, str]] = {
     "EvaluationReport": COMPARED,
     "EvidenceReport": COMPARED,
     "HealReport": {"kl": "steps:heal_plot"},
-    "MonitorReport": {"loss": "steps:loss_plot", "rank": "steps:rank_plot"},
+    "MonitorReport": {
+        "loss": "steps:loss_plot",
+        "rank": "steps:rank_plot",
+        "stable-rank-by-layer": "steps:layers_plot",
+    },
     "PowerReport": {"power": "chances:power_plot"},
     "ShrinkReport": COMPARED,
 }

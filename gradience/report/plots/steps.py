@@ -1,9 +1,9 @@
-"""What changed over the steps of a training: loss, use of rank, events; and the stable rank of each layer where several
-checkpoints were audited."""
+"""What changed over the steps of a training: loss, use of rank, events; and the stable rank of each layer, as a run
+measured it or as several checkpoints were audited."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 
@@ -13,10 +13,11 @@ from gradience.artifacts.monitor import Curve, MonitorReport, RunReport
 from gradience.report.audit.series import step_number
 from gradience.report.audit.trend import short_names
 from gradience.report.audit.view import trained_layers
-from gradience.report.numbers import count, sig, trimmed
+from gradience.report.numbers import count, plural, sig, trimmed
 from gradience.report.plots.plot import Axis, Lines, Plot, Reference, Series
 
 STEP = Axis("step")
+LAYER = Axis("stable rank, median of the layer", low=1.0)
 
 
 def loss_plot(report: MonitorReport) -> Plot | None:
@@ -76,6 +77,32 @@ def rank_plot(report: MonitorReport) -> Plot | None:
         "Use of rank",
         STEP,
         Axis("directions", low=0.0),
+        series,
+        _sentence([name for name, *_ in measured], spoken),
+        _events([(name, run) for name, run, _ in measured]),
+    )
+
+
+def layers_plot(report: MonitorReport) -> Plot | None:
+    """Return the stable rank of each transformer layer over the steps of each run that measured it."""
+    runs = [(name, run, run.rank_use) for name, run in _named(report)]
+    measured = [(name, run, use) for name, run, use in runs if use is not None and use.layers]
+    if not measured:
+        return None
+    series: list[Series] = []
+    spoken: list[str] = []
+    for place, (name, _, use) in enumerate(measured):
+        steps = [point.step for point in use.points]
+        layers = {row.layer: row.stable_rank_median for row in use.layers}
+        series += _shaded(layers, steps, name, dashed=place > 0)
+        spoken.append(
+            f"median stable rank of {plural(len(layers), 'layer')} over {plural(len(steps), 'measurement')}"
+        )
+    return Plot(
+        "stable-rank-by-layer",
+        "Stable rank of each layer",
+        STEP,
+        LAYER,
         series,
         _sentence([name for name, *_ in measured], spoken),
         _events([(name, run) for name, run, _ in measured]),
@@ -192,19 +219,31 @@ def _stable_ranks(reports: Sequence[AuditReport], at: Sequence[int], axis: Axis)
     for place, report in enumerate(reports):
         for layer, value in _medians(report):
             of_layer.setdefault(layer, [None] * len(reports))[place] = value
-    names = list(of_layer)
-    lines = [
-        Lines(name, at, values, shade=place / max(1, len(names) - 1), marked=len(at) < 3)
-        for place, (name, values) in enumerate(of_layer.items())
-    ]
     return Plot(
         "stable-rank-by-layer",
         "Stable rank of each layer",
         axis,
-        Axis("stable rank, median of the layer", low=1.0),
-        lines,
-        f"Median stable rank of {count(len(names))} layers over {count(len(reports))} checkpoints.",
+        LAYER,
+        _shaded(of_layer, at),
+        f"Median stable rank of {count(len(of_layer))} layers over {count(len(reports))} checkpoints.",
     )
+
+
+def _shaded(
+    of_layer: Mapping[str, Sequence[float | None]], at: Sequence[int], run: str = "", *, dashed: bool = False
+) -> list[Lines]:
+    """A line for each layer, the first dark and the last light."""
+    return [
+        Lines(
+            f"{run}{name}",
+            at,
+            values,
+            shade=place / max(1, len(of_layer) - 1),
+            marked=len(at) < 3,
+            dashed=dashed,
+        )
+        for place, (name, values) in enumerate(of_layer.items())
+    ]
 
 
 def _medians(report: AuditReport) -> Iterable[tuple[str, float]]:
