@@ -14,12 +14,13 @@
 #   make conformance-lowest     the tests on the lowest allowed versions, in an environment of their own (6 GB)
 #   make conformance-vllm       compressed adapters served by real vLLM, in an environment of its own
 #   make conformance-llama-cpp  the same through llama.cpp (builds it)
+#   make conformance-ray        runs of Bench over Ray and an S3 server, in an environment of its own
 #   make docs                   regenerate what is generated: docs/, the README's blocks and its picture
 #   make clean                  remove .venv and caches
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format wheel hostile fuzz site axe pictures conformance conformance-lowest conformance-vllm conformance-llama-cpp docs clean
+.PHONY: help demo test lint format wheel hostile fuzz site axe pictures conformance conformance-lowest conformance-vllm conformance-llama-cpp conformance-ray docs clean
 
 # The first interpreter that is new enough; `make PYTHON=/path/to/python test` overrides it.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -184,6 +185,19 @@ $(VLLM)/.$(VLLM_VERSION): | $(VENV)/.made
 conformance-vllm: $(VENV)/.test $(VLLM)/.$(VLLM_VERSION)
 	PYTHONPATH=tests $(PY) -W ignore -m conformance.serving vllm --python $(VLLM)/bin/python $(ARGS)
 	PYTHONPATH=tests $(PY) -W ignore -m conformance.serving.slots --python $(VLLM)/bin/python
+
+# Ray Core on this machine, and a server that speaks S3: with what they bring they stay out of the other environments.
+RAY := .venv-ray
+
+$(RAY)/.made: pyproject.toml | $(VENV)/.made
+	@echo "installing Ray and an S3 server into $(RAY) (as much as $(VENV) again, once)"
+	@test -x $(RAY)/bin/python || $(PY) -m venv $(RAY)
+	@$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
+	@$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[bench,ray,s3]" --group test "moto[server]>=5.1"
+	@touch $@
+
+conformance-ray: $(RAY)/.made
+	$(RAY)/bin/python -m pytest -m conformance tests/conformance/test_clusters.py $(ARGS)
 
 # The source archive holds llama.cpp itself, and with it the converters.
 LLAMA := .venv-llama-cpp

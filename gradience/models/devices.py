@@ -7,7 +7,7 @@ the first one; under torchrun each process has a local rank, which is the number
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -15,6 +15,7 @@ import torch
 from gradience.errors import UsageError
 from gradience.words import counted
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 SEEN = "`gradience env` says what torch sees"
 
 
@@ -70,6 +71,17 @@ def check_devices(device: str, processes: int) -> None:
             code="processes",
             hint=f"set runtime.processes to the number of GPUs or fewer; {SEEN}",
         )
+
+
+def devices_of(device: str) -> Sequence[str]:
+    """The GPUs that commands may use, as CUDA_VISIBLE_DEVICES names them; none on a processor, or for `cuda:1`: one."""
+    if device in ("cpu", "mps") or not torch.cuda.is_available():
+        return ()
+    seen = os.environ.get(VISIBLE)
+    names = [name.strip() for name in seen.split(",")] if seen else None
+    names = names or [str(number) for number in range(torch.cuda.device_count())]
+    _, _, one = device.partition(":")
+    return [names[int(one)]] if one else names
 
 
 def make_current(device: torch.device) -> None:

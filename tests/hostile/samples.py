@@ -30,6 +30,7 @@ from gradience.artifacts.evaluation import (
 from gradience.artifacts.forecast import BenchForecast, Check, ScoredExample
 from gradience.artifacts.shrink import PlannedHealing, ShrinkForecast, ShrinkReport
 from gradience.artifacts.stage import StageManifest
+from gradience.artifacts.stage_spec import StageFailure, StageNeeds, StageSpec
 from gradience.artifacts.training import TrainingReport
 from gradience.artifacts.verification import Verification
 from gradience.bench.plan.power import plausible, report_of_numbers
@@ -134,6 +135,26 @@ def artifacts() -> dict[ArtifactName, Any]:
         ArtifactName.VERIFICATION: verification(),
         ArtifactName.TRAINING: TrainingReport.model_validate_json(kept("probe/train/training.json")),
         ArtifactName.STAGE: StageManifest.model_validate_json(kept("probe/train/manifest.json")),
+        ArtifactName.STAGE_SPEC: StageSpec(
+            stage="probe/train",
+            seed=42,
+            key=sha256_text("key"),
+            inputs={"audit": sha256_text("manifest")},
+            plan_digest=sha256_text("plan"),
+            config={"seeds": [42]},
+            lost={},
+            storage="runs/mine",
+            needs=StageNeeds(gpus=1),
+            heartbeat=30,
+            takeover=300,
+        ),
+        ArtifactName.STAGE_FAILURE: StageFailure(
+            stage="probe/train",
+            seed=42,
+            kind="ValueError",
+            message="no rows",
+            log=("Traceback", "ValueError"),
+        ),
     }
 
 

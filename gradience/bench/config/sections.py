@@ -18,8 +18,10 @@ from gradience.bench.arms.registry import ARMS, CONTROLS
 from gradience.calibrate.heal.inputs import FEWEST as FEWEST_HEALING
 from gradience.calibrate.rows import FEWEST
 from gradience.errors import InputError
+from gradience.executors import EXECUTORS
 from gradience.models.settings import Positive, Settings
 from gradience.ranks import DEFAULT_GRID
+from gradience.storage.lease import HEARTBEAT, TAKEOVER
 from gradience.tasks.base import ChatTask, LikelihoodTask, Task
 from gradience.tasks.glue import SUBSETS, Subset
 
@@ -63,7 +65,7 @@ def _names(values: Mapping[str, Any], key: str) -> list[str]:
 
 
 Variant = Annotated[str, AfterValidator(_variant)]
-ARM, CONTROL = OneOf(ARMS), OneOf(CONTROLS)
+ARM, CONTROL, EXECUTOR = OneOf(ARMS), OneOf(CONTROLS), OneOf(EXECUTORS)
 ArmName = Annotated[str, AfterValidator(ARM)]
 ControlName = Annotated[str, AfterValidator(CONTROL)]
 
@@ -270,7 +272,8 @@ class SmokeSettings(Settings):
 
 
 class RuntimeSettings(Settings):
-    """The machine: nothing here belongs to the protocol."""
+    """The machine: nothing here belongs to the protocol. What says on which machines stages are made is part of no
+    result and no digest either: a run may go on elsewhere."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     """One device for a process. `cuda:1` is the second GPU; `cuda` and `auto` take the first, and under several
@@ -279,6 +282,24 @@ class RuntimeSettings(Settings):
     """Of torch, on a CPU. By default as many as torch takes."""
     processes: Positive = 1
     """More than one: training through torchrun, one process for each GPU. They share the accumulation steps."""
+    executor: Annotated[str, AfterValidator(EXECUTOR)] = Field(default="local", exclude=True)
+    """Where the stages are made: `local` on this machine, `ray` on a Ray cluster."""
+    workers: Positive | None = Field(default=None, exclude=True)
+    """Stages that are made at once. By default one for each GPU of this machine, and on a cluster as many as it takes.
+    One alone, on this machine, is this process itself."""
+    storage: str | None = Field(default=None, exclude=True)
+    """Address such as `s3://bucket/prefix`, where the machines of the run do not see one folder."""
+    heartbeat: Annotated[float, Field(gt=0)] = Field(default=HEARTBEAT, exclude=True)
+    """Seconds between two signs of life of who makes a stage."""
+    takeover: Annotated[float, Field(gt=0)] = Field(default=TAKEOVER, exclude=True)
+    """Seconds without one after which another may make it."""
     keep_adapters: Literal["all", "probe", "none"] = "all"
     """Which adapters stay on disk when the run is done."""
     smoke: SmokeSettings = SmokeSettings()
+
+    def where(self) -> dict[str, Any]:
+        """What says on which machines, as far as it is not the default."""
+        names = [name for name, field in type(self).model_fields.items() if field.exclude]
+        defaults = type(self)()
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value != getattr(defaults, name)}

@@ -11,7 +11,6 @@ DIR/digests.json               every file with its sha256, written last
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -32,8 +31,10 @@ from gradience.bench.config.differences import differences
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import bench_plan, plan_digest, promised
 from gradience.bench.run.calibrate import planned_calibration
+from gradience.bench.run.logs import LOG, logged
 from gradience.bench.run.recount import agrees
 from gradience.bench.run.seed import SeedRun
+from gradience.bench.run.spread import is_spread, run_spread
 from gradience.bench.run.weights import remove_weights
 from gradience.bench.verdict.aggregate import no_longer_passing
 from gradience.bench.verdict.assemble import assemble, data_of
@@ -57,9 +58,8 @@ from gradience.reading import read_file
 from gradience.tasks.base import Task
 from gradience.tasks.rendered import rendered
 from gradience.tasks.user_code import is_file
-from gradience.words import listed, visible
+from gradience.words import listed
 
-LOG = "run.log"
 PATIENCE = 60.0
 """Seconds to wait for another seed of the same plan that is writing plan or aggregate, which takes it moments."""
 
@@ -88,12 +88,15 @@ def run_bench(
             plan = _plan_on_disk(config, planned, output, watcher)
         watch = Stopwatch(command)
         benches: list[Bench] = []
+        elsewhere = run_spread(config, task, plan_digest(plan), output, watcher) if is_spread(config) else {}
         for number, seed in enumerate(config.due, start=1):
             watcher.seed(seed, number, len(config.due))
             folder = output if len(config.seeds) == 1 else output / f"seed_{seed}"
             with only_one(folder) if folder != output or not whole else nullcontext():
                 lost = _lost(config, benches) if whole else {}
-                bench = _one_seed(config, task, plan, seed, folder, watcher, command, lost)
+                bench = _one_seed(
+                    config, task, plan, seed, folder, watcher, command, lost, elsewhere.get(seed)
+                )
                 write_whole(folder / PAGE, [page_of(bench).encode()])
                 benches.append(bench)
         together = None
@@ -129,10 +132,14 @@ def _one_seed(
     watcher: Watcher,
     command: str,
     lost: Mapping[str, str],
+    elsewhere: SeedFacts | None,
 ) -> Bench:
+    """elsewhere: what the seed yielded, where its stages were made elsewhere."""
     watch = Stopwatch(command=command)
-    with _logged(folder / LOG):
-        facts = SeedRun(config, task, seed, folder, watcher, plan=plan_digest(plan), lost=lost).run()
+    with logged(folder / LOG):
+        facts = (
+            elsewhere or SeedRun(config, task, seed, folder, watcher, plan=plan_digest(plan), lost=lost).run()
+        )
     bench = assemble(facts, task.rules, data_of(task, config, plan), plan, watch.run_info())
     bench.save(folder / BENCH)
     if bench.status != "ERROR":  # else the next run still needs them
@@ -176,6 +183,7 @@ def _resumable(config: BenchConfig, output: Path) -> dict[str, Any]:
     values = config.model_dump(mode="json", exclude_none=True)
     if config.task.probe_gate.above_base is None:  # it says something: by default the gate asks for it
         values["task"]["probe_gate"]["above_base"] = None
+    values["runtime"] |= config.runtime.where()
     if config.task.options or is_file(config.task.profile):
         values["task"]["folder"] = os.path.relpath(config.task.folder or ".", output)
     if config.model.path.exists():
@@ -215,27 +223,3 @@ def _tidy(config: BenchConfig, facts: SeedFacts) -> None:
     if config.runtime.keep_adapters == "none" and facts.probe is not None:
         gone.append(facts.probe)
     remove_weights(outcome.adapter.folder.parent for outcome in gone if outcome.adapter is not None)
-
-
-class _Visible(logging.Formatter):
-    """A line of the log, which is read in a terminal: names and tracebacks in it cannot steer it."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return visible(super().format(record))
-
-
-@contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    """Everything that our loggers say, appended to the file."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(_Visible("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger("gradience")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        handler.close()

@@ -31,16 +31,16 @@ from gradience.bench.arms.arm import Derived, Healed, Source, Trained
 from gradience.bench.arms.retrain import RETRAIN
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PROBE, PlannedVariant, plan_variants
+from gradience.bench.run.answers import evaluate_adapter, evaluator_of
 from gradience.bench.run.calibrate import calibrate_probe, calibration_prompts
 from gradience.bench.run.heal import Healing, heal_variant
 from gradience.bench.run.numerics import MadeElsewhere, refuse_mixture
 from gradience.bench.run.scales import hold_scale
-from gradience.bench.run.stages import Stages
+from gradience.bench.run.stages import Due, NotDone, Stages
 from gradience.bench.run.weights import parameters_of, require_weights
 from gradience.bench.verdict.assemble import leads_base, reaches_gate
-from gradience.bench.verdict.facts import ANSWERS, AUDIT, CALIBRATION, SCORES, SIZES, Outcome, SeedFacts
+from gradience.bench.verdict.facts import ANSWERS, AUDIT, CALIBRATION, SIZES, Outcome, SeedFacts
 from gradience.errors import GradienceError, OutputError
-from gradience.evaluate.evaluator import Evaluator
 from gradience.models.devices import choose_device
 from gradience.models.load import fingerprint_of
 from gradience.plan.modules import Ranks
@@ -66,26 +66,18 @@ class SeedRun:
         *,
         plan: str | None = None,
         lost: Mapping[str, str] = MappingProxyType({}),
+        stages: Callable[..., Stages] = Stages,
     ) -> None:
         """`folder` gets a folder for every stage; `plan` is the digest of the plan that the run follows.
 
-        lost: variants that can no longer pass, and why; those of them that are trained are not made.
+        lost: variants that can no longer pass, and why; those that are trained are not made. stages: who makes them.
         """
         self.lost = lost
         self.config, self.task, self.seed, self.folder = config, task, seed, folder
         self.watcher = watcher or Watcher()
-        self.stages = Stages(folder, watch=self._watch_memory, plan=plan, say=self._say)
+        self.stages = stages(folder, watch=self._watch_memory, plan=plan, say=self._say)
         self.examples = task.examples.of(config.task.eval_role, config.task.eval_samples)
-        self.evaluator = Evaluator(
-            task,
-            config.model,
-            self.examples,
-            batch_size=config.train.per_device_eval_batch_size,
-            max_length=config.train.max_length,
-            max_new_tokens=config.task.generation.max_new_tokens,
-            device=config.runtime.device,
-            on_batch=self.watcher.step,
-        )
+        self.evaluator = evaluator_of(config, task, self.examples, self.watcher.step)
         self.number = 0
         self.planned: int | None = None
         self.healed: set[str] = set()
@@ -106,6 +98,14 @@ class SeedRun:
         finally:
             self.evaluator.close()
 
+    def walk(self) -> tuple[SeedFacts, list[Due]]:
+        """Once through the stages, some of which are left to other processes: the facts so far, and what is due."""
+        self.due: list[Due] = []
+        try:
+            return self._from_the_beginning(), self.due
+        except NotDone as stop:
+            return SeedFacts(self.config, self.seed), [stop.due]
+
     def _from_the_beginning(self) -> SeedFacts:
         """The stages in their order; those that are done are not done again."""
         facts = SeedFacts(self.config, self.seed)
@@ -123,7 +123,11 @@ class SeedRun:
             if facts.probe.answers is not None and self._passes_gate(facts.probe.answers, facts):
                 facts.gate_passed = True
                 facts.audit = self._audit(facts.probe)
-        except (GradienceError, MadeElsewhere):  # a message and an exit code, or a second pass: no result
+        except (
+            GradienceError,
+            MadeElsewhere,
+            NotDone,
+        ):  # a message, a second pass, a stage to come: no result
             raise
         except Exception as error:  # noqa: BLE001  (the boundary of a seed: a failed probe is a result, traceback in run.log)
             facts.error = self._failed(PROBE, error)
@@ -177,7 +181,7 @@ class SeedRun:
             return
         try:
             facts.calibration = self._calibration(probe)
-        except (OutputError, MadeElsewhere):
+        except (OutputError, MadeElsewhere, NotDone):
             raise
         except Exception as error:  # noqa: BLE001  (as in `_attempt`: the variants that need none are still made)
             facts.uncalibrated = self._failed("calibration", error)
@@ -234,10 +238,13 @@ class SeedRun:
 
     def _attempt(self, outcome: Outcome, step: Any, *arguments: Any) -> None:
         """One step of a variant; after an error its later steps are not tried."""
-        if outcome.error:
+        if outcome.error or outcome.waits:
             return
         try:
             step(outcome, *arguments)
+        except NotDone as later:
+            outcome.waits = True
+            self.due.append(later.due)
         except (OutputError, MadeElsewhere):  # a full disk stops the others as well
             raise
         except Exception as error:  # noqa: BLE001  (the boundary of a variant: the others are still made, traceback in run.log)
@@ -326,7 +333,7 @@ class SeedRun:
     def _evaluate(self, outcome: Outcome, probe: Outcome | None) -> None:
         """Records of the variant's answers, and for a causal model of its divergence from the probe."""
         assert outcome.adapter is not None
-        adapter, inert = outcome.adapter, outcome.planned.control is not None
+        adapter = outcome.adapter
         reference = probe.adapter if probe else None
         if reference is not None:
             hold_scale(reference.folder, adapter.folder, outcome.planned.ranks)
@@ -340,22 +347,14 @@ class SeedRun:
         }
 
         def make(folder: Path) -> None:
-            refuse_mixture(self.folder, ANSWERS, self.evaluator.numerics)
-            for needed in filter(None, (adapter, reference)):
-                require_weights(needed.folder)
-            self.evaluator.answers(
-                adapter.name, adapter.folder, folder / ANSWERS, lora=adapter.lora, allow_inert=inert
+            evaluate_adapter(
+                self.evaluator,
+                adapter,
+                reference,
+                folder,
+                seed=self.folder,
+                inert=outcome.planned.control is not None,
             )
-            if reference is not None and not isinstance(self.task, ClassificationTask):
-                self.evaluator.scores(
-                    adapter.name,
-                    adapter.folder,
-                    folder / SCORES,
-                    reference=(reference.name, reference.folder),
-                    allow_inert=inert,
-                )
-            if reference is not None:
-                self.evaluator.forget(adapter.name)
 
         outcome.read_answers(self._stage(f"{adapter.name}/eval", depends, make))
 

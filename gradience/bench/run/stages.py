@@ -36,6 +36,24 @@ Watch = Callable[[str], Callable[[], int | None]]
 
 
 @dataclass(frozen=True, slots=True)
+class Due:
+    """A stage that is not done, and whose inputs are there."""
+
+    stage: str
+    key: str
+    inputs: Mapping[str, str]
+    """Finished stages -> sha256 of their manifests."""
+
+
+class NotDone(Exception):
+    """A stage is due, and is left to another process."""
+
+    def __init__(self, due: Due) -> None:
+        super().__init__(due.stage)
+        self.due = due
+
+
+@dataclass(frozen=True, slots=True)
 class Stages:
     """The stages of one seed, below one folder."""
 
@@ -52,7 +70,7 @@ class Stages:
         resumable: whether `make` resumes from what is there after a kill; else it begins with an empty folder.
         """
         folder, key = self.folder / name, stage_key(name, depends)
-        if self._is_done(name, folder, key):
+        if self.is_done(name, folder, key):
             with write_errors(folder):
                 (folder / BEGUN).unlink(missing_ok=True)
             return folder
@@ -72,7 +90,7 @@ class Stages:
             (folder / BEGUN).unlink()  # last: whatever happens before, the stage is done or resumes
         return folder
 
-    def _is_done(self, name: str, folder: Path, key: str) -> bool:
+    def is_done(self, name: str, folder: Path, key: str) -> bool:
         """Whether the stage is finished with this key and its files are as it left them; says why when not."""
         if not (folder / MANIFEST).is_file():
             return False

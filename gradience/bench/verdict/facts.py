@@ -62,6 +62,8 @@ class Outcome:
     manifests: list[StageManifest] = field(default_factory=list)
     error: str = ""
     """The last line of the traceback of what stopped it."""
+    waits: bool = False
+    """A stage of it is left to another process, and not done yet."""
 
     def read_training(self, stage: Path, *, has_lora: bool) -> TrainingReport:
         """Add the adapter that was trained in this folder. has_lora: whether its LoRA is used, not its head alone."""

@@ -1,0 +1,110 @@
+"""`runtime.executor: local`: processes of this machine, one for each device.
+
+A machine with GPUs gives each command as many of them as it needs, by CUDA_VISIBLE_DEVICES; without GPUs there are
+`runtime.workers` processes, which share the processor.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import IO
+
+from gradience.executors.executor import Ended, Job, Order
+from gradience.executors.orphans import ends_with_parent
+from gradience.models.devices import VISIBLE, devices_of
+
+LOOK = 0.05
+"""Seconds between two looks at the processes."""
+PATIENCE = 30.0
+"""Seconds that a process has to end after it was asked to."""
+
+
+@dataclass(slots=True)
+class _Running:
+    job: Job
+    process: subprocess.Popen[bytes]
+    devices: tuple[str, ...]
+    log: IO[bytes]
+
+
+class LocalExecutor:
+    """Runs commands beside each other on this machine."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.devices = devices_of(order.device)
+        self.slots = order.workers or max(1, len(self.devices))
+        self.waiting: list[Job] = []
+        self.running: dict[str, _Running] = {}
+
+    @property
+    def room(self) -> int:
+        """A command for each slot: what waits is chosen again after each that ends."""
+        return max(0, self.slots - len(self.running) - len(self.waiting))
+
+    def submit(self, job: Job) -> None:
+        """Run it as soon as there is a slot, and the devices that it needs."""
+        self.waiting.append(job)
+        self._start()
+
+    def ended(self, seconds: float) -> list[Ended]:
+        """What has ended, within so many seconds."""
+        until = time.monotonic() + seconds
+        while True:
+            over = [each for each in self.running.values() if each.process.poll() is not None]
+            if over or time.monotonic() >= until:
+                break
+            time.sleep(LOOK)
+        for each in over:
+            self._forget(each)
+        self._start()
+        return [Ended(each.job.name, each.process.returncode) for each in over]
+
+    def close(self) -> None:
+        """Ask every process to end, and end it where it does not."""
+        self.waiting.clear()
+        for each in self.running.values():
+            each.process.terminate()
+        for each in list(self.running.values()):
+            try:
+                each.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                each.process.kill()
+                each.process.wait()
+            self._forget(each)
+
+    def _start(self) -> None:
+        for job in list(self.waiting):
+            devices = self._free(job.needs.gpus)
+            if len(self.running) >= self.slots or devices is None:
+                continue
+            self.waiting.remove(job)
+            environment = os.environ | self.order.environment
+            if self.devices:
+                environment[VISIBLE] = ",".join(devices)
+            job.log.parent.mkdir(parents=True, exist_ok=True)
+            log = job.log.open("ab")
+            process = subprocess.Popen(
+                job.command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=ends_with_parent,
+            )
+            self.running[job.name] = _Running(job, process, devices, log)
+
+    def _free(self, wanted: int) -> tuple[str, ...] | None:
+        """So many devices that nobody uses; None where there are not enough now."""
+        if not self.devices:
+            return ()
+        used = {device for each in self.running.values() for device in each.devices}
+        free = [device for device in self.devices if device not in used]
+        return tuple(free[:wanted]) if len(free) >= wanted else None
+
+    def _forget(self, each: _Running) -> None:
+        each.log.close()
+        del self.running[each.job.name]

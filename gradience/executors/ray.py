@@ -1,0 +1,85 @@
+"""`runtime.executor: ray`: tasks of Ray Core on the cluster that RAY_ADDRESS names, or on one of this machine.
+
+A task runs one command. Ray starts it where the GPUs are that it needs, and again where the worker or the node is lost;
+whether it is done already, or still being done by an orphan, the command finds out by the lease.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from gradience.errors import require
+from gradience.executors.executor import Ended, Job, Order
+
+RETRIES = 5
+"""Of a task whose worker or node was lost."""
+
+
+class RayExecutor:
+    """Runs commands as tasks of Ray."""
+
+    def __init__(self, order: Order) -> None:
+        self.ray: Any = require("ray", extra="ray")
+        self.order = order
+        self.tasks: dict[Any, Job] = {}
+        self.joined = not self.ray.is_initialized()
+        if self.joined:
+            # Without an address: RAY_ADDRESS, else a cluster of this machine that ends with this process.
+            self.ray.init(log_to_driver=False, configure_logging=False)
+        self.has_gpus = order.device not in ("cpu", "mps") and self.ray.cluster_resources().get("GPU", 0) > 0
+
+    @property
+    def room(self) -> int | None:
+        """Ray queues what it has no resources for."""
+        return None if self.order.workers is None else max(0, self.order.workers - len(self.tasks))
+
+    def submit(self, job: Job) -> None:
+        """Hand the command to Ray."""
+        task = self.ray.remote(run_command).options(
+            num_cpus=1, num_gpus=job.needs.gpus if self.has_gpus else 0, max_retries=RETRIES, name=job.name
+        )
+        reference = task.remote(list(job.command), dict(self.order.environment), str(job.log))
+        self.tasks[reference] = job
+
+    def ended(self, seconds: float) -> list[Ended]:
+        """What has ended, within so many seconds."""
+        ready, _ = self.ray.wait(list(self.tasks), num_returns=1, timeout=seconds)
+        return [self._ended(reference, self.tasks.pop(reference)) for reference in ready]
+
+    def close(self) -> None:
+        """Cancel what runs, and leave the cluster."""
+        for reference in self.tasks:
+            self.ray.cancel(reference, force=True)
+        if self.joined:
+            self.ray.shutdown()
+
+    def _ended(self, reference: Any, job: Job) -> Ended:
+        errors = self.ray.exceptions
+        try:
+            return Ended(job.name, int(self.ray.get(reference)))
+        except (errors.WorkerCrashedError, errors.NodeDiedError, errors.TaskCancelledError) as lost:
+            return Ended(job.name, -9, f"{type(lost).__name__} after {RETRIES} retries")
+        except (errors.OutOfMemoryError, errors.RayTaskError) as lost:
+            return Ended(job.name, -9, str(lost).partition("\n")[0])
+
+
+def run_command(command: list[str], environment: dict[str, str], log: str) -> int:
+    """Run a command in a process of its own, which ends with this one. Returns its exit code."""
+    import subprocess
+
+    from gradience.executors.orphans import ends_with_parent
+
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    with Path(log).open("ab") as file:
+        done = subprocess.run(
+            command,
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            preexec_fn=ends_with_parent,
+            check=False,
+        )
+    return done.returncode

@@ -1,0 +1,196 @@
+"""Who does a piece of work: a lease in the shared place, created exclusively and renewed by heartbeats.
+
+A lease is a file `NAME.1`. Its holder writes it anew every so often. Where that has stopped for long enough, by the
+clock of the storage, somebody else creates `NAME.2`, and holds it then; of several who try one succeeds. The holder
+before, alive after all (a machine that slept), finds the newer lease at its next heartbeat, and ends. A holder on this
+machine whose process is gone is not waited for.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from gradience.errors import OutputError
+from gradience.storage.place import Place
+
+HEARTBEAT, TAKEOVER = 30.0, 300.0
+"""Seconds between two signs of life, and without one until another may take over."""
+
+
+class Holder(BaseModel):
+    """Who holds a lease: the file's content."""
+
+    token: str
+    host: str
+    pid: int
+    begun: str
+    """When its process began, by its kernel; where that cannot be told, empty."""
+    world: str
+    """The running kernel and the process's view of it: only there a process number means anything."""
+    since: datetime
+    """By the holder's clock."""
+
+
+@dataclass(slots=True)
+class Lease:
+    """A lease that this process holds, until `release`."""
+
+    place: Place
+    name: str
+    """With its generation."""
+    holder: Holder
+    heartbeat: float = HEARTBEAT
+    on_loss: Callable[[], None] = lambda: os._exit(75)
+    """Called from the heartbeat's thread when another has taken over. By default the process ends at once."""
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def keep(self) -> None:
+        """Give a sign of life every `heartbeat` seconds from now on."""
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether nobody has taken over."""
+        content = self.place.read(self.name)
+        return content is not None and _read(content) == self.holder and not self._is_overtaken()
+
+    def release(self) -> None:
+        """Let go. The file is removed, and with it those of holders that had been overtaken."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self.is_held:
+            for name in _generations(self.place, _bare(self.name)):
+                self.place.remove(name)
+
+    def _is_overtaken(self) -> bool:
+        return _generations(self.place, _bare(self.name))[-1:] != [self.name]
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self.heartbeat):
+            if not self.is_held:
+                self.on_loss()
+                return
+            with suppress(OutputError):  # a storage that is away for a moment; silence is what others look at
+                self.place.write(self.name, self.holder.model_dump_json().encode())
+
+
+def claim(
+    place: Place,
+    name: str,
+    *,
+    heartbeat: float = HEARTBEAT,
+    takeover: float = TAKEOVER,
+    on_loss: Callable[[], None] | None = None,
+) -> Lease | None:
+    """Take the lease `name`, and keep it; None where a living process has it.
+
+    heartbeat, takeover: seconds; the second is several of the first. Raises OutputError (`write-failed`).
+    """
+    held = _generations(place, name)
+    if held and not is_abandoned(place, held[-1], takeover):
+        return None
+    holder = _me()
+    mine = f"{name}.{_generation(held[-1]) + 1 if held else 1}"
+    if not place.create(mine, holder.model_dump_json().encode()):
+        return None
+    lease = Lease(place, mine, holder, heartbeat)
+    if on_loss is not None:
+        lease.on_loss = on_loss
+    lease.keep()
+    return lease
+
+
+def holder_of(place: Place, name: str) -> tuple[Holder, float] | None:
+    """Who holds the lease, and the seconds since the last sign of life; None where nobody does."""
+    held = _generations(place, name)
+    if not held:
+        return None
+    content, silent = place.read(held[-1]), _silent(place, held[-1])
+    holder = None if content is None else _read(content)
+    return None if holder is None or silent is None else (holder, silent)
+
+
+def is_abandoned(place: Place, name: str, takeover: float) -> bool:
+    """Whether the holder of a lease, its generation included, is dead as far as can be told from here."""
+    content = place.read(name)
+    holder = None if content is None else _read(content)
+    if holder is not None and holder.world and holder.world == _world():
+        return _began(holder.pid) != holder.begun
+    silent = _silent(place, name)
+    return silent is not None and silent > takeover
+
+
+def _silent(place: Place, name: str) -> float | None:
+    """Seconds since a file was written, both ends by the clock of the storage."""
+    written = place.written(name)
+    probe = f"clock/{secrets.token_hex(8)}"
+    place.write(probe, b"")
+    now = place.written(probe)
+    place.remove(probe)
+    return None if written is None or now is None else (now - written).total_seconds()
+
+
+def _me() -> Holder:
+    pid = os.getpid()
+    return Holder(
+        token=secrets.token_hex(16),
+        host=socket.gethostname(),
+        pid=pid,
+        begun=_began(pid),
+        world=_world(),
+        since=datetime.now(UTC),
+    )
+
+
+def _world() -> str:
+    """The kernel that runs here, and the name space of its process numbers; empty where the system tells neither."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _began(pid: int) -> str:
+    """When a process of this machine began, in the kernel's ticks; empty where there is none that runs."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
+    state, *rest = stat.rpartition(")")[2].split()
+    return "" if state in "ZX" else rest[18]
+
+
+def _read(content: bytes) -> Holder | None:
+    try:
+        return Holder.model_validate_json(content)
+    except ValidationError:  # it is being written
+        return None
+
+
+def _generations(place: Place, name: str) -> list[str]:
+    """The files of a lease, oldest first."""
+    folder = name.rpartition("/")[0]
+    found = [each for each in place.names(folder) if _bare(each) == name and each != name]
+    return sorted((each for each in found if each.rpartition(".")[2].isdigit()), key=_generation)
+
+
+def _bare(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _generation(name: str) -> int:
+    return int(name.rpartition(".")[2])

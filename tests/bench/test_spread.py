@@ -1,0 +1,198 @@
+"""Stages that other processes make: the same run, wherever they were made, and whatever ends one of them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench_process import timeless, write_inputs
+from tiny_bench import Watcher
+
+from gradience.artifacts.stage_spec import StageSpec
+from gradience.bench import stage as command
+from gradience.bench.config.load import load_config
+from gradience.bench.run import spread
+from gradience.bench.run.bench import run_bench
+from gradience.bench.run.one import do_stage, read_spec
+from gradience.bench.run.places import place_of
+from gradience.executors.executor import DONE, FAILED, RETRY, Ended
+from gradience.report.faces import to_markdown
+from gradience.storage.lease import claim
+
+SECTIONS: dict[str, Any] = {
+    "task": {"profile": "text_classification", "probe_gate": {"min_value": 0.01}},
+    "lora": {"probe_r": 8, "alpha": 16, "target_modules": ["query", "value", "output.dense"]},
+    "train": {"lr": 3e-3, "max_steps": 30, "per_device_train_batch_size": 4, "max_length": 16},
+    "compression": {"variants": ["uniform_median"], "controls": ["aa"], "stop_early": False},
+    "runtime": {"device": "cpu", "threads": 1},
+    "seeds": [1, 2],
+}
+ARTIFACTS = ("bench_aggregate.json", "seed_1/bench.json", "seed_2/bench.json")
+
+
+class Here:
+    """An executor whose processes are calls in this one; `plot` says what becomes of a stage before it is made."""
+
+    def __init__(self, plot: Any = None) -> None:
+        self.plot = plot or (lambda name, times: None)
+        self.jobs: list[Any] = []
+        self.seen: list[Any] = []
+        self.times: Counter[str] = Counter()
+        self.made: Counter[str] = Counter()
+
+    room = None
+
+    def submit(self, job: Any) -> None:
+        self.jobs.append(job)
+        self.seen.append(job)
+
+    def ended(self, seconds: float) -> list[Ended]:
+        if not self.jobs:
+            return []
+        job = self.jobs.pop()  # the last first: no order is relied on
+        self.times[job.name] += 1
+        code = self.plot(job.name, self.times[job.name])
+        if code is None:
+            code = command.main([job.command[-1]])
+            self.made[job.name] += code == DONE
+        return [Ended(job.name, code)]
+
+    def close(self) -> None:
+        self.jobs.clear()
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_inputs(tmp_path_factory.mktemp("inputs"), **SECTIONS)
+
+
+@pytest.fixture(scope="module")
+def alone(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run in one process."""
+    output = tmp_path_factory.mktemp("alone")
+    run_bench(load_config(config_file), output, Watcher(), page_of=to_markdown)
+    return output
+
+
+class Silent(Watcher):
+    """Stages come in any order."""
+
+    def stage(self, name: str, number: int, of: int | None) -> None:
+        self.stages.append(name)
+
+
+@pytest.fixture
+def spread_over(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run it over an executor, in a folder, with settings of the runtime."""
+
+    def run(executor: Here, output: Path, *overrides: str) -> Silent:
+        monkeypatch.setattr(spread, "executor", lambda name, order: executor)
+        monkeypatch.setattr(spread, "AGAIN", 0.0)
+        watcher = Silent()
+        config = load_config(config_file, ["runtime.workers=2", *overrides])
+        run_bench(config, output, watcher, page_of=to_markdown)
+        return watcher
+
+    return run
+
+
+def results(folder: Path) -> dict[str, Any]:
+    return {name: timeless(json.loads((folder / name).read_text())) for name in ARTIFACTS}
+
+
+def test_the_result_is_that_of_one_process(alone, spread_over, tmp_path):
+    here = Here()
+    spread_over(here, tmp_path / "out")
+    assert results(tmp_path / "out") == results(alone)
+    assert set(here.made.values()) == {1}
+    assert "1/uniform_median/train" in here.made
+
+
+def test_what_was_killed_or_refused_is_tried_again_and_nothing_is_made_twice(alone, spread_over, tmp_path):
+    here = Here(lambda name, times: {1: -9, 2: RETRY}.get(times))
+    watcher = spread_over(here, tmp_path / "out")
+    assert results(tmp_path / "out") == results(alone)
+    assert set(here.made.values()) == {1}
+    assert all("tried again" in note for note in watcher.notes)
+
+
+def test_a_stage_whose_process_is_always_ended_is_an_error_of_its_variant(spread_over, tmp_path):
+    here = Here(lambda name, times: -9 if name == "1/uniform_median/train" else None)
+    spread_over(here, tmp_path / "out")
+    one, two = (results(tmp_path / "out")[f"seed_{seed}/bench.json"] for seed in (1, 2))
+    status = {row["name"]: row["status"] for row in one["variants"]}
+    assert status["uniform_median"] == "ERROR"
+    assert "ERROR" not in {row["status"] for row in two["variants"]}
+    assert here.times["1/uniform_median/train"] == spread.ATTEMPTS
+
+
+def test_a_run_goes_on_from_what_is_there(spread_over, alone, tmp_path):
+    class Broken(Exception):
+        pass
+
+    def breaks(name: str, times: int) -> None:
+        if name.endswith("uniform_median/train"):
+            raise Broken
+
+    first, second = Here(breaks), Here()
+    with pytest.raises(Broken):
+        spread_over(first, tmp_path / "out")
+    spread_over(second, tmp_path / "out")
+    assert results(tmp_path / "out") == results(alone)
+    assert set((first.made + second.made).values()) == {1}
+
+
+def test_a_storage_is_all_that_machines_share(spread_over, alone, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIENCE_SCRATCH", str(tmp_path / "scratch"))
+    here = Here()
+    spread_over(here, tmp_path / "out", f"runtime.storage=file://{tmp_path}/storage")
+    assert results(tmp_path / "out") == results(alone)
+    assert set(here.made.values()) == {1}
+    assert list((tmp_path / "storage").rglob("objects/*/*"))
+    assert not list((tmp_path / "out").rglob("adapter_model.safetensors"))  # weights stay in the storage
+
+
+@pytest.fixture
+def spec(spread_over, tmp_path) -> StageSpec:
+    """That of a training which was never begun."""
+
+    class Caught(Exception):
+        pass
+
+    def catch(name: str, times: int) -> None:
+        raise Caught
+
+    here = Here(catch)
+    with pytest.raises(Caught):
+        spread_over(here, tmp_path / "out")
+    return read_spec(here.seen[0].command[-1])
+
+
+def test_a_stage_that_another_process_makes_is_left_to_it(spec):
+    place = place_of(spec.storage, spec.plan_digest)
+    lease = claim(place, f"leases/{spec.seed}/{spec.stage}")
+    assert do_stage(spec) == RETRY
+    lease.release()
+    assert do_stage(spec) == DONE
+    assert do_stage(spec) == DONE
+
+
+def test_other_data_on_a_machine_are_a_failure_with_a_reason(spec):
+    assert do_stage(spec.model_copy(update={"key": "0" * 64})) == FAILED
+    content = place_of(spec.storage, spec.plan_digest).read(f"failures/{spec.seed}/{spec.stage}.json")
+    assert json.loads(content)["code"] == "stage-differs"
+
+
+@pytest.mark.parametrize("arguments", [[], ["a", "b"]], ids=["none", "two"])
+def test_the_command_takes_one_spec(arguments, capsys):
+    assert command.main(arguments) == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_a_spec_that_is_none(tmp_path, capsys):
+    (tmp_path / "spec.json").write_text("{}")
+    assert command.main([str(tmp_path / "spec.json")]) == FAILED
+    assert "spec.json" in capsys.readouterr().err

@@ -1,0 +1,121 @@
+"""Of several processes one does a piece of work; what a dead or silent one held goes to another, and never to two."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from gradience.storage import lease as leases
+from gradience.storage.lease import Holder, claim, holder_of, is_abandoned
+from gradience.storage.place import Place
+
+NAME = "leases/42/uniform_median.truncate/eval"
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place.at(str(tmp_path / "shared"))
+
+
+def elsewhere(place, name=f"{NAME}.1"):
+    """A lease that a process of another machine holds, which says nothing any more."""
+    holder = Holder(token="t", host="far", pid=1, begun="1", world="another kernel", since=datetime.now(UTC))
+    assert place.create(name, holder.model_dump_json().encode())
+    return holder
+
+
+def test_one_has_it_until_it_lets_go(place):
+    mine = claim(place, NAME)
+    assert claim(place, NAME) is None
+    mine.release()
+    again = claim(place, NAME)
+    assert again is not None
+    again.release()
+    assert place.names("leases") == []
+
+
+def test_of_many_threads_that_try_at_once_one_succeeds(place):
+    begin, got = threading.Barrier(16), []
+
+    def attempt():
+        begin.wait()
+        got.append(claim(place, NAME))
+
+    threads = [threading.Thread(target=attempt) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    held = [lease for lease in got if lease is not None]
+    assert len(held) == 1
+    held[0].release()
+
+
+@pytest.mark.parametrize(
+    ("takeover", "taken"), [(0.05, True), (60, False)], ids=["silent", "not long enough"]
+)
+def test_a_silent_holder_elsewhere_is_taken_over_after_a_while(place, takeover, taken):
+    elsewhere(place)
+    time.sleep(0.1)
+    lease = claim(place, NAME, takeover=takeover)
+    assert (lease is not None) == taken
+    if lease is not None:
+        assert lease.name == f"{NAME}.2"
+        lease.release()
+        assert place.names("leases") == []
+
+
+def test_heartbeats_are_signs_of_life(place):
+    mine = claim(place, NAME, heartbeat=0.02)
+    before = place.written(mine.name)
+    deadline = time.monotonic() + 30
+    while place.written(mine.name) == before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert place.written(mine.name) > before
+    mine.release()
+
+
+def test_who_was_taken_over_notices_and_stops(place):
+    lost = threading.Event()
+    mine = claim(place, NAME, heartbeat=0.02, on_loss=lost.set)
+    elsewhere(place, f"{NAME}.2")
+    assert lost.wait(30)
+    assert not mine.is_held
+    mine.release()
+    assert place.names("leases") == [f"{NAME}.1", f"{NAME}.2"]  # what another holds is not removed
+
+
+def test_a_dead_process_of_this_machine_is_not_waited_for(place, tmp_path):
+    code = (
+        "import os, sys\n"
+        "from gradience.storage.lease import claim\n"
+        "from gradience.storage.place import Place\n"
+        f"assert claim(Place.at({str(tmp_path / 'shared')!r}), {NAME!r})\n"
+        "os._exit(9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    assert holder_of(place, NAME)[0].host
+    assert is_abandoned(place, f"{NAME}.1", takeover=3600)
+    lease = claim(place, NAME, takeover=3600)
+    assert lease is not None
+    lease.release()
+
+
+def test_a_living_process_of_this_machine_may_be_silent(place, monkeypatch):
+    mine = claim(place, NAME, heartbeat=3600)
+    time.sleep(0.05)
+    assert claim(place, NAME, takeover=0.01) is None
+    monkeypatch.setattr(leases, "_world", lambda: "")  # a system that does not tell its processes apart
+    assert is_abandoned(place, mine.name, takeover=0.01)
+    mine.release()
+
+
+def test_a_lease_that_is_being_written_is_alive(place):
+    place.create(f"{NAME}.1", b"")
+    assert claim(place, NAME) is None
+    assert holder_of(place, NAME) is None
