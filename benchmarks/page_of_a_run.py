@@ -36,12 +36,12 @@ def main() -> None:
             write_run(run, lines)
             began = time.perf_counter()
             text = to_page(read_sources([run]))
-            made = time.perf_counter() - began
+            making = time.perf_counter() - began
             page = Path(name, f"{lines}.html")
             page.write_text(text, encoding="utf-8")
             seconds[lines] = statistics.median(opened(chromium, page) for _ in range(asked.times))
             print(
-                f"{lines:,} lines: page of {len(text.encode()) / 1e6:.2f} MB, made in {made:.1f} s,"
+                f"{lines:,} lines: page of {len(text.encode()) / 1e6:.2f} MB, made in {making:.1f} s,"
                 f" drawn {seconds[lines]:.2f} s after it was opened"
             )
         print(f"ratio of opening: {seconds[asked.lines] / seconds[SHORT]:.2f}")

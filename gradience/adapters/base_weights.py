@@ -141,9 +141,9 @@ class BaseWeights(Closing):
         if expert is not None:
             owner, _, parameter = module.rpartition(".")
             for names in _EXPERTS.get(parameter, ()):
-                found = [self._named(f"{owner}.{expert}.{name}") for name in names]
-                if all(found):
-                    return [(name, None) for name in found if name]
+                stored = [self._named(f"{owner}.{expert}.{name}") for name in names]
+                if all(stored):
+                    return [(name, None) for name in stored if name]
         name = self._find_any(module)
         return [(name, expert if len(self.files[name].entries[name].shape) == 3 else None)]
 
@@ -203,15 +203,15 @@ def _quantization(folder: Path, names: Iterable[str]) -> str | None:
     with suppress(InputError):  # a base without a config has weights all the same
         path = folder / "config.json"
         config = strict_json.loads(read_file(path, MAX_SETTINGS_BYTES, root=folder), path, path.name)
-    told = config.get("quantization_config") if isinstance(config, dict) else None
-    if isinstance(told, dict):
-        method = str(told.get("quant_method", "quantized"))[:40]
+    quantization = config.get("quantization_config") if isinstance(config, dict) else None
+    if isinstance(quantization, dict):
+        method = str(quantization.get("quant_method", "quantized"))[:40]
         if method != "bitsandbytes":
-            return f"{method} {told['bits']} bits" if is_integer(told.get("bits")) else method
+            return f"{method} {quantization['bits']} bits" if is_integer(quantization.get("bits")) else method
         return (
             f"{method} int8"
-            if told.get("load_in_8bit")
-            else f"{method} {told.get('bnb_4bit_quant_type', 'fp4')!s:.10}"
+            if quantization.get("load_in_8bit")
+            else f"{method} {quantization.get('bnb_4bit_quant_type', 'fp4')!s:.10}"
         )
     return next(
         (words for name in names for end, words in _QUANTIZED_ENDS.items() if name.endswith(end)), None

@@ -184,8 +184,8 @@ def _read(content: bytes) -> Holder | None:
 def _generations(place: Place, name: str) -> list[str]:
     """The files of a lease, oldest first."""
     folder = name.rpartition("/")[0]
-    found = [each for each in place.names(folder) if _bare(each) == name and each != name]
-    return sorted((each for each in found if each.rpartition(".")[2].isdigit()), key=_generation)
+    there = [each for each in place.names(folder) if _bare(each) == name and each != name]
+    return sorted((each for each in there if each.rpartition(".")[2].isdigit()), key=_generation)
 
 
 def _bare(name: str) -> str:

@@ -97,8 +97,8 @@ class Place:
     def names(self, below: str) -> list[str]:
         """The names of all files below a folder, in order."""
         start = f"{self.root}/"
-        found = self.files.find(f"{start}{below}")
-        return sorted(str(path)[len(start) :] for path in found if str(path).startswith(start))
+        there = self.files.find(f"{start}{below}")
+        return sorted(str(path)[len(start) :] for path in there if str(path).startswith(start))
 
     def put(self, file: Path, name: str) -> None:
         """Copy a file of this machine there. Raises OutputError (`write-failed`)."""

@@ -41,7 +41,7 @@ class Here:
         self.jobs: list[Any] = []
         self.seen: list[Any] = []
         self.times: Counter[str] = Counter()
-        self.made: Counter[str] = Counter()
+        self.done: Counter[str] = Counter()
 
     room = None
 
@@ -57,7 +57,7 @@ class Here:
         code = self.plot(job.name, self.times[job.name])
         if code is None:
             code = command.main([job.command[-1]])
-            self.made[job.name] += code == DONE
+            self.done[job.name] += code == DONE
         return [Ended(job.name, code)]
 
     def close(self) -> None:
@@ -107,15 +107,15 @@ def test_the_result_is_that_of_one_process(alone, spread_over, tmp_path):
     here = Here()
     spread_over(here, tmp_path / "out")
     assert results(tmp_path / "out") == results(alone)
-    assert set(here.made.values()) == {1}
-    assert "1/uniform_median/train" in here.made
+    assert set(here.done.values()) == {1}
+    assert "1/uniform_median/train" in here.done
 
 
 def test_what_was_killed_or_refused_is_tried_again_and_nothing_is_made_twice(alone, spread_over, tmp_path):
     here = Here(lambda name, times: {1: -9, 2: RETRY}.get(times))
     watcher = spread_over(here, tmp_path / "out")
     assert results(tmp_path / "out") == results(alone)
-    assert set(here.made.values()) == {1}
+    assert set(here.done.values()) == {1}
     assert all("tried again" in note for note in watcher.notes)
 
 
@@ -142,7 +142,7 @@ def test_a_run_goes_on_from_what_is_there(spread_over, alone, tmp_path):
         spread_over(first, tmp_path / "out")
     spread_over(second, tmp_path / "out")
     assert results(tmp_path / "out") == results(alone)
-    assert set((first.made + second.made).values()) == {1}
+    assert set((first.done + second.done).values()) == {1}
 
 
 def test_a_storage_is_all_that_machines_share(spread_over, alone, tmp_path, monkeypatch):
@@ -150,7 +150,7 @@ def test_a_storage_is_all_that_machines_share(spread_over, alone, tmp_path, monk
     here = Here()
     spread_over(here, tmp_path / "out", f"runtime.storage=file://{tmp_path}/storage")
     assert results(tmp_path / "out") == results(alone)
-    assert set(here.made.values()) == {1}
+    assert set(here.done.values()) == {1}
     assert list((tmp_path / "storage").rglob("objects/*/*"))
     assert not list((tmp_path / "out").rglob("adapter_model.safetensors"))  # weights stay in the storage
 

@@ -59,8 +59,8 @@ def finished(output):
 
 
 def processes_of(pattern):
-    found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False)
-    return [int(pid) for pid in found.stdout.split() if int(pid) != os.getpid()]
+    listing = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in listing.stdout.split() if int(pid) != os.getpid()]
 
 
 def killed_while_it_runs(process, pattern, seed):

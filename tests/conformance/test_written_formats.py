@@ -59,20 +59,20 @@ def loaded_by_mlx(base: Path, folder: Path) -> dict[str, np.ndarray]:
     model = load_adapters(
         llama.Model(llama.ModelArgs.from_dict({**fields, "rope_theta": 10000.0})), str(folder)
     )
-    found = {}
+    updates = {}
     for name, module in model.named_modules():
         if "lora_a" in module:
             inner = module.embedding if "embedding" in module else module.linear
             update = np.array((module.fuse().weight - inner.weight).astype(mx.float32))
-            found[name] = update.T if "embedding" in module else update
-    return {name: update for name, update in found.items() if np.abs(update).max() > 0}
+            updates[name] = update.T if "embedding" in module else update
+    return {name: update for name, update in updates.items() if np.abs(update).max() > 0}
 
 
-def same(found, expected, tolerance=1e-5):
-    assert found.keys() == expected.keys()
+def same(updates, expected, tolerance=1e-5):
+    assert updates.keys() == expected.keys()
     for name, update in expected.items():
         np.testing.assert_allclose(
-            found[name].reshape(update.shape), update, atol=tolerance * np.abs(update).max(), rtol=0
+            updates[name].reshape(update.shape), update, atol=tolerance * np.abs(update).max(), rtol=0
         )
 
 
@@ -91,8 +91,8 @@ def unet_of(folder, **metadata):
     from conformance import image_adapters as image
 
     unet, loaded = image.StableDiffusionPipeline, image.tiny()
-    state, alphas, found = unet.lora_state_dict(str(folder), return_lora_metadata=True)
-    unet.load_lora_into_unet(state, alphas, loaded, metadata=found)
+    state, alphas, described = unet.lora_state_dict(str(folder), return_lora_metadata=True)
+    unet.load_lora_into_unet(state, alphas, loaded, metadata=described)
     return {f"unet.{name}": update for name, update in image.deltas(loaded).items()}
 
 

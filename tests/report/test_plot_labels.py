@@ -41,10 +41,10 @@ def meet(one, other):
 @pytest.mark.parametrize("canvas", [PHONE, PAPER, SCREEN], ids=["phone", "paper", "screen"])
 @pytest.mark.parametrize("points", [SAME, CROWD], ids=["one place", "a crowd"])
 def test_no_label_lies_on_another_or_outside(points, canvas):
-    found = list(boxes(plot_of(points), canvas))
-    assert len(found) > 3
-    assert not any(meet(one, other) for at, one in enumerate(found) for other in found[:at])
-    assert all(left >= 0 and top >= 0 and right <= canvas.width for left, top, right, _ in found)
+    labels = list(boxes(plot_of(points), canvas))
+    assert len(labels) > 3
+    assert not any(meet(one, other) for at, one in enumerate(labels) for other in labels[:at])
+    assert all(left >= 0 and top >= 0 and right <= canvas.width for left, top, right, _ in labels)
 
 
 def test_labels_keep_off_lines():

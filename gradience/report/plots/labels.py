@@ -63,9 +63,9 @@ def label_places(plot: Plot, canvas: Canvas = SCREEN) -> dict[int, list[Place | 
     for at, points in named.items():
         places[at] = []
         for x, y, label in zip(points.x, points.y, points.labels, strict=True):
-            found = None if y is None else drawn.free(x, y, label, taken)
-            places[at].append(found and found[0])
-            taken += [found[1]] if found else []
+            place = None if y is None else drawn.free(x, y, label, taken)
+            places[at].append(place and place[0])
+            taken += [place[1]] if place else []
     return places
 
 
