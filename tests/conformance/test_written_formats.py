@@ -59,20 +59,20 @@ def loaded_by_mlx(base: Path, folder: Path) -> dict[str, np.ndarray]:
     model = load_adapters(
         llama.Model(llama.ModelArgs.from_dict({**fields, "rope_theta": 10000.0})), str(folder)
     )
-    updates = {}
+    updated = {}
     for name, module in model.named_modules():
         if "lora_a" in module:
             inner = module.embedding if "embedding" in module else module.linear
             update = np.array((module.fuse().weight - inner.weight).astype(mx.float32))
-            updates[name] = update.T if "embedding" in module else update
-    return {name: update for name, update in updates.items() if np.abs(update).max() > 0}
+            updated[name] = update.T if "embedding" in module else update
+    return {name: update for name, update in updated.items() if np.abs(update).max() > 0}
 
 
-def same(updates, expected, tolerance=1e-5):
-    assert updates.keys() == expected.keys()
+def same(computed, expected, tolerance=1e-5):
+    assert computed.keys() == expected.keys()
     for name, update in expected.items():
         np.testing.assert_allclose(
-            updates[name].reshape(update.shape), update, atol=tolerance * np.abs(update).max(), rtol=0
+            computed[name].reshape(update.shape), update, atol=tolerance * np.abs(update).max(), rtol=0
         )
 
 
@@ -87,12 +87,12 @@ def test_mlx_loads_what_is_converted_and_what_is_compressed(tmp_path):
     same(updates(tmp_path / "back"), expected)
 
 
-def unet_of(folder, **metadata):
+def unet_of(folder):
     from conformance import image_adapters as image
 
     unet, loaded = image.StableDiffusionPipeline, image.tiny()
-    state, alphas, described = unet.lora_state_dict(str(folder), return_lora_metadata=True)
-    unet.load_lora_into_unet(state, alphas, loaded, metadata=described)
+    state, alphas, config = unet.lora_state_dict(str(folder), return_lora_metadata=True)
+    unet.load_lora_into_unet(state, alphas, loaded, metadata=config)
     return {f"unet.{name}": update for name, update in image.deltas(loaded).items()}
 
 

@@ -70,5 +70,5 @@ def _settings(opened: Adapter, modules: Sequence[Target]) -> Settings:
 
 
 DIFFUSERS = Form(
-    WORDS, NAME, None, frozenset(("F32", "F16", "BF16", "F64")), _module, _factor, _turn, _settings
+    WORDS, NAME, frozenset(("F32", "F16", "BF16", "F64")), _module, _factor, _turn, _settings
 )  # fmt: skip

@@ -11,7 +11,6 @@ from gradience.adapters.formats import words_of
 from gradience.adapters.inventory import BASE_REASON, GHOST_REASON, SkippedTensor
 from gradience.adapters.keys import parse_key
 from gradience.adapters.kohya import ALPHA_REASON
-from gradience.artifacts.compression import Encoding
 from gradience.compress.encodings import Target
 from gradience.errors import InputError
 
@@ -36,17 +35,15 @@ class Form(NamedTuple):
     """How an adapter is written in one format.
 
     words: what messages call it.   weights: name of the file.
-    encoding: for ranks or scales that differ between modules; None: the one that fits.
     dtypes: storage types that its library reads.
     module: (adapter, one of its modules) -> the name of the module there. Raises InputError (not-in-format).
-    factor: (name of the module there, kind, side) -> the name of the tensor.
+    factor: (name of the module there, side) -> the name of the tensor.
     turn: (words in PEFT's order of axes, side, pair) -> a view in the format's order.
     settings: (adapter, modules as they are written) -> the rest. Raises InputError (not-in-format).
     """
 
     words: str
     weights: str
-    encoding: Encoding | None
     dtypes: frozenset[str]
     module: Callable[[Adapter, str], str]
     factor: Callable[[str, Side], str]

@@ -95,5 +95,5 @@ def _stacked(opened: Adapter, pair: LoraPair) -> bool:
 
 
 MLX = Form(
-    WORDS, FINAL[0], "padded", frozenset(("F32", "F16", "BF16")), _module, _factor, _turn, _settings
+    WORDS, FINAL[0], frozenset(("F32", "F16", "BF16")), _module, _factor, _turn, _settings
 )  # fmt: skip
