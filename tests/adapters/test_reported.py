@@ -48,7 +48,7 @@ def test_without_a_config_everything_that_needs_no_scale_is_there(tmp_path, caps
     "fields",
     [
         {"use_rslora": None, "use_dora": None, "fan_in_fan_out": None, "bias": None, "modules_to_save": None,
-         "rank_pattern": None, "alpha_pattern": None, "enable_lora": None, "init_lora_weights": None,
+         "rank_pattern": None, "alpha_pattern": None, "enable_lora": None,
          "layers_to_transform": None},
         {"field_of_a_later_peft": {"a": [1]}, "auto_mapping": {"parent_library": "os"}, "runtime_config": {}},
         {"base_model_name_or_path": None, "task_type": None},

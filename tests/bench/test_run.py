@@ -30,6 +30,7 @@ from gradience.bench.run.seed import SeedRun
 from gradience.bench.verdict.assemble import assemble, data_of
 from gradience.bench.verdict.facts import SeedFacts
 from gradience.errors import GradienceError, NetworkError
+from gradience.evaluate.evaluator import Evaluator
 from gradience.tasks.base import Task
 from gradience.training.memory import CLEAR
 
@@ -213,7 +214,7 @@ def test_every_result_is_reproduced_from_the_disk_without_a_model(
         raise AssertionError("a finished stage is made again")
 
     monkeypatch.setattr(run_module, "train", refuse)
-    monkeypatch.setattr(run_module.Evaluator, "answers", refuse)
+    monkeypatch.setattr(Evaluator, "answers", refuse)
     again = Watcher()
     facts = SeedRun(with_base(CLASSIFY, classifier), sentences(), 42, copy, again).run()
     same = {"run"}

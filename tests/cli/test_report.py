@@ -122,9 +122,10 @@ def test_every_verb_that_reports_writes_its_page():
 
 def test_pages_of_a_fleet_of_a_conversion_and_of_a_budget(tmp_path, capsys):
     adapter, rows = str(example_adapter()), str(tmp_path / "fleet.jsonl")
+    root = ["--root", str(example_adapter().parent)]
     verbs = {
-        "fleet": ["fleet", adapter, "-o", rows],
-        "small": ["compress", "--fleet", rows, "--to-rank", "4", "-o", str(tmp_path / "small")],
+        "fleet": ["fleet", adapter, "-o", rows, *root],
+        "small": ["compress", "--fleet", rows, "--to-rank", "4", "-o", str(tmp_path / "small"), *root],
         "convert": ["convert", adapter, str(tmp_path / "peft")],
         "power": ["bench", "power", "--n", "500"],
     }

@@ -132,7 +132,7 @@ def test_a_worker_of_ray_is_killed(config, alone, tmp_path, moment):
 
 
 @pytest.fixture
-def bucket(monkeypatch):
+def bucket(monkeypatch, request):
     """An address of a bucket on a server of this machine."""
     server = pytest.importorskip("moto.server")
     s3fs = pytest.importorskip("s3fs")
@@ -147,8 +147,9 @@ def bucket(monkeypatch):
     }.items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem().mkdir("runs")
-    yield "s3://runs/mine"
+    name = request.node.name.replace("_", "-")  # what the server keeps outlives it
+    s3fs.S3FileSystem().mkdir(name)
+    yield f"s3://{name}/mine"
     s3fs.S3FileSystem.clear_instance_cache()
     running.stop()
 
@@ -185,7 +186,7 @@ def test_machines_that_share_an_object_storage_alone(config, alone, bucket, tmp_
     assert_same(tmp_path / "out", alone)
     import s3fs
 
-    stored = s3fs.S3FileSystem().find("runs/mine")
+    stored = s3fs.S3FileSystem().find(bucket.removeprefix("s3://"))
     stages = Counter(name.split("/folders/")[1] for name in stored if name.endswith(MANIFEST))
     assert len(stages) == len(finished(tmp_path / "out"))
     assert json.loads((tmp_path / "out" / "digests.json").read_text())["files"]

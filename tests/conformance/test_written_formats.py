@@ -1,4 +1,4 @@
-"""What `gradience convert` and `gradience compress` write, loaded by the library of each format: the same ΔW."""
+"""What `gradience convert` writes, loaded by the library of each format: the same ΔW."""
 
 from __future__ import annotations
 

@@ -135,27 +135,37 @@ def artifacts() -> dict[ArtifactName, Any]:
         ArtifactName.VERIFICATION: verification(),
         ArtifactName.TRAINING: TrainingReport.model_validate_json(kept("probe/train/training.json")),
         ArtifactName.STAGE: StageManifest.model_validate_json(kept("probe/train/manifest.json")),
-        ArtifactName.STAGE_SPEC: StageSpec(
-            stage="probe/train",
-            seed=42,
-            key=sha256_text("key"),
-            inputs={"audit": sha256_text("manifest")},
-            plan_digest=sha256_text("plan"),
-            config={"seeds": [42]},
-            lost={},
-            storage="runs/mine",
-            needs=StageNeeds(gpus=1),
-            heartbeat=30,
-            takeover=300,
-        ),
-        ArtifactName.STAGE_FAILURE: StageFailure(
-            stage="probe/train",
-            seed=42,
-            kind="ValueError",
-            message="no rows",
-            log=("Traceback", "ValueError"),
-        ),
+        ArtifactName.STAGE_SPEC: stage_spec(),
+        ArtifactName.STAGE_FAILURE: stage_failure(),
     }
+
+
+def stage_spec() -> StageSpec:
+    """A training that another process makes."""
+    return StageSpec(
+        stage="probe/train",
+        seed=42,
+        key=sha256_text("key"),
+        inputs={"audit": sha256_text("manifest")},
+        plan_digest=sha256_text("plan"),
+        config={"seeds": [42]},
+        lost={},
+        storage="runs/mine",
+        needs=StageNeeds(gpus=1),
+        heartbeat=30,
+        takeover=300,
+    )
+
+
+def stage_failure() -> StageFailure:
+    """How one ended."""
+    return StageFailure(
+        stage="probe/train",
+        seed=42,
+        kind="ValueError",
+        message="no rows",
+        log=("Traceback", "ValueError"),
+    )
 
 
 def verification() -> Verification:

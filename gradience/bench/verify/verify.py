@@ -249,11 +249,14 @@ def _with_the_gate_of(
     recorded: Bench, config: dict[str, Any], findings: Findings, place: str
 ) -> dict[str, Any]:
     """The config as it was meant: a run of an earlier version did not hold its probe against the base."""
-    gate = config["task"]["probe_gate"]
+    task = config.get("task")
+    gate = task.get("probe_gate") if isinstance(task, dict) else None
+    if not isinstance(task, dict) or not isinstance(gate, dict):
+        return config  # it is refused where it is read as a config
     if recorded.probe is None or recorded.probe.gate.above_base is not None or "above_base" in gate:
         return config
     findings.gap(f"{place}that the probe has more correct than its base: an earlier version did not ask")
-    return config | {"task": config["task"] | {"probe_gate": gate | {"above_base": None}}}
+    return config | {"task": task | {"probe_gate": gate | {"above_base": None}}}
 
 
 def _decided_before(run: RunFolder, recorded: Bench, plan: BenchPlan, seed: int) -> dict[str, str]:
