@@ -114,6 +114,8 @@ def is_deep(value: Any) -> bool:
     """Whether lists and mappings are nested more than MAX_DEPTH levels deep."""
     level = [value]
     for _ in range(MAX_DEPTH + 1):
+        if not level:
+            return False
         level = [
             item
             for holder in level

@@ -15,7 +15,7 @@ from gradience.cli.bench_run import run, say_root
 from gradience.cli.bench_verify import verify
 from gradience.cli.help import Group, Verb
 from gradience.cli.output import command_line, print_result, print_screen
-from gradience.cli.page import Html
+from gradience.cli.page import Html, NoTexts, shows_texts
 
 bench = typer.Typer(
     name="bench",
@@ -53,6 +53,7 @@ def aggregate(
     json: Annotated[bool, typer.Option("--json", help="Print the aggregate as JSON.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing aggregate.")] = False,
     html: Html = None,
+    no_texts: NoTexts = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report.")] = False,
 ) -> int:
     """Combine the seeds of one protocol and apply the safety policy.
@@ -75,6 +76,7 @@ def aggregate(
     from gradience.report.bench import aggregate_text
     from gradience.report.faces import to_markdown
 
+    texts = shows_texts(html, no_texts=no_texts)
     if output is not None and (output / AGGREGATE).exists() and not force:
         raise already_exists(output / AGGREGATE)
     report = aggregate_checked(folders, command=command_line())
@@ -84,7 +86,7 @@ def aggregate(
         write_whole(output / DOCUMENT, [to_markdown(report).encode()])
         # a folder of its own holds nothing else that is ours; that of a run is listed as a whole
         say_root(output, write_digests(output, None if (output / PLAN).is_file() else (AGGREGATE, DOCUMENT)))
-    print_result(aggregate_text, report, as_json=json, quiet=quiet, html=html)
+    print_result(aggregate_text, report, as_json=json, quiet=quiet, html=html, folder=output, texts=texts)
     return ended(report, require_grade)
 
 

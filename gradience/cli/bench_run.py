@@ -13,7 +13,7 @@ from gradience.cli.bench_configs import complete_config
 from gradience.cli.console import show_note
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.output import command_line, print_result
-from gradience.cli.page import Html
+from gradience.cli.page import Html, NoTexts, shows_texts
 from gradience.words import noun
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def run(
     require_grade: RequireGrade = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     html: Html = None,
+    no_texts: NoTexts = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress messages.")] = False,
 ) -> int:
     """Train, audit, make smaller adapters, evaluate them and decide.
@@ -87,6 +88,7 @@ def run(
     from gradience.errors import UsageError
     from gradience.tasks.user_code import allowing
 
+    texts = shows_texts(html, no_texts=no_texts)
     given = [*(overrides or []), *(["run_type=smoke"] if smoke else [])]
     given += [] if only_seed is None else [f"only_seed={only_seed}"]
     loaded = load_config(find_config(config), given)
@@ -94,23 +96,23 @@ def run(
         show_note(note)
     with allowing(allow_code):
         if dry_run:
-            return _show_plan(loaded, as_json=json_output, html=html)
+            return _show_plan(loaded, as_json=json_output, html=html, texts=texts)
         if output is None:
             raise UsageError(
                 "no --output given",
                 code="no-output",
                 hint="give --output DIR, or --dry-run to see what would be done",
             )
-        return _run(loaded, output, require_grade, as_json=json_output, html=html, quiet=quiet)
+        return _run(loaded, output, require_grade, as_json=json_output, html=html, texts=texts, quiet=quiet)
 
 
-def _show_plan(config: BenchConfig, *, as_json: bool, html: Path | None) -> int:
+def _show_plan(config: BenchConfig, *, as_json: bool, html: Path | None, texts: bool) -> int:
     from gradience.report.forecast import forecast_text
 
     need_libraries()
     from gradience.bench.plan.forecast import forecast
 
-    print_result(forecast_text, forecast(config), as_json=as_json, html=html)
+    print_result(forecast_text, forecast(config), as_json=as_json, html=html, texts=texts)
     return ExitCode.DONE
 
 
@@ -121,6 +123,7 @@ def _run(
     *,
     as_json: bool,
     html: Path | None,
+    texts: bool,
     quiet: bool,
 ) -> int:
     from gradience.cli.progress import StageProgress
@@ -141,7 +144,7 @@ def _run(
     draw = bench_text if result is benches[-1] else aggregate_text
     whole = result is together or len(config.seeds) == 1
     folder = output if whole else output / f"seed_{benches[-1].seed}"
-    print_result(draw, result, as_json=as_json, html=html, folder=folder)
+    print_result(draw, result, as_json=as_json, html=html, folder=folder, texts=texts)
     if not as_json:
         name = "bench_aggregate" if together else "bench"
         print(f"written: {output / name}.json, {name}.md", file=sys.stderr)

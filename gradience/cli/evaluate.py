@@ -24,7 +24,7 @@ from gradience.cli.options import (
     TextTokens,
 )
 from gradience.cli.output import command_line, print_result
-from gradience.cli.page import Html
+from gradience.cli.page import Html, NoTexts, shows_texts
 from gradience.errors import UsageError
 
 if TYPE_CHECKING:
@@ -133,6 +133,7 @@ def evaluate(
     allow_code: AllowCode = False,
     json: ReportAsJson = False,
     html: Html = None,
+    no_texts: NoTexts = False,
     quiet: Quiet = False,
 ) -> int:
     """Compare adapters with the first one on the same examples.
@@ -173,6 +174,7 @@ def evaluate(
         "revision": revision,
         "device": device,
     }
+    texts = shows_texts(html, no_texts=no_texts)
     request = request_of({name: value for name, value in given.items() if value is not None}, config)
     with allowing(allow_code):
         if request.output is None and not (dry_run or preview):
@@ -182,10 +184,10 @@ def evaluate(
         need_libraries()
         inputs = read_inputs(request)
         if preview:
-            return _preview(inputs, as_json=json, html=html)
+            return _preview(inputs, as_json=json, html=html, texts=texts)
         if request.output is None or dry_run:
             return _forecast(inputs, as_json=json, html=html)
-        return _evaluate(inputs, request.output, as_json=json, html=html, quiet=quiet)
+        return _evaluate(inputs, request.output, as_json=json, html=html, texts=texts, quiet=quiet)
 
 
 def options_of(given: list[str]) -> dict[str, object]:
@@ -226,15 +228,17 @@ def _forecast(inputs: Inputs, *, as_json: bool, html: Path | None) -> int:
     return ExitCode.DONE
 
 
-def _preview(inputs: Inputs, *, as_json: bool, html: Path | None) -> int:
+def _preview(inputs: Inputs, *, as_json: bool, html: Path | None, texts: bool) -> int:
     from gradience.evaluate.preview import preview_evaluation
     from gradience.report.forecast import preview_text
 
-    print_result(preview_text, preview_evaluation(inputs), as_json=as_json, html=html)
+    print_result(preview_text, preview_evaluation(inputs), as_json=as_json, html=html, texts=texts)
     return ExitCode.DONE
 
 
-def _evaluate(inputs: Inputs, output: Path, *, as_json: bool, html: Path | None, quiet: bool) -> int:
+def _evaluate(
+    inputs: Inputs, output: Path, *, as_json: bool, html: Path | None, texts: bool, quiet: bool
+) -> int:
     from gradience.cli.console import beneath, show_note
     from gradience.cli.progress import StageProgress
     from gradience.evaluate.forecast import margins_of
@@ -250,7 +254,7 @@ def _evaluate(inputs: Inputs, output: Path, *, as_json: bool, html: Path | None,
         print(showable(len(inputs.examples), margins), file=beneath(sys.stderr), flush=True)
     with StageProgress(quiet=quiet) as watcher:
         report = run(inputs, output, watcher, page_of=to_markdown, command=command_line())
-    print_result(evaluation_text, report, as_json=as_json, quiet=quiet, html=html, folder=output)
+    print_result(evaluation_text, report, as_json=as_json, quiet=quiet, html=html, folder=output, texts=texts)
     if not quiet:
         print(f"written: {output / EVALUATION}, {DOCUMENT}", file=beneath(sys.stderr))
     return code_of(report)

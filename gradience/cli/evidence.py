@@ -11,7 +11,7 @@ import typer
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.options import Quiet, ReportAsJson
 from gradience.cli.output import command_line, print_result
-from gradience.cli.page import Html
+from gradience.cli.page import Html, NoTexts, shows_texts
 
 
 class Required(StrEnum):
@@ -57,6 +57,7 @@ def evidence(
     ] = None,
     json: ReportAsJson = False,
     html: Html = None,
+    no_texts: NoTexts = False,
     quiet: Quiet = False,
 ) -> int | None:
     """Compare two logs of one evaluation, example by example.
@@ -75,11 +76,12 @@ def evidence(
     from gradience.evidence.verb import compare_logs
     from gradience.report.evidence import evidence_text
 
+    texts = shows_texts(html, no_texts=no_texts)
     report = compare_logs(
         a, b, margin=margin, metric=metric, filter=filter, lower_is_better=lower_is_better or None, flips=flips,
         command=command_line(),
     )  # fmt: skip
-    print_result(evidence_text, report, as_json=json, quiet=quiet, html=html)
+    print_result(evidence_text, report, as_json=json, quiet=quiet, html=html, texts=texts)
     if require_grade is None or report.grade <= require_grade:
         return ExitCode.DONE
     return ExitCode.INCONCLUSIVE if report.grade == "C" else ExitCode.GATE_FAILED

@@ -39,18 +39,20 @@ def print_result(
     quiet: bool = False,
     html: Path | None = None,
     folder: Path | None = None,
+    texts: bool = True,
     **options: Any,
 ) -> None:
     """Print an artifact as JSON, or as the screen that `draw` makes of it; quiet leaves out the screen.
 
-    html: the page to write first, of `--html`. folder: where the records lie that the artifact names.
+    html: the page to write first, of `--html`. folder: where the records lie that the artifact names. texts: whether
+    the page quotes examples.
     """
     if html is not None:
         from gradience.artifacts.report import Report
         from gradience.cli.page import save_report
 
         assert isinstance(artifact, Report)
-        save_report(html, artifact, folder=folder)
+        save_report(html, artifact, folder=folder, texts=texts)
     if as_json:
         print_json(artifact)
     elif not quiet:

@@ -46,6 +46,25 @@ Html = Annotated[
 ]
 
 
+NoTexts = Annotated[
+    bool,
+    typer.Option(
+        "--no-texts", help="Leave examples and answers out of the page of --html: for private data."
+    ),
+]
+
+
+def shows_texts(output: Path | None, *, no_texts: bool) -> bool:
+    """Return whether the page quotes examples and answers. Raises UsageError (`no-page`) where no page is asked for."""
+    if no_texts and output is None:
+        raise UsageError(
+            "--no-texts is about the page of --html, and none is asked for",
+            code="no-page",
+            hint="leave --no-texts out, or add --html FILE",
+        )
+    return not no_texts
+
+
 def page_of_a_report(output: Path | None, *, dry_run: bool) -> None:
     """Refuse a page of a plan that is a few facts and no report. Raises UsageError (`no-page`)."""
     if output is not None and dry_run:
@@ -66,8 +85,13 @@ def save_page(output: Path, sources: Sequence[Source], *, texts: bool = True) ->
     return page
 
 
-def save_report(output: Path | None, *reports: Report, folder: Path | None = None) -> None:
-    """Write the page of `--html`; nothing where it was not asked for. folder: where the records of the reports lie."""
+def save_report(
+    output: Path | None, *reports: Report, folder: Path | None = None, texts: bool = True
+) -> None:
+    """Write the page of `--html`; nothing where it was not asked for.
+
+    folder: where the records of the reports lie. texts: whether examples are quoted.
+    """
     if output is None:
         return
     from gradience.report.inputs import Source, verification_of
@@ -78,4 +102,5 @@ def save_report(output: Path | None, *reports: Report, folder: Path | None = Non
             Source("", report, verify=verification_of(report, folder) if folder else "", folder=folder)
             for report in reports
         ],
+        texts=texts,
     )

@@ -28,7 +28,7 @@ from gradience.cli.options import (
     TextTokens,
 )
 from gradience.cli.output import command_line, print_result
-from gradience.cli.page import Html
+from gradience.cli.page import Html, NoTexts, shows_texts
 from gradience.errors import UsageError
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def shrink(
     allow_code: AllowCode = False,
     json: ReportAsJson = False,
     html: Html = None,
+    no_texts: NoTexts = False,
     quiet: Quiet = False,
 ) -> int:
     """Write the smallest adapter that is shown to be as good.
@@ -130,6 +131,7 @@ def shrink(
     from gradience.shrink.verb import refuse_output
     from gradience.tasks.user_code import allowing
 
+    texts = shows_texts(html, no_texts=no_texts)
     given = {
         "adapters": (adapter,),
         "base_model": base_model,
@@ -160,7 +162,7 @@ def shrink(
         prepared = prepare(request, ranks_of(rungs), calibration=measured, heal_prompts=heal_prompts)
         if output is None or dry_run:
             return _forecast(prepared, as_json=json, html=html)
-        return _shrink(prepared, output, as_json=json, html=html, quiet=quiet)
+        return _shrink(prepared, output, as_json=json, html=html, texts=texts, quiet=quiet)
 
 
 def ranks_of(text: str | None) -> tuple[int, ...] | None:
@@ -193,7 +195,9 @@ def _forecast(prepared: Prepared, *, as_json: bool, html: Path | None) -> int:
     return ExitCode.DONE
 
 
-def _shrink(prepared: Prepared, output: Path, *, as_json: bool, html: Path | None, quiet: bool) -> int:
+def _shrink(
+    prepared: Prepared, output: Path, *, as_json: bool, html: Path | None, texts: bool, quiet: bool
+) -> int:
     from gradience.cli.console import beneath, show_note
     from gradience.cli.progress import StageProgress
     from gradience.evaluate.forecast import margins_of
@@ -211,7 +215,7 @@ def _shrink(prepared: Prepared, output: Path, *, as_json: bool, html: Path | Non
         print(showable(examples, margins_of(examples, 1)), file=beneath(sys.stderr), flush=True)
     with StageProgress(quiet=quiet) as watcher:
         report = run(prepared, output, watcher, pages=Pages(to_markdown, card_of), command=command_line())
-    print_result(shrink_text, report, as_json=as_json, quiet=quiet, html=html, folder=output)
+    print_result(shrink_text, report, as_json=as_json, quiet=quiet, html=html, folder=output, texts=texts)
     if not quiet:
         adapter = "" if report.smallest is None else f", {ADAPTER}/"
         print(f"written: {output / SHRUNK}, {DOCUMENT}{adapter}", file=beneath(sys.stderr))

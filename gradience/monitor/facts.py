@@ -13,7 +13,7 @@ from gradience.arguments import is_number
 from gradience.monitor.series import Series
 from gradience.telemetry import Record
 from gradience.telemetry.rank_series import SETTLED_INTERVALS, RankPoint
-from gradience.telemetry.records import Json
+from gradience.telemetry.records import NONFINITE, Json
 from gradience.telemetry.trainers import RL_KEYS
 
 MAX_POINTS = 256
@@ -21,6 +21,7 @@ MAX_KEPT = 50
 """Recorded alerts and recommendations that are kept; the rest is counted."""
 MAX_SPLITS = 16
 MAX_LAYERS = 128
+REWARD_KEYS = frozenset(key for keys in RL_KEYS.values() for key in keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,8 @@ class RunFacts:
 
     def _rewards(self, record: Record, step: int, *under: str) -> None:
         """Rewards, KL and the like, which lie under the keys `under`."""
+        if not under and NONFINITE not in record.data and REWARD_KEYS.isdisjoint(record.data):
+            return  # a step of supervised training, of which there may be millions
         for name, keys in RL_KEYS.items():
             value = next((v for key in keys if (v := record.number(*under, key)) is not None), None)
             if value is not None:

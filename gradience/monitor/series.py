@@ -27,6 +27,16 @@ class Bucket:
     def mean(self) -> float:
         return self.total / self.count
 
+    def add(self, step: int, value: float) -> None:
+        """Take the next point in."""
+        self.last_step = step
+        self.count += 1
+        self.total += value
+        if value < self.low:
+            self.low, self.low_step = value, step
+        if value > self.high:
+            self.high, self.high_step = value, step
+
     def absorb(self, later: Bucket) -> None:
         """Take the points of the next bucket in."""
         self.last_step = later.last_step
@@ -61,7 +71,7 @@ class Series:
             return
         buckets = self.buckets
         if buckets and buckets[-1].count < self._width:
-            buckets[-1].absorb(Bucket(step, step, 1, value, value, step, value, step))
+            buckets[-1].add(step, value)
             return
         if len(buckets) == MAX_BUCKETS:
             self._halve()

@@ -143,6 +143,8 @@ def preview_blocks(preview: EvaluationPreview) -> Document:
     blocks: list[Block] = [Heading("No model is loaded: this is what it would see.", level=1), Facts(rows)]
     if preview.notes:
         blocks.append(Notes([Note("warning", note) for note in preview.notes]))
+    if not preview.scored:
+        return blocks
     blocks += [Heading("First examples"), Facts(_scored(preview.scored, preview.scored_by))]
     legend = (
         "Special tokens are spelt out, a line break is \\n. response: the gold one, on which likelihood and KL are"

@@ -36,8 +36,8 @@ YEAR_9999 = 253_402_300_799
 _DECODER = json.JSONDecoder()
 _BEGINS = frozenset('{["-0123456789tfnNI')
 """What a JSON value, NaN and Infinity can begin with: two million lines of something else are seen through at once."""
-_ODD_NUMBER = re.compile(r"NaN|Infinity|\d{60}|[eE]\+?\d\d")
-"""What a text holds that has NaN, infinity or a number beyond FINITE in it (and now and then another text)."""
+_LARGE_NUMBER = re.compile(r"[:,\[\s]-?[0-9](?:[0-9]{59}|[0-9.]*[eE]\+?[0-9][0-9])")
+"""What a number beyond FINITE in a list or an object looks like (and now and then another, or a string)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +152,10 @@ def _decoded(text: str) -> Json:
 
     Raises ValueError and RecursionError for what is no JSON, or none that is read.
     """
-    if text.lstrip()[:1] not in _BEGINS:
+    begin = text.lstrip()[:1]
+    if begin not in _BEGINS:
         raise ValueError("no JSON begins like this")
-    if not _ODD_NUMBER.search(text):
+    if begin == "{" and "NaN" not in text and "Infinity" not in text and not _LARGE_NUMBER.search(text):
         value = _DECODER.decode(text)
     else:
         value = json.loads(text, parse_float=_number, parse_int=_integer)

@@ -57,7 +57,7 @@ class Record:
         """
         value: Json = self.data
         for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else None
+            value = value.get(key) if isinstance(value, dict) else None
         if is_number(value):
             return float(value)
         marks = self.data.get(NONFINITE)

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
@@ -346,3 +347,34 @@ def test_a_line_is_no_json_for_us_where_it_is_none_for_python(tmp_path):
             assert dict(reader.issue_counts) == {"not-json": 1}, line
         else:
             assert dict(reader.issue_counts) != {"not-json": 1}, line
+
+
+PLACES = (
+    '{"x":@,',
+    '{"x": @ ,',
+    '{"x" :\t-@,',
+    '{"x":[1,@],',
+    '{"x":[ @],',
+    '{"x":{"y":-@},',
+    '{"y": [], "x": [[@]],',
+)
+NUMBERS = (
+    "1e101", "1E+101", "1.5e101", "12345.678e150", "1" * 150, f"{'9' * 101}.5", "1e999", "1" * 5000,
+    "1e99", "0.5", "1e-300", "7", f"0.{'3' * 80}", "0.1e12", "9" * 59, "Infinity",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda number: number[:16])
+def test_no_number_beyond_what_can_be_summed_is_read(tmp_path, place, number):
+    """Most lines are read a short way, which must see every number that needs the long one: decimal says which."""
+    path = tmp_path / "run.jsonl"
+    path.write_text(f'{place.replace("@", number)} "event":"train_step"}}\n', encoding="utf-8")
+    (record,) = TelemetryReader(path)
+    value = record.data["x"]
+    while isinstance(value, dict | list):
+        value = value["y"] if isinstance(value, dict) else value[-1]
+    exact = Decimal(number) * (-1 if "-@" in place else 1)
+    fits = abs(exact) <= Decimal("1e100")
+    assert (None if value is None else float(value)) == (float(exact) if fits else None)
+    assert ("nonfinite" in record.data) is not fits

@@ -1,0 +1,82 @@
+"""A page of private data quotes no example and no answer: of no report, from no verb."""
+
+from __future__ import annotations
+
+import html
+import json
+from pathlib import Path
+
+import pytest
+from hostile.samples import artifacts
+from test_help import EVERY
+
+from gradience.artifacts.forecast import RenderedExample
+from gradience.artifacts.report import Report
+from gradience.cli.app import run
+from gradience.report.inputs import Source
+from gradience.report.page.render import to_page
+
+LOGS = Path(__file__).parents[1] / "evidence" / "logs" / "lm_eval"
+SECRET = "forty-two, said the patient"
+QUOTED = {"prompt", "response", "scored", "extracted", "excerpt", "answer_a", "answer_b", "answer", "output"}
+"""Fields of artifacts that hold what was asked or answered."""
+REPORTS = {name.value: report for name, report in artifacts().items() if isinstance(report, Report)}
+REPORTS["bench_forecast"] = REPORTS["bench_forecast"].model_copy(
+    update={
+        "example": RenderedExample(id="a", prompt="p", response="r", tokens=None),
+        "scored": REPORTS["evaluation_preview"].scored,
+    }
+)
+HOLD_TEXTS = {"evidence", "bench_forecast", "evaluation_preview"}
+"""Reports that quote in their own file; those of an evaluation, a search and Bench show records beside them."""
+
+
+def with_secrets(value):
+    if isinstance(value, dict):
+        return {
+            key: SECRET if key in QUOTED and isinstance(each, str) else with_secrets(each)
+            for key, each in value.items()
+        }
+    return [with_secrets(each) for each in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_no_page_quotes_where_texts_are_left_out(name):
+    report = REPORTS[name]
+    changed = json.dumps(with_secrets(json.loads("".join(report.json_chunks()))))
+    secret = type(report).model_validate_json(changed)
+    assert (SECRET in to_page([Source("", secret)])) is (name in HOLD_TEXTS)
+    assert SECRET not in to_page([Source("", secret)], texts=False)
+
+
+def test_every_verb_whose_page_may_quote_can_leave_it_out():
+    verbs = {" ".join(words) for words, command in EVERY if takes(command, "--no-texts")}
+    assert verbs == {"bench aggregate", "bench run", "evaluate", "evidence", "report", "shrink"}
+
+
+def takes(command, option):
+    return any(option in parameter.opts for parameter in command.params)
+
+
+def test_a_comparison_of_logs_leaves_its_texts_out(tmp_path, capsys):
+    words = ["evidence", "--filter", "strict-match"]
+    words += [str(next((LOGS / side).glob("samples_sums_*"))) for side in ("a", "b")]
+    pages = {}
+    for name, more in (("open", []), ("private", ["--no-texts"])):
+        page = tmp_path / f"{name}.html"
+        assert run([*words, "--json", "--html", str(page), *more]) == 0
+        pages[name] = page.read_text(encoding="utf-8")
+    flips = json.loads(capsys.readouterr().out.splitlines()[0])["flips"]
+    asked = [html.escape(flip["excerpt"]) for flip in flips]
+    assert asked
+    for text in asked:
+        assert text in pages["open"]
+        assert text not in pages["private"]
+
+
+def test_leaving_texts_out_of_no_page_is_refused(capsys, tmp_path):
+    """Records and report.md would hold them all the same: nobody shall believe that they do not."""
+    (tmp_path / "a.csv").write_text("id,score\n1,1\n")
+    file = str(tmp_path / "a.csv")
+    assert run(["evidence", file, file, "--no-texts"]) == 2
+    assert "about the page of --html" in capsys.readouterr().err
