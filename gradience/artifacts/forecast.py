@@ -60,6 +60,10 @@ class TimeEstimate(Part):
     """Seconds of one evaluation of a variant; for a causal model its divergence from the probe included."""
     seed: Float12
     """Seconds of all trainings and evaluations of a seed, if no two variants come to the same."""
+    calibration: Float12 = 0.0
+    """Seconds of the calibration; 0 where there is none."""
+    healing: Float12 = 0.0
+    """Seconds of one healing that takes all its steps; 0 where there is none."""
 
 
 class CostEstimate(Part):
@@ -75,6 +79,8 @@ class CostEstimate(Part):
     """The trained parameters with gradients and Adam's moments, in float32."""
     activation_bytes: int
     """What one batch keeps for its gradients."""
+    evaluation_bytes: int = 0
+    """What an evaluation keeps beside the base: keys and values of a batch with its largest tensor, or its logits."""
     tokens_per_training: int
     """Padding included."""
     kernels_per_step: int

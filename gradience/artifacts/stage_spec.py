@@ -13,10 +13,13 @@ class StageNeeds(Part):
     """What a stage takes of a machine."""
 
     gpus: int = 0
+    cpus: int = 1
+    """Threads of the processor, which count where no GPU computes."""
     memory_bytes: int | None = None
-    """Of the device, by the forecast; null where nothing could be computed."""
+    """By the forecast, of the GPU, or where none computes of the process; null where nothing could be computed."""
     minutes: Float12 | None = None
-    """By the forecast; null where nothing could be computed."""
+    """By the forecast for an H100, or where none computes for the processor that the run was started on; null where
+    nothing could be computed. An estimate: a limit on the time is several of it."""
 
 
 class StageSpec(Artifact):

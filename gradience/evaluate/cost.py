@@ -16,6 +16,9 @@ PACKED_BITS = 4.127
 """Of a weight in NF4 with its block constants (QLoRA)."""
 LOADED = 1e9
 """Bytes of a checkpoint that are loaded in a second."""
+MEASURED = 5
+"""Numbers in float32 for each logit of which KL is computed: both log-probabilities, a probability, the difference of
+the logs, and the product of the last two."""
 
 
 def longest_of(lengths: Sequence[int], batch: int) -> float:
@@ -63,6 +66,29 @@ def evaluation_work(network: Any, rows: int, prompt: int, new: int) -> tuple[Wor
         decoding_work(network, rows, cached=prompt + new // 2),
         work_of(lambda: forward_of(network, rows=SCORED_AT_ONCE, length=prompt + new, logits=new)),
     )
+
+
+def answering_bytes(shape: Any, works: Sequence[Work], *, cached: int, scored: int, itemsize: int) -> int:
+    """Bytes beside the base: of a batch that is answered, or of the responses that are scored, whichever are more.
+
+    works: of reading a batch, and of a decoding step. cached: tokens whose keys and values are kept. scored: positions
+    that are scored together, each with the logits of a whole vocabulary.
+    """
+    text = shape.get_text_config()
+    answering = max(size for work in works for _, size, _ in work.kernels)
+    if cached:
+        heads = getattr(text, "num_attention_heads", 0) or 1
+        width = getattr(text, "head_dim", None) or text.hidden_size // heads
+        groups = getattr(text, "num_key_value_heads", None) or heads
+        answering += 2 * cached * text.num_hidden_layers * groups * width * itemsize
+    return int(max(answering, scoring_bytes(scored * text.vocab_size, itemsize) if scored else 0))
+
+
+def scoring_bytes(logits: int, itemsize: int) -> int:
+    """Bytes of so many logits of an adapter and of the reference, and of what is computed of some in float32."""
+    from gradience.evaluate.engines.transformers.scoring import CHUNK
+
+    return 2 * logits * itemsize + MEASURED * 4 * min(logits, CHUNK)
 
 
 def weights_bytes_of(base: Any, *, packed: bool) -> int:

@@ -20,9 +20,6 @@ from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask
 DISCORDANCES = (0.01, 0.03, 0.05, 0.1, 0.2)
 """From a truncation that hardly differs to a retrained adapter of another answer in five."""
 CHANCE = 0.8
-MEASURED = 5
-"""Numbers in float32 for each logit of which KL is computed: both log-probabilities, a probability, the difference of
-the logs, and the product of the last two."""
 SHAPING = ("r", "target_modules", "rank_pattern", "use_dora", "layers_to_transform", "layers_pattern")
 """What of an adapter's config decides how much is computed."""
 
@@ -86,7 +83,14 @@ def _cost(inputs: Inputs) -> tuple[_Cost | None, list[str]]:
         return None, ["no cost: of encoder–decoder models it is not counted"]
     from transformers import AutoConfig
 
-    from gradience.evaluate.cost import LOADED, dtype_of, evaluation_work, machines_for, weights_bytes_of
+    from gradience.evaluate.cost import (
+        LOADED,
+        answering_bytes,
+        dtype_of,
+        evaluation_work,
+        machines_for,
+        weights_bytes_of,
+    )
     from gradience.evaluate.counting import network_on_meta
     from gradience.evaluate.evaluator import SCORED_AT_ONCE
     from gradience.models.load import from_folder, quiet
@@ -117,7 +121,6 @@ def _cost(inputs: Inputs) -> tuple[_Cost | None, list[str]]:
             one = scores = scores / 2
         whole = adapters * one + (adapters - 1) * scores + weights / LOADED
         times.append(TimeEstimate(machine=machine.name, training=0.0, evaluation=one + scores, seed=whole))
-    largest = max(size for work in (reading, decoding) if work for _, size, _ in work.kernels)
     said = [machine.name for machine in machines]
     if new and not choices and not inputs.likelihoods:
         said.append(
@@ -125,10 +128,14 @@ def _cost(inputs: Inputs) -> tuple[_Cost | None, list[str]]:
         )
     if inputs.model.quantization:
         said.append("times of the unpacked base: unpacking NF4 takes longer")
-    cached = rows * (prompt + new) if new and not inputs.likelihoods else 0
-    answering = largest + _cache(shape, cached, dtype.itemsize)
-    logits = _scored_rows(inputs, rows) * new * shape.get_text_config().vocab_size if new else 0
-    return _Cost(weights, max(answering, scoring_bytes(logits, dtype.itemsize)), tuple(times)), said
+    batch = answering_bytes(
+        shape,
+        [work for work in (reading, decoding) if work],
+        cached=rows * (prompt + new) if new and not inputs.likelihoods else 0,
+        scored=_scored_rows(inputs, rows) * new,
+        itemsize=dtype.itemsize,
+    )
+    return _Cost(weights, batch, tuple(times)), said
 
 
 def _lora(adapter: AdapterInput) -> Mapping[str, Any]:
@@ -168,19 +175,3 @@ def _scored_rows(inputs: Inputs, rows: int) -> int:
     from gradience.evaluate.evaluator import SCORED_AT_ONCE
 
     return min(rows, SCORED_AT_ONCE) if inputs.request.batch_size else max(1, rows // SCORED_SHARE)
-
-
-def scoring_bytes(logits: int, itemsize: int) -> int:
-    """Bytes of so many logits of an adapter and of the reference, and of what is computed of some in float32."""
-    from gradience.evaluate.engines.transformers.scoring import CHUNK
-
-    return 2 * logits * itemsize + MEASURED * 4 * min(logits, CHUNK)
-
-
-def _cache(shape: Any, tokens: int, itemsize: int) -> int:
-    """Bytes of the keys and values of so many tokens."""
-    text = shape.get_text_config()
-    heads = getattr(text, "num_attention_heads", 0) or 1
-    width = getattr(text, "head_dim", None) or text.hidden_size // heads
-    groups = getattr(text, "num_key_value_heads", None) or heads
-    return int(2 * tokens * text.num_hidden_layers * groups * width * itemsize)

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from gradience.artifacts.stage_spec import StageNeeds
+from gradience.errors import UsageError
+from gradience.words import counted
 
 DONE, RETRY, FAILED = 0, 75, 1
 """Exit codes of a command; 75 is EX_TEMPFAIL of sysexits.h."""
@@ -56,6 +58,19 @@ class Order:
     """Variables that every command gets besides its machine's own."""
 
 
+def refuse_too_many_gpus(job: Job, most: int, where: str) -> None:
+    """Raise UsageError (`too-few-gpus`) for a job that would wait for ever. most: GPUs that one machine has.
+
+    where: what has so many, such as `this machine`.
+    """
+    if job.needs.gpus > most:
+        raise UsageError(
+            f"{job.name} needs {counted(job.needs.gpus, 'GPU')}, and {where} has {counted(most, 'GPU')}",
+            code="too-few-gpus",
+            hint="set runtime.processes to the number of GPUs of one machine or fewer",
+        )
+
+
 class Executor(Protocol):
     """Where commands are run."""
 
@@ -64,7 +79,7 @@ class Executor(Protocol):
         """How many commands may be handed in at once; None for any number, which the cluster queues."""
 
     def submit(self, job: Job) -> None:
-        """Have a command run, now or when there is room."""
+        """Have a command run, now or when there is room. Raises UsageError (`too-few-gpus`): there never will be."""
 
     def ended(self, seconds: float) -> list[Ended]:
         """Wait for at most so many seconds, or until something has ended, and return what has."""

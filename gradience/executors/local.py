@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import IO
 
-from gradience.executors.executor import Ended, Job, Order
+from gradience.executors.executor import Ended, Job, Order, refuse_too_many_gpus
 from gradience.executors.orphans import ends_with_parent
 from gradience.models.devices import VISIBLE, devices_of
 
@@ -46,7 +46,9 @@ class LocalExecutor:
         return max(0, self.slots - len(self.running) - len(self.waiting))
 
     def submit(self, job: Job) -> None:
-        """Run it as soon as there is a slot, and the devices that it needs."""
+        """Run it as soon as there is a slot, and the devices that it needs. Raises UsageError (`too-few-gpus`)."""
+        if self.devices:
+            refuse_too_many_gpus(job, len(self.devices), "this machine")
         self.waiting.append(job)
         self._start()
 
@@ -77,25 +79,33 @@ class LocalExecutor:
             self._forget(each)
 
     def _start(self) -> None:
+        """Start what waits, in its order: GPUs that the first needs are not given to those behind it."""
+        queue_stands = False
         for job in list(self.waiting):
+            if len(self.running) >= self.slots:
+                return
             devices = self._free(job.needs.gpus)
-            if len(self.running) >= self.slots or devices is None:
+            if devices is None or (devices and queue_stands):
+                queue_stands = True
                 continue
             self.waiting.remove(job)
-            environment = os.environ | self.order.environment
-            if self.devices:
-                environment[VISIBLE] = ",".join(devices)
-            job.log.parent.mkdir(parents=True, exist_ok=True)
-            log = job.log.open("ab")
-            process = subprocess.Popen(
-                job.command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=ends_with_parent,
-            )
-            self.running[job.name] = _Running(job, process, devices, log)
+            self._run(job, devices)
+
+    def _run(self, job: Job, devices: tuple[str, ...]) -> None:
+        environment = os.environ | self.order.environment
+        if self.devices:
+            environment[VISIBLE] = ",".join(devices)
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        log = job.log.open("ab")
+        process = subprocess.Popen(
+            job.command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            preexec_fn=ends_with_parent,
+        )
+        self.running[job.name] = _Running(job, process, devices, log)
 
     def _free(self, wanted: int) -> tuple[str, ...] | None:
         """So many devices that nobody uses; None where there are not enough now."""

@@ -7,11 +7,12 @@ whether it is done already, or still being done by an orphan, the command finds 
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 from gradience.errors import require
-from gradience.executors.executor import Ended, Job, Order
+from gradience.executors.executor import Ended, Job, Order, refuse_too_many_gpus
 
 RETRIES = 5
 """Of a task whose worker or node was lost."""
@@ -28,7 +29,8 @@ class RayExecutor:
         if self.joined:
             # Without an address: RAY_ADDRESS, else a cluster of this machine that ends with this process.
             self.ray.init(log_to_driver=False, configure_logging=False)
-        self.has_gpus = order.device not in ("cpu", "mps") and self.ray.cluster_resources().get("GPU", 0) > 0
+        self.nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        self.has_gpus = order.device not in ("cpu", "mps") and self._most("GPU") > 0
 
     @property
     def room(self) -> int | None:
@@ -36,15 +38,20 @@ class RayExecutor:
         return None if self.order.workers is None else max(0, self.order.workers - len(self.tasks))
 
     def submit(self, job: Job) -> None:
-        """Hand the command to Ray."""
+        """Hand the command to Ray. Raises UsageError (`too-few-gpus`), where Ray would wait for ever."""
+        if self.has_gpus:
+            refuse_too_many_gpus(job, self._most("GPU"), "the largest node of the cluster")
         task = self.ray.remote(run_command).options(
-            num_cpus=1, num_gpus=job.needs.gpus if self.has_gpus else 0, max_retries=RETRIES, name=job.name
+            max_retries=RETRIES, name=job.name, **self._resources(job)
         )
         reference = task.remote(list(job.command), dict(self.order.environment), str(job.log))
         self.tasks[reference] = job
 
     def ended(self, seconds: float) -> list[Ended]:
         """What has ended, within so many seconds."""
+        if not self.tasks:
+            time.sleep(seconds)
+            return []
         ready, _ = self.ray.wait(list(self.tasks), num_returns=1, timeout=seconds)
         return [self._ended(reference, self.tasks.pop(reference)) for reference in ready]
 
@@ -54,6 +61,25 @@ class RayExecutor:
             self.ray.cancel(reference, force=True)
         if self.joined:
             self.ray.shutdown()
+
+    def _resources(self, job: Job) -> dict[str, Any]:
+        """What Ray keeps for a command: GPUs, or where there are none the cores and the memory that it computes in.
+
+        Cores and memory by the largest node: an estimate is no reason to wait for ever.
+        """
+        if self.has_gpus:
+            return {"num_cpus": 1, "num_gpus": job.needs.gpus}
+        resources: dict[str, Any] = {
+            "num_cpus": max(1, min(job.needs.cpus, self._most("CPU"))),
+            "num_gpus": 0,
+        }
+        if job.needs.memory_bytes is not None:
+            resources["memory"] = min(job.needs.memory_bytes, self._most("memory"))
+        return resources
+
+    def _most(self, resource: str) -> int:
+        """Of the node that has most of it."""
+        return int(max((node.get(resource, 0) for node in self.nodes), default=0))
 
     def _ended(self, reference: Any, job: Job) -> Ended:
         errors = self.ray.exceptions

@@ -47,11 +47,7 @@ def choose_device(device: str = "auto") -> torch.device:
         return chosen
     index = chosen.index if named else int(os.environ.get("LOCAL_RANK", "0"))
     if index >= torch.cuda.device_count():
-        raise UsageError(
-            f"there is no cuda:{index}: this machine has {counted(torch.cuda.device_count(), 'GPU')}",
-            code="no-device",
-            hint=f"set another runtime.device, or fewer runtime.processes; {SEEN}",
-        )
+        raise _no_gpu(index, torch.cuda.device_count())
     return torch.device("cuda", index)
 
 
@@ -74,13 +70,19 @@ def check_devices(device: str, processes: int) -> None:
 
 
 def devices_of(device: str) -> Sequence[str]:
-    """The GPUs that commands may use, as CUDA_VISIBLE_DEVICES names them; none on a processor, or for `cuda:1`: one."""
+    """The GPUs that commands may use, as CUDA_VISIBLE_DEVICES names them: none on a processor, for `cuda:1` that one.
+
+    Raises UsageError (`no-device`) for a GPU that this machine lacks.
+    """
     if device in ("cpu", "mps") or not torch.cuda.is_available():
         return ()
-    seen = os.environ.get(VISIBLE)
-    names = [name.strip() for name in seen.split(",")] if seen else None
-    names = names or [str(number) for number in range(torch.cuda.device_count())]
     _, _, one = device.partition(":")
+    count = torch.cuda.device_count()
+    if one and int(one) >= count:
+        raise _no_gpu(int(one), count)
+    seen = os.environ.get(VISIBLE)
+    names = [name.strip() for name in seen.split(",")] if seen else [str(number) for number in range(count)]
+    names = names[:count]  # behind an entry that names no GPU, CUDA sees none
     return [names[int(one)]] if one else names
 
 
@@ -106,6 +108,14 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type
+
+
+def _no_gpu(index: int, count: int) -> UsageError:
+    return UsageError(
+        f"there is no cuda:{index}: this machine has {counted(count, 'GPU')}",
+        code="no-device",
+        hint=f"set another runtime.device, or fewer runtime.processes; {SEEN}",
+    )
 
 
 def _shared(device: str, processes: int) -> UsageError:

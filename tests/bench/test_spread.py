@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from bench_process import timeless, write_inputs
 from tiny_bench import Watcher
 
+from gradience.artifacts.stage import MANIFEST
 from gradience.artifacts.stage_spec import StageSpec
 from gradience.bench import stage as command
 from gradience.bench.config.load import load_config
 from gradience.bench.run import spread
 from gradience.bench.run.bench import run_bench
+from gradience.bench.run.needs import Needs
 from gradience.bench.run.one import do_stage, read_spec
 from gradience.bench.run.places import place_of
 from gradience.executors.executor import DONE, FAILED, RETRY, Ended
@@ -91,6 +94,9 @@ def spread_over(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def run(executor: Here, output: Path, *overrides: str) -> Silent:
         monkeypatch.setattr(spread, "executor", lambda name, order: executor)
         monkeypatch.setattr(spread, "AGAIN", 0.0)
+        monkeypatch.setattr(
+            spread.Needs, "of", lambda config: Needs(1, 1, None)
+        )  # a processor is not measured
         watcher = Silent()
         config = load_config(config_file, ["runtime.workers=2", *overrides])
         run_bench(config, output, watcher, page_of=to_markdown)
@@ -184,6 +190,26 @@ def test_other_data_on_a_machine_are_a_failure_with_a_reason(spec):
     assert do_stage(spec.model_copy(update={"key": "0" * 64})) == FAILED
     content = place_of(spec.storage, spec.plan_digest).read(f"failures/{spec.seed}/{spec.stage}.json")
     assert json.loads(content)["code"] == "stage-differs"
+
+
+def test_what_needs_no_gpu_is_made_where_there_is_none(spread_over, tmp_path):
+    here = Here()
+    spread_over(here, tmp_path / "out")
+    jobs = {job.name: job for job in here.seen}
+    for name in ("audit", "uniform_median.truncate/adapter", "uniform_median/train"):
+        job = jobs[f"1/{name}"]
+        assert job.needs.gpus == (name == "uniform_median/train")
+        spec = read_spec(job.command[-1])
+        config = spec.config | {"runtime": spec.config["runtime"] | {"device": "cuda"}}
+        (tmp_path / "out" / "seed_1" / name / MANIFEST).unlink()
+        assert do_stage(spec.model_copy(update={"config": config})) == (FAILED if job.needs.gpus else DONE)
+
+
+def test_a_worker_computes_as_the_run_by_itself_would(config_file):
+    """On the first of the GPUs that it is given, and with the threads of the process that was started."""
+    config = load_config(config_file, ["runtime.threads=null", "runtime.device=cuda:1"])
+    runtime = spread._whole(config)["runtime"]
+    assert (runtime["device"], runtime["threads"]) == ("cuda", torch.get_num_threads())
 
 
 @pytest.mark.parametrize("arguments", [[], ["a", "b"]], ids=["none", "two"])

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gradience.artifacts.records import ScoreRecord, count, read_records
 from gradience.errors import InputError, UsageError
 from gradience.evaluate import diverge, evaluate_scores, kl_divergence
+from gradience.evaluate.cost import scoring_bytes
 from gradience.evaluate.engines.transformers import TransformersEngine, scoring
-from gradience.evaluate.forecast import scoring_bytes
 from gradience.models.rendering import encode_pair
 
 EXAMPLES = sums(20)

@@ -16,6 +16,7 @@ from gradience.bench.plan.preview import Lengths
 from gradience.calibrate.heal.distil import CHECKS
 from gradience.evaluate.cost import (
     LOADED,
+    answering_bytes,
     dtype_of,
     evaluation_work,
     longest_of,
@@ -50,6 +51,18 @@ class Counts(NamedTuple):
     healings: int
     evaluations: int
     calibrations: int = 0
+
+
+class Works(NamedTuple):
+    """Kernels of what a run does over and over."""
+
+    step: Work
+    """A micro-step of a training."""
+    adam: Work
+    """An update of the trained parameters."""
+    answering: Work
+    decoding: Work | None
+    scoring: Work | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,47 +122,68 @@ def cost_of(
     saved = (
         step.saved if not config.model.gradient_checkpointing else _recomputed(config, shape, shapes, labels)
     )
-    adam = Work(
-        {(0, 28 * parameters // (ADAM_KERNELS * len(trained)), torch.float32): ADAM_KERNELS * len(trained)}
-    )
-    micro = config.train.gradient_accumulation_steps
     answering, decoding, scoring = evaluation_work(network, shapes.rows, shapes.prompt, shapes.new)
-    times = []
-    for machine in machines:
-        loading = weights_bytes / LOADED
-        training = shapes.steps * (micro * machine.seconds(step) + machine.seconds(adam)) + loading
-        answers = (
-            shapes.deciding
-            / shapes.rows
-            * (machine.seconds(answering) + (shapes.new * machine.seconds(decoding) if decoding else 0))
-        )
-        scores = 2 * shapes.deciding / SCORED_AT_ONCE * machine.seconds(scoring) if scoring else 0
-        healing = calibrating = 0.0
-        writing = shapes.new * machine.seconds(decoding) / shapes.rows if decoding else 0
-        if config.compression.calibration is not None:
-            each = CALIBRATING * machine.seconds(step) / shapes.train[0] + writing
-            calibrating = loading + config.compression.calibration.rows * each
-        if config.compression.healing is not None:
-            healing = loading + _healing(
-                config.compression.healing, shapes, machine.seconds(step), machine.seconds(adam), writing
-            )
-        seed = counts.trainings * training + counts.healings * healing + loading
-        seed += counts.calibrations * calibrating
-        seed += counts.evaluations * answers + (counts.evaluations - 1) * scores
-        times.append(
-            TimeEstimate(machine=machine.name, training=training, evaluation=answers + scores, seed=seed)
-        )
+    works = Works(step, _adam(parameters, len(trained)), answering, decoding, scoring)
+    micro, loading = config.train.gradient_accumulation_steps, weights_bytes / LOADED
     return CostEstimate(
         base_params=sum(weight.numel() for name, weight in base.named_parameters() if "lora_" not in name),
         probe_params=parameters,
         weights_bytes=weights_bytes,
         trained_bytes=ADAM_BYTES * parameters,
         activation_bytes=saved,
+        evaluation_bytes=_answering(shape, shapes, works, dtype),
         tokens_per_training=shapes.steps * micro * shapes.train[0] * shapes.train[1],
         kernels_per_step=micro * step.count,
         kernels_per_token=decoding.count if decoding else None,
-        times=tuple(times),
+        times=tuple(_time_on(machine, config, shapes, works, counts, loading) for machine in machines),
     )
+
+
+def _time_on(
+    machine: Machine, config: BenchConfig, shapes: Shapes, works: Works, counts: Counts, loading: float
+) -> TimeEstimate:
+    """loading: seconds that the base takes to be loaded."""
+    micro = config.train.gradient_accumulation_steps
+    step, adam = machine.seconds(works.step), machine.seconds(works.adam)
+    decoding = shapes.new * machine.seconds(works.decoding) if works.decoding else 0
+    training = shapes.steps * (micro * step + adam) + loading
+    answers = shapes.deciding / shapes.rows * (machine.seconds(works.answering) + decoding)
+    scores = 2 * shapes.deciding / SCORED_AT_ONCE * machine.seconds(works.scoring) if works.scoring else 0
+    healing = calibrating = 0.0
+    writing = decoding / shapes.rows
+    if config.compression.calibration is not None:
+        each = CALIBRATING * step / shapes.train[0] + writing
+        calibrating = loading + config.compression.calibration.rows * each
+    if config.compression.healing is not None:
+        healing = loading + _healing(config.compression.healing, shapes, step, adam, writing)
+    seed = counts.trainings * training + counts.healings * healing + loading
+    seed += counts.calibrations * calibrating
+    seed += counts.evaluations * answers + (counts.evaluations - 1) * scores
+    return TimeEstimate(
+        machine=machine.name,
+        training=training,
+        evaluation=answers + scores,
+        seed=seed,
+        calibration=calibrating,
+        healing=healing,
+    )
+
+
+def _answering(shape: Any, shapes: Shapes, works: Works, dtype: torch.dtype) -> int:
+    """Bytes of an evaluation beside the base."""
+    return answering_bytes(
+        shape,
+        [work for work in (works.answering, works.decoding) if work],
+        cached=shapes.rows * (shapes.prompt + shapes.new) if shapes.new else 0,
+        scored=SCORED_AT_ONCE * shapes.new,
+        itemsize=dtype.itemsize,
+    )
+
+
+def _adam(parameters: int, tensors: int) -> Work:
+    """An update of so many parameters in so many tensors."""
+    kernels = ADAM_KERNELS * tensors
+    return Work({(0, 28 * parameters // kernels, torch.float32): kernels})
 
 
 def _healing(healing: HealingSettings, shapes: Shapes, step: float, adam: float, writing: float) -> float:

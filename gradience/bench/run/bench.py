@@ -79,7 +79,8 @@ def run_bench(
     writing there, UsageError (`output-other-run`) when the folder holds a run of another config or other
     data, and whatever a user can act on: what cannot be loaded, read or written.
     """
-    check_devices(config.runtime.device, config.runtime.processes)
+    if config.runtime.executor == "local":  # a cluster's machines have devices of their own
+        check_devices(config.runtime.device, config.runtime.processes)
     whole = config.only_seed is None
     task = rendered(config.task.load(), config.model)
     planned = _planned(config, task)  # what is refused so far leaves no folder behind

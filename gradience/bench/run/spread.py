@@ -18,9 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gradience.artifacts.stage_spec import StageFailure, StageNeeds, StageSpec
+import torch
+
+from gradience.artifacts.stage_spec import StageFailure, StageSpec
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.run.due import DueStages
+from gradience.bench.run.needs import Needs
 from gradience.bench.run.places import (
     failure_name,
     folder_of_seed,
@@ -69,6 +72,7 @@ class Spread:
     output: Path
     watcher: Watcher
     place: Place = field(init=False)
+    needs: Needs = field(init=False)
     seeds: dict[int, _Seed] = field(init=False)
     flying: dict[str, tuple[int, Due]] = field(default_factory=dict)
     later: dict[str, float] = field(default_factory=dict)
@@ -77,6 +81,7 @@ class Spread:
 
     def __post_init__(self) -> None:
         self.place = place_of(self.storage, self.plan_digest)
+        self.needs = Needs.of(self.config)
         self.seeds = {seed: self._seed(seed) for seed in self.config.due}
 
     @property
@@ -149,7 +154,6 @@ class Spread:
 
     def _spec(self, seed: int, due: Due) -> StageSpec:
         runtime = self.config.runtime
-        trains = due.stage.endswith("/train")
         return StageSpec(
             stage=due.stage,
             seed=seed,
@@ -159,7 +163,7 @@ class Spread:
             config=_whole(self.config),
             lost={},
             storage=self.storage,
-            needs=StageNeeds(gpus=(runtime.processes if trains else 1) if due.stage != "audit" else 0),
+            needs=self.needs.of_stage(due.stage, self.seeds[seed].run.healed),
             heartbeat=runtime.heartbeat,
             takeover=runtime.takeover,
         )
@@ -217,8 +221,14 @@ def is_spread(config: BenchConfig) -> bool:
 
 
 def _whole(config: BenchConfig) -> dict[str, Any]:
-    """The config with all its defaults, its paths from the root."""
+    """The config with all its defaults, its paths from the root, and what must be the same wherever it is run.
+
+    Threads: as many as here, since Ray's tasks and torchrun's processes would take one. Device: its kind alone, since
+    the one GPU that a process is given is its first.
+    """
     values = config.model_dump(mode="json")
+    values["runtime"]["threads"] = torch.get_num_threads()
+    values["runtime"]["device"] = config.runtime.device.partition(":")[0]
     for name, section in (("task", config.task), ("model", config.model)):
         values[name]["folder"] = str(Path(section.folder or "").resolve())
     return values

@@ -1,0 +1,58 @@
+"""What a stage takes of a machine: GPUs by the config, memory and time by the forecast of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+
+from gradience.artifacts.forecast import CostEstimate
+from gradience.artifacts.stage_spec import StageNeeds
+from gradience.bench.config.load import BenchConfig
+from gradience.bench.plan.forecast import forecast
+from gradience.errors import GradienceError
+from gradience.evaluate.machines import H100
+
+PROCESS_BYTES = 2**30
+"""Of a process besides what it computes with: Python, PyTorch and the libraries around them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What the stages of a run need."""
+
+    processes: int
+    """Of a training, each with a GPU of its own."""
+    threads: int
+    cost: CostEstimate | None
+    """Of a seed; None where nothing could be computed."""
+
+    @classmethod
+    def of(cls, config: BenchConfig) -> Needs:
+        """By the forecast for the machine that computes as far as can be told from here: its GPU, or its processor."""
+        try:
+            cost = forecast(config).cost
+        except GradienceError:  # what cannot be had here is said by the stage that needs it
+            cost = None
+        return cls(config.runtime.processes, torch.get_num_threads(), cost)
+
+    def of_stage(self, stage: str, healed: Collection[str] = ()) -> StageNeeds:
+        """Those of one stage. healed: names of stages that train the adapter which they write."""
+        variant, _, what = stage.rpartition("/")
+        if (not variant and what == "audit") or (what == "adapter" and stage not in healed):
+            return StageNeeds(cpus=self.threads, memory_bytes=PROCESS_BYTES)
+        gpus = self.processes if what == "train" else 1
+        if self.cost is None:
+            return StageNeeds(gpus=gpus, cpus=self.threads)
+        time = self.cost.times[-1]
+        on_processor = time.machine != H100.name
+        seconds = {"train": time.training, "eval": time.evaluation, "adapter": time.healing}
+        working = self.cost.trained_bytes + self.cost.activation_bytes
+        memory = self.cost.weights_bytes + (self.cost.evaluation_bytes if what == "eval" else working)
+        return StageNeeds(
+            gpus=gpus,
+            cpus=self.threads,
+            memory_bytes=memory + (PROCESS_BYTES if on_processor else 0),
+            minutes=seconds.get(what, time.calibration) / 60,
+        )
