@@ -145,7 +145,7 @@ def require_peft(opened: Adapter) -> None:
     raise InputError(
         f"{opened.location.path}: {words_of(opened.format)}: only adapters in PEFT's format are put on a model",
         code="not-peft-format",
-        hint="make one of it first: gradience compress ADAPTER --rank R --output NEW"
+        hint="write it in PEFT's format first: gradience convert ADAPTER NEW"
         if opened.unwritable is None
         else "train it with PEFT to evaluate it here",
     )

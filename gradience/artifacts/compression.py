@@ -62,6 +62,8 @@ class CompressionPlan(Report):
     )
     adapter_path: str
     adapter_sha256: str
+    format: str = "peft"
+    """Of the adapter, as its audit has it."""
     criterion: str
     """In words, e.g. `energy ≥ 0.9 per module, ranks from 1, 2, 4, 8`."""
     modules: tuple[ModulePlan, ...]
@@ -162,6 +164,8 @@ class CompressionReport(Report):
     """Where on the hub the original was read; null for one on the disk."""
     output_path: str
     output_sha256: str
+    format: str = "peft"
+    """In which it is written: peft, mlx or diffusers."""
     criterion: str
     encoding: Encoding
     encoding_reason: str

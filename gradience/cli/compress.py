@@ -42,6 +42,12 @@ def _dtypes() -> list[str]:
     return [name for name, dtype in DTYPES.items() if dtype.numpy_name is not None]
 
 
+def _formats() -> tuple[str, ...]:
+    from gradience.compress.forms import WRITABLE
+
+    return WRITABLE
+
+
 def compress(
     context: typer.Context,
     adapter: Annotated[
@@ -178,6 +184,15 @@ def compress(
     allow_untrained: Annotated[
         bool, typer.Option("--allow-untrained", help="Accept an adapter whose every B·A is 0.")
     ] = False,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="FORMAT",
+            help="Format to write: peft, mlx or diffusers (default: the adapter's own of these, else peft).",
+            autocompletion=one_of(_formats),
+        ),
+    ] = None,
     verify_peft: Annotated[
         bool,
         typer.Option(
@@ -217,7 +232,7 @@ def compress(
     adapter = _one_adapter(adapter, to_rank=to_rank, root=root)
     criterion = criterion_of({name: context.params[name] for name in SIZES}, flag_of)
     grid, limit = allowed_ranks_of(allowed_ranks), bytes_of(max_memory)
-    _check_usage(encoding, adapter, output, dry_run=dry_run, force=force, verify_peft=verify_peft)
+    _check_usage(encoding, to, adapter, output, dry_run=dry_run, force=force, verify_peft=verify_peft)
     from gradience.artifacts.calibration import Calibration
     from gradience.artifacts.card import CARD
     from gradience.audit.adapter import audit_adapter
@@ -242,7 +257,7 @@ def compress(
         calibration=measured,
     )
     how: dict[str, Any] = {"encoding": encoding, "dtype": dtype, "strip": strip or (), **which}
-    how |= {"base_model": base_model, "adapter_name": name, "calibration": measured}
+    how |= {"base_model": base_model, "adapter_name": name, "calibration": measured, "to": to}
     if output is None or dry_run:
         rehearse_compression(adapter, ranks, **how)
         _show(ranks, layers=layers, json=json, html=html, quiet=quiet)
@@ -291,11 +306,20 @@ def flag_of(keyword: str) -> str:
 
 
 def _check_usage(
-    encoding: str | None, adapter: Path, output: Path | None, *, dry_run: bool, force: bool, verify_peft: bool
+    encoding: str | None,
+    to: str | None,
+    adapter: Path,
+    output: Path | None,
+    *,
+    dry_run: bool,
+    force: bool,
+    verify_peft: bool,
 ) -> None:
     """Refuse, before any work is done, what cannot be written. Raises UsageError, and MissingExtra without PEFT."""
     from gradience.compress.encodings import rule_of
+    from gradience.compress.forms import PEFT, form_of
 
+    form_of(to, PEFT)
     if encoding is not None:
         rule_of(encoding)
     if output is None and not dry_run:

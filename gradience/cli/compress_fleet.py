@@ -12,7 +12,7 @@ from gradience.cli.output import command_line, print_result
 from gradience.cli.progress import ProgressBar
 from gradience.errors import UsageError
 
-TAKEN = ("encoding", "dtype", "strip", "base_model", "allow_pickle", "force")
+TAKEN = ("encoding", "to", "dtype", "strip", "base_model", "allow_pickle", "force")
 """Options of `gradience compress` that hold for every adapter of a fleet."""
 BESIDE = ("fleet", "output", "to_rank", "root", "json", "html", "quiet", "max_memory")
 
@@ -55,6 +55,6 @@ def _check_usage(given: dict[str, Any]) -> None:
         raise UsageError(
             f"{shown} and --fleet do not go together",
             code="fleet-alone",
-            hint="a fleet takes --to-rank, --root, --encoding, --dtype, --strip, --base-model,"
+            hint="a fleet takes --to-rank, --root, --encoding, --to, --dtype, --strip, --base-model,"
             " --allow-pickle and --force",
         )

@@ -16,7 +16,7 @@ from gradience.adapters.adapter import Adapter
 from gradience.adapters.base_weights import BaseWeights
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.formats import open_adapter
-from gradience.adapters.locate import CONFIG, WEIGHTS
+from gradience.adapters.locate import CONFIG
 from gradience.adapters.memory import compress_bytes, limit_for, workers_within
 from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.card import CARD, write_block
@@ -35,6 +35,7 @@ from gradience.compress.carry import (
     names_beside,
     refuse_foreign_files,
 )
+from gradience.compress.forms import PEFT, form_of
 from gradience.compress.layout import Layout, lay_out
 from gradience.compress.peft_check import check_with_peft, require_peft
 from gradience.compress.readback import check_written
@@ -42,6 +43,7 @@ from gradience.compress.reconfigure import changed_fields, merged_fields, requir
 from gradience.compress.refusals import another_adapter, is_dora
 from gradience.compress.results import results_of, warnings_of
 from gradience.compress.weights import write_weights
+from gradience.errors import UsageError
 from gradience.progress import Progress
 from gradience.runtimes import architecture_of, check_model_config, verdicts
 
@@ -68,6 +70,7 @@ def write_compressed(
     workers: int | None = None,
     max_memory: int | None = None,
     progress: Progress | None = None,
+    to: str | None = None,
     documents: Documents | None = None,
     command: str = "",
 ) -> CompressionReport:
@@ -86,21 +89,22 @@ def write_compressed(
     refuse_foreign_files(target, names_beside(source))
     if verify_peft:
         require_peft()
-    given = (plan, base_model, adapter_name, allow_pickle, initial_adapter)
+    given = (plan, base_model, adapter_name, allow_pickle, initial_adapter, to)
     how: dict[str, Any] = {"encoding": encoding, "dtype": dtype, "strip": strip, "calibration": calibration}
     with _prepared(source, *given, **how) as (opened, config, layout), ExitStack() as stack:
         fitting = _fitting(opened, layout, max_memory, workers)
         pool = stack.enter_context(worker_threads(fitting))
         digest = pool.submit(opened.sha256)
-        fields = config.fields
-        new_fields = merged_fields(fields, layout.fields)
+        fields, new_fields = _fields(config, layout)
+        _refuse_check(layout, verify_peft=verify_peft)
         with whole_folder(target, force=force) as folder:
-            weights = write_weights(folder / WEIGHTS, opened, layout, pool, 4 * fitting, progress)
+            weights = write_weights(folder / layout.weights, opened, layout, pool, 4 * fitting, progress)
             if plan.adapter_sha256 != digest.result():
                 raise another_adapter(
                     opened, f"sha256 {plan.adapter_sha256[:12]}… there, {digest.result()[:12]}… here"
                 )
-            write_config(folder / CONFIG, new_fields)
+            if layout.settings is None or layout.settings.config is not None:
+                write_config(folder / CONFIG, new_fields)
             carried_files, left_out = carry_files(opened.location, folder)
             check_written(folder, layout, weights.modules, weights.size)
             loaded = check_with_peft(folder, opened, config, layout) if verify_peft else None
@@ -116,6 +120,7 @@ def write_compressed(
                 initial=initial_of(opened),
                 calibration_sha256=plan.calibration_sha256,
                 prediction=plan.prediction,
+                format=PEFT if layout.form is None else layout.form.name,
                 encoding=layout.encoded.encoding,
                 encoding_reason=layout.encoded.reason,
                 **results,
@@ -129,7 +134,7 @@ def write_compressed(
                 left_out_files=tuple(left_out),
                 config_changes=changed_fields(fields, new_fields),
                 peft_check=loaded,
-                **_runtimes(folder, opened, config, base_model),
+                **_runtimes(folder, opened, config, base_model, layout),
                 warnings=(*warnings_of(plan, layout, results), *_warnings_of_source(opened, config)),
                 run=watch.run_info(),
             )
@@ -174,6 +179,7 @@ def _prepared(
     adapter_name: str | None,
     allow_pickle: bool = False,
     initial_adapter: Path | None = None,
+    to: str | None = None,
     **choices: Any,
 ) -> Iterator[tuple[Adapter, PeftConfig, Layout]]:
     """The adapter, open; its config; and what is to be written."""
@@ -182,13 +188,14 @@ def _prepared(
             open_adapter(source, adapter=adapter_name, allow_pickle=allow_pickle, initial=initial_adapter)
         )
         config = require_config(opened)
+        form = form_of(to, opened.format)
         base = None
         if base_model is not None:
             dora = is_dora(opened, config)
             where = base_folder(base_model, weights=dora)
             check_model_config(where, needed=not dora)
             base = stack.enter_context(BaseWeights.open(where)) if dora else None
-        yield opened, config, lay_out(opened, config, plan, base=base, **choices)
+        yield opened, config, lay_out(opened, config, plan, base=base, form=form, **choices)
 
 
 def _warnings_of_source(opened: Adapter, config: PeftConfig) -> tuple[str, ...]:
@@ -216,11 +223,34 @@ def _needs_the_base(opened: Adapter) -> tuple[str, ...]:
     )
 
 
+def _fields(config: PeftConfig, layout: Layout) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """What the settings of the adapter were, and what they are in the written one."""
+    if layout.settings is None:
+        return config.fields, merged_fields(config.fields, layout.fields)
+    return layout.settings.old, layout.settings.new
+
+
+def _refuse_check(layout: Layout, *, verify_peft: bool) -> None:
+    """Raise UsageError (not-peft-format) where PEFT is to load what it does not read."""
+    if verify_peft and layout.form is not None:
+        raise UsageError(
+            f"{layout.form.words} is written, which PEFT does not load",
+            code="not-peft-format",
+            hint="leave out --verify-peft (Python: verify_peft=), or write PEFT's format: --to peft (Python: to=)",
+        )
+
+
 def _runtimes(
-    folder: Path, source: Adapter, config: PeftConfig, base_model: str | os.PathLike[str] | None
+    folder: Path,
+    source: Adapter,
+    config: PeftConfig,
+    base_model: str | os.PathLike[str] | None,
+    layout: Layout,
 ) -> dict[str, Any]:
     """The architecture, and which runtimes load the adapter that was written to `folder`."""
     base = None if base_model is None else base_folder(base_model)
     architecture = architecture_of(config, source.location.root, base)
+    if layout.form is not None:  # the runtimes that were run read PEFT's format
+        return {"architecture": architecture, "runtimes": ()}
     with open_adapter(folder) as written:
         return {"architecture": architecture, "runtimes": verdicts(written, architecture)}

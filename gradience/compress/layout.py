@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gradience.adapters.adapter import Adapter, Factor, LoraPair
@@ -12,11 +12,13 @@ from gradience.adapters.config import PeftConfig
 from gradience.adapters.dtypes import DTYPES, DType
 from gradience.adapters.inventory import DORA_REASON, GHOST_REASON, SkippedTensor
 from gradience.adapters.keys import config_name, ends_with, parse_key
-from gradience.adapters.locate import natural_key
+from gradience.adapters.kohya import ALPHA_REASON
+from gradience.adapters.locate import WEIGHTS, natural_key
 from gradience.adapters.naming import factor_name, peft_name
 from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.compression import CompressionPlan, Encoding
-from gradience.compress.encodings import Encoded, Target, encode_modules
+from gradience.compress.encodings import Encoded, Target
+from gradience.compress.forms.form import Form, Settings, encode_for, no_place, refuse_types
 from gradience.compress.module import Job
 from gradience.compress.reconfigure import init_fields, target_fields, without_stripped
 from gradience.compress.refusals import refuse_adapter, refuse_copy, refuse_dropped, refuse_jobs, refuse_plan
@@ -28,8 +30,10 @@ class Layout:
     """Which tensors and which fields of the config a smaller adapter has.
 
     dropped: modules at rank 0.   carried: other tensors, copied byte for byte.   stripped: those left out.
-    names: tensor -> the name it is written under, which is PEFT's own.
+    names: tensor -> the name it is written under, which is PEFT's own, or that of the form.
     fields: changes of adapter_config.json.
+    form: the format beside PEFT's that is written; settings: what its folder says beside the factors; modules: what
+    its modules are called there.
     """
 
     encoded: Encoded
@@ -39,6 +43,14 @@ class Layout:
     stripped: Sequence[str]
     names: Mapping[str, str]
     fields: dict[str, Any]
+    form: Form | None = None
+    settings: Settings | None = None
+    modules: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> str:
+        """Name of the file of weights."""
+        return WEIGHTS if self.form is None else self.form.weights
 
 
 def lay_out(
@@ -51,18 +63,19 @@ def lay_out(
     strip: Sequence[str],
     base: BaseWeights | None,
     calibration: Calibration | None = None,
+    form: Form | None = None,
 ) -> Layout:
     """Decide what is written, and under which names.
 
-    calibration: the one that the plan was made with. Raises InputError where the adapter cannot be compressed so,
-    UsageError for arguments that make no sense.
+    calibration: the one that the plan was made with.   form: the format to write, where it is not PEFT's.
+    Raises InputError where the adapter cannot be compressed so, UsageError for arguments that make no sense.
     """
-    refuse_adapter(opened, config, has_base=base is not None)
+    refuse_adapter(opened, config, has_base=base is not None, form=form)
     refuse_plan(opened, plan, calibration)
     others, foreign = _other_tensors(opened)
     carried, taken = _carried(others, strip)
     stripped = without_stripped(config, others, taken, opened.adapter_name)
-    encoded = encode_modules(_targets(opened, plan), encoding)
+    encoded = encode_for(form, _targets(opened, plan), encoding)
     jobs, dropped = _jobs(opened, config, plan, encoded, dtype)
     refuse_jobs(opened, config, jobs, [note for note in others if note.tensor not in taken])
     refuse_dropped(config, dropped)
@@ -70,9 +83,12 @@ def lay_out(
         jobs = [_with_basis(job, calibration) for job in jobs]
     if base is not None:
         jobs = _with_magnitudes(opened, jobs, base, others, transposed=config.fan_in_fan_out)
-    names = _names(opened, jobs, carried)
+    names = _names(opened, jobs, carried) if form is None else _names_in(form, opened, jobs)
     if not (encoding or dtype or strip or dropped):
         refuse_copy(opened, jobs, names)
+    gone_too = sorted([*taken, *(note.tensor for note in foreign)])
+    if form is not None:
+        return _in_form(form, opened, encoded, jobs, dropped, gone_too, names, others, taken)
     targets = {config_name(job.pair.module) for job in jobs if not job.parameter}
     gone = [pair.module for pair in dropped]
     fields = {**encoded.fields, **init_fields(config, [job.stored_rank for job in jobs])}
@@ -81,10 +97,42 @@ def lay_out(
         jobs,
         dropped,
         carried,
-        sorted([*taken, *(note.tensor for note in foreign)]),
+        gone_too,
         names,
         {**fields, **stripped.fields, **target_fields(config, sorted(targets), gone, stripped.bared)},
     )
+
+
+def _in_form(
+    form: Form,
+    opened: Adapter,
+    encoded: Encoded,
+    jobs: Sequence[Job],
+    dropped: Sequence[LoraPair],
+    stripped: Sequence[str],
+    names: Mapping[str, str],
+    others: Iterable[SkippedTensor],
+    taken: Collection[str],
+) -> Layout:
+    """The layout in a format that has factors alone. Raises InputError (not-in-format)."""
+    beside = next((note for note in others if note.tensor not in taken and note.reason != ALPHA_REASON), None)
+    if beside is not None:
+        raise no_place(opened, form.words, beside)
+    for side in ("dtype_A", "dtype_B"):
+        refuse_types(opened, form, {job.pair.module: getattr(job, side).name for job in jobs})
+    settings = form.settings(
+        opened, [Target(job.pair.module, job.stored_rank, job.written_scale) for job in jobs]
+    )
+    modules = {job.pair.module: form.module(opened, job.pair.module) for job in jobs}
+    return Layout(encoded, jobs, dropped, (), stripped, names, {}, form, settings, modules)
+
+
+def _names_in(form: Form, opened: Adapter, jobs: Iterable[Job]) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for pair in (job.pair for job in jobs):
+        module = form.module(opened, pair.module)
+        names |= {pair.a.tensor: form.factor(module, "A"), pair.b.tensor: form.factor(module, "B")}
+    return names
 
 
 def _other_tensors(opened: Adapter) -> tuple[list[SkippedTensor], list[SkippedTensor]]:

@@ -26,7 +26,9 @@ class WrittenWrong(RuntimeError):
 
 
 def check_written(folder: Path, layout: Layout, modules: Mapping[str, CompressedModule], size: int) -> None:
-    """Read the adapter in `folder` back, by PEFT's rules. Raises WrittenWrong, before anybody sees the folder.
+    """Read the adapter in `folder` back, by the rules of its format.
+
+    Raises WrittenWrong, before anybody sees the folder.
 
     The errors of the modules are measured again by another route (`compare`), up to CHECKED_PARAMS.
     """
@@ -41,18 +43,24 @@ def _complaints(
     if written.bytes != size:
         yield f"{written.bytes} bytes, not {size}"
     pairs = {pair.module: pair for pair in written.pairs}
-    if pairs.keys() != {job.pair.module for job in layout.jobs}:
+    name_of = {job.pair.module: layout.modules.get(job.pair.module, job.pair.module) for job in layout.jobs}
+    if pairs.keys() != set(name_of.values()):
         yield "the modules are not those of the plan"
     names = {name for name, _ in written.entries()}
     if names != set(layout.names.values()) or written.unaudited:
         yield "the tensors are not those that were to be written"
-    misnamed = sorted(name for name in names if not is_applied(name))
+    if layout.form is None:
+        yield from _peft_complaints(written, layout)
+    for job in layout.jobs:
+        yield from _module_complaints(job, pairs[name_of[job.pair.module]])
+    yield from _error_complaints(layout, {name: pairs[new] for name, new in name_of.items()}, modules)
+
+
+def _peft_complaints(written: Adapter, layout: Layout) -> Iterator[str]:
+    misnamed = sorted(name for name, _ in written.entries() if not is_applied(name))
     if misnamed:
         yield f"PEFT would not find {misnamed[0]}"
     yield from _config_complaints(written, layout)
-    for job in layout.jobs:
-        yield from _module_complaints(job, pairs[job.pair.module])
-    yield from _error_complaints(layout, pairs, modules)
 
 
 def _config_complaints(written: Adapter, layout: Layout) -> Iterator[str]:

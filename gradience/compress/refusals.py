@@ -16,6 +16,7 @@ from gradience.adapters.keys import ends_with, parse_key
 from gradience.artifacts.base import round_significant
 from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.compression import CompressionPlan
+from gradience.compress.forms.form import Form, not_held
 from gradience.compress.module import Job
 from gradience.errors import InputError, UsageError
 from gradience.plan.blocking import is_wrapped, refuse_empty, refuse_unread
@@ -35,18 +36,23 @@ def another_adapter(opened: Adapter, what: str) -> UsageError:
     )
 
 
-def refuse_adapter(opened: Adapter, config: PeftConfig, *, has_base: bool) -> None:
+def refuse_adapter(opened: Adapter, config: PeftConfig, *, has_base: bool, form: Form | None = None) -> None:
     """Raise InputError for an adapter that cannot be written smaller, whatever the ranks.
 
-    has_base: whether the weights of the base model are at hand, which DoRA needs.
+    has_base: whether the weights of the base model are at hand, which DoRA needs.   form: the format to write, where
+    it is not PEFT's.
     """
     path = opened.location.path
     unwritable = SEVERAL if opened.format == "diffusers" else opened.unwritable
-    if unwritable is not None:
+    if unwritable is not None and form is None:
         raise InputError(
-            f"{path}: {words_of(opened.format)}: {unwritable}",
+            f"{path}: {words_of(opened.format)} as PEFT LoRA: {unwritable}",
             code="read-only",
             hint="audit and compare it as it is; a smaller one must be made with its own library, or with PEFT",
+        )
+    if form is not None and is_dora(opened, config):
+        raise not_held(
+            opened, form.words, "it holds no DoRA adapter whose rank has changed", "PEFT's format holds it"
         )
     if is_dora(opened, config) and not has_base:
         raise InputError(

@@ -13,6 +13,7 @@ from gradience.artifacts.whole import check_output
 from gradience.audit.adapter import SAVE_INITIAL, audit_adapter
 from gradience.compress.adapter import rehearse_compression, write_compressed
 from gradience.compress.encodings import rule_of
+from gradience.compress.forms import PEFT, form_of
 from gradience.compress.peft_check import require_peft
 from gradience.errors import UsageError
 from gradience.plan.compression import plan_compression
@@ -46,6 +47,7 @@ class Options(TypedDict, total=False):
     adapter: str | None
     allow_pickle: bool
     initial_adapter: str | os.PathLike[str] | None
+    to: str | None
     verify_peft: bool
     force: bool
     workers: int | None
@@ -93,6 +95,7 @@ def compress_adapter(
     adapter: str | None = None,
     allow_pickle: bool = False,
     initial_adapter: str | os.PathLike[str] | None = None,
+    to: str | None = None,
     verify_peft: bool = False,
     dry_run: bool = False,
     force: bool = False,
@@ -134,6 +137,8 @@ def compress_adapter(
     allow_pickle: read `.bin` and `.pt` as well, in a process of its own with limits (needs the extra `hf`).
     initial_adapter: the adapter before training, for one whose start changed the base (PiSSA, OLoRA, CorDA, LoRA-GA,
         LoftQ): written is the difference, a plain LoRA for the base as it was.
+    to: the format to write: "peft", "mlx" or "diffusers"; by default the adapter's own where it is one of them, else
+        PEFT's.
     verify_peft: let PEFT load the result before it is put in place (a child process; needs the extra `hf`).
     dry_run: return the plan, and write nothing.
     force: replace an adapter folder that is there.
@@ -170,11 +175,13 @@ def compress_adapter(
         if initial_adapter is None
         else path_argument("initial_adapter", initial_adapter, hint=SAVE_INITIAL),
         "calibration": calibration_argument(calibration),
+        "to": to,
     }
     if multiple_of is not None:
         multiple_of = integer_argument("multiple_of", multiple_of)
     if encoding is not None:
         rule_of(encoding)
+    form_of(to, PEFT)
     if not dry_run:
         if target is None:
             raise UsageError(

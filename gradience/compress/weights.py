@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.headers import NewTensor, header_bytes, in_order_of_type
 from gradience.adapters.tensors import TensorFile
+from gradience.compress.forms.form import Form
 from gradience.compress.layout import Layout
 from gradience.compress.module import CompressedModule, Job, write_module
 from gradience.digests import Sha256
@@ -78,6 +81,8 @@ def write_weights(
     job_of = {name_of[factor.tensor]: job for job in layout.jobs for factor in (job.pair.a, job.pair.b)}
     files = {name: file for file in opened.files for name in file.entries}
     metadata = dict(opened.files[0].metadata) or {"format": "pt"}
+    if layout.settings is not None:
+        metadata = dict(layout.settings.metadata)
     with WeightsWriter(path, _tensors(opened, layout), metadata) as writer:
         ordered = dict.fromkeys(job_of[name].pair.module for name in writer.names if name in job_of)
         by_module = {job.pair.module: job for job in layout.jobs}
@@ -93,8 +98,8 @@ def write_weights(
             while name not in waiting:
                 finished, compressed = next(coming)
                 pair = finished.pair
-                waiting[name_of[pair.a.tensor]] = compressed.data_A
-                waiting[name_of[pair.b.tensor]] = compressed.data_B
+                data_A, data_B = _in_order(layout.form, finished, compressed)
+                waiting |= {name_of[pair.a.tensor]: data_A, name_of[pair.b.tensor]: data_B}
                 done[pair.module] = compressed._replace(data_A=b"", data_B=b"")
                 if progress:
                     progress(len(done), len(layout.jobs))
@@ -111,13 +116,37 @@ def pieces(file: TensorFile, name: str) -> Iterator[bytearray]:
 def _tensors(opened: Adapter, layout: Layout) -> dict[str, NewTensor]:
     tensors: dict[str, NewTensor] = {}
     for job in layout.jobs:
-        shape_A, shape_B = job.shapes()
+        shape_A, shape_B = _shapes(layout.form, job)
         tensors[layout.names[job.pair.a.tensor]] = NewTensor(job.dtype_A.name, shape_A)
         tensors[layout.names[job.pair.b.tensor]] = NewTensor(job.dtype_B.name, shape_B)
     entries = dict(opened.entries())
     for name in layout.carried:
         tensors[layout.names[name]] = NewTensor(entries[name].dtype.name, entries[name].shape)
     return tensors
+
+
+def _shapes(form: Form | None, job: Job) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of A and B as they are written."""
+    shape_A, shape_B = job.shapes()
+    if form is None:
+        return shape_A, shape_B
+    # A view of a placeholder of this shape has the turned shape; no element is stored.
+    blank = np.zeros((), np.uint8)
+    pair = job.pair
+    return (
+        form.turn(np.broadcast_to(blank, shape_A), "A", pair).shape,
+        form.turn(np.broadcast_to(blank, shape_B), "B", pair).shape,
+    )
+
+
+def _in_order(form: Form | None, job: Job, done: CompressedModule) -> tuple[bytes, bytes]:
+    """The bytes of A and B in the order of axes that the format has."""
+    if form is None:
+        return done.data_A, done.data_B
+    shape_A, shape_B = job.shapes()
+    words_A = np.frombuffer(done.data_A, job.dtype_A.numpy).reshape(shape_A)
+    words_B = np.frombuffer(done.data_B, job.dtype_B.numpy).reshape(shape_B)
+    return form.turn(words_A, "A", job.pair).tobytes(), form.turn(words_B, "B", job.pair).tobytes()
 
 
 def _ahead(

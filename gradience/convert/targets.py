@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from gradience.compress.forms.diffusers import DIFFUSERS
-from gradience.compress.forms.form import Form
-from gradience.compress.forms.mlx import MLX
+from gradience.compress.forms import FORMS
 from gradience.convert.formed import write_form
 from gradience.convert.gguf import write_gguf
 from gradience.convert.peft import write_peft
@@ -12,15 +10,15 @@ from gradience.convert.written import Target
 from gradience.errors import UsageError, did_you_mean
 
 
-def _formed(words: str, form: Form) -> Target:
-    return Target(words, lambda opened, folder, base: write_form(form, opened, folder))
+def _formed(words: str, name: str) -> Target:
+    return Target(words, lambda opened, folder, base: write_form(FORMS[name], opened, folder))
 
 
 TARGETS: dict[str, Target] = {
     "peft": Target("adapter_config.json and adapter_model.safetensors, as PEFT saves them", write_peft),
-    "mlx": _formed("adapter_config.json and adapters.safetensors, as mlx-lm saves them", MLX),
+    "mlx": _formed("adapter_config.json and adapters.safetensors, as mlx-lm saves them", "mlx"),
     "gguf": Target("adapter.gguf, as llama.cpp's converter writes it", write_gguf, asks_base=True),
-    "diffusers": _formed("pytorch_lora_weights.safetensors, as diffusers saves it", DIFFUSERS),
+    "diffusers": _formed("pytorch_lora_weights.safetensors, as diffusers saves it", "diffusers"),
 }
 
 

@@ -87,6 +87,7 @@ def _described(
     return CompressionPlan(
         adapter_path=report.adapter.path,
         adapter_sha256=report.adapter.sha256,
+        format=report.adapter.format,
         initial_sha256=None if report.adapter.initial is None else report.adapter.initial.sha256,
         criterion=criterion,
         modules=tuple(rows),

@@ -44,6 +44,21 @@ LOADERS = {
     "FEATURE_EXTRACTION": "AutoPeftModelForFeatureExtraction",
 }
 """Task of the config -> PEFT's class (0.21, auto.py)."""
+OTHER_LOADERS = {
+    "mlx": (
+        [
+            "from mlx_lm import load",
+            "",
+            'model, tokenizer = load("{base}", adapter_path="path/to/this/folder")',
+        ],
+        "mlx-lm 0.32.2 was run on adapters that were written so, of a small Llama.",
+    ),
+    "diffusers": (
+        ['pipeline.load_lora_weights("path/to/this/folder")'],
+        "diffusers 0.42.1 was run on adapters that were written so, of a small UNet.",
+    ),
+}
+"""Format beside PEFT's -> how its library loads it, and what was run (tests/conformance/test_written_formats.py)."""
 _PLAIN = re.compile(r"[\w.\-]+(/[\w.\-]+)?", re.ASCII)
 GRADES = {
     "A": "certified",
@@ -61,6 +76,7 @@ Written = TypeVar("Written", CompressionReport, HealReport)
 class Known:
     """What there is to say about one adapter."""
 
+    format: str
     sha256: str
     task_type: str | None
     base_model: str | None
@@ -91,6 +107,7 @@ def look_at(folder: Path, evaluation: Evaluation | None = None) -> Known:
         compression = _of_these_weights(CompressionReport, folder / REPORT, sha256)
         healing = _of_these_weights(HealReport, folder / HEAL_REPORT, sha256)
         return Known(
+            format=adapter.format,
             sha256=sha256,
             task_type=config.task_type if config else None,
             base_model=config.base_model if config else None,
@@ -104,7 +121,7 @@ def look_at(folder: Path, evaluation: Evaluation | None = None) -> Known:
 
 
 def _verdicts(adapter: Adapter, folder: Path) -> tuple[RuntimeVerdict, ...]:
-    config = adapter.config
+    config = adapter.config if adapter.of_peft else None
     return verdicts(adapter, architecture_of(config, folder)) if config else ()
 
 
@@ -277,6 +294,8 @@ def _digests(known: Known) -> Rows:
 
 def _loading(known: Known) -> list[Block]:
     """How PEFT loads it, how vLLM does where it was run on such a file, and what each runtime made of one."""
+    if known.format in OTHER_LOADERS:
+        return _loading_elsewhere(known)
     loader = LOADERS.get(known.task_type or "", "AutoPeftModel")
     labels = ", num_labels=…" if known.task_type in ("SEQ_CLS", "TOKEN_CLS") else ""
     lines = [
@@ -288,7 +307,7 @@ def _loading(known: Known) -> list[Block]:
     step = max_lora_rank_step(known.largest_rank)
     vllm = next((row.verdict for row in known.runtimes if row.runtime == "vLLM"), "not run")
     if known.task_type == "CAUSAL_LM" and step is not None and vllm == "loads":
-        base = known.base_model if known.base_model and _PLAIN.fullmatch(known.base_model) else "BASE_MODEL"
+        base = _base_in_code(known)
         blocks.append(
             Code(
                 [
@@ -302,3 +321,15 @@ def _loading(known: Known) -> list[Block]:
     if run:
         return [*blocks, Paragraph("Run on adapters with such tensors:"), Notes(runtime_notes(run))]
     return [*blocks, Paragraph("No runtime was run on an adapter of this architecture with such tensors.")]
+
+
+def _loading_elsewhere(known: Known) -> list[Block]:
+    """How the library of another format than PEFT's loads it."""
+    lines, run = OTHER_LOADERS[known.format]
+    code = [line.replace("{base}", _base_in_code(known)) for line in lines]
+    return [Heading("How to load it"), Code(code, "python"), Paragraph(run)]
+
+
+def _base_in_code(known: Known) -> str:
+    """The name of the base, where it can stand in a command as it is."""
+    return known.base_model if known.base_model and _PLAIN.fullmatch(known.base_model) else "BASE_MODEL"

@@ -114,8 +114,8 @@ def test_a_checkpoint_of_mlx_is_read_by_its_name_and_by_itself(tmp_path):
     assert (audit_adapter(other).adapter.format, audit_adapter(other).layers[0].scale) == ("mlx", None)
 
 
-def test_mlx_becomes_a_smaller_adapter_of_peft(tmp_path, capsys):
-    folder = tmp_path / "plain"
+def plain_mlx(folder):
+    """An adapter of one module, with a checkpoint beside it."""
     folder.mkdir()
     from gradience.adapters.headers import NewTensor, header_bytes
 
@@ -128,8 +128,30 @@ def test_mlx_becomes_a_smaller_adapter_of_peft(tmp_path, capsys):
     (folder / "adapter_config.json").write_text(
         '{"fine_tune_type": "lora", "lora_parameters": {"rank": 4, "scale": 2.5}, "model": "org/base"}'
     )
-    smaller = tmp_path / "smaller"
-    assert run(["compress", str(folder), "--rank", "4", "--encoding", "uniform", "-o", str(smaller)]) == 0
+    return folder
+
+
+def test_mlx_becomes_a_smaller_adapter_of_mlx(tmp_path, capsys):
+    folder, smaller = plain_mlx(tmp_path / "plain"), tmp_path / "smaller"
+    assert run(["compress", str(folder), "--rank", "2", "-o", str(smaller)]) == 0
+    screen = capsys.readouterr().out
+    assert "MLX-LM LoRA: adapters.safetensors" in screen
+    assert "Which runtimes" not in screen
+    assert sorted(path.name for path in smaller.glob("*adapter*")) == [
+        "adapter_config.json",
+        "adapters.safetensors",
+    ]
+    settings = json.loads((smaller / "adapter_config.json").read_text())
+    assert settings["lora_parameters"] == {"rank": 2, "scale": 2.5, "dropout": 0.0, "keys": ["q_proj"]}
+    error = json.loads((smaller / "compression_report.json").read_text())["measured_error"]
+    assert compare_adapters(folder, smaller).relative_difference == pytest.approx(error, rel=1e-6)
+    assert 'load("org/base", adapter_path=' in (smaller / "README.md").read_text()
+
+
+def test_mlx_becomes_a_smaller_adapter_of_peft(tmp_path, capsys):
+    folder, smaller = plain_mlx(tmp_path / "plain"), tmp_path / "smaller"
+    how = ["--rank", "4", "--encoding", "uniform", "--to", "peft"]
+    assert run(["compress", str(folder), *how, "-o", str(smaller)]) == 0
     assert sorted(path.name for path in smaller.glob("*adapter*")) == [
         "adapter_config.json", "adapter_model.safetensors"]  # fmt: skip
     config = json.loads((smaller / "adapter_config.json").read_text())
@@ -139,10 +161,20 @@ def test_mlx_becomes_a_smaller_adapter_of_peft(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("kind", "says"), [("mlx", "experts in one tensor"), ("mlx-dora", "its DoRA magnitudes")]
+    ("kind", "how", "says"),
+    [
+        ("mlx", ["--to", "peft"], "experts in one tensor"),
+        ("mlx-dora", ["--to", "peft"], "its DoRA magnitudes"),
+        ("mlx-dora", [], "no DoRA adapter whose rank has changed"),
+        ("mlx", ["--encoding", "patterns", "--energy", "0.9"], "it has one rank and one scale"),
+        ("mlx", ["--dtype", "F64"], "stored as F64"),
+        ("diffusers", ["--to", "peft"], "several models of a pipeline"),
+        ("mlx", ["--to", "diffusers"], "no module of a UNet"),
+    ],
 )
-def test_what_peft_has_no_names_for_is_not_written(kind, says, tmp_path, capsys):
-    assert run(["compress", str(FOLDER / kind), "--rank", "2", "-o", str(tmp_path / "out")]) == 3
+def test_what_a_format_cannot_hold_is_not_written(kind, how, says, tmp_path, capsys):
+    rank = [] if "--energy" in how else ["--rank", "2"]
+    assert run(["compress", str(FOLDER / kind), *rank, *how, "-o", str(tmp_path / "out")]) == 3
     assert says in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -150,7 +182,6 @@ def test_what_peft_has_no_names_for_is_not_written(kind, says, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        ("diffusers", "several models of a pipeline"),
         ("kohya", "underscores"),
         ("gguf-f32", "llama.cpp's names"),
     ],

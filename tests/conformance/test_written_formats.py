@@ -1,4 +1,4 @@
-"""What `gradience convert` writes, loaded by the library of each format: the same ΔW."""
+"""What `gradience convert` and `gradience compress` write, loaded by the library of each format: the same ΔW."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradience import convert_adapter
+from gradience import compress_adapter, convert_adapter
 
 ROOT = Path(__file__).resolve().parents[1]
 LLAMA_CPP = sorted(ROOT.parent.glob(".venv-llama-cpp/source/*/vendor/llama.cpp"))
@@ -76,7 +76,7 @@ def same(computed, expected, tolerance=1e-5):
         )
 
 
-def test_mlx_loads_what_is_converted_and_what_is_compressed(tmp_path):
+def test_mlx_loads_what_is_converted(tmp_path):
     base, adapter = of_peft(
         tmp_path, "LlamaForCausalLM", target_modules=[*PROJECTIONS, "lm_head", "embed_tokens"]
     )
@@ -85,6 +85,47 @@ def test_mlx_loads_what_is_converted_and_what_is_compressed(tmp_path):
     same(loaded_by_mlx(base, tmp_path / "mlx"), expected)
     convert_adapter(tmp_path / "mlx", tmp_path / "back")
     same(updates(tmp_path / "back"), expected)
+    same(loaded_by_peft(base, tmp_path / "back"), expected)
+
+
+def loaded_by_peft(base: Path, folder: Path) -> dict[str, np.ndarray]:
+    """Module -> what PEFT adds to its weights."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)
+    updated = {}
+    for name, module in model.base_model.model.named_modules():
+        if hasattr(module, "get_delta_weight"):
+            update = module.get_delta_weight("default").detach().numpy()
+            updated[name] = update.T if name.endswith("embed_tokens") else update
+    return updated
+
+
+@pytest.mark.parametrize(
+    "how", [{"rank": 2}, {"energy": 0.8}, {"reduction": 0.5, "dtype": "BF16"}], ids=["one", "padded", "bf16"]
+)
+def test_mlx_loads_what_is_compressed(how, tmp_path):
+    base, adapter = of_peft(
+        tmp_path, "LlamaForCausalLM", target_modules=[*PROJECTIONS, "lm_head", "embed_tokens"]
+    )
+    convert_adapter(adapter, tmp_path / "mlx", to="mlx")
+    report = compress_adapter(tmp_path / "mlx", tmp_path / "small", **how)
+    smaller = updates(tmp_path / "small")
+    # mlx-lm multiplies the factors in the type that they are stored in.
+    tolerance = 1e-2 if "dtype" in how else 1e-5
+    loaded = loaded_by_mlx(base, tmp_path / "small")
+    same(loaded, {name: update for name, update in smaller.items() if np.any(update)}, tolerance)
+    assert report.format == "mlx"
+    check_errors(report, updates(adapter), smaller)
+
+
+def check_errors(report, old, new):
+    """The errors that are reported are those of what was written."""
+    for row in report.modules:
+        written = new.get(row.name, np.zeros(1))
+        lost = np.linalg.norm(old[row.name] - written) / np.linalg.norm(old[row.name])
+        assert row.measured_error == pytest.approx(lost, abs=1e-6)
 
 
 def unet_of(folder):
@@ -129,6 +170,22 @@ def test_diffusers_loads_what_is_written_again(kind, tmp_path):
     same(
         unet_of(tmp_path / "new"),
         {f"unet.{name.removeprefix('unet.')}": w for name, w in updates(source).items()},
+    )
+
+
+@pytest.mark.parametrize("kind", ["diffusers", "diffusers-old"])
+@pytest.mark.parametrize("how", [{"rank": 1}, {"energy": 0.9}], ids=["one", "two ranks"])
+def test_diffusers_loads_what_is_compressed(kind, how, tmp_path):
+    pytest.importorskip("diffusers", reason="needs the dependency group `conformance`")
+    source = ROOT / "adapters" / "foreign" / kind
+    report = compress_adapter(source, tmp_path / "small", **how)
+    smaller = updates(tmp_path / "small")
+    same(unet_of(tmp_path / "small"), smaller)
+    assert report.format == "diffusers"
+    check_errors(
+        report,
+        updates(source),
+        {row.name: smaller[f"unet.{row.name.removeprefix('unet.')}"] for row in report.modules},
     )
 
 

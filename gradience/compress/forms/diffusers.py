@@ -66,9 +66,9 @@ def _settings(opened: Adapter, modules: Sequence[Target]) -> Settings:
         }
         header |= {f"{part}.{name}": value for name, value in fields.items()}
     text = json.dumps(header, indent=2, sort_keys=True)
-    return Settings(None, old, {"format": "pt", METADATA: text})
+    return Settings(None, old, header, {"format": "pt", METADATA: text})
 
 
 DIFFUSERS = Form(
-    WORDS, NAME, frozenset(("F32", "F16", "BF16", "F64")), _module, _factor, _turn, _settings
+    "diffusers", WORDS, NAME, frozenset(("F32", "F16", "BF16", "F64")), _module, _factor, _turn, _settings
 )  # fmt: skip

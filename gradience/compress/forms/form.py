@@ -11,7 +11,8 @@ from gradience.adapters.formats import words_of
 from gradience.adapters.inventory import BASE_REASON, GHOST_REASON, SkippedTensor
 from gradience.adapters.keys import parse_key
 from gradience.adapters.kohya import ALPHA_REASON
-from gradience.compress.encodings import Target
+from gradience.artifacts.compression import Encoding
+from gradience.compress.encodings import Encoded, Target, encode_modules, rule_of
 from gradience.errors import InputError
 
 Side = Literal["A", "B"]
@@ -22,26 +23,29 @@ _LEFT_OUT = (GHOST_REASON, BASE_REASON)
 class Settings(NamedTuple):
     """What a folder says beside its factors.
 
-    config: adapter_config.json, where the format has one.   old: what the source said, for the report.
-    metadata: of the header of the weights.
+    config: adapter_config.json, where the format has one.   old: what the source said, for the report; new: what is
+    said now, wherever the format has it.   metadata: of the header of the weights.
     """
 
     config: Mapping[str, Any] | None
     old: Mapping[str, Any]
+    new: Mapping[str, Any]
     metadata: Mapping[str, str]
 
 
 class Form(NamedTuple):
     """How an adapter is written in one format.
 
-    words: what messages call it.   weights: name of the file.
+    name: as `Adapter.format` has it.   words: what messages call it.   weights: name of the file.
     dtypes: storage types that its library reads.
     module: (adapter, one of its modules) -> the name of the module there. Raises InputError (not-in-format).
     factor: (name of the module there, side) -> the name of the tensor.
     turn: (words in PEFT's order of axes, side, pair) -> a view in the format's order.
     settings: (adapter, modules as they are written) -> the rest. Raises InputError (not-in-format).
+    one_rank: whether all modules have one rank and one scale.
     """
 
+    name: str
     words: str
     weights: str
     dtypes: frozenset[str]
@@ -49,12 +53,23 @@ class Form(NamedTuple):
     factor: Callable[[str, Side], str]
     turn: Callable[[Words, Side, LoraPair], Words]
     settings: Callable[[Adapter, Sequence[Target]], Settings]
+    one_rank: bool = False
+
+
+def encode_for(form: Form | None, targets: Sequence[Target], encoding: Encoding | None) -> Encoded:
+    """Write `targets` by the rule `encoding`, or by the one that fits them and the format; form None: PEFT's."""
+    encoded = encode_modules(targets, encoding)
+    if form is None or not form.one_rank or encoding is not None or encoded.encoding != "patterns":
+        return encoded
+    reason = f"{encoded.reason}, and {form.words} has one rank and one scale for all of them"
+    return rule_of("padded").encode(targets, reason)
 
 
 def not_held(opened: Adapter, form: str, what: str, hint: str) -> InputError:
     """The error for what the format `form` cannot hold of an adapter."""
+    source = words_of(opened.format)
     return InputError(
-        f"{opened.location.path}: {words_of(opened.format)} as {form}: {what}",
+        f"{opened.location.path}: {source if source == form else f'{source} as {form}'}: {what}",
         code="not-in-format",
         hint=hint,
     )
@@ -73,14 +88,19 @@ def refuse_beside(opened: Adapter, form: str) -> tuple[SkippedTensor, ...]:
         if note.reason in _LEFT_OUT or parse_key(note.tensor).adapter not in (None, opened.adapter_name):
             left_out.append(note)
             continue
-        raise not_held(
-            opened,
-            form,
-            f"it has no place for {note.tensor[:120]} ({note.reason})",
-            "leave it out first, where the adapter may do without: gradience compress ADAPTER --rank R --strip NAME "
-            "--output NEW; PEFT's format holds it",
-        )
+        raise no_place(opened, form, note)
     return tuple(left_out)
+
+
+def no_place(opened: Adapter, form: str, note: SkippedTensor) -> InputError:
+    """The error for a tensor beside the factors, where the format `form` has factors alone."""
+    return not_held(
+        opened,
+        form,
+        f"it has no place for {note.tensor[:120]} ({note.reason})",
+        "leave it out, where the adapter may do without: gradience compress ADAPTER --rank R --strip NAME "
+        "--output NEW; PEFT's format holds it",
+    )
 
 
 def refuse_types(opened: Adapter, form: Form, types: Mapping[str, str]) -> None:

@@ -86,7 +86,7 @@ def _settings(opened: Adapter, modules: Sequence[Target]) -> Settings:
     config = {**old, "fine_tune_type": "lora", "num_layers": layers, "lora_parameters": parameters}
     if not old and base is not None:
         config["model"] = base
-    return Settings(config, old, {"format": "mlx"})
+    return Settings(config, old, config, {"format": "mlx"})
 
 
 def _stacked(opened: Adapter, pair: LoraPair) -> bool:
@@ -95,5 +95,5 @@ def _stacked(opened: Adapter, pair: LoraPair) -> bool:
 
 
 MLX = Form(
-    WORDS, FINAL[0], frozenset(("F32", "F16", "BF16")), _module, _factor, _turn, _settings
+    "mlx", WORDS, FINAL[0], frozenset(("F32", "F16", "BF16")), _module, _factor, _turn, _settings, one_rank=True
 )  # fmt: skip

@@ -19,8 +19,8 @@ SAID: dict[Verdict, tuple[Mark, str, str]] = {
 
 
 def runtime_blocks(compression: CompressionPlan | CompressionReport, view: View) -> list[Block]:
-    """Return verdicts on what was written; nothing of a plan."""
-    if isinstance(compression, CompressionPlan):
+    """Return verdicts on what was written; nothing of a plan, or of a format that the runtimes do not read."""
+    if isinstance(compression, CompressionPlan) or not compression.runtimes:
         return []
     run = [row for row in compression.runtimes if row.run]
     pages = ", ".join(dict.fromkeys(row.run.partition("#")[0] for row in run))

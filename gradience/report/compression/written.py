@@ -6,7 +6,9 @@ import json
 from collections.abc import Sequence
 
 from gradience.artifacts.compression import CompressionPlan, CompressionReport, Encoding
-from gradience.compress.encodings import ENCODINGS, Target, encode_modules
+from gradience.compress.encodings import ENCODINGS, Target
+from gradience.compress.forms import FORMS, PEFT, form_of
+from gradience.compress.forms.form import encode_for
 from gradience.report.blocks import Block, Facts, Heading, Inline, Note, Notes, Span
 from gradience.report.numbers import count, plural
 from gradience.report.view import View
@@ -33,7 +35,7 @@ def _planned(plan: CompressionPlan, most: int) -> list[Fact]:
     targets = [Target(row.name, row.new_rank, row.scale) for row in kept if row.scale is not None]
     facts: list[Fact] = []
     if len(targets) == len(kept):
-        encoded = encode_modules(targets, None)
+        encoded = encode_for(form_of(None, plan.format), targets, None)
         facts.append(("encoding", f"by default {_encoding(encoded.encoding, encoded.reason)}"))
     left_out = [module.name for module in plan.modules if not module.new_rank]
     return [*facts, *_listed("left out", "module at rank 0", "modules at rank 0", left_out, most)]
@@ -41,7 +43,9 @@ def _planned(plan: CompressionPlan, most: int) -> list[Fact]:
 
 def _written(report: CompressionReport) -> list[Fact]:
     """What the folder holds."""
+    form = FORMS.get(report.format)
     facts: list[Fact] = [
+        *([] if form is None else [("format", f"{form.words}: {form.weights}")]),
         ("encoding", _encoding(report.encoding, report.encoding_reason)),
         ("factors", _factors(report)),
         ("config", _config(report)),
@@ -90,7 +94,8 @@ def _factors(report: CompressionReport) -> str:
     parts = [f"stored as {'+'.join(sorted({module.dtype.lower() for module in written}))}"]
     parts += [f"{count(copied)} of {plural(len(written), 'module')} copied byte for byte"] if copied else []
     parts += [f"B of {plural(folded, 'module')} multiplied by a factor of the scale"] if folded else []
-    parts += [f"{plural(report.renamed, 'tensor')} renamed as PEFT does"] if report.renamed else []
+    names = "as PEFT does" if report.format == PEFT else f"as in {FORMS[report.format].words}"
+    parts += [f"{plural(report.renamed, 'tensor')} renamed {names}"] if report.renamed else []
     return "; ".join(parts)
 
 
