@@ -14,6 +14,7 @@ from gradience.errors import UsageError
 
 TAKEN = ("encoding", "to", "dtype", "strip", "base_model", "allow_pickle", "force")
 """Options of `gradience compress` that hold for every adapter of a fleet."""
+DOCUMENT = "fleet_compression.md"
 BESIDE = ("fleet", "output", "to_rank", "root", "json", "html", "quiet", "max_memory")
 
 
@@ -21,7 +22,9 @@ def compress_batch(context: typer.Context) -> int:
     """Run the batch that the options of `gradience compress` describe, print its report, return the exit code."""
     given: dict[str, Any] = context.params
     _check_usage(given)
+    from gradience.artifacts.whole import write_whole
     from gradience.fleet.batch import compress_fleet
+    from gradience.report.faces import to_markdown
     from gradience.report.fleet_compression import fleet_compression_text
 
     limit = bytes_of(given["max_memory"])
@@ -37,6 +40,7 @@ def compress_batch(context: typer.Context) -> int:
             progress=progress,
             command=command_line(),
         )
+    write_whole(given["output"] / DOCUMENT, [to_markdown(report).encode()])
     print_result(
         fleet_compression_text, report, as_json=given["json"], quiet=given["quiet"], html=given["html"]
     )

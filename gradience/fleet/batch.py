@@ -30,6 +30,7 @@ def compress_fleet(
     rank: int,
     root: str | os.PathLike[str] = ".",
     encoding: str | None = None,
+    to: str | None = None,
     dtype: str | None = None,
     strip: Sequence[str] = (),
     base_model: str | os.PathLike[str] | None = None,
@@ -51,6 +52,7 @@ def compress_fleet(
     rank: every module that is larger is truncated to it. An adapter without such a module is left as it is.
     root: what the paths of the rows are relative to, as when they were measured.
     encoding: of every adapter, as for `compress_adapter`.
+    to: of every adapter, as for `compress_adapter`.
     dtype: of every adapter, as for `compress_adapter`.
     strip: of every adapter, as for `compress_adapter`.
     base_model: of every adapter, as for `compress_adapter`.
@@ -70,6 +72,7 @@ def compress_fleet(
     folder, home = path_argument("output", output), path_argument("root", root)
     options = {
         "encoding": encoding,
+        "to": to,
         "dtype": dtype,
         "strip": list(strip),
         "base_model": None if base_model is None else str(path_argument("base_model", base_model)),

@@ -66,16 +66,17 @@ class Journal(Closing):
         """Close the journal; what it holds stays for the next run."""
         self._stack.close()
 
-    def kept(self, paths: Mapping[str, Path]) -> Iterator[FleetRow]:
+    def kept(self, paths: Mapping[str, Path], *, allow_pickle: bool = False) -> Iterator[FleetRow]:
         """Yield the rows of earlier runs that still hold, each name once.
 
-        paths: the adapters of this run by name. Raises InputError where the earlier file is none of ours.
+        paths: the adapters of this run by name; allow_pickle: pickles among them are read again where they were
+        touched. Raises InputError where the earlier file is none of ours.
         """
         part = self.output.with_name(self.output.name + PART)
         touched = []
         for start, line in _lines(part):
             row = _torn(line)
-            current = None if row is None else self._current(row, paths)
+            current = None if row is None else self._current(row, paths, allow_pickle=allow_pickle)
             if current is not None and current == row:
                 self._places[current.path] = _Place(start, len(line))
                 yield current
@@ -89,12 +90,12 @@ class Journal(Closing):
                 yield row
         if self.output.exists():
             for row in read_rows(self.output):
-                current = self._current(row, paths)
+                current = self._current(row, paths, allow_pickle=allow_pickle)
                 if current is not None:
                     self.add(current)
                     yield current
 
-    def _current(self, row: FleetRow, paths: Mapping[str, Path]) -> FleetRow | None:
+    def _current(self, row: FleetRow, paths: Mapping[str, Path], *, allow_pickle: bool) -> FleetRow | None:
         """The row, with the stamp of today where files were touched and not changed; None for one that is outdated."""
         path = paths.get(row.path)
         if path is None or row.status == "failed" or row.path in self._places:
@@ -102,7 +103,8 @@ class Journal(Closing):
         stamp = stamp_of(stamped_files(path))
         if stamp == row.stamp:
             return row
-        return row.model_copy(update={"stamp": stamp}) if same_content(row, path) else None
+        same = same_content(row, path, allow_pickle=allow_pickle)
+        return row.model_copy(update={"stamp": stamp}) if same else None
 
     def add(self, row: FleetRow) -> None:
         """Append a row. Raises OutputError (write-failed)."""

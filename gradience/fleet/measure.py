@@ -92,10 +92,10 @@ def content_of(opened: Adapter) -> Content:
     return Content(opened.sha256(), digest)
 
 
-def same_content(row: FleetRow, path: Path) -> bool:
+def same_content(row: FleetRow, path: Path, *, allow_pickle: bool = False) -> bool:
     """Return whether the adapter at `path` has the weights and the config that its row was measured from."""
     try:
-        with open_adapter(path) as opened:
+        with open_adapter(path, allow_pickle=allow_pickle) as opened:
             return content_of(opened) == (row.sha256, row.config_sha256)
     except GradienceError:
         return False

@@ -83,7 +83,18 @@ def _earlier(row: FleetRow, target: Path, rank: int, options: dict[str, Any]) ->
         return None
     report = CompressionReport.read(target / REPORT)
     same = report.source_sha256 == row.sha256 and report.criterion == ToRank(rank).words
-    return report if same and options.get("encoding") in (None, report.encoding) else None
+    return report if same and _was_asked(report, options) else None
+
+
+def _was_asked(report: CompressionReport, options: dict[str, Any]) -> bool:
+    """Whether what is there was written as these options say: in another format or type it is made again."""
+    dtype = options.get("dtype")
+    return (
+        options.get("encoding") in (None, report.encoding)
+        and options.get("to") in (None, report.format)
+        and (dtype is None or {row.dtype for row in report.modules if row.new_rank} <= {dtype.upper()})
+        and all(any(part in name for name in report.stripped) for part in options.get("strip") or ())
+    )
 
 
 def _figures(report: CompressionReport) -> dict[str, Any]:

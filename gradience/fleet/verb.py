@@ -77,7 +77,7 @@ def audit_fleet(
     with ExitStack() as stack:
         journal = stack.enter_context(Journal.begin(rows_file)) if rows_file else None
         reused = set()
-        for row in journal.kept(paths) if journal else ():
+        for row in journal.kept(paths, allow_pickle=allow_pickle) if journal else ():
             reused.add(row.path)
             tally.add(row)
         rest = [member for member in fleet.members if member.name not in reused]

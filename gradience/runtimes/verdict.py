@@ -12,6 +12,8 @@ from gradience.runtimes.runtime import RUNTIMES
 from gradience.runtimes.scales import LoadedAdapter, LoadedModule, wrong_scale
 
 UNKNOWN = "the architecture is not known: --base-model DIR, with the base model's config.json, names it"
+USUAL_TYPES = frozenset(("F32", "F16", "BF16"))
+"""Storage types that say nothing about an adapter; one in another type counts as run only where such a one was."""
 NAMED_PARTS = 2
 """Parts that a sentence names before it counts."""
 
@@ -24,6 +26,8 @@ def verdicts(adapter: Adapter, architecture: str | None) -> tuple[RuntimeVerdict
     fields = adapter.config.fields if adapter.config else {}
     written = LoadedAdapter(fields, [LoadedModule(pair.module, pair.rank) for pair in adapter.pairs])
     parts = parts_of(fields, (name for name, _ in adapter.entries()), written.largest)
+    types = {factor.entry.dtype.name for pair in adapter.pairs for factor in (pair.a, pair.b)}
+    parts |= {f"factors stored as {name}" for name in types - USUAL_TYPES}
     return tuple(verdict_of(record, written, parts, architecture) for record in read_runs())
 
 

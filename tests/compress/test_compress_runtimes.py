@@ -43,7 +43,7 @@ def bloom():
     return BloomForCausalLM(BloomConfig(vocab_size=32, hidden_size=16, n_layer=2, n_head=2))
 
 
-def compressed(tmp_path, model, task="CAUSAL_LM", *, keep_base=True, **options):
+def compressed(tmp_path, model, task="CAUSAL_LM", *, keep_base=True, dtype=None, **options):
     """The report on an adapter of PEFT, cut to rank 2."""
     base, folder = tmp_path / "base", tmp_path / "adapter"
     model.save_pretrained(base)
@@ -56,7 +56,8 @@ def compressed(tmp_path, model, task="CAUSAL_LM", *, keep_base=True, **options):
     trained.save_pretrained(folder)
     if not keep_base:
         shutil.rmtree(base)
-    return write_compressed(folder, plan_compression(audit_adapter(folder), ToRank(2)), tmp_path / "smaller")
+    plan = plan_compression(audit_adapter(folder), ToRank(2))
+    return write_compressed(folder, plan, tmp_path / "smaller", dtype=dtype)
 
 
 def said(report):
@@ -117,3 +118,10 @@ def test_a_saved_head_is_found_among_the_tensors_not_in_the_config(tmp_path):
     again = write_compressed(tmp_path / "adapter", plan, tmp_path / "again")
     assert said(again)["llama.cpp"] == "refuses"
     assert said(again)["vLLM"] == "refuses"
+
+
+def test_a_storage_type_that_was_not_run_is_not_called_run(tmp_path):
+    report = compressed(tmp_path, llama(), target_modules=["q_proj"], dtype="F8_E4M3")
+    assert {(row.verdict, row.why) for row in report.runtimes} == {
+        ("not run", "with factors stored as F8_E4M3")
+    }

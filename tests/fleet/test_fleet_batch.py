@@ -50,6 +50,9 @@ def test_wide_ones_are_written_and_the_rest_is_listed(here, capsys):
         )
     assert not Path("small/zoo/narrow").exists()
     assert FleetCompression.read("small/fleet_compression.json") == report
+    document = Path("small/fleet_compression.md").read_text()
+    assert "zoo/nan" in document
+    assert document.startswith("#")
 
 
 def test_what_it_costs_is_what_the_fleet_said(here):
@@ -83,6 +86,18 @@ def test_after_a_kill_finished_adapters_are_kept(here, monkeypatch):
     assert Path("small/zoo/a/adapter_model.safetensors").stat().st_mtime_ns == before
     assert statuses(compress_fleet("fleet.jsonl", "small", rank=4))["zoo/a"] == "failed"
     assert statuses(compress_fleet("fleet.jsonl", "small", rank=4, force=True))["zoo/a"] == "written"
+
+
+def test_what_is_asked_for_otherwise_is_made_again(here):
+    compress_fleet("fleet.jsonl", "small", rank=8)
+    assert statuses(compress_fleet("fleet.jsonl", "small", rank=8, dtype="f32"))["zoo/a"] == "reused"
+    for options in ({"dtype": "BF16"}, {"encoding": "padded"}, {"to": "mlx"}):
+        assert statuses(compress_fleet("fleet.jsonl", "small", rank=8, **options))["zoo/a"] == "failed", (
+            options
+        )
+    report = compress_fleet("fleet.jsonl", "small", rank=8, dtype="BF16", force=True)
+    assert statuses(report)["zoo/a"] == "written"
+    assert statuses(compress_fleet("fleet.jsonl", "small", rank=8, dtype="BF16"))["zoo/a"] == "reused"
 
 
 def test_an_adapter_that_changed_since_is_not_compressed(here):

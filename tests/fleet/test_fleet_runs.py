@@ -147,6 +147,9 @@ def test_a_fleet_of_pickles_is_compressed(here):
     torch.save(load_file(weights), weights.with_suffix(".bin"))
     weights.unlink()
     audit_fleet("pickled", "fleet.jsonl", allow_pickle=True)
+    os.utime(weights.with_suffix(".bin"))
+    again = audit_fleet("pickled", "fleet.jsonl", allow_pickle=True)
+    assert (again.measured, again.reused) == (0, 1)  # touched, and by its content the same
     line = ["compress", "--fleet", "fleet.jsonl", "--to-rank", "4", "-o", "small", "--quiet"]
     assert run(line) == 4
     assert run([*line, "--allow-pickle"]) == 0
