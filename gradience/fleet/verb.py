@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from gradience.arguments import integer_argument, path_argument
 from gradience.artifacts.fleet import FleetReport, FleetRow
@@ -26,6 +26,13 @@ from gradience.progress import Progress
 from gradience.runtimes.slots import engine
 
 
+class Measure(Protocol):
+    """What measures adapters."""
+
+    def __call__(self, members: Sequence[Member], **options: Any) -> Iterator[FleetRow]:
+        """Yield the row of every adapter, as they come. options: keywords of `measure`."""
+
+
 def audit_fleet(
     sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     output: str | os.PathLike[str] | None = None,
@@ -37,6 +44,7 @@ def audit_fleet(
     force: bool = False,
     workers: int | None = None,
     max_memory: int | None = None,
+    measure: Measure | None = None,
     progress: Progress | None = None,
     command: str = "",
 ) -> FleetReport:
@@ -56,6 +64,7 @@ def audit_fleet(
     force: replace a table that is there.
     workers: processes; one a processor by default. The rows do not depend on it.
     max_memory: bytes that the work on one adapter may take; as for `audit_adapter`.
+    measure: what measures in place of processes of this machine, such as `executors.measuring.OnExecutor`.
 
     Raises InputError where there are no adapters, UsageError (outside-root, bad-fleet-output, output-exists),
     LockedError while another run writes the same file, OutputError when the disk refuses, MissingExtra for .parquet
@@ -81,7 +90,7 @@ def audit_fleet(
             reused.add(row.path)
             tally.add(row)
         rest = [member for member in fleet.members if member.name not in reused]
-        for row in measured_rows(rest, workers=workers, **options):
+        for row in (measure or partial(measured_rows, workers=workers))(rest, **options):
             if journal:
                 journal.add(row)
             tally.add(row)

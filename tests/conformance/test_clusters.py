@@ -190,3 +190,27 @@ def test_machines_that_share_an_object_storage_alone(config, alone, bucket, tmp_
     stages = Counter(name.split("/folders/")[1] for name in stored if name.endswith(MANIFEST))
     assert len(stages) == len(finished(tmp_path / "out"))
     assert json.loads((tmp_path / "out" / "digests.json").read_text())["files"]
+
+
+def test_a_fleet_is_measured_on_ray(tmp_path):
+    import shutil
+
+    from gradience import audit_fleet
+    from gradience.cli.demo import example_adapter
+
+    for number in range(6):
+        shutil.copytree(example_adapter(), tmp_path / "zoo" / f"{number}")
+    words = [
+        sys.executable,
+        "-m",
+        "gradience",
+        "fleet",
+        str(tmp_path / "zoo"),
+        "--root",
+        str(tmp_path),
+        "--quiet",
+    ]
+    output = tmp_path / "there.jsonl"
+    subprocess.run([*words, "-o", str(output), "--executor", "ray", "--parts", "2"], check=True)
+    audit_fleet(tmp_path / "zoo", tmp_path / "here.jsonl", root=tmp_path)
+    assert output.read_bytes() == (tmp_path / "here.jsonl").read_bytes()
