@@ -46,6 +46,7 @@ WRITTEN_BY = {
     " [The protocol](../bench.md)",
     "bench_plan": "`gradience bench run` writes it before anything is trained. [The protocol](../bench.md)",
     "bench_forecast": "`gradience bench run --dry-run --json` prints it. [What it says](../bench.md#before-a-run)",
+    "bench_status": "`gradience bench status --json` prints it. [How to read it](../scale.md#how-far-a-run-is)",
     "power": "`gradience bench power --json` prints it. [How to read it](../bench.md#how-much-evidence)",
     "digests": "`gradience bench run`, `gradience bench aggregate` and `gradience evaluate` write it last."
     " [How to verify](../verify.md)",

@@ -86,8 +86,9 @@ def test_compress_never_loads_torch(tmp_path):
         ("import gradience.bench.config.load, gradience.bench.aggregate, gradience.bench.verdict.assemble",
          {"safetensors"}),
         ("import gradience.monitor, gradience.report.bench, gradience.report.monitor", set()),
+        ("import gradience.bench.status.look, gradience.report.bench_status", set()),
     ],
-    ids=["telemetry", "tasks", "evaluate", "bench", "report"],
+    ids=["telemetry", "tasks", "evaluate", "bench", "report", "status"],
 )  # fmt: skip
 def test_rooms_that_need_no_model_never_load_torch(code, never):
     assert not modules_after(code) & (HEAVY | never)

@@ -12,6 +12,7 @@ from gradience.cli.bench_configs import configs
 from gradience.cli.bench_export import export
 from gradience.cli.bench_power import power
 from gradience.cli.bench_run import run, say_root
+from gradience.cli.bench_status import status
 from gradience.cli.bench_verify import verify
 from gradience.cli.help import Group, Verb
 from gradience.cli.output import command_line, print_result, print_screen
@@ -27,6 +28,7 @@ bench = typer.Typer(
 
 
 bench.command(cls=Verb)(run)
+bench.command(cls=Verb)(status)
 bench.command(cls=Verb)(power)
 bench.command(cls=Verb)(verify)
 bench.command(cls=Verb)(export)

@@ -39,6 +39,7 @@ class ArtifactName(StrEnum):
     BENCH_AGGREGATE = "bench_aggregate", "gradience.artifacts.bench_aggregate", "BenchAggregate"
     BENCH_PLAN = "bench_plan", "gradience.artifacts.bench_plan", "BenchPlan"
     BENCH_FORECAST = "bench_forecast", "gradience.artifacts.forecast", "BenchForecast"
+    BENCH_STATUS = "bench_status", "gradience.artifacts.bench_status", "BenchStatus"
     POWER = "power", "gradience.artifacts.power", "PowerReport"
     DIGESTS = "digests", "gradience.artifacts.digests", "Digests"
     VERIFICATION = "verification", "gradience.artifacts.verification", "Verification"

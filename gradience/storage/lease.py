@@ -102,7 +102,7 @@ def claim(
     held = _generations(place, name)
     if held and not is_abandoned(place, held[-1], takeover):
         return None
-    holder = _me()
+    holder = this_process()
     mine = f"{name}.{_generation(held[-1]) + 1 if held else 1}"
     if not place.create(mine, holder.model_dump_json().encode()):
         return None
@@ -127,10 +127,52 @@ def is_abandoned(place: Place, name: str, takeover: float) -> bool:
     """Whether the holder of a lease, its generation included, is dead as far as can be told from here."""
     content = place.read(name)
     holder = None if content is None else _read(content)
-    if holder is not None and holder.world and holder.world == _world():
-        return _began(holder.pid) != holder.begun
+    runs = None if holder is None else is_running(holder)
+    if runs is not None:
+        return not runs
     silent = _silent(place, name)
     return silent is not None and silent > takeover
+
+
+def is_running(holder: Holder) -> bool | None:
+    """Whether the holder's process runs; None where that cannot be told from here: another machine, or container."""
+    if not holder.world or holder.world != _world():
+        return None
+    return _began(holder.pid) == holder.begun
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A lease as somebody sees it who wants nothing of it."""
+
+    holder: Holder
+    written: datetime
+    """The last sign of life, by the clock of the storage."""
+
+
+def sightings(place: Place, folder: str) -> dict[str, Sighting]:
+    """Every lease below `folder`, by its name without the generation. Nothing is written."""
+    latest = {_bare(name): name for name in sorted(place.names(folder), key=_number)}
+    seen = {}
+    for name, newest in latest.items():
+        content, written = place.read(newest), place.written(newest)
+        holder = None if content is None else _read(content)
+        if holder is not None and written is not None:
+            seen[name] = Sighting(holder, written)
+    return seen
+
+
+def this_process() -> Holder:
+    """This process, as holder."""
+    pid = os.getpid()
+    return Holder(
+        token=secrets.token_hex(16),
+        host=socket.gethostname(),
+        pid=pid,
+        begun=_began(pid),
+        world=_world(),
+        since=datetime.now(UTC),
+    )
 
 
 def _silent(place: Place, name: str) -> float | None:
@@ -141,18 +183,6 @@ def _silent(place: Place, name: str) -> float | None:
     now = place.written(probe)
     place.remove(probe)
     return None if written is None or now is None else (now - written).total_seconds()
-
-
-def _me() -> Holder:
-    pid = os.getpid()
-    return Holder(
-        token=secrets.token_hex(16),
-        host=socket.gethostname(),
-        pid=pid,
-        begun=_began(pid),
-        world=_world(),
-        since=datetime.now(UTC),
-    )
 
 
 def _world() -> str:
@@ -194,3 +224,9 @@ def _bare(name: str) -> str:
 
 def _generation(name: str) -> int:
     return int(name.rpartition(".")[2])
+
+
+def _number(name: str) -> int:
+    """The generation in the name of any file; 0 where it has none."""
+    last = name.rpartition(".")[2]
+    return int(last) if last.isdigit() else 0

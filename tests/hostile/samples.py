@@ -5,6 +5,7 @@ from __future__ import annotations
 import tarfile
 import tempfile
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import heal_sample
 
 from gradience import EvidenceReport, ToRank, audit_adapter, compare_logs, plan_compression
 from gradience.artifacts.bench import Bench
+from gradience.artifacts.bench_status import BenchStatus, SeedStatus, StageStatus, StageWorker
 from gradience.artifacts.compression import CompressionPlan
 from gradience.artifacts.digests import Digests, write_digests
 from gradience.artifacts.evaluation import (
@@ -130,6 +132,7 @@ def artifacts() -> dict[ArtifactName, Any]:
         ArtifactName.BENCH_AGGREGATE: aggregate(seeds(), ["a", "b", "c"]),
         ArtifactName.BENCH_PLAN: bench_plan(config, "gsm8k", seeds()[0].data.splits),
         ArtifactName.BENCH_FORECAST: forecast(),
+        ArtifactName.BENCH_STATUS: bench_status(),
         ArtifactName.POWER: report_of_numbers(200, 3, None, plausible()),
         ArtifactName.DIGESTS: Digests(files={"bench.json": sha256_text("")}),
         ArtifactName.VERIFICATION: verification(),
@@ -165,6 +168,30 @@ def stage_failure() -> StageFailure:
         kind="ValueError",
         message="no rows",
         log=("Traceback", "ValueError"),
+    )
+
+
+def bench_status() -> BenchStatus:
+    """A run of one seed, of which one stage runs and one has failed."""
+    moment = datetime(2026, 11, 27, tzinfo=UTC)
+    worker = StageWorker(host="a", pid=7, since=moment, seen=moment, alive=True, done=3, of=30)
+    stages = (
+        StageStatus(name="probe/train", state="done", seconds=2.5),
+        StageStatus(name="probe/eval", state="running", worker=worker),
+        StageStatus(
+            name="audit", state="failed", message="ValueError: no rows", log=("Traceback", "ValueError")
+        ),
+    )
+    return BenchStatus(
+        run="mine",
+        looked=moment,
+        state="going on",
+        executor="local",
+        storage=None,
+        process=worker,
+        seeds=(SeedStatus(seed=42, result=None, stages=stages),),
+        seconds_left=None,
+        left_unknown="none of these has finished yet: evaluation",
     )
 
 

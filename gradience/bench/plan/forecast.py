@@ -10,6 +10,7 @@ from gradience.artifacts.power import Scenario
 from gradience.artifacts.shared_names import path_text, sentence_text
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.cost import Counts, cost_of, shapes_of
+from gradience.bench.plan.graph import stage_graph
 from gradience.bench.plan.power import plausible_for, scenario
 from gradience.bench.plan.preview import CHARACTERS, Preview, look
 from gradience.bench.plan.variants import PlannedVariant, asked_for
@@ -50,7 +51,9 @@ def forecast(config: BenchConfig, machines: Sequence[Machine] | None = None) -> 
         example=seen.example,
         scored=seen.scored,
         scored_by=seen.task.scored_by if seen.task is not None else "",
-        stages=_stages(wanted, has_base=has_base, calibrates=calibrations > 0),
+        stages=tuple(
+            node.name for node in stage_graph(wanted, has_base=has_base, calibrates=calibrations > 0)
+        ),
         trainings=trainings,
         evaluations=evaluations,
         examples=examples,
@@ -109,19 +112,6 @@ def _assumptions(
     if config.model.quantization:
         said.append("times of the unpacked base: unpacking NF4 takes longer")
     return said
-
-
-def _stages(wanted: Sequence[PlannedVariant], *, has_base: bool, calibrates: bool) -> tuple[str, ...]:
-    """In the order of run.py: what is cut from the probe while its base is loaded, then what is healed or trained."""
-    stages = ["probe/train", "probe/eval", *(["base/eval"] if has_base else []), "audit"]
-    stages += ["calibration"] if calibrates else []
-    for variant in wanted:
-        if not variant.is_trained and not variant.is_healed:
-            stages += [f"{variant.name}/{what}" for what in ("adapter", "eval")]
-    healed = [variant.name for variant in wanted if variant.is_healed]
-    trained = [variant.name for variant in wanted if variant.is_trained]
-    stages += [*(f"{name}/adapter" for name in healed), *(f"{name}/train" for name in trained)]
-    return (*stages, *(f"{name}/eval" for name in (*healed, *trained)))
 
 
 def _examples(config: BenchConfig, seen: Preview) -> int | None:

@@ -31,7 +31,9 @@ from gradience.bench.config.differences import differences
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import bench_plan, plan_digest, promised
 from gradience.bench.run.calibrate import planned_calibration
+from gradience.bench.run.live import kept_live
 from gradience.bench.run.logs import LOG, logged
+from gradience.bench.run.places import folder_of_seed
 from gradience.bench.run.recount import agrees
 from gradience.bench.run.seed import SeedRun
 from gradience.bench.run.spread import is_spread, run_spread
@@ -84,7 +86,11 @@ def run_bench(
     whole = config.only_seed is None
     task = rendered(config.task.load(), config.model)
     planned = _planned(config, task)  # what is refused so far leaves no folder behind
-    with _held(output, whole) as locked, threads(config.runtime.threads):
+    with (
+        _held(output, whole) as locked,
+        threads(config.runtime.threads),
+        _live(config, output, watcher) as watcher,
+    ):
         with locked():
             plan = _plan_on_disk(config, planned, output, watcher)
         watch = Stopwatch(command)
@@ -117,6 +123,20 @@ def _held(output: Path, whole: bool) -> Iterator[Callable[[], AbstractContextMan
         return
     with only_one(output):
         yield nullcontext
+
+
+def _live(config: BenchConfig, output: Path, watcher: Watcher) -> AbstractContextManager[Watcher]:
+    """Say what this process does, in the folder that it holds."""
+    seed, runtime = config.only_seed, config.runtime
+    folder = output if seed is None else folder_of_seed(output, config.seeds, seed)
+    return kept_live(
+        folder,
+        watcher,
+        executor=runtime.executor,
+        workers=runtime.workers,
+        storage=runtime.storage,
+        spreads=is_spread(config),
+    )
 
 
 def _lost(config: BenchConfig, benches: Sequence[Bench]) -> dict[str, str]:
