@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, overload
 
 from pydantic import Field, ValidationError
+from pydantic_core import from_json
 
 from gradience.artifacts.base import Float12, Part
 from gradience.artifacts.whole import write_whole
@@ -275,18 +276,26 @@ def read_records(path: str | os.PathLike[str], expected: type[R] | None = None) 
     number = 1
     records = []
     try:
-        run = ExamplesRun.model_validate_json(lines[0])
+        run = ExamplesRun.model_validate(_parsed(lines[0]))
         record_type = RECORD_TYPES[run.kind]
         for row in rows:
             number += 1
-            records.append(record_type.model_validate_json(row))
+            records.append(record_type.model_validate(_parsed(row)))
     except ValidationError as error:
         raise _invalid(path, f"line {number}: {error.errors(include_url=False)[0]['msg']}") from None
+    except ValueError as error:
+        raise _invalid(path, f"line {number}: Invalid JSON: {error}") from None
     if len(records) != run.n:
         raise _invalid(path, f"{len(records)} records, and the first line says {run.n}")
     if expected is not None and record_type is not expected:
         raise _invalid(path, f"its records are of the kind {run.kind}")
     return Evaluation(run, tuple(records))
+
+
+def _parsed(row: bytes) -> Any:
+    """The values of a line, parsed apart from the validation: pydantic's errors would hold a copy of the line for each
+    field that is missing. Raises ValueError."""
+    return from_json(row, allow_inf_nan=False)
 
 
 def _invalid(path: Path, why: str) -> InputError:

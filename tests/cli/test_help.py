@@ -98,7 +98,7 @@ CLOSED = {
     "compress adapter --dtype F": "F64 F32 F16 F8_E4M3 F8_E5M2 F8_E4M3FNUZ F8_E5M2FNUZ",
     "check adapter --task ": "classification generation reasoning rl",
     "monitor run.jsonl --fail-on ": "warning error",
-    "schema bench": "bench bench_aggregate bench_plan bench_forecast",
+    "schema bench": "bench bench_aggregate bench_plan bench_forecast bench_status",
 }
 """What is typed before Tab, and what may follow."""
 
