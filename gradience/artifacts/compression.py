@@ -201,8 +201,9 @@ class CompressionReport(Report):
     initial: InitialAdapter | None = None
     """What the update is the difference to; null where there is none."""
     calibration_sha256: str | None = None
-    """As in the plan, as is the next."""
+    """As in the plan, as are the next two."""
     prediction: Prediction | None = None
+    curve: tuple[CurvePoint, ...] = ()
     config_changes: dict[str, str]
     """Field of adapter_config.json -> `old -> new`, shortened."""
     peft_check: PeftCheck | None = None

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Faces(NamedTuple):
-    """What draws a report: short text for `print`, Markdown, HTML, a figure of plotly or matplotlib."""
+    """What draws a report: short text for `print`, Markdown, HTML for a notebook, a figure of plotly or matplotlib."""
 
     text: Callable[[Report], str]
     markdown: Callable[[Report], str]

@@ -11,7 +11,7 @@ import typer
 
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.output import command_line, print_result
-from gradience.cli.page import Html
+from gradience.cli.page import Html, NoTexts, shows_texts
 
 
 def verify(
@@ -50,6 +50,7 @@ def verify(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the verification as JSON.")] = False,
     html: Html = None,
+    no_texts: NoTexts = False,
 ) -> int:
     """Check a finished run, without a model and without PyTorch.
 
@@ -71,6 +72,7 @@ def verify(
     from gradience.report.verification import verification_text
     from gradience.tasks.user_code import allowing
 
+    texts = shows_texts(html, no_texts=no_texts)
     again = None
     if regenerate is not None:
         from gradience.bench.verify.regenerate import regenerated
@@ -78,7 +80,7 @@ def verify(
         again = partial(regenerated, least=regenerate)
     with allowing(allow_code):
         report = verify_run(folder, root=root, page_of=to_markdown, regenerate=again, command=command_line())
-    print_result(verification_text, report, as_json=json, html=html)
+    print_result(verification_text, report, as_json=json, html=html, texts=texts)
     if attest and report.verified:
         for path in write_attestation(folder, report):
             print(f"written: {path}", file=sys.stderr)

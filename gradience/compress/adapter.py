@@ -118,8 +118,7 @@ def write_compressed(
                 output_sha256=weights.sha256,
                 criterion=plan.criterion,
                 initial=initial_of(opened),
-                calibration_sha256=plan.calibration_sha256,
-                prediction=plan.prediction,
+                **_foreseen(plan),
                 format=PEFT if layout.form is None else layout.form.name,
                 encoding=layout.encoded.encoding,
                 encoding_reason=layout.encoded.reason,
@@ -238,6 +237,11 @@ def _refuse_check(layout: Layout, *, verify_peft: bool) -> None:
             code="not-peft-format",
             hint="leave out --verify-peft (Python: verify_peft=), or write PEFT's format: --to peft (Python: to=)",
         )
+
+
+def _foreseen(plan: CompressionPlan) -> dict[str, Any]:
+    """What a calibration said before, which the plan has."""
+    return {name: getattr(plan, name) for name in ("calibration_sha256", "prediction", "curve")}
 
 
 def _runtimes(

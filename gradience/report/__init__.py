@@ -3,7 +3,8 @@
 blocks.py     what a document is made of: headings, paragraphs, notes, facts, tables, bars, heat maps, code
 terminal.py   a document on the screen; rich is only for its colours
 markdown.py   a document as GitHub-flavoured Markdown
-html.py       a document as HTML for a notebook
+html.py       a document as HTML
+notebook.py   what a notebook shows of a report: its first sections and a plot
 ascii.py      terminal text in plain ASCII
 faces.py      reports show themselves: print, Markdown, a notebook's HTML, a plot
 card.py       the block of an adapter's model card

@@ -38,7 +38,7 @@ from gradience.report.evaluation_likelihoods import (
     loses_nothing,
 )
 from gradience.report.evidence import GRADES, probability
-from gradience.report.forecast import rough_duration
+from gradience.report.forecast import machine_of, rough_duration
 from gradience.report.numbers import MISSING, count, in_points, number_range, percent, plural, sig, size
 from gradience.words import points
 
@@ -287,9 +287,8 @@ def cost_facts(forecast: EvaluationForecast | ShrinkForecast, most: str = "") ->
         base, adapters, batch = map(size, parts)
         rows.append(("memory", f"about {size(whole)}: {base} base, {adapters} adapters, {batch} a batch"))
     for time in forecast.times:
-        name = time.machine.partition(",")[0].removeprefix("one ")
         text = f"{most}{rough_duration(time.seed)} in all, {rough_duration(time.evaluation)} per adapter"
-        rows.append((name, text))
+        rows.append((machine_of(time), text))
     return rows
 
 

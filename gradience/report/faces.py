@@ -71,10 +71,17 @@ def to_markdown(report: Report) -> str:
 
 
 def to_html(report: Report) -> str:
-    """Return the report as HTML, as a notebook shows it."""
+    """Return all of the report as HTML without plots."""
     from gradience.report import html
 
     return html.render(blocks_of(report))
+
+
+def to_notebook(report: Report) -> str:
+    """Return what a notebook shows: the first sections and a plot."""
+    from gradience.report import notebook
+
+    return notebook.to_notebook(report)
 
 
 def to_figure(report: Report, kind: str | None, backend: str) -> Any:
@@ -91,4 +98,4 @@ def to_figure(report: Report, kind: str | None, backend: str) -> Any:
     return resolve_name(f"gradience.report.plots.{BACKENDS[backend]}")([plot])
 
 
-Report.faces = Faces(to_text, to_markdown, to_html, to_figure)
+Report.faces = Faces(to_text, to_markdown, to_notebook, to_figure)

@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from gradience.artifacts.evaluation import EvaluationPreview
-from gradience.artifacts.forecast import BenchForecast, CostEstimate, RenderedExample, ScoredExample
+from gradience.artifacts.forecast import (
+    BenchForecast,
+    CostEstimate,
+    RenderedExample,
+    ScoredExample,
+    TimeEstimate,
+)
 from gradience.report import terminal
 from gradience.report.blocks import (
     Block,
@@ -96,8 +102,13 @@ def _costs(cost: CostEstimate, seeds: int) -> list[tuple[str, Inline]]:
         in_all = f", {rough_duration(seeds * time.seed)} in all" if seeds > 1 else ""
         total = f"{rough_duration(time.seed)} per seed{in_all}"
         about = "about " if time.seed >= 1 else ""
-        rows.append((time.machine.partition(",")[0].removeprefix("one "), f"{about}{total}: {each}"))
+        rows.append((machine_of(time), f"{about}{total}: {each}"))
     return rows
+
+
+def machine_of(time: TimeEstimate) -> str:
+    """Return what the machine is called, without what is assumed of it."""
+    return time.machine.partition(",")[0].removeprefix("one ")
 
 
 def _chances(forecast: BenchForecast) -> list[Block]:

@@ -3,6 +3,8 @@ are those of the page around it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gradience.report import blocks
 from gradience.report.blocks import Block, Document, Inline, Mark, Note, Span, Table, figures_of, spans
 from gradience.report.names import html_name, html_text
@@ -71,12 +73,16 @@ def _table(table: Table) -> str:
     """
     titles = "".join(f'<th scope="col">{inline(column.title)}</th>' for column in table.columns)
     head = f"<thead><tr>{titles}</tr></thead>" if any(column.title for column in table.columns) else ""
-    body = "".join(
-        f'<tr><th scope="row">{inline(row[0])}</th>{"".join(f"<td>{inline(cell)}</td>" for cell in row[1:])}</tr>'
-        for row in table.rows
-    )
+    body = "".join(_row(row, len(table.columns)) for row in table.rows)
     numbers = " ".join(
         f"n{place}" for place, column in enumerate(table.columns, start=1) if column.align == ">"
     )
     kind = f' class="{numbers}"' if numbers else ""
     return f"<table{kind}>{head}<tbody>{body}</tbody></table>"
+
+
+def _row(cells: Sequence[Inline], columns: int) -> str:
+    """A row, as long as the others: what a shorter one does not say is an empty cell."""
+    first, *rest = map(inline, cells)
+    rest += [""] * (columns - len(cells))
+    return f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'

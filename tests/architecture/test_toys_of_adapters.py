@@ -10,6 +10,7 @@ from shutil import copytree
 import pytest
 
 from gradience.cli.demo import example_adapter
+from gradience.report.faces import to_html
 
 EXAMPLE = example_adapter()
 
@@ -221,8 +222,8 @@ def test_a_toy_section_of_an_audit_is_one_function_and_one_line(add, command):
         "\n## Which name is long?\n\n| module | letters |\n| --- | ---: |\n| &#60;bert."
         in report.to_markdown()
     )
-    assert "<h4>Which name is long?</h4>" in str(report._repr_html_())
-    assert "<bdi>&lt;bert." in str(report._repr_html_())
+    assert "<h4>Which name is long?</h4>" in to_html(report)
+    assert "<bdi>&lt;bert." in to_html(report)
 
 
 def test_a_toy_section_of_a_comparison_and_one_of_a_compression(tmp_path, add, command):

@@ -12,13 +12,26 @@ from test_help import EVERY
 
 from gradience.artifacts.forecast import RenderedExample
 from gradience.artifacts.report import Report
+from gradience.artifacts.verification import DifferingAnswer, RegeneratedAnswers, VerificationMismatch
 from gradience.cli.app import run
 from gradience.report.inputs import Source
 from gradience.report.page.render import to_page
 
 LOGS = Path(__file__).parents[1] / "evidence" / "logs" / "lm_eval"
 SECRET = "forty-two, said the patient"
-QUOTED = {"prompt", "response", "scored", "extracted", "excerpt", "answer_a", "answer_b", "answer", "output"}
+QUOTED = {
+    "recorded",
+    "again",
+    "prompt",
+    "response",
+    "scored",
+    "extracted",
+    "excerpt",
+    "answer_a",
+    "answer_b",
+    "answer",
+    "output",
+}
 """Fields of artifacts that hold what was asked or answered."""
 REPORTS = {name.value: report for name, report in artifacts().items() if isinstance(report, Report)}
 REPORTS["bench_forecast"] = REPORTS["bench_forecast"].model_copy(
@@ -27,7 +40,18 @@ REPORTS["bench_forecast"] = REPORTS["bench_forecast"].model_copy(
         "scored": REPORTS["evaluation_preview"].scored,
     }
 )
-HOLD_TEXTS = {"evidence", "bench_forecast", "evaluation_preview"}
+FILE = "seed_42/probe/eval/answers.records.jsonl"
+ANSWER = DifferingAnswer(id="a", recorded="x", again="y", recorded_correct=True, again_correct=False)
+AGAIN = RegeneratedAnswers(file=FILE, examples=2, equal=1, differing=(ANSWER,), undecidable="another machine")
+REPORTS["verification"] = REPORTS["verification"].model_copy(
+    update={
+        "regenerated": (AGAIN,),
+        "mismatches": (
+            VerificationMismatch(file=FILE, what=f"a: {SECRET!r} recorded, 'y' when it is answered again"),
+        ),
+    }
+)
+HOLD_TEXTS = {"verification", "evidence", "bench_forecast", "evaluation_preview"}
 """Reports that quote in their own file; those of an evaluation, a search and Bench show records beside them."""
 
 
@@ -51,7 +75,15 @@ def test_no_page_quotes_where_texts_are_left_out(name):
 
 def test_every_verb_whose_page_may_quote_can_leave_it_out():
     verbs = {" ".join(words) for words, command in EVERY if takes(command, "--no-texts")}
-    assert verbs == {"bench aggregate", "bench run", "evaluate", "evidence", "report", "shrink"}
+    assert verbs == {
+        "bench aggregate",
+        "bench run",
+        "bench verify",
+        "evaluate",
+        "evidence",
+        "report",
+        "shrink",
+    }
 
 
 def takes(command, option):

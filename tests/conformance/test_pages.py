@@ -130,6 +130,13 @@ def test_the_figures_behind_a_plot_are_those_that_are_drawn(chromium, pages):
         assert drawn == rows
 
 
+def test_an_axis_begins_where_it_says(chromium, pages):
+    """plotly 4.1 forgets one end of a range where a margin grows."""
+    with browsing(chromium) as page:
+        page.open(pages("HealReport"))
+        assert page.value("document.querySelector('#plot-kl [data-plot]')._fullLayout.yaxis.range[0]") == 0
+
+
 def test_it_prints_on_white_paper(chromium, pages):
     with browsing(chromium, dark=True) as page:
         page.open(pages("AuditReport"))

@@ -14,8 +14,11 @@ from test_faces import SAMPLES
 
 from gradience import audit_adapter
 from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.compression import CompressionPlan
+from gradience.artifacts.compression import CompressionPlan, CompressionReport
+from gradience.artifacts.evaluation import EvaluationForecast
+from gradience.artifacts.forecast import BenchForecast, CostEstimate, TimeEstimate
 from gradience.artifacts.prediction import CurvePoint, Prediction
+from gradience.bench.plan.power import plausible, report_of_numbers
 from gradience.cli.demo import example_adapter
 from gradience.cli.schema import ArtifactName
 from gradience.report.inputs import Source, read_sources
@@ -24,16 +27,23 @@ RUNS = Path(__file__).parents[1] / "monitor" / "runs"
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
+CURVE = tuple(
+    CurvePoint(rank=k, params=2_621_440 * k, calibrated_kl=0.6 / k**1.4, svd_kl=1.1 / k**1.2)
+    for k in (1, 2, 4, 8, 16, 32, 64)
+)
+PREDICTION = Prediction(
+    kl=0.0124, standard_error=0.0009, rows=64, scored_tokens=8000, excluded_modules=0, ratios={}
+)
+
+
 def calibrated_plan() -> CompressionPlan:
     """A plan with its curve of predicted KL."""
-    points = tuple(
-        CurvePoint(rank=k, params=1_310_720 * k, calibrated_kl=0.6 / k**1.4, svd_kl=1.1 / k**1.2)
-        for k in (1, 2, 4, 8, 16, 32, 64)
-    )
-    prediction = Prediction(
-        kl=0.0124, standard_error=0.0009, rows=64, scored_tokens=8000, excluded_modules=0, ratios={}
-    )
-    return plan([planned(*one) for one in mistral_modules()], curve=points, prediction=prediction)
+    return plan([planned(*one) for one in mistral_modules()], curve=CURVE, prediction=PREDICTION)
+
+
+def calibrated_compression() -> CompressionReport:
+    """What was written of one."""
+    return SAMPLES["CompressionReport"]().model_copy(update={"curve": CURVE, "prediction": PREDICTION})
 
 
 def checkpoint(step: int) -> AuditReport:
@@ -49,6 +59,28 @@ def checkpoint(step: int) -> AuditReport:
     return audit_report(rows, path=f"run/checkpoint-{step}")
 
 
+def planned_run() -> BenchForecast:
+    """A plan whose costs are known: of a 7B model on two machines, 3 seeds of 1,319 examples."""
+    cost = CostEstimate(
+        base_params=7_241_732_096, probe_params=167_772_160, weights_bytes=14_483_464_192, trained_bytes=2_684_354_560,
+        activation_bytes=9_300_000_000, tokens_per_training=4_800_000, kernels_per_step=9000, kernels_per_token=3100,
+        times=(
+            TimeEstimate(machine="H100, at 40 % of its peak", training=1900.0, evaluation=820.0, seed=18_400.0),
+            TimeEstimate(machine="one RTX 4090, as measured", training=6900.0, evaluation=2300.0, seed=61_000.0),
+        ),
+    )  # fmt: skip
+    scenarios = report_of_numbers(1319, 3, None, plausible()).scenarios
+    changes = {"cost": cost, "scenarios": scenarios, "trainings": 4, "evaluations": 8}
+    return artifacts()[ArtifactName.BENCH_FORECAST].model_copy(update=changes)
+
+
+def planned_evaluation() -> EvaluationForecast:
+    """The same of an evaluation."""
+    changes = {"weights_bytes": 14_483_464_192, "adapter_bytes": 671_088_640, "batch_bytes": 3_200_000_000}
+    times = planned_run().cost.times
+    return artifacts()[ArtifactName.EVALUATION_FORECAST].model_copy(update={**changes, "times": times})
+
+
 def of(name: str, report: Callable[[], object]) -> Callable[[], list[Source]]:
     return lambda: [Source(f"{name}.json", report())]
 
@@ -60,10 +92,14 @@ def kept(*paths: Path) -> Callable[[], list[Source]]:
 PAGES: dict[str, Callable[[], list[Source]]] = {
     **{name: of(name, sample) for name, sample in SAMPLES.items()},
     "BenchForecast": of("forecast", lambda: artifacts()[ArtifactName.BENCH_FORECAST]),
+    "EvaluationForecast": of("forecast", planned_evaluation),
+    "ShrinkForecast": of("forecast", lambda: artifacts()[ArtifactName.SHRINK_FORECAST]),
+    "planned run": of("forecast", planned_run),
     "PowerReport": of("power", lambda: artifacts()[ArtifactName.POWER]),
     "Verification": of("verification", lambda: artifacts()[ArtifactName.VERIFICATION]),
     "example adapter": lambda: [Source("audit.json", audit_adapter(example_adapter()))],
     "thousand modules": of("audit", lambda: audit_report(mistral_rows(layers=143, r=64))),
+    "calibrated compression": of("compression_report", calibrated_compression),
     "calibrated plan": of("plan", calibrated_plan),
     "checkpoints": lambda: [
         Source(f"checkpoint-{step}/audit.json", checkpoint(step)) for step in (100, 200, 400, 800)

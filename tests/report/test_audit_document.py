@@ -16,7 +16,7 @@ from gradience.audit.adapter import audit_adapter
 from gradience.cli.demo import example_adapter
 from gradience.report.audit import HYPOTHESIS, NO_QUALITY
 from gradience.report.audit.trust import trust_notes
-from gradience.report.faces import to_html, to_markdown
+from gradience.report.faces import to_html, to_markdown, to_notebook
 from gradience.report.names import markdown_text
 from gradience.report.numbers import trimmed
 
@@ -104,7 +104,7 @@ def test_the_report_shows_itself_in_a_notebook():
         "sys.stdout.buffer.write(report._repr_html_().encode())"
     )
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout.decode()
-    assert shown == to_html(audit_adapter(example_adapter()))
+    assert shown == to_notebook(audit_adapter(example_adapter()))
 
 
 @pytest.mark.parametrize("face", [to_markdown, to_html])

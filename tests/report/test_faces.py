@@ -32,7 +32,8 @@ from gradience.cli.schema import ArtifactName
 from gradience.errors import MissingExtra
 from gradience.monitor import monitor_runs
 from gradience.report import terminal
-from gradience.report.faces import DOCUMENTS, blocks_of
+from gradience.report.faces import DOCUMENTS, blocks_of, to_html
+from gradience.report.plots.kinds import plots_of
 
 RUNS = Path(__file__).parents[1] / "monitor" / "runs"
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -66,13 +67,22 @@ COMMAND_LINE_ONLY = (
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_html_is_well_formed_and_alone(name):
-    shown = SAMPLES[name]()._repr_html_()
+def test_a_notebook_shows_a_table_and_a_picture_that_hold_all_of_themselves(name):
+    pytest.importorskip("matplotlib")
+    report = SAMPLES[name]()
+    shown = report._repr_html_()
+    shown, pictures = re.subn(
+        r'<img alt="[^"<>]+" style="[^"]+" src="data:image/svg\+xml;base64,[A-Za-z0-9+/=]+">', "", shown
+    )
+    assert pictures == bool(plots_of(report))
     reader = Reader()
     reader.feed(shown)
     assert reader.open == []
     assert reader.text
     assert not re.search(r"<(script|style|img|link|iframe)|src=|href=|on\w+=|url\(", shown)
+    assert reader.rows or name == "CheckReport"
+    whole = "".join(re.findall(r">([^<]*)<", to_html(report)))
+    assert "".join(re.findall(r">([^<]*)<", shown.partition("</div><p>")[0])) in whole
 
 
 @pytest.mark.parametrize("name", SAMPLES)

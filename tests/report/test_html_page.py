@@ -9,6 +9,7 @@ import re
 
 import pytest
 from audit_sample import mistral_rows, report
+from page_samples import PAGES
 from test_evidence_text import two_logs
 from test_faces import SAMPLES
 from test_names import parsed, steering
@@ -45,11 +46,20 @@ def test_every_plot_of_a_report_stands_on_its_page(name):
 
 
 def test_the_plots_of_an_audit_stand_where_their_question_is():
-    assert set(KINDS) <= set(SAMPLES) | {"PowerReport"}
+    assert set(KINDS) <= set(PAGES)
     page = page_of("AuditReport")
     places = [page.index(text) for text in ('">Can I trust it?', 'id="plot-use"', 'id="plot-heatmap"')]
     assert places == sorted(places)
     assert page.index('id="plot-energy"') < page.index("What does this not show? <a")
+
+
+def test_the_plots_of_a_calibrated_compression_stand_where_their_question_is():
+    page = to_page(PAGES["calibrated compression"]())
+    order = ["What is saved? <a", 'id="plot-parameters"', "What is lost? <a", 'id="plot-error"']
+    order += ["What is the output predicted to lose? <a", 'id="plot-kl"', "Where? <a", 'id="plot-kept"']
+    places = [page.index(text) for text in order]
+    assert places == sorted(places)
+    assert "this adapter" in page
 
 
 @pytest.mark.parametrize("name", FEW)

@@ -27,6 +27,7 @@ from gradience.cli.demo import example_adapter
 from gradience.cli.schema import ArtifactName
 from gradience.errors import MissingExtra, UsageError
 from gradience.monitor import monitor_runs
+from gradience.report.faces import DOCUMENTS
 from gradience.report.plots.kinds import KINDS, plot_of, plots_of
 from gradience.report.plots.steps import evolution_plots
 
@@ -268,6 +269,19 @@ def test_the_curve_of_predicted_kl_is_that_of_the_plan():
     assert list(plot.series[0].x) == [1000, 2000, 4000]
     assert plot.series[1].y == pytest.approx([0.2, 0.1, 0.05])
     assert (plot.series[2].x, plot.series[2].y) == ([smaller.new_params], [0.04])
+
+
+WITHOUT = {"CheckReport", "ConversionReport", "EvaluationPreview", "Verification"}
+"""Reports of which a picture would say nothing that a sentence does not: docs/plots.md names them."""
+
+
+def test_every_report_has_a_plot_or_says_that_it_has_none():
+    assert set(DOCUMENTS) - set(KINDS) == WITHOUT
+    with pytest.raises(UsageError, match="no plot of this CheckReport") as caught:
+        SAMPLES["CheckReport"]().plot()
+    assert "print" in caught.value.hint
+    page = PAGE.read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in WITHOUT)
 
 
 # ---------------------------------------------------------------- the command

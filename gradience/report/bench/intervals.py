@@ -63,7 +63,7 @@ def drawing(rows: Sequence[Row], margin: Fraction) -> Code:
     lines += [
         f"{name:{wide}}  {scale.line(evidence)}" for name, (_, evidence) in zip(names, rows, strict=True)
     ]
-    return Code(lines)
+    return Code(lines, drawing=True)
 
 
 def _short(name: str) -> str:

@@ -25,7 +25,7 @@ def prediction_blocks(compression: CompressionPlan | CompressionReport, view: Vi
         figures([("predicted KL", _shown(prediction), "nats per scored token, original against smaller")]),
         Paragraph(_basis(prediction)),
     ]
-    if isinstance(compression, CompressionPlan) and compression.curve:
+    if compression.curve:
         blocks.append(curve_table(compression.curve))
     return blocks
 

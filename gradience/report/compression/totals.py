@@ -31,7 +31,7 @@ def saved_blocks(compression: CompressionPlan | CompressionReport, view: View) -
         Heading("What would be saved?" if is_plan else "What is saved?"),
         Table(columns, rows),
     ]
-    zeros = _zeros(compression.modules)
+    zeros = padding(compression.modules)
     if zeros:
         blocks.append(
             Paragraph(f"{plural(zeros, 'parameter is a zero', 'parameters are zeros')} of padding.")
@@ -47,8 +47,8 @@ def saved(before: int, after: int) -> str:
     return f"{percent(share)} saved" if share > 0 else f"{percent(-share)} more"
 
 
-def _zeros(modules: Iterable[ModulePlan | ModuleResult]) -> int:
-    """How many zeros bring modules to their rank on disk."""
+def padding(modules: Iterable[ModulePlan | ModuleResult]) -> int:
+    """Return how many zeros bring modules to their rank on disk."""
     return sum(
         module.new_params * (module.stored_rank - module.new_rank) // module.stored_rank
         for module in modules

@@ -7,6 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+COMPRESSED = {
+    "parameters": ("What is saved", "What would be saved"),
+    "bytes": ("What is saved", "What would be saved"),
+    "ranks": ("What is saved", "What would be saved"),
+    "error": ("What is lost", "What would be lost"),
+    "kl": ("What is the output predicted", "What would the model's output"),
+    "kept": ("Where?",),
+}
 PLACES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "AuditReport": {
         "use": ("How much of its rank",),
@@ -30,22 +38,23 @@ PLACES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "operating": ("Grades",),
         "ladder": ("Which is the smallest", "Ladder", "Grades"),
     },
+    "BenchForecast": {"time": ("Plan",), "memory": ("Plan",), "power": ("What it can show",)},
     "CalibrationReport": {"importance": ("Which modules matter",)},
     "ComparisonReport": {"difference": ("Where?",)},
-    "CompressionPlan": {
-        "ranks": ("What would be saved",),
-        "error": ("What would be lost",),
-        "kl": ("What would be lost",),
-    },
-    "CompressionReport": {"ranks": ("What is saved",), "error": ("What is lost",)},
+    "CompressionPlan": COMPRESSED,
+    "CompressionReport": COMPRESSED,
+    "EvaluationForecast": {"margins": ("What can these",)},
     "EvaluationReport": {"forest": ("Is each",), "pairs": ("Is each",), "pareto": ("Is each",)},
     "EvidenceReport": {"forest": ("How large",), "pairs": ("How large",)},
+    "FleetCompression": {"bytes": ("Smaller",), "error": ("Smaller",)},
+    "FleetReport": {"slots": ("What would a lower",), "steps": ("What would a lower",)},
     "HealReport": {"kl": ("Which step",)},
     "MonitorReport": {
         "loss": ("Loss",),
         "rank": ("Use of rank",),
         "stable-rank-by-layer": ("Use of rank",),
     },
+    "ShrinkForecast": {"margins": ("What can these",)},
     "ShrinkReport": {
         "forest": ("Which is the smallest",),
         "pairs": ("Which is the smallest",),

@@ -231,5 +231,4 @@ def height_of(plot: Plot) -> int:
             rows = len(one.values)
         elif plot.y.scale == "categories":
             rows = len(plot.y.categories)
-    least = LEAST_HEIGHT if is_wide(plot) else HEIGHT
-    return min(MOST_HEIGHT, max(least, 110 + ROW_HEIGHT * rows)) if rows else HEIGHT
+    return min(MOST_HEIGHT, max(LEAST_HEIGHT, 110 + ROW_HEIGHT * rows)) if rows else HEIGHT

@@ -7,7 +7,12 @@ from dataclasses import replace
 from gradience.artifacts.evaluation import EvaluationPreview
 from gradience.artifacts.evidence import EvidenceReport
 from gradience.artifacts.forecast import BenchForecast
+from gradience.artifacts.verification import DifferingAnswer, RegeneratedAnswers, Verification
 from gradience.report.inputs import Source
+
+LEFT_OUT = "(left out)"
+RECORDS = "records.jsonl"
+"""How the name of a file of records ends: what disagrees there may be an answer."""
 
 
 def without_texts(source: Source) -> Source:
@@ -20,4 +25,21 @@ def without_texts(source: Source) -> Source:
             return replace(source, report=forecast.model_copy(update={"example": None, "scored": ()}))
         case EvaluationPreview() as preview:
             return replace(source, report=preview.model_copy(update={"scored": ()}))
+        case Verification() as verification:
+            return replace(source, report=_unquoted(verification))
     return source
+
+
+def _unquoted(report: Verification) -> Verification:
+    """Without outputs that were recorded, and those that were made again."""
+    mismatches = [
+        one.model_copy(update={"what": LEFT_OUT}) if one.file.endswith(RECORDS) else one
+        for one in report.mismatches
+    ]
+    again = [one.model_copy(update={"differing": _blank(one)}) for one in report.regenerated or ()]
+    return report.model_copy(update={"mismatches": tuple(mismatches), "regenerated": tuple(again)})
+
+
+def _blank(answers: RegeneratedAnswers) -> tuple[DifferingAnswer, ...]:
+    left_out = {"recorded": LEFT_OUT, "again": LEFT_OUT}
+    return tuple(one.model_copy(update=left_out) for one in answers.differing)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.artifacts.power import PowerReport, Scenario
 from gradience.report.numbers import chance, percent
@@ -17,7 +19,6 @@ def operating_plot(report: BenchAggregate) -> Plot | None:
     ]
     if not known:
         return None
-    known = known[::-1]
     places = list(range(len(known)))
     equal = [policy.pass_if_equal for _, policy in known]
     worse = [policy.pass_if_twice_margin for _, policy in known]
@@ -37,7 +38,11 @@ def operating_plot(report: BenchAggregate) -> Plot | None:
 
 def power_plot(report: PowerReport) -> Plot | None:
     """Return, for each scenario, the chance that a claim is shown and that the policy passes."""
-    scenarios = report.scenarios[::-1]
+    return chances_plot(report.scenarios)
+
+
+def chances_plot(scenarios: Sequence[Scenario]) -> Plot | None:
+    """Return the chances of each scenario; nothing without any."""
     if not scenarios:
         return None
     places = list(range(len(scenarios)))
@@ -63,7 +68,7 @@ def power_plot(report: PowerReport) -> Plot | None:
             categories=[_assumed(row) for row in scenarios],
         ),
         series,
-        f"Non-inferiority of the runs themselves is shown with a chance of at most {chance(best)}.",
+        f"Non-inferiority of the runs themselves is shown with a chance of {chance(best)} in the best of these cases.",
     )
 
 

@@ -35,6 +35,8 @@ class Row:
     gained: int | None = None
     """Examples that only this one has correct."""
     said: str = ""
+    inner: tuple[float, float] | None = None
+    """A narrower interval: of these runs, where the other is of a new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class Compared:
     """Where the margin lies, on the scale of Δ."""
     better: str
     """`higher`, or `lower` for a loss."""
+    inner: str = ""
+    """What the narrower intervals are; empty without any."""
 
 
 def compared(report: Comparing) -> Compared:
@@ -163,7 +167,8 @@ def _seeds(report: BenchAggregate) -> Compared:
         if row.evidence is None or row.evidence.pooled is None:
             continue
         pooled = row.evidence.pooled
-        bounds = pooled.new_run or pooled.these_runs
+        these = pooled.these_runs
+        bounds = pooled.new_run or these
         new_runs = new_runs or pooled.new_run is not None
         counted = [seed for seed in row.seeds if seed.n]
         rows.append(
@@ -177,8 +182,10 @@ def _seeds(report: BenchAggregate) -> Compared:
                 sum(seed.only_probe_correct or 0 for seed in counted),
                 sum(seed.only_variant_correct or 0 for seed in counted),
                 row.evidence.reason,
+                (100 * these.low, 100 * these.high) if pooled.new_run else None,
             )
         )
     interval = f"one-sided 95 % bounds, {'a new run' if new_runs else 'these runs'}"
     margin = -100 * float(report.policy.tolerance)
-    return Compared(rows, "Δ of correct answers", "points", interval, margin, "higher")
+    inner = "one-sided 95 % bounds, these runs" if new_runs else ""
+    return Compared(rows, "Δ of correct answers", "points", interval, margin, "higher", inner)

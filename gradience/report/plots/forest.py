@@ -23,6 +23,8 @@ from gradience.report.plots.plot import (
 )
 
 NAMES = Axis("", scale="categories")
+LABELS = 0.16
+"""Share of the axis that is left for the names of lines at its end."""
 WORDS: dict[Tone, str] = {
     "good": "supported",
     "warn": "not shown",
@@ -36,18 +38,19 @@ def forest_plot(report: Comparing) -> Plot | None:
     if not outcome.rows:
         return None
     rows = [
-        Interval(row.name, row.delta, row.low, row.high, row.tone, _said(row, outcome))
+        Interval(row.name, row.delta, row.low, row.high, row.tone, _said(row, outcome), row.inner)
         for row in outcome.rows
     ]
+    heavy = f" Heavy lines: {outcome.inner}." if outcome.inner else ""
     inside = [row for row in outcome.rows if _holds(row, outcome)]
     return Plot(
         "forest",
         f"{outcome.what}, with {outcome.interval}",
         Axis(outcome.what, outcome.unit),
         NAMES,
-        [Intervals(outcome.interval, rows)],
+        [Intervals(outcome.interval, rows, outcome.inner)],
         f"{len(inside)} of {plural(len(rows), 'interval')} {'lies' if len(rows) == 1 else 'lie'} on the safe"
-        f" side of the margin.",
+        f" side of the margin.{heavy}",
         [Reference(0.0, "", on="x"), *_limit(outcome, "x")],
     )
 
@@ -80,6 +83,7 @@ def pareto_plot(report: Comparing) -> Plot | None:
             ]
     smallest = min(rows, key=lambda row: -(row.saved or 0.0))
     left, right = _room([1 - (row.saved or 0.0) for row in rows], 0.12)
+    right += LABELS * (right - left)
     ends = [end for row in rows for end in (row.low, row.delta, row.high) if end is not None]
     low, high = _room([0.0, *ends, *(line.at for line in _limit(outcome, "y"))], 0.06)
     return Plot(
@@ -96,7 +100,7 @@ def pareto_plot(report: Comparing) -> Plot | None:
 
 def pairs_plot(report: Comparing) -> Plot | None:
     """Return how many examples only the original, and only the smaller adapter, has correct."""
-    rows = [row for row in compared(report).rows if row.lost is not None and row.gained is not None][::-1]
+    rows = [row for row in compared(report).rows if row.lost is not None and row.gained is not None]
     if not any(row.lost or row.gained for row in rows):
         return None
     places = list(range(len(rows)))

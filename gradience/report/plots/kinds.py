@@ -14,6 +14,18 @@ COMPARED = {
     "pareto": "forest:pareto_plot",
     "pairs": "forest:pairs_plot",
 }
+COMPRESSED = {
+    "error": "bars:error_plot",
+    "ranks": "compression:ranks_plot",
+    "parameters": "compression:parameters_plot",
+    "bytes": "compression:bytes_plot",
+    "kept": "compression:kept_plot",
+}
+PLANNED = {
+    "margins": "forecasts:margins_plot",
+    "time": "forecasts:time_plot",
+    "memory": "forecasts:memory_plot",
+}
 KINDS: Mapping[str, Mapping[str, str]] = {
     "AuditReport": {
         "heatmap": "layers:heatmap_plot",
@@ -26,16 +38,23 @@ KINDS: Mapping[str, Mapping[str, str]] = {
     },
     "Bench": {**COMPARED, "ladder": "forest:ladder_plot"},
     "BenchAggregate": {**COMPARED, "ladder": "forest:ladder_plot", "operating": "chances:operating_plot"},
+    "BenchForecast": {
+        "time": "forecasts:time_plot",
+        "memory": "forecasts:memory_plot",
+        "power": "forecasts:scenarios_plot",
+    },
     "CalibrationReport": {"importance": "bars:importance_plot"},
     "ComparisonReport": {"difference": "bars:difference_plot"},
     "CompressionPlan": {
         "kl": "compression:kl_plot",
-        "ranks": "compression:ranks_plot",
-        "error": "bars:error_plot",
+        **COMPRESSED,
     },
-    "CompressionReport": {"error": "bars:error_plot", "ranks": "compression:ranks_plot"},
+    "CompressionReport": {**COMPRESSED, "kl": "compression:kl_plot"},
+    "EvaluationForecast": PLANNED,
     "EvaluationReport": COMPARED,
     "EvidenceReport": COMPARED,
+    "FleetCompression": {"bytes": "fleet:squeezed_bytes_plot", "error": "fleet:squeezed_error_plot"},
+    "FleetReport": {"steps": "fleet:steps_plot", "slots": "fleet:slots_plot"},
     "HealReport": {"kl": "steps:heal_plot"},
     "MonitorReport": {
         "loss": "steps:loss_plot",
@@ -43,6 +62,7 @@ KINDS: Mapping[str, Mapping[str, str]] = {
         "stable-rank-by-layer": "steps:layers_plot",
     },
     "PowerReport": {"power": "chances:power_plot"},
+    "ShrinkForecast": PLANNED,
     "ShrinkReport": COMPARED,
 }
 """The functions stand in the modules of this folder; one that has nothing to show returns None."""
@@ -70,7 +90,7 @@ def plot_of(report: Report, kind: str | None = None) -> Plot:
         raise UsageError(
             f"no plot of the kind {kind!r} of this {name}" if kind else f"no plot of this {name}",
             code="no-plot",
-            hint=hint or f"plots of it: {there}",
+            hint=hint or (f"plots of it: {there}" if kinds else "what it says are words: print(report)"),
         )
     return plot
 

@@ -89,7 +89,7 @@ class BarsOf:
     """Where each bar stands."""
     values: Sequence[float | None]
     lying: bool = False
-    """Bars go to the right: for long names."""
+    """Bars go to the right, the first category at the top: for long names."""
     stacked: bool = False
     """On top of the series before; otherwise beside it."""
     tone: Tone = ""
@@ -118,6 +118,8 @@ class Interval:
     """An end that is None is open: a one-sided bound."""
     tone: Tone = ""
     hover: str = ""
+    inner: tuple[float, float] | None = None
+    """An interval of another kind, drawn heavier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,8 @@ class Intervals:
 
     name: str
     rows: Sequence[Interval]
+    inner: str = ""
+    """What the heavier intervals are; empty without any."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ def to_plotly(plot: Plot) -> Json:
         "xaxis": _axis(plot.x, span, TICKS),
         "yaxis": _axis(_y_axis(plot), None, MOST_ROWS) | _downwards(plot),
         "showlegend": 1 < sum(trace.get("showlegend", True) for trace in data) <= LEGEND,
-        "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
+        "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "traceorder": "normal"},
         "hovermode": "closest",
         "margin": {"l": 60, "r": 20, "t": 28, "b": 52},
         "shapes": [_line(reference) for reference in plot.references],
@@ -107,8 +107,10 @@ def _y_axis(plot: Plot) -> Axis:
 
 
 def _downwards(plot: Plot) -> Json:
-    """The first row of a forest plot or a heat map stands at the top."""
-    down = any(isinstance(one, Intervals | Image) for one in plot.series)
+    """The first row of a forest plot, a heat map or lying bars stands at the top."""
+    down = any(
+        isinstance(one, Intervals | Image) or (isinstance(one, BarsOf) and one.lying) for one in plot.series
+    )
     return {"autorange": "reversed"} if down else {}
 
 
@@ -134,8 +136,12 @@ def _axis(axis: Axis, span: tuple[float, float] | None, most: int) -> Json:
         drawn |= {"hoverformat": ".4~g"}
     if span is not None:
         drawn["range"] = list(span)
-    elif axis.low is not None or axis.high is not None:
+    elif axis.low is not None and axis.high is not None:
         drawn["range"] = [_end(axis, axis.low), _end(axis, axis.high)]
+    else:  # no range with one end: where a margin grows for a label, plotly 4.1 forgets that end
+        ends = {"minallowed": _end(axis, axis.low), "maxallowed": _end(axis, axis.high)}
+        known = {end: value for end, value in ends.items() if value is not None}
+        drawn |= {"autorangeoptions": known} if known else {}
     return drawn
 
 
@@ -284,6 +290,7 @@ def _histogram(plot: Plot, series: Histogram, place: int) -> Json:
 def _intervals(plot: Plot, series: Intervals, span: tuple[float, float]) -> list[Json]:
     """The intervals as one line with gaps in each tone, then the values on them."""
     traces: list[Json] = []
+    quiet: Json = {"type": "scatter", "mode": "lines", "hoverinfo": "skip", "showlegend": False}
     tones: list[Tone] = sorted({row.tone for row in series.rows})
     for tone in tones:
         x: list[float | None] = []
@@ -295,8 +302,11 @@ def _intervals(plot: Plot, series: Intervals, span: tuple[float, float]) -> list
                 x += [low, high, None]
                 y += [place, place, None]
         line = {"color": series_color(tone, None, 0), "width": 3}
-        quiet: Json = {"type": "scatter", "mode": "lines", "hoverinfo": "skip", "showlegend": False}
         traces.append({**quiet, "x": _numbers(x), "y": y, "line": line})
+    for place, row in enumerate(series.rows):
+        if row.inner is not None:
+            line = {"color": series_color(row.tone, None, 0), "width": 7}
+            traces.append({**quiet, "x": _numbers(row.inner), "y": [place, place], "line": line})
     hover = [
         row.hover
         or f"{row.label}\n{shown(row.value, plot.x)} ({shown(row.low, plot.x)} … {shown(row.high, plot.x)})"

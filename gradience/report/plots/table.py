@@ -103,6 +103,11 @@ def _intervals(plot: Plot) -> Table:
                 (Span(row.label, "name"), one.name, *(shown(v, x) for v in (row.value, row.low, row.high)))
                 for row in one.rows
             ]
+            rows += [
+                (Span(row.label, "name"), one.inner, "", *(shown(v, x) for v in row.inner))
+                for row in one.rows
+                if row.inner is not None
+            ]
     for one in plot.series:
         if isinstance(one, Points):
             rows += [

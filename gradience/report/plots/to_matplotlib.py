@@ -148,6 +148,8 @@ def _draw(plot: Plot, axes: Axes) -> None:
             _draw_labels(axes, series, names[place])
     _draw_axis(axes, "x", plot.x)
     _draw_axis(axes, "y", plot.y)
+    if any(bar.lying for bar in bars):
+        axes.invert_yaxis()
     if any(isinstance(one, Intervals) for one in plot.series):
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
@@ -276,6 +278,8 @@ def _draw_intervals(axes: Axes, series: Intervals, place: int) -> None:
         color = series_color(row.tone, None, place)
         ends = (left if row.low is None else row.low, right if row.high is None else row.high)
         axes.plot(ends, (at, at), color=color, linewidth=1.6, solid_capstyle="butt")
+        if row.inner is not None:
+            axes.plot(row.inner, (at, at), color=color, linewidth=4.5, solid_capstyle="butt")
         for end, value, arrow in ((ends[0], row.low, "<"), (ends[1], row.high, ">")):
             axes.plot(
                 end, at, marker=arrow if value is None else "|", color=color, markersize=6, linestyle=""

@@ -30,7 +30,8 @@
   // The legend in columns above the plot, and the pixels that it takes.
   function legendOf(plot, width) {
     const named = plot.data.filter((trace) => trace.showlegend !== false && trace.name);
-    const columns = Math.max(1, Math.floor(width / (48 + LETTER * longest(named.map((trace) => trace.name)))));
+    const fitting = Math.floor(width / (48 + LETTER * longest(named.map((trace) => trace.name))));
+    const columns = Math.max(1, Math.min(named.length, fitting));
     const rows = plot.layout.showlegend ? Math.ceil(named.length / columns) : 0;
     return { rows, look: { entrywidth: 1 / columns, entrywidthmode: "fraction" } };
   }
@@ -66,7 +67,8 @@
       }
     }
     for (const axis of [x, y]) Object.assign(axis, { gridcolor: value("--line"), linecolor: value("--line"), tickcolor: value("--line"), tickfont: { color: value("--text") } });
-    const legend = legendOf(plot, width - margin.l - margin.r);
+    const beside = y.ticktext && !y.ticklabelposition ? LETTER * longest(y.ticktext) + 24 : 0;
+    const legend = legendOf(plot, width - Math.max(margin.l, beside) - margin.r);
     height += ROW * legend.rows;
     const layout = Object.assign({}, plot.layout, {
       xaxis: x, yaxis: y, margin, width, height, autosize: false,
