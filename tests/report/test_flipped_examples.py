@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
-from bench_sample import bench
+from bench_sample import bench, three_seeds
 
 from gradience.artifacts.evaluation import EvaluationReport, RecordsFile
 from gradience.artifacts.records import ExamplesRun, GenerationRecord, write_records
 from gradience.artifacts.shrink import ShrinkReport
+from gradience.bench.verdict.aggregate import aggregate
 from gradience.report.inputs import Source, read_sources
 from gradience.report.page.flips import flip_blocks
 from gradience.report.page.render import to_page
@@ -125,3 +127,68 @@ def test_no_name_of_a_report_leads_out_of_its_folder(folder, tmp_path_factory, w
             update={"adapters": (row.model_copy(update={"records": (away,)}), *others)}
         )
     assert flip_blocks(report, folder) == []
+
+
+LATER = {"e1": "4", "e2": "5", "e3": "8", "e4": SECRET}
+"""What the variant answers in one of three seeds: e3 flips in each of them, e4 and e2 in two."""
+COUNTS = {42: (NEW, 2, 1), 123: (LATER, 1, 0), 456: (NEW, 2, 1)}
+
+
+@pytest.fixture
+def seeds(tmp_path):
+    """Three seeds of Bench with the records of the probe and of one variant, and their aggregate."""
+    benches = three_seeds()
+    whole = aggregate(benches, [f"seed_{one.seed}/bench.json" for one in benches])
+    name = next(row.name for row in whole.candidates if all(seed.n for seed in row.seeds))
+    for one in benches:
+        folder = tmp_path / f"seed_{one.seed}"
+        probe, variant = (
+            records(folder / f"{file}.jsonl", answers)
+            for file, answers in (("p", OLD), ("v", COUNTS[one.seed][0]))
+        )
+        row = next(row for row in one.variants if row.name == name)
+        measures = row.measures.model_copy(update={"records": "v.jsonl", "records_sha256": variant.sha256})
+        changed = {
+            "probe": one.probe.model_copy(update={"records": "p.jsonl", "records_sha256": probe.sha256}),
+            "variants": (row.model_copy(update={"measures": measures}),),
+        }
+        one.model_copy(update=changed).save(folder / "bench.json")
+    (row,) = (row for row in whole.variants if row.name == name)
+    counted = [
+        seed.model_copy(
+            update={
+                "only_probe_correct": COUNTS[seed.seed][1],
+                "only_variant_correct": COUNTS[seed.seed][2],
+            }
+        )
+        for seed in row.seeds
+    ]
+    row = row.model_copy(update={"seeds": tuple(counted)})
+    whole.model_copy(update={"variants": (row,)}).save(tmp_path / "bench_aggregate.json")
+    return tmp_path
+
+
+def rows_of(shown):
+    rows = re.findall(r"<tr>(.*?)</tr>", shown)
+    return [re.sub(r"<[^>]*>", "|", row).replace("||", "|").strip("|").split("|") for row in rows[1:]]
+
+
+def test_over_seeds_what_flips_in_most_of_them_comes_first(seeds):
+    shown = section(to_page(read_sources([seeds / "bench_aggregate.json"])))
+    assert "3 examples flip over 3 seeds, 1 in each seed and in the same direction" in shown
+    cells = [[cell for cell in row if cell] for row in rows_of(shown)]
+    assert [row[0] for row in cells] == ["e3", "e2", "e4"]
+    assert cells[0][-1] == "3"
+    assert SECRET in shown
+    assert SECRET not in to_page(read_sources([seeds / "bench_aggregate.json"]), texts=False)
+
+
+def test_records_that_the_aggregate_has_not_counted_are_not_shown(seeds):
+    path = seeds / "bench_aggregate.json"
+    text = path.read_text(encoding="utf-8")
+    assert '"only_probe_correct": 1,' in text
+    path.write_text(text.replace('"only_probe_correct": 1,', '"only_probe_correct": 3,'), encoding="utf-8")
+    shown = section(to_page(read_sources([path])))
+    assert "seed 123" in shown
+    assert "other than in the report" in shown
+    assert ">e3<" not in shown

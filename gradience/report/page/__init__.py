@@ -1,6 +1,7 @@
 """Reports as one HTML file that opens from disk: no network, no other file, nothing in it that a stranger wrote runs.
 
-flips.py    the examples that only one of two adapters has correct, where the records are there
+answers.py  what each adapter answered: the records beside a report, where they are the report's own
+flips.py    the examples that only one of two adapters has correct; flips_of_seeds.py over the seeds of a Bench run
 pieces.py   what a page is made of: parts, sections, blocks, and plots among them
 places.py   which plots stand in which section of a report
 render.py   pieces as HTML: the template, the policy, the one place where scripts come in

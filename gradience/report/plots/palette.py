@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from gradience.report.plots.plot import Tone
 
-SERIES = ("#3b78c4", "#d9822b", "#2f9e77", "#b3589a", "#8a7bd1", "#b8901f", "#4aa5c9", "#8c8c8c")
-"""Of series without a tone, by their place in the plot; the ninth begins anew."""
+SERIES = ("#3b78c4", "#d9822b", "#2f9e77", "#b3589a", "#7352d1", "#8f5f33", "#45a2cc", "#ae9258")
+"""Of series without a tone, by their place in the plot; the ninth begins anew. Any two are 14 or more apart in CIELAB,
+also for who has no red or no green receptor (Machado, Oliveira and Fernandes, 2009)."""
 
 TONES: dict[Tone, str] = {
     "accent": SERIES[0],

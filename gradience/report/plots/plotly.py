@@ -46,6 +46,9 @@ BAND = 0.18
 """How opaque a band is."""
 SYMBOLS: dict[Tone, str] = {"warn": "diamond", "bad": "x", "dim": "circle-open"}
 """Of marks that say something by their colour."""
+DASHES = ("solid", "dash", "dot", "dashdot")
+MARKS = ("circle", "square", "triangle-up", "diamond")
+"""Of lines of several series, by their place: those with marks differ in these, the others in their dashes."""
 PATTERNS = ("", "/", ".", "x", "-")
 """Of bars of several series: whoever does not see their colours tells them apart."""
 
@@ -218,11 +221,16 @@ def _named(name: str, hover: Sequence[str], **rest: Any) -> Json:
 def _lines(series: Lines, place: int) -> list[Json]:
     color = series_color(series.tone, series.shade, place)
     line = {"color": color, "width": 2, "shape": "hv" if series.step else "linear"}
+    x, y = _numbers(series.x), _numbers(series.y)
+    marked = series.marked or len(x) == 1
     if series.dashed:
         line["dash"] = "dash"
-    x, y = _numbers(series.x), _numbers(series.y)
-    mode = "lines+markers" if series.marked or len(x) == 1 else "lines"
+    elif series.shade is None and series.name and not marked:
+        line["dash"] = DASHES[place % len(DASHES)]
+    mode = "lines+markers" if marked else "lines"
     drawn = _named(series.name, series.hover, type="scatter", mode=mode, x=x, y=y, line=line)
+    if marked:
+        drawn["marker"] = {"symbol": MARKS[place % len(MARKS)], "size": 7}
     if not series.name:
         drawn["hoverinfo"] = "skip"  # the interval of a point, which says all of it
     ends = [

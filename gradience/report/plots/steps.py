@@ -69,7 +69,7 @@ def rank_plot(report: MonitorReport) -> Plot | None:
         series += [Lines(f"{name}{what}", steps, values, marked=True) for what, values in curves.items()]
         last = use.points[-1]
         spoken.append(
-            f"k@90 of the median module is {trimmed(last.energy_rank_90_p50)} at step {count(last.step)}, of"
+            f"the median module has k@90 {trimmed(last.energy_rank_90_p50)} at step {count(last.step)}, of"
             f" {count(use.modules)} modules with rank {use.max_rank or 'unknown'}"
         )
     return Plot(
