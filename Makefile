@@ -182,9 +182,10 @@ $(VLLM)/.$(VLLM_VERSION): | $(VENV)/.made
 	@$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
 	@touch $@
 
-conformance-vllm: $(VENV)/.test $(VLLM)/.$(VLLM_VERSION)
+conformance-vllm: $(VENV)/.conformance $(VLLM)/.$(VLLM_VERSION)
 	PYTHONPATH=tests $(PY) -W ignore -m conformance.serving vllm --python $(VLLM)/bin/python $(ARGS)
 	PYTHONPATH=tests $(PY) -W ignore -m conformance.serving.slots --python $(VLLM)/bin/python
+	GRADIENCE_ENGINE_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(PY) -m pytest -m conformance tests/conformance/test_vllm_engine.py
 
 # Ray Core on this machine, and a server that speaks S3: with what they bring they stay out of the other environments.
 RAY := .venv-ray

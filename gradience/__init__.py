@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gradience.compress.verb import compress_adapter
     from gradience.convert.verb import convert_adapter
     from gradience.errors import (
+        EngineError,
         GradienceError,
         IncompleteError,
         InputError,
@@ -69,6 +70,7 @@ _HOME = {
     "CompressionPlan": "gradience.artifacts.compression",
     "CompressionReport": "gradience.artifacts.compression",
     "ConversionReport": "gradience.artifacts.conversion",
+    "EngineError": "gradience.errors",
     "EvaluationReport": "gradience.artifacts.evaluation",
     "EvidenceReport": "gradience.artifacts.evidence",
     "FleetCompression": "gradience.artifacts.fleet_compression",
@@ -120,6 +122,7 @@ __all__ = [
     "CompressionPlan",
     "CompressionReport",
     "ConversionReport",
+    "EngineError",
     "EvaluationReport",
     "EvidenceReport",
     "FleetCompression",

@@ -136,6 +136,16 @@ class NetworkError(GradienceError):
     exit_code = 7
 
 
+class EngineError(GradienceError):
+    """The program that answers examples ended before it had answered.
+
+    >>> EngineError("the process of vLLM was ended by signal 9", code="engine-died").exit_code
+    5
+    """
+
+    exit_code = 5
+
+
 class MissingExtra(GradienceError):
     """An optional dependency is not installed.
 

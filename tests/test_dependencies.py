@@ -21,6 +21,8 @@ IN_A_CHILD = ("peft_load.py", "unpickle.py")
 """Rooms, and files, that are imported only where the extra `hf` is installed."""
 OF_AN_EXTRA = ("statistics", "hub")
 """Rooms that are imported, or import, only where their extra (`stats`, `hub`) is installed."""
+IN_ANOTHER_PYTHON = "evaluate/engines/vllm/server.py"
+"""Run by the Python that vLLM is installed in."""
 
 
 def modules(requirements: list[str]) -> set[str]:
@@ -53,6 +55,7 @@ def files(*, on_models: bool) -> list[Path]:
         for file in every
         if (file.relative_to(package).parts[0] in ON_MODELS or file.name in IN_A_CHILD) == on_models
         and file.relative_to(package).parts[0] not in OF_AN_EXTRA
+        and file != package / IN_ANOTHER_PYTHON
     ]
 
 

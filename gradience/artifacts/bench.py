@@ -43,6 +43,8 @@ class BenchData(Part):
 class BenchEnvironment(Part):
     """What can move a number in its last digits."""
 
+    engine: str = Field(default="transformers", exclude_if=lambda name: name == "transformers")
+    """What answered, where it is not transformers, which measures KL and flips in any case."""
     device: str
     """`cpu`, or the name of the accelerator."""
     dtype: str

@@ -98,6 +98,7 @@ class EvaluationConditions(Part):
     """What decides an answer, beside adapter and examples."""
 
     engine: str
+    """What answered. KL and flips on gold responses are transformers' under any engine."""
     device: str
     threads: int
     dtype: str
@@ -112,6 +113,8 @@ class EvaluationConditions(Part):
     max_length: int | None
     max_new_tokens: int | None
     versions: dict[str, str]
+    batch_invariant: bool | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of vLLM: whether its answers do not depend on what is computed beside them. Absent for other engines."""
     base_fingerprint: str
     """The commit on the hub, or sha256 over the names and hashes of the folder's files."""
     tokenizer_sha256: str

@@ -57,7 +57,7 @@ class ExamplesRun(Part):
     """How the base's weights are packed, such as `bitsandbytes nf4`."""
     dtype: str
     """The base's dtype, as torch names it; of a packed base that of its embeddings, norms and head. LoRA factors are
-    computed in float32 unless the base is float64."""
+    computed in float32 unless the base is float64; by vLLM in the base's dtype."""
     attention: str | None
     """The implementation of attention, as transformers names it."""
     device: str
@@ -65,7 +65,9 @@ class ExamplesRun(Part):
     threads: int
     """Threads of the processor that are computed with."""
     versions: dict[str, str]
-    """gradience and what the engine computes with: torch, transformers, peft, tokenizers."""
+    """gradience and what the engine computes with: torch, transformers, peft, tokenizers, vllm."""
+    batch_invariant: bool | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of vLLM: whether its answers do not depend on what is computed beside them. Absent for other engines."""
     batch_size: int
     """Examples that are answered together at most; of multiple choice, responses."""
     batch_tokens: int | None = None

@@ -11,7 +11,9 @@ import typer
 from gradience.cli.bench_codes import Required, RequireGrade, ended
 from gradience.cli.bench_configs import complete_config
 from gradience.cli.console import show_note
+from gradience.cli.engine import name_engine_python
 from gradience.cli.exit_codes import ExitCode
+from gradience.cli.options import EnginePython
 from gradience.cli.output import command_line, print_result
 from gradience.cli.page import Html, NoTexts, shows_texts
 from gradience.words import noun
@@ -66,6 +68,7 @@ def run(
             "--allow-code", help="Let the config's own task run its code (also: GRADIENCE_ALLOW_CODE=1)."
         ),
     ] = False,
+    engine_python: EnginePython = None,
     require_grade: RequireGrade = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     html: Html = None,
@@ -89,6 +92,7 @@ def run(
     from gradience.tasks.user_code import allowing
 
     texts = shows_texts(html, no_texts=no_texts)
+    name_engine_python(engine_python)
     given = [*(overrides or []), *(["run_type=smoke"] if smoke else [])]
     given += [] if only_seed is None else [f"only_seed={only_seed}"]
     loaded = load_config(find_config(config), given)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gradience.cli.engine import name_engine_python
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.options import (
     AllowCode,
@@ -15,6 +16,8 @@ from gradience.cli.options import (
     BasePacked,
     BaseRevision,
     Data,
+    Engine,
+    EnginePython,
     ExampleLimit,
     Precision,
     Quiet,
@@ -118,6 +121,8 @@ def evaluate(
     device: Annotated[
         str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: auto).")
     ] = None,
+    engine: Engine = None,
+    engine_python: EnginePython = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -173,8 +178,10 @@ def evaluate(
         "quantization": quantization and quantization.value,
         "revision": revision,
         "device": device,
+        "engine": engine,
     }
     texts = shows_texts(html, no_texts=no_texts)
+    name_engine_python(engine_python)
     request = request_of({name: value for name, value in given.items() if value is not None}, config)
     with allowing(allow_code):
         if request.output is None and not (dry_run or preview):

@@ -104,6 +104,20 @@ BaseRevision = Annotated[
     str | None,
     typer.Option("--revision", metavar="COMMIT", help="Of the base on the hub."),
 ]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine", metavar="NAME", help="What answers: transformers or vllm (default: transformers)."
+    ),
+]
+EnginePython = Annotated[
+    Path | None,
+    typer.Option(
+        "--engine-python",
+        metavar="PATH",
+        help="The Python that vLLM is installed in (also: GRADIENCE_ENGINE_PYTHON).",
+    ),
+]
 Device = Annotated[
     str,
     typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps."),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gradience.cli.engine import name_engine_python
 from gradience.cli.evaluate import options_of
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.options import (
@@ -19,6 +20,8 @@ from gradience.cli.options import (
     BaseRevision,
     Data,
     Device,
+    Engine,
+    EnginePython,
     ExampleLimit,
     Precision,
     Quiet,
@@ -98,6 +101,8 @@ def shrink(
     quantization: BasePacked = None,
     revision: BaseRevision = None,
     device: Device = "auto",
+    engine: Engine = None,
+    engine_python: EnginePython = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -148,7 +153,9 @@ def shrink(
         "quantization": quantization and quantization.value,
         "revision": revision,
         "device": device,
+        "engine": engine,
     }
+    name_engine_python(engine_python)
     with allowing(allow_code):
         if output is None and not dry_run:
             raise UsageError(

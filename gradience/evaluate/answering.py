@@ -68,6 +68,7 @@ class Answering:
             device=request.device,
             on_batch=watcher.step,
             on_tokens=watcher.tokens,
+            engine_name=request.engine,
         )
         self._number = 0
 

@@ -17,7 +17,7 @@ from gradience.digests import sha256_rows, sha256_text
 from gradience.evaluate.batches import batched
 from gradience.evaluate.engines.base import Engine, Score
 from gradience.evaluate.examples import require_examples
-from gradience.evaluate.proof import refuse_inert_generators
+from gradience.evaluate.proof import prove_generators
 from gradience.evaluate.records import RecordFile, answer_batches, header
 from gradience.progress import Progress
 from gradience.tasks.base import ChooseBy, Decide
@@ -70,8 +70,8 @@ def evaluate_choices(
     """
     require_examples(examples, engine, classifies=False)
     limit = max_length if max_length is not None else engine.max_length
-    if name is not None and not allow_inert:
-        refuse_inert_generators(engine, [name], [example.prompt for example in examples], limit)
+    prompts = [example.prompt for example in examples]
+    prove_generators(engine, [] if name is None else [name], prompts, limit, allow_inert=allow_inert)
     texts = [example.prompt + "".join(example.responses) for example in examples]
 
     def lengths() -> list[int]:

@@ -57,12 +57,13 @@ class Evaluator:
         self.loads = 0
         """How often the base has been loaded."""
         self._engine_type = engine(engine_name)
+        self._engine_type.check(model, labels=self._labels)
         self._engine: Engine | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
         """What decides an answer, beside adapter, base and examples."""
-        settings = {"engine": self._engine_type.name, **self._batches()}
+        settings = {"engine": self._engine_type.name, **self._engine_type.decides(), **self._batches()}
         if isinstance(self.task, ClassificationTask):
             return settings | {"max_length": self.max_length}
         if isinstance(self.task, ChoiceTask):
@@ -133,12 +134,14 @@ class Evaluator:
         whole: dict[str, Any] = {}
         if isinstance(self.task, LikelihoodTask):  # whose answers these are
             whole = {"end": self.task.end, "rolling": self.task.rolling, "scoring": self.task.scoring}
+        else:
+            engine = engine.divergence
         return evaluate_scores(
             engine,
             [name],
             self.examples,
             reference=reference[0],
-            **self._batches(scored=True),
+            **self._batches(scored=True, at_once=engine.batches_at_once),
             paths=None if path is None else {name: path},
             on_batch=self.on_batch,
             allow_inert=allow_inert,
@@ -152,7 +155,7 @@ class Evaluator:
         """
         usual, self.on_batch = self.on_batch, _stop
         try:
-            if not isinstance(self.task, LikelihoodTask):
+            if not isinstance(self.task, LikelihoodTask) and self._engine_type.batches_at_once == 1:
                 with suppress(_TriedError):
                     self.answers(*reference, None, allow_inert=True)
             if not isinstance(self.task, ClassificationTask):
@@ -175,19 +178,25 @@ class Evaluator:
 
         return batch
 
-    def _batches(self, *, scored: bool = False) -> dict[str, Any]:
-        """How examples are batched, as the functions of this room take it."""
+    @property
+    def _labels(self) -> int | None:
+        return len(self.task.label_names) if isinstance(self.task, ClassificationTask) else None
+
+    def _batches(self, *, scored: bool = False, at_once: int | None = None) -> dict[str, Any]:
+        """How examples are batched, as the functions of this room take it; at_once: of the engine that answers."""
+        times = self._engine_type.batches_at_once if at_once is None else at_once
         if self.batch_size is not None:
-            return {"batch_size": min(self.batch_size, SCORED_AT_ONCE) if scored else self.batch_size}
+            size = min(self.batch_size, SCORED_AT_ONCE) if scored else self.batch_size
+            return {"batch_size": times * size}
         assert self.batch_tokens is not None
-        return {"batch_tokens": max(1, self.batch_tokens // SCORED_SHARE) if scored else self.batch_tokens}
+        tokens = max(1, self.batch_tokens // SCORED_SHARE) if scored else self.batch_tokens
+        return {"batch_tokens": times * tokens}
 
     @property
     def engine(self) -> Engine:
         """The engine, loaded at its first use."""
         if self._engine is None:
-            labels = len(self.task.label_names) if isinstance(self.task, ClassificationTask) else None
-            self._engine = self._engine_type.load(self.model, labels=labels, device=self.device)
+            self._engine = self._engine_type.load(self.model, labels=self._labels, device=self.device)
             self.loads += 1
         return self._engine
 

@@ -122,6 +122,8 @@ def _cost(inputs: Inputs) -> tuple[_Cost | None, list[str]]:
         whole = adapters * one + (adapters - 1) * scores + weights / LOADED
         times.append(TimeEstimate(machine=machine.name, training=0.0, evaluation=one + scores, seed=whole))
     said = [machine.name for machine in machines]
+    if inputs.request.engine != "transformers":
+        said.append(f"times of the engine transformers; {inputs.request.engine} has not been measured here")
     if new and not choices and not inputs.likelihoods:
         said.append(
             "answers as long as the gold ones; a model that does not stop takes up to `max_new_tokens`"

@@ -11,7 +11,7 @@ from gradience.digests import sha256_text
 from gradience.evaluate.batches import batched
 from gradience.evaluate.engines.base import Engine, Output
 from gradience.evaluate.examples import Prompted, require_examples
-from gradience.evaluate.proof import refuse_inert_generators
+from gradience.evaluate.proof import prove_generators
 from gradience.evaluate.records import RecordFile, answer_batches, header
 from gradience.progress import Progress
 from gradience.tasks.base import Decide, Decision, Filter
@@ -48,8 +48,7 @@ def evaluate_generation(
     require_examples(examples, engine, classifies=False)
     limit = max_length if max_length is not None else engine.max_length
     prompts = [example.prompt for example in examples]
-    if name is not None and not allow_inert:
-        refuse_inert_generators(engine, [name], prompts, limit)
+    prove_generators(engine, [] if name is None else [name], prompts, limit, allow_inert=allow_inert)
 
     def lengths() -> list[int]:
         whole = (count + max_new_tokens for count in engine.count_tokens(prompts))

@@ -27,15 +27,33 @@ def refuse_inert_classifier(
         )
 
 
-def refuse_inert_generators(
+def prove_generators(
+    engine: Engine,
+    names: Sequence[str],
+    prompts: Sequence[str],
+    max_length: int | None,
+    *,
+    allow_inert: bool = False,
+) -> None:
+    """Raise InputError where the engine does not compute one of `names` as PEFT does, or it has no effect.
+
+    allow_inert: it need not have one.
+    """
+    shortest = sorted(prompts, key=len)[:EXAMPLES_OF_PROOF]
+    engine.verify(names, shortest, max_length)
+    if names and not allow_inert:
+        _refuse_inert_generators(engine, names, shortest, max_length)
+
+
+def _refuse_inert_generators(
     engine: Engine, names: Sequence[str], prompts: Sequence[str], max_length: int | None
 ) -> None:
     """Raise InputError (`adapter-inert`) when one of `names` leaves every prompt as likely to end there as it was.
 
-    That likelihood depends on the logits of the whole vocabulary, and every engine can tell it.
+    That likelihood depends on the logits of the whole vocabulary.
     """
-    ends = [(prompt, "") for prompt in sorted(prompts, key=len)[:EXAMPLES_OF_PROOF]]
-    base, *adapters = engine.score([None, *names], ends, max_length=max_length) if names else [[]]
+    ends = [(prompt, "") for prompt in prompts]
+    base, *adapters = engine.divergence.score([None, *names], ends, max_length=max_length)
     for name, scores in zip(names, adapters, strict=True):
         if scores == base:
             raise _inert(

@@ -6,18 +6,28 @@ import os
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from gradience.artifacts.exact import Exact
 from gradience.check.files import read_mapping
+from gradience.evaluate.engines import ENGINES
 from gradience.models.config_errors import known_keys, refused
 from gradience.models.locate import EMBEDDED, is_path
 from gradience.models.settings import Positive, Settings
 from gradience.tasks.user_code import is_file
 
 PATHS = ("adapters", "data", "output")
+
+
+def _engine(name: str) -> str:
+    if name not in ENGINES:
+        raise ValueError(f"{name!r} is not one of {', '.join(ENGINES)}")
+    return name
+
+
+EngineName = Annotated[str, AfterValidator(_engine)]
 
 
 class Request(Settings):
@@ -58,6 +68,8 @@ class Request(Settings):
     """A commit of the base's repository on the hub."""
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1`, `mps`; `auto` takes a GPU where there is one."""
+    engine: EngineName = "transformers"
+    """What answers: `transformers`, or `vllm` in a process of its own, whose Python `--engine-python` names."""
     folder: Path | None = None
     """Where relative paths of this file start: by default its own folder. Itself relative to that."""
 

@@ -10,7 +10,7 @@ from gradience.digests import sha256_text
 from gradience.evaluate.batches import batched
 from gradience.evaluate.engines.base import Engine, Score
 from gradience.evaluate.examples import Answered, require_examples
-from gradience.evaluate.proof import refuse_inert_generators
+from gradience.evaluate.proof import prove_generators
 from gradience.evaluate.records import RecordFile, answer_batches, header
 from gradience.progress import Progress
 
@@ -43,8 +43,9 @@ def evaluate_scores(
     require_examples(examples, engine, classifies=False)
     limit = max_length if max_length is not None else engine.max_length
     adapters = [name for name in dict.fromkeys([*names, reference]) if name is not None]
-    if not allow_inert:
-        refuse_inert_generators(engine, adapters, [example.prompt for example in examples], limit)
+    prove_generators(
+        engine, adapters, [example.prompt for example in examples], limit, allow_inert=allow_inert
+    )
 
     # An engine of one's own need not know what it is not asked for.
     how = {"end": False} | ({"rolling": True} if rolling else {}) if rolling or not end else {}

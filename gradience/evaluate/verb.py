@@ -51,6 +51,7 @@ def evaluate_adapters(
     quantization: Literal["nf4"] | None = None,
     revision: str | None = None,
     device: str = "auto",
+    engine: str = "transformers",
     watcher: Watcher | None = None,
 ) -> EvaluationReport:
     """Evaluate several adapters of one base on the same examples, and compare each with the first of them.
@@ -81,6 +82,7 @@ def evaluate_adapters(
     quantization: of the base.
     revision: of the base on the hub.
     device: where the base is.
+    engine: what answers, "transformers" or "vllm"; GRADIENCE_ENGINE_PYTHON names the Python of the latter.
     watcher: told of each stage and batch.
 
     Raises InputError where adapters, data or base cannot be used, UsageError for what makes no sense together,
@@ -104,6 +106,7 @@ def evaluate_adapters(
         "quantization": quantization,
         "revision": revision,
         "device": device,
+        "engine": engine,
     }
     request = request_of({name: value for name, value in given.items() if value is not None})
     require_libraries()

@@ -69,9 +69,21 @@ def title_blocks(report: EvaluationReport) -> list[Block]:
         ("base", (Span(report.base, "name"), Span(f"  {_held(conditions)}", "dim"))),
         ("examples", (f"{count(report.examples)} of ", Span(report.task, "name"), _which(report))),
         ("device", device_of(conditions)),
+        *_engine(conditions),
     ]
     blocks: list[Block] = [Heading("Evaluation", level=1), Facts(rows)]
     return [*blocks, Notes([Note("warning", note) for note in report.notes])] if report.notes else blocks
+
+
+def _engine(conditions: EvaluationConditions) -> list[tuple[str, Inline]]:
+    """Which engine gave which number, where it is not one for all."""
+    if conditions.engine == "transformers":
+        return []
+    version = conditions.versions.get(conditions.engine, "")
+    free = "" if conditions.batch_invariant is not False else ", not batch-invariant"
+    return [
+        ("engine", (f"{conditions.engine} {version}{free}", Span("; KL and flips by transformers", "dim")))
+    ]
 
 
 def device_of(conditions: EvaluationConditions) -> Inline:

@@ -9,19 +9,20 @@ from types import MappingProxyType
 import pytest
 
 import gradience
-from gradience.evaluate.engines.base import AdapterIdentity, Output, Score
+from gradience.evaluate.engines.base import AdapterIdentity, Engine, Output, Score
 from gradience.tasks.base import GenerationTask
 from gradience.tasks.examples import PromptExample, content_id, prepare
 
 EXAMPLE = Path(gradience.__file__).parent / "examples" / "minilm-reviews-r8"
 
 
-class TableEngine:
+class TableEngine(Engine):
     """Answers from a table; the base alone says nothing."""
 
     name = "table"
     classifies = False
     max_length = None
+    adapters = MappingProxyType({})
     table = MappingProxyType({"two and two": "4", "two and three": "5"})
 
     def __init__(self, base: str) -> None:

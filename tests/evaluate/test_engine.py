@@ -382,5 +382,6 @@ def test_the_header_names_every_setting_that_must_agree():
             "scoring",
             "examples_sha256",
             "n",
+            "batch_invariant",
         ),
     }

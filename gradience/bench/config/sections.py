@@ -18,6 +18,7 @@ from gradience.bench.arms.registry import ARMS, CONTROLS
 from gradience.calibrate.heal.inputs import FEWEST as FEWEST_HEALING
 from gradience.calibrate.rows import FEWEST
 from gradience.errors import InputError
+from gradience.evaluate.engines import ENGINES
 from gradience.executors import EXECUTORS
 from gradience.models.settings import Positive, Settings
 from gradience.ranks import DEFAULT_GRID
@@ -65,7 +66,7 @@ def _names(values: Mapping[str, Any], key: str) -> list[str]:
 
 
 Variant = Annotated[str, AfterValidator(_variant)]
-ARM, CONTROL, EXECUTOR = OneOf(ARMS), OneOf(CONTROLS), OneOf(EXECUTORS)
+ARM, CONTROL, EXECUTOR, ENGINE = OneOf(ARMS), OneOf(CONTROLS), OneOf(EXECUTORS), OneOf(ENGINES)
 ArmName = Annotated[str, AfterValidator(ARM)]
 ControlName = Annotated[str, AfterValidator(CONTROL)]
 
@@ -282,6 +283,11 @@ class RuntimeSettings(Settings):
     """Of torch, on a CPU. By default as many as torch takes."""
     processes: Positive = 1
     """More than one: training through torchrun, one process for each GPU. They share the accumulation steps."""
+    engine: Annotated[str, AfterValidator(ENGINE)] = Field(
+        default="transformers", exclude_if=lambda name: name == "transformers"
+    )
+    """What answers the examples: `transformers`, or `vllm` in a process of its own, whose Python `--engine-python`
+    names. Part of the key of every evaluation: probe and variants have the same."""
     executor: Annotated[str, AfterValidator(EXECUTOR)] = Field(default="local", exclude=True)
     """Where the stages are made: `local` on this machine, `ray` on a Ray cluster."""
     workers: Positive | None = Field(default=None, exclude=True)

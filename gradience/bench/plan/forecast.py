@@ -90,6 +90,10 @@ def _assumptions(
     if cost is None:
         return ["no cost: the number of steps is known when the data are read"]
     said = [each.machine for each in cost.times]
+    if config.runtime.engine != "transformers":
+        said.append(
+            f"evaluations by the engine transformers; {config.runtime.engine} has not been measured here"
+        )
     if seen.lengths is None:
         said.append(
             "examples at `max_length` and answers at `max_new_tokens`, since their lengths are not known here"

@@ -26,6 +26,7 @@ def evaluator_of(config: BenchConfig, task: Task, examples: Sequence[Any], on_ba
         max_new_tokens=config.task.generation.max_new_tokens,
         device=config.runtime.device,
         on_batch=on_batch,
+        engine_name=config.runtime.engine,
     )
 
 

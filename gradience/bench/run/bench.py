@@ -53,6 +53,7 @@ from gradience.bench.verdict.folders import (
 )
 from gradience.check.files import MAX_BYTES
 from gradience.errors import UsageError
+from gradience.evaluate.engines import engine
 from gradience.models.devices import check_devices, threads
 from gradience.models.lock import only_one
 from gradience.progress import Watcher
@@ -83,6 +84,7 @@ def run_bench(
     """
     if config.runtime.executor == "local":  # a cluster's machines have devices of their own
         check_devices(config.runtime.device, config.runtime.processes)
+    engine(config.runtime.engine).check(config.model)
     whole = config.only_seed is None
     task = rendered(config.task.load(), config.model)
     planned = _planned(config, task)  # what is refused so far leaves no folder behind

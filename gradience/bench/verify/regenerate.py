@@ -103,6 +103,7 @@ class _Regeneration:
             max_length=config.train.max_length,
             max_new_tokens=config.task.generation.max_new_tokens,
             device=config.runtime.device,
+            engine_name=config.runtime.engine,
         )
         self.uncompared: list[str] = []
         """Evaluations that could have been made again, and were not."""
@@ -176,6 +177,8 @@ class _Regeneration:
 def undecidable(header: ExamplesRun, here: Mapping[str, Any]) -> str:
     """Return why another answer shows nothing; empty where it does. here: the numerics of this machine."""
     reasons = [numerics_differences(header.model_dump(), here)]
+    if header.batch_invariant is False:
+        reasons.append(f"{header.engine} was free to compute other examples beside each")
     if header.dtype not in WHOLE or header.quantization is not None:
         reasons.append(f"computed in {header.quantization or header.dtype}")
     return "; ".join(filter(None, reasons))

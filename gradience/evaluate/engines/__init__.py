@@ -7,7 +7,10 @@ from pkgutil import resolve_name
 from gradience.errors import UsageError
 from gradience.evaluate.engines.base import Engine
 
-ENGINES = {"transformers": "gradience.evaluate.engines.transformers:TransformersEngine"}
+ENGINES = {
+    "transformers": "gradience.evaluate.engines.transformers:TransformersEngine",
+    "vllm": "gradience.evaluate.engines.vllm:VllmEngine",
+}
 """Name -> `module:class`, imported by `engine`."""
 
 

@@ -89,6 +89,8 @@ class Engine(Protocol):
 
     name: ClassVar[str]
     """What it is registered as; it stands in every header of records and in the key of every evaluation."""
+    batches_at_once: ClassVar[int] = 1
+    """How many batches it is handed at once: one that decides by itself what it computes together is handed more."""
     tokens: int
     """Read and written so far, without padding; for the progress alone, so that an engine may leave it at 0."""
 
@@ -102,6 +104,15 @@ class Engine(Protocol):
 
         Evaluations are compared only where these agree (fields of `ExamplesRun`).
         """
+
+    @classmethod
+    def check(cls, model: ModelSettings, *, labels: int | None = None) -> None:
+        """Refuse what it cannot do, before anything is trained or loaded."""
+
+    @classmethod
+    def decides(cls) -> dict[str, Any]:
+        """What of it stands in the key of every evaluation, beside its name."""
+        return {}
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -121,6 +132,14 @@ class Engine(Protocol):
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text with its special ones: what a batch of them weighs."""
+
+    @property
+    def divergence(self) -> Engine:
+        """The engine that measures KL and flips with the same adapters: itself, or where it cannot, another one."""
+        return self
+
+    def verify(self, names: Sequence[str | None], prompts: Sequence[str], max_length: int | None) -> None:
+        """Refuse adapters that it would not compute as PEFT does, before any score; nothing where it is PEFT's."""
 
     def add(self, name: str, folder: Path) -> None:
         """Load the PEFT adapter in `folder`. Raises UsageError (`adapter-name`) when the name is taken."""

@@ -157,8 +157,11 @@ def _sources(bench: Bench) -> list[str]:
     where = bench.environment
     versions = ", ".join(f"{name} {version}" for name, version in sorted(where.versions.items()))
     quantization = f", base in {where.quantization}" if where.quantization else ""
+    by = (
+        "" if where.engine == "transformers" else f"; answers by {where.engine}, KL and flips by transformers"
+    )
     return [
-        f"{where.device}, {where.dtype}{quantization}; {versions}",
+        f"{where.device}, {where.dtype}{quantization}{by}; {versions}",
         f"config {bench.config_digest}, protocol {bench.protocol_digest}, plan {bench.plan_digest}",
         *([f"probe sha256 {bench.probe.adapter_sha256}"] if bench.probe else []),
     ]

@@ -34,7 +34,7 @@ def generate_batch(
     So what a row is computed beside depends on the prompts alone, not on when others end, which would differ
     from adapter to adapter.
     """
-    encoded = [prompt_ids(tokenizer, prompt, _room(max_length, max_new_tokens)) for prompt in prompts]
+    encoded = [prompt_ids(tokenizer, prompt, room_of(max_length, max_new_tokens)) for prompt in prompts]
     rows = [Row(tokenizer, tuple(stop), truncated) for _, truncated in encoded]
     first, mask = padded(
         [ids for ids, _ in encoded], fill=end_token(tokenizer), left=True, device=model.device
@@ -106,7 +106,8 @@ def _first(stop: Sequence[str], text: str) -> int | None:
     return min((place for place in map(text.find, stop) if place >= 0), default=None)
 
 
-def _room(max_length: int | None, max_new_tokens: int) -> int | None:
+def room_of(max_length: int | None, max_new_tokens: int) -> int | None:
+    """Tokens that a prompt may have; None where nothing limits it. Raises UsageError (`no-room`)."""
     if max_length is None:
         return None
     if max_length <= max_new_tokens:

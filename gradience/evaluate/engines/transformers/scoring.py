@@ -30,7 +30,7 @@ class Pair:
     truncated: bool
 
 
-def _fitted(tokenizer: Any, prompt: str, response: str, max_length: int | None, *, end: bool) -> Pair:
+def fitted(tokenizer: Any, prompt: str, response: str, max_length: int | None, *, end: bool) -> Pair:
     """Ids of both; where they are too many, the prompt loses its beginning, never the response its end."""
     _, answer = encode_pair(tokenizer, prompt, response)
     answer = answer if end else answer[:-1]
@@ -84,7 +84,7 @@ class ResponseBatch:
         end: the end token counts. Without it the responses are choices, and those of one prompt read it once.
         """
         self.fill, self.device, self.choices = end_token(tokenizer), device, not end
-        self.pairs = [_fitted(tokenizer, *pair, max_length, end=end) for pair in pairs]
+        self.pairs = [fitted(tokenizer, *pair, max_length, end=end) for pair in pairs]
         rows = [pair.prompt + pair.response for pair in self.pairs]
         self.ids, self.mask = padded(rows, fill=self.fill, left=False, device=device)
         self.wanted = torch.zeros_like(self.mask, dtype=torch.bool)

