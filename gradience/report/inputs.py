@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import cast
 
 from pydantic import ConfigDict, Field
@@ -18,6 +17,7 @@ from gradience.adapters.tensors import TensorFile
 from gradience.artifacts.base import MAX_ARTIFACT_BYTES, Artifact
 from gradience.artifacts.calibration import METADATA, Calibration
 from gradience.artifacts.digests import root_of
+from gradience.artifacts.kinds import ArtifactName
 from gradience.artifacts.report import Report
 from gradience.artifacts.shared_names import command_text, path_text
 from gradience.audit.adapter import audit_adapter
@@ -26,33 +26,10 @@ from gradience.errors import InputError
 from gradience.monitor import monitor_runs
 from gradience.reading import read_file
 from gradience.report.audit.series import step_of
+from gradience.report.faces import DOCUMENTS
 
-KINDS = {
-    "gradience.audit": "audit:AuditReport",
-    "gradience.bench": "bench:Bench",
-    "gradience.bench_aggregate": "bench_aggregate:BenchAggregate",
-    "gradience.bench_forecast": "forecast:BenchForecast",
-    "gradience.calibration": "calibration:CalibrationReport",
-    "gradience.check": "check:CheckReport",
-    "gradience.comparison": "comparison:ComparisonReport",
-    "gradience.compression": "compression:CompressionReport",
-    "gradience.compression_plan": "compression:CompressionPlan",
-    "gradience.conversion": "conversion:ConversionReport",
-    "gradience.evaluation": "evaluation:EvaluationReport",
-    "gradience.evaluation_forecast": "evaluation:EvaluationForecast",
-    "gradience.evaluation_preview": "evaluation:EvaluationPreview",
-    "gradience.evidence": "evidence:EvidenceReport",
-    "gradience.fleet": "fleet:FleetReport",
-    "gradience.fleet_compression": "fleet_compression:FleetCompression",
-    "gradience.heal": "heal:HealReport",
-    "gradience.monitor": "monitor:MonitorReport",
-    "gradience.power": "power:PowerReport",
-    "gradience.shrink": "shrink:ShrinkReport",
-    "gradience.shrink_forecast": "shrink:ShrinkForecast",
-    "gradience.verification": "verification:Verification",
-}
-"""The schema without its version -> the module of artifacts/ and the class that reads it."""
-
+REPORTS = {f"gradience.{kind}": kind for kind in ArtifactName if kind.model in DOCUMENTS}
+"""The schema without its version -> the kind of artifact; those that are reports."""
 OF_A_RUN = ("bench_aggregate.json", "shrink.json", "evaluation.json", "bench.json")
 """In a folder, the report about all of it."""
 NAMES = (*OF_A_RUN, "compression_report.json", "heal_report.json", "audit.json", "run.jsonl")
@@ -155,14 +132,14 @@ def _read(path: Path, name: str) -> Source:
         return Source(name, _weights(path))
     text = read_file(path, MAX_ARTIFACT_BYTES)
     schema = Named.parse(path, text).schema_
-    kind = KINDS.get(schema.partition("/")[0])
+    kind = REPORTS.get(schema.partition("/")[0])
     if kind is None:
         raise InputError(
             f"{path}: no report is made of this kind of file: {schema[:120]!r}",
             code="not-a-report",
             hint=Named.repair,
         )
-    reader = cast("type[Report]", resolve_name(f"gradience.artifacts.{kind}"))
+    reader = cast("type[Report]", kind.load())
     report = reader.parse(path, text)
     return Source(name, report, sha256_bytes(text).hex(), verification_of(report, path.parent), path.parent)
 

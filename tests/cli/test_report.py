@@ -12,6 +12,8 @@ from test_help import EVERY
 
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
+from gradience.report.faces import DOCUMENTS
+from gradience.report.inputs import REPORTS
 
 KEPT = Path(__file__).parents[2] / "benchmarks" / "results" / "minilm_reviews"
 RUN = Path(__file__).parents[1] / "monitor" / "runs" / "good.jsonl"
@@ -109,14 +111,14 @@ def test_verbs_write_their_page(tmp_path, capsys):
         assert capsys.readouterr().out
 
 
-WITHOUT_A_REPORT = {"card", "plot", "report", "env"}
+WITHOUT_A_REPORT = {"bench status", "card", "env", "plot", "report"}
 """Verbs whose --json prints facts, or the page itself."""
 
 
 def test_every_verb_that_reports_writes_its_page():
     for words, command in EVERY:
         options = {option for parameter in command.params for option in parameter.opts}
-        if "--json" in options and words[0] not in WITHOUT_A_REPORT:
+        if "--json" in options and " ".join(words) not in WITHOUT_A_REPORT:
             assert "--html" in options, words
 
 
@@ -149,3 +151,27 @@ def test_several_audits_are_one_page(tmp_path):
     adapter, page = str(example_adapter()), tmp_path / "all.html"
     assert run(["audit", adapter, adapter, "--quiet", "--html", str(page)]) == 0
     assert page.read_text(encoding="utf-8").count("<article") == 3  # and one of both
+
+
+def test_the_folder_of_a_search_gives_its_evidence_and_the_adapter_that_holds(tmp_path, capsys):
+    """Not the rungs, which lie one folder deeper."""
+    shrunk = KEPT.parent / "minilm_shrink" / "shrink.json"
+    shutil.copyfile(shrunk, tmp_path / "shrink.json")
+    for place in ("adapter", "rungs/rank2"):
+        assert (
+            run(["compress", str(example_adapter()), "--rank", "2", "-o", str(tmp_path / place), "-q"]) == 0
+        )
+    capsys.readouterr()
+    page = tmp_path / "r.html"
+    assert run(["report", str(tmp_path), "-o", str(page), "--json"]) == 0
+    made_from = json.loads(capsys.readouterr().out)["from"]
+    assert [one["file"] for one in made_from] == ["shrink.json", "adapter/compression_report.json"]
+    text = page.read_text(encoding="utf-8")
+    assert all(f'id="plot-{anchor}"' in text for anchor in ("1-forest", "1-pareto", "2-kept", "2-bytes"))
+
+
+def test_every_kind_of_report_that_is_written_has_its_page():
+    """Whatever has blocks can be read by `report` and `plot`, by the name in its file."""
+    models = {kind.load() for kind in REPORTS.values()}
+    assert {model.__name__ for model in models} == set(DOCUMENTS)
+    assert {model.schema_id.partition("/")[0] for model in models} == set(REPORTS)
