@@ -132,7 +132,7 @@ def kl_plot(report: AuditReport | Compression) -> Plot | None:
     if not isinstance(report, AuditReport) and report.prediction is not None:
         name = "this plan" if isinstance(report, CompressionPlan) else "this adapter"
         params = report.new_params - padding(report.modules)
-        series.append(Points(name, [params], [report.prediction.kl or None], tone="accent", labels=[name]))
+        series.append(Points(name, [params], [report.prediction.kl or None], labels=[name]))
         chosen = f"; {name} has {count(params)} and {sig(report.prediction.kl)}"
     smallest = curve[0]
     return Plot(

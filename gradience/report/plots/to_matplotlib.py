@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from gradience.errors import require
@@ -69,8 +70,8 @@ LEGEND = 10
 """Series in a legend, at most; of more the first and the last are named."""
 ABSENT = "#f2f2f2"
 """Of a cell without a value."""
-NAME = 60
-"""Characters of a name in a plot."""
+TITLE, NAME = 48, 60
+"""Characters of a line of a title, and of a name in a plot."""
 
 
 def figure_of(plots: Sequence[Plot], *, columns: int = COLUMNS) -> Figure:
@@ -136,7 +137,7 @@ def _rows(plot: Plot) -> int:
 
 
 def _draw(plot: Plot, axes: Axes) -> None:
-    axes.set_title(_text(plot.title, 120))
+    axes.set_title(fill(_text(plot.title, 120), TITLE))
     for side, axis in (("x", plot.x), ("y", plot.y)):
         if axis.scale == "log":
             getattr(axes, f"set_{side}scale")("log")

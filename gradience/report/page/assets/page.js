@@ -46,9 +46,10 @@
     const map = plot.data.some((trace) => trace.type === "heatmap");
     let traces = plot.data;
     let margin = plot.layout.margin;
+    let names = [];
     if (width < ROOMY) traces = traces.map((trace) => (trace.meta ? Object.assign({}, trace, trace.meta) : trace));
     if (narrow) {
-      margin = Object.assign({}, margin, { l: 44, r: 8 });
+      margin = Object.assign({}, margin, { l: 44, r: 16 });
       y.title = Object.assign({}, y.title, y.ticktext ? { text: "" } : {});
       x.nticks = 5;
       if (map) {
@@ -58,26 +59,26 @@
       } else if (y.ticktext && longest(y.ticktext) > 8) {
         const down = y.autorange === "reversed";
         const last = y.ticktext.length - 1;
-        Object.assign(y, {
-          ticklabelposition: "inside", ticklabelshift: down ? 17 : -17, ticklabelstandoff: -6,
-          autorange: false, range: down ? [last + 0.5, -0.8] : [-0.5, last + 0.8],
-        });
+        names = y.ticktext.map((text, row) => ({
+          text, showarrow: false, xref: "paper", x: 0, xanchor: "left", yref: "y", y: y.tickvals[row], yanchor: "bottom", yshift: 8,
+        }));
+        Object.assign(y, { showticklabels: false, autorange: false, range: down ? [last + 0.5, -0.8] : [-0.5, last + 0.8] });
         margin.l = 12;
         height += 14 * y.ticktext.length;
       }
     }
     for (const axis of [x, y]) Object.assign(axis, { gridcolor: value("--line"), linecolor: value("--line"), tickcolor: value("--line"), tickfont: { color: value("--text") } });
-    const beside = y.ticktext && !y.ticklabelposition ? LETTER * longest(y.ticktext) + 24 : 0;
+    const beside = y.ticktext && names.length === 0 ? LETTER * longest(y.ticktext) + 24 : 0;
     const legend = legendOf(plot, width - Math.max(margin.l, beside) - margin.r);
     height += ROW * legend.rows;
     const layout = Object.assign({}, plot.layout, {
       xaxis: x, yaxis: y, margin, width, height, autosize: false,
       legend: Object.assign({}, plot.layout.legend, legend.look),
-      bargap: plot.layout.bargap === undefined && y.ticklabelposition ? 0.62 : plot.layout.bargap,
+      bargap: plot.layout.bargap === undefined && names.length > 0 ? 0.62 : plot.layout.bargap,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: value("--text"), size: 12, family: getComputedStyle(document.body).fontFamily },
       dragmode: touch.matches ? false : "zoom",
-      annotations: plot.layout.annotations.map((label) => Object.assign({}, label, { bgcolor: value("--card") })),
+      annotations: plot.layout.annotations.concat(names).map((label) => Object.assign({}, label, { bgcolor: value("--card") })),
     });
     return { traces, layout };
   }
