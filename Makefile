@@ -198,7 +198,7 @@ $(RAY)/.made: pyproject.toml | $(VENV)/.made
 	@touch $@
 
 conformance-ray: $(RAY)/.made
-	$(RAY)/bin/python -m pytest -m conformance tests/conformance/test_clusters.py $(ARGS)
+	$(RAY)/bin/python -m pytest -m conformance tests/conformance/test_clusters.py tests/conformance/test_object_storage.py $(ARGS)
 
 # The source archive holds llama.cpp itself, and with it the converters.
 LLAMA := .venv-llama-cpp

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from gradience.errors import OutputError
+from gradience.errors import GradienceError
 from gradience.storage.place import Place
 
 HEARTBEAT, TAKEOVER = 30.0, 300.0
@@ -80,10 +80,12 @@ class Lease:
 
     def _beat(self) -> None:
         while not self._stop.wait(self.heartbeat):
-            if not self.is_held:
-                self.on_loss()
-                return
-            with suppress(OutputError):  # a storage that is away for a moment; silence is what others look at
+            with suppress(
+                GradienceError
+            ):  # a storage that is away for a moment; silence is what others look at
+                if not self.is_held:
+                    self.on_loss()
+                    return
                 self.place.write(self.name, self.holder.model_dump_json().encode())
 
 
@@ -97,7 +99,7 @@ def claim(
 ) -> Lease | None:
     """Take the lease `name`, and keep it; None where a living process has it.
 
-    heartbeat, takeover: seconds; the second is several of the first. Raises OutputError (`write-failed`).
+    heartbeat, takeover: seconds; the second is several of the first. Raises what the place does.
     """
     held = _generations(place, name)
     if held and not is_abandoned(place, held[-1], takeover):

@@ -33,6 +33,11 @@ def listed(place: Place, name: str, manifest: str) -> bytes | None:
     return place.read(f"{FOLDERS}/{name}/{manifest}")
 
 
+def withdraw(place: Place, name: str, manifest: str) -> None:
+    """Take the list of a folder away: it is not finished any more, and can be published again."""
+    place.remove(f"{FOLDERS}/{name}/{manifest}")
+
+
 def bring(place: Place, folder: Path, files: Mapping[str, str]) -> None:
     """Copy files of a finished folder from there, as far as they are not here. files: as in `publish`.
 
@@ -47,7 +52,7 @@ def bring(place: Place, folder: Path, files: Mapping[str, str]) -> None:
         if sha256_file(scratch) != sha256:
             scratch.unlink()
             raise InputError(
-                f"{place.root}/{_object(sha256)}: not the file that its name says",
+                f"{place.address(_object(sha256))}: not the file that its name says",
                 code="storage-damaged",
                 hint="delete it there, and the folder that lists it, and run again",
             )

@@ -14,12 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from gradience.artifacts.whole import write_whole
-from gradience.errors import InputError, OutputError, require
+from gradience.errors import InputError, require
+from gradience.storage.failures import cannot_write, check_address, client_errors, explained, no_bucket
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """Files below one address, named by paths with slashes.
+
+    Every method raises NetworkError for a storage that cannot be reached (`storage-connection`) or lets nobody in
+    (`storage-access`), InputError for a bucket that is not there (`storage-address`), and where the disk refuses,
+    OutputError (`write-failed`) or ReadError (`unreadable`).
 
     >>> place = Place.at("runs/mine/.shared")
     >>> place.create("leases/42", b"me"), place.create("leases/42", b"you")
@@ -29,22 +34,20 @@ class Place:
     files: Any
     """A file system of fsspec."""
     root: str
+    errors: tuple[type[Exception], ...] = ()
+    """What the client of the storage raises that is no OSError."""
 
     @classmethod
     def at(cls, address: str) -> Place:
-        """The place at this address. Raises MissingExtra for S3 without its library, InputError (`storage-address`)."""
+        """The place at this path or address. Raises MissingExtra for S3 without its library, InputError
+        (`storage-address`) for any other than a path, file:// and s3://."""
         fsspec = require("fsspec", extra="hf")
+        if "://" in address:
+            check_address(address)
         if address.startswith("s3://"):
             require("s3fs", extra="s3")
-        try:
-            files, root = fsspec.url_to_fs(address, use_listings_cache=False)
-        except (ValueError, ImportError) as error:
-            raise InputError(
-                f"{address}: not an address of a storage: {error}",
-                code="storage-address",
-                hint="give a path, file:///path, or s3://bucket/prefix",
-            ) from None
-        return cls(files, root.rstrip("/"))
+        files, root = fsspec.url_to_fs(address, use_listings_cache=False)
+        return cls(files, root.rstrip("/"), client_errors(address))
 
     @property
     def is_local(self) -> bool:
@@ -52,66 +55,84 @@ class Place:
         protocol = self.files.protocol
         return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
 
+    def address(self, name: str) -> str:
+        """Where a file is, as another machine finds it: a path, or an address with its protocol."""
+        path = f"{self.root}/{name}"
+        return path if self.is_local else str(self.files.unstrip_protocol(path))
+
     def create(self, name: str, content: bytes) -> bool:
-        """Write a file that is not there yet; False where it is. Raises OutputError (`write-failed`)."""
+        """Write a file that is not there yet; False where it is."""
         path = self._ready(name)
         try:
-            self.files.pipe_file(path, content, mode="create")
+            with explained(self.address(name), self.errors, writes=True):
+                self.files.pipe_file(path, content, mode="create")
         except FileExistsError:
             return False
-        except OSError as error:
-            raise self._refused(path, error) from None
+        except FileNotFoundError as error:
+            raise no_bucket(self.address(name), error) from None
         return True
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, or replace it whole. Raises OutputError (`write-failed`)."""
+        """Write a file, or replace it whole."""
         path = self._ready(name)
         if self.is_local:
             write_whole(Path(path), [content])
             return
         try:
-            self.files.pipe_file(path, content)
-        except OSError as error:
-            raise self._refused(path, error) from None
+            with explained(self.address(name), self.errors, writes=True):
+                self.files.pipe_file(path, content)
+        except FileNotFoundError as error:
+            raise no_bucket(self.address(name), error) from None
 
     def read(self, name: str) -> bytes | None:
         """The content of a file; None where there is none."""
-        try:
+        with suppress(FileNotFoundError), explained(self.address(name), self.errors):
             return bytes(self.files.cat_file(f"{self.root}/{name}"))
-        except FileNotFoundError:
-            return None
+        return None
 
     def written(self, name: str) -> datetime | None:
         """When a file was last written, by the clock of the storage; None where there is none."""
-        try:
+        with suppress(FileNotFoundError), explained(self.address(name), self.errors):
             moment: datetime = self.files.modified(f"{self.root}/{name}")
-        except FileNotFoundError:
-            return None
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+            return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return None
 
     def remove(self, name: str) -> None:
         """Remove a file; one that is not there is gone already."""
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), explained(self.address(name), self.errors, writes=True):
             self.files.rm_file(f"{self.root}/{name}")
 
     def names(self, below: str) -> list[str]:
         """The names of all files below a folder, in order."""
         start = f"{self.root}/"
-        there = self.files.find(f"{start}{below}")
+        try:
+            with explained(self.address(below), self.errors):
+                there = self.files.find(f"{start}{below}")
+        except FileNotFoundError as error:
+            raise no_bucket(self.address(below), error) from None
         return sorted(str(path)[len(start) :] for path in there if str(path).startswith(start))
 
     def put(self, file: Path, name: str) -> None:
-        """Copy a file of this machine there. Raises OutputError (`write-failed`)."""
+        """Copy a file of this machine there."""
         path = self._ready(name)
         try:
-            self.files.put_file(str(file), path)
-        except OSError as error:
-            raise self._refused(path, error) from None
+            with explained(self.address(name), self.errors, writes=True):
+                self.files.put_file(str(file), path)
+        except FileNotFoundError as error:
+            raise no_bucket(self.address(name), error) from None
 
     def get(self, name: str, file: Path) -> None:
-        """Copy a file from there."""
+        """Copy a file from there. Raises InputError (`storage-damaged`) where there is none."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        self.files.get_file(f"{self.root}/{name}", str(file))
+        try:
+            with explained(self.address(name), self.errors):
+                self.files.get_file(f"{self.root}/{name}", str(file))
+        except FileNotFoundError:
+            raise InputError(
+                f"{self.address(name)}: not there, and a finished folder lists it",
+                code="storage-damaged",
+                hint="delete the manifest that lists it there, and run again",
+            ) from None
 
     def _ready(self, name: str) -> str:
         path = f"{self.root}/{name}"
@@ -119,12 +140,5 @@ class Place:
             try:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise self._refused(path, error) from None
+                raise cannot_write(path, error) from None
         return path
-
-    def _refused(self, path: str, error: OSError) -> OutputError:
-        return OutputError(
-            f"{path}: cannot write: {error.strerror or error}",
-            code="write-failed",
-            hint="check the storage, its permissions and the free space",
-        )

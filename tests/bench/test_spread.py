@@ -161,6 +161,24 @@ def test_a_storage_is_all_that_machines_share(spread_over, alone, tmp_path, monk
     assert not list((tmp_path / "out").rglob("adapter_model.safetensors"))  # weights stay in the storage
 
 
+def test_a_run_begun_in_a_folder_goes_on_over_a_storage(spread_over, alone, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIENCE_SCRATCH", str(tmp_path / "scratch"))
+
+    class Broken(Exception):
+        pass
+
+    def breaks(name: str, times: int) -> None:
+        if name.endswith("uniform_median/train"):
+            raise Broken
+
+    first, second = Here(breaks), Here()
+    with pytest.raises(Broken):
+        spread_over(first, tmp_path / "out")
+    spread_over(second, tmp_path / "out", f"runtime.storage=file://{tmp_path}/storage")
+    assert results(tmp_path / "out") == results(alone)
+    assert set((first.done + second.done).values()) == {1}
+
+
 @pytest.fixture
 def spec(spread_over, tmp_path) -> StageSpec:
     """That of a training which was never begun."""
@@ -190,6 +208,51 @@ def test_other_data_on_a_machine_are_a_failure_with_a_reason(spec):
     assert do_stage(spec.model_copy(update={"key": "0" * 64})) == FAILED
     content = place_of(spec.storage, spec.plan_digest).read(f"failures/{spec.seed}/{spec.stage}.json")
     assert json.loads(content)["code"] == "stage-differs"
+
+
+@pytest.fixture
+def finished(spread_over, tmp_path) -> Any:
+    """A run that is done; gives the spec of a stage of its first seed, whose manifest is removed."""
+    here = Here()
+    spread_over(here, tmp_path / "out")
+    commands = {job.name: job.command[-1] for job in here.seen}
+
+    def spec_of(stage: str) -> StageSpec:
+        (tmp_path / "out" / "seed_1" / stage / MANIFEST).unlink()
+        return read_spec(commands[f"1/{stage}"])
+
+    return spec_of
+
+
+def failure_of(spec: StageSpec) -> str:
+    """The code of what ended a stage."""
+    content = place_of(spec.storage, spec.plan_digest).read(f"failures/{spec.seed}/{spec.stage}.json")
+    return json.loads(content)["code"]
+
+
+def test_what_a_stage_builds_on_is_what_was_seen_when_it_was_handed_in(finished):
+    spec = finished("audit")
+    assert set(spec.inputs) == {"probe/train", "probe/eval"}
+    other = {"key": "0" * 64}
+    made_again = spec.inputs | {"probe/train": "0" * 64}
+    assert do_stage(spec.model_copy(update=other | {"inputs": made_again})) == RETRY
+    assert do_stage(spec.model_copy(update=other)) == FAILED
+    assert failure_of(spec) == "stage-differs"
+    assert do_stage(spec.model_copy(update={"inputs": made_again})) == DONE  # the same, by the key
+
+
+def test_a_machine_with_another_base_says_so_and_does_not_wait(finished):
+    """To it the training that is there, and that was seen, is one of something else."""
+    spec = finished("probe/eval")
+    elsewhere = spec.config | {"train": spec.config["train"] | {"lr": 1e-3}}
+    assert do_stage(spec.model_copy(update={"config": elsewhere})) == FAILED
+    assert failure_of(spec) == "stage-differs"
+
+
+def test_an_input_that_is_not_there_yet_is_waited_for(finished, tmp_path):
+    spec = finished("probe/eval")
+    (tmp_path / "out" / "seed_1" / "probe" / "train" / MANIFEST).unlink()
+    assert do_stage(spec) == RETRY
 
 
 def test_what_needs_no_gpu_is_made_where_there_is_none(spread_over, tmp_path):

@@ -22,6 +22,7 @@ from gradience.evaluate.engines import ENGINES
 from gradience.executors import EXECUTORS
 from gradience.models.settings import Positive, Settings
 from gradience.ranks import DEFAULT_GRID
+from gradience.storage.failures import check_address
 from gradience.storage.lease import HEARTBEAT, TAKEOVER
 from gradience.tasks.base import ChatTask, LikelihoodTask, Task
 from gradience.tasks.glue import SUBSETS, Subset
@@ -66,6 +67,16 @@ def _names(values: Mapping[str, Any], key: str) -> list[str]:
 
 
 Variant = Annotated[str, AfterValidator(_variant)]
+
+
+def _storage(address: str) -> str:
+    try:
+        check_address(address)
+    except InputError as error:
+        raise ValueError(f"{error}; {error.hint}") from None
+    return address
+
+
 ARM, CONTROL, EXECUTOR, ENGINE = OneOf(ARMS), OneOf(CONTROLS), OneOf(EXECUTORS), OneOf(ENGINES)
 ArmName = Annotated[str, AfterValidator(ARM)]
 ControlName = Annotated[str, AfterValidator(CONTROL)]
@@ -293,7 +304,7 @@ class RuntimeSettings(Settings):
     workers: Positive | None = Field(default=None, exclude=True)
     """Stages that are made at once. By default one for each GPU of this machine, and on a cluster as many as it takes.
     One alone, on this machine, is this process itself."""
-    storage: str | None = Field(default=None, exclude=True)
+    storage: Annotated[str, AfterValidator(_storage)] | None = Field(default=None, exclude=True)
     """Address such as `s3://bucket/prefix`, where the machines of the run do not see one folder."""
     heartbeat: Annotated[float, Field(gt=0)] = Field(default=HEARTBEAT, exclude=True)
     """Seconds between two signs of life of who makes a stage."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from gradience import errors
 from gradience.artifacts.shared_names import sentence_text
-from gradience.artifacts.stage import MANIFEST
+from gradience.artifacts.stage import MANIFEST, StageManifest
 from gradience.artifacts.stage_spec import StageFailure
 from gradience.bench.run.numerics import MadeElsewhere
 from gradience.bench.run.shelf import Shelf
@@ -41,14 +41,23 @@ class DueStages(Stages):
     def done(self, name: str, depends: Mapping[str, Any], make: Make, *, resumable: bool = True) -> Path:
         """The folder of a finished stage. Raises NotDone, and what ended it elsewhere."""
         folder, key = self.folder / name, stage_key(name, depends)
-        if self.shelf is not None and not (folder / MANIFEST).is_file():
-            self.shelf.bring(name, weights=False)
-        if self.is_done(name, folder, key):
+        if self._is_there(name, folder, key):
             self.passed[name] = sha256_file(folder / MANIFEST)
             return folder
         if name in self.failed:
             raise _error_of(self.failed[name])
         raise NotDone(Due(name, key, dict(self.passed)))
+
+    def _is_there(self, name: str, folder: Path, key: str) -> bool:
+        """Whether the stage is finished, here and in the storage: what was made before there was one goes there."""
+        if self.is_done(name, folder, key):
+            if self.shelf is not None and name not in self.passed:
+                self.shelf.publish(name)
+            return True
+        if self.shelf is None:
+            return False
+        self.shelf.bring(name, weights=False)
+        return self.is_done(name, folder, key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +71,8 @@ class OneStage(Stages):
     failures: list[StageFailure] = field(default_factory=list)
     """How it failed, if it did."""
     seed: int = 0
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Stages that it builds on -> sha256 of the manifests that who handed it in has seen."""
     finished: list[str] = field(default_factory=list)
     """The wanted stage, when it is there."""
 
@@ -78,14 +89,14 @@ class OneStage(Stages):
         if name != self.wanted:
             if self.is_done(name, folder, key):
                 return folder
+            if self._is_as_seen(name) and StageManifest.read(folder / MANIFEST).key != key:
+                raise self._noted(_differs(name))
             raise NotDone(Due(name, key, {}))
+        if key != self.key and not all(map(self._is_as_seen, self.inputs)):
+            raise NotDone(Due(name, key, {}))  # made again since: who hands it in next has seen that
         try:
             if key != self.key:
-                raise InputError(
-                    f"{name}: data, base or adapter are others on this machine than where the run was started",
-                    code="stage-differs",
-                    hint="give all machines the same files, versions and settings",
-                )
+                raise _differs(name)
             Stages.done(self, name, depends, make, resumable=resumable)
             if self.shelf is not None:
                 self.shelf.publish(name)
@@ -97,6 +108,11 @@ class OneStage(Stages):
             self._noted(error)
             raise
 
+    def _is_as_seen(self, name: str) -> bool:
+        """Whether the manifest of an input is the one that who handed the stage in has seen."""
+        manifest = self.folder / name / MANIFEST
+        return manifest.is_file() and sha256_file(manifest) == self.inputs.get(name)
+
     def _noted(self, error: Exception) -> Exception:
         self.failures.append(_failure_of(self.wanted, self.seed, error))
         return error
@@ -106,6 +122,14 @@ def _needs_weights(wanted: str, stage: str) -> bool:
     """Whether the weights that `stage` has made are read for `wanted`: the probe's, and those of the same variant."""
     variant, _, what = wanted.rpartition("/")
     return what != "train" and stage in ("probe/train", f"{variant}/train", f"{variant}/adapter")
+
+
+def _differs(name: str) -> InputError:
+    return InputError(
+        f"{name}: data, base or adapter are others on this machine than where the run was started",
+        code="stage-differs",
+        hint="give all machines the same files, versions and settings",
+    )
 
 
 def _mixed(error: MadeElsewhere) -> InputError:

@@ -59,7 +59,7 @@ def do_stage(spec: StageSpec) -> int:
 def _made(spec: StageSpec, folder: Path, shelf: Shelf | None) -> tuple[int, StageFailure | None]:
     config = _config_of(spec)
     task = rendered(config.task.load(), config.model)
-    make = partial(OneStage, wanted=spec.stage, key=spec.key, seed=spec.seed, shelf=shelf)
+    make = partial(OneStage, wanted=spec.stage, key=spec.key, inputs=spec.inputs, seed=spec.seed, shelf=shelf)
     with threads(config.runtime.threads), logged(folder / LOG):
         run = SeedRun(config, task, spec.seed, folder, plan=spec.plan_digest, lost=spec.lost, stages=make)
         stages = run.stages

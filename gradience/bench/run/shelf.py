@@ -10,7 +10,8 @@ from pathlib import Path
 
 from gradience.adapters.locate import WEIGHTS
 from gradience.artifacts.stage import MANIFEST, StageManifest
-from gradience.storage.objects import bring, finish, listed, publish
+from gradience.digests import sha256_bytes, sha256_file
+from gradience.storage.objects import bring, finish, listed, publish, withdraw
 from gradience.storage.place import Place
 
 
@@ -36,16 +37,18 @@ class Shelf:
         finish(folder, MANIFEST, content)
 
     def publish(self, stage: str) -> None:
-        """Put a stage there that is finished here. One that is there already stays, and is brought in place of ours."""
+        """Put a stage there that is finished here. The same one that is there stays, and is brought in place of ours.
+
+        One that was made of something else gives way. Weights that are not kept here do not go there.
+        """
         folder = self.here / stage
-        files = StageManifest.read(folder / MANIFEST).files
-        if not publish(
-            self.place,
-            self._name(stage),
-            folder,
-            {name: file.sha256 for name, file in files.items()},
-            MANIFEST,
-        ):
+        ours, there = StageManifest.read(folder / MANIFEST), listed(self.place, self._name(stage), MANIFEST)
+        if there is not None and sha256_bytes(there).hex() == sha256_file(folder / MANIFEST):
+            return
+        if there is not None and StageManifest.parse(folder / MANIFEST, there).key != ours.key:
+            withdraw(self.place, self._name(stage), MANIFEST)
+        kept = {name: file.sha256 for name, file in ours.files.items() if (folder / name).exists()}
+        if not publish(self.place, self._name(stage), folder, kept, MANIFEST):
             self.bring(stage, weights=True)
 
     def _name(self, stage: str) -> str:

@@ -141,12 +141,11 @@ class Spread:
         self.watcher.stage(due.stage, self.handed, None)
         spec = self._spec(seed, due)
         self.place.write(spec_name(seed, due.stage), spec.to_json().encode())
-        address = f"{self.place.root}/{spec_name(seed, due.stage)}"
         command = [
             sys.executable,
             "-m",
             "gradience.bench.stage",
-            address if self.place.is_local else f"s3://{address}",
+            self.place.address(spec_name(seed, due.stage)),
         ]
         log = self.output.resolve() / ".shared" / log_name(seed, due.stage)
         machines.submit(Job(name, command, spec.needs, log))

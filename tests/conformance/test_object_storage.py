@@ -1,0 +1,165 @@
+"""Runs over a server that speaks S3, with the real client: the result of one process, and what goes wrong is said."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+from bench_process import finish, without_times, write_inputs
+
+from gradience.artifacts.stage import MANIFEST
+
+pytestmark = pytest.mark.conformance
+
+COMPRESSION: dict[str, Any] = {
+    "variants": ["uniform_median"],
+    "arms": ["retrain", "truncate"],
+    "controls": ["aa"],
+    "stop_early": False,
+}
+ARTIFACTS = ("bench_aggregate.json", "seed_1/bench.json", "seed_2/bench.json")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return write_inputs(tmp_path_factory.mktemp("in"), compression=COMPRESSION, seeds=[1, 2])
+
+
+@pytest.fixture(scope="module")
+def alone(config, tmp_path_factory):
+    output = tmp_path_factory.mktemp("alone")
+    assert finish(config, output)[0] in (0, 1, 8)
+    return output
+
+
+@pytest.fixture
+def bucket(monkeypatch, request):
+    """An address of a bucket on a server of this machine."""
+    server = pytest.importorskip("moto.server")
+    s3fs = pytest.importorskip("s3fs")
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    running.start()
+    host, port = running.get_host_and_port()
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    name = re.sub("[^a-z]+", "-", request.node.name)[-60:].strip("-")  # what the server keeps outlives it
+    s3fs.S3FileSystem().mkdir(name)
+    yield f"s3://{name}/mine"
+    s3fs.S3FileSystem.clear_instance_cache()
+    running.stop()
+
+
+def test_an_object_storage_creates_a_file_once(bucket):
+    from gradience.storage.place import Place
+
+    place = Place.at(bucket)
+    assert place.create("leases/1", b"me")
+    assert not place.create("leases/1", b"you")
+    assert place.read("leases/1") == b"me"
+    place.write("leases/1", b"me again")
+    assert place.read("leases/1") == b"me again"
+    assert place.names("leases") == ["leases/1"]
+    assert place.written("leases/1") is not None
+    place.remove("leases/1")
+    assert place.read("leases/1") is None
+
+
+@pytest.fixture(params=["no bucket", "no credentials", "no connection", "no name"])
+def wrong(request, bucket, monkeypatch, tmp_path):
+    """An address, and the code and exit code of what is wrong with it."""
+    import s3fs
+
+    code, exit_code = "storage-address", 3
+    if request.param == "no credentials":
+        code, exit_code = "storage-access", 7
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    if request.param == "no connection":
+        code, exit_code = "storage-connection", 7
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3fs.S3FileSystem.clear_instance_cache()
+    addresses = {"no bucket": "s3://missing/mine", "no name": "s3://No_name!/mine"}
+    return addresses.get(request.param, bucket), code, exit_code
+
+
+def test_each_call_of_a_storage_says_what_is_wrong_with_it(wrong, tmp_path):
+    from gradience.errors import GradienceError
+    from gradience.storage.place import Place
+
+    address, code, exit_code = wrong
+    (tmp_path / "file").write_text("")
+    place = Place.at(address)
+    calls = [
+        lambda: place.create("a", b""),
+        lambda: place.write("a", b""),
+        lambda: place.names("a"),
+        lambda: place.put(tmp_path / "file", "a"),
+    ]
+    silent = [
+        lambda: place.read("a"),
+        lambda: place.written("a"),
+        lambda: place.remove("a"),
+    ]
+    if "missing" in address:  # where a file is not, it is not either
+        assert [call() for call in silent] == [None] * 3
+    else:
+        calls += [*silent, lambda: place.get("a", tmp_path / "other")]
+    for call in calls:
+        with pytest.raises(GradienceError) as error:
+            call()
+        assert (error.value.code, error.value.exit_code) == (code, exit_code)
+        assert str(error.value).startswith(address)
+
+
+def test_a_run_and_a_worker_say_what_is_wrong_with_their_storage(config, wrong, tmp_path):
+    address, _, exit_code = wrong
+    code, _, said = finish(config, tmp_path / "out", "runtime.workers=2", f"runtime.storage={address}")
+    assert code == exit_code, said
+    assert address in said
+    assert "Traceback" not in said
+    command = [sys.executable, "-m", "gradience.bench.stage", f"{address}/specs/1/audit.json"]
+    worker = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert worker.returncode == 1
+    assert worker.stderr.startswith(f"error: {address}")
+    assert "Traceback" not in worker.stderr
+
+
+def test_a_lease_in_an_object_storage(bucket):
+    from gradience.storage.lease import claim
+    from gradience.storage.place import Place
+
+    place = Place.at(bucket)
+    mine = claim(place, "leases/42/audit")
+    assert claim(place, "leases/42/audit") is None
+    mine.release()
+    assert place.names("leases") == []
+
+
+def test_machines_that_share_an_object_storage_alone(config, alone, bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIENCE_SCRATCH", str(tmp_path / "scratch"))
+    assert finish(config, tmp_path / "out", "runtime.workers=2", f"runtime.storage={bucket}")[0] in (0, 1, 8)
+    for name in ARTIFACTS:
+        assert without_times(tmp_path / "out" / name) == without_times(alone / name), name
+    import s3fs
+
+    stored = s3fs.S3FileSystem().find(bucket.removeprefix("s3://"))
+    stages = Counter(name.split("/folders/")[1] for name in stored if name.endswith(MANIFEST))
+    assert len(stages) == len(list((tmp_path / "out").rglob(MANIFEST)))
+    assert json.loads((tmp_path / "out" / "digests.json").read_text())["files"]
