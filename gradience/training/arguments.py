@@ -15,6 +15,7 @@ from transformers import TrainingArguments
 from gradience.errors import UsageError
 from gradience.models.devices import make_current, processes_here
 from gradience.models.load import Base
+from gradience.training.order import BY_LENGTH
 from gradience.training.seeds import stream
 from gradience.training.settings import TrainSettings
 
@@ -36,6 +37,17 @@ class OneDevice(TrainingArguments):
     def n_gpu(self) -> int:
         """At most one: several would share each batch through DataParallel, and so multiply it."""
         return min(1, int(super().n_gpu))
+
+
+@contextmanager
+def products_in_tf32(wanted: bool) -> Iterator[None]:
+    """Compute products of float32 matrices in TF32, or exactly, while this lasts, whatever the process did before."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if wanted else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager
@@ -105,6 +117,7 @@ def trainer_arguments(
         "per_device_train_batch_size": recipe.per_device_train_batch_size,
         "gradient_accumulation_steps": accumulation(recipe),
         "bf16": recipe.bf16,
+        "train_sampling_strategy": BY_LENGTH if recipe.group_by_length else "random",
         "logging_steps": recipe.logging_steps,
         "logging_nan_inf_filter": False,  # a loss that is no number must be seen
         "save_strategy": "steps" if recipe.save_steps else "no",

@@ -52,6 +52,11 @@ class TrainSettings(Settings):
     training, since half an answer teaches nothing. Both are counted."""
     bf16: bool = False
     """Mixed precision: autocast to bfloat16."""
+    tf32: bool = Field(default=False, exclude_if=lambda on: not on)
+    """Products of float32 matrices in TF32 while it trains, on a GPU that has it. Evaluations never use it."""
+    group_by_length: bool = Field(default=False, exclude_if=lambda on: not on)
+    """Examples of like length in a step: less padding is computed. The order is another one, so it is part of the
+    recipe."""
     logging_steps: Positive = 10
     save_steps: Positive | None = None
     """Checkpoints, to resume from; removed when the training is done. By default none."""

@@ -32,12 +32,18 @@ from gradience.models.settings import ModelSettings, several_processes
 from gradience.progress import Progress
 from gradience.tasks.base import Task
 from gradience.tasks.examples import fingerprint
-from gradience.training.arguments import OneDevice, sequences_per_step, trainer_arguments
+from gradience.training.arguments import (
+    OneDevice,
+    products_in_tf32,
+    sequences_per_step,
+    trainer_arguments,
+)
 from gradience.training.checkpoints import MarkComplete, last_loss, library_write_errors
 from gradience.training.encode import Collator, Encoded, encode, labels_of
 from gradience.training.journal import Journal
 from gradience.training.memory import watch_peak
 from gradience.training.network import Trained, store, weights_of, with_fresh_lora
+from gradience.training.order import OrderedTrainer
 from gradience.training.resume import CHECKPOINTS, JOURNAL, clear, finished, run_from_newest
 from gradience.training.seeds import STREAMS, stream
 from gradience.training.settings import TrainSettings
@@ -97,7 +103,7 @@ def train(
     args = trainer_arguments(recipe, output / CHECKPOINTS, seed, base, model.gradient_checkpointing)
     trainer = _trainer(network, args, encoded, Collator(base.tokenizer), journal, output, on_step)
     sequences = sequences_per_step(args, recipe)
-    with library_write_errors(output):
+    with library_write_errors(output), products_in_tf32(recipe.tf32):
         seconds = run_from_newest(trainer, journal, output / CHECKPOINTS)
         if trainer.is_world_process_zero():
             store(network, output / ADAPTER, base.name)
@@ -131,7 +137,7 @@ def _trainer(
     on_step: Progress | None,
 ) -> Trainer:
     """Return the Trainer with our callbacks."""
-    trainer = Trainer(
+    trainer = OrderedTrainer(
         model=network,
         args=args,
         train_dataset=encoded.features,  # a list has all that a data set needs: a length, and places
