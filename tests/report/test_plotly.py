@@ -75,3 +75,16 @@ def test_a_phone_has_the_names_for_which_it_has_room():
     (trace,) = to_plotly(Plot("a", "A", Axis("x"), Axis("y"), [crowd], "1."))["data"]
     named = [sum(map(bool, text)) for text in (trace["text"], trace["meta"]["text"])]
     assert 0 < named[1] < named[0] <= 12
+
+
+def test_names_beside_an_axis_stay_apart():
+    names = [
+        f"bert.encoder.layer.{index}.attention.self.{kind}"
+        for index in range(12)
+        for kind in ("query", "value")
+    ]
+    plot = Plot("x", "X", Axis("n"), Axis("module", scale="categories", categories=names), [], "24.")
+    shown = to_plotly(plot)["layout"]["yaxis"]["ticktext"]
+    assert len(set(shown)) == len(names)
+    assert max(map(len, shown)) <= 32
+    assert all(short.endswith(name[-12:]) for short, name in zip(shown, names, strict=True))

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from gradience.report.names import display_name
+from gradience.report.names import display_name, fit_names
 from gradience.report.plots import labels
 from gradience.report.plots.labels import PHONE, SCREEN, Place, label_places
 from gradience.report.plots.palette import SHADES, series_color
@@ -126,7 +126,8 @@ def _axis(axis: Axis, span: tuple[float, float] | None, most: int) -> Json:
     if axis.scale == "categories":
         count = len(axis.categories)
         every = max(1, -(-count // most))
-        names = [_text(name, LABEL) for name in axis.categories]
+        short = fit_names([display_name(name) for name in axis.categories], LABEL)
+        names = [_text(name, 2 * LABEL) for name in short]  # some stay long, to stay apart
         drawn |= {"tickvals": list(range(0, count, every)), "ticktext": names[::every]}
         return drawn | {"showgrid": False}
     if axis.scale == "log":
