@@ -1,4 +1,4 @@
-"""Plots of what is smaller or planned hold the figures of their reports: compressions, fleets, plans."""
+"""Plots of what is smaller or planned hold the figures of their reports: compressions, fleets, plans, earlier runs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from page_samples import PAGES
 from test_faces import SAMPLES
 
 from gradience.artifacts.prediction import CurvePoint, Prediction
+from gradience.errors import UsageError
+from gradience.report.page.render import to_page
 from gradience.report.plots.kinds import plot_of
 
 
@@ -69,3 +71,20 @@ def test_a_plan_shows_the_time_of_each_machine_and_the_parts_of_its_memory():
     assert list(memory.series[0].values) == [cost.weights_bytes, cost.trained_bytes, cost.activation_bytes]
     margins = plot_of(PAGES["EvaluationForecast"]()[0].report, "margins").series[0]
     assert list(margins.y) == sorted(margins.y)
+
+
+def test_a_seed_of_an_earlier_version_shows_its_counts_without_intervals():
+    report = PAGES["bench of one seed"]()[0].report
+    measured = [row for row in report.variants if row.pairs is not None]
+    assert measured
+    assert all(row.paired is None for row in measured)
+    lost, gained = plot_of(report, "pairs").series
+    assert list(lost.values) == [row.pairs.only_probe_correct for row in measured]
+    assert list(gained.values) == [row.pairs.only_variant_correct for row in measured]
+    with pytest.raises(UsageError, match="no plot of the kind 'forest'"):
+        plot_of(report, "forest")
+
+
+def test_the_plot_of_rewards_stands_in_the_section_about_them():
+    page = to_page(PAGES["run of rewards"]())
+    assert page.index("Reward <a") < page.index('id="plot-loss"') < page.index("Use of rank <a")

@@ -50,7 +50,7 @@ PLACES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "FleetReport": {"slots": ("What would a lower",), "steps": ("What would a lower",)},
     "HealReport": {"kl": ("Which step",)},
     "MonitorReport": {
-        "loss": ("Loss",),
+        "loss": ("Loss", "Reward"),
         "rank": ("Use of rank",),
         "stable-rank-by-layer": ("Use of rank",),
     },

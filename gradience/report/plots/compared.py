@@ -142,11 +142,17 @@ def _logs(report: EvidenceReport) -> Compared:
 
 
 def _one_seed(report: Bench) -> Compared:
-    rows = [
-        _paired(row.name, row.paired, _tone(row), row.reduction, "; ".join(row.reasons))
-        for row in report.variants
-        if row.paired is not None
-    ]
+    """Without an interval where the file is of a version that had none."""
+    rows: list[Row] = []
+    for row in report.variants:
+        said = "; ".join(row.reasons)
+        if row.paired is not None:
+            rows.append(_paired(row.name, row.paired, _tone(row), row.reduction, said))
+        elif row.pairs is not None and row.delta is not None:
+            lost, gained = row.pairs.only_probe_correct, row.pairs.only_variant_correct
+            rows.append(
+                Row(row.name, 100 * row.delta, None, None, _tone(row), row.reduction, lost, gained, said)
+            )
     margin = -100 * float(report.policy.tolerance)
     return Compared(rows, "Δ of correct answers", "points", "Tango's 95 % interval", margin, "higher")
 

@@ -35,7 +35,7 @@ WORDS: dict[Tone, str] = {
 def forest_plot(report: Comparing) -> Plot | None:
     """Return Δ of each adapter with its interval, beside 0 and the margin."""
     outcome = compared(report)
-    if not outcome.rows:
+    if all(row.low is None and row.high is None for row in outcome.rows):
         return None
     rows = [
         Interval(row.name, row.delta, row.low, row.high, row.tone, _said(row, outcome), row.inner)
