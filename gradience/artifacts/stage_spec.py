@@ -36,8 +36,6 @@ class StageSpec(Artifact):
     plan_digest: str
     config: dict[str, Any]
     """Of the run, with all its defaults and paths from the root."""
-    lost: dict[str, str]
-    """Variants that are trained and can no longer pass, and why."""
     storage: str
     """The folder of the run, which every machine sees under this path; or the address of a storage, `s3://…`."""
     needs: StageNeeds

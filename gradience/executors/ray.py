@@ -27,7 +27,7 @@ class RayExecutor:
         self.tasks: dict[Any, Job] = {}
         self.joined = not self.ray.is_initialized()
         if self.joined:
-            # Without an address: RAY_ADDRESS, else a cluster of this machine that ends with this process.
+            # RAY_ADDRESS, else the cluster last started on this machine, else one that ends with this process.
             self.ray.init(log_to_driver=False, configure_logging=False)
         self.nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         self.has_gpus = order.device not in ("cpu", "mps") and self._most("GPU") > 0

@@ -61,7 +61,7 @@ def _made(spec: StageSpec, folder: Path, shelf: Shelf | None) -> tuple[int, Stag
     task = rendered(config.task.load(), config.model)
     make = partial(OneStage, wanted=spec.stage, key=spec.key, inputs=spec.inputs, seed=spec.seed, shelf=shelf)
     with threads(config.runtime.threads), logged(folder / LOG):
-        run = SeedRun(config, task, spec.seed, folder, plan=spec.plan_digest, lost=spec.lost, stages=make)
+        run = SeedRun(config, task, spec.seed, folder, plan=spec.plan_digest, stages=make)
         stages = run.stages
         assert isinstance(stages, OneStage)
         try:

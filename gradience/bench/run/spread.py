@@ -160,7 +160,6 @@ class Spread:
             inputs=dict(due.inputs),
             plan_digest=self.plan_digest,
             config=_whole(self.config),
-            lost={},
             storage=self.storage,
             needs=self.needs.of_stage(due.stage, self.seeds[seed].run.healed),
             heartbeat=runtime.heartbeat,
