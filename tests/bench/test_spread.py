@@ -285,3 +285,16 @@ def test_a_spec_that_is_none(tmp_path, capsys):
     (tmp_path / "spec.json").write_text("{}")
     assert command.main([str(tmp_path / "spec.json")]) == FAILED
     assert "spec.json" in capsys.readouterr().err
+
+
+def test_seeds_in_jobs_of_their_own_and_then_the_aggregate(alone, config_file, tmp_path, monkeypatch):
+    jobs = {name: Here() for name in ("1", "2", "all")}
+    for name, settings in {"1": ["only_seed=1"], "2": ["only_seed=2"], "all": []}.items():
+        monkeypatch.setenv("GRADIENCE_SCRATCH", str(tmp_path / f"scratch {name}"))  # another machine
+        monkeypatch.setattr(spread, "executor", lambda *_, here=jobs[name]: here)
+        storage = f"runtime.storage=file://{tmp_path}/storage"
+        config = load_config(config_file, ["runtime.workers=2", storage, *settings])
+        run_bench(config, tmp_path / name, Silent(), page_of=to_markdown)
+    assert {name.partition("/")[0] for name in jobs["1"].done} == {"1"}
+    assert jobs["all"].seen == []  # whoever comes last finds every stage
+    assert results(tmp_path / "all") == results(alone)

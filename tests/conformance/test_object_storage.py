@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -15,7 +17,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 from bench_process import finish, without_times, write_inputs
 
+from gradience.artifacts.bench_plan import BenchPlan
 from gradience.artifacts.stage import MANIFEST
+from gradience.bench.plan.preregister import plan_digest
+from gradience.bench.run.places import place_of
+from gradience.bench.status.look import look
+from gradience.storage.lease import claim
 
 pytestmark = pytest.mark.conformance
 
@@ -163,3 +170,17 @@ def test_machines_that_share_an_object_storage_alone(config, alone, bucket, tmp_
     stages = Counter(name.split("/folders/")[1] for name in stored if name.endswith(MANIFEST))
     assert len(stages) == len(list((tmp_path / "out").rglob(MANIFEST)))
     assert json.loads((tmp_path / "out" / "digests.json").read_text())["files"]
+
+    place = place_of(bucket, plan_digest(BenchPlan.read(tmp_path / "out" / "plan.json")))
+    shutil.rmtree(tmp_path / "out" / "seed_1" / "audit")  # what only the storage has is done as well
+    before = place.names("")
+    status = look(tmp_path / "out")
+    assert place.names("") == before
+    assert (status.state, status.storage) == ("finished", bucket)
+    assert {stage.state for _, stage in status.stages} == {"done"}
+    place.remove(f"folders/1/audit/{MANIFEST}")
+    lease = claim(place, "leases/1/audit")
+    running = look(tmp_path / "out")
+    workers = [stage.worker for _, stage in running.stages if stage.state == "running"]
+    assert (running.state, [worker.pid for worker in workers]) == ("going on", [os.getpid()])
+    lease.release()
