@@ -15,7 +15,7 @@ import pytest
 from gradience import evaluate_adapters
 from gradience.artifacts.records import read_records
 from gradience.bench.run.numerics import MadeElsewhere, refuse_mixture
-from gradience.bench.verdict.facts import ANSWERS
+from gradience.bench.verdict.facts import ANSWERS, SCORES
 from gradience.cli.app import run
 from gradience.errors import InputError, UsageError
 from gradience.evaluate import diverge
@@ -166,7 +166,7 @@ def bench(tmp_path_factory):
 
 def test_bench_says_which_engine_gave_which_number_and_mixes_none(bench):
     probe, smaller = (read_records(bench / name / "eval" / ANSWERS) for name in ("probe", "aa"))
-    scores = read_records(bench / "aa" / "eval" / "scores.jsonl")
+    scores = read_records(bench / "aa" / "eval" / SCORES)
     assert (probe.run.engine, probe.run.batch_invariant, scores.run.engine) == ("vllm", False, "transformers")
     assert probe.run.versions["vllm"] == VllmEngine.decides()["engine_version"]
     assert "vllm" not in scores.run.versions
