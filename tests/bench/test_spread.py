@@ -13,14 +13,14 @@ from bench_process import timeless, write_inputs
 from tiny_bench import Watcher
 
 from gradience.artifacts.stage import MANIFEST
-from gradience.artifacts.stage_spec import StageSpec
+from gradience.artifacts.stage_spec import StageFailure, StageSpec
 from gradience.bench import stage as command
 from gradience.bench.config.load import load_config
 from gradience.bench.run import spread
 from gradience.bench.run.bench import run_bench
 from gradience.bench.run.needs import Needs
 from gradience.bench.run.one import do_stage, read_spec
-from gradience.bench.run.places import place_of
+from gradience.bench.run.places import SHARED, failure_name, log_name, place_of
 from gradience.executors.executor import DONE, FAILED, RETRY, Ended
 from gradience.report.faces import to_markdown
 from gradience.storage.lease import claim
@@ -126,8 +126,22 @@ def test_what_was_killed_or_refused_is_tried_again_and_nothing_is_made_twice(alo
 
 
 def test_a_stage_whose_process_is_always_ended_is_an_error_of_its_variant(spread_over, tmp_path):
-    here = Here(lambda name, times: -9 if name == "1/uniform_median/train" else None)
+    shared = tmp_path / "out" / SHARED
+
+    def plot(name, times):
+        if name != "1/uniform_median/train":
+            return None
+        log = shared / log_name(1, "uniform_median/train")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("step 1\nout of \x1b[31mmemory\n")
+        return -9
+
+    here = Here(plot)
     spread_over(here, tmp_path / "out")
+    said = StageFailure.read(shared / failure_name(1, "uniform_median/train"))
+    assert (said.kind, said.log[0]) == ("ProcessEnded", "step 1")
+    assert "memory" in said.log[1]
+    assert "\x1b" not in said.log[1]
     one, two = (results(tmp_path / "out")[f"seed_{seed}/bench.json"] for seed in (1, 2))
     status = {row["name"]: row["status"] for row in one["variants"]}
     assert status["uniform_median"] == "ERROR"

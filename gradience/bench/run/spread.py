@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -22,9 +22,10 @@ import torch
 
 from gradience.artifacts.stage_spec import StageFailure, StageSpec
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.run.due import DueStages
+from gradience.bench.run.due import LAST_LINES, DueStages
 from gradience.bench.run.needs import Needs
 from gradience.bench.run.places import (
+    SHARED,
     failure_name,
     folder_of_seed,
     is_address,
@@ -40,9 +41,11 @@ from gradience.executors import executor
 from gradience.executors.executor import DONE, FAILED, RETRY, Ended, Executor, Job, Order
 from gradience.models.devices import devices_of
 from gradience.progress import Watcher
+from gradience.reading import open_stream
 from gradience.storage.place import Place
 from gradience.tasks.base import Task
 from gradience.tasks.user_code import ALLOW
+from gradience.words import visible
 
 LOOK = 10.0
 """Seconds after which the run looks again, though nothing has ended."""
@@ -147,8 +150,7 @@ class Spread:
             "gradience.bench.stage",
             self.place.address(spec_name(seed, due.stage)),
         ]
-        log = self.output.resolve() / ".shared" / log_name(seed, due.stage)
-        machines.submit(Job(name, command, spec.needs, log))
+        machines.submit(Job(name, command, spec.needs, self._log(seed, due)))
         self.flying[name] = seed, due
 
     def _spec(self, seed: int, due: Due) -> StageSpec:
@@ -187,11 +189,24 @@ class Spread:
             if self.attempts[ended.name] < ATTEMPTS:
                 self.watcher.note(f"{due.stage}: tried again: {how}")
                 return
-            failure = StageFailure(
-                stage=due.stage, seed=seed, kind="ProcessEnded", message=f"{how}, {ATTEMPTS} times"
-            )
+            failure = self._given_up(seed, due, how)
         self.watcher.note(f"{due.stage}: failed: {failure.message}")
         self.seeds[seed].failed[due.stage] = failure
+
+    def _given_up(self, seed: int, due: Due, how: str) -> StageFailure:
+        """The failure of a stage whose process could not say it: kept where those of the others are."""
+        failure = StageFailure(
+            stage=due.stage,
+            seed=seed,
+            kind="ProcessEnded",
+            message=f"{how}, {ATTEMPTS} times",
+            log=_last_lines(self._log(seed, due)),
+        )
+        self.place.write(failure_name(seed, due.stage), failure.to_json().encode())
+        return failure
+
+    def _log(self, seed: int, due: Due) -> Path:
+        return self.output.resolve() / SHARED / log_name(seed, due.stage)
 
     def _failure(self, seed: int, due: Due) -> StageFailure | None:
         """What the stage says of its failure; None where it could not say anything."""
@@ -216,6 +231,14 @@ def is_spread(config: BenchConfig) -> bool:
     if runtime.executor != "local" or runtime.storage is not None:
         return True
     return (runtime.workers or len(devices_of(runtime.device))) > 1
+
+
+def _last_lines(log: Path) -> tuple[str, ...]:
+    """What a command said last; nothing where this machine does not see its log."""
+    if not log.is_file():
+        return ()
+    with open_stream(log) as file:
+        return tuple(visible(line.decode(errors="replace").rstrip()) for line in deque(file, LAST_LINES))
 
 
 def _whole(config: BenchConfig) -> dict[str, Any]:
