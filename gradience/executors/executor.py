@@ -48,8 +48,6 @@ class Ended:
 class Order:
     """What an executor is told at its beginning."""
 
-    folder: Path
-    """Of the run; a file system that all its machines see, unless the run has a storage."""
     workers: int | None = None
     """Commands at once; by default as many as there is room for."""
     device: str = "auto"

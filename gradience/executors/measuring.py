@@ -71,7 +71,7 @@ class OnExecutor:
         if not waiting:
             return
         running: dict[str, Job] = {}
-        order = Order(folder=self.folder.resolve(), workers=self.parts, device="cpu")
+        order = Order(workers=self.parts, device="cpu")
         with closing(executor(self.executor, order)) as machines:
             while waiting or running:
                 while waiting and machines.room != 0:

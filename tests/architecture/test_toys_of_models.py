@@ -225,4 +225,4 @@ def test_a_toy_executor_is_one_file_and_one_line(add, tmp_path):
         RuntimeSettings(executor="nowhere")
     add("executor", f"{__name__}:ToyExecutor", name="nowhere")
     runtime = RuntimeSettings(executor="nowhere")
-    assert executor(runtime.executor, Order(tmp_path)).order.folder == tmp_path
+    assert executor(runtime.executor, Order(workers=3)).order.workers == 3

@@ -39,7 +39,7 @@ class Machine:
 
     def __init__(self, folder: Path, **order: Any) -> None:
         self.folder = folder
-        self.executor = LocalExecutor(Order(folder=folder, **order))
+        self.executor = LocalExecutor(Order(**order))
 
     def submit(self, name: str, gpus: int) -> None:
         script = (

@@ -66,9 +66,7 @@ def programs(tmp_path, monkeypatch):
 
 
 def asked_for(tmp_path: Path, device: str = "auto", **needs: float) -> list[str]:
-    return SlurmExecutor(Order(tmp_path, device=device))._options(
-        job("1/probe/train", tmp_path, ["true"], **needs)
-    )
+    return SlurmExecutor(Order(device=device))._options(job("1/probe/train", tmp_path, ["true"], **needs))
 
 
 def test_what_a_job_asks_for(programs, tmp_path, monkeypatch):
@@ -88,7 +86,7 @@ def test_what_a_job_asks_for(programs, tmp_path, monkeypatch):
 
 
 def test_after_a_time_out_twice_as_long(programs, tmp_path):
-    slurm, one = SlurmExecutor(Order(tmp_path)), job("1/probe/train", tmp_path, ["true"], gpus=1, minutes=10)
+    slurm, one = SlurmExecutor(Order()), job("1/probe/train", tmp_path, ["true"], gpus=1, minutes=10)
     slurm.ended_early[one.name, "TIMEOUT"] += 2
     assert slurm._options(one)[0] == "--time=120"
 
@@ -96,4 +94,4 @@ def test_after_a_time_out_twice_as_long(programs, tmp_path):
 def test_a_machine_without_slurm(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="there is no sbatch on this machine"):
-        executor("slurm", Order(tmp_path))
+        executor("slurm", Order())

@@ -96,7 +96,6 @@ class Spread:
         """Have every stage made, and return what each seed yielded. What failed is in the facts."""
         runtime = self.config.runtime
         order = Order(
-            folder=self.output,
             workers=runtime.workers,
             device=runtime.device,
             environment={name: os.environ[name] for name in (ALLOW,) if name in os.environ},
