@@ -152,7 +152,6 @@ def stage_spec() -> StageSpec:
         inputs={"audit": sha256_text("manifest")},
         plan_digest=sha256_text("plan"),
         config={"seeds": [42]},
-        lost={},
         storage="runs/mine",
         needs=StageNeeds(gpus=1),
         heartbeat=30,
