@@ -25,11 +25,12 @@ SHOWN = {
 
 
 def outputs(notebook):
-    """What a cell shows, cell by cell: HTML where there is HTML, else text."""
+    """What a cell shows, cell by cell: HTML or Markdown where there is one, else text."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             data = output.get("data", {"text/plain": output.get("text", "")})
-            yield data.get("text/html", data.get("text/plain", ""))
+            kinds = ("text/html", "text/markdown", "text/plain")
+            yield next((data[kind] for kind in kinds if kind in data), "")
 
 
 def test_every_notebook_is_here():
