@@ -34,8 +34,9 @@ def plot(
         str,
         typer.Argument(
             metavar="KIND",
-            help="heatmap, energy, spectrum, use, stable-rank (audit); loss, rank, evolution (run); error, ranks, kl"
-            " (compression); forest, pareto, pairs, ladder, operating (evaluation, Bench); importance, difference.",
+            help="heatmap, energy, spectrum, use, stable-rank (audit); loss, reward, rank, evolution (run); error,"
+            " ranks, kl (compression); forest, pareto, pairs, ladder, operating (evaluation, Bench); importance,"
+            " difference.",
             autocompletion=one_of(_kinds),
         ),
     ],

@@ -28,6 +28,8 @@ class Span:
 
     text: str
     role: Role = ""
+    to: str = ""
+    """The title of the section or of the report that it is about: a page makes a link of it."""
 
 
 Inline = str | Span | tuple[str | Span, ...]

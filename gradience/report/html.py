@@ -6,7 +6,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradience.report import blocks
-from gradience.report.blocks import Block, Document, Inline, Mark, Note, Span, Table, figures_of, spans
+from gradience.report.blocks import (
+    Block,
+    Column,
+    Document,
+    Inline,
+    Mark,
+    Note,
+    Span,
+    Table,
+    figures_of,
+    spans,
+)
 from gradience.report.names import html_name, html_text
 
 MARK_WORDS: dict[Mark, str] = {
@@ -17,6 +28,11 @@ MARK_WORDS: dict[Mark, str] = {
     "unknown": "unknown: ",
     "item": "",
 }
+LINK = '<a data-to="{}">'
+"""The start of what is a link where the title that it names has an anchor: a page knows."""
+
+SENTENCES = (Column(), Column(wrap=True))
+"""The columns of facts: labels, and what there is to say."""
 
 
 def render(document: Document) -> str:
@@ -36,7 +52,7 @@ def block(shown: Block) -> str:
         case blocks.Notes():
             return f"<ul>{''.join(map(_note, shown.notes))}</ul>"
         case blocks.Facts():
-            return _table(Table([], shown.facts))
+            return _table(Table(SENTENCES, shown.facts))
         case Table():
             return _table(shown)
         case blocks.Bars() | blocks.HeatMap():
@@ -55,10 +71,10 @@ def inline(text: Inline) -> str:
 
 
 def _span(span: Span) -> str:
-    if span.role == "name":
-        return html_name(span.text)
-    text = html_text(span.text)
-    return f"<strong>{text}</strong>" if span.role == "strong" and text else text
+    text = html_name(span.text) if span.role == "name" else html_text(span.text)
+    if span.role == "strong" and text:
+        text = f"<strong>{text}</strong>"
+    return f"{LINK.format(html_text(span.to))}{text}</a>" if span.to else text
 
 
 def _note(note: Note) -> str:
@@ -69,15 +85,15 @@ def _note(note: Note) -> str:
 def _table(table: Table) -> str:
     """A table without head where no column has a title. The first cell of a row is its header.
 
-    Its classes name the columns of numbers, `n2` for the second: a page that has a style aligns them to the right.
+    Its classes name the columns of numbers, `n2` for the second, and those of sentences, `s2`: a page that has a style
+    aligns the former to the right and breaks the latter.
     """
     titles = "".join(f'<th scope="col">{inline(column.title)}</th>' for column in table.columns)
     head = f"<thead><tr>{titles}</tr></thead>" if any(column.title for column in table.columns) else ""
     body = "".join(_row(row, len(table.columns)) for row in table.rows)
-    numbers = " ".join(
-        f"n{place}" for place, column in enumerate(table.columns, start=1) if column.align == ">"
-    )
-    kind = f' class="{numbers}"' if numbers else ""
+    kinds = ["n" if column.align == ">" else "s" if column.wrap else "" for column in table.columns]
+    named = " ".join(f"{kind}{place}" for place, kind in enumerate(kinds, start=1) if kind)
+    kind = f' class="{named}"' if named else ""
     return f"<table{kind}>{head}<tbody>{body}</tbody></table>"
 
 

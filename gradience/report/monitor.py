@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from gradience.artifacts.monitor import Alert, MonitorReport, ReadNote, Recommendation, RunReport
@@ -11,6 +12,9 @@ from gradience.report.blocks import Block, Document, Heading, Note, Notes, Parag
 from gradience.report.monitor_runs import OUTCOMES, runs_table
 from gradience.report.monitor_series import audit_blocks, logged_blocks, rank_use_blocks
 from gradience.report.numbers import count, duration, plain, plural, sig, trimmed
+
+ALERTS = "Alerts"
+"""The title of their section."""
 
 
 def monitor_text(
@@ -42,6 +46,7 @@ def monitor_blocks(report: MonitorReport, *, verbose: bool = False, chart_column
 def title_blocks(run: RunReport) -> list[Block]:
     """Return file and outcome; steps and time; setup; the user's own note."""
     word, role = OUTCOMES[run.outcome]
+    alerts = alerts_text(run.alerts)
     facts = [plural(run.last_step, "step")] if run.last_step is not None else []
     facts += [duration(run.seconds)] if run.seconds is not None else []
     facts += [f"{sig(run.samples_per_second)} samples/s"] if run.samples_per_second else []
@@ -50,7 +55,11 @@ def title_blocks(run: RunReport) -> list[Block]:
     sentences = [" · ".join(facts), run.outcome_reason, setup_sentence(run)]
     sentences += [f"“{run.setup.notes}”"] if run.setup.notes else []
     return [
-        Heading(Span(run.file, "name"), level=1, aside=Span(word, role)),
+        Heading(
+            Span(run.file, "name"),
+            level=1,
+            aside=(Span(word, role), *((", ", Span(alerts, to=ALERTS)) if alerts else ())),
+        ),
         *(Paragraph(Span(sentence, "dim")) for sentence in sentences if sentence),
     ]
 
@@ -72,6 +81,12 @@ def setup_sentence(run: RunReport) -> str:
     return " · ".join(parts) or "no configuration recorded"
 
 
+def alerts_text(alerts: Iterable[Alert]) -> str:
+    """Return `1 error and 2 warnings`; empty where there is neither."""
+    severities = Counter(alert.severity for alert in alerts)
+    return " and ".join(plural(severities[one], one) for one in ("error", "warning") if severities[one])
+
+
 def alert_blocks(alerts: Iterable[Alert], *, verbose: bool) -> list[Block]:
     """Return the alerts; verbose: with their evidence and source."""
     notes = [
@@ -82,7 +97,7 @@ def alert_blocks(alerts: Iterable[Alert], *, verbose: bool) -> list[Block]:
         )
         for alert in alerts
     ]
-    return [Heading("Alerts"), Notes(notes or [Note("good", "none")])]
+    return [Heading(ALERTS), Notes(notes or [Note("good", "none")])]
 
 
 def _evidence(alert: Alert) -> list[str]:

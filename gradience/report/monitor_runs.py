@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradience.artifacts.monitor import RankUse, RunReport
-from gradience.report.blocks import Column, Inline, Role, Span, Table
-from gradience.report.numbers import MISSING, count, duration, sig, signed, trimmed
+from gradience.report.blocks import Column, Document, Heading, Inline, Role, Span, Table
+from gradience.report.numbers import MISSING, count, duration, plural, sig, signed, trimmed
+from gradience.words import noun
 
 OUTCOMES: dict[str, tuple[str, Role]] = {
     "ok": ("finished", "good"),
@@ -16,6 +17,23 @@ OUTCOMES: dict[str, tuple[str, Role]] = {
     "unfinished": ("still running, or killed", "warn"),
 }
 SHORT = {"error": "error", "unfinished": "no end"}
+
+
+def overview_blocks(runs: Sequence[RunReport]) -> Document:
+    """Return how many runs there are, how many have errors or warnings, and the table."""
+    worst = [{alert.severity for alert in run.alerts} for run in runs]
+    errors = sum("error" in severities for severities in worst)
+    warnings = sum("warning" in severities and "error" not in severities for severities in worst)
+    said = [plural(errors, "run has errors", "runs have errors")] if errors else []
+    said += (
+        [f"{count(warnings)} {'more' if errors else noun(warnings, 'run')} with warnings"] if warnings else []
+    )
+    verdict = (
+        Span(", ".join(said), "bad" if errors else "warn")
+        if said
+        else Span("no errors and no warnings", "good")
+    )
+    return [Heading(plural(len(runs), "run"), level=1, aside=verdict), runs_table(runs)]
 
 
 def runs_table(runs: Sequence[RunReport]) -> Table:
@@ -42,7 +60,7 @@ def _row(run: RunReport) -> list[Inline]:
     severities = [alert.severity for alert in run.alerts]
     errors, warnings = severities.count("error"), severities.count("warning")
     return [
-        Span(run.file, "name"),
+        Span(run.file, "name", to=run.file),
         Span(SHORT.get(run.outcome, word), role),
         MISSING if run.last_step is None else count(run.last_step),
         duration(run.seconds),

@@ -36,8 +36,11 @@ def scripts(page):
 def test_every_plot_of_a_report_stands_on_its_page(name):
     page = page_of(name)
     plots = plots_of(SAMPLES[name]())
-    assert set(re.findall(r'<figure id="plot-([^"]+)"', page)) == {plot.name for plot in plots.values()}
-    assert page.count("Figures of this plot") == len(plots)
+    anchors = re.findall(r'<figure id="plot-([^"]+)"', page)
+    if name == "MonitorReport":  # all runs together, then each
+        anchors = [anchor.removeprefix("1-") for anchor in anchors if anchor.startswith("1-")]
+    assert sorted(anchors) == sorted(plot.name for plot in plots.values())
+    assert page.count("Figures of this plot") >= len(plots)
     assert (asset(BUNDLE) in page) == bool(plots)
     assert page.encode().startswith(MARK)
     anchors = re.findall(r'\bid="([^"]+)"', page.partition("<script")[0])
@@ -139,6 +142,26 @@ def test_several_reports_are_parts_of_one_page_with_one_bundle():
     assert page.count("<h1") == 1
     assert 'id="plot-1-forest"' in page
     assert 'id="plot-2-forest"' in page
+
+
+def test_a_page_of_several_runs_says_so_and_leads_to_each():
+    report = SAMPLES["MonitorReport"]()
+    page = page_of("MonitorReport")
+    number = len(report.runs)
+    assert f"<title>{number} runs</title>" in page
+    assert len(re.findall("<article ", page)) == 1 + number
+    (overview,) = re.findall(r'<article id="report-1".*?</article>', page, re.DOTALL)
+    for place, run in enumerate(report.runs, start=2):
+        assert f'<a href="#report-{place}"><bdi>{run.file}</bdi></a>' in overview
+    assert "<a data-to" not in page
+
+
+def test_runs_of_the_same_name_are_told_apart_and_other_reports_are_counted():
+    run = SAMPLES["MonitorReport"]().runs[0]
+    source = Source("run.jsonl", SAMPLES["MonitorReport"]().model_copy(update={"runs": (run,)}))
+    page = to_page([source, source, Source("evaluation.json", SAMPLES["EvaluationReport"]())])
+    assert "<title>2 runs and 1 more report</title>" in page
+    assert '<a href="#report-3"><bdi>arithmetic.jsonl (2)</bdi></a>' in page
 
 
 def test_only_a_page_of_ours_is_known_as_one(tmp_path):

@@ -185,6 +185,34 @@ def test_several_runs_are_drawn_beside_each_other():
     assert len(loss.series) > len(single.series)
 
 
+def test_of_many_runs_each_has_a_line_and_those_with_alerts_stand_out():
+    report = monitor_runs(sorted(RUN.parent.glob("*.jsonl")))
+    loss, reward = plot_of(report, "loss"), plot_of(report, "reward")
+    rewarded = [run for run in report.runs if run.rewards is not None and run.rewards.reward.points]
+    others = [run for run in report.runs if run not in rewarded and run.loss.points]
+    for plot, runs in ((loss, others), (reward, rewarded)):
+        assert [one.name for one in plot.series] == [run.file for run in runs]
+        worst = [{alert.severity for alert in run.alerts} for run in runs]
+        assert [one.dashed for one in plot.series] == ["error" in severities for severities in worst]
+        warned = ["warning" in severities and "error" not in severities for severities in worst]
+        assert [one.tone == "warn" for one in plot.series] == warned
+        assert plot.references == []
+    assert loss.y.scale == "log"  # one of them explodes
+    assert reward.y.scale == "linear"
+    better = sum(run.loss.last < run.loss.first for run in others)
+    assert f"Of {len(others)} runs {better} end with a lower training loss" in loss.sentence
+    with pytest.raises(UsageError, match="stable-rank-by-layer"):
+        plot_of(report, "stable-rank-by-layer")
+
+
+def test_alerts_of_one_step_are_one_event():
+    run = monitor_runs([RUN.parent / "diverging.jsonl"])
+    alerts = [one for one in run.runs[0].alerts if one.evidence and one.evidence[0].step is not None]
+    said = [event.label for event in plot_of(run, "loss").references]
+    assert sorted(", ".join(said).split(", ")) == sorted(alert.code for alert in alerts)
+    assert len(said) == len({alert.evidence[0].step for alert in alerts})
+
+
 def test_runs_of_one_file_are_told_apart():
     names = [one.name for one in plot_of(monitor_runs([RUN, RUN]), "loss").series]
     assert len(set(names)) == len(names)

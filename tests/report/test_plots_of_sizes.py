@@ -87,4 +87,4 @@ def test_a_seed_of_an_earlier_version_shows_its_counts_without_intervals():
 
 def test_the_plot_of_rewards_stands_in_the_section_about_them():
     page = to_page(PAGES["run of rewards"]())
-    assert page.index("Reward <a") < page.index('id="plot-loss"') < page.index("Use of rank <a")
+    assert page.index("Reward <a") < page.index('id="plot-reward"') < page.index("Use of rank <a")

@@ -50,7 +50,8 @@ PLACES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "FleetReport": {"slots": ("What would a lower",), "steps": ("What would a lower",)},
     "HealReport": {"kl": ("Which step",)},
     "MonitorReport": {
-        "loss": ("Loss", "Reward"),
+        "loss": ("Loss",),
+        "reward": ("Reward",),
         "rank": ("Use of rank",),
         "stable-rank-by-layer": ("Use of rank",),
     },

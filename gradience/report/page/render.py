@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from gradience.report import html
 from gradience.report.blocks import Bars, Block, Code, Facts, HeatMap, Inline, Table, spans
 from gradience.report.inputs import Source
 from gradience.report.names import display_sentence, html_text
-from gradience.report.page.pieces import Part, Section, parts_of
+from gradience.report.numbers import plural
+from gradience.report.page.pieces import Part, Section
 from gradience.report.page.texts import without_texts
+from gradience.report.page.together import parts_of
 from gradience.report.plots.plot import Image, Intervals, Plot
 from gradience.report.plots.plotly import to_plotly
 
@@ -75,12 +77,17 @@ class _Writer:
         self.safe = require("markupsafe", extra="report").Markup  # which jinja2 brings
         self.figures: list[Values] = []
         several = parts_of(self.sources, texts=self.texts)
-        parts = [self.part(number, part, len(several)) for number, part in enumerate(several, start=1)]
+        anchors = [f"report-{number}" if len(several) > 1 else "top" for number in range(1, len(several) + 1)]
+        self.titles = {html_text(plain(part.title)): at for part, at in zip(several, anchors, strict=True)}
+        parts = [
+            self.part(anchor, f"{number}-" if len(several) > 1 else "", part)
+            for number, (anchor, part) in enumerate(zip(anchors, several, strict=True), start=1)
+        ]
         script = asset("page.js")
         bundle = asset(BUNDLE) if self.figures else ""
         template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(asset("page.html"))
         page: str = template.render(
-            title=parts[0]["plain"],
+            title=title_of(several, parts[0]["plain"]),
             policy=policy([bundle, script] if bundle else [script]),
             style=self.safe(asset("page.css")),
             script=self.safe(script),
@@ -101,25 +108,31 @@ class _Writer:
         )
         return page
 
-    def part(self, number: int, part: Part, of: int) -> Values:
-        anchor = f"report-{number}" if of > 1 else "top"
-        prefix = f"{number}-" if of > 1 else ""
-        numbers = count(1)
+    def part(self, anchor: str, prefix: str, part: Part) -> Values:
+        at = [f"section-{prefix}{number}" for number in range(1, len(part.sections) + 1)]
+        titles = [html_text(plain(section.title)) for section in part.sections]
+        self.targets = self.titles | dict(zip(titles, at, strict=True))
         return {
             "anchor": anchor,
             "title": self.safe(html.inline(part.title)),
+            "aside": self.safe(linked(html.inline(part.aside), self.targets)),
             "plain": plain(part.title),
             "opening": self.blocks(part.opening, part.plots),
             "plots": self.plots(prefix, part.plots),
-            "sections": [self.section(prefix, next(numbers), section) for section in part.sections],
+            "sections": [
+                self.section(prefix, anchor, section)
+                for anchor, section in zip(at, part.sections, strict=True)
+            ],
         }
 
-    def section(self, prefix: str, number: int, section: Section) -> Values:
+    def section(self, prefix: str, anchor: str, section: Section) -> Values:
         return {
-            "anchor": f"section-{prefix}{number}",
+            "anchor": anchor,
             "title": self.safe(html.inline(section.title)),
             # what the signs of a map mean: the page shows its plot instead
-            "aside": "" if _has_map(section.blocks) else self.safe(html.inline(section.aside)),
+            "aside": ""
+            if _has_map(section.blocks)
+            else self.safe(linked(html.inline(section.aside), self.targets)),
             "plots": self.plots(prefix, section.plots),
             "body": self.blocks(section.blocks, section.plots),
         }
@@ -144,7 +157,8 @@ class _Writer:
     def blocks(self, blocks: Sequence[Block], plots: Sequence[Plot]) -> Any:
         """The blocks; drawings only where no plot says the same."""
         shown = [block for block in blocks if not (plots and isinstance(block, Code) and block.drawing)]
-        return self.safe(f'<div class="gradience">{"".join(_drawn(shown))}</div>' if shown else "")
+        markup = f'<div class="gradience">{"".join(_drawn(shown))}</div>' if shown else ""
+        return self.safe(linked(markup, self.targets))
 
 
 def _has_map(blocks: Sequence[Block]) -> bool:
@@ -196,6 +210,21 @@ def json_text(values: Any) -> str:
 def plain(text: Inline) -> str:
     """Return the text of a line, shortened and visible."""
     return display_sentence("".join(span.text for span in spans(text)))
+
+
+def linked(markup: str, anchors: Mapping[str, str]) -> str:
+    """Return the markup with its links to titles: anchors has that of each title, as it stands in HTML."""
+
+    def link(start: re.Match[str]) -> str:
+        return f'<a href="#{anchors[start[1]]}">' if start[1] in anchors else "<a>"
+
+    return re.sub(html.LINK.format('([^"]*)'), link, markup)
+
+
+def title_of(parts: Sequence[Part], first: str) -> str:
+    """Return what a browser's tab says: the title of the first part, and how many reports there are beside it."""
+    others = sum(part.reports for part in parts if part.reports == 1) - (parts[0].reports if parts else 0)
+    return f"{first} and {plural(others, 'more report')}" if others > 0 else first
 
 
 def command_of(source: Source) -> str:

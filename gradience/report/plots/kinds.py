@@ -57,9 +57,10 @@ KINDS: Mapping[str, Mapping[str, str]] = {
     "FleetReport": {"steps": "fleet:steps_plot", "slots": "fleet:slots_plot"},
     "HealReport": {"kl": "steps:heal_plot"},
     "MonitorReport": {
-        "loss": "steps:loss_plot",
-        "rank": "steps:rank_plot",
-        "stable-rank-by-layer": "steps:layers_plot",
+        "loss": "runs:loss_plot",
+        "reward": "runs:reward_plot",
+        "rank": "runs:rank_plot",
+        "stable-rank-by-layer": "runs:layers_plot",
     },
     "PowerReport": {"power": "chances:power_plot"},
     "ShrinkForecast": PLANNED,

@@ -226,7 +226,7 @@ def _lines(series: Lines, place: int) -> list[Json]:
     marked = series.marked or len(x) == 1
     if series.dashed:
         line["dash"] = "dash"
-    elif series.shade is None and series.name and not marked:
+    elif series.shade is None and not series.tone and series.name and not marked:
         line["dash"] = DASHES[place % len(DASHES)]
     mode = "lines+markers" if marked else "lines"
     drawn = _named(series.name, series.hover, type="scatter", mode=mode, x=x, y=y, line=line)

@@ -185,7 +185,7 @@ def _draw_series(axes: Axes, series: Series, place: int, bars: Sequence[BarsOf])
 
 def _draw_lines(axes: Axes, series: Lines, place: int) -> None:
     color = series_color(series.tone, series.shade, place)
-    plain_line = series.shade is not None or series.marked or not series.name
+    plain_line = series.shade is not None or series.marked or not series.name or bool(series.tone)
     axes.plot(
         series.x,
         _gaps(series.y),

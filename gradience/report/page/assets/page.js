@@ -117,6 +117,13 @@
     waiting = setTimeout(() => drawAll(), 150);
   });
 
+  // The contents stand beside the page; on a phone they are folded away.
+  const wide = window.matchMedia("(min-width: 901px)");
+  const contents = document.getElementById("contents");
+  function besides() { contents.open = wide.matches; }
+  wide.addEventListener("change", besides);
+  besides();
+
   // Paper is white, and narrower than most screens.
   let before;
   window.addEventListener("beforeprint", () => {
