@@ -186,7 +186,8 @@ $(VLLM)/.$(VLLM_VERSION): | $(VENV)/.made
 conformance-vllm: $(VENV)/.conformance $(VLLM)/.$(VLLM_VERSION)
 	PYTHONPATH=tests $(PY) -W ignore -m conformance.serving vllm --python $(VLLM)/bin/python $(ARGS)
 	PYTHONPATH=tests $(PY) -W ignore -m conformance.serving.slots --python $(VLLM)/bin/python
-	GRADIENCE_ENGINE_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(PY) -m pytest -m conformance tests/conformance/test_vllm_engine.py
+	GRADIENCE_ENGINE_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(PY) -m pytest -m conformance \
+	  tests/conformance/test_vllm_engine.py tests/conformance/test_vllm_failures.py
 
 # Ray Core on this machine, and a server that speaks S3: with what they bring they stay out of the other environments.
 RAY := .venv-ray

@@ -70,6 +70,7 @@ class Answering:
             on_tokens=watcher.tokens,
             engine_name=request.engine,
         )
+        self.evaluator.expect([adapter.folder for adapter in inputs.adapters])
         self._number = 0
 
     def run(self) -> list[Answers]:

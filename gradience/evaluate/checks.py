@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradience.errors import InputError, OutputError, UsageError, require
+from gradience.models.context import context_of
 from gradience.models.settings import ModelSettings
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
 from gradience.words import counted
@@ -75,7 +76,7 @@ def lengths(
     shape: transformers' config of the base. max_length: tokens of a text to label that are read.
     Raises UsageError (`no-room`, `max-length`) and InputError (`response-too-long`): with these nothing could be run.
     """
-    context = getattr(shape.get_text_config(), "max_position_embeddings", None)
+    context = context_of(shape)
     together = not getattr(shape, "is_encoder_decoder", False)  # prompt and answer share the context
     if isinstance(task, ClassificationTask):
         yield from _texts(examples, tokenizer, context, max_length)

@@ -59,6 +59,7 @@ class Evaluator:
         self._engine_type = engine(engine_name)
         self._engine_type.check(model, labels=self._labels)
         self._engine: Engine | None = None
+        self._expected: list[Path] = []
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -197,8 +198,15 @@ class Evaluator:
         """The engine, loaded at its first use."""
         if self._engine is None:
             self._engine = self._engine_type.load(self.model, labels=self._labels, device=self.device)
+            self._engine.expect(self._expected)
             self.loads += 1
         return self._engine
+
+    def expect(self, folders: Sequence[Path]) -> None:
+        """Say which adapters will be evaluated: some engines make room for the largest when they start."""
+        self._expected += folders
+        if self._engine is not None:
+            self._engine.expect(folders)
 
     def engine_with(self, name: str, adapter: Path) -> Engine:
         """The engine, with the adapter in the folder `adapter` loaded as `name`."""

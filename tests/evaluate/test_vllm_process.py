@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import venv
 
 import adapters_to_compare as data
 import pytest
+import torch
 from tiny_models import letters_tokenizer, llama, llama_adapter, sums
 
 from gradience.bench.config.sections import RuntimeSettings
 from gradience.cli.app import run
 from gradience.errors import EngineError, InputError, UsageError
-from gradience.evaluate.engines import engine
+from gradience.evaluate.engines import engine as engine_class
 from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.evaluate.engines.vllm import VllmEngine
 from gradience.evaluate.engines.vllm.gate import refuse_disagreement
 from gradience.evaluate.engines.vllm.interpreter import PYTHON, interpreter, versions_in
-from gradience.evaluate.engines.vllm.process import VllmProcess
-from gradience.evaluate.engines.vllm.slots import NO_SLOTS, Slots, slots_of
+from gradience.evaluate.engines.vllm.process import VllmProcess, _first_line
+from gradience.evaluate.engines.vllm.slots import NO_SLOTS, slots_of
+from gradience.evaluate.engines.vllm.unservable import refuse_unservable
 from gradience.models.settings import ModelSettings
 
 CAUSAL = ModelSettings(name="base", type="causal_lm")
@@ -66,7 +71,7 @@ def test_a_python_without_vllm_and_what_is_no_python():
 )
 def test_what_it_is_not_used_for_is_refused_before_anything_is_loaded(model, labels, words):
     with pytest.raises(UsageError, match=f"not used for {words}") as refusal:
-        engine("vllm").check(model, labels=labels)
+        engine_class("vllm").check(model, labels=labels)
     assert refusal.value.code == "engine-cannot"
 
 
@@ -107,12 +112,12 @@ def test_a_config_names_the_engine_and_never_a_python():
 def test_a_process_that_dies_says_what_it_printed_last():
     process = VllmProcess(sys.executable, {})
     with pytest.raises(
-        EngineError, match=r"ended with code 1, asked to start.*No module named 'vllm'"
+        EngineError, match=r"ended with code 1, asked to sing.*'Server' object has no attribute 'sing'"
     ) as died:
-        process.ask("start", settings={})
+        process.ask("sing")
     assert (died.value.code, died.value.exit_code) == ("engine-died", 5)
     with pytest.raises(EngineError, match="ended with code 1"):
-        process.ask("start", settings={})
+        process.ask("sing")
     process.close()
 
 
@@ -157,8 +162,9 @@ def test_slots_are_as_large_as_what_is_served(tmp_path):
         tmp_path / "large", 1, r=4, rank_pattern={"down_proj": 9}, target_modules=["down_proj"]
     )
     large = slots_of(patterned)
-    assert small == (4, {"q_proj", "v_proj", "down_proj"})
-    assert large == (9, {"down_proj"})
+    assert small == (8, {"q_proj", "v_proj", "down_proj"})  # vLLM allows 1, 8, 16, 32, …
+    assert large == (16, {"down_proj"})
+    assert small.hold(slots_of(llama_adapter(tmp_path / "rank7", 1, r=7)))
     assert not small.hold(large)
     assert not large.hold(small)
     both = small.joined(large)
@@ -167,11 +173,138 @@ def test_slots_are_as_large_as_what_is_served(tmp_path):
     assert both.settings() == {
         "enable_lora": True,
         "max_loras": 1,
-        "max_lora_rank": 16,  # vLLM allows 1, 8, 16, 32, …
+        "max_lora_rank": 16,
         "lora_target_modules": ["down_proj", "q_proj", "v_proj"],
     }
     assert NO_SLOTS.settings() == {"enable_lora": False}
-    assert Slots(513, frozenset("q")).settings()["max_lora_rank"] == 513  # for vLLM to refuse
+    assert slots_of(llama_adapter(tmp_path / "huge", 1, r=513)).rank == 513  # for vLLM to refuse
+
+
+# --- what is refused before it is started
+
+
+@pytest.mark.filterwarnings("ignore::peft.utils.warning.PeftWarning")  # of lora_bias
+@pytest.mark.parametrize(
+    ("lora", "words"),
+    [
+        ({"use_dora": True}, "DoRA magnitude, use_dora: vLLM does not yet support DoRA"),
+        ({"lora_bias": True}, "bias of lora_B, lora_bias: vLLM does not support LoRA bias"),
+        ({"r": 520}, "a rank above 512: LoRA rank 520 is greater than max_lora_rank 512"),
+        ({"rank_pattern": {"v_proj": 513}}, "a rank above 512"),
+        ({"modules_to_save": ["lm_head"]}, "lm_head.weight is unsupported LoRA weight"),
+        ({"trainable_token_indices": {"embed_tokens": [3, 4]}}, "token rows, trainable_token_indices"),
+        ({"target_modules": ["q_proj", "lm_head"]}, "LoRA on lm_head, with which it cannot read prompts"),
+        ({"layer_replication": [[0, 2]]}, "vLLM does not support layer_replication"),
+        ({"alora_invocation_tokens": [1, 2]}, r"vLLM does not support Activated LoRA \(aLoRA\)"),
+        ({"init_lora_weights": "pissa"}, "vLLM does not support init_lora_weights='pissa'"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_an_adapter_of_a_kind_that_it_does_not_serve_is_refused_in_its_words(base, tmp_path, lora, words):
+    claimed = {"alora_invocation_tokens", "init_lora_weights"} & lora.keys()
+    adapter = llama_adapter(tmp_path / "adapter", 1, **{} if claimed else lora)
+    config = adapter / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | lora))
+    with pytest.raises(
+        InputError, match=rf"vLLM 0\.32\.0\+cpu does not serve this adapter: .*{words}"
+    ) as refusal:
+        refuse_unservable(adapter, base, "0.32.0+cpu", "cpu")
+    assert refusal.value.code == "engine-cannot"
+
+
+def test_what_it_serves_and_what_only_itself_can_tell_is_not_refused(base, tmp_path):
+    for name, lora in {
+        "plain": {},
+        "patterned": {"rank_pattern": {"v_proj": 9}, "use_rslora": True},
+        "embedding": {"target_modules": ["q_proj", "embed_tokens"]},
+    }.items():
+        refuse_unservable(llama_adapter(tmp_path / name, 1, **lora), base, "0.32.0", "cpu")
+    dora = llama_adapter(tmp_path / "dora", 1, use_dora=True)
+    refuse_unservable(dora, base, "0.99.0", "cpu")  # another version may serve it
+    head = llama_adapter(tmp_path / "head", 1, target_modules=["lm_head"])
+    refuse_unservable(head, base, "0.32.0", "cuda")
+
+
+def test_room_is_made_for_all_that_will_come_and_not_for_what_is_refused(engine, tmp_path):
+    small, large, dora = (
+        llama_adapter(tmp_path / name, 1, **lora)
+        for name, lora in {
+            "small": {},
+            "large": {"r": 17, "target_modules": ["up_proj"]},
+            "dora": {"r": 200, "use_dora": True},
+        }.items()
+    )
+    engine.expect([small, tmp_path / "none"])
+    assert engine._expected == slots_of(small)
+    engine.expect([large, dora])
+    assert engine._expected == (32, {"q_proj", "v_proj", "down_proj", "up_proj"})
+    with pytest.raises(InputError) as refusal:
+        engine.add("dora", dora)
+    assert (refusal.value.code, engine._process, dict(engine.adapters)) == ("engine-cannot", None, {})
+
+
+# --- a vLLM that is installed and cannot run
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """An environment whose vLLM lacks a library of the GPU's driver, as one that was made for another machine."""
+    folder = tmp_path_factory.mktemp("broken")
+    venv.create(folder, with_pip=False)
+    packages = next(folder.glob("lib/python*/site-packages"))
+    (packages / "vllm").mkdir()
+    (packages / "vllm" / "__init__.py").write_text("import ctypes\nctypes.CDLL('libnone.so.12')\n")
+    about = packages / "vllm-0.32.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0\n")
+    (about / "top_level.txt").write_text("vllm\n")
+    return str(folder / "bin" / "python")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    llama().save_pretrained(folder)
+    letters_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def engine(broken, base, monkeypatch):
+    monkeypatch.setenv(PYTHON, broken)
+    return VllmEngine(TransformersEngine(llama(), letters_tokenizer()), base, torch.device("cpu"))
+
+
+def test_a_vllm_that_cannot_be_imported_is_told_in_one_message(engine, broken, base, tmp_path, capsys):
+    assert versions_in(broken) == {"vllm": "0.32.0"}
+    adapters = [str(llama_adapter(tmp_path / name, seed)) for seed, name in enumerate(("one", "two"))]
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "1 + 1 =", "answer": "2"}\n' * 2)
+    given = ["evaluate", *adapters, "-b", str(base), "--data", str(tmp_path / "rows.jsonl")]
+    assert run([*given, "-o", str(tmp_path / "out"), "--engine", "vllm", "--device", "cpu"]) == 3
+    error = capsys.readouterr().err
+    assert f"vLLM 0.32.0 refuses to be imported by {broken}: OSError: libnone.so.12: cannot open" in error
+    assert "--engine-python" in error
+    assert "Traceback" not in error
+    assert not list((tmp_path / "out").rglob("*.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        ("ValueError: no\nmore", "ValueError: no"),
+        (
+            "ValidationError: 1 validation error for M\nfield\n  Input should be 1 [type=int, input_value=2]\n",
+            "Input should be 1",
+        ),
+        (
+            "ValidationError: 1 validation error for M\n  Value error, no [type=value_error, input_value=2]\n    For",
+            "no",
+        ),
+        ("ValueError: not one of " + "name " * 100, "ValueError: not one of " + "name " * 55 + "…"),
+    ],
+)
+def test_a_refusal_is_one_line(raised, said):
+    assert _first_line(raised) == said
 
 
 # --- its gate: two engines that really compute; the one under test is given another adapter under the same name

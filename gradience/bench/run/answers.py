@@ -44,8 +44,10 @@ def evaluate_adapter(
     seed: folder of the evaluations that these are compared with. inert: it may leave the base as it is.
     """
     refuse_mixture(seed, ANSWERS, evaluator.numerics)
-    for needed in filter(None, (adapter, reference)):
-        require_weights(needed.folder)
+    needed = [each.folder for each in (adapter, reference) if each is not None]
+    for each in needed:
+        require_weights(each)
+    evaluator.expect(needed)  # of a run that is resumed, the probe is the larger one
     evaluator.answers(adapter.name, adapter.folder, folder / ANSWERS, lora=adapter.lora, allow_inert=inert)
     if reference is None:
         return

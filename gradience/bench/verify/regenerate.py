@@ -133,8 +133,11 @@ class _Regeneration:
         return again
 
     def _all(self, places: Sequence[str], mismatches: list[tuple[str, str]]) -> Iterator[RegeneratedAnswers]:
-        for place in places:
-            for records in sorted((self.run / place).glob(f"*/eval/{ANSWERS}")):
+        answers = {place: sorted((self.run / place).glob(f"*/eval/{ANSWERS}")) for place in places}
+        adapters = (_adapter(records.parent.parent) for some in answers.values() for records in some)
+        self.evaluator.expect(list(filter(None, adapters)))
+        for place, some in answers.items():
+            for records in some:
                 folder = records.parent.parent
                 file = f"{place}{given_text(folder.name)}/eval/{ANSWERS}"
                 adapter = _adapter(folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -140,6 +140,9 @@ class Engine(Protocol):
 
     def verify(self, names: Sequence[str | None], prompts: Sequence[str], max_length: int | None) -> None:
         """Refuse adapters that it would not compute as PEFT does, before any score; nothing where it is PEFT's."""
+
+    def expect(self, folders: Iterable[Path]) -> None:
+        """Make room at once for the adapters in `folders`, which will be added; nothing where none is set aside."""
 
     def add(self, name: str, folder: Path) -> None:
         """Load the PEFT adapter in `folder`. Raises UsageError (`adapter-name`) when the name is taken."""

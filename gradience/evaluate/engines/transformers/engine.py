@@ -33,6 +33,7 @@ from gradience.evaluate.engines.transformers.sharing import (
     refuse_what_cannot_share,
     trained_whole,
 )
+from gradience.models.context import context_of
 from gradience.models.devices import choose_device
 from gradience.models.load import load_base
 from gradience.models.settings import ModelSettings
@@ -89,8 +90,7 @@ class TransformersEngine(Engine):
 
     @property
     def max_length(self) -> int | None:
-        limit: int | None = getattr(self.base.config.get_text_config(), "max_position_embeddings", None)
-        return limit
+        return context_of(self.base.config)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return [len(ids) for ids in self.tokenizer(list(texts), verbose=False)["input_ids"]]

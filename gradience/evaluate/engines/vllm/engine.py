@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial, reduce
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, NoReturn, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 
 import gradience
-from gradience.errors import InputError, UsageError
-from gradience.evaluate.engines.base import AdapterIdentity, Classified, Engine, Output, Score
+from gradience.errors import EngineError, GradienceError, InputError, UsageError
+from gradience.evaluate.engines.base import (
+    AdapterIdentity,
+    Classified,
+    Engine,
+    OutOfMemoryError,
+    Output,
+    Score,
+)
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.transformers.generation import Row, prompt_ids, room_of
 from gradience.evaluate.engines.transformers.scoring import Pair, fitted, windows_of
 from gradience.evaluate.engines.vllm.gate import refuse_disagreement
-from gradience.evaluate.engines.vllm.interpreter import interpreter, versions_in
+from gradience.evaluate.engines.vllm.interpreter import HOW, interpreter, versions_in
 from gradience.evaluate.engines.vllm.process import Refused, VllmProcess
 from gradience.evaluate.engines.vllm.slots import NO_SLOTS, Slots, slots_of
+from gradience.evaluate.engines.vllm.unservable import refuse_unservable
 from gradience.models.devices import VISIBLE, choose_device, device_name, devices_of
 from gradience.models.locate import locate
 from gradience.models.rendering import end_token
@@ -32,8 +41,10 @@ WHOLE_CONTEXT = 8192
 """Up to so many tokens vLLM holds the base's whole context; of a longer one as much as its memory takes."""
 SHARE_OF_FREE = 0.75
 """Of a GPU's memory that is free once transformers has loaded the base: the rest is for scoring there."""
+CACHE = "VLLM_CPU_KVCACHE_SPACE"
+"""vLLM's own variable: GiB for keys and values on a processor."""
 CACHE_GIB = "2"
-"""For keys and values on a processor, unless VLLM_CPU_KVCACHE_SPACE says otherwise."""
+"""Unless that says otherwise."""
 
 
 class Served(NamedTuple):
@@ -63,7 +74,7 @@ class VllmEngine(Engine):
         self._verified: set[str | None] = set()
         self._added = 0
         self._process: VllmProcess | None = None
-        self._slots = NO_SLOTS
+        self._slots = self._expected = NO_SLOTS
         self._longest = 0
 
     @classmethod
@@ -126,13 +137,22 @@ class VllmEngine(Engine):
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return self.peft.count_tokens(texts)
 
+    def expect(self, folders: Iterable[Path]) -> None:
+        for folder in folders:
+            with suppress(GradienceError):  # `add` says what is wrong with it
+                self._expected = self._expected.joined(self._needs(folder))
+
+    def _needs(self, folder: Path) -> Slots:
+        refuse_unservable(folder, self._folder, self.decides()["engine_version"], self._device.type)
+        return slots_of(folder)
+
     def add(self, name: str, folder: Path) -> None:
         """Load the PEFT adapter in `folder`, into both. Raises what transformers' engine raises, and InputError
-        (`engine-refuses`)."""
+        (`engine-cannot`, `engine-refuses`)."""
         self.peft.add(name, folder)
         self._added += 1
         try:
-            served = Served(self._added, folder.absolute(), slots_of(folder))
+            served = Served(self._added, folder.absolute(), self._needs(folder))
             self._server(served.needs)
             self._load(served)
         except BaseException:
@@ -261,11 +281,10 @@ class VllmEngine(Engine):
         if self._process is not None and self._slots.hold(needs):
             return self._process
         self._stop()
-        self._slots = reduce(Slots.joined, [needs, *(served.needs for served in self._served.values())])
-        self._process = VllmProcess(self._python, self._environment())
-        started = self._answer(
-            partial(self._process.ask, "start", settings=self._settings()), "load the base"
-        )
+        known = [self._expected, *(served.needs for served in self._served.values())]
+        self._slots = reduce(Slots.joined, known, needs)
+        process = self._process = VllmProcess(self._python, self._environment())
+        started = self._start(process)
         if started["device"] != self._device.type:
             self._stop()
             raise UsageError(
@@ -276,30 +295,42 @@ class VllmEngine(Engine):
         self._longest = started["max_model_len"]
         for served in self._served.values():
             self._load(served)
-        return self._process
+        return process
+
+    def _start(self, process: VllmProcess) -> Mapping[str, Any]:
+        """Import vLLM there and load the base; where one of them fails the process is ended."""
+        start = partial(process.ask, "start", settings=self._settings())
+        try:
+            self._answer(partial(process.ask, "imports"), f"be imported by {self._python}", hint=HOW)
+            return self._answer(start, "load the base")  # type: ignore[no-any-return]
+        except OutOfMemoryError as error:
+            raise EngineError(
+                f"vLLM has too little memory to load the base: {error}",
+                code="engine-memory",
+                hint=f"on a processor {CACHE} says how many GiB it takes for keys and values ({CACHE_GIB} if nobody"
+                " says so); or use the engine transformers",
+            ) from None
+        except InputError:
+            self._stop()
+            raise
 
     def _load(self, served: Served) -> None:
         assert self._process is not None
         ask = partial(self._process.ask, "add", number=served.number, path=str(served.folder))
         self._answer(ask, f"load {served.folder}")
 
-    def _answer(self, ask: Callable[[], Any], what: str) -> Any:
+    def _answer(self, ask: Callable[[], Any], what: str, hint: str = "use the engine transformers") -> Any:
         try:
             return ask()
         except Refused as refusal:
-            self._refuse(refusal, what)
+            raise InputError(
+                f"vLLM {self.decides()['engine_version']} refuses to {what}: {refusal}",
+                code="engine-refuses",
+                hint=hint,
+            ) from None
         except BaseException:
             self._stop()
             raise
-
-    def _refuse(self, refusal: Refused, what: str) -> NoReturn:
-        if what == "load the base":
-            self._stop()
-        raise InputError(
-            f"vLLM {self.decides()['engine_version']} refuses to {what}: {refusal}",
-            code="engine-refuses",
-            hint="use the engine transformers",
-        ) from None
 
     def _stop(self) -> None:
         if self._process is not None:
@@ -334,7 +365,7 @@ class VllmEngine(Engine):
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": str(torch.get_num_threads()),
             "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",  # one token more than the context: it is not read
-            "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", CACHE_GIB),
+            CACHE: os.environ.get(CACHE, CACHE_GIB),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_NO_USAGE_STATS": "1",

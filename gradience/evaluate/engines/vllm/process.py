@@ -18,6 +18,8 @@ LEAVES = 30
 """Seconds that it has to leave, before it is killed."""
 LAST = 4
 """Lines of what it printed that stand in a message."""
+LONGEST = 300
+"""Characters of a refusal: some list all that there is."""
 
 
 class Refused(Exception):
@@ -91,8 +93,8 @@ class VllmProcess:
 
 
 def _first_line(text: str) -> str:
-    """A refusal in one line: pydantic's begin with how many there are, and say it in the third."""
+    """A refusal in one line: pydantic's begin with how many there are, and say what it is in front of a type."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if len(lines) > 2 and "validation error" in lines[0]:
-        return lines[2].split(" [type=")[0]
-    return lines[0] if lines else text
+    said = [line.partition(" [type=")[0].removeprefix("Value error, ") for line in lines if " [type=" in line]
+    line = next(iter(said or lines), text)
+    return line if len(line) <= LONGEST else line[:LONGEST].rpartition(" ")[0] + " …"

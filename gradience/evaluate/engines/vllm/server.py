@@ -19,8 +19,9 @@ from importlib import metadata
 from typing import Any
 
 LIBRARIES = ("vllm", "torch", "transformers")
-REFUSALS = (AssertionError, MemoryError, OSError, RuntimeError, ValueError)
-"""What vLLM and torch raise for a model, an adapter or memory that they do not get; anything else ends the process."""
+REFUSALS = (AssertionError, ImportError, MemoryError, OSError, RuntimeError, ValueError)
+"""What vLLM and torch raise for a model, an adapter, memory or a library that they do not get; anything else ends the
+process."""
 
 
 class Server:
@@ -29,6 +30,10 @@ class Server:
     def __init__(self) -> None:
         self.engine: Any = None
         self.adapters: dict[int, Any] = {}
+
+    def imports(self) -> None:
+        """Import vLLM: what is installed need not run."""
+        import vllm  # noqa: F401
 
     def start(self, *, settings: dict[str, Any]) -> dict[str, Any]:
         """Load the base; settings: of `vllm.LLM`. Says on what kind of device it is, and how long a sequence may be."""

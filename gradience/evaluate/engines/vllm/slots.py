@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gradience.adapters.formats import open_adapter
-from gradience.ranks import VLLM_MAX_LORA_RANKS
+from gradience.ranks import max_lora_rank_step
 
 
 class Slots(NamedTuple):
     """What they hold."""
 
     rank: int
-    """Of the largest module."""
+    """A max_lora_rank that vLLM takes: of the largest module, and what lies between the steps."""
     modules: frozenset[str]
     """Last parts of the names of the modules that have LoRA, such as `q_proj`."""
 
@@ -36,11 +36,12 @@ class Slots(NamedTuple):
         """
         if not self.modules:
             return {"enable_lora": False}
-        step = next(
-            (step for step in VLLM_MAX_LORA_RANKS if self.rank <= step), self.rank
-        )  # vLLM refuses others
-        targets = sorted(self.modules)
-        return {"enable_lora": True, "max_loras": 1, "max_lora_rank": step, "lora_target_modules": targets}
+        return {
+            "enable_lora": True,
+            "max_loras": 1,
+            "max_lora_rank": self.rank,
+            "lora_target_modules": sorted(self.modules),
+        }
 
 
 NO_SLOTS = Slots(0, frozenset())
@@ -56,4 +57,6 @@ def slots_of(folder: Path) -> Slots:
             *map(int, patterns.values()),
             *(pair.rank for pair in adapter.pairs),
         ]
-        return Slots(max(ranks), frozenset(pair.module.rpartition(".")[2] for pair in adapter.pairs))
+        largest = max(ranks)
+        rank = max_lora_rank_step(largest) or largest  # beyond its largest vLLM refuses
+        return Slots(rank, frozenset(pair.module.rpartition(".")[2] for pair in adapter.pairs))
