@@ -37,6 +37,8 @@ class StageStatus(Part):
     state: StageState
     seconds: Float12 | None = None
     """What it took, of a finished one."""
+    starting_seconds: Float12 | None = None
+    """What a process of its own took until it began; null where there was none."""
     worker: StageWorker | None = None
     """Who makes it; of a stage that waits, who had begun it and is gone."""
     message: str = ""

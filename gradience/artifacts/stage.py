@@ -33,6 +33,9 @@ class StageManifest(Artifact):
     """Path inside the stage's folder -> what it holds."""
     seconds: Float12
     """Of the process that finished it; what an interrupted one had done before is not in it."""
+    starting_seconds: Float12 | None = None
+    """Seconds that a process for this stage alone took before it began: libraries, the task, what the stage builds on.
+    Null where the process of the run made it."""
     peak_memory_bytes: int | None
     """On a GPU, what torch had allocated there at most during the stage; on a CPU, the largest resident size of the
     process during it. Null where the system cannot tell one stage from the process so far."""

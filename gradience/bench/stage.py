@@ -7,6 +7,7 @@ failed; why stands in the storage and on stderr.
 from __future__ import annotations
 
 import sys
+import time
 
 USAGE = "usage: python -m gradience.bench.stage SPEC   (a file, or its address in a storage)"
 
@@ -16,14 +17,15 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         sys.stderr.write(f"{USAGE}\n")
         return 2
+    began = time.perf_counter()  # before libraries are loaded, which takes seconds
     from gradience.bench.run.one import do_stage, read_spec
     from gradience.errors import GradienceError
     from gradience.executors.executor import FAILED
 
     try:
-        return do_stage(read_spec(arguments[0]))
+        return do_stage(read_spec(arguments[0]), began)
     except GradienceError as error:
-        sys.stderr.write(f"error: {error}\n{error.hint}\n")
+        sys.stderr.write(f"error: {error}\nhint: {error.hint}\n")
         return FAILED
 
 

@@ -18,6 +18,7 @@ from gradience.bench import stage as command
 from gradience.bench.config.load import load_config
 from gradience.bench.run import spread
 from gradience.bench.run.bench import run_bench
+from gradience.bench.run.last_words import last_words
 from gradience.bench.run.needs import Needs
 from gradience.bench.run.one import do_stage, read_spec
 from gradience.bench.run.places import SHARED, failure_name, log_name, place_of
@@ -142,11 +143,39 @@ def test_a_stage_whose_process_is_always_ended_is_an_error_of_its_variant(spread
     assert (said.kind, said.log[0]) == ("ProcessEnded", "step 1")
     assert "memory" in said.log[1]
     assert "\x1b" not in said.log[1]
+    assert said.message.startswith("its process ended with -9, 3 times; its log ends with: out of ")
     one, two = (results(tmp_path / "out")[f"seed_{seed}/bench.json"] for seed in (1, 2))
     status = {row["name"]: row["status"] for row in one["variants"]}
     assert status["uniform_median"] == "ERROR"
     assert "ERROR" not in {row["status"] for row in two["variants"]}
     assert here.times["1/uniform_median/train"] == spread.ATTEMPTS
+
+
+def test_a_worker_that_cannot_say_why_it_failed_has_its_reason_in_its_log(spread_over, tmp_path):
+    """Such as one that alone does not reach the storage; processes of their own are in conformance."""
+    log = tmp_path / "out" / SHARED / log_name(1, "uniform_median/train")
+
+    def plot(name, times):
+        if name != "1/uniform_median/train":
+            return None
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("loading\nerror: s3://mine: no credentials\nhint: give some\n")
+        return FAILED
+
+    watcher = spread_over(Here(plot), tmp_path / "out", "seeds=[1]")
+    assert (
+        "uniform_median/train: tried again: its process ended with 1;"
+        " its log ends with: error: s3://mine: no credentials"
+    ) in watcher.notes
+    (row,) = [
+        row
+        for row in json.loads((tmp_path / "out" / "bench.json").read_text())["variants"]
+        if row["name"] == "uniform_median"
+    ]
+    assert row["status"] == "ERROR"
+    assert any("error: s3://mine: no credentials" in reason for reason in row["reasons"])
+    log.unlink()
+    assert f"look at {log} on the machine that ran it" in last_words(log)
 
 
 def test_a_run_goes_on_from_what_is_there(spread_over, alone, tmp_path):

@@ -211,6 +211,16 @@ def test_time_left_is_what_finished_stages_took():
     assert seconds_left({1: stages}, 2, NOW) == (100 + 10, "")
 
 
+def test_time_left_counts_the_start_of_a_process_for_each_stage_that_has_not_begun():
+    stages = [
+        seen("probe/train", "training", "done", seconds=100, starting_seconds=6),
+        seen("probe/eval", "evaluation", "done", "probe/train", seconds=10, starting_seconds=8),
+        seen("a/train", "training", "running", "probe/eval", worker=running(30)),
+        seen("a/eval", "evaluation", "waiting", "a/train"),
+    ]
+    assert seconds_left({1: stages}, 1, NOW) == (70 + 7 + 10, "")
+
+
 def test_time_left_goes_by_steps_where_nothing_has_finished_and_not_beyond_a_failure():
     stages = [seen("probe/train", "training", "running", worker=running(30, 3, 9))]
     assert seconds_left({1: stages}, 1, NOW) == (60, "")

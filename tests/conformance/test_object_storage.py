@@ -9,42 +9,29 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
-from bench_process import finish, without_times, write_inputs
+from bench_process import finish
+from elsewhere import ENDS, assert_same
+from tiny_bench import Watcher
 
 from gradience.artifacts.bench_plan import BenchPlan
 from gradience.artifacts.stage import MANIFEST
+from gradience.bench.config.load import load_config
 from gradience.bench.plan.preregister import plan_digest
+from gradience.bench.run import spread
+from gradience.bench.run.bench import run_bench
 from gradience.bench.run.places import place_of
 from gradience.bench.status.look import look
+from gradience.executors import executor
+from gradience.report.faces import to_markdown
 from gradience.storage.lease import claim
 
 pytestmark = pytest.mark.conformance
-
-COMPRESSION: dict[str, Any] = {
-    "variants": ["uniform_median"],
-    "arms": ["retrain", "truncate"],
-    "controls": ["aa"],
-    "stop_early": False,
-}
-ARTIFACTS = ("bench_aggregate.json", "seed_1/bench.json", "seed_2/bench.json")
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    return write_inputs(tmp_path_factory.mktemp("in"), compression=COMPRESSION, seeds=[1, 2])
-
-
-@pytest.fixture(scope="module")
-def alone(config, tmp_path_factory):
-    output = tmp_path_factory.mktemp("alone")
-    assert finish(config, output)[0] in (0, 1, 8)
-    return output
 
 
 @pytest.fixture
@@ -135,9 +122,9 @@ def test_each_call_of_a_storage_says_what_is_wrong_with_it(wrong, tmp_path):
         assert str(error.value).startswith(address)
 
 
-def test_a_run_and_a_worker_say_what_is_wrong_with_their_storage(config, wrong, tmp_path):
+def test_a_run_and_a_worker_say_what_is_wrong_with_their_storage(one_seed, wrong, tmp_path):
     address, _, exit_code = wrong
-    code, _, said = finish(config, tmp_path / "out", "runtime.workers=2", f"runtime.storage={address}")
+    code, _, said = finish(one_seed, tmp_path / "out", "runtime.workers=2", f"runtime.storage={address}")
     assert code == exit_code, said
     assert address in said
     assert "Traceback" not in said
@@ -146,6 +133,33 @@ def test_a_run_and_a_worker_say_what_is_wrong_with_their_storage(config, wrong, 
     assert worker.returncode == 1
     assert worker.stderr.startswith(f"error: {address}")
     assert "Traceback" not in worker.stderr
+
+
+def test_a_worker_that_alone_cannot_reach_the_storage_gives_the_reason(
+    one_seed, bucket, tmp_path, monkeypatch
+):
+    """Credentials where the run was started, and none where its stages are made."""
+    monkeypatch.setenv("GRADIENCE_SCRATCH", str(tmp_path / "scratch"))
+    nothing = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}
+    nothing |= {
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
+        "AWS_CONFIG_FILE": str(tmp_path / "none"),
+    }
+    monkeypatch.setattr(
+        spread, "executor", lambda name, order: executor(name, replace(order, environment=nothing))
+    )
+    config = load_config(one_seed, ["runtime.workers=2", f"runtime.storage={bucket}"])
+    watcher = Watcher()
+    ((bench,), _) = run_bench(config, tmp_path / "out", watcher, page_of=to_markdown)
+    said = "its process ended with 1, 3 times; its log ends with: error: s3://"
+    assert bench.status == "ERROR"
+    assert any(said in reason and "credentials" in reason for reason in bench.reasons), bench.reasons
+    (failed,) = [stage for _, stage in look(tmp_path / "out").stages if stage.state == "failed"]
+    assert (failed.name, failed.message[: len("ProcessEnded: " + said)]) == (
+        "probe/train",
+        f"ProcessEnded: {said}",
+    )
+    assert any("credentials" in line for line in failed.log)
 
 
 def test_a_lease_in_an_object_storage(bucket):
@@ -159,11 +173,10 @@ def test_a_lease_in_an_object_storage(bucket):
     assert place.names("leases") == []
 
 
-def test_machines_that_share_an_object_storage_alone(config, alone, bucket, tmp_path, monkeypatch):
+def test_machines_that_share_an_object_storage_alone(two_seeds, two_alone, bucket, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIENCE_SCRATCH", str(tmp_path / "scratch"))
-    assert finish(config, tmp_path / "out", "runtime.workers=2", f"runtime.storage={bucket}")[0] in (0, 1, 8)
-    for name in ARTIFACTS:
-        assert without_times(tmp_path / "out" / name) == without_times(alone / name), name
+    assert finish(two_seeds, tmp_path / "out", "runtime.workers=2", f"runtime.storage={bucket}")[0] in ENDS
+    assert_same(tmp_path / "out", two_alone)
     import s3fs
 
     stored = s3fs.S3FileSystem().find(bucket.removeprefix("s3://"))

@@ -38,8 +38,11 @@ def read_spec(address: str) -> StageSpec:
     return StageSpec.parse(Path(address), content)
 
 
-def do_stage(spec: StageSpec) -> int:
-    """Make the stage, unless it is made, or somebody makes it. Returns 0, 75 or 1, as `executors` means them."""
+def do_stage(spec: StageSpec, began: float | None = None) -> int:
+    """Make the stage, unless it is made, or somebody makes it. Returns 0, 75 or 1, as `executors` means them.
+
+    began: when this process did, by `perf_counter`, where it is there for this stage.
+    """
     place = place_of(spec.storage, spec.plan_digest)
     folder = _folder(spec)
     shelf = Shelf(place, folder, spec.seed) if is_address(spec.storage) else None
@@ -48,7 +51,7 @@ def do_stage(spec: StageSpec) -> int:
         return RETRY
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        code, failure = _made(spec, folder, shelf)
+        code, failure = _made(spec, folder, shelf, began)
         if failure is not None:
             place.write(failure_name(spec.seed, spec.stage), failure.to_json().encode())
         return code
@@ -56,10 +59,20 @@ def do_stage(spec: StageSpec) -> int:
         lease.release()
 
 
-def _made(spec: StageSpec, folder: Path, shelf: Shelf | None) -> tuple[int, StageFailure | None]:
+def _made(
+    spec: StageSpec, folder: Path, shelf: Shelf | None, began: float | None
+) -> tuple[int, StageFailure | None]:
     config = _config_of(spec)
     task = rendered(config.task.load(), config.model)
-    make = partial(OneStage, wanted=spec.stage, key=spec.key, inputs=spec.inputs, seed=spec.seed, shelf=shelf)
+    make = partial(
+        OneStage,
+        wanted=spec.stage,
+        key=spec.key,
+        inputs=spec.inputs,
+        seed=spec.seed,
+        shelf=shelf,
+        process_began=began,
+    )
     with threads(config.runtime.threads), logged(folder / LOG):
         run = SeedRun(config, task, spec.seed, folder, plan=spec.plan_digest, stages=make)
         stages = run.stages

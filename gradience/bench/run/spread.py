@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -22,7 +22,8 @@ import torch
 
 from gradience.artifacts.stage_spec import StageFailure, StageSpec
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.run.due import LAST_LINES, DueStages
+from gradience.bench.run.due import DueStages
+from gradience.bench.run.last_words import last_lines, last_words
 from gradience.bench.run.needs import Needs
 from gradience.bench.run.places import (
     SHARED,
@@ -41,11 +42,9 @@ from gradience.executors import executor
 from gradience.executors.executor import DONE, FAILED, RETRY, Ended, Executor, Job, Order
 from gradience.models.devices import devices_of
 from gradience.progress import Watcher
-from gradience.reading import open_stream
 from gradience.storage.place import Place
 from gradience.tasks.base import Task
 from gradience.tasks.user_code import ALLOW
-from gradience.words import visible
 
 LOOK = 10.0
 """Seconds after which the run looks again, though nothing has ended."""
@@ -142,6 +141,7 @@ class Spread:
         self.watcher.seed(seed, self.config.due.index(seed) + 1, len(self.config.due))
         self.watcher.stage(due.stage, self.handed, None)
         spec = self._spec(seed, due)
+        self.place.remove(failure_name(seed, due.stage))  # of an earlier run: not why this one fails
         self.place.write(spec_name(seed, due.stage), spec.to_json().encode())
         command = [
             sys.executable,
@@ -186,7 +186,8 @@ class Spread:
             self.attempts[ended.name] += 1
             how = ended.said or f"its process ended with {ended.code}"
             if self.attempts[ended.name] < ATTEMPTS:
-                self.watcher.note(f"{due.stage}: tried again: {how}")
+                why = last_words(self._log(seed, due)) if ended.code == FAILED else ""
+                self.watcher.note(f"{due.stage}: tried again: {how}{why}")
                 return
             failure = self._given_up(seed, due, how)
         self.watcher.note(f"{due.stage}: failed: {failure.message}")
@@ -194,12 +195,13 @@ class Spread:
 
     def _given_up(self, seed: int, due: Due, how: str) -> StageFailure:
         """The failure of a stage whose process could not say it: kept where those of the others are."""
+        log = self._log(seed, due)
         failure = StageFailure(
             stage=due.stage,
             seed=seed,
             kind="ProcessEnded",
-            message=f"{how}, {ATTEMPTS} times",
-            log=_last_lines(self._log(seed, due)),
+            message=f"{how}, {ATTEMPTS} times{last_words(log)}",
+            log=last_lines(log),
         )
         self.place.write(failure_name(seed, due.stage), failure.to_json().encode())
         return failure
@@ -230,14 +232,6 @@ def is_spread(config: BenchConfig) -> bool:
     if runtime.executor != "local" or runtime.storage is not None:
         return True
     return (runtime.workers or len(devices_of(runtime.device))) > 1
-
-
-def _last_lines(log: Path) -> tuple[str, ...]:
-    """What a command said last; nothing where this machine does not see its log."""
-    if not log.is_file():
-        return ()
-    with open_stream(log) as file:
-        return tuple(visible(line.decode(errors="replace").rstrip()) for line in deque(file, LAST_LINES))
 
 
 def _whole(config: BenchConfig) -> dict[str, Any]:

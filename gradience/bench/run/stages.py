@@ -63,6 +63,8 @@ class Stages:
     """Digest of the plan that the run follows; every manifest carries it."""
     say: Callable[[str], None] = logger.warning
     """Told why a stage is made again."""
+    process_began: float | None = None
+    """By `perf_counter`, where the process is there for one stage."""
 
     def done(self, name: str, depends: Mapping[str, Any], make: Make, *, resumable: bool = True) -> Path:
         """Return the folder of the stage `name`, made from `depends` by `make` unless it is there, unchanged.
@@ -84,6 +86,7 @@ class Stages:
             plan_digest=self.plan,
             files=files_of(folder),
             seconds=time.perf_counter() - started,
+            starting_seconds=None if self.process_began is None else started - self.process_began,
             peak_memory_bytes=peak(),
         ).save(folder / MANIFEST)
         with write_errors(folder):

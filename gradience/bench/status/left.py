@@ -22,13 +22,16 @@ def seconds_left(
 ) -> tuple[float | None, str]:
     """Return the seconds until all stages are done, or None and why it cannot be known.
 
-    A stage takes what those of its kind took in the mean, over all seeds; one that runs, by its steps, where there is
-    no other. Stages that failed are not waited for, nor what comes after them.
+    A stage takes what those of its kind took in the mean, over all seeds, and one that has not begun also the start of
+    a process, where finished ones had one each; one that runs, by its steps, where there is no other. Stages that
+    failed are not waited for, nor what comes after them.
     """
     took: dict[Kind, list[float]] = {}
     for node, stage in (each for seen in seeds.values() for each in seen):
         if stage.seconds is not None:
             took.setdefault(node.kind, []).append(stage.seconds)
+    starts = [stage.starting_seconds for seen in seeds.values() for _, stage in seen]
+    starting = mean([each for each in starts if each is not None] or [0.0])
     work, unknown = list[Work](), dict[str, None]()
     for seed, seen in seeds.items():
         never = {node.name for node, stage in seen if stage.state == "failed"}
@@ -40,8 +43,9 @@ def seconds_left(
             seconds = _seconds(stage, took.get(node.kind), now)
             if seconds is None and node.kind in LONG:
                 unknown[node.kind] = None
+            begins = starting if stage.state == "waiting" else 0.0
             after = tuple(f"{seed}/{name}" for name in node.after)
-            work.append(Work(f"{seed}/{node.name}", seconds or 0.0, after))
+            work.append(Work(f"{seed}/{node.name}", (seconds or 0.0) + begins, after))
     if unknown:
         return None, f"no {' and no '.join(unknown)} has finished"
     running = {

@@ -195,11 +195,20 @@ def _done(here: Path, stage: str, seed: int, shared: _Shared | None) -> StageSta
     file = here / stage / MANIFEST
     with suppress(GradienceError):  # a damaged one: the run will make the stage again
         if file.is_file():
-            return StageStatus(name=stage, state="done", seconds=StageManifest.read(file).seconds)
+            return _finished(StageManifest.read(file))
         content = None if shared is None else shared.manifest(seed, stage)
         if content is not None:
-            return StageStatus(name=stage, state="done", seconds=StageManifest.parse(file, content).seconds)
+            return _finished(StageManifest.parse(file, content))
     return None
+
+
+def _finished(manifest: StageManifest) -> StageStatus:
+    return StageStatus(
+        name=manifest.stage,
+        state="done",
+        seconds=manifest.seconds,
+        starting_seconds=manifest.starting_seconds,
+    )
 
 
 def _running(

@@ -1,0 +1,172 @@
+"""Runs of Bench whose stages are made elsewhere, what is killed while they go on, and what must not show in the end."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from bench_process import start, without_times
+from killing import HANGS
+
+from gradience.artifacts.stage import MANIFEST, StageManifest
+
+COMPRESSION: dict[str, Any] = {
+    "variants": ["uniform_median"],
+    "arms": ["retrain", "truncate"],
+    "controls": [],
+    "stop_early": False,
+}
+ONE_SEED: dict[str, Any] = {"compression": COMPRESSION, "seeds": [1]}
+"""A variant that is retrained and one that is cut: seven stages."""
+TWO_SEEDS: dict[str, Any] = {"compression": COMPRESSION | {"controls": ["aa"]}, "seeds": [1, 2]}
+QUICK = ("runtime.heartbeat=0.5", "runtime.takeover=5")
+ENDS = (0, 1, 8)
+"""Exit codes of a run that came to a result."""
+MOMENTS, PARTS = 10, 2
+"""At which something is killed; and runs over which they are spread, since a run is what takes long."""
+HITS = 2
+"""Times that one stage is ended from outside: after the third it is given up."""
+
+
+def finished(output: Path) -> dict[str, int]:
+    """Stage -> when it was finished: a stage that is made again has another time."""
+    return {str(path.parent.relative_to(output)): path.stat().st_mtime_ns for path in output.rglob(MANIFEST)}
+
+
+def assert_same(output: Path, alone: Path) -> None:
+    """The same results apart from times, and the same bytes of weights and answers, by the manifests of the stages."""
+    for path in sorted(alone.rglob("bench*.json")):
+        name = path.relative_to(alone)
+        assert without_times(output / name) == without_times(path), name
+    assert _bytes(output) == _bytes(alone)
+
+
+def _bytes(output: Path) -> dict[str, str]:
+    return {
+        f"{path.parent.relative_to(output)}/{name}": file.sha256
+        for path in output.rglob(MANIFEST)
+        for name, file in StageManifest.read(path).files.items()
+        if name.endswith((".safetensors", ".records.jsonl"))
+    }
+
+
+def stages_running(output: Path) -> dict[int, str]:
+    """Process -> the stage of this run that it makes."""
+    command = ["pgrep", "-f", f"gradience.bench.stage {output}/"]
+    there = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    stages = {}
+    for pid in map(int, there):
+        with suppress(OSError):  # it has just ended
+            if _stat(pid)[0] != "Z":
+                line = Path(f"/proc/{pid}/cmdline").read_text().partition("/specs/")[2]
+                stages[pid] = line.rstrip("\0").removesuffix(".json")
+    return {pid: stage for pid, stage in stages.items() if stage}
+
+
+def parent_of(pid: int) -> int:
+    """The process that began it; 0 where it has just ended."""
+    with suppress(OSError):
+        return int(_stat(pid)[1])
+    return 0
+
+
+def _stat(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+class Seen:
+    """Looks at the stages of a run while it goes on: when each was finished, and how many were begun."""
+
+    def __init__(self, output: Path) -> None:
+        self.output, self.over = output, threading.Event()
+        self.times: dict[str, set[int]] = {}
+        self.thread = threading.Thread(target=self._look, daemon=True)
+        self.thread.start()
+
+    def _look(self) -> None:
+        while not self.over.wait(0.1):
+            self._note()
+
+    def _note(self) -> None:
+        with suppress(FileNotFoundError):  # a manifest that is just taken away
+            for name, moment in finished(self.output).items():
+                self.times.setdefault(name, set()).add(moment)
+
+    @property
+    def begun(self) -> int:
+        return len(list(self.output.glob(".shared/specs/**/*.json")))
+
+    def once(self) -> set[str]:
+        """The stages, each of which was finished at one moment."""
+        self.over.set()
+        self.thread.join()
+        self._note()
+        assert {name: len(moments) for name, moments in self.times.items() if len(moments) > 1} == {}
+        return set(self.times)
+
+
+class Killing:
+    """A run of one seed of which something is killed several times while it goes on. part: of `PARTS`."""
+
+    def __init__(self, config: Path, output: Path, part: int, *settings: str, stages: int = 7) -> None:
+        self.config, self.output, self.settings = config, output, settings
+        self.stages = stages
+        self.chance = random.Random(part)
+        self.begun = sorted(self.chance.sample(range(1, stages), MOMENTS // PARTS))
+        self.hits: Counter[str] = Counter()
+        self.seen = Seen(output)
+        self.begin()
+
+    def begin(self) -> None:
+        self.process = start(self.config, self.output, *self.settings, *QUICK)
+
+    def kill_run(self) -> None:
+        """Kill the process that was started, and start it again."""
+        self.process.kill()
+        self.process.communicate()
+        self.begin()
+
+    def moments(self) -> Iterator[tuple[int, str]]:
+        """Processes with their stages, each a while after so many stages are begun; until the run is over."""
+        for begun in self.begun:
+            while self.seen.begun < begun and self.process.poll() is None:
+                time.sleep(0.05)
+            time.sleep(self.chance.uniform(0, 4))
+            while not (there := self._victims()) and self.process.poll() is None:
+                time.sleep(0.05)
+            if not there or self.process.poll() is not None:
+                return
+            pid, stage = self.chance.choice(there)
+            self.hits[stage] += 1
+            done = len(finished(self.output))
+            sys.stderr.write(f"killed at {stage}; finished: {done} of {self.stages}\n")
+            yield pid, stage
+
+    def _victims(self) -> list[tuple[int, str]]:
+        return sorted(
+            (pid, stage) for pid, stage in stages_running(self.output).items() if self.hits[stage] < HITS
+        )
+
+    def result(self, alone: Path) -> str:
+        """Its results, and stages, are those of one process, and no stage was finished twice; returns what it said."""
+        _, said = self.process.communicate(timeout=HANGS)
+        assert self.process.returncode in ENDS, said
+        assert self.hits, "nothing was killed"
+        assert_same(self.output, alone)
+        assert self.seen.once() == set(finished(alone))
+        return str(said)
+
+
+def kill(pid: int, number: int) -> None:
+    """Send a signal to a process that may have ended."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)

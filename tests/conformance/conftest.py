@@ -1,0 +1,39 @@
+"""Runs of Bench that several files compare with: the configs, and each run in one process."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+from bench_process import finish, write_inputs
+from elsewhere import ENDS, ONE_SEED, TWO_SEEDS
+
+
+@pytest.fixture(scope="session")
+def one_seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_inputs(tmp_path_factory.mktemp("one"), **ONE_SEED)
+
+
+@pytest.fixture(scope="session")
+def two_seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_inputs(tmp_path_factory.mktemp("two"), **TWO_SEEDS)
+
+
+@pytest.fixture(scope="session")
+def one_alone(one_seed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return alone(one_seed, tmp_path_factory.mktemp("one alone"))
+
+
+@pytest.fixture(scope="session")
+def two_alone(two_seeds: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return alone(two_seeds, tmp_path_factory.mktemp("two alone"))
+
+
+def alone(config: Path, output: Path) -> Path:
+    """The folder of the run in one process."""
+    code, _, said = finish(config, output)
+    assert code in ENDS, said
+    return output
