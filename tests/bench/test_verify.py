@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -186,6 +187,19 @@ def test_lines_of_records_that_were_dropped_doubled_or_exchanged_are_named(copy:
 
 
 # ---------------------------------------------------------------- clever cheats, all digests made again
+
+
+def test_a_file_of_20_gb_is_named_and_not_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "seed_1/probe/eval/answers.records.jsonl"
+    os.truncate(copy / name, 20 * 2**30)  # sparse: it takes no space
+
+    def hashed(path: Path, **limit: Any) -> str:
+        assert path != copy / name or limit.get("limit")
+        return sha256_file(path, **limit)
+
+    monkeypatch.setattr("gradience.bench.verify.stages.sha256_file", hashed)
+    said = [one.what for one in verified(copy).mismatches if one.file == name]
+    assert any(what.startswith("21,474,836,480 bytes; in manifest.json") for what in said), said
 
 
 def better(bench: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 from bench_process import finish
 from elsewhere import ENDS, assert_same
-from tiny_bench import Watcher
+
 
 from gradience.artifacts.bench_plan import BenchPlan
 from gradience.artifacts.stage import MANIFEST
@@ -28,6 +28,7 @@ from gradience.bench.run.bench import run_bench
 from gradience.bench.run.places import place_of
 from gradience.bench.status.look import look
 from gradience.executors import executor
+from gradience.progress import Watcher
 from gradience.report.faces import to_markdown
 from gradience.storage.lease import claim
 
@@ -149,8 +150,7 @@ def test_a_worker_that_alone_cannot_reach_the_storage_gives_the_reason(
         spread, "executor", lambda name, order: executor(name, replace(order, environment=nothing))
     )
     config = load_config(one_seed, ["runtime.workers=2", f"runtime.storage={bucket}"])
-    watcher = Watcher()
-    ((bench,), _) = run_bench(config, tmp_path / "out", watcher, page_of=to_markdown)
+    ((bench,), _) = run_bench(config, tmp_path / "out", Watcher(), page_of=to_markdown)
     said = "its process ended with 1, 3 times; its log ends with: error: s3://"
     assert bench.status == "ERROR"
     assert any(said in reason and "credentials" in reason for reason in bench.reasons), bench.reasons

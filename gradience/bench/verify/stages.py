@@ -11,6 +11,7 @@ from gradience.bench.verdict.facts import CALIBRATION
 from gradience.bench.verify.findings import Findings
 from gradience.digests import sha256_file
 from gradience.errors import InputError
+from gradience.reading import MAX_DATA_BYTES
 from gradience.words import counted
 
 UNFINISHED = "begun"
@@ -62,6 +63,8 @@ def _compare(stage: Path, manifest: StageManifest, findings: Findings, at: str) 
                 gone += 1
             elif not name.endswith(CALIBRATION):
                 findings.mismatch(f"{at}{name}", f"listed in {MANIFEST}, and not there")
+        elif path.stat().st_size > max(file.bytes, MAX_DATA_BYTES):  # a digest of 20 GB would take minutes
+            findings.mismatch(f"{at}{name}", f"{path.stat().st_size:,} bytes; in {MANIFEST} {file.bytes:,}")
         else:
             try:
                 now = sha256_file(path)
