@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 from bench_process import finish
 from elsewhere import ENDS, assert_same
 
-
 from gradience.artifacts.bench_plan import BenchPlan
 from gradience.artifacts.stage import MANIFEST
 from gradience.bench.config.load import load_config
