@@ -48,12 +48,43 @@ def test_every_plot_of_a_report_stands_on_its_page(name):
     assert set(re.findall(r'href="#([^"]+)"', page)) <= set(anchors)
 
 
-def test_the_plots_of_an_audit_stand_where_their_question_is():
+def test_an_audit_answers_in_the_order_of_its_questions():
     assert set(KINDS) <= set(PAGES)
     page = page_of("AuditReport")
-    places = [page.index(text) for text in ('">Can I trust it?', 'id="plot-use"', 'id="plot-heatmap"')]
+    order = ["Can I trust it? <a", 'id="plot-use"', "What ranks are suggested? <a", 'id="plot-heatmap"']
+    order += ['id="plot-energy"', "Findings <a", "What does this not show? <a"]
+    places = [page.index(text) for text in order]
     assert places == sorted(places)
-    assert page.index('id="plot-energy"') < page.index("What does this not show? <a")
+    anchor = re.search(r'id="(section-\d+)-title">Findings', page)[1]
+    assert f'saturated: <a href="#{anchor}">see Findings</a>' in page
+    assert page.count("saturated: 2 of 224 modules") == 1
+
+
+TITLES = {
+    "ShrinkReport": "Shrink of my_adapter on reviews",
+    "EvaluationReport": "Evaluation of rank4 and rank1 against my_adapter on reviews",
+    "EvidenceReport": "Evidence: b.jsonl against a.jsonl",
+    "ComparisonReport": "Comparison of runs/seed-42 and runs/seed-123",
+    "AuditReport": "Audit of ./my-adapter",
+    "FleetReport": "Fleet of 4 adapters",
+    "planned run": "Plan of a Bench run: m on t",
+    "ShrinkForecast": "Plan of a shrink: my_adapter on reviews",
+    "run": "Training run good.jsonl",
+}
+
+
+@pytest.mark.parametrize("name", TITLES)
+def test_a_page_is_called_by_what_it_is_about(name):
+    page = to_page(PAGES[name]())
+    assert f"<title>{TITLES[name]}</title>" in page
+    (heading,) = re.findall(r"<h1[^>]*>(.*?)</h1>", page)
+    assert re.sub("<[^>]*>", "", heading) == TITLES[name]
+
+
+def test_what_a_section_comes_to_stands_above_its_plots():
+    page = page_of("ShrinkReport")
+    assert page.index("is the smallest shown to hold") < page.index('id="plot-forest"')
+    assert "this is the plan" in to_page(PAGES["planned run"]())
 
 
 def test_the_plots_of_a_calibrated_compression_stand_where_their_question_is():

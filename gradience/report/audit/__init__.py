@@ -1,7 +1,7 @@
 """`audit.json` as a document. A section is one function in a file of its own and one line in SECTIONS.
 
 view.py         how much is shown
-trust.py        can I trust it?
+trust.py        can I trust it? And the findings
 space.py        what takes the space? Where it is not LoRA weights of 16 bits alone
 use.py          how much of its rank does it use?
 effects.py      what matters to the output? With a calibration
@@ -26,7 +26,7 @@ from gradience.report.audit.effects import effect_blocks
 from gradience.report.audit.layers import layer_blocks
 from gradience.report.audit.ranks import rank_blocks
 from gradience.report.audit.space import space_blocks
-from gradience.report.audit.trust import number_types, trust_blocks
+from gradience.report.audit.trust import finding_blocks, number_types, trust_blocks
 from gradience.report.audit.use import use_blocks
 from gradience.report.audit.view import DOCUMENT, View
 from gradience.report.audit.where import where_blocks
@@ -136,6 +136,7 @@ SECTIONS: tuple[Callable[[AuditReport, View], list[Block]], ...] = (
     dominance_blocks,
     rank_blocks,
     where_blocks,
+    finding_blocks,
     caveat_blocks,
     layer_blocks,
 )

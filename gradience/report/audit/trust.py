@@ -1,4 +1,4 @@
-"""Can I trust it? Coverage, precision, and the findings."""
+"""Can I trust it? Coverage, precision, and what is wrong. And the findings: what else was noticed."""
 
 from __future__ import annotations
 
@@ -6,42 +6,63 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.finding import Finding
+from gradience.artifacts.finding import Finding, Severity
 from gradience.audit.findings.numbers import COARSE_BOUND
 from gradience.report.audit.view import View, trained_layers
-from gradience.report.blocks import Block, Heading, Mark, Note, Notes
+from gradience.report.blocks import Block, Heading, Mark, Note, Notes, Span
 from gradience.report.incomplete import incompleteness, reasons
 from gradience.report.numbers import bound, count, plural
 from gradience.report.view import more
 
 SHOWN_NOTES = 6
 """Findings of a brief report."""
+FINDINGS = "Findings"
+"""The title of their section."""
 
 
 def trust_blocks(report: AuditReport, view: View) -> list[Block]:
-    """Coverage and precision, and the findings."""
-    notes = trust_notes(report)
+    """Coverage, what is wrong, and precision; on a screen also what else was noticed, in a file how much of it."""
     heading = Heading("Can I trust it?")
-    if not view.brief:
-        return [heading, Notes(notes)]
-    shown = [note if note.mark == "error" else replace(note, details=()) for note in notes[:SHOWN_NOTES]]
-    return [heading, Notes(shown), *more(len(notes) - len(shown), "more finding", ": --layers or --json")]
+    if view.brief or view.layers:
+        notes = trust_notes(report)
+        if not view.brief:
+            return [heading, Notes(notes)]
+        shown = [note if note.mark == "error" else replace(note, details=()) for note in notes[:SHOWN_NOTES]]
+        return [heading, Notes(shown), *more(len(notes) - len(shown), "more finding", ": --layers or --json")]
+    errors = finding_notes(report.findings, ("error",))
+    codes = dict.fromkeys(finding.code for finding in report.findings if finding.severity == "warning")
+    below = Span(f"see {FINDINGS}", to=FINDINGS)
+    warnings = [Note("warning", (f"{', '.join(codes)}: ", below))] if codes else []
+    return [heading, Notes([_coverage_note(report), *errors, *warnings, *_precision_notes(report)])]
+
+
+def finding_blocks(report: AuditReport, view: View) -> list[Block]:
+    """Warnings, and what is merely good to know: in a file, behind the figures that they are about."""
+    if view.brief or view.layers:
+        return []
+    notes = [*finding_notes(report.findings, ("warning",)), *_other_notes(report)]
+    notes += finding_notes(report.findings, ("info",))
+    if not notes and report.findings:  # errors stand at the top
+        return []
+    return [Heading(FINDINGS), Notes(notes or [Note("good", "none")])]
 
 
 def trust_notes(report: AuditReport) -> list[Note]:
     """Coverage, errors, warnings, precision, and what is merely good to know, in this order."""
-    findings = finding_notes(report.findings)
-    notes = [_coverage_note(report), *(note for note in findings if note.mark != "info")]
-    if report.n_trained:
-        notes.append(_precision_note(report))
+    worse = finding_notes(report.findings, ("error", "warning"))
+    notes = [_coverage_note(report), *worse, *_precision_notes(report), *_other_notes(report)]
+    return [*notes, *finding_notes(report.findings, ("info",))]
+
+
+def _other_notes(report: AuditReport) -> list[Note]:
     other = report.coverage.other
-    if other:
-        text = (
-            f"{count(report.coverage.other_params)} parameters in {plural(len(other), 'tensor')} "
-            f"are not LoRA weights and are counted separately: {reasons(other)}"
-        )
-        notes.append(Note("info", text))
-    return [*notes, *(note for note in findings if note.mark == "info")]
+    if not other:
+        return []
+    text = (
+        f"{count(report.coverage.other_params)} parameters in {plural(len(other), 'tensor')} "
+        f"are not LoRA weights and are counted separately: {reasons(other)}"
+    )
+    return [Note("info", text)]
 
 
 def _coverage_note(report: AuditReport) -> Note:
@@ -53,8 +74,10 @@ def _coverage_note(report: AuditReport) -> Note:
     return Note("good", f"complete: {measured} measured, all {tensors} tensors accounted for")
 
 
-def _precision_note(report: AuditReport) -> Note:
+def _precision_notes(report: AuditReport) -> list[Note]:
     """How exact the figures are; modules that are not have a finding of their own (`imprecise`)."""
+    if not report.n_trained:
+        return []
     trained = trained_layers(report)
     exact = [error for layer in trained if (error := layer.error_bound or 0.0) <= COARSE_BOUND]
     coarse = len(trained) - len(exact)
@@ -69,7 +92,7 @@ def _precision_note(report: AuditReport) -> Note:
     borderline = sum(layer.borderline for layer in trained)
     if borderline:
         parts.append(f"{plural(borderline, 'module')} borderline: k may be off by one")
-    return Note("warning" if coarse else "good", "; ".join(parts))
+    return [Note("warning" if coarse else "good", "; ".join(parts))]
 
 
 def number_types(report: AuditReport) -> str:
@@ -77,16 +100,15 @@ def number_types(report: AuditReport) -> str:
     return "+".join(sorted({part.lower() for dtype in report.adapter.dtypes for part in dtype.split("+")}))
 
 
-def finding_notes(findings: Sequence[Finding]) -> list[Note]:
-    """One note for each kind of finding, worst first; what repeats is counted, and its first case is told."""
-    order: dict[str, Mark] = {"error": "error", "warning": "warning", "info": "info"}
+def finding_notes(findings: Sequence[Finding], severities: Sequence[Severity]) -> list[Note]:
+    """One note for each kind of finding, in this order; what repeats is counted, and its first case is told."""
     notes = []
-    for severity, mark in order.items():
+    for severity in severities:
         groups: dict[str, list[Finding]] = {}
         for finding in findings:
             if finding.severity == severity:
                 groups.setdefault(finding.code, []).append(finding)
-        notes += [_finding_note(mark, code, group) for code, group in groups.items()]
+        notes += [_finding_note(severity, code, group) for code, group in groups.items()]
     return notes
 
 

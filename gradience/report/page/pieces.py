@@ -10,6 +10,7 @@ from gradience.report.faces import blocks_of
 from gradience.report.inputs import Source
 from gradience.report.page.flips import flip_blocks
 from gradience.report.page.places import PLACES
+from gradience.report.page.titles import heading_of
 from gradience.report.plots.kinds import plots_of
 from gradience.report.plots.plot import Plot
 
@@ -44,7 +45,8 @@ def part_of(source: Source, *, texts: bool = True) -> Part:
     places = PLACES.get(type(source.report).__name__, {})
     plots = plots_of(source.report)
     flips = [] if source.folder is None else flip_blocks(source.report, source.folder, texts=texts)
-    title, opening, sections = split([*blocks_of(source.report), *flips])
+    first, opening, sections = split([*blocks_of(source.report), *flips])
+    title = heading_of(source.report, first)
     titles = ["".join(span.text for span in spans(heading.text)) for heading, _ in sections]
     at: dict[int, list[Plot]] = {}
     for kind, plot in plots.items():

@@ -21,7 +21,7 @@ from gradience.digests import sha256_bytes
 from gradience.errors import InputError, require
 from gradience.reading import open_stream
 from gradience.report import html
-from gradience.report.blocks import Bars, Block, Code, Facts, HeatMap, Inline, Table, spans
+from gradience.report.blocks import Bars, Block, Code, Facts, HeatMap, Inline, Notes, Table, spans
 from gradience.report.inputs import Source
 from gradience.report.names import display_sentence, html_text
 from gradience.report.numbers import plural
@@ -126,15 +126,18 @@ class _Writer:
         }
 
     def section(self, prefix: str, anchor: str, section: Section) -> Values:
+        # above plots what they come to, below them what they rest on
+        notes = [block for block in section.blocks if section.plots and isinstance(block, Notes)]
+        body = [block for block in section.blocks if block not in notes]
+        aside = linked(html.inline(section.aside), self.targets)
         return {
             "anchor": anchor,
             "title": self.safe(html.inline(section.title)),
             # what the signs of a map mean: the page shows its plot instead
-            "aside": ""
-            if _has_map(section.blocks)
-            else self.safe(linked(html.inline(section.aside), self.targets)),
+            "aside": "" if _has_map(section.blocks) else self.safe(aside),
+            "notes": self.blocks(notes, section.plots),
             "plots": self.plots(prefix, section.plots),
-            "body": self.blocks(section.blocks, section.plots),
+            "body": self.blocks(body, section.plots),
         }
 
     def plots(self, prefix: str, plots: Sequence[Plot]) -> list[Values]:

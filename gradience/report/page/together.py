@@ -10,7 +10,7 @@ from gradience.artifacts.audit import AuditReport
 from gradience.artifacts.monitor import MonitorReport, RunReport
 from gradience.report.audit.series import by_step, why_no_series
 from gradience.report.audit.trend import trend_blocks
-from gradience.report.blocks import Document
+from gradience.report.blocks import Document, spans
 from gradience.report.inputs import Source
 from gradience.report.monitor_runs import overview_blocks
 from gradience.report.page.pieces import Part, Section, part_of, split
@@ -33,6 +33,10 @@ def parts_of(sources: Sequence[Source], *, texts: bool) -> list[Part]:
             parts += _over([one.report for one in single if isinstance(one.report, kind)])
         begun.add(kind)
         parts.append(part_of(source, texts=texts))
+    if len(parts) == 1 and isinstance(
+        single[0].report, MonitorReport
+    ):  # a file alone does not say what it is
+        parts = [replace(parts[0], title=("Training run ", *spans(parts[0].title)))]
     return parts
 
 
