@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from bench_process import start, write_inputs
 from killing import HANGS
+from pseudo_terminal import drawing
 from test_spread import SECTIONS, Here, Silent
 
 from gradience.artifacts.bench_status import BenchStatus, StageStatus, StageWorker
@@ -31,6 +33,10 @@ from gradience.executors.executor import FAILED
 from gradience.report.bench_status import changes, status_text
 from gradience.report.faces import to_markdown
 from gradience.storage.lease import claim
+from tests.monitor.terminal import Terminal
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*[1-9][0-9;]*m")
+"""A sequence that changes how text looks."""
 
 
 def stage_of(status: BenchStatus, seed: int, name: str) -> StageStatus:
@@ -133,22 +139,24 @@ class _Stopped(Exception):
     """The run is broken off from within."""
 
 
-@pytest.fixture
-def broken_off(config_file, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def broken_off(config_file, tmp_path_factory):
     """A run over a storage that was broken off at a training, and the spec of that."""
-    monkeypatch.setenv("GRADIENCE_SCRATCH", str(tmp_path / "scratch"))
+    folder = tmp_path_factory.mktemp("broken off")
 
     def stops(name: str, times: int) -> None:
         if name == "1/uniform_median/train":
             raise _Stopped
 
     here = Here(stops)
-    monkeypatch.setattr(spread, "executor", lambda name, order: here)
-    config = load_config(config_file, ["runtime.workers=2", f"runtime.storage=file://{tmp_path}/storage"])
-    with pytest.raises(_Stopped):
-        run_bench(config, tmp_path / "out", Silent(), page_of=to_markdown)
+    config = load_config(config_file, ["runtime.workers=2", f"runtime.storage=file://{folder}/storage"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIENCE_SCRATCH", str(folder / "scratch"))
+        patch.setattr(spread, "executor", lambda name, order: here)
+        with pytest.raises(_Stopped):
+            run_bench(config, folder / "out", Silent(), page_of=to_markdown)
     spec = next(job.command[-1] for job in here.seen if job.name == "1/uniform_median/train")
-    return tmp_path / "out", read_spec(spec)
+    return folder / "out", read_spec(spec)
 
 
 def test_who_holds_a_lease_in_the_storage_runs_a_stage(broken_off):
@@ -178,6 +186,60 @@ def test_a_stage_that_failed_elsewhere_says_why_until_it_is_handed_in_again(brok
     assert failed.log
     place_of(spec.storage, spec.plan_digest).write(f"specs/1/{spec.stage}.json", spec.to_json().encode())
     assert stage_of(look(output), 1, "uniform_median/train").state == "waiting"
+
+
+def watched(output: Path, terminal: Terminal, columns: int, **environment: str) -> Any:
+    command = [sys.executable, "-m", "gradience", "bench", "status", str(output), "--watch"]
+    return drawing(command, terminal, rows=terminal.rows, columns=columns, **environment)
+
+
+def titles(screen: list[str]) -> int:
+    return sum(line.strip() == "Stages" for line in screen)
+
+
+def test_on_a_terminal_the_status_is_drawn_in_place_at_its_size_and_left_behind_by_ctrl_c(broken_off):
+    output, spec = broken_off
+    with watched(output, Terminal(60), 110) as shown:
+        terminal = shown.terminal
+        shown.until(lambda: any("no process at work" in line for line in terminal.other))
+        assert (terminal.on_other, titles(terminal.other), "".join(terminal.main)) == (True, 1, "")
+        lease = claim(place_of(spec.storage, spec.plan_digest), f"leases/1/{spec.stage}")
+        shown.until(lambda: any(f"{os.getpid()}" in line for line in terminal.other))
+        assert titles(terminal.other) == 1
+        shown.resize(12, 70)
+        shown.until(lambda: "more lines" in terminal.other[-1])
+        assert len(terminal.other) == 12
+        assert max(map(len, terminal.other)) <= 70
+        lease.release()
+        shown.resize(60, 110)
+        shown.until(lambda: "more lines" not in terminal.other[-1] and titles(terminal.other) == 1)
+        shown.press(b"\x03")
+        shown.until()
+        assert shown.process.returncode == 130
+        assert (terminal.on_other, titles(terminal.main)) == (False, 1)
+        assert "Traceback" not in shown.drawn
+        assert COLOUR.search(shown.drawn)
+
+
+def test_without_colour_where_the_reader_wants_none(broken_off):
+    output, _ = broken_off
+    with watched(output, Terminal(60), 110, NO_COLOR="1") as shown:
+        shown.until(lambda: titles(shown.terminal.other) == 1)
+        shown.press(b"\x03")
+        shown.until()
+        assert shown.process.returncode == 130
+        assert titles(shown.terminal.main) == 1
+        assert not COLOUR.search(shown.drawn)
+
+
+def test_a_terminal_that_cannot_redraw_gets_lines(broken_off):
+    output, _ = broken_off
+    with watched(output, Terminal(60), 110, TERM="dumb") as shown:
+        shown.until(lambda: any("no process at work" in line for line in shown.terminal.main))
+        assert "\x1b[?1049h" not in shown.drawn
+        shown.press(b"\x03")
+        shown.until()
+        assert shown.process.returncode == 130
 
 
 def test_a_folder_that_holds_no_run(tmp_path, capsys):

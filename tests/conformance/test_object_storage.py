@@ -152,7 +152,9 @@ def test_a_worker_that_alone_cannot_reach_the_storage_gives_the_reason(
     ((bench,), _) = run_bench(config, tmp_path / "out", Watcher(), page_of=to_markdown)
     said = "its process ended with 1, 3 times; its log ends with: error: s3://"
     assert bench.status == "ERROR"
-    assert any(said in reason and "credentials" in reason for reason in bench.reasons), bench.reasons
+    reasons = [reason for variant in bench.variants for reason in variant.reasons]
+    assert all(f"there is no probe: ProcessEnded: {said}" in reason for reason in reasons), reasons
+    assert all("credentials" in reason for reason in reasons), reasons
     (failed,) = [stage for _, stage in look(tmp_path / "out").stages if stage.state == "failed"]
     assert (failed.name, failed.message[: len("ProcessEnded: " + said)]) == (
         "probe/train",

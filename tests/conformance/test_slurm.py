@@ -114,6 +114,8 @@ def test_whatever_is_killed_the_result_is_that_of_one_process(cluster, one_seed,
         elif way == "run":
             run.kill_run()
     run.result(one_alone)
+    asked("scancel", "--me")  # what a killed run had handed in, and the next one as well
+    until(lambda: jobs("%i", "PENDING", "RUNNING", "COMPLETING") == [], "the end of the jobs")
 
 
 def test_the_end_of_the_run_is_the_end_of_its_jobs(cluster, one_seed, one_alone, tmp_path):

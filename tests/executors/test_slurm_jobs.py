@@ -13,7 +13,9 @@ from gradience.artifacts.stage_spec import StageNeeds
 from gradience.errors import UsageError
 from gradience.executors import executor
 from gradience.executors.executor import Job, Order
-from gradience.executors.slurm import SlurmExecutor, ended_as, script_of
+from gradience.executors.slurm import SlurmExecutor
+from gradience.executors.slurm_jobs import options_of, script_of
+from gradience.executors.slurm_queue import ended_as
 
 
 def job(name: str, folder: Path, command: list[str], **needs: float) -> Job:
@@ -66,7 +68,8 @@ def programs(tmp_path, monkeypatch):
 
 
 def asked_for(tmp_path: Path, device: str = "auto", **needs: float) -> list[str]:
-    return SlurmExecutor(Order(device=device))._options(job("1/probe/train", tmp_path, ["true"], **needs))
+    has_gpus = SlurmExecutor(Order(device=device)).has_gpus
+    return options_of(job("1/probe/train", tmp_path, ["true"], **needs), has_gpus=has_gpus)
 
 
 def test_what_a_job_asks_for(programs, tmp_path, monkeypatch):
@@ -77,7 +80,7 @@ def test_what_a_job_asks_for(programs, tmp_path, monkeypatch):
         "--gpus-per-node=1",
     ]
     assert asked_for(tmp_path, "cpu", gpus=1, cpus=4, memory_bytes=2**30) == [
-        "--mem=3584M",
+        "--mem=1536M",
         "--cpus-per-task=4",
     ]
     monkeypatch.setenv("SBATCH_GRES", "gpu:a100:1")
@@ -85,10 +88,9 @@ def test_what_a_job_asks_for(programs, tmp_path, monkeypatch):
     assert asked_for(tmp_path, gpus=1, minutes=1) == []
 
 
-def test_after_a_time_out_twice_as_long(programs, tmp_path):
-    slurm, one = SlurmExecutor(Order()), job("1/probe/train", tmp_path, ["true"], gpus=1, minutes=10)
-    slurm.ended_early[one.name, "TIMEOUT"] += 2
-    assert slurm._options(one)[0] == "--time=120"
+def test_after_a_time_out_twice_as_long_and_after_too_little_memory_twice_as_much(programs, tmp_path):
+    one = job("1/probe/train", tmp_path, ["true"], memory_bytes=2**30, minutes=10)
+    assert options_of(one, has_gpus=True, timeouts=2, too_large=1) == ["--time=120", "--mem=3072M"]
 
 
 def test_a_machine_without_slurm(tmp_path, monkeypatch):

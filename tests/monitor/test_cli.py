@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import codecs
-import fcntl
 import itertools
 import json
-import os
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import pytest
-from pseudo_terminal import TERM, opened, read
+from pseudo_terminal import drawing
 
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
@@ -139,31 +135,10 @@ def followed(tmp_path):
     log = TelemetryWriter(path)
     log.start({})
     log.train_step(1, loss=4.0)
-    master, slave = opened(COLUMNS, ROWS)
-    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
-    child = subprocess.Popen(
-        [sys.executable, "-m", "gradience", "monitor", str(path), "--follow"],
-        stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-        env={**environment, **TERM, "PYTHONIOENCODING": "utf-8"},
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-    )  # fmt: skip
-    os.close(slave)
-    terminal, decoder = Terminal(ROWS), codecs.getincrementaldecoder("utf-8")()
-
-    def until(condition=lambda: False):
-        """Take in what is written until the condition holds, or to the end of the program."""
-        while not condition():
-            data = read(master)
-            if not data:
-                child.wait()
-                return
-            terminal.feed(decoder.decode(data))
-
-    yield log, child, terminal, until, master
+    command = [sys.executable, "-m", "gradience", "monitor", str(path), "--follow"]
+    with drawing(command, Terminal(ROWS), rows=ROWS, columns=COLUMNS) as shown:
+        yield log, shown
     log.close()
-    child.kill()
-    child.wait()
-    os.close(master)
 
 
 def headings(screen):
@@ -171,7 +146,8 @@ def headings(screen):
 
 
 def test_follow_redraws_in_place_and_leaves_one_report_behind(followed):
-    log, child, terminal, until, _ = followed
+    log, shown = followed
+    terminal, until = shown.terminal, shown.until
     for step in (2, 3):
         until(lambda: any(f"{step - 1} step" in line for line in terminal.other))  # noqa: B023
         assert terminal.on_other
@@ -182,18 +158,19 @@ def test_follow_redraws_in_place_and_leaves_one_report_behind(followed):
     assert "more lines" in terminal.other[-1]  # 12 rows are too few for all of it
     log.end(RunStatus.OK, step=3)
     until()
-    assert child.returncode == 0
+    assert shown.process.returncode == 0
     assert not terminal.on_other
     assert headings(terminal.main) == 1
     assert "finished" in "".join(terminal.main[:2])  # below the file's name where that is long
 
 
 def test_ctrl_c_ends_following_with_the_report_as_it_is(followed):
-    _, child, terminal, until, master = followed
+    _, shown = followed
+    terminal, until = shown.terminal, shown.until
     until(lambda: any("1 step" in line for line in terminal.other))
-    os.write(master, b"\x03")
+    shown.press(b"\x03")
     until()
-    assert child.returncode == 130
+    assert shown.process.returncode == 130
     assert not terminal.on_other
     assert headings(terminal.main) == 1
 

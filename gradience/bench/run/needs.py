@@ -14,8 +14,8 @@ from gradience.bench.plan.forecast import forecast
 from gradience.errors import GradienceError
 from gradience.evaluate.machines import H100
 
-PROCESS_BYTES = 2**30
-"""Of a process besides what it computes with: Python, PyTorch and the libraries around them."""
+PROCESS_BYTES = 2 * 2**30
+"""Of a process besides what it computes with: Python, PyTorch, the libraries around them, and an adapter."""
 
 
 @dataclass(frozen=True, slots=True)
