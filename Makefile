@@ -221,9 +221,11 @@ $(LLAMA)/.$(LLAMA_VERSION): | $(VENV)/.made
 	@$(LLAMA)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation $(abspath $(LLAMA_SOURCE))
 	@touch $@
 
-conformance-llama-cpp: $(VENV)/.test $(LLAMA)/.$(LLAMA_VERSION)
+conformance-llama-cpp: $(VENV)/.conformance $(LLAMA)/.$(LLAMA_VERSION)
 	PYTHONPATH=tests $(PY) -W ignore -m conformance.serving llama.cpp --python $(LLAMA)/bin/python \
 	  --source $(LLAMA_SOURCE)/vendor/llama.cpp $(ARGS)
+	PYTHONPATH=tests $(PY) -W ignore -m conformance.serving.written --python $(LLAMA)/bin/python \
+	  --source $(LLAMA_SOURCE)/vendor/llama.cpp
 
 docs: $(VENV)/.core
 	$(PY) scripts/generate_docs.py

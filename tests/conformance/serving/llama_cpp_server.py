@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,20 +45,24 @@ class LlamaCpp:
     def serve(self, shop: Workshop, asked: Sequence[Asked]) -> Served:
         """Convert everything, then ask one process."""
         say(f"llama.cpp, {shop.architecture.name}: {len(asked)} adapters")
-        base = shop.root / "base.gguf"
-        run(sys.executable, CONVERT_BASE, self.source, shop.base.folder, base, shop.architecture.name)
         refused = self._convert(shop, asked)
-        adapters = [
-            {"id": item.case.id, "path": str(gguf_of(shop, number))}
+        adapters = {
+            item.case.id: gguf_of(shop, number)
             for number, item in enumerate(asked)
             if item.case.id not in refused
-        ]
-        request, answer = shop.root / "request.json", shop.root / "answer.json"
+        }
+        served = self.answers(shop.base, adapters, shop.root)
+        return served._replace(replies=refused | dict(served.replies))
+
+    def answers(self, base: model.Base, adapters: Mapping[str, Path], scratch: Path) -> Served:
+        """What the library answers with each of the GGUF files, on the base that its own code converts."""
+        gguf, request, answer = (scratch / name for name in ("base.gguf", "request.json", "answer.json"))
+        run(sys.executable, CONVERT_BASE, self.source, base.folder, gguf, base.architecture.name)
         content = {
-            "base": str(base),
+            "base": str(gguf),
             "max_model_len": model.MAX_TOKENS,
             "prompts": model.PROMPTS,
-            "adapters": adapters,
+            "adapters": [{"id": name, "path": str(path)} for name, path in adapters.items()],
         }
         request.write_text(json.dumps(content), encoding="utf-8")
         run(self.python, "-P", SERVE, request, answer)
@@ -66,8 +70,7 @@ class LlamaCpp:
         replies = {
             row["id"]: Reply(row.get("logprobs"), row.get("refusal", "")) for row in answers["adapters"]
         }
-        versions = {**answers["versions"], "llama.cpp": self._commit()}
-        return Served((answers["base"],), refused | replies, versions)
+        return Served((answers["base"],), replies, {**answers["versions"], "llama.cpp": self._commit()})
 
     def _commit(self) -> str:
         """The commit of llama.cpp, from the change log of the package around it: the newest is the first."""
