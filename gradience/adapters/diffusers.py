@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +35,8 @@ PARTS = (
     *("text_encoder", "text_encoder_2", "text_encoder_3"),
 )
 """What the names of modules begin with: models of a pipeline."""
+_OF_UNET = re.compile(r"(down_blocks|up_blocks|mid_block)\.")
+_OF_TRANSFORMER = re.compile(r"(single_)?transformer_blocks\.")
 _FACTOR = re.compile(
     r"(?P<path>.+)\.(?:"
     r"(?P<processor>to_[qkv]|to_out)_lora\.(?P<first>down|up)|lora(?:_linear_layer)?\.(?P<old>down|up)|lora_(?P<new>[AB])"
@@ -61,19 +63,21 @@ def open_diffusers(path: Path, adapter: str | None) -> Adapter:
     weights = single(path, adapter, lambda name: name == NAME, "files")
     with ExitStack() as stack:
         file = stack.enter_context(TensorFile.open(weights, root=weights.parent))
-        places = {name: place for name in file.entries if (place := _place(name))}
-        if not places:
+        in_file = {name: place for name in file.entries if (place := _place(name))}
+        if not in_file:
             raise no_factors(weights, file.entries)
+        part = part_of_all({place.module for place in in_file.values()})
+        places = {name: place._replace(module=part + place.module) for name, place in in_file.items()}
         configs = configs_of(file)
         opened = Adapter("diffusers", Location(path, weights.parent, (weights,), None), None, [file], None)
-        alphas = alphas_of(file, {place.module for place in places.values()})
+        alphas = alphas_of(file, {place.module for place in in_file.values()})
         tensors = {name: (file, entry) for name, entry in file.entries.items()}
 
         def make(module: str, a: Factor, b: Factor) -> LoraPair | str:
-            part, _, inner = module.partition(".")
-            config = configs.get(part)
+            model, _, inner = module.partition(".")
+            config = configs.get(model)
             if config is None:
-                return scaled_pair(module, a, b, alphas.get(module))
+                return scaled_pair(module, a, b, alphas.get(module.removeprefix(part)))
             pair = scaled_pair(module, a, b, None)
             if isinstance(pair, str):
                 return pair
@@ -98,6 +102,19 @@ def part_of(module: str) -> str | None:
     """The part of the pipeline that a module's name begins with; None where it names none."""
     first = module.partition(".")[0]
     return first if first in PARTS else None
+
+
+def part_of_all(modules: Iterable[str]) -> str:
+    """What the names of old keys lack before them: `unet.` or `transformer.`, by modules that only these have; or nothing.
+
+    >>> part_of_all(["down_blocks.0.attentions.0.proj_in"]), part_of_all(["unet.down_blocks.0.attentions.0.proj_in"])
+    ('unet.', '')
+    """
+    names = set(modules)
+    for part, pattern in (("unet", _OF_UNET), ("transformer", _OF_TRANSFORMER)):
+        if any(pattern.match(name) for name in names) and not any(part_of(name) for name in names):
+            return f"{part}."
+    return ""
 
 
 def _init(configs: Mapping[str, PeftConfig]) -> str:

@@ -10,7 +10,7 @@ import factory
 import numpy as np
 import pytest
 
-from gradience import audit_adapter, compare_adapters
+from gradience import audit_adapter, compare_adapters, compress_adapter
 from gradience.adapters.dtypes import decode
 from gradience.adapters.formats import open_adapter
 from gradience.cli.app import run
@@ -236,6 +236,30 @@ def test_old_keys_of_diffusers_name_the_modules_of_today(tmp_path):
     report = audit_adapter(stored(tmp_path / "old.safetensors", tensors))
     assert {row.name for row in report.layers} == {*keys.values()}
     assert {row.module_type for row in report.layers} == {"attn"}
+
+
+@pytest.mark.parametrize(
+    ("module", "part"),
+    [("down_blocks.0.attn1", "unet."), ("single_transformer_blocks.3.attn", "transformer."), ("layers.0.attn", "")],
+    ids=["UNet", "transformer", "neither"],
+)
+def test_old_keys_that_name_no_part_have_that_of_modules_that_only_it_has(tmp_path, module, part):
+    tensors = {f"{module}.processor.to_q_lora.alpha": np.array(6, np.float32)}
+    for side, factor in zip(("down", "up"), factors(2), strict=True):
+        tensors[f"{module}.processor.to_q_lora.{side}.weight"] = factor
+        tensors[f"{module}.to_k.lora.{side}.weight"] = factor
+    tensors[f"{module}.to_k.alpha"] = np.array(6, np.float32)
+    report = audit_adapter(stored(tmp_path / "old.safetensors", tensors))
+    assert {row.name: row.scale for row in report.layers} == {
+        f"{part}{module}.to_q": 1.0,
+        f"{part}{module}.to_k": 3.0,
+    }
+
+
+def test_an_adapter_of_old_keys_and_its_smaller_copy_have_the_same_modules(tmp_path):
+    compress_adapter(FOLDER / "diffusers-old", tmp_path / "small", rank=1)
+    report = compare_adapters(FOLDER / "diffusers-old", tmp_path / "small")
+    assert (report.n_both, report.n_only_a, report.n_only_b) == (3, 0, 0)
 
 
 def test_kohya_without_numbers_and_what_is_beside_its_factors(tmp_path):

@@ -77,7 +77,9 @@ def write(folder: Path, kind: str) -> None:
         save_file(old, folder / NAME)
         loaded = tiny()
         loaded.load_lora_adapter(convert_unet_state_dict_to_peft(plain(old)), prefix=None)
-        np.savez(folder / "expected.npz", **deltas(loaded))
+        np.savez(
+            folder / "expected.npz", **{f"unet.{name}": update for name, update in deltas(loaded).items()}
+        )
         return
     state = convert_state_dict_to_kohya({f"unet.{name}": value for name, value in peft.items()})
     state = {

@@ -6,29 +6,26 @@ Source: diffusers 0.42.1, loaders/lora_base.py (`_save_lora_weights`), loaders/p
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from gradience.adapters.adapter import Adapter, LoraPair
-from gradience.adapters.diffusers import METADATA, NAME, configs_of, part_of
+from gradience.adapters.diffusers import METADATA, NAME, configs_of, part_of, part_of_all
 from gradience.adapters.dtypes import Words
 from gradience.compress.encodings import Target, encode_modules
 from gradience.compress.forms.form import Form, Settings, Side, not_held
 
 WORDS = "diffusers LoRA"
-_OF_UNET = re.compile(r"(down_blocks|up_blocks|mid_block)\.")
-_OF_TRANSFORMER = re.compile(r"(single_)?transformer_blocks\.")
 
 
 def _module(opened: Adapter, name: str) -> str:
     """The name with its part in front; of an adapter that names no part, the model that has modules like its own."""
     if opened.format == "diffusers" and part_of(name):
         return name
-    for part, pattern in (("unet", _OF_UNET), ("transformer", _OF_TRANSFORMER)):
-        if any(pattern.match(pair.module) for pair in opened.pairs):
-            return f"{part}.{name}"
+    part = part_of_all(pair.module for pair in opened.pairs)
+    if part:
+        return part + name
     raise not_held(
         opened,
         WORDS,
