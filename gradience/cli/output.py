@@ -69,7 +69,7 @@ def drawable(text: str) -> str:
     from gradience.report.ascii import ascii_look
 
     try:
-        "█▁✓σ".encode(sys.stdout.encoding)
+        "█▁✓σ".encode(_encoding())
     except UnicodeEncodeError:
         return ascii_look(text)
     return text
@@ -82,7 +82,7 @@ def print_json(artifact: Artifact) -> None:
     """
     from gradience.artifacts.base import ascii_json
 
-    out, encoding = beneath(sys.stdout), sys.stdout.encoding
+    out, encoding = beneath(sys.stdout), _encoding()
     for chunk in artifact.json_chunks():
         try:
             chunk.encode(encoding)
@@ -90,6 +90,11 @@ def print_json(artifact: Artifact) -> None:
             chunk = ascii_json(chunk)
         out.write(chunk)
     out.write("\n")
+
+
+def _encoding() -> str:
+    """What stdout is written in; a stream in memory, such as `io.StringIO`, has none and holds every character."""
+    return sys.stdout.encoding or "utf-8"
 
 
 def terminal_width() -> int | None:

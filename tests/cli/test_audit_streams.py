@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
 import sys
+from contextlib import redirect_stdout
 
 import pytest
 from command import MODULES, audit, edit, poison, untrain
 from killing import HANGS
 from pseudo_terminal import drawn_by
+
+from gradience.cli.app import run
 
 
 @pytest.mark.parametrize(
@@ -41,6 +45,18 @@ def test_a_narrow_encoding_gets_ascii_of_the_same_shape(adapter):
     wide = audit(adapter).stdout
     assert [len(line) for line in done.stdout.splitlines()] == [len(line) for line in wide.splitlines()]
     assert "\\u" not in done.stdout
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]], ids=["screen", "json"])
+def test_a_stream_in_memory_gets_what_a_pipe_gets(adapter, words):
+    with redirect_stdout(io.StringIO()) as memory:
+        assert run(["audit", str(adapter), *words]) == 0
+    pipe = audit(adapter, *words).stdout
+    if words:
+        memory, pipe = ({**json.loads(text), "run": None} for text in (memory.getvalue(), pipe))
+        assert memory == pipe
+    else:
+        assert memory.getvalue() == pipe
 
 
 def test_a_closed_pipe_is_quiet(adapter):
