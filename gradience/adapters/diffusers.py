@@ -105,9 +105,9 @@ def part_of(module: str) -> str | None:
 
 
 def part_of_all(modules: Iterable[str]) -> str:
-    """What the names of old keys lack before them: `unet.` or `transformer.`, by modules that only these have; or nothing.
+    """What old keys lack in front: `unet.` or `transformer.`, by modules that only these have; or nothing.
 
-    >>> part_of_all(["down_blocks.0.attentions.0.proj_in"]), part_of_all(["unet.down_blocks.0.attentions.0.proj_in"])
+    >>> part_of_all(["down_blocks.0.proj_in"]), part_of_all(["unet.down_blocks.0.proj_in"])
     ('unet.', '')
     """
     names = set(modules)

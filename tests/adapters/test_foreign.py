@@ -240,7 +240,11 @@ def test_old_keys_of_diffusers_name_the_modules_of_today(tmp_path):
 
 @pytest.mark.parametrize(
     ("module", "part"),
-    [("down_blocks.0.attn1", "unet."), ("single_transformer_blocks.3.attn", "transformer."), ("layers.0.attn", "")],
+    [
+        ("down_blocks.0.attn1", "unet."),
+        ("single_transformer_blocks.3.attn", "transformer."),
+        ("layers.0.attn", ""),
+    ],
     ids=["UNet", "transformer", "neither"],
 )
 def test_old_keys_that_name_no_part_have_that_of_modules_that_only_it_has(tmp_path, module, part):
