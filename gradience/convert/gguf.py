@@ -31,6 +31,9 @@ _ONE = (
 )
 
 
+_TIED = {"token_embd": "aborts when it computes with it", "output": "does not load it"}
+
+
 class _Family(NamedTuple):
     """Architectures that llama.cpp's converter treats alike.
 
@@ -145,7 +148,25 @@ def _names(opened: Adapter, library: Any, family: _Family, config: Mapping[str, 
                 "leave the module out of the adapter, or check --base-model",
             )
         names[pair.module] = name
+    if config.get("tie_word_embeddings") is True:
+        _refuse_tied(opened, names)
     return names
+
+
+def _refuse_tied(opened: Adapter, names: Mapping[str, str]) -> None:
+    """Where head and embedding are one matrix, llama.cpp cannot use an update of either (llama-cpp-python 0.3.36).
+
+    It multiplies the head by what was turned for the embedding, and aborts; and of a head it knows no tensor.
+    """
+    for module, name in names.items():
+        if name in ("token_embd", "output"):
+            raise not_held(
+                opened,
+                WORDS,
+                f"{module} is the head and the embedding of this base model at once (tie_word_embeddings), and"
+                " llama.cpp as of llama-cpp-python 0.3.36 " + _TIED[name],
+                "merge the adapter into the base with PEFT (merge_and_unload), and convert that",
+            )
 
 
 def _type(opened: Adapter, pair: LoraPair, library: Any) -> Any:

@@ -76,7 +76,6 @@ def llama(folder: Path, **fields) -> Path:
 
 
 def test_gguf_has_the_names_and_the_rows_of_llama_cpp(tmp_path):
-    pytest.importorskip("gguf")
     source = adapter(tmp_path / "peft", {Q: 4, DOWN: 4})
     convert_adapter(source, tmp_path / "new", to="gguf", base_model=llama(tmp_path / "base"))
     before, after = audit_adapter(source), audit_adapter(tmp_path / "new")
@@ -99,15 +98,14 @@ HEAD = {"base_model.model.lm_head.weight": np.zeros((3, 8), "<f4")}
         ("gguf", {"ranks": {Q: 4}}, {"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel"),
         ("gguf", {"ranks": {"model.nothing": 4}}, {}, "no name for model.nothing"),
         ("gguf", {"ranks": {Q: 4}}, {"num_attention_heads": 4}, "not those of 4 heads"),
+        ("gguf", {"ranks": {"lm_head": 4}}, {"tie_word_embeddings": True}, "lm_head is the head and the embedding"),
         ("gguf", {"ranks": {Q: 4}}, None, "no config.json of it"),
         ("mlx", {"ranks": {Q: 4}}, {}, "does not depend on it"),
     ],
     ids=["mlx-ranks", "mlx-head", "mlx-names", "diffusers-names", "gguf-alpha", "gguf-architecture", "gguf-names",
-         "gguf-heads", "gguf-no-base", "mlx-with-base"],
+         "gguf-heads", "gguf-tied-head", "gguf-no-base", "mlx-with-base"],
 )  # fmt: skip
 def test_what_a_format_cannot_hold_is_said(to, options, base, says, tmp_path):
-    if to == "gguf":
-        pytest.importorskip("gguf")
     source = adapter(tmp_path / "peft", **options)
     folder = None if base is None else llama(tmp_path / "base", **base)
     with pytest.raises(GradienceError) as caught:
