@@ -118,7 +118,7 @@ def of_architecture(architecture: Architecture, scratch: Path) -> Written:
 
 
 def of_smollm2(scratch: Path) -> Written:
-    """Adapters of rank 16 of a trained model whose head is its embedding: on every linear module, and on that as well."""
+    """Adapters of rank 16 of a trained model whose head is its embedding: on every linear module; on that as well."""
     base = model.Base(Architecture("LlamaForCausalLM", LlamaConfig), smollm2())
     written = Written("SmolLM2-135M", base, scratch, {}, {}, [])
     model.make_adapter(base, scratch / "linear", 1, r=16, lora_alpha=32, target_modules=list(GATED))
