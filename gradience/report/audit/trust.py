@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from textwrap import shorten
 
 from gradience.artifacts.audit import AuditReport
 from gradience.artifacts.finding import Finding, Severity
@@ -16,6 +17,8 @@ from gradience.report.view import more
 
 SHOWN_NOTES = 6
 """Findings of a brief report."""
+GIST = 80
+"""Characters of a warning above the section that says it whole."""
 FINDINGS = "Findings"
 """The title of their section."""
 
@@ -30,10 +33,12 @@ def trust_blocks(report: AuditReport, view: View) -> list[Block]:
         shown = [note if note.mark == "error" else replace(note, details=()) for note in notes[:SHOWN_NOTES]]
         return [heading, Notes(shown), *more(len(notes) - len(shown), "more finding", ": --layers or --json")]
     errors = finding_notes(report.findings, ("error",))
-    codes = dict.fromkeys(finding.code for finding in report.findings if finding.severity == "warning")
-    below = Span(f"see {FINDINGS}", to=FINDINGS)
-    warnings = [Note("warning", (f"{', '.join(codes)}: ", below))] if codes else []
-    return [heading, Notes([_coverage_note(report), *errors, *warnings, *_precision_notes(report)])]
+    warnings: dict[str, Note] = {}
+    for each in report.findings:
+        if each.severity == "warning":
+            gist = f"{each.code}: {shorten(each.message, GIST, placeholder=' …')} ("
+            warnings.setdefault(each.code, Note("warning", (gist, Span(f"see {FINDINGS}", to=FINDINGS), ")")))
+    return [heading, Notes([_coverage_note(report), *errors, *warnings.values(), *_precision_notes(report)])]
 
 
 def finding_blocks(report: AuditReport, view: View) -> list[Block]:
