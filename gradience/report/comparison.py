@@ -39,7 +39,7 @@ INDEPENDENCE: dict[Independence, tuple[Mark, str]] = {
     "same-start": ("warning", "no, they share their start: "),
     "near-copies": ("warning", "no, they are nearly the same: "),
     "truncation": ("info", ""),
-    "not-comparable": ("unknown", "unknown: "),
+    "not-comparable": ("unknown", "not comparable: "),
 }
 LEGEND: tuple[tuple[str, Inline], ...] = (
     ("kept", "energy of A inside the directions of B"),

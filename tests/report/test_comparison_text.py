@@ -118,7 +118,7 @@ def test_a_7b_comparison_fits_on_one_screen():
         ("independent", "✓ yes: "),
         ("same-start", "! no, they share their start: "),
         ("near-copies", "! no, they are nearly the same: "),
-        ("not-comparable", "? unknown: "),
+        ("not-comparable", "? not comparable: "),
     ],
 )
 def test_independence(verdict, words):
