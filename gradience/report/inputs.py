@@ -12,7 +12,7 @@ from typing import cast
 
 from pydantic import ConfigDict, Field
 
-from gradience.adapters.locate import CONFIG
+from gradience.adapters.locate import CONFIG, natural_key
 from gradience.adapters.tensors import TensorFile
 from gradience.artifacts.base import MAX_ARTIFACT_BYTES, Artifact
 from gradience.artifacts.calibration import METADATA, Calibration
@@ -111,10 +111,10 @@ def _all_in(path: Path) -> Iterator[Source]:
     yield from (Source(_name_in(path, folder), audit_adapter(folder)) for folder in adapters)
 
 
-def _place(folder: Path) -> tuple[int, str]:
-    """Checkpoints stand in the order of their steps: 90 before 100."""
+def _place(folder: Path) -> tuple[int, list[tuple[int, int | str]]]:
+    """Checkpoints stand in the order of their steps, and seeds in that of their numbers: 90 before 100."""
     step = step_of(folder.name)
-    return (step.number if step else -1, folder.name)
+    return (step.number if step else -1, natural_key(folder.name))
 
 
 def _unaudited(folder: Path) -> bool:

@@ -49,6 +49,18 @@ def test_a_folder_gives_all_its_reports(audit, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    "folders", [["checkpoint-90", "checkpoint-100"], ["seed_42", "seed_123", "seed_1011"]]
+)
+def test_checkpoints_and_seeds_stand_in_the_order_of_their_numbers(folders, audit, tmp_path, capsys):
+    for name in folders:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "audit.json").write_bytes(audit.read_bytes())
+    assert run(["report", str(tmp_path), "-o", str(tmp_path / "r.html"), "--json"]) == 0
+    made_from = json.loads(capsys.readouterr().out)["from"]
+    assert [one["file"] for one in made_from] == [f"{name}/audit.json" for name in folders]
+
+
+@pytest.mark.parametrize(
     ("text", "code"),
     [
         ("{}", "no report is made of this"),
