@@ -108,7 +108,7 @@ def test_energy_and_spectrum_are_those_of_the_singular_values(audit):
         reached = next(k for k, share in zip(held.x, held.y, strict=True) if share >= 0.9)
         assert reached == layer.energy_rank_90
     assert energy.references[0].at == audit.tau
-    assert "in 2 directions of the median module, and in 7" in energy.sentence
+    assert "needs 2 of the directions in the median module, and 7" in energy.sentence
 
 
 def test_of_many_modules_the_kinds_have_their_medians():
@@ -321,7 +321,7 @@ def test_the_command_writes_an_svg_and_says_what_is_seen(tmp_path, capsys):
     command = ["plot", "energy", str(example_adapter()), "-o", str(path)]
     assert run(command) == 0
     shown = capsys.readouterr()
-    assert "in 2 directions of the median module" in shown.out
+    assert "needs 2 of the directions in the median module" in shown.out
     assert shown.out in PAGE.read_text(encoding="utf-8")
     texts = {
         "".join(node.itertext()).strip()

@@ -38,7 +38,8 @@ def ranks_plot(report: Compression) -> Plot | None:
             BarsOf("before", places, [before[rank] for rank in ranks], tone="dim"),
             BarsOf("after", places, [after[rank] for rank in ranks], tone="accent"),
         ],
-        f"Ranks of {count(len(report.modules))} modules: {number_range(before)} before, {number_range(after)} after.",
+        f"Ranks of {plural(len(report.modules), 'module')}: {number_range(before)} before,"
+        f" {number_range(after)} after.",
     )
 
 

@@ -10,7 +10,7 @@ from statistics import median
 from gradience.artifacts.audit import AuditReport, LayerAudit
 from gradience.report.audit.view import k_label, trained_layers
 from gradience.report.charts import sparkline
-from gradience.report.numbers import count, sig, trimmed
+from gradience.report.numbers import plural, sig, trimmed
 from gradience.report.plots.maps import map_plot
 from gradience.report.plots.plot import Axis, Histogram, Plot, Reference
 
@@ -54,8 +54,8 @@ def use_plot(report: AuditReport) -> Plot | None:
         Axis(label, low=0.5, high=edges[-1]),
         Axis("modules"),
         [Histogram("modules", edges, counts)],
-        f"{label} of {count(len(ranks))} modules: {trimmed(float(median(ranks)))} at the median, from {min(ranks)} to"
-        f" {max(ranks)}, where the largest rank is {largest}.",
+        f"{label} of {plural(len(ranks), 'module')}: {trimmed(float(median(ranks)))} at the median, from {min(ranks)}"
+        f" to {max(ranks)}, where the largest rank is {largest}.",
         references,
     )
 

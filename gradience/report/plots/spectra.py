@@ -10,7 +10,7 @@ from gradience.artifacts.audit import AuditReport, LayerAudit
 from gradience.report.audit.heat import short_labels
 from gradience.report.audit.view import k_label, trained_layers
 from gradience.report.modules import by_kind
-from gradience.report.numbers import count, number_range, sig, trimmed
+from gradience.report.numbers import count, number_range, plural, sig, trimmed
 from gradience.report.plots.plot import Axis, Lines, Plot, Reference
 from gradience.spectra import FloatArray, cumulative_energy
 
@@ -37,7 +37,7 @@ def spectrum_plot(report: AuditReport) -> Plot | None:
         Axis("direction"),
         Axis("σ over the largest σ", scale="log"),
         lines,
-        f"Singular values of {count(len(layers))} modules, each over its largest; the median stable rank is {median}"
+        f"Singular values of {plural(len(layers), 'module')}, each over its largest; the median stable rank is {median}"
         f" of r = {number_range(layer.r for layer in layers)}.",
     )
 
@@ -54,8 +54,8 @@ def energy_plot(report: AuditReport) -> Plot | None:
         Axis("directions kept, k"),
         Axis("energy held", low=0.0, high=1.0, form="share"),
         _lines(layers, cumulative_energy),
-        f"{100 * report.tau:.6g} % of the energy lies in {trimmed(float(np.median(ranks)))} directions of the median"
-        f" module, and in {max(ranks)} of the module that needs most, of r ="
+        f"{100 * report.tau:.6g} % of the energy needs {trimmed(float(np.median(ranks)))} of the directions in the"
+        f" median module, and {max(ranks)} in the one that needs most, of r ="
         f" {number_range(layer.r for layer in layers)}.",
         [Reference(report.tau, k_label(report.tau))],
     )
