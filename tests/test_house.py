@@ -146,6 +146,30 @@ def test_no_name_says_nothing_of_what_it_names():
     assert {path: words for path, name in names.items() if (words := name & SAY_NOTHING)} == {}
 
 
+def test_no_test_imports_through_a_folder_that_a_library_can_shadow():
+    """`tests/evaluate/` is no package, and `evaluate` of Hugging Face is: what several folders share is imported by its
+    file's name.
+    """
+    tests = ROOT / "tests"
+    folders = {path.name for path in tests.iterdir() if path.is_dir() and not (path / "__init__.py").exists()}
+    through = {
+        f"{path.relative_to(ROOT)}:{node.lineno}": module
+        for path, tree in TREES.items()
+        if path.is_relative_to(tests)
+        for node in ast.walk(tree)
+        for module in modules_of(node)
+        if "." in module and module.split(".")[0] in folders
+    }
+    assert through == {}
+
+
+def modules_of(node: ast.AST) -> list[str]:
+    """`a.b` of `from a.b import c` and of `import a.b`."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+
+
 # --- the public surface ---------------------------------------------------------------------------
 
 

@@ -150,7 +150,7 @@ def test_a_toy_kind_of_rung_is_one_object_and_one_line(tmp_path, add):
 
 def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_each(tmp_path, add):
     """Seen in the config, the plan, a run, its verdict, and the pages."""
-    from bench.tiny_bench import bert, sentences
+    from tiny_bench import bert, sentences
 
     from gradience.artifacts.run import Stopwatch
     from gradience.bench.arms import ranks, registry

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from factor_samples import random_factors, read, tensor, updates, write
 from factory import PREFIX, Stored
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from samples import random_factors, read, tensor, updates, write
 from scipy.linalg import subspace_angles
 
 from gradience import audit_adapter

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from samples import random_factors, updates, write
+from factor_samples import random_factors, updates, write
 
 from gradience import audit_adapter
 from gradience.compare.adapters import compare_adapters

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from factor_samples import random_factors, write
 from killing import HANGS
-from samples import random_factors, write
 
 from gradience import audit_adapter
 from gradience.cli.app import run

@@ -10,10 +10,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 from compressing import ENCODINGS, compress
+from factor_samples import random_factors, read, tensor, updates, write
 from factory import Stored
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from samples import random_factors, read, tensor, updates, write
 
 from gradience import audit_adapter
 from gradience.artifacts.compression import CompressionReport

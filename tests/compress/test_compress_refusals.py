@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compressing import compress
+from factor_samples import random_factors, read, tensor, tensors_of, write
 from factory import PREFIX, Stored
-from samples import random_factors, read, tensor, tensors_of, write
 
 from gradience import audit_adapter
 from gradience.compress.adapter import write_compressed

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from compressing import ENCODINGS, compress
-from samples import random_factors, read, updates, write
+from factor_samples import random_factors, read, updates, write
 
 from gradience import audit_adapter
 from gradience.errors import InputError, UsageError

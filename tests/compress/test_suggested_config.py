@@ -77,7 +77,7 @@ def test_values_that_peft_would_not_take_are_left_out(fields, tmp_path):
 
 
 def test_names_cannot_leave_their_strings(tmp_path):
-    from samples import random_factors, write
+    from factor_samples import random_factors, write
 
     evil = '"], x=__import__("os").abort(), y=["'
     folder = write(

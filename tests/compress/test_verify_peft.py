@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from compressing import compress
+from factor_samples import random_factors, write
 from peft_cases import CASES, config, llama, saved_once
 from peft_models import save
 from safetensors.torch import load_file, save_file
-from samples import random_factors, write
 
 from gradience import audit_adapter
 from gradience.adapters.formats import open_adapter

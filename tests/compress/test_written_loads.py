@@ -304,7 +304,7 @@ def test_no_module_is_wrapped_twice(original):
 @pytest.fixture(scope="module")
 def split_experts(tmp_path_factory):
     """Mixtral as transformers 4 knew it, one module per projection of an expert: PEFT 0.21 stacks them on loading."""
-    from samples import random_factors, write
+    from factor_samples import random_factors, write
 
     shapes = {"w1": (6, 24, 16), "w3": (6, 24, 16), "w2": (6, 16, 24)}
     factors = {}
@@ -319,7 +319,7 @@ def split_experts(tmp_path_factory):
 
 @pytest.mark.parametrize("criterion", [ToRank(2), ToEnergy(0.9), ToBudget(reduction=0.7)], ids=str)
 def test_split_experts_are_stacked_by_peft(criterion, split_experts, tmp_path):
-    from samples import updates
+    from factor_samples import updates
 
     report = compress(split_experts, tmp_path / "out", criterion)
     assert report.encoding == ("uniform" if criterion == ToRank(2) else "padded")

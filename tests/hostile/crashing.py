@@ -13,7 +13,7 @@ from typing import Any
 from killing import HANGS
 
 TESTS = Path(__file__).resolve().parent.parent
-FOLDERS = ("", "adapters", "bench", "compress", "evaluate", "training")
+FOLDERS = ("", "adapters", "bench", "evaluate", "training")
 
 
 def answer_of(module: str, *options: object, inside: Sequence[str] = ()) -> dict[str, Any]:

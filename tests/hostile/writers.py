@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import bench_sample
-from compress.samples import random_factors, write
-from evaluate.kill_records import evaluate
+from factor_samples import random_factors, write
+from kill_records import evaluate
 
 from gradience.artifacts.whole import write_whole
 from gradience.bench.run.stages import Stages

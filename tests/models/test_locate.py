@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from bench.tiny_bench import llama
+from tiny_bench import llama
 
 from gradience.errors import InputError, NetworkError
 from gradience.hub.client import fetch_folder
