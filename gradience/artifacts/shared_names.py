@@ -39,6 +39,30 @@ def path_text(path: str | os.PathLike[str]) -> str:
     return "~" if parts[-2].casefold() in HOMES else parts[-1]
 
 
+def paths_text(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Several paths at once: absolute ones that would look the same are named from where they part.
+
+    Folders that hold home folders are never among what is named.
+
+    >>> paths_text(["/data/runs/7/run.jsonl", "/data/runs/8/run.jsonl", "mine/run.jsonl"])
+    ['7/run.jsonl', '8/run.jsonl', 'mine/run.jsonl']
+    """
+    texts = [path_text(path) for path in paths]
+    alike = [place for place, text in enumerate(texts) if texts.count(text) > 1]
+    given = [given_text(paths[place]) for place in alike]
+    if len(set(given)) < 2 or not all(map(os.path.isabs, given)):
+        return texts
+    folder = os.path.commonpath(list(map(os.path.dirname, given)))
+    parted = [os.path.relpath(path, folder) for path in given]
+    if any(part.casefold() in HOMES for path in parted for part in path.split(os.sep)):
+        return texts
+    if os.path.basename(folder).casefold() in HOMES:
+        return texts
+    for place, text in zip(alike, parted, strict=True):
+        texts[place] = text
+    return texts
+
+
 def command_text(arguments: Sequence[str]) -> str:
     """A command as it could be typed again, with its paths as `path_text` has them."""
     return shlex.join(_argument_text(argument) for argument in arguments)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from gradience.artifacts.monitor import MonitorReport, RunReport
-from gradience.artifacts.shared_names import path_text
+from gradience.artifacts.shared_names import paths_text
 from gradience.errors import InputError
 from gradience.monitor.assemble import run_report
 from gradience.monitor.facts import RunFacts
@@ -49,15 +49,15 @@ class RunLog:
                 self._ids.add(record.run_id)
         self._facts.add(record)
 
-    def report(self, options: Options) -> RunReport:
-        """Return the report on the last run of the file."""
+    def report(self, options: Options, name: str) -> RunReport:
+        """Return the report on the last run of the file, which it calls `name`."""
         if self._facts is None:
             raise InputError(
                 f"{self.path}: contains no telemetry records",
                 code="run-empty",
                 hint="give the run.jsonl that GradienceCallback or TelemetryWriter wrote",
             )
-        return run_report(path_text(self.path), self._facts, self._reader, len(self._ids), options)
+        return run_report(name, self._facts, self._reader, len(self._ids), options)
 
 
 def monitor_runs(
@@ -84,10 +84,12 @@ def report_of(logs: Iterable[RunLog], options: Options) -> MonitorReport:
     """Return the artifact for logs that were read."""
     from gradience import __version__
 
+    logs = list(logs)
+    names = paths_text([log.path for log in logs])
     return MonitorReport(
         gradience_version=__version__,
         gap_threshold=options.gap_threshold,
-        runs=tuple(log.report(options) for log in logs),
+        runs=tuple(log.report(options, name) for log, name in zip(logs, names, strict=True)),
     )
 
 

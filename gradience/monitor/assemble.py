@@ -86,7 +86,7 @@ def _shown(setup: RunSetup) -> Setup:
 
 def _outcome(facts: RunFacts) -> tuple[Outcome, str | None]:
     if facts.end is None:
-        return "unfinished", "no end is recorded: still running, or killed"
+        return "unfinished", "no end is recorded"
     status, reason = facts.end.text("status"), facts.end.text("reason")
     if status == "error":
         return "error", reason

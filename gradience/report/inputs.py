@@ -6,7 +6,7 @@ The one reader of what people draw and pass on: `gradience plot` takes one repor
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -18,8 +18,9 @@ from gradience.artifacts.base import MAX_ARTIFACT_BYTES, Artifact
 from gradience.artifacts.calibration import METADATA, Calibration
 from gradience.artifacts.digests import root_of
 from gradience.artifacts.kinds import ArtifactName
+from gradience.artifacts.monitor import MonitorReport
 from gradience.artifacts.report import Report
-from gradience.artifacts.shared_names import command_text, path_text
+from gradience.artifacts.shared_names import command_text, path_text, paths_text
 from gradience.audit.adapter import audit_adapter
 from gradience.digests import sha256_bytes
 from gradience.errors import InputError
@@ -62,6 +63,8 @@ class Source:
     """The command that verifies it."""
     folder: Path | None = None
     """Where the records lie that the report names; None where there is no such folder."""
+    log: Path | None = None
+    """The run.jsonl that was read."""
 
 
 def report_at(path: Path) -> Report:
@@ -82,9 +85,18 @@ def read_sources(paths: Sequence[Path]) -> list[Source]:
     has none, or of the folder itself where it is an adapter without reports.
     Raises InputError (`not-a-report`, `no-reports`, `many-reports`, and what reading and auditing raise).
     """
-    return [
+    sources = [
         source for path in paths for source in (_all_in(path) if path.is_dir() else [_read(path, path.name)])
     ]
+    names = iter(paths_text([source.log for source in sources if source.log]))
+    return [_called(source, next(names)) if source.log else source for source in sources]
+
+
+def _called(source: Source, name: str) -> Source:
+    """The source of a run, under a name that differs from those of the others: all files are called run.jsonl."""
+    report = cast("MonitorReport", source.report)
+    runs = tuple(run.model_copy(update={"file": name}) for run in report.runs)
+    return replace(source, report=report.model_copy(update={"runs": runs}))
 
 
 def _all_in(path: Path) -> Iterator[Source]:
@@ -127,7 +139,7 @@ def _name_in(path: Path, folder: Path) -> str:
 
 def _read(path: Path, name: str) -> Source:
     if path.suffix == ".jsonl":
-        return Source(name, monitor_runs([path]))
+        return Source(name, monitor_runs([path]), log=path)
     if path.suffix == ".safetensors":
         return Source(name, _weights(path))
     text = read_file(path, MAX_ARTIFACT_BYTES)
