@@ -7,10 +7,9 @@ from base64 import b64encode
 from gradience.artifacts.report import Report
 from gradience.errors import MissingExtra
 from gradience.report import html
-from gradience.report.blocks import Block, Document, Heading, Table
+from gradience.report.blocks import Block, Document, Heading, Table, spans
 from gradience.report.faces import blocks_of
 from gradience.report.names import html_text
-from gradience.report.numbers import plural
 from gradience.report.plots.kinds import plots_of
 from gradience.report.plots.plot import Plot
 
@@ -22,12 +21,12 @@ def to_notebook(report: Report) -> str:
     """Return the sections up to the first table, and a plot where there is one and matplotlib is installed."""
     blocks, left = _first(blocks_of(report))
     plot = next(iter(plots_of(report).values()), None)
-    more = f"<p>{plural(left, 'more section')} in <code>to_markdown()</code>.</p>" if left else ""
+    more = f"<p>More in <code>to_markdown()</code>: {html_text(' · '.join(left))}</p>" if left else ""
     return html.render(blocks) + (_picture(plot) if plot else "") + more
 
 
-def _first(document: Document) -> tuple[list[Block], int]:
-    """The sections up to the first that has a table, and how many are left out."""
+def _first(document: Document) -> tuple[list[Block], list[str]]:
+    """The sections up to the first that has a table, and the titles of the others."""
     sections: list[list[Block]] = [[]]
     for block in document:
         if isinstance(block, Heading) and sections[-1]:
@@ -35,7 +34,9 @@ def _first(document: Document) -> tuple[list[Block], int]:
         sections[-1].append(block)
     tabled = (n for n, section in enumerate(sections, start=1) if any(isinstance(b, Table) for b in section))
     shown = next(tabled, len(sections))
-    return [block for section in sections[:shown] for block in section], len(sections) - shown
+    heads = [section[0] for section in sections[shown:]]
+    titles = ["".join(span.text for span in spans(head.text)) for head in heads if isinstance(head, Heading)]
+    return [block for section in sections[:shown] for block in section], titles
 
 
 def _picture(plot: Plot) -> str:
@@ -44,7 +45,7 @@ def _picture(plot: Plot) -> str:
 
     try:
         image = b64encode(image_of([plot], "svg")).decode()
-    except MissingExtra:
-        return ""
+    except MissingExtra as missing:
+        return f"<p>{html_text(f'A picture stands here with matplotlib: {missing.hint}')}</p>"
     said = html_text(f"{plot.title}. {plot.sentence}")
     return f'<img alt="{said}" style="max-width:min(100%, {IN_A_CELL}px)" src="data:image/svg+xml;base64,{image}">'

@@ -85,6 +85,18 @@ def test_a_notebook_shows_a_table_and_a_picture_that_hold_all_of_themselves(name
     assert "".join(re.findall(r">([^<]*)<", shown.partition("</div><p>")[0])) in whole
 
 
+def test_a_notebook_names_what_it_leaves_out_and_what_a_picture_needs(monkeypatch):
+    for module in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    shown = SAMPLES["AuditReport"]()._repr_html_()
+    assert "<img" not in shown
+    assert ".[plots]" in shown
+    assert shown.endswith(
+        "<p>More in <code>to_markdown()</code>: Where? · Findings · What does this not show?</p>"
+    )
+
+
 @pytest.mark.parametrize("name", SAMPLES)
 def test_what_is_printed_is_short_and_begins_like_the_screen(name):
     report = SAMPLES[name]()
