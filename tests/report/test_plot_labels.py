@@ -6,6 +6,7 @@ import pytest
 
 from gradience.report.plots.labels import GAP, LETTER, LINE, PAPER, PHONE, SCREEN, label_places
 from gradience.report.plots.plot import Axis, Lines, Plot, Points, Reference
+from gradience.report.plots.runs import together
 
 AXES = Axis("size", low=0.0, high=1.0), Axis("delta", low=-4.0, high=2.0)
 SAME = Points("", [0.5] * 4, [0.0] * 4, ["first", "second", "third", "fourth"])
@@ -63,3 +64,18 @@ def test_a_point_without_a_value_has_no_label_and_a_plot_without_labels_no_place
         0: [None, "middle right"]
     }
     assert label_places(plot_of(Points("", [0.1], [1.0]))) == {}
+
+
+@pytest.mark.parametrize(
+    ("events", "shown"),
+    [
+        ([(10, "a"), (60, "b")], [(10, "a"), (60, "b")]),
+        ([(10, "a"), (14, "b"), (60, "c")], [(10, "a, b"), (14, ""), (60, "c")]),
+        ([(12, "b"), (10, "a"), (13, "b")], [(10, "a, b"), (12, ""), (13, "")]),
+        ([(10, "a"), (14, "b"), (18, "c")], [(10, "a, b"), (14, ""), (18, "c")]),
+        ([], []),
+    ],
+)
+def test_events_at_close_steps_have_one_label_and_keep_their_lines(events, shown):
+    lines = together([Reference(at, label, on="x") for at, label in events], steps=100)
+    assert [(line.at, line.label) for line in lines] == shown

@@ -21,6 +21,8 @@ FEW = 3
 """Runs that a plot shows with all that they logged."""
 WIDE = 50
 """Where a loss reaches so many times the median of all, the axis is logarithmic: the others would be one line at 0."""
+CLOSE = 0.05
+"""Of the steps: on a phone the label of an event is as wide."""
 TONES: dict[str, Tone] = {"error": "bad", "warning": "warn", "": "dim"}
 
 
@@ -209,9 +211,28 @@ def _sentence_of_many(what: str, curves: Sequence[tuple[_Run, Curve]]) -> str:
 def _events(runs: Sequence[_Run]) -> list[Reference]:
     if len(runs) > FEW:
         return []
-    return [
+    events = [
         replace(event, label=f"{run.name}{event.label}") for run in runs for event in events_of(run.report)
     ]
+    return together(events, max(run.report.last_step or 0 for run in runs))
+
+
+def together(events: Sequence[Reference], steps: int) -> list[Reference]:
+    """Return the events in their order; of those whose labels would lie on each other the first names all.
+
+    steps: of the longest run.
+    """
+    groups: list[list[Reference]] = []
+    for event in sorted(events, key=lambda event: event.at):
+        if groups and event.at - groups[-1][0].at < CLOSE * steps:
+            groups[-1].append(event)
+        else:
+            groups.append([event])
+    named: list[Reference] = []
+    for first, *others in groups:
+        labels = dict.fromkeys(event.label for event in (first, *others))
+        named += [replace(first, label=", ".join(labels)), *(replace(event, label="") for event in others)]
+    return named
 
 
 def events_of(run: RunReport) -> list[Reference]:
