@@ -174,9 +174,40 @@ def test_a_lease_in_an_object_storage(bucket):
     assert place.names("leases") == []
 
 
-def test_machines_that_share_an_object_storage_alone(two_seeds, two_alone, bucket, tmp_path, monkeypatch):
+@pytest.fixture(params=["s3", "file"])
+def address(request, tmp_path):
+    """An address of a storage: a bucket, or a folder."""
+    return request.getfixturevalue("bucket") if request.param == "s3" else f"file://{tmp_path}/shared"
+
+
+def test_each_seed_is_a_job_of_its_own_and_then_all_are_one_result(
+    two_seeds, two_alone, address, tmp_path, monkeypatch
+):
+    """docs/clusters/services.md: each job on a machine whose disk is gone afterwards."""
+    storage = f"runtime.storage={address}"
+    for seed in (1, 2):
+        monkeypatch.setenv("GRADIENCE_SCRATCH", str(tmp_path / f"scratch {seed}"))
+        code, _, said = finish(two_seeds, tmp_path / f"job {seed}", f"only_seed={seed}", storage)
+        assert code == 4, said  # the other seed is missing
+        assert not (tmp_path / f"job {seed}" / f"seed_{3 - seed}").exists()
+        shutil.rmtree(tmp_path / f"job {seed}")
+    place = place_of(address, plan_digest(BenchPlan.read(two_alone / "plan.json")))
+    before = {name: place.written(name) for name in place.names("") if name.endswith(MANIFEST)}
+    assert finish(two_seeds, tmp_path / "out", storage)[0] in ENDS
+    assert_same(tmp_path / "out", two_alone)
+    assert before
+    assert {name: place.written(name) for name in place.names("") if name.endswith(MANIFEST)} == before
+
+
+@pytest.mark.parametrize("elsewhere", ["runtime.workers=2", "runtime.executor=ray"])
+def test_machines_that_share_an_object_storage_alone(
+    two_seeds, two_alone, bucket, tmp_path, monkeypatch, elsewhere
+):
+    if "ray" in elsewhere:
+        pytest.importorskip("ray")
     monkeypatch.setenv("GRADIENCE_SCRATCH", str(tmp_path / "scratch"))
-    assert finish(two_seeds, tmp_path / "out", "runtime.workers=2", f"runtime.storage={bucket}")[0] in ENDS
+    code, _, said = finish(two_seeds, tmp_path / "out", elsewhere, f"runtime.storage={bucket}")
+    assert code in ENDS, said
     assert_same(tmp_path / "out", two_alone)
     import s3fs
 
