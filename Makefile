@@ -167,7 +167,7 @@ $(LOWEST)/.made: pyproject.toml scripts/lowest_versions.py $(VENV)/.test
 
 conformance-lowest: $(LOWEST)/.made
 	$(LOWEST)/bin/python -m pytest -o filterwarnings=default -m conformance tests/conformance/test_four_bits.py
-	$(LOWEST)/bin/python -m pytest -o filterwarnings=default $(ARGS)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -o filterwarnings=default -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # vLLM pins its own PyTorch and transformers, so it never shares our environment. The two audio packages
 # that it pulls in are built for another PyTorch (torchaudio 2.11 beside PyTorch 2.13), and nothing here needs them.

@@ -23,13 +23,11 @@ def watch(event, arguments):
         seen.append(f"{event} {arguments!r}"[:200])
     elif event in ("compile", "exec", "import") and "PWNED" in repr(arguments[0])[:100_000]:
         seen.append(f"{event} {arguments[0]!r}"[:200])
-import platform
-from importlib import import_module, util
-if util.find_spec("bitsandbytes"):  # PEFT imports it where it is installed
-    import_module("bitsandbytes")
+import platform, threadpoolctl
 import torch, transformers, peft, datasets, accelerate  # libraries look at the machine when they are imported
 from gradience.cli.app import run
 platform.platform(), platform.processor()  # cached, and may ask a program of the system
+threadpoolctl.threadpool_info()  # up to 3.6 it asks ldconfig for libc, once
 sys.addaudithook(watch)
 for words in WORDS:
     code = run(words)

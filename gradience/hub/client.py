@@ -122,7 +122,7 @@ def fetch_folder(
     local: look into the cache alone. Asked once for a process. Raises NetworkError (see `explained`), MissingExtra.
     """
     need_client(address)
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
     inside = f"{address.inside}/" if address.inside else ""
     with explained(address):
@@ -131,7 +131,8 @@ def fetch_folder(
             revision=address.revision,
             allow_patterns=[inside + pattern for pattern in patterns],
             ignore_patterns=[inside + pattern for pattern in ignore],
-            local_files_only=local,
+            local_files_only=local
+            or constants.HF_HUB_OFFLINE,  # up to 2.1 it asks for the files of a commit all the same
             tqdm_class=None if _BARS.get() else _no_bars(),
         )
     return Path(root) / address.inside, _commit(address, Path(root))
