@@ -232,5 +232,5 @@ docs: $(VENV)/.core
 	$(PY) scripts/update_readme.py
 
 clean:
-	rm -rf $(VENV) $(FUZZ) $(FIGURES) fuzz-finds pictures $(VLLM) $(LLAMA) $(LOWEST) $(SITE) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(FUZZ) $(FIGURES) fuzz-finds pictures $(VLLM) $(RAY) $(LLAMA) $(LOWEST) $(SITE) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
