@@ -9,13 +9,14 @@ from gradience.artifacts.bench import Bench, VariantResult
 from gradience.artifacts.bench_aggregate import BenchAggregate, VariantSummary
 from gradience.artifacts.evaluation import BASE, REFERENCE, EvaluatedAdapter, EvaluationReport
 from gradience.artifacts.evidence import EvidenceReport
-from gradience.artifacts.graded import Grade, PairedEvidence
+from gradience.artifacts.graded import Bounds, Grade, PairedEvidence
 from gradience.artifacts.shrink import ShrinkReport
 from gradience.report.plots.plot import Tone
 
 Comparing = EvaluationReport | ShrinkReport | EvidenceReport | Bench | BenchAggregate
 TONES: dict[Grade | None, Tone] = {"A": "good", "B": "good", "C": "warn", "D": "bad", "X": "bad", None: "dim"}
 
+ONE_SIDED = "one-sided 95 % bounds"
 STATUSES: dict[str, Tone] = {"PASS": "good", "FAIL": "bad"}
 
 
@@ -36,7 +37,7 @@ class Row:
     """Examples that only this one has correct."""
     said: str = ""
     inner: tuple[float, float] | None = None
-    """A narrower interval: of these runs, where the other is of a new one."""
+    """A narrower interval: of these runs beside one of a new run, or one-sided bounds beside a two-sided interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,17 @@ class Compared:
     """`higher`, or `lower` for a loss."""
     inner: str = ""
     """What the narrower intervals are; empty without any."""
+    by_inner: bool = False
+    """Whether it is the narrower interval that is held against the margin."""
+
+    @property
+    def deciding(self) -> str:
+        """What is held against the margin."""
+        return self.inner if self.by_inner else self.interval
+
+    def bounds(self, row: Row) -> tuple[float | None, float | None]:
+        """Return the ends of a row that are held against the margin."""
+        return row.inner if self.by_inner and row.inner is not None else (row.low, row.high)
 
 
 def compared(report: Comparing) -> Compared:
@@ -77,7 +89,14 @@ def _points(value: float | None) -> float | None:
     return None if value is None else 100 * value
 
 
-def _paired(name: str, pairs: PairedEvidence, tone: Tone, saved: float | None, said: str = "") -> Row:
+def _paired(
+    name: str,
+    pairs: PairedEvidence,
+    tone: Tone,
+    saved: float | None,
+    said: str = "",
+    bounds: Bounds | None = None,
+) -> Row:
     return Row(
         name,
         100 * pairs.delta,
@@ -88,6 +107,7 @@ def _paired(name: str, pairs: PairedEvidence, tone: Tone, saved: float | None, s
         pairs.n10,
         pairs.n01,
         said,
+        None if bounds is None else (100 * bounds.low, 100 * bounds.high),
     )
 
 
@@ -99,7 +119,7 @@ def _evaluated(adapters: Iterable[EvaluatedAdapter], margin: float) -> Compared:
         if row.role == REFERENCE:
             continue
         if row.pairs is not None:
-            rows.append(_paired(name, row.pairs, TONES[row.grade], row.params_saved, row.reason))
+            rows.append(_paired(name, row.pairs, TONES[row.grade], row.params_saved, row.reason, row.bounds))
         elif row.likelihood is not None and row.likelihood.delta is not None:
             likelihoods = True
             evidence, tone = row.likelihood, TONES[row.grade]
@@ -112,11 +132,17 @@ def _evaluated(adapters: Iterable[EvaluatedAdapter], margin: float) -> Compared:
                     tone,
                     row.params_saved,
                     said=row.reason,
+                    inner=None if row.bounds is None else (-row.bounds.high, -row.bounds.low),
                 )
             )
+    inner, by_inner = (ONE_SIDED, True) if any(row.inner for row in rows) else ("", False)
     if likelihoods:
-        return Compared(rows, "ΔNLL", "nats per token", "Student's 95 % interval", margin, "lower")
-    return Compared(rows, "Δ of correct answers", "points", "Tango's 95 % interval", -100 * margin, "higher")
+        interval = "Student's 95 % interval"
+        return Compared(rows, "ΔNLL", "nats per token", interval, margin, "lower", inner, by_inner)
+    interval = "Tango's 95 % interval"
+    return Compared(
+        rows, "Δ of correct answers", "points", interval, -100 * margin, "higher", inner, by_inner
+    )
 
 
 def _logs(report: EvidenceReport) -> Compared:
@@ -191,7 +217,7 @@ def _seeds(report: BenchAggregate) -> Compared:
                 (100 * these.low, 100 * these.high) if pooled.new_run else None,
             )
         )
-    interval = f"one-sided 95 % bounds, {'a new run' if new_runs else 'these runs'}"
+    interval = f"{ONE_SIDED}, {'a new run' if new_runs else 'these runs'}"
     margin = -100 * float(report.policy.tolerance)
-    inner = "one-sided 95 % bounds, these runs" if new_runs else ""
+    inner = f"{ONE_SIDED}, these runs" if new_runs else ""
     return Compared(rows, "Δ of correct answers", "points", interval, margin, "higher", inner)

@@ -27,9 +27,11 @@ LABELS = 0.16
 """Share of the axis that is left for the names of lines at its end."""
 WORDS: dict[Tone, str] = {
     "good": "supported",
-    "warn": "not shown",
+    "warn": "not shown to hold",
     "bad": "inferior or failed",
 }
+STATUS = {"shown": "shown to hold", "not shown": "not shown to hold"}
+"""Of a rung, in words that stand alone."""
 
 
 def forest_plot(report: Comparing) -> Plot | None:
@@ -42,15 +44,16 @@ def forest_plot(report: Comparing) -> Plot | None:
         for row in outcome.rows
     ]
     heavy = f" Heavy lines: {outcome.inner}." if outcome.inner else ""
-    inside = [row for row in outcome.rows if _holds(row, outcome)]
+    judged = [row for row in outcome.rows if row.tone != "dim"] or outcome.rows
+    inside = [row for row in judged if _holds(row, outcome)]
     return Plot(
         "forest",
         f"{outcome.what}, with {outcome.interval}",
         Axis(outcome.what, outcome.unit),
         NAMES,
         [Intervals(outcome.interval, rows, outcome.inner)],
-        f"{len(inside)} of {plural(len(rows), 'interval')} {'lies' if len(rows) == 1 else 'lie'} on the safe"
-        f" side of the margin.{heavy}",
+        f"{len(inside)} of {plural(len(judged), 'adapter')} {'lies' if len(judged) == 1 else 'lie'} on the safe side of"
+        f" the margin with {outcome.deciding}.{heavy}",
         [Reference(0.0, "", on="x"), *_limit(outcome, "x")],
     )
 
@@ -77,14 +80,13 @@ def pareto_plot(report: Comparing) -> Plot | None:
                 )
             )
             series += [
-                Lines("", [at, at], [row.low, row.high], tone=tone)
+                Lines("", [at, at], list(outcome.bounds(row)), tone=tone)
                 for at, row in zip(kept, of_tone, strict=True)
-                if row.low is not None and row.high is not None
+                if None not in outcome.bounds(row)
             ]
-    smallest = min(rows, key=lambda row: -(row.saved or 0.0))
     left, right = _room([1 - (row.saved or 0.0) for row in rows], 0.12)
     right += LABELS * (right - left)
-    ends = [end for row in rows for end in (row.low, row.delta, row.high) if end is not None]
+    ends = [end for row in rows for end in (row.delta, *outcome.bounds(row)) if end is not None]
     low, high = _room([0.0, *ends, *(line.at for line in _limit(outcome, "y"))], 0.06)
     return Plot(
         "pareto",
@@ -92,9 +94,20 @@ def pareto_plot(report: Comparing) -> Plot | None:
         Axis("LoRA parameters kept", low=max(0.0, left), high=right, form="share"),
         Axis(outcome.what, outcome.unit, low=low, high=high),
         series,
-        f"The smallest, {smallest.name}, keeps {100 * (1 - (smallest.saved or 0.0)):.1f} % of the LoRA parameters, with"
-        f" {outcome.what} {signed(smallest.delta)} {outcome.unit}.",
+        _smallest(rows, outcome),
         [Reference(0.0, "original"), *_limit(outcome, "y")],
+    )
+
+
+def _smallest(rows: Sequence[Row], outcome: Compared) -> str:
+    """The smallest that is supported, else the smallest and that none is; and what the upright lines are."""
+    supported = [row for row in rows if row.tone == "good"]
+    row = max(supported or rows, key=lambda row: row.saved or 0.0)
+    which = "The smallest that is supported" if supported else "None is supported; the smallest"
+    lines = f" Lines: {outcome.deciding}." if any(None not in outcome.bounds(row) for row in rows) else ""
+    return (
+        f"{which}, {row.name}, keeps {100 * (1 - (row.saved or 0.0)):.1f} % of the LoRA parameters, with"
+        f" {outcome.what} {signed(row.delta)} {outcome.unit}.{lines}"
     )
 
 
@@ -114,9 +127,14 @@ def pairs_plot(report: Comparing) -> Plot | None:
             BarsOf("only the original", places, lost, lying=True, tone="bad"),
             BarsOf("only this one", places, gained, lying=True, tone="good"),
         ],
-        f"Over {plural(len(rows), 'adapter')}: {count(sum(lost))} examples that only the original has correct,"
-        f" {count(sum(gained))} that only the smaller one has.",
+        f"{_range(lost)} that only the original has correct, {_range(gained)} that only the smaller adapter has.",
     )
+
+
+def _range(numbers: Sequence[int]) -> str:
+    """`3 to 8 examples`: of each adapter, over all its seeds."""
+    low, high = min(numbers), max(numbers)
+    return plural(high, "example") if low == high else f"{count(low)} to {plural(high, 'example')}"
 
 
 def ladder_plot(report: Bench | BenchAggregate) -> Plot | None:
@@ -127,7 +145,7 @@ def ladder_plot(report: Bench | BenchAggregate) -> Plot | None:
     tones: dict[str, Tone] = {"shown": "good", "not shown": "warn"}
     rows = [
         Interval(
-            f"{rung.name} ({rung.status})",
+            f"{rung.name} ({STATUS.get(rung.status, rung.status)})",
             None if rung.delta is None else 100 * rung.delta,
             None if rung.low is None else 100 * rung.low,
             None,
@@ -155,7 +173,8 @@ def _holds(row: Row, outcome: Compared) -> bool:
     """Whether its interval lies on the safe side of the margin."""
     if outcome.limit is None:
         return False
-    end = row.low if outcome.better == "higher" else row.high
+    low, high = outcome.bounds(row)
+    end = low if outcome.better == "higher" else high
     return end is not None and (end > outcome.limit if outcome.better == "higher" else end < outcome.limit)
 
 
