@@ -72,6 +72,9 @@ def refuse_too_many_gpus(job: Job, most: int, where: str) -> None:
 class Executor(Protocol):
     """Where commands are run."""
 
+    has_gpus: bool
+    """Whether the machines have GPUs that the run may use."""
+
     @property
     def room(self) -> int | None:
         """How many commands may be handed in at once; None for any number, which the cluster queues."""

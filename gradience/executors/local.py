@@ -36,6 +36,7 @@ class LocalExecutor:
     def __init__(self, order: Order) -> None:
         self.order = order
         self.devices = devices_of(order.device)
+        self.has_gpus = bool(self.devices)
         self.slots = order.workers or max(1, len(self.devices))
         self.waiting: list[Job] = []
         self.running: dict[str, _Running] = {}

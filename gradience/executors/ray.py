@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from gradience.errors import NetworkError, require
 from gradience.executors.executor import Ended, Job, Order, refuse_too_many_gpus
@@ -124,18 +124,20 @@ class RayExecutor:
             raise self._gone("Ray's process on this machine (the raylet) has ended") from None
         except errors.OutOfMemoryError as lost:
             return Ended(job.name, -9, str(lost).partition("\n")[0])
-        except errors.RayTaskError as failed:  # such as a log that cannot be written there
+        except errors.RayTaskError as failed:  # such as a Python that is not there
             return Ended(job.name, -9, str(failed.cause))
 
 
 def run_command(command: list[str], environment: dict[str, str], log: str) -> int:
-    """Run a command in a process of its own, which ends with this one. Returns its exit code."""
+    """Run a command in a process of its own, which ends with this one. Returns its exit code.
+
+    Where this machine has no such folder, there is no log.
+    """
     import subprocess
 
     from gradience.executors.orphans import ends_with_parent
 
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
-    with Path(log).open("ab") as file:
+    with _log_or_nothing(Path(log)) as file:
         done = subprocess.run(
             command,
             env=os.environ | environment,
@@ -146,3 +148,11 @@ def run_command(command: list[str], environment: dict[str, str], log: str) -> in
             check=False,
         )
     return done.returncode
+
+
+def _log_or_nothing(log: Path) -> IO[bytes]:
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return log.open("ab")
+    except OSError:
+        return open(os.devnull, "ab")

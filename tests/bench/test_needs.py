@@ -59,7 +59,7 @@ def test_they_are_those_of_the_forecast(tmp_path: Path) -> None:
     config = load_config(write_inputs(tmp_path))
     cost = forecast(config, []).cost
     assert cost is not None
-    training = Needs.of(config).of_stage("probe/train")
+    training = Needs.of(config, on_gpus=False).of_stage("probe/train")
     working = cost.weights_bytes + cost.trained_bytes + cost.activation_bytes
     assert training.memory_bytes == working + PROCESS_BYTES
     assert training.minutes is not None
@@ -67,6 +67,20 @@ def test_they_are_those_of_the_forecast(tmp_path: Path) -> None:
     assert training.cpus == torch.get_num_threads()
 
 
+def test_a_cluster_with_gpus_is_asked_for_what_a_gpu_takes_though_a_login_node_has_none(
+    tmp_path: Path,
+) -> None:
+    config = load_config(write_inputs(tmp_path), ["runtime.device=auto"])
+    here, there = (Needs.of(config, on_gpus=gpus).of_stage("probe/train") for gpus in (False, True))
+    asked = load_config(tmp_path / "config.yaml", ["runtime.device=cuda"])
+    assert there == Needs.of(asked, on_gpus=False).of_stage("probe/train")
+    assert there.memory_bytes is not None
+    assert here.memory_bytes == there.memory_bytes + PROCESS_BYTES
+    on_processors = load_config(tmp_path / "config.yaml", ["runtime.device=cpu"])
+    assert Needs.of(on_processors, on_gpus=True).of_stage("probe/train").memory_bytes == here.memory_bytes
+
+
 def test_what_cannot_be_computed_is_null(tmp_path: Path) -> None:
     config = load_config(write_inputs(tmp_path), [f"model.name={tmp_path}/gone"])
-    assert Needs.of(config).of_stage("probe/train") == StageNeeds(gpus=1, cpus=torch.get_num_threads())
+    stage = Needs.of(config, on_gpus=False).of_stage("probe/train")
+    assert stage == StageNeeds(gpus=1, cpus=torch.get_num_threads())

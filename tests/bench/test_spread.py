@@ -48,6 +48,7 @@ class Here:
         self.done: Counter[str] = Counter()
 
     room = None
+    has_gpus = False
 
     def submit(self, job: Any) -> None:
         self.jobs.append(job)
@@ -96,7 +97,7 @@ def spread_over(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(spread, "executor", lambda name, order: executor)
         monkeypatch.setattr(spread, "AGAIN", 0.0)
         monkeypatch.setattr(
-            spread.Needs, "of", lambda config: Needs(1, 1, None)
+            spread.Needs, "of", lambda config, on_gpus: Needs(1, 1, None)
         )  # a processor is not measured
         watcher = Silent()
         config = load_config(config_file, ["runtime.workers=2", *overrides])

@@ -29,8 +29,14 @@ class Needs:
     """Of a seed; None where nothing could be computed."""
 
     @classmethod
-    def of(cls, config: BenchConfig) -> Needs:
-        """By the forecast for the machine that computes as far as can be told from here: its GPU, or its processor."""
+    def of(cls, config: BenchConfig, *, on_gpus: bool) -> Needs:
+        """By the forecast for the machines that compute: for an H100, or for a processor like that of this machine.
+
+        on_gpus: whether they have GPUs. Of a cluster only its executor knows: a login node has none.
+        """
+        if on_gpus and config.runtime.device == "auto":
+            runtime = config.runtime.model_copy(update={"device": "cuda"})
+            config = config.model_copy(update={"runtime": runtime})
         try:
             cost = forecast(config).cost
         except GradienceError:  # what cannot be had here is said by the stage that needs it

@@ -38,6 +38,8 @@ from gradience.bench.run.seed import SeedRun
 from gradience.bench.run.shelf import Shelf
 from gradience.bench.run.stages import Due
 from gradience.bench.verdict.facts import SeedFacts
+from gradience.evaluate.engines.vllm.engine import BATCH_INVARIANT
+from gradience.evaluate.engines.vllm.interpreter import PYTHON
 from gradience.executors import executor
 from gradience.executors.executor import DONE, FAILED, RETRY, Ended, Executor, Job, Order
 from gradience.models.devices import devices_of
@@ -50,6 +52,8 @@ LOOK = 10.0
 """Seconds after which the run looks again, though nothing has ended."""
 AGAIN = 2.0
 """Seconds until a stage that another process holds is tried again."""
+CARRIED = (ALLOW, PYTHON, BATCH_INVARIANT)
+"""Variables that decide what a stage makes, or whether it can: those of this process are those of every stage."""
 ATTEMPTS = 3
 """Of a stage whose process was ended from outside."""
 
@@ -83,7 +87,6 @@ class Spread:
 
     def __post_init__(self) -> None:
         self.place = place_of(self.storage, self.plan_digest)
-        self.needs = Needs.of(self.config)
         self.seeds = {seed: self._seed(seed) for seed in self.config.due}
 
     @property
@@ -97,9 +100,10 @@ class Spread:
         order = Order(
             workers=runtime.workers,
             device=runtime.device,
-            environment={name: os.environ[name] for name in (ALLOW,) if name in os.environ},
+            environment={name: os.environ[name] for name in CARRIED if name in os.environ},
         )
         with closing(executor(runtime.executor, order)) as machines:
+            self.needs = Needs.of(self.config, on_gpus=machines.has_gpus)
             while not self._look():
                 self._hand_in(machines)
                 for ended in machines.ended(self._patience()):
