@@ -39,6 +39,12 @@ def with_block(card: bytes, block: str) -> bytes:
     return card[:start] + text + card[end:]
 
 
+def block_in(card: bytes) -> str:
+    """Return the block that stands in a card; empty where there is none."""
+    match = _BLOCK.search(card)
+    return "" if match is None else match[0].decode("utf-8", "replace")
+
+
 def without_block(card: bytes) -> bytes:
     """Return what is not ours: the card without the first block."""
     return _BLOCK.sub(b"", card, count=1)

@@ -37,8 +37,8 @@ def card(
 
       gradience card ./smaller --evaluation evaluated/evaluation.json --dry-run
     """
-    from gradience.artifacts.card import CARD, write_block
-    from gradience.report.card import card_of, read_evaluation
+    from gradience.artifacts.card import CARD, block_in, read_card, write_block
+    from gradience.report.card import BESIDE, EVALUATED, card_of, read_evaluation
 
     if not adapter.is_dir():
         raise UsageError(
@@ -47,6 +47,9 @@ def card(
             hint="name the folder of an adapter: its card is the README.md in it",
         )
     block = card_of(adapter, None if evaluation is None else read_evaluation(evaluation))
+    if EVALUATED in block_in(read_card(adapter)) and EVALUATED not in block:
+        lost = f"note: the card has an evaluation, and no {' or '.join(BESIDE)} about these weights is here:"
+        print(f"{lost} it is left out. Give --evaluation FILE to keep it.", file=beneath(sys.stderr))
     changed = False if dry_run else write_block(adapter, block)
     if json:
         import json as json_module

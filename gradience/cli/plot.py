@@ -116,14 +116,30 @@ def _plots(kind: str, inputs: Sequence[Path], reports: Sequence[Report]) -> list
                 hint="name the checkpoints of one run in their order, or a run.jsonl",
             )
         return evolution_plots(audits)
-    if kind == EVOLUTION:
-        drawn = [list(plots_of(report).values()) or [plot_of(report)] for report in reports]
-    else:
-        drawn = [[plot_of(report, kind)] for report in reports]
+    wanted = None if kind == EVOLUTION else kind
     if len(reports) == 1:
-        return drawn[0]
-    return [
-        replace(one, title=f"{path.name}: {one.title}")
-        for path, plots in zip(inputs, drawn, strict=True)
-        for one in plots
-    ]
+        return (list(plots_of(reports[0]).values()) if wanted is None else []) or [
+            plot_of(reports[0], wanted)
+        ]
+    drawn: list[Plot] = []
+    without: list[UsageError] = []
+    for path, name, report in zip(inputs, _names(inputs), reports, strict=True):
+        try:
+            plots = (list(plots_of(report).values()) if wanted is None else []) or [plot_of(report, wanted)]
+        except UsageError as error:
+            without.append(UsageError(f"{path}: {error}", code=error.code, hint=error.hint))
+            continue
+        drawn += [replace(one, title=f"{name}: {one.title}") for one in plots]
+    if not drawn:
+        raise without[0]
+    for each in without:
+        print(f"left out: {each}", file=beneath(sys.stderr))
+    return drawn
+
+
+def _names(inputs: Sequence[Path]) -> list[str]:
+    """What the inputs are called in titles: by their last part where these differ."""
+    from gradience.artifacts.shared_names import paths_text
+
+    names = [path.name for path in inputs]
+    return names if len(set(names)) == len(names) else paths_text(inputs)

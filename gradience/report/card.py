@@ -33,6 +33,8 @@ from gradience.runtimes import architecture_of, verdicts
 from gradience.words import points
 
 Evaluation = EvaluationReport | ShrinkReport
+EVALUATED = "evaluated on"
+"""The row that every block with an evaluation has."""
 BESIDE = ("evaluation.json", "shrink.json")
 """Evaluations that are looked for in the adapter's folder and in the one above it."""
 LOADERS = {
@@ -260,7 +262,7 @@ def _evaluation(known: Known) -> Rows:
         ", base ",
         Span(report.base, "name"),
     )
-    rows: Rows = [("evaluated on", what)]
+    rows: Rows = [(EVALUATED, what)]
     if row.correct is not None and row.n:
         rows.append(("correct", f"{count(row.correct)} / {count(row.n)} ({100 * row.correct / row.n:.1f} %)"))
     if row.pairs is not None:

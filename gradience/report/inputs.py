@@ -33,7 +33,9 @@ REPORTS = {f"gradience.{kind}": kind for kind in ArtifactName if kind.model in D
 """The schema without its version -> the kind of artifact; those that are reports."""
 OF_A_RUN = ("bench_aggregate.json", "shrink.json", "evaluation.json", "bench.json")
 """In a folder, the report about all of it."""
-NAMES = (*OF_A_RUN, "compression_report.json", "heal_report.json", "audit.json", "run.jsonl")
+LOG = "run.jsonl"
+"""What was logged in a training."""
+NAMES = (*OF_A_RUN, "compression_report.json", "heal_report.json", "audit.json", LOG)
 """What is looked for in a folder, in the order of a page: what was shown, then what it rests on."""
 MOST_FILES = 40
 """Of a folder."""
@@ -70,11 +72,14 @@ class Source:
 def report_at(path: Path) -> Report:
     """Return the one report of a path: a file's, of a run's folder that about all of it, else the audit of an adapter.
 
+    A folder that is no adapter may be that of a training, whose log is read.
+
     Raises InputError (`not-a-report`, and what reading and auditing raise).
     """
     if not path.is_dir():
         return _read(path, path.name).report
-    file = next((path / name for name in OF_A_RUN if (path / name).is_file()), None)
+    logs = () if (path / CONFIG).is_file() else (LOG,)
+    file = next((path / name for name in (*OF_A_RUN, *logs) if (path / name).is_file()), None)
     return audit_adapter(path) if file is None else _read(file, file.name).report
 
 
@@ -110,7 +115,8 @@ def _all_in(path: Path) -> Iterator[Source]:
         raise InputError(
             f"{path}: no report and no adapter in this folder, nor in the folders in it",
             code="no-reports",
-            hint="an adapter is audited first: gradience audit ADAPTER --output audit.json",
+            hint="name its files, such as logs that are not called run.jsonl;"
+            " an adapter is audited first: gradience audit ADAPTER --output audit.json",
         )
     number = len(files) + len(adapters)
     if number > MOST_FILES:

@@ -143,3 +143,15 @@ def test_no_name_of_a_stranger_ends_the_block(tmp_path, capsys):
 def test_a_file_has_no_card(capsys):
     assert run(["card", str(example_adapter() / "adapter_model.safetensors")]) == 2
     assert "not a folder" in capsys.readouterr().err
+
+
+def test_an_evaluation_that_the_card_loses_is_said(tmp_path, capsys):
+    folder = shutil.copytree(example_adapter(), tmp_path / "adapter")
+    card = folder / "README.md"
+    card.write_text("<!-- gradience:card -->\n| evaluated on | 100 examples |\n<!-- /gradience:card -->\n")
+    assert run(["card", str(folder)]) == 0
+    said = capsys.readouterr().err
+    assert "the card has an evaluation" in said
+    assert "--evaluation FILE" in said
+    assert run(["card", str(folder)]) == 0
+    assert "the card has an evaluation" not in capsys.readouterr().err

@@ -111,7 +111,7 @@ def divergence(run: Run) -> Observations:
     if first <= 0 or not (above_start or above_best):
         return
     yield Observation(
-        f"the loss ends at {end:.3g}, after {low.low:.3g} at step {low.low_step}",
+        f"the last fifth of the run has a mean loss of {end:.3g}, after {low.low:.3g} at step {low.low_step}",
         evidence("first logged loss", first)
         + evidence("lowest loss", low.low, low.low_step)
         + evidence("mean of the last fifth", end, loss.last_step),

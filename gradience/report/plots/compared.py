@@ -172,13 +172,12 @@ def _one_seed(report: Bench) -> Compared:
     rows: list[Row] = []
     for row in report.variants:
         said = "; ".join(row.reasons)
+        tone = "warn" if report.smoke and not row.is_control else _tone(row)  # a smoke run shows nothing
         if row.paired is not None:
-            rows.append(_paired(row.name, row.paired, _tone(row), row.reduction, said))
+            rows.append(_paired(row.name, row.paired, tone, row.reduction, said))
         elif row.pairs is not None and row.delta is not None:
             lost, gained = row.pairs.only_probe_correct, row.pairs.only_variant_correct
-            rows.append(
-                Row(row.name, 100 * row.delta, None, None, _tone(row), row.reduction, lost, gained, said)
-            )
+            rows.append(Row(row.name, 100 * row.delta, None, None, tone, row.reduction, lost, gained, said))
     margin = -100 * float(report.policy.tolerance)
     return Compared(rows, "Δ of correct answers", "points", "Tango's 95 % interval", margin, "higher")
 

@@ -38,8 +38,8 @@ SERIES = 60
 TICKS, MOST_ROWS = 48, 60
 """Names beside an axis of categories, across the plot and down."""
 HOVER_LINES = 12
-LEGEND = 10
-"""Up to so many series are named in a legend."""
+LEGEND, SHADED = 20, 10
+"""Up to so many series are named in a legend; of those whose shade says their place fewer."""
 GAPS = 64
 """Up to so many columns of a heat map are parted by a line of the page."""
 BAND = 0.18
@@ -60,7 +60,7 @@ def to_plotly(plot: Plot) -> Json:
     layout: Json = {
         "xaxis": _axis(plot.x, span, TICKS),
         "yaxis": _axis(_y_axis(plot), None, MOST_ROWS) | _downwards(plot),
-        "showlegend": 1 < sum(trace.get("showlegend", True) for trace in data) <= LEGEND,
+        "showlegend": 1 < sum(trace.get("showlegend", True) for trace in data) <= _most_named(plot),
         "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "traceorder": "normal"},
         "hovermode": "closest",
         "margin": {"l": 60, "r": 20, "t": 28, "b": 52},
@@ -73,6 +73,11 @@ def to_plotly(plot: Plot) -> Json:
     if any(isinstance(one, Histogram) for one in plot.series):
         layout["bargap"] = 0.04
     return {"data": data, "layout": layout}
+
+
+def _most_named(plot: Plot) -> int:
+    shaded = any(isinstance(one, Lines) and one.shade is not None for one in plot.series)
+    return SHADED if shaded else LEGEND
 
 
 def title_of(plot: Plot) -> str:

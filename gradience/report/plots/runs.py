@@ -15,7 +15,7 @@ from gradience.artifacts.monitor import Curve, MonitorReport, RunReport
 from gradience.report.audit.trend import short_names
 from gradience.report.numbers import count, plural, sig, trimmed
 from gradience.report.plots.plot import Axis, Lines, Plot, Reference, Scale, Series, Tone
-from gradience.report.plots.steps import LAYER, STEP, shaded
+from gradience.report.plots.steps import LAYER, STEP, shaded, shades_said
 
 FEW = 3
 """Runs that a plot shows with all that they logged."""
@@ -135,7 +135,8 @@ def layers_plot(report: MonitorReport) -> Plot | None:
         )
     runs = [run for run, _ in measured]
     title = "Stable rank of each layer"
-    return Plot("stable-rank-by-layer", title, STEP, LAYER, series, _sentence(runs, spoken), _events(runs))
+    sentence = f"{_sentence(runs, spoken)}{shades_said([one for one in series if isinstance(one, Lines)])}"
+    return Plot("stable-rank-by-layer", title, STEP, LAYER, series, sentence, _events(runs))
 
 
 # ---------------------------------------------------------------- runs, and lines of them

@@ -12,6 +12,7 @@ from gradience.report.audit.view import k_label, trained_layers
 from gradience.report.modules import by_kind
 from gradience.report.numbers import count, number_range, plural, sig, trimmed
 from gradience.report.plots.plot import Axis, Lines, Plot, Reference
+from gradience.report.plots.steps import shades_said
 from gradience.spectra import FloatArray, cumulative_energy
 
 MOST_LINES = 64
@@ -38,7 +39,7 @@ def spectrum_plot(report: AuditReport) -> Plot | None:
         Axis("σ over the largest σ", scale="log"),
         lines,
         f"Singular values of {plural(len(layers), 'module')}, each over its largest; the median stable rank is {median}"
-        f" of r = {number_range(layer.r for layer in layers)}.",
+        f" of r = {number_range(layer.r for layer in layers)}.{shades_said(lines)}",
     )
 
 
@@ -48,15 +49,16 @@ def energy_plot(report: AuditReport) -> Plot | None:
     if not layers:
         return None
     ranks = [layer.energy_rank_tau for layer in layers if layer.energy_rank_tau is not None]
+    lines = _lines(layers, cumulative_energy)
     return Plot(
         "energy",
         "Cumulative energy",
         Axis("directions kept, k"),
         Axis("energy held", low=0.0, high=1.0, form="share"),
-        _lines(layers, cumulative_energy),
+        lines,
         f"{100 * report.tau:.6g} % of the energy needs {trimmed(float(np.median(ranks)))} of the directions in the"
         f" median module, and {max(ranks)} in the one that needs most, of r ="
-        f" {number_range(layer.r for layer in layers)}.",
+        f" {number_range(layer.r for layer in layers)}.{shades_said(lines)}",
         [Reference(report.tau, k_label(report.tau))],
     )
 

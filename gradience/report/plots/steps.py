@@ -72,13 +72,15 @@ def _stable_ranks(reports: Sequence[AuditReport], at: Sequence[int], axis: Axis)
     for place, report in enumerate(reports):
         for layer, value in _medians(report):
             of_layer.setdefault(layer, [None] * len(reports))[place] = value
+    lines = shaded(of_layer, at)
     return Plot(
         "stable-rank-by-layer",
         "Stable rank of each layer",
         axis,
         LAYER,
-        shaded(of_layer, at),
-        f"Median stable rank of {count(len(of_layer))} layers over {count(len(reports))} checkpoints.",
+        lines,
+        f"Median stable rank of {count(len(of_layer))} layers over {count(len(reports))} checkpoints."
+        f"{shades_said(lines)}",
     )
 
 
@@ -97,6 +99,12 @@ def shaded(
         )
         for place, (name, values) in enumerate(of_layer.items())
     ]
+
+
+def shades_said(lines: Sequence[Lines]) -> str:
+    """A sentence on what the shades are, where several lines have one; else nothing."""
+    depths = {line.shade for line in lines if line.shade is not None}
+    return " Early layers are dark, late ones light." if len(depths) > 1 else ""
 
 
 def _medians(report: AuditReport) -> Iterable[tuple[str, float]]:

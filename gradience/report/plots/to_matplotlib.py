@@ -326,7 +326,7 @@ def _draw_reference(axes: Axes, reference: Reference) -> None:
 def _draw_legend(axes: Axes, plot: Plot) -> None:
     handles, labels = axes.get_legend_handles_labels()
     named = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label]
-    if len(named) > LEGEND:
+    if len(named) > LEGEND and any(isinstance(one, Lines) and one.shade is not None for one in plot.series):
         named = [named[0], named[-1]]
     if len(named) > 1 or (named and plot.series[0].name not in ("", plot.title) and len(plot.series) > 1):
         axes.legend([handle for handle, _ in named], [label for _, label in named])

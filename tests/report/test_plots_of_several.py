@@ -1,0 +1,53 @@
+"""`gradience plot` of several inputs beside each other, and of a training's folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gradience.cli.app import run
+
+RUNS = Path(__file__).parents[1] / "monitor" / "runs"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
+
+@pytest.fixture(autouse=True)
+def somewhere(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+
+
+def drawn(capsys, *words: str) -> list[dict]:
+    assert run(["plot", *map(str, words), "-o", "x.svg", "--json"]) == 0
+    return json.loads(capsys.readouterr().out)["plots"]
+
+
+def test_what_has_no_such_plot_is_left_out_by_name(capsys):
+    files = [RUNS / f"{name}.jsonl" for name in ("good", "grpo", "diverging")]
+    assert run(["plot", "loss", *map(str, files), "-o", "x.svg"]) == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 2
+    assert f"left out: {RUNS / 'grpo.jsonl'}: no plot of the kind 'loss'" in said.err
+    assert run(["plot", "reward", str(files[0]), str(files[2]), "-o", "y.svg"]) == 2
+    assert f"error: {files[0]}: no plot of the kind 'reward'" in capsys.readouterr().err
+    assert not Path("y.svg").exists()
+
+
+def test_inputs_of_one_name_are_told_apart(capsys):
+    folders = [RESULTS / name for name in ("minilm_shrink", "smollm2_shrink")]
+    titles = [one["title"] for one in drawn(capsys, "forest", *(each / "shrink.json" for each in folders))]
+    assert [title.partition(":")[0] for title in titles] == [f"{each.name}/shrink.json" for each in folders]
+
+
+def test_the_folder_of_a_training_is_its_log(tmp_path, capsys):
+    (tmp_path / "run" / "checkpoint-5").mkdir(parents=True)
+    shutil.copy(RUNS / "good.jsonl", tmp_path / "run" / "run.jsonl")
+    assert {"loss", "rank"} <= {one["name"] for one in drawn(capsys, "evolution", tmp_path / "run")}
+
+
+def test_a_smoke_run_supports_nothing(capsys):
+    (pareto,) = drawn(capsys, "pareto", RESULTS / "smollm2_gsm8k_smoke" / "bench.json")
+    assert pareto["sentence"].startswith("None is supported; the smallest, ")
