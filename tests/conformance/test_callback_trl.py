@@ -85,11 +85,12 @@ SAYS = {
     "grpo_constant": ("GRPOTrainer", "reinforcement", {"constant-reward"}),
     "grpo_long": ("GRPOTrainer", "reinforcement", {"length-blowup"}),
     "grpo_runaway": ("GRPOTrainer", "reinforcement", {"kl-runaway"}),
-    "grpo_collapse": ("GRPOTrainer", "reinforcement", {"reward-collapse"}),
+    "grpo_broken_grader": ("GRPOTrainer", "reinforcement", {"reward-collapse"}),
 }
+"""Without `grpo_collapse`: on some processors its model comes back, and its log was kept where it did not."""
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", SAYS)
 def test_monitor_is_quiet_about_healthy_runs_and_names_what_broke(tmp_path, base, name):
     tiny_trl.train(name, tmp_path, base)
     run = monitor_runs([tmp_path / "run.jsonl"]).runs[0]

@@ -90,6 +90,11 @@ def nothing(completions, **kwargs):
     return [0.0] * len(completions)
 
 
+def brevity_until_the_grader_breaks(completions, trainer_state, **kwargs):
+    """From step 30 on nearly nothing is paid, whatever the model does."""
+    return [reward * (1.0 if trainer_state.global_step < 30 else 0.05) for reward in brevity(completions)]
+
+
 def share_of_w7(completions, **kwargs):
     """The share of words that are w7."""
     return [text.split().count("w7") / max(len(text.split()), 1) for text in completions]
@@ -167,6 +172,7 @@ SCENARIOS = {
         brevity,
         {"learning_rate": 0.5, "warmup_steps": 30, "max_steps": 48, "beta": 0.0} | CLIMBING,
     ),
+    "grpo_broken_grader": (grpo, brevity_until_the_grader_breaks, {"max_steps": 48}),
 }
 
 
