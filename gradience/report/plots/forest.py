@@ -65,8 +65,11 @@ def pareto_plot(report: Comparing) -> Plot | None:
     if not rows:
         return None
     series: list[Series] = []
+    by_size = sorted(
+        rows, key=lambda row: -(row.saved or 0.0)
+    )  # where names crowd, the smallest keeps its own
     for tone, words in WORDS.items():
-        of_tone = [row for row in rows if row.tone == tone]
+        of_tone = [row for row in by_size if row.tone == tone]
         if of_tone:
             kept = [1 - (row.saved or 0.0) for row in of_tone]
             series.append(

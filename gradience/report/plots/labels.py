@@ -1,7 +1,7 @@
 """Where the names of points stand, so that none lies on another: the same places in every renderer.
 
-Places are tried one after the other on a nominal canvas; what finds none has no name in the plot, and keeps it in the
-table and where the pointer is.
+Places are tried one after the other on a nominal canvas, at last on a line across as well; what finds none has no name
+in the plot, and keeps it in the table and where the pointer is.
 """
 
 from __future__ import annotations
@@ -58,14 +58,17 @@ def label_places(plot: Plot, canvas: Canvas = SCREEN) -> dict[int, list[Place | 
     if not named:
         return {}
     drawn = _Drawn(plot, canvas)
-    taken = [*drawn.marks(named.values()), *drawn.upright_lines(), *drawn.references()]
-    places: dict[int, list[Place | None]] = {}
-    for at, points in named.items():
-        places[at] = []
-        for x, y, label in zip(points.x, points.y, points.labels, strict=True):
-            place = None if y is None else drawn.free(x, y, label, taken)
-            places[at].append(place and place[0])
-            taken += [place[1]] if place else []
+    taken = [*drawn.marks(named.values()), *drawn.upright_lines(), *drawn.names_of_references()]
+    lines = list(drawn.references())
+    places: dict[int, list[Place | None]] = {at: [None] * len(points.x) for at, points in named.items()}
+    for avoided in (lines, []):
+        for at, points in named.items():
+            for number, (x, y, label) in enumerate(zip(points.x, points.y, points.labels, strict=True)):
+                if y is None or places[at][number]:
+                    continue
+                place = drawn.free(x, y, label, [*taken, *avoided])
+                places[at][number] = place and place[0]
+                taken += [place[1]] if place else []
     return places
 
 
@@ -99,12 +102,17 @@ class _Drawn:
                     yield _Box(self.x(one.x[0]) - 1, min(ends), self.x(one.x[0]) + 1, max(ends))
 
     def references(self) -> Iterator[_Box]:
-        """Lines across, and their labels, which stand on them at the right end."""
+        """Lines across."""
+        for line in self.plot.references:
+            if line.on == "y":
+                yield _Box(0, self.y(line.at) - 1, self.canvas.width, self.y(line.at) + 1)
+
+    def names_of_references(self) -> Iterator[_Box]:
+        """They stand on the lines, at the right end."""
         width = self.canvas.width
         for line in self.plot.references:
             if line.on == "y":
                 bottom = self.y(line.at)
-                yield _Box(0, bottom - 1, width, bottom + 1)
                 yield _Box(width - LETTER * len(line.label), bottom - LINE, width, bottom)
 
     def free(self, x: float, y: float, label: str, taken: Sequence[_Box]) -> tuple[Place, _Box] | None:
