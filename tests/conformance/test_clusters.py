@@ -146,6 +146,7 @@ def test_the_head_of_ray_is_killed(one_seed, one_alone, tmp_path, monkeypatch, e
 
 
 def test_a_fleet_is_measured_on_ray(tmp_path):
+    pytest.importorskip("ray")
     import shutil
 
     from gradience import audit_fleet
