@@ -272,7 +272,7 @@ def _evaluation(known: Known) -> Rows:
     if row.likelihood is not None and row.likelihood.delta is not None:
         rows.append(("ΔNLL from the original", _likelihood(row.likelihood)))
     if row.grade is not None:
-        rows.append(("grade", f"{row.grade} ({GRADES[row.grade]}): {row.reason}"))
+        rows.append(("grade", f"{row.grade}: {row.reason or GRADES[row.grade]}"))
     return rows
 
 

@@ -59,7 +59,12 @@ def test_one_of_two_processes_writes_and_nothing_changes(tmp_path):
     assert not reader.issue_counts
     assert [r.event for r in records].count("run_start") == 1
     assert [r.step for r in records if r.event == "train_step"] == [1, 2, 3, 4, 5, 6]
-    assert [r.step for r in records if r.text("kind") == "lora_spectra"] == [1, 2, 4, 6]  # after the first log as well
+    assert [r.step for r in records if r.text("kind") == "lora_spectra"] == [
+        1,
+        2,
+        4,
+        6,
+    ]  # after the first log as well
     assert records[0].mapping("config")["training"]["world_size"] == 2
     assert records[-1].text("status") == "ok"
     again, _ = two_processes(tmp_path / "watched", "watched", "resume")

@@ -102,7 +102,7 @@ def test_the_evaluation_above_the_folder_is_shown_with_interval_and_grade(smalle
     row = report.rungs[0].result
     assert run(["card", str(folder), "--dry-run"]) == 0
     said = facts(capsys.readouterr().out)
-    assert said["grade"].startswith(f"{row.grade} (")
+    assert said["grade"] == f"{row.grade}: {row.reason}"
     assert row.pairs.low < 0 < row.pairs.high
     assert (
         f"(95 % interval −{-100 * row.pairs.low:.2f} … +{100 * row.pairs.high:.2f})"

@@ -33,7 +33,7 @@ def ranks_plot(report: Compression) -> Plot | None:
         "ranks",
         "Ranks before and after",
         Axis("rank", scale="categories", categories=[str(rank) for rank in ranks]),
-        Axis("modules", low=0.0),
+        Axis("modules", low=0.0, form="count"),
         [
             BarsOf("before", places, [before[rank] for rank in ranks], tone="dim"),
             BarsOf("after", places, [after[rank] for rank in ranks], tone="accent"),

@@ -124,7 +124,7 @@ def pairs_plot(report: Comparing) -> Plot | None:
     return Plot(
         "pairs",
         "Examples that only one of the two has correct",
-        Axis("examples", low=0.0),
+        Axis("examples", low=0.0, form="count"),
         Axis("", scale="categories", categories=[row.name for row in rows]),
         [
             BarsOf("only the original", places, lost, lying=True, tone="bad"),

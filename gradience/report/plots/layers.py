@@ -17,6 +17,8 @@ from gradience.report.plots.plot import Axis, Histogram, Plot, Reference
 SPECTRUM = 32
 """Signs of a spectrum in the words of a cell."""
 MOST_BINS = 64
+ABOVE_BARS = 1.4
+"""Room above the highest bar, for the names of the lines that stand there."""
 
 
 def heatmap_plot(report: AuditReport) -> Plot | None:
@@ -51,8 +53,8 @@ def use_plot(report: AuditReport) -> Plot | None:
     return Plot(
         "use",
         f"Directions that hold {100 * report.tau:.6g} % of the energy",
-        Axis(label, low=0.5, high=edges[-1]),
-        Axis("modules"),
+        Axis(label, low=0.5, high=edges[-1], form="count"),
+        Axis("modules", low=0.0, high=ABOVE_BARS * max(counts), form="count"),
         [Histogram("modules", edges, counts)],
         f"{label} of {plural(len(ranks), 'module')}: {trimmed(float(median(ranks)))} at the median, from {min(ranks)}"
         f" to {max(ranks)}, where the largest rank is {largest}.",

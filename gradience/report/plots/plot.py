@@ -14,7 +14,7 @@ from typing import Literal
 from gradience.report.blocks import Table
 
 Scale = Literal["linear", "log", "categories"]
-Form = Literal["number", "share", "bytes"]
+Form = Literal["number", "count", "share", "bytes"]
 """How values are shown: 1.87; 0.9 as 90 %; 298500 as 298.5 kB."""
 
 Tone = Literal["", "accent", "good", "warn", "bad", "dim"]

@@ -28,7 +28,7 @@ from gradience.report.plots.plot import (
     Series,
     Tone,
 )
-from gradience.report.plots.table import shown
+from gradience.report.plots.table import bin_of, shown
 
 Json = dict[str, Any]
 LABEL = 32
@@ -38,6 +38,8 @@ SERIES = 60
 TICKS, MOST_ROWS = 48, 60
 """Names beside an axis of categories, across the plot and down."""
 HOVER_LINES = 12
+FEW_COUNTS = 12
+"""So many counts beside each other have a tick each."""
 LEGEND, SHADED = 20, 10
 """Up to so many series are named in a legend; of those whose shade says their place fewer."""
 GAPS = 64
@@ -58,7 +60,7 @@ def to_plotly(plot: Plot) -> Json:
     span = _span(plot)
     data = [trace for place, one in enumerate(plot.series) for trace in _traces(plot, one, place, span)]
     layout: Json = {
-        "xaxis": _axis(plot.x, span, TICKS),
+        "xaxis": _axis(plot.x, span, TICKS) | _whole_ticks(plot),
         "yaxis": _axis(_y_axis(plot), None, MOST_ROWS) | _downwards(plot),
         "showlegend": 1 < sum(trace.get("showlegend", True) for trace in data) <= _most_named(plot),
         "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "traceorder": "normal"},
@@ -152,6 +154,13 @@ def _axis(axis: Axis, span: tuple[float, float] | None, most: int) -> Json:
         known = {end: value for end, value in ends.items() if value is not None}
         drawn |= {"autorangeoptions": known} if known else {}
     return drawn
+
+
+def _whole_ticks(plot: Plot) -> Json:
+    """Where counts span so little that there would be ticks between them."""
+    values = [value for one in plot.series if isinstance(one, Lines | Points) for value in one.x]
+    few = plot.x.form == "count" and bool(values) and max(values) - min(values) <= FEW_COUNTS
+    return {"dtick": 1} if few else {}
 
 
 def _end(axis: Axis, value: float | None) -> float | None:
@@ -291,7 +300,7 @@ def _bars(series: BarsOf, place: int, pattern: str) -> Json:
 def _histogram(plot: Plot, series: Histogram, place: int) -> Json:
     pairs = list(zip(series.edges, series.edges[1:], strict=False))
     hover = [
-        f"{shown(low, plot.x)} – {shown(high, plot.x)}: {number}"
+        f"{bin_of(low, high, plot.x)}: {number}"
         for (low, high), number in zip(pairs, series.counts, strict=True)
     ]
     middles = _numbers((low + high) / 2 for low, high in pairs)

@@ -35,7 +35,7 @@ def spectrum_plot(report: AuditReport) -> Plot | None:
     return Plot(
         "spectrum",
         "Singular values",
-        Axis("direction"),
+        Axis("direction", form="count"),
         Axis("σ over the largest σ", scale="log"),
         lines,
         f"Singular values of {plural(len(layers), 'module')}, each over its largest; the median stable rank is {median}"
@@ -53,7 +53,7 @@ def energy_plot(report: AuditReport) -> Plot | None:
     return Plot(
         "energy",
         "Cumulative energy",
-        Axis("directions kept, k"),
+        Axis("directions kept, k", form="count"),
         Axis("energy held", low=0.0, high=1.0, form="share"),
         lines,
         f"{100 * report.tau:.6g} % of the energy needs {trimmed(float(np.median(ranks)))} of the directions in the"

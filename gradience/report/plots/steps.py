@@ -13,7 +13,7 @@ from gradience.report.audit.view import trained_layers
 from gradience.report.numbers import count, sig, trimmed
 from gradience.report.plots.plot import Axis, Lines, Plot, Reference
 
-STEP = Axis("step")
+STEP = Axis("step", form="count")
 LAYER = Axis("stable rank, median of the layer", low=1.0)
 
 

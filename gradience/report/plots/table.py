@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from gradience.report.blocks import Column, Inline, Span, Table
@@ -31,6 +32,9 @@ def table_of(plot: Plot) -> Table:
         return _histogram(plot, series[0])
     if any(isinstance(one, Intervals) for one in series):
         return _intervals(plot)
+    named = any(isinstance(one, Points) and one.labels for one in series)
+    if named and not any(isinstance(one, Lines) and one.name for one in series):
+        return _named_points(plot)
     if len({tuple(_places(one)) for one in series}) == 1:
         return _wide(plot)
     return _long(plot)
@@ -45,6 +49,13 @@ def shown(value: float | None, axis: Axis) -> str:
     if axis.form == "share":
         return percent(value)
     return size(round(value)) if axis.form == "bytes" else plain(value)
+
+
+def bin_of(low: float, high: float, axis: Axis) -> str:
+    """Return a bin of a histogram in words: of counts those in it, such as `1` or `1 – 4`."""
+    if axis.form == "count":
+        low, high = math.ceil(low), math.floor(high)
+    return shown(low, axis) if low == high else f"{shown(low, axis)} – {shown(high, axis)}"
 
 
 # ---------------------------------------------------------------- shapes of tables
@@ -73,6 +84,26 @@ def _long(plot: Plot) -> Table:
     return Table([Column("series"), _head(places), _column(values.label), *extra], rows)
 
 
+def _named_points(plot: Plot) -> Table:
+    """A row for each point with its name; nameless upright lines are intervals of the points before them, in order."""
+    rows: list[Row] = []
+    lines = [one for one in plot.series if isinstance(one, Lines) and not one.name]
+    for points in plot.series:
+        if not isinstance(points, Points):
+            continue
+        for x, y, label in zip(points.x, points.y, points.labels, strict=True):
+            interval = lines.pop(0).y if lines and lines[0].x[0] == x else ("", "")
+            figures = [
+                end if isinstance(end, str) else shown(end, plot.y) for end in (interval[0], interval[-1])
+            ]
+            rows.append((Span(label, "name"), points.name, shown(x, plot.x), shown(y, plot.y), *figures))
+    ends = [_column("from"), _column("to")]
+    return Table(
+        [Column("name"), Column("series"), _head(plot.x), _column(plot.y.label), *ends],
+        rows,
+    )
+
+
 def _image(plot: Plot, image: Image) -> Table:
     columns = [Column(plot.y.label), *(_column(name) for name in plot.x.categories)]
     rows: list[Row] = [
@@ -85,7 +116,7 @@ def _image(plot: Plot, image: Image) -> Table:
 def _histogram(plot: Plot, histogram: Histogram) -> Table:
     edges = histogram.edges
     rows = [
-        (f"{shown(low, plot.x)} – {shown(high, plot.x)}", count(number))
+        (bin_of(low, high, plot.x), count(number))
         for low, high, number in zip(edges, edges[1:], histogram.counts, strict=False)
     ]
     return Table([Column(plot.x.label), _column(plot.y.label)], rows)

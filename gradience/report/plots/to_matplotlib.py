@@ -66,6 +66,8 @@ COLUMNS = 3
 TICKS = 48
 """Names on an upright axis of categories, or their letters on a lying one, at most."""
 FEW = 12
+WIDE_TICKS = 5
+"""Of an axis across whose figures have a unit."""
 LEGEND = 10
 """Series in a legend, at most; of more the first and the last are named."""
 ABSENT = "#f2f2f2"
@@ -351,6 +353,10 @@ def _draw_axis(axes: Axes, side: str, axis: Axis) -> None:
         narrow = high / low < 200
         shown.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
         shown.set_minor_formatter(ticker.NullFormatter())
+    elif axis.form == "count":
+        shown.set_major_locator(_part("ticker").MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+    elif axis.form == "bytes" and side == "x":
+        shown.set_major_locator(_part("ticker").MaxNLocator(WIDE_TICKS))
     shown.set_major_formatter(_formatter(axis))
 
 
@@ -370,6 +376,7 @@ def _formatter(axis: Axis) -> Any:
         "share": lambda value: f"{100 * value:.4g} %",
         "bytes": lambda value: size(round(value)),
         "number": _number,
+        "count": _number,
     }
     form = forms[axis.form]
     return _part("ticker").FuncFormatter(lambda value, _: form(float(value)))
