@@ -107,7 +107,7 @@ def title_blocks(report: ShrinkReport) -> list[Block]:
 
 def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:
     which = {None: " (all rows)", "confirm": " (test)"}.get(plan.role, f" ({plan.role})")
-    why = "as given" if plan.given else f"halvings of the audit's p90 suggestion, {plan.suggested_rank}"
+    why = "as given" if plan.given else f"halved from {plan.suggested_rank}, the audit's p90 suggestion"
     largest = Span(f"  rank {plan.rank}, {count(plan.lora_params)} LoRA parameters", "dim")
     facts: list[tuple[str, Inline]] = [
         ("adapter", (Span(plan.adapter, "name"), largest)),
@@ -222,8 +222,8 @@ def _answer(report: ShrinkReport) -> Note:
     details: list[Inline] = []
     if shown is not None and shown.result is not None and shown.result.adjusted_p is not None:
         details.append(
-            f"grade B: {probability(shown.result.adjusted_p)} against a loss of the margin, the largest from the start"
-            " down to it"
+            f"grade B: {probability(shown.result.adjusted_p)} for a loss of the margin (the largest of the rungs down"
+            " to it)"
         )
         details.append(f"written to adapter/ (sha256 {(report.smallest_sha256 or '')[:12]}…)")
     return Note(mark, report.sentence, details)
@@ -235,7 +235,7 @@ def _stopped(report: ShrinkReport) -> list[Note]:
     if report.smallest is None or last.status == "shown" or last.result is None:
         return []
     if last.status == "not shown":
-        return [Note("unknown", f"not shown: {last.needs}")]
+        return [Note("unknown", last.needs)]
     return [Note(MARKS[last.status], f"{last.words}: {last.result.reason}")]
 
 
