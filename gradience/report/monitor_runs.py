@@ -47,7 +47,7 @@ def runs_table(runs: Sequence[RunReport]) -> Table:
         Column(progress),
         Column("best eval", ">", drop=4),
         Column("gap", ">", drop=3),
-        Column("k@90 / r", ">", drop=6),
+        Column("k@90 / r, median", ">", drop=6),
         Column("errors", ">"),
         Column("warnings", ">"),
     ]
@@ -82,4 +82,4 @@ def _rank(use: RankUse | None) -> str:
     if use is None or not use.points:
         return MISSING
     rank = MISSING if use.max_rank is None else count(use.max_rank)
-    return f"{trimmed(use.points[-1].energy_rank_90_p90)} / {rank}"
+    return f"{trimmed(use.points[-1].energy_rank_90_p50)} / {rank}"
