@@ -25,6 +25,8 @@ from gradience.report.plots.plot import (
 NAMES = Axis("", scale="categories")
 LABELS = 0.16
 """Share of the axis that is left for the names of lines at its end."""
+FAR = 0.5
+"""Of the span of the candidates: what lies further beyond them is named in place of drawn."""
 WORDS: dict[Tone, str] = {
     "good": "supported",
     "warn": "not shown to hold",
@@ -39,12 +41,15 @@ def forest_plot(report: Comparing) -> Plot | None:
     outcome = compared(report)
     if all(row.low is None and row.high is None for row in outcome.rows):
         return None
+    judged = [row for row in outcome.rows if row.tone != "dim"] or outcome.rows
+    far = _far(outcome, judged)
     rows = [
         Interval(row.name, row.delta, row.low, row.high, row.tone, _said(row, outcome), row.inner)
         for row in outcome.rows
+        if row not in far
     ]
     heavy = f" Heavy lines: {outcome.inner}." if outcome.inner else ""
-    judged = [row for row in outcome.rows if row.tone != "dim"] or outcome.rows
+    beyond = ", ".join(f"{row.name} ({signed(row.delta)})" for row in far)
     inside = [row for row in judged if _holds(row, outcome)]
     return Plot(
         "forest",
@@ -53,7 +58,7 @@ def forest_plot(report: Comparing) -> Plot | None:
         NAMES,
         [Intervals(outcome.interval, rows, outcome.inner)],
         f"{len(inside)} of {plural(len(judged), 'adapter')} {'lies' if len(judged) == 1 else 'lie'} on the safe side of"
-        f" the margin with {outcome.deciding}.{heavy}",
+        f" the margin with {outcome.deciding}.{heavy}{f' Too far away to be drawn: {beyond}.' if far else ''}",
         [Reference(0.0, "", on="x"), *_limit(outcome, "x")],
     )
 
@@ -121,6 +126,7 @@ def pairs_plot(report: Comparing) -> Plot | None:
         return None
     places = list(range(len(rows)))
     lost, gained = [row.lost or 0 for row in rows], [row.gained or 0 for row in rows]
+    judged = [row for row in rows if row.tone != "dim"] or rows
     return Plot(
         "pairs",
         "Examples that only one of the two has correct",
@@ -130,7 +136,8 @@ def pairs_plot(report: Comparing) -> Plot | None:
             BarsOf("only the original", places, lost, lying=True, tone="bad"),
             BarsOf("only this one", places, gained, lying=True, tone="good"),
         ],
-        f"{_range(lost)} that only the original has correct, {_range(gained)} that only the smaller adapter has.",
+        f"{_range([row.lost or 0 for row in judged])} that only the original has correct,"
+        f" {_range([row.gained or 0 for row in judged])} that only the smaller adapter has.",
     )
 
 
@@ -170,6 +177,18 @@ def ladder_plot(report: Bench | BenchAggregate) -> Plot | None:
             Reference(-100 * float(ladder.margin), "margin", on="x", tone="bad"),
         ],
     )
+
+
+def _far(outcome: Compared, judged: Sequence[Row]) -> list[Row]:
+    """Controls, and the base alone, that would press all candidates together: by more than `FAR` of the span."""
+    ends = [0.0 if outcome.limit is None else outcome.limit, 0.0]
+    ends += [end for row in judged for end in (row.delta, row.low, row.high) if end is not None]
+    room = FAR * (max(ends) - min(ends))
+    return [
+        row
+        for row in outcome.rows
+        if row not in judged and not min(ends) - room <= row.delta <= max(ends) + room
+    ]
 
 
 def _holds(row: Row, outcome: Compared) -> bool:
