@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from gradience.artifacts.bench import Bench
 from gradience.cli.app import run
+from gradience.report.blocks import spans
+from gradience.report.inputs import Source
+from gradience.report.page.pieces import part_of
 
 RUNS = Path(__file__).parents[1] / "monitor" / "runs"
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -51,3 +55,11 @@ def test_the_folder_of_a_training_is_its_log(tmp_path, capsys):
 def test_a_smoke_run_supports_nothing(capsys):
     (pareto,) = drawn(capsys, "pareto", RESULTS / "smollm2_gsm8k_smoke" / "bench.json")
     assert pareto["sentence"].startswith("None is supported; the smallest, ")
+
+
+def test_the_title_of_a_smoke_run_claims_nothing():
+    report = Bench.read(RESULTS / "smollm2_gsm8k_smoke" / "bench.json")
+    title = part_of(Source("bench.json", report)).title
+    text = "".join(span.text for span in spans(title))
+    assert text.startswith("Bench smoke, no evidence: ")
+    assert "PASS" not in text

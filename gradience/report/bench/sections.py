@@ -40,9 +40,7 @@ Row = tuple[str, Inline]
 def title(run: Bench | BenchAggregate, task: str, seeds: str) -> list[Block]:
     """Return the verdict on the run, and the smallest adapter that passes."""
     names = (Span(run.model, "name"), " on ", Span(task, "name"), f", {seeds}")
-    smoke = isinstance(run, Bench) and run.smoke
-    shown = status(SMOKE_STATUS if smoke else run.status)
-    return [Heading(("Bench ", shown, ": ", *names), level=1), Paragraph(_best(run))]
+    return [Heading(("Bench ", status(run.status), ": ", *names), level=1), Paragraph(_best(run))]
 
 
 def _best(run: Bench | BenchAggregate) -> Inline:

@@ -5,6 +5,9 @@ Reports whose own title says so are not named here: on a screen the command stan
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from gradience.artifacts.bench import Bench
 from gradience.artifacts.check import CheckReport
 from gradience.artifacts.comparison import ComparisonReport
 from gradience.artifacts.compression import CompressionPlan, CompressionReport
@@ -14,7 +17,8 @@ from gradience.artifacts.fleet import FleetReport
 from gradience.artifacts.forecast import BenchForecast
 from gradience.artifacts.report import Report
 from gradience.artifacts.shrink import ShrinkForecast, ShrinkReport
-from gradience.report.blocks import Heading, Inline, Span
+from gradience.report.bench.sections import SMOKE_STATUS, status
+from gradience.report.blocks import Heading, Inline, Span, spans
 from gradience.report.compression.totals import saved
 from gradience.report.numbers import percent, plural
 
@@ -28,6 +32,9 @@ def heading_of(report: Report, heading: Heading) -> Heading:
     heading: the report's own title.
     """
     match report:
+        case Bench() if report.smoke:  # its status is no verdict
+            before, _, *after = spans(heading.text)
+            return replace(heading, text=(before, status(SMOKE_STATUS), *after))
         case ShrinkReport():
             return _named("Shrink of ", report.plan.adapter, " on ", report.plan.task)
         case EvaluationReport():
