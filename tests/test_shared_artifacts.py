@@ -82,6 +82,7 @@ def test_a_compression_says_that_the_config_names_a_folder(home, monkeypatch, ca
         (["/home/alice/a/run.jsonl", "/home/alice/b/run.jsonl"], ["a/run.jsonl", "b/run.jsonl"]),
         (["/home/alice/run.jsonl", "/home/bob/run.jsonl"], ["run.jsonl", "run.jsonl"]),
         (["/mnt/home/alice/run.jsonl", "/data/run.jsonl"], ["run.jsonl", "run.jsonl"]),
+        (["/srv/alice/run.jsonl", "/data/bob/run.jsonl"], ["run.jsonl", "run.jsonl"]),
         (["/data/run.jsonl", "/data/run.jsonl"], ["run.jsonl", "run.jsonl"]),
         (["/data/a.jsonl", "/data/b/c.jsonl"], ["a.jsonl", "c.jsonl"]),
         ([], []),

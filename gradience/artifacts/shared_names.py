@@ -56,7 +56,7 @@ def paths_text(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     parted = [os.path.relpath(path, folder) for path in given]
     if any(part.casefold() in HOMES for path in parted for part in path.split(os.sep)):
         return texts
-    if os.path.basename(folder).casefold() in HOMES:
+    if folder == os.sep or os.path.basename(folder).casefold() in HOMES:  # what is below may be a person's
         return texts
     for place, text in zip(alike, parted, strict=True):
         texts[place] = text

@@ -104,7 +104,6 @@ def _plots(kind: str, inputs: Sequence[Path], reports: Sequence[Report]) -> list
     from dataclasses import replace
 
     from gradience.artifacts.audit import AuditReport
-    from gradience.report.plots.kinds import plot_of, plots_of
     from gradience.report.plots.steps import evolution_plots
 
     audits = [report for report in reports if isinstance(report, AuditReport)]
@@ -116,16 +115,13 @@ def _plots(kind: str, inputs: Sequence[Path], reports: Sequence[Report]) -> list
                 hint="name the checkpoints of one run in their order, or a run.jsonl",
             )
         return evolution_plots(audits)
-    wanted = None if kind == EVOLUTION else kind
     if len(reports) == 1:
-        return (list(plots_of(reports[0]).values()) if wanted is None else []) or [
-            plot_of(reports[0], wanted)
-        ]
+        return _plots_of_one(kind, reports[0])
     drawn: list[Plot] = []
     without: list[UsageError] = []
     for path, name, report in zip(inputs, _names(inputs), reports, strict=True):
         try:
-            plots = (list(plots_of(report).values()) if wanted is None else []) or [plot_of(report, wanted)]
+            plots = _plots_of_one(kind, report)
         except UsageError as error:
             without.append(UsageError(f"{path}: {error}", code=error.code, hint=error.hint))
             continue
@@ -135,6 +131,15 @@ def _plots(kind: str, inputs: Sequence[Path], reports: Sequence[Report]) -> list
     for each in without:
         print(f"left out: {each}", file=beneath(sys.stderr))
     return drawn
+
+
+def _plots_of_one(kind: str, report: Report) -> list[Plot]:
+    """Of a kind; `evolution` of a run is all that it has. Raises UsageError (`no-plot`) where there is none."""
+    from gradience.report.plots.kinds import plot_of, plots_of
+
+    if kind == EVOLUTION:
+        return list(plots_of(report).values()) or [plot_of(report)]
+    return [plot_of(report, kind)]
 
 
 def _names(inputs: Sequence[Path]) -> list[str]:

@@ -125,14 +125,15 @@ def fetch_folder(
     from huggingface_hub import constants, snapshot_download
 
     inside = f"{address.inside}/" if address.inside else ""
+    # Up to 2.1 huggingface_hub asks for the files of a pinned commit even where it is offline.
+    alone = local or constants.HF_HUB_OFFLINE
     with explained(address):
         root = snapshot_download(
             address.repo,
             revision=address.revision,
             allow_patterns=[inside + pattern for pattern in patterns],
             ignore_patterns=[inside + pattern for pattern in ignore],
-            local_files_only=local
-            or constants.HF_HUB_OFFLINE,  # up to 2.1 it asks for the files of a commit all the same
+            local_files_only=alone,
             tqdm_class=None if _BARS.get() else _no_bars(),
         )
     return Path(root) / address.inside, _commit(address, Path(root))

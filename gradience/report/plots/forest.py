@@ -70,9 +70,8 @@ def pareto_plot(report: Comparing) -> Plot | None:
     if not rows:
         return None
     series: list[Series] = []
-    by_size = sorted(
-        rows, key=lambda row: -(row.saved or 0.0)
-    )  # where names crowd, the smallest keeps its own
+    # Where names crowd, the smallest keeps its own: it is given a place first.
+    by_size = sorted(rows, key=lambda row: -(row.saved or 0.0))
     for tone, words in WORDS.items():
         of_tone = [row for row in by_size if row.tone == tone]
         if of_tone:
