@@ -76,9 +76,12 @@ demo: $(VENV)/.core
 	@$(VENV)/bin/gradience demo --train runs/demo
 
 # Two processes with one thread each: a test file stays in one process, as its fixtures want it. Files are dealt out in the
-# order of tests/conftest.py, slow ones first; xdist by itself begins with those of the most tests.
+# order of tests/conftest.py, slow ones first; xdist by itself begins with those of the most tests. A process that dies ends
+# the run: pytest-xdist 3.8 would replace it, and then wait for ever.
+TWO := -n 2 --dist loadfile --max-worker-restart=0
+
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(TWO) --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .
@@ -102,7 +105,7 @@ HOSTILE := tests/hostile tests/bench tests/evaluate tests/live tests/monitor
 
 hostile: $(VENV)/.test
 	@rm -rf $(FIGURES) && mkdir $(FIGURES)
-	GRADIENCE_FIGURES=$(abspath $(FIGURES)) OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m hostile $(HOSTILE) $(ARGS)
+	GRADIENCE_FIGURES=$(abspath $(FIGURES)) OMP_NUM_THREADS=1 $(PY) -m pytest $(TWO) -m hostile $(HOSTILE) $(ARGS)
 	$(PY) scripts/hostile_figures.py $(FIGURES)
 
 # atheris in an environment of its own: it has wheels for few versions of Python, and nothing else needs it. Without it the
@@ -167,7 +170,7 @@ $(LOWEST)/.made: pyproject.toml scripts/lowest_versions.py $(VENV)/.test
 
 conformance-lowest: $(LOWEST)/.made
 	$(LOWEST)/bin/python -m pytest -o filterwarnings=default -m conformance tests/conformance/test_four_bits.py
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -o filterwarnings=default -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -o filterwarnings=default $(TWO) --no-loadscope-reorder $(ARGS)
 
 # vLLM pins its own PyTorch and transformers, so it never shares our environment. The two audio packages
 # that it pulls in are built for another PyTorch (torchaudio 2.11 beside PyTorch 2.13), and nothing here needs them.

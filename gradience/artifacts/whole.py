@@ -57,6 +57,48 @@ def write_whole(path: Path, chunks: Iterable[bytes]) -> Path:
     return path
 
 
+def create_whole(path: Path, content: bytes) -> bool:
+    """Write a file that is not there yet, complete from its first moment on; False where it is there.
+
+    Of any number of processes that try at the same moment one succeeds: a hard link is made by the file system in one
+    step, over NFS as well. A server's answer to it can be lost, which looks like a failure; the number of links says
+    what happened (open(2), "O_EXCL"). Without hard links (FAT, some mounts of other systems) the name is taken first
+    and the content follows: others may see an empty file for a moment. Raises OutputError (code `write-failed`).
+    """
+    with write_errors(path), scratch_file(path) as (scratch, file):
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+        try:
+            os.link(scratch, path)
+        except FileExistsError:
+            return os.fstat(file.fileno()).st_nlink > 1
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return _create_in_two_steps(path, content)
+        sync_folder(path.parent)
+    return True
+
+
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
+"""What a file system without hard links answers."""
+
+
+def _create_in_two_steps(path: Path, content: bytes) -> bool:
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        return False
+    try:
+        with open(handle, "wb") as file:
+            file.write(content)
+    except OSError:
+        remove(path)  # nobody shall wait for who holds an empty file
+        raise
+    return True
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside `folder` durable (a no-op where folders cannot be opened)."""
     try:

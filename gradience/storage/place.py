@@ -1,21 +1,25 @@
 """A folder that several machines see, under one address: a path, `file://…`, or an object storage such as `s3://…`.
 
 Of a storage three things are asked: a file can be created so that of several who try at the same moment one succeeds
-(O_EXCL; on S3 a put with `If-None-Match: *`), a file that was written is seen by all who read it afterwards, and the
-storage's own clock says when it was written.
+(in a folder by a hard link: fsspec looks first and writes then; on S3 by a put with `If-None-Match: *`), a file that
+was written is seen by all who read it afterwards, and the storage's own clock says when it was written.
 """
 
 from __future__ import annotations
 
+import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gradience.artifacts.whole import write_whole
+from gradience.artifacts.whole import create_whole, write_whole
 from gradience.errors import InputError, require
 from gradience.storage.failures import cannot_write, check_address, client_errors, explained, no_bucket
+
+CHUNK = 1 << 20
+"""Bytes of a file that are in memory while it is copied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,8 @@ class Place:
     def create(self, name: str, content: bytes) -> bool:
         """Write a file that is not there yet; False where it is."""
         path = self._ready(name)
+        if self.is_local:
+            return create_whole(Path(path), content)
         try:
             with explained(self.address(name), self.errors, writes=True):
                 self.files.pipe_file(path, content, mode="create")
@@ -71,6 +77,25 @@ class Place:
         except FileNotFoundError as error:
             raise no_bucket(self.address(name), error) from None
         return True
+
+    def check_exclusive(self) -> None:
+        """Raise InputError (`storage-not-exclusive`) where a file that is there can be created again.
+
+        A storage that speaks S3 and does not know `If-None-Match` writes all the same: two machines would do the same
+        work, each sure to be the only one.
+        """
+        name = f"clock/{secrets.token_hex(8)}"
+        try:
+            self.create(name, b"")
+            again = self.create(name, b"")
+        finally:
+            self.remove(name)
+        if again:
+            raise InputError(
+                f"{self.address('')}: lets a second machine create a file that is there (it ignores `If-None-Match`)",
+                code="storage-not-exclusive",
+                hint="use a storage with conditional writes, or a folder that all machines see",
+            )
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file, or replace it whole."""
@@ -115,6 +140,10 @@ class Place:
     def put(self, file: Path, name: str) -> None:
         """Copy a file of this machine there."""
         path = self._ready(name)
+        if self.is_local:
+            with open(file, "rb") as source:
+                write_whole(Path(path), iter(lambda: source.read(CHUNK), b""))
+            return
         try:
             with explained(self.address(name), self.errors, writes=True):
                 self.files.put_file(str(file), path)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import threading
+from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from gradience.errors import InputError, OutputError
 from gradience.storage.objects import bring, listed, publish
@@ -20,6 +25,60 @@ def test_a_file_is_created_once(place):
     assert place.create("a/b", b"1")
     assert not place.create("a/b", b"2")
     assert place.read("a/b") == b"1"
+
+
+def test_of_many_who_create_a_file_at_once_one_does(place):
+    """Again and again: the file system of fsspec looks first and writes then, and let two through once in forty."""
+    for attempt in range(200):
+        begin, created = threading.Barrier(8), []
+
+        def create(who, name=f"leases/{attempt}.1", begin=begin, created=created):
+            begin.wait()
+            created.append((place.create(name, who), who))
+
+        threads = [threading.Thread(target=create, args=(bytes([65 + who]),)) for who in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        winners = [who for succeeded, who in created if succeeded]
+        assert winners == [place.read(f"leases/{attempt}.1")]
+    assert list(Path(place.root).rglob(".*")) == []
+
+
+@pytest.mark.parametrize("refusal", [errno.EPERM, errno.EOPNOTSUPP], ids=["FAT", "others"])
+def test_a_file_system_without_hard_links_takes_the_name_first(place, monkeypatch, refusal):
+    def refused(*_, **__):
+        raise OSError(refusal, "no hard links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    assert place.create("a/b", b"1")
+    assert not place.create("a/b", b"2")
+    assert place.read("a/b") == b"1"
+
+
+def test_a_link_whose_answer_was_lost_is_a_success(place, monkeypatch):
+    link = os.link
+
+    def answer_lost(source, target):
+        link(source, target)
+        raise FileExistsError(errno.EEXIST, "sent again, and there already")
+
+    monkeypatch.setattr(os, "link", answer_lost)
+    assert place.create("a/b", b"1")
+
+
+def test_a_storage_that_lets_two_create_a_file_is_refused(place):
+    place.check_exclusive()
+    assert place.names("") == []
+
+    class IgnoresConditions(MemoryFileSystem):
+        def pipe_file(self, path, value, mode="overwrite", **more):
+            super().pipe_file(path, value, **more)
+
+    with pytest.raises(InputError) as error:
+        Place(IgnoresConditions(), "/bucket").check_exclusive()
+    assert error.value.code == "storage-not-exclusive"
 
 
 def test_names_are_those_below_a_folder(place):

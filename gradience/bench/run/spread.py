@@ -87,6 +87,7 @@ class Spread:
 
     def __post_init__(self) -> None:
         self.place = place_of(self.storage, self.plan_digest)
+        self.place.check_exclusive()
         self.seeds = {seed: self._seed(seed) for seed in self.config.due}
 
     @property
