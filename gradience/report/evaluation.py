@@ -113,7 +113,7 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
     """Return one row for each adapter, and for each candidate what is shown."""
     reference = report.adapters[0]
     if reference.likelihood is not None:
-        return [*likelihood_table(report), *_verdicts(report), *likelihood_legend(report)]
+        return [*likelihood_table(report), *_graded(report), *likelihood_legend(report)]
     columns = [
         Column(),
         Column("rank", ">", drop=3),
@@ -134,7 +134,7 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
         else Heading("How many are correct?")
     )
     table = Table(columns, [_cells(row) for row in report.adapters])
-    return [heading, table, *_verdicts(report), *([Facts(_legend(report))] if others else [])]
+    return [heading, table, *_graded(report), *([Facts(_legend(report))] if others else [])]
 
 
 def _legend(report: EvaluationReport) -> Sequence[tuple[str, Inline]]:
@@ -169,8 +169,12 @@ def _cells(row: EvaluatedAdapter) -> Sequence[Inline]:
     )
 
 
-def _verdicts(report: EvaluationReport) -> list[Block]:
-    """The grade of each candidate in a sentence."""
+def _graded(report: EvaluationReport) -> list[Block]:
+    return [Notes(notes)] if (notes := grades(report)) else []
+
+
+def grades(report: EvaluationReport) -> list[Note]:
+    """Return the grade of each candidate in a sentence."""
     notes = []
     for row in report.candidates:
         if row.grade is None:
@@ -182,7 +186,7 @@ def _verdicts(report: EvaluationReport) -> list[Block]:
         if row.next_grade is not None:
             details.append(_needs(row))
         notes.append(Note(mark, (Span(row.name, "name"), f": {row.grade}, {row.reason}"), details))
-    return [Notes(notes)] if notes else []
+    return notes
 
 
 def _adjusted(report: EvaluationReport) -> str:

@@ -167,7 +167,7 @@ def rung_blocks(report: ShrinkReport) -> list[Block]:
     return [
         Heading(("Which is the smallest that is as good as ", name, "?")),
         Table(columns, [first, *(cells(rung, predicts) for rung in report.rungs)]),
-        Notes([_answer(report), *_stopped(report)]),
+        Notes([answer(report), *_stopped(report)]),
         Facts([DELTA if counts else DELTA_NLL, *([PREDICTED] if predicts else [])]),
     ]
 
@@ -213,8 +213,8 @@ def _correct(row: EvaluatedAdapter) -> str:
     return f"{count(row.correct)}  {100 * row.correct / row.n:.1f} %"
 
 
-def _answer(report: ShrinkReport) -> Note:
-    """The sentence, with the evidence that decides it."""
+def answer(report: ShrinkReport) -> Note:
+    """Return the sentence, with the evidence that decides it."""
     last = next((rung for rung in reversed(report.rungs) if rung.result is not None), None)
     assert last is not None
     shown = next((rung for rung in report.rungs if rung.name == report.smallest), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 import re
 
@@ -11,9 +12,13 @@ import pytest
 from audit_sample import mistral_rows, report
 from page_samples import PAGES
 from test_evidence_text import two_logs
-from test_faces import SAMPLES
+from test_faces import RESULTS, SAMPLES
 from test_names import parsed, steering
 
+from gradience.artifacts.bench import Bench
+from gradience.artifacts.bench_aggregate import BenchAggregate
+from gradience.report.blocks import spans
+from gradience.report.evaluation import grades
 from gradience.report.inputs import Source
 from gradience.report.page.render import BUNDLE, MARK, asset, is_page, json_text, to_page
 from gradience.report.plots.kinds import KINDS, plots_of
@@ -46,6 +51,45 @@ def test_every_plot_of_a_report_stands_on_its_page(name):
     anchors = re.findall(r'\bid="([^"]+)"', page.partition("<script")[0])
     assert len(anchors) == len(set(anchors))
     assert set(re.findall(r'href="#([^"]+)"', page)) <= set(anchors)
+
+
+def in_the_box(page):
+    """Text of what stands first."""
+    box = re.search(r'<div class="answer"[^>]*>(.*?)</div></div>', page, re.DOTALL)
+    return None if box is None else html.unescape(re.sub(r"<[^>]+>", "", box[1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ShrinkReport", [SAMPLES["ShrinkReport"]().sentence, "another training run"]),
+        ("EvaluationReport", [note.text for note in grades(SAMPLES["EvaluationReport"]())]),
+        ("EvidenceReport", [SAMPLES["EvidenceReport"]().verdict]),
+        ("Bench", ["passes"]),
+        ("BenchAggregate", ["passes", "Grade ", "Conditions of a claim"]),
+    ],
+)
+def test_a_verdict_stands_first_and_once(name, words):
+    page = page_of(name)
+    box = in_the_box(page)
+    for word in words:
+        text = "".join(span.text for span in spans(word))
+        assert text in box
+        if len(text) > 40:
+            assert html.unescape(re.sub(r"<[^>]+>", "", page.partition("<script")[0])).count(text) == 1
+
+
+def test_the_smallest_rank_of_a_ladder_stands_first():
+    with_ladder = BenchAggregate.read(RESULTS / "smollm2_arithmetic" / "bench_aggregate.json")
+    box = in_the_box(to_page([Source("a", with_ladder)]))
+    assert "Ladder of truncations: rank 4 is the smallest shown to be safe" in box
+    assert "not A: not all of an untouched confirm split was evaluated" in box
+
+
+def test_a_smoke_run_has_no_verdict_to_put_first():
+    smoke = Bench.read(RESULTS / "smollm2_gsm8k_smoke" / "bench.json")
+    assert smoke.smoke
+    assert in_the_box(to_page([Source("a", smoke)])) is None
 
 
 def test_an_audit_answers_in_the_order_of_its_questions():

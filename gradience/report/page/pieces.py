@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gradience.report.blocks import Block, Document, Heading, Inline, spans
+from gradience.report.blocks import Block, Document, Heading, Inline, Note, Notes, Paragraph, spans
 from gradience.report.faces import blocks_of
 from gradience.report.inputs import Source
 from gradience.report.page.flips import flip_blocks
+from gradience.report.page.in_short import in_short
 from gradience.report.page.places import PLACES
 from gradience.report.page.titles import heading_of
 from gradience.report.plots.kinds import plots_of
@@ -32,6 +33,8 @@ class Part:
     title: Inline
     aside: Inline
     """Its verdict, below the title."""
+    answer: Sequence[Block]
+    """What a reader takes along who stops there: the verdict, and what warns of it."""
     opening: Sequence[Block]
     """What stands before the first section."""
     plots: Sequence[Plot]
@@ -53,16 +56,35 @@ def part_of(source: Source, *, texts: bool = True) -> Part:
         starts = places.get(kind, ())
         matching = (number for number, text in enumerate(titles) if text.startswith(starts))
         at.setdefault(next(matching, -1) if starts else -1, []).append(plot)
+    short = in_short(source.report)
+    answer = [] if short is None else first_of(opening, short)
     return Part(
         title.text,
         title.aside,
-        opening,
+        answer,
+        [block for block in opening if block not in answer],
         at.get(-1, []),
         [
-            Section(head.text, head.aside, blocks, at.get(number, []))
+            Section(head.text, head.aside, without(blocks, short or []), at.get(number, []))
             for number, (head, blocks) in enumerate(sections)
         ],
     )
+
+
+def first_of(opening: Sequence[Block], short: Sequence[Note]) -> list[Block]:
+    """Return the verdict as the opening says it, what it rests on, and what warns of it."""
+    said = [block for block in opening if isinstance(block, Paragraph)]
+    warned = [block for block in opening if isinstance(block, Notes)]
+    return [*said[:1], *([Notes(short)] if short else []), *said[1:], *warned]
+
+
+def without(blocks: Sequence[Block], notes: Sequence[Note]) -> list[Block]:
+    """Return the blocks without the notes that stand elsewhere."""
+    kept = [
+        Notes([note for note in block.notes if note not in notes]) if isinstance(block, Notes) else block
+        for block in blocks
+    ]
+    return [block for block in kept if not isinstance(block, Notes) or block.notes]
 
 
 def split(document: Document) -> tuple[Heading, list[Block], list[tuple[Heading, list[Block]]]]:

@@ -117,6 +117,7 @@ class _Writer:
             "title": self.safe(html.inline(part.title)),
             "aside": self.safe(linked(html.inline(part.aside), self.targets)),
             "plain": plain(part.title),
+            "answer": self.blocks(part.answer, part.plots),
             "opening": self.blocks(part.opening, part.plots),
             "plots": self.plots(prefix, part.plots),
             "sections": [

@@ -75,4 +75,4 @@ def _over(reports: Sequence[object]) -> list[Part]:
 def _part(document: Document, plots: Sequence[Plot], reports: int) -> Part:
     title, opening, sections = split(document)
     answered = [Section(head.text, head.aside, blocks, []) for head, blocks in sections]
-    return Part(title.text, title.aside, opening, plots, answered, reports)
+    return Part(title.text, title.aside, [], opening, plots, answered, reports)
