@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from gradience.report.plots.plot import Plot
 
 FILES = ("svg", "pdf", "png")
+NARROWEST, WIDEST = 3.0, 40.0
+"""Inches of a figure."""
 EVOLUTION = "evolution"
 """All that is drawn over steps: of a run, or of several audits in their order."""
 
@@ -50,6 +52,17 @@ def plot(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="Where it is written: .svg, .pdf or .png.")
     ],
+    width: Annotated[
+        float | None,
+        typer.Option(
+            "--width",
+            metavar="INCHES",
+            help="Width of the whole figure, such as 3.25 for a column of a paper; text keeps its size.",
+        ),
+    ] = None,
+    no_titles: Annotated[
+        bool, typer.Option("--no-titles", help="No title above a plot: the caption of a paper says it.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -63,15 +76,21 @@ def plot(
 
       gradience plot evolution ./run/checkpoint-100 ./run/checkpoint-200 -o steps.pdf
 
-      gradience plot pareto evaluated/evaluation.json -o pareto.svg
+      gradience plot pareto evaluated/evaluation.json -o pareto.pdf --width 3.25 --no-titles
     """
     from gradience.artifacts.whole import write_whole
     from gradience.report.inputs import report_at
-    from gradience.report.plots.to_matplotlib import image_of
+    from gradience.report.plots.paper import image_of
 
     file = _file_kind(output, force=force)
+    if width is not None and not NARROWEST <= width <= WIDEST:
+        raise UsageError(
+            f"--width {width:g}: not between {NARROWEST:g} and {WIDEST:g} inches",
+            code="plot-width",
+            hint="a column of a paper is 3 to 3.5 inches wide, a page about 7",
+        )
     plots = _plots(kind, inputs, [report_at(path) for path in inputs])
-    write_whole(output, [image_of(plots, file)])
+    write_whole(output, [image_of(plots, file, width=width, titles=not no_titles)])
     if json:
         import json as json_module
 

@@ -38,7 +38,7 @@ DOCUMENTS = {
     "Verification": "verification:verification_blocks",
 }
 """What a report is called -> the module of this room, and its function that returns the blocks."""
-BACKENDS = {"plotly": "plotly_figure:figure_of", "matplotlib": "to_matplotlib:figure_of"}
+BACKENDS = {"plotly": "plotly_figure:figure_of", "matplotlib": "paper:figure_of"}
 """What draws plots -> its module below plots/, and the function that returns its figure."""
 PRINTED = 30
 """Lines of a report that is printed; Markdown and HTML are whole."""

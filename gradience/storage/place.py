@@ -16,6 +16,7 @@ from typing import Any
 
 from gradience.artifacts.whole import create_whole, write_whole
 from gradience.errors import InputError, require
+from gradience.reading import open_stream
 from gradience.storage.failures import cannot_write, check_address, client_errors, explained, no_bucket
 
 CHUNK = 1 << 20
@@ -141,7 +142,7 @@ class Place:
         """Copy a file of this machine there."""
         path = self._ready(name)
         if self.is_local:
-            with open(file, "rb") as source:
+            with open_stream(file) as source:
                 write_whole(Path(path), iter(lambda: source.read(CHUNK), b""))
             return
         try:

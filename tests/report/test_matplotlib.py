@@ -5,7 +5,9 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 
 import pytest
+from test_faces import SAMPLES
 
+from gradience.report.plots.kinds import plots_of
 from gradience.report.plots.plot import (
     Axis,
     BarsOf,
@@ -21,7 +23,7 @@ from gradience.report.plots.plot import (
 
 pytest.importorskip("matplotlib")
 
-from gradience.report.plots.to_matplotlib import figure_of, image_of
+from gradience.report.plots.paper import figure_of, image_of
 
 HOSTILE = "</script>$x_1$ \u202e層 &amp;"
 NAMES = Axis("module", scale="categories", categories=["q", "k", HOSTILE])
@@ -114,6 +116,25 @@ def test_values_lie_where_they_belong():
     (image,) = heat.get_images()
     assert image.get_array().mask.sum() == 90
     assert len(heat.get_xticks()) <= 40
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_nothing_is_cut_off_in_a_column_of_a_paper(name):
+    for plot in plots_of(SAMPLES[name]()).values():
+        figure = figure_of([plot], width=3.25)
+        assert figure.get_size_inches()[0] == 3.25
+        figure.draw_without_rendering()
+        drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+        assert min(drawn.x0, drawn.y0, width - drawn.x1, height - drawn.y1) > -0.05, plot.name
+
+
+def test_plots_in_a_column_stand_below_each_other_without_titles():
+    column = figure_of([PLOT, COUNTS], width=3.25, titles=False)
+    first, second = column.axes
+    assert first.get_position().y0 > second.get_position().y1
+    assert not any(axes.get_title() for axes in column.axes)
+    page = figure_of([PLOT, COUNTS], width=7)
+    assert page.axes[0].get_position().x1 < page.axes[1].get_position().x0
 
 
 def test_series_are_told_apart_without_colour():

@@ -46,6 +46,19 @@ def test_inputs_of_one_name_are_told_apart(capsys):
     assert [title.partition(":")[0] for title in titles] == [f"{each.name}/shrink.json" for each in folders]
 
 
+def test_a_figure_is_as_wide_as_the_column_of_a_paper(capsys):
+    words = ["plot", "forest", str(RESULTS / "minilm_shrink" / "shrink.json"), "-o", "x.svg"]
+    assert run([*words, "--width", "3.25", "--no-titles"]) == 0
+    image = Path("x.svg").read_text(encoding="utf-8")
+    assert 'width="234pt"' in image
+    assert "answers, with Tango" not in image.partition("</metadata>")[2]
+    assert run([*words, "--force"]) == 0
+    assert "answers, with Tango" in Path("x.svg").read_text(encoding="utf-8").partition("</metadata>")[2]
+    capsys.readouterr()
+    assert run([*words, "--force", "--width", "325"]) == 2
+    assert capsys.readouterr().err.startswith("error: --width 325: not between 3 and 40 inches\n")
+
+
 def test_the_folder_of_a_training_is_its_log(tmp_path, capsys):
     (tmp_path / "run" / "checkpoint-5").mkdir(parents=True)
     shutil.copy(RUNS / "good.jsonl", tmp_path / "run" / "run.jsonl")

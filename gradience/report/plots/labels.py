@@ -25,6 +25,10 @@ class Canvas(NamedTuple):
     width: float
     height: float
 
+    def narrowed(self, share: float) -> Canvas:
+        """Return the canvas with a share of its width, and less height where it is narrower."""
+        return Canvas(self.width * share, self.height * min(1.0, share))
+
 
 PHONE, PAPER, SCREEN = Canvas(270, 220), Canvas(480, 300), Canvas(760, 250)
 LETTER, LINE, GAP = 6.6, 14.0, 7.0

@@ -1,7 +1,7 @@
-"""A plot for a paper: drawn by matplotlib, as SVG, PDF or PNG.
+"""A plot drawn by matplotlib, for a paper.
 
-The same plots give the same bytes with one version of matplotlib: no date, no random identifiers. Text stays text in an
-SVG. Series differ in their mark, dash or hatching as well as in colour, so that a plot printed in black says the same.
+Text stays text in an SVG. Series differ in their mark, dash or hatching as well as in colour, so that a plot printed in
+black says the same.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from io import BytesIO
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +33,6 @@ from gradience.report.plots.plot import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
@@ -58,99 +56,55 @@ STYLE: dict[str, Any] = {
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\")
-PANEL = (5.2, 3.6)
-"""Inches of one plot."""
-ROW = 0.28
-"""Inches of one row of a forest plot or a heat map."""
-COLUMNS = 3
 TICKS = 48
 """Names on an upright axis of categories, or their letters on a lying one, at most."""
 FEW = 12
 WIDE_TICKS = 5
 """Of an axis across whose figures have a unit."""
-LEGEND = 10
-"""Series in a legend, at most; of more the first and the last are named."""
+LEGEND, LEGEND_LINE = 10, 12.5
+"""Series in a legend, at most; of more the first and the last are named. Points of one of its lines."""
 ABSENT = "#f2f2f2"
 """Of a cell without a value."""
-TITLE, NAME = 48, 60
-"""Characters of a line of a title, and of a name in a plot."""
-
-
-def figure_of(plots: Sequence[Plot], *, columns: int = COLUMNS) -> Figure:
-    """Return a figure of matplotlib with the plots beside each other.
-
-    plots: at least one.
-    columns: plots beside each other, at most; the others stand below.
-
-    Raises MissingExtra without matplotlib.
-    """
-    across = min(len(plots), columns)
-    down = math.ceil(len(plots) / across)
-    height = sum(max(map(_height, plots[row * across : (row + 1) * across])) for row in range(down))
-    with _style():
-        figure: Figure = _part("figure").Figure(figsize=(PANEL[0] * across, height), layout="constrained")
-        for plot, axes in zip(plots, figure.subplots(down, across, squeeze=False).flat, strict=False):
-            _draw(plot, axes)
-        for axes in figure.axes[len(plots) : across * down]:
-            axes.set_axis_off()
-    return figure
-
-
-def image_of(plots: Sequence[Plot], kind: str, *, columns: int = COLUMNS) -> bytes:
-    """Return the plots as the bytes of a file: kind is `svg`, `pdf` or `png`. Raises MissingExtra."""
-    figure = figure_of(plots, columns=columns)
-    title, sentence = plots[0].title, " ".join(plot.sentence for plot in plots)
-    metadata: dict[str, dict[str, Any]] = {
-        "svg": {"Date": None, "Creator": None, "Title": title, "Description": sentence},
-        "pdf": {"CreationDate": None, "Creator": None, "Producer": None, "Title": title, "Subject": sentence},
-        "png": {"Software": None, "Title": title, "Description": sentence},
-    }
-    file = BytesIO()
-    with _style():
-        figure.savefig(file, format=kind, metadata=metadata[kind], dpi=200)
-    return file.getvalue()
+TITLE, NAME, NARROW = 48, 60, 56
+"""Characters of a line of a title, of a name in a plot, and along the lower side of one that is made narrower."""
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
+    """While the block lasts, matplotlib draws and writes as the plots are meant. Raises MissingExtra."""
     with require("matplotlib", extra="plots").rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         yield
 
 
-def _part(name: str) -> Any:
-    """A module of matplotlib. Raises MissingExtra."""
+def part(name: str) -> Any:
+    """Return a module of matplotlib. Raises MissingExtra."""
     return require(f"matplotlib.{name}", extra="plots")
-
-
-def _height(plot: Plot) -> float:
-    return max(PANEL[1], 1.4 + ROW * _rows(plot))
-
-
-def _rows(plot: Plot) -> int:
-    """Rows that need a line of text each."""
-    for series in plot.series:
-        if isinstance(series, Intervals):
-            return len(series.rows)
-    return len(plot.y.categories) if plot.y.scale == "categories" else 0
 
 
 # ---------------------------------------------------------------- one plot
 
 
-def _draw(plot: Plot, axes: Axes) -> None:
-    axes.set_title(fill(_text(plot.title, 120), TITLE))
+def draw(plot: Plot, axes: Axes, *, share: float = 1.0, title: bool = True) -> int:
+    """Draw a plot, and return the lines of a legend that has no room in it, and stands above it.
+
+    share: of the usual width of a plot. title: whether it stands above the plot.
+    """
+    named = plot.y.scale == "categories" or any(isinstance(one, Intervals) for one in plot.series)
+    across = share / 2 if named and share < 1 else share  # beside names there is half of it
     for side, axis in (("x", plot.x), ("y", plot.y)):
         if axis.scale == "log":
             getattr(axes, f"set_{side}scale")("log")
     bars = [one for one in plot.series if isinstance(one, BarsOf)]
-    names = label_places(plot, PAPER)
+    names = label_places(plot, PAPER.narrowed(share))
     for place, series in enumerate(plot.series):
         _draw_series(axes, series, place, bars)
         if isinstance(series, Points) and place in names:
             _draw_labels(axes, series, names[place])
-    _draw_axis(axes, "x", plot.x)
-    _draw_axis(axes, "y", plot.y)
+    _draw_axis(axes, "x", plot.x, round(NARROW * across) if share < 1 else NAME)
+    _draw_axis(axes, "y", plot.y, NAME)
+    if named and share < 1:
+        axes.tick_params(axis="y", labelsize="small")
     if any(bar.lying for bar in bars):
         axes.invert_yaxis()
     if any(isinstance(one, Intervals) for one in plot.series):
@@ -158,7 +112,11 @@ def _draw(plot: Plot, axes: Axes) -> None:
         axes.grid(visible=False, axis="y")
     for reference in plot.references:
         _draw_reference(axes, reference)
-    _draw_legend(axes, plot)
+    lines = _draw_legend(axes, plot, outside=share < 1)
+    if title:
+        title_room = max(16, round(TITLE * across))
+        axes.set_title(fill(_text(plot.title, 120), title_room), pad=6 + LEGEND_LINE * lines)
+    return lines
 
 
 def _draw_series(axes: Axes, series: Series, place: int, bars: Sequence[BarsOf]) -> None:
@@ -293,7 +251,7 @@ def _draw_intervals(axes: Axes, series: Intervals, place: int) -> None:
 
 
 def _draw_image(axes: Axes, image: Image) -> None:
-    scale = _part("colors").LinearSegmentedColormap.from_list("shades", SHADES)
+    scale = part("colors").LinearSegmentedColormap.from_list("shades", SHADES)
     shown = axes.imshow(
         [_gaps(row) for row in image.values],
         cmap=scale.with_extremes(bad=ABSENT),
@@ -325,20 +283,25 @@ def _draw_reference(axes: Axes, reference: Reference) -> None:
         )
 
 
-def _draw_legend(axes: Axes, plot: Plot) -> None:
+def _draw_legend(axes: Axes, plot: Plot, *, outside: bool) -> int:
+    """outside: above the plot, since there is no room in it. Returns its lines there."""
     handles, labels = axes.get_legend_handles_labels()
     named = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label]
     if len(named) > LEGEND and any(isinstance(one, Lines) and one.shade is not None for one in plot.series):
         named = [named[0], named[-1]]
     if len(named) > 1 or (named and plot.series[0].name not in ("", plot.title) and len(plot.series) > 1):
-        axes.legend([handle for handle, _ in named], [label for _, label in named])
+        where: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0)} if outside else {}
+        axes.legend([handle for handle, _ in named], [label for _, label in named], **where)
+        return len(named) if outside else 0
+    return 0
 
 
 # ---------------------------------------------------------------- axes
 
 
-def _draw_axis(axes: Axes, side: str, axis: Axis) -> None:
-    getattr(axes, f"set_{side}label")(_text(axis.label, 120))
+def _draw_axis(axes: Axes, side: str, axis: Axis, room: int) -> None:
+    """room: characters of a line of its label."""
+    getattr(axes, f"set_{side}label")(fill(_text(axis.label, 120), room))
     shown = getattr(axes, f"{side}axis")
     if axis.scale == "categories":
         if axis.categories:
@@ -348,15 +311,15 @@ def _draw_axis(axes: Axes, side: str, axis: Axis) -> None:
         low, high = ("left", "right") if side == "x" else ("bottom", "top")
         getattr(axes, f"set_{side}lim")(**{low: axis.low, high: axis.high})
     if axis.scale == "log":
-        ticker = _part("ticker")
+        ticker = part("ticker")
         low, high = getattr(axes, f"get_{side}lim")()
         narrow = high / low < 200
         shown.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
         shown.set_minor_formatter(ticker.NullFormatter())
     elif axis.form == "count":
-        shown.set_major_locator(_part("ticker").MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+        shown.set_major_locator(part("ticker").MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
     elif axis.form == "bytes" and side == "x":
-        shown.set_major_locator(_part("ticker").MaxNLocator(WIDE_TICKS))
+        shown.set_major_locator(part("ticker").MaxNLocator(WIDE_TICKS))
     shown.set_major_formatter(_formatter(axis))
 
 
@@ -379,7 +342,7 @@ def _formatter(axis: Axis) -> Any:
         "count": _number,
     }
     form = forms[axis.form]
-    return _part("ticker").FuncFormatter(lambda value, _: form(float(value)))
+    return part("ticker").FuncFormatter(lambda value, _: form(float(value)))
 
 
 def _number(value: float) -> str:
