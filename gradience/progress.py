@@ -18,7 +18,7 @@ class Watcher:
         """A stage begins. of: how many there are, where that is known."""
 
     def step(self, done: int, total: int) -> None:
-        """A step of a training, or a batch of an evaluation, is done."""
+        """A step of a training is done, or so many examples of an evaluation are answered."""
 
     def tokens(self, count: int) -> None:
         """So many tokens were read and written for the batch of which `step` speaks next."""

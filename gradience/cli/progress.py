@@ -130,9 +130,9 @@ class StageProgress(_Bars, Watcher):
         self._pace.tokens += count
 
     def step(self, done: int, total: int) -> None:
-        """Show that a step of the training, or a batch of the evaluation, is done, and how fast that goes."""
+        """Show that a step of the training is done, or so many examples are answered, and how fast that goes."""
         now = time.monotonic()
-        self._pace.first = self._pace.first or done
+        self._pace.first = self._pace.first or (done, now)
         if self._progress is not None and self._tasks is not None:
             stages, steps = self._tasks
             self._progress.update(stages, completed=self._stages_done + done / total)
@@ -170,8 +170,8 @@ class _Pace:
     def __init__(self, began: float) -> None:
         self.began = self.shown = began
         self.tokens = 0
-        self.first = 0
-        """Steps that were done with the first that was seen: what an interrupted run had left is none of this one's."""
+        self.first: tuple[int, float] | None = None
+        """What was done at the first sign, and when: what an interrupted run had left is none of this one's."""
 
     def rate(self, now: float) -> str:
         """`1,200 tokens/s`; empty where no tokens are counted."""
@@ -179,8 +179,10 @@ class _Pace:
         return f"{self.tokens / passed:,.0f} tokens/s" if self.tokens and passed > 0 else ""
 
     def left(self, done: int, total: int, now: float) -> str:
-        """`about 3 min left`, at the pace of the steps that were seen."""
+        """`about 3 min left`, at the pace since the first sign; empty at that."""
         from gradience.report.forecast import rough_duration
 
-        seen = done - self.first + 1
-        return f"about {rough_duration((now - self.began) / seen * (total - done))} left"
+        first, since = self.first or (done, now)
+        if done <= first:
+            return ""
+        return f"about {rough_duration((now - since) / (done - first) * (total - done))} left"

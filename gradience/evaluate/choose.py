@@ -99,7 +99,7 @@ def evaluate_choices(
         **batches.facts,
     )
     file: RecordFile[ChoiceRecord] = RecordFile(run, [e.id for e in examples], batches.places, path)
-    return answer_batches([file], answer, on_batch)[0]
+    return answer_batches([file], answer, on_batch, engine)[0]
 
 
 def predictions_of(loglikelihoods: Sequence[float], characters: Sequence[int]) -> dict[str, int]:

@@ -61,7 +61,7 @@ def evaluate_classification(
         **batches.facts,
     )
     file: RecordFile[ClassificationRecord] = RecordFile(run, [e.id for e in examples], batches.places, path)
-    return answer_batches([file], answer, on_batch)[0]
+    return answer_batches([file], answer, on_batch, engine)[0]
 
 
 def _record(example: LabelledText, answer: Classified) -> ClassificationRecord:

@@ -77,7 +77,7 @@ def evaluate_generation(
         **batches.facts,
     )
     file: RecordFile[GenerationRecord] = RecordFile(run, [e.id for e in examples], batches.places, path)
-    return answer_batches([file], answer, on_batch)[0]
+    return answer_batches([file], answer, on_batch, engine)[0]
 
 
 def decided(

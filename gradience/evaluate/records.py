@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any, Generic
@@ -131,26 +132,46 @@ def answer_batches(
     files: Sequence[RecordFile[R]],
     answer: Callable[[Sequence[int]], Sequence[Sequence[R]]],
     on_batch: Progress | None = None,
+    engine: Engine | None = None,
 ) -> list[Evaluation[R]]:
     """Answer the batches that are missing in any of `files`, which have the same batches.
 
-    answer: places of the examples in a batch -> the records for each of the files.
+    answer: places of the examples in a batch -> the records for each of the files. on_batch: told
+    how many examples are answered, after each batch, and within one where `engine`, which answers, says how far it is.
     """
     batches = files[0].batches
     first = min(len(file.done) for file in files)
+    sizes = [len(batch) for batch in batches]
     for file in files:
         file.keep(first)
     for done in range(first, len(batches)):
+        before = sum(sizes[:done])
         try:
-            answers = answer(batches[done])
+            with _telling(engine, on_batch, before, sizes[done], sum(sizes)):
+                answers = answer(batches[done])
         except OutOfMemoryError as error:
-            error.divisible = len(batches[done]) > 1
+            error.divisible = sizes[done] > 1
             raise
         for file, records in zip(files, answers, strict=True):
             file.append(records)
         if on_batch is not None:
-            on_batch(done + 1, len(batches))
+            on_batch(before + sizes[done], sum(sizes))
     return [file.finish() for file in files]
+
+
+@contextmanager
+def _telling(
+    engine: Engine | None, on_batch: Progress | None, before: int, size: int, total: int
+) -> Iterator[None]:
+    """While the block lasts the engine tells how far it is in a batch of `size`, behind `before` of `total`."""
+    if engine is None or on_batch is None:
+        yield
+        return
+    engine.on_part = lambda share: on_batch(before + int(share * size), total)
+    try:
+        yield
+    finally:
+        engine.on_part = None
 
 
 def _readable(path: Path) -> Evaluation[R] | None:

@@ -82,7 +82,7 @@ def evaluate_scores(
         )
         for name in names
     ]
-    return dict(zip(names, answer_batches(files, answer, on_batch), strict=True))
+    return dict(zip(names, answer_batches(files, answer, on_batch, engine), strict=True))
 
 
 def _record(example: Answered, score: Score) -> ScoreRecord:

@@ -86,6 +86,18 @@ def test_texts_and_likelihoods_are_those_of_transformers(vllm, name):
     vllm.verify([] if name is None else [name], prompts[:8], None)
 
 
+def test_it_tells_how_far_it_is_in_a_batch(vllm):
+    prompts = [row.prompt for row in tiny.sums(600)]
+    parts = []
+    vllm.on_part = parts.append
+    try:
+        vllm.generate("first", prompts, max_new_tokens=64)
+    finally:
+        vllm.on_part = None
+    assert parts == sorted(parts)
+    assert 0 < parts[0] <= parts[-1] <= 1
+
+
 def test_a_larger_adapter_starts_it_anew_and_what_it_refuses_is_said_in_its_words(vllm, folders):
     prompts = [row.prompt for row in tiny.sums(8)]
     before = vllm.generate("first", prompts, max_new_tokens=12)

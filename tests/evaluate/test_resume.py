@@ -15,7 +15,7 @@ from gradience.errors import OutputError
 from gradience.evaluate import evaluate_generation, evaluate_scores
 
 ASK = {"filters": {"all": str.strip}, "same": str.__eq__, "max_new_tokens": 8, "batch_size": 3}
-BATCHES = 10
+BATCHES, SIZE = 10, 3
 HERE = Path(__file__).parent
 
 
@@ -25,7 +25,7 @@ class Stopped(Exception):
 
 def stop_after(batches):
     def on_batch(done, _total):
-        if done == batches:
+        if done == SIZE * batches:
             raise Stopped
 
     return on_batch
@@ -38,7 +38,8 @@ def answer(engine, path, *, name="plain", on_batch=None, **options):
 def progress_of(engine, path, **options):
     seen = []
     answer(engine, path, on_batch=lambda *progress: seen.append(progress), **options)
-    return [done for done, total in seen if total == BATCHES]
+    assert {total for _, total in seen} <= {SIZE * BATCHES}
+    return [done // SIZE for done, _ in seen]
 
 
 def stopped_at(engine, path, batches):
@@ -90,6 +91,22 @@ def test_another_header_starts_anew(engine, tmp_path, changed):
     assert progress_of(engine, tmp_path / "a") == list(range(1, BATCHES + 1))
 
 
+def test_examples_are_counted_also_within_a_batch(engine, tmp_path, monkeypatch):
+    generate = type(engine).generate
+
+    def telling(self, name, prompts, **settings):
+        for part in (0.4, 0.7):
+            if self.on_part is not None:  # not while the adapter is proved to do something
+                self.on_part(part)
+        return generate(self, name, prompts, **settings)
+
+    monkeypatch.setattr(type(engine), "generate", telling)
+    seen = []
+    answer(engine, tmp_path / "a", on_batch=lambda *progress: seen.append(progress), batch_size=20)
+    assert seen == [(8, 30), (14, 30), (20, 30), (24, 30), (27, 30), (30, 30)]
+    assert engine.on_part is None
+
+
 def test_what_is_answered_is_not_asked_again(engine, tmp_path):
     first = answer(engine, tmp_path / "a")
     written = (tmp_path / "a").stat().st_mtime_ns
@@ -118,7 +135,7 @@ def test_scores_go_on_where_the_slowest_of_the_adapters_is(engine, tmp_path):
     lagging.write_bytes(b"".join(lagging.read_bytes().splitlines(keepends=True)[: 1 + 3 * 4]))
     seen = []
     assert score("stopped", lambda done, _: seen.append(done)) == whole
-    assert seen == list(range(5, BATCHES + 1))
+    assert seen == [SIZE * batch for batch in range(5, BATCHES + 1)]
     (tmp_path / "stopped" / "plain").unlink()
     assert score("stopped") == whole
     for name in names:

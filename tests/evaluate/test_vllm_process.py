@@ -121,6 +121,20 @@ def test_a_process_that_dies_says_what_it_printed_last():
     process.close()
 
 
+def test_it_says_how_far_an_answer_is(monkeypatch, tmp_path):
+    """By the protocol alone; what vLLM tells is in tests/conformance."""
+    server = tmp_path / "server.py"
+    lines = [{"part": 0.25}, {"part": 0.75}, {"answer": [1]}, {"answer": 2}]
+    server.write_text(f"import sys\nsys.stdin.readline()\nprint({chr(10).join(map(json.dumps, lines))!r})")
+    monkeypatch.setattr("gradience.evaluate.engines.vllm.process.SERVER", server)
+    process = VllmProcess(sys.executable, {})
+    parts = []
+    assert process.ask("generate", on_part=parts.append) == [1]
+    assert parts == [0.25, 0.75]
+    assert process.ask("score") == 2
+    process.close()
+
+
 def test_a_process_that_is_killed_is_told_from_one_that_fails():
     process = VllmProcess(sys.executable, {})
     os.kill(process._child.pid, signal.SIGKILL)

@@ -38,7 +38,7 @@ from gradience.bench.run.seed import SeedRun
 from gradience.bench.run.shelf import Shelf
 from gradience.bench.run.stages import Due
 from gradience.bench.verdict.facts import SeedFacts
-from gradience.evaluate.engines.vllm.engine import BATCH_INVARIANT
+from gradience.evaluate.engines.vllm.environment import BATCH_INVARIANT
 from gradience.evaluate.engines.vllm.interpreter import PYTHON
 from gradience.executors import executor
 from gradience.executors.executor import DONE, FAILED, RETRY, Ended, Executor, Job, Order

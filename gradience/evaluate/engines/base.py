@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -91,6 +91,9 @@ class Engine(Protocol):
     """What it is registered as; it stands in every header of records and in the key of every evaluation."""
     batches_at_once: ClassVar[int] = 1
     """How many batches it is handed at once: one that decides by itself what it computes together is handed more."""
+    on_part: Callable[[float], None] | None = None
+    """Called with the share of the batch in hand that is answered, by an engine that takes long over one; others need
+    not."""
     tokens: int
     """Read and written so far, without padding; for the progress alone, so that an engine may leave it at 0."""
 

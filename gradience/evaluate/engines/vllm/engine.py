@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial, reduce
@@ -25,26 +24,21 @@ from gradience.evaluate.engines.base import (
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.transformers.generation import Row, prompt_ids, room_of
 from gradience.evaluate.engines.transformers.scoring import Pair, fitted, windows_of
+from gradience.evaluate.engines.vllm.environment import CACHE, CACHE_GIB, environment, is_batch_invariant
 from gradience.evaluate.engines.vllm.gate import refuse_disagreement
 from gradience.evaluate.engines.vllm.interpreter import HOW, interpreter, versions_in
 from gradience.evaluate.engines.vllm.process import Refused, VllmProcess
 from gradience.evaluate.engines.vllm.slots import NO_SLOTS, Slots, slots_of
 from gradience.evaluate.engines.vllm.unservable import refuse_unservable
-from gradience.models.devices import VISIBLE, choose_device, device_name, devices_of
+from gradience.models.devices import choose_device, device_name
 from gradience.models.locate import locate
 from gradience.models.rendering import end_token
 from gradience.models.settings import ModelSettings
 
-BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
-"""vLLM's own variable: answers that do not depend on what is computed beside them, at a price."""
 WHOLE_CONTEXT = 8192
 """Up to so many tokens vLLM holds the base's whole context; of a longer one as much as its memory takes."""
 SHARE_OF_FREE = 0.75
 """Of a GPU's memory that is free once transformers has loaded the base: the rest is for scoring there."""
-CACHE = "VLLM_CPU_KVCACHE_SPACE"
-"""vLLM's own variable: GiB for keys and values on a processor."""
-CACHE_GIB = "2"
-"""Unless that says otherwise."""
 
 
 class Served(NamedTuple):
@@ -198,7 +192,10 @@ class VllmEngine(Engine):
         rows = [Row(tokenizer, tuple(stop), truncated) for _, truncated in encoded]
         waiting = list(range(len(rows)))
         while waiting:
-            self._generate(name, [(encoded[place][0], rows[place]) for place in waiting], max_new_tokens)
+            some = [(encoded[place][0], rows[place]) for place in waiting]
+            self._generate(
+                name, some, max_new_tokens, self._part(len(rows) - len(some), len(some), len(rows))
+            )
             waiting = [
                 place
                 for place in waiting
@@ -207,7 +204,18 @@ class VllmEngine(Engine):
         self.tokens += sum(len(ids) for ids, _ in encoded) + sum(len(row.ids) for row in rows)
         return [row.output() for row in rows]
 
-    def _generate(self, name: str | None, rows: Sequence[tuple[list[int], Row]], max_new_tokens: int) -> None:
+    def _part(self, before: int, asked: int, of: int) -> Callable[[float], None] | None:
+        """Tells how far the batch is while `asked` of it are answered, behind `before`."""
+        tell = self.on_part
+        return None if tell is None else lambda share: tell((before + share * asked) / of)
+
+    def _generate(
+        self,
+        name: str | None,
+        rows: Sequence[tuple[list[int], Row]],
+        max_new_tokens: int,
+        on_part: Callable[[float], None] | None,
+    ) -> None:
         room = [max_new_tokens - len(row.ids) for _, row in rows]
         written = self._ask(
             "generate",
@@ -217,6 +225,7 @@ class VllmEngine(Engine):
             more=room,
             end=end_token(self.peft.tokenizer),
             stop=list(rows[0][1].stop),
+            on_part=on_part,
         )
         for (_, row), ids in zip(rows, written, strict=True):
             for token in ids:
@@ -238,14 +247,18 @@ class VllmEngine(Engine):
             parts = [windows_of(tokenizer, text, max_length) for _, text in pairs]
         else:
             parts = [[fitted(tokenizer, *pair, max_length, end=end)] for pair in pairs]
-        return [self._scores(name, parts) for name in names]
+        return [
+            self._scores(name, parts, self._part(place, 1, len(names))) for place, name in enumerate(names)
+        ]
 
-    def _scores(self, name: str | None, parts: Sequence[Sequence[Pair]]) -> list[Score]:
+    def _scores(
+        self, name: str | None, parts: Sequence[Sequence[Pair]], on_part: Callable[[float], None] | None
+    ) -> list[Score]:
         asked = [pair for some in parts for pair in some if pair.response]
         rows = [pair.prompt + pair.response for pair in asked]
         first = [len(pair.prompt) for pair in asked]
         self.tokens += sum(map(len, rows))
-        terms = iter(self._ask("score", name, rows, first=first) if rows else [])
+        terms = iter(self._ask("score", name, rows, first=first, on_part=on_part) if rows else [])
         return [
             _summed(some, list(islice(terms, sum(bool(pair.response) for pair in some)))) for some in parts
         ]
@@ -283,7 +296,7 @@ class VllmEngine(Engine):
         self._stop()
         known = [self._expected, *(served.needs for served in self._served.values())]
         self._slots = reduce(Slots.joined, known, needs)
-        process = self._process = VllmProcess(self._python, self._environment())
+        process = self._process = VllmProcess(self._python, environment(self._device))
         started = self._start(process)
         if started["device"] != self._device.type:
             self._stop()
@@ -357,25 +370,6 @@ class VllmEngine(Engine):
             return settings
         free, total = torch.cuda.mem_get_info(self._device)
         return settings | {"gpu_memory_utilization": SHARE_OF_FREE * free / total}
-
-    def _environment(self) -> dict[str, str]:
-        """One process, on this device, that asks nobody: a refusal arrives as one, and no worker outlives it."""
-        index = self._device.index or 0
-        return {
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": str(torch.get_num_threads()),
-            "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",  # one token more than the context: it is not read
-            CACHE: os.environ.get(CACHE, CACHE_GIB),
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_NO_USAGE_STATS": "1",
-            VISIBLE: devices_of("cuda")[index] if self._device.type == "cuda" else "",
-        }
-
-
-def is_batch_invariant() -> bool:
-    """Whether vLLM is asked for answers that do not depend on what is computed beside them."""
-    return os.environ.get(BATCH_INVARIANT, "0") not in ("", "0")
 
 
 def _summed(pairs: Sequence[Pair], terms: Sequence[Sequence[tuple[float, bool]]]) -> Score:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -41,9 +41,10 @@ class VllmProcess:
             encoding="utf-8",
         )
 
-    def ask(self, what: str, **question: Any) -> Any:
+    def ask(self, what: str, *, on_part: Callable[[float], None] | None = None, **question: Any) -> Any:
         """The answer to a question.
 
+        on_part: called with the share of the rows that are answered.
         Raises Refused, OutOfMemoryError, and EngineError (`engine-died`) where the process is gone.
         """
         assert self._child.stdin is not None
@@ -51,17 +52,21 @@ class VllmProcess:
         try:
             self._child.stdin.write(json.dumps({"ask": what, **question}) + "\n")
             self._child.stdin.flush()
-            line = self._child.stdout.readline()
         except BrokenPipeError:
-            line = ""
-        if not line:
             self._died(what)
-        reply = json.loads(line)
+        while "part" in (reply := self._reply(what)):
+            if on_part is not None:
+                on_part(reply["part"])
         if "refusal" not in reply:
             return reply["answer"]
         if reply["memory"]:
             raise OutOfMemoryError(_first_line(reply["refusal"]))
         raise Refused(_first_line(reply["refusal"]))
+
+    def _reply(self, what: str) -> Any:
+        assert self._child.stdout is not None
+        line = self._child.stdout.readline()
+        return json.loads(line) if line else self._died(what)
 
     def _died(self, what: str) -> NoReturn:
         code = self._child.wait()
