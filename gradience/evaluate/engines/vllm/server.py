@@ -122,17 +122,17 @@ class Server:
 def _bar(tell: Callable[[float], None]) -> Any:
     """A bar of tqdm, as vLLM draws one while it answers, that draws nothing and tells."""
     tqdm: Any = import_module("tqdm").tqdm
-    told = time.monotonic()
+    last = time.monotonic()
 
     class Bar(tqdm):  # type: ignore[misc]
         def __init__(self, *args: Any, **how: Any) -> None:
             super().__init__(*args, **{**how, "file": io.StringIO()})
 
         def update(self, n: float | None = 1) -> bool | None:
-            nonlocal told
+            nonlocal last
             drawn: bool | None = super().update(n)
-            if self.total and time.monotonic() - told > BETWEEN:
-                told = time.monotonic()
+            if self.total and time.monotonic() - last > BETWEEN:
+                last = time.monotonic()
                 tell(self.n / self.total)
             return drawn
 
