@@ -25,7 +25,7 @@ class StageWorker(Part):
     alive: bool | None
     """Whether the process runs; null where that cannot be told from the machine that looked."""
     done: int | None = None
-    """Steps of the training, or batches of the evaluation; null where they are not known."""
+    """Steps of the training, or examples that are answered; null where they are not known."""
     of: int | None = None
 
 

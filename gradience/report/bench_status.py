@@ -139,14 +139,14 @@ def _workers(status: BenchStatus, stages: list[tuple[int, StageStatus]]) -> Tabl
         Column("pid", ">"),
         Column("began", ">"),
         Column("last sign of life", ">", drop=2),
-        *([Column("steps", ">", drop=1)] if counted else []),
+        *([Column("done", ">", drop=1)] if counted else []),
     ]
     rows: list[list[Inline]] = []
     for seed, stage in stages:
         worker = stage.worker
         if worker is None:
             continue
-        steps = f"{count(worker.done)} of {count(worker.of)}" if worker.done is not None and worker.of else ""
+        done = f"{count(worker.done)} of {count(worker.of)}" if worker.done is not None and worker.of else ""
         row: list[Inline] = [
             str(seed),
             Span(stage.name, "name"),
@@ -154,7 +154,7 @@ def _workers(status: BenchStatus, stages: list[tuple[int, StageStatus]]) -> Tabl
             str(worker.pid),
             _ago(worker.since, status),
             _ago(worker.seen, status),
-            steps,
+            done,
         ]
         rows.append(row[: len(columns)])
     return Table(columns, rows)

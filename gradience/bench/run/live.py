@@ -63,7 +63,7 @@ class LiveRun(Watcher):
         self.inner.stage(name, number, of)
 
     def step(self, done: int, total: int) -> None:
-        """A step or batch is done."""
+        """A step is done, or some examples are answered."""
         self.live.done, self.live.of = done, total
         if time.monotonic() - self.written >= BETWEEN:
             self.keep()
