@@ -61,7 +61,11 @@ def plot(
         ),
     ] = None,
     no_titles: Annotated[
-        bool, typer.Option("--no-titles", help="No title above a plot: the caption of a paper says it.")
+        bool,
+        typer.Option(
+            "--no-titles",
+            help="No title above a plot, of several the name of the input: the caption of a paper says it.",
+        ),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -89,8 +93,8 @@ def plot(
             code="plot-width",
             hint="a column of a paper is 3 to 3.5 inches wide, a page about 7",
         )
-    plots = _plots(kind, inputs, [report_at(path) for path in inputs])
-    write_whole(output, [image_of(plots, file, width=width, titles=not no_titles)])
+    plots = _plots(kind, inputs, [report_at(path) for path in inputs], titles=not no_titles)
+    write_whole(output, [image_of(plots, file, width=width, titles=not no_titles or len(inputs) > 1)])
     if json:
         import json as json_module
 
@@ -118,7 +122,7 @@ def _file_kind(output: Path, *, force: bool) -> str:
     return kind
 
 
-def _plots(kind: str, inputs: Sequence[Path], reports: Sequence[Report]) -> list[Plot]:
+def _plots(kind: str, inputs: Sequence[Path], reports: Sequence[Report], *, titles: bool) -> list[Plot]:
     """One plot of each report, with its name where there are several; of checkpoints what changed over them."""
     from dataclasses import replace
 
@@ -144,7 +148,7 @@ def _plots(kind: str, inputs: Sequence[Path], reports: Sequence[Report]) -> list
         except UsageError as error:
             without.append(UsageError(f"{path}: {error}", code=error.code, hint=error.hint))
             continue
-        drawn += [replace(one, title=f"{name}: {one.title}") for one in plots]
+        drawn += [replace(one, title=f"{name}: {one.title}" if titles else name) for one in plots]
     if not drawn:
         raise without[0]
     for each in without:

@@ -382,3 +382,12 @@ def test_what_cannot_be_drawn_is_said(arguments, code, says, tmp_path, monkeypat
     assert run(["plot", *arguments]) == code
     assert says in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_logs_the_bounds_that_decide_are_drawn():
+    report = SAMPLES["EvidenceReport"]()
+    (series,) = plot_of(report, "forest").series
+    (row,) = series.rows
+    assert row.inner == pytest.approx((100 * report.bounds.low, 100 * report.bounds.high))
+    safe = report.bounds.low > -report.margin
+    assert plot_of(report, "forest").sentence.startswith(f"{int(safe)} of 1 adapter lies on the safe side")

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from gradience.artifacts.bench import Bench
+from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.cli.app import run
 from gradience.report.blocks import spans
 from gradience.report.inputs import Source
 from gradience.report.page.pieces import part_of
+from gradience.report.plots.kinds import plot_of
 
 RUNS = Path(__file__).parents[1] / "monitor" / "runs"
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -68,6 +70,27 @@ def test_the_folder_of_a_training_is_its_log(tmp_path, capsys):
 def test_a_smoke_run_supports_nothing(capsys):
     (pareto,) = drawn(capsys, "pareto", RESULTS / "smollm2_gsm8k_smoke" / "bench.json")
     assert pareto["sentence"].startswith("None is supported; the smallest, ")
+
+
+def test_of_one_seed_it_is_said_what_passes(capsys):
+    (pareto,) = drawn(capsys, "pareto", RESULTS / "smollm2_arithmetic" / "seed_42" / "bench.json")
+    assert pareto["sentence"].startswith("The smallest that passes, ladder.r4, ")
+
+
+def test_a_variant_without_a_bound_for_a_new_run_is_told_apart():
+    report = BenchAggregate.read(RESULTS / "smollm2_arithmetic" / "bench_aggregate.json")
+    (series,) = plot_of(report, "forest").series
+    labels = [row.label for row in series.rows]
+    assert "uniform_median (these runs)" in labels
+    assert "ladder.r4" in labels
+    lost, _ = plot_of(report, "pairs").series
+    seed = next(one for one in report.variants if one.name == "ladder.r4").seeds
+    assert lost.values[labels.index("ladder.r4")] == sum(cell.only_probe_correct for cell in seed) / 3
+
+
+def test_the_search_s_own_smallest_is_named_where_two_have_its_size(capsys):
+    (pareto,) = drawn(capsys, "pareto", RESULTS / "minilm_shrink_calibrated" / "shrink.json")
+    assert pareto["sentence"].startswith("The smallest that is supported, calibrated1, ")
 
 
 def test_the_title_of_a_smoke_run_claims_nothing():

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.bench_aggregate import BenchAggregate
+from gradience.artifacts.bench import Bench, VariantResult
+from gradience.artifacts.bench_aggregate import BenchAggregate, VariantSummary
 from gradience.artifacts.evaluation import EvaluationReport
 from gradience.artifacts.evidence import EvidenceReport
+from gradience.artifacts.graded import Grade
 from gradience.artifacts.report import Report
 from gradience.artifacts.shrink import ShrinkReport
-from gradience.report.blocks import Note
-from gradience.report.evaluation import grades
+from gradience.bench.verdict.sanity import as_expected
+from gradience.report.blocks import Mark, Note, Notes, Span
+from gradience.report.evaluation import base_blocks
 from gradience.report.evidence import GRADES
+from gradience.report.numbers import percent
 from gradience.report.shrink import answer
+from gradience.words import listed, noun
 
-MOST = 6
-"""Notes that are short enough to stand first."""
+NAMED = 3
+"""Candidates that are named of those without a verdict."""
+OTHERS: tuple[tuple[Grade, Mark, str], ...] = (
+    ("C", "unknown", "neither shown to be as good nor to be worse"),
+    ("D", "warning", "shown to be worse than the margin allows"),
+    ("X", "warning", "not to be compared"),
+)
 ONE_TRAINING = (
     "This is about these adapters. Whether another training run would come out the same is not shown."
 )
@@ -26,14 +35,11 @@ def in_short(report: Report) -> list[Note] | None:
         case Bench() if report.smoke:
             return None
         case Bench() | BenchAggregate():
-            return [*_grade(report), *_ladder(report)]
+            return [*_controls(report), *_grade(report), *_ladder(report)]
         case ShrinkReport():
             return [answer(report), *([Note("info", ONE_TRAINING)] if report.smallest is not None else [])]
         case EvaluationReport():
-            notes = grades(report)
-            supported = any(row.grade == "B" for row in report.candidates)
-            short = 0 < len(notes) <= MOST
-            return [*notes, *([Note("info", ONE_TRAINING)] if supported else [])] if short else None
+            return _evaluated(report)
         case EvidenceReport():
             mark, words = GRADES[report.grade]
             return [Note(mark, report.verdict, [f"grade {report.grade}: {words}"])]
@@ -48,14 +54,54 @@ def _grade(run: Bench | BenchAggregate) -> list[Note]:
     return [Note(mark, f"Grade {best.evidence.grade}: {best.evidence.reason}.")]
 
 
+def _controls(run: Bench | BenchAggregate) -> list[Note]:
+    """Controls that came out otherwise than they must: then the others' verdicts mean little."""
+    wrong = [one.name for one in run.controls if as_expected(one.name, one.status) is False]
+    return [Note("warning", f"{name}: not as a control must be. See Controls.") for name in wrong]
+
+
 def _ladder(run: Bench | BenchAggregate) -> list[Note]:
-    """The smallest rank that holds, which need not be a variant."""
+    """The smallest rank that holds, which is no variant of the policy."""
     if run.ladder is None:
         return []
-    sentence = run.ladder.sentence
-    return [
-        Note(
-            "good" if run.ladder.smallest_safe else "unknown",
-            f"Ladder of truncations: {sentence}{'' if sentence.endswith('.') else '.'}",
+    safe = run.ladder.smallest_safe
+    saved = next((_saved(rung) for rung in run.rungs if rung.name == safe), None)
+    keeps = "" if saved is None else f" It has {percent(saved)} fewer LoRA parameters."
+    sentence = f"Ladder of truncations: {run.ladder.sentence.removesuffix('.')}.{keeps}"
+    return [Note("good" if safe else "unknown", sentence)]
+
+
+def _saved(result: VariantResult | VariantSummary) -> float | None:
+    return result.reduction if isinstance(result, VariantResult) else result.mean_reduction
+
+
+def _evaluated(report: EvaluationReport) -> list[Note] | None:
+    """The smallest that is as good, and how many of the others are what; whether the reference does anything."""
+    graded = [row for row in report.candidates if row.grade is not None]
+    if not graded:
+        return None
+    notes: list[Note] = []
+    good = [row for row in graded if row.grade in ("A", "B")]
+    best = max(good, key=lambda row: row.params_saved or 0.0, default=None)
+    if best is not None:
+        which = " is the smallest that is as good" if len(graded) > 1 else " is as good"
+        others = [row.name for row in good if row is not best]
+        saved = (
+            "" if best.params_saved is None else f", with {percent(best.params_saved)} fewer LoRA parameters"
         )
-    ]
+        text = (Span(best.name, "name"), f"{which}{saved}: {best.grade}, {best.reason}")
+        also = [("As good: ", Span(listed(others, NAMED), "name"))] if others else []
+        notes += [Note("good", text, also), Note("info", ONE_TRAINING)]
+    for grade, mark, words in OTHERS:
+        rows = [row for row in graded if row.grade == grade]
+        if rows:
+            reason = f": {rows[0].reason}" if len(rows) == 1 else ""
+            names = Span(listed([row.name for row in rows], NAMED), "name")
+            notes.append(Note(mark, (names, f" {noun(len(rows), 'is', 'are')} {words}{reason}")))
+    return [*notes, *_inert(report)]
+
+
+def _inert(report: EvaluationReport) -> list[Note]:
+    """What is known against the reference itself: to be as good as one that does nothing is worth nothing."""
+    about = [block for block in base_blocks(report) if isinstance(block, Notes)]
+    return [note for block in about for note in block.notes if note.mark != "good"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gradience.artifacts.bench import Bench
 from gradience.report.blocks import Block, Document, Heading, Inline, Note, Notes, Paragraph, spans
 from gradience.report.faces import blocks_of
 from gradience.report.inputs import Source
@@ -49,6 +50,8 @@ def part_of(source: Source, *, texts: bool = True) -> Part:
     plots = plots_of(source.report)
     flips = [] if source.folder is None else flip_blocks(source.report, source.folder, texts=texts)
     first, opening, sections = split([*blocks_of(source.report), *flips])
+    if isinstance(source.report, Bench) and source.report.smoke:
+        opening = opening[1:]  # the smallest that passes: the next sentence takes it back
     title = heading_of(source.report, first)
     titles = ["".join(span.text for span in spans(heading.text)) for heading, _ in sections]
     at: dict[int, list[Plot]] = {}
@@ -65,7 +68,7 @@ def part_of(source: Source, *, texts: bool = True) -> Part:
         [block for block in opening if block not in answer],
         at.get(-1, []),
         [
-            Section(head.text, head.aside, without(blocks, short or []), at.get(number, []))
+            Section(head.text, head.aside, blocks, at.get(number, []))
             for number, (head, blocks) in enumerate(sections)
         ],
     )
@@ -76,15 +79,6 @@ def first_of(opening: Sequence[Block], short: Sequence[Note]) -> list[Block]:
     said = [block for block in opening if isinstance(block, Paragraph)]
     warned = [block for block in opening if isinstance(block, Notes)]
     return [*said[:1], *([Notes(short)] if short else []), *said[1:], *warned]
-
-
-def without(blocks: Sequence[Block], notes: Sequence[Note]) -> list[Block]:
-    """Return the blocks without the notes that stand elsewhere."""
-    kept = [
-        Notes([note for note in block.notes if note not in notes]) if isinstance(block, Notes) else block
-        for block in blocks
-    ]
-    return [block for block in kept if not isinstance(block, Notes) or block.notes]
 
 
 def split(document: Document) -> tuple[Heading, list[Block], list[tuple[Heading, list[Block]]]]:

@@ -29,7 +29,7 @@ def operating_plot(report: BenchAggregate) -> Plot | None:
         Axis("", scale="categories", categories=[name for name, _ in known]),
         [
             BarsOf("passes if equal", places, equal, lying=True, tone="good"),
-            BarsOf("passes if it loses twice the margin", places, worse, lying=True, tone="bad"),
+            BarsOf("passes at twice the margin", places, worse, lying=True, tone="bad"),
         ],
         f"The policy passes an equal variant with a chance of {chance(min(equal))} or more, and one that loses"
         f" twice the margin with {chance(max(worse))} at most.",

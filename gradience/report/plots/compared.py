@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
 
 from gradience.artifacts.bench import Bench, VariantResult
 from gradience.artifacts.bench_aggregate import BenchAggregate, VariantSummary
@@ -31,13 +32,15 @@ class Row:
     tone: Tone
     saved: float | None = None
     """Share of the reference's LoRA parameters."""
-    lost: int | None = None
-    """Examples that only the reference has correct."""
-    gained: int | None = None
-    """Examples that only this one has correct."""
+    lost: float | None = None
+    """Examples that only the reference has correct; over several seeds the mean."""
+    gained: float | None = None
+    """Examples that only this one has correct; over several seeds the mean."""
     said: str = ""
     inner: tuple[float, float] | None = None
     """A narrower interval: of these runs beside one of a new run, or one-sided bounds beside a two-sided interval."""
+    aside: str = ""
+    """Said behind the name where its interval is another one than that of the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,12 @@ class Compared:
     """What the narrower intervals are; empty without any."""
     by_inner: bool = False
     """Whether it is the narrower interval that is held against the margin."""
+    by_status: bool = False
+    """Whether tones say what the policy says, as nothing is graded."""
+    chosen: str = ""
+    """The row that the report names as the smallest; empty where it names none."""
+    counted: str = "examples"
+    """What `lost` and `gained` count."""
 
     @property
     def deciding(self) -> str:
@@ -76,7 +85,8 @@ def compared(report: Comparing) -> Compared:
             return _evaluated(report.adapters, float(report.margin))
         case ShrinkReport():
             results = [rung.result for rung in report.rungs if rung.result is not None]
-            return _evaluated(results, float(report.plan.margin))
+            outcome = _evaluated(results, float(report.plan.margin))
+            return replace(outcome, chosen=report.smallest or "")
         case EvidenceReport():
             return _logs(report)
         case Bench():
@@ -151,8 +161,9 @@ def _logs(report: EvidenceReport) -> Compared:
     margin = report.margin if report.lower_is_better else -report.margin
     what = f"Δ of {report.metric}"
     if report.table is not None:
-        row = _paired(name, report.table, tone, None, report.verdict)
-        return Compared([row], what, "points", "Tango's 95 % interval", 100 * margin, better)
+        row = _paired(name, report.table, tone, None, report.verdict, report.bounds)
+        interval = "Tango's 95 % interval"
+        return Compared([row], what, "points", interval, 100 * margin, better, ONE_SIDED, by_inner=True)
     row = Row(
         name,
         report.delta,
@@ -163,23 +174,30 @@ def _logs(report: EvidenceReport) -> Compared:
         report.n_lost,
         report.n_gained,
         report.verdict,
+        (report.bounds.low, report.bounds.high),
     )
-    return Compared([row], what, "", "Student's 95 % interval", margin, better)
+    interval = "Student's 95 % interval"
+    return Compared([row], what, "", interval, margin, better, ONE_SIDED, by_inner=True)
 
 
 def _one_seed(report: Bench) -> Compared:
-    """Without an interval where the file is of a version that had none."""
+    """Without an interval where the file is of a version that had none; what it says is the policy's status."""
     rows: list[Row] = []
     for row in report.variants:
         said = "; ".join(row.reasons)
-        tone = "warn" if report.smoke and not row.is_control else _tone(row)  # a smoke run shows nothing
+        tone = "dim" if row.is_control else STATUSES.get(row.status, "warn")
+        if report.smoke and not row.is_control:
+            tone = "warn"  # a smoke run shows nothing
         if row.paired is not None:
             rows.append(_paired(row.name, row.paired, tone, row.reduction, said))
         elif row.pairs is not None and row.delta is not None:
             lost, gained = row.pairs.only_probe_correct, row.pairs.only_variant_correct
             rows.append(Row(row.name, 100 * row.delta, None, None, tone, row.reduction, lost, gained, said))
     margin = -100 * float(report.policy.tolerance)
-    return Compared(rows, "Δ of correct answers", "points", "Tango's 95 % interval", margin, "higher")
+    interval = "Tango's 95 % interval"
+    return Compared(
+        rows, "Δ of correct answers", "points", interval, margin, "higher", by_status=not report.smoke
+    )
 
 
 def _tone(row: VariantResult | VariantSummary) -> Tone:
@@ -193,14 +211,14 @@ def _tone(row: VariantResult | VariantSummary) -> Tone:
 def _seeds(report: BenchAggregate) -> Compared:
     """The one-sided 95 % bounds of a new run, where several seeds tell of one; else of these runs."""
     rows: list[Row] = []
-    new_runs = False
+    known = [row.evidence.pooled for row in report.variants if row.evidence and row.evidence.pooled]
+    new_runs = any(pooled.new_run is not None for pooled in known)
     for row in report.variants:
         if row.evidence is None or row.evidence.pooled is None:
             continue
         pooled = row.evidence.pooled
         these = pooled.these_runs
         bounds = pooled.new_run or these
-        new_runs = new_runs or pooled.new_run is not None
         counted = [seed for seed in row.seeds if seed.n]
         rows.append(
             Row(
@@ -210,13 +228,17 @@ def _seeds(report: BenchAggregate) -> Compared:
                 _points(bounds.high),
                 _tone(row),
                 row.mean_reduction,
-                sum(seed.only_probe_correct or 0 for seed in counted),
-                sum(seed.only_variant_correct or 0 for seed in counted),
+                fmean(seed.only_probe_correct or 0 for seed in counted) if counted else None,
+                fmean(seed.only_variant_correct or 0 for seed in counted) if counted else None,
                 row.evidence.reason,
                 (100 * these.low, 100 * these.high) if pooled.new_run else None,
+                " (these runs)" if new_runs and pooled.new_run is None else "",
             )
         )
     interval = f"{ONE_SIDED}, {'a new run' if new_runs else 'these runs'}"
     margin = -100 * float(report.policy.tolerance)
     inner = f"{ONE_SIDED}, these runs" if new_runs else ""
-    return Compared(rows, "Δ of correct answers", "points", interval, margin, "higher", inner)
+    counted_in = "examples, mean over the seeds"
+    return Compared(
+        rows, "Δ of correct answers", "points", interval, margin, "higher", inner, counted=counted_in
+    )

@@ -32,6 +32,8 @@ WORDS: dict[Tone, str] = {
     "warn": "not shown to hold",
     "bad": "inferior or failed",
 }
+BY_STATUS: dict[Tone, str] = {"good": "passes", "warn": "not concluded", "bad": "fails"}
+"""Where nothing is graded: what the policy says of one seed."""
 STATUS = {"shown": "shown to hold", "not shown": "not shown to hold"}
 """Of a rung, in words that stand alone."""
 
@@ -44,21 +46,28 @@ def forest_plot(report: Comparing) -> Plot | None:
     judged = [row for row in outcome.rows if row.tone != "dim"] or outcome.rows
     far = _far(outcome, judged)
     rows = [
-        Interval(row.name, row.delta, row.low, row.high, row.tone, _said(row, outcome), row.inner)
+        Interval(
+            f"{row.name}{row.aside}", row.delta, row.low, row.high, row.tone, _said(row, outcome), row.inner
+        )
         for row in outcome.rows
         if row not in far
     ]
     heavy = f" Heavy lines: {outcome.inner}." if outcome.inner else ""
     beyond = ", ".join(f"{row.name} ({signed(row.delta)})" for row in far)
     inside = [row for row in judged if _holds(row, outcome)]
+    result = (
+        f"{len(inside)} of {plural(len(judged), 'adapter')} {'lies' if len(judged) == 1 else 'lie'} on the safe side of"
+        f" the margin with {outcome.deciding}."
+        if any(row.tone != "dim" for row in outcome.rows)
+        else "None of them is a candidate."
+    )
     return Plot(
         "forest",
         f"{outcome.what}, with {outcome.interval}",
         Axis(outcome.what, outcome.unit),
         NAMES,
         [Intervals(outcome.interval, rows, outcome.inner)],
-        f"{len(inside)} of {plural(len(judged), 'adapter')} {'lies' if len(judged) == 1 else 'lie'} on the safe side of"
-        f" the margin with {outcome.deciding}.{heavy}{f' Too far away to be drawn: {beyond}.' if far else ''}",
+        f"{result}{heavy}{f' Too far away to be drawn: {beyond}.' if far else ''}",
         [Reference(0.0, "", on="x"), *_limit(outcome, "x")],
     )
 
@@ -71,8 +80,8 @@ def pareto_plot(report: Comparing) -> Plot | None:
         return None
     series: list[Series] = []
     # Where names crowd, the smallest keeps its own: it is given a place first.
-    by_size = sorted(rows, key=lambda row: -(row.saved or 0.0))
-    for tone, words in WORDS.items():
+    by_size = sorted(rows, key=lambda row: (-(row.saved or 0.0), row.name != outcome.chosen))
+    for tone, words in (BY_STATUS if outcome.by_status else WORDS).items():
         of_tone = [row for row in by_size if row.tone == tone]
         if of_tone:
             kept = [1 - (row.saved or 0.0) for row in of_tone]
@@ -109,8 +118,9 @@ def pareto_plot(report: Comparing) -> Plot | None:
 def _smallest(rows: Sequence[Row], outcome: Compared) -> str:
     """The smallest that is supported, else the smallest and that none is; and what the upright lines are."""
     supported = [row for row in rows if row.tone == "good"]
-    row = max(supported or rows, key=lambda row: row.saved or 0.0)
-    which = "The smallest that is supported" if supported else "None is supported; the smallest"
+    row = max(supported or rows, key=lambda row: (row.saved or 0.0, row.name == outcome.chosen))
+    verb = "passes" if outcome.by_status else "is supported"
+    which = f"The smallest that {verb}" if supported else f"None {verb}; the smallest"
     lines = f" Lines: {outcome.deciding}." if any(None not in outcome.bounds(row) for row in rows) else ""
     return (
         f"{which}, {row.name}, keeps {100 * (1 - (row.saved or 0.0)):.1f} % of the LoRA parameters, with"
@@ -120,29 +130,31 @@ def _smallest(rows: Sequence[Row], outcome: Compared) -> str:
 
 def pairs_plot(report: Comparing) -> Plot | None:
     """Return how many examples only the original, and only the smaller adapter, has correct."""
-    rows = [row for row in compared(report).rows if row.lost is not None and row.gained is not None]
+    outcome = compared(report)
+    rows = [row for row in outcome.rows if row.lost is not None and row.gained is not None]
     if not any(row.lost or row.gained for row in rows):
         return None
     places = list(range(len(rows)))
     lost, gained = [row.lost or 0 for row in rows], [row.gained or 0 for row in rows]
     judged = [row for row in rows if row.tone != "dim"] or rows
+    mean = " in the mean" if outcome.counted != "examples" else ""
     return Plot(
         "pairs",
         "Examples that only one of the two has correct",
-        Axis("examples", low=0.0, form="count"),
+        Axis(outcome.counted, low=0.0, form="count"),
         Axis("", scale="categories", categories=[row.name for row in rows]),
         [
             BarsOf("only the original", places, lost, lying=True, tone="bad"),
             BarsOf("only this one", places, gained, lying=True, tone="good"),
         ],
         f"{_range([row.lost or 0 for row in judged])} that only the original has correct,"
-        f" {_range([row.gained or 0 for row in judged])} that only the smaller adapter has.",
+        f" {_range([row.gained or 0 for row in judged])} that only the other has{mean}.",
     )
 
 
-def _range(numbers: Sequence[int]) -> str:
-    """`3 to 8 examples`: of each adapter, over all its seeds."""
-    low, high = min(numbers), max(numbers)
+def _range(numbers: Sequence[float]) -> str:
+    """`3 to 8 examples`, of each adapter."""
+    low, high = round(min(numbers)), round(max(numbers))
     return plural(high, "example") if low == high else f"{count(low)} to {plural(high, 'example')}"
 
 

@@ -29,6 +29,7 @@ from gradience.report.plots.plot import (
     Points,
     Reference,
     Series,
+    Tone,
 )
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ STYLE: dict[str, Any] = {
     "text.parse_math": False,  # a `$` in a stranger's name is a `$`
 }
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARK_OF_TONE: dict[Tone, str] = {"good": "o", "warn": "D", "bad": "X", "dim": "s"}
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\")
 TICKS = 48
@@ -65,8 +67,9 @@ LEGEND, LEGEND_LINE = 10, 12.5
 """Series in a legend, at most; of more the first and the last are named. Points of one of its lines."""
 ABSENT = "#f2f2f2"
 """Of a cell without a value."""
-TITLE, NAME, NARROW = 48, 60, 56
-"""Characters of a line of a title, of a name in a plot, and along the lower side of one that is made narrower."""
+TITLE, NAME, NARROW, NARROW_NAME = 48, 60, 56, 42
+"""Characters of a line of a title, of a name in a plot; and along the lower side and of a name of one that is made
+narrower."""
 
 
 @contextmanager
@@ -91,6 +94,7 @@ def draw(plot: Plot, axes: Axes, *, share: float = 1.0, title: bool = True) -> i
     share: of the usual width of a plot. title: whether it stands above the plot.
     """
     named = plot.y.scale == "categories" or any(isinstance(one, Intervals) for one in plot.series)
+    room = NAME if share == 1 else max(12, round(NARROW_NAME * share))
     across = share / 2 if named and share < 1 else share  # beside names there is half of it
     for side, axis in (("x", plot.x), ("y", plot.y)):
         if axis.scale == "log":
@@ -98,11 +102,11 @@ def draw(plot: Plot, axes: Axes, *, share: float = 1.0, title: bool = True) -> i
     bars = [one for one in plot.series if isinstance(one, BarsOf)]
     names = label_places(plot, PAPER.narrowed(share))
     for place, series in enumerate(plot.series):
-        _draw_series(axes, series, place, bars)
+        _draw_series(axes, series, place, bars, room)
         if isinstance(series, Points) and place in names:
             _draw_labels(axes, series, names[place])
     _draw_axis(axes, "x", plot.x, round(NARROW * across) if share < 1 else NAME)
-    _draw_axis(axes, "y", plot.y, NAME)
+    _draw_axis(axes, "y", plot.y, NAME, names=room)
     if named and share < 1:
         axes.tick_params(axis="y", labelsize="small")
     if any(bar.lying for bar in bars):
@@ -119,7 +123,7 @@ def draw(plot: Plot, axes: Axes, *, share: float = 1.0, title: bool = True) -> i
     return lines
 
 
-def _draw_series(axes: Axes, series: Series, place: int, bars: Sequence[BarsOf]) -> None:
+def _draw_series(axes: Axes, series: Series, place: int, bars: Sequence[BarsOf], room: int) -> None:
     match series:
         case Lines():
             _draw_lines(axes, series, place)
@@ -138,7 +142,7 @@ def _draw_series(axes: Axes, series: Series, place: int, bars: Sequence[BarsOf])
                 label=_text(series.name),
             )
         case Intervals():
-            _draw_intervals(axes, series, place)
+            _draw_intervals(axes, series, place, room)
         case Image():
             _draw_image(axes, series)
 
@@ -228,8 +232,8 @@ def _beneath(series: BarsOf, bars: Sequence[BarsOf]) -> list[float]:
     return [total.get(at, 0.0) for at in series.at]
 
 
-def _draw_intervals(axes: Axes, series: Intervals, place: int) -> None:
-    """A mark with a line for each row; an arrow where an end is open."""
+def _draw_intervals(axes: Axes, series: Intervals, place: int, room: int) -> None:
+    """A mark with a line for each row; an arrow where an end is open. room: characters of a name."""
     known = [value for row in series.rows for value in (row.value, row.low, row.high) if value is not None]
     span = max(known, default=1.0) - min(known, default=0.0)
     left, right = min(known, default=0.0) - 0.05 * span, max(known, default=1.0) + 0.05 * span
@@ -245,8 +249,9 @@ def _draw_intervals(axes: Axes, series: Intervals, place: int) -> None:
             axes.plot(
                 end, at, marker=arrow if value is None else "|", color=color, markersize=6, linestyle=""
             )
-        axes.plot(row.value, at, marker=MARKS[place % len(MARKS)], color=color, linestyle="")
-    axes.set_yticks(range(len(series.rows)), [_text(row.label) for row in series.rows])
+        mark = MARK_OF_TONE.get(row.tone, MARKS[place % len(MARKS)])
+        axes.plot(row.value, at, marker=mark, color=color, linestyle="")
+    axes.set_yticks(range(len(series.rows)), [_text(row.label, room) for row in series.rows])
     axes.set_ylim(-0.7, len(series.rows) - 0.3)
 
 
@@ -270,7 +275,13 @@ def _draw_image(axes: Axes, image: Image) -> None:
 def _draw_reference(axes: Axes, reference: Reference) -> None:
     color = TONES.get(reference.tone, TONES["dim"])
     look: dict[str, Any] = {"color": color, "linewidth": 1.0, "linestyle": DASHES[1], "zorder": 1}
-    text: dict[str, Any] = {"color": color, "fontsize": 7}
+    behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
+    text: dict[str, Any] = {
+        "color": color,
+        "fontsize": 7,
+        "zorder": 3,
+        "bbox": behind if reference.label else None,
+    }
     label = _text(reference.label)
     if reference.on == "x":
         axes.axvline(reference.at, **look)
@@ -299,13 +310,13 @@ def _draw_legend(axes: Axes, plot: Plot, *, outside: bool) -> int:
 # ---------------------------------------------------------------- axes
 
 
-def _draw_axis(axes: Axes, side: str, axis: Axis, room: int) -> None:
-    """room: characters of a line of its label."""
+def _draw_axis(axes: Axes, side: str, axis: Axis, room: int, names: int = NAME) -> None:
+    """room: characters of a line of its label. names: of a category."""
     getattr(axes, f"set_{side}label")(fill(_text(axis.label, 120), room))
     shown = getattr(axes, f"{side}axis")
     if axis.scale == "categories":
         if axis.categories:
-            _draw_categories(shown, axis.categories, side)
+            _draw_categories(shown, axis.categories, side, names)
         return
     if axis.low is not None or axis.high is not None:
         low, high = ("left", "right") if side == "x" else ("bottom", "top")
@@ -323,12 +334,12 @@ def _draw_axis(axes: Axes, side: str, axis: Axis, room: int) -> None:
     shown.set_major_formatter(_formatter(axis))
 
 
-def _draw_categories(shown: Any, names: Sequence[str], side: str) -> None:
+def _draw_categories(shown: Any, names: Sequence[str], side: str, most: int) -> None:
     """Names at their places: all, or as many as can be read."""
     room = TICKS if side == "y" else max(TICKS // max(2, max(map(len, names))), min(len(names), FEW))
     every = math.ceil(len(names) / room)
     at = range(0, len(names), every)
-    texts = [_text(names[place]) for place in at]
+    texts = [_text(names[place], most) for place in at]
     shown.set_ticks(at, texts)
     if side == "x" and sum(map(len, texts)) > TICKS:
         shown.set_tick_params(labelrotation=90, labelsize=7)
