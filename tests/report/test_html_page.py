@@ -75,7 +75,7 @@ def test_a_verdict_stands_first(name, words):
 
 def test_a_reference_that_does_harm_is_no_measure_and_the_box_says_so():
     box = in_the_box(to_page([Source("a", EvaluationReport.read(RESULTS / "smollm2_lm_eval" / "read.json"))]))
-    assert "it finds the responses less likely" in box
+    assert "error: my_adapter: it finds the responses less likely" in box
 
 
 def test_of_many_candidates_the_box_names_the_smallest_and_counts_the_others():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gradience.artifacts.bench import Bench, VariantResult
 from gradience.artifacts.bench_aggregate import BenchAggregate, VariantSummary
 from gradience.artifacts.evaluation import EvaluationReport
@@ -10,7 +12,7 @@ from gradience.artifacts.graded import Grade
 from gradience.artifacts.report import Report
 from gradience.artifacts.shrink import ShrinkReport
 from gradience.bench.verdict.sanity import as_expected
-from gradience.report.blocks import Mark, Note, Notes, Span
+from gradience.report.blocks import Mark, Note, Notes, Span, spans
 from gradience.report.evaluation import base_blocks
 from gradience.report.evidence import GRADES
 from gradience.report.numbers import percent
@@ -104,4 +106,6 @@ def _evaluated(report: EvaluationReport) -> list[Note] | None:
 def _inert(report: EvaluationReport) -> list[Note]:
     """What is known against the reference itself: to be as good as one that does nothing is worth nothing."""
     about = [block for block in base_blocks(report) if isinstance(block, Notes)]
-    return [note for block in about for note in block.notes if note.mark != "good"]
+    whose = (Span(report.adapters[0].name, "name"), ": ")
+    doubts = [note for block in about for note in block.notes if note.mark != "good"]
+    return [replace(note, text=(*whose, *spans(note.text))) for note in doubts]
