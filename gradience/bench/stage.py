@@ -6,8 +6,10 @@ failed; why stands in the storage and on stderr.
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
+from types import FrameType
 
 USAGE = "usage: python -m gradience.bench.stage SPEC   (a file, or its address in a storage)"
 
@@ -29,5 +31,11 @@ def main(arguments: list[str]) -> int:
         return FAILED
 
 
+def _end(signum: int, frame: FrameType | None) -> None:
+    """End as after an error: the lease is given back, and the processes of a training are ended."""
+    sys.exit(128 + signum)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)
     sys.exit(main(sys.argv[1:]))

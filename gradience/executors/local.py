@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import IO
 
 from gradience.executors.executor import Ended, Job, Order, refuse_too_many_gpus
-from gradience.executors.orphans import ends_with_parent
 from gradience.models.devices import VISIBLE, devices_of
+from gradience.orphans import ends_with_parent
 
 LOOK = 0.05
 """Seconds between two looks at the processes."""

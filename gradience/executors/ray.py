@@ -135,7 +135,7 @@ def run_command(command: list[str], environment: dict[str, str], log: str) -> in
     """
     import subprocess
 
-    from gradience.executors.orphans import ends_with_parent
+    from gradience.orphans import ends_with_parent
 
     with _log_or_nothing(Path(log)) as file:
         done = subprocess.run(

@@ -50,6 +50,16 @@ def explained(path: str, errors: tuple[type[Exception], ...], *, writes: bool = 
         raise _explained(path, error, writes=writes, remote=bool(errors)) from None
 
 
+def status_of(error: BaseException) -> int | None:
+    """Return the status of the answer that an error of botocore is about, or that of s3fs was made of."""
+    for each in (error, error.__cause__):
+        answer = getattr(each, "response", None)
+        if isinstance(answer, dict):
+            status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            return status if isinstance(status, int) else None
+    return None
+
+
 def no_bucket(path: str, error: OSError) -> InputError:
     """For a storage into which nothing can be put, since there is none."""
     return InputError(
@@ -99,4 +109,6 @@ def _explained(path: str, error: Exception, *, writes: bool, remote: bool) -> Gr
 
 def _line(error: Exception) -> str:
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(said.split())
+    return " ".join(said.split()) or (
+        "no answer" if isinstance(error, TimeoutError) else type(error).__name__
+    )

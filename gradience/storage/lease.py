@@ -2,8 +2,9 @@
 
 A lease is a file `NAME.1`. Its holder writes it anew every so often. Where that has stopped for long enough, by the
 clock of the storage, somebody else creates `NAME.2`, and holds it then; of several who try one succeeds. The holder
-before, alive after all (a machine that slept), finds the newer lease at its next heartbeat, and ends. A holder on this
-machine whose process is gone is not waited for.
+before, alive after all (a machine that slept), finds the newer lease at its next heartbeat, and ends: so long the new
+one waits. A holder that reaches nothing ends before another may take over. One on this machine whose process is gone
+is not waited for.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import os
 import secrets
 import socket
 import threading
+import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,6 +28,10 @@ from gradience.storage.place import Place
 
 HEARTBEAT, TAKEOVER = 30.0, 300.0
 """Seconds between two signs of life, and without one until another may take over."""
+LEAST = 3
+"""Heartbeats without a sign of life that are no silence yet: one may be late, or lost."""
+NOTICES = 1.5
+"""Heartbeats in which a holder that lives notices that it was taken over."""
 
 
 class Holder(BaseModel):
@@ -39,6 +46,9 @@ class Holder(BaseModel):
     """The running kernel and the process's view of it: only there a process number means anything."""
     since: datetime
     """By the holder's clock."""
+    heartbeat: float = HEARTBEAT
+    takeover: float = TAKEOVER
+    """What its holder promises, and is held to: another process may have other settings."""
 
 
 @dataclass(slots=True)
@@ -49,7 +59,6 @@ class Lease:
     name: str
     """With its generation."""
     holder: Holder
-    heartbeat: float = HEARTBEAT
     on_loss: Callable[[], None] = lambda: os._exit(75)
     """Called from the heartbeat's thread when another has taken over. By default the process ends at once."""
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -73,13 +82,26 @@ class Lease:
             self._thread.join()
         if self.is_held:
             for name in _generations(self.place, _bare(self.name)):
-                self.place.remove(name)
+                if _generation(name) <= _generation(self.name):  # a newer one is somebody else's
+                    self.place.remove(name)
 
     def _is_overtaken(self) -> bool:
         return _generations(self.place, _bare(self.name))[-1:] != [self.name]
 
     def _beat(self) -> None:
-        while not self._stop.wait(self.heartbeat):
+        try:
+            self._beats()
+        except (
+            BaseException
+        ):  # without signs of life another takes over, and this process must not go on beside it
+            traceback.print_exc()
+            self.on_loss()
+            raise
+
+    def _beats(self) -> None:
+        heartbeat, takeover = self.holder.heartbeat, self.holder.takeover
+        heard = time.monotonic()
+        while not self._stop.wait(heartbeat):
             with suppress(
                 GradienceError
             ):  # a storage that is away for a moment; silence is what others look at
@@ -87,6 +109,10 @@ class Lease:
                     self.on_loss()
                     return
                 self.place.write(self.name, self.holder.model_dump_json().encode())
+                heard = time.monotonic()
+            if time.monotonic() - heard > takeover - heartbeat:
+                self.on_loss()
+                return
 
 
 def claim(
@@ -99,19 +125,23 @@ def claim(
 ) -> Lease | None:
     """Take the lease `name`, and keep it; None where a living process has it.
 
-    heartbeat, takeover: seconds; the second is several of the first. Raises what the place does.
+    heartbeat, takeover: seconds; the second is several of the first. One that is taken over from a process that may
+    live after all is given when that has had the time to notice. Raises what the place does.
     """
     held = _generations(place, name)
+    before = _holder(place, held[-1]) if held else None
     if held and not is_abandoned(place, held[-1], takeover):
         return None
-    holder = this_process()
+    holder = this_process(heartbeat, takeover)
     mine = f"{name}.{_generation(held[-1]) + 1 if held else 1}"
     if not place.create(mine, holder.model_dump_json().encode()):
         return None
-    lease = Lease(place, mine, holder, heartbeat)
+    lease = Lease(place, mine, holder)
     if on_loss is not None:
         lease.on_loss = on_loss
     lease.keep()
+    if before is not None and is_running(before) is None:
+        time.sleep(NOTICES * before.heartbeat)
     return lease
 
 
@@ -126,21 +156,24 @@ def holder_of(place: Place, name: str) -> tuple[Holder, float] | None:
 
 
 def is_abandoned(place: Place, name: str, takeover: float) -> bool:
-    """Whether the holder of a lease, its generation included, is dead as far as can be told from here."""
-    content = place.read(name)
-    holder = None if content is None else _read(content)
+    """Whether the holder of a lease, its generation included, is dead as far as can be told from here.
+
+    takeover: for a lease that does not say its own yet.
+    """
+    holder = _holder(place, name)
     runs = None if holder is None else is_running(holder)
     if runs is not None:
         return not runs
     silent = _silent(place, name)
-    return silent is not None and silent > takeover
+    return silent is not None and silent > (takeover if holder is None else holder.takeover)
 
 
 def is_running(holder: Holder) -> bool | None:
     """Whether the holder's process runs; None where that cannot be told from here: another machine, or container."""
     if not holder.world or holder.world != _world():
         return None
-    return _began(holder.pid) == holder.begun
+    began = _began(holder.pid)
+    return None if began is None else began == holder.begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,26 +197,31 @@ def sightings(place: Place, folder: str) -> dict[str, Sighting]:
     return seen
 
 
-def this_process() -> Holder:
+def this_process(heartbeat: float = HEARTBEAT, takeover: float = TAKEOVER) -> Holder:
     """This process, as holder."""
     pid = os.getpid()
     return Holder(
         token=secrets.token_hex(16),
         host=socket.gethostname(),
         pid=pid,
-        begun=_began(pid),
+        begun=_began(pid) or "",
         world=_world(),
         since=datetime.now(UTC),
+        heartbeat=heartbeat,
+        takeover=takeover,
     )
 
 
 def _silent(place: Place, name: str) -> float | None:
-    """Seconds since a file was written, both ends by the clock of the storage."""
-    written = place.written(name)
+    """Seconds since a file was written, both ends by the clock of the storage.
+
+    The file is looked at last: while the storage is slow, its holder may write it.
+    """
     probe = f"clock/{secrets.token_hex(8)}"
     place.write(probe, b"")
     now = place.written(probe)
     place.remove(probe)
+    written = place.written(name)
     return None if written is None or now is None else (now - written).total_seconds()
 
 
@@ -196,14 +234,30 @@ def _world() -> str:
         return ""
 
 
-def _began(pid: int) -> str:
-    """When a process of this machine began, in the kernel's ticks; empty where there is none that runs."""
+def _began(pid: int) -> str | None:
+    """When a process of this machine began, in the kernel's ticks; empty where there is none that runs, None where that
+    is hidden (other users' processes under `hidepid`)."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
-        return ""
+        return None if _is_hidden(pid) else ""
     state, *rest = stat.rpartition(")")[2].split()
     return "" if state in "ZX" else rest[18]
+
+
+def _is_hidden(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _holder(place: Place, name: str) -> Holder | None:
+    content = place.read(name)
+    return None if content is None else _read(content)
 
 
 def _read(content: bytes) -> Holder | None:

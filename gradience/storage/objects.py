@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from gradience.artifacts.whole import write_whole
+from gradience.artifacts.scratch import scratch_file, sweep_beside
+from gradience.artifacts.whole import write_errors, write_whole
 from gradience.digests import sha256_file
 from gradience.errors import InputError
 from gradience.storage.place import Place
@@ -47,16 +48,18 @@ def bring(place: Place, folder: Path, files: Mapping[str, str]) -> None:
         file = folder / inside
         if file.is_file() and sha256_file(file) == sha256:
             continue
-        scratch = file.with_name(f".{file.name}.coming")
-        place.get(_object(sha256), scratch)
-        if sha256_file(scratch) != sha256:
-            scratch.unlink()
-            raise InputError(
-                f"{place.address(_object(sha256))}: not the file that its name says",
-                code="storage-damaged",
-                hint="delete it there, and the folder that lists it, and run again",
-            )
-        scratch.replace(file)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        sweep_beside(file)
+        # of its own: several processes of this machine may bring the same file
+        with write_errors(file), scratch_file(file) as (scratch, _):
+            place.get(_object(sha256), scratch)
+            if sha256_file(scratch) != sha256:
+                raise InputError(
+                    f"{place.address(_object(sha256))}: not the file that its name says",
+                    code="storage-damaged",
+                    hint="delete it there, and the folder that lists it, and run again",
+                )
+            scratch.replace(file)
 
 
 def finish(folder: Path, manifest: str, content: bytes) -> None:

@@ -17,8 +17,20 @@ from typing import Any
 from gradience.artifacts.whole import create_whole, write_whole
 from gradience.errors import InputError, require
 from gradience.reading import open_stream
-from gradience.storage.failures import cannot_write, check_address, client_errors, explained, no_bucket
+from gradience.storage.failures import (
+    cannot_write,
+    check_address,
+    client_errors,
+    explained,
+    no_bucket,
+    status_of,
+)
 
+PATIENCE, SLOWEST = 60.0, 1e6
+"""Seconds that a put may take, and bytes a second that it makes at the least."""
+CONFLICTS = 3
+"""How often a put is sent again that met another one (409)."""
+PRECONDITION_FAILED, CONFLICT = 412, 409
 CHUNK = 1 << 20
 """Bytes of a file that are in memory while it is copied."""
 
@@ -70,14 +82,30 @@ class Place:
         path = self._ready(name)
         if self.is_local:
             return create_whole(Path(path), content)
-        try:
-            with explained(self.address(name), self.errors, writes=True):
-                self.files.pipe_file(path, content, mode="create")
-        except FileExistsError:
-            return False
-        except FileNotFoundError as error:
-            raise no_bucket(self.address(name), error) from None
-        return True
+        for last in (False,) * CONFLICTS + (True,):
+            try:
+                with explained(self.address(name), self.errors, writes=True):
+                    try:
+                        self.files.pipe_file(path, content, mode="create", **self._within(content))
+                        return True
+                    except Exception as error:
+                        if status_of(error) == CONFLICT and not last:
+                            continue
+                        if status_of(error) == PRECONDITION_FAILED:
+                            raise FileExistsError(path) from None
+                        raise
+            except FileExistsError:
+                return self.read(name) == content  # our own, where the first answer was lost
+            except FileNotFoundError as error:
+                raise no_bucket(self.address(name), error) from None
+        raise AssertionError("the last attempt returns or raises")
+
+    def _within(self, sent: bytes | Path) -> dict[str, float]:
+        """A put of s3fs has no time limit of its own while it waits for the server's 100-continue."""
+        if getattr(self.files, "async_impl", False) is not True:
+            return {}
+        size = len(sent) if isinstance(sent, bytes) else sent.stat().st_size
+        return {"timeout": PATIENCE + size / SLOWEST}
 
     def check_exclusive(self) -> None:
         """Raise InputError (`storage-not-exclusive`) where a file that is there can be created again.
@@ -87,8 +115,8 @@ class Place:
         """
         name = f"clock/{secrets.token_hex(8)}"
         try:
-            self.create(name, b"")
-            again = self.create(name, b"")
+            self.create(name, b"one")
+            again = self.create(name, b"another")
         finally:
             self.remove(name)
         if again:
@@ -106,7 +134,7 @@ class Place:
             return
         try:
             with explained(self.address(name), self.errors, writes=True):
-                self.files.pipe_file(path, content)
+                self.files.pipe_file(path, content, **self._within(content))
         except FileNotFoundError as error:
             raise no_bucket(self.address(name), error) from None
 
@@ -131,10 +159,15 @@ class Place:
     def names(self, below: str) -> list[str]:
         """The names of all files below a folder, in order."""
         start = f"{self.root}/"
+        how = (
+            {"on_error": "raise"} if self.is_local else {}
+        )  # fsspec would take what cannot be read for empty
         try:
             with explained(self.address(below), self.errors):
-                there = self.files.find(f"{start}{below}")
+                there = self.files.find(f"{start}{below}", **how)
         except FileNotFoundError as error:
+            if self.is_local:
+                return []
             raise no_bucket(self.address(below), error) from None
         return sorted(str(path)[len(start) :] for path in there if str(path).startswith(start))
 
@@ -147,7 +180,7 @@ class Place:
             return
         try:
             with explained(self.address(name), self.errors, writes=True):
-                self.files.put_file(str(file), path)
+                self.files.put_file(str(file), path, **self._within(file))
         except FileNotFoundError as error:
             raise no_bucket(self.address(name), error) from None
 

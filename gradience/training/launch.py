@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from gradience import tasks
 from gradience.errors import IncompleteError, InputError
 from gradience.models.settings import ModelSettings
+from gradience.orphans import ends_with_parent
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.tasks.rendered import rendered
 from gradience.training.network import Trained
@@ -95,13 +96,14 @@ def _shown(command: Sequence[str]) -> int:
         text=True,
         encoding="utf-8",
         errors="backslashreplace",
+        preexec_fn=ends_with_parent,  # also where this process is killed, and cannot ask
     ) as process:
         assert process.stdout is not None
         try:
             while line := process.stdout.readline(MAX_LINE):
                 sys.stderr.write(visible(line))
         except BaseException:  # Ctrl-C and SIGTERM as well: no worker goes on without whoever started it
-            process.terminate()  # a launcher that is killed leaves its workers behind
+            process.terminate()  # which lets it end its workers in its own way
             try:
                 process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
@@ -111,6 +113,7 @@ def _shown(command: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    ends_with_parent()  # a launcher that is killed leaves no worker behind
     Order.model_validate_json(read_file(Path(sys.argv[1]), MAX_SETTINGS_BYTES)).run()
     if torch.distributed.is_initialized():  # else the first process to leave takes the others down
         torch.distributed.destroy_process_group()

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,9 +26,11 @@ from gradience.bench.run.last_words import last_words
 from gradience.bench.run.needs import Needs
 from gradience.bench.run.one import do_stage, read_spec
 from gradience.bench.run.places import SHARED, failure_name, log_name, place_of
+from gradience.errors import NetworkError
 from gradience.executors.executor import DONE, FAILED, RETRY, Ended
 from gradience.report.faces import to_markdown
-from gradience.storage.lease import claim
+from gradience.storage.lease import claim, holder_of
+from gradience.storage.place import Place
 
 SECTIONS: dict[str, Any] = {
     "task": {"profile": "text_classification", "probe_gate": {"min_value": 0.01}},
@@ -205,6 +211,65 @@ def test_a_storage_is_all_that_machines_share(spread_over, alone, tmp_path, monk
     assert not list((tmp_path / "out").rglob("adapter_model.safetensors"))  # weights stay in the storage
 
 
+class Interrupted(Here):
+    """After each stage the storage cannot be reached for a while by who coordinates."""
+
+    left = 0
+
+    def ended(self, seconds: float) -> list[Ended]:
+        self.left = 0
+        ended = super().ended(seconds)
+        self.left = 2 if ended else 0
+        return ended
+
+
+def cut_off(here: Interrupted, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Place.read
+
+    def answer(self: Place, name: str) -> bytes | None:
+        if here.left > 0:
+            here.left -= 1
+            raise NetworkError("the storage cannot be reached", code="storage-connection")
+        return read(self, name)
+
+    monkeypatch.setattr(Place, "read", answer)
+
+
+def test_a_storage_that_is_away_for_a_while_is_waited_for(alone, spread_over, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIENCE_SCRATCH", str(tmp_path / "scratch"))
+    here = Interrupted()
+    cut_off(here, monkeypatch)
+    watcher = spread_over(here, tmp_path / "out", f"runtime.storage=file://{tmp_path}/storage")
+    assert results(tmp_path / "out") == results(alone)
+    assert set(here.done.values()) == {1}
+    assert "the storage is away: the storage cannot be reached" in watcher.notes
+
+
+def test_a_storage_that_stays_away_ends_the_run(spread_over, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIENCE_SCRATCH", str(tmp_path / "scratch"))
+    here = Interrupted()
+    cut_off(here, monkeypatch)
+    monkeypatch.setattr(here, "ended", lambda seconds: setattr(here, "left", 1000) or [])
+    given = ["runtime.heartbeat=0.05", "runtime.takeover=0.5"]
+    with pytest.raises(NetworkError, match="cannot be reached"):
+        spread_over(here, tmp_path / "out", f"runtime.storage=file://{tmp_path}/storage", *given)
+
+
+def test_a_worker_that_could_not_reach_the_storage_is_tried_again(alone, spread_over, tmp_path):
+    def plot(name, times):
+        if name != "1/audit" or times > 1:
+            return None
+        said = StageFailure(stage="audit", seed=1, kind="NetworkError", message="no connection")
+        shared = tmp_path / "out" / SHARED / failure_name(1, "audit")
+        shared.parent.mkdir(parents=True, exist_ok=True)
+        said.save(shared)
+        return FAILED
+
+    watcher = spread_over(Here(plot), tmp_path / "out")
+    assert results(tmp_path / "out") == results(alone)
+    assert "audit: tried again: no connection" in "".join(watcher.notes)
+
+
 def test_a_run_begun_in_a_folder_goes_on_over_a_storage(spread_over, alone, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIENCE_SCRATCH", str(tmp_path / "scratch"))
 
@@ -246,6 +311,19 @@ def test_a_stage_that_another_process_makes_is_left_to_it(spec):
     lease.release()
     assert do_stage(spec) == DONE
     assert do_stage(spec) == DONE
+
+
+def test_a_process_that_is_asked_to_end_gives_its_lease_back(spec, tmp_path):
+    spec.save(tmp_path / "spec.json")
+    program = [sys.executable, "-m", "gradience.bench.stage", str(tmp_path / "spec.json")]
+    place, name = place_of(spec.storage, spec.plan_digest), f"leases/{spec.seed}/{spec.stage}"
+    process = subprocess.Popen(program, env=os.environ, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while holder_of(place, name) is None and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.005)
+    process.terminate()
+    assert process.wait(60) == 143
+    assert holder_of(place, name) is None
 
 
 def test_other_data_on_a_machine_are_a_failure_with_a_reason(spec):

@@ -6,12 +6,13 @@ import errno
 import hashlib
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from gradience.errors import InputError, OutputError
+from gradience.errors import GradienceError, InputError, OutputError
 from gradience.storage.objects import bring, listed, publish
 from gradience.storage.place import Place
 
@@ -143,3 +144,72 @@ def test_a_damaged_file_does_not_arrive(place, tmp_path):
         bring(place, tmp_path / "two", files)
     assert error.value.code == "storage-damaged"
     assert list((tmp_path / "two").iterdir()) == []
+
+
+def test_processes_of_one_machine_bring_the_same_files_beside_each_other(place, tmp_path, monkeypatch):
+    content = b"w" * 100_000
+    files = finished(tmp_path / "one", weights=content)
+    publish(place, "42/x", tmp_path / "one", files, "manifest.json")
+    get, begin, errors = Place.get, threading.Barrier(4), []
+
+    def slow(self, name, file):
+        begin.wait()
+        get(self, name, file)
+        time.sleep(0.05)
+
+    def brings():
+        try:
+            bring(place, tmp_path / "two", files)
+        except Exception as error:  # noqa: BLE001
+            errors.append(error)
+
+    monkeypatch.setattr(Place, "get", slow)
+    threads = [threading.Thread(target=brings) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()} == {"weights": content}
+
+
+class Answers(Exception):
+    """As botocore's: with the answer of the server."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(str(status))
+        self.response = {"ResponseMetadata": {"HTTPStatusCode": status}}
+
+
+class Server(MemoryFileSystem):
+    """A storage that answers a put with these statuses, one after the other, and then as it should."""
+
+    protocol = "s3"
+    cachable = False
+
+    def __init__(self, *statuses: int, writes: bool = False) -> None:
+        super().__init__()
+        self.statuses, self.writes, self.store = list(statuses), writes, {}
+
+    def pipe_file(self, path, value, mode="overwrite", **more):
+        if self.statuses:
+            if self.writes:
+                super().pipe_file(path, value)
+            raise Answers(self.statuses.pop(0))
+        super().pipe_file(path, value, mode=mode, **more)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "writes", "created"),
+    [([409, 409], False, True), ([412], False, False), ([412], True, True)],
+    ids=["met another put", "is there, by another server's words", "is there: ours, whose answer was lost"],
+)
+def test_what_a_server_answers_to_a_put(statuses, writes, created):
+    server = Server(*statuses, writes=writes)
+    assert Place(server, f"/bucket{id(server)}", (Answers,)).create("a", b"mine") == created
+
+
+def test_a_server_that_keeps_refusing_is_an_error():
+    server = Server(*[409] * 9)
+    with pytest.raises(GradienceError):
+        Place(server, f"/bucket{id(server)}", (Answers,)).create("a", b"mine")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,25 @@ trap '' TERM
 echo started
 while :; do :; done
 """
+
+
+KILLED = """
+import sys
+from gradience.training.launch import _shown
+_shown([sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(1000)"])
+"""
+
+
+def test_a_launcher_ends_with_a_process_that_is_killed() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", KILLED], stderr=subprocess.PIPE, text=True)
+    assert parent.stderr is not None
+    launcher = next(int(line) for line in parent.stderr if line.strip().isdigit())
+    parent.kill()
+    parent.communicate()
+    until = time.monotonic() + 60
+    while Path(f"/proc/{launcher}").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not Path(f"/proc/{launcher}").exists()
 
 
 class Interrupted:

@@ -23,7 +23,7 @@ from gradience.executors import EXECUTORS
 from gradience.models.settings import Positive, Settings
 from gradience.ranks import DEFAULT_GRID
 from gradience.storage.failures import check_address
-from gradience.storage.lease import HEARTBEAT, TAKEOVER
+from gradience.storage.lease import HEARTBEAT, LEAST, TAKEOVER
 from gradience.tasks.base import ChatTask, LikelihoodTask, Task
 from gradience.tasks.glue import SUBSETS, Subset
 
@@ -313,6 +313,15 @@ class RuntimeSettings(Settings):
     keep_adapters: Literal["all", "probe", "none"] = "all"
     """Which adapters stay on disk when the run is done."""
     smoke: SmokeSettings = SmokeSettings()
+
+    @model_validator(mode="after")
+    def _leases_outlast_heartbeats(self) -> RuntimeSettings:
+        if self.takeover < LEAST * self.heartbeat:
+            raise ValueError(
+                f"takeover ({self.takeover:g} s) must be {LEAST} times heartbeat ({self.heartbeat:g} s) or more: else a"
+                " stage that is being made is taken over"
+            )
+        return self
 
     def where(self) -> dict[str, Any]:
         """What says on which machines, as far as it is not the default."""

@@ -19,9 +19,9 @@ from gradience.artifacts.stage import MANIFEST, StageManifest
 from gradience.artifacts.stage_spec import StageFailure
 from gradience.bench.run.numerics import MadeElsewhere
 from gradience.bench.run.shelf import Shelf
-from gradience.bench.run.stages import Due, Make, NotDone, Stages, stage_key
+from gradience.bench.run.stages import Due, Make, NotDone, Stages, StorageAway, stage_key
 from gradience.digests import sha256_file
-from gradience.errors import GradienceError, InputError
+from gradience.errors import GradienceError, InputError, NetworkError
 
 LAST_LINES = 20
 """Of a traceback, in what is kept of a failure."""
@@ -39,9 +39,13 @@ class DueStages(Stages):
     """Finished stages that the walk has passed -> sha256 of their manifests."""
 
     def done(self, name: str, depends: Mapping[str, Any], make: Make, *, resumable: bool = True) -> Path:
-        """The folder of a finished stage. Raises NotDone, and what ended it elsewhere."""
+        """The folder of a finished stage. Raises NotDone, StorageAway, and what ended it elsewhere."""
         folder, key = self.folder / name, stage_key(name, depends)
-        if self._is_there(name, folder, key):
+        try:
+            there = self._is_there(name, folder, key)
+        except NetworkError as error:
+            raise StorageAway(str(error), code=error.code, hint=error.hint) from None
+        if there:
             self.passed[name] = sha256_file(folder / MANIFEST)
             return folder
         if name in self.failed:

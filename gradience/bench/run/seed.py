@@ -36,7 +36,7 @@ from gradience.bench.run.calibrate import calibrate_probe, calibration_prompts
 from gradience.bench.run.heal import Healing, heal_variant
 from gradience.bench.run.numerics import MadeElsewhere, refuse_mixture
 from gradience.bench.run.scales import hold_scale
-from gradience.bench.run.stages import Due, NotDone, Stages
+from gradience.bench.run.stages import Due, NotDone, Stages, StorageAway
 from gradience.bench.run.weights import parameters_of, require_weights
 from gradience.bench.verdict.assemble import leads_base, reaches_gate
 from gradience.bench.verdict.facts import ANSWERS, AUDIT, CALIBRATION, SIZES, Outcome, SeedFacts
@@ -181,7 +181,7 @@ class SeedRun:
             return
         try:
             facts.calibration = self._calibration(probe)
-        except (OutputError, MadeElsewhere, NotDone):
+        except (OutputError, MadeElsewhere, NotDone, StorageAway):
             raise
         except Exception as error:  # noqa: BLE001  (as in `_attempt`: the variants that need none are still made)
             facts.uncalibrated = self._failed("calibration", error)
@@ -245,7 +245,7 @@ class SeedRun:
         except NotDone as later:
             outcome.waits = True
             self.due.append(later.due)
-        except (OutputError, MadeElsewhere):  # a full disk stops the others as well
+        except (OutputError, MadeElsewhere, StorageAway):  # a full disk stops the others as well
             raise
         except Exception as error:  # noqa: BLE001  (the boundary of a variant: the others are still made, traceback in run.log)
             outcome.error = self._failed(outcome.planned.name, error)

@@ -12,11 +12,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -36,8 +36,9 @@ from gradience.bench.run.places import (
 )
 from gradience.bench.run.seed import SeedRun
 from gradience.bench.run.shelf import Shelf
-from gradience.bench.run.stages import Due
+from gradience.bench.run.stages import Due, StorageAway
 from gradience.bench.verdict.facts import SeedFacts
+from gradience.errors import NetworkError
 from gradience.evaluate.engines.vllm.environment import BATCH_INVARIANT
 from gradience.evaluate.engines.vllm.interpreter import PYTHON
 from gradience.executors import executor
@@ -84,6 +85,8 @@ class Spread:
     later: dict[str, float] = field(default_factory=dict)
     attempts: Counter[str] = field(default_factory=Counter)
     handed: int = 0
+    away: float | None = None
+    """Since when the storage cannot be reached; None while it can."""
 
     def __post_init__(self) -> None:
         self.place = place_of(self.storage, self.plan_digest)
@@ -105,8 +108,7 @@ class Spread:
         )
         with closing(executor(runtime.executor, order)) as machines:
             self.needs = Needs.of(self.config, on_gpus=machines.has_gpus)
-            while not self._look():
-                self._hand_in(machines)
+            while not self._looked(machines):
                 for ended in machines.ended(self._patience()):
                     self._took(ended)
         return {seed: each.facts for seed, each in self.seeds.items() if each.facts is not None}
@@ -122,6 +124,29 @@ class Spread:
         return _Seed(
             SeedRun(self.config, self.task, seed, folder, plan=self.plan_digest, stages=stages), failed
         )
+
+    def _looked(self, machines: Executor) -> bool:
+        """Whether all is done; else what is due is handed in. A storage that is away for a while is waited for."""
+        try:
+            if self._look():
+                return True
+        except StorageAway as error:
+            return self._waits(error)
+        try:
+            self._hand_in(machines)
+        except NetworkError as error:
+            return self._waits(error)
+        self.away = None
+        return False
+
+    def _waits(self, error: NetworkError) -> Literal[False]:
+        """Raises the error of a storage that has been away for as long as a lease lasts."""
+        if self.away is None:
+            self.away = time.monotonic()
+            self.watcher.note(f"the storage is away: {error}")
+        if time.monotonic() - self.away > self.config.runtime.takeover:
+            raise error
+        return False
 
     def _look(self) -> bool:
         """Walk through the seeds that are not done; whether all are."""
@@ -156,6 +181,7 @@ class Spread:
         ]
         machines.submit(Job(name, command, spec.needs, self._log(seed, due)))
         self.flying[name] = seed, due
+        self.later.pop(name, None)
 
     def _spec(self, seed: int, due: Due) -> StageSpec:
         runtime = self.config.runtime
@@ -187,14 +213,14 @@ class Spread:
             self.later[ended.name] = time.monotonic() + AGAIN
             return
         failure = self._failure(seed, due) if ended.code == FAILED else None
-        if failure is None:
+        if failure is None or failure.kind == NetworkError.__name__:
             self.attempts[ended.name] += 1
-            how = ended.said or f"its process ended with {ended.code}"
+            how = failure.message if failure else ended.said or f"its process ended with {ended.code}"
             if self.attempts[ended.name] < ATTEMPTS:
                 why = last_words(self._log(seed, due)) if ended.code == FAILED else ""
                 self.watcher.note(f"{due.stage}: tried again: {how}{why}")
                 return
-            failure = self._given_up(seed, due, how)
+            failure = failure or self._given_up(seed, due, how)
         self.watcher.note(f"{due.stage}: failed: {failure.message}")
         self.seeds[seed].failed[due.stage] = failure
 
@@ -208,7 +234,8 @@ class Spread:
             message=f"{how}, {ATTEMPTS} times{last_words(log)}",
             log=last_lines(log),
         )
-        self.place.write(failure_name(seed, due.stage), failure.to_json().encode())
+        with suppress(NetworkError):  # the run itself knows
+            self.place.write(failure_name(seed, due.stage), failure.to_json().encode())
         return failure
 
     def _log(self, seed: int, due: Due) -> Path:
@@ -217,7 +244,9 @@ class Spread:
     def _failure(self, seed: int, due: Due) -> StageFailure | None:
         """What the stage says of its failure; None where it could not say anything."""
         name = failure_name(seed, due.stage)
-        content = self.place.read(name)
+        content = None
+        with suppress(NetworkError):
+            content = self.place.read(name)
         return None if content is None else StageFailure.parse(Path(name), content)
 
 

@@ -20,7 +20,7 @@ from gradience.adapters.locate import WEIGHTS
 from gradience.artifacts.stage import MANIFEST, StageFile, StageManifest
 from gradience.artifacts.whole import write_errors, write_whole
 from gradience.digests import sha256_file, sha256_text
-from gradience.errors import InputError
+from gradience.errors import InputError, NetworkError
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
 logger = logging.getLogger("gradience.bench")
@@ -51,6 +51,10 @@ class NotDone(Exception):
     def __init__(self, due: Due) -> None:
         super().__init__(due.stage)
         self.due = due
+
+
+class StorageAway(NetworkError):
+    """The storage cannot be asked whether a stage is finished: for now nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,6 @@ _SET_DEATH_SIGNAL = 1
 
 
 def ends_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends; elsewhere than on Linux the lease is what helps."""
+    """Have the kernel kill this process when its parent ends; elsewhere than on Linux nothing does."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
