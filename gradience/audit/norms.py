@@ -59,7 +59,10 @@ def norms_of(blocks: Blocks) -> Norms:
         image = np.zeros(columns)
         for block in parts():
             narrow = vector.astype(block.dtype)
-            image += block.T @ (block @ narrow)
+            # Every entry is finite, by the sum above. OpenBLAS reads whole vector registers, also behind the end of a
+            # small matrix, and a NaN that lies there raises the flag that numpy would warn of.
+            with np.errstate(invalid="ignore"):
+                image += block.T @ (block @ narrow)
         return image
 
     return Norms(math.sqrt(total), spectral_norm(product, columns))
