@@ -170,4 +170,7 @@ def _names(inputs: Sequence[Path]) -> list[str]:
     from gradience.artifacts.shared_names import paths_text
 
     names = [path.name for path in inputs]
-    return names if len(set(names)) == len(names) else paths_text(inputs)
+    if len(set(names)) == len(names):
+        return names
+    parted = paths_text([path.absolute() for path in inputs])
+    return parted if len(set(parted)) == len(parted) else paths_text(inputs)

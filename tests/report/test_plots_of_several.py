@@ -46,6 +46,12 @@ def test_inputs_of_one_name_are_told_apart(capsys):
     folders = [RESULTS / name for name in ("minilm_shrink", "smollm2_shrink")]
     titles = [one["title"] for one in drawn(capsys, "forest", *(each / "shrink.json" for each in folders))]
     assert [title.partition(":")[0] for title in titles] == [f"{each.name}/shrink.json" for each in folders]
+    for each in folders:
+        shutil.copytree(each, Path("here") / each.name)
+    relative = drawn(
+        capsys, "forest", *(Path("here") / each.name / "shrink.json" for each in folders), "--force"
+    )
+    assert [one["title"] for one in relative] == titles
 
 
 def test_a_figure_is_as_wide_as_the_column_of_a_paper(capsys):
