@@ -51,8 +51,8 @@ from gradience.tasks.user_code import ALLOW
 
 LOOK = 10.0
 """Seconds after which the run looks again, though nothing has ended."""
-AGAIN = 2.0
-"""Seconds until a stage that another process holds is tried again."""
+AGAIN, DOUBLED = 2.0, 5
+"""Seconds until a stage that another process holds is tried again, and how often they are doubled."""
 CARRIED = (ALLOW, PYTHON, BATCH_INVARIANT)
 """Variables that decide what a stage makes, or whether it can: those of this process are those of every stage."""
 ATTEMPTS = 3
@@ -84,6 +84,8 @@ class Spread:
     flying: dict[str, tuple[int, Due]] = field(default_factory=dict)
     later: dict[str, float] = field(default_factory=dict)
     attempts: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    """How often a stage was left to another process."""
     handed: int = 0
     away: float | None = None
     """Since when the storage cannot be reached; None while it can."""
@@ -210,7 +212,9 @@ class Spread:
         if ended.code == DONE:
             return
         if ended.code == RETRY:
-            self.later[ended.name] = time.monotonic() + AGAIN
+            seconds = AGAIN * 2 ** min(DOUBLED, self.refused[ended.name])
+            self.later[ended.name] = time.monotonic() + seconds
+            self.refused[ended.name] += 1
             return
         failure = self._failure(seed, due) if ended.code == FAILED else None
         if failure is None or failure.kind == NetworkError.__name__:
