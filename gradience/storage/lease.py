@@ -91,9 +91,7 @@ class Lease:
     def _beat(self) -> None:
         try:
             self._beats()
-        except (
-            BaseException
-        ):  # without signs of life another takes over, and this process must not go on beside it
+        except BaseException:  # another takes over, and this process must not go on beside it
             traceback.print_exc()
             self.on_loss()
             raise
@@ -102,9 +100,7 @@ class Lease:
         heartbeat, takeover = self.holder.heartbeat, self.holder.takeover
         heard = time.monotonic()
         while not self._stop.wait(heartbeat):
-            with suppress(
-                GradienceError
-            ):  # a storage that is away for a moment; silence is what others look at
+            with suppress(GradienceError):  # away for a moment; silence is what others look at
                 if not self.is_held:
                     self.on_loss()
                     return
