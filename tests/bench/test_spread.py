@@ -7,13 +7,13 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from bench_process import timeless, write_inputs
+from bench_process import timeless
+from spread_here import Here, Silent, runner_over, write_config
 from tiny_bench import Watcher
 
 from gradience.artifacts.stage import MANIFEST
@@ -23,61 +23,23 @@ from gradience.bench.config.load import load_config
 from gradience.bench.run import spread
 from gradience.bench.run.bench import run_bench
 from gradience.bench.run.last_words import last_words
-from gradience.bench.run.needs import Needs
 from gradience.bench.run.one import do_stage, read_spec
 from gradience.bench.run.places import SHARED, failure_name, log_name, place_of
-from gradience.errors import NetworkError
-from gradience.executors.executor import DONE, FAILED, RETRY, Ended
+from gradience.executors.executor import DONE, FAILED, RETRY
 from gradience.report.faces import to_markdown
 from gradience.storage.lease import claim, holder_of
-from gradience.storage.place import Place
 
-SECTIONS: dict[str, Any] = {
-    "task": {"profile": "text_classification", "probe_gate": {"min_value": 0.01}},
-    "lora": {"probe_r": 8, "alpha": 16, "target_modules": ["query", "value", "output.dense"]},
-    "train": {"lr": 3e-3, "max_steps": 30, "per_device_train_batch_size": 4, "max_length": 16},
-    "compression": {"variants": ["uniform_median"], "controls": ["aa"], "stop_early": False},
-    "runtime": {"device": "cpu", "threads": 1},
-    "seeds": [1, 2],
-}
 ARTIFACTS = ("bench_aggregate.json", "seed_1/bench.json", "seed_2/bench.json")
-
-
-class Here:
-    """An executor whose processes are calls in this one; `plot` says what becomes of a stage before it is made."""
-
-    def __init__(self, plot: Any = None) -> None:
-        self.plot = plot or (lambda name, times: None)
-        self.jobs: list[Any] = []
-        self.seen: list[Any] = []
-        self.times: Counter[str] = Counter()
-        self.done: Counter[str] = Counter()
-
-    room = None
-    has_gpus = False
-
-    def submit(self, job: Any) -> None:
-        self.jobs.append(job)
-        self.seen.append(job)
-
-    def ended(self, seconds: float) -> list[Ended]:
-        if not self.jobs:
-            return []
-        job = self.jobs.pop()  # the last first: no order is relied on
-        self.times[job.name] += 1
-        code = self.plot(job.name, self.times[job.name])
-        if code is None:
-            code = command.main([job.command[-1]])
-            self.done[job.name] += code == DONE
-        return [Ended(job.name, code)]
-
-    def close(self) -> None:
-        self.jobs.clear()
 
 
 @pytest.fixture(scope="module")
 def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("inputs"), **SECTIONS)
+    return write_config(tmp_path_factory)
+
+
+@pytest.fixture
+def spread_over(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    return runner_over(config_file, monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -86,31 +48,6 @@ def alone(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("alone")
     run_bench(load_config(config_file), output, Watcher(), page_of=to_markdown)
     return output
-
-
-class Silent(Watcher):
-    """Stages come in any order."""
-
-    def stage(self, name: str, number: int, of: int | None) -> None:
-        self.stages.append(name)
-
-
-@pytest.fixture
-def spread_over(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run it over an executor, in a folder, with settings of the runtime."""
-
-    def run(executor: Here, output: Path, *overrides: str) -> Silent:
-        monkeypatch.setattr(spread, "executor", lambda name, order: executor)
-        monkeypatch.setattr(spread, "AGAIN", 0.0)
-        monkeypatch.setattr(
-            spread.Needs, "of", lambda config, on_gpus: Needs(1, 1, None)
-        )  # a processor is not measured
-        watcher = Silent()
-        config = load_config(config_file, ["runtime.workers=2", *overrides])
-        run_bench(config, output, watcher, page_of=to_markdown)
-        return watcher
-
-    return run
 
 
 def results(folder: Path) -> dict[str, Any]:
@@ -209,70 +146,6 @@ def test_a_storage_is_all_that_machines_share(spread_over, alone, tmp_path, monk
     assert set(here.done.values()) == {1}
     assert list((tmp_path / "storage").rglob("objects/*/*"))
     assert not list((tmp_path / "out").rglob("adapter_model.safetensors"))  # weights stay in the storage
-
-
-class Interrupted(Here):
-    """After each stage the storage cannot be reached for a while by who coordinates."""
-
-    left = 0
-
-    def ended(self, seconds: float) -> list[Ended]:
-        self.left = 0
-        ended = super().ended(seconds)
-        self.left = 2 if ended else 0
-        return ended
-
-
-def cut_off(here: Interrupted, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = Place.read
-
-    def answer(self: Place, name: str) -> bytes | None:
-        if here.left > 0:
-            here.left -= 1
-            raise NetworkError("the storage cannot be reached", code="storage-connection")
-        return read(self, name)
-
-    monkeypatch.setattr(Place, "read", answer)
-
-
-def statuses(output: Path) -> set[str]:
-    """Of the variants of a run of one seed."""
-    return {row["status"] for row in json.loads((output / "bench.json").read_text())["variants"]}
-
-
-def test_a_storage_that_is_away_for_a_while_is_waited_for(spread_over, tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADIENCE_SCRATCH", str(tmp_path / "scratch"))
-    here = Interrupted()
-    cut_off(here, monkeypatch)
-    watcher = spread_over(here, tmp_path / "out", "seeds=[1]", f"runtime.storage=file://{tmp_path}/storage")
-    assert "ERROR" not in statuses(tmp_path / "out")
-    assert set(here.done.values()) == {1}
-    assert "the storage is away: the storage cannot be reached" in watcher.notes
-
-
-def test_a_storage_that_stays_away_ends_the_run(spread_over, tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADIENCE_SCRATCH", str(tmp_path / "scratch"))
-    here = Interrupted()
-    cut_off(here, monkeypatch)
-    monkeypatch.setattr(here, "ended", lambda seconds: setattr(here, "left", 1000) or [])
-    given = ["runtime.heartbeat=0.05", "runtime.takeover=0.5"]
-    with pytest.raises(NetworkError, match="cannot be reached"):
-        spread_over(here, tmp_path / "out", f"runtime.storage=file://{tmp_path}/storage", *given)
-
-
-def test_a_worker_that_could_not_reach_the_storage_is_tried_again(spread_over, tmp_path):
-    def plot(name, times):
-        if name != "1/audit" or times > 1:
-            return None
-        said = StageFailure(stage="audit", seed=1, kind="NetworkError", message="no connection")
-        shared = tmp_path / "out" / SHARED / failure_name(1, "audit")
-        shared.parent.mkdir(parents=True, exist_ok=True)
-        said.save(shared)
-        return FAILED
-
-    watcher = spread_over(Here(plot), tmp_path / "out", "seeds=[1]")
-    assert "ERROR" not in statuses(tmp_path / "out")
-    assert "audit: tried again: no connection" in "".join(watcher.notes)
 
 
 def test_a_run_begun_in_a_folder_goes_on_over_a_storage(spread_over, alone, tmp_path, monkeypatch):

@@ -44,7 +44,7 @@ class DueStages(Stages):
         try:
             there = self._is_there(name, folder, key)
         except NetworkError as error:
-            raise StorageAway(str(error), code=error.code, hint=error.hint) from None
+            raise StorageAway(error) from None
         if there:
             self.passed[name] = sha256_file(folder / MANIFEST)
             return folder

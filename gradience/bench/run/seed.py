@@ -127,6 +127,7 @@ class SeedRun:
             GradienceError,
             MadeElsewhere,
             NotDone,
+            StorageAway,
         ):  # a message, a second pass, a stage to come: no result
             raise
         except Exception as error:  # noqa: BLE001  (the boundary of a seed: a failed probe is a result, traceback in run.log)

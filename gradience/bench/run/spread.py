@@ -132,8 +132,8 @@ class Spread:
         try:
             if self._look():
                 return True
-        except StorageAway as error:
-            return self._waits(error)
+        except StorageAway as away:
+            return self._waits(away.error)
         try:
             self._hand_in(machines)
         except NetworkError as error:

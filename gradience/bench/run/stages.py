@@ -53,8 +53,12 @@ class NotDone(Exception):
         self.due = due
 
 
-class StorageAway(NetworkError):
+class StorageAway(Exception):
     """The storage cannot be asked whether a stage is finished: for now nothing is known."""
+
+    def __init__(self, error: NetworkError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 @dataclass(frozen=True, slots=True)
