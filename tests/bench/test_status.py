@@ -17,7 +17,7 @@ import pytest
 from bench_process import start, write_inputs
 from killing import HANGS
 from pseudo_terminal import drawing
-from test_spread import SECTIONS, Here, Silent
+from spread_here import SECTIONS, Here, Silent
 
 from gradience.artifacts.bench_status import BenchStatus, StageStatus, StageWorker
 from gradience.bench.config.load import load_config
