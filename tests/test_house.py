@@ -99,7 +99,7 @@ def test_public_names_never_load_torch_except_those_that_live_inside_a_training(
     assert not modules_after(f"import gradience; [getattr(gradience, n) for n in {names}]") & HEAVY
 
 
-# --- sizes and names ------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 TREES = {
     path: ast.parse(path.read_text(encoding="utf-8"))
@@ -107,12 +107,6 @@ TREES = {
     for path in sorted((ROOT / folder).rglob("*.py"))
 }
 SAY_NOTHING = {"found", "made", "judge", "told", "own", "practice", "rankuse", "registration"}
-
-
-def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """The lines of a function's body, its docstring left out."""
-    body = function.body[ast.get_docstring(function) is not None :]
-    return 1 + (body[-1].end_lineno or 0) - body[0].lineno if body else 0
 
 
 def identifiers(tree: ast.Module) -> set[str]:
@@ -125,19 +119,6 @@ def identifiers(tree: ast.Module) -> set[str]:
         if isinstance(value := getattr(node, field, 0), str)
     }
     return {part for name in named for part in name.split(".")}
-
-
-def test_no_file_has_more_than_400_lines_and_no_function_more_than_60():
-    files = {path.relative_to(ROOT): len(path.read_text(encoding="utf-8").splitlines()) for path in TREES}
-    assert {path: lines for path, lines in files.items() if lines > 400} == {}
-    functions = {
-        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}": lines_of(node)
-        for path, tree in TREES.items()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    }
-    assert len(functions) > 3000
-    assert {name: lines for name, lines in functions.items() if lines > 60} == {}
 
 
 def test_no_name_says_nothing_of_what_it_names():
