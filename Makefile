@@ -15,13 +15,12 @@
 #   make conformance-vllm       compressed adapters served by real vLLM, in an environment of its own
 #   make conformance-llama-cpp  the same through llama.cpp (builds it)
 #   make conformance-ray        runs of Bench over Ray and an S3 server, in an environment of its own
-#   make conformance-slurm      runs of Bench over Slurm's daemons, where they are installed
 #   make docs                   regenerate what is generated: docs/, the README's blocks and its picture
 #   make clean                  remove .venv and caches
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format wheel hostile fuzz site axe pictures conformance conformance-lowest conformance-vllm conformance-llama-cpp conformance-ray conformance-slurm docs clean
+.PHONY: help demo test lint format wheel hostile fuzz site axe pictures conformance conformance-lowest conformance-vllm conformance-llama-cpp conformance-ray docs clean
 
 # The first interpreter that is new enough; `make PYTHON=/path/to/python test` overrides it.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -204,10 +203,6 @@ $(RAY)/.made: pyproject.toml | $(VENV)/.made
 
 conformance-ray: $(RAY)/.made
 	$(RAY)/bin/python -m pytest -m conformance tests/conformance/test_clusters.py tests/conformance/test_object_storage.py $(ARGS)
-
-# Debian: apt-get install slurmctld slurmd slurm-client munge. They are started in a temporary folder.
-conformance-slurm: $(VENV)/.conformance
-	$(PY) -m pytest -m conformance tests/conformance/test_slurm.py $(ARGS)
 
 # The source archive holds llama.cpp itself, and with it the converters.
 LLAMA := .venv-llama-cpp

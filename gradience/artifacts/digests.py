@@ -15,8 +15,8 @@ from gradience.artifacts.shared_names import given_text
 from gradience.digests import sha256_file
 
 DIGESTS = "digests.json"
-NOT_LISTED = (DIGESTS, "attestation.json", "attestation_vsa.json", "model.sig")
-"""At the root: what is written about the folder as a whole, and its signature."""
+NOT_LISTED = (DIGESTS, "model.sig")
+"""At the root: this file and its signature."""
 
 
 class Digests(Artifact):
@@ -26,8 +26,8 @@ class Digests(Artifact):
 
     schema_: Literal["gradience.digests/1"] = Field(default="gradience.digests/1", alias="schema")
     files: dict[str, str]
-    """Path inside the folder -> sha256. Not listed: this file, attestations, signatures, and names that begin with a
-    dot (locks, temporaries)."""
+    """Path inside the folder -> sha256. Not listed: this file, its signature, and names that begin with a dot
+    (locks, temporaries)."""
 
 
 def files_below(folder: Path) -> dict[str, Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -42,12 +41,6 @@ def verify(
             " Needs the model, the data and PyTorch.",
         ),
     ] = None,
-    attest: Annotated[
-        bool,
-        typer.Option(
-            "--attest", help="Write attestation.json and attestation_vsa.json (in-toto, unsigned) to DIR."
-        ),
-    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the verification as JSON.")] = False,
     html: Html = None,
     no_texts: NoTexts = False,
@@ -66,7 +59,6 @@ def verify(
 
       gradience bench verify runs/mine --regenerate 16
     """
-    from gradience.bench.verify.attest import write_attestation
     from gradience.bench.verify.verify import verify_run
     from gradience.report.faces import to_markdown
     from gradience.report.verification import verification_text
@@ -81,7 +73,4 @@ def verify(
     with allowing(allow_code):
         report = verify_run(folder, root=root, page_of=to_markdown, regenerate=again, command=command_line())
     print_result(verification_text, report, as_json=json, html=html, texts=texts)
-    if attest and report.verified:
-        for path in write_attestation(folder, report):
-            print(f"written: {path}", file=sys.stderr)
     return ExitCode.DONE if report.verified else ExitCode.GATE_FAILED

@@ -84,7 +84,7 @@ def fleet(
         typer.Option(
             "--executor",
             metavar="NAME",
-            help="Measure by commands on a cluster, with --output: ray, slurm … (docs/scale.md).",
+            help="Measure by commands on a cluster, with --output: ray (docs/scale.md).",
             autocompletion=one_of(_executors),
         ),
     ] = None,

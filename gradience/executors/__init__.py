@@ -1,4 +1,4 @@
-"""Where the stages of a run are done: processes of this machine, a Ray cluster, or Slurm."""
+"""Where the stages of a run are done: processes of this machine or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from gradience.executors.executor import Executor, Order
 EXECUTORS = {
     "local": "gradience.executors.local:LocalExecutor",
     "ray": "gradience.executors.ray:RayExecutor",
-    "slurm": "gradience.executors.slurm:SlurmExecutor",
 }
 """Name in a config -> its class, which is imported when it is used."""
 

@@ -6,7 +6,6 @@ import json
 import shutil
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import pytest
@@ -16,8 +15,6 @@ from gradience.artifacts.bench import Bench
 from gradience.artifacts.digests import write_digests
 from gradience.bench.export.eee import export_eee
 from gradience.bench.export.hub import export_hub
-from gradience.bench.verify.files import root_of
-from gradience.cli.app import run
 from gradience.errors import InputError, UsageError
 from gradience.statistics import PairedTable, tango
 
@@ -38,56 +35,6 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = unpacked("minilm_reviews_demo", tmp_path_factory.mktemp("labels"))
     write_digests(folder)
     return folder
-
-
-def statement(path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    assert values["_type"] == "https://in-toto.io/Statement/v1"
-    assert values.keys() == {"_type", "subject", "predicateType", "predicate"}
-    assert all(
-        set(one["digest"]) == {"sha256"} and len(one["digest"]["sha256"]) == 64 for one in values["subject"]
-    )
-    return values
-
-
-def test_what_was_verified_is_attested_and_the_folder_stays_verified(
-    labels: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    page = labels.parent / "verified.html"
-    assert run(["bench", "verify", str(labels), "--attest", "--html", str(page)]) == 0
-    assert "Not verified" in page.read_text(encoding="utf-8")
-    bench = Bench.read(labels / "bench.json")
-    result = statement(labels / "attestation.json")
-    assert result["predicateType"] == "https://in-toto.io/attestation/test-result/v0.1"
-    subjects = {one["name"]: one["digest"]["sha256"] for one in result["subject"]}
-    assert subjects["digests.json"] == root_of(labels)
-    assert bench.probe is not None
-    assert subjects["seed 42: probe"] == bench.probe.adapter_sha256
-    predicate = result["predicate"]
-    assert predicate["result"] == "PASSED"
-    assert predicate["passedTests"] == [one.name for one in bench.candidates if one.status == "PASS"]
-    assert predicate["failedTests"] == [one.name for one in bench.candidates if one.status == "FAIL"]
-    assert predicate["configuration"][0]["name"] == "plan.json"
-
-    summary = statement(labels / "attestation_vsa.json")
-    assert summary["predicateType"] == "https://slsa.dev/verification_summary/v1"
-    required = {"verifier", "timeVerified", "resourceUri", "policy", "verificationResult", "verifiedLevels"}
-    assert summary["predicate"].keys() == required
-    assert summary["predicate"]["verifiedLevels"] == ["GRADIENCE_BENCH_L1", "GRADIENCE_BENCH_L2"]
-    assert root_of(labels) in summary["predicate"]["resourceUri"]
-
-    root = root_of(labels)
-    capsys.readouterr()
-    assert run(["bench", "verify", str(labels), "--root", str(root)]) == 0
-    assert "attestation" not in capsys.readouterr().out
-
-
-def test_what_disagrees_is_not_attested(labels: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(labels, tmp_path / "run"))
-    (copy / "bench.md").write_text("PASS")
-    (copy / "attestation.json").unlink(missing_ok=True)
-    assert run(["bench", "verify", str(copy), "--attest"]) == 1
-    assert not (copy / "attestation.json").exists()
 
 
 @pytest.mark.parametrize("name", ["minilm_reviews_demo", "smollm2_arithmetic"])

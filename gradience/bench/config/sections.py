@@ -300,7 +300,7 @@ class RuntimeSettings(Settings):
     """What answers the examples: `transformers`, or `vllm` in a process of its own, whose Python `--engine-python`
     names. Part of the key of every evaluation: probe and variants have the same."""
     executor: Annotated[str, AfterValidator(EXECUTOR)] = Field(default="local", exclude=True)
-    """Where the stages are made: `local` on this machine, `ray` on a Ray cluster, `slurm` by jobs of Slurm."""
+    """Where the stages are made: `local` on this machine, `ray` on a Ray cluster."""
     workers: Positive | None = Field(default=None, exclude=True)
     """Stages that are made at once. By default one for each GPU of this machine, and on a cluster as many as it takes.
     One alone, on this machine, is this process itself."""
