@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import os
 import shutil
 import sys
@@ -19,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from gradience.cli.exit_codes import ExitCode
-from hostile.expected import problems, strict
+from hostile.expected import MEMORY, problems, strict
 from hostile.faults import ANY, Fault, faults_of
 from hostile.kinds import Kind, Read, all_kinds, laid_out
 from hostile.mutants import mutants
@@ -85,11 +86,12 @@ def codes_of(kind: Kind, fault: Fault) -> set[int]:
 def attack(kind: Kind, name: str, read: Read, command: str, fault: Fault, folder: Path, tally: Tally) -> None:
     """Run one case, and note what is wrong with how it ended."""
     put(kind, fault, folder)
-    outcome = contained(read, folder, folder / "out")
+    outcome = contained(read, folder, [folder / "out"])
     names = [*kind.target.split("/")[1:], "in/adapter", "in/good", "in/run"]
     target = folder / kind.target
     size = target.stat().st_size if target.is_file() and not target.is_symlink() else 0
-    wrong = problems(outcome, names, min(size, 2**30), codes_of(kind, fault), torch=kind.torch)
+    memory = math.inf if kind.torch else max(MEMORY, 8 * min(size, 2**30))
+    wrong = problems(outcome, names, codes_of(kind, fault), memory)
     if "--json" in command and outcome.code == ExitCode.DONE and not strict(outcome.stdout):
         wrong.append("its JSON is not strict")
     tally.runs += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 from gradience.cli.exit_codes import ExitCode
 from hostile.sandbox import CPU_SECONDS, Outcome
@@ -16,16 +16,18 @@ RESULTS = {ExitCode.DONE, ExitCode.GATE_FAILED, ExitCode.INCOMPLETE, ExitCode.IN
 """With these codes there may be a report in place of an error."""
 
 
-def problems(outcome: Outcome, names: Sequence[str], size: int, codes: set[int], *, torch: bool) -> list[str]:
+def problems(
+    outcome: Outcome, names: Sequence[str], codes: Set[int], memory: float, seconds: float = CPU_SECONDS
+) -> list[str]:
     """What is wrong with an outcome; nothing where all promises hold.
 
-    names: a message must hold one of them.   size: bytes of the files that were read.   codes: those that fit.
+    names: a message must hold one of them.   codes: those that fit.   memory, seconds: most that it may take.
     """
-    return list(_problems(outcome, names, size, codes, torch))
+    return list(_problems(outcome, names, codes, memory, seconds))
 
 
 def _problems(
-    outcome: Outcome, names: Sequence[str], size: int, codes: set[int], torch: bool
+    outcome: Outcome, names: Sequence[str], codes: Set[int], memory: float, seconds: float
 ) -> Iterator[str]:
     code, said = outcome.code, outcome.stderr.decode("utf-8", "backslashreplace")
     if outcome.tried:
@@ -37,10 +39,10 @@ def _problems(
     if "Traceback (most recent call last)" in said:
         yield f"traceback: {said.strip().splitlines()[-1][:200]}"
         return
-    if outcome.cpu_seconds > CPU_SECONDS:
+    if outcome.cpu_seconds > seconds:
         yield f"{outcome.cpu_seconds:.1f} s of processor time"
-    if not torch and outcome.peak_bytes > max(MEMORY, 8 * size):
-        yield f"{outcome.peak_bytes / 1e6:.0f} MB for {size / 1e6:.1f} MB of files"
+    if outcome.peak_bytes > memory:
+        yield f"{outcome.peak_bytes / 1e6:.0f} MB, and {memory / 1e6:.0f} MB are allowed"
     if code not in codes:
         yield f"exit code {code}, and {sorted(codes)} fit: {said[:200]!r}"
     yield from _of_words(outcome, said, names)

@@ -60,15 +60,24 @@ class Outcome:
     stderr: bytes
     cpu_seconds: float
     peak_bytes: int
+    had_bytes: int
+    """Memory of the parent when it forked, which the child shares: part of the peak."""
     tried: str
     """What it tried although it may not; empty where it behaved."""
 
 
-def contained(work: Callable[[], int | None], folder: Path, writable: Path) -> Outcome:
-    """Do `work` in a child that stands in `folder` and may write below `writable` alone.
+def contained(
+    work: Callable[[], int | None],
+    folder: Path,
+    writable: Sequence[Path],
+    may: Sequence[str] = (),
+    seconds: int = CPU_SECONDS,
+) -> Outcome:
+    """Do `work` in a child that stands in `folder` and may write only below `writable`.
 
-    A GradienceError becomes what the command line makes of it.
+    A GradienceError becomes what the command line makes of it. `may`: beginnings of audit events that are no attempt.
     """
+    had = _resident()
     reader, writer = os.pipe()
     files = [os.memfd_create(name) for name in ("stdout", "stderr")]
     sys.stdout.flush()
@@ -76,7 +85,7 @@ def contained(work: Callable[[], int | None], folder: Path, writable: Path) -> O
     child = os.fork()
     if not child:
         os.close(reader)
-        _live(work, folder, writable, files, writer)
+        _live(work, folder, (writable, may, seconds), files, writer)
     os.close(writer)
     tried = b"".join(iter(lambda: os.read(reader, 4096), b"")).decode("utf-8", "replace")
     os.close(reader)
@@ -88,8 +97,13 @@ def contained(work: Callable[[], int | None], folder: Path, writable: Path) -> O
         outputs[1],
         usage.ru_utime + usage.ru_stime,
         usage.ru_maxrss * 1024,
+        had,
         tried,
     )
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
 
 
 def _content(file: int) -> bytes:
@@ -100,7 +114,11 @@ def _content(file: int) -> bytes:
 
 
 def _live(
-    work: Callable[[], int | None], folder: Path, writable: Path, files: Sequence[int], pipe: int
+    work: Callable[[], int | None],
+    folder: Path,
+    bounds: tuple[Sequence[Path], Sequence[str], int],
+    files: Sequence[int],
+    pipe: int,
 ) -> NoReturn:
     """The child: never returns into the code of its parent."""
     code = 1
@@ -111,8 +129,9 @@ def _live(
         sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
         sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
         os.chdir(folder)
-        _limit()
-        _watch(writable, pipe)
+        writable, may, seconds = bounds
+        _limit(seconds)
+        _watch(writable, may, pipe)
         code = _code_of(work)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -132,18 +151,18 @@ def _code_of(work: Callable[[], int | None]) -> int:
         return int(error.code or 0)
 
 
-def _limit() -> None:
+def _limit(seconds: int) -> None:
     mapped = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_AS, (mapped + ADDRESS_SPACE, mapped + ADDRESS_SPACE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(WALL_SECONDS)
 
 
-def _watch(writable: Path, pipe: int) -> None:
+def _watch(writable: Sequence[Path], may: Sequence[str], pipe: int) -> None:
     """From now on the child ends where it tries what it may not."""
-    home = os.path.realpath(writable)
+    homes = tuple(os.path.realpath(path) + "/" for path in writable)
     loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/" in line}
 
     def outside(path: Any, folder: int = -1, *, follow: bool = True) -> bool:
@@ -153,12 +172,14 @@ def _watch(writable: Path, pipe: int) -> None:
         whole = os.path.join(base, os.fsdecode(path))
         above, name = os.path.split(whole)
         where = os.path.realpath(whole) if follow else os.path.join(os.path.realpath(above), name)
-        return not (where + "/").startswith(home + "/") and where != os.devnull
+        return not (where + "/").startswith(homes) and where != os.devnull
 
     def forbidden(event: str, arguments: tuple[Any, ...]) -> bool:
         if (
             event == "ctypes.dlopen" and arguments[0] in loaded
         ):  # a handle of what runs already: threadpoolctl asks
+            return False
+        if event.startswith(tuple(may)):
             return False
         if event.startswith(STARTS) or event in RUNS_CODE:
             return True
