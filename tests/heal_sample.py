@@ -69,7 +69,10 @@ def heal_forecast() -> HealForecast:
         longest=120,
         batch_size=8,
         steps=100,
+        forward_examples=2560,
+        backward_examples=800,
         teacher_params=1000,
         trained_params=250,
+        weights_bytes=50000,
         held_bytes=9000,
     )

@@ -147,6 +147,8 @@ class CalibrationForecast(Artifact):
     """Tokens of the longest row."""
     batch_size: int
     modules: int
+    weights_bytes: int
+    """Of the base."""
     file_bytes: int
     """Of the calibration, if no module is excluded."""
     held_bytes: int

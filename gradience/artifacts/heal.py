@@ -134,7 +134,12 @@ class HealForecast(Artifact):
     """Tokens of the longest row."""
     batch_size: int
     steps: int
+    forward_examples: int
+    """Forward passes of an example, if all steps are taken: original and smaller adapter count apart."""
+    backward_examples: int
     teacher_params: int
     trained_params: int
+    weights_bytes: int
+    """Of the base."""
     held_bytes: int
     """Factors of both adapters, gradients, the optimiser's moments and the best factors so far, beside the base."""

@@ -21,7 +21,14 @@ from gradience.spectra import FloatArray
 
 
 def with_completions(
-    model: Any, tokenizer: Any, rows: Sequence[Encoded], *, tokens: int, batch_size: int, seed: int
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Encoded],
+    *,
+    tokens: int,
+    batch_size: int,
+    seed: int,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> list[Encoded]:
     """The rows, each with a completion of at most `tokens` tokens; those that have one keep it."""
     lacking = [row for row in rows if not row.completion]
@@ -30,6 +37,7 @@ def with_completions(
         batch = [lacking[place] for place in places]
         for row, completion in zip(batch, _written(model, tokenizer, batch, tokens, seed), strict=True):
             written[row.id] = completion
+        on_batch()
     return [
         replace(row, completion=tuple(written[row.id]), scored=len(written[row.id]))
         if row.id in written

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gradience.artifacts.calibration import CalibrationForecast
 from gradience.artifacts.shared_names import path_text
 from gradience.calibrate.batches import encode_pairs, encode_targets, encode_texts
 from gradience.calibrate.inputs import TEXT_TOKENS, Inputs
 from gradience.calibrate.needs import needs_of
-from gradience.models.load import load_tokenizer
+from gradience.models.load import from_folder, load_tokenizer, quiet
+from gradience.models.locate import locate
+from gradience.models.settings import ModelSettings
 
 
 def forecast_calibration(inputs: Inputs) -> CalibrationForecast:
@@ -18,8 +22,6 @@ def forecast_calibration(inputs: Inputs) -> CalibrationForecast:
     else:
         encode = encode_targets if inputs.kind == "seq2seq_lm" else encode_pairs
         rows = encode(tokenizer, inputs.rows.all, request.max_length, request.completion_tokens)
-    writes = inputs.kind != "sequence_classification"
-    lacking = sum(row.more is None for row in inputs.rows.all) if writes else 0
     longest = max(len(row.ids) + (request.completion_tokens if not row.scored else 0) for row in rows)
     needs = needs_of(inputs.ranks.values(), len(rows), longest * request.batch_size)
     return CalibrationForecast(
@@ -29,11 +31,32 @@ def forecast_calibration(inputs: Inputs) -> CalibrationForecast:
         rows=len(rows),
         duplicates=inputs.rows.duplicates,
         selection_rows=sum(inputs.rows.selects),
-        sampled_completions=lacking,
+        sampled_completions=inputs.to_sample,
         longest=longest,
         batch_size=request.batch_size,
         modules=len(inputs.ranks),
+        weights_bytes=_weights_bytes(inputs.model, inputs.labels),
         file_bytes=needs.file,
         held_bytes=needs.held,
         batch_bytes=needs.batch,
     )
+
+
+def _weights_bytes(model: ModelSettings, labels: int | None) -> int:
+    """Return the bytes of the base's weights, from its config.json."""
+    import torch
+    import transformers
+
+    from gradience.evaluate.cost import dtype_of, weights_bytes_of
+
+    shape = from_folder(transformers.AutoConfig, model.name, locate(model, ("config.json",)).folder)
+    factory: Any = {
+        "causal_lm": transformers.AutoModelForCausalLM,
+        "seq2seq_lm": transformers.AutoModelForSeq2SeqLM,
+        "seqcls": transformers.AutoModelForSequenceClassification,
+    }[model.type]
+    if labels is not None:
+        shape.num_labels = labels
+    with quiet(), torch.device("meta"):
+        base = factory.from_config(shape, dtype=dtype_of(model, shape))
+    return weights_bytes_of(base, packed=model.quantization is not None)

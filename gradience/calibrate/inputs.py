@@ -82,6 +82,13 @@ class Inputs:
     ranks: Mapping[str, int]
     """Of each module."""
 
+    @property
+    def to_sample(self) -> int:
+        """Number of rows that get a sampled completion."""
+        if self.kind == "sequence_classification":
+            return 0
+        return sum(row.more is None for row in self.rows.all)
+
 
 def read_inputs(request: Request) -> Inputs:
     """Read adapter and rows. The base's tokenizer is loaded, the base is not.

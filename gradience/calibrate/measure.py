@@ -56,12 +56,13 @@ def measured(inputs: Inputs, watch: Stopwatch, progress: Progress | None) -> Cal
     engine.add(ADAPTER, inputs.folder)
     with engine.using(ADAPTER) as model, open_adapter(inputs.folder) as opened:
         model.requires_grad_(False)
-        rows = encoded_rows(inputs, engine, model)
         selects = np.array(inputs.rows.selects)
+        sizes = inputs.to_sample, int(selects.sum()), len(selects)
+        advance = counter(progress, sum(-(-size // request.batch_size) for size in sizes))
+        rows = encoded_rows(inputs, engine, model, advance)
         selecting = [row for row, chooses in zip(rows, selects, strict=True) if chooses]
         first = batches_of(engine.tokenizer, selecting, request.batch_size, model.device)
         second = batches_of(engine.tokenizer, rows, request.batch_size, model.device)
-        advance = _counter(progress, len(first) + len(second))
         layers = reach(model)
         moments, reasons = gather_moments(model, layers.layers, first, request.seed, advance)
         modules = {
@@ -109,8 +110,10 @@ def length_of(inputs: Inputs, engine: TransformersEngine) -> int | None:
     return min((length for length in (known, asked) if length is not None), default=None)
 
 
-def encoded_rows(inputs: Inputs, engine: TransformersEngine, model: Any) -> list[Encoded]:
-    """All rows as token ids, with a completion each where a language model is to be scored on one."""
+def encoded_rows(
+    inputs: Inputs, engine: TransformersEngine, model: Any, on_batch: Callable[[], None]
+) -> list[Encoded]:
+    """Return all rows as token ids. A language model's rows get a completion; on_batch: after each sampled batch."""
     limit, request = length_of(inputs, engine), inputs.request
     if inputs.kind == "sequence_classification":
         return encode_texts(engine.tokenizer, inputs.rows.all, limit)
@@ -126,11 +129,15 @@ def encoded_rows(inputs: Inputs, engine: TransformersEngine, model: Any) -> list
         tokens=request.completion_tokens,
         batch_size=request.batch_size,
         seed=request.seed,
+        on_batch=on_batch,
     )
 
 
-def _counter(progress: Progress | None, total: int) -> Callable[[], None]:
+def counter(progress: Progress | None, total: int) -> Callable[[], None]:
+    """Return what reports one more of `total` pieces to `progress`; that none is done is reported at once."""
     done = 0
+    if progress is not None:
+        progress(done, total)
 
     def advance() -> None:
         nonlocal done
@@ -218,7 +225,6 @@ def _facts(
 ) -> dict[str, Any]:
     request, facts = inputs.request, engine.facts
     writes = inputs.kind != "sequence_classification"
-    given = sum(row.more is not None for row in inputs.rows.all) if writes else 0
     return {
         **{name: facts[name] for name in ("base", "base_sha256", "quantization", "dtype", "device")},
         "kind": inputs.kind,
@@ -228,8 +234,8 @@ def _facts(
         "rows": len(rows),
         "duplicates": inputs.rows.duplicates,
         "selection_rows": int(selects.sum()),
-        "given_completions": given,
-        "sampled_completions": len(rows) - given if writes else 0,
+        "given_completions": len(rows) - inputs.to_sample if writes else 0,
+        "sampled_completions": inputs.to_sample,
         "completion_tokens": request.completion_tokens if writes else None,
         "truncated": sum(row.truncated for row in rows),
         "scored_tokens": int(tokens[~selects].sum()),

@@ -135,7 +135,7 @@ def _calibrate(
     from gradience.cli.progress import ProgressBar
     from gradience.report.calibration import calibration_text
 
-    with ProgressBar(f"calibrating {inputs.request.adapter}", quiet=quiet) as progress:
+    with ProgressBar(f"calibrating {inputs.request.adapter}", quiet=quiet, announce=True) as progress:
         calibration = run(inputs, output, progress=progress, command=command_line())
     print_result(calibration_text, calibration.report, as_json=as_json, quiet=quiet, html=html, layers=layers)
     if not quiet:

@@ -149,7 +149,7 @@ def _heal(
     from gradience.report.card import card_of
     from gradience.report.heal import heal_text
 
-    with ProgressBar(f"healing {inputs.student.request.adapter}", quiet=quiet) as progress:
+    with ProgressBar(f"healing {inputs.student.request.adapter}", quiet=quiet, announce=True) as progress:
         report = run(inputs, output, progress=progress, force=force, card=card_of, command=command_line())
     print_result(heal_text, report, as_json=as_json, quiet=quiet, html=html)
     if not quiet:

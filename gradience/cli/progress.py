@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 1.0
 LINE_SECONDS = 30.0
-"""Between two lines about the steps of a stage, where there is no terminal."""
+"""Between two lines about the same work, where there is no terminal."""
 DOING = {
     "train": "training",
     "eval": "evaluating",
@@ -50,6 +50,14 @@ class _Bars:
         if self._progress is not None:
             self._progress.stop()
 
+    def _say(self, line: str) -> None:
+        if not self._quiet:
+            print(line, file=beneath(sys.stderr), flush=True)
+
+    def _clock(self) -> str:
+        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
+        return f"{minutes:3}:{seconds:02}"
+
     def _start(self, *, elapsed: bool = False) -> Progress:
         from rich import progress as rich
         from rich.console import Console
@@ -68,24 +76,35 @@ class _Bars:
 
 
 class ProgressBar(_Bars):
-    """A callback `bar(done, total)` that draws on a terminal alone, and only when the work takes over a second.
+    """A callback `bar(done, total)`: a bar on a terminal if the work takes over a second, else a line now and then.
 
-    quiet: draw nothing at all.
+    quiet: draw and print nothing.
+    announce: print the label at once where there is no terminal, for work that takes minutes.
     """
 
-    def __init__(self, label: str, *, quiet: bool = False) -> None:
+    def __init__(self, label: str, *, quiet: bool = False, announce: bool = False) -> None:
         super().__init__(quiet=quiet)
-        self._quiet = quiet or not sys.stderr.isatty()
         self._label = display_name(label, 40)
+        self._terminal, self._announce = sys.stderr.isatty(), announce
         self._task: TaskID | None = None
+        self._pace = _Pace(self._started)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        if self._announce and not self._terminal:
+            self._say(f"{self._clock()} {self._label}")
+        return self
 
     def __call__(self, done: int, total: int) -> None:
-        if self._quiet or time.monotonic() - self._started < PATIENCE_SECONDS:
-            return
-        bars = self._progress or self._start()
-        if self._task is None:
-            self._task = bars.add_task(self._label, total=total)
-        bars.update(self._task, completed=done)
+        now = time.monotonic()
+        if not self._terminal:
+            if line := self._pace.line(done, total, now):
+                self._say(f"{self._clock()} {self._label}: {line}")
+        elif not self._quiet and now - self._started >= PATIENCE_SECONDS:
+            bars = self._progress or self._start()
+            if self._task is None:
+                self._task = bars.add_task(self._label, total=total)
+            bars.update(self._task, completed=done)
 
 
 class StageProgress(_Bars, Watcher):
@@ -132,7 +151,7 @@ class StageProgress(_Bars, Watcher):
     def step(self, done: int, total: int) -> None:
         """Show that a step of the training is done, or so many examples are answered, and how fast that goes."""
         now = time.monotonic()
-        self._pace.first = self._pace.first or (done, now)
+        line = self._pace.line(done, total, now)
         if self._progress is not None and self._tasks is not None:
             stages, steps = self._tasks
             self._progress.update(stages, completed=self._stages_done + done / total)
@@ -140,14 +159,8 @@ class StageProgress(_Bars, Watcher):
             self._progress.update(
                 steps, completed=done, total=total, description=f"{self._doing}{f', {rate}' if rate else ''}"
             )
-        elif now - self._pace.shown >= LINE_SECONDS and done < total:
-            self._pace.shown = now
-            said = (f"{done:,} of {total:,}", self._pace.rate(now), self._pace.left(done, total, now))
-            self._say(f"{self._clock()}   {', '.join(filter(None, said))}")
-
-    def _clock(self) -> str:
-        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
-        return f"{minutes:3}:{seconds:02}"
+        elif line:
+            self._say(f"{self._clock()}   {line}")
 
     def note(self, text: str) -> None:
         """Print why something is done again."""
@@ -159,10 +172,6 @@ class StageProgress(_Bars, Watcher):
         else:
             self._say(line)
 
-    def _say(self, line: str) -> None:
-        if not self._quiet:
-            print(line, file=beneath(sys.stderr), flush=True)
-
 
 class _Pace:
     """How fast one stage is."""
@@ -172,6 +181,14 @@ class _Pace:
         self.tokens = 0
         self.first: tuple[int, float] | None = None
         """What was done at the first sign, and when: what an interrupted run had left is none of this one's."""
+
+    def line(self, done: int, total: int, now: float) -> str:
+        """`3 of 40, about 2 min left`; empty within LINE_SECONDS of the line before, and at the end."""
+        self.first = self.first or (done, now)
+        if now - self.shown < LINE_SECONDS or done >= total:
+            return ""
+        self.shown = now
+        return ", ".join(filter(None, (f"{done:,} of {total:,}", self.rate(now), self.left(done, total, now))))
 
     def rate(self, now: float) -> str:
         """`1,200 tokens/s`; empty where no tokens are counted."""

@@ -116,24 +116,26 @@ def calibration_forecast_text(
 ) -> str:
     """Return what `gradience calibrate --dry-run` prints."""
     predicting = forecast.rows - forecast.selection_rows
+    whole = forecast.weights_bytes + forecast.held_bytes + forecast.batch_bytes
     rows: list[tuple[str, Inline]] = [
         ("adapter", (Span(forecast.adapter_path, "name"), f", {plural(forecast.modules, 'module')}")),
         ("base", Span(forecast.base, "name")),
         (
-            "rows",
+            "examples",
             f"{count(forecast.rows)}: {count(forecast.selection_rows)} choose, {count(predicting)} predict",
         ),
-        ("longest row", f"{plural(forecast.longest, 'token')}, {count(forecast.batch_size)} rows in a batch"),
-        ("passes", "1.5 forward and 1.5 backward passes of all rows"),
+        ("longest", f"{plural(forecast.longest, 'token')}, {count(forecast.batch_size)} examples in a batch"),
+        ("passes", f"{plural(forecast.rows + forecast.selection_rows, 'example')} forward and backward"),
         (
             "memory",
-            f"{size(forecast.held_bytes)}, and {size(forecast.batch_bytes)} while a batch is computed",
+            f"about {size(whole)}: {size(forecast.weights_bytes)} base, {size(forecast.held_bytes)} measurements,"
+            f" {size(forecast.batch_bytes)} a batch",
         ),
         ("file", size(forecast.file_bytes)),
     ]
     if forecast.sampled_completions:
-        rows.insert(3, ("completions", f"{count(forecast.sampled_completions)} would be sampled"))
-    note = "Memory is beside the base, its activations and the gradients of those."
+        rows.insert(3, ("completions", f"{count(forecast.sampled_completions)} sampled first"))
+    note = "Memory does not include the base's activations and their gradients."
     blocks: list[Block] = [
         Heading("Nothing is loaded: this is the plan.", level=1),
         Facts(rows),

@@ -131,6 +131,7 @@ def heal_forecast_text(forecast: HealForecast, *, width: int | None = None, colo
         f"{count(forecast.rows)}: {count(forecast.training_rows)} trained on, "
         f"{count(forecast.stopping_rows)} decide when to stop, {count(forecast.held_out_rows)} held out"
     )
+    whole = forecast.weights_bytes + forecast.held_bytes
     rows: list[tuple[str, Inline]] = [
         (
             "adapter",
@@ -141,10 +142,18 @@ def heal_forecast_text(forecast: HealForecast, *, width: int | None = None, colo
             (Span(forecast.teacher_path, "name"), f", {plural(forecast.teacher_params, 'parameter')}"),
         ),
         ("base", Span(forecast.base, "name")),
-        ("rows", parts),
-        ("longest row", f"{plural(forecast.longest, 'token')}, {count(forecast.batch_size)} rows in a batch"),
-        ("steps", f"{count(forecast.steps)} at most; each is two forward passes and a backward pass"),
-        ("memory", f"{size(forecast.held_bytes)} beside the base"),
+        ("examples", parts),
+        ("longest", f"{plural(forecast.longest, 'token')}, {count(forecast.batch_size)} examples in a batch"),
+        (
+            "passes",
+            f"up to {count(forecast.forward_examples)} examples forward and {count(forecast.backward_examples)} backward,"
+            f" in {plural(forecast.steps, 'step')}",
+        ),
+        (
+            "memory",
+            f"about {size(whole)}: {size(forecast.weights_bytes)} base, {size(forecast.held_bytes)} adapters and"
+            " optimizer",
+        ),
     ]
     if forecast.sampled_completions:
         rows.insert(4, ("completions", f"{count(forecast.sampled_completions)} written by the original"))
@@ -152,7 +161,7 @@ def heal_forecast_text(forecast: HealForecast, *, width: int | None = None, colo
         Heading("Nothing is loaded: this is the plan.", level=1),
         Facts(rows),
         Paragraph(
-            "Memory is beside the base's activations, their gradients, and the logits of a batch, twice."
+            "Memory does not include the base's activations, their gradients, and the logits of a batch, twice."
         ),
     ]
     return terminal.render(blocks, width=width, color=color)

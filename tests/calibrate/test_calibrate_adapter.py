@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from calibrated_cases import adapter, texts, write
+from transformers import AutoModelForSequenceClassification
 
 from gradience import UsageError, calibrate_adapter
 from gradience.artifacts.calibration import Calibration
@@ -67,6 +68,13 @@ def test_completions_are_sampled_where_a_row_has_none(writer):
     assert tokens.max() <= 5
     assert len(set(tokens.tolist())) > 1
     assert report.scored_tokens == tokens[1::2].sum()
+
+
+def test_progress_counts_every_batch_the_sampled_ones_too(writer, tmp_path):
+    seen = []
+    again(writer, tmp_path / "c.safetensors", progress=lambda *done: seen.append(done))
+    total = 4 + 4 + 8  # batches of 8: 30 rows are sampled, 30 choose, and 60 are measured
+    assert seen == [(done, total) for done in range(total + 1)]
 
 
 def test_moments_and_components_come_from_the_rows_that_select_alone(classifier, tmp_path):
@@ -150,10 +158,17 @@ def test_the_command_writes_shows_and_does_not_overwrite(classifier, tmp_path, c
     words = ["calibrate", str(classifier.adapter), "--prompts", str(classifier.prompts), "-o", str(output)]
     words += ["--base-model", str(classifier.base), "--device", "cpu"]
     assert run([*words, "--dry-run"]) == 0
-    assert "60: 30 choose, 30 predict" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "60: 30 choose, 30 predict" in shown
+    assert "90 examples forward and backward" in shown
+    assert run([*words, "--dry-run", "--json"]) == 0
+    base = AutoModelForSequenceClassification.from_pretrained(classifier.base, num_labels=2)
+    weights = sum(weight.nbytes for weight in base.parameters())
+    assert json.loads(capsys.readouterr().out)["weights_bytes"] == weights
     assert not output.exists()
     assert run(words) == 0
-    shown = capsys.readouterr().out
+    shown, said = capsys.readouterr()
+    assert said.splitlines()[0].split()[:2] == ["0:00", "calibrating"]  # there is no terminal
     assert "Which modules matter?" in shown
     assert "calibrated, 0 excluded" in shown
     assert run(words) == 2

@@ -142,4 +142,4 @@ def test_a_prompt_loses_its_end_and_a_completion_must_fit():
 def test_the_command_says_what_it_needs(case, capsys):
     words = ["calibrate", str(case.adapter), "--prompts", str(case.prompts), "--base-model", str(case.base)]
     assert run([*words, "--completion-tokens", "5", "--dry-run"]) == 0
-    assert "20 would be sampled" in capsys.readouterr().out
+    assert "20 sampled first" in capsys.readouterr().out

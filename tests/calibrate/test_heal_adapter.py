@@ -297,7 +297,9 @@ def test_the_command_plans_heals_and_does_not_overwrite(classifier, small, tmp_p
     assert "no --output given" in capsys.readouterr().err
     words += ["-o", str(output)]
     assert run([*words, "--dry-run"]) == 0
-    assert "38 trained on, 7 decide when to stop, 15 held out" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "38 trained on, 7 decide when to stop, 15 held out" in shown
+    assert "examples forward and" in shown
     assert run([*words, "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["schema"] == "gradience.heal_forecast/1"
     assert not output.exists()

@@ -39,12 +39,20 @@ def test_it_is_silent_where_it_should_be(patience, quiet):
     assert on_a_terminal(WORK.format(patience=patience, label="x", quiet=quiet)) == ""
 
 
-def test_it_is_silent_in_a_pipe():
-    code = WORK.format(patience=0, label="x", quiet=False)
+@pytest.mark.parametrize(
+    ("quiet", "seconds", "lines"),
+    [(False, 30.0, []), (False, 0.0, [f"{done} of 7" for done in range(1, 7)]), (True, 0.0, [])],
+    ids=["short-work", "long-work", "quiet"],
+)
+def test_without_a_terminal_it_prints_plain_lines_while_the_work_is_long(quiet, seconds, lines):
+    code = WORK.format(patience=0, label="x", quiet=quiet)
+    code = code.replace("\nwith", f"\nprogress.LINE_SECONDS = {seconds}\nwith", 1)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=HANGS, check=True
     )
-    assert (done.stdout, done.stderr) == ("result\n", "")
+    assert done.stdout == "result\n"
+    assert [line.split(": ")[1].split(",")[0] for line in done.stderr.splitlines()] == lines
+    assert "\x1b" not in done.stderr
 
 
 @pytest.mark.parametrize("label", ["[bold]x[/]", "a[/]b", "{task.id}", "{", "a\x1b[2Jb", "a\nb", "x" * 500])

@@ -65,12 +65,12 @@ def distil(
     lr: float,
     batch_size: int,
     seed: int,
-    on_step: Callable[[int], None],
+    on_step: Callable[[], None],
 ) -> Distilled:
     """Train the student's factors, and leave the best of them in it.
 
     AdamW without weight decay, whose rate rises to `lr` over the first steps and falls in a straight line to 0.
-    on_step: called with the steps that are done.
+    on_step: called after each step.
     """
     with engine.using(STUDENT) as model:
         factors = factors_of(model)
@@ -85,7 +85,7 @@ def distil(
             group["lr"] = lr * min((step + 1) / max(1, steps // WARM), 1 - step / steps)
         _step(engine, factors, optimizer, batches_of(engine.tokenizer, rows, batch_size, engine.base.device))
         step += 1
-        on_step(step)
+        on_step()
         if step % max(1, steps // CHECKS) and step < steps:
             continue
         checks.append(HealCheck(step=step, kl=per_token(divergences(engine, stopping), parts.stopping)))
@@ -139,7 +139,9 @@ def residual(logits: Tensor, teacher: Tensor) -> Tensor:
     return gradient
 
 
-def divergences(engine: TransformersEngine, batches: Sequence[Batch]) -> dict[str, float]:
+def divergences(
+    engine: TransformersEngine, batches: Sequence[Batch], on_batch: Callable[[], None] = lambda: None
+) -> dict[str, float]:
     """KL(teacher ‖ student) of each row, summed over its scored tokens, by the row's identity."""
     sums: dict[str, float] = {}
     for batch in batches:
@@ -154,6 +156,7 @@ def divergences(engine: TransformersEngine, batches: Sequence[Batch]) -> dict[st
             raise AssertionError("one divergence for each scored token")
         for row, part in zip(batch.rows, torch.split(kl, counts), strict=True):
             sums[row.id] = max(0.0, float(part.sum()))  # rounding may leave it below 0
+        on_batch()
     return sums
 
 

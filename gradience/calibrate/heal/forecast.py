@@ -5,6 +5,7 @@ from __future__ import annotations
 from gradience.artifacts.heal import HealForecast
 from gradience.artifacts.shared_names import path_text
 from gradience.calibrate.forecast import forecast_calibration
+from gradience.calibrate.heal.distil import CHECKS
 from gradience.calibrate.heal.inputs import HealInputs, split
 
 
@@ -15,6 +16,8 @@ def forecast_heal(inputs: HealInputs) -> HealForecast:
     """
     rows = forecast_calibration(inputs.student)
     parts = split(inputs.student.rows.all, inputs.student.request.seed)
+    trained = inputs.request.steps * rows.batch_size
+    measured = (CHECKS + 1) * len(parts.stopping) + 2 * len(parts.held_out)
     return HealForecast(
         adapter_path=rows.adapter_path,
         teacher_path=path_text(inputs.request.teacher),
@@ -29,7 +32,10 @@ def forecast_heal(inputs: HealInputs) -> HealForecast:
         longest=rows.longest,
         batch_size=rows.batch_size,
         steps=inputs.request.steps,
+        forward_examples=2 * (trained + measured),
+        backward_examples=trained,
         teacher_params=inputs.teacher_params,
         trained_params=inputs.student_params,
+        weights_bytes=rows.weights_bytes,
         held_bytes=4 * inputs.teacher_params + 5 * 4 * inputs.student_params,
     )

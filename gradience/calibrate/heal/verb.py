@@ -71,7 +71,7 @@ def heal_adapter(
     revision: of the base on the hub.
     device: where the base is.
     force: replace an adapter folder that is there.
-    progress: called after each step.
+    progress: called after each step and each batch that is sampled or measured.
 
     Raises InputError where adapters, rows or base cannot be used, UsageError for what makes no sense together,
     MissingExtra, OutputError when disk or memory refuse.

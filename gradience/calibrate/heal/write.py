@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from gradience.calibrate.heal.distil import (
 from gradience.calibrate.heal.factors import check_names, healed_bytes, read_stored, round_as_stored
 from gradience.calibrate.heal.inputs import HealInputs, Parts, split
 from gradience.calibrate.heal.intervals import mean_kl
-from gradience.calibrate.measure import encoded_rows, length_of
+from gradience.calibrate.measure import counter, encoded_rows, length_of
 from gradience.compress.carry import (
     HEAL_REPORT,
     annotate,
@@ -63,9 +63,12 @@ def write_healed(
         factors = factors_of(model)
     check_names(stored, factors, student.folder)
     with engine.using(TEACHER) as model:
-        parts = split(encoded_rows(student, engine, model), asked.seed)
+        sizes = student.to_sample, *[len(split(student.rows.all, asked.seed).held_out)] * 2
+        batches = sum(-(-size // asked.batch_size) for size in sizes)
+        advance = counter(progress, batches + request.steps)
+        parts = split(encoded_rows(student, engine, model, advance), asked.seed)
     held_out = batches_of(engine.tokenizer, parts.held_out, asked.batch_size, engine.base.device)
-    before = as_rows(divergences(engine, held_out), parts.held_out)
+    before = as_rows(divergences(engine, held_out, advance), parts.held_out)
     done = distil(
         engine,
         parts,
@@ -73,12 +76,12 @@ def write_healed(
         lr=request.lr,
         batch_size=asked.batch_size,
         seed=asked.seed,
-        on_step=_counter(progress, request.steps),
+        on_step=advance,
     )
     improved = done.best.step > 0
     if improved:
         round_as_stored(stored, factors)
-    after = as_rows(divergences(engine, held_out), parts.held_out) if improved else before
+    after = as_rows(divergences(engine, held_out, advance), parts.held_out) if improved else before
     weights = healed_bytes(stored, factors) if improved else (student.folder / WEIGHTS).read_bytes()
     tokens = np.array([row.scored for row in parts.held_out], dtype=np.int64)
     measured = {
@@ -131,10 +134,6 @@ def _write(
     return report
 
 
-def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
-    return lambda done: None if progress is None else progress(done, total)
-
-
 def _outcome(parts: Parts[Encoded], done: Distilled, planned: int) -> dict[str, Any]:
     every = (*parts.training, *parts.stopping, *parts.held_out)
     return {
@@ -155,7 +154,6 @@ def _facts(inputs: HealInputs, engine: TransformersEngine) -> dict[str, Any]:
     student, facts = inputs.student, engine.facts
     asked, rows = student.request, student.rows
     writes = student.kind != "sequence_classification"
-    given = sum(row.more is not None for row in rows.all) if writes else 0
     return {
         **{name: facts[name] for name in ("base", "base_sha256", "quantization", "dtype", "device")},
         "adapter_path": path_text(asked.adapter),
@@ -168,8 +166,8 @@ def _facts(inputs: HealInputs, engine: TransformersEngine) -> dict[str, Any]:
         "prompts": path_text(asked.prompts),
         "prompts_sha256": sha256_file(asked.prompts),
         "duplicates": rows.duplicates,
-        "given_completions": given,
-        "sampled_completions": len(rows.all) - given if writes else 0,
+        "given_completions": len(rows.all) - student.to_sample if writes else 0,
+        "sampled_completions": student.to_sample,
         "completion_tokens": asked.completion_tokens if writes else None,
         "seed": asked.seed,
         "batch_size": asked.batch_size,
