@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gradience.artifacts.base import Artifact, Float12, Part
 from gradience.artifacts.bench_plan import Role, Share
-from gradience.artifacts.forecast import ScoredExample, TimeEstimate
+from gradience.artifacts.forecast import ScoredExample
 from gradience.artifacts.graded import (
     Bounds,
     Grade,
@@ -171,8 +171,8 @@ class EvaluationForecast(Report):
 
     row_field: ClassVar[str] = "margins"
 
-    schema_: Literal["gradience.evaluation_forecast/1"] = Field(
-        default="gradience.evaluation_forecast/1", alias="schema"
+    schema_: Literal["gradience.evaluation_forecast/2"] = Field(
+        default="gradience.evaluation_forecast/2", alias="schema"
     )
     base: str
     task: str
@@ -189,8 +189,8 @@ class EvaluationForecast(Report):
     """The largest two adapters in float32: no more are loaded at once."""
     batch_bytes: int | None
     """The largest step of a batch, and its cache of keys and values."""
-    times: tuple[TimeEstimate, ...]
-    """Of each machine; `evaluation` is one adapter, `seed` all of them with the loading, and nothing is trained."""
+    process_bytes: int | None
+    """Python, PyTorch and their libraries, as measured in the process that made the forecast; 0 on a GPU."""
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
 

@@ -1,4 +1,4 @@
-"""`gradience bench run --dry-run --json`: what a run would do, and an estimate of what it would cost."""
+"""`gradience bench run --dry-run --json`: the stages of a run and the memory that it takes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from gradience.artifacts.base import Float12, Part
+from gradience.artifacts.base import Part
 from gradience.artifacts.bench_plan import Policy
 from gradience.artifacts.power import Scenario
 from gradience.artifacts.report import Report
@@ -49,25 +49,8 @@ class ScoredExample(Part):
     """Whether that counts as the gold answer; null where nothing is looked for."""
 
 
-class TimeEstimate(Part):
-    """Seconds on one machine, of one process."""
-
-    machine: str
-    """Which, and what is assumed or was measured of it."""
-    training: Float12
-    """Seconds of one training."""
-    evaluation: Float12
-    """Seconds of one evaluation of a variant; for a causal model its divergence from the probe included."""
-    seed: Float12
-    """Seconds of all trainings and evaluations of a seed, if no two variants come to the same."""
-    calibration: Float12 = 0.0
-    """Seconds of the calibration; 0 where there is none."""
-    healing: Float12 = 0.0
-    """Seconds of one healing that takes all its steps; 0 where there is none."""
-
-
 class CostEstimate(Part):
-    """For one seed; counted from the shape of the model and the lengths of the examples."""
+    """Memory of one stage; counted from the shape of the model and the lengths of the examples."""
 
     base_params: int
     """Parameters of the base."""
@@ -83,11 +66,8 @@ class CostEstimate(Part):
     """What an evaluation keeps beside the base: keys and values of a batch with its largest tensor, or its logits."""
     tokens_per_training: int
     """Padding included."""
-    kernels_per_step: int
-    """Kernels that a step of training starts, the optimizer's left out."""
-    kernels_per_token: int | None
-    """Kernels of one decoding step of a batch; null for labels."""
-    times: tuple[TimeEstimate, ...]
+    process_bytes: int = 0
+    """Python, PyTorch and their libraries, as measured in the process that made the forecast; 0 on a GPU."""
 
 
 class BenchForecast(Report):
@@ -95,8 +75,8 @@ class BenchForecast(Report):
 
     row_field: ClassVar[str] = "checks"
 
-    schema_: Literal["gradience.bench_forecast/2"] = Field(
-        default="gradience.bench_forecast/2", alias="schema"
+    schema_: Literal["gradience.bench_forecast/3"] = Field(
+        default="gradience.bench_forecast/3", alias="schema"
     )
     config_digest: str
     protocol_digest: str

@@ -44,27 +44,12 @@ class Scenario(Part):
     needs: tuple[Need, ...]
 
 
-class BudgetCost(Part):
-    """Seconds on one machine: what a seed takes, and what each of its examples takes."""
-
-    machine: str
-    """Which, and what is assumed or was measured of it."""
-    of_a_seed: Float12
-    """Trainings and loading."""
-    of_an_example: Float12
-    """One example by the probe and every variant."""
-
-    def seconds(self, seeds: int, examples: int) -> float:
-        """Return what so many seeds and examples take."""
-        return seeds * (self.of_a_seed + examples * self.of_an_example)
-
-
 class PowerReport(Report):
     """What a budget of examples and seeds can show."""
 
     row_field: ClassVar[str] = "scenarios"
 
-    schema_: Literal["gradience.power/1"] = Field(default="gradience.power/1", alias="schema")
+    schema_: Literal["gradience.power/2"] = Field(default="gradience.power/2", alias="schema")
     n: int
     """Examples that decide."""
     seeds: int
@@ -78,6 +63,4 @@ class PowerReport(Report):
     allowed: int
     """How many fewer than the probe a variant may have correct, on each seed."""
     scenarios: tuple[Scenario, ...]
-    costs: tuple[BudgetCost, ...]
-    """Empty where no config tells them."""
     assumptions: tuple[str, ...]

@@ -10,7 +10,6 @@ from pydantic import Field
 from gradience.artifacts.base import Artifact, Float12, Part
 from gradience.artifacts.bench_plan import Role, Share
 from gradience.artifacts.evaluation import EvaluatedAdapter, EvaluationConditions, ShownMargin
-from gradience.artifacts.forecast import TimeEstimate
 from gradience.artifacts.graded import PairedEvidence
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
@@ -220,8 +219,8 @@ class ShrinkForecast(Report):
 
     row_field: ClassVar[str] = "rungs"
 
-    schema_: Literal["gradience.shrink_forecast/1"] = Field(
-        default="gradience.shrink_forecast/1", alias="schema"
+    schema_: Literal["gradience.shrink_forecast/2"] = Field(
+        default="gradience.shrink_forecast/2", alias="schema"
     )
     plan: ShrinkPlan
     rungs: tuple[PlannedRung, ...]
@@ -231,7 +230,7 @@ class ShrinkForecast(Report):
     adapter_bytes: int
     """The adapter and the largest rung in float32: no more are loaded at once."""
     batch_bytes: int | None
-    times: tuple[TimeEstimate, ...]
-    """Of each machine; `evaluation` is one adapter, `seed` all rungs, so at most that, and nothing is trained."""
+    process_bytes: int | None
+    """Python, PyTorch and their libraries, as measured in the process that made the forecast; 0 on a GPU."""
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]

@@ -126,7 +126,7 @@ def evaluate(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Check the inputs; print memory, time and the margin that can be shown."
+            "--dry-run", help="Check the inputs; print memory and the margin that can be shown."
         ),
     ] = False,
     preview: Annotated[

@@ -106,7 +106,7 @@ def shrink(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Check the inputs; print rungs, memory, time and the margin that can be shown."
+            "--dry-run", help="Check the inputs; print rungs, memory and the margin that can be shown."
         ),
     ] = False,
     allow_code: AllowCode = False,

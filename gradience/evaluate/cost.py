@@ -1,21 +1,21 @@
-"""What an evaluation costs: kernels that are counted, lengths that were read, rates of a machine."""
+"""Memory of an evaluation, from shapes that are counted and lengths that were read."""
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from gradience.evaluate.counting import Work, decoding_work, forward_of, work_of
-from gradience.evaluate.evaluator import SCORED_AT_ONCE
-from gradience.evaluate.machines import H100, Machine, this_processor
+from gradience.evaluate.counting import forward_of, largest_step
 from gradience.models.settings import ModelSettings
 
+STATUS = Path("/proc/self/status")
 PACKED_BITS = 4.127
 """Of a weight in NF4 with its block constants (QLoRA)."""
-LOADED = 1e9
-"""Bytes of a checkpoint that are loaded in a second."""
 MEASURED = 5
 """Numbers in float32 for each logit of which KL is computed: both log-probabilities, a probability, the difference of
 the logs, and the product of the last two."""
@@ -53,35 +53,22 @@ def dtype_of(model: ModelSettings, shape: Any) -> torch.dtype:
     return said if isinstance(said, torch.dtype) else torch.float32
 
 
-def evaluation_work(network: Any, rows: int, prompt: int, new: int) -> tuple[Work, Work | None, Work | None]:
-    """Return the work of reading a batch, of one decoding step of it, and of scoring a batch of responses.
+def answering_bytes(
+    shape: Any, network: Any, *, rows: int, prompt: int, new: int, scored: int, itemsize: int
+) -> int:
+    """Return the bytes beside the base: those of a batch that is answered, or of the responses scored together.
 
-    new: tokens that a batch generates; 0 for labels, which have the first alone.
+    rows, prompt: shape of the batch. new: tokens that it generates; 0 for labels. scored: positions scored together,
+    each with the logits of a whole vocabulary.
     """
-    prompt = max(1, prompt)
-    if not new:
-        return work_of(lambda: forward_of(network, rows=rows, length=prompt)), None, None
-    return (
-        work_of(lambda: forward_of(network, rows=rows, length=prompt, logits=1)),
-        decoding_work(network, rows, cached=prompt + new // 2),
-        work_of(lambda: forward_of(network, rows=SCORED_AT_ONCE, length=prompt + new, logits=new)),
-    )
-
-
-def answering_bytes(shape: Any, works: Sequence[Work], *, cached: int, scored: int, itemsize: int) -> int:
-    """Bytes beside the base: of a batch that is answered, or of the responses that are scored, whichever are more.
-
-    works: of reading a batch, and of a decoding step. cached: tokens whose keys and values are kept. scored: positions
-    that are scored together, each with the logits of a whole vocabulary.
-    """
-    text = shape.get_text_config()
-    answering = max(size for work in works for _, size, _ in work.kernels)
-    if cached:
+    text, length = shape.get_text_config(), max(1, prompt)
+    answering = largest_step(lambda: forward_of(network, rows=rows, length=length, logits=1 if new else None))
+    if new:
         heads = getattr(text, "num_attention_heads", 0) or 1
         width = getattr(text, "head_dim", None) or text.hidden_size // heads
         groups = getattr(text, "num_key_value_heads", None) or heads
-        answering += 2 * cached * text.num_hidden_layers * groups * width * itemsize
-    return int(max(answering, scoring_bytes(scored * text.vocab_size, itemsize) if scored else 0))
+        answering += 2 * rows * (prompt + new) * text.num_hidden_layers * groups * width * itemsize
+    return max(answering, scoring_bytes(scored * text.vocab_size, itemsize) if scored else 0)
 
 
 def scoring_bytes(logits: int, itemsize: int) -> int:
@@ -107,12 +94,13 @@ def weights_bytes_of(base: Any, *, packed: bool) -> int:
     return int(bits / 8)
 
 
-def machines_for(model: ModelSettings, shape: Any, device: str, threads: int | None) -> list[Machine]:
-    """Return an H100, and this processor where a run on `device` would take it."""
+def process_bytes(device: str) -> int:
+    """Return the resident memory of this process: Python and the libraries, before a base is loaded; 0 for a GPU."""
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    if device not in ("cpu", "auto") or (device == "auto" and gpu):
-        return [H100]
-    text = shape.get_text_config()
-    width = text.hidden_size
-    inner = getattr(text, "intermediate_size", None) or getattr(text, "hidden_dim", None) or 4 * width
-    return [H100, this_processor(dtype_of(model, text), threads, width=width, inner=inner)]
+    if device != "cpu" and (device != "auto" or gpu):
+        return 0
+    if STATUS.is_file():
+        lines = (line.split() for line in STATUS.read_text().splitlines())
+        return next((1024 * int(words[1]) for words in lines if words[0] == "VmRSS:"), 0)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

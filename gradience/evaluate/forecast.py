@@ -1,4 +1,4 @@
-"""What an evaluation would cost and be able to show, before any weight is loaded."""
+"""The memory that an evaluation takes and the margin that it can show, before any weight is loaded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from statistics import fmean
 from typing import Any
 
 from gradience.artifacts.evaluation import EvaluationForecast, ShownMargin
-from gradience.artifacts.forecast import TimeEstimate
 from gradience.artifacts.shared_names import path_text, sentence_text
 from gradience.errors import InputError
 from gradience.evaluate.batches import CPU_TOKENS, SCORED_SHARE, TRIED_TOKENS
@@ -56,7 +55,7 @@ def forecast_evaluation(inputs: Inputs) -> EvaluationForecast:
         weights_bytes=cost.weights if cost else None,
         adapter_bytes=inputs.adapter_bytes,
         batch_bytes=cost.batch if cost else None,
-        times=cost.times if cost else (),
+        process_bytes=cost.process if cost else None,
         assumptions=tuple(assumptions),
         notes=tuple(map(sentence_text, notes)),
     )
@@ -66,7 +65,7 @@ def forecast_evaluation(inputs: Inputs) -> EvaluationForecast:
 class _Cost:
     weights: int
     batch: int
-    times: tuple[TimeEstimate, ...]
+    process: int
 
 
 def _memory(inputs: Inputs, cost: _Cost) -> Iterator[str]:
@@ -78,21 +77,13 @@ def _memory(inputs: Inputs, cost: _Cost) -> Iterator[str]:
 
 
 def _cost(inputs: Inputs) -> tuple[_Cost | None, list[str]]:
-    """Memory and times, and what they rest on."""
+    """Memory, and what it rests on."""
     if inputs.model.type == "seq2seq_lm":
-        return None, ["no cost: of encoder–decoder models it is not counted"]
+        return None, ["No memory estimate: it is not counted for encoder–decoder models."]
     from transformers import AutoConfig
 
-    from gradience.evaluate.cost import (
-        LOADED,
-        answering_bytes,
-        dtype_of,
-        evaluation_work,
-        machines_for,
-        weights_bytes_of,
-    )
+    from gradience.evaluate.cost import answering_bytes, dtype_of, process_bytes, weights_bytes_of
     from gradience.evaluate.counting import network_on_meta
-    from gradience.evaluate.evaluator import SCORED_AT_ONCE
     from gradience.models.load import from_folder, quiet
     from gradience.models.locate import locate
 
@@ -104,40 +95,23 @@ def _cost(inputs: Inputs) -> tuple[_Cost | None, list[str]]:
         try:
             base, network = network_on_meta(shape, _lora(inputs.reference), dtype=dtype, labels=labels)
         except InputError as error:
-            return None, [f"no cost: {sentence_text(str(error))}"]
+            return None, [f"No memory estimate: {sentence_text(str(error))}"]
         weights = weights_bytes_of(base, packed=inputs.model.quantization is not None)
-        reading, decoding, scoring = evaluation_work(network, rows, prompt, new)
-    machines = machines_for(inputs.model, shape, inputs.request.device, None)
-    examples, adapters = len(inputs.examples), len(inputs.adapters) + inputs.request.with_base
-    choices = sum(len(each.choices) for each in inputs.examples) if isinstance(inputs.task, ChoiceTask) else 0
-    times = []
-    for machine in machines:
-        answers = machine.seconds(reading) + (new * machine.seconds(decoding) if decoding else 0)
-        one = examples / rows * answers
-        if choices and scoring:
-            one = choices / SCORED_AT_ONCE * machine.seconds(scoring)
-        scores = 2 * examples / SCORED_AT_ONCE * machine.seconds(scoring) if scoring else 0.0
-        if inputs.likelihoods:  # nothing is generated; against the reference, which reads them again
-            one = scores = scores / 2
-        whole = adapters * one + (adapters - 1) * scores + weights / LOADED
-        times.append(TimeEstimate(machine=machine.name, training=0.0, evaluation=one + scores, seed=whole))
-    said = [machine.name for machine in machines]
-    if inputs.request.engine != "transformers":
-        said.append(f"times of the engine transformers; {inputs.request.engine} has not been measured here")
-    if new and not choices and not inputs.likelihoods:
-        said.append(
-            "answers as long as the gold ones; a model that does not stop takes up to `max_new_tokens`"
+        batch = answering_bytes(
+            shape,
+            network,
+            rows=rows,
+            prompt=prompt,
+            new=0 if inputs.likelihoods else new,
+            scored=_scored_rows(inputs, rows) * new,
+            itemsize=dtype.itemsize,
         )
-    if inputs.model.quantization:
-        said.append("times of the unpacked base: unpacking NF4 takes longer")
-    batch = answering_bytes(
-        shape,
-        [work for work in (reading, decoding) if work],
-        cached=rows * (prompt + new) if new and not inputs.likelihoods else 0,
-        scored=_scored_rows(inputs, rows) * new,
-        itemsize=dtype.itemsize,
-    )
-    return _Cost(weights, batch, tuple(times)), said
+    said = []
+    if new and not isinstance(inputs.task, ChoiceTask) and not inputs.likelihoods:
+        said.append(
+            "Answers are assumed as long as the gold ones; a model that does not stop writes up to `max_new_tokens`."
+        )
+    return _Cost(weights, batch, process_bytes(inputs.request.device)), said
 
 
 def _lora(adapter: AdapterInput) -> Mapping[str, Any]:

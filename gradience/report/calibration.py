@@ -137,7 +137,7 @@ def calibration_forecast_text(
         rows.insert(3, ("completions", f"{count(forecast.sampled_completions)} sampled first"))
     note = "Memory does not include the base's activations and their gradients."
     blocks: list[Block] = [
-        Heading("Nothing is loaded: this is the plan.", level=1),
+        Heading("Dry run: no model was loaded", level=1),
         Facts(rows),
         Paragraph(note),
     ]

@@ -38,7 +38,6 @@ from gradience.report.evaluation_likelihoods import (
     loses_nothing,
 )
 from gradience.report.evidence import GRADES, probability
-from gradience.report.forecast import machine_of, rough_duration
 from gradience.report.numbers import MISSING, count, in_points, number_range, percent, plural, sig, size
 from gradience.words import points
 
@@ -285,27 +284,27 @@ def evaluation_forecast_blocks(forecast: EvaluationForecast) -> Document:
         *([("also", "the base alone")] if forecast.with_base else []),
         ("examples", count(forecast.examples)),
     ]
-    rows += cost_facts(forecast)
-    blocks: list[Block] = [Heading("Nothing is loaded: this is the plan.", level=1), Facts(rows)]
+    rows += memory_facts(forecast)
+    blocks: list[Block] = [Heading("Dry run: no model was loaded", level=1), Facts(rows)]
     if forecast.notes:
         blocks.append(Notes([Note("warning", note) for note in forecast.notes]))
     if len(forecast.adapters) > 1 and forecast.margins:
         blocks += margin_blocks(forecast.margin, forecast.margins)
-    return [*blocks, Heading("Estimates rest on"), items(forecast.assumptions)]
+    return [*blocks, Heading("Assumptions"), items(forecast.assumptions)] if forecast.assumptions else blocks
 
 
-def cost_facts(forecast: EvaluationForecast | ShrinkForecast, most: str = "") -> list[tuple[str, Inline]]:
-    """Return memory and time of each machine. most: stands before the time in all."""
-    rows: list[tuple[str, Inline]] = []
-    if forecast.weights_bytes is not None and forecast.batch_bytes is not None:
-        whole = forecast.weights_bytes + forecast.adapter_bytes + forecast.batch_bytes
-        parts = (forecast.weights_bytes, forecast.adapter_bytes, forecast.batch_bytes)
-        base, adapters, batch = map(size, parts)
-        rows.append(("memory", f"about {size(whole)}: {base} base, {adapters} adapters, {batch} a batch"))
-    for time in forecast.times:
-        text = f"{most}{rough_duration(time.seed)} in all, {rough_duration(time.evaluation)} per adapter"
-        rows.append((machine_of(time), text))
-    return rows
+def memory_facts(forecast: EvaluationForecast | ShrinkForecast) -> list[tuple[str, Inline]]:
+    """Return the memory that an evaluation takes, and its parts."""
+    if forecast.weights_bytes is None or forecast.batch_bytes is None:
+        return []
+    parts = {
+        "base": forecast.weights_bytes,
+        "adapters": forecast.adapter_bytes,
+        "one batch": forecast.batch_bytes,
+        "Python and libraries": forecast.process_bytes or 0,
+    }
+    listed = ", ".join(f"{size(part)} {name}" for name, part in parts.items() if part)
+    return [("memory", f"about {size(sum(parts.values()))}: {listed}")]
 
 
 def margin_blocks(margin: Fraction, margins: Sequence[ShownMargin]) -> list[Block]:

@@ -1,4 +1,4 @@
-"""A forecast of a Bench run: what would be done, and what it would cost."""
+"""A forecast of a Bench run: its inputs, stages and memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from gradience.artifacts.forecast import (
     CostEstimate,
     RenderedExample,
     ScoredExample,
-    TimeEstimate,
 )
 from gradience.report import terminal
 from gradience.report.blocks import (
@@ -44,10 +43,10 @@ def forecast_text(forecast: BenchForecast, *, width: int | None = None, color: b
 
 def forecast_blocks(forecast: BenchForecast) -> Document:
     """The plan, its inputs, an example, the stages, and what the estimates rest on."""
-    blocks: list[Block] = [Heading("Nothing is run: this is the plan.", level=1)]
+    blocks: list[Block] = [Heading("Dry run: no model was loaded", level=1)]
     if forecast.smoke:
         blocks.append(Paragraph(Span("SMOKE RUN: no evidence.", "warn")))
-    costs = _costs(forecast.cost, len(forecast.seeds)) if forecast.cost is not None else []
+    costs = _costs(forecast.cost) if forecast.cost is not None else []
     checks: list[tuple[str, Inline]] = [
         (check.what, (Span(check.name, "name"), f": {check.state}: {check.note}"))
         for check in forecast.checks
@@ -63,7 +62,7 @@ def forecast_blocks(forecast: BenchForecast) -> Document:
         (str(number), name) for number, name in enumerate(forecast.stages, start=1)
     ]
     blocks += [Heading("Stages of a seed"), Facts(stages)]
-    blocks += [Heading("Estimates rest on"), items(forecast.assumptions)]
+    blocks += [Heading("Assumptions"), items(forecast.assumptions)] if forecast.assumptions else []
     return [*blocks, Heading("Notes on the config"), items(forecast.notes)] if forecast.notes else blocks
 
 
@@ -74,41 +73,25 @@ def _plan(forecast: BenchForecast) -> list[tuple[str, Inline]]:
         ("seeds", ", ".join(map(str, forecast.seeds))),
         ("examples", f"{forecast.examples:,}" if forecast.examples else "known when the data are read"),
         ("gate", f"the probe must reach {100 * float(Fraction(forecast.gate)):.3g} %"),
-        ("trainings", f"{forecast.trainings} per seed, fewer where variants come to the same"),
+        ("trainings", f"{forecast.trainings} per seed (fewer if variants coincide)"),
         ("evaluations", f"{forecast.evaluations} per seed"),
     ]
 
 
-def _costs(cost: CostEstimate, seeds: int) -> list[tuple[str, Inline]]:
-    memory = cost.weights_bytes + cost.trained_bytes + cost.activation_bytes
+def _costs(cost: CostEstimate) -> list[tuple[str, Inline]]:
+    training = cost.trained_bytes + cost.activation_bytes
+    memory = cost.process_bytes + cost.weights_bytes + max(training, cost.evaluation_bytes)
     parts = (
-        f"{size(cost.weights_bytes)} base, {size(cost.trained_bytes)} trained parameters with their moments,"
-        f" {size(cost.activation_bytes)} activations"
+        f"{size(cost.weights_bytes)} base, {size(training)} training ({size(cost.activation_bytes)} of it activations),"
+        f" or {size(cost.evaluation_bytes)} evaluation"
     )
-    kernels = f"{cost.kernels_per_step:,} per training step"
-    if cost.kernels_per_token is not None:
-        kernels += f", {cost.kernels_per_token:,} per generated token of a batch"
-    rows: list[tuple[str, Inline]] = [
+    parts += f"; {size(cost.process_bytes)} Python and libraries" if cost.process_bytes else ""
+    return [
         ("base", f"{count(cost.base_params)} parameters"),
         ("probe", f"{count(cost.probe_params)} trained parameters"),
         ("memory", f"about {size(memory)}: {parts}"),
         ("tokens", f"{count(cost.tokens_per_training)} per training, padding included"),
-        ("kernels", kernels),
     ]
-    for time in cost.times:
-        each = (
-            f"{rough_duration(time.training)} per training, {rough_duration(time.evaluation)} per evaluation"
-        )
-        in_all = f", {rough_duration(seeds * time.seed)} in all" if seeds > 1 else ""
-        total = f"{rough_duration(time.seed)} per seed{in_all}"
-        about = "about " if time.seed >= 1 else ""
-        rows.append((machine_of(time), f"{about}{total}: {each}"))
-    return rows
-
-
-def machine_of(time: TimeEstimate) -> str:
-    """Return what the machine is called, without what is assumed of it."""
-    return time.machine.partition(",")[0].removeprefix("one ")
 
 
 def _chances(forecast: BenchForecast) -> list[Block]:

@@ -158,7 +158,7 @@ def heal_forecast_text(forecast: HealForecast, *, width: int | None = None, colo
     if forecast.sampled_completions:
         rows.insert(4, ("completions", f"{count(forecast.sampled_completions)} written by the original"))
     blocks: list[Block] = [
-        Heading("Nothing is loaded: this is the plan.", level=1),
+        Heading("Dry run: no model was loaded", level=1),
         Facts(rows),
         Paragraph(
             "Memory does not include the base's activations, their gradients, and the logits of a batch, twice."

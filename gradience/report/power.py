@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradience.artifacts.power import BudgetCost, Need, PowerReport, Scenario
+from gradience.artifacts.power import Need, PowerReport, Scenario
 from gradience.report import terminal
 from gradience.report.blocks import (
     Block,
@@ -18,7 +18,6 @@ from gradience.report.blocks import (
     Table,
     items,
 )
-from gradience.report.forecast import rough_duration
 from gradience.report.numbers import MISSING, chance, in_points, percent, plural
 
 NONE_ENOUGH = "none"
@@ -32,15 +31,14 @@ def power_text(report: PowerReport, *, width: int | None = None, color: bool = F
 
 def power_blocks(report: PowerReport) -> Document:
     """The budget, the two claims, the policy, and what all of it rests on."""
-    cost = report.costs[0] if report.costs else None
     blocks: list[Block] = [
         Heading(f"What {plural(report.n, 'example')} and {plural(report.seeds, 'seed')} can show", level=1),
         Facts(_budget(report)),
         Heading("These runs", aside="non-inferior on other examples, asked of the same adapters"),
-        _claim_table(report, "these-runs", cost),
+        _claim_table(report, "these-runs"),
         Heading("A new run", aside="non-inferior on other examples, with another seed"),
-        _claim_table(report, "new-run", cost),
-        Paragraph(_legend(report, cost)),
+        _claim_table(report, "new-run"),
+        Paragraph(_legend(report)),
         Heading(
             "The policy", aside=f"at most {report.allowed:,} of {report.n:,} fewer correct than the probe"
         ),
@@ -55,26 +53,18 @@ def _budget(report: PowerReport) -> list[tuple[str, Inline]]:
     margin = (
         f"{in_points(float(report.margin))} points, at a one-sided error of {percent(float(report.alpha))}"
     )
-    rows: list[tuple[str, Inline]] = [("margin", margin)]
-    for cost in report.costs:
-        machine = cost.machine.partition(",")[0].removeprefix("one ")
-        rows.append((machine, f"about {rough_duration(cost.seconds(report.seeds, report.n))}"))
-    return rows
+    return [("margin", margin)]
 
 
-def _legend(report: PowerReport, cost: BudgetCost | None) -> str:
-    text = (
+def _legend(report: PowerReport) -> str:
+    return (
         "If the variant is exactly as good as the probe. Power: chance to show it with this budget. Margin: the "
         "smallest that this budget shows with that chance, in points. Examples: how many are needed with "
         f"{plural(report.seeds, 'seed')}. Seeds: how many are needed with {plural(report.n, 'example')}."
     )
-    if cost is not None:
-        machine = cost.machine.partition(",")[0].removeprefix("one ")
-        text += f" In brackets what that takes on {machine}."
-    return text
 
 
-def _claim_table(report: PowerReport, claim: str, cost: BudgetCost | None) -> Table:
+def _claim_table(report: PowerReport, claim: str) -> Table:
     """One row for each scenario; those that differ in nothing that the claim depends on stand once."""
     columns = [Column("variant"), Column("discordance", ">")]
     spread = claim == "new-run"
@@ -92,27 +82,21 @@ def _claim_table(report: PowerReport, claim: str, cost: BudgetCost | None) -> Ta
             *((in_points(scenario.spread),) if spread else ()),
             chance(power),
             *(in_points(need.smallest_margin) for need in needs),
-            *(_examples(need, report, cost) for need in needs),
-            *(_seeds(need, report, cost) for need in needs),
+            *(_examples(need) for need in needs),
+            *(_seeds(need) for need in needs),
         )
         rows += [] if row in rows else [row]
     return Table(columns, rows)
 
 
-def _examples(need: Need, report: PowerReport, cost: BudgetCost | None) -> str:
+def _examples(need: Need) -> str:
     if need.examples is None:
         return NONE_ENOUGH if need.smallest_margin is not None else MISSING
-    return f"{need.examples:,}{_takes(cost, report.seeds, need.examples)}"
+    return f"{need.examples:,}"
 
 
-def _seeds(need: Need, report: PowerReport, cost: BudgetCost | None) -> str:
-    if need.seeds is None:
-        return "over 100"
-    return f"{need.seeds}{_takes(cost, need.seeds, report.n)}"
-
-
-def _takes(cost: BudgetCost | None, seeds: int, examples: int) -> str:
-    return "" if cost is None else f" ({rough_duration(cost.seconds(seeds, examples))})"
+def _seeds(need: Need) -> str:
+    return "over 100" if need.seeds is None else str(need.seeds)
 
 
 def policy_table(scenarios: Sequence[Scenario], seeds: int, margin: float) -> Table:

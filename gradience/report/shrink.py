@@ -35,7 +35,7 @@ from gradience.report.blocks import (
     Table,
     items,
 )
-from gradience.report.evaluation import cost_facts, device_of, margin_blocks
+from gradience.report.evaluation import device_of, margin_blocks, memory_facts
 from gradience.report.evidence import probability
 from gradience.report.numbers import MISSING, count, percent, sig
 from gradience.words import points
@@ -325,8 +325,8 @@ def shrink_forecast_text(forecast: ShrinkForecast, *, width: int | None = None, 
 
 def shrink_forecast_blocks(forecast: ShrinkForecast) -> Document:
     """Return the plan, what the rows can show, and what the estimates rest on."""
-    facts = [*_plan_facts(forecast.plan), *cost_facts(forecast, "at most ")]
-    blocks: list[Block] = [Heading("Nothing is loaded: this is the plan.", level=1), Facts(facts)]
+    facts = [*_plan_facts(forecast.plan), *memory_facts(forecast)]
+    blocks: list[Block] = [Heading("Dry run: no model was loaded", level=1), Facts(facts)]
     if forecast.notes:
         blocks.append(Notes([Note("warning", note) for note in forecast.notes]))
     predicts = forecast.plan.calibration_sha256 is not None
@@ -335,7 +335,8 @@ def shrink_forecast_blocks(forecast: ShrinkForecast) -> Document:
     table = Table(columns, [_planned(rung, predicts) for rung in forecast.rungs])
     blocks += [Heading("What is tested, from the largest down?"), table]
     margins = margin_blocks(forecast.plan.margin, forecast.margins) if forecast.margins else []
-    return [*blocks, *margins, Heading("Estimates rest on"), items(forecast.assumptions)]
+    blocks += margins
+    return [*blocks, Heading("Assumptions"), items(forecast.assumptions)] if forecast.assumptions else blocks
 
 
 def _planned(rung: PlannedRung, predicts: bool) -> Sequence[Inline]:

@@ -63,7 +63,7 @@ seeds: [42]  # three or more for a claim about the next training
 EVALUATION = """\
 # Is each of these adapters as good as the first, on the same examples?
 #
-#   gradience evaluate --config {file} --dry-run{code}  # checks it; memory, time, what can be shown
+#   gradience evaluate --config {file} --dry-run{code}  # checks it; memory, what can be shown
 #   gradience evaluate --config {file}{code}
 #
 # Relative paths start at the folder of this file; flags replace what stands here. Every key: docs/reference/configs.md

@@ -1,4 +1,4 @@
-"""What a search would do, cost and be able to show, before any weight is loaded."""
+"""The candidates of a search, its memory and the margin that it can show, before any weight is loaded."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from dataclasses import replace
 from gradience.artifacts.shrink import ShrinkForecast
 from gradience.evaluate.forecast import forecast_evaluation, margins_of
 from gradience.shrink.plan import CONTROL, Prepared
-
-UNCOUNTED = "healing is in none of the times: `gradience heal --dry-run` says what it takes"
 
 
 def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
@@ -19,8 +17,6 @@ def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
     expected = forecast_evaluation(
         replace(inputs, adapters=(inputs.reference, rewritten, *smaller), notes=inputs.notes)
     )
-    share = len(prepared.dev) / len(inputs.examples)
-    on_dev = share * (1 + len(plan.rungs))
     return ShrinkForecast(
         plan=plan,
         rungs=plan.rungs,
@@ -28,9 +24,7 @@ def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
         weights_bytes=expected.weights_bytes,
         adapter_bytes=expected.adapter_bytes,
         batch_bytes=expected.batch_bytes,
-        times=tuple(
-            time.model_copy(update={"seed": time.seed + on_dev * time.evaluation}) for time in expected.times
-        ),
-        assumptions=(*expected.assumptions, *(() if plan.healing is None else (UNCOUNTED,))),
+        process_bytes=expected.process_bytes,
+        assumptions=expected.assumptions,
         notes=expected.notes,
     )

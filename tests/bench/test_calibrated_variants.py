@@ -13,7 +13,7 @@ from bench_process import write_inputs
 from pydantic import ValidationError
 from test_heal_arm import config as healing_config
 from test_heal_arm import sentences
-from tiny_bench import SLOW, Watcher, bert
+from tiny_bench import Watcher, bert
 
 from gradience.artifacts.audit import AuditReport
 from gradience.artifacts.bench import Bench
@@ -236,16 +236,11 @@ def test_where_it_fails_the_other_variants_are_made(tmp_path: Path, monkeypatch:
     assert any("calibration: that it ended in the error" in gap for gap in verified.not_verified)
 
 
-def test_the_forecast_names_the_stage_and_counts_its_time(tmp_path: Path) -> None:
+def test_the_forecast_names_the_stage(tmp_path: Path) -> None:
     compression = {"variants": ["calibrated_r1"], "arms": ["truncate"], "controls": []}
     path = write_inputs(tmp_path, compression=compression)
-    seen = forecast(load_config(path, ["compression.calibration.rows=8"]), [SLOW])
+    seen = forecast(load_config(path, ["compression.calibration.rows=8"]))
     assert seen.stages[2:5] == ("audit", "calibration", "calibrated_r1.truncate/adapter")
-    assert "a calibration on 8 rows, one and a half passes forward and backward" in seen.assumptions
-    longer = forecast(load_config(path, ["compression.calibration.rows=248"]), [SLOW])
-    more = longer.cost.times[0].seed - seen.cost.times[0].seed
-    # 240 rows more: the passes of 90 of the 30 steps of four rows, and their updates left out
-    assert more == pytest.approx(90 / 30 * seen.cost.times[0].training, rel=0.3)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from bench_process import CONFIG, write_inputs
 from pydantic import ValidationError
-from tiny_bench import ROLES, SLOW, Watcher, bert, llama, sums
+from tiny_bench import ROLES, Watcher, bert, llama, sums
 
 from gradience.artifacts.bench import Bench
 from gradience.artifacts.heal import HealReport
@@ -125,23 +125,13 @@ def test_where_healing_helps_nowhere_it_is_graded_as_the_truncated_probe_that_it
     assert healed.evidence.grade == truncated.evidence.grade != "X"
 
 
-def test_the_forecast_names_the_stages_and_counts_their_time(tmp_path: Path) -> None:
+def test_the_forecast_names_the_stages(tmp_path: Path) -> None:
     path = write_inputs(tmp_path, compression=HEALS | {"healing": {}})
-    seen = forecast(load_config(path), [SLOW])
+    seen = forecast(load_config(path))
     stages = [stage for stage in seen.stages if "heal" in stage]
     assert stages == [
         "uniform_r1.heal/adapter", "probe_healed/adapter", "uniform_r1.heal/eval", "probe_healed/eval",
     ]  # fmt: skip
-    assert any(
-        "healings that take all their steps, 10 % of a training's, on 512 rows" in said
-        for said in seen.assumptions
-    )
-    longer = forecast(load_config(path, ["compression.healing.steps=1"]), [SLOW])
-    assert seen.cost is not None
-    assert longer.cost is not None
-    more = longer.cost.times[0].seed - seen.cost.times[0].seed
-    # 27 of the 30 steps more, in two healings, each a third longer than one of the training (its update counted once)
-    assert more == pytest.approx(2 * 27 / 30 * 4 / 3 * seen.cost.times[0].training, rel=0.3)
 
 
 @pytest.mark.parametrize(

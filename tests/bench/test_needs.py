@@ -1,4 +1,4 @@
-"""What a stage asks of a machine: GPUs where it computes with the base, memory and minutes of the forecast."""
+"""What a stage asks of a machine: GPUs where it computes with the base, memory by the forecast."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ import pytest
 import torch
 from bench_process import write_inputs
 
-from gradience.artifacts.forecast import CostEstimate, TimeEstimate
+from gradience.artifacts.forecast import CostEstimate
 from gradience.artifacts.stage_spec import StageNeeds
 from gradience.bench.config.load import load_config
 from gradience.bench.plan.forecast import forecast
 from gradience.bench.run.needs import PROCESS_BYTES, Needs
-from gradience.evaluate.machines import H100
 
 
-def needs(machine: str = H100.name, processes: int = 1) -> Needs:
+def needs(process_bytes: int = 0, processes: int = 1) -> Needs:
     cost = CostEstimate(
         base_params=0,
         probe_params=0,
@@ -25,12 +24,7 @@ def needs(machine: str = H100.name, processes: int = 1) -> Needs:
         activation_bytes=30,
         evaluation_bytes=4,
         tokens_per_training=0,
-        kernels_per_step=0,
-        kernels_per_token=None,
-        times=(
-            TimeEstimate(machine="another", training=0, evaluation=0, seed=0),
-            TimeEstimate(machine=machine, training=60, evaluation=120, seed=9, calibration=180, healing=240),
-        ),
+        process_bytes=process_bytes,
     )
     return Needs(processes, 3, cost)
 
@@ -38,13 +32,13 @@ def needs(machine: str = H100.name, processes: int = 1) -> Needs:
 @pytest.mark.parametrize(
     ("stage", "expected"),
     [
-        ("probe/train", StageNeeds(gpus=4, cpus=3, memory_bytes=1_230, minutes=1)),
-        ("base/eval", StageNeeds(gpus=1, cpus=3, memory_bytes=1_004, minutes=2)),
+        ("probe/train", StageNeeds(gpus=4, cpus=3, memory_bytes=1_230)),
+        ("base/eval", StageNeeds(gpus=1, cpus=3, memory_bytes=1_004)),
         ("audit", StageNeeds(gpus=0, cpus=3, memory_bytes=PROCESS_BYTES)),
-        ("calibration", StageNeeds(gpus=1, cpus=3, memory_bytes=1_230, minutes=3)),
+        ("calibration", StageNeeds(gpus=1, cpus=3, memory_bytes=1_230)),
         ("uniform_median.truncate/adapter", StageNeeds(gpus=0, cpus=3, memory_bytes=PROCESS_BYTES)),
-        ("uniform_median.heal/adapter", StageNeeds(gpus=1, cpus=3, memory_bytes=1_230, minutes=4)),
-        ("uniform_median/train", StageNeeds(gpus=4, cpus=3, memory_bytes=1_230, minutes=1)),
+        ("uniform_median.heal/adapter", StageNeeds(gpus=1, cpus=3, memory_bytes=1_230)),
+        ("uniform_median/train", StageNeeds(gpus=4, cpus=3, memory_bytes=1_230)),
     ],
 )
 def test_each_kind_of_stage(stage: str, expected: StageNeeds) -> None:
@@ -52,18 +46,16 @@ def test_each_kind_of_stage(stage: str, expected: StageNeeds) -> None:
 
 
 def test_memory_of_a_processor_holds_python_too() -> None:
-    assert needs("this processor").of_stage("probe/eval").memory_bytes == 1_004 + PROCESS_BYTES
+    assert needs(1).of_stage("probe/eval").memory_bytes == 1_004 + PROCESS_BYTES
 
 
 def test_they_are_those_of_the_forecast(tmp_path: Path) -> None:
     config = load_config(write_inputs(tmp_path))
-    cost = forecast(config, []).cost
+    cost = forecast(config).cost
     assert cost is not None
     training = Needs.of(config, on_gpus=False).of_stage("probe/train")
     working = cost.weights_bytes + cost.trained_bytes + cost.activation_bytes
     assert training.memory_bytes == working + PROCESS_BYTES
-    assert training.minutes is not None
-    assert training.minutes > 0
     assert training.cpus == torch.get_num_threads()
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from bench_sample import config
 from scipy import stats
-from tiny_bench import SLOW
 
 from gradience.artifacts.bench_plan import Policy
 from gradience.artifacts.power import PowerReport, Scenario
@@ -116,23 +115,15 @@ def test_plausible_variants_are_those_of_the_arms(arms: list[str], names: set[st
     assert {each.name for each in plausible_for(wanted).of} == names
 
 
-def test_a_config_says_its_examples_seeds_arms_and_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_config_gives_examples_seeds_and_arms() -> None:
     ours = config(task={"profile": "gsm8k", "eval_samples": 500})
-    expected = forecast(ours, [SLOW])
-    monkeypatch.setattr("gradience.bench.plan.budget.forecast", lambda config: expected)
+    expected = forecast(ours)
     report = report_of_config(ours)
     assert (report.n, report.seeds, report.allowed) == (500, 3, 12)
     tested = sum(variant.is_candidate for variant in asked_for(ours.compression))
     assert any(f"of {tested} that are tested together" in said for said in report.assumptions)
     text = power_text(report)
     assert "500 examples and 3 seeds" in text
-    assert "In brackets what that takes on" in text
-    assert expected.cost is not None
-    [time], [cost] = expected.cost.times, report.costs
-    assert cost.seconds(1, 500) == pytest.approx(time.seed)
-    assert cost.seconds(3, 500) == pytest.approx(3 * time.seed)
-    one_more = cost.seconds(1, 501) - cost.seconds(1, 500)
-    assert one_more == pytest.approx(expected.evaluations * time.evaluation / 500)
     assert {each.name for each in expected.scenarios} == {each.name for each in report.scenarios}
     assert expected.scenarios == report.scenarios
     assert "What it can show" in forecast_text(expected)

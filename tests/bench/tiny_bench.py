@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BertConfig,
@@ -17,7 +16,6 @@ from transformers import (
 )
 
 from gradience.artifacts.bench_plan import Role
-from gradience.evaluate.machines import Machine
 from gradience.tasks.base import ClassificationTask, GenerationTask
 from gradience.tasks.examples import Examples, LabelledExample, PromptExample, content_id, prepare
 
@@ -89,10 +87,6 @@ def sums(count: int = 100) -> GenerationTask:
         same=lambda extracted, gold: extracted == gold,
         max_new_tokens=4,
     )
-
-
-SLOW = Machine("slow", {torch.float32: 1e6}, bandwidth=1e6, launch=1e-3, asynchronous=False)
-"""A machine on which costs can be counted by hand."""
 
 
 def gsm8k_values(base: Path | str, **changes: Any) -> dict[str, Any]:

@@ -169,7 +169,6 @@ def test_a_plan_of_likelihoods_names_no_margin(command, capsys):
     plan = EvaluationForecast.model_validate(json.loads(capsys.readouterr().out))
     assert plan.margins == ()
     assert not [words for words in plan.assumptions if "max_new_tokens" in words]
-    assert all(time.evaluation < time.seed for time in plan.times)
     assert run([*command, "--dry-run"]) == 0
     assert "What can these examples show?" not in capsys.readouterr().out
 

@@ -239,7 +239,7 @@ def evaluation_forecast() -> EvaluationForecast:
         weights_bytes=None,
         adapter_bytes=1,
         batch_bytes=None,
-        times=(),
+        process_bytes=None,
         assumptions=("none",),
         notes=("a note",),
     )
@@ -262,7 +262,7 @@ def shrink_forecast() -> ShrinkForecast:
         weights_bytes=None,
         adapter_bytes=1,
         batch_bytes=None,
-        times=(),
+        process_bytes=None,
         assumptions=("none",),
         notes=("a note",),
     )

@@ -16,7 +16,7 @@ from gradience import audit_adapter
 from gradience.artifacts.audit import AuditReport
 from gradience.artifacts.compression import CompressionPlan, CompressionReport
 from gradience.artifacts.evaluation import EvaluationForecast
-from gradience.artifacts.forecast import BenchForecast, CostEstimate, TimeEstimate
+from gradience.artifacts.forecast import BenchForecast, CostEstimate
 from gradience.artifacts.prediction import CurvePoint, Prediction
 from gradience.bench.plan.power import plausible, report_of_numbers
 from gradience.cli.demo import example_adapter
@@ -60,14 +60,10 @@ def checkpoint(step: int) -> AuditReport:
 
 
 def planned_run() -> BenchForecast:
-    """A plan whose costs are known: of a 7B model on two machines, 3 seeds of 1,319 examples."""
+    """A plan whose memory is known: a 7B model, 3 seeds of 1,319 examples."""
     cost = CostEstimate(
         base_params=7_241_732_096, probe_params=167_772_160, weights_bytes=14_483_464_192, trained_bytes=2_684_354_560,
-        activation_bytes=9_300_000_000, tokens_per_training=4_800_000, kernels_per_step=9000, kernels_per_token=3100,
-        times=(
-            TimeEstimate(machine="H100, at 40 % of its peak", training=1900.0, evaluation=820.0, seed=18_400.0),
-            TimeEstimate(machine="one RTX 4090, as measured", training=6900.0, evaluation=2300.0, seed=61_000.0),
-        ),
+        activation_bytes=9_300_000_000, tokens_per_training=4_800_000, process_bytes=700_000_000,
     )  # fmt: skip
     scenarios = report_of_numbers(1319, 3, None, plausible()).scenarios
     changes = {"cost": cost, "scenarios": scenarios, "trainings": 4, "evaluations": 8}
@@ -77,8 +73,9 @@ def planned_run() -> BenchForecast:
 def planned_evaluation() -> EvaluationForecast:
     """The same of an evaluation."""
     changes = {"weights_bytes": 14_483_464_192, "adapter_bytes": 671_088_640, "batch_bytes": 3_200_000_000}
-    times = planned_run().cost.times
-    return artifacts()[ArtifactName.EVALUATION_FORECAST].model_copy(update={**changes, "times": times})
+    return artifacts()[ArtifactName.EVALUATION_FORECAST].model_copy(
+        update={**changes, "process_bytes": 700_000_000}
+    )
 
 
 def of(name: str, report: Callable[[], object]) -> Callable[[], list[Source]]:

@@ -60,15 +60,11 @@ def test_a_fleet_shows_what_each_step_takes_and_loses():
     assert lost == {str(step.max_lora_rank): step.lost_energy_max for step in base.steps}
 
 
-def test_a_plan_shows_the_time_of_each_machine_and_the_parts_of_its_memory():
+def test_a_plan_shows_the_parts_of_its_memory():
     plan_ = PAGES["planned run"]()[0].report
-    time, memory = plot_of(plan_, "time"), plot_of(plan_, "memory")
-    for place, machine in enumerate(plan_.cost.times):
-        parts = [series.values[place] for series in time.series]
-        assert sum(parts) == pytest.approx(machine.seed / 3600)
-        assert parts[0] == pytest.approx(plan_.trainings * machine.training / 3600)
-    cost = plan_.cost
-    assert list(memory.series[0].values) == [cost.weights_bytes, cost.trained_bytes, cost.activation_bytes]
+    cost, memory = plan_.cost, plot_of(plan_, "memory")
+    parts = [cost.weights_bytes, cost.trained_bytes, cost.activation_bytes, cost.process_bytes]
+    assert list(memory.series[0].values) == parts
     margins = plot_of(PAGES["EvaluationForecast"]()[0].report, "margins").series[0]
     assert list(margins.y) == sorted(margins.y)
 

@@ -1,4 +1,4 @@
-"""A config -> what its budget of examples and seeds can show, and what that costs."""
+"""A config -> what its budget of examples and seeds can show."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fractions import Fraction
 from gradience.artifacts.power import PowerReport
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.forecast import forecast
-from gradience.bench.plan.power import Assumptions, costs_of, plausible_for, power_report, rests_on
+from gradience.bench.plan.power import Assumptions, plausible_for, power_report, rests_on
 from gradience.bench.plan.variants import asked_for
 from gradience.errors import UsageError
 
@@ -41,6 +41,5 @@ def report_of_config(
         config.policy,
         assumed.of,
         margin=margin,
-        costs=costs_of(expected),
         assumptions=[*rests_on(assumed, tested=tested), *expected.assumptions],
     )

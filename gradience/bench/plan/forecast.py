@@ -1,4 +1,4 @@
-"""The config -> what a run would do and cost, and whether its inputs are there. Nothing is trained."""
+"""The config -> the stages of a run, its memory, and if its inputs are there. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from gradience.artifacts.forecast import BenchForecast, Check, CostEstimate
 from gradience.artifacts.power import Scenario
 from gradience.artifacts.shared_names import path_text, sentence_text
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.cost import Counts, cost_of, shapes_of
+from gradience.bench.plan.cost import cost_of, shapes_of
 from gradience.bench.plan.graph import stage_graph
 from gradience.bench.plan.power import plausible_for, scenario
 from gradience.bench.plan.preview import CHARACTERS, Preview, look
 from gradience.bench.plan.variants import PlannedVariant, asked_for
-from gradience.evaluate.cost import machines_for
-from gradience.evaluate.machines import Machine
 from gradience.models.load import quiet
 from gradience.tasks.base import ClassificationTask, GenerationTask
 
@@ -26,20 +24,16 @@ NEW_TOKENS = 256
 """Of an answer at most, where neither the config nor the task says it."""
 
 
-def forecast(config: BenchConfig, machines: Sequence[Machine] | None = None) -> BenchForecast:
-    """What a run of `config` would do and cost; raises what `preview.look` raises for inputs that are not there.
-
-    machines: those to forecast for; by default an H100, and this processor where the run would take it.
-    """
+def forecast(config: BenchConfig) -> BenchForecast:
+    """Return the stages of a run of `config` and its memory; raises what `preview.look` raises for missing inputs."""
     wanted = asked_for(config.compression)
     trainings = 1 + sum(variant.is_trained for variant in wanted)
     seen = look(config)
     examples = _examples(config, seen)
     has_base = config.model.type == "causal_lm" and config.task.probe_gate.above_base is not None
     evaluations = 1 + has_base + len(wanted)
-    healings = sum(variant.is_healed for variant in wanted)
-    calibrations = int(config.compression.calibration is not None)
-    cost = _cost(config, seen, examples, Counts(trainings, healings, evaluations, calibrations), machines)
+    calibrates = config.compression.calibration is not None
+    cost = _cost(config, seen, examples)
     return BenchForecast(
         config_digest=config.digest(),
         protocol_digest=config.protocol_digest(),
@@ -51,9 +45,7 @@ def forecast(config: BenchConfig, machines: Sequence[Machine] | None = None) -> 
         example=seen.example,
         scored=seen.scored,
         scored_by=seen.task.scored_by if seen.task is not None else "",
-        stages=tuple(
-            node.name for node in stage_graph(wanted, has_base=has_base, calibrates=calibrations > 0)
-        ),
+        stages=tuple(node.name for node in stage_graph(wanted, has_base=has_base, calibrates=calibrates)),
         trainings=trainings,
         evaluations=evaluations,
         examples=examples,
@@ -85,36 +77,24 @@ def _assumptions(
 ) -> list[str]:
     if seen.shape is None:
         return [
-            f"no cost: the shape of {path_text(config.model.name)} is not known here; give a folder with config.json"
+            f"No memory estimate: the shape of {path_text(config.model.name)} is not known here; give a folder with"
+            " config.json."
         ]
     if cost is None:
-        return ["no cost: the number of steps is known when the data are read"]
-    said = [each.machine for each in cost.times]
-    if config.runtime.engine != "transformers":
-        said.append(
-            f"evaluations by the engine transformers; {config.runtime.engine} has not been measured here"
-        )
+        return ["No memory estimate: the number of steps is known only once the data are read."]
+    said = []
     if seen.lengths is None:
         said.append(
-            "examples at `max_length` and answers at `max_new_tokens`, since their lengths are not known here"
+            "Lengths are not known here: examples are counted at `max_length`, answers at `max_new_tokens`."
         )
     elif not seen.lengths.counted:
-        said.append(f"tokens guessed at {CHARACTERS} characters each, since the tokenizer is not here")
+        said.append(f"The tokenizer is not here: {CHARACTERS} characters are counted as one token.")
     if seen.lengths is not None and seen.lengths.responses:
         said.append(
-            "answers as long as the gold ones; a model that does not stop takes up to `max_new_tokens`"
+            "Answers are assumed as long as the gold ones; a model that does not stop writes up to `max_new_tokens`."
         )
     if not examples:
-        said.append("evaluations are not counted: how many examples decide is known when the data are read")
-    if (calibration := config.compression.calibration) is not None:
-        said.append(f"a calibration on {calibration.rows:,} rows, one and a half passes forward and backward")
-    if (healing := config.compression.healing) is not None:
-        said.append(
-            f"healings that take all their steps, {100 * float(healing.steps):g} % of a training's, on"
-            f" {healing.rows:,} rows"
-        )
-    if config.model.quantization:
-        said.append("times of the unpacked base: unpacking NF4 takes longer")
+        said.append("The number of test examples is known only once the data are read.")
     return said
 
 
@@ -128,13 +108,7 @@ def _examples(config: BenchConfig, seen: Preview) -> int | None:
     return min(whole, asked) if whole and asked else whole or asked
 
 
-def _cost(
-    config: BenchConfig,
-    seen: Preview,
-    examples: int | None,
-    counts: Counts,
-    machines: Sequence[Machine] | None,
-) -> CostEstimate | None:
+def _cost(config: BenchConfig, seen: Preview, examples: int | None) -> CostEstimate | None:
     task = seen.task
     new_tokens = config.task.generation.max_new_tokens
     if new_tokens is None:
@@ -146,13 +120,4 @@ def _cost(
     if config.model.type == "seqcls":
         labels = len(task.label_names) if isinstance(task, ClassificationTask) else 2
     with quiet():
-        return cost_of(
-            config,
-            seen.shape,
-            shapes,
-            machines
-            if machines is not None
-            else machines_for(config.model, seen.shape, config.runtime.device, config.runtime.threads),
-            labels=labels,
-            counts=counts,
-        )
+        return cost_of(config, seen.shape, shapes, labels=labels)

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple, get_args
 
 from gradience.artifacts.bench_aggregate import BenchAggregate, VariantSummary
 from gradience.artifacts.bench_plan import Policy, allowed_losses
-from gradience.artifacts.forecast import BenchForecast
-from gradience.artifacts.power import BudgetCost, Need, PowerReport, Scenario
+from gradience.artifacts.power import Need, PowerReport, Scenario
 from gradience.bench.plan.preregister import ALPHA
 from gradience.bench.plan.variants import PlannedVariant
 from gradience.statistics import Claim, items_needed, pass_probability, power, seeds_needed, smallest_margin
@@ -107,7 +106,7 @@ def _seen_of(variant: VariantSummary) -> Iterator[Assumed]:
 
 def power_report(
     n: int, seeds: int, policy: Policy, assumed: Iterable[Assumed], *, margin: Fraction | None = None,
-    costs: Sequence[BudgetCost] = (), assumptions: Sequence[str] = (),
+    assumptions: Sequence[str] = (),
 ) -> PowerReport:  # fmt: skip
     """Return what `n` examples and so many seeds can show. margin: the policy's tolerance unless it is given."""
     margin = policy.tolerance if margin is None else margin
@@ -120,7 +119,6 @@ def power_report(
         policy=policy,
         allowed=allowed_losses(n, policy.tolerance),
         scenarios=tuple(scenario(each, n, seeds, policy, float(margin)) for each in assumed),
-        costs=tuple(costs),
         assumptions=tuple(assumptions),
     )
 
@@ -191,20 +189,3 @@ def _need(claim: Claim, wanted: float, assumed: Assumed, n: int, seeds: int, mar
 
 def _claim(claim: Claim, assumed: Assumed, seeds: int) -> dict[str, Any]:
     return {"claim": claim, "spread": assumed.spread, "seeds": seeds, "level": float(ALPHA)}
-
-
-def costs_of(forecast: BenchForecast) -> tuple[BudgetCost, ...]:
-    """Return what seeds and examples cost by a forecast; empty where it knows no cost."""
-    if forecast.cost is None or not forecast.examples:
-        return ()
-    costs = []
-    for time in forecast.cost.times:
-        evaluations = forecast.evaluations * time.evaluation
-        costs.append(
-            BudgetCost(
-                machine=time.machine,
-                of_a_seed=max(0.0, time.seed - evaluations),
-                of_an_example=evaluations / forecast.examples,
-            )
-        )
-    return tuple(costs)

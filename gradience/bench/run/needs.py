@@ -1,4 +1,4 @@
-"""What a stage takes of a machine: GPUs by the config, memory and time by the forecast of the run."""
+"""What a stage takes of a machine: GPUs by the config, memory by the forecast of the run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from gradience.artifacts.stage_spec import StageNeeds
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.forecast import forecast
 from gradience.errors import GradienceError
-from gradience.evaluate.machines import H100
 
 PROCESS_BYTES = 2 * 2**30
 """Of a process besides what it computes with: Python, PyTorch, the libraries around them, and an adapter."""
@@ -30,9 +29,9 @@ class Needs:
 
     @classmethod
     def of(cls, config: BenchConfig, *, on_gpus: bool) -> Needs:
-        """By the forecast for the machines that compute: for an H100, or for a processor like that of this machine.
+        """Return the needs by the forecast.
 
-        on_gpus: whether they have GPUs. Of a cluster only its executor knows: a login node has none.
+        on_gpus: the machines that compute have GPUs; of a cluster only its executor knows: a login node has none.
         """
         if on_gpus and config.runtime.device == "auto":
             runtime = config.runtime.model_copy(update={"device": "cuda"})
@@ -51,14 +50,10 @@ class Needs:
         gpus = self.processes if what == "train" else 1
         if self.cost is None:
             return StageNeeds(gpus=gpus, cpus=self.threads)
-        time = self.cost.times[-1]
-        on_processor = time.machine != H100.name
-        seconds = {"train": time.training, "eval": time.evaluation, "adapter": time.healing}
         working = self.cost.trained_bytes + self.cost.activation_bytes
         memory = self.cost.weights_bytes + (self.cost.evaluation_bytes if what == "eval" else working)
         return StageNeeds(
             gpus=gpus,
             cpus=self.threads,
-            memory_bytes=memory + (PROCESS_BYTES if on_processor else 0),
-            minutes=seconds.get(what, time.calibration) / 60,
+            memory_bytes=memory + (PROCESS_BYTES if self.cost.process_bytes else 0),
         )

@@ -23,7 +23,6 @@ COMPRESSED = {
 }
 PLANNED = {
     "margins": "forecasts:margins_plot",
-    "time": "forecasts:time_plot",
     "memory": "forecasts:memory_plot",
 }
 KINDS: Mapping[str, Mapping[str, str]] = {
@@ -39,7 +38,6 @@ KINDS: Mapping[str, Mapping[str, str]] = {
     "Bench": {**COMPARED, "ladder": "forest:ladder_plot"},
     "BenchAggregate": {**COMPARED, "ladder": "forest:ladder_plot", "operating": "chances:operating_plot"},
     "BenchForecast": {
-        "time": "forecasts:time_plot",
         "memory": "forecasts:memory_plot",
         "power": "forecasts:scenarios_plot",
     },
