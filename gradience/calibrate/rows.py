@@ -1,22 +1,26 @@
 """The rows that an adapter is calibrated on. Needs no torch.
 
-A language model, causal or encoder–decoder, takes rows of `prompt`, with a `completion` or an `answer` where there is
-one, or of `messages`; a classifier takes rows of `text`, with or without a `text_pair`. Gold labels are not read.
+A language model, causal or encoder–decoder, takes rows of `prompt`, with a `completion`, an `answer` or `choices` where
+there are any, or of `messages`; a classifier takes rows of `text`, with or without a `text_pair`. Gold labels are not
+read. What follows a prompt is read as the tasks read it, so that the tokens scored here are those of an evaluation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from gradience.digests import sha256_json
 from gradience.errors import InputError, UsageError
-from gradience.models.chat import ASSISTANT, last_turn, prompt_before
+from gradience.models.chat import ASSISTANT, ChatTemplate, chat_template
 from gradience.tasks.chat import messages_of, several_messages_of
+from gradience.tasks.choices import choice_of
+from gradience.tasks.jsonl import response_of
 from gradience.tasks.rows import Row, local
-from gradience.tasks.user_rows import answer_of
+from gradience.tasks.user_rows import kind_of as kind_of_row
 
 Kind = Literal["causal_lm", "seq2seq_lm", "sequence_classification"]
 FEWEST = 4
@@ -85,10 +89,11 @@ def read_rows(file: Path, kind: Kind, tokenizer: Any, limit: int | None = None) 
     """
     rows: dict[str, CalibrationRow] = {}
     count = 0
-    for count, row in enumerate(_read(file, kind, tokenizer), start=1):
-        rows.setdefault(row.id, row)
-        if count == limit:
-            break
+    with ExitStack() as stack:
+        for count, row in enumerate(_read(file, kind, tokenizer, stack), start=1):
+            rows.setdefault(row.id, row)
+            if count == limit:
+                break
     if len(rows) < FEWEST:
         raise UsageError(
             f"{file}: {len(rows)} different rows, and at least {FEWEST} are needed",
@@ -98,31 +103,31 @@ def read_rows(file: Path, kind: Kind, tokenizer: Any, limit: int | None = None) 
     return Rows(tuple(rows[key] for key in sorted(rows)), count - len(rows))
 
 
-def _read(file: Path, kind: Kind, tokenizer: Any) -> Iterator[CalibrationRow]:
+def _read(file: Path, kind: Kind, tokenizer: Any, stack: ExitStack) -> Iterator[CalibrationRow]:
+    template = None
     for row in local(file).rows:
         if kind == "sequence_classification":
             text, more = row.text("text"), row.text("text_pair") if row.has("text_pair") else None
         elif row.has("messages"):
-            text, more = _turn(row, tokenizer)
+            template = template or stack.enter_context(chat_template(tokenizer))
+            text, more = _turn(row, template)
         else:
             text, more = row.text("prompt"), _completion(row)
         yield CalibrationRow(sha256_json([text, more])[:16], text, more)
 
 
 def _completion(row: Row) -> str | None:
-    if row.has("completion"):
-        return row.text("completion")
-    if not row.has("answer"):
-        return None
-    return answer_of(row) if row.text("prompt")[-1].isspace() else f" {answer_of(row)}"
+    if kind_of_row(row) == "choices":
+        return choice_of(row).response
+    return response_of(row) if row.has("completion") or row.has("answer") else None
 
 
-def _turn(row: Row, tokenizer: Any) -> tuple[str, str | None]:
+def _turn(row: Row, template: ChatTemplate) -> tuple[str, str | None]:
     """The prompt of a conversation, and what the assistant says at its end, if it does."""
     if row.has("answer") or several_messages_of(row)[-1][0] == ASSISTANT:
-        turn = last_turn(tokenizer, _as_messages(messages_of(row)))
+        turn = template.last_turn(_as_messages(messages_of(row)))
         return turn.prompt, turn.response
-    return prompt_before(tokenizer, _as_messages(several_messages_of(row))), None
+    return template.prompt_before(_as_messages(several_messages_of(row))), None
 
 
 def _as_messages(messages: Sequence[tuple[str, str]]) -> list[dict[str, str]]:

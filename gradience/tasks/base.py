@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol
 
 from gradience.artifacts.bench_plan import TaskCode
-from gradience.models.chat import ASSISTANT, last_turn
+from gradience.models.chat import ASSISTANT, ChatTemplate, chat_template
 from gradience.tasks.examples import ChatExample, ChoiceExample, Examples, LabelledExample, PromptExample
 from gradience.tasks.metrics import Metric
 
@@ -213,9 +213,10 @@ class ChatTask(_Named):
     def rendered(self, tokenizer: Any) -> GenerationTask | LikelihoodTask:
         """The assistant's turns as prompts and responses: in training all of them, else the last of a conversation.
 
-        Raises InputError as `last_turn` does.
+        Raises InputError (`no-chat-template`, `chat-template`).
         """
-        turns = [turn for example in self.examples.all for turn in _turns(tokenizer, example)]
+        with chat_template(tokenizer) as template:
+            turns = [turn for example in self.examples.all for turn in _turns(template, example)]
         examples = Examples(tuple(prompt for prompt, _ in turns), self.examples.counts)
         named = {each.name: getattr(self, each.name) for each in fields(_Named)}
         if self.likelihoods:
@@ -230,13 +231,13 @@ class ChatTask(_Named):
         )
 
 
-def _turns(tokenizer: Any, example: ChatExample) -> Iterator[tuple[PromptExample, str]]:
+def _turns(template: ChatTemplate, example: ChatExample) -> Iterator[tuple[PromptExample, str]]:
     """What one conversation trains or is evaluated on, and what closes a turn of it."""
     messages = [{"role": role, "content": content} for role, content in example.messages]
     last = len(messages) - 1
     for place, message in enumerate(messages):
         if place == last or (example.role == "train" and message["role"] == ASSISTANT and place > 0):
-            turn = last_turn(tokenizer, messages[: place + 1])
+            turn = template.last_turn(messages[: place + 1])
             key, answer = (
                 (example.id, example.answer)
                 if place == last

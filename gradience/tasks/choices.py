@@ -15,14 +15,19 @@ def choice_examples(tables: Mapping[Role | None, Table], dev: int | None) -> Exa
     """The examples of `tables`. Raises InputError (`task-choices`, `task-answer`), and as `Gathering.examples` does."""
 
     def make(row: Row, role: Role) -> Iterator[ChoiceExample]:
-        prompt, choices = row.text("prompt"), choices_of(row)
-        key = content_id("\0".join([prompt, *choices]), exact=True)
-        blank = "" if prompt[-1].isspace() else " "
-        yield ChoiceExample(key, prompt, choices, _label(row, choices), role, blank)
+        yield choice_of(row, role)
 
     return Gathering("choices", lambda row: "\n".join([row.text("prompt"), *choices_of(row)]), make).examples(
         tables, dev
     )
+
+
+def choice_of(row: Row, role: Role = "confirm") -> ChoiceExample:
+    """The example of a row. Raises InputError (`task-choices`, `task-answer`, `task-text`)."""
+    prompt, choices = row.text("prompt"), choices_of(row)
+    key = content_id("\0".join([prompt, *choices]), exact=True)
+    blank = "" if prompt[-1].isspace() else " "
+    return ChoiceExample(key, prompt, choices, _label(row, choices), role, blank)
 
 
 def choices_of(row: Row) -> tuple[str, ...]:

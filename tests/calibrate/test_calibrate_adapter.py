@@ -9,11 +9,13 @@ import pytest
 from calibrated_cases import adapter, texts, write
 from transformers import AutoModelForSequenceClassification
 
-from gradience import UsageError, calibrate_adapter
+from gradience import UsageError, calibrate_adapter, tasks
 from gradience.artifacts.calibration import Calibration
 from gradience.calibrate.needs import needs_of
+from gradience.calibrate.rows import read_rows
 from gradience.cli.app import run
 from gradience.errors import InputError
+from gradience.evaluate.inputs import reader_of
 
 
 def tensors(calibration) -> dict[str, np.ndarray]:
@@ -98,6 +100,32 @@ def test_rows_of_conversations_and_of_pairs(writer, classifier, tmp_path):
     talks = write(tmp_path / "talks.jsonl", [{"messages": [{"role": "user", "content": "3 4 ="}]}])
     with pytest.raises(InputError, match="has no chat template"):
         again(writer, tmp_path / "talks.safetensors", prompts=talks)
+
+
+CHOICES = {"choices": [" red", "blue "]}
+
+
+@pytest.mark.parametrize(
+    ("row", "response"),
+    [
+        ({**CHOICES, "answer": 0}, " red"),
+        ({**CHOICES, "answer": "1"}, " blue"),
+        ({**CHOICES, "answer": " blue"}, " blue"),
+        ({"answer": "  4 "}, " 4"),
+        ({"answer": 4}, " 4"),
+        ({"completion": "  4 "}, "  4 "),
+        ({"completion": "so 4", "answer": "4"}, "so 4"),
+        ({"answer": "4", "choices": None}, " 4"),
+    ],
+)
+def test_a_row_is_scored_on_what_an_evaluation_scores(tmp_path, row, response):
+    rows = write(tmp_path / "rows.jsonl", [{"prompt": f"{place} of", **row} for place in range(8)])
+    profile, options = reader_of(rows, {})
+    given = {**options, "file": str(rows), **({} if options else {"scorer": "contains"})}
+    task = tasks.load(profile, given, needed=())
+    read = {(each.text, each.more) for each in read_rows(rows, "causal_lm", None).all}
+    assert read == {(each.prompt, each.response) for each in task.examples.all}
+    assert {more for _, more in read} == {response}
 
 
 def test_an_untrained_module_is_excluded_with_its_reason(writer, tmp_path):

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from gradience import tasks
 from gradience.errors import InputError
-from gradience.models.chat import last_turn
+from gradience.models.chat import chat_template
 from gradience.models.rendering import encode_pair
 
 CHATML = (
@@ -65,6 +65,11 @@ def messages(talk=TALK):
     return [{"role": role, "content": content} for role, content in talk]
 
 
+def last_turn(reader, messages):
+    with chat_template(reader) as template:
+        return template.last_turn(messages)
+
+
 def write(folder, talks, name="a.jsonl", **more):
     return write_jsonl(folder / name, [{"messages": messages(talk), **more} for talk in talks])
 
@@ -104,7 +109,7 @@ def test_what_closes_a_turn_is_trained_and_stops_an_output_where_it_is_not_the_e
     [
         (None, False, "no-chat-template", "has no chat template"),
         (CHATML, True, "chat-template", "does not begin with the token"),
-        ("{{ raise_exception('no system') }}", False, "chat-template", "refuses a conversation of system, user"),
+        ("{{ raise_exception('no system') }}", False, "chat-template", "fails on .* user, assistant: no system"),
         (CHATML.replace("{{ m['content'] }}<e>{% endg", "{{ m['content'] | upper }}<e>{% endg"), False, "chat-template",
          "in another way than it is given"),
         ("x" + "{% if add_generation_prompt %}y{% endif %}", False, "chat-template", "in another way"),

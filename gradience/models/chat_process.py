@@ -1,0 +1,66 @@
+"""The process in which a chat template is rendered: lines of JSON on stdin and stdout.
+
+Run by `chat` as `python -m gradience.models.chat_process`. A template is a stranger's program: Jinja's sandbox keeps it
+from files and code, and the limits here keep it from taking the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+MEMORY_BYTES = 512 * 2**20
+"""Of address space, beyond what the process takes before it renders anything."""
+SECONDS, SECONDS_EACH = 5.0, 0.02
+"""Of processor time: this much, and this much for each conversation; ordinary ones need a hundredth of that."""
+MAX_CHARACTERS, TIMES_GIVEN = 100_000, 10
+"""Of a text: this many, and this many times what is said in the conversation."""
+
+
+def main() -> None:
+    """Read the template, then answer each line of conversations with their texts, or with what is wrong."""
+    from jinja2.exceptions import TemplateError
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this decides when it ends
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    space, most = pages * resource.getpagesize() + MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(
+        resource.RLIMIT_AS, (space if most == resource.RLIM_INFINITY else min(space, most),) * 2
+    )
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    started = time.process_time()
+    template, special_tokens = json.loads(sys.stdin.readline())
+
+    def written(chat: Any, asks: bool) -> str:
+        texts = render_jinja_template([chat], None, None, template, False, False, asks, **special_tokens)[0]
+        text = str(texts[0])
+        limit = MAX_CHARACTERS + TIMES_GIVEN * sum(len(message["content"]) for message in chat)
+        if len(text) > limit:
+            raise TemplateError(f"{len(text):,} characters, and at most {limit:,} are read")
+        text.encode()
+        return text
+
+    for number, line in enumerate(sys.stdin, start=1):
+        left = SECONDS + SECONDS_EACH * number - (time.process_time() - started)
+        signal.setitimer(signal.ITIMER_PROF, max(left, SECONDS_EACH))
+        answer: dict[str, Any]
+        try:
+            answer = {"texts": [written(*asked) for asked in json.loads(line)]}
+        except MemoryError:
+            answer = {"wrong": f"it takes more than {MEMORY_BYTES // 2**20} MB of memory"}
+        except Exception as error:  # noqa: BLE001  (a stranger's program may raise anything)
+            name = "" if type(error) is TemplateError else f"{type(error).__name__}: "
+            answer = {"wrong": f"{name}{error}"[:500]}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
