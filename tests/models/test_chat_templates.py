@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from chat_families import FAMILIES, QUESTION
 from hypothesis import given
 from hypothesis import strategies as st
-from chat_families import FAMILIES, QUESTION
 
 from gradience.models.chat import chat_template
 
