@@ -146,8 +146,8 @@ def heal_forecast_text(forecast: HealForecast, *, width: int | None = None, colo
         ("longest", f"{plural(forecast.longest, 'token')}, {count(forecast.batch_size)} examples in a batch"),
         (
             "passes",
-            f"up to {count(forecast.forward_examples)} examples forward and {count(forecast.backward_examples)} backward,"
-            f" in {plural(forecast.steps, 'step')}",
+            f"up to {count(forecast.forward_examples)} examples forward and"
+            f" {count(forecast.backward_examples)} backward, in {plural(forecast.steps, 'step')}",
         ),
         (
             "memory",
