@@ -125,9 +125,7 @@ def evaluate(
     engine_python: EnginePython = None,
     dry_run: Annotated[
         bool,
-        typer.Option(
-            "--dry-run", help="Check the inputs; print memory and the margin that can be shown."
-        ),
+        typer.Option("--dry-run", help="Check the inputs; print memory and the margin that can be shown."),
     ] = False,
     preview: Annotated[
         bool,

@@ -188,7 +188,9 @@ class _Pace:
         if now - self.shown < LINE_SECONDS or done >= total:
             return ""
         self.shown = now
-        return ", ".join(filter(None, (f"{done:,} of {total:,}", self.rate(now), self.left(done, total, now))))
+        return ", ".join(
+            filter(None, (f"{done:,} of {total:,}", self.rate(now), self.left(done, total, now)))
+        )
 
     def rate(self, now: float) -> str:
         """`1,200 tokens/s`; empty where no tokens are counted."""
