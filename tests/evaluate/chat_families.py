@@ -36,11 +36,11 @@ class Family:
             bytewise.post_processor = TemplateProcessing(
                 single=f"{self.begin} $A", special_tokens=[(self.begin, words.index(self.begin))]
             )
-        made = PreTrainedTokenizerFast(
+        reader = PreTrainedTokenizerFast(
             tokenizer_object=bytewise, eos_token=self.end, bos_token=self.begin, pad_token=self.end
         )
-        made.chat_template = self.template
-        return made
+        reader.chat_template = self.template
+        return reader
 
 
 QUESTION = "Which letter?"
