@@ -71,6 +71,8 @@ class LoraPair:
     scale: float | None = None
     difference: bool = False
     """Of two products, which may nearly cancel (see `initial`)."""
+    layout: str | None = "rank_major"
+    """Order of the columns of a stacked B on disk (see `experts`); None: not known, and read as PEFT reads it."""
 
     @property
     def params(self) -> int:
@@ -188,6 +190,10 @@ class Adapter(Closing):
         """All tensors."""
         for file in self.files:
             yield from file.entries.items()
+
+    def packed(self, layout: str | None) -> list[str]:
+        """Return the modules whose stacked B has this `layout` on disk."""
+        return [pair.module for pair in self.pairs if pair.layout == layout]
 
     def misnamed(self) -> list[str]:
         """Tensors of this adapter under names that PEFT does not look for (see `naming`); none of another format."""

@@ -9,10 +9,27 @@ Source: PEFT 0.21, tuners/tuners_utils.py, `_inject_parameters`; tested in tests
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.keys import path_ends
+
+Layout = Literal["rank_major", "grouped_by_expert"]
+"""Order of the columns of a stacked lora_B, (m, r·E): expert fastest (PEFT), or expert slowest.
+
+Unsloth trained the second until unsloth_zoo 2026.9.6, and names the order in adapter_config.json since then.
+Source: unsloth_zoo 2026.10.9, temporary_patches/moe_utils.py.
+"""
+LAYOUTS: tuple[Layout, ...] = ("rank_major", "grouped_by_expert")
+LAYOUT_FIELD = "lora_B_layout"
+SAY_ORDER = (
+    f'add "{LAYOUT_FIELD}": "grouped_by_expert" to adapter_config.json if it was trained with unsloth_zoo before '
+    f'2026.9.6, else "{LAYOUT_FIELD}": "rank_major"'
+)
+_DETAIL = "unsloth_fused_expert_lora"
+_GROUPED_BY_UNSLOTH = frozenset(("gate_up_proj", "down_proj"))
+"""The only parameters of experts whose order Unsloth ever changed."""
 
 _KNOWN_ORDER = (
     "gate_up_proj", "gate_up_proj_bias", "gate_proj", "up_proj", "down_proj", "down_proj_bias",
@@ -60,3 +77,51 @@ def guessed_orders(config: PeftConfig) -> list[str]:
         if len(group) > 1 and not all(target.rpartition(".")[2] in _KNOWN_ORDER for target in group)
         for target in sorted(group)
     ]
+
+
+def layout_of(config: PeftConfig, parameter: str) -> str | None:
+    """Return the order of the columns of a stacked lora_B, by the marker that Unsloth writes.
+
+    None: Unsloth wrote the adapter without a marker, so the order is not known. The value of a marker is returned as it
+    is where it is none of `LAYOUTS`. Without Unsloth it is PEFT's order.
+    """
+    name = parameter.rpartition(".")[2]
+    mapping = config.fields.get("auto_mapping")
+    mapping = mapping if isinstance(mapping, dict) else {}
+    for fields in (config.fields, mapping):
+        declared = _declared(fields, name)
+        if declared is not None:
+            return str(declared)[:40]
+    return None if mapping.get("unsloth_fixed") and name in _GROUPED_BY_UNSLOTH else "rank_major"
+
+
+def _declared(fields: Mapping[str, Any], name: str) -> Any:
+    detail = fields.get(_DETAIL)
+    parameters = detail.get("parameters") if isinstance(detail, dict) else None
+    entry = parameters.get(name) if isinstance(parameters, dict) else None
+    exact = entry.get(LAYOUT_FIELD) if isinstance(entry, dict) else None
+    return fields.get(LAYOUT_FIELD) if exact is None else exact
+
+
+def fields_in_peft_order(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the config must say of an adapter whose stacked lora_B are written in PEFT's order.
+
+    The marker stays, with PEFT's order: Unsloth takes an adapter of its own without one for the other order.
+    """
+    new: dict[str, Any] = {}
+    if LAYOUT_FIELD in fields:
+        new[LAYOUT_FIELD] = "rank_major"
+    detail = fields.get(_DETAIL)
+    if isinstance(detail, dict) and isinstance(detail.get("parameters"), dict):
+        parameters = {
+            name: {**entry, LAYOUT_FIELD: "rank_major"} if isinstance(entry, dict) else entry
+            for name, entry in detail["parameters"].items()
+        }
+        new |= {
+            LAYOUT_FIELD: "rank_major",
+            _DETAIL: {**detail, LAYOUT_FIELD: "rank_major", "parameters": parameters},
+        }
+    mapping = fields.get("auto_mapping")
+    if isinstance(mapping, dict) and (inner := fields_in_peft_order(mapping)):
+        new["auto_mapping"] = {**mapping, **inner}
+    return new

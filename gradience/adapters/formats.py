@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.diffusers import NAME, is_diffusers, open_diffusers
+from gradience.adapters.experts import SAY_ORDER
 from gradience.adapters.gguf import is_gguf, open_gguf
 from gradience.adapters.initial import subtract_initial
 from gradience.adapters.kohya import is_kohya, open_kohya
@@ -140,6 +141,15 @@ def known_names() -> frozenset[str]:
 
 def require_peft(opened: Adapter) -> None:
     """Raise InputError (not-peft-format) for an adapter that PEFT does not load into a model as it is."""
+    require_order(opened)
+    grouped = opened.packed("grouped_by_expert")
+    if grouped:
+        raise InputError(
+            f"{opened.location.path}: lora_B of {grouped[0]} is grouped by expert (lora_B_layout), and PEFT 0.21 reads "
+            "it in another order",
+            code="expert-order",
+            hint=f"write it in PEFT's order first: gradience convert {opened.location.path} NEW",
+        )
     if opened.of_peft:
         return
     raise InputError(
@@ -149,6 +159,18 @@ def require_peft(opened: Adapter) -> None:
         if opened.unwritable is None
         else "train it with PEFT to evaluate it here",
     )
+
+
+def require_order(opened: Adapter) -> None:
+    """Raise InputError (expert-order-unknown) where nothing says how stacked experts are packed (see `experts`)."""
+    unordered = opened.packed(None)
+    if unordered:
+        raise InputError(
+            f"{opened.location.path}: Unsloth saved {unordered[0]} without lora_B_layout, so the order of its experts "
+            "is unknown",
+            code="expert-order-unknown",
+            hint=SAY_ORDER,
+        )
 
 
 def words_of(name: str) -> str:

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from gradience.adapters.adapter import Adapter, Factor, LoraPair
 from gradience.adapters.config import PeftConfig, read_config
-from gradience.adapters.experts import wrapped_parameter
+from gradience.adapters.experts import LAYOUT_FIELD, LAYOUTS, layout_of, wrapped_parameter
 from gradience.adapters.foreign import no_factors, refuse_foreign
 from gradience.adapters.inventory import GHOST_REASON, SkippedTensor, describe_other
 from gradience.adapters.keys import Ghost, Key, Kind, choose_adapter, config_name, parse_key
@@ -170,8 +171,15 @@ def _expert_pair(config: PeftConfig, parameter: str, a: Factor, b: Factor) -> Lo
     if stacked % rank:
         return f"stacked experts: {stacked} rows of A are not a multiple of the rank {rank} in the config"
     kind: Kind = "expert" if stacked > rank else "linear"
-    rows, columns = b.entry.shape[0], a.entry.shape[1]
-    return _scaled(config, parameter, kind, a, b, rank, rows, columns, experts=stacked // rank)
+    rows, columns, experts = b.entry.shape[0], a.entry.shape[1], stacked // rank
+    # Of one expert or one direction, both orders are the same.
+    layout = layout_of(config, parameter) if min(experts, rank) > 1 else LAYOUTS[0]
+    if layout not in (*LAYOUTS, None):
+        return f"stacked experts: {LAYOUT_FIELD} is {layout!r} in the config, not {' or '.join(LAYOUTS)}"
+    if layout == "grouped_by_expert":
+        b = b.turned(b.entry.shape, lambda words: words.reshape(rows, experts, rank).transpose(0, 2, 1))
+    pair = _scaled(config, parameter, kind, a, b, rank, rows, columns, experts=experts)
+    return replace(pair, layout=layout)
 
 
 def _scaled(

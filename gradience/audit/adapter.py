@@ -114,6 +114,8 @@ def audit_adapter(
             ghosts=opened.ghosts,
             nonfinite=[sentence for item in measured for sentence in item.nonfinite],
             misnamed=opened.misnamed(),
+            grouped=opened.packed("grouped_by_expert"),
+            unordered=opened.packed(None),
             started=None if opened.initial is None else opened.init.lower(),
         )
         report = with_suggestions(_assemble(opened, digest.result(), facts, tau, watch), allowed)

@@ -125,10 +125,18 @@ def _notes(left: Adapter, right: Adapter) -> tuple[str, ...]:
             "unless these are the same weights, the updates belong to different models"
         )
     for label, adapter in (("A", left), ("B", right)):
-        facts = Facts((), adapter.config, adapter.other, adapter.unaudited, adapter.ghosts, ())
+        facts = Facts(
+            (),
+            adapter.config,
+            adapter.other,
+            adapter.unaudited,
+            adapter.ghosts,
+            (),
+            unordered=adapter.packed(None),
+        )
         notes += [
             f"{label}: {finding.message}"
-            for rule in (meaning.initialisation, meaning.variant)
+            for rule in (meaning.initialisation, meaning.variant, meaning.expert_order)
             for finding in rule(facts)
         ]
         if any(note.reason == DORA_REASON for note in adapter.other):

@@ -10,6 +10,7 @@ from gradience.adapters.adapter import Adapter, Factor, LoraPair
 from gradience.adapters.base_weights import BaseWeights
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.dtypes import DTYPES, DType
+from gradience.adapters.experts import fields_in_peft_order
 from gradience.adapters.inventory import DORA_REASON, GHOST_REASON, SkippedTensor
 from gradience.adapters.keys import config_name, ends_with, parse_key
 from gradience.adapters.kohya import ALPHA_REASON
@@ -92,6 +93,7 @@ def lay_out(
     targets = {config_name(job.pair.module) for job in jobs if not job.parameter}
     gone = [pair.module for pair in dropped]
     fields = {**encoded.fields, **init_fields(config, [job.stored_rank for job in jobs])}
+    order = fields_in_peft_order(config.fields) if opened.packed("grouped_by_expert") else {}
     return Layout(
         encoded,
         jobs,
@@ -99,7 +101,12 @@ def lay_out(
         carried,
         gone_too,
         names,
-        {**fields, **stripped.fields, **target_fields(config, sorted(targets), gone, stripped.bared)},
+        {
+            **fields,
+            **stripped.fields,
+            **target_fields(config, sorted(targets), gone, stripped.bared),
+            **order,
+        },
     )
 
 

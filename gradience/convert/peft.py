@@ -15,6 +15,7 @@ import numpy as np
 from gradience.adapters.adapter import Adapter, Factor, LoraPair
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.diffusers import part_of
+from gradience.adapters.experts import fields_in_peft_order
 from gradience.adapters.headers import NewTensor
 from gradience.adapters.inventory import GHOST_REASON, SkippedTensor
 from gradience.adapters.keys import parse_key
@@ -65,7 +66,10 @@ def write_peft(opened: Adapter, folder: Path, base: Path | None = None) -> Writt
             for piece in tensors[name].pieces():
                 writer.put(piece)
         digest = writer.close()
-    write_config(folder / CONFIG, config.fields or _fields(opened, config))
+    fields = config.fields or _fields(opened, config)
+    if opened.packed("grouped_by_expert"):
+        fields = {**fields, **fields_in_peft_order(fields)}
+    write_config(folder / CONFIG, fields)
     renamed = sum(tensor.old != tensor.new for tensor in tensors.values())
     names = {pair.module: _inside(pair.module) for pair in opened.pairs if not opened.of_peft}
     return Written(digest, writer.size, len(tensors), renamed, left_out, names)
@@ -100,6 +104,9 @@ def _tensors(opened: Adapter, without: set[str]) -> Iterator[_Tensor]:
             factors.add(factor.tensor)
             if not opened.of_peft:
                 yield _turned(opened, pair, factor, is_a=side == "A")
+            elif factor.turn is not None:  # experts in Unsloth's order
+                new = peft_name(factor.tensor, opened.adapter_name)
+                yield _Tensor(factor.tensor, new, _header(factor), partial(_words, factor))
             else:
                 yield _copied(factor.file, factor.tensor, peft_name(factor.tensor, opened.adapter_name))
     for file in opened.files:
@@ -123,13 +130,18 @@ def _turned(opened: Adapter, pair: LoraPair, factor: Factor, *, is_a: bool) -> _
             "`gradience audit` and `gradience compress` take it as it is",
         )
 
-    def data() -> Iterator[bytes]:
-        yield np.ascontiguousarray(factor.read()).tobytes()
-
     ending = (
         f"lora_embedding_{'A' if is_a else 'B'}"
         if pair.kind == "embedding"
         else f"lora_{'A' if is_a else 'B'}.weight"
     )
     new = f"{PREFIX}{_inside(pair.module)}.{ending}"
-    return _Tensor(factor.tensor, new, NewTensor(factor.entry.dtype.name, factor.entry.shape), data)
+    return _Tensor(factor.tensor, new, _header(factor), partial(_words, factor))
+
+
+def _header(factor: Factor) -> NewTensor:
+    return NewTensor(factor.entry.dtype.name, factor.entry.shape)
+
+
+def _words(factor: Factor) -> Iterator[bytes]:
+    yield np.ascontiguousarray(factor.read()).tobytes()

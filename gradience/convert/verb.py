@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gradience.adapters.adapter import Adapter, LoraPair
-from gradience.adapters.formats import open_adapter, words_of
+from gradience.adapters.formats import open_adapter, require_order, words_of
 from gradience.arguments import path_argument
 from gradience.artifacts.audit import TensorNote
 from gradience.artifacts.conversion import ConversionReport
@@ -67,6 +67,7 @@ def convert_adapter(
         open_adapter(source, adapter=adapter, allow_pickle=allow_pickle) as opened,
         whole_folder(target, force=force) as folder,
     ):
+        require_order(opened)
         written = chosen.write(opened, folder, base)
         carried, left = carry_files(opened.location, folder)
         _check(opened, folder, written.modules)

@@ -16,7 +16,7 @@ from gradience.artifacts.shared_names import given_text
 from gradience.errors import InputError, UsageError
 from gradience.words import noun
 
-NOT_THE_UPDATE = frozenset(("init-not-update", "variant-not-update", "non-finite"))
+NOT_THE_UPDATE = frozenset(("init-not-update", "variant-not-update", "expert-order-unknown", "non-finite"))
 """Findings with which nothing is compressed or suggested: B·A is not the learned update, or holds NaN or infinity."""
 UNCONVINCING = frozenset(("looks-random", "init-noise"))
 """Findings with which no rank is suggested: the spectra say nothing about a smaller one. Truncating is allowed."""

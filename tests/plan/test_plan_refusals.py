@@ -16,7 +16,9 @@ from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToSuggestion
 
 
-@pytest.mark.parametrize("code", ["init-not-update", "variant-not-update", "non-finite"])
+@pytest.mark.parametrize(
+    "code", ["init-not-update", "variant-not-update", "expert-order-unknown", "non-finite"]
+)
 def test_updates_that_are_not_b_times_a(code):
     finding = Finding(code=code, severity="error", message="B·A is not the update", hint="say so")
     with pytest.raises(InputError) as refusal:

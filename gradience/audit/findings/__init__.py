@@ -18,6 +18,7 @@ RULES: tuple[FindingRule, ...] = (
     numbers.imprecise,
     meaning.initialisation,
     meaning.variant,
+    meaning.expert_order,
     numbers.untrained,
     numbers.random,
     contents.unaudited,

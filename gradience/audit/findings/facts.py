@@ -25,6 +25,10 @@ class Facts(NamedTuple):
     """One sentence per factor with NaN or infinity."""
     misnamed: Sequence[str] = ()
     """Tensors of the adapter under names that PEFT does not look for."""
+    grouped: Sequence[str] = ()
+    """Stacked modules whose lora_B is grouped by expert on disk, in Unsloth's order."""
+    unordered: Sequence[str] = ()
+    """Stacked modules that Unsloth wrote without saying in which order."""
     started: str | None = None
     """How the training started, where the initial adapter was subtracted."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gradience.adapters.experts import SAY_ORDER
 from gradience.adapters.initialisations import initialisation_of
 from gradience.adapters.inventory import DORA_REASON
 from gradience.artifacts.finding import Finding
-from gradience.audit.findings.facts import Facts
+from gradience.audit.findings.facts import Facts, many
 from gradience.words import counted
 
 SUBTRACT = (
@@ -84,6 +85,25 @@ def variant(facts: Facts) -> Iterator[Finding]:
             severity="info",
             message="activated LoRA: the update acts only after its invocation tokens",
         )
+
+
+def expert_order(facts: Facts) -> Iterator[Finding]:
+    yield from many(
+        "expert-order",
+        "info",
+        facts.grouped,
+        "with the columns of lora_B grouped by expert, as the config says (lora_B_layout); PEFT 0.21 reads them in "
+        "another order",
+        "`gradience convert` writes them in PEFT's order",
+    )
+    yield from many(
+        "expert-order-unknown",
+        "warning",
+        facts.unordered,
+        "of stacked experts saved by Unsloth without lora_B_layout, read in PEFT's order. Before release 2026.9.6, "
+        "unsloth_zoo grouped the columns of lora_B by expert: if it did here, the figures of these modules are wrong",
+        SAY_ORDER,
+    )
 
 
 def dora(facts: Facts) -> Iterator[Finding]:
