@@ -47,7 +47,7 @@ def open_regular(path: Path, *, root: Path | None = None, limit: int | None = No
         raise InputError(
             f"{path}: {facts.st_size:,} bytes, and such a file has at most {limit:,}",
             code="too-large",
-            hint="this is not what its name says: download or save the adapter again",
+            hint="check the path; if it is right, download or save this file again",
         )
     return handle
 

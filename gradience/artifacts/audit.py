@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from gradience.adapters.families import ModuleType
 from gradience.adapters.keys import Kind
-from gradience.artifacts.base import ROW_CONFIG, Float12, Part, visible_json
+from gradience.artifacts.base import ROW_CONFIG, Float12, Part, interruptible, visible_json
 from gradience.artifacts.dominance import BaseComparison
 from gradience.artifacts.finding import Finding
 from gradience.artifacts.hub_source import HubSource
@@ -320,5 +320,7 @@ class AuditReport(Report):
         yield before + '"layers":['
         adapter: TypeAdapter[Any] = TypeAdapter(LayerAudit)
         for index, layer in enumerate(self.layers):
-            yield ("," if index else "") + visible_json(adapter.dump_json(layer).decode())
+            with interruptible():
+                text = visible_json(adapter.dump_json(layer).decode())
+            yield ("," if index else "") + text
         yield "]" + after

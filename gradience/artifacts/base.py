@@ -10,11 +10,12 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
-from pydantic_core import from_json
+from pydantic_core import PydanticSerializationError, from_json
 
 from gradience.artifacts.whole import write_whole
 from gradience.errors import InputError
@@ -96,7 +97,8 @@ class Artifact(Part):
 
     def to_json(self, indent: int | None = 2) -> str:
         """The artifact as strict JSON text, safe to print (see `visible_json`)."""
-        return visible_json(self.model_dump_json(indent=indent))
+        with interruptible():
+            return visible_json(self.model_dump_json(indent=indent))
 
     def json_chunks(self) -> Iterator[str]:
         """The text of `to_json(indent=None)`, in pieces where the artifact may be long."""
@@ -108,6 +110,18 @@ class Artifact(Part):
         Raises OutputError when the disk or the permissions refuse.
         """
         return write_whole(Path(path), [self.to_json().encode() + b"\n"])
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise what a signal raised while pydantic-core wrote JSON: it hides it in a PydanticSerializationError."""
+    try:
+        yield
+    except PydanticSerializationError as error:
+        signalled = re.search(r"KeyboardInterrupt|SystemExit: (\d+)", str(error))
+        if signalled is None:
+            raise
+        raise (SystemExit(int(signalled[1])) if signalled[1] else KeyboardInterrupt) from None
 
 
 PREDECESSORS_MARKS = ("bench_version", "audit_timestamp", "aggregation_timestamp", "layer_data", "peft_dir")

@@ -253,6 +253,8 @@ def _check(path: Path, calibration: Calibration) -> None:
         raise _invalid(path, f"not {rows[0]} rows")
     if len(calibration.report.prompt_ids) not in (0, *rows):
         raise _invalid(path, f"{len(calibration.report.prompt_ids)} prompt ids, not {rows[0]}")
+    if not calibration.report.modules:
+        raise _invalid(path, "no modules")
     if not calibration.selection.any() or calibration.selection.all():
         raise _invalid(path, "no rows that select, or none that predict")
     for module in calibration.report.modules:

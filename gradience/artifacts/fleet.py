@@ -6,9 +6,9 @@ a smaller rank would cost, and a sketch of the update by which copies are recogn
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from gradience.artifacts.base import ROW_CONFIG, Artifact, Float12
@@ -17,6 +17,16 @@ from gradience.artifacts.run import RunInfo
 
 RowStatus = Literal["ok", "incomplete", "untrained", "failed"]
 CopyKind = Literal["same file", "same update", "near"]
+
+
+SKETCH = 64
+"""Numbers of a sketch."""
+
+
+def _whole_sketch(sketch: tuple[float, ...]) -> tuple[float, ...]:
+    if len(sketch) not in (0, SKETCH):
+        raise ValueError(f"a sketch has {SKETCH} numbers, not {len(sketch)}")
+    return sketch
 
 
 class FleetRow(Artifact):
@@ -65,7 +75,7 @@ class FleetRow(Artifact):
     """‖ΔW‖_F over all modules; null without a scale."""
     lost_energy_at: dict[int, Float12] = Field(default_factory=dict)
     """Rank → share of ‖ΔW‖² that is lost when larger modules are truncated to it: the steps of vLLM below `rank`."""
-    sketch: tuple[float, ...] = ()
+    sketch: Annotated[tuple[float, ...], AfterValidator(_whole_sketch)] = ()
     """64 random projections of ΔW, the same for every adapter: equal updates have equal sketches, in whatever factors
     and ranks they are written."""
 
@@ -151,10 +161,12 @@ class FleetReport(Report):
     schema_: Literal["gradience.fleet/1"] = Field(default="gradience.fleet/1", alias="schema")
     adapters: int
     measured: int
-    """Of them, in this run."""
+    """Adapters measured in this run, `incomplete` and `untrained` ones included. `measured`, `reused` and `failed` add
+    up to `adapters`."""
     reused: int
-    """Of them, taken over from an earlier run because their files have not changed."""
+    """Adapters whose row is from an earlier run because their files have not changed."""
     failed: int
+    """Adapters that could not be measured; each run tries them again."""
     incomplete: int
     untrained: int
     bytes: int

@@ -15,7 +15,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar, overload
 from pydantic import Field, ValidationError
 from pydantic_core import from_json
 
-from gradience.artifacts.base import Float12, Part
+from gradience.artifacts.base import Float12, Part, interruptible
 from gradience.artifacts.whole import write_whole
 from gradience.errors import InputError
 from gradience.reading import MAX_DATA_BYTES, read_file
@@ -250,7 +250,8 @@ def write_records(path: Path, run: ExamplesRun, records: Sequence[Record]) -> Pa
 
 def line(part: ExamplesRun | Record) -> bytes:
     """One line of the file, its end included."""
-    return part.model_dump_json().encode() + b"\n"
+    with interruptible():
+        return part.model_dump_json().encode() + b"\n"
 
 
 @overload

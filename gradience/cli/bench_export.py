@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from gradience.cli.console import show_written
 from gradience.cli.exit_codes import ExitCode
 
 
@@ -52,5 +52,5 @@ def export(
     from gradience.bench.export.hub import export_hub
 
     written = export_eee(folder, output) if to is Format.EEE else export_hub(folder, output, dataset=dataset)
-    print(f"written: {len(written)} files in {output}", file=sys.stderr)
+    show_written(f"{len(written)} files in {output}")
     return ExitCode.DONE

@@ -10,7 +10,7 @@ import typer
 
 from gradience.cli.bench_codes import Required, RequireGrade, ended
 from gradience.cli.bench_configs import complete_config
-from gradience.cli.console import show_note
+from gradience.cli.console import show_note, show_written
 from gradience.cli.engine import name_engine_python
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.options import EnginePython
@@ -151,7 +151,7 @@ def _run(
     print_result(draw, result, as_json=as_json, html=html, folder=folder, texts=texts)
     if not as_json:
         name = "bench_aggregate" if together else "bench"
-        print(f"written: {output / name}.json, {name}.md", file=sys.stderr)
+        show_written(f"{output / name}.json, {name}.md")
     if not missing:
         return ended(result, require_grade)
     seeds = ", ".join(map(str, missing))

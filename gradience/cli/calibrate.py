@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -131,7 +130,7 @@ def _calibrate(
     inputs: Inputs, output: Path, *, as_json: bool, html: Path | None, layers: bool, quiet: bool
 ) -> None:
     from gradience.calibrate.verb import calibrate as run
-    from gradience.cli.console import beneath
+    from gradience.cli.console import show_written
     from gradience.cli.progress import ProgressBar
     from gradience.report.calibration import calibration_text
 
@@ -139,4 +138,4 @@ def _calibrate(
         calibration = run(inputs, output, progress=progress, command=command_line())
     print_result(calibration_text, calibration.report, as_json=as_json, quiet=quiet, html=html, layers=layers)
     if not quiet:
-        print(f"written: {output}", file=beneath(sys.stderr))
+        show_written(output)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gradience.cli.console import beneath
+from gradience.cli.console import beneath, show_written
 from gradience.cli.output import print_text
 from gradience.errors import UsageError
 
@@ -60,4 +60,4 @@ def card(
     if dry_run:
         print_text(f"{block.rstrip()}\n")
         return
-    print(f"{'written' if changed else 'unchanged'}: {adapter / CARD}", file=beneath(sys.stderr))
+    show_written(adapter / CARD, "written" if changed else "unchanged")

@@ -10,7 +10,7 @@ import sys
 from typing import Any, TextIO
 
 from gradience.errors import MAX_HINT_BYTES, MAX_MESSAGE_BYTES, shortened
-from gradience.words import visible
+from gradience.words import printable, visible
 
 RED, BOLD, RESET = "\x1b[31m", "\x1b[1m", "\x1b[0m"
 
@@ -61,6 +61,11 @@ def show_error(message: str, hint: str = "") -> None:
 def show_note(text: str) -> None:
     """Print `note: …` on stderr."""
     print(note_line(text), file=beneath(sys.stderr), flush=True)
+
+
+def show_written(what: object, label: str = "written") -> None:
+    """Print `written: …` on stderr, on one line, every character of it visible."""
+    print(f"{label}: {printable(str(what))}", file=beneath(sys.stderr), flush=True)
 
 
 def note_line(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -78,6 +77,7 @@ def train_and_decide(output: Path, overrides: Sequence[str] = ()) -> int:
     from gradience.bench.config.shipped import find_config
     from gradience.cli.bench_codes import code_of
     from gradience.cli.bench_run import need_libraries
+    from gradience.cli.console import show_written
     from gradience.cli.output import command_line, print_screen
     from gradience.cli.progress import StageProgress
     from gradience.report.bench import brief_text
@@ -90,7 +90,7 @@ def train_and_decide(output: Path, overrides: Sequence[str] = ()) -> int:
     with StageProgress() as watcher:
         (bench,), _ = run_bench(config, output, watcher, page_of=to_markdown, command=command_line())
     print_screen(brief_text, bench)
-    print(f"written: {output / 'bench.json'}, bench.md", file=sys.stderr)
+    show_written(f"{output / 'bench.json'}, bench.md")
     return code_of(bench.status)
 
 

@@ -244,7 +244,7 @@ def _preview(inputs: Inputs, *, as_json: bool, html: Path | None, texts: bool) -
 def _evaluate(
     inputs: Inputs, output: Path, *, as_json: bool, html: Path | None, texts: bool, quiet: bool
 ) -> int:
-    from gradience.cli.console import beneath, show_note
+    from gradience.cli.console import beneath, show_note, show_written
     from gradience.cli.progress import StageProgress
     from gradience.evaluate.forecast import margins_of
     from gradience.evaluate.verb import DOCUMENT, EVALUATION
@@ -261,5 +261,5 @@ def _evaluate(
         report = run(inputs, output, watcher, page_of=to_markdown, command=command_line())
     print_result(evaluation_text, report, as_json=as_json, quiet=quiet, html=html, folder=output, texts=texts)
     if not quiet:
-        print(f"written: {output / EVALUATION}, {DOCUMENT}", file=beneath(sys.stderr))
+        show_written(f"{output / EVALUATION}, {DOCUMENT}")
     return code_of(report)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -144,7 +143,7 @@ def _heal(
     inputs: HealInputs, output: Path, *, as_json: bool, html: Path | None, force: bool, quiet: bool
 ) -> None:
     from gradience.calibrate.heal.verb import heal as run
-    from gradience.cli.console import beneath
+    from gradience.cli.console import show_written
     from gradience.cli.progress import ProgressBar
     from gradience.report.card import card_of
     from gradience.report.heal import heal_text
@@ -153,4 +152,4 @@ def _heal(
         report = run(inputs, output, progress=progress, force=force, card=card_of, command=command_line())
     print_result(heal_text, report, as_json=as_json, quiet=quiet, html=html)
     if not quiet:
-        print(f"written: {output}", file=beneath(sys.stderr))
+        show_written(output)

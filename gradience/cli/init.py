@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from gradience.cli.console import beneath
+from gradience.cli.console import show_written
 from gradience.cli.help import Group, Verb
 from gradience.errors import UsageError
 
@@ -142,6 +141,4 @@ def _write(text: str, output: Path, command: str, *, force: bool) -> None:
             hint="give --force to replace it, or another --output",
         )
     write_whole(output, [text.encode()])
-    print(
-        f"written: {output}; next: {command} {shlex.quote(str(output))} --dry-run", file=beneath(sys.stderr)
-    )
+    show_written(f"{output}; next: {command} {shlex.quote(str(output))} --dry-run")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gradience.cli.console import beneath
+from gradience.cli.console import show_written
 from gradience.cli.options import one_of
 from gradience.cli.output import print_text
 from gradience.errors import UsageError
@@ -102,7 +101,7 @@ def plot(
         print(json_module.dumps({"file": str(output), "plots": drawn}, indent=2))
         return
     print_text("".join(f"{one.sentence}\n" for one in plots))
-    print(f"written: {output}", file=beneath(sys.stderr))
+    show_written(output)
 
 
 def _file_kind(output: Path, *, force: bool) -> str:
@@ -152,7 +151,7 @@ def _plots(kind: str, inputs: Sequence[Path], reports: Sequence[Report], *, titl
     if not drawn:
         raise without[0]
     for each in without:
-        print(f"left out: {each}", file=beneath(sys.stderr))
+        show_written(each, "left out")
     return drawn
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from gradience.cli.console import show_written
 from gradience.cli.options import Quiet
 from gradience.cli.page import check_page, save_page
 
@@ -76,4 +76,4 @@ def report(
     elif not quiet:
         from gradience.report.numbers import size
 
-        print(f"written: {output} ({size(len(page))})", file=sys.stderr)
+        show_written(f"{output} ({size(len(page))})")

@@ -205,7 +205,7 @@ def _forecast(prepared: Prepared, *, as_json: bool, html: Path | None) -> int:
 def _shrink(
     prepared: Prepared, output: Path, *, as_json: bool, html: Path | None, texts: bool, quiet: bool
 ) -> int:
-    from gradience.cli.console import beneath, show_note
+    from gradience.cli.console import beneath, show_note, show_written
     from gradience.cli.progress import StageProgress
     from gradience.evaluate.forecast import margins_of
     from gradience.report.card import card_of
@@ -225,5 +225,5 @@ def _shrink(
     print_result(shrink_text, report, as_json=as_json, quiet=quiet, html=html, folder=output, texts=texts)
     if not quiet:
         adapter = "" if report.smallest is None else f", {ADAPTER}/"
-        print(f"written: {output / SHRUNK}, {DOCUMENT}{adapter}", file=beneath(sys.stderr))
+        show_written(f"{output / SHRUNK}, {DOCUMENT}{adapter}")
     return code_of(report)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,7 +15,7 @@ from gradience.artifacts.fleet import FleetRow
 from gradience.artifacts.fleet_compression import FleetCompression, Squeezed
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.whole import write_errors
-from gradience.errors import GradienceError, InputError, UsageError
+from gradience.errors import GradienceError, InputError, LockedError, UsageError
 from gradience.fleet.journal import read_rows
 from gradience.fleet.processes import Died, answers
 from gradience.fleet.squeeze import failed, target_of
@@ -62,8 +64,9 @@ def compress_fleet(
     max_memory: bytes that the work on one adapter may take.
 
     Each adapter is there whole or not at all. What an earlier run of the same batch has written is kept: a run that was
-    killed is continued by the same call. Raises InputError for a broken fleet.jsonl, UsageError (bad-rank), OutputError
-    when the disk refuses. An adapter that cannot be compressed does not raise: its entry has the error's code.
+    killed is continued by the same call. Raises InputError for a broken fleet.jsonl, UsageError (bad-rank), LockedError
+    while another batch writes to `output`, OutputError when the disk refuses. An adapter that cannot be compressed does
+    not raise: its entry has the error's code.
     """
     watch = Stopwatch(command)
     wanted = integer_argument("rank", rank)
@@ -81,16 +84,34 @@ def compress_fleet(
         "max_memory": max_memory,
     }
     rows = list(read_rows(path_argument("fleet", fleet)))
-    results, requests = _sorted_out(rows, folder, home, wanted, options)
-    for request, answer in answers(requests, workers=workers):
-        results[request["name"]] = _squeezed(request, answer)
-        if progress:
-            progress(len(results), len(rows))
-    report = _report(wanted, [results[row.path] for row in rows], watch)
-    with write_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    report.save(folder / REPORT)
+    with _only_one(folder):
+        results, requests = _sorted_out(rows, folder, home, wanted, options)
+        for request, answer in answers(requests, workers=workers):
+            results[request["name"]] = _squeezed(request, answer)
+            if progress:
+                progress(len(results), len(rows))
+        report = _report(wanted, [results[row.path] for row in rows], watch)
+        report.save(folder / REPORT)
     return report
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Make the folder of a batch and lock it. Raises LockedError (output-locked), OutputError (write-failed)."""
+    with ExitStack() as stack:
+        with write_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, handle)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LockedError(
+                f"{folder}: another run is writing here",
+                code="output-locked",
+                hint="wait until it ends, or give another --output",
+            ) from None
+        yield
 
 
 def _sorted_out(

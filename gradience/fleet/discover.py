@@ -11,11 +11,15 @@ from gradience.adapters.formats import known_names
 from gradience.adapters.locate import WEIGHT_SUFFIXES, lone_weights, natural_key
 from gradience.artifacts.shared_names import given_text
 from gradience.errors import InputError, UsageError
-from gradience.reading import MAX_DATA_BYTES, cannot_open, read_file
+from gradience.reading import MAX_SETTINGS_BYTES, open_stream
 
 MARKS = known_names()
 """A folder with one of these files is taken for an adapter; whether it is one, its row says."""
 LIST = ".txt"
+MAX_LINES = 200_000
+"""Lines of a list."""
+MAX_LINE = 4096
+"""Bytes of a line: the longest path that Linux opens."""
 
 
 class Member(NamedTuple):
@@ -60,31 +64,61 @@ def discover(sources: Sequence[Path], *, root: Path, recursive: bool = False) ->
 
 
 def _with_lists(sources: Iterable[Path]) -> Iterator[Path]:
-    """The sources, a list replaced by what stands in it: relative paths start at the list's own folder."""
+    """Yield the sources, and in place of a list its paths. Relative paths start at the list's folder."""
     for source in sources:
         if source.suffix == LIST and source.is_file():
-            text = read_file(source, MAX_DATA_BYTES).decode("utf-8", "surrogateescape")
-            lines = (line.strip() for line in text.splitlines())
-            yield from (source.parent / line for line in lines if line and not line.startswith("#"))
+            yield from _listed(source)
         else:
             yield source
 
 
+def _listed(source: Path) -> Iterator[Path]:
+    with open_stream(source, limit=MAX_SETTINGS_BYTES) as file:
+        for number, line in enumerate(file, 1):
+            wrong = (
+                f"more than {MAX_LINES:,} lines"
+                if number > MAX_LINES
+                else f"line {number} has more than {MAX_LINE:,} bytes"
+                if len(line) > MAX_LINE
+                else f"line {number} contains a NUL character"
+                if b"\0" in line
+                else None
+            )
+            if wrong:
+                raise InputError(
+                    f"{source}: not a list of adapters: {wrong}",
+                    code="bad-list",
+                    hint="a .txt file holds one path per line; give a folder of adapters for anything larger",
+                )
+            text = line.decode("utf-8", "surrogateescape").strip()
+            if text and not text.startswith("#"):
+                yield source.parent / text
+
+
 def _adapters_of(source: Path, *, recursive: bool) -> tuple[list[Path], int]:
-    """The adapters of one source, and how many of its folders hold none."""
+    """Return the adapters of one source, and how many of its folders hold none.
+
+    A folder that cannot be read is among the adapters: its row says why.
+    """
     if not os.path.isdir(source):
         return [source], 0  # a file, or nothing: its row says so
     if _marked(source) and not recursive:
         return [source], 0
     matches = [source] if _marked(source) else []
     empty = 0
-    for folder in _folders(source) if recursive else [source]:
-        for entry in _entries(folder):
-            if entry.is_dir():
+    for folder, entries in _folders(source, recursive=recursive):
+        if entries is None:
+            matches.append(folder)
+            continue
+        for entry in entries:
+            if _is_folder(entry):
                 if _marked(Path(entry.path)):
                     matches.append(Path(entry.path))
                 elif not recursive:
-                    lone = lone_weights([inner.name for inner in _entries(Path(entry.path))])
+                    inner = _entries(Path(entry.path))
+                    lone = (
+                        "" if inner is None else lone_weights([each.name for each in inner])
+                    )  # "": the folder itself
                     matches += [] if lone is None else [Path(entry.path, lone)]
                     empty += lone is None
             elif entry.name.lower().endswith(WEIGHT_SUFFIXES) and not _marked(folder):
@@ -92,8 +126,10 @@ def _adapters_of(source: Path, *, recursive: bool) -> tuple[list[Path], int]:
     return matches, empty
 
 
-def _folders(source: Path) -> Iterator[Path]:
-    """The folder and all below it; hidden ones left out, and each real folder once."""
+def _folders(source: Path, *, recursive: bool) -> Iterator[tuple[Path, list[os.DirEntry[str]] | None]]:
+    """Yield the folder and, if recursive, all below it with their entries; hidden ones left out, and each real folder
+    once.
+    """
     seen = set()
     waiting = [source]
     while waiting:
@@ -102,18 +138,28 @@ def _folders(source: Path) -> Iterator[Path]:
         if real in seen:
             continue
         seen.add(real)
-        yield folder
-        waiting += [Path(entry.path) for entry in _entries(folder) if entry.is_dir()]
+        entries = _entries(folder)
+        yield folder, entries
+        if recursive:
+            waiting += [Path(entry.path) for entry in entries or () if _is_folder(entry)]
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link into a folder that cannot be read
+        return False
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]] | None:
+    """Return what is in a folder, without hidden names; None if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return sorted(
                 (entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name
             )
-    except OSError as error:
-        raise cannot_open(folder, error) from None
+    except OSError:
+        return None
 
 
 def _marked(folder: Path) -> bool:

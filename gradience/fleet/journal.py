@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
 
@@ -36,7 +37,7 @@ class _Place(NamedTuple):
 class Journal(Closing):
     """The rows of one run, on the disk. Use as a context manager; only one process at a time."""
 
-    def __init__(self, output: Path, file: BinaryIO, stack: ExitStack) -> None:
+    def __init__(self, output: Path, file: FileIO, stack: ExitStack) -> None:
         self.output = output
         self._file = file
         self._stack = stack
@@ -47,7 +48,7 @@ class Journal(Closing):
     def begin(cls, output: Path) -> Self:
         """Open or continue the journal of a file.
 
-        Raises LockedError (output-locked), InputError (not-a-file), OutputError (write-failed).
+        Raises LockedError (output-locked), InputError (not-a-file, not-ours), OutputError (write-failed).
         """
         part = output.with_name(output.name + PART)
         with write_errors(part), ExitStack() as stack:
@@ -60,6 +61,7 @@ class Journal(Closing):
                     code="output-locked",
                     hint="wait until it ends, or give another --output",
                 ) from None
+            _refuse_foreign(part)
             return cls(output, file, stack.pop_all())
 
     def close(self) -> None:
@@ -74,6 +76,7 @@ class Journal(Closing):
         """
         part = self.output.with_name(self.output.name + PART)
         touched = []
+        start, line = 0, b"\n"
         for start, line in _lines(part):
             row = _torn(line)
             current = None if row is None else self._current(row, paths, allow_pickle=allow_pickle)
@@ -82,8 +85,10 @@ class Journal(Closing):
                 yield current
             elif current is not None:
                 touched.append(current)
-        if self._end and not _ends_whole(part, self._end):
-            self._write(b"\n")  # behind a line that a kill cut short
+        if not line.endswith(b"\n"):  # a kill cut it short
+            with write_errors(part):
+                self._file.truncate(start)
+            self._end = start
         for row in touched:
             if row.path not in self._places:
                 self.add(row)
@@ -114,8 +119,9 @@ class Journal(Closing):
 
     def _write(self, line: bytes) -> None:
         with write_errors(self.output):
-            self._file.write(line)
-            self._file.flush()
+            rest = memoryview(line)
+            while rest:
+                rest = rest[self._file.write(rest) :]
         self._end += len(line)
 
     def finish(self, names: Iterable[str]) -> None:
@@ -142,12 +148,24 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             start += len(line)
 
 
-def _appended(part: Path) -> BinaryIO:
+def _refuse_foreign(part: Path) -> None:
+    """Raise InputError (not-ours) for a file that no fleet run began: it is neither continued nor removed."""
+    with open_stream(part) as file:
+        head = file.read(len(BEGINS))
+    if not BEGINS.startswith(head):
+        raise InputError(
+            f"{part}: not the unfinished rows of a fleet run, so nothing is written to it",
+            code="not-ours",
+            hint="move this file away, or give another --output",
+        )
+
+
+def _appended(part: Path) -> FileIO:
     """The journal, open at its end: never through a link, and never waiting for a reader."""
     if part.is_symlink():
         raise not_a_file(part)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    file = os.fdopen(os.open(part, flags, 0o666), "ab")
+    file = os.fdopen(os.open(part, flags, 0o666), "ab", buffering=0)
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise not_a_file(part)
@@ -162,12 +180,6 @@ def _torn(line: bytes) -> FleetRow | None:
         return FleetRow.parse(Path("journal"), line)
     except InputError:
         return None
-
-
-def _ends_whole(path: Path, size: int) -> bool:
-    with open_stream(path) as file:
-        file.seek(size - 1)
-        return file.read(1) == b"\n"
 
 
 def _at(file: BinaryIO, place: _Place) -> bytes:

@@ -26,7 +26,7 @@ from gradience.audit.grouped import grouped_spectrum
 from gradience.digests import sha256_file
 from gradience.errors import GradienceError
 from gradience.fleet.sketch import SIDE, sketch_of
-from gradience.reading import MAX_SETTINGS_BYTES
+from gradience.reading import MAX_SETTINGS_BYTES, cannot_open
 from gradience.spectra import (
     FloatArray,
     NonFiniteFactor,
@@ -53,8 +53,9 @@ def measure(path: Path, name: str, *, max_memory: int | None = None, allow_pickl
             work = ((pair, audit_bytes(pair)) for pair in opened.pairs)
             workers_within(limit_for(max_memory, [opened]), [opened], work, 1)
             return _row(opened, name)
-    except GradienceError as error:
-        return failed(name, error.code, str(error), stamp_of(stamped_files(path)))
+    except (GradienceError, OSError) as error:
+        refusal = cannot_open(path, error) if isinstance(error, OSError) else error
+        return failed(name, refusal.code, str(refusal), stamp_of(stamped_files(path)))
 
 
 def failed(name: str, code: str, message: str, stamp: dict[str, tuple[int, int]] | None = None) -> FleetRow:
@@ -104,11 +105,13 @@ def same_content(row: FleetRow, path: Path, *, allow_pickle: bool = False) -> bo
 def stamped_files(path: Path) -> list[Path]:
     """Return the files that a row rests on: those of a folder (not of the folders in it), or the file itself and the
     config beside it."""
-    if path.is_dir():
-        return sorted(
-            Path(entry.path) for entry in os.scandir(path) if entry.is_file() and _counts(entry.name)
-        )
-    return [path, path.with_name(CONFIG)]
+    try:
+        with os.scandir(path) as entries:
+            return sorted(Path(entry.path) for entry in entries if _counts(entry.name) and entry.is_file())
+    except NotADirectoryError:
+        return [path, path.with_name(CONFIG)]
+    except OSError:  # not there, or not to be read: its row says so
+        return []
 
 
 def _counts(name: str) -> bool:

@@ -118,6 +118,7 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **ONE_THREAD},
+            process_group=0,  # Ctrl-C reaches this process alone, which then closes the input
         )
         return self._running
 

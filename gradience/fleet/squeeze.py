@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -56,7 +57,7 @@ def as_json(squeezed: Squeezed) -> dict[str, Any]:
 def target_of(row: FleetRow, output: Path) -> Path:
     """Return where the smaller adapter goes: the path of the row, below the output; of a file without its suffix.
 
-    Raises InputError (bad-row-path) for a path that leads out of it.
+    Raises InputError (bad-row-path, symlink-outside) for a path that leads out of it, or through a link.
     """
     path = PurePosixPath(row.path)
     if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in row.path:
@@ -65,7 +66,15 @@ def target_of(row: FleetRow, output: Path) -> Path:
             code="bad-row-path",
             hint="measure again with --root DIR, a folder above the adapters",
         )
-    return output / (path.with_suffix("") if path.suffix.lower() in (*WEIGHT_SUFFIXES, *SUFFIXES) else path)
+    inside = path.with_suffix("") if path.suffix.lower() in (*WEIGHT_SUFFIXES, *SUFFIXES) else path
+    target = output / inside
+    if os.path.realpath(target) != os.path.join(os.path.realpath(output), inside):
+        raise InputError(
+            f"{target}: a symbolic link in the output leads elsewhere, so nothing is written there",
+            code="symlink-outside",
+            hint=f"remove the link, or give another output than {output}",
+        )
+    return target
 
 
 def _refuse_outdated(row: FleetRow, source: Path) -> None:

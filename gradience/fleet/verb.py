@@ -89,11 +89,13 @@ def audit_fleet(
         for row in journal.kept(paths, allow_pickle=allow_pickle) if journal else ():
             reused.add(row.path)
             tally.add(row)
+        measured = 0
         rest = [member for member in fleet.members if member.name not in reused]
         for row in (measure or partial(measured_rows, workers=workers))(rest, **options):
             if journal:
                 journal.add(row)
             tally.add(row)
+            measured += row.status != "failed"
             if progress:
                 progress(tally.count, len(paths))
         if journal and rows_file:
@@ -103,7 +105,7 @@ def audit_fleet(
     predictions.check_used(tally.digests)
     return FleetReport(
         adapters=len(paths),
-        measured=len(rest),
+        measured=measured,
         reused=len(reused),
         failed=tally.failed,
         incomplete=tally.incomplete,

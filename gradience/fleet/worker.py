@@ -55,5 +55,4 @@ def serve(requests: TextIO) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever asked was killed: nobody waits for the answer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches whoever asked, who then closes the input
     serve(sys.stdin)

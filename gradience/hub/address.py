@@ -51,7 +51,7 @@ def address_of(name: str | os.PathLike[str]) -> Address | None:
     >>> address_of("./org/name") is None
     True
 
-    `first/second` is a path as well where there is a folder `first`: a misspelt path is not sent anywhere.
+    `first/second` is a path as well if `first` is on this disk: a misspelt path is not sent anywhere.
     Raises UsageError (`bad-address`) for an address of something else than a model on the hub.
     """
     text = os.fspath(name)
@@ -59,7 +59,7 @@ def address_of(name: str | os.PathLike[str]) -> Address | None:
         return None
     scheme = _SCHEME.match(text)
     if scheme is None:
-        return None if os.path.isdir(text.partition("/")[0]) else named(text)
+        return None if os.path.lexists(text.partition("/")[0]) else named(text)
     rest = text[scheme.end() :]
     address = _of_uri(rest) if scheme[1].lower() == "hf" else _of_page(rest)
     if address is None:

@@ -47,6 +47,8 @@ def with_calibration(
             raise _other(
                 calibration, f"{module.name} had the scale {scale:g} there, and has {module.scale} here"
             )
+    if not any(module.name in calibration.modules for module in modules):
+        raise _other(calibration, f"none of its modules is in {report.adapter.path}")
     reasons = {row.name: row.reason for row in facts.excluded}
     return [
         replace(module, effects=effects_of(calibration, module))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +115,43 @@ def test_a_row_cannot_lead_out_of_the_output(here, path):
     Path("fleet.jsonl").write_text(json.dumps(row | {"path": path}) + "\n")
     (adapter,) = compress_fleet("fleet.jsonl", "small", rank=8).adapters
     assert (adapter.status, adapter.error) == ("failed", "bad-row-path")
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_nothing_is_written_through_a_link_in_the_output(here, force):
+    outside = here / "outside"
+    save(outside / "a", random_factors(5, 2))
+    before = {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()}
+    Path("small").mkdir()
+    Path("small/zoo").symlink_to(outside, target_is_directory=True)
+    report = compress_fleet("fleet.jsonl", "small", rank=8, force=force)
+    errors = {row.path: row.error for row in report.adapters}
+    assert errors["zoo/a"] == errors["zoo/deep/b"] == "symlink-outside"
+    assert {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()} == before
+    Path("small/zoo").unlink()
+    Path("small/zoo").mkdir()
+    Path("small/zoo/a").symlink_to(outside / "a", target_is_directory=True)
+    report = compress_fleet("fleet.jsonl", "small", rank=8, force=force)
+    errors = {row.path: row.error for row in report.adapters}
+    assert (errors["zoo/a"], errors["zoo/deep/b"]) == ("symlink-outside", None)
+    assert {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()} == before
+
+
+def test_the_output_itself_may_be_a_link(here):
+    Path("real").mkdir()
+    Path("small").symlink_to("real", target_is_directory=True)
+    assert statuses(compress_fleet("fleet.jsonl", "small", rank=8))["zoo/a"] == "written"
+
+
+def test_a_second_batch_into_the_same_folder_waits_outside(here, capsys):
+    Path("small").mkdir()
+    handle = os.open("small", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    assert run(["compress", "--fleet", "fleet.jsonl", "--to-rank", "8", "-o", "small"]) == 6
+    assert "small: another run is writing here" in capsys.readouterr().err
+    assert list(Path("small").iterdir()) == []
+    os.close(handle)
+    assert compress_fleet("fleet.jsonl", "small", rank=8).written == 2
 
 
 def test_an_adapter_inside_another_is_listed(here):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import fcntl
 import json
 import os
 import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import jsonschema
@@ -14,10 +18,11 @@ import numpy as np
 import pytest
 import torch
 from fleets import MODULES, random_factors, rotated, save
+from killing import HANGS
 from refused_folders import POINTER
 from safetensors.torch import load_file
 
-from gradience import GradienceError, LockedError, UsageError, audit_adapter, audit_fleet
+from gradience import GradienceError, LockedError, UsageError, audit_adapter, audit_fleet, compress_adapter
 from gradience.artifacts.fleet import FleetReport
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
@@ -56,7 +61,7 @@ def names(path="fleet.jsonl"):
 def test_a_row_each_and_what_holds_over_all(here, capsys):
     assert run(["fleet", "zoo", "-o", "fleet.jsonl", "--json"]) == 4
     report = FleetReport.model_validate_json(capsys.readouterr().out)
-    assert (report.adapters, report.failed, report.elsewhere) == (4, 1, 1)
+    assert (report.adapters, report.measured, report.failed, report.elsewhere) == (4, 3, 1, 1)
     (base,) = report.bases
     assert (base.base_model, base.largest_rank, base.max_lora_rank) == ("org/base", 12, 16)
     assert [step.max_lora_rank for step in base.steps] == [8, 1]
@@ -161,6 +166,64 @@ def test_a_folder_that_links_to_itself_is_walked_once(here):
     assert len(discover([Path("zoo")], root=Path(), recursive=True).members) == 4
 
 
+def test_a_folder_that_cannot_be_read_is_a_row():
+    """As a user without rights: root may read everything."""
+    with tempfile.TemporaryDirectory() as public:  # pytest's own folder is its owner's alone
+        os.chmod(public, 0o777)
+        save(Path(public, "zoo", "one"), random_factors(1, 4))
+        save(Path(public, "zoo", "listed", "inner"), random_factors(1, 4))
+        Path(public, "zoo", "locked").mkdir()
+        Path(public, "zoo", "link").symlink_to("locked/inside")
+        Path(public, "some.txt").write_text("zoo/one\nzoo/locked/inside\n")
+        os.chmod(Path(public, "zoo", "locked"), 0)
+        os.chmod(Path(public, "zoo", "listed"), 0o444)
+        program = (
+            "import os, sys\n"
+            "from gradience.cli.app import run\n"
+            "run(['fleet', 'zoo/one', '--quiet'])\n"  # imports all while the sources can be read
+            "if os.geteuid() == 0:\n"
+            "    os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+            "for name, *words in (['flat', 'zoo'], ['deep', 'zoo', '--recursive'], ['list', 'some.txt']):\n"
+            "    assert run(['fleet', *words, '-o', name + '.jsonl', '--quiet']) == 4, name\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=public, capture_output=True, text=True, timeout=HANGS, check=False,
+        )  # fmt: skip
+        for name in ("locked", "listed"):
+            os.chmod(Path(public, "zoo", name), 0o755)
+        assert done.returncode == 0, done.stderr
+        errors = {
+            name: {row.path: row.error for row in read_rows(Path(public, f"{name}.jsonl"))}
+            for name in ("flat", "deep", "list")
+        }
+    assert errors["flat"] == {"zoo/locked": "unreadable", "zoo/one": None}
+    assert errors["deep"] == {"zoo/listed/inner": "unreadable", **errors["flat"]}
+    assert errors["list"] == {"zoo/locked/inside": "unreadable", "zoo/one": None}
+
+
+@pytest.mark.parametrize(
+    ("content", "wrong"),
+    [
+        (b"zoo/one\nzoo/o\0ne\n", "line 2 contains a NUL character"),
+        (b"#\n" * 200_001, "more than 200,000 lines"),
+        (b"a" * 5000, "line 1 has more than 4,096 bytes"),
+    ],
+    ids=["NUL", "lines", "a line"],
+)
+def test_what_no_list_holds_is_refused(here, content, wrong):
+    Path("some.txt").write_bytes(content)
+    with pytest.raises(InputError, match=f"some.txt: not a list of adapters: {wrong}"):
+        audit_fleet("some.txt")
+
+
+def test_a_sparse_list_is_refused_before_it_is_read(here):
+    with open("some.txt", "wb") as file:
+        file.truncate(900_000_000)
+    with pytest.raises(InputError, match=r"some\.txt: 900,000,000 bytes"):
+        audit_fleet("some.txt")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "error"),
     [
@@ -183,14 +246,14 @@ def counts(**options):
 
 
 def test_unchanged_adapters_are_taken_over_and_failures_tried_again(here):
-    assert counts() == (4, 0)
+    assert counts() == (3, 0)
     before = Path("fleet.jsonl").read_bytes()
-    assert counts() == (1, 3)
+    assert counts() == (0, 3)
     assert Path("fleet.jsonl").read_bytes() == before
     save(here / "zoo" / "wide", random_factors(9, 2))
-    assert counts() == (2, 2)
-    shutil.rmtree("zoo/one")
     assert counts() == (1, 2)
+    shutil.rmtree("zoo/one")
+    assert counts() == (0, 2)
     assert names() == ["zoo/broken", "zoo/turned", "zoo/wide"]
 
 
@@ -199,7 +262,7 @@ def test_another_scale_is_a_change(here):
     path = here / "zoo" / "one" / "adapter_config.json"
     before = next(row for row in read_rows(Path("fleet.jsonl")) if row.path == "zoo/one")
     path.write_text(path.read_text().replace('"lora_alpha": 8', '"lora_alpha": 16'))
-    assert counts() == (2, 2)
+    assert counts() == (1, 2)
     after = next(row for row in read_rows(Path("fleet.jsonl")) if row.path == "zoo/one")
     assert after.fro_norm == pytest.approx(2 * before.fro_norm)
 
@@ -209,13 +272,13 @@ def test_files_that_were_only_touched_or_moved_elsewhere_are_taken_over_by_their
     shutil.copytree("zoo", "copied", copy_function=shutil.copyfile)  # other times, as after a download
     shutil.rmtree("zoo")
     os.rename("copied", "zoo")
-    assert counts() == (1, 3)
+    assert counts() == (0, 3)
     stamped = {row.path: row.stamp for row in read_rows(Path("fleet.jsonl"))}
     weights = Path("zoo/one/adapter_model.safetensors")
     assert stamped["zoo/one"][weights.name] == (weights.stat().st_size, weights.stat().st_mtime_ns)
     config = Path("zoo/one/adapter_config.json")
     config.write_text(config.read_text().replace('"lora_alpha": 8', '"lora_alpha": 4'))
-    assert counts() == (2, 2)
+    assert counts() == (1, 2)
 
 
 class Killed(BaseException):
@@ -240,7 +303,7 @@ def test_what_a_killed_run_has_measured_is_kept(here, monkeypatch):
     os.chdir(here)
     assert written == ["zoo/broken", "zoo/one"]
     assert not Path("fleet.jsonl").exists()
-    assert counts() == (3, 1)
+    assert counts() == (2, 1)
     assert names() == ["zoo/broken", "zoo/one", "zoo/turned", "zoo/wide"]
     assert not Path("fleet.jsonl.part").exists()
 
@@ -259,6 +322,36 @@ def test_a_journal_is_never_written_through_a_link(here):
     with pytest.raises(InputError, match="not a regular file"):
         audit_fleet("zoo", "fleet.jsonl")
     assert elsewhere.read_bytes() == b"theirs"
+
+
+def test_a_file_that_is_called_like_the_journal_is_neither_continued_nor_removed(here):
+    notes = Path("fleet.jsonl.part")
+    for content in (b"my notes\n", b"{\n}\n", b"\n", b'{"schema":"gradience.flee \n'):
+        notes.write_bytes(content)
+        with pytest.raises(InputError, match=r"fleet\.jsonl\.part: not the unfinished rows") as caught:
+            audit_fleet("zoo", "fleet.jsonl")
+        assert caught.value.code == "not-ours"
+        assert notes.read_bytes() == content
+    notes.write_bytes(b'{"schema":"gradience.flee')  # a first row that a kill cut short
+    assert counts() == (3, 0)
+    assert not notes.exists()
+
+
+def test_a_full_disk_names_the_file(here):
+    """RLIMIT_FSIZE refuses a write in its middle, as a full disk does."""
+    program = (
+        "import resource, sys\n"
+        "from gradience.cli.app import run\n"
+        "run(['fleet', 'zoo', '--quiet'])\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2500, 2500))\n"
+        "sys.exit(int(run(['fleet', 'zoo', '-o', 'fleet.jsonl', '--quiet'])))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=HANGS, check=False
+    )
+    assert done.returncode == 5
+    assert done.stderr.startswith("error: fleet.jsonl: cannot write: File too large")
+    assert counts() == (2, 1)  # and what was written is kept
 
 
 def test_two_runs_do_not_write_the_same_file(here):
@@ -296,6 +389,15 @@ def test_a_process_that_dies_costs_one_row(here, monkeypatch):
     process.close()
 
 
+def test_ctrl_c_reaches_no_process_that_measures(here):
+    """They are in a group of their own: the one that asked closes their input, and they end."""
+    request = {"task": "measure", "name": "zoo/one", "path": str(here / "zoo" / "one"), "options": {}}
+    process = processes._Process()
+    process.ask(request)
+    assert os.getpgid(process._running.pid) != os.getpgid(0)
+    process.close()
+
+
 # ---------------------------------------------------------------- copies
 
 
@@ -314,6 +416,15 @@ def test_copies_are_told_by_the_update_and_not_by_the_bytes(here):
         ("near", ("zoo/wide", "zoo/wide-near")),
     ]
     assert copies[1].difference < 1e-5 < 0.005 < copies[2].difference < 0.1
+
+
+def test_a_sketch_of_another_length_is_no_sketch(here):
+    audit_fleet("zoo", "fleet.jsonl")
+    rows = [json.loads(line) for line in Path("fleet.jsonl").read_text().splitlines()]
+    rows[-1]["sketch"] = rows[-1]["sketch"][:5]
+    Path("fleet.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match="a sketch has 64 numbers, not 5"):
+        audit_fleet("zoo", "fleet.jsonl")
 
 
 def test_updates_of_other_bases_are_not_copies(here):
@@ -361,3 +472,30 @@ def test_a_calibration_of_no_adapter_is_an_error(here, monkeypatch):
     monkeypatch.setattr(Calibration, "read", classmethod(lambda cls, path: Read))
     with pytest.raises(GradienceError, match="of none of these adapters"):
         audit_fleet("zoo", calibrations=["c.safetensors"])
+
+
+@pytest.mark.parametrize("names", [(), ("of.another.model",)], ids=["empty", "of another"])
+def test_a_calibration_without_a_module_of_the_adapter_is_an_error(here, names):
+    """The digest of its adapter is right, and it knows none of its modules."""
+    import calibration_sample
+
+    from gradience.artifacts.calibration import Calibration, ModuleMoments
+
+    (row,) = (row for row in measured_rows(members(1)) if row.path == "zoo/wide")
+    sample = calibration_sample.calibration_report()
+    modules = tuple(dataclasses.replace(sample.modules[0], name=name, rank=1, components=1) for name in names)
+    report = sample.model_copy(update={"adapter_sha256": row.sha256, "modules": modules, "excluded": ()})
+    one, selection = np.ones((1, 1)), np.arange(report.rows) < report.selection_rows
+    effects = np.ones((report.rows, 1), dtype=np.float32)
+    moments = ModuleMoments(one, one, one, one, one[0], np.ones(2), effects, effects)
+    tokens = np.ones(report.rows, dtype=np.int64)
+    calibration = Calibration(report, dict.fromkeys(names, moments), tokens, selection)
+    calibration.write(Path("c.safetensors"))
+    if not names:
+        with pytest.raises(InputError, match="not a calibration: no modules"):
+            audit_fleet("zoo", calibrations=["c.safetensors"])
+        return
+    (base,) = audit_fleet("zoo", calibrations=["c.safetensors"]).bases
+    assert [adapter.predicted_kl for adapter in base.forcing] == [None]
+    with pytest.raises(UsageError, match="none of its modules is in zoo/wide"):
+        compress_adapter("zoo/wide", "small", rank=4, calibration="c.safetensors")

@@ -337,6 +337,8 @@ MAKES: dict[str, Callable[[Path], None]] = {
     "it": make_folder,
     "a link": make_link,
     "its first part": lambda path: make_folder(path.parent),
+    "a file in place of its first part": lambda path: path.parent.write_bytes(b""),
+    "a link in place of its first part": lambda path: path.parent.symlink_to("nowhere"),
 }
 
 
