@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from gradience.errors import LockedError
+
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|old)", re.DOTALL)
 
 
@@ -68,6 +70,25 @@ def lock(handle: int) -> None:
     """Say that a living process works on the open file or folder."""
     with suppress(OSError):  # a file system without locks
         fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Lock a folder that is there against a second run. Raises LockedError (output-locked), OSError."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LockedError(
+                    f"{folder}: another run is writing here",
+                    code="output-locked",
+                    hint="wait until it ends, or give another --output",
+                ) from None
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager

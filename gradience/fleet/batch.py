@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,8 +12,9 @@ from gradience.arguments import integer_argument, path_argument
 from gradience.artifacts.fleet import FleetRow
 from gradience.artifacts.fleet_compression import FleetCompression, Squeezed
 from gradience.artifacts.run import Stopwatch
+from gradience.artifacts.scratch import held
 from gradience.artifacts.whole import write_errors
-from gradience.errors import GradienceError, InputError, LockedError, UsageError
+from gradience.errors import GradienceError, InputError, UsageError
 from gradience.fleet.journal import read_rows
 from gradience.fleet.processes import Died, answers
 from gradience.fleet.squeeze import failed, target_of
@@ -84,7 +83,9 @@ def compress_fleet(
         "max_memory": max_memory,
     }
     rows = list(read_rows(path_argument("fleet", fleet)))
-    with _only_one(folder):
+    with write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with held(folder):
         results, requests = _sorted_out(rows, folder, home, wanted, options)
         for request, answer in answers(requests, workers=workers):
             results[request["name"]] = _squeezed(request, answer)
@@ -93,25 +94,6 @@ def compress_fleet(
         report = _report(wanted, [results[row.path] for row in rows], watch)
         report.save(folder / REPORT)
     return report
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Make the folder of a batch and lock it. Raises LockedError (output-locked), OutputError (write-failed)."""
-    with ExitStack() as stack:
-        with write_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            stack.callback(os.close, handle)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LockedError(
-                f"{folder}: another run is writing here",
-                code="output-locked",
-                hint="wait until it ends, or give another --output",
-            ) from None
-        yield
 
 
 def _sorted_out(
