@@ -68,7 +68,7 @@ class TransformersEngine(Engine):
         self._encodes = bool(model.config.is_encoder_decoder) and model.can_generate()
         self._head_unknown = untrained is None and self.classifies
         self._base_facts = identity.base_facts(model, tokenizer)
-        self._names = frozenset(name for name, _ in model.named_parameters())
+        self._weights = dict(model.named_parameters())  # PEFT renames them when it wraps their modules
         self._peft: Any = None
         self._adapters: dict[str, AdapterIdentity] = {}
         self._keys: dict[str, str] = {}
@@ -130,15 +130,16 @@ class TransformersEngine(Engine):
         except OutOfMemoryError:
             self._unload(key)
             raise
-        except (ValueError, RuntimeError) as error:  # no such modules; other shapes
-            misfits = [str(error)]
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            # No such modules, other shapes, or a module that another adapter has wrapped in another way.
+            misfits = [" ".join(str(error).split())[:200] or type(error).__name__]
         if misfits:
             self._unload(key)
             raise InputError(
                 f"{folder}: does not fit this base model and its other adapters: {misfits[0]}",
                 code="adapter-misfit",
-                hint=f"load the base that it was trained on ({trained_on or 'its config names none'}); a full-weight"
-                " module and LoRA on the same module need separate engines",
+                hint=f"load the base that it was trained on ({trained_on or 'its config names none'}), or run it alone:"
+                " LoRA, trained tokens and full weights of one module cannot share a model",
             )
         self._adapters[name], self._keys[name] = digests, key
 
@@ -229,6 +230,7 @@ class TransformersEngine(Engine):
 
     def close(self) -> None:
         self.base = self._peft = None
+        self._weights = {}
         free_cached()
 
     @contextmanager
@@ -274,6 +276,7 @@ class TransformersEngine(Engine):
     def _load(self, key: str, folder: Path, config: Any) -> list[str]:
         """Have PEFT load the adapter; returns what is missing from the file or has no place in the model."""
         from peft import get_peft_model
+        from peft.utils.other import AuxiliaryTrainingWrapper, TrainableTokensWrapper
 
         config.inference_mode, config.base_model_name_or_path = True, None
         config.init_lora_weights = (
@@ -283,6 +286,18 @@ class TransformersEngine(Engine):
             self._peft = get_peft_model(self.base, config, adapter_name=key)
         else:
             self._peft.add_adapter(key, config)
+        for wrapper in self._peft.modules():
+            if not isinstance(wrapper, AuxiliaryTrainingWrapper):
+                continue
+            if isinstance(
+                wrapper.original_module, AuxiliaryTrainingWrapper
+            ):  # PEFT nests them, and cannot run that
+                return ["it trains a module that another adapter trains in another way"]
+            if isinstance(wrapper, TrainableTokensWrapper) and key not in wrapper._adapters:
+                # PEFT 0.21 asks the file of every adapter for the tokens that another adapter has trained.
+                vars(wrapper)["adapter_state_dict_load_map"] = lambda _: {}
+            else:
+                vars(wrapper).pop("adapter_state_dict_load_map", None)
         result = self._peft.load_adapter(str(folder), adapter_name=key)
         self._peft.eval()
         return [
@@ -302,9 +317,12 @@ class TransformersEngine(Engine):
             for layer in self._peft.modules():  # what PEFT leaves behind when it fails half-way
                 if isinstance(layer, LoraLayer) and key in layer.r:
                     layer.delete_adapter(key)
+            _unwrap(self._peft, others)
         else:
             self._peft = None
             _unwrap(self.base)
+            if hasattr(self.base, "peft_config"):
+                del self.base.peft_config
 
     def _check_what_comes_besides_lora(self, config: Any, folder: Path) -> None:
         """Modules that are trained as a whole must be there, and nothing else may replace weights of the base.
@@ -315,8 +333,7 @@ class TransformersEngine(Engine):
         from safetensors import safe_open
 
         brought = SavedNames(trained_whole(config))
-        parameters = {original_name(name): tensor for name, tensor in self.base.named_parameters()}
-        weights = {name: parameters[name] for name in self._names}  # without what PEFT has added
+        weights = self._weights
         declared = {name for name in weights if brought.find(name.rpartition(".")[0])}
         with safe_open(str(folder / "adapter_model.safetensors"), framework="pt") as file:
             stored = {original_name(key.removeprefix("base_model.model.")): key for key in file.keys()}  # noqa: SIM118
@@ -335,19 +352,23 @@ class TransformersEngine(Engine):
             )
 
 
-def _unwrap(base: Any) -> None:
-    """Put the base's own modules back in their places. (PEFT's unload would leave a trained head in.)"""
+def _unwrap(model: Any, without: Sequence[str] = ()) -> None:
+    """Put the base's own modules back in place of wrappers; those with adapters of `without` stay.
+
+    PEFT's unload would leave a trained head in, and its delete_adapter leaves empty wrappers.
+    """
     from peft.tuners.lora import LoraLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
-    for parent in list(base.modules()):
+    for parent in list(model.modules()):
         for name, layer in parent.named_children():
-            if isinstance(layer, LoraLayer):
-                setattr(parent, name, layer.get_base_layer())
-            elif isinstance(layer, AuxiliaryTrainingWrapper):
-                setattr(parent, name, layer.original_module)
-    if hasattr(base, "peft_config"):
-        del base.peft_config
+            inner = layer
+            while isinstance(inner, AuxiliaryTrainingWrapper) and not inner._adapters.intersection(without):
+                inner = inner.original_module
+            if isinstance(inner, LoraLayer) and not without:
+                inner = inner.get_base_layer()
+            if inner is not layer:
+                setattr(parent, name, inner)
 
 
 def _few(names: Iterable[str]) -> str:
