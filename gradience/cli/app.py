@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections import ChainMap
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -20,29 +21,54 @@ from gradience.cli.help import SETTINGS, Group, Verb
 from gradience.cli.predecessor import VERBS_INSTEAD, instead_of
 from gradience.errors import GradienceError, UsageError
 
-VERBS = (
-    "audit",
-    "calibrate",
-    "compress",
-    "convert",
-    "heal",
-    "compare",
-    "fleet",
-    "evidence",
-    "evaluate",
-    "shrink",
-    "card",
-    "plot",
-    "bench",
-    "init",
-    "monitor",
-    "check",
-    "report",
-    "demo",
-    "schema",
-    "env",
-)
-"""In the order of `gradience --help`: each is a file here, and in it a function (or a typer.Typer) of that name."""
+VERBS: Mapping[str, Mapping[str, str]] = {
+    "Inspect": {
+        "audit": "Measure how much of its rank an adapter uses, and suggest ranks.",
+        "compare": "Compare two adapters, module by module.",
+        "fleet": "Measure many adapters, and the memory that a server needs for them.",
+        "check": "Look for mistakes in a LoRA configuration before training.",
+        "monitor": "Summarize a training run: loss, evaluation, rank use, alerts.",
+    },
+    "Shrink": {
+        "shrink": "Write the smallest adapter that is shown to be as good.",
+        "compress": "Write a smaller approximation of an adapter at the same scale.",
+        "calibrate": "Measure how much each component matters on your prompts.",
+        "heal": "Distill the reference adapter into a smaller one.",
+    },
+    "Prove": {
+        "evaluate": "Compare adapters with the first one on the same examples.",
+        "evidence": "Compare two logs of one evaluation, example by example.",
+        "bench": "Test over several seeds if smaller adapters are as good.",
+    },
+    "Publish": {
+        "convert": "Write the same adapter in another format.",
+        "card": "Update an adapter's model card.",
+        "report": "Write reports as one HTML file that opens without a network.",
+        "plot": "Draw an adapter, a run or a report.",
+    },
+    "Set up": {
+        "init": "Write a commented config for Bench or for an evaluation.",
+        "env": "Print versions, CPU and extras for a bug report.",
+        "demo": "Audit the trained adapter that comes with the package.",
+        "schema": "Print the JSON Schema of an artifact.",
+    },
+}
+"""Sections of `gradience --help` -> verb -> the first sentence of its help.
+
+A verb is a file here, and in it a function (or a typer.Typer) of that name, imported when the verb is used.
+"""
+
+INTRODUCTION = """\
+Gradience measures how much of its rank a LoRA adapter uses, and tests if a smaller one is as good.
+
+  gradience audit ./my_adapter
+      ranks that the weights suggest, from the adapter's file alone
+  gradience shrink ./my_adapter --data examples.jsonl -o smaller
+      the smallest adapter that is shown to be as good on your examples
+  gradience demo
+      an audit of the adapter that comes with the package
+
+All verbs: gradience --help. One verb: gradience help VERB."""
 
 
 class PipeClosed(Exception):
@@ -58,8 +84,60 @@ def _closed_pipe_apart() -> Iterator[None]:
         raise PipeClosed from error
 
 
+class LazyVerbs(Mapping[str, Any]):
+    """Verb -> its command, whose module is imported when the command is looked up."""
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for section in VERBS.values() for name in section)
+
+    def __len__(self) -> int:
+        return sum(map(len, VERBS.values()))
+
+    def __contains__(self, name: object) -> bool:
+        return any(name in section for section in VERBS.values())
+
+    def __getitem__(self, name: str) -> Any:
+        for section in VERBS.values():
+            if name in section:
+                return _verb(name, section[name])
+        raise KeyError(name)
+
+
+@cache
+def _verb(name: str, summary: str) -> Any:
+    """Return the command of one verb."""
+    verb = getattr(import_module(f"gradience.cli.{name}"), name)
+    if not isinstance(verb, typer.Typer):
+        function, verb = verb, typer.Typer(rich_markup_mode=None, add_completion=False)
+        verb.command(name, cls=Verb)(function)
+    command = typer.main.get_command(verb)
+    command.help = f"{summary}\n\n{command.help}" if command.help else summary
+    return command
+
+
 class Verbs(Group):
     """The root command. Options such as `--help` print while the context is made, verbs when invoked."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.commands = ChainMap(self.commands, LazyVerbs())  # type: ignore[arg-type]
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names; typer's own imports every verb for them."""
+        return [*self.commands]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read `help VERB` as `VERB --help`; without arguments print a short introduction as a usage error."""
+        if not args and not ctx.resilient_parsing:
+            print(INTRODUCTION, file=sys.stderr)
+            raise typer.Exit(ExitCode.USAGE)
+        return super().parse_args(ctx, [*args[1:], "--help"] if args[:1] == ["help"] else args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the verbs in their sections, without importing one."""
+        for title, section in VERBS.items():
+            with formatter.section(title):
+                formatter.write_dl([*section.items()])
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         with _closed_pipe_apart():
@@ -91,17 +169,19 @@ def show_version(wanted: bool) -> None:
 def root(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit."),
+        typer.Option(
+            "--version", "-V", callback=show_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
-    """How much of its rank does a LoRA adapter use, and is a smaller one as good?
+    """Measure how much of its rank a LoRA adapter uses, and test if a smaller one is as good.
 
-    Results go to stdout, everything else to stderr.
+    `gradience help VERB` explains a verb. Results go to stdout, everything else to stderr.
     """
 
 
 def application() -> typer.Typer:
-    """Return the root command with every verb of VERBS."""
+    """Return the root command, which finds its verbs in VERBS."""
     root_app = typer.Typer(
         name="gradience",
         cls=Verbs,
@@ -110,12 +190,6 @@ def application() -> typer.Typer:
         context_settings=SETTINGS,
     )
     root_app.callback()(root)
-    for name in VERBS:
-        verb = getattr(import_module(f"gradience.cli.{name}"), name)
-        if isinstance(verb, typer.Typer):
-            root_app.add_typer(verb)
-        else:
-            root_app.command(cls=Verb)(verb)
     return root_app
 
 

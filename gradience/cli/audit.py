@@ -117,9 +117,7 @@ def audit(
         ),
     ] = False,
 ) -> int:
-    """Measure how much of its rank an adapter uses, and suggest ranks.
-
-    Reads only the adapter: no base model, no GPU, no PyTorch. Exit code 4: a part could not be measured, or
+    """Reads only the adapter: no base model, no GPU, no PyTorch. Exit code 4: a part could not be measured, or
     nothing was trained.
 
     Examples:

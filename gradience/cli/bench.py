@@ -20,8 +20,7 @@ from gradience.cli.page import Html, NoTexts, shows_texts
 
 bench = typer.Typer(
     name="bench",
-    help="Test over several seeds whether smaller adapters are as good.\n\n"
-    "A fixed protocol, with verdicts from counts of examples.",
+    help="A fixed protocol, with verdicts from counts of examples.",
     cls=Group,
     rich_markup_mode=None,
 )

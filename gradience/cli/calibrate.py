@@ -68,9 +68,7 @@ def calibrate(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure on prompts what each part of an adapter does.
-
-    The prompts need no gold labels: what is scored is drawn from the adapted model. The file that is written lets
+    """The prompts need no gold labels: what is scored is drawn from the adapted model. The file that is written lets
     `gradience compress` choose directions and ranks by the model's output, and predict the KL divergence of every
     size before anything is evaluated.
 

@@ -26,9 +26,7 @@ def card(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the block and write nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Write what is known of an adapter into its model card.
-
-    A block between two markers of ADAPTER/README.md: ranks, energy, the evaluation with its interval and grade,
+    """A block between two markers of ADAPTER/README.md: ranks, energy, the evaluation with its interval and grade,
     digests, and how PEFT and vLLM load it. A block that is there is replaced; all else stays as it is.
 
     Examples:

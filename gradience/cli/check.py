@@ -83,9 +83,7 @@ def check(
     json: ReportAsJson = False,
     html: Html = None,
 ) -> int:
-    """Look for mistakes in a LoRA configuration before training.
-
-    Reports what is wrong, unusual or not supported. One file may contain both the adapter's and the training's
+    """Reports what is wrong, unusual or not supported. One file may contain both the adapter's and the training's
     settings. A pickled training_args.bin is never opened. Exit code 1: an error was found.
 
     Examples:

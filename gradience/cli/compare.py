@@ -36,9 +36,7 @@ def compare(
     max_memory: MaxMemory = None,
     quiet: Quiet = False,
 ) -> None:
-    """Compare two adapters, module by module.
-
-    How far apart are the updates, do their directions overlap, are the runs independent?
+    """Reports the distance between the updates, the overlap of their directions, and if the runs are independent.
 
     Examples:
 

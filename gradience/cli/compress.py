@@ -209,9 +209,7 @@ def compress(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing adapter folder.")] = False,
     quiet: Quiet = False,
 ) -> int | None:
-    """Write a smaller approximation of an adapter at the same scale.
-
-    The error is stated exactly. Nothing is trained and no base model is read: every module gets the best
+    """The error is stated exactly. Nothing is trained and no base model is read: every module gets the best
     approximation of its new rank. Give one of --rank, --energy, --suggested, --plan; or one of --reduction,
     --max-params, --max-bytes, --max-error, --max-kl, which choose a rank for each module.
 

@@ -50,9 +50,7 @@ def convert(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing adapter folder.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the same adapter in another format.
-
-    Values and scales stay what they are. A pickle becomes safetensors, shards become one file, and tensors get the
+    """Values and scales stay what they are. A pickle becomes safetensors, shards become one file, and tensors get the
     names by which PEFT finds them.
 
     Examples:

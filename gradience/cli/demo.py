@@ -25,9 +25,7 @@ def demo(
         ),
     ] = None,
 ) -> int:
-    """Audit the trained adapter that comes with the package.
-
-    It is a LoRA adapter of MiniLM-L6, trained on movie-review sentences; nothing is downloaded. With --train, an
+    """It is a LoRA adapter of MiniLM-L6, trained on movie-review sentences; nothing is downloaded. With --train, an
     adapter of rank 32 is trained, audited and truncated, a smaller one is retrained, and all of them are evaluated on
     the same sentences: is a smaller one as good?
     """

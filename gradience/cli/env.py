@@ -17,10 +17,7 @@ HUB_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 def env(json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
-    """Print what a bug report needs: versions, CPU, extras.
-
-    No paths, no host name and no user name are printed.
-    """
+    """No paths, no host name and no user name are printed."""
     facts = environment()
     if json:
         import json as json_module

@@ -139,9 +139,7 @@ def evaluate(
     no_texts: NoTexts = False,
     quiet: Quiet = False,
 ) -> int:
-    """Compare adapters with the first one on the same examples.
-
-    Exit codes: 0 every candidate is shown to be as good (B), 8 of some that is not shown (C), 1 some is inferior (D),
+    """Exit codes: 0 every candidate is shown to be as good (B), 8 some are inconclusive (C), 1 some are worse (D),
     4 some could not be evaluated (X).
 
     Examples:

@@ -60,9 +60,7 @@ def evidence(
     no_texts: NoTexts = False,
     quiet: Quiet = False,
 ) -> int | None:
-    """Compare two logs of one evaluation, example by example.
-
-    Is B as good as A, how sure is that, and where do they differ?
+    """Reports if B is as good as A, how sure that is, and the examples on which they differ.
 
     Reads samples of lm-eval (--log_samples), logs of Inspect (.eval), records of Every Eval Ever, and CSV, TSV or
     JSON lines with `id` and `score`.

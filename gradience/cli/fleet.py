@@ -103,10 +103,8 @@ def fleet(
     ] = False,
     quiet: Quiet = False,
 ) -> int:
-    """Measure many adapters: one row each, and what a server needs.
-
-    With --output it resumes: an adapter whose files have not changed is not measured again. What cannot be measured
-    is a row with the code of its error (exit code 4).
+    """With --output it resumes: an adapter whose files have not changed is not measured again. An adapter that
+    cannot be measured is a row with the code of its error (exit code 4).
 
     Examples:
 

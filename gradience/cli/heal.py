@@ -84,9 +84,7 @@ def heal(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing adapter folder.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a smaller adapter briefly to answer as its original.
-
-    The prompts need no labels: the original's own probabilities are what is learned. Its KL divergence from the
+    """The prompts need no labels: the original's own probabilities are what is learned. Its KL divergence from the
     original is measured before and after on prompts that were held out; where nothing improves, the adapter is
     written as it was given.
 

@@ -17,7 +17,6 @@ from gradience.errors import UsageError
 init = typer.Typer(
     name="init",
     cls=Group,
-    help="Write a commented config for Bench or for an evaluation.",
     rich_markup_mode=None,
 )
 

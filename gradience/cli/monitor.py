@@ -70,9 +70,7 @@ def monitor(
         ),
     ] = None,
 ) -> int:
-    """Summarize a training run: loss, evaluation, rank use, alerts.
-
-    Reads the file once, whatever its size; needs no PyTorch.
+    """Reads the file once, whatever its size; needs no PyTorch.
 
     Examples:
 

@@ -69,9 +69,8 @@ def plot(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Draw an adapter, a run or a report.
-
-    What is seen is printed as a sentence. The same input gives the same bytes with one version of matplotlib.
+    """Prints a one-sentence description of the plot. The same input gives the same bytes with one version
+    of matplotlib.
 
     Examples:
 

@@ -39,10 +39,8 @@ def report(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write reports as one HTML file that opens without a network.
-
-    Several become parts of one page. Of a folder it takes the reports in it and in the folders right below, and audits
-    checkpoints that have no audit.json.
+    """Several reports become sections of one page. A folder stands for the reports in it and in its direct subfolders;
+    checkpoints without an audit.json are audited.
 
     Examples:
 

@@ -14,10 +14,7 @@ def schema(
         ArtifactName, typer.Argument(metavar="ARTIFACT", help=f"One of {', '.join(ArtifactName)}.")
     ],
 ) -> None:
-    """Print the JSON Schema of an artifact.
-
-    The same files are in the repository, under docs/schemas/.
-    """
+    """The same files are in the repository, under docs/schemas/."""
     print(schema_text(artifact), end="")
 
 

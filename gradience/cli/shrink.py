@@ -115,9 +115,7 @@ def shrink(
     no_texts: NoTexts = False,
     quiet: Quiet = False,
 ) -> int:
-    """Write the smallest adapter that is shown to be as good.
-
-    Rungs are smaller copies, tested from the largest down on the same examples until one is not shown to hold.
+    """Rungs are smaller copies, tested from the largest down on the same examples until one is not shown to hold.
 
     Exit codes: 0 a smaller one is shown to hold, 8 none is shown, 1 the first one tested is inferior, 4 one could not
     be evaluated.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ import torch
 from gradience.evaluate.counting import forward_of, largest_step
 from gradience.models.settings import ModelSettings
 
-STATUS = Path("/proc/self/status")
 PACKED_BITS = 4.127
 """Of a weight in NF4 with its block constants (QLoRA)."""
 MEASURED = 5
@@ -95,12 +93,9 @@ def weights_bytes_of(base: Any, *, packed: bool) -> int:
 
 
 def process_bytes(device: str) -> int:
-    """Return the resident memory of this process: Python and the libraries, before a base is loaded; 0 for a GPU."""
+    """Return the peak memory of this process: Python and the libraries, before a base is loaded; 0 for a GPU."""
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     if device != "cpu" and (device != "auto" or gpu):
         return 0
-    if STATUS.is_file():
-        lines = (line.split() for line in STATUS.read_text().splitlines())
-        return next((1024 * int(words[1]) for words in lines if words[0] == "VmRSS:"), 0)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

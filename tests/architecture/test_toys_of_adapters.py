@@ -278,7 +278,6 @@ from gradience.cli.progress import ProgressBar
 def modules(
     folder: Annotated[str, typer.Argument(metavar="ADAPTER")], name: AdapterName = None, quiet: Quiet = False
 ) -> int:
-    """Print how many modules an adapter has."""
     from gradience.audit.adapter import audit_adapter
 
     with ProgressBar(folder, quiet=quiet) as progress:
@@ -290,7 +289,7 @@ def modules(
 def test_a_toy_verb_is_one_file_and_one_line(add, new_file, command):
     """It has a line in the help and help of its own, its errors are shown as those of others are, its code counts."""
     new_file("cli/modules.py", TOY_VERB)
-    add("verb", "modules")
+    add("verb", {"modules": "Print how many modules an adapter has."}, name="Toys")
     assert "Print how many modules an adapter has." in command("--help").out
     assert "--adapter NAME" in command("modules", "--help").out
     assert int(command("modules", EXAMPLE, code=8).out) > 0

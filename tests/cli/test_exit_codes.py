@@ -87,13 +87,6 @@ def test_a_wrong_command_line_says_where_the_right_one_is(arguments, message, hi
     assert done.stderr.endswith(f"\n\nhint: {hint}\n")
 
 
-def test_no_verb_shows_the_help_and_is_a_usage_error():
-    done = gradience()
-    assert done.returncode == ExitCode.USAGE
-    assert done.stdout == ""
-    assert done.stderr == gradience("--help").stdout
-
-
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["env"], ["schema", "audit"]], ids=" ".join)
 def test_a_full_disk_is_an_output_error(arguments):

@@ -64,6 +64,49 @@ def test_a_summary_takes_one_line_of_80_columns_and_is_a_sentence(words, command
     assert line.endswith(summary(command))
 
 
+def test_the_sections_name_every_verb_once():
+    verbs = [name for section in app.VERBS.values() for name in section]
+    assert sorted(verbs) == sorted(set(verbs))
+    files = {path.stem for path in Path(app.__file__).parent.glob("*.py")}
+    assert set(verbs) <= files
+
+
+def test_help_of_the_root_imports_no_verb():
+    code = "import sys; from gradience.cli.app import run, LazyVerbs; run(['--help']); import gradience.cli as cli\n"
+    code += "print([name for name in LazyVerbs() if f'gradience.cli.{name}' in sys.modules], file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
+
+
+def test_help_takes_the_name_of_a_verb(capsys):
+    assert app.run(["help", "compare"]) == 0
+    shown = capsys.readouterr().out
+    assert app.run(["compare", "--help"]) == 0
+    assert capsys.readouterr().out == shown
+    assert app.run(["help", "bench", "run"]) == 0
+    assert "--dry-run" in capsys.readouterr().out
+    assert app.run(["help"]) == 0
+    assert "Set up:" in capsys.readouterr().out
+    assert app.run(["help", "auditt"]) == 2
+    assert "Did you mean 'audit'?" in capsys.readouterr().err
+
+
+def test_without_arguments_ten_lines_say_where_to_begin(capsys):
+    assert app.run([]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert len(shown.err.splitlines()) == 10
+    for words in re.findall("^  (gradience .*)$", shown.err, re.MULTILINE):
+        assert words.split()[1] in app.LazyVerbs()
+
+
+def test_the_version_has_a_short_flag(capsys):
+    assert app.run(["-V"]) == 0
+    short = capsys.readouterr().out
+    assert app.run(["--version"]) == 0
+    assert capsys.readouterr().out == short
+
+
 def test_bench_alone_shows_its_help_and_is_a_usage_error(capsys):
     assert app.run(["bench"]) == 2
     shown = capsys.readouterr()
