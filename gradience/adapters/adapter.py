@@ -19,9 +19,11 @@ from gradience.adapters.locate import Location
 from gradience.adapters.naming import is_applied
 from gradience.adapters.tensors import TensorEntry, TensorFile
 from gradience.digests import sha256_file, sha256_text
+from gradience.errors import InputError
 from gradience.hub.client import Source
 from gradience.spectra import Blocks, FloatArray
 
+SCALE_HINT = "set lora_parameters.scale to the factor of lora_a·lora_b, and remove alpha"
 BLOCK_ELEMENTS = 2**17
 """Elements of one decoded block: 1 MB of float64, which stays in a core's cache."""
 BLOCK_ROWS = 4096
@@ -166,6 +168,8 @@ class Adapter(Closing):
     unaudited: list[SkippedTensor] = field(default_factory=list)
     ghosts: list[str] = field(default_factory=list)
     unwritable: str | None = None
+    no_scale: str | None = None
+    """Why no scale is known, although there is a config."""
     of_peft: bool = False
     stack: ExitStack = field(default_factory=ExitStack)
     source: Source | None = None
@@ -206,6 +210,18 @@ class Adapter(Closing):
             if note.reason != GHOST_REASON and parse_key(note.tensor).adapter in (None, self.adapter_name)
         ]
         return [name for name in (*factors, *others) if not is_applied(name, self.adapter_name)]
+
+    def scale_of(self, pair: LoraPair) -> float:
+        """Return the scale of a module. Raises InputError (unclear-scale, no-alpha) where it is not known."""
+        if pair.scale is not None:
+            return pair.scale
+        if self.no_scale:
+            raise InputError(f"{self.location.path}: {self.no_scale}", code="unclear-scale", hint=SCALE_HINT)
+        raise InputError(
+            f"{self.location.path}: the scale of {pair.module} is unknown: no config beside it gives lora_alpha",
+            code="no-alpha",
+            hint="put the adapter_config.json beside the weights; of home-made pairs, give it with --scale",
+        )
 
     def sha256(self) -> str:
         """Digest of the file; of the shards' digests, where there are several."""

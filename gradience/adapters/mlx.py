@@ -56,8 +56,8 @@ def is_mlx(path: Path) -> bool:
 def open_mlx(path: Path, adapter: str | None) -> Adapter:
     """Open the adapter at `path`; weights without a config have no scale.
 
-    Raises InputError: several-adapters, no-such-adapter, bad-config, unclear-scale, full-model, no-lora-tensors, and
-    what `tensors` and `npz` raise.
+    Raises InputError: several-adapters, no-such-adapter, bad-config, full-model, no-lora-tensors, and what `tensors`
+    and `npz` raise.
     """
     location = _locate(path, adapter)
     settings = read_settings(location) if location.config else None
@@ -74,6 +74,8 @@ def open_mlx(path: Path, adapter: str | None) -> Adapter:
             raise no_factors(weights, file.entries)
         scale = None if settings is None else _scale(location.config, settings)
         opened = Adapter("mlx", location, None, [file], None)
+        if isinstance(scale, str):
+            scale, opened.no_scale = None, scale
         tensors = {name: (file, entry) for name, entry in file.entries.items()}
         add_pairs(opened, tensors, places, lambda module, a, b: _pair(module, a, b, scale))
         for name, entry in file.entries.items():
@@ -137,27 +139,26 @@ def _bad(path: Path | None, what: str) -> InputError:
     return InputError(f"{path}: {what}", code="bad-config", hint=HINT)
 
 
-def _scale(path: Path | None, fields: Mapping[str, Any]) -> float | None:
-    """What the product of the factors is multiplied by; None where the config does not tell.
+def _scale(path: Path | None, fields: Mapping[str, Any]) -> float | str:
+    """What the product of the factors is multiplied by, or why the config does not tell.
 
-    Up to 0.14 mlx-lm multiplied by scale·alpha/rank, from 0.15 on by scale alone, whatever alpha its config has.
+    mlx-lm multiplied by scale·alpha/rank up to 0.14.1 and by scale alone from 0.14.2 on, whatever alpha its config has:
+    the layers of 0.12.1 to 0.19.0 were run. The keys of its configs did not change with that. Configs from 0.19.0 on
+    have fine_tune_type and num_layers.
     """
     settings = fields.get("lora_parameters", {})
     scale, alpha, rank = (settings.get(name) for name in ("scale", "alpha", "rank"))
     if scale is None:
-        return None
+        return "the config has no lora_parameters.scale"
     if not is_alpha(scale):
         raise _bad(path, f"lora_parameters.scale is {str(scale)[:40]}, not a number of a usable size")
     if rank is not None and not is_rank(rank):
         raise _bad(path, f"lora_parameters.rank is {str(rank)[:40]}, not an integer from 1 to {MAX_RANK}")
-    later = {"fine_tune_type", "num_layers", "use_dora"} & fields.keys()
-    if later or alpha is None or alpha == rank:
+    if {"fine_tune_type", "num_layers"} & fields.keys() or alpha is None or alpha == rank:
         return float(scale)
-    raise InputError(
-        f"{path}: scale {scale:g}, alpha {str(alpha)[:40]} and rank {rank}: mlx-lm up to 0.14 multiplies by "
-        "scale·alpha/rank, 0.15 by scale alone, and the config does not tell which of them wrote it",
-        code="unclear-scale",
-        hint="write what holds as lora_parameters.scale, and take alpha out",
+    return (
+        f"scale {scale:g}, alpha {str(alpha)[:40]} and rank {rank}: mlx-lm up to 0.14.1 multiplies by "
+        "scale·alpha/rank, 0.14.2 and later by scale alone, and the config does not tell which of them trained it"
     )
 
 

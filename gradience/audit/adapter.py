@@ -114,6 +114,7 @@ def audit_adapter(
             ghosts=opened.ghosts,
             nonfinite=[sentence for item in measured for sentence in item.nonfinite],
             misnamed=opened.misnamed(),
+            no_scale=opened.no_scale,
             grouped=opened.packed("grouped_by_expert"),
             unordered=opened.packed(None),
             started=None if opened.initial is None else opened.init.lower(),

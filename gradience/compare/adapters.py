@@ -20,7 +20,6 @@ from gradience.audit.findings import Facts, meaning
 from gradience.blas import map_in_order, worker_threads
 from gradience.compare.module import compare_modules, total_energies
 from gradience.compare.replicates import replicates_of
-from gradience.errors import InputError
 from gradience.progress import Progress
 from gradience.words import counted
 
@@ -106,12 +105,7 @@ def compare_adapters(
 
 def _by_name(adapter: Adapter) -> dict[str, LoraPair]:
     for pair in adapter.pairs:
-        if pair.scale is None:
-            raise InputError(
-                f"{adapter.location.path}: its scale is unknown without lora_alpha, so it cannot be compared",
-                code="no-alpha",
-                hint="put the adapter_config.json beside the weights; of home-made pairs, give it with --scale",
-            )
+        adapter.scale_of(pair)
     return {pair.module: pair for pair in adapter.pairs}
 
 

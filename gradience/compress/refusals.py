@@ -126,16 +126,11 @@ def refuse_plan(opened: Adapter, plan: CompressionPlan, calibration: Calibration
     if planned.keys() != {pair.module for pair in opened.pairs}:
         raise another_adapter(opened, "its modules differ")
     for pair in opened.pairs:
-        if pair.scale is None:
-            raise InputError(
-                f"{opened.location.path}: the config has no lora_alpha, so the scale is unknown",
-                code="no-alpha",
-                hint="set lora_alpha in adapter_config.json",
-            )
+        scale = opened.scale_of(pair)
         module = planned[pair.module]
         if module.old_rank != pair.rank or not 0 <= module.new_rank <= pair.rank:
             raise another_adapter(opened, f"the rank of {pair.module} differs")
-        if module.scale is not None and module.scale != round_significant(pair.scale):
+        if module.scale is not None and module.scale != round_significant(scale):
             raise another_adapter(opened, f"the scale of {pair.module} differs: the config was changed since")
     refuse_empty(module.new_rank for module in plan.modules)
 

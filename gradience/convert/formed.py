@@ -14,12 +14,12 @@ from gradience.compress.encodings import Target
 from gradience.compress.forms.form import Form, Side, refuse_beside, refuse_types
 from gradience.compress.reconfigure import write_config
 from gradience.compress.weights import WeightsWriter
-from gradience.convert.written import Written, require_scale
+from gradience.convert.written import Written
 
 
 def write_form(form: Form, opened: Adapter, folder: Path) -> Written:
     """Write the weights, and the config where the form has one. Raises InputError: not-in-format, no-config."""
-    targets = [Target(pair.module, pair.rank, require_scale(opened, pair)) for pair in opened.pairs]
+    targets = [Target(pair.module, pair.rank, opened.scale_of(pair)) for pair in opened.pairs]
     names = {pair.module: form.module(opened, pair.module) for pair in opened.pairs}
     left_out = refuse_beside(opened, form.words)
     refuse_types(opened, form, {pair.module: factor.entry.dtype.name for pair, _, factor in _factors(opened)})

@@ -18,7 +18,7 @@ from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.dtypes import Words
 from gradience.arguments import is_integer
 from gradience.compress.forms.form import Side, not_held, refuse_beside
-from gradience.convert.written import Written, require_scale
+from gradience.convert.written import Written
 from gradience.digests import sha256_file
 from gradience.errors import InputError, require
 from gradience.runtimes.architecture import model_config_of
@@ -94,7 +94,7 @@ def write_gguf(opened: Adapter, folder: Path, base: Path | None) -> Written:
 
 def _alpha(opened: Adapter) -> float:
     """s·r, which must be the same for all. Raises InputError (not-in-format)."""
-    alphas = {pair.module: require_scale(opened, pair) * pair.rank for pair in opened.pairs}
+    alphas = {pair.module: opened.scale_of(pair) * pair.rank for pair in opened.pairs}
     first, alpha = next(iter(alphas.items()))
     for module, other in alphas.items():
         if not math.isclose(other, alpha, rel_tol=1e-12):

@@ -26,7 +26,7 @@ from gradience.compress.encodings import Target, encode_modules
 from gradience.compress.forms.form import not_held
 from gradience.compress.reconfigure import require_config, write_config
 from gradience.compress.weights import WeightsWriter, pieces
-from gradience.convert.written import Written, require_scale
+from gradience.convert.written import Written
 from gradience.errors import InputError
 
 
@@ -83,7 +83,7 @@ def _inside(module: str) -> str:
 
 def _fields(opened: Adapter, config: PeftConfig) -> dict[str, Any]:
     """A config for factors that came without one of PEFT's."""
-    targets = [Target(_inside(pair.module), pair.rank, require_scale(opened, pair)) for pair in opened.pairs]
+    targets = [Target(_inside(pair.module), pair.rank, opened.scale_of(pair)) for pair in opened.pairs]
     fields = {"peft_type": "LORA", "base_model_name_or_path": config.base_model, "bias": "none"}
     return {
         **fields,

@@ -7,9 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from gradience.adapters.adapter import Adapter, LoraPair
+from gradience.adapters.adapter import Adapter
 from gradience.adapters.inventory import SkippedTensor
-from gradience.errors import InputError
 
 
 class Written(NamedTuple):
@@ -40,14 +39,3 @@ class Target(NamedTuple):
     words: str
     write: Callable[[Adapter, Path, Path | None], Written]
     asks_base: bool = False
-
-
-def require_scale(opened: Adapter, pair: LoraPair) -> float:
-    """The scale of a module. Raises InputError (no-config) where the adapter does not tell."""
-    if pair.scale is None:
-        raise InputError(
-            f"{opened.location.path}: the scale of {pair.module} is not known: no config beside the weights tells it",
-            code="no-config",
-            hint="put the adapter_config.json beside the weights",
-        )
-    return pair.scale

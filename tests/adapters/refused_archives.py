@@ -80,11 +80,6 @@ def mlx_full_fine_tuning(folder):
     return mlx(folder, {"fine_tune_type": "full", "lora_parameters": {"rank": 4, "scale": 20.0}})
 
 
-@refused(CONFIG, "scale 10", "does not tell which of them wrote it", hint="take alpha out")
-def mlx_scale_of_two_versions(folder):
-    return mlx(folder, {"lora_layers": 16, "lora_parameters": {"rank": 8, "alpha": 16, "scale": 10.0}})
-
-
 @refused(CONFIG, "lora_parameters.scale is much", hint="with mlx-lm")
 def mlx_scale_that_is_a_word(folder):
     return mlx(folder, {"fine_tune_type": "lora", "lora_parameters": {"rank": 4, "scale": "much"}})

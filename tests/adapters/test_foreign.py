@@ -88,17 +88,40 @@ def settings(folder, **fields):
     [
         ({}, 20),
         ({"lora_parameters": {"rank": 3, "scale": 5, "alpha": 6}}, 5),  # as MLX-CLI of a stranger has it
-        ({"fine_tune_type": None, "num_layers": None, "lora_layers": 1, "use_dora": False,
-          "lora_parameters": {"rank": 3, "scale": 5, "alpha": 6}}, 5),
         ({"fine_tune_type": None, "num_layers": None, "lora_layers": 1,
           "lora_parameters": {"rank": 3, "scale": 5, "alpha": 3}}, 5),
         ({"lora_parameters": {"rank": 3}}, None),
     ],
-    ids=["0.32", "alpha-left-over", "0.16", "alpha-is-the-rank", "no-scale"],
+    ids=["0.32", "alpha-left-over", "alpha-is-the-rank", "no-scale"],
 )  # fmt: skip
 def test_the_scale_of_mlx_by_the_version_that_wrote_it(fields, scale, tmp_path):
     folder = settings(copytree(FOLDER / "mlx", tmp_path / "mlx"), **fields)
     assert {row.scale for row in audit_adapter(folder).layers} == {scale}
+
+
+@pytest.mark.parametrize("use_dora", [None, False], ids=["up-to-0.13.0", "0.13.1-to-0.18.1"])
+def test_a_scale_that_two_versions_of_mlx_read_differently_is_not_used(use_dora, tmp_path, capsys):
+    """For rank 8, alpha 16 and scale 10, its defaults up to 0.19, the LoRALinear of mlx-lm multiplies by 20.0 in 0.12.1,
+    0.13.1, 0.14.0 and 0.14.1, and by 10.0 in 0.14.2, 0.14.3, 0.15.0, 0.18.1 and 0.19.0. The keys of its configs are
+    the same from 0.13.1 to 0.18.1."""
+    unclear = {"fine_tune_type": None, "num_layers": None, "lora_layers": 1, "use_dora": use_dora}
+    unclear["lora_parameters"] = {"rank": 3, "alpha": 6, "scale": 10.0}
+    folder = settings(copytree(FOLDER / "mlx", tmp_path / "mlx"), **unclear)
+    report = audit_adapter(folder)
+    assert {(row.scale, row.fro_norm) for row in report.layers} == {(None, None)}
+    assert {row.energy_rank_90 for row in report.layers} == {
+        row.energy_rank_90 for row in audit_adapter(FOLDER / "mlx").layers
+    }
+    (finding,) = [finding for finding in report.findings if finding.code == "unclear-scale"]
+    assert "up to 0.14.1 multiplies by scale·alpha/rank" in finding.message
+    out = str(tmp_path / "out")
+    for words in (
+        ["convert", str(folder), out, "--to", "mlx"],
+        ["compress", str(folder), "--rank", "1", "-o", out],
+        ["compare", str(folder), str(folder)],
+    ):
+        assert run(words) == 3
+        assert "set lora_parameters.scale to the factor" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_checkpoint_of_mlx_is_read_by_its_name_and_by_itself(tmp_path):

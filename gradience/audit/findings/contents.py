@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
+from gradience.adapters.adapter import SCALE_HINT
 from gradience.adapters.experts import guessed_orders
 from gradience.adapters.keys import parse_key, path_ends
 from gradience.artifacts.finding import Finding
@@ -19,6 +20,13 @@ def no_config(facts: Facts) -> Iterator[Finding]:
             severity="warning",
             message="no adapter_config.json: α (and so every norm), initialisation and variant are unknown",
             hint="put the adapter_config.json beside the weights",
+        )
+    elif facts.no_scale:
+        yield Finding(
+            code="unclear-scale",
+            severity="warning",
+            message=f"{facts.no_scale}: there are no norms, and nothing is converted or compressed",
+            hint=SCALE_HINT,
         )
     elif any(layer.scale == 0 for layer in facts.layers):
         yield Finding(

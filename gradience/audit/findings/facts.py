@@ -29,6 +29,8 @@ class Facts(NamedTuple):
     """Stacked modules whose lora_B is grouped by expert on disk, in Unsloth's order."""
     unordered: Sequence[str] = ()
     """Stacked modules that Unsloth wrote without saying in which order."""
+    no_scale: str | None = None
+    """Why no scale is known, although there is a config."""
     started: str | None = None
     """How the training started, where the initial adapter was subtracted."""
 
