@@ -101,8 +101,8 @@ def test_the_scale_of_mlx_by_the_version_that_wrote_it(fields, scale, tmp_path):
 
 @pytest.mark.parametrize("use_dora", [None, False], ids=["up-to-0.13.0", "0.13.1-to-0.18.1"])
 def test_a_scale_that_two_versions_of_mlx_read_differently_is_not_used(use_dora, tmp_path, capsys):
-    """For rank 8, alpha 16 and scale 10, its defaults up to 0.19, the LoRALinear of mlx-lm multiplies by 20.0 in 0.12.1,
-    0.13.1, 0.14.0 and 0.14.1, and by 10.0 in 0.14.2, 0.14.3, 0.15.0, 0.18.1 and 0.19.0. The keys of its configs are
+    """For rank 8, alpha 16 and scale 10, its defaults up to 0.19, the LoRALinear of mlx-lm multiplies by 20.0 in
+    0.12.1, 0.13.1, 0.14.0 and 0.14.1, by 10.0 in 0.14.2, 0.14.3, 0.15.0, 0.18.1 and 0.19.0. The keys of its configs are
     the same from 0.13.1 to 0.18.1."""
     unclear = {"fine_tune_type": None, "num_layers": None, "lora_layers": 1, "use_dora": use_dora}
     unclear["lora_parameters"] = {"rank": 3, "alpha": 6, "scale": 10.0}

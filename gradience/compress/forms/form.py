@@ -8,8 +8,9 @@ from typing import Any, Literal, NamedTuple
 from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.dtypes import Words
 from gradience.adapters.formats import words_of
+from gradience.adapters.initialisations import initialisation_of
 from gradience.adapters.inventory import BASE_REASON, GHOST_REASON, SkippedTensor
-from gradience.adapters.keys import parse_key
+from gradience.adapters.keys import ends_with, parse_key
 from gradience.adapters.kohya import ALPHA_REASON
 from gradience.artifacts.compression import Encoding
 from gradience.compress.encodings import Encoded, Target, encode_modules, rule_of
@@ -18,6 +19,17 @@ from gradience.errors import InputError
 Side = Literal["A", "B"]
 _LEFT_OUT = (GHOST_REASON, BASE_REASON)
 """What no update is: copies."""
+
+_OF_PEFT = (
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "kasa_config",
+    "alora_invocation_tokens",
+    "layer_replication",
+    "ensure_weight_tying",
+)
+"""Fields of PEFT's config with which s·B·A is not the whole update, or belongs to further modules."""
 
 
 class Settings(NamedTuple):
@@ -78,8 +90,8 @@ def not_held(opened: Adapter, form: str, what: str, hint: str) -> InputError:
 def refuse_beside(opened: Adapter, form: str) -> tuple[SkippedTensor, ...]:
     """Return the tensors that are copies, or of another adapter in the file: they are left out.
 
-    Raises InputError (not-in-format) for a tensor beside the factors that belongs to this adapter: the format has no
-    place for it.
+    Raises InputError (not-in-format) for a tensor beside the factors that belongs to this adapter, for which the format
+    has no place, and what `refuse_meaning` raises.
     """
     left_out = []
     for note in (*opened.unaudited, *opened.other):
@@ -89,7 +101,40 @@ def refuse_beside(opened: Adapter, form: str) -> tuple[SkippedTensor, ...]:
             left_out.append(note)
             continue
         raise no_place(opened, form, note)
+    refuse_meaning(opened, form)
     return tuple(left_out)
+
+
+def refuse_meaning(opened: Adapter, form: str) -> None:
+    """Raise InputError (not-in-format) for an update that is not s·B·A of modules on the base as it is.
+
+    Only PEFT's config says how the base is changed, or that a factor belongs to a parameter.
+    """
+    config = opened.config
+    if config is None:
+        return
+    start = initialisation_of(config.init)
+    if start is None or not start.keeps_base:
+        rank = 2 * max((pair.rank for pair in opened.pairs), default=1)
+        raise not_held(
+            opened,
+            form,
+            f"init_lora_weights is {config.init[:60]!r}: "
+            + ("PEFT changes the base weights, too" if start else "what PEFT does to the base is unknown"),
+            f"write the difference to the adapter before training, as plain LoRA: gradience compress "
+            f"{opened.location.path} --initial-adapter INITIAL --rank {rank} --output NEW; then convert NEW",
+        )
+    field = next((name for name in _OF_PEFT if config.fields.get(name)), None)
+    parameter = next(
+        (pair.module for pair in opened.pairs if ends_with(pair.module, config.target_parameters)), None
+    )
+    if field or parameter:
+        what = (
+            f"{field} in its config has no equivalent there"
+            if field
+            else f"{parameter} is a parameter, not a module"
+        )
+        raise not_held(opened, form, what, "only PEFT's format holds it")
 
 
 def no_place(opened: Adapter, form: str, note: SkippedTensor) -> InputError:

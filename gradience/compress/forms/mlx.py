@@ -64,14 +64,9 @@ def _settings(opened: Adapter, modules: Sequence[Target]) -> Settings:
                 f"{each.name} rank {each.rank} and scale {each.scale:g}",
                 _ONE,
             )
-    foreign = next((pair for pair in opened.pairs if pair.kind == "conv" or _stacked(opened, pair)), None)
+    foreign = next((pair.module for pair in opened.pairs if pair.kind == "conv"), None)
     if foreign is not None:
-        raise not_held(
-            opened,
-            WORDS,
-            f"{foreign.module} is {'a convolution' if foreign.kind == 'conv' else 'a parameter of stacked experts'}",
-            "PEFT's format holds it",
-        )
+        raise not_held(opened, WORDS, f"{foreign} is a convolution", "PEFT's format holds it")
     old = read_settings(opened.location) if opened.format == "mlx" else {}
     base = opened.config.base_model if opened.config else None
     inner = {match["inner"] if (match := _LAYER.fullmatch(each.name)) else each.name for each in modules}
@@ -87,11 +82,6 @@ def _settings(opened: Adapter, modules: Sequence[Target]) -> Settings:
     if not old and base is not None:
         config["model"] = base
     return Settings(config, old, config, {"format": "mlx"})
-
-
-def _stacked(opened: Adapter, pair: LoraPair) -> bool:
-    """PEFT's parameters of experts; mlx-lm's own have a module of their own each."""
-    return pair.kind == "expert" and opened.format != "mlx"
 
 
 MLX = Form(
