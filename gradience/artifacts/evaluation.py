@@ -30,11 +30,21 @@ class OutputChange(Part):
     """How far its outputs are from the reference's, whether correct or not."""
 
     kl_mean: Float12
-    """KL(reference ‖ this one) in nats: of the labels, or summed over the tokens of the gold response; mean over
-    examples."""
+    """KL(reference ‖ this one) in nats per example: of the labels, or summed over the tokens of the gold response."""
     kl_standard_error: Float12 | None
     flips: int
-    """Examples that get another label; else tokens of the gold response that get another most likely one."""
+    """For labels, examples with a different label; else token positions of the gold responses with a different most
+    likely token. `flipped_examples` counts examples for every task."""
+    flipped_examples: int | None = None
+    """Examples with a different label, choice or extracted answer; for `scorer=nll`, examples with a different most
+    likely token at one position or more. Null in files from before this was counted."""
+    kl_per_token: Float12 | None = None
+    """KL per scored token, which `gradience calibrate` predicts; an example of labels has one. Null in older files."""
+
+    @property
+    def has_tokens(self) -> bool:
+        """True if the KL of an example and of a token are known and differ: labels have one scored token."""
+        return self.kl_per_token not in (None, self.kl_mean)
 
 
 class RecordsFile(Part):

@@ -109,12 +109,16 @@ def _against(inputs: Inputs, reference: Evaluation[Any], row: Answers) -> dict[s
         n00=change.both_wrong,
     )
     scores = row.answers if inputs.likelihoods else row.scores
-    output = _change_of_scores(scores) if scores is not None else None
+    output = _change_of_scores(scores, change.flips) if scores is not None else None
     if inputs.compares_nll:
         return {**against(reference, row.answers, inputs.request.margin), "change": output}
     if output is None and change.kl_mean is not None and change.flips is not None:
         output = OutputChange(
-            kl_mean=change.kl_mean, kl_standard_error=change.kl_standard_error, flips=change.flips
+            kl_mean=change.kl_mean,
+            kl_standard_error=change.kl_standard_error,
+            flips=change.flips,
+            flipped_examples=change.flips,
+            kl_per_token=change.kl_mean,
         )
     return {
         "pairs": PairedEvidence.of(table),
@@ -123,15 +127,24 @@ def _against(inputs: Inputs, reference: Evaluation[Any], row: Answers) -> dict[s
     }
 
 
-def _change_of_scores(scores: Evaluation[Any]) -> OutputChange | None:
-    """KL and flips on the gold responses; None where the engine does not measure them."""
+def _change_of_scores(scores: Evaluation[Any], flipped: int | None) -> OutputChange | None:
+    """Return KL and flips on the gold responses; None if the engine does not measure them.
+
+    flipped: examples whose own output changes.
+    """
     rows = [row for row in scores.records if isinstance(row, ScoreRecord)]
     values = [row.kl for row in rows if row.kl is not None]
     flips = [row.flips for row in rows if row.flips is not None]
     if not rows or len(values) < len(rows) or len(flips) < len(rows):
         return None
     error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-    return OutputChange(kl_mean=fmean(values), kl_standard_error=error, flips=sum(flips))
+    return OutputChange(
+        kl_mean=fmean(values),
+        kl_standard_error=error,
+        flips=sum(flips),
+        flipped_examples=flipped,
+        kl_per_token=sum(values) / sum(row.n_tokens for row in rows),
+    )
 
 
 # ---------------------------------------------------------------- grades

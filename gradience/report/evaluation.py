@@ -31,6 +31,8 @@ from gradience.report.blocks import (
     items,
 )
 from gradience.report.evaluation_likelihoods import (
+    by_token,
+    change_cells,
     likelihood_caveats,
     likelihood_legend,
     likelihood_of_base,
@@ -38,7 +40,7 @@ from gradience.report.evaluation_likelihoods import (
     loses_nothing,
 )
 from gradience.report.evidence import GRADES, probability
-from gradience.report.numbers import MISSING, count, in_points, number_range, percent, plural, sig, size
+from gradience.report.numbers import MISSING, count, in_points, number_range, percent, plural, size
 from gradience.words import points
 
 ASSUMED = 0.05
@@ -46,8 +48,12 @@ ASSUMED = 0.05
 LEGEND: tuple[tuple[str, Inline], ...] = (
     ("Δ", "correct answers beyond the reference's, in points, with Tango's 95 % interval"),
     ("only ref", "only the reference is correct; only it: only this one is"),
-    ("KL", "of its outputs from the reference's, in nats: 0 is no change"),
-    ("flips", "outputs that change, whether correct or not"),
+    ("KL", "divergence of its outputs from the reference's, in nats per example: 0 is no change"),
+    ("flips", "examples whose output changes, whether correct or not"),
+)
+PER_TOKEN: tuple[str, Inline] = (
+    "KL/token",
+    "the same per token of the gold responses, as `gradience calibrate` predicts it",
 )
 
 
@@ -123,6 +129,7 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
         Column("Δ", ">"),
         Column("95 % interval", ">"),
         Column("KL", ">", drop=2),
+        *([Column("KL/token", ">", drop=5)] if by_token(report) else []),
         Column("flips", ">", drop=1),
         Column("grade", ">"),
     ]
@@ -132,7 +139,7 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
         if report.candidates
         else Heading("How many are correct?")
     )
-    table = Table(columns, [_cells(row) for row in report.adapters])
+    table = Table(columns, [_cells(row, by_token(report)) for row in report.adapters])
     return [heading, table, *_graded(report), *([Facts(_legend(report))] if others else [])]
 
 
@@ -141,10 +148,11 @@ def _legend(report: EvaluationReport) -> Sequence[tuple[str, Inline]]:
     base = any(row.role == BASE for row in report.adapters)
     head = base and report.conditions.max_new_tokens is None and report.adapters[0].other_params > 0
     name = Span(report.adapters[0].name, "name")
-    return (*LEGEND, ("base alone", ("the base's features under the head of ", name))) if head else LEGEND
+    legend = (*LEGEND, PER_TOKEN) if by_token(report) else LEGEND
+    return (*legend, ("base alone", ("the base's features under the head of ", name))) if head else legend
 
 
-def _cells(row: EvaluatedAdapter) -> Sequence[Inline]:
+def _cells(row: EvaluatedAdapter, tokens: bool) -> Sequence[Inline]:
     ranks = MISSING if row.smallest_rank is None else number_range([row.smallest_rank, row.largest_rank or 0])
     correct = (
         MISSING
@@ -154,16 +162,15 @@ def _cells(row: EvaluatedAdapter) -> Sequence[Inline]:
     label: Inline = "base alone" if row.role == BASE else Span(row.name, "name")
     first = (label, ranks, "" if row.params_saved is None else percent(row.params_saved), correct)
     if row.pairs is None:
-        return (*first, "", "", "", "", "", "", row.grade or "")
-    pairs, change = row.pairs, row.change
+        return (*first, *[""] * (6 + tokens), row.grade or "")
+    pairs = row.pairs
     return (
         *first,
         count(pairs.n10),
         count(pairs.n01),
         points(pairs.delta),
         f"{points(pairs.low)} … {points(pairs.high)}",
-        MISSING if change is None else sig(change.kl_mean, 2),
-        MISSING if change is None else count(change.flips),
+        *change_cells(row.change, tokens),
         row.grade or "",
     )
 

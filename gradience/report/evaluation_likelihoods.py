@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from gradience.artifacts.evaluation import BASE, EvaluatedAdapter, EvaluationReport
+from gradience.artifacts.evaluation import BASE, EvaluatedAdapter, EvaluationReport, OutputChange
 from gradience.report.blocks import Block, Column, Facts, Heading, Inline, Note, Notes, Paragraph, Span, Table
 from gradience.report.numbers import MISSING, count, number_range, percent, sig
 
@@ -20,6 +20,7 @@ def likelihood_table(report: EvaluationReport) -> list[Block]:
         Column("ΔNLL", ">"),
         Column("95 % interval", ">"),
         Column("KL", ">", drop=2),
+        *([Column("KL/token", ">", drop=2)] if by_token(report) else []),
         Column("flips", ">", drop=1),
         Column("grade", ">"),
     ]
@@ -28,7 +29,7 @@ def likelihood_table(report: EvaluationReport) -> list[Block]:
         if report.candidates
         else Heading("How likely are the responses?")
     )
-    return [heading, Table(columns, [_cells(row) for row in report.adapters])]
+    return [heading, Table(columns, [_cells(row, by_token(report)) for row in report.adapters])]
 
 
 def likelihood_legend(report: EvaluationReport) -> list[Block]:
@@ -41,8 +42,13 @@ def likelihood_legend(report: EvaluationReport) -> list[Block]:
     if len(report.adapters) > 1:
         rows += [
             ("ΔNLL", "NLL beyond the reference's, with Student's 95 % interval over examples"),
-            ("KL", "of its predictions from the reference's, in nats per response"),
-            ("flips", "tokens of the responses at which another one becomes the most likely"),
+            ("KL", "divergence of its predictions from the reference's, in nats per response"),
+            *(
+                [("KL/token", "the same per token, as `gradience calibrate` predicts it")]
+                if by_token(report)
+                else []
+            ),
+            ("flips", "responses with a different most likely token at one position or more"),
         ]
     return [Facts(rows)]
 
@@ -87,23 +93,36 @@ def loses_nothing(row: EvaluatedAdapter) -> bool:
     return row.likelihood is None or (row.likelihood.delta or 0.0) <= 0
 
 
-def _cells(row: EvaluatedAdapter) -> Sequence[Inline]:
+def by_token(report: EvaluationReport) -> bool:
+    """Return whether the KL per token is known and differs from the KL per example."""
+    return any(row.change is not None and row.change.has_tokens for row in report.adapters)
+
+
+def change_cells(change: OutputChange | None, tokens: bool) -> Sequence[str]:
+    """Return the cells of KL, KL per token if `tokens`, and flips."""
+    if change is None:
+        return [MISSING] * (2 + tokens)
+    per_token = MISSING if change.kl_per_token is None else sig(change.kl_per_token, 2)
+    flips = MISSING if change.flipped_examples is None else count(change.flipped_examples)
+    return (sig(change.kl_mean, 2), *([per_token] if tokens else []), flips)
+
+
+def _cells(row: EvaluatedAdapter, tokens: bool) -> Sequence[Inline]:
     ranks = MISSING if row.smallest_rank is None else number_range([row.smallest_rank, row.largest_rank or 0])
     label: Inline = "base alone" if row.role == BASE else Span(row.name, "name")
     saved = "" if row.params_saved is None else percent(row.params_saved)
-    evidence, change = row.likelihood, row.change
+    evidence, nothing = row.likelihood, [""] * (4 + tokens)
     if evidence is None:
-        return (label, ranks, saved, MISSING, "", "", "", "", row.grade or "")
+        return (label, ranks, saved, MISSING, *nothing, row.grade or "")
     first = (label, ranks, saved, f"{evidence.nll:.4f}")
     if evidence.delta is None:
-        return (*first, "", "", "", "", row.grade or "")
+        return (*first, *nothing, row.grade or "")
     known = evidence.low is not None and evidence.high is not None
     return (
         *first,
         _signed(evidence.delta),
         f"{_signed(evidence.low or 0.0)} … {_signed(evidence.high or 0.0)}" if known else MISSING,
-        MISSING if change is None else sig(change.kl_mean, 2),
-        MISSING if change is None else count(change.flips),
+        *change_cells(row.change, tokens),
         row.grade or "",
     )
 

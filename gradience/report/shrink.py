@@ -9,7 +9,6 @@ from itertools import groupby
 from gradience.artifacts.evaluation import EvaluatedAdapter
 from gradience.artifacts.shrink import (
     MeanInterval,
-    OutputDistance,
     PlannedRung,
     RungStatus,
     ShrinkForecast,
@@ -36,6 +35,7 @@ from gradience.report.blocks import (
     items,
 )
 from gradience.report.evaluation import device_of, margin_blocks, memory_facts
+from gradience.report.evaluation_likelihoods import change_cells
 from gradience.report.evidence import probability
 from gradience.report.numbers import MISSING, count, percent, sig
 from gradience.words import points
@@ -69,16 +69,14 @@ DELTA_NLL: tuple[str, Inline] = (
     "ΔNLL",
     "NLL beyond the reference's, in nats per token, with Student's 95 % interval over examples",
 )
-PREDICTED: tuple[str, Inline] = (
-    "predicted KL",
-    "of the outputs from the adapter's own, by the calibration, in nats per scored token",
-)
+PREDICTED: tuple[str, Inline] = ("predicted", "KL per scored token that the calibration predicts, in nats")
 LEGEND: tuple[tuple[str, Inline], ...] = (
     ("NLL", "of the gold labels or responses, in nats an example: what it gains; above 0 is worse"),
-    ("KL", "of the outputs from the adapter's own, in nats: 0 is no change"),
+    ("KL", "divergence of the outputs from the adapter's own, in nats per example: 0 is no change"),
     ("above rewrite", "KL beyond the rewrite control's: the same update in other factors, rounded anew"),
-    ("flips", "outputs that change, whether correct or not"),
+    ("flips", "examples whose output changes, whether correct or not"),
 )
+PER_TOKEN: tuple[str, Inline] = ("KL/token", "the same per scored token, as a calibration predicts it")
 
 
 def shrink_text(report: ShrinkReport, *, width: int | None = None, color: bool = False) -> str:
@@ -144,12 +142,10 @@ def _rungs(plan: ShrinkPlan) -> str:
 def rung_blocks(report: ShrinkReport) -> list[Block]:
     """Return one row for each rung, and the answer."""
     counts = report.plan.compares == "correct"
-    predicts = report.plan.calibration_sha256 is not None
     columns = [
         Column(),
         Column("rank", ">", drop=3),
         Column("saved", ">"),
-        *([Column("predicted KL", ">", drop=4)] if predicts else []),
         *(COUNTED if counts else LIKELY),
         Column("95 % interval", ">", drop=2),
         Column(),
@@ -160,29 +156,27 @@ def rung_blocks(report: ShrinkReport) -> list[Block]:
         name,
         str(report.plan.rank),
         "",
-        *([""] if predicts else []),
         _correct(reference) if counts else _nll(reference),
     )
     cells = _cells if counts else _likelihood_cells
     return [
         Heading(("Which is the smallest that is as good as ", name, "?")),
-        Table(columns, [first, *(cells(rung, predicts) for rung in report.rungs)]),
+        Table(columns, [first, *map(cells, report.rungs)]),
         Notes([answer(report), *_stopped(report)]),
-        Facts([DELTA if counts else DELTA_NLL, *([PREDICTED] if predicts else [])]),
+        Facts([DELTA if counts else DELTA_NLL]),
     ]
 
 
-def _size(rung: ShrinkRung, predicts: bool) -> tuple[Inline, ...]:
-    size = (Span(rung.name, "name"), str(rung.rank), percent(rung.params_saved))
-    return (*size, *([_predicted(rung.predicted_kl)] if predicts else []))
+def _size(rung: ShrinkRung) -> tuple[Inline, ...]:
+    return (Span(rung.name, "name"), str(rung.rank), percent(rung.params_saved))
 
 
 def _predicted(kl: float | None) -> str:
     return MISSING if kl is None else sig(kl, 2)
 
 
-def _cells(rung: ShrinkRung, predicts: bool) -> Sequence[Inline]:
-    first = _size(rung, predicts)
+def _cells(rung: ShrinkRung) -> Sequence[Inline]:
+    first = _size(rung)
     status = Span(rung.status, ROLES.get(rung.status, "dim"))
     row = rung.result
     if row is None or row.pairs is None:
@@ -193,8 +187,8 @@ def _cells(rung: ShrinkRung, predicts: bool) -> Sequence[Inline]:
     return (*first, _correct(row), *only, points(pairs.delta), interval, status)
 
 
-def _likelihood_cells(rung: ShrinkRung, predicts: bool) -> Sequence[Inline]:
-    first = _size(rung, predicts)
+def _likelihood_cells(rung: ShrinkRung) -> Sequence[Inline]:
+    first = _size(rung)
     status = Span(rung.status, ROLES.get(rung.status, "dim"))
     likelihood = None if rung.result is None else rung.result.likelihood
     if rung.result is None or likelihood is None:
@@ -251,30 +245,38 @@ def distance_blocks(report: ShrinkReport) -> list[Block]:
         blocks.append(Notes([Note("warning", f"no rewrite control: {control.reason}")]))
     if not rows:
         return blocks if control.reason else []
+    predicted = {rung.name: rung.predicted_kl for rung in report.rungs if rung.predicted_kl is not None}
+    changes = {name: None if row is None else row.change for name, _, row in rows}
+    tokens = bool(predicted) or any(change is not None and change.has_tokens for change in changes.values())
     columns = [
         Column(),
         Column("NLL", ">"),
         Column("95 % interval", ">", drop=1),
         Column("KL", ">"),
+        *([Column("KL/token", ">")] if tokens else []),
+        *([Column("predicted", ">")] if predicted else []),
         Column("above rewrite", ">"),
         Column("95 % interval", ">", drop=2),
         Column("flips", ">", drop=3),
     ]
-    table = Table(columns, [_distance_cells(*row) for row in rows])
-    return [*blocks, table, Facts(LEGEND)]
-
-
-def _distance_cells(name: str, distance: OutputDistance, row: EvaluatedAdapter | None) -> Sequence[Inline]:
-    flips = MISSING if row is None or row.change is None else count(row.change.flips)
-    return (
-        Span(name, "name"),
-        _mean(distance.nll),
-        _interval(distance.nll),
-        MISSING if distance.kl is None else sig(distance.kl.mean, 2),
-        _mean(distance.kl_above_floor),
-        _interval(distance.kl_above_floor),
-        flips,
-    )
+    cells: list[Sequence[Inline]] = []
+    for name, distance, _ in rows:
+        _, *per_token, flips = change_cells(changes[name], tokens)
+        cells.append(
+            (
+                Span(name, "name"),
+                _mean(distance.nll),
+                _interval(distance.nll),
+                MISSING if distance.kl is None else sig(distance.kl.mean, 2),
+                *per_token,
+                *([_predicted(predicted.get(name))] if predicted else []),
+                _mean(distance.kl_above_floor),
+                _interval(distance.kl_above_floor),
+                flips,
+            )
+        )
+    legend = [*LEGEND, *([PER_TOKEN] if tokens else []), *([PREDICTED] if predicted else [])]
+    return [*blocks, Table(columns, cells), Facts(legend)]
 
 
 def _mean(mean: MeanInterval | None) -> str:

@@ -28,6 +28,7 @@ from gradience.evaluate.forecast import forecast_evaluation
 from gradience.evaluate.inputs import read_inputs
 from gradience.evaluate.request import Request
 from gradience.progress import Watcher
+from gradience.report.evaluation import evaluation_text
 from gradience.tasks.user_code import allowing
 
 
@@ -109,6 +110,10 @@ def test_every_row_counts_what_peft_answers(folder, tmp_path):
         a, b = (log_softmax(logits[each].astype(float), axis=1) for each in ("reference", name))
         assert row.change.kl_mean == pytest.approx((np.exp(a) * (a - b)).sum(axis=1).mean(), abs=1e-5)
         assert row.change.flips == (logits[name].argmax(1) != logits["reference"].argmax(1)).sum()
+        assert (row.change.flipped_examples, row.change.kl_per_token) == (
+            row.change.flips,
+            row.change.kl_mean,
+        )
     assert {row.grade for row in report.candidates} <= {"B", "C", "D"}
     assert rows_of(report)["patterns"].params_saved == pytest.approx(
         0.25
@@ -124,7 +129,7 @@ def test_free_text_is_what_transformers_writes(causal, tmp_path):
         )  # fmt: skip
     task, tokenizer = data.tiny_bench.sums(), data.tiny_bench.tokenizer()
     examples = task.examples.of("dev")
-    kl = {}
+    kl, answers = {}, {}
     for name in ("reference", "other", "base"):
         model = AutoModelForCausalLM.from_pretrained(causal / "base")
         if name != "base":
@@ -143,13 +148,24 @@ def test_free_text_is_what_transformers_writes(causal, tmp_path):
                 )
             words = tokenizer.decode(written[0, ids["input_ids"].shape[1] :]).replace("[END]", "").split()
             right += words[:1] == [example.answer]
+            answers.setdefault(name, []).append(words[:1])
         assert rows_of(report)[name].correct == right
         kl[name] = logs
     for name in ("other", "base"):
         expected = np.mean(
             [float((a.exp() * (a - b)).sum()) for a, b in zip(kl["reference"], kl[name], strict=True)]
         )
-        assert rows_of(report)[name].change.kl_mean == pytest.approx(expected, rel=1e-3)
+        change = rows_of(report)[name].change
+        assert change.kl_mean == pytest.approx(expected, rel=1e-3)
+        tokens = sum(len(each) for each in kl[name]) / len(examples)
+        assert change.kl_per_token == pytest.approx(expected / tokens, rel=1e-3)
+        different = [a != b for a, b in zip(answers["reference"], answers[name], strict=True)]
+        assert change.flipped_examples == sum(different) <= len(examples)
+    assert change.flips > len(examples)  # token positions, of which an example has several
+    shown = evaluation_text(report)
+    (line,) = [line for line in shown.splitlines() if line.strip().startswith("base alone")]
+    assert line.split()[-1] == f"{change.flipped_examples}"
+    assert "KL/token" in shown
     files = [file.path for row in report.adapters for file in row.records]
     assert files == [
         "records/reference.jsonl", "records/other.jsonl", "records/other.scores.jsonl", "records/base.jsonl",

@@ -133,6 +133,10 @@ def test_rows_show_nats_per_token_and_a_grade_by_a_margin_in_nats(command, tmp_p
     records = {row.name: read_records(out / "records" / f"{row.name}.jsonl") for row in report.adapters}
     assert [row.correct for row in report.adapters] == [None, None, None]
     assert report.conditions.scoring == "jsonl 1, nll"
+    scored = records["base"].records
+    assert base.change.flipped_examples == sum(record.flips > 0 for record in scored) < base.change.flips
+    tokens = sum(record.n_tokens for record in scored)
+    assert base.change.kl_per_token == pytest.approx(sum(record.kl for record in scored) / tokens)
     for row in report.adapters:
         rows = records[row.name].records
         assert row.n == len(rows) == len(ROWS)

@@ -15,6 +15,7 @@ from gradience.artifacts.shrink import ShrinkPlan, ShrinkReport
 from gradience.calibrate.verb import calibrate_adapter
 from gradience.digests import sha256_file
 from gradience.errors import UsageError
+from gradience.report.numbers import sig
 from gradience.report.shrink import shrink_text
 from gradience.shrink import verb
 from gradience.shrink.plan import settle
@@ -94,7 +95,14 @@ def test_the_screen_says_what_is_predicted_and_how_rungs_are_made(finished):
     screen = shrink_text(finished[0])
     assert "calibrated rank 2, healed rank 1, calibrated rank 1" in " ".join(screen.split())
     assert "up to 100 steps on prompts.jsonl" in " ".join(screen.split())
-    assert "predicted KL" in screen
+    _, table = screen.split("How much do the outputs change?")
+    heading, *rows = table.strip().splitlines()
+    assert "KL  KL/token  predicted  above rewrite" in heading
+    for rung, row in zip(finished[0].rungs, rows, strict=False):
+        measured, predicted = rung.result.change.kl_per_token, rung.predicted_kl
+        shown = [sig(measured, 2), "–" if predicted is None else sig(predicted, 2)]
+        assert row.split()[0] == rung.name
+        assert " ".join(shown) in " ".join(row.split())
     kept = ShrinkReport.read(data.RESULTS / "minilm_shrink" / "shrink.json")
     assert "predicted" not in shrink_text(kept)
 
