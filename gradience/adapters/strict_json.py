@@ -25,65 +25,32 @@ MAX_DIGITS = 64
 """Characters of a number: enough for every double, and for the 10^30 that tokenizers write where they mean no limit."""
 
 
-class _Refused(ValueError):
+class Refused(ValueError):
     """A value that JSON does not have, or that two readers would read differently."""
 
 
 def loads(
     text: bytes, path: Path, what: str, *, convert: Callable[[dict[str, Any]], Any] | None = None
 ) -> Any:
-    """Parse strict JSON.
+    """Parse a file of strict JSON.
 
     what: names the text in the message (`header`, `adapter_config.json`).
-    convert: called with every object, innermost first (lets a large header be stored compactly).
+    convert: as in `parse`.
     Raises InputError (code bad-encoding, bad-json).
     """
-
-    def pairs(items: list[tuple[str, Any]]) -> Any:
-        unique = dict(items)
-        if len(unique) != len(items):
-            seen: set[str] = set()
-            twice = next(key for key, _ in items if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise _Refused(
-                f"the key {twice[:200]!r} occurs twice, and two readers could take different values"
-            )
-        return convert(unique) if convert else unique
-
     if text.startswith(BOM):
         raise InputError(
             f"{path}: the {what} begins with a byte order mark, which JSON may not have",
             code="bad-encoding",
             hint="save it again as UTF-8 without a byte order mark",
         )
-    if text.count(b",") + text.count(b"[") + text.count(b"{") > MAX_PARTS:
-        raise InputError(
-            f"{path}: the {what} holds more than {MAX_PARTS:,} values, which is as many as are read",
-            code="bad-json",
-            hint="this is not an adapter's file",
-        )
     try:
-        decoded = text.decode("utf-8")
-        parsed = json.loads(
-            decoded,
-            object_pairs_hook=pairs,
-            parse_constant=_refuse_constant,
-            parse_int=_integer,
-            parse_float=_finite,
-        )
-        if is_deep(parsed):
-            raise RecursionError
-        if has_half_characters(decoded, parsed):
-            raise _Refused("a string contains half of a character (a lone surrogate)")
-        return parsed
+        return parse(text.decode("utf-8"), convert=convert)
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}: the {what} is not UTF-8 (byte {error.start})",
             code="bad-encoding",
             hint="save it again as UTF-8",
-        ) from None
-    except RecursionError:
-        raise InputError(
-            f"{path}: the {what} is nested too deeply", code="bad-json", hint="download or save it again"
         ) from None
     except json.JSONDecodeError as error:
         raise InputError(
@@ -91,22 +58,61 @@ def loads(
             code="bad-json",
             hint="download or save it again",
         ) from None
-    except _Refused as error:
+    except Refused as error:
         raise InputError(
             f"{path}: the {what} is not strict JSON: {error}", code="bad-json", hint="save it again with PEFT"
         ) from None
 
 
+def parse(
+    text: str, *, convert: Callable[[dict[str, Any]], Any] | None = None, constants: bool = False
+) -> Any:
+    """Parse strict JSON.
+
+    convert: called with every object, innermost first (lets a large header be stored compactly).
+    constants: accept NaN and Infinity.
+    Raises JSONDecodeError, Refused: both are ValueErrors.
+    """
+
+    def pairs(items: list[tuple[str, Any]]) -> Any:
+        unique = dict(items)
+        if len(unique) != len(items):
+            seen: set[str] = set()
+            twice = next(key for key, _ in items if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            raise Refused(
+                f"the key {twice[:200]!r} occurs twice, and two readers could take different values"
+            )
+        return convert(unique) if convert else unique
+
+    if text.count(",") + text.count("[") + text.count("{") > MAX_PARTS:
+        raise Refused(f"it holds more than {MAX_PARTS:,} values, which is as many as are read")
+    try:
+        parsed = json.loads(
+            text,
+            object_pairs_hook=pairs,
+            parse_constant=None if constants else _refuse_constant,
+            parse_int=_integer,
+            parse_float=float if constants else _finite,
+        )
+        if is_deep(parsed):
+            raise RecursionError
+    except RecursionError:
+        raise Refused("it is nested too deeply") from None
+    if has_half_characters(text, parsed):
+        raise Refused("a string contains half of a character (a lone surrogate)")
+    return parsed
+
+
 def _integer(text: str) -> int:
     if len(text) > MAX_DIGITS:
-        raise _Refused(f"it holds a number of {len(text):,} characters")
+        raise Refused(f"it holds a number of {len(text):,} characters")
     return int(text)
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if math.isinf(number):
-        raise _Refused(f"{text[:40]} is beyond the largest number")
+        raise Refused(f"{text[:40]} is beyond the largest number")
     return number
 
 
@@ -126,7 +132,7 @@ def is_deep(value: Any) -> bool:
 
 
 def _refuse_constant(text: str) -> NoReturn:
-    raise _Refused(f"{text} is not a JSON number")
+    raise Refused(f"{text} is not a JSON number")
 
 
 def has_half_characters(text: str, parsed: Any) -> bool:

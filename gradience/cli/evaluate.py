@@ -33,6 +33,7 @@ from gradience.errors import UsageError
 if TYPE_CHECKING:
     from gradience.artifacts.evaluation import EvaluationReport
     from gradience.evaluate.inputs import Inputs
+    from gradience.evaluate.request import Request
 
 
 def evaluate(
@@ -185,9 +186,9 @@ def evaluate(
                 "no --output given", code="no-output", hint="give --output DIR, or --dry-run to see the plan"
             )
         need_libraries()
-        inputs = read_inputs(request)
         if preview:
-            return _preview(inputs, as_json=json, html=html, texts=texts)
+            return _preview(request, as_json=json, html=html, texts=texts)
+        inputs = read_inputs(request)
         if request.output is None or dry_run:
             return _forecast(inputs, as_json=json, html=html)
         return _evaluate(inputs, request.output, as_json=json, html=html, texts=texts, quiet=quiet)
@@ -231,10 +232,11 @@ def _forecast(inputs: Inputs, *, as_json: bool, html: Path | None) -> int:
     return ExitCode.DONE
 
 
-def _preview(inputs: Inputs, *, as_json: bool, html: Path | None, texts: bool) -> int:
-    from gradience.evaluate.preview import preview_evaluation
+def _preview(request: Request, *, as_json: bool, html: Path | None, texts: bool) -> int:
+    from gradience.evaluate.preview import preview_evaluation, read_preview
     from gradience.report.forecast import preview_text
 
+    inputs = read_preview(request)
     print_result(preview_text, preview_evaluation(inputs), as_json=as_json, html=html, texts=texts)
     return ExitCode.DONE
 

@@ -291,8 +291,9 @@ def reader_of(data: Path, options: Mapping[str, Any]) -> tuple[str, Mapping[str,
         raise InputError(
             f"{data}: {what}",
             code="task-kind",
-            hint="give each row `text` and `label`, or `prompt` and `completion` or `answer`; for other columns"
-            " --option text_column=NAME --option label_column=NAME",
+            hint="for a language model put all that it is asked into `prompt`, and rename the other column to `answer`"
+            " or `completion`; for a classifier give `text` and `label`, or --option text_column=NAME"
+            " --option label_column=NAME",
         )
     return READERS[kind]
 

@@ -20,6 +20,7 @@ from gradience.artifacts.bench_plan import Role, TaskCode
 from gradience.errors import InputError, did_you_mean
 from gradience.tasks import harness, user_code
 from gradience.tasks.base import ChatTask, Scoring, Task
+from gradience.words import listed
 
 Load = Callable[..., Task | ChatTask]
 
@@ -67,8 +68,9 @@ def load(
     for role in needed:
         if not task.examples.of(role):
             counts = ", ".join(f"{count} {name}" for name, count in task.examples.counts.items())
+            files = [name for name, sha256, _ in (s.partition(" sha256:") for s in task.source.values()) if sha256]
             raise InputError(
-                f"{profile}: no {role} examples ({counts})",
+                f"{profile}: no {role} examples{f' in {listed(files, 4)}' if files else ''} ({counts})",
                 code="task-empty",
                 hint="add data: docs/tasks.md says how examples are split into train, dev and confirm",
             )

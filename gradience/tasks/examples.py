@@ -136,10 +136,15 @@ def canonical(text: str) -> str:
 
     The vowel signs of Indic scripts and of Thai are marks too, but no accents: they stay.
     """
+    if text.isascii():
+        return " ".join(text.lower().translate(_ASCII).split()) or " ".join(text.split())
     decomposed = unicodedata.normalize("NFKD", text).casefold()
     bare = (c for c in decomposed if not unicodedata.combining(c))
     kept = "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in bare)
     return " ".join(kept.split()) or " ".join(text.split())
+
+
+_ASCII = {place: " " for place in range(128) if not chr(place).isalnum()}
 
 
 def content_id(text: str, *, exact: bool = False) -> str:

@@ -24,7 +24,7 @@ STOP = ("Question:", "</s>", "<|im_end|>")
 
 _STRICT = re.compile(r"#### (-?[0-9.,]+)")
 _FLEXIBLE = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
-_IGNORED = tuple(re.compile(pattern) for pattern in (",", r"\$", r"(?s).*#### ", r"\.$"))
+_POINT = re.compile(r"\.$")
 _ANNOTATION = re.compile(r"<<.*?>>")
 
 
@@ -99,9 +99,8 @@ def same(extracted: str, gold: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    for pattern in _IGNORED:
-        text = pattern.sub("", text)
-    return text.lower()
+    text = text.replace(",", "").replace("$", "").rpartition("#### ")[2]  # `.*#### ` takes quadratic time
+    return _POINT.sub("", text).lower()
 
 
 def _example(row: Row, role: Role, *, strip: bool) -> PromptExample | None:

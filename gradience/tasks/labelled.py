@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from gradience.adapters.strict_json import MAX_DIGITS
 from gradience.artifacts.bench_plan import Role
 from gradience.errors import InputError, UsageError, did_you_mean
 from gradience.tasks.examples import LabelledExample, canonical, content_id, role_of
@@ -129,7 +130,7 @@ def _label(row: Row, column: str, class_names: Sequence[str]) -> str:
 
 
 def _is_whole(label: str) -> bool:
-    return label.removeprefix("-").isdecimal() and label.isascii()
+    return label.removeprefix("-").isdecimal() and label.isascii() and len(label) <= MAX_DIGITS
 
 
 _FALSE_TRUE = (("false", "False", "FALSE"), ("true", "True", "TRUE"))

@@ -15,12 +15,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from gradience.adapters import strict_json
 from gradience.artifacts.bench_plan import Role
 from gradience.digests import sha256_file
 from gradience.errors import InputError, NetworkError, UsageError, did_you_mean, require
 from gradience.models.local_only import would_fetch
-from gradience.reading import MAX_DATA_BYTES, read_file
+from gradience.reading import MAX_DATA_BYTES, check_regular, open_stream
 from gradience.words import counted
+
+MAX_ROW = 4 * 2**20
+"""Characters of one row of a file: about a million tokens."""
+MAX_ROWS = 1_000_000
+"""Rows of one file: its examples are kept in memory."""
+csv.field_size_limit(MAX_ROW)  # its own limit, 131,072, is less than an honest long text
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +45,9 @@ class Row:
                 f"{self.place}: no column `{column}`",
                 code="task-column",
                 hint=did_you_mean(
-                    column, self.values, f"the columns are {', '.join(f'`{name}`' for name in self.values)}"
+                    column,
+                    self.values,
+                    f"the columns are {', '.join(f'`{name}`' for name in self.values)}: rename one to `{column}`",
                 ),
             )
         return self.values[column]
@@ -50,9 +59,6 @@ class Row:
             raise self.wrong(column, f"contains {json.dumps(text, default=str)[:40]}, which is not text")
         if not text.strip():
             raise self.wrong(column, "is empty")
-        # JSON may spell half of a surrogate pair (`\ud83d` alone), which no tokenizer and no hash can encode.
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise self.wrong(column, "is not valid Unicode: it contains half of a character")
         return text
 
     def has(self, column: str) -> bool:
@@ -94,6 +100,7 @@ def local(path: Path) -> Table:
         )
     if not path.is_file():
         raise InputError(f"{path}: no such file", code="task-file", hint="check the path")
+    check_regular(path, limit=MAX_DATA_BYTES)
     return Table(_file_rows(path), f"{path.name} sha256:{sha256_file(path)}")
 
 
@@ -164,22 +171,56 @@ def train_and_confirm(
 
 
 def _file_rows(path: Path) -> Iterator[Row]:
-    try:
-        text = read_file(path, MAX_DATA_BYTES).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8", code="task-file", hint="save it again as UTF-8") from None
-    yield from _READERS[path.suffix.lower()](path, io.StringIO(text, newline=""))
+    with open_stream(path, limit=MAX_DATA_BYTES) as file:
+        lines = _Lines(path, io.TextIOWrapper(file, "utf-8-sig", newline=""))
+        try:
+            for number, row in enumerate(_READERS[path.suffix.lower()](path, lines)):
+                if number == MAX_ROWS:
+                    raise InputError(
+                        f"{path}: more than {MAX_ROWS:,} rows",
+                        code="task-file",
+                        hint="split the file, or take a sample of its rows",
+                    )
+                yield row
+        except UnicodeDecodeError:
+            raise InputError(f"{path} is not UTF-8", code="task-file", hint="save it again as UTF-8") from None
 
 
-def _csv_rows(path: Path, file: TextIO) -> Iterator[Row]:
-    return _delimited(path, csv.reader(file, strict=True))
+class _Lines:
+    """The lines of a file, read when they are asked for. A row too long for memory is refused before it is there."""
+
+    def __init__(self, path: Path, file: TextIO) -> None:
+        self.path, self.file = path, file
+        self.number = self.characters = 0
+        """Of the last line, and of the lines of its row up to it."""
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self.file.readline(MAX_ROW + 1)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self.characters += len(line)
+        if self.characters > MAX_ROW:
+            raise InputError(
+                f"{self.path}: line {self.number}: a row of more than {MAX_ROW:,} characters",
+                code="task-row",
+                hint="shorten it; where a CSV file has no such row, look for a quote that is not closed",
+            )
+        return line
 
 
-def _tsv_rows(path: Path, file: TextIO) -> Iterator[Row]:
-    return _delimited(path, csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True))
+def _csv_rows(path: Path, lines: _Lines) -> Iterator[Row]:
+    return _delimited(path, lines, csv.reader(lines, strict=True))
 
 
-def _delimited(path: Path, reader: Any) -> Iterator[Row]:
+def _tsv_rows(path: Path, lines: _Lines) -> Iterator[Row]:
+    return _delimited(path, lines, csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True))
+
+
+def _delimited(path: Path, lines: _Lines, reader: Any) -> Iterator[Row]:
     """`reader` is one of `csv`, which gives its type no public name."""
     try:
         header: list[str] = next(reader, [])
@@ -191,7 +232,7 @@ def _delimited(path: Path, reader: Any) -> Iterator[Row]:
             )
         line = reader.line_num + 1
         for fields in reader:
-            place, line = f"{path}: line {line}", reader.line_num + 1
+            place, line, lines.characters = f"{path}: line {line}", reader.line_num + 1, 0
             if not fields:
                 continue
             if len(fields) != len(header):
@@ -211,15 +252,16 @@ def _delimited(path: Path, reader: Any) -> Iterator[Row]:
         ) from None
 
 
-def _json_rows(path: Path, file: TextIO) -> Iterator[Row]:
-    for number, line in enumerate(file, start=1):
+def _json_rows(path: Path, lines: _Lines) -> Iterator[Row]:
+    for line in lines:
+        lines.characters = 0
         if not line.strip():
             continue
-        place = f"{path}: line {number}"
+        place = f"{path}: line {lines.number}"
         try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:  # also integers of thousands of digits
-            what = getattr(error, "msg", str(error)) or "not JSON"
+            values = strict_json.parse(line)
+        except ValueError as error:
+            what = getattr(error, "msg", str(error))
             raise InputError(f"{place}: {what}", code="task-row", hint=_ONE_OBJECT) from None
         if not isinstance(values, dict):
             raise InputError(f"{place} is not a JSON object", code="task-row", hint=_ONE_OBJECT)

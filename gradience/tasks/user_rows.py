@@ -6,12 +6,15 @@ and evaluated with; but only equal prompts are the same example: `3 - 4` is not 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
+from gradience.adapters import strict_json
 from gradience.artifacts.bench_plan import Role
 from gradience.digests import sha256_text
 from gradience.errors import InputError, UsageError
@@ -55,6 +58,17 @@ KINDS: Mapping[Kind, Fields] = {
 }
 """The kinds, the one that says most first: a row of choices has a prompt and an answer as well."""
 ID = "id"
+_FIRST: ContextVar[int | None] = ContextVar("first_rows", default=None)
+
+
+@contextmanager
+def first_rows(count: int) -> Iterator[None]:
+    """While this lasts, read only the first rows of a file, unless they have labels: all rows say which there are."""
+    token = _FIRST.set(count)
+    try:
+        yield
+    finally:
+        _FIRST.reset(token)
 
 
 def kind_of(row: Row) -> Kind | None:
@@ -172,16 +186,20 @@ class Gathering(Generic[Example]):
                 code="task-files",
                 hint="leave `dev` out",
             )
-        named = tuple(replace(item, id=self.ids.get(item.id, item.id)) for item in examples.all)
+        named = examples.all
+        if self.ids:
+            named = tuple(replace(item, id=self.ids.get(item.id, item.id)) for item in named)
         return replace(examples, all=named, counts={**examples.counts, "rows": self.rows})
 
     def _all(self, tables: Mapping[Role | None, Table]) -> Iterator[Example]:
         seen: dict[str, tuple[Role | None, str]] = {}
         for role, table in tables.items():
-            for row in checked(table, self.kind):
+            for row in islice(checked(table, self.kind), None if self.kind == "labels" else _FIRST.get()):
                 self.rows += 1
                 about = self.about(row)
-                before, place = seen.setdefault(sha256_text(about), (role, row.place))
+                before, place = role, ""
+                if len(tables) > 1:
+                    before, place = seen.setdefault(sha256_text(about), (role, row.place))
                 if before != role:
                     raise InputError(
                         f"{row.place}: the same as {place}: no row can be in the {role} and the {before} file",
@@ -240,8 +258,8 @@ def list_of(row: Row, column: str, what: str, least: int) -> Sequence[Any]:
     value = row.value(column)
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):  # also integers of thousands of digits
+            value = strict_json.parse(value)
+        except ValueError:
             raise row.wrong(column, "is no list in JSON") from None
     if not isinstance(value, list) or len(value) < least:
         raise row.wrong(column, f"is no list of {counted(least, what)} or more")

@@ -370,6 +370,21 @@ def test_rows_that_nothing_reads_say_what_they_hold(prepared, tmp_path, content,
         evaluate(prepared, "reference", data=tmp_path / "rows.jsonl")
 
 
+@pytest.mark.parametrize("answer", ["answer", "completion"])
+def test_the_hint_of_unknown_columns_leads_to_rows_that_are_read(causal, tmp_path, answer):
+    rows = [{"question": f"film {n}", "output": " good"} for n in range(3)]
+    file = tmp_path / "rows.jsonl"
+    request = Request(adapters=[causal / "reference"], base_model=str(causal / "base"), data=file)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match="its first row has output, question") as refused:
+        read_inputs(request)
+    assert "into `prompt`" in refused.value.hint
+    assert f"`{answer}`" in refused.value.hint
+    named = [{"prompt": row["question"], answer: row["output"]} for row in rows]
+    file.write_text("".join(json.dumps(row) + "\n" for row in named))
+    assert len(read_inputs(request).examples) == 3
+
+
 def test_multiple_choice_and_conversations_are_evaluated_as_rows_too(causal, tmp_path):
     choices = [
         {"prompt": f"{place} is", "choices": ["good", "bad", "plot"], "answer": place % 3}

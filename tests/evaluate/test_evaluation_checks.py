@@ -270,3 +270,22 @@ def test_a_preview_shows_what_the_model_sees_and_what_is_scored(
     out = " ".join(capsys.readouterr().out.split())
     assert "No model is loaded" in out
     assert f'"{prompt}' in out
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_preview_reads_the_first_rows_of_a_file(prepared, tmp_path, capsys, labelled):
+    row = {"text": "a film {}", "label": "good"} if labelled else {"prompt": "a film {}", "answer": "good"}
+    text = json.dumps(row)
+    lines = [text.replace("{}", str(n)) for n in range(1200)]
+    lines.append(text.replace("{}", "x").replace('"good"', '"bad"') if labelled else "no JSON")
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(lines))
+    adapter, base = ("labels", "bert") if labelled else ("writes", "llama")
+    command = ["evaluate", str(prepared / adapter), "-b", str(prepared / base), "--data", str(file)]
+    assert run([*command, "--preview", "--json"]) == 0
+    shown = EvaluationPreview.model_validate(json.loads(capsys.readouterr().out))
+    assert (shown.examples, len(shown.scored)) == (1000, 3)
+    assert "a preview reads at most 1,000 examples of a file" in shown.notes
+    if not labelled:
+        assert run([*command, "--dry-run"]) == 3
+        assert "line 1201: Expecting value" in capsys.readouterr().err

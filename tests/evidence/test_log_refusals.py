@@ -158,7 +158,7 @@ def test_a_csv(tmp_path, text, words):
     [
         ('{"id": 1, "score": 1', "line 2: Expecting"),
         ("[1, 2]", "line 2: not a JSON object"),
-        ('{"id": 2, "score": 1, "score": 0}', "a key occurs twice"),
+        ('{"id": 2, "score": 1, "score": 0}', "the key 'score' occurs twice"),
         ('{"id": 2, "score": NaN}', "nan, which is no score"),
         ('{"id": 2, "score": 1e999}', "inf, which is no score"),
         ('{"id": 2, "score": "1"}', "no number under 'score'"),

@@ -91,9 +91,9 @@ BYTES = [
 ]
 
 
-def _sparse(path: Path) -> None:
+def _sparse(path: Path, size: int = 20 * 2**30) -> None:
     with path.open("wb") as file:
-        file.truncate(20 * 2**30)
+        file.truncate(size)
 
 
 def _socket(path: Path) -> None:
@@ -120,6 +120,7 @@ PLACES = [
     Fault("link to nothing", NO_FILE, place=lambda path: path.symlink_to("nowhere")),
     Fault("link to itself", NO_FILE, place=lambda path: path.symlink_to(path.name)),
     Fault("link to a secret", NO_FILE, place=lambda path: path.symlink_to("/etc/passwd")),
+    Fault("sparse, 900 MB", REFUSED, place=lambda path: _sparse(path, 900_000_000)),
     Fault("sparse, 20 GB", NO_FILE, place=_sparse),
 ]
 
@@ -263,6 +264,7 @@ def line_faults(content: bytes) -> Iterator[Fault]:
     yield Fault("lines in another order", ANY, lambda _: b"".join(reversed(lines)))
     yield Fault("every line twice", ANY, lambda _: b"".join(line * 2 for line in lines))
     yield Fault("a line of 32 MB", ANY, lambda _: b"".join([*lines, b'{"a": "' + b"x" * 2**25 + b'"}\n']))
+    yield Fault("a line of 20 MB of lists", ANY, lambda _: b"".join([*lines, b"[" + b"[]," * 7_000_000 + b"0]\n"]))
     yield Fault("only its first line", ANY, lambda _: lines[0])
     yield Fault("without its first line", ANY, lambda _: b"".join(lines[1:]))
 
@@ -283,6 +285,10 @@ ROWS = {
     "10,000 columns": lambda content: (
         b",".join(b"c%d" % i for i in range(10_000)) + b"\n" + b"," * 9_999 + b"\n"
     ),
+    "a field of 200 kB": lambda content: content + b'"' + b"word " * 40_000 + b'",good\n',
+    "a label of 5,000 digits": lambda content: content + b"x," + b"9" * 5000 + b"\n",
+    "a quote that is closed after 20 MB": lambda content: content + b'"' + b"x\n" * 10_000_000 + b'",good\n',
+    "1,000,001 rows": lambda content: b"text,label\n" + b"a,b\n" * 1_000_001,
     "a field of 8 MB": lambda content: content + b'"' + b"x" * 2**23 + b'",good\n',
     "a label that steers": lambda content: content + b"x,\x1b[2J\n",
     "100,000 labels": lambda content: (

@@ -96,6 +96,12 @@ def test_texts_without_letters_stay_apart() -> None:
     assert len(prepare([(":-)", 1), (":-(", 0)]).all) == 2
 
 
+@given(st.text(st.characters(max_codepoint=127)))
+def test_the_canonical_form_of_ascii(text: str) -> None:
+    words = "".join(c if c.isalnum() else " " for c in text.casefold()).split()
+    assert canonical(text) == " ".join(words or text.split())
+
+
 @given(st.text())
 def test_the_canonical_form_is_stable(text: str) -> None:
     assert canonical(canonical(text)) == canonical(text)

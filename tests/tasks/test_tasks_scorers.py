@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import time
+
 import pytest
 from gsm8k_cases import CASES
 from hypothesis import given
@@ -66,6 +69,25 @@ def test_worked_examples(name, output, gold, expected):
 def test_number_is_the_flexible_filter_of_gsm8k(case):
     output, _, flexible = case
     assert SCORERS["number"].extract(output) == flexible
+
+
+@given(st.text("1,.$#- \nx", max_size=30), st.text("1,.$#- \nx", max_size=30))
+def test_numbers_are_compared_as_the_patterns_of_lm_eval_compare_them(extracted, gold):
+    def plain(text):
+        for pattern in (",", r"\$", r"(?s).*#### ", r"\.$"):
+            text = re.sub(pattern, "", text)
+        return text.lower()
+
+    assert SCORERS["number"].same(extracted, gold) is (plain(extracted) == plain(gold))
+
+
+@pytest.mark.parametrize("text", ["1,", "1", ".", "-", "$", "#", "#### ", "-1 "])
+@pytest.mark.parametrize("name", ["exact", "normalised", "contains", "number"])
+def test_a_scorer_takes_linear_time(name, text):
+    started = time.process_time()
+    correct(name, text * 100_000 + "2", "1")
+    SCORERS[name].same(text * 100_000, text * 99_999)
+    assert time.process_time() - started < 2
 
 
 def test_one_group_extracts_and_without_one_the_whole_match():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import csv
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from gradience.errors import InputError, UsageError
 from gradience.tasks import text_classification
 from gradience.tasks.examples import ROLES, content_id, role_of
 from gradience.tasks.labelled import pair_id
-from gradience.tasks.rows import local
+from gradience.tasks.rows import MAX_ROW, local
 
 COLUMNS = {"text_column": "text", "label_column": "label"}
 
@@ -106,7 +108,13 @@ def test_what_the_standard_library_writes_is_read_back(tmp_path_factory, given_r
         ("a.jsonl", '{"txt": "Fine", "label": 1}\n', "line 1: no column `text`", "task-column"),
         ("a.jsonl", '{"text": 3, "label": 1}\n', "line 1: column `text` contains 3", "task-text"),
         ("a.jsonl", '{"text": null, "label": 1}\n', "line 1: column `text` contains null", "task-text"),
-        ("a.jsonl", '{"text": "\\ud83d", "label": 1}\n', "half of a character", "task-text"),
+        ("a.jsonl", '{"text": "\\ud83d", "label": 1}\n', "half of a character", "task-row"),
+        ("a.jsonl", '{"text": "Fine", "label": NaN}\n', "NaN is not a JSON number", "task-row"),
+        ("a.jsonl", '{"text": "Fine", "label": 1, "label": 2}\n', "the key 'label' occurs twice", "task-row"),
+        ("a.jsonl", f'{{"text": "Fine", "label": {"9" * 5000}}}\n', "a number of 5,000 characters", "task-row"),
+        ("a.jsonl", f'{{"text": "{"x" * MAX_ROW}", "label": 1}}\n', "line 1: a row of more than", "task-row"),
+        ("a.csv", 'text,label\nFine,a\n"' + "x\n" * MAX_ROW, "a row of more than 4,194,304", "task-row"),
+        ("a.csv", bytes(MAX_ROW + 1), "line 1: a row of more than", "task-row"),
         ("a.jsonl", '{"text": "Fine", "label": null}\n', "contains None", "task-label"),
         ("a.jsonl", '{"text": "Fine", "label": 0.5}\n', "contains 0.5", "task-label"),
         ("a.jsonl", '{"text": "Fine", "label": [1]}\n', "contains \\[1\\]", "task-label"),
@@ -126,6 +134,27 @@ def test_what_is_wrong_is_named(tmp_path, name, content, message, code):
     assert caught.value.hint
 
 
+def test_long_texts_and_long_numbers_are_read(tmp_path):
+    long = "word " * 40_000
+    path = written(tmp_path / "a.csv", f"text,label\n{long},{'9' * 5000}\nshort,1\n")
+    task = load(file=path)
+    assert task.label_names == ("1", "9" * 5000)
+    assert long in {example.text for example in task.examples.all}
+
+
+def test_rows_are_read_one_at_a_time(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "Fine"}\n' * 2_000_000)
+    tracemalloc.start()
+    rows = local(path).rows
+    assert next(iter(rows)).values == {"text": "Fine"}
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6_000_000
+    with pytest.raises(InputError, match="more than 1,000,000 rows"):
+        collections.deque(local(path).rows, maxlen=0)
+
+
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         load(file=tmp_path / "none.csv")
@@ -135,7 +164,7 @@ def test_the_nearest_column_is_offered(tmp_path):
     path = written(tmp_path / "a.csv", "texts,label\nFine,a\n")
     with pytest.raises(InputError) as caught:
         load(file=path)
-    assert caught.value.hint == "did you mean `texts`? the columns are `texts`, `label`"
+    assert caught.value.hint == "did you mean `texts`? the columns are `texts`, `label`: rename one to `text`"
 
 
 # --- labels ---------------------------------------------------------------------------------------

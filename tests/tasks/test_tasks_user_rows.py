@@ -87,7 +87,8 @@ def test_a_prompt_that_ends_in_a_blank_gets_no_second_one(tmp_path):
          "line 31: has `completion`, and the rows before have `answer`", "the same fields"),
         ([{"prompt": "x", "completion": "It is 5.", "answer": "5"}], "task-answer",
          "line 1: its own response would be scored wrong: `exact` finds 'It is 5.'", "another scorer"),
-        ([{"prompt": "\ud83d", "answer": 1}], "task-text", "half of a character", ""),
+        ([{"prompt": "\ud83d", "answer": 1}], "task-row", "half of a character", ""),
+        ([{"question": "x", "answer": "y"}], "task-column", "line 1: no column `prompt`", "rename one to `prompt`"),
         ([], "task-empty", "no train examples", ""),
     ],
 )  # fmt: skip
