@@ -68,7 +68,9 @@ def load(
     for role in needed:
         if not task.examples.of(role):
             counts = ", ".join(f"{count} {name}" for name, count in task.examples.counts.items())
-            files = [name for name, sha256, _ in (s.partition(" sha256:") for s in task.source.values()) if sha256]
+            files = [
+                name for name, sha256, _ in (s.partition(" sha256:") for s in task.source.values()) if sha256
+            ]
             raise InputError(
                 f"{profile}: no {role} examples{f' in {listed(files, 4)}' if files else ''} ({counts})",
                 code="task-empty",

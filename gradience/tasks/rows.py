@@ -183,7 +183,9 @@ def _file_rows(path: Path) -> Iterator[Row]:
                     )
                 yield row
         except UnicodeDecodeError:
-            raise InputError(f"{path} is not UTF-8", code="task-file", hint="save it again as UTF-8") from None
+            raise InputError(
+                f"{path} is not UTF-8", code="task-file", hint="save it again as UTF-8"
+            ) from None
 
 
 class _Lines:

@@ -264,7 +264,9 @@ def line_faults(content: bytes) -> Iterator[Fault]:
     yield Fault("lines in another order", ANY, lambda _: b"".join(reversed(lines)))
     yield Fault("every line twice", ANY, lambda _: b"".join(line * 2 for line in lines))
     yield Fault("a line of 32 MB", ANY, lambda _: b"".join([*lines, b'{"a": "' + b"x" * 2**25 + b'"}\n']))
-    yield Fault("a line of 20 MB of lists", ANY, lambda _: b"".join([*lines, b"[" + b"[]," * 7_000_000 + b"0]\n"]))
+    yield Fault(
+        "a line of 20 MB of lists", ANY, lambda _: b"".join([*lines, b"[" + b"[]," * 7_000_000 + b"0]\n"])
+    )
     yield Fault("only its first line", ANY, lambda _: lines[0])
     yield Fault("without its first line", ANY, lambda _: b"".join(lines[1:]))
 
