@@ -14,6 +14,7 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from gradience.adapters.locate import INDEX, WEIGHTS, Location
 from gradience.adapters.pairing import Place, add_pairs, shape_of
 from gradience.adapters.sniffing import listing, single
 from gradience.adapters.tensors import MAX_NAME, MAX_TENSORS, TensorEntry, TensorFile
+from gradience.arguments import is_integer
 from gradience.errors import InputError
 from gradience.reading import open_regular, pread
 
@@ -46,6 +48,75 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 _FACTOR = re.compile(r"(?P<module>.+?)(\.weight)?\.lora_(?P<side>[ab])")
 _HINT = "convert the adapter again with llama.cpp's convert_lora_to_gguf.py"
+ARCHITECTURES = {"llama": True, "qwen2": False, "qwen3": False}
+"""general.architecture -> whether rows of q and k lie in another order than in transformers: those whose files were
+compared with what llama.cpp's converter makes. In these, llama.cpp and transformers call the modules as follows."""
+_IN_LAYERS = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_BESIDE = {"token_embd": "model.embed_tokens", "output": "lm_head"}
+
+
+def llama_cpp_name(module: str) -> str | None:
+    """Return what llama.cpp calls a module of Llama, Mistral, Qwen2 or Qwen3 in transformers; None if it has no name.
+
+    >>> llama_cpp_name("model.layers.3.self_attn.q_proj")
+    'blk.3.attn_q'
+    """
+    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
+    names, inner = (_IN_LAYERS, match[2]) if match else (_BESIDE, module)
+    name = next((short for short, long in names.items() if long == inner), None)
+    return f"blk.{match[1]}.{name}" if match and name else name
+
+
+def heads_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how many heads the rows of q and of k are, by a model's config.json: `q_proj`, `k_proj`."""
+    heads = config.get("num_attention_heads")
+    return {"q_proj": heads, "k_proj": config.get("num_key_value_heads") or heads}
+
+
+def pairs_of_transformers(opened: Adapter, model_config: Mapping[str, Any] | None) -> dict[str, LoraPair]:
+    """Return the pairs of a GGUF file by their names in transformers, rows of B in the order of transformers.
+
+    Modules of another architecture keep llama.cpp's names.   model_config: config.json of the base, which says how many
+    heads q and k have.   Raises InputError (no-model-config).
+    """
+    paired = ARCHITECTURES.get(opened.files[0].metadata.get("general.architecture", ""))
+    pairs = {}
+    for pair in opened.pairs:
+        match = re.fullmatch(r"blk\.(\d+)\.(.+)", pair.module)
+        inner = (
+            (_IN_LAYERS.get(match[2]) if match else _BESIDE.get(pair.module)) if paired is not None else None
+        )
+        if inner is None:
+            pairs[pair.module] = pair
+            continue
+        name = f"model.layers.{match[1]}.{inner}" if match else inner
+        last = name.rpartition(".")[2]
+        b = pair.b
+        if paired and last in ("q_proj", "k_proj"):
+            heads = heads_of(model_config or {})[last]
+            if not is_integer(heads) or heads < 1 or pair.rows % (2 * heads):
+                raise InputError(
+                    f"{opened.location.path}: llama.cpp keeps the rows of {pair.module} in another order, and the "
+                    "number of heads is unknown",
+                    code="no-model-config",
+                    hint="put the config.json of the base model beside the adapter that it is compared with",
+                )
+            b = b.turned(b.entry.shape, partial(_in_halves, heads=heads))
+        pairs[name] = replace(pair, module=name, b=b)
+    return pairs
+
+
+def _in_halves(words: Words, heads: int) -> Words:
+    """Rows of each head as two halves, as transformers has them, where llama.cpp has pairs."""
+    return words.reshape(heads, len(words) // heads // 2, 2, -1).swapaxes(1, 2).reshape(words.shape)
 
 
 @dataclass(frozen=True)
@@ -212,7 +283,8 @@ def _open_file(path: Path, root: Path) -> tuple[GgufFile, Mapping[str, Any]]:
         os.close(handle)
         raise
     ordered = dict(sorted(entries.items(), key=lambda item: item[1].start))
-    return GgufFile(path, handle, size, ordered, {}), settings
+    metadata = {"general.architecture": str(settings.get("general.architecture"))}
+    return GgufFile(path, handle, size, ordered, metadata), settings
 
 
 def _header(reader: _Reader) -> tuple[dict[str, Any], list[_Described]]:

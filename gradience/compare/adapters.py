@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.formats import open_adapter
+from gradience.adapters.gguf import pairs_of_transformers
 from gradience.adapters.inventory import DORA_REASON
 from gradience.adapters.memory import compare_bytes, comparison_bytes, limit_for, workers_within
 from gradience.adapters.pairs import pairs_of
@@ -20,7 +21,9 @@ from gradience.audit.findings import Facts, meaning
 from gradience.blas import map_in_order, worker_threads
 from gradience.compare.module import compare_modules, total_energies
 from gradience.compare.replicates import replicates_of
+from gradience.errors import InputError
 from gradience.progress import Progress
+from gradience.runtimes.architecture import model_config_of
 from gradience.words import counted
 
 
@@ -65,8 +68,14 @@ def compare_adapters(
         open_adapter(path_b, adapter=adapter_b, pairs=named_pairs, allow_pickle=allow_pickle) as right,
         ExitStack() as stack,
     ):
-        pairs_a = _by_name(left)
-        pairs_b = _by_name(right)
+        pairs_a, pairs_b = _by_name(left, right), _by_name(right, left)
+        if not pairs_a.keys() & pairs_b.keys():
+            raise InputError(
+                f"{left.location.path} and {right.location.path} have no module in common: the first are "
+                f"{min(pairs_a, default='none')[:80]} and {min(pairs_b, default='none')[:80]}",
+                code="no-common-module",
+                hint="compare adapters of one base model, in formats that name its modules alike",
+            )
         names = list(dict.fromkeys([*pairs_a, *pairs_b]))
         work = [compare_bytes(*filter(None, (pairs_a.get(name), pairs_b.get(name)))) for name in names]
         named = [pairs_a.get(name) or pairs_b[name] for name in names]
@@ -103,10 +112,13 @@ def compare_adapters(
         )
 
 
-def _by_name(adapter: Adapter) -> dict[str, LoraPair]:
+def _by_name(adapter: Adapter, other: Adapter) -> dict[str, LoraPair]:
+    """The modules by names that `other` has as well, where the two formats name them differently."""
     for pair in adapter.pairs:
         adapter.scale_of(pair)
-    return {pair.module: pair for pair in adapter.pairs}
+    if adapter.format != "gguf" or other.format == "gguf" or other.config is None:
+        return {pair.module: pair for pair in adapter.pairs}
+    return pairs_of_transformers(adapter, model_config_of(other.config, other.location.root))
 
 
 def _notes(left: Adapter, right: Adapter) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A LoRA for llama.cpp, as its convert_lora_to_gguf.py writes it; through the library `gguf`, which knows the names.
+"""A LoRA for llama.cpp, as its convert_lora_to_gguf.py writes it, through the library `gguf`.
 
 One number, adapter.lora.alpha, holds for the whole file: s = alpha/r of each tensor, so ranks may differ where s·r does
 not. Rows of q and k of Llama lie in another order there (two halves of a head become pairs), so those of B do.
@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.dtypes import Words
+from gradience.adapters.families import layer_of
+from gradience.adapters.gguf import ARCHITECTURES, heads_of, llama_cpp_name
 from gradience.arguments import is_integer
 from gradience.compress.forms.form import Side, not_held, refuse_beside
 from gradience.convert.written import Written
@@ -34,23 +36,13 @@ _ONE = (
 _TIED = {"token_embd": "aborts when it computes with it", "output": "does not load it"}
 
 
-class _Family(NamedTuple):
-    """Architectures that llama.cpp's converter treats alike.
-
-    arch: its name in gguf.MODEL_ARCH.   paired: rows of q and k are reordered.
-    """
-
-    arch: str
-    paired: bool
-
-
 FAMILIES = {
-    "LlamaForCausalLM": _Family("LLAMA", True),
-    "MistralForCausalLM": _Family("LLAMA", True),
-    "Qwen2ForCausalLM": _Family("QWEN2", False),
-    "Qwen3ForCausalLM": _Family("QWEN3", False),
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "llama",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
 }
-"""Those whose files were compared with what llama.cpp's converter makes."""
+"""Class of the base -> general.architecture."""
 
 
 def write_gguf(opened: Adapter, folder: Path, base: Path | None) -> Written:
@@ -62,12 +54,12 @@ def write_gguf(opened: Adapter, folder: Path, base: Path | None) -> Written:
     alpha = _alpha(opened)
     left_out = refuse_beside(opened, WORDS)
     family, config = _family(opened, base)
-    names = _names(opened, library, family, config)
-    writer = library.GGUFWriter(folder / NAME, library.MODEL_ARCH_NAMES[library.MODEL_ARCH[family.arch]])
+    names = _names(opened, config)
+    writer = library.GGUFWriter(folder / NAME, family)
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", alpha)
-    heads = _heads(opened, config) if family.paired else {}
+    heads = _heads(opened, config) if ARCHITECTURES[family] else {}
     for pair in opened.pairs:
         kind = _type(opened, pair, library)
         for side, factor in (("a", pair.a), ("b", pair.b)):
@@ -111,7 +103,8 @@ def _alpha(opened: Adapter) -> float:
     return alpha
 
 
-def _family(opened: Adapter, base: Path | None) -> tuple[_Family, Mapping[str, Any]]:
+def _family(opened: Adapter, base: Path | None) -> tuple[str, Mapping[str, Any]]:
+    """general.architecture, and config.json of the base."""
     assert opened.config is not None  # a scale is known
     config = model_config_of(opened.config, opened.location.root, base)
     if config is None:
@@ -133,24 +126,56 @@ def _family(opened: Adapter, base: Path | None) -> tuple[_Family, Mapping[str, A
     return family, config
 
 
-def _names(opened: Adapter, library: Any, family: _Family, config: Mapping[str, Any]) -> dict[str, str]:
-    """Module -> its name in llama.cpp. Raises InputError (not-in-format)."""
-    layers = config.get("num_hidden_layers")
-    known = library.get_tensor_name_map(library.MODEL_ARCH[family.arch], layers if is_integer(layers) else 0)
+def _names(opened: Adapter, config: Mapping[str, Any]) -> dict[str, str]:
+    """Module -> its name in llama.cpp. Raises InputError (not-in-format) for one that the base model does not have."""
+    sides = _sides(config)
     names = {}
     for pair in opened.pairs:
-        name = known.get_name(pair.module) if pair.kind in ("linear", "embedding") else None
+        name = llama_cpp_name(pair.module) if pair.kind in ("linear", "embedding") else None
         if name is None or opened.format not in ("peft", "safetensors", "mlx"):
-            raise not_held(
-                opened,
-                WORDS,
-                f"llama.cpp has no name for {pair.module} ({pair.kind}) of this base model",
-                "leave the module out of the adapter, or check --base-model",
-            )
+            raise _unfit(opened, f"llama.cpp has no name for {pair.module} ({pair.kind}) of this base model")
+        layer, layers = layer_of(pair.module)[1], config.get("num_hidden_layers")
+        if layer is not None and is_integer(layers) and layer >= layers:
+            raise _unfit(opened, f"{pair.module} is beyond the {layers} layers of the base model")
+        expected = sides.get(pair.module.rpartition(".")[2], (None, None))
+        for side, has, wants in zip(("rows", "columns"), (pair.rows, pair.columns), expected, strict=True):
+            if wants not in (None, has):
+                raise _unfit(opened, f"{pair.module} has {has} {side}, and {wants} in the base model")
         names[pair.module] = name
     if config.get("tie_word_embeddings") is True:
         _refuse_tied(opened, names)
     return names
+
+
+def _unfit(opened: Adapter, what: str) -> InputError:
+    return not_held(
+        opened, WORDS, what, "give the adapter's own base: --base-model NAME (Python: base_model=)"
+    )
+
+
+def _sides(config: Mapping[str, Any]) -> dict[str, tuple[int | None, int | None]]:
+    """Last part of a module's name -> rows and columns of its weight, as far as config.json says."""
+
+    def number(name: str) -> int | None:
+        value = config.get(name)
+        return value if is_integer(value) and value > 0 else None
+
+    hidden, inner, vocabulary = map(number, ("hidden_size", "intermediate_size", "vocab_size"))
+    heads = number("num_attention_heads")
+    head = number("head_dim") or (hidden // heads if hidden and heads else None)
+    groups = number("num_key_value_heads") or heads
+    q, kv = (count * head if count and head else None for count in (heads, groups))
+    return {
+        "q_proj": (q, hidden),
+        "k_proj": (kv, hidden),
+        "v_proj": (kv, hidden),
+        "o_proj": (hidden, q),
+        "gate_proj": (inner, hidden),
+        "up_proj": (inner, hidden),
+        "down_proj": (hidden, inner),
+        "embed_tokens": (hidden, vocabulary),
+        "lm_head": (vocabulary, hidden),
+    }
 
 
 def _refuse_tied(opened: Adapter, names: Mapping[str, str]) -> None:
@@ -183,9 +208,7 @@ def _type(opened: Adapter, pair: LoraPair, library: Any) -> Any:
 
 def _heads(opened: Adapter, config: Mapping[str, Any]) -> dict[str, int]:
     """Last part of a module's name -> its heads, where rows are reordered. Raises InputError (not-in-format)."""
-    heads = config.get("num_attention_heads")
-    groups = config.get("num_key_value_heads") or heads
-    sizes = {"q_proj": heads, "k_proj": groups}
+    sizes = heads_of(config)
     for pair in opened.pairs:
         size = sizes.get(pair.module.rpartition(".")[2], 1)
         if not is_integer(size) or size < 1 or pair.rows % (2 * size if size != 1 else 1):

@@ -6,7 +6,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from gradience.adapters.adapter import Adapter, LoraPair
+import numpy as np
+
+from gradience.adapters.adapter import BLOCK_ELEMENTS, Adapter, LoraPair, word_blocks
 from gradience.adapters.formats import open_adapter, require_order, words_of
 from gradience.arguments import path_argument
 from gradience.artifacts.audit import TensorNote
@@ -18,7 +20,7 @@ from gradience.artifacts.whole import check_output, whole_folder
 from gradience.compress.base import base_folder
 from gradience.compress.carry import carry_files, names_beside, refuse_foreign_files
 from gradience.convert.targets import target_of
-from gradience.errors import UsageError, VerificationError
+from gradience.errors import InputError, UsageError, VerificationError
 
 
 def convert_adapter(
@@ -68,6 +70,7 @@ def convert_adapter(
         whole_folder(target, force=force) as folder,
     ):
         require_order(opened)
+        _refuse_nonfinite(opened)
         written = chosen.write(opened, folder, base)
         carried, left = carry_files(opened.location, folder)
         _check(opened, folder, written.modules)
@@ -91,6 +94,19 @@ def convert_adapter(
             left_out_files=tuple(left),
             run=watch.run_info(),
         )
+
+
+def _refuse_nonfinite(opened: Adapter) -> None:
+    """Raise InputError (non-finite) for factors with NaN or infinity: no format makes an update of them."""
+    for pair in opened.pairs:
+        for factor in (pair.a, pair.b):
+            blocks = word_blocks(factor.read().reshape(-1, 1), BLOCK_ELEMENTS)
+            if not all(np.isfinite(block).all() for block in blocks()):
+                raise InputError(
+                    f"{opened.location.path}: {factor.tensor} holds NaN or infinity",
+                    code="non-finite",
+                    hint="use an earlier checkpoint: the training diverged, or the save overflowed fp16",
+                )
 
 
 def _check(opened: Adapter, folder: Path, names: Mapping[str, str]) -> None:
