@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import html
 import io
+import multiprocessing
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +26,7 @@ from gradience.artifacts.evaluation import EvaluationReport
 from gradience.artifacts.fleet import FleetReport
 from gradience.artifacts.fleet_compression import FleetCompression
 from gradience.artifacts.shrink import ShrinkReport
+from gradience.cli.app import main as main_of_gradience
 from gradience.report.bench.numbers import mean_percent, points
 from gradience.report.bench.sections import status_of
 from gradience.report.evaluation import evaluation_text
@@ -246,31 +246,46 @@ def in_scratch(command: str, before: Sequence[str] = (), *, colour: bool = False
         folder = Path(name)
         for place in ("adapter", "my_adapter"):
             shutil.copytree(ROOT / EXAMPLE, folder / place)
-        shutil.copytree(ROOT / RUN, folder / "published")
-        with tarfile.open(folder / "published" / "everything.tar.xz") as archive:
-            archive.extractall(folder / "published", filter="data")
+        if "published" in command:  # unpacking the run takes a second
+            shutil.copytree(ROOT / RUN, folder / "published")
+            with tarfile.open(folder / "published" / "everything.tar.xz") as archive:
+                archive.extractall(folder / "published", filter="data")
         for earlier in before:
             output_of(earlier, folder)
         return output_of(command, folder, colour=colour)
 
 
 def output_of(command: str, folder: Path, *, colour: bool = False) -> str:
-    """Return what `gradience COMMAND` prints into a pipe, run in `folder`."""
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "NO_COLOR")
-    }
-    environment |= {"PYTHONIOENCODING": "utf-8", **({"FORCE_COLOR": "1"} if colour else {})}
-    done = subprocess.run(
-        [sys.executable, "-m", "gradience", *command.split()],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
-    if done.returncode != 0:
-        raise SystemExit(f"gradience {command} ended with {done.returncode}\n{done.stderr}")
-    return done.stdout
+    """Return what `gradience COMMAND` prints into a pipe, run in `folder`.
+
+    The command runs in a fork of this process, which has imported the modules that a new interpreter would import.
+    """
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = multiprocessing.get_context("fork").Process(
+            target=_run, args=(command.split(), folder, colour, out.fileno(), err.fileno())
+        )
+        child.start()
+        child.join()
+        printed, errors = (
+            os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode() for file in (out, err)
+        )
+    if child.exitcode != 0:
+        raise SystemExit(f"gradience {command} ended with {child.exitcode}\n{errors}")
+    return printed
+
+
+def _run(arguments: list[str], folder: Path, colour: bool, out: int, err: int) -> None:
+    for name in ("FORCE_COLOR", "NO_COLOR"):
+        os.environ.pop(name, None)
+    if colour:
+        os.environ["FORCE_COLOR"] = "1"
+    os.chdir(folder)
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115 (until the process ends)
+    sys.argv = ["gradience", *arguments]
+    main_of_gradience()
 
 
 def picture() -> str:
@@ -333,9 +348,7 @@ def visible(svg: str) -> str:
 
 def main() -> int:
     check = only_checking(__doc__)
-    with ThreadPoolExecutor() as pool:
-        texts = list(pool.map(text_of, PAGES))
-    blocks = [(shown.page, shown.block, text) for shown, text in zip(PAGES, texts, strict=True)]
+    blocks = [(shown.page, shown.block, text_of(shown)) for shown in PAGES]
     blocks.append(("README.md", "bench", bench_table()))
     blocks += [(kept.page, kept.block, screen_of(kept)) for kept in KEPT]
     after: dict[Path, str] = {}

@@ -149,7 +149,7 @@ def test_a_page_is_called_by_what_it_is_about(name):
 def test_what_a_section_comes_to_stands_above_its_plots():
     page = page_of("ShrinkReport")
     assert page.index("is the smallest shown to hold") < page.index('id="plot-forest"')
-    assert "this is the plan" in to_page(PAGES["planned run"]())
+    assert "Dry run: no model was loaded" in to_page(PAGES["planned run"]())
 
 
 def test_the_plots_of_a_calibrated_compression_stand_where_their_question_is():

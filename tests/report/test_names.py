@@ -1,8 +1,7 @@
-"""Names from strangers x every sink: nothing steers a terminal, nothing becomes markup, nothing is lost in JSON."""
+"""Names from strangers: the escapers, and the texts of the audit that are no blocks."""
 
 from __future__ import annotations
 
-import json
 import re
 from html.parser import HTMLParser
 
@@ -12,12 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from gradience.artifacts.audit import AuditReport, TensorNote
+from gradience.artifacts.audit import TensorNote
 from gradience.artifacts.finding import Finding
 from gradience.report.audit import audit_text
 from gradience.report.audit.lora_config import lora_config_source
 from gradience.report.audit.trend import trend_text
-from gradience.report.faces import to_html, to_markdown
 from gradience.report.names import (
     MAX_NAME,
     display_name,
@@ -110,6 +108,20 @@ HOSTILE = {
     "emoji": "🧠" * 120,
 }  # fmt: skip
 NAMES = pytest.mark.parametrize("name", list(HOSTILE.values()), ids=list(HOSTILE))
+"""For the renderers, each of which escapes in one place."""
+FEW = (
+    "colour",
+    "newline",
+    "bidi-override",
+    "rich-close",
+    "pipe",
+    "md-link",
+    "single-quote",
+    "python",
+    "c1-csi",
+    "long",
+)
+"""For the texts that a report writes itself; tests/hostile/test_names_everywhere.py sweeps every report."""
 
 
 def hostile_report(name):
@@ -135,50 +147,11 @@ def test_there_are_enough_hostile_names():
     assert len(set(HOSTILE.values())) == len(HOSTILE)
 
 
-@NAMES
-def test_display_name_is_visible_and_short(name):
-    shown = display_name(name)
-    assert shown.isprintable()
-    assert len(shown) <= MAX_NAME
-    assert shown
-
-
-@NAMES
-@pytest.mark.parametrize("width", [80, 100])
-def test_text_has_no_control_character_and_no_forged_line(name, width):
-    text = audit_text(hostile_report(name), width=width, layers=True)
-    plain = audit_text(hostile_report("plain"), width=width, layers=True)
-    assert not steering(text, "\n")
-    headings = [line for line in plain.splitlines() if line and not line.startswith(" ")][3:]
-    assert [line for line in text.splitlines() if line in headings] == headings
-    assert not any(line.startswith("error:") for line in text.splitlines())
-
-
-@NAMES
-def test_colour_adds_nothing_but_colour(name):
-    audited = hostile_report(name)
-    coloured = audit_text(audited, color=True, layers=True) + trend_text([audited, audited], color=True)
-    plain = audit_text(audited, layers=True) + trend_text([audited, audited])
-    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
-    assert not steering(plain, "\n")
-
-
-@NAMES
-def test_markdown_has_no_markup_of_the_stranger(name):
-    text = to_markdown(hostile_report(name))
-    assert not steering(text, "\n")
-    outside = re.sub(r"`[\w.\-/ …]+`", "", text)
-    assert not re.search(r"[<>]|\]\(|!\[|https?://|www\.|~~|\$|`", outside)
-    assert not re.search(r"(?<!\bk)@", outside)
-    plain = to_markdown(hostile_report("plain"))
-    assert [line for line in text.splitlines() if line.startswith("#")][1:] == [
-        line for line in plain.splitlines() if line.startswith("#")
-    ][1:]
-    # Every row of a table has as many cells as with a harmless name.
-    cells = [
-        [line.count("|") for line in side.splitlines() if line.startswith("|")] for side in (text, plain)
-    ]
-    assert cells[0] == cells[1]
+def test_display_name_is_visible_and_short():
+    for name in HOSTILE.values():
+        shown = display_name(name)
+        assert shown.isprintable()
+        assert 0 < len(shown) <= MAX_NAME
 
 
 class Tags(HTMLParser):
@@ -208,25 +181,7 @@ def parsed(html):
     return parser
 
 
-@NAMES
-def test_html_has_our_tags_only(name):
-    html = to_html(hostile_report(name))
-    assert not steering(html)
-    shown, plain = parsed(html), parsed(to_html(hostile_report("plain")))
-    assert shown.tags == plain.tags
-    assert display_name(name) in shown.text
-
-
-@NAMES
-def test_json_keeps_the_name_and_steers_nothing(name):
-    audited = hostile_report(name)
-    for text in (audited.to_json(), "".join(audited.json_chunks())):
-        assert not steering(text, "\n")
-        assert json.loads(text)["layers"][0]["name"] == name
-        assert AuditReport.model_validate_json(text) == audited
-
-
-@NAMES
+@pytest.mark.parametrize("name", [HOSTILE[kind] for kind in FEW], ids=FEW)
 def test_the_lora_config_stays_inside_its_strings(name):
     audited = hostile_report(name)
     source = lora_config_source(audited)
@@ -243,7 +198,7 @@ def test_the_lora_config_stays_inside_its_strings(name):
     assert given["task_type"] == name
 
 
-@NAMES
+@pytest.mark.parametrize("name", [HOSTILE[kind] for kind in FEW], ids=FEW)
 def test_tables_keep_their_rows(name):
     audited = hostile_report(name)
     text = audit_text(audited, width=80, layers=True)
