@@ -1,4 +1,4 @@
-"""Generated documents say what the code says. (`make lint` compares them byte for byte.)"""
+"""Documents name only what is there. (`make lint` compares generated ones byte for byte.)"""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from gradience.artifacts.base import Artifact
 from gradience.artifacts.report import Report
 from gradience.cli.app import app
 from gradience.cli.demo import example_adapter
-from gradience.cli.exit_codes import ExitCode
 from gradience.cli.schema import ArtifactName, schema_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,51 +33,15 @@ def commands(command=None, path="gradience"):
         yield from commands(child, f"{path} {name}")
 
 
-@pytest.mark.parametrize(
-    ("path", "command"), list(commands()), ids=lambda value: value if isinstance(value, str) else ""
-)
-def test_every_command_and_option_has_help_and_is_in_the_reference(path, command):
-    reference = (DOCS / "reference" / "cli.md").read_text(encoding="utf-8")
-    section = reference.partition(f"\n## {path}\n")[2].partition("\n## ")[0]
-    assert section, f"docs/reference/cli.md has no section {path}: run make docs"
-    assert command.help
-    for param in command.params:
-        assert param.help, f"{path}: {param.name} has no help"
-        is_argument = param.param_type_name == "argument"
-        for name in [param.metavar or param.name] if is_argument else [*param.opts, *param.secondary_opts]:
-            assert name in section, f"docs/reference/cli.md does not know {path} {name}: run make docs"
-
-
-def test_the_reference_has_no_command_that_is_gone():
-    headings = re.findall(
-        r"^## (gradience.*)$", (DOCS / "reference" / "cli.md").read_text(encoding="utf-8"), flags=re.MULTILINE
-    )
-    assert headings == [path for path, _ in commands()]
-
-
-def shape(schema):
-    """Keys of every block: what must not drift (versions of pydantic word the rest differently)."""
-    return {
-        name: (list(model["properties"]), model.get("required"), model["additionalProperties"])
-        for name, model in {"": schema, **schema.get("$defs", {})}.items()
-    }
+def test_every_command_and_option_has_help():
+    for path, command in commands():
+        assert command.help, path
+        assert [param.name for param in command.params if not param.help] == [], path
 
 
 @pytest.mark.parametrize("name", ArtifactName)
-def test_the_committed_schema_is_that_of_the_model(name):
-    committed = json.loads((DOCS / "schemas" / f"{name}.schema.json").read_text(encoding="utf-8"))
-    jsonschema.Draft202012Validator.check_schema(committed)
-    assert shape(committed) == shape(json.loads(schema_text(name)))
-
-
-@pytest.mark.parametrize("name", ArtifactName)
-def test_the_first_keys_of_an_artifact_are_in_its_section(name):
-    reference = (DOCS / "reference" / "files.md").read_text(encoding="utf-8")
-    section = reference.partition(f"\n### {name}\n")[2].partition("\n<!--")[0].partition("\n### ")[0]
-    keys = re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)
-    keys += re.findall(r"`(\w+)`", section.rpartition("\nAnd ")[2])
-    assert sorted(keys) == sorted(json.loads(schema_text(name))["properties"])
-    assert f"](../schemas/{name}.schema.json)" in section
+def test_a_schema_is_valid(name):
+    jsonschema.Draft202012Validator.check_schema(json.loads(schema_text(name)))
 
 
 def test_every_artifact_has_a_schema():
@@ -99,11 +62,6 @@ def test_a_real_audit_fits_the_committed_schema(option):
     )  # fmt: skip
     schema = json.loads((DOCS / "schemas" / "audit.schema.json").read_text(encoding="utf-8"))
     jsonschema.validate(json.loads(done.stdout), schema)
-
-
-def test_every_exit_code_is_documented():
-    text = (DOCS / "reference" / "exit_codes.md").read_text(encoding="utf-8")
-    assert [int(code) for code in re.findall(r"^\| (\d+) \|", text, flags=re.MULTILINE)] == list(ExitCode)
 
 
 def test_files_that_pages_name_are_there():
