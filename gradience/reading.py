@@ -28,7 +28,7 @@ def open_regular(path: Path, *, root: Path | None = None, limit: int | None = No
     """A read-only descriptor of a regular file. Never blocks on a FIFO or a device.
 
     root: the folder that the file must stay in after symbolic links are resolved. The layout of the
-    Hugging Face cache (`snapshots/<commit>/file` -> `../../blobs/<digest>`) is the one exception.
+    Hugging Face cache (see `_in_hub_cache`) is the one exception.
     limit: bytes that it may have.
     Raises InputError: not-found, not-a-file, symlink-outside, too-large; ReadError: unreadable.
     """
@@ -118,11 +118,17 @@ def _refuse_escape(path: Path, root: Path) -> None:
 
 
 def _in_hub_cache(target: Path, home: Path) -> bool:
-    """Whether `home` is (in) a `snapshots/<commit>` folder and `target` lies in the `blobs` beside `snapshots`."""
-    return any(
-        snapshot.parent.name == "snapshots" and target.parent == snapshot.parent.parent / "blobs"
-        for snapshot in (home, *home.parents)
-    )
+    """Whether `home` is (in) a `snapshots/<commit>` folder and `target` lies in the `blobs` beside `snapshots`.
+
+    From huggingface_hub 2 on, a blob that came through Xet is a link to `blobs/<2 digits>/<digest>` of the whole cache.
+    """
+    for snapshot in (home, *home.parents):
+        if snapshot.parent.name == "snapshots":
+            repository = snapshot.parent.parent
+            shared = repository.parent / "blobs" / target.name[:2] / target.name
+            if target.parent == repository / "blobs" or (target == shared and len(target.name) == 64):
+                return True
+    return False
 
 
 def pread(handle: int, size: int, offset: int, path: Path) -> bytearray:

@@ -93,4 +93,5 @@ def sentence_text(text: str) -> str:
     >>> sentence_text("/home/alice/data.csv: no such file")
     'data.csv: no such file'
     """
+    text = text.encode("utf-8", "backslashreplace").decode()  # a path in it may have bytes that are no UTF-8
     return IN_A_SENTENCE.sub(lambda match: path_text(match[0]), text)

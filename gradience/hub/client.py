@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,9 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gradience.digests import sha256_file
 from gradience.errors import MissingExtra, NetworkError, require
 from gradience.hub.address import Address
 from gradience.hub.failures import explained, no_hub
+from gradience.hub.guard import guarded
 from gradience.reading import open_stream
 
 SECONDS = 20.0
@@ -65,33 +68,55 @@ def list_files(address: Address) -> Mapping[str, int | None]:
     """Return every file of the repository with its size. Raises NetworkError (see `explained`, and hub-server)."""
     from huggingface_hub import HfApi
 
-    try:
-        with explained(address):
-            info = HfApi().model_info(
-                address.repo, revision=address.revision, files_metadata=True, timeout=SECONDS
-            )
-            return {file.rfilename: file.size for file in info.siblings or ()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:  # no JSON, or another shape
-        raise no_hub(address) from error
+    with explained(address), guarded(address):
+        info = HfApi().model_info(
+            address.repo, revision=address.revision, files_metadata=True, timeout=SECONDS
+        )
+        return {file.rfilename: file.size for file in info.siblings or ()}
 
 
 def download(address: Address, names: Sequence[str]) -> tuple[Path, str]:
     """Fetch files of one commit into the cache. Returns the folder of that commit, and the commit.
 
-    names: paths in the repository. Raises NetworkError (see `explained`).
+    names: paths in the repository. Raises NetworkError (see `explained`, and hub-corrupted).
     """
-    from huggingface_hub import hf_hub_download
-
     # The first file is asked for by the revision, so that the cache knows it offline; the others by its commit.
     revision, root = address.revision, Path()
-    bars = None if _BARS.get() else _no_bars()
     for name in names:
-        with explained(address):
-            path = Path(hf_hub_download(address.repo, name, revision=revision, tqdm_class=bars))
+        path = _whole(address, name, _downloaded(address, name, revision))
         _refuse_pointer(address, name, path)
         root = path.parents[name.count("/")]
         revision = _commit(address, root)
     return root, root.name
+
+
+def _downloaded(address: Address, name: str, revision: str | None, *, again: bool = False) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    bars = None if _BARS.get() else _no_bars()
+    with explained(address), guarded(address):
+        return Path(
+            hf_hub_download(address.repo, name, revision=revision, tqdm_class=bars, force_download=again)
+        )
+
+
+def _whole(address: Address, name: str, path: Path) -> Path:
+    """The file, downloaded once more if its bytes are not those of its digest. Raises NetworkError (hub-corrupted)."""
+    if _is_corrupted(path):
+        path = _downloaded(address, name, _commit(address, path.parents[name.count("/")]), again=True)
+        if _is_corrupted(path):
+            raise NetworkError(
+                f"{address}: {name} arrived twice with other bytes than its sha256 on the hub",
+                code="hub-corrupted",
+                hint="check the disk, and proxies between here and the hub, then run it again",
+            )
+    return path
+
+
+def _is_corrupted(path: Path) -> bool:
+    """Whether a file in the cache has another sha256 than the blob that it links to is called by."""
+    digest = os.path.basename(os.readlink(path)) if path.is_symlink() else ""
+    return re.fullmatch(r"[0-9a-f]{64}", digest) is not None and sha256_file(path) != digest
 
 
 def _no_bars() -> type[Any]:
@@ -123,11 +148,15 @@ def fetch_folder(
     """
     need_client(address)
     from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.file_download import repo_folder_name
 
     inside = f"{address.inside}/" if address.inside else ""
     # Up to 2.1 huggingface_hub asks for the files of a pinned commit even where it is offline.
     alone = local or constants.HF_HUB_OFFLINE
-    with explained(address):
+    folder = repo_folder_name(repo_id=address.repo, repo_type="model")
+    blobs = Path(constants.HF_HUB_CACHE, folder, "blobs")
+    known = {blob.name for blob in blobs.iterdir()} if blobs.is_dir() else set()
+    with explained(address), guarded(address):
         root = snapshot_download(
             address.repo,
             revision=address.revision,
@@ -136,7 +165,11 @@ def fetch_folder(
             local_files_only=alone,
             tqdm_class=None if _BARS.get() else _no_bars(),
         )
-    return Path(root) / address.inside, _commit(address, Path(root))
+    commit = _commit(address, Path(root))
+    for path in Path(root).rglob("*"):
+        if path.is_symlink() and os.path.basename(os.readlink(path)) not in known:
+            _whole(address, path.relative_to(root).as_posix(), path)
+    return Path(root) / address.inside, commit
 
 
 def _commit(address: Address, root: Path) -> str:

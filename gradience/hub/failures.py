@@ -26,6 +26,13 @@ def explained(address: Address) -> Iterator[None]:
         errors.HFValidationError,
         errors.HTTPError,  # type: ignore[attr-defined]  # of httpx, whatever it is called there
     )
+    unlike_a_hub = (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        AssertionError,
+    )  # no JSON, or another shape
     try:
         yield
     except raised as error:
@@ -33,6 +40,8 @@ def explained(address: Address) -> Iterator[None]:
         if explanation is None:
             raise
         raise explanation from error
+    except unlike_a_hub as error:
+        raise no_hub(address) from error
 
 
 def _of_name(address: Address, error: Exception) -> NetworkError | None:
@@ -104,10 +113,12 @@ def not_cached(address: Address) -> NetworkError:
     )
 
 
-def no_hub(address: Address) -> NetworkError:
-    """The error for an endpoint that answers, and not as a hub does."""
+def no_hub(address: Address, what: str = "") -> NetworkError:
+    """Return the error for a server that does not answer as a hub. what: a verb and its object, such as `names …`."""
+    from huggingface_hub import constants
+
     return NetworkError(
-        f"{address}: what answers in the place of the hub is none",
+        f"{address}: the server at {constants.ENDPOINT} {what or 'is not a Hugging Face Hub'}",
         code="hub-server",
         hint="check HF_ENDPOINT, and proxies that answer with a page of their own",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 from audited import audit, good
@@ -88,6 +89,26 @@ def test_the_layout_of_the_hub_cache(tmp_path, capsys):
             (cache / "blobs" / name[:9]).write_bytes((tmp_path / "plain" / name).read_bytes())
             (snapshot / name).symlink_to(os.path.relpath(cache / "blobs" / name[:9], snapshot))
         assert good(audit(capsys, snapshot)).report["layers"] == plain["layers"]
+
+
+def test_a_blob_that_repositories_share(tmp_path, capsys):
+    """Where huggingface_hub puts what came through Xet, by its own function."""
+    store = pytest.importorskip("huggingface_hub.utils._shared_blobs")
+    plain = good(audit(capsys, adapter(tmp_path / "plain"))).report
+    blob, snapshot = (
+        tmp_path / "hub" / "models--org--name" / name for name in ("blobs/0123", "snapshots/0123abc")
+    )
+    blob.parent.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    shutil.copy(tmp_path / "plain" / WEIGHTS, blob)
+    shutil.copy(tmp_path / "plain" / CONFIG, snapshot)
+    size, digest = blob.stat().st_size, "0" * 64
+    assert store.publish_blob_to_shared_store(
+        blob_path=str(blob), xet_hash=digest, cache_dir=str(tmp_path / "hub"), expected_size=size
+    )
+    assert blob.is_symlink()
+    (snapshot / WEIGHTS).symlink_to("../../blobs/0123")
+    assert good(audit(capsys, snapshot)).report["layers"] == plain["layers"]
 
 
 def test_links_that_stay_inside_and_a_folder_that_is_a_link(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""A hub on loopback: the part of its protocol that downloads speak, and every way in which it says no.
+"""A hub on loopback: the part of its protocol that downloads speak, and every way in which it says no or attacks.
 
 `/api/models/REPO[/revision/REV]` lists files; `/REPO/resolve/REV/PATH` answers HEAD and GET with ETag and
 X-Repo-Commit, for a large file with a redirect (X-Linked-Size, X-Linked-Etag) to a second address that honours Range.
@@ -6,18 +6,64 @@ X-Repo-Commit, for a large file with a redirect (X-Linked-Size, X-Linked-Etag) t
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 LFS_FROM = 1000
 """Bytes from which a file is behind a redirect."""
 TOKEN = "hf_secret"
+
+
+UP = "../../../../../evil"
+"""Out of the cache, from the folders of blobs and of commits."""
+HEADERS = {
+    "commit": {"X-Repo-Commit": UP},
+    "no commit": {"X-Repo-Commit": "main"},
+    "etag": {"ETag": f'"{UP}"', "X-Linked-Etag": f'"{UP}"'},
+    "long etag": {"ETag": "a" * 5000, "X-Linked-Etag": "a" * 5000},
+    "size": {"X-Linked-Size": "many", "X-Linked-Etag": "0" * 64},
+    "negative size": {"X-Linked-Size": "-5", "X-Linked-Etag": "0" * 64},
+    "xet": {"X-Xet-Hash": UP, "X-Xet-Refresh-Route": "http://169.254.169.254/"},
+    "xet route": {"X-Xet-Hash": "0" * 64, "X-Xet-Refresh-Route": "http://169.254.169.254/"},
+}
+"""What is wrong -> headers of a file's answer."""
+LOCATIONS = {
+    "metadata": "http://169.254.169.254/latest/meta-data/",
+    "file inside": "{}/secret",
+    "secure inside": "https://127.0.0.2/secret",
+    "mapped": "https://[::ffff:169.254.169.254]/",
+    "disk": "file:///etc/passwd",
+}
+"""What is wrong -> where a file is said to be."""
+Listing = list[dict[str, Any]]
+LISTINGS: dict[str, Callable[[Listing, Listing, Any], object]] = {
+    "null": lambda listing, files, content: (listing.append(None), files.append(None)),
+    "nameless": lambda listing, files, content: [
+        each.update(rfilename=None, path=None) for each in (*listing, *files)
+    ],
+    "names": lambda listing, files, content: [
+        each.update(rfilename=UP, path=UP) for each in (*listing, *files)
+    ],
+    "digests": lambda listing, files, content: [
+        each.update(lfs={"oid": UP, "sha256": UP, "size": each["size"], "pointerSize": 9}, xetHash="0" * 64)
+        for each in (*listing, *files)
+    ],
+    "sizes": lambda listing, files, content: [each.update(size="many") for each in (*listing, *files)],
+    "sha": lambda listing, files, content: isinstance(content, dict) and content.update(sha=UP),
+    "shapeless": lambda listing, files, content: isinstance(content, dict) and content.update(siblings=5),
+    "dates": lambda listing, files, content: isinstance(content, dict) and content.update(createdAt="now"),
+}
+"""What is wrong -> how that changes a list of files."""
 
 
 @dataclass
@@ -38,7 +84,9 @@ class Hub:
     blobs: dict[str, bytes] = field(default_factory=dict)
     url: str = ""
     cdn: str = ""
-    """Another host, as the files of the real one are on another."""
+    """Another port, as the files of the real one are on another host."""
+    inside: str = ""
+    """A host that only this machine reaches: nothing may be asked there."""
 
     def add(self, name: str, *commits: dict[str, bytes], wrong: str = "", **refs: int) -> list[str]:
         """Serve a repository; its `main` is the last commit, and `refs` name others by their place."""
@@ -63,7 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         path = urlsplit(self.path).path
-        self.hub.asked.append(f"{self.command} {path}")
+        host = self.headers["Host"]
+        self.hub.asked.append(f"{self.command} {path}" if host not in self.hub.inside else f"inside: {path}")
         parts = [unquote(part) for part in path.strip("/").split("/")]
         if parts[0] == "cdn":
             self._send(200, self.hub.blobs[parts[1]], {}, body=body)
@@ -89,6 +138,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._no(500, "")
         elif repo.wrong == "page":
             self._send(200, b"<html>log in to this network</html>", {}, body=True)
+        elif repo.wrong == "endless error":
+            self._endless(404)
         elif repo.wrong == "token":
             self._no(401, "", "Invalid credentials in Authorization header")
         elif (commit := repo.refs.get(revision, revision)) not in repo.files:
@@ -112,7 +163,20 @@ class _Handler(BaseHTTPRequestHandler):
                 for each in listing
             ]
             content = files if tree else {"id": name, "sha": commit, "siblings": listing}
-            self._send(200, json.dumps(content).encode(), {"Content-Type": "application/json"}, body=body)
+            status, headers = 200, {"Content-Type": "application/json"}
+            if repo.wrong in LISTINGS:
+                LISTINGS[repo.wrong](listing, files, content)
+            text = json.dumps(content).encode()
+            if repo.wrong == "endless list":
+                self._endless(200)
+                return
+            if repo.wrong == "list inside":
+                status, headers = 302, {"Location": f"{self.hub.inside}/api"}
+            elif repo.wrong == "deep list":
+                text = b"[" * 200_000 + b"]" * 200_000
+            elif repo.wrong == "compressed list":
+                text, headers = gzip.compress(b" " * 2**28), headers | {"Content-Encoding": "gzip"}
+            self._send(status, text, headers, body=body)
 
     def _file(self, name: str, revision: str, path: str, *, body: bool) -> None:
         known = self._commit(name, revision)
@@ -122,20 +186,41 @@ class _Handler(BaseHTTPRequestHandler):
         data = repo.files[commit].get(path)
         if data is None:
             self._no(404, "EntryNotFound")
+        elif repo.wrong == "endless file" and body:
+            self._endless(200)
+        elif repo.wrong in LOCATIONS:
+            etag, there = hashlib.sha256(data).hexdigest(), LOCATIONS[repo.wrong].format(self.hub.inside)
+            linked = {"X-Linked-Size": str(len(data)), "X-Linked-Etag": f'"{etag}"', "X-Repo-Commit": commit}
+            self._send(302, b"", {**linked, "Location": there}, body=body)
         elif repo.wrong == "broken" and body:
             self._send(200, data[: len(data) // 2], {}, body=True, claimed=len(data))
         elif len(data) >= LFS_FROM and repo.wrong != "broken":
             digest = hashlib.sha256(data).hexdigest()
             self.hub.blobs[digest] = data
+            if repo.wrong.startswith("corrupted"):
+                self.hub.blobs[digest] = data[:-1] + bytes([data[-1] ^ 1])
+                repo.wrong = "" if repo.wrong == "corrupted once" else repo.wrong
             linked = {
                 "X-Linked-Size": str(len(data)),
                 "X-Linked-Etag": f'"{digest}"',
                 "X-Repo-Commit": commit,
+                **HEADERS.get(repo.wrong, {}),
             }
             self._send(302, b"", {**linked, "Location": f"{self.hub.cdn}/cdn/{digest}"}, body=body)
         else:
             etag = hashlib.sha1(data).hexdigest()
-            self._send(200, data, {"ETag": f'"{etag}"', "X-Repo-Commit": commit}, body=body)
+            headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit, **HEADERS.get(repo.wrong, {})}
+            self._send(200, data, headers, body=body)
+
+    def _endless(self, status: int) -> None:
+        """An answer that goes on until nobody reads it."""
+        self.send_response(status)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        chunk = b"10000\r\n" + b" " * 2**16 + b"\r\n"
+        with suppress(OSError):
+            while True:
+                self.wfile.write(chunk)
 
     def _no(self, status: int, code: str, message: str = "no") -> None:
         headers = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {})}
@@ -161,13 +246,26 @@ class _Handler(BaseHTTPRequestHandler):
 def serving() -> Iterator[Hub]:
     """A hub on a free port of loopback, while this lasts."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    hub.cdn = hub.url.replace("127.0.0.1", "localhost")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
+    handler = type("Handler", (_Handler,), {"hub": hub})
+    servers = [ThreadingHTTPServer((host, 0), handler) for host in ("127.0.0.1", "127.0.0.1", "127.0.0.2")]
+    hub.url, hub.cdn, hub.inside = ("http://{}:{}".format(*server.server_address) for server in servers)
+    for server in servers:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:
         yield hub
     finally:
-        server.shutdown()
-        server.server_close()
+        for server in servers:
+            server.shutdown()
+            server.server_close()
+
+
+if __name__ == "__main__":  # for programs that fork, beside which no thread may run: until its input ends
+    with serving() as served:
+        for line in sys.stdin:
+            if not line.strip():
+                sys.stdout.write(f"{served.url}\n")
+                sys.stdout.flush()
+                continue
+            name, kind, folder = json.loads(line)
+            files = {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
+            served.add(name, {**files, "config.json": b"{}"}, wrong=kind)

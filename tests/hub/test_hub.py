@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import TOKEN, Hub, serving
+from hub_server import LOCATIONS, TOKEN, Hub, serving
 from killing import HANGS
 
 from gradience import audit_adapter
@@ -19,6 +19,7 @@ from gradience.cli.demo import example_adapter
 from gradience.digests import sha256_file
 from gradience.errors import MissingExtra, UsageError
 from gradience.hub.address import Address, address_of
+from gradience.hub.guard import is_public
 
 CONFIG = (example_adapter() / "adapter_config.json").read_bytes()
 WEIGHTS = (example_adapter() / "adapter_model.safetensors").read_bytes()
@@ -131,7 +132,7 @@ FAILURES = {
     "org/gated": ("hub-gated", 7, "gated"),
     "org/disabled": ("hub-not-found", 7, "disabled"),
     "org/busy": ("hub-server", 7, "HTTP 500"),
-    "org/page": ("hub-server", 7, "in the place of the hub"),
+    "org/page": ("hub-server", 7, "is not a Hugging Face Hub"),
     "org/token": ("hub-token", 7, "does not accept the token"),
     "org/broken": ("hub-connection", 7, "or it broke"),
     "org/listed": ("hub-file", 7, "lists is not there"),
@@ -349,3 +350,91 @@ def test_what_is_here_is_never_a_name_on_the_hub(
     MAKES[place](tmp_path / "org" / "name")
     monkeypatch.chdir(tmp_path)
     assert address_of("org/name") is None
+
+
+ATTACKS = {
+    **dict.fromkeys(("commit", "no commit", "sha"), "names the commit"),
+    **dict.fromkeys(("etag", "long etag", "xet"), "names the digest"),
+    **dict.fromkeys(("size", "negative size"), "names the size"),
+    **dict.fromkeys((*LOCATIONS, "list inside", "xet route"), "leads to"),
+    **dict.fromkeys(
+        ("null", "nameless", "names", "digests", "sizes", "shapeless"),
+        "lists files with invalid names, sizes or digests",
+    ),
+    **dict.fromkeys(("deep list", "dates"), "is not a Hugging Face Hub"),
+    "compressed list": "compresses an answer",
+    **dict.fromkeys(("endless list", "endless error"), "sends an answer that does not end"),
+}
+"""What is wrong with a server's answers -> what is said of it."""
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, Answers, Path]]:
+    """Every attack on an adapter, on the configuration that `check` reads, and on a base."""
+    home = tmp_path_factory.mktemp("attacked") / "above" / "home"
+    home.mkdir(parents=True)
+    with serving() as hub:
+        for wrong in ATTACKS:
+            hub.add(f"org/{wrong.replace(' ', '-')}", {**GOOD, "config.json": b"{}"}, wrong=wrong)
+        cases = [case for name in hub.repos for case in (name, ["check", "--peft-dir", name], f"base {name}")]
+        yield hub, ask(cases, hub.url, home), home
+
+
+@pytest.mark.parametrize("wrong", ATTACKS)
+def test_what_a_server_says_is_checked_before_it_is_used(
+    wrong: str, attacked: tuple[Hub, Answers, Path]
+) -> None:
+    _, answers, home = attacked
+    name = f"org/{wrong.replace(' ', '-')}"
+    adapter, base = answers[name], answers[f"base {name}"]
+    for answer in (adapter, base):
+        if answer.get("commit") or answer.get("source"):
+            continue  # that part of an answer is not asked for there
+        assert (answer["code"], answer["exit"]) == ("hub-server", 7)
+        assert answer["message"].startswith(f"{name}: the server at http://127.0.0.1:")
+        assert ATTACKS[wrong] in answer["message"]
+        assert answer["hint"]
+    assert "code" in adapter or "code" in base
+    check = answers[str(["check", "--peft-dir", name])]
+    assert check["err"].startswith(f"error: {name}: the server at ") or check["exit"] != 7
+    assert not list(home.parents[1].rglob("evil*"))
+    assert {path.name for path in home.parents[1].iterdir()} == {"above"}
+    assert {path.name for path in home.parent.iterdir()} == {"home"}
+
+
+def test_no_address_inside_is_asked(attacked: tuple[Hub, Answers, Path]) -> None:
+    hub, _, _ = attacked
+    assert [path for path in hub.asked if path.startswith("inside")] == []
+
+
+def test_a_file_is_what_its_digest_says(tmp_path: Path) -> None:
+    with serving() as hub:
+        hub.add("org/twice", GOOD, wrong="corrupted")
+        hub.add("org/once", GOOD, wrong="corrupted once")
+        hub.add("org/base", {"config.json": b"{}", "model.safetensors": WEIGHTS}, wrong="corrupted")
+        answers = ask(["org/twice", "org/once", "base org/base"], hub.url, tmp_path)
+        again = ask(["org/twice"], hub.url, tmp_path)
+    assert answers["org/once"]["sha256"] == sha256_file(example_adapter() / "adapter_model.safetensors")
+    for answer in (answers["org/twice"], answers["base org/base"], again["org/twice"]):
+        assert (answer["code"], answer["exit"]) == ("hub-corrupted", 7)
+        assert "other bytes than its sha256" in answer["message"]
+
+
+PUBLIC = {
+    "93.184.216.34": True,
+    "127.0.0.1": False,
+    "10.1.2.3": False,
+    "169.254.169.254": False,
+    "100.64.0.1": False,
+    "::1": False,
+    "::ffff:10.0.0.1": False,
+    "fe80::1": False,
+    "2606:4700::1111": True,
+    "localhost": False,
+    "0": False,
+}
+
+
+@pytest.mark.parametrize("host", PUBLIC)
+def test_what_is_a_public_address(host: str) -> None:
+    assert is_public(host, 443) is PUBLIC[host]

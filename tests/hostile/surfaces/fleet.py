@@ -1,0 +1,114 @@
+"""Lists, rows, names and links that `fleet` and `compress --fleet` meet."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import fleet_sample
+from factory import config, modules, safetensors
+
+from hostile.surface import Input, Surface, sparse
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+ADAPTER = {WEIGHTS: safetensors(modules()), CONFIG: json.dumps(config()).encode()}
+NAMES = {
+    "colour": "\x1b[31mred\x1b[2J",
+    "lines": "a\nerror: forged",
+    "right to left": "\u202egpj",
+    "formula": "=1+1",
+    "bytes": "\udcff\udcfe",
+    "markup": "<script>alert(1)|`x`",
+    "long": "x" * 250,
+}
+
+
+def at(folder: str) -> dict[str, bytes]:
+    """An adapter there."""
+    return {f"{folder}/{name}": content for name, content in ADAPTER.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A symbolic link in the place of a file or a folder."""
+
+    to: str
+
+    def __call__(self, place: Path) -> None:
+        place.symlink_to(self.to)
+
+
+def rows(**changes: object) -> bytes:
+    row = json.loads(fleet_sample.fleet_row().to_json(indent=None))
+    return (json.dumps(row | {"path": "in/zoo/a", "rank": 8} | changes) + "\n").encode()
+
+
+def surface(_folder: Path) -> Surface:
+    zoo = at("in/zoo/a") | at("in/zoo/b")
+    lists = {
+        "NUL": b"zoo/a\nzoo/\0b\n",
+        "sparse, 900 MB": sparse(900_000_000),
+        "300,000 empty lines": b"\n" * 300_000,
+        "16 million empty lines": b"\n" * 2**24,
+        "a line of 10 MB": b"a" * 10_000_000,
+        "no UTF-8": b"zoo/a\n\xff\xfe\n",
+        "control characters": "zoo/a\n\x1b[31mred\n\u202egpj\n".encode(),
+        "itself": b"list.txt\n",
+        "devices": b"/dev/zero\n/dev/stdin\n/proc/self/mem\n",
+    }
+    sketches = {
+        "5 numbers": [1.0] * 5,
+        "63 numbers": [1.0] * 63,
+        "65 numbers": [1.0] * 65,
+        "100,000 numbers": [1.0] * 100_000,
+        "texts": ["1"] * 64,
+        "huge": [1e308] * 64,
+    }
+    paths = {"up": "../../x", "absolute": "/etc/x", "NUL": "a\0b", "long": "a/" * 3000 + "b", "nothing": ""}
+    batch, again = (
+        "compress --fleet in/fleet.jsonl --to-rank 2 -o out/small",
+        "fleet in/zoo -o out/fleet.jsonl",
+    )
+    linked = {"folder": "out/small/in", "adapter": "out/small/in/zoo/a"}
+    journals = {
+        "notes": b"my notes\n",
+        "JSON": b"{\n}\n",
+        "a link": Link("../in/zoo/a/adapter_config.json"),
+        "sparse, 900 MB": sparse(900_000_000),
+    }
+    circles = {"in/zoo/x": Link("y"), "in/zoo/y": Link("x"), "in/zoo/z": Link(".")}
+    inputs = [
+        *(
+            (f"a list: {name}", "fleet in/list.txt --root / --json", {"in/list.txt": content}, {2, 3, 4})
+            for name, content in lists.items()
+        ),
+        *(
+            (f"a name: {name}", f"fleet in/zoo -o out/fleet.csv {flag}", at(f"in/zoo/{text}"), {0})
+            for name, text in NAMES.items()
+            for flag in ("", "--json")
+        ),
+        *(
+            (f"a sketch: {name}", again, {"out/fleet.jsonl": rows(sketch=sketch)}, {0, 3})
+            for name, sketch in sketches.items()
+        ),
+        *(
+            (f"a path: {name}", batch, {"in/fleet.jsonl": rows(path=path)}, {3, 4})
+            for name, path in paths.items()
+        ),
+        *(
+            (f"a link in the output: {name}", f"{batch} --force", {place: Link("../../../../in/zoo")}, {4})
+            for name, place in linked.items()
+        ),
+        *((f"a journal: {name}", again, {"out/fleet.jsonl.part": it}, {3}) for name, it in journals.items()),
+        ("links in a circle", "fleet in/zoo --recursive", circles, {0}),
+    ]
+    known = zoo | {"in/fleet.jsonl": rows()}
+    return Surface(
+        what="fleet",
+        good=[
+            Input("a fleet", "fleet in/zoo -o out/fleet.csv", zoo, codes={0}),
+            Input("a batch", batch, known, codes={4}),  # the row is outdated
+        ],
+        inputs=[Input(name, verb, known | files, codes=codes) for name, verb, files, codes in inputs],
+    )
