@@ -200,8 +200,8 @@ def _is_file(entry: Any) -> bool:
 def is_public(host: str, port: int) -> bool:
     """Return whether every address of a host is public. Of a host that nobody knows here, a proxy may know it."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return True
-    addresses = [ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found]
+    addresses = [ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in entries]
     return all((getattr(each, "ipv4_mapped", None) or each).is_global for each in addresses)
