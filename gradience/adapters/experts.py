@@ -47,8 +47,9 @@ def wrapped_parameter(config: PeftConfig, module: str, depth: int, deepest: int,
     """
     owners = config.parameters_by_owner
     ends = path_ends(module)
-    names = [parameter for owner in ("", *ends) for parameter in owners.get(owner, ())]
-    owned = any(owner in owners for owner in ends)
+    owned = [parameter for owner in ends for parameter in owners.get(owner, ())]
+    # Targets without an owner are parameters of this module only where wrappers are left for them.
+    names = owned if len(set(owned)) > deepest else [*owners.get("", ()), *owned]
     modules = config.target_modules
     if isinstance(modules, tuple):
         if not config.target_names.isdisjoint(ends):

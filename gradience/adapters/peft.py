@@ -88,7 +88,11 @@ def _sort_tensors(adapter: Adapter, tensors: Tensors, keys: Mapping[str, Key]) -
     slots: dict[Slot, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, key in keys.items():
         _, entry = tensors[name]
-        if key.adapter is not None and key.adapter != adapter.adapter_name:
+        if ".modules_to_save." in name and name.replace(".modules_to_save.", ".") in tensors:
+            # Beside what it trained, PEFT also saves an embedding or a head as it lies in the live model.
+            adapter.ghosts.append(name)
+            adapter.other.append(SkippedTensor(name, GHOST_REASON, entry.params))
+        elif key.adapter is not None and key.adapter != adapter.adapter_name:
             adapter.other.append(SkippedTensor(name, f"another adapter ({key.adapter})", entry.params))
         elif key.role in ("A", "B", "embedding_A", "embedding_B"):
             slots[key.module, key.depth, key.ghost][key.role].append(name)

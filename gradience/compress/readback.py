@@ -72,8 +72,14 @@ def _config_complaints(written: Adapter, layout: Layout) -> Iterator[str]:
     for pair in layout.dropped:
         if not config.target_names.isdisjoint(path_ends(pair.module)):
             yield f"the config still targets {pair.module}"
+    kept = set(layout.names.values())  # a copy of one of these may be left out
     for tensor in layout.stripped:
-        if parse_key(tensor).role == "other" and config.saved_whole(peft_name(tensor).removeprefix(PREFIX)):
+        name = peft_name(tensor)
+        if (
+            parse_key(tensor).role == "other"
+            and name not in kept
+            and config.saved_whole(name.removeprefix(PREFIX))
+        ):
             yield f"PEFT would look for {tensor}, which was stripped"
 
 

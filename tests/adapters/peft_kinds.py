@@ -69,6 +69,7 @@ KINDS: dict[str, tuple[Any, LoraConfig, set[str], dict[str, int]]] = {
         {"expert", "linear"},
         {},
     ),
+    "experts-all-linear": (mixtral, config(target_modules="all-linear"), {"expert", "linear"}, {}),
     "experts-and-router": (
         qwen_moe,
         config(target_modules=["gate_proj"], target_parameters=["experts.down_proj", "mlp.gate.weight"]),

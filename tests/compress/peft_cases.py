@@ -141,6 +141,7 @@ CASES = {
         mixtral,
         config(target_modules=["q_proj"], target_parameters=["experts.gate_up_proj", "experts.down_proj"]),
     ),
+    "experts-all-linear": Case(mixtral, config(target_modules="all-linear")),
     "experts-unswapped": Case(
         gpt_oss,
         config(target_modules=["v_proj"], target_parameters=["experts.down_proj", "experts.gate_up_proj"]),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from compressing import compress
 from peft import PeftModel, get_peft_model
-from peft_cases import LINEAR, config, load_strict
+from peft_cases import LINEAR, config, load_strict, train_saved
 from peft_models import (
     Convolutions,
     Mixture,
@@ -26,7 +26,7 @@ from peft_models import (
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from gradience import audit_adapter
+from gradience import audit_adapter, convert_adapter
 from gradience.compress.adapter import write_compressed
 from gradience.errors import InputError
 from gradience.plan.compression import plan_compression
@@ -388,3 +388,53 @@ def test_modules_whose_factors_nearly_cancel(left, rank, tmp_path):
         error = lost / np.linalg.norm(before[row.name, None])
         assert row.measured_error == pytest.approx(error, rel=1e-2, abs=1e-14 / left)
     assert saved.updates.keys() == before.keys()
+
+
+# ---------------------------------------------------------------- added tokens
+
+
+SAVED_WHOLE = {
+    "both": {"modules_to_save": ["embed_tokens", "lm_head"]},
+    "head": {"modules_to_save": ["lm_head"]},
+    "rows-and-head": {"modules_to_save": ["lm_head"], "trainable_token_indices": [3, 48]},
+}
+
+
+def with_added_tokens(*, tied: bool):
+    torch.manual_seed(5)
+    base = llama()
+    base.config.tie_word_embeddings = tied
+    base.tie_weights()
+    base.resize_token_embeddings(50, mean_resizing=False)
+    return base
+
+
+@pytest.mark.parametrize(
+    ("kind", "tied"),  # PEFT 0.21 does not load trained rows and a saved head where both are tied
+    [("both", False), ("both", True), ("head", False), ("head", True), ("rows-and-head", False)],
+)
+def test_embedding_and_head_saved_beside_what_was_trained_of_them(kind, tied, tmp_path):
+    """PEFT saves them as they lie in the live model, too: a second `lm_head.weight`, which it does not read again."""
+    lora = config(target_modules=["q_proj"], **SAVED_WHOLE[kind])
+    save(with_added_tokens(tied=tied), lora, tmp_path / "in", prepare=train_saved, save_embedding_layers=True)
+    path = tmp_path / "in" / "adapter_model.safetensors"
+    tensors = load_file(path)
+    copies = [name for name in tensors if ".modules_to_save." in name]
+    assert copies
+
+    def logits(folder):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = PeftModel.from_pretrained(with_added_tokens(tied=tied), folder).eval()
+        with torch.no_grad():
+            return model(torch.tensor([[3, 48, 49, 7]])).logits
+
+    expected = logits(tmp_path / "in")
+    convert_adapter(tmp_path / "in", tmp_path / "same")
+    torch.testing.assert_close(logits(tmp_path / "same"), expected, rtol=0, atol=0)
+    compress(tmp_path / "in", tmp_path / "out", ToRank(6), encoding="padded")
+    torch.testing.assert_close(logits(tmp_path / "out"), expected, rtol=0, atol=1e-6)
+    written = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert written.keys() == tensors.keys() - set(copies)
+    save_file({name: tensor + (name in copies) for name, tensor in tensors.items()}, path, {"format": "pt"})
+    torch.testing.assert_close(logits(tmp_path / "in"), expected, rtol=0, atol=0)

@@ -158,7 +158,7 @@ def ghosts(facts: Facts) -> Iterator[Finding]:
                 f"{counted(len(facts.ghosts), 'tensor')} repeat a module under original_module or modules_to_save: "
                 f"{listed(facts.ghosts, 2)}"
             ),
-            hint="save it again with PEFT's save_pretrained: a server may refuse these; they are counted once here",
+            hint="`gradience convert` leaves them out; they are counted once here",
         )
 
 
