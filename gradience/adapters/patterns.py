@@ -240,10 +240,13 @@ def too_large(expression: str) -> str | None:
     """
     if len(expression) > MAX_KEY_LENGTH:
         return f"longer than {MAX_KEY_LENGTH} characters"
+    return f"more than {MAX_REPEATS} repeats" if has_many_repeats(expression) else None
+
+
+def has_many_repeats(expression: str) -> bool:
+    """Whether the numbers in its braces multiply to more than `MAX_REPEATS`."""
     numbers = [int(number[:9]) for pair in _REPEAT.findall(expression) for number in pair if number]
-    if math.prod(max(1, number) for number in numbers) > MAX_REPEATS:
-        return f"more than {MAX_REPEATS} repeats"
-    return None
+    return math.prod(max(1, number) for number in numbers) > MAX_REPEATS
 
 
 # ---------------------------------------------------------------- keys that are names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -38,6 +39,9 @@ NEAR = "[{metric: near, aggregation: mean, higher_is_better: true}]"
 """A metric that only `process_results` of the task knows."""
 
 
+FOR_EVER = (
+    "[{name: x, filter: [{function: regex, regex_pattern: '^(?:a|aa)+b|[0-9]+'}, {function: take_first}]}]"
+)
 WRONG_FILTER = '[{name: odd, filter: [{function: regex, regex_pattern: "([0-9]+)", group_select: one}]}]'
 
 
@@ -77,6 +81,102 @@ def test_a_template_reaches_nothing_but_its_document(write, tmp_path, monkeypatc
         tasks.load(write(doc_to_text=json.dumps(template)), {}, needed=())
     assert refused.value.code == "task-harness"
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ 1 // 0 }}",
+        "{{ ('a' * 61) | regex_replace('^(?:a|aa)+b', '') }}",
+    ],
+)
+def test_a_description_that_cannot_be_rendered_is_said(write, template):
+    with pytest.raises(GradienceError, match="lm-eval cannot use this task") as refused:
+        tasks.load(write(f"description: {json.dumps(template)}"), {}, needed=())
+    assert refused.value.code == "task-harness"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"filter_list": FOR_EVER},
+        {"metric_list": "[{metric: exact_match, regexes_to_ignore: ['^(?:a|aa)+b']}]"},
+    ],
+)
+def test_a_pattern_that_never_ends_is_stopped(write, monkeypatch, changes):
+    monkeypatch.setattr("gradience.tasks.harness.library.SECONDS", 0.1)
+    task = tasks.load(write(**changes), {}, needed=())
+    first = task.examples.all[0]
+    assert task.decide(first.id, ["51"]).correct
+    with pytest.raises(
+        GradienceError, match=r"a pattern of its filters or metrics takes more than"
+    ) as refused:
+        task.decide(first.id, ["a" * 61])
+    assert refused.value.code == "task-pattern"
+
+
+def test_a_pattern_of_repeats_in_repeats_ends(write):
+    pattern = (
+        r'[{name: x, filter: [{function: regex, regex_pattern: "(.+)+\u0001"}, {function: take_first}]}]'
+    )
+    task = tasks.load(write(filter_list=pattern), {}, needed=())
+    assert not task.decide(task.examples.all[0].id, ["a" * 1000]).correct
+
+
+@pytest.mark.parametrize("pattern", ["(a{1000}){1000}", "(", "(?P<a>x)(?P<a>y)"])
+def test_a_pattern_that_is_none_is_said_before_a_model_is_loaded(write, pattern):
+    chain = [{"function": "regex", "regex_pattern": pattern}, {"function": "take_first"}]
+    with pytest.raises(GradienceError, match="lm-eval cannot use this task") as refused:
+        tasks.load(write(filter_list=json.dumps([{"name": "odd", "filter": chain}])), {}, needed=())
+    assert refused.value.code == "task-harness"
+
+
+def test_filters_with_a_limit_find_what_those_of_lm_eval_find(write, monkeypatch):
+    """With every pattern of lm-eval's own tasks, and some with braces."""
+    import lm_eval
+    import yaml
+    from lm_eval.filters import extraction
+
+    from gradience.tasks.harness.library import BOUNDED, harness
+
+    files = Path(lm_eval.__file__).parent.glob("tasks/**/*.yaml")
+    lines = {line.strip(" -\n") for path in files for line in path.open() if "regex_pattern:" in line}
+    patterns = {yaml.safe_load(line)["regex_pattern"] for line in lines if "{{" not in line}
+    patterns |= {r"\\boxed{(.*)}", "{{x}}", "a{e<=1}", "[{]1{2}", r"\\{2}", r"\\\{a"}
+    texts = [
+        "#### 12",
+        "so 1,000. #### -3.5",
+        "(B) or (A)",
+        "The answer is (C).",
+        "{{x}}",
+        "ab",
+        "{11",
+        r"\{a \\",
+    ]
+    texts += [
+        r"\boxed{7} a{e<=1}",
+        "Answer: C",
+        "\n#### 7\n",
+        "ÄÖ 4²",
+        "Best choice: b\n",
+        "yes, no",
+        "**[A]**",
+    ]
+    documents = [{"choices": ["none", "a|b", "[1] {2}"]}] * len(texts)
+    harness("lm_eval.filters")
+    found = []
+    for library in (re, BOUNDED):
+        monkeypatch.setattr(extraction, "re", library)
+        found.append(
+            {
+                (pattern, kind): kind(regex_pattern=pattern).apply([[text] for text in texts], documents)
+                for pattern in patterns
+                for kind in (extraction.RegexFilter, extraction.MultiChoiceRegexFilter)
+            }
+        )
+    assert len(patterns) > 30
+    assert found[0] == found[1]
 
 
 def test_an_unknown_metric_is_no_script_that_is_downloaded(write, tmp_path, monkeypatch):
@@ -128,17 +228,21 @@ def test_bench_trains_on_training_documents_and_confirms_on_the_test(write):
     with pytest.raises(GradienceError, match="' 51', which is trained, would be scored wrong") as refused:
         tasks.load(write("training_split: train", filter_list="null"), {})
     assert refused.value.code == "task-answer"
+    for example in task.examples.all:
+        assert task.decide(example.id, [example.answer]).correct
     rules = tasks.scoring_of(write("training_split: train"), {})
     first = task.examples.of("confirm")[0]
     assert [rules.decide(first.id, [text]).correct for text in ("51", "52")] == [True, False]
 
 
-def test_a_run_of_bench_on_such_a_task_ends_with_a_verdict_that_can_be_verified(write, tmp_path):
+@pytest.mark.parametrize("role", ["confirm", "dev"])
+def test_a_run_of_bench_on_such_a_task_ends_with_a_verdict_that_can_be_verified(write, tmp_path, role):
     from gradience.artifacts.bench import Bench
     from gradience.cli.app import run
 
     base = tiny_bench.llama(tmp_path / "base")
     task = {"profile": write("training_split: train"), "probe_gate": {"min_value": "0", "above_base": None}}
+    task |= {"eval_role": role, "options": {"dev": 5}}
     config = tmp_path / "bench.yaml"
     config.write_text(json.dumps(tiny_bench.gsm8k_values(base, task=task)))
     assert run(["bench", "run", "--config", str(config), "--output", str(tmp_path / "out"), "--quiet"]) in (
@@ -147,7 +251,7 @@ def test_a_run_of_bench_on_such_a_task_ends_with_a_verdict_that_can_be_verified(
         8,
     )
     result = Bench.read(tmp_path / "out" / "bench.json")
-    assert (result.data.task, result.probe.n) == ("lm_eval:sums", 30)
+    assert (result.data.task, result.probe.n) == ("lm_eval:sums", 30 if role == "confirm" else 5)
     assert run(["bench", "verify", str(tmp_path / "out")]) == 0
 
 

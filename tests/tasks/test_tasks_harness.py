@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.machinery
+import re
 import textwrap
 
 import pytest
@@ -123,6 +124,46 @@ def test_what_is_no_task_is_said_with_its_file(write, text, code, words):
     with allowing(), pytest.raises(InputError, match=words) as refused:
         tasks.find(profile)
     assert refused.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("dataset_kwargs: {cache_dir: out}", "`dataset_kwargs` has 'cache_dir'"),
+        ("dataset_kwargs: {data_files: a.csv, storage_options: {}}", "has 'storage_options'"),
+        ("dataset_kwargs: {con: 'sqlite:///x.db', sql: x}", "has 'con'"),
+        ("dataset_kwargs: cache_dir", "has 'cache_dir'"),
+        (
+            "dataset_kwargs: {data_files: 'http://127.0.0.1:9/a.csv'}",
+            "its data are at 'http://127.0.0.1:9/a.csv'",
+        ),
+        (
+            "dataset_kwargs: {data_files: {test: [b.csv, 'zip://x::http://127.0.0.1:9/a.zip']}}",
+            "at 'zip://x::http",
+        ),
+        ("dataset_kwargs: {data_dir: 's3://bucket'}", "at 's3://bucket'"),
+        ("dataset_path: 'https://127.0.0.1:9/a'", "at 'https://127.0.0.1:9/a'"),
+        ("dataset_path: DATA", "at 'http://127.0.0.1:9/a.csv'"),
+    ],
+)
+def test_data_are_read_here_and_written_nowhere(write, tmp_path, line, words):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files: http://127.0.0.1:9/a.csv\n---\nA card.\n"
+    )
+    text = textwrap.dedent(PLAIN)
+    kept = [each for each in text.splitlines() if not each.startswith(line.partition(":")[0])]
+    profile = write("\n".join([*kept, line.replace("DATA", str(tmp_path / "data"))]))
+    with pytest.raises(InputError, match=re.escape(words)) as refused:
+        tasks.find(profile)
+    assert (refused.value.code, refused.value.exit_code) == ("task-data", 3)
+    assert refused.value.hint
+
+
+def test_data_on_the_hub_are_named_in_its_own_way(write):
+    files = "dataset_kwargs: {data_files: {test: 'hf://datasets/org/name/a.jsonl'}, revision: main}"
+    text = textwrap.dedent(PLAIN).replace("dataset_kwargs: {data_files: {test: rows.jsonl}}", files)
+    assert definition_of(write(text)).values["dataset_kwargs"]["revision"] == "main"
 
 
 def test_a_path_that_is_not_there(tmp_path):

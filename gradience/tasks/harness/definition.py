@@ -30,6 +30,14 @@ _NAMED = re.compile(
 )
 PICKLES = "pandas"
 """The builder of `datasets` whose files are pickles, which are code."""
+DATA_KEYS = (
+    "column_names", "data_dir", "data_files", "delimiter", "encoding", "field", "header", "quotechar", "quoting",
+    "revision", "sep", "skiprows", "streaming", "trust_remote_code", "verification_mode",
+)  # fmt: skip
+"""`dataset_kwargs` that say what is read and how; `trust_remote_code` does nothing since datasets 4."""
+CARDS = ("README.md", ".huggingface.yaml")
+"""Files of a folder of data in which `datasets` finds where they are."""
+HUB = "hf://"
 MOST_FILES = 32
 """Of one definition: lm-eval's own have up to four."""
 
@@ -96,6 +104,7 @@ def _read(profile: str, path: Path) -> Definition:
     values = None
     if not reasons:
         values = _merged(path, dict(chain))
+        _check_data(profile, values)
         reasons = dict.fromkeys(_code_in(values))
     kind = values if values is not None else {}
     if "group" in kind or isinstance(kind.get("task"), list) or _is_group(chain[0][1]):
@@ -195,6 +204,44 @@ def _code_in(values: Mapping[str, Any]) -> Iterator[str]:
     for metric in metrics if isinstance(metrics, list) else []:
         if isinstance(metric, dict) and metric.get("hf_evaluate"):
             yield f"hf_evaluate {metric.get('metric')}"
+
+
+def _check_data(profile: str, values: Mapping[str, Any]) -> None:
+    """Raise InputError (`task-data`) unless data are read from this machine or the hub, and written nowhere else."""
+    given = values.get("dataset_kwargs") or {}
+    refused = next((key for key in given if key not in DATA_KEYS), None) if isinstance(given, dict) else given
+    if refused is not None:
+        raise InputError(
+            f"{profile}: `dataset_kwargs` has {refused!r:.80}, which no task needs to read its data",
+            code="task-data",
+            hint=f"take it out; allowed are {', '.join(DATA_KEYS)}",
+        )
+    data = values.get("dataset_path")
+    cards = [Path(data, name) for name in CARDS] if isinstance(data, str) and Path(data).is_dir() else []
+    for text in _texts([data, values.get("dataset_name"), given, *map(_addresses_in, cards)]):
+        if "://" in text and not text.startswith(HUB):
+            raise InputError(
+                f"{profile}: its data are at {text[:200]!r}, and an address in a task is not opened",
+                code="task-data",
+                hint="download the file, and name it with its path; data sets on the hub go by their names",
+            )
+
+
+def _addresses_in(card: Path) -> list[str]:
+    """Addresses in the metadata of a data set's card, if it says where data are."""
+    if not card.is_file():
+        return []
+    metadata = read_file(card, MAX_SETTINGS_BYTES).partition(b"\n---")[0]
+    return re.findall(r"\w+://\S*", metadata.decode("utf-8", "replace")) if b"data_files" in metadata else []
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
 
 
 # ---------------------------------------------------------------- names

@@ -7,20 +7,29 @@ one such environment for the whole process, which is replaced by a sandboxed one
 from __future__ import annotations
 
 import logging
+import re
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import regex
 
+from gradience.adapters.patterns import has_many_repeats
 from gradience.errors import InputError, require
 from gradience.models.local_only import would_fetch
 from gradience.tasks.harness.definition import EXTRA, Definition
 
 BUILDERS = ("arrow", "csv", "json", "pandas", "parquet", "text")
 """`dataset_path`s that read files named in `dataset_kwargs`, here or at an address."""
+PATTERNS = ("lm_eval.filters.extraction", "lm_eval.filters.transformation", "lm_eval.api.metrics")
+"""Modules that match outputs with the patterns of a task."""
 SEED = 1234
 """Of the few shots, as lm-eval's command line draws them."""
 SECONDS = 1.0
-"""For one replacement in a template."""
+"""For one search with a pattern of a task."""
+
+_BRACE = re.compile(r"(?<!\\)((?:\\\\)*)\{(?!\d+\}|\d*,\d*\})")
+"""A brace that begins no repeat: `regex` may take it for fuzzy matching."""
 
 
 def harness(module: str) -> Any:
@@ -37,6 +46,8 @@ def harness(module: str) -> Any:
         sandbox.filters.update(utils.env.filters)
         sandbox.filters["regex_replace"] = _replace
         utils.env = sandbox
+        for name in PATTERNS:
+            require(name, extra=EXTRA).re = BOUNDED
     return require(module, extra=EXTRA)
 
 
@@ -51,7 +62,6 @@ def load(definition: Definition, num_fewshot: int | None) -> Any:
     manager = harness("lm_eval.tasks").TaskManager(include_defaults=False)
     datasets: Any = require("datasets", extra="hf")
     from huggingface_hub.errors import HfHubHTTPError
-    from jinja2 import TemplateError
 
     values = definition.values
     if values is not None:
@@ -72,15 +82,7 @@ def load(definition: Definition, num_fewshot: int | None) -> Any:
             code="task-dataset",
             hint="check `dataset_path` and `data_files`; relative paths start where the command is run",
         ) from None
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        AssertionError,
-        ImportError,
-        TemplateError,
-    ) as error:
+    except unusable_errors() as error:
         raise unusable(definition.profile, error) from None
     finally:
         if bars:
@@ -98,6 +100,14 @@ def load(definition: Definition, num_fewshot: int | None) -> Any:
         task.set_config("num_fewshot", 0)
     task.set_fewshot_seed(SEED)
     return task
+
+
+def unusable_errors() -> tuple[type[Exception], ...]:
+    """Return what lm-eval and the templates of a task raise where the task cannot be used."""
+    from jinja2 import TemplateError
+
+    usual = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError)
+    return (*usual, ArithmeticError, RecursionError, TimeoutError, TemplateError)
 
 
 def unusable(profile: str, error: Exception) -> InputError:
@@ -131,8 +141,36 @@ def _check(definition: Definition, data: str) -> None:
 
 
 def _replace(text: str, pattern: str, by: str, count: int = 0) -> str:
-    """`re.sub`, within a time."""
-    return regex.sub(pattern, by, text, count=count, timeout=SECONDS)
+    """`re.sub`, within a time. Raises as `_compiled` does, and TimeoutError."""
+    return str(_compiled(pattern).sub(by, text, count=count, timeout=SECONDS))
+
+
+def _find(pattern: str, text: str) -> list[Any]:
+    return list(_compiled(pattern).findall(text, timeout=SECONDS))
+
+
+def _compiled(pattern: str) -> Any:
+    """The pattern for the package `regex`, which has time limits, as `re` reads it. Raises ValueError."""
+    if has_many_repeats(pattern):
+        raise ValueError(f"the pattern {pattern!r:.80} has too many repeats")
+    if "[:" in pattern or r"\N" in pattern:
+        raise ValueError(
+            f"the pattern {pattern!r:.80} has `[:` or `\\N`, which two libraries read differently"
+        )
+    try:
+        re.compile(pattern)
+        return regex.compile(_BRACE.sub(r"\1\{", pattern))
+    except (re.error, regex.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"{pattern!r:.80} is no regular expression: {error}") from None
+
+
+BOUNDED = SimpleNamespace(
+    compile=lambda pattern: SimpleNamespace(findall=partial(_compiled(pattern).findall, timeout=SECONDS)),
+    findall=_find,
+    sub=lambda pattern, by, text: _replace(text, pattern, by),
+    escape=re.escape,
+)
+"""What modules of lm-eval use of `re`: a pattern of a stranger may never end."""
 
 
 def _first_line(error: Exception) -> str:

@@ -16,7 +16,7 @@ from gradience.tasks.base import ChoiceTask, GenerationTask, LikelihoodTask, Tas
 from gradience.tasks.examples import Examples, PromptExample, content_id, prepare, with_dev
 from gradience.tasks.harness.choices import behind_the_blank, choice_task
 from gradience.tasks.harness.definition import Definition
-from gradience.tasks.harness.library import load, unusable
+from gradience.tasks.harness.library import load, unusable, unusable_errors
 from gradience.tasks.harness.rule import HarnessRule, filters_of, metric_of
 
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -122,7 +122,7 @@ class Making:
                     key if seen[key] == 1 else f"{key}#{seen[key]}",
                     requests if isinstance(requests, list) else [requests],
                 )
-        except (ValueError, TypeError, KeyError, AttributeError, AssertionError, IndexError) as error:
+        except unusable_errors() as error:
             raise unusable(self.profile, error) from None
 
     def _examples(
@@ -151,7 +151,7 @@ class Making:
             if name not in IDLE or value not in GREEDY.get(name, (value,)):
                 raise self._refused(f"it generates with `{name}: {value}`, and decoding is greedy here")
         until = settings.get("until") or []
-        rule = self._rule(confirm)
+        rule = self._rule([*confirm, *train])
 
         def make(key: str, requests: Any, role: Role) -> PromptExample:
             gold = self._target(requests[0].doc)
@@ -192,7 +192,7 @@ class Making:
         try:
             for key, requests in confirm[:1]:
                 rule(key, respond(requests))
-        except (ValueError, TypeError, KeyError, AttributeError, AssertionError, IndexError) as error:
+        except unusable_errors() as error:
             raise unusable(self.profile, error) from None
 
     def _rule(self, confirm: Sequence[tuple[str, Any]]) -> HarnessRule:

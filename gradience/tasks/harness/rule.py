@@ -8,7 +8,7 @@ from typing import Any
 
 from gradience.errors import InputError, UsageError, did_you_mean
 from gradience.tasks.base import Decision
-from gradience.tasks.harness.library import harness
+from gradience.tasks.harness.library import SECONDS, harness
 
 CORRECT = ("exact_match", "acc", "acc_norm", "acc_bytes", "acc_mutual_info", "em")
 """Metrics of lm-eval that are 0 or 1 for each document: the first of a task's that is one of them decides."""
@@ -55,7 +55,11 @@ class HarnessRule:
     """Identity of an example -> lm-eval's requests of its document."""
 
     def __call__(self, example_id: str, responses: Sequence[Any]) -> Decision:
-        """Filter the responses and apply the metric. Raises InputError (`task-metric`: it is neither 0 nor 1)."""
+        """Filter the responses and apply the metric. Raises InputError.
+
+        `task-metric`: it is neither 0 nor 1; `task-pattern`: a search takes too long, and what is correct must not
+        depend on the clock.
+        """
         requests = self.documents[example_id]
         instance = harness("lm_eval.api.instance").Instance
         answered = [
@@ -68,10 +72,17 @@ class HarnessRule:
             )
             for each, said in zip(requests, responses, strict=True)
         ]
-        for ensemble in self.task._filters:
-            ensemble.apply(answered)
-        filtered = {name: [each.filtered_resps[name] for each in answered] for name in self.names}
-        values = self.task.process_results(requests[0].doc, filtered[self.names[0]])
+        try:
+            for ensemble in self.task._filters:
+                ensemble.apply(answered)
+            filtered = {name: [each.filtered_resps[name] for each in answered] for name in self.names}
+            values = self.task.process_results(requests[0].doc, filtered[self.names[0]])
+        except TimeoutError:
+            raise InputError(
+                f"{self.profile}: a pattern of its filters or metrics takes more than {SECONDS:g} s on one output",
+                code="task-pattern",
+                hint="write it without repeats inside repeats, such as `(a+)+`",
+            ) from None
         answers = {name: _text(one[0]) for name, one in filtered.items()} if len(answered) == 1 else {}
         return Decision(self._correct(values), answers)
 
