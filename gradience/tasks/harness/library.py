@@ -47,7 +47,8 @@ def harness(module: str) -> Any:
         sandbox.filters["regex_replace"] = _replace
         utils.env = sandbox
         for name in PATTERNS:
-            require(name, extra=EXTRA).re = BOUNDED
+            matching: Any = require(name, extra=EXTRA)
+            matching.re = BOUNDED
     return require(module, extra=EXTRA)
 
 
