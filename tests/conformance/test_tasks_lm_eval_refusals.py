@@ -165,10 +165,10 @@ def test_filters_with_a_limit_find_what_those_of_lm_eval_find(write, monkeypatch
     ]
     documents = [{"choices": ["none", "a|b", "[1] {2}"]}] * len(texts)
     harness("lm_eval.filters")
-    found = []
+    outcomes = []
     for library in (re, BOUNDED):
         monkeypatch.setattr(extraction, "re", library)
-        found.append(
+        outcomes.append(
             {
                 (pattern, kind): kind(regex_pattern=pattern).apply([[text] for text in texts], documents)
                 for pattern in patterns
@@ -176,7 +176,7 @@ def test_filters_with_a_limit_find_what_those_of_lm_eval_find(write, monkeypatch
             }
         )
     assert len(patterns) > 30
-    assert found[0] == found[1]
+    assert outcomes[0] == outcomes[1]
 
 
 def test_an_unknown_metric_is_no_script_that_is_downloaded(write, tmp_path, monkeypatch):
