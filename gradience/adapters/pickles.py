@@ -21,9 +21,10 @@ from pathlib import Path
 from packaging.version import Version
 
 from gradience.adapters.config import read_config
+from gradience.adapters.files import refuse_placeholder
 from gradience.adapters.locate import CONFIG, INDEX, PICKLES, WEIGHTS
 from gradience.errors import InputError, MissingExtra
-from gradience.reading import MAX_SETTINGS_BYTES, check_regular, read_file
+from gradience.reading import MAX_SETTINGS_BYTES, open_stream, read_file
 
 SUFFIXES = (".bin", ".pt", ".pth")
 OF_DIFFUSERS = "pytorch_lora_weights"
@@ -57,10 +58,11 @@ def twin_of(pickle: Path) -> Iterator[Path]:
     """The same weights as safetensors, in a temporary folder with the config beside them: its path, while this lasts.
 
     Raises MissingExtra without torch, or with one before 2.10; InputError: pickle-refused, pickle-archive,
-    pickle-content, pickle-view, pickle-memory, pickle-time, and what opening a file raises.
+    pickle-content, pickle-view, pickle-memory, pickle-time, and what opening a file and `refuse_placeholder` raise.
     """
+    with open_stream(pickle, limit=MAX_BYTES) as file:
+        refuse_placeholder(pickle, file.read(1024))
     _need_torch(pickle)
-    check_regular(pickle, limit=MAX_BYTES)
     with tempfile.TemporaryDirectory(prefix="gradience-") as name:
         folder = Path(name)
         config = pickle.parent / CONFIG
@@ -128,7 +130,9 @@ def _refusal(pickle: Path, answer: dict[str, str]) -> InputError:
         "pickle-content": (what, f"give the file that PEFT saved (adapter_model.bin); {_AGAIN}"),
         "pickle-refused": (
             f"PyTorch refuses it: {what}",
-            "it holds more than weights: leave it alone",
+            "it holds more than weights: leave it alone"
+            if "asks for" in what
+            else "download it again, or save the adapter again with PEFT",
         ),
     }
     sentence, hint = sentences[code]

@@ -146,6 +146,36 @@ def test_the_process_ends_in_one_message(
     assert not list(tmp_path.rglob("PWNED"))
 
 
+@pytest.mark.parametrize(
+    ("content", "code", "hint"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9000\n",
+            "lfs-pointer",
+            "git lfs pull",
+        ),
+        (b"<!doctype html><title>Not found</title>", "html-page", "hf download"),
+        (b"", "empty-file", "again"),
+    ],
+    ids=["git-lfs", "html", "empty"],
+)
+def test_what_stands_in_the_place_of_a_pickle_is_not_called_malicious(
+    content, code, hint, adapter: Path
+) -> None:
+    (adapter / "adapter_model.bin").write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        audit_adapter(adapter, allow_pickle=True)
+    assert (caught.value.code, hint in caught.value.hint) == (code, True)
+
+
+def test_a_damaged_pickle_is_not_called_malicious(adapter: Path) -> None:
+    (adapter / "adapter_model.bin").write_bytes(b"hello, this is no pickle")
+    with pytest.raises(InputError) as caught:
+        audit_adapter(adapter, allow_pickle=True)
+    assert caught.value.code == "pickle-refused"
+    assert "download it again" in caught.value.hint
+
+
 def test_a_hang_ends(adapter: Path, monkeypatch) -> None:
     (adapter / "adapter_model.bin").write_bytes(endless())
     monkeypatch.setattr(pickles, "CPU_SECONDS", 1)
