@@ -16,7 +16,7 @@ from gradience.adapters.keys import ends_with, parse_key
 from gradience.artifacts.base import round_significant
 from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.compression import CompressionPlan
-from gradience.compress.forms.form import Form, not_held, refuse_meaning
+from gradience.compress.forms.form import Form, not_held, refuse_meaning, refuse_tied_embedding
 from gradience.compress.module import Job
 from gradience.errors import InputError, UsageError
 from gradience.plan.blocking import is_wrapped, refuse_empty, refuse_unread
@@ -56,6 +56,8 @@ def refuse_adapter(opened: Adapter, config: PeftConfig, *, has_base: bool, form:
         )
     if form is not None:
         refuse_meaning(opened, form.words)
+    elif opened.format == "mlx":
+        refuse_tied_embedding(opened, "PEFT LoRA")
     if is_dora(opened, config) and not has_base:
         raise InputError(
             f"{path}: a DoRA adapter: what a smaller B·A does depends on the base weights W: m·(W + s·B·A)/‖W + s·B·A‖",

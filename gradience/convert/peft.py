@@ -23,7 +23,7 @@ from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.adapters.naming import PREFIX, peft_name
 from gradience.adapters.tensors import TensorFile
 from gradience.compress.encodings import Target, encode_modules
-from gradience.compress.forms.form import not_held
+from gradience.compress.forms.form import not_held, refuse_tied_embedding
 from gradience.compress.reconfigure import require_config, write_config
 from gradience.compress.weights import WeightsWriter, pieces
 from gradience.convert.written import Written
@@ -50,6 +50,8 @@ def write_peft(opened: Adapter, folder: Path, base: Path | None = None) -> Writt
             opened.unwritable,
             "audit and compare it as it is: every verb that only reads takes it",
         )
+    if opened.format == "mlx":
+        refuse_tied_embedding(opened, "PEFT LoRA")
     left_out = tuple(note for note in opened.other if _of_another(opened, note))
     tensors: dict[str, _Tensor] = {}
     for tensor in _tensors(opened, {note.tensor for note in left_out}):

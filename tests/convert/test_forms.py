@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import factory
@@ -18,7 +19,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file, save_file
 
-from gradience import audit_adapter, compare_adapters, convert_adapter
+from gradience import audit_adapter, compare_adapters, compress_adapter, convert_adapter
 from gradience.adapters.gguf import ARCHITECTURES, llama_cpp_name
 from gradience.cli.app import run
 from gradience.convert.gguf import FAMILIES
@@ -160,6 +161,30 @@ def test_adapters_without_a_common_module_are_not_compared(tmp_path, capsys):
     a, b = adapter(tmp_path / "a", {Q: 4}), adapter(tmp_path / "b", {"transformer.h.0.attn.c_attn": 4})
     assert run(["compare", str(a), str(b)]) == 3
     assert "have no module in common" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "verb", [convert_adapter, partial(compress_adapter, rank=2)], ids=["convert", "compress"]
+)
+def test_an_embedding_that_is_the_head_as_well_is_not_one_to_mlx_and_peft(verb, tied, tmp_path):
+    """LoRAEmbedding.as_linear of mlx-lm 0.32.2 adds the update to the head; PEFT's embedding does not."""
+    random = np.random.default_rng(0)
+    factors = {"A": random.standard_normal((4, 10)), "B": random.standard_normal((8, 4))}
+    extra = {
+        f"base_model.model.model.embed_tokens.lora_embedding_{side}": value.astype("<f4")
+        for side, value in factors.items()
+    }
+    source = adapter(tmp_path / "peft", {Q: 4}, extra)
+    convert_adapter(source, tmp_path / "mlx", to="mlx")  # the base is not on this disk: nothing is known
+    for folder, to in ((source, "mlx"), (tmp_path / "mlx", "peft")):
+        shutil.copy(llama(tmp_path / f"{to}-base", tie_word_embeddings=tied) / "config.json", folder)
+        if not tied:
+            verb(folder, tmp_path / f"{to}-new", to=to)
+            continue
+        with pytest.raises(GradienceError, match="also the head of this base model") as caught:
+            verb(folder, tmp_path / f"{to}-new", to=to)
+        assert caught.value.code == "not-in-format"
 
 
 @pytest.mark.parametrize("to", ["peft", "mlx", "gguf"])

@@ -15,6 +15,7 @@ from gradience.adapters.kohya import ALPHA_REASON
 from gradience.artifacts.compression import Encoding
 from gradience.compress.encodings import Encoded, Target, encode_modules, rule_of
 from gradience.errors import InputError
+from gradience.runtimes.architecture import model_config_of
 
 Side = Literal["A", "B"]
 _LEFT_OUT = (GHOST_REASON, BASE_REASON)
@@ -135,6 +136,26 @@ def refuse_meaning(opened: Adapter, form: str) -> None:
             else f"{parameter} is a parameter, not a module"
         )
         raise not_held(opened, form, what, "only PEFT's format holds it")
+
+
+def refuse_tied_embedding(opened: Adapter, form: str) -> None:
+    """Raise InputError (not-in-format) between PEFT and mlx-lm for an embedding that is the head as well.
+
+    mlx-lm adds the update of the embedding to the head, too (0.32.2, tuner/lora.py, `LoRAEmbedding.as_linear`), PEFT
+    does not. A base whose config.json is not on this disk is not checked.
+    """
+    embedding = next((pair.module for pair in opened.pairs if pair.kind == "embedding"), None)
+    if embedding is None or opened.config is None:
+        return
+    base = model_config_of(opened.config, opened.location.root) or {}
+    if base.get("tie_word_embeddings") is True:
+        raise not_held(
+            opened,
+            form,
+            f"{embedding} is also the head of this base model (tie_word_embeddings): mlx-lm updates both, PEFT only "
+            "the embedding",
+            "train without LoRA on the embedding, or load the adapter with the library that trained it",
+        )
 
 
 def no_place(opened: Adapter, form: str, note: SkippedTensor) -> InputError:

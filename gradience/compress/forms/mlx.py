@@ -16,7 +16,7 @@ from gradience.adapters.dtypes import Words
 from gradience.adapters.keys import is_split_expert
 from gradience.adapters.mlx import FINAL, read_settings
 from gradience.compress.encodings import Target
-from gradience.compress.forms.form import Form, Settings, Side, not_held
+from gradience.compress.forms.form import Form, Settings, Side, not_held, refuse_tied_embedding
 
 WORDS = "MLX-LM LoRA"
 _LAYER = re.compile(r"(?:.+\.)?(?:layers|h|blocks)\.\d+\.(?P<inner>.+)")
@@ -67,6 +67,8 @@ def _settings(opened: Adapter, modules: Sequence[Target]) -> Settings:
     foreign = next((pair.module for pair in opened.pairs if pair.kind == "conv"), None)
     if foreign is not None:
         raise not_held(opened, WORDS, f"{foreign} is a convolution", "PEFT's format holds it")
+    if opened.format != "mlx":
+        refuse_tied_embedding(opened, WORDS)
     old = read_settings(opened.location) if opened.format == "mlx" else {}
     base = opened.config.base_model if opened.config else None
     inner = {match["inner"] if (match := _LAYER.fullmatch(each.name)) else each.name for each in modules}
