@@ -53,13 +53,13 @@ def chat_template(tokenizer: Any) -> Iterator[ChatTemplate]:
             code="no-chat-template",
             hint="take an instruct model, or write the prompts out and use `profile: jsonl`",
         )
+    if not isinstance(template, str) or len(template) > MAX_TEMPLATE:
+        raise _refused(tokenizer, f"is not a text of at most {MAX_TEMPLATE:,} characters")
     command = [sys.executable, "-P", "-m", "gradience.models.chat_process"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
     ) as process:
         chat = ChatTemplate(tokenizer, process)
-        if not isinstance(template, str) or len(template) > MAX_TEMPLATE:
-            raise chat.refused(f"is not a text of at most {MAX_TEMPLATE:,} characters")
         try:
             chat.send([template, tokenizer.special_tokens_map])
             yield chat
@@ -93,7 +93,7 @@ class ChatTemplate:
         if not (
             as_given and whole.startswith(before) and whole[len(before) : end].endswith(content.lstrip())
         ):
-            raise self.refused("writes the assistant's last turn in another way than it is given")
+            raise _refused(self.tokenizer, "writes the assistant's last turn in another way than it is given")
         close = whole[end:].partition(self.tokenizer.eos_token or "\0")[0].strip()
         return Turn(self._without_beginning(before), whole[len(before) : end] + close, close)
 
@@ -119,7 +119,8 @@ class ChatTemplate:
         if "texts" in answer:
             return list(answer["texts"])
         roles = ", ".join(message["role"] for message in chats[-1][0])
-        raise self.refused(
+        raise _refused(
+            self.tokenizer,
             f"fails on a conversation of {roles}: {answer['wrong']}",
             "correct the template or the rows: most templates want user and assistant in turn",
         )
@@ -141,7 +142,8 @@ class ChatTemplate:
             if self._begins(shorter, bare):
                 return shorter
         if not self._begins(text, bare):
-            raise self.refused(
+            raise _refused(
+                self.tokenizer,
                 "does not begin with the token that the tokenizer puts before every text",
                 "let the template begin with bos_token, or switch off add_bos_token",
             )
@@ -151,10 +153,10 @@ class ChatTemplate:
         """Whether `text` with the tokenizer's own special tokens begins with `ids`."""
         return list(self.tokenizer(text, add_special_tokens=True)["input_ids"])[: len(ids)] == ids
 
-    def refused(self, what: str, hint: str = "correct the template") -> InputError:
-        """The error for a template that does something wrong."""
-        return InputError(
-            f"{self.tokenizer.name_or_path or 'the tokenizer'}: its chat template {what}",
-            code="chat-template",
-            hint=hint,
-        )
+
+def _refused(tokenizer: Any, what: str, hint: str = "correct the template") -> InputError:
+    return InputError(
+        f"{tokenizer.name_or_path or 'the tokenizer'}: its chat template {what}",
+        code="chat-template",
+        hint=hint,
+    )
