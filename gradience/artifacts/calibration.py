@@ -126,6 +126,8 @@ class CalibrationReport(Report):
     ridge: float
     modules: tuple[CalibratedModule, ...]
     excluded: tuple[ExcludedModule, ...]
+    notes: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """What a reader must know before the figures. Absent where there is nothing to be said."""
     run: RunInfo
 
 

@@ -112,6 +112,8 @@ class HealReport(Report):
     """What before, after and change are made of."""
     carried_files: tuple[str, ...]
     left_out_files: tuple[str, ...]
+    notes: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """What a reader must know before the figures. Absent where there is nothing to be said."""
     run: RunInfo
 
 

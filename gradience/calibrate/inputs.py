@@ -12,9 +12,18 @@ from gradience.adapters.adapter import Adapter
 from gradience.adapters.config import HEADS_OF_TASK, PeftConfig
 from gradience.adapters.formats import open_adapter, require_peft
 from gradience.arguments import integer_argument, path_argument
+from gradience.artifacts.shared_names import path_text
 from gradience.calibrate.rows import Kind, Rows, kind_of, read_rows
 from gradience.errors import InputError, UsageError, require
+from gradience.models.locate import locate
 from gradience.models.settings import ModelSettings
+from gradience.models.tokenizers import (
+    TokenizerOf,
+    check_vocabulary,
+    stored_tokens,
+    tokenizer_notes,
+    with_tokenizer,
+)
 
 TEXT_TOKENS = 512
 """Of a text to label, where no other number is given: what BERT and its kin can tell apart."""
@@ -43,6 +52,8 @@ class Request:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantization: Literal["nf4"] | None = None
     revision: str | None = None
+    tokenizer: TokenizerOf | None = None
+    """None: the adapter's where it has one."""
     device: str = "auto"
 
 
@@ -81,6 +92,8 @@ class Inputs:
     rows: Rows
     ranks: Mapping[str, int]
     """Of each module."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know before anything is run."""
 
     @property
     def to_sample(self) -> int:
@@ -90,14 +103,18 @@ class Inputs:
         return sum(row.more is None for row in self.rows.all)
 
 
-def read_inputs(request: Request) -> Inputs:
-    """Read adapter and rows. The base's tokenizer is loaded, the base is not.
+def read_inputs(request: Request, teacher: Path | None = None) -> Inputs:
+    """Read adapter and rows. The tokenizer is loaded, the base is not.
+
+    teacher: an adapter whose tokenizer is used where the request's own has none.
 
     Raises InputError (`no-config`, `calibration-rows` …), UsageError (`wrong-model`, `no-base`, `too-few-rows`).
     """
     for module in LIBRARIES:
         require(module, extra="hf")
-    from gradience.models.load import load_tokenizer
+    from transformers import AutoConfig
+
+    from gradience.models.load import from_folder, load_tokenizer
 
     with open_adapter(request.adapter) as opened:
         config = _config(opened, request.adapter)
@@ -105,6 +122,7 @@ def read_inputs(request: Request) -> Inputs:
         labels = _labels(opened, request.adapter) if kind == "sequence_classification" else None
         name = request.base_model or config.base_model
         folder, ranks = config.path.parent, {pair.module: pair.rank for pair in opened.pairs}
+        tokens = stored_tokens({entry_name: entry.shape for entry_name, entry in opened.entries()})
     if name is None:
         raise UsageError(
             f"{request.adapter}: its config names no base model",
@@ -118,8 +136,17 @@ def read_inputs(request: Request) -> Inputs:
         dtype=request.dtype,
         quantization=request.quantization,
     )
-    rows = read_rows(request.prompts, kind, load_tokenizer(model), request.limit)
-    return Inputs(request, folder, kind, model, labels, rows, ranks)
+    folders = {
+        path_text(request.adapter): folder,
+        **({} if teacher is None else {path_text(teacher): teacher}),
+    }
+    model = with_tokenizer(model, request.tokenizer, list(folders.values()))
+    tokenizer = load_tokenizer(model)
+    shape = from_folder(AutoConfig, model.name, locate(model, ("config.json",)).folder)
+    check_vocabulary(model, tokenizer, shape, {request.adapter: tokens})
+    notes = tuple(tokenizer_notes(model, tokenizer, folders))
+    rows = read_rows(request.prompts, kind, tokenizer, request.limit)
+    return Inputs(request, folder, kind, model, labels, rows, ranks, notes)
 
 
 def _config(opened: Adapter, path: Path) -> PeftConfig:

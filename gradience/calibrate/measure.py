@@ -228,6 +228,7 @@ def _facts(
     return {
         **{name: facts[name] for name in ("base", "base_sha256", "quantization", "dtype", "device")},
         "kind": inputs.kind,
+        "notes": inputs.notes,
         "prompts": path_text(request.prompts),
         "prompts_sha256": sha256_file(request.prompts),
         "prompt_ids": inputs.rows.prompt_ids(inputs.kind),

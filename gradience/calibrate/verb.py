@@ -11,6 +11,7 @@ from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.run import Stopwatch
 from gradience.calibrate.inputs import Inputs, checked_request, read_inputs
 from gradience.errors import OutputError
+from gradience.models.tokenizers import TokenizerOf
 from gradience.progress import Progress
 
 
@@ -28,6 +29,7 @@ def calibrate_adapter(
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     quantization: Literal["nf4"] | None = None,
     revision: str | None = None,
+    tokenizer: TokenizerOf | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Calibration:
@@ -55,6 +57,7 @@ def calibrate_adapter(
     dtype: of the base, as in a config of Bench; so are the next three.
     quantization: of the base.
     revision: of the base on the hub.
+    tokenizer: "base" or "adapter"; by default the one saved with the adapter where there is one.
     device: where the base is.
     progress: called after each batch.
 
@@ -63,7 +66,8 @@ def calibrate_adapter(
     """
     request = checked_request(
         adapter, prompts, base_model, limit, completion_tokens, seed, batch_size,
-        max_length=max_length, dtype=dtype, quantization=quantization, revision=revision, device=device,
+        max_length=max_length, dtype=dtype, quantization=quantization, revision=revision, tokenizer=tokenizer,
+        device=device,
     )  # fmt: skip
     return calibrate(read_inputs(request), path_argument("output", output), progress=progress)
 

@@ -20,6 +20,7 @@ from gradience.cli.options import (
     Quiet,
     ReportAsJson,
     RowTokens,
+    Tokenizer,
 )
 from gradience.cli.output import command_line, print_result
 from gradience.cli.page import Html, page_of_a_report
@@ -58,6 +59,7 @@ def calibrate(
     dtype: BasePrecision = Precision.auto,
     quantization: BasePacked = None,
     revision: BaseRevision = None,
+    tokenizer: Tokenizer = None,
     device: Device = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the inputs and print what a calibration needs.")
@@ -81,6 +83,7 @@ def calibrate(
     _check_output(output, dry_run=dry_run, force=force)
     page_of_a_report(html, dry_run=dry_run)
     from gradience.calibrate.inputs import Request, read_inputs
+    from gradience.cli.console import show_note
 
     inputs = read_inputs(
         Request(
@@ -95,9 +98,12 @@ def calibrate(
             dtype=dtype.value,
             quantization="nf4" if quantization else None,
             revision=revision,
+            tokenizer=None if tokenizer is None else tokenizer.value,
             device=device,
         )
     )
+    for note in inputs.notes:
+        show_note(note)
     if output is None or dry_run:
         _forecast(inputs, as_json=json)
     else:

@@ -25,6 +25,7 @@ from gradience.cli.options import (
     TaskOptions,
     TestRole,
     TextTokens,
+    Tokenizer,
 )
 from gradience.cli.output import command_line, print_result
 from gradience.cli.page import Html, NoTexts, shows_texts
@@ -119,6 +120,7 @@ def evaluate(
     ] = None,
     quantization: BasePacked = None,
     revision: BaseRevision = None,
+    tokenizer: Tokenizer = None,
     device: Annotated[
         str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: auto).")
     ] = None,
@@ -174,6 +176,7 @@ def evaluate(
         "dtype": dtype and dtype.value,
         "quantization": quantization and quantization.value,
         "revision": revision,
+        "tokenizer": tokenizer and tokenizer.value,
         "device": device,
         "engine": engine,
     }

@@ -19,6 +19,7 @@ from gradience.cli.options import (
     Quiet,
     ReportAsJson,
     RowTokens,
+    Tokenizer,
 )
 from gradience.cli.output import command_line, print_result
 from gradience.cli.page import Html, page_of_a_report
@@ -75,6 +76,7 @@ def heal(
     dtype: BasePrecision = Precision.auto,
     quantization: BasePacked = None,
     revision: BaseRevision = None,
+    tokenizer: Tokenizer = None,
     device: Device = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the inputs and print what healing does and needs.")
@@ -94,6 +96,7 @@ def heal(
     """
     from gradience.calibrate.heal.inputs import HealRequest, read_heal_inputs
     from gradience.calibrate.inputs import Request
+    from gradience.cli.console import show_note
 
     student = Request(
         adapter=adapter,
@@ -107,12 +110,15 @@ def heal(
         dtype=dtype.value,
         quantization="nf4" if quantization else None,
         revision=revision,
+        tokenizer=None if tokenizer is None else tokenizer.value,
         device=device,
     )
     request = HealRequest(student=student, teacher=teacher, steps=steps, lr=lr)
     _check_output(output, request, dry_run=dry_run, force=force)
     page_of_a_report(html, dry_run=dry_run)
     inputs = read_heal_inputs(request)
+    for note in inputs.student.notes:
+        show_note(note)
     if output is None or dry_run:
         _forecast(inputs, as_json=json)
     else:

@@ -28,6 +28,13 @@ class Packed(StrEnum):
     nf4 = "nf4"
 
 
+class TokenizerName(StrEnum):
+    """Where the tokenizer is from."""
+
+    base = "base"
+    adapter = "adapter"
+
+
 class TestRole(StrEnum):
     """Examples that may be evaluated."""
 
@@ -103,6 +110,14 @@ BasePacked = Annotated[
 BaseRevision = Annotated[
     str | None,
     typer.Option("--revision", metavar="COMMIT", help="Of the base on the hub."),
+]
+Tokenizer = Annotated[
+    TokenizerName | None,
+    typer.Option(
+        "--tokenizer",
+        metavar="NAME",
+        help="Tokenizer and chat template: base or adapter (default: the adapter's, if one was saved with it).",
+    ),
 ]
 Engine = Annotated[
     str | None,

@@ -29,6 +29,7 @@ from gradience.cli.options import (
     TaskOptions,
     TestRole,
     TextTokens,
+    Tokenizer,
 )
 from gradience.cli.output import command_line, print_result
 from gradience.cli.page import Html, NoTexts, shows_texts
@@ -100,6 +101,7 @@ def shrink(
     dtype: BasePrecision = Precision.auto,
     quantization: BasePacked = None,
     revision: BaseRevision = None,
+    tokenizer: Tokenizer = None,
     device: Device = "auto",
     engine: Engine = None,
     engine_python: EnginePython = None,
@@ -150,6 +152,7 @@ def shrink(
         "dtype": dtype.value,
         "quantization": quantization and quantization.value,
         "revision": revision,
+        "tokenizer": tokenizer and tokenizer.value,
         "device": device,
         "engine": engine,
     }

@@ -16,6 +16,7 @@ from gradience.evaluate.engines.base import OutOfMemoryError
 from gradience.evaluate.evaluator import Evaluator
 from gradience.evaluate.inputs import BASE_ROW, AdapterInput, Inputs, why_inert
 from gradience.evaluate.kept import Kept
+from gradience.models.tokenizers import digest_of_files
 from gradience.progress import Watcher
 from gradience.tasks.examples import fingerprint
 
@@ -198,9 +199,11 @@ class Answering:
 
     @cached_property
     def _base(self) -> dict[str, Any]:
+        tokenizer = self.inputs.model.tokenizer
         return {
             "base": self.fingerprint,
             "model": self.inputs.model.model_dump(mode="json", exclude={"name", "revision"}),
+            **({"tokenizer": digest_of_files(Path(tokenizer))} if tokenizer else {}),
         }
 
     @property

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gradience.errors import InputError, OutputError, UsageError, require
 from gradience.models.context import context_of
 from gradience.models.settings import ModelSettings
+from gradience.models.tokenizers import check_vocabulary, tokenizer_notes
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
 from gradience.words import counted
 
@@ -38,12 +39,15 @@ def notes_of(inputs: Inputs) -> Iterator[str]:
     if source.commit is None:
         require_weights(source.folder)
     shape = from_folder(AutoConfig, model.name, source.folder)
+    tokenizer = load_tokenizer(model)
+    check_vocabulary(model, tokenizer, shape, {each.given: each.tokens for each in inputs.adapters})
+    yield from tokenizer_notes(model, tokenizer, {each.name: each.folder for each in inputs.adapters})
     if inputs.role is None:
         yield from repeated(inputs.task.examples.counts)
     yield from lengths(
         inputs.task,
         inputs.examples,
-        load_tokenizer(model),
+        tokenizer,
         shape=shape,
         max_length=inputs.max_length,
         max_new_tokens=request.max_new_tokens,

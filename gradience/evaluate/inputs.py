@@ -20,6 +20,7 @@ from gradience.evaluate.engines.base import AdapterIdentity
 from gradience.evaluate.request import Request
 from gradience.models.locate import plain_name
 from gradience.models.settings import ModelSettings, ModelType
+from gradience.models.tokenizers import stored_tokens, with_tokenizer
 from gradience.tasks.base import ChatTask, ClassificationTask, LikelihoodTask, Task
 from gradience.tasks.rendered import rendered
 from gradience.tasks.rows import local
@@ -55,6 +56,8 @@ class AdapterInput:
     """What its config names."""
     fields: Mapping[str, Any]
     """Its whole config."""
+    tokens: int | None = None
+    """Rows of an embedding or head over tokens that it stores whole; None where it stores none."""
 
     @property
     def folder(self) -> Path:
@@ -135,6 +138,7 @@ def read_inputs(request: Request) -> Inputs:
         dtype=request.dtype,
         quantization=request.quantization,
     )
+    model = with_tokenizer(model, request.tokenizer, [adapters[0].folder])
     role = None if request.data is not None else request.role
     asked = rendered(task if role is not None else _all_alike(task), model)
     examples = (asked.examples.all if role is None else asked.examples.of(role))[: request.limit]
@@ -214,6 +218,7 @@ def adapter_input(name: str, path: Path) -> AdapterInput:
             sum(entry.params for _, entry in adapter.entries()) - lora,
             config.base_model,
             config.fields,
+            stored_tokens({entry_name: entry.shape for entry_name, entry in adapter.entries()}),
         )
 
 

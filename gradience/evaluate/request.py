@@ -16,6 +16,7 @@ from gradience.evaluate.engines import ENGINES
 from gradience.models.config_errors import known_keys, refused
 from gradience.models.locate import EMBEDDED, is_path
 from gradience.models.settings import Positive, Settings
+from gradience.models.tokenizers import TokenizerOf
 from gradience.tasks.user_code import is_file
 
 PATHS = ("adapters", "data", "output")
@@ -66,6 +67,9 @@ class Request(Settings):
     """`nf4`: the base in 4 bits through bitsandbytes, as QLoRA trains on it."""
     revision: str | None = None
     """A commit of the base's repository on the hub."""
+    tokenizer: TokenizerOf | None = None
+    """Tokenizer and chat template: those of the `base`, or those saved with the reference `adapter`; by default the
+    adapter's where it has any."""
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1`, `mps`; `auto` takes a GPU where there is one."""
     engine: EngineName = "transformers"

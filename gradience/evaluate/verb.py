@@ -26,6 +26,7 @@ from gradience.evaluate.kept import MANIFEST
 from gradience.evaluate.outcome import report_of
 from gradience.evaluate.request import request_of
 from gradience.models.lock import only_one
+from gradience.models.tokenizers import TokenizerOf
 from gradience.progress import Watcher
 
 EVALUATION, DOCUMENT = "evaluation.json", "evaluation.md"
@@ -50,6 +51,7 @@ def evaluate_adapters(
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     quantization: Literal["nf4"] | None = None,
     revision: str | None = None,
+    tokenizer: TokenizerOf | None = None,
     device: str = "auto",
     engine: str = "transformers",
     watcher: Watcher | None = None,
@@ -81,6 +83,7 @@ def evaluate_adapters(
     dtype: of the base, as in a config of Bench; so are the next three.
     quantization: of the base.
     revision: of the base on the hub.
+    tokenizer: "base" or "adapter"; by default the one saved with the reference where there is one.
     device: where the base is.
     engine: what answers, "transformers" or "vllm"; GRADIENCE_ENGINE_PYTHON names the Python of the latter.
     watcher: told of each stage and batch.
@@ -105,6 +108,7 @@ def evaluate_adapters(
         "dtype": dtype,
         "quantization": quantization,
         "revision": revision,
+        "tokenizer": tokenizer,
         "device": device,
         "engine": engine,
     }

@@ -6,7 +6,7 @@ The one place of Bench that loads a base: training and evaluation get the same w
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -44,18 +44,33 @@ class Base:
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:
-    """The base's tokenizer, with a padding token (the end token where it has none of its own)."""
+    """The tokenizer of the base, or of the adapter that the settings name; the end token pads where nothing else does.
+
+    An adapter's tokenizer that has no chat template gets the base's.
+    """
     return _tokenizer(settings, locate(settings, BESIDE))
 
 
 def _tokenizer(settings: ModelSettings, source: Source) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = from_folder(AutoTokenizer, settings.name, source.folder)
+    if settings.tokenizer is None:
+        tokenizer = from_folder(AutoTokenizer, settings.name, source.folder)
+    else:
+        try:
+            tokenizer = from_folder(AutoTokenizer, settings.tokenizer, Path(settings.tokenizer))
+        except InputError as error:
+            hint = "use the base's tokenizer: --tokenizer base"
+            raise InputError(str(error), code=error.code, hint=hint) from None
+        if not tokenizer.chat_template:
+            with suppress(InputError):  # a base without a tokenizer
+                tokenizer.chat_template = from_folder(
+                    AutoTokenizer, settings.name, source.folder
+                ).chat_template
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise InputError(
-                f"{settings.name}: its tokenizer has neither a padding nor an end token",
+                f"{settings.tokenizer or settings.name}: its tokenizer has neither a padding nor an end token",
                 code="no-pad-token",
                 hint="set pad_token in its tokenizer_config.json",
             )

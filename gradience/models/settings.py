@@ -29,6 +29,8 @@ class ModelSettings(Settings):
     """`seq2seq_lm` (encoder–decoder) is evaluated and not trained: a config of Bench cannot have it."""
     folder: str | None = Field(default=None, exclude=True)
     """Where the relative path of a `name` starts: as of `task.folder`."""
+    tokenizer: str | None = Field(default=None, exclude=True)
+    """Folder of the adapter whose tokenizer is used; None: the base's. No config of Bench has it."""
     revision: str | None = None
     """A commit of the hub's repository."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -66,7 +66,8 @@ def _facts(report: CalibrationReport) -> list[tuple[str, Inline]]:
 
 def _notes(report: CalibrationReport) -> list[Block]:
     reasons = Counter(module.reason for module in report.excluded)
-    notes = [
+    notes = [Note("info", note) for note in report.notes]
+    notes += [
         Note("warning", f"{plural(number, 'module')} excluded from every prediction: {reason}")
         for reason, number in reasons.items()
     ]

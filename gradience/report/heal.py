@@ -109,7 +109,7 @@ def _row(name: str, mean: MeanKl, number: Callable[[float], str]) -> list[Inline
 
 
 def _notes(report: HealReport) -> list[Block]:
-    notes = []
+    notes = [Note("info", note) for note in report.notes]
     if report.held_out_rows < FEW:
         notes.append(
             Note("warning", f"only {plural(report.held_out_rows, 'row')} held out: give some hundred")

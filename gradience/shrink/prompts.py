@@ -31,6 +31,7 @@ def healing_of(asked: Evaluation, prompts: Path) -> tuple[HealRequest, Sequence[
         dtype=asked.dtype,
         quantization=asked.quantization,
         revision=asked.revision,
+        tokenizer=asked.tokenizer,
         device=asked.device,
     )
     inputs = read_inputs(student)

@@ -36,6 +36,7 @@ from gradience.evaluate.kept import MANIFEST
 from gradience.evaluate.request import request_of
 from gradience.evaluate.verb import margin_of, memory_errors, note_changes, require_libraries
 from gradience.models.lock import only_one
+from gradience.models.tokenizers import TokenizerOf
 from gradience.progress import Watcher
 from gradience.shrink.outcome import report_of
 from gradience.shrink.plan import DEV, PLAN, Prepared, prepare, settle
@@ -75,6 +76,7 @@ def shrink_adapter(
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     quantization: Literal["nf4"] | None = None,
     revision: str | None = None,
+    tokenizer: TokenizerOf | None = None,
     device: str = "auto",
     watcher: Watcher | None = None,
 ) -> ShrinkReport:
@@ -107,6 +109,7 @@ def shrink_adapter(
     dtype: of the base, as in a config of Bench; so are the next three.
     quantization: of the base.
     revision: of the base on the hub.
+    tokenizer: "base" or "adapter"; by default the one saved with the adapter where there is one.
     device: where the base is.
     watcher: told of each stage and batch.
 
@@ -127,6 +130,7 @@ def shrink_adapter(
         "dtype": dtype,
         "quantization": quantization,
         "revision": revision,
+        "tokenizer": tokenizer,
         "device": device,
     }
     request = request_of({name: value for name, value in given.items() if value is not None})

@@ -98,7 +98,7 @@ def read_heal_inputs(request: HealRequest) -> HealInputs:
             code="not-smaller",
             hint="give the smaller adapter first, and the original as --teacher",
         )
-    inputs = read_inputs(request.student)
+    inputs = read_inputs(request.student, folder)
     rows = len(inputs.rows.all)
     if rows < FEWEST:
         raise UsageError(

@@ -15,6 +15,7 @@ from gradience.calibrate.heal.inputs import HealInputs, HealRequest, read_heal_i
 from gradience.calibrate.inputs import checked_request
 from gradience.compress.carry import refuse_foreign_files
 from gradience.errors import OutputError
+from gradience.models.tokenizers import TokenizerOf
 from gradience.progress import Progress
 
 
@@ -35,6 +36,7 @@ def heal_adapter(
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     quantization: Literal["nf4"] | None = None,
     revision: str | None = None,
+    tokenizer: TokenizerOf | None = None,
     device: str = "auto",
     force: bool = False,
     progress: Progress | None = None,
@@ -69,6 +71,7 @@ def heal_adapter(
     dtype: of the base, as in a config of Bench; so are the next three.
     quantization: of the base.
     revision: of the base on the hub.
+    tokenizer: "base" or "adapter"; by default the one saved with the adapter where there is one.
     device: where the base is.
     force: replace an adapter folder that is there.
     progress: called after each step and each batch that is sampled or measured.
@@ -78,7 +81,8 @@ def heal_adapter(
     """
     student = checked_request(
         adapter, prompts, base_model, limit, completion_tokens, seed, batch_size,
-        max_length=max_length, dtype=dtype, quantization=quantization, revision=revision, device=device,
+        max_length=max_length, dtype=dtype, quantization=quantization, revision=revision, tokenizer=tokenizer,
+        device=device,
     )  # fmt: skip
     request = HealRequest(
         student=student,

@@ -163,6 +163,7 @@ def _facts(inputs: HealInputs, engine: TransformersEngine) -> dict[str, Any]:
         "teacher_params": inputs.teacher_params,
         "trained_params": inputs.student_params,
         "kind": student.kind,
+        "notes": student.notes,
         "prompts": path_text(asked.prompts),
         "prompts_sha256": sha256_file(asked.prompts),
         "duplicates": rows.duplicates,

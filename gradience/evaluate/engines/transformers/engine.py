@@ -277,6 +277,7 @@ class TransformersEngine(Engine):
         """Have PEFT load the adapter; returns what is missing from the file or has no place in the model."""
         from peft import get_peft_model
         from peft.utils.other import AuxiliaryTrainingWrapper, TrainableTokensWrapper
+        from safetensors import safe_open
 
         config.inference_mode, config.base_model_name_or_path = True, None
         config.init_lora_weights = (
@@ -300,9 +301,14 @@ class TransformersEngine(Engine):
                 vars(wrapper).pop("adapter_state_dict_load_map", None)
         result = self._peft.load_adapter(str(folder), adapter_name=key)
         self._peft.eval()
+        with safe_open(str(folder / "adapter_model.safetensors"), framework="pt") as file:
+            stored = set(file.keys())
+        # Of an embedding that has other rows than the base's, PEFT 0.21 saves the wrapped copies as well.
+        plain = {name: original_name(name.replace(".modules_to_save.", ".")) for name in stored}
+        copies = {name for name in stored if plain[name] != name and plain[name] in stored}
         return [
             *(f"no tensor for {name}" for name in result.missing_keys),
-            *(f"no place for the tensor {name}" for name in result.unexpected_keys),
+            *(f"no place for the tensor {name}" for name in result.unexpected_keys if name not in copies),
         ]
 
     def _unload(self, key: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import torch
 
 import gradience
-from gradience.digests import Sha256, sha256_text
+from gradience.digests import Sha256
 from gradience.models.devices import device_name
+from gradience.models.tokenizers import tokenizer_digest
 
 SAMPLED = 16
 """Values of each parameter in the digest of a base: reading all of them would take longer than some evaluations."""
@@ -53,23 +53,6 @@ def fingerprint(model: Any) -> str:
         few = values[:: max(1, len(values) // SAMPLED)][:SAMPLED].contiguous()
         digest.update(few.view(torch.uint8).cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def tokenizer_digest(tokenizer: Any) -> str:
-    """sha256 of what decides the ids of a text; the padding and truncation of the last call are left out."""
-    if tokenizer.is_fast:
-        rules = json.loads(tokenizer.backend_tokenizer.to_str())
-        rules.update(padding=None, truncation=None)
-    else:
-        rules = tokenizer.get_vocab()
-    facts = [
-        type(tokenizer).__name__,
-        rules,
-        tokenizer.bos_token_id,
-        tokenizer.eos_token_id,
-        tokenizer.pad_token_id,
-    ]
-    return sha256_text(json.dumps(facts, sort_keys=True))
 
 
 def quantization_of(config: Any) -> str | None:
