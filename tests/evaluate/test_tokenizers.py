@@ -92,22 +92,22 @@ def test_an_adapter_without_a_tokenizer_cannot_lend_one(folders):
 
 
 def test_the_records_belong_to_a_tokenizer_and_the_report_names_it(folders, tmp_path):
-    own = shutil.copytree(folders / "own", tmp_path / "own")
+    copied = shutil.copytree(folders / "own", tmp_path / "own")
     given = {
         "base_model": folders / "base",
         "data": folders / "rows.jsonl",
         "device": "cpu",
         "max_new_tokens": 2,
     }
-    first = evaluate_adapters([own], output=tmp_path / "out", **given)
+    first = evaluate_adapters([copied], output=tmp_path / "out", **given)
     assert "saved with own" in first.notes[0]
     records = tmp_path / "out" / "records" / "own.jsonl"
     before = records.stat().st_mtime_ns
-    evaluate_adapters([own], output=tmp_path / "out", **given)
+    evaluate_adapters([copied], output=tmp_path / "out", **given)
     assert records.stat().st_mtime_ns == before
-    config = json.loads((own / "tokenizer_config.json").read_text())
-    (own / "tokenizer_config.json").write_text(json.dumps(config | {"pad_token": "[UNK]"}))
-    evaluate_adapters([own], output=tmp_path / "out", **given)
+    config = json.loads((copied / "tokenizer_config.json").read_text())
+    (copied / "tokenizer_config.json").write_text(json.dumps(config | {"pad_token": "[UNK]"}))
+    evaluate_adapters([copied], output=tmp_path / "out", **given)
     assert records.stat().st_mtime_ns != before
 
 
