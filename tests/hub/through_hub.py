@@ -11,6 +11,7 @@ import json
 import sys
 
 import huggingface_hub.file_download
+from hub_server import cdn_is_allowed
 
 from gradience import audit_adapter
 from gradience.cli.app import run
@@ -18,6 +19,7 @@ from gradience.errors import GradienceError
 from gradience.models.locate import locate
 from gradience.models.settings import ModelSettings
 
+cdn_is_allowed()
 huggingface_hub.file_download.time.sleep = lambda seconds: None  # between its attempts
 
 

@@ -15,7 +15,7 @@ from hostile.surface import Input, Surface
 SERVER = Path(__file__).resolve().parents[2] / "hub" / "hub_server.py"
 sys.path.insert(0, str(SERVER.parent))
 
-from hub_server import HEADERS, LISTINGS, LOCATIONS  # noqa: E402
+from hub_server import HEADERS, LISTINGS, LOCATIONS, cdn_is_allowed  # noqa: E402
 
 OTHERS = (
     "page",
@@ -53,6 +53,7 @@ def surface(_folder: Path) -> Surface:
     }
     from huggingface_hub import constants
 
+    cdn_is_allowed()
     constants.ENDPOINT = os.environ["HF_ENDPOINT"]  # another surface may have imported it before
     constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE = "tmp/hf/hub", False
     files = {"in/adapter": example_adapter()}
