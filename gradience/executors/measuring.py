@@ -6,6 +6,8 @@ that the same adapters have when measured here. All machines see the files under
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import sys
 from collections import Counter
@@ -18,7 +20,7 @@ from typing import Any
 from gradience.artifacts.fleet import FleetRow
 from gradience.artifacts.stage_spec import StageNeeds
 from gradience.artifacts.whole import write_whole
-from gradience.errors import OutputError
+from gradience.errors import OutputError, UsageError
 from gradience.executors import executor
 from gradience.executors.executor import DONE, Ended, Job, Order
 from gradience.fleet.discover import Member
@@ -45,7 +47,8 @@ class OnExecutor:
     folder: for lists, rows and logs, which all machines see; it is removed at the end.
     root: what names are relative to, as for `audit_fleet`.
 
-    Calling it raises MissingExtra for an executor without its library, OutputError (`part-failed`, `write-failed`).
+    Calling it raises MissingExtra for an executor without its library, OutputError (`part-failed`, `write-failed`),
+    UsageError (`not-ours`) for a folder with anything else in it.
     """
 
     executor: str
@@ -56,6 +59,7 @@ class OnExecutor:
 
     def __call__(self, members: Sequence[Member], **options: Any) -> Iterator[FleetRow]:
         """Yield the row of every adapter, part after part as they end. options: keywords of `measure`."""
+        self._refuse_foreign()
         listed = [member for member in members if _fits_a_line(member)]
         jobs = [
             self._job(number, listed[number :: self.parts], options)
@@ -65,6 +69,19 @@ class OnExecutor:
             yield from read_rows(_rows_beside(job.log))
         shutil.rmtree(self.folder, ignore_errors=True)
         yield from measured_rows([member for member in members if not _fits_a_line(member)], **options)
+
+    def _refuse_foreign(self) -> None:
+        """Raise UsageError (not-ours) for a link, and for a folder with files that no part wrote."""
+        if os.path.lexists(self.folder) and not (
+            self.folder.is_dir()
+            and not self.folder.is_symlink()
+            and all(map(_is_of_a_part, os.listdir(self.folder)))
+        ):
+            raise UsageError(
+                f"{self.folder}: not a folder that only parts of a fleet wrote, so nothing is written to it",
+                code="not-ours",
+                hint="move it away, or give another --output",
+            )
 
     def _done(self, waiting: list[Job]) -> Iterator[Job]:
         """The parts, as they are measured. Raises OutputError (part-failed)."""
@@ -112,6 +129,11 @@ class OnExecutor:
             command += ["--allow-pickle"]
         log = folder / f"{number}.log"
         return Job(f"part {number}", [*command, "--output", str(_rows_beside(log))], StageNeeds(), log)
+
+
+def _is_of_a_part(name: str) -> bool:
+    """Whether a part writes a file of this name: its list, log and rows, and what a kill leaves of them."""
+    return re.fullmatch(r"\.?\d+\.(txt|log|jsonl)(\..+)?", name) is not None
 
 
 def _rows_beside(log: Path) -> Path:

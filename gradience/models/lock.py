@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from gradience.artifacts.scratch import sweep_below
-from gradience.errors import LockedError
+from gradience.errors import InputError, LockedError
 
 
 @contextmanager
@@ -15,11 +16,12 @@ def only_one(folder: Path, *, wait: float = 0) -> Iterator[None]:
     """Hold the output against a second run, and clear away what killed ones left half-written.
 
     The system lets go of the lock when the process ends, however it ends. wait: seconds for which to wait for that.
-    Raises LockedError (`output-locked`).
+    Raises LockedError (`output-locked`), InputError (`symlink-outside`).
     """
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
+    _refuse_links(folder)
     try:
         with FileLock(folder / ".lock", timeout=wait):
             sweep_below(folder)
@@ -30,3 +32,16 @@ def only_one(folder: Path, *, wait: float = 0) -> Iterator[None]:
             code="output-locked",
             hint="wait until it ends, or give another --output",
         ) from None
+
+
+def _refuse_links(folder: Path) -> None:
+    """Raise InputError (`symlink-outside`) for a link in the output through which a run would write elsewhere."""
+    home = os.path.join(os.path.realpath(folder), "")
+    for above, folders, files in os.walk(folder):
+        for path in (os.path.join(above, name) for name in (*folders, *files)):
+            if os.path.islink(path) and not os.path.realpath(path).startswith(home):
+                raise InputError(
+                    f"{path}: a symbolic link that leads out of the output {folder}, so nothing is written there",
+                    code="symlink-outside",
+                    hint=f"remove the link, or give another output than {folder}",
+                )

@@ -13,7 +13,7 @@ from killing import program
 
 from gradience.artifacts.stage import MANIFEST, StageManifest
 from gradience.bench.run.stages import BEGUN, Stages, stage_key
-from gradience.errors import LockedError, OutputError
+from gradience.errors import InputError, LockedError, OutputError
 from gradience.models.lock import only_one
 
 
@@ -87,6 +87,25 @@ def test_a_second_run_on_the_same_output_is_refused(tmp_path: Path) -> None:
     assert "another run is writing here" in second.stderr
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
     assert LockedError.exit_code == 6
+
+
+@pytest.mark.parametrize("name", [".lock", "records", "seed_42/probe"])
+def test_an_output_with_a_link_out_of_it_is_refused(tmp_path: Path, name: str) -> None:
+    outside, output = tmp_path / "outside", tmp_path / "output"
+    outside.write_bytes(b"theirs")
+    (output / "seed_42").mkdir(parents=True)
+    (output / "inside").symlink_to("seed_42")
+    with only_one(output):
+        pass
+    (output / ".lock").unlink()
+    (output / name).symlink_to(outside)
+    with (
+        pytest.raises(InputError, match=f"{name}: a symbolic link that leads out of") as caught,
+        only_one(output),
+    ):
+        pass
+    assert caught.value.code == "symlink-outside"
+    assert outside.read_bytes() == b"theirs"
 
 
 # ------------------------------------------------------------------ nothing lost, nothing stale

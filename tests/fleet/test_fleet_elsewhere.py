@@ -14,7 +14,7 @@ from fleets import random_factors, save
 
 from gradience import audit_fleet
 from gradience.cli.app import run
-from gradience.errors import OutputError
+from gradience.errors import OutputError, UsageError
 from gradience.executors.measuring import OnExecutor
 
 
@@ -73,6 +73,24 @@ def test_a_part_that_fails_says_where_to_look(here, monkeypatch):
         rows_of("there.jsonl", measure=elsewhere)
     assert caught.value.code == "part-failed"
     assert "not below" in (here / "parts" / "0.log").read_text()
+
+
+def make_notes(parts):
+    parts.mkdir()
+    (parts / "notes").write_bytes(b"theirs")
+
+
+def make_link(parts):
+    (parts.parent / "outside").mkdir()
+    parts.symlink_to("outside")
+
+
+@pytest.mark.parametrize("make", [make_notes, make_link])
+def test_a_folder_that_no_part_wrote_stays(here, make):
+    make(here / "parts")
+    with pytest.raises(UsageError, match="not a folder that only parts of a fleet wrote"):
+        rows_of("there.jsonl", measure=OnExecutor("local", 2, here / "parts"))
+    assert [path.name for path in (here / "parts").iterdir()] == ["notes"] * (make is make_notes)
 
 
 @pytest.mark.parametrize(
