@@ -27,6 +27,8 @@ MAX_UNSIZED = 256 * 2**20
 """Bytes of a file whose size the server does not say."""
 SECONDS = 60.0
 """For one answer that is no file, and for each step of any connection."""
+MAX_WAIT = 300
+"""Seconds after which a server that is busy may want to be asked again: huggingface.co counts requests in 5 minutes."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-fA-F]{1,128}")
 _guard: _Guard | None = None
@@ -124,13 +126,18 @@ class _Guard:
         commit = headers.get("X-Repo-Commit")
         if commit is not None and not _COMMIT.fullmatch(commit):
             raise self.refuse(f"names the commit {commit[:80]!r}")
-        # Those of other answers name no file: S3 has its own, redirects have any.
-        tags = [headers.get("X-Linked-Etag")]
-        if response.request.method == "HEAD" and response.is_success:
-            tags.append(headers.get("ETag"))
-        for tag in tags:
-            if tag is not None and not _DIGEST.fullmatch(tag.removeprefix("W/").strip('"')):
-                raise self.refuse(f"names the digest {tag[:80]!r} of a file")
+        limits = f"{headers.get('Retry-After', '')} {headers.get('RateLimit', '')}"
+        wait = re.search(r"^(\d+)|\bt\s*=\s*(\d+)", limits)
+        seconds = (wait[1] or wait[2]) if wait is not None and not response.is_success else "0"
+        if int(seconds[:9]) > MAX_WAIT:
+            raise self.refuse(f"asks to wait {seconds[:20]} seconds")
+        # The ETag of other answers names no file: S3 has its own, as have errors and redirects that are followed.
+        host = urlsplit(headers.get("Location") or "").hostname
+        followed = response.has_redirect_location and host in (None, urlsplit(self.endpoint).hostname)
+        names_a_file = commit is not None and response.status_code < 400 and not followed
+        tag = headers.get("X-Linked-Etag") or (headers.get("ETag") if names_a_file else None)
+        if tag and not _DIGEST.fullmatch(tag.removeprefix("W/").strip('"')):
+            raise self.refuse(f"names the digest {tag[:80]!r} of a file")
         for size in (headers.get("X-Linked-Size"), headers.get("Content-Length")):
             if size is not None and not (size.isascii() and size.isdigit() and len(size) < 16):
                 raise self.refuse(f"names the size {size[:80]!r} of a file")
@@ -144,14 +151,13 @@ class _Guard:
 
     def _bounded(self, response: Any) -> Any:
         """The content of an answer, which raises NetworkError where it does not end."""
-        is_file = response.is_success and not str(response.request.url).startswith(f"{self.endpoint}/api/")
+        url = str(response.request.url).removeprefix(self.endpoint)
+        is_file = response.is_success and not re.match(r"/api/(?!resolve-cache/)", url)
         sized = is_file and "Content-Length" in response.headers  # and no more than that is read
         stream, until = response.stream, time.monotonic() + SECONDS
-        module = sys.modules[
-            type(response).__module__.partition(".")[0]
-        ]  # httpx, whatever it is called there
+        name = type(response).__module__.partition(".")[0]  # httpx, whatever it is called there
 
-        class Bounded(module.SyncByteStream):  # type: ignore[name-defined, misc]
+        class Bounded(sys.modules[name].SyncByteStream):  # type: ignore[misc]
             def __iter__(bounded) -> Iterator[bytes]:
                 unsized = MAX_UNSIZED
                 for chunk in stream:

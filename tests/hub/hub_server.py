@@ -11,7 +11,7 @@ import hashlib
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,17 +26,20 @@ TOKEN = "hf_secret"
 
 UP = "../../../../../evil"
 """Out of the cache, from the folders of blobs and of commits."""
-HEADERS = {
+HEADERS: dict[str, dict[str, str | None]] = {
     "commit": {"X-Repo-Commit": UP},
     "no commit": {"X-Repo-Commit": "main"},
     "etag": {"ETag": f'"{UP}"', "X-Linked-Etag": f'"{UP}"'},
+    "etag of a redirect": {"ETag": f'"{UP}"', "X-Linked-Etag": None},
     "long etag": {"ETag": "a" * 5000, "X-Linked-Etag": "a" * 5000},
     "size": {"X-Linked-Size": "many", "X-Linked-Etag": "0" * 64},
     "negative size": {"X-Linked-Size": "-5", "X-Linked-Etag": "0" * 64},
     "xet": {"X-Xet-Hash": UP, "X-Xet-Refresh-Route": "http://169.254.169.254/"},
     "xet route": {"X-Xet-Hash": "0" * 64, "X-Xet-Refresh-Route": "http://169.254.169.254/"},
 }
-"""What is wrong -> headers of a file's answer."""
+"""What is wrong -> headers of a file's answer; None: there is none."""
+WAITS = {"later": {"Retry-After": "86400"}, "limited": {"RateLimit": '"api";r=0;t=86400'}}
+"""What is wrong -> how long to wait, of a server that is busy."""
 LOCATIONS = {
     "metadata": "http://169.254.169.254/latest/meta-data/",
     "file inside": "{}/secret",
@@ -116,6 +119,8 @@ class _Handler(BaseHTTPRequestHandler):
         parts = [unquote(part) for part in path.strip("/").split("/")]
         if parts[0] == "cdn":
             self._send(200, self.hub.blobs[parts[1]], {}, body=body)
+        elif parts[:2] == ["api", "resolve-cache"]:
+            self._file("/".join(parts[3:5]), parts[5], "/".join(parts[6:]), body=body)
         elif parts[:2] == ["api", "models"]:
             revision = parts[5] if len(parts) > 5 else "main"
             self._list("/".join(parts[2:4]), revision, tree=parts[4:5] == ["tree"], body=body)
@@ -138,6 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._no(500, "")
         elif repo.wrong == "page":
             self._send(200, b"<html>log in to this network</html>", {}, body=True)
+        elif repo.wrong in WAITS:
+            self._send(429, b"{}", WAITS[repo.wrong], body=self.command == "GET")
         elif repo.wrong == "endless error":
             self._endless(404)
         elif repo.wrong == "token":
@@ -186,6 +193,10 @@ class _Handler(BaseHTTPRequestHandler):
         data = repo.files[commit].get(path)
         if data is None:
             self._no(404, "EntryNotFound")
+        elif repo.wrong == "moved" and "/resolve-cache/" not in self.path:
+            there = f"/api/resolve-cache/models/{name}/{commit}/{path}"
+            headers = {"Location": there, "ETag": 'W/"f-mY2V+/x="', "X-Repo-Commit": commit}
+            self._send(307, b"Temporary Redirect", headers, body=body)
         elif repo.wrong == "endless file" and body:
             self._endless(200)
         elif repo.wrong in LOCATIONS:
@@ -227,13 +238,20 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, b"{}", headers, body=self.command == "GET")
 
     def _send(
-        self, status: int, data: bytes, headers: dict[str, str], *, body: bool, claimed: int | None = None
+        self,
+        status: int,
+        data: bytes,
+        headers: Mapping[str, str | None],
+        *,
+        body: bool,
+        claimed: int | None = None,
     ) -> None:
         start = self.headers.get("Range")
         first = int(start.removeprefix("bytes=").partition("-")[0]) if start and status == 200 else 0
         self.send_response(206 if first else status)
         for key, value in headers.items():
-            self.send_header(key, value)
+            if value is not None:
+                self.send_header(key, value)
         self.send_header("Content-Length", str((claimed or len(data)) - first))
         self.end_headers()
         if body:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import LOCATIONS, TOKEN, Hub, serving
+from hub_server import LOCATIONS, TOKEN, WAITS, Hub, serving
 from killing import HANGS
 
 from gradience import audit_adapter
@@ -72,6 +72,7 @@ def hub() -> Iterator[Hub]:
         hub.add("org/disabled", GOOD, wrong="disabled")
         hub.add("org/busy", GOOD, wrong="busy")
         hub.add("org/page", GOOD, wrong="page")
+        hub.add("org/moved", {**GOOD, "adapter_config.json": CONFIG + b" " * 9 * 2**20}, wrong="moved")
         hub.add("org/token", GOOD, wrong="token")
         hub.add("org/broken", GOOD, wrong="broken")
         hub.add("org/listed", {"adapter_model.safetensors": WEIGHTS}, wrong="listed")
@@ -115,6 +116,7 @@ def answers(hub: Hub, home: Path) -> Answers:
         *(f"org/{name}" for name in FOREIGN),
         "org/other",
         "org/large:weights.safetensors",
+        "org/moved",
     ]
     pages = [f"{page}/org/many/tree/main/checkpoint-9", f"{page}/org/other/blob/main/weights.safetensors"]
     lines = [
@@ -168,6 +170,11 @@ def test_the_report_names_the_commit(hub: Hub, answers: Answers) -> None:
         }  # fmt: skip
         assert answers[name]["sha256"] == sha256_file(example_adapter() / "adapter_model.safetensors")
     assert f"commit {second[:12]}" in answers[str(["compare", "org/good", "org/good@v1"])]["out"]
+
+
+def test_files_behind_a_redirect_on_the_hub_itself(answers: Answers) -> None:
+    """As huggingface.co serves small files: the redirect has an ETag of its own, and the file lies below /api/."""
+    assert answers["org/moved"]["sha256"] == sha256_file(example_adapter() / "adapter_model.safetensors")
 
 
 def test_only_config_and_weights_are_downloaded(hub: Hub, answers: Answers) -> None:
@@ -354,7 +361,7 @@ def test_what_is_here_is_never_a_name_on_the_hub(
 
 ATTACKS = {
     **dict.fromkeys(("commit", "no commit", "sha"), "names the commit"),
-    **dict.fromkeys(("etag", "long etag", "xet"), "names the digest"),
+    **dict.fromkeys(("etag", "etag of a redirect", "long etag", "xet"), "names the digest"),
     **dict.fromkeys(("size", "negative size"), "names the size"),
     **dict.fromkeys((*LOCATIONS, "list inside", "xet route"), "leads to"),
     **dict.fromkeys(
@@ -362,6 +369,7 @@ ATTACKS = {
         "lists files with invalid names, sizes or digests",
     ),
     **dict.fromkeys(("deep list", "dates"), "is not a Hugging Face Hub"),
+    **dict.fromkeys(WAITS, "asks to wait 86400 seconds"),
     "compressed list": "compresses an answer",
     **dict.fromkeys(("endless list", "endless error"), "sends an answer that does not end"),
 }

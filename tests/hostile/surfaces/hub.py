@@ -15,7 +15,7 @@ from hostile.surface import Input, Surface
 SERVER = Path(__file__).resolve().parents[2] / "hub" / "hub_server.py"
 sys.path.insert(0, str(SERVER.parent))
 
-from hub_server import HEADERS, LISTINGS, LOCATIONS, cdn_is_allowed  # noqa: E402
+from hub_server import HEADERS, LISTINGS, LOCATIONS, WAITS, cdn_is_allowed  # noqa: E402
 
 OTHERS = (
     "page",
@@ -36,7 +36,10 @@ VERBS = (
 
 
 def surface(_folder: Path) -> Surface:
-    repos = {f"org/{wrong.replace(' ', '-')}": wrong for wrong in (*HEADERS, *LOCATIONS, *LISTINGS, *OTHERS)}
+    repos = {
+        f"org/{wrong.replace(' ', '-')}": wrong
+        for wrong in (*HEADERS, *WAITS, *LOCATIONS, *LISTINGS, *OTHERS)
+    }
     server = subprocess.Popen(
         [sys.executable, str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
