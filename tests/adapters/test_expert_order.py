@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import PeftModel
 from peft_kinds import config
 from peft_models import gpt_oss, mixtral, peft_updates, qwen_moe, save
 from safetensors.numpy import load_file, save_file
 
 from gradience import audit_adapter, compare_adapters, compress_adapter, convert_adapter
+from gradience.adapters.config import PeftConfig
+from gradience.adapters.experts import fields_in_peft_order, layout_of
 from gradience.adapters.formats import open_adapter
 from gradience.cli.app import run
 from gradience.errors import InputError
@@ -223,3 +228,28 @@ def test_one_direction_has_one_order(tmp_path):
 def test_an_unknown_order_is_not_read(marker, unmarked):
     report = audit_adapter(rewrite(unmarked, **marker))
     assert report.coverage.unaudited[0].reason.startswith("stacked experts: lora_B_layout is")
+
+
+ANYTHING = st.none() | st.integers() | st.text(max_size=3) | st.lists(st.text(max_size=3), max_size=2)
+ORDERS = st.sampled_from(["rank_major", "grouped_by_expert"]) | ANYTHING
+ENTRIES = st.dictionaries(st.sampled_from(["lora_B_layout", "num_experts"]), ORDERS) | ANYTHING
+DETAILS = st.dictionaries(st.sampled_from(["gate_up_proj", "down_proj"]), ENTRIES) | ANYTHING
+MARKED = st.fixed_dictionaries(
+    {},
+    optional={
+        "lora_B_layout": ORDERS,
+        "unsloth_fused_expert_lora": st.fixed_dictionaries({"parameters": DETAILS}) | ANYTHING,
+        "unsloth_fixed": st.booleans(),
+    },
+)
+
+
+@given(top=MARKED, mapping=MARKED | ANYTHING)
+def test_any_marker_is_read_and_what_is_written_in_peft_s_order_says_so(top, mapping):
+    fields = {**top, "auto_mapping": mapping}
+    new = {**fields, **fields_in_peft_order(fields)}
+    for name in ("gate_up_proj", "down_proj"):
+        before, after = (layout_of(PeftConfig(Path(), each), f"mlp.experts.{name}") for each in (fields, new))
+        assert before is None or isinstance(before, str)
+        if before == "grouped_by_expert":
+            assert after == "rank_major"

@@ -46,6 +46,7 @@ FIELDS = (
     *("init_lora_weights", "target_modules", "target_parameters", "modules_to_save", "layers_to_transform"),
     *("base_model_name_or_path", "task_type", "peft_version", "enable_lora", "use_qalora", "lora_bias"),
     *("fan_in_fan_out", "alora_invocation_tokens", "fine_tune_type", "model_class", "kasa_config"),
+    *("lora_B_layout", "unsloth_fused_expert_lora", "auto_mapping"),
 )  # fmt: skip
 
 
