@@ -16,9 +16,12 @@ and 0 for those that predict.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -34,10 +37,15 @@ from gradience.artifacts.base import ROW_CONFIG, Artifact, Float12
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
 from gradience.artifacts.whole import write_whole
+from gradience.digests import sha256_json, sha256_parts
 from gradience.errors import InputError
 from gradience.spectra import FloatArray
 
 METADATA = "gradience"
+FEWEST_ROWS = 2
+"""That select, and that predict: a spread needs two."""
+LARGEST_EFFECT = 1e9
+"""Change of −log p of a row, in nats, by one component."""
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -124,6 +132,9 @@ class CalibrationReport(Report):
     batch_size: int
     max_length: int | None
     ridge: float
+    routing: str = ""
+    """How the base routes tokens, such as `2 of 8 experts`; empty if each token passes all experts, or there are none.
+    A prediction assumes that no token changes its experts."""
     modules: tuple[CalibratedModule, ...]
     excluded: tuple[ExcludedModule, ...]
     notes: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
@@ -189,7 +200,31 @@ class Calibration:
     tokens: NDArray[np.int64]
     selection: NDArray[np.bool_]
     path: str = "the calibration"
-    sha256: str = ""
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the content: arrays and report without its paths and its `run`, which has times.
+
+        Equal rows, weights, settings and seeds give the same digest on one machine.
+        """
+        facts = self.report.model_dump(mode="json", exclude={"adapter_path", "prompts", "run"})
+        return sha256_parts([sha256_json(facts).encode(), *self._chunks({})])
+
+    def _chunks(self, metadata: Mapping[str, str]) -> Iterator[bytes]:
+        """The bytes of a safetensors file with the arrays, in pieces."""
+        arrays: dict[str, tuple[str, NDArray[Any]]] = {
+            "rows:tokens": ("I64", self.tokens),
+            "rows:selection": ("U8", self.selection.astype(np.uint8)),
+        }
+        for module, moments in self.modules.items():
+            arrays |= {f"{module}:{name}": (kind, getattr(moments, name)) for name, kind in _TENSORS.items()}
+        ordered = in_order_of_type(
+            {name: NewTensor(kind, array.shape) for name, (kind, array) in arrays.items()}
+        )
+        yield header_bytes(ordered, metadata)
+        for name in ordered:
+            kind, array = arrays[name]
+            yield np.ascontiguousarray(array, _DTYPES[kind]).tobytes()
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Calibration:
@@ -211,26 +246,13 @@ class Calibration:
             }
             tokens = _array(file, "rows:tokens", "I64")
             selection = _array(file, "rows:selection", "U8").astype(np.bool_)
-            calibration = cls(report, modules, tokens, selection, str(path), file.sha256())
+            calibration = cls(report, modules, tokens, selection, str(path))
         _check(path, calibration)
         return calibration
 
     def write(self, path: Path) -> Path:
-        """Write the file, whole or not at all. Equal calibrations give equal tensors. Raises OutputError."""
-        tensors: dict[str, NDArray[Any]] = {
-            "rows:tokens": self.tokens,
-            "rows:selection": self.selection.astype(np.uint8),
-        }
-        for module, moments in self.modules.items():
-            tensors |= {f"{module}:{name}": getattr(moments, name) for name in _TENSORS}
-        types = {name: _TENSORS.get(name.rpartition(":")[2], "") for name in tensors}
-        types |= {"rows:tokens": "I64", "rows:selection": "U8"}
-        ordered = in_order_of_type(
-            {name: NewTensor(types[name], array.shape) for name, array in tensors.items()}
-        )
-        head = header_bytes(ordered, {METADATA: self.report.to_json(indent=None)})
-        data = (np.ascontiguousarray(tensors[name], _DTYPES[types[name]]).tobytes() for name in ordered)
-        return write_whole(path, (chunk for part in ([head], data) for chunk in part))
+        """Write the file, whole or not at all. Raises OutputError."""
+        return write_whole(path, self._chunks({METADATA: self.report.to_json(indent=None)}))
 
 
 def calibration_argument(given: Calibration | str | os.PathLike[str] | None) -> Calibration | None:
@@ -249,23 +271,47 @@ def _array(file: TensorFile, name: str, dtype: str) -> NDArray[Any]:
 
 
 def _check(path: Path, calibration: Calibration) -> None:
-    """Raise InputError where shapes do not fit together, or something is not a finite number."""
-    rows = (calibration.report.rows,)
-    if calibration.tokens.shape != rows or calibration.selection.shape != rows:
+    """Raise InputError if shapes or figures contradict each other, or are none that `gradience calibrate` measures."""
+    report, tokens, selects = calibration.report, calibration.tokens, calibration.selection
+    rows = (report.rows,)
+    if tokens.shape != rows or selects.shape != rows:
         raise _invalid(path, f"not {rows[0]} rows")
-    if len(calibration.report.prompt_ids) not in (0, *rows):
-        raise _invalid(path, f"{len(calibration.report.prompt_ids)} prompt ids, not {rows[0]}")
-    if not calibration.report.modules:
+    if len(report.prompt_ids) not in (0, *rows):
+        raise _invalid(path, f"{len(report.prompt_ids)} prompt ids, not {rows[0]}")
+    if not report.modules:
         raise _invalid(path, "no modules")
-    if not calibration.selection.any() or calibration.selection.all():
-        raise _invalid(path, "no rows that select, or none that predict")
-    for module in calibration.report.modules:
-        moments, r, k = calibration.modules[module.name], module.rank, module.components
-        shapes = [(r, r), (r, r), (r, k), (r, k), (k,), (k + 1,), (*rows, k)]
-        if [array.shape for array in moments[:-1]] != shapes or moments.svd_effects.shape[:-1] != rows:
-            raise _invalid(path, f"the tensors of {module.name} have other shapes than its row says")
-        if not all(np.isfinite(array).all() for array in moments):
-            raise _invalid(path, f"NaN or infinity in the tensors of {module.name}")
+    if min(selects.sum(), (~selects).sum()) < FEWEST_ROWS:
+        raise _invalid(path, f"fewer than {FEWEST_ROWS} rows that select, or that predict")
+    if tokens.min() < 1:
+        raise _invalid(path, f"a row with {tokens.min()} scored tokens")
+    if (report.selection_rows, report.scored_tokens) != (selects.sum(), tokens[~selects].sum()):
+        raise _invalid(path, "its rows are not those that its report counts")
+    names = Counter([row.name for row in report.modules] + [row.name for row in report.excluded])
+    if twice := [name for name, number in names.items() if number > 1]:
+        raise _invalid(path, f"the module {twice[0]} twice")
+    for module in report.modules:
+        _check_module(path, calibration, module)
+
+
+def _check_module(path: Path, calibration: Calibration, module: CalibratedModule) -> None:
+    moments, r, k = calibration.modules[module.name], module.rank, module.components
+    n, predicts = calibration.report.rows, ~calibration.selection
+    shapes = [(r, r), (r, r), (r, k), (r, k), (k,), (k + 1,), (n, k)]
+    svd = moments.svd_effects.shape
+    if [array.shape for array in moments[:-1]] != shapes or svd[:-1] != (n,) or not 1 <= k <= r >= svd[1]:
+        raise _invalid(path, f"the tensors of {module.name} have other shapes than its row says")
+    if not all(np.isfinite(array).all() for array in moments):
+        raise _invalid(path, f"NaN or infinity in the tensors of {module.name}")
+    change = moments.effects[predicts].astype(np.float64).sum(axis=1)
+    importance = float(np.square(change).sum() / 2 / calibration.tokens[predicts].sum())
+    scores = np.square(moments.effects[~predicts].astype(np.float64)).mean(axis=0)
+    if (
+        not math.isclose(module.importance, importance, rel_tol=1e-6)
+        or (np.diff(scores) > 1e-6 * scores[0]).any()
+        or max(np.abs(each).max() for each in moments[-2:]) > LARGEST_EFFECT
+        or min(moments.values.min(), moments.lost.min()) < 0
+    ):
+        raise _invalid(path, f"scores of {module.name} that no measurement gives")
 
 
 def _invalid(path: Path, what: str) -> InputError:

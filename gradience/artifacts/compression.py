@@ -87,9 +87,11 @@ class CompressionPlan(Report):
     calibration_sha256: str | None = None
     """Of the calibration that its components come from; null for those of the SVD."""
     prediction: Prediction | None = None
-    """Null without a calibration."""
+    """Null without a calibration, and where it is withheld."""
+    prediction_withheld: str = ""
+    """Why there is a calibration and no prediction."""
     curve: tuple[CurvePoint, ...] = ()
-    """Predictions at other sizes, from large to small; empty without a calibration."""
+    """Predictions at other sizes, from large to small; empty without a prediction."""
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -201,8 +203,9 @@ class CompressionReport(Report):
     initial: InitialAdapter | None = None
     """What the update is the difference to; null where there is none."""
     calibration_sha256: str | None = None
-    """As in the plan, as are the next two."""
+    """As in the plan, as are the next three."""
     prediction: Prediction | None = None
+    prediction_withheld: str = ""
     curve: tuple[CurvePoint, ...] = ()
     config_changes: dict[str, str]
     """Field of adapter_config.json -> `old -> new`, shortened."""

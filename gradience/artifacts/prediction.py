@@ -10,6 +10,7 @@ RATIOS = {
     "SmolLM2-135M, sorting numbers": (1.02, 3.81),
 }
 """Measured KL / predicted KL in the experiments so far (three seeds each, random directions left out)."""
+ROUTED = "the base routes each token to {}, and a prediction assumes that no token changes its experts"
 
 
 class Prediction(Part):
@@ -17,13 +18,26 @@ class Prediction(Part):
 
     kl: Float12
     standard_error: Float12
-    """Over rows; it leaves out what a second-order prediction misses."""
+    """Over rows. `low` and `high` are the interval to use: few rows with a large effect decide the mean."""
+    low: Float12 | None = None
+    high: Float12 | None = None
+    """95 % interval over rows and random directions; it leaves out what a second-order prediction misses. Null in files
+    from before it was computed."""
     rows: int
     scored_tokens: int
     excluded_modules: int
     """Modules that keep their rank because the calibration does not include them."""
     ratios: dict[str, tuple[float, float]]
     """Measured / predicted in the experiments so far, by model and task."""
+    routing: str = ""
+    """Of the calibration: how the base routes tokens. Then measured KL can be many times the prediction."""
+
+    @property
+    def uncertainty(self) -> float | None:
+        """Half the width of the interval as a share of the prediction; None if it is not known, or the KL is 0."""
+        if self.low is None or self.high is None or not self.kl:
+            return None
+        return (self.high - self.low) / 2 / self.kl
 
 
 class PredictedDivergence(Part):
@@ -35,7 +49,7 @@ class PredictedDivergence(Part):
     kl_standard_error: Float12
     """Over rows; it leaves out what a second-order prediction misses."""
     kl_per_token: Float12
-    """The same for each scored token: what `calibration.max_kl` limits."""
+    """The same for each scored token. `calibration.max_kl` limits the upper end of its interval."""
     rows: int
     """That predict; others chose."""
     excluded_modules: int
@@ -61,7 +75,7 @@ class ModuleEffect(Part):
     importance: Float12
     """Predicted KL per scored token of leaving out its whole update, in nats."""
     weighted_energy_rank_90: int
-    """Fewest directions that hold 90 % of the gradient-weighted energy."""
+    """Fewest directions that hold 90 % of the gradient-weighted energy: no suggestion of a rank."""
 
 
 class LayerEffect(Part):
@@ -100,3 +114,5 @@ class MeasuredEffects(Part):
     by_layer: tuple[LayerEffect, ...]
     ratios: dict[str, tuple[float, float]]
     """Measured / predicted in the experiments so far, by model and task."""
+    routing: str = ""
+    """How the base routes tokens; then there is no curve."""

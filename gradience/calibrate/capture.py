@@ -6,6 +6,7 @@ both as soon as t is there.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -14,6 +15,11 @@ import torch
 from torch import Tensor, nn
 
 PREFIX = "base_model.model."
+EXPERT = re.compile(r"experts?(_?\d+)?")
+"""Part of the path of a module that sees some tokens, in the order of a router."""
+_EXPERTS = re.compile(r"(moe_)?(num|n)_(local_|routed_)?experts")
+_CHOSEN = re.compile(r"num_experts_per_tok(en)?|num_selected_experts|top_k_experts|moe_(top_?)?k")
+"""Names in the configs of transformers: how many experts there are, and how many of them each token passes."""
 Consumer = Callable[[str, Tensor, Tensor], None]
 """Called with the module's name, h and t; both (…, r)."""
 
@@ -34,7 +40,7 @@ def reach(model: Any) -> Reach:
     for name, layer in model.named_modules():
         if isinstance(layer, LoraLayer) and key in layer.r:
             short = name.removeprefix(PREFIX)
-            reason = _why_not(layer, key)
+            reason = _why_not(short, layer, key)
             if reason:
                 reasons[short] = reason
             else:
@@ -42,7 +48,23 @@ def reach(model: Any) -> Reach:
     return Reach(layers, reasons)
 
 
-def _why_not(layer: Any, key: str) -> str:
+def routing_of(config: Mapping[str, Any]) -> str:
+    """Return how a base routes, by its config: empty if each token passes all experts, or if there are none.
+
+    >>> routing_of({"num_local_experts": 8, "num_experts_per_tok": 2})
+    '2 of 8 experts'
+    """
+    nested = [config, *(value for value in config.values() if isinstance(value, Mapping))]
+    for values in nested:
+        numbers = {name: value for name, value in values.items() if type(value) is int}
+        experts = max((value for name, value in numbers.items() if _EXPERTS.fullmatch(name)), default=0)
+        chosen = [value for name, value in numbers.items() if _CHOSEN.fullmatch(name)]
+        if experts > 1 and (not chosen or min(chosen) < experts):
+            return f"{min(chosen) if chosen else 'some'} of {experts} experts"
+    return ""
+
+
+def _why_not(name: str, layer: Any, key: str) -> str:
     from peft.tuners.lora.layer import MultiheadAttention, ParamWrapper
 
     if key in layer.lora_variant:
@@ -51,6 +73,8 @@ def _why_not(layer: Any, key: str) -> str:
         return "a parameter (stacked experts): PEFT adds B·A to the weights"
     if isinstance(layer, MultiheadAttention):
         return "nn.MultiheadAttention: PEFT adds B·A to the weights"
+    if any(EXPERT.fullmatch(part) for part in name.split(".")):
+        return "an expert: it sees the tokens that a router sends to it"
     if key in layer.lora_embedding_A:
         return ""
     if key not in layer.lora_A or not isinstance(layer.lora_A[key], nn.Linear):

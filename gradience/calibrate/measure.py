@@ -21,7 +21,7 @@ from gradience.artifacts.calibration import (
 from gradience.artifacts.run import Stopwatch
 from gradience.artifacts.shared_names import path_text
 from gradience.calibrate.batches import Encoded, batches_of, encode_pairs, encode_targets, encode_texts
-from gradience.calibrate.capture import Reach, reach
+from gradience.calibrate.capture import Reach, reach, routing_of
 from gradience.calibrate.completions import with_completions
 from gradience.calibrate.inputs import TEXT_TOKENS, Inputs
 from gradience.calibrate.passes import Moments, gather_effects, gather_moments
@@ -71,27 +71,30 @@ def measured(inputs: Inputs, watch: Stopwatch, progress: Progress | None) -> Cal
             if pair.module in moments
         }
         kept = {name: each for name, each in modules.items() if each.weighted.values.size}
-        excluded = _excluded(opened, kept, layers, reasons)
-        if not kept:
+        bases = {name: (each.weighted, each.svd) for name, each in kept.items()}
+        watched = {name: layers.layers[name] for name in kept}
+        ids, effects, lost = gather_effects(
+            model, watched, second if kept else (), bases, request.seed, advance
+        )
+        excluded = _excluded(opened, effects, layers, {**reasons, **lost})
+        if not effects:
             raise InputError(
                 f"{request.adapter}: no module can be calibrated: {excluded[0].name}: {excluded[0].reason}",
                 code="nothing-calibrated",
                 hint="`gradience compress` without --calibration needs no base model",
             )
-        bases = {name: (each.weighted, each.svd) for name, each in kept.items()}
-        watched = {name: layers.layers[name] for name in kept}
-        ids, effects = gather_effects(model, watched, second, bases, request.seed, advance)
         place = {row: number for number, row in enumerate(ids)}
         order = [place[row.id] for row in rows]
         arrays = {
-            name: _ordered(each, [one[order] for one in effects[name]], selects)
-            for name, each in kept.items()
+            name: _ordered(kept[name], [one[order] for one in both], selects)
+            for name, both in effects.items()
         }
         tokens = np.array([row.scored for row in rows], dtype=np.int64)
         report = CalibrationReport(
             adapter_path=path_text(request.adapter),
             adapter_sha256=opened.sha256(),
             **_facts(inputs, engine, rows, tokens, selects),
+            routing=routing_of(model.config.to_dict()),
             modules=_rows(opened, arrays, tokens, selects),
             excluded=excluded,
             run=watch.run_info(),

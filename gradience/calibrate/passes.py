@@ -71,11 +71,13 @@ def gather_effects(
     bases: Mapping[str, Sequence[Components]],
     seed: int,
     on_batch: Callable[[], None],
-) -> tuple[tuple[str, ...], dict[str, list[FloatArray]]]:
+) -> tuple[tuple[str, ...], dict[str, list[FloatArray]], dict[str, str]]:
     """⟨J, p·qᵀ⟩ = Σ over tokens of (tᵀp)(qᵀh), for each row, module, basis and component.
 
-    Returns the identities of the rows in the order of the first axis, and for each module an array (rows, k) a basis.
+    Returns the identities of the rows in the order of the first axis, for each module an array (rows, k) a basis, and
+    why some modules have none.
     """
+    reasons: dict[str, str] = {}
     rows = tuple(row.id for batch in batches for row in batch.rows)
     effects = {name: [np.zeros((len(rows), basis.p.shape[1])) for basis in bases[name]] for name in layers}
     device = model.device
@@ -90,14 +92,15 @@ def gather_effects(
         def add(name: str, h: Tensor, t: Tensor, batch: Batch = batch, here: slice = here) -> None:
             inputs, gradients = batch.by_row(h.float()), batch.by_row(t.float())
             if inputs is None or gradients is None:
-                raise AssertionError(f"{name} was attributed in the first pass")
+                reasons[name] = UNATTRIBUTED
+                return
             for target, (p, q) in zip(effects[name], maps[name], strict=True):
                 target[here] += ((gradients @ p) * (inputs @ q)).sum(dim=1).cpu().double().numpy()
 
         backward(model, layers, batch, seed, add)
         start += len(batch.rows)
         on_batch()
-    return rows, effects
+    return rows, {name: effects[name] for name in effects if name not in reasons}, reasons
 
 
 def backward(

@@ -98,7 +98,7 @@ def read_rows(file: Path, kind: Kind, tokenizer: Any, limit: int | None = None) 
         raise UsageError(
             f"{file}: {len(rows)} different rows, and at least {FEWEST} are needed",
             code="too-few-rows",
-            hint="give some hundred prompts like those that the adapter will see; 256 are enough",
+            hint="give some hundred prompts like those that the adapter will see",
         )
     return Rows(tuple(rows[key] for key in sorted(rows)), count - len(rows))
 

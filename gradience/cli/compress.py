@@ -113,7 +113,8 @@ def compress(
         typer.Option(
             "--max-kl",
             metavar="X",
-            help="Keep the predicted KL per scored token at or below X nats (needs --calibration).",
+            help="Keep the predicted KL per scored token below X nats, by the upper end of its interval (needs"
+            " --calibration).",
         ),
     ] = None,
     calibration: Annotated[
@@ -124,6 +125,13 @@ def compress(
             help="Choose directions and ranks by what `gradience calibrate` measured.",
         ),
     ] = None,
+    allow_routed: Annotated[
+        bool,
+        typer.Option(
+            "--allow-routed",
+            help="Predict the KL, and accept --max-kl, also if the base routes tokens to experts.",
+        ),
+    ] = False,
     allowed_ranks: Annotated[
         str | None,
         typer.Option(
@@ -253,6 +261,7 @@ def compress(
         allow_untrained=allow_untrained,
         path=adapter,
         calibration=measured,
+        allow_routed=allow_routed,
     )
     how: dict[str, Any] = {"encoding": encoding, "dtype": dtype, "strip": strip or (), **which}
     how |= {"base_model": base_model, "adapter_name": name, "calibration": measured, "to": to}

@@ -241,7 +241,10 @@ def _refuse_check(layout: Layout, *, verify_peft: bool) -> None:
 
 def _foreseen(plan: CompressionPlan) -> dict[str, Any]:
     """What a calibration said before, which the plan has."""
-    return {name: getattr(plan, name) for name in ("calibration_sha256", "prediction", "curve")}
+    return {
+        name: getattr(plan, name)
+        for name in ("calibration_sha256", "prediction", "prediction_withheld", "curve")
+    }
 
 
 def _runtimes(

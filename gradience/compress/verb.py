@@ -37,6 +37,7 @@ class Options(TypedDict, total=False):
     max_kl: float | None
     plan: CompressionPlan | str | os.PathLike[str] | None
     calibration: Calibration | str | os.PathLike[str] | None
+    allow_routed: bool
     allowed_ranks: Iterable[int] | None
     multiple_of: int | None
     allow_untrained: bool
@@ -85,6 +86,7 @@ def compress_adapter(
     max_kl: float | None = None,
     plan: CompressionPlan | str | os.PathLike[str] | None = None,
     calibration: Calibration | str | os.PathLike[str] | None = None,
+    allow_routed: bool = False,
     allowed_ranks: Iterable[int] | None = None,
     multiple_of: int | None = None,
     allow_untrained: bool = False,
@@ -125,6 +127,7 @@ def compress_adapter(
     plan: an earlier plan or its file, whose ranks may have been edited.
 
     calibration: what `calibrate_adapter` returned or wrote: then directions and budgets follow the model's output.
+    allow_routed: predict the KL, and accept max_kl, also if the base routes tokens to experts.
     allowed_ranks: every rank is one of these, or the module's own.
     multiple_of: every rank is a multiple of it, or the module's own.
     allow_untrained: compress an adapter whose every B·A is 0 as well.
@@ -203,6 +206,7 @@ def compress_adapter(
         allow_untrained=allow_untrained,
         path=source,
         calibration=how["calibration"],
+        allow_routed=allow_routed,
     )
     if dry_run or target is None:
         rehearse_compression(source, planned, **how)

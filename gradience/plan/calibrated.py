@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gradience.arguments import number_argument
 from gradience.artifacts.audit import AuditReport
 from gradience.artifacts.calibration import Calibration
-from gradience.artifacts.prediction import RATIOS, CurvePoint, Prediction
+from gradience.artifacts.prediction import RATIOS, ROUTED, CurvePoint, Prediction
 from gradience.errors import UsageError
 from gradience.plan.allocate import Step, fill, start_cost, steps_of
 from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToSuggestion
@@ -26,6 +26,8 @@ from gradience.plan.modules import Effects, Module, Ranks, item_of, size_at
 from gradience.spectra import FloatArray
 
 SCALE_TOLERANCE = 1e-9
+NORMAL = 2.576
+"""Of an interval that covers 95 %: nominally 99 %, since rows with a large effect are rare (docs/calibrate.md)."""
 NOT_CALIBRATED = "not in the calibration: {}"
 
 
@@ -77,11 +79,12 @@ def effects_of(calibration: Calibration, module: Module) -> Effects:
 
 @dataclass(frozen=True, slots=True)
 class ToKl:
-    """The smallest adapter whose predicted KL per scored token, in nats, is at most this. Needs a calibration.
+    """The smallest adapter whose predicted KL per scored token, in nats, is at most this by the upper end of its
+    interval. Needs a calibration.
 
     >>> calibration = Calibration.read("calibration.safetensors")
     >>> plan = plan_compression(audit_adapter("my_adapter"), ToKl(0.001), calibration=calibration)
-    >>> plan.prediction.kl <= 0.001
+    >>> plan.prediction.kl < plan.prediction.high <= 0.001
     True
 
     Components are taken by effect per parameter; the first ranks are taken from which on no prediction exceeds it.
@@ -94,7 +97,10 @@ class ToKl:
 
     @property
     def words(self) -> str:
-        return f"predicted KL at most {self.max_kl:.6g} per token, allocated by effect per parameter"
+        return (
+            f"predicted KL at most {self.max_kl:.6g} per token (upper end of its interval), allocated by effect per"
+            " parameter"
+        )
 
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
         if not 0 < self.max_kl < math.inf:
@@ -144,7 +150,7 @@ class ToSizeOfRank:
 
 
 def _needed(modules: Sequence[Module], start: Ranks, steps: Sequence[Step], limit: float) -> int:
-    """How many of the steps keep the predicted KL at or below `limit`, and it stays so with each further one."""
+    """Return how many of the steps keep the upper end of the prediction at or below `limit`, also with further ones."""
     effects = {module.name: module.effects for module in modules if module.effects is not None}
     ranks = dict(start)
     change = sum(each.predicting[:, start[name] :].sum(axis=1) for name, each in effects.items())
@@ -154,7 +160,7 @@ def _needed(modules: Sequence[Module], start: Ranks, steps: Sequence[Step], limi
         if step is not None and step.name in effects:
             change = change - effects[step.name].predicting[:, ranks[step.name] : step.rank].sum(axis=1)
             ranks[step.name] = step.rank
-        if float(np.square(change).sum()) / 2 / tokens > limit:
+        if interval(change, tokens)[2] > limit:
             needed = taken + 1
     return min(needed, len(steps))
 
@@ -171,23 +177,49 @@ def calibrated(criterion: Criterion) -> Criterion:
     return replace(criterion, by="effect") if isinstance(criterion, ToBudget) else criterion
 
 
-def predicted(modules: Sequence[Module], ranks: Ranks) -> Prediction:
-    """What the modules are predicted to cost at these ranks."""
+def predicted(modules: Sequence[Module], ranks: Ranks, routing: str = "") -> Prediction:
+    """Return what the modules are predicted to cost at these ranks. routing: of the calibration."""
     effects = [module.effects for module in modules if module.effects is not None]
     rows, tokens = effects[0].predicting.shape[0], effects[0].tokens
     change = np.zeros(rows)
     for module in modules:
         if module.effects is not None:
             change += module.effects.predicting[:, ranks[module.name] :].sum(axis=1)
-    each = np.square(change) / 2 * rows / tokens
+    kl, low, high, error = interval(change, tokens)
     return Prediction(
-        kl=float(each.mean()),
-        standard_error=float(each.std(ddof=1) / math.sqrt(rows)),
+        kl=kl,
+        standard_error=error,
+        low=low,
+        high=high,
         rows=rows,
         scored_tokens=tokens,
         excluded_modules=len(modules) - len(effects),
         ratios=RATIOS,
+        routing=routing,
     )
+
+
+def interval(change: FloatArray, tokens: int) -> tuple[float, float, float, float]:
+    """Return ½·Σ change²/tokens, the lower and upper end of its interval, and its standard error over rows.
+
+    A mean of squares is no normal variable: where it is low by chance, its standard error is too. So it is taken for a
+    multiple of χ² with as many degrees of freedom as give the same variance (Satterthwaite 1946), whose quantiles are
+    those of Wilson and Hilferty (1931).
+
+    >>> kl, low, high, error = interval(np.array([0.2, -0.1, 0.1, 0.3]), 4)
+    >>> round(kl, 4), round(low, 4), round(high, 4), round(error, 4)
+    (0.0187, 0.0055, 0.3084, 0.0094)
+
+    change: of each row's logits along its random direction; of `tokens` scored tokens in all.
+    """
+    each = np.square(change) / 2 * len(change) / tokens
+    kl, error = float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each)))
+    if not kl:
+        return 0.0, 0.0, 0.0, 0.0
+    spread = (error / kl) ** 2 / 9
+    # error ≤ kl, since no value is below 0: so both ends are above 0.
+    low, high = (kl / (1 - spread + sign * NORMAL * math.sqrt(spread)) ** 3 for sign in (1, -1))
+    return kl, low, high, error
 
 
 def svd_kl(modules: Sequence[Module], ranks: Ranks) -> float:
@@ -199,6 +231,18 @@ def svd_kl(modules: Sequence[Module], ranks: Ranks) -> float:
     )
     (tokens,) = {module.effects.tokens for module in modules if module.effects is not None}
     return float(np.square(change).sum() / 2 / tokens)
+
+
+def refuse_routed(calibration: Calibration, criterion: Criterion) -> None:
+    """Raise UsageError (`routed-base`) for a limit of predicted KL on a base that routes tokens to experts."""
+    routing = calibration.report.routing
+    if routing and isinstance(criterion, ToKl):
+        raise UsageError(
+            f"{calibration.path}: {ROUTED.format(routing)}",
+            code="routed-base",
+            hint="give --reduction, --max-params, --max-bytes or --rank and evaluate the result, or add --allow-routed"
+            " (Python: allow_routed=True)",
+        )
 
 
 def curve(modules: Sequence[Module]) -> tuple[CurvePoint, ...]:

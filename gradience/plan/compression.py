@@ -10,8 +10,9 @@ from gradience.arguments import wrong_type
 from gradience.artifacts.audit import AuditReport
 from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.compression import CompressionPlan, ModulePlan
+from gradience.artifacts.prediction import ROUTED
 from gradience.plan.blocking import refuse_empty, refuse_uncompressible
-from gradience.plan.calibrated import calibrated, curve, predicted, with_calibration
+from gradience.plan.calibrated import calibrated, curve, predicted, refuse_routed, with_calibration
 from gradience.plan.criteria import Criterion, ToPlan
 from gradience.plan.grids import Grid
 from gradience.plan.modules import Module, Ranks, modules_of, size_at
@@ -28,6 +29,7 @@ def plan_compression(
     allow_untrained: bool = False,
     path: str | os.PathLike[str] | None = None,
     calibration: Calibration | None = None,
+    allow_routed: bool = False,
 ) -> CompressionPlan:
     """Plan a rank for every module of an audited adapter, and return what that is predicted to cost.
 
@@ -40,6 +42,7 @@ def plan_compression(
     allow_untrained: plan for an adapter whose every B·A is 0 as well.
     path: where the adapter is, for refusals: a report names no folder above it.
     calibration: what its components are worth, in place of the weights' energy; with it the plan has a prediction.
+    allow_routed: predict the KL, and accept a limit of it, also if the base routes tokens to experts.
 
     Raises InputError where the adapter must not be truncated (B·A is not the update, NaN, missing modules, untrained),
     UsageError for a criterion that makes no sense or a budget that cannot be met.
@@ -58,15 +61,16 @@ def plan_compression(
         refuse_empty(chosen.values())
         return _described(report, modules, chosen, criterion.words + grid.words)
     modules, criterion = with_calibration(report, modules, calibration), calibrated(criterion)
+    routing = calibration.report.routing
+    if routing and not allow_routed:
+        refuse_routed(calibration, criterion)
     chosen = criterion.choose(report, modules, grid)
     refuse_empty(chosen.values())
-    return _described(report, modules, chosen, criterion.words + grid.words).model_copy(
-        update={
-            "calibration_sha256": calibration.sha256,
-            "prediction": predicted(modules, chosen),
-            "curve": curve(modules),
-        }
-    )
+    plan = _described(report, modules, chosen, criterion.words + grid.words)
+    foreseen: dict[str, object] = {"prediction_withheld": ROUTED.format(routing)}
+    if not routing or allow_routed:
+        foreseen = {"prediction": predicted(modules, chosen, routing), "curve": curve(modules)}
+    return plan.model_copy(update={"calibration_sha256": calibration.sha256, **foreseen})
 
 
 def _described(

@@ -19,7 +19,6 @@ PREDICTED_KL = (
     "predicted KL divergence of each size from a calibration on prompts: to second order what leaving directions out"
     " does to the model's output. Evaluate what it suggests"
 )
-WEIGHTED_ENERGY = "fewest directions that hold 90 % of each module's energy, weighted by inputs and gradients"
 
 
 def with_effects(report: AuditReport, calibration: Calibration) -> AuditReport:
@@ -37,7 +36,7 @@ def with_effects(report: AuditReport, calibration: Calibration) -> AuditReport:
         excluded_modules=sum(module.effects is None for module in modules),
         weighted_energy_rank_90_p50=float(percentile(ranks, 50)),
         weighted_energy_rank_90_p90=float(percentile(ranks, 90)),
-        curve=curve(modules),
+        curve=() if facts.routing else curve(modules),
         modules=tuple(
             ModuleEffect(
                 name=row.name, importance=row.importance, weighted_energy_rank_90=row.weighted_energy_rank_90
@@ -46,8 +45,9 @@ def with_effects(report: AuditReport, calibration: Calibration) -> AuditReport:
         ),
         by_layer=tuple(_layers(report, modules)),
         ratios=RATIOS,
+        routing=facts.routing,
     )
-    evidence = {"predicted_kl": PREDICTED_KL, "gradient_weighted_energy": WEIGHTED_ENERGY, **report.evidence}
+    evidence = {"predicted_kl": PREDICTED_KL, **report.evidence}
     return report.model_copy(update={"effects": effects, "evidence": evidence})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from gradience.artifacts.calibration import CalibratedModule, CalibrationForecast, CalibrationReport
+from gradience.artifacts.prediction import ROUTED
 from gradience.report import terminal
 from gradience.report.blocks import (
     Block,
@@ -43,8 +44,8 @@ def calibration_blocks(report: CalibrationReport, shown: int | None = None) -> D
         Heading("Which modules matter?"),
         _modules(report, shown),
         Paragraph(
-            "KL without it: predicted divergence per scored token, in nats, if the module's whole update is left out."
-            " Gradient-weighted k@90: directions that hold 90 % of the energy, weighted by inputs and gradients."
+            "KL without it: predicted divergence in nats per scored token if the module's whole update is left out. Per"
+            " example: the same for all scored tokens of an example."
         ),
     ]
 
@@ -71,6 +72,11 @@ def _notes(report: CalibrationReport) -> list[Block]:
         Note("warning", f"{plural(number, 'module')} excluded from every prediction: {reason}")
         for reason, number in reasons.items()
     ]
+    if report.routing:
+        text = (
+            f"{ROUTED.format(report.routing)}: compress withholds predictions, unless --allow-routed is given"
+        )
+        notes.insert(0, Note("warning", text))
     if report.truncated:
         what = "the beginning of the prompt" if report.kind == "causal_lm" else "the end of the text"
         notes.append(Note("info", f"{plural(report.truncated, 'row')} too long: lost {what}"))
@@ -88,25 +94,22 @@ def _notes(report: CalibrationReport) -> list[Block]:
 def _modules(report: CalibrationReport, shown: int | None) -> Table:
     ordered = sorted(report.modules, key=lambda module: (-module.importance, module.name))
     kept = ordered[:shown]
-    rows = [_row(module) for module in kept]
+    tokens = report.scored_tokens / (report.rows - report.selection_rows)
+    rows = [_row(module, tokens) for module in kept]
     if len(kept) < len(ordered):
         rows.append([f"… {len(ordered) - len(kept)} more with --layers"])
     columns = [
         Column("module"),
         Column("KL without it", ">"),
-        Column("weighted k@90", ">"),
+        *([Column("per example", ">")] if tokens != 1 else []),
         Column("rank", ">"),
     ]
     return Table(columns, rows)
 
 
-def _row(module: CalibratedModule) -> list[Inline]:
-    return [
-        Span(module.name, "name"),
-        sig(module.importance),
-        str(module.weighted_energy_rank_90),
-        str(module.rank),
-    ]
+def _row(module: CalibratedModule, tokens: float) -> list[Inline]:
+    each = [sig(module.importance * tokens)] if tokens != 1 else []
+    return [Span(module.name, "name"), sig(module.importance), *each, str(module.rank)]
 
 
 # ---------------------------------------------------------------- before it

@@ -40,7 +40,7 @@ def healing_of(asked: Evaluation, prompts: Path) -> tuple[HealRequest, Sequence[
         raise UsageError(
             f"{prompts}: {len(ids)} different rows, and healing needs at least {FEWEST}",
             code="too-few-rows",
-            hint="give some hundred prompts like those that the adapter will see; 256 are enough",
+            hint="give some hundred prompts like those that the adapter will see",
         )
     return HealRequest(student=student, teacher=asked.adapters[0]), ids
 

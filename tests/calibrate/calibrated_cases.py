@@ -9,7 +9,12 @@ import numpy as np
 import tiny_bench
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    set_seed,
+)
 
 from gradience.models.load import quiet
 
@@ -31,11 +36,12 @@ def adapter(folder, base, task: str, **config):
         if task == "SEQ_CLS":
             model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
         else:
-            model = AutoModelForCausalLM.from_pretrained(base)
+            kind = AutoModelForSeq2SeqLM if task == "SEQ_2_SEQ_LM" else AutoModelForCausalLM
+            model = kind.from_pretrained(base)
     settings = {
         "r": 4,
         "lora_alpha": 8,
-        "target_modules": TARGETS[task],
+        "target_modules": TARGETS.get(task),
         "init_lora_weights": False,
         **config,
     }

@@ -43,6 +43,8 @@ def test_the_same_rows_give_the_same_file_in_whatever_order_they_stand(kind, req
     case = request.getfixturevalue(kind)
     first, second = Calibration.read(case.calibration), again(case, tmp_path / "again.safetensors")
     assert first.report.model_dump(exclude={"run"}) == second.report.model_dump(exclude={"run"})
+    assert first.report.run != second.report.run
+    assert first.sha256 == second.sha256
     for name, array in tensors(first).items():
         np.testing.assert_array_equal(tensors(second)[name], array, err_msg=name)
     lines = case.prompts.read_text().splitlines(keepends=True)
@@ -57,6 +59,7 @@ def test_another_seed_draws_other_labels(classifier, tmp_path):
     first = Calibration.read(classifier.calibration)
     other = again(classifier, tmp_path / "c.safetensors", seed=1)
     assert (tensors(first)["tokens"] == tensors(other)["tokens"]).all()
+    assert first.sha256 != other.sha256
     assert any(
         (tensors(first)[name] != array).any() for name, array in tensors(other).items() if array.ndim == 2
     )

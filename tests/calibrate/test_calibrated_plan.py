@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.numpy import load_file
+from scipy import stats
 from transformers import AutoModelForSequenceClassification
 
 from gradience import CompressionPlan, ToBudget, ToEnergy, ToKl, ToRank, audit_adapter, plan_compression
@@ -16,6 +17,8 @@ from gradience.artifacts.calibration import Calibration, ExcludedModule
 from gradience.compress.verb import compress_adapter
 from gradience.errors import InputError, UsageError
 from gradience.models.load import quiet
+from gradience.plan.calibrated import interval
+from gradience.report.compression import compression_text
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +58,63 @@ def test_a_budget_is_kept_and_its_prediction_is_that_of_its_ranks(report, calibr
 @pytest.mark.parametrize("limit", [1e-4, 1e-3, 1e-2])
 def test_a_kl_limit_gives_the_first_size_from_which_on_it_is_kept(report, calibration, limit):
     plan = plan_compression(report, ToKl(limit), calibration=calibration)
-    assert plan.prediction.kl <= limit
+    assert plan.prediction.kl < plan.prediction.high <= limit
     larger = [
         plan_compression(report, ToBudget(max_params=params), calibration=calibration)
         for params in range(plan.new_params, plan.old_params, 40)
     ]
-    assert all(each.prediction.kl <= limit for each in larger[:1])
+    assert all(each.prediction.high <= limit for each in larger[:1])
     smaller = plan_compression(report, ToBudget(max_params=plan.new_params - 1), calibration=calibration)
-    assert smaller.prediction.kl > limit or plan.new_params == smaller.new_params
+    assert smaller.prediction.high > limit or plan.new_params == smaller.new_params
+
+
+def heavy(draw, rows: int, count: int) -> np.ndarray:
+    """What leaving something out does to logits, along a random direction: rows differ a lot, the mean square is 1."""
+    return draw.normal(size=(count, rows)) * np.exp(draw.normal(0, 0.65, (count, rows)) - 0.65**2)
+
+
+def test_an_interval_covers_the_mean_of_rows_that_differ_a_lot():
+    """Of 2,000 draws of 128 rows; twice the standard error does not."""
+    covered, by_errors = [], []
+    for change in heavy(np.random.default_rng(0), 128, 2000):
+        kl, low, high, error = interval(change, 128)
+        covered.append(low < 0.5 < high)
+        by_errors.append(abs(kl - 0.5) < 2 * error)
+    assert 0.92 < np.mean(covered) < 0.98
+    assert np.mean(by_errors) < 0.87
+
+
+def test_an_interval_is_that_of_chi_square_with_the_same_variance():
+    change = np.random.default_rng(1).normal(size=200)
+    each = change**2 / 2 * 200 / 900
+    freedom = 2 * each.mean() ** 2 / (each.var(ddof=1) / 200)
+    ends = each.mean() * freedom / stats.chi2.ppf([stats.norm.cdf(2.576), stats.norm.cdf(-2.576)], freedom)
+    assert interval(change, 900)[1:3] == pytest.approx(ends, rel=1e-3)
+    assert interval(np.zeros(9), 20) == (0.0, 0.0, 0.0, 0.0)
+    kl, low, high, _ = interval(np.array([1.0, 0.0, 0.0]), 3)  # a single row decides
+    assert low < kl < 1000 * kl < high
+
+
+def test_a_wide_interval_is_warned_of_with_the_prompts_that_it_takes(report, calibration):
+    plan = plan_compression(report, ToRank(2), calibration=calibration)
+    prediction = plan.prediction
+    uncertainty = (prediction.high - prediction.low) / 2 / prediction.kl
+    assert uncertainty > 0.5
+    shown = " ".join(compression_text(plan).split())
+    assert f"the interval is ± {100 * uncertainty:.0f} %" in shown.replace(".0 %", " %")
+    assert "30 scored tokens are few. Calibrate on about" in shown
+    narrow = prediction.model_copy(update={"low": 0.9 * prediction.kl, "high": 1.1 * prediction.kl})
+    assert "are few" not in compression_text(plan.model_copy(update={"prediction": narrow}))
+
+
+def test_sizes_are_labelled_by_what_they_are(report, calibration, capsys):
+    """A row is a budget that modules share; --rank gives each of them that rank, and has another prediction."""
+    plan = plan_compression(report, ToRank(2), calibration=calibration)
+    row = next(point for point in plan.curve if point.rank == 2)
+    assert plan.prediction.kl > 1.5 * row.calibrated_kl
+    shown = " ".join(compression_text(plan).split())
+    assert "size of rank parameters KL, by effect KL, SVD" in shown
+    assert "--rank K with the calibration is neither" in shown
 
 
 def test_a_stricter_limit_never_gives_a_smaller_adapter(report, calibration):
@@ -197,7 +249,34 @@ def test_a_damaged_file_is_refused(classifier, calibration, tmp_path):
     )
     replace(calibration, modules={**calibration.modules, first: broken}).write(tmp_path / "nan.safetensors")
     replace(calibration, tokens=calibration.tokens[:3]).write(tmp_path / "short.safetensors")
-    for name, what in (("nan", "NaN or infinity"), ("short", "not 60 rows")):
+    rows = calibration.report.modules
+    louder = calibration.modules[first]._replace(effects=1e12 * calibration.modules[first].effects)
+    loud = replace(rows[0], importance=1e24 * rows[0].importance)
+    files = {
+        "negative": {"tokens": np.where(calibration.selection, -1, calibration.tokens)},
+        "one": {"selection": np.arange(60) == 0},
+        "other": {"selection": ~calibration.selection, "tokens": 2 * calibration.tokens},
+        "twice": {"report": {"modules": (*rows, rows[0])}},
+        "importance": {"report": {"modules": (replace(rows[0], importance=7.0), *rows[1:])}},
+        "loud": {
+            "modules": {**calibration.modules, first: louder},
+            "report": {"modules": (loud, *rows[1:])},
+        },
+    }
+    for name, changes in files.items():
+        if "report" in changes:
+            changes["report"] = calibration.report.model_copy(update=changes["report"])
+        replace(calibration, **changes).write(tmp_path / f"{name}.safetensors")
+    for name, what in (
+        ("nan", "NaN or infinity"),
+        ("short", "not 60 rows"),
+        ("negative", "a row with -1 scored tokens"),
+        ("one", "fewer than 2 rows that select"),
+        ("other", "not those that its report counts"),
+        ("twice", f"the module {first} twice"),
+        ("importance", f"scores of {first} that no measurement gives"),
+        ("loud", f"scores of {first} that no measurement gives"),
+    ):
         with pytest.raises(InputError, match=what):
             Calibration.read(tmp_path / f"{name}.safetensors")
     with pytest.raises(InputError, match="no metadata called 'gradience'"):
@@ -207,7 +286,7 @@ def test_a_damaged_file_is_refused(classifier, calibration, tmp_path):
 def test_an_audit_tells_what_matters_to_the_output_and_says_what_it_rests_on(classifier, calibration, report):
     audited = audit_adapter(classifier.adapter, calibration=classifier.calibration)
     effects = audited.effects
-    assert list(audited.evidence) == ["predicted_kl", "gradient_weighted_energy", *report.evidence]
+    assert list(audited.evidence) == ["predicted_kl", *report.evidence]
     assert (
         audited.model_copy(update={"effects": None, "evidence": report.evidence, "run": report.run}) == report
     )

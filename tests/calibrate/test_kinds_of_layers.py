@@ -9,13 +9,22 @@ import pytest
 import tiny_bench
 import torch
 from calibrated_cases import adapter, write
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import MixtralConfig, MixtralForCausalLM, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    SwitchTransformersConfig,
+    SwitchTransformersForConditionalGeneration,
+    set_seed,
+)
 
-from gradience import calibrate_adapter, compress_adapter
+from gradience import UsageError, audit_adapter, calibrate_adapter, compress_adapter
 from gradience.calibrate.capture import reach
 from gradience.calibrate.measure import NOT_A_LAYER
+from gradience.report.calibration import calibration_text
+from gradience.report.compression import compression_text
 
 ROWS = [{"prompt": f"{n % 20} {n % 7} =", "completion": f" {n % 20}"} for n in range(24)]
 
@@ -70,6 +79,90 @@ def test_modules_of_stacked_experts_are_excluded_and_every_prediction_says_so(tm
     assert plan.prediction.excluded_modules == 1
     (row,) = [row for row in plan.modules if row.name == experts.name]
     assert row.new_rank == row.old_rank
+
+
+def routed(tmp_path, chosen: int):
+    """A Mixtral of four experts of which each token passes `chosen`, a trained adapter, and its calibration."""
+    set_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_local_experts": 4}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": len(tiny_bench.WORDS)}
+    experts = {"num_experts_per_tok": chosen, "initializer_range": 0.3, "pad_token_id": 0}
+    MixtralForCausalLM(MixtralConfig(**shape, **heads, **experts)).save_pretrained(tmp_path / "base")
+    tiny_bench.tokenizer().save_pretrained(tmp_path / "base")
+    folder = adapter(
+        tmp_path / "adapter", tmp_path / "base", "CAUSAL_LM", target_modules=["q_proj", "v_proj"]
+    )
+    rows = [{"prompt": f"{n % 20} {n % 7} {n % 3} =", "completion": f" {n % 20}"} for n in range(120)]
+    options = {
+        "prompts": write(tmp_path / "rows.jsonl", rows),
+        "base_model": tmp_path / "base",
+        "device": "cpu",
+    }
+    return folder, rows, calibrate_adapter(folder, tmp_path / "c.safetensors", **options)
+
+
+def measured_kl(tmp_path, folder, rows) -> float:
+    """KL per scored token by transformers and PEFT, one row at a time."""
+    tokenizer = tiny_bench.tokenizer()
+    models = [
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), each).eval()
+        for each in (folder, tmp_path / "small")
+    ]
+    kl = tokens = 0
+    for row in rows:
+        before = len(tokenizer(row["prompt"])["input_ids"])
+        ids = tokenizer(row["prompt"] + row["completion"], return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            p, q = (model(ids).logits[0, before - 1 :].double().log_softmax(-1) for model in models)
+        kl, tokens = kl + float((p.exp() * (p - q)).sum()), tokens + len(p)
+    return kl / tokens
+
+
+def test_a_base_that_routes_is_named_and_its_prediction_withheld(tmp_path):
+    folder, rows, calibration = routed(tmp_path, 1)
+    assert calibration.report.routing == "1 of 4 experts"
+    assert "routes each token to 1 of 4 experts" in " ".join(calibration_text(calibration.report).split())
+    given = {"calibration": tmp_path / "c.safetensors"}
+    plan = compress_adapter(folder, reduction=0.05, dry_run=True, **given)
+    assert (plan.prediction, plan.curve) == (None, ())
+    assert "no prediction: the base routes each token" in " ".join(compression_text(plan).split())
+    assert audit_adapter(folder, **given).effects.curve == ()
+    with pytest.raises(UsageError, match="routes each token to 1 of 4 experts") as error:
+        compress_adapter(folder, max_kl=0.1, dry_run=True, **given)
+    assert (error.value.code, error.value.exit_code) == ("routed-base", 2)
+    assert compress_adapter(folder, max_kl=0.1, dry_run=True, allow_routed=True, **given).prediction
+    report = compress_adapter(folder, tmp_path / "small", reduction=0.05, allow_routed=True, **given)
+    assert "can be many times the prediction" in " ".join(compression_text(report).split())
+    assert measured_kl(tmp_path, folder, rows) > 5 * report.prediction.kl  # tokens changed their experts
+
+
+def test_a_base_whose_tokens_pass_all_experts_is_predicted(tmp_path):
+    folder, rows, calibration = routed(tmp_path, 4)
+    assert calibration.report.routing == ""
+    report = compress_adapter(folder, tmp_path / "small", reduction=0.25, calibration=calibration)
+    assert 0.4 < measured_kl(tmp_path, folder, rows) / report.prediction.kl < 2.5
+
+
+def test_a_sparse_switch_model_is_calibrated_without_its_experts(tmp_path, prompts):
+    """Its experts are linear layers that see some tokens, which may be as many as there are rows."""
+    set_seed(0)
+    shape = {"d_model": 16, "d_ff": 24, "d_kv": 8, "num_heads": 2, "num_layers": 2, "num_decoder_layers": 2}
+    sparse = {"num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1, "num_experts": 4}
+    words = {"vocab_size": len(tiny_bench.WORDS), "decoder_start_token_id": 0}
+    SwitchTransformersForConditionalGeneration(
+        SwitchTransformersConfig(**shape, **sparse, **words)
+    ).save_pretrained(tmp_path / "base")
+    tiny_bench.tokenizer().save_pretrained(tmp_path / "base")
+    folder = adapter(
+        tmp_path / "adapter", tmp_path / "base", "SEQ_2_SEQ_LM", target_modules=["q", "wi", "wo"]
+    )
+    options = {"prompts": prompts, "base_model": tmp_path / "base", "device": "cpu", "batch_size": 4}
+    report = calibrate_adapter(folder, tmp_path / "c.safetensors", **options).report
+    assert report.routing == "some of 4 experts"
+    assert not [row.name for row in report.modules if "expert_" in row.name]
+    assert {row.reason for row in report.excluded} == {
+        "an expert: it sees the tokens that a router sends to it"
+    }
 
 
 def test_a_rank_stabilised_scale_counts_as_the_same_plain_one(tmp_path, prompts):

@@ -120,9 +120,10 @@ def some_bases(model, seed: int = 0) -> dict[str, list[Components]]:
 
 def effects(model, encoded, bases, size: int, seed: int = SEED, **how) -> dict[str, list[np.ndarray]]:
     """By module and basis (rows, components), in the order of the rows given."""
-    ids, gathered = gather_effects(
+    ids, gathered, reasons = gather_effects(
         model, layers_of(model), batches(encoded, size, **how), bases, seed, lambda: None
     )
+    assert not reasons
     place = {row: number for number, row in enumerate(ids)}
     order = [place[row.id] for row in encoded]
     return {name: [each[order] for each in arrays] for name, arrays in gathered.items()}

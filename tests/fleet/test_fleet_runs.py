@@ -483,8 +483,12 @@ def test_a_calibration_without_a_module_of_the_adapter_is_an_error(here, names):
 
     (row,) = (row for row in measured_rows(members(1)) if row.path == "zoo/wide")
     sample = calibration_sample.calibration_report()
-    modules = tuple(dataclasses.replace(sample.modules[0], name=name, rank=1, components=1) for name in names)
-    report = sample.model_copy(update={"adapter_sha256": row.sha256, "modules": modules, "excluded": ()})
+    modules = tuple(
+        dataclasses.replace(sample.modules[0], name=name, rank=1, components=1, importance=0.5)
+        for name in names
+    )
+    changes = {"adapter_sha256": row.sha256, "modules": modules, "excluded": (), "scored_tokens": 128}
+    report = sample.model_copy(update=changes)
     one, selection = np.ones((1, 1)), np.arange(report.rows) < report.selection_rows
     effects = np.ones((report.rows, 1), dtype=np.float32)
     moments = ModuleMoments(one, one, one, one, one[0], np.ones(2), effects, effects)

@@ -57,7 +57,7 @@ def test_calibrated_rungs_have_the_size_of_a_rank_and_the_prediction_of_their_pl
     report, output = finished
     plan = ShrinkPlan.read(output / "plan.json")
     assert [rung.name for rung in plan.rungs] == ["calibrated2", "healed1", "calibrated1"]
-    assert plan.calibration_sha256 == sha256_file(folder / "c.safetensors")
+    assert plan.calibration_sha256 == Calibration.read(folder / "c.safetensors").sha256
     for rung in (plan.rungs[0], plan.rungs[2]):
         uniform = compress_adapter(folder / "reference", rank=rung.rank, dry_run=True).new_params
         expected = compress_adapter(

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from gradience.artifacts.audit import AuditReport, Suggestion, Suggestions
 from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.prediction import Prediction
-from gradience.plan.calibrated import ToKl, ToSizeOfRank, predicted, with_calibration
+from gradience.errors import UsageError
+from gradience.plan.calibrated import ToKl, ToSizeOfRank, predicted, refuse_routed, with_calibration
 from gradience.plan.criteria import Criterion, ToRank, ToSuggestion
 from gradience.plan.modules import Ranks, modules_of
 from gradience.plan.suggestions import with_suggestions
@@ -83,14 +84,18 @@ class AuditedProbe:
     def chosen_by_effect(self, criterion: Criterion) -> Choice:
         """Return the ranks that `criterion` gives by what components do to the output, and what they are to cost.
 
-        Raises NotMade where it leaves nothing.
+        Raises NotMade where it leaves nothing, and for a limit of KL on a base that routes tokens to experts.
         """
         assert self._calibration is not None
+        try:
+            refuse_routed(self._calibration, criterion)
+        except UsageError as error:
+            raise NotMade(str(error)) from None
         modules = with_calibration(self._report, self.modules, self._calibration)
         ranks = criterion.choose(self._report, modules)
         if not any(ranks.values()):
             raise NotMade(f"{criterion.words}: no module would be left")
-        return Choice(ranks, criterion.words, predicted(modules, ranks))
+        return Choice(ranks, criterion.words, predicted(modules, ranks, self._calibration.report.routing))
 
 
 def is_variant(name: str) -> bool:

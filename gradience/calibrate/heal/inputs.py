@@ -104,7 +104,7 @@ def read_heal_inputs(request: HealRequest) -> HealInputs:
         raise UsageError(
             f"{request.student.prompts}: {rows} different rows, and healing needs at least {FEWEST}",
             code="too-few-rows",
-            hint="give some hundred prompts like those that the adapter will see; 256 are enough",
+            hint="give some hundred prompts like those that the adapter will see",
         )
     return HealInputs(request, inputs, folder, *digests, *params)
 

@@ -1,37 +1,76 @@
-"""What is the model's output predicted to lose? From a calibration, before anything is evaluated."""
+"""Predicted KL of a smaller adapter and of other sizes, from a calibration, before anything is evaluated."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from gradience.artifacts.compression import CompressionPlan, CompressionReport
-from gradience.artifacts.prediction import CurvePoint, Prediction
-from gradience.report.blocks import Block, Column, Heading, Inline, Paragraph, Span, Table, figures
-from gradience.report.numbers import count, plural, sig
+from gradience.artifacts.prediction import ROUTED, CurvePoint, Prediction
+from gradience.report.blocks import (
+    Block,
+    Column,
+    Heading,
+    Inline,
+    Note,
+    Notes,
+    Paragraph,
+    Span,
+    Table,
+    figures,
+)
+from gradience.report.numbers import count, percent, plural, sig
 from gradience.report.view import View
+
+WIDE = 0.5
+"""Half the interval as a share of the prediction, beyond which more prompts are advised."""
 
 
 def prediction_blocks(compression: CompressionPlan | CompressionReport, view: View) -> list[Block]:
     """Return the predicted divergence, how far predictions were off so far, and those of other sizes."""
     prediction = compression.prediction
+    heading = Heading("Predicted change of the output")
     if prediction is None:
-        return []
-    asked = (
-        "would the model's output" if isinstance(compression, CompressionPlan) else "is the model's output"
-    )
-    heading = f"What {asked} lose?" if "would" in asked else "What is the output predicted to lose?"
-    blocks: list[Block] = [
-        Heading(heading),
-        figures([("predicted KL", _shown(prediction), "nats per scored token, original against smaller")]),
+        reason = compression.prediction_withheld
+        text = f"no prediction: {reason}. --allow-routed predicts it all the same"
+        return [heading, Notes([Note("warning", text)])] if reason else []
+    rows = [("predicted KL", _shown(prediction), "nats per scored token")]
+    tokens = prediction.scored_tokens / prediction.rows
+    if tokens != 1:
+        rows.append(
+            ("per example", sig(prediction.kl * tokens), f"nats, {tokens:.1f} scored tokens on average")
+        )
+    return [
+        heading,
+        figures(rows),
+        *_warnings(prediction),
         Paragraph(_basis(prediction)),
+        *(curve_blocks(compression.curve) if compression.curve else []),
     ]
-    if compression.curve:
-        blocks.append(curve_table(compression.curve))
-    return blocks
 
 
 def _shown(prediction: Prediction) -> str:
-    return f"{sig(prediction.kl)} ± {sig(prediction.standard_error, 2)}"
+    if prediction.low is None or prediction.high is None:  # a file from before intervals
+        return sig(prediction.kl)
+    return f"{sig(prediction.kl)}, 95 % interval {sig(prediction.low, 2)} … {sig(prediction.high, 2)}"
+
+
+def _warnings(prediction: Prediction) -> list[Block]:
+    notes = []
+    if prediction.routing:
+        notes.append(
+            f"{ROUTED.format(prediction.routing)}: measured KL can be many times the prediction. Evaluate"
+        )
+    uncertainty = prediction.uncertainty
+    if uncertainty is not None and uncertainty > WIDE:
+        # Half of the prompts predict, and an interval falls with the root of their number.
+        needed = math.ceil(2 * prediction.rows * min(4, uncertainty / WIDE) ** 2 / 10) * 10
+        tokens = plural(prediction.scored_tokens, "scored token")
+        notes.append(
+            f"the interval is ± {percent(uncertainty)} of the prediction: {tokens} are few. Calibrate on about"
+            f" {count(needed)} prompts for ± 50 %"
+        )
+    return [Notes([Note("warning", note) for note in notes])] if notes else []
 
 
 def ratios_text(ratios: Mapping[str, tuple[float, float]]) -> str:
@@ -47,22 +86,27 @@ def _basis(prediction: Prediction) -> str:
     )
     rows, tokens = plural(prediction.rows, "row"), plural(prediction.scored_tokens, "scored token")
     return (
-        f"Second order, from {rows} ({tokens}) that did not choose the components; ± is the standard error over them."
-        f" Measured / predicted so far: {ratios_text(prediction.ratios)}.{left_out} It is no accuracy: evaluate the"
-        " result."
+        f"Second order, from {rows} ({tokens}) that did not choose the components. The interval is over rows and random"
+        f" directions. Measured / predicted so far: {ratios_text(prediction.ratios)}.{left_out} It is no accuracy:"
+        " evaluate the result."
     )
 
 
-def curve_table(points: tuple[CurvePoint, ...]) -> Table:
-    """Return what each size is predicted to cost, uniform SVD's beside it."""
+def curve_blocks(points: tuple[CurvePoint, ...]) -> list[Block]:
+    """Return the predicted KL of each size, for both ways to spend its parameters."""
     rows: list[list[Inline]] = [
         [str(point.rank), count(point.params), Span(sig(point.calibrated_kl), "strong"), sig(point.svd_kl)]
         for point in points
     ]
     columns = [
-        Column("uniform rank", ">"),
+        Column("size of rank", ">"),
         Column("parameters", ">"),
-        Column("predicted KL, calibrated", ">"),
-        Column("uniform SVD", ">"),
+        Column("KL, by effect", ">"),
+        Column("KL, SVD", ">"),
     ]
-    return Table(columns, rows)
+    text = (
+        "Predicted KL per scored token at the parameters of each rank. By effect: --max-params N with the calibration"
+        " gives modules different ranks. SVD: --rank K without the calibration. --rank K with the calibration is"
+        " neither: --dry-run predicts it."
+    )
+    return [Table(columns, rows), Paragraph(text)]
