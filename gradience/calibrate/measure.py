@@ -137,10 +137,8 @@ def encoded_rows(
 
 
 def counter(progress: Progress | None, total: int) -> Callable[[], None]:
-    """Return what reports one more of `total` pieces to `progress`; that none is done is reported at once."""
+    """Return what reports one more of `total` pieces to `progress`."""
     done = 0
-    if progress is not None:
-        progress(done, total)
 
     def advance() -> None:
         nonlocal done

@@ -79,15 +79,15 @@ def effects_of(calibration: Calibration, module: Module) -> Effects:
 
 @dataclass(frozen=True, slots=True)
 class ToKl:
-    """The smallest adapter whose predicted KL per scored token, in nats, is at most this by the upper end of its
-    interval. Needs a calibration.
+    """The smallest adapter whose predicted KL per scored token, in nats, is at most this. Needs a calibration.
 
     >>> calibration = Calibration.read("calibration.safetensors")
     >>> plan = plan_compression(audit_adapter("my_adapter"), ToKl(0.001), calibration=calibration)
     >>> plan.prediction.kl < plan.prediction.high <= 0.001
     True
 
-    Components are taken by effect per parameter; the first ranks are taken from which on no prediction exceeds it.
+    Components are taken by effect per parameter; the first ranks are taken from which on the upper end of no
+    prediction's interval exceeds it.
     """
 
     max_kl: float

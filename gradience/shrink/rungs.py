@@ -4,17 +4,20 @@ chooses ranks otherwise (from a calibration), or goes on from another rung (and 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.artifacts.audit import AuditReport
 from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.compression import CompressionPlan
 from gradience.artifacts.shrink import PlannedRung
-from gradience.calibrate.heal.inputs import HealRequest, read_heal_inputs
+from gradience.artifacts.whole import write_whole
+from gradience.calibrate.heal.inputs import HealInputs, HealRequest, read_heal_inputs
 from gradience.calibrate.heal.verb import heal
 from gradience.compress.adapter import Documents, rehearse_compression, write_compressed
+from gradience.digests import sha256_file, sha256_json
 from gradience.errors import InputError, UsageError
 from gradience.plan.calibrated import ToSizeOfRank
 from gradience.plan.compression import plan_compression
@@ -124,7 +127,37 @@ class Healed:
         student = folder.with_name(rung_name(cut, rank))
         cut.make(source, rank, student, documents)
         request = replace(source.healing, student=replace(source.healing.student, adapter=student))
-        heal(read_heal_inputs(request), folder, force=True)
+        inputs, mark = read_heal_inputs(request), folder.with_suffix(".sha256")
+        key = _key(inputs)
+        if mark.is_file() and mark.read_text(encoding="utf-8") == f"{key} {_files(folder)}":
+            return  # healed before an interruption, from the same inputs
+        heal(inputs, folder, force=True)
+        write_whole(mark, [f"{key} {_files(folder)}".encode()])
+
+
+def _key(inputs: HealInputs) -> str:
+    """Return a digest of everything that decides a healed adapter."""
+    from gradience.evaluate.engines.transformers import TransformersEngine
+    from gradience.models.load import fingerprint_of
+
+    request, student = inputs.request, inputs.student
+    decides: dict[str, Any] = {
+        "weights": [inputs.student_sha256, inputs.teacher_sha256],
+        "configs": [sha256_file(folder / CONFIG) for folder in (student.folder, inputs.teacher)],
+        "prompts": sha256_file(student.request.prompts),
+        "base": fingerprint_of(student.model),
+        "numerics": TransformersEngine.numerics(student.request.device),
+        "settings": {**asdict(student.request), "steps": request.steps, "lr": request.lr},
+    }
+    for path in ("adapter", "prompts", "base_model"):
+        del decides["settings"][path]
+    return sha256_json(decides)
+
+
+def _files(folder: Path) -> str:
+    return " ".join(
+        sha256_file(path) if (path := folder / name).is_file() else "-" for name in (WEIGHTS, CONFIG)
+    )
 
 
 TRUNCATED, CALIBRATED, HEALED = Truncated(), Calibrated(), Healed()

@@ -40,7 +40,7 @@ CALIBRATES: dict[str, Any] = {
     "retrain": ["calibrated_kl"],
     "controls": ["aa", "probe_healed"],
     "healing": {"lr": 1e-2, "rows": 32},
-    "calibration": {"rows": 32, "max_kl": 5e-3},
+    "calibration": {"rows": 32, "max_kl": 5e-2},
 }
 FILE = "calibration/calibration.safetensors"
 
@@ -116,7 +116,7 @@ def test_retrained_at_the_calibrated_ranks_it_has_no_lora_where_they_are_0(run: 
 def test_the_plan_names_the_prompts_before_anything_is_trained(run: Run) -> None:
     planned, report = BenchPlan.read(run.output / "plan.json").calibration, run.calibration.report
     assert planned is not None
-    assert (planned.rows, planned.max_kl) == (32, 5e-3)
+    assert (planned.rows, planned.max_kl) == (32, 5e-2)
     assert planned.prompts_sha256 == report.prompts_sha256
     assert (report.rows, report.seed) == (32 - report.duplicates, 42)
     assert {path.name for path in (run.output / "calibration").iterdir()} == {
@@ -143,7 +143,8 @@ def test_it_is_verified_answered_again_and_seen_when_it_is_changed(run: Run) -> 
     manifest_path = path.with_name("manifest.json")
     manifest = StageManifest.read(manifest_path)
     turned = {
-        name: each._replace(effects=each.effects[:, ::-1]) for name, each in run.calibration.modules.items()
+        name: each._replace(effects=-each.effects) if place % 2 else each  # its scores are what they were
+        for place, (name, each) in enumerate(run.calibration.modules.items())
     }
     try:
         Calibration(run.calibration.report, turned, run.calibration.tokens, run.calibration.selection).write(

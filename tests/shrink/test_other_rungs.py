@@ -12,12 +12,13 @@ from gradience import compress_adapter, shrink_adapter
 from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.heal import HealReport
 from gradience.artifacts.shrink import ShrinkPlan, ShrinkReport
+from gradience.calibrate.heal.verb import heal
 from gradience.calibrate.verb import calibrate_adapter
 from gradience.digests import sha256_file
 from gradience.errors import UsageError
 from gradience.report.numbers import sig
 from gradience.report.shrink import shrink_text
-from gradience.shrink import verb
+from gradience.shrink import rungs, verb
 from gradience.shrink.plan import settle
 
 WEIGHTS = "adapter_model.safetensors"
@@ -105,6 +106,23 @@ def test_the_screen_says_what_is_predicted_and_how_rungs_are_made(finished):
         assert " ".join(shown) in " ".join(row.split())
     kept = ShrinkReport.read(data.RESULTS / "minilm_shrink" / "shrink.json")
     assert "predicted" not in shrink_text(kept)
+
+
+def test_a_search_that_resumes_heals_again_only_if_something_changed(folder, tmp_path, monkeypatch):
+    healed = []
+    monkeypatch.setattr(rungs, "heal", lambda *given, **how: healed.append(given) or heal(*given, **how))
+    given, output = {"heal_prompts": folder / "prompts.jsonl", "rungs": [1]}, tmp_path / "out"
+    first = shrink(folder, output, **given)
+    assert shrink(folder, output, **given).rungs == first.rungs
+    assert len(healed) == 1
+    weights = output / "rungs" / "healed1" / WEIGHTS
+    weights.write_bytes((output / "rungs" / "rank1" / WEIGHTS).read_bytes())
+    assert shrink(folder, output, **given).rungs == first.rungs
+    assert len(healed) == 2
+    more = tmp_path / "more.jsonl"
+    more.write_text((folder / "prompts.jsonl").read_text() + json.dumps({"text": "one more"}) + "\n")
+    shrink(folder, output, **{**given, "heal_prompts": more})
+    assert len(healed) == 3
 
 
 def test_a_truncation_is_healed_as_well_and_prompts_that_are_tested_are_counted(
