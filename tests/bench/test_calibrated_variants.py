@@ -78,7 +78,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_a_calibrated_variant_is_what_compress_makes_of_the_same_calibration(run: Run) -> None:
-    for name, criterion in (("calibrated_r1", ToSizeOfRank(1)), ("calibrated_kl", ToKl(5e-3))):
+    for name, criterion in (("calibrated_r1", ToSizeOfRank(1)), ("calibrated_kl", ToKl(5e-2))):
         expected = plan_compression(run.audit, criterion, calibration=run.calibration)
         written, result = run.report(f"{name}.truncate"), run.variants[f"{name}.truncate"]
         ranks = {module.name: module.new_rank for module in written.modules}
@@ -88,7 +88,7 @@ def test_a_calibrated_variant_is_what_compress_makes_of_the_same_calibration(run
         assert result.predicted.kl_mean == expected.prediction.kl  # of a classifier each row has one label
         assert (result.planned_lora_params, result.rank_basis) == (expected.new_params, criterion.words)
         assert result.measures.lora_params == expected.new_params
-    assert run.variants["calibrated_kl.truncate"].predicted.kl_per_token <= 5e-3
+    assert run.variants["calibrated_kl.truncate"].predicted.kl_per_token <= 5e-2
     uniform = run.variants["uniform_r1.truncate"]
     assert run.variants["calibrated_r1.truncate"].planned_lora_params <= uniform.planned_lora_params
 
