@@ -30,8 +30,8 @@ class Item:
     """Digest of the text that the model was given; None where the log does not hold it."""
     excerpt: str = ""
     """The end of the prompt: in front of it are instructions and few-shot examples, which all examples share."""
-    answer: str = ""
-    """The beginning of what the model answered."""
+    output: str = ""
+    """The beginning of what the model wrote."""
     score: float = 0.0
 
 

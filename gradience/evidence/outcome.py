@@ -115,8 +115,8 @@ def flips_of(pairs: Sequence[Pair], most: int, *, lower_is_better: bool) -> tupl
             score_a=pair.a.score,
             score_b=pair.b.score,
             excerpt=pair.a.excerpt,
-            answer_a=pair.a.answer,
-            answer_b=pair.b.answer,
+            answer_a=pair.a.output,
+            answer_b=pair.b.output,
         )
         for better, pair in [*lost[:most], *gained[:most]]
     ]

@@ -1,4 +1,4 @@
-"""A table of your own: CSV, TSV or JSON lines with `id` and `score`; `prompt` and `answer` where they are there."""
+"""A table of your own: CSV, TSV or JSON lines with `id` and `score`, and perhaps `prompt`, `answer` (gold) and `output`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gradience.reading import MAX_DATA_BYTES, open_stream
 
 NAME = "table"
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-TEXTS = ("id", "prompt", "answer")
+TEXTS = ("id", "prompt", "answer", "output")
 """Columns that are no score."""
 
 
@@ -46,7 +46,7 @@ def read(path: Path, wanted: Wanted) -> Log:
             str(key),
             prompt=None if prompt is None else digest(prompt),
             excerpt=tail(str(prompt or "")),
-            answer=head(str(values.get("answer", ""))),
+            output=head(str(values.get("output", ""))),
         )
         scores = {name: value for name, value in values.items() if name not in TEXTS}
         add(rows, Row(place, item, _numbers(scores) if delimiter else scores))

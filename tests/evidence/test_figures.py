@@ -138,8 +138,8 @@ def test_a_margin_must_mean_something(tmp_path, scores, options, code):
 
 
 def test_flips_are_those_that_differ_most(tmp_path):
-    a = table(tmp_path / "a.csv", [0.9, 0.8, 0.7, 0.6, 0.5], answer=["x"] * 5)
-    b = table(tmp_path / "b.csv", [0.9, 0.2, 0.6, 0.9, 0.6], answer=["y"] * 5)
+    a = table(tmp_path / "a.csv", [0.9, 0.8, 0.7, 0.6, 0.5], answer=["gold"] * 5, output=["x"] * 5)
+    b = table(tmp_path / "b.csv", [0.9, 0.2, 0.6, 0.9, 0.6], answer=["gold"] * 5, output=["y"] * 5)
     report = compare_logs(a, b, flips=1)
     assert [(flip.id, flip.change, flip.answer_a) for flip in report.flips] == [
         ("q1", "lost", "x"),

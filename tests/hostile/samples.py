@@ -309,7 +309,7 @@ def csv_scores() -> bytes:
 
 def jsonl_scores() -> bytes:
     lines = [
-        f'{{"id": "q{i}", "score": {i / 40}, "prompt": "text number {i}", "answer": "{i}"}}'
+        f'{{"id": "q{i}", "score": {i / 40}, "prompt": "text number {i}", "output": "{i}"}}'
         for i in range(40)
     ]
     return "\n".join([*lines, ""]).encode()
