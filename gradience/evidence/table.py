@@ -1,4 +1,4 @@
-"""A table of your own: CSV, TSV or JSON lines with `id` and `score`, and perhaps `prompt`, `answer` (gold) and `output`."""
+"""A table of your own: CSV, TSV or JSON lines with `id`, `score` and perhaps `prompt`, `answer` (gold) and `output`."""
 
 from __future__ import annotations
 
